@@ -1,0 +1,251 @@
+//! What may be sent to an upstream: a verified body under the headers that belong to it.
+//!
+//! Owns which of a sender's headers pass and which of ours are set (contract §8, RFC 9110 §7.6.1). Where it is sent
+//! and what comes back is `upstream`'s.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use jiff::{Timestamp, Unit};
+use pingora_http::RequestHeader;
+
+use crate::signature::Verified;
+
+/// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one.
+pub struct Delivery {
+    head: RequestHeader,
+    body: Bytes,
+    query: Option<Box<str>>,
+}
+
+/// What a delivery says of its event.
+#[derive(Debug, Clone)]
+pub struct Label {
+    pub route: Arc<str>,
+    /// At most 255 bytes, no control characters.
+    pub event_id: Arc<str>,
+    /// As `event_id`.
+    pub event_type: Arc<str>,
+}
+
+/// How the event came in.
+pub struct Arrival<'a> {
+    pub head: &'a RequestHeader,
+    /// Who is connected to us.
+    pub peer: IpAddr,
+    /// Earlier hops, as told by a peer that is trusted.
+    pub forwarded_for: Option<&'a str>,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    pub host: Option<&'a str>,
+    pub at: Timestamp,
+}
+
+/// Headers that concern one connection only, or that are set anew for the upstream's.
+const NOT_FORWARDED: [HeaderName; 15] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+impl Delivery {
+    /// `extra` are the route's own headers; they go over what the sender sent. `forward_query` appends the sender's
+    /// query string.
+    pub fn new(
+        verified: &Verified,
+        label: &Label,
+        arrival: &Arrival<'_>,
+        extra: &[(HeaderName, HeaderValue)],
+        forward_query: bool,
+    ) -> Self {
+        let mut head = arrival.head.clone();
+        for name in arrival.head.headers.keys() {
+            if NOT_FORWARDED.contains(name) || is_ours(name) {
+                head.remove_header(name);
+            }
+        }
+        set(&mut head, "Content-Length", &verified.body().len().to_string());
+        set(&mut head, "Hookgate-Event-Id", &label.event_id);
+        set(&mut head, "Hookgate-Event-Type", &label.event_type);
+        set(&mut head, "Hookgate-Route", &label.route);
+        set(&mut head, "Hookgate-Received-At", &to_milliseconds(arrival.at).to_string());
+        if !head.headers.contains_key(&IDEMPOTENCY_KEY) {
+            set(&mut head, "Idempotency-Key", &label.event_id);
+        }
+        let peer = arrival.peer.to_canonical();
+        let hops = arrival.forwarded_for.map_or_else(|| peer.to_string(), |hops| format!("{hops}, {peer}"));
+        set(&mut head, "X-Forwarded-For", &hops);
+        set(&mut head, "X-Forwarded-Proto", arrival.scheme);
+        if let Some(host) = arrival.host {
+            set(&mut head, "X-Forwarded-Host", host);
+        }
+        for (name, value) in extra {
+            put(&mut head, name.clone(), value.clone());
+        }
+        let query = arrival.head.uri.query().filter(|_| forward_query).map(Into::into);
+        Self { head, body: verified.body().clone(), query }
+    }
+
+    /// The body, byte for byte as received.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The head of an attempt, but for where it goes.
+    pub(crate) fn head(&self, attempt: u32, possible_duplicate: bool) -> RequestHeader {
+        let mut head = self.head.clone();
+        set(&mut head, "Hookgate-Attempt", &attempt.to_string());
+        if possible_duplicate {
+            set(&mut head, "Hookgate-Possible-Duplicate", "true");
+        }
+        head
+    }
+
+    /// The sender's query string, where the route forwards it.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.query.as_deref()
+    }
+}
+
+/// Whether a sender's header could be taken for one of ours. `_` counts as `-`: CGI-like receivers fold them.
+fn is_ours(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    name.get(..8).is_some_and(|start| start == b"hookgate") && matches!(name.get(8), Some(b'-' | b'_'))
+}
+
+fn to_milliseconds(at: Timestamp) -> Timestamp {
+    at.round(Unit::Millisecond).unwrap_or(at)
+}
+
+fn set(head: &mut RequestHeader, name: &'static str, value: &str) {
+    match HeaderValue::from_bytes(value.as_bytes()) {
+        Ok(value) => put(head, name, value),
+        Err(_) => debug_assert!(false, "{name} has a value that no header can hold"),
+    }
+}
+
+fn put(head: &mut RequestHeader, name: impl pingora_http::IntoCaseHeaderName, value: HeaderValue) {
+    let put = head.insert_header(name, value);
+    debug_assert!(put.is_ok(), "a header map holds more than we allow a head to have");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+    use crate::signature::{NamedSecret, Verifier, presets};
+
+    fn verified(body: &'static [u8]) -> Verified {
+        let signed = presets::vpn_enterprise().sign(&Secret::new("key").unwrap(), body);
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).unwrap());
+        let secret = NamedSecret { name: "key".into(), secret: Secret::new("key").unwrap(), expires: None };
+        let verifier = Verifier::new(presets::vpn_enterprise(), vec![secret], false);
+        let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+        verification.update(Bytes::from_static(body));
+        verification.finish().unwrap()
+    }
+
+    fn delivered(sent: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("POST", b"/in?a=b", None).unwrap();
+        for (name, value) in sent {
+            head.append_header(*name, *value).unwrap();
+        }
+        let label = Label { route: "billing".into(), event_id: "evt_1".into(), event_type: "user.created".into() };
+        let arrival = Arrival {
+            head: &head,
+            peer: "203.0.113.9".parse().unwrap(),
+            forwarded_for: None,
+            scheme: "http",
+            host: Some("hooks.example.com"),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let extra = [(HeaderName::from_static("x-custom"), HeaderValue::from_static("ours"))];
+        Delivery::new(&verified(b"{}"), &label, &arrival, &extra, false).head(2, true)
+    }
+
+    fn values<'a>(head: &'a RequestHeader, name: &str) -> Vec<&'a str> {
+        head.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn end_to_end_headers_pass_with_their_order_and_spelling() {
+        let head = delivered(&[("X-VPN-Signature", "sha256=ab"), ("x-Multi", "1"), ("x-Multi", "2")]);
+        let mut wire = Vec::new();
+        head.header_to_h1_wire(&mut wire);
+        let wire = String::from_utf8(wire).unwrap();
+        assert!(wire.contains("X-VPN-Signature: sha256=ab\r\n"), "{wire}");
+        assert_eq!(values(&head, "x-multi"), ["1", "2"]);
+    }
+
+    #[test]
+    fn headers_of_one_connection_do_not_pass() {
+        let head = delivered(&[
+            ("Connection", "keep-alive"),
+            ("Keep-Alive", "timeout=5"),
+            ("Transfer-Encoding", "chunked"),
+            ("Expect", "100-continue"),
+            ("Upgrade", "h2c"),
+            ("TE", "trailers"),
+            ("Host", "hooks.example.com"),
+        ]);
+        for name in ["connection", "keep-alive", "transfer-encoding", "expect", "upgrade", "te", "host"] {
+            assert!(!head.headers.contains_key(name), "{name}");
+        }
+        assert_eq!(values(&head, "content-length"), ["2"]);
+    }
+
+    #[test]
+    fn what_a_sender_says_in_our_name_is_dropped_in_any_spelling() {
+        let head = delivered(&[
+            ("Hookgate-Event-Id", "spoofed"),
+            ("hookgate_event_id", "spoofed"),
+            ("HOOKGATE-Verified", "true"),
+            ("Hookgatekeeper", "is somebody else"),
+        ]);
+        assert_eq!(values(&head, "hookgate-event-id"), ["evt_1"]);
+        assert!(!head.headers.contains_key("hookgate_event_id"));
+        assert!(!head.headers.contains_key("hookgate-verified"));
+        assert!(head.headers.contains_key("hookgatekeeper"));
+    }
+
+    #[test]
+    fn the_upstream_is_told_what_it_gets() {
+        let head = delivered(&[("X-Custom", "theirs")]);
+        for (name, value) in [
+            ("hookgate-event-type", "user.created"),
+            ("hookgate-route", "billing"),
+            ("hookgate-attempt", "2"),
+            ("hookgate-possible-duplicate", "true"),
+            ("hookgate-received-at", "1970-01-01T00:00:00Z"),
+            ("idempotency-key", "evt_1"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "hooks.example.com"),
+            ("x-custom", "ours"),
+        ] {
+            assert_eq!(values(&head, name), [value], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_provider_s_own_idempotency_key_is_kept() {
+        assert_eq!(values(&delivered(&[("Idempotency-Key", "theirs")]), "idempotency-key"), ["theirs"]);
+    }
+}

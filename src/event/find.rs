@@ -1,0 +1,157 @@
+//! The walk along the pointers' paths through a JSON text, in one pass.
+//!
+//! Owns what is ambiguous: a name, or a twin of it by case, that stands twice in an object on a pointer's path. Receivers
+//! take the first, the last, or the one whose case they like; a ledger that guesses differently lets replays through.
+//! Everything off the paths is skipped by [`json`](super::json), which still checks its grammar.
+
+use super::{
+    json::{Cursor, MAX_DEPTH, NotJson, Text},
+    pointer::{Likeness, Pointer, Token},
+};
+
+/// What stands where a pointer points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    Nothing,
+    Ambiguous,
+    Text(Text<'a>),
+    /// As written.
+    Number(&'a str),
+    /// An object, an array, `true`, `false` or `null`.
+    Other,
+}
+
+/// Reads the whole text and tells what stands at each of the pointers.
+pub(super) fn find<'a, const N: usize>(text: &'a str, pointers: [Option<&Pointer>; N]) -> Result<[Found<'a>; N], NotJson> {
+    let mut walk = Walk { cursor: Cursor::new(text), targets: pointers.map(Target::new) };
+    let first = walk.cursor.next()?;
+    let all = pointers.iter().enumerate().fold(0, |all, (n, pointer)| all | u8::from(pointer.is_some()) << n);
+    walk.value(first, all, 0)?;
+    walk.cursor.end()?;
+    Ok(walk.targets.map(|target| target.found))
+}
+
+struct Walk<'a, 'p, const N: usize> {
+    cursor: Cursor<'a>,
+    targets: [Target<'a, 'p>; N],
+}
+
+/// One pointer, and how far it was followed.
+struct Target<'a, 'p> {
+    tokens: &'p [Token],
+    /// One bit a level: the name was seen there. A path enters only one container a level (a second one would need a name
+    /// twice above it), so no bit is ever reset.
+    seen: u128,
+    found: Found<'a>,
+}
+
+/// The targets, one bit each, whose path leads to the value at hand.
+type Live = u8;
+
+impl<'a, const N: usize> Walk<'a, '_, N> {
+    /// The value that starts with `first`, just consumed, `level` steps below the root.
+    fn value(&mut self, first: u8, live: Live, level: usize) -> Result<(), NotJson> {
+        if live == 0 {
+            return self.cursor.skip_value(first, level);
+        }
+        let found = match first {
+            b'{' => {
+                self.object(live, level)?;
+                Found::Other
+            }
+            b'[' => {
+                self.array(live, level)?;
+                Found::Other
+            }
+            b'"' => Found::Text(self.cursor.string()?),
+            b'-' | b'0'..=b'9' => Found::Number(self.cursor.number()?),
+            _ => {
+                self.cursor.skip_scalar(first)?;
+                Found::Other
+            }
+        };
+        for (_, target) in alive(&mut self.targets, live) {
+            if target.tokens.len() == level {
+                target.found = found;
+            }
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, live: Live, level: usize) -> Result<(), NotJson> {
+        if level >= MAX_DEPTH {
+            return Err(NotJson);
+        }
+        if self.cursor.takes(b'}') {
+            return Ok(());
+        }
+        loop {
+            let key = self.cursor.key()?;
+            let within = self.follow_key(key, live, level);
+            let first = self.cursor.next()?;
+            self.value(first, within, level + 1)?;
+            match self.cursor.next()? {
+                b',' => {}
+                b'}' => return Ok(()),
+                _ => return Err(NotJson),
+            }
+        }
+    }
+
+    fn array(&mut self, live: Live, level: usize) -> Result<(), NotJson> {
+        if level >= MAX_DEPTH {
+            return Err(NotJson);
+        }
+        if self.cursor.takes(b']') {
+            return Ok(());
+        }
+        for index in 0.. {
+            let within = self.follow_index(index, live, level);
+            let first = self.cursor.next()?;
+            self.value(first, within, level + 1)?;
+            match self.cursor.next()? {
+                b',' => {}
+                b']' => break,
+                _ => return Err(NotJson),
+            }
+        }
+        Ok(())
+    }
+
+    /// The targets whose path goes on into the member named `key`; notes those that a second such name makes ambiguous.
+    fn follow_key(&mut self, key: Text<'_>, live: Live, level: usize) -> Live {
+        let mut within = 0;
+        for (bit, target) in alive(&mut self.targets, live) {
+            let likeness = target.tokens.get(level).map_or(Likeness::Other, |token| token.likeness(key));
+            if likeness == Likeness::Other {
+                continue;
+            }
+            if target.seen >> level & 1 == 1 {
+                target.found = Found::Ambiguous;
+                continue;
+            }
+            target.seen |= 1 << level;
+            if likeness == Likeness::Same {
+                within |= bit;
+            }
+        }
+        within
+    }
+
+    fn follow_index(&mut self, index: usize, live: Live, level: usize) -> Live {
+        alive(&mut self.targets, live)
+            .filter(|(_, target)| target.tokens.get(level).is_some_and(|token| token.index == Some(index)))
+            .fold(0, |within, (bit, _)| within | bit)
+    }
+}
+
+impl<'p> Target<'_, 'p> {
+    fn new(pointer: Option<&'p Pointer>) -> Self {
+        Self { tokens: pointer.map_or(&[], Pointer::tokens), seen: 0, found: Found::Nothing }
+    }
+}
+
+/// The live targets, each with its bit.
+fn alive<'t, 'a, 'p>(targets: &'t mut [Target<'a, 'p>], live: Live) -> impl Iterator<Item = (Live, &'t mut Target<'a, 'p>)> {
+    targets.iter_mut().enumerate().map(|(n, target)| (1 << n, target)).filter(move |(bit, _)| live & bit != 0)
+}

@@ -1,0 +1,383 @@
+//! The data plane: one request as one straight line, from its head to its answer.
+//!
+//! Owns the order of the steps (contract §2) and the deadlines. Each step is a file of its own here, or a module below;
+//! they return outcomes, and only `answer` words them.
+
+mod answer;
+mod body;
+mod connection;
+mod first_byte;
+mod head;
+mod peer;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use ipnet::IpNet;
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::RequestHeader;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::delivery::{Arrival, Delivery, Label};
+use crate::event::{EnvelopeError, Event};
+use crate::ledger::{Claim, Decision, Ledger};
+use crate::log::{self, Thinning};
+use crate::metrics::{Gauged, LedgerCheck, Metrics, RouteMetrics, SignatureCheck, UpstreamResult};
+use crate::route::{Refusal, Replay, Route, RouteTable};
+use crate::signature::{Failure, Verified};
+use crate::upstream::{self, Attempt, Client, End};
+use answer::{Answer, Outcome};
+use body::BodyBytes;
+use head::Head;
+
+pub use connection::Frontend;
+
+/// Bounds on what senders can make us hold, whatever they send.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: usize,
+    /// Bytes of one head.
+    pub header_bytes: usize,
+    /// Body bytes of all requests in flight.
+    pub body_bytes_in_flight: usize,
+    /// From a head's first byte to its last.
+    pub header_timeout: Duration,
+    /// Between requests on a kept connection.
+    pub idle_timeout: Duration,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// How long an answer to a request that reached no route may take to write.
+const UNROUTED_BUDGET: Duration = Duration::from_secs(10);
+
+/// The gateway: what all its connections share.
+pub struct Gateway {
+    serving: ArcSwap<Serving>,
+    ledger: Arc<Ledger>,
+    client: Client,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    connections: Arc<Semaphore>,
+    body_bytes: BodyBytes,
+    clock: Clock,
+    thinning: Thinning,
+}
+
+/// One configuration's routes with their metric handles. A request keeps the one it began with.
+struct Serving {
+    table: RouteTable,
+    metrics: Vec<RouteMetrics>,
+}
+
+/// A request on its way: what is known of it from the start.
+struct Incoming {
+    /// Its budget counts from here.
+    first_byte: Instant,
+    peer: IpAddr,
+    /// `http` or `https`.
+    scheme: &'static str,
+}
+
+impl Gateway {
+    pub fn new(limits: Limits, ledger: Arc<Ledger>, metrics: Arc<Metrics>, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            serving: ArcSwap::from_pointee(Serving { table: RouteTable::default(), metrics: Vec::new() }),
+            ledger,
+            client: Client::default(),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            body_bytes: BodyBytes::new(limits.body_bytes_in_flight, metrics.body_bytes_in_flight.clone()),
+            metrics,
+            limits,
+            clock,
+            thinning: Thinning::default(),
+        })
+    }
+
+    /// Serves `routes` from now on. Requests that began before end on the routes they began with.
+    pub fn serve_routes(&self, routes: Vec<Route>) {
+        let table = RouteTable::new(routes);
+        let metrics: Vec<_> =
+            table.routes().iter().map(|route| self.metrics.route(&route.name, route.verifier.secret_names())).collect();
+        let before = self.serving.swap(Arc::new(Serving { table, metrics }));
+        let now = self.serving.load();
+        for (route, metrics) in before.table.routes().iter().zip(&before.metrics) {
+            if !now.table.routes().iter().any(|kept| kept.name == route.name) {
+                self.metrics.forget(metrics);
+            }
+        }
+    }
+
+    /// Ends when no connection is open any more. To be called once the listeners are closed.
+    pub async fn all_closed(&self) {
+        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        // The semaphore is never closed, so an error means nothing.
+        let _ = self.connections.acquire_many(all).await;
+    }
+
+    /// Tells what the log left out of rejections that have stopped. To be called now and then.
+    pub fn tell_left_out(&self) {
+        self.thinning.tell_left_out(self.clock.now());
+    }
+
+    /// Serves one request whose head `session` has read. Answers whether the connection can be kept.
+    async fn serve(&self, session: &mut ServerSession, incoming: Incoming) -> bool {
+        let _in_flight = Gauged::new(&self.metrics.requests_in_flight);
+        let serving = self.serving.load_full();
+        let mut visit = Visit::new(incoming);
+        let passed = self.pass(session, &serving, &mut visit).await;
+        let outcome = passed.unwrap_or_else(|refused| refused);
+
+        let reusable = match &visit.head {
+            Some(head) if !outcome.closes_connection() => body::drain_for_reuse(session, head).await,
+            _ => false,
+        };
+        if !reusable {
+            session.set_keepalive(None);
+        }
+        let answered = self.answer(session, &outcome, &mut visit).await;
+        if answered && !reusable {
+            body::linger(session).await;
+        }
+        answered && reusable
+    }
+
+    /// The straight line. What ends it early is an outcome like any other.
+    async fn pass<'s>(
+        &self,
+        session: &mut ServerSession,
+        serving: &'s Serving,
+        visit: &mut Visit<'s>,
+    ) -> Result<Outcome, Outcome> {
+        visit.line.trace_id = head::trace_id(&session.req_header().headers).map(Into::into);
+        let head = visit.head.insert(Head::check(session, self.limits.header_bytes)?).clone();
+        let (route, metrics) = serving.find(&head, session.req_header())?;
+        let deadline = visit.matched(route, metrics);
+
+        let hops = peer::hops(visit.incoming.peer, &session.req_header().headers, &self.limits.trusted_proxies);
+        visit.line.peer = Some(hops.client);
+        let _permit = route.admission.admit(hops.client)?;
+
+        let now = self.clock.wall();
+        let mut share = self.body_bytes.share();
+        let mut verification = route.verifier.begin(&session.req_header().headers, now);
+        let received = body::receive(session, &head, route.max_body, deadline, &mut verification, &mut share).await;
+        visit.line.body_bytes = Some(verification.body_bytes());
+        received?;
+        metrics.body_bytes.observe(verification.body_bytes() as f64);
+        let verified = verification.finish();
+        metrics.signature_checked(check_of(&verified), now);
+        let verified = verified?;
+        visit.line.secret = Some(Arc::clone(verified.secret()));
+
+        let event = route.envelope.parse(verified.body(), &session.req_header().headers)?;
+        let label = label(route, &event, &verified);
+        visit.line.event_id = Some(Arc::clone(&label.event_id));
+        visit.line.event_type = Some(Arc::clone(&label.event_type));
+        route.envelope.check_fresh(&event, now)?;
+        if !route.events.takes(&event.kind) {
+            return Ok(Outcome::Ignored);
+        }
+
+        let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
+        visit.line.attempt = Some(claim.attempt());
+        let arrival = Arrival {
+            head: session.req_header(),
+            peer: visit.incoming.peer,
+            forwarded_for: hops.forwarded_for.as_deref(),
+            scheme: visit.incoming.scheme,
+            host: head.host.as_deref(),
+            at: now,
+        };
+        let delivery = Delivery::new(&verified, &label, &arrival, &route.headers, route.forward_query);
+        let attempt = self
+            .client
+            .attempt(&route.upstream, &delivery, claim.attempt(), claim.possible_duplicate(), deadline)
+            .await;
+        metrics.attempted(result_of(&attempt.end), attempt.duration.as_secs_f64());
+        self.settle(claim, attempt, visit).await
+    }
+
+    async fn claim(
+        &self,
+        route: &Route,
+        metrics: &RouteMetrics,
+        event: &Event,
+        verified: &Verified,
+        deadline: Instant,
+    ) -> Result<Claim, Outcome> {
+        let names = self.ledger.names(&route.name, &event.id, verified.body_sha256());
+        let Replay { window, in_flight, on_duplicate } = route.replay;
+        let (check, decision) = match self.ledger.claim(names, verified.digest(), window, in_flight, deadline).await {
+            Ok(Decision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
+            Ok(Decision::Duplicate) => (LedgerCheck::Duplicate, Err(Outcome::Duplicate(on_duplicate))),
+            Ok(Decision::PayloadMismatch) => {
+                (LedgerCheck::PayloadMismatch, Err(Outcome::PayloadMismatch(on_duplicate)))
+            }
+            Ok(Decision::InFlight) => (LedgerCheck::InFlight, Err(Outcome::InFlight)),
+            Err(error) => {
+                self.metrics.store_failed_to_claim();
+                tracing::error!(route = &*route.name, %error, "an event could not be claimed");
+                (LedgerCheck::Error, Err(Outcome::StoreUnavailable))
+            }
+        };
+        metrics.ledger_checked(check);
+        decision
+    }
+
+    /// Writes into the ledger how the attempt ended, before anybody hears of it.
+    async fn settle(&self, claim: Claim, attempt: Attempt, visit: &mut Visit<'_>) -> Result<Outcome, Outcome> {
+        let timed_out = |failure| match failure {
+            upstream::Failure::TimedOut => Outcome::BudgetExceeded,
+            upstream::Failure::Unreachable | upstream::Failure::Broken => Outcome::UpstreamUnreachable,
+        };
+        match attempt.end {
+            End::Answered(response) => {
+                visit.line.upstream_status = Some(response.status().as_u16());
+                if !response.status().is_success() {
+                    claim.release();
+                    return Ok(Outcome::UpstreamRejected(response));
+                }
+                claim.complete().await.map_err(|error| {
+                    self.metrics.store_failed_to_complete();
+                    tracing::error!(%error, "an event was handed over but could not be recorded");
+                    Outcome::StoreUnavailable
+                })?;
+                Ok(Outcome::Delivered(response))
+            }
+            End::NotReached(failure) => {
+                claim.release();
+                Err(timed_out(failure))
+            }
+            End::Unknown(failure) => {
+                claim.release_as_unknown();
+                Err(timed_out(failure))
+            }
+        }
+    }
+
+    /// Writes the answer, then counts and logs it. Answers whether it was written whole.
+    async fn answer(&self, session: &mut ServerSession, outcome: &Outcome, visit: &mut Visit<'_>) -> bool {
+        let (status, written) = match Answer::to(outcome, visit.line.event_id.as_deref()) {
+            Ok(answer) => (answer.status(), answer.write(session, visit.write_by()).await),
+            Err(error) => {
+                tracing::error!(%error, "an answer could not be made");
+                (StatusCode::BAD_GATEWAY, false)
+            }
+        };
+        let requests = visit.route.map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
+        let (code, duration) = (outcome.code(), visit.incoming.first_byte.elapsed());
+        requests.answered(code, status, duration.as_secs_f64());
+        let kind = outcome.reason().unwrap_or(code.as_str());
+        let admitted = match code.is_rejection() {
+            true => self.thinning.admit(visit.line.route.as_ref(), kind, Instant::now()),
+            false => Some(0),
+        };
+        if let Some(suppressed) = admitted {
+            visit.line.write(code, outcome.reason(), status.as_u16(), duration, suppressed);
+        }
+        written
+    }
+}
+
+/// A request on its way, and what must be known of it however it ends.
+struct Visit<'s> {
+    incoming: Incoming,
+    head: Option<Head>,
+    route: Option<(&'s Route, &'s RouteMetrics)>,
+    line: log::Request,
+}
+
+impl<'s> Visit<'s> {
+    fn new(incoming: Incoming) -> Self {
+        let line = log::Request { peer: Some(incoming.peer), ..log::Request::default() };
+        Self { incoming, head: None, route: None, line }
+    }
+
+    /// Notes the route and answers when its answer must be on its way.
+    fn matched(&mut self, route: &'s Route, metrics: &'s RouteMetrics) -> Instant {
+        self.route = Some((route, metrics));
+        self.line.route = Some(Arc::clone(&route.name));
+        route.budget.deadline(self.incoming.first_byte)
+    }
+
+    /// When the answer must be written at the latest: the whole budget, its margin included.
+    fn write_by(&self) -> Instant {
+        let budget = self.route.map_or(UNROUTED_BUDGET, |(route, _)| route.budget.total);
+        self.incoming.first_byte + budget
+    }
+}
+
+impl Serving {
+    /// # Errors
+    /// `unknown_route` or `method_not_allowed`.
+    fn find(&self, head: &Head, request: &RequestHeader) -> Result<(&Route, &RouteMetrics), Outcome> {
+        let index = self.table.find(head.host.as_deref(), request.uri.path()).ok_or(Outcome::UnknownRoute)?;
+        let route = &self.table.routes()[index];
+        if !route.methods.contains(&request.method) {
+            return Err(Outcome::MethodNotAllowed(route.methods.clone()));
+        }
+        Ok((route, &self.metrics[index]))
+    }
+}
+
+/// What the event is called from here on.
+fn label(route: &Route, event: &Event, verified: &Verified) -> Label {
+    let event_id = match (event.id.as_str(), verified.body_sha256()) {
+        (Some(id), _) => id.into(),
+        (None, sha256) => format!("sha256:{}", hex::encode(sha256.unwrap_or(&[0; 32]))).into(),
+    };
+    Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into() }
+}
+
+fn check_of(verified: &Result<Verified, Failure>) -> SignatureCheck<'_> {
+    match verified {
+        Ok(verified) => SignatureCheck::Ok(verified.secret()),
+        Err(Failure::Missing) => SignatureCheck::Missing,
+        Err(Failure::Malformed) => SignatureCheck::Malformed,
+        Err(Failure::Mismatch) => SignatureCheck::Mismatch,
+    }
+}
+
+fn result_of(end: &End) -> UpstreamResult {
+    match end {
+        End::Answered(response) => match response.status().as_u16() {
+            200..300 => UpstreamResult::Success,
+            400..500 => UpstreamResult::ClientError,
+            500.. => UpstreamResult::ServerError,
+            _ => UpstreamResult::Redirection,
+        },
+        End::NotReached(upstream::Failure::TimedOut) | End::Unknown(upstream::Failure::TimedOut) => {
+            UpstreamResult::Timeout
+        }
+        End::NotReached(_) => UpstreamResult::ConnectError,
+        End::Unknown(_) => UpstreamResult::Broken,
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::ForbiddenAddress => Self::ForbiddenAddress,
+            Refusal::RateLimited { retry_after } => Self::RateLimited(retry_after),
+            Refusal::TooManyAtOnce => Self::Overloaded,
+        }
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        Self::InvalidSignature(failure)
+    }
+}
+
+impl From<EnvelopeError> for Outcome {
+    fn from(error: EnvelopeError) -> Self {
+        Self::InvalidEvent(error)
+    }
+}

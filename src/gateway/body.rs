@@ -1,0 +1,148 @@
+//! The body: read within its deadline and its limits, and hashed as it arrives.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use pingora_core::ErrorType;
+use pingora_core::protocols::http::ServerSession;
+use prometheus::IntGauge;
+use tokio::time::timeout_at;
+
+use super::answer::Outcome;
+use super::head::{Fault, Head};
+use crate::signature::Verification;
+
+/// A body that was not wanted is read and thrown away up to this size, to keep the connection.
+const DRAINED_FOR_REUSE_MAX: u64 = 64 * 1024;
+
+/// After an early answer on a connection that will be closed: what is read on, so that the sender sees the answer and
+/// not a reset.
+const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The longest either of the above may take.
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// The body bytes of all requests in flight, bounded. Counts what was received, not what was announced.
+pub(super) struct BodyBytes {
+    in_flight: AtomicUsize,
+    limit: usize,
+    gauge: IntGauge,
+}
+
+/// A request's share of [`BodyBytes`], given back on drop.
+pub(super) struct Share<'a> {
+    of: &'a BodyBytes,
+    bytes: usize,
+}
+
+impl BodyBytes {
+    pub(super) fn new(limit: usize, gauge: IntGauge) -> Self {
+        Self { in_flight: AtomicUsize::new(0), limit, gauge }
+    }
+
+    pub(super) fn share(&self) -> Share<'_> {
+        Share { of: self, bytes: 0 }
+    }
+}
+
+impl Share<'_> {
+    /// Adds to the share, if the limit allows.
+    fn grow(&mut self, bytes: usize) -> Result<(), Outcome> {
+        let before = self.of.in_flight.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        self.of.gauge.add(signed(bytes));
+        if before + bytes > self.of.limit { Err(Outcome::Overloaded) } else { Ok(()) }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.of.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.of.gauge.sub(signed(self.bytes));
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Reads the whole body into `verification`.
+///
+/// # Errors
+/// `body_too_large`, `body_timeout`, `overloaded` or `malformed_request`.
+pub(super) async fn receive(
+    session: &mut ServerSession,
+    head: &Head,
+    max: usize,
+    deadline: Instant,
+    verification: &mut Verification<'_>,
+    share: &mut Share<'_>,
+) -> Result<(), Outcome> {
+    if head.content_length.is_some_and(|length| length > max as u64) {
+        return Err(Outcome::BodyTooLarge);
+    }
+    if head.expects_continue && !session.is_body_done() {
+        session.write_continue_response().await.map_err(|_| Outcome::MalformedRequest(Fault::Unparsable))?;
+    }
+    loop {
+        let chunk = match timeout_at(deadline.into(), session.read_request_body()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) if *error.etype() == ErrorType::ReadTimedout => return Err(Outcome::BodyTimeout),
+            Ok(Err(_)) => return Err(Outcome::MalformedRequest(Fault::Unparsable)),
+            Err(_) => return Err(Outcome::BodyTimeout),
+        };
+        if verification.body_bytes() + chunk.len() > max {
+            return Err(Outcome::BodyTooLarge);
+        }
+        share.grow(chunk.len())?;
+        verification.update(chunk);
+    }
+}
+
+/// Reads what a refused request's body still has to come, if that is little, so that the connection can be kept.
+/// Answers whether it can.
+pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head) -> bool {
+    if session.is_body_done() {
+        return true;
+    }
+    let small = head.content_length.is_some_and(|length| length <= DRAINED_FOR_REUSE_MAX);
+    if !small || head.expects_continue {
+        // A sender that waits for 100 may send the body or not; there is no telling what comes next.
+        return false;
+    }
+    matches!(tokio::time::timeout(DRAIN_TIME_MAX, session.drain_request_body()).await, Ok(Ok(())))
+}
+
+/// Reads on for a little before a connection is closed after an early answer.
+pub(super) async fn linger(session: &mut ServerSession) {
+    let drained = async {
+        let mut bytes = 0;
+        while let Ok(Some(chunk)) = session.read_request_body().await {
+            bytes += chunk.len();
+            if bytes > LINGER_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drained).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_the_limit_and_are_given_back() {
+        let bytes = BodyBytes::new(10, IntGauge::new("test", "test").unwrap());
+        let mut first = bytes.share();
+        assert!(first.grow(6).is_ok());
+        let mut second = bytes.share();
+        assert!(second.grow(6).is_err());
+        drop(second);
+        assert_eq!(bytes.gauge.get(), 6);
+        assert!(first.grow(4).is_ok());
+        drop(first);
+        assert_eq!(bytes.gauge.get(), 0);
+    }
+}

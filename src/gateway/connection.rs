@@ -1,0 +1,229 @@
+//! Connections from senders: accepted up to the limit, told apart by protocol, and served request by request.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::StatusCode;
+use pingora_core::ErrorType;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::{ALPN, Shutdown, Stream};
+use pingora_core::server::ShutdownWatch;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::answer::Outcome;
+use super::first_byte::{FirstByte, Watched};
+use super::head::Fault;
+use super::{Gateway, Incoming, Visit};
+use crate::metrics::Gauged;
+use crate::outcome::Code;
+
+/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4). No method begins with its first four bytes.
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// When we stop, a kept connection waits this much longer for a request that is on its way already.
+const LAST_REQUEST_WAIT: Duration = Duration::from_millis(500);
+
+/// For a connection over the limit, which gets no more of us than this.
+const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome: overloaded\r\nRetry-After: 2\r\n\
+    Content-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// The gateway as a listener serves it, connection by connection.
+pub struct Frontend(pub Arc<Gateway>);
+
+#[async_trait]
+impl ServerApp for Frontend {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let gateway = &self.0;
+        let Ok(_permit) = Arc::clone(&gateway.connections).try_acquire_owned() else {
+            gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE, 0.0);
+            let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
+            Shutdown::shutdown(&mut *stream).await;
+            return None;
+        };
+        let _connection = Gauged::new(&gateway.metrics.connections);
+        match gateway.protocol(&mut stream, shutdown).await? {
+            Protocol::Http1 { first_byte } => gateway.serve_http1(stream, first_byte, shutdown.clone()).await,
+            Protocol::Http2 => {
+                // From here on it is Pingora's: it accepts the streams and gives each to `process_new_http`.
+                let http2 = Arc::new(Http2 { gateway: Arc::clone(gateway), options: http2_options(gateway) });
+                ServerApp::process_new(&http2, stream, shutdown).await;
+            }
+        }
+        None
+    }
+}
+
+/// What a connection speaks.
+enum Protocol {
+    Http1 { first_byte: FirstByte },
+    Http2,
+}
+
+impl Gateway {
+    /// Looks at the first bytes of a connection. `None` when they don't come in time, or never.
+    async fn protocol(&self, stream: &mut Stream, shutdown: &ShutdownWatch) -> Option<Protocol> {
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            return Some(Protocol::Http2);
+        }
+        let mut shutdown = shutdown.clone();
+        let mut start = [0; 24];
+        // Byte by byte at first: waiting for all 24 would keep a short request waiting for ever.
+        tokio::select! {
+            peeked = timeout(self.limits.idle_timeout, stream.try_peek(&mut start[..1])) => {
+                if !peeked.ok()?.ok()? {
+                    // A TLS stream can't be peeked into, and ALPN has said that it is HTTP/1.
+                    return Some(Protocol::Http1 { first_byte: FirstByte::default() });
+                }
+            }
+            () = stopped(&mut shutdown) => return None,
+        }
+        let first_byte = Instant::now();
+        let http1 = Protocol::Http1 { first_byte: FirstByte::seen_at(first_byte) };
+        if start[0] != HTTP2_PREFACE[0] {
+            return Some(http1);
+        }
+        let preface = async {
+            stream.try_peek(&mut start[..4]).await?;
+            if start[..4] == HTTP2_PREFACE[..4] {
+                stream.try_peek(&mut start).await?;
+            }
+            std::io::Result::Ok(())
+        };
+        match timeout(self.limits.header_timeout, preface).await {
+            Ok(Ok(())) if start == *HTTP2_PREFACE => Some(Protocol::Http2),
+            // A slow or broken start is HTTP/1's to refuse: the clock of its head is running already.
+            _ => Some(http1),
+        }
+    }
+
+    async fn serve_http1(&self, stream: Stream, first_byte: FirstByte, mut shutdown: ShutdownWatch) {
+        let scheme = if stream.get_ssl_digest().is_some() { "https" } else { "http" };
+        let mut stream: Stream = Box::new(Watched::new(stream, first_byte.clone()));
+        loop {
+            let mut session = ServerSession::new_http1(stream);
+            let read = self.read_head(&mut session, &first_byte, &mut shutdown).await;
+            let Some(at) = first_byte.get() else { return };
+            let incoming = Incoming { first_byte: at, peer: peer_address(&session), scheme };
+            match read {
+                HeadRead::Whole => {}
+                HeadRead::Nothing => return,
+                HeadRead::Refused(outcome) => {
+                    self.answer(&mut session, &outcome, &mut Visit::new(incoming)).await;
+                    session.shutdown().await;
+                    return;
+                }
+            }
+            if *shutdown.borrow() {
+                session.set_keepalive(None);
+            }
+            if !self.serve(&mut session, incoming).await {
+                session.shutdown().await;
+                return;
+            }
+            let Ok(Some(reusable)) = session.finish().await else { return };
+            (stream, _) = reusable.into_parts();
+            first_byte.rearm();
+        }
+    }
+
+    /// Reads a head: within the idle time-out until its first byte, within the head's own from then on.
+    async fn read_head(
+        &self,
+        session: &mut ServerSession,
+        first_byte: &FirstByte,
+        shutdown: &mut ShutdownWatch,
+    ) -> HeadRead {
+        let waiting = async {
+            tokio::select! {
+                () = tokio::time::sleep(self.limits.idle_timeout) => {}
+                () = async { stopped(shutdown).await; tokio::time::sleep(LAST_REQUEST_WAIT).await; } => {}
+            }
+        };
+        let too_slow = async {
+            tokio::select! {
+                at = first_byte.came() => {
+                    tokio::time::sleep_until((at + self.limits.header_timeout).into()).await;
+                    HeadRead::Refused(Outcome::BodyTimeout)
+                }
+                () = waiting => HeadRead::Nothing,
+            }
+        };
+        tokio::select! {
+            biased;
+            read = session.read_request() => match read {
+                Ok(true) => HeadRead::Whole,
+                Ok(false) => HeadRead::Nothing,
+                Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => HeadRead::Refused(refusal(&error)),
+                Err(_) => HeadRead::Nothing,
+            },
+            end = too_slow => end,
+        }
+    }
+}
+
+/// How reading a head ended.
+enum HeadRead {
+    Whole,
+    /// There is nobody to answer to.
+    Nothing,
+    Refused(Outcome),
+}
+
+/// Pingora tells a head that is too large from one that is broken in words only.
+fn refusal(error: &pingora_core::Error) -> Outcome {
+    let words = error.to_string();
+    if words.contains("larger than") || words.contains("too many headers") {
+        return Outcome::HeadersTooLarge;
+    }
+    Outcome::MalformedRequest(Fault::Unparsable)
+}
+
+/// The gateway as Pingora serves it over HTTP/2, stream by stream.
+struct Http2 {
+    gateway: Arc<Gateway>,
+    options: HttpServerOptions,
+}
+
+#[async_trait]
+impl HttpServerApp for Http2 {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        _: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        // A stream is given to us when its head is whole.
+        let first_byte = Instant::now();
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let scheme = if tls { "https" } else { "http" };
+        let incoming = Incoming { first_byte, peer: peer_address(&session), scheme };
+        self.gateway.serve(&mut session, incoming).await;
+        let _ = session.finish().await;
+        None
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}
+
+fn http2_options(gateway: &Gateway) -> HttpServerOptions {
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    options.h2_idle_timeout = Some(gateway.limits.idle_timeout);
+    options
+}
+
+fn peer_address(session: &ServerSession) -> IpAddr {
+    let address = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
+    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Ends when the gateway stops.
+async fn stopped(shutdown: &mut ShutdownWatch) {
+    // An error means that nobody can stop us any more: the process is ending.
+    let _ = shutdown.wait_for(|stopping| *stopping).await;
+}

@@ -1,0 +1,171 @@
+//! A connection that knows when a request's first byte came: the moment from which its budget counts.
+//!
+//! Pingora has no hook for it, so the stream itself is wrapped.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::{SslDigest, TlsRef};
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+/// When the first byte since the last [`FirstByte::rearm`] was read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FirstByte(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    at: Mutex<Option<Instant>>,
+    came: Notify,
+}
+
+impl FirstByte {
+    /// A watch whose first byte came at `at` already.
+    pub(super) fn seen_at(at: Instant) -> Self {
+        Self(Arc::new(Seen { at: Mutex::new(Some(at)), came: Notify::new() }))
+    }
+
+    pub(super) fn get(&self) -> Option<Instant> {
+        *self.0.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the first byte.
+    pub(super) async fn came(&self) -> Instant {
+        loop {
+            if let Some(at) = self.get() {
+                return at;
+            }
+            self.0.came.notified().await;
+        }
+    }
+
+    /// The next byte read is the first of another request.
+    pub(super) fn rearm(&self) {
+        *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn note(&self) {
+        let mut at = self.0.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if at.is_none() {
+            *at = Some(Instant::now());
+            self.0.came.notify_one();
+        }
+    }
+}
+
+/// A stream that tells a [`FirstByte`] what it reads, and is otherwise the stream it wraps.
+pub(super) struct Watched {
+    stream: Stream,
+    first_byte: FirstByte,
+}
+
+impl Watched {
+    pub(super) fn new(stream: Stream, first_byte: FirstByte) -> Self {
+        Self { stream, first_byte }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_ready() && buf.filled().len() > before {
+            self.first_byte.note();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Watched {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.stream).await;
+    }
+}
+
+#[async_trait]
+impl Peek for Watched {
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.stream.try_peek(buf).await
+    }
+}
+
+impl UniqueID for Watched {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Watched {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        self.stream.get_ssl()
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Watched {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Watched {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Watched {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("id", &self.stream.id()).finish_non_exhaustive()
+    }
+}

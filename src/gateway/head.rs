@@ -1,0 +1,265 @@
+//! What a request's head must be like before anything is done with it.
+//!
+//! Pingora's parser is lenient where a receiver behind us might read the same bytes another way; what is ambiguous is
+//! refused here (RFC 9112 §6, §11.2). Webhook senders send none of it.
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, Version};
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::RequestHeader;
+
+use super::answer::Outcome;
+
+/// More fields than any sender and the proxies before us put on a webhook together.
+const FIELDS_MAX: usize = 100;
+
+/// A head that was found sound, and what is needed of it.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    /// Lower case, without a port.
+    pub(super) host: Option<Box<str>>,
+    /// The announced size of the body; `None` when it comes in chunks or is absent.
+    pub(super) content_length: Option<u64>,
+    /// The sender waits for our word before it sends the body.
+    pub(super) expects_continue: bool,
+}
+
+/// Why a head is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Unparsable,
+    Target,
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Expect,
+    LineEnd,
+    FieldName,
+}
+
+impl Fault {
+    /// For logs and answers: what is wrong.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Unparsable => "the request could not be parsed",
+            Self::Target => "the request target must be an absolute path of visible ASCII",
+            Self::Host => "there must be exactly one Host, with a valid name",
+            Self::ContentLength => "Content-Length must be given at most once, in digits",
+            Self::TransferEncoding => "Transfer-Encoding must be `chunked` alone, and without Content-Length",
+            Self::Connection => "Connection names a header that is not of one connection only",
+            Self::Expect => "the only expectation that is met is 100-continue",
+            Self::LineEnd => "header lines must end in CR LF",
+            Self::FieldName => "a header name differs from a framing header's in `_` only",
+        }
+    }
+
+    /// For metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unparsable => "unparsable",
+            Self::Target => "target",
+            Self::Host => "host",
+            Self::ContentLength => "content_length",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::Connection => "connection",
+            Self::Expect => "expect",
+            Self::LineEnd => "line_end",
+            Self::FieldName => "field_name",
+        }
+    }
+}
+
+impl Head {
+    /// Checks the head that `session` has read.
+    ///
+    /// # Errors
+    /// `malformed_request` or `headers_too_large`.
+    pub(super) fn check(session: &ServerSession, header_bytes_max: usize) -> Result<Self, Outcome> {
+        let head = session.req_header();
+        let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
+        let size = raw.as_ref().map_or_else(|| size_of_fields(&head.headers), |raw| raw.len());
+        if size > header_bytes_max || head.headers.len() > FIELDS_MAX {
+            return Err(Outcome::HeadersTooLarge);
+        }
+        if let Some(raw) = &raw {
+            check_raw(raw, &head.headers)?;
+        }
+        check_field_names(&head.headers)?;
+        check_transfer_encoding(&head.headers)?;
+        check_connection(&head.headers)?;
+        Ok(Self {
+            host: host(head)?,
+            content_length: content_length(&head.headers)?,
+            expects_continue: expects_continue(head)?,
+        })
+    }
+}
+
+fn refuse<T>(fault: Fault) -> Result<T, Outcome> {
+    Err(Outcome::MalformedRequest(fault))
+}
+
+/// Fields as HTTP/2 counts them (RFC 9113 §6.5.2).
+fn size_of_fields(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+/// What only the bytes themselves show: Pingora takes bare LF for CR LF, any form of target, and drops a
+/// Content-Length that stands beside a Transfer-Encoding.
+fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
+    let mut lines = raw.split(|&byte| byte == b'\n');
+    let ends_in_cr = |line: &&[u8]| line.ends_with(b"\r") || line.is_empty();
+    if !lines.clone().all(|line| ends_in_cr(&line)) {
+        return refuse(Fault::LineEnd);
+    }
+    let request_line = lines.find(|line| *line != b"\r").unwrap_or_default();
+    let target = request_line.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+    if !target.starts_with(b"/") || !target.iter().all(|byte| byte.is_ascii_graphic()) || target.contains(&b'#') {
+        return refuse(Fault::Target);
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) && lines.any(is_content_length) {
+        return refuse(Fault::TransferEncoding);
+    }
+    Ok(())
+}
+
+fn is_content_length(line: &[u8]) -> bool {
+    const NAME: &[u8] = b"content-length";
+    line.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
+}
+
+/// A receiver that folds `_` into `-`, as CGI does, would take these for framing.
+fn check_field_names(headers: &HeaderMap) -> Result<(), Outcome> {
+    const FRAMING: [&str; 2] = ["transfer_encoding", "content_length"];
+    if headers.keys().any(|name| FRAMING.contains(&name.as_str())) {
+        return refuse(Fault::FieldName);
+    }
+    Ok(())
+}
+
+fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(()),
+        (Some(value), None) if value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => refuse(Fault::TransferEncoding),
+    }
+}
+
+/// Headers that `Connection` may name. Anything else is an end-to-end header that somebody wants dropped.
+fn check_connection(headers: &HeaderMap) -> Result<(), Outcome> {
+    const NAMED: [&[u8]; 6] = [b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b""];
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value.as_bytes().split(|&byte| byte == b',') {
+            let token = token.trim_ascii();
+            if !NAMED.iter().any(|name| token.eq_ignore_ascii_case(name)) {
+                return refuse(Fault::Connection);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Outcome> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
+    let size = value.to_str().ok().filter(|_| digits).and_then(|text| text.parse().ok());
+    match (size, values.next()) {
+        (Some(size), None) => Ok(Some(size)),
+        _ => refuse(Fault::ContentLength),
+    }
+}
+
+fn expects_continue(head: &RequestHeader) -> Result<bool, Outcome> {
+    let mut values = head.headers.get_all(header::EXPECT).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            // HTTP/1.0 knows no 1xx (RFC 9110 §10.1.1).
+            Ok(head.version != Version::HTTP_10)
+        }
+        _ => refuse(Fault::Expect),
+    }
+}
+
+fn host(head: &RequestHeader) -> Result<Option<Box<str>>, Outcome> {
+    let mut values = head.headers.get_all(header::HOST).iter();
+    let from_header = values.next();
+    if values.next().is_some() {
+        return refuse(Fault::Host);
+    }
+    // HTTP/2 has it in `:authority`; Pingora has checked that a Host beside it says the same.
+    let text = match (from_header, head.uri.authority()) {
+        (Some(value), _) => value.to_str().ok(),
+        (None, Some(authority)) => Some(authority.as_str()),
+        (None, None) if head.version == Version::HTTP_11 => return refuse(Fault::Host),
+        (None, None) => return Ok(None),
+    };
+    match text.and_then(name_without_port) {
+        Some(name) => Ok(Some(name.to_ascii_lowercase().into())),
+        None => refuse(Fault::Host),
+    }
+}
+
+/// The name of `name[:port]` or `[address][:port]`, if that is what the text is (RFC 3986 §3.2).
+fn name_without_port(text: &str) -> Option<&str> {
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let end = rest.find(']')? + 2;
+            text.split_at(end)
+        }
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = port.strip_prefix(':').unwrap_or(port);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~[]:%".contains(&byte);
+    let sound = !name.is_empty() && name.bytes().all(allowed) && port.bytes().all(|byte| byte.is_ascii_digit());
+    sound.then_some(name)
+}
+
+/// The trace that a `traceparent` names (W3C Trace Context §3.2), which the upstream will see too.
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    let mut parts = headers.get(TRACEPARENT)?.to_str().ok()?.split('-');
+    let (version, trace_id) = (parts.next()?, parts.next()?);
+    let lower_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (version.len() == 2 && trace_id.len() == 32 && lower_hex(trace_id)).then_some(trace_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_its_name_without_the_port() {
+        for (text, name) in [
+            ("hooks.example.com", Some("hooks.example.com")),
+            ("hooks.example.com:8080", Some("hooks.example.com")),
+            ("[::1]:8080", Some("[::1]")),
+            ("[::1]", Some("[::1]")),
+            ("a:", Some("a")),
+            ("a:80a", None),
+            ("a b", None),
+            ("user@a", None),
+            (":80", None),
+            ("", None),
+            ("[::1", None),
+        ] {
+            assert_eq!(name_without_port(text), name, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_well_formed_trace_is_named() {
+        let id = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", http::HeaderValue::from_static(text));
+            trace_id(&headers).map(ToOwned::to_owned)
+        };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").as_deref(), Some(trace));
+        assert_eq!(id("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"), None);
+        assert_eq!(id("00-short-00f067aa0ba902b7-01"), None);
+    }
+}

@@ -1,0 +1,241 @@
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::signature::{NamedSecret, Verifier, presets};
+
+const WINDOW: Duration = Duration::from_secs(96 * 3600);
+
+fn ledger_at(clock: &Clock, capacity: usize) -> Arc<Ledger> {
+    Ledger::new(Store::in_memory(clock.clone(), capacity), [7; 16])
+}
+
+fn ledger() -> Arc<Ledger> {
+    ledger_at(&Clock::System, 1_000)
+}
+
+/// Digests come from verified bodies only, here as everywhere.
+fn digest(body: &str) -> PayloadDigest {
+    let signed = presets::vpn_enterprise().sign(&Secret::new("key").unwrap(), body.as_bytes());
+    let mut headers = HeaderMap::new();
+    headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).unwrap());
+    let secret = NamedSecret { name: "key".into(), secret: Secret::new("key").unwrap(), expires: None };
+    let verifier = Verifier::new(presets::vpn_enterprise(), vec![secret], false);
+    let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+    verification.update(Bytes::copy_from_slice(body.as_bytes()));
+    verification.finish().unwrap().digest()
+}
+
+fn id(text: &str) -> EventId {
+    EventId::Text(text.into())
+}
+
+async fn claim_as(ledger: &Arc<Ledger>, names: Names, body: &str) -> Result<Decision, StoreError> {
+    let now = Instant::now();
+    ledger.claim(names, digest(body), WINDOW, InFlightPolicy::Reject, now).await
+}
+
+async fn claim(ledger: &Arc<Ledger>, event: &str) -> Decision {
+    claim_as(ledger, ledger.names("route", &id(event), None), "body").await.unwrap()
+}
+
+fn claimed(decision: Decision) -> Claim {
+    match decision {
+        Decision::Claimed(claim) => claim,
+        other => panic!("not claimed but {}", name(&other)),
+    }
+}
+
+fn name(decision: &Decision) -> &'static str {
+    match decision {
+        Decision::Claimed(_) => "claimed",
+        Decision::Duplicate => "duplicate",
+        Decision::PayloadMismatch => "mismatch",
+        Decision::InFlight => "in flight",
+    }
+}
+
+#[tokio::test]
+async fn a_completed_event_is_a_duplicate_until_its_window_ends() {
+    let (clock, hand) = Clock::manual();
+    let ledger = ledger_at(&clock, 10);
+    claimed(claim(&ledger, "a").await).complete().await.unwrap();
+    hand.advance(WINDOW.saturating_sub(Duration::from_secs(1)));
+    assert_eq!(name(&claim(&ledger, "a").await), "duplicate");
+    hand.advance(Duration::from_secs(1));
+    assert_eq!(name(&claim(&ledger, "a").await), "claimed");
+}
+
+#[tokio::test]
+async fn a_released_event_passes_again_as_the_next_attempt() {
+    let ledger = ledger();
+    claimed(claim(&ledger, "a").await).release();
+    let second = claimed(claim(&ledger, "a").await);
+    assert_eq!((second.attempt(), second.possible_duplicate()), (2, false));
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_marks_every_later_attempt() {
+    let ledger = ledger();
+    claimed(claim(&ledger, "a").await).release_as_unknown();
+    claimed(claim(&ledger, "a").await).release();
+    let third = claimed(claim(&ledger, "a").await);
+    assert_eq!((third.attempt(), third.possible_duplicate()), (3, true));
+}
+
+#[tokio::test]
+async fn a_claim_dropped_unsettled_counts_as_unknown() {
+    let ledger = ledger();
+    drop(claimed(claim(&ledger, "a").await));
+    assert!(claimed(claim(&ledger, "a").await).possible_duplicate());
+    assert!(ledger.abandoned() >= 1);
+}
+
+#[tokio::test]
+async fn a_completed_event_with_another_body_is_a_mismatch() {
+    let ledger = ledger();
+    let names = ledger.names("route", &id("a"), None);
+    claimed(claim_as(&ledger, names, "one").await.unwrap()).complete().await.unwrap();
+    assert_eq!(name(&claim_as(&ledger, names, "two").await.unwrap()), "mismatch");
+    assert_eq!(name(&claim_as(&ledger, names, "one").await.unwrap()), "duplicate");
+}
+
+#[tokio::test]
+async fn a_released_event_may_come_again_with_another_body() {
+    let ledger = ledger();
+    let names = ledger.names("route", &id("a"), None);
+    claimed(claim_as(&ledger, names, "one").await.unwrap()).release();
+    assert_eq!(name(&claim_as(&ledger, names, "two").await.unwrap()), "claimed");
+}
+
+#[tokio::test]
+async fn the_same_id_on_two_routes_is_two_events_and_text_differs_from_a_number() {
+    let ledger = ledger();
+    claimed(claim(&ledger, "1").await).complete().await.unwrap();
+    let elsewhere = ledger.names("other", &id("1"), None);
+    assert_eq!(name(&claim_as(&ledger, elsewhere, "body").await.unwrap()), "claimed");
+    let number = ledger.names("route", &EventId::Integer("1".into()), None);
+    assert_eq!(name(&claim_as(&ledger, number, "body").await.unwrap()), "claimed");
+}
+
+#[tokio::test]
+async fn an_unsigned_id_does_not_make_a_captured_body_new() {
+    let ledger = ledger();
+    let body = [1; 32];
+    let first = ledger.names("route", &id("delivery-1"), Some(&body));
+    claimed(claim_as(&ledger, first, "body").await.unwrap()).complete().await.unwrap();
+    let same_body = ledger.names("route", &id("delivery-2"), Some(&body));
+    assert_eq!(name(&claim_as(&ledger, same_body, "body").await.unwrap()), "duplicate");
+    let same_id = ledger.names("route", &id("delivery-1"), Some(&[2; 32]));
+    assert_ne!(name(&claim_as(&ledger, same_id, "other").await.unwrap()), "claimed");
+}
+
+#[tokio::test]
+async fn a_copy_in_flight_is_refused_or_waits_for_its_turn() {
+    let ledger = ledger();
+    let first = claimed(claim(&ledger, "a").await);
+    assert_eq!(name(&claim(&ledger, "a").await), "in flight");
+    let waiting = tokio::spawn({
+        let ledger = Arc::clone(&ledger);
+        async move {
+            let names = ledger.names("route", &id("a"), None);
+            let deadline = Instant::now() + Duration::from_secs(30);
+            name(&ledger.claim(names, digest("body"), WINDOW, InFlightPolicy::Wait, deadline).await.unwrap())
+        }
+    });
+    first.complete().await.unwrap();
+    assert_eq!(waiting.await.unwrap(), "duplicate");
+}
+
+#[tokio::test]
+async fn a_full_store_lets_nothing_through() {
+    let ledger = ledger_at(&Clock::System, 1);
+    claimed(claim(&ledger, "a").await).complete().await.unwrap();
+    let names = ledger.names("route", &id("b"), None);
+    assert_eq!(claim_as(&ledger, names, "body").await.err(), Some(StoreError::Full));
+}
+
+/// What may happen to an event, one step at a time.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Complete,
+    Release,
+    Unknown,
+    Abandon,
+    Wait(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Model {
+    Absent,
+    Completed { until: u64 },
+    Tried { attempts: u32, unknown: bool, until: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        Just(Step::Complete),
+        Just(Step::Release),
+        Just(Step::Unknown),
+        Just(Step::Abandon),
+        (0..2 * WINDOW.as_secs()).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// The states of contract §6, over any order of outcomes and waits.
+    #[test]
+    fn the_ledger_agrees_with_its_state_machine(steps in prop::collection::vec(step(), 0..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (clock, hand) = Clock::manual();
+            let ledger = ledger_at(&clock, 10);
+            let (mut model, mut now) = (Model::Absent, 0);
+            for step in steps {
+                if let Step::Wait(seconds) = step {
+                    hand.advance(Duration::from_secs(seconds));
+                    now += seconds;
+                    continue;
+                }
+                if matches!(model, Model::Completed { until } | Model::Tried { until, .. } if until <= now) {
+                    model = Model::Absent;
+                }
+                let decision = claim(&ledger, "a").await;
+                if matches!(model, Model::Completed { .. }) {
+                    assert_eq!(name(&decision), "duplicate");
+                    continue;
+                }
+                let claim = claimed(decision);
+                let (attempts, unknown) = match model {
+                    Model::Tried { attempts, unknown, .. } => (attempts, unknown),
+                    _ => (0, false),
+                };
+                assert_eq!((claim.attempt(), claim.possible_duplicate()), (attempts + 1, unknown));
+                let until = now + WINDOW.as_secs();
+                model = match step {
+                    Step::Complete => {
+                        claim.complete().await.unwrap();
+                        Model::Completed { until }
+                    }
+                    Step::Release => {
+                        claim.release();
+                        Model::Tried { attempts: attempts + 1, unknown, until }
+                    }
+                    Step::Unknown => {
+                        claim.release_as_unknown();
+                        Model::Tried { attempts: attempts + 1, unknown: true, until }
+                    }
+                    Step::Abandon => {
+                        drop(claim);
+                        Model::Tried { attempts: attempts + 1, unknown: true, until }
+                    }
+                    Step::Wait(_) => unreachable!("handled above"),
+                };
+            }
+        });
+    }
+}

