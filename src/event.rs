@@ -1,8 +1,8 @@
 //! The event envelope: ID, type and time of an event, read from the bytes whose signature was verified.
 //!
-//! Owns what counts as an ID, a type and a timestamp, and when a body leaves open which one it means. It refuses rather than
-//! guesses: an ID that two receivers may read differently is no protection against replays. Owns neither the clock (`now` is
-//! an argument), nor whether an event type is wanted, nor what an ID was used for before.
+//! Owns what counts as an ID, a type and a timestamp, and when a body leaves open which one it means. It refuses
+//! rather than guesses: an ID that two receivers may read differently is no protection against replays. Owns neither
+//! the clock (`now` is an argument), nor whether an event type is wanted, nor what an ID was used for before.
 
 use std::{borrow::Cow, hash::Hasher, time::Duration};
 
@@ -16,8 +16,8 @@ mod pointer;
 #[cfg(test)]
 mod tests;
 
-use self::{find::Found, json::Text};
 pub use self::pointer::{Pointer, PointerError};
+use self::{find::Found, json::Text};
 
 /// Longest ID or type, in bytes of UTF-8 after unescaping.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -50,8 +50,9 @@ pub enum Source {
 
 /// Where the event's time stands, and how far from now it may be.
 ///
-/// The time is an RFC 3339 string (at most nanoseconds), or whole Unix seconds or milliseconds as a JSON integer or a string
-/// of digits. Numbers below 100,000,000,000 are seconds (up to the year 5138), all others milliseconds (from March 1973).
+/// The time is an RFC 3339 string (at most nanoseconds), or whole Unix seconds or milliseconds as a JSON integer or a
+/// string of digits. Numbers below 100,000,000,000 are seconds (up to the year 5138), all others milliseconds (from
+/// March 1973).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimestampSpec {
     pub source: Source,
@@ -85,32 +86,32 @@ pub enum EnvelopeError {
     #[error("the body is not valid UTF-8; send JSON encoded as UTF-8")]
     InvalidUtf8,
     #[error(
-        "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark or anything after it, nested at \
-         most {} deep, without unpaired surrogate escapes and numbers beyond 1e308",
+        "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark or anything after it, \
+         nested at most {} deep, without unpaired surrogate escapes and numbers beyond 1e308",
         json::MAX_DEPTH
     )]
     NotJson,
     #[error("the event has no ID where the route expects it; send one, or set the route's `event.id`")]
     IdMissing,
-    #[error("the event's ID, or a name that leads to it, is given more than once; give it once (case makes no difference)")]
+    #[error("the event's ID, or a name leading to it, is given more than once; give it once, whatever the case")]
     IdAmbiguous,
     #[error(
-        "the event's ID is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters (in a header: \
-         visible ASCII without commas) or an integer of at most {INTEGER_BYTES_MAX} characters"
+        "the event's ID is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
+         (in a header: visible ASCII without commas) or an integer of at most {INTEGER_BYTES_MAX} characters"
     )]
     IdMalformed,
     #[error("the event has no type where the route expects it; send one, or set the route's `event.type`")]
     TypeMissing,
-    #[error("the event's type, or a name that leads to it, is given more than once; give it once (case makes no difference)")]
+    #[error("the event's type, or a name leading to it, is given more than once; give it once, whatever the case")]
     TypeAmbiguous,
     #[error(
-        "the event's type is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters (in a header: \
-         visible ASCII without commas)"
+        "the event's type is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
+         (in a header: visible ASCII without commas)"
     )]
     TypeMalformed,
     #[error("the event has no timestamp where the route expects it; send one, or set the route's `event.timestamp`")]
     TimestampMissing,
-    #[error("the event's timestamp, or a name that leads to it, is given more than once; give it once (case makes no difference)")]
+    #[error("the event's timestamp, or a name leading to it, is given more than once; give it once, whatever the case")]
     TimestampAmbiguous,
     #[error("the event's timestamp is unusable; send an RFC 3339 date and time, or Unix seconds or milliseconds")]
     TimestampMalformed,
@@ -125,11 +126,12 @@ impl EnvelopeSpec {
     ///
     /// # Errors
     ///
-    /// A body that is not JSON is reported before anything else, then the ID, the type and the timestamp in this order. Never
-    /// [`EnvelopeError::Stale`]: see [`check_fresh`](Self::check_fresh).
+    /// A body that is not JSON is reported before anything else, then the ID, the type and the timestamp in this
+    /// order. Never [`EnvelopeError::Stale`]: see [`check_fresh`](Self::check_fresh).
     pub fn parse(&self, body: &[u8], headers: &HeaderMap) -> Result<Event, EnvelopeError> {
         let time = self.timestamp.as_ref().map(|spec| &spec.source);
-        let [id, kind, timestamp] = find_in_body(body, [self.id.pointer(), self.kind.pointer(), time.and_then(Source::pointer)])?;
+        let [id, kind, timestamp] =
+            find_in_body(body, [self.id.pointer(), self.kind.pointer(), time.and_then(Source::pointer)])?;
         Ok(Event {
             id: match &self.id {
                 IdSource::Pointer(_) => event_id(id)?,
@@ -194,8 +196,8 @@ impl Source {
 }
 
 impl EventId {
-    /// The ID as text, for people and headers; `None` where the body's digest is the ID. Both `"1"` and `1` give `1`: use
-    /// [`feed`](Self::feed) where they must differ.
+    /// The ID as text, for people and headers; `None` where the body's digest is the ID. Both `"1"` and `1` give `1`:
+    /// use [`feed`](Self::feed) where they must differ.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -239,7 +241,10 @@ impl EnvelopeError {
     }
 }
 
-fn find_in_body<'a, const N: usize>(body: &'a [u8], pointers: [Option<&Pointer>; N]) -> Result<[Found<'a>; N], EnvelopeError> {
+fn find_in_body<'a, const N: usize>(
+    body: &'a [u8],
+    pointers: [Option<&Pointer>; N],
+) -> Result<[Found<'a>; N], EnvelopeError> {
     if pointers.iter().all(Option::is_none) {
         return Ok([Found::Nothing; N]);
     }
@@ -247,8 +252,8 @@ fn find_in_body<'a, const N: usize>(body: &'a [u8], pointers: [Option<&Pointer>;
     find::find(text, pointers).map_err(|_| EnvelopeError::NotJson)
 }
 
-/// A header counts if it stands there once, as visible ASCII without a comma: nothing a proxy or a receiver would trim, split
-/// or join.
+/// A header counts if it stands there once, as visible ASCII without a comma: nothing a proxy or a receiver would
+/// trim, split or join.
 fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Found::Nothing };
@@ -299,8 +304,9 @@ fn printable(text: Text<'_>) -> Option<Cow<'_, str>> {
         None => Cow::Owned(text.chars().take(TEXT_BYTES_MAX + 1).collect()),
     };
     let fits = (1..=TEXT_BYTES_MAX).contains(&text.len());
-    // Unicode's control characters (Cc) are C0, DEL and C1.
-    if fits && !text.chars().any(char::is_control) { Some(text) } else { None }
+    // Unicode's control characters (Cc) are C0, DEL and C1; most texts need no look into Unicode.
+    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(char::is_control);
+    if fits && plain { Some(text) } else { None }
 }
 
 /// `number` is in JSON's grammar, so that anything but a sign and digits makes it a fraction or gives it an exponent.
@@ -335,6 +341,7 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
 
 /// Every `0` of `shape` stands for a digit, everything else for itself in either case.
 fn has_shape(text: &str, shape: &str) -> bool {
-    let fits = |(byte, shape): (u8, u8)| if shape == b'0' { byte.is_ascii_digit() } else { byte.eq_ignore_ascii_case(&shape) };
+    let fits =
+        |(byte, shape): (u8, u8)| if shape == b'0' { byte.is_ascii_digit() } else { byte.eq_ignore_ascii_case(&shape) };
     text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(fits)
 }

@@ -84,7 +84,8 @@ impl Ledger {
             EventId::BodyDigest => None,
             id => Some(self.key(route, |hasher| id.feed(hasher))),
         };
-        let by_body = signed_body.map(|sha256| self.key(route, |hasher| hasher.write(&[b"body", &sha256[..]].concat())));
+        let by_body =
+            signed_body.map(|sha256| self.key(route, |hasher| hasher.write(&[b"body", &sha256[..]].concat())));
         match (by_body, by_id) {
             // Always in this order, so that no two events wait for each other.
             (Some(first), second) => Names { first, second },
@@ -212,10 +213,7 @@ impl Claim {
     }
 
     fn settle(&mut self, unknown: bool) {
-        let tried = Tried {
-            attempts: self.attempt(),
-            possibly_delivered: unknown || self.before.possibly_delivered,
-        };
+        let tried = Tried { attempts: self.attempt(), possibly_delivered: unknown || self.before.possibly_delivered };
         for key in self.names.keys() {
             self.ledger.store.note_tried(key, tried, self.window);
         }

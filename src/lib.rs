@@ -17,7 +17,10 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod gateway;
@@ -25,6 +28,7 @@ pub mod ledger;
 pub mod log;
 pub mod metrics;
 pub mod outcome;
+pub mod providers;
 pub mod route;
 pub mod secret;
 pub mod signature;

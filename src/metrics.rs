@@ -21,8 +21,7 @@ const SECONDS: [f64; 18] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 9.0, 9.5, 10.0, 12.5, 30.0];
 
 /// Bytes, 256 to 16 Mi in steps of four.
-const BYTES: [f64; 9] =
-    [256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
 
 /// Statuses that every route shows from the start: all that the gateway itself answers, and an upstream's usual ones.
 const STATUSES: [u16; 20] =

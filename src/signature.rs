@@ -128,12 +128,7 @@ impl Verifier {
             Ok(_) => self.keys.iter().filter(active).map(|key| (key, key.mac.clone())).collect(),
             Err(_) => Vec::new(),
         };
-        Verification {
-            candidate,
-            macs,
-            sha256: self.hashes_body.then(Sha256::new),
-            payload: Payload::default(),
-        }
+        Verification { candidate, macs, sha256: self.hashes_body.then(Sha256::new), payload: Payload::default() }
     }
 }
 

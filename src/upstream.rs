@@ -226,11 +226,7 @@ struct Progress {
     sent: bool,
 }
 
-async fn write_request(
-    session: &mut HttpSession,
-    head: RequestHeader,
-    body: &Bytes,
-) -> Result<(), Box<PingoraError>> {
+async fn write_request(session: &mut HttpSession, head: RequestHeader, body: &Bytes) -> Result<(), Box<PingoraError>> {
     session.write_request_header(Box::new(head)).await?;
     session.write_request_body(body.clone(), true).await?;
     session.finish_request_body().await

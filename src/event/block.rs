@@ -8,8 +8,8 @@ use wide::u8x16;
 const LANES: usize = 16;
 const BLOCK: usize = 64;
 
-/// The bytes of a text that are not plain inside a string (RFC 8259, section 7): quotes, backslashes and control characters,
-/// given out one after the other.
+/// The bytes of a text that are not plain inside a string (RFC 8259, section 7): quotes, backslashes and control
+/// characters, given out one after the other.
 ///
 /// A block is compared once, and then each of its special bytes costs a few instructions. Above all, where the next one
 /// stands does not depend on where the last string ended, so that the processor need not wait for it: that made the
@@ -23,8 +23,9 @@ pub(super) struct Specials {
 }
 
 impl Specials {
-    /// Index of the first special byte at or after `from`. Always the same `bytes`, and `from` never smaller than before.
-    #[inline]
+    /// Index of the first special byte at or after `from`. Always the same `bytes`, and `from` never smaller than
+    /// before.
+    #[inline(always)]
     pub(super) fn next(&mut self, bytes: &[u8], from: usize) -> Option<usize> {
         loop {
             while self.bits == 0 {
@@ -41,7 +42,7 @@ impl Specials {
 }
 
 /// The special bytes of the block that starts at `start`, if the text goes that far.
-#[inline]
+#[inline(always)]
 fn specials_at(bytes: &[u8], start: usize) -> Option<u64> {
     let rest = bytes.get(start..)?;
     Some(match rest.first_chunk() {
@@ -50,7 +51,7 @@ fn specials_at(bytes: &[u8], start: usize) -> Option<u64> {
     })
 }
 
-#[inline]
+#[inline(always)]
 fn specials(block: &[u8; BLOCK]) -> u64 {
     let (quarters, _) = block.as_chunks::<LANES>();
     quarters.iter().rev().fold(0, |bits, quarter| {

@@ -1,8 +1,8 @@
 //! The walk along the pointers' paths through a JSON text, in one pass.
 //!
-//! Owns what is ambiguous: a name, or a twin of it by case, that stands twice in an object on a pointer's path. Receivers
-//! take the first, the last, or the one whose case they like; a ledger that guesses differently lets replays through.
-//! Everything off the paths is skipped by [`json`](super::json), which still checks its grammar.
+//! Owns what is ambiguous: a name, or a twin of it by case, that stands twice in an object on a pointer's path.
+//! Receivers take the first, the last, or the one whose case they like; a ledger that guesses differently lets
+//! replays through. Everything off the paths is skipped by [`json`](super::json), which still checks its grammar.
 
 use super::{
     json::{Cursor, MAX_DEPTH, NotJson, Text},
@@ -22,7 +22,10 @@ pub(super) enum Found<'a> {
 }
 
 /// Reads the whole text and tells what stands at each of the pointers.
-pub(super) fn find<'a, const N: usize>(text: &'a str, pointers: [Option<&Pointer>; N]) -> Result<[Found<'a>; N], NotJson> {
+pub(super) fn find<'a, const N: usize>(
+    text: &'a str,
+    pointers: [Option<&Pointer>; N],
+) -> Result<[Found<'a>; N], NotJson> {
     let mut walk = Walk { cursor: Cursor::new(text), targets: pointers.map(Target::new) };
     let first = walk.cursor.next()?;
     let all = pointers.iter().enumerate().fold(0, |all, (n, pointer)| all | u8::from(pointer.is_some()) << n);
@@ -39,8 +42,8 @@ struct Walk<'a, 'p, const N: usize> {
 /// One pointer, and how far it was followed.
 struct Target<'a, 'p> {
     tokens: &'p [Token],
-    /// One bit a level: the name was seen there. A path enters only one container a level (a second one would need a name
-    /// twice above it), so no bit is ever reset.
+    /// One bit a level: the name was seen there. A path enters only one container a level (a second one would need a
+    /// name twice above it), so no bit is ever reset.
     seen: u128,
     found: Found<'a>,
 }
@@ -48,7 +51,7 @@ struct Target<'a, 'p> {
 /// The targets, one bit each, whose path leads to the value at hand.
 type Live = u8;
 
-impl<'a, const N: usize> Walk<'a, '_, N> {
+impl<const N: usize> Walk<'_, '_, N> {
     /// The value that starts with `first`, just consumed, `level` steps below the root.
     fn value(&mut self, first: u8, live: Live, level: usize) -> Result<(), NotJson> {
         if live == 0 {
@@ -152,6 +155,9 @@ impl<'p> Target<'_, 'p> {
 }
 
 /// The live targets, each with its bit.
-fn alive<'t, 'a, 'p>(targets: &'t mut [Target<'a, 'p>], live: Live) -> impl Iterator<Item = (Live, &'t mut Target<'a, 'p>)> {
+fn alive<'t, 'a, 'p>(
+    targets: &'t mut [Target<'a, 'p>],
+    live: Live,
+) -> impl Iterator<Item = (Live, &'t mut Target<'a, 'p>)> {
     targets.iter_mut().enumerate().map(|(n, target)| (1 << n, target)).filter(move |(bit, _)| live & bit != 0)
 }

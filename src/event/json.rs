@@ -1,8 +1,8 @@
 //! The strict reading of one JSON text (RFC 8259), token by token, without building anything.
 //!
-//! Owns the grammar: what it accepts, `serde_json` accepts, in the parts that are skipped as well. That rules out what the
-//! RFC leaves open and receivers differ about: nesting of more than [`MAX_DEPTH`], escapes of unpaired surrogates, and
-//! numbers too large for a double. Does not know what is looked for: [`find`](super::find) does.
+//! Owns the grammar: what it accepts, `serde_json` accepts, in the parts that are skipped as well. That rules out
+//! what the RFC leaves open and receivers differ about: nesting of more than [`MAX_DEPTH`], escapes of unpaired
+//! surrogates, and numbers too large for a double. Does not know what is looked for: [`find`](super::find) does.
 
 use super::block::Specials;
 
@@ -51,7 +51,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Consumes the next byte that is not white space.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Result<u8, NotJson> {
         let bytes = self.text.as_bytes();
         let mut byte = bytes.get(self.at);
@@ -64,7 +64,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Consumes `byte` if it comes next.
-    #[inline]
+    #[inline(always)]
     pub(super) fn takes(&mut self, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
         if bytes.get(self.at) != Some(&byte) {
@@ -102,7 +102,8 @@ impl<'a> Cursor<'a> {
         self.text.get(start..self.at).ok_or(NotJson)
     }
 
-    /// Consumes the rest of a value whose first byte, `first`, is consumed. Around it, `depth` arrays and objects are open.
+    /// Consumes the rest of a value whose first byte, `first`, is consumed. Around it, `depth` arrays and objects are
+    /// open.
     pub(super) fn skip_value(&mut self, first: u8, depth: usize) -> Result<(), NotJson> {
         // A copy that nothing else can see stays in registers: a third of the time.
         let mut cursor = self.clone();
@@ -111,7 +112,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn skip_value_in_registers(&mut self, mut first: u8, depth: usize) -> Result<(), NotJson> {
         let mut open = Nesting::new(depth);
         'value: loop {
@@ -144,7 +145,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Consumes the next value's first byte, and its name if it has one.
-    #[inline]
+    #[inline(always)]
     fn next_member(&mut self, open: &Nesting) -> Result<u8, NotJson> {
         if open.closing == b'}' {
             self.expect(b'"')?;
@@ -155,7 +156,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Consumes the rest of a number, `true`, `false` or `null` whose first byte, `first`, is consumed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn skip_scalar(&mut self, first: u8) -> Result<(), NotJson> {
         match first {
             b't' => self.literal(b"rue"),
@@ -165,7 +166,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn literal(&mut self, rest: &[u8]) -> Result<(), NotJson> {
         let end = self.at + rest.len();
         if self.text.as_bytes().get(self.at..end) != Some(rest) {
@@ -176,7 +177,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Consumes the rest of a string, the closing quote included; whether it holds escapes.
-    #[inline]
+    #[inline(always)]
     fn skip_string(&mut self) -> Result<bool, NotJson> {
         let bytes = self.text.as_bytes();
         let mut escaped = false;
@@ -197,13 +198,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn skip_number(&mut self) -> Result<(), NotJson> {
         self.at = number_end(self.text.as_bytes(), self.at - 1).ok_or(NotJson)?;
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn expect(&mut self, byte: u8) -> Result<(), NotJson> {
         if self.takes(byte) { Ok(()) } else { Err(NotJson) }
     }
@@ -251,7 +252,7 @@ impl Nesting {
         Self { depth, objects: 0, closing: 0 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, opening: u8) -> Result<(), NotJson> {
         if self.depth >= MAX_DEPTH {
             return Err(NotJson);
@@ -262,14 +263,14 @@ impl Nesting {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn pop(&mut self) {
         self.depth -= 1;
         self.objects >>= 1;
         self.set_closing();
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_closing(&mut self) {
         self.closing = if self.objects & 1 == 1 { b'}' } else { b']' };
     }
@@ -283,8 +284,9 @@ fn white_space_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where the number at `start` ends (RFC 8259, section 6), if it is one and no larger than [`magnitude_is_safe`] allows.
-#[inline]
+/// Where the number at `start` ends (RFC 8259, section 6), if it is one and no larger than [`magnitude_is_safe`]
+/// allows.
+#[inline(always)]
 fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start + usize::from(bytes.get(start) == Some(&b'-'));
     match bytes.get(at)? {
@@ -312,7 +314,7 @@ fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
     if surely_safe || magnitude_is_safe(bytes.get(start..at)?) { Some(at) } else { None }
 }
 
-#[inline]
+#[inline(always)]
 fn digits_end(bytes: &[u8], mut at: usize) -> usize {
     while bytes.get(at).is_some_and(u8::is_ascii_digit) {
         at += 1;
@@ -327,8 +329,8 @@ fn magnitude_is_safe(number: &[u8]) -> bool {
     value.is_some_and(|value| value.abs() <= 1e308)
 }
 
-/// The character that the escape at the start of `bytes` stands for, and the escape's length in bytes (RFC 8259, section 7).
-/// Half a surrogate pair stands for none.
+/// The character that the escape at the start of `bytes` stands for, and the escape's length in bytes (RFC 8259,
+/// section 7). Half a surrogate pair stands for none.
 fn unescape(bytes: &[u8]) -> Option<(char, usize)> {
     let char = match bytes.get(1)? {
         b'"' => '"',

@@ -7,8 +7,8 @@ use std::{fmt, str::FromStr};
 
 use super::json::Text;
 
-/// A JSON pointer (RFC 6901, section 3), unescaped into its tokens: `/event/type`, `/items/0/id`, or empty for the whole
-/// document.
+/// A JSON pointer (RFC 6901, section 3), unescaped into its tokens: `/event/type`, `/items/0/id`, or empty for the
+/// whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer(Box<[Token]>);
 
@@ -44,7 +44,7 @@ pub enum PointerError {
 }
 
 impl Pointer {
-    /// A body may not be nested deeper than [`json::MAX_DEPTH`](super::json::MAX_DEPTH), so a longer pointer finds nothing.
+    /// A body may not be nested deeper than this, so a longer pointer finds nothing.
     pub const MAX_STEPS: usize = super::json::MAX_DEPTH;
 
     pub(super) fn tokens(&self) -> &[Token] {
@@ -91,12 +91,15 @@ impl Token {
         Ok(Self { folded: key.chars().map(fold).collect(), index: index(&key), key: key.into() })
     }
 
-    /// Most keys are told apart by their first character.
+    /// Two comparisons of bytes decide for nearly every key; the rest is exact.
     pub(super) fn likeness(&self, key: Text<'_>) -> Likeness {
-        if key.starts_unlike(&self.folded) || !key.chars().map(fold).eq(self.folded.chars()) {
+        if key.starts_unlike(&self.folded) {
             return Likeness::Other;
         }
-        if key.chars().eq(self.key.chars()) { Likeness::Same } else { Likeness::Twin }
+        if key.unescaped() == Some(&*self.key) || key.chars().eq(self.key.chars()) {
+            return Likeness::Same;
+        }
+        if key.chars().map(fold).eq(self.folded.chars()) { Likeness::Twin } else { Likeness::Other }
     }
 }
 
@@ -107,9 +110,9 @@ fn index(key: &str) -> Option<usize> {
 
 /// The one character that stands for all that differ from `char` only by case.
 ///
-/// Follows Unicode simple case folding as Go's `encoding/json` applies it, where `ſ` (U+017F) is an `s` and the Kelvin sign
-/// (U+212A) a `k`. It is a little wider (`ı` is an `i`, as in Java's `equalsIgnoreCase`): a twin too many refuses a body that
-/// nobody sends, a twin too few lets two receivers read two IDs.
+/// Follows Unicode simple case folding as Go's `encoding/json` applies it, where `ſ` (U+017F) is an `s` and the
+/// Kelvin sign (U+212A) a `k`. It is a little wider (`ı` is an `i`, as in Java's `equalsIgnoreCase`): a twin too many
+/// refuses a body that nobody sends, a twin too few lets two receivers read two IDs.
 fn fold(char: char) -> char {
     if char.is_ascii() {
         return char.to_ascii_lowercase();

@@ -1,1 +1,508 @@
+//! What the contract says about the envelope, claim by claim, and agreement with `serde_json` on everything else.
 
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    hash::Hasher,
+    path::Path,
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+
+use super::*;
+use crate::event;
+
+mod agreement;
+mod properties;
+
+const TYPED: &str = r#""type":"user.created""#;
+
+fn pointer(text: &str) -> Pointer {
+    text.parse().expect("a pointer")
+}
+
+fn spec() -> EnvelopeSpec {
+    EnvelopeSpec { id: IdSource::Pointer(pointer("/id")), kind: Source::Pointer(pointer("/type")), timestamp: None }
+}
+
+fn timed(source: Source) -> EnvelopeSpec {
+    EnvelopeSpec { timestamp: Some(TimestampSpec { source, max_age: None }), ..spec() }
+}
+
+fn parse(body: impl AsRef<[u8]>) -> Result<Event, EnvelopeError> {
+    spec().parse(body.as_ref(), &HeaderMap::new())
+}
+
+/// The outcome for an ID written as `value` in the body.
+fn id(value: impl std::fmt::Display) -> Result<EventId, EnvelopeError> {
+    parse(format!(r#"{{"id":{value},{TYPED}}}"#)).map(|event| event.id)
+}
+
+fn kind(value: impl std::fmt::Display) -> Result<Box<str>, EnvelopeError> {
+    parse(format!(r#"{{"id":"e","type":{value}}}"#)).map(|event| event.kind)
+}
+
+fn time(value: &str) -> Result<i64, EnvelopeError> {
+    let body = format!(r#"{{"id":"e",{TYPED},"at":{value}}}"#);
+    let event = timed(Source::Pointer(pointer("/at"))).parse(body.as_bytes(), &HeaderMap::new())?;
+    Ok(event.timestamp.expect("asked for").as_millisecond())
+}
+
+fn text(id: &str) -> Result<EventId, EnvelopeError> {
+    Ok(EventId::Text(id.into()))
+}
+
+fn integer(digits: &str) -> Result<EventId, EnvelopeError> {
+    Ok(EventId::Integer(digits.into()))
+}
+
+#[test]
+fn the_parts_are_found_wherever_they_stand() {
+    let spec = EnvelopeSpec {
+        id: IdSource::Pointer(pointer("/events/1/id")),
+        kind: Source::Pointer(pointer("/events/1/m~1n/type")),
+        timestamp: Some(TimestampSpec { source: Source::Pointer(pointer("/events/0")), max_age: None }),
+    };
+    let body = br#" { "data" : [ { "id" : 1 } , -1.5e+3 , true ] , "events" : [ 1755857730 ,
+        { "id" : "evt_\u00e9\n" , "m/n" : { "x" : [] , "type" : "a" } , "id2" : "evt_1" } ] } "#;
+    assert_eq!(spec.parse(body, &HeaderMap::new()), Err(EnvelopeError::IdMalformed));
+    let body = String::from_utf8_lossy(body).replace(r"\n", "");
+    let event = spec.parse(body.as_bytes(), &HeaderMap::new()).expect("an event");
+    assert_eq!(event.id, EventId::Text("evt_\u{e9}".into()));
+    assert_eq!(&*event.kind, "a");
+    assert_eq!(event.timestamp, Timestamp::from_second(1_755_857_730).ok());
+}
+
+#[test]
+fn the_whole_document_can_be_the_id() {
+    let spec = EnvelopeSpec {
+        id: IdSource::Pointer(pointer("")),
+        kind: Source::Header(HeaderName::from_static("x-type")),
+        timestamp: None,
+    };
+    let headers = HeaderMap::from_iter([(HeaderName::from_static("x-type"), HeaderValue::from_static("ping"))]);
+    assert_eq!(spec.parse(b" \"evt\" ", &headers).map(|event| event.id), text("evt"));
+    assert_eq!(spec.parse(b"[]", &headers), Err(EnvelopeError::IdMalformed));
+}
+
+#[test]
+fn an_id_is_a_string_of_1_to_255_bytes() {
+    assert_eq!(id(r#""evt_1""#), text("evt_1"));
+    assert_eq!(id(r#""""#), Err(EnvelopeError::IdMalformed));
+    for (unit, bytes) in [("a", 1), ("\u{e9}", 2), (r"\u00e9", 2), (r"\ud83d\ude00", 4), ("\u{1f600}", 4)] {
+        let fits = 255 / bytes;
+        assert!(id(format!("\"{}\"", unit.repeat(fits))).is_ok(), "{unit}");
+        assert_eq!(id(format!("\"{}\"", unit.repeat(fits + 1))), Err(EnvelopeError::IdMalformed), "{unit}");
+    }
+}
+
+#[test]
+fn an_id_holds_no_control_characters() {
+    for control in [r"\u0000", r"\n", r"\t", r"\u001f", "\u{7f}", r"\u007F", "\u{80}", "\u{9f}", r"\u0085"] {
+        assert_eq!(id(format!("\"a{control}b\"")), Err(EnvelopeError::IdMalformed), "{control:?}");
+    }
+    assert_eq!(id("\"\u{a0}~ \""), text("\u{a0}~ "));
+}
+
+#[test]
+fn an_integer_id_keeps_its_digits_and_differs_from_text() {
+    for digits in
+        ["0", "1", "-5", "90071992547409931", "18446744073709551616", "-170141183460469231731687303715884105728"]
+    {
+        assert_eq!(id(digits), integer(digits));
+        assert_eq!(id(format!("\"{digits}\"")), text(digits));
+    }
+    assert_eq!(id("9".repeat(INTEGER_BYTES_MAX)), integer(&"9".repeat(INTEGER_BYTES_MAX)));
+}
+
+#[test]
+fn a_number_that_is_no_plain_integer_is_no_id() {
+    for number in ["1.0", "1e0", "1E2", "-0", "0.5", &"9".repeat(INTEGER_BYTES_MAX + 1)] {
+        assert_eq!(id(number), Err(EnvelopeError::IdMalformed), "{number}");
+    }
+}
+
+#[test]
+fn what_is_neither_a_string_nor_an_integer_is_no_id() {
+    for value in ["null", "true", "false", "{}", "[]", r#"{"id":"a"}"#, r#"["a"]"#] {
+        assert_eq!(id(value), Err(EnvelopeError::IdMalformed), "{value}");
+    }
+}
+
+#[test]
+fn a_type_is_a_string_only() {
+    assert_eq!(kind(r#""user.created""#), Ok("user.created".into()));
+    for value in ["1", "null", "true", "{}", r#""""#, r#""a\u0000""#, &format!("\"{}\"", "a".repeat(256))] {
+        assert_eq!(kind(value), Err(EnvelopeError::TypeMalformed), "{value}");
+    }
+}
+
+#[test]
+fn a_missing_part_is_named() {
+    assert_eq!(parse(r#"{"type":"a"}"#), Err(EnvelopeError::IdMissing));
+    assert_eq!(parse(r#"{"id":"a"}"#), Err(EnvelopeError::TypeMissing));
+    assert_eq!(parse(r#"["id","type"]"#), Err(EnvelopeError::IdMissing));
+    assert_eq!(parse(r#""id""#), Err(EnvelopeError::IdMissing));
+    let timed = timed(Source::Pointer(pointer("/at")));
+    assert_eq!(timed.parse(br#"{"id":"a","type":"b"}"#, &HeaderMap::new()), Err(EnvelopeError::TimestampMissing));
+}
+
+#[test]
+fn a_key_given_twice_is_refused() {
+    assert_eq!(parse(r#"{"id":"a","id":"b","type":"t"}"#), Err(EnvelopeError::IdAmbiguous));
+    assert_eq!(parse(r#"{"id":"a","id":"a","type":"t"}"#), Err(EnvelopeError::IdAmbiguous));
+    assert_eq!(parse(r#"{"id":"a","type":"t","type":"u"}"#), Err(EnvelopeError::TypeAmbiguous));
+}
+
+#[test]
+fn a_twin_by_case_or_escape_is_refused() {
+    for twin in ["ID", "Id", "iD", r"\u0069d", r"\u0049D", r"i\u0064", "\u{131}d"] {
+        for body in [
+            format!(r#"{{"id":"a",{TYPED},"{twin}":"b"}}"#),
+            format!(r#"{{"{twin}":"b","id":"a",{TYPED}}}"#),
+            format!(r#"{{"{twin}":"b","x":{{}},"{twin}":"b",{TYPED}}}"#),
+        ] {
+            assert_eq!(parse(&body), Err(EnvelopeError::IdAmbiguous), "{body}");
+        }
+    }
+}
+
+#[test]
+fn the_letters_that_only_unicode_folds_make_twins() {
+    let spec = EnvelopeSpec {
+        id: IdSource::Pointer(pointer("/message_id")),
+        kind: Source::Pointer(pointer("/kind")),
+        timestamp: None,
+    };
+    let parse = |body: &str| spec.parse(body.as_bytes(), &HeaderMap::new());
+    assert_eq!(
+        parse("{\"message_id\":1,\"me\u{17f}\u{17f}age_id\":2,\"kind\":\"k\"}"),
+        Err(EnvelopeError::IdAmbiguous)
+    );
+    assert_eq!(parse("{\"message_id\":1,\"kind\":\"k\",\"\u{212a}ind\":\"l\"}"), Err(EnvelopeError::TypeAmbiguous));
+    assert_eq!(parse(r#"{"message_id":1,"kind":"k","\u212AIND":"l"}"#), Err(EnvelopeError::TypeAmbiguous));
+}
+
+#[test]
+fn ambiguity_counts_on_every_level_of_the_path() {
+    let spec = EnvelopeSpec {
+        id: IdSource::Pointer(pointer("/event/id")),
+        kind: Source::Pointer(pointer("/event/type")),
+        timestamp: None,
+    };
+    let parse = |body: &str| spec.parse(body.as_bytes(), &HeaderMap::new());
+    assert!(parse(r#"{"event":{"id":"a","type":"t"},"id":"b","Id":"c","data":{"id":1,"id":2}}"#).is_ok());
+    for body in [
+        r#"{"event":{"id":"a","type":"t"},"event":{}}"#,
+        r#"{"event":{"id":"a","type":"t"},"Event":null}"#,
+        r#"{"EVENT":{"id":"a","type":"t"},"event":{"id":"a","type":"t"}}"#,
+        r#"{"event":{"id":"a","type":"t","ID":"b"}}"#,
+    ] {
+        assert_eq!(parse(body), Err(EnvelopeError::IdAmbiguous), "{body}");
+    }
+}
+
+#[test]
+fn a_name_elsewhere_or_in_other_case_is_not_the_part() {
+    assert_eq!(parse(r#"{"data":{"id":"a"},"type":"t"}"#), Err(EnvelopeError::IdMissing));
+    assert_eq!(parse(r#"{"ID":"a","type":"t"}"#), Err(EnvelopeError::IdMissing));
+    assert_eq!(parse(r#"{"i":"id","type":"t","x":"\"id\":1"}"#), Err(EnvelopeError::IdMissing));
+}
+
+#[test]
+fn a_name_escaped_and_given_once_is_found() {
+    assert_eq!(parse(r#"{"\u0069\u0064":"a","typ\u0065":"t"}"#).map(|event| event.id), text("a"));
+}
+
+#[test]
+fn what_is_not_one_strict_json_text_is_refused() {
+    let event = format!(r#"{{"id":"a",{TYPED}}}"#);
+    for body in [
+        String::new(),
+        " ".into(),
+        format!("\u{feff}{event}"),
+        format!("{event}{event}"),
+        format!("{event},"),
+        format!("{event}\0"),
+        format!("\u{c}{event}"),
+        event.replace('"', "'"),
+        event[..event.len() - 1].into(),
+        event.replace('}', ",}"),
+        event.replace('{', "{,"),
+        event.replace('}', ",\"x\":[1,]}"),
+        event.replace('}', ",\"x\":[}]}"),
+        event.replace('}', ",\"x\"}"),
+        event.replace('}', ",\"x\":}"),
+        event.replace('}', ",x:1}"),
+        event.replace('}', ",\"x\":\"\t\"}"),
+        event.replace('}', ",\"x\":\"\\x\"}"),
+        event.replace('}', ",\"x\":\"\\u12\"}"),
+        event.replace('}', ",\"x\":\"\\u+123\"}"),
+        event.replace('}', "/**/}"),
+    ] {
+        assert_eq!(parse(&body), Err(EnvelopeError::NotJson), "{body:?}");
+    }
+}
+
+#[test]
+fn malformed_scalars_are_refused_where_they_are_skipped() {
+    for value in [
+        "01",
+        "-",
+        "+1",
+        ".5",
+        "1.",
+        "1.e1",
+        "1e",
+        "1e+",
+        "--1",
+        "0x1",
+        "1_000",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "nul",
+        "nulll",
+        "True",
+        "tru",
+        "fals",
+        "1e309",
+        "-1e309",
+        "undefined",
+    ] {
+        assert_eq!(parse(format!(r#"{{"x":{value},"id":"a",{TYPED}}}"#)), Err(EnvelopeError::NotJson), "{value}");
+        assert_eq!(id(value), Err(EnvelopeError::NotJson), "{value}");
+    }
+    for value in ["0", "-0", "0.0e-0", "1E+2", "1e308", "1e-999", "0e999", &"9".repeat(308), "null", "true", "false"] {
+        assert!(parse(format!(r#"{{"x":{value},"id":"a",{TYPED}}}"#)).is_ok(), "{value}");
+    }
+}
+
+#[test]
+fn half_a_surrogate_pair_is_refused_everywhere() {
+    for half in [r"\ud83d", r"\ude00", r"\ud83dx", r"\ud83d\u0041", r"\ude00\ud83d", r"\ud83d\ud83d\ude00"] {
+        assert_eq!(id(format!("\"{half}\"")), Err(EnvelopeError::NotJson), "{half}");
+        assert_eq!(parse(format!(r#"{{"id":"a",{TYPED},"x":"{half}"}}"#)), Err(EnvelopeError::NotJson), "{half}");
+        assert_eq!(parse(format!(r#"{{"id":"a",{TYPED},"{half}":1}}"#)), Err(EnvelopeError::NotJson), "{half}");
+    }
+}
+
+#[test]
+fn invalid_utf8_is_refused_everywhere() {
+    for bytes in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc3"] {
+        for (before, after) in [("{\"id\":\"a", "\"}"), ("{\"", "\":1}"), ("{\"data\":[\"", "\"]}"), ("{}", "")] {
+            let body = [before.as_bytes(), bytes, after.as_bytes()].concat();
+            assert_eq!(parse(&body), Err(EnvelopeError::InvalidUtf8), "{body:?}");
+        }
+    }
+}
+
+#[test]
+fn nesting_is_bounded_on_and_off_the_path() {
+    // The event itself is one level.
+    let off = |depth| format!(r#"{{"id":"a",{TYPED},"x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    assert!(parse(off(json::MAX_DEPTH - 1)).is_ok());
+    assert_eq!(parse(off(json::MAX_DEPTH)), Err(EnvelopeError::NotJson));
+    assert_eq!(parse(off(1_000_000)), Err(EnvelopeError::NotJson));
+    let on = |depth| {
+        let spec = EnvelopeSpec { id: IdSource::Pointer(pointer(&"/0".repeat(127))), ..spec() };
+        spec.parse(format!("{}{}", "[".repeat(depth), "]".repeat(depth)).as_bytes(), &HeaderMap::new())
+    };
+    assert_eq!(on(127), Err(EnvelopeError::IdMissing));
+    assert_eq!(on(128), Err(EnvelopeError::NotJson));
+}
+
+#[test]
+fn a_body_that_no_part_stands_in_may_be_anything() {
+    let name = HeaderName::from_static("x-event");
+    let spec = EnvelopeSpec { id: IdSource::BodyDigest, kind: Source::Header(name.clone()), timestamp: None };
+    let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("push"))]);
+    let event = spec.parse(b"a=1&b=\xff", &headers).expect("an event");
+    assert_eq!((event.id, &*event.kind), (EventId::BodyDigest, "push"));
+}
+
+#[test]
+fn a_header_counts_once_and_in_visible_ascii() {
+    let name = HeaderName::from_static("x-github-delivery");
+    let spec = EnvelopeSpec { id: IdSource::Header(name.clone()), ..spec() };
+    let parse = |values: &[&[u8]]| {
+        let values = values.iter().map(|value| (name.clone(), HeaderValue::from_bytes(value).expect("a value")));
+        spec.parse(format!("{{{TYPED}}}").as_bytes(), &HeaderMap::from_iter(values)).map(|event| event.id)
+    };
+    assert_eq!(parse(&[b"72d3162e-cc78-11e3-81ab-4c9367dc0958"]), text("72d3162e-cc78-11e3-81ab-4c9367dc0958"));
+    assert_eq!(parse(&[b"42"]), text("42"));
+    assert_eq!(parse(&[]), Err(EnvelopeError::IdMissing));
+    assert_eq!(parse(&[b"a", b"a"]), Err(EnvelopeError::IdAmbiguous));
+    for value in [&b""[..], b" a", b"a ", b"a b", b"a,b", b"a\tb", b"\xc3\xa9", b"\x80", &[b'a'; 256]] {
+        assert_eq!(parse(&[value]), Err(EnvelopeError::IdMalformed), "{value:?}");
+    }
+}
+
+#[test]
+fn a_backslash_in_a_header_is_no_escape() {
+    let name = HeaderName::from_static("x-id");
+    let spec = EnvelopeSpec { id: IdSource::Header(name.clone()), ..spec() };
+    let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(r"a\u0000"))]);
+    assert_eq!(spec.parse(format!("{{{TYPED}}}").as_bytes(), &headers).map(|event| event.id), text(r"a\u0000"));
+}
+
+#[test]
+fn a_time_is_rfc_3339() {
+    for at in [
+        "2026-08-22T10:15:30Z",
+        "2026-08-22t10:15:30z",
+        "2026-08-22T10:15:30.000000000Z",
+        "2026-08-22T12:15:30+02:00",
+        "2026-08-22T10:15:30-00:00",
+        r"2026-08-22T10:15:30\u005a",
+    ] {
+        assert_eq!(time(&format!("\"{at}\"")), Ok(1_787_393_730_000), "{at}");
+    }
+    assert_eq!(time(r#""2026-08-22T10:15:30.5Z""#), Ok(1_787_393_730_500));
+    for at in [
+        "",
+        "now",
+        "2026-08-22",
+        "2026-08-22T10:15:30",
+        "2026-08-22T10:15Z",
+        "2026-08-22 10:15:30Z",
+        "20260822T101530Z",
+        "2026-08-22T10:15:30.Z",
+        "2026-08-22T10:15:30,5Z",
+        "2026-08-22T10:15:30+02",
+        "2026-08-22T10:15:30+0200",
+        "2026-08-22T10:15:30Z[UTC]",
+        "2026-13-22T10:15:30Z",
+        "2026-02-30T10:15:30Z",
+        "2026-08-22T24:00:00Z",
+        "2026-08-22T10:15:30+25:61",
+        " 2026-08-22T10:15:30Z",
+        "2026-08-22T10:15:30\u{e9}",
+    ] {
+        assert_eq!(time(&format!("\"{at}\"")), Err(EnvelopeError::TimestampMalformed), "{at}");
+    }
+}
+
+#[test]
+fn a_time_is_unix_seconds_or_milliseconds_by_its_size() {
+    for (number, milliseconds) in [
+        ("0", 0),
+        ("1787393730", 1_787_393_730_000),
+        ("1787393730123", 1_787_393_730_123),
+        ("99999999999", 99_999_999_999_000),
+        ("100000000000", 100_000_000_000),
+    ] {
+        assert_eq!(time(number), Ok(milliseconds));
+        assert_eq!(time(&format!("\"{number}\"")), Ok(milliseconds));
+    }
+    for number in
+        ["-1", "-0", "1787393730.5", "1.787e9", "1787393730123456", "99999999999999999999", "null", "true", "[]"]
+    {
+        assert_eq!(time(number), Err(EnvelopeError::TimestampMalformed), "{number}");
+    }
+    assert_eq!(time(r#""-1""#), Err(EnvelopeError::TimestampMalformed));
+    assert_eq!(time(r#""+1""#), Err(EnvelopeError::TimestampMalformed));
+}
+
+#[test]
+fn a_time_in_a_header_is_read_alike() {
+    let name = HeaderName::from_static("x-timestamp");
+    let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("1787393730"))]);
+    let event = timed(Source::Header(name)).parse(format!(r#"{{"id":"e",{TYPED}}}"#).as_bytes(), &headers);
+    assert_eq!(event.map(|event| event.timestamp), Ok(Timestamp::from_second(1_787_393_730).ok()));
+}
+
+#[test]
+fn an_event_is_stale_on_both_sides() {
+    let spec = TimestampSpec { source: Source::Pointer(pointer("/at")), max_age: Some(Duration::from_secs(300)) };
+    let now = Timestamp::from_second(1_787_393_730).expect("in range");
+    let fresh = |nanoseconds: i64| spec.check_fresh(now + jiff::SignedDuration::from_nanos(nanoseconds), now);
+    assert_eq!(fresh(300_000_000_000), Ok(()));
+    assert_eq!(fresh(-300_000_000_000), Ok(()));
+    assert_eq!(fresh(300_000_000_001), Err(EnvelopeError::Stale));
+    assert_eq!(fresh(-300_000_000_001), Err(EnvelopeError::Stale));
+    assert_eq!(spec.check_fresh(Timestamp::MIN, Timestamp::MAX), Err(EnvelopeError::Stale));
+    let unset = TimestampSpec { max_age: None, ..spec };
+    assert_eq!(unset.check_fresh(Timestamp::MIN, Timestamp::MAX), Ok(()));
+}
+
+#[test]
+fn no_two_ids_feed_a_hasher_alike() {
+    #[derive(Default)]
+    struct Bytes(Vec<u8>);
+    impl Hasher for Bytes {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let ids = [
+        EventId::Text("1".into()),
+        EventId::Integer("1".into()),
+        EventId::BodyDigest,
+        EventId::Text("12".into()),
+        EventId::Text("body".into()),
+    ];
+    let fed: Vec<Vec<u8>> = ids
+        .iter()
+        .map(|id| {
+            let mut bytes = Bytes::default();
+            id.feed(&mut bytes);
+            bytes.0
+        })
+        .collect();
+    assert_eq!(fed[0], b"\x01\x01\0\0\0\0\0\0\x001", "stored keys depend on these bytes");
+    for (n, one) in fed.iter().enumerate() {
+        assert!(fed.iter().skip(n + 1).all(|other| !other.starts_with(one) && !one.starts_with(other)));
+    }
+}
+
+#[test]
+fn reasons_are_a_closed_set_of_words() {
+    use EnvelopeError::*;
+    let all = [
+        InvalidUtf8,
+        NotJson,
+        IdMissing,
+        IdAmbiguous,
+        IdMalformed,
+        TypeMissing,
+        TypeAmbiguous,
+        TypeMalformed,
+        TimestampMissing,
+        TimestampAmbiguous,
+        TimestampMalformed,
+        Stale,
+    ];
+    let reasons: HashSet<_> = all.map(EnvelopeError::reason).into_iter().collect();
+    assert_eq!(reasons.len(), all.len());
+    assert!(reasons.iter().all(|reason| reason.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'8')));
+}
+
+/// A file is named `<outcome>--<what it shows>.json`; `timestamp` in the name asks for one at `/at`.
+#[test]
+fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
+    let corpus = corpus();
+    assert!(corpus.len() > 50, "the corpus was found");
+    for (name, body) in corpus {
+        let spec = if name.contains("timestamp") { timed(Source::Pointer(pointer("/at"))) } else { spec() };
+        let outcome = spec.parse(&body, &HeaderMap::new()).map_or_else(EnvelopeError::reason, |_| "ok");
+        assert_eq!(Some(outcome), name.split("--").next(), "{name}");
+        agreement::check(&body);
+    }
+}
+
+fn corpus() -> BTreeMap<String, Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/envelope");
+    fs::read_dir(directory)
+        .expect("the corpus")
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            (entry.file_name().into_string().expect("a name"), fs::read(entry.path()).expect("a body"))
+        })
+        .collect()
+}

@@ -108,10 +108,7 @@ impl Outcome {
 
     /// Whether the connection is of no more use, the rest of the request being unreadable.
     pub fn closes_connection(&self) -> bool {
-        matches!(
-            self,
-            Self::BodyTimeout | Self::BodyTooLarge | Self::HeadersTooLarge | Self::MalformedRequest(_)
-        )
+        matches!(self, Self::BodyTimeout | Self::BodyTooLarge | Self::HeadersTooLarge | Self::MalformedRequest(_))
     }
 
     fn status(&self) -> StatusCode {

@@ -26,8 +26,7 @@ impl Thinning {
     /// Whether a line of this kind is to be written at `now`; if so, how many before it were left out.
     pub fn admit(&self, route: Option<&Arc<str>>, reason: &'static str, now: Instant) -> Option<u64> {
         let mut windows = self.windows();
-        let window =
-            windows.entry((route.cloned(), reason)).or_insert(Window { since: now, lines: 0, left_out: 0 });
+        let window = windows.entry((route.cloned(), reason)).or_insert(Window { since: now, lines: 0, left_out: 0 });
         if now.duration_since(window.since) >= WINDOW {
             *window = Window { since: now, lines: 0, left_out: window.left_out };
         }

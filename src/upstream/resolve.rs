@@ -16,7 +16,11 @@ const USED_FOR: Duration = Duration::from_secs(10);
 pub(super) enum Addresses {
     /// The URL holds an address.
     Fixed(Arc<[SocketAddr]>),
-    Name { host: Box<str>, port: u16, known: ArcSwapOption<Known> },
+    Name {
+        host: Box<str>,
+        port: u16,
+        known: ArcSwapOption<Known>,
+    },
 }
 
 pub(super) struct Known {
@@ -28,9 +32,7 @@ impl Addresses {
     pub(super) fn of(target: &Target) -> Self {
         match target.host.parse::<IpAddr>() {
             Ok(address) => Self::Fixed(Arc::new([SocketAddr::new(address, target.port)])),
-            Err(_) => {
-                Self::Name { host: target.host.clone(), port: target.port, known: ArcSwapOption::empty() }
-            }
+            Err(_) => Self::Name { host: target.host.clone(), port: target.port, known: ArcSwapOption::empty() },
         }
     }
 

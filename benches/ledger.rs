@@ -1,0 +1,76 @@
+//! What the ledger costs a new event (claim, complete) and a replay (claim).
+//!
+//! Budget: 2 µs for a new event and 1 µs for a replay, whatever the number of events remembered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use hookgate::clock::Clock;
+use hookgate::event::EventId;
+use hookgate::ledger::{Decision, InFlightPolicy, Ledger};
+use hookgate::secret::Secret;
+use hookgate::signature::{NamedSecret, PayloadDigest, Verifier, presets};
+use hookgate::store::Store;
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use tokio::runtime::Runtime;
+
+const WINDOW: Duration = Duration::from_secs(96 * 3600);
+
+fn ledger(c: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let digest = digest();
+    let mut group = c.benchmark_group("ledger");
+    for remembered in [0_u64, 1_000_000] {
+        let ledger = Ledger::new(Store::in_memory(Clock::System, usize::MAX), [1; 16]);
+        let mut number = 0;
+        for _ in 0..remembered {
+            number += 1;
+            runtime.block_on(complete(&ledger, digest, number));
+        }
+        group.bench_function(BenchmarkId::new("new_event", remembered), |b| {
+            b.iter(|| {
+                number += 1;
+                runtime.block_on(complete(&ledger, digest, number));
+            });
+        });
+        group.bench_function(BenchmarkId::new("replay", remembered), |b| {
+            b.iter(|| match runtime.block_on(claim(&ledger, digest, 1)) {
+                Decision::Claimed(claim) => claim.release(),
+                Decision::Duplicate | Decision::PayloadMismatch | Decision::InFlight => {}
+            });
+        });
+    }
+    group.finish();
+}
+
+async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> Decision {
+    let id = EventId::Text(format!("evt_{number:020}").into());
+    let names = ledger.names("billing", &id, None);
+    ledger.claim(names, digest, WINDOW, InFlightPolicy::Wait, Instant::now()).await.expect("room")
+}
+
+async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {
+    match claim(ledger, digest, number).await {
+        Decision::Claimed(claim) => claim.complete().await.expect("memory"),
+        _ => unreachable!("every number is new"),
+    }
+}
+
+/// A digest can only be had from a verified body.
+fn digest() -> PayloadDigest {
+    let secret = || Secret::new("key").expect("not empty");
+    let mut headers = HeaderMap::new();
+    let signed = presets::vpn_enterprise().sign(&secret(), b"{}");
+    headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).expect("ASCII"));
+    let named = NamedSecret { name: "key".into(), secret: secret(), expires: None };
+    let verifier = Verifier::new(presets::vpn_enterprise(), vec![named], false);
+    let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+    verification.update(Bytes::from_static(b"{}"));
+    verification.finish().expect("signed with this key").digest()
+}
+
+criterion_group!(benches, ledger);
+criterion_main!(benches);

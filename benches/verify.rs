@@ -1,0 +1,53 @@
+//! What a signature check costs, beside the bare HMAC of the same bytes.
+//!
+//! Budget: within 5 % of the bare HMAC from 64 KiB on, and under 1 µs over it at 1 KiB.
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use hmac::{Hmac, KeyInit, Mac};
+use hookgate::secret::Secret;
+use hookgate::signature::{NamedSecret, Verifier, presets};
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use sha2::Sha256;
+
+const KEY: &str = "whsec_bench";
+
+fn verify(c: &mut Criterion) {
+    let mut group = c.benchmark_group("verify");
+    for size in [1 << 10, 1 << 16, 1 << 20] {
+        let body = Bytes::from(vec![b'x'; size]);
+        let scheme = presets::vpn_enterprise();
+        let mut headers = HeaderMap::new();
+        let signed = scheme.sign(&Secret::new(KEY).expect("not empty"), &body);
+        headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).expect("ASCII"));
+        let named = |name: &str, key: &str| NamedSecret {
+            name: name.into(),
+            secret: Secret::new(key).expect("not empty"),
+            expires: None,
+        };
+        let one = Verifier::new(scheme.clone(), vec![named("current", KEY)], false);
+        let two = Verifier::new(scheme, vec![named("new", "whsec_new"), named("current", KEY)], false);
+        let check = |verifier: &Verifier| {
+            let mut verification = verifier.begin(black_box(&headers), Timestamp::UNIX_EPOCH);
+            // Chunks as a socket gives them, sharing one buffer.
+            for start in (0..size).step_by(1 << 16) {
+                verification.update(body.slice(start..size.min(start + (1 << 16))));
+            }
+            verification.finish().expect("signed with this key")
+        };
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(BenchmarkId::new("one_secret", size), |b| b.iter(|| check(&one)));
+        group.bench_function(BenchmarkId::new("two_secrets", size), |b| b.iter(|| check(&two)));
+        let keyed = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).expect("any length");
+        group.bench_function(BenchmarkId::new("bare_hmac", size), |b| {
+            b.iter(|| keyed.clone().chain_update(black_box(&body)).finalize());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, verify);
+criterion_main!(benches);

@@ -1,0 +1,171 @@
+//! The composition root: builds everything from a configuration, runs it, reloads it, stops it.
+//!
+//! Owns start and stop, and nothing of what happens to a request in between.
+
+mod listen;
+mod reload;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::admin;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::gateway::Gateway;
+use crate::ledger::Ledger;
+use crate::log;
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+/// Events that the ledger remembers at the most: about 1 GiB of them. A full ledger answers 503 and forgets nothing.
+const LEDGER_CAPACITY: usize = 10_000_000;
+
+/// How often the log tells what it left out of rejections that have stopped.
+const TELL_LEFT_OUT_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the gateway did not start, or ended other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The report holds every problem.
+    #[error("the configuration is not valid")]
+    Config(Box<config::Report>),
+    #[error("cannot listen on {address}: {source}; is another process listening there?")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot read random bytes for the ledger's key: {0}")]
+    Random(getrandom::Error),
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+    #[error("cannot export metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A gateway that serves.
+pub struct App {
+    gateway: Arc<Gateway>,
+    metrics: Arc<Metrics>,
+    /// The addresses senders connect to, with the real ports.
+    pub data: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+    draining: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+    listeners: Vec<JoinHandle<()>>,
+    shutdown: config::Shutdown,
+}
+
+/// Serves the configuration in the file at `path` until a signal ends it.
+///
+/// # Errors
+/// Why it could not start. Logging is on from the moment the configuration is known to be valid.
+pub fn run(path: &Path) -> Result<(), Error> {
+    let env = |name: &str| std::env::var(name).ok();
+    let loaded = config::load(path, &env).map_err(|report| Error::Config(Box::new(report)))?;
+    // A second call in one process keeps the first one's settings.
+    let _log = log::start(loaded.config.log).ok();
+    for warning in loaded.warnings.summaries() {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let app = App::start(loaded.config).await?;
+        app.serve_until_signalled(path, &env).await
+    })
+}
+
+impl App {
+    /// Starts everything; when this returns, all listeners accept.
+    ///
+    /// # Errors
+    /// When an address can't be listened on, or the system refuses something else.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let metrics = Arc::new(Metrics::new()?);
+        let clock = Clock::System;
+        let mut hash_key = [0; 16];
+        getrandom::fill(&mut hash_key).map_err(Error::Random)?;
+        let ledger = Ledger::new(Store::in_memory(clock.clone(), LEDGER_CAPACITY), hash_key);
+        let gateway = Gateway::new(config.limits, Arc::clone(&ledger), Arc::clone(&metrics), clock);
+        gateway.serve_routes(config.routes);
+        metrics.config_loaded(Timestamp::now());
+
+        let (draining, draining_seen) = watch::channel(false);
+        let (stopping, stopping_seen) = watch::channel(false);
+        let address = config.admin.address;
+        let admin = std::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+        let (mut data, mut listeners) = (Vec::new(), Vec::new());
+        for listen in &config.listen {
+            let (address, listener) = listen::start(listen.address, &gateway, stopping_seen.clone()).await?;
+            tracing::info!(listener = "data", %address, "listening");
+            data.push(address);
+            listeners.push(listener);
+        }
+        let subject = admin::Subject { metrics: Arc::clone(&metrics), ledger, draining: draining_seen };
+        let admin = admin::start(admin, subject)?;
+        tracing::info!(listener = "admin", address = %admin, "listening");
+        Ok(Self { gateway, metrics, data, admin, draining, stopping, listeners, shutdown: config.shutdown })
+    }
+
+    /// Takes the routes of a newly loaded configuration over.
+    pub fn reload(&self, config: Config) {
+        let routes = config.routes.len();
+        self.gateway.serve_routes(config.routes);
+        self.metrics.config_loaded(Timestamp::now());
+        tracing::info!(routes, "configuration reloaded");
+    }
+
+    /// Notes that a newly read configuration is not valid. The old one stays.
+    pub fn refuse_reload(&self, report: &config::Report) {
+        self.metrics.config_rejected();
+        for problem in report.summaries() {
+            tracing::error!("{problem}");
+        }
+        tracing::error!("the configuration was not reloaded; the old one stays");
+    }
+
+    /// Says that we are going, serves on while load balancers take note, closes the listeners, and waits for the
+    /// requests in flight.
+    pub async fn stop(self, drain: Duration) {
+        self.draining.send_replace(true);
+        self.metrics.draining.set(1);
+        tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
+        tokio::time::sleep(drain).await;
+        self.stopping.send_replace(true);
+        for listener in self.listeners {
+            let _ = listener.await;
+        }
+        match timeout(self.shutdown.grace, self.gateway.all_closed()).await {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!("stopped with requests still in flight: the grace period has ended"),
+        }
+    }
+
+    async fn serve_until_signalled(self, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<(), Error> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut file = reload::FileWatch::new(path);
+        let mut tell = tokio::time::interval(TELL_LEFT_OUT_EVERY);
+        let drain = loop {
+            tokio::select! {
+                _ = terminate.recv() => break self.shutdown.drain,
+                // Somebody at a terminal is not a load balancer.
+                _ = interrupt.recv() => break Duration::ZERO,
+                _ = hangup.recv() => file.reload(&self, env),
+                () = file.changed() => file.reload(&self, env),
+                _ = tell.tick() => self.gateway.tell_left_out(),
+            }
+        };
+        tokio::select! {
+            () = self.stop(drain) => {}
+            // A second signal means it.
+            _ = interrupt.recv() => tracing::warn!("interrupted again: not waiting for requests in flight"),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! When the configuration is read again: on a signal, and when its file has changed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::App;
+use crate::config;
+
+/// Editors and orchestrators write in several steps; the file is read when it has been quiet for this long.
+const QUIET_FOR: Duration = Duration::from_millis(200);
+
+/// Watches the configuration's file. Its folder is watched, not the file itself: files are replaced by renaming, and
+/// Kubernetes swaps a symbolic link beside them.
+pub(super) struct FileWatch {
+    path: PathBuf,
+    seen: Option<Vec<u8>>,
+    events: mpsc::Receiver<()>,
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl FileWatch {
+    pub(super) fn new(path: &Path) -> Self {
+        let (tell, events) = mpsc::channel(1);
+        let watcher = match watch(path, tell) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                tracing::warn!(%error, "the configuration's file is not watched; send SIGHUP after a change");
+                None
+            }
+        };
+        Self { path: path.to_owned(), seen: std::fs::read(path).ok(), events, _watcher: watcher }
+    }
+
+    /// Ends when the file's content differs from what was last loaded.
+    pub(super) async fn changed(&mut self) {
+        loop {
+            if self.events.recv().await.is_none() {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(QUIET_FOR).await;
+            while self.events.try_recv().is_ok() {
+                tokio::time::sleep(QUIET_FOR).await;
+            }
+            let content = std::fs::read(&self.path).ok();
+            if content.is_some() && content != self.seen {
+                return;
+            }
+        }
+    }
+
+    /// Reads the configuration again and gives it, or what is wrong with it, to `app`.
+    pub(super) fn reload(&mut self, app: &App, env: &dyn Fn(&str) -> Option<String>) {
+        self.seen = std::fs::read(&self.path).ok();
+        match config::load(&self.path, env) {
+            Ok(loaded) => {
+                for warning in loaded.warnings.summaries() {
+                    tracing::warn!("{warning}");
+                }
+                app.reload(loaded.config);
+            }
+            Err(report) => app.refuse_reload(&report),
+        }
+    }
+}
+
+fn watch(path: &Path, tell: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // A full channel means that a change is waiting to be seen already.
+            let _ = tell.try_send(());
+        }
+    })?;
+    watcher.watch(folder, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}

@@ -1,0 +1,69 @@
+//! The command line: arguments to calls, and results to exit codes. No logic that the library lacks.
+//!
+//! Data goes to standard output, everything else to standard error.
+
+pub mod check;
+pub mod demo;
+pub mod init;
+pub mod schema;
+pub mod sign;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app;
+
+/// Exit codes beside 0 and clap's own 2 for wrong usage.
+pub const FAILED: u8 = 1;
+
+/// A reverse proxy that lets only genuine webhooks through.
+#[derive(Debug, Parser)]
+#[command(name = "hookgate", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a configuration until SIGTERM; SIGHUP reloads it.
+    Run {
+        /// The configuration's file.
+        #[arg(long, short, value_name = "FILE", default_value = "hookgate.yaml")]
+        config: PathBuf,
+    },
+    Check(check::Args),
+    Init(init::Args),
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    Sign(sign::Args),
+    Demo(demo::Args),
+}
+
+/// Runs the program's command line.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run { config } => run(&config),
+        Command::Check(args) => check::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Schema => schema::run(),
+        Command::Sign(args) => sign::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+fn run(config: &std::path::Path) -> ExitCode {
+    match app::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(app::Error::Config(report)) => {
+            check::print(&report, false);
+            ExitCode::from(check::BAD_CONFIGURATION)
+        }
+        Err(error) => {
+            eprintln!("hookgate: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `hookgate demo`: a receiver, the gateway and a sender in one process, and what becomes of each event.
+//!
+//! Everything goes over real sockets on free ports of the loopback interface; only the receiver and the sender are
+//! made up.
+
+mod receiver;
+mod sender;
+mod table;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::FAILED;
+use crate::app::{self, App};
+use crate::config;
+use crate::providers::{orbvpn, vpn_enterprise};
+use crate::secret::Secret;
+use crate::signature::{Scheme, presets};
+use receiver::{Receiver, Seen};
+use sender::{Answer, Sender};
+use table::Table;
+
+/// Start a receiver and the gateway, send every known event type and four that must not pass, and show what became of
+/// each. Needs no configuration and no service.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+const SECRET: &str = "whsec_demo_current";
+const FORMER_SECRET: &str = "whsec_demo_retired_last_year";
+
+/// One thing that is sent, and what should become of it.
+struct Act {
+    what: &'static str,
+    kind: &'static str,
+    path: &'static str,
+    body: Vec<u8>,
+    signature: (&'static str, String),
+    status: u16,
+    outcome: &'static str,
+    /// Whether the receiver should see it.
+    arrives: bool,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("hookgate: cannot start: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match runtime.block_on(play(args)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        Err(problem) => {
+            eprintln!("hookgate: {problem}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Plays all acts. Answers whether each went as it should.
+async fn play(args: &Args) -> Result<bool, String> {
+    let receiver = Receiver::start(SECRET).await.map_err(|error| format!("the receiver cannot start: {error}"))?;
+    let app = gateway(receiver.address).await?;
+    let address = app.data[0];
+    eprintln!("gateway   http://{address}   metrics http://{}/metrics", app.admin);
+    eprintln!("receiver  http://{}   behind the gateway; it checks every signature again", receiver.address);
+
+    let acts = acts()?;
+    let sender = Sender::to(address);
+    let mut table = Table::new(args.json, acts.len());
+    for act in acts {
+        let seen_before = receiver.seen();
+        let answer = sender.post(act.path, &act.signature, &act.body).await?;
+        let seen = receiver.seen().since(&seen_before);
+        table.row(&act, &answer, seen, as_it_should(&act, &answer, seen));
+    }
+    let all_went_well = table.end();
+    app.stop(Duration::ZERO).await;
+    Ok(all_went_well)
+}
+
+fn as_it_should(act: &Act, answer: &Answer, seen: Seen) -> bool {
+    let arrived = seen.requests == 1 && seen.verified == 1;
+    let kept_out = seen.requests == 0;
+    answer.status == act.status && answer.outcome == act.outcome && if act.arrives { arrived } else { kept_out }
+}
+
+async fn gateway(receiver: SocketAddr) -> Result<App, String> {
+    let yaml = format!(
+        r#"
+listen: [{{address: "127.0.0.1:0"}}]
+admin: {{address: "127.0.0.1:0"}}
+defaults: {{secrets: [{{env: DEMO_SECRET, name: current}}]}}
+routes:
+  - {{path: /webhooks/vpn-enterprise, provider: vpn-enterprise, upstream: "http://{receiver}/vpn-enterprise"}}
+  - path: /webhooks/orbvpn
+    signature: {{header: X-Signature, algorithm: hmac-sha256, encoding: hex, prefix: "sha256="}}
+    upstream: http://{receiver}/orbvpn
+  - path: /webhooks/slow
+    provider: vpn-enterprise
+    budget: 1500ms
+    upstream: http://{receiver}/slow
+"#
+    );
+    let env = |name: &str| (name == "DEMO_SECRET").then(|| SECRET.to_owned());
+    let loaded = config::load_text("demo.yaml", yaml, &env).map_err(|report| report.to_text(false))?;
+    App::start(loaded.config).await.map_err(|error: app::Error| error.to_string())
+}
+
+/// Every event type of both providers, then what must not pass.
+fn acts() -> Result<Vec<Act>, String> {
+    let secret = |text| Secret::new(text).map_err(|error| error.to_string());
+    let (current, former) = (secret(SECRET)?, secret(FORMER_SECRET)?);
+    let mut acts = Vec::new();
+    let mut number = 0;
+    let mut event = |kind: &str| {
+        number += 1;
+        let event = json!({
+            "id": format!("evt_demo_{number:03}"),
+            "type": kind,
+            "timestamp": "2026-01-15T10:30:00Z",
+            "data": { "user_id": "usr_456", "note": "made up by hookgate demo" },
+        });
+        event.to_string().into_bytes()
+    };
+    for (path, header, scheme, kinds) in [
+        ("/webhooks/vpn-enterprise", "X-VPN-Signature", presets::vpn_enterprise(), vpn_enterprise::EVENT_TYPES),
+        ("/webhooks/orbvpn", "X-Signature", presets::orbvpn_header(), orbvpn::EVENT_TYPES),
+    ] {
+        for &kind in kinds {
+            let body = event(kind);
+            let signature = (header, scheme.sign(&current, &body));
+            let what = "genuine";
+            acts.push(Act { what, kind, path, body, signature, status: 200, outcome: "delivered", arrives: true });
+        }
+    }
+    let path = "/webhooks/vpn-enterprise";
+    let scheme = presets::vpn_enterprise();
+    let sign = |scheme: &Scheme, secret, body: &[u8]| ("X-VPN-Signature", scheme.sign(secret, body));
+
+    let kind = "user.created";
+    let mut body = event(kind);
+    let signature = sign(&scheme, &current, &body);
+    body.extend_from_slice(b" ");
+    let (status, outcome) = (401, "invalid_signature");
+    acts.push(Act { what: "tampered", kind, path, body, signature, status, outcome, arrives: false });
+
+    let body = acts[0].body.clone();
+    let signature = sign(&scheme, &current, &body);
+    let (status, outcome) = (409, "duplicate");
+    acts.push(Act { what: "replayed", kind, path, body, signature, status, outcome, arrives: false });
+
+    let body = event(kind);
+    let signature = sign(&scheme, &former, &body);
+    let (status, outcome) = (401, "invalid_signature");
+    acts.push(Act { what: "stale secret", kind, path, body, signature, status, outcome, arrives: false });
+
+    let (path, body) = ("/webhooks/slow", event(kind));
+    let signature = sign(&scheme, &current, &body);
+    let (status, outcome) = (504, "budget_exceeded");
+    acts.push(Act { what: "over budget", kind, path, body, signature, status, outcome, arrives: true });
+    Ok(acts)
+}

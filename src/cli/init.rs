@@ -1,0 +1,110 @@
+//! `hookgate init`: writes a commented configuration to start from.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::providers::{self, PRESETS};
+
+/// sysexits.h, `EX_USAGE` of this program: clap's own errors have the same.
+const USAGE: u8 = 2;
+
+/// Write a commented configuration file to start from
+///
+/// A file that exists is left alone.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Who sends the webhooks
+    #[arg(long, value_name = "NAME", default_value = "vpn-enterprise")]
+    pub provider: String,
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = "hookgate.yaml")]
+    pub output: PathBuf,
+}
+
+/// Writes `args.output`, unless it exists or the provider is unknown.
+pub fn run(args: &Args) -> ExitCode {
+    let mut stderr = io::stderr();
+    let output = args.output.display();
+    let Some(text) = starter(&args.provider) else {
+        let known: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+        let _ =
+            writeln!(stderr, "error: unknown provider `{}`; known: {}", args.provider.escape_debug(), known.join(", "));
+        return ExitCode::from(USAGE);
+    };
+    let written = OpenOptions::new().write(true).create_new(true).open(&args.output);
+    match written.and_then(|mut file| file.write_all(text.as_bytes())) {
+        Ok(()) => {
+            let _ = writeln!(stderr, "wrote {output}; next: hookgate check --config {output}");
+            ExitCode::SUCCESS
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let _ = writeln!(stderr, "error: {output} exists already; give another file with --output");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            let _ = writeln!(stderr, "error: cannot write {output}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The starter configuration for a provider; `None` when there is no such preset.
+pub fn starter(provider: &str) -> Option<String> {
+    let preset = providers::find(provider)?;
+    Some(STARTER.replace("PROVIDER", preset.name).replace("TITLE", preset.title))
+}
+
+const STARTER: &str = "\
+# hookgate's configuration. All keys: docs/configuration.md, or `hookgate schema`.
+# Check it with `hookgate check --config FILE`, serve it with `hookgate run --config FILE`.
+
+# Where webhooks come in. Listen on 0.0.0.0 once a firewall or a proxy stands in front.
+listen:
+  - address: 127.0.0.1:8080
+
+# Health checks and metrics. Another address than this machine's own needs a `token`.
+admin:
+  address: 127.0.0.1:9180
+
+routes:
+  # TITLE sends here: the URL to enter there is https://YOUR-HOST/webhooks/PROVIDER
+  - path: /webhooks/PROVIDER
+    provider: PROVIDER
+    # The secret that TITLE shows for the webhook, in this environment variable; or {file: PATH}.
+    # To change it without a gap, list both, each with a `name`, until nothing is signed with the old one any more.
+    secrets:
+      - env: WEBHOOK_SECRET
+    # Your application. It gets what is genuine, once, as it was sent.
+    upstream: http://127.0.0.1:3000/webhooks/PROVIDER
+    # Event types to hand over; others are acknowledged and dropped. Default: all.
+    # events: [\"user.*\"]
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_starter_is_valid_without_warnings_for_every_provider() {
+        for preset in PRESETS {
+            let text = starter(preset.name).unwrap();
+            let loaded = config::check_text(&text).unwrap();
+            assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+            assert!(!text.contains("PROVIDER") && !text.contains("TITLE"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_exists_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("hookgate.yaml");
+        let args = Args { provider: "vpn-enterprise".into(), output: output.clone() };
+        assert_eq!(run(&args), ExitCode::SUCCESS);
+        std::fs::write(&output, "mine").unwrap();
+        assert_eq!(run(&args), ExitCode::FAILURE);
+        assert_eq!(std::fs::read_to_string(&output).unwrap(), "mine");
+    }
+}

@@ -1,0 +1,142 @@
+//! The configuration: from a YAML file to everything the gateway needs, or to a report of all that is wrong.
+//!
+//! Owns the format. `tree` reads YAML, `de` brings it into `raw`'s types, `compile` makes sense of them; all three put
+//! what they find wrong into one [`Report`]. Nothing outside of this module sees a configuration key.
+
+mod compile;
+mod de;
+mod diagnostics;
+mod raw;
+mod redact;
+pub mod schema;
+mod tree;
+mod values;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use diagnostics::{Report, Severity};
+
+use crate::gateway::Limits;
+use crate::log;
+use crate::route::Route;
+use crate::signature::NamedSecret;
+use compile::Sources;
+use diagnostics::{Diagnostic, Problems};
+
+/// Everything that a configuration file says.
+pub struct Config {
+    /// Where webhooks come in. At least one.
+    pub listen: Vec<Listen>,
+    pub admin: Admin,
+    pub limits: Limits,
+    pub shutdown: Shutdown,
+    pub log: log::Settings,
+    /// At least one; no two with the same name, or the same path and host.
+    pub routes: Vec<Route>,
+}
+
+/// A listener for webhooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    pub address: SocketAddr,
+}
+
+/// The admin listener.
+#[derive(Debug)]
+pub struct Admin {
+    /// A loopback address unless there is a token.
+    pub address: SocketAddr,
+    /// May expire: then nobody gets in any more.
+    pub token: Option<NamedSecret>,
+}
+
+/// How the process stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long `/readyz` says 503 while requests are still taken.
+    pub drain: Duration,
+    /// How long requests in flight may then go on.
+    pub grace: Duration,
+}
+
+/// A configuration that can be used.
+pub struct Loaded {
+    pub config: Config,
+    /// What the operator should know. Holds no errors, and may be empty.
+    pub warnings: Report,
+}
+
+/// The biggest configuration file, in bytes. Room for some ten thousand routes.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Reads and checks a configuration file. `env` looks an environment variable up; relative paths in the file start at
+/// its folder.
+///
+/// # Errors
+/// The [`Report`] holds everything that is wrong, and the warnings.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    let name = path.display().to_string();
+    let source = read(path).map_err(|problem| {
+        let problems = Problems::default();
+        problems.push(Diagnostic::error(None, problem));
+        problems.into_report(name.clone(), String::new(), Vec::new())
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    parse(name, source, &Sources { folder, env, now: Timestamp::now() })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot read the configuration: {error}"))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err("the configuration is bigger than 16MiB".into());
+    }
+    String::from_utf8(bytes).map_err(|_| "the configuration is not UTF-8 text".into())
+}
+
+/// Checks a configuration whose text is known already. `file` is what the report calls it.
+fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, Report> {
+    let problems = Problems::default();
+    let root = tree::parse(&source, &problems);
+    let masks = match &root {
+        Some(root) => redact::of_tree(root),
+        None => redact::of_text(&source),
+    };
+    let raw: Option<raw::File> = root.and_then(|root| de::from_tree(&root, &problems));
+    let config = raw.and_then(|raw| compile::compile(&raw, sources, &problems));
+    match config {
+        Some(config) if !problems.any_error() => {
+            Ok(Loaded { config, warnings: problems.into_report(file, source, masks) })
+        }
+        _ => Err(problems.into_report(file, source, masks)),
+    }
+}
+
+/// As [`load`], for a text that is no file's. `name` is what the report calls it; relative paths in it start at the
+/// current folder.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(name: &str, text: String, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    parse(name.into(), text, &Sources { folder: Path::new(""), env, now: Timestamp::now() })
+}
+
+/// For fuzzing and benches: checks `source` as if it were a file, in an environment that has every variable and
+/// with no files around.
+#[doc(hidden)]
+pub fn check_text(source: &str) -> Result<Loaded, Report> {
+    let env = |_: &str| Some("a secret for a fuzzer".to_owned());
+    let sources = Sources { folder: Path::new("/nonexistent"), env: &env, now: Timestamp::UNIX_EPOCH };
+    parse("hookgate.yaml".into(), source.into(), &sources)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! From what was written (`raw`) to what the program works with, with every problem found on the way.
+//!
+//! Owns the process-wide settings and the checks between routes; a route's own keys are in `compile/`. Stops at
+//! nothing: what is wrong is reported and the rest is checked all the same.
+
+mod route;
+mod secrets;
+mod sender;
+mod upstream;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::level_filters::LevelFilter;
+
+use super::de::{Field, Located};
+use super::diagnostics::{Diagnostic, Problems};
+use super::raw::{self, Later};
+use super::tree::Span;
+use super::{Admin, Config, Listen, Shutdown, values};
+use crate::gateway::Limits;
+use crate::log;
+use route::Identity;
+use secrets::Fingerprint;
+
+/// What a configuration depends on besides its own text.
+pub(super) struct Sources<'a> {
+    /// Relative paths start here.
+    pub folder: &'a Path,
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    pub now: Timestamp,
+}
+
+/// Files that the configuration names are read up to here; a device or a wrong path must not fill the memory.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9180);
+
+/// `None` when there is no configuration without the parts that are wrong; `problems` may hold errors in any case.
+pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Problems) -> Option<Config> {
+    let compiler = Compiler { sources, problems, fingerprints: RefCell::default() };
+    let listen = compiler.listen(&file.listen);
+    let admin = compiler.admin(&file.admin, &listen);
+    compiler.store(&file.store);
+    let limits = compiler.limits(&file.limits, &file.trusted_proxies);
+    let shutdown = compiler.shutdown(&file.shutdown);
+    let log = log_settings(&file.log);
+    let routes = compiler.routes(file, &listen, &limits, shutdown);
+    Some(Config { listen, admin: admin?, limits, shutdown, log, routes: routes? })
+}
+
+struct Compiler<'a> {
+    sources: &'a Sources<'a>,
+    problems: &'a Problems,
+    /// Where each secret was first seen.
+    fingerprints: RefCell<HashMap<Fingerprint, (usize, Span)>>,
+}
+
+impl Compiler<'_> {
+    fn listen(&self, field: &Field<Vec<Field<raw::Listen>>>) -> Vec<Listen> {
+        let Some(list) = field.given() else {
+            return vec![Listen { address: DEFAULT_LISTEN }];
+        };
+        if list.value.is_empty() {
+            self.report(
+                Diagnostic::error(list.span, "there is no listener")
+                    .help("leave `listen` out for the default, 127.0.0.1:8080"),
+            );
+        }
+        let mut seen: Vec<Located<SocketAddr>> = Vec::new();
+        for listen in list.value.iter().filter_map(Field::given) {
+            self.later(&listen.value.tls, "TLS listeners come");
+            let Some(address) = self.required(&listen.value.address, listen.span, "listener", "address") else {
+                continue;
+            };
+            let (address, span) = (address.value.0, address.span);
+            match seen.iter().find(|other| other.value == address && address.port() != 0) {
+                Some(first) => {
+                    self.report(
+                        Diagnostic::error(span, "two listeners have the same address")
+                            .also(first.span, "the first one"),
+                    );
+                }
+                None => seen.push(Located { value: address, span }),
+            }
+        }
+        seen.into_iter().map(|address| Listen { address: address.value }).collect()
+    }
+
+    fn admin(&self, field: &Field<raw::Admin>, listen: &[Listen]) -> Option<Admin> {
+        let absent = raw::Admin::default();
+        let admin = field.value().unwrap_or(&absent);
+        self.later(&admin.allowed_upstreams, "webhooks made over the API come");
+        let address = admin.address.value().map_or(DEFAULT_ADMIN, |address| address.0);
+        if let Some(given) = admin.address.given() {
+            if !address.ip().to_canonical().is_loopback() && admin.token.is_absent() {
+                self.report(
+                    Diagnostic::error(given.span, "an admin listener that others can reach needs a token")
+                        .help("add `token: {env: HOOKGATE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
+                );
+            }
+            if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
+                self.report(
+                    Diagnostic::error(given.span, "webhooks come in at this address already")
+                        .help("give each its own port"),
+                );
+            }
+        }
+        let token = match &admin.token {
+            Field::Absent => None,
+            Field::Wrong => return None,
+            Field::Given(reference) => Some(self.token(reference)?),
+        };
+        Some(Admin { address, token })
+    }
+
+    fn store(&self, field: &Field<raw::Store>) {
+        let Some(store) = field.value() else { return };
+        self.later(&store.postgres, "a shared store comes");
+        let idle =
+            [store.path.given().map(|path| path.span), store.durability.given().map(|durability| durability.span)];
+        for span in idle.into_iter().flatten() {
+            self.report(
+                Diagnostic::warning(span, "this has no effect yet")
+                    .help("in this version the ledger lives in memory: a restart forgets all event IDs"),
+            );
+        }
+    }
+
+    fn limits(&self, field: &Field<raw::Limits>, proxies: &Field<Vec<Field<values::Network>>>) -> Limits {
+        let absent = raw::Limits::default();
+        let limits = field.value().unwrap_or(&absent);
+        Limits {
+            connections: self.within(&limits.connections, 1..=1_000_000, "1 to 1000000").unwrap_or(10_000),
+            header_bytes: self.size(&limits.header_bytes, 1 << 10..=1 << 20, "1KiB to 1MiB").unwrap_or(32 << 10),
+            body_bytes_in_flight: self
+                .size(&limits.body_bytes_in_flight, 1..=usize::MAX, "at least 1 byte")
+                .unwrap_or(256 << 20),
+            header_timeout: self.duration(&limits.header_timeout).unwrap_or(SECOND * 5),
+            idle_timeout: self.duration(&limits.idle_timeout).unwrap_or(SECOND * 60),
+            trusted_proxies: networks(proxies),
+        }
+    }
+
+    fn shutdown(&self, field: &Field<raw::Shutdown>) -> Shutdown {
+        let absent = raw::Shutdown::default();
+        let shutdown = field.value().unwrap_or(&absent);
+        let upto_an_hour =
+            |field| self.within(field, values::Duration(Duration::ZERO)..=values::Duration(HOUR), "at most 1h");
+        Shutdown {
+            drain: upto_an_hour(&shutdown.drain).map_or(SECOND * 5, |drain| drain.0),
+            grace: upto_an_hour(&shutdown.grace).map_or(SECOND * 15, |grace| grace.0),
+        }
+    }
+
+    fn routes(
+        &self,
+        file: &raw::File,
+        listen: &[Listen],
+        limits: &Limits,
+        shutdown: Shutdown,
+    ) -> Option<Vec<crate::route::Route>> {
+        let list = match &file.routes {
+            Field::Given(list) if !list.value.is_empty() => list,
+            Field::Wrong => return None,
+            empty => {
+                let span = empty.given().map(|list| list.span);
+                self.report(
+                    Diagnostic::error(span, "there is no route")
+                        .help("four lines make one: `routes: [{path, provider, secrets, upstream}]`"),
+                );
+                return None;
+            }
+        };
+        let absent = raw::Route::default();
+        let defaults = file.defaults.value().unwrap_or(&absent);
+        let layered: Vec<_> = list
+            .value
+            .iter()
+            .filter_map(Field::given)
+            .map(|own| route::Layered { own: &own.value, defaults, place: own.span })
+            .collect();
+        let identities = self.identities(&layered);
+        let mut routes = Vec::with_capacity(layered.len());
+        for (index, (raw, identity)) in layered.iter().zip(identities).enumerate() {
+            routes.extend(self.route(index, raw, identity, listen, limits));
+        }
+        self.compare_with_budgets(file, limits, shutdown, &routes);
+        Some(routes)
+    }
+
+    /// Names, hosts and paths of all routes. No two routes share a name, or a host and a path.
+    fn identities(&self, routes: &[route::Layered<'_>]) -> Vec<Identity> {
+        let mut identities: Vec<_> = routes.iter().map(|raw| self.identity(raw)).collect();
+        let mut by_address: HashMap<(Option<String>, String), Span> = HashMap::new();
+        let mut by_name: HashMap<String, Span> = HashMap::new();
+        for identity in &identities {
+            if let Some(path) = &identity.path {
+                let address = (identity.host.clone(), path.value.clone());
+                match by_address.get(&address) {
+                    Some(&first) => {
+                        self.report(
+                            Diagnostic::error(path.span, "another route has the same path and host")
+                                .also(first, "the first one"),
+                        );
+                    }
+                    None => drop(by_address.insert(address, path.span)),
+                }
+            }
+            if let Some(name) = &identity.name {
+                match by_name.get(&name.value) {
+                    Some(&first) => {
+                        self.report(
+                            Diagnostic::error(name.span, "another route has the same name")
+                                .also(first, "the first one"),
+                        );
+                    }
+                    None => drop(by_name.insert(name.value.clone(), name.span)),
+                }
+            }
+        }
+        for identity in &mut identities {
+            self.name_by_path(identity, &mut by_name);
+        }
+        identities
+    }
+
+    /// Process-wide times that are at odds with what routes promise to their senders.
+    fn compare_with_budgets(
+        &self,
+        file: &raw::File,
+        limits: &Limits,
+        shutdown: Shutdown,
+        routes: &[crate::route::Route],
+    ) {
+        let budgets = || routes.iter().map(|route| route.budget);
+        let Some(shortest) = budgets().map(|budget| budget.total.saturating_sub(budget.margin)).min() else { return };
+        if limits.header_timeout > shortest {
+            let span = file.limits.value().and_then(|limits| limits.header_timeout.given()).map(|given| given.span);
+            self.report(
+                Diagnostic::warning(
+                    span,
+                    format!("`header_timeout` is longer than the shortest time a route has, {shortest:?}"),
+                )
+                .help(
+                    "it applies before the route is known: a head that takes longer than its route's budget is \
+                     still waited for, and its sender answered too late",
+                ),
+            );
+        }
+        if let Some(longest) = budgets().map(|budget| budget.total).max()
+            && shutdown.grace < longest
+        {
+            let span = file.shutdown.value().and_then(|shutdown| shutdown.grace.given()).map(|given| given.span);
+            self.report(
+                Diagnostic::warning(
+                    span,
+                    format!("`shutdown.grace` is shorter than the longest budget of a route, {longest:?}"),
+                )
+                .help("a stop may cut off requests that had time left"),
+            );
+        }
+    }
+
+    /// A key whose time has not come.
+    fn later(&self, field: &Field<Later>, what: &str) {
+        if let Some(given) = field.given() {
+            self.not_yet(given.span, what);
+        }
+    }
+
+    fn not_yet(&self, span: Span, what: &str) {
+        self.report(Diagnostic::error(span, format!("{what} in a later version")));
+    }
+
+    /// `field`'s value. Reports that `thing` at `place` lacks `key` when it is not there.
+    fn required<'f, T>(&self, field: &'f Field<T>, place: Span, thing: &str, key: &str) -> Option<&'f Located<T>> {
+        if field.is_absent() {
+            self.report(Diagnostic::error(place, format!("this {thing} has no `{key}`")));
+        }
+        field.given()
+    }
+
+    fn within<T: PartialOrd + Copy>(&self, field: &Field<T>, range: RangeInclusive<T>, wanted: &str) -> Option<T> {
+        let given = field.given()?;
+        if range.contains(&given.value) {
+            return Some(given.value);
+        }
+        self.report(Diagnostic::error(given.span, "this value is out of range").label(format!("expected {wanted}")));
+        None
+    }
+
+    /// More than nothing, and at most an hour.
+    fn duration(&self, field: &Field<values::Duration>) -> Option<Duration> {
+        let range = values::Duration(Duration::from_nanos(1))..=values::Duration(HOUR);
+        self.within(field, range, "more than 0s and at most 1h").map(|duration| duration.0)
+    }
+
+    fn size(&self, field: &Field<values::ByteSize>, range: RangeInclusive<usize>, wanted: &str) -> Option<usize> {
+        let (least, most) = range.into_inner();
+        self.within(field, values::ByteSize(least)..=values::ByteSize(most), wanted).map(|size| size.0)
+    }
+
+    /// The content of a file that the configuration names.
+    fn read(&self, path: &Located<String>) -> Option<Vec<u8>> {
+        let at: PathBuf = self.sources.folder.join(&path.value);
+        let mut content = Vec::new();
+        let read = File::open(&at).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content));
+        match read {
+            Err(error) => {
+                self.report(Diagnostic::error(path.span, format!("cannot read `{}`: {error}", at.display())));
+                None
+            }
+            Ok(_) if content.len() as u64 > FILE_BYTES_MAX => {
+                self.report(Diagnostic::error(path.span, format!("`{}` is bigger than 1MiB", at.display())));
+                None
+            }
+            Ok(_) => Some(content),
+        }
+    }
+
+    fn report(&self, diagnostic: Diagnostic) {
+        self.problems.push(diagnostic);
+    }
+}
+
+fn networks(field: &Field<Vec<Field<values::Network>>>) -> Vec<ipnet::IpNet> {
+    field.value().into_iter().flatten().filter_map(Field::value).map(|network| network.0).collect()
+}
+
+fn log_settings(field: &Field<raw::Log>) -> log::Settings {
+    let log = field.value();
+    let format = match log.and_then(|log| log.format.value()) {
+        None | Some(raw::LogFormat::Json) => log::Format::Json,
+        Some(raw::LogFormat::Pretty) => log::Format::Pretty,
+    };
+    let level = match log.and_then(|log| log.level.value()) {
+        Some(raw::LogLevel::Error) => LevelFilter::ERROR,
+        Some(raw::LogLevel::Warn) => LevelFilter::WARN,
+        None | Some(raw::LogLevel::Info) => LevelFilter::INFO,
+        Some(raw::LogLevel::Debug) => LevelFilter::DEBUG,
+        Some(raw::LogLevel::Trace) => LevelFilter::TRACE,
+    };
+    log::Settings { format, level }
+}

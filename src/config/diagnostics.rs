@@ -1,0 +1,308 @@
+//! What is wrong with a configuration, and how it is shown: rustc-like text for people, JSON lines for scripts.
+//!
+//! Owns collecting, ordering and rendering. Does not decide what is wrong (that is `tree`, `de` and `compile`) nor
+//! which parts of the file are nobody's business (that is `redact`).
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde_json::json;
+
+use super::tree::Span;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration is not used.
+    Error,
+    /// The configuration is used, and the operator should know something.
+    Warning,
+}
+
+/// Everything there is to say about one configuration file, in the order of the file.
+///
+/// Neither rendering nor `Debug` shows a secret.
+pub struct Report {
+    file: String,
+    source: String,
+    /// Bytes of `source` that are shown as `***`; in order, and not overlapping.
+    masks: Vec<Span>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// One problem: where, what, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Diagnostic {
+    severity: Severity,
+    /// `None` when the whole file is meant.
+    span: Option<Span>,
+    message: String,
+    label: Option<String>,
+    also: Option<(Span, &'static str)>,
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    pub fn error(span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, span.into(), message.into())
+    }
+
+    pub fn warning(span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, span.into(), message.into())
+    }
+
+    fn new(severity: Severity, span: Option<Span>, message: String) -> Self {
+        Self { severity, span, message, label: None, also: None, help: None }
+    }
+
+    /// Stands beside the caret.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// A second place that has to do with it.
+    pub fn also(mut self, span: Span, label: &'static str) -> Self {
+        self.also = Some((span, label));
+        self
+    }
+
+    /// What to do.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Where problems are put as they are found. Shared by everything that looks at one file.
+#[derive(Default)]
+pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
+
+impl Problems {
+    /// Problems of a value in `defaults:` are found once a route; they are kept once.
+    pub fn push(&self, diagnostic: Diagnostic) {
+        let mut all = self.0.borrow_mut();
+        if !all.contains(&diagnostic) {
+            all.push(diagnostic);
+        }
+    }
+
+    pub fn any_error(&self) -> bool {
+        self.0.borrow().iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    pub fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
+        let mut diagnostics = self.0.into_inner();
+        diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+        Report { file, source, masks, diagnostics }
+    }
+}
+
+impl Report {
+    pub fn is_empty(&self) -> bool {
+        self.diagnostics.is_empty()
+    }
+
+    /// How many problems of this severity there are.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
+    }
+
+    /// Every problem with its place in the file, `colour`ed for a terminal or not.
+    pub fn to_text(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut text = String::new();
+        for diagnostic in &self.diagnostics {
+            text += &self.rendered(diagnostic, &renderer);
+            text += "\n\n";
+        }
+        text
+    }
+
+    /// Each problem as one line for a log: `file:line:column: message`.
+    pub fn summaries(&self) -> impl Iterator<Item = String> {
+        self.diagnostics.iter().map(|diagnostic| {
+            let place = match diagnostic.span.map(|span| self.position(span.start)) {
+                Some((line, column)) => format!("{}:{line}:{column}", self.file),
+                None => self.file.clone(),
+            };
+            match &diagnostic.help {
+                Some(help) => format!("{place}: {} ({help})", diagnostic.message),
+                None => format!("{place}: {}", diagnostic.message),
+            }
+        })
+    }
+
+    /// One JSON object a line: `severity`, `file`, `message`, and where known `line`, `column` (both from 1, columns
+    /// in characters), `help`, and `also` with the `line`, `column` and `message` of a second place.
+    pub fn to_json_lines(&self) -> String {
+        self.diagnostics.iter().map(|diagnostic| self.json(diagnostic).to_string() + "\n").collect()
+    }
+
+    fn json(&self, diagnostic: &Diagnostic) -> serde_json::Value {
+        let mut object = serde_json::Map::new();
+        let severity = match diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        object.insert("severity".into(), severity.into());
+        object.insert("file".into(), self.file.as_str().into());
+        if let Some(span) = diagnostic.span {
+            let (line, column) = self.position(span.start);
+            object.insert("line".into(), line.into());
+            object.insert("column".into(), column.into());
+        }
+        object.insert("message".into(), diagnostic.message.as_str().into());
+        if let Some(label) = &diagnostic.label {
+            object.insert("label".into(), label.as_str().into());
+        }
+        if let Some(help) = &diagnostic.help {
+            object.insert("help".into(), help.as_str().into());
+        }
+        if let Some((span, message)) = diagnostic.also {
+            let (line, column) = self.position(span.start);
+            object.insert("also".into(), json!({"line": line, "column": column, "message": message}));
+        }
+        object.into()
+    }
+
+    fn rendered(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
+        let mut shown_column = None;
+        group = match diagnostic.span {
+            None => group.element(Origin::path(self.file.as_str())),
+            Some(span) => {
+                let (snippet, column) = self.snippet(span, diagnostic);
+                shown_column = Some((self.position(span.start), column));
+                group.element(snippet)
+            }
+        };
+        if let Some(help) = &diagnostic.help {
+            group = group.element(Level::HELP.message(help.as_str()));
+        }
+        let text = renderer.render(&[group]);
+        match shown_column {
+            // What stands behind a masked secret has moved in the snippet, but not in the file.
+            Some(((line, column), shown)) if shown != column => {
+                let place = |column| format!("{}:{line}:{column}", self.file);
+                text.replacen(&place(shown), &place(column), 1)
+            }
+            _ => text,
+        }
+    }
+
+    /// The lines around `span`, and the column of `span` there.
+    fn snippet<'a>(&'a self, span: Span, diagnostic: &'a Diagnostic) -> (Snippet<'a, Annotation<'a>>, usize) {
+        let also = diagnostic.also.map(|(span, label)| (self.on_one_line(span), label));
+        let span = self.on_one_line(span);
+        let (first, last) = match also {
+            Some((other, _)) => (span.start.min(other.start), span.end.max(other.end)),
+            None => (span.start, span.end),
+        };
+        let window = self.line_around(first).start..self.line_around(last).end;
+        let shown = Masked::of(&self.source, window.clone(), &self.masks);
+        let range = shown.range(span);
+        let line_start = shown.text[..range.start].rfind('\n').map_or(0, |newline| newline + 1);
+        let column = shown.text[line_start..range.start].chars().count() + 1;
+        let primary = AnnotationKind::Primary.span(range).label(diagnostic.label.as_deref());
+        let secondary = also.map(|(span, label)| AnnotationKind::Context.span(shown.range(span)).label(label));
+        let (line, _) = self.position(window.start);
+        let snippet = Snippet::source(shown.text).path(self.file.as_str()).line_start(line);
+        (snippet.annotation(primary).annotations(secondary), column)
+    }
+
+    /// Line and column of a byte, both from 1, the column in characters.
+    fn position(&self, at: usize) -> (usize, usize) {
+        let before = self.source.get(..at).unwrap_or(&self.source);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// `span`, cut at the end of its first line: a whole route under one caret line would hide what is meant.
+    fn on_one_line(&self, span: Span) -> Span {
+        let start = span.start.min(self.source.len());
+        let end = span.end.clamp(start, self.line_around(start).end.max(start));
+        Span { start, end }
+    }
+
+    /// The line that `at` is in, without its end.
+    fn line_around(&self, at: usize) -> Range<usize> {
+        let (before, after) = self.source.split_at_checked(at).unwrap_or((&self.source, ""));
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let end = after.find(['\n', '\r']).map_or(self.source.len(), |newline| at + newline);
+        start..end
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text(false))
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report")
+            .field("file", &self.file)
+            .field("diagnostics", &self.diagnostics)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::error::Error for Report {}
+
+const MASK: &str = "***";
+
+/// A part of the file as it is shown, and where its bytes have gone.
+struct Masked {
+    text: String,
+    /// Ranges of the file with the ranges of `text` that stand for them, in order.
+    replaced: Vec<(Range<usize>, Range<usize>)>,
+    start: usize,
+}
+
+impl Masked {
+    fn of(source: &str, window: Range<usize>, masks: &[Span]) -> Self {
+        let mut shown = Self { text: String::new(), replaced: Vec::new(), start: window.start };
+        let mut at = window.start;
+        for mask in masks {
+            let (from, to) = (mask.start.max(at), mask.end.min(window.end));
+            if from >= to {
+                continue;
+            }
+            shown.text += source.get(at..from).unwrap_or_default();
+            let masked_from = shown.text.len();
+            shown.text += MASK;
+            // The lines below keep their numbers.
+            shown.text.extend(source.get(from..to).unwrap_or_default().matches('\n'));
+            shown.replaced.push((from..to, masked_from..shown.text.len()));
+            at = to;
+        }
+        shown.text += source.get(at..window.end).unwrap_or_default();
+        shown
+    }
+
+    fn range(&self, span: Span) -> Range<usize> {
+        let (start, end) = (self.place(span.start, false), self.place(span.end, true));
+        start..end.max(start)
+    }
+
+    fn place(&self, at: usize, is_end: bool) -> usize {
+        let Some((from, to)) =
+            self.replaced.iter().rev().find(|(from, _)| from.start < at || (from.start == at && !is_end))
+        else {
+            return at - self.start;
+        };
+        match at.checked_sub(from.end) {
+            Some(behind) => to.end + behind,
+            None if is_end => to.start + MASK.len(),
+            None => to.start,
+        }
+    }
+}

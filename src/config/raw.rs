@@ -1,0 +1,537 @@
+//! The configuration as it is written: one type a mapping, one field a key.
+//!
+//! Parsing, the JSON Schema and `docs/configuration.md` all come from here; the doc comments are the reference's
+//! text. Nothing is checked here beyond types: what the values mean is `compile`'s business.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, Visitor};
+
+use super::de::{Field, Pairs, shorthand};
+use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
+
+/// A key that the format has, and this version does not yet. Any value will do, it is refused all the same.
+pub(super) struct Later;
+
+impl<'de> serde::Deserialize<'de> for Later {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// One YAML document, all keys in `snake_case`. Four lines are enough: a route's `path`, `provider`, `secrets` and
+/// `upstream`. Unknown and repeated keys are errors.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "hookgate configuration", extend("required" = ["routes"]))]
+pub(super) struct File {
+    /// Where webhooks come in.
+    #[schemars(extend("default" = [{"address": "127.0.0.1:8080"}]), length(min = 1))]
+    pub listen: Field<Vec<Field<Listen>>>,
+    /// The listener for health checks and metrics.
+    pub admin: Field<Admin>,
+    /// Where the ledger is kept. **No effect in this version:** the ledger lives in memory, and a restart forgets it.
+    pub store: Field<Store>,
+    /// Bounds for the whole process.
+    pub limits: Field<Limits>,
+    /// Proxies in front of the gateway whose `X-Forwarded-For` is believed.
+    #[schemars(extend("default" = []))]
+    pub trusted_proxies: Field<Vec<Field<Network>>>,
+    /// What a stop (SIGTERM) takes its time for.
+    pub shutdown: Field<Shutdown>,
+    /// The log, on standard error.
+    pub log: Field<Log>,
+    /// Any keys of a route, for all routes. A route's own key takes the place of the one here as a whole; the two are
+    /// never merged.
+    pub defaults: Field<Route>,
+    /// The routes. Requests for anything else are answered with 404.
+    #[schemars(length(min = 1))]
+    pub routes: Field<Vec<Field<Route>>>,
+}
+
+/// A listener for webhooks: HTTP/1.1 and HTTP/2 without TLS.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["address"]))]
+pub(super) struct Listen {
+    /// Port 0 lets the system choose one.
+    pub address: Field<Address>,
+    #[schemars(skip)]
+    pub tls: Field<Later>,
+}
+
+/// The admin listener.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Admin {
+    /// An address that is not the machine's own (loopback) needs a `token`.
+    #[schemars(extend("default" = "127.0.0.1:9180"))]
+    pub address: Field<Address>,
+    /// Asked for by everything but `/healthz`, `/readyz` and `/metrics`. Default: no token.
+    pub token: Field<Reference>,
+    #[schemars(skip)]
+    pub allowed_upstreams: Field<Later>,
+}
+
+/// Where the ledger is kept.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Store {
+    /// A folder, relative to this file's. **No effect in this version.**
+    pub path: Field<String>,
+    /// Whether a write waits for the disk. **No effect in this version.**
+    #[schemars(extend("default" = "strict"))]
+    pub durability: Field<Durability>,
+    #[schemars(skip)]
+    pub postgres: Field<Later>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Durability {
+    Strict,
+    Relaxed,
+}
+
+/// Bounds for the whole process. Memory is bounded by them, whatever is sent.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Limits {
+    /// Connections from senders at once, 1 to 1,000,000.
+    #[schemars(extend("default" = 10000), range(min = 1, max = 1_000_000))]
+    pub connections: Field<usize>,
+    /// The longest head of a request, 1KiB to 1MiB. A longer one is answered with 431.
+    #[schemars(extend("default" = "32KiB"))]
+    pub header_bytes: Field<ByteSize>,
+    /// Bodies in memory at once, all routes together; not less than any route's `max_body`. Above it: 503.
+    #[schemars(extend("default" = "256MiB"))]
+    pub body_bytes_in_flight: Field<ByteSize>,
+    /// How long a head may take to arrive. Not 0, at most 1h.
+    #[schemars(extend("default" = "5s"))]
+    pub header_timeout: Field<Duration>,
+    /// How long a connection is kept open between two requests. Not 0, at most 1h.
+    #[schemars(extend("default" = "60s"))]
+    pub idle_timeout: Field<Duration>,
+}
+
+/// How the process stops.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Shutdown {
+    /// How long `/readyz` says 503 while requests are still taken, so that a load balancer notices. At most 1h.
+    #[schemars(extend("default" = "5s"))]
+    pub drain: Field<Duration>,
+    /// How long requests in flight may then go on. At most 1h.
+    #[schemars(extend("default" = "15s"))]
+    pub grace: Field<Duration>,
+}
+
+/// The log.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    /// `json`: one object a line. `pretty`: for people.
+    #[schemars(extend("default" = "json"))]
+    pub format: Field<LogFormat>,
+    /// The least severe level that is written.
+    #[schemars(extend("default" = "info"))]
+    pub level: Field<LogLevel>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum LogFormat {
+    Json,
+    Pretty,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// One path with its provider's scheme, its secrets, its rules and its upstream. `path`, `secrets` and `upstream` must
+/// be given, here or in `defaults`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Route {
+    /// The route's name in metrics, logs and the ledger: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique. A route that is
+    /// renamed does not know the event IDs it has seen. Default: from the path, `/webhooks/vpn-enterprise` being
+    /// `webhooks-vpn-enterprise`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
+    pub name: Field<String>,
+    /// The `Host` that requests must name, without a port. Default: any. A route that names a host goes before one
+    /// with the same path that does not.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub host: Field<String>,
+    /// Compared byte for byte with the request's path; nothing is decoded or normalised.
+    #[schemars(regex(pattern = r"^/[!-~]*$"))]
+    pub path: Field<String>,
+    /// The methods that are taken. Others are answered with 405.
+    #[schemars(extend("default" = ["POST"]), length(min = 1))]
+    pub methods: Field<Vec<Field<Method>>>,
+    /// The preset for who sends: the signature's scheme and the defaults of `event`, `budget`, `max_body` and
+    /// `replay.on_duplicate`. Not together with `signature`.
+    #[schemars(extend("enum" = ["vpn-enterprise"], "default" = "vpn-enterprise"))]
+    pub provider: Field<String>,
+    /// A scheme of your own in the place of a `provider`.
+    pub signature: Field<Signature>,
+    /// The secrets that senders may sign with. Each is tried, so that one can take another's place without a gap.
+    #[schemars(length(min = 1))]
+    pub secrets: Field<Vec<Field<Reference>>>,
+    /// Where the event's ID, type and time stand. Default: the provider's.
+    pub event: Field<Event>,
+    /// The event types that are handed over; `*` stands for any characters. Others are answered with 200 and dropped.
+    /// Default: all.
+    #[schemars(length(min = 1))]
+    pub events: Field<Vec<Field<String>>>,
+    /// The application that gets what is genuine: a URL, or a mapping with more about it.
+    pub upstream: Field<Upstream>,
+    /// Headers to set on every request to the upstream, over what the sender sent.
+    pub headers: Field<Pairs<String>>,
+    /// Whether the query string of the request is appended to the upstream's path.
+    #[schemars(extend("default" = false))]
+    pub forward_query: Field<bool>,
+    /// How events are handed over. `proxy`: now, and the upstream's answer is passed back. In this version the only
+    /// way.
+    #[schemars(extend("default" = "proxy"))]
+    pub delivery: Field<Delivery>,
+    /// How long the sender waits for an answer, counted from the first byte of the request. Not 0, at most 1h.
+    /// Default: the provider's, else 10s.
+    #[schemars(extend("default" = "10s"))]
+    pub budget: Field<Duration>,
+    /// The part of the budget that is kept back, so that the answer is written in time. Less than `budget`.
+    #[schemars(extend("default" = "500ms"))]
+    pub budget_margin: Field<Duration>,
+    /// The biggest body, 1 byte to 1GiB. A bigger one is answered with 413. Default: the provider's, else 1MiB.
+    #[schemars(extend("default" = "1MiB"))]
+    pub max_body: Field<ByteSize>,
+    /// What replays meet.
+    pub replay: Field<Replay>,
+    /// How queued events are tried again. **No effect in this version**, which has no queue.
+    pub retry: Field<Retry>,
+    /// Requests that are served at once, 1 to 1,000,000. Above it: 503.
+    #[schemars(extend("default" = 1024), range(min = 1, max = 1_000_000))]
+    pub concurrency: Field<usize>,
+    /// Requests a second. Above it: 429. Default: no bound.
+    pub rate_limit: Field<RateLimit>,
+    /// Networks that senders may come from. Others are answered with 403. Default: any.
+    #[schemars(length(min = 1))]
+    pub allow_from: Field<Vec<Field<Network>>>,
+    /// Whether a bad signature stops a request. In this version always `true`.
+    #[schemars(extend("const" = true, "default" = true))]
+    pub enforce: Field<bool>,
+    /// Which payloads are kept. **No effect in this version**, which keeps none.
+    pub retain: Field<Retain>,
+    #[schemars(skip)]
+    pub accept_status: Field<Later>,
+    #[schemars(skip)]
+    pub attempt_timeout: Field<Later>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+#[schemars(inline)]
+pub(super) enum Method {
+    Post,
+    Put,
+    Patch,
+    Get,
+    Delete,
+}
+
+/// A signature scheme: HMAC-SHA256 over the raw body, in a header.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["header"]))]
+pub(super) struct Signature {
+    /// The header that carries the signature. It must be there exactly once.
+    pub header: Field<String>,
+    #[schemars(extend("default" = "hmac-sha256"))]
+    pub algorithm: Field<Algorithm>,
+    /// The signature's text form.
+    #[schemars(extend("default" = "hex"))]
+    pub encoding: Field<Encoding>,
+    /// Taken off the header's value where it stands there, as in `sha256=`.
+    #[schemars(extend("default" = ""))]
+    pub prefix: Field<String>,
+    /// What is signed.
+    #[schemars(extend("default" = "{body}", "enum" = ["{body}"]))]
+    pub signed: Field<String>,
+    /// How a secret's text becomes key bytes.
+    #[schemars(extend("default" = "utf8"))]
+    pub secret_encoding: Field<SecretEncoding>,
+    #[schemars(skip)]
+    pub fields: Field<Later>,
+    #[schemars(skip)]
+    pub timestamp: Field<Later>,
+    #[schemars(skip)]
+    pub field: Field<Later>,
+    #[schemars(skip)]
+    pub canonical: Field<Later>,
+    #[schemars(skip)]
+    pub strip_prefix: Field<Later>,
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) enum Algorithm {
+    #[serde(rename = "hmac-sha256")]
+    HmacSha256,
+    #[serde(rename = "hmac-sha1")]
+    #[schemars(skip)]
+    HmacSha1,
+    #[serde(rename = "hmac-sha512")]
+    #[schemars(skip)]
+    HmacSha512,
+    #[serde(rename = "ed25519")]
+    #[schemars(skip)]
+    Ed25519,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Encoding {
+    Hex,
+    Base64,
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum SecretEncoding {
+    Utf8,
+    #[schemars(skip)]
+    Base64,
+    #[schemars(skip)]
+    Hex,
+}
+
+/// Where a secret is: exactly one of `env`, `file` and `value`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{"required": ["env"]}, {"required": ["file"]}, {"required": ["value"]}]))]
+pub(super) struct Reference {
+    /// An environment variable.
+    #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub env: Field<String>,
+    /// A file, relative to this file's folder. One newline at its end is dropped.
+    pub file: Field<String>,
+    /// The secret itself. It works, and `hookgate check` warns: who reads the file has it.
+    pub value: Field<Literal>,
+    /// Shown in metrics and logs, so that a rotation can be finished: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique in its
+    /// route. Default: the variable's or the file's name, or `secret-N`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
+    pub name: Field<String>,
+    /// From this moment on it is no longer accepted. Default: never.
+    pub expires: Field<Moment>,
+}
+
+/// Where an event's ID, type and time stand.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Event {
+    /// The event ID, by which replays are known. A header is not signed: the ledger then also goes by the body.
+    /// Default: the provider's, else `/id`.
+    pub id: Field<EventId>,
+    /// Default: the provider's, else `/type`.
+    #[serde(rename = "type")]
+    pub kind: Field<EventSource>,
+    /// RFC 3339, or Unix time in seconds or milliseconds. Default: the provider's, else none.
+    pub timestamp: Field<EventSource>,
+    /// Events whose time is further away, before or after, are refused. Needs `timestamp`. Default: not checked, since
+    /// providers send old events again for days.
+    pub max_age: Field<Duration>,
+}
+
+/// Exactly one of the keys; a plain text is the `pointer`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+#[schemars(transform = or_a_pointer)]
+pub(super) struct EventId {
+    /// A JSON pointer (RFC 6901) into the signed body.
+    pub pointer: Field<String>,
+    /// A header.
+    pub header: Field<String>,
+    /// `true` for senders without IDs: the same body is the same event.
+    #[schemars(extend("const" = true))]
+    pub body_digest: Field<bool>,
+}
+
+/// Exactly one of the keys; a plain text is the `pointer`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+#[schemars(transform = or_a_pointer)]
+pub(super) struct EventSource {
+    /// A JSON pointer (RFC 6901) into the signed body.
+    pub pointer: Field<String>,
+    /// A header.
+    pub header: Field<String>,
+}
+
+/// The application behind the gateway; a plain text is the `url`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+#[schemars(transform = or_a_url, extend("required" = ["url"]))]
+pub(super) struct Upstream {
+    /// `http://` or `https://`, without user information or fragment. `https` is always verified.
+    pub url: Field<String>,
+    /// A PEM file, relative to this file's folder, with the certificates that may sign the upstream's. Default: the
+    /// system's.
+    pub ca: Field<String>,
+    /// The longest a connect, TLS included, may take. Not 0, at most 1h. Default: what is left of the budget.
+    pub connect_timeout: Field<Duration>,
+}
+
+fn or_a_pointer(schema: &mut Schema) {
+    schema.insert("minProperties".into(), 1.into());
+    schema.insert("maxProperties".into(), 1.into());
+    or_text(schema, "^/");
+}
+
+fn or_a_url(schema: &mut Schema) {
+    or_text(schema, "^https?://");
+}
+
+/// Lets text that matches `pattern` stand for the mapping that `schema` describes.
+fn or_text(schema: &mut Schema, pattern: &str) {
+    let mapping = std::mem::take(schema);
+    *schema = schemars::json_schema!({"anyOf": [{"type": "string", "pattern": pattern}, mapping]});
+}
+
+/// Lets `$type` be written as the text that its `$key` would have.
+macro_rules! may_be_text {
+    ($($type:ident: $key:literal),*) => {
+        $(impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct TextOrMapping;
+
+                impl<'de> Visitor<'de> for TextOrMapping {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("text or a mapping")
+                    }
+
+                    fn visit_newtype_struct<D: Deserializer<'de>>(self, mapping: D) -> Result<$type, D::Error> {
+                        // serde's derive, not this implementation: that is what `remote = "Self"` is for.
+                        $type::deserialize(mapping)
+                    }
+                }
+
+                deserializer.deserialize_newtype_struct(shorthand!($key), TextOrMapping)
+            }
+        })*
+    };
+}
+
+may_be_text!(EventId: "pointer", EventSource: "pointer", Upstream: "url");
+
+/// How events are handed over.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Delivery {
+    Proxy,
+    #[schemars(skip)]
+    Queue,
+    #[schemars(skip)]
+    Spill,
+}
+
+/// What replays meet.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Replay {
+    /// How long a completed event ID is remembered. Not less than the time for which the provider sends an event again
+    /// (VPN Enterprise: 72h).
+    #[schemars(extend("default" = "96h"))]
+    pub window: Field<Duration>,
+    /// The answer to an event that was completed before: `reject` is 409, `acknowledge` is 200. Default: the
+    /// provider's, else `reject`.
+    #[schemars(extend("default" = "reject"))]
+    pub on_duplicate: Field<OnDuplicate>,
+    /// What a copy does while the first one is under way: `wait` for its end, or be answered with 409 at once
+    /// (`reject`).
+    #[schemars(extend("default" = "wait"))]
+    pub in_flight: Field<InFlight>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum OnDuplicate {
+    Reject,
+    Acknowledge,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum InFlight {
+    Wait,
+    Reject,
+}
+
+/// How queued events are tried again. **No effect in this version.**
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Retry {
+    /// The longest pause before the second attempt. Not 0.
+    #[schemars(extend("default" = "5s"))]
+    pub initial: Field<Duration>,
+    /// What the pause grows by with each attempt, 1 to 10.
+    #[schemars(extend("default" = 2), range(min = 1, max = 10))]
+    pub factor: Field<f64>,
+    /// The longest pause of all. Not less than `initial`.
+    #[schemars(extend("default" = "1h"))]
+    pub max_interval: Field<Duration>,
+    /// How long an event is tried before it becomes a dead letter.
+    #[schemars(extend("default" = "72h"))]
+    pub horizon: Field<Duration>,
+}
+
+/// Requests a second.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["per_second"]))]
+pub(super) struct RateLimit {
+    /// The steady rate. Not 0.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub per_second: Field<u32>,
+    /// Requests that may come at once. Not 0. Default: `per_second`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub burst: Field<u32>,
+}
+
+/// Which payloads are kept. **No effect in this version.**
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Retain {
+    #[schemars(extend("default" = "failed"))]
+    pub payloads: Field<Payloads>,
+    /// For how long.
+    #[serde(rename = "for")]
+    #[schemars(extend("default" = "7d"))]
+    pub keep: Field<Duration>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Payloads {
+    None,
+    Failed,
+    All,
+}

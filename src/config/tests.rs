@@ -1,0 +1,413 @@
+//! What a configuration means, what is said about a broken one, and that the committed copies are current.
+//!
+//! `cases/NAME.yaml` is a configuration and `cases/NAME.txt` the report on it, word for word.
+//! `HOOKGATE_REGENERATE=1 cargo test --lib config` writes the reports, the schema and the reference anew.
+
+use std::fs;
+use std::path::PathBuf;
+
+use http::{HeaderMap, Method};
+use proptest::prelude::*;
+use serde_json::Value as Json;
+
+use super::*;
+use crate::ledger::InFlightPolicy;
+use crate::route::OnDuplicate;
+
+const MINIMAL: &str = include_str!("../../config/minimal.yaml");
+const EXAMPLE: &str = include_str!("../../config/hookgate.yaml");
+
+/// 2026-06-01T00:00:00Z
+const NOW: i64 = 1_780_272_000;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn cases() -> PathBuf {
+    root().join("src/config/cases")
+}
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "WEBHOOK_SECRET" => Some("canary-webhook".into()),
+        "OTHER_SECRET" => Some("canary-other".into()),
+        "OWN_SYSTEM_SECRET" => Some("canary-own".into()),
+        "HOOKGATE_ADMIN_TOKEN" => Some("canary-token".into()),
+        "EMPTY" => Some(String::new()),
+        "PADDED" => Some("canary-padded\n".into()),
+        _ => None,
+    }
+}
+
+fn parse_in(folder: &Path, source: &str) -> Result<Loaded, Report> {
+    let sources = Sources { folder, env: &env, now: Timestamp::from_second(NOW).unwrap() };
+    parse("hookgate.yaml".into(), source.into(), &sources)
+}
+
+fn parse_text(source: &str) -> Result<Loaded, Report> {
+    parse_in(Path::new("src/config/cases"), source)
+}
+
+fn config(source: &str) -> Config {
+    parse_text(source).unwrap_or_else(|report| panic!("{report}")).config
+}
+
+/// One route with `keys` besides those that it must have.
+fn with_keys(keys: &str) -> String {
+    format!(
+        "routes: [{{path: /hook, secrets: [{{env: WEBHOOK_SECRET}}], upstream: \"http://127.0.0.1:3000/\", {keys}}}]"
+    )
+}
+
+fn route(keys: &str) -> crate::route::Route {
+    config(&with_keys(keys)).routes.remove(0)
+}
+
+/// Compares with a committed file, or writes it when asked to.
+fn assert_current(path: &Path, now: &str) {
+    if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+        fs::write(path, now).unwrap();
+    }
+    let committed = fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        committed == now,
+        "{} is not current; `HOOKGATE_REGENERATE=1 cargo test --lib config` writes it anew. Now:\n{now}",
+        path.display()
+    );
+}
+
+#[test]
+fn reports_read_as_they_are_written_down() {
+    let mut names: Vec<_> = fs::read_dir(cases())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    names.sort();
+    assert!(names.len() > 10, "{names:?}");
+    for path in names {
+        let report = match parse_text(&fs::read_to_string(&path).unwrap()) {
+            Ok(loaded) => loaded.warnings,
+            Err(report) => report,
+        };
+        assert!(!report.to_text(true).contains("canary") && !report.to_json_lines().contains("canary"));
+        assert!(!format!("{report:?}").contains("canary"));
+        assert_current(&path.with_extension("txt"), &report.to_text(false));
+    }
+}
+
+#[test]
+fn json_lines_say_what_the_text_says() {
+    let report = parse_text("routes:\n  - {path: /ä, name: a, nam: b}\n").err().unwrap();
+    let lines = report.to_json_lines();
+    let lines: Vec<Json> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), report.count(Severity::Error) + report.count(Severity::Warning));
+    let unknown = lines.iter().find(|line| line["message"] == "unknown key `nam`").unwrap();
+    assert_eq!(unknown["severity"], "error");
+    assert_eq!(unknown["file"], "hookgate.yaml");
+    assert_eq!((&unknown["line"], &unknown["column"]), (&2.into(), &24.into()));
+    assert_eq!(unknown["label"], "did you mean `name`?");
+}
+
+#[test]
+fn four_lines_are_enough() {
+    let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    assert_eq!(loaded.config.listen, [Listen { address: "127.0.0.1:8080".parse().unwrap() }]);
+    assert_eq!(loaded.config.admin.address, "127.0.0.1:9180".parse().unwrap());
+    assert!(loaded.config.admin.token.is_none());
+    let [route] = &loaded.config.routes[..] else { panic!("one route") };
+    assert_eq!(&*route.name, "webhooks-vpn-enterprise");
+    assert_eq!(&*route.path, "/webhooks/vpn-enterprise");
+    assert_eq!(route.methods, [Method::POST]);
+    assert_eq!(route.budget.total, Duration::from_secs(10));
+    assert_eq!(route.budget.margin, Duration::from_millis(500));
+    assert_eq!(route.max_body, 1 << 20);
+    assert_eq!(route.replay.window, Duration::from_secs(96 * 3600));
+    assert_eq!(route.replay.on_duplicate, OnDuplicate::Reject);
+    assert_eq!(route.replay.in_flight, InFlightPolicy::Wait);
+}
+
+#[test]
+fn the_example_is_valid_without_warnings() {
+    let loaded = parse_text(EXAMPLE).unwrap_or_else(|report| panic!("{report}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let billing = &loaded.config.routes[0];
+    assert_eq!(&*billing.name, "billing");
+    assert_eq!(billing.host.as_deref(), Some("hooks.example.com"));
+    assert!(billing.events.takes("user.created") && !billing.events.takes("database.created"));
+    assert_eq!(billing.headers[0].0, "x-custom-header");
+    assert_eq!(&*loaded.config.routes[1].name, "webhooks-own-system");
+}
+
+/// The example with the keys that are commented out because they do nothing yet, or need a file.
+fn whole_example() -> String {
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) || key.starts_with("  ") => format!("{key}\n"),
+        _ => format!("{line}\n"),
+    };
+    // Behind the `#` a key stands two columns further right than where it belongs, save on the top level.
+    let text: String = EXAMPLE.lines().map(line).collect();
+    text
+}
+
+#[test]
+fn what_the_example_leaves_out_is_valid_too_and_has_no_effect_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("old.key"), "canary-old\n").unwrap();
+    fs::copy(cases().join("ca.pem"), folder.path().join("ca.pem")).unwrap();
+    let loaded = parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report}"));
+    let text = loaded.warnings.to_text(false);
+    assert_eq!(text.matches("no effect yet").count(), 4, "{text}");
+    assert_eq!(loaded.warnings.count(Severity::Warning), 4, "{text}");
+    let names: Vec<_> = loaded.config.routes[0].verifier.secret_names().map(|name| name.to_string()).collect();
+    assert_eq!(names, ["current", "old"]);
+}
+
+#[test]
+fn the_example_has_every_key() {
+    fn keys(schema: &Json, found: &mut Vec<String>) {
+        match schema {
+            Json::Object(object) => {
+                if let Some(Json::Object(properties)) = object.get("properties") {
+                    found.extend(properties.keys().cloned());
+                }
+                object.values().for_each(|value| keys(value, found));
+            }
+            Json::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    keys(&serde_json::from_str(&schema::json_schema()).unwrap(), &mut all);
+    assert!(all.len() > 60, "{all:?}");
+    // Text is short for a mapping with this one key.
+    for key in all.iter().filter(|key| *key != "pointer") {
+        let said = [format!("{key}:"), format!("{{{}:", key)];
+        assert!(said.iter().any(|said| EXAMPLE.contains(said)), "`{key}` is not in config/hookgate.yaml");
+    }
+}
+
+fn to_json(node: &tree::Node) -> Json {
+    match &node.value {
+        tree::Value::Null => Json::Null,
+        tree::Value::Scalar { text, plain } => match serde_json::from_str(text) {
+            Ok(value @ (Json::Bool(_) | Json::Number(_))) if *plain => value,
+            _ => Json::String(text.to_string()),
+        },
+        tree::Value::Sequence(items) => items.iter().map(|item| to_json(item)).collect(),
+        tree::Value::Mapping(entries) => {
+            entries.iter().map(|entry| (entry.key.text().unwrap().to_owned(), to_json(&entry.value))).collect()
+        }
+    }
+}
+
+#[test]
+fn the_schema_is_current_and_takes_the_examples() {
+    let schema = schema::json_schema();
+    assert_current(&root().join("config/hookgate.schema.json"), &schema);
+    let schema: Json = serde_json::from_str(&schema).unwrap();
+    assert!(jsonschema::meta::is_valid(&schema));
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let whole = whole_example();
+    for source in [MINIMAL, EXAMPLE, whole.as_str()] {
+        let instance = to_json(&tree::parse(source, &Problems::default()).unwrap());
+        let errors: Vec<_> = validator.iter_errors(&instance).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    for wrong in ["routes: []", "listen: [{adress: a}]\nroutes: [{}]", "routes: [{delivery: queue}]", "{}"] {
+        let instance = to_json(&tree::parse(wrong, &Problems::default()).unwrap());
+        assert!(!validator.is_valid(&instance), "{wrong}");
+    }
+}
+
+#[test]
+fn the_reference_is_current() {
+    assert_current(&root().join("docs/configuration.md"), &schema::reference());
+}
+
+#[test]
+fn a_routes_own_key_takes_the_place_of_the_default_as_a_whole() {
+    let config = config(
+        "defaults:\n  budget: 3s\n  replay: {window: 200h, on_duplicate: acknowledge}\n  secrets: [{env: WEBHOOK_SECRET}]\n  \
+         upstream: http://127.0.0.1:3000/\nroutes:\n  - path: /a\n  - {path: /b, replay: {in_flight: reject}}\n",
+    );
+    let [a, b] = &config.routes[..] else { panic!("two routes") };
+    assert_eq!((a.budget.total, b.budget.total), (Duration::from_secs(3), Duration::from_secs(3)));
+    assert_eq!(a.replay.window, Duration::from_secs(200 * 3600));
+    assert_eq!(a.replay.on_duplicate, OnDuplicate::Acknowledge);
+    assert_eq!(b.replay.window, Duration::from_secs(96 * 3600));
+    assert_eq!(b.replay.on_duplicate, OnDuplicate::Reject);
+    assert_eq!(b.replay.in_flight, InFlightPolicy::Reject);
+}
+
+#[test]
+fn names_come_from_paths_and_hosts_and_stay_when_a_route_is_added_below() {
+    let config = config(
+        "defaults: {secrets: [{env: WEBHOOK_SECRET}], upstream: \"http://127.0.0.1:3000/\"}\nroutes:\n  \
+         - {path: /Webhooks/VPN_x, host: A.example.com}\n  - {path: /Webhooks/VPN_x, host: b.example.com}\n  - {path: /}\n  \
+         - {path: /c, name: Own.Name}\n",
+    );
+    let names: Vec<_> = config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["webhooks-vpn_x", "b-example-com--webhooks-vpn_x", "root", "Own.Name"]);
+    assert_eq!(config.routes[0].host.as_deref(), Some("a.example.com"));
+}
+
+#[test]
+fn an_id_that_is_not_signed_makes_the_ledger_go_by_the_body_too() {
+    use crate::event::{IdSource, Source};
+    let now = Timestamp::from_second(NOW).unwrap();
+    let body = "{}";
+    for (event, hashed) in [
+        ("event: {id: /x}", false),
+        ("event: {id: {header: X-Id}}", true),
+        ("event: {id: {body_digest: true}}", true),
+        ("event: {type: /x}", false),
+    ] {
+        let route = route(event);
+        let secret = crate::secret::Secret::new("canary-webhook").unwrap();
+        let mut headers = HeaderMap::new();
+        let signature = crate::signature::presets::vpn_enterprise().sign(&secret, body.as_bytes());
+        headers.insert("x-vpn-signature", signature.parse().unwrap());
+        let mut verification = route.verifier.begin(&headers, now);
+        verification.update(body.into());
+        let verified = verification.finish().unwrap();
+        assert_eq!(verified.body_sha256().is_some(), hashed, "{event}");
+    }
+    assert!(matches!(route("event: {id: {body_digest: true}}").envelope.id, IdSource::BodyDigest));
+    assert!(matches!(route("event: {type: {header: X-Type}}").envelope.kind, Source::Header(_)));
+    assert!(route("event: {timestamp: /t, max_age: 5m}").envelope.timestamp.is_some());
+}
+
+#[test]
+fn secrets_come_from_variables_files_and_literals_with_a_newline_less() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("unix.key"), "canary-file\n").unwrap();
+    fs::write(folder.path().join("dos.key"), "canary-file-2\r\n").unwrap();
+    let source = "routes: [{path: /hook, upstream: \"http://127.0.0.1:3000/\", secrets: [{env: WEBHOOK_SECRET}, \
+                  {file: unix.key}, {file: dos.key, name: two}, {value: canary-literal}]}]";
+    let loaded = parse_in(folder.path(), source).unwrap_or_else(|report| panic!("{report}"));
+    let verifier = &loaded.config.routes[0].verifier;
+    let names: Vec<_> = verifier.secret_names().map(|name| name.to_string()).collect();
+    assert_eq!(names, ["WEBHOOK_SECRET", "unix.key", "two", "secret-4"]);
+    let now = Timestamp::from_second(NOW).unwrap();
+    for secret in ["canary-webhook", "canary-file", "canary-file-2", "canary-literal"] {
+        let secret = crate::secret::Secret::new(secret).unwrap();
+        let mut headers = HeaderMap::new();
+        let signature = crate::signature::presets::vpn_enterprise().sign(&secret, b"{}");
+        headers.insert("x-vpn-signature", signature.parse().unwrap());
+        let mut verification = verifier.begin(&headers, now);
+        verification.update("{}".into());
+        assert!(verification.finish().is_ok());
+    }
+}
+
+#[test]
+fn durations_and_sizes_have_units() {
+    let seconds = |text: &str| route(&format!("budget: {text}, budget_margin: 1ms")).budget.total.as_secs_f64();
+    for (text, expected) in [("500ms", 0.5), ("10s", 10.0), ("4m", 240.0), ("0.5h", 1800.0), ("1.5s", 1.5)] {
+        assert!((seconds(text) - expected).abs() < 1e-9, "{text}");
+    }
+    for (text, expected) in [("1000", 1000), ("7B", 7), ("64KiB", 65_536), ("2MB", 2_000_000), ("1MiB", 1 << 20)] {
+        assert_eq!(route(&format!("max_body: {text}")).max_body, expected, "{text}");
+    }
+    for wrong in ["10", "10 s", "s", "1e3s", ".5s", "5.s", "1.2.3s", "-5s", "10sec", "0s", "99999999d", "\"\"", "[]"] {
+        assert!(parse_text(&with_keys(&format!("budget: {wrong}"))).is_err(), "{wrong}");
+    }
+    for wrong in ["-1", "1.5MiB", "64k", "KiB", "0", "99999999999999999999GiB", "2TiB", "\"\"", "true"] {
+        assert!(parse_text(&with_keys(&format!("max_body: {wrong}"))).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn paths_that_no_request_can_have_are_refused() {
+    for path in ["", "hook", "/a?b", "/a#b", "/a//b", "/a/../b", "/./a", "/a/..", "/ä", "/a b", "\"/a\\n\""] {
+        let source = with_keys("name: x").replace("/hook", path);
+        assert!(parse_text(&source).is_err(), "{path}");
+    }
+    for path in ["/", "/a/", "/a/...", "/%20", "/a.b~c"] {
+        assert_eq!(&*config(&with_keys("name: x").replace("/hook", path)).routes[0].path, path);
+    }
+}
+
+#[test]
+fn anchors_may_be_used_and_what_they_refer_to_is_masked_as_well() {
+    let config = config(
+        "defaults: {upstream: \"http://127.0.0.1:3000/\"}\nroutes:\n  - {path: /a, secrets: &all [{env: WEBHOOK_SECRET}]}\n  \
+         - {path: /b, secrets: *all}\n",
+    );
+    assert_eq!(config.routes.len(), 2);
+    let report = parse_text("x: &x canary\nroutes: [{secrets: [{value: *x}]}]\n").err().unwrap();
+    assert!(!report.to_string().contains("canary"), "{report}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_report_too() {
+    let report = load(Path::new("/nonexistent/hookgate.yaml"), &env).err().unwrap();
+    assert!(report.to_string().contains("cannot read the configuration"), "{report}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hookgate.yaml");
+    fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
+    assert!(load(&path, &env).err().unwrap().to_string().contains("not UTF-8"));
+    fs::write(&path, MINIMAL).unwrap();
+    assert_eq!(load(&path, &env).unwrap_or_else(|report| panic!("{report}")).config.routes.len(), 1);
+}
+
+/// The example with literal secrets, so that a leak would show.
+fn full_of_canaries() -> String {
+    EXAMPLE
+        .replace("{env: HOOKGATE_ADMIN_TOKEN}", "{value: canary-token}")
+        .replace("{env: WEBHOOK_SECRET,", "{value: canary-secret,")
+        .replace(
+            "[{env: OWN_SYSTEM_SECRET}]",
+            "\n      - value: |\n          canary-block\n      - value: \"canary-quoted\"",
+        )
+        .replace("X-Custom-Header: your-value", "Authorization: Bearer canary-header")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_text_makes_it_panic(source in "\\PC*") {
+        let _ = check_text(&source);
+    }
+
+    #[test]
+    fn no_sequence_of_yaml_tokens_makes_it_panic(
+        tokens in prop::collection::vec(prop::sample::select(vec![
+            "routes", "path", "secrets", "env", "value", "upstream", "defaults", "event", "id", ": ", ":", "- ", "\n", "\n  ",
+            "\n    ", "{", "}", "[", "]", ", ", "&a ", "*a", "<<", "|", ">", "\"", "'", "#", "!t ", "---\n", "...", "\t", "null",
+            "~", "/x", "10s", "é", "\u{feff}", "\r\n", "%YAML 1.2\n", "? ",
+        ]), 0..60)
+    ) {
+        let source = tokens.concat();
+        if let Err(report) = check_text(&source) {
+            prop_assert!(!report.to_text(false).is_empty());
+        }
+    }
+
+    /// One slip of the hand anywhere in a file with literal secrets shows none of them.
+    #[test]
+    fn no_slip_shows_a_secret(at in any::<prop::sample::Index>(), slip in 0..6) {
+        let mut source = full_of_canaries();
+        let places: Vec<_> = source.char_indices().map(|(at, _)| at).collect();
+        let at = *at.get(&places);
+        let line_end = source[at..].find('\n').map_or(source.len(), |newline| at + newline);
+        match slip {
+            0 => drop(source.remove(at)),
+            1 => source.insert(at, ':'),
+            2 => source.insert(at, '"'),
+            3 => source.replace_range(at..line_end, ""),
+            4 => source.insert(at, '\n'),
+            _ => source.insert_str(at, "x"),
+        }
+        let report = match parse_text(&source) {
+            Ok(loaded) => loaded.warnings,
+            Err(report) => report,
+        };
+        let shown = format!("{}{}{}{report:?}", report.to_text(false), report.to_text(true), report.to_json_lines());
+        prop_assert!(!shown.contains("canary"), "{}", shown);
+    }
+}

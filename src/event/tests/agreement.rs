@@ -1,0 +1,232 @@
+//! What the envelope must say about a body, worked out a second time: slowly, plainly, and on top of `serde_json`.
+//!
+//! Shared by the property tests, the replay of the corpus and the fuzz target, and so speaks only to the public
+//! interface.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::event::{EnvelopeError, EnvelopeSpec, Event, EventId, IdSource, Source, TimestampSpec};
+
+/// ID, type and timestamp: the usual places, shared ones, nested ones, elements of arrays, and odd names.
+const POINTERS: [[&str; 3]; 5] = [
+    ["/id", "/type", "/at"],
+    ["/id", "/id", "/id"],
+    ["/event/id", "/event/type", "/event"],
+    ["/0", "/1/id", "/data/k/s"],
+    ["", "/", "/a~1b"],
+];
+
+/// Panics if the envelope reads anything from `body` that the model does not.
+pub fn check(body: &[u8]) {
+    let model = serde_json::from_slice::<Tree>(body).ok();
+    assert_eq!(model.is_some(), serde_json::from_slice::<Value>(body).is_ok(), "the model reads what serde_json reads");
+    for [id, kind, at] in POINTERS {
+        let spec = EnvelopeSpec {
+            id: IdSource::Pointer(id.parse().expect("a pointer")),
+            kind: Source::Pointer(kind.parse().expect("a pointer")),
+            timestamp: Some(TimestampSpec { source: Source::Pointer(at.parse().expect("a pointer")), max_age: None }),
+        };
+        let outcome = spec.parse(body, &http::HeaderMap::new());
+        match &model {
+            None => assert!(
+                matches!(outcome, Err(EnvelopeError::NotJson | EnvelopeError::InvalidUtf8)),
+                "serde_json refuses what gave {outcome:?}"
+            ),
+            Some(tree) if outcome == Err(EnvelopeError::NotJson) => {
+                assert!(tree.holds_huge_number(), "serde_json accepts what was refused");
+            }
+            Some(tree) => check_parts(outcome, [id, kind, at].map(|pointer| tree.at(pointer))),
+        }
+    }
+}
+
+fn check_parts(outcome: Result<Event, EnvelopeError>, [id, kind, at]: [Place<'_>; 3]) {
+    let expected =
+        check_id(&outcome, id).and_then(|()| check_kind(&outcome, kind)).and_then(|()| check_time(&outcome, at));
+    match expected {
+        Ok(()) => assert!(outcome.is_ok(), "{outcome:?}, but nothing is wrong"),
+        Err(reason) => assert_eq!(outcome.map_err(EnvelopeError::reason), Err(reason)),
+    }
+}
+
+fn check_id(outcome: &Result<Event, EnvelopeError>, id: Place<'_>) -> Result<(), &'static str> {
+    let expected = match id {
+        Place::Nothing => return Err("id_missing"),
+        Place::Ambiguous => return Err("id_ambiguous"),
+        Place::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => EventId::Text(text.as_str().into()),
+        Place::Value(Tree::Leaf(Value::Number(number))) if number.is_f64() => {
+            return check_float(outcome, number.as_f64());
+        }
+        Place::Value(Tree::Leaf(Value::Number(number))) => EventId::Integer(number.to_string().into()),
+        Place::Value(_) => return Err("id_malformed"),
+    };
+    if let Ok(event) = outcome {
+        assert_eq!(event.id, expected);
+    }
+    Ok(())
+}
+
+/// `serde_json` keeps no digits of an integer beyond 64 bits, so the model cannot tell it from a fraction.
+fn check_float(outcome: &Result<Event, EnvelopeError>, number: Option<f64>) -> Result<(), &'static str> {
+    match outcome {
+        Ok(Event { id: EventId::Integer(digits), .. }) => {
+            let (ours, theirs) = (digits.parse::<i128>().map_or(f64::NAN, |n| n as f64), number.unwrap_or(f64::NAN));
+            let same = (ours - theirs).abs() <= theirs.abs() * 1e-15 || digits.parse::<i128>().is_err();
+            assert!(digits.len() > 18 && same, "{digits} is not {theirs}");
+            Ok(())
+        }
+        Ok(event) => panic!("a number gave {:?}", event.id),
+        Err(EnvelopeError::IdMalformed) => Err("id_malformed"),
+        Err(_) => Ok(()),
+    }
+}
+
+fn check_kind(outcome: &Result<Event, EnvelopeError>, kind: Place<'_>) -> Result<(), &'static str> {
+    match kind {
+        Place::Nothing => Err("type_missing"),
+        Place::Ambiguous => Err("type_ambiguous"),
+        Place::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => {
+            if let Ok(event) = outcome {
+                assert_eq!(*event.kind, **text);
+            }
+            Ok(())
+        }
+        Place::Value(_) => Err("type_malformed"),
+    }
+}
+
+fn check_time(outcome: &Result<Event, EnvelopeError>, at: Place<'_>) -> Result<(), &'static str> {
+    match at {
+        Place::Nothing => Err("timestamp_missing"),
+        Place::Ambiguous => Err("timestamp_ambiguous"),
+        Place::Value(Tree::Leaf(Value::Number(number))) if number.as_u64().is_some_and(|n| n < 253_402_207_200_000) => {
+            let number = i128::from(number.as_u64().unwrap_or_default());
+            let milliseconds = if number < 100_000_000_000 { number * 1000 } else { number };
+            if let Ok(event) = outcome {
+                assert_eq!(event.timestamp.map(|time| time.as_nanosecond()), Some(milliseconds * 1_000_000));
+            }
+            Ok(())
+        }
+        // Which strings are times has unit tests of its own.
+        Place::Value(Tree::Leaf(Value::String(_))) if outcome.is_ok() => Ok(()),
+        Place::Value(_) => Err("timestamp_malformed"),
+    }
+}
+
+fn is_printable(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && !text.chars().any(|c| matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'))
+}
+
+/// A JSON value that keeps every member of an object, in the order they came.
+enum Tree {
+    Object(Vec<(String, Tree)>),
+    Array(Vec<Tree>),
+    Leaf(Value),
+}
+
+enum Place<'a> {
+    Nothing,
+    Ambiguous,
+    Value(&'a Tree),
+}
+
+impl Tree {
+    fn at(&self, pointer: &str) -> Place<'_> {
+        pointer.split('/').skip(1).fold(Place::Value(self), |place, step| match place {
+            Place::Value(Self::Object(members)) => member(members, &step.replace("~1", "/").replace("~0", "~")),
+            Place::Value(Self::Array(elements)) => match step.parse::<usize>() {
+                Ok(index) if index.to_string() == step => elements.get(index).map_or(Place::Nothing, Place::Value),
+                _ => Place::Nothing,
+            },
+            Place::Value(Self::Leaf(_)) => Place::Nothing,
+            nowhere => nowhere,
+        })
+    }
+
+    fn holds_huge_number(&self) -> bool {
+        match self {
+            Self::Object(members) => members.iter().any(|(_, value)| value.holds_huge_number()),
+            Self::Array(elements) => elements.iter().any(Self::holds_huge_number),
+            Self::Leaf(value) => value.as_f64().is_some_and(|number| number.abs() > 0.999e308),
+        }
+    }
+}
+
+fn member<'a>(members: &'a [(String, Tree)], name: &str) -> Place<'a> {
+    let alike: Vec<_> = members.iter().filter(|(key, _)| fold(key) == fold(name)).collect();
+    match alike[..] {
+        [(key, value)] if key == name => Place::Value(value),
+        [] | [_] => Place::Nothing,
+        _ => Place::Ambiguous,
+    }
+}
+
+/// Enough for the ASCII names in [`POINTERS`].
+fn fold(name: &str) -> String {
+    let fold = |char| match char {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        '\u{131}' => 'i',
+        other => other.to_ascii_lowercase(),
+    };
+    name.chars().map(fold).collect()
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Leaf(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Leaf(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Leaf(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Leaf(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Leaf(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
+        Ok(Tree::Leaf(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = seq.next_element()? {
+            elements.push(element);
+        }
+        Ok(Tree::Array(elements))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Tree::Object(members))
+    }
+}

@@ -1,0 +1,118 @@
+//! Bodies that nobody thought of: JSON written in every manner, the same with damage, and noise in JSON's alphabet.
+
+use proptest::{collection::vec, prelude::*, sample};
+
+use super::agreement;
+
+/// Bytes that mean something to a reader of JSON.
+const TELLING: &[u8] = b"\"\\{}[]:,0-.eE \n\x00\x7f\xff\xc3";
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
+
+    #[test]
+    fn json_in_any_manner_is_read_as_serde_json_reads_it(text in json()) {
+        prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "the generator makes JSON: {text}");
+        agreement::check(text.as_bytes());
+    }
+
+    #[test]
+    fn damaged_json_is_read_as_serde_json_reads_it(
+        text in json(),
+        damage in vec((any::<sample::Index>(), 0..5_u8, any::<u8>(), sample::select(TELLING)), 1..4),
+    ) {
+        let mut body = text.into_bytes();
+        for (place, manner, any, telling) in damage {
+            let at = place.index(body.len() + 1);
+            match manner {
+                0 => body.insert(at, telling),
+                1 if at < body.len() => body[at] = telling,
+                2 if at < body.len() => body[at] = any,
+                3 if at < body.len() => { body.remove(at); }
+                _ => body.truncate(at),
+            }
+        }
+        agreement::check(&body);
+    }
+
+    #[test]
+    fn noise_is_read_as_serde_json_reads_it(
+        pieces in vec(sample::select(&[
+            "{", "}", "[", "]", ",", ":", "\"", "\\", "\"id\":", "\"ID\":", "\"type\":", "\"event\":{", "1", "0", "-",
+            ".", "e", "\"a\"", "null", "true", " ", "\n", "\\u0069", "\\ud800", "\u{e9}", "\0",
+        ][..]), 0..24),
+    ) {
+        agreement::check(pieces.concat().as_bytes());
+    }
+}
+
+/// A JSON text, its white space and escapes left to chance.
+fn json() -> impl Strategy<Value = String> {
+    let other = sample::select(&["null", "true", "false", "{}", "[]", "[ ]"][..]).prop_map(String::from);
+    let leaf = prop_oneof![4 => string(), 2 => number(), 1 => other];
+    let value = leaf.prop_recursive(4, 48, 6, |value| {
+        prop_oneof![
+            vec((space(), value.clone(), space()), 0..5).prop_map(|elements| {
+                format!("[{}]", elements.into_iter().map(|(a, value, b)| a + &value + &b).collect::<Vec<_>>().join(","))
+            }),
+            vec((space(), key(), space(), value, space()), 0..6).prop_map(|members| {
+                let members = members.into_iter().map(|(a, key, b, value, c)| format!("{a}{key}{b}:{c}{value}{a}"));
+                format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+            }),
+        ]
+    });
+    (space(), value, space()).prop_map(|(before, value, after)| before + &value + &after)
+}
+
+fn space() -> impl Strategy<Value = String> {
+    prop_oneof![4 => Just(String::new()), 1 => "[ \n\r\t]{1,3}", 1 => Just(" ".repeat(70))]
+}
+
+/// Often a name that a pointer of [`agreement`] looks for, or nearly.
+fn key() -> impl Strategy<Value = String> {
+    let names = sample::select(
+        &[
+            "id", "ID", "Id", "\u{131}d", "type", "TYPE", "at", "aT", "event", "Event", "data", "k", "\u{212a}", "s",
+            "\u{17f}", "", "a/b", "A/B", "0",
+        ][..],
+    );
+    prop_oneof![6 => (names, vec(any::<u8>(), 8)).prop_map(|(name, manners)| quoted(name, &manners)), 1 => string()]
+}
+
+fn string() -> impl Strategy<Value = String> {
+    let text = prop_oneof![
+        4 => "[a-z_]{0,12}",
+        2 => any::<String>(),
+        1 => "[ -~]{50,300}",
+        1 => Just("2026-08-22T10:15:30Z".to_owned()),
+    ];
+    (text, vec(any::<u8>(), 8)).prop_map(|(text, manners)| quoted(&text, &manners))
+}
+
+/// Escapes what must be, and other characters as `manners` says.
+fn quoted(text: &str, manners: &[u8]) -> String {
+    let mut out = String::from("\"");
+    for (n, char) in text.chars().enumerate() {
+        match (char, manners[n % manners.len()]) {
+            ('"' | '\\' | '/', 0..128) => out.extend(['\\', char]),
+            ('\n', 0..128) => out.push_str("\\n"),
+            ('\0'..' ' | '"' | '\\', _) | (_, 0..32) => {
+                for unit in char.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&if n % 2 == 0 { format!("\\u{unit:04x}") } else { format!("\\u{unit:04X}") });
+                }
+            }
+            _ => out.push(char),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn number() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<u64>().prop_map(|n| n.to_string()),
+        (0..2_000_000_000_000_u64).prop_map(|n| n.to_string()),
+        "-?(0|[1-9][0-9]{0,45})(\\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?",
+    ]
+}
