@@ -23,9 +23,10 @@ check:
 # Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz.
 FUZZ_SECONDS ?= 60
 fuzz:
-	@for target in $$(cargo +nightly fuzz list); do \
-	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
-	done
+	@mkdir -p fuzz/corpus/envelope fuzz/corpus/config
+	cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope -- \
+	  -dict=fuzz/envelope.dict -max_total_time=$(FUZZ_SECONDS)
+	cargo +nightly fuzz run config fuzz/corpus/config config src/config/cases -- -max_total_time=$(FUZZ_SECONDS)
 
 bench:
 	@scripts/install build

@@ -71,7 +71,7 @@ async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(subject): State<Subject>) -> Response {
-    match subject.metrics.render(subject.ledger.len()) {
+    match subject.metrics.render(subject.ledger.completed()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

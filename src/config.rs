@@ -105,12 +105,13 @@ fn read(path: &Path) -> Result<String, String> {
 /// Checks a configuration whose text is known already. `file` is what the report calls it.
 fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, Report> {
     let problems = Problems::default();
-    let root = tree::parse(&source, &problems);
-    let masks = match &root {
-        Some(root) => redact::of_tree(root),
+    let documents = tree::parse(&source, &problems);
+    let masks = match &documents {
+        Some(documents) => redact::of_trees(documents),
         None => redact::of_text(&source),
     };
-    let raw: Option<raw::File> = root.and_then(|root| de::from_tree(&root, &problems));
+    let root = documents.as_deref().and_then(<[_]>::first);
+    let raw: Option<raw::File> = root.and_then(|root| de::from_tree(root, &problems));
     let config = raw.and_then(|raw| compile::compile(&raw, sources, &problems));
     match config {
         Some(config) if !problems.any_error() => {

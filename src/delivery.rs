@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use jiff::{Timestamp, Unit};
 use pingora_http::RequestHeader;
@@ -80,6 +81,9 @@ impl Delivery {
                 head.remove_header(name);
             }
         }
+        for name in named_by_connection(&arrival.head.headers) {
+            head.remove_header(&name);
+        }
         set(&mut head, "Content-Length", &verified.body().len().to_string());
         set(&mut head, "Hookgate-Event-Id", &label.event_id);
         set(&mut head, "Hookgate-Event-Type", &label.event_type);
@@ -121,6 +125,13 @@ impl Delivery {
     pub(crate) fn query(&self) -> Option<&str> {
         self.query.as_deref()
     }
+}
+
+/// The headers that `Connection` says are of this connection only (RFC 9110 §7.6.1).
+pub fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let tokens = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
 }
 
 /// Whether a sender's header could be taken for one of ours. `_` counts as `-`: CGI-like receivers fold them.
@@ -197,7 +208,8 @@ mod tests {
     #[test]
     fn headers_of_one_connection_do_not_pass() {
         let head = delivered(&[
-            ("Connection", "keep-alive"),
+            ("Connection", "keep-alive, X-Hop"),
+            ("X-Hop", "1"),
             ("Keep-Alive", "timeout=5"),
             ("Transfer-Encoding", "chunked"),
             ("Expect", "100-continue"),
@@ -205,7 +217,7 @@ mod tests {
             ("TE", "trailers"),
             ("Host", "hooks.example.com"),
         ]);
-        for name in ["connection", "keep-alive", "transfer-encoding", "expect", "upgrade", "te", "host"] {
+        for name in ["x-hop", "connection", "keep-alive", "transfer-encoding", "expect", "upgrade", "te", "host"] {
             assert!(!head.headers.contains_key(name), "{name}");
         }
         assert_eq!(values(&head, "content-length"), ["2"]);

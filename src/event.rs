@@ -17,7 +17,10 @@ mod pointer;
 mod tests;
 
 pub use self::pointer::{Pointer, PointerError};
-use self::{find::Found, json::Text};
+use self::{
+    find::{Found, PARTS},
+    json::Text,
+};
 
 /// Longest ID or type, in bytes of UTF-8 after unescaping.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -120,6 +123,17 @@ pub enum EnvelopeError {
 }
 
 impl EnvelopeSpec {
+    /// Whether a part stands in this header.
+    #[must_use]
+    pub fn reads(&self, name: &HeaderName) -> bool {
+        let time = self.timestamp.as_ref().map(|spec| &spec.source);
+        matches!(&self.id, IdSource::Header(header) if header == name)
+            || [Some(&self.kind), time]
+                .into_iter()
+                .flatten()
+                .any(|source| matches!(source, Source::Header(header) if header == name))
+    }
+
     /// Reads the parts from where they stand. `body` must be verified; `headers` may be covered by no signature.
     ///
     /// If any part stands in the body, the whole body must be one strict JSON text. If none does, it is not looked at.
@@ -241,12 +255,9 @@ impl EnvelopeError {
     }
 }
 
-fn find_in_body<'a, const N: usize>(
-    body: &'a [u8],
-    pointers: [Option<&Pointer>; N],
-) -> Result<[Found<'a>; N], EnvelopeError> {
+fn find_in_body<'a>(body: &'a [u8], pointers: [Option<&Pointer>; PARTS]) -> Result<[Found<'a>; PARTS], EnvelopeError> {
     if pointers.iter().all(Option::is_none) {
-        return Ok([Found::Nothing; N]);
+        return Ok([Found::Nothing; PARTS]);
     }
     let text = simdutf8::basic::from_utf8(body).map_err(|_| EnvelopeError::InvalidUtf8)?;
     find::find(text, pointers).map_err(|_| EnvelopeError::NotJson)

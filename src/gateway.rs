@@ -18,7 +18,6 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 use ipnet::IpNet;
 use pingora_core::protocols::http::ServerSession;
-use pingora_http::RequestHeader;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
@@ -156,9 +155,13 @@ impl Gateway {
     ) -> Result<Outcome, Outcome> {
         visit.line.trace_id = head::trace_id(&session.req_header().headers).map(Into::into);
         let head = visit.head.insert(Head::check(session, self.limits.header_bytes)?).clone();
-        let (route, metrics) = serving.find(&head, session.req_header())?;
+        let (route, metrics) = serving.find(&head, session.req_header().uri.path())?;
         let deadline = visit.matched(route, metrics);
+        if !route.methods.contains(&session.req_header().method) {
+            return Err(Outcome::MethodNotAllowed(route.methods.clone()));
+        }
 
+        head::check_route_headers(&session.req_header().headers, route)?;
         let hops = peer::hops(visit.incoming.peer, &session.req_header().headers, &self.limits.trusted_proxies);
         visit.line.peer = Some(hops.client);
         let _permit = route.admission.admit(hops.client)?;
@@ -169,7 +172,7 @@ impl Gateway {
         let received = body::receive(session, &head, route.max_body, deadline, &mut verification, &mut share).await;
         visit.line.body_bytes = Some(verification.body_bytes());
         received?;
-        metrics.body_bytes.observe(verification.body_bytes() as f64);
+        metrics.body_received(verification.body_bytes());
         let verified = verification.finish();
         metrics.signature_checked(check_of(&verified), now);
         let verified = verified?;
@@ -261,22 +264,28 @@ impl Gateway {
         }
     }
 
-    /// Writes the answer, then counts and logs it. Answers whether it was written whole.
+    /// Counts, writes and logs the answer. Answers whether it was written whole.
     async fn answer(&self, session: &mut ServerSession, outcome: &Outcome, visit: &mut Visit<'_>) -> bool {
-        let (status, written) = match Answer::to(outcome, visit.line.event_id.as_deref()) {
-            Ok(answer) => (answer.status(), answer.write(session, visit.write_by()).await),
+        let code = outcome.code();
+        let answer = Answer::to(outcome, visit.line.event_id.as_deref());
+        let status = answer.as_ref().map_or(StatusCode::BAD_GATEWAY, Answer::status);
+        let requests = visit.route.map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
+        // Before the answer leaves: whoever has it finds it counted.
+        requests.answered(code, status);
+        let written = match answer {
+            Ok(answer) => answer.write(session, visit.write_by()).await,
             Err(error) => {
                 tracing::error!(%error, "an answer could not be made");
-                (StatusCode::BAD_GATEWAY, false)
+                false
             }
         };
-        let requests = visit.route.map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
-        let (code, duration) = (outcome.code(), visit.incoming.first_byte.elapsed());
-        requests.answered(code, status, duration.as_secs_f64());
+        let duration = visit.incoming.first_byte.elapsed();
+        requests.took(duration);
         let kind = outcome.reason().unwrap_or(code.as_str());
-        let admitted = match code.is_rejection() {
-            true => self.thinning.admit(visit.line.route.as_ref(), kind, Instant::now()),
-            false => Some(0),
+        let admitted = if code.is_rejection() {
+            self.thinning.admit(visit.line.route.as_ref(), kind, Instant::now())
+        } else {
+            Some(0)
         };
         if let Some(suppressed) = admitted {
             visit.line.write(code, outcome.reason(), status.as_u16(), duration, suppressed);
@@ -315,14 +324,10 @@ impl<'s> Visit<'s> {
 
 impl Serving {
     /// # Errors
-    /// `unknown_route` or `method_not_allowed`.
-    fn find(&self, head: &Head, request: &RequestHeader) -> Result<(&Route, &RouteMetrics), Outcome> {
-        let index = self.table.find(head.host.as_deref(), request.uri.path()).ok_or(Outcome::UnknownRoute)?;
-        let route = &self.table.routes()[index];
-        if !route.methods.contains(&request.method) {
-            return Err(Outcome::MethodNotAllowed(route.methods.clone()));
-        }
-        Ok((route, &self.metrics[index]))
+    /// `unknown_route`.
+    fn find(&self, head: &Head, path: &str) -> Result<(&Route, &RouteMetrics), Outcome> {
+        let index = self.table.find(head.host.as_deref(), path).ok_or(Outcome::UnknownRoute)?;
+        Ok((&self.table.routes()[index], &self.metrics[index]))
     }
 }
 

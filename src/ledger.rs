@@ -138,13 +138,9 @@ impl Ledger {
         Ok(Decision::Claimed(Claim { ledger, names, digest, window, before, settled: false, _holds: holds }))
     }
 
-    /// Events that are remembered now.
-    pub fn len(&self) -> usize {
-        self.store.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Completed events that are remembered now.
+    pub fn completed(&self) -> usize {
+        self.store.completed()
     }
 
     /// Claims that were dropped unsettled since the start: each is a defect of ours.

@@ -4,6 +4,7 @@
 //! the configuration whatever is sent. All series of a route exist at 0 from the moment the route does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -111,7 +112,7 @@ pub struct RequestMetrics {
 /// What is counted of a route's requests.
 pub struct RouteMetrics {
     pub requests: RequestMetrics,
-    pub body_bytes: Histogram,
+    body_bytes: Histogram,
     signature_ok: Vec<(Arc<str>, IntCounter)>,
     signature_failed: [IntCounter; SIGNATURE_FAILURES.len()],
     last_verified: IntGauge,
@@ -157,7 +158,7 @@ impl Metrics {
             requests_in_flight: gauge("requests_in_flight", "Requests being served.")?,
             connections: gauge("connections", "Open connections from senders.")?,
             body_bytes_in_flight: gauge("body_bytes_in_flight", "Body bytes received and not yet done with.")?,
-            ledger_entries: gauge("ledger_entries", "Event IDs that the ledger remembers.")?,
+            ledger_entries: gauge("ledger_entries", "Completed event IDs that the ledger remembers.")?,
             store_errors_claim: claim,
             store_errors_complete: complete,
             draining: gauge("draining", "1 from the signal to stop on.")?,
@@ -246,14 +247,18 @@ impl Metrics {
 }
 
 impl RequestMetrics {
-    /// Counts a request that was answered, after `seconds`.
-    pub fn answered(&self, code: Code, status: StatusCode, seconds: f64) {
+    /// Counts an answer.
+    pub fn answered(&self, code: Code, status: StatusCode) {
         self.requests[code as usize].inc();
-        self.duration.observe(seconds);
         match self.responses.iter().find(|(known, _)| *known == status.as_u16()) {
             Some((_, counter)) => counter.inc(),
             None => self.responses_family.with_label_values(&[&*self.route, status.as_str()]).inc(),
         }
+    }
+
+    /// Notes how long a request took, its answer included.
+    pub fn took(&self, duration: Duration) {
+        self.duration.observe(duration.as_secs_f64());
     }
 }
 
@@ -273,6 +278,11 @@ impl RouteMetrics {
             SignatureCheck::Stale => 3,
         };
         self.signature_failed[failed].inc();
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
+    pub fn body_received(&self, bytes: usize) {
+        self.body_bytes.observe(bytes as f64);
     }
 
     pub fn ledger_checked(&self, check: LedgerCheck) {
@@ -394,7 +404,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let before = series(&metrics).len();
         let route = billing(&metrics);
-        route.requests.answered(Code::Delivered, StatusCode::IM_A_TEAPOT, 0.1);
+        route.requests.answered(Code::Delivered, StatusCode::IM_A_TEAPOT);
         metrics.forget(&route);
         assert_eq!(series(&metrics).len(), before);
     }
@@ -402,7 +412,9 @@ mod tests {
     #[test]
     fn an_answer_counts_once_under_its_outcome_and_its_status() {
         let metrics = Metrics::new().unwrap();
-        billing(&metrics).requests.answered(Code::Duplicate, StatusCode::CONFLICT, 0.2);
+        let route = billing(&metrics);
+        route.requests.answered(Code::Duplicate, StatusCode::CONFLICT);
+        route.requests.took(Duration::from_millis(200));
         let series = series(&metrics);
         assert!(series.contains(&r#"hookgate_requests_total{outcome="duplicate",route="billing"} 1"#.to_owned()));
         assert!(series.contains(&r#"hookgate_responses_total{code="409",route="billing"} 1"#.to_owned()));

@@ -44,6 +44,13 @@ pub struct Route {
     pub forward_query: bool,
 }
 
+impl Route {
+    /// Whether the signature or the envelope stands in this header.
+    pub fn reads(&self, name: &HeaderName) -> bool {
+        self.verifier.reads(name) || self.envelope.reads(name)
+    }
+}
+
 /// The time a provider waits for an answer (contract §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {

@@ -120,6 +120,11 @@ impl Verifier {
         self.keys.iter().map(|key| &key.name)
     }
 
+    /// Whether the signature stands in this header.
+    pub fn reads(&self, name: &HeaderName) -> bool {
+        self.scheme.header == *name
+    }
+
     /// Starts on a request, before its body arrives. `now` decides which secrets have expired.
     pub fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Verification<'_> {
         let candidate = self.scheme.candidate(headers);

@@ -24,6 +24,12 @@ pub enum Record {
     Tried(Tried),
 }
 
+impl Record {
+    fn is_completed(self) -> bool {
+        matches!(self, Self::Completed { .. })
+    }
+}
+
 /// The failed attempts at an event so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tried {
@@ -91,14 +97,10 @@ impl Store {
         }
     }
 
-    /// Records that are held now.
-    pub fn len(&self) -> usize {
+    /// Completed events that are remembered now.
+    pub fn completed(&self) -> usize {
         match self {
-            Self::Memory(memory) => memory.len(),
+            Self::Memory(memory) => memory.completed(),
         }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

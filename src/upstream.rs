@@ -205,9 +205,7 @@ impl Client {
         // An upstream may answer and close without having read the body, so a failed write is no end yet.
         match read_head(&mut session).await {
             Ok(()) => {}
-            Err(error) if reused && (written.is_err() || error.retry == RetryType::ReusedOnly) => {
-                return Err(Broken::Stale);
-            }
+            Err(error) if reused && nothing_came(&error) => return Err(Broken::Stale),
             Err(error) => {
                 tracing::debug!(%error, "no answer from the upstream");
                 return Err(Broken::Other);
@@ -243,6 +241,12 @@ async fn read_head(session: &mut HttpSession) -> Result<(), Box<PingoraError>> {
         }
     }
     PingoraError::e_explain(pingora_core::ErrorType::InvalidHTTPHeader, "informational answers without end")
+}
+
+/// Whether a connection failed before a byte of an answer. Pingora tells how many came in words only.
+fn nothing_came(error: &PingoraError) -> bool {
+    let words = error.context.as_ref().map(|context| context.as_str());
+    error.retry == RetryType::ReusedOnly && words.is_some_and(|words| words.ends_with("already read: 0"))
 }
 
 async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {

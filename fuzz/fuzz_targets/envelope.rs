@@ -4,8 +4,8 @@
 //! cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope -- -dict=fuzz/envelope.dict
 //! ```
 //!
-//! The first directory takes what is found. A body that fails belongs into `tests/corpus/envelope`, named after the outcome
-//! it should have; `cargo test` replays that directory.
+//! The first directory takes what is found. A body that fails belongs into `tests/corpus/envelope`, named after the
+//! outcome it should have; `cargo test` replays that directory.
 
 #![no_main]
 

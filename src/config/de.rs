@@ -67,7 +67,7 @@ pub(super) fn from_tree<T: for<'de> Deserialize<'de>>(root: &Rc<Node>, problems:
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let (distance, best) = known
         .iter()
-        .map(|&candidate| (strsim::damerau_levenshtein(&word.to_ascii_lowercase(), candidate), candidate))
+        .map(|&candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
         .min_by_key(|&(distance, _)| distance)?;
     (distance <= best.len().max(word.len()) / 3).then_some(best)
 }
@@ -299,7 +299,7 @@ impl<'de> Deserializer<'de> for At<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        visitor.visit_map(Entries { entries: self.entries()?.iter(), known: None, next: None, mapping: self })
+        visitor.visit_map(Entries { rest: self.entries()?.iter(), known: None, next: None, mapping: self })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -308,7 +308,7 @@ impl<'de> Deserializer<'de> for At<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
-        visitor.visit_map(Entries { entries: self.entries()?.iter(), known: Some(fields), next: None, mapping: self })
+        visitor.visit_map(Entries { rest: self.entries()?.iter(), known: Some(fields), next: None, mapping: self })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -337,7 +337,7 @@ impl<'de> Deserializer<'de> for At<'_> {
             (Some(key), Some(_)) => {
                 let span = self.node.span;
                 let key = Rc::new(Node { span, value: Value::Scalar { text: key.into(), plain: true } });
-                let entry = Entry { key, value: Rc::clone(self.node) };
+                let entry = Entry { key, value: Rc::clone(self.node), refused: false };
                 let mapping = Rc::new(Node { span, value: Value::Mapping(vec![entry]) });
                 visitor.visit_newtype_struct(At { node: &mapping, ..self })
             }
@@ -401,7 +401,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
 }
 
 struct Entries<'a> {
-    entries: std::slice::Iter<'a, Entry>,
+    rest: std::slice::Iter<'a, Entry>,
     /// The keys there are; `None` when they are the user's own.
     known: Option<&'static [&'static str]>,
     next: Option<&'a Entry>,
@@ -412,8 +412,8 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
     type Error = Mismatch;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Mismatch> {
-        for entry in self.entries.by_ref() {
-            let word = entry.key.text().unwrap_or_default();
+        for entry in self.rest.by_ref() {
+            let Some(word) = entry.key.text().filter(|_| !entry.refused) else { continue };
             if let Some(fields) = self.known
                 && !fields.contains(&word)
             {

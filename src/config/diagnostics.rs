@@ -4,6 +4,7 @@
 //! which parts of the file are nobody's business (that is `redact`).
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use serde_json::json;
 use super::tree::Span;
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {
     /// The configuration is not used.
     Error,
@@ -27,13 +28,14 @@ pub enum Severity {
 pub struct Report {
     file: String,
     source: String,
+    line_starts: Vec<usize>,
     /// Bytes of `source` that are shown as `***`; in order, and not overlapping.
     masks: Vec<Span>,
     diagnostics: Vec<Diagnostic>,
 }
 
 /// One problem: where, what, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Diagnostic {
     severity: Severity,
     /// `None` when the whole file is meant.
@@ -81,12 +83,8 @@ impl Diagnostic {
 pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
 
 impl Problems {
-    /// Problems of a value in `defaults:` are found once a route; they are kept once.
     pub fn push(&self, diagnostic: Diagnostic) {
-        let mut all = self.0.borrow_mut();
-        if !all.contains(&diagnostic) {
-            all.push(diagnostic);
-        }
+        self.0.borrow_mut().push(diagnostic);
     }
 
     pub fn any_error(&self) -> bool {
@@ -96,7 +94,12 @@ impl Problems {
     pub fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
         let mut diagnostics = self.0.into_inner();
         diagnostics.sort_by_key(|diagnostic| diagnostic.span);
-        Report { file, source, masks, diagnostics }
+        // A problem of a value in `defaults:` is found once a route, and told once.
+        let mut told = HashSet::new();
+        diagnostics.retain(|diagnostic| told.insert(diagnostic.clone()));
+        let line_starts =
+            std::iter::once(0).chain(source.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
+        Report { file, source, line_starts, masks, diagnostics }
     }
 }
 
@@ -128,15 +131,16 @@ impl Report {
                 Some((line, column)) => format!("{}:{line}:{column}", self.file),
                 None => self.file.clone(),
             };
-            match &diagnostic.help {
-                Some(help) => format!("{place}: {} ({help})", diagnostic.message),
-                None => format!("{place}: {}", diagnostic.message),
+            let hints: Vec<_> = diagnostic.label.iter().chain(&diagnostic.help).map(String::as_str).collect();
+            match hints[..] {
+                [] => format!("{place}: {}", diagnostic.message),
+                _ => format!("{place}: {} ({})", diagnostic.message, hints.join("; ")),
             }
         })
     }
 
     /// One JSON object a line: `severity`, `file`, `message`, and where known `line`, `column` (both from 1, columns
-    /// in characters), `help`, and `also` with the `line`, `column` and `message` of a second place.
+    /// in characters), `label` (beside the caret), `help`, and `also` with the `line`, `column` and `message` of a second place.
     pub fn to_json_lines(&self) -> String {
         self.diagnostics.iter().map(|diagnostic| self.json(diagnostic).to_string() + "\n").collect()
     }
@@ -219,9 +223,9 @@ impl Report {
 
     /// Line and column of a byte, both from 1, the column in characters.
     fn position(&self, at: usize) -> (usize, usize) {
-        let before = self.source.get(..at).unwrap_or(&self.source);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        let line = self.line_starts.partition_point(|&start| start <= at).max(1);
+        let before = self.source.get(self.line_starts[line - 1]..at).unwrap_or_default();
+        (line, before.chars().count() + 1)
     }
 
     /// `span`, cut at the end of its first line: a whole route under one caret line would hide what is meant.

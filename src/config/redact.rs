@@ -2,6 +2,8 @@
 //!
 //! Owns the choice of bytes. Rendering them as `***` is up to `diagnostics`.
 
+use std::rc::Rc;
+
 use super::de::nearest;
 use super::tree::{Node, Span, Value};
 
@@ -9,12 +11,14 @@ use super::tree::{Node, Span, Value};
 const REFERENCE: [&str; 4] = ["env", "file", "name", "expires"];
 
 /// What a key is called that has a secret below it, in this format and in what people write by mistake.
-const SENSITIVE: [&str; 5] = ["secret", "token", "password", "value", "headers"];
+const SENSITIVE: [&str; 8] = ["secret", "token", "password", "value", "headers", "auth", "cookie", "credential"];
 
 /// The masks for a file that was parsed: in order, and not overlapping.
-pub(super) fn of_tree(root: &Node) -> Vec<Span> {
+pub(super) fn of_trees(documents: &[Rc<Node>]) -> Vec<Span> {
     let mut masks = Vec::new();
-    visit(root, false, &mut masks);
+    for root in documents {
+        visit(root, false, &mut masks);
+    }
     masks.sort_unstable();
     masks.dedup();
     masks
@@ -23,13 +27,17 @@ pub(super) fn of_tree(root: &Node) -> Vec<Span> {
 /// Below a sensitive key all text is masked, save in a reference the text that says where the secret is.
 fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
     match &node.value {
-        Value::Null => {}
         Value::Scalar { text, .. } if sensitive || has_user_information(text) => masks.push(node.span),
-        Value::Scalar { .. } => {}
+        Value::Null | Value::Scalar { .. } => {}
         Value::Sequence(items) => items.iter().for_each(|item| visit(item, sensitive, masks)),
         Value::Mapping(entries) => {
             for entry in entries {
-                let key = entry.key.text().unwrap_or_default();
+                // What stands under no key at all may have slipped out of any place.
+                let Some(key) = entry.key.text() else {
+                    visit(&entry.key, true, masks);
+                    visit(&entry.value, true, masks);
+                    continue;
+                };
                 if sensitive && matches!(entry.value.value, Value::Null) && nearest(key, &REFERENCE).is_none() {
                     // `{whsec_…}`: the secret itself, taken for a key.
                     masks.push(entry.key.span);
@@ -43,7 +51,7 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
 }
 
 fn is_sensitive(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
+    let key = key.to_ascii_lowercase().replace("secret_encoding", "");
     SENSITIVE.iter().any(|word| key.contains(word))
 }
 
@@ -59,8 +67,8 @@ fn has_user_information(text: &str) -> bool {
 }
 
 /// The masks for a file that could not be parsed. Line by line, and rather too many than too few: from a line that
-/// names something sensitive, and from all that is indented below it, what stands behind the first colon; the whole
-/// line where there is none.
+/// names something sensitive, and from all that is indented below it, everything but the first key is masked; that too
+/// where it is none of a secret's reference.
 pub(super) fn of_text(source: &str) -> Vec<Span> {
     let mut masks = Vec::new();
     let mut above: Option<usize> = None;
@@ -68,15 +76,19 @@ pub(super) fn of_text(source: &str) -> Vec<Span> {
     for line in source.split_inclusive('\n') {
         let text = line.trim_end();
         let indent = text.len() - text.trim_start().len();
-        let colon = text.find(':');
+        let key = text[indent..].split_once(':').map(|(key, _)| key);
         if is_sensitive(text) || has_user_information(text) {
             above = Some(above.map_or(indent, |above| above.min(indent)));
-        } else if colon.is_some() && above.is_some_and(|above| indent <= above && !text[indent..].starts_with('-')) {
+        } else if above.is_some_and(|above| indent <= above) && key.is_some_and(is_word) {
             above = None;
         }
         if above.is_some() {
-            let rest = &text[colon.map_or(indent, |colon| colon + 1)..];
-            let shown = text.len() - rest.trim_start().len();
+            let word = key.map(|key| key.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
+            let shown = match word {
+                Some(word) if is_sensitive(word) || REFERENCE.contains(&word) => indent + key.map_or(0, str::len) + 1,
+                _ => indent,
+            };
+            let shown = text.len() - text[shown..].trim_start().len();
             if shown < text.len() {
                 masks.push(Span { start: start + shown, end: start + text.len() });
             }
@@ -84,4 +96,10 @@ pub(super) fn of_text(source: &str) -> Vec<Span> {
         start += line.len();
     }
     masks
+}
+
+/// Whether a line's beginning looks like a key of the format, and not like the rest of a secret.
+fn is_word(key: &str) -> bool {
+    let key = key.strip_prefix("- ").unwrap_or(key);
+    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }

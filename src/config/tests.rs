@@ -106,7 +106,7 @@ fn json_lines_say_what_the_text_says() {
     let unknown = lines.iter().find(|line| line["message"] == "unknown key `nam`").unwrap();
     assert_eq!(unknown["severity"], "error");
     assert_eq!(unknown["file"], "hookgate.yaml");
-    assert_eq!((&unknown["line"], &unknown["column"]), (&2.into(), &24.into()));
+    assert_eq!((&unknown["line"], &unknown["column"]), (&2.into(), &25.into()));
     assert_eq!(unknown["label"], "did you mean `name`?");
 }
 
@@ -147,9 +147,7 @@ fn whole_example() -> String {
         Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) || key.starts_with("  ") => format!("{key}\n"),
         _ => format!("{line}\n"),
     };
-    // Behind the `#` a key stands two columns further right than where it belongs, save on the top level.
-    let text: String = EXAMPLE.lines().map(line).collect();
-    text
+    EXAMPLE.lines().map(line).collect()
 }
 
 #[test]
@@ -161,7 +159,7 @@ fn what_the_example_leaves_out_is_valid_too_and_has_no_effect_yet() {
     let text = loaded.warnings.to_text(false);
     assert_eq!(text.matches("no effect yet").count(), 4, "{text}");
     assert_eq!(loaded.warnings.count(Severity::Warning), 4, "{text}");
-    let names: Vec<_> = loaded.config.routes[0].verifier.secret_names().map(|name| name.to_string()).collect();
+    let names: Vec<_> = loaded.config.routes[0].verifier.secret_names().map(ToString::to_string).collect();
     assert_eq!(names, ["current", "old"]);
 }
 
@@ -184,7 +182,7 @@ fn the_example_has_every_key() {
     assert!(all.len() > 60, "{all:?}");
     // Text is short for a mapping with this one key.
     for key in all.iter().filter(|key| *key != "pointer") {
-        let said = [format!("{key}:"), format!("{{{}:", key)];
+        let said = [format!("{key}:"), format!("{{{key}:")];
         assert!(said.iter().any(|said| EXAMPLE.contains(said)), "`{key}` is not in config/hookgate.yaml");
     }
 }
@@ -212,12 +210,12 @@ fn the_schema_is_current_and_takes_the_examples() {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let whole = whole_example();
     for source in [MINIMAL, EXAMPLE, whole.as_str()] {
-        let instance = to_json(&tree::parse(source, &Problems::default()).unwrap());
+        let instance = to_json(&tree::parse(source, &Problems::default()).unwrap()[0]);
         let errors: Vec<_> = validator.iter_errors(&instance).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?}");
     }
     for wrong in ["routes: []", "listen: [{adress: a}]\nroutes: [{}]", "routes: [{delivery: queue}]", "{}"] {
-        let instance = to_json(&tree::parse(wrong, &Problems::default()).unwrap());
+        let instance = to_json(&tree::parse(wrong, &Problems::default()).unwrap()[0]);
         assert!(!validator.is_valid(&instance), "{wrong}");
     }
 }
@@ -225,6 +223,47 @@ fn the_schema_is_current_and_takes_the_examples() {
 #[test]
 fn the_reference_is_current() {
     assert_current(&root().join("docs/configuration.md"), &schema::reference());
+}
+
+/// The keys of a mapping of the schema that have a default, with it, as YAML.
+fn documented_defaults(schema: &Json, mapping: &str) -> String {
+    let properties = schema["$defs"][mapping]["properties"].as_object().unwrap();
+    let with_default = properties.iter().filter_map(|(key, property)| Some((key, property.get("default")?)));
+    let pairs: serde_json::Map<_, _> = with_default.map(|(key, default)| (key.clone(), default.clone())).collect();
+    assert!(!pairs.is_empty(), "{mapping}");
+    Json::from(pairs).to_string()
+}
+
+#[test]
+fn the_documented_defaults_are_the_real_ones() {
+    let schema: Json = serde_json::from_str(&schema::json_schema()).unwrap();
+    let defaults = |mapping| documented_defaults(&schema, mapping);
+    let spelled_out = format!(
+        "{MINIMAL}    replay: {}\ndefaults: {}\nlisten: {}\nadmin: {}\nlimits: {}\nshutdown: {}\nlog: {}\n",
+        defaults("Replay"),
+        defaults("Route"),
+        schema["properties"]["listen"]["default"],
+        defaults("Admin"),
+        defaults("Limits"),
+        defaults("Shutdown"),
+        defaults("Log"),
+    );
+    let (short, long) = (config(MINIMAL), config(&spelled_out));
+    assert_eq!(short.listen, long.listen);
+    assert_eq!(short.admin.address, long.admin.address);
+    assert_eq!(short.shutdown, long.shutdown);
+    assert_eq!((short.log.format, short.log.level), (long.log.format, long.log.level));
+    let limits = |limits: Limits| {
+        let bytes = (limits.header_bytes, limits.body_bytes_in_flight);
+        (limits.connections, bytes, limits.header_timeout, limits.idle_timeout, limits.trusted_proxies)
+    };
+    assert_eq!(limits(short.limits), limits(long.limits));
+    let (short, long) = (&short.routes[0], &long.routes[0]);
+    assert_eq!(short.methods, long.methods);
+    assert_eq!(short.budget, long.budget);
+    assert_eq!(short.max_body, long.max_body);
+    assert_eq!(short.replay, long.replay);
+    assert_eq!(short.forward_query, long.forward_query);
 }
 
 #[test]
@@ -289,7 +328,7 @@ fn secrets_come_from_variables_files_and_literals_with_a_newline_less() {
                   {file: unix.key}, {file: dos.key, name: two}, {value: canary-literal}]}]";
     let loaded = parse_in(folder.path(), source).unwrap_or_else(|report| panic!("{report}"));
     let verifier = &loaded.config.routes[0].verifier;
-    let names: Vec<_> = verifier.secret_names().map(|name| name.to_string()).collect();
+    let names: Vec<_> = verifier.secret_names().map(ToString::to_string).collect();
     assert_eq!(names, ["WEBHOOK_SECRET", "unix.key", "two", "secret-4"]);
     let now = Timestamp::from_second(NOW).unwrap();
     for secret in ["canary-webhook", "canary-file", "canary-file-2", "canary-literal"] {
@@ -340,6 +379,24 @@ fn anchors_may_be_used_and_what_they_refer_to_is_masked_as_well() {
     assert_eq!(config.routes.len(), 2);
     let report = parse_text("x: &x canary\nroutes: [{secrets: [{value: *x}]}]\n").err().unwrap();
     assert!(!report.to_string().contains("canary"), "{report}");
+}
+
+#[test]
+fn what_is_refused_as_a_whole_is_masked_as_well() {
+    for source in [
+        "routes: [{secrets: [{value: canary, value: canary}]}]",
+        "routes: []\n--- {secrets: [canary]}",
+        "? [canary]\n: canary\n",
+        "routes: []\nsecret: canary",
+        "routes: [{vpn_secret: canary}]",
+        "routes: [{secrets: [{env: whsec_canary}]}]",
+        "routes: [{secrets: whsec_canary}]",
+        "routes: [{secrets: {whsec_canary}}]",
+        "routes: [{secrets: [{whsec_canary}]}]",
+    ] {
+        let report = parse_text(source).err().unwrap();
+        assert!(!report.to_string().contains("canary") && !report.to_json_lines().contains("canary"), "{report}");
+    }
 }
 
 #[test]
@@ -401,7 +458,7 @@ proptest! {
             2 => source.insert(at, '"'),
             3 => source.replace_range(at..line_end, ""),
             4 => source.insert(at, '\n'),
-            _ => source.insert_str(at, "x"),
+            _ => source.insert(at, 'x'),
         }
         let report = match parse_text(&source) {
             Ok(loaded) => loaded.warnings,

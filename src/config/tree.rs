@@ -46,6 +46,8 @@ pub(super) enum Value {
 pub(super) struct Entry {
     pub key: Rc<Node>,
     pub value: Rc<Node>,
+    /// Its key was there already, or is no text. This was reported, and the entry means nothing.
+    pub refused: bool,
 }
 
 impl Node {
@@ -58,10 +60,11 @@ impl Node {
     }
 }
 
-/// Reads one YAML document. What is wrong goes to `problems`; `None` means that there is nothing to go on with.
-pub(super) fn parse(source: &str, problems: &Problems) -> Option<Rc<Node>> {
+/// Reads a YAML document; more than one is an error. What is wrong goes to `problems`; `None` means that there is no
+/// tree to go on with.
+pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> {
     let options = granit_parser::options! { emit_unresolved_aliases: true, disallow_directives: true };
-    let mut builder = Builder { open: Vec::new(), anchors: HashMap::new(), root: None, documents: 0, problems };
+    let mut builder = Builder { source, open: Vec::new(), anchors: HashMap::new(), documents: Vec::new(), problems };
     for next in Parser::new_from_str_with_options(source, options) {
         match next {
             Ok((event, span)) => builder.take(event, span),
@@ -70,25 +73,25 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Rc<Node>> {
                 let span = Span { start: at, end: at };
                 problems.push(
                     Diagnostic::error(span, format!("this is not valid YAML: {}", error.kind()))
-                        .help("nothing below this place was checked"),
+                        .help("nothing else was checked; what is wrong may begin on a line above, with a quote or bracket left open"),
                 );
                 return None;
             }
         }
     }
-    if builder.root.is_none() {
+    if builder.documents.is_empty() {
         problems.push(Diagnostic::error(None, "the file is empty").help("`hookgate init` writes one to start from"));
     }
-    builder.root
+    Some(builder.documents)
 }
 
 /// Puts the parser's events together. A stack and not recursion: the depth is the file's to choose.
 struct Builder<'a> {
+    source: &'a str,
     open: Vec<Open>,
     /// By the parser's number for the anchor.
     anchors: HashMap<usize, Rc<Node>>,
-    root: Option<Rc<Node>>,
-    documents: usize,
+    documents: Vec<Rc<Node>>,
     problems: &'a Problems,
 }
 
@@ -113,14 +116,14 @@ impl Builder<'_> {
     fn take(&mut self, event: Event<'_>, at: granit_parser::Span) {
         let span = Span::of(at);
         match event {
-            Event::DocumentStart(..) => {
-                self.documents += 1;
-                if self.documents == 2 {
-                    self.problems.push(Diagnostic::error(span, "a second YAML document begins here").help("keep one"));
-                }
+            Event::DocumentStart(..) if self.documents.len() == 1 => {
+                self.problems.push(Diagnostic::error(span, "a second YAML document begins here").help("keep one"));
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(tag.is_some(), at);
+                // A block scalar reaches to the next token.
+                let written = self.source.get(span.start..span.end).unwrap_or_default();
+                let span = Span { end: span.start + written.trim_end().len(), ..span };
                 let plain = style == ScalarStyle::Plain;
                 let value = match &*text {
                     "" | "~" | "null" | "Null" | "NULL" if plain => Value::Null,
@@ -174,7 +177,7 @@ impl Builder<'_> {
 
     fn attach(&mut self, node: Rc<Node>) {
         let Some(parent) = self.open.last_mut() else {
-            self.root.get_or_insert(node);
+            self.documents.push(node);
             return;
         };
         match &mut parent.content {
@@ -182,9 +185,8 @@ impl Builder<'_> {
             Content::Mapping { entries, key, first_seen } => match key.take() {
                 None => *key = Some(node),
                 Some(key) => {
-                    if let Some(key) = fresh_key(key, first_seen, self.problems) {
-                        entries.push(Entry { key, value: node });
-                    }
+                    let refused = !is_fresh(&key, first_seen, self.problems);
+                    entries.push(Entry { key, value: node, refused });
                 }
             },
         }
@@ -203,21 +205,17 @@ impl Builder<'_> {
     }
 }
 
-/// `key`, unless it is no text or was there already. The first of two wins, though the file is refused anyway.
-fn fresh_key(key: Rc<Node>, first_seen: &mut HashMap<Box<str>, Span>, problems: &Problems) -> Option<Rc<Node>> {
+/// Whether `key` is text, and the first of its name. The first of two counts, though the file is refused anyway.
+fn is_fresh(key: &Node, first_seen: &mut HashMap<Box<str>, Span>, problems: &Problems) -> bool {
     let Some(text) = key.text() else {
         problems.push(Diagnostic::error(key.span, "a key must be a word"));
-        return None;
+        return false;
     };
     if let Some(&first) = first_seen.get(text) {
-        problems.push(
-            Diagnostic::error(key.span, format!("`{}` is given twice", text.escape_debug()))
-                .label("here again")
-                .also(first, "first given here")
-                .help("keep one of them"),
-        );
-        return None;
+        let error = Diagnostic::error(key.span, format!("`{}` is given twice", text.escape_debug()));
+        problems.push(error.label("here again").also(first, "first given here").help("keep one of them"));
+        return false;
     }
     first_seen.insert(text.into(), key.span);
-    Some(key)
+    true
 }

@@ -3,6 +3,8 @@
 //! Owns the only arithmetic on vectors. `wide` turns it into SSE2 or NEON without `unsafe` here and without asking the
 //! processor; building for AVX2 as well made the whole envelope less than a tenth faster.
 
+#![expect(clippy::inline_always, reason = "left to itself, the compiler takes a third longer over every body")]
+
 use wide::u8x16;
 
 const LANES: usize = 16;

@@ -9,6 +9,9 @@ use super::{
     pointer::{Likeness, Pointer, Token},
 };
 
+/// The ID, the type and the timestamp.
+pub(super) const PARTS: usize = 3;
+
 /// What stands where a pointer points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found<'a> {
@@ -21,22 +24,9 @@ pub(super) enum Found<'a> {
     Other,
 }
 
-/// Reads the whole text and tells what stands at each of the pointers.
-pub(super) fn find<'a, const N: usize>(
-    text: &'a str,
-    pointers: [Option<&Pointer>; N],
-) -> Result<[Found<'a>; N], NotJson> {
-    let mut walk = Walk { cursor: Cursor::new(text), targets: pointers.map(Target::new) };
-    let first = walk.cursor.next()?;
-    let all = pointers.iter().enumerate().fold(0, |all, (n, pointer)| all | u8::from(pointer.is_some()) << n);
-    walk.value(first, all, 0)?;
-    walk.cursor.end()?;
-    Ok(walk.targets.map(|target| target.found))
-}
-
-struct Walk<'a, 'p, const N: usize> {
+struct Walk<'a, 'p> {
     cursor: Cursor<'a>,
-    targets: [Target<'a, 'p>; N],
+    targets: [Target<'a, 'p>; PARTS],
 }
 
 /// One pointer, and how far it was followed.
@@ -51,7 +41,17 @@ struct Target<'a, 'p> {
 /// The targets, one bit each, whose path leads to the value at hand.
 type Live = u8;
 
-impl<const N: usize> Walk<'_, '_, N> {
+/// Reads the whole text and tells what stands at each of the pointers.
+pub(super) fn find<'a>(text: &'a str, pointers: [Option<&Pointer>; PARTS]) -> Result<[Found<'a>; PARTS], NotJson> {
+    let mut walk = Walk { cursor: Cursor::new(text), targets: pointers.map(Target::new) };
+    let first = walk.cursor.next()?;
+    let all = pointers.iter().enumerate().fold(0, |all, (n, pointer)| all | u8::from(pointer.is_some()) << n);
+    walk.value(first, all, 0)?;
+    walk.cursor.end()?;
+    Ok(walk.targets.map(|target| target.found))
+}
+
+impl Walk<'_, '_> {
     /// The value that starts with `first`, just consumed, `level` steps below the root.
     fn value(&mut self, first: u8, live: Live, level: usize) -> Result<(), NotJson> {
         if live == 0 {

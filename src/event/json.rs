@@ -4,6 +4,8 @@
 //! what the RFC leaves open and receivers differ about: nesting of more than [`MAX_DEPTH`], escapes of unpaired
 //! surrogates, and numbers too large for a double. Does not know what is looked for: [`find`](super::find) does.
 
+#![expect(clippy::inline_always, reason = "left to itself, the compiler takes a third longer over every body")]
+
 use super::block::Specials;
 
 /// Levels of arrays and objects a text may have; `serde_json`'s own limit.

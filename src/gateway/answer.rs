@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::time::timeout_at;
 
 use super::head::Fault;
+use crate::delivery::named_by_connection;
 use crate::event::EnvelopeError;
 use crate::outcome::Code;
 use crate::route::OnDuplicate;
@@ -212,13 +213,17 @@ impl Answer {
         for name in &NOT_PASSED_BACK {
             head.remove_header(name);
         }
+        for name in named_by_connection(&response.head.headers) {
+            head.remove_header(&name);
+        }
         if head.status != status {
+            head.remove_header(&header::LOCATION);
             head.set_status(status)?;
             head.set_reason_phrase(None)?;
         }
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if !bodiless {
-            head.insert_header(header::CONTENT_LENGTH, response.body.len())?;
+            head.insert_header("Content-Length", response.body.len())?;
         }
         Ok(Self { head, body: response.body.clone() })
     }
@@ -232,14 +237,14 @@ impl Answer {
         };
         let body = Bytes::from(document.to_string());
         let mut head = ResponseHeader::build(status, Some(8))?;
-        head.insert_header(header::CONTENT_TYPE, content_type)?;
-        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        head.insert_header("Content-Type", content_type)?;
+        head.insert_header("Content-Length", body.len())?;
         if let Some(wait) = outcome.retry_after() {
-            head.insert_header(header::RETRY_AFTER, whole_seconds(wait))?;
+            head.insert_header("Retry-After", whole_seconds(wait))?;
         }
         if let Outcome::MethodNotAllowed(methods) = outcome {
             let allowed: Vec<_> = methods.iter().map(Method::as_str).collect();
-            head.insert_header(header::ALLOW, allowed.join(", "))?;
+            head.insert_header("Allow", allowed.join(", "))?;
         }
         Ok(Self { head, body })
     }
@@ -282,7 +287,8 @@ mod tests {
     fn response(status: u16) -> Response {
         let mut head = ResponseHeader::build(status, None).unwrap();
         head.insert_header("X-App", "kept").unwrap();
-        head.insert_header("Connection", "close").unwrap();
+        head.insert_header("Connection", "close, X-Hop").unwrap();
+        head.insert_header("X-Hop", "1").unwrap();
         head.insert_header("Hookgate-Outcome", "spoofed").unwrap();
         Response { head: Box::new(head), body: Bytes::from_static(b"body"), truncated: false }
     }
@@ -312,6 +318,7 @@ mod tests {
         assert_eq!(answer.head.headers["content-length"], "4");
         assert_eq!(answer.head.headers["hookgate-outcome"], "delivered");
         assert!(!answer.head.headers.contains_key("connection"));
+        assert!(!answer.head.headers.contains_key("x-hop"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::head::{Fault, Head};
 use crate::signature::Verification;
 
 /// A body that was not wanted is read and thrown away up to this size, to keep the connection.
-const DRAINED_FOR_REUSE_MAX: u64 = 64 * 1024;
+const DRAINED_FOR_REUSE_MAX: usize = 64 * 1024;
 
 /// After an early answer on a connection that will be closed: what is read on, so that the sender sees the answer and
 /// not a reset.
@@ -106,26 +106,29 @@ pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head) ->
     if session.is_body_done() {
         return true;
     }
-    let small = head.content_length.is_some_and(|length| length <= DRAINED_FOR_REUSE_MAX);
-    if !small || head.expects_continue {
+    let large = head.content_length.is_some_and(|length| length > DRAINED_FOR_REUSE_MAX as u64);
+    if large || head.expects_continue {
         // A sender that waits for 100 may send the body or not; there is no telling what comes next.
         return false;
     }
-    matches!(tokio::time::timeout(DRAIN_TIME_MAX, session.drain_request_body()).await, Ok(Ok(())))
+    tokio::time::timeout(DRAIN_TIME_MAX, drain(session, DRAINED_FOR_REUSE_MAX)).await.unwrap_or(false)
 }
 
 /// Reads on for a little before a connection is closed after an early answer.
 pub(super) async fn linger(session: &mut ServerSession) {
-    let drained = async {
-        let mut bytes = 0;
-        while let Ok(Some(chunk)) = session.read_request_body().await {
-            bytes += chunk.len();
-            if bytes > LINGER_BYTES_MAX {
-                break;
-            }
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(session, LINGER_BYTES_MAX)).await;
+}
+
+/// Reads the body on. Answers whether its end came within `max` bytes.
+async fn drain(session: &mut ServerSession, max: usize) -> bool {
+    let mut bytes = 0;
+    loop {
+        match session.read_request_body().await {
+            Ok(None) => return true,
+            Ok(Some(chunk)) if bytes + chunk.len() <= max => bytes += chunk.len(),
+            Ok(Some(_)) | Err(_) => return false,
         }
-    };
-    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drained).await;
+    }
 }
 
 #[cfg(test)]

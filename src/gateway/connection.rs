@@ -39,7 +39,7 @@ impl ServerApp for Frontend {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let gateway = &self.0;
         let Ok(_permit) = Arc::clone(&gateway.connections).try_acquire_owned() else {
-            gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE, 0.0);
+            gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
             let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
             Shutdown::shutdown(&mut *stream).await;
             return None;
@@ -105,6 +105,8 @@ impl Gateway {
         let mut stream: Stream = Box::new(Watched::new(stream, first_byte.clone()));
         loop {
             let mut session = ServerSession::new_http1(stream);
+            // Whether a connection is kept is for us to say; Pingora would give it up at the first 100 (Continue).
+            session.set_close_on_response_before_downstream_finish(false);
             let read = self.read_head(&mut session, &first_byte, &mut shutdown).await;
             let Some(at) = first_byte.get() else { return };
             let incoming = Incoming { first_byte: at, peer: peer_address(&session), scheme };
@@ -156,9 +158,8 @@ impl Gateway {
             biased;
             read = session.read_request() => match read {
                 Ok(true) => HeadRead::Whole,
-                Ok(false) => HeadRead::Nothing,
                 Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => HeadRead::Refused(refusal(&error)),
-                Err(_) => HeadRead::Nothing,
+                Ok(false) | Err(_) => HeadRead::Nothing,
             },
             end = too_slow => end,
         }

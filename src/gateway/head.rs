@@ -9,6 +9,8 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 
 use super::answer::Outcome;
+use crate::delivery::named_by_connection;
+use crate::route::Route;
 
 /// More fields than any sender and the proxies before us put on a webhook together.
 const FIELDS_MAX: usize = 100;
@@ -43,11 +45,11 @@ impl Fault {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Unparsable => "the request could not be parsed",
-            Self::Target => "the request target must be an absolute path of visible ASCII",
+            Self::Target => "the request target must be a path of visible ASCII",
             Self::Host => "there must be exactly one Host, with a valid name",
             Self::ContentLength => "Content-Length must be given at most once, in digits",
             Self::TransferEncoding => "Transfer-Encoding must be `chunked` alone, and without Content-Length",
-            Self::Connection => "Connection names a header that is not of one connection only",
+            Self::Connection => "Connection names a header that must reach the receiver",
             Self::Expect => "the only expectation that is met is 100-continue",
             Self::LineEnd => "header lines must end in CR LF",
             Self::FieldName => "a header name differs from a framing header's in `_` only",
@@ -115,13 +117,27 @@ fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
     }
     let request_line = lines.find(|line| *line != b"\r").unwrap_or_default();
     let target = request_line.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
-    if !target.starts_with(b"/") || !target.iter().all(|byte| byte.is_ascii_graphic()) || target.contains(&b'#') {
+    if !is_sound_target(target) {
         return refuse(Fault::Target);
     }
     if headers.contains_key(header::TRANSFER_ENCODING) && lines.any(is_content_length) {
         return refuse(Fault::TransferEncoding);
     }
     Ok(())
+}
+
+/// The origin form, or the absolute form that a server must take too (RFC 9112 §3.2.2). Pingora has checked that the
+/// latter's host is the Host header's.
+fn is_sound_target(target: &[u8]) -> bool {
+    let absolute = [&b"http://"[..], b"https://"]
+        .iter()
+        .find_map(|scheme| target.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)))
+        .map(|scheme| &target[scheme.len()..]);
+    let form = match absolute {
+        Some(rest) => !rest.split(|&byte| byte == b'/').next().unwrap_or_default().contains(&b'@'),
+        None => target.starts_with(b"/"),
+    };
+    form && target.iter().all(|&byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
 fn is_content_length(line: &[u8]) -> bool {
@@ -147,16 +163,35 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
     }
 }
 
-/// Headers that `Connection` may name. Anything else is an end-to-end header that somebody wants dropped.
+/// Headers that go to the end of the way whatever `Connection` says. Naming one can only be meant to have it dropped.
+const END_TO_END: [HeaderName; 10] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::HOST,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
+
 fn check_connection(headers: &HeaderMap) -> Result<(), Outcome> {
-    const NAMED: [&[u8]; 6] = [b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b""];
-    for value in headers.get_all(header::CONNECTION) {
-        for token in value.as_bytes().split(|&byte| byte == b',') {
-            let token = token.trim_ascii();
-            if !NAMED.iter().any(|name| token.eq_ignore_ascii_case(name)) {
-                return refuse(Fault::Connection);
-            }
-        }
+    if named_by_connection(headers).any(|name| END_TO_END.contains(&name)) {
+        return refuse(Fault::Connection);
+    }
+    Ok(())
+}
+
+/// Refuses a head in which `Connection` names one of the headers that `route` reads: they must reach the upstream, which
+/// may want to check them again.
+///
+/// # Errors
+/// `malformed_request`.
+pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<(), Outcome> {
+    if named_by_connection(headers).any(|name| route.reads(&name)) {
+        return refuse(Fault::Connection);
     }
     Ok(())
 }

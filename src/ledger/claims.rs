@@ -127,8 +127,15 @@ mod tests {
         ]
     }
 
-    fn woken(waiting: &mut Pin<Box<dyn Future<Output = ()>>>) -> bool {
-        waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    struct Waiting {
+        key: EventKey,
+        released: Pin<Box<dyn Future<Output = ()>>>,
+    }
+
+    impl Waiting {
+        fn is_woken(&mut self) -> bool {
+            self.released.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+        }
     }
 
     proptest! {
@@ -137,13 +144,13 @@ mod tests {
         fn one_holds_few_wait_and_all_who_wait_are_woken(steps in prop::collection::vec(step(), 0..100)) {
             let claims = Claims::new();
             let mut holds: Vec<Hold> = Vec::new();
-            let mut waiting: Vec<(EventKey, Pin<Box<dyn Future<Output = ()>>>)> = Vec::new();
+            let mut waiting: Vec<Waiting> = Vec::new();
             for step in steps {
                 match step {
                     Step::Enter(key) => {
                         let key = EventKey(key);
                         let held = holds.iter().any(|hold| hold.key == key);
-                        let waiters = waiting.iter().filter(|(other, _)| *other == key).count();
+                        let waiters = waiting.iter().filter(|waiting| waiting.key == key).count();
                         match claims.enter(key) {
                             Entry::Mine(hold) => {
                                 prop_assert!(!held);
@@ -151,17 +158,17 @@ mod tests {
                             }
                             Entry::Held(waiter) => {
                                 prop_assert!(held && waiters < WAITERS_PER_EVENT);
-                                waiting.push((key, Box::pin(waiter.released())));
+                                waiting.push(Waiting { key, released: Box::pin(waiter.released()) });
                             }
                             Entry::Crowded => prop_assert!(held && waiters == WAITERS_PER_EVENT),
                         }
                     }
                     Step::LetGo(which) if !holds.is_empty() => {
                         let key = holds.swap_remove(which % holds.len()).key;
-                        for (other, waiter) in &mut waiting {
-                            prop_assert_eq!(woken(waiter), *other == key);
+                        for waiting in &mut waiting {
+                            prop_assert_eq!(waiting.is_woken(), waiting.key == key);
                         }
-                        waiting.retain(|(other, _)| *other != key);
+                        waiting.retain(|waiting| waiting.key != key);
                     }
                     Step::GiveUpWaiting(which) if !waiting.is_empty() => {
                         drop(waiting.swap_remove(which % waiting.len()));

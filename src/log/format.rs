@@ -23,7 +23,7 @@ where
         let mut line = String::with_capacity(512);
         match self {
             Self::Json => {
-                write!(line, r#"{{"time":"{now:.3}","level":"{}""#, level(metadata.level()))?;
+                write!(line, r#"{{"time":"{now:.3}","level":"{}""#, level(*metadata.level()))?;
                 if !metadata.target().starts_with("hookgate") {
                     line.push_str(r#","target":"#);
                     push_json(&mut line, metadata.target());
@@ -34,15 +34,15 @@ where
             Self::Pretty => {
                 let mut fields = PrettyFields { message: String::new(), rest: String::new() };
                 event.record(&mut fields);
-                write!(line, "{now:.3} {:5} {}{}", level(metadata.level()), fields.message, fields.rest)?;
+                write!(line, "{now:.3} {:5} {}{}", level(*metadata.level()), fields.message, fields.rest)?;
             }
         }
         writeln!(writer, "{line}")
     }
 }
 
-fn level(level: &Level) -> &'static str {
-    match *level {
+fn level(level: Level) -> &'static str {
+    match level {
         Level::ERROR => "error",
         Level::WARN => "warn",
         Level::INFO => "info",

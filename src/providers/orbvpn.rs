@@ -1,4 +1,4 @@
-//! OrbVPN's event types. Its preset comes in a later version.
+//! Event types of `OrbVPN`, whose preset comes in a later version.
 
 /// Source: the provider's API documentation (`payment.completed` and the four beside it), and the enumeration of event
 /// types in its published server source.

@@ -10,7 +10,7 @@ pub fn vpn_enterprise() -> Scheme {
     Scheme { header: HeaderName::from_static("x-vpn-signature"), encoding: Encoding::Hex, prefix: "sha256=".into() }
 }
 
-/// OrbVPN in the header form: `X-Signature: sha256=<hex>`, HMAC-SHA256 over the raw body.
+/// `OrbVPN` in the header form: `X-Signature: sha256=<hex>`, HMAC-SHA256 over the raw body.
 /// Source: the provider's webhook documentation.
 pub fn orbvpn_header() -> Scheme {
     Scheme { header: HeaderName::from_static("x-signature"), encoding: Encoding::Hex, prefix: "sha256=".into() }

@@ -23,6 +23,7 @@ pub struct Memory {
     clock: Clock,
     capacity: usize,
     len: AtomicUsize,
+    completed: AtomicUsize,
     shards: Box<[Mutex<Shard>]>,
 }
 
@@ -40,7 +41,7 @@ struct Kept {
 impl Memory {
     pub(super) fn new(clock: Clock, capacity: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { clock, capacity, len: AtomicUsize::new(0), shards }
+        Self { clock, capacity, len: AtomicUsize::new(0), completed: AtomicUsize::new(0), shards }
     }
 
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
@@ -50,7 +51,7 @@ impl Memory {
         let now = self.clock.now();
         for shard in &self.shards {
             let expired = lock(shard).expire(now, usize::MAX);
-            self.len.fetch_sub(expired, Ordering::Relaxed);
+            self.forgot(&expired);
         }
         if self.len.load(Ordering::Relaxed) < self.capacity { Ok(()) } else { Err(StoreError::Full) }
     }
@@ -65,16 +66,24 @@ impl Memory {
         let now = self.clock.now();
         let ends = now + window;
         let mut shard = lock(self.shard(key));
-        let expired = shard.expire(now, EXPIRIES_PER_WRITE);
-        let added = shard.records.insert(key, Kept { record, ends }).is_none();
+        let mut gone = shard.expire(now, EXPIRIES_PER_WRITE);
+        self.len.fetch_add(1, Ordering::Relaxed);
+        self.completed.fetch_add(usize::from(record.is_completed()), Ordering::Relaxed);
+        if let Some(replaced) = shard.records.insert(key, Kept { record, ends }) {
+            gone.add(replaced.record);
+        }
         shard.ends.push(Reverse((ends, key)));
         drop(shard);
-        self.len.fetch_add(usize::from(added), Ordering::Relaxed);
-        self.len.fetch_sub(expired, Ordering::Relaxed);
+        self.forgot(&gone);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
+    pub(super) fn completed(&self) -> usize {
+        self.completed.load(Ordering::Relaxed)
+    }
+
+    fn forgot(&self, gone: &Gone) {
+        self.len.fetch_sub(gone.records, Ordering::Relaxed);
+        self.completed.fetch_sub(gone.completed, Ordering::Relaxed);
     }
 
     fn shard(&self, key: EventKey) -> &Mutex<Shard> {
@@ -84,20 +93,35 @@ impl Memory {
     }
 }
 
+/// Records that are no longer held.
+#[derive(Default)]
+struct Gone {
+    records: usize,
+    completed: usize,
+}
+
+impl Gone {
+    fn add(&mut self, record: Record) {
+        self.records += 1;
+        self.completed += usize::from(record.is_completed());
+    }
+}
+
 impl Shard {
-    /// Takes at most `limit` due ends off the heap and answers how many records went with them. A record that was
-    /// written again since has a later end, and goes with that one.
-    fn expire(&mut self, now: Instant, limit: usize) -> usize {
-        let mut expired = 0;
+    /// Takes at most `limit` due ends off the heap, and the records that went with them. A record that was written
+    /// again since has a later end, and goes with that one.
+    fn expire(&mut self, now: Instant, limit: usize) -> Gone {
+        let mut expired = Gone::default();
         for _ in 0..limit {
             let Some(&Reverse((due, key))) = self.ends.peek() else { break };
             if due > now {
                 break;
             }
             self.ends.pop();
-            if self.records.get(&key).is_some_and(|kept| kept.ends <= now) {
-                self.records.remove(&key);
-                expired += 1;
+            if self.records.get(&key).is_some_and(|kept| kept.ends <= now)
+                && let Some(kept) = self.records.remove(&key)
+            {
+                expired.add(kept.record);
             }
         }
         expired
@@ -124,6 +148,7 @@ impl Hasher for KeyBits {
         }
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is as good as any")]
     fn write_u128(&mut self, key: u128) {
         self.0 = key as u64;
     }
@@ -163,7 +188,7 @@ mod tests {
         hand.advance(WINDOW / 2);
         memory.put(EventKey(2), tried(1), WINDOW);
         assert_eq!(memory.recall(EventKey(1)), Some(tried(2)));
-        assert_eq!(memory.len(), 2);
+        assert_eq!(memory.len.load(Ordering::Relaxed), 2);
     }
 
     #[test]
@@ -176,7 +201,7 @@ mod tests {
         assert!(memory.recall(EventKey(1)).is_some(), "nothing is forgotten before its time");
         hand.advance(WINDOW);
         assert_eq!(memory.check_room(), Ok(()));
-        assert_eq!(memory.len(), 0);
+        assert_eq!(memory.len.load(Ordering::Relaxed), 0);
     }
 
     proptest! {

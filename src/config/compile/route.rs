@@ -293,12 +293,16 @@ impl Compiler<'_> {
     }
 
     fn max_body(&self, field: &Field<values::ByteSize>, habits: &Habits, limits: &Limits) -> usize {
-        let size = self.size(field, 1..=1 << 30, "1 byte to 1GiB").unwrap_or(habits.max_body);
+        let size = match field {
+            Field::Absent => habits.max_body,
+            given => match self.size(given, 1..=1 << 30, "1 byte to 1GiB") {
+                Some(size) => size,
+                None => return habits.max_body,
+            },
+        };
         if size > limits.body_bytes_in_flight {
-            let error = Diagnostic::error(
-                field.given().map(|given| given.span),
-                "a body of a route may be bigger than `limits.body_bytes_in_flight`",
-            );
+            let span = field.given().map(|given| given.span);
+            let error = Diagnostic::error(span, "a route's `max_body` is bigger than `limits.body_bytes_in_flight`");
             self.report(error.help("such a body could never be taken; lower the one, or raise the other"));
         }
         size

@@ -51,13 +51,14 @@ impl Compiler<'_> {
         for (position, reference) in list.value.iter().enumerate() {
             let secret = reference.given().and_then(|reference| {
                 let secret = self.secret(reference, position)?;
-                let name = self.secret_name(reference, secret.name, &mut names);
+                let name = self.secret_name(reference, &secret.name, &mut names);
                 self.compare(&secret.secret, reference.span, index);
                 Some(NamedSecret { name, ..secret })
             });
             complete &= secret.is_some();
             secrets.extend(secret);
         }
+        self.mention_expired(list);
         if !complete {
             return None;
         }
@@ -70,6 +71,15 @@ impl Compiler<'_> {
             ));
         }
         Some(secrets)
+    }
+
+    fn mention_expired(&self, list: &Located<Vec<Field<Reference>>>) {
+        for reference in list.value.iter().filter_map(Field::value) {
+            if let Some(end) = reference.expires.given().filter(|end| end.value.0 <= self.sources.now) {
+                let warning = Diagnostic::warning(end.span, "this secret has expired");
+                self.report(warning.help("it verifies nothing any more; take it out"));
+            }
+        }
     }
 
     /// The admin listener's token.
@@ -112,14 +122,8 @@ impl Compiler<'_> {
                 Diagnostic::warning(at, "the secret begins or ends with white space").help("it is part of the key"),
             );
         }
-        let expires = reference.value.expires.given();
-        if let Some(end) = expires.filter(|end| end.value.0 <= self.sources.now) {
-            self.report(
-                Diagnostic::warning(end.span, "this secret has expired")
-                    .help("it verifies nothing any more; take it out"),
-            );
-        }
-        Some(NamedSecret { name: default_name.into(), secret, expires: expires.map(|end| end.value.0) })
+        let expires = reference.value.expires.value().map(|end| end.0);
+        Some(NamedSecret { name: default_name.into(), secret, expires })
     }
 
     fn origin<'r>(&self, reference: &'r Located<Reference>) -> Option<Origin<'r>> {
@@ -154,7 +158,8 @@ impl Compiler<'_> {
         }
         let value = (self.sources.env)(&name.value);
         if value.is_none() {
-            self.report(Diagnostic::error(name.span, format!("the environment variable `{}` is not set", name.value)));
+            let error = Diagnostic::error(name.span, format!("the environment variable `{}` is not set", name.value));
+            self.report(error.help("set it where the gateway is started, or refer to a file: `{file: PATH}`"));
         }
         value.map(|value| Zeroizing::new(value.into_bytes()))
     }
@@ -163,31 +168,22 @@ impl Compiler<'_> {
     fn secret_name(
         &self,
         reference: &Located<Reference>,
-        default: Arc<str>,
+        default: &str,
         names: &mut Vec<(Arc<str>, Span)>,
     ) -> Arc<str> {
         let taken = |names: &[(Arc<str>, Span)], wanted: &str| {
             names.iter().find(|(name, _)| **name == *wanted).map(|(_, span)| *span)
         };
-        let name = match self.name(&reference.value.name) {
-            Some(given) => {
-                if let Some(first) = taken(names, &given.value) {
-                    self.report(
-                        Diagnostic::error(given.span, "another secret of this route has the same name")
-                            .also(first, "the first one"),
-                    );
-                }
-                Arc::from(given.value.as_str())
+        let name: Arc<str> = if let Some(given) = self.name(&reference.value.name) {
+            if let Some(first) = taken(names, &given.value) {
+                let error = Diagnostic::error(given.span, "another secret of this route has the same name");
+                self.report(error.also(first, "the first one"));
             }
-            None => {
-                let mut name = Arc::clone(&default);
-                let mut copy = 1;
-                while taken(names, &name).is_some() {
-                    copy += 1;
-                    name = format!("{default}-{copy}").into();
-                }
-                name
-            }
+            given.value.into()
+        } else {
+            let copies = (2..).map(|copy| format!("{default}-{copy}"));
+            let mut candidates = std::iter::once(default.to_string()).chain(copies);
+            candidates.find(|name| taken(names, name).is_none()).unwrap_or_default().into()
         };
         names.push((Arc::clone(&name), reference.span));
         name

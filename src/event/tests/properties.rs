@@ -98,7 +98,9 @@ fn quoted(text: &str, manners: &[u8]) -> String {
             ('\n', 0..128) => out.push_str("\\n"),
             ('\0'..' ' | '"' | '\\', _) | (_, 0..32) => {
                 for unit in char.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&if n % 2 == 0 { format!("\\u{unit:04x}") } else { format!("\\u{unit:04X}") });
+                    let hex = format!("{unit:04x}");
+                    out.push_str("\\u");
+                    out.push_str(&if n % 2 == 0 { hex } else { hex.to_uppercase() });
                 }
             }
             _ => out.push(char),
