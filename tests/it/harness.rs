@@ -1,0 +1,17 @@
+//! What every claim is driven with: the real binary, fake receivers that record what reached them,
+//! and senders that speak raw bytes. No HTTP framework on either side, because the bytes are the claim.
+
+pub mod gateway;
+pub mod metrics;
+pub mod patience;
+pub mod process;
+pub mod sender;
+pub mod tls;
+pub mod upstream;
+pub mod wire;
+
+pub use gateway::{Gateway, OLD_SECRET, PATH, Route, SECRET, Setup};
+pub use metrics::Metrics;
+pub use patience::{eventually, within};
+pub use sender::{Answer, Client, Event, Request, hmac_hex, sign};
+pub use upstream::{Gate, Reply, Upstream};

@@ -1,0 +1,126 @@
+//! Child processes: killed by their own handle, never by name, and never outliving their test for long.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::patience::eventually;
+
+/// No test runs longer than this: whatever it waits for then dies under it.
+const LIFETIME: Duration = Duration::from_secs(100);
+
+type Collected = Arc<Mutex<Vec<u8>>>;
+
+/// A running child and everything it has written.
+pub struct Process {
+    child: Arc<Mutex<Child>>,
+    stdout: Collected,
+    stderr: Collected,
+    readers: [JoinHandle<()>; 2],
+}
+
+impl Process {
+    pub fn spawn(command: &mut Command) -> Self {
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = spawned.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let (stdout, reader) = collect(child.stdout.take().expect("piped"));
+        let (stderr, another) = collect(child.stderr.take().expect("piped"));
+        let child = Arc::new(Mutex::new(child));
+        let watched = Arc::downgrade(&child);
+        std::thread::spawn(move || {
+            std::thread::sleep(LIFETIME);
+            if let Some(child) = watched.upgrade() {
+                let _ = child.lock().expect("not poisoned").kill();
+            }
+        });
+        Self { child, stdout, stderr, readers: [reader, another] }
+    }
+
+    /// Everything written so far, standard output first.
+    pub fn output(&self) -> String {
+        let stdout = self.stdout.lock().expect("not poisoned");
+        let stderr = self.stderr.lock().expect("not poisoned");
+        String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr)
+    }
+
+    /// The complete lines of standard error.
+    pub fn lines(&self) -> Vec<String> {
+        let stderr = self.stderr.lock().expect("not poisoned");
+        let complete = stderr.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        String::from_utf8_lossy(&stderr[..complete]).split('\n').map(str::to_owned).collect()
+    }
+
+    /// Waits for a line that contains the text, on either stream, and returns it.
+    pub async fn says(&self, text: &str) -> String {
+        let find = || self.output().lines().find(|line| line.contains(text)).map(str::to_owned);
+        eventually(format!("the child says {text:?}"), async || {
+            assert!(self.exit().is_none() || find().is_some(), "the child is gone:\n{}", self.output());
+            find().is_some()
+        })
+        .await;
+        find().expect("just seen")
+    }
+
+    /// Sends a signal by name (`TERM`, `HUP`) to this child, if it still runs.
+    pub fn signal(&self, name: &str) {
+        let mut child = self.child.lock().expect("not poisoned");
+        if child.try_wait().expect("a child to wait for").is_none() {
+            let kill = format!("kill -{name} {}", child.id());
+            assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh").success(), "{kill}");
+        }
+    }
+
+    pub fn exit(&self) -> Option<ExitStatus> {
+        self.child.lock().expect("not poisoned").try_wait().expect("a child to wait for")
+    }
+
+    /// Waits for the child's own end, and for the last of what it wrote.
+    pub async fn exited(&self) -> ExitStatus {
+        eventually("the child exits", async || self.exit().is_some()).await;
+        eventually("all is read", async || self.readers.iter().all(JoinHandle::is_finished)).await;
+        self.exit().expect("just seen")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().expect("not poisoned");
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> (Collected, JoinHandle<()>) {
+    let collected = Collected::default();
+    let into = collected.clone();
+    let reader = std::thread::spawn(move || {
+        let mut chunk = [0; 8192];
+        while let Ok(count @ 1..) = from.read(&mut chunk) {
+            into.lock().expect("not poisoned").extend(&chunk[..count]);
+        }
+    });
+    (collected, reader)
+}
+
+/// A tool of the machine: its path, or `None` after saying what is skipped. With `CI=true` it must be there.
+pub fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf> {
+    if found.is_none() {
+        let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+        assert!(!ci, "{what} is missing, and CI=true means that nothing is skipped");
+        // Written past the test runner's capture, so that a skip is seen.
+        let _ = writeln!(std::io::stderr(), "SKIPPED, {what} is missing: {skipped}");
+    }
+    found
+}
+
+/// Looks a program up in an environment variable, then on the `PATH`.
+pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Some(PathBuf::from(path)).filter(|path| path.is_file());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}

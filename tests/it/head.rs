@@ -1,0 +1,586 @@
+//! Requests that two parsers could read differently: refused, or forwarded as exactly one canonical request.
+//! Each carries a good signature, so that nothing but the flaw can stop it.
+
+use crate::harness::sender::chunks;
+use crate::harness::*;
+
+/// A genuine event's request with its head's lines and its body's bytes in the test's hands.
+struct Raw {
+    start: String,
+    host: String,
+    signature: String,
+    rest: String,
+    payload: Vec<u8>,
+}
+
+impl Raw {
+    fn new(event: &Event) -> Self {
+        Self {
+            start: format!("POST {PATH} HTTP/1.1\r\n"),
+            host: "Host: hooks.test\r\n".into(),
+            signature: format!("X-VPN-Signature: {}\r\n", sign(SECRET, &event.body)),
+            rest: format!("Content-Length: {}\r\n", event.body.len()),
+            payload: event.body.clone(),
+        }
+    }
+
+    fn start(mut self, line: &str) -> Self {
+        self.start = format!("{line}\r\n");
+        self
+    }
+
+    fn target(self, target: &str) -> Self {
+        self.start(&format!("POST {target} HTTP/1.1"))
+    }
+
+    fn host(mut self, lines: &str) -> Self {
+        self.host = lines.into();
+        self
+    }
+
+    /// In place of the `Content-Length`.
+    fn framed(mut self, lines: &str) -> Self {
+        self.rest = lines.into();
+        self
+    }
+
+    /// Besides the `Content-Length`.
+    fn with(mut self, lines: &str) -> Self {
+        self.rest.push_str(lines);
+        self
+    }
+
+    fn payload(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.payload = bytes.into();
+        self
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let head = [&self.start, &self.host, &self.signature, &self.rest, "\r\n"].concat();
+        // Written as Latin-1, so that a test can put any byte into a head.
+        let head = head.chars().map(|c| u8::try_from(u32::from(c)).expect("Latin-1"));
+        head.chain(self.payload.iter().copied()).collect()
+    }
+}
+
+/// Sends each case on a connection of its own: one of these statuses (0 stands for a connection closed without
+/// an answer), nothing at the upstream, and the gateway serves on.
+async fn assert_all_refused(cases: Vec<(&str, Raw)>, statuses: &[u16]) {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).with("budget", "3s").with("budget_margin", "500ms")).await;
+    let mut wrong = Vec::new();
+    for (flaw, raw) in cases {
+        let answer = gateway.connect().await.send_raw(&raw.bytes()).await;
+        let (status, outcome) = answer.as_ref().map_or((0, ""), |answer| (answer.status, answer.outcome()));
+        if !statuses.contains(&status) || (status == 400 && outcome != "malformed_request") {
+            wrong.push(format!("{flaw}: {status} {outcome}"));
+        }
+        if upstream.connections() > 0 {
+            wrong.push(format!("{flaw}: touched the upstream"));
+            break;
+        }
+    }
+    assert!(wrong.is_empty(), "not one of {statuses:?}, or not untouched: {wrong:#?}");
+    gateway.send(Event::new("evt_barrier")).await.assert(200, "delivered");
+    assert_eq!(upstream.event_ids(), ["evt_barrier"]);
+}
+
+/// Sends each case: accepted, and forwarded as one canonical request.
+async fn assert_all_accepted(cases: Vec<(&str, Event, Raw)>) {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let count = cases.len();
+    for (shape, event, raw) in cases {
+        let answer = gateway.connect().await.send_raw(&raw.bytes()).await.expect("an answer");
+        assert_eq!((answer.status, answer.outcome()), (200, "delivered"), "{shape:?}");
+        let received = upstream.last();
+        assert_eq!(received.body, event.body, "{shape:?}");
+        received.assert_header("Content-Length", &event.body.len().to_string());
+        received.assert_no_header("Transfer-Encoding");
+    }
+    assert_eq!(upstream.count(), count);
+}
+
+fn event() -> Event {
+    Event::new("evt_1")
+}
+
+fn raw() -> Raw {
+    Raw::new(&event())
+}
+
+fn chunked() -> Raw {
+    raw().framed("Transfer-Encoding: chunked\r\n").payload(chunks(&event().body, 10))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_together_with_a_transfer_coding_is_refused() {
+    let length = format!("Content-Length: {}\r\n", event().body.len());
+    let coded = chunks(&event().body, 10);
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n";
+    let cases = vec![
+        ("CL.TE", chunked().framed(&format!("{length}Transfer-Encoding: chunked\r\n"))),
+        ("TE.CL", chunked().framed(&format!("Transfer-Encoding: chunked\r\n{length}"))),
+        (
+            "CL of the coded body",
+            chunked().framed(&format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", coded.len())),
+        ),
+        ("CL 0 and TE", chunked().framed("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n")),
+        (
+            "CL.TE with a tail",
+            chunked()
+                .framed("Content-Length: 500\r\nTransfer-Encoding: chunked\r\n")
+                .payload([coded.clone(), smuggled.into()].concat()),
+        ),
+    ];
+    assert_all_refused(cases, &[400]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_coding_that_is_not_exactly_chunked_is_refused() {
+    let te = |value: &str| chunked().framed(&format!("Transfer-Encoding: {value}\r\n"));
+    let lines = |lines: &str| chunked().framed(lines);
+    let cases = vec![
+        ("gzip, chunked", te("gzip, chunked")),
+        ("chunked, gzip", te("chunked, gzip")),
+        ("chunked, chunked", te("chunked, chunked")),
+        ("chunked, identity", te("chunked, identity")),
+        ("identity", te("identity")),
+        (",chunked", te(",chunked")),
+        ("chunked,", te("chunked,")),
+        ("xchunked", te("xchunked")),
+        ("chunkedx", te("chunkedx")),
+        ("chunked;q=1", te("chunked;q=1")),
+        ("quoted", te("\"chunked\"")),
+        ("VT before", te("\x0bchunked")),
+        ("VT after", te("chunked\x0b")),
+        ("two lines, identity last", lines("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n")),
+        ("two lines, identity first", lines("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n")),
+        ("two lines, both chunked", lines("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n")),
+        ("space before the colon", lines("Transfer-Encoding : chunked\r\n")),
+        ("space before the name", lines(" Transfer-Encoding: chunked\r\n")),
+        ("folded", lines("Transfer-Encoding:\r\n chunked\r\n")),
+        ("HTTP/1.0", chunked().start(&format!("POST {PATH} HTTP/1.0"))),
+    ];
+    assert_all_refused(cases, &[400]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_coding_under_another_name_frames_nothing() {
+    let cases = vec![("underscore", chunked().framed("Transfer_Encoding: chunked\r\n"))];
+    assert_all_refused(cases, &[400, 401]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_that_is_not_one_plain_number_is_refused() {
+    let n = event().body.len();
+    let cl = |value: String| raw().framed(&format!("Content-Length: {value}\r\n"));
+    let cases = vec![
+        ("two, different", cl(format!("{n}\r\nContent-Length: {}", n + 1))),
+        ("two, different, right one last", cl(format!("{}\r\nContent-Length: {n}", n - 1))),
+        ("two, equal", cl(format!("{n}\r\nContent-Length: {n}"))),
+        ("list, equal", cl(format!("{n}, {n}"))),
+        ("list, different", cl(format!("{n}, {}", n + 1))),
+        ("plus", cl(format!("+{n}"))),
+        ("minus", cl(format!("-{n}"))),
+        ("minus zero", cl("-0".into())),
+        ("hex", cl(format!("0x{n:x}"))),
+        ("space inside", cl(format!("{} {}", n / 10, n % 10))),
+        ("underscore inside", cl(format!("{}_{}", n / 10, n % 10))),
+        ("fraction", cl(format!("{n}.0"))),
+        ("empty", cl(String::new())),
+        ("a word", cl("all".into())),
+        ("space before the colon", raw().framed(&format!("Content-Length : {n}\r\n"))),
+        ("NUL in the name", raw().framed(&format!("Content\0-Length: {n}\r\n"))),
+        ("folded", raw().framed(&format!("Content-Length:\r\n {n}\r\n"))),
+    ];
+    assert_all_refused(cases, &[400]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_absurd_length_is_refused() {
+    let cl = |value: &str| raw().framed(&format!("Content-Length: {value}\r\n"));
+    let cases = vec![
+        ("20 digits", cl("99999999999999999999")),
+        ("2^64", cl("18446744073709551616")),
+        ("2^64 + the right one", cl(&(18_446_744_073_709_551_616u128 + event().body.len() as u128).to_string())),
+    ];
+    assert_all_refused(cases, &[400, 413]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_with_broken_lines_is_refused() {
+    let cases = vec![
+        ("bare LF after one field", raw().with("X-A: 1\nX-B: 2\r\n")),
+        ("bare LF after the start line", raw().start(&format!("POST {PATH} HTTP/1.1\nX-A: 1"))),
+        ("bare CR in a value", raw().with("X-A: 1\rX-B: 2\r\n")),
+        ("NUL in a value", raw().with("X-A: 1\x002\r\n")),
+        ("folded", raw().with("X-A: 1\r\n 2\r\n")),
+        ("folded first field", raw().host(" X-A: 1\r\nHost: hooks.test\r\n")),
+        ("no colon", raw().with("X-A\r\n")),
+        ("empty name", raw().with(": 1\r\n")),
+        ("space before the colon", raw().with("X-A : 1\r\n")),
+        ("space in the name", raw().with("X A: 1\r\n")),
+        ("byte 0xff in the name", raw().with("X-\u{ff}: 1\r\n")),
+        ("parenthesis in the name", raw().with("X-(A): 1\r\n")),
+    ];
+    assert_all_refused(cases, &[400]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_whose_lines_all_end_in_a_bare_lf_is_refused() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{header_timeout: 1s}")).await;
+    let text = String::from_utf8(raw().bytes()).expect("text").replace("\r\n", "\n");
+    let answer = gateway.connect().await.send_raw(text.as_bytes()).await.expect("an answer");
+    // A strict reader never sees the end of this head.
+    assert!([400, 408].contains(&answer.status), "{answer:?}");
+    upstream.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_line_that_is_not_http_1_is_refused() {
+    let cases = vec![
+        ("HTTP/1.2", raw().start(&format!("POST {PATH} HTTP/1.2"))),
+        ("HTTP/3.0", raw().start(&format!("POST {PATH} HTTP/3.0"))),
+        ("HTTP/2.0", raw().start(&format!("POST {PATH} HTTP/2.0"))),
+        ("HTTP/1.1x", raw().start(&format!("POST {PATH} HTTP/1.1x"))),
+        ("lower case", raw().start(&format!("POST {PATH} http/1.1"))),
+        ("no version", raw().start(&format!("POST {PATH}"))),
+        ("no target", raw().start("POST HTTP/1.1")),
+        ("one word", raw().start("POST")),
+        ("two spaces", raw().start(&format!("POST  {PATH} HTTP/1.1"))),
+        ("tab", raw().start(&format!("POST\t{PATH} HTTP/1.1"))),
+        ("NUL in the version", raw().start(&format!("POST {PATH} HTTP/1.1\0"))),
+        ("control in the method", raw().start(&format!("PO\x01ST {PATH} HTTP/1.1"))),
+        ("TLS hello", raw().start("\x16\x03\x01\x02\x00\x01")),
+    ];
+    assert_all_refused(cases, &[400, 505, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_exactly_one_plain_host_is_refused() {
+    let cases = vec![
+        ("none", raw().host("")),
+        ("two", raw().host("Host: hooks.test\r\nHost: other.test\r\n")),
+        ("two equal", raw().host("Host: hooks.test\r\nHost: hooks.test\r\n")),
+        ("empty", raw().host("Host: \r\n")),
+        ("list", raw().host("Host: hooks.test, other.test\r\n")),
+        ("user information", raw().host("Host: user@hooks.test\r\n")),
+        ("path", raw().host("Host: hooks.test/path\r\n")),
+        ("space", raw().host("Host: hooks test\r\n")),
+        ("port that is no number", raw().host("Host: hooks.test:http\r\n")),
+        ("another than the target's", raw().target(&format!("http://other.test{PATH}"))),
+    ];
+    assert_all_refused(cases, &[400]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_header_cannot_take_the_signature_away() {
+    let cases = vec![
+        ("names the signature", raw().with("Connection: X-VPN-Signature\r\n")),
+        ("in other case", raw().with("Connection: keep-alive, x-vpn-signature\r\n")),
+        ("names the length", raw().with("Connection: Content-Length\r\n")),
+        ("names the host", raw().with("Connection: Host\r\n")),
+        ("names the type", raw().with("Connection: close, Content-Type\r\n")),
+    ];
+    assert_all_refused(cases, &[400]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_expectation_is_refused() {
+    let cases = vec![
+        ("unknown", raw().with("Expect: miracles\r\n")),
+        ("unknown before the known", raw().with("Expect: y 100-continue\r\n")),
+        ("folded", raw().with("Expect:\r\n 100-continue\r\n")),
+    ];
+    assert_all_refused(cases, &[400, 417]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_only_resembles_the_path_finds_no_route() {
+    let targets = [
+        "*",
+        "/",
+        "webhooks/vpn-enterprise",
+        "//webhooks/vpn-enterprise",
+        "/webhooks//vpn-enterprise",
+        "/webhooks/vpn-enterprise/",
+        "/Webhooks/vpn-enterprise",
+        "/webhooks/VPN-Enterprise",
+        "/webhooks/./vpn-enterprise",
+        "/x/../webhooks/vpn-enterprise",
+        "/webhooks/vpn-enterprise/..",
+        "/webhooks/%2e/vpn-enterprise",
+        "/webhooks%2fvpn-enterprise",
+        "/%77ebhooks/vpn-enterprise",
+        "/webhooks/vpn%2Denterprise",
+        "/webhooks\\vpn-enterprise",
+        "/webhooks/vpn-enterprise;x=1",
+        "/webhooks/vpn-enterprise#x",
+        "/webhooks/vpn-enterprise%00",
+        "/webhooks/vpn-enterprise%20",
+        "/webhooks/vpn-enterprise%0d%0aX-A:%201",
+        "/webhooks/%c0%aevpn",
+        "/webhooks/vpn-enterprise\u{e9}",
+        "/webhooks/vpn-enterprise\x7f",
+        "/webhooks/vpn-enterprise\x01",
+        "/webhooks/vpn-enterprise x",
+    ];
+    let cases = targets.into_iter().map(|target| (target, raw().target(target))).collect();
+    assert_all_refused(cases, &[400, 404]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_that_is_not_the_routes_is_refused_with_its_body() {
+    let methods = ["GET", "PUT", "OPTIONS", "TRACE", "post", "Post", "PROPFIND"];
+    let cases = methods.into_iter().map(|method| (method, raw().start(&format!("{method} {PATH} HTTP/1.1")))).collect();
+    assert_all_refused(cases, &[405]).await;
+    let connect = vec![
+        ("CONNECT", raw().start("CONNECT hooks.test:443 HTTP/1.1")),
+        ("CONNECT to the path", raw().start(&format!("CONNECT {PATH} HTTP/1.1"))),
+    ];
+    assert_all_refused(connect, &[400, 404, 405, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_chunk_is_refused() {
+    let body = String::from_utf8(event().body).expect("text");
+    let size = format!("{:x}", body.len());
+    let coded = |first: String, rest: &str| chunked().payload(format!("{first}{body}{rest}"));
+    let good = "\r\n0\r\n\r\n";
+    let cases = vec![
+        ("0x", coded(format!("0x{size}\r\n"), good)),
+        ("plus", coded(format!("+{size}\r\n"), good)),
+        ("minus", coded(format!("-{size}\r\n"), good)),
+        ("space before", coded(format!(" {size}\r\n"), good)),
+        ("underscore", coded(format!("{}_{}\r\n", &size[..1], &size[1..]), good)),
+        ("no digit", coded("Z\r\n".into(), good)),
+        ("17 digits", coded(format!("1{size:0>16}\r\n"), good)),
+        ("LF after the size", coded(format!("{size}\n"), good)),
+        ("CR after the size", coded(format!("{size}\r"), good)),
+        ("CR CR LF after the size", coded(format!("{size}\r\r\n"), good)),
+        ("LF after the data", coded(format!("{size}\r\n"), "\n0\r\n\r\n")),
+        ("nothing after the data", coded(format!("{size}\r\n"), "0\r\n\r\n")),
+        ("more data than said", coded(format!("{size}\r\n"), "!!\r\n0\r\n\r\n")),
+        ("CR in an extension", coded(format!("{size};a\rX\r\n"), good)),
+        ("an endless extension", coded(format!("{size};{}\r\n", "x".repeat(70_000)), good)),
+    ];
+    assert_all_refused(cases, &[400, 408]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_without_a_size_does_not_end_the_body() {
+    // A parser that takes it for the last chunk reads the rest of this body as the next request.
+    let upstream = Upstream::ok();
+    let hurried = Route::to(&upstream).with("budget", "3s").with("budget_margin", "500ms");
+    let gateway = Gateway::start(hurried).await;
+    let mut client = gateway.connect().await;
+    client.write(&chunked().payload("\r\n\r\n").bytes()).await;
+    client.write(&Event::new("evt_smuggled").post().bytes()).await;
+    let answer = client.answer().await;
+    assert!([400, 408].contains(&answer.status), "{answer:?}");
+    let ending = |end: &str| {
+        let coded = chunks(&event().body, 99);
+        [coded.strip_suffix(b"0\r\n\r\n").expect("a last chunk"), end.as_bytes()].concat()
+    };
+    let cases = vec![
+        ("no size in the last chunk", chunked().payload(ending("\r\n\r\n"))),
+        ("an extension without a size", chunked().payload(ending(";a\r\n\r\n"))),
+    ];
+    assert_all_refused(cases, &[400, 408]).await;
+    upstream.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bare_lf_in_a_chunk_extension_ends_no_line() {
+    // Refused, or read as part of the extension: never as the end of the line.
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let coded = [format!("{:x};\n\r\n", event().body.len()).as_bytes(), &event().body, b"\r\n0\r\n\r\n"].concat();
+    let answer = gateway.connect().await.send_raw(&chunked().payload(coded).bytes()).await.expect("an answer");
+    assert!(
+        [(200, "delivered"), (400, "malformed_request")].contains(&(answer.status, answer.outcome())),
+        "{answer:?}"
+    );
+    assert!(upstream.requests().iter().all(|received| received.body == event().body));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunked_body_without_its_last_chunk_moves_nothing() {
+    let mut cut = chunked();
+    cut.payload.truncate(cut.payload.len() - 5);
+    let mut half_end = chunked();
+    half_end.payload.truncate(half_end.payload.len() - 2);
+    assert_all_refused(vec![("no last chunk", cut), ("half a last chunk", half_end)], &[400, 408]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trailers_count_for_nothing() {
+    let signature = raw().signature;
+    let mut in_trailer = chunked();
+    in_trailer.payload.truncate(in_trailer.payload.len() - 2);
+    in_trailer.payload.extend(format!("{signature}\r\n").bytes());
+    in_trailer.signature = String::new();
+    assert_all_refused(vec![("signature in a trailer", in_trailer)], &[400, 401]).await;
+
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    for (number, trailer) in
+        ["Content-Length: 99", "Host: other", "Transfer-Encoding: chunked", "Hookgate-Event-Id: x"].iter().enumerate()
+    {
+        let event = Event::new(&format!("evt_{number}"));
+        let mut raw = Raw::new(&event).framed("Transfer-Encoding: chunked\r\n").payload(chunks(&event.body, 10));
+        raw.payload.truncate(raw.payload.len() - 2);
+        raw.payload.extend(format!("{trailer}\r\n\r\n").bytes());
+        let answer = gateway.connect().await.send_raw(&raw.bytes()).await.expect("an answer");
+        assert!(
+            [(200, "delivered"), (400, "malformed_request")].contains(&(answer.status, answer.outcome())),
+            "{trailer}: {answer:?}"
+        );
+        if answer.status == 200 {
+            let received = upstream.last();
+            assert_eq!(received.body, event.body, "{trailer}");
+            received.assert_header("Content-Length", &event.body.len().to_string());
+            received.assert_header("Hookgate-Event-Id", &format!("evt_{number}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trailers_over_h2c_count_for_nothing() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let event = event();
+    let signature = sign(SECRET, &event.body);
+    let unsigned = event.post().without("X-VPN-Signature");
+    let answer = gateway.connect_h2().await.try_send(unsigned, &[("x-vpn-signature", &signature)]).await;
+    assert!(answer.is_none_or(|answer| [400, 401].contains(&answer.status)));
+    upstream.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_over_h2c_that_is_not_the_bodys_moves_nothing() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    for wrong in [event().body.len() - 1, event().body.len() + 1, 0] {
+        let request = event().post().header("Content-Length", &wrong.to_string());
+        let answer = gateway.connect_h2().await.try_send(request, &[]).await;
+        assert!(answer.as_ref().is_none_or(|answer| answer.status == 400), "{wrong}: {answer:?}");
+    }
+    upstream.assert_untouched();
+    gateway.connect_h2().await.send(event()).await.assert(200, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_is_ignored_and_opens_no_tunnel() {
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n";
+    for upgrade in ["websocket", "h2c", "foo"] {
+        let upstream = Upstream::ok();
+        let gateway = Gateway::start(Route::to(&upstream)).await;
+        let lines =
+            format!("Upgrade: {upgrade}\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n");
+        let raw = raw().with(&lines).payload([event().body, smuggled.into()].concat());
+        let mut client = gateway.connect().await;
+        let answer = client.send_raw(&raw.bytes()).await.expect("an answer");
+        assert!(
+            [(200, "delivered"), (400, "malformed_request")].contains(&(answer.status, answer.outcome())),
+            "{answer:?}"
+        );
+        assert!(
+            upstream
+                .requests()
+                .iter()
+                .all(|received| received.target == "/receiver" && !received.headers.has("Upgrade"))
+        );
+        assert!(upstream.count() <= 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_request_is_never_forwarded_with_it() {
+    let smuggled = format!("POST {PATH} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 0\r\n\r\n");
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    for (number, framed) in [false, true].into_iter().enumerate() {
+        let event = Event::new(&format!("evt_{number}"));
+        let mut raw = Raw::new(&event);
+        if framed {
+            raw = raw.framed("Transfer-Encoding: chunked\r\n").payload(chunks(&event.body, 10));
+        }
+        raw.payload.extend(smuggled.bytes());
+        let answer = gateway.connect().await.send_raw(&raw.bytes()).await.expect("an answer");
+        answer.assert(200, "delivered");
+        assert_eq!(upstream.last().body, event.body);
+    }
+    assert_eq!(upstream.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_of_declared_length_zero_leaves_its_tail_outside() {
+    let tail = "GET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n";
+    let cases = vec![
+        ("CL.0", raw().framed("Content-Length: 0\r\n").payload(tail)),
+        ("no length", raw().framed("").payload(tail)),
+    ];
+    assert_all_refused(cases, &[400, 401]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odd_but_lawful_requests_are_forwarded_canonically() {
+    let numbered = |n: usize| Event::new(&format!("evt_{n}"));
+    let plain = |n: usize| Raw::new(&numbered(n));
+    let chunked = |n: usize, te: &str| plain(n).framed(te).payload(chunks(&numbered(n).body, 10));
+    let cases = vec![
+        ("CHUNKED", numbered(0), chunked(0, "Transfer-Encoding: CHUNKED\r\n")),
+        ("tab before chunked", numbered(1), chunked(1, "Transfer-Encoding:\tchunked\r\n")),
+        ("space after chunked", numbered(2), chunked(2, "Transfer-Encoding: chunked \r\n")),
+        ("no space after the colon", numbered(3), chunked(3, "transfer-encoding:chunked\r\n")),
+        ("Host with a port", numbered(4), plain(4).host("Host: hooks.test:8080\r\n")),
+        ("Host is IPv6", numbered(5), plain(5).host("Host: [::1]:8080\r\n")),
+        ("absolute target", numbered(7), plain(7).target(&format!("http://hooks.test{PATH}"))),
+        ("empty query", numbered(6), plain(6).target(&format!("{PATH}?"))),
+        (
+            "upper-case chunk size",
+            numbered(8),
+            plain(8).framed("Transfer-Encoding: chunked\r\n").payload(format!(
+                "{:X}\r\n{}\r\n0\r\n\r\n",
+                numbered(8).body.len(),
+                String::from_utf8_lossy(&numbered(8).body)
+            )),
+        ),
+        (
+            "zeros before a chunk size",
+            numbered(9),
+            plain(9).framed("Transfer-Encoding: chunked\r\n").payload(format!(
+                "000{:x}\r\n{}\r\n000\r\n\r\n",
+                numbered(9).body.len(),
+                String::from_utf8_lossy(&numbered(9).body)
+            )),
+        ),
+    ];
+    assert_all_accepted(cases).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_or_too_large_header_fields_are_refused() {
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream)).with("limits", "{header_bytes: 8KiB}");
+    let gateway = Gateway::start(setup).await;
+    let many = (0..400).fold(event().post(), |request, n| request.header(&format!("X-{n}"), "1"));
+    let bulky = (0..100).fold(event().post(), |request, n| request.header(&format!("X-{n}"), &"x".repeat(200)));
+    let cases = [
+        ("one value over the limit", event().post().header("X-Large", &"x".repeat(9_000))),
+        ("far over the limit", event().post().header("X-Large", &"x".repeat(2_000_000))),
+        ("many fields", many),
+        ("many bytes in many fields", bulky),
+        ("a long target", event().post().at(&format!("{PATH}?{}", "x".repeat(9_000)))),
+        ("a long name", event().post().header(&"X".repeat(9_000), "1")),
+    ];
+    for (flaw, request) in cases {
+        let answer = gateway.send(request).await;
+        assert_eq!((answer.status, answer.outcome()), (431, "headers_too_large"), "{flaw}");
+    }
+    upstream.assert_untouched();
+    gateway.send(event().post().header("X-Fits", &"x".repeat(7_000))).await.assert(200, "delivered");
+}

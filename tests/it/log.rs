@@ -1,0 +1,209 @@
+//! One line a request, and in no line anything that should not be read.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_is_one_line_that_tells_what_became_of_it() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    gateway.send(Event::typed("evt_1", "user.created")).await.assert(200, "delivered");
+    let line = gateway.logged(json!({"event_id": "evt_1"})).await;
+    let told = [
+        ("route", "hooks"),
+        ("outcome", "delivered"),
+        ("event_type", "user.created"),
+        ("secret", "current"),
+        ("message", "request"),
+        ("level", "info"),
+    ];
+    for (member, value) in told {
+        assert_eq!(line[member], value, "{line}");
+    }
+    assert_eq!(
+        (&line["status"], &line["upstream_status"], &line["attempt"]),
+        (&json!(200), &json!(200), &json!(1)),
+        "{line}"
+    );
+    assert_eq!(line["body_bytes"], json!(Event::new("evt_1").body.len()), "{line}");
+    assert!(line["duration_ms"].as_f64().is_some_and(|ms| ms >= 0.0), "{line}");
+    assert!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1")), "{line}");
+    assert!(line["time"].as_str().is_some_and(|time| time.contains('T')), "{line}");
+    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway.logged(json!({"event_id": "evt_1", "outcome": "duplicate", "status": 409})).await;
+    assert_eq!(gateway.access_lines().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejected_request_is_told_with_its_reason() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let event = Event::new("evt_1");
+    gateway.send(event.forged()).await.assert(401, "invalid_signature");
+    gateway.send(event.post().without("X-VPN-Signature")).await.assert(401, "invalid_signature");
+    gateway.send(event.post().at("/elsewhere")).await.assert(404, "unknown_route");
+    let line = gateway
+        .logged(json!({"outcome": "invalid_signature", "reason": "mismatch", "route": "hooks", "status": 401}))
+        .await;
+    assert!(line.get("event_id").is_none(), "an unverified ID is not repeated: {line}");
+    gateway.logged(json!({"outcome": "invalid_signature", "reason": "missing"})).await;
+    gateway.logged(json!({"outcome": "unknown_route", "status": 404})).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trace_of_the_sender_is_in_the_line() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let request = Event::new("evt_1").post().header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"));
+    gateway.send(request).await.assert(200, "delivered");
+    assert_eq!(gateway.logged(json!({"event_id": "evt_1"})).await["trace_id"], trace);
+}
+
+/// Makes the gateway talk about good, bad, broken and failing requests that all carry canaries, and returns the
+/// canaries that must never be read.
+async fn provoke(gateway: &Gateway) -> Vec<String> {
+    let event = Event::raw(r#"{"id":"evt_1","type":"t","data":"canary-in-the-body"}"#);
+    let signature = hmac_hex(SECRET, &event.body);
+    let wrong = hmac_hex("wrong", &event.body);
+    let private = |request: Request| request.header("Authorization", "Bearer canary-in-a-header");
+    gateway.send(private(event.post())).await;
+    gateway.send(private(event.post())).await;
+    gateway.send(private(event.forged())).await;
+    gateway.send(private(event.post().at("/webhooks/dead"))).await;
+    gateway.send(private(event.post().at("/elsewhere?token=canary-in-the-query"))).await;
+    gateway.send(private(event.post().method("PUT"))).await;
+    gateway.send(private(event.post().header("Transfer-Encoding", "chunked"))).await;
+    gateway.send(Event::raw("canary-in-the-body, no JSON")).await;
+    gateway.connect_h2().await.send(private(event.post())).await;
+    let broken = [
+        &b"POST /webhooks/vpn-enterprise HTTP/1.1\r\nX-VPN-Signature: "[..],
+        signature.as_bytes(),
+        b"\r\nbroken canary-in-a-header\r\n\r\n",
+    ];
+    gateway.connect().await.send_raw(&broken.concat()).await;
+    let mut gone = gateway.connect().await;
+    gone.write(&event.post().bytes()[..200]).await;
+    gone.reset();
+    gateway.admin_get("/nowhere?token=canary-in-the-query").await;
+    gateway.rewrite_text("routes: [{path: /x, secrets: [{value: canary-in-the-configuration}], upstrem: 1");
+    gateway.signal("HUP");
+    gateway.metric_reaches("config_last_reload_successful", &[], 0.0).await;
+    let canaries = [
+        SECRET,
+        OLD_SECRET,
+        &signature,
+        &wrong,
+        "canary-in-the-body",
+        "canary-in-a-header",
+        "canary-in-the-query",
+        "canary-in-the-configuration",
+    ];
+    canaries.map(str::to_owned).to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_signature_or_body_is_in_any_output_at_any_level() {
+    for format in ["json", "pretty"] {
+        let upstream = Upstream::ok();
+        let closed = upstream::ClosedPort::new();
+        let routes = [
+            Route::to(&upstream)
+                .with("secrets", "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]"),
+            Route::to_url(&closed.url()).named("dead"),
+        ];
+        let setup = Setup::new(routes).with("shutdown", "{drain: 100ms, grace: 1s}");
+        let gateway = Gateway::start(
+            setup
+                .with("log", &format!("{{format: {format}, level: trace}}"))
+                .env("RUST_LOG", "trace")
+                .env("RUST_BACKTRACE", "1"),
+        )
+        .await;
+        let canaries = provoke(&gateway).await;
+        let metrics = gateway.metrics().await.text;
+        gateway.signal("TERM");
+        gateway.exited().await;
+        let output = gateway.output();
+        assert!(output.contains("evt_1"), "the log tells something: {output}");
+        for canary in canaries {
+            let leak = output.lines().find(|line| line.contains(&canary));
+            assert!(leak.is_none(), "{format}: {canary} in the log: {leak:?}");
+            assert!(!metrics.contains(&canary), "{canary} in the metrics");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_characters_never_reach_the_log_unescaped() {
+    for format in ["json", "pretty"] {
+        let upstream = Upstream::ok();
+        let setup = Setup::from(Route::to(&upstream)).with("log", &format!("{{format: {format}, level: trace}}"));
+        let gateway = Gateway::start(setup).await;
+        let nasty = "a\u{202e}b\u{2028}c\u{9b}31m";
+        gateway.send(Event::typed("evt_nasty", nasty)).await;
+        gateway.send(Event::new("evt_1").post().at("/x%0a%1b[31m{\"level\":\"error\"}")).await;
+        for bytes in [
+            &b"POST /x HTTP/1.1\r\nX-\x1b[31m: 1\r\n\r\n"[..],
+            b"\x1b[2J\x07\x08 / HTTP/1.1\r\n\r\n",
+            b"POST /\x1b[31m HTTP/1.1\r\nHost: h\r\n\r\n",
+            b"POST /x HTTP/1.1\r\nHost: h\x1b[31m\r\n\r\n",
+        ] {
+            gateway.connect().await.send_raw(bytes).await;
+        }
+        gateway.send(Event::new("evt_2").post().header("traceparent", "00-\u{b}-1-1").set("Host", "hooks.test")).await;
+        gateway.send(Event::new("evt_last")).await.assert(200, "delivered");
+        eventually("the last request is logged", async || gateway.output().contains("evt_last")).await;
+        for (number, line) in gateway.output().split('\n').enumerate() {
+            let odd = |c: char| {
+                c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c)
+            };
+            assert!(!line.chars().any(odd), "{format}, line {number}: {line:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejections_are_rate_limited_and_what_was_left_out_is_counted() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let mut client = gateway.connect().await;
+    let total = 1000;
+    for number in 0..total {
+        client.send(Event::new(&format!("evt_{number}")).forged()).await.assert(401, "invalid_signature");
+    }
+    // Another reason and a good request are not left out with them.
+    client.send(Event::new("evt_x").post().without("X-VPN-Signature")).await.assert(401, "invalid_signature");
+    client.send(Event::new("evt_good")).await.assert(200, "delivered");
+    gateway.logged(json!({"outcome": "invalid_signature", "reason": "missing"})).await;
+    gateway.logged(json!({"event_id": "evt_good", "outcome": "delivered"})).await;
+    let lines = gateway.access_lines().iter().filter(|line| line["reason"] == "mismatch").count();
+    assert!((1..total / 4).contains(&lines), "{lines} lines for {total} rejections");
+    // The count comes along with a later line; one more rejection now and then brings it out.
+    eventually("the count is told", async || {
+        client.send(Event::new("evt_more").forged()).await;
+        gateway.lines().iter().any(|line| left_out(line) >= (total / 4) as u64)
+    })
+    .await;
+}
+
+/// The count in a line of how many like it were left out.
+fn left_out(line: &Value) -> u64 {
+    ["suppressed", "left_out", "omitted", "skipped", "dropped"]
+        .iter()
+        .filter_map(|name| line[name].as_u64())
+        .max()
+        .unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_are_never_left_out() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let mut client = gateway.connect().await;
+    for number in 0..300 {
+        client.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+    }
+    eventually("every delivery is logged", async || gateway.access_lines().len() == 300).await;
+}

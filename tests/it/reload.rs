@@ -1,0 +1,215 @@
+//! A changed configuration is taken whole, at once and without a pause, or not at all.
+
+use std::time::Duration;
+
+use crate::harness::*;
+
+/// The route under test, with its upstream swapped for another.
+fn setup(upstream: &Upstream) -> Setup {
+    Setup::from(Route::to(upstream))
+}
+
+async fn wait_until_served_by(gateway: &Gateway, upstream: &Upstream) {
+    let mut number = 0;
+    eventually("the new configuration serves", async || {
+        number += 1;
+        gateway.send(Event::new(&format!("evt_probe_{number}"))).await;
+        upstream.count() > 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_swaps_the_routes() {
+    let (old, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&old)).await;
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway.rewrite(Setup::new([Route::to(&new), Route::to(&new).named("added")]));
+    gateway.signal("HUP");
+    wait_until_served_by(&gateway, &new).await;
+    gateway.send(Event::new("evt_2").post().at("/webhooks/added")).await.assert(200, "delivered");
+    let metrics = gateway.metrics().await;
+    metrics.assert_value("config_last_reload_successful", &[], 1.0);
+    metrics.assert_value("requests_total", &[("route", "added"), ("outcome", "invalid_signature")], 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_changed_in_place_is_taken_without_a_signal() {
+    let (old, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&old)).await;
+    gateway.rewrite(setup(&new));
+    wait_until_served_by(&gateway, &new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_renamed_over_the_old_one_is_taken_each_time() {
+    let upstreams = [Upstream::ok(), Upstream::ok(), Upstream::ok()];
+    let gateway = Gateway::start(setup(&upstreams[0])).await;
+    for upstream in &upstreams[1..] {
+        gateway.rename_over(setup(upstream));
+        wait_until_served_by(&gateway, upstream).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_behind_swapped_symlinks_is_taken() {
+    // As Kubernetes mounts a ConfigMap: the file is a link through a folder link that is replaced.
+    let (old, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&old)).await;
+    let folder = gateway.directory().to_owned();
+    let publish = |version: &str, setup: &Setup| {
+        std::fs::create_dir(folder.join(version)).expect("a folder");
+        std::fs::write(folder.join(version).join("hookgate.yaml"), setup.yaml()).expect("a file");
+        std::os::unix::fs::symlink(version, folder.join("..tmp")).expect("a link");
+        std::fs::rename(folder.join("..tmp"), folder.join("..data")).expect("a rename");
+    };
+    publish("..v1", &setup(&old));
+    std::os::unix::fs::symlink("..data/hookgate.yaml", folder.join("link")).expect("a link");
+    std::fs::rename(folder.join("link"), gateway.config()).expect("a rename");
+    publish("..v2", &setup(&new));
+    wait_until_served_by(&gateway, &new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_file_changes_nothing_is_told_and_is_seen_in_the_metric() {
+    let (upstream, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&upstream)).await;
+    let bad = [
+        "routes: [".to_owned(),
+        setup(&new).yaml().replace("upstream", "upstraem"),
+        Setup::from(Route::to(&new).with("secrets", "[{env: HOOKGATE_IT_UNSET}]")).yaml(),
+        Setup::from(Route::to(&new).with("secrets", "[]")).yaml(),
+        String::new(),
+    ];
+    for (number, text) in bad.iter().enumerate() {
+        gateway.rewrite_text(text);
+        gateway.signal("HUP");
+        gateway.metric_reaches("config_last_reload_successful", &[], 0.0).await;
+        gateway.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        gateway.rewrite(setup(&upstream));
+        gateway.signal("HUP");
+        gateway.metric_reaches("config_last_reload_successful", &[], 1.0).await;
+    }
+    assert_eq!((new.connections(), upstream.count()), (0, bad.len()));
+    for told in ["upstraem", "HOOKGATE_IT_UNSET"] {
+        assert!(gateway.output().contains(told), "the log tells {told}: {}", gateway.output());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_gone_changes_nothing() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(setup(&upstream)).await;
+    std::fs::remove_file(gateway.config()).expect("the file was there");
+    gateway.signal("HUP");
+    gateway.metric_reaches("config_last_reload_successful", &[], 0.0).await;
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway.rewrite(setup(&upstream));
+    gateway.signal("HUP");
+    gateway.metric_reaches("config_last_reload_successful", &[], 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_routes_change_at_once_and_no_request_falls_between() {
+    let (old, new) = (Upstream::ok(), Upstream::ok());
+    let both = |upstream: &Upstream| Setup::new([Route::to(upstream).named("one"), Route::to(upstream).named("two")]);
+    let gateway = Gateway::start(both(&old)).await;
+    let mut client = gateway.connect().await;
+    let mut served_by_new = Vec::new();
+    for number in 0..600 {
+        let path = if number % 2 == 0 { "/webhooks/one" } else { "/webhooks/two" };
+        let before = new.count();
+        client.send(Event::new(&format!("evt_{number}")).post().at(path)).await.assert(200, "delivered");
+        served_by_new.push(new.count() > before);
+        if number == 100 {
+            gateway.rename_over(both(&new));
+            gateway.signal("HUP");
+        }
+        if number > 100 && !served_by_new[number] {
+            tokio::time::sleep(Duration::from_millis(1)).await; // leaves the processor to the reload
+        }
+    }
+    assert!(served_by_new[599], "the reload came through within the test");
+    assert!(served_by_new.is_sorted(), "once one route is new, none is old");
+    assert_eq!(old.count() + new.count(), 600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_in_flight_finishes_on_the_old_configuration() {
+    let gate = Gate::shut();
+    let old = Upstream::replying([Reply::full(200, "", b"from the old").after(&gate), Reply::ok()]);
+    let new = Upstream::replying([Reply::full(200, "", b"from the new")]);
+    let gateway = Gateway::start(setup(&old)).await;
+    let mut sender = gateway.connect().await;
+    sender.write(&Event::new("evt_1").post().bytes()).await;
+    old.received(1).await;
+    gateway.rewrite(setup(&new));
+    gateway.signal("HUP");
+    wait_until_served_by(&gateway, &new).await;
+    gate.open();
+    assert_eq!(sender.answer().await.assert(200, "delivered").text(), "from the old");
+    assert_eq!(sender.send(Event::new("evt_2")).await.assert(200, "delivered").text(), "from the new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_outlives_a_reload() {
+    let (old, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&old)).await;
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway.rewrite(setup(&new));
+    gateway.signal("HUP");
+    wait_until_served_by(&gateway, &new).await;
+    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    assert!(!new.event_ids().contains(&"evt_1".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_in_flight_over_a_reload_still_stops_its_copy() {
+    let gate = Gate::shut();
+    let (old, new) = (Upstream::replying([Reply::ok().after(&gate), Reply::ok()]), Upstream::ok());
+    let gateway = Gateway::start(Route::to(&old).with("replay", "{in_flight: reject}")).await;
+    let mut sender = gateway.connect().await;
+    sender.write(&Event::new("evt_1").post().bytes()).await;
+    old.received(1).await;
+    gateway.rewrite(Route::to(&new).with("replay", "{in_flight: reject}"));
+    gateway.signal("HUP");
+    wait_until_served_by(&gateway, &new).await;
+    gateway.send(Event::new("evt_1")).await.assert(409, "in_flight");
+    gate.open();
+    sender.answer().await.assert(200, "delivered");
+    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_secret_file_counts_from_the_reload_on() {
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream).with("secrets", "[{file: webhook.key, name: current}]"));
+    let gateway = Gateway::start(setup.file("webhook.key", "whsec_first\n")).await;
+    gateway.send(Event::new("evt_1").signed_with("whsec_first")).await.assert(200, "delivered");
+    std::fs::write(gateway.directory().join("webhook.key"), "whsec_second\n").expect("a writable folder");
+    gateway.signal("HUP");
+    eventually("the new secret opens", async || {
+        gateway.send(Event::new("evt_2").signed_with("whsec_second")).await.status != 401
+    })
+    .await;
+    gateway.send(Event::new("evt_3").signed_with("whsec_first")).await.assert(401, "invalid_signature");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_route_is_gone_and_kept_connections_see_it() {
+    let upstream = Upstream::ok();
+    let removed = Route::to(&upstream).named("removed");
+    let gateway = Gateway::start(Setup::new([Route::to(&upstream), removed])).await;
+    let mut client = gateway.connect().await;
+    client.send(Event::new("evt_1").post().at("/webhooks/removed")).await.assert(200, "delivered");
+    gateway.rewrite(setup(&upstream));
+    gateway.signal("HUP");
+    let mut number = 1;
+    eventually("the route is gone", async || {
+        number += 1;
+        let request = Event::new(&format!("evt_{number}")).post().at("/webhooks/removed");
+        client.send(request).await.outcome() == "unknown_route"
+    })
+    .await;
+    client.send(Event::new("evt_last")).await.assert(200, "delivered");
+}

@@ -1,0 +1,58 @@
+//! A configuration that is wrong, or asks for what this version lacks, starts nothing.
+
+use crate::harness::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unusable_configuration_is_refused_with_exit_code_78() {
+    let upstream = Upstream::ok();
+    let route = || Route::to(&upstream);
+    let cases = [
+        ("queue", route().with("delivery", "queue")),
+        ("spill", route().with("delivery", "spill")),
+        ("secret", route().with("secrets", "[]")),
+        ("secret", route().without("secrets")),
+        ("HOOKGATE_IT_UNSET", route().with("secrets", "[{env: HOOKGATE_IT_UNSET}]")),
+        ("no-such.key", route().with("secrets", "[{file: no-such.key}]")),
+        ("upstream", route().without("upstream")),
+        ("budget", route().with("bugdet", "10s")),
+        ("window", route().with("replay", "{window: 5m}")),
+        ("vpn-enterprise", route().with("provider", "vpn-enterprize")),
+    ];
+    for (named, route) in cases {
+        let (code, output) = Gateway::refuses(route).await;
+        assert_eq!(code, Some(78), "{named}: {output}");
+        assert!(output.contains(named), "the message names {named}: {output}");
+        assert!(!output.contains("\"listening\""), "{output}");
+    }
+    upstream.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_secret_never_opens_a_route() {
+    let upstream = Upstream::ok();
+    let empty_file = Route::to(&upstream).with("secrets", "[{file: empty.key}]");
+    for content in ["", "\n"] {
+        let (code, output) = Gateway::refuses(Setup::from(empty_file.clone()).file("empty.key", content)).await;
+        assert_eq!(code, Some(78), "{output}");
+    }
+    let empty_variable = Setup::from(Route::to(&upstream)).env("WEBHOOK_SECRET", "");
+    assert_eq!(Gateway::refuses(empty_variable).await.0, Some(78));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_problems_are_told_at_once() {
+    let upstream = Upstream::ok();
+    let wrong = Route::to(&upstream).with("budget", "soon").with("max_body", "-1").with("delivery", "queue");
+    let (code, output) = Gateway::refuses(wrong).await;
+    assert_eq!(code, Some(78));
+    for named in ["budget", "max_body", "queue"] {
+        assert!(output.contains(named), "{named} is told: {output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_lines_are_enough_for_a_route() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).without("name")).await;
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+}
