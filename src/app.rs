@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -67,6 +67,7 @@ pub struct App {
 /// Why it could not start. Logging is on from the moment the configuration is known to be valid.
 pub fn run(path: &Path) -> Result<(), Error> {
     let env = |name: &str| std::env::var(name).ok();
+    let seen = std::fs::read(path).ok();
     let loaded = config::load(path, &env).map_err(|report| Error::Config(Box::new(report)))?;
     // A second call in one process keeps the first one's settings.
     let _log = log::start(loaded.config.log).ok();
@@ -75,9 +76,29 @@ pub fn run(path: &Path) -> Result<(), Error> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Before anybody can see that we are up, and send one.
+        let signals = Signals::new()?;
+        let file = reload::FileWatch::new(path, seen);
         let app = App::start(loaded.config).await?;
-        app.serve_until_signalled(path, &env).await
+        app.serve_until_signalled(signals, file, &env).await
     })
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 impl App {
@@ -117,7 +138,7 @@ impl App {
         let routes = config.routes.len();
         self.gateway.serve_routes(config.routes);
         self.metrics.config_loaded(Timestamp::now());
-        tracing::info!(routes, "configuration reloaded");
+        tracing::info!(routes, "routes reloaded; other sections of the configuration count from the next start");
     }
 
     /// Notes that a newly read configuration is not valid. The old one stays.
@@ -146,10 +167,13 @@ impl App {
         }
     }
 
-    async fn serve_until_signalled(self, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<(), Error> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut file = reload::FileWatch::new(path);
+    async fn serve_until_signalled(
+        self,
+        signals: Signals,
+        mut file: reload::FileWatch,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(), Error> {
+        let Signals { mut terminate, mut interrupt, mut hangup } = signals;
         let mut tell = tokio::time::interval(TELL_LEFT_OUT_EVERY);
         let drain = loop {
             tokio::select! {

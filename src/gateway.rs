@@ -133,7 +133,9 @@ impl Gateway {
         let outcome = passed.unwrap_or_else(|refused| refused);
 
         let reusable = match &visit.head {
-            Some(head) if !outcome.closes_connection() => body::drain_for_reuse(session, head).await,
+            Some(head) if !outcome.closes_connection() => {
+                body::drain_for_reuse(session, head, outcome.code().is_rejection()).await
+            }
             _ => false,
         };
         if !reusable {
@@ -164,7 +166,7 @@ impl Gateway {
         head::check_route_headers(&session.req_header().headers, route)?;
         let hops = peer::hops(visit.incoming.peer, &session.req_header().headers, &self.limits.trusted_proxies);
         visit.line.peer = Some(hops.client);
-        let _permit = route.admission.admit(hops.client)?;
+        route.admission.admit(hops.client)?;
 
         let now = self.clock.wall();
         let mut share = self.body_bytes.share();
@@ -188,6 +190,14 @@ impl Gateway {
         }
 
         let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
+        // Taken for verified events only: nobody without a secret can use a route's places up.
+        let _permit = match route.admission.enter() {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                claim.release_untried();
+                return Err(refusal.into());
+            }
+        };
         visit.line.attempt = Some(claim.attempt());
         let arrival = Arrival {
             head: session.req_header(),

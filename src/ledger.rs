@@ -198,6 +198,11 @@ impl Claim {
         Ok(())
     }
 
+    /// The event was not tried after all: things are as they were before the claim.
+    pub fn release_untried(mut self) {
+        self.settled = true;
+    }
+
     /// The upstream refused the event or was never reached: the next copy passes.
     pub fn release(mut self) {
         self.settle(false);

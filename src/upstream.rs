@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, Version};
+use pingora_core::Error as PingoraError;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error as PingoraError, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout_at;
 
@@ -203,9 +203,10 @@ impl Client {
         progress.sent = true;
         let written = write_request(&mut session, head, body).await;
         // An upstream may answer and close without having read the body, so a failed write is no end yet.
-        match read_head(&mut session).await {
+        let mut informational = 0;
+        match read_head(&mut session, &mut informational).await {
             Ok(()) => {}
-            Err(error) if reused && nothing_came(&error) => return Err(Broken::Stale),
+            Err(error) if reused && informational == 0 && nothing_came(&error) => return Err(Broken::Stale),
             Err(error) => {
                 tracing::debug!(%error, "no answer from the upstream");
                 return Err(Broken::Other);
@@ -231,14 +232,15 @@ async fn write_request(session: &mut HttpSession, head: RequestHeader, body: &By
 }
 
 /// Reads heads up to the first that is no informational one.
-async fn read_head(session: &mut HttpSession) -> Result<(), Box<PingoraError>> {
-    for _ in 0..INFORMATIONAL_MAX {
+async fn read_head(session: &mut HttpSession, informational: &mut usize) -> Result<(), Box<PingoraError>> {
+    while *informational < INFORMATIONAL_MAX {
         session.read_response_header().await?;
         let status = session.response_header().map(|head| head.status);
         // 101 ends a request too: we never ask for another protocol.
         if status.is_none_or(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
             return Ok(());
         }
+        *informational += 1;
     }
     PingoraError::e_explain(pingora_core::ErrorType::InvalidHTTPHeader, "informational answers without end")
 }
@@ -246,7 +248,7 @@ async fn read_head(session: &mut HttpSession) -> Result<(), Box<PingoraError>> {
 /// Whether a connection failed before a byte of an answer. Pingora tells how many came in words only.
 fn nothing_came(error: &PingoraError) -> bool {
     let words = error.context.as_ref().map(|context| context.as_str());
-    error.retry == RetryType::ReusedOnly && words.is_some_and(|words| words.ends_with("already read: 0"))
+    words.is_some_and(|words| words.ends_with("already read: 0"))
 }
 
 async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {

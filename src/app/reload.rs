@@ -17,12 +17,15 @@ const QUIET_FOR: Duration = Duration::from_millis(200);
 pub(super) struct FileWatch {
     path: PathBuf,
     seen: Option<Vec<u8>>,
+    /// A change was told and not yet looked at. Kept here because waiting for quiet may be given up and begun again.
+    pending: bool,
     events: mpsc::Receiver<()>,
     _watcher: Option<RecommendedWatcher>,
 }
 
 impl FileWatch {
-    pub(super) fn new(path: &Path) -> Self {
+    /// `seen` is what the file held before it was first loaded.
+    pub(super) fn new(path: &Path, seen: Option<Vec<u8>>) -> Self {
         let (tell, events) = mpsc::channel(1);
         let watcher = match watch(path, tell) {
             Ok(watcher) => Some(watcher),
@@ -31,19 +34,24 @@ impl FileWatch {
                 None
             }
         };
-        Self { path: path.to_owned(), seen: std::fs::read(path).ok(), events, _watcher: watcher }
+        // Looked at once in any case: it may have changed between loading and watching.
+        Self { path: path.to_owned(), seen, pending: true, events, _watcher: watcher }
     }
 
     /// Ends when the file's content differs from what was last loaded.
     pub(super) async fn changed(&mut self) {
         loop {
-            if self.events.recv().await.is_none() {
-                return std::future::pending().await;
+            if !self.pending {
+                if self.events.recv().await.is_none() {
+                    return std::future::pending().await;
+                }
+                self.pending = true;
             }
             tokio::time::sleep(QUIET_FOR).await;
             while self.events.try_recv().is_ok() {
                 tokio::time::sleep(QUIET_FOR).await;
             }
+            self.pending = false;
             let content = std::fs::read(&self.path).ok();
             if content.is_some() && content != self.seen {
                 return;

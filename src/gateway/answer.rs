@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Version};
 use pingora_core::Result as PingoraResult;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
@@ -210,6 +210,7 @@ impl Answer {
 
     fn passed_back(response: &Response, status: StatusCode) -> PingoraResult<Self> {
         let mut head = (*response.head).clone();
+        head.set_version(Version::HTTP_11);
         for name in &NOT_PASSED_BACK {
             head.remove_header(name);
         }

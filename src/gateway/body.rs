@@ -82,7 +82,9 @@ pub(super) async fn receive(
         return Err(Outcome::BodyTooLarge);
     }
     if head.expects_continue && !session.is_body_done() {
-        session.write_continue_response().await.map_err(|_| Outcome::MalformedRequest(Fault::Unparsable))?;
+        // A sender that reads nothing would keep us here for ever.
+        let written = timeout_at(deadline.into(), session.write_continue_response()).await;
+        written.map_err(|_| Outcome::BodyTimeout)?.map_err(|_| Outcome::MalformedRequest(Fault::Unparsable))?;
     }
     loop {
         let chunk = match timeout_at(deadline.into(), session.read_request_body()).await {
@@ -102,12 +104,17 @@ pub(super) async fn receive(
 
 /// Reads what a refused request's body still has to come, if that is little, so that the connection can be kept.
 /// Answers whether it can.
-pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head) -> bool {
+pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head, refused: bool) -> bool {
+    if refused && head.chunked {
+        // Pingora takes a chunk without a size for the last one. What follows a chunked body that nobody vouched for
+        // is not taken for a request.
+        return false;
+    }
     if session.is_body_done() {
         return true;
     }
-    let large = head.content_length.is_some_and(|length| length > DRAINED_FOR_REUSE_MAX as u64);
-    if large || head.expects_continue {
+    let little = head.content_length.is_some_and(|length| length <= DRAINED_FOR_REUSE_MAX as u64);
+    if !little || head.expects_continue {
         // A sender that waits for 100 may send the body or not; there is no telling what comes next.
         return false;
     }

@@ -12,13 +12,13 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::{ALPN, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::Outcome;
 use super::first_byte::{FirstByte, Watched};
 use super::head::Fault;
 use super::{Gateway, Incoming, Visit};
-use crate::metrics::Gauged;
 use crate::outcome::Code;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4). No method begins with its first four bytes.
@@ -26,6 +26,9 @@ const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// When we stop, a kept connection waits this much longer for a request that is on its way already.
 const LAST_REQUEST_WAIT: Duration = Duration::from_millis(500);
+
+/// How long closing a connection may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// For a connection over the limit, which gets no more of us than this.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome: overloaded\r\nRetry-After: 2\r\n\
@@ -38,22 +41,42 @@ pub struct Frontend(pub Arc<Gateway>);
 impl ServerApp for Frontend {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let gateway = &self.0;
-        let Ok(_permit) = Arc::clone(&gateway.connections).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&gateway.connections).try_acquire_owned() else {
             gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
             let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
-            Shutdown::shutdown(&mut *stream).await;
+            let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
             return None;
         };
-        let _connection = Gauged::new(&gateway.metrics.connections);
+        let connection = Connection::new(Arc::clone(gateway), permit);
         match gateway.protocol(&mut stream, shutdown).await? {
             Protocol::Http1 { first_byte } => gateway.serve_http1(stream, first_byte, shutdown.clone()).await,
             Protocol::Http2 => {
                 // From here on it is Pingora's: it accepts the streams and gives each to `process_new_http`.
-                let http2 = Arc::new(Http2 { gateway: Arc::clone(gateway), options: http2_options(gateway) });
+                let http2 = Arc::new(Http2 { options: http2_options(gateway), connection });
                 ServerApp::process_new(&http2, stream, shutdown).await;
             }
         }
         None
+    }
+}
+
+/// A sender's place among the open connections. Over HTTP/2 each stream holds on to it: a hand-over goes on when the
+/// sender has hung up, and a stop waits for it.
+struct Connection {
+    gateway: Arc<Gateway>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(gateway: Arc<Gateway>, permit: OwnedSemaphorePermit) -> Self {
+        gateway.metrics.connections.inc();
+        Self { gateway, _permit: permit }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.gateway.metrics.connections.dec();
     }
 }
 
@@ -107,6 +130,8 @@ impl Gateway {
             let mut session = ServerSession::new_http1(stream);
             // Whether a connection is kept is for us to say; Pingora would give it up at the first 100 (Continue).
             session.set_close_on_response_before_downstream_finish(false);
+            // Our own deadlines stand around every read.
+            session.set_read_timeout(None);
             let read = self.read_head(&mut session, &first_byte, &mut shutdown).await;
             let Some(at) = first_byte.get() else { return };
             let incoming = Incoming { first_byte: at, peer: peer_address(&session), scheme };
@@ -114,8 +139,9 @@ impl Gateway {
                 HeadRead::Whole => {}
                 HeadRead::Nothing => return,
                 HeadRead::Refused(outcome) => {
+                    session.set_keepalive(None);
                     self.answer(&mut session, &outcome, &mut Visit::new(incoming)).await;
-                    session.shutdown().await;
+                    close(session).await;
                     return;
                 }
             }
@@ -123,7 +149,7 @@ impl Gateway {
                 session.set_keepalive(None);
             }
             if !self.serve(&mut session, incoming).await {
-                session.shutdown().await;
+                close(session).await;
                 return;
             }
             let Ok(Some(reusable)) = session.finish().await else { return };
@@ -166,6 +192,11 @@ impl Gateway {
     }
 }
 
+/// Closes a connection, without waiting for a sender that does not read what is still to be written.
+async fn close(mut session: ServerSession) {
+    let _ = timeout(CLOSE_WITHIN, session.shutdown()).await;
+}
+
 /// How reading a head ended.
 enum HeadRead {
     Whole,
@@ -185,8 +216,8 @@ fn refusal(error: &pingora_core::Error) -> Outcome {
 
 /// The gateway as Pingora serves it over HTTP/2, stream by stream.
 struct Http2 {
-    gateway: Arc<Gateway>,
     options: HttpServerOptions,
+    connection: Connection,
 }
 
 #[async_trait]
@@ -201,7 +232,7 @@ impl HttpServerApp for Http2 {
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let scheme = if tls { "https" } else { "http" };
         let incoming = Incoming { first_byte, peer: peer_address(&session), scheme };
-        self.gateway.serve(&mut session, incoming).await;
+        self.connection.gateway.serve(&mut session, incoming).await;
         let _ = session.finish().await;
         None
     }

@@ -22,6 +22,8 @@ pub(super) struct Head {
     pub(super) host: Option<Box<str>>,
     /// The announced size of the body; `None` when it comes in chunks or is absent.
     pub(super) content_length: Option<u64>,
+    /// The body comes in chunks.
+    pub(super) chunked: bool,
     /// The sender waits for our word before it sends the body.
     pub(super) expects_continue: bool,
 }
@@ -93,6 +95,7 @@ impl Head {
         Ok(Self {
             host: host(head)?,
             content_length: content_length(&head.headers)?,
+            chunked: head.headers.contains_key(header::TRANSFER_ENCODING),
             expects_continue: expects_continue(head)?,
         })
     }

@@ -1,6 +1,6 @@
 //! Who sent a request, when proxies stand between them and us.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -25,10 +25,12 @@ pub(super) fn hops(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Hops
     if !is_trusted(&peer) {
         return hops;
     }
-    let told: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    // Lossily: a line with a strange byte in it must not take the trusted proxy's own entry along.
+    let told: Vec<_> =
+        headers.get_all(X_FORWARDED_FOR).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     let told = told.join(", ");
     for hop in told.rsplit(',') {
-        let Some(address) = hop.trim().parse::<IpAddr>().ok().map(|address| address.to_canonical()) else { break };
+        let Some(address) = address_of(hop.trim()) else { break };
         hops.client = address;
         if !is_trusted(&address) {
             break;
@@ -36,6 +38,12 @@ pub(super) fn hops(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Hops
     }
     hops.forwarded_for = Some(told).filter(|told| !told.is_empty());
     hops
+}
+
+/// An address, which some proxies write with the port.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let address = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
+    address.ok().map(|address: IpAddr| address.to_canonical())
 }
 
 #[cfg(test)]
@@ -61,6 +69,15 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["198.51.100.7, 203.0.113.9, 10.0.0.2"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["198.51.100.7", "203.0.113.9"]), "203.0.113.9");
         assert_eq!(client("::ffff:10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
+    }
+
+    #[test]
+    fn a_strange_line_or_a_port_does_not_hide_the_sender() {
+        assert_eq!(client("10.0.0.1", &["unknown, 203.0.113.9:4711"]), "203.0.113.9");
+        let mut headers = HeaderMap::new();
+        headers.append(X_FORWARDED_FOR, http::HeaderValue::from_bytes(b"\xff, 203.0.113.9").unwrap());
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(hops("10.0.0.1".parse().unwrap(), &headers, &trusted).client.to_string(), "203.0.113.9");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who may come in at all, and how many at once: decided on the head, before a body byte is read.
+//! Who may come in at all, decided on the head before a body byte is read; and how many events may be in flight at once.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -51,8 +51,8 @@ impl Admission {
     /// Lets a request from `peer` in, or says why not.
     ///
     /// # Errors
-    /// The first [`Refusal`] that applies, in the order of that type.
-    pub fn admit(&self, peer: IpAddr) -> Result<Permit, Refusal> {
+    /// The first [`Refusal`] that applies: the address, then the rate.
+    pub fn admit(&self, peer: IpAddr) -> Result<(), Refusal> {
         if !self.allow_from.is_empty() && !self.allow_from.iter().any(|net| net.contains(&peer.to_canonical())) {
             return Err(Refusal::ForbiddenAddress);
         }
@@ -62,6 +62,14 @@ impl Admission {
             let retry_after = not_until.wait_time_from(DefaultClock::default().now());
             return Err(Refusal::RateLimited { retry_after });
         }
+        Ok(())
+    }
+
+    /// Takes a place among the attempts in flight.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyAtOnce`].
+    pub fn enter(&self) -> Result<Permit, Refusal> {
         match Arc::clone(&self.in_flight).try_acquire_owned() {
             Ok(permit) => Ok(Permit(permit)),
             Err(_) => Err(Refusal::TooManyAtOnce),
@@ -103,9 +111,9 @@ mod tests {
     #[test]
     fn a_place_is_given_back_when_the_permit_is_dropped() {
         let admission = open(1);
-        let permit = admission.admit(PEER).unwrap();
-        assert_eq!(admission.admit(PEER).unwrap_err(), Refusal::TooManyAtOnce);
+        let permit = admission.enter().unwrap();
+        assert_eq!(admission.enter().unwrap_err(), Refusal::TooManyAtOnce);
         drop(permit);
-        assert!(admission.admit(PEER).is_ok());
+        assert!(admission.enter().is_ok());
     }
 }

@@ -69,10 +69,11 @@ impl Memory {
         let mut gone = shard.expire(now, EXPIRIES_PER_WRITE);
         self.len.fetch_add(1, Ordering::Relaxed);
         self.completed.fetch_add(usize::from(record.is_completed()), Ordering::Relaxed);
-        if let Some(replaced) = shard.records.insert(key, Kept { record, ends }) {
-            gone.add(replaced.record);
+        match shard.records.insert(key, Kept { record, ends }) {
+            Some(replaced) => gone.add(replaced.record),
+            // One end a record: that of an older writing is put off when it comes.
+            None => shard.ends.push(Reverse((ends, key))),
         }
-        shard.ends.push(Reverse((ends, key)));
         drop(shard);
         self.forgot(&gone);
     }
@@ -109,7 +110,7 @@ impl Gone {
 
 impl Shard {
     /// Takes at most `limit` due ends off the heap, and the records that went with them. A record that was written
-    /// again since has a later end, and goes with that one.
+    /// again since has a later end, and waits for that one.
     fn expire(&mut self, now: Instant, limit: usize) -> Gone {
         let mut expired = Gone::default();
         for _ in 0..limit {
@@ -118,11 +119,13 @@ impl Shard {
                 break;
             }
             self.ends.pop();
-            if self.records.get(&key).is_some_and(|kept| kept.ends <= now)
-                && let Some(kept) = self.records.remove(&key)
-            {
-                expired.add(kept.record);
+            let Some(kept) = self.records.get(&key) else { continue };
+            if kept.ends > now {
+                self.ends.push(Reverse((kept.ends, key)));
+                continue;
             }
+            expired.add(kept.record);
+            self.records.remove(&key);
         }
         expired
     }
@@ -189,6 +192,15 @@ mod tests {
         memory.put(EventKey(2), tried(1), WINDOW);
         assert_eq!(memory.recall(EventKey(1)), Some(tried(2)));
         assert_eq!(memory.len.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_record_written_over_and_over_takes_the_room_of_one() {
+        let memory = Memory::new(Clock::System, 10);
+        for attempts in 0..10_000 {
+            memory.put(EventKey(1), tried(attempts), WINDOW);
+        }
+        assert_eq!(lock(memory.shard(EventKey(1))).ends.len(), 1);
     }
 
     #[test]

@@ -96,9 +96,8 @@ async fn a_connection_is_kept_after_a_reject() {
     for (number, size) in [64, 1000, 65_536].into_iter().enumerate() {
         let event = Event::sized(&format!("evt_{number}"), size);
         client.send(event.forged()).await.assert(401, "invalid_signature");
-        client.send(event.forged().chunked(500)).await.assert(401, "invalid_signature");
         client.send(event.post().at("/webhooks/elsewhere")).await.assert(404, "unknown_route");
-        client.send(event.post().method("PUT").chunked(100)).await.assert(405, "method_not_allowed");
+        client.send(event.post().method("PUT")).await.assert(405, "method_not_allowed");
         client.send(event.clone()).await.assert(200, "delivered");
         assert_arrived(&upstream, &event.body);
         client.send(event).await.assert(409, "duplicate");

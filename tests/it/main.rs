@@ -13,6 +13,7 @@ mod budget; // answered in time, whatever is slow
 mod envelope; // an event that two receivers could read differently is refused
 mod handover; // what the upstream sees, and over which connections
 mod head; // requests that two parsers could read differently
+mod layering; // the structure that ARCHITECTURE.md draws
 mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read
 mod metrics; // every series from the start, and no more

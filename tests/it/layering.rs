@@ -1,0 +1,73 @@
+//! Imports in `src` point up the list in ARCHITECTURE.md only.
+
+use std::fs;
+use std::path::Path;
+
+/// Each module with what it may import from the crate; `*` is everything.
+const ALLOWED: &[(&str, &str)] = &[
+    ("clock", ""),
+    ("secret", ""),
+    ("outcome", ""),
+    ("metrics", "outcome"),
+    ("signature", "secret"),
+    ("event", ""),
+    ("store", "signature clock"),
+    ("ledger", "store event signature clock"),
+    ("delivery", "signature"),
+    ("upstream", "delivery"),
+    ("route", "signature event ledger upstream"),
+    ("log", "outcome"),
+    ("gateway", "clock delivery event ledger log metrics outcome route signature upstream"),
+    ("admin", "ledger metrics"),
+    ("providers", "signature event route"),
+    ("config", "providers gateway log route upstream ledger event signature secret"),
+    ("app", "admin clock config gateway ledger log metrics store"),
+    ("cli", "*"),
+];
+
+#[test]
+fn imports_point_up_the_list_only() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut seen = 0;
+    for (module, allowed) in ALLOWED {
+        let allowed: Vec<_> = allowed.split(' ').collect();
+        for (file, text) in files_of(&src, module) {
+            // Tests may use what they need to make a value.
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for line in code.lines().filter_map(|line| line.trim().strip_prefix("use crate::")) {
+                seen += 1;
+                let imported = if let Some(group) = line.strip_prefix('{') {
+                    group.trim_end_matches("};").split(',').map(|name| first_word(name.trim())).collect::<Vec<_>>()
+                } else {
+                    vec![first_word(line)]
+                };
+                for name in imported {
+                    let permitted = name == *module || allowed.contains(&name) || allowed == ["*"];
+                    assert!(permitted, "{file}: `{module}` must not import `{name}`");
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "the imports were found: {seen}");
+}
+
+fn first_word(path: &str) -> &str {
+    path.split(|character: char| !character.is_ascii_alphanumeric() && character != '_').next().unwrap_or_default()
+}
+
+fn files_of(src: &Path, module: &str) -> Vec<(String, String)> {
+    let mut paths = vec![src.join(format!("{module}.rs"))];
+    let mut folders = vec![src.join(module)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+                paths.push(path);
+            }
+        }
+    }
+    let read = |path: std::path::PathBuf| Some((path.display().to_string(), fs::read_to_string(path).ok()?));
+    paths.into_iter().filter_map(read).collect()
+}
