@@ -399,6 +399,29 @@ mod tests {
         }
     }
 
+    /// `HOOKGATE_REGENERATE=1 cargo test --lib metrics` renews it.
+    #[test]
+    fn the_reference_lists_every_series() {
+        let metrics = Metrics::new().unwrap();
+        let _route = billing(&metrics);
+        let text = metrics.render(0).unwrap();
+        let mut reference = String::from(
+            "# Metrics\n\nOn the admin listener at `/metrics`, in Prometheus' text format. Made from the code; requests that \
+             reached no route have `route=\"\"`.\n\n| name | type | what it tells |\n| --- | --- | --- |\n",
+        );
+        for line in text.lines().filter_map(|line| line.strip_prefix("# HELP hookgate_")) {
+            let (name, help) = line.split_once(' ').unwrap();
+            let kind = text.lines().find_map(|line| line.strip_prefix(&format!("# TYPE hookgate_{name} "))).unwrap();
+            reference += &format!("| `hookgate_{name}` | {kind} | {help} |\n");
+        }
+        reference += "\n`process_*` are the usual ones of the client library.\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+            std::fs::write(path, &reference).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), reference);
+    }
+
     #[test]
     fn a_forgotten_route_leaves_no_series_behind() {
         let metrics = Metrics::new().unwrap();
