@@ -113,9 +113,8 @@ fn size_of_fields(headers: &HeaderMap) -> usize {
 /// What only the bytes themselves show: Pingora takes bare LF for CR LF, any form of target, and drops a
 /// Content-Length that stands beside a Transfer-Encoding.
 fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
-    let mut lines = raw.split(|&byte| byte == b'\n');
-    let ends_in_cr = |line: &&[u8]| line.ends_with(b"\r") || line.is_empty();
-    if !lines.clone().all(|line| ends_in_cr(&line)) {
+    let mut lines = raw.strip_suffix(b"\n").unwrap_or(raw).split(|&byte| byte == b'\n');
+    if !lines.clone().all(|line| line.ends_with(b"\r")) {
         return refuse(Fault::LineEnd);
     }
     let request_line = lines.find(|line| *line != b"\r").unwrap_or_default();
