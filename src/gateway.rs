@@ -213,7 +213,7 @@ impl Gateway {
             .attempt(&route.upstream, &delivery, claim.attempt(), claim.possible_duplicate(), deadline)
             .await;
         metrics.attempted(result_of(&attempt.end), attempt.duration.as_secs_f64());
-        self.settle(claim, attempt, visit).await
+        Ok(self.settle(claim, attempt, visit).await)
     }
 
     async fn claim(
@@ -244,8 +244,8 @@ impl Gateway {
     }
 
     /// Writes into the ledger how the attempt ended, before anybody hears of it.
-    async fn settle(&self, claim: Claim, attempt: Attempt, visit: &mut Visit<'_>) -> Result<Outcome, Outcome> {
-        let timed_out = |failure| match failure {
+    async fn settle(&self, claim: Claim, attempt: Attempt, visit: &mut Visit<'_>) -> Outcome {
+        let failed = |failure| match failure {
             upstream::Failure::TimedOut => Outcome::BudgetExceeded,
             upstream::Failure::Unreachable | upstream::Failure::Broken => Outcome::UpstreamUnreachable,
         };
@@ -254,22 +254,22 @@ impl Gateway {
                 visit.line.upstream_status = Some(response.status().as_u16());
                 if !response.status().is_success() {
                     claim.release();
-                    return Ok(Outcome::UpstreamRejected(response));
+                    return Outcome::UpstreamRejected(response);
                 }
-                claim.complete().await.map_err(|error| {
+                if let Err(error) = claim.complete().await {
                     self.metrics.store_failed_to_complete();
                     tracing::error!(%error, "an event was handed over but could not be recorded");
-                    Outcome::StoreUnavailable
-                })?;
-                Ok(Outcome::Delivered(response))
+                    return Outcome::StoreUnavailable;
+                }
+                Outcome::Delivered(response)
             }
             End::NotReached(failure) => {
                 claim.release();
-                Err(timed_out(failure))
+                failed(failure)
             }
             End::Unknown(failure) => {
                 claim.release_as_unknown();
-                Err(timed_out(failure))
+                failed(failure)
             }
         }
     }

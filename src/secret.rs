@@ -26,6 +26,12 @@ impl Secret {
         Ok(Self(bytes))
     }
 
+    /// A secret file's content without the newline that editors put at its end.
+    pub fn without_newline(content: &[u8]) -> &[u8] {
+        let content = content.strip_suffix(b"\n").unwrap_or(content);
+        content.strip_suffix(b"\r").unwrap_or(content)
+    }
+
     /// The key bytes, for a cryptographic function and nothing else.
     pub fn expose(&self) -> &[u8] {
         &self.0

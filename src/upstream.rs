@@ -88,10 +88,6 @@ impl Upstream {
     pub fn new(target: Target) -> Self {
         Self { addresses: Addresses::of(&target), target }
     }
-
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
 }
 
 impl Response {

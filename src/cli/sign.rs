@@ -70,14 +70,8 @@ fn secret(args: &Args) -> Result<Secret, String> {
             (value.into_bytes(), name.clone())
         }
         (None, Some(path)) => {
-            let mut bytes = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            if bytes.ends_with(b"\n") {
-                bytes.pop();
-                if bytes.ends_with(b"\r") {
-                    bytes.pop();
-                }
-            }
-            (bytes, path.display().to_string())
+            let content = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            (Secret::without_newline(&content).to_vec(), path.display().to_string())
         }
         (None, None) => return Err("give --secret-env or --secret-file".into()),
     };

@@ -78,12 +78,6 @@ impl Target {
             connect_timeout,
         })
     }
-
-    /// The URL, for logs and listings.
-    pub fn url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}{}", self.authority, self.path_and_query)
-    }
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl Compiler<'_> {
             }
         };
         let bytes = match origin {
-            Origin::File(_) => without_newline(&bytes),
+            Origin::File(_) => Secret::without_newline(&bytes),
             Origin::Variable(_) | Origin::Literal => &bytes,
         };
         let Ok(secret) = Secret::new(bytes) else {
@@ -218,9 +218,4 @@ fn file_name(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
     let fit = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     name.chars().take(64).map(fit).collect()
-}
-
-fn without_newline(bytes: &[u8]) -> &[u8] {
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }
