@@ -412,7 +412,7 @@ mod tests {
         for line in text.lines().filter_map(|line| line.strip_prefix("# HELP hookgate_")) {
             let (name, help) = line.split_once(' ').unwrap();
             let kind = text.lines().find_map(|line| line.strip_prefix(&format!("# TYPE hookgate_{name} "))).unwrap();
-            reference += &format!("| `hookgate_{name}` | {kind} | {help} |\n");
+            reference.extend(["| `hookgate_", name, "` | ", kind, " | ", help, " |\n"]);
         }
         reference += "\n`process_*` are the usual ones of the client library.\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
