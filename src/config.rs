@@ -26,6 +26,7 @@ use crate::gateway::Limits;
 use crate::log;
 use crate::route::Route;
 use crate::signature::NamedSecret;
+use crate::store;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
 
@@ -34,6 +35,7 @@ pub struct Config {
     /// Where webhooks come in. At least one.
     pub listen: Vec<Listen>,
     pub admin: Admin,
+    pub store: store::Settings,
     pub limits: Limits,
     pub shutdown: Shutdown,
     pub log: log::Settings,

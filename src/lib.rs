@@ -3,7 +3,7 @@
 //! The modules in the order of their dependencies; an import points up this list only, which a test checks:
 //!
 //! ```text
-//! clock secret outcome metrics      what everything else may use
+//! clock secret outcome metrics backoff   what everything else may use
 //! signature event                   pure: from bytes to `Verified`, from `Verified` to an event
 //! store ledger                      what was handed over, what is in flight
 //! delivery upstream                 what is sent, and one attempt at sending it
@@ -18,6 +18,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -10,14 +10,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 pub use admission::{Admission, Permit, RateLimit, Refusal};
 pub use filter::EventFilter;
 
+use crate::backoff::Backoff;
 use crate::event::EnvelopeSpec;
 use crate::ledger::InFlightPolicy;
 use crate::signature::Verifier;
+use crate::store::Retain;
 use crate::upstream::Upstream;
 
 /// One path with its provider's scheme, its secrets, its rules and its upstream.
@@ -37,6 +39,16 @@ pub struct Route {
     /// Largest body in bytes.
     pub max_body: usize,
     pub replay: Replay,
+    pub handover: Handover,
+    /// What an event is answered with that was stored: 202 or 200.
+    pub accept_status: StatusCode,
+    /// For events that were stored.
+    pub retry: Backoff,
+    /// How long one attempt at a stored event may take.
+    pub attempt_timeout: Duration,
+    /// Attempts at stored events at once.
+    pub queue_concurrency: usize,
+    pub retain: Retain,
     pub upstream: Arc<Upstream>,
     /// Set on every request to the upstream, over what the sender sent.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -49,6 +61,17 @@ impl Route {
     pub fn reads(&self, name: &HeaderName) -> bool {
         self.verifier.reads(name) || self.envelope.reads(name)
     }
+}
+
+/// How a verified event gets to the upstream (contract §8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// Forwarded at once; the upstream's answer is passed back.
+    Proxy,
+    /// Stored, acknowledged, and delivered afterwards.
+    Queue,
+    /// As `Proxy`, and as `Queue` when that fails.
+    Spill,
 }
 
 /// The time a provider waits for an answer (contract §7).

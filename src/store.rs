@@ -5,11 +5,51 @@
 
 mod memory;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::signature::PayloadDigest;
 use memory::Memory;
+
+/// Where and how the store is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The store's own folder. Made when it is missing.
+    pub folder: PathBuf,
+    pub durability: Durability,
+    /// Event IDs that are remembered at the most; above it, new events get 503.
+    pub max_ids: usize,
+    /// Bytes on disk from which on new events get 503; `None` leaves it to the disk.
+    pub max_bytes: Option<u64>,
+}
+
+/// What an answer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Until the disk has it: survives the loss of power.
+    Strict,
+    /// Until the system has it: survives the end of the process, not the loss of power.
+    Relaxed,
+}
+
+/// What is kept of deliveries that have ended, for an operator to look at. Nothing of it is needed to deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retain {
+    pub payloads: Payloads,
+    /// How long a record is kept, its payload with it.
+    pub keep: Duration,
+    /// Bytes of a route's records and payloads above which the oldest go; `None` is no bound.
+    pub max_bytes: Option<u64>,
+}
+
+/// Which payloads are kept after the end. Those of queued events and of dead letters are kept in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payloads {
+    None,
+    Failed,
+    All,
+}
 
 /// Names one event on one route: a keyed 128-bit hash, so that nobody outside can aim a collision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

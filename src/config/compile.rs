@@ -27,6 +27,7 @@ use super::tree::Span;
 use super::{Admin, Config, Listen, Shutdown, values};
 use crate::gateway::Limits;
 use crate::log;
+use crate::store;
 use route::Identity;
 use secrets::Fingerprint;
 
@@ -51,12 +52,12 @@ pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Proble
     let compiler = Compiler { sources, problems, fingerprints: RefCell::default() };
     let listen = compiler.listen(&file.listen);
     let admin = compiler.admin(&file.admin, &listen);
-    compiler.store(&file.store);
+    let store = compiler.store(&file.store);
     let limits = compiler.limits(&file.limits, &file.trusted_proxies);
     let shutdown = compiler.shutdown(&file.shutdown);
     let log = log_settings(&file.log);
     let routes = compiler.routes(file, &listen, &limits, shutdown);
-    Some(Config { listen, admin: admin?, limits, shutdown, log, routes: routes? })
+    Some(Config { listen, admin: admin?, store, limits, shutdown, log, routes: routes? })
 }
 
 struct Compiler<'a> {
@@ -124,8 +125,14 @@ impl Compiler<'_> {
         Some(Admin { address, token })
     }
 
-    fn store(&self, field: &Field<raw::Store>) {
-        let Some(store) = field.value() else { return };
+    fn store(&self, field: &Field<raw::Store>) -> store::Settings {
+        let settings = store::Settings {
+            folder: self.sources.folder.join("hookgate-data"),
+            durability: store::Durability::Strict,
+            max_ids: 50_000_000,
+            max_bytes: None,
+        };
+        let Some(store) = field.value() else { return settings };
         self.later(&store.postgres, "a shared store comes");
         let idle =
             [store.path.given().map(|path| path.span), store.durability.given().map(|durability| durability.span)];
@@ -135,6 +142,7 @@ impl Compiler<'_> {
                     .help("in this version the ledger lives in memory: a restart forgets all event IDs"),
             );
         }
+        settings
     }
 
     fn limits(&self, field: &Field<raw::Limits>, proxies: &Field<Vec<Field<values::Network>>>) -> Limits {
