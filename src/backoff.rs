@@ -141,7 +141,11 @@ mod tests {
     fn a_permanent_refusal_is_believed_the_third_time() {
         for refused in [400, 401, 403, 404, 410, 422] {
             assert!(matches!(USUAL.next(2, status(refused), Duration::ZERO, 0.5), Next::RetryAfter(_)), "{refused}");
-            assert_eq!(USUAL.next(3, status(refused), Duration::ZERO, 0.5), Next::GiveUp(Reason::Rejected), "{refused}");
+            assert_eq!(
+                USUAL.next(3, status(refused), Duration::ZERO, 0.5),
+                Next::GiveUp(Reason::Rejected),
+                "{refused}"
+            );
         }
         for passing in [301, 408, 409, 425, 429, 500, 503] {
             assert!(matches!(USUAL.next(30, status(passing), Duration::ZERO, 0.5), Next::RetryAfter(_)), "{passing}");
