@@ -80,6 +80,8 @@ routes:
     upstream: http://127.0.0.1:3000/webhooks/PROVIDER
     # Event types to hand over; others are acknowledged and dropped. Default: all.
     # events: [\"user.*\"]
+    # Store events first, answer 202, and deliver until your application takes them. Default: proxy, its answer passed back.
+    # delivery: queue
 ";
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Owns the process-wide settings and the checks between routes; a route's own keys are in `compile/`. Stops at
 //! nothing: what is wrong is reported and the rest is checked all the same.
 
+mod handover;
 mod route;
 mod secrets;
 mod sender;
@@ -44,6 +45,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const DEFAULT_MAX_IDS: usize = 50_000_000;
+/// The write-ahead log alone may take some MiB; a number that lacks its unit ends here too.
+const STORE_BYTES_MIN: usize = 16 << 20;
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9180);
 
@@ -126,23 +130,42 @@ impl Compiler<'_> {
     }
 
     fn store(&self, field: &Field<raw::Store>) -> store::Settings {
-        let settings = store::Settings {
-            folder: self.sources.folder.join("hookgate-data"),
-            durability: store::Durability::Strict,
-            max_ids: 50_000_000,
-            max_bytes: None,
-        };
-        let Some(store) = field.value() else { return settings };
+        let absent = raw::Store::default();
+        let store = field.value().unwrap_or(&absent);
         self.later(&store.postgres, "a shared store comes");
-        let idle =
-            [store.path.given().map(|path| path.span), store.durability.given().map(|durability| durability.span)];
-        for span in idle.into_iter().flatten() {
-            self.report(
-                Diagnostic::warning(span, "this has no effect yet")
-                    .help("in this version the ledger lives in memory: a restart forgets all event IDs"),
-            );
+        let durability = match store.durability.given() {
+            Some(given) if given.value == raw::Durability::Relaxed => {
+                let warning = Diagnostic::warning(given.span, "a loss of power may undo the last moment's answers");
+                self.report(warning.help(
+                    "events and completed IDs of that moment may be forgotten: lost, or forwarded twice; `strict` \
+                     waits for the disk",
+                ));
+                store::Durability::Relaxed
+            }
+            _ => store::Durability::Strict,
+        };
+        let max_ids = self.within(&store.max_ids, 1000..=1_000_000_000, "1000 to 1000000000");
+        let max_bytes = self.size(&store.max_size, STORE_BYTES_MIN..=usize::MAX, "at least 16MiB");
+        store::Settings {
+            folder: self.store_folder(&store.path),
+            durability,
+            max_ids: max_ids.unwrap_or(DEFAULT_MAX_IDS),
+            max_bytes: max_bytes.map(|bytes| bytes as u64),
         }
-        settings
+    }
+
+    fn store_folder(&self, field: &Field<String>) -> PathBuf {
+        let path = field.value().map_or("hookgate-data", String::as_str);
+        let span = field.given().map(|path| path.span);
+        let folder = self.sources.folder.join(path);
+        if path.is_empty() {
+            let error = Diagnostic::error(span, "an empty path is no folder");
+            self.report(error.help("leave `path` out for `hookgate-data`, beside this file"));
+        } else if folder.metadata().is_ok_and(|found| !found.is_dir()) {
+            let error = Diagnostic::error(span, format!("`{}` is not a folder", folder.display()));
+            self.report(error.help("the store is a folder of its own; it is made when it is missing"));
+        }
+        folder
     }
 
     fn limits(&self, field: &Field<raw::Limits>, proxies: &Field<Vec<Field<values::Network>>>) -> Limits {

@@ -32,7 +32,7 @@ pub(super) struct File {
     pub listen: Field<Vec<Field<Listen>>>,
     /// The listener for health checks and metrics.
     pub admin: Field<Admin>,
-    /// Where the ledger is kept. **No effect in this version:** the ledger lives in memory, and a restart forgets it.
+    /// Where event IDs, queued events and the records of deliveries are kept. Counts from the next start.
     pub store: Field<Store>,
     /// Bounds for the whole process.
     pub limits: Field<Limits>,
@@ -75,20 +75,30 @@ pub(super) struct Admin {
     pub allowed_upstreams: Field<Later>,
 }
 
-/// Where the ledger is kept.
+/// Where event IDs, queued events and the records of deliveries are kept: a folder that one gateway at a time uses.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
-    /// A folder, relative to this file's. **No effect in this version.**
+    /// A folder, relative to this file's. It is made when it is missing.
+    #[schemars(extend("default" = "./hookgate-data"), length(min = 1))]
     pub path: Field<String>,
-    /// Whether a write waits for the disk. **No effect in this version.**
+    /// What an answer waits for. `strict`: until the disk has it; it survives a loss of power. `relaxed`: until the
+    /// operating system has it; after a loss of power the last moment's acknowledged events and completed IDs may be
+    /// forgotten, so that events are lost or forwarded twice.
     #[schemars(extend("default" = "strict"))]
     pub durability: Field<Durability>,
+    /// Event IDs that are remembered at once, 1,000 to 1,000,000,000, at about 25 bytes of memory each. Above it new
+    /// events are answered with 503; none is forgotten early.
+    #[schemars(extend("default" = 50_000_000), range(min = 1000, max = 1_000_000_000))]
+    pub max_ids: Field<usize>,
+    /// Bytes on disk, at least 16MiB. Above it new events are answered with 503; nothing is forgotten early. Default:
+    /// no bound but the disk's.
+    pub max_size: Field<ByteSize>,
     #[schemars(skip)]
     pub postgres: Field<Later>,
 }
 
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub(super) enum Durability {
@@ -202,10 +212,16 @@ pub(super) struct Route {
     /// Whether the query string of the request is appended to the upstream's path.
     #[schemars(extend("default" = false))]
     pub forward_query: Field<bool>,
-    /// How events are handed over. `proxy`: now, and the upstream's answer is passed back. In this version the only
-    /// way.
+    /// How events are handed over. `proxy`: now, and the upstream's answer is passed back. `queue`: stored, answered
+    /// with `accept_status`, and delivered afterwards. `spill`: as `proxy`, and as `queue` when the upstream cannot be
+    /// reached, answers 5xx or 429, or the budget is nearly spent.
     #[schemars(extend("default" = "proxy"))]
     pub delivery: Field<Delivery>,
+    /// What an event is answered with that was stored (`queue`, `spill`).
+    #[schemars(extend("enum" = [202, 200], "default" = 202))]
+    pub accept_status: Field<u16>,
+    /// How long one attempt at a stored event may take. Not 0, at most 1h. Default: `budget`.
+    pub attempt_timeout: Field<Duration>,
     /// How long the sender waits for an answer, counted from the first byte of the request. Not 0, at most 1h.
     /// Default: the provider's, else 10s.
     #[schemars(extend("default" = "10s"))]
@@ -213,14 +229,16 @@ pub(super) struct Route {
     /// The part of the budget that is kept back, so that the answer is written in time. Less than `budget`.
     #[schemars(extend("default" = "500ms"))]
     pub budget_margin: Field<Duration>,
-    /// The biggest body, 1 byte to 1GiB. A bigger one is answered with 413. Default: the provider's, else 1MiB.
+    /// The biggest body, 1 byte to 1GiB; to 256MiB where bodies are stored, which is with `queue`, `spill` or
+    /// `retain.payloads: all`. A bigger one is answered with 413. Default: the provider's, else 1MiB.
     #[schemars(extend("default" = "1MiB"))]
     pub max_body: Field<ByteSize>,
     /// What replays meet.
     pub replay: Field<Replay>,
-    /// How queued events are tried again. **No effect in this version**, which has no queue.
+    /// How stored events are tried again. With `delivery: proxy` these are only those that are redelivered on request.
     pub retry: Field<Retry>,
-    /// Requests that are served at once, 1 to 1,000,000. Above it: 503.
+    /// Requests that are served at once, 1 to 1,000,000. Above it: 503. As many attempts at stored events are made at
+    /// once, besides the requests; 32 where this is not given.
     #[schemars(extend("default" = 1024), range(min = 1, max = 1_000_000))]
     pub concurrency: Field<usize>,
     /// Requests a second. Above it: 429. Default: no bound.
@@ -231,12 +249,8 @@ pub(super) struct Route {
     /// Whether a bad signature stops a request. In this version always `true`.
     #[schemars(extend("const" = true, "default" = true))]
     pub enforce: Field<bool>,
-    /// Which payloads are kept. **No effect in this version**, which keeps none.
+    /// What is kept of deliveries that have ended.
     pub retain: Field<Retain>,
-    #[schemars(skip)]
-    pub accept_status: Field<Later>,
-    #[schemars(skip)]
-    pub attempt_timeout: Field<Later>,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]
@@ -444,9 +458,7 @@ may_be_text!(EventId: "pointer", EventSource: "pointer", Upstream: "url");
 #[schemars(inline)]
 pub(super) enum Delivery {
     Proxy,
-    #[schemars(skip)]
     Queue,
-    #[schemars(skip)]
     Spill,
 }
 
@@ -455,7 +467,8 @@ pub(super) enum Delivery {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Replay {
     /// How long a completed event ID is remembered. Not less than the time for which the provider sends an event again
-    /// (VPN Enterprise: 72h).
+    /// (VPN Enterprise: 72h); not less than `retry.horizon` either, or a copy of an event that is still queued may be
+    /// taken for a new one.
     #[schemars(extend("default" = "96h"))]
     pub window: Field<Duration>,
     /// The answer to an event that was completed before: `reject` is 409, `acknowledge` is 200. Default: the
@@ -484,20 +497,23 @@ pub(super) enum InFlight {
     Reject,
 }
 
-/// How queued events are tried again. **No effect in this version.**
+/// How stored events are tried again: after a random part of a pause that grows with each attempt. The upstream's
+/// `Retry-After` goes before it.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retry {
-    /// The longest pause before the second attempt. Not 0.
+    /// The longest pause before the second attempt. Not 0. Default: 5s, or `max_interval` or `horizon` where that is
+    /// shorter.
     #[schemars(extend("default" = "5s"))]
     pub initial: Field<Duration>,
     /// What the pause grows by with each attempt, 1 to 10.
     #[schemars(extend("default" = 2), range(min = 1, max = 10))]
     pub factor: Field<f64>,
-    /// The longest pause of all. Not less than `initial`.
+    /// The longest pause of all, `Retry-After` included. Not less than `initial`. Default: 1h, or `initial` where that
+    /// is longer.
     #[schemars(extend("default" = "1h"))]
     pub max_interval: Field<Duration>,
-    /// How long an event is tried before it becomes a dead letter.
+    /// How long an event is tried, counted from its arrival, before it becomes a dead letter. Not less than `initial`.
     #[schemars(extend("default" = "72h"))]
     pub horizon: Field<Duration>,
 }
@@ -515,16 +531,22 @@ pub(super) struct RateLimit {
     pub burst: Field<u32>,
 }
 
-/// Which payloads are kept. **No effect in this version.**
+/// What is kept of deliveries that have ended, for people to look at. Queued events and dead letters are always kept,
+/// payload and all: none of this applies to them.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retain {
+    /// Which payloads are kept beside the record: none, those of deliveries that failed, or all.
     #[schemars(extend("default" = "failed"))]
     pub payloads: Field<Payloads>,
-    /// For how long.
+    /// How long a record is kept, its payload with it. Not 0.
     #[serde(rename = "for")]
     #[schemars(extend("default" = "7d"))]
     pub keep: Field<Duration>,
+    /// Records of a route and their payloads, at least 1MiB; above it the oldest go first. Queued events and dead
+    /// letters don't count and never go.
+    #[schemars(extend("default" = "1GiB"))]
+    pub max_size: Field<ByteSize>,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]

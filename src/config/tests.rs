@@ -6,13 +6,15 @@
 use std::fs;
 use std::path::PathBuf;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::*;
+use crate::backoff::Backoff;
 use crate::ledger::InFlightPolicy;
-use crate::route::OnDuplicate;
+use crate::route::{Handover, OnDuplicate};
+use crate::store::{Durability, Payloads, Retain};
 
 const MINIMAL: &str = include_str!("../../config/minimal.yaml");
 const EXAMPLE: &str = include_str!("../../config/hookgate.yaml");
@@ -127,6 +129,7 @@ fn four_lines_are_enough() {
     assert_eq!(route.replay.window, Duration::from_secs(96 * 3600));
     assert_eq!(route.replay.on_duplicate, OnDuplicate::Reject);
     assert_eq!(route.replay.in_flight, InFlightPolicy::Wait);
+    assert_eq!(route.handover, Handover::Proxy);
 }
 
 #[test]
@@ -141,7 +144,7 @@ fn the_example_is_valid_without_warnings() {
     assert_eq!(&*loaded.config.routes[1].name, "webhooks-own-system");
 }
 
-/// The example with the keys that are commented out because they do nothing yet, or need a file.
+/// The example with the keys that are commented out because they need a file.
 fn whole_example() -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) || key.starts_with("  ") => format!("{key}\n"),
@@ -151,14 +154,12 @@ fn whole_example() -> String {
 }
 
 #[test]
-fn what_the_example_leaves_out_is_valid_too_and_has_no_effect_yet() {
+fn what_the_example_leaves_out_is_valid_too() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("old.key"), "canary-old\n").unwrap();
     fs::copy(cases().join("ca.pem"), folder.path().join("ca.pem")).unwrap();
     let loaded = parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report}"));
-    let text = loaded.warnings.to_text(false);
-    assert_eq!(text.matches("no effect yet").count(), 4, "{text}");
-    assert_eq!(loaded.warnings.count(Severity::Warning), 4, "{text}");
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let names: Vec<_> = loaded.config.routes[0].verifier.secret_names().map(ToString::to_string).collect();
     assert_eq!(names, ["current", "old"]);
 }
@@ -214,7 +215,7 @@ fn the_schema_is_current_and_takes_the_examples() {
         let errors: Vec<_> = validator.iter_errors(&instance).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?}");
     }
-    for wrong in ["routes: []", "listen: [{adress: a}]\nroutes: [{}]", "routes: [{delivery: queue}]", "{}"] {
+    for wrong in ["routes: []", "listen: [{adress: a}]\nroutes: [{}]", "routes: [{delivery: fax}]", "{}"] {
         let instance = to_json(&tree::parse(wrong, &Problems::default()).unwrap()[0]);
         assert!(!validator.is_valid(&instance), "{wrong}");
     }
@@ -239,8 +240,11 @@ fn the_documented_defaults_are_the_real_ones() {
     let schema: Json = serde_json::from_str(&schema::json_schema()).unwrap();
     let defaults = |mapping| documented_defaults(&schema, mapping);
     let spelled_out = format!(
-        "{MINIMAL}    replay: {}\ndefaults: {}\nlisten: {}\nadmin: {}\nlimits: {}\nshutdown: {}\nlog: {}\n",
+        "{MINIMAL}    replay: {}\n    retry: {}\n    retain: {}\nstore: {}\ndefaults: {}\nlisten: {}\nadmin: {}\nlimits: {}\nshutdown: {}\nlog: {}\n",
         defaults("Replay"),
+        defaults("Retry"),
+        defaults("Retain"),
+        defaults("Store"),
         defaults("Route"),
         schema["properties"]["listen"]["default"],
         defaults("Admin"),
@@ -251,6 +255,7 @@ fn the_documented_defaults_are_the_real_ones() {
     let (short, long) = (config(MINIMAL), config(&spelled_out));
     assert_eq!(short.listen, long.listen);
     assert_eq!(short.admin.address, long.admin.address);
+    assert_eq!(short.store, long.store);
     assert_eq!(short.shutdown, long.shutdown);
     assert_eq!((short.log.format, short.log.level), (long.log.format, long.log.level));
     let limits = |limits: Limits| {
@@ -263,6 +268,8 @@ fn the_documented_defaults_are_the_real_ones() {
     assert_eq!(short.budget, long.budget);
     assert_eq!(short.max_body, long.max_body);
     assert_eq!(short.replay, long.replay);
+    assert_eq!((short.handover, short.accept_status), (long.handover, long.accept_status));
+    assert_eq!((short.retry, short.retain), (long.retry, long.retain));
     assert_eq!(short.forward_query, long.forward_query);
 }
 
@@ -357,6 +364,98 @@ fn durations_and_sizes_have_units() {
     for wrong in ["-1", "1.5MiB", "64k", "KiB", "0", "99999999999999999999GiB", "2TiB", "\"\"", "true"] {
         assert!(parse_text(&with_keys(&format!("max_body: {wrong}"))).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn stored_events_are_tried_for_three_days_and_an_attempt_may_take_the_budget() {
+    let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+    for (delivery, handover) in [("queue", Handover::Queue), ("spill", Handover::Spill)] {
+        let route = route(&format!("delivery: {delivery}, budget: 4s"));
+        assert_eq!(route.handover, handover);
+        assert_eq!(route.accept_status, StatusCode::ACCEPTED);
+        let retry = Backoff { initial: second * 5, factor: 2.0, max_interval: hour, horizon: hour * 72 };
+        assert_eq!(route.retry, retry);
+        assert_eq!(route.attempt_timeout, second * 4);
+    }
+    let written = route(
+        "delivery: queue, accept_status: 200, attempt_timeout: 90s, \
+         retry: {initial: 250ms, factor: 1.5, max_interval: 2m, horizon: 96h}",
+    );
+    assert_eq!(written.accept_status, StatusCode::OK);
+    assert_eq!(written.attempt_timeout, second * 90);
+    let retry = Backoff { initial: second / 4, factor: 1.5, max_interval: second * 120, horizon: hour * 96 };
+    assert_eq!(written.retry, retry);
+}
+
+#[test]
+fn the_defaults_of_retry_give_way_to_what_is_written() {
+    let pauses = |retry: &str| {
+        let Backoff { initial, max_interval, horizon, .. } = route(&format!("delivery: queue, retry: {retry}")).retry;
+        [initial, max_interval, horizon].map(|pause| pause.as_secs())
+    };
+    assert_eq!(pauses("{max_interval: 1s}"), [1, 1, 72 * 3600]);
+    assert_eq!(pauses("{horizon: 2s}"), [2, 3600, 2]);
+    assert_eq!(pauses("{initial: 2h}"), [7200, 7200, 72 * 3600]);
+}
+
+#[test]
+fn concurrency_is_for_attempts_too_with_a_default_of_its_own() {
+    assert_eq!(route("delivery: queue").queue_concurrency, 32);
+    assert_eq!(route("delivery: queue, concurrency: 500").queue_concurrency, 500);
+    let source = with_keys("delivery: queue") + "\ndefaults: {concurrency: 7}\n";
+    assert_eq!(config(&source).routes[0].queue_concurrency, 7);
+}
+
+#[test]
+fn a_week_of_records_is_kept_and_a_gibibyte_at_the_most() {
+    let day = Duration::from_secs(86_400);
+    let retain = |keys: &str| route(keys).retain;
+    let usual = Retain { payloads: Payloads::Failed, keep: day * 7, max_bytes: Some(1 << 30) };
+    assert_eq!(retain("name: x"), usual);
+    assert_eq!(retain("retain: {payloads: none}"), Retain { payloads: Payloads::None, ..usual });
+    let written = Retain { payloads: Payloads::All, keep: day, max_bytes: Some(20 << 20) };
+    assert_eq!(retain("retain: {payloads: all, for: 1d, max_size: 20MiB}"), written);
+}
+
+#[test]
+fn bodies_that_are_stored_may_have_256_mib() {
+    let source = |keys: &str| with_keys(keys) + "\nlimits: {body_bytes_in_flight: 1GiB}\n";
+    for keys in ["delivery: queue", "delivery: spill", "retain: {payloads: all}"] {
+        assert!(parse_text(&source(&format!("{keys}, max_body: 256MiB"))).is_ok(), "{keys}");
+        assert!(parse_text(&source(&format!("{keys}, max_body: 257MiB"))).is_err(), "{keys}");
+    }
+    assert!(parse_text(&source("retain: {payloads: failed}, max_body: 1GiB")).is_ok());
+}
+
+#[test]
+fn what_is_only_for_queues_may_stand_in_the_defaults_of_a_route_without_one() {
+    let keys = "defaults: {accept_status: 200, attempt_timeout: 3s, retry: {initial: 1s}}\n";
+    let loaded = parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+}
+
+#[test]
+fn the_store_stands_beside_the_configuration() {
+    let store = |keys: &str| config(&format!("{MINIMAL}{keys}")).store;
+    let usual = store("");
+    assert_eq!(usual.folder, Path::new("src/config/cases/hookgate-data"));
+    assert_eq!((usual.durability, usual.max_ids, usual.max_bytes), (Durability::Strict, 50_000_000, None));
+    let written = store("store: {path: ../events, durability: relaxed, max_ids: 1000, max_size: 16MiB}\n");
+    assert_eq!(written.folder, Path::new("src/config/cases/../events"));
+    assert_eq!((written.durability, written.max_ids), (Durability::Relaxed, 1000));
+    assert_eq!(written.max_bytes, Some(16 << 20));
+    assert_eq!(store("store: {path: /var/lib/hookgate}\n").folder, Path::new("/var/lib/hookgate"));
+}
+
+#[test]
+fn a_file_in_the_place_of_the_default_store_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("hookgate-data"), "").unwrap();
+    let report = parse_in(folder.path(), MINIMAL).err().unwrap();
+    assert!(report.to_string().contains("is not a folder"), "{report}");
+    fs::remove_file(folder.path().join("hookgate-data")).unwrap();
+    fs::create_dir(folder.path().join("hookgate-data")).unwrap();
+    assert!(parse_in(folder.path(), MINIMAL).is_ok());
 }
 
 #[test]

@@ -7,8 +7,7 @@ async fn an_unusable_configuration_is_refused_with_exit_code_78() {
     let upstream = Upstream::ok();
     let route = || Route::to(&upstream);
     let cases = [
-        ("queue", route().with("delivery", "queue")),
-        ("spill", route().with("delivery", "spill")),
+        ("enforce", route().with("enforce", "false")),
         ("secret", route().with("secrets", "[]")),
         ("secret", route().without("secrets")),
         ("HOOKGATE_IT_UNSET", route().with("secrets", "[{env: HOOKGATE_IT_UNSET}]")),
@@ -42,10 +41,10 @@ async fn an_empty_secret_never_opens_a_route() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_problems_are_told_at_once() {
     let upstream = Upstream::ok();
-    let wrong = Route::to(&upstream).with("budget", "soon").with("max_body", "-1").with("delivery", "queue");
+    let wrong = Route::to(&upstream).with("budget", "soon").with("max_body", "-1").with("delivery", "fax");
     let (code, output) = Gateway::refuses(wrong).await;
     assert_eq!(code, Some(78));
-    for named in ["budget", "max_body", "queue"] {
+    for named in ["budget", "max_body", "fax"] {
         assert!(output.contains(named), "{named} is told: {output}");
     }
 }

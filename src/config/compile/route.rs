@@ -39,11 +39,13 @@ const USUAL_RETRY_HORIZON: Duration = HOUR.saturating_mul(72);
 const DEFAULT_WINDOW: Duration = HOUR.saturating_mul(96);
 const DEFAULT_MARGIN: Duration = Duration::from_millis(500);
 const DEFAULT_CONCURRENCY: usize = 1024;
+/// Attempts have no sender that waits, and a receiver that comes back should not get its whole backlog at once.
+const DEFAULT_QUEUE_CONCURRENCY: usize = 32;
 const NAME_MAX: usize = 64;
 
 impl<'a> Layered<'a> {
     /// The route's own key, or else that of `defaults`.
-    fn get<T>(&self, key: impl Fn(&'a raw::Route) -> &'a Field<T>) -> &'a Field<T> {
+    pub(super) fn get<T>(&self, key: impl Fn(&'a raw::Route) -> &'a Field<T>) -> &'a Field<T> {
         key(self.own).or(key(self.defaults))
     }
 }
@@ -131,7 +133,6 @@ impl Compiler<'_> {
         limits: &Limits,
     ) -> Option<Route> {
         self.refuse_what_comes_later(raw);
-        self.mention_what_has_no_effect(raw);
         let sender = self.sender(raw);
         let habits = sender.as_ref().map_or(&UNKNOWN_SENDER, |sender| sender.habits);
         let secrets = self.secrets(raw.get(|route| &route.secrets), raw.place, index);
@@ -141,10 +142,18 @@ impl Compiler<'_> {
         let headers = self.headers(raw.get(|route| &route.headers), signature_header);
         let methods = self.methods(raw.get(|route| &route.methods));
         let events = self.events(raw.get(|route| &route.events), sender.as_ref());
-        let admission = self.admission(raw);
+        let concurrency = self.within(raw.get(|route| &route.concurrency), 1..=1_000_000, "1 to 1000000");
+        let admission = self.admission(raw, concurrency.unwrap_or(DEFAULT_CONCURRENCY));
         let budget = self.budget(raw, habits);
         let max_body = self.max_body(raw.get(|route| &route.max_body), habits, limits);
         let replay = self.replay(raw.get(|route| &route.replay), sender.as_ref());
+        let handover = self.handover(raw);
+        let accept_status = self.accept_status(raw.get(|route| &route.accept_status));
+        let retry = self.retry(raw.get(|route| &route.retry));
+        self.compare_with_window(raw, handover, &retry, replay);
+        let attempt_timeout = self.duration(raw.get(|route| &route.attempt_timeout)).unwrap_or(budget.total);
+        let retain = self.retain(raw.get(|route| &route.retain));
+        self.check_storable(raw, handover, retain);
         let hash_body = needs_body_digest(&envelope);
         Some(Route {
             name: identity.name?.value.into(),
@@ -158,21 +167,12 @@ impl Compiler<'_> {
             budget,
             max_body,
             replay,
-            handover: crate::route::Handover::Proxy,
-            accept_status: http::StatusCode::ACCEPTED,
-            retry: crate::backoff::Backoff {
-                initial: SECOND * 5,
-                factor: 2.0,
-                max_interval: HOUR,
-                horizon: HOUR * 72,
-            },
-            attempt_timeout: budget.total,
-            queue_concurrency: 32,
-            retain: crate::store::Retain {
-                payloads: crate::store::Payloads::Failed,
-                keep: HOUR * 24 * 7,
-                max_bytes: None,
-            },
+            handover,
+            accept_status,
+            retry,
+            attempt_timeout,
+            queue_concurrency: concurrency.unwrap_or(DEFAULT_QUEUE_CONCURRENCY),
+            retain,
             upstream: Arc::new(Upstream::new(target?)),
             headers,
             forward_query: raw.get(|route| &route.forward_query).value().copied().unwrap_or(false),
@@ -180,39 +180,8 @@ impl Compiler<'_> {
     }
 
     fn refuse_what_comes_later(&self, raw: &Layered<'_>) {
-        if let Some(delivery) = raw.get(|route| &route.delivery).given() {
-            match delivery.value {
-                raw::Delivery::Proxy => {}
-                raw::Delivery::Queue => self.not_yet(delivery.span, "`delivery: queue` comes"),
-                raw::Delivery::Spill => self.not_yet(delivery.span, "`delivery: spill` comes"),
-            }
-        }
         if let Some(enforce) = raw.get(|route| &route.enforce).given().filter(|enforce| !enforce.value) {
             self.not_yet(enforce.span, "shadow mode (`enforce: false`) comes");
-        }
-        self.later(raw.get(|route| &route.accept_status), "the queue, and this with it, comes");
-        self.later(raw.get(|route| &route.attempt_timeout), "the queue, and this with it, comes");
-    }
-
-    fn mention_what_has_no_effect(&self, raw: &Layered<'_>) {
-        if let Some(retry) = raw.get(|route| &route.retry).given() {
-            let raw::Retry { initial, factor, max_interval, horizon } = &retry.value;
-            self.positive(initial);
-            self.positive(max_interval);
-            self.positive(horizon);
-            self.within(factor, 1.0..=10.0, "1 to 10");
-            if let (Some(initial), Some(longest)) = (initial.value(), max_interval.given())
-                && *initial > longest.value
-            {
-                self.report(Diagnostic::error(longest.span, "`max_interval` is shorter than `initial`"));
-            }
-            let warning = Diagnostic::warning(retry.span, "`retry` has no effect yet");
-            self.report(warning.help("it is for the queue, which comes in a later version"));
-        }
-        if let Some(retain) = raw.get(|route| &route.retain).given() {
-            self.positive(&retain.value.keep);
-            let warning = Diagnostic::warning(retain.span, "`retain` has no effect yet");
-            self.report(warning.help("this version keeps no payloads"));
         }
     }
 
@@ -271,14 +240,12 @@ impl Compiler<'_> {
         });
     }
 
-    fn admission(&self, raw: &Layered<'_>) -> Admission {
+    fn admission(&self, raw: &Layered<'_>, concurrency: usize) -> Admission {
         let allow_from = raw.get(|route| &route.allow_from);
         if let Some(empty) = allow_from.given().filter(|list| list.value.is_empty()) {
             let error = Diagnostic::error(empty.span, "an empty list would let every address in");
             self.report(error.help("leave `allow_from` out if that is meant"));
         }
-        let concurrency = raw.get(|route| &route.concurrency);
-        let concurrency = self.within(concurrency, 1..=1_000_000, "1 to 1000000").unwrap_or(DEFAULT_CONCURRENCY);
         Admission::new(networks(allow_from), self.rate_limit(raw.get(|route| &route.rate_limit)), concurrency)
     }
 
