@@ -16,14 +16,16 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::store::Store;
 
 /// What the admin listener tells about.
 #[derive(Clone)]
 pub struct Subject {
     pub metrics: Arc<Metrics>,
-    pub ledger: Arc<Ledger>,
+    pub store: Store,
+    pub queue: Arc<Queue>,
     /// `true` from the signal to stop on.
     pub draining: watch::Receiver<bool>,
 }
@@ -64,14 +66,18 @@ async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
     if *subject.draining.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
-    match subject.ledger.check() {
+    match subject.store.check_room() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }
 }
 
 async fn metrics(State(subject): State<Subject>) -> Response {
-    match subject.metrics.render(subject.ledger.completed()) {
+    let rendered = tokio::task::spawn_blocking(move || {
+        subject.queue.tell();
+        subject.metrics.render(subject.store.ids(), subject.store.bytes())
+    });
+    match rendered.await.unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string()))) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

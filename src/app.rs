@@ -24,10 +24,9 @@ use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::store::Store;
-
-/// Events that the ledger remembers at the most: about 1 GiB of them. A full ledger answers 503 and forgets nothing.
-const LEDGER_CAPACITY: usize = 10_000_000;
+use crate::queue::Queue;
+use crate::store::{OpenError, Store};
+use crate::upstream::Client;
 
 /// How often the log tells what it left out of rejections that have stopped.
 const TELL_LEFT_OUT_EVERY: Duration = Duration::from_secs(10);
@@ -40,8 +39,8 @@ pub enum Error {
     Config(Box<config::Report>),
     #[error("cannot listen on {address}: {source}; is another process listening there?")]
     Listen { address: SocketAddr, source: io::Error },
-    #[error("cannot read random bytes for the ledger's key: {0}")]
-    Random(getrandom::Error),
+    #[error("{0}")]
+    Store(#[from] OpenError),
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
     #[error("cannot export metrics: {0}")]
@@ -51,6 +50,8 @@ pub enum Error {
 /// A gateway that serves.
 pub struct App {
     gateway: Arc<Gateway>,
+    queue: Arc<Queue>,
+    store: Store,
     metrics: Arc<Metrics>,
     /// The addresses senders connect to, with the real ports.
     pub data: Vec<SocketAddr>,
@@ -109,10 +110,14 @@ impl App {
     pub async fn start(config: Config) -> Result<Self, Error> {
         let metrics = Arc::new(Metrics::new()?);
         let clock = Clock::System;
-        let mut hash_key = [0; 16];
-        getrandom::fill(&mut hash_key).map_err(Error::Random)?;
-        let ledger = Ledger::new(Store::in_memory(clock.clone(), LEDGER_CAPACITY), hash_key);
-        let gateway = Gateway::new(config.limits, Arc::clone(&ledger), Arc::clone(&metrics), clock);
+        // Reading many millions of IDs takes seconds, in which nobody else is to be kept from running.
+        let (settings, handles, time) = (config.store, metrics.store().clone(), clock.clone());
+        let opening = tokio::task::spawn_blocking(move || Store::open(settings, time, handles));
+        let store = opening.await.map_err(io::Error::other)??;
+        let ledger = Ledger::new(store.clone());
+        let client = Arc::new(Client::default());
+        let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
+        let gateway = Gateway::new(config.limits, ledger, client, Arc::clone(&queue), Arc::clone(&metrics), clock);
         gateway.serve_routes(config.routes);
         metrics.config_loaded(Timestamp::now());
 
@@ -127,10 +132,16 @@ impl App {
             data.push(address);
             listeners.push(listener);
         }
-        let subject = admin::Subject { metrics: Arc::clone(&metrics), ledger, draining: draining_seen };
+        let subject = admin::Subject {
+            metrics: Arc::clone(&metrics),
+            store: store.clone(),
+            queue: Arc::clone(&queue),
+            draining: draining_seen,
+        };
         let admin = admin::start(admin, subject)?;
         tracing::info!(listener = "admin", address = %admin, "listening");
-        Ok(Self { gateway, metrics, data, admin, draining, stopping, listeners, shutdown: config.shutdown })
+        let shutdown = config.shutdown;
+        Ok(Self { gateway, queue, store, metrics, data, admin, draining, stopping, listeners, shutdown })
     }
 
     /// Takes the routes of a newly loaded configuration over.
@@ -161,9 +172,15 @@ impl App {
         for listener in self.listeners {
             let _ = listener.await;
         }
-        match timeout(self.shutdown.grace, self.gateway.all_closed()).await {
-            Ok(()) => tracing::info!("stopped"),
-            Err(_) => tracing::warn!("stopped with requests still in flight: the grace period has ended"),
+        let grace = self.shutdown.grace;
+        let (requests, attempts) = tokio::join!(timeout(grace, self.gateway.all_closed()), self.queue.stop(grace));
+        let all_ended = requests.is_ok() && attempts;
+        // What was cut off may have arrived: the next start has to know.
+        self.store.close(all_ended).await;
+        if all_ended {
+            tracing::info!("stopped");
+        } else {
+            tracing::warn!("stopped with requests or attempts still in flight: the grace period has ended");
         }
     }
 

@@ -45,18 +45,21 @@ pub enum Reason {
     Rejected,
     /// The horizon has passed.
     Expired,
+    /// What was stored can't be read: a defect, of the disk's or ours.
+    Unreadable,
 }
 
 /// Attempts that a permanent refusal needs before it is believed: deployments answer 404 for a while.
 pub const PERMANENT_ATTEMPTS: u32 = 3;
 
 impl Reason {
-    pub const ALL: [Self; 2] = [Self::Rejected, Self::Expired];
+    pub const ALL: [Self; 3] = [Self::Rejected, Self::Expired, Self::Unreadable];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
+            Self::Unreadable => "unreadable",
         }
     }
 }

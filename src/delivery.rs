@@ -1,7 +1,7 @@
 //! What may be sent to an upstream: a verified body under the headers that belong to it.
 //!
-//! Owns which of a sender's headers pass and which of ours are set (contract §8, RFC 9110 §7.6.1). Where it is sent
-//! and what comes back is `upstream`'s.
+//! Owns which of a sender's headers pass and which of ours are set (contract §8, RFC 9110 §7.6.1), and the form in which
+//! that is stored. Where it is sent and what comes back is `upstream`'s.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use pingora_http::RequestHeader;
 
 use crate::signature::Verified;
 
-/// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one.
+/// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one, or what was stored of
+/// such a one.
 pub struct Delivery {
     head: RequestHeader,
     body: Bytes,
@@ -66,15 +67,8 @@ const NOT_FORWARDED: [HeaderName; 15] = [
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Delivery {
-    /// `extra` are the route's own headers; they go over what the sender sent. `forward_query` appends the sender's
-    /// query string.
-    pub fn new(
-        verified: &Verified,
-        label: &Label,
-        arrival: &Arrival<'_>,
-        extra: &[(HeaderName, HeaderValue)],
-        forward_query: bool,
-    ) -> Self {
+    /// `forward_query` appends the sender's query string.
+    pub fn new(verified: &Verified, label: &Label, arrival: &Arrival<'_>, forward_query: bool) -> Self {
         let mut head = arrival.head.clone();
         for name in arrival.head.headers.keys() {
             if NOT_FORWARDED.contains(name) || is_ours(name) {
@@ -99,11 +93,39 @@ impl Delivery {
         if let Some(host) = arrival.host {
             set(&mut head, "X-Forwarded-Host", host);
         }
-        for (name, value) in extra {
-            put(&mut head, name.clone(), value.clone());
-        }
         let query = arrival.head.uri.query().filter(|_| forward_query).map(Into::into);
         Self { head, body: verified.body().clone(), query }
+    }
+
+    /// The head as it is stored: written like that of an HTTP/1.1 request, names in the sender's spelling.
+    pub fn to_stored(&self) -> Bytes {
+        let mut stored = Vec::with_capacity(512);
+        stored.extend_from_slice(self.head.method.as_str().as_bytes());
+        stored.extend_from_slice(b" /");
+        if let Some(query) = &self.query {
+            stored.extend_from_slice(b"?");
+            stored.extend_from_slice(query.as_bytes());
+        }
+        stored.extend_from_slice(b" HTTP/1.1\r\n");
+        self.head.header_to_h1_wire(&mut stored);
+        stored.into()
+    }
+
+    /// What [`Delivery::to_stored`] made, with the body it belongs to; `None` for anything else.
+    pub fn from_stored(stored: &[u8], body: Bytes) -> Option<Self> {
+        let mut lines = stored.strip_suffix(b"\r\n")?.split(|&byte| byte == b'\n');
+        let mut line = || lines.next().map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let start = std::str::from_utf8(line()?).ok()?;
+        let (method, target) = start.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
+        let query = target.strip_prefix('/')?.strip_prefix('?').map(Into::into);
+        let mut head = RequestHeader::build(method, b"/", None).ok()?;
+        while let Some(line) = line() {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            let name = std::str::from_utf8(&line[..colon]).ok()?.to_owned();
+            let value = line[colon + 1..].strip_prefix(b" ")?;
+            head.append_header(name, HeaderValue::from_bytes(value).ok()?).ok()?;
+        }
+        Some(Self { head, body, query })
     }
 
     /// The body, byte for byte as received.
@@ -187,8 +209,17 @@ mod tests {
             host: Some("hooks.example.com"),
             at: Timestamp::UNIX_EPOCH,
         };
-        let extra = [(HeaderName::from_static("x-custom"), HeaderValue::from_static("ours"))];
-        Delivery::new(&verified(b"{}"), &label, &arrival, &extra, false).head(2, true)
+        let delivery = Delivery::new(&verified(b"{}"), &label, &arrival, true);
+        let stored = Delivery::from_stored(&delivery.to_stored(), Bytes::from_static(b"{}")).unwrap();
+        assert_eq!(stored.query(), Some("a=b"));
+        assert_eq!(wire(&stored.head(2, true)), wire(&delivery.head(2, true)), "storing changes nothing");
+        delivery.head(2, true)
+    }
+
+    fn wire(head: &RequestHeader) -> Vec<u8> {
+        let mut wire = Vec::new();
+        head.header_to_h1_wire(&mut wire);
+        wire
     }
 
     fn values<'a>(head: &'a RequestHeader, name: &str) -> Vec<&'a str> {
@@ -198,9 +229,7 @@ mod tests {
     #[test]
     fn end_to_end_headers_pass_with_their_order_and_spelling() {
         let head = delivered(&[("X-VPN-Signature", "sha256=ab"), ("x-Multi", "1"), ("x-Multi", "2")]);
-        let mut wire = Vec::new();
-        head.header_to_h1_wire(&mut wire);
-        let wire = String::from_utf8(wire).unwrap();
+        let wire = String::from_utf8(wire(&head)).unwrap();
         assert!(wire.contains("X-VPN-Signature: sha256=ab\r\n"), "{wire}");
         assert_eq!(values(&head, "x-multi"), ["1", "2"]);
     }
@@ -239,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_upstream_is_told_what_it_gets() {
-        let head = delivered(&[("X-Custom", "theirs")]);
+        let head = delivered(&[]);
         for (name, value) in [
             ("hookgate-event-type", "user.created"),
             ("hookgate-route", "billing"),
@@ -250,10 +279,22 @@ mod tests {
             ("x-forwarded-for", "203.0.113.9"),
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "hooks.example.com"),
-            ("x-custom", "ours"),
         ] {
             assert_eq!(values(&head, name), [value], "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_no_stored_head_makes_no_delivery() {
+        let good = b"POST / HTTP/1.1\r\nA: b\r\n";
+        assert!(Delivery::from_stored(good, Bytes::new()).is_some());
+        for cut in 0..good.len() {
+            // Shorter by a whole line, it is a head again.
+            if &good[..cut] != b"POST / HTTP/1.1\r\n" {
+                assert!(Delivery::from_stored(&good[..cut], Bytes::new()).is_none(), "{cut}");
+            }
+        }
+        assert!(Delivery::from_stored(b"POST / HTTP/1.1\r\nno colon\r\n", Bytes::new()).is_none());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod connection;
 mod first_byte;
+mod handover;
 mod head;
 mod peer;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use http::StatusCode;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use pingora_core::protocols::http::ServerSession;
 use tokio::sync::Semaphore;
 
@@ -25,12 +27,15 @@ use crate::delivery::{Arrival, Delivery, Label};
 use crate::event::{EnvelopeError, Event};
 use crate::ledger::{Claim, Decision, Ledger};
 use crate::log::{self, Thinning};
-use crate::metrics::{Gauged, LedgerCheck, Metrics, RouteMetrics, SignatureCheck, UpstreamResult};
-use crate::route::{Refusal, Replay, Route, RouteTable};
+use crate::metrics::{Gauged, LedgerCheck, Metrics, RouteMetrics, SignatureCheck};
+use crate::queue::Queue;
+use crate::route::{Handover, Refusal, Replay, Route, RouteTable};
 use crate::signature::{Failure, Verified};
-use crate::upstream::{self, Attempt, Client, End};
+use crate::store::Subject;
+use crate::upstream::Client;
 use answer::{Answer, Outcome};
 use body::BodyBytes;
+use handover::Handing;
 use head::Head;
 
 pub use connection::Frontend;
@@ -59,7 +64,8 @@ const UNROUTED_BUDGET: Duration = Duration::from_secs(10);
 pub struct Gateway {
     serving: ArcSwap<Serving>,
     ledger: Arc<Ledger>,
-    client: Client,
+    client: Arc<Client>,
+    queue: Arc<Queue>,
     metrics: Arc<Metrics>,
     limits: Limits,
     connections: Arc<Semaphore>,
@@ -84,11 +90,20 @@ struct Incoming {
 }
 
 impl Gateway {
-    pub fn new(limits: Limits, ledger: Arc<Ledger>, metrics: Arc<Metrics>, clock: Clock) -> Arc<Self> {
+    /// `client` and `queue` are shared: both hand over on the same connections.
+    pub fn new(
+        limits: Limits,
+        ledger: Arc<Ledger>,
+        client: Arc<Client>,
+        queue: Arc<Queue>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Arc<Self> {
         Arc::new(Self {
             serving: ArcSwap::from_pointee(Serving { table: RouteTable::default(), metrics: Vec::new() }),
             ledger,
-            client: Client::default(),
+            client,
+            queue,
             connections: Arc::new(Semaphore::new(limits.connections)),
             body_bytes: BodyBytes::new(limits.body_bytes_in_flight, metrics.body_bytes_in_flight.clone()),
             metrics,
@@ -103,6 +118,7 @@ impl Gateway {
         let table = RouteTable::new(routes);
         let metrics: Vec<_> =
             table.routes().iter().map(|route| self.metrics.route(&route.name, route.verifier.secret_names())).collect();
+        self.queue.serve(table.routes().iter().zip(metrics.iter().map(|metrics| &metrics.queue)));
         let before = self.serving.swap(Arc::new(Serving { table, metrics }));
         let now = self.serving.load();
         for (route, metrics) in before.table.routes().iter().zip(&before.metrics) {
@@ -190,15 +206,6 @@ impl Gateway {
         }
 
         let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
-        // Taken for verified events only: nobody without a secret can use a route's places up.
-        let _permit = match route.admission.enter() {
-            Ok(permit) => permit,
-            Err(refusal) => {
-                claim.release_untried();
-                return Err(refusal.into());
-            }
-        };
-        visit.line.attempt = Some(claim.attempt());
         let arrival = Arrival {
             head: session.req_header(),
             peer: visit.incoming.peer,
@@ -207,13 +214,16 @@ impl Gateway {
             host: head.host.as_deref(),
             at: now,
         };
-        let delivery = Delivery::new(&verified, &label, &arrival, &route.headers, route.forward_query);
-        let attempt = self
-            .client
-            .attempt(&route.upstream, &delivery, claim.attempt(), claim.possible_duplicate(), deadline)
-            .await;
-        metrics.attempted(result_of(&attempt.end), attempt.duration.as_secs_f64());
-        Ok(self.settle(claim, attempt, visit).await)
+        let delivery = Delivery::new(&verified, &label, &arrival, route.forward_query);
+        let handover = Handing { route, delivery, subject: subject(label, now), settle_by: visit.settle_by(deadline) };
+        Ok(match route.handover {
+            Handover::Queue => self.store(claim, &handover, None, Duration::ZERO).await,
+            Handover::Proxy => self.forward(claim, &handover, metrics, deadline, visit).await,
+            Handover::Spill => {
+                let deadline = handover::spill_by(visit.incoming.first_byte, deadline);
+                self.forward(claim, &handover, metrics, deadline, visit).await
+            }
+        })
     }
 
     async fn claim(
@@ -234,44 +244,13 @@ impl Gateway {
             }
             Ok(Decision::InFlight) => (LedgerCheck::InFlight, Err(Outcome::InFlight)),
             Err(error) => {
-                self.metrics.store_failed_to_claim();
+                self.metrics.store().failed("claim");
                 tracing::error!(route = &*route.name, %error, "an event could not be claimed");
                 (LedgerCheck::Error, Err(Outcome::StoreUnavailable))
             }
         };
         metrics.ledger_checked(check);
         decision
-    }
-
-    /// Writes into the ledger how the attempt ended, before anybody hears of it.
-    async fn settle(&self, claim: Claim, attempt: Attempt, visit: &mut Visit<'_>) -> Outcome {
-        let failed = |failure| match failure {
-            upstream::Failure::TimedOut => Outcome::BudgetExceeded,
-            upstream::Failure::Unreachable | upstream::Failure::Broken => Outcome::UpstreamUnreachable,
-        };
-        match attempt.end {
-            End::Answered(response) => {
-                visit.line.upstream_status = Some(response.status().as_u16());
-                if !response.status().is_success() {
-                    claim.release();
-                    return Outcome::UpstreamRejected(response);
-                }
-                if let Err(error) = claim.complete().await {
-                    self.metrics.store_failed_to_complete();
-                    tracing::error!(%error, "an event was handed over but could not be recorded");
-                    return Outcome::StoreUnavailable;
-                }
-                Outcome::Delivered(response)
-            }
-            End::NotReached(failure) => {
-                claim.release();
-                failed(failure)
-            }
-            End::Unknown(failure) => {
-                claim.release_as_unknown();
-                failed(failure)
-            }
-        }
     }
 
     /// Counts, writes and logs the answer. Answers whether it was written whole.
@@ -325,6 +304,11 @@ impl<'s> Visit<'s> {
         route.budget.deadline(self.incoming.first_byte)
     }
 
+    /// When it must be known whether the ledger is settled: half of the margin is left for the answer.
+    fn settle_by(&self, deadline: Instant) -> Instant {
+        deadline + self.write_by().saturating_duration_since(deadline) / 2
+    }
+
     /// When the answer must be written at the latest: the whole budget, its margin included.
     fn write_by(&self) -> Instant {
         let budget = self.route.map_or(UNROUTED_BUDGET, |(route, _)| route.budget.total);
@@ -350,28 +334,17 @@ fn label(route: &Route, event: &Event, verified: &Verified) -> Label {
     Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into() }
 }
 
+fn subject(label: Label, received_at: Timestamp) -> Arc<Subject> {
+    let Label { route, event_id, event_type } = label;
+    Arc::new(Subject { route, event_id, event_type, received_at })
+}
+
 fn check_of(verified: &Result<Verified, Failure>) -> SignatureCheck<'_> {
     match verified {
         Ok(verified) => SignatureCheck::Ok(verified.secret()),
         Err(Failure::Missing) => SignatureCheck::Missing,
         Err(Failure::Malformed) => SignatureCheck::Malformed,
         Err(Failure::Mismatch) => SignatureCheck::Mismatch,
-    }
-}
-
-fn result_of(end: &End) -> UpstreamResult {
-    match end {
-        End::Answered(response) => match response.status().as_u16() {
-            200..300 => UpstreamResult::Success,
-            400..500 => UpstreamResult::ClientError,
-            500.. => UpstreamResult::ServerError,
-            _ => UpstreamResult::Redirection,
-        },
-        End::NotReached(upstream::Failure::TimedOut) | End::Unknown(upstream::Failure::TimedOut) => {
-            UpstreamResult::Timeout
-        }
-        End::NotReached(_) => UpstreamResult::ConnectError,
-        End::Unknown(_) => UpstreamResult::Broken,
     }
 }
 

@@ -16,10 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use siphasher::sip128::{Hasher128, SipHasher24};
+use tokio::time::timeout_at;
 
 use crate::event::EventId;
 use crate::signature::PayloadDigest;
-use crate::store::{EventKey, Record, Store, StoreError, Tried};
+use crate::store::{
+    Attempted, DeliveryChange, DeliveryId, EventKey, Found, Name, Payload, Record, Requeued, Settlement, State, Store,
+    StoreError, Subject, Tried,
+};
 use claims::{Claims, Hold};
 
 /// What a copy does that finds the first one still in flight.
@@ -58,21 +62,67 @@ pub enum Decision {
     InFlight,
 }
 
+/// What became of the wish to deliver again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redelivery {
+    /// It waits, on this route.
+    Waits(Arc<str>),
+    /// A copy of the event is being handed over now.
+    InFlight,
+    /// There is no such delivery.
+    Unknown,
+    /// Its payload was not kept.
+    NoPayload,
+}
+
 /// The right to hand an event over. Settle it; dropped unsettled, it counts as an attempt of unknown outcome.
 pub struct Claim {
     ledger: Arc<Ledger>,
-    names: Names,
+    names: [Option<Name>; 2],
     digest: PayloadDigest,
     window: Duration,
     before: Tried,
+    delivery: Option<DeliveryId>,
     settled: bool,
-    _holds: [Option<Hold>; 2],
+    holds: [Option<Hold>; 2],
+}
+
+/// How a claim ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The upstream has taken the event: no copy passes inside the window.
+    HandedOver,
+    /// The event is to be stored, and is as good as handed over once it is. After an attempt, if there was one.
+    Stored {
+        after: Option<Attempt>,
+        /// When it is to be tried.
+        due_after: Duration,
+    },
+    /// The event was tried in vain: the next copy passes.
+    Released(Attempt),
+}
+
+/// An attempt without success, as far as the ledger is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// The upstream refused the event or was never reached.
+    Refused,
+    /// The event was sent and no answer came: the upstream is told when it is sent again.
+    Unknown,
+}
+
+/// What the store keeps of the hand-over beside the ledger's own rows.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub subject: Arc<Subject>,
+    pub attempt: Option<Attempted>,
+    /// To be kept; needed for [`Ending::Stored`].
+    pub payload: Option<Payload>,
 }
 
 impl Ledger {
-    /// `hash_key` must be random, and the same for as long as `store` remembers.
-    pub fn new(store: Store, hash_key: [u8; 16]) -> Arc<Self> {
-        Arc::new(Self { store, claims: Claims::new(), hash_key, abandoned: AtomicU64::new(0) })
+    pub fn new(store: Store) -> Arc<Self> {
+        Arc::new(Self { hash_key: store.hash_key(), store, claims: Claims::new(), abandoned: AtomicU64::new(0) })
     }
 
     /// The names of an event on a route.
@@ -117,15 +167,20 @@ impl Ledger {
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
         self.store.check_room()?;
-        let mut before = Tried::default();
+        let (mut before, mut delivery) = (Tried::default(), None);
         let mut holds = [None, None];
-        for (hold, key) in holds.iter_mut().zip(names.keys()) {
+        let mut found_names = [None, None];
+        for ((hold, name), key) in holds.iter_mut().zip(&mut found_names).zip(names.keys()) {
             match self.claims.take(key, policy, deadline).await {
                 Some(taken) => *hold = Some(taken),
                 None => return Ok(Decision::InFlight),
             }
             // Asked after the claim is ours: an earlier holder records what it did before it lets go.
-            match self.store.recall(key).await? {
+            let recalled = timeout_at(deadline.into(), self.store.recall(key)).await;
+            let found = recalled.unwrap_or(Err(StoreError::Unavailable))?;
+            *name = Some(Name { key, earlier: found.map(|found| found.place) });
+            delivery = delivery.or(found.and_then(|found| found.delivery));
+            match found.map(|found| found.record) {
                 Some(Record::Completed { digest: first }) if first.contradicts(digest) => {
                     return Ok(Decision::PayloadMismatch);
                 }
@@ -135,12 +190,41 @@ impl Ledger {
             }
         }
         let ledger = Arc::clone(self);
-        Ok(Decision::Claimed(Claim { ledger, names, digest, window, before, settled: false, _holds: holds }))
+        let (names, settled) = (found_names, false);
+        Ok(Decision::Claimed(Claim { ledger, names, digest, window, before, delivery, settled, holds }))
     }
 
-    /// Completed events that are remembered now.
-    pub fn completed(&self) -> usize {
-        self.store.completed()
+    /// Stores a delivery for another try, as an operator asked. Its event counts as handed over from then on, for
+    /// `window`, and no copy of it is being handed over meanwhile.
+    ///
+    /// # Errors
+    /// When it is not certain to be stored.
+    pub async fn redeliver(&self, id: DeliveryId, window: Duration) -> Result<Redelivery, StoreError> {
+        let mut holds = Vec::new();
+        let mut completing = Vec::new();
+        for key in self.store.names(id).await? {
+            let now = Instant::now();
+            match self.claims.take(key, InFlightPolicy::Reject, now).await {
+                Some(hold) => holds.push(hold),
+                None => return Ok(Redelivery::InFlight),
+            }
+            match self.store.recall(key).await? {
+                Some(Found { record: Record::Completed { .. }, .. }) => {}
+                found => completing.push(Name { key, earlier: found.map(|found| found.place) }),
+            }
+        }
+        let store = self.store.clone();
+        // Settled whatever becomes of whoever asked, like any claim.
+        let requeued = tokio::spawn(async move {
+            let requeued = store.requeue(id, completing, window).await;
+            drop(holds);
+            requeued
+        });
+        Ok(match requeued.await.unwrap_or(Err(StoreError::Unavailable))? {
+            Requeued::Waits(route) => Redelivery::Waits(route),
+            Requeued::Unknown => Redelivery::Unknown,
+            Requeued::NoPayload => Redelivery::NoPayload,
+        })
     }
 
     /// Claims that were dropped unsettled since the start: each is a defect of ours.
@@ -148,12 +232,9 @@ impl Ledger {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// Whether events can be claimed.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(&self) -> Result<(), StoreError> {
-        self.store.check_room()
+    /// Where the ledger is kept.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 }
 
@@ -183,50 +264,83 @@ impl Claim {
         self.before.possibly_delivered
     }
 
-    /// The event was handed over. When this returns `Ok`, no copy of it passes inside the window.
-    ///
-    /// # Errors
-    /// When that could not be recorded. The sender must then not hear of success; the claim ends as unknown.
-    pub async fn complete(mut self) -> Result<(), StoreError> {
-        for key in self.names.keys() {
-            if let Err(error) = self.ledger.store.complete(key, self.digest, self.window).await {
-                self.settle(true);
-                return Err(error);
-            }
-        }
-        self.settled = true;
-        Ok(())
-    }
-
     /// The event was not tried after all: things are as they were before the claim.
     pub fn release_untried(mut self) {
         self.settled = true;
     }
 
-    /// The upstream refused the event or was never reached: the next copy passes.
-    pub fn release(mut self) {
-        self.settle(false);
-    }
-
-    /// The event was sent and no answer came: the next copy passes, and the upstream is told.
-    pub fn release_as_unknown(mut self) {
-        self.settle(true);
-    }
-
-    fn settle(&mut self, unknown: bool) {
-        let tried = Tried { attempts: self.attempt(), possibly_delivered: unknown || self.before.possibly_delivered };
-        for key in self.names.keys() {
-            self.ledger.store.note_tried(key, tried, self.window);
+    /// Writes down how the hand-over ended, until `deadline` at the latest. No copy of the event passes before that is
+    /// done, even if it takes longer than this waits for it.
+    ///
+    /// # Errors
+    /// When it is not certain to be written. The sender must then not hear of success.
+    pub async fn settle(self, ending: Ending, report: Report, deadline: Instant) -> Result<(), StoreError> {
+        let settling = tokio::spawn(self.write(ending, report));
+        match timeout_at(deadline.into(), settling).await {
+            Ok(Ok(written)) => written,
+            // Out of time, or a panic of ours: then the claim was dropped, and that is taken care of.
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
         }
+    }
+
+    async fn write(mut self, ending: Ending, report: Report) -> Result<(), StoreError> {
+        let settlement = self.settlement(ending, report);
         self.settled = true;
+        let written = self.ledger.store.settle(settlement).await;
+        // The holds go with the claim: after the write, whatever came of it.
+        written.map(drop)
+    }
+
+    fn settlement(&self, ending: Ending, report: Report) -> Settlement {
+        let after = |attempt| self.before.and_then(attempt);
+        let (state, becomes, tried, due_after) = match ending {
+            Ending::HandedOver => (State::Success, self.completed(), after(Attempt::Refused), Duration::ZERO),
+            Ending::Stored { after: attempt, due_after } => {
+                (State::Pending, self.completed(), attempt.map_or(self.before, after), due_after)
+            }
+            Ending::Released(attempt) => (State::Failed, Record::Tried(after(attempt)), after(attempt), Duration::ZERO),
+        };
+        let if_lost = if ending == Ending::HandedOver { after(Attempt::Unknown) } else { tried };
+        let Report { subject, attempt, payload } = report;
+        let delivery = DeliveryChange { earlier: self.delivery, subject, state, tried, attempt, payload, due_after };
+        Settlement { names: self.names, becomes, window: self.window, if_lost, delivery: Some(delivery) }
+    }
+
+    fn completed(&self) -> Record {
+        Record::Completed { digest: self.digest }
+    }
+}
+
+impl Tried {
+    fn and_then(self, attempt: Attempt) -> Self {
+        Self {
+            attempts: self.attempts.saturating_add(1),
+            possibly_delivered: self.possibly_delivered || attempt == Attempt::Unknown,
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.settled {
-            self.ledger.abandoned.fetch_add(1, Ordering::Relaxed);
-            self.settle(true);
+        if self.settled {
+            return;
+        }
+        self.ledger.abandoned.fetch_add(1, Ordering::Relaxed);
+        let tried = self.before.and_then(Attempt::Unknown);
+        let settlement = Settlement {
+            names: self.names,
+            becomes: Record::Tried(tried),
+            window: self.window,
+            if_lost: tried,
+            delivery: None,
+        };
+        let (store, holds) = (self.ledger.store.clone(), std::mem::take(&mut self.holds));
+        // Nobody waits for it, but for the next copy.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = store.settle(settlement).await;
+                drop(holds);
+            });
         }
     }
 }

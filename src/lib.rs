@@ -8,6 +8,7 @@
 //! store ledger                      what was handed over, what is in flight
 //! delivery upstream                 what is sent, and one attempt at sending it
 //! route                             a route with all that a request needs, compiled
+//! queue                             stored events on their way to their upstreams
 //! log gateway                       the data plane: one request, one straight line
 //! admin                             health, readiness, metrics
 //! providers config                  from YAML to routes, with every problem at once
@@ -30,6 +31,7 @@ pub mod log;
 pub mod metrics;
 pub mod outcome;
 pub mod providers;
+pub mod queue;
 pub mod route;
 pub mod secret;
 pub mod signature;

@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
+use crate::backoff::Reason;
 use crate::outcome::Code;
 
 /// Seconds. Close around the usual budget of 10 s, so that a breach shows.
@@ -69,7 +70,55 @@ pub enum UpstreamResult {
 const SIGNATURE_FAILURES: [&str; 4] = ["missing", "malformed", "mismatch", "stale"];
 const LEDGER_CHECKS: [&str; 5] = ["new", "duplicate", "in_flight", "payload_mismatch", "error"];
 const UPSTREAM_RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "connect_error", "timeout", "broken"];
-const STORE_OPERATIONS: [&str; 2] = ["claim", "complete"];
+const STORE_OPERATIONS: [&str; 6] = ["claim", "complete", "commit", "checkpoint", "open", "read"];
+
+/// Seconds: a disk flushes in 100 µs, a cloud's in some milliseconds, a sick one in seconds.
+const COMMIT_SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// What is counted of the store.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    commit_duration: Histogram,
+    errors: IntCounterVec,
+}
+
+impl StoreMetrics {
+    /// Notes how long a commit took, its flush included.
+    pub fn committed(&self, duration: Duration) {
+        self.commit_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts a failure of an operation of ours.
+    pub fn failed(&self, operation: &'static str) {
+        debug_assert!(STORE_OPERATIONS.contains(&operation));
+        self.errors.with_label_values(&[operation]).inc();
+    }
+}
+
+/// Seconds from an event's arrival to its delivery: from at once to three days.
+const DELAY_SECONDS: [f64; 13] =
+    [0.05, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0];
+
+const QUEUE_STATES: [&str; 3] = ["pending", "delivering", "dead"];
+
+/// What is counted of a route's stored events.
+#[derive(Clone)]
+pub struct QueueMetrics {
+    events: [IntGauge; QUEUE_STATES.len()],
+    oldest_age: Gauge,
+    attempts: [IntCounter; UPSTREAM_RESULTS.len()],
+    dead_lettered: [IntCounter; Reason::ALL.len()],
+    delivery_delay: Histogram,
+    upstream: UpstreamMetrics,
+}
+
+/// What is counted of a route's attempts, whoever waits for them.
+#[derive(Clone)]
+struct UpstreamMetrics {
+    requests: [IntCounter; UPSTREAM_RESULTS.len()],
+    duration: Histogram,
+}
 
 /// The registry and all that is not of one route.
 pub struct Metrics {
@@ -81,8 +130,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     pub body_bytes_in_flight: IntGauge,
     ledger_entries: IntGauge,
-    store_errors_claim: IntCounter,
-    store_errors_complete: IntCounter,
+    store_bytes: IntGauge,
+    store: StoreMetrics,
     pub draining: IntGauge,
     config_last_reload_successful: IntGauge,
     config_last_reload_success_timestamp: IntGauge,
@@ -98,6 +147,11 @@ struct Families {
     ledger_checks: IntCounterVec,
     upstream_requests: IntCounterVec,
     upstream_duration: HistogramVec,
+    queue_events: IntGaugeVec,
+    queue_oldest_age: GaugeVec,
+    queue_attempts: IntCounterVec,
+    queue_dead_lettered: IntCounterVec,
+    queue_delivery_delay: HistogramVec,
 }
 
 /// What is counted of every request, matched or not.
@@ -117,8 +171,8 @@ pub struct RouteMetrics {
     signature_failed: [IntCounter; SIGNATURE_FAILURES.len()],
     last_verified: IntGauge,
     ledger_checks: [IntCounter; LEDGER_CHECKS.len()],
-    upstream_requests: [IntCounter; UPSTREAM_RESULTS.len()],
-    upstream_duration: Histogram,
+    upstream: UpstreamMetrics,
+    pub queue: QueueMetrics,
 }
 
 /// Counts one up while it lives.
@@ -146,7 +200,15 @@ impl Metrics {
         let gauge = |name, help| register(&registry, IntGauge::with_opts(opts(name, help))?);
         let store_errors =
             register(&registry, counters("store_errors_total", "Failures of the store.", &["operation"])?)?;
-        let [claim, complete] = STORE_OPERATIONS.map(|operation| store_errors.with_label_values(&[operation]));
+        for operation in STORE_OPERATIONS {
+            store_errors.with_label_values(&[operation]);
+        }
+        let commit_duration = HistogramOpts::from(opts(
+            "store_commit_duration_seconds",
+            "From the start of a transaction to its end on the disk; each holds all that came since the last.",
+        ));
+        let commit_duration =
+            register(&registry, Histogram::with_opts(commit_duration.buckets(COMMIT_SECONDS.to_vec()))?)?;
         let build_info = register(
             &registry,
             IntGaugeVec::new(opts("build_info", "Always 1; the label says what runs."), &["version"])?,
@@ -158,9 +220,12 @@ impl Metrics {
             requests_in_flight: gauge("requests_in_flight", "Requests being served.")?,
             connections: gauge("connections", "Open connections from senders.")?,
             body_bytes_in_flight: gauge("body_bytes_in_flight", "Body bytes received and not yet done with.")?,
-            ledger_entries: gauge("ledger_entries", "Completed event IDs that the ledger remembers.")?,
-            store_errors_claim: claim,
-            store_errors_complete: complete,
+            ledger_entries: gauge(
+                "ledger_entries",
+                "Event IDs that the ledger remembers: completed ones, and ones tried without success.",
+            )?,
+            store_bytes: gauge("store_bytes", "Bytes on disk of the ledger, the queue and the records.")?,
+            store: StoreMetrics { commit_duration, errors: store_errors },
             draining: gauge("draining", "1 from the signal to stop on.")?,
             config_last_reload_successful: gauge(
                 "config_last_reload_successful",
@@ -179,6 +244,10 @@ impl Metrics {
     pub fn route<'a>(&self, name: &Arc<str>, secrets: impl Iterator<Item = &'a Arc<str>>) -> RouteMetrics {
         let families = &self.families;
         let checks = |result, secret: &str| families.signature_checks.with_label_values(&[&**name, result, secret]);
+        let upstream = UpstreamMetrics {
+            requests: UPSTREAM_RESULTS.map(|result| families.upstream_requests.with_label_values(&[&**name, result])),
+            duration: families.upstream_duration.with_label_values(&[name]),
+        };
         RouteMetrics {
             requests: families.requests_of(Arc::clone(name)),
             body_bytes: families.request_body_bytes.with_label_values(&[name]),
@@ -186,9 +255,16 @@ impl Metrics {
             signature_failed: SIGNATURE_FAILURES.map(|result| checks(result, "")),
             last_verified: families.last_verified.with_label_values(&[name]),
             ledger_checks: LEDGER_CHECKS.map(|result| families.ledger_checks.with_label_values(&[&**name, result])),
-            upstream_requests: UPSTREAM_RESULTS
-                .map(|result| families.upstream_requests.with_label_values(&[&**name, result])),
-            upstream_duration: families.upstream_duration.with_label_values(&[name]),
+            queue: QueueMetrics {
+                events: QUEUE_STATES.map(|state| families.queue_events.with_label_values(&[&**name, state])),
+                oldest_age: families.queue_oldest_age.with_label_values(&[name]),
+                attempts: UPSTREAM_RESULTS.map(|result| families.queue_attempts.with_label_values(&[&**name, result])),
+                dead_lettered: Reason::ALL
+                    .map(|reason| families.queue_dead_lettered.with_label_values(&[&**name, reason.as_str()])),
+                delivery_delay: families.queue_delivery_delay.with_label_values(&[name]),
+                upstream: upstream.clone(),
+            },
+            upstream,
         }
     }
 
@@ -212,9 +288,22 @@ impl Metrics {
         }
         for result in UPSTREAM_RESULTS {
             let _ = families.upstream_requests.remove_label_values(&[name, result]);
+            let _ = families.queue_attempts.remove_label_values(&[name, result]);
         }
+        for state in QUEUE_STATES {
+            let _ = families.queue_events.remove_label_values(&[name, state]);
+        }
+        for reason in Reason::ALL {
+            let _ = families.queue_dead_lettered.remove_label_values(&[name, reason.as_str()]);
+        }
+        let _ = families.queue_oldest_age.remove_label_values(&[name]);
         let _ = families.last_verified.remove_label_values(&[name]);
-        for histogram in [&families.request_duration, &families.request_body_bytes, &families.upstream_duration] {
+        for histogram in [
+            &families.request_duration,
+            &families.request_body_bytes,
+            &families.upstream_duration,
+            &families.queue_delivery_delay,
+        ] {
             let _ = histogram.remove_label_values(&[name]);
         }
     }
@@ -228,20 +317,18 @@ impl Metrics {
         self.config_last_reload_successful.set(0);
     }
 
-    pub fn store_failed_to_claim(&self) {
-        self.store_errors_claim.inc();
+    /// The handles for the store.
+    pub fn store(&self) -> &StoreMetrics {
+        &self.store
     }
 
-    pub fn store_failed_to_complete(&self) {
-        self.store_errors_complete.inc();
-    }
-
-    /// All series in Prometheus' text format. `ledger_entries` is told here, since nothing else asks for it.
+    /// All series in Prometheus' text format. The store's sizes are told here, since nothing else asks for them.
     ///
     /// # Errors
     /// When a family is inconsistent, which would be a defect of ours.
-    pub fn render(&self, ledger_entries: usize) -> Result<String, prometheus::Error> {
+    pub fn render(&self, ledger_entries: usize, store_bytes: u64) -> Result<String, prometheus::Error> {
         self.ledger_entries.set(i64::try_from(ledger_entries).unwrap_or(i64::MAX));
+        self.store_bytes.set(i64::try_from(store_bytes).unwrap_or(i64::MAX));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
@@ -290,8 +377,38 @@ impl RouteMetrics {
     }
 
     pub fn attempted(&self, result: UpstreamResult, seconds: f64) {
-        self.upstream_requests[result as usize].inc();
-        self.upstream_duration.observe(seconds);
+        self.upstream.attempted(result, seconds);
+    }
+}
+
+impl UpstreamMetrics {
+    fn attempted(&self, result: UpstreamResult, seconds: f64) {
+        self.requests[result as usize].inc();
+        self.duration.observe(seconds);
+    }
+}
+
+impl QueueMetrics {
+    /// An attempt at a stored event; it counts among all attempts as well.
+    pub fn attempted(&self, result: UpstreamResult, seconds: f64) {
+        self.attempts[result as usize].inc();
+        self.upstream.attempted(result, seconds);
+    }
+
+    pub fn delivered_after(&self, seconds: f64) {
+        self.delivery_delay.observe(seconds);
+    }
+
+    pub fn dead_lettered(&self, reason: Reason) {
+        self.dead_lettered[reason as usize].inc();
+    }
+
+    /// Says how many events wait, are being tried, and were given up; and how many seconds the oldest has waited.
+    pub fn stand(&self, pending: u64, delivering: u64, dead: u64, oldest_seconds: f64) {
+        for (gauge, count) in self.events.iter().zip([pending, delivering, dead]) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.oldest_age.set(oldest_seconds);
     }
 }
 
@@ -334,6 +451,38 @@ impl Families {
                 "From the start of an attempt to its end.",
                 &SECONDS,
             )?,
+            queue_events: register(
+                registry,
+                IntGaugeVec::new(
+                    opts("queue_events", "Stored events: waiting, being tried, and given up (dead letters)."),
+                    &["route", "state"],
+                )?,
+            )?,
+            queue_oldest_age: register(
+                registry,
+                GaugeVec::new(
+                    opts(
+                        "queue_oldest_event_age_seconds",
+                        "Since the arrival of the oldest event that waits; 0 if none.",
+                    ),
+                    &["route"],
+                )?,
+            )?,
+            queue_attempts: counter(
+                "queue_attempts_total",
+                "Attempts at stored events, by result.",
+                &["route", "result"],
+            )?,
+            queue_dead_lettered: counter(
+                "queue_dead_lettered_total",
+                "Events given up, by reason.",
+                &["route", "reason"],
+            )?,
+            queue_delivery_delay: histogram(
+                "queue_delivery_delay_seconds",
+                "From a stored event's arrival to its delivery, outages of the gateway left out.",
+                &DELAY_SECONDS,
+            )?,
         })
     }
 
@@ -368,7 +517,7 @@ mod tests {
     use super::*;
 
     fn series(metrics: &Metrics) -> Vec<String> {
-        let text = metrics.render(0).unwrap();
+        let text = metrics.render(0, 0).unwrap();
         text.lines().filter(|line| line.starts_with("hookgate_")).map(ToOwned::to_owned).collect()
     }
 
@@ -404,7 +553,7 @@ mod tests {
     fn the_reference_lists_every_series() {
         let metrics = Metrics::new().unwrap();
         let _route = billing(&metrics);
-        let text = metrics.render(0).unwrap();
+        let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
             "# Metrics\n\nOn the admin listener at `/metrics`, in Prometheus' text format. Made from the code; requests that \
              reached no route have `route=\"\"`.\n\n| name | type | what it tells |\n| --- | --- | --- |\n",

@@ -6,6 +6,7 @@
 pub enum Code {
     Delivered,
     UpstreamRejected,
+    Queued,
     Duplicate,
     InFlight,
     PayloadMismatch,
@@ -29,9 +30,10 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Delivered,
         Self::UpstreamRejected,
+        Self::Queued,
         Self::Duplicate,
         Self::InFlight,
         Self::PayloadMismatch,
@@ -60,6 +62,7 @@ impl Code {
             self,
             Self::Delivered
                 | Self::UpstreamRejected
+                | Self::Queued
                 | Self::UpstreamUnreachable
                 | Self::BudgetExceeded
                 | Self::Duplicate
@@ -74,6 +77,7 @@ impl Code {
         match self {
             Self::Delivered => "delivered",
             Self::UpstreamRejected => "upstream_rejected",
+            Self::Queued => "queued",
             Self::Duplicate => "duplicate",
             Self::InFlight => "in_flight",
             Self::PayloadMismatch => "payload_mismatch",

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 pub use admission::{Admission, Permit, RateLimit, Refusal};
 pub use filter::EventFilter;
@@ -50,8 +50,6 @@ pub struct Route {
     pub queue_concurrency: usize,
     pub retain: Retain,
     pub upstream: Arc<Upstream>,
-    /// Set on every request to the upstream, over what the sender sent.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether the sender's query string is appended to the upstream's path.
     pub forward_query: bool,
 }

@@ -10,7 +10,8 @@ mod trust;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{StatusCode, Version};
+use http::{HeaderName, HeaderValue, StatusCode, Version};
+use jiff::Timestamp;
 use pingora_core::Error as PingoraError;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
@@ -22,6 +23,8 @@ pub use target::{Target, UrlError};
 pub use trust::{CaError, TrustedCa};
 
 use crate::delivery::Delivery;
+use crate::metrics::UpstreamResult;
+use crate::store::Attempted;
 use resolve::Addresses;
 
 /// How long an idle connection is kept. Below the shortest time-out in common use (Node.js closes after 5 s), so that
@@ -40,6 +43,8 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 /// An upstream of a route: where it is, and what is known of its addresses.
 pub struct Upstream {
     target: Target,
+    /// The route's own, set over what the sender sent.
+    headers: Vec<(HeaderName, HeaderValue)>,
     addresses: Addresses,
 }
 
@@ -75,6 +80,36 @@ pub enum Failure {
     Broken,
 }
 
+impl Attempt {
+    /// What is counted of it.
+    pub fn result(&self) -> UpstreamResult {
+        match &self.end {
+            End::Answered(response) => match response.status().as_u16() {
+                200..300 => UpstreamResult::Success,
+                400..500 => UpstreamResult::ClientError,
+                500.. => UpstreamResult::ServerError,
+                _ => UpstreamResult::Redirection,
+            },
+            End::NotReached(Failure::TimedOut) | End::Unknown(Failure::TimedOut) => UpstreamResult::Timeout,
+            End::NotReached(_) => UpstreamResult::ConnectError,
+            End::Unknown(_) => UpstreamResult::Broken,
+        }
+    }
+
+    /// What is kept of it. It began at `at`.
+    pub fn to_record(&self, at: Timestamp) -> Attempted {
+        let (status, error) = match &self.end {
+            End::Answered(response) => (Some(response.status().as_u16()), None),
+            End::NotReached(Failure::TimedOut) => (None, Some("no connection in time")),
+            End::NotReached(_) => (None, Some("could not connect")),
+            End::Unknown(Failure::TimedOut) => (None, Some("no answer in time")),
+            End::Unknown(_) => (None, Some("the connection broke before the answer was whole")),
+        };
+        let ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
+        Attempted { at, ms, status, error: error.map(Into::into) }
+    }
+}
+
 /// An upstream's answer.
 #[derive(Debug)]
 pub struct Response {
@@ -85,8 +120,9 @@ pub struct Response {
 }
 
 impl Upstream {
-    pub fn new(target: Target) -> Self {
-        Self { addresses: Addresses::of(&target), target }
+    /// `headers` are set on every request, over what the sender sent.
+    pub fn new(target: Target, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { addresses: Addresses::of(&target), target, headers }
     }
 }
 
@@ -152,14 +188,14 @@ impl Client {
         progress: &mut Progress,
     ) -> Result<Response, Failure> {
         let (peer, session, reused) = self.connect(upstream, Pool::Use).await?;
-        let head = request_head(&upstream.target, delivery.head(attempt, possible_duplicate), delivery.query());
+        let head = request_head(upstream, delivery.head(attempt, possible_duplicate), delivery.query());
         match self.send(&peer, session, reused, head, delivery.body(), progress).await {
             Ok(response) => return Ok(response),
             Err(Broken::Other) => return Err(Failure::Broken),
             Err(Broken::Stale) => {}
         }
         let (peer, session, _) = self.connect(upstream, Pool::Avoid).await?;
-        let head = request_head(&upstream.target, delivery.head(attempt, true), delivery.query());
+        let head = request_head(upstream, delivery.head(attempt, true), delivery.query());
         self.send(&peer, session, false, head, delivery.body(), progress).await.map_err(|_| Failure::Broken)
     }
 
@@ -259,7 +295,12 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {
     Ok(Response { head, body: body.freeze(), truncated: false })
 }
 
-fn request_head(target: &Target, mut head: RequestHeader, query: Option<&str>) -> RequestHeader {
+fn request_head(upstream: &Upstream, mut head: RequestHeader, query: Option<&str>) -> RequestHeader {
+    for (name, value) in &upstream.headers {
+        let set = head.insert_header(name.clone(), value.clone());
+        debug_assert!(set.is_ok(), "a header map holds more than we allow a head to have");
+    }
+    let target = &upstream.target;
     let path = &*target.path_and_query;
     let set = match query {
         None => head.set_raw_path(path.as_bytes()),

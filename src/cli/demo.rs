@@ -8,6 +8,7 @@ mod sender;
 mod table;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -69,7 +70,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
 /// Plays all acts. Answers whether each went as it should.
 async fn play(args: &Args) -> Result<bool, String> {
     let receiver = Receiver::start(SECRET).await.map_err(|error| format!("the receiver cannot start: {error}"))?;
-    let app = gateway(receiver.address).await?;
+    let store = tempfile::tempdir().map_err(|error| format!("cannot make a folder for the store: {error}"))?;
+    let app = gateway(receiver.address, store.path()).await?;
     let address = app.data[0];
     eprintln!("gateway   http://{address}   metrics http://{}/metrics", app.admin);
     eprintln!("receiver  http://{}   behind the gateway; it checks every signature again", receiver.address);
@@ -94,9 +96,11 @@ fn as_it_should(act: &Act, answer: &Answer, seen: Seen) -> bool {
     answer.status == act.status && answer.outcome == act.outcome && if act.arrives { arrived } else { kept_out }
 }
 
-async fn gateway(receiver: SocketAddr) -> Result<App, String> {
+async fn gateway(receiver: SocketAddr, store: &Path) -> Result<App, String> {
+    let store = store.display();
     let yaml = format!(
         r#"
+store: {{path: "{store}"}}
 listen: [{{address: "127.0.0.1:0"}}]
 admin: {{address: "127.0.0.1:0"}}
 defaults: {{secrets: [{{env: DEMO_SECRET, name: current}}]}}

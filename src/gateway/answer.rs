@@ -25,6 +25,8 @@ use crate::upstream::Response;
 pub enum Outcome {
     Delivered(Response),
     UpstreamRejected(Response),
+    /// Stored, to be delivered afterwards; answered with this status.
+    Queued(StatusCode),
     Duplicate(OnDuplicate),
     InFlight,
     PayloadMismatch(OnDuplicate),
@@ -73,6 +75,7 @@ impl Outcome {
         match self {
             Self::Delivered(_) => Code::Delivered,
             Self::UpstreamRejected(_) => Code::UpstreamRejected,
+            Self::Queued(_) => Code::Queued,
             Self::Duplicate(_) => Code::Duplicate,
             Self::InFlight => Code::InFlight,
             Self::PayloadMismatch(_) => Code::PayloadMismatch,
@@ -116,6 +119,7 @@ impl Outcome {
         match self {
             Self::Delivered(response) => response.status(),
             Self::UpstreamRejected(response) => rejected_status(response.status()),
+            Self::Queued(status) => *status,
             Self::Duplicate(OnDuplicate::Reject) | Self::PayloadMismatch(OnDuplicate::Reject) | Self::InFlight => {
                 StatusCode::CONFLICT
             }
@@ -142,6 +146,7 @@ impl Outcome {
         Cow::Borrowed(match self {
             Self::Delivered(_) => "The event was handed over.",
             Self::UpstreamRejected(_) => "The receiver refused the event.",
+            Self::Queued(_) => "The event is stored and will be delivered.",
             Self::Duplicate(_) => "An event with this ID was handed over before; it was not forwarded again.",
             Self::InFlight => "The same event is being handed over now and did not end in time.",
             Self::PayloadMismatch(_) => {

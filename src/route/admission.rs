@@ -65,6 +65,12 @@ impl Admission {
         Ok(())
     }
 
+    /// Waits for a place among the attempts in flight.
+    pub async fn wait(&self) -> Option<Permit> {
+        // The semaphore is never closed.
+        Arc::clone(&self.in_flight).acquire_owned().await.ok().map(Permit)
+    }
+
     /// Takes a place among the attempts in flight.
     ///
     /// # Errors

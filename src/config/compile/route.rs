@@ -173,8 +173,7 @@ impl Compiler<'_> {
             attempt_timeout,
             queue_concurrency: concurrency.unwrap_or(DEFAULT_QUEUE_CONCURRENCY),
             retain,
-            upstream: Arc::new(Upstream::new(target?)),
-            headers,
+            upstream: Arc::new(Upstream::new(target?, headers)),
             forward_query: raw.get(|route| &route.forward_query).value().copied().unwrap_or(false),
         })
     }

@@ -1,0 +1,182 @@
+//! The hand-over of a claimed event: forwarded now, or stored for later, and the ledger settled before anybody hears of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::answer::Outcome;
+use super::{Gateway, Visit};
+use crate::backoff::{Failed, Next};
+use crate::delivery::Delivery;
+use crate::ledger::{Attempt, Claim, Ending, Report};
+use crate::metrics::RouteMetrics;
+use crate::route::{Handover, Route};
+use crate::store::{Attempted, Payload, State, Subject};
+use crate::upstream::{self, End, Response};
+
+/// Kept back of a `spill` route's time, for storing the event when the upstream has not answered: at most this, and at
+/// most a quarter of the whole.
+const SPILL_RESERVE: Duration = Duration::from_millis(500);
+
+/// The biggest payload that is kept for an operator to look at. What is to be delivered later is always kept; the
+/// configuration sees to it that such a body is not bigger either.
+const RECORDED_BODY_MAX: usize = 256 << 20;
+
+/// An event on its way, with what settling it needs.
+pub(super) struct Handing<'a> {
+    pub route: &'a Route,
+    pub delivery: Delivery,
+    pub subject: Arc<Subject>,
+    /// The ledger is waited for until then.
+    pub settle_by: Instant,
+}
+
+/// When a `spill` route gives its upstream up, so that the event can still be stored in time.
+pub(super) fn spill_by(first_byte: Instant, deadline: Instant) -> Instant {
+    let whole = deadline.saturating_duration_since(first_byte);
+    deadline.checked_sub(SPILL_RESERVE.min(whole / 4)).unwrap_or(deadline)
+}
+
+impl Gateway {
+    /// Makes an attempt, ending by `deadline`.
+    pub(super) async fn forward(
+        &self,
+        claim: Claim,
+        handing: &Handing<'_>,
+        metrics: &RouteMetrics,
+        deadline: Instant,
+        visit: &mut Visit<'_>,
+    ) -> Outcome {
+        let route = handing.route;
+        let spills = route.handover == Handover::Spill;
+        // Taken for verified events only: nobody without a secret can use a route's places up.
+        let _permit = match route.admission.enter() {
+            Ok(permit) => permit,
+            Err(_) if spills => return self.store(claim, handing, None, Duration::ZERO).await,
+            Err(refusal) => {
+                claim.release_untried();
+                return refusal.into();
+            }
+        };
+        visit.line.attempt = Some(claim.attempt());
+        let (number, possibly) = (claim.attempt(), claim.possible_duplicate());
+        let at = self.clock.wall();
+        let attempt = self.client.attempt(&route.upstream, &handing.delivery, number, possibly, deadline).await;
+        metrics.attempted(attempt.result(), attempt.duration.as_secs_f64());
+        let record = attempt.to_record(at);
+        match attempt.end {
+            End::Answered(response) => {
+                visit.line.upstream_status = Some(response.status().as_u16());
+                if response.status().is_success() {
+                    return self.handed_over(claim, handing, record, response).await;
+                }
+                if spills && is_trouble(response.status()) {
+                    let failed = Failed::Status { status: response.status().as_u16(), retry_after: None };
+                    return self
+                        .store(claim, handing, Some((Attempt::Refused, record)), pause(route, number, failed))
+                        .await;
+                }
+                self.release(claim, handing, Attempt::Refused, record).await;
+                Outcome::UpstreamRejected(response)
+            }
+            End::NotReached(failure) => {
+                self.no_answer(claim, handing, (Attempt::Refused, record), failure, spills).await
+            }
+            End::Unknown(failure) => self.no_answer(claim, handing, (Attempt::Unknown, record), failure, spills).await,
+        }
+    }
+
+    async fn no_answer(
+        &self,
+        claim: Claim,
+        handing: &Handing<'_>,
+        attempt: (Attempt, Attempted),
+        failure: upstream::Failure,
+        spills: bool,
+    ) -> Outcome {
+        if spills {
+            let pause = pause(handing.route, claim.attempt(), Failed::NoAnswer);
+            return self.store(claim, handing, Some(attempt), pause).await;
+        }
+        self.release(claim, handing, attempt.0, attempt.1).await;
+        match failure {
+            upstream::Failure::TimedOut => Outcome::BudgetExceeded,
+            upstream::Failure::Unreachable | upstream::Failure::Broken => Outcome::UpstreamUnreachable,
+        }
+    }
+
+    /// The upstream has taken it: the sender hears of that when the ledger has it.
+    async fn handed_over(&self, claim: Claim, handing: &Handing<'_>, record: Attempted, response: Response) -> Outcome {
+        let report = handing.report(Some(record), handing.payload_if_kept(State::Success));
+        match claim.settle(Ending::HandedOver, report, handing.settle_by).await {
+            Ok(()) => Outcome::Delivered(response),
+            Err(error) => {
+                self.metrics.store().failed("complete");
+                tracing::error!(route = &*handing.route.name, %error, "an event was handed over but could not be recorded");
+                Outcome::StoreUnavailable
+            }
+        }
+    }
+
+    /// Stores the event, after an attempt if there was one; it is due after `pause`.
+    pub(super) async fn store(
+        &self,
+        claim: Claim,
+        handing: &Handing<'_>,
+        attempt: Option<(Attempt, Attempted)>,
+        pause: Duration,
+    ) -> Outcome {
+        let ending = Ending::Stored { after: attempt.as_ref().map(|(attempt, _)| *attempt), due_after: pause };
+        let report = handing.report(attempt.map(|(_, record)| record), Some(handing.payload()));
+        match claim.settle(ending, report, handing.settle_by).await {
+            Ok(()) => {
+                self.queue.wake(&handing.route.name);
+                Outcome::Queued(handing.route.accept_status)
+            }
+            Err(error) => {
+                self.metrics.store().failed("complete");
+                tracing::error!(route = &*handing.route.name, %error, "an event could not be stored");
+                Outcome::StoreUnavailable
+            }
+        }
+    }
+
+    /// Lets the provider's retry pass. That this was noted is not what the sender asks: the answer is the same if not.
+    async fn release(&self, claim: Claim, handing: &Handing<'_>, attempt: Attempt, record: Attempted) {
+        let report = handing.report(Some(record), handing.payload_if_kept(State::Failed));
+        if let Err(error) = claim.settle(Ending::Released(attempt), report, handing.settle_by).await {
+            self.metrics.store().failed("complete");
+            tracing::error!(route = &*handing.route.name, %error, "an attempt could not be recorded");
+        }
+    }
+}
+
+impl Handing<'_> {
+    fn report(&self, attempt: Option<Attempted>, payload: Option<Payload>) -> Report {
+        Report { subject: Arc::clone(&self.subject), attempt, payload }
+    }
+
+    fn payload(&self) -> Payload {
+        Payload { head: self.delivery.to_stored(), body: self.delivery.body().clone() }
+    }
+
+    fn payload_if_kept(&self, state: State) -> Option<Payload> {
+        let kept = self.route.retain.keeps_payload(state) && self.delivery.body().len() <= RECORDED_BODY_MAX;
+        kept.then(|| self.payload())
+    }
+}
+
+/// Statuses that tell of the moment, not of the event.
+fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// When a spilled event is tried again.
+fn pause(route: &Route, attempt: u32, failed: Failed) -> Duration {
+    match route.retry.next(attempt, failed, Duration::ZERO, fastrand::f64()) {
+        Next::RetryAfter(pause) => pause,
+        // Stored for one more attempt at the least.
+        Next::GiveUp(_) => Duration::ZERO,
+    }
+}

@@ -1,0 +1,180 @@
+//! Stored events on their way to their upstreams: a lane for each route, none of which waits for another.
+//!
+//! Owns when an event is tried, how often, and when it is given up. The events themselves stay on disk: a lane holds in
+//! memory what is being tried at this moment and nothing else, however many wait. It sleeps until an event is stored,
+//! an attempt ends, or a pause is over.
+
+mod attempt;
+mod lane;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::ledger::{Ledger, Redelivery};
+use crate::metrics::QueueMetrics;
+use crate::route::Route;
+use crate::store::{self, DeliveryId, Store, StoreError};
+use crate::upstream::Client;
+
+/// For redelivered events of routes that are no longer configured.
+const USUAL_WINDOW: Duration = Duration::from_secs(96 * 3600);
+
+/// The dispatcher.
+pub struct Queue {
+    ledger: Arc<Ledger>,
+    client: Arc<Client>,
+    clock: Clock,
+    lanes: Mutex<Lanes>,
+    stopping: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Lanes {
+    by_route: HashMap<Arc<str>, Lane>,
+    running: JoinSet<()>,
+}
+
+/// A route's lane, from outside.
+struct Lane {
+    serving: watch::Sender<Serving>,
+    signals: Arc<Signals>,
+}
+
+/// How a lane is told that there is something to do, and tells what it does.
+#[derive(Default)]
+struct Signals {
+    woken: Notify,
+    delivering: AtomicU64,
+}
+
+/// What a lane works with. Changes with the configuration; attempts end with what they began with.
+#[derive(Clone)]
+struct Serving {
+    /// `None` when the route is no longer configured: its events wait.
+    route: Option<Arc<Route>>,
+    metrics: QueueMetrics,
+}
+
+impl Queue {
+    pub fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
+        let stopping = watch::Sender::new(false);
+        Arc::new(Self { ledger, client, clock, lanes: Mutex::default(), stopping })
+    }
+
+    /// Delivers for these routes from now on. Events of others wait until their route is back.
+    pub fn serve<'a>(&self, routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics)>) {
+        let mut lanes = self.lanes();
+        let mut told = Vec::new();
+        let mut gone: Vec<_> = lanes.by_route.keys().cloned().collect();
+        for (route, metrics) in routes {
+            gone.retain(|name| *name != route.name);
+            told.push(store::Lane {
+                route: Arc::clone(&route.name),
+                retain: route.retain,
+                concurrency: route.queue_concurrency,
+            });
+            let serving = Serving { route: Some(Arc::clone(route)), metrics: metrics.clone() };
+            if let Some(lane) = lanes.by_route.get(&route.name) {
+                lane.serving.send_replace(serving);
+                continue;
+            }
+            let (lane, runs) = self.open(Arc::clone(&route.name), serving);
+            lanes.by_route.insert(Arc::clone(&route.name), lane);
+            lanes.running.spawn(runs.run());
+        }
+        for name in gone {
+            if let Some(lane) = lanes.by_route.get(&name) {
+                lane.serving.send_modify(|serving| serving.route = None);
+            }
+        }
+        drop(lanes);
+        self.store().serve(told);
+    }
+
+    /// Says that an event was stored for this route.
+    pub fn wake(&self, route: &str) {
+        if let Some(lane) = self.lanes().by_route.get(route) {
+            lane.signals.woken.notify_one();
+        }
+    }
+
+    /// Tries a stored event again, or one whose payload was kept.
+    ///
+    /// # Errors
+    /// When it is not certain to be stored.
+    pub async fn redeliver(&self, id: DeliveryId) -> Result<Redelivery, StoreError> {
+        let Some(delivery) = self.store().delivery(id).await? else { return Ok(Redelivery::Unknown) };
+        let window = self.route(&delivery.route).map_or(USUAL_WINDOW, |route| route.replay.window);
+        let redelivery = self.ledger.redeliver(id, window).await?;
+        if let Redelivery::Waits(route) = &redelivery {
+            self.wake(route);
+        }
+        Ok(redelivery)
+    }
+
+    /// Sets the gauges of all lanes. Blocks for look-ups.
+    pub fn tell(&self) {
+        let lanes: Vec<_> = self
+            .lanes()
+            .by_route
+            .iter()
+            .map(|(name, lane)| {
+                let delivering = lane.signals.delivering.load(Ordering::Relaxed);
+                (Arc::clone(name), lane.serving.borrow().metrics.clone(), delivering)
+            })
+            .collect();
+        let now = self.clock.wall();
+        for (name, metrics, delivering) in lanes {
+            let (pending, dead) = self.store().waiting(&name);
+            let oldest = if pending > 0 { self.store().oldest_waiting(&name) } else { None };
+            metrics.stand(pending.saturating_sub(delivering), delivering, dead, oldest.map_or(0.0, |at| age(now, at)));
+        }
+    }
+
+    /// Begins no more attempts, and waits for those under way until `grace` is over. Answers whether all have ended.
+    pub async fn stop(&self, grace: Duration) -> bool {
+        self.stopping.send_replace(true);
+        let mut running = std::mem::take(&mut self.lanes().running);
+        let all = async { while running.join_next().await.is_some() {} };
+        tokio::time::timeout(grace, all).await.is_ok()
+    }
+
+    fn open(&self, name: Arc<str>, serving: Serving) -> (Lane, lane::Running) {
+        let signals = Arc::new(Signals::default());
+        let (serving, served) = watch::channel(serving);
+        let running = lane::Running {
+            name,
+            store: self.store().clone(),
+            client: Arc::clone(&self.client),
+            clock: self.clock.clone(),
+            serving: served,
+            signals: Arc::clone(&signals),
+            stopping: self.stopping.subscribe(),
+        };
+        (Lane { serving, signals }, running)
+    }
+
+    fn route(&self, name: &str) -> Option<Arc<Route>> {
+        self.lanes().by_route.get(name).and_then(|lane| lane.serving.borrow().route.clone())
+    }
+
+    fn store(&self) -> &Store {
+        self.ledger.store()
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seconds, and none below zero: a clock may have been set back.
+fn age(now: Timestamp, at: Timestamp) -> f64 {
+    now.duration_since(at).as_secs_f64().max(0.0)
+}

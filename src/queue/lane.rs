@@ -1,0 +1,124 @@
+//! One route's lane: takes what is due, oldest first, and keeps as many attempts going as the route allows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::attempt::Trial;
+use super::{Serving, Signals};
+use crate::clock::Clock;
+use crate::route::Route;
+use crate::store::{DeliveryId, Store, StoreError};
+use crate::upstream::Client;
+
+/// Payload bytes that a lane holds in memory at once, unless a single event is bigger.
+const BYTES_IN_FLIGHT: usize = 16 << 20;
+
+/// The pause before the store is asked again that could not tell.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A lane at work.
+pub(super) struct Running {
+    pub name: Arc<str>,
+    pub store: Store,
+    pub client: Arc<Client>,
+    pub clock: Clock,
+    pub serving: watch::Receiver<Serving>,
+    pub signals: Arc<Signals>,
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// The attempts under way.
+#[derive(Default)]
+struct InFlight {
+    bytes: HashMap<DeliveryId, usize>,
+    trials: JoinSet<DeliveryId>,
+}
+
+impl Running {
+    pub(super) async fn run(mut self) {
+        let mut in_flight = InFlight::default();
+        while !*self.stopping.borrow_and_update() {
+            let serving = self.serving.borrow_and_update().clone();
+            let wake_at = match &serving.route {
+                Some(route) => self.fill(&mut in_flight, route, &serving).await.unwrap_or_else(|_| {
+                    // The store has said why.
+                    Some(Instant::now() + ASK_AGAIN)
+                }),
+                None => None,
+            };
+            tokio::select! {
+                () = self.signals.woken.notified() => {}
+                Some(ended) = in_flight.trials.join_next() => self.note_ended(&mut in_flight, ended),
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
+                // Either side goes only with the queue.
+                changed = self.serving.changed() => if changed.is_err() { break },
+                changed = self.stopping.changed() => if changed.is_err() { break },
+            }
+        }
+        while let Some(ended) = in_flight.trials.join_next().await {
+            self.note_ended(&mut in_flight, ended);
+        }
+    }
+
+    /// Begins as many attempts as may be. Answers when there is more to do, if nothing else happens; `None` is never.
+    async fn fill(
+        &self,
+        in_flight: &mut InFlight,
+        route: &Arc<Route>,
+        serving: &Serving,
+    ) -> Result<Option<Instant>, StoreError> {
+        let at_once = route.queue_concurrency;
+        if in_flight.bytes.len() >= at_once {
+            return Ok(None);
+        }
+        // Those in flight are due as well, and come first: asking for this many always finds the others.
+        let due = self.store.due(Arc::clone(&self.name), at_once).await?;
+        let all_seen = due.len() < at_once;
+        for next in due {
+            if in_flight.bytes.contains_key(&next.id) {
+                continue;
+            }
+            let bytes: usize = in_flight.bytes.values().sum();
+            if bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
+                return Ok(None);
+            }
+            in_flight.bytes.insert(next.id, next.payload_bytes);
+            let trial = Trial {
+                id: next.id,
+                store: self.store.clone(),
+                client: Arc::clone(&self.client),
+                clock: self.clock.clone(),
+                route: Arc::clone(route),
+                metrics: serving.metrics.clone(),
+            };
+            in_flight.trials.spawn(trial.run());
+            self.signals.delivering.fetch_add(1, Ordering::Relaxed);
+        }
+        if !all_seen {
+            // The place that becomes free next is for one of those.
+            return Ok(None);
+        }
+        let pause = self.store.next_due(Arc::clone(&self.name)).await?;
+        Ok(pause.map(|pause| Instant::now() + pause))
+    }
+
+    fn note_ended(&self, in_flight: &mut InFlight, ended: Result<DeliveryId, tokio::task::JoinError>) {
+        match ended {
+            Ok(id) => drop(in_flight.bytes.remove(&id)),
+            Err(error) => {
+                // A panic of ours: whose place it had is not known any more. None is under way when all are counted anew.
+                tracing::error!(route = &*self.name, %error, "an attempt ended in a defect of the gateway");
+                if in_flight.trials.is_empty() {
+                    in_flight.bytes.clear();
+                }
+            }
+        }
+        self.signals.delivering.store(in_flight.trials.len() as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,426 @@
+//! What each job does within a transaction, and what follows from it in memory once that is committed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::index::Place;
+use super::running::Running;
+use super::shared::{Counts, Shared};
+use super::{
+    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Record, Requeued, Settlement, State, Tried,
+};
+
+/// What a delivery's record takes beside its payload, for bounding what is kept: about what its row and its places in
+/// the indexes take.
+const RECORD_BYTES: i64 = 300;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// The numbers that the next rows get, and the routes' own.
+#[derive(Default)]
+pub(super) struct Cursor {
+    pub next_delivery: i64,
+    /// By the first place of a bucket.
+    pub next_place: HashMap<Place, i64>,
+    pub routes: HashMap<Arc<str>, i64>,
+}
+
+/// One transaction under way.
+pub(super) struct Batch<'t> {
+    pub sql: &'t Connection,
+    pub cursor: &'t mut Cursor,
+    pub now: Running,
+    pub due_now: Running,
+    pub wall_ms: i64,
+    effects: Effects,
+    tallies: HashMap<(i64, i64), Tally>,
+    routes: HashMap<i64, RouteTouch>,
+}
+
+/// What follows from a committed transaction.
+#[derive(Default)]
+pub(super) struct Effects {
+    forgotten: Vec<(EventKey, Place)>,
+    remembered: Vec<(EventKey, Place)>,
+    moved: Vec<(Arc<str>, Option<State>, Option<State>)>,
+}
+
+#[derive(Default)]
+struct Tally {
+    successful: i64,
+    failed: i64,
+    total_ms: i64,
+}
+
+#[derive(Default)]
+struct RouteTouch {
+    last_success: bool,
+    last_failure: bool,
+    kept_bytes: i64,
+}
+
+/// A delivery as it stood before a change.
+struct Before {
+    route: Arc<str>,
+    route_id: i64,
+    received_ms: i64,
+    state: State,
+    payload_bytes: i64,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn new(
+        sql: &'t Connection,
+        cursor: &'t mut Cursor,
+        now: Running,
+        due_now: Running,
+        wall_ms: i64,
+    ) -> Self {
+        let effects = Effects::default();
+        Self { sql, cursor, now, due_now, wall_ms, effects, tallies: HashMap::new(), routes: HashMap::new() }
+    }
+
+    /// Writes what all jobs together come to. To be called last.
+    pub(super) fn end(self) -> rusqlite::Result<Effects> {
+        for ((route, day), tally) in self.tallies {
+            let mut count = self.sql.prepare_cached(
+                "INSERT INTO days VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
+                 successful = successful + ?3, failed = failed + ?4, total_ms = total_ms + ?5",
+            )?;
+            count.execute(params![route, day, tally.successful, tally.failed, tally.total_ms])?;
+        }
+        for (route, touch) in self.routes {
+            let mut note = self.sql.prepare_cached(
+                "UPDATE routes SET last_success_ms = iif(?2, ?4, last_success_ms),
+                 last_failure_ms = iif(?3, ?4, last_failure_ms), kept_bytes = kept_bytes + ?5 WHERE id = ?1",
+            )?;
+            note.execute(params![route, touch.last_success, touch.last_failure, self.wall_ms, touch.kept_bytes])?;
+        }
+        Ok(self.effects)
+    }
+
+    pub(super) fn settle(&mut self, settlement: &Settlement) -> rusqlite::Result<Option<DeliveryId>> {
+        let Settlement { names, becomes, window, delivery, .. } = settlement;
+        let id = delivery.as_ref().map(|delivery| self.record(delivery, names)).transpose()?;
+        for name in names.iter().flatten() {
+            self.remember(*name, *becomes, *window, id)?;
+        }
+        Ok(id)
+    }
+
+    /// Writes a row of the ledger in the place of an earlier one.
+    pub(super) fn remember(
+        &mut self,
+        name: Name,
+        becomes: Record,
+        window: Duration,
+        delivery: Option<DeliveryId>,
+    ) -> rusqlite::Result<()> {
+        if let Some(earlier) = name.earlier {
+            self.sql.prepare_cached("DELETE FROM ledger WHERE place = ?1")?.execute([earlier.0])?;
+            self.effects.forgotten.push((name.key, earlier));
+        }
+        let ends = self.now.after(window);
+        let bucket = Place::first_of_bucket(ends);
+        let number = self.cursor.next_place.entry(bucket).or_insert(0);
+        let place = Place(bucket.0 + *number);
+        *number += 1;
+        let (digest, tried) = match becomes {
+            Record::Completed { digest } => (Some(digest.to_bytes()), Tried::default()),
+            Record::Tried(tried) => (None, tried),
+        };
+        let mut insert = self.sql.prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+        insert.execute(params![
+            place.0,
+            name.key.0.to_be_bytes(),
+            ends.0,
+            tried.attempts,
+            tried.possibly_delivered,
+            digest,
+            delivery.map(|id| id.0),
+        ])?;
+        self.effects.remembered.push((name.key, place));
+        Ok(())
+    }
+
+    /// Writes a delivery's record: anew, or over the one it has.
+    fn record(&mut self, change: &DeliveryChange, names: &[Option<Name>; 2]) -> rusqlite::Result<DeliveryId> {
+        let keys = (change.state != State::Success).then(|| keys_blob(names));
+        let due = (change.state == State::Pending).then(|| self.due_now.after(change.due_after).0);
+        let queued = due.map(|_| self.now.0);
+        let ended = due.is_none().then_some(self.now.0);
+        if let Some(id) = change.earlier
+            && let Some(before) = self.before(id, Some(&change.subject.event_id))?
+        {
+            let mut update = self.sql.prepare_cached(
+                "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3, possibly_delivered = ?4, due_ms = ?5,
+                 queued_ms = ?6, ended_ms = ?7, keys = ?8,
+                 attempts = iif(?9 IS NULL, attempts, json_insert(attempts, '$[#]', json(?9))) WHERE id = ?1",
+            )?;
+            let attempt = change.attempt.as_ref().map(Attempted::to_json);
+            update.execute(params![
+                id.0,
+                change.state.as_str(),
+                change.tried.attempts,
+                change.tried.possibly_delivered,
+                due,
+                queued,
+                ended,
+                keys,
+                attempt,
+            ])?;
+            let kept = self.keep(id, change, before.payload_bytes)?;
+            self.moved(&before, change.state, change.attempt.as_ref(), kept);
+            return Ok(id);
+        }
+        let id = DeliveryId(self.cursor.next_delivery);
+        self.cursor.next_delivery += 1;
+        let route_id = self.route(&change.subject.route)?;
+        let received_ms = change.subject.received_at.as_millisecond();
+        let attempts =
+            change.attempt.as_ref().map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json()));
+        let mut insert = self.sql.prepare_cached(
+            "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11, ?12, ?13)",
+        )?;
+        insert.execute(params![
+            id.0,
+            route_id,
+            change.subject.event_id,
+            change.subject.event_type,
+            received_ms,
+            change.state.as_str(),
+            change.tried.attempts,
+            change.tried.possibly_delivered,
+            attempts,
+            due,
+            queued,
+            ended,
+            keys,
+        ])?;
+        let kept = self.keep(id, change, 0)?;
+        self.came(&change.subject.route, route_id, received_ms, change, kept);
+        Ok(id)
+    }
+
+    /// Keeps a delivery's payload, or drops the one that was kept. Answers how many bytes are kept now.
+    fn keep(&mut self, id: DeliveryId, change: &DeliveryChange, before: i64) -> rusqlite::Result<i64> {
+        let kept = match &change.payload {
+            Some(payload) => {
+                let bytes = i64::try_from(payload.head.len() + payload.body.len()).unwrap_or(i64::MAX);
+                let mut insert = self.sql.prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
+                insert.execute(params![id.0, &payload.head[..], &payload.body[..]])?;
+                bytes
+            }
+            None if before > 0 => {
+                self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
+                0
+            }
+            None => return Ok(0),
+        };
+        let mut update = self.sql.prepare_cached("UPDATE deliveries SET payload_bytes = ?2 WHERE id = ?1")?;
+        update.execute(params![id.0, kept])?;
+        Ok(kept)
+    }
+
+    pub(super) fn attempted(&mut self, id: DeliveryId, attempt: &Attempted, next: Next) -> rusqlite::Result<()> {
+        let Some(before) = self.before(id, None)?.filter(|before| before.state == State::Pending) else {
+            return Ok(());
+        };
+        let (state, due, unknown, reason) = match next {
+            Next::Done { .. } => (State::Success, None, false, None),
+            Next::Retry { after, possibly_delivered } => {
+                (State::Pending, Some(self.due_now.after(after).0), possibly_delivered, None)
+            }
+            Next::Dead(reason) => (State::Dead, None, false, Some(reason.as_str())),
+        };
+        let ended = due.is_none().then_some(self.now.0);
+        let mut update = self.sql.prepare_cached(
+            "UPDATE deliveries SET state = ?2, reason = ?3, tried = tried + 1, due_ms = ?4, ended_ms = ?5,
+             possibly_delivered = possibly_delivered OR ?6, keys = iif(?2 = 'success', NULL, keys),
+             attempts = json_insert(attempts, '$[#]', json(?7)) WHERE id = ?1",
+        )?;
+        update.execute(params![id.0, state.as_str(), reason, due, ended, unknown, attempt.to_json()])?;
+        let mut kept = before.payload_bytes;
+        if next == (Next::Done { keep_payload: false }) {
+            self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
+            self.sql.prepare_cached("UPDATE deliveries SET payload_bytes = 0 WHERE id = ?1")?.execute([id.0])?;
+            kept = 0;
+        }
+        self.moved(&before, state, Some(attempt), kept);
+        Ok(())
+    }
+
+    pub(super) fn requeue(
+        &mut self,
+        id: DeliveryId,
+        completing: &[Name],
+        window: Duration,
+    ) -> rusqlite::Result<Requeued> {
+        let Some(before) = self.before(id, None)? else { return Ok(Requeued::Unknown) };
+        if before.payload_bytes == 0 {
+            return Ok(Requeued::NoPayload);
+        }
+        let mut update = self.sql.prepare_cached(
+            "UPDATE deliveries SET state = 'pending', reason = NULL, due_ms = ?2, queued_ms = ?3, ended_ms = NULL,
+             possibly_delivered = possibly_delivered OR state = 'success' WHERE id = ?1",
+        )?;
+        update.execute(params![id.0, self.due_now.0, self.now.0])?;
+        for name in completing {
+            // Any body of this ID is a copy from now on: this one has been taken.
+            let digest = crate::signature::PayloadDigest::unknown();
+            self.remember(*name, Record::Completed { digest }, window, Some(id))?;
+        }
+        let route = Arc::clone(&before.route);
+        self.moved(&before, State::Pending, None, before.payload_bytes);
+        Ok(Requeued::Waits(route))
+    }
+
+    /// Deletes up to `limit` rows of the ledger before `first`. Answers how many.
+    pub(super) fn sweep(&mut self, first: Place, limit: usize) -> rusqlite::Result<usize> {
+        self.cursor.next_place.retain(|bucket, _| *bucket >= first);
+        let mut delete = self.sql.prepare_cached(
+            "DELETE FROM ledger WHERE place IN (SELECT place FROM ledger WHERE place < ?1 ORDER BY place LIMIT ?2)",
+        )?;
+        delete.execute(params![first.0, limit])
+    }
+
+    /// Deletes records of deliveries that have ended.
+    pub(super) fn forget(&mut self, ids: &[DeliveryId]) -> rusqlite::Result<()> {
+        for &id in ids {
+            let ended = |before: &Before| matches!(before.state, State::Success | State::Failed);
+            let Some(before) = self.before(id, None)?.filter(ended) else { continue };
+            self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
+            self.sql.prepare_cached("DELETE FROM deliveries WHERE id = ?1")?.execute([id.0])?;
+            self.routes.entry(before.route_id).or_default().kept_bytes -= RECORD_BYTES + before.payload_bytes;
+        }
+        Ok(())
+    }
+
+    pub(super) fn serve(&mut self, lanes: &[Lane]) -> rusqlite::Result<()> {
+        for lane in lanes {
+            let id = self.route(&lane.route)?;
+            let mut update = self.sql.prepare_cached("UPDATE routes SET concurrency = ?2 WHERE id = ?1")?;
+            update.execute(params![id, lane.concurrency])?;
+        }
+        Ok(())
+    }
+
+    fn route(&mut self, name: &Arc<str>) -> rusqlite::Result<i64> {
+        if let Some(&id) = self.cursor.routes.get(name) {
+            return Ok(id);
+        }
+        let mut insert = self
+            .sql
+            .prepare_cached("INSERT INTO routes (name, created_ms, concurrency) VALUES (?1, ?2, 1) RETURNING id")?;
+        let id = insert.query_row(params![name, self.wall_ms], |row| row.get(0))?;
+        self.cursor.routes.insert(Arc::clone(name), id);
+        Ok(id)
+    }
+
+    /// The delivery, if there is one and it is of this event.
+    fn before(&self, id: DeliveryId, event_id: Option<&str>) -> rusqlite::Result<Option<Before>> {
+        let mut select = self.sql.prepare_cached(
+            "SELECT routes.name, route, received_ms, state, payload_bytes FROM deliveries
+             JOIN routes ON routes.id = route WHERE deliveries.id = ?1 AND (?2 IS NULL OR event_id = ?2)",
+        )?;
+        let before = select.query_row(params![id.0, event_id], |row| {
+            Ok(Before {
+                route: row.get::<_, String>(0)?.into(),
+                route_id: row.get(1)?,
+                received_ms: row.get(2)?,
+                state: super::read::state_of(row, 3)?,
+                payload_bytes: row.get(4)?,
+            })
+        });
+        before.optional()
+    }
+
+    /// Counts a new delivery.
+    fn came(&mut self, route: &Arc<str>, route_id: i64, received_ms: i64, change: &DeliveryChange, kept: i64) {
+        self.count(route_id, received_ms, change.state, 1, change.attempt.as_ref());
+        self.touch(route_id, change.state, kept_bytes(change.state, kept));
+        self.effects.moved.push((Arc::clone(route), None, Some(change.state)));
+    }
+
+    /// Counts a delivery that stands elsewhere now.
+    fn moved(&mut self, before: &Before, to: State, attempt: Option<&Attempted>, kept: i64) {
+        self.count(before.route_id, before.received_ms, before.state, -1, None);
+        self.count(before.route_id, before.received_ms, to, 1, attempt);
+        let grown = kept_bytes(to, kept) - kept_bytes(before.state, before.payload_bytes);
+        self.touch(before.route_id, to, grown);
+        self.effects.moved.push((Arc::clone(&before.route), Some(before.state), Some(to)));
+    }
+
+    fn count(&mut self, route: i64, received_ms: i64, state: State, by: i64, attempt: Option<&Attempted>) {
+        let tally = self.tallies.entry((route, received_ms.div_euclid(DAY_MS))).or_default();
+        match state {
+            State::Success => {
+                tally.successful += by;
+                tally.total_ms += attempt.map_or(0, |attempt| i64::try_from(attempt.ms).unwrap_or(0));
+            }
+            State::Failed | State::Dead => tally.failed += by,
+            State::Pending => {}
+        }
+    }
+
+    fn touch(&mut self, route: i64, state: State, kept_bytes: i64) {
+        let touch = self.routes.entry(route).or_default();
+        touch.last_success |= state == State::Success;
+        touch.last_failure |= matches!(state, State::Failed | State::Dead);
+        touch.kept_bytes += kept_bytes;
+    }
+}
+
+impl Effects {
+    pub(super) fn take_place(self, shared: &Shared) {
+        for (key, place) in self.forgotten {
+            shared.index.remove(key, place);
+        }
+        for (key, place) in self.remembered {
+            shared.index.insert(key, place);
+        }
+        if self.moved.is_empty() {
+            return;
+        }
+        shared.with_counts(|counts| {
+            for (route, from, to) in self.moved {
+                let stored = |state: Option<State>| matches!(state, Some(State::Pending | State::Dead));
+                if !stored(from) && !stored(to) {
+                    continue;
+                }
+                let counts = counts.entry(route).or_default();
+                if let Some(count) = from.and_then(|state| counts.of(state)) {
+                    *count = count.saturating_sub(1);
+                }
+                if let Some(count) = to.and_then(|state| counts.of(state)) {
+                    *count += 1;
+                }
+            }
+        });
+    }
+}
+
+impl Counts {
+    pub(super) fn of(&mut self, state: State) -> Option<&mut u64> {
+        match state {
+            State::Pending => Some(&mut self.pending),
+            State::Dead => Some(&mut self.dead),
+            State::Success | State::Failed => None,
+        }
+    }
+}
+
+/// What a record counts for what its route may keep: only those that have ended may go.
+fn kept_bytes(state: State, payload: i64) -> i64 {
+    match state {
+        State::Success | State::Failed => RECORD_BYTES + payload,
+        State::Pending | State::Dead => 0,
+    }
+}
+
+fn keys_blob(names: &[Option<Name>; 2]) -> Vec<u8> {
+    names.iter().flatten().flat_map(|name| name.key.0.to_be_bytes()).collect()
+}

@@ -1,0 +1,336 @@
+//! Looking things up, on connections that can't write, beside the writer.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::index::Place;
+use super::running::Running;
+use super::{DeliveryId, EventKey, Found, Record, State, Tried, schema};
+use crate::signature::PayloadDigest;
+
+/// A connection for looking at the store.
+pub(super) struct Reader(Connection);
+
+/// One attempt, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempted {
+    #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+    /// What the upstream answered with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there was no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A stored event that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    pub id: DeliveryId,
+    /// Of its head and body.
+    pub payload_bytes: usize,
+}
+
+/// A stored event, with all that an attempt needs.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    pub event_id: Arc<str>,
+    pub event_type: Arc<str>,
+    /// Attempts so far.
+    pub tried: Tried,
+    pub received_at: Timestamp,
+    /// How long it has waited, outages of ours left out.
+    pub age: Duration,
+    pub head: Bytes,
+    pub body: Bytes,
+}
+
+/// A delivery, for people and for the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryView {
+    pub id: DeliveryId,
+    pub route: String,
+    pub event_id: String,
+    pub event_type: String,
+    pub received_at: Timestamp,
+    pub state: State,
+    /// Why it is a dead letter.
+    pub reason: Option<String>,
+    pub attempts: Vec<Attempted>,
+    /// Attempts in all; those of before a record was kept are not among `attempts`.
+    pub tried: u32,
+    pub possibly_delivered: bool,
+    /// When a pending one is tried next.
+    pub due_in: Option<Duration>,
+    /// The event as it came, where it is kept.
+    pub body: Option<Bytes>,
+}
+
+/// Which deliveries are asked for. Each `None` takes all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub route: Option<String>,
+    pub state: Option<State>,
+    pub event_type: Option<String>,
+    pub event_id: Option<String>,
+    /// Only those before this one.
+    pub before: Option<DeliveryId>,
+    pub limit: usize,
+    /// Whether bodies are asked for.
+    pub with_bodies: bool,
+}
+
+/// What is known of a route's deliveries as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteRecord {
+    pub created_at: Option<Timestamp>,
+    pub last_success: Option<Timestamp>,
+    pub last_failure: Option<Timestamp>,
+    pub successful: u64,
+    /// Failed, and dead letters.
+    pub failed: u64,
+    /// Of those whose event arrived in the last days.
+    pub recent: u64,
+    /// Of the attempts that succeeded, all together.
+    pub total_ms: u64,
+    pub pending: u64,
+    pub dead: u64,
+}
+
+impl Attempted {
+    pub(super) fn to_json(&self) -> String {
+        // Numbers and short texts of our own: there is nothing that could fail.
+        serde_json::to_string(self).unwrap_or_else(|_| "{}".into())
+    }
+}
+
+const VIEW: &str = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
+    possibly_delivered, attempts, due_ms, iif(?1, body, NULL)
+    FROM deliveries JOIN routes ON routes.id = route LEFT JOIN payloads ON ?1 AND delivery = deliveries.id";
+
+impl Reader {
+    pub(super) fn open(file: &Path) -> rusqlite::Result<Self> {
+        schema::open_to_read(file).map(Self)
+    }
+
+    /// The event's row, if it is in one of these places and has not ended.
+    pub(super) fn confirm(&self, key: EventKey, places: &[Place], now: Running) -> rusqlite::Result<Option<Found>> {
+        confirm(&self.0, key, places, now)
+    }
+
+    pub(super) fn due(&self, route: &str, now: Running, limit: usize) -> rusqlite::Result<Vec<Due>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT deliveries.id, payload_bytes FROM deliveries
+             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms <= ?2
+             ORDER BY due_ms, deliveries.id LIMIT ?3",
+        )?;
+        let rows = select.query_map(params![route, now.0, limit], |row| {
+            Ok(Due { id: DeliveryId(row.get(0)?), payload_bytes: row.get(1)? })
+        })?;
+        rows.collect()
+    }
+
+    pub(super) fn next_due(&self, route: &str, now: Running) -> rusqlite::Result<Option<Duration>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT min(due_ms) FROM deliveries
+             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms > ?2",
+        )?;
+        let due: Option<u64> = select.query_row(params![route, now.0], |row| row.get(0))?;
+        Ok(due.map(|due| Running(due).since(now)))
+    }
+
+    pub(super) fn load(&self, id: DeliveryId, now: Running) -> rusqlite::Result<Option<Queued>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT event_id, event_type, tried, possibly_delivered, received_ms, queued_ms, head, body
+             FROM deliveries JOIN payloads ON delivery = id WHERE id = ?1 AND state = 'pending'",
+        )?;
+        let queued = select.query_row([id.0], |row| {
+            Ok(Queued {
+                event_id: row.get::<_, String>(0)?.into(),
+                event_type: row.get::<_, String>(1)?.into(),
+                tried: Tried { attempts: row.get(2)?, possibly_delivered: row.get(3)? },
+                received_at: timestamp(row, 4)?,
+                age: now.since(Running(row.get(5)?)),
+                head: row.get::<_, Vec<u8>>(6)?.into(),
+                body: row.get::<_, Vec<u8>>(7)?.into(),
+            })
+        });
+        queued.optional()
+    }
+
+    pub(super) fn names(&self, id: DeliveryId) -> rusqlite::Result<Vec<EventKey>> {
+        let mut select = self.0.prepare_cached("SELECT keys FROM deliveries WHERE id = ?1")?;
+        let keys: Option<Option<Vec<u8>>> = select.query_row([id.0], |row| row.get(0)).optional()?;
+        let keys = keys.flatten().unwrap_or_default();
+        Ok(keys.chunks_exact(16).filter_map(|key| key.try_into().ok()).map(u128::from_be_bytes).map(EventKey).collect())
+    }
+
+    pub(super) fn oldest_waiting(&self, route: &str) -> rusqlite::Result<Option<Timestamp>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT received_ms FROM deliveries
+             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' ORDER BY rowid LIMIT 1",
+        )?;
+        select.query_row([route], |row| timestamp(row, 0)).optional()
+    }
+
+    pub(super) fn delivery(&self, id: DeliveryId, now: Running) -> rusqlite::Result<Option<DeliveryView>> {
+        let mut select = self.0.prepare_cached(&format!("{VIEW} WHERE deliveries.id = ?2"))?;
+        select.query_row(params![true, id.0], |row| view(row, now)).optional()
+    }
+
+    pub(super) fn deliveries(&self, filter: &Filter, now: Running) -> rusqlite::Result<Vec<DeliveryView>> {
+        // Written so that the indexes can be used: by route alone, or by route and any state but success.
+        let of_state = match filter.state {
+            Some(State::Success) => "AND state = ?3",
+            Some(_) => "AND state = ?3 AND state <> 'success'",
+            None => "AND (?3 IS NULL OR state = ?3)",
+        };
+        let of_route = match filter.route {
+            Some(_) => "route = (SELECT id FROM routes WHERE name = ?2)",
+            None => "?2 IS NULL",
+        };
+        let mut select = self.0.prepare_cached(&format!(
+            "{VIEW} WHERE {of_route} {of_state} AND (?4 IS NULL OR event_type = ?4) AND (?5 IS NULL OR event_id = ?5)
+             AND deliveries.id < ?6 ORDER BY deliveries.id DESC LIMIT ?7",
+        ))?;
+        let rows = select.query_map(
+            params![
+                filter.with_bodies,
+                filter.route,
+                filter.state.map(State::as_str),
+                filter.event_type,
+                filter.event_id,
+                filter.before.map_or(i64::MAX, |before| before.0),
+                filter.limit,
+            ],
+            |row| view(row, now),
+        )?;
+        rows.collect()
+    }
+
+    pub(super) fn route_record(&self, route: &str, since_day: i64) -> rusqlite::Result<RouteRecord> {
+        let mut select = self.0.prepare_cached(
+            "SELECT created_ms, last_success_ms, last_failure_ms, coalesce(sum(successful), 0), coalesce(sum(failed), 0),
+             coalesce(sum(iif(day >= ?2, successful + failed, 0)), 0), coalesce(sum(total_ms), 0)
+             FROM routes LEFT JOIN days ON days.route = id WHERE name = ?1 GROUP BY id",
+        )?;
+        let record = select.query_row(params![route, since_day], |row| {
+            Ok(RouteRecord {
+                created_at: optional_timestamp(row, 0)?,
+                last_success: optional_timestamp(row, 1)?,
+                last_failure: optional_timestamp(row, 2)?,
+                successful: row.get(3)?,
+                failed: row.get(4)?,
+                recent: row.get(5)?,
+                total_ms: row.get(6)?,
+                pending: 0,
+                dead: 0,
+            })
+        });
+        Ok(record.optional()?.unwrap_or_default())
+    }
+
+    /// Bytes of the file that hold something.
+    pub(super) fn used_bytes(&self) -> rusqlite::Result<u64> {
+        let number = |pragma| self.0.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+        Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
+    }
+
+    /// Deliveries of a route that have ended, the oldest first, from `from` on: each with the time since its end.
+    pub(super) fn ended(
+        &self,
+        route: &str,
+        from: DeliveryId,
+        now: Running,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<(DeliveryId, Option<Duration>, u64)>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT id, iif(state IN ('success', 'failed'), ended_ms, NULL), payload_bytes FROM deliveries
+             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND id >= ?2 ORDER BY id LIMIT ?3",
+        )?;
+        let rows = select.query_map(params![route, from.0, limit], |row| {
+            let ended: Option<u64> = row.get(1)?;
+            Ok((DeliveryId(row.get(0)?), ended.map(|ended| now.since(Running(ended))), row.get(2)?))
+        })?;
+        rows.collect()
+    }
+
+    /// Bytes of a route's ended deliveries.
+    pub(super) fn kept_bytes(&self, route: &str) -> rusqlite::Result<u64> {
+        let mut select = self.0.prepare_cached("SELECT max(kept_bytes, 0) FROM routes WHERE name = ?1")?;
+        Ok(select.query_row([route], |row| row.get(0)).optional()?.unwrap_or(0))
+    }
+}
+
+/// As [`Reader::confirm`], on any connection.
+pub(super) fn confirm(
+    connection: &Connection,
+    key: EventKey,
+    places: &[Place],
+    now: Running,
+) -> rusqlite::Result<Option<Found>> {
+    let mut select = connection.prepare_cached(
+        "SELECT attempts, possibly_delivered, digest, delivery FROM ledger
+         WHERE place = ?1 AND key = ?2 AND ends_ms > ?3",
+    )?;
+    for &place in places {
+        let found = select.query_row(params![place.0, key.0.to_be_bytes(), now.0], |row| {
+            let digest: Option<[u8; 16]> = row.get(2)?;
+            let record = match digest {
+                Some(digest) => Record::Completed { digest: PayloadDigest::from_bytes(digest) },
+                None => Record::Tried(Tried { attempts: row.get(0)?, possibly_delivered: row.get(1)? }),
+            };
+            Ok(Found { record, place, delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId) })
+        });
+        if let Some(found) = found.optional()? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {
+    let attempts: String = row.get(9)?;
+    let due: Option<u64> = row.get(10)?;
+    Ok(DeliveryView {
+        id: DeliveryId(row.get(0)?),
+        route: row.get(1)?,
+        event_id: row.get(2)?,
+        event_type: row.get(3)?,
+        received_at: timestamp(row, 4)?,
+        state: state_of(row, 5)?,
+        reason: row.get(6)?,
+        tried: row.get(7)?,
+        possibly_delivered: row.get(8)?,
+        attempts: serde_json::from_str(&attempts).map_err(|error| wrong(9, error))?,
+        due_in: due.map(|due| Running(due).since(now)),
+        body: row.get::<_, Option<Vec<u8>>>(11)?.map(Bytes::from),
+    })
+}
+
+pub(super) fn state_of(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+    let text: String = row.get(column)?;
+    State::parse(&text).ok_or_else(|| wrong(column, format!("{text:?} is no state of a delivery")))
+}
+
+fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    Timestamp::from_millisecond(row.get(column)?).map_err(|error| wrong(column, error))
+}
+
+fn optional_timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    let value: Option<i64> = row.get(column)?;
+    value.map(|_| timestamp(row, column)).transpose()
+}
+
+fn wrong(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
+}

@@ -1,0 +1,153 @@
+//! The file: its tables, how it is opened, and what is known of the store itself.
+//!
+//! Rows that come with every request are only ever appended: those of the ledger by the hour of their end, deliveries
+//! by their arrival. A table keyed by a random ID would be ten times slower, and write sixty times as much.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+
+use super::running::Running;
+use super::{Durability, OpenError};
+
+/// `hook` in ASCII: lets `file` and others tell what this is.
+const APPLICATION_ID: i32 = 0x686f_6f6b;
+const VERSION: i32 = 1;
+
+/// Pages that the writer keeps in memory: 8 MiB.
+const WRITER_CACHE_KIB: i32 = 8 * 1024;
+const READER_CACHE_KIB: i32 = 1024;
+
+const TABLES: &str = "
+-- One row: the store itself. `running_ms` is the time the store was open, all runs together; `away_ms` the time between
+-- runs; `wall_ms` when this was written, in Unix time. `clean` says that the last run ended in good order.
+CREATE TABLE store (
+    hash_key BLOB NOT NULL, running_ms INTEGER NOT NULL, away_ms INTEGER NOT NULL, wall_ms INTEGER NOT NULL,
+    clean INTEGER NOT NULL
+);
+-- Routes, as long as anything is known of them. `concurrency` is what was last served.
+CREATE TABLE routes (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_ms INTEGER NOT NULL, concurrency INTEGER NOT NULL,
+    last_success_ms INTEGER, last_failure_ms INTEGER, kept_bytes INTEGER NOT NULL DEFAULT 0
+);
+-- Event IDs. `place` is the hour of the row's end (in running time), shifted by 32, plus a number. A row with a digest is
+-- completed; one without was tried `attempts` times.
+CREATE TABLE ledger (
+    place INTEGER PRIMARY KEY, key BLOB NOT NULL, ends_ms INTEGER NOT NULL, attempts INTEGER NOT NULL,
+    possibly_delivered INTEGER NOT NULL, digest BLOB, delivery INTEGER
+);
+-- Deliveries: all attempts for one event on one route. `attempts` is a JSON array. `due_ms` and `queued_ms` while it is
+-- pending, `ended_ms` since it is not; `keys` are its event's in the ledger, unless it was handed over.
+CREATE TABLE deliveries (
+    id INTEGER PRIMARY KEY, route INTEGER NOT NULL, event_id TEXT NOT NULL, event_type TEXT NOT NULL,
+    received_ms INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT, tried INTEGER NOT NULL,
+    possibly_delivered INTEGER NOT NULL, attempts TEXT NOT NULL, payload_bytes INTEGER NOT NULL,
+    due_ms INTEGER, queued_ms INTEGER, ended_ms INTEGER, keys BLOB
+);
+CREATE INDEX deliveries_of_route ON deliveries (route);
+CREATE INDEX deliveries_due ON deliveries (route, due_ms) WHERE state = 'pending';
+CREATE INDEX deliveries_open ON deliveries (route, state) WHERE state <> 'success';
+-- What is needed to deliver: the head as it goes to the upstream, and the body as it came.
+CREATE TABLE payloads (delivery INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL);
+-- Ended deliveries by the day (since 1970, UTC) on which the event arrived.
+CREATE TABLE days (
+    route INTEGER NOT NULL, day INTEGER NOT NULL, successful INTEGER NOT NULL, failed INTEGER NOT NULL,
+    total_ms INTEGER NOT NULL, PRIMARY KEY (route, day)
+) WITHOUT ROWID;
+";
+
+/// What the store knows of itself.
+pub(super) struct Head {
+    pub hash_key: [u8; 16],
+    pub running: Running,
+    pub away: Duration,
+    pub wall_ms: i64,
+    /// The last run ended in good order.
+    pub clean: bool,
+}
+
+/// Opens the file for writing, making it where there is none.
+pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(file)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    let synchronous = match durability {
+        Durability::Strict => "full",
+        Durability::Relaxed => "normal",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    // The log is moved into the database by the upkeep, not by a commit that somebody waits for.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    Ok(connection)
+}
+
+/// Opens the file for looking at it.
+pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
+    // Reading a write-ahead log takes a shared file beside it, which has to be written.
+    let connection =
+        Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+    Ok(connection)
+}
+
+/// Reads what the store knows of itself, making its tables where there are none.
+pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i64) -> Result<Head, OpenError> {
+    let foreign = || OpenError::Foreign { file: file.display().to_string() };
+    let database = |source| OpenError::Database { file: file.display().to_string(), source };
+    let number =
+        |connection: &Connection, pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+    let version = number(connection, "user_version").map_err(database)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
+    if version == 0 && tables == 0 {
+        let mut hash_key = [0; 16];
+        getrandom::fill(&mut hash_key).map_err(OpenError::Random)?;
+        make(connection, hash_key, wall_ms).map_err(database)?;
+    } else if version != VERSION || number(connection, "application_id").map_err(database)? != APPLICATION_ID {
+        return Err(foreign());
+    }
+    read(connection).map_err(database)?.ok_or_else(foreign)
+}
+
+fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(TABLES)?;
+    transaction.execute("INSERT INTO store VALUES (?1, 0, 0, ?2, 1)", params![hash_key, wall_ms])?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+fn read(connection: &Connection) -> rusqlite::Result<Option<Head>> {
+    connection
+        .query_row("SELECT hash_key, running_ms, away_ms, wall_ms, clean FROM store", [], |row| {
+            Ok(Head {
+                hash_key: row.get(0)?,
+                running: Running(row.get(1)?),
+                away: Duration::from_millis(row.get(2)?),
+                wall_ms: row.get(3)?,
+                clean: row.get(4)?,
+            })
+        })
+        .optional()
+}
+
+/// Writes the store's time down. `clean` at the end of a run in good order.
+pub(super) fn write_time(
+    connection: &Connection,
+    running: Running,
+    away: Duration,
+    wall_ms: i64,
+    clean: bool,
+) -> rusqlite::Result<()> {
+    let away = i64::try_from(away.as_millis()).unwrap_or(i64::MAX);
+    let mut update =
+        connection.prepare_cached("UPDATE store SET running_ms = ?1, away_ms = ?2, wall_ms = ?3, clean = ?4")?;
+    update.execute(params![running.0, away, wall_ms, clean]).map(drop)
+}

@@ -1,0 +1,397 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::metrics::Metrics;
+
+const WINDOW: Duration = Duration::from_secs(96 * 3600);
+const KEEP: Retain = Retain { payloads: Payloads::Failed, keep: Duration::from_secs(7 * 86_400), max_bytes: None };
+
+struct Kept {
+    folder: tempfile::TempDir,
+    clock: Clock,
+    hand: Arc<ManualClock>,
+    metrics: Metrics,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let (clock, hand) = Clock::manual();
+        Self { folder: tempfile::tempdir().unwrap(), clock, hand, metrics: Metrics::new().unwrap() }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            folder: self.folder.path().join("store"),
+            durability: Durability::Strict,
+            max_ids: 1_000,
+            max_bytes: None,
+        }
+    }
+
+    fn try_open(&self, settings: Settings) -> Result<Store, OpenError> {
+        Store::open(settings, self.clock.clone(), self.metrics.store().clone())
+    }
+
+    fn open(&self) -> Store {
+        self.try_open(self.settings()).unwrap()
+    }
+
+    /// Lets running time pass, in steps that are believed.
+    fn pass(&self, store: &Store, time: Duration) {
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(Duration::from_secs(50));
+            self.hand.advance(step);
+            store.tick();
+            left -= step;
+        }
+    }
+}
+
+fn completed(number: u8) -> Record {
+    Record::Completed { digest: PayloadDigest::from_bytes([number; 16]) }
+}
+
+fn tried(attempts: u32) -> Record {
+    Record::Tried(Tried { attempts, possibly_delivered: attempts > 1 })
+}
+
+fn subject(event: &str) -> Arc<Subject> {
+    Arc::new(Subject {
+        route: "billing".into(),
+        event_id: event.into(),
+        event_type: "user.created".into(),
+        received_at: Timestamp::from_second(1_790_000_000).unwrap(),
+    })
+}
+
+fn attempt(status: u16) -> Attempted {
+    Attempted { at: Timestamp::from_second(1_790_000_001).unwrap(), ms: 12, status: Some(status), error: None }
+}
+
+fn change(event: &str, state: State) -> DeliveryChange {
+    DeliveryChange {
+        earlier: None,
+        subject: subject(event),
+        state,
+        tried: Tried::default(),
+        attempt: (state != State::Pending).then(|| attempt(200)),
+        payload: (state == State::Pending)
+            .then(|| Payload { head: Bytes::from_static(b"head"), body: Bytes::from_static(b"body") }),
+        due_after: Duration::ZERO,
+    }
+}
+
+fn settlement(key: u128, earlier: Option<Place>, becomes: Record, delivery: Option<DeliveryChange>) -> Settlement {
+    let names = [Some(Name { key: EventKey(key), earlier }), None];
+    Settlement { names, becomes, window: WINDOW, if_lost: Tried::default(), delivery }
+}
+
+async fn record(store: &Store, key: u128) -> Option<Record> {
+    store.recall(EventKey(key)).await.unwrap().map(|found| found.record)
+}
+
+async fn queued(store: &Store, key: u128, event: &str) -> DeliveryId {
+    store.settle(settlement(key, None, completed(1), Some(change(event, State::Pending)))).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn what_was_settled_is_known_and_survives_a_restart() {
+    let kept = Kept::new();
+    let store = kept.open();
+    store.settle(settlement(1, None, completed(7), None)).await.unwrap();
+    store.settle(settlement(2, None, tried(2), None)).await.unwrap();
+    assert_eq!(record(&store, 1).await, Some(completed(7)));
+    assert_eq!(record(&store, 3).await, None);
+    let key = store.hash_key();
+    store.close(true).await;
+    drop(store);
+    let store = kept.open();
+    assert_eq!(record(&store, 1).await, Some(completed(7)));
+    assert_eq!(record(&store, 2).await, Some(tried(2)));
+    assert_eq!((store.ids(), store.hash_key()), (2, key));
+}
+
+#[tokio::test]
+async fn a_record_takes_the_place_of_an_earlier_one() {
+    let kept = Kept::new();
+    let store = kept.open();
+    store.settle(settlement(1, None, tried(1), None)).await.unwrap();
+    let found = store.recall(EventKey(1)).await.unwrap().unwrap();
+    store.settle(settlement(1, Some(found.place), completed(1), None)).await.unwrap();
+    assert_eq!((record(&store, 1).await, store.ids()), (Some(completed(1)), 1));
+}
+
+#[tokio::test]
+async fn a_record_lives_exactly_as_long_as_its_window_of_running_time() {
+    let kept = Kept::new();
+    let store = kept.open();
+    store.settle(settlement(1, None, completed(1), None)).await.unwrap();
+    kept.pass(&store, WINDOW - Duration::from_secs(1));
+    assert_eq!(record(&store, 1).await, Some(completed(1)));
+    kept.pass(&store, Duration::from_secs(1));
+    assert_eq!(record(&store, 1).await, None);
+}
+
+#[tokio::test]
+async fn time_between_runs_and_leaps_of_the_clock_do_not_count() {
+    let kept = Kept::new();
+    let store = kept.open();
+    store.settle(settlement(1, None, completed(1), None)).await.unwrap();
+    store.close(true).await;
+    drop(store);
+    kept.hand.advance(2 * WINDOW);
+    let store = kept.open();
+    kept.hand.advance(2 * WINDOW);
+    assert_eq!(record(&store, 1).await, Some(completed(1)));
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_and_forgets_nothing() {
+    let kept = Kept::new();
+    let store = kept.try_open(Settings { max_ids: 1, ..kept.settings() }).unwrap();
+    assert_eq!(store.check_room(), Ok(()));
+    store.settle(settlement(1, None, completed(1), None)).await.unwrap();
+    assert_eq!(store.check_room(), Err(StoreError::Full));
+    assert_eq!(record(&store, 1).await, Some(completed(1)));
+}
+
+#[tokio::test]
+async fn a_second_store_on_the_folder_is_refused_by_name() {
+    let kept = Kept::new();
+    let _first = kept.open();
+    let refused = kept.try_open(kept.settings()).err().unwrap().to_string();
+    assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
+    for content in [b"not a database, and long enough to be looked at as one".repeat(100), Vec::new()] {
+        let kept = Kept::new();
+        let folder = kept.settings().folder;
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("hookgate.db");
+        if content.is_empty() {
+            rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+        } else {
+            std::fs::write(&file, &content).unwrap();
+        }
+        let before = std::fs::read(&file).unwrap();
+        assert!(matches!(kept.try_open(kept.settings()), Err(OpenError::Foreign { .. })));
+        if !content.is_empty() {
+            assert_eq!(std::fs::read(&file).unwrap(), before);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await];
+    let due = store.due("billing".into(), 10).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
+    assert_eq!(due[0].payload_bytes, 8);
+    assert!(store.due("other".into(), 10).await.unwrap().is_empty());
+    let event = store.load(ids[0]).await.unwrap().unwrap();
+    assert_eq!((&*event.event_id, &event.body[..], event.tried), ("a", &b"body"[..], Tried::default()));
+    assert_eq!(store.waiting("billing"), (2, 0));
+    store.attempted(ids[0], attempt(200), Next::Done { keep_payload: false }).await.unwrap();
+    assert_eq!(store.waiting("billing"), (1, 0));
+    assert!(store.load(ids[0]).await.unwrap().is_none());
+    let view = store.delivery(ids[0]).await.unwrap().unwrap();
+    assert_eq!((view.state, view.body, view.attempts), (State::Success, None, vec![attempt(200)]));
+    assert_eq!(record(&store, 1).await, Some(completed(1)), "delivered, and still known");
+}
+
+#[tokio::test]
+async fn a_pause_is_kept_and_goes_on_while_we_are_away() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let id = queued(&store, 1, "a").await;
+    let after = Duration::from_secs(30);
+    store.attempted(id, attempt(500), Next::Retry { after, possibly_delivered: true }).await.unwrap();
+    assert!(store.due("billing".into(), 10).await.unwrap().is_empty());
+    assert_eq!(store.next_due("billing".into()).await.unwrap(), Some(after));
+    kept.pass(&store, after);
+    assert_eq!(store.due("billing".into(), 10).await.unwrap().len(), 1);
+    let event = store.load(id).await.unwrap().unwrap();
+    assert_eq!(event.tried, Tried { attempts: 1, possibly_delivered: true });
+    assert_eq!(event.age, after);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let id = queued(&store, 1, "a").await;
+    store.attempted(id, attempt(410), Next::Dead(Reason::Rejected)).await.unwrap();
+    assert_eq!(store.waiting("billing"), (0, 1));
+    let view = store.delivery(id).await.unwrap().unwrap();
+    assert_eq!((view.state, view.reason.as_deref()), (State::Dead, Some("rejected")));
+    assert!(store.due("billing".into(), 10).await.unwrap().is_empty());
+    store.close(true).await;
+    drop(store);
+    let store = kept.open();
+    assert_eq!(store.waiting("billing"), (0, 1));
+    assert_eq!(store.requeue(id, Vec::new(), WINDOW).await.unwrap(), Requeued::Waits("billing".into()));
+    assert_eq!(store.waiting("billing"), (1, 0));
+    assert_eq!(store.load(id).await.unwrap().unwrap().body, Bytes::from_static(b"body"));
+    assert_eq!(store.requeue(DeliveryId(99), Vec::new(), WINDOW).await.unwrap(), Requeued::Unknown);
+}
+
+#[tokio::test]
+async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_others() {
+    for (in_good_order, suspected) in [(true, [false; 3]), (false, [true, true, false])] {
+        let kept = Kept::new();
+        let store = kept.open();
+        store.serve(vec![Lane { route: "billing".into(), retain: KEEP, concurrency: 2 }]);
+        let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await, queued(&store, 3, "c").await];
+        store.close(in_good_order).await;
+        drop(store);
+        let store = kept.open();
+        for (id, suspected) in ids.into_iter().zip(suspected) {
+            assert_eq!(store.load(id).await.unwrap().unwrap().tried.possibly_delivered, suspected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let mut failed = change("a", State::Failed);
+    failed.attempt = Some(attempt(500));
+    failed.payload = Some(Payload { head: Bytes::from_static(b"head"), body: Bytes::from_static(b"body") });
+    let id = store.settle(settlement(1, None, tried(1), Some(failed))).await.unwrap().unwrap();
+    let found = store.recall(EventKey(1)).await.unwrap().unwrap();
+    assert_eq!(found.delivery, Some(id));
+    let record = store.route_record("billing".into(), 0).await.unwrap();
+    assert_eq!((record.successful, record.failed), (0, 1));
+    let change = DeliveryChange { earlier: found.delivery, ..change("a", State::Success) };
+    let again = store.settle(settlement(1, Some(found.place), completed(1), Some(change))).await.unwrap();
+    assert_eq!(again, Some(id));
+    let view = store.delivery(id).await.unwrap().unwrap();
+    assert_eq!((view.state, view.attempts), (State::Success, vec![attempt(500), attempt(200)]));
+    assert_eq!(view.body, None, "a payload is kept as long as the delivery has failed");
+    let record = store.route_record("billing".into(), 0).await.unwrap();
+    assert_eq!((record.successful, record.failed, record.total_ms, record.recent), (1, 0, 12, 1));
+}
+
+#[tokio::test]
+async fn a_record_of_another_event_is_not_written_over() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let first = store.settle(settlement(1, None, completed(1), Some(change("a", State::Success)))).await.unwrap();
+    let change = DeliveryChange { earlier: first, ..change("b", State::Success) };
+    let second = store.settle(settlement(2, None, completed(1), Some(change))).await.unwrap();
+    assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn deliveries_are_found_by_any_of_their_marks_newest_first() {
+    let kept = Kept::new();
+    let store = kept.open();
+    for (key, event) in [(1, "a"), (2, "b"), (3, "c")] {
+        store.settle(settlement(key, None, completed(1), Some(change(event, State::Success)))).await.unwrap();
+    }
+    let dead = queued(&store, 4, "d").await;
+    store.attempted(dead, attempt(404), Next::Dead(Reason::Rejected)).await.unwrap();
+    let find = async |filter: Filter| -> String {
+        let found = store.deliveries(Filter { limit: 2, ..filter }).await.unwrap();
+        found.iter().map(|view| view.event_id.as_str()).collect()
+    };
+    let all = Filter::default;
+    assert_eq!(find(all()).await, "dc");
+    assert_eq!(find(Filter { before: Some(DeliveryId(3)), ..all() }).await, "ba");
+    assert_eq!(find(Filter { state: Some(State::Dead), ..all() }).await, "d");
+    assert_eq!(find(Filter { state: Some(State::Success), route: Some("billing".into()), ..all() }).await, "cb");
+    assert_eq!(find(Filter { route: Some("other".into()), ..all() }).await, "");
+    assert_eq!(find(Filter { event_id: Some("b".into()), ..all() }).await, "b");
+    assert_eq!(find(Filter { event_type: Some("none".into()), ..all() }).await, "");
+}
+
+#[tokio::test]
+async fn many_askers_share_a_commit() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let before = commits(&kept.metrics);
+    let asked: Vec<_> = (1..=500)
+        .map(|key| {
+            let store = store.clone();
+            tokio::spawn(async move { store.settle(settlement(key, None, completed(1), None)).await })
+        })
+        .collect();
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    assert_eq!(store.ids(), 500);
+    let commits = commits(&kept.metrics) - before;
+    assert!(commits < 250.0, "{commits} commits for 500 that came together");
+}
+
+fn commits(metrics: &Metrics) -> f64 {
+    let text = metrics.render(0, 0).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("hookgate_store_commit_duration_seconds_count "));
+    line.unwrap().parse().unwrap()
+}
+
+/// One step against the store and against a map.
+#[derive(Debug, Clone)]
+enum Step {
+    Settle { key: u128, completed: bool },
+    Pass(u64),
+    Restart { in_good_order: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0u128..6, any::<bool>()).prop_map(|(key, completed)| Step::Settle { key, completed }),
+        2 => (0u64..20).prop_map(|tens| Step::Pass(tens * 10)),
+        1 => any::<bool>().prop_map(|in_good_order| Step::Restart { in_good_order }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_ledger_agrees_with_a_map_over_restarts_and_time(steps in prop::collection::vec(step(), 0..60)) {
+        const WINDOW: Duration = Duration::from_secs(100);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let kept = Kept::new();
+            let mut store = kept.open();
+            let mut model: HashMap<u128, (Record, u64)> = HashMap::new();
+            let mut now = 0;
+            for (number, step) in (1..).zip(steps) {
+                match step {
+                    Step::Settle { key, completed: done } => {
+                        let found = store.recall(EventKey(key)).await.unwrap();
+                        let becomes = if done { completed(number) } else { tried(number.into()) };
+                        let earlier = found.map(|found| found.place);
+                        let settled = Settlement { window: WINDOW, ..settlement(key, earlier, becomes, None) };
+                        store.settle(settled).await.unwrap();
+                        model.insert(key, (becomes, now + 100));
+                    }
+                    Step::Pass(seconds) => {
+                        kept.pass(&store, Duration::from_secs(seconds));
+                        now += seconds;
+                    }
+                    Step::Restart { in_good_order } => {
+                        store.close(in_good_order).await;
+                        drop(store);
+                        store = kept.open();
+                    }
+                }
+                for key in 0..6 {
+                    let expected = model.get(&key).filter(|(_, ends)| now < *ends).map(|(record, _)| *record);
+                    assert_eq!(record(&store, key).await, expected, "{key} at {now}");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,144 @@
+//! What has to be done now and then, off the way of every request: counting time, letting go of what has ended, and
+//! moving the log into the database.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::index::Place;
+use super::write::{Job, checkpoint_passively};
+use super::{DeliveryId, Inner, schema};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// How often an idle store writes its running time down.
+const TICK_EVERY: Duration = Duration::from_secs(60);
+/// Rows that one transaction deletes: about a millisecond's work.
+const ROWS_AT_ONCE: usize = 2_000;
+/// The log's length, in pages of 4 KiB, from which on the writer helps to move it: 64 MiB.
+const LOG_PAGES_MAX: i64 = 16_384;
+
+struct Upkeep {
+    swept: Option<Place>,
+    /// Where the search for records that may go begins, by route.
+    from: HashMap<Arc<str>, DeliveryId>,
+    ticked: Instant,
+    /// Moves the log. Opened anew after an error.
+    connection: Option<Connection>,
+}
+
+/// Runs until the store is dropped.
+pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
+    let mut upkeep = Upkeep { swept: None, from: HashMap::new(), ticked: Instant::now(), connection: None };
+    while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+        let Some(store) = store.upgrade() else { return };
+        store.shared.time.tick();
+        if store.shared.check_open().is_err() {
+            // It has to be closed by everybody before it can be read anew.
+            upkeep.connection = None;
+            continue;
+        }
+        upkeep.sweep_ledger(&store);
+        upkeep.sweep_records(&store);
+        upkeep.move_log(&store);
+        if let Ok(used) = store.shared.read(|reader| reader.used_bytes()) {
+            store.shared.set_used(used);
+        }
+        if upkeep.ticked.elapsed() >= TICK_EVERY {
+            upkeep.ticked = Instant::now();
+            let _ = store.jobs.send(Job::Tick);
+        }
+    }
+}
+
+impl Upkeep {
+    /// Forgets the events whose hour has ended: first in memory, then on disk, a little at a time.
+    fn sweep_ledger(&mut self, store: &Inner) {
+        let first = Place::first_of_bucket(store.shared.time.now());
+        if self.swept == Some(first) {
+            return;
+        }
+        store.shared.index.forget_before(first);
+        loop {
+            let (done, rows) = sync_channel(1);
+            if store.jobs.send(Job::Sweep { first, limit: ROWS_AT_ONCE, done }).is_err() {
+                return;
+            }
+            match rows.recv() {
+                Ok(ROWS_AT_ONCE..) => {}
+                Ok(_) => break,
+                // The store failed; the next round tries again.
+                Err(_) => return,
+            }
+        }
+        self.swept = Some(first);
+    }
+
+    /// Drops records of deliveries that are older, or more, than their route keeps.
+    fn sweep_records(&mut self, store: &Inner) {
+        let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for lane in lanes {
+            let from = self.from.entry(Arc::clone(&lane.route)).or_insert(DeliveryId(0));
+            let now = store.shared.time.now();
+            let Ok((kept, candidates)) = store.shared.read(|reader| {
+                Ok((reader.kept_bytes(&lane.route)?, reader.ended(&lane.route, *from, now, ROWS_AT_ONCE)?))
+            }) else {
+                return;
+            };
+            let mut over = lane.retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
+            let mut ids = Vec::new();
+            let searched = candidates.len();
+            for (id, ended, bytes) in candidates {
+                match ended {
+                    Some(age) if age < lane.retain.keep && over == 0 => break,
+                    Some(_) => {
+                        over = over.saturating_sub(bytes + 300);
+                        ids.push(id);
+                    }
+                    // It waits, or is a dead letter.
+                    None => {}
+                }
+                *from = DeliveryId(id.0 + 1);
+            }
+            if searched < ROWS_AT_ONCE {
+                // All were seen. Those that waited may have ended when the next round begins.
+                *from = DeliveryId(0);
+            }
+            if ids.is_empty() {
+                continue;
+            }
+            let (done, rows) = sync_channel(1);
+            if store.jobs.send(Job::Forget { ids, done }).is_err() || rows.recv().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Moves the log into the database, beside the writer. Only what comes meanwhile is left for the writer, and only if
+    /// that is what keeps the log from beginning anew.
+    fn move_log(&mut self, store: &Inner) {
+        let moved = match &self.connection {
+            Some(connection) => checkpoint_passively(connection),
+            None => schema::open(&store.shared.file, store.shared.settings.durability).and_then(|connection| {
+                let moved = checkpoint_passively(&connection)?;
+                self.connection = Some(connection);
+                Ok(moved)
+            }),
+        };
+        match moved {
+            Ok((pages, moved)) if pages > LOG_PAGES_MAX && moved < pages => {
+                let _ = store.jobs.send(Job::Checkpoint);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.connection = None;
+                store.shared.metrics.failed("checkpoint");
+                tracing::error!(%error, "the store's log could not be moved into the database");
+                // A flush that failed once may seem to succeed the next time, and be lost.
+                let _ = store.jobs.send(Job::Distrust);
+            }
+        }
+    }
+}
