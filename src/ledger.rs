@@ -51,6 +51,7 @@ pub struct Names {
 }
 
 /// What the ledger says to a verified event.
+#[expect(clippy::large_enum_variant, reason = "nearly every event is claimed: a box would cost each an allocation")]
 pub enum Decision {
     /// It is this copy's to hand over, and nobody else's meanwhile.
     Claimed(Claim),
