@@ -22,7 +22,7 @@ use crate::event::EventId;
 use crate::signature::PayloadDigest;
 use crate::store::{
     Attempted, DeliveryChange, DeliveryId, EventKey, Found, Name, Payload, Record, Requeued, Settlement, State, Store,
-    StoreError, Subject, Tried,
+    StoreError, Subject, Tried, Underway,
 };
 use claims::{Claims, Hold};
 
@@ -85,6 +85,7 @@ pub struct Claim {
     before: Tried,
     delivery: Option<DeliveryId>,
     settled: bool,
+    underway: Vec<Underway>,
     holds: [Option<Hold>; 2],
 }
 
@@ -190,9 +191,17 @@ impl Ledger {
                 None => {}
             }
         }
-        let ledger = Arc::clone(self);
-        let (names, settled) = (found_names, false);
-        Ok(Decision::Claimed(Claim { ledger, names, digest, window, before, delivery, settled, holds }))
+        Ok(Decision::Claimed(Claim {
+            ledger: Arc::clone(self),
+            names: found_names,
+            digest,
+            window,
+            before,
+            delivery,
+            settled: false,
+            underway: Vec::new(),
+            holds,
+        }))
     }
 
     /// Stores a delivery for another try, as an operator asked. Its event counts as handed over from then on, for
@@ -265,6 +274,18 @@ impl Claim {
         self.before.possibly_delivered
     }
 
+    /// To be called before the event is sent: if we are killed before the claim is settled, the attempt is known as one
+    /// of unknown outcome.
+    ///
+    /// # Errors
+    /// When that can't be noted. Nothing may be sent then.
+    pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
+        for name in self.names.iter().flatten() {
+            self.underway.push(self.ledger.store.begin(name.key, self.attempt(), self.window)?);
+        }
+        Ok(())
+    }
+
     /// The event was not tried after all: things are as they were before the claim.
     pub fn release_untried(mut self) {
         self.settled = true;
@@ -288,6 +309,9 @@ impl Claim {
         let settlement = self.settlement(ending, report);
         self.settled = true;
         let written = self.ledger.store.settle(settlement).await;
+        if written.is_err() {
+            self.underway.drain(..).for_each(Underway::keep);
+        }
         // The holds go with the claim: after the write, whatever came of it.
         written.map(drop)
     }
@@ -335,12 +359,13 @@ impl Drop for Claim {
             if_lost: tried,
             delivery: None,
         };
-        let (store, holds) = (self.ledger.store.clone(), std::mem::take(&mut self.holds));
+        let store = self.ledger.store.clone();
+        let (underway, holds) = (std::mem::take(&mut self.underway), std::mem::take(&mut self.holds));
         // Nobody waits for it, but for the next copy.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = store.settle(settlement).await;
-                drop(holds);
+                drop((underway, holds));
             });
         }
     }

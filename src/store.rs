@@ -18,6 +18,7 @@ mod read;
 mod running;
 mod schema;
 mod shared;
+mod under_way;
 mod upkeep;
 mod write;
 
@@ -40,6 +41,7 @@ use write::Job;
 
 pub use index::Place;
 pub use read::{Attempted, DeliveryView, Due, Filter, Queued, RouteRecord};
+pub use under_way::Underway;
 
 /// Where and how the store is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -340,6 +342,20 @@ impl Store {
         }
         let now = shared.time.now();
         self.read(move |reader| reader.confirm(key, &places, now)).await
+    }
+
+    /// Notes that an attempt begins, so that a crash leaves it as one of unknown outcome. Keep what this answers until
+    /// the outcome is settled.
+    ///
+    /// # Errors
+    /// When it can't be noted.
+    pub fn begin(&self, key: EventKey, attempts: u32, window: Duration) -> Result<Underway, StoreError> {
+        let shared = &self.inner.shared;
+        shared.under_way.begin(key, attempts, window).map_err(|error| {
+            shared.metrics.failed("claim");
+            tracing::error!(%error, "an attempt could not be noted");
+            StoreError::Unavailable
+        })
     }
 
     /// Writes how a claim ended. When this returns `Ok`, it is as durable as the settings promise.

@@ -42,7 +42,7 @@ impl Gateway {
     /// Makes an attempt, ending by `deadline`.
     pub(super) async fn forward(
         &self,
-        claim: Claim,
+        mut claim: Claim,
         handing: &Handing<'_>,
         metrics: &RouteMetrics,
         deadline: Instant,
@@ -59,6 +59,11 @@ impl Gateway {
                 return refusal.into();
             }
         };
+        if let Err(error) = claim.begin_attempt() {
+            tracing::error!(route = &*route.name, %error, "an event was not forwarded");
+            claim.release_untried();
+            return Outcome::StoreUnavailable;
+        }
         visit.line.attempt = Some(claim.attempt());
         let (number, possibly) = (claim.attempt(), claim.possible_duplicate());
         let at = self.clock.wall();

@@ -13,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(100);
 /// A ledger with the folder it is kept in.
 struct Kept {
     ledger: Arc<Ledger>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Kept {
@@ -24,8 +24,20 @@ impl std::ops::Deref for Kept {
     }
 }
 
+impl Kept {
+    /// Another ledger on the same folder, after the end of this one.
+    async fn reopened(self) -> Self {
+        self.ledger.store().close(false).await;
+        let folder = self.folder;
+        open(folder, &Clock::System, 1_000)
+    }
+}
+
 fn ledger_at(clock: &Clock, capacity: usize) -> Kept {
-    let folder = tempfile::tempdir().unwrap();
+    open(tempfile::tempdir().unwrap(), clock, capacity)
+}
+
+fn open(folder: tempfile::TempDir, clock: &Clock, capacity: usize) -> Kept {
     let settings = crate::store::Settings {
         folder: folder.path().to_owned(),
         durability: crate::store::Durability::Relaxed,
@@ -34,7 +46,7 @@ fn ledger_at(clock: &Clock, capacity: usize) -> Kept {
     };
     let metrics = crate::metrics::Metrics::new().unwrap();
     let store = Store::open(settings, clock.clone(), metrics.store().clone()).unwrap();
-    Kept { ledger: Ledger::new(store), _folder: folder }
+    Kept { ledger: Ledger::new(store), folder }
 }
 
 fn ledger() -> Kept {
@@ -154,6 +166,22 @@ async fn a_claim_dropped_unsettled_counts_as_unknown() {
     drop(claimed(claim(&ledger, "a").await));
     assert!(claimed(wait_for(&ledger, "a").await).possible_duplicate());
     assert!(ledger.abandoned() >= 1);
+}
+
+#[tokio::test]
+async fn an_attempt_that_the_end_of_the_process_cut_off_is_of_unknown_outcome() {
+    for (begun, possible_duplicate) in [(true, true), (false, false)] {
+        let ledger = ledger();
+        let mut cut_off = claimed(claim(&ledger, "a").await);
+        if begun {
+            cut_off.begin_attempt().unwrap();
+        }
+        // As a kill does: nothing of it runs any more.
+        std::mem::forget(cut_off);
+        let ledger = ledger.reopened().await;
+        let retry = claimed(claim(&ledger, "a").await);
+        assert_eq!((retry.attempt() == 2, retry.possible_duplicate()), (begun, possible_duplicate));
+    }
 }
 
 #[tokio::test]

@@ -151,3 +151,8 @@ pub(super) fn write_time(
         connection.prepare_cached("UPDATE store SET running_ms = ?1, away_ms = ?2, wall_ms = ?3, clean = ?4")?;
     update.execute(params![running.0, away, wall_ms, clean]).map(drop)
 }
+
+/// Moves what can be moved of the log without waiting for anybody. Answers the log's length and what was moved, in pages.
+pub(super) fn checkpoint_passively(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
+}

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rusqlite::Connection;
+
 use super::index::Index;
 use super::read::Reader;
 use super::running::RunningTime;
-use super::{Lane, Settings, StoreError};
+use super::under_way::UnderWay;
+use super::{Lane, Settings, StoreError, schema};
 use crate::metrics::StoreMetrics;
 
 pub(super) struct Shared {
@@ -22,10 +25,19 @@ pub(super) struct Shared {
     open: AtomicBool,
     /// Bytes of the file that hold something.
     used: AtomicU64,
-    /// Idle connections; none while the file is closed.
-    readers: RwLock<Option<Mutex<Vec<Reader>>>>,
+    /// None while the file is closed.
+    connections: RwLock<Option<Connections>>,
     waiting: Mutex<HashMap<Arc<str>, Counts>>,
     pub lanes: Mutex<Vec<Lane>>,
+    pub under_way: Arc<UnderWay>,
+}
+
+/// Connections beside the writer's.
+#[derive(Default)]
+struct Connections {
+    idle: Mutex<Vec<Reader>>,
+    /// Moves the log into the database.
+    mover: Mutex<Option<Connection>>,
 }
 
 /// Stored events of a route.
@@ -42,6 +54,7 @@ impl Shared {
         hash_key: [u8; 16],
         time: RunningTime,
         metrics: StoreMetrics,
+        under_way: UnderWay,
     ) -> Self {
         Self {
             settings,
@@ -52,9 +65,10 @@ impl Shared {
             metrics,
             open: AtomicBool::new(false),
             used: AtomicU64::new(0),
-            readers: RwLock::new(None),
+            connections: RwLock::new(None),
             waiting: Mutex::default(),
             lanes: Mutex::default(),
+            under_way: Arc::new(under_way),
         }
     }
 
@@ -70,20 +84,35 @@ impl Shared {
 
     /// Lets readers in.
     pub(super) fn opened(&self) {
-        *self.readers.write().unwrap_or_else(PoisonError::into_inner) = Some(Mutex::default());
+        *self.connections.write().unwrap_or_else(PoisonError::into_inner) = Some(Connections::default());
         self.open.store(true, Ordering::Release);
     }
 
     /// Waits for the readers that are at it and lets no more in, so that every connection is closed.
     pub(super) fn closed(&self) {
         self.open.store(false, Ordering::Release);
-        *self.readers.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.connections.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Moves what can be moved of the log into the database, beside the writer. Answers the log's length and what was
+    /// moved, in pages; nothing while the file is closed.
+    pub(super) fn move_log(&self) -> rusqlite::Result<Option<(i64, i64)>> {
+        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(connections) = &*connections else { return Ok(None) };
+        let mut own = connections.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = match own.take() {
+            Some(connection) => connection,
+            None => schema::open(&self.file, self.settings.durability)?,
+        };
+        let moved = schema::checkpoint_passively(&connection)?;
+        *own = Some(connection);
+        Ok(Some(moved))
     }
 
     /// Runs a query on a connection of its own. Blocks.
     pub(super) fn read<T>(&self, query: impl FnOnce(&Reader) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let readers = self.readers.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(idle) = &*readers else { return Err(StoreError::Unavailable) };
+        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(Connections { idle, .. }) = &*connections else { return Err(StoreError::Unavailable) };
         let reader = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let read = reader.map_or_else(|| Reader::open(&self.file), Ok).and_then(|reader| {
             let answer = query(&reader)?;

@@ -6,11 +6,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-
 use super::index::Place;
-use super::write::{Job, checkpoint_passively};
-use super::{DeliveryId, Inner, schema};
+use super::write::Job;
+use super::{DeliveryId, Inner};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How often an idle store writes its running time down.
@@ -25,24 +23,20 @@ struct Upkeep {
     /// Where the search for records that may go begins, by route.
     from: HashMap<Arc<str>, DeliveryId>,
     ticked: Instant,
-    /// Moves the log. Opened anew after an error.
-    connection: Option<Connection>,
 }
 
 /// Runs until the store is dropped.
 pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
-    let mut upkeep = Upkeep { swept: None, from: HashMap::new(), ticked: Instant::now(), connection: None };
+    let mut upkeep = Upkeep { swept: None, from: HashMap::new(), ticked: Instant::now() };
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
         let Some(store) = store.upgrade() else { return };
         store.shared.time.tick();
         if store.shared.check_open().is_err() {
-            // It has to be closed by everybody before it can be read anew.
-            upkeep.connection = None;
             continue;
         }
         upkeep.sweep_ledger(&store);
         upkeep.sweep_records(&store);
-        upkeep.move_log(&store);
+        move_log(&store);
         if let Ok(used) = store.shared.read(|reader| reader.used_bytes()) {
             store.shared.set_used(used);
         }
@@ -115,30 +109,21 @@ impl Upkeep {
             }
         }
     }
+}
 
-    /// Moves the log into the database, beside the writer. Only what comes meanwhile is left for the writer, and only if
-    /// that is what keeps the log from beginning anew.
-    fn move_log(&mut self, store: &Inner) {
-        let moved = match &self.connection {
-            Some(connection) => checkpoint_passively(connection),
-            None => schema::open(&store.shared.file, store.shared.settings.durability).and_then(|connection| {
-                let moved = checkpoint_passively(&connection)?;
-                self.connection = Some(connection);
-                Ok(moved)
-            }),
-        };
-        match moved {
-            Ok((pages, moved)) if pages > LOG_PAGES_MAX && moved < pages => {
-                let _ = store.jobs.send(Job::Checkpoint);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                self.connection = None;
-                store.shared.metrics.failed("checkpoint");
-                tracing::error!(%error, "the store's log could not be moved into the database");
-                // A flush that failed once may seem to succeed the next time, and be lost.
-                let _ = store.jobs.send(Job::Distrust);
-            }
+/// Moves the log into the database, beside the writer. Only what comes meanwhile is left for the writer, and only if
+/// that is what keeps the log from beginning anew.
+fn move_log(store: &Inner) {
+    match store.shared.move_log() {
+        Ok(Some((pages, moved))) if pages > LOG_PAGES_MAX && moved < pages => {
+            let _ = store.jobs.send(Job::Checkpoint);
+        }
+        Ok(_) => {}
+        Err(error) => {
+            store.shared.metrics.failed("checkpoint");
+            tracing::error!(%error, "the store's log could not be moved into the database");
+            // A flush that failed once may seem to succeed the next time, and be lost.
+            let _ = store.jobs.send(Job::Distrust);
         }
     }
 }

@@ -18,6 +18,7 @@ use super::index::Place;
 use super::read::{self, Attempted};
 use super::running::{Running, RunningTime};
 use super::shared::{Counts, Shared};
+use super::under_way::UnderWay;
 use super::{
     DeliveryId, EventKey, Lane, Name, Next, OpenError, Record, Requeued, Settings, Settlement, StoreError, Tried,
     schema,
@@ -115,18 +116,20 @@ pub(super) fn open(
         Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign { file: file.display().to_string() },
         _ => OpenError::Database { file: file.display().to_string(), source },
     };
+    let folder = |source| OpenError::Folder { folder: settings.folder.display().to_string(), source };
+    let (under_way, cut_off) = UnderWay::open(&settings.folder).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
     let head = schema::read_or_make(&mut connection, &file, wall_ms)?;
     // A clock that went back tells nothing of how long we were gone.
     let gone = Duration::from_millis(u64::try_from(wall_ms - head.wall_ms).unwrap_or(0));
     let time = RunningTime::from(head.running, head.away.saturating_add(gone), clock);
-    let shared = Arc::new(Shared::new(settings, file.clone(), head.hash_key, time, metrics));
+    let shared = Arc::new(Shared::new(settings, file.clone(), head.hash_key, time, metrics, under_way));
     let mut writer = Writer {
         shared: Arc::clone(&shared),
         connection: None,
         cursor: Cursor::default(),
         time_written: head.running,
-        unrecorded: HashMap::new(),
+        unrecorded: cut_off.iter().map(|cut_off| (cut_off.key, (cut_off.tried, cut_off.window))).collect(),
         _lock: lock,
     };
     let began = Instant::now();
@@ -134,8 +137,12 @@ pub(super) fn open(
         Failed::Sql(source) => database(source),
         Failed::Open(error) => error,
     })?;
+    shared
+        .under_way
+        .forget_last_run()
+        .map_err(|source| OpenError::Folder { folder: shared.settings.folder.display().to_string(), source })?;
     let (ids, seconds) = (shared.index.len(), began.elapsed().as_secs_f64());
-    tracing::info!(file = %file.display(), ids, seconds, clean = head.clean, "the store is open");
+    tracing::info!(file = %file.display(), ids, seconds, clean = head.clean, cut_off = cut_off.len(), "the store is open");
     Ok((shared, writer))
 }
 
@@ -196,13 +203,36 @@ impl Writer {
                     tell(&self.shared, job, answer);
                 }
             }
+            Err(error) if is_of_one_job(&error) => return self.commit_apart(batch, &error),
             Err(error) => {
                 self.refuse(batch);
                 return Err(error.into());
             }
         }
         if checkpoint {
-            checkpoint_passively(connection)?;
+            schema::checkpoint_passively(connection)?;
+        }
+        Ok(())
+    }
+
+    /// Writes each job by itself, so that one that can't be written does not stand in the way of the others.
+    fn commit_apart(&mut self, mut batch: Vec<Job>, error: &rusqlite::Error) -> Result<(), Failed> {
+        // Rolled back, with what it had numbered.
+        if let Some(connection) = &self.connection {
+            self.cursor.routes = read_routes(connection)?;
+        }
+        if batch.len() == 1 {
+            self.shared.metrics.failed("commit");
+            tracing::error!(%error, "the store refused to write something: a defect of the gateway");
+            self.refuse(batch);
+            return Ok(());
+        }
+        batch.reverse();
+        while let Some(job) = batch.pop() {
+            if let Err(failed) = self.commit(vec![job]) {
+                self.refuse(batch);
+                return Err(failed);
+            }
         }
         Ok(())
     }
@@ -337,11 +367,7 @@ impl Writer {
     fn read_deliveries(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         self.cursor.next_delivery =
             connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM deliveries", [], |row| row.get(0))?;
-        let mut select = connection.prepare("SELECT name, id FROM routes")?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            self.cursor.routes.insert(row.get::<_, String>(0)?.into(), row.get(1)?);
-        }
+        self.cursor.routes = read_routes(connection)?;
         let mut select = connection.prepare(
             "SELECT routes.name, state, count(*) FROM deliveries JOIN routes ON routes.id = route
              WHERE state <> 'success' AND state IN ('pending', 'dead') GROUP BY route, state",
@@ -369,6 +395,22 @@ impl Writer {
                 tracing::warn!(%error, "the store was not closed in good order; nothing that was answered is lost");
             }
         }
+    }
+}
+
+fn read_routes(connection: &Connection) -> rusqlite::Result<HashMap<Arc<str>, i64>> {
+    let mut select = connection.prepare("SELECT name, id FROM routes")?;
+    let routes = select.query_map([], |row| Ok((row.get::<_, String>(0)?.into(), row.get(1)?)))?;
+    routes.collect()
+}
+
+/// Whether an error is about what was to be written, not about the file.
+fn is_of_one_job(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{ConstraintViolation, ParameterOutOfRange, TooBig, TypeMismatch, Unknown};
+    match error.sqlite_error_code() {
+        Some(code) => matches!(code, ConstraintViolation | ParameterOutOfRange | TooBig | TypeMismatch | Unknown),
+        // A value that could not be made into a column's, or the other way round.
+        None => true,
     }
 }
 
@@ -455,9 +497,4 @@ fn suspect(connection: &Connection, due_now: Running) -> rusqlite::Result<usize>
         suspected += update.execute((route, due_now.0, concurrency))?;
     }
     Ok(suspected)
-}
-
-/// Moves what can be moved of the log without waiting for anybody. Answers the log's length and what was moved, in pages.
-pub(super) fn checkpoint_passively(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
 }
