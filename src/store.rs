@@ -490,8 +490,8 @@ impl Store {
     }
 
     /// Counts running time, as the upkeep does: for clocks that stand still otherwise.
-    #[cfg(test)]
-    pub(crate) fn tick(&self) {
+    #[doc(hidden)]
+    pub fn tick(&self) {
         self.inner.shared.time.tick();
     }
 

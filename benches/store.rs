@@ -1,0 +1,272 @@
+//! What the store takes: time a commit, bytes an ID in memory and on disk, seconds to open, and what expiry costs others.
+//!
+//! `cargo bench --bench store` runs with a million IDs and a hundred thousand stored events; `HOOKGATE_BENCH_IDS` and
+//! `HOOKGATE_BENCH_EVENTS` take other numbers. docs/store.md has the figures of one machine.
+
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures for people"
+)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookgate::clock::{Clock, ManualClock};
+use hookgate::metrics::Metrics;
+use hookgate::signature::PayloadDigest;
+use hookgate::store::{
+    Attempted, DeliveryChange, Durability, EventKey, Name, Payload, Record, Settings, Settlement, State, Store,
+    Subject, Tried,
+};
+use jiff::Timestamp;
+use tokio::runtime::Runtime;
+
+const WINDOW: Duration = Duration::from_secs(96 * 3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn main() {
+    let ids = number("HOOKGATE_BENCH_IDS", 1_000_000);
+    let events = number("HOOKGATE_BENCH_EVENTS", 100_000);
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        commits().await;
+        recorded().await;
+        window(ids).await;
+        backlog(events).await;
+    });
+}
+
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(usual)
+}
+
+/// A store in a folder of its own, under a clock that is moved by hand.
+struct Opened {
+    folder: tempfile::TempDir,
+    clock: Clock,
+    hand: Arc<ManualClock>,
+    store: Store,
+}
+
+impl Opened {
+    fn new(durability: Durability) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let (clock, hand) = Clock::manual();
+        let store = open(folder.path(), durability, &clock);
+        Self { folder, clock, hand, store }
+    }
+
+    fn disk(&self) -> u64 {
+        self.store.bytes()
+    }
+}
+
+fn open(folder: &Path, durability: Durability, clock: &Clock) -> Store {
+    let settings = Settings { folder: folder.to_owned(), durability, max_ids: usize::MAX, max_bytes: None };
+    let metrics = Metrics::new().expect("series of different names");
+    Store::open(settings, clock.clone(), metrics.store().clone()).expect("a store")
+}
+
+/// Completed IDs alone: one asker after the other, then many at once.
+async fn commits() {
+    for durability in [Durability::Strict, Durability::Relaxed] {
+        let opened = Opened::new(durability);
+        let mut alone = Vec::new();
+        for id in 0..2_000 {
+            let began = Instant::now();
+            opened.store.settle(completed(id, None)).await.expect("a disk");
+            alone.push(began.elapsed());
+        }
+        println!("commit, {durability:?}, one at a time: {}", spread(&mut alone));
+    }
+    for askers in [64, 256] {
+        let opened = Opened::new(Durability::Strict);
+        let (rate, mut waits) = settle_many(&opened.store, 0..300_000, askers, |id| completed(id, None)).await;
+        println!("completed IDs, {askers} at once: {rate:.0}/s, {}", spread(&mut waits));
+    }
+}
+
+/// What the record of each delivery costs beside its ID, and a stored event.
+async fn recorded() {
+    for (what, state) in
+        [("with a record", Some(State::Success)), ("with a stored event of 1 KiB", Some(State::Pending))]
+    {
+        let opened = Opened::new(Durability::Strict);
+        let count = 200_000;
+        let make = move |id| completed(id, state);
+        let (rate, mut waits) = settle_many(&opened.store, 0..count, 256, make).await;
+        let bytes = opened.disk() as f64 / count as f64;
+        println!(
+            "completed IDs {what}, 256 at once: {rate:.0}/s, {}, {bytes:.0} bytes each on disk",
+            spread(&mut waits)
+        );
+    }
+}
+
+/// A whole window: memory and disk an ID, opening, looking up, and expiry beside other work.
+async fn window(ids: u64) {
+    let before = resident();
+    let opened = Opened::new(Durability::Relaxed);
+    let (rate, _) = settle_many(&opened.store, 0..ids, 256, |id| completed(id, None)).await;
+    let memory = (resident() - before) as f64 / ids as f64;
+    let disk = opened.disk() as f64 / ids as f64;
+    println!(
+        "window of {ids} IDs: {memory:.1} bytes of memory and {disk:.1} bytes on disk each, filled at {rate:.0}/s"
+    );
+
+    let Opened { folder, clock, hand, store } = opened;
+    store.close(true).await;
+    drop(store);
+    let began = Instant::now();
+    let store = open(folder.path(), Durability::Strict, &clock);
+    println!("opened with {} IDs in {:.2} s", store.ids(), began.elapsed().as_secs_f64());
+
+    let (mut misses, mut hits) = (Vec::new(), Vec::new());
+    for id in 0..20_000 {
+        let began = Instant::now();
+        assert!(store.recall(key(u64::MAX - id)).await.expect("a disk").is_none());
+        misses.push(began.elapsed());
+        let began = Instant::now();
+        assert!(store.recall(key(id * (ids / 20_000).max(1))).await.expect("a disk").is_some());
+        hits.push(began.elapsed());
+    }
+    println!("look-up of a new ID: {}", spread(&mut misses));
+    println!("look-up of a known ID: {}", spread(&mut hits));
+
+    let mut usual = Vec::new();
+    settle_for(&store, ids, Duration::from_secs(3), &mut usual).await;
+    println!("commit while nothing expires: {}", spread(&mut usual));
+    pass(&store, &hand, WINDOW + 2 * HOUR);
+    let (mut meanwhile, began) = (Vec::new(), Instant::now());
+    let mut next = 2 * ids;
+    while store.ids() as u64 > 100_000 || began.elapsed() < Duration::from_secs(3) {
+        next = settle_for(&store, next, Duration::from_millis(500), &mut meanwhile).await;
+    }
+    println!(
+        "commit while the window expires: {}, over {:.1} s",
+        spread(&mut meanwhile),
+        began.elapsed().as_secs_f64()
+    );
+}
+
+/// Stored events that nobody takes: they stay on disk.
+async fn backlog(events: u64) {
+    let opened = Opened::new(Durability::Relaxed);
+    let before = resident();
+    let (rate, _) = settle_many(&opened.store, 0..events, 256, |id| completed(id, Some(State::Pending))).await;
+    let memory = (resident() - before) as f64 / f64::from(1 << 20);
+    let disk = opened.disk() as f64 / events as f64;
+    println!(
+        "backlog of {events} events of 1 KiB: {memory:.1} MiB of memory in all (the IDs' index with it), {disk:.0} bytes on \
+         disk each, stored at {rate:.0}/s"
+    );
+    let began = Instant::now();
+    let due = opened.store.due("billing".into(), 32).await.expect("a disk");
+    println!("the first {} of them are found in {:.2} ms", due.len(), began.elapsed().as_secs_f64() * 1e3);
+}
+
+/// Settles one after the other for a while. Answers the next ID.
+async fn settle_for(store: &Store, from: u64, time: Duration, waits: &mut Vec<Duration>) -> u64 {
+    let (began, mut id) = (Instant::now(), from);
+    while began.elapsed() < time {
+        let asked = Instant::now();
+        store.settle(completed(id, None)).await.expect("a disk");
+        waits.push(asked.elapsed());
+        id += 1;
+    }
+    id
+}
+
+/// Settles all of `ids` from `askers` tasks. Answers the rate, and how long each waited.
+async fn settle_many(
+    store: &Store,
+    ids: std::ops::Range<u64>,
+    askers: u64,
+    make: impl Fn(u64) -> Settlement + Copy + Send + 'static,
+) -> (f64, Vec<Duration>) {
+    let count = ids.end - ids.start;
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..askers)
+        .map(|asker| {
+            let (store, ids) = (store.clone(), ids.clone());
+            tokio::spawn(async move {
+                let mut waits = Vec::new();
+                for id in (ids.start + asker..ids.end).step_by(usize::try_from(askers).expect("few")) {
+                    let asked = Instant::now();
+                    store.settle(make(id)).await.expect("a disk");
+                    waits.push(asked.elapsed());
+                }
+                waits
+            })
+        })
+        .collect();
+    let mut waits = Vec::new();
+    for task in tasks {
+        waits.extend(task.await.expect("no panic"));
+    }
+    (count as f64 / began.elapsed().as_secs_f64(), waits)
+}
+
+/// Keys as the ledger's hash makes them: spread over everything, each of its own.
+fn key(id: u64) -> EventKey {
+    let mixed = u128::from(id.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+    EventKey(mixed ^ mixed.rotate_left(61))
+}
+
+fn completed(id: u64, state: Option<State>) -> Settlement {
+    Settlement {
+        names: [Some(Name { key: key(id), earlier: None }), None],
+        becomes: Record::Completed { digest: PayloadDigest::unknown() },
+        window: WINDOW,
+        if_lost: Tried::default(),
+        delivery: state.map(|state| DeliveryChange {
+            earlier: None,
+            subject: Arc::new(Subject {
+                route: "billing".into(),
+                event_id: format!("evt_{id:020}").into(),
+                event_type: "user.created".into(),
+                received_at: Timestamp::UNIX_EPOCH,
+            }),
+            state,
+            tried: Tried::default(),
+            attempt: (state == State::Success).then_some(Attempted {
+                at: Timestamp::UNIX_EPOCH,
+                ms: 12,
+                status: Some(200),
+                error: None,
+            }),
+            payload: (state == State::Pending)
+                .then(|| Payload { head: Bytes::from_static(&[b'h'; 500]), body: Bytes::from_static(&[b'b'; 1024]) }),
+            due_after: Duration::ZERO,
+        }),
+    }
+}
+
+/// Moves the clock on, in steps that the store believes.
+fn pass(store: &Store, hand: &ManualClock, time: Duration) {
+    let step = Duration::from_secs(50);
+    for _ in 0..time.as_secs().div_ceil(step.as_secs()) {
+        hand.advance(step);
+        store.tick();
+    }
+}
+
+fn spread(waits: &mut [Duration]) -> String {
+    waits.sort_unstable();
+    let at = |part: f64| {
+        let place = ((waits.len() - 1) as f64 * part) as usize;
+        waits[place].as_secs_f64() * 1e6
+    };
+    format!("p50 {:.0} µs, p99 {:.0} µs, longest {:.1} ms", at(0.5), at(0.99), at(1.0) / 1e3)
+}
+
+/// Bytes of memory that this process has.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
