@@ -1,7 +1,8 @@
 //! Black-box tests of the gateway: each file is one group of claims of the contract, each test one claim.
 //!
 //! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
-//! (a folder with express), `HOOKGATE_PYTHON` (a python3 with flask), `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`.
+//! (a folder with express), `HOOKGATE_PYTHON` (a python3 with flask), `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`,
+//! `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`.
 //! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000).
 
 mod harness;
@@ -10,15 +11,22 @@ mod admission; // who is let in, and how many at once
 mod answers; // every row of the answers table
 mod bodies; // every size and framing arrives byte-identical, and no more than the limit
 mod budget; // answered in time, whatever is slow
+mod clock; // a wall clock that jumps
+mod crash; // killed again and again under load
+mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused
+mod faults; // a disk that fails, or is full
 mod handover; // what the upstream sees, and over which connections
 mod head; // requests that two parsers could read differently
 mod layering; // the structure that ARCHITECTURE.md draws
 mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read
 mod metrics; // every series from the start, and no more
+mod queue; // accepted now, delivered when the upstream takes it
 mod receivers; // receivers as the provider documents them
+mod records; // every delivery can be looked at, and the dead sent again
 mod reload; // taken whole and at once, or not at all
+mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0
 mod verify; // nothing unverified moves, nothing unverified is remembered

@@ -1,5 +1,6 @@
 //! The gateway under test: the real binary, its configuration, its log and its end.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::fleet::Front;
+use super::history::Disturbance;
 use super::metrics::Metrics;
 use super::patience::eventually;
 use super::process::Process;
@@ -64,6 +67,24 @@ impl Route {
     }
 }
 
+/// A command that the binary is started by (its own line follows), or an environment, that changes its world.
+#[derive(Clone, Default)]
+pub struct Under {
+    command: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Under {
+    /// The command must become the binary (`exec`): what a test kills is the process it started.
+    pub fn command(command: Vec<OsString>) -> Self {
+        Self { command, environment: Vec::new() }
+    }
+
+    pub fn environment(environment: Vec<(OsString, OsString)>) -> Self {
+        Self { command: Vec::new(), environment }
+    }
+}
+
 /// A whole configuration, with the environment and the files it refers to.
 #[derive(Clone)]
 pub struct Setup {
@@ -71,11 +92,13 @@ pub struct Setup {
     routes: Vec<Route>,
     environment: Vec<(String, String)>,
     files: Vec<(String, String)>,
+    under: Under,
 }
 
 impl Setup {
     pub fn new(routes: impl Into<Vec<Route>>) -> Self {
-        let setup = Self { keys: Vec::new(), routes: routes.into(), environment: Vec::new(), files: Vec::new() };
+        let (environment, files, under) = (Vec::new(), Vec::new(), Under::default());
+        let setup = Self { keys: Vec::new(), routes: routes.into(), environment, files, under };
         setup
             .with("listen", r#"[{address: "127.0.0.1:0"}]"#)
             .with("admin", r#"{address: "127.0.0.1:0"}"#)
@@ -101,6 +124,16 @@ impl Setup {
         self
     }
 
+    /// Stops at once when nothing is in flight.
+    pub fn stopping_at_once(self) -> Self {
+        self.with("shutdown", "{drain: 0s, grace: 5s}")
+    }
+
+    pub fn under(mut self, under: Under) -> Self {
+        self.under = under;
+        self
+    }
+
     pub fn yaml(&self) -> String {
         let mut lines: Vec<String> = self.keys.iter().map(|(key, value)| format!("{key}: {value}")).collect();
         lines.push("routes:".into());
@@ -120,47 +153,177 @@ impl From<Route> for Setup {
     }
 }
 
-/// A running gateway. Killed by its own handle when the test ends.
+/// A gateway, which a test may kill and start again in the same folder. Killed by its own handle when the test ends.
 pub struct Gateway {
+    setup: Setup,
     process: Process,
     directory: TempDir,
+    front: Front,
+    /// Once it is up.
+    listening: Option<Listening>,
+}
+
+#[derive(Clone, Copy)]
+struct Listening {
     data: SocketAddr,
     admin: SocketAddr,
+}
+
+/// Why a gateway did not come up: its exit code, and all it said.
+#[derive(Debug)]
+pub struct Refusal {
+    pub code: Option<i32>,
+    pub output: String,
 }
 
 impl Gateway {
     /// Starts the binary and waits until it is ready.
     pub async fn start(setup: impl Into<Setup>) -> Self {
-        let (process, directory) = spawn(&setup.into());
-        let data = listening(&process, "data").await;
-        let admin = listening(&process, "admin").await;
-        let gateway = Self { process, directory, data, admin };
-        eventually("the gateway is ready", async || gateway.admin_get("/readyz").await.status == 200).await;
+        let mut gateway = Self::launch(setup);
+        gateway.must_come_up().await;
         gateway
+    }
+
+    /// Starts the binary, in a folder of its own.
+    pub fn launch(setup: impl Into<Setup>) -> Self {
+        let (setup, directory) = (setup.into(), tempfile::tempdir().expect("a folder"));
+        let process = spawn(&setup, directory.path());
+        Self { setup, process, directory, front: Front::default(), listening: None }
     }
 
     /// Runs the binary on a configuration it must refuse: its exit code and all it said.
     pub async fn refuses(setup: impl Into<Setup>) -> (Option<i32>, String) {
-        let (process, _directory) = spawn(&setup.into());
+        let directory = tempfile::tempdir().expect("a folder");
+        let process = spawn(&setup.into(), directory.path());
         let status = process.exited().await;
         (status.code(), process.output())
     }
 
+    /// SIGKILL: the time in which it died.
+    pub async fn kill(&mut self) -> Disturbance {
+        self.front.set(None);
+        let from = Instant::now();
+        self.process.kill();
+        self.process.exited().await;
+        Disturbance { from, to: Instant::now() }
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        let status = self.exited().await;
+        self.front.set(None);
+        status
+    }
+
+    /// Starts it again as it was, in the same folder.
+    pub async fn restart(&mut self) {
+        self.restart_with(self.setup.clone()).await;
+    }
+
+    /// Starts it again in the same folder, otherwise configured.
+    pub async fn restart_with(&mut self, setup: impl Into<Setup>) {
+        self.launch_with(setup);
+        self.must_come_up().await;
+    }
+
+    /// The same for one that may not come up.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    pub async fn try_restart_with(&mut self, setup: impl Into<Setup>) -> Result<(), Refusal> {
+        self.launch_with(setup);
+        self.comes_up().await
+    }
+
+    /// The same without waiting for anything.
+    pub fn launch_with(&mut self, setup: impl Into<Setup>) {
+        assert!(self.process.exit().is_some(), "the one before has ended");
+        self.setup = setup.into();
+        self.listening = None;
+        self.process = spawn(&self.setup, self.directory.path());
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// How it ended instead.
+    pub async fn comes_up(&mut self) -> Result<(), Refusal> {
+        let Some(listening) = up(&self.process).await else {
+            let status = self.process.exited().await;
+            return Err(Refusal { code: status.code(), output: self.process.output() });
+        };
+        self.listening = Some(listening);
+        self.front.set(Some(listening.data));
+        Ok(())
+    }
+
+    async fn must_come_up(&mut self) {
+        if let Err(refusal) = self.comes_up().await {
+            panic!("the gateway did not start, exit code {:?}:\n{}", refusal.code, refusal.output);
+        }
+    }
+
+    /// Another process on the same folder, which must be refused: its exit code and all it said.
+    pub async fn refuses_a_second(&self) -> Refusal {
+        let process = spawn(&self.setup, self.directory.path());
+        let status = process.exited().await;
+        Refusal { code: status.code(), output: process.output() }
+    }
+
+    /// Waits until it says that it is ready.
+    #[track_caller]
+    pub fn is_ready(&self) -> impl Future<Output = ()> {
+        eventually("the gateway is ready", async || self.admin_get("/readyz").await.status == 200)
+    }
+
+    /// Whether the process has ended.
+    pub fn is_gone(&self) -> bool {
+        self.process.exit().is_some()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Memory that the process holds, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running process");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map(|kib: u64| kib * 1024).expect("a resident size")
+    }
+
+    /// Where senders find it, also after it was started again.
+    pub fn front(&self) -> Front {
+        self.front.clone()
+    }
+
+    /// The store's folder, unless the configuration names another.
+    pub fn store(&self) -> PathBuf {
+        self.directory.path().join("hookgate-data")
+    }
+
+    /// The store's files, those that live only while the gateway runs included.
+    pub fn store_files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.store()).expect("the store's folder");
+        entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()).collect()
+    }
+
     /// Where webhooks go.
     pub fn data(&self) -> SocketAddr {
-        self.data
+        self.listening.expect("the gateway is up").data
     }
 
     pub fn admin(&self) -> SocketAddr {
-        self.admin
+        self.listening.expect("the gateway is up").admin
     }
 
     pub async fn connect(&self) -> Client {
-        Client::connect(self.data).await
+        Client::connect(self.data()).await
     }
 
     pub async fn connect_h2(&self) -> H2Client {
-        H2Client::connect(self.data).await
+        H2Client::connect(self.data()).await
     }
 
     /// One request on a connection of its own.
@@ -177,8 +340,28 @@ impl Gateway {
     }
 
     pub async fn admin_get(&self, path: &str) -> Answer {
-        let request = Request::new("GET", path).set("Host", &self.admin.to_string());
-        Client::connect(self.admin).await.send(request).await
+        let request = Request::new("GET", path).set("Host", &self.admin().to_string());
+        Client::connect(self.admin()).await.send(request).await
+    }
+
+    /// The store's databases.
+    pub fn databases(&self) -> Vec<PathBuf> {
+        let is_database =
+            |path: &PathBuf| std::fs::read(path).is_ok_and(|content| content.starts_with(b"SQLite format 3\0"));
+        self.store_files().into_iter().filter(is_database).collect()
+    }
+
+    /// `GET` of the admin listener's API: its JSON, with status 200.
+    pub async fn api(&self, path: &str) -> Value {
+        let answer = self.admin_get(path).await;
+        assert_eq!(answer.status, 200, "GET {path}: {}", answer.text());
+        serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("GET {path}: {error}: {}", answer.text()))
+    }
+
+    /// `POST` of a JSON document to the admin listener.
+    pub async fn admin_post(&self, path: &str, document: &Value) -> Answer {
+        let request = Request::post(document.to_string().as_bytes()).at(path).set("Host", &self.admin().to_string());
+        Client::connect(self.admin()).await.send(request).await
     }
 
     pub async fn metrics(&self) -> Metrics {
@@ -192,6 +375,13 @@ impl Gateway {
     pub fn metric_reaches(&self, name: &str, labels: &[(&str, &str)], value: f64) -> impl Future<Output = ()> {
         let what = format!("hookgate_{name}{labels:?} reaches {value}");
         eventually(what, async move || self.metrics().await.find(name, labels) == Some(value))
+    }
+
+    /// Waits until a series has reached a value or gone past it.
+    #[track_caller]
+    pub fn metrics_past(&self, name: &str, labels: &[(&str, &str)], value: f64) -> impl Future<Output = ()> {
+        let what = format!("hookgate_{name}{labels:?} is {value} or more");
+        eventually(what, async move || self.metrics().await.find(name, labels) >= Some(value))
     }
 
     /// Log lines so far.
@@ -266,26 +456,37 @@ impl Drop for Gateway {
     }
 }
 
-fn spawn(setup: &Setup) -> (Process, TempDir) {
-    let directory = tempfile::tempdir().expect("a folder");
-    std::fs::write(directory.path().join("hookgate.yaml"), setup.yaml()).expect("a writable folder");
+fn spawn(setup: &Setup, folder: &Path) -> Process {
+    std::fs::write(folder.join("hookgate.yaml"), setup.yaml()).expect("a writable folder");
     for (name, content) in &setup.files {
-        std::fs::write(directory.path().join(name), content).expect("a writable folder");
+        std::fs::write(folder.join(name), content).expect("a writable folder");
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.args(["run", "--config", "hookgate.yaml"]).current_dir(directory.path());
+    let mut line = setup.under.command.clone();
+    line.extend([env!("CARGO_BIN_EXE_hookgate"), "run", "--config", "hookgate.yaml"].map(OsString::from));
+    let mut command = Command::new(&line[0]);
+    command.args(&line[1..]).current_dir(folder);
     command.env_remove("RUST_LOG").envs(setup.environment.iter().cloned());
-    (Process::spawn(&mut command), directory)
+    command.envs(setup.under.environment.iter().cloned());
+    Process::spawn(&mut command)
 }
 
-async fn listening(process: &Process, listener: &str) -> SocketAddr {
-    let address = || process.lines().iter().find_map(|line| listening_address(line, listener));
-    eventually("the gateway listens", async || {
-        assert!(process.exit().is_none(), "the gateway did not start:\n{}", process.output());
-        address().is_some()
+/// Waits until the gateway is ready: its data and admin addresses, or `None` when it has ended instead.
+async fn up(process: &Process) -> Option<Listening> {
+    let address = |listener| process.lines().iter().find_map(|line| listening_address(line, listener));
+    let mut ready = None;
+    eventually("the gateway is ready", async || {
+        if process.exit().is_some() {
+            return true;
+        }
+        let (Some(data), Some(admin)) = (address("data"), address("admin")) else { return false };
+        let request = Request::new("GET", "/readyz").set("Host", &admin.to_string());
+        let Some(mut client) = Client::try_connect(admin).await else { return false };
+        let answer = client.send_raw(&request.bytes()).await.filter(|answer| answer.status == 200);
+        ready = answer.map(|_| Listening { data, admin });
+        ready.is_some()
     })
     .await;
-    address().expect("just seen")
+    ready
 }
 
 /// The address in a line that tells that this listener is up: JSON, or `pretty` where a test asked for it.

@@ -33,6 +33,12 @@ impl Metrics {
         assert!((value - expected).abs() < f64::EPSILON, "hookgate_{name}{labels:?} is {value}, not {expected}");
     }
 
+    #[track_caller]
+    pub fn assert_at_least(&self, name: &str, labels: &[(&str, &str)], least: f64) {
+        let value = self.value(name, labels);
+        assert!(value >= least, "hookgate_{name}{labels:?} is {value}, below {least}");
+    }
+
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         let fits = |series: &str| {

@@ -64,6 +64,20 @@ impl Process {
         find().expect("just seen")
     }
 
+    /// What was written to standard output so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.lock().expect("not poisoned")).into_owned()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.lock().expect("not poisoned").id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        let _ = self.child.lock().expect("not poisoned").kill();
+    }
+
     /// Sends a signal by name (`TERM`, `HUP`) to this child, if it still runs.
     pub fn signal(&self, name: &str) {
         let mut child = self.child.lock().expect("not poisoned");

@@ -269,6 +269,13 @@ impl Client {
         Self { stream, reader: Reader::default() }
     }
 
+    /// `None` when nobody listens there.
+    pub async fn try_connect(to: SocketAddr) -> Option<Self> {
+        let stream = within("connect", TcpStream::connect(to)).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Self { stream, reader: Reader::default() })
+    }
+
     /// Sends and reads at the same time: an early answer is seen, and a body that nobody reads blocks nothing.
     pub async fn send(&mut self, request: impl Into<Request>) -> Answer {
         let request = request.into();

@@ -1,0 +1,182 @@
+//! All three ways of handing over under load in one gateway, for tests that do their worst to it; the history of each
+//! is judged at the end.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use super::fleet::Fleet;
+use super::gateway::{Gateway, Route, Setup, Under};
+use super::history::{Disturbance, Duplicate, History, Sent};
+use super::patience::eventually;
+use super::process::{program, tool};
+use super::sender::Event;
+use super::upstream::{Received, Reply, Upstream};
+
+/// Senders on each route.
+const SENDERS: usize = 2;
+
+/// Events of each route whose IDs must still be known after the last start.
+const ASKED_AGAIN: usize = 60;
+
+/// One route with its senders and its receiver.
+struct Lane {
+    delivery: &'static str,
+    duplicate: Duplicate,
+    upstream: Upstream,
+    fleet: Fleet,
+}
+
+impl Lane {
+    fn path(delivery: &str) -> String {
+        format!("/webhooks/{delivery}")
+    }
+}
+
+pub struct Trial {
+    pub gateway: Gateway,
+    setup: Setup,
+    lanes: Vec<Lane>,
+    disturbances: Vec<Disturbance>,
+}
+
+impl Trial {
+    /// A gateway under load, on the way.
+    pub async fn start() -> Self {
+        let upstreams = ["proxy", "queue", "spill"].map(|delivery| (delivery, Upstream::deciding(moody)));
+        let route = |(delivery, upstream): &(&'static str, Upstream)| {
+            let route = Route::to(upstream).named(delivery).with("delivery", delivery);
+            if *delivery == "proxy" {
+                return route;
+            }
+            route.with("retry", "{initial: 20ms, factor: 2, max_interval: 200ms, horizon: 1h}")
+        };
+        let setup = Setup::new(upstreams.iter().map(route).collect::<Vec<_>>()).stopping_at_once();
+        let gateway = Gateway::start(setup.clone()).await;
+        let lane = |(delivery, upstream): (&'static str, Upstream)| {
+            let duplicate = if delivery == "proxy" { Duplicate::IsDelivered } else { Duplicate::IsAccepted };
+            let fleet = Fleet::start_as(delivery, &gateway.front(), &Lane::path(delivery), SENDERS);
+            Lane { delivery, duplicate, upstream, fleet }
+        };
+        let lanes = upstreams.into_iter().map(lane).collect();
+        let trial = Self { gateway, setup, lanes, disturbances: Vec::new() };
+        trial.progresses(5).await;
+        trial
+    }
+
+    pub fn accepted(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.fleet.accepted()).sum()
+    }
+
+    /// Waits until each route has accepted so many more events.
+    pub async fn progresses(&self, by: usize) {
+        for lane in &self.lanes {
+            lane.fleet.progresses(by).await;
+        }
+    }
+
+    /// The gateway's configuration, to be started by another command.
+    pub fn setup_under(&self, under: Under) -> Setup {
+        self.setup.clone().under(under)
+    }
+
+    pub async fn restart(&mut self) {
+        self.gateway.restart_with(self.setup.clone()).await;
+    }
+
+    pub async fn kill(&mut self) {
+        let disturbance = self.gateway.kill().await;
+        self.disturbed(disturbance);
+    }
+
+    pub fn disturbed(&mut self, disturbance: Disturbance) {
+        self.disturbances.push(disturbance);
+    }
+
+    /// Ends the load, waits until the queues are empty, and holds everything that happened to the promises; then
+    /// kills the gateway once more, and asks whether it still knows what it had accepted.
+    pub async fn judge(mut self) {
+        let mut histories = Vec::new();
+        let mut upstreams = Vec::new();
+        for lane in std::mem::take(&mut self.lanes) {
+            histories.push((lane.delivery, lane.duplicate, lane.fleet.finish().await));
+            upstreams.push(lane.upstream);
+        }
+        self.queues_are_empty().await;
+        self.kill().await;
+        self.restart().await;
+        for ((delivery, _, sent), upstream) in histories.iter_mut().zip(&upstreams) {
+            let before = upstream.count();
+            self.knows_again(delivery, sent).await;
+            assert_eq!(upstream.count(), before, "copies of accepted events reach the upstream of {delivery}");
+        }
+        self.queues_are_empty().await;
+        assert_eq!(self.gateway.stop().await.code(), Some(0));
+        let disturbances = self.disturbances;
+        for ((delivery, duplicate, sent), upstream) in histories.into_iter().zip(&upstreams) {
+            let (attempts, dead) = (upstream.attempts(), BTreeSet::new());
+            let history = History { duplicate, sent, attempts, disturbances: disturbances.clone(), dead };
+            eprintln!(
+                "{delivery}: {} copies sent, {} events acknowledged, {} attempts, {} disturbances",
+                history.sent.len(),
+                history.acknowledged(),
+                history.attempts.len(),
+                history.disturbances.len()
+            );
+            history.assert_sound();
+        }
+        assert_store_is_whole(&self.gateway);
+    }
+
+    async fn queues_are_empty(&self) {
+        eventually("the queues are empty", async || {
+            let metrics = self.gateway.metrics().await;
+            let waiting = ["pending", "delivering"].map(|state| metrics.find("queue_events", &[("state", state)]));
+            waiting.into_iter().all(|count| count == Some(0.0))
+        })
+        .await;
+    }
+
+    /// Sends copies of some accepted events, early and late ones; all must be duplicates.
+    async fn knows_again(&self, delivery: &str, sent: &[Sent]) {
+        let accepted: Vec<_> = sent.iter().filter(|copy| copy.outcome().is_some_and(is_accepted)).collect();
+        assert!(!accepted.is_empty(), "nothing was accepted by {delivery}");
+        let mut client = self.gateway.connect().await;
+        for copy in accepted.iter().rev().step_by(accepted.len().div_ceil(ASKED_AGAIN)) {
+            let event = Event::raw(copy.body.to_vec()).post().at(&Lane::path(delivery));
+            let answer = client.send(event).await;
+            assert_eq!(answer.outcome(), "duplicate", "{} was answered {:?} before", copy.id, copy.answer);
+        }
+    }
+}
+
+fn is_accepted(outcome: &str) -> bool {
+    ["delivered", "queued", "duplicate"].contains(&outcome)
+}
+
+/// A receiver as they are: mostly well, at times slow, out of order, or gone after the request.
+fn moody(request: &Received, attempt: usize) -> Reply {
+    let mood: usize = request.body.iter().map(|byte| usize::from(*byte)).sum();
+    match (mood % 10, attempt) {
+        (1, 1) => Reply::status(500),
+        (3, 1 | 2) => Reply::status(503),
+        (5, 1) => Reply::cut(),
+        (7, _) => Reply::ok().slowly(Duration::from_millis(15)),
+        _ => Reply::ok(),
+    }
+}
+
+/// Has the engine itself look at every database of a gateway that has ended.
+pub fn assert_store_is_whole(gateway: &Gateway) {
+    let Some(sqlite3) = tool("sqlite3", program("HOOKGATE_SQLITE3", "sqlite3"), "the check of the store's files")
+    else {
+        return;
+    };
+    let databases = gateway.databases();
+    assert!(!databases.is_empty(), "there is a database");
+    for database in databases {
+        let check = Command::new(&sqlite3).arg(&database).arg("PRAGMA integrity_check").output().expect("sqlite3 runs");
+        let said = String::from_utf8_lossy(&check.stdout);
+        assert_eq!(said.trim(), "ok", "{}: {}", database.display(), String::from_utf8_lossy(&check.stderr));
+    }
+}
