@@ -168,7 +168,6 @@ impl Ledger {
         policy: InFlightPolicy,
         deadline: Instant,
     ) -> Result<Decision, StoreError> {
-        self.store.check_room()?;
         let (mut before, mut delivery) = (Tried::default(), None);
         let mut holds = [None, None];
         let mut found_names = [None, None];
@@ -191,6 +190,8 @@ impl Ledger {
                 None => {}
             }
         }
+        // What is known already is answered from what is known, however full it is.
+        self.store.check_room()?;
         Ok(Decision::Claimed(Claim {
             ledger: Arc::clone(self),
             names: found_names,
@@ -309,8 +310,8 @@ impl Claim {
         let settlement = self.settlement(ending, report);
         self.settled = true;
         let written = self.ledger.store.settle(settlement).await;
-        if written.is_err() {
-            self.underway.drain(..).for_each(Underway::keep);
+        if written.is_ok() {
+            self.underway.drain(..).for_each(Underway::clear);
         }
         // The holds go with the claim: after the write, whatever came of it.
         written.map(drop)
@@ -364,8 +365,10 @@ impl Drop for Claim {
         // Nobody waits for it, but for the next copy.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _ = store.settle(settlement).await;
-                drop((underway, holds));
+                if store.settle(settlement).await.is_ok() {
+                    underway.into_iter().for_each(Underway::clear);
+                }
+                drop(holds);
             });
         }
     }

@@ -37,6 +37,7 @@ use crate::metrics::StoreMetrics;
 use crate::signature::PayloadDigest;
 use holder::{Lock, Refused};
 use shared::Shared;
+use under_way::CutOff;
 use write::Job;
 
 pub use index::Place;
@@ -344,14 +345,27 @@ impl Store {
         self.read(move |reader| reader.confirm(key, &places, now)).await
     }
 
-    /// Notes that an attempt begins, so that a crash leaves it as one of unknown outcome. Keep what this answers until
-    /// the outcome is settled.
+    /// Notes that the event's attempt number `attempts` begins, so that a crash leaves it as one of unknown outcome. To be
+    /// cleared when the outcome is settled.
     ///
     /// # Errors
     /// When it can't be noted.
     pub fn begin(&self, key: EventKey, attempts: u32, window: Duration) -> Result<Underway, StoreError> {
+        let tried = Tried { attempts, possibly_delivered: true };
+        self.note(CutOff::Event { key, tried, window })
+    }
+
+    /// As [`Store::begin`], for an attempt at a stored event.
+    ///
+    /// # Errors
+    /// When it can't be noted.
+    pub fn begin_stored(&self, id: DeliveryId) -> Result<Underway, StoreError> {
+        self.note(CutOff::Delivery(id))
+    }
+
+    fn note(&self, attempt: CutOff) -> Result<Underway, StoreError> {
         let shared = &self.inner.shared;
-        shared.under_way.begin(key, attempts, window).map_err(|error| {
+        shared.under_way.begin(attempt).map_err(|error| {
             shared.metrics.failed("claim");
             tracing::error!(%error, "an attempt could not be noted");
             StoreError::Unavailable

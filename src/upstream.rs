@@ -138,6 +138,22 @@ impl Default for Client {
     }
 }
 
+/// A connection to an upstream, over which nothing was sent yet.
+pub struct Connected<'a> {
+    client: &'a Client,
+    upstream: &'a Upstream,
+    session: Box<Session>,
+    started: Instant,
+}
+
+/// Boxed where it is passed on: it is big, and would be copied into every future on the way.
+struct Session {
+    peer: HttpPeer,
+    http: HttpSession,
+    /// It came from the pool.
+    reused: bool,
+}
+
 /// Whether a session may come from the pool.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pool {
@@ -153,55 +169,23 @@ enum Broken {
 }
 
 impl Client {
-    /// Hands `delivery` over once, ending by `deadline`. `attempt` is the attempt's number, for the upstream to see.
+    /// Connects to the upstream, by `deadline`. Nothing is sent yet, so a failure is an attempt that never reached it.
     ///
-    /// The event is sent twice in one case only: a pooled connection proved dead before any answer byte, which does
-    /// not prove that nothing arrived. The second sending is marked as a possible duplicate.
-    pub async fn attempt(
-        &self,
-        upstream: &Upstream,
-        delivery: &Delivery,
-        attempt: u32,
-        possible_duplicate: bool,
-        deadline: Instant,
-    ) -> Attempt {
+    /// # Errors
+    /// The attempt, ended.
+    pub async fn connect<'a>(&'a self, upstream: &'a Upstream, deadline: Instant) -> Result<Connected<'a>, Attempt> {
         let started = Instant::now();
-        let mut progress = Progress { sent: false };
-        let exchange = self.exchange(upstream, delivery, attempt, possible_duplicate, &mut progress);
-        let end = match timeout_at(deadline.into(), exchange).await {
-            Ok(Ok(response)) => End::Answered(response),
-            Ok(Err(failure)) if progress.sent => End::Unknown(failure),
-            Ok(Err(failure)) => End::NotReached(failure),
-            // The exchange's future is gone, and its connection with it.
-            Err(_) if progress.sent => End::Unknown(Failure::TimedOut),
-            Err(_) => End::NotReached(Failure::TimedOut),
+        let failure = match timeout_at(deadline.into(), self.session(upstream, Pool::Use)).await {
+            Ok(Ok(session)) => return Ok(Connected { client: self, upstream, session, started }),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::TimedOut,
         };
-        Attempt { end, duration: started.elapsed() }
-    }
-
-    async fn exchange(
-        &self,
-        upstream: &Upstream,
-        delivery: &Delivery,
-        attempt: u32,
-        possible_duplicate: bool,
-        progress: &mut Progress,
-    ) -> Result<Response, Failure> {
-        let (peer, session, reused) = self.connect(upstream, Pool::Use).await?;
-        let head = request_head(upstream, delivery.head(attempt, possible_duplicate), delivery.query());
-        match self.send(&peer, session, reused, head, delivery.body(), progress).await {
-            Ok(response) => return Ok(response),
-            Err(Broken::Other) => return Err(Failure::Broken),
-            Err(Broken::Stale) => {}
-        }
-        let (peer, session, _) = self.connect(upstream, Pool::Avoid).await?;
-        let head = request_head(upstream, delivery.head(attempt, true), delivery.query());
-        self.send(&peer, session, false, head, delivery.body(), progress).await.map_err(|_| Failure::Broken)
+        Err(Attempt { end: End::NotReached(failure), duration: started.elapsed() })
     }
 
     /// A connection, pooled or new, to one of the upstream's addresses. A failed connect has sent nothing, so the next
     /// address is tried, and a sole address once more.
-    async fn connect(&self, upstream: &Upstream, pool: Pool) -> Result<(HttpPeer, HttpSession, bool), Failure> {
+    async fn session(&self, upstream: &Upstream, pool: Pool) -> Result<Box<Session>, Failure> {
         let addresses = upstream.addresses.get().await.ok_or(Failure::Unreachable)?;
         let sole = addresses.len() == 1;
         let twice = addresses.iter().chain(addresses.iter().filter(|_| sole));
@@ -215,7 +199,7 @@ impl Client {
                 Pool::Avoid => unpooled(&peer),
             };
             match self.connector.get_http_session(&asked_for).await {
-                Ok((session, reused)) => return Ok((peer, session, reused)),
+                Ok((http, reused)) => return Ok(Box::new(Session { peer, http, reused })),
                 Err(error) => tracing::debug!(upstream = %upstream.target.authority, %error, "connect failed"),
             }
         }
@@ -225,18 +209,17 @@ impl Client {
 
     async fn send(
         &self,
-        peer: &HttpPeer,
-        mut session: HttpSession,
-        reused: bool,
+        session: Box<Session>,
         head: RequestHeader,
         body: &Bytes,
-        progress: &mut Progress,
+        sent: impl FnOnce(),
     ) -> Result<Response, Broken> {
-        progress.sent = true;
-        let written = write_request(&mut session, head, body).await;
+        let Session { peer, mut http, reused } = *session;
+        let written = write_request(&mut http, head, body).await;
+        sent();
         // An upstream may answer and close without having read the body, so a failed write is no end yet.
         let mut informational = 0;
-        match read_head(&mut session, &mut informational).await {
+        match read_head(&mut http, &mut informational).await {
             Ok(()) => {}
             Err(error) if reused && informational == 0 && nothing_came(&error) => return Err(Broken::Stale),
             Err(error) => {
@@ -244,17 +227,58 @@ impl Client {
                 return Err(Broken::Other);
             }
         }
-        let response = read_response(&mut session).await?;
+        let response = read_response(&mut http).await?;
         if written.is_ok() && !response.truncated {
-            self.connector.release_http_session(session, peer, Some(KEPT_IDLE)).await;
+            self.connector.release_http_session(http, &peer, Some(KEPT_IDLE)).await;
         }
         Ok(response)
     }
 }
 
-/// What of an attempt must be known when its future is gone.
-struct Progress {
-    sent: bool,
+impl Connected<'_> {
+    /// Hands `delivery` over once, ending by `deadline`. `number` is the attempt's, for the upstream to see; `sent` is
+    /// called when the request is written, or could not be.
+    ///
+    /// The event is sent twice in one case only: a pooled connection proved dead before any answer byte, which does
+    /// not prove that nothing arrived. The second sending is marked as a possible duplicate.
+    pub async fn hand_over(
+        self,
+        delivery: &Delivery,
+        number: u32,
+        possible_duplicate: bool,
+        deadline: Instant,
+        sent: impl FnOnce(),
+    ) -> Attempt {
+        let started = self.started;
+        let exchange = self.exchange(delivery, number, possible_duplicate, sent);
+        let end = match timeout_at(deadline.into(), exchange).await {
+            Ok(Ok(response)) => End::Answered(response),
+            Ok(Err(failure)) => End::Unknown(failure),
+            // The exchange's future is gone, and its connection with it.
+            Err(_) => End::Unknown(Failure::TimedOut),
+        };
+        Attempt { end, duration: started.elapsed() }
+    }
+
+    async fn exchange(
+        self,
+        delivery: &Delivery,
+        number: u32,
+        possible_duplicate: bool,
+        sent: impl FnOnce(),
+    ) -> Result<Response, Failure> {
+        let Self { client, upstream, session, .. } = self;
+        let head = request_head(upstream, delivery.head(number, possible_duplicate), delivery.query());
+        match client.send(session, head, delivery.body(), sent).await {
+            Ok(response) => return Ok(response),
+            Err(Broken::Other) => return Err(Failure::Broken),
+            Err(Broken::Stale) => {}
+        }
+        let mut session = client.session(upstream, Pool::Avoid).await?;
+        session.reused = false;
+        let head = request_head(upstream, delivery.head(number, true), delivery.query());
+        client.send(session, head, delivery.body(), || ()).await.map_err(|_| Failure::Broken)
+    }
 }
 
 async fn write_request(session: &mut HttpSession, head: RequestHeader, body: &Bytes) -> Result<(), Box<PingoraError>> {

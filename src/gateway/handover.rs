@@ -59,15 +59,20 @@ impl Gateway {
                 return refusal.into();
             }
         };
-        if let Err(error) = claim.begin_attempt() {
-            tracing::error!(route = &*route.name, %error, "an event was not forwarded");
-            claim.release_untried();
-            return Outcome::StoreUnavailable;
-        }
         visit.line.attempt = Some(claim.attempt());
         let (number, possibly) = (claim.attempt(), claim.possible_duplicate());
         let at = self.clock.wall();
-        let attempt = self.client.attempt(&route.upstream, &handing.delivery, number, possibly, deadline).await;
+        let attempt = match self.client.connect(&route.upstream, deadline).await {
+            Err(attempt) => attempt,
+            Ok(connected) => {
+                if let Err(error) = claim.begin_attempt() {
+                    tracing::error!(route = &*route.name, %error, "an event was not forwarded");
+                    claim.release_untried();
+                    return Outcome::StoreUnavailable;
+                }
+                connected.hand_over(&handing.delivery, number, possibly, deadline, || ()).await
+            }
+        };
         metrics.attempted(attempt.result(), attempt.duration.as_secs_f64());
         let record = attempt.to_record(at);
         match attempt.end {

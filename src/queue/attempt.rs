@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use http::header;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
+use tokio::sync::Notify;
 
 use crate::backoff::{self, Failed, Next, Reason};
 use crate::clock::Clock;
@@ -26,11 +27,22 @@ pub(super) struct Trial {
     pub clock: Clock,
     pub route: Arc<Route>,
     pub metrics: QueueMetrics,
+    /// Told when the request is sent, or never will be: the next event's turn.
+    pub sent: Arc<Notify>,
+}
+
+struct NotifyOnDrop(Arc<Notify>);
+
+impl Drop for NotifyOnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl Trial {
     /// Answers its own ID, for the lane to know whose place is free.
     pub(super) async fn run(self) -> DeliveryId {
+        let _sent_or_over = NotifyOnDrop(Arc::clone(&self.sent));
         let _place = self.route.admission.wait().await;
         match self.store.load(self.id).await {
             Ok(Some(queued)) => self.attempt(queued).await,
@@ -53,7 +65,15 @@ impl Trial {
         };
         let deadline = Instant::now() + self.route.attempt_timeout;
         let possibly = queued.tried.possibly_delivered;
-        let made = self.client.attempt(&self.route.upstream, &delivery, number, possibly, deadline).await;
+        let (made, underway) = match self.client.connect(&self.route.upstream, deadline).await {
+            Err(made) => (made, None),
+            Ok(connected) => {
+                // The store has said why, if it can't be noted; the lane asks again.
+                let Ok(underway) = self.store.begin_stored(self.id) else { return };
+                let sent = || self.sent.notify_one();
+                (connected.hand_over(&delivery, number, possibly, deadline, sent).await, Some(underway))
+            }
+        };
         let attempt = made.to_record(at);
         let age = queued.age.saturating_add(made.duration);
         let failed = match &made.end {
@@ -75,6 +95,9 @@ impl Trial {
         self.metrics.attempted(made.result(), made.duration.as_secs_f64());
         self.log(&queued, number, &attempt, outcome, next);
         self.write(attempt, next).await;
+        if let Some(underway) = underway {
+            underway.clear();
+        }
         match next {
             store::Next::Done { .. } => self.metrics.delivered_after(age.as_secs_f64()),
             store::Next::Dead(reason) => self.metrics.dead_lettered(reason),

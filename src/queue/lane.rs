@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::Trial;
 use super::{Serving, Signals};
@@ -18,6 +18,9 @@ use crate::upstream::Client;
 
 /// Payload bytes that a lane holds in memory at once, unless a single event is bigger.
 const BYTES_IN_FLIGHT: usize = 16 << 20;
+
+/// How long the next event waits for the one before it to be sent, before it overtakes.
+const SENT_WITHIN: Duration = Duration::from_millis(100);
 
 /// The pause before the store is asked again that could not tell.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -96,9 +99,13 @@ impl Running {
                 clock: self.clock.clone(),
                 route: Arc::clone(route),
                 metrics: serving.metrics.clone(),
+                sent: Arc::default(),
             };
+            let sent = Arc::clone(&trial.sent);
             in_flight.trials.spawn(trial.run());
             self.signals.delivering.fetch_add(1, Ordering::Relaxed);
+            // So that events are sent in the order in which they came, as long as their upstream takes them.
+            let _ = timeout(SENT_WITHIN, sent.notified()).await;
         }
         if !all_seen {
             // The place that becomes free next is for one of those.

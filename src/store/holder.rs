@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// The right to a store's folder, for as long as this lives.
@@ -22,8 +23,7 @@ const FILE: &str = "hookgate.lock";
 impl Lock {
     /// Takes the folder, which must exist.
     pub(super) fn take(folder: &Path) -> Result<Self, Refused> {
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join(FILE));
-        let mut file = open.map_err(Refused::Io)?;
+        let mut file = open_private(&folder.join(FILE)).map_err(Refused::Io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -39,6 +39,11 @@ impl Lock {
         write!(file, "process {}", std::process::id()).map_err(Refused::Io)?;
         Ok(Self { _file: file })
     }
+}
+
+/// Opens a file, making it where there is none: one that nobody but its owner may look into. Payloads are somebody's.
+pub(super) fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 #[cfg(test)]

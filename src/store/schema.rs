@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 use super::running::Running;
-use super::{Durability, OpenError};
+use super::{Durability, OpenError, holder};
 
 /// `hook` in ASCII: lets `file` and others tell what this is.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
@@ -21,10 +21,11 @@ const READER_CACHE_KIB: i32 = 1024;
 
 const TABLES: &str = "
 -- One row: the store itself. `running_ms` is the time the store was open, all runs together; `away_ms` the time between
--- runs; `wall_ms` when this was written, in Unix time. `clean` says that the last run ended in good order.
+-- runs; `wall_ms` when this was written, in Unix time. `clean` says that the last run ended in good order, `boot` names
+-- the machine's run that it was part of.
 CREATE TABLE store (
     hash_key BLOB NOT NULL, running_ms INTEGER NOT NULL, away_ms INTEGER NOT NULL, wall_ms INTEGER NOT NULL,
-    clean INTEGER NOT NULL
+    clean INTEGER NOT NULL, boot TEXT NOT NULL
 );
 -- Routes, as long as anything is known of them. `concurrency` is what was last served.
 CREATE TABLE routes (
@@ -65,10 +66,14 @@ pub(super) struct Head {
     pub wall_ms: i64,
     /// The last run ended in good order.
     pub clean: bool,
+    /// The machine was not started anew since, so what was written without a flush is still there.
+    pub same_boot: bool,
 }
 
 /// Opens the file for writing, making it where there is none.
 pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    // SQLite gives the files beside it the rights of this one.
+    let _ = holder::open_private(file);
     let connection = Connection::open(file)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(Duration::from_secs(10))?;
@@ -118,7 +123,7 @@ pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i6
 fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
-    transaction.execute("INSERT INTO store VALUES (?1, 0, 0, ?2, 1)", params![hash_key, wall_ms])?;
+    transaction.execute("INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '')", params![hash_key, wall_ms])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
@@ -126,16 +131,27 @@ fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqli
 
 fn read(connection: &Connection) -> rusqlite::Result<Option<Head>> {
     connection
-        .query_row("SELECT hash_key, running_ms, away_ms, wall_ms, clean FROM store", [], |row| {
+        .query_row("SELECT hash_key, running_ms, away_ms, wall_ms, clean, boot FROM store", [], |row| {
             Ok(Head {
                 hash_key: row.get(0)?,
                 running: Running(row.get(1)?),
                 away: Duration::from_millis(row.get(2)?),
                 wall_ms: row.get(3)?,
                 clean: row.get(4)?,
+                same_boot: boot().is_some_and(|boot| row.get(5).is_ok_and(|before: String| before == boot)),
             })
         })
         .optional()
+}
+
+/// The name of this run of the machine, where the system has one.
+fn boot() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
+}
+
+/// Notes in which run of the machine the store is open.
+pub(super) fn write_boot(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE store SET boot = ?1", [boot().unwrap_or_default()]).map(drop)
 }
 
 /// Writes the store's time down. `clean` at the end of a run in good order.

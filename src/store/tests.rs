@@ -245,13 +245,23 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again() {
 
 #[tokio::test]
 async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_others() {
-    for (in_good_order, suspected) in [(true, [false; 3]), (false, [true, true, false])] {
+    let (none, second, first_two) = ([false; 3], [false, true, false], [true, true, false]);
+    for (in_good_order, same_boot, suspected) in [(true, false, none), (false, true, second), (false, false, first_two)]
+    {
         let kept = Kept::new();
         let store = kept.open();
         store.serve(vec![Lane { route: "billing".into(), retain: KEEP, concurrency: 2 }]);
         let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await, queued(&store, 3, "c").await];
+        if !in_good_order {
+            drop(store.begin_stored(ids[1]).unwrap());
+        }
         store.close(in_good_order).await;
         drop(store);
+        if !same_boot {
+            let file = rusqlite::Connection::open(kept.settings().folder.join("hookgate.db")).unwrap();
+            file.execute("UPDATE store SET boot = 'another'", []).unwrap();
+            let _ = std::fs::remove_file(kept.settings().folder.join("hookgate.underway"));
+        }
         let store = kept.open();
         for (id, suspected) in ids.into_iter().zip(suspected) {
             assert_eq!(store.load(id).await.unwrap().unwrap().tried.possibly_delivered, suspected);

@@ -5,20 +5,22 @@
 //! an attempt is not worth a flush of its own. A slot is written before the first byte is sent, and cleared when the
 //! outcome is in the ledger.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{EventKey, Tried};
+use super::{DeliveryId, EventKey, Tried, holder};
 
 const FILE: &str = "hookgate.underway";
 
-/// Key (16 bytes), window in milliseconds (8), attempts with this one (4), and a mark that the slot is in use (4).
+/// For an event: its key (16 bytes), window in milliseconds (8), attempts with this one (4), and a mark (4). For a stored
+/// one: its delivery's number in the place of the key, and another mark. Anything else is a free slot.
 const SLOT_BYTES: usize = 32;
-const IN_USE: u32 = 0x686f_6f6b;
+const EVENT: u32 = 0x6576_6e74;
+const DELIVERY: u32 = 0x6465_6c76;
 
 pub(super) struct UnderWay {
     file: File,
@@ -32,27 +34,23 @@ struct Slots {
     count: u64,
 }
 
-/// An attempt that is under way: cleared on drop.
+/// An attempt that is under way. Dropped without [`Underway::clear`], it is one of unknown outcome to the next run.
 pub struct Underway {
     all: Arc<UnderWay>,
     slot: u64,
-    /// Left as it is: the outcome is known nowhere else.
-    kept: bool,
 }
 
-/// An event whose attempt was cut off.
+/// An attempt that was cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CutOff {
-    pub key: EventKey,
-    pub tried: Tried,
-    pub window: Duration,
+pub(super) enum CutOff {
+    Event { key: EventKey, tried: Tried, window: Duration },
+    Delivery(DeliveryId),
 }
 
 impl UnderWay {
     /// Opens the file and reads what the last run left in it. It stays there until [`UnderWay::forget_last_run`].
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<CutOff>)> {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join(FILE));
-        let mut file = options?;
+        let mut file = holder::open_private(&folder.join(FILE))?;
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
         let cut_off = content.as_chunks::<SLOT_BYTES>().0.iter().filter_map(read).collect();
@@ -65,16 +63,15 @@ impl UnderWay {
     }
 
     /// Notes that an attempt begins.
-    pub(super) fn begin(self: &Arc<Self>, key: EventKey, attempts: u32, window: Duration) -> io::Result<Underway> {
+    pub(super) fn begin(self: &Arc<Self>, attempt: CutOff) -> io::Result<Underway> {
         let slot = self.with_slots(|slots| {
             slots.free.pop().unwrap_or_else(|| {
                 slots.count += 1;
                 slots.count - 1
             })
         });
-        let underway = Underway { all: Arc::clone(self), slot, kept: false };
-        self.file.write_all_at(&written(key, attempts, window), slot * SLOT_BYTES as u64)?;
-        Ok(underway)
+        self.file.write_all_at(&written(attempt), slot * SLOT_BYTES as u64)?;
+        Ok(Underway { all: Arc::clone(self), slot })
     }
 
     fn with_slots<T>(&self, change: impl FnOnce(&mut Slots) -> T) -> T {
@@ -83,17 +80,8 @@ impl UnderWay {
 }
 
 impl Underway {
-    /// Leaves the note for the next run.
-    pub(crate) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
+    /// The attempt's outcome is recorded.
+    pub(crate) fn clear(self) {
         // A note that can't be cleared marks one event too many after a crash; the slot is not used again.
         if self.all.file.write_all_at(&[0; SLOT_BYTES], self.slot * SLOT_BYTES as u64).is_ok() {
             self.all.with_slots(|slots| slots.free.push(self.slot));
@@ -101,34 +89,45 @@ impl Drop for Underway {
     }
 }
 
-fn written(key: EventKey, attempts: u32, window: Duration) -> [u8; SLOT_BYTES] {
+fn written(attempt: CutOff) -> [u8; SLOT_BYTES] {
+    let (name, window, attempts, mark) = match attempt {
+        CutOff::Event { key, tried, window } => {
+            (key.0, u64::try_from(window.as_millis()).unwrap_or(u64::MAX), tried.attempts, EVENT)
+        }
+        CutOff::Delivery(DeliveryId(id)) => (u128::from(id.cast_unsigned()), 0, 0, DELIVERY),
+    };
     let mut slot = [0; SLOT_BYTES];
-    slot[..16].copy_from_slice(&key.0.to_be_bytes());
-    slot[16..24].copy_from_slice(&u64::try_from(window.as_millis()).unwrap_or(u64::MAX).to_be_bytes());
+    slot[..16].copy_from_slice(&name.to_be_bytes());
+    slot[16..24].copy_from_slice(&window.to_be_bytes());
     slot[24..28].copy_from_slice(&attempts.to_be_bytes());
-    slot[28..].copy_from_slice(&IN_USE.to_be_bytes());
+    slot[28..].copy_from_slice(&mark.to_be_bytes());
     slot
 }
 
 fn read(slot: &[u8; SLOT_BYTES]) -> Option<CutOff> {
-    let (key, rest) = slot.split_first_chunk()?;
+    let (name, rest) = slot.split_first_chunk()?;
     let (window, rest) = rest.split_first_chunk()?;
     let (attempts, mark) = rest.split_first_chunk()?;
-    if *mark != IN_USE.to_be_bytes() {
-        return None;
+    let name = u128::from_be_bytes(*name);
+    match u32::from_be_bytes(*mark.first_chunk()?) {
+        EVENT => Some(CutOff::Event {
+            key: EventKey(name),
+            tried: Tried { attempts: u32::from_be_bytes(*attempts), possibly_delivered: true },
+            window: Duration::from_millis(u64::from_be_bytes(*window)),
+        }),
+        DELIVERY => Some(CutOff::Delivery(DeliveryId(u64::try_from(name).ok()?.cast_signed()))),
+        _ => None,
     }
-    Some(CutOff {
-        key: EventKey(u128::from_be_bytes(*key)),
-        tried: Tried { attempts: u32::from_be_bytes(*attempts), possibly_delivered: true },
-        window: Duration::from_millis(u64::from_be_bytes(*window)),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const WINDOW: Duration = Duration::from_secs(100);
+    fn event(key: u128, attempts: u32) -> CutOff {
+        let tried = Tried { attempts, possibly_delivered: true };
+        CutOff::Event { key: EventKey(key), tried, window: Duration::from_secs(100) }
+    }
 
     fn opened(folder: &Path) -> (Arc<UnderWay>, Vec<CutOff>) {
         let (under_way, cut_off) = UnderWay::open(folder).unwrap();
@@ -140,29 +139,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (under_way, nothing) = opened(folder.path());
         assert!(nothing.is_empty());
-        let ended = under_way.begin(EventKey(1), 1, WINDOW).unwrap();
-        let cut_off = under_way.begin(EventKey(u128::MAX), 3, WINDOW).unwrap();
-        drop(ended);
-        let another = under_way.begin(EventKey(2), 1, WINDOW).unwrap();
-        assert_eq!(another.slot, 0, "a slot is used again");
-        another.keep();
-        std::mem::forget(cut_off);
+        let ended = under_way.begin(event(1, 1)).unwrap();
+        drop(under_way.begin(event(u128::MAX, 3)).unwrap());
+        ended.clear();
+        let stored = CutOff::Delivery(DeliveryId(i64::MAX));
+        assert_eq!(under_way.begin(stored).unwrap().slot, 0, "a slot is used again");
         let (_, found) = opened(folder.path());
-        let tried = |attempts| Tried { attempts, possibly_delivered: true };
-        assert_eq!(
-            found,
-            [
-                CutOff { key: EventKey(2), tried: tried(1), window: WINDOW },
-                CutOff { key: EventKey(u128::MAX), tried: tried(3), window: WINDOW },
-            ]
-        );
+        assert_eq!(found, [stored, event(u128::MAX, 3)]);
     }
 
     #[test]
     fn a_torn_or_foreign_slot_is_no_event() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(FILE), [&[7_u8; 100][..], &written(EventKey(1), 1, WINDOW)[..31]].concat())
-            .unwrap();
+        let torn = [&[7_u8; 96][..], &written(event(1, 1))[..31]].concat();
+        std::fs::write(folder.path().join(FILE), torn).unwrap();
         assert!(opened(folder.path()).1.is_empty());
     }
 }

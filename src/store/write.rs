@@ -18,7 +18,7 @@ use super::index::Place;
 use super::read::{self, Attempted};
 use super::running::{Running, RunningTime};
 use super::shared::{Counts, Shared};
-use super::under_way::UnderWay;
+use super::under_way::{CutOff, UnderWay};
 use super::{
     DeliveryId, EventKey, Lane, Name, Next, OpenError, Record, Requeued, Settings, Settlement, StoreError, Tried,
     schema,
@@ -94,6 +94,39 @@ pub(super) struct Writer {
     _lock: Lock,
 }
 
+/// Stored events whose last attempt may have arrived, nobody having heard of it.
+#[derive(Default)]
+struct Suspects {
+    /// Attempts that the end of the process cut off.
+    deliveries: Vec<DeliveryId>,
+    /// After the end of the machine, which ones those were is not known; but they are among the first that were due on
+    /// their route.
+    first_of_each_route: bool,
+}
+
+impl Suspects {
+    fn mark(&self, connection: &Connection, due_now: Running) -> rusqlite::Result<()> {
+        let mut mark = connection.prepare("UPDATE deliveries SET possibly_delivered = 1 WHERE id = ?1")?;
+        for id in &self.deliveries {
+            mark.execute([id.0])?;
+        }
+        if !self.first_of_each_route {
+            return Ok(());
+        }
+        let mut routes = connection.prepare("SELECT id, concurrency FROM routes")?;
+        let routes: Vec<(i64, i64)> =
+            routes.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+        let mut mark = connection.prepare(
+            "UPDATE deliveries SET possibly_delivered = 1 WHERE id IN (SELECT id FROM deliveries
+             WHERE route = ?1 AND state = 'pending' AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3)",
+        )?;
+        for (route, concurrency) in routes {
+            mark.execute((route, due_now.0, concurrency))?;
+        }
+        Ok(())
+    }
+}
+
 /// Why the file could not be opened or read.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
@@ -129,11 +162,18 @@ pub(super) fn open(
         connection: None,
         cursor: Cursor::default(),
         time_written: head.running,
-        unrecorded: cut_off.iter().map(|cut_off| (cut_off.key, (cut_off.tried, cut_off.window))).collect(),
+        unrecorded: HashMap::new(),
         _lock: lock,
     };
     let began = Instant::now();
-    writer.take(connection, !head.clean).map_err(|failed| match failed {
+    let mut suspects = Suspects { first_of_each_route: !head.clean && !head.same_boot, ..Suspects::default() };
+    for attempt in &cut_off {
+        match *attempt {
+            CutOff::Event { key, tried, window } => drop(writer.unrecorded.insert(key, (tried, window))),
+            CutOff::Delivery(id) => suspects.deliveries.push(id),
+        }
+    }
+    writer.take(connection, &suspects).map_err(|failed| match failed {
         Failed::Sql(source) => database(source),
         Failed::Open(error) => error,
     })?;
@@ -312,11 +352,12 @@ impl Writer {
             0 => Ok(()),
             _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
         })?;
-        self.take(connection, true)
+        // Attempts that are under way have not lost those who wait for them.
+        self.take(connection, &Suspects::default())
     }
 
     /// Reads everything that is kept in memory, writes down what could not be written before, and opens the doors.
-    fn take(&mut self, mut connection: Connection, after_crash: bool) -> Result<(), Failed> {
+    fn take(&mut self, mut connection: Connection, suspects: &Suspects) -> Result<(), Failed> {
         self.cursor = Cursor::default();
         let shared = Arc::clone(&self.shared);
         let now = shared.time.now();
@@ -335,9 +376,8 @@ impl Writer {
             }
         }
         let effects = writing.end()?;
-        if after_crash {
-            suspect(&transaction, shared.time.due_now())?;
-        }
+        suspects.mark(&transaction, shared.time.due_now())?;
+        schema::write_boot(&transaction)?;
         schema::write_time(&transaction, now, shared.time.away(), wall_ms, false)?;
         transaction.commit()?;
         effects.take_place(&shared);
@@ -481,20 +521,4 @@ fn gather(first: Job, jobs: &Receiver<Job>, batch: &mut Vec<Job>) -> Option<(boo
 fn payload_bytes(settlement: &Settlement) -> usize {
     let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
     payload.map_or(0, |payload| payload.body.len())
-}
-
-/// After a crash, attempts that were under way may have arrived. They are among the first that were due on their route.
-fn suspect(connection: &Connection, due_now: Running) -> rusqlite::Result<usize> {
-    let mut routes = connection.prepare("SELECT id, concurrency FROM routes")?;
-    let routes: Vec<(i64, i64)> =
-        routes.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-    let mut update = connection.prepare(
-        "UPDATE deliveries SET possibly_delivered = 1 WHERE id IN (SELECT id FROM deliveries
-         WHERE route = ?1 AND state = 'pending' AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3)",
-    )?;
-    let mut suspected = 0;
-    for (route, concurrency) in routes {
-        suspected += update.execute((route, due_now.0, concurrency))?;
-    }
-    Ok(suspected)
 }
