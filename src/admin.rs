@@ -66,7 +66,7 @@ async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
     if *subject.draining.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
-    match subject.store.check_room() {
+    match subject.store.check_open() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }

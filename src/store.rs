@@ -23,6 +23,8 @@ mod upkeep;
 mod write;
 
 use std::fmt;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -296,7 +298,8 @@ impl Store {
     pub fn open(settings: Settings, clock: Clock, metrics: StoreMetrics) -> Result<Self, OpenError> {
         let named = |path: &Path| path.display().to_string();
         let folder = |source| OpenError::Folder { folder: named(&settings.folder), source };
-        std::fs::create_dir_all(&settings.folder).map_err(folder)?;
+        // Payloads are in it: nobody else's business.
+        DirBuilder::new().recursive(true).mode(0o700).create(&settings.folder).map_err(folder)?;
         let lock = Lock::take(&settings.folder).map_err(|refused| match refused {
             Refused::Held(holder) if holder.is_empty() => {
                 OpenError::Held { folder: named(&settings.folder), holder: "another process".into() }
@@ -320,6 +323,14 @@ impl Store {
     /// The key of the ledger's hashes: random, and the same for as long as anything is remembered.
     pub fn hash_key(&self) -> [u8; 16] {
         self.inner.shared.hash_key
+    }
+
+    /// Makes sure that the store can be written and read.
+    ///
+    /// # Errors
+    /// When it can't be, for now.
+    pub fn check_open(&self) -> Result<(), StoreError> {
+        self.inner.shared.check_open()
     }
 
     /// Makes sure that one more event can be kept, before anything is forwarded on the strength of it.

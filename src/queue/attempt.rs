@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::header;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::backoff::{self, Failed, Next, Reason};
 use crate::clock::Clock;
@@ -27,22 +27,21 @@ pub(super) struct Trial {
     pub clock: Clock,
     pub route: Arc<Route>,
     pub metrics: QueueMetrics,
-    /// Told when the request is sent, or never will be: the next event's turn.
-    pub sent: Arc<Notify>,
+    /// How far it is. Gone when it is over.
+    pub stage: watch::Sender<Stage>,
 }
 
-struct NotifyOnDrop(Arc<Notify>);
-
-impl Drop for NotifyOnDrop {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
+/// How far an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Begun,
+    /// The request is written, or could not be.
+    Sent,
 }
 
 impl Trial {
     /// Answers its own ID, for the lane to know whose place is free.
     pub(super) async fn run(self) -> DeliveryId {
-        let _sent_or_over = NotifyOnDrop(Arc::clone(&self.sent));
         let _place = self.route.admission.wait().await;
         match self.store.load(self.id).await {
             Ok(Some(queued)) => self.attempt(queued).await,
@@ -70,7 +69,7 @@ impl Trial {
             Ok(connected) => {
                 // The store has said why, if it can't be noted; the lane asks again.
                 let Ok(underway) = self.store.begin_stored(self.id) else { return };
-                let sent = || self.sent.notify_one();
+                let sent = || drop(self.stage.send_replace(Stage::Sent));
                 (connected.hand_over(&delivery, number, possibly, deadline, sent).await, Some(underway))
             }
         };

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::attempt::Trial;
+use super::attempt::{Stage, Trial};
 use super::{Serving, Signals};
 use crate::clock::Clock;
 use crate::route::Route;
@@ -19,8 +19,10 @@ use crate::upstream::Client;
 /// Payload bytes that a lane holds in memory at once, unless a single event is bigger.
 const BYTES_IN_FLIGHT: usize = 16 << 20;
 
-/// How long the next event waits for the one before it to be sent, before it overtakes.
+/// How long an event waits for the one before it to be sent, before it overtakes.
 const SENT_WITHIN: Duration = Duration::from_millis(100);
+/// How long an event waits for the one before it to be answered, while there are fewer than may be tried at once.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(10);
 
 /// The pause before the store is asked again that could not tell.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -41,6 +43,25 @@ pub(super) struct Running {
 struct InFlight {
     bytes: HashMap<DeliveryId, usize>,
     trials: JoinSet<DeliveryId>,
+    /// The attempt that was begun last.
+    latest: Option<watch::Receiver<Stage>>,
+}
+
+impl InFlight {
+    /// Waits until the next event may be sent without overtaking the one before it: that has to be sent; and answered too,
+    /// as long as the lane keeps up with what comes. An upstream that is slow is not waited for.
+    async fn after_latest(&mut self, keeps_up: bool) {
+        let Some(mut latest) = self.latest.take() else { return };
+        if keeps_up && timeout(ANSWERED_WITHIN, over(&mut latest)).await.is_ok() {
+            return;
+        }
+        let _ = timeout(SENT_WITHIN, latest.wait_for(|stage| *stage == Stage::Sent)).await;
+    }
+}
+
+/// Ends when the attempt is over.
+async fn over(stage: &mut watch::Receiver<Stage>) {
+    while stage.changed().await.is_ok() {}
 }
 
 impl Running {
@@ -91,7 +112,10 @@ impl Running {
             if bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
                 return Ok(None);
             }
+            in_flight.after_latest(all_seen).await;
             in_flight.bytes.insert(next.id, next.payload_bytes);
+            let (stage, latest) = watch::channel(Stage::Begun);
+            in_flight.latest = Some(latest);
             let trial = Trial {
                 id: next.id,
                 store: self.store.clone(),
@@ -99,13 +123,10 @@ impl Running {
                 clock: self.clock.clone(),
                 route: Arc::clone(route),
                 metrics: serving.metrics.clone(),
-                sent: Arc::default(),
+                stage,
             };
-            let sent = Arc::clone(&trial.sent);
             in_flight.trials.spawn(trial.run());
             self.signals.delivering.fetch_add(1, Ordering::Relaxed);
-            // So that events are sent in the order in which they came, as long as their upstream takes them.
-            let _ = timeout(SENT_WITHIN, sent.notified()).await;
         }
         if !all_seen {
             // The place that becomes free next is for one of those.

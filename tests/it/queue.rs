@@ -100,7 +100,8 @@ async fn copies_at_one_time_are_accepted_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_attempt_brings_what_the_sender_sent() {
-    let upstream = Upstream::replying([Reply::status(503), Reply::cut(), Reply::ok()]);
+    // Closed in between: a kept connection that proves dead would be replaced within the attempt.
+    let upstream = Upstream::replying([Reply::status(503).then_close(), Reply::cut(), Reply::ok()]);
     let route = queued(Route::to(&upstream)).with("headers", "{X-Custom-Header: your-value}");
     let gateway = Gateway::start(route).await;
     let mut body = br#"{"id":"evt_1", "type":"user.created","data":"#.to_vec();
