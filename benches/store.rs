@@ -166,7 +166,7 @@ async fn backlog(events: u64) {
     );
     let began = Instant::now();
     let due = opened.store.due("billing".into(), 32).await.expect("a disk");
-    println!("the first {} of them are found in {:.2} ms", due.len(), began.elapsed().as_secs_f64() * 1e3);
+    println!("the first {} of them are found in {:.2} ms", due.events.len(), began.elapsed().as_secs_f64() * 1e3);
 }
 
 /// Settles one after the other for a while. Answers the next ID.

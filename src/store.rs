@@ -43,7 +43,7 @@ use under_way::CutOff;
 use write::Job;
 
 pub use index::Place;
-pub use read::{Attempted, DeliveryView, Due, Filter, Queued, RouteRecord};
+pub use read::{Attempted, DeliveryView, Due, DueEvent, Filter, Queued, RouteRecord};
 pub use under_way::Underway;
 
 /// Where and how the store is kept.
@@ -398,22 +398,13 @@ impl Store {
         let _ = self.inner.jobs.send(Job::Serve(lanes));
     }
 
-    /// Stored events of a route that are due, those that have waited longest first.
+    /// Stored events of a route that are due, those that have waited longest first; and when the next one will be.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn due(&self, route: Arc<str>, limit: usize) -> Result<Vec<Due>, StoreError> {
+    pub async fn due(&self, route: Arc<str>, limit: usize) -> Result<Due, StoreError> {
         let now = self.inner.shared.time.due_now();
         self.read(move |reader| reader.due(&route, now, limit)).await
-    }
-
-    /// How long until the next stored event of the route is due that is not due yet; `None` when there is none.
-    ///
-    /// # Errors
-    /// When the store can't tell.
-    pub async fn next_due(&self, route: Arc<str>) -> Result<Option<Duration>, StoreError> {
-        let now = self.inner.shared.time.due_now();
-        self.read(move |reader| reader.next_due(&route, now)).await
     }
 
     /// A stored event with its payload; `None` when it no longer waits.

@@ -102,9 +102,10 @@ impl Running {
             return Ok(None);
         }
         // Those in flight are due as well, and come first: asking for this many always finds the others.
+        let asked_at = Instant::now();
         let due = self.store.due(Arc::clone(&self.name), at_once).await?;
-        let all_seen = due.len() < at_once;
-        for next in due {
+        let all_seen = due.events.len() < at_once;
+        for next in due.events {
             if in_flight.bytes.contains_key(&next.id) {
                 continue;
             }
@@ -132,8 +133,7 @@ impl Running {
             // The place that becomes free next is for one of those.
             return Ok(None);
         }
-        let pause = self.store.next_due(Arc::clone(&self.name)).await?;
-        Ok(pause.map(|pause| Instant::now() + pause))
+        Ok(due.next_in.map(|pause| asked_at + pause))
     }
 
     fn note_ended(&self, in_flight: &mut InFlight, ended: Result<DeliveryId, tokio::task::JoinError>) {

@@ -32,9 +32,17 @@ pub struct Attempted {
     pub error: Option<String>,
 }
 
+/// What of a route's stored events is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub events: Vec<DueEvent>,
+    /// How long until the first is due that is not yet; `None` when no other waits.
+    pub next_in: Option<Duration>,
+}
+
 /// A stored event that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
+pub struct DueEvent {
     pub id: DeliveryId,
     /// Of its head and body.
     pub payload_bytes: usize,
@@ -127,19 +135,20 @@ impl Reader {
         confirm(&self.0, key, places, now)
     }
 
-    pub(super) fn due(&self, route: &str, now: Running, limit: usize) -> rusqlite::Result<Vec<Due>> {
+    pub(super) fn due(&self, route: &str, now: Running, limit: usize) -> rusqlite::Result<Due> {
         let mut select = self.0.prepare_cached(
             "SELECT deliveries.id, payload_bytes FROM deliveries
              WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms <= ?2
              ORDER BY due_ms, deliveries.id LIMIT ?3",
         )?;
         let rows = select.query_map(params![route, now.0, limit], |row| {
-            Ok(Due { id: DeliveryId(row.get(0)?), payload_bytes: row.get(1)? })
+            Ok(DueEvent { id: DeliveryId(row.get(0)?), payload_bytes: row.get(1)? })
         })?;
-        rows.collect()
+        // Of the same moment: an event that becomes due in between would be in neither.
+        Ok(Due { events: rows.collect::<rusqlite::Result<_>>()?, next_in: self.next_due(route, now)? })
     }
 
-    pub(super) fn next_due(&self, route: &str, now: Running) -> rusqlite::Result<Option<Duration>> {
+    fn next_due(&self, route: &str, now: Running) -> rusqlite::Result<Option<Duration>> {
         let mut select = self.0.prepare_cached(
             "SELECT min(due_ms) FROM deliveries
              WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms > ?2",

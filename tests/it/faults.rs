@@ -125,7 +125,9 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_store_was_opened_
         let Some(strace) = Strace::following(&format!("openat,{SYNCS},write,writev,sendto,sendmsg")) else { return };
         // Well after the start; whichever request that is.
         let strace = strace.injecting(SYNCS, "error=EIO:when=30");
-        let upstream = Upstream::ok();
+        // A stored event is never answered here: the end of its attempt would be a commit of its own, and no request fail
+        // with it.
+        let upstream = Upstream::replying([if delivery == "queue" { Reply::hang() } else { Reply::ok() }]);
         let route = Route::to(&upstream).with("delivery", delivery);
         let gateway = Gateway::start(Setup::from(route).under(strace.under())).await;
         let mut client = gateway.connect().await;

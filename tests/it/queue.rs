@@ -450,7 +450,7 @@ async fn a_route_that_is_removed_keeps_its_events_and_delivers_them_when_it_is_b
     accepted(&gateway, numbered(3)).await;
     gateway.rewrite(Setup::new([rest()]).stopping_at_once());
     gateway.signal("HUP");
-    eventually("the route is gone", async || gateway.send(Event::new("evt_new")).await.status == 404).await;
+    eventually("the route is gone", async || gateway.send(Event::new("evt_0")).await.status == 404).await;
     let event = Event::new("evt_other").post().at("/webhooks/other");
     gateway.send(event).await.assert(202, "queued");
     other.received(1).await;
