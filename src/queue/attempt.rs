@@ -69,7 +69,9 @@ impl Trial {
             Ok(connected) => {
                 // The store has said why, if it can't be noted; the lane asks again.
                 let Ok(underway) = self.store.begin_stored(self.id) else { return };
-                let sent = || drop(self.stage.send_replace(Stage::Sent));
+                let sent = || {
+                    self.stage.send_replace(Stage::Sent);
+                };
                 (connected.hand_over(&delivery, number, possibly, deadline, sent).await, Some(underway))
             }
         };
