@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::backoff::Reason;
 use crate::clock::Clock;
@@ -282,8 +282,13 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+/// More would not be answered sooner.
+const READS_AT_ONCE: usize = 8;
+
 struct Inner {
     shared: Arc<Shared>,
+    /// Look-ups at once. Each has a connection with a cache, and a thread.
+    reads: Semaphore,
     /// Bounded by those who wait for an answer each: requests, attempts, and the upkeep.
     jobs: std::sync::mpsc::Sender<Job>,
     /// Ends the upkeep when it goes.
@@ -314,7 +319,7 @@ impl Store {
             std::thread::Builder::new().name(name.into()).spawn(work).map_err(OpenError::Start)
         };
         spawn("store", Box::new(move || writer.run(&incoming)))?;
-        let inner = Arc::new(Inner { shared, jobs, _running: running });
+        let inner = Arc::new(Inner { shared, reads: Semaphore::new(READS_AT_ONCE), jobs, _running: running });
         let upkeep = Arc::downgrade(&inner);
         spawn("store-upkeep", Box::new(move || upkeep::run(&upkeep, &stopped)))?;
         Ok(Self { inner })
@@ -521,6 +526,8 @@ impl Store {
         &self,
         query: impl FnOnce(&read::Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        // The semaphore is never closed.
+        let _permit = self.inner.reads.acquire().await.map_err(|_| StoreError::Unavailable)?;
         let shared = Arc::clone(&self.inner.shared);
         tokio::task::spawn_blocking(move || shared.read(query)).await.unwrap_or(Err(StoreError::Unavailable))
     }

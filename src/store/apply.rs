@@ -15,7 +15,7 @@ use super::{
 
 /// What a delivery's record takes beside its payload, for bounding what is kept: about what its row and its places in
 /// the indexes take.
-const RECORD_BYTES: i64 = 300;
+pub(super) const RECORD_BYTES: i64 = 300;
 
 const DAY_MS: i64 = 86_400_000;
 

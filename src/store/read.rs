@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::apply::RECORD_BYTES;
 use super::index::Place;
 use super::running::Running;
 use super::{DeliveryId, EventKey, Found, Record, State, Tried, schema};
@@ -254,23 +255,36 @@ impl Reader {
         Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
     }
 
-    /// Deliveries of a route that have ended, the oldest first, from `from` on: each with the time since its end.
-    pub(super) fn ended(
+    /// Records of a route that may go, the oldest first: those that ended `keep` ago, and, `over` being more than 0, as
+    /// many more as make up for so many bytes. The search begins at `from` and looks at `limit` records at the most;
+    /// answers where the next one begins, if this one did not see all that may go.
+    pub(super) fn expired(
         &self,
         route: &str,
         from: DeliveryId,
         now: Running,
+        keep: Duration,
+        mut over: u64,
         limit: usize,
-    ) -> rusqlite::Result<Vec<(DeliveryId, Option<Duration>, u64)>> {
+    ) -> rusqlite::Result<(Vec<DeliveryId>, Option<DeliveryId>)> {
         let mut select = self.0.prepare_cached(
             "SELECT id, iif(state IN ('success', 'failed'), ended_ms, NULL), payload_bytes FROM deliveries
              WHERE route = (SELECT id FROM routes WHERE name = ?1) AND id >= ?2 ORDER BY id LIMIT ?3",
         )?;
-        let rows = select.query_map(params![route, from.0, limit], |row| {
-            let ended: Option<u64> = row.get(1)?;
-            Ok((DeliveryId(row.get(0)?), ended.map(|ended| now.since(Running(ended))), row.get(2)?))
-        })?;
-        rows.collect()
+        let mut rows = select.query(params![route, from.0, limit])?;
+        let (mut ids, mut seen, mut last) = (Vec::new(), 0, from);
+        while let Some(row) = rows.next()? {
+            seen += 1;
+            last = DeliveryId(row.get(0)?);
+            // The others wait, or are dead letters.
+            let Some(ended) = row.get::<_, Option<u64>>(1)? else { continue };
+            if now.since(Running(ended)) < keep && over == 0 {
+                return Ok((ids, None));
+            }
+            over = over.saturating_sub(row.get::<_, u64>(2)? + RECORD_BYTES.unsigned_abs());
+            ids.push(last);
+        }
+        Ok((ids, (seen == limit).then_some(DeliveryId(last.0 + 1))))
     }
 
     /// Bytes of a route's ended deliveries.

@@ -325,6 +325,40 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first() {
 }
 
 #[tokio::test]
+async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dead_stay() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let waiting = queued(&store, 1, "waiting").await;
+    let dead = queued(&store, 2, "dead").await;
+    store.attempted(dead, attempt(404), Next::Dead(Reason::Rejected)).await.unwrap();
+    for key in 10..20 {
+        let event = format!("evt_{key}");
+        store.settle(settlement(key, None, completed(1), Some(change(&event, State::Success)))).await.unwrap();
+    }
+    let lane = |retain| vec![Lane { route: "billing".into(), retain, concurrency: 1 }];
+    // Room for three records without a payload.
+    store.serve(lane(Retain { max_bytes: Some(900), ..KEEP }));
+    all_left(&store, &["evt_19", "evt_18", "evt_17", "dead", "waiting"]).await;
+    store.serve(lane(Retain { keep: Duration::from_secs(40), ..KEEP }));
+    kept.pass(&store, Duration::from_secs(50));
+    all_left(&store, &["dead", "waiting"]).await;
+    assert!(store.load(waiting).await.unwrap().is_some());
+    assert_eq!(record(&store, 19).await, Some(completed(1)), "the ledger does not go with the records");
+}
+
+/// Waits for the upkeep to have left these.
+async fn all_left(store: &Store, events: &[&str]) {
+    for _ in 0..2_000 {
+        let left = store.deliveries(Filter { limit: 100, ..Filter::default() }).await.unwrap();
+        if left.iter().map(|view| view.event_id.as_str()).eq(events.iter().copied()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never left: {events:?}");
+}
+
+#[tokio::test]
 async fn many_askers_share_a_commit() {
     let kept = Kept::new();
     let store = kept.open();

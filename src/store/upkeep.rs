@@ -74,32 +74,16 @@ impl Upkeep {
     fn sweep_records(&mut self, store: &Inner) {
         let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for lane in lanes {
-            let from = self.from.entry(Arc::clone(&lane.route)).or_insert(DeliveryId(0));
+            let from = self.from.get(&lane.route).copied().unwrap_or(DeliveryId(0));
             let now = store.shared.time.now();
-            let Ok((kept, candidates)) = store.shared.read(|reader| {
-                Ok((reader.kept_bytes(&lane.route)?, reader.ended(&lane.route, *from, now, ROWS_AT_ONCE)?))
-            }) else {
-                return;
-            };
-            let mut over = lane.retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
-            let mut ids = Vec::new();
-            let searched = candidates.len();
-            for (id, ended, bytes) in candidates {
-                match ended {
-                    Some(age) if age < lane.retain.keep && over == 0 => break,
-                    Some(_) => {
-                        over = over.saturating_sub(bytes + 300);
-                        ids.push(id);
-                    }
-                    // It waits, or is a dead letter.
-                    None => {}
-                }
-                *from = DeliveryId(id.0 + 1);
-            }
-            if searched < ROWS_AT_ONCE {
-                // All were seen. Those that waited may have ended when the next round begins.
-                *from = DeliveryId(0);
-            }
+            let read = store.shared.read(|reader| {
+                let kept = reader.kept_bytes(&lane.route)?;
+                let over = lane.retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
+                reader.expired(&lane.route, from, now, lane.retain.keep, over, ROWS_AT_ONCE)
+            });
+            let Ok((ids, next)) = read else { return };
+            // From the beginning, when all was seen: those that waited may have ended meanwhile.
+            self.from.insert(lane.route, next.unwrap_or(DeliveryId(0)));
             if ids.is_empty() {
                 continue;
             }
