@@ -168,6 +168,11 @@ pub(super) fn write_time(
     update.execute(params![running.0, away, wall_ms, clean]).map(drop)
 }
 
+/// The log's length, and what of it has been moved into the database, in pages.
+pub(super) fn log_pages(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok((row.get(1)?, row.get(2)?)))
+}
+
 /// Moves what can be moved of the log without waiting for anybody. Answers the log's length and what was moved, in pages.
 pub(super) fn checkpoint_passively(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))

@@ -94,9 +94,9 @@ impl Shared {
         *self.connections.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Moves what can be moved of the log into the database, beside the writer. Answers the log's length and what was
-    /// moved, in pages; nothing while the file is closed.
-    pub(super) fn move_log(&self) -> rusqlite::Result<Option<(i64, i64)>> {
+    /// Moves what can be moved of the log into the database, beside the writer, once `least` pages have gathered. Answers
+    /// the log's length and what of it has been moved, in pages; nothing while the file is closed.
+    pub(super) fn move_log(&self, least: i64) -> rusqlite::Result<Option<(i64, i64)>> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let Some(connections) = &*connections else { return Ok(None) };
         let mut own = connections.mover.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +104,8 @@ impl Shared {
             Some(connection) => connection,
             None => schema::open(&self.file, self.settings.durability)?,
         };
-        let moved = schema::checkpoint_passively(&connection)?;
+        let (pages, before) = schema::log_pages(&connection)?;
+        let moved = if pages - before >= least { schema::checkpoint_passively(&connection)? } else { (pages, before) };
         *own = Some(connection);
         Ok(Some(moved))
     }

@@ -15,7 +15,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const TICK_EVERY: Duration = Duration::from_secs(60);
 /// Rows that one transaction deletes: some hundred microseconds' work, which those who commit meanwhile wait for.
 const ROWS_AT_ONCE: usize = 500;
-/// The log's length, in pages of 4 KiB, from which on the writer helps to move it: 64 MiB.
+/// Pages of 4 KiB that are moved into the database at once: 4 MiB. The log then begins anew, which costs the next commit
+/// a second flush.
+const LOG_PAGES_LEAST: i64 = 1_024;
+/// The log's length, in pages, from which on the writer helps to move it: 64 MiB.
 const LOG_PAGES_MAX: i64 = 16_384;
 
 struct Upkeep {
@@ -98,7 +101,7 @@ impl Upkeep {
 /// Moves the log into the database, beside the writer. Only what comes meanwhile is left for the writer, and only if
 /// that is what keeps the log from beginning anew.
 fn move_log(store: &Inner) {
-    match store.shared.move_log() {
+    match store.shared.move_log(LOG_PAGES_LEAST) {
         Ok(Some((pages, moved))) if pages > LOG_PAGES_MAX && moved < pages => {
             let _ = store.jobs.send(Job::Checkpoint);
         }

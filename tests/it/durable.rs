@@ -215,6 +215,10 @@ async fn followed(strace: &Strace, setup: Setup, good: (u16, &str)) -> (Gateway,
     for number in 0..5 {
         client.send(Event::new(&format!("evt_warm_{number}"))).await.assert(good.0, good.1);
     }
+    // An answer of another kind, so that those before it are in the trace when it is.
+    client.send(Request::new("POST", "/elsewhere")).await.assert(404, "unknown_route");
+    let marked = || strace.trace().lines.iter().any(|line| line.answers(404));
+    eventually("the last answer is in the trace", async || marked()).await;
     (gateway, strace.trace().lines.len())
 }
 
