@@ -1,7 +1,15 @@
-//! The admin listener: health, readiness and metrics, apart from the data plane.
+//! The admin listener: health, readiness and metrics for machines, and the API for operators; apart from the data plane.
 //!
 //! It has a thread and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
-//! serves its paths.
+//! serves its paths. `operations` is what can be done, `rest` and `shape` how it is asked for and answered over HTTP,
+//! `auth` who may, `problem` how a refusal is worded.
+
+mod auth;
+mod health;
+mod operations;
+mod problem;
+mod rest;
+pub mod shape;
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,16 +17,18 @@ use std::sync::Arc;
 use std::thread;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::signature::NamedSecret;
 use crate::store::Store;
+use auth::{Door, LocalAddress};
+
+pub use operations::{Operations, Page, ServedRoute};
 
 /// What the admin listener tells about.
 #[derive(Clone)]
@@ -26,22 +36,27 @@ pub struct Subject {
     pub metrics: Arc<Metrics>,
     pub store: Store,
     pub queue: Arc<Queue>,
+    /// The routes that are served now.
+    pub routes: watch::Receiver<Vec<ServedRoute>>,
     /// `true` from the signal to stop on.
     pub draining: watch::Receiver<bool>,
 }
 
-/// Serves on `listener` until the process ends.
+/// Serves on `listener` until the process ends. With a `token`, all but health and metrics needs it.
 ///
 /// # Errors
 /// When the thread or its runtime can't be started.
-pub fn start(listener: std::net::TcpListener, subject: Subject) -> io::Result<SocketAddr> {
+pub fn start(listener: std::net::TcpListener, subject: Subject, token: Option<&NamedSecret>) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let router = router(subject, Door::new(token));
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             let served = match TcpListener::from_std(listener) {
-                Ok(listener) => axum::serve(listener, router(subject)).await,
+                Ok(listener) => {
+                    axum::serve(listener, router.into_make_service_with_connect_info::<LocalAddress>()).await
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = served {
@@ -52,33 +67,13 @@ pub fn start(listener: std::net::TcpListener, subject: Subject) -> io::Result<So
     Ok(address)
 }
 
-fn router(subject: Subject) -> Router {
-    Router::new()
+fn router(subject: Subject, door: Door) -> Router {
+    // Open to anybody, under any name: orchestrators and Prometheus ask by addresses of their own.
+    let open = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(subject)
-}
-
-/// Whether to send us requests: not while draining, nor while events can't be recorded. The upstreams don't matter;
-/// a gateway in front of a broken one still has to answer.
-async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
-    if *subject.draining.borrow() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
-    }
-    match subject.store.check_open() {
-        Ok(()) => (StatusCode::OK, "ready\n".into()),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-    }
-}
-
-async fn metrics(State(subject): State<Subject>) -> Response {
-    let rendered = tokio::task::spawn_blocking(move || {
-        subject.queue.tell();
-        subject.metrics.render(subject.store.ids(), subject.store.bytes())
-    });
-    match rendered.await.unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string()))) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .with_state(subject.clone());
+    let guarded = rest::router(Arc::new(Operations::new(subject)));
+    open.merge(guarded.layer(from_fn_with_state(Arc::new(door), auth::guard)))
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::admin;
+use crate::admin::{self, ServedRoute};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
@@ -53,6 +53,8 @@ pub struct App {
     queue: Arc<Queue>,
     store: Store,
     metrics: Arc<Metrics>,
+    /// What the admin listener shows of the routes.
+    routes: watch::Sender<Vec<ServedRoute>>,
     /// The addresses senders connect to, with the real ports.
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
@@ -118,6 +120,7 @@ impl App {
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
         let gateway = Gateway::new(config.limits, ledger, client, Arc::clone(&queue), Arc::clone(&metrics), clock);
+        let (routes, served) = watch::channel(config.routes.iter().map(ServedRoute::of).collect());
         gateway.serve_routes(config.routes);
         metrics.config_loaded(Timestamp::now());
 
@@ -136,17 +139,19 @@ impl App {
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             queue: Arc::clone(&queue),
+            routes: served,
             draining: draining_seen,
         };
-        let admin = admin::start(admin, subject)?;
+        let admin = admin::start(admin, subject, config.admin.token.as_ref())?;
         tracing::info!(listener = "admin", address = %admin, "listening");
         let shutdown = config.shutdown;
-        Ok(Self { gateway, queue, store, metrics, data, admin, draining, stopping, listeners, shutdown })
+        Ok(Self { gateway, queue, store, metrics, routes, data, admin, draining, stopping, listeners, shutdown })
     }
 
     /// Takes the routes of a newly loaded configuration over.
     pub fn reload(&self, config: Config) {
         let routes = config.routes.len();
+        self.routes.send_replace(config.routes.iter().map(ServedRoute::of).collect());
         self.gateway.serve_routes(config.routes);
         self.metrics.config_loaded(Timestamp::now());
         tracing::info!(routes, "routes reloaded; other sections of the configuration count from the next start");

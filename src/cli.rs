@@ -4,9 +4,14 @@
 
 pub mod check;
 pub mod demo;
+pub mod events;
 pub mod init;
 pub mod schema;
 pub mod sign;
+pub mod status;
+
+mod admin;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,8 +20,13 @@ use clap::{Parser, Subcommand};
 
 use crate::app;
 
-/// Exit codes beside 0 and clap's own 2 for wrong usage.
+/// Exit codes beside 0, 1 for what failed, and clap's own 2 for wrong usage: those of sysexits.h.
 pub const FAILED: u8 = 1;
+pub const USAGE: u8 = 2;
+/// `EX_UNAVAILABLE`: the admin listener can't be reached.
+pub const UNREACHABLE: u8 = 69;
+/// `EX_NOPERM`: it wants another token.
+pub const NOT_AUTHORISED: u8 = 77;
 
 /// A reverse proxy that lets only genuine webhooks through.
 #[derive(Debug, Parser)]
@@ -40,6 +50,9 @@ enum Command {
     Schema,
     Sign(sign::Args),
     Demo(demo::Args),
+    #[command(subcommand)]
+    Events(events::Command),
+    Status(status::Args),
 }
 
 /// Runs the program's command line.
@@ -51,6 +64,8 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Sign(args) => sign::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Events(command) => events::run(&command),
+        Command::Status(args) => status::run(&args),
     }
 }
 

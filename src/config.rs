@@ -15,7 +15,7 @@ mod values;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -67,6 +67,15 @@ pub struct Shutdown {
     pub grace: Duration,
 }
 
+/// Where a gateway is found: all that is needed to talk to it, or to look at what it left.
+#[derive(Debug)]
+pub struct Whereabouts {
+    pub admin: SocketAddr,
+    pub token: Option<NamedSecret>,
+    /// The store's folder.
+    pub store: PathBuf,
+}
+
 /// A configuration that can be used.
 pub struct Loaded {
     pub config: Config,
@@ -83,17 +92,36 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// # Errors
 /// The [`Report`] holds everything that is wrong, and the warnings.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
-    let name = path.display().to_string();
-    let source = read(path).map_err(|problem| {
-        let problems = Problems::default();
-        problems.push(Diagnostic::error(None, problem));
-        problems.into_report(name.clone(), String::new(), Vec::new())
-    })?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    parse(name, source, &Sources { folder, env, now: Timestamp::now() })
+    let source = read(path)?;
+    parse(path.display().to_string(), source, &sources(path, env))
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// As [`load`], but looks only at where the gateway is found: whoever asks that need not have the routes' secrets, nor,
+/// without `with_token`, the token.
+///
+/// # Errors
+/// The [`Report`] holds what is wrong with that, or with the file as a whole.
+pub fn whereabouts(path: &Path, env: &dyn Fn(&str) -> Option<String>, with_token: bool) -> Result<Whereabouts, Report> {
+    let source = read(path)?;
+    let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
+        compile::whereabouts(raw, sources, problems, with_token)
+    };
+    parse_for(path.display().to_string(), source, &sources(path, env), compile).map(|(found, _)| found)
+}
+
+fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sources<'a> {
+    Sources { folder: path.parent().unwrap_or(Path::new("")), env, now: Timestamp::now() }
+}
+
+fn read(path: &Path) -> Result<String, Report> {
+    read_text(path).map_err(|problem| {
+        let problems = Problems::default();
+        problems.push(Diagnostic::error(None, problem));
+        problems.into_report(path.display().to_string(), String::new(), Vec::new())
+    })
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
@@ -106,6 +134,16 @@ fn read(path: &Path) -> Result<String, String> {
 
 /// Checks a configuration whose text is known already. `file` is what the report calls it.
 fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, Report> {
+    parse_for(file, source, sources, compile::compile).map(|(config, warnings)| Loaded { config, warnings })
+}
+
+/// Checks a configuration for what `compile` wants of it. Beside that there is the report of all warnings.
+fn parse_for<T>(
+    file: String,
+    source: String,
+    sources: &Sources<'_>,
+    compile: impl FnOnce(&raw::File, &Sources<'_>, &Problems) -> Option<T>,
+) -> Result<(T, Report), Report> {
     let problems = Problems::default();
     let documents = tree::parse(&source, &problems);
     let masks = match &documents {
@@ -114,11 +152,9 @@ fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, 
     };
     let root = documents.as_deref().and_then(<[_]>::first);
     let raw: Option<raw::File> = root.and_then(|root| de::from_tree(root, &problems));
-    let config = raw.and_then(|raw| compile::compile(&raw, sources, &problems));
-    match config {
-        Some(config) if !problems.any_error() => {
-            Ok(Loaded { config, warnings: problems.into_report(file, source, masks) })
-        }
+    let wanted = raw.and_then(|raw| compile(&raw, sources, &problems));
+    match wanted {
+        Some(wanted) if !problems.any_error() => Ok((wanted, problems.into_report(file, source, masks))),
         _ => Err(problems.into_report(file, source, masks)),
     }
 }

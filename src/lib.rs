@@ -10,7 +10,7 @@
 //! route                             a route with all that a request needs, compiled
 //! queue                             stored events on their way to their upstreams
 //! log gateway                       the data plane: one request, one straight line
-//! admin                             health, readiness, metrics
+//! admin                             health, readiness, metrics; deliveries, for operators
 //! providers config                  from YAML to routes, with every problem at once
 //! app cli                           everything put together, started and stopped
 //! ```

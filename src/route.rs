@@ -30,6 +30,8 @@ pub struct Route {
     pub host: Option<Box<str>>,
     /// Compared byte for byte with the request's path. Nothing is decoded or normalised.
     pub path: Box<str>,
+    /// The preset that the scheme came from, for people; `None` for one of the user's own.
+    pub provider: Option<&'static str>,
     pub methods: Vec<Method>,
     pub verifier: Verifier,
     pub envelope: EnvelopeSpec,
@@ -70,6 +72,17 @@ pub enum Handover {
     Queue,
     /// As `Proxy`, and as `Queue` when that fails.
     Spill,
+}
+
+impl Handover {
+    /// As the configuration writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Queue => "queue",
+            Self::Spill => "spill",
+        }
+    }
 }
 
 /// The time a provider waits for an answer (contract §7).

@@ -14,6 +14,7 @@
 mod apply;
 mod holder;
 mod index;
+mod offline;
 mod read;
 mod running;
 mod schema;
@@ -43,7 +44,8 @@ use under_way::CutOff;
 use write::Job;
 
 pub use index::Place;
-pub use read::{Attempted, DeliveryView, Due, DueEvent, Filter, Queued, RouteRecord};
+pub use offline::OfflineStore;
+pub use read::{Attempted, DeliveryView, Due, DueEvent, Filter, LISTED_BODY_MAX, Queued, RouteRecord};
 pub use under_way::Underway;
 
 /// Where and how the store is kept.
@@ -268,12 +270,39 @@ pub enum OpenError {
     Folder { folder: String, source: std::io::Error },
     #[error("cannot open the store {file}: {source}")]
     Database { file: String, source: rusqlite::Error },
+    #[error("there is no store in {folder}")]
+    Missing { folder: String },
     #[error("{file} was not written by this program, or by a later version of it; it was left as it is")]
     Foreign { file: String },
     #[error("cannot start the store: {0}")]
     Start(std::io::Error),
     #[error("cannot read random bytes for the ledger's key: {0}")]
     Random(getrandom::Error),
+}
+
+impl OpenError {
+    fn folder(folder: &Path, source: std::io::Error) -> Self {
+        Self::Folder { folder: folder.display().to_string(), source }
+    }
+
+    fn database(file: &Path, source: rusqlite::Error) -> Self {
+        let file = file.display().to_string();
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase) => Self::Foreign { file },
+            _ => Self::Database { file, source },
+        }
+    }
+}
+
+/// Takes the folder, which must exist, for this process alone.
+fn lock(folder: &Path) -> Result<Lock, OpenError> {
+    Lock::take(folder).map_err(|refused| match refused {
+        Refused::Held(holder) => {
+            let holder = if holder.is_empty() { "another process".into() } else { holder };
+            OpenError::Held { folder: folder.display().to_string(), holder }
+        }
+        Refused::Io(source) => OpenError::folder(folder, source),
+    })
 }
 
 /// The store. Clones are handles to the same one; the last to go closes it.
@@ -301,17 +330,10 @@ impl Store {
     /// # Errors
     /// Another process has it, it can't be read, or it is not ours.
     pub fn open(settings: Settings, clock: Clock, metrics: StoreMetrics) -> Result<Self, OpenError> {
-        let named = |path: &Path| path.display().to_string();
-        let folder = |source| OpenError::Folder { folder: named(&settings.folder), source };
         // Payloads are in it: nobody else's business.
-        DirBuilder::new().recursive(true).mode(0o700).create(&settings.folder).map_err(folder)?;
-        let lock = Lock::take(&settings.folder).map_err(|refused| match refused {
-            Refused::Held(holder) if holder.is_empty() => {
-                OpenError::Held { folder: named(&settings.folder), holder: "another process".into() }
-            }
-            Refused::Held(holder) => OpenError::Held { folder: named(&settings.folder), holder },
-            Refused::Io(source) => folder(source),
-        })?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&settings.folder);
+        made.map_err(|source| OpenError::folder(&settings.folder, source))?;
+        let lock = lock(&settings.folder)?;
         let (shared, writer) = write::open(settings, lock, clock, metrics)?;
         let (jobs, incoming) = std::sync::mpsc::channel();
         let (running, stopped) = std::sync::mpsc::channel();
@@ -458,6 +480,15 @@ impl Store {
     pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
         let now = self.inner.shared.time.due_now();
         self.read(move |reader| reader.deliveries(&filter, now)).await
+    }
+
+    /// How many deliveries there are of these, whatever `limit` and `before` say; `None` when there are more than are
+    /// counted.
+    ///
+    /// # Errors
+    /// When the store can't tell.
+    pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
+        self.read(move |reader| reader.count_deliveries(&filter)).await
     }
 
     /// One delivery.

@@ -124,6 +124,11 @@ impl Upstream {
     pub fn new(target: Target, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         Self { addresses: Addresses::of(&target), target, headers }
     }
+
+    /// Where it is, for people.
+    pub fn url(&self) -> String {
+        self.target.url()
+    }
 }
 
 impl Response {

@@ -5,10 +5,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::USAGE;
 use crate::providers::{self, PRESETS};
-
-/// sysexits.h, `EX_USAGE` of this program: clap's own errors have the same.
-const USAGE: u8 = 2;
 
 /// Write a commented configuration file to start from
 ///

@@ -25,9 +25,10 @@ use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
 use super::raw::{self, Later};
 use super::tree::Span;
-use super::{Admin, Config, Listen, Shutdown, values};
+use super::{Admin, Config, Listen, Shutdown, Whereabouts, values};
 use crate::gateway::Limits;
 use crate::log;
+use crate::signature::NamedSecret;
 use crate::store;
 use route::Identity;
 use secrets::Fingerprint;
@@ -62,6 +63,24 @@ pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Proble
     let log = log_settings(&file.log);
     let routes = compiler.routes(file, &listen, &limits, shutdown);
     Some(Config { listen, admin: admin?, store, limits, shutdown, log, routes: routes? })
+}
+
+/// As [`compile`], for where the gateway is found and nothing else.
+pub(super) fn whereabouts(
+    file: &raw::File,
+    sources: &Sources<'_>,
+    problems: &Problems,
+    with_token: bool,
+) -> Option<Whereabouts> {
+    let compiler = Compiler { sources, problems, fingerprints: RefCell::default() };
+    let (no_admin, no_store) = (raw::Admin::default(), raw::Store::default());
+    let admin = file.admin.value().unwrap_or(&no_admin);
+    let token = if with_token { compiler.admin_token(&admin.token)? } else { None };
+    Some(Whereabouts {
+        admin: admin.address.value().map_or(DEFAULT_ADMIN, |address| address.0),
+        token,
+        store: compiler.store_folder(&file.store.value().unwrap_or(&no_store).path),
+    })
 }
 
 struct Compiler<'a> {
@@ -121,12 +140,17 @@ impl Compiler<'_> {
                 );
             }
         }
-        let token = match &admin.token {
-            Field::Absent => None,
-            Field::Wrong => return None,
-            Field::Given(reference) => Some(self.token(reference)?),
-        };
-        Some(Admin { address, token })
+        Some(Admin { address, token: self.admin_token(&admin.token)? })
+    }
+
+    /// `Some(None)` where there is none.
+    #[expect(clippy::option_option, reason = "wrong and absent are not the same: the one is no configuration")]
+    fn admin_token(&self, field: &Field<raw::Reference>) -> Option<Option<NamedSecret>> {
+        match field {
+            Field::Absent => Some(None),
+            Field::Wrong => None,
+            Field::Given(reference) => self.token(reference).map(Some),
+        }
     }
 
     fn store(&self, field: &Field<raw::Store>) -> store::Settings {

@@ -30,7 +30,7 @@ pub(super) struct File {
     /// Where webhooks come in.
     #[schemars(extend("default" = [{"address": "127.0.0.1:8080"}]), length(min = 1))]
     pub listen: Field<Vec<Field<Listen>>>,
-    /// The listener for health checks and metrics.
+    /// The listener for health checks, metrics and operators.
     pub admin: Field<Admin>,
     /// Where event IDs, queued events and the records of deliveries are kept. Counts from the next start.
     pub store: Field<Store>,

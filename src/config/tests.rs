@@ -566,3 +566,18 @@ proptest! {
         prop_assert!(!shown.contains("canary"), "{}", shown);
     }
 }
+
+#[test]
+fn where_a_gateway_is_can_be_known_without_its_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hookgate.yaml");
+    let admin = "admin: {address: 192.0.2.7:9180, token: {env: ADMIN_TOKEN}}";
+    fs::write(&file, format!("{MINIMAL}{admin}\nstore: {{path: kept}}\n")).unwrap();
+    let found = whereabouts(&file, &|_| None, false).unwrap();
+    assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap());
+    assert_eq!((found.store, found.token.is_none()), (folder.path().join("kept"), true));
+    let with_token = |env: &dyn Fn(&str) -> Option<String>| whereabouts(&file, env, true).map(|found| found.token);
+    assert!(with_token(&|_| None).unwrap_err().to_string().contains("ADMIN_TOKEN"));
+    let token = with_token(&|name| (name == "ADMIN_TOKEN").then(|| "t".into())).unwrap().unwrap();
+    assert_eq!(token.secret.expose(), b"t");
+}

@@ -9,6 +9,11 @@ impl EventFilter {
         Self(patterns.into_iter().collect())
     }
 
+    /// As they were written; none take all.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|pattern| &**pattern)
+    }
+
     /// Whether an event of type `kind` is handed over.
     pub fn takes(&self, kind: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| matches(pattern, kind))

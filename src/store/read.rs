@@ -80,9 +80,15 @@ pub struct DeliveryView {
     pub possibly_delivered: bool,
     /// When a pending one is tried next.
     pub due_in: Option<Duration>,
-    /// The event as it came, where it is kept.
+    /// Whether it can be delivered again.
+    pub payload_kept: bool,
+    /// The event as it came, where it is kept and was asked for.
     pub body: Option<Bytes>,
 }
+
+/// The biggest payload of which a list holds the body, so that a list of many is not many bodies. A bigger one comes with
+/// its delivery alone.
+pub const LISTED_BODY_MAX: usize = 64 << 10;
 
 /// Which deliveries are asked for. Each `None` takes all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,7 +100,7 @@ pub struct Filter {
     /// Only those before this one.
     pub before: Option<DeliveryId>,
     pub limit: usize,
-    /// Whether bodies are asked for.
+    /// Whether bodies are asked for, those up to [`LISTED_BODY_MAX`].
     pub with_bodies: bool,
 }
 
@@ -115,6 +121,26 @@ pub struct RouteRecord {
     pub dead: u64,
 }
 
+/// Deliveries that are counted for a list. Beyond it the count would cost more than the list.
+const COUNTED_MAX: usize = 10_000;
+
+impl Filter {
+    /// Written so that the indexes can be used: by route alone, or by route and any state but success. The parameters are
+    /// the route (2), the state (3), the event's type (4) and ID (5).
+    fn condition(&self) -> String {
+        let of_route = match self.route {
+            Some(_) => "route = (SELECT id FROM routes WHERE name = ?2)",
+            None => "?2 IS NULL",
+        };
+        let of_state = match self.state {
+            Some(State::Success) => "state = ?3",
+            Some(_) => "state = ?3 AND state <> 'success'",
+            None => "?3 IS NULL",
+        };
+        format!("{of_route} AND {of_state} AND (?4 IS NULL OR event_type = ?4) AND (?5 IS NULL OR event_id = ?5)")
+    }
+}
+
 impl Attempted {
     pub(super) fn to_json(&self) -> String {
         // Numbers and short texts of our own: there is nothing that could fail.
@@ -123,12 +149,17 @@ impl Attempted {
 }
 
 const VIEW: &str = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
-    possibly_delivered, attempts, due_ms, iif(?1, body, NULL)
-    FROM deliveries JOIN routes ON routes.id = route LEFT JOIN payloads ON ?1 AND delivery = deliveries.id";
+    possibly_delivered, attempts, due_ms, payload_bytes > 0, body FROM deliveries JOIN routes ON routes.id = route
+    LEFT JOIN payloads ON payload_bytes BETWEEN 1 AND ?1 AND delivery = deliveries.id";
 
 impl Reader {
     pub(super) fn open(file: &Path) -> rusqlite::Result<Self> {
         schema::open_to_read(file).map(Self)
+    }
+
+    /// On a connection that is open already.
+    pub(super) fn on(connection: Connection) -> Self {
+        Self(connection)
     }
 
     /// The event's row, if it is in one of these places and has not ended.
@@ -194,27 +225,17 @@ impl Reader {
 
     pub(super) fn delivery(&self, id: DeliveryId, now: Running) -> rusqlite::Result<Option<DeliveryView>> {
         let mut select = self.0.prepare_cached(&format!("{VIEW} WHERE deliveries.id = ?2"))?;
-        select.query_row(params![true, id.0], |row| view(row, now)).optional()
+        select.query_row(params![i64::MAX, id.0], |row| view(row, now)).optional()
     }
 
     pub(super) fn deliveries(&self, filter: &Filter, now: Running) -> rusqlite::Result<Vec<DeliveryView>> {
-        // Written so that the indexes can be used: by route alone, or by route and any state but success.
-        let of_state = match filter.state {
-            Some(State::Success) => "AND state = ?3",
-            Some(_) => "AND state = ?3 AND state <> 'success'",
-            None => "AND (?3 IS NULL OR state = ?3)",
-        };
-        let of_route = match filter.route {
-            Some(_) => "route = (SELECT id FROM routes WHERE name = ?2)",
-            None => "?2 IS NULL",
-        };
         let mut select = self.0.prepare_cached(&format!(
-            "{VIEW} WHERE {of_route} {of_state} AND (?4 IS NULL OR event_type = ?4) AND (?5 IS NULL OR event_id = ?5)
-             AND deliveries.id < ?6 ORDER BY deliveries.id DESC LIMIT ?7",
+            "{VIEW} WHERE {} AND deliveries.id < ?6 ORDER BY deliveries.id DESC LIMIT ?7",
+            filter.condition()
         ))?;
         let rows = select.query_map(
             params![
-                filter.with_bodies,
+                if filter.with_bodies { LISTED_BODY_MAX } else { 0 },
                 filter.route,
                 filter.state.map(State::as_str),
                 filter.event_type,
@@ -225,6 +246,20 @@ impl Reader {
             |row| view(row, now),
         )?;
         rows.collect()
+    }
+
+    /// How many there are of these; `None` when there are more than [`COUNTED_MAX`].
+    pub(super) fn count_deliveries(&self, filter: &Filter) -> rusqlite::Result<Option<usize>> {
+        let mut select = self.0.prepare_cached(&format!(
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?6)",
+            filter.condition()
+        ))?;
+        let state = filter.state.map(State::as_str);
+        let count = select.query_row(
+            params![true, filter.route, state, filter.event_type, filter.event_id, COUNTED_MAX + 1],
+            |row| row.get(0),
+        )?;
+        Ok(Some(count).filter(|count| *count <= COUNTED_MAX))
     }
 
     pub(super) fn route_record(&self, route: &str, since_day: i64) -> rusqlite::Result<RouteRecord> {
@@ -336,7 +371,8 @@ fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {
         possibly_delivered: row.get(8)?,
         attempts: serde_json::from_str(&attempts).map_err(|error| wrong(9, error))?,
         due_in: due.map(|due| Running(due).since(now)),
-        body: row.get::<_, Option<Vec<u8>>>(11)?.map(Bytes::from),
+        payload_kept: row.get(11)?,
+        body: row.get::<_, Option<Vec<u8>>>(12)?.map(Bytes::from),
     })
 }
 

@@ -103,18 +103,24 @@ pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
 
 /// Reads what the store knows of itself, making its tables where there are none.
 pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i64) -> Result<Head, OpenError> {
-    let foreign = || OpenError::Foreign { file: file.display().to_string() };
     let database = |source| OpenError::Database { file: file.display().to_string(), source };
-    let number =
-        |connection: &Connection, pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-    let version = number(connection, "user_version").map_err(database)?;
+    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
     if version == 0 && tables == 0 {
         let mut hash_key = [0; 16];
         getrandom::fill(&mut hash_key).map_err(OpenError::Random)?;
         make(connection, hash_key, wall_ms).map_err(database)?;
-    } else if version != VERSION || number(connection, "application_id").map_err(database)? != APPLICATION_ID {
+    }
+    read_made(connection, file)
+}
+
+/// Reads what the store knows of itself; a file without our tables is left as it is.
+pub(super) fn read_made(connection: &Connection, file: &Path) -> Result<Head, OpenError> {
+    let foreign = || OpenError::Foreign { file: file.display().to_string() };
+    let database = |source| OpenError::database(file, source);
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(database);
+    if number("user_version")? != VERSION || number("application_id")? != APPLICATION_ID {
         return Err(foreign());
     }
     read(connection).map_err(database)?.ok_or_else(foreign)

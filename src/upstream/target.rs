@@ -78,6 +78,12 @@ impl Target {
             connect_timeout,
         })
     }
+
+    /// The URL, in its normal form.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.path_and_query)
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +106,8 @@ mod tests {
             let target = parse(url).unwrap();
             assert_eq!((target.tls, &*target.host, target.port), (tls, host, port), "{url}");
             assert_eq!((&*target.authority, &*target.path_and_query), (authority, path), "{url}");
+            let scheme = if tls { "https" } else { "http" };
+            assert_eq!(target.url(), format!("{scheme}://{authority}{path}"));
         }
     }
 

@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("queue", "backoff clock delivery ledger metrics route store upstream"),
     ("log", "outcome"),
     ("gateway", "backoff clock delivery event ledger log metrics outcome queue route signature store upstream"),
-    ("admin", "metrics queue store"),
+    ("admin", "ledger metrics queue route signature store"),
     ("providers", "signature event route"),
     ("config", "backoff providers gateway log route store upstream ledger event signature secret"),
     ("app", "admin clock config gateway ledger log metrics queue store upstream"),

@@ -18,6 +18,7 @@ mod envelope; // an event that two receivers could read differently is refused
 mod faults; // a disk that fails, or is full
 mod handover; // what the upstream sees, and over which connections
 mod head; // requests that two parsers could read differently
+mod inspect; // what an operator sees of deliveries, and can do about them
 mod layering; // the structure that ARCHITECTURE.md draws
 mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read

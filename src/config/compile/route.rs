@@ -159,6 +159,7 @@ impl Compiler<'_> {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
             path: identity.path?.value.into(),
+            provider: sender.as_ref()?.provider,
             methods,
             verifier: Verifier::new(sender?.scheme, secrets?, hash_body),
             envelope,

@@ -18,7 +18,8 @@ const PLANNED: [&str; 7] = ["orbvpn", "github", "stripe", "standard-webhooks", "
 pub(super) struct Sender {
     pub scheme: Scheme,
     pub habits: &'static Habits,
-    /// Of a known provider.
+    /// A known provider's name and title.
+    pub provider: Option<&'static str>,
     pub title: Option<&'static str>,
 }
 
@@ -85,7 +86,7 @@ impl Compiler<'_> {
         };
         let prefix = raw.prefix.value().map_or("", String::as_str);
         let scheme = Scheme { header, encoding, prefix: prefix.into() };
-        Some(Sender { scheme, habits: &UNKNOWN_SENDER, title: None })
+        Some(Sender { scheme, habits: &UNKNOWN_SENDER, provider: None, title: None })
     }
 
     /// Where the event's ID, type and time stand: what `event:` says, for the rest what the sender usually does.
@@ -163,7 +164,7 @@ impl Compiler<'_> {
 }
 
 fn known(preset: &'static providers::Preset) -> Sender {
-    Sender { scheme: (preset.scheme)(), habits: &preset.habits, title: Some(preset.title) }
+    Sender { scheme: (preset.scheme)(), habits: &preset.habits, provider: Some(preset.name), title: Some(preset.title) }
 }
 
 /// Whether the ledger must go by the body too, since the ID is not among the signed bytes.

@@ -1,0 +1,181 @@
+//! What an operator can do and see, whatever it is asked through.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Subject;
+use crate::ledger::Redelivery;
+use crate::route::{Handover, Route};
+use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
+
+/// The operations. REST and whatever comes beside it map to these.
+pub struct Operations {
+    subject: Subject,
+}
+
+/// A route as it is served.
+#[derive(Debug, Clone)]
+pub struct ServedRoute {
+    pub name: Arc<str>,
+    pub host: Option<Box<str>>,
+    pub path: Box<str>,
+    pub provider: Option<&'static str>,
+    /// The upstream's.
+    pub url: String,
+    /// Patterns of event types; none take all.
+    pub events: Vec<Box<str>>,
+    pub handover: Handover,
+}
+
+/// A route, and what is known of its deliveries.
+pub struct Standing {
+    pub route: ServedRoute,
+    pub record: RouteRecord,
+    /// When the oldest event arrived that waits.
+    pub oldest_waiting: Option<Timestamp>,
+}
+
+/// Deliveries, the newest first.
+pub struct Page {
+    pub deliveries: Vec<DeliveryView>,
+    /// How many there are on all pages; `None` when they are more than are counted.
+    pub total: Option<usize>,
+    /// To be asked for the ones before, if there are any.
+    pub next: Option<DeliveryId>,
+}
+
+/// The gateway as a whole.
+pub struct Overview {
+    /// Why no requests should be sent, if so.
+    pub not_ready: Option<String>,
+    /// No new event is taken.
+    pub store_full: bool,
+    pub event_ids: usize,
+    pub store_bytes: u64,
+    /// None while the store can't be asked.
+    pub routes: Vec<Standing>,
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("There is no such webhook, nor any delivery of one of this name.")]
+    NoSuchWebhook,
+    #[error("There is no such delivery; records are kept as long as the route's `retain` says.")]
+    NoSuchDelivery,
+    #[error("A copy of this event is being handed over now.")]
+    InFlight,
+    #[error("The payload was not kept, so there is nothing to deliver; see the route's `retain`.")]
+    PayloadNotKept,
+    #[error("The store can't be asked: {0}.")]
+    Store(#[from] StoreError),
+}
+
+/// Days that a count of the last days covers, today included.
+const RECENT_DAYS: i64 = 30;
+const DAY_SECONDS: i64 = 86_400;
+
+impl ServedRoute {
+    pub fn of(route: &Route) -> Self {
+        Self {
+            name: Arc::clone(&route.name),
+            host: route.host.clone(),
+            path: route.path.clone(),
+            provider: route.provider,
+            url: route.upstream.url(),
+            events: route.events.patterns().map(Into::into).collect(),
+            handover: route.handover,
+        }
+    }
+}
+
+impl Page {
+    /// Cuts what was found when one more was looked for than is asked for.
+    pub fn cut(mut found: Vec<DeliveryView>, limit: usize, total: Option<usize>) -> Self {
+        let more = found.len() > limit;
+        found.truncate(limit);
+        Self { next: found.last().filter(|_| more).map(|last| last.id), deliveries: found, total }
+    }
+}
+
+impl Operations {
+    pub fn new(subject: Subject) -> Self {
+        Self { subject }
+    }
+
+    pub async fn routes(&self) -> Result<Vec<Standing>, Refused> {
+        let mut standings = Vec::new();
+        for route in self.served() {
+            standings.push(self.standing(route).await?);
+        }
+        Ok(standings)
+    }
+
+    pub async fn route(&self, name: &str) -> Result<Standing, Refused> {
+        let route = self.served().into_iter().find(|route| *route.name == *name).ok_or(Refused::NoSuchWebhook)?;
+        self.standing(route).await
+    }
+
+    /// Up to `filter.limit` deliveries. Those of a route that is no longer served can be asked for as well.
+    pub async fn deliveries(&self, filter: Filter) -> Result<Page, Refused> {
+        let (limit, store) = (filter.limit, &self.subject.store);
+        let total = store.count_deliveries(filter.clone()).await?;
+        let known = |name: &String| self.subject.routes.borrow().iter().any(|route| *route.name == **name);
+        if total == Some(0) && !filter.route.as_ref().is_none_or(known) {
+            return Err(Refused::NoSuchWebhook);
+        }
+        let found = store.deliveries(Filter { limit: limit.saturating_add(1), ..filter }).await?;
+        Ok(Page::cut(found, limit, total))
+    }
+
+    pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryView, Refused> {
+        self.subject.store.delivery(id).await?.ok_or(Refused::NoSuchDelivery)
+    }
+
+    /// Has an event tried again now. One whose route is no longer served waits until it is.
+    pub async fn redeliver(&self, id: DeliveryId) -> Result<DeliveryView, Refused> {
+        match self.subject.queue.redeliver(id).await? {
+            Redelivery::Waits(route) => {
+                tracing::info!(delivery = %id, route = &*route, "an event is delivered again, as an operator asked");
+                self.delivery(id).await
+            }
+            Redelivery::InFlight => Err(Refused::InFlight),
+            Redelivery::Unknown => Err(Refused::NoSuchDelivery),
+            Redelivery::NoPayload => Err(Refused::PayloadNotKept),
+        }
+    }
+
+    /// Also while the store can't be asked: that is when it is wanted most.
+    pub async fn overview(&self) -> Overview {
+        let (routes, unknown) = match self.routes().await {
+            Ok(routes) => (routes, None),
+            Err(refused) => (Vec::new(), Some(refused.to_string())),
+        };
+        Overview {
+            not_ready: self.subject.ready().err().or(unknown),
+            store_full: self.subject.store.check_room() == Err(StoreError::Full),
+            event_ids: self.subject.store.ids(),
+            store_bytes: self.subject.store.bytes(),
+            routes,
+        }
+    }
+
+    fn served(&self) -> Vec<ServedRoute> {
+        self.subject.routes.borrow().clone()
+    }
+
+    async fn standing(&self, route: ServedRoute) -> Result<Standing, Refused> {
+        let today = Timestamp::now().as_second().div_euclid(DAY_SECONDS);
+        let store = &self.subject.store;
+        let record = store.route_record(Arc::clone(&route.name), today - RECENT_DAYS + 1).await?;
+        let oldest_waiting = if record.pending > 0 {
+            let (store, name) = (store.clone(), Arc::clone(&route.name));
+            let oldest = tokio::task::spawn_blocking(move || store.oldest_waiting(&name));
+            oldest.await.map_err(|_| StoreError::Unavailable)?
+        } else {
+            None
+        };
+        Ok(Standing { route, record, oldest_waiting })
+    }
+}

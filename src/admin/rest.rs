@@ -1,0 +1,181 @@
+//! The REST API: from a request to an operation, and from what came of it to an answer.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+
+use super::operations::{Operations, Refused};
+use super::problem::Problem;
+use super::shape::{Deliveries, Delivery, OneDelivery, OneWebhook, Status, Webhooks, route_of};
+use crate::store::{self, DeliveryId, Filter};
+
+type Shared = State<Arc<Operations>>;
+type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+const LIMIT_DEFAULT: usize = 20;
+const LIMIT_MAX: usize = 100;
+
+pub(super) fn router(operations: Arc<Operations>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/webhooks", get(webhooks))
+        .route("/webhooks/{id}", get(webhook))
+        .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
+        .route("/deliveries", get(deliveries))
+        .route("/deliveries/{id}", get(delivery))
+        .route("/deliveries/{id}/redeliver", post(redeliver))
+        .fallback(|| async { Problem::UnknownPath })
+        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
+        .with_state(operations)
+}
+
+async fn status(State(operations): Shared) -> Response {
+    json(StatusCode::OK, &Status::from(operations.overview().await))
+}
+
+async fn webhooks(State(operations): Shared) -> Result<Response, Problem> {
+    let webhooks: Vec<_> = operations.routes().await?.into_iter().map(Into::into).collect();
+    Ok(json(StatusCode::OK, &Webhooks { success: true, total: webhooks.len(), webhooks }))
+}
+
+async fn webhook(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    let webhook = operations.route(route_of(&id).ok_or(Refused::NoSuchWebhook)?).await?.into();
+    Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
+}
+
+async fn deliveries_of_webhook(
+    State(operations): Shared,
+    Path(id): Path<String>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    let route = route_of(&id).ok_or(Refused::NoSuchWebhook)?.to_owned();
+    let filter = filter(pairs(parameters)?, false)?;
+    list(&operations, Filter { route: Some(route), ..filter }).await
+}
+
+async fn deliveries(State(operations): Shared, parameters: Parameters) -> Result<Response, Problem> {
+    list(&operations, filter(pairs(parameters)?, true)?).await
+}
+
+async fn list(operations: &Operations, filter: Filter) -> Result<Response, Problem> {
+    Ok(json(StatusCode::OK, &Deliveries::from(operations.deliveries(filter).await?)))
+}
+
+async fn delivery(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    let delivery = Delivery::whole(operations.delivery(delivery_id(&id)?).await?);
+    Ok(json(StatusCode::OK, &OneDelivery { success: true, delivery }))
+}
+
+async fn redeliver(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    let delivery = Delivery::whole(operations.redeliver(delivery_id(&id)?).await?);
+    Ok(json(StatusCode::ACCEPTED, &OneDelivery { success: true, delivery }))
+}
+
+fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
+    text.parse().map_err(|_| Refused::NoSuchDelivery)
+}
+
+fn pairs(parameters: Parameters) -> Result<Vec<(String, String)>, Problem> {
+    let Query(pairs) = parameters.map_err(|rejection| Problem::InvalidParameter(rejection.body_text()))?;
+    Ok(pairs)
+}
+
+/// What a list is to hold. `any_webhook` lets it be one of all webhooks.
+fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Problem> {
+    let mut filter = Filter { limit: LIMIT_DEFAULT, with_bodies: true, ..Filter::default() };
+    let mut seen: Vec<String> = Vec::new();
+    for (name, value) in pairs {
+        let wrong = |wanted: &str| Problem::InvalidParameter(format!("`{name}` must be {wanted}."));
+        match name.as_str() {
+            "limit" => {
+                let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+                filter.limit = limit.ok_or_else(|| wrong("a number from 1 to 100"))?;
+            }
+            "cursor" => {
+                let before = value.parse().map_err(|_| wrong("a `next_cursor` of an earlier answer"))?;
+                filter.before = Some(before);
+            }
+            "status" => {
+                let state = store::State::parse(&value);
+                filter.state = Some(state.ok_or_else(|| wrong("one of success, failed, pending and dead"))?);
+            }
+            "event_type" => filter.event_type = Some(value),
+            "event_id" => filter.event_id = Some(value),
+            "event_data" => {
+                filter.with_bodies = value.parse().map_err(|_| wrong("true or false"))?;
+            }
+            "webhook_id" if any_webhook => {
+                filter.route = Some(route_of(&value).ok_or(Refused::NoSuchWebhook)?.to_owned());
+            }
+            _ => return Err(Problem::InvalidParameter(format!("There is no parameter `{}`.", name.escape_debug()))),
+        }
+        if seen.contains(&name) {
+            return Err(wrong("given once"));
+        }
+        seen.push(name);
+    }
+    Ok(filter)
+}
+
+fn json(status: StatusCode, document: &impl Serialize) -> Response {
+    match serde_json::to_vec(document) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        // Maps with keys that are no text, which there are none of.
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &str) -> Result<Filter, String> {
+        let uri = format!("http://localhost/deliveries?{query}").parse().unwrap();
+        let parameters = Query::try_from_uri(&uri);
+        pairs(parameters).and_then(|pairs| filter(pairs, true)).map_err(|problem| format!("{problem:?}"))
+    }
+
+    #[test]
+    fn parameters_become_a_filter() {
+        let filter = parse(
+            "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&webhook_id=wh_a&event_data=false",
+        );
+        let expected = Filter {
+            route: Some("a".into()),
+            state: Some(store::State::Dead),
+            event_type: Some("user.created".into()),
+            event_id: Some("evt 1".into()),
+            before: Some(DeliveryId(9)),
+            limit: 5,
+            with_bodies: false,
+        };
+        assert_eq!(filter, Ok(expected));
+        assert_eq!(parse(""), Ok(Filter { limit: 20, with_bodies: true, ..Filter::default() }));
+    }
+
+    #[test]
+    fn a_parameter_that_means_nothing_is_refused_by_name() {
+        let cases = [
+            ("limit=0", "limit"),
+            ("limit=101", "limit"),
+            ("limit=ten", "limit"),
+            ("limit=5&limit=6", "limit"),
+            ("cursor=", "cursor"),
+            ("cursor=next", "cursor"),
+            ("status=Dead", "status"),
+            ("event_data=yes", "event_data"),
+            ("event_typ=user.created", "event_typ"),
+        ];
+        for (query, named) in cases {
+            let problem = parse(query).unwrap_err();
+            assert!(problem.contains("InvalidParameter") && problem.contains(named), "{query}: {problem}");
+        }
+        assert!(parse("webhook_id=billing").unwrap_err().contains("NoSuchWebhook"));
+    }
+}

@@ -1,0 +1,121 @@
+//! `hookgate events list`.
+
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use serde_json::json;
+
+use super::{Failure, PAGE, Place, next, one_line};
+use crate::admin::shape::{Deliveries, Delivery, route_of};
+use crate::cli::terminal;
+use crate::store::{Filter, State};
+
+/// List deliveries, the newest first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookgate events list --status dead --route billing
+  hookgate events list --event-id evt_123 --json | jq '.deliveries[].status'
+  hookgate events list --offline --config /etc/hookgate/hookgate.yaml")]
+pub struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// Only those of this route
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// Only those that stand so
+    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(State::ALL.map(State::as_str)))]
+    status: Option<String>,
+    /// Only those of this event
+    #[arg(long, value_name = "ID")]
+    event_id: Option<String>,
+    /// Only those of this event type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// How many at the most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// Print one JSON document, with the events where they are kept and not longer than 64KiB
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let source = args.place.open()?;
+    let mut left = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let mut filter = Filter {
+        route: args.route.clone(),
+        state: args.status.as_deref().and_then(State::parse),
+        event_type: args.event_type.clone(),
+        event_id: args.event_id.clone(),
+        before: None,
+        limit: left.min(PAGE),
+        with_bodies: args.json,
+    };
+    let mut first = true;
+    loop {
+        let page = source.page(&filter)?;
+        left = left.saturating_sub(page.deliveries.len());
+        if args.json {
+            print_json(&page.deliveries, first)?;
+        } else {
+            print_table(&page.deliveries, first)?;
+        }
+        match next(&page)? {
+            Some(before) if left > 0 => (filter.before, filter.limit) = (Some(before), left.min(PAGE)),
+            _ if args.json => break end_json(&page)?,
+            _ if first && page.deliveries.is_empty() => break terminal::tell("no deliveries"),
+            _ => break,
+        }
+        first = false;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The document is the API's, with a delivery a line. It is written as the pages come, however many are asked for.
+fn print_json(deliveries: &[Delivery], first: bool) -> Result<(), Failure> {
+    if first {
+        terminal::print(r#"{"success":true,"deliveries":["#)?;
+    }
+    for (number, delivery) in deliveries.iter().enumerate() {
+        let comma = if first && number == 0 { "" } else { "," };
+        terminal::print(&format!("{comma}{}", one_line(delivery)?))?;
+    }
+    Ok(())
+}
+
+fn end_json(last: &Deliveries) -> Result<(), Failure> {
+    let rest = json!({"total": last.total, "has_more": last.has_more, "next_cursor": last.next_cursor}).to_string();
+    Ok(terminal::print(&format!("],{}", rest.trim_start_matches('{')))?)
+}
+
+fn print_table(deliveries: &[Delivery], with_heading: bool) -> Result<(), Failure> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let heading = ["ID", "STATUS", "ROUTE", "TYPE", "EVENT", "RECEIVED", "ATTEMPTS", "LAST", ""];
+    let mut rows = vec![heading.map(str::to_owned)];
+    rows.extend(deliveries.iter().map(row));
+    for line in terminal::columns(&rows).iter().skip(usize::from(!with_heading)) {
+        terminal::print(line)?;
+    }
+    Ok(())
+}
+
+fn row(delivery: &Delivery) -> [String; 9] {
+    let note = match (delivery.next_attempt_in_seconds, &delivery.reason) {
+        (Some(seconds), _) => format!("next in {seconds}s"),
+        (None, Some(reason)) => reason.clone(),
+        (None, None) => String::new(),
+    };
+    [
+        delivery.id.clone(),
+        delivery.status.clone(),
+        route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id).to_owned(),
+        delivery.event_type.clone(),
+        delivery.event_id.clone(),
+        terminal::time(Some(delivery.received_at)),
+        delivery.attempt_count.to_string(),
+        super::show::result(delivery.response_status, delivery.error.as_deref()),
+        note,
+    ]
+}

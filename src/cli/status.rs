@@ -1,0 +1,86 @@
+//! `hookgate status`: whether a gateway is there and ready, and how its routes stand.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::admin::{Failure, Gateway};
+use super::{FAILED, terminal};
+use crate::admin::shape::{self, LongStats, Webhook};
+
+/// Show whether the gateway is ready, and for each route what was delivered and what waits
+///
+/// Exit status: 0 when it is ready, 1 when it is not or takes no new events, 69 when it can't be reached, 77 when it wants another token.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    gateway: Gateway,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a script gets.
+#[derive(Serialize)]
+struct Told<'a> {
+    reachable: bool,
+    admin: &'a str,
+    #[serde(flatten)]
+    status: Option<&'a shape::Status>,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    show(args).unwrap_or_else(Failure::exit)
+}
+
+fn show(args: &Args) -> Result<ExitCode, Failure> {
+    let admin = args.gateway.admin()?;
+    let asked = admin.get::<shape::Status>("/status", &[]);
+    if args.json {
+        let reachable = !matches!(asked, Err(Failure::Unreachable { .. }));
+        let told = Told { reachable, admin: admin.url(), status: asked.as_ref().ok() };
+        let text = serde_json::to_string(&told).map_err(|error| Failure::Failed(error.to_string()))?;
+        terminal::print(&text)?;
+    }
+    let status = asked?;
+    if !args.json {
+        print(admin.url(), &status)?;
+    }
+    Ok(if status.ready && !status.store_full { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
+    let ready = match &status.reason {
+        Some(reason) => format!("NOT READY: {reason}"),
+        None if status.store_full => "STORE FULL: new events are answered with 503".into(),
+        None => "ready".into(),
+    };
+    terminal::print(&terminal::visible(&format!("{url}  hookgate {}  {ready}", status.version), false))?;
+    let mib = status.store_bytes.div_ceil(1 << 20);
+    terminal::print(&format!("{} event IDs remembered, {mib} MiB on disk", status.event_ids))?;
+    if status.webhooks.is_empty() {
+        return Ok(());
+    }
+    terminal::print("")?;
+    let heading = ["ROUTE", "DELIVERY", "DELIVERED", "FAILED", "PENDING", "DEAD", "OLDEST PENDING", "LAST SUCCESS"];
+    let mut rows = vec![heading.map(str::to_owned)];
+    rows.extend(status.webhooks.iter().map(row));
+    for line in terminal::columns(&rows) {
+        terminal::print(&line)?;
+    }
+    Ok(())
+}
+
+fn row(webhook: &Webhook<LongStats>) -> [String; 8] {
+    let (stats, queue) = (&webhook.delivery_stats, &webhook.queue);
+    [
+        webhook.name.clone(),
+        webhook.delivery.clone(),
+        stats.successful_deliveries.to_string(),
+        stats.failed_deliveries.to_string(),
+        queue.pending.to_string(),
+        queue.dead.to_string(),
+        terminal::time(queue.oldest_pending_at),
+        terminal::time(stats.last_successful_delivery),
+    ]
+}

@@ -1,0 +1,72 @@
+//! What is printed: lines, columns, and nothing that a terminal would take for a command.
+
+use std::borrow::Cow;
+use std::io::{self, Write as _};
+
+use jiff::Timestamp;
+
+/// Writes a line of data to standard output.
+pub(super) fn print(line: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Tells people something that is no data. Nobody may be listening.
+pub(super) fn tell(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "hookgate: {line}");
+}
+
+/// Text from outside, with its control characters made visible. Line feeds stay when `lines` says so.
+pub(super) fn visible(text: &str, lines: bool) -> Cow<'_, str> {
+    let harmless = |c: char| !c.is_control() || (lines && matches!(c, '\n' | '\t'));
+    if text.chars().all(harmless) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if harmless(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_default());
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Rows with their columns aligned; the first is the heading.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let rows: Vec<[Cow<'_, str>; N]> = rows.iter().map(|row| row.each_ref().map(|cell| visible(cell, false))).collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let aligned = |row: &[Cow<'_, str>; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(aligned).collect()
+}
+
+/// To the second; `-` where there is none.
+pub(super) fn time(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "-".into(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_made_visible() {
+        assert_eq!(visible("evt_1", false), "evt_1");
+        assert_eq!(visible("a\u{1b}[2Jb\nc\u{9b}1m", false), "a\\u{1b}[2Jb\\nc\\u{9b}1m");
+        assert_eq!(visible("{\n\t\"a\": 1}\r", true), "{\n\t\"a\": 1}\\r");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["ID", "ROUTE"], ["del_1000", "ü"], ["del_1", "-"]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(&rows), ["ID        ROUTE", "del_1000  ü", "del_1     -"]);
+    }
+}
