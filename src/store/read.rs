@@ -340,6 +340,7 @@ pub(super) fn confirm(
         "SELECT attempts, possibly_delivered, digest, delivery FROM ledger
          WHERE place = ?1 AND key = ?2 AND ends_ms > ?3",
     )?;
+    let mut tried = None;
     for &place in places {
         let found = select.query_row(params![place.0, key.0.to_be_bytes(), now.0], |row| {
             let digest: Option<[u8; 16]> = row.get(2)?;
@@ -349,11 +350,13 @@ pub(super) fn confirm(
             };
             Ok(Found { record, place, delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId) })
         });
-        if let Some(found) = found.optional()? {
-            return Ok(Some(found));
+        match found.optional()? {
+            // Whatever else there is.
+            Some(found @ Found { record: Record::Completed { .. }, .. }) => return Ok(Some(found)),
+            found => tried = tried.or(found),
         }
     }
-    Ok(None)
+    Ok(tried)
 }
 
 fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {

@@ -126,6 +126,17 @@ async fn a_record_takes_the_place_of_an_earlier_one() {
 }
 
 #[tokio::test]
+async fn of_two_records_of_an_event_the_completed_one_holds() {
+    for (first, second) in [(tried(1), completed(1)), (completed(1), tried(1))] {
+        let kept = Kept::new();
+        let store = kept.open();
+        store.settle(settlement(1, None, first, None)).await.unwrap();
+        store.settle(settlement(1, None, second, None)).await.unwrap();
+        assert_eq!(record(&store, 1).await, Some(completed(1)));
+    }
+}
+
+#[tokio::test]
 async fn a_record_lives_exactly_as_long_as_its_window_of_running_time() {
     let kept = Kept::new();
     let store = kept.open();

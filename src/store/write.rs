@@ -4,6 +4,7 @@
 //! gather for the next. An answer leaves after the commit that holds it, and not at all if that one failed.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -127,6 +128,9 @@ impl Suspects {
     }
 }
 
+/// The file is closed, after an error that was told.
+struct Lost;
+
 /// Why the file could not be opened or read.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
@@ -191,8 +195,7 @@ impl Writer {
         while let Ok(first) = jobs.recv() {
             let mut batch = Vec::new();
             let closing = gather(first, jobs, &mut batch);
-            if let Err(error) = self.commit(batch) {
-                self.lose(&error);
+            if self.commit(batch).is_err() {
                 self.recover(jobs);
             }
             if let Some((in_good_order, done)) = closing {
@@ -205,17 +208,15 @@ impl Writer {
         self.close(true);
     }
 
-    /// Writes a batch and tells all who wait for it; or tells them that it failed.
-    fn commit(&mut self, batch: Vec<Job>) -> Result<(), Failed> {
+    /// Writes a batch and tells all who wait for it; or closes the file and tells them that it failed, in this order: who
+    /// hears of a failure must find the doors shut, or it would go by what was known before.
+    fn commit(&mut self, batch: Vec<Job>) -> Result<(), Lost> {
         let Some(connection) = &mut self.connection else {
             self.refuse(batch);
             return Ok(());
         };
         if batch.iter().any(|job| matches!(job, Job::Distrust)) {
-            self.refuse(batch);
-            return Err(
-                rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR), None).into()
-            );
+            return Err(self.lose(&"the log could not be moved into the database", batch));
         }
         let began = Instant::now();
         let checkpoint = batch.iter().any(|job| matches!(job, Job::Checkpoint));
@@ -244,22 +245,23 @@ impl Writer {
                 }
             }
             Err(error) if is_of_one_job(&error) => return self.commit_apart(batch, &error),
-            Err(error) => {
-                self.refuse(batch);
-                return Err(error.into());
-            }
+            Err(error) => return Err(self.lose(&error, batch)),
         }
         if checkpoint {
-            schema::checkpoint_passively(connection)?;
+            let moved = schema::checkpoint_passively(connection);
+            moved.map_err(|error| self.lose(&error, Vec::new()))?;
         }
         Ok(())
     }
 
     /// Writes each job by itself, so that one that can't be written does not stand in the way of the others.
-    fn commit_apart(&mut self, mut batch: Vec<Job>, error: &rusqlite::Error) -> Result<(), Failed> {
+    fn commit_apart(&mut self, mut batch: Vec<Job>, error: &rusqlite::Error) -> Result<(), Lost> {
         // Rolled back, with what it had numbered.
         if let Some(connection) = &self.connection {
-            self.cursor.routes = read_routes(connection)?;
+            match read_routes(connection) {
+                Ok(routes) => self.cursor.routes = routes,
+                Err(error) => return Err(self.lose(&error, batch)),
+            }
         }
         if batch.len() == 1 {
             self.shared.metrics.failed("commit");
@@ -269,9 +271,9 @@ impl Writer {
         }
         batch.reverse();
         while let Some(job) = batch.pop() {
-            if let Err(failed) = self.commit(vec![job]) {
+            if let Err(lost) = self.commit(vec![job]) {
                 self.refuse(batch);
-                return Err(failed);
+                return Err(lost);
             }
         }
         Ok(())
@@ -305,12 +307,14 @@ impl Writer {
         }
     }
 
-    /// Closes the file after an error. Until it was read again, nobody is told anything.
-    fn lose(&mut self, error: &Failed) {
+    /// Closes the file after an error, then tells those who waited. Until it was read again, nobody is told anything else.
+    fn lose(&mut self, error: &dyn fmt::Display, batch: Vec<Job>) -> Lost {
         self.shared.metrics.failed("commit");
         tracing::error!(%error, file = %self.shared.file.display(), "the store failed; it is closed and opened anew");
         self.connection = None;
         self.shared.closed();
+        self.refuse(batch);
+        Lost
     }
 
     /// Opens the file and reads it anew, as often as it takes. What is asked meanwhile is refused.
