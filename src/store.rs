@@ -374,8 +374,7 @@ impl Store {
     /// When the store can't tell.
     pub async fn recall(&self, key: EventKey) -> Result<Option<Found>, StoreError> {
         let shared = &self.inner.shared;
-        shared.check_open()?;
-        let places = shared.index.find(key);
+        let places = shared.find(key)?;
         if places.is_empty() {
             return Ok(None);
         }

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rusqlite::Connection;
 
-use super::index::Index;
+use super::index::{Index, Place};
 use super::read::Reader;
 use super::running::RunningTime;
 use super::under_way::UnderWay;
-use super::{Lane, Settings, StoreError, schema};
+use super::{EventKey, Lane, Settings, StoreError, schema};
 use crate::metrics::StoreMetrics;
 
 pub(super) struct Shared {
@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub metrics: StoreMetrics,
     /// Whether what was written last is known to be written.
     open: AtomicBool,
+    /// How often the file was closed.
+    closings: AtomicU64,
     /// Bytes of the file that hold something.
     used: AtomicU64,
     /// None while the file is closed.
@@ -64,6 +66,7 @@ impl Shared {
             time,
             metrics,
             open: AtomicBool::new(false),
+            closings: AtomicU64::new(0),
             used: AtomicU64::new(0),
             connections: RwLock::new(None),
             waiting: Mutex::default(),
@@ -74,6 +77,15 @@ impl Shared {
 
     pub(super) fn check_open(&self) -> Result<(), StoreError> {
         if self.open.load(Ordering::Acquire) { Ok(()) } else { Err(StoreError::Unavailable) }
+    }
+
+    /// Where the event's row may be.
+    pub(super) fn find(&self, key: EventKey) -> Result<Vec<Place>, StoreError> {
+        let closings = self.closings.load(Ordering::Acquire);
+        self.check_open()?;
+        let places = self.index.find(key);
+        // An index that is being read anew knows nothing of most events.
+        if self.closings.load(Ordering::Acquire) == closings { Ok(places) } else { Err(StoreError::Unavailable) }
     }
 
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
@@ -91,6 +103,7 @@ impl Shared {
     /// Waits for the readers that are at it and lets no more in, so that every connection is closed.
     pub(super) fn closed(&self) {
         self.open.store(false, Ordering::Release);
+        self.closings.fetch_add(1, Ordering::AcqRel);
         *self.connections.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
