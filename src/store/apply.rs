@@ -8,14 +8,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::index::Place;
 use super::running::Running;
+use super::schema::RECORD_BYTES;
 use super::shared::{Counts, Shared};
 use super::{
     Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Record, Requeued, Settlement, State, Tried,
 };
-
-/// What a delivery's record takes beside its payload, for bounding what is kept: about what its row and its places in
-/// the indexes take.
-pub(super) const RECORD_BYTES: i64 = 300;
 
 const DAY_MS: i64 = 86_400_000;
 

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::apply::RECORD_BYTES;
 use super::index::Place;
 use super::running::Running;
+use super::schema::RECORD_BYTES;
 use super::{DeliveryId, EventKey, Found, Record, State, Tried, schema};
 use crate::signature::PayloadDigest;
 

@@ -1,10 +1,13 @@
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::backoff::Reason;
 use crate::clock::ManualClock;
 use crate::metrics::Metrics;
+use crate::signature::PayloadDigest;
 
 const WINDOW: Duration = Duration::from_secs(96 * 3600);
 const KEEP: Retain = Retain { payloads: Payloads::Failed, keep: Duration::from_secs(7 * 86_400), max_bytes: None };

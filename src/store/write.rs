@@ -16,16 +16,10 @@ use tokio::sync::oneshot;
 use super::apply::{Batch, Cursor, Effects};
 use super::holder::Lock;
 use super::index::Place;
-use super::read::{self, Attempted};
-use super::running::{Running, RunningTime};
-use super::shared::{Counts, Shared};
-use super::under_way::{CutOff, UnderWay};
-use super::{
-    DeliveryId, EventKey, Lane, Name, Next, OpenError, Record, Requeued, Settings, Settlement, StoreError, Tried,
-    schema,
-};
-use crate::clock::Clock;
-use crate::metrics::StoreMetrics;
+use super::read::Attempted;
+use super::running::Running;
+use super::shared::Shared;
+use super::{DeliveryId, EventKey, Lane, Name, Next, Requeued, Settlement, StoreError, Tried, opening, schema};
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -85,110 +79,18 @@ const WRITE_TIME_EVERY: Duration = Duration::from_secs(1);
 const UNRECORDED_MAX: usize = 100_000;
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// `None` while the file is closed.
-    connection: Option<Connection>,
-    cursor: Cursor,
-    time_written: Running,
-    unrecorded: HashMap<EventKey, (Tried, Duration)>,
+    pub(super) connection: Option<Connection>,
+    pub(super) cursor: Cursor,
+    pub(super) time_written: Running,
+    pub(super) unrecorded: HashMap<EventKey, (Tried, Duration)>,
     /// Given back when the writer ends, and the file is closed.
-    _lock: Lock,
-}
-
-/// Stored events whose last attempt may have arrived, nobody having heard of it.
-#[derive(Default)]
-struct Suspects {
-    /// Attempts that the end of the process cut off.
-    deliveries: Vec<DeliveryId>,
-    /// After the end of the machine, which ones those were is not known; but they are among the first that were due on
-    /// their route.
-    first_of_each_route: bool,
-}
-
-impl Suspects {
-    fn mark(&self, connection: &Connection, due_now: Running) -> rusqlite::Result<()> {
-        let mut mark = connection.prepare("UPDATE deliveries SET possibly_delivered = 1 WHERE id = ?1")?;
-        for id in &self.deliveries {
-            mark.execute([id.0])?;
-        }
-        if !self.first_of_each_route {
-            return Ok(());
-        }
-        let mut routes = connection.prepare("SELECT id, concurrency FROM routes")?;
-        let routes: Vec<(i64, i64)> =
-            routes.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-        let mut mark = connection.prepare(
-            "UPDATE deliveries SET possibly_delivered = 1 WHERE id IN (SELECT id FROM deliveries
-             WHERE route = ?1 AND state = 'pending' AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3)",
-        )?;
-        for (route, concurrency) in routes {
-            mark.execute((route, due_now.0, concurrency))?;
-        }
-        Ok(())
-    }
+    pub(super) _lock: Lock,
 }
 
 /// The file is closed, after an error that was told.
 struct Lost;
-
-/// Why the file could not be opened or read.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error("{0}")]
-    Sql(#[from] rusqlite::Error),
-    #[error("{0}")]
-    Open(#[from] OpenError),
-}
-
-/// Opens the file and reads what is remembered.
-pub(super) fn open(
-    settings: Settings,
-    lock: Lock,
-    clock: Clock,
-    metrics: StoreMetrics,
-) -> Result<(Arc<Shared>, Writer), OpenError> {
-    let file = settings.folder.join("hookgate.db");
-    let wall_ms = Timestamp::now().as_millisecond();
-    let database = |source: rusqlite::Error| match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign { file: file.display().to_string() },
-        _ => OpenError::Database { file: file.display().to_string(), source },
-    };
-    let folder = |source| OpenError::Folder { folder: settings.folder.display().to_string(), source };
-    let (under_way, cut_off) = UnderWay::open(&settings.folder).map_err(folder)?;
-    let mut connection = schema::open(&file, settings.durability).map_err(database)?;
-    let head = schema::read_or_make(&mut connection, &file, wall_ms)?;
-    // A clock that went back tells nothing of how long we were gone.
-    let gone = Duration::from_millis(u64::try_from(wall_ms - head.wall_ms).unwrap_or(0));
-    let time = RunningTime::from(head.running, head.away.saturating_add(gone), clock);
-    let shared = Arc::new(Shared::new(settings, file.clone(), head.hash_key, time, metrics, under_way));
-    let mut writer = Writer {
-        shared: Arc::clone(&shared),
-        connection: None,
-        cursor: Cursor::default(),
-        time_written: head.running,
-        unrecorded: HashMap::new(),
-        _lock: lock,
-    };
-    let began = Instant::now();
-    let mut suspects = Suspects { first_of_each_route: !head.clean && !head.same_boot, ..Suspects::default() };
-    for attempt in &cut_off {
-        match *attempt {
-            CutOff::Event { key, tried, window } => drop(writer.unrecorded.insert(key, (tried, window))),
-            CutOff::Delivery(id) => suspects.deliveries.push(id),
-        }
-    }
-    writer.take(connection, &suspects).map_err(|failed| match failed {
-        Failed::Sql(source) => database(source),
-        Failed::Open(error) => error,
-    })?;
-    shared
-        .under_way
-        .forget_last_run()
-        .map_err(|source| OpenError::Folder { folder: shared.settings.folder.display().to_string(), source })?;
-    let (ids, seconds) = (shared.index.len(), began.elapsed().as_secs_f64());
-    tracing::info!(file = %file.display(), ids, seconds, clean = head.clean, cut_off = cut_off.len(), "the store is open");
-    Ok((shared, writer))
-}
 
 impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
@@ -258,7 +160,7 @@ impl Writer {
     fn commit_apart(&mut self, mut batch: Vec<Job>, error: &rusqlite::Error) -> Result<(), Lost> {
         // Rolled back, with what it had numbered.
         if let Some(connection) = &self.connection {
-            match read_routes(connection) {
+            match opening::read_routes(connection) {
                 Ok(routes) => self.cursor.routes = routes,
                 Err(error) => return Err(self.lose(&error, batch)),
             }
@@ -347,87 +249,6 @@ impl Writer {
         tracing::info!(ids = self.shared.index.len(), "the store is open again");
     }
 
-    fn reopen(&mut self) -> Result<(), Failed> {
-        let mut connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
-        schema::read_or_make(&mut connection, &self.shared.file, 0)?;
-        // What the log holds may be in memory only, if a flush of it failed. Moved into the database and flushed there,
-        // it is on the disk, or this fails too.
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| match row.get::<_, i32>(0)? {
-            0 => Ok(()),
-            _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
-        })?;
-        // Attempts that are under way have not lost those who wait for them.
-        self.take(connection, &Suspects::default())
-    }
-
-    /// Reads everything that is kept in memory, writes down what could not be written before, and opens the doors.
-    fn take(&mut self, mut connection: Connection, suspects: &Suspects) -> Result<(), Failed> {
-        self.cursor = Cursor::default();
-        let shared = Arc::clone(&self.shared);
-        let now = shared.time.now();
-        self.read_ledger(&connection, now)?;
-        self.read_deliveries(&connection)?;
-        let wall_ms = Timestamp::now().as_millisecond();
-        // A write that has to succeed: a store that can only be read is of no use to anybody.
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut writing = Batch::new(&transaction, &mut self.cursor, now, shared.time.due_now(), wall_ms);
-        for (&key, &(tried, window)) in &self.unrecorded {
-            let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
-            let earlier = found.map(|found| found.place);
-            if !found.is_some_and(|found| matches!(found.record, Record::Completed { .. })) {
-                let delivery = found.and_then(|found| found.delivery);
-                writing.remember(Name { key, earlier }, Record::Tried(tried), window, delivery)?;
-            }
-        }
-        let effects = writing.end()?;
-        suspects.mark(&transaction, shared.time.due_now())?;
-        schema::write_boot(&transaction)?;
-        schema::write_time(&transaction, now, shared.time.away(), wall_ms, false)?;
-        transaction.commit()?;
-        effects.take_place(&shared);
-        self.unrecorded.clear();
-        self.time_written = now;
-        self.connection = Some(connection);
-        shared.opened();
-        Ok(())
-    }
-
-    fn read_ledger(&mut self, connection: &Connection, now: Running) -> rusqlite::Result<()> {
-        let index = &self.shared.index;
-        index.clear();
-        let mut select = connection.prepare("SELECT place, key, ends_ms FROM ledger")?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            let place = Place(row.get(0)?);
-            let next = self.cursor.next_place.entry(Place(place.bucket() << 32)).or_insert(0);
-            *next = (*next).max((place.0 & i64::from(u32::MAX)) + 1);
-            if Running(row.get(2)?) > now {
-                index.insert(EventKey(u128::from_be_bytes(row.get(1)?)), place);
-            }
-        }
-        Ok(())
-    }
-
-    fn read_deliveries(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.cursor.next_delivery =
-            connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM deliveries", [], |row| row.get(0))?;
-        self.cursor.routes = read_routes(connection)?;
-        let mut select = connection.prepare(
-            "SELECT routes.name, state, count(*) FROM deliveries JOIN routes ON routes.id = route
-             WHERE state <> 'success' AND state IN ('pending', 'dead') GROUP BY route, state",
-        )?;
-        let mut rows = select.query([])?;
-        let mut all: HashMap<Arc<str>, Counts> = HashMap::new();
-        while let Some(row) = rows.next()? {
-            let counts = all.entry(row.get::<_, String>(0)?.into()).or_default();
-            if let Some(count) = counts.of(read::state_of(row, 1)?) {
-                *count = row.get(2)?;
-            }
-        }
-        self.shared.with_counts(|counts| *counts = all);
-        Ok(())
-    }
-
     fn close(&mut self, in_good_order: bool) {
         if let Some(connection) = self.connection.take() {
             let shared = &self.shared;
@@ -440,12 +261,6 @@ impl Writer {
             }
         }
     }
-}
-
-fn read_routes(connection: &Connection) -> rusqlite::Result<HashMap<Arc<str>, i64>> {
-    let mut select = connection.prepare("SELECT name, id FROM routes")?;
-    let routes = select.query_map([], |row| Ok((row.get::<_, String>(0)?.into(), row.get(1)?)))?;
-    routes.collect()
 }
 
 /// Whether an error is about what was to be written, not about the file.

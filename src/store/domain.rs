@@ -1,0 +1,227 @@
+//! What the store is told and what it answers: the domain's words, with no engine in them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::index::Place;
+use super::read::Attempted;
+use crate::backoff::Reason;
+use crate::signature::PayloadDigest;
+
+/// Where and how the store is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The store's own folder. Made when it is missing.
+    pub folder: PathBuf,
+    pub durability: Durability,
+    /// Event IDs that are remembered at the most; above it, new events get 503.
+    pub max_ids: usize,
+    /// Bytes on disk from which on new events get 503; `None` leaves it to the disk.
+    pub max_bytes: Option<u64>,
+}
+
+/// What an answer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Until the disk has it: survives the loss of power.
+    Strict,
+    /// Until the system has it: survives the end of the process, not the loss of power.
+    Relaxed,
+}
+
+/// What is kept of deliveries that have ended, for an operator to look at. Nothing of it is needed to deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retain {
+    pub payloads: Payloads,
+    /// How long a record is kept, its payload with it.
+    pub keep: Duration,
+    /// Bytes of a route's records and payloads above which the oldest go; `None` is no bound.
+    pub max_bytes: Option<u64>,
+}
+
+/// Which payloads are kept after the end. Those of queued events and of dead letters are kept in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payloads {
+    None,
+    Failed,
+    All,
+}
+
+impl Retain {
+    /// Whether the payload of a delivery is kept that is now `state`.
+    pub fn keeps_payload(self, state: State) -> bool {
+        match state {
+            State::Pending | State::Dead => true,
+            State::Failed => self.payloads != Payloads::None,
+            State::Success => self.payloads == Payloads::All,
+        }
+    }
+}
+
+/// Names one event on one route: a keyed 128-bit hash, so that nobody outside can aim a collision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventKey(pub u128);
+
+/// Names one delivery. Later ones have greater numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId(pub i64);
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "del_{}", self.0)
+    }
+}
+
+impl std::str::FromStr for DeliveryId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.strip_prefix("del_").unwrap_or(text).parse().map(Self)
+    }
+}
+
+/// What is known of an event that was seen before and is not in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub record: Record,
+    /// Its row, for the settlement that takes its place.
+    pub place: Place,
+    pub delivery: Option<DeliveryId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// Handed over. Never to be forwarded again while this record lives.
+    Completed { digest: PayloadDigest },
+    /// Tried without success; the next copy is forwarded.
+    Tried(Tried),
+}
+
+/// The failed attempts at an event so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tried {
+    pub attempts: u32,
+    /// Whether any of them may have been processed all the same, its answer being lost.
+    pub possibly_delivered: bool,
+}
+
+/// How a claim on an event ends: all of it is written together, or nothing.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    pub names: [Option<Name>; 2],
+    pub becomes: Record,
+    /// How long `becomes` is remembered.
+    pub window: Duration,
+    /// What holds if this can't be written.
+    pub if_lost: Tried,
+    /// `None` keeps no record.
+    pub delivery: Option<DeliveryChange>,
+}
+
+/// A name of an event, with the row that it has from earlier attempts.
+#[derive(Debug, Clone, Copy)]
+pub struct Name {
+    pub key: EventKey,
+    pub earlier: Option<Place>,
+}
+
+/// What becomes of a delivery's record.
+#[derive(Debug, Clone)]
+pub struct DeliveryChange {
+    /// Its record from earlier attempts.
+    pub earlier: Option<DeliveryId>,
+    pub subject: Arc<Subject>,
+    pub state: State,
+    /// Attempts so far, this one included.
+    pub tried: Tried,
+    pub attempt: Option<Attempted>,
+    /// To be kept. Needed for `State::Pending`.
+    pub payload: Option<Payload>,
+    /// When a pending delivery is due.
+    pub due_after: Duration,
+}
+
+/// What a delivery is of.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    pub route: Arc<str>,
+    pub event_id: Arc<str>,
+    pub event_type: Arc<str>,
+    pub received_at: Timestamp,
+}
+
+/// What is needed to deliver later.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    pub head: Bytes,
+    pub body: Bytes,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Handed over.
+    Success,
+    /// Tried without success while the sender waited; the sender's retry passes.
+    Failed,
+    /// Stored, and to be tried.
+    Pending,
+    /// Stored, and given up.
+    Dead,
+}
+
+impl State {
+    pub const ALL: [Self; 4] = [Self::Success, Self::Failed, Self::Pending, Self::Dead];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Pending => "pending",
+            Self::Dead => "dead",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// What follows on an attempt at a stored event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Handed over.
+    Done {
+        keep_payload: bool,
+    },
+    Retry {
+        after: Duration,
+        possibly_delivered: bool,
+    },
+    Dead(Reason),
+}
+
+/// A route as the store has to know it.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    pub route: Arc<str>,
+    pub retain: Retain,
+    /// Attempts at its stored events at once: that many may be of unknown outcome after a crash.
+    pub concurrency: usize,
+}
+
+/// What became of the wish to deliver again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requeued {
+    /// It waits, on this route.
+    Waits(Arc<str>),
+    /// There is no such delivery.
+    Unknown,
+    /// Its payload is not kept.
+    NoPayload,
+}
