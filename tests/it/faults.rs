@@ -313,3 +313,26 @@ async fn without_room_for_a_while_nothing_is_acknowledged_that_is_lost() {
     }
     trial.judge().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_of_an_attempt_is_kept_until_the_disk_takes_it() {
+    let gate = Gate::shut();
+    let upstream = Upstream::replying([Reply::ok().after(&gate)]);
+    let route = Route::to(&upstream).with("delivery", "queue");
+    let gateway = Gateway::start(Setup::from(route).stopping_at_once()).await;
+    let Some(strace) = Strace::following(SYNCS) else { return };
+    let strace = strace.injecting(SYNCS, "error=EIO");
+    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    upstream.received(1).await;
+    if !strace.attach(&gateway).await {
+        return;
+    }
+    gate.open();
+    eventually("it could not be written", async || !strace.trace().injected().is_empty()).await;
+    strace.detach(&gateway).await;
+    gateway.is_ready().await;
+    gateway.metric_reaches("queue_events", &[("route", "hooks")], 0.0).await;
+    gateway.send(Event::new("evt_2")).await.assert(202, "queued");
+    upstream.received(2).await;
+    assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"], "delivered once: what came of it was known all the time");
+}
