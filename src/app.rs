@@ -144,6 +144,7 @@ impl App {
         };
         let admin = admin::start(admin, subject, config.admin.token.as_ref())?;
         tracing::info!(listener = "admin", address = %admin, "listening");
+        queue.start();
         let shutdown = config.shutdown;
         Ok(Self { gateway, queue, store, metrics, routes, data, admin, draining, stopping, listeners, shutdown })
     }

@@ -69,8 +69,8 @@ impl Backoff {
     /// 0 ..= 1.
     ///
     /// The pause is drawn from the whole of 0 to its limit (full jitter: AWS Architecture Blog, "Exponential Backoff
-    /// And Jitter"), so that events which failed together don't come back together. A `Retry-After` is waited for
-    /// exactly, up to `max_interval`.
+    /// And Jitter"), so that events which failed together don't come back together. A `Retry-After` is waited for,
+    /// up to `max_interval`.
     pub fn next(&self, attempt: u32, failed: Failed, age: Duration, chance: f64) -> Next {
         if let Failed::Status { status, .. } = failed
             && is_permanent(status)
@@ -78,9 +78,11 @@ impl Backoff {
         {
             return Next::GiveUp(Reason::Rejected);
         }
+        let drawn = self.limit(attempt).mul_f64(chance.clamp(0.0, 1.0));
         let pause = match failed {
-            Failed::Status { retry_after: Some(asked), .. } => asked.min(self.max_interval),
-            _ => self.limit(attempt).mul_f64(chance.clamp(0.0, 1.0)),
+            // Never sooner than without it: an upstream that asks for no pause at all is not to be hammered.
+            Failed::Status { retry_after: Some(asked), .. } => asked.min(self.max_interval).max(drawn),
+            _ => drawn,
         };
         if age.saturating_add(pause) > self.horizon { Next::GiveUp(Reason::Expired) } else { Next::RetryAfter(pause) }
     }
@@ -138,6 +140,7 @@ mod tests {
         let asked = |seconds| Failed::Status { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
         assert_eq!(USUAL.next(1, asked(42), Duration::ZERO, 0.0), Next::RetryAfter(Duration::from_secs(42)));
         assert_eq!(USUAL.next(1, asked(86_400), Duration::ZERO, 0.0), Next::RetryAfter(HOUR));
+        assert_eq!(USUAL.next(2, asked(0), Duration::ZERO, 0.5), Next::RetryAfter(Duration::from_secs(5)));
     }
 
     #[test]

@@ -245,8 +245,7 @@ impl Gateway {
             Ok(Decision::InFlight) => (LedgerCheck::InFlight, Err(Outcome::InFlight)),
             Err(error) => {
                 self.metrics.store().failed("claim");
-                tracing::error!(route = &*route.name, %error, "an event could not be claimed");
-                (LedgerCheck::Error, Err(Outcome::StoreUnavailable))
+                (LedgerCheck::Error, Err(Outcome::StoreUnavailable(error)))
             }
         };
         metrics.ledger_checked(check);

@@ -190,8 +190,10 @@ impl Ledger {
                 None => {}
             }
         }
-        // What is known already is answered from what is known, however full it is.
-        self.store.check_room()?;
+        // What is known already is answered from what is known, however full it is, and a retry takes no more room.
+        if found_names.iter().flatten().all(|name| name.earlier.is_none()) {
+            self.store.check_room()?;
+        }
         Ok(Decision::Claimed(Claim {
             ledger: Arc::clone(self),
             names: found_names,
@@ -205,8 +207,8 @@ impl Ledger {
         }))
     }
 
-    /// Stores a delivery for another try, as an operator asked. Its event counts as handed over from then on, for
-    /// `window`, and no copy of it is being handed over meanwhile.
+    /// Stores a delivery for another try, as an operator asked, while no copy of its event is being handed over. If the
+    /// ledger does not have the event as handed over, it has from then on, for `window`.
     ///
     /// # Errors
     /// When it is not certain to be stored.
@@ -252,15 +254,6 @@ impl Ledger {
 impl Names {
     fn keys(self) -> impl Iterator<Item = EventKey> {
         [Some(self.first), self.second].into_iter().flatten()
-    }
-}
-
-impl Tried {
-    fn and(self, other: Self) -> Self {
-        Self {
-            attempts: self.attempts.max(other.attempts),
-            possibly_delivered: self.possibly_delivered || other.possibly_delivered,
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
@@ -32,7 +32,15 @@ pub struct Queue {
     client: Arc<Client>,
     clock: Clock,
     lanes: Mutex<Lanes>,
-    stopping: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Running,
+    /// No attempt begins any more.
+    Stopping,
 }
 
 #[derive(Default)]
@@ -44,14 +52,8 @@ struct Lanes {
 /// A route's lane, from outside.
 struct Lane {
     serving: watch::Sender<Serving>,
-    signals: Arc<Signals>,
-}
-
-/// How a lane is told that there is something to do, and tells what it does.
-#[derive(Default)]
-struct Signals {
-    woken: Notify,
-    delivering: AtomicU64,
+    /// Attempts under way.
+    delivering: Arc<AtomicU64>,
 }
 
 /// What a lane works with. Changes with the configuration; attempts end with what they began with.
@@ -64,8 +66,13 @@ struct Serving {
 
 impl Queue {
     pub fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
-        let stopping = watch::Sender::new(false);
-        Arc::new(Self { ledger, client, clock, lanes: Mutex::default(), stopping })
+        let phase = watch::Sender::new(Phase::Waiting);
+        Arc::new(Self { ledger, client, clock, lanes: Mutex::default(), phase })
+    }
+
+    /// Begins to deliver: when it is certain that we go on running.
+    pub fn start(&self) {
+        self.phase.send_replace(Phase::Running);
     }
 
     /// Delivers for these routes from now on. Events of others wait until their route is back.
@@ -85,7 +92,7 @@ impl Queue {
                 lane.serving.send_replace(serving);
                 continue;
             }
-            let (lane, runs) = self.open(Arc::clone(&route.name), serving);
+            let (lane, runs) = self.open(&route.name, serving);
             lanes.by_route.insert(Arc::clone(&route.name), lane);
             lanes.running.spawn(runs.run());
         }
@@ -98,13 +105,6 @@ impl Queue {
         self.store().serve(told);
     }
 
-    /// Says that an event was stored for this route.
-    pub fn wake(&self, route: &str) {
-        if let Some(lane) = self.lanes().by_route.get(route) {
-            lane.signals.woken.notify_one();
-        }
-    }
-
     /// Tries a stored event again, or one whose payload was kept.
     ///
     /// # Errors
@@ -112,11 +112,7 @@ impl Queue {
     pub async fn redeliver(&self, id: DeliveryId) -> Result<Redelivery, StoreError> {
         let Some(delivery) = self.store().delivery(id).await? else { return Ok(Redelivery::Unknown) };
         let window = self.route(&delivery.route).map_or(USUAL_WINDOW, |route| route.replay.window);
-        let redelivery = self.ledger.redeliver(id, window).await?;
-        if let Redelivery::Waits(route) = &redelivery {
-            self.wake(route);
-        }
-        Ok(redelivery)
+        self.ledger.redeliver(id, window).await
     }
 
     /// Sets the gauges of all lanes. Blocks for look-ups.
@@ -126,7 +122,7 @@ impl Queue {
             .by_route
             .iter()
             .map(|(name, lane)| {
-                let delivering = lane.signals.delivering.load(Ordering::Relaxed);
+                let delivering = lane.delivering.load(Ordering::Relaxed);
                 (Arc::clone(name), lane.serving.borrow().metrics.clone(), delivering)
             })
             .collect();
@@ -140,25 +136,26 @@ impl Queue {
 
     /// Begins no more attempts, and waits for those under way until `grace` is over. Answers whether all have ended.
     pub async fn stop(&self, grace: Duration) -> bool {
-        self.stopping.send_replace(true);
+        self.phase.send_replace(Phase::Stopping);
         let mut running = std::mem::take(&mut self.lanes().running);
         let all = async { while running.join_next().await.is_some() {} };
         tokio::time::timeout(grace, all).await.is_ok()
     }
 
-    fn open(&self, name: Arc<str>, serving: Serving) -> (Lane, lane::Running) {
-        let signals = Arc::new(Signals::default());
+    fn open(&self, name: &Arc<str>, serving: Serving) -> (Lane, lane::Running) {
+        let delivering = Arc::new(AtomicU64::new(0));
         let (serving, served) = watch::channel(serving);
         let running = lane::Running {
-            name,
+            name: Arc::clone(name),
             store: self.store().clone(),
             client: Arc::clone(&self.client),
             clock: self.clock.clone(),
             serving: served,
-            signals: Arc::clone(&signals),
-            stopping: self.stopping.subscribe(),
+            woken: self.store().waker(name),
+            delivering: Arc::clone(&delivering),
+            phase: self.phase.subscribe(),
         };
-        (Lane { serving, signals }, running)
+        (Lane { serving, delivering }, running)
     }
 
     fn route(&self, name: &str) -> Option<Arc<Route>> {

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
@@ -61,6 +61,16 @@ pub enum StoreError {
     Full,
     #[error("the store is not available: an error before this one tells why; it is being opened anew")]
     Unavailable,
+}
+
+impl StoreError {
+    /// For logs: a label of a closed set. The store itself says once what is wrong.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Full => "store_full",
+            Self::Unavailable => "store_closed",
+        }
+    }
 }
 
 /// Why a store can't be opened.
@@ -115,15 +125,29 @@ pub struct Store {
 
 /// More would not be answered sooner.
 const READS_AT_ONCE: usize = 8;
+const OPERATORS_READS_AT_ONCE: usize = 2;
 
 struct Inner {
     shared: Arc<Shared>,
     /// Look-ups at once. Each has a connection with a cache, and a thread.
     reads: Semaphore,
-    /// Bounded by those who wait for an answer each: requests, attempts, and the upkeep.
+    /// For operators, whose questions may take long: they are not to stand in the way of events.
+    operators_reads: Semaphore,
+    /// Bounded by `Shared::check_room`.
     jobs: std::sync::mpsc::Sender<Job>,
     /// Ends the upkeep when it goes.
     _running: std::sync::mpsc::Sender<()>,
+}
+
+impl Inner {
+    fn send(&self, job: Job) -> Result<(), StoreError> {
+        let bytes = job.bytes();
+        self.shared.queued(bytes);
+        self.jobs.send(job).map_err(|_| {
+            self.shared.taken(bytes);
+            StoreError::Unavailable
+        })
+    }
 }
 
 impl Store {
@@ -143,7 +167,13 @@ impl Store {
             std::thread::Builder::new().name(name.into()).spawn(work).map_err(OpenError::Start)
         };
         spawn("store", Box::new(move || writer.run(&incoming)))?;
-        let inner = Arc::new(Inner { shared, reads: Semaphore::new(READS_AT_ONCE), jobs, _running: running });
+        let inner = Arc::new(Inner {
+            shared,
+            reads: Semaphore::new(READS_AT_ONCE),
+            operators_reads: Semaphore::new(OPERATORS_READS_AT_ONCE),
+            jobs,
+            _running: running,
+        });
         let upkeep = Arc::downgrade(&inner);
         spawn("store-upkeep", Box::new(move || upkeep::run(&upkeep, &stopped)))?;
         Ok(Self { inner })
@@ -220,10 +250,15 @@ impl Store {
         self.ask(|done| Job::Settle(Box::new(settlement), done)).await
     }
 
+    /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
+    pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
+        self.inner.shared.waker(route)
+    }
+
     /// Tells of the routes that are served from now on. Without waiting: what was told before holds until then.
     pub fn serve(&self, lanes: Vec<Lane>) {
-        // The writer lives as long as this handle.
-        let _ = self.inner.jobs.send(Job::Serve(lanes));
+        // The writer lives as long as this handle, unless it was closed.
+        let _ = self.inner.send(Job::Serve(lanes));
     }
 
     /// Stored events of a route that are due, those that have waited longest first; and when the next one will be.
@@ -244,12 +279,18 @@ impl Store {
         self.read(move |reader| reader.load(id, now)).await
     }
 
-    /// Writes how an attempt at a stored event ended.
+    /// Writes how attempt number `number` at a stored event ended.
     ///
     /// # Errors
     /// When it is not certain to be written; to be told again.
-    pub async fn attempted(&self, id: DeliveryId, attempt: Attempted, next: Next) -> Result<(), StoreError> {
-        self.ask(|done| Job::Attempted { id, attempt, next, done }).await
+    pub async fn attempted(
+        &self,
+        id: DeliveryId,
+        number: u32,
+        attempt: Attempted,
+        next: Next,
+    ) -> Result<(), StoreError> {
+        self.ask(|done| Job::Attempted { id, number, attempt, next, done }).await
     }
 
     /// The names of a delivery's event, while it is not handed over.
@@ -280,7 +321,7 @@ impl Store {
     /// When the store can't tell.
     pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
         let now = self.inner.shared.time.due_now();
-        self.read(move |reader| reader.deliveries(&filter, now)).await
+        self.read_within(&self.inner.operators_reads, move |reader| reader.deliveries(&filter, now)).await
     }
 
     /// How many deliveries there are of these, whatever `limit` and `before` say; `None` when there are more than are
@@ -289,7 +330,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
-        self.read(move |reader| reader.count_deliveries(&filter)).await
+        self.read_within(&self.inner.operators_reads, move |reader| reader.count_deliveries(&filter)).await
     }
 
     /// One delivery.
@@ -298,7 +339,7 @@ impl Store {
     /// When the store can't tell.
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
         let now = self.inner.shared.time.due_now();
-        self.read(move |reader| reader.delivery(id, now)).await
+        self.read_within(&self.inner.operators_reads, move |reader| reader.delivery(id, now)).await
     }
 
     /// What is known of a route's deliveries as a whole. `since_day` is the first day of the count of the last days, in
@@ -308,7 +349,8 @@ impl Store {
     /// When the store can't tell.
     pub async fn route_record(&self, route: Arc<str>, since_day: i64) -> Result<RouteRecord, StoreError> {
         let (pending, dead) = self.waiting(&route);
-        let record = self.read(move |reader| reader.route_record(&route, since_day)).await?;
+        let record =
+            self.read_within(&self.inner.operators_reads, move |reader| reader.route_record(&route, since_day)).await?;
         Ok(RouteRecord { pending, dead, ..record })
     }
 
@@ -337,12 +379,18 @@ impl Store {
     /// no attempt is under way whose outcome will not be known.
     pub async fn close(&self, in_good_order: bool) {
         let (done, closed) = oneshot::channel();
-        if self.inner.jobs.send(Job::Close { in_good_order, done }).is_ok() {
+        if self.inner.send(Job::Close { in_good_order, done }).is_ok() {
             let _ = closed.await;
         }
     }
 
     /// Counts running time, as the upkeep does: for clocks that stand still otherwise.
+    /// As after a failure.
+    #[cfg(test)]
+    fn distrust(&self) {
+        let _ = self.inner.send(Job::Distrust);
+    }
+
     #[doc(hidden)]
     pub fn tick(&self) {
         self.inner.shared.time.tick();
@@ -350,7 +398,7 @@ impl Store {
 
     async fn ask<T>(&self, job: impl FnOnce(write::Done<T>) -> Job) -> Result<T, StoreError> {
         let (done, written) = oneshot::channel();
-        self.inner.jobs.send(job(done)).map_err(|_| StoreError::Unavailable)?;
+        self.inner.send(job(done))?;
         written.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
@@ -358,8 +406,16 @@ impl Store {
         &self,
         query: impl FnOnce(&read::Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.read_within(&self.inner.reads, query).await
+    }
+
+    async fn read_within<T: Send + 'static>(
+        &self,
+        room: &Semaphore,
+        query: impl FnOnce(&read::Reader) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
         // The semaphore is never closed.
-        let _permit = self.inner.reads.acquire().await.map_err(|_| StoreError::Unavailable)?;
+        let _permit = room.acquire().await.map_err(|_| StoreError::Unavailable)?;
         let shared = Arc::clone(&self.inner.shared);
         tokio::task::spawn_blocking(move || shared.read(query)).await.unwrap_or(Err(StoreError::Unavailable))
     }

@@ -10,8 +10,9 @@ mod trust;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, StatusCode, Version};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use pingora_core::Error as PingoraError;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
@@ -22,6 +23,7 @@ use tokio::time::timeout_at;
 pub use target::{Target, UrlError};
 pub use trust::{CaError, TrustedCa};
 
+use crate::backoff::Failed;
 use crate::delivery::Delivery;
 use crate::metrics::UpstreamResult;
 use crate::store::Attempted;
@@ -134,6 +136,13 @@ impl Upstream {
 impl Response {
     pub fn status(&self) -> StatusCode {
         self.head.status
+    }
+
+    /// What it says to one who would try again, `now` being the time.
+    pub fn refusal(&self, now: Timestamp) -> Failed {
+        let retry_after = self.head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|text| parse_retry_after(text, now));
+        Failed::Status { status: self.status().as_u16(), retry_after }
     }
 }
 
@@ -362,4 +371,33 @@ fn unpooled(peer: &HttpPeer) -> HttpPeer {
     let mut alone = peer.clone();
     alone.group_key = !peer.group_key;
     alone
+}
+
+/// Seconds, or a date (RFC 9110 §10.2.3). A date in the past asks for no pause.
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let at = rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
+        let parse = |text| parse_retry_after(text, now);
+        assert_eq!(parse("120"), Some(Duration::from_secs(120)));
+        assert_eq!(parse(" 0 "), Some(Duration::ZERO));
+        assert_eq!(parse("99999999999999999999999"), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(37)));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
+        for wrong in ["", "soon", "-1", "1.5", "1 s"] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
+        }
+    }
 }

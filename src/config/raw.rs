@@ -237,8 +237,8 @@ pub(super) struct Route {
     pub replay: Field<Replay>,
     /// How stored events are tried again. With `delivery: proxy` these are only those that are redelivered on request.
     pub retry: Field<Retry>,
-    /// Requests that are served at once, 1 to 1,000,000. Above it: 503. As many attempts at stored events are made at
-    /// once, besides the requests; 32 where this is not given.
+    /// Attempts in flight to the upstream at once, 1 to 1,000,000. Above it, requests get 503, or are stored with
+    /// `spill`. Attempts at stored events are among them: as many, or 32 where this is not given.
     #[schemars(extend("default" = 1024), range(min = 1, max = 1_000_000))]
     pub concurrency: Field<usize>,
     /// Requests a second. Above it: 429. Default: no bound.

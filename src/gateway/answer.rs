@@ -18,6 +18,7 @@ use crate::event::EnvelopeError;
 use crate::outcome::Code;
 use crate::route::OnDuplicate;
 use crate::signature::Failure;
+use crate::store::StoreError;
 use crate::upstream::Response;
 
 /// What became of a request, with what its answer needs.
@@ -43,7 +44,7 @@ pub enum Outcome {
     RateLimited(Duration),
     UpstreamUnreachable,
     Overloaded,
-    StoreUnavailable,
+    StoreUnavailable(StoreError),
     BudgetExceeded,
 }
 
@@ -92,7 +93,7 @@ impl Outcome {
             Self::RateLimited(_) => Code::RateLimited,
             Self::UpstreamUnreachable => Code::UpstreamUnreachable,
             Self::Overloaded => Code::Overloaded,
-            Self::StoreUnavailable => Code::StoreUnavailable,
+            Self::StoreUnavailable(_) => Code::StoreUnavailable,
             Self::BudgetExceeded => Code::BudgetExceeded,
         }
     }
@@ -103,6 +104,7 @@ impl Outcome {
             Self::InvalidSignature(failure) => Some(failure.label()),
             Self::InvalidEvent(error) => Some(error.reason()),
             Self::MalformedRequest(fault) => Some(fault.label()),
+            Self::StoreUnavailable(error) => Some(error.label()),
             Self::Delivered(response) | Self::UpstreamRejected(response) if response.truncated => {
                 Some("response_too_large")
             }
@@ -136,7 +138,7 @@ impl Outcome {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
-            Self::Overloaded | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::BudgetExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -165,14 +167,14 @@ impl Outcome {
             Self::RateLimited(_) => "Too many requests; come again later.",
             Self::UpstreamUnreachable => "The receiver could not be reached, or the connection to it failed.",
             Self::Overloaded => "The gateway has as much to do as it may; come again later.",
-            Self::StoreUnavailable => "The gateway cannot keep record of the event now, so it was not forwarded.",
+            Self::StoreUnavailable(_) => "The gateway cannot keep record of the event now, so it was not forwarded.",
             Self::BudgetExceeded => "The receiver gave no answer in time.",
         })
     }
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::InFlight | Self::Overloaded | Self::StoreUnavailable => Some(RETRY_AFTER),
+            Self::InFlight | Self::Overloaded | Self::StoreUnavailable(_) => Some(RETRY_AFTER),
             Self::RateLimited(wait) => Some(*wait),
             _ => None,
         }

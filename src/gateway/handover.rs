@@ -12,7 +12,7 @@ use crate::delivery::Delivery;
 use crate::ledger::{Attempt, Claim, Ending, Report};
 use crate::metrics::RouteMetrics;
 use crate::route::{Handover, Route};
-use crate::store::{Attempted, Payload, State, Subject};
+use crate::store::{Attempted, Payload, State, StoreError, Subject};
 use crate::upstream::{self, End, Response};
 
 /// Kept back of a `spill` route's time, for storing the event when the upstream has not answered: at most this, and at
@@ -66,9 +66,8 @@ impl Gateway {
             Err(attempt) => attempt,
             Ok(connected) => {
                 if let Err(error) = claim.begin_attempt() {
-                    tracing::error!(route = &*route.name, %error, "an event was not forwarded");
                     claim.release_untried();
-                    return Outcome::StoreUnavailable;
+                    return Outcome::StoreUnavailable(error);
                 }
                 connected.hand_over(&handing.delivery, number, possibly, deadline, || ()).await
             }
@@ -82,7 +81,7 @@ impl Gateway {
                     return self.handed_over(claim, handing, record, response).await;
                 }
                 if spills && is_trouble(response.status()) {
-                    let failed = Failed::Status { status: response.status().as_u16(), retry_after: None };
+                    let failed = response.refusal(self.clock.wall());
                     return self
                         .store(claim, handing, Some((Attempt::Refused, record)), pause(route, number, failed))
                         .await;
@@ -121,11 +120,7 @@ impl Gateway {
         let report = handing.report(Some(record), handing.payload_if_kept(State::Success));
         match claim.settle(Ending::HandedOver, report, handing.settle_by).await {
             Ok(()) => Outcome::Delivered(response),
-            Err(error) => {
-                self.metrics.store().failed("complete");
-                tracing::error!(route = &*handing.route.name, %error, "an event was handed over but could not be recorded");
-                Outcome::StoreUnavailable
-            }
+            Err(error) => self.not_settled(error),
         }
     }
 
@@ -140,24 +135,22 @@ impl Gateway {
         let ending = Ending::Stored { after: attempt.as_ref().map(|(attempt, _)| *attempt), due_after: pause };
         let report = handing.report(attempt.map(|(_, record)| record), Some(handing.payload()));
         match claim.settle(ending, report, handing.settle_by).await {
-            Ok(()) => {
-                self.queue.wake(&handing.route.name);
-                Outcome::Queued(handing.route.accept_status)
-            }
-            Err(error) => {
-                self.metrics.store().failed("complete");
-                tracing::error!(route = &*handing.route.name, %error, "an event could not be stored");
-                Outcome::StoreUnavailable
-            }
+            Ok(()) => Outcome::Queued(handing.route.accept_status),
+            Err(error) => self.not_settled(error),
         }
+    }
+
+    /// The sender must not hear of success. Its retry finds out what holds.
+    fn not_settled(&self, error: StoreError) -> Outcome {
+        self.metrics.store().failed("complete");
+        Outcome::StoreUnavailable(error)
     }
 
     /// Lets the provider's retry pass. That this was noted is not what the sender asks: the answer is the same if not.
     async fn release(&self, claim: Claim, handing: &Handing<'_>, attempt: Attempt, record: Attempted) {
         let report = handing.report(Some(record), handing.payload_if_kept(State::Failed));
-        if let Err(error) = claim.settle(Ending::Released(attempt), report, handing.settle_by).await {
+        if claim.settle(Ending::Released(attempt), report, handing.settle_by).await.is_err() {
             self.metrics.store().failed("complete");
-            tracing::error!(route = &*handing.route.name, %error, "an attempt could not be recorded");
         }
     }
 }

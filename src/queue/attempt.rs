@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header;
-use jiff::Timestamp;
-use jiff::fmt::rfc2822;
 use tokio::sync::watch;
 
 use crate::backoff::{self, Failed, Next, Reason};
@@ -14,7 +11,7 @@ use crate::delivery::Delivery;
 use crate::metrics::QueueMetrics;
 use crate::route::Route;
 use crate::store::{self, Attempted, DeliveryId, Payloads, Queued, Store};
-use crate::upstream::{Client, End, Response};
+use crate::upstream::{Client, End};
 
 /// Pauses between attempts to write down what happened, while the store is not available.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
@@ -56,19 +53,22 @@ impl Trial {
     async fn attempt(&self, queued: Queued) {
         let number = queued.tried.attempts.saturating_add(1);
         let at = self.clock.wall();
-        let Some(delivery) = Delivery::from_stored(&queued.head, queued.body.clone()) else {
-            tracing::error!(delivery = %self.id, "a stored head can't be read; the event becomes a dead letter");
-            let attempt = Attempted { at, ms: 0, status: None, error: Some("the stored head can't be read".into()) };
+        let stored = queued.payload.as_ref();
+        let Some(delivery) = stored.and_then(|stored| Delivery::from_stored(&stored.head, stored.body.clone())) else {
+            tracing::error!(delivery = %self.id, "what was stored can't be read; the event becomes a dead letter");
+            let attempt = Attempted { at, ms: 0, status: None, error: Some("what was stored can't be read".into()) };
             self.metrics.dead_lettered(Reason::Unreadable);
-            return self.write(attempt, store::Next::Dead(Reason::Unreadable)).await;
+            return self.write(number, attempt, store::Next::Dead(Reason::Unreadable)).await;
         };
         let deadline = Instant::now() + self.route.attempt_timeout;
         let possibly = queued.tried.possibly_delivered;
         let (made, underway) = match self.client.connect(&self.route.upstream, deadline).await {
             Err(made) => (made, None),
             Ok(connected) => {
-                // The store has said why, if it can't be noted; the lane asks again.
-                let Ok(underway) = self.store.begin_stored(self.id) else { return };
+                let Ok(underway) = self.store.begin_stored(self.id) else {
+                    // The store has said why. Not at once: the lane asks again when this returns.
+                    return tokio::time::sleep(WRITE_AGAIN).await;
+                };
                 let sent = || {
                     self.stage.send_replace(Stage::Sent);
                 };
@@ -79,7 +79,7 @@ impl Trial {
         let age = queued.age.saturating_add(made.duration);
         let failed = match &made.end {
             End::Answered(response) if response.status().is_success() => None,
-            End::Answered(response) => Some((refused(response, at), false)),
+            End::Answered(response) => Some((response.refusal(self.clock.wall()), false)),
             End::NotReached(_) => Some((Failed::NoAnswer, false)),
             End::Unknown(_) => Some((Failed::NoAnswer, true)),
         };
@@ -95,7 +95,7 @@ impl Trial {
         };
         self.metrics.attempted(made.result(), made.duration.as_secs_f64());
         self.log(&queued, number, &attempt, outcome, next);
-        self.write(attempt, next).await;
+        self.write(number, attempt, next).await;
         if let Some(underway) = underway {
             underway.clear();
         }
@@ -107,8 +107,8 @@ impl Trial {
     }
 
     /// Tells the store, until it has it: what happened is known here only.
-    async fn write(&self, attempt: Attempted, next: store::Next) {
-        while self.store.attempted(self.id, attempt.clone(), next).await.is_err() {
+    async fn write(&self, number: u32, attempt: Attempted, next: store::Next) {
+        while self.store.attempted(self.id, number, attempt.clone(), next).await.is_err() {
             tokio::time::sleep(WRITE_AGAIN).await;
         }
     }
@@ -134,42 +134,5 @@ impl Trial {
             retry_after_seconds = retry_after,
             "attempt"
         );
-    }
-}
-
-fn refused(response: &Response, now: Timestamp) -> Failed {
-    let retry_after = response.head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    Failed::Status {
-        status: response.status().as_u16(),
-        retry_after: retry_after.and_then(|text| parse_retry_after(text, now)),
-    }
-}
-
-/// Seconds, or a date (RFC 9110 §10.2.3). A date in the past asks for no pause.
-fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
-    let text = text.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
-    }
-    let at = rfc2822::parse(text).ok()?.timestamp();
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
-        let parse = |text| parse_retry_after(text, now);
-        assert_eq!(parse("120"), Some(Duration::from_secs(120)));
-        assert_eq!(parse(" 0 "), Some(Duration::ZERO));
-        assert_eq!(parse("99999999999999999999999"), Some(Duration::from_secs(u64::MAX)));
-        assert_eq!(parse("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(37)));
-        assert_eq!(parse("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
-        for wrong in ["", "soon", "-1", "1.5", "1 s"] {
-            assert_eq!(parse(wrong), None, "{wrong:?}");
-        }
     }
 }

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::{Stage, Trial};
-use super::{Serving, Signals};
+use super::{Phase, Serving};
 use crate::clock::Clock;
 use crate::route::Route;
 use crate::store::{DeliveryId, Store, StoreError};
@@ -34,8 +34,10 @@ pub(super) struct Running {
     pub client: Arc<Client>,
     pub clock: Clock,
     pub serving: watch::Receiver<Serving>,
-    pub signals: Arc<Signals>,
-    pub stopping: watch::Receiver<bool>,
+    /// Told by the store: an event was stored.
+    pub woken: Arc<Notify>,
+    pub delivering: Arc<AtomicU64>,
+    pub phase: watch::Receiver<Phase>,
 }
 
 /// The attempts under way.
@@ -67,7 +69,9 @@ async fn over(stage: &mut watch::Receiver<Stage>) {
 impl Running {
     pub(super) async fn run(mut self) {
         let mut in_flight = InFlight::default();
-        while !*self.stopping.borrow_and_update() {
+        // Whoever could begin it lives as long as we do.
+        let _ = self.phase.wait_for(|phase| *phase != Phase::Waiting).await;
+        while *self.phase.borrow_and_update() == Phase::Running {
             let serving = self.serving.borrow_and_update().clone();
             let wake_at = match &serving.route {
                 Some(route) => self.fill(&mut in_flight, route, &serving).await.unwrap_or_else(|_| {
@@ -77,12 +81,12 @@ impl Running {
                 None => None,
             };
             tokio::select! {
-                () = self.signals.woken.notified() => {}
+                () = self.woken.notified() => {}
                 Some(ended) = in_flight.trials.join_next() => self.note_ended(&mut in_flight, ended),
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
                 // Either side goes only with the queue.
                 changed = self.serving.changed() => if changed.is_err() { break },
-                changed = self.stopping.changed() => if changed.is_err() { break },
+                changed = self.phase.changed() => if changed.is_err() { break },
             }
         }
         while let Some(ended) = in_flight.trials.join_next().await {
@@ -109,6 +113,9 @@ impl Running {
             if in_flight.bytes.contains_key(&next.id) {
                 continue;
             }
+            if self.phase.has_changed().unwrap_or(true) || self.serving.has_changed().unwrap_or(true) {
+                return Ok(None);
+            }
             let bytes: usize = in_flight.bytes.values().sum();
             if bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
                 return Ok(None);
@@ -127,7 +134,7 @@ impl Running {
                 stage,
             };
             in_flight.trials.spawn(trial.run());
-            self.signals.delivering.fetch_add(1, Ordering::Relaxed);
+            self.delivering.fetch_add(1, Ordering::Relaxed);
         }
         if !all_seen {
             // The place that becomes free next is for one of those.
@@ -147,6 +154,6 @@ impl Running {
                 }
             }
         }
-        self.signals.delivering.store(in_flight.trials.len() as u64, Ordering::Relaxed);
+        self.delivering.store(in_flight.trials.len() as u64, Ordering::Relaxed);
     }
 }

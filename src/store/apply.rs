@@ -11,8 +11,13 @@ use super::running::Running;
 use super::schema::RECORD_BYTES;
 use super::shared::{Counts, Shared};
 use super::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Record, Requeued, Settlement, State, Tried,
+    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Record, Requeued, Settlement, State, Subject,
+    Tried,
 };
+
+/// Attempts of a delivery that are kept one by one: the first of them, and the latest. All are counted.
+const ATTEMPTS_KEPT: usize = 100;
+const FIRST_ATTEMPTS_KEPT: usize = 10;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -66,6 +71,14 @@ struct Before {
     received_ms: i64,
     state: State,
     payload_bytes: i64,
+    event_id: String,
+    tried: u32,
+}
+
+impl Before {
+    fn is_of(&self, subject: &Subject) -> bool {
+        self.event_id == *subject.event_id && self.route == subject.route
+    }
 }
 
 impl<'t> Batch<'t> {
@@ -117,7 +130,8 @@ impl<'t> Batch<'t> {
         delivery: Option<DeliveryId>,
     ) -> rusqlite::Result<()> {
         if let Some(earlier) = name.earlier {
-            self.sql.prepare_cached("DELETE FROM ledger WHERE place = ?1")?.execute([earlier.0])?;
+            let mut delete = self.sql.prepare_cached("DELETE FROM ledger WHERE place = ?1 AND key = ?2")?;
+            delete.execute(params![earlier.0, name.key.0.to_be_bytes()])?;
             self.effects.forgotten.push((name.key, earlier));
         }
         let ends = self.now.after(window);
@@ -150,12 +164,14 @@ impl<'t> Batch<'t> {
         let queued = due.map(|_| self.now.0);
         let ended = due.is_none().then_some(self.now.0);
         if let Some(id) = change.earlier
-            && let Some(before) = self.before(id, Some(&change.subject.event_id))?
+            && let Some(before) = self.before(id)?.filter(|before| before.is_of(&change.subject))
         {
             let mut update = self.sql.prepare_cached(
                 "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3, possibly_delivered = ?4, due_ms = ?5,
                  queued_ms = ?6, ended_ms = ?7, keys = ?8,
-                 attempts = iif(?9 IS NULL, attempts, json_insert(attempts, '$[#]', json(?9))) WHERE id = ?1",
+                 attempts = iif(?9 IS NULL, attempts, json_insert(
+                 iif(json_array_length(attempts) >= ?10, json_remove(attempts, ?11), attempts), '$[#]', json(?9)))
+                 WHERE id = ?1",
             )?;
             let attempt = change.attempt.as_ref().map(Attempted::to_json);
             update.execute(params![
@@ -168,6 +184,8 @@ impl<'t> Batch<'t> {
                 ended,
                 keys,
                 attempt,
+                ATTEMPTS_KEPT,
+                format!("$[{FIRST_ATTEMPTS_KEPT}]"),
             ])?;
             let kept = self.keep(id, change, before.payload_bytes)?;
             self.moved(&before, change.state, change.attempt.as_ref(), kept);
@@ -222,10 +240,16 @@ impl<'t> Batch<'t> {
         Ok(kept)
     }
 
-    pub(super) fn attempted(&mut self, id: DeliveryId, attempt: &Attempted, next: Next) -> rusqlite::Result<()> {
-        let Some(before) = self.before(id, None)?.filter(|before| before.state == State::Pending) else {
-            return Ok(());
-        };
+    /// Told again, after a commit of which nobody knew whether it lasted, it changes nothing.
+    pub(super) fn attempted(
+        &mut self,
+        id: DeliveryId,
+        number: u32,
+        attempt: &Attempted,
+        next: Next,
+    ) -> rusqlite::Result<()> {
+        let is_its = |before: &Before| before.state == State::Pending && before.tried < number;
+        let Some(before) = self.before(id)?.filter(is_its) else { return Ok(()) };
         let (state, due, unknown, reason) = match next {
             Next::Done { .. } => (State::Success, None, false, None),
             Next::Retry { after, possibly_delivered } => {
@@ -237,9 +261,20 @@ impl<'t> Batch<'t> {
         let mut update = self.sql.prepare_cached(
             "UPDATE deliveries SET state = ?2, reason = ?3, tried = tried + 1, due_ms = ?4, ended_ms = ?5,
              possibly_delivered = possibly_delivered OR ?6, keys = iif(?2 = 'success', NULL, keys),
-             attempts = json_insert(attempts, '$[#]', json(?7)) WHERE id = ?1",
+             attempts = json_insert(iif(json_array_length(attempts) >= ?8, json_remove(attempts, ?9), attempts),
+             '$[#]', json(?7)) WHERE id = ?1",
         )?;
-        update.execute(params![id.0, state.as_str(), reason, due, ended, unknown, attempt.to_json()])?;
+        update.execute(params![
+            id.0,
+            state.as_str(),
+            reason,
+            due,
+            ended,
+            unknown,
+            attempt.to_json(),
+            ATTEMPTS_KEPT,
+            format!("$[{FIRST_ATTEMPTS_KEPT}]"),
+        ])?;
         let mut kept = before.payload_bytes;
         if next == (Next::Done { keep_payload: false }) {
             self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
@@ -256,7 +291,7 @@ impl<'t> Batch<'t> {
         completing: &[Name],
         window: Duration,
     ) -> rusqlite::Result<Requeued> {
-        let Some(before) = self.before(id, None)? else { return Ok(Requeued::Unknown) };
+        let Some(before) = self.before(id)? else { return Ok(Requeued::Unknown) };
         if before.payload_bytes == 0 {
             return Ok(Requeued::NoPayload);
         }
@@ -288,7 +323,7 @@ impl<'t> Batch<'t> {
     pub(super) fn forget(&mut self, ids: &[DeliveryId]) -> rusqlite::Result<()> {
         for &id in ids {
             let ended = |before: &Before| matches!(before.state, State::Success | State::Failed);
-            let Some(before) = self.before(id, None)?.filter(ended) else { continue };
+            let Some(before) = self.before(id)?.filter(ended) else { continue };
             self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
             self.sql.prepare_cached("DELETE FROM deliveries WHERE id = ?1")?.execute([id.0])?;
             self.routes.entry(before.route_id).or_default().kept_bytes -= RECORD_BYTES + before.payload_bytes;
@@ -317,19 +352,20 @@ impl<'t> Batch<'t> {
         Ok(id)
     }
 
-    /// The delivery, if there is one and it is of this event.
-    fn before(&self, id: DeliveryId, event_id: Option<&str>) -> rusqlite::Result<Option<Before>> {
+    fn before(&self, id: DeliveryId) -> rusqlite::Result<Option<Before>> {
         let mut select = self.sql.prepare_cached(
-            "SELECT routes.name, route, received_ms, state, payload_bytes FROM deliveries
-             JOIN routes ON routes.id = route WHERE deliveries.id = ?1 AND (?2 IS NULL OR event_id = ?2)",
+            "SELECT routes.name, route, received_ms, state, payload_bytes, event_id, tried FROM deliveries
+             JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
         )?;
-        let before = select.query_row(params![id.0, event_id], |row| {
+        let before = select.query_row([id.0], |row| {
             Ok(Before {
                 route: row.get::<_, String>(0)?.into(),
                 route_id: row.get(1)?,
                 received_ms: row.get(2)?,
                 state: super::read::state_of(row, 3)?,
                 payload_bytes: row.get(4)?,
+                event_id: row.get(5)?,
+                tried: row.get(6)?,
             })
         });
         before.optional()
@@ -382,21 +418,28 @@ impl Effects {
         if self.moved.is_empty() {
             return;
         }
+        let mut stored = Vec::new();
         shared.with_counts(|counts| {
             for (route, from, to) in self.moved {
-                let stored = |state: Option<State>| matches!(state, Some(State::Pending | State::Dead));
-                if !stored(from) && !stored(to) {
+                let is_stored = |state: Option<State>| matches!(state, Some(State::Pending | State::Dead));
+                if !is_stored(from) && !is_stored(to) {
                     continue;
                 }
-                let counts = counts.entry(route).or_default();
+                let counts = counts.entry(Arc::clone(&route)).or_default();
                 if let Some(count) = from.and_then(|state| counts.of(state)) {
                     *count = count.saturating_sub(1);
                 }
                 if let Some(count) = to.and_then(|state| counts.of(state)) {
                     *count += 1;
                 }
+                if to == Some(State::Pending) && from != to {
+                    stored.push(route);
+                }
             }
         });
+        for route in stored {
+            shared.wake(&route);
+        }
     }
 }
 

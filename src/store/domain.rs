@@ -110,6 +110,16 @@ pub struct Tried {
     pub possibly_delivered: bool,
 }
 
+impl Tried {
+    /// What two records of one event tell together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            attempts: self.attempts.max(other.attempts),
+            possibly_delivered: self.possibly_delivered || other.possibly_delivered,
+        }
+    }
+}
+
 /// How a claim on an event ends: all of it is written together, or nothing.
 #[derive(Debug, Clone)]
 pub struct Settlement {

@@ -13,7 +13,7 @@ use super::holder::Lock;
 use super::index::Place;
 use super::running::{Running, RunningTime};
 use super::shared::{Counts, Shared};
-use super::under_way::{CutOff, UnderWay};
+use super::under_way::{CutOff, LastRun, UnderWay};
 use super::write::Writer;
 use super::{DeliveryId, EventKey, Name, OpenError, Record, Settings, read, schema};
 use crate::clock::Clock;
@@ -75,7 +75,8 @@ pub(super) fn open(
         _ => OpenError::Database { file: file.display().to_string(), source },
     };
     let folder = |source| OpenError::Folder { folder: settings.folder.display().to_string(), source };
-    let (under_way, cut_off) = UnderWay::open(&settings.folder).map_err(folder)?;
+    let LastRun { under_way, cut_off, was_noted } = UnderWay::open(&settings.folder).map_err(folder)?;
+    schema::make_private(&file).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
     let head = schema::read_or_make(&mut connection, &file, wall_ms)?;
     // A clock that went back tells nothing of how long we were gone.
@@ -91,7 +92,8 @@ pub(super) fn open(
         _lock: lock,
     };
     let began = Instant::now();
-    let mut suspects = Suspects { first_of_each_route: !head.clean && !head.same_boot, ..Suspects::default() };
+    let mut suspects =
+        Suspects { first_of_each_route: !(head.clean || head.same_boot && was_noted), ..Suspects::default() };
     for attempt in &cut_off {
         match *attempt {
             CutOff::Event { key, tried, window } => drop(writer.unrecorded.insert(key, (tried, window))),
@@ -114,8 +116,10 @@ pub(super) fn open(
 impl Writer {
     /// Opens the file again after a failure.
     pub(super) fn reopen(&mut self) -> Result<(), Failed> {
-        let mut connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
-        schema::read_or_make(&mut connection, &self.shared.file, 0)?;
+        let connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
+        if schema::read_made(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
+            return Err(OpenError::Foreign { file: self.shared.file.display().to_string() }.into());
+        }
         // What the log holds may be in memory only, if a flush of it failed. Moved into the database and flushed there,
         // it is on the disk, or this fails too.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| match row.get::<_, i32>(0)? {
@@ -140,10 +144,13 @@ impl Writer {
         for (&key, &(tried, window)) in &self.unrecorded {
             let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
             let earlier = found.map(|found| found.place);
-            if !found.is_some_and(|found| matches!(found.record, Record::Completed { .. })) {
-                let delivery = found.and_then(|found| found.delivery);
-                writing.remember(Name { key, earlier }, Record::Tried(tried), window, delivery)?;
-            }
+            let tried = match found.map(|found| found.record) {
+                Some(Record::Completed { .. }) => continue,
+                Some(Record::Tried(before)) => before.and(tried),
+                None => tried,
+            };
+            let delivery = found.and_then(|found| found.delivery);
+            writing.remember(Name { key, earlier }, Record::Tried(tried), window, delivery)?;
         }
         let effects = writing.end()?;
         suspects.mark(&transaction, shared.time.due_now())?;
@@ -161,12 +168,15 @@ impl Writer {
     fn read_ledger(&mut self, connection: &Connection, now: Running) -> rusqlite::Result<()> {
         let index = &self.shared.index;
         index.clear();
-        let mut select = connection.prepare("SELECT place, key, ends_ms FROM ledger")?;
+        let mut select = connection.prepare("SELECT place, key, ends_ms, delivery FROM ledger")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let place = Place(row.get(0)?);
             let next = self.cursor.next_place.entry(Place(place.bucket() << 32)).or_insert(0);
             *next = (*next).max((place.0 & i64::from(u32::MAX)) + 1);
+            // A number is not given again as long as an event's row names it.
+            let delivery = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
+            self.cursor.next_delivery = self.cursor.next_delivery.max(delivery + 1);
             if Running(row.get(2)?) > now {
                 index.insert(EventKey(u128::from_be_bytes(row.get(1)?)), place);
             }
@@ -175,8 +185,8 @@ impl Writer {
     }
 
     fn read_deliveries(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.cursor.next_delivery =
-            connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM deliveries", [], |row| row.get(0))?;
+        let next = connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM deliveries", [], |row| row.get(0))?;
+        self.cursor.next_delivery = self.cursor.next_delivery.max(next);
         self.cursor.routes = read_routes(connection)?;
         let mut select = connection.prepare(
             "SELECT routes.name, state, count(*) FROM deliveries JOIN routes ON routes.id = route

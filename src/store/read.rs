@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::index::Place;
 use super::running::Running;
 use super::schema::RECORD_BYTES;
-use super::{DeliveryId, EventKey, Found, Record, State, Tried, schema};
+use super::{DeliveryId, EventKey, Found, Payload, Record, State, Tried, schema};
 use crate::signature::PayloadDigest;
 
 /// A connection for looking at the store.
@@ -59,8 +59,8 @@ pub struct Queued {
     pub received_at: Timestamp,
     /// How long it has waited, outages of ours left out.
     pub age: Duration,
-    pub head: Bytes,
-    pub body: Bytes,
+    /// `None` when it can't be read any more.
+    pub payload: Option<Payload>,
 }
 
 /// A delivery, for people and for the API.
@@ -148,6 +148,9 @@ impl Attempted {
     }
 }
 
+/// Bytes of records and payloads that one transaction frees, about.
+const FREED_AT_ONCE: u64 = 4 << 20;
+
 const VIEW: &str = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
     possibly_delivered, attempts, due_ms, payload_bytes > 0, body FROM deliveries JOIN routes ON routes.id = route
     LEFT JOIN payloads ON payload_bytes BETWEEN 1 AND ?1 AND delivery = deliveries.id";
@@ -191,8 +194,8 @@ impl Reader {
 
     pub(super) fn load(&self, id: DeliveryId, now: Running) -> rusqlite::Result<Option<Queued>> {
         let mut select = self.0.prepare_cached(
-            "SELECT event_id, event_type, tried, possibly_delivered, received_ms, queued_ms, head, body
-             FROM deliveries JOIN payloads ON delivery = id WHERE id = ?1 AND state = 'pending'",
+            "SELECT event_id, event_type, tried, possibly_delivered, received_ms, queued_ms
+             FROM deliveries WHERE id = ?1 AND state = 'pending'",
         )?;
         let queued = select.query_row([id.0], |row| {
             Ok(Queued {
@@ -201,11 +204,23 @@ impl Reader {
                 tried: Tried { attempts: row.get(2)?, possibly_delivered: row.get(3)? },
                 received_at: timestamp(row, 4)?,
                 age: now.since(Running(row.get(5)?)),
-                head: row.get::<_, Vec<u8>>(6)?.into(),
-                body: row.get::<_, Vec<u8>>(7)?.into(),
+                payload: None,
             })
         });
-        queued.optional()
+        let Some(queued) = queued.optional()? else { return Ok(None) };
+        Ok(Some(Queued { payload: self.payload(id)?, ..queued }))
+    }
+
+    /// `None` for one that is damaged or gone.
+    fn payload(&self, id: DeliveryId) -> rusqlite::Result<Option<Payload>> {
+        let mut select = self.0.prepare_cached("SELECT head, body FROM payloads WHERE delivery = ?1")?;
+        let payload = select.query_row([id.0], |row| {
+            Ok(Payload { head: row.get::<_, Vec<u8>>(0)?.into(), body: row.get::<_, Vec<u8>>(1)?.into() })
+        });
+        match payload.optional() {
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => Ok(None),
+            payload => payload,
+        }
     }
 
     pub(super) fn names(&self, id: DeliveryId) -> rusqlite::Result<Vec<EventKey>> {
@@ -218,7 +233,8 @@ impl Reader {
     pub(super) fn oldest_waiting(&self, route: &str) -> rusqlite::Result<Option<Timestamp>> {
         let mut select = self.0.prepare_cached(
             "SELECT received_ms FROM deliveries
-             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' ORDER BY rowid LIMIT 1",
+             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND state <> 'success'
+             ORDER BY rowid LIMIT 1",
         )?;
         select.query_row([route], |row| timestamp(row, 0)).optional()
     }
@@ -290,36 +306,38 @@ impl Reader {
         Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
     }
 
-    /// Records of a route that may go, the oldest first: those that ended `keep` ago, and, `over` being more than 0, as
-    /// many more as make up for so many bytes. The search begins at `from` and looks at `limit` records at the most;
-    /// answers where the next one begins, if this one did not see all that may go.
+    /// The names of all routes of which anything is known.
+    pub(super) fn routes(&self) -> rusqlite::Result<Vec<String>> {
+        let mut select = self.0.prepare_cached("SELECT name FROM routes")?;
+        select.query_map([], |row| row.get(0))?.collect()
+    }
+
+    /// Records of a route that may go, those first that ended first: those that ended `keep` ago, and, `over` being more
+    /// than 0, as many more as make up for so many bytes. At most `limit`, and no more than a transaction should free.
     pub(super) fn expired(
         &self,
         route: &str,
-        from: DeliveryId,
         now: Running,
         keep: Duration,
         mut over: u64,
         limit: usize,
-    ) -> rusqlite::Result<(Vec<DeliveryId>, Option<DeliveryId>)> {
+    ) -> rusqlite::Result<Vec<DeliveryId>> {
         let mut select = self.0.prepare_cached(
-            "SELECT id, iif(state IN ('success', 'failed'), ended_ms, NULL), payload_bytes FROM deliveries
-             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND id >= ?2 ORDER BY id LIMIT ?3",
+            "SELECT id, ended_ms, payload_bytes FROM deliveries WHERE route = (SELECT id FROM routes WHERE name = ?1)
+             AND state IN ('success', 'failed') ORDER BY ended_ms LIMIT ?2",
         )?;
-        let mut rows = select.query(params![route, from.0, limit])?;
-        let (mut ids, mut seen, mut last) = (Vec::new(), 0, from);
+        let mut rows = select.query(params![route, limit])?;
+        let (mut ids, mut freed) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
-            seen += 1;
-            last = DeliveryId(row.get(0)?);
-            // The others wait, or are dead letters.
-            let Some(ended) = row.get::<_, Option<u64>>(1)? else { continue };
-            if now.since(Running(ended)) < keep && over == 0 {
-                return Ok((ids, None));
+            if now.since(Running(row.get(1)?)) < keep && over == 0 || freed > FREED_AT_ONCE {
+                break;
             }
-            over = over.saturating_sub(row.get::<_, u64>(2)? + RECORD_BYTES.unsigned_abs());
-            ids.push(last);
+            let bytes = row.get::<_, u64>(2)? + RECORD_BYTES.unsigned_abs();
+            over = over.saturating_sub(bytes);
+            freed += bytes;
+            ids.push(DeliveryId(row.get(0)?));
         }
-        Ok((ids, (seen == limit).then_some(DeliveryId(last.0 + 1))))
+        Ok(ids)
     }
 
     /// Bytes of a route's ended deliveries.

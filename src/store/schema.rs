@@ -52,6 +52,7 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_of_route ON deliveries (route);
 CREATE INDEX deliveries_due ON deliveries (route, due_ms) WHERE state = 'pending';
+CREATE INDEX deliveries_ended ON deliveries (route, ended_ms) WHERE state IN ('success', 'failed');
 CREATE INDEX deliveries_open ON deliveries (route, state) WHERE state <> 'success';
 -- What is needed to deliver: the head as it goes to the upstream, and the body as it came.
 CREATE TABLE payloads (delivery INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL);
@@ -74,14 +75,28 @@ pub(super) struct Head {
     pub same_boot: bool,
 }
 
-/// Opens the file for writing, making it where there is none.
+/// Makes an empty file where there is none. SQLite gives the files beside it the rights of this one.
+///
+/// Not to be called while a connection is open: closing any descriptor of the file would take the process' locks on it
+/// away (SQLite, "How To Corrupt An SQLite Database File", 2.2).
+pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
+    if file.try_exists()? { Ok(()) } else { holder::open_private(file).map(drop) }
+}
+
+/// Opens the file for writing. It must be there: one that has gone since it was read is not to be made anew.
 pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Connection> {
-    // SQLite gives the files beside it the rights of this one.
-    let _ = holder::open_private(file);
-    let connection = Connection::open(file)?;
+    let connection =
+        Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(Duration::from_secs(10))?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    let journal: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if journal != "wal" {
+        // A network's file system, most likely.
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some("this file system cannot hold a write-ahead log".into()),
+        ));
+    }
     let synchronous = match durability {
         Durability::Strict => "full",
         Durability::Relaxed => "normal",

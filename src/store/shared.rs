@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rusqlite::Connection;
+use tokio::sync::Notify;
 
 use super::index::{Index, Place};
 use super::read::Reader;
@@ -30,9 +31,16 @@ pub(super) struct Shared {
     /// None while the file is closed.
     connections: RwLock<Option<Connections>>,
     waiting: Mutex<HashMap<Arc<str>, Counts>>,
+    /// Those who deliver a route's stored events.
+    wakers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
+    /// Bytes of what waits for the writer.
+    backlog: AtomicUsize,
     pub lanes: Mutex<Vec<Lane>>,
     pub under_way: Arc<UnderWay>,
 }
+
+/// What may wait for the writer, in bytes: a disk that hangs must not fill the memory with what was answered long ago.
+const BACKLOG_BYTES: usize = 64 << 20;
 
 /// Connections beside the writer's.
 #[derive(Default)]
@@ -40,6 +48,13 @@ struct Connections {
     idle: Mutex<Vec<Reader>>,
     /// Moves the log into the database.
     mover: Mutex<Option<Connection>>,
+}
+
+/// Why the log was not moved.
+pub(super) enum NotMoved {
+    /// For want of a file descriptor, say. The next round tries again.
+    NotTried(rusqlite::Error),
+    Failed(rusqlite::Error),
 }
 
 /// Stored events of a route.
@@ -70,6 +85,8 @@ impl Shared {
             used: AtomicU64::new(0),
             connections: RwLock::new(None),
             waiting: Mutex::default(),
+            wakers: Mutex::default(),
+            backlog: AtomicUsize::new(0),
             lanes: Mutex::default(),
             under_way: Arc::new(under_way),
         }
@@ -90,6 +107,9 @@ impl Shared {
 
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         self.check_open()?;
+        if self.backlog.load(Ordering::Relaxed) > BACKLOG_BYTES {
+            return Err(StoreError::Unavailable);
+        }
         let bytes_full = self.settings.max_bytes.is_some_and(|most| self.used.load(Ordering::Relaxed) >= most);
         if bytes_full || self.index.len() >= self.settings.max_ids { Err(StoreError::Full) } else { Ok(()) }
     }
@@ -98,6 +118,32 @@ impl Shared {
     pub(super) fn opened(&self) {
         *self.connections.write().unwrap_or_else(PoisonError::into_inner) = Some(Connections::default());
         self.open.store(true, Ordering::Release);
+        for waker in self.wakers().values() {
+            waker.notify_one();
+        }
+    }
+
+    /// What is told when an event was stored for this route, whoever stored it.
+    pub(super) fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
+        Arc::clone(self.wakers().entry(Arc::clone(route)).or_default())
+    }
+
+    pub(super) fn wake(&self, route: &str) {
+        if let Some(waker) = self.wakers().get(route) {
+            waker.notify_one();
+        }
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Notify>>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn queued(&self, bytes: usize) {
+        self.backlog.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn taken(&self, bytes: usize) {
+        self.backlog.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Waits for the readers that are at it and lets no more in, so that every connection is closed.
@@ -109,16 +155,20 @@ impl Shared {
 
     /// Moves what can be moved of the log into the database, beside the writer, once `least` pages have gathered. Answers
     /// the log's length and what of it has been moved, in pages; nothing while the file is closed.
-    pub(super) fn move_log(&self, least: i64) -> rusqlite::Result<Option<(i64, i64)>> {
+    pub(super) fn move_log(&self, least: i64) -> Result<Option<(i64, i64)>, NotMoved> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let Some(connections) = &*connections else { return Ok(None) };
         let mut own = connections.mover.lock().unwrap_or_else(PoisonError::into_inner);
         let connection = match own.take() {
             Some(connection) => connection,
-            None => schema::open(&self.file, self.settings.durability)?,
+            None => schema::open(&self.file, self.settings.durability).map_err(NotMoved::NotTried)?,
         };
-        let (pages, before) = schema::log_pages(&connection)?;
-        let moved = if pages - before >= least { schema::checkpoint_passively(&connection)? } else { (pages, before) };
+        let (pages, before) = schema::log_pages(&connection).map_err(NotMoved::NotTried)?;
+        let moved = if pages - before >= least {
+            schema::checkpoint_passively(&connection).map_err(NotMoved::Failed)?
+        } else {
+            (pages, before)
+        };
         *own = Some(connection);
         Ok(Some(moved))
     }

@@ -211,9 +211,10 @@ async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered() {
     assert_eq!(due[0].payload_bytes, 8);
     assert!(store.due("other".into(), 10).await.unwrap().events.is_empty());
     let event = store.load(ids[0]).await.unwrap().unwrap();
-    assert_eq!((&*event.event_id, &event.body[..], event.tried), ("a", &b"body"[..], Tried::default()));
+    assert_eq!((&*event.event_id, event.tried), ("a", Tried::default()));
+    assert_eq!(event.payload.unwrap().body, Bytes::from_static(b"body"));
     assert_eq!(store.waiting("billing"), (2, 0));
-    store.attempted(ids[0], attempt(200), Next::Done { keep_payload: false }).await.unwrap();
+    store.attempted(ids[0], 1, attempt(200), Next::Done { keep_payload: false }).await.unwrap();
     assert_eq!(store.waiting("billing"), (1, 0));
     assert!(store.load(ids[0]).await.unwrap().is_none());
     let view = store.delivery(ids[0]).await.unwrap().unwrap();
@@ -227,7 +228,7 @@ async fn a_pause_is_kept_and_goes_on_while_we_are_away() {
     let store = kept.open();
     let id = queued(&store, 1, "a").await;
     let after = Duration::from_secs(30);
-    store.attempted(id, attempt(500), Next::Retry { after, possibly_delivered: true }).await.unwrap();
+    store.attempted(id, 1, attempt(500), Next::Retry { after, possibly_delivered: true }).await.unwrap();
     let due = store.due("billing".into(), 10).await.unwrap();
     assert_eq!(due, Due { events: Vec::new(), next_in: Some(after) });
     kept.pass(&store, after);
@@ -242,7 +243,7 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again() {
     let kept = Kept::new();
     let store = kept.open();
     let id = queued(&store, 1, "a").await;
-    store.attempted(id, attempt(410), Next::Dead(Reason::Rejected)).await.unwrap();
+    store.attempted(id, 1, attempt(410), Next::Dead(Reason::Rejected)).await.unwrap();
     assert_eq!(store.waiting("billing"), (0, 1));
     let view = store.delivery(id).await.unwrap().unwrap();
     assert_eq!((view.state, view.reason.as_deref()), (State::Dead, Some("rejected")));
@@ -253,7 +254,7 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again() {
     assert_eq!(store.waiting("billing"), (0, 1));
     assert_eq!(store.requeue(id, Vec::new(), WINDOW).await.unwrap(), Requeued::Waits("billing".into()));
     assert_eq!(store.waiting("billing"), (1, 0));
-    assert_eq!(store.load(id).await.unwrap().unwrap().body, Bytes::from_static(b"body"));
+    assert_eq!(store.load(id).await.unwrap().unwrap().payload.unwrap().body, Bytes::from_static(b"body"));
     assert_eq!(store.requeue(DeliveryId(99), Vec::new(), WINDOW).await.unwrap(), Requeued::Unknown);
 }
 
@@ -323,7 +324,7 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first() {
         store.settle(settlement(key, None, completed(1), Some(change(event, State::Success)))).await.unwrap();
     }
     let dead = queued(&store, 4, "d").await;
-    store.attempted(dead, attempt(404), Next::Dead(Reason::Rejected)).await.unwrap();
+    store.attempted(dead, 1, attempt(404), Next::Dead(Reason::Rejected)).await.unwrap();
     let find = async |filter: Filter| -> String {
         let found = store.deliveries(Filter { limit: 2, ..filter }).await.unwrap();
         found.iter().map(|view| view.event_id.as_str()).collect()
@@ -344,7 +345,7 @@ async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dea
     let store = kept.open();
     let waiting = queued(&store, 1, "waiting").await;
     let dead = queued(&store, 2, "dead").await;
-    store.attempted(dead, attempt(404), Next::Dead(Reason::Rejected)).await.unwrap();
+    store.attempted(dead, 1, attempt(404), Next::Dead(Reason::Rejected)).await.unwrap();
     for key in 10..20 {
         let event = format!("evt_{key}");
         store.settle(settlement(key, None, completed(1), Some(change(&event, State::Success)))).await.unwrap();
@@ -370,6 +371,72 @@ async fn all_left(store: &Store, events: &[&str]) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("never left: {events:?}");
+}
+
+#[tokio::test]
+async fn who_delivers_is_woken_by_whatever_stores_an_event() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let (waker, other) = (store.waker(&"billing".into()), store.waker(&"other".into()));
+    let id = queued(&store, 1, "a").await;
+    waker.notified().await;
+    store.attempted(id, 1, attempt(410), Next::Dead(Reason::Rejected)).await.unwrap();
+    store.requeue(id, Vec::new(), WINDOW).await.unwrap();
+    waker.notified().await;
+    store.distrust();
+    waker.notified().await;
+    other.notified().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_told_twice_counts_once_and_no_number_of_them_fills_a_row() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let id = queued(&store, 1, "a").await;
+    let next = Next::Retry { after: Duration::ZERO, possibly_delivered: false };
+    for number in 1..=150 {
+        for _ in 0..2 {
+            let attempt = Attempted { ms: number.into(), ..attempt(500) };
+            store.attempted(id, number, attempt, next).await.unwrap();
+        }
+    }
+    let view = store.delivery(id).await.unwrap().unwrap();
+    assert_eq!(view.tried, 150);
+    let kept: Vec<_> = view.attempts.iter().map(|attempt| attempt.ms).collect();
+    assert_eq!(kept, (1..=10).chain(61..=150).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn a_file_that_has_gone_is_not_made_anew() {
+    let kept = Kept::new();
+    let store = kept.open();
+    store.settle(settlement(1, None, completed(1), None)).await.unwrap();
+    let folder = kept.settings().folder;
+    let (file, away) = (folder.join("hookgate.db"), folder.join("away.db"));
+    let reopened = store.waker(&"billing".into());
+    store.distrust();
+    reopened.notified().await;
+    std::fs::rename(&file, &away).unwrap();
+    store.distrust();
+    while store.check_open().is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(store.settle(settlement(2, None, completed(1), None)).await, Err(StoreError::Unavailable));
+    assert!(!file.exists());
+    std::fs::rename(&away, &file).unwrap();
+    reopened.notified().await;
+    assert_eq!((record(&store, 1).await, store.ids()), (Some(completed(1)), 1));
+}
+
+#[tokio::test]
+async fn a_payload_that_cannot_be_read_is_told_and_its_event_is_not() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let id = queued(&store, 1, "a").await;
+    let file = rusqlite::Connection::open(kept.settings().folder.join("hookgate.db")).unwrap();
+    file.execute("DELETE FROM payloads", []).unwrap();
+    let event = store.load(id).await.unwrap().unwrap();
+    assert_eq!((&*event.event_id, event.payload.is_none()), ("a", true));
 }
 
 #[tokio::test]

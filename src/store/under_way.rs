@@ -34,6 +34,14 @@ struct Slots {
     count: u64,
 }
 
+/// What the run before has left.
+pub(super) struct LastRun {
+    pub under_way: UnderWay,
+    pub cut_off: Vec<CutOff>,
+    /// There was a file: a backup of the database alone has none, and tells nothing of what was under way.
+    pub was_noted: bool,
+}
+
 /// An attempt that is under way. Dropped without [`Underway::clear`], it is one of unknown outcome to the next run.
 pub struct Underway {
     all: Arc<UnderWay>,
@@ -49,12 +57,14 @@ pub(super) enum CutOff {
 
 impl UnderWay {
     /// Opens the file and reads what the last run left in it. It stays there until [`UnderWay::forget_last_run`].
-    pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<CutOff>)> {
-        let mut file = holder::open_private(&folder.join(FILE))?;
+    pub(super) fn open(folder: &Path) -> io::Result<LastRun> {
+        let path = folder.join(FILE);
+        let was_noted = path.try_exists()?;
+        let mut file = holder::open_private(&path)?;
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
         let cut_off = content.as_chunks::<SLOT_BYTES>().0.iter().filter_map(read).collect();
-        Ok((Self { file, slots: Mutex::default() }, cut_off))
+        Ok(LastRun { under_way: Self { file, slots: Mutex::default() }, cut_off, was_noted })
     }
 
     /// Empties the file, once what it held is in the ledger.
@@ -70,7 +80,10 @@ impl UnderWay {
                 slots.count - 1
             })
         });
-        self.file.write_all_at(&written(attempt), slot * SLOT_BYTES as u64)?;
+        if let Err(error) = self.file.write_all_at(&written(attempt), slot * SLOT_BYTES as u64) {
+            self.with_slots(|slots| slots.free.push(slot));
+            return Err(error);
+        }
         Ok(Underway { all: Arc::clone(self), slot })
     }
 
@@ -130,7 +143,7 @@ mod tests {
     }
 
     fn opened(folder: &Path) -> (Arc<UnderWay>, Vec<CutOff>) {
-        let (under_way, cut_off) = UnderWay::open(folder).unwrap();
+        let LastRun { under_way, cut_off, .. } = UnderWay::open(folder).unwrap();
         (Arc::new(under_way), cut_off)
     }
 

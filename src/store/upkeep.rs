@@ -1,14 +1,14 @@
 //! What has to be done now and then, off the way of every request: counting time, letting go of what has ended, and
 //! moving the log into the database.
 
-use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::index::Place;
+use super::shared::NotMoved;
 use super::write::Job;
-use super::{DeliveryId, Inner};
+use super::{Inner, Payloads, Retain};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How often an idle store writes its running time down.
@@ -21,16 +21,18 @@ const LOG_PAGES_LEAST: i64 = 1_024;
 /// The log's length, in pages, from which on the writer helps to move it: 64 MiB.
 const LOG_PAGES_MAX: i64 = 16_384;
 
+/// What is kept of a route that is no longer configured: what is usual.
+const GONE_ROUTE: Retain =
+    Retain { payloads: Payloads::Failed, keep: Duration::from_secs(7 * 86_400), max_bytes: Some(1 << 30) };
+
 struct Upkeep {
     swept: Option<Place>,
-    /// Where the search for records that may go begins, by route.
-    from: HashMap<Arc<str>, DeliveryId>,
     ticked: Instant,
 }
 
 /// Runs until the store is dropped.
 pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
-    let mut upkeep = Upkeep { swept: None, from: HashMap::new(), ticked: Instant::now() };
+    let mut upkeep = Upkeep { swept: None, ticked: Instant::now() };
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
         let Some(store) = store.upgrade() else { return };
         store.shared.time.tick();
@@ -38,14 +40,14 @@ pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
             continue;
         }
         upkeep.sweep_ledger(&store);
-        upkeep.sweep_records(&store);
+        sweep_records(&store);
         move_log(&store);
         if let Ok(used) = store.shared.read(|reader| reader.used_bytes()) {
             store.shared.set_used(used);
         }
         if upkeep.ticked.elapsed() >= TICK_EVERY {
             upkeep.ticked = Instant::now();
-            let _ = store.jobs.send(Job::Tick);
+            let _ = store.send(Job::Tick);
         }
     }
 }
@@ -60,7 +62,7 @@ impl Upkeep {
         store.shared.index.forget_before(first);
         loop {
             let (done, rows) = sync_channel(1);
-            if store.jobs.send(Job::Sweep { first, limit: ROWS_AT_ONCE, done }).is_err() {
+            if store.send(Job::Sweep { first, limit: ROWS_AT_ONCE, done }).is_err() {
                 return;
             }
             match rows.recv() {
@@ -72,30 +74,38 @@ impl Upkeep {
         }
         self.swept = Some(first);
     }
+}
 
-    /// Drops records of deliveries that are older, or more, than their route keeps.
-    fn sweep_records(&mut self, store: &Inner) {
-        let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for lane in lanes {
-            let from = self.from.get(&lane.route).copied().unwrap_or(DeliveryId(0));
-            let now = store.shared.time.now();
-            let read = store.shared.read(|reader| {
-                let kept = reader.kept_bytes(&lane.route)?;
-                let over = lane.retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
-                reader.expired(&lane.route, from, now, lane.retain.keep, over, ROWS_AT_ONCE)
-            });
-            let Ok((ids, next)) = read else { return };
-            // From the beginning, when all was seen: those that waited may have ended meanwhile.
-            self.from.insert(lane.route, next.unwrap_or(DeliveryId(0)));
-            if ids.is_empty() {
-                continue;
-            }
-            let (done, rows) = sync_channel(1);
-            if store.jobs.send(Job::Forget { ids, done }).is_err() || rows.recv().is_err() {
-                return;
+/// Drops records of deliveries that are older, or more, than their route keeps.
+fn sweep_records(store: &Inner) {
+    let Ok(routes) = store.shared.read(|reader| reader.routes()) else { return };
+    let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for route in routes {
+        let retain = lanes.iter().find(|lane| *lane.route == route).map_or(GONE_ROUTE, |lane| lane.retain);
+        // A little at a time, so that those who commit meanwhile don't wait; and until all is done that can be.
+        while let Some(dropped) = drop_records(store, &route, retain) {
+            if dropped == 0 {
+                break;
             }
         }
     }
+}
+
+/// Drops the first of a route's records that may go. Answers how many; nothing when the store failed.
+fn drop_records(store: &Inner, route: &str, retain: Retain) -> Option<usize> {
+    let now = store.shared.time.now();
+    let ids = store.shared.read(|reader| {
+        let kept = reader.kept_bytes(route)?;
+        let over = retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
+        reader.expired(route, now, retain.keep, over, ROWS_AT_ONCE)
+    });
+    let ids = ids.ok()?;
+    if ids.is_empty() {
+        return Some(0);
+    }
+    let (done, rows) = sync_channel(1);
+    store.send(Job::Forget { ids, done }).ok()?;
+    rows.recv().ok()
 }
 
 /// Moves the log into the database, beside the writer. Only what comes meanwhile is left for the writer, and only if
@@ -103,14 +113,18 @@ impl Upkeep {
 fn move_log(store: &Inner) {
     match store.shared.move_log(LOG_PAGES_LEAST) {
         Ok(Some((pages, moved))) if pages > LOG_PAGES_MAX && moved < pages => {
-            let _ = store.jobs.send(Job::Checkpoint);
+            let _ = store.send(Job::Checkpoint);
         }
         Ok(_) => {}
-        Err(error) => {
+        Err(NotMoved::NotTried(error)) => {
+            store.shared.metrics.failed("checkpoint");
+            tracing::warn!(%error, "the store's log could not be looked at");
+        }
+        Err(NotMoved::Failed(error)) => {
             store.shared.metrics.failed("checkpoint");
             tracing::error!(%error, "the store's log could not be moved into the database");
             // A flush that failed once may seem to succeed the next time, and be lost.
-            let _ = store.jobs.send(Job::Distrust);
+            let _ = store.send(Job::Distrust);
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Job {
     Settle(Box<Settlement>, Done<Option<DeliveryId>>),
     Attempted {
         id: DeliveryId,
+        /// The attempt's.
+        number: u32,
         attempt: Attempted,
         next: Next,
         done: Done<()>,
@@ -62,6 +64,18 @@ pub(super) enum Job {
     },
 }
 
+impl Job {
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let Self::Settle(settlement, _) = self else { return JOB_BYTES };
+        let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
+        JOB_BYTES + payload.map_or(0, |payload| payload.head.len() + payload.body.len())
+    }
+}
+
+/// What a job takes beside its payload, about.
+const JOB_BYTES: usize = 512;
+
 /// Jobs in one transaction. More would make the first ones wait without sparing much.
 const BATCH_MAX: usize = 1024;
 /// Payload bytes in one transaction, about.
@@ -75,7 +89,7 @@ const REOPEN_LAST: Duration = Duration::from_secs(1);
 const WRITE_TIME_EVERY: Duration = Duration::from_secs(1);
 
 /// Settlements that could not be written and are remembered until they can. Each was a request in flight; more than
-/// this come only while the disk is gone for long, and then the earliest are dropped.
+/// this come only while the disk is gone for long, and are dropped.
 const UNRECORDED_MAX: usize = 100_000;
 
 pub(super) struct Writer {
@@ -92,12 +106,20 @@ pub(super) struct Writer {
 /// The file is closed, after an error that was told.
 struct Lost;
 
+impl Drop for Writer {
+    /// However it ends: without a writer nobody may be let in.
+    fn drop(&mut self) {
+        self.shared.closed();
+    }
+}
+
 impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
             let mut batch = Vec::new();
-            let closing = gather(first, jobs, &mut batch);
-            if self.commit(batch).is_err() {
+            let closing = gather(first, jobs, &mut batch, &self.shared);
+            let written = batch.is_empty() || self.commit(batch).is_ok();
+            if !written && closing.is_none() {
                 self.recover(jobs);
             }
             if let Some((in_good_order, done)) = closing {
@@ -240,7 +262,10 @@ impl Writer {
                         let _ = done.send(());
                         return;
                     }
-                    Ok(job) => self.refuse(vec![job]),
+                    Ok(job) => {
+                        self.shared.taken(job.bytes());
+                        self.refuse(vec![job]);
+                    }
                     Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -284,8 +309,8 @@ enum Answer {
 fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
     Ok(match job {
         Job::Settle(settlement, _) => Answer::Delivery(writing.settle(settlement)?),
-        Job::Attempted { id, attempt, next, .. } => {
-            writing.attempted(*id, attempt, *next)?;
+        Job::Attempted { id, number, attempt, next, .. } => {
+            writing.attempted(*id, *number, attempt, *next)?;
             Answer::Nothing
         }
         Job::Requeue { id, completing, window, .. } => Answer::Requeued(writing.requeue(*id, completing, *window)?),
@@ -315,16 +340,19 @@ fn tell(shared: &Shared, job: Job, answer: Answer) {
 }
 
 /// Takes what has come, up to a transaction's worth. Answers who waits for the end, if it is the end.
-fn gather(first: Job, jobs: &Receiver<Job>, batch: &mut Vec<Job>) -> Option<(bool, oneshot::Sender<()>)> {
+fn gather(
+    first: Job,
+    jobs: &Receiver<Job>,
+    batch: &mut Vec<Job>,
+    shared: &Shared,
+) -> Option<(bool, oneshot::Sender<()>)> {
     let mut bytes = 0;
     let mut job = first;
     loop {
+        shared.taken(job.bytes());
+        bytes += job.bytes();
         match job {
             Job::Close { in_good_order, done } => return Some((in_good_order, done)),
-            Job::Settle(settlement, done) => {
-                bytes += payload_bytes(&settlement);
-                batch.push(Job::Settle(settlement, done));
-            }
             other => batch.push(other),
         }
         if batch.len() >= BATCH_MAX || bytes >= BATCH_BYTES {
@@ -335,9 +363,4 @@ fn gather(first: Job, jobs: &Receiver<Job>, batch: &mut Vec<Job>) -> Option<(boo
             Err(_) => return None,
         }
     }
-}
-
-fn payload_bytes(settlement: &Settlement) -> usize {
-    let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
-    payload.map_or(0, |payload| payload.body.len())
 }
