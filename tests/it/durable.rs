@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::harness::process::{program, tool};
 use crate::harness::strace::SYNCS;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
@@ -323,4 +324,32 @@ async fn an_event_that_never_reached_the_upstream_is_not_remembered_as_completed
     let upstream = closed.open([Reply::ok()]);
     gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
     upstream.last().assert_no_header("Hookgate-Possible-Duplicate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_program_that_looks_at_the_store_takes_nothing_from_it() {
+    let found = program("HOOKGATE_SQLITE3", "sqlite3");
+    let Some(sqlite3) = tool("sqlite3", found, "another program beside the gateway") else { return };
+    let upstream = Upstream::ok();
+    let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
+    gateway.send(Event::new("evt_before")).await.assert(200, "delivered");
+    // The writer, a reader and the one that moves the log: all that the gateway ever opens.
+    let database = gateway.store().join("hookgate.db").canonicalize().expect("the database");
+    let descriptors = format!("/proc/{}/fd", gateway.pid());
+    let opened = || {
+        let links = std::fs::read_dir(&descriptors).expect("a running gateway").flatten();
+        links.filter(|link| std::fs::read_link(link.path()).is_ok_and(|path| path == database)).count()
+    };
+    eventually("the store is in full use", async || opened() >= 3).await;
+    for _ in 0..2 {
+        // The last connection to go removes the log; this one is not the last, and has to know that.
+        let look = std::process::Command::new(&sqlite3).arg(&database).arg("SELECT count(*) FROM ledger").output();
+        assert!(look.expect("sqlite3 runs").status.success());
+    }
+    gateway.send(Event::new("evt_after")).await.assert(200, "delivered");
+    gateway.kill().await;
+    gateway.restart().await;
+    for id in ["evt_before", "evt_after"] {
+        gateway.send(Event::new(id)).await.assert(409, "duplicate");
+    }
 }
