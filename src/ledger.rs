@@ -282,6 +282,7 @@ impl Claim {
 
     /// The event was not tried after all: things are as they were before the claim.
     pub fn release_untried(mut self) {
+        self.underway.drain(..).for_each(Underway::clear);
         self.settled = true;
     }
 

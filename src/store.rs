@@ -27,7 +27,8 @@ mod under_way;
 mod upkeep;
 mod write;
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -139,6 +140,19 @@ struct Inner {
     _running: std::sync::mpsc::Sender<()>,
 }
 
+/// Makes the folder, if it is not there: for its owner only, since payloads are in it.
+fn make(folder: &Path) -> io::Result<()> {
+    if folder.try_exists()? {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // It has to be there after the loss of power, too.
+    match folder.canonicalize()?.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 impl Inner {
     fn send(&self, job: Job) -> Result<(), StoreError> {
         let bytes = job.bytes();
@@ -157,8 +171,7 @@ impl Store {
     /// Another process has it, it can't be read, or it is not ours.
     pub fn open(settings: Settings, clock: Clock, metrics: StoreMetrics) -> Result<Self, OpenError> {
         // Payloads are in it: nobody else's business.
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&settings.folder);
-        made.map_err(|source| OpenError::folder(&settings.folder, source))?;
+        make(&settings.folder).map_err(|source| OpenError::folder(&settings.folder, source))?;
         let lock = lock(&settings.folder)?;
         let (shared, writer) = opening::open(settings, lock, clock, metrics)?;
         let (jobs, incoming) = std::sync::mpsc::channel();

@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("store", "backoff signature clock metrics"),
     ("ledger", "store event signature clock"),
     ("delivery", "signature"),
-    ("upstream", "delivery metrics store"),
+    ("upstream", "backoff delivery metrics store"),
     ("route", "backoff signature event store ledger upstream"),
     ("queue", "backoff clock delivery ledger metrics route store upstream"),
     ("log", "outcome"),
