@@ -170,7 +170,6 @@ impl Store {
     /// # Errors
     /// Another process has it, it can't be read, or it is not ours.
     pub fn open(settings: Settings, clock: Clock, metrics: StoreMetrics) -> Result<Self, OpenError> {
-        // Payloads are in it: nobody else's business.
         make(&settings.folder).map_err(|source| OpenError::folder(&settings.folder, source))?;
         let lock = lock(&settings.folder)?;
         let (shared, writer) = opening::open(settings, lock, clock, metrics)?;
