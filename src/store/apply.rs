@@ -73,6 +73,8 @@ struct Before {
     payload_bytes: i64,
     event_id: String,
     tried: u32,
+    /// What the last attempt took, in milliseconds.
+    last_ms: u64,
 }
 
 impl Before {
@@ -354,7 +356,8 @@ impl<'t> Batch<'t> {
 
     fn before(&self, id: DeliveryId) -> rusqlite::Result<Option<Before>> {
         let mut select = self.sql.prepare_cached(
-            "SELECT routes.name, route, received_ms, state, payload_bytes, event_id, tried FROM deliveries
+            "SELECT routes.name, route, received_ms, state, payload_bytes, event_id, tried,
+             coalesce(json_extract(attempts, '$[#-1].ms'), 0) FROM deliveries
              JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
         )?;
         let before = select.query_row([id.0], |row| {
@@ -366,6 +369,7 @@ impl<'t> Batch<'t> {
                 payload_bytes: row.get(4)?,
                 event_id: row.get(5)?,
                 tried: row.get(6)?,
+                last_ms: row.get(7)?,
             })
         });
         before.optional()
@@ -373,26 +377,28 @@ impl<'t> Batch<'t> {
 
     /// Counts a new delivery.
     fn came(&mut self, route: &Arc<str>, route_id: i64, received_ms: i64, change: &DeliveryChange, kept: i64) {
-        self.count(route_id, received_ms, change.state, 1, change.attempt.as_ref());
+        let last_ms = change.attempt.as_ref().map_or(0, |attempt| attempt.ms);
+        self.count(route_id, received_ms, change.state, 1, last_ms);
         self.touch(route_id, change.state, kept_bytes(change.state, kept));
         self.effects.moved.push((Arc::clone(route), None, Some(change.state)));
     }
 
     /// Counts a delivery that stands elsewhere now.
     fn moved(&mut self, before: &Before, to: State, attempt: Option<&Attempted>, kept: i64) {
-        self.count(before.route_id, before.received_ms, before.state, -1, None);
-        self.count(before.route_id, before.received_ms, to, 1, attempt);
+        self.count(before.route_id, before.received_ms, before.state, -1, before.last_ms);
+        self.count(before.route_id, before.received_ms, to, 1, attempt.map_or(0, |attempt| attempt.ms));
         let grown = kept_bytes(to, kept) - kept_bytes(before.state, before.payload_bytes);
         self.touch(before.route_id, to, grown);
         self.effects.moved.push((Arc::clone(&before.route), Some(before.state), Some(to)));
     }
 
-    fn count(&mut self, route: i64, received_ms: i64, state: State, by: i64, attempt: Option<&Attempted>) {
+    /// Counts a delivery in (1) or out (-1); `last_ms` is what its last attempt took.
+    fn count(&mut self, route: i64, received_ms: i64, state: State, by: i64, last_ms: u64) {
         let tally = self.tallies.entry((route, received_ms.div_euclid(DAY_MS))).or_default();
         match state {
             State::Success => {
                 tally.successful += by;
-                tally.total_ms += attempt.map_or(0, |attempt| i64::try_from(attempt.ms).unwrap_or(0));
+                tally.total_ms += by * i64::try_from(last_ms).unwrap_or(0);
             }
             State::Failed | State::Dead => tally.failed += by,
             State::Pending => {}

@@ -307,6 +307,20 @@ async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts() {
 }
 
 #[tokio::test]
+async fn a_success_that_is_delivered_again_counts_once() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let id = queued(&store, 1, "a").await;
+    for number in 1..=3 {
+        store.attempted(id, number, attempt(200), Next::Done { keep_payload: true }).await.unwrap();
+        let record = store.route_record("billing".into(), 0).await.unwrap();
+        assert_eq!((record.successful, record.total_ms), (1, 12));
+        assert_eq!(store.requeue(id, Vec::new(), WINDOW).await.unwrap(), Requeued::Waits("billing".into()));
+        assert!(store.load(id).await.unwrap().unwrap().tried.possibly_delivered);
+    }
+}
+
+#[tokio::test]
 async fn a_record_of_another_event_is_not_written_over() {
     let kept = Kept::new();
     let store = kept.open();
