@@ -45,8 +45,8 @@ pub struct Arrival<'a> {
     pub at: Timestamp,
 }
 
-/// Headers that concern one connection only, or that are set anew for the upstream's.
-const NOT_FORWARDED: [HeaderName; 15] = [
+/// Headers about a connection, or about a message's framing on it.
+const FRAMING: [HeaderName; 13] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,
@@ -60,9 +60,11 @@ const NOT_FORWARDED: [HeaderName; 15] = [
     HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
 ];
+
+/// Headers that are set anew for the upstream.
+const SET_ANEW: [HeaderName; 2] =
+    [HeaderName::from_static("x-forwarded-host"), HeaderName::from_static("x-forwarded-proto")];
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -71,7 +73,7 @@ impl Delivery {
     pub fn new(verified: &Verified, label: &Label, arrival: &Arrival<'_>, forward_query: bool) -> Self {
         let mut head = arrival.head.clone();
         for name in arrival.head.headers.keys() {
-            if NOT_FORWARDED.contains(name) || is_ours(name) {
+            if is_framing(name) || SET_ANEW.contains(name) || is_ours(name) {
                 head.remove_header(name);
             }
         }
@@ -156,8 +158,13 @@ pub fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderNa
     tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
 }
 
+/// Whether a header is about a connection or a message's framing, and so the gateway's own to set.
+pub fn is_framing(name: &HeaderName) -> bool {
+    FRAMING.contains(name)
+}
+
 /// Whether a sender's header could be taken for one of ours. `_` counts as `-`: CGI-like receivers fold them.
-fn is_ours(name: &HeaderName) -> bool {
+pub fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     name.get(..8).is_some_and(|start| start == b"hookgate") && matches!(name.get(8), Some(b'-' | b'_'))
 }

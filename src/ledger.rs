@@ -208,14 +208,20 @@ impl Ledger {
     }
 
     /// Stores a delivery for another try, as an operator asked, while no copy of its event is being handed over. If the
-    /// ledger does not have the event as handed over, it has from then on, for `window`.
+    /// ledger does not have the event as handed over, it has from then on, for the window of its route.
     ///
     /// # Errors
     /// When it is not certain to be stored.
-    pub async fn redeliver(&self, id: DeliveryId, window: Duration) -> Result<Redelivery, StoreError> {
+    pub async fn redeliver(
+        &self,
+        id: DeliveryId,
+        window_of: impl Fn(&str) -> Duration,
+    ) -> Result<Redelivery, StoreError> {
+        let Some((route, keys)) = self.store.names(id).await? else { return Ok(Redelivery::Unknown) };
+        let window = window_of(&route);
         let mut holds = Vec::new();
         let mut completing = Vec::new();
-        for key in self.store.names(id).await? {
+        for key in keys {
             let now = Instant::now();
             match self.claims.take(key, InFlightPolicy::Reject, now).await {
                 Some(hold) => holds.push(hold),

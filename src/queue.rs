@@ -19,12 +19,9 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::ledger::{Ledger, Redelivery};
 use crate::metrics::QueueMetrics;
-use crate::route::Route;
+use crate::route::{Replay, Route};
 use crate::store::{self, DeliveryId, Store, StoreError};
 use crate::upstream::Client;
-
-/// For redelivered events of routes that are no longer configured.
-const USUAL_WINDOW: Duration = Duration::from_secs(96 * 3600);
 
 /// The dispatcher.
 pub struct Queue {
@@ -110,9 +107,8 @@ impl Queue {
     /// # Errors
     /// When it is not certain to be stored.
     pub async fn redeliver(&self, id: DeliveryId) -> Result<Redelivery, StoreError> {
-        let Some(delivery) = self.store().delivery(id).await? else { return Ok(Redelivery::Unknown) };
-        let window = self.route(&delivery.route).map_or(USUAL_WINDOW, |route| route.replay.window);
-        self.ledger.redeliver(id, window).await
+        let window_of = |route: &str| self.route(route).map_or(Replay::USUAL_WINDOW, |route| route.replay.window);
+        self.ledger.redeliver(id, window_of).await
     }
 
     /// Sets the gauges of all lanes. Blocks for look-ups.

@@ -110,6 +110,11 @@ pub struct Replay {
     pub in_flight: InFlightPolicy,
 }
 
+impl Replay {
+    /// Longer than any provider that we know sends an event again.
+    pub const USUAL_WINDOW: Duration = Duration::from_secs(96 * 3600);
+}
+
 /// How a duplicate is answered. It is never forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDuplicate {

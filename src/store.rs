@@ -45,8 +45,8 @@ use under_way::CutOff;
 use write::Job;
 
 pub use domain::{
-    DeliveryChange, DeliveryId, Durability, EventKey, Found, Lane, Name, Next, Payload, Payloads, Record, Requeued,
-    Retain, Settings, Settlement, State, Subject, Tried,
+    DeliveryChange, DeliveryId, Durability, EventKey, Found, Lane, Name, Next, PAYLOAD_MAX, Payload, Payloads, Record,
+    Requeued, Retain, Settings, Settlement, State, Subject, Tried,
 };
 pub use index::Place;
 pub use offline::OfflineStore;
@@ -305,11 +305,11 @@ impl Store {
         self.ask(|done| Job::Attempted { id, number, attempt, next, done }).await
     }
 
-    /// The names of a delivery's event, while it is not handed over.
+    /// A delivery's route, and the names of its event while that is not handed over; `None` if there is no such delivery.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn names(&self, id: DeliveryId) -> Result<Vec<EventKey>, StoreError> {
+    pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
         self.read(move |reader| reader.names(id)).await
     }
 

@@ -12,16 +12,12 @@ use crate::delivery::Delivery;
 use crate::ledger::{Attempt, Claim, Ending, Report};
 use crate::metrics::RouteMetrics;
 use crate::route::{Handover, Route};
-use crate::store::{Attempted, Payload, State, StoreError, Subject};
+use crate::store::{Attempted, PAYLOAD_MAX, Payload, State, StoreError, Subject};
 use crate::upstream::{self, End, Response};
 
 /// Kept back of a `spill` route's time, for storing the event when the upstream has not answered: at most this, and at
 /// most a quarter of the whole.
 const SPILL_RESERVE: Duration = Duration::from_millis(500);
-
-/// The biggest payload that is kept for an operator to look at. What is to be delivered later is always kept; the
-/// configuration sees to it that such a body is not bigger either.
-const RECORDED_BODY_MAX: usize = 256 << 20;
 
 /// An event on its way, with what settling it needs.
 pub(super) struct Handing<'a> {
@@ -164,8 +160,10 @@ impl Handing<'_> {
         Payload { head: self.delivery.to_stored(), body: self.delivery.body().clone() }
     }
 
+    /// For an operator to look at. What is to be delivered later is always kept; the configuration sees to it that such a
+    /// body is not too big either.
     fn payload_if_kept(&self, state: State) -> Option<Payload> {
-        let kept = self.route.retain.keeps_payload(state) && self.delivery.body().len() <= RECORDED_BODY_MAX;
+        let kept = self.route.retain.keeps_payload(state) && self.delivery.body().len() <= PAYLOAD_MAX;
         kept.then(|| self.payload())
     }
 }

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::delivery::Delivery;
 use crate::metrics::QueueMetrics;
 use crate::route::Route;
-use crate::store::{self, Attempted, DeliveryId, Payloads, Queued, Store};
+use crate::store::{self, Attempted, DeliveryId, Queued, State, Store};
 use crate::upstream::{Client, End};
 
 /// Pauses between attempts to write down what happened, while the store is not available.
@@ -85,7 +85,7 @@ impl Trial {
         };
         let (outcome, next) = match failed {
             None => {
-                let keep_payload = self.route.retain.payloads == Payloads::All;
+                let keep_payload = self.route.retain.keeps_payload(State::Success);
                 ("delivered", store::Next::Done { keep_payload })
             }
             Some((failed, unknown)) => match self.route.retry.next(number, failed, age, fastrand::f64()) {

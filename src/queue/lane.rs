@@ -109,6 +109,7 @@ impl Running {
         let asked_at = Instant::now();
         let due = self.store.due(Arc::clone(&self.name), at_once).await?;
         let all_seen = due.events.len() < at_once;
+        let mut bytes: usize = in_flight.bytes.values().sum();
         for next in due.events {
             if in_flight.bytes.contains_key(&next.id) {
                 continue;
@@ -116,11 +117,11 @@ impl Running {
             if self.phase.has_changed().unwrap_or(true) || self.serving.has_changed().unwrap_or(true) {
                 return Ok(None);
             }
-            let bytes: usize = in_flight.bytes.values().sum();
             if bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
                 return Ok(None);
             }
             in_flight.after_latest(all_seen).await;
+            bytes += next.payload_bytes;
             in_flight.bytes.insert(next.id, next.payload_bytes);
             let (stage, latest) = watch::channel(Stage::Begun);
             in_flight.latest = Some(latest);

@@ -15,9 +15,16 @@ use super::{
     Tried,
 };
 
-/// Attempts of a delivery that are kept one by one: the first of them, and the latest. All are counted.
-const ATTEMPTS_KEPT: usize = 100;
-const FIRST_ATTEMPTS_KEPT: usize = 10;
+/// The attempts with one more, in SQL. Kept one by one are the first 10 of a delivery, and the latest 90; all are counted.
+macro_rules! attempts_with {
+    ($attempt:literal) => {
+        concat!(
+            "json_insert(iif(json_array_length(attempts) >= 100, json_remove(attempts, '$[10]'), attempts), '$[#]', json(",
+            $attempt,
+            "))"
+        )
+    };
+}
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -168,13 +175,12 @@ impl<'t> Batch<'t> {
         if let Some(id) = change.earlier
             && let Some(before) = self.before(id)?.filter(|before| before.is_of(&change.subject))
         {
-            let mut update = self.sql.prepare_cached(
+            let mut update = self.sql.prepare_cached(concat!(
                 "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3, possibly_delivered = ?4, due_ms = ?5,
-                 queued_ms = ?6, ended_ms = ?7, keys = ?8,
-                 attempts = iif(?9 IS NULL, attempts, json_insert(
-                 iif(json_array_length(attempts) >= ?10, json_remove(attempts, ?11), attempts), '$[#]', json(?9)))
-                 WHERE id = ?1",
-            )?;
+                     queued_ms = ?6, ended_ms = ?7, keys = ?8, attempts = iif(?9 IS NULL, attempts, ",
+                attempts_with!("?9"),
+                ") WHERE id = ?1"
+            ))?;
             let attempt = change.attempt.as_ref().map(Attempted::to_json);
             update.execute(params![
                 id.0,
@@ -186,8 +192,6 @@ impl<'t> Batch<'t> {
                 ended,
                 keys,
                 attempt,
-                ATTEMPTS_KEPT,
-                format!("$[{FIRST_ATTEMPTS_KEPT}]"),
             ])?;
             let kept = self.keep(id, change, before.payload_bytes)?;
             self.moved(&before, change.state, change.attempt.as_ref(), kept);
@@ -260,23 +264,13 @@ impl<'t> Batch<'t> {
             Next::Dead(reason) => (State::Dead, None, false, Some(reason.as_str())),
         };
         let ended = due.is_none().then_some(self.now.0);
-        let mut update = self.sql.prepare_cached(
+        let mut update = self.sql.prepare_cached(concat!(
             "UPDATE deliveries SET state = ?2, reason = ?3, tried = tried + 1, due_ms = ?4, ended_ms = ?5,
-             possibly_delivered = possibly_delivered OR ?6, keys = iif(?2 = 'success', NULL, keys),
-             attempts = json_insert(iif(json_array_length(attempts) >= ?8, json_remove(attempts, ?9), attempts),
-             '$[#]', json(?7)) WHERE id = ?1",
-        )?;
-        update.execute(params![
-            id.0,
-            state.as_str(),
-            reason,
-            due,
-            ended,
-            unknown,
-            attempt.to_json(),
-            ATTEMPTS_KEPT,
-            format!("$[{FIRST_ATTEMPTS_KEPT}]"),
-        ])?;
+                 possibly_delivered = possibly_delivered OR ?6, keys = iif(?2 = 'success', NULL, keys), attempts = ",
+            attempts_with!("?7"),
+            " WHERE id = ?1"
+        ))?;
+        update.execute(params![id.0, state.as_str(), reason, due, ended, unknown, attempt.to_json(),])?;
         let mut kept = before.payload_bytes;
         if next == (Next::Done { keep_payload: false }) {
             self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;

@@ -52,7 +52,14 @@ pub enum Payloads {
     All,
 }
 
+/// The biggest body that is kept, in bytes: it is one row of a database, and in memory as a whole whenever it is tried.
+pub const PAYLOAD_MAX: usize = 256 << 20;
+
 impl Retain {
+    /// Where nothing else is said: payloads of what failed, for a week, up to a gibibyte a route.
+    pub const USUAL: Self =
+        Self { payloads: Payloads::Failed, keep: Duration::from_secs(7 * 86_400), max_bytes: Some(1 << 30) };
+
     /// Whether the payload of a delivery is kept that is now `state`.
     pub fn keeps_payload(self, state: State) -> bool {
         match state {

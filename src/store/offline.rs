@@ -4,7 +4,6 @@
 //! database, as closing it always does.)
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -29,7 +28,7 @@ impl OfflineStore {
     /// # Errors
     /// There is none, a process has it, it can't be read, or it is not ours.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        let file = folder.join("hookgate.db");
+        let file = schema::file(folder);
         // Asked before anything is opened, because opening makes what is missing.
         if !file.try_exists().map_err(|source| OpenError::folder(folder, source))? {
             return Err(OpenError::Missing { folder: folder.display().to_string() });
@@ -37,9 +36,7 @@ impl OfflineStore {
         let lock = super::lock(folder)?;
         let connection = schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
         let head = schema::read_made(&connection, &file)?;
-        let gone = Timestamp::now().as_millisecond() - head.wall_ms;
-        let gone = Duration::from_millis(u64::try_from(gone).unwrap_or(0));
-        let due_now = head.running.after(head.away.saturating_add(gone));
+        let due_now = head.running.after(head.away_until(Timestamp::now().as_millisecond()));
         Ok(Self { file, reader: Reader::on(connection), due_now, _lock: lock })
     }
 

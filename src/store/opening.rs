@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
@@ -68,20 +68,15 @@ pub(super) fn open(
     clock: Clock,
     metrics: StoreMetrics,
 ) -> Result<(Arc<Shared>, Writer), OpenError> {
-    let file = settings.folder.join("hookgate.db");
+    let file = schema::file(&settings.folder);
     let wall_ms = Timestamp::now().as_millisecond();
-    let database = |source: rusqlite::Error| match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign { file: file.display().to_string() },
-        _ => OpenError::Database { file: file.display().to_string(), source },
-    };
-    let folder = |source| OpenError::Folder { folder: settings.folder.display().to_string(), source };
+    let database = |source| OpenError::database(&file, source);
+    let folder = |source| OpenError::folder(&settings.folder, source);
     let LastRun { under_way, cut_off, was_noted } = UnderWay::open(&settings.folder).map_err(folder)?;
     schema::make_private(&file).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
     let head = schema::read_or_make(&mut connection, &file, wall_ms)?;
-    // A clock that went back tells nothing of how long we were gone.
-    let gone = Duration::from_millis(u64::try_from(wall_ms - head.wall_ms).unwrap_or(0));
-    let time = RunningTime::from(head.running, head.away.saturating_add(gone), clock);
+    let time = RunningTime::from(head.running, head.away_until(wall_ms), clock);
     let shared = Arc::new(Shared::new(settings, file.clone(), head.hash_key, time, metrics, under_way));
     let mut writer = Writer {
         shared: Arc::clone(&shared),
@@ -104,10 +99,8 @@ pub(super) fn open(
         Failed::Sql(source) => database(source),
         Failed::Open(error) => error,
     })?;
-    shared
-        .under_way
-        .forget_last_run()
-        .map_err(|source| OpenError::Folder { folder: shared.settings.folder.display().to_string(), source })?;
+    let forgotten = shared.under_way.forget_last_run();
+    forgotten.map_err(|source| OpenError::folder(&shared.settings.folder, source))?;
     let (ids, seconds) = (shared.index.len(), began.elapsed().as_secs_f64());
     tracing::info!(file = %file.display(), ids, seconds, clean = head.clean, cut_off = cut_off.len(), "the store is open");
     Ok((shared, writer))

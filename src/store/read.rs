@@ -223,11 +223,17 @@ impl Reader {
         }
     }
 
-    pub(super) fn names(&self, id: DeliveryId) -> rusqlite::Result<Vec<EventKey>> {
-        let mut select = self.0.prepare_cached("SELECT keys FROM deliveries WHERE id = ?1")?;
-        let keys: Option<Option<Vec<u8>>> = select.query_row([id.0], |row| row.get(0)).optional()?;
-        let keys = keys.flatten().unwrap_or_default();
-        Ok(keys.chunks_exact(16).filter_map(|key| key.try_into().ok()).map(u128::from_be_bytes).map(EventKey).collect())
+    pub(super) fn names(&self, id: DeliveryId) -> rusqlite::Result<Option<(String, Vec<EventKey>)>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT routes.name, keys FROM deliveries JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
+        )?;
+        let found: Option<(String, Option<Vec<u8>>)> =
+            select.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        Ok(found.map(|(route, keys)| {
+            let keys = keys.unwrap_or_default();
+            let (keys, _) = keys.as_chunks::<16>();
+            (route, keys.iter().map(|key| EventKey(u128::from_be_bytes(*key))).collect())
+        }))
     }
 
     pub(super) fn oldest_waiting(&self, route: &str) -> rusqlite::Result<Option<Timestamp>> {

@@ -3,7 +3,7 @@
 //! Rows that come with every request are only ever appended: those of the ledger by the hour of their end, deliveries
 //! by their arrival. A table keyed by a random ID would be ten times slower, and write sixty times as much.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
@@ -73,6 +73,18 @@ pub(super) struct Head {
     pub clean: bool,
     /// The machine was not started anew since, so what was written without a flush is still there.
     pub same_boot: bool,
+}
+
+impl Head {
+    /// The time between runs, the one until `now_ms` included. A clock that went back tells nothing of how long it was.
+    pub(super) fn away_until(&self, now_ms: i64) -> Duration {
+        self.away.saturating_add(Duration::from_millis(u64::try_from(now_ms - self.wall_ms).unwrap_or(0)))
+    }
+}
+
+/// The store's file in its folder.
+pub(super) fn file(folder: &Path) -> PathBuf {
+    folder.join("hookgate.db")
 }
 
 /// Makes an empty file where there is none. SQLite gives the files beside it the rights of this one.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::index::Place;
 use super::shared::NotMoved;
 use super::write::Job;
-use super::{Inner, Payloads, Retain};
+use super::{Inner, Retain};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How often an idle store writes its running time down.
@@ -20,10 +20,6 @@ const ROWS_AT_ONCE: usize = 500;
 const LOG_PAGES_LEAST: i64 = 1_024;
 /// The log's length, in pages, from which on the writer helps to move it: 64 MiB.
 const LOG_PAGES_MAX: i64 = 16_384;
-
-/// What is kept of a route that is no longer configured: what is usual.
-const GONE_ROUTE: Retain =
-    Retain { payloads: Payloads::Failed, keep: Duration::from_secs(7 * 86_400), max_bytes: Some(1 << 30) };
 
 struct Upkeep {
     swept: Option<Place>,
@@ -81,31 +77,24 @@ fn sweep_records(store: &Inner) {
     let Ok(routes) = store.shared.read(|reader| reader.routes()) else { return };
     let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for route in routes {
-        let retain = lanes.iter().find(|lane| *lane.route == route).map_or(GONE_ROUTE, |lane| lane.retain);
+        // Of a route that is no longer configured, what is usual.
+        let retain = lanes.iter().find(|lane| *lane.route == route).map_or(Retain::USUAL, |lane| lane.retain);
         // A little at a time, so that those who commit meanwhile don't wait; and until all is done that can be.
-        while let Some(dropped) = drop_records(store, &route, retain) {
-            if dropped == 0 {
-                break;
-            }
-        }
+        while drop_records(store, &route, retain) {}
     }
 }
 
-/// Drops the first of a route's records that may go. Answers how many; nothing when the store failed.
-fn drop_records(store: &Inner, route: &str, retain: Retain) -> Option<usize> {
+/// Drops the first of a route's records that may go. Answers whether there were any, and they are gone.
+fn drop_records(store: &Inner, route: &str, retain: Retain) -> bool {
     let now = store.shared.time.now();
     let ids = store.shared.read(|reader| {
         let kept = reader.kept_bytes(route)?;
         let over = retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
         reader.expired(route, now, retain.keep, over, ROWS_AT_ONCE)
     });
-    let ids = ids.ok()?;
-    if ids.is_empty() {
-        return Some(0);
-    }
+    let Some(ids) = ids.ok().filter(|ids| !ids.is_empty()) else { return false };
     let (done, rows) = sync_channel(1);
-    store.send(Job::Forget { ids, done }).ok()?;
-    rows.recv().ok()
+    store.send(Job::Forget { ids, done }).is_ok() && rows.recv().is_ok()
 }
 
 /// Moves the log into the database, beside the writer. Only what comes meanwhile is left for the writer, and only if

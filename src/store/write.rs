@@ -146,20 +146,21 @@ impl Writer {
         let checkpoint = batch.iter().any(|job| matches!(job, Job::Checkpoint));
         let shared = &self.shared;
         let (now, wall_ms) = (shared.time.now(), Timestamp::now().as_millisecond());
-        let write = || -> rusqlite::Result<(Effects, Vec<Answer>)> {
+        let writes_time = now.since(self.time_written) >= WRITE_TIME_EVERY;
+        let mut write = || -> rusqlite::Result<(Effects, Vec<Answer>)> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut writing = Batch::new(&transaction, &mut self.cursor, now, shared.time.due_now(), wall_ms);
             let answers = batch.iter().map(|job| apply(&mut writing, job)).collect::<rusqlite::Result<_>>()?;
             let effects = writing.end()?;
-            if now.since(self.time_written) >= WRITE_TIME_EVERY {
+            if writes_time {
                 schema::write_time(&transaction, now, shared.time.away(), wall_ms, false)?;
             }
             transaction.commit()?;
             Ok((effects, answers))
         };
-        match { write }() {
+        match write() {
             Ok((effects, answers)) => {
-                if now.since(self.time_written) >= WRITE_TIME_EVERY {
+                if writes_time {
                     self.time_written = now;
                 }
                 shared.metrics.committed(began.elapsed());

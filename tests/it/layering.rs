@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("gateway", "backoff clock delivery event ledger log metrics outcome queue route signature store upstream"),
     ("admin", "ledger metrics queue route signature store"),
     ("providers", "signature event route"),
-    ("config", "backoff providers gateway log route store upstream ledger event signature secret"),
+    ("config", "backoff delivery providers gateway log route store upstream ledger event signature secret"),
     ("app", "admin clock config gateway ledger log metrics queue store upstream"),
     ("cli", "*"),
 ];

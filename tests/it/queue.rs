@@ -213,15 +213,20 @@ async fn an_attempt_that_timed_out_is_of_unknown_outcome_and_the_next_one_says_s
     }
 }
 
+/// Sends an event, and answers how long after the first attempt at it the second one came.
+async fn pause_after_the_first_attempt(gateway: &Gateway, upstream: &Upstream) -> Duration {
+    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    upstream.received(2).await;
+    let requests = upstream.requests();
+    requests[1].at - requests[0].at
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_after_in_seconds_is_waited_for() {
     let upstream = Upstream::replying([Reply::full(503, "Retry-After: 2\r\n", b""), Reply::ok()]);
     let route = queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 1m}");
     let gateway = Gateway::start(route).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    upstream.received(2).await;
-    let requests = upstream.requests();
-    let waited = requests[1].at - requests[0].at;
+    let waited = pause_after_the_first_attempt(&gateway, &upstream).await;
     assert!(waited >= Duration::from_secs(2), "tried again after {waited:?}");
 }
 
@@ -237,10 +242,7 @@ async fn a_retry_after_as_a_date_is_waited_for() {
     });
     let route = queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 1m}");
     let gateway = Gateway::start(route).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    upstream.received(2).await;
-    let requests = upstream.requests();
-    let waited = requests[1].at - requests[0].at;
+    let waited = pause_after_the_first_attempt(&gateway, &upstream).await;
     // Such a date has whole seconds: it lies between two and three seconds ahead.
     assert!(waited >= Duration::from_millis(1900), "tried again after {waited:?}");
 }

@@ -11,17 +11,13 @@ use crate::config::de::Field;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw;
 use crate::route::{Handover, Replay};
-use crate::store::{Payloads, Retain};
+use crate::store::{PAYLOAD_MAX, Payloads, Retain};
 
 const DEFAULT_INITIAL: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_INTERVAL: Duration = HOUR;
 const DEFAULT_HORIZON: Duration = HOUR.saturating_mul(72);
-const DEFAULT_KEEP: Duration = HOUR.saturating_mul(24 * 7);
-const DEFAULT_RETAINED_BYTES: usize = 1 << 30;
 /// Fewer would hold next to nothing: a number without its unit, most likely.
 const RETAINED_BYTES_MIN: usize = 1 << 20;
-/// A stored body is one row of a database, and in memory as a whole whenever it is tried.
-const STORED_BODY_MAX: usize = 256 << 20;
 
 impl Compiler<'_> {
     /// Warns about what a route that stores nothing says of stored events. `defaults` may say it for other routes.
@@ -101,17 +97,18 @@ impl Compiler<'_> {
         Retain {
             payloads: match retain.payloads.value() {
                 Some(raw::Payloads::None) => Payloads::None,
-                None | Some(raw::Payloads::Failed) => Payloads::Failed,
+                None => Retain::USUAL.payloads,
+                Some(raw::Payloads::Failed) => Payloads::Failed,
                 Some(raw::Payloads::All) => Payloads::All,
             },
-            keep: self.positive(&retain.keep).unwrap_or(DEFAULT_KEEP),
-            max_bytes: Some(size.unwrap_or(DEFAULT_RETAINED_BYTES) as u64),
+            keep: self.positive(&retain.keep).unwrap_or(Retain::USUAL.keep),
+            max_bytes: size.map_or(Retain::USUAL.max_bytes, |size| Some(size as u64)),
         }
     }
 
     /// Refuses bodies that are too big for the store where all of them are stored.
     pub(super) fn check_storable(&self, raw: &Layered<'_>, handover: Handover, retain: Retain) {
-        let Some(size) = raw.get(|route| &route.max_body).given().filter(|size| size.value.0 > STORED_BODY_MAX) else {
+        let Some(size) = raw.get(|route| &route.max_body).given().filter(|size| size.value.0 > PAYLOAD_MAX) else {
             return;
         };
         let delivery = raw.get(|route| &route.delivery).given().map(|delivery| delivery.span);

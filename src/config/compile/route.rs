@@ -36,7 +36,6 @@ pub(super) struct Identity {
 
 /// Also the shortest window that is right for a sender of whom nothing is known.
 const USUAL_RETRY_HORIZON: Duration = HOUR.saturating_mul(72);
-const DEFAULT_WINDOW: Duration = HOUR.saturating_mul(96);
 const DEFAULT_MARGIN: Duration = Duration::from_millis(500);
 const DEFAULT_CONCURRENCY: usize = 1024;
 /// Attempts have no sender that waits, and a receiver that comes back should not get its whole backlog at once.
@@ -298,7 +297,7 @@ impl Compiler<'_> {
             self.check_window(window, sender);
         }
         Replay {
-            window: self.positive(&replay.window).unwrap_or(DEFAULT_WINDOW),
+            window: self.positive(&replay.window).unwrap_or(Replay::USUAL_WINDOW),
             on_duplicate: match replay.on_duplicate.value() {
                 None => habits.on_duplicate,
                 Some(raw::OnDuplicate::Reject) => OnDuplicate::Reject,

@@ -10,24 +10,8 @@ use crate::config::de::{Field, Pairs};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw;
 use crate::config::tree::Span;
+use crate::delivery::{is_framing, is_ours};
 use crate::upstream::{Target, TrustedCa};
-
-/// Headers about the connection or the message's framing. They are the gateway's own to set.
-const FRAMING: [&str; 13] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 impl Compiler<'_> {
     pub(super) fn target(&self, field: &Field<raw::Upstream>, place: Span, listen: &[Listen]) -> Option<Target> {
@@ -98,10 +82,9 @@ impl Compiler<'_> {
 }
 
 fn reserved(header: &HeaderName, signature: Option<&HeaderName>) -> Option<&'static str> {
-    let name = header.as_str();
-    if FRAMING.contains(&name) {
+    if is_framing(header) {
         Some("the gateway sets it, or drops it, itself")
-    } else if name.starts_with("hookgate-") || name.starts_with("hookgate_") {
+    } else if is_ours(header) {
         Some("`Hookgate-…` headers are the gateway's own")
     } else if Some(header) == signature {
         Some("the receiver gets the sender's signature as it is")
