@@ -84,12 +84,14 @@ fn open(folder: &Path) -> Store {
 /// A digest can only be had from a verified body.
 fn digest() -> PayloadDigest {
     let secret = || Secret::new("key").expect("not empty");
-    let mut headers = HeaderMap::new();
-    let signed = presets::vpn_enterprise().sign(&secret(), b"{}");
-    headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).expect("ASCII"));
+    let signed = presets::vpn_enterprise().sign(&secret(), b"{}", Timestamp::UNIX_EPOCH, None).expect("signs");
     let named = NamedSecret { name: "key".into(), secret: secret(), expires: None };
-    let verifier = Verifier::new(presets::vpn_enterprise(), vec![named], false);
-    let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+    let verifier = Verifier::new(
+        presets::vpn_enterprise(),
+        vec![named.for_scheme(&presets::vpn_enterprise()).expect("a key")],
+        false,
+    );
+    let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
     verification.update(Bytes::from_static(b"{}"));
     verification.finish().expect("signed with this key").digest()
 }

@@ -68,10 +68,13 @@ fn signed_request(number: u64, size: usize) -> Vec<u8> {
     let pad = size.saturating_sub(body.len() + 3);
     body.extend(std::iter::repeat_n('x', pad));
     body.push_str("\"}}");
-    let signature = presets::vpn_enterprise().sign(&Secret::new(KEY).expect("not empty"), body.as_bytes());
+    let signed = presets::vpn_enterprise()
+        .sign(&Secret::new(KEY).expect("not empty"), body.as_bytes(), jiff::Timestamp::UNIX_EPOCH, None)
+        .expect("signs");
+    let (header, signature) = signed.iter().next().expect("one header");
     format!(
         "POST /hook HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         X-VPN-Signature: {signature}\r\n\r\n{body}",
+         {header}: {signature}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

@@ -20,16 +20,14 @@ fn verify(c: &mut Criterion) {
     for size in [1 << 10, 1 << 16, 1 << 20] {
         let body = Bytes::from(vec![b'x'; size]);
         let scheme = presets::vpn_enterprise();
-        let mut headers = HeaderMap::new();
-        let signed = scheme.sign(&Secret::new(KEY).expect("not empty"), &body);
-        headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).expect("ASCII"));
-        let named = |name: &str, key: &str| NamedSecret {
-            name: name.into(),
-            secret: Secret::new(key).expect("not empty"),
-            expires: None,
+        let secret = Secret::new(KEY).expect("not empty");
+        let headers = scheme.sign(&secret, &body, Timestamp::UNIX_EPOCH, None).expect("signs").to_headers();
+        let named = |name: &str, key: &str| {
+            let secret = Secret::new(key).expect("not empty");
+            NamedSecret { name: name.into(), secret, expires: None }.for_scheme(&scheme).expect("a key")
         };
         let one = Verifier::new(scheme.clone(), vec![named("current", KEY)], false);
-        let two = Verifier::new(scheme, vec![named("new", "whsec_new"), named("current", KEY)], false);
+        let two = Verifier::new(scheme.clone(), vec![named("new", "whsec_new"), named("current", KEY)], false);
         let check = |verifier: &Verifier| {
             let mut verification = verifier.begin(black_box(&headers), Timestamp::UNIX_EPOCH);
             // Chunks as a socket gives them, sharing one buffer.

@@ -11,6 +11,7 @@ pub mod sign;
 pub mod status;
 
 mod admin;
+mod input;
 mod terminal;
 
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use jiff::{Timestamp, Unit};
 use pingora_http::RequestHeader;
 
-use crate::signature::Verified;
+use crate::signature::{Unverified, Verified};
 
 /// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one, or what was stored of
 /// such a one.
@@ -71,6 +71,36 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 impl Delivery {
     /// `forward_query` appends the sender's query string.
     pub fn new(verified: &Verified, label: &Label, arrival: &Arrival<'_>, forward_query: bool) -> Self {
+        let mut delivery = Self::of(verified.body(), &label.route, arrival, forward_query);
+        delivery.name(label);
+        delivery
+    }
+
+    /// What did not verify, on a route that passes such on, marked. It has a `label` if it looks like an event.
+    pub fn unverified(
+        unverified: &Unverified,
+        route: &str,
+        label: Option<&Label>,
+        arrival: &Arrival<'_>,
+        forward_query: bool,
+    ) -> Self {
+        let mut delivery = Self::of(unverified.body(), route, arrival, forward_query);
+        set(&mut delivery.head, "Hookgate-Verified", "false");
+        if let Some(label) = label {
+            delivery.name(label);
+        }
+        delivery
+    }
+
+    fn name(&mut self, label: &Label) {
+        set(&mut self.head, "Hookgate-Event-Id", &label.event_id);
+        set(&mut self.head, "Hookgate-Event-Type", &label.event_type);
+        if !self.head.headers.contains_key(&IDEMPOTENCY_KEY) {
+            set(&mut self.head, "Idempotency-Key", &label.event_id);
+        }
+    }
+
+    fn of(body: &Bytes, route: &str, arrival: &Arrival<'_>, forward_query: bool) -> Self {
         let mut head = arrival.head.clone();
         for name in arrival.head.headers.keys() {
             if is_framing(name) || SET_ANEW.contains(name) || is_ours(name) {
@@ -80,14 +110,9 @@ impl Delivery {
         for name in named_by_connection(&arrival.head.headers) {
             head.remove_header(&name);
         }
-        set(&mut head, "Content-Length", &verified.body().len().to_string());
-        set(&mut head, "Hookgate-Event-Id", &label.event_id);
-        set(&mut head, "Hookgate-Event-Type", &label.event_type);
-        set(&mut head, "Hookgate-Route", &label.route);
+        set(&mut head, "Content-Length", &body.len().to_string());
+        set(&mut head, "Hookgate-Route", route);
         set(&mut head, "Hookgate-Received-At", &to_milliseconds(arrival.at).to_string());
-        if !head.headers.contains_key(&IDEMPOTENCY_KEY) {
-            set(&mut head, "Idempotency-Key", &label.event_id);
-        }
         let peer = arrival.peer.to_canonical();
         let hops = arrival.forwarded_for.map_or_else(|| peer.to_string(), |hops| format!("{hops}, {peer}"));
         set(&mut head, "X-Forwarded-For", &hops);
@@ -96,7 +121,7 @@ impl Delivery {
             set(&mut head, "X-Forwarded-Host", host);
         }
         let query = arrival.head.uri.query().filter(|_| forward_query).map(Into::into);
-        Self { head, body: verified.body().clone(), query }
+        Self { head, body: body.clone(), query }
     }
 
     /// The head as it is stored: written like that of an HTTP/1.1 request, names in the sender's spelling.
@@ -192,12 +217,15 @@ mod tests {
     use crate::signature::{NamedSecret, Verifier, presets};
 
     fn verified(body: &'static [u8]) -> Verified {
-        let signed = presets::vpn_enterprise().sign(&Secret::new("key").unwrap(), body);
-        let mut headers = http::HeaderMap::new();
-        headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).unwrap());
+        let signed =
+            presets::vpn_enterprise().sign(&Secret::new("key").unwrap(), body, Timestamp::UNIX_EPOCH, None).unwrap();
         let secret = NamedSecret { name: "key".into(), secret: Secret::new("key").unwrap(), expires: None };
-        let verifier = Verifier::new(presets::vpn_enterprise(), vec![secret], false);
-        let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+        let verifier = Verifier::new(
+            presets::vpn_enterprise(),
+            vec![secret.for_scheme(&presets::vpn_enterprise()).unwrap()],
+            false,
+        );
+        let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
         verification.update(Bytes::from_static(body));
         verification.finish().unwrap()
     }

@@ -9,18 +9,13 @@ use std::{borrow::Cow, hash::Hasher, time::Duration};
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 
-mod block;
-mod find;
-mod json;
-mod pointer;
+use crate::json::{Found, MAX_DEPTH, Pointer, Text, find};
+
 #[cfg(test)]
 mod tests;
 
-pub use self::pointer::{Pointer, PointerError};
-use self::{
-    find::{Found, PARTS},
-    json::Text,
-};
+/// The ID, the type and the timestamp.
+const PARTS: usize = 3;
 
 /// Longest ID or type, in bytes of UTF-8 after unescaping.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -91,7 +86,7 @@ pub enum EnvelopeError {
     #[error(
         "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark or anything after it, \
          nested at most {} deep, without unpaired surrogate escapes and numbers beyond 1e308",
-        json::MAX_DEPTH
+        MAX_DEPTH
     )]
     NotJson,
     #[error("the event has no ID where the route expects it; send one, or set the route's `event.id`")]
@@ -260,7 +255,7 @@ fn find_in_body<'a>(body: &'a [u8], pointers: [Option<&Pointer>; PARTS]) -> Resu
         return Ok([Found::Nothing; PARTS]);
     }
     let text = simdutf8::basic::from_utf8(body).map_err(|_| EnvelopeError::InvalidUtf8)?;
-    find::find(text, pointers).map_err(|_| EnvelopeError::NotJson)
+    find(text, pointers).map_err(|_| EnvelopeError::NotJson)
 }
 
 /// A header counts if it stands there once, as visible ASCII without a comma: nothing a proxy or a receiver would

@@ -8,8 +8,10 @@ mod body;
 mod connection;
 mod first_byte;
 mod handover;
+mod handshake;
 mod head;
 mod peer;
+mod shadow;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use crate::upstream::Client;
 use answer::{Answer, Outcome};
 use body::BodyBytes;
 use handover::Handing;
+use handshake::Asked;
 use head::Head;
 
 pub use connection::Frontend;
@@ -175,7 +178,8 @@ impl Gateway {
         let head = visit.head.insert(Head::check(session, self.limits.header_bytes)?).clone();
         let (route, metrics) = serving.find(&head, session.req_header().uri.path())?;
         let deadline = visit.matched(route, metrics);
-        if !route.methods.contains(&session.req_header().method) {
+        let asked = handshake::by_query(route, session.req_header());
+        if asked.is_none() && !route.methods.contains(&session.req_header().method) {
             return Err(Outcome::MethodNotAllowed(route.methods.clone()));
         }
 
@@ -183,6 +187,9 @@ impl Gateway {
         let hops = peer::hops(visit.incoming.peer, &session.req_header().headers, &self.limits.trusted_proxies);
         visit.line.peer = Some(hops.client);
         route.admission.admit(hops.client)?;
+        if let Some(answer) = asked {
+            return answer;
+        }
 
         let now = self.clock.wall();
         let mut share = self.body_bytes.share();
@@ -191,21 +198,6 @@ impl Gateway {
         visit.line.body_bytes = Some(verification.body_bytes());
         received?;
         metrics.body_received(verification.body_bytes());
-        let verified = verification.finish();
-        metrics.signature_checked(check_of(&verified), now);
-        let verified = verified?;
-        visit.line.secret = Some(Arc::clone(verified.secret()));
-
-        let event = route.envelope.parse(verified.body(), &session.req_header().headers)?;
-        let label = label(route, &event, &verified);
-        visit.line.event_id = Some(Arc::clone(&label.event_id));
-        visit.line.event_type = Some(Arc::clone(&label.event_type));
-        route.envelope.check_fresh(&event, now)?;
-        if !route.events.takes(&event.kind) {
-            return Ok(Outcome::Ignored);
-        }
-
-        let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
         let arrival = Arrival {
             head: session.req_header(),
             peer: visit.incoming.peer,
@@ -214,14 +206,44 @@ impl Gateway {
             host: head.host.as_deref(),
             at: now,
         };
+        let verified = match &route.shadow {
+            None => verification.finish(),
+            Some(shadow) => match verification.finish_in_shadow(shadow) {
+                Ok(verified) => Ok(verified),
+                Err(unverified) => {
+                    metrics.signature_checked(failed(unverified.failure()), now);
+                    return Ok(self.pass_on(route, metrics, &unverified, &arrival, deadline, visit).await);
+                }
+            },
+        };
+        metrics.signature_checked(check_of(&verified), now);
+        let verified = verified?;
+        visit.line.secret = Some(Arc::clone(verified.secret()));
+
+        let (event, handover) = match handshake::in_body(route, &verified) {
+            Some(Asked::Here(reply)) => return Ok(Outcome::Challenge(reply)),
+            Some(Asked::Upstream(event)) => (event, None),
+            None => (route.envelope.parse(verified.body(), &arrival.head.headers)?, Some(route.handover)),
+        };
+        let label = label(route, &event, &verified);
+        visit.line.event_id = Some(Arc::clone(&label.event_id));
+        visit.line.event_type = Some(Arc::clone(&label.event_type));
+        route.envelope.check_fresh(&event, now)?;
+        if handover.is_some() && !route.events.takes(&event.kind) {
+            return Ok(Outcome::Ignored);
+        }
+
+        let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
         let delivery = Delivery::new(&verified, &label, &arrival, route.forward_query);
-        let handover = Handing { route, delivery, subject: subject(label, now), settle_by: visit.settle_by(deadline) };
-        Ok(match route.handover {
-            Handover::Queue => self.store(claim, &handover, None, Duration::ZERO).await,
-            Handover::Proxy => self.forward(claim, &handover, metrics, deadline, visit).await,
+        let spills = handover == Some(Handover::Spill);
+        let settle_by = visit.settle_by(deadline);
+        let handing = Handing { route, delivery, subject: subject(label, now), spills, settle_by };
+        Ok(match handover.unwrap_or(Handover::Proxy) {
+            Handover::Queue => self.store(claim, &handing, None, Duration::ZERO).await,
+            Handover::Proxy => self.forward(claim, &handing, metrics, deadline, visit).await,
             Handover::Spill => {
                 let deadline = handover::spill_by(visit.incoming.first_byte, deadline);
-                self.forward(claim, &handover, metrics, deadline, visit).await
+                self.forward(claim, &handing, metrics, deadline, visit).await
             }
         })
     }
@@ -341,9 +363,16 @@ fn subject(label: Label, received_at: Timestamp) -> Arc<Subject> {
 fn check_of(verified: &Result<Verified, Failure>) -> SignatureCheck<'_> {
     match verified {
         Ok(verified) => SignatureCheck::Ok(verified.secret()),
-        Err(Failure::Missing) => SignatureCheck::Missing,
-        Err(Failure::Malformed) => SignatureCheck::Malformed,
-        Err(Failure::Mismatch) => SignatureCheck::Mismatch,
+        Err(failure) => failed(*failure),
+    }
+}
+
+fn failed(failure: Failure) -> SignatureCheck<'static> {
+    match failure {
+        Failure::Missing => SignatureCheck::Missing,
+        Failure::Malformed => SignatureCheck::Malformed,
+        Failure::Mismatch => SignatureCheck::Mismatch,
+        Failure::Stale => SignatureCheck::Stale,
     }
 }
 

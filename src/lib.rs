@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! clock secret outcome metrics backoff   what everything else may use
-//! signature event                   pure: from bytes to `Verified`, from `Verified` to an event
+//! json signature handshake event    pure: from bytes to `Verified`, from `Verified` to an event
 //! store ledger                      what was handed over, what is in flight
 //! delivery upstream                 what is sent, and one attempt at sending it
 //! route                             a route with all that a request needs, compiled
@@ -26,6 +26,8 @@ pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod gateway;
+pub mod handshake;
+pub mod json;
 pub mod ledger;
 pub mod log;
 pub mod metrics;

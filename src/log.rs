@@ -60,6 +60,8 @@ pub struct Request {
     pub event_id: Option<Arc<str>>,
     pub event_type: Option<Arc<str>>,
     pub secret: Option<Arc<str>>,
+    /// Passed on though it did not verify, for this reason.
+    pub unverified: Option<&'static str>,
     pub upstream_status: Option<u16>,
     pub attempt: Option<u32>,
     pub body_bytes: Option<usize>,
@@ -78,6 +80,7 @@ impl Request {
             event_id = self.event_id.as_deref(),
             event_type = self.event_type.as_deref(),
             secret = self.secret.as_deref(),
+            unverified = self.unverified,
             status,
             upstream_status = self.upstream_status,
             attempt = self.attempt,

@@ -11,6 +11,7 @@ pub enum Code {
     InFlight,
     PayloadMismatch,
     Ignored,
+    Challenge,
     InvalidSignature,
     InvalidEvent,
     MalformedRequest,
@@ -30,7 +31,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of its number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Delivered,
         Self::UpstreamRejected,
         Self::Queued,
@@ -38,6 +39,7 @@ impl Code {
         Self::InFlight,
         Self::PayloadMismatch,
         Self::Ignored,
+        Self::Challenge,
         Self::InvalidSignature,
         Self::InvalidEvent,
         Self::MalformedRequest,
@@ -68,6 +70,7 @@ impl Code {
                 | Self::Duplicate
                 | Self::PayloadMismatch
                 | Self::Ignored
+                | Self::Challenge
                 | Self::StoreUnavailable
         )
     }
@@ -82,6 +85,7 @@ impl Code {
             Self::InFlight => "in_flight",
             Self::PayloadMismatch => "payload_mismatch",
             Self::Ignored => "ignored",
+            Self::Challenge => "challenge",
             Self::InvalidSignature => "invalid_signature",
             Self::InvalidEvent => "invalid_event",
             Self::MalformedRequest => "malformed_request",

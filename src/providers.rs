@@ -2,14 +2,20 @@
 //!
 //! Owns the presets' names and their defaults. Event catalogues are in files of their own, with their sources.
 
+mod catalogue;
+mod docs;
 pub mod orbvpn;
 pub mod vpn_enterprise;
 
 use std::time::Duration;
 
-use crate::event::{EnvelopeSpec, IdSource, Pointer, Source};
+use crate::event::EnvelopeSpec;
+use crate::handshake::Question;
 use crate::route::OnDuplicate;
-use crate::signature::{Scheme, presets};
+use crate::signature::Scheme;
+
+pub use catalogue::{PRESETS, UNKNOWN_SENDER};
+pub use docs::reference;
 
 /// A provider that a route can name.
 pub struct Preset {
@@ -17,10 +23,13 @@ pub struct Preset {
     pub name: &'static str,
     /// What a message calls it.
     pub title: &'static str,
-    /// The signature's header as the provider's documentation spells it.
-    pub signature_header: &'static str,
     pub scheme: fn() -> Scheme,
     pub habits: Habits,
+    pub asks: Asks,
+    /// An event type of it, for examples and test events.
+    pub example_type: &'static str,
+    /// What an operator should know besides, in Markdown.
+    pub notes: &'static str,
 }
 
 /// How a sender behaves: a route's defaults come from here.
@@ -31,49 +40,25 @@ pub struct Habits {
     pub on_duplicate: OnDuplicate,
     /// Bytes of the biggest body it may send.
     pub max_body: usize,
-    /// For how long it sends an event again; `None` when that is not known.
+    /// For how long it sends an event again by itself; `None` when that is not known.
     pub retry_horizon: Option<Duration>,
     /// All its event types; empty when they are not known.
     pub event_types: &'static [&'static str],
 }
 
-const MIB: usize = 1 << 20;
-const HOUR: Duration = Duration::from_secs(3600);
-
-/// The providers that this version knows.
-pub const PRESETS: &[Preset] = &[Preset {
-    name: "vpn-enterprise",
-    title: "VPN Enterprise",
-    signature_header: "X-VPN-Signature",
-    scheme: presets::vpn_enterprise,
-    habits: Habits {
-        envelope: id_and_type_in_body,
-        budget: Duration::from_secs(10),
-        on_duplicate: OnDuplicate::Reject,
-        max_body: MIB,
-        retry_horizon: Some(HOUR.saturating_mul(72)),
-        event_types: vpn_enterprise::EVENT_TYPES,
-    },
-}];
-
-/// What is taken for granted of a sender with a scheme of the user's own.
-pub const UNKNOWN_SENDER: Habits = Habits {
-    envelope: id_and_type_in_body,
-    budget: Duration::from_secs(10),
-    on_duplicate: OnDuplicate::Reject,
-    max_body: MIB,
-    retry_horizon: None,
-    event_types: &[],
-};
+/// How a provider asks whether an endpoint is there, before it sends events.
+#[derive(Clone, Copy)]
+pub enum Asks {
+    Never,
+    /// With a signed body.
+    Signed(fn() -> Question),
+    /// With a GET and a token (Meta).
+    Query,
+}
 
 /// The preset of this name.
 pub fn find(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name)
-}
-
-fn id_and_type_in_body() -> EnvelopeSpec {
-    let pointer = |text: &str| text.parse::<Pointer>().expect("`/id` and `/type` are JSON pointers");
-    EnvelopeSpec { id: IdSource::Pointer(pointer("/id")), kind: Source::Pointer(pointer("/type")), timestamp: None }
 }
 
 #[cfg(test)]
@@ -83,10 +68,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_found_by_its_name_and_has_an_envelope() {
+    fn every_preset_is_found_by_its_name_and_waits_longer_than_the_margin() {
         for preset in PRESETS {
             assert_eq!(find(preset.name).map(|found| found.title), Some(preset.title));
-            assert!((preset.habits.envelope)().timestamp.is_none());
+            assert!(preset.habits.budget > Duration::from_secs(1), "{}", preset.name);
         }
         assert!(find("VPN-Enterprise").is_none());
     }
@@ -96,6 +81,13 @@ mod tests {
         for (catalogue, length) in [(vpn_enterprise::EVENT_TYPES, 16), (orbvpn::EVENT_TYPES, 80)] {
             assert_eq!(catalogue.len(), length);
             assert_eq!(catalogue.iter().collect::<BTreeSet<_>>().len(), length);
+        }
+    }
+
+    #[test]
+    fn an_example_type_is_in_its_provider_s_catalogue() {
+        for preset in PRESETS.iter().filter(|preset| !preset.habits.event_types.is_empty()) {
+            assert!(preset.habits.event_types.contains(&preset.example_type), "{}", preset.name);
         }
     }
 }

@@ -17,8 +17,9 @@ pub use filter::EventFilter;
 
 use crate::backoff::Backoff;
 use crate::event::EnvelopeSpec;
+use crate::handshake::Handshake;
 use crate::ledger::InFlightPolicy;
-use crate::signature::Verifier;
+use crate::signature::{Shadow, Verifier};
 use crate::store::Retain;
 use crate::upstream::Upstream;
 
@@ -34,6 +35,10 @@ pub struct Route {
     pub provider: Option<&'static str>,
     pub methods: Vec<Method>,
     pub verifier: Verifier,
+    /// Lets what did not verify pass, marked.
+    pub shadow: Option<Shadow>,
+    /// What becomes of the provider's handshakes; `None` where it has none.
+    pub handshake: Option<Handshake>,
     pub envelope: EnvelopeSpec,
     pub events: EventFilter,
     pub admission: Admission,
@@ -97,7 +102,12 @@ pub struct Budget {
 impl Budget {
     /// When the answer to a request whose first byte came at `first_byte` must be on its way.
     pub fn deadline(&self, first_byte: Instant) -> Instant {
-        first_byte + self.total.saturating_sub(self.margin)
+        first_byte + self.time()
+    }
+
+    /// What there is to use of it.
+    pub fn time(&self) -> Duration {
+        self.total.saturating_sub(self.margin)
     }
 }
 

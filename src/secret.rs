@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use hmac::digest::CtOutput;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 /// A non-empty secret. Its bytes are wiped when it is dropped, and no formatter prints them.
@@ -32,9 +34,29 @@ impl Secret {
         content.strip_suffix(b"\r").unwrap_or(content)
     }
 
+    /// For telling whether somebody has the secret.
+    pub fn digest(&self) -> SecretDigest {
+        SecretDigest::of(&self.0)
+    }
+
     /// The key bytes, for a cryptographic function and nothing else.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// What is left of a secret to compare with: digests compare in the same time whatever was sent, and of whatever length.
+#[derive(Debug)]
+pub struct SecretDigest(CtOutput<Sha256>);
+
+impl SecretDigest {
+    /// Whether these are the secret's bytes.
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        Self::of(bytes).0 == self.0
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        Self(CtOutput::new(Sha256::digest(bytes)))
     }
 }
 
@@ -51,6 +73,15 @@ mod tests {
     #[test]
     fn an_empty_secret_cannot_be_made() {
         assert_eq!(Secret::new("").unwrap_err(), EmptySecret);
+    }
+
+    #[test]
+    fn a_digest_is_of_its_own_secret_and_no_other() {
+        let digest = Secret::new("canary").unwrap().digest();
+        assert!(digest.is_of(b"canary"));
+        for other in [&b""[..], b"canar", b"canary ", b"Canary"] {
+            assert!(!digest.is_of(other));
+        }
     }
 
     #[test]

@@ -1,87 +1,39 @@
 //! Signature schemes: from a request's head and the body bytes as they arrive to [`Verified`].
 //!
 //! A scheme is data ([`Scheme`]); a provider preset and a user's own `signature:` make the same value. Owns
-//! extraction, hashing and comparison. Knows no Pingora, no clock (`now` is an argument) and no socket, and never
-//! parses the body.
+//! extraction, hashing and comparison. Knows no Pingora, no clock (`now` is an argument) and no socket. A body is parsed
+//! only where the signature stands in it, and then for that alone.
 
+mod content;
+mod digest;
+mod key;
 mod payload;
+mod presented;
 pub mod presets;
+mod scheme;
+mod sign;
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use hmac::digest::CtOutput;
-use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+pub use content::{Content, ContentError};
+pub use digest::PayloadDigest;
+pub use key::{Key, KeyError, Signer};
+pub use scheme::{
+    Algorithm, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme, SignedTime, TimePlace,
+    TimeUnit,
+};
+pub use sign::{SignError, Signed};
+
+use crate::json::{MemberError, compact, member};
 use crate::secret::Secret;
+use key::{Mac, Material, Tag};
 use payload::Payload;
-
-type HmacSha256 = Hmac<Sha256>;
-
-/// Bytes of an HMAC-SHA256 tag. A shorter, truncated tag is never accepted (RFC 2104 §5 would allow it).
-const TAG_BYTES: usize = 32;
-
-/// How a provider signs: which header, in which text form, over which bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scheme {
-    /// The header that carries the signature, exactly once.
-    pub header: HeaderName,
-    /// The text form of the tag.
-    pub encoding: Encoding,
-    /// Stripped from the header's value when it stands there; its absence is no error.
-    pub prefix: Box<str>,
-}
-
-/// The text form of a signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// Two digits a byte, in either case.
-    Hex,
-    /// Standard alphabet with padding (RFC 4648 §4).
-    Base64,
-}
-
-impl Scheme {
-    /// The header value a sender puts beside `body`.
-    pub fn sign(&self, secret: &Secret, body: &[u8]) -> String {
-        let tag = keyed(secret).chain_update(body).finalize().into_bytes();
-        let text = match self.encoding {
-            Encoding::Hex => hex::encode(tag),
-            Encoding::Base64 => BASE64.encode(tag),
-        };
-        format!("{}{text}", self.prefix)
-    }
-
-    /// The tag in `headers`, if there is exactly one and it is well formed.
-    fn candidate(&self, headers: &HeaderMap) -> Result<[u8; TAG_BYTES], Failure> {
-        let mut values = headers.get_all(&self.header).iter();
-        let value = values.next().ok_or(Failure::Missing)?;
-        if values.next().is_some() {
-            return Err(Failure::Malformed);
-        }
-        let text = value.as_bytes();
-        let text = text.strip_prefix(self.prefix.as_bytes()).unwrap_or(text);
-        if text.is_empty() {
-            return Err(Failure::Missing);
-        }
-        let mut tag = [0; TAG_BYTES];
-        match self.encoding {
-            Encoding::Hex => {
-                hex::decode_to_slice(text, &mut tag).map_err(|_| Failure::Malformed)?;
-            }
-            Encoding::Base64 => {
-                let bytes = BASE64.decode(text).map_err(|_| Failure::Malformed)?;
-                tag = bytes.try_into().map_err(|_| Failure::Malformed)?;
-            }
-        }
-        Ok(tag)
-    }
-}
+use presented::{Candidate, Candidates, Presented};
 
 /// One of a route's secrets, as an operator names it.
 #[derive(Debug)]
@@ -93,75 +45,118 @@ pub struct NamedSecret {
     pub expires: Option<Timestamp>,
 }
 
+/// A [`NamedSecret`] that is a key for its route's scheme.
+#[derive(Debug)]
+pub struct NamedKey {
+    pub name: Arc<str>,
+    pub key: Key,
+    pub expires: Option<Timestamp>,
+}
+
+impl NamedSecret {
+    /// # Errors
+    /// When the secret is not written as `scheme` says.
+    pub fn for_scheme(&self, scheme: &Scheme) -> Result<NamedKey, KeyError> {
+        Ok(NamedKey { name: Arc::clone(&self.name), key: scheme.key(&self.secret)?, expires: self.expires })
+    }
+}
+
 /// A scheme with a route's keys, prepared once and cloned per request.
 pub struct Verifier {
     scheme: Scheme,
-    keys: Vec<Key>,
-    hashes_body: bool,
+    keys: Vec<Prepared>,
+    tells_sha256: bool,
+    /// The signature's tag is a digest of the body, so that no other is needed.
+    tag_is_digest: bool,
 }
 
-struct Key {
-    name: Arc<str>,
-    expires: Option<Timestamp>,
-    mac: HmacSha256,
+struct Prepared {
+    named: NamedKey,
     fingerprint: u32,
 }
 
 impl Verifier {
-    /// `hash_body` makes [`Verified::body_sha256`] available, for routes whose event ID is not in the signed bytes;
+    /// `tell_sha256` makes [`Verified::body_sha256`] available, for routes whose event ID is not in the signed bytes;
     /// it costs about as much as the signature itself.
-    pub fn new(scheme: Scheme, secrets: Vec<NamedSecret>, hash_body: bool) -> Self {
-        let keys = secrets.into_iter().map(Key::prepare).collect();
-        Self { scheme, keys, hashes_body: hash_body }
+    pub fn new(scheme: Scheme, keys: Vec<NamedKey>, tell_sha256: bool) -> Self {
+        let keys = keys.into_iter().map(|named| Prepared { fingerprint: named.key.fingerprint(), named }).collect();
+        let tag_is_digest = scheme.signs_the_body_alone();
+        Self { scheme, keys, tells_sha256: tell_sha256, tag_is_digest }
     }
 
     /// The names of all the route's secrets, in the order of the configuration, expired ones included.
     pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.keys.iter().map(|key| &key.name)
+        self.keys.iter().map(|key| &key.named.name)
     }
 
-    /// Whether the signature stands in this header.
+    /// Whether anything that is signed, or the signature itself, stands in this header.
     pub fn reads(&self, name: &HeaderName) -> bool {
-        self.scheme.header == *name
+        self.scheme.reads(name)
     }
 
-    /// Starts on a request, before its body arrives. `now` decides which secrets have expired.
+    /// Starts on a request, before its body arrives. `now` decides which secrets have expired, and what is stale.
     pub fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Verification<'_> {
-        let candidate = self.scheme.candidate(headers);
-        let active = |key: &&Key| key.expires.is_none_or(|end| now < end);
-        let macs = match candidate {
-            Ok(_) => self.keys.iter().filter(active).map(|key| (key, key.mac.clone())).collect(),
-            Err(_) => Vec::new(),
+        let presented = Presented::read(&self.scheme, headers);
+        let macs = match &presented {
+            Ok(Presented { candidates: Candidates::Read(read), before, .. }) => {
+                let wanted = |key: &&Prepared| read.iter().any(|candidate| candidate.kind == key.named.key.kind);
+                self.active(now).filter(wanted).filter_map(|key| Some((key, key.mac_after(before)?))).collect()
+            }
+            Ok(Presented { candidates: Candidates::InBody(_), .. }) | Err(_) => Vec::new(),
         };
-        Verification { candidate, macs, sha256: self.hashes_body.then(Sha256::new), payload: Payload::default() }
+        let sha256 = (self.tells_sha256 || !self.tag_is_digest).then(Sha256::new);
+        Verification { verifier: self, presented, macs, sha256, payload: Payload::default(), now }
+    }
+
+    /// What the owner of the secret that `verified` was signed with would make of `message`, in hex: a proof to the
+    /// provider that this endpoint has its secret. `None` where secrets are public keys.
+    pub fn prove(&self, verified: &Verified, message: &[u8]) -> Option<String> {
+        let key = self.keys.iter().find(|key| key.named.name == verified.secret)?;
+        let tag = key.mac_after(message)?.finalize();
+        Some(hex::encode(tag.as_slice()))
+    }
+
+    fn active(&self, now: Timestamp) -> impl Iterator<Item = &Prepared> {
+        self.keys.iter().filter(move |key| key.named.expires.is_none_or(|end| now < end))
+    }
+}
+
+impl Prepared {
+    /// The key's MAC of what begins with `start`; `None` for keys of other algorithms.
+    fn mac_after(&self, start: &[u8]) -> Option<Mac> {
+        let Material::Hmac(mac) = &self.named.key.material else { return None };
+        let mut mac = mac.clone();
+        mac.update(start);
+        Some(mac)
     }
 }
 
 impl Key {
-    fn prepare(named: NamedSecret) -> Self {
-        let mac = keyed(&named.secret);
-        let label = mac.clone().chain_update(b"hookgate payload digest").finalize().into_bytes();
-        Self {
-            name: named.name,
-            expires: named.expires,
-            mac,
-            fingerprint: u32::from_be_bytes([label[0], label[1], label[2], label[3]]),
+    /// Tells keys apart, and nothing about them.
+    fn fingerprint(&self) -> u32 {
+        let mut first = [0; 4];
+        match &self.material {
+            Material::Hmac(mac) => {
+                let mut mac = mac.clone();
+                mac.update(b"hookgate payload digest");
+                first.copy_from_slice(&mac.finalize().as_slice()[..4]);
+            }
+            Material::Ed25519(public) => first.copy_from_slice(&public[..4]),
         }
+        u32::from_be_bytes(first)
     }
-}
-
-fn keyed(secret: &Secret) -> HmacSha256 {
-    HmacSha256::new_from_slice(secret.expose()).expect("HMAC takes a key of any length")
 }
 
 /// A verification in progress: takes the body chunk by chunk, keeps it, and hashes it on the way.
 ///
 /// The body is kept here so that what [`Verified`] holds is what was hashed.
 pub struct Verification<'a> {
-    candidate: Result<[u8; TAG_BYTES], Failure>,
-    macs: Vec<(&'a Key, HmacSha256)>,
+    verifier: &'a Verifier,
+    presented: Result<Presented<'a>, Failure>,
+    macs: Vec<(&'a Prepared, Mac)>,
     sha256: Option<Sha256>,
     payload: Payload,
+    now: Timestamp,
 }
 
 impl Verification<'_> {
@@ -181,26 +176,136 @@ impl Verification<'_> {
         self.payload.len()
     }
 
-    /// Compares the signature with every active secret's tag: all of them, whole length, in constant time.
+    /// Compares the signatures with what every active secret makes: all of them, whole length, in constant time.
     ///
     /// # Errors
     /// Why the request is not authentic. The answer to the sender must not depend on which.
     pub fn finish(self) -> Result<Verified, Failure> {
-        let candidate = CtOutput::<HmacSha256>::new(self.candidate?.into());
+        self.check().map_err(|unverified| unverified.failure)
+    }
+
+    /// As [`Verification::finish`], but what is not authentic is given back, to be passed on as such.
+    ///
+    /// # Errors
+    /// What is not authentic, and why.
+    pub fn finish_in_shadow(self, _: &Shadow) -> Result<Verified, Unverified> {
+        self.check()
+    }
+
+    fn check(self) -> Result<Verified, Unverified> {
+        let Self { verifier, presented, macs, sha256, payload, now } = self;
+        let body = payload.into_bytes();
+        let matched = presented.and_then(|presented| {
+            let matched = match &presented.candidates {
+                Candidates::Read(candidates) => verifier.find_key(&presented, candidates, macs, &body, now),
+                Candidates::InBody(in_body) => verifier.find_key_in_body(&presented, in_body, &body, now)?,
+            };
+            let matched = matched.ok_or(Failure::Mismatch)?;
+            match (&verifier.scheme.time, presented.time) {
+                (Some(spec), Some(time)) if !spec.is_fresh(time, now) => Err(Failure::Stale),
+                _ => Ok(matched),
+            }
+        });
+        let (key, tag) = match matched {
+            Ok(matched) => matched,
+            Err(failure) => return Err(Unverified { body, failure }),
+        };
+        let sha256: Option<[u8; 32]> = sha256.map(|hash| hash.finalize().into());
+        let digest = match &sha256 {
+            Some(sha256) => PayloadDigest::of_body(sha256),
+            None => PayloadDigest::of_tag(key.fingerprint, tag.as_slice()),
+        };
+        let body_sha256 = sha256.filter(|_| verifier.tells_sha256);
+        Ok(Verified { body, secret: Arc::clone(&key.named.name), digest, body_sha256 })
+    }
+}
+
+impl Verifier {
+    /// The key that one of `candidates` was made with. `macs` have taken all but what is signed behind the body.
+    fn find_key<'k>(
+        &'k self,
+        presented: &Presented<'_>,
+        candidates: &[Candidate],
+        macs: Vec<(&'k Prepared, Mac)>,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Option<(&'k Prepared, Tag)> {
+        let of_kind = |kind| candidates.iter().filter(move |candidate| candidate.kind == kind).map(|found| &found.tag);
         let mut matched = None;
-        for (key, mac) in self.macs {
-            if mac.finalize() == candidate && matched.is_none() {
-                matched = Some(key);
+        for (key, mut mac) in macs {
+            mac.update(&presented.behind);
+            let found = mac.find_in(of_kind(key.named.key.kind));
+            matched = matched.or(found.map(|tag| (key, tag)));
+        }
+        let mut message = None;
+        for key in self.active(now) {
+            let Material::Ed25519(public) = &key.named.key.material else { continue };
+            for tag in of_kind(key.named.key.kind) {
+                let message = message.get_or_insert_with(|| [&presented.before, body, &presented.behind].concat());
+                if matched.is_none() && tag.is_by(public, message) {
+                    matched = Some((key, *tag));
+                }
             }
         }
-        let key = matched.ok_or(Failure::Mismatch)?;
-        let tag: [u8; TAG_BYTES] = candidate.into_bytes().into();
-        let body_sha256 = self.sha256.map(|hash| hash.finalize().into());
-        let digest = match &body_sha256 {
-            Some(sha256) => PayloadDigest::of_body(sha256),
-            None => PayloadDigest::of_tag(key.fingerprint, &tag),
+        matched
+    }
+
+    /// As [`Verifier::find_key`], for a signature that stands in the body.
+    fn find_key_in_body(
+        &self,
+        presented: &Presented<'_>,
+        in_body: &InBody,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<Option<(&Prepared, Tag)>, Failure> {
+        let text = simdutf8::basic::from_utf8(body).map_err(|_| Failure::Malformed)?;
+        let member = member(text, &in_body.pointer).map_err(|error| match error {
+            MemberError::Missing => Failure::Missing,
+            MemberError::Malformed => Failure::Malformed,
+        })?;
+        let candidate = self.scheme.whole(member.value)?;
+        let mut signed = [&text[..member.cut.start], &text[member.cut.end..]].concat();
+        if in_body.compact {
+            signed = compact(&signed);
+        }
+        let start = |key: &Prepared| {
+            let mut mac = key.mac_after(&presented.before)?;
+            mac.update(signed.as_bytes());
+            Some(mac)
         };
-        Ok(Verified { body: self.payload.into_bytes(), secret: Arc::clone(&key.name), digest, body_sha256 })
+        let keys = self.active(now).filter(|key| key.named.key.kind == candidate.kind);
+        let macs = keys.filter_map(|key| Some((key, start(key)?))).collect();
+        Ok(self.find_key(presented, &[candidate], macs, signed.as_bytes(), now))
+    }
+}
+
+/// The permission to pass on what did not verify. `enforce: false` gives it, and nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct Shadow(());
+
+impl Shadow {
+    /// An operator has said so, and was warned.
+    pub const fn declared() -> Self {
+        Self(())
+    }
+}
+
+/// A body that did not verify, on a route that passes such on.
+#[derive(Debug)]
+pub struct Unverified {
+    body: Bytes,
+    failure: Failure,
+}
+
+impl Unverified {
+    /// The body, byte for byte as received.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Why it did not verify.
+    pub fn failure(&self) -> Failure {
+        self.failure
     }
 }
 
@@ -238,12 +343,14 @@ impl Verified {
 /// Why a request is not authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// No signature.
+    /// No signature, or nothing where the scheme has something signed.
     Missing,
-    /// A signature that can't be one: given twice, wrong length, not of the alphabet.
+    /// A signature that can't be one: given twice, wrong length, not of the alphabet. Or a time that is none.
     Malformed,
     /// Well formed, and no active secret makes it.
     Mismatch,
+    /// Genuine, and its signed time is further from now than the scheme allows.
+    Stale,
 }
 
 impl Failure {
@@ -253,59 +360,9 @@ impl Failure {
             Self::Missing => "missing",
             Self::Malformed => "malformed",
             Self::Mismatch => "mismatch",
+            Self::Stale => "stale",
         }
     }
-}
-
-/// A 96-bit digest of a verified body that costs nothing: the signature is one already.
-///
-/// A tag depends on the secret too, so digests are only comparable under one key. Two that are not comparable don't
-/// contradict each other: a retry that was signed anew during a rotation is not called another body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PayloadDigest {
-    keyed_by: u32,
-    bits: [u8; 12],
-}
-
-impl PayloadDigest {
-    fn of_tag(fingerprint: u32, tag: &[u8; TAG_BYTES]) -> Self {
-        Self { keyed_by: fingerprint, bits: first_12(tag) }
-    }
-
-    fn of_body(sha256: &[u8; 32]) -> Self {
-        Self { keyed_by: 0, bits: first_12(sha256) }
-    }
-
-    /// The digest of a body that is not known: it contradicts none, but for a chance of one in four billion.
-    pub fn unknown() -> Self {
-        Self { keyed_by: u32::MAX, bits: [0; 12] }
-    }
-
-    /// For keeping it.
-    pub fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&self.keyed_by.to_be_bytes());
-        bytes[4..].copy_from_slice(&self.bits);
-        bytes
-    }
-
-    /// What [`PayloadDigest::to_bytes`] made.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        let (keyed_by, mut bits) = (u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]), [0; 12]);
-        bits.copy_from_slice(&bytes[4..]);
-        Self { keyed_by, bits }
-    }
-
-    /// Whether the two are certainly digests of different bodies.
-    pub fn contradicts(self, other: Self) -> bool {
-        self.keyed_by == other.keyed_by && self.bits != other.bits
-    }
-}
-
-fn first_12(bytes: &[u8; 32]) -> [u8; 12] {
-    let mut first = [0; 12];
-    first.copy_from_slice(&bytes[..12]);
-    first
 }
 
 #[cfg(test)]

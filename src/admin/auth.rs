@@ -13,12 +13,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
-use hmac::digest::CtOutput;
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
 use super::problem::Problem;
+use crate::secret::SecretDigest;
 use crate::signature::NamedSecret;
 
 /// What a request has to show.
@@ -28,9 +27,8 @@ pub(super) struct Door {
     host_name: Option<String>,
 }
 
-/// Kept as a digest: comparing digests takes the same time whatever was sent, and of whatever length.
 struct Token {
-    digest: CtOutput<Sha256>,
+    digest: SecretDigest,
     expires: Option<Timestamp>,
 }
 
@@ -64,7 +62,7 @@ pub(super) async fn guard(
 
 impl Door {
     pub(super) fn new(token: Option<&NamedSecret>) -> Self {
-        let token = token.map(|token| Token { digest: digest(token.secret.expose()), expires: token.expires });
+        let token = token.map(|token| Token { digest: token.secret.digest(), expires: token.expires });
         // Linux; elsewhere the machine goes by its addresses.
         let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
         Self { token, host_name: host_name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()) }
@@ -109,13 +107,9 @@ impl Token {
     fn is_in(&self, headers: &HeaderMap, now: Timestamp) -> bool {
         let Some(value) = sole(headers, &header::AUTHORIZATION) else { return false };
         let Some((scheme, token)) = value.split_once(' ') else { return false };
-        let same = digest(token.trim_start_matches(' ').as_bytes()) == self.digest;
+        let same = self.digest.is_of(token.trim_start_matches(' ').as_bytes());
         same && scheme.eq_ignore_ascii_case("bearer") && self.expires.is_none_or(|end| now < end)
     }
-}
-
-fn digest(bytes: &[u8]) -> CtOutput<Sha256> {
-    CtOutput::new(Sha256::digest(bytes))
 }
 
 /// Whom the request is for: the target says it when it is an absolute one (RFC 9112 §3.2.2), else `Host`.

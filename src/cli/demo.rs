@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::FAILED;
@@ -19,7 +20,7 @@ use crate::app::{self, App};
 use crate::config;
 use crate::providers::{orbvpn, vpn_enterprise};
 use crate::secret::Secret;
-use crate::signature::{Scheme, presets};
+use crate::signature::{Scheme, Signed, presets};
 use receiver::{Receiver, Seen};
 use sender::{Answer, Sender};
 use table::Table;
@@ -34,7 +35,7 @@ pub struct Args {
 }
 
 const SECRET: &str = "whsec_demo_current";
-const FORMER_SECRET: &str = "whsec_demo_retired_last_year";
+const HALF_AN_HOUR: SignedDuration = SignedDuration::from_mins(30);
 
 /// One thing that is sent, and what should become of it.
 struct Act {
@@ -42,7 +43,7 @@ struct Act {
     kind: &'static str,
     path: &'static str,
     body: Vec<u8>,
-    signature: (&'static str, String),
+    signature: Signed,
     status: u16,
     outcome: &'static str,
     /// Whether the receiver should see it.
@@ -106,9 +107,8 @@ admin: {{address: "127.0.0.1:0"}}
 defaults: {{secrets: [{{env: DEMO_SECRET, name: current}}]}}
 routes:
   - {{path: /webhooks/vpn-enterprise, provider: vpn-enterprise, upstream: "http://{receiver}/vpn-enterprise"}}
-  - path: /webhooks/orbvpn
-    signature: {{header: X-Signature, algorithm: hmac-sha256, encoding: hex, prefix: "sha256="}}
-    upstream: http://{receiver}/orbvpn
+  - {{path: /webhooks/orbvpn, provider: orbvpn, upstream: "http://{receiver}/orbvpn"}}
+  - {{path: /webhooks/stripe, provider: stripe, upstream: "http://{receiver}/stripe"}}
   - path: /webhooks/slow
     provider: vpn-enterprise
     budget: 1500ms
@@ -122,8 +122,7 @@ routes:
 
 /// Every event type of both providers, then what must not pass.
 fn acts() -> Result<Vec<Act>, String> {
-    let secret = |text| Secret::new(text).map_err(|error| error.to_string());
-    let (current, former) = (secret(SECRET)?, secret(FORMER_SECRET)?);
+    let current = Secret::new(SECRET).map_err(|error| error.to_string())?;
     let mut acts = Vec::new();
     let mut number = 0;
     let mut event = |kind: &str| {
@@ -134,43 +133,44 @@ fn acts() -> Result<Vec<Act>, String> {
             "timestamp": "2026-01-15T10:30:00Z",
             "data": { "user_id": "usr_456", "note": "made up by hookgate demo" },
         });
-        event.to_string().into_bytes()
+        event.to_string()
     };
-    for (path, header, scheme, kinds) in [
-        ("/webhooks/vpn-enterprise", "X-VPN-Signature", presets::vpn_enterprise(), vpn_enterprise::EVENT_TYPES),
-        ("/webhooks/orbvpn", "X-Signature", presets::orbvpn_header(), orbvpn::EVENT_TYPES),
-    ] {
-        for &kind in kinds {
-            let body = event(kind);
-            let signature = (header, scheme.sign(&current, &body));
-            let what = "genuine";
-            acts.push(Act { what, kind, path, body, signature, status: 200, outcome: "delivered", arrives: true });
-        }
+    let now = Timestamp::now();
+    let sign = |scheme: &Scheme, secret, body: &str, at| {
+        scheme.sign(secret, body.as_bytes(), at, None).map_err(|error| error.to_string())
+    };
+    let (what, status, outcome) = ("genuine", 200, "delivered");
+    let (path, scheme) = ("/webhooks/vpn-enterprise", presets::vpn_enterprise());
+    for &kind in vpn_enterprise::EVENT_TYPES {
+        let body = event(kind);
+        let signature = sign(&scheme, &current, &body, now)?;
+        acts.push(Act { what, kind, path, body: body.into(), signature, status, outcome, arrives: true });
     }
-    let path = "/webhooks/vpn-enterprise";
-    let scheme = presets::vpn_enterprise();
-    let sign = |scheme: &Scheme, secret, body: &[u8]| ("X-VPN-Signature", scheme.sign(secret, body));
+    for &kind in orbvpn::EVENT_TYPES {
+        let body = presets::orbvpn().sign_in_body(&current, &event(kind)).map_err(|error| error.to_string())?.into();
+        let path = "/webhooks/orbvpn";
+        acts.push(Act { what, kind, path, body, signature: Signed::default(), status, outcome, arrives: true });
+    }
 
     let kind = "user.created";
-    let mut body = event(kind);
-    let signature = sign(&scheme, &current, &body);
-    body.extend_from_slice(b" ");
+    let body = event(kind);
+    let signature = sign(&scheme, &current, &body, now)?;
+    let body = format!("{body} ").into();
     let (status, outcome) = (401, "invalid_signature");
     acts.push(Act { what: "tampered", kind, path, body, signature, status, outcome, arrives: false });
 
-    let body = acts[0].body.clone();
-    let signature = sign(&scheme, &current, &body);
+    let (body, signature) = (acts[0].body.clone(), acts[0].signature.clone());
     let (status, outcome) = (409, "duplicate");
     acts.push(Act { what: "replayed", kind, path, body, signature, status, outcome, arrives: false });
 
-    let body = event(kind);
-    let signature = sign(&scheme, &former, &body);
-    let (status, outcome) = (401, "invalid_signature");
-    acts.push(Act { what: "stale secret", kind, path, body, signature, status, outcome, arrives: false });
+    let (path, kind, body) = ("/webhooks/stripe", "charge.succeeded", event("charge.succeeded"));
+    let signature = sign(&presets::stripe(), &current, &body, now - HALF_AN_HOUR)?;
+    let (body, status, outcome) = (body.into(), 401, "invalid_signature");
+    acts.push(Act { what: "stale", kind, path, body, signature, status, outcome, arrives: false });
 
-    let (path, body) = ("/webhooks/slow", event(kind));
-    let signature = sign(&scheme, &current, &body);
-    let (status, outcome) = (504, "budget_exceeded");
+    let (path, kind, body) = ("/webhooks/slow", "user.created", event("user.created"));
+    let signature = sign(&scheme, &current, &body, now)?;
+    let (body, status, outcome) = (body.into(), 504, "budget_exceeded");
     acts.push(Act { what: "over budget", kind, path, body, signature, status, outcome, arrives: true });
     Ok(acts)
 }

@@ -4,9 +4,10 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::USAGE;
-use crate::providers::{self, PRESETS};
+use crate::providers::{self, Asks, PRESETS};
 
 /// Write a commented configuration file to start from
 ///
@@ -51,8 +52,28 @@ pub fn run(args: &Args) -> ExitCode {
 /// The starter configuration for a provider; `None` when there is no such preset.
 pub fn starter(provider: &str) -> Option<String> {
     let preset = providers::find(provider)?;
-    Some(STARTER.replace("PROVIDER", preset.name).replace("TITLE", preset.title))
+    let grace = if preset.habits.budget > DEFAULT_GRACE { GRACE } else { "" };
+    let asks = if matches!(preset.asks, Asks::Query) { VERIFY_TOKEN } else { "" };
+    let url = if (preset.scheme)().signed.wants_url() { PUBLIC_URL } else { "" };
+    let text = STARTER.replace("GRACE", grace).replace("EXTRAS", &format!("{asks}{url}"));
+    Some(text.replace("PROVIDER", preset.name).replace("TITLE", preset.title))
 }
+
+/// What `shutdown.grace` is when it is not given.
+const DEFAULT_GRACE: Duration = Duration::from_secs(15);
+
+const GRACE: &str = "
+# How long a stop waits for requests in flight: TITLE gives an answer half a minute.
+shutdown: {grace: 30s}
+";
+
+const VERIFY_TOKEN: &str = "    # The token that was entered at TITLE, which asks for it before it sends.
+    challenge: {verify_token: {env: WEBHOOK_VERIFY_TOKEN}}
+";
+
+const PUBLIC_URL: &str = "    # The URL that was entered at TITLE, letter for letter: it is signed.
+    public_url: https://YOUR-HOST/webhooks/PROVIDER
+";
 
 const STARTER: &str = "\
 # hookgate's configuration. All keys: docs/configuration.md, or `hookgate schema`.
@@ -65,7 +86,7 @@ listen:
 # Health checks and metrics. Another address than this machine's own needs a `token`.
 admin:
   address: 127.0.0.1:9180
-
+GRACE
 routes:
   # TITLE sends here: the URL to enter there is https://YOUR-HOST/webhooks/PROVIDER
   - path: /webhooks/PROVIDER
@@ -74,7 +95,7 @@ routes:
     # To change it without a gap, list both, each with a `name`, until nothing is signed with the old one any more.
     secrets:
       - env: WEBHOOK_SECRET
-    # Your application. It gets what is genuine, once, as it was sent.
+EXTRAS    # Your application. It gets what is genuine, once, as it was sent.
     upstream: http://127.0.0.1:3000/webhooks/PROVIDER
     # Event types to hand over; others are acknowledged and dropped. Default: all.
     # events: [\"user.*\"]
@@ -94,6 +115,7 @@ mod tests {
             let loaded = config::check_text(&text).unwrap();
             assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
             assert!(!text.contains("PROVIDER") && !text.contains("TITLE"), "{text}");
+            assert!(!text.contains("GRACE") && !text.contains("EXTRAS"), "{text}");
         }
     }
 

@@ -1,15 +1,15 @@
-//! `hookgate sign`: the headers a sender puts beside a body.
+//! `hookgate sign`: what a sender puts beside a body, or into it.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
+use jiff::Timestamp;
 
-use super::FAILED;
-use crate::providers;
-use crate::secret::Secret;
+use super::input::{self, SecretArgs};
+use super::terminal;
+use crate::providers::{self, PRESETS};
+use crate::signature::Signed;
 
 /// Sign a body as a provider would, and print the headers to send, `Name: value` a line.
 #[derive(Debug, clap::Args)]
@@ -20,69 +20,58 @@ use crate::secret::Secret;
     --data-binary @event.json http://127.0.0.1:8080/webhooks/vpn-enterprise")]
 pub struct Args {
     /// Whose scheme signs.
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(providers::PRESETS.iter().map(|preset| preset.name)))]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name)))]
     provider: String,
-    /// The environment variable that holds the secret.
-    #[arg(long, value_name = "VAR", required_unless_present = "secret_file", conflicts_with = "secret_file")]
-    secret_env: Option<String>,
-    /// The file that holds the secret. A newline at its end is dropped.
-    #[arg(long, value_name = "FILE")]
-    secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    secret: SecretArgs,
     /// The body's file; standard input without it.
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
+    /// The event ID, where the scheme signs it. Default: a new one.
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// The time of signing, where the scheme signs it: RFC 3339, or Unix seconds. Default: now.
+    #[arg(long, value_name = "TIME", value_parser = input::moment)]
+    at: Option<Timestamp>,
+    /// The URL that will be sent to, where the scheme signs it.
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Print the body with the signature in it instead, where the scheme has that.
+    #[arg(long, conflicts_with_all = ["json", "id", "at", "url"])]
+    in_body: bool,
     /// Print one JSON object, name to value, instead.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    match signed(args) {
-        Ok((name, value)) if args.json => {
-            println!("{}", serde_json::json!({ name: value }));
-            ExitCode::SUCCESS
-        }
-        Ok((name, value)) => {
-            println!("{name}: {value}");
-            ExitCode::SUCCESS
-        }
-        Err(problem) => {
-            eprintln!("hookgate: {problem}");
-            ExitCode::from(FAILED)
-        }
-    }
+    terminal::finish(output(args))
 }
 
-fn signed(args: &Args) -> Result<(&'static str, String), String> {
+fn output(args: &Args) -> Result<String, String> {
     let preset = providers::find(&args.provider).ok_or("no such provider")?;
-    let secret = secret(args)?;
-    let body = body(args.body.as_deref()).map_err(|error| match &args.body {
-        Some(path) => format!("cannot read the body from {}: {error}", path.display()),
-        None => format!("cannot read the body from standard input: {error}"),
-    })?;
-    Ok((preset.signature_header, (preset.scheme)().sign(&secret, &body)))
+    let secret = args.secret.read()?;
+    let body = input::body(args.body.as_deref())?;
+    let mut scheme = (preset.scheme)();
+    if args.in_body {
+        let body = String::from_utf8(body).map_err(|_| "the body is not UTF-8, so it is no JSON")?;
+        return scheme.sign_in_body(&secret, &body).map_err(|error| error.to_string());
+    }
+    if let Some(url) = &args.url {
+        scheme.signed = scheme.signed.at(url);
+    }
+    let id = args.id.clone().unwrap_or_else(input::new_id);
+    let signed = scheme.sign(&secret, &body, args.at.unwrap_or_else(Timestamp::now), Some(&id));
+    let signed = signed.map_err(|error| error.to_string())?;
+    Ok(if args.json { to_json(&signed) } else { to_lines(&signed) })
 }
 
-fn secret(args: &Args) -> Result<Secret, String> {
-    let (bytes, place) = match (&args.secret_env, &args.secret_file) {
-        (Some(name), _) => {
-            let value = std::env::var(name).map_err(|_| format!("{name} is not set, or is not UTF-8"))?;
-            (value.into_bytes(), name.clone())
-        }
-        (None, Some(path)) => {
-            let content = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            (Secret::without_newline(&content).to_vec(), path.display().to_string())
-        }
-        (None, None) => return Err("give --secret-env or --secret-file".into()),
-    };
-    Secret::new(bytes).map_err(|error| format!("{place}: {error}"))
+fn to_json(signed: &Signed) -> String {
+    let object: serde_json::Map<_, _> = signed.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    format!("{}\n", serde_json::Value::Object(object))
 }
 
-fn body(path: Option<&Path>) -> io::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    match path {
-        Some(path) => File::open(path)?.read_to_end(&mut body)?,
-        None => io::stdin().lock().read_to_end(&mut body)?,
-    };
-    Ok(body)
+fn to_lines(signed: &Signed) -> String {
+    let lines: Vec<_> = signed.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    lines.join("\n") + "\n"
 }

@@ -2,12 +2,34 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
+use std::process::ExitCode;
 
 use jiff::Timestamp;
+
+use super::FAILED;
 
 /// Writes a line of data to standard output.
 pub(super) fn print(line: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Ends a command: its data to standard output, or what went wrong to standard error.
+pub(super) fn finish(output: Result<String, String>) -> ExitCode {
+    let output = match output {
+        Ok(output) => output,
+        Err(problem) => {
+            tell(&problem);
+            return ExitCode::from(FAILED);
+        }
+    };
+    match io::stdout().lock().write_all(output.as_bytes()) {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tell(&format!("cannot write: {error}"));
+            ExitCode::from(FAILED)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Tells people something that is no data. Nobody may be listening.

@@ -7,6 +7,7 @@ mod handover;
 mod route;
 mod secrets;
 mod sender;
+mod signature;
 mod upstream;
 
 use std::cell::RefCell;
@@ -58,10 +59,14 @@ pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Proble
     let listen = compiler.listen(&file.listen);
     let admin = compiler.admin(&file.admin, &listen);
     let store = compiler.store(&file.store);
-    let limits = compiler.limits(&file.limits, &file.trusted_proxies);
+    let mut limits = compiler.limits(&file.limits, &file.trusted_proxies);
     let shutdown = compiler.shutdown(&file.shutdown);
     let log = log_settings(&file.log);
     let routes = compiler.routes(file, &listen, &limits, shutdown);
+    if file.limits.value().is_none_or(|limits| limits.header_timeout.is_absent()) {
+        let shortest = routes.iter().flatten().map(|route| route.budget.time()).min();
+        limits.header_timeout = limits.header_timeout.min(shortest.unwrap_or(limits.header_timeout));
+    }
     Some(Config { listen, admin: admin?, store, limits, shutdown, log, routes: routes? })
 }
 
@@ -299,12 +304,12 @@ impl Compiler<'_> {
         routes: &[crate::route::Route],
     ) {
         let budgets = || routes.iter().map(|route| route.budget);
-        let Some(shortest) = budgets().map(|budget| budget.total.saturating_sub(budget.margin)).min() else { return };
-        if limits.header_timeout > shortest {
-            let span = file.limits.value().and_then(|limits| limits.header_timeout.given()).map(|given| given.span);
+        let Some(shortest) = budgets().map(|budget| budget.time()).min() else { return };
+        let header_timeout = file.limits.value().and_then(|limits| limits.header_timeout.given());
+        if let Some(given) = header_timeout.filter(|_| limits.header_timeout > shortest) {
             self.report(
                 Diagnostic::warning(
-                    span,
+                    given.span,
                     format!("`header_timeout` is longer than the shortest time a route has, {shortest:?}"),
                 )
                 .help(

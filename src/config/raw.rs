@@ -11,6 +11,7 @@ use serde::de::{Deserializer, IgnoredAny, Visitor};
 
 use super::de::{Field, Pairs, shorthand};
 use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
+use crate::providers::PRESETS;
 
 /// A key that the format has, and this version does not yet. Any value will do, it is refused all the same.
 pub(super) struct Later;
@@ -119,7 +120,8 @@ pub(super) struct Limits {
     /// Bodies in memory at once, all routes together; not less than any route's `max_body`. Above it: 503.
     #[schemars(extend("default" = "256MiB"))]
     pub body_bytes_in_flight: Field<ByteSize>,
-    /// How long a head may take to arrive. Not 0, at most 1h.
+    /// How long a head may take to arrive. Not 0, at most 1h. Default: 5s, or the shortest budget of a route, its margin
+    /// taken off, where that is shorter.
     #[schemars(extend("default" = "5s"))]
     pub header_timeout: Field<Duration>,
     /// How long a connection is kept open between two requests. Not 0, at most 1h.
@@ -192,7 +194,7 @@ pub(super) struct Route {
     pub methods: Field<Vec<Field<Method>>>,
     /// The preset for who sends: the signature's scheme and the defaults of `event`, `budget`, `max_body` and
     /// `replay.on_duplicate`. Not together with `signature`.
-    #[schemars(extend("enum" = ["vpn-enterprise"], "default" = "vpn-enterprise"))]
+    #[schemars(transform = provider_names, extend("default" = "vpn-enterprise"))]
     pub provider: Field<String>,
     /// A scheme of your own in the place of a `provider`.
     pub signature: Field<Signature>,
@@ -246,8 +248,14 @@ pub(super) struct Route {
     /// Networks that senders may come from. Others are answered with 403. Default: any.
     #[schemars(length(min = 1))]
     pub allow_from: Field<Vec<Field<Network>>>,
-    /// Whether a bad signature stops a request. In this version always `true`.
-    #[schemars(extend("const" = true, "default" = true))]
+    /// What becomes of the provider's handshakes. Default: the gateway answers them.
+    pub challenge: Field<Challenge>,
+    /// The URL that the provider sends to, for those that sign it (Square).
+    pub public_url: Field<String>,
+    /// Whether a bad signature stops a request. `false` is for trying the gateway out in front of an application that
+    /// checks signatures itself: what does not verify is forwarded all the same, marked with `Hookgate-Verified: false`,
+    /// past the ledger and the store, and counted.
+    #[schemars(extend("default" = true))]
     pub enforce: Field<bool>,
     /// What is kept of deliveries that have ended.
     pub retain: Field<Retain>,
@@ -264,37 +272,93 @@ pub(super) enum Method {
     Delete,
 }
 
-/// A signature scheme: HMAC-SHA256 over the raw body, in a header.
+/// A signature scheme of a sender that has no preset. Where the signature stands is said by `header`, by `field`, or by
+/// both: then the header goes before, where it is there.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["header"]))]
+#[schemars(extend("anyOf" = [{"required": ["header"]}, {"required": ["field"]}]))]
 pub(super) struct Signature {
     /// The header that carries the signature. It must be there exactly once.
     pub header: Field<String>,
+    /// A JSON pointer (RFC 6901) to the member of the body that holds the signature. The member, and the comma that
+    /// joined it, is cut out byte for byte; what is left is `{body}`.
+    #[schemars(regex(pattern = "^/"))]
+    pub field: Field<String>,
+    /// `json`: what is left of the body when `field` is cut out is signed without the white space between its tokens.
+    /// Default: byte for byte.
+    pub canonical: Field<Canonical>,
+    /// With `ed25519` the secrets are public keys of 32 bytes.
     #[schemars(extend("default" = "hmac-sha256"))]
     pub algorithm: Field<Algorithm>,
     /// The signature's text form.
     #[schemars(extend("default" = "hex"))]
     pub encoding: Field<Encoding>,
-    /// Taken off the header's value where it stands there, as in `sha256=`.
+    /// Taken off the signature where it stands there, as in `sha256=`.
     #[schemars(extend("default" = ""))]
     pub prefix: Field<String>,
-    /// What is signed.
-    #[schemars(extend("default" = "{body}", "enum" = ["{body}"]))]
+    /// The header holds fields, as in `t=1700000000,v1=5257…`. Default: it is the signature.
+    pub fields: Field<SignatureFields>,
+    /// What is signed: text with `{body}` once, and `{timestamp}` (as it was sent), `{id}` (the event ID's header, as it
+    /// was sent) and `{url}` (the route's `public_url`) where they belong.
+    #[schemars(extend("default" = "{body}"))]
     pub signed: Field<String>,
-    /// How a secret's text becomes key bytes.
+    /// The signed time. Default: none, or the field that `fields.timestamp` names.
+    pub timestamp: Field<SignatureTimestamp>,
+    /// What a secret's text stands for: itself, or key bytes.
     #[schemars(extend("default" = "utf8"))]
     pub secret_encoding: Field<SecretEncoding>,
-    #[schemars(skip)]
-    pub fields: Field<Later>,
-    #[schemars(skip)]
-    pub timestamp: Field<Later>,
-    #[schemars(skip)]
-    pub field: Field<Later>,
-    #[schemars(skip)]
-    pub canonical: Field<Later>,
-    #[schemars(skip)]
-    pub strip_prefix: Field<Later>,
+    /// Taken off a secret's text before it is decoded, where it stands there, as in `whsec_`.
+    #[schemars(extend("default" = ""))]
+    pub strip_prefix: Field<String>,
+}
+
+/// How a header with fields is read.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["signature"]))]
+pub(super) struct SignatureFields {
+    /// The name of the field that holds a signature. It may be there several times, of which 16 are looked at.
+    pub signature: Field<String>,
+    /// The name of the field that holds the signed time, as `timestamp.unit` says. Default: none.
+    pub timestamp: Field<String>,
+    /// One character between fields.
+    #[schemars(extend("default" = ","), length(min = 1, max = 1))]
+    pub separator: Field<String>,
+    /// One character between a field's name and its value.
+    #[schemars(extend("default" = "="), length(min = 1, max = 1))]
+    pub assign: Field<String>,
+}
+
+/// The signed time.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SignatureTimestamp {
+    /// The header that holds it. It must be there exactly once. Not together with `fields.timestamp`.
+    pub header: Field<String>,
+    /// Unix seconds, Unix milliseconds, or RFC 3339.
+    #[schemars(extend("default" = "s"))]
+    pub unit: Field<TimeUnit>,
+    /// How far from now it may be, into the past and into the future. Not 0.
+    #[schemars(extend("default" = "5m"))]
+    pub tolerance: Field<Duration>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Canonical {
+    Json,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) enum TimeUnit {
+    #[serde(rename = "s")]
+    Seconds,
+    #[serde(rename = "ms")]
+    Milliseconds,
+    #[serde(rename = "rfc3339")]
+    Rfc3339,
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
@@ -303,13 +367,10 @@ pub(super) enum Algorithm {
     #[serde(rename = "hmac-sha256")]
     HmacSha256,
     #[serde(rename = "hmac-sha1")]
-    #[schemars(skip)]
     HmacSha1,
     #[serde(rename = "hmac-sha512")]
-    #[schemars(skip)]
     HmacSha512,
     #[serde(rename = "ed25519")]
-    #[schemars(skip)]
     Ed25519,
 }
 
@@ -326,10 +387,31 @@ pub(super) enum Encoding {
 #[schemars(inline)]
 pub(super) enum SecretEncoding {
     Utf8,
-    #[schemars(skip)]
     Base64,
-    #[schemars(skip)]
     Hex,
+}
+
+/// What becomes of a provider's handshake, the request by which it asks whether an endpoint is there; a plain text is
+/// the `mode`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+#[schemars(transform = or_a_mode)]
+pub(super) struct Challenge {
+    /// `answer`: the gateway answers it. `forward`: the upstream does, as it would an event; only handshakes that are
+    /// signed can be forwarded.
+    #[schemars(extend("default" = "answer"))]
+    pub mode: Field<ChallengeMode>,
+    /// The token that proves a handshake that is not signed (Meta's `hub.verify_token`). Default: such handshakes are
+    /// refused.
+    pub verify_token: Field<Reference>,
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum ChallengeMode {
+    Answer,
+    Forward,
 }
 
 /// Where a secret is: exactly one of `env`, `file` and `value`.
@@ -408,6 +490,11 @@ pub(super) struct Upstream {
     pub connect_timeout: Field<Duration>,
 }
 
+fn provider_names(schema: &mut Schema) {
+    let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+    schema.insert("enum".into(), names.into());
+}
+
 fn or_a_pointer(schema: &mut Schema) {
     schema.insert("minProperties".into(), 1.into());
     schema.insert("maxProperties".into(), 1.into());
@@ -416,6 +503,10 @@ fn or_a_pointer(schema: &mut Schema) {
 
 fn or_a_url(schema: &mut Schema) {
     or_text(schema, "^https?://");
+}
+
+fn or_a_mode(schema: &mut Schema) {
+    or_text(schema, "^(answer|forward)$");
 }
 
 /// Lets text that matches `pattern` stand for the mapping that `schema` describes.
@@ -450,7 +541,7 @@ macro_rules! may_be_text {
     };
 }
 
-may_be_text!(EventId: "pointer", EventSource: "pointer", Upstream: "url");
+may_be_text!(Challenge: "mode", EventId: "pointer", EventSource: "pointer", Upstream: "url");
 
 /// How events are handed over.
 #[derive(Clone, Copy, Deserialize, JsonSchema)]

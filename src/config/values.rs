@@ -15,6 +15,18 @@ use zeroize::Zeroizing;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) struct Duration(pub time::Duration);
 
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+        let mut given = parts.into_iter().filter(|(count, _)| *count > 0).peekable();
+        if given.peek().is_none() {
+            return f.write_str("0s");
+        }
+        given.try_for_each(|(count, unit)| write!(f, "{count}{unit}"))
+    }
+}
+
 /// A number of bytes: whole, with or without a unit (`B`, `KB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) struct ByteSize(pub usize);

@@ -303,8 +303,8 @@ fn invalid_utf8_is_refused_everywhere() {
 fn nesting_is_bounded_on_and_off_the_path() {
     // The event itself is one level.
     let off = |depth| format!(r#"{{"id":"a",{TYPED},"x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
-    assert!(parse(off(json::MAX_DEPTH - 1)).is_ok());
-    assert_eq!(parse(off(json::MAX_DEPTH)), Err(EnvelopeError::NotJson));
+    assert!(parse(off(MAX_DEPTH - 1)).is_ok());
+    assert_eq!(parse(off(MAX_DEPTH)), Err(EnvelopeError::NotJson));
     assert_eq!(parse(off(1_000_000)), Err(EnvelopeError::NotJson));
     let on = |depth| {
         let spec = EnvelopeSpec { id: IdSource::Pointer(pointer(&"/0".repeat(127))), ..spec() };

@@ -15,6 +15,7 @@ use tokio::time::timeout_at;
 use super::head::Fault;
 use crate::delivery::named_by_connection;
 use crate::event::EnvelopeError;
+use crate::handshake::Reply;
 use crate::outcome::Code;
 use crate::route::OnDuplicate;
 use crate::signature::Failure;
@@ -32,6 +33,8 @@ pub enum Outcome {
     InFlight,
     PayloadMismatch(OnDuplicate),
     Ignored,
+    /// A handshake, answered here.
+    Challenge(Reply),
     InvalidSignature(Failure),
     InvalidEvent(EnvelopeError),
     MalformedRequest(Fault),
@@ -81,6 +84,7 @@ impl Outcome {
             Self::InFlight => Code::InFlight,
             Self::PayloadMismatch(_) => Code::PayloadMismatch,
             Self::Ignored => Code::Ignored,
+            Self::Challenge(_) => Code::Challenge,
             Self::InvalidSignature(_) => Code::InvalidSignature,
             Self::InvalidEvent(_) => Code::InvalidEvent,
             Self::MalformedRequest(_) => Code::MalformedRequest,
@@ -128,6 +132,7 @@ impl Outcome {
             Self::Duplicate(OnDuplicate::Acknowledge)
             | Self::PayloadMismatch(OnDuplicate::Acknowledge)
             | Self::Ignored => StatusCode::OK,
+            Self::Challenge(reply) => reply.status,
             Self::InvalidSignature(_) => StatusCode::UNAUTHORIZED,
             Self::InvalidEvent(_) | Self::MalformedRequest(_) => StatusCode::BAD_REQUEST,
             Self::ForbiddenAddress => StatusCode::FORBIDDEN,
@@ -155,6 +160,7 @@ impl Outcome {
                 "An event with this ID was handed over before, with another body; it was not forwarded again."
             }
             Self::Ignored => "The endpoint does not take events of this type.",
+            Self::Challenge(_) => "The endpoint is here.",
             Self::InvalidSignature(_) => "The signature is missing, malformed, stale or wrong.",
             Self::InvalidEvent(error) => return Cow::Owned(error.to_string()),
             Self::MalformedRequest(fault) => fault.describe(),
@@ -202,6 +208,7 @@ impl Answer {
             Outcome::Delivered(response) | Outcome::UpstreamRejected(response) => {
                 Self::passed_back(response, outcome.status())?
             }
+            Outcome::Challenge(reply) => Self::of_handshake(reply)?,
             _ => Self::own(outcome)?,
         };
         answer.head.insert_header(HOOKGATE_OUTCOME, outcome.code().as_str())?;
@@ -234,6 +241,17 @@ impl Answer {
             head.insert_header("Content-Length", response.body.len())?;
         }
         Ok(Self { head, body: response.body.clone() })
+    }
+
+    fn of_handshake(reply: &Reply) -> PingoraResult<Self> {
+        let mut head = ResponseHeader::build(reply.status, Some(8))?;
+        head.insert_header("Content-Type", reply.content_type)?;
+        // It holds what the sender sent: no browser is to make a page of it.
+        head.insert_header("X-Content-Type-Options", "nosniff")?;
+        if reply.status != StatusCode::NO_CONTENT {
+            head.insert_header("Content-Length", reply.body.len())?;
+        }
+        Ok(Self { head, body: reply.body.clone() })
     }
 
     fn own(outcome: &Outcome) -> PingoraResult<Self> {
@@ -303,7 +321,7 @@ mod tests {
 
     #[test]
     fn every_failed_authentication_has_the_same_body() {
-        let bodies = [Failure::Missing, Failure::Malformed, Failure::Mismatch]
+        let bodies = [Failure::Missing, Failure::Malformed, Failure::Mismatch, Failure::Stale]
             .map(|failure| answer(&Outcome::InvalidSignature(failure)).body);
         assert!(bodies.iter().all(|body| *body == bodies[0]));
     }

@@ -1,5 +1,4 @@
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -83,12 +82,13 @@ impl Claim {
 
 /// Digests come from verified bodies only, here as everywhere.
 fn digest(body: &str) -> PayloadDigest {
-    let signed = presets::vpn_enterprise().sign(&Secret::new("key").unwrap(), body.as_bytes());
-    let mut headers = HeaderMap::new();
-    headers.insert("x-vpn-signature", HeaderValue::from_str(&signed).unwrap());
+    let signed = presets::vpn_enterprise()
+        .sign(&Secret::new("key").unwrap(), body.as_bytes(), Timestamp::UNIX_EPOCH, None)
+        .unwrap();
     let secret = NamedSecret { name: "key".into(), secret: Secret::new("key").unwrap(), expires: None };
-    let verifier = Verifier::new(presets::vpn_enterprise(), vec![secret], false);
-    let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+    let verifier =
+        Verifier::new(presets::vpn_enterprise(), vec![secret.for_scheme(&presets::vpn_enterprise()).unwrap()], false);
+    let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
     verification.update(Bytes::copy_from_slice(body.as_bytes()));
     verification.finish().unwrap().digest()
 }

@@ -1,4 +1,4 @@
-//! Event types of `OrbVPN`, whose preset comes in a later version.
+//! Event types of .
 
 /// Source: the provider's API documentation (`payment.completed` and the four beside it), and the enumeration of event
 /// types in its published server source.

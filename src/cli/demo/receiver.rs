@@ -14,7 +14,7 @@ use axum::routing::post;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 
-use crate::secret::{EmptySecret, Secret};
+use crate::secret::Secret;
 use crate::signature::{NamedSecret, Scheme, Verifier, presets};
 
 /// Longer than any budget in the demo.
@@ -40,15 +40,15 @@ pub(super) struct Seen {
 
 impl Receiver {
     pub(super) async fn start(secret: &str) -> io::Result<Self> {
-        let verifier = |scheme| verifier(scheme, secret).map_err(io::Error::other);
         let counts = Arc::new(Counts {
-            verifiers: [verifier(presets::vpn_enterprise())?, verifier(presets::orbvpn_header())?],
+            verifiers: [verifier(presets::vpn_enterprise(), secret)?, verifier(presets::orbvpn(), secret)?],
             requests: AtomicUsize::new(0),
             verified: AtomicUsize::new(0),
         });
         let router = Router::new()
             .route("/vpn-enterprise", post(receive))
             .route("/orbvpn", post(receive))
+            .route("/stripe", post(receive))
             .route("/slow", post(receive_slowly))
             .with_state(Arc::clone(&counts));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -71,9 +71,11 @@ impl Seen {
     }
 }
 
-fn verifier(scheme: Scheme, secret: &str) -> Result<Verifier, EmptySecret> {
-    let secret = NamedSecret { name: "demo".into(), secret: Secret::new(secret)?, expires: None };
-    Ok(Verifier::new(scheme, vec![secret], false))
+fn verifier(scheme: Scheme, secret: &str) -> io::Result<Verifier> {
+    let secret = Secret::new(secret).map_err(io::Error::other)?;
+    let secret = NamedSecret { name: "demo".into(), secret, expires: None };
+    let key = secret.for_scheme(&scheme).map_err(io::Error::other)?;
+    Ok(Verifier::new(scheme, vec![key], false))
 }
 
 async fn receive(State(counts): State<Arc<Counts>>, headers: HeaderMap, body: Bytes) -> StatusCode {

@@ -8,6 +8,8 @@ use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
+use crate::signature::Signed;
+
 pub(super) struct Sender {
     connector: Connector,
     peer: HttpPeer,
@@ -27,30 +29,19 @@ impl Sender {
         Self { connector: Connector::new(None), peer, authority: gateway.to_string() }
     }
 
-    pub(super) async fn post(
-        &self,
-        path: &str,
-        (signature, value): &(&'static str, String),
-        body: &[u8],
-    ) -> Result<Answer, String> {
-        self.try_post(path, signature, value, body)
-            .await
-            .map_err(|error| format!("cannot send to the gateway: {error}"))
+    pub(super) async fn post(&self, path: &str, signature: &Signed, body: &[u8]) -> Result<Answer, String> {
+        self.try_post(path, signature, body).await.map_err(|error| format!("cannot send to the gateway: {error}"))
     }
 
-    async fn try_post(
-        &self,
-        path: &str,
-        signature: &'static str,
-        value: &str,
-        body: &[u8],
-    ) -> pingora_core::Result<Answer> {
+    async fn try_post(&self, path: &str, signature: &Signed, body: &[u8]) -> pingora_core::Result<Answer> {
         let started = Instant::now();
         let mut head = RequestHeader::build("POST", path.as_bytes(), Some(4))?;
         head.insert_header("Host", &*self.authority)?;
         head.insert_header("Content-Type", "application/json")?;
         head.insert_header("Content-Length", body.len())?;
-        head.insert_header(signature, value)?;
+        for (name, value) in signature.iter() {
+            head.insert_header(name.to_owned(), value)?;
+        }
         let (mut session, _) = self.connector.get_http_session(&self.peer).await?;
         session.write_request_header(Box::new(head)).await?;
         session.write_request_body(Bytes::copy_from_slice(body), true).await?;

@@ -14,10 +14,11 @@ use crate::config::tree::Span;
 use crate::config::values;
 use crate::config::{Listen, raw};
 use crate::gateway::Limits;
+use crate::handshake::{AnsweredBy, Handshake, VerifyToken};
 use crate::ledger::InFlightPolicy;
-use crate::providers::{Habits, UNKNOWN_SENDER};
+use crate::providers::{Asks, Habits, UNKNOWN_SENDER};
 use crate::route::{Admission, Budget, EventFilter, OnDuplicate, RateLimit, Replay, Route};
-use crate::signature::Verifier;
+use crate::signature::{Shadow, Verifier};
 use crate::upstream::Upstream;
 
 /// A route as written, over the keys of `defaults`.
@@ -131,14 +132,13 @@ impl Compiler<'_> {
         listen: &[Listen],
         limits: &Limits,
     ) -> Option<Route> {
-        self.refuse_what_comes_later(raw);
         let sender = self.sender(raw);
         let habits = sender.as_ref().map_or(&UNKNOWN_SENDER, |sender| sender.habits);
-        let secrets = self.secrets(raw.get(|route| &route.secrets), raw.place, index);
-        let envelope = self.envelope(raw.get(|route| &route.event), habits);
+        let scheme = sender.as_ref().map(|sender| &sender.scheme);
+        let secrets = self.secrets(raw.get(|route| &route.secrets), raw.place, index, scheme);
+        let envelope = self.envelope(raw.get(|route| &route.event), habits, scheme);
         let target = self.target(raw.get(|route| &route.upstream), raw.place, listen);
-        let signature_header = sender.as_ref().map(|sender| &sender.scheme.header);
-        let headers = self.headers(raw.get(|route| &route.headers), signature_header);
+        let headers = self.headers(raw.get(|route| &route.headers), scheme);
         let methods = self.methods(raw.get(|route| &route.methods));
         let events = self.events(raw.get(|route| &route.events), sender.as_ref());
         let concurrency = self.within(raw.get(|route| &route.concurrency), 1..=1_000_000, "1 to 1000000");
@@ -153,14 +153,19 @@ impl Compiler<'_> {
         let attempt_timeout = self.duration(raw.get(|route| &route.attempt_timeout)).unwrap_or(budget.total);
         let retain = self.retain(raw.get(|route| &route.retain));
         self.check_storable(raw, handover, retain);
-        let hash_body = needs_body_digest(&envelope);
+        let shadow = self.shadow(raw.get(|route| &route.enforce));
+        let handshake = sender.as_ref().map_or(Err(()), |sender| self.handshake(raw, sender));
+        let tell_sha256 = needs_body_digest(&envelope, scheme)
+            || matches!(&handshake, Ok(Some(Handshake::Signed(_, AnsweredBy::Upstream))));
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
             path: identity.path?.value.into(),
             provider: sender.as_ref()?.provider,
             methods,
-            verifier: Verifier::new(sender?.scheme, secrets?, hash_body),
+            verifier: Verifier::new(sender?.scheme, secrets?, tell_sha256),
+            shadow,
+            handshake: handshake.ok()?,
             envelope,
             events,
             admission,
@@ -178,9 +183,61 @@ impl Compiler<'_> {
         })
     }
 
-    fn refuse_what_comes_later(&self, raw: &Layered<'_>) {
-        if let Some(enforce) = raw.get(|route| &route.enforce).given().filter(|enforce| !enforce.value) {
-            self.not_yet(enforce.span, "shadow mode (`enforce: false`) comes");
+    /// The permission to pass on what did not verify, where an operator gives it.
+    fn shadow(&self, field: &Field<bool>) -> Option<Shadow> {
+        let enforce = field.given().filter(|enforce| !enforce.value)?;
+        let warning =
+            Diagnostic::warning(enforce.span, "this route is open to anybody: what does not verify is forwarded");
+        self.report(warning.label("marked with `Hookgate-Verified: false`").help(
+            "for trying the gateway out in front of an application that checks signatures itself; leave it out as soon \
+             as nothing fails any more",
+        ));
+        Some(Shadow::declared())
+    }
+
+    /// What becomes of the provider's handshakes. `Err` when it is wrong.
+    fn handshake(&self, raw: &Layered<'_>, sender: &Sender) -> Result<Option<Handshake>, ()> {
+        let field = raw.get(|route| &route.challenge);
+        let absent = raw::Challenge::default();
+        let challenge = field.value().unwrap_or(&absent);
+        let forwards = challenge.mode.given().filter(|mode| mode.value == raw::ChallengeMode::Forward);
+        match sender.asks {
+            Asks::Never => {
+                let own = raw.own.challenge.given();
+                if let Some(own) = own.filter(|_| forwards.is_some() || !challenge.verify_token.is_absent()) {
+                    self.report(Diagnostic::warning(own.span, "this sender has no handshake that is known here"));
+                }
+                Ok(None)
+            }
+            Asks::Signed(question) => {
+                let by = if forwards.is_some() { AnsweredBy::Upstream } else { AnsweredBy::Gateway };
+                Ok(Some(Handshake::Signed(question(), by)))
+            }
+            Asks::Query => {
+                if let Some(forward) = forwards {
+                    let error = Diagnostic::error(forward.span, "this provider's handshake is not signed");
+                    self.report(error.help(
+                        "nothing unverified reaches the upstream; give `challenge: {verify_token: …}`, and the gateway \
+                         answers it",
+                    ));
+                    return Err(());
+                }
+                match &challenge.verify_token {
+                    Field::Given(token) => {
+                        let token = self.secret(token, 0).ok_or(())?;
+                        Ok(Some(Handshake::Query(VerifyToken::new(&token.secret))))
+                    }
+                    Field::Absent => {
+                        let span = field.given().map_or(raw.place, |given| given.span);
+                        let warning = Diagnostic::warning(span, "the provider's handshake will be refused");
+                        self.report(
+                            warning.help("give the token entered there: `challenge: {verify_token: {env: NAME}}`"),
+                        );
+                        Ok(None)
+                    }
+                    Field::Wrong => Err(()),
+                }
+            }
         }
     }
 
@@ -310,19 +367,20 @@ impl Compiler<'_> {
         }
     }
 
-    /// An ID that is forgotten while the provider may still send the event again lets that one through. The schemes of
-    /// this version sign no time, so there is no tolerance to add.
+    /// An ID that is forgotten while the provider may still send the event again lets that one through. So does one
+    /// that is forgotten while a signed time is still fresh.
     fn check_window(&self, window: &Located<values::Duration>, sender: &Sender) {
-        let horizon = sender.habits.retry_horizon.unwrap_or(USUAL_RETRY_HORIZON);
+        let tolerance = sender.scheme.time.as_ref().map_or(Duration::ZERO, |time| time.tolerance);
+        let horizon = sender.habits.retry_horizon.unwrap_or(USUAL_RETRY_HORIZON) + tolerance;
         if window.value.0 >= horizon {
             return;
         }
-        let hours = horizon.as_secs() / HOUR.as_secs();
-        self.report(match sender.title {
-            Some(title) => Diagnostic::error(window.span, format!("{title} sends events again for up to {hours}h"))
+        let shown = values::Duration(horizon);
+        self.report(match sender.title.filter(|_| sender.habits.retry_horizon.is_some()) {
+            Some(title) => Diagnostic::error(window.span, format!("{title} sends events again for up to {shown}"))
                 .label("an ID would be forgotten before that")
-                .help(format!("at least `{hours}h`, or leave it out for `96h`")),
-            None => Diagnostic::warning(window.span, format!("many senders send events again for up to {hours}h"))
+                .help(format!("at least `{shown}`, or leave it out for `96h`")),
+            None => Diagnostic::warning(window.span, format!("many senders send events again for up to {shown}"))
                 .label("an ID is forgotten before that")
                 .help("fine if this sender gives up earlier"),
         });

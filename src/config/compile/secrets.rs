@@ -14,7 +14,7 @@ use crate::config::raw::Reference;
 use crate::config::redact::is_variable;
 use crate::config::tree::Span;
 use crate::secret::Secret;
-use crate::signature::NamedSecret;
+use crate::signature::{KeyError, NamedKey, NamedSecret, Scheme};
 
 /// Tells secrets apart without keeping them.
 pub(super) type Fingerprint = [u8; 32];
@@ -30,13 +30,14 @@ enum Origin<'a> {
 }
 
 impl Compiler<'_> {
-    /// A route's secrets. `place` is the route, `index` its number.
+    /// A route's secrets, as keys for its scheme. `place` is the route, `index` its number.
     pub(super) fn secrets(
         &self,
         field: &Field<Vec<Field<Reference>>>,
         place: Span,
         index: usize,
-    ) -> Option<Vec<NamedSecret>> {
+        scheme: Option<&Scheme>,
+    ) -> Option<Vec<NamedKey>> {
         let list = self.required(field, place, "route", "secrets")?;
         if list.value.is_empty() {
             self.report(
@@ -45,7 +46,7 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let mut secrets: Vec<NamedSecret> = Vec::new();
+        let mut secrets: Vec<NamedKey> = Vec::new();
         let mut names: Vec<(Arc<str>, Span)> = Vec::new();
         let mut complete = true;
         for (position, reference) in list.value.iter().enumerate() {
@@ -53,7 +54,7 @@ impl Compiler<'_> {
                 let secret = self.secret(reference, position)?;
                 let name = self.secret_name(reference, &secret.name, &mut names);
                 self.compare(&secret.secret, reference.span, index);
-                Some(NamedSecret { name, ..secret })
+                self.key(&NamedSecret { name, ..secret }, scheme?, reference.span)
             });
             complete &= secret.is_some();
             secrets.extend(secret);
@@ -71,6 +72,20 @@ impl Compiler<'_> {
             ));
         }
         Some(secrets)
+    }
+
+    fn key(&self, secret: &NamedSecret, scheme: &Scheme, span: Span) -> Option<NamedKey> {
+        let refuse = |error: KeyError| {
+            let help = match error {
+                KeyError::NotBase64 | KeyError::NotHex | KeyError::Empty | KeyError::NotPublicKey => {
+                    "copy it whole, as the sender shows it; a scheme of your own says with `secret_encoding` and \
+                     `strip_prefix` how it is written"
+                }
+                KeyError::PrivateKey | KeyError::NotPrivateKey => "the sender shows the public key beside it",
+            };
+            self.report(Diagnostic::error(span, error.to_string()).help(help));
+        };
+        secret.for_scheme(scheme).map_err(refuse).ok()
     }
 
     fn mention_expired(&self, list: &Located<Vec<Field<Reference>>>) {
@@ -92,7 +107,7 @@ impl Compiler<'_> {
     }
 
     /// The secret under its default name.
-    fn secret(&self, reference: &Located<Reference>, position: usize) -> Option<NamedSecret> {
+    pub(super) fn secret(&self, reference: &Located<Reference>, position: usize) -> Option<NamedSecret> {
         let origin = self.origin(reference)?;
         let (bytes, at, default_name) = match &origin {
             Origin::Variable(name) => (self.variable(name)?, name.span, name.value.clone()),

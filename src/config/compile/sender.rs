@@ -5,19 +5,19 @@ use super::route::Layered;
 use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw;
-use crate::event::{EnvelopeSpec, IdSource, Pointer, Source, TimestampSpec};
-use crate::providers::{self, Habits, PRESETS, UNKNOWN_SENDER};
-use crate::signature::{Encoding, Scheme};
+use crate::config::tree::Span;
+use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
+use crate::json::Pointer;
+use crate::providers::{self, Asks, Habits, PRESETS};
+use crate::signature::Scheme;
 
 /// What a route gets when it says nothing about who sends.
 const DEFAULT_PROVIDER: &str = "vpn-enterprise";
 
-/// Presets of the contract that this version does not have.
-const PLANNED: [&str; 7] = ["orbvpn", "github", "stripe", "standard-webhooks", "svix", "slack", "shopify"];
-
 pub(super) struct Sender {
     pub scheme: Scheme,
     pub habits: &'static Habits,
+    pub asks: Asks,
     /// A known provider's name and title.
     pub provider: Option<&'static str>,
     pub title: Option<&'static str>,
@@ -26,11 +26,33 @@ pub(super) struct Sender {
 impl Compiler<'_> {
     /// A route's own `provider` or `signature`, else that of `defaults`. `None` when it is wrong.
     pub(super) fn sender(&self, route: &Layered<'_>) -> Option<Sender> {
+        let (mut sender, place) = self.who_sends(route)?;
+        let public_url = route.get(|route| &route.public_url);
+        let url = public_url.given().and_then(|url| self.public_url(url));
+        if sender.scheme.signed.wants_url() {
+            match url {
+                Some(url) => sender.scheme.signed = sender.scheme.signed.at(url),
+                None if public_url.is_absent() => {
+                    let error =
+                        Diagnostic::error(place, "the sender signs the URL that it sends to, which is not given");
+                    self.report(error.help("add `public_url:` with the URL that was entered there, letter for letter"));
+                    return None;
+                }
+                None => return None,
+            }
+        }
+        Some(sender)
+    }
+
+    /// And where that is said.
+    fn who_sends(&self, route: &Layered<'_>) -> Option<(Sender, Span)> {
         for layer in [route.own, route.defaults] {
             match (&layer.provider, &layer.signature) {
                 (Field::Absent, Field::Absent) => {}
-                (Field::Given(name), Field::Absent) => return self.preset(name),
-                (Field::Absent, Field::Given(signature)) => return self.custom(signature),
+                (Field::Given(name), Field::Absent) => return Some((self.preset(name)?, name.span)),
+                (Field::Absent, Field::Given(signature)) => {
+                    return Some((self.custom(signature, route.get(|route| &route.event))?, signature.span));
+                }
                 (Field::Given(provider), Field::Given(signature)) => {
                     let error =
                         Diagnostic::error(signature.span, "a route has a `provider` or a `signature`, not both");
@@ -40,7 +62,7 @@ impl Compiler<'_> {
                 (Field::Wrong, _) | (_, Field::Wrong) => return None,
             }
         }
-        providers::find(DEFAULT_PROVIDER).map(known)
+        Some((known(providers::find(DEFAULT_PROVIDER)?), route.place))
     }
 
     fn preset(&self, name: &Located<String>) -> Option<Sender> {
@@ -48,53 +70,33 @@ impl Compiler<'_> {
             return Some(known(preset));
         }
         let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-        let error = match nearest(&name.value, &[&names[..], &PLANNED].concat()) {
-            Some(planned) if PLANNED.contains(&planned) => {
-                Diagnostic::error(name.span, format!("the preset `{planned}` comes in a later version"))
-            }
-            Some(near) => Diagnostic::error(name.span, "unknown provider").label(format!("did you mean `{near}`?")),
-            None => Diagnostic::error(name.span, "unknown provider"),
+        let error = Diagnostic::error(name.span, "unknown provider");
+        let error = match nearest(&name.value, &names) {
+            Some(near) => error.label(format!("did you mean `{near}`?")),
+            None => error,
         };
         self.report(error.help(format!("known: {}; or describe the scheme with `signature:`", names.join(", "))));
         None
     }
 
-    fn custom(&self, signature: &Located<raw::Signature>) -> Option<Sender> {
-        let raw = &signature.value;
-        self.later(&raw.fields, "structured signature headers come");
-        self.later(&raw.timestamp, "signed timestamps come");
-        self.later(&raw.field, "signatures in the body come");
-        self.later(&raw.canonical, "signatures in the body come");
-        self.later(&raw.strip_prefix, "encoded secrets come");
-        if let Some(algorithm) = raw.algorithm.given().filter(|given| given.value != raw::Algorithm::HmacSha256) {
-            self.not_yet(algorithm.span, "algorithms other than `hmac-sha256` come");
+    fn public_url<'r>(&self, url: &'r Located<String>) -> Option<&'r str> {
+        let text = url.value.as_str();
+        let whole = ["https://", "http://"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+        if whole && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Some(text);
         }
-        if let Some(signed) = raw.signed.given().filter(|given| given.value != "{body}") {
-            self.not_yet(signed.span, "signed content other than `{body}` comes");
-        }
-        if let Some(encoding) = raw.secret_encoding.given().filter(|given| given.value != raw::SecretEncoding::Utf8) {
-            self.not_yet(encoding.span, "secrets in encodings other than `utf8` come");
-        }
-        if !raw.field.is_absent() {
-            return None;
-        }
-        let header = self.required(&raw.header, signature.span, "signature", "header")?;
-        let header = self.header_name(&header.value, header.span)?;
-        let encoding = match raw.encoding.value() {
-            None | Some(raw::Encoding::Hex) => Encoding::Hex,
-            Some(raw::Encoding::Base64) => Encoding::Base64,
-        };
-        let prefix = raw.prefix.value().map_or("", String::as_str);
-        let scheme = Scheme { header, encoding, prefix: prefix.into() };
-        Some(Sender { scheme, habits: &UNKNOWN_SENDER, provider: None, title: None })
+        let error = Diagnostic::error(url.span, "this is not a URL that a sender can send to");
+        self.report(error.label("expected the whole of it, as in `https://hooks.example.com/webhooks/square`"));
+        None
     }
 
     /// Where the event's ID, type and time stand: what `event:` says, for the rest what the sender usually does.
-    pub(super) fn envelope(&self, field: &Field<raw::Event>, habits: &Habits) -> EnvelopeSpec {
+    pub(super) fn envelope(&self, field: &Field<raw::Event>, habits: &Habits, scheme: Option<&Scheme>) -> EnvelopeSpec {
+        // A time that nobody asked for is no reason to refuse an event.
         let usual = (habits.envelope)();
-        let Some(event) = field.given() else { return usual };
+        let Some(event) = field.given() else { return EnvelopeSpec { timestamp: None, ..usual } };
         let source = |field: &Field<raw::EventSource>| field.given().and_then(|source| self.event_source(source));
-        let id = event.value.id.given().and_then(|id| self.event_id(id));
+        let id = event.value.id.given().and_then(|id| self.event_id(id, scheme));
         let timestamp = source(&event.value.timestamp);
         if let (Some(Source::Header(_)), Some(given)) = (&timestamp, event.value.timestamp.given()) {
             let warning = Diagnostic::warning(given.span, "the time in a header is not signed");
@@ -103,7 +105,7 @@ impl Compiler<'_> {
         let max_age = self.positive(&event.value.max_age);
         let timestamp = match timestamp {
             Some(source) => Some(TimestampSpec { source, max_age }),
-            None => usual.timestamp.map(|usual| TimestampSpec { max_age: max_age.or(usual.max_age), ..usual }),
+            None => max_age.and_then(|_| usual.timestamp.map(|usual| TimestampSpec { max_age, ..usual })),
         };
         if let (None, true, Some(given)) = (&timestamp, event.value.timestamp.is_absent(), event.value.max_age.given())
         {
@@ -115,16 +117,19 @@ impl Compiler<'_> {
         EnvelopeSpec { id: id.unwrap_or(usual.id), kind: source(&event.value.kind).unwrap_or(usual.kind), timestamp }
     }
 
-    fn event_id(&self, id: &Located<raw::EventId>) -> Option<IdSource> {
+    fn event_id(&self, id: &Located<raw::EventId>, scheme: Option<&Scheme>) -> Option<IdSource> {
         let raw::EventId { pointer, header, body_digest } = &id.value;
         match (pointer, header, body_digest) {
             (Field::Given(text), Field::Absent, Field::Absent) => self.pointer(text).map(IdSource::Pointer),
             (Field::Absent, Field::Given(name), Field::Absent) => {
-                let warning = Diagnostic::warning(name.span, "the event ID in a header is not signed");
-                self.report(
-                    warning.help("a replay can bring another ID, so the ledger also goes by the body's digest"),
-                );
-                self.header_name(&name.value, name.span).map(IdSource::Header)
+                let header = self.header_name(&name.value, name.span)?;
+                if !scheme.is_some_and(|scheme| scheme.signs(&header)) {
+                    let warning = Diagnostic::warning(name.span, "the event ID in a header is not signed");
+                    self.report(
+                        warning.help("a replay can bring another ID, so the ledger also goes by the body's digest"),
+                    );
+                }
+                Some(IdSource::Header(header))
             }
             (Field::Absent, Field::Absent, Field::Given(digest)) => {
                 if !digest.value {
@@ -156,7 +161,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn pointer(&self, text: &Located<String>) -> Option<Pointer> {
+    pub(super) fn pointer(&self, text: &Located<String>) -> Option<Pointer> {
         let refuse =
             |error| self.report(Diagnostic::error(text.span, "this is not a JSON pointer").label(format!("{error}")));
         text.value.parse().map_err(refuse).ok()
@@ -164,10 +169,20 @@ impl Compiler<'_> {
 }
 
 fn known(preset: &'static providers::Preset) -> Sender {
-    Sender { scheme: (preset.scheme)(), habits: &preset.habits, provider: Some(preset.name), title: Some(preset.title) }
+    Sender {
+        scheme: (preset.scheme)(),
+        habits: &preset.habits,
+        asks: preset.asks,
+        provider: Some(preset.name),
+        title: Some(preset.title),
+    }
 }
 
-/// Whether the ledger must go by the body too, since the ID is not among the signed bytes.
-pub(super) fn needs_body_digest(envelope: &EnvelopeSpec) -> bool {
-    matches!(envelope.id, IdSource::Header(_) | IdSource::BodyDigest)
+/// Without an ID in the signed bytes the ledger goes by the body's digest, too.
+pub(super) fn needs_body_digest(envelope: &EnvelopeSpec, scheme: Option<&Scheme>) -> bool {
+    match &envelope.id {
+        IdSource::Pointer(_) => false,
+        IdSource::Header(header) => !scheme.is_some_and(|scheme| scheme.signs(header)),
+        IdSource::BodyDigest => true,
+    }
 }

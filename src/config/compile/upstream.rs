@@ -11,6 +11,7 @@ use crate::config::diagnostics::Diagnostic;
 use crate::config::raw;
 use crate::config::tree::Span;
 use crate::delivery::{is_framing, is_ours};
+use crate::signature::Scheme;
 use crate::upstream::{Target, TrustedCa};
 
 impl Compiler<'_> {
@@ -43,13 +44,13 @@ impl Compiler<'_> {
     pub(super) fn headers(
         &self,
         field: &Field<Pairs<String>>,
-        signature: Option<&HeaderName>,
+        scheme: Option<&Scheme>,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for (name, value) in field.value().into_iter().flat_map(|pairs| &pairs.0) {
             let value = value.given().and_then(|given| self.header_value(&given.value, given.span));
             let Some(header) = self.header_name(&name.value, name.span) else { continue };
-            if let Some(reason) = reserved(&header, signature) {
+            if let Some(reason) = reserved(&header, scheme) {
                 self.report(Diagnostic::error(name.span, "this header cannot be set here").label(reason));
             } else if headers.iter().any(|(other, _)| *other == header) {
                 let error = Diagnostic::error(name.span, "this header is set twice");
@@ -81,12 +82,12 @@ impl Compiler<'_> {
     }
 }
 
-fn reserved(header: &HeaderName, signature: Option<&HeaderName>) -> Option<&'static str> {
+fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str> {
     if is_framing(header) {
         Some("the gateway sets it, or drops it, itself")
     } else if is_ours(header) {
         Some("`Hookgate-…` headers are the gateway's own")
-    } else if Some(header) == signature {
+    } else if scheme.is_some_and(|scheme| scheme.reads(header)) {
         Some("the receiver gets the sender's signature as it is")
     } else {
         None

@@ -1,11 +1,11 @@
-//! Where a part of the envelope stands in the body: a JSON pointer (RFC 6901), compiled.
+//! Where something stands in a body: a JSON pointer (RFC 6901), compiled.
 //!
 //! Owns the pointer's grammar and how an object's key compares with a token. Knows nothing of the JSON text itself:
 //! [`find`](super::find) walks that.
 
 use std::{fmt, str::FromStr};
 
-use super::json::Text;
+use super::cursor::Text;
 
 /// A JSON pointer (RFC 6901, section 3), unescaped into its tokens: `/event/type`, `/items/0/id`, or empty for the
 /// whole document.
@@ -45,10 +45,15 @@ pub enum PointerError {
 
 impl Pointer {
     /// A body may not be nested deeper than this, so a longer pointer finds nothing.
-    pub const MAX_STEPS: usize = super::json::MAX_DEPTH;
+    pub const MAX_STEPS: usize = super::cursor::MAX_DEPTH;
 
     pub(super) fn tokens(&self) -> &[Token] {
         &self.0
+    }
+
+    /// The name of the member that it points at, if that is not an element of an array; `None` for the whole document.
+    pub fn name(&self) -> Option<&str> {
+        self.0.last().map(|token| &*token.key)
     }
 }
 
@@ -129,7 +134,7 @@ fn single(mut mapping: impl Iterator<Item = char>) -> Option<char> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::json::Text, *};
+    use super::{super::cursor::Text, *};
 
     fn token(text: &str) -> Token {
         Token::parse(text).expect("a token")

@@ -9,11 +9,11 @@
 use super::block::Specials;
 
 /// Levels of arrays and objects a text may have; `serde_json`'s own limit.
-pub(super) const MAX_DEPTH: usize = 127;
+pub const MAX_DEPTH: usize = 127;
 
 /// The text is not JSON as this module reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotJson;
+pub(crate) struct NotJson;
 
 /// Reads a text from its start to its end, never back.
 ///
@@ -27,7 +27,7 @@ pub(super) struct Cursor<'a> {
 
 /// A string between its quotes, its escapes known to be sound but not yet undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Text<'a> {
+pub(crate) struct Text<'a> {
     raw: &'a str,
     escaped: bool,
 }
@@ -214,17 +214,17 @@ impl<'a> Cursor<'a> {
 
 impl<'a> Text<'a> {
     /// A string that was not written as JSON, such as a header's value.
-    pub(super) fn plain(text: &'a str) -> Self {
+    pub(crate) fn plain(text: &'a str) -> Self {
         Self { raw: text, escaped: false }
     }
 
     /// The string itself, if no escape has to be undone.
-    pub(super) fn unescaped(self) -> Option<&'a str> {
+    pub(crate) fn unescaped(self) -> Option<&'a str> {
         if self.escaped { None } else { Some(self.raw) }
     }
 
     /// The characters the string stands for.
-    pub(super) fn chars(self) -> impl Iterator<Item = char> {
+    pub(crate) fn chars(self) -> impl Iterator<Item = char> {
         let mut rest = self.raw;
         std::iter::from_fn(move || {
             let (char, length) = match rest.chars().next()? {
@@ -244,7 +244,7 @@ impl<'a> Text<'a> {
     }
 
     #[cfg(test)]
-    pub(super) fn from_raw(raw: &'a str) -> Self {
+    pub(crate) fn from_raw(raw: &'a str) -> Self {
         Self { raw, escaped: raw.contains('\\') }
     }
 }

@@ -2,19 +2,16 @@
 //!
 //! Owns what is ambiguous: a name, or a twin of it by case, that stands twice in an object on a pointer's path.
 //! Receivers take the first, the last, or the one whose case they like; a ledger that guesses differently lets
-//! replays through. Everything off the paths is skipped by [`json`](super::json), which still checks its grammar.
+//! replays through. Everything off the paths is skipped by [`cursor`](super::cursor), which still checks its grammar.
 
 use super::{
-    json::{Cursor, MAX_DEPTH, NotJson, Text},
+    cursor::{Cursor, MAX_DEPTH, NotJson, Text},
     pointer::{Likeness, Pointer, Token},
 };
 
-/// The ID, the type and the timestamp.
-pub(super) const PARTS: usize = 3;
-
 /// What stands where a pointer points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found<'a> {
+pub(crate) enum Found<'a> {
     Nothing,
     Ambiguous,
     Text(Text<'a>),
@@ -24,9 +21,9 @@ pub(super) enum Found<'a> {
     Other,
 }
 
-struct Walk<'a, 'p> {
+struct Walk<'a, 'p, const N: usize> {
     cursor: Cursor<'a>,
-    targets: [Target<'a, 'p>; PARTS],
+    targets: [Target<'a, 'p>; N],
 }
 
 /// One pointer, and how far it was followed.
@@ -41,8 +38,12 @@ struct Target<'a, 'p> {
 /// The targets, one bit each, whose path leads to the value at hand.
 type Live = u8;
 
-/// Reads the whole text and tells what stands at each of the pointers.
-pub(super) fn find<'a>(text: &'a str, pointers: [Option<&Pointer>; PARTS]) -> Result<[Found<'a>; PARTS], NotJson> {
+/// Reads the whole text and tells what stands at each of the pointers, eight at most.
+pub(crate) fn find<'a, const N: usize>(
+    text: &'a str,
+    pointers: [Option<&Pointer>; N],
+) -> Result<[Found<'a>; N], NotJson> {
+    const { assert!(N <= Live::BITS as usize, "a pointer has one bit") };
     let mut walk = Walk { cursor: Cursor::new(text), targets: pointers.map(Target::new) };
     let first = walk.cursor.next()?;
     let all = pointers.iter().enumerate().fold(0, |all, (n, pointer)| all | u8::from(pointer.is_some()) << n);
@@ -51,7 +52,7 @@ pub(super) fn find<'a>(text: &'a str, pointers: [Option<&Pointer>; PARTS]) -> Re
     Ok(walk.targets.map(|target| target.found))
 }
 
-impl Walk<'_, '_> {
+impl<const N: usize> Walk<'_, '_, N> {
     /// The value that starts with `first`, just consumed, `level` steps below the root.
     fn value(&mut self, first: u8, live: Live, level: usize) -> Result<(), NotJson> {
         if live == 0 {

@@ -1,0 +1,68 @@
+//! What several commands take: a secret, a body, a time.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use crate::secret::Secret;
+
+/// Where a secret is. Never the secret itself: arguments are for everybody on the machine to see.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct SecretArgs {
+    /// The environment variable that holds the secret.
+    #[arg(long, value_name = "VAR")]
+    pub secret_env: Option<String>,
+    /// The file that holds the secret. A newline at its end is dropped.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+}
+
+impl SecretArgs {
+    /// # Errors
+    /// When it can't be read, or is empty. Says nothing of what it holds.
+    pub fn read(&self) -> Result<Secret, String> {
+        let (bytes, place) = match (&self.secret_env, &self.secret_file) {
+            (Some(name), _) => {
+                let value = std::env::var(name).map_err(|_| format!("{name} is not set, or is not UTF-8"))?;
+                (value.into_bytes(), name.clone())
+            }
+            (None, Some(path)) => {
+                let content =
+                    std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                (Secret::without_newline(&content).to_vec(), path.display().to_string())
+            }
+            (None, None) => return Err("give --secret-env or --secret-file".into()),
+        };
+        Secret::new(bytes).map_err(|error| format!("{place}: {error}"))
+    }
+}
+
+/// The bytes of a file, or of standard input.
+pub fn body(path: Option<&Path>) -> Result<Vec<u8>, String> {
+    let read = |path: Option<&Path>| -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        match path {
+            Some(path) => File::open(path)?.read_to_end(&mut body)?,
+            None => io::stdin().lock().read_to_end(&mut body)?,
+        };
+        Ok(body)
+    };
+    read(path).map_err(|error| match path {
+        Some(path) => format!("cannot read the body from {}: {error}", path.display()),
+        None => format!("cannot read the body from standard input: {error}"),
+    })
+}
+
+/// RFC 3339, or Unix seconds.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    seconds.or_else(|| text.parse().ok()).ok_or_else(|| "expected RFC 3339, or Unix seconds".to_owned())
+}
+
+/// An event ID that nobody had before.
+pub fn new_id() -> String {
+    format!("msg_{:032x}", fastrand::u128(..))
+}

@@ -1,0 +1,193 @@
+//! Handshakes: how a provider asks whether an endpoint is there and has its secret, and what it wants to hear.
+//!
+//! Owns how such a request is told from an event, and its answer. Signed ones are looked at only once they have been
+//! verified; one that is not signed proves itself with a token. Knows no HTTP beyond a query string and a reply.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::json;
+
+use crate::json::{Found, Pointer, Text, find};
+use crate::secret::{Secret, SecretDigest};
+use crate::signature::{Verified, Verifier};
+
+/// Handshakes are short. What is longer is not looked at, so that no event is read twice for nothing.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// The longest challenge that is given back, in bytes of visible ASCII.
+const CHALLENGE_BYTES_MAX: usize = 1024;
+
+/// What a route does about its provider's handshakes.
+pub enum Handshake {
+    /// They are signed, as events are.
+    Signed(Question, AnsweredBy),
+    /// They are a GET, and prove themselves with a token.
+    Query(VerifyToken),
+}
+
+/// Who answers a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweredBy {
+    Gateway,
+    Upstream,
+}
+
+/// How a provider asks with a signed body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Where the body says that it is a handshake.
+    pub pointer: Pointer,
+    /// What stands there: a string, or a number's digits.
+    pub word: &'static str,
+    /// The event type that it has when the upstream answers it.
+    pub kind: &'static str,
+    pub wants: Wants,
+}
+
+/// The answer that a provider wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wants {
+    /// The member as text. Slack's `challenge`.
+    Echo(Pointer),
+    /// The member and its HMAC under the secret, as Zoom has it: `plainToken` and `encryptedToken`.
+    Proof(Pointer),
+    /// 204 and nothing in it. Discord's PING.
+    NoContent,
+}
+
+/// An answer to a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub body: Bytes,
+}
+
+impl Question {
+    /// The answer, if `verified` is a handshake that can be answered.
+    pub fn answer(&self, verified: &Verified, keys: &Verifier) -> Option<Reply> {
+        let challenge = match &self.wants {
+            Wants::Echo(pointer) | Wants::Proof(pointer) => Some(pointer),
+            Wants::NoContent => None,
+        };
+        let found = self.asked(verified.body(), challenge)?;
+        match self.wants {
+            Wants::Echo(_) => Some(Reply::text(challenge_of(found)?)),
+            Wants::Proof(_) => {
+                let plain = challenge_of(found)?;
+                let proof = keys.prove(verified, plain.as_bytes())?;
+                let body = json!({ "plainToken": plain, "encryptedToken": proof }).to_string().into();
+                Some(Reply { status: StatusCode::OK, content_type: "application/json", body })
+            }
+            Wants::NoContent => {
+                Some(Reply { status: StatusCode::NO_CONTENT, content_type: "text/plain", body: Bytes::new() })
+            }
+        }
+    }
+
+    /// Whether `verified` is a handshake.
+    pub fn is_asked(&self, verified: &Verified) -> bool {
+        self.asked(verified.body(), None).is_some()
+    }
+
+    /// What stands at `challenge` in a body that is a handshake.
+    fn asked<'b>(&self, body: &'b [u8], challenge: Option<&Pointer>) -> Option<Found<'b>> {
+        let text = simdutf8::basic::from_utf8(body).ok().filter(|text| text.len() <= BODY_BYTES_MAX)?;
+        let [word, challenge] = find(text, [Some(&self.pointer), challenge]).ok()?;
+        let says = match word {
+            Found::Text(text) => text.chars().eq(self.word.chars()),
+            Found::Number(digits) => digits == self.word,
+            Found::Nothing | Found::Ambiguous | Found::Other => false,
+        };
+        says.then_some(challenge)
+    }
+}
+
+fn challenge_of(found: Found<'_>) -> Option<String> {
+    let Found::Text(text) = found else { return None };
+    let text: String = Text::chars(text).take(CHALLENGE_BYTES_MAX + 1).collect();
+    is_challenge(&text).then_some(text)
+}
+
+fn is_challenge(text: &str) -> bool {
+    (1..=CHALLENGE_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+impl Reply {
+    fn text(body: String) -> Self {
+        Self { status: StatusCode::OK, content_type: "text/plain", body: body.into() }
+    }
+}
+
+/// The token that proves Meta's GET to be Meta's: an operator enters the same one there.
+///
+/// Source: developers.facebook.com, "Webhooks, Getting started": `hub.mode`, `hub.verify_token`, `hub.challenge`.
+#[derive(Debug)]
+pub struct VerifyToken(SecretDigest);
+
+/// The query of a GET that asks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Query {
+    token: String,
+    challenge: String,
+}
+
+impl Query {
+    /// `None` for a query that is no handshake: another mode, or a part missing or there twice.
+    pub fn read(query: &str) -> Option<Self> {
+        let one = |wanted: &str| {
+            let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == wanted);
+            let (_, value) = values.next()?;
+            values.next().is_none().then(|| value.into_owned())
+        };
+        if one("hub.mode")? != "subscribe" {
+            return None;
+        }
+        let challenge = one("hub.challenge").filter(|challenge| is_challenge(challenge))?;
+        Some(Self { token: one("hub.verify_token")?, challenge })
+    }
+}
+
+impl VerifyToken {
+    pub fn new(token: &Secret) -> Self {
+        Self(token.digest())
+    }
+
+    /// The answer to `query`, if it knows the token.
+    pub fn answer(&self, query: Query) -> Option<Reply> {
+        self.0.is_of(query.token.as_bytes()).then(|| Reply::text(query.challenge))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_a_handshake_when_each_part_is_there_once() {
+        let asked = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meaty%20ham";
+        let token = VerifyToken::new(&Secret::new("meaty ham").unwrap());
+        let reply = token.answer(Query::read(asked).unwrap()).unwrap();
+        assert_eq!((reply.status, &reply.body[..]), (StatusCode::OK, &b"1158201444"[..]));
+        for query in [
+            "",
+            "hub.mode=subscribe",
+            "hub.mode=unsubscribe&hub.challenge=1&hub.verify_token=meaty",
+            "hub.mode=subscribe&hub.challenge=1&hub.challenge=2&hub.verify_token=meaty",
+            "hub.mode=subscribe&hub.challenge=1&hub.verify_token=a&hub.verify_token=meaty",
+            "hub.mode=subscribe&hub.challenge=%3Cb%3E%0A&hub.verify_token=meaty",
+            "hub.mode=subscribe&hub.challenge=&hub.verify_token=meaty",
+        ] {
+            assert_eq!(Query::read(query), None, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_query_with_another_token_gets_no_answer() {
+        let token = VerifyToken::new(&Secret::new("meatyham").unwrap());
+        for wrong in ["", "meatyha", "meatyhamx", "MEATYHAM"] {
+            let query = Query::read(&format!("hub.mode=subscribe&hub.challenge=1&hub.verify_token={wrong}")).unwrap();
+            assert_eq!(token.answer(query), None, "{wrong}");
+        }
+    }
+}

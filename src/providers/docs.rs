@@ -1,0 +1,6 @@
+//! `docs/providers.md`, written from the presets.
+
+/// The reference as Markdown.
+pub fn reference() -> String {
+    String::new()
+}

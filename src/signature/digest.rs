@@ -1,0 +1,53 @@
+//! What tells two bodies of one event apart, to be kept in the ledger.
+
+/// A 96-bit digest of a verified body that costs nothing: the signature is one already.
+///
+/// A tag depends on the secret too, so digests are only comparable under one key. Two that are not comparable don't
+/// contradict each other: a retry that was signed anew during a rotation is not called another body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayloadDigest {
+    keyed_by: u32,
+    bits: [u8; 12],
+}
+
+impl PayloadDigest {
+    pub(super) fn of_tag(fingerprint: u32, tag: &[u8]) -> Self {
+        Self { keyed_by: fingerprint, bits: first_12(tag) }
+    }
+
+    pub(super) fn of_body(sha256: &[u8; 32]) -> Self {
+        Self { keyed_by: 0, bits: first_12(sha256) }
+    }
+
+    /// The digest of a body that is not known: it contradicts none, but for a chance of one in four billion.
+    pub fn unknown() -> Self {
+        Self { keyed_by: u32::MAX, bits: [0; 12] }
+    }
+
+    /// For keeping it.
+    pub fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&self.keyed_by.to_be_bytes());
+        bytes[4..].copy_from_slice(&self.bits);
+        bytes
+    }
+
+    /// What [`PayloadDigest::to_bytes`] made.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        let (keyed_by, mut bits) = (u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]), [0; 12]);
+        bits.copy_from_slice(&bytes[4..]);
+        Self { keyed_by, bits }
+    }
+
+    /// Whether the two are certainly digests of different bodies.
+    pub fn contradicts(self, other: Self) -> bool {
+        self.keyed_by == other.keyed_by && self.bits != other.bits
+    }
+}
+
+/// Every MAC and every hash is longer.
+fn first_12(bytes: &[u8]) -> [u8; 12] {
+    let mut first = [0; 12];
+    first.copy_from_slice(&bytes[..12]);
+    first
+}

@@ -1,0 +1,270 @@
+//! Keys and the algorithms that use them.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD as BASE64};
+use hmac::digest::{CtOutput, Output};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
+use sha1::Sha1;
+use sha2::{Sha256, Sha512};
+use zeroize::Zeroizing;
+
+use super::scheme::{Algorithm, Encoding, KeyEncoding, Kind, Scheme};
+use crate::secret::Secret;
+
+/// Bytes of an Ed25519 public key, and of the seed that is the private one (RFC 8032 §5.1.5).
+const ED25519_KEY_BYTES: usize = 32;
+
+/// The longest signature that any algorithm makes.
+const SIGNATURE_BYTES_MAX: usize = 64;
+
+/// A key to verify with. No formatter prints it.
+pub struct Key {
+    /// Its place among the scheme's kinds.
+    pub(super) kind: usize,
+    pub(super) material: Material,
+}
+
+#[expect(clippy::large_enum_variant, reason = "a route has a key or two, and each request reads them")]
+pub(super) enum Material {
+    /// Prepared: what depends on the key alone is hashed.
+    Hmac(Mac),
+    Ed25519([u8; ED25519_KEY_BYTES]),
+}
+
+/// A key to sign with. No formatter prints it.
+pub struct Signer {
+    pub(super) kind: usize,
+    material: SigningMaterial,
+}
+
+enum SigningMaterial {
+    Hmac(Box<Mac>),
+    Ed25519(Ed25519KeyPair),
+}
+
+/// Why a secret is no key for a scheme. Says nothing of what the secret holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("the secret is not base64, which the scheme asks for")]
+    NotBase64,
+    #[error("the secret is not hex, which the scheme asks for")]
+    NotHex,
+    #[error("the secret holds no key: nothing is left of it when it is decoded")]
+    Empty,
+    #[error("the secret is not an Ed25519 public key of 32 bytes")]
+    NotPublicKey,
+    #[error("the secret is a private key, which only the sender has; give its public key")]
+    PrivateKey,
+    #[error("the secret is not an Ed25519 private key of 32 bytes, which signing takes")]
+    NotPrivateKey,
+}
+
+/// A signature's bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Tag {
+    bytes: [u8; SIGNATURE_BYTES_MAX],
+    length: usize,
+}
+
+#[derive(Clone)]
+pub(super) enum Mac {
+    Sha1(Hmac<Sha1>),
+    Sha256(Hmac<Sha256>),
+    Sha512(Hmac<Sha512>),
+}
+
+impl Scheme {
+    /// The key that `secret` is, to verify with.
+    ///
+    /// # Errors
+    /// When the secret is not written as the scheme says.
+    pub fn key(&self, secret: &Secret) -> Result<Key, KeyError> {
+        let kind = self.kind_of(secret);
+        let form = &self.kinds[kind];
+        if !form.key.private_prefix.is_empty() && secret.expose().starts_with(form.key.private_prefix.as_bytes()) {
+            return Err(KeyError::PrivateKey);
+        }
+        let bytes = form.decode(secret, &form.key.prefix)?;
+        let material = match Mac::new(form.algorithm, &bytes) {
+            Some(mac) => Material::Hmac(mac),
+            None => Material::Ed25519(bytes[..].try_into().map_err(|_| KeyError::NotPublicKey)?),
+        };
+        Ok(Key { kind, material })
+    }
+
+    /// The key that `secret` is, to sign with. For public-key signatures that is the private key.
+    ///
+    /// # Errors
+    /// When the secret is not written as the scheme says.
+    pub fn signer(&self, secret: &Secret) -> Result<Signer, KeyError> {
+        let kind = self.kind_of(secret);
+        let form = &self.kinds[kind];
+        let bytes = form.decode(secret, &form.key.private_prefix)?;
+        let material = match Mac::new(form.algorithm, &bytes) {
+            Some(mac) => SigningMaterial::Hmac(Box::new(mac)),
+            None => {
+                // Some tools write the public key behind the seed.
+                let seed = bytes.get(..ED25519_KEY_BYTES).filter(|_| matches!(bytes.len(), 32 | 64));
+                let pair = seed.and_then(|seed| Ed25519KeyPair::from_seed_unchecked(seed).ok());
+                SigningMaterial::Ed25519(pair.ok_or(KeyError::NotPrivateKey)?)
+            }
+        };
+        Ok(Signer { kind, material })
+    }
+
+    fn kind_of(&self, secret: &Secret) -> usize {
+        let names = |kind: &Kind| {
+            let prefixes = [&kind.key.prefix, &kind.key.private_prefix];
+            prefixes.into_iter().any(|prefix| !prefix.is_empty() && secret.expose().starts_with(prefix.as_bytes()))
+        };
+        self.kinds.iter().position(names).unwrap_or(0)
+    }
+}
+
+impl Kind {
+    fn decode(&self, secret: &Secret, prefix: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        /// Senders' dashboards show keys with and without the padding.
+        const LENIENT: GeneralPurpose = GeneralPurpose::new(
+            &alphabet::STANDARD,
+            GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+        );
+        let text = secret.expose();
+        let text = text.strip_prefix(prefix.as_bytes()).unwrap_or(text);
+        let bytes = Zeroizing::new(match self.key.encoding {
+            KeyEncoding::Utf8 => text.to_vec(),
+            KeyEncoding::Base64 => LENIENT.decode(text).map_err(|_| KeyError::NotBase64)?,
+            KeyEncoding::Hex => hex::decode(text).map_err(|_| KeyError::NotHex)?,
+        });
+        if bytes.is_empty() { Err(KeyError::Empty) } else { Ok(bytes) }
+    }
+
+    /// The signature that `text` stands for, its prefix stripped. `None` if it can't be one: other alphabet or length.
+    pub(super) fn read(&self, text: &str) -> Option<Tag> {
+        let of_length = |tag: &Tag| tag.length == self.algorithm.signature_bytes();
+        self.encodings.iter().find_map(|encoding| encoding.read(text).filter(of_length))
+    }
+
+    pub(super) fn write(&self, tag: &Tag) -> String {
+        match self.encodings[0] {
+            Encoding::Hex => hex::encode(tag.as_slice()),
+            Encoding::Base64 => BASE64.encode(tag.as_slice()),
+        }
+    }
+}
+
+impl Encoding {
+    fn read(self, text: &str) -> Option<Tag> {
+        let mut bytes = [0; SIGNATURE_BYTES_MAX + 2];
+        let length = match self {
+            Self::Hex => {
+                let length = text.len() / 2;
+                hex::decode_to_slice(text, bytes.get_mut(..length)?).ok()?;
+                length
+            }
+            Self::Base64 => BASE64.decode_slice(text, &mut bytes).ok()?,
+        };
+        Tag::new(&bytes[..length])
+    }
+}
+
+impl Signer {
+    /// Signs `parts`, one after the other.
+    pub(super) fn sign(&self, parts: &[&[u8]]) -> Tag {
+        match &self.material {
+            SigningMaterial::Hmac(mac) => {
+                let mut mac = Mac::clone(mac);
+                for part in parts {
+                    mac.update(part);
+                }
+                mac.finalize()
+            }
+            SigningMaterial::Ed25519(pair) => Tag::of(pair.sign(&parts.concat()).as_ref()),
+        }
+    }
+}
+
+impl Tag {
+    fn new(bytes: &[u8]) -> Option<Self> {
+        let mut tag = Self { bytes: [0; SIGNATURE_BYTES_MAX], length: bytes.len() };
+        tag.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(tag)
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        Self::new(bytes).expect("no algorithm makes longer signatures")
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Whether this is `message`'s signature by the owner of `public`.
+    pub(super) fn is_by(&self, public: &[u8; ED25519_KEY_BYTES], message: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, public).verify(message, self.as_slice()).is_ok()
+    }
+}
+
+impl Mac {
+    /// `None` for what is no MAC.
+    pub(super) fn new(algorithm: Algorithm, key: &[u8]) -> Option<Self> {
+        const ANY_LENGTH: &str = "HMAC takes a key of any length";
+        Some(match algorithm {
+            Algorithm::HmacSha1 => Self::Sha1(Hmac::new_from_slice(key).expect(ANY_LENGTH)),
+            Algorithm::HmacSha256 => Self::Sha256(Hmac::new_from_slice(key).expect(ANY_LENGTH)),
+            Algorithm::HmacSha512 => Self::Sha512(Hmac::new_from_slice(key).expect(ANY_LENGTH)),
+            Algorithm::Ed25519 => return None,
+        })
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha1(mac) => mac.update(bytes),
+            Self::Sha256(mac) => mac.update(bytes),
+            Self::Sha512(mac) => mac.update(bytes),
+        }
+    }
+
+    pub(super) fn finalize(self) -> Tag {
+        match self {
+            Self::Sha1(mac) => Tag::of(&mac.finalize().into_bytes()),
+            Self::Sha256(mac) => Tag::of(&mac.finalize().into_bytes()),
+            Self::Sha512(mac) => Tag::of(&mac.finalize().into_bytes()),
+        }
+    }
+
+    /// The tag, if it is among `candidates`. Compares with all of them, whole length, in constant time.
+    pub(super) fn find_in<'t>(self, candidates: impl Iterator<Item = &'t Tag>) -> Option<Tag> {
+        match self {
+            Self::Sha1(mac) => find_in(mac, candidates),
+            Self::Sha256(mac) => find_in(mac, candidates),
+            Self::Sha512(mac) => find_in(mac, candidates),
+        }
+    }
+}
+
+fn find_in<'t, M: hmac::Mac>(mac: M, candidates: impl Iterator<Item = &'t Tag>) -> Option<Tag> {
+    let computed = mac.finalize();
+    let mut found = false;
+    for candidate in candidates {
+        let same_length = Output::<M>::try_from(candidate.as_slice());
+        found |= same_length.is_ok_and(|candidate| computed == CtOutput::new(candidate));
+    }
+    found.then(|| Tag::of(&computed.into_bytes()))
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(***)")
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer(***)")
+    }
+}

@@ -1,0 +1,206 @@
+//! How a provider signs, as data: a preset and a user's own `signature:` make the same value.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::content::Content;
+use crate::json::Pointer;
+
+/// How a provider signs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheme {
+    /// Where the signature may stand. The first that a request has is the one that counts.
+    pub places: Vec<Place>,
+    /// The signatures that the provider makes: one, but for those that sign with public keys too. A secret says by its
+    /// own prefix which it is for ([`KeyForm::prefix`]); if it does not, it is for the first.
+    pub kinds: Vec<Kind>,
+    /// Over which bytes.
+    pub signed: Content,
+    /// The signed time.
+    pub time: Option<SignedTime>,
+}
+
+/// Where a signature stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// It is the header's value, but for [`Kind::prefix`]. The header must be there once.
+    Header(Header),
+    /// It is one of a header's fields, as in `t=1700000000,v1=5257…`. The header must be there once.
+    Fields(Fields),
+    /// It is a member of the JSON body, which is cut out, byte for byte, before the body is hashed.
+    Body(InBody),
+}
+
+/// A header with fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fields {
+    pub header: Header,
+    /// Between fields.
+    pub separator: char,
+    /// Between a field's name and its value.
+    pub assign: char,
+}
+
+/// A signature in the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InBody {
+    /// The member, a string without escapes.
+    pub pointer: Pointer,
+    /// The sender hashed compact JSON: what is left of the body is hashed without the white space between its tokens.
+    pub compact: bool,
+}
+
+/// A header's name, for reading and as its provider writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    pub name: HeaderName,
+    pub spelling: Box<str>,
+}
+
+/// One kind of signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kind {
+    pub algorithm: Algorithm,
+    /// The text forms that are taken; the first is the one to write. Their lengths tell them apart.
+    pub encodings: Vec<Encoding>,
+    /// Its name in a header with [`Fields`]; of no meaning elsewhere.
+    pub field: Box<str>,
+    /// Stripped from the signature where it stands there; its absence is no error.
+    pub prefix: Box<str>,
+    pub key: KeyForm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RFC 2104 over SHA-1. Not broken as a MAC; for providers that have nothing else.
+    HmacSha1,
+    HmacSha256,
+    HmacSha512,
+    /// RFC 8032, without prehashing.
+    Ed25519,
+}
+
+impl Algorithm {
+    /// Bytes of a signature. A truncated one is never accepted (RFC 2104 §5 would allow it).
+    pub const fn signature_bytes(self) -> usize {
+        match self {
+            Self::HmacSha1 => 20,
+            Self::HmacSha256 => 32,
+            Self::HmacSha512 | Self::Ed25519 => 64,
+        }
+    }
+
+    /// As the configuration writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HmacSha1 => "hmac-sha1",
+            Self::HmacSha256 => "hmac-sha256",
+            Self::HmacSha512 => "hmac-sha512",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+}
+
+/// The text form of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Two digits a byte, in either case.
+    Hex,
+    /// Standard alphabet with padding (RFC 4648 §4).
+    Base64,
+}
+
+/// How the text that a provider shows as the secret becomes a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyForm {
+    /// Taken off before decoding, where it stands there.
+    pub prefix: Box<str>,
+    /// The same for the private keys of public-key signatures, which senders have.
+    pub private_prefix: Box<str>,
+    pub encoding: KeyEncoding,
+}
+
+/// What a secret's text, without its prefix, stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyEncoding {
+    /// Itself.
+    Utf8,
+    /// Standard alphabet, padded or not.
+    Base64,
+    /// In either case.
+    Hex,
+}
+
+/// A time that is part of what is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedTime {
+    pub place: TimePlace,
+    pub unit: TimeUnit,
+    /// How far from now it may be, into the past and into the future.
+    pub tolerance: Duration,
+}
+
+impl SignedTime {
+    /// What the providers' own libraries allow.
+    pub const USUAL_TOLERANCE: Duration = Duration::from_secs(300);
+}
+
+/// Where a signed time stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TimePlace {
+    /// In a header, which must be there once.
+    Header(Header),
+    /// In this field beside the signature ([`Place::Fields`]).
+    Field(Box<str>),
+}
+
+/// How a time is written. Digits only but for the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeUnit {
+    /// Unix seconds.
+    Seconds,
+    /// Unix milliseconds.
+    Milliseconds,
+    /// RFC 3339, in UTC.
+    Rfc3339,
+}
+
+impl Header {
+    /// # Panics
+    /// When `spelling` is no header's name; for names that are written here. `config` makes the others itself.
+    pub fn of(spelling: &'static str) -> Self {
+        let name = HeaderName::from_bytes(spelling.as_bytes()).expect("the name of a header");
+        Self { name, spelling: spelling.into() }
+    }
+}
+
+impl Scheme {
+    /// Whether the signature, its time, or anything else that is signed stands in this header.
+    pub fn reads(&self, name: &HeaderName) -> bool {
+        self.headers().any(|header| header.name == *name)
+    }
+
+    /// Whether this header's value is part of what is signed.
+    pub fn signs(&self, name: &HeaderName) -> bool {
+        self.signed.headers().any(|header| header.name == *name)
+    }
+
+    /// All headers that take part.
+    pub fn headers(&self) -> impl Iterator<Item = &Header> {
+        let places = self.places.iter().filter_map(|place| match place {
+            Place::Header(header) | Place::Fields(Fields { header, .. }) => Some(header),
+            Place::Body(_) => None,
+        });
+        let time = self.time.iter().filter_map(|time| match &time.place {
+            TimePlace::Header(header) => Some(header),
+            TimePlace::Field(_) => None,
+        });
+        places.chain(time).chain(self.signed.headers())
+    }
+
+    /// Whether a signature tells bodies apart, and nothing else: then it is a digest of the body.
+    pub(super) fn signs_the_body_alone(&self) -> bool {
+        self.signed.is_body_alone() && self.kinds.iter().all(|kind| kind.algorithm != Algorithm::Ed25519)
+    }
+}

@@ -1,0 +1,118 @@
+//! Signing, as a provider does: for `sign`, `send`, test events, and tests.
+
+use http::{HeaderMap, HeaderName};
+use jiff::Timestamp;
+
+use super::content::Part;
+use super::key::{KeyError, Signer};
+use super::scheme::{Fields, InBody, Place, Scheme, TimePlace};
+use crate::json::{MemberError, compact, member};
+use crate::secret::Secret;
+
+/// The headers to send, each by its name as the provider writes it. Empty where the signature is in the body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Signed(Vec<(Box<str>, String)>);
+
+impl Signed {
+    /// Names and values, the signature last.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, value.as_str()))
+    }
+
+    /// As a request has them.
+    pub fn to_headers(&self) -> HeaderMap {
+        let parsed = self.iter().map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()), value.try_into()));
+        parsed.filter_map(|(name, value)| Some((name.ok()?, value.ok()?))).collect()
+    }
+}
+
+/// Why a body can't be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("the scheme signs the event ID, which is not given")]
+    NoId,
+    #[error("an event ID in a header is 1 to 255 visible ASCII characters, none a comma")]
+    BadId,
+    #[error("the scheme signs the endpoint's URL, which is not given")]
+    NoUrl,
+    #[error("the scheme has no signature in a header")]
+    NotInHeader,
+    #[error("the scheme has no signature in the body, or not at its top level")]
+    NotInBody,
+    #[error("the body is not a JSON object without a signature, into which one could be put")]
+    NotAnObject,
+}
+
+impl Scheme {
+    /// The headers that a sender who signs at `now` puts beside `body`.
+    ///
+    /// # Errors
+    /// When something that the scheme signs is not given, or `secret` is no key for it.
+    pub fn sign(&self, secret: &Secret, body: &[u8], now: Timestamp, id: Option<&str>) -> Result<Signed, SignError> {
+        let signer = self.signer(secret)?;
+        let kind = &self.kinds[signer.kind];
+        let time = self.time.as_ref().map(|time| (time, time.unit.write(now)));
+        let time_text = time.as_ref().map_or("", |(_, text)| text.as_str());
+        let signature = format!("{}{}", kind.prefix, self.tag_of(&signer, body, time_text, id)?);
+        let mut headers = Vec::new();
+        if let Some((header, id)) = self.signed.id_header().zip(id) {
+            let fit = (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+            if !fit {
+                return Err(SignError::BadId);
+            }
+            headers.push((header.spelling.clone(), id.into()));
+        }
+        if let Some((TimePlace::Header(header), text)) = time.as_ref().map(|(time, text)| (&time.place, text)) {
+            headers.push((header.spelling.clone(), text.clone()));
+        }
+        headers.push(match self.places.iter().find(|place| !matches!(place, Place::Body(_))) {
+            Some(Place::Header(header)) => (header.spelling.clone(), signature),
+            Some(Place::Fields(Fields { header, separator, assign })) => {
+                let time = match time.as_ref().map(|(time, _)| &time.place) {
+                    Some(TimePlace::Field(name)) => format!("{name}{assign}{time_text}{separator}"),
+                    Some(TimePlace::Header(_)) | None => String::new(),
+                };
+                (header.spelling.clone(), format!("{time}{}{assign}{signature}", kind.field))
+            }
+            Some(Place::Body(_)) | None => return Err(SignError::NotInHeader),
+        });
+        Ok(Signed(headers))
+    }
+
+    /// `body`, a JSON object, with its signature as the last member.
+    ///
+    /// # Errors
+    /// When there is no place for a signature, or `secret` is no key for the scheme.
+    pub fn sign_in_body(&self, secret: &Secret, body: &str) -> Result<String, SignError> {
+        let in_body = |place: &_| if let Place::Body(in_body) = place { Some(InBody::clone(in_body)) } else { None };
+        let InBody { pointer, compact: of_compact } =
+            self.places.iter().find_map(in_body).ok_or(SignError::NotInBody)?;
+        let name = pointer.name().filter(|name| pointer.to_string() == format!("/{name}"));
+        let name = name.ok_or(SignError::NotInBody)?;
+        if !body.trim_start().starts_with('{') || member(body, &pointer) != Err(MemberError::Missing) {
+            return Err(SignError::NotAnObject);
+        }
+        let signer = self.signer(secret)?;
+        let content = if of_compact { compact(body) } else { body.to_owned() };
+        let tag = self.tag_of(&signer, content.as_bytes(), "", None)?;
+        let members = body.trim_end().strip_suffix('}').ok_or(SignError::NotAnObject)?.trim_end();
+        let comma = if members.ends_with('{') { "" } else { "," };
+        let prefix = &self.kinds[signer.kind].prefix;
+        Ok(format!("{members}{comma}\"{name}\":\"{prefix}{tag}\"{}", &body[members.len()..]))
+    }
+
+    fn tag_of(&self, signer: &Signer, body: &[u8], time: &str, id: Option<&str>) -> Result<String, SignError> {
+        let bytes_of = |part: &Part| match part {
+            Part::Literal(text) => Ok(text.to_string()),
+            Part::Timestamp => Ok(time.to_owned()),
+            Part::Id(_) => id.map(str::to_owned).ok_or(SignError::NoId),
+            Part::Url => Err(SignError::NoUrl),
+        };
+        let joined = |parts: &[Part]| parts.iter().map(bytes_of).collect::<Result<String, _>>();
+        let (before, behind) = (joined(&self.signed.before)?, joined(&self.signed.behind)?);
+        let tag = signer.sign(&[before.as_bytes(), body, behind.as_bytes()]);
+        Ok(self.kinds[signer.kind].write(&tag))
+    }
+}
