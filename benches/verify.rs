@@ -9,7 +9,6 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hmac::{Hmac, KeyInit, Mac};
 use hookgate::secret::Secret;
 use hookgate::signature::{NamedSecret, Verifier, presets};
-use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use sha2::Sha256;
 
