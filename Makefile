@@ -1,8 +1,8 @@
 .PHONY: demo test check fuzz bench install
 
-RECEIVERS := $(CURDIR)/target/receivers
-export HOOKGATE_NODE_MODULES ?= $(RECEIVERS)/node_modules
-export HOOKGATE_PYTHON ?= $(RECEIVERS)/venv/bin/python
+THIRD_PARTY := $(CURDIR)/target/third-party
+export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
+export HOOKGATE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
 
 # The main job, end to end, with nothing to configure.
 demo:

@@ -1,0 +1,168 @@
+// The providers' Node SDKs behind one pipe: a JSON object a line in, one a line out, as `README.md` tells.
+// Owns the translation to each SDK's call; what a verdict means is the SDK's to say, and the tests' to judge.
+// The packages are those of HOOKGATE_NODE_MODULES.
+
+import { Console } from 'node:console';
+import { createRequire } from 'node:module';
+import { parse as parseForm } from 'node:querystring';
+import { createInterface } from 'node:readline';
+import { pathToFileURL } from 'node:url';
+
+// SDKs log to the console (Zoom's logs every event); stdout carries answers alone.
+globalThis.console = new Console(process.stderr);
+
+const { resolve } = createRequire(`${process.env.HOOKGATE_NODE_MODULES}/`);
+
+async function load(name) {
+  const module = await import(pathToFileURL(resolve(name)));
+  return module.default ?? module;
+}
+
+function header(headers, name) {
+  const found = Object.keys(headers).find((key) => key.toLowerCase() === name);
+  return found && headers[found];
+}
+
+// Standard Webhooks and its Svix dialect differ in the headers' names alone.
+function standard(Webhook, prefix) {
+  return {
+    sign: ({ secret, id, timestamp, body }) => ({
+      [`${prefix}-id`]: id,
+      [`${prefix}-timestamp`]: String(timestamp),
+      [`${prefix}-signature`]: new Webhook(secret).sign(id, new Date(timestamp * 1000), body),
+    }),
+    // What it returns is the parsed body, which may be anything: it refuses by throwing.
+    verify: ({ secret, headers, body }) => (new Webhook(secret).verify(body, headers), true),
+  };
+}
+
+// Per SDK what it can do: `sign` gives headers, `verify` a boolean or an exception, `answer` an HTTP response.
+// Bodies are Buffers; `String(body)` stands where an SDK takes nothing else.
+const sdks = {
+  async stripe() {
+    const { webhooks } = await load('stripe');
+    return {
+      sign: ({ secret, timestamp, body }) => ({
+        'Stripe-Signature': webhooks.generateTestHeaderString({ secret, timestamp, payload: String(body) }),
+      }),
+      verify: ({ secret, headers, body }) =>
+        Boolean(webhooks.constructEvent(body, header(headers, 'stripe-signature'), secret)),
+    };
+  },
+
+  async '@octokit/webhooks-methods'() {
+    // By path: the package exports nothing to what asks as `require` does.
+    const { sign, verify } = await load('./@octokit/webhooks-methods/dist-node/index.js');
+    return {
+      sign: async ({ secret, body }) => ({ 'X-Hub-Signature-256': await sign(secret, String(body)) }),
+      verify: ({ secret, headers, body }) => verify(secret, String(body), header(headers, 'x-hub-signature-256')),
+    };
+  },
+
+  async standardwebhooks() {
+    return standard((await load('standardwebhooks')).Webhook, 'webhook');
+  },
+
+  async svix() {
+    return standard((await load('svix')).Webhook, 'svix');
+  },
+
+  async '@shopify/shopify-api'() {
+    await load('@shopify/shopify-api/adapters/node');
+    const { shopifyApi, ApiVersion } = await load('@shopify/shopify-api');
+    return {
+      async verify({ secret, headers, body }) {
+        const shopify = shopifyApi({
+          apiKey: 'unused',
+          apiSecretKey: secret,
+          apiVersion: ApiVersion.Unstable,
+          hostName: 'receiver.example',
+          isEmbeddedApp: false,
+        });
+        const verdict = await shopify.webhooks.validate({
+          rawBody: String(body),
+          rawRequest: { method: 'POST', url: '/', headers },
+        });
+        if (!verdict.valid) throw new Error(verdict.reason);
+        return true;
+      },
+    };
+  },
+
+  async '@linear/sdk'() {
+    const { LinearWebhookClient } = await load('@linear/sdk/webhooks');
+    return {
+      verify: ({ secret, headers, body }) =>
+        new LinearWebhookClient(secret).verify(body, header(headers, 'linear-signature')),
+    };
+  },
+
+  async '@paddle/paddle-node-sdk'() {
+    const { Paddle } = await load('@paddle/paddle-node-sdk');
+    const { webhooks } = new Paddle('unused');
+    return {
+      verify: ({ secret, headers, body }) =>
+        webhooks.isSignatureValid(String(body), secret, header(headers, 'paddle-signature')),
+    };
+  },
+
+  async 'discord-interactions'() {
+    const { verifyKey } = await load('discord-interactions');
+    return {
+      verify: ({ secret, headers, body }) =>
+        verifyKey(body, header(headers, 'x-signature-ed25519'), header(headers, 'x-signature-timestamp'), secret),
+    };
+  },
+
+  async '@zoom/rivet'() {
+    const { AwsLambdaReceiver } = await load('@zoom/rivet/meetings');
+    // The verifier itself is private; the Lambda receiver is the one way in that opens no port.
+    const receive = ({ secret, headers, body }) =>
+      new AwsLambdaReceiver({ webhooksSecretToken: secret }).start()({ headers, body: String(body) });
+    return {
+      async verify(request) {
+        const response = await receive(request);
+        if (response.statusCode !== 200) throw new Error(response.body);
+        return true;
+      },
+      // What Zoom's `endpoint.url_validation` is answered with.
+      answer: async (request) => {
+        const { statusCode, body } = await receive(request);
+        return { status: statusCode, body };
+      },
+    };
+  },
+
+  async twilio() {
+    const { validateRequest, validateRequestWithBody } = await load('twilio');
+    return {
+      verify({ secret, headers, body, url }) {
+        const signature = header(headers, 'x-twilio-signature');
+        // A form's fields are signed with the URL; of any other body the URL carries the digest.
+        return url.includes('bodySHA256=')
+          ? validateRequestWithBody(secret, signature, url, String(body))
+          : validateRequest(secret, signature, url, parseForm(String(body)));
+      },
+    };
+  },
+};
+
+async function answer(line) {
+  const { sdk, op, ...request } = JSON.parse(line);
+  if (!Object.hasOwn(sdks, sdk)) throw new Error(`no SDK ${sdk}`);
+  const operations = await sdks[sdk]();
+  if (!Object.hasOwn(operations, op)) throw new Error(`${sdk} has no ${op}`);
+  request.body = Buffer.from(request.body, 'base64');
+  if (op === 'sign') return { headers: await operations.sign(request) };
+  if (op === 'answer') return { answer: await operations.answer(request) };
+  try {
+    return (await operations.verify(request)) ? { verified: true } : { verified: false, error: 'refused' };
+  } catch (error) {
+    return { verified: false, error: error.message };
+  }
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const reply = await answer(line).catch((error) => ({ error: error.message }));
+  process.stdout.write(`${JSON.stringify(reply)}\n`);
+}
