@@ -14,7 +14,6 @@ use hookgate::metrics::Metrics;
 use hookgate::secret::Secret;
 use hookgate::signature::{NamedSecret, PayloadDigest, Verifier, presets};
 use hookgate::store::{Durability, Settings, Store, Subject};
-use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
