@@ -104,7 +104,8 @@ impl Scheme {
     pub fn signer(&self, secret: &Secret) -> Result<Signer, KeyError> {
         let kind = self.kind_of(secret);
         let form = &self.kinds[kind];
-        let bytes = form.decode(secret, &form.key.private_prefix)?;
+        let of_sender = form.algorithm == Algorithm::Ed25519;
+        let bytes = form.decode(secret, if of_sender { &form.key.private_prefix } else { &form.key.prefix })?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => SigningMaterial::Hmac(Box::new(mac)),
             None => {

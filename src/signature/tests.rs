@@ -1,3 +1,6 @@
+mod properties;
+mod vectors;
+
 use http::HeaderValue;
 
 use super::*;

@@ -7,7 +7,7 @@ async fn an_unusable_configuration_is_refused_with_exit_code_78() {
     let upstream = Upstream::ok();
     let route = || Route::to(&upstream);
     let cases = [
-        ("enforce", route().with("enforce", "false")),
+        ("algorithm", route().signature("{header: X-Signature, algorithm: md5}")),
         ("secret", route().with("secrets", "[]")),
         ("secret", route().without("secrets")),
         ("HOOKGATE_IT_UNSET", route().with("secrets", "[{env: HOOKGATE_IT_UNSET}]")),

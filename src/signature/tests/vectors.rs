@@ -1,0 +1,79 @@
+//! Signatures that others made: published by the providers, or made and confirmed by their SDKs (`tests/sdk`).
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+
+use super::*;
+use crate::providers::{self, PRESETS};
+
+#[derive(Deserialize)]
+struct Vector {
+    preset: String,
+    secret: String,
+    headers: BTreeMap<String, String>,
+    body: String,
+    /// Unix seconds at which it is fresh.
+    at: i64,
+    public_url: Option<String>,
+}
+
+fn vectors() -> Vec<Vector> {
+    let files = [include_str!("../../../tests/sdk/published.json"), include_str!("../../../tests/sdk/vectors.json")];
+    files.into_iter().flat_map(|text| serde_json::from_str::<Vec<Vector>>(text).unwrap()).collect()
+}
+
+impl Vector {
+    fn verifier(&self) -> Verifier {
+        let mut scheme = (providers::find(&self.preset).unwrap().scheme)();
+        if let Some(url) = &self.public_url {
+            scheme.signed = scheme.signed.at(url);
+        }
+        verifier_of(scheme, self.secret.as_bytes())
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let parsed =
+            self.headers.iter().map(|(name, value)| (name.parse::<HeaderName>(), HeaderValue::from_str(value)));
+        parsed.map(|(name, value)| (name.unwrap(), value.unwrap())).collect()
+    }
+
+    fn verify(&self, body: &str, at: i64) -> Result<Verified, Failure> {
+        let verifier = self.verifier();
+        let mut verification = verifier.begin(&self.headers(), Timestamp::from_second(at).unwrap());
+        verification.update(Bytes::copy_from_slice(body.as_bytes()));
+        verification.finish()
+    }
+}
+
+#[test]
+fn what_others_signed_verifies_and_with_another_byte_it_does_not() {
+    for vector in vectors() {
+        let Vector { preset, body, .. } = &vector;
+        assert!(vector.verify(body, vector.at).is_ok(), "{preset}: {body}");
+        assert_eq!(vector.verify(&format!("{body} "), vector.at).unwrap_err(), Failure::Mismatch, "{preset}");
+    }
+}
+
+#[test]
+fn what_others_signed_with_a_time_is_stale_beyond_the_tolerance_on_both_sides() {
+    let timed =
+        || vectors().into_iter().filter(|vector| (providers::find(&vector.preset).unwrap().scheme)().time.is_some());
+    assert!(timed().count() > 5);
+    for vector in timed() {
+        for (off, fresh) in [(-301, false), (-300, true), (300, true), (301, false)] {
+            let outcome = vector.verify(&vector.body, vector.at + off).map_err(|failure| failure.label());
+            assert_eq!(outcome.is_ok(), fresh, "{} {off} s off: {outcome:?}", vector.preset);
+            assert!(fresh || outcome.unwrap_err() == "stale", "{}", vector.preset);
+        }
+    }
+}
+
+#[test]
+fn every_preset_but_our_own_providers_has_a_vector_of_somebody_else_s() {
+    let vectors = vectors();
+    for preset in PRESETS.iter().filter(|preset| !["vpn-enterprise", "orbvpn"].contains(&preset.name)) {
+        assert!(vectors.iter().any(|vector| vector.preset == preset.name), "{}", preset.name);
+    }
+}
