@@ -1,7 +1,7 @@
 //! Black-box tests of the gateway: each file is one group of claims of the contract, each test one claim.
 //!
 //! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
-//! (a folder with express), `HOOKGATE_PYTHON` (a python3 with flask), `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`,
+//! (a folder with express and the providers' SDKs), `HOOKGATE_PYTHON` (a python3 with flask and the SDKs), `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`,
 //! `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`.
 //! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000).
 
@@ -17,6 +17,7 @@ mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused
 mod faults; // a disk that fails, or is full
 mod handover; // what the upstream sees, and over which connections
+mod handshake; // a provider that only asks whether we are there
 mod head; // requests that two parsers could read differently
 mod inspect; // what an operator sees of deliveries, and can do about them
 mod layering; // the structure that ARCHITECTURE.md draws
@@ -27,6 +28,9 @@ mod queue; // accepted now, delivered when the upstream takes it
 mod receivers; // receivers as the provider documents them
 mod records; // every delivery can be looked at, and the dead sent again
 mod reload; // taken whole and at once, or not at all
+mod schemes; // custom schemes, signatures in the body, several candidates
+mod sdk; // the providers' own SDKs as senders and judges
+mod shadow; // what does not verify may pass where an operator says so, marked
 mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0

@@ -4,7 +4,6 @@
 
 import { Console } from 'node:console';
 import { createRequire } from 'node:module';
-import { parse as parseForm } from 'node:querystring';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
@@ -129,19 +128,6 @@ const sdks = {
       answer: async (request) => {
         const { statusCode, body } = await receive(request);
         return { status: statusCode, body };
-      },
-    };
-  },
-
-  async twilio() {
-    const { validateRequest, validateRequestWithBody } = await load('twilio');
-    return {
-      verify({ secret, headers, body, url }) {
-        const signature = header(headers, 'x-twilio-signature');
-        // A form's fields are signed with the URL; of any other body the URL carries the digest.
-        return url.includes('bodySHA256=')
-          ? validateRequestWithBody(secret, signature, url, String(body))
-          : validateRequest(secret, signature, url, parseForm(String(body)));
       },
     };
   },
