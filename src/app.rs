@@ -28,8 +28,8 @@ use crate::queue::Queue;
 use crate::store::{OpenError, Store};
 use crate::upstream::Client;
 
-/// How often the log tells what it left out of rejections that have stopped.
-const TELL_LEFT_OUT_EVERY: Duration = Duration::from_secs(10);
+/// How often the log tells what it left out of rejections that have stopped, and how rotations stand.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the gateway did not start, or ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +197,7 @@ impl App {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(), Error> {
         let Signals { mut terminate, mut interrupt, mut hangup } = signals;
-        let mut tell = tokio::time::interval(TELL_LEFT_OUT_EVERY);
+        let mut tell = tokio::time::interval(TELL_EVERY);
         let drain = loop {
             tokio::select! {
                 _ = terminate.recv() => break self.shutdown.drain,
@@ -205,7 +205,10 @@ impl App {
                 _ = interrupt.recv() => break Duration::ZERO,
                 _ = hangup.recv() => file.reload(&self, env),
                 () = file.changed() => file.reload(&self, env),
-                _ = tell.tick() => self.gateway.tell_left_out(),
+                _ = tell.tick() => {
+                    self.gateway.tell_left_out();
+                    self.gateway.tell_of_rotations();
+                }
             }
         };
         tokio::select! {

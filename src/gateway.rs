@@ -11,10 +11,11 @@ mod handover;
 mod handshake;
 mod head;
 mod peer;
+mod rotation;
 mod shadow;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -40,6 +41,7 @@ use body::BodyBytes;
 use handover::Handing;
 use handshake::Asked;
 use head::Head;
+use rotation::{Rotation, SecretUse};
 
 pub use connection::Frontend;
 
@@ -75,6 +77,7 @@ pub struct Gateway {
     body_bytes: BodyBytes,
     clock: Clock,
     thinning: Thinning,
+    rotation: Mutex<Rotation>,
 }
 
 /// One configuration's routes with their metric handles. A request keeps the one it began with.
@@ -113,6 +116,7 @@ impl Gateway {
             limits,
             clock,
             thinning: Thinning::default(),
+            rotation: Mutex::default(),
         })
     }
 
@@ -136,6 +140,22 @@ impl Gateway {
         let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
         // The semaphore is never closed, so an error means nothing.
         let _ = self.connections.acquire_many(all).await;
+    }
+
+    /// Tells which secrets nobody signs with any more, and which are used though they end soon. To be called now and then.
+    pub fn tell_of_rotations(&self) {
+        let (serving, now) = (self.serving.load_full(), self.clock.wall());
+        let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+        for (route, metrics) in serving.table.routes().iter().zip(&serving.metrics) {
+            let used = |(name, expires): (&Arc<str>, _)| {
+                let verified = metrics.verified_by(name);
+                SecretUse { name: Arc::clone(name), expires, verified }
+            };
+            let secrets: Vec<_> = route.verifier.secrets().map(used).collect();
+            for hint in rotation.look(&route.name, &secrets, now) {
+                hint.tell(&route.name);
+            }
+        }
     }
 
     /// Tells what the log left out of rejections that have stopped. To be called now and then.

@@ -350,6 +350,11 @@ impl RequestMetrics {
 }
 
 impl RouteMetrics {
+    /// How many requests the secret of this name has verified.
+    pub fn verified_by(&self, secret: &str) -> u64 {
+        self.signature_ok.iter().find(|(known, _)| **known == *secret).map_or(0, |(_, counter)| counter.get())
+    }
+
     pub fn signature_checked(&self, check: SignatureCheck<'_>, now: Timestamp) {
         let failed = match check {
             SignatureCheck::Ok(name) => {

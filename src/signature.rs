@@ -86,7 +86,12 @@ impl Verifier {
 
     /// The names of all the route's secrets, in the order of the configuration, expired ones included.
     pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.keys.iter().map(|key| &key.named.name)
+        self.secrets().map(|(name, _)| name)
+    }
+
+    /// The same with the moment from which each verifies nothing any more.
+    pub fn secrets(&self) -> impl Iterator<Item = (&Arc<str>, Option<Timestamp>)> {
+        self.keys.iter().map(|key| (&key.named.name, key.named.expires))
     }
 
     /// Whether anything that is signed, or the signature itself, stands in this header.

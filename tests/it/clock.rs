@@ -6,15 +6,16 @@ use crate::harness::process::{program, tool};
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
-/// The gateway with its wall clock off by so much; `None` where there is no faketime. It is to be stopped, not killed:
+/// The gateway with a wall clock as `faketime` describes it (`+10d`); `None` where there is no faketime. It is to be stopped, not killed:
 /// the library leaves things in `/dev/shm` otherwise.
-fn clock_off_by(offset: &str) -> Option<Under> {
+pub fn clock_like(description: &str) -> Option<Under> {
     let found = program("HOOKGATE_FAKETIME", "faketime");
     let faketime = tool("faketime", found, "clocks that jump")?;
     // The command itself stays beside what it starts; its library alone will do, and only it knows where that is.
     let library = Command::new(faketime).args(["-m", "-f", "+0", "sh", "-c", "echo $LD_PRELOAD"]).output();
     let library = String::from_utf8(library.expect("faketime runs").stdout).expect("a path");
-    let environment = [("LD_PRELOAD", library.trim()), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let environment =
+        [("LD_PRELOAD", library.trim()), ("FAKETIME", description), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
     Some(Under::environment(environment.map(|(name, value)| (name.into(), value.into())).into()))
 }
 
@@ -26,7 +27,7 @@ async fn a_clock_that_jumps_expires_no_completed_event() {
     gateway.send(Event::new("evt_0")).await.assert(200, "delivered");
     let offsets = ["+10d", "-10d", "+10d", "+0d"];
     for (number, offset) in offsets.into_iter().enumerate() {
-        let Some(under) = clock_off_by(offset) else { return };
+        let Some(under) = clock_like(offset) else { return };
         gateway.stop().await;
         gateway.restart_with(setup.clone().under(under)).await;
         for earlier in 0..=number {
@@ -50,7 +51,7 @@ async fn a_clock_that_jumps_neither_gives_a_queued_event_up_nor_holds_it_back() 
         let failed = [("route", "hooks"), ("result", "connect_error")];
         gateway.metrics_past("queue_attempts_total", &failed, 1.0).await;
         gateway.stop().await;
-        let Some(under) = clock_off_by(offset) else { return };
+        let Some(under) = clock_like(offset) else { return };
         gateway.restart_with(setup.under(under)).await;
         gateway.metrics_past("queue_attempts_total", &failed, 2.0).await;
         let metrics = gateway.metrics().await;
@@ -75,7 +76,7 @@ async fn a_queued_event_is_shown_to_have_arrived_when_it_did_after_the_clock_has
     gateway.send(Event::new("evt_1")).await.assert(202, "queued");
     let after = jiff::Timestamp::now();
     gateway.stop().await;
-    let Some(under) = clock_off_by("+10d") else { return };
+    let Some(under) = clock_like("+10d") else { return };
     gateway.restart_with(setup.under(under)).await;
     let upstream = closed.open([Reply::ok()]);
     upstream.received(1).await;

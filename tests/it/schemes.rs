@@ -1,9 +1,13 @@
 //! Schemes of the user's own, signatures in the body, several candidates in one header, and every preset's rules.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::clock::clock_like;
+use crate::harness::patience::eventually;
 use crate::harness::*;
 
 fn now() -> i64 {
@@ -212,4 +216,27 @@ async fn orbvpn_s_time_is_no_reason_to_refuse_an_event_until_the_route_asks() {
     let gateway = Gateway::start(route).await;
     gateway.send(post("evt_1", "2020-01-01T00:00:00Z")).await.assert_problem(400, "invalid_event");
     gateway.send(post("evt_2", &jiff::Timestamp::now().to_string())).await.assert(200, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_says_when_a_secret_is_no_longer_used() {
+    let upstream = Upstream::ok();
+    // A day passes in about three seconds.
+    let Some(under) = clock_like("+0 x30000") else { return };
+    let secrets = "[{env: WEBHOOK_SECRET, name: new}, {env: WEBHOOK_SECRET_OLD, name: old}]";
+    let setup = Setup::from(Route::to(&upstream).with("secrets", secrets)).stopping_at_once().under(under);
+    let mut gateway = Gateway::start(setup).await;
+    gateway.send(Event::new("evt_0").signed_with(OLD_SECRET)).await.assert(200, "delivered");
+    let number = AtomicUsize::new(0);
+    // The new one is used again and again; the log is written to every five seconds.
+    eventually("the log says so", async || {
+        let event = Event::new(&format!("evt_{}", number.fetch_add(1, Ordering::Relaxed)));
+        gateway.send(event.signed_with(SECRET)).await;
+        let told = |line: &Value| line["secret"] == "old" && line["message"].to_string().contains("take it out");
+        gateway.lines().iter().any(told)
+    })
+    .await;
+    let lines = gateway.lines();
+    assert!(!lines.iter().any(|line| line["secret"] == "new" && line["message"].to_string().contains("take it out")));
+    gateway.stop().await;
 }
