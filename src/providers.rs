@@ -3,6 +3,7 @@
 //! Owns the presets' names and their defaults. Event catalogues are in files of their own, with their sources.
 
 mod catalogue;
+#[cfg(test)]
 mod docs;
 pub mod orbvpn;
 pub mod vpn_enterprise;
@@ -15,7 +16,6 @@ use crate::route::OnDuplicate;
 use crate::signature::Scheme;
 
 pub use catalogue::{PRESETS, UNKNOWN_SENDER};
-pub use docs::reference;
 
 /// A provider that a route can name.
 pub struct Preset {

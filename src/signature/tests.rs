@@ -1,9 +1,11 @@
+mod hostile;
 mod properties;
 mod vectors;
 
 use http::HeaderValue;
 
 use super::*;
+use crate::{handshake, providers, secret, signature};
 
 const RFC_4231: &[(&[u8], &[u8], &str)] = &[
     (&[0x0b; 20], b"Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
@@ -209,4 +211,15 @@ fn digests_contradict_only_for_other_bodies_under_the_same_key() {
     assert!(digest(b"a", b"one").contradicts(digest(b"a", b"two")));
     assert!(!digest(b"a", b"one").contradicts(digest(b"b", b"one")));
     assert!(!digest(b"a", b"one").contradicts(digest(b"b", b"two")));
+}
+
+#[test]
+fn every_request_of_the_corpus_is_refused_as_it_stands_and_taken_once_it_is_signed() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/signature");
+    let requests: Vec<_> =
+        std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path())).collect();
+    assert!(requests.len() >= 16, "the corpus was found");
+    for request in requests {
+        hostile::check(&request.unwrap());
+    }
 }

@@ -292,7 +292,7 @@ impl Compiler<'_> {
         let word = pattern.value.trim_end_matches(['*', '.']);
         self.report(match nearest_type(word, known) {
             Some(near) => warning.label(format!("did you mean `{near}`?")),
-            None => warning.help("the list is in `docs/configuration.md`"),
+            None => warning.help("the list is in `docs/providers.md`"),
         });
     }
 

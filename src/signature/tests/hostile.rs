@@ -1,0 +1,81 @@
+//! Any bytes as headers and body of a request to any preset: nothing panics, nothing verifies that was not signed, and
+//! what was signed verifies.
+//!
+//! Shared by the replay of the corpus and the fuzz target, and so speaks only to the public interface.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+
+use super::handshake::Query;
+use super::providers::{Asks, PRESETS};
+use super::secret::Secret;
+use super::signature::{Algorithm, NamedSecret, Place, Scheme, Verified, Verifier, presets};
+
+/// Base64 and hex at once, so that it is a key for every scheme but those of public keys, where it is one by chance.
+const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// The first byte is the preset. Then come headers' values, a line each, for the headers that the scheme reads, one
+/// after the other; after an empty line, the body.
+pub fn check(data: &[u8]) {
+    let Some((&choice, rest)) = data.split_first() else { return };
+    let preset = &PRESETS[usize::from(choice) % PRESETS.len()];
+    let mut scheme = (preset.scheme)();
+    scheme.signed = scheme.signed.at("https://hooks.example.com/");
+    let end = rest.windows(2).position(|pair| pair == b"\n\n");
+    let (lines, body) = end.map_or((&b""[..], rest), |end| (&rest[..end], &rest[end + 2..]));
+    let now = Timestamp::from_second(1_760_000_000).expect("a time");
+    let secret = || Secret::new(SECRET).expect("not empty");
+    let named = NamedSecret { name: "key".into(), secret: secret(), expires: None };
+    let key = named.for_scheme(&scheme).expect("a key for every scheme");
+    let verifier = Verifier::new(scheme.clone(), vec![key], true);
+    let verify = |headers: &HeaderMap, body: &[u8]| -> Option<Verified> {
+        let mut verification = verifier.begin(headers, now);
+        verification.update(Bytes::copy_from_slice(body));
+        verification.finish().ok()
+    };
+
+    let names: Vec<_> = scheme.headers().map(|header| header.name.clone()).collect();
+    let values = lines.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok());
+    let mut made_up = HeaderMap::new();
+    for (name, value) in names.iter().cycle().zip(values.clone()) {
+        made_up.append(name, value);
+    }
+    assert!(verify(&made_up, body).is_none(), "{}: what nobody signed verifies", preset.name);
+
+    if let Ok(signed) = scheme.sign(&secret(), body, now, Some("msg_1")) {
+        let genuine = signed.to_headers();
+        // A public key's bytes are no private key's: only for HMAC are both the same secret.
+        let symmetric = scheme.kinds[0].algorithm != Algorithm::Ed25519;
+        let verified = verify(&genuine, body);
+        assert_eq!(verified.is_some(), symmetric, "{}", preset.name);
+        if let (Some(verified), Asks::Signed(question)) = (verified, preset.asks) {
+            let _ = question().answer(&verified, &verifier);
+        }
+        // One header of it replaced: it verifies only with the signature still in it.
+        let (signature, tag) = signed.iter().last().expect("the signature");
+        let tag = tag.rsplit(['=', ',']).find(|part| part.len() > 20).unwrap_or(tag).to_ascii_lowercase();
+        for value in values {
+            let mut changed = genuine.clone();
+            let holds = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase().contains(&tag);
+            changed.insert(signature.parse::<http::HeaderName>().expect("a name"), value);
+            assert!(holds || verify(&changed, body).is_none(), "{}: {changed:?}", preset.name);
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(body) {
+        let _ = Query::read(text);
+        in_body(&scheme, text, &verify);
+    }
+}
+
+fn in_body(scheme: &Scheme, text: &str, verify: &dyn Fn(&HeaderMap, &[u8]) -> Option<Verified>) {
+    let secret = Secret::new(SECRET).expect("not empty");
+    let has_place = scheme.places.iter().any(|place| matches!(place, Place::Body(_)));
+    let signed = scheme.sign_in_body(&secret, text);
+    assert!(has_place || signed.is_err());
+    if let Ok(signed) = signed {
+        let verified = verify(&HeaderMap::new(), signed.as_bytes()).expect("what was signed verifies");
+        assert_eq!(verified.body(), signed.as_bytes());
+        assert!(presets::orbvpn().sign_in_body(&secret, &signed).is_err(), "a signature is there already");
+    }
+}
