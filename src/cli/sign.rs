@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::input::{self, SecretArgs};
 use super::terminal;
 use crate::providers::{self, PRESETS};
-use crate::signature::Signed;
+use crate::signature::{SignError, Signed};
 
 /// Sign a body as a provider would, and print the headers to send, `Name: value` a line.
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,11 @@ fn output(args: &Args) -> Result<String, String> {
     }
     let id = args.id.clone().unwrap_or_else(input::new_id);
     let signed = scheme.sign(&secret, &body, args.at.unwrap_or_else(Timestamp::now), Some(&id));
-    let signed = signed.map_err(|error| error.to_string())?;
+    let signed = signed.map_err(|error| match error {
+        SignError::NoUrl => format!("{error}: give --url"),
+        SignError::NotInHeader => format!("{error}: give --in-body"),
+        _ => error.to_string(),
+    })?;
     Ok(if args.json { to_json(&signed) } else { to_lines(&signed) })
 }
 

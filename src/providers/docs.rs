@@ -29,6 +29,9 @@ Standard Webhooks (so is its).
 const BEHIND_THE_TABLE: &str = "\
 *Waits* is how long the provider waits for an answer (`budget`), *duplicate* the answer to an event that was handed over before
 (`replay.on_duplicate`), *tries* how long it sends an event again by itself; `replay.window` must be longer (96h is the default).
+A signed time is checked when the event arrives. One that was stored (`queue`, `spill`) may be delivered hours later, under the
+headers that it came with: an application that checks signatures itself must then leave the time out of it.
+
 `+ digest`: the ID stands in no signed byte, so the ledger goes by the body's digest, too, and a replay under another ID is a
 duplicate all the same. *digest* alone: the provider has no ID, and the same body is the same event.
 
