@@ -41,7 +41,7 @@ pub enum SignError {
     NotInHeader,
     #[error("the scheme has no signature in the body, or not at its top level")]
     NotInBody,
-    #[error("the body is not a JSON object without a signature, into which one could be put")]
+    #[error("the body is not a JSON object without a member of that name, in any case")]
     NotAnObject,
 }
 
@@ -100,7 +100,10 @@ impl Scheme {
         let members = body.trim_end().strip_suffix('}').ok_or(SignError::NotAnObject)?.trim_end();
         let comma = if members.ends_with('{') { "" } else { "," };
         let prefix = &self.kinds[signer.kind].prefix;
-        Ok(format!("{members}{comma}\"{name}\":\"{prefix}{tag}\"{}", &body[members.len()..]))
+        let signed = format!("{members}{comma}\"{name}\":\"{prefix}{tag}\"{}", &body[members.len()..]);
+        // A member whose name differs by case only would make the new one ambiguous.
+        member(&signed, &pointer).map_err(|_| SignError::NotAnObject)?;
+        Ok(signed)
     }
 
     fn tag_of(&self, signer: &Signer, body: &[u8], time: &str, id: Option<&str>) -> Result<String, SignError> {
