@@ -6,6 +6,7 @@
 
 mod content;
 mod digest;
+mod header;
 mod key;
 mod payload;
 mod presented;
@@ -22,10 +23,10 @@ use sha2::{Digest, Sha256};
 
 pub use content::{Content, ContentError};
 pub use digest::PayloadDigest;
+pub use header::Header;
 pub use key::{Key, KeyError, Signer};
 pub use scheme::{
-    Algorithm, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme, SignedTime, TimePlace,
-    TimeUnit,
+    Algorithm, Encoding, Fields, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit,
 };
 pub use sign::{SignError, Signed};
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::scheme::Header;
+use super::header::Header;
 
 /// The signed content: the body, once, with parts before and behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use jiff::Timestamp;
 
 use super::Failure;
 use super::content::Part;
+use super::header::Header;
 use super::key::Tag;
-use super::scheme::{Fields, Header, InBody, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit};
+use super::scheme::{Fields, InBody, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit};
 
 /// Signatures of one header that are looked at. A rotation needs two.
 const CANDIDATES_MAX: usize = 16;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::content::Content;
+use super::header::Header;
 use crate::json::Pointer;
 
 /// How a provider signs.
@@ -49,13 +50,6 @@ pub struct InBody {
     pub pointer: Pointer,
     /// The sender hashed compact JSON: what is left of the body is hashed without the white space between its tokens.
     pub compact: bool,
-}
-
-/// A header's name, for reading and as its provider writes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
-    pub name: HeaderName,
-    pub spelling: Box<str>,
 }
 
 /// One kind of signature.
@@ -164,15 +158,6 @@ pub enum TimeUnit {
     Milliseconds,
     /// RFC 3339, in UTC.
     Rfc3339,
-}
-
-impl Header {
-    /// # Panics
-    /// When `spelling` is no header's name; for names that are written here. `config` makes the others itself.
-    pub fn of(spelling: &'static str) -> Self {
-        let name = HeaderName::from_bytes(spelling.as_bytes()).expect("the name of a header");
-        Self { name, spelling: spelling.into() }
-    }
 }
 
 impl Scheme {
