@@ -100,10 +100,10 @@ impl Scheme {
         let members = body.trim_end().strip_suffix('}').ok_or(SignError::NotAnObject)?.trim_end();
         let comma = if members.ends_with('{') { "" } else { "," };
         let prefix = &self.kinds[signer.kind].prefix;
-        let signed = format!("{members}{comma}\"{name}\":\"{prefix}{tag}\"{}", &body[members.len()..]);
+        let whole = format!("{members}{comma}\"{name}\":\"{prefix}{tag}\"{}", &body[members.len()..]);
         // A member whose name differs by case only would make the new one ambiguous.
-        member(&signed, &pointer).map_err(|_| SignError::NotAnObject)?;
-        Ok(signed)
+        member(&whole, &pointer).map_err(|_| SignError::NotAnObject)?;
+        Ok(whole)
     }
 
     fn tag_of(&self, signer: &Signer, body: &[u8], time: &str, id: Option<&str>) -> Result<String, SignError> {

@@ -35,10 +35,10 @@ pub fn check(data: &[u8]) {
         verification.finish().ok()
     };
 
-    let names: Vec<_> = scheme.headers().map(|header| header.name.clone()).collect();
+    let headers: Vec<_> = scheme.headers().map(|header| header.name.clone()).collect();
     let values = lines.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok());
     let mut made_up = HeaderMap::new();
-    for (name, value) in names.iter().cycle().zip(values.clone()) {
+    for (name, value) in headers.iter().cycle().zip(values.clone()) {
         made_up.append(name, value);
     }
     assert!(verify(&made_up, body).is_none(), "{}: what nobody signed verifies", preset.name);
@@ -47,10 +47,10 @@ pub fn check(data: &[u8]) {
         let genuine = signed.to_headers();
         // A public key's bytes are no private key's: only for HMAC are both the same secret.
         let symmetric = scheme.kinds[0].algorithm != Algorithm::Ed25519;
-        let verified = verify(&genuine, body);
-        assert_eq!(verified.is_some(), symmetric, "{}", preset.name);
-        if let (Some(verified), Asks::Signed(question)) = (verified, preset.asks) {
-            let _ = question().answer(&verified, &verifier);
+        let outcome = verify(&genuine, body);
+        assert_eq!(outcome.is_some(), symmetric, "{}", preset.name);
+        if let (Some(body), Asks::Signed(question)) = (outcome, preset.asks) {
+            let _ = question().answer(&body, &verifier);
         }
         // One header of it replaced: it verifies only with the signature still in it.
         let (signature, tag) = signed.iter().last().expect("the signature");
