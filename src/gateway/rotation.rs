@@ -85,8 +85,10 @@ impl Rotation {
             }
             last_use.push((secret, seen.used_at));
         }
-        for (secret, used_at) in &last_use {
-            let another_used = last_use.iter().any(|(other, at)| {
+        for (place, (secret, used_at)) in last_use.iter().enumerate() {
+            // One that was never used may be yet to come into use, unless it stands behind one that is.
+            let others = if secret.verified > 0 { &last_use[..] } else { &last_use[..place] };
+            let another_used = others.iter().any(|(other, at)| {
                 other.name != secret.name && other.verified > 0 && now.duration_since(*at) < UNUSED_AFTER
             });
             let expired = secret.expires.is_some_and(|end| end <= now);
@@ -133,6 +135,15 @@ mod tests {
         assert_eq!(look(30, 12, 7), []);
         assert_eq!(look(53, 13, 7), []);
         assert_eq!(look(54, 14, 7), unused("old"));
+    }
+
+    #[test]
+    fn a_secret_that_is_yet_to_come_into_use_is_not_called_unused_and_one_behind_the_used_one_is() {
+        let (mut rotation, route) = (Rotation::default(), "billing".into());
+        let secrets = |used| [secret("next", 0), secret("current", used), secret("old", 0)];
+        assert_eq!(rotation.look(&route, &secrets(1), at(0)), []);
+        assert_eq!(rotation.look(&route, &secrets(2), at(24)), unused("old"));
+        assert_eq!(rotation.look(&route, &secrets(3), at(48)), []);
     }
 
     #[test]
