@@ -7,6 +7,7 @@ pub mod demo;
 pub mod events;
 pub mod init;
 pub mod schema;
+pub mod send;
 pub mod sign;
 pub mod status;
 
@@ -50,6 +51,7 @@ enum Command {
     /// Print the JSON Schema of the configuration.
     Schema,
     Sign(sign::Args),
+    Send(send::Args),
     Demo(demo::Args),
     #[command(subcommand)]
     Events(events::Command),
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Schema => schema::run(),
         Command::Sign(args) => sign::run(&args),
+        Command::Send(args) => send::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Status(args) => status::run(&args),

@@ -5,6 +5,7 @@
 mod catalogue;
 mod docs;
 pub mod orbvpn;
+mod sample;
 pub mod vpn_enterprise;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::signature::Scheme;
 
 pub use catalogue::{PRESETS, UNKNOWN_SENDER};
 pub use docs::reference;
+pub use sample::{Sample, sample};
 
 /// A provider that a route can name.
 pub struct Preset {

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use clap::builder::PossibleValuesParser;
+use jiff::{SignedDuration, Timestamp};
 
+use crate::providers::PRESETS;
 use crate::secret::Secret;
 
 /// Where a secret is. Never the secret itself: arguments are for everybody on the machine to see.
@@ -54,6 +57,17 @@ pub fn body(path: Option<&Path>) -> Result<Vec<u8>, String> {
         Some(path) => format!("cannot read the body from {}: {error}", path.display()),
         None => format!("cannot read the body from standard input: {error}"),
     })
+}
+
+/// The name of a provider that has a preset.
+pub fn provider() -> PossibleValuesParser {
+    PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name))
+}
+
+/// A time to wait, such as `30s` or `1m 30s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| "expected a duration such as `30s`".to_owned())
 }
 
 /// RFC 3339, or Unix seconds.
