@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error.
 
+pub mod catch;
 pub mod check;
 pub mod demo;
 pub mod events;
@@ -52,6 +53,7 @@ enum Command {
     Schema,
     Sign(sign::Args),
     Send(send::Args),
+    Catch(catch::Args),
     Demo(demo::Args),
     #[command(subcommand)]
     Events(events::Command),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Sign(args) => sign::run(&args),
         Command::Send(args) => send::run(&args),
+        Command::Catch(args) => catch::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Status(args) => status::run(&args),

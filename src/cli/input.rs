@@ -24,22 +24,28 @@ pub struct SecretArgs {
 }
 
 impl SecretArgs {
+    /// What the secret is called: the variable's name, or the file's.
+    pub fn place(&self) -> String {
+        let file = self.secret_file.as_ref().map(|path| path.display().to_string());
+        self.secret_env.clone().or(file).unwrap_or_default()
+    }
+
     /// # Errors
     /// When it can't be read, or is empty. Says nothing of what it holds.
     pub fn read(&self) -> Result<Secret, String> {
-        let (bytes, place) = match (&self.secret_env, &self.secret_file) {
+        let bytes = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 let value = std::env::var(name).map_err(|_| format!("{name} is not set, or is not UTF-8"))?;
-                (value.into_bytes(), name.clone())
+                value.into_bytes()
             }
             (None, Some(path)) => {
                 let content =
                     std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                (Secret::without_newline(&content).to_vec(), path.display().to_string())
+                Secret::without_newline(&content).to_vec()
             }
             (None, None) => return Err("give --secret-env or --secret-file".into()),
         };
-        Secret::new(bytes).map_err(|error| format!("{place}: {error}"))
+        Secret::new(bytes).map_err(|error| format!("{}: {error}", self.place()))
     }
 }
 

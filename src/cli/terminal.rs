@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::FAILED;
 
@@ -68,6 +69,16 @@ pub(super) fn json_line(document: &Value) -> String {
         }
     }
     line
+}
+
+/// Header fields as JSON: a value by its name, or several.
+pub(super) fn json_fields(headers: &HeaderMap) -> Map<String, Value> {
+    let text = |value: &HeaderValue| Value::from(String::from_utf8_lossy(value.as_bytes()));
+    let values = |name| -> Value {
+        let mut values: Vec<_> = headers.get_all(name).iter().map(text).collect();
+        if values.len() == 1 { values.remove(0) } else { values.into() }
+    };
+    headers.keys().map(|name| (name.to_string(), values(name))).collect()
 }
 
 /// Rows with their columns aligned; the first is the heading.

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
@@ -84,16 +84,9 @@ impl Answer {
 
     /// One object, with what was sent. The signature is shown to those who want all of it.
     pub(super) fn to_json(&self, request: &Outgoing, verbose: bool) -> String {
-        let mut sent = Map::new();
-        for (name, value) in &request.headers {
-            let hidden = !verbose && request.signature.as_ref() == Some(name);
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            let value = if hidden { Value::Null } else { value.into() };
-            match sent.get_mut(name.as_str()) {
-                None => drop(sent.insert(name.to_string(), value)),
-                Some(Value::Array(values)) => values.push(value),
-                Some(first) => *first = json!([first.take(), value]),
-            }
+        let mut sent = terminal::json_fields(&request.headers);
+        if let Some(signature) = request.signature.as_ref().filter(|_| !verbose) {
+            sent.insert(signature.to_string(), Value::Null);
         }
         terminal::json_line(&json!({
             "status": self.status.as_u16(),
