@@ -4,9 +4,11 @@
 
 pub mod catch;
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod events;
 pub mod init;
+pub mod man;
 pub mod schema;
 pub mod send;
 pub mod sign;
@@ -19,7 +21,7 @@ mod terminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::app;
 
@@ -58,6 +60,8 @@ enum Command {
     #[command(subcommand)]
     Events(events::Command),
     Status(status::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the program's command line.
@@ -73,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Status(args) => status::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     }
 }
 
