@@ -44,6 +44,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve a configuration until SIGTERM; SIGHUP reloads it.
+    #[command(after_help = "Examples:
+  hookgate run
+  hookgate run --config /etc/hookgate/hookgate.yaml")]
     Run {
         /// The configuration's file.
         #[arg(long, short, value_name = "FILE", default_value = "hookgate.yaml")]
@@ -52,6 +55,9 @@ enum Command {
     Check(check::Args),
     Init(init::Args),
     /// Print the JSON Schema of the configuration.
+    #[command(after_help = "Examples:
+  hookgate schema > hookgate.schema.json
+  hookgate schema | jq '.properties | keys'")]
     Schema,
     Sign(sign::Args),
     Send(send::Args),

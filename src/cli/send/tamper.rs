@@ -207,3 +207,34 @@ fn change_header(
     request.headers.insert(name.clone(), changed);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_byte_is_of_the_same_kind_so_that_hex_base64_and_json_stay_what_they_are() {
+        for byte in (b'0'..=b'9').chain(b'a'..=b'z').chain(b'A'..=b'Z') {
+            let changed = another(byte);
+            assert_ne!(changed, byte);
+            assert_eq!(changed.is_ascii_digit(), byte.is_ascii_digit());
+            assert_eq!(changed.is_ascii_lowercase(), byte.is_ascii_lowercase());
+            assert!(!byte.is_ascii_hexdigit() || changed.is_ascii_hexdigit());
+        }
+    }
+
+    #[test]
+    fn the_last_letter_or_digit_before_the_end_changes() {
+        assert_eq!(change_last("evt_1=", 6).as_deref(), Some("evt_0="));
+        assert_eq!(change_last("evt_1=", 4).as_deref(), Some("eva_1="));
+        assert_eq!(change_last("==", 2), None);
+    }
+
+    #[test]
+    fn json_is_written_otherwise_or_not_at_all() {
+        assert_eq!(reserialised(b"{\"a\":1}").as_deref(), Ok(&b"{\n  \"a\": 1\n}"[..]));
+        assert_eq!(reserialised(b"{\n  \"a\": 1\n}").as_deref(), Ok(&b"{\"a\":1}"[..]));
+        assert!(reserialised(b"1").is_err());
+        assert!(reserialised(b"a=1").is_err());
+    }
+}
