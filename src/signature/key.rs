@@ -105,6 +105,12 @@ impl Scheme {
         let kind = self.kind_of(secret);
         let form = &self.kinds[kind];
         let KeyForm { prefix, private_prefix, .. } = &form.key;
+        let is_public = form.algorithm == Algorithm::Ed25519
+            && !prefix.is_empty()
+            && secret.expose().starts_with(prefix.as_bytes());
+        if is_public {
+            return Err(KeyError::NotPrivateKey);
+        }
         let bytes = form.decode(secret, if form.algorithm == Algorithm::Ed25519 { private_prefix } else { prefix })?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => SigningMaterial::Hmac(Box::new(mac)),
