@@ -82,7 +82,7 @@ fn send(args: &Args) -> Result<ExitCode, Failure> {
     if args.verbose && !args.json {
         tell_head(args, &request);
     }
-    let client = Client::new(args.timeout);
+    let client = Client::to(&args.target, args.timeout);
     let mut as_it_should = true;
     for _ in 0..args.times {
         let answer = client.post(&args.target, &request).map_err(|reason| {

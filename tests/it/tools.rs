@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use hookgate::providers::PRESETS;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
@@ -63,9 +65,8 @@ fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
     command.stdin(Stdio::null()).env("TOOLS_SECRET", TOOLS_SECRET).env("NOT_THE_SECRET", "whsec_bm90IHRoZSBzZWNyZXQ=");
     command.env("DISCORD_SEED", hex::encode(SEED)).env("DISCORD_PUBLIC_KEY", public_key());
-    for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
-        command.env_remove(proxy).env_remove(proxy.to_uppercase());
-    }
+    // No proxy is asked for what is on this machine.
+    command.env("ALL_PROXY", "http://127.0.0.1:1");
     command
 }
 
@@ -120,7 +121,10 @@ impl Catch {
     async fn start(arguments: &[&str]) -> Self {
         let mut command = command();
         command.args(["catch", "--listen", "127.0.0.1:0"]).args(arguments);
-        let process = Process::spawn(&mut command);
+        Self::of(Process::spawn(&mut command)).await
+    }
+
+    async fn of(process: Process) -> Self {
         let line = process.says("listening on http://").await;
         let (_, address) = line.split_once("http://").expect("just seen");
         let address = address.parse().expect("an address");
@@ -342,6 +346,32 @@ async fn every_provider_s_event_is_verified_by_the_receiver_too() {
         assert_eq!(told["verified"], true, "{}: {told}", preset.name);
         assert_eq!(told["event_type"], preset.example_type, "{}: {told}", preset.name);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_key_signs_and_its_public_key_verifies() {
+    let [private, public] = [SEED.to_vec(), hex::decode(public_key()).expect("hex")].map(|key| BASE64.encode(key));
+    let (private, public) = (format!("whsk_{private}"), format!("whpk_{public}"));
+    let catch = {
+        let mut command = command();
+        command.args(["catch", "--listen", "127.0.0.1:0", "--provider", "standard-webhooks", "--secret-env", "KEY"]);
+        command.args(["--count", "2", "--json"]).env("KEY", &public);
+        Catch::of(Process::spawn(&mut command)).await
+    };
+    let send = |key: &str, more: &[&str]| {
+        let mut command = command();
+        command.args(["send", &catch.url(), "--provider", "standard-webhooks", "--secret-env", "KEY"]);
+        command.args(more).env("KEY", key);
+        finish(command)
+    };
+    send(&private, &[]).await.assert(0);
+    send(&private, &["--tamper", "body"]).await.assert(1);
+    let run = send(&public, &[]).await;
+    run.assert(1);
+    assert!(run.stderr.contains("private key"), "{}", run.stderr);
+    let told = documents(&catch.ended().await);
+    let reasons: Vec<_> = told.iter().map(|told| told["verification"]["reason"].clone()).collect();
+    assert_eq!(reasons, [Value::Null, json!("mismatch")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

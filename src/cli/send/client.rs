@@ -1,12 +1,13 @@
 //! The HTTP client, and what is shown of an answer.
 
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
-use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Proxy};
 
 use super::outgoing::Outgoing;
 use crate::cli::terminal;
@@ -28,8 +29,11 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(timeout: Duration) -> Self {
+    /// For requests to this URL.
+    pub(super) fn to(url: &str, timeout: Duration) -> Self {
+        let proxy = if is_this_machine(url) { None } else { Proxy::try_from_env() };
         let config = Agent::config_builder()
+            .proxy(proxy)
             .max_redirects(0)
             .http_status_as_error(false)
             // Each request stands for one of a provider's, which comes over a connection of its own.
@@ -61,6 +65,13 @@ impl Client {
         let (head, _) = response.into_parts();
         Ok(Answer { status: head.status, headers: head.headers, body, after })
     }
+}
+
+/// What no proxy can reach.
+fn is_this_machine(url: &str) -> bool {
+    let uri = url.parse::<Uri>().ok();
+    let host = uri.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl Answer {
@@ -121,6 +132,18 @@ mod tests {
         let headers = headers.map(|(name, value)| (name.try_into().unwrap(), value.try_into().unwrap()));
         let after = Duration::from_micros(12_345);
         Answer { status: StatusCode::CONFLICT, headers: headers.into_iter().collect(), body: body.to_vec(), after }
+    }
+
+    #[test]
+    fn no_proxy_is_asked_for_this_machine() {
+        for url in ["http://localhost:80/a", "http://127.0.0.1/", "https://[::1]:8443/x"] {
+            assert!(is_this_machine(url), "{url}");
+        }
+        for url in
+            ["http://localhost.example/", "http://192.0.2.1:80/", "https://[2001:db8::1]/", "http://127.0.0.1.nip/"]
+        {
+            assert!(!is_this_machine(url), "{url}");
+        }
     }
 
     #[test]
