@@ -37,3 +37,4 @@ bench:
 install:
 	@scripts/install build
 	cargo install --locked --path .
+	@echo "manual pages: hookgate man --dir ~/.local/share/man/man1; completions: hookgate completions --help"

@@ -2,11 +2,15 @@
 //!
 //! Data goes to standard output, everything else to standard error.
 
+pub mod catch;
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod events;
 pub mod init;
+pub mod man;
 pub mod schema;
+pub mod send;
 pub mod sign;
 pub mod status;
 
@@ -17,7 +21,7 @@ mod terminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::app;
 
@@ -40,6 +44,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve a configuration until SIGTERM; SIGHUP reloads it.
+    #[command(after_help = "Examples:
+  hookgate run
+  hookgate run --config /etc/hookgate/hookgate.yaml")]
     Run {
         /// The configuration's file.
         #[arg(long, short, value_name = "FILE", default_value = "hookgate.yaml")]
@@ -48,12 +55,19 @@ enum Command {
     Check(check::Args),
     Init(init::Args),
     /// Print the JSON Schema of the configuration.
+    #[command(after_help = "Examples:
+  hookgate schema > hookgate.schema.json
+  hookgate schema | jq '.properties | keys'")]
     Schema,
     Sign(sign::Args),
+    Send(send::Args),
+    Catch(catch::Args),
     Demo(demo::Args),
     #[command(subcommand)]
     Events(events::Command),
     Status(status::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the program's command line.
@@ -64,9 +78,13 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Schema => schema::run(),
         Command::Sign(args) => sign::run(&args),
+        Command::Send(args) => send::run(&args),
+        Command::Catch(args) => catch::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Status(args) => status::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     }
 }
 

@@ -104,7 +104,7 @@ pub enum EnvelopeError {
     TypeAmbiguous,
     #[error(
         "the event's type is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
-         (in a header: visible ASCII without commas)"
+         (in a header: visible ASCII and spaces, without commas)"
     )]
     TypeMalformed,
     #[error("the event has no timestamp where the route expects it; send one, or set the route's `event.timestamp`")]
@@ -144,7 +144,7 @@ impl EnvelopeSpec {
         Ok(Event {
             id: match &self.id {
                 IdSource::Pointer(_) => event_id(id)?,
-                IdSource::Header(name) => event_id(find_in_headers(headers, name))?,
+                IdSource::Header(name) => event_id(find_id_in_headers(headers, name))?,
                 IdSource::BodyDigest => EventId::BodyDigest,
             },
             kind: event_kind(self.kind.or_in_headers(kind, headers))?,
@@ -259,7 +259,7 @@ fn find_in_body<'a>(body: &'a [u8], pointers: [Option<&Pointer>; PARTS]) -> Resu
 }
 
 /// A header counts if it stands there once, as visible ASCII without a comma: nothing a proxy or a receiver would
-/// trim, split or join.
+/// trim, split or join. What is no ID may have spaces between its words: GitLab's types do.
 fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Found::Nothing };
@@ -267,8 +267,20 @@ fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
         return Found::Ambiguous;
     }
     match value.to_str() {
-        Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') => Found::Text(Text::plain(text)),
+        Ok(text) if is_words(text) => Found::Text(Text::plain(text)),
         _ => Found::Other,
+    }
+}
+
+fn is_words(text: &str) -> bool {
+    text.trim_ascii().len() == text.len() && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b',')
+}
+
+/// The same for an ID, which is one word.
+fn find_id_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
+    match find_in_headers(headers, name) {
+        Found::Text(text) if text.unescaped().is_none_or(|text| text.contains(' ')) => Found::Other,
+        found => found,
     }
 }
 

@@ -6,6 +6,7 @@ mod catalogue;
 #[cfg(test)]
 mod docs;
 pub mod orbvpn;
+mod sample;
 pub mod vpn_enterprise;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::route::OnDuplicate;
 use crate::signature::Scheme;
 
 pub use catalogue::{PRESETS, UNKNOWN_SENDER};
+pub use sample::{Sample, sample};
 
 /// A provider that a route can name.
 pub struct Preset {

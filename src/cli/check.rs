@@ -14,6 +14,9 @@ pub const BAD_CONFIGURATION: u8 = 78;
 /// Prints every problem with its place in the file. Exit status: 0 when the file can be used, with or without warnings;
 /// 78 when it can't.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookgate check --config /etc/hookgate/hookgate.yaml
+  hookgate check --json | jq -r .message")]
 pub struct Args {
     /// The file to check
     #[arg(long, value_name = "FILE", default_value = "hookgate.yaml")]

@@ -25,9 +25,13 @@ use receiver::{Receiver, Seen};
 use sender::{Answer, Sender};
 use table::Table;
 
-/// Start a receiver and the gateway, send every known event type and four that must not pass, and show what became of
-/// each. Needs no configuration and no service.
+/// Show what becomes of events: a receiver, the gateway and a sender in one process
+///
+/// Sends every known event type, and four events that must not pass. Needs no configuration and no service.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookgate demo
+  hookgate demo --json | jq -r '[.event_type, .outcome] | @tsv'")]
 pub struct Args {
     /// Print one JSON object a line instead of a table.
     #[arg(long)]

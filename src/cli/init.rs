@@ -13,6 +13,9 @@ use crate::providers::{self, Asks, PRESETS};
 ///
 /// A file that exists is left alone.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookgate init
+  hookgate init --provider stripe --output stripe.yaml")]
 pub struct Args {
     /// Who sends the webhooks
     #[arg(long, value_name = "NAME", default_value = "vpn-enterprise")]

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use clap::builder::PossibleValuesParser;
+use jiff::{SignedDuration, Timestamp};
 
+use crate::providers::PRESETS;
 use crate::secret::Secret;
 
 /// Where a secret is. Never the secret itself: arguments are for everybody on the machine to see.
@@ -21,22 +24,28 @@ pub struct SecretArgs {
 }
 
 impl SecretArgs {
+    /// What the secret is called: the variable's name, or the file's.
+    pub fn place(&self) -> String {
+        let file = self.secret_file.as_ref().map(|path| path.display().to_string());
+        self.secret_env.clone().or(file).unwrap_or_default()
+    }
+
     /// # Errors
     /// When it can't be read, or is empty. Says nothing of what it holds.
     pub fn read(&self) -> Result<Secret, String> {
-        let (bytes, place) = match (&self.secret_env, &self.secret_file) {
+        let bytes = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 let value = std::env::var(name).map_err(|_| format!("{name} is not set, or is not UTF-8"))?;
-                (value.into_bytes(), name.clone())
+                value.into_bytes()
             }
             (None, Some(path)) => {
                 let content =
                     std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                (Secret::without_newline(&content).to_vec(), path.display().to_string())
+                Secret::without_newline(&content).to_vec()
             }
             (None, None) => return Err("give --secret-env or --secret-file".into()),
         };
-        Secret::new(bytes).map_err(|error| format!("{place}: {error}"))
+        Secret::new(bytes).map_err(|error| format!("{}: {error}", self.place()))
     }
 }
 
@@ -54,6 +63,17 @@ pub fn body(path: Option<&Path>) -> Result<Vec<u8>, String> {
         Some(path) => format!("cannot read the body from {}: {error}", path.display()),
         None => format!("cannot read the body from standard input: {error}"),
     })
+}
+
+/// The name of a provider that has a preset.
+pub fn provider() -> PossibleValuesParser {
+    PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name))
+}
+
+/// A time to wait, such as `30s` or `1m 30s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| "expected a duration such as `30s`".to_owned())
 }
 
 /// RFC 3339, or Unix seconds.

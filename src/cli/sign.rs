@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 
 use super::input::{self, SecretArgs};
 use super::terminal;
-use crate::providers::{self, PRESETS};
+use crate::providers;
 use crate::signature::{SignError, Signed};
 
 /// Sign a body as a provider would, and print the headers to send, `Name: value` a line.
@@ -20,7 +19,7 @@ use crate::signature::{SignError, Signed};
     --data-binary @event.json http://127.0.0.1:8080/webhooks/vpn-enterprise")]
 pub struct Args {
     /// Whose scheme signs.
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name)))]
+    #[arg(long, value_name = "NAME", value_parser = input::provider())]
     provider: String,
     #[command(flatten)]
     secret: SecretArgs,

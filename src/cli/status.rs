@@ -12,6 +12,9 @@ use crate::admin::shape::{self, LongStats, Webhook};
 ///
 /// Exit status: 0 when it is ready, 1 when it is not or takes no new events, 69 when it can't be reached, 77 when it wants another token.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookgate status
+  hookgate status --admin http://127.0.0.1:9180 --json | jq .ready")]
 pub struct Args {
     #[command(flatten)]
     gateway: Gateway,

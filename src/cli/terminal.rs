@@ -1,10 +1,13 @@
 //! What is printed: lines, columns, and nothing that a terminal would take for a command.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 
 use super::FAILED;
 
@@ -54,6 +57,30 @@ pub(super) fn visible(text: &str, lines: bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// A JSON document on one line, without a character that a terminal would obey. They stand in strings only, where an
+/// escape means the same.
+pub(super) fn json_line(document: &Value) -> String {
+    let mut line = String::new();
+    for c in document.to_string().chars() {
+        if c.is_control() {
+            let _ = write!(line, "\\u{:04x}", u32::from(c));
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// Header fields as JSON: a value by its name, or several.
+pub(super) fn json_fields(headers: &HeaderMap) -> Map<String, Value> {
+    let text = |value: &HeaderValue| Value::from(String::from_utf8_lossy(value.as_bytes()));
+    let values = |name| -> Value {
+        let mut values: Vec<_> = headers.get_all(name).iter().map(text).collect();
+        if values.len() == 1 { values.remove(0) } else { values.into() }
+    };
+    headers.keys().map(|name| (name.to_string(), values(name))).collect()
+}
+
 /// Rows with their columns aligned; the first is the heading.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let rows: Vec<[Cow<'_, str>; N]> = rows.iter().map(|row| row.each_ref().map(|cell| visible(cell, false))).collect();
@@ -84,6 +111,14 @@ mod tests {
         assert_eq!(visible("evt_1", false), "evt_1");
         assert_eq!(visible("a\u{1b}[2Jb\nc\u{9b}1m", false), "a\\u{1b}[2Jb\\nc\\u{9b}1m");
         assert_eq!(visible("{\n\t\"a\": 1}\r", true), "{\n\t\"a\": 1}\\r");
+    }
+
+    #[test]
+    fn json_keeps_its_meaning_without_control_characters() {
+        let document = Value::from("a\u{1b}\u{7f}\u{9b}\u{e9}");
+        let line = json_line(&document);
+        assert_eq!(line, "\"a\\u001b\\u007f\\u009b\u{e9}\"");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), document);
     }
 
     #[test]

@@ -341,6 +341,22 @@ fn a_header_counts_once_and_in_visible_ascii() {
 }
 
 #[test]
+fn a_type_in_a_header_may_be_words() {
+    let name = HeaderName::from_static("x-gitlab-event");
+    let spec = EnvelopeSpec { id: IdSource::BodyDigest, kind: Source::Header(name.clone()), timestamp: None };
+    let parse = |value: &'static str| {
+        let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(value))]);
+        spec.parse(b"", &headers).map(|event| event.kind)
+    };
+    for kind in ["push", "Push Hook", "application/x-www-form-urlencoded; charset=utf-8"] {
+        assert_eq!(parse(kind).as_deref(), Ok(kind));
+    }
+    for value in ["", " ", "Push Hook ", " Push Hook", "Push,Hook", "Push\tHook"] {
+        assert_eq!(parse(value), Err(EnvelopeError::TypeMalformed), "{value:?}");
+    }
+}
+
+#[test]
 fn a_backslash_in_a_header_is_no_escape() {
     let name = HeaderName::from_static("x-id");
     let spec = EnvelopeSpec { id: IdSource::Header(name.clone()), ..spec() };

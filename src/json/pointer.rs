@@ -51,6 +51,11 @@ impl Pointer {
         &self.0
     }
 
+    /// The keys on the way, from the outermost.
+    pub fn steps(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|token| &*token.key)
+    }
+
     /// The name of the member that it points at, if that is not an element of an array; `None` for the whole document.
     pub fn name(&self) -> Option<&str> {
         self.0.last().map(|token| &*token.key)

@@ -13,7 +13,7 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use zeroize::Zeroizing;
 
-use super::scheme::{Algorithm, Encoding, KeyEncoding, Kind, Scheme};
+use super::scheme::{Algorithm, Encoding, KeyEncoding, KeyForm, Kind, Scheme};
 use crate::secret::Secret;
 
 /// Bytes of an Ed25519 public key, and of the seed that is the private one (RFC 8032 §5.1.5).
@@ -104,8 +104,14 @@ impl Scheme {
     pub fn signer(&self, secret: &Secret) -> Result<Signer, KeyError> {
         let kind = self.kind_of(secret);
         let form = &self.kinds[kind];
-        let of_sender = form.algorithm == Algorithm::Ed25519;
-        let bytes = form.decode(secret, if of_sender { &form.key.private_prefix } else { &form.key.prefix })?;
+        let KeyForm { prefix, private_prefix, .. } = &form.key;
+        let is_public = form.algorithm == Algorithm::Ed25519
+            && !prefix.is_empty()
+            && secret.expose().starts_with(prefix.as_bytes());
+        if is_public {
+            return Err(KeyError::NotPrivateKey);
+        }
+        let bytes = form.decode(secret, if form.algorithm == Algorithm::Ed25519 { private_prefix } else { prefix })?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => SigningMaterial::Hmac(Box::new(mac)),
             None => {

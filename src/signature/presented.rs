@@ -178,7 +178,7 @@ impl TimeUnit {
     }
 
     /// `time` as a sender writes it.
-    pub(super) fn write(self, time: Timestamp) -> String {
+    pub fn write(self, time: Timestamp) -> String {
         match self {
             Self::Seconds => time.as_second().to_string(),
             Self::Milliseconds => time.as_millisecond().to_string(),

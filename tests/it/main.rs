@@ -34,4 +34,5 @@ mod shadow; // what does not verify may pass where an operator says so, marked
 mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0
+mod tools; // the sender, the receiver, and what is made from --help
 mod verify; // nothing unverified moves, nothing unverified is remembered

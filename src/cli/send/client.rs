@@ -1,0 +1,180 @@
+//! The HTTP client, and what is shown of an answer.
+
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode, Uri};
+use serde_json::{Value, json};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Proxy};
+
+use super::outgoing::Outgoing;
+use crate::cli::terminal;
+
+/// Bytes of an answer that are read.
+const ANSWER_MAX: usize = 64 << 10;
+
+/// Bytes of an answer that are shown to people.
+const SHOWN_MAX: usize = 1 << 10;
+
+pub(super) struct Client(Agent);
+
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    headers: HeaderMap,
+    /// The first [`ANSWER_MAX`] bytes, and one more if there are more.
+    body: Vec<u8>,
+    after: Duration,
+}
+
+impl Client {
+    /// For requests to this URL.
+    pub(super) fn to(url: &str, timeout: Duration) -> Self {
+        let proxy = if is_this_machine(url) { None } else { Proxy::try_from_env() };
+        let config = Agent::config_builder()
+            .proxy(proxy)
+            .max_redirects(0)
+            .http_status_as_error(false)
+            // Each request stands for one of a provider's, which comes over a connection of its own.
+            .max_idle_connections(0)
+            .timeout_global(Some(timeout))
+            .user_agent(concat!("hookgate/", env!("CARGO_PKG_VERSION")))
+            .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+            .build();
+        Self(config.into())
+    }
+
+    /// # Errors
+    /// Why there is no answer.
+    pub(super) fn post(&self, url: &str, request: &Outgoing) -> Result<Answer, String> {
+        let reason = |error: ureq::Error| match error {
+            ureq::Error::Io(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        let mut post = self.0.post(url);
+        for (name, value) in &request.headers {
+            post = post.header(name, value);
+        }
+        let started = Instant::now();
+        let mut response = post.send(&request.body[..]).map_err(reason)?;
+        let mut body = Vec::new();
+        let mut read = response.body_mut().as_reader().take(ANSWER_MAX as u64 + 1);
+        read.read_to_end(&mut body).map_err(|error| format!("the answer broke off: {error}"))?;
+        let after = started.elapsed();
+        let (head, _) = response.into_parts();
+        Ok(Answer { status: head.status, headers: head.headers, body, after })
+    }
+}
+
+/// What no proxy can reach.
+fn is_this_machine(url: &str) -> bool {
+    let uri = url.parse::<Uri>().ok();
+    let host = uri.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl Answer {
+    /// A line, and the body below it if that is a short text.
+    pub(super) fn to_text(&self) -> String {
+        let after = format!("in {:.1} ms", self.milliseconds());
+        let [outcome, id] = ["hookgate-outcome", "hookgate-event-id"].map(|name| self.header(name).unwrap_or_default());
+        let answered = format!("{} {outcome}", self.status.as_u16());
+        let event = if id.is_empty() { String::new() } else { format!("event {id}") };
+        let told = [answered.trim_end(), &after, &event].join("  ");
+        let mut lines = vec![terminal::visible(told.trim_end(), false).into_owned()];
+        match self.text().filter(|text| text.len() <= SHOWN_MAX) {
+            Some(body) => {
+                lines.extend(terminal::visible(body.trim_end(), true).lines().map(|line| format!("  {line}")));
+            }
+            None if self.body.len() > ANSWER_MAX => lines.push(format!("  (more than {ANSWER_MAX} bytes)")),
+            None => lines.push(format!("  ({} bytes)", self.body.len())),
+        }
+        lines.join("\n")
+    }
+
+    /// One object, with what was sent. The signature is shown to those who want all of it.
+    pub(super) fn to_json(&self, request: &Outgoing, verbose: bool) -> String {
+        let mut sent = terminal::json_fields(&request.headers);
+        if let Some(signature) = request.signature.as_ref().filter(|_| !verbose) {
+            sent.insert(signature.to_string(), Value::Null);
+        }
+        terminal::json_line(&json!({
+            "status": self.status.as_u16(),
+            "outcome": self.header("hookgate-outcome"),
+            "event_id": self.header("hookgate-event-id"),
+            "duration_ms": (self.milliseconds() * 1e3).round() / 1e3,
+            "body": self.text(),
+            "sent": { "headers": sent, "bytes": request.body.len() },
+        }))
+    }
+
+    fn milliseconds(&self) -> f64 {
+        self.after.as_secs_f64() * 1e3
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body, if all of it was read and it is text.
+    fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.body).ok().filter(|text| text.len() <= ANSWER_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: &[u8]) -> Answer {
+        let headers = [("hookgate-outcome", "duplicate"), ("hookgate-event-id", "evt_1")];
+        let headers = headers.map(|(name, value)| (name.try_into().unwrap(), value.try_into().unwrap()));
+        let after = Duration::from_micros(12_345);
+        Answer { status: StatusCode::CONFLICT, headers: headers.into_iter().collect(), body: body.to_vec(), after }
+    }
+
+    #[test]
+    fn no_proxy_is_asked_for_this_machine() {
+        for url in ["http://localhost:80/a", "http://127.0.0.1/", "https://[::1]:8443/x"] {
+            assert!(is_this_machine(url), "{url}");
+        }
+        for url in
+            ["http://localhost.example/", "http://192.0.2.1:80/", "https://[2001:db8::1]/", "http://127.0.0.1.nip/"]
+        {
+            assert!(!is_this_machine(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_line_and_its_body_when_that_is_a_short_text() {
+        let line = "409 duplicate  in 12.3 ms  event evt_1";
+        assert_eq!(answer(b"").to_text(), line);
+        assert_eq!(answer(b"a\nb\x1b[2J\n").to_text(), format!("{line}\n  a\n  b\\u{{1b}}[2J"));
+        assert_eq!(answer(b"\xff\xfe").to_text(), format!("{line}\n  (2 bytes)"));
+        assert_eq!(answer(&[b'a'; 2000]).to_text(), format!("{line}\n  (2000 bytes)"));
+        assert_eq!(answer(&vec![b'a'; ANSWER_MAX + 1]).to_text(), format!("{line}\n  (more than 65536 bytes)"));
+    }
+
+    #[test]
+    fn the_signature_is_shown_only_to_those_who_ask() {
+        let header =
+            |name: &'static str, value| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
+        let headers = [header("x-signature", "5257"), header("x-other", "a"), header("x-other", "b")];
+        let request = Outgoing {
+            headers: headers.into_iter().collect(),
+            body: b"{}".to_vec(),
+            unsigned: b"{}".to_vec(),
+            signature: Some("x-signature".try_into().unwrap()),
+        };
+        let told = |verbose| -> Value { serde_json::from_str(&answer(b"no").to_json(&request, verbose)).unwrap() };
+        assert_eq!(
+            told(false),
+            json!({
+                "status": 409, "outcome": "duplicate", "event_id": "evt_1", "duration_ms": 12.345, "body": "no",
+                "sent": { "headers": { "x-signature": null, "x-other": ["a", "b"] }, "bytes": 2 },
+            })
+        );
+        assert_eq!(told(true)["sent"]["headers"]["x-signature"], "5257");
+    }
+}

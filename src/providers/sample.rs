@@ -1,0 +1,117 @@
+//! Made-up events: all that a provider's events are read for, where it stands, and little more.
+
+use http::HeaderName;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Preset;
+use crate::event::{EnvelopeSpec, IdSource, Source};
+use crate::json::Pointer;
+
+/// A made-up event, not signed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// But for those that signing adds.
+    pub headers: Vec<(HeaderName, String)>,
+    pub body: Vec<u8>,
+}
+
+/// An event of this type, ID and time, as the envelope of `preset` reads it. Two with the same arguments are the same
+/// bytes; another ID makes another body, also for providers without IDs.
+pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
+    let EnvelopeSpec { id: id_source, kind: kind_source, timestamp } = (preset.habits.envelope)();
+    let at = format!("{at:.3}");
+    let mut headers = Vec::new();
+    let mut body = json!({});
+    match id_source {
+        IdSource::Pointer(pointer) => put(&mut body, &pointer, id),
+        IdSource::Header(name) if (preset.scheme)().signs(&name) => {}
+        IdSource::Header(name) => headers.push((name, id.to_owned())),
+        IdSource::BodyDigest => {}
+    }
+    let time = timestamp.map(|time| (time.source, at.as_str()));
+    for (source, text) in [Some((kind_source, kind)), time].into_iter().flatten() {
+        match source {
+            Source::Pointer(pointer) => put(&mut body, &pointer, text),
+            Source::Header(name) => headers.push((name, text.to_owned())),
+        }
+    }
+    body["data"] = json!({ "made_up_by": "hookgate", "reference": id, "made_at": at });
+    Sample { headers, body: body.to_string().into_bytes() }
+}
+
+/// Every preset's pointers lead through objects.
+fn put(body: &mut Value, pointer: &Pointer, text: &str) {
+    let place = pointer.steps().fold(body, |place, step| &mut place[step]);
+    *place = text.into();
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+
+    use super::*;
+    use crate::event::{Event, EventId};
+    use crate::providers::{Asks, PRESETS};
+    use crate::secret::Secret;
+    use crate::signature::{Algorithm, NamedSecret, Verifier};
+
+    /// The sender's secret, and the receiver's.
+    fn secrets(preset: &Preset) -> [Secret; 2] {
+        if (preset.scheme)().kinds[0].algorithm == Algorithm::Ed25519 {
+            let public = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap().public_key().as_ref().to_vec();
+            return [hex::encode([7; 32]), hex::encode(public)].map(|key| Secret::new(key).unwrap());
+        }
+        ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"; 2].map(|key| Secret::new(key).unwrap())
+    }
+
+    /// What is read of a signed sample by whoever receives it.
+    fn received(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Event {
+        let mut scheme = (preset.scheme)();
+        scheme.signed = scheme.signed.at("https://hooks.test/square");
+        let [sender, receiver] = secrets(preset);
+        let Sample { headers: beside, body } = sample(preset, kind, id, at);
+        let mut headers = scheme.sign(&sender, &body, at, Some(id)).unwrap().to_headers();
+        for (name, value) in beside {
+            assert!(!headers.contains_key(&name), "{}: {name} is written once", preset.name);
+            headers.insert(name, value.try_into().unwrap());
+        }
+        let key = NamedSecret { name: "test".into(), secret: receiver, expires: None }.for_scheme(&scheme).unwrap();
+        let verifier = Verifier::new(scheme, vec![key], false);
+        let mut verification = verifier.begin(&headers, at);
+        verification.update(body.into());
+        let genuine = verification.finish().unwrap_or_else(|failure| panic!("{}: {failure:?}", preset.name));
+        (preset.habits.envelope)().parse(genuine.body(), &headers).unwrap()
+    }
+
+    #[test]
+    fn every_provider_s_sample_verifies_and_reads_back_as_what_it_was_made_of() {
+        let at: Timestamp = "2026-01-15T10:30:00Z".parse().unwrap();
+        for preset in PRESETS {
+            for kind in [preset.example_type, "another.type"] {
+                let event = received(preset, kind, "evt_1", at);
+                let id = match (preset.habits.envelope)().id {
+                    IdSource::BodyDigest => EventId::BodyDigest,
+                    IdSource::Pointer(_) | IdSource::Header(_) => EventId::Text("evt_1".into()),
+                };
+                assert_eq!((event.id, &*event.kind), (id, kind), "{}", preset.name);
+                assert_eq!(event.timestamp.unwrap_or(at), at, "{}", preset.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_is_no_handshake_and_another_id_is_another_event() {
+        let at = Timestamp::UNIX_EPOCH;
+        for preset in PRESETS {
+            let [one, same, other] = ["a", "a", "b"].map(|id| sample(preset, preset.example_type, id, at));
+            assert_eq!(one, same);
+            assert_ne!(one.body, other.body, "{}", preset.name);
+            if let Asks::Signed(question) = preset.asks {
+                let body: Value = serde_json::from_slice(&one.body).unwrap();
+                let said = body.pointer(&question().pointer.to_string());
+                assert_ne!(said, Some(&question().word.into()), "{}", preset.name);
+            }
+        }
+    }
+}
