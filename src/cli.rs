@@ -9,6 +9,7 @@ pub mod init;
 pub mod schema;
 pub mod sign;
 pub mod status;
+pub mod verify;
 
 mod admin;
 mod input;
@@ -50,6 +51,7 @@ enum Command {
     /// Print the JSON Schema of the configuration.
     Schema,
     Sign(sign::Args),
+    Verify(verify::Args),
     Demo(demo::Args),
     #[command(subcommand)]
     Events(events::Command),
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Schema => schema::run(),
         Command::Sign(args) => sign::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Status(args) => status::run(&args),
