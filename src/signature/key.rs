@@ -110,7 +110,12 @@ impl Scheme {
     pub fn signer(&self, secret: &Secret) -> Result<Signer, KeyError> {
         let kind = self.kind_of(secret);
         let form = &self.kinds[kind];
-        let bytes = form.decode(secret, &form.key.private_prefix)?;
+        let prefix = match form.algorithm {
+            Algorithm::Ed25519 => &form.key.private_prefix,
+            // One secret for both.
+            Algorithm::HmacSha1 | Algorithm::HmacSha256 | Algorithm::HmacSha512 => &form.key.prefix,
+        };
+        let bytes = form.decode(secret, prefix)?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => SigningMaterial::Hmac(Box::new(mac)),
             None => {

@@ -207,3 +207,11 @@ fn digests_contradict_only_for_other_bodies_under_the_same_key() {
     assert!(!digest(b"a", b"one").contradicts(digest(b"b", b"one")));
     assert!(!digest(b"a", b"one").contradicts(digest(b"b", b"two")));
 }
+
+#[test]
+fn a_secret_with_its_prefix_signs_what_it_verifies() {
+    let scheme = presets::standard_webhooks();
+    let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZg==";
+    let signed = scheme.sign(&Secret::new(secret).unwrap(), b"{}", Timestamp::UNIX_EPOCH, Some("msg_1")).unwrap();
+    assert!(verify(&verifier_of(scheme, secret.as_bytes()), &signed.to_headers(), b"{}").is_ok());
+}
