@@ -228,15 +228,14 @@ fn diagnosis_in_words(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
     if diagnosis.explanations.is_empty() {
         let stopped = if diagnosis.cut_short { ", where the search was cut short" } else { "" };
         lines.push(format!("nothing that was tried matches ({} signatures computed{stopped})", diagnosis.tried));
-        lines.push(
-            "left: the secret is another one, or the body was changed in a way that was not tried".into(),
-        );
+        lines.push("left: the secret is another one, or the body was changed in a way that was not tried".into());
         lines.push(
             "what to do: Copy the secret anew from the sender's settings into a file, and try it with --secret-file."
                 .into(),
         );
         lines.push(
-            "what to do: Capture the request's raw bytes in front of every proxy and framework, and verify those.".into(),
+            "what to do: Capture the request's raw bytes in front of every proxy and framework, and verify those."
+                .into(),
         );
     }
 }

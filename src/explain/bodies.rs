@@ -40,6 +40,11 @@ impl Row {
         other.filter(|other| other != body)
     }
 
+    /// In bytes hashed. Parsing takes longer.
+    pub(super) fn cost(&self, length: usize) -> usize {
+        if let Transform::Json(_) = self.of { length * 4 } else { length }
+    }
+
     pub(super) fn change(&self) -> Change {
         Change::new(What::Body, self.how, self.advice)
     }
@@ -48,7 +53,8 @@ impl Row {
 const RE_SERIALISED: &str = "Something on the way parsed the JSON and wrote it anew: verify, and pass on, the bytes as \
                              they came (a framework's raw body).";
 const SAVED: &str = "Saving the body changed it (an editor, `echo`): save the bytes as they came.";
-const LINE_ENDS: &str = "Something converted line ends, as text modes and `git` do: save and pass on the bytes as they came.";
+const LINE_ENDS: &str =
+    "Something converted line ends, as text modes and `git` do: save and pass on the bytes as they came.";
 
 const fn bytes(of: fn(&[u8]) -> Option<Vec<u8>>, how: &'static str, advice: &'static str) -> Row {
     Row { of: Transform::Bytes(of), how, advice }

@@ -116,13 +116,12 @@ fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     let mut sources = Vec::new();
     match (scheme.time.as_ref().map(|time| &time.place), place(scheme, headers)) {
         (Some(TimePlace::Header(header)), _) => {
-            let values = values(headers, &header.name).into_iter().enumerate();
-            sources.extend(values.map(|(number, text)| own(text, number, &header.name, "time")));
+            sources.extend(own(&values(headers, &header.name), "time", &header.name));
         }
         (Some(TimePlace::Field(field)), Some(Place::Fields(fields))) => {
             let values = values(headers, &fields.header.name);
             let times = values.iter().flat_map(|value| fields.of(value)).filter(|(name, _)| **name == **field);
-            sources.extend(times.enumerate().map(|(number, (_, text))| own(text, number, field, "time")));
+            sources.extend(own(&times.map(|(_, text)| text).collect::<Vec<_>>(), "time", field));
         }
         _ => {}
     }
@@ -151,8 +150,7 @@ fn is_unix_time(text: &str) -> bool {
 fn ids(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     let mut sources = Vec::new();
     if let Some(header) = scheme.signed.id_header() {
-        let values = values(headers, &header.name).into_iter().enumerate();
-        sources.extend(values.map(|(number, text)| own(text, number, &header.name, "event ID")));
+        sources.extend(own(&values(headers, &header.name), "event ID", &header.name));
     }
     for (name, value) in headers.iter().filter(|(name, _)| name.as_str().ends_with("id")) {
         if let Ok(text) = value.to_str()
@@ -164,9 +162,14 @@ fn ids(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     each_once(sources)
 }
 
-fn own(text: &str, number: usize, place: impl std::fmt::Display, what: &str) -> Source {
-    let elsewhere = (number > 0).then(|| format!("the {what} from value number {} of `{place}`", number + 1));
-    Source { text: text.into(), elsewhere }
+/// What stands where the scheme says. If that is more than one text, none of them is right as it is.
+fn own(texts: &[&str], what: &str, place: impl std::fmt::Display) -> Vec<Source> {
+    let twice = texts.len() > 1;
+    let numbered = texts.iter().enumerate().map(|(number, text)| Source {
+        text: (*text).into(),
+        elsewhere: twice.then(|| format!("the {what} from value number {} of `{place}`", number + 1)),
+    });
+    numbered.collect()
 }
 
 /// The URL that was given, then what the request says of it.

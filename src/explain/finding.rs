@@ -1,5 +1,7 @@
 //! What the gateway finds wrong, in words: which header, how long, how late.
 
+use jiff::Timestamp;
+
 use super::bodies::content_length;
 use super::readings::{other_prefix, place, values};
 use super::{Case, Change, What};
@@ -10,10 +12,10 @@ use crate::signature::{Encoding, Failure, Fields, Header, Kind, Place, Scheme, S
 pub(super) fn in_words(case: &Case<'_>, failure: Failure) -> String {
     let said = match failure {
         Failure::Mismatch => well_formed(case),
-        Failure::Stale => clock(case).map(|_| {
-            let time = case.scheme.time.as_ref();
-            let (distance, tolerance) = (how_far(case).unwrap_or_default(), time.map_or(0, |time| time.tolerance.as_secs()));
-            format!("the signature is genuine, but its time is {distance}; {tolerance} s are allowed")
+        Failure::Stale => case.scheme.time.as_ref().and_then(|time| {
+            let at = time.unit.parse(time_text(case, case.scheme, time)?)?;
+            let tolerance = time.tolerance.as_secs();
+            Some(format!("the signature is genuine, but its time is {}; {tolerance} s are allowed", how_far(at, case)))
         }),
         Failure::Missing | Failure::Malformed => {
             signature(case).or_else(|| time(case)).or_else(|| signed_headers(case))
@@ -36,39 +38,44 @@ pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
 }
 
 /// What is wrong with the signed time, if it is there.
-pub(super) fn clock(case: &Case<'_>) -> Option<Change> {
-    let time = case.scheme.time.as_ref()?;
-    let text = time_text(case, time)?;
+pub(super) fn clock(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
+    let time = scheme.time.as_ref()?;
+    let text = time_text(case, scheme, time)?;
     let Some(at) = time.unit.parse(text) else {
-        let unit = [TimeUnit::Milliseconds, TimeUnit::Seconds, TimeUnit::Rfc3339].into_iter().find(|unit| {
-            // A number has more digits in milliseconds than seconds can have.
-            *unit != time.unit && unit.parse(text).is_some()
-        })?;
+        let unit = [TimeUnit::Milliseconds, TimeUnit::Seconds, TimeUnit::Rfc3339].into_iter();
+        let Some(unit) = unit.filter(|unit| *unit != time.unit).find(|unit| unit.parse(text).is_some()) else {
+            return Some(Change::new(
+                What::Clock,
+                format!("if its time could be read as {}", in_unit(time.unit)),
+                format!("Let the sender write its time as {}.", in_unit(time.unit)),
+            ));
+        };
         return Some(Change::new(
             What::Clock,
             format!("if its time were read as {}", in_unit(unit)),
-            format!("The sender writes {}: say so with `timestamp.unit`, or let it write {}.", in_unit(unit), in_unit(time.unit)),
+            format!(
+                "The sender writes {}: say so with `timestamp.unit`, or let it write {}.",
+                in_unit(unit),
+                in_unit(time.unit)
+            ),
         ));
     };
     if time.is_fresh(at, case.now) {
         return None;
     }
-    let ahead = at > case.now;
-    let advice = if ahead {
+    let advice = if at > case.now {
         "The sender's clock is ahead, or this machine's is behind: compare both with NTP."
     } else {
         "The request was held up or sent again late, or a clock is off. For an old capture, say with --at when it was \
          received."
     };
-    Some(Change::new(What::Clock, format!("if its time were not {}", how_far(case)?), advice))
+    Some(Change::new(What::Clock, format!("if its time were not {}", how_far(at, case)), advice))
 }
 
-fn how_far(case: &Case<'_>) -> Option<String> {
-    let time = case.scheme.time.as_ref()?;
-    let at = time.unit.parse(time_text(case, time)?)?;
-    let seconds = at.duration_since(case.now).as_secs();
-    let side = if seconds < 0 { "in the past" } else { "in the future" };
-    Some(format!("{} s {side}", seconds.unsigned_abs()))
+fn how_far(at: Timestamp, case: &Case<'_>) -> String {
+    let distance = at.duration_since(case.now);
+    let side = if distance.is_negative() { "in the past" } else { "in the future" };
+    format!("{} s ({:#}) {side}", distance.unsigned_abs().as_secs(), distance.abs())
 }
 
 fn in_unit(unit: TimeUnit) -> &'static str {
@@ -79,9 +86,9 @@ fn in_unit(unit: TimeUnit) -> &'static str {
     }
 }
 
-fn time_text<'r>(case: &'r Case<'_>, time: &SignedTime) -> Option<&'r str> {
+fn time_text<'r>(case: &Case<'r>, scheme: &Scheme, time: &SignedTime) -> Option<&'r str> {
     let headers = &case.request.headers;
-    match (&time.place, place(case.scheme, headers)) {
+    match (&time.place, place(scheme, headers)) {
         (TimePlace::Header(header), _) => values(headers, &header.name).first().copied(),
         (TimePlace::Field(field), Some(Place::Fields(fields))) => {
             let value = values(headers, &fields.header.name).first().copied()?;
@@ -132,9 +139,10 @@ fn signature(case: &Case<'_>) -> Option<String> {
             match member(text, &in_body.pointer) {
                 Ok(found) => unreadable(case.scheme, found.value, &format!("the body's {}", in_body.pointer)),
                 Err(MemberError::Missing) => Some(format!("the body's {} is not there{instead}", in_body.pointer)),
-                Err(MemberError::Malformed) => {
-                    Some(format!("the body is not JSON, or its {} is there twice or no plain string{instead}", in_body.pointer))
-                }
+                Err(MemberError::Malformed) => Some(format!(
+                    "the body is not JSON, or its {} is there twice or no plain string{instead}",
+                    in_body.pointer
+                )),
             }
         }
     }
@@ -206,7 +214,7 @@ fn time(case: &Case<'_>) -> Option<String> {
         TimePlace::Header(header) => header.spelling.to_string(),
         TimePlace::Field(field) => format!("the field `{field}`"),
     };
-    match time_text(case, time) {
+    match time_text(case, case.scheme, time) {
         None => Some(format!("the time is not there: {place}")),
         Some(text) if time.unit.parse(text).is_none() => {
             Some(format!("the time in {place} can't be read as {}", in_unit(time.unit)))

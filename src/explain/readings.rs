@@ -157,7 +157,9 @@ fn elsewhere<'h>(scheme: &Scheme, headers: &'h HeaderMap, texts: &mut Vec<Text<'
         let moved = Change::new(
             What::Signature,
             format!("if the signature were taken from `{name}`"),
-            format!("The sender puts it into `{name}`: take the provider that does, or a `signature:` with `header: {name}`."),
+            format!(
+                "The sender puts it into `{name}`: take the provider that does, or a `signature:` with `header: {name}`."
+            ),
         );
         texts.push(Text { text, kind: 0, moved: Some(moved) });
         texts.extend(loose_fields(text, name));
@@ -175,10 +177,8 @@ impl Text<'_> {
                 "The sender must write the bare signature.",
             ));
         }
-        let (text, prefix) = match bare.strip_prefix(&*kind.prefix) {
-            Some(text) => (text, None),
-            None => other_prefix(bare).map_or((bare, None), |(prefix, text)| (text, Some(prefix))),
-        };
+        let own = bare.strip_prefix(&*kind.prefix).unwrap_or(bare);
+        let (prefix, text) = other_prefix(own).map_or((None, own), |(prefix, text)| (Some(prefix), text));
         if !TEXT_BYTES.contains(&text.len()) {
             return Vec::new();
         }
@@ -191,7 +191,9 @@ impl Text<'_> {
                     changes.push(Change::new(
                         What::Signature,
                         format!("if `{prefix}` were the signature's prefix"),
-                        format!("Say `prefix: \"{prefix}\"` in a `signature:` of your own, or let the sender leave it out."),
+                        format!(
+                            "Say `prefix: \"{prefix}\"` in a `signature:` of your own, or let the sender leave it out."
+                        ),
                     ));
                 }
                 if !kind.encodings.iter().any(|own| encoding.is(*own)) {

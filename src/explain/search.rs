@@ -27,6 +27,8 @@ pub(super) struct Search {
 /// One scheme, and all that may be other about it but the body.
 struct Space<'a> {
     scheme: Option<Change>,
+    /// What is wrong with its time besides: no hypothesis, but a fact, and so not counted.
+    clock: Option<Change>,
     readings: Readings<'a>,
     framings: Vec<Framing>,
     keys: Vec<KeyForm>,
@@ -73,10 +75,12 @@ impl Search {
             }
         }
         found.sort_by_key(|explanation| explanation.changes.iter().map(|change| change.what).min());
-        found.truncate(EXPLANATIONS_MAX);
-        if let Some(clock) = finding::clock(case) {
-            found.iter_mut().for_each(|explanation| explanation.changes.push(clock.clone()));
+        // A provider's name says all that its header does.
+        let named = |explanation: &Explanation| explanation.changes.iter().any(|change| change.what == What::Scheme);
+        if found.iter().any(named) {
+            found.retain(named);
         }
+        found.truncate(EXPLANATIONS_MAX);
         found
     }
 
@@ -102,17 +106,17 @@ impl Search {
         self.body(space, &whole, &[], left, found)?;
         let headers = &case.request.headers;
         for row in ROWS.iter().filter(|_| left >= 1) {
-            self.spend(whole.len())?;
+            self.spend(row.cost(whole.len()))?;
             let Some(body) = row.of(&whole, headers) else { continue };
             if seen.insert(hasher.hash_one(&body)) {
                 self.body(space, &body, &[row], left - 1, found)?;
             }
         }
         for first in ROWS.iter().filter(|_| left >= 2) {
-            self.spend(whole.len())?;
+            self.spend(first.cost(whole.len()))?;
             let Some(once) = first.of(&whole, headers) else { continue };
             for second in ROWS {
-                self.spend(once.len())?;
+                self.spend(second.cost(once.len()))?;
                 let Some(twice) = second.of(&once, headers) else { continue };
                 if seen.insert(hasher.hash_one(&twice)) {
                     self.body(space, &twice, &[first, second], left - 2, found)?;
@@ -141,7 +145,8 @@ impl Search {
                     if reading.algorithm.made(&reading.tag, &key.bytes, &parts) {
                         let of_body = rows.iter().map(|row| row.change());
                         let others = [&key.changes, &reading.changes, &framing.changes].into_iter().flatten();
-                        let changes = space.scheme.iter().chain(others).cloned().chain(of_body).collect();
+                        let changes = space.scheme.iter().chain(others).cloned().chain(of_body);
+                        let changes = changes.chain(space.clock.clone()).collect();
                         found.push(Explanation { secret: key.secret.clone(), changes });
                     }
                 }
@@ -169,7 +174,13 @@ impl<'a> Space<'a> {
             // Another scheme is tried for what stands where it says. The rest is tried with the scheme at hand.
             readings.all.retain(|reading| reading.changes.is_empty());
         }
-        Self { scheme: other, framings: framings(case, scheme), keys: forms(case, scheme), readings }
+        Self {
+            scheme: other,
+            clock: finding::clock(case, scheme),
+            framings: framings(case, scheme),
+            keys: forms(case, scheme),
+            readings,
+        }
     }
 }
 

@@ -14,12 +14,66 @@ use crate::explain::Request;
 
 /// Options with an argument that says nothing of what is signed. Others without one are left out, too.
 const SKIPPED: &[&str] = &[
-    "-A", "--user-agent", "-b", "--cookie", "-c", "--cookie-jar", "-C", "-e", "--referer", "-E", "--cert", "-K", "-m",
-    "--max-time", "-o", "--output", "-P", "-Q", "-r", "-t", "-u", "--user", "-U", "-w", "--write-out", "-x", "--proxy",
-    "-X", "--request", "-y", "-Y", "-z", "--cacert", "--capath", "--connect-timeout", "--connect-to", "--interface",
-    "--key", "--limit-rate", "--max-redirs", "--oauth2-bearer", "--resolve", "--retry", "--retry-delay",
-    "--retry-max-time", "--tls-max", "--trace", "--trace-ascii", "--unix-socket", "--noproxy", "-D", "--dump-header",
-    "--ciphers", "--cert-type", "--key-type", "--pass", "--proxy-header", "--proxy-user", "--stderr", "--aws-sigv4",
+    "-A",
+    "--user-agent",
+    "-b",
+    "--cookie",
+    "-c",
+    "--cookie-jar",
+    "-C",
+    "-e",
+    "--referer",
+    "-E",
+    "--cert",
+    "-K",
+    "-m",
+    "--max-time",
+    "-o",
+    "--output",
+    "-P",
+    "-Q",
+    "-r",
+    "-t",
+    "-u",
+    "--user",
+    "-U",
+    "-w",
+    "--write-out",
+    "-x",
+    "--proxy",
+    "-X",
+    "--request",
+    "-y",
+    "-Y",
+    "-z",
+    "--cacert",
+    "--capath",
+    "--connect-timeout",
+    "--connect-to",
+    "--interface",
+    "--key",
+    "--limit-rate",
+    "--max-redirs",
+    "--oauth2-bearer",
+    "--resolve",
+    "--retry",
+    "--retry-delay",
+    "--retry-max-time",
+    "--tls-max",
+    "--trace",
+    "--trace-ascii",
+    "--unix-socket",
+    "--noproxy",
+    "-D",
+    "--dump-header",
+    "--ciphers",
+    "--cert-type",
+    "--key-type",
+    "--pass",
+    "--proxy-header",
+    "--proxy-user",
+    "--stderr",
+    "--aws-sigv4",
 ];
 
 /// Options that make a body that is not known here.
@@ -112,9 +166,7 @@ fn options(word: &str) -> Vec<(String, Option<&str>)> {
 }
 
 fn takes_argument(option: &str) -> bool {
-    data_of(option).is_some()
-        || matches!(option, "-H" | "--header" | "--url" | "--json")
-        || SKIPPED.contains(&option)
+    data_of(option).is_some() || matches!(option, "-H" | "--header" | "--url" | "--json") || SKIPPED.contains(&option)
 }
 
 fn data_of(option: &str) -> Option<Data> {
@@ -184,7 +236,9 @@ impl Curl<'_, '_> {
         if let Some(file) = argument.strip_prefix(b"@") {
             let content = self.file(file)?;
             let lines = content.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
-            return lines.filter(|line| !line.is_empty()).try_for_each(|line| add_line(line, &mut self.request.headers));
+            return lines
+                .filter(|line| !line.is_empty())
+                .try_for_each(|line| add_line(line, &mut self.request.headers));
         }
         let colon = argument.contains(&b':');
         match argument.strip_suffix(b";") {
@@ -264,8 +318,10 @@ mod tests {
 
     #[test]
     fn headers_host_and_target_are_those_that_curl_would_send() {
-        let request = read("curl \\\n -H 'X-Sig: a=b' -H \"Y:\" -HZ\\; -H @head 'https://u:p@h:1/p?q=1#f' -d ''").unwrap();
-        let shown: Vec<_> = request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let request =
+            read("curl \\\n -H 'X-Sig: a=b' -H \"Y:\" -HZ\\; -H @head 'https://u:p@h:1/p?q=1#f' -d ''").unwrap();
+        let shown: Vec<_> =
+            request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let mut expected = vec![
             ("x-sig", "a=b"),
             ("z", ""),
@@ -283,7 +339,13 @@ mod tests {
 
     #[test]
     fn what_would_make_another_body_is_refused_with_its_line() {
-        for text in ["curl \\\n -F a=b", "curl x \\\n --data-urlencode a", "curl \\\n -d @none", "curl \\\n -sG", "curl \\\n -d"] {
+        for text in [
+            "curl \\\n -F a=b",
+            "curl x \\\n --data-urlencode a",
+            "curl \\\n -d @none",
+            "curl \\\n -sG",
+            "curl \\\n -d",
+        ] {
             assert_eq!(read(text).unwrap_err().line, 2, "{text}");
         }
     }

@@ -104,7 +104,8 @@ fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
 pub(super) fn add(name: &[u8], value: &[u8], headers: &mut HeaderMap) -> Result<(), String> {
     let parsed = HeaderName::from_bytes(name);
     let name = parsed.map_err(|_| format!("`{}` is no header's name", String::from_utf8_lossy(name)))?;
-    let value = HeaderValue::from_bytes(value).map_err(|_| format!("the value of `{name}` holds control characters"))?;
+    let value =
+        HeaderValue::from_bytes(value).map_err(|_| format!("the value of `{name}` holds control characters"))?;
     headers.try_append(name, value).map_err(|_| "there are too many headers")?;
     Ok(())
 }
