@@ -170,8 +170,8 @@ impl Case<'_> {
     /// Judges the request as the gateway does, and looks for what would make it genuine if it is not.
     pub fn judge(&self) -> Verdict {
         let (keys, mut notes) = self.keys();
-        let verifier = Verifier::new(self.scheme.clone(), keys, false);
-        let mut verification = verifier.begin(&self.request.headers, self.now);
+        let gateway = Verifier::new(self.scheme.clone(), keys, false);
+        let mut verification = gateway.begin(&self.request.headers, self.now);
         verification.update(self.request.body.clone());
         let failure = match verification.finish() {
             Ok(verified) => {

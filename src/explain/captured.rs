@@ -27,7 +27,7 @@ impl Request {
     /// What can't be read, and where.
     pub fn parse(text: &[u8], files: &mut Files<'_>) -> Result<Self, CapturedError> {
         match curl::command(text) {
-            Some(command) => curl::parse(command, files),
+            Some((command, line)) => curl::parse(command, line, files),
             None => http1::parse(text),
         }
     }

@@ -31,7 +31,7 @@ pub(super) const PREFIXES: &[&str] =
 
 /// A text that may be the signature.
 struct Text<'t> {
-    text: &'t str,
+    written: &'t str,
     kind: usize,
     /// It does not stand where the scheme says.
     moved: Option<Change>,
@@ -47,7 +47,7 @@ impl<'a> Readings<'a> {
             Some(Place::Header(header)) => {
                 in_header(headers, &header.name, &mut texts);
                 // A list of fields where one bare signature was expected.
-                for text in texts.iter().map(|text| text.text).collect::<Vec<_>>() {
+                for text in texts.iter().map(|text| text.written).collect::<Vec<_>>() {
                     texts.extend(loose_fields(text, &header.name));
                 }
             }
@@ -55,7 +55,7 @@ impl<'a> Readings<'a> {
             Some(Place::Body(in_body)) => {
                 let body = std::str::from_utf8(&case.request.body).ok();
                 if let Some(found) = body.and_then(|body| member(body, &in_body.pointer).ok()) {
-                    texts.push(Text { text: found.value, kind: 0, moved: None });
+                    texts.push(Text { written: found.value, kind: 0, moved: None });
                     cut = Some(in_body);
                 }
             }
@@ -100,7 +100,7 @@ fn in_header<'h>(headers: &'h HeaderMap, name: &HeaderName, texts: &mut Vec<Text
     let twice = values.len() > 1;
     for (number, text) in values.into_iter().enumerate() {
         let moved = twice.then(|| once(name, number));
-        texts.push(Text { text, kind: 0, moved });
+        texts.push(Text { written: text, kind: 0, moved });
     }
 }
 
@@ -121,14 +121,14 @@ fn in_fields<'h>(scheme: &Scheme, headers: &'h HeaderMap, fields: &Fields, texts
         for (field, text) in fields.of(value) {
             let kind = scheme.kinds.iter().position(|kind| *kind.field == *field);
             let moved = again.clone().or_else(|| kind.is_none().then(|| in_field(field, name)));
-            texts.push(Text { text, kind: kind.unwrap_or(0), moved });
+            texts.push(Text { written: text, kind: kind.unwrap_or(0), moved });
         }
         let bare = Change::new(
             What::Signature,
             format!("if all of `{name}` were the signature, without fields"),
             "The sender writes no fields: take another provider, or a `signature:` without `fields`.",
         );
-        texts.push(Text { text: value, kind: 0, moved: Some(bare) });
+        texts.push(Text { written: value, kind: 0, moved: Some(bare) });
     }
 }
 
@@ -144,7 +144,7 @@ fn in_field(field: &str, header: &HeaderName) -> Change {
 fn loose_fields<'h>(value: &'h str, header: &HeaderName) -> Vec<Text<'h>> {
     let fields = value.split([',', ';', ' ']).filter_map(|field| field.trim().split_once('='));
     let fields = fields.filter(|(_, text)| TEXT_BYTES.contains(&text.len()) && value.len() > text.len() + 8);
-    fields.map(|(field, text)| Text { text, kind: 0, moved: Some(in_field(field, header)) }).collect()
+    fields.map(|(field, text)| Text { written: text, kind: 0, moved: Some(in_field(field, header)) }).collect()
 }
 
 /// In headers of which the scheme says nothing.
@@ -161,16 +161,16 @@ fn elsewhere<'h>(scheme: &Scheme, headers: &'h HeaderMap, texts: &mut Vec<Text<'
                 "The sender puts it into `{name}`: take the provider that does, or a `signature:` with `header: {name}`."
             ),
         );
-        texts.push(Text { text, kind: 0, moved: Some(moved) });
+        texts.push(Text { written: text, kind: 0, moved: Some(moved) });
         texts.extend(loose_fields(text, name));
     }
 }
 
 impl Text<'_> {
     fn readings(&self, kind: &Kind) -> Vec<Reading> {
-        let bare = self.text.trim().trim_matches(['"', '\'']).trim();
+        let bare = self.written.trim().trim_matches(['"', '\'']).trim();
         let mut changes: Vec<_> = self.moved.iter().cloned().collect();
-        if bare.len() != self.text.len() {
+        if bare.len() != self.written.len() {
             changes.push(Change::new(
                 What::Signature,
                 "without the quotes or white space around the signature",

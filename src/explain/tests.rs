@@ -77,15 +77,18 @@ fn other(scheme: &Scheme, change: impl FnOnce(&mut Scheme)) -> Scheme {
     other
 }
 
+/// What a change is about, and words of it.
+type Says = &'static [(What, &'static str)];
+
 /// One way in which a request fails, and what the first explanation must say.
 struct Failing {
     scheme: Scheme,
     request: Request,
     candidates: Vec<Candidate>,
-    says: &'static [(What, &'static str)],
+    says: Says,
 }
 
-fn failing(scheme: &Scheme, request: Request, says: &'static [(What, &'static str)]) -> Failing {
+fn failing(scheme: &Scheme, request: Request, says: Says) -> Failing {
     Failing { scheme: scheme.clone(), request, candidates: vec![candidate("current", SECRET)], says }
 }
 
@@ -286,7 +289,7 @@ fn of_bodies() -> Vec<Failing> {
     };
     let form: String = form_urlencoded::Serializer::new(String::new()).append_pair("payload", BODY).finish();
     let marked = BODY.replacen('{', "{\"signature\": \"abc\", ", 1);
-    let cases: Vec<(&str, Vec<u8>, &'static [(What, &'static str)])> = vec![
+    let cases: Vec<(&str, Vec<u8>, Says)> = vec![
         (BODY, format!("{BODY}\n").into(), &[(What::Body, "no newline at its end")]),
         (BODY, format!("{BODY}\r\n").into(), &[(What::Body, "no newline at its end")]),
         ("x\n", "x".into(), &[(What::Body, "had a newline at its end")]),

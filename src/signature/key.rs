@@ -143,7 +143,9 @@ impl Algorithm {
         let Some(tag) = Tag::new(tag) else { return false };
         match Mac::new(self, key) {
             Some(mut mac) => {
-                parts.iter().for_each(|part| mac.update(part));
+                for part in parts {
+                    mac.update(part);
+                }
                 mac.find_in(std::iter::once(&tag)).is_some()
             }
             None => key.try_into().is_ok_and(|public| tag.is_by(public, &parts.concat())),

@@ -78,12 +78,12 @@ impl Compiler<'_> {
     pub(super) fn named_secrets(&self, field: &Field<Vec<Field<Reference>>>, place: Span) -> Option<Vec<NamedSecret>> {
         let list = self.required(field, place, "route", "secrets")?;
         let mut names = Vec::new();
-        let named = |(position, reference): (usize, &Field<Reference>)| {
+        let read = |(position, reference): (usize, &Field<Reference>)| {
             let reference = reference.given()?;
             let secret = self.secret(reference, position)?;
             Some(NamedSecret { name: self.secret_name(reference, &secret.name, &mut names), ..secret })
         };
-        list.value.iter().enumerate().map(named).collect()
+        list.value.iter().enumerate().map(read).collect()
     }
 
     fn key(&self, secret: &NamedSecret, scheme: &Scheme, span: Span) -> Option<NamedKey> {

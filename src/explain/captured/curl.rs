@@ -101,18 +101,19 @@ enum Data {
     Raw,
 }
 
-/// The command, if `text` is one of curl, a prompt before it or not.
-pub(super) fn command(text: &[u8]) -> Option<&[u8]> {
+/// The command and its line, if `text` is one of curl, a prompt before it or not.
+pub(super) fn command(text: &[u8]) -> Option<(&[u8], usize)> {
     let command = text.trim_ascii_start();
     let command = command.strip_prefix(b"$ ").unwrap_or(command).trim_ascii_start();
     let rest = command.strip_prefix(b"curl")?;
     let ends = rest.first().is_none_or(|byte| byte.is_ascii_whitespace() || *byte == b'\\');
-    ends.then(|| &text[text.len() - command.len()..])
+    let before = &text[..text.len() - command.len()];
+    ends.then(|| (command, before.split(|&byte| byte == b'\n').count()))
 }
 
-pub(super) fn parse(command: &[u8], files: &mut Files<'_>) -> Result<Request, CapturedError> {
+pub(super) fn parse(command: &[u8], line: usize, files: &mut Files<'_>) -> Result<Request, CapturedError> {
     let mut curl = Curl { request: Request::default(), data: None, json: false, host: None, files };
-    let mut words = words(command)?.into_iter().skip(1);
+    let mut words = words(command, line)?.into_iter().skip(1);
     let mut only_urls = false;
     while let Some(word) = words.next() {
         let line = word.line;
@@ -245,7 +246,8 @@ impl Curl<'_, '_> {
             Some(name) if !colon => return add(name, b"", &mut self.request.headers),
             _ => {}
         }
-        if argument.trim_ascii().ends_with(b":") && argument.iter().filter(|&&byte| byte == b':').count() == 1 {
+        let removes = argument.trim_ascii_end().strip_suffix(b":").is_some_and(|name| !name.contains(&b':'));
+        if removes {
             return Ok(());
         }
         add_line(argument, &mut self.request.headers)
@@ -344,6 +346,7 @@ mod tests {
             "curl x \\\n --data-urlencode a",
             "curl \\\n -d @none",
             "curl \\\n -sG",
+            "\ncurl -F a",
             "curl \\\n -d",
         ] {
             assert_eq!(read(text).unwrap_err().line, 2, "{text}");

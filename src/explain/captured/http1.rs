@@ -46,11 +46,11 @@ fn head(text: &[u8]) -> Result<(Request, Option<&[u8]>), CapturedError> {
         if line.is_empty() {
             return Ok((request, Some(rest)));
         }
-        if number == 1 {
-            if let Some(target) = first_line(line) {
-                request.target = target;
-                continue;
-            }
+        if number == 1
+            && let Some(target) = first_line(line)
+        {
+            request.target = target;
+            continue;
         }
         if request.headers.len() >= HEADERS_MAX {
             return Err(CapturedError::new(number, format!("there are more than {HEADERS_MAX} headers")));

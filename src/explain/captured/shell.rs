@@ -4,9 +4,9 @@
 
 use super::CapturedError;
 
-/// The words of the first command in `text`. Variables and substitutions are unknown here, and an error.
-pub(super) fn words(text: &[u8]) -> Result<Vec<Word>, CapturedError> {
-    let mut lexer = Lexer { rest: text, line: 1 };
+/// The words of the first command in `text`, which begins at `line`. Variables and substitutions are unknown here, and an error.
+pub(super) fn words(text: &[u8], line: usize) -> Result<Vec<Word>, CapturedError> {
+    let mut lexer = Lexer { rest: text, line };
     let mut words = Vec::new();
     while let Some(word) = lexer.word()? {
         words.push(word);
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     fn split(text: &str) -> Result<Vec<String>, CapturedError> {
-        let words = words(text.as_bytes())?;
+        let words = words(text.as_bytes(), 1)?;
         Ok(words.into_iter().map(|word| String::from_utf8(word.bytes).unwrap()).collect())
     }
 
