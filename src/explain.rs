@@ -20,7 +20,7 @@ use jiff::Timestamp;
 
 use crate::event::{EnvelopeError, EnvelopeSpec};
 use crate::handshake::Question;
-use crate::signature::{Failure, NamedSecret, Scheme, Verifier};
+use crate::signature::{Failure, NamedKey, NamedSecret, Scheme, Verifier};
 use search::Search;
 
 /// A request as it was captured.
@@ -198,7 +198,7 @@ impl Case<'_> {
     }
 
     /// The keys that the gateway has, and why some secrets are none.
-    fn keys(&self) -> (Vec<crate::signature::NamedKey>, Vec<String>) {
+    fn keys(&self) -> (Vec<NamedKey>, Vec<String>) {
         let (mut keys, mut notes) = (Vec::new(), Vec::new());
         for Candidate { named, configured } in self.candidates {
             match named.for_scheme(self.scheme) {

@@ -219,10 +219,12 @@ fn diagnosis_in_words(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
     for explanation in &diagnosis.explanations {
         let changes: Vec<_> = explanation.changes.iter().map(|change| change.how.as_str()).collect();
         lines.push(String::new());
-        lines.push(match changes[..] {
-            [] => format!("it matches: signed with the secret `{}`", explanation.secret),
-            _ => format!("it would match: {} (secret `{}`)", changes.join(", and "), explanation.secret),
-        });
+        // A change to another secret names it already.
+        let secret = match format!("`{}`", explanation.secret) {
+            name if changes.iter().any(|how| how.contains(&name)) => String::new(),
+            name => format!(" (secret {name})"),
+        };
+        lines.push(format!("it would match: {}{secret}", changes.join(", and ")));
         lines.extend(explanation.changes.iter().map(|change| format!("what to do: {}", change.advice)));
     }
     if diagnosis.explanations.is_empty() {

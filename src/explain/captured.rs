@@ -46,3 +46,24 @@ impl CapturedError {
         Self { line, problem: problem.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_corpus_is_read_or_refused_with_one_of_its_lines() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/captured");
+        let mut requests = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read(file.unwrap().path()).unwrap();
+            let mut files = |name: &str| if name.len() < 8 { Ok(name.into()) } else { Err("no such file".into()) };
+            let lines = text.split(|&byte| byte == b'\n').count();
+            match Request::parse(&text, &mut files) {
+                Ok(request) => requests += usize::from(!request.headers.is_empty()),
+                Err(error) => assert!((1..=lines).contains(&error.line), "{error}"),
+            }
+        }
+        assert_eq!(requests, 3);
+    }
+}

@@ -21,8 +21,8 @@ pub(super) struct Readings<'a> {
     pub cut: Option<&'a InBody>,
 }
 
-/// Texts that are looked at. The shortest signature, SHA-1's in base64, has 27 characters.
-const TEXTS_MAX: usize = 24;
+/// Texts that are looked at, as many as the gateway does. The shortest signature, SHA-1's in base64, has 27 characters.
+const TEXTS_MAX: usize = 16;
 const TEXT_BYTES: std::ops::RangeInclusive<usize> = 27..=256;
 
 /// What senders write before a signature.

@@ -9,6 +9,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use super::{Candidate, Case, Change, What};
+use crate::secret::Secret;
+use crate::signature::Scheme;
 
 /// Bytes that may be the key, and what it takes for them to be.
 pub(super) struct KeyForm {
@@ -84,7 +86,7 @@ const READINGS: &[Row] = &[
 ];
 
 /// All forms of all candidates, each key once for its secret, with at most two changes.
-pub(super) fn forms(case: &Case<'_>, scheme: &crate::signature::Scheme) -> Vec<KeyForm> {
+pub(super) fn forms(case: &Case<'_>, scheme: &Scheme) -> Vec<KeyForm> {
     let mut forms: Vec<KeyForm> = Vec::new();
     for candidate in case.candidates {
         let other: Vec<_> = candidate.other(case).into_iter().collect();
@@ -138,8 +140,8 @@ impl Candidate {
     }
 }
 
-fn as_configured(scheme: &crate::signature::Scheme, text: &[u8]) -> Option<Key> {
-    let secret = crate::secret::Secret::new(text).ok()?;
+fn as_configured(scheme: &Scheme, text: &[u8]) -> Option<Key> {
+    let secret = Secret::new(text).ok()?;
     scheme.key_bytes(&secret).ok()
 }
 

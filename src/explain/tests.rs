@@ -2,6 +2,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderName, HeaderValue};
 use jiff::SignedDuration;
+use proptest::prelude::*;
 
 use super::*;
 use crate::event::{IdSource, Source};
@@ -486,4 +487,26 @@ fn a_signature_in_the_body_is_explained_as_well() {
     assert_eq!(diagnosis.failure, Failure::Mismatch);
     assert!(diagnosis.found.contains("the body's /signature"), "{}", diagnosis.found);
     assert!(diagnosis.explanations[0].changes[0].how.contains("`old` instead"), "{diagnosis:?}");
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_request_holds_it_is_judged_and_every_explanation_has_a_change(
+        values in proptest::collection::vec(r#"(t=|v1=|v1,|sha256=|[ ;,"]|1700000000|[0-9a-f]{64}|[ -~]){0,6}"#, 6),
+        body in r#"([{}\[\]",:]|"signature":|"a"|\\u00e9|\\n|\r\n|payload=|%7b|\PC){0,12}"#,
+        target in proptest::option::of(r"\PC{0,12}"),
+    ) {
+        let names = ["stripe-signature", "x-hub-signature-256", "x-slack-request-timestamp", "x-signature", "host", "x-id"];
+        let mut request = request(&[], body);
+        request.target = target;
+        for (name, value) in names.iter().zip(&values) {
+            request.headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        for scheme in [presets::github(), presets::stripe(), presets::slack(), presets::orbvpn(), presets::discord()] {
+            let limits = Limits { tries: 300, ..Limits::default() };
+            if let Verdict::NotGenuine(diagnosis) = judge_with(&scheme, &request, &[candidate("current", SECRET)], limits) {
+                prop_assert!(diagnosis.explanations.iter().all(|explanation| !explanation.changes.is_empty()));
+            }
+        }
+    }
 }
