@@ -23,11 +23,12 @@ check:
 # Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz.
 FUZZ_SECONDS ?= 60
 fuzz:
-	@mkdir -p fuzz/corpus/envelope fuzz/corpus/config fuzz/corpus/signature
+	@mkdir -p fuzz/corpus/envelope fuzz/corpus/config fuzz/corpus/signature fuzz/corpus/captured
 	cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope -- \
 	  -dict=fuzz/envelope.dict -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run signature fuzz/corpus/signature tests/corpus/signature -- -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run config fuzz/corpus/config config src/config/cases -- -max_total_time=$(FUZZ_SECONDS)
+	cargo +nightly fuzz run captured fuzz/corpus/captured tests/corpus/captured -- -max_total_time=$(FUZZ_SECONDS)
 
 bench:
 	@scripts/install build

@@ -13,6 +13,7 @@ pub mod schema;
 pub mod send;
 pub mod sign;
 pub mod status;
+pub mod verify;
 
 mod admin;
 mod input;
@@ -62,6 +63,7 @@ enum Command {
     Sign(sign::Args),
     Send(send::Args),
     Catch(catch::Args),
+    Verify(verify::Args),
     Demo(demo::Args),
     #[command(subcommand)]
     Events(events::Command),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Sign(args) => sign::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Catch(args) => catch::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Status(args) => status::run(&args),

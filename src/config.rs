@@ -22,10 +22,12 @@ use jiff::Timestamp;
 
 pub use diagnostics::{Report, Severity};
 
+use crate::event::EnvelopeSpec;
 use crate::gateway::Limits;
+use crate::handshake::Question;
 use crate::log;
 use crate::route::Route;
-use crate::signature::NamedSecret;
+use crate::signature::{NamedSecret, Scheme};
 use crate::store;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
@@ -76,6 +78,17 @@ pub struct Whereabouts {
     pub store: PathBuf,
 }
 
+/// How a route tells genuine requests from others: all that is needed to judge one that was captured.
+#[derive(Debug)]
+pub struct Authentication {
+    pub scheme: Scheme,
+    /// Those that have expired, too.
+    pub secrets: Vec<NamedSecret>,
+    pub envelope: EnvelopeSpec,
+    /// How the sender asks whether the endpoint is there, with a signed body.
+    pub asks: Option<Question>,
+}
+
 /// A configuration that can be used.
 pub struct Loaded {
     pub config: Config,
@@ -105,6 +118,22 @@ pub fn whereabouts(path: &Path, env: &dyn Fn(&str) -> Option<String>, with_token
     let source = read(path)?;
     let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
         compile::whereabouts(raw, sources, problems, with_token)
+    };
+    parse_for(path.display().to_string(), source, &sources(path, env), compile).map(|(found, _)| found)
+}
+
+/// As [`load`], but looks only at how the route of this name tells genuine requests.
+///
+/// # Errors
+/// The [`Report`] holds what is wrong with that, or with the file as a whole; or that there is no such route.
+pub fn authentication(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    route: &str,
+) -> Result<Authentication, Report> {
+    let source = read(path)?;
+    let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
+        compile::authentication(raw, sources, problems, route)
     };
     parse_for(path.display().to_string(), source, &sources(path, env), compile).map(|(found, _)| found)
 }

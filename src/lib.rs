@@ -5,6 +5,7 @@
 //! ```text
 //! clock secret outcome metrics backoff   what everything else may use
 //! json signature handshake event    pure: from bytes to `Verified`, from `Verified` to an event
+//! explain                           pure: why a request is not genuine, and what would make it so
 //! store ledger                      what was handed over, what is in flight
 //! delivery upstream                 what is sent, and one attempt at sending it
 //! route                             a route with all that a request needs, compiled
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod event;
+pub mod explain;
 pub mod gateway;
 pub mod handshake;
 pub mod json;

@@ -49,6 +49,30 @@ impl SecretArgs {
     }
 }
 
+/// As [`SecretArgs`], for several secrets, or none.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SecretsArgs {
+    /// An environment variable that holds a secret to try. May be given again.
+    #[arg(long, value_name = "VAR")]
+    pub secret_env: Vec<String>,
+    /// A file that holds a secret to try. A newline at its end is dropped. May be given again.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Vec<PathBuf>,
+}
+
+impl SecretsArgs {
+    /// Each with the name that it is called by: its variable's, or its file's.
+    ///
+    /// # Errors
+    /// As [`SecretArgs::read`].
+    pub fn read(&self) -> Result<Vec<(String, Secret)>, String> {
+        let variables = self.secret_env.iter().map(|name| (name.clone(), Some(name.clone()), None));
+        let files = self.secret_file.iter().map(|path| (path.display().to_string(), None, Some(path.clone())));
+        let one = |(name, secret_env, secret_file)| Ok((name, SecretArgs { secret_env, secret_file }.read()?));
+        variables.chain(files).map(one).collect()
+    }
+}
+
 /// The bytes of a file, or of standard input.
 pub fn body(path: Option<&Path>) -> Result<Vec<u8>, String> {
     let read = |path: Option<&Path>| -> io::Result<Vec<u8>> {

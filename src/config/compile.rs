@@ -26,7 +26,7 @@ use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
 use super::raw::{self, Later};
 use super::tree::Span;
-use super::{Admin, Config, Listen, Shutdown, Whereabouts, values};
+use super::{Admin, Authentication, Config, Listen, Shutdown, Whereabouts, values};
 use crate::gateway::Limits;
 use crate::log;
 use crate::signature::NamedSecret;
@@ -86,6 +86,34 @@ pub(super) fn whereabouts(
         token,
         store: compiler.store_folder(&file.store.value().unwrap_or(&no_store).path),
     })
+}
+
+/// As [`compile`], for how the route of this name tells genuine requests and nothing else.
+pub(super) fn authentication(
+    file: &raw::File,
+    sources: &Sources<'_>,
+    problems: &Problems,
+    route: &str,
+) -> Option<Authentication> {
+    let compiler = Compiler { sources, problems, fingerprints: RefCell::default() };
+    let absent = raw::Route::default();
+    let layered = layered(file, &absent);
+    let identities = compiler.identities(&layered);
+    let names: Vec<_> = identities.iter().map(|identity| identity.name.as_ref().map(|name| &*name.value)).collect();
+    let Some(index) = names.iter().position(|name| *name == Some(route)) else {
+        let known: Vec<_> = names.into_iter().flatten().collect();
+        let error = Diagnostic::error(None, format!("no route has the name `{route}`"));
+        compiler.report(error.help(format!("those that there are: {}", known.join(", "))));
+        return None;
+    };
+    compiler.authentication(&layered[index])
+}
+
+/// The routes as written, over `defaults`; over `absent` where there are none.
+fn layered<'f>(file: &'f raw::File, absent: &'f raw::Route) -> Vec<route::Layered<'f>> {
+    let defaults = file.defaults.value().unwrap_or(absent);
+    let routes = file.routes.value().into_iter().flatten().filter_map(Field::given);
+    routes.map(|own| route::Layered { own: &own.value, defaults, place: own.span }).collect()
 }
 
 struct Compiler<'a> {
@@ -230,8 +258,8 @@ impl Compiler<'_> {
         limits: &Limits,
         shutdown: Shutdown,
     ) -> Option<Vec<crate::route::Route>> {
-        let list = match &file.routes {
-            Field::Given(list) if !list.value.is_empty() => list,
+        match &file.routes {
+            Field::Given(list) if !list.value.is_empty() => {}
             Field::Wrong => return None,
             empty => {
                 let span = empty.given().map(|list| list.span);
@@ -241,15 +269,9 @@ impl Compiler<'_> {
                 );
                 return None;
             }
-        };
+        }
         let absent = raw::Route::default();
-        let defaults = file.defaults.value().unwrap_or(&absent);
-        let layered: Vec<_> = list
-            .value
-            .iter()
-            .filter_map(Field::given)
-            .map(|own| route::Layered { own: &own.value, defaults, place: own.span })
-            .collect();
+        let layered = layered(file, &absent);
         let identities = self.identities(&layered);
         let mut routes = Vec::with_capacity(layered.len());
         for (index, (raw, identity)) in layered.iter().zip(identities).enumerate() {

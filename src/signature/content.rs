@@ -75,6 +75,25 @@ impl Content {
         self
     }
 
+    /// What is signed before and behind the body, by what stands for its parts. `None` where one of them is not given.
+    pub(crate) fn around(
+        &self,
+        time: Option<&[u8]>,
+        id: Option<&[u8]>,
+        url: Option<&[u8]>,
+    ) -> Option<(Vec<u8>, Vec<u8>)> {
+        let joined = |parts: &[Part]| {
+            let bytes = parts.iter().map(|part| match part {
+                Part::Literal(text) => Some(text.as_bytes()),
+                Part::Timestamp => time,
+                Part::Id(_) => id,
+                Part::Url => url,
+            });
+            Some(bytes.collect::<Option<Vec<_>>>()?.concat())
+        };
+        Some((joined(&self.before)?, joined(&self.behind)?))
+    }
+
     /// Whether the time is part of it.
     pub fn has_timestamp(&self) -> bool {
         self.parts().any(|part| *part == Part::Timestamp)

@@ -89,12 +89,18 @@ impl Scheme {
         if !form.key.private_prefix.is_empty() && secret.expose().starts_with(form.key.private_prefix.as_bytes()) {
             return Err(KeyError::PrivateKey);
         }
-        let bytes = form.decode(secret, &form.key.prefix)?;
+        let bytes = self.key_bytes(secret)?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => Material::Hmac(mac),
             None => Material::Ed25519(bytes[..].try_into().map_err(|_| KeyError::NotPublicKey)?),
         };
         Ok(Key { kind, material })
+    }
+
+    /// The bytes of the key that `secret` is, to verify with.
+    pub(crate) fn key_bytes(&self, secret: &Secret) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let form = &self.kinds[self.kind_of(secret)];
+        form.decode(secret, &form.key.prefix)
     }
 
     /// The key that `secret` is, to sign with. For public-key signatures that is the private key.
@@ -133,6 +139,22 @@ impl Scheme {
     }
 }
 
+impl Algorithm {
+    /// Whether `tag` is what this algorithm and `key` make of `parts`, one after the other.
+    pub(crate) fn made(self, tag: &[u8], key: &[u8], parts: &[&[u8]]) -> bool {
+        let Some(tag) = Tag::new(tag) else { return false };
+        match Mac::new(self, key) {
+            Some(mut mac) => {
+                for part in parts {
+                    mac.update(part);
+                }
+                mac.find_in(std::iter::once(&tag)).is_some()
+            }
+            None => key.try_into().is_ok_and(|public| tag.is_by(public, &parts.concat())),
+        }
+    }
+}
+
 impl Kind {
     fn decode(&self, secret: &Secret, prefix: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         /// Senders' dashboards show keys with and without the padding.
@@ -154,6 +176,11 @@ impl Kind {
     pub(super) fn read(&self, text: &str) -> Option<Tag> {
         let of_length = |tag: &Tag| tag.length == self.algorithm.signature_bytes();
         self.encodings.iter().find_map(|encoding| encoding.read(text).filter(of_length))
+    }
+
+    /// Whether `text`, its prefix stripped, can be a signature of this kind.
+    pub(crate) fn takes(&self, text: &str) -> bool {
+        self.read(text).is_some()
     }
 
     pub(super) fn write(&self, tag: &Tag) -> String {

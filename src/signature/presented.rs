@@ -128,7 +128,7 @@ impl Kind {
 
 impl Fields {
     /// Names and values, in order. What has no value is left out.
-    fn of<'v>(&self, value: &'v str) -> impl Iterator<Item = (&'v str, &'v str)> {
+    pub(crate) fn of<'v>(&self, value: &'v str) -> impl Iterator<Item = (&'v str, &'v str)> {
         let white = [' ', '\t'];
         let fields = value.split(self.separator).map(move |field| field.trim_matches(white));
         fields.filter_map(|field| field.split_once(self.assign))
@@ -159,13 +159,13 @@ impl SignedTime {
     }
 
     /// Whether `time` is no further from `now` than the tolerance, before or after.
-    pub(super) fn is_fresh(&self, time: Timestamp, now: Timestamp) -> bool {
+    pub(crate) fn is_fresh(&self, time: Timestamp, now: Timestamp) -> bool {
         time.duration_since(now).unsigned_abs() <= self.tolerance
     }
 }
 
 impl TimeUnit {
-    fn parse(self, text: &str) -> Option<Timestamp> {
+    pub(crate) fn parse(self, text: &str) -> Option<Timestamp> {
         if text.len() > TIME_BYTES_MAX {
             return None;
         }

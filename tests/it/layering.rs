@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("signature", "json secret"),
     ("handshake", "json secret signature"),
     ("event", "json"),
+    ("explain", "event handshake json secret signature"),
     ("store", "backoff signature clock metrics"),
     ("ledger", "store event signature clock"),
     ("delivery", "signature"),

@@ -15,6 +15,7 @@ mod clock; // a wall clock that jumps
 mod crash; // killed again and again under load
 mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused
+mod explain; // why a captured request is not genuine
 mod faults; // a disk that fails, or is full
 mod handover; // what the upstream sees, and over which connections
 mod handshake; // a provider that only asks whether we are there

@@ -12,7 +12,7 @@ use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values;
-use crate::config::{Listen, raw};
+use crate::config::{Authentication, Listen, raw};
 use crate::gateway::Limits;
 use crate::handshake::{AnsweredBy, Handshake, VerifyToken};
 use crate::ledger::InFlightPolicy;
@@ -181,6 +181,15 @@ impl Compiler<'_> {
             upstream: Arc::new(Upstream::new(target?, headers)),
             forward_query: raw.get(|route| &route.forward_query).value().copied().unwrap_or(false),
         })
+    }
+
+    /// How the route tells genuine requests, without the rest of it.
+    pub(super) fn authentication(&self, raw: &Layered<'_>) -> Option<Authentication> {
+        let sender = self.sender(raw)?;
+        let secrets = self.named_secrets(raw.get(|route| &route.secrets), raw.place);
+        let envelope = self.envelope(raw.get(|route| &route.event), sender.habits, Some(&sender.scheme));
+        let asks = if let Asks::Signed(question) = sender.asks { Some(question()) } else { None };
+        Some(Authentication { scheme: sender.scheme, secrets: secrets?, envelope, asks })
     }
 
     /// The permission to pass on what did not verify, where an operator gives it.

@@ -74,6 +74,18 @@ impl Compiler<'_> {
         Some(secrets)
     }
 
+    /// A route's secrets as they are written, whatever they may be for its scheme.
+    pub(super) fn named_secrets(&self, field: &Field<Vec<Field<Reference>>>, place: Span) -> Option<Vec<NamedSecret>> {
+        let list = self.required(field, place, "route", "secrets")?;
+        let mut names = Vec::new();
+        let read = |(position, reference): (usize, &Field<Reference>)| {
+            let reference = reference.given()?;
+            let secret = self.secret(reference, position)?;
+            Some(NamedSecret { name: self.secret_name(reference, &secret.name, &mut names), ..secret })
+        };
+        list.value.iter().enumerate().map(read).collect()
+    }
+
     fn key(&self, secret: &NamedSecret, scheme: &Scheme, span: Span) -> Option<NamedKey> {
         let refuse = |error: KeyError| {
             let help = match error {

@@ -1,0 +1,301 @@
+//! JSON written anew, as the libraries of senders and proxies write it.
+//!
+//! Numbers stay as they stand, and keys in their order unless they are sorted. Serde's own writers change numbers, and
+//! can't keep a string's escapes.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use crate::json::find;
+
+/// A tree takes many times its text.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
+/// How a library writes JSON.
+#[derive(Clone, Copy)]
+pub(super) struct Style {
+    comma: &'static str,
+    colon: &'static str,
+    /// Spaces a level, each value on a line of its own.
+    indent: Option<usize>,
+    strings: Strings,
+    sorted: bool,
+    /// `/` is written `\/`.
+    slashed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strings {
+    AsTheyStand,
+    /// Only what must be escaped is.
+    Plain,
+    /// So is all that is not ASCII.
+    Ascii,
+}
+
+impl Style {
+    pub(super) const fn compact() -> Self {
+        let strings = Strings::AsTheyStand;
+        Self { comma: ",", colon: ":", indent: None, strings, sorted: false, slashed: false }
+    }
+
+    pub(super) const fn spaced() -> Self {
+        Self { comma: ", ", colon: ": ", ..Self::compact() }
+    }
+
+    pub(super) const fn pretty(spaces: usize) -> Self {
+        Self { colon: ": ", indent: Some(spaces), ..Self::compact() }
+    }
+
+    pub(super) const fn plain(self) -> Self {
+        Self { strings: Strings::Plain, ..self }
+    }
+
+    pub(super) const fn ascii(self) -> Self {
+        Self { strings: Strings::Ascii, ..self }
+    }
+
+    pub(super) const fn sorted(self) -> Self {
+        Self { sorted: true, ..self }
+    }
+
+    pub(super) const fn slashed(self) -> Self {
+        Self { slashed: true, ..self }
+    }
+
+    /// `None` for what is no JSON, or too long for a tree.
+    pub(super) fn write(self, body: &[u8]) -> Option<Vec<u8>> {
+        let text = std::str::from_utf8(body).ok().filter(|text| text.len() <= TEXT_BYTES_MAX && is_valid(text))?;
+        let value = Reader { rest: text }.value()?;
+        let mut written = String::with_capacity(text.len());
+        self.value(&value, 0, &mut written);
+        Some(written.into_bytes())
+    }
+
+    fn value(self, value: &Value<'_>, level: usize, to: &mut String) {
+        match value {
+            Value::Scalar(text) => to.push_str(text),
+            Value::String(raw) => self.string(raw, to),
+            Value::Array(values) => {
+                self.list('[', ']', values, level, to, |value, to| self.value(value, level + 1, to));
+            }
+            Value::Object(members) => {
+                let mut members: Vec<_> = members.iter().map(|(key, value)| (*key, unescaped(key), value)).collect();
+                if self.sorted {
+                    members.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
+                }
+                self.list('{', '}', &members, level, to, |(key, _, value), to| {
+                    self.string(key, to);
+                    to.push_str(self.colon);
+                    self.value(value, level + 1, to);
+                });
+            }
+        }
+    }
+
+    fn list<T>(self, open: char, close: char, of: &[T], level: usize, to: &mut String, each: impl Fn(&T, &mut String)) {
+        to.push(open);
+        for (number, item) in of.iter().enumerate() {
+            if number > 0 {
+                to.push_str(self.comma);
+            }
+            self.line(level + 1, to);
+            each(item, to);
+        }
+        if !of.is_empty() {
+            self.line(level, to);
+        }
+        to.push(close);
+    }
+
+    fn line(self, level: usize, to: &mut String) {
+        if let Some(spaces) = self.indent {
+            to.push('\n');
+            to.extend(std::iter::repeat_n(' ', spaces * level));
+        }
+    }
+
+    /// `raw` is what stands between the quotes.
+    fn string(self, raw: &str, to: &mut String) {
+        let start = to.len() + 1;
+        if self.strings == Strings::AsTheyStand {
+            let _ = write!(to, "\"{raw}\"");
+        } else {
+            let text = unescaped(raw);
+            match serde_json::to_string(&text) {
+                Ok(quoted) if self.strings == Strings::Ascii => push_ascii(&quoted, to),
+                Ok(quoted) => to.push_str(&quoted),
+                Err(_) => unreachable!("a string can be written"),
+            }
+        }
+        if self.slashed && to[start..].contains('/') {
+            let slashed = to[start..].replace("\\/", "/").replace('/', "\\/");
+            to.truncate(start);
+            to.push_str(&slashed);
+        }
+    }
+}
+
+fn push_ascii(quoted: &str, to: &mut String) {
+    for char in quoted.chars() {
+        if char.is_ascii() {
+            to.push(char);
+        } else {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                let _ = write!(to, "\\u{unit:04x}");
+            }
+        }
+    }
+}
+
+fn unescaped(raw: &str) -> Cow<'_, str> {
+    if raw.contains('\\') {
+        serde_json::from_str::<String>(&format!("\"{raw}\"")).map_or(Cow::Borrowed(raw), Cow::Owned)
+    } else {
+        Cow::Borrowed(raw)
+    }
+}
+
+/// Whether this is one strict JSON text.
+pub(super) fn is_valid(text: &str) -> bool {
+    find(text, []).is_ok()
+}
+
+/// A value with its scalars as they stand.
+enum Value<'a> {
+    Scalar(&'a str),
+    /// Between its quotes.
+    String(&'a str),
+    Array(Vec<Value<'a>>),
+    Object(Vec<(&'a str, Value<'a>)>),
+}
+
+/// Reads what is known to be valid, and so nested no deeper than [`crate::json::MAX_DEPTH`].
+struct Reader<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Reader<'a> {
+    fn value(&mut self) -> Option<Value<'a>> {
+        match self.peek()? {
+            '"' => self.string().map(Value::String),
+            '[' => {
+                let mut values = Vec::new();
+                self.items(']', |reader| {
+                    values.push(reader.value()?);
+                    Some(())
+                })?;
+                Some(Value::Array(values))
+            }
+            '{' => {
+                let mut members = Vec::new();
+                self.items('}', |reader| {
+                    reader.peek()?;
+                    let key = reader.string()?;
+                    reader.takes(':').then_some(())?;
+                    members.push((key, reader.value()?));
+                    Some(())
+                })?;
+                Some(Value::Object(members))
+            }
+            _ => {
+                let end = self.rest.find([',', ']', '}', ' ', '\t', '\r', '\n']).unwrap_or(self.rest.len());
+                let (scalar, rest) = self.rest.split_at(end);
+                self.rest = rest;
+                Some(Value::Scalar(scalar))
+            }
+        }
+    }
+
+    fn items(&mut self, close: char, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.rest = &self.rest[1..];
+        if self.takes(close) {
+            return Some(());
+        }
+        loop {
+            each(self)?;
+            if self.takes(close) {
+                return Some(());
+            }
+            self.takes(',').then_some(())?;
+        }
+    }
+
+    fn string(&mut self) -> Option<&'a str> {
+        let text = self.rest.strip_prefix('"')?;
+        let mut from = 0;
+        loop {
+            let at = from + text.get(from..)?.find(['"', '\\'])?;
+            if text.as_bytes()[at] == b'"' {
+                self.rest = &text[at + 1..];
+                return Some(&text[..at]);
+            }
+            from = at + 2;
+        }
+    }
+
+    fn peek(&mut self) -> Option<char> {
+        self.rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
+        self.rest.chars().next()
+    }
+
+    fn takes(&mut self, wanted: char) -> bool {
+        let next = self.peek();
+        if next == Some(wanted) {
+            self.rest = &self.rest[wanted.len_utf8()..];
+        }
+        next == Some(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: &str = r#" { "b" : [ 1.0 , "é\/\n" , { } , [ ] ] , "a" : null } "#;
+
+    fn written(style: Style) -> String {
+        String::from_utf8(style.write(TEXT.as_bytes()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn json_is_written_as_the_libraries_write_it() {
+        let cases = [
+            (Style::compact(), r#"{"b":[1.0,"é\/\n",{},[]],"a":null}"#),
+            (Style::compact().plain(), r#"{"b":[1.0,"é/\n",{},[]],"a":null}"#),
+            (Style::compact().ascii().slashed(), r#"{"b":[1.0,"\u00e9\/\n",{},[]],"a":null}"#),
+            (Style::spaced().ascii(), r#"{"b": [1.0, "\u00e9/\n", {}, []], "a": null}"#),
+            (Style::compact().plain().sorted(), r#"{"a":null,"b":[1.0,"é/\n",{},[]]}"#),
+            (
+                Style::pretty(2).plain(),
+                "{\n  \"b\": [\n    1.0,\n    \"é/\\n\",\n    {},\n    []\n  ],\n  \"a\": null\n}",
+            ),
+        ];
+        for (style, expected) in cases {
+            assert_eq!(written(style), expected);
+        }
+        assert_eq!(Style::compact().ascii().write("\"😀\"".as_bytes()).unwrap(), br#""\ud83d\ude00""#);
+    }
+
+    #[test]
+    fn what_is_no_json_is_left_alone() {
+        for text in ["", "{", "{} x", "nul"] {
+            assert!(Style::compact().write(text.as_bytes()).is_none(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_means_the_same(text in r#"[\[\]{}",:0-9a\\/u é-]{0,24}"#) {
+            let value = serde_json::from_str::<serde_json::Value>(&text).ok();
+            for style in [Style::compact(), Style::spaced().ascii().slashed(), Style::pretty(4).plain().sorted()] {
+                let written = style.write(text.as_bytes());
+                if let Some(written) = written {
+                    prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&written).ok(), value.clone());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! A curl command line: the request that it would send.
+//!
+//! Source: curl's manual page. What changes the body and is not known here is an error: a body that was guessed
+//! explains nothing.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue};
+
+use super::http1::{add, add_line};
+use super::shell::{Word, words};
+use super::{CapturedError, Files};
+use crate::explain::Request;
+
+/// Options with an argument that says nothing of what is signed. Others without one are left out, too.
+const SKIPPED: &[&str] = &[
+    "-A",
+    "--user-agent",
+    "-b",
+    "--cookie",
+    "-c",
+    "--cookie-jar",
+    "-C",
+    "-e",
+    "--referer",
+    "-E",
+    "--cert",
+    "-K",
+    "-m",
+    "--max-time",
+    "-o",
+    "--output",
+    "-P",
+    "-Q",
+    "-r",
+    "-t",
+    "-u",
+    "--user",
+    "-U",
+    "-w",
+    "--write-out",
+    "-x",
+    "--proxy",
+    "-X",
+    "--request",
+    "-y",
+    "-Y",
+    "-z",
+    "--cacert",
+    "--capath",
+    "--connect-timeout",
+    "--connect-to",
+    "--interface",
+    "--key",
+    "--limit-rate",
+    "--max-redirs",
+    "--oauth2-bearer",
+    "--resolve",
+    "--retry",
+    "--retry-delay",
+    "--retry-max-time",
+    "--tls-max",
+    "--trace",
+    "--trace-ascii",
+    "--unix-socket",
+    "--noproxy",
+    "-D",
+    "--dump-header",
+    "--ciphers",
+    "--cert-type",
+    "--key-type",
+    "--pass",
+    "--proxy-header",
+    "--proxy-user",
+    "--stderr",
+    "--aws-sigv4",
+];
+
+/// Options that make a body that is not known here.
+const UNKNOWN: &[(&str, &str)] = &[
+    ("-F", "a form of parts (`-F`) has a boundary that curl makes up: save the bytes that were sent"),
+    ("--form", "a form of parts (`--form`) has a boundary that curl makes up: save the bytes that were sent"),
+    ("--form-string", "a form of parts has a boundary that curl makes up: save the bytes that were sent"),
+    ("--data-urlencode", "`--data-urlencode` is not known here: give the body with `--data-raw`, encoded"),
+    ("-T", "an upload (`-T`) is not known here: give the body with `--data-binary`"),
+    ("--upload-file", "an upload (`--upload-file`) is not known here: give the body with `--data-binary`"),
+    ("-G", "with `-G` the data goes into the URL, so there is no body"),
+    ("--get", "with `--get` the data goes into the URL, so there is no body"),
+    ("-K", "a file of options (`-K`) is not known here: write them out"),
+    ("--config", "a file of options (`--config`) is not known here: write them out"),
+];
+
+/// How an option's data becomes the body.
+#[derive(Clone, Copy)]
+enum Data {
+    /// `-d`: a file's line ends and NULs are left out.
+    Stripped,
+    /// `--data-binary`, `--json`: a file as it is.
+    Binary,
+    /// `--data-raw`: `@` means nothing.
+    Raw,
+}
+
+/// The command and its line, if `text` is one of curl, a prompt before it or not.
+pub(super) fn command(text: &[u8]) -> Option<(&[u8], usize)> {
+    let command = text.trim_ascii_start();
+    let command = command.strip_prefix(b"$ ").unwrap_or(command).trim_ascii_start();
+    let rest = command.strip_prefix(b"curl")?;
+    let ends = rest.first().is_none_or(|byte| byte.is_ascii_whitespace() || *byte == b'\\');
+    let before = &text[..text.len() - command.len()];
+    ends.then(|| (command, before.split(|&byte| byte == b'\n').count()))
+}
+
+pub(super) fn parse(command: &[u8], line: usize, files: &mut Files<'_>) -> Result<Request, CapturedError> {
+    let mut curl = Curl { request: Request::default(), data: None, json: false, host: None, files };
+    let mut words = words(command, line)?.into_iter().skip(1);
+    let mut only_urls = false;
+    while let Some(word) = words.next() {
+        let line = word.line;
+        let at = |problem: String| CapturedError::new(line, problem);
+        let text = text(&word)?;
+        if only_urls || !text.starts_with('-') || text == "-" {
+            curl.url(text);
+            continue;
+        }
+        if text == "--" {
+            only_urls = true;
+            continue;
+        }
+        for (option, attached) in options(text) {
+            if let Some((_, problem)) = UNKNOWN.iter().find(|(name, _)| *name == option) {
+                return Err(at((*problem).into()));
+            }
+            if !takes_argument(&option) {
+                continue;
+            }
+            let argument = match attached {
+                Some(argument) => Word { bytes: argument.as_bytes().to_vec(), line },
+                None => words.next().ok_or_else(|| at(format!("`{option}` has no argument")))?,
+            };
+            curl.option(&option, &argument).map_err(at)?;
+        }
+    }
+    Ok(curl.finish())
+}
+
+fn text(word: &Word) -> Result<&str, CapturedError> {
+    std::str::from_utf8(&word.bytes).map_err(|_| CapturedError::new(word.line, "an option or URL is not UTF-8"))
+}
+
+/// The options in a word, each with what is attached to it: `-sSd@file` is three.
+fn options(word: &str) -> Vec<(String, Option<&str>)> {
+    if word.starts_with("--") {
+        return vec![(word.to_owned(), None)];
+    }
+    let mut options = Vec::new();
+    for (at, letter) in word.char_indices().skip(1) {
+        let option = format!("-{letter}");
+        let rest = &word[at + letter.len_utf8()..];
+        if takes_argument(&option) {
+            options.push((option, (!rest.is_empty()).then_some(rest)));
+            break;
+        }
+        options.push((option, None));
+    }
+    options
+}
+
+fn takes_argument(option: &str) -> bool {
+    data_of(option).is_some() || matches!(option, "-H" | "--header" | "--url" | "--json") || SKIPPED.contains(&option)
+}
+
+fn data_of(option: &str) -> Option<Data> {
+    match option {
+        "-d" | "--data" | "--data-ascii" => Some(Data::Stripped),
+        "--data-binary" | "--json" => Some(Data::Binary),
+        "--data-raw" => Some(Data::Raw),
+        _ => None,
+    }
+}
+
+struct Curl<'f, 'a> {
+    request: Request,
+    data: Option<Vec<u8>>,
+    json: bool,
+    /// The URL's.
+    host: Option<String>,
+    files: &'f mut Files<'a>,
+}
+
+impl Curl<'_, '_> {
+    fn option(&mut self, option: &str, argument: &Word) -> Result<(), String> {
+        if let Some(data) = data_of(option) {
+            let is_json = option == "--json";
+            self.json |= is_json;
+            let bytes = self.bytes_of(data, &argument.bytes)?;
+            match &mut self.data {
+                None => self.data = Some(bytes),
+                Some(data) => {
+                    if !is_json {
+                        data.push(b'&');
+                    }
+                    data.extend(bytes);
+                }
+            }
+            return Ok(());
+        }
+        match option {
+            "-H" | "--header" => self.header(&argument.bytes),
+            "--url" => {
+                self.url(&String::from_utf8_lossy(&argument.bytes));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bytes_of(&mut self, data: Data, argument: &[u8]) -> Result<Vec<u8>, String> {
+        let file = match (data, argument.strip_prefix(b"@")) {
+            (Data::Raw, _) | (_, None) => return Ok(argument.to_vec()),
+            (_, Some(file)) => file,
+        };
+        let mut content = self.file(file)?;
+        if let Data::Stripped = data {
+            content.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+        }
+        Ok(content)
+    }
+
+    fn file(&mut self, name: &[u8]) -> Result<Vec<u8>, String> {
+        let name = std::str::from_utf8(name).map_err(|_| "a file's name is not UTF-8")?;
+        (self.files)(name)
+    }
+
+    /// `Name: value`, `Name;` for an empty value, `Name:` for none, `@file` for one a line.
+    fn header(&mut self, argument: &[u8]) -> Result<(), String> {
+        if let Some(file) = argument.strip_prefix(b"@") {
+            let content = self.file(file)?;
+            let lines = content.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+            return lines
+                .filter(|line| !line.is_empty())
+                .try_for_each(|line| add_line(line, &mut self.request.headers));
+        }
+        let colon = argument.contains(&b':');
+        match argument.strip_suffix(b";") {
+            Some(name) if !colon => return add(name, b"", &mut self.request.headers),
+            _ => {}
+        }
+        let removes = argument.trim_ascii_end().strip_suffix(b":").is_some_and(|name| !name.contains(&b':'));
+        if removes {
+            return Ok(());
+        }
+        add_line(argument, &mut self.request.headers)
+    }
+
+    fn url(&mut self, url: &str) {
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        self.request.target = Some(format!("{slash}{}", target.split('#').next().unwrap_or_default()));
+        let host = host.rsplit('@').next().unwrap_or_default();
+        self.host = Some(host.to_owned());
+    }
+
+    fn default_header(&mut self, name: http::HeaderName, value: &str) {
+        let headers: &mut HeaderMap = &mut self.request.headers;
+        if let Ok(value) = HeaderValue::from_str(value)
+            && !headers.contains_key(&name)
+        {
+            headers.insert(name, value);
+        }
+    }
+
+    fn finish(mut self) -> Request {
+        if let Some(host) = self.host.take() {
+            self.default_header(HOST, &host);
+        }
+        if self.data.is_some() {
+            let form = "application/x-www-form-urlencoded";
+            self.default_header(CONTENT_TYPE, if self.json { "application/json" } else { form });
+        }
+        Request { body: Bytes::from(self.data.unwrap_or_default()), ..self.request }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Request, CapturedError> {
+        let mut files = |name: &str| match name {
+            "body" => Ok(b"{\r\n}\n".to_vec()),
+            "head" => Ok(b"A: 1\r\nB: 2\r\n".to_vec()),
+            _ => Err(format!("cannot read {name}")),
+        };
+        Request::parse(text.as_bytes(), &mut files)
+    }
+
+    #[test]
+    fn data_becomes_the_body_that_curl_would_send() {
+        let cases: &[(&str, &[u8])] = &[
+            ("curl http://x/ -d '{\"a\":1}'", b"{\"a\":1}"),
+            ("$ curl -sSd '{}' x", b"{}"),
+            ("curl -d@body x", b"{}"),
+            ("curl --data @body x", b"{}"),
+            ("curl --data-binary @body x", b"{\r\n}\n"),
+            ("curl --data-raw @body x", b"@body"),
+            ("curl --data-raw $'{\\n}' x", b"{\n}"),
+            ("curl -d a -d b x", b"a&b"),
+            ("curl --json '{' --json '}' x", b"{}"),
+            ("curl --compressed -X POST -o out -d a x -d b", b"a&b"),
+            ("curl x", b""),
+        ];
+        for (text, body) in cases {
+            assert_eq!(read(text).unwrap().body, *body, "{text}");
+        }
+    }
+
+    #[test]
+    fn headers_host_and_target_are_those_that_curl_would_send() {
+        let request =
+            read("curl \\\n -H 'X-Sig: a=b' -H \"Y:\" -HZ\\; -H @head 'https://u:p@h:1/p?q=1#f' -d ''").unwrap();
+        let shown: Vec<_> =
+            request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let mut expected = vec![
+            ("x-sig", "a=b"),
+            ("z", ""),
+            ("a", "1"),
+            ("b", "2"),
+            ("host", "h:1"),
+            ("content-type", "application/x-www-form-urlencoded"),
+        ];
+        expected.sort_unstable();
+        let mut shown = shown;
+        shown.sort_unstable();
+        assert_eq!(shown, expected);
+        assert_eq!(request.target.as_deref(), Some("/p?q=1"));
+    }
+
+    #[test]
+    fn what_would_make_another_body_is_refused_with_its_line() {
+        for text in [
+            "curl \\\n -F a=b",
+            "curl x \\\n --data-urlencode a",
+            "curl \\\n -d @none",
+            "curl \\\n -sG",
+            "\ncurl -F a",
+            "curl \\\n -d",
+        ] {
+            assert_eq!(read(text).unwrap_err().line, 2, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in r#"(curl|POST /|A: b|-d|-H|@body|['"\\$ \n:;@{}a-]|\\u|\PC){0,40}"#) {
+            let _ = read(&text);
+            let _ = read(&format!("curl {text}"));
+            let _ = Request::parse_head(text.as_bytes());
+        }
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
+            let mut none = |_: &str| Err(String::new());
+            let _ = Request::parse(&bytes, &mut none);
+            let _ = Request::parse(&[b"curl ", &bytes[..]].concat(), &mut none);
+            let _ = Request::parse_head(&bytes);
+        }
+    }
+}
