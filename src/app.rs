@@ -152,6 +152,12 @@ impl App {
     /// Takes the routes of a newly loaded configuration over.
     pub fn reload(&self, config: Config) {
         let routes = config.routes.len();
+        if self.gateway.header_timeout() > config.limits.header_timeout {
+            tracing::warn!(
+                header_timeout_seconds = config.limits.header_timeout.as_secs_f64(),
+                "a head may take longer to arrive than the shortest budget of the new routes allows, until the next start"
+            );
+        }
         self.routes.send_replace(config.routes.iter().map(ServedRoute::of).collect());
         self.gateway.serve_routes(config.routes);
         self.metrics.config_loaded(Timestamp::now());

@@ -15,7 +15,7 @@ use pingora_http::RequestHeader;
 use crate::signature::{Unverified, Verified};
 
 /// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one, or what was stored of
-/// such a one.
+/// such a one; or an [`Unverified`] one, which is marked.
 pub struct Delivery {
     head: RequestHeader,
     body: Bytes,
@@ -72,32 +72,27 @@ impl Delivery {
     /// `forward_query` appends the sender's query string.
     pub fn new(verified: &Verified, label: &Label, arrival: &Arrival<'_>, forward_query: bool) -> Self {
         let mut delivery = Self::of(verified.body(), &label.route, arrival, forward_query);
-        delivery.name(label);
+        set(&mut delivery.head, "Hookgate-Event-Id", &label.event_id);
+        set(&mut delivery.head, "Hookgate-Event-Type", &label.event_type);
+        if !delivery.head.headers.contains_key(&IDEMPOTENCY_KEY) {
+            set(&mut delivery.head, "Idempotency-Key", &label.event_id);
+        }
         delivery
     }
 
-    /// What did not verify, on a route that passes such on, marked. It has a `label` if it looks like an event.
-    pub fn unverified(
-        unverified: &Unverified,
-        route: &str,
-        label: Option<&Label>,
-        arrival: &Arrival<'_>,
-        forward_query: bool,
-    ) -> Self {
+    /// A provider's handshake, which is no event and has no ID.
+    pub fn handshake(verified: &Verified, route: &str, kind: &'static str, arrival: &Arrival<'_>) -> Self {
+        let mut delivery = Self::of(verified.body(), route, arrival, false);
+        set(&mut delivery.head, "Hookgate-Event-Type", kind);
+        delivery
+    }
+
+    /// What did not verify, on a route that passes such on, marked. Nobody vouches for an ID in it, so it gets none: a
+    /// receiver that goes by IDs must not take the genuine event for its copy.
+    pub fn unverified(unverified: &Unverified, route: &str, arrival: &Arrival<'_>, forward_query: bool) -> Self {
         let mut delivery = Self::of(unverified.body(), route, arrival, forward_query);
         set(&mut delivery.head, "Hookgate-Verified", "false");
-        if let Some(label) = label {
-            delivery.name(label);
-        }
         delivery
-    }
-
-    fn name(&mut self, label: &Label) {
-        set(&mut self.head, "Hookgate-Event-Id", &label.event_id);
-        set(&mut self.head, "Hookgate-Event-Type", &label.event_type);
-        if !self.head.headers.contains_key(&IDEMPOTENCY_KEY) {
-            set(&mut self.head, "Idempotency-Key", &label.event_id);
-        }
     }
 
     fn of(body: &Bytes, route: &str, arrival: &Arrival<'_>, forward_query: bool) -> Self {

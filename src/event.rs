@@ -129,6 +129,12 @@ impl EnvelopeSpec {
                 .any(|source| matches!(source, Source::Header(header) if header == name))
     }
 
+    /// Where parts stand in the body.
+    pub fn pointers(&self) -> impl Iterator<Item = &Pointer> {
+        let time = self.timestamp.as_ref().and_then(|spec| spec.source.pointer());
+        [self.id.pointer(), self.kind.pointer(), time].into_iter().flatten()
+    }
+
     /// Reads the parts from where they stand. `body` must be verified; `headers` may be covered by no signature.
     ///
     /// If any part stands in the body, the whole body must be one strict JSON text. If none does, it is not looked at.

@@ -10,9 +10,9 @@ mod first_byte;
 mod handover;
 mod handshake;
 mod head;
+mod passing;
 mod peer;
 mod rotation;
-mod shadow;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,6 +135,11 @@ impl Gateway {
         }
     }
 
+    /// How long a head may take to arrive.
+    pub fn header_timeout(&self) -> Duration {
+        self.limits.header_timeout
+    }
+
     /// Ends when no connection is open any more. To be called once the listeners are closed.
     pub async fn all_closed(&self) {
         let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
@@ -146,6 +151,7 @@ impl Gateway {
     pub fn tell_of_rotations(&self) {
         let (serving, now) = (self.serving.load_full(), self.clock.wall());
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+        rotation.keep(|name| serving.table.routes().iter().any(|route| *route.name == *name));
         for (route, metrics) in serving.table.routes().iter().zip(&serving.metrics) {
             let used = |(name, expires): (&Arc<str>, _)| {
                 let verified = metrics.verified_by(name);
@@ -198,7 +204,8 @@ impl Gateway {
         let head = visit.head.insert(Head::check(session, self.limits.header_bytes)?).clone();
         let (route, metrics) = serving.find(&head, session.req_header().uri.path())?;
         let deadline = visit.matched(route, metrics);
-        let asked = handshake::by_query(route, session.req_header());
+        let now = self.clock.wall();
+        let asked = handshake::by_query(route, session.req_header(), now);
         if asked.is_none() && !route.methods.contains(&session.req_header().method) {
             return Err(Outcome::MethodNotAllowed(route.methods.clone()));
         }
@@ -211,7 +218,6 @@ impl Gateway {
             return answer;
         }
 
-        let now = self.clock.wall();
         let mut share = self.body_bytes.share();
         let mut verification = route.verifier.begin(&session.req_header().headers, now);
         let received = body::receive(session, &head, route.max_body, deadline, &mut verification, &mut share).await;
@@ -240,30 +246,32 @@ impl Gateway {
         let verified = verified?;
         visit.line.secret = Some(Arc::clone(verified.secret()));
 
-        let (event, handover) = match handshake::in_body(route, &verified) {
+        match handshake::in_body(route, &verified) {
             Some(Asked::Here(reply)) => return Ok(Outcome::Challenge(reply)),
-            Some(Asked::Upstream(event)) => (event, None),
-            None => (route.envelope.parse(verified.body(), &arrival.head.headers)?, Some(route.handover)),
-        };
+            Some(Asked::Upstream(kind)) => {
+                let delivery = Delivery::handshake(&verified, &route.name, kind, &arrival);
+                return Ok(self.forward_once(route, metrics, &delivery, deadline, visit).await);
+            }
+            None => {}
+        }
+        let event = route.envelope.parse(verified.body(), &arrival.head.headers)?;
         let label = label(route, &event, &verified);
         visit.line.event_id = Some(Arc::clone(&label.event_id));
         visit.line.event_type = Some(Arc::clone(&label.event_type));
         route.envelope.check_fresh(&event, now)?;
-        if handover.is_some() && !route.events.takes(&event.kind) {
+        if !route.events.takes(&event.kind) {
             return Ok(Outcome::Ignored);
         }
 
         let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
         let delivery = Delivery::new(&verified, &label, &arrival, route.forward_query);
-        let spills = handover == Some(Handover::Spill);
-        let settle_by = visit.settle_by(deadline);
-        let handing = Handing { route, delivery, subject: subject(label, now), spills, settle_by };
-        Ok(match handover.unwrap_or(Handover::Proxy) {
-            Handover::Queue => self.store(claim, &handing, None, Duration::ZERO).await,
-            Handover::Proxy => self.forward(claim, &handing, metrics, deadline, visit).await,
+        let handover = Handing { route, delivery, subject: subject(label, now), settle_by: visit.settle_by(deadline) };
+        Ok(match route.handover {
+            Handover::Queue => self.store(claim, &handover, None, Duration::ZERO).await,
+            Handover::Proxy => self.forward(claim, &handover, metrics, deadline, visit).await,
             Handover::Spill => {
                 let deadline = handover::spill_by(visit.incoming.first_byte, deadline);
-                self.forward(claim, &handing, metrics, deadline, visit).await
+                self.forward(claim, &handover, metrics, deadline, visit).await
             }
         })
     }

@@ -5,11 +5,12 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::json::{Found, Pointer, Text, find};
-use crate::secret::{Secret, SecretDigest};
-use crate::signature::{Verified, Verifier};
+use crate::secret::SecretDigest;
+use crate::signature::{NamedSecret, Verified, Verifier};
 
 /// Handshakes are short. What is longer is not looked at, so that no event is read twice for nothing.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -74,7 +75,8 @@ impl Question {
         match self.wants {
             Wants::Echo(_) => Some(Reply::text(challenge_of(found)?)),
             Wants::Proof(_) => {
-                let plain = challenge_of(found)?;
+                // No more than tokens look like: the proof must be of no use as an event's signature.
+                let plain = challenge_of(found).filter(|plain| plain.bytes().all(is_of_token))?;
                 let proof = keys.prove(verified, plain.as_bytes())?;
                 let body = json!({ "plainToken": plain, "encryptedToken": proof }).to_string().into();
                 Some(Reply { status: StatusCode::OK, content_type: "application/json", body })
@@ -109,6 +111,10 @@ fn challenge_of(found: Found<'_>) -> Option<String> {
     is_challenge(&text).then_some(text)
 }
 
+fn is_of_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+/=_-".contains(&byte)
+}
+
 fn is_challenge(text: &str) -> bool {
     (1..=CHALLENGE_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -123,7 +129,11 @@ impl Reply {
 ///
 /// Source: developers.facebook.com, "Webhooks, Getting started": `hub.mode`, `hub.verify_token`, `hub.challenge`.
 #[derive(Debug)]
-pub struct VerifyToken(SecretDigest);
+pub struct VerifyToken {
+    digest: SecretDigest,
+    /// From this moment on it is no longer accepted.
+    expires: Option<Timestamp>,
+}
 
 /// The query of a GET that asks.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,25 +159,39 @@ impl Query {
 }
 
 impl VerifyToken {
-    pub fn new(token: &Secret) -> Self {
-        Self(token.digest())
+    pub fn new(token: &NamedSecret) -> Self {
+        Self { digest: token.secret.digest(), expires: token.expires }
     }
 
     /// The answer to `query`, if it knows the token.
-    pub fn answer(&self, query: Query) -> Option<Reply> {
-        self.0.is_of(query.token.as_bytes()).then(|| Reply::text(query.challenge))
+    pub fn answer(&self, query: Query, now: Timestamp) -> Option<Reply> {
+        let valid = self.expires.is_none_or(|end| now < end);
+        (self.digest.is_of(query.token.as_bytes()) && valid).then(|| Reply::text(query.challenge))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
+
+    fn token(text: &str) -> VerifyToken {
+        VerifyToken::new(&NamedSecret { name: "token".into(), secret: Secret::new(text).unwrap(), expires: None })
+    }
+
+    #[test]
+    fn a_token_that_has_expired_gets_no_answer() {
+        let end = Timestamp::from_second(1_000).unwrap();
+        let token = VerifyToken { expires: Some(end), ..token("meatyham") };
+        let ask = || Query::read("hub.mode=subscribe&hub.challenge=1&hub.verify_token=meatyham").unwrap();
+        assert!(token.answer(ask(), Timestamp::from_second(999).unwrap()).is_some());
+        assert_eq!(token.answer(ask(), end), None);
+    }
 
     #[test]
     fn a_query_is_a_handshake_when_each_part_is_there_once() {
         let asked = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meaty%20ham";
-        let token = VerifyToken::new(&Secret::new("meaty ham").unwrap());
-        let reply = token.answer(Query::read(asked).unwrap()).unwrap();
+        let reply = token("meaty ham").answer(Query::read(asked).unwrap(), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!((reply.status, &reply.body[..]), (StatusCode::OK, &b"1158201444"[..]));
         for query in [
             "",
@@ -184,10 +208,10 @@ mod tests {
 
     #[test]
     fn a_query_with_another_token_gets_no_answer() {
-        let token = VerifyToken::new(&Secret::new("meatyham").unwrap());
+        let token = token("meatyham");
         for wrong in ["", "meatyha", "meatyhamx", "MEATYHAM"] {
             let query = Query::read(&format!("hub.mode=subscribe&hub.challenge=1&hub.verify_token={wrong}")).unwrap();
-            assert_eq!(token.answer(query), None, "{wrong}");
+            assert_eq!(token.answer(query, Timestamp::UNIX_EPOCH), None, "{wrong}");
         }
     }
 }

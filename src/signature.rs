@@ -110,7 +110,9 @@ impl Verifier {
             }
             Ok(Presented { candidates: Candidates::InBody(_), .. }) | Err(_) => Vec::new(),
         };
-        let sha256 = (self.tells_sha256 || !self.tag_is_digest).then(Sha256::new);
+        // Of a signature in the body the digest is taken at the end, of what it covers.
+        let in_header = matches!(&presented, Ok(Presented { candidates: Candidates::Read(_), .. }));
+        let sha256 = (self.hashes() && in_header).then(Sha256::new);
         Verification { verifier: self, presented, macs, sha256, payload: Payload::default(), now }
     }
 
@@ -120,6 +122,10 @@ impl Verifier {
         let key = self.keys.iter().find(|key| key.named.name == verified.secret)?;
         let tag = key.mac_after(message)?.finalize();
         Some(hex::encode(tag.as_slice()))
+    }
+
+    fn hashes(&self) -> bool {
+        self.tells_sha256 || !self.tag_is_digest
     }
 
     fn active(&self, now: Timestamp) -> impl Iterator<Item = &Prepared> {
@@ -201,10 +207,15 @@ impl Verification<'_> {
     fn check(self) -> Result<Verified, Unverified> {
         let Self { verifier, presented, macs, sha256, payload, now } = self;
         let body = payload.into_bytes();
+        let mut sha256 = sha256.map(Sha256::finalize);
         let matched = presented.and_then(|presented| {
             let matched = match &presented.candidates {
                 Candidates::Read(candidates) => verifier.find_key(&presented, candidates, macs, &body, now),
-                Candidates::InBody(in_body) => verifier.find_key_in_body(&presented, in_body, &body, now)?,
+                Candidates::InBody(in_body) => {
+                    let (candidate, signed) = verifier.cut_out(in_body, &body)?;
+                    sha256 = verifier.hashes().then(|| Sha256::digest(&signed));
+                    verifier.find_key_in_body(&presented, candidate, &signed, now)
+                }
             };
             let matched = matched.ok_or(Failure::Mismatch)?;
             match (&verifier.scheme.time, presented.time) {
@@ -216,7 +227,7 @@ impl Verification<'_> {
             Ok(matched) => matched,
             Err(failure) => return Err(Unverified { body, failure }),
         };
-        let sha256: Option<[u8; 32]> = sha256.map(|hash| hash.finalize().into());
+        let sha256: Option<[u8; 32]> = sha256.map(Into::into);
         let digest = match &sha256 {
             Some(sha256) => PayloadDigest::of_body(sha256),
             None => PayloadDigest::of_tag(key.fingerprint, tag.as_slice()),
@@ -256,14 +267,8 @@ impl Verifier {
         matched
     }
 
-    /// As [`Verifier::find_key`], for a signature that stands in the body.
-    fn find_key_in_body(
-        &self,
-        presented: &Presented<'_>,
-        in_body: &InBody,
-        body: &[u8],
-        now: Timestamp,
-    ) -> Result<Option<(&Prepared, Tag)>, Failure> {
+    /// The signature that stands in the body, and what is left of the body without it.
+    fn cut_out(&self, in_body: &InBody, body: &[u8]) -> Result<(Candidate, String), Failure> {
         let text = simdutf8::basic::from_utf8(body).map_err(|_| Failure::Malformed)?;
         let member = member(text, &in_body.pointer).map_err(|error| match error {
             MemberError::Missing => Failure::Missing,
@@ -274,6 +279,17 @@ impl Verifier {
         if in_body.compact {
             signed = compact(&signed);
         }
+        Ok((candidate, signed))
+    }
+
+    /// As [`Verifier::find_key`], for a signature that stood in the body.
+    fn find_key_in_body(
+        &self,
+        presented: &Presented<'_>,
+        candidate: Candidate,
+        signed: &str,
+        now: Timestamp,
+    ) -> Option<(&Prepared, Tag)> {
         let start = |key: &Prepared| {
             let mut mac = key.mac_after(&presented.before)?;
             mac.update(signed.as_bytes());
@@ -281,7 +297,7 @@ impl Verifier {
         };
         let keys = self.active(now).filter(|key| key.named.key.kind == candidate.kind);
         let macs = keys.filter_map(|key| Some((key, start(key)?))).collect();
-        Ok(self.find_key(presented, &[candidate], macs, signed.as_bytes(), now))
+        self.find_key(presented, &[candidate], macs, signed.as_bytes(), now)
     }
 }
 
@@ -315,7 +331,7 @@ impl Unverified {
     }
 }
 
-/// A body whose signature was checked. Only [`Verification::finish`] makes one.
+/// A body whose signature was checked. Only a [`Verification`] makes one.
 #[derive(Debug)]
 pub struct Verified {
     body: Bytes,
@@ -340,7 +356,8 @@ impl Verified {
         self.digest
     }
 
-    /// SHA-256 of the body, when the route's [`Verifier`] was asked for it.
+    /// SHA-256 of what the signature covers of the body, when the route's [`Verifier`] was asked for it: whoever replays
+    /// a body whose signature stands in it can't make it another one.
     pub fn body_sha256(&self) -> Option<&[u8; 32]> {
         self.body_sha256.as_ref()
     }

@@ -60,12 +60,16 @@ pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Proble
     let admin = compiler.admin(&file.admin, &listen);
     let store = compiler.store(&file.store);
     let mut limits = compiler.limits(&file.limits, &file.trusted_proxies);
-    let shutdown = compiler.shutdown(&file.shutdown);
+    let mut shutdown = compiler.shutdown(&file.shutdown);
     let log = log_settings(&file.log);
     let routes = compiler.routes(file, &listen, &limits, shutdown);
+    let budgets = || routes.iter().flatten().map(|route| route.budget);
     if file.limits.value().is_none_or(|limits| limits.header_timeout.is_absent()) {
-        let shortest = routes.iter().flatten().map(|route| route.budget.time()).min();
+        let shortest = budgets().map(|budget| budget.time()).min();
         limits.header_timeout = limits.header_timeout.min(shortest.unwrap_or(limits.header_timeout));
+    }
+    if file.shutdown.value().is_none_or(|shutdown| shutdown.grace.is_absent()) {
+        shutdown.grace = budgets().map(|budget| budget.total).max().unwrap_or_default().max(shutdown.grace);
     }
     Some(Config { listen, admin: admin?, store, limits, shutdown, log, routes: routes? })
 }
@@ -342,11 +346,11 @@ impl Compiler<'_> {
         }
         if let Some(longest) = budgets().map(|budget| budget.total).max()
             && shutdown.grace < longest
+            && let Some(given) = file.shutdown.value().and_then(|shutdown| shutdown.grace.given())
         {
-            let span = file.shutdown.value().and_then(|shutdown| shutdown.grace.given()).map(|given| given.span);
             self.report(
                 Diagnostic::warning(
-                    span,
+                    given.span,
                     format!("`shutdown.grace` is shorter than the longest budget of a route, {longest:?}"),
                 )
                 .help("a stop may cut off requests that had time left"),

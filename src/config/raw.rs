@@ -136,7 +136,8 @@ pub(super) struct Shutdown {
     /// How long `/readyz` says 503 while requests are still taken, so that a load balancer notices. At most 1h.
     #[schemars(extend("default" = "5s"))]
     pub drain: Field<Duration>,
-    /// How long requests in flight may then go on. At most 1h.
+    /// How long requests in flight may then go on. At most 1h. Default: 15s, or the longest budget of a route where that
+    /// is longer.
     #[schemars(extend("default" = "15s"))]
     pub grace: Field<Duration>,
 }
@@ -338,7 +339,7 @@ pub(super) struct SignatureTimestamp {
     /// Unix seconds, Unix milliseconds, or RFC 3339.
     #[schemars(extend("default" = "s"))]
     pub unit: Field<TimeUnit>,
-    /// How far from now it may be, into the past and into the future. Not 0.
+    /// How far from now it may be, into the past and into the future. Not 0, at most 1h.
     #[schemars(extend("default" = "5m"))]
     pub tolerance: Field<Duration>,
 }

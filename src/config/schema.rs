@@ -30,7 +30,6 @@ pub fn reference() -> String {
         written += 1;
     }
     reference.value_types();
-    reference.event_types();
     reference.text
 }
 
@@ -115,7 +114,7 @@ impl Reference<'_> {
             self.sections.push((first_use.clone(), name.to_owned()));
         }
         let anchor: String = first_use.chars().filter(|c| c.is_alphanumeric() || "_-".contains(*c)).collect();
-        let or_text = if schema["anyOf"].is_array() { "text or " } else { "" };
+        let or_text = if std::ptr::eq(mapping(schema), schema) { "" } else { "text or " };
         format!("{or_text}[mapping](#{anchor})")
     }
 
@@ -127,18 +126,12 @@ impl Reference<'_> {
             }
         }
     }
-
-    fn event_types(&mut self) {
-        for preset in crate::providers::PRESETS {
-            let types: Vec<_> = preset.habits.event_types.iter().map(|kind| format!("`{kind}`")).collect();
-            let _ = write!(self.text, "\n## Event types of {}\n\n{}\n", preset.title, types.join(", "));
-        }
-    }
 }
 
 /// The mapping in a schema that may also be text.
 fn mapping(schema: &Value) -> &Value {
-    schema["anyOf"].as_array().and_then(|forms| forms.last()).unwrap_or(schema)
+    let forms = schema["anyOf"].as_array().and_then(|forms| forms.last());
+    forms.filter(|form| form["properties"].is_object()).unwrap_or(schema)
 }
 
 /// A doc comment on one line, fit for a table's cell.

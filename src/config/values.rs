@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::{fmt, time};
 
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
@@ -15,15 +16,11 @@ use zeroize::Zeroizing;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) struct Duration(pub time::Duration);
 
+/// As it is written, but for fractions of a second.
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-        let mut given = parts.into_iter().filter(|(count, _)| *count > 0).peekable();
-        if given.peek().is_none() {
-            return f.write_str("0s");
-        }
-        given.try_for_each(|(count, unit)| write!(f, "{count}{unit}"))
+        let friendly = format!("{:#}", SignedDuration::from_secs(self.0.as_secs().try_into().unwrap_or(i64::MAX)));
+        f.write_str(&friendly.replace(' ', ""))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::backoff::{Failed, Next};
 use crate::delivery::Delivery;
 use crate::ledger::{Attempt, Claim, Ending, Report};
 use crate::metrics::RouteMetrics;
-use crate::route::Route;
+use crate::route::{Handover, Route};
 use crate::store::{Attempted, PAYLOAD_MAX, Payload, State, StoreError, Subject};
 use crate::upstream::{self, End, Response};
 
@@ -24,8 +24,6 @@ pub(super) struct Handing<'a> {
     pub route: &'a Route,
     pub delivery: Delivery,
     pub subject: Arc<Subject>,
-    /// What the upstream does not take now is stored.
-    pub spills: bool,
     /// The ledger is waited for until then.
     pub settle_by: Instant,
 }
@@ -47,7 +45,7 @@ impl Gateway {
         visit: &mut Visit<'_>,
     ) -> Outcome {
         let route = handing.route;
-        let spills = handing.spills;
+        let spills = route.handover == Handover::Spill;
         // Taken for verified events only: nobody without a secret can use a route's places up.
         let _permit = match route.admission.enter() {
             Ok(permit) => permit,

@@ -66,6 +66,11 @@ struct Seen {
 }
 
 impl Rotation {
+    /// Forgets the routes that are no more.
+    pub(super) fn keep(&mut self, served: impl Fn(&str) -> bool) {
+        self.0.retain(|(route, _), _| served(route));
+    }
+
     /// Looks at a route's secrets. Each hint is given once, until the secret is used again.
     pub(super) fn look(&mut self, route: &Arc<str>, secrets: &[SecretUse], now: Timestamp) -> Vec<Hint> {
         let mut hints = Vec::new();
@@ -74,10 +79,12 @@ impl Rotation {
             let key = (Arc::clone(route), Arc::clone(&secret.name));
             let unseen = Seen { verified: 0, used_at: now, told_unused: false, told_end: false };
             let seen = self.0.entry(key).or_insert(unseen);
-            let used = secret.verified != seen.verified;
+            let used = secret.verified > seen.verified;
             if used {
-                (seen.verified, seen.used_at, seen.told_unused) = (secret.verified, now, false);
+                (seen.used_at, seen.told_unused) = (now, false);
             }
+            // A route that was away begins to count anew.
+            seen.verified = secret.verified;
             let ends_soon = secret.expires.filter(|end| now < *end && end.duration_since(now) <= ENDS_SOON);
             if let Some(end) = ends_soon.filter(|_| used && !seen.told_end) {
                 seen.told_end = true;

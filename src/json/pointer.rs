@@ -56,6 +56,11 @@ impl Pointer {
         self.0.iter().map(|token| &*token.key)
     }
 
+    /// Whether it points at what `other` points at, or at a part of that.
+    pub fn is_at_or_below(&self, other: &Self) -> bool {
+        self.0.starts_with(&other.0)
+    }
+
     /// The name of the member that it points at, if that is not an element of an array; `None` for the whole document.
     pub fn name(&self) -> Option<&str> {
         self.0.last().map(|token| &*token.key)

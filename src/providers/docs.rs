@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Asks, PRESETS, Preset};
 use crate::event::{IdSource, Source};
@@ -28,7 +28,7 @@ Standard Webhooks (so is its).
 
 const BEHIND_THE_TABLE: &str = "\
 *Waits* is how long the provider waits for an answer (`budget`), *duplicate* the answer to an event that was handed over before
-(`replay.on_duplicate`), *tries* how long it sends an event again by itself; `replay.window` must be longer (96h is the default).
+(`replay.on_duplicate`), *tries* how long an event may come again; `replay.window` must be longer (96h is the default).
 A signed time is checked when the event arrives. One that was stored (`queue`, `spill`) may be delivered hours later, under the
 headers that it came with: an application that checks signatures itself must then leave the time out of it.
 
@@ -217,7 +217,7 @@ fn key(kind: &crate::signature::Kind) -> String {
     format!("{what}{form}{stripped}")
 }
 
-/// What a signature of it looks like, made by signing.
+/// What a signature of it looks like.
 fn sent(scheme: &Scheme) -> String {
     let mut kinds = Vec::new();
     for kind in &scheme.kinds {
@@ -279,10 +279,7 @@ fn in_the_body() -> String {
 
 /// As a configuration has it.
 fn written(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    let given = parts.into_iter().filter(|(count, _)| *count > 0);
-    given.map(|(count, unit)| format!("{count}{unit}")).collect::<Vec<_>>().concat()
+    format!("{:#}", SignedDuration::try_from(duration).unwrap()).replace(' ', "")
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Event types of .
+//! `OrbVPN`'s event types.
 
 /// Source: the provider's API documentation (`payment.completed` and the four beside it), and the enumeration of event
 /// types in its published server source.

@@ -58,6 +58,8 @@ pub enum KeyError {
     Empty,
     #[error("the secret is not an Ed25519 public key of 32 bytes")]
     NotPublicKey,
+    #[error("the secret is an Ed25519 public key under which anybody can sign; it may be a placeholder")]
+    WeakPublicKey,
     #[error("the secret is a private key, which only the sender has; give its public key")]
     PrivateKey,
     #[error("the secret is not an Ed25519 private key of 32 bytes, which signing takes")]
@@ -92,7 +94,13 @@ impl Scheme {
         let bytes = self.key_bytes(secret)?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => Material::Hmac(mac),
-            None => Material::Ed25519(bytes[..].try_into().map_err(|_| KeyError::NotPublicKey)?),
+            None => {
+                let public: [u8; ED25519_KEY_BYTES] = bytes[..].try_into().map_err(|_| KeyError::NotPublicKey)?;
+                if is_of_small_order(&public) {
+                    return Err(KeyError::WeakPublicKey);
+                }
+                Material::Ed25519(public)
+            }
         };
         Ok(Key { kind, material })
     }
@@ -130,12 +138,22 @@ impl Scheme {
         Ok(Signer { kind, material })
     }
 
+    /// Whether a secret for this scheme says by its prefix what it is, and this one does not: it is taken for a key of
+    /// the first kind.
+    pub fn leaves_open(&self, secret: &Secret) -> bool {
+        self.kinds.len() > 1 && self.named_kind(secret).is_none()
+    }
+
     fn kind_of(&self, secret: &Secret) -> usize {
+        self.named_kind(secret).unwrap_or(0)
+    }
+
+    fn named_kind(&self, secret: &Secret) -> Option<usize> {
         let names = |kind: &Kind| {
             let prefixes = [&kind.key.prefix, &kind.key.private_prefix];
             prefixes.into_iter().any(|prefix| !prefix.is_empty() && secret.expose().starts_with(prefix.as_bytes()))
         };
-        self.kinds.iter().position(names).unwrap_or(0)
+        self.kinds.iter().position(names)
     }
 }
 
@@ -289,6 +307,22 @@ fn find_in<'t, M: hmac::Mac>(mac: M, candidates: impl Iterator<Item = &'t Tag>) 
         found |= same_length.is_ok_and(|candidate| computed == CtOutput::new(candidate));
     }
     found.then(|| Tag::of(&computed.into_bytes()))
+}
+
+/// Whether `public` encodes a point of order 1, 2, 4 or 8, under which signatures can be made without a private key:
+/// all such encodings, but for the sign bit. Source: Chalkias, Garillot, Nikolaenko 2020,
+/// table 1.
+fn is_of_small_order(public: &[u8; ED25519_KEY_BYTES]) -> bool {
+    const ORDER_8: [[u8; ED25519_KEY_BYTES]; 2] = [
+        *b"\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a",
+        *b"\x26\xe8\x95\x8f\xc2\xb2\x27\xb0\x45\xc3\xf4\x89\xf2\xef\x98\xf0\xd5\xdf\xac\x05\xd3\xc6\x33\x39\xb1\x38\x02\x88\x6d\x53\xfc\x05",
+    ];
+    let mut y = *public;
+    y[31] &= 0x7f;
+    // y is 0 or 1; or p - 1, p or p + 1 with p = 2^255 - 19, little-endian.
+    let small = y[0] <= 1 && y[1..].iter().all(|&byte| byte == 0);
+    let around_p = (0xec..=0xee).contains(&y[0]) && y[1..31].iter().all(|&byte| byte == 0xff) && y[31] == 0x7f;
+    small || around_p || ORDER_8.contains(&y)
 }
 
 impl fmt::Debug for Key {

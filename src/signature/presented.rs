@@ -66,7 +66,8 @@ impl<'a> Presented<'a> {
                     Part::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
                     Part::Timestamp => bytes.extend_from_slice(time.map_or("", |(text, _)| text).as_bytes()),
                     Part::Id(header) => bytes.extend_from_slice(the_one(headers, header)?.as_bytes()),
-                    Part::Url => {}
+                    // Without the URL nothing can be checked.
+                    Part::Url => return Err(Failure::Missing),
                 }
             }
         }

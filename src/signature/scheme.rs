@@ -138,6 +138,9 @@ pub struct SignedTime {
 impl SignedTime {
     /// What the providers' own libraries allow.
     pub const USUAL_TOLERANCE: Duration = Duration::from_secs(300);
+
+    /// Clocks do not differ by more, and senders sign each attempt anew.
+    pub const TOLERANCE_MAX: Duration = Duration::from_secs(3600);
 }
 
 /// Where a signed time stands.
@@ -156,7 +159,7 @@ pub enum TimeUnit {
     Seconds,
     /// Unix milliseconds.
     Milliseconds,
-    /// RFC 3339, in UTC.
+    /// RFC 3339.
     Rfc3339,
 }
 

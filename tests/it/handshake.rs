@@ -1,5 +1,6 @@
 //! A provider's handshake is answered at the gateway once it is verified, and the upstream never sees it.
 
+use ring::signature::Ed25519KeyPair;
 use serde_json::json;
 
 use crate::harness::*;
@@ -62,12 +63,50 @@ async fn a_handshake_is_the_upstream_s_when_the_route_forwards_it() {
     let route = Route::to(&upstream).with("provider", "slack").with("challenge", "forward");
     let gateway = Gateway::start(route.with("delivery", "queue").with("events", "[app_mention]")).await;
     gateway.send(slack(URL_VERIFICATION, "not the secret")).await.assert_problem(401, "invalid_signature");
-    let answer = gateway.send(slack(URL_VERIFICATION, SECRET)).await;
-    answer.assert(200, "delivered");
-    assert_eq!(answer.text(), CHALLENGE);
-    assert_eq!(upstream.last().body, URL_VERIFICATION);
-    upstream.last().assert_header("Hookgate-Event-Type", "url_verification");
-    assert_eq!(upstream.count(), 1);
+    upstream.assert_untouched();
+    for count in 1..=2 {
+        // It may be repeated: it is no event, and in no ledger.
+        let answer = gateway.send(slack(URL_VERIFICATION, SECRET)).await;
+        answer.assert(200, "delivered");
+        assert_eq!(answer.text(), CHALLENGE);
+        let seen = upstream.last();
+        assert_eq!(seen.body, URL_VERIFICATION);
+        seen.assert_header("Hookgate-Event-Type", "url_verification");
+        seen.assert_no_header("Hookgate-Event-Id");
+        assert_eq!(upstream.count(), count);
+    }
+}
+
+/// RFC 8032 §7.1, test 1.
+const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+const PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn discord_s_ping_is_answered_with_204_and_what_others_signed_with_401() {
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream).with("provider", "discord");
+    let gateway = Gateway::start(Setup::from(route).env("WEBHOOK_SECRET", PUBLIC)).await;
+    let signed = |body: &[u8], seed: &str| {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&hex::decode(seed).expect("hex")).expect("a seed");
+        let time = jiff::Timestamp::now().as_second().to_string();
+        let signature = hex::encode(pair.sign(&[time.as_bytes(), body].concat()));
+        let request = Request::post(body).header("X-Signature-Timestamp", &time);
+        request.header("X-Signature-Ed25519", &signature)
+    };
+    let ping = br#"{"version":1,"application_id":"1234560123453231555","type":0}"#;
+    for _ in 0..2 {
+        let answer = gateway.send(signed(ping, SEED)).await;
+        answer.assert(204, "challenge");
+        assert!(answer.body.is_empty() && answer.header("Content-Type").is_some());
+    }
+    // Discord sends such on purpose, and takes the endpoint out if they pass.
+    let other = SEED.replace('9', "8");
+    gateway.send(signed(ping, &other)).await.assert_problem(401, "invalid_signature");
+    upstream.assert_untouched();
+    let event = br#"{"type":1,"event":{"type":"APPLICATION_AUTHORIZED","data":{}}}"#;
+    gateway.send(signed(event, &other)).await.assert_problem(401, "invalid_signature");
+    gateway.send(signed(event, SEED)).await.assert(200, "delivered");
+    upstream.last().assert_header("Hookgate-Event-Type", "APPLICATION_AUTHORIZED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

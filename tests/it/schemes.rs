@@ -240,3 +240,35 @@ async fn the_log_says_when_a_secret_is_no_longer_used() {
     assert!(!lines.iter().any(|line| line["secret"] == "new" && line["message"].to_string().contains("take it out")));
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_signature_in_the_body_leaves_open_makes_no_other_event_of_a_replay() {
+    let upstream = Upstream::ok();
+    let event = "{id: {body_digest: true}, type: /type}";
+    let gateway = Gateway::start(Route::to(&upstream).signature("{field: /signature}").with("event", event)).await;
+    let (plain, tag) = (r#""type":"a","n":1"#, hmac_hex(SECRET, br#"{"type":"a","n":1}"#));
+    let post = |body: &str| Request::post(body.as_bytes());
+    gateway.send(post(&format!(r#"{{{plain},"signature":"{tag}"}}"#))).await.assert(200, "delivered");
+    for written_otherwise in [
+        format!(r#"{{{plain},"signature":"{}"}}"#, tag.to_uppercase()),
+        format!(r#"{{"signature":"{tag}",{plain}}}"#),
+        format!(r#"{{{plain}, "signature" : "{tag}"}}"#),
+    ] {
+        gateway.send(post(&written_otherwise)).await.assert(409, "duplicate");
+    }
+    assert_eq!(upstream.count(), 1);
+    let (code, output) =
+        Gateway::refuses(Route::to(&upstream).signature("{field: /signature}").with("event", "{id: /signature}")).await;
+    assert!(code == Some(78) && output.contains("which is the signature"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_public_key_under_which_anybody_can_sign_is_refused() {
+    let upstream = Upstream::ok();
+    let eights = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a";
+    for key in [&"0".repeat(64), &format!("01{}", "0".repeat(62)), &format!("ee{}7f", "f".repeat(60)), eights] {
+        let setup = Setup::from(Route::to(&upstream).with("provider", "discord")).env("WEBHOOK_SECRET", key);
+        let (code, output) = Gateway::refuses(setup).await;
+        assert!(code == Some(78) && output.contains("anybody can sign"), "{key}: {output}");
+    }
+}

@@ -137,6 +137,10 @@ impl Compiler<'_> {
         let scheme = sender.as_ref().map(|sender| &sender.scheme);
         let secrets = self.secrets(raw.get(|route| &route.secrets), raw.place, index, scheme);
         let envelope = self.envelope(raw.get(|route| &route.event), habits, scheme);
+        if let Some(scheme) = scheme {
+            let event = raw.get(|route| &route.event).given();
+            self.compare_with_signature(&envelope, scheme, event.map_or(raw.place, |event| event.span));
+        }
         let target = self.target(raw.get(|route| &route.upstream), raw.place, listen);
         let headers = self.headers(raw.get(|route| &route.headers), scheme);
         let methods = self.methods(raw.get(|route| &route.methods));
@@ -155,8 +159,7 @@ impl Compiler<'_> {
         self.check_storable(raw, handover, retain);
         let shadow = self.shadow(raw.get(|route| &route.enforce));
         let handshake = sender.as_ref().map_or(Err(()), |sender| self.handshake(raw, sender));
-        let tell_sha256 = needs_body_digest(&envelope, scheme)
-            || matches!(&handshake, Ok(Some(Handshake::Signed(_, AnsweredBy::Upstream))));
+        let tell_sha256 = needs_body_digest(&envelope, scheme);
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
@@ -219,6 +222,11 @@ impl Compiler<'_> {
                 Ok(None)
             }
             Asks::Signed(question) => {
+                if let Some(token) = challenge.verify_token.given() {
+                    let warning =
+                        Diagnostic::warning(token.span, "this sender signs its handshake, and has no such token");
+                    self.report(warning.help("leave it out"));
+                }
                 let by = if forwards.is_some() { AnsweredBy::Upstream } else { AnsweredBy::Gateway };
                 Ok(Some(Handshake::Signed(question(), by)))
             }
@@ -233,8 +241,8 @@ impl Compiler<'_> {
                 }
                 match &challenge.verify_token {
                     Field::Given(token) => {
-                        let token = self.secret(token, 0).ok_or(())?;
-                        Ok(Some(Handshake::Query(VerifyToken::new(&token.secret))))
+                        let token = self.token(token).ok_or(())?;
+                        Ok(Some(Handshake::Query(VerifyToken::new(&token))))
                     }
                     Field::Absent => {
                         let span = field.given().map_or(raw.place, |given| given.span);
@@ -380,13 +388,22 @@ impl Compiler<'_> {
     /// that is forgotten while a signed time is still fresh.
     fn check_window(&self, window: &Located<values::Duration>, sender: &Sender) {
         let tolerance = sender.scheme.time.as_ref().map_or(Duration::ZERO, |time| time.tolerance);
+        let fresh = tolerance * 2;
+        if window.value.0 < fresh {
+            let shown = values::Duration(fresh);
+            let error = Diagnostic::error(window.span, format!("a signed request may stay fresh for {shown}"));
+            self.report(
+                error.label("it could be replayed after this").help("lower the `tolerance`, or leave this out"),
+            );
+            return;
+        }
         let horizon = sender.habits.retry_horizon.unwrap_or(USUAL_RETRY_HORIZON) + tolerance;
         if window.value.0 >= horizon {
             return;
         }
         let shown = values::Duration(horizon);
         self.report(match sender.title.filter(|_| sender.habits.retry_horizon.is_some()) {
-            Some(title) => Diagnostic::error(window.span, format!("{title} sends events again for up to {shown}"))
+            Some(title) => Diagnostic::error(window.span, format!("{title} may send an event again for up to {shown}"))
                 .label("an ID would be forgotten before that")
                 .help(format!("at least `{shown}`, or leave it out for `96h`")),
             None => Diagnostic::warning(window.span, format!("many senders send events again for up to {shown}"))

@@ -89,7 +89,11 @@ impl Compiler<'_> {
     fn key(&self, secret: &NamedSecret, scheme: &Scheme, span: Span) -> Option<NamedKey> {
         let refuse = |error: KeyError| {
             let help = match error {
-                KeyError::NotBase64 | KeyError::NotHex | KeyError::Empty | KeyError::NotPublicKey => {
+                KeyError::NotBase64
+                | KeyError::NotHex
+                | KeyError::Empty
+                | KeyError::NotPublicKey
+                | KeyError::WeakPublicKey => {
                     "copy it whole, as the sender shows it; a scheme of your own says with `secret_encoding` and \
                      `strip_prefix` how it is written"
                 }
@@ -97,6 +101,14 @@ impl Compiler<'_> {
             };
             self.report(Diagnostic::error(span, error.to_string()).help(help));
         };
+        if scheme.leaves_open(&secret.secret) {
+            let [first, second] = [0, 1].map(|kind| &*scheme.kinds[kind].key.prefix);
+            let warning =
+                Diagnostic::warning(span, format!("the secret begins neither with `{first}` nor with `{second}`"));
+            self.report(warning.label(format!("taken for a `{first}`")).help(
+                "copy it whole, as the sender shows it: a public key in its place would let anybody sign who knows it",
+            ));
+        }
         secret.for_scheme(scheme).map_err(refuse).ok()
     }
 
@@ -109,17 +121,17 @@ impl Compiler<'_> {
         }
     }
 
-    /// The admin listener's token.
+    /// The admin listener's token, or a provider's verify token.
     pub(super) fn token(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
         let token = self.secret(reference, 0)?;
         if token.expires.is_some_and(|end| end <= self.sources.now) {
-            self.report(Diagnostic::error(reference.span, "the admin token has expired"));
+            self.report(Diagnostic::error(reference.span, "this token has expired"));
         }
         Some(token)
     }
 
     /// The secret under its default name.
-    pub(super) fn secret(&self, reference: &Located<Reference>, position: usize) -> Option<NamedSecret> {
+    fn secret(&self, reference: &Located<Reference>, position: usize) -> Option<NamedSecret> {
         let origin = self.origin(reference)?;
         let (bytes, at, default_name) = match &origin {
             Origin::Variable(name) => (self.variable(name)?, name.span, name.value.clone()),

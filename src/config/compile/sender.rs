@@ -9,7 +9,7 @@ use crate::config::tree::Span;
 use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
 use crate::json::Pointer;
 use crate::providers::{self, Asks, Habits, PRESETS};
-use crate::signature::Scheme;
+use crate::signature::{Place, Scheme};
 
 /// What a route gets when it says nothing about who sends.
 const DEFAULT_PROVIDER: &str = "vpn-enterprise";
@@ -40,6 +40,8 @@ impl Compiler<'_> {
                 }
                 None => return None,
             }
+        } else if let (Some(own), Some(_)) = (route.own.public_url.given(), url) {
+            self.report(Diagnostic::warning(own.span, "this sender does not sign the URL, so it makes no difference"));
         }
         Some(sender)
     }
@@ -96,6 +98,12 @@ impl Compiler<'_> {
         let usual = (habits.envelope)();
         let Some(event) = field.given() else { return EnvelopeSpec { timestamp: None, ..usual } };
         let source = |field: &Field<raw::EventSource>| field.given().and_then(|source| self.event_source(source));
+        if let Some(header) = event.value.kind.value().and_then(|kind| kind.header.given())
+            && !header.value.parse().is_ok_and(|name| scheme.is_some_and(|scheme| scheme.signs(&name)))
+        {
+            let warning = Diagnostic::warning(header.span, "the event type in a header is not signed");
+            self.report(warning.help("a replay can bring another type; take one from the body where there is one"));
+        }
         let id = event.value.id.given().and_then(|id| self.event_id(id, scheme));
         let timestamp = source(&event.value.timestamp);
         if let (Some(Source::Header(_)), Some(given)) = (&timestamp, event.value.timestamp.given()) {
@@ -157,6 +165,20 @@ impl Compiler<'_> {
                 let error = Diagnostic::error(source.span, "this does not say where to look");
                 self.report(error.help("give either `pointer` or `header`"));
                 None
+            }
+        }
+    }
+
+    /// Nothing of the event may be read from its signature: there are several ways to write that.
+    pub(super) fn compare_with_signature(&self, envelope: &EnvelopeSpec, scheme: &Scheme, place: Span) {
+        let signatures = scheme.places.iter().filter_map(|found| match found {
+            Place::Body(in_body) => Some(&in_body.pointer),
+            Place::Header(_) | Place::Fields(_) => None,
+        });
+        for signature in signatures {
+            if envelope.pointers().any(|pointer| pointer.is_at_or_below(signature)) {
+                let error = Diagnostic::error(place, format!("`event` reads `{signature}`, which is the signature"));
+                self.report(error.help("it is not signed itself; take another member"));
             }
         }
     }

@@ -1,11 +1,14 @@
 //! A signature scheme of the user's own: from `signature:` to the value that presets make too.
 
+use std::time::Duration;
+
 use super::Compiler;
 use super::sender::Sender;
 use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw;
 use crate::config::tree::Span;
+use crate::config::values;
 use crate::json::Pointer;
 use crate::providers::{Asks, UNKNOWN_SENDER};
 use crate::signature::{
@@ -85,12 +88,15 @@ impl Compiler<'_> {
 
     fn member(&self, field: &Located<String>) -> Option<Pointer> {
         let pointer = self.pointer(field)?;
-        if pointer.name().is_none() {
-            let error = Diagnostic::error(field.span, "the whole body cannot be its signature");
-            self.report(error.label("expected a member of it, as in `/signature`"));
-            return None;
-        }
-        Some(pointer)
+        let escaped = |char: char| char.is_control() || matches!(char, '"' | '\\');
+        let problem = match pointer.name() {
+            None => "the whole body cannot be its signature",
+            Some(name) if name.contains(escaped) => "JSON escapes this name, and a signature's name must not be",
+            Some(_) => return Some(pointer),
+        };
+        let error = Diagnostic::error(field.span, problem);
+        self.report(error.label("expected a member of it, as in `/signature`"));
+        None
     }
 
     fn content(&self, field: &Field<String>, event: &Field<raw::Event>) -> Option<Content> {
@@ -110,6 +116,13 @@ impl Compiler<'_> {
         let absent = raw::SignatureTimestamp::default();
         let time = raw.timestamp.value().unwrap_or(&absent);
         let field = raw.fields.value().and_then(|fields| fields.timestamp.given());
+        if let (Some(field), Some(in_body)) = (field, raw.field.given()) {
+            let error = Diagnostic::error(field.span, "a signature in the body has no fields beside it");
+            self.report(
+                error.also(in_body.span, "in the body").help("say with `timestamp.header` where the time stands"),
+            );
+            return None;
+        }
         let place = match (field, time.header.given()) {
             (Some(field), Some(header)) => {
                 let error = Diagnostic::error(header.span, "the time stands in a field or in a header, not in both");
@@ -132,16 +145,16 @@ impl Compiler<'_> {
             Some(raw::TimeUnit::Milliseconds) => TimeUnit::Milliseconds,
             Some(raw::TimeUnit::Rfc3339) => TimeUnit::Rfc3339,
         };
-        let tolerance = self.positive(&time.tolerance).unwrap_or(SignedTime::USUAL_TOLERANCE);
-        if let Some(given) = time.tolerance.given().filter(|_| tolerance > SignedTime::USUAL_TOLERANCE * 3) {
-            let warning = Diagnostic::warning(given.span, "senders sign every attempt anew, so this need not be long");
-            self.report(warning.help("it is how far clocks may differ; `5m` is usual"));
-        }
+        let range = values::Duration(Duration::from_millis(1))..=values::Duration(SignedTime::TOLERANCE_MAX);
+        let tolerance = self.within(&time.tolerance, range, "more than 0s, at most 1h");
+        let tolerance = tolerance.map_or(SignedTime::USUAL_TOLERANCE, |tolerance| tolerance.0);
         Some(Some(SignedTime { place, unit, tolerance }))
     }
 
     fn compare_time(&self, raw: &raw::Signature, signed: &Content, time: Option<&SignedTime>) {
-        let span = raw.signed.given().map(|signed| signed.span);
+        let of_time = raw.timestamp.given().map(|time| time.span);
+        let of_field = raw.fields.value().and_then(|fields| fields.timestamp.given()).map(|field| field.span);
+        let span = raw.signed.given().map(|signed| signed.span).or(of_field).or(of_time);
         match (signed.has_timestamp(), time) {
             (true, None) => {
                 let error = Diagnostic::error(span, "`{timestamp}` is signed, and nothing says where it stands");

@@ -69,6 +69,7 @@ proptest! {
         header in any::<Index>(),
     ) {
         let (signing, verifying) = secrets(&scheme, public, seed);
+        let hex_written = scheme.kinds[0].encodings[0] == Encoding::Hex;
         let now = Timestamp::from_second(NOW).unwrap();
         let signed = scheme.sign(&signing, &body, now, Some(&id)).unwrap();
         let verifier = verifier_of(scheme, verifying.expose());
@@ -88,8 +89,9 @@ proptest! {
         let mut bytes = value.as_bytes().to_vec();
         let place = at.index(bytes.len());
         bytes[place] ^= 1 << (bit % 7);
-        let case_only = bytes[place].eq_ignore_ascii_case(&value.as_bytes()[place]);
-        if let (Ok(changed), false) = (HeaderValue::from_bytes(&bytes), case_only) {
+        let is_signature = signed.iter().last().unwrap().0 == changed_name;
+        let same_digit = is_signature && hex_written && bytes[place].eq_ignore_ascii_case(&value.as_bytes()[place]);
+        if let (Ok(changed), false) = (HeaderValue::from_bytes(&bytes), same_digit) {
             let mut headers = headers.clone();
             headers.insert(HeaderName::from_bytes(changed_name.as_bytes()).unwrap(), changed);
             prop_assert!(outcome(&verifier, &headers, &body, NOW).is_err(), "{}: {}", name, changed_name);

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
 use super::*;
-use crate::providers::{self, PRESETS};
+use crate::providers::{self, Asks, PRESETS};
 
 #[derive(Deserialize)]
 struct Vector {
@@ -67,6 +67,18 @@ fn what_others_signed_with_a_time_is_stale_beyond_the_tolerance_on_both_sides() 
             assert_eq!(outcome.is_ok(), fresh, "{} {off} s off: {outcome:?}", vector.preset);
             assert!(fresh || outcome.unwrap_err() == "stale", "{}", vector.preset);
         }
+    }
+}
+
+#[test]
+fn what_the_sdks_signed_is_an_event_by_its_preset_or_a_handshake() {
+    let vectors: Vec<Vector> = serde_json::from_str(include_str!("../../../tests/sdk/vectors.json")).unwrap();
+    for vector in vectors {
+        let preset = providers::find(&vector.preset).unwrap();
+        let verified = vector.verify(&vector.body, vector.at).unwrap();
+        let event = (preset.habits.envelope)().parse(verified.body(), &vector.headers());
+        let asks = matches!(preset.asks, Asks::Signed(question) if question().is_asked(&verified));
+        assert!(event.is_ok() || asks, "{}: {event:?}", vector.preset);
     }
 }
 

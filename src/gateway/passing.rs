@@ -1,20 +1,21 @@
-//! What did not verify, on a route with `enforce: false`: passed on, marked, past the ledger and the store.
+//! What is passed on at once, past the ledger and the store: what did not verify, on a route with `enforce: false`, and
+//! handshakes that the upstream answers itself.
 //!
-//! Nobody vouches for its event ID, so nothing is remembered of it: a forged one must not stop the genuine event.
+//! Nobody vouches for an ID in the one, and the other has none: nothing is remembered of them, so that a forged event
+//! can't stop the genuine one, and a handshake may be repeated.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::answer::Outcome;
 use super::{Gateway, Visit};
-use crate::delivery::{Arrival, Delivery, Label};
+use crate::delivery::{Arrival, Delivery};
 use crate::metrics::RouteMetrics;
 use crate::route::Route;
 use crate::signature::Unverified;
 use crate::upstream::{End, Failure};
 
 impl Gateway {
-    /// Makes the one attempt, ending by `deadline`.
+    /// What did not verify, unless it is an event that the route does not take.
     pub(super) async fn pass_on(
         &self,
         route: &Route,
@@ -25,22 +26,30 @@ impl Gateway {
         visit: &mut Visit<'_>,
     ) -> Outcome {
         visit.line.unverified = Some(unverified.failure().label());
-        let event = route.envelope.parse(unverified.body(), &arrival.head.headers).ok();
-        if event.as_ref().is_some_and(|event| !route.events.takes(&event.kind)) {
+        let event = route.envelope.parse(unverified.body(), &arrival.head.headers);
+        if event.is_ok_and(|event| !route.events.takes(&event.kind)) {
             return Outcome::Ignored;
         }
-        let label = event.and_then(|event| {
-            let event_id = event.id.as_str()?.into();
-            Some(Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into() })
-        });
-        let delivery = Delivery::unverified(unverified, &route.name, label.as_ref(), arrival, route.forward_query);
+        let delivery = Delivery::unverified(unverified, &route.name, arrival, route.forward_query);
+        self.forward_once(route, metrics, &delivery, deadline, visit).await
+    }
+
+    /// Makes the one attempt, ending by `deadline`.
+    pub(super) async fn forward_once(
+        &self,
+        route: &Route,
+        metrics: &RouteMetrics,
+        delivery: &Delivery,
+        deadline: Instant,
+        visit: &mut Visit<'_>,
+    ) -> Outcome {
         let _permit = match route.admission.enter() {
             Ok(permit) => permit,
             Err(refusal) => return refusal.into(),
         };
         let attempt = match self.client.connect(&route.upstream, deadline).await {
             Err(attempt) => attempt,
-            Ok(connected) => connected.hand_over(&delivery, 1, false, deadline, || ()).await,
+            Ok(connected) => connected.hand_over(delivery, 1, false, deadline, || ()).await,
         };
         metrics.attempted(attempt.result(), attempt.duration.as_secs_f64());
         match attempt.end {
