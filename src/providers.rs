@@ -3,8 +3,6 @@
 //! Owns the presets' names and their defaults. Event catalogues are in files of their own, with their sources.
 
 mod catalogue;
-#[cfg(test)]
-mod docs;
 pub mod orbvpn;
 mod sample;
 pub mod vpn_enterprise;
@@ -64,32 +62,4 @@ pub fn find(name: &str) -> Option<&'static Preset> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn every_preset_is_found_by_its_name_and_waits_longer_than_the_margin() {
-        for preset in PRESETS {
-            assert_eq!(find(preset.name).map(|found| found.title), Some(preset.title));
-            assert!(preset.habits.budget > Duration::from_secs(1), "{}", preset.name);
-        }
-        assert!(find("VPN-Enterprise").is_none());
-    }
-
-    #[test]
-    fn catalogues_list_each_type_once() {
-        for (catalogue, length) in [(vpn_enterprise::EVENT_TYPES, 16), (orbvpn::EVENT_TYPES, 80)] {
-            assert_eq!(catalogue.len(), length);
-            assert_eq!(catalogue.iter().collect::<BTreeSet<_>>().len(), length);
-        }
-    }
-
-    #[test]
-    fn an_example_type_is_in_its_provider_s_catalogue() {
-        for preset in PRESETS.iter().filter(|preset| !preset.habits.event_types.is_empty()) {
-            assert!(preset.habits.event_types.contains(&preset.example_type), "{}", preset.name);
-        }
-    }
-}
+mod tests;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Asks, PRESETS, Preset};
 use crate::event::{IdSource, Source};
 use crate::handshake::Wants;
+use crate::providers::{Asks, PRESETS, Preset};
 use crate::route::OnDuplicate;
 use crate::secret::Secret;
 use crate::signature::{Algorithm, Encoding, Header, KeyEncoding, Place, Scheme, TimePlace, TimeUnit, presets};
