@@ -10,6 +10,7 @@ mod operations;
 mod problem;
 mod rest;
 pub mod shape;
+mod test;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::signature::NamedSecret;
 use crate::store::Store;
+use crate::webhooks::Registry;
 use auth::{Door, LocalAddress};
 
 pub use operations::{Operations, Page, ServedRoute};
@@ -36,8 +38,10 @@ pub struct Subject {
     pub metrics: Arc<Metrics>,
     pub store: Store,
     pub queue: Arc<Queue>,
-    /// The routes that are served now.
-    pub routes: watch::Receiver<Vec<ServedRoute>>,
+    /// The routes that are served, and the way to change them.
+    pub registry: Arc<Registry>,
+    /// Where senders connect to.
+    pub front: Vec<SocketAddr>,
     /// `true` from the signal to stop on.
     pub draining: watch::Receiver<bool>,
 }

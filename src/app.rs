@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::admin::{self, ServedRoute};
+use crate::admin;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
 use crate::upstream::Client;
+use crate::webhooks::Registry;
 
 /// How often the log tells what it left out of rejections that have stopped, and how rotations stand.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -53,8 +54,7 @@ pub struct App {
     queue: Arc<Queue>,
     store: Store,
     metrics: Arc<Metrics>,
-    /// What the admin listener shows of the routes.
-    routes: watch::Sender<Vec<ServedRoute>>,
+    registry: Arc<Registry>,
     /// The addresses senders connect to, with the real ports.
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
@@ -120,8 +120,9 @@ impl App {
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
         let gateway = Gateway::new(config.limits, ledger, client, Arc::clone(&queue), Arc::clone(&metrics), clock);
-        let (routes, served) = watch::channel(config.routes.iter().map(ServedRoute::of).collect());
-        gateway.serve_routes(config.routes);
+        let registry =
+            Registry::start(Arc::clone(&gateway), store.clone(), config.routes, config.admin.allowed_upstreams);
+        let registry = Arc::new(registry.await.map_err(io::Error::other)?);
         metrics.config_loaded(Timestamp::now());
 
         let (draining, draining_seen) = watch::channel(false);
@@ -139,18 +140,19 @@ impl App {
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             queue: Arc::clone(&queue),
-            routes: served,
+            registry: Arc::clone(&registry),
+            front: data.clone(),
             draining: draining_seen,
         };
         let admin = admin::start(admin, subject, config.admin.token.as_ref())?;
         tracing::info!(listener = "admin", address = %admin, "listening");
         queue.start();
         let shutdown = config.shutdown;
-        Ok(Self { gateway, queue, store, metrics, routes, data, admin, draining, stopping, listeners, shutdown })
+        Ok(Self { gateway, queue, store, metrics, registry, data, admin, draining, stopping, listeners, shutdown })
     }
 
     /// Takes the routes of a newly loaded configuration over.
-    pub fn reload(&self, config: Config) {
+    pub async fn reload(&self, config: Config) {
         let routes = config.routes.len();
         if self.gateway.header_timeout() > config.limits.header_timeout {
             tracing::warn!(
@@ -158,8 +160,7 @@ impl App {
                 "a head may take longer to arrive than the shortest budget of the new routes allows, until the next start"
             );
         }
-        self.routes.send_replace(config.routes.iter().map(ServedRoute::of).collect());
-        self.gateway.serve_routes(config.routes);
+        self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
         tracing::info!(routes, "routes reloaded; other sections of the configuration count from the next start");
     }
@@ -209,8 +210,8 @@ impl App {
                 _ = terminate.recv() => break self.shutdown.drain,
                 // Somebody at a terminal is not a load balancer.
                 _ = interrupt.recv() => break Duration::ZERO,
-                _ = hangup.recv() => file.reload(&self, env),
-                () = file.changed() => file.reload(&self, env),
+                _ = hangup.recv() => file.reload(&self, env).await,
+                () = file.changed() => file.reload(&self, env).await,
                 _ = tell.tick() => {
                     self.gateway.tell_left_out();
                     self.gateway.tell_of_rotations();

@@ -29,6 +29,7 @@ use crate::log;
 use crate::route::Route;
 use crate::signature::{NamedSecret, Scheme};
 use crate::store;
+use crate::upstream::AllowedUpstream;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
 
@@ -58,6 +59,8 @@ pub struct Admin {
     pub address: SocketAddr,
     /// May expire: then nobody gets in any more.
     pub token: Option<NamedSecret>,
+    /// What webhooks made over the API may name as their upstream; `None` is anything.
+    pub allowed_upstreams: Option<Vec<AllowedUpstream>>,
 }
 
 /// How the process stops.

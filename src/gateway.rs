@@ -121,7 +121,7 @@ impl Gateway {
     }
 
     /// Serves `routes` from now on. Requests that began before end on the routes they began with.
-    pub fn serve_routes(&self, routes: Vec<Route>) {
+    pub fn serve_routes(&self, routes: Vec<Arc<Route>>) {
         let table = RouteTable::new(routes);
         let metrics: Vec<_> =
             table.routes().iter().map(|route| self.metrics.route(&route.name, route.verifier.secret_names())).collect();
@@ -208,6 +208,10 @@ impl Gateway {
         let asked = handshake::by_query(route, session.req_header(), now);
         if asked.is_none() && !route.methods.contains(&session.req_header().method) {
             return Err(Outcome::MethodNotAllowed(route.methods.clone()));
+        }
+
+        if !route.active {
+            return Err(Outcome::Inactive);
         }
 
         head::check_route_headers(&session.req_header().headers, route)?;

@@ -17,6 +17,7 @@ pub enum Code {
     MalformedRequest,
     ForbiddenAddress,
     UnknownRoute,
+    Inactive,
     MethodNotAllowed,
     BodyTimeout,
     BodyTooLarge,
@@ -31,7 +32,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Delivered,
         Self::UpstreamRejected,
         Self::Queued,
@@ -45,6 +46,7 @@ impl Code {
         Self::MalformedRequest,
         Self::ForbiddenAddress,
         Self::UnknownRoute,
+        Self::Inactive,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::BodyTooLarge,
@@ -91,6 +93,7 @@ impl Code {
             Self::MalformedRequest => "malformed_request",
             Self::ForbiddenAddress => "forbidden_address",
             Self::UnknownRoute => "unknown_route",
+            Self::Inactive => "inactive",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BodyTimeout => "body_timeout",
             Self::BodyTooLarge => "body_too_large",

@@ -15,7 +15,7 @@ use crate::route::OnDuplicate;
 use crate::signature::Scheme;
 
 pub use catalogue::{PRESETS, UNKNOWN_SENDER};
-pub use sample::{Sample, sample};
+pub use sample::{Sample, sample, sample_of};
 
 /// A provider that a route can name.
 pub struct Preset {

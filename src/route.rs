@@ -34,6 +34,8 @@ pub struct Route {
     /// The preset that the scheme came from, for people; `None` for one of the user's own.
     pub provider: Option<&'static str>,
     pub methods: Vec<Method>,
+    /// Switched off, it takes nothing.
+    pub active: bool,
     pub verifier: Verifier,
     /// Lets what did not verify pass, marked.
     pub shadow: Option<Shadow>,
@@ -143,8 +145,7 @@ pub struct RouteTable {
 
 impl RouteTable {
     /// Takes routes of which no two have the same path and host; `config` has checked that.
-    pub fn new(routes: Vec<Route>) -> Self {
-        let routes: Vec<_> = routes.into_iter().map(Arc::new).collect();
+    pub fn new(routes: Vec<Arc<Route>>) -> Self {
         let mut by_path: HashMap<Box<str>, Vec<usize>> = HashMap::new();
         for (index, route) in routes.iter().enumerate() {
             by_path.entry(route.path.clone()).or_default().push(index);

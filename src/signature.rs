@@ -124,6 +124,23 @@ impl Verifier {
         Some(hex::encode(tag.as_slice()))
     }
 
+    /// Signs `body` as the sender would, with the first secret that has not expired: the headers to send, and the body.
+    /// For test events. `None` where that can't be done: secrets are public keys, or all have expired.
+    pub fn sign(&self, body: &str, now: Timestamp, id: &str) -> Option<Result<(Signed, String), SignError>> {
+        let key = self.active(now).find_map(|key| key.named.key.signer())?;
+        Some(match self.scheme.sign_with(&key, body.as_bytes(), now, Some(id)) {
+            Err(SignError::NotInHeader) => {
+                self.scheme.sign_in_body_with(&key, body).map(|body| (Signed::default(), body))
+            }
+            headers => headers.map(|headers| (headers, body.to_owned())),
+        })
+    }
+
+    /// Whether this header's value is part of what is signed.
+    pub fn signs(&self, name: &HeaderName) -> bool {
+        self.scheme.signs(name)
+    }
+
     fn hashes(&self) -> bool {
         self.tells_sha256 || !self.tag_is_digest
     }

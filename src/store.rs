@@ -262,6 +262,30 @@ impl Store {
         self.ask(|done| Job::Settle(Box::new(settlement), done)).await
     }
 
+    /// Keeps what an operator said of a webhook, as durably as events are.
+    ///
+    /// # Errors
+    /// When that is not certain.
+    pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
+        self.ask(|done| Job::Webhook { name, definition: Some(definition.into()), done }).await
+    }
+
+    /// Forgets a webhook's definition. What is known of its events stays.
+    ///
+    /// # Errors
+    /// When that is not certain.
+    pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
+        self.ask(|done| Job::Webhook { name, definition: None, done }).await
+    }
+
+    /// All webhooks' names and definitions.
+    ///
+    /// # Errors
+    /// When the store can't tell.
+    pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.read_within(&self.inner.operators_reads, read::Reader::webhooks).await
+    }
+
     /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
     pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
         self.inner.shared.waker(route)

@@ -3,6 +3,7 @@
 //! Owns the connections and what is known of an attempt's end: answered, never reached, or unknown. What that means
 //! for the ledger and for the sender is decided by `gateway`.
 
+mod allowed;
 mod resolve;
 mod target;
 mod trust;
@@ -20,6 +21,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout_at;
 
+pub use allowed::{AllowedUpstream, PatternError, problem_of};
 pub use target::{Target, UrlError};
 pub use trust::{CaError, TrustedCa};
 
@@ -125,6 +127,11 @@ impl Upstream {
     /// `headers` are set on every request, over what the sender sent.
     pub fn new(target: Target, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         Self { addresses: Addresses::of(&target), target, headers }
+    }
+
+    /// From now on link-local and clouds' metadata addresses are not connected to, whatever the name stands for.
+    pub fn guard(&mut self) {
+        self.addresses.guard();
     }
 
     /// Where it is, for people.

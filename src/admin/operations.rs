@@ -1,13 +1,16 @@
 //! What an operator can do and see, whatever it is asked through.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
-use super::Subject;
+use super::{Subject, test};
 use crate::ledger::Redelivery;
-use crate::route::{Handover, Route};
+use crate::route::Handover;
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
+use crate::webhooks::{self, Change, Definition, New, Served};
 
 /// The operations. REST and whatever comes beside it map to these.
 pub struct Operations {
@@ -15,7 +18,7 @@ pub struct Operations {
 }
 
 /// A route as it is served.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ServedRoute {
     pub name: Arc<str>,
     pub host: Option<Box<str>>,
@@ -26,6 +29,18 @@ pub struct ServedRoute {
     /// Patterns of event types; none take all.
     pub events: Vec<Box<str>>,
     pub handover: Handover,
+    pub active: bool,
+    /// What it was made from over the API; `None` for one of the file.
+    pub made_from: Option<Arc<Definition>>,
+}
+
+/// What became of a test event at the gateway's own front door.
+pub struct Tested {
+    pub status: u16,
+    pub outcome: String,
+    pub event_id: String,
+    pub event_type: String,
+    pub duration: Duration,
 }
 
 /// A route, and what is known of its deliveries.
@@ -58,7 +73,7 @@ pub struct Overview {
 }
 
 /// Why something was not done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error("There is no such webhook, nor any delivery of one of this name.")]
     NoSuchWebhook,
@@ -68,6 +83,14 @@ pub enum Refused {
     InFlight,
     #[error("The payload was not kept, so there is nothing to deliver; see the route's `retain`.")]
     PayloadNotKept,
+    #[error("{0}")]
+    Webhook(#[from] webhooks::Refused),
+    #[error("No test event can be signed: the route's secrets are public keys, or have all expired.")]
+    CannotSign,
+    #[error("No test event can be made for this route's `event` and `signature`.")]
+    CannotMakeEvent,
+    #[error("The gateway's own listener gave no answer: {0}.")]
+    NoAnswer(String),
     #[error("The store can't be asked: {0}.")]
     Store(#[from] StoreError),
 }
@@ -77,7 +100,8 @@ const RECENT_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 86_400;
 
 impl ServedRoute {
-    pub fn of(route: &Route) -> Self {
+    fn of(served: &Served) -> Self {
+        let Served { route, made_from } = served;
         Self {
             name: Arc::clone(&route.name),
             host: route.host.clone(),
@@ -86,6 +110,8 @@ impl ServedRoute {
             url: route.upstream.url(),
             events: route.events.patterns().map(Into::into).collect(),
             handover: route.handover,
+            active: route.active,
+            made_from: made_from.clone(),
         }
     }
 }
@@ -121,7 +147,7 @@ impl Operations {
     pub async fn deliveries(&self, filter: Filter) -> Result<Page, Refused> {
         let (limit, store) = (filter.limit, &self.subject.store);
         let total = store.count_deliveries(filter.clone()).await?;
-        let known = |name: &String| self.subject.routes.borrow().iter().any(|route| *route.name == **name);
+        let known = |name: &String| self.subject.registry.served().iter().any(|served| *served.route.name == **name);
         if total == Some(0) && !filter.route.as_ref().is_none_or(known) {
             return Err(Refused::NoSuchWebhook);
         }
@@ -146,6 +172,33 @@ impl Operations {
         }
     }
 
+    /// Makes a webhook, which is served from then on. Its secret is in it, to be shown this once.
+    pub async fn make(&self, new: New) -> Result<(Standing, Arc<Definition>), Refused> {
+        let served = self.subject.registry.make(new).await?;
+        let definition = served.made_from.clone().ok_or(Refused::NoSuchWebhook)?;
+        Ok((self.standing(ServedRoute::of(&served)).await?, definition))
+    }
+
+    pub async fn change(&self, name: &str, change: Change) -> Result<Standing, Refused> {
+        let served = self.subject.registry.change(name, change).await?;
+        self.standing(ServedRoute::of(&served)).await
+    }
+
+    pub async fn remove(&self, name: &str) -> Result<(), Refused> {
+        Ok(self.subject.registry.remove(name).await?)
+    }
+
+    /// Sends a test event through the gateway's own front door, signed with the route's secret.
+    pub async fn test(&self, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
+        let served = self.subject.registry.served();
+        let found = served.iter().find(|served| *served.route.name == *name).ok_or(Refused::NoSuchWebhook)?;
+        let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
+        let (route, kind) = (Arc::clone(&found.route), kind.to_owned());
+        tracing::info!(route = name, event_type = kind, "a test event is sent, as an operator asked");
+        let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
+        sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
+    }
+
     /// Also while the store can't be asked: that is when it is wanted most.
     pub async fn overview(&self) -> Overview {
         let (routes, unknown) = match self.routes().await {
@@ -162,7 +215,7 @@ impl Operations {
     }
 
     fn served(&self) -> Vec<ServedRoute> {
-        self.subject.routes.borrow().clone()
+        self.subject.registry.served().iter().map(ServedRoute::of).collect()
     }
 
     async fn standing(&self, route: ServedRoute) -> Result<Standing, Refused> {

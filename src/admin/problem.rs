@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::operations::Refused;
+use crate::webhooks;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Problem {
@@ -20,6 +21,9 @@ pub(super) enum Problem {
     UnknownPath,
     MethodNotAllowed,
     InvalidParameter(String),
+    /// The body is not the JSON that it should be.
+    InvalidBody(String),
+    BodyTooLarge,
     Refused(Refused),
 }
 
@@ -33,13 +37,25 @@ impl Problem {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::CrossOrigin => StatusCode::FORBIDDEN,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::UnknownPath | Self::Refused(Refused::NoSuchWebhook | Refused::NoSuchDelivery) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::UnknownPath
+            | Self::Refused(
+                Refused::NoSuchWebhook | Refused::NoSuchDelivery | Refused::Webhook(webhooks::Refused::Unknown),
+            ) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::InvalidParameter(_) => StatusCode::BAD_REQUEST,
-            Self::Refused(Refused::InFlight | Refused::PayloadNotKept) => StatusCode::CONFLICT,
-            Self::Refused(Refused::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::InvalidParameter(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Refused(
+                Refused::InFlight
+                | Refused::PayloadNotKept
+                | Refused::CannotSign
+                | Refused::CannotMakeEvent
+                | Refused::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)),
+            ) => StatusCode::CONFLICT,
+            Self::Refused(Refused::Webhook(webhooks::Refused::Invalid(_))) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Refused(Refused::NoAnswer(_)) => StatusCode::BAD_GATEWAY,
+            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -52,11 +68,19 @@ impl Problem {
             Self::UnknownPath => "unknown_path",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::InvalidParameter(_) => "invalid_parameter",
-            Self::Refused(Refused::NoSuchWebhook) => "unknown_webhook",
+            Self::InvalidBody(_) => "invalid_body",
+            Self::BodyTooLarge => "body_too_large",
+            Self::Refused(Refused::NoSuchWebhook | Refused::Webhook(webhooks::Refused::Unknown)) => "unknown_webhook",
+            Self::Refused(Refused::Webhook(webhooks::Refused::InFile)) => "in_file",
+            Self::Refused(Refused::Webhook(webhooks::Refused::Taken(_))) => "taken",
+            Self::Refused(Refused::Webhook(webhooks::Refused::Invalid(_))) => "invalid_webhook",
+            Self::Refused(Refused::CannotSign) => "cannot_sign",
+            Self::Refused(Refused::CannotMakeEvent) => "cannot_make_event",
+            Self::Refused(Refused::NoAnswer(_)) => "no_answer",
             Self::Refused(Refused::NoSuchDelivery) => "unknown_delivery",
             Self::Refused(Refused::InFlight) => "in_flight",
             Self::Refused(Refused::PayloadNotKept) => "payload_not_kept",
-            Self::Refused(Refused::Store(_)) => "store_unavailable",
+            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => "store_unavailable",
         }
     }
 
@@ -68,7 +92,8 @@ impl Problem {
             Self::UnsupportedMediaType => "A change needs `Content-Type: application/json`.",
             Self::UnknownPath => "There is nothing at this path.",
             Self::MethodNotAllowed => "This path does not take this method.",
-            Self::InvalidParameter(detail) => detail,
+            Self::InvalidParameter(detail) | Self::InvalidBody(detail) => detail,
+            Self::BodyTooLarge => "The body is larger than a webhook's definition may be.",
             Self::Refused(refused) => return Cow::Owned(refused.to_string()),
         })
     }
@@ -97,7 +122,7 @@ impl IntoResponse for Problem {
             Self::Unauthorized => {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Refused(Refused::Store(_)) => {
+            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => {
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             _ => {}

@@ -3,20 +3,30 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::operations::{Operations, Refused};
 use super::problem::Problem;
-use super::shape::{Deliveries, Delivery, OneDelivery, OneWebhook, Status, Webhooks, route_of};
+use super::shape::{
+    Deliveries, Delivery, Done, OneDelivery, OneWebhook, Status, TestResult, Webhook, Webhooks, route_of,
+};
 use crate::store::{self, DeliveryId, Filter};
+use crate::webhooks::{self, Change};
 
 type Shared = State<Arc<Operations>>;
+type Body = Result<Bytes, BytesRejection>;
 type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// A webhook's definition, or a test event's data.
+const BODY_BYTES_MAX: usize = 64 << 10;
 
 const LIMIT_DEFAULT: usize = 20;
 const LIMIT_MAX: usize = 100;
@@ -24,14 +34,16 @@ const LIMIT_MAX: usize = 100;
 pub(super) fn router(operations: Arc<Operations>) -> Router {
     Router::new()
         .route("/status", get(status))
-        .route("/webhooks", get(webhooks))
-        .route("/webhooks/{id}", get(webhook))
+        .route("/webhooks", get(webhooks).post(make))
+        .route("/webhooks/{id}", get(webhook).put(change).delete(remove))
+        .route("/webhooks/{id}/test", post(test))
         .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
         .route("/deliveries", get(deliveries))
         .route("/deliveries/{id}", get(delivery))
         .route("/deliveries/{id}/redeliver", post(redeliver))
         .fallback(|| async { Problem::UnknownPath })
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(operations)
 }
 
@@ -47,6 +59,55 @@ async fn webhooks(State(operations): Shared) -> Result<Response, Problem> {
 async fn webhook(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
     let webhook = operations.route(route_of(&id).ok_or(Refused::NoSuchWebhook)?).await?.into();
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
+}
+
+async fn make(State(operations): Shared, body: Body) -> Result<Response, Problem> {
+    let (standing, definition) = operations.make(parse(body)?).await?;
+    // The only time that it is shown.
+    let webhook = Webhook { secret: definition.secret().to_owned(), ..standing.into() };
+    Ok(json(StatusCode::CREATED, &OneWebhook { success: true, webhook }))
+}
+
+async fn change(State(operations): Shared, Path(id): Path<String>, body: Body) -> Result<Response, Problem> {
+    let change: Change = parse(body)?;
+    let problems = change.problems();
+    if !problems.is_empty() {
+        return Err(Refused::from(webhooks::Refused::Invalid(problems)).into());
+    }
+    let webhook = operations.change(route_of(&id).ok_or(Refused::NoSuchWebhook)?, change).await?.into();
+    Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
+}
+
+async fn remove(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
+    operations.remove(route_of(&id).ok_or(Refused::NoSuchWebhook)?).await?;
+    Ok(json(StatusCode::OK, &Done { success: true }))
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Test {
+    event_type: String,
+    custom_data: Value,
+}
+
+impl Default for Test {
+    fn default() -> Self {
+        Self { event_type: "webhook.test".into(), custom_data: serde_json::json!({ "test": true }) }
+    }
+}
+
+async fn test(State(operations): Shared, Path(id): Path<String>, body: Body) -> Result<Response, Problem> {
+    let body = body.map_err(|_| Problem::BodyTooLarge)?;
+    let test = if body.is_empty() { Test::default() } else { parse(Ok(body))? };
+    let route = route_of(&id).ok_or(Refused::NoSuchWebhook)?;
+    let tested = operations.test(route, &test.event_type, test.custom_data).await?;
+    Ok(json(StatusCode::OK, &TestResult::from(tested)))
+}
+
+fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    let body = body.map_err(|_| Problem::BodyTooLarge)?;
+    serde_json::from_slice(&body)
+        .map_err(|error| Problem::InvalidBody(format!("The body is not as it should be: {error}.")))
 }
 
 async fn deliveries_of_webhook(

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::operations::{Overview, Page, Standing};
+use super::operations::{Overview, Page, Standing, Tested};
 use crate::store::{DeliveryView, RouteRecord};
 
 /// What stands before a route's name in a webhook's ID.
@@ -48,6 +48,8 @@ pub struct Webhook<Stats> {
     pub provider: Option<String>,
     pub delivery: String,
     pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     pub queue: Stored,
 }
 
@@ -157,6 +159,38 @@ pub struct OneWebhook {
     pub webhook: Webhook<LongStats>,
 }
 
+/// Done, and there is nothing to show.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Done {
+    pub success: bool,
+}
+
+/// What became of a test event.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TestResult {
+    /// Whether it was answered with a 2xx.
+    pub success: bool,
+    pub status: u16,
+    /// As `Hookgate-Outcome` has it.
+    pub outcome: String,
+    pub event_id: String,
+    pub event_type: String,
+    pub duration_ms: u64,
+}
+
+impl From<Tested> for TestResult {
+    fn from(tested: Tested) -> Self {
+        Self {
+            success: (200..300).contains(&tested.status),
+            status: tested.status,
+            outcome: tested.outcome,
+            event_id: tested.event_id,
+            event_type: tested.event_type,
+            duration_ms: tested.duration.as_millis().try_into().unwrap_or(u64::MAX),
+        }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {
     pub success: bool,
@@ -188,9 +222,9 @@ impl<Stats> Webhook<Stats> {
             id: webhook_id(&route.name),
             url: route.url,
             events,
-            status: "active".into(),
+            status: if route.active { "active" } else { "inactive" }.into(),
             secret: MASKED.into(),
-            created_at: record.created_at,
+            created_at: route.made_from.as_ref().map(|made| made.created_at).or(record.created_at),
             last_delivery: record.last_success.max(record.last_failure),
             delivery_stats: stats(&record),
             name: route.name.to_string(),
@@ -198,7 +232,8 @@ impl<Stats> Webhook<Stats> {
             path: route.path.into(),
             provider: route.provider.map(Into::into),
             delivery: route.handover.as_str().into(),
-            source: "file".into(),
+            source: if route.made_from.is_some() { "api" } else { "file" }.into(),
+            description: route.made_from.as_ref().map(|made| made.description.clone()),
             queue: Stored { pending: record.pending, dead: record.dead, oldest_pending_at: oldest_waiting },
         }
     }

@@ -60,14 +60,14 @@ impl FileWatch {
     }
 
     /// Reads the configuration again and gives it, or what is wrong with it, to `app`.
-    pub(super) fn reload(&mut self, app: &App, env: &dyn Fn(&str) -> Option<String>) {
+    pub(super) async fn reload(&mut self, app: &App, env: &dyn Fn(&str) -> Option<String>) {
         self.seen = std::fs::read(&self.path).ok();
         match config::load(&self.path, env) {
             Ok(loaded) => {
                 for warning in loaded.warnings.summaries() {
                     tracing::warn!("{warning}");
                 }
-                app.reload(loaded.config);
+                app.reload(loaded.config).await;
             }
             Err(report) => app.refuse_reload(&report),
         }

@@ -31,6 +31,7 @@ use crate::gateway::Limits;
 use crate::log;
 use crate::signature::NamedSecret;
 use crate::store;
+use crate::upstream::AllowedUpstream;
 use route::Identity;
 use secrets::Fingerprint;
 
@@ -161,7 +162,6 @@ impl Compiler<'_> {
     fn admin(&self, field: &Field<raw::Admin>, listen: &[Listen]) -> Option<Admin> {
         let absent = raw::Admin::default();
         let admin = field.value().unwrap_or(&absent);
-        self.later(&admin.allowed_upstreams, "webhooks made over the API come");
         let address = admin.address.value().map_or(DEFAULT_ADMIN, |address| address.0);
         if let Some(given) = admin.address.given() {
             if !address.ip().to_canonical().is_loopback() && admin.token.is_absent() {
@@ -177,7 +177,22 @@ impl Compiler<'_> {
                 );
             }
         }
-        Some(Admin { address, token: self.admin_token(&admin.token)? })
+        let allowed_upstreams = self.allowed_upstreams(&admin.allowed_upstreams);
+        Some(Admin { address, token: self.admin_token(&admin.token)?, allowed_upstreams })
+    }
+
+    fn allowed_upstreams(&self, field: &Field<Vec<Field<String>>>) -> Option<Vec<AllowedUpstream>> {
+        let list = field.given()?;
+        if list.value.is_empty() {
+            let error = Diagnostic::error(list.span, "an empty list would allow no upstream");
+            self.report(error.help("leave `allowed_upstreams` out to allow any"));
+        }
+        let parse = |text: &Located<String>| {
+            let refuse =
+                |error| self.report(Diagnostic::error(text.span, "this is no such URL").label(format!("{error}")));
+            text.value.parse().map_err(refuse).ok()
+        };
+        Some(list.value.iter().filter_map(Field::given).filter_map(parse).collect())
     }
 
     /// `Some(None)` where there is none.

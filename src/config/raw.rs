@@ -72,8 +72,11 @@ pub(super) struct Admin {
     pub address: Field<Address>,
     /// Asked for by everything but `/healthz`, `/readyz` and `/metrics`. Default: no token.
     pub token: Field<Reference>,
-    #[schemars(skip)]
-    pub allowed_upstreams: Field<Later>,
+    /// What webhooks made over the API may name as their upstream: URLs, as in `http://127.0.0.1:3000/hooks` (that path
+    /// and what is below it) or `https://*.internal.example.com`. Default: any, but for link-local addresses and those at
+    /// which clouds keep a machine's credentials, which are never allowed.
+    #[schemars(length(min = 1))]
+    pub allowed_upstreams: Field<Vec<Field<String>>>,
 }
 
 /// Where event IDs, queued events and the records of deliveries are kept: a folder that one gateway at a time uses.

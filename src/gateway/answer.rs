@@ -40,6 +40,8 @@ pub enum Outcome {
     MalformedRequest(Fault),
     ForbiddenAddress,
     UnknownRoute,
+    /// The route is switched off.
+    Inactive,
     MethodNotAllowed(Vec<Method>),
     BodyTimeout,
     BodyTooLarge,
@@ -53,6 +55,9 @@ pub enum Outcome {
 
 /// When a sender may come again after trouble of ours that passes quickly.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The same for an endpoint that somebody switched off.
+const RETRY_AFTER_INACTIVE: Duration = Duration::from_secs(60);
 
 const HOOKGATE_OUTCOME: &str = "Hookgate-Outcome";
 const HOOKGATE_EVENT_ID: &str = "Hookgate-Event-Id";
@@ -90,6 +95,7 @@ impl Outcome {
             Self::MalformedRequest(_) => Code::MalformedRequest,
             Self::ForbiddenAddress => Code::ForbiddenAddress,
             Self::UnknownRoute => Code::UnknownRoute,
+            Self::Inactive => Code::Inactive,
             Self::MethodNotAllowed(_) => Code::MethodNotAllowed,
             Self::BodyTimeout => Code::BodyTimeout,
             Self::BodyTooLarge => Code::BodyTooLarge,
@@ -143,7 +149,7 @@ impl Outcome {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
-            Self::Overloaded | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Inactive | Self::Overloaded | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::BudgetExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -166,6 +172,7 @@ impl Outcome {
             Self::MalformedRequest(fault) => fault.describe(),
             Self::ForbiddenAddress => "Requests from this address are not let in.",
             Self::UnknownRoute => "There is no endpoint at this host and path.",
+            Self::Inactive => "The endpoint is switched off; come again later.",
             Self::MethodNotAllowed(_) => "The endpoint does not take this method.",
             Self::BodyTimeout => "The request did not arrive in time.",
             Self::BodyTooLarge => "The body is larger than the endpoint takes.",
@@ -181,6 +188,7 @@ impl Outcome {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::InFlight | Self::Overloaded | Self::StoreUnavailable(_) => Some(RETRY_AFTER),
+            Self::Inactive => Some(RETRY_AFTER_INACTIVE),
             Self::RateLimited(wait) => Some(*wait),
             _ => None,
         }

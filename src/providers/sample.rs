@@ -19,31 +19,52 @@ pub struct Sample {
 /// An event of this type, ID and time, as the envelope of `preset` reads it. Two with the same arguments are the same
 /// bytes; another ID makes another body, also for providers without IDs.
 pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
-    let EnvelopeSpec { id: id_source, kind: kind_source, timestamp } = (preset.habits.envelope)();
-    let at = format!("{at:.3}");
-    let mut headers = Vec::new();
-    let mut body = json!({});
-    match id_source {
-        IdSource::Pointer(pointer) => put(&mut body, &pointer, id),
-        IdSource::Header(name) if (preset.scheme)().signs(&name) => {}
-        IdSource::Header(name) => headers.push((name, id.to_owned())),
-        IdSource::BodyDigest => {}
-    }
-    let time = timestamp.map(|time| (time.source, at.as_str()));
-    for (source, text) in [Some((kind_source, kind)), time].into_iter().flatten() {
-        match source {
-            Source::Pointer(pointer) => put(&mut body, &pointer, text),
-            Source::Header(name) => headers.push((name, text.to_owned())),
-        }
-    }
-    body["data"] = json!({ "made_up_by": "hookgate", "reference": id, "made_at": at });
-    Sample { headers, body: body.to_string().into_bytes() }
+    let scheme = (preset.scheme)();
+    let data = json!({ "made_up_by": "hookgate", "reference": id, "made_at": format!("{at:.3}") });
+    let sample = sample_of(&(preset.habits.envelope)(), &|header| scheme.signs(header), kind, id, at, data);
+    sample.expect("every preset's pointers lead through objects")
 }
 
-/// Every preset's pointers lead through objects.
-fn put(body: &mut Value, pointer: &Pointer, text: &str) {
-    let place = pointer.steps().fold(body, |place, step| &mut place[step]);
-    *place = text.into();
+/// The same for any envelope. `is_signed` tells of a header whether signing adds it. `None` where nothing can stand at
+/// the envelope's pointers, since one leads through another.
+pub fn sample_of(
+    envelope: &EnvelopeSpec,
+    is_signed: &dyn Fn(&HeaderName) -> bool,
+    kind: &str,
+    id: &str,
+    at: Timestamp,
+    data: Value,
+) -> Option<Sample> {
+    let at = format!("{at:.3}");
+    let (mut headers, mut body) = (Vec::new(), json!({}));
+    match &envelope.id {
+        IdSource::Pointer(pointer) => put(&mut body, pointer, id)?,
+        IdSource::Header(name) if is_signed(name) => {}
+        IdSource::Header(name) => headers.push((name.clone(), id.to_owned())),
+        IdSource::BodyDigest => {}
+    }
+    let time = envelope.timestamp.as_ref().map(|time| (&time.source, at.as_str()));
+    for (source, text) in [Some((&envelope.kind, kind)), time].into_iter().flatten() {
+        match source {
+            Source::Pointer(pointer) => put(&mut body, pointer, text)?,
+            Source::Header(name) => headers.push((name.clone(), text.to_owned())),
+        }
+    }
+    // What the envelope reads goes before.
+    body.as_object_mut()?.entry("data").or_insert(data);
+    Some(Sample { headers, body: body.to_string().into_bytes() })
+}
+
+fn put(body: &mut Value, pointer: &Pointer, text: &str) -> Option<()> {
+    let mut place = body;
+    for step in pointer.steps() {
+        if place.is_null() {
+            *place = json!({});
+        }
+        place = place.as_object_mut()?.entry(step).or_insert(Value::Null);
+    }
+    // Something that stands there already would be lost.
+    place.is_null().then(|| *place = text.into())
 }
 
 #[cfg(test)]

@@ -173,6 +173,14 @@ impl Algorithm {
     }
 }
 
+impl Key {
+    /// The same key, to sign with; `None` for a public key.
+    pub(super) fn signer(&self) -> Option<Signer> {
+        let Material::Hmac(mac) = &self.material else { return None };
+        Some(Signer { kind: self.kind, material: SigningMaterial::Hmac(Box::new(mac.clone())) })
+    }
+}
+
 impl Kind {
     fn decode(&self, secret: &Secret, prefix: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         /// Senders' dashboards show keys with and without the padding.

@@ -51,11 +51,20 @@ impl Scheme {
     /// # Errors
     /// When something that the scheme signs is not given, or `secret` is no key for it.
     pub fn sign(&self, secret: &Secret, body: &[u8], now: Timestamp, id: Option<&str>) -> Result<Signed, SignError> {
-        let signer = self.signer(secret)?;
+        self.sign_with(&self.signer(secret)?, body, now, id)
+    }
+
+    pub(super) fn sign_with(
+        &self,
+        signer: &Signer,
+        body: &[u8],
+        now: Timestamp,
+        id: Option<&str>,
+    ) -> Result<Signed, SignError> {
         let kind = &self.kinds[signer.kind];
         let time = self.time.as_ref().map(|time| (time, time.unit.write(now)));
         let time_text = time.as_ref().map_or("", |(_, text)| text.as_str());
-        let signature = format!("{}{}", kind.prefix, self.tag_of(&signer, body, time_text, id)?);
+        let signature = format!("{}{}", kind.prefix, self.tag_of(signer, body, time_text, id)?);
         let mut headers = Vec::new();
         if let Some((header, id)) = self.signed.id_header().zip(id) {
             let fit = (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
@@ -86,6 +95,10 @@ impl Scheme {
     /// # Errors
     /// When there is no place for a signature, or `secret` is no key for the scheme.
     pub fn sign_in_body(&self, secret: &Secret, body: &str) -> Result<String, SignError> {
+        self.sign_in_body_with(&self.signer(secret)?, body)
+    }
+
+    pub(super) fn sign_in_body_with(&self, signer: &Signer, body: &str) -> Result<String, SignError> {
         let in_body = |place: &_| if let Place::Body(in_body) = place { Some(InBody::clone(in_body)) } else { None };
         let InBody { pointer, compact: of_compact } =
             self.places.iter().find_map(in_body).ok_or(SignError::NotInBody)?;
@@ -94,9 +107,8 @@ impl Scheme {
         if !body.trim_start().starts_with('{') || member(body, &pointer) != Err(MemberError::Missing) {
             return Err(SignError::NotAnObject);
         }
-        let signer = self.signer(secret)?;
         let content = if of_compact { compact(body) } else { body.to_owned() };
-        let tag = self.tag_of(&signer, content.as_bytes(), "", None)?;
+        let tag = self.tag_of(signer, content.as_bytes(), "", None)?;
         let members = body.trim_end().strip_suffix('}').ok_or(SignError::NotAnObject)?.trim_end();
         let comma = if members.ends_with('{') { "" } else { "," };
         let prefix = &self.kinds[signer.kind].prefix;

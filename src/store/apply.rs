@@ -327,6 +327,19 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
+    pub(super) fn webhook(&mut self, name: &str, definition: Option<&str>) -> rusqlite::Result<()> {
+        match definition {
+            Some(definition) => self
+                .sql
+                .prepare_cached(
+                    "INSERT INTO webhooks VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET definition = excluded.definition",
+                )?
+                .execute(params![name, definition]),
+            None => self.sql.prepare_cached("DELETE FROM webhooks WHERE name = ?1")?.execute([name]),
+        }
+        .map(drop)
+    }
+
     pub(super) fn serve(&mut self, lanes: &[Lane]) -> rusqlite::Result<()> {
         for lane in lanes {
             let id = self.route(&lane.route)?;

@@ -63,6 +63,10 @@ CREATE TABLE days (
 ) WITHOUT ROWID;
 ";
 
+/// Webhooks made over the API: what an operator gave, as JSON, the secret in it. Made on opening, where it is missing.
+const WEBHOOKS: &str =
+    "CREATE TABLE IF NOT EXISTS webhooks (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID";
+
 /// What the store knows of itself.
 pub(super) struct Head {
     pub hash_key: [u8; 16],
@@ -143,7 +147,9 @@ pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i6
         getrandom::fill(&mut hash_key).map_err(OpenError::Random)?;
         make(connection, hash_key, wall_ms).map_err(database)?;
     }
-    read_made(connection, file)
+    let head = read_made(connection, file)?;
+    connection.execute_batch(WEBHOOKS).map_err(database)?;
+    Ok(head)
 }
 
 /// Reads what the store knows of itself; a file without our tables is left as it is.

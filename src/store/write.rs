@@ -40,6 +40,12 @@ pub(super) enum Job {
         window: Duration,
         done: Done<Requeued>,
     },
+    /// Keeps a webhook's definition, or forgets it.
+    Webhook {
+        name: Arc<str>,
+        definition: Option<Box<str>>,
+        done: Done<()>,
+    },
     Serve(Vec<Lane>),
     /// Deletes rows of the ledger before a place, some at a time; the answer is how many.
     Sweep {
@@ -214,6 +220,7 @@ impl Writer {
                 }
                 Job::Attempted { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
                 Job::Requeue { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
+                Job::Webhook { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
                 Job::Serve(lanes) => self.shared.serve(lanes),
                 Job::Sweep { .. } | Job::Forget { .. } | Job::Tick | Job::Checkpoint | Job::Distrust => {}
                 Job::Close { done, .. } => drop(done.send(())),
@@ -315,6 +322,10 @@ fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
             Answer::Nothing
         }
         Job::Requeue { id, completing, window, .. } => Answer::Requeued(writing.requeue(*id, completing, *window)?),
+        Job::Webhook { name, definition, .. } => {
+            writing.webhook(name, definition.as_deref())?;
+            Answer::Nothing
+        }
         Job::Serve(lanes) => {
             writing.serve(lanes)?;
             Answer::Nothing
@@ -334,6 +345,7 @@ fn tell(shared: &Shared, job: Job, answer: Answer) {
         (Job::Settle(_, done), Answer::Delivery(id)) => drop(done.send(Ok(id))),
         (Job::Attempted { done, .. }, _) => drop(done.send(Ok(()))),
         (Job::Requeue { done, .. }, Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
+        (Job::Webhook { done, .. }, _) => drop(done.send(Ok(()))),
         (Job::Serve(lanes), _) => shared.serve(lanes),
         (Job::Sweep { done, .. } | Job::Forget { done, .. }, Answer::Rows(rows)) => drop(done.send(rows)),
         _ => {}

@@ -1,6 +1,6 @@
 //! An upstream's addresses: resolved without blocking, and again when the answer has aged.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub(super) enum Addresses {
         host: Box<str>,
         port: u16,
         known: ArcSwapOption<Known>,
+        /// Whatever the name stands for, it must not be one of those that [`is_forbidden`].
+        guarded: bool,
     },
 }
 
@@ -32,22 +34,28 @@ impl Addresses {
     pub(super) fn of(target: &Target) -> Self {
         match target.host.parse::<IpAddr>() {
             Ok(address) => Self::Fixed(Arc::new([SocketAddr::new(address, target.port)])),
-            Err(_) => Self::Name { host: target.host.clone(), port: target.port, known: ArcSwapOption::empty() },
+            Err(_) => Self::Name {
+                host: target.host.clone(),
+                port: target.port,
+                known: ArcSwapOption::empty(),
+                guarded: false,
+            },
         }
     }
 
     /// At least one address, or `None` when the name can't be resolved.
     pub(super) async fn get(&self) -> Option<Arc<[SocketAddr]>> {
-        let (host, port, known) = match self {
-            Self::Fixed(addresses) => return Some(Arc::clone(addresses)),
-            Self::Name { host, port, known } => (host, *port, known),
+        let (host, port, known, guarded) = match self {
+            Self::Fixed(addresses) => return Some(Arc::clone(addresses)).filter(|addresses| !addresses.is_empty()),
+            Self::Name { host, port, known, guarded } => (host, *port, known, *guarded),
         };
         if let Some(fresh) = known.load().as_ref().filter(|known| known.since.elapsed() < USED_FOR) {
             return Some(Arc::clone(&fresh.addresses));
         }
         match lookup_host((&**host, port)).await {
             Ok(found) => {
-                let addresses: Arc<[SocketAddr]> = found.collect();
+                let addresses: Arc<[SocketAddr]> =
+                    found.filter(|address| !guarded || !is_forbidden(address.ip())).collect();
                 if addresses.is_empty() {
                     return None;
                 }
@@ -61,10 +69,51 @@ impl Addresses {
         }
     }
 
+    /// From now on no address is used that [`is_forbidden`].
+    pub(super) fn guard(&mut self) {
+        match self {
+            Self::Fixed(addresses) => {
+                let allowed = addresses.iter().copied().filter(|address| !is_forbidden(address.ip()));
+                *addresses = allowed.collect();
+            }
+            Self::Name { guarded, .. } => *guarded = true,
+        }
+    }
+
     /// Makes the next attempt resolve anew: none of the addresses could be connected to.
     pub(super) fn forget(&self) {
         if let Self::Name { known, .. } = self {
             known.store(None);
+        }
+    }
+}
+
+/// Addresses at which clouds tell a machine its credentials, and whatever else is on the same link only: no place for an
+/// upstream that somebody named over the API.
+pub(super) fn is_forbidden(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            // Alibaba's and Oracle's are not link-local.
+            address.is_link_local() || matches!(address.octets(), [100, 100, 100, 200] | [192, 0, 0, 192])
+        }
+        IpAddr::V6(address) => {
+            let of_clouds = ["fd00:ec2::254", "fd20:ce::254"].map(|known| known.parse::<Ipv6Addr>());
+            address.is_unicast_link_local() || of_clouds.contains(&Ok(address))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_local_and_metadata_addresses_are_forbidden_and_others_are_not() {
+        for forbidden in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200"] {
+            assert!(is_forbidden(forbidden.parse().unwrap()), "{forbidden}");
+        }
+        for allowed in ["127.0.0.1", "10.0.0.1", "::1", "fd00::1", "93.184.216.34"] {
+            assert!(!is_forbidden(allowed.parse().unwrap()), "{allowed}");
         }
     }
 }

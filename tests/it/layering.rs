@@ -26,13 +26,14 @@ const ALLOWED: &[(&str, &str)] = &[
         "gateway",
         "backoff clock delivery event handshake ledger log metrics outcome queue route signature store upstream",
     ),
-    ("admin", "ledger metrics queue route secret signature store"),
     ("providers", "json signature handshake event route"),
     (
         "config",
         "backoff delivery providers gateway handshake json log route store upstream ledger event signature secret",
     ),
-    ("app", "admin clock config gateway ledger log metrics queue store upstream"),
+    ("webhooks", "config gateway route store upstream"),
+    ("admin", "ledger metrics providers queue route secret signature store webhooks"),
+    ("app", "admin clock config gateway ledger log metrics queue store upstream webhooks"),
     ("cli", "*"),
 ];
 

@@ -36,4 +36,5 @@ mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0
 mod tools; // the sender, the receiver, and what is made from --help
-mod verify; // nothing unverified moves, nothing unverified is remembered
+mod verify;
+mod webhooks; // routes made over the API // nothing unverified moves, nothing unverified is remembered

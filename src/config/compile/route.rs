@@ -166,6 +166,7 @@ impl Compiler<'_> {
             path: identity.path?.value.into(),
             provider: sender.as_ref()?.provider,
             methods,
+            active: true,
             verifier: Verifier::new(sender?.scheme, secrets?, tell_sha256),
             shadow,
             handshake: handshake.ok()?,

@@ -1,0 +1,201 @@
+//! Webhooks made over the API: routes that are defined in the store, and served beside those of the file.
+//!
+//! Owns what is served: the file's routes and these, of which none may take the place of another. A change is in the
+//! store before it is served, and served before it is answered.
+
+mod definition;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+
+use crate::gateway::Gateway;
+use crate::route::Route;
+use crate::store::{Store, StoreError};
+use crate::upstream::{AllowedUpstream, problem_of};
+
+pub use definition::{Change, Definition, New};
+
+/// A route as it is served, and what it was made from where that was not the file.
+#[derive(Clone)]
+pub struct Served {
+    pub route: Arc<Route>,
+    pub made_from: Option<Arc<Definition>>,
+}
+
+/// Why a webhook is not made, changed or removed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("There is no such webhook.")]
+    Unknown,
+    #[error("This webhook is in the configuration's file, and is changed there.")]
+    InFile,
+    #[error("Another route has this {0}.")]
+    Taken(&'static str),
+    /// Each a sentence.
+    #[error("{}", .0.join(" "))]
+    Invalid(Vec<String>),
+    #[error("The store can't be asked: {0}.")]
+    Store(#[from] StoreError),
+}
+
+/// All routes that are served, and the one way to change them.
+pub struct Registry {
+    gateway: Arc<Gateway>,
+    store: Store,
+    allowed: Option<Vec<AllowedUpstream>>,
+    state: Mutex<State>,
+    served: watch::Sender<Arc<[Served]>>,
+}
+
+#[derive(Default)]
+struct State {
+    file: Vec<Arc<Route>>,
+    made: BTreeMap<Arc<str>, Made>,
+}
+
+struct Made {
+    definition: Arc<Definition>,
+    route: Arc<Route>,
+}
+
+impl Registry {
+    /// Serves the file's routes and those in the store. `allowed` bounds what webhooks made over the API may name as their
+    /// upstream.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn start(
+        gateway: Arc<Gateway>,
+        store: Store,
+        file: Vec<Route>,
+        allowed: Option<Vec<AllowedUpstream>>,
+    ) -> Result<Self, StoreError> {
+        let mut made = BTreeMap::new();
+        for (name, stored) in store.webhooks().await? {
+            match Definition::from_stored(&stored).map(|definition| (definition.compile(&name), definition)) {
+                Some((Ok(route), definition)) => {
+                    let made_from = Made { definition: Arc::new(definition), route: Arc::new(route) };
+                    made.insert(name.into(), made_from);
+                }
+                Some((Err(problems), _)) => {
+                    tracing::error!(webhook = name, problems = problems.join(" "), "a stored webhook can't be served");
+                }
+                None => tracing::error!(webhook = name, "a stored webhook can't be read; it was left as it is"),
+            }
+        }
+        let state = State { file: file.into_iter().map(Arc::new).collect(), made };
+        let served = watch::Sender::new(Arc::from([]));
+        let registry = Self { gateway, store, allowed, state: Mutex::default(), served };
+        registry.serve(&state);
+        *registry.state.lock().await = state;
+        Ok(registry)
+    }
+
+    /// What is served now.
+    pub fn served(&self) -> Arc<[Served]> {
+        self.served.borrow().clone()
+    }
+
+    /// Takes the routes of a newly read file over. They go before those made over the API.
+    pub async fn replace_file(&self, routes: Vec<Route>) {
+        let mut state = self.state.lock().await;
+        state.file = routes.into_iter().map(Arc::new).collect();
+        self.serve(&state);
+    }
+
+    /// Makes a webhook.
+    ///
+    /// # Errors
+    /// When it can't be served, or not be kept.
+    pub async fn make(&self, new: New) -> Result<Served, Refused> {
+        let (name, definition) = new.define().map_err(Refused::Invalid)?;
+        let mut state = self.state.lock().await;
+        self.put(&mut state, name.into(), definition).await
+    }
+
+    /// Changes what is given of a webhook.
+    ///
+    /// # Errors
+    /// As [`Registry::make`].
+    pub async fn change(&self, name: &str, change: Change) -> Result<Served, Refused> {
+        let mut state = self.state.lock().await;
+        let made = state.find(name)?;
+        let definition = made.definition.changed(change);
+        self.put(&mut state, name.into(), definition).await
+    }
+
+    /// Removes a webhook. Events of it that are stored wait until one of its name is back.
+    ///
+    /// # Errors
+    /// When there is none, or the store does not forget it.
+    pub async fn remove(&self, name: &str) -> Result<(), Refused> {
+        let mut state = self.state.lock().await;
+        state.find(name)?;
+        self.store.remove_webhook(name.into()).await?;
+        state.made.remove(name);
+        self.serve(&state);
+        tracing::info!(webhook = name, "a webhook was removed over the API");
+        Ok(())
+    }
+
+    async fn put(&self, state: &mut State, name: Arc<str>, definition: Definition) -> Result<Served, Refused> {
+        if let Some(problem) = problem_of(&definition.url, self.allowed.as_deref()) {
+            return Err(Refused::Invalid(vec![problem]));
+        }
+        let route = definition.compile(&name).map_err(Refused::Invalid)?;
+        if let Some(taken) = state.collision(&name, &route) {
+            return Err(Refused::Taken(taken));
+        }
+        self.store.put_webhook(Arc::clone(&name), definition.to_stored()).await?;
+        let (definition, route) = (Arc::new(definition), Arc::new(route));
+        let served = Served { route: Arc::clone(&route), made_from: Some(Arc::clone(&definition)) };
+        tracing::info!(webhook = &*name, upstream = definition.url, "a webhook was made or changed over the API");
+        state.made.insert(name, Made { definition, route });
+        self.serve(state);
+        Ok(served)
+    }
+
+    fn serve(&self, state: &State) {
+        let mut served: Vec<_> =
+            state.file.iter().map(|route| Served { route: Arc::clone(route), made_from: None }).collect();
+        for (name, made) in &state.made {
+            if let Some(taken) = state.file_has(name, &made.route) {
+                tracing::error!(webhook = &**name, "not served: a route of the file has its {taken}");
+                continue;
+            }
+            let made_from = Some(Arc::clone(&made.definition));
+            served.push(Served { route: Arc::clone(&made.route), made_from });
+        }
+        self.gateway.serve_routes(served.iter().map(|served| Arc::clone(&served.route)).collect());
+        self.served.send_replace(served.into());
+    }
+}
+
+impl State {
+    fn find(&self, name: &str) -> Result<&Made, Refused> {
+        if self.file.iter().any(|route| *route.name == *name) {
+            return Err(Refused::InFile);
+        }
+        self.made.get(name).ok_or(Refused::Unknown)
+    }
+
+    /// What another route has already.
+    fn collision(&self, name: &str, route: &Route) -> Option<&'static str> {
+        let others = self.made.iter().filter(|(other, _)| ***other != *name).map(|(_, made)| &made.route);
+        self.file_has(name, route).or_else(|| others.filter(|other| meets(other, route)).map(|_| "path").next())
+    }
+
+    fn file_has(&self, name: &str, route: &Route) -> Option<&'static str> {
+        self.file
+            .iter()
+            .find_map(|other| if *other.name == *name { Some("name") } else { meets(other, route).then_some("path") })
+    }
+}
+
+/// Whether a request for the one could reach the other. A route for any host would be shadowed by one that names it.
+fn meets(one: &Route, other: &Route) -> bool {
+    let hosts = one.host.is_none() || other.host.is_none() || one.host == other.host;
+    one.path == other.path && hosts
+}

@@ -1,0 +1,248 @@
+//! What an operator says of a webhook, and how that becomes a route: through the configuration's own rules.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use crate::config;
+use crate::route::Route;
+
+/// Bytes of a secret that is made here.
+const SECRET_BYTES: usize = 32;
+
+/// Digits of a name that is made here: 64 bits.
+const NAME_DIGITS: usize = 16;
+
+const DESCRIPTION_MAX: usize = 1024;
+
+/// A webhook's definition, as it is stored. Not to be printed: the secret is in it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Definition {
+    /// The upstream's.
+    pub url: String,
+    /// Patterns of event types; none take all.
+    pub events: Vec<String>,
+    pub description: String,
+    pub active: bool,
+    pub path: String,
+    pub provider: String,
+    secret: Zeroizing<String>,
+    pub headers: BTreeMap<String, String>,
+    /// Other keys of a route, as the configuration has them.
+    pub more: Map<String, Value>,
+    pub created_at: Timestamp,
+}
+
+/// A webhook to be made.
+#[derive(Default, Deserialize)]
+pub struct New {
+    #[serde(flatten)]
+    pub given: Change,
+}
+
+/// What is given of a webhook; what is not stays as it is, or is what it usually is.
+#[derive(Default, Deserialize)]
+pub struct Change {
+    pub url: Option<String>,
+    pub events: Option<Vec<String>>,
+    pub description: Option<String>,
+    pub active: Option<bool>,
+    pub path: Option<String>,
+    pub provider: Option<String>,
+    pub secret: Option<Zeroizing<String>>,
+    pub headers: Option<BTreeMap<String, String>>,
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+/// Keys of a route that may be set over the API. None of them reads a file or a variable, or opens the route.
+const MORE: [&str; 16] = [
+    "host",
+    "event",
+    "forward_query",
+    "delivery",
+    "accept_status",
+    "attempt_timeout",
+    "budget",
+    "budget_margin",
+    "max_body",
+    "replay",
+    "retry",
+    "concurrency",
+    "rate_limit",
+    "allow_from",
+    "public_url",
+    "retain",
+];
+
+impl Change {
+    /// What is wrong with it by itself.
+    pub fn problems(&self) -> Vec<String> {
+        let unknown = self.more.keys().filter(|key| !MORE.contains(&key.as_str()));
+        let mut problems: Vec<_> = unknown
+            .map(|key| format!("`{}` can't be set over the API; known: {}.", key.escape_debug(), known().join(", ")))
+            .collect();
+        if self.description.as_ref().is_some_and(|text| text.len() > DESCRIPTION_MAX) {
+            problems.push(format!("`description` is at most {DESCRIPTION_MAX} bytes long."));
+        }
+        problems
+    }
+}
+
+fn known() -> Vec<&'static str> {
+    let own = ["url", "events", "description", "active", "path", "provider", "secret", "headers"];
+    own.into_iter().chain(MORE).collect()
+}
+
+impl New {
+    /// Gives it a name, and a secret if it has none.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn define(self) -> Result<(String, Definition), Vec<String>> {
+        let mut problems = self.given.problems();
+        let Change { url, events, description, active, path, provider, secret, headers, more } = self.given;
+        if url.is_none() {
+            problems.push("`url` is missing: where events are to be delivered.".into());
+        }
+        let random = random().ok_or_else(|| vec!["The system has no random bytes to give.".to_owned()])?;
+        let name = hex::encode(&random[SECRET_BYTES..]);
+        let provider = provider.unwrap_or_else(|| "vpn-enterprise".into());
+        let definition = Definition {
+            url: url.unwrap_or_default(),
+            events: events.unwrap_or_default(),
+            description: description.unwrap_or_default(),
+            active: active.unwrap_or(true),
+            path: path.unwrap_or_else(|| format!("/webhooks/wh_{name}")),
+            provider,
+            secret: secret
+                .unwrap_or_else(|| Zeroizing::new(format!("whsec_{}", BASE64.encode(&random[..SECRET_BYTES])))),
+            headers: headers.unwrap_or_default(),
+            more,
+            created_at: Timestamp::now(),
+        };
+        if problems.is_empty() { Ok((name, definition)) } else { Err(problems) }
+    }
+}
+
+fn random() -> Option<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; SECRET_BYTES + NAME_DIGITS / 2]);
+    getrandom::fill(&mut bytes).ok().map(|()| bytes)
+}
+
+impl Definition {
+    pub(super) fn from_stored(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    pub(super) fn to_stored(&self) -> String {
+        serde_json::to_string(self).expect("maps with names, and text")
+    }
+
+    /// The secret, to be shown once to whoever made the webhook.
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    pub(super) fn changed(&self, change: Change) -> Self {
+        let Change { url, events, description, active, path, provider, secret, headers, more } = change;
+        let mut kept = self.clone();
+        kept.url = url.unwrap_or(kept.url);
+        kept.events = events.unwrap_or(kept.events);
+        kept.description = description.unwrap_or(kept.description);
+        kept.active = active.unwrap_or(kept.active);
+        kept.path = path.unwrap_or(kept.path);
+        kept.provider = provider.unwrap_or(kept.provider);
+        kept.secret = secret.unwrap_or(kept.secret);
+        kept.headers = headers.unwrap_or(kept.headers);
+        kept.more.extend(more);
+        kept
+    }
+
+    /// The route that it describes.
+    ///
+    /// # Errors
+    /// What is wrong, each in a sentence; no secret is in it.
+    pub(super) fn compile(&self, name: &str) -> Result<Route, Vec<String>> {
+        let mut route = self.more.clone();
+        // No patterns, or all of them, take every type.
+        if !self.events.is_empty() && self.events != ["*"] {
+            route.insert("events".into(), json!(self.events));
+        }
+        if !self.headers.is_empty() {
+            route.insert("headers".into(), json!(self.headers));
+        }
+        let fixed = json!({
+            "name": name, "path": self.path, "provider": self.provider, "upstream": self.url,
+            "secrets": [{"value": *self.secret, "name": "current"}],
+        });
+        if let Value::Object(fixed) = fixed {
+            route.extend(fixed);
+        }
+        // JSON is YAML: the configuration's rules are these, too.
+        let text = Zeroizing::new(json!({ "routes": [route] }).to_string());
+        let loaded = config::load_text("webhook", text.to_string(), &|_| None);
+        let loaded = loaded.map_err(|report| report.summaries().collect::<Vec<_>>())?;
+        let mut route = loaded.config.routes.into_iter().next().ok_or_else(|| vec!["There is no route.".to_owned()])?;
+        route.active = self.active;
+        if let Some(upstream) = Arc::get_mut(&mut route.upstream) {
+            upstream.guard();
+        }
+        Ok(route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(document: Value) -> New {
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn a_url_is_enough_and_the_rest_is_made() {
+        let (name, definition) = new(json!({"url": "http://127.0.0.1:3000/x"})).define().unwrap();
+        assert_eq!(name.len(), NAME_DIGITS);
+        assert_eq!(definition.path, format!("/webhooks/wh_{name}"));
+        assert!(definition.secret().starts_with("whsec_") && definition.secret().len() > 40);
+        let route = definition.compile(&name).unwrap();
+        assert_eq!((&*route.name, &*route.path, route.active), (&*name, &*definition.path, true));
+        assert!(route.events.takes("anything"));
+        let stored = Definition::from_stored(&definition.to_stored()).unwrap();
+        assert_eq!(stored.to_stored(), definition.to_stored());
+    }
+
+    #[test]
+    fn what_is_not_given_stays() {
+        let (_, before) = new(json!({"url": "http://127.0.0.1/x", "secret": "s1", "budget": "3s"})).define().unwrap();
+        let change: Change = serde_json::from_value(json!({"active": false, "max_body": "2MiB"})).unwrap();
+        let after = before.changed(change);
+        assert_eq!((after.secret(), after.active, after.url.as_str()), ("s1", false, "http://127.0.0.1/x"));
+        let route = after.compile("a").unwrap();
+        assert_eq!((route.budget.total.as_secs(), route.max_body, route.active), (3, 2 << 20, false));
+    }
+
+    #[test]
+    fn keys_that_read_files_or_open_the_route_cannot_be_set() {
+        for key in ["secrets", "enforce", "challenge", "signature", "upstream", "methods", "name", "nonsense"] {
+            let problems =
+                new(json!({"url": "http://127.0.0.1/x", key: {"file": "/etc/passwd"}})).define().err().unwrap();
+            assert!(problems[0].contains(key), "{key}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_as_for_a_file_and_without_the_secret() {
+        let document = json!({"url": "ftp://x/", "secret": "canary\nx", "budget": "0s", "events": [""]});
+        let (name, definition) = new(document).define().unwrap();
+        let problems = definition.compile(&name).err().unwrap().join("\n");
+        assert!(problems.contains("http") && !problems.contains("canary"), "{problems}");
+    }
+}
