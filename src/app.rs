@@ -120,6 +120,7 @@ impl App {
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
         let gateway = Gateway::new(config.limits, ledger, client, Arc::clone(&queue), Arc::clone(&metrics), clock);
+        queue.remember_paused().await.map_err(io::Error::other)?;
         let registry =
             Registry::start(Arc::clone(&gateway), store.clone(), config.routes, config.admin.allowed_upstreams);
         let registry = Arc::new(registry.await.map_err(io::Error::other)?);

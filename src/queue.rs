@@ -7,7 +7,7 @@
 mod attempt;
 mod lane;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -43,6 +43,8 @@ enum Phase {
 #[derive(Default)]
 struct Lanes {
     by_route: HashMap<Arc<str>, Lane>,
+    /// Routes whose events wait until an operator says otherwise.
+    paused: HashSet<Arc<str>>,
     running: JoinSet<()>,
 }
 
@@ -58,6 +60,8 @@ struct Lane {
 struct Serving {
     /// `None` when the route is no longer configured: its events wait.
     route: Option<Arc<Route>>,
+    /// An operator wants its events to wait.
+    paused: bool,
     metrics: QueueMetrics,
 }
 
@@ -65,6 +69,40 @@ impl Queue {
     pub fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
         let phase = watch::Sender::new(Phase::Waiting);
         Arc::new(Self { ledger, client, clock, lanes: Mutex::default(), phase })
+    }
+
+    /// Learns which routes were paused before. To be called before any is served.
+    ///
+    /// # Errors
+    /// When the store can't tell.
+    pub async fn remember_paused(&self) -> Result<(), StoreError> {
+        let paused = self.store().paused().await?;
+        self.lanes().paused = paused.into_iter().map(Into::into).collect();
+        Ok(())
+    }
+
+    /// Lets a route's stored events wait, through restarts too, or has them delivered again. Attempts under way end as they
+    /// will.
+    ///
+    /// # Errors
+    /// When that is not certain to be kept; it has no effect then.
+    pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+        self.store().pause(Arc::clone(&route), paused).await?;
+        let mut lanes = self.lanes();
+        if let Some(lane) = lanes.by_route.get(&route) {
+            lane.serving.send_modify(|serving| serving.paused = paused);
+        }
+        if paused {
+            lanes.paused.insert(route);
+        } else {
+            lanes.paused.remove(&route);
+        }
+        Ok(())
+    }
+
+    /// Whether a route's stored events wait until an operator says otherwise.
+    pub fn is_paused(&self, route: &str) -> bool {
+        self.lanes().paused.contains(route)
     }
 
     /// Begins to deliver: when it is certain that we go on running.
@@ -84,7 +122,8 @@ impl Queue {
                 retain: route.retain,
                 concurrency: route.queue_concurrency,
             });
-            let serving = Serving { route: Some(Arc::clone(route)), metrics: metrics.clone() };
+            let paused = lanes.paused.contains(&route.name);
+            let serving = Serving { route: Some(Arc::clone(route)), paused, metrics: metrics.clone() };
             if let Some(lane) = lanes.by_route.get(&route.name) {
                 lane.serving.send_replace(serving);
                 continue;

@@ -286,6 +286,22 @@ impl Store {
         self.read_within(&self.inner.operators_reads, read::Reader::webhooks).await
     }
 
+    /// Keeps that a route's stored events wait until somebody says otherwise, or no longer.
+    ///
+    /// # Errors
+    /// When that is not certain.
+    pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+        self.ask(|done| Job::Pause { route, paused, done }).await
+    }
+
+    /// The routes that are paused.
+    ///
+    /// # Errors
+    /// When the store can't tell.
+    pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
+        self.read_within(&self.inner.operators_reads, read::Reader::paused).await
+    }
+
     /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
     pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
         self.inner.shared.waker(route)

@@ -49,6 +49,8 @@ pub struct Standing {
     pub record: RouteRecord,
     /// When the oldest event arrived that waits.
     pub oldest_waiting: Option<Timestamp>,
+    /// Its stored events wait until an operator says otherwise.
+    pub paused: bool,
 }
 
 /// Deliveries, the newest first.
@@ -188,6 +190,14 @@ impl Operations {
         Ok(self.subject.registry.remove(name).await?)
     }
 
+    /// Lets a route's stored events wait, or has them delivered again.
+    pub async fn pause(&self, name: &str, paused: bool) -> Result<Standing, Refused> {
+        let route = self.served().into_iter().find(|route| *route.name == *name).ok_or(Refused::NoSuchWebhook)?;
+        self.subject.queue.pause(Arc::clone(&route.name), paused).await?;
+        tracing::info!(route = name, paused, "an operator paused a route's queue, or let it go on");
+        self.standing(route).await
+    }
+
     /// Sends a test event through the gateway's own front door, signed with the route's secret.
     pub async fn test(&self, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
         let served = self.subject.registry.served();
@@ -229,6 +239,7 @@ impl Operations {
         } else {
             None
         };
-        Ok(Standing { route, record, oldest_waiting })
+        let paused = self.subject.queue.is_paused(&route.name);
+        Ok(Standing { route, record, oldest_waiting, paused })
     }
 }

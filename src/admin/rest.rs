@@ -37,6 +37,8 @@ pub(super) fn router(operations: Arc<Operations>) -> Router {
         .route("/webhooks", get(webhooks).post(make))
         .route("/webhooks/{id}", get(webhook).put(change).delete(remove))
         .route("/webhooks/{id}/test", post(test))
+        .route("/webhooks/{id}/pause", post(|operations, id| pause(operations, id, true)))
+        .route("/webhooks/{id}/resume", post(|operations, id| pause(operations, id, false)))
         .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
         .route("/deliveries", get(deliveries))
         .route("/deliveries/{id}", get(delivery))
@@ -81,6 +83,11 @@ async fn change(State(operations): Shared, Path(id): Path<String>, body: Body) -
 async fn remove(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
     operations.remove(route_of(&id).ok_or(Refused::NoSuchWebhook)?).await?;
     Ok(json(StatusCode::OK, &Done { success: true }))
+}
+
+async fn pause(State(operations): Shared, Path(id): Path<String>, paused: bool) -> Result<Response, Problem> {
+    let webhook = operations.pause(route_of(&id).ok_or(Refused::NoSuchWebhook)?, paused).await?.into();
+    Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
 
 #[derive(Deserialize)]

@@ -81,6 +81,9 @@ pub struct Stored {
     pub pending: u64,
     pub dead: u64,
     pub oldest_pending_at: Option<Timestamp>,
+    /// They wait until an operator says otherwise.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// All attempts for one event.
@@ -216,7 +219,7 @@ pub struct Problem {
 
 impl<Stats> Webhook<Stats> {
     fn of(standing: Standing, stats: impl FnOnce(&RouteRecord) -> Stats) -> Self {
-        let Standing { route, record, oldest_waiting } = standing;
+        let Standing { route, record, oldest_waiting, paused } = standing;
         let events = if route.events.is_empty() { vec!["*".into()] } else { strings(route.events) };
         Self {
             id: webhook_id(&route.name),
@@ -234,7 +237,7 @@ impl<Stats> Webhook<Stats> {
             delivery: route.handover.as_str().into(),
             source: if route.made_from.is_some() { "api" } else { "file" }.into(),
             description: route.made_from.as_ref().map(|made| made.description.clone()),
-            queue: Stored { pending: record.pending, dead: record.dead, oldest_pending_at: oldest_waiting },
+            queue: Stored { pending: record.pending, dead: record.dead, oldest_pending_at: oldest_waiting, paused },
         }
     }
 }

@@ -74,6 +74,7 @@ impl Running {
         while *self.phase.borrow_and_update() == Phase::Running {
             let serving = self.serving.borrow_and_update().clone();
             let wake_at = match &serving.route {
+                Some(_) if serving.paused => None,
                 Some(route) => self.fill(&mut in_flight, route, &serving).await.unwrap_or_else(|_| {
                     // The store has said why.
                     Some(Instant::now() + ASK_AGAIN)

@@ -327,6 +327,15 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
+    pub(super) fn pause(&mut self, route: &str, paused: bool) -> rusqlite::Result<()> {
+        let sql = if paused {
+            "INSERT INTO paused VALUES (?1) ON CONFLICT DO NOTHING"
+        } else {
+            "DELETE FROM paused WHERE route = ?1"
+        };
+        self.sql.prepare_cached(sql)?.execute([route]).map(drop)
+    }
+
     pub(super) fn webhook(&mut self, name: &str, definition: Option<&str>) -> rusqlite::Result<()> {
         match definition {
             Some(definition) => self

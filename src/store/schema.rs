@@ -63,9 +63,13 @@ CREATE TABLE days (
 ) WITHOUT ROWID;
 ";
 
-/// Webhooks made over the API: what an operator gave, as JSON, the secret in it. Made on opening, where it is missing.
-const WEBHOOKS: &str =
-    "CREATE TABLE IF NOT EXISTS webhooks (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID";
+/// What operators say. Made on opening, where it is missing.
+const OPERATORS_TABLES: &str = "
+-- Webhooks made over the API: what was given, as JSON, the secret in it.
+CREATE TABLE IF NOT EXISTS webhooks (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID;
+-- Routes whose stored events wait until somebody says otherwise.
+CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
+";
 
 /// What the store knows of itself.
 pub(super) struct Head {
@@ -148,7 +152,7 @@ pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i6
         make(connection, hash_key, wall_ms).map_err(database)?;
     }
     let head = read_made(connection, file)?;
-    connection.execute_batch(WEBHOOKS).map_err(database)?;
+    connection.execute_batch(OPERATORS_TABLES).map_err(database)?;
     Ok(head)
 }
 

@@ -46,6 +46,12 @@ pub(super) enum Job {
         definition: Option<Box<str>>,
         done: Done<()>,
     },
+    /// Keeps that a route's stored events wait, or no longer.
+    Pause {
+        route: Arc<str>,
+        paused: bool,
+        done: Done<()>,
+    },
     Serve(Vec<Lane>),
     /// Deletes rows of the ledger before a place, some at a time; the answer is how many.
     Sweep {
@@ -220,7 +226,9 @@ impl Writer {
                 }
                 Job::Attempted { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
                 Job::Requeue { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
-                Job::Webhook { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
+                Job::Webhook { done, .. } | Job::Pause { done, .. } => {
+                    let _ = done.send(Err(StoreError::Unavailable));
+                }
                 Job::Serve(lanes) => self.shared.serve(lanes),
                 Job::Sweep { .. } | Job::Forget { .. } | Job::Tick | Job::Checkpoint | Job::Distrust => {}
                 Job::Close { done, .. } => drop(done.send(())),
@@ -326,6 +334,10 @@ fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
             writing.webhook(name, definition.as_deref())?;
             Answer::Nothing
         }
+        Job::Pause { route, paused, .. } => {
+            writing.pause(route, *paused)?;
+            Answer::Nothing
+        }
         Job::Serve(lanes) => {
             writing.serve(lanes)?;
             Answer::Nothing
@@ -345,7 +357,7 @@ fn tell(shared: &Shared, job: Job, answer: Answer) {
         (Job::Settle(_, done), Answer::Delivery(id)) => drop(done.send(Ok(id))),
         (Job::Attempted { done, .. }, _) => drop(done.send(Ok(()))),
         (Job::Requeue { done, .. }, Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
-        (Job::Webhook { done, .. }, _) => drop(done.send(Ok(()))),
+        (Job::Webhook { done, .. } | Job::Pause { done, .. }, _) => drop(done.send(Ok(()))),
         (Job::Serve(lanes), _) => shared.serve(lanes),
         (Job::Sweep { done, .. } | Job::Forget { done, .. }, Answer::Rows(rows)) => drop(done.send(rows)),
         _ => {}

@@ -190,3 +190,23 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
     refused(&write(&gateway, "POST", "/webhooks/wh_none/test", &json!({})).await, 404, "unknown_webhook");
     refused(&write(&gateway, "POST", "/webhooks/wh_hooks/test", &json!({"typ": "x"})).await, 400, "invalid_body");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_route_goes_on_taking_events_and_delivers_them_when_it_is_resumed_through_a_kill() {
+    let upstream = Upstream::ok();
+    let mut gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
+    let paused = parsed(&write(&gateway, "POST", "/webhooks/wh_hooks/pause", &json!({})).await);
+    assert_eq!(paused["webhook"]["queue"]["paused"], true);
+    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway.kill().await;
+    gateway.restart().await;
+    gateway.send(Event::new("evt_2")).await.assert(202, "queued");
+    // Another one that waits tells that the lane has looked, had it not been paused.
+    gateway.metric_reaches("queue_events", &[("state", "pending")], 2.0).await;
+    upstream.assert_untouched();
+    let resumed = parsed(&write(&gateway, "POST", "/webhooks/wh_hooks/resume", &json!({})).await);
+    assert_eq!(resumed["webhook"]["queue"]["paused"], false);
+    upstream.received(2).await;
+    assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"]);
+    refused(&write(&gateway, "POST", "/webhooks/wh_none/pause", &json!({})).await, 404, "unknown_webhook");
+}
