@@ -5,7 +5,7 @@
 
 mod definition;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
@@ -53,6 +53,8 @@ pub struct Registry {
 struct State {
     file: Vec<Arc<Route>>,
     made: BTreeMap<Arc<str>, Made>,
+    /// Stored ones that can't be served: another version's, or of a provider that is no more. They can be removed.
+    broken: BTreeSet<Arc<str>>,
 }
 
 struct Made {
@@ -72,7 +74,7 @@ impl Registry {
         file: Vec<Route>,
         allowed: Option<Vec<AllowedUpstream>>,
     ) -> Result<Self, StoreError> {
-        let mut made = BTreeMap::new();
+        let (mut made, mut broken) = (BTreeMap::new(), BTreeSet::new());
         for (name, stored) in store.webhooks().await? {
             match Definition::from_stored(&stored).map(|definition| (definition.compile(&name), definition)) {
                 Some((Ok(route), definition)) => {
@@ -81,11 +83,15 @@ impl Registry {
                 }
                 Some((Err(problems), _)) => {
                     tracing::error!(webhook = name, problems = problems.join(" "), "a stored webhook can't be served");
+                    broken.insert(name.into());
                 }
-                None => tracing::error!(webhook = name, "a stored webhook can't be read; it was left as it is"),
+                None => {
+                    tracing::error!(webhook = name, "a stored webhook can't be read; it was left as it is");
+                    broken.insert(name.into());
+                }
             }
         }
-        let state = State { file: file.into_iter().map(Arc::new).collect(), made };
+        let state = State { file: file.into_iter().map(Arc::new).collect(), made, broken };
         let served = watch::Sender::new(Arc::from([]));
         let registry = Self { gateway, store, allowed, state: Mutex::default(), served };
         registry.serve(&state);
@@ -132,9 +138,12 @@ impl Registry {
     /// When there is none, or the store does not forget it.
     pub async fn remove(&self, name: &str) -> Result<(), Refused> {
         let mut state = self.state.lock().await;
-        state.find(name)?;
+        if !state.broken.contains(name) {
+            state.find(name)?;
+        }
         self.store.remove_webhook(name.into()).await?;
         state.made.remove(name);
+        state.broken.remove(name);
         self.serve(&state);
         tracing::info!(webhook = name, "a webhook was removed over the API");
         Ok(())
