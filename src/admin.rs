@@ -8,6 +8,7 @@ mod auth;
 mod health;
 mod operations;
 mod problem;
+mod reload;
 mod rest;
 pub mod shape;
 
@@ -29,6 +30,7 @@ use crate::store::Store;
 use auth::{Door, LocalAddress};
 
 pub use operations::{Operations, Page, ServedRoute};
+pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
 /// What the admin listener tells about.
 #[derive(Clone)]
@@ -40,6 +42,7 @@ pub struct Subject {
     pub routes: watch::Receiver<Vec<ServedRoute>>,
     /// `true` from the signal to stop on.
     pub draining: watch::Receiver<bool>,
+    pub reloads: Reloads,
 }
 
 /// Serves on `listener` until the process ends. With a `token`, all but health and metrics needs it.

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::admin::{self, ServedRoute};
+use crate::admin::{self, AskedReload, Reloads, ServedRoute};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
@@ -59,6 +59,8 @@ pub struct App {
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
     draining: watch::Sender<bool>,
+    /// Reloads that operators ask for.
+    reloads: mpsc::Receiver<AskedReload>,
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     shutdown: config::Shutdown,
@@ -126,6 +128,7 @@ impl App {
 
         let (draining, draining_seen) = watch::channel(false);
         let (stopping, stopping_seen) = watch::channel(false);
+        let (ask_reload, reloads) = Reloads::new();
         let address = config.admin.address;
         let admin = std::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
@@ -141,12 +144,26 @@ impl App {
             queue: Arc::clone(&queue),
             routes: served,
             draining: draining_seen,
+            reloads: ask_reload,
         };
         let admin = admin::start(admin, subject, config.admin.token.as_ref())?;
         tracing::info!(listener = "admin", address = %admin, "listening");
         queue.start();
         let shutdown = config.shutdown;
-        Ok(Self { gateway, queue, store, metrics, routes, data, admin, draining, stopping, listeners, shutdown })
+        Ok(Self {
+            gateway,
+            queue,
+            store,
+            metrics,
+            routes,
+            data,
+            admin,
+            draining,
+            reloads,
+            stopping,
+            listeners,
+            shutdown,
+        })
     }
 
     /// Takes the routes of a newly loaded configuration over.
@@ -177,6 +194,7 @@ impl App {
     /// requests in flight.
     pub async fn stop(self, drain: Duration) {
         self.draining.send_replace(true);
+        drop(self.reloads);
         self.metrics.draining.set(1);
         tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
         tokio::time::sleep(drain).await;
@@ -197,7 +215,7 @@ impl App {
     }
 
     async fn serve_until_signalled(
-        self,
+        mut self,
         signals: Signals,
         mut file: reload::FileWatch,
         env: &dyn Fn(&str) -> Option<String>,
@@ -209,8 +227,16 @@ impl App {
                 _ = terminate.recv() => break self.shutdown.drain,
                 // Somebody at a terminal is not a load balancer.
                 _ = interrupt.recv() => break Duration::ZERO,
-                _ = hangup.recv() => file.reload(&self, env),
-                () = file.changed() => file.reload(&self, env),
+                _ = hangup.recv() => {
+                    let _ = file.reload(&self, env);
+                }
+                () = file.changed() => {
+                    let _ = file.reload(&self, env);
+                }
+                Some(asked) = self.reloads.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = asked.send(file.reload(&self, env));
+                }
                 _ = tell.tick() => {
                     self.gateway.tell_left_out();
                     self.gateway.tell_of_rotations();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Subject;
+use super::reload::{NotReloaded, Reloaded};
 use crate::ledger::Redelivery;
 use crate::route::{Handover, Route};
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
@@ -144,6 +145,11 @@ impl Operations {
             Redelivery::Unknown => Err(Refused::NoSuchDelivery),
             Redelivery::NoPayload => Err(Refused::PayloadNotKept),
         }
+    }
+
+    /// Has the configuration read again, as a signal does.
+    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        self.subject.reloads.ask().await
     }
 
     /// Also while the store can't be asked: that is when it is wanted most.

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::operations::Refused;
+use super::reload::NotReloaded;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Problem {
@@ -21,6 +22,9 @@ pub(super) enum Problem {
     MethodNotAllowed,
     InvalidParameter(String),
     Refused(Refused),
+    /// The configuration was not reloaded: what is wrong with it, each problem in one line.
+    InvalidConfiguration(Vec<String>),
+    Stopping,
 }
 
 /// When to ask again for what the store could not tell: by then it may have been opened anew.
@@ -39,7 +43,8 @@ impl Problem {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::InvalidParameter(_) => StatusCode::BAD_REQUEST,
             Self::Refused(Refused::InFlight | Refused::PayloadNotKept) => StatusCode::CONFLICT,
-            Self::Refused(Refused::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::InvalidConfiguration(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Refused(Refused::Store(_)) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -57,6 +62,8 @@ impl Problem {
             Self::Refused(Refused::InFlight) => "in_flight",
             Self::Refused(Refused::PayloadNotKept) => "payload_not_kept",
             Self::Refused(Refused::Store(_)) => "store_unavailable",
+            Self::InvalidConfiguration(_) => "invalid_configuration",
+            Self::Stopping => "draining",
         }
     }
 
@@ -70,6 +77,8 @@ impl Problem {
             Self::MethodNotAllowed => "This path does not take this method.",
             Self::InvalidParameter(detail) => detail,
             Self::Refused(refused) => return Cow::Owned(refused.to_string()),
+            Self::InvalidConfiguration(_) => "The configuration is not valid; the old one stays.",
+            Self::Stopping => "The gateway is about to stop.",
         })
     }
 }
@@ -80,10 +89,19 @@ impl From<Refused> for Problem {
     }
 }
 
+impl From<NotReloaded> for Problem {
+    fn from(reason: NotReloaded) -> Self {
+        match reason {
+            NotReloaded::Invalid(problems) => Self::InvalidConfiguration(problems),
+            NotReloaded::Stopping => Self::Stopping,
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let document = json!({
+        let mut document = json!({
             "type": format!("urn:hookgate:problem:{}", self.code()),
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
@@ -91,6 +109,9 @@ impl IntoResponse for Problem {
             "code": self.code(),
             "success": false,
         });
+        if let Self::InvalidConfiguration(problems) = &self {
+            document["problems"] = json!(problems);
+        }
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, content_type, document.to_string()).into_response();
         match self {

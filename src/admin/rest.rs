@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::operations::{Operations, Refused};
 use super::problem::Problem;
-use super::shape::{Deliveries, Delivery, OneDelivery, OneWebhook, Status, Webhooks, route_of};
+use super::shape::{Deliveries, Delivery, OneDelivery, OneWebhook, Reloaded, Status, Webhooks, route_of};
 use crate::store::{self, DeliveryId, Filter};
 
 type Shared = State<Arc<Operations>>;
@@ -24,6 +24,7 @@ const LIMIT_MAX: usize = 100;
 pub(super) fn router(operations: Arc<Operations>) -> Router {
     Router::new()
         .route("/status", get(status))
+        .route("/reload", post(reload))
         .route("/webhooks", get(webhooks))
         .route("/webhooks/{id}", get(webhook))
         .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
@@ -37,6 +38,10 @@ pub(super) fn router(operations: Arc<Operations>) -> Router {
 
 async fn status(State(operations): Shared) -> Response {
     json(StatusCode::OK, &Status::from(operations.overview().await))
+}
+
+async fn reload(State(operations): Shared) -> Result<Response, Problem> {
+    Ok(json(StatusCode::OK, &Reloaded::from(operations.reload().await?)))
 }
 
 async fn webhooks(State(operations): Shared) -> Result<Response, Problem> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::operations::{Overview, Page, Standing};
+use super::reload;
 use crate::store::{DeliveryView, RouteRecord};
 
 /// What stands before a route's name in a webhook's ID.
@@ -173,11 +174,23 @@ pub struct Status {
     pub webhooks: Vec<Webhook<LongStats>>,
 }
 
+/// A configuration that was taken.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    pub success: bool,
+    pub routes: usize,
+    /// Each in one line, with its place in the file.
+    pub warnings: Vec<String>,
+}
+
 /// What is wrong, in an answer that is no success.
 #[derive(Debug, Deserialize)]
 pub struct Problem {
     pub code: String,
     pub detail: String,
+    /// What is wrong with a configuration, each in one line.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 impl<Stats> Webhook<Stats> {
@@ -275,6 +288,12 @@ impl From<Page> for Deliveries {
         let next_cursor = page.next.map(|next| next.to_string());
         let deliveries = page.deliveries.into_iter().map(Delivery::listed).collect();
         Self { success: true, deliveries, total: page.total, has_more: next_cursor.is_some(), next_cursor }
+    }
+}
+
+impl From<reload::Reloaded> for Reloaded {
+    fn from(reloaded: reload::Reloaded) -> Self {
+        Self { success: true, routes: reloaded.routes, warnings: reloaded.warnings }
     }
 }
 
