@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::signature::NamedSecret;
 use crate::store::Store;
+use crate::watch::Watch;
 use auth::{Door, LocalAddress};
 
 pub use operations::{Operations, Page, ServedRoute};
@@ -38,6 +39,7 @@ pub struct Subject {
     pub metrics: Arc<Metrics>,
     pub store: Store,
     pub queue: Arc<Queue>,
+    pub watch: Arc<Watch>,
     /// The routes that are served now.
     pub routes: watch::Receiver<Vec<ServedRoute>>,
     /// `true` from the signal to stop on.

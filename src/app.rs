@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
 use crate::upstream::Client;
+use crate::watch::Watch;
 
 /// How often the log tells what it left out of rejections that have stopped, and how rotations stand.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -121,7 +122,9 @@ impl App {
         let ledger = Ledger::new(store.clone());
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
-        let gateway = Gateway::new(config.limits, ledger, client, Arc::clone(&queue), Arc::clone(&metrics), clock);
+        let watch = Watch::new(clock.now());
+        let (for_queue, counting, watching) = (Arc::clone(&queue), Arc::clone(&metrics), Arc::clone(&watch));
+        let gateway = Gateway::new(config.limits, ledger, client, for_queue, counting, watching, clock);
         let (routes, served) = watch::channel(config.routes.iter().map(ServedRoute::of).collect());
         gateway.serve_routes(config.routes);
         metrics.config_loaded(Timestamp::now());
@@ -142,6 +145,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             queue: Arc::clone(&queue),
+            watch,
             routes: served,
             draining: draining_seen,
             reloads: ask_reload,

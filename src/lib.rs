@@ -41,3 +41,4 @@ pub mod secret;
 pub mod signature;
 pub mod store;
 pub mod upstream;
+pub mod watch;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::operations::{Operations, Refused};
 use super::problem::Problem;
-use super::shape::{Deliveries, Delivery, OneDelivery, OneWebhook, Reloaded, Status, Webhooks, route_of};
+use super::shape::{Deliveries, Delivery, OneDelivery, OneWebhook, Rejections, Reloaded, Status, Webhooks, route_of};
 use crate::store::{self, DeliveryId, Filter};
 
 type Shared = State<Arc<Operations>>;
@@ -28,6 +28,8 @@ pub(super) fn router(operations: Arc<Operations>) -> Router {
         .route("/webhooks", get(webhooks))
         .route("/webhooks/{id}", get(webhook))
         .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
+        .route("/webhooks/{id}/rejections", get(rejections_of_webhook))
+        .route("/rejections", get(rejections))
         .route("/deliveries", get(deliveries))
         .route("/deliveries/{id}", get(delivery))
         .route("/deliveries/{id}/redeliver", post(redeliver))
@@ -68,6 +70,21 @@ async fn deliveries(State(operations): Shared, parameters: Parameters) -> Result
     list(&operations, filter(pairs(parameters)?, true)?).await
 }
 
+async fn rejections_of_webhook(
+    State(operations): Shared,
+    Path(id): Path<String>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    let route = route_of(&id).ok_or(Refused::NoSuchWebhook)?;
+    let turned = operations.turned_away(Some(route), limit(pairs(parameters)?)?)?;
+    Ok(json(StatusCode::OK, &Rejections::from(turned)))
+}
+
+async fn rejections(State(operations): Shared, parameters: Parameters) -> Result<Response, Problem> {
+    let turned = operations.turned_away(None, limit(pairs(parameters)?)?)?;
+    Ok(json(StatusCode::OK, &Rejections::from(turned)))
+}
+
 async fn list(operations: &Operations, filter: Filter) -> Result<Response, Problem> {
     Ok(json(StatusCode::OK, &Deliveries::from(operations.deliveries(filter).await?)))
 }
@@ -89,6 +106,18 @@ fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
 fn pairs(parameters: Parameters) -> Result<Vec<(String, String)>, Problem> {
     let Query(pairs) = parameters.map_err(|rejection| Problem::InvalidParameter(rejection.body_text()))?;
     Ok(pairs)
+}
+
+/// How many a list that takes nothing else is to hold.
+fn limit(pairs: Vec<(String, String)>) -> Result<usize, Problem> {
+    match pairs.iter().find(|(name, _)| name != "limit") {
+        Some((name, _)) => Err(unknown_parameter(name)),
+        None => Ok(filter(pairs, false)?.limit),
+    }
+}
+
+fn unknown_parameter(name: &str) -> Problem {
+    Problem::InvalidParameter(format!("There is no parameter `{}`.", name.escape_debug()))
 }
 
 /// What a list is to hold. `any_webhook` lets it be one of all webhooks.
@@ -118,7 +147,7 @@ fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Pro
             "webhook_id" if any_webhook => {
                 filter.route = Some(route_of(&value).ok_or(Refused::NoSuchWebhook)?.to_owned());
             }
-            _ => return Err(Problem::InvalidParameter(format!("There is no parameter `{}`.", name.escape_debug()))),
+            _ => return Err(unknown_parameter(&name)),
         }
         if seen.contains(&name) {
             return Err(wrong("given once"));

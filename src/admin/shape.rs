@@ -2,6 +2,8 @@
 //!
 //! Names and shapes are those of the VPN Enterprise API's documentation, with ours added to them.
 
+mod rejections;
+
 use std::fmt;
 
 use jiff::Timestamp;
@@ -11,6 +13,8 @@ use serde_json::value::RawValue;
 use super::operations::{Overview, Page, Standing};
 use super::reload;
 use crate::store::{DeliveryView, RouteRecord};
+
+pub use rejections::{Rejected, Rejection, Rejections};
 
 /// What stands before a route's name in a webhook's ID.
 const WEBHOOK_PREFIX: &str = "wh_";
@@ -172,6 +176,9 @@ pub struct Status {
     pub store_bytes: u64,
     /// None while the store can't be asked.
     pub webhooks: Vec<Webhook<LongStats>>,
+    /// Requests that were turned away in the last hour, by route and kind.
+    #[serde(default)]
+    pub rejected_last_hour: Vec<Rejected>,
 }
 
 /// A configuration that was taken.
@@ -307,6 +314,7 @@ impl From<Overview> for Status {
             store_full: overview.store_full,
             event_ids: overview.event_ids,
             store_bytes: overview.store_bytes,
+            rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
         }
     }

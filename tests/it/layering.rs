@@ -9,6 +9,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("secret", ""),
     ("outcome", ""),
     ("backoff", ""),
+    ("watch", "outcome"),
     ("metrics", "backoff outcome"),
     ("json", ""),
     ("signature", "json secret"),
@@ -24,15 +25,15 @@ const ALLOWED: &[(&str, &str)] = &[
     ("log", "outcome"),
     (
         "gateway",
-        "backoff clock delivery event handshake ledger log metrics outcome queue route signature store upstream",
+        "backoff clock delivery event handshake ledger log metrics outcome queue route signature store upstream watch",
     ),
-    ("admin", "ledger metrics queue route secret signature store"),
+    ("admin", "ledger metrics queue route secret signature store watch"),
     ("providers", "json signature handshake event route"),
     (
         "config",
         "backoff delivery providers gateway handshake json log route store upstream ledger event signature secret",
     ),
-    ("app", "admin clock config gateway ledger log metrics queue store upstream"),
+    ("app", "admin clock config gateway ledger log metrics queue store upstream watch"),
     ("cli", "*"),
 ];
 
