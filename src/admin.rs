@@ -8,6 +8,7 @@ mod auth;
 mod health;
 mod operations;
 mod problem;
+mod reload;
 mod rest;
 pub mod shape;
 mod test;
@@ -27,10 +28,12 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::signature::NamedSecret;
 use crate::store::Store;
+use crate::watch::Watch;
 use crate::webhooks::Registry;
 use auth::{Door, LocalAddress};
 
 pub use operations::{Operations, Page, ServedRoute};
+pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
 /// What the admin listener tells about.
 #[derive(Clone)]
@@ -42,8 +45,10 @@ pub struct Subject {
     pub registry: Arc<Registry>,
     /// Where senders connect to.
     pub front: Vec<SocketAddr>,
+    pub watch: Arc<Watch>,
     /// `true` from the signal to stop on.
     pub draining: watch::Receiver<bool>,
+    pub reloads: Reloads,
 }
 
 /// Serves on `listener` until the process ends. With a `token`, all but health and metrics needs it.

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::admin;
+use crate::admin::{self, AskedReload, Reloads};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
 use crate::upstream::Client;
+use crate::watch::Watch;
 use crate::webhooks::Registry;
 
 /// How often the log tells what it left out of rejections that have stopped, and how rotations stand.
@@ -59,6 +60,8 @@ pub struct App {
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
     draining: watch::Sender<bool>,
+    /// Reloads that operators ask for.
+    reloads: mpsc::Receiver<AskedReload>,
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     shutdown: config::Shutdown,
@@ -119,7 +122,9 @@ impl App {
         let ledger = Ledger::new(store.clone());
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
-        let gateway = Gateway::new(config.limits, ledger, client, Arc::clone(&queue), Arc::clone(&metrics), clock);
+        let watch = Watch::new(clock.now());
+        let (for_queue, counting, watching) = (Arc::clone(&queue), Arc::clone(&metrics), Arc::clone(&watch));
+        let gateway = Gateway::new(config.limits, ledger, client, for_queue, counting, watching, clock);
         queue.remember_paused().await.map_err(io::Error::other)?;
         let registry =
             Registry::start(Arc::clone(&gateway), store.clone(), config.routes, config.admin.allowed_upstreams);
@@ -128,6 +133,7 @@ impl App {
 
         let (draining, draining_seen) = watch::channel(false);
         let (stopping, stopping_seen) = watch::channel(false);
+        let (ask_reload, reloads) = Reloads::new();
         let address = config.admin.address;
         let admin = std::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
@@ -143,13 +149,28 @@ impl App {
             queue: Arc::clone(&queue),
             registry: Arc::clone(&registry),
             front: data.clone(),
+            watch,
             draining: draining_seen,
+            reloads: ask_reload,
         };
         let admin = admin::start(admin, subject, config.admin.token.as_ref())?;
         tracing::info!(listener = "admin", address = %admin, "listening");
         queue.start();
         let shutdown = config.shutdown;
-        Ok(Self { gateway, queue, store, metrics, registry, data, admin, draining, stopping, listeners, shutdown })
+        Ok(Self {
+            gateway,
+            queue,
+            store,
+            metrics,
+            registry,
+            data,
+            admin,
+            draining,
+            reloads,
+            stopping,
+            listeners,
+            shutdown,
+        })
     }
 
     /// Takes the routes of a newly loaded configuration over.
@@ -179,6 +200,7 @@ impl App {
     /// requests in flight.
     pub async fn stop(self, drain: Duration) {
         self.draining.send_replace(true);
+        drop(self.reloads);
         self.metrics.draining.set(1);
         tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
         tokio::time::sleep(drain).await;
@@ -199,7 +221,7 @@ impl App {
     }
 
     async fn serve_until_signalled(
-        self,
+        mut self,
         signals: Signals,
         mut file: reload::FileWatch,
         env: &dyn Fn(&str) -> Option<String>,
@@ -211,8 +233,16 @@ impl App {
                 _ = terminate.recv() => break self.shutdown.drain,
                 // Somebody at a terminal is not a load balancer.
                 _ = interrupt.recv() => break Duration::ZERO,
-                _ = hangup.recv() => file.reload(&self, env).await,
-                () = file.changed() => file.reload(&self, env).await,
+                _ = hangup.recv() => {
+                    let _ = file.reload(&self, env).await;
+                }
+                () = file.changed() => {
+                    let _ = file.reload(&self, env).await;
+                }
+                Some(asked) = self.reloads.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = asked.send(file.reload(&self, env).await);
+                }
                 _ = tell.tick() => {
                     self.gateway.tell_left_out();
                     self.gateway.tell_of_rotations();

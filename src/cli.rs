@@ -5,10 +5,12 @@
 pub mod catch;
 pub mod check;
 pub mod completions;
+pub mod deliveries;
 pub mod demo;
 pub mod events;
 pub mod init;
 pub mod man;
+pub mod reload;
 pub mod schema;
 pub mod send;
 pub mod sign;
@@ -67,7 +69,10 @@ enum Command {
     Demo(demo::Args),
     #[command(subcommand)]
     Events(events::Command),
+    #[command(subcommand)]
+    Deliveries(deliveries::Command),
     Status(status::Args),
+    Reload(reload::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -85,7 +90,9 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
+        Command::Deliveries(command) => deliveries::run(&command),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
     }

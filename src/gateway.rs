@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use pingora_core::protocols::http::ServerSession;
@@ -36,6 +36,7 @@ use crate::route::{Handover, Refusal, Replay, Route, RouteTable};
 use crate::signature::{Failure, Verified};
 use crate::store::Subject;
 use crate::upstream::Client;
+use crate::watch::{Kind, Rejection, Watch, Watched};
 use answer::{Answer, Outcome};
 use body::BodyBytes;
 use handover::Handing;
@@ -72,6 +73,7 @@ pub struct Gateway {
     client: Arc<Client>,
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
+    watch: Arc<Watch>,
     limits: Limits,
     connections: Arc<Semaphore>,
     body_bytes: BodyBytes,
@@ -81,9 +83,11 @@ pub struct Gateway {
 }
 
 /// One configuration's routes with their metric handles. A request keeps the one it began with.
+#[derive(Default)]
 struct Serving {
     table: RouteTable,
     metrics: Vec<RouteMetrics>,
+    watched: Vec<Arc<Watched>>,
 }
 
 /// A request on its way: what is known of it from the start.
@@ -103,16 +107,18 @@ impl Gateway {
         client: Arc<Client>,
         queue: Arc<Queue>,
         metrics: Arc<Metrics>,
+        watch: Arc<Watch>,
         clock: Clock,
     ) -> Arc<Self> {
         Arc::new(Self {
-            serving: ArcSwap::from_pointee(Serving { table: RouteTable::default(), metrics: Vec::new() }),
+            serving: ArcSwap::from_pointee(Serving::default()),
             ledger,
             client,
             queue,
             connections: Arc::new(Semaphore::new(limits.connections)),
             body_bytes: BodyBytes::new(limits.body_bytes_in_flight, metrics.body_bytes_in_flight.clone()),
             metrics,
+            watch,
             limits,
             clock,
             thinning: Thinning::default(),
@@ -126,7 +132,8 @@ impl Gateway {
         let metrics: Vec<_> =
             table.routes().iter().map(|route| self.metrics.route(&route.name, route.verifier.secret_names())).collect();
         self.queue.serve(table.routes().iter().zip(metrics.iter().map(|metrics| &metrics.queue)));
-        let before = self.serving.swap(Arc::new(Serving { table, metrics }));
+        let watched = self.watch.serve(table.routes().iter().map(|route| &route.name), self.clock.now());
+        let before = self.serving.swap(Arc::new(Serving { table, metrics, watched }));
         let now = self.serving.load();
         for (route, metrics) in before.table.routes().iter().zip(&before.metrics) {
             if !now.table.routes().iter().any(|kept| kept.name == route.name) {
@@ -173,7 +180,7 @@ impl Gateway {
     async fn serve(&self, session: &mut ServerSession, incoming: Incoming) -> bool {
         let _in_flight = Gauged::new(&self.metrics.requests_in_flight);
         let serving = self.serving.load_full();
-        let mut visit = Visit::new(incoming);
+        let mut visit = Visit { has_head: true, ..Visit::new(incoming) };
         let passed = self.pass(session, &serving, &mut visit).await;
         let outcome = passed.unwrap_or_else(|refused| refused);
 
@@ -202,8 +209,8 @@ impl Gateway {
     ) -> Result<Outcome, Outcome> {
         visit.line.trace_id = head::trace_id(&session.req_header().headers).map(Into::into);
         let head = visit.head.insert(Head::check(session, self.limits.header_bytes)?).clone();
-        let (route, metrics) = serving.find(&head, session.req_header().uri.path())?;
-        let deadline = visit.matched(route, metrics);
+        let (route, metrics, watched) = serving.find(&head, session.req_header().uri.path())?;
+        let deadline = visit.matched(route, metrics, watched);
         let now = self.clock.wall();
         let asked = handshake::by_query(route, session.req_header(), now);
         if asked.is_none() && !route.methods.contains(&session.req_header().method) {
@@ -314,6 +321,9 @@ impl Gateway {
         let requests = visit.route.map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
         // Before the answer leaves: whoever has it finds it counted.
         requests.answered(code, status);
+        if code.is_rejection() {
+            self.remember(session, Kind { code, reason: outcome.reason() }, status, visit);
+        }
         let written = match answer {
             Ok(answer) => answer.write(session, visit.write_by()).await,
             Err(error) => {
@@ -334,25 +344,55 @@ impl Gateway {
         }
         written
     }
+
+    /// Keeps what is told of a request that is turned away.
+    fn remember(&self, session: &ServerSession, kind: Kind, status: StatusCode, visit: &Visit<'_>) {
+        let at = self.clock.wall();
+        let describe = || {
+            let rejection = Rejection {
+                at,
+                kind,
+                status: status.as_u16(),
+                method: Box::default(),
+                path: Box::default(),
+                peer: visit.line.peer,
+                body_bytes: visit.line.body_bytes,
+                trace_id: visit.line.trace_id.clone(),
+                user_agent: None,
+            };
+            if !visit.has_head {
+                return rejection;
+            }
+            let head = session.req_header();
+            let user_agent = head.headers.get(http::header::USER_AGENT).map(HeaderValue::as_bytes);
+            rejection.of_request(head.method.as_str(), head.uri.path(), user_agent)
+        };
+        let watched = visit.watched.unwrap_or(self.watch.unmatched());
+        watched.rejections.note(kind, at, self.clock.now(), describe);
+    }
 }
 
 /// A request on its way, and what must be known of it however it ends.
 struct Visit<'s> {
     incoming: Incoming,
+    /// Whether the head could be read at all.
+    has_head: bool,
     head: Option<Head>,
     route: Option<(&'s Route, &'s RouteMetrics)>,
+    watched: Option<&'s Watched>,
     line: log::Request,
 }
 
 impl<'s> Visit<'s> {
     fn new(incoming: Incoming) -> Self {
         let line = log::Request { peer: Some(incoming.peer), ..log::Request::default() };
-        Self { incoming, head: None, route: None, line }
+        Self { incoming, has_head: false, head: None, route: None, watched: None, line }
     }
 
     /// Notes the route and answers when its answer must be on its way.
-    fn matched(&mut self, route: &'s Route, metrics: &'s RouteMetrics) -> Instant {
+    fn matched(&mut self, route: &'s Route, metrics: &'s RouteMetrics, watched: &'s Watched) -> Instant {
         self.route = Some((route, metrics));
+        self.watched = Some(watched);
         self.line.route = Some(Arc::clone(&route.name));
         route.budget.deadline(self.incoming.first_byte)
     }
@@ -372,9 +412,9 @@ impl<'s> Visit<'s> {
 impl Serving {
     /// # Errors
     /// `unknown_route`.
-    fn find(&self, head: &Head, path: &str) -> Result<(&Route, &RouteMetrics), Outcome> {
+    fn find(&self, head: &Head, path: &str) -> Result<(&Route, &RouteMetrics, &Watched), Outcome> {
         let index = self.table.find(head.host.as_deref(), path).ok_or(Outcome::UnknownRoute)?;
-        Ok((&self.table.routes()[index], &self.metrics[index]))
+        Ok((&self.table.routes()[index], &self.metrics[index], &self.watched[index]))
     }
 }
 

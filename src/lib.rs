@@ -41,4 +41,5 @@ pub mod secret;
 pub mod signature;
 pub mod store;
 pub mod upstream;
+pub mod watch;
 pub mod webhooks;

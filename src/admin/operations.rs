@@ -1,15 +1,17 @@
 //! What an operator can do and see, whatever it is asked through.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::reload::{NotReloaded, Reloaded};
 use super::{Subject, test};
 use crate::ledger::Redelivery;
 use crate::route::Handover;
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
+use crate::watch::{Rejected, Rejection, Watched};
 use crate::webhooks::{self, Change, Definition, New, Served};
 
 /// The operations. REST and whatever comes beside it map to these.
@@ -72,6 +74,24 @@ pub struct Overview {
     pub store_bytes: u64,
     /// None while the store can't be asked.
     pub routes: Vec<Standing>,
+    /// In the last hour, by route; under `None` those that matched none.
+    pub rejected: Vec<(Option<Arc<str>>, Vec<Rejected>)>,
+}
+
+/// Requests that were turned away, the newest first.
+pub struct Turned {
+    pub away: Vec<TurnedAway>,
+    /// How many are known.
+    pub total: usize,
+}
+
+/// A request that was turned away.
+pub struct TurnedAway {
+    /// `None` where it matched none.
+    pub route: Option<Arc<str>>,
+    pub rejection: Arc<Rejection>,
+    /// How many like it came after it and were left out.
+    pub left_out: u64,
 }
 
 /// Why something was not done.
@@ -209,6 +229,11 @@ impl Operations {
         sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
     }
 
+    /// Has the configuration read again, as a signal does.
+    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        self.subject.reloads.ask().await
+    }
+
     /// Also while the store can't be asked: that is when it is wanted most.
     pub async fn overview(&self) -> Overview {
         let (routes, unknown) = match self.routes().await {
@@ -221,7 +246,27 @@ impl Operations {
             event_ids: self.subject.store.ids(),
             store_bytes: self.subject.store.bytes(),
             routes,
+            rejected: self.subject.watch.all().iter().map(|watched| in_last_hour(watched)).collect(),
         }
+    }
+
+    /// The last requests that a route has turned away, or all routes and those that matched none.
+    pub fn turned_away(&self, route: Option<&str>, limit: usize) -> Result<Turned, Refused> {
+        let watch = &self.subject.watch;
+        let parts = match route {
+            Some(route) => vec![watch.route(route).ok_or(Refused::NoSuchWebhook)?],
+            None => watch.all(),
+        };
+        let of_part = |part: &Arc<Watched>| {
+            let route = part.route.clone();
+            let turned = part.rejections.recent().into_iter();
+            turned.map(move |(rejection, left_out)| TurnedAway { route: route.clone(), rejection, left_out })
+        };
+        let mut away: Vec<_> = parts.iter().flat_map(of_part).collect();
+        away.sort_by_key(|turned| std::cmp::Reverse(turned.rejection.at));
+        let total = away.len();
+        away.truncate(limit);
+        Ok(Turned { away, total })
     }
 
     fn served(&self) -> Vec<ServedRoute> {
@@ -242,4 +287,8 @@ impl Operations {
         let paused = self.subject.queue.is_paused(&route.name);
         Ok(Standing { route, record, oldest_waiting, paused })
     }
+}
+
+fn in_last_hour(watched: &Watched) -> (Option<Arc<str>>, Vec<Rejected>) {
+    (watched.route.clone(), watched.rejections.last_hour(Instant::now()))
 }

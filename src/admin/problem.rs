@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::operations::Refused;
+use super::reload::NotReloaded;
 use crate::webhooks;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +26,9 @@ pub(super) enum Problem {
     InvalidBody(String),
     BodyTooLarge,
     Refused(Refused),
+    /// The configuration was not reloaded: what is wrong with it, each problem in one line.
+    InvalidConfiguration(Vec<String>),
+    Stopping,
 }
 
 /// When to ask again for what the store could not tell: by then it may have been opened anew.
@@ -52,8 +56,9 @@ impl Problem {
                 | Refused::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)),
             ) => StatusCode::CONFLICT,
             Self::Refused(Refused::Webhook(webhooks::Refused::Invalid(_))) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidConfiguration(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Refused(Refused::NoAnswer(_)) => StatusCode::BAD_GATEWAY,
-            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => {
+            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) | Self::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -81,6 +86,8 @@ impl Problem {
             Self::Refused(Refused::InFlight) => "in_flight",
             Self::Refused(Refused::PayloadNotKept) => "payload_not_kept",
             Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => "store_unavailable",
+            Self::InvalidConfiguration(_) => "invalid_configuration",
+            Self::Stopping => "draining",
         }
     }
 
@@ -95,6 +102,8 @@ impl Problem {
             Self::InvalidParameter(detail) | Self::InvalidBody(detail) => detail,
             Self::BodyTooLarge => "The body is larger than a webhook's definition may be.",
             Self::Refused(refused) => return Cow::Owned(refused.to_string()),
+            Self::InvalidConfiguration(_) => "The configuration is not valid; the old one stays.",
+            Self::Stopping => "The gateway is about to stop.",
         })
     }
 }
@@ -105,10 +114,19 @@ impl From<Refused> for Problem {
     }
 }
 
+impl From<NotReloaded> for Problem {
+    fn from(reason: NotReloaded) -> Self {
+        match reason {
+            NotReloaded::Invalid(problems) => Self::InvalidConfiguration(problems),
+            NotReloaded::Stopping => Self::Stopping,
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let document = json!({
+        let mut document = json!({
             "type": format!("urn:hookgate:problem:{}", self.code()),
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
@@ -116,6 +134,9 @@ impl IntoResponse for Problem {
             "code": self.code(),
             "success": false,
         });
+        if let Self::InvalidConfiguration(problems) = &self {
+            document["problems"] = json!(problems);
+        }
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, content_type, document.to_string()).into_response();
         match self {

@@ -16,7 +16,8 @@ use serde_json::Value;
 use super::operations::{Operations, Refused};
 use super::problem::Problem;
 use super::shape::{
-    Deliveries, Delivery, Done, OneDelivery, OneWebhook, Status, TestResult, Webhook, Webhooks, route_of,
+    Deliveries, Delivery, Done, OneDelivery, OneWebhook, Rejections, Reloaded, Status, TestResult, Webhook, Webhooks,
+    route_of,
 };
 use crate::store::{self, DeliveryId, Filter};
 use crate::webhooks::{self, Change};
@@ -34,12 +35,15 @@ const LIMIT_MAX: usize = 100;
 pub(super) fn router(operations: Arc<Operations>) -> Router {
     Router::new()
         .route("/status", get(status))
+        .route("/reload", post(reload))
         .route("/webhooks", get(webhooks).post(make))
         .route("/webhooks/{id}", get(webhook).put(change).delete(remove))
         .route("/webhooks/{id}/test", post(test))
         .route("/webhooks/{id}/pause", post(|operations, id| pause(operations, id, true)))
         .route("/webhooks/{id}/resume", post(|operations, id| pause(operations, id, false)))
         .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
+        .route("/webhooks/{id}/rejections", get(rejections_of_webhook))
+        .route("/rejections", get(rejections))
         .route("/deliveries", get(deliveries))
         .route("/deliveries/{id}", get(delivery))
         .route("/deliveries/{id}/redeliver", post(redeliver))
@@ -51,6 +55,10 @@ pub(super) fn router(operations: Arc<Operations>) -> Router {
 
 async fn status(State(operations): Shared) -> Response {
     json(StatusCode::OK, &Status::from(operations.overview().await))
+}
+
+async fn reload(State(operations): Shared) -> Result<Response, Problem> {
+    Ok(json(StatusCode::OK, &Reloaded::from(operations.reload().await?)))
 }
 
 async fn webhooks(State(operations): Shared) -> Result<Response, Problem> {
@@ -131,6 +139,21 @@ async fn deliveries(State(operations): Shared, parameters: Parameters) -> Result
     list(&operations, filter(pairs(parameters)?, true)?).await
 }
 
+async fn rejections_of_webhook(
+    State(operations): Shared,
+    Path(id): Path<String>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    let route = route_of(&id).ok_or(Refused::NoSuchWebhook)?;
+    let turned = operations.turned_away(Some(route), limit(pairs(parameters)?)?)?;
+    Ok(json(StatusCode::OK, &Rejections::from(turned)))
+}
+
+async fn rejections(State(operations): Shared, parameters: Parameters) -> Result<Response, Problem> {
+    let turned = operations.turned_away(None, limit(pairs(parameters)?)?)?;
+    Ok(json(StatusCode::OK, &Rejections::from(turned)))
+}
+
 async fn list(operations: &Operations, filter: Filter) -> Result<Response, Problem> {
     Ok(json(StatusCode::OK, &Deliveries::from(operations.deliveries(filter).await?)))
 }
@@ -152,6 +175,18 @@ fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
 fn pairs(parameters: Parameters) -> Result<Vec<(String, String)>, Problem> {
     let Query(pairs) = parameters.map_err(|rejection| Problem::InvalidParameter(rejection.body_text()))?;
     Ok(pairs)
+}
+
+/// How many a list that takes nothing else is to hold.
+fn limit(pairs: Vec<(String, String)>) -> Result<usize, Problem> {
+    match pairs.iter().find(|(name, _)| name != "limit") {
+        Some((name, _)) => Err(unknown_parameter(name)),
+        None => Ok(filter(pairs, false)?.limit),
+    }
+}
+
+fn unknown_parameter(name: &str) -> Problem {
+    Problem::InvalidParameter(format!("There is no parameter `{}`.", name.escape_debug()))
 }
 
 /// What a list is to hold. `any_webhook` lets it be one of all webhooks.
@@ -181,7 +216,7 @@ fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Pro
             "webhook_id" if any_webhook => {
                 filter.route = Some(route_of(&value).ok_or(Refused::NoSuchWebhook)?.to_owned());
             }
-            _ => return Err(Problem::InvalidParameter(format!("There is no parameter `{}`.", name.escape_debug()))),
+            _ => return Err(unknown_parameter(&name)),
         }
         if seen.contains(&name) {
             return Err(wrong("given once"));

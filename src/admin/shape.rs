@@ -2,6 +2,8 @@
 //!
 //! Names and shapes are those of the VPN Enterprise API's documentation, with ours added to them.
 
+mod rejections;
+
 use std::fmt;
 
 use jiff::Timestamp;
@@ -9,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::operations::{Overview, Page, Standing, Tested};
+use super::reload;
 use crate::store::{DeliveryView, RouteRecord};
+
+pub use rejections::{Rejected, Rejection, Rejections};
 
 /// What stands before a route's name in a webhook's ID.
 const WEBHOOK_PREFIX: &str = "wh_";
@@ -208,6 +213,18 @@ pub struct Status {
     pub store_bytes: u64,
     /// None while the store can't be asked.
     pub webhooks: Vec<Webhook<LongStats>>,
+    /// Requests that were turned away in the last hour, by route and kind.
+    #[serde(default)]
+    pub rejected_last_hour: Vec<Rejected>,
+}
+
+/// A configuration that was taken.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    pub success: bool,
+    pub routes: usize,
+    /// Each in one line, with its place in the file.
+    pub warnings: Vec<String>,
 }
 
 /// What is wrong, in an answer that is no success.
@@ -215,6 +232,9 @@ pub struct Status {
 pub struct Problem {
     pub code: String,
     pub detail: String,
+    /// What is wrong with a configuration, each in one line.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 impl<Stats> Webhook<Stats> {
@@ -316,6 +336,12 @@ impl From<Page> for Deliveries {
     }
 }
 
+impl From<reload::Reloaded> for Reloaded {
+    fn from(reloaded: reload::Reloaded) -> Self {
+        Self { success: true, routes: reloaded.routes, warnings: reloaded.warnings }
+    }
+}
+
 impl From<Overview> for Status {
     fn from(overview: Overview) -> Self {
         Self {
@@ -326,6 +352,7 @@ impl From<Overview> for Status {
             store_full: overview.store_full,
             event_ids: overview.event_ids,
             store_bytes: overview.store_bytes,
+            rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
         }
     }

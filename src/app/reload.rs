@@ -7,6 +7,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::App;
+use crate::admin::{NotReloaded, Reloaded};
 use crate::config;
 
 /// Editors and orchestrators write in several steps; the file is read when it has been quiet for this long.
@@ -59,17 +60,28 @@ impl FileWatch {
         }
     }
 
-    /// Reads the configuration again and gives it, or what is wrong with it, to `app`.
-    pub(super) async fn reload(&mut self, app: &App, env: &dyn Fn(&str) -> Option<String>) {
+    /// Reads the configuration again and gives it, or what is wrong with it, to `app`. Both are in the log afterwards,
+    /// whoever else is told.
+    pub(super) async fn reload(
+        &mut self,
+        app: &App,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Reloaded, NotReloaded> {
         self.seen = std::fs::read(&self.path).ok();
         match config::load(&self.path, env) {
             Ok(loaded) => {
-                for warning in loaded.warnings.summaries() {
+                let warnings: Vec<_> = loaded.warnings.summaries().collect();
+                for warning in &warnings {
                     tracing::warn!("{warning}");
                 }
+                let routes = loaded.config.routes.len();
                 app.reload(loaded.config).await;
+                Ok(Reloaded { routes, warnings })
             }
-            Err(report) => app.refuse_reload(&report),
+            Err(report) => {
+                app.refuse_reload(&report);
+                Err(NotReloaded::Invalid(report.summaries().collect()))
+            }
         }
     }
 }

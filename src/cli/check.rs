@@ -75,6 +75,6 @@ pub(super) fn print(report: &Report, json: bool) {
     };
 }
 
-fn counted(count: usize, noun: &str) -> String {
+pub(super) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

@@ -3,7 +3,7 @@
 
 mod list;
 mod redeliver;
-mod show;
+pub(super) mod show;
 
 use std::process::ExitCode;
 
@@ -84,7 +84,8 @@ impl Source {
 }
 
 impl Admin {
-    fn page(&self, filter: &Filter) -> Result<Deliveries, Failure> {
+    /// Up to `filter.limit` deliveries, the newest first.
+    pub(super) fn page(&self, filter: &Filter) -> Result<Deliveries, Failure> {
         let mut query = vec![("limit", filter.limit.to_string()), ("event_data", filter.with_bodies.to_string())];
         let optional = [
             ("webhook_id", filter.route.as_deref().map(webhook_id)),
@@ -114,20 +115,20 @@ fn delivery_id(text: &str) -> Result<DeliveryId, Problem> {
 
 /// As the admin listener says it.
 fn unknown(id: &str) -> Problem {
-    Problem { code: "unknown_delivery".into(), detail: format!("There is no delivery {id}.") }
+    Problem { code: "unknown_delivery".into(), detail: format!("There is no delivery {id}."), problems: Vec::new() }
 }
 
 /// Deliveries that are asked for at once.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
 
 /// Where the next page begins.
-fn next(page: &Deliveries) -> Result<Option<DeliveryId>, Failure> {
+pub(super) fn next(page: &Deliveries) -> Result<Option<DeliveryId>, Failure> {
     let cursor = page.next_cursor.as_deref().filter(|_| page.has_more);
     cursor.map(str::parse).transpose().map_err(|_| Failure::Failed("the answer's cursor is not one of ours".into()))
 }
 
 /// A document on one line. JSON has line feeds between its tokens only, where a space does as well.
-fn one_line(document: &impl serde::Serialize) -> Result<String, Failure> {
+pub(super) fn one_line(document: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(document).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(text.replace(['\n', '\r'], " "))
 }

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::admin::{Failure, Gateway};
 use super::{FAILED, terminal};
-use crate::admin::shape::{self, LongStats, Webhook};
+use crate::admin::shape::{self, LongStats, Rejected, Webhook};
 
-/// Show whether the gateway is ready, and for each route what was delivered and what waits
+/// Show whether the gateway is ready, and for each route what was delivered, what waits, and what was turned away
 ///
 /// Exit status: 0 when it is ready, 1 when it is not or takes no new events, 69 when it can't be reached, 77 when it wants another token.
 #[derive(Debug, clap::Args)]
@@ -61,15 +61,35 @@ fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
     terminal::print(&terminal::visible(&format!("{url}  hookgate {}  {ready}", status.version), false))?;
     let mib = status.store_bytes.div_ceil(1 << 20);
     terminal::print(&format!("{} event IDs remembered, {mib} MiB on disk", status.event_ids))?;
-    if status.webhooks.is_empty() {
-        return Ok(());
+    if !status.webhooks.is_empty() {
+        terminal::print("")?;
+        print_routes(status)?;
     }
-    terminal::print("")?;
+    if !status.rejected_last_hour.is_empty() {
+        terminal::print("")?;
+        print_rejected(&status.rejected_last_hour)?;
+    }
+    Ok(())
+}
+
+fn print_routes(status: &shape::Status) -> Result<(), Failure> {
     let heading = ["ROUTE", "DELIVERY", "DELIVERED", "FAILED", "PENDING", "DEAD", "OLDEST PENDING", "LAST SUCCESS"];
     let mut rows = vec![heading.map(str::to_owned)];
     rows.extend(status.webhooks.iter().map(row));
     for line in terminal::columns(&rows) {
         terminal::print(&line)?;
+    }
+    Ok(())
+}
+
+/// A line a route: hours of rejections are to be seen at once.
+fn print_rejected(rejected: &[Rejected]) -> Result<(), Failure> {
+    for of_route in rejected.chunk_by(|one, next| one.route == next.route) {
+        let name = of_route[0].route.as_deref().unwrap_or("no route");
+        let kinds: Vec<_> = of_route.iter().map(|kind| format!("{} {}", kind.count, kind.name())).collect();
+        let last = terminal::time(of_route.iter().map(|kind| kind.last_at).max());
+        let line = format!("{name}: rejected in the last hour: {}, last at {last}", kinds.join(", "));
+        terminal::print(&terminal::visible(&line, false))?;
     }
     Ok(())
 }

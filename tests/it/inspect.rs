@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::process::{program, tool};
+use crate::harness::process::{Process, program, tool};
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
@@ -570,4 +570,99 @@ async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
         eventually("it arrives", async || moved.event_ids().contains(&"evt_1".to_owned())).await;
         stop(&restored).await;
     }
+}
+
+/// `hookgate deliveries tail`, once it follows.
+async fn tail(gateway: &Gateway, line: &str) -> Process {
+    let mut command = command(gateway.directory());
+    command.args(["deliveries", "tail"]).args(line.split_whitespace());
+    let tail = Process::spawn(command.arg(format!("--admin=http://{}", gateway.admin())));
+    tail.says("following the deliveries").await;
+    tail
+}
+
+/// What a member of each line of JSON says.
+fn told(tail: &Process, member: &str) -> Vec<String> {
+    let stdout = tail.stdout();
+    let complete = stdout.rfind('\n').map_or("", |end| &stdout[..end]);
+    let text = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")[member].as_str().map(str::to_owned);
+    complete.lines().map(|line| text(line).expect("a text")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_tells_each_delivery_once_however_many_come_between_two_looks() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    gateway.send(Event::new("evt_before")).await.assert(200, "delivered");
+    let (tail, since) = (tail(&gateway, "--json").await, tail(&gateway, "--json --since del_2").await);
+    let mut sender = gateway.connect().await;
+    for number in 0..300 {
+        sender.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+    }
+    let all: Vec<_> = (0..300).map(|number| format!("evt_{number}")).collect();
+    eventually("all are told", async || told(&tail, "event_id").len() >= 300).await;
+    eventually("all are told", async || told(&since, "event_id").len() >= 299).await;
+    gateway.send(Event::new("evt_last")).await.assert(200, "delivered");
+    eventually("the last is told", async || told(&tail, "event_id").last().is_some_and(|id| id == "evt_last")).await;
+    assert_eq!(told(&tail, "event_id"), [&all[..], &["evt_last".into()]].concat());
+    for signal in ["INT", "TERM"] {
+        let child = if signal == "INT" { &tail } else { &since };
+        child.signal(signal);
+        assert_eq!(child.exited().await.code(), Some(0), "{signal}: {}", child.output());
+    }
+    assert_eq!(told(&since, "event_id")[..299], all[1..]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_tells_of_one_route_and_of_an_older_event_that_comes_to_the_status_asked_for() {
+    let (gate, other) = (Gate::shut(), Upstream::ok());
+    let refusing = Upstream::replying([Reply::status(410).after(&gate)]);
+    let queue = queue_to(&refusing).with("retry", "{initial: 1ms, max_interval: 10ms}");
+    let gateway = Gateway::start(Setup::new([queue, Route::to(&other).named("other")])).await;
+    gateway.send(Event::new("evt_old")).await.assert(202, "queued");
+    gateway.send(Event::new("evt_1").post().at("/webhooks/other")).await.assert(200, "delivered");
+    let dead = tail(&gateway, "--status dead --route hooks --json").await;
+    let successes = tail(&gateway, "--route other --since 0").await;
+    gate.open();
+    eventually("its death is told", async || told(&dead, "event_id") == ["evt_old"]).await;
+    eventually("it is told", async || successes.stdout().contains("evt_1")).await;
+    let line = successes.stdout();
+    assert!(line.lines().count() == 1 && line.contains("success") && line.contains("user.created"), "{line}");
+    assert!(hookgate(&gateway, "deliveries tail --route none").await.assert(1).stderr.contains("unknown_webhook"));
+    hookgate(&gateway, "deliveries tail --since x").await.assert(2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_waits_for_a_gateway_that_is_gone_for_a_moment_and_says_so_once() {
+    let upstream = Upstream::ok();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let setup = Setup::from(Route::to(&upstream)).with("admin", &format!("{{address: \"{port}\"}}")).stopping_at_once();
+    let mut gateway = Gateway::start(setup).await;
+    let tail = tail(&gateway, "--json").await;
+    gateway.stop().await;
+    tail.says("cannot be reached").await;
+    gateway.restart().await;
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    eventually("it is told", async || told(&tail, "event_id") == ["evt_1"]).await;
+    assert_eq!(tail.output().matches("waiting for it").count(), 1, "{}", tail.output());
+    stop(&gateway).await;
+    assert_eq!(hookgate(&gateway, "deliveries tail").await.code, Some(69));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_ends_when_nobody_reads_any_more() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    let mut command = command(gateway.directory());
+    command.args(["deliveries", "tail", "--since", "0"]).arg(format!("--admin=http://{}", gateway.admin()));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
+    drop(child.stdout.take());
+    let mut code = None;
+    eventually("it ends", async || {
+        code = child.try_wait().expect("a child").map(|status| status.code());
+        code.is_some()
+    })
+    .await;
+    assert_eq!(code, Some(Some(0)));
 }

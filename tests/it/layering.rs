@@ -9,6 +9,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("secret", ""),
     ("outcome", ""),
     ("backoff", ""),
+    ("watch", "outcome"),
     ("metrics", "backoff outcome"),
     ("json", ""),
     ("signature", "json secret"),
@@ -24,7 +25,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("log", "outcome"),
     (
         "gateway",
-        "backoff clock delivery event handshake ledger log metrics outcome queue route signature store upstream",
+        "backoff clock delivery event handshake ledger log metrics outcome queue route signature store upstream watch",
     ),
     ("providers", "json signature handshake event route"),
     (
@@ -32,8 +33,8 @@ const ALLOWED: &[(&str, &str)] = &[
         "backoff delivery providers gateway handshake json log route store upstream ledger event signature secret",
     ),
     ("webhooks", "config gateway route store upstream"),
-    ("admin", "ledger metrics providers queue route secret signature store webhooks"),
-    ("app", "admin clock config gateway ledger log metrics queue store upstream webhooks"),
+    ("admin", "ledger metrics providers queue route secret signature store watch webhooks"),
+    ("app", "admin clock config gateway ledger log metrics queue store upstream watch webhooks"),
     ("cli", "*"),
 ];
 

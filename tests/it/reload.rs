@@ -1,6 +1,9 @@
 //! A changed configuration is taken whole, at once and without a pause, or not at all.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::harness::*;
 
@@ -212,4 +215,90 @@ async fn a_removed_route_is_gone_and_kept_connections_see_it() {
     })
     .await;
     client.send(Event::new("evt_last")).await.assert(200, "delivered");
+}
+
+/// Runs `hookgate` beside the gateway: its exit code, and what it wrote to each stream.
+async fn hookgate(gateway: &Gateway, line: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+    command.current_dir(gateway.directory()).env_remove("HOOKGATE_ADMIN_TOKEN").stdin(Stdio::null());
+    command.args(line.split(' ')).arg(format!("--admin=http://{}", gateway.admin()));
+    let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
+    let output = within("the command", run).await.expect("no panic");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+async fn reload(gateway: &Gateway) -> (u16, Value) {
+    let answer = gateway.admin_post("/reload", &json!({})).await;
+    (answer.status, serde_json::from_slice(&answer.body).expect("JSON"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_over_the_api_has_happened_when_it_is_answered() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(setup(&upstream)).await;
+    let secret = "literal_secret_of_a_reload_51c2";
+    let added = Route::to(&upstream).named("added").with("secrets", &format!("[{{value: {secret}}}]"));
+    gateway.rewrite(Setup::new([Route::to(&upstream), added]));
+    let (status, document) = reload(&gateway).await;
+    assert_eq!((status, &document["success"], &document["routes"]), (200, &json!(true), &json!(2)), "{document}");
+    let warnings = document["warnings"].as_array().expect("a list");
+    assert!(warnings.len() == 1 && warnings[0].as_str().is_some_and(|text| text.contains("hookgate.yaml:")));
+    assert!(!document.to_string().contains(secret), "{document}");
+    let event = Event::new("evt_1");
+    gateway.send(event.signed_with(secret).at("/webhooks/added")).await.assert(200, "delivered");
+    gateway.metrics().await.assert_value("config_last_reload_successful", &[], 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_over_the_api_refuses_a_bad_file_with_each_problem_and_changes_nothing() {
+    let (upstream, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&upstream)).await;
+    let secret = "literal_secret_of_a_reload_51c2";
+    let bad = Route::to(&new).with("secrets", &format!("[{{value: {secret}}}]")).with("budget", "0s");
+    gateway.rewrite_text(&Setup::from(bad).yaml().replace("upstream:", "upstraem:"));
+    let (status, problem) = reload(&gateway).await;
+    assert_eq!((status, &problem["code"]), (422, &json!("invalid_configuration")), "{problem}");
+    let problems: Vec<_> = problem["problems"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    for told in ["upstraem", "out of range"] {
+        assert!(problem.to_string().contains(told), "{told} in {problem}");
+    }
+    assert!(problems.iter().all(|line| line.starts_with("hookgate.yaml:") && !line.contains('\n')), "{problem}");
+    assert!(problems.len() >= 2 && !problem.to_string().contains(secret), "{problem}");
+    gateway.metrics().await.assert_value("config_last_reload_successful", &[], 0.0);
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    assert_eq!((upstream.count(), new.connections()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_reloads_and_prints_what_is_wrong() {
+    let (old, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&old)).await;
+    gateway.rewrite(setup(&new));
+    let (code, stdout, stderr) = hookgate(&gateway, "reload").await;
+    assert_eq!((code, stdout.as_str()), (Some(0), "reloaded: 1 route\n"), "{stderr}");
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    assert_eq!((old.count(), new.count()), (0, 1));
+    gateway.rewrite_text(&setup(&old).yaml().replace("upstream:", "upstraem:"));
+    let (code, stdout, stderr) = hookgate(&gateway, "reload").await;
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("hookgate.yaml:") && stderr.contains("upstraem"), "{stderr}");
+    let (code, stdout, _) = hookgate(&gateway, "reload --json").await;
+    let document: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (code, &document["success"], &document["code"]),
+        (Some(1), &json!(false), &json!("invalid_configuration"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_needs_the_token() {
+    let upstream = Upstream::ok();
+    let admin = r#"{address: "127.0.0.1:0", token: {value: admin_it_token_77aa}}"#;
+    let gateway = Gateway::start(setup(&upstream).with("admin", admin)).await;
+    assert_eq!(reload(&gateway).await.0, 401);
+    assert_eq!(hookgate(&gateway, "reload").await.0, Some(77));
+    let mut gone = gateway;
+    gone.stop().await;
+    assert_eq!(hookgate(&gone, "reload").await.0, Some(69));
 }

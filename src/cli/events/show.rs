@@ -33,7 +33,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// What an attempt came to.
-pub(super) fn result(status: Option<u16>, error: Option<&str>) -> String {
+pub(in crate::cli) fn result(status: Option<u16>, error: Option<&str>) -> String {
     match (status, error) {
         (Some(status), _) => status.to_string(),
         (None, Some(error)) => error.to_owned(),
