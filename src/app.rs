@@ -4,6 +4,7 @@
 
 mod listen;
 mod reload;
+mod supervisor;
 
 use std::io;
 use std::net::SocketAddr;
@@ -203,6 +204,7 @@ impl App {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(), Error> {
         let Signals { mut terminate, mut interrupt, mut hangup } = signals;
+        supervisor::ready(&self.data, self.admin);
         let mut tell = tokio::time::interval(TELL_EVERY);
         let drain = loop {
             tokio::select! {
@@ -217,6 +219,7 @@ impl App {
                 }
             }
         };
+        supervisor::stopping(drain, self.shutdown.grace);
         tokio::select! {
             () = self.stop(drain) => {}
             // A second signal means it.

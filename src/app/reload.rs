@@ -6,7 +6,7 @@ use std::time::Duration;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::App;
+use super::{App, supervisor};
 use crate::config;
 
 /// Editors and orchestrators write in several steps; the file is read when it has been quiet for this long.
@@ -61,6 +61,7 @@ impl FileWatch {
 
     /// Reads the configuration again and gives it, or what is wrong with it, to `app`.
     pub(super) fn reload(&mut self, app: &App, env: &dyn Fn(&str) -> Option<String>) {
+        supervisor::reloading();
         self.seen = std::fs::read(&self.path).ok();
         match config::load(&self.path, env) {
             Ok(loaded) => {
@@ -68,8 +69,12 @@ impl FileWatch {
                     tracing::warn!("{warning}");
                 }
                 app.reload(loaded.config);
+                supervisor::ready(&app.data, app.admin);
             }
-            Err(report) => app.refuse_reload(&report),
+            Err(report) => {
+                app.refuse_reload(&report);
+                supervisor::reload_refused();
+            }
         }
     }
 }
