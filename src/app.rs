@@ -4,6 +4,7 @@
 
 mod listen;
 mod reload;
+mod supervisor;
 
 use std::io;
 use std::net::SocketAddr;
@@ -227,6 +228,7 @@ impl App {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(), Error> {
         let Signals { mut terminate, mut interrupt, mut hangup } = signals;
+        supervisor::ready(&self.data, self.admin);
         let mut tell = tokio::time::interval(TELL_EVERY);
         let drain = loop {
             tokio::select! {
@@ -249,6 +251,7 @@ impl App {
                 }
             }
         };
+        supervisor::stopping(drain, self.shutdown.grace);
         tokio::select! {
             () = self.stop(drain) => {}
             // A second signal means it.

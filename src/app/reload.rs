@@ -6,7 +6,7 @@ use std::time::Duration;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::App;
+use super::{App, supervisor};
 use crate::admin::{NotReloaded, Reloaded};
 use crate::config;
 
@@ -67,6 +67,7 @@ impl FileWatch {
         app: &App,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Reloaded, NotReloaded> {
+        supervisor::reloading();
         self.seen = std::fs::read(&self.path).ok();
         match config::load(&self.path, env) {
             Ok(loaded) => {
@@ -76,10 +77,12 @@ impl FileWatch {
                 }
                 let routes = loaded.config.routes.len();
                 app.reload(loaded.config).await;
+                supervisor::ready(&app.data, app.admin);
                 Ok(Reloaded { routes, warnings })
             }
             Err(report) => {
                 app.refuse_reload(&report);
+                supervisor::reload_refused();
                 Err(NotReloaded::Invalid(report.summaries().collect()))
             }
         }

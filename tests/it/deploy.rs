@@ -1,0 +1,315 @@
+//! What is given to whoever runs the gateway: rules that Prometheus takes and that fire when they should, a dashboard and
+//! manifests that name nothing that does not exist, and the messages that a supervisor waits for.
+
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::process::{program, tool};
+use crate::harness::*;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+const RULES: &str = "deploy/prometheus/hookgate.rules.yml";
+const RULE_TESTS: &str = "deploy/prometheus/hookgate.rules.test.yml";
+const DASHBOARD: &str = "deploy/grafana/hookgate.json";
+
+fn promtool(skipped: &str) -> Option<PathBuf> {
+    tool("promtool", program("HOOKGATE_PROMTOOL", "promtool"), skipped)
+}
+
+/// Runs promtool in the folder of the rules.
+fn promtool_agrees(promtool: &Path, arguments: &[&str]) {
+    let folder = root().join("deploy/prometheus");
+    let output = Command::new(promtool).args(arguments).current_dir(folder).output().expect("promtool runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
+}
+
+#[test]
+fn promtool_takes_the_rules_and_every_alert_fires_when_it_should() {
+    let Some(promtool) = promtool("the check of the alert rules") else { return };
+    promtool_agrees(&promtool, &["check", "rules", "hookgate.rules.yml"]);
+    promtool_agrees(&promtool, &["test", "rules", "hookgate.rules.test.yml"]);
+}
+
+/// The values of a key, one a line, as the rules are written.
+fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)?.strip_prefix(": ")).collect()
+}
+
+#[test]
+fn every_alert_has_a_severity_a_runbook_and_both_kinds_of_test() {
+    let (rules, tests, operations) = (read(RULES), read(RULE_TESTS), read("docs/operations.md"));
+    let anchor = |heading: &str| heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    let headings: BTreeSet<String> = operations.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
+    let alerts = values(&rules, "alert");
+    assert!(alerts.len() > 20, "{alerts:?}");
+    for part in rules.split("- alert: ").skip(1) {
+        let alert = part.lines().next().expect("a name");
+        let has = |key| values(part, key).first().copied().unwrap_or_else(|| panic!("{alert} has no {key}"));
+        let severity = has("labels");
+        assert!(
+            ["{severity: critical}", "{severity: warning}", "{severity: info}"].contains(&severity),
+            "{alert}: {severity}"
+        );
+        let _ = (has("summary"), has("description"));
+        let heading = has("runbook").strip_prefix("docs/operations.md#").expect("a heading of docs/operations.md");
+        assert!(headings.contains(heading), "{alert}: docs/operations.md has no heading {heading:?}");
+        let case = tests.split("- name: ").find(|case| case.lines().next() == Some(alert));
+        let case = case.unwrap_or_else(|| panic!("{alert} has no test"));
+        assert!(case.contains("exp_samples: []"), "{alert} has no test in which it is quiet");
+        let firing = format!(r#"labels: 'ALERTS{{alertname="{alert}", alertstate="firing""#);
+        assert!(case.contains(&firing), "{alert} has no test in which it fires");
+    }
+    for heading in operations.lines().filter_map(|line| line.strip_prefix("### Hookgate")) {
+        let alert = format!("Hookgate{heading}");
+        assert!(alerts.contains(&alert.as_str()), "docs/operations.md tells of {alert}, which is no alert");
+    }
+}
+
+/// Every `PromQL` expression of the rules, block scalars included.
+fn rule_expressions() -> Vec<String> {
+    let rules = read(RULES);
+    let mut found = Vec::new();
+    let mut lines = rules.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(expression) = line.trim().strip_prefix("expr: ") else { continue };
+        if expression != "|" {
+            found.push(expression.to_owned());
+            continue;
+        }
+        let mut block = Vec::new();
+        while let Some(line) = lines.next_if(|line| line.starts_with("          ")) {
+            block.push(line);
+        }
+        found.push(block.join("\n"));
+    }
+    found
+}
+
+/// Every `PromQL` expression of the dashboard, with Grafana's variables filled in.
+fn dashboard_expressions() -> Vec<String> {
+    fn collect(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                for (key, value) in members {
+                    match value {
+                        Value::String(expression) if key == "expr" => found.push(expression.clone()),
+                        value => collect(value, found),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
+            _ => {}
+        }
+    }
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
+    let mut found = Vec::new();
+    collect(&dashboard, &mut found);
+    found.iter().map(|expression| expression.replace("$__rate_interval", "5m")).collect()
+}
+
+#[test]
+fn the_dashboard_is_whole() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
+    assert!(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 39));
+    let variables: Vec<_> = dashboard["templating"]["list"].as_array().expect("variables").iter().collect();
+    assert!(variables.iter().any(|variable| variable["type"] == "datasource"));
+    assert!(variables.iter().any(|variable| variable["name"] == "route"));
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().expect("an ID")).collect();
+    assert_eq!(ids.len(), panels.len(), "no ID twice");
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{}", panel["title"]);
+        assert!(panel["targets"].as_array().is_some_and(|targets| !targets.is_empty()), "{}", panel["title"]);
+    }
+}
+
+/// `promtool check rules` reads `PromQL` in every version of it, so each expression is made a rule.
+#[test]
+fn every_expression_of_the_dashboard_is_promql() {
+    let Some(promtool) = promtool("the check of the dashboard's expressions") else { return };
+    let rule = |(number, expression)| serde_json::json!({ "record": format!("panel:{number}"), "expr": expression });
+    let rules: Vec<_> = dashboard_expressions().into_iter().enumerate().map(rule).collect();
+    assert!(rules.len() > 30);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("dashboard.yml");
+    // JSON is YAML.
+    let groups = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    std::fs::write(&file, groups.to_string()).expect("a writable folder");
+    promtool_agrees(&promtool, &["check", "rules", file.to_str().expect("UTF-8")]);
+}
+
+/// The metrics and recorded series that an expression names.
+fn names(expression: &str) -> Vec<String> {
+    // What is quoted is a label's value, not a name.
+    let unquoted: String = expression.split('"').step_by(2).collect::<Vec<_>>().join(" ");
+    let words = unquoted.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+    let named = |word: &&str| {
+        word.starts_with("hookgate_") || word.starts_with("process_") || word.trim_matches(':').contains(':')
+    };
+    words.filter(named).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_that_is_named_exists() {
+    let rules = read(RULES);
+    let recorded = values(&rules, "record");
+    let reference = read("docs/metrics.md");
+    let documented: BTreeSet<&str> =
+        reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let exported = gateway.metrics().await.text;
+    let expressions: Vec<_> = rule_expressions().into_iter().chain(dashboard_expressions()).collect();
+    for expression in &expressions {
+        for name in names(expression) {
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let exists = documented.contains(family.unwrap_or(&name))
+                || recorded.contains(&name.as_str())
+                || name.starts_with("process_") && exported.lines().any(|line| line.starts_with(&format!("{name} ")));
+            assert!(exists, "there is no {name}, which is named in {expression}");
+        }
+    }
+    // Not every metric has an alert, but an operator should see all of them.
+    let shown: BTreeSet<_> = expressions.iter().flat_map(|expression| names(expression)).collect();
+    for name in documented {
+        assert!(
+            shown.iter().any(|shown| shown.starts_with(name)),
+            "{name} is neither in the rules nor in the dashboard"
+        );
+    }
+}
+
+/// A supervisor's socket.
+struct Supervisor {
+    socket: UnixDatagram,
+    heard: String,
+}
+
+impl Supervisor {
+    fn listen(folder: &Path) -> Self {
+        let socket = UnixDatagram::bind(folder.join("notify")).expect("a socket");
+        socket.set_nonblocking(true).expect("a socket");
+        Self { socket, heard: String::new() }
+    }
+
+    fn hear(&mut self) -> &str {
+        let mut datagram = [0; 4096];
+        while let Ok(length) = self.socket.recv(&mut datagram) {
+            self.heard += std::str::from_utf8(&datagram[..length]).expect("text");
+        }
+        &self.heard
+    }
+
+    /// Waits for a line, and forgets all that was heard.
+    async fn hears(&mut self, line: &str) -> String {
+        eventually(format!("the supervisor hears {line}"), async || {
+            self.hear().lines().any(|heard| heard.starts_with(line))
+        })
+        .await;
+        std::mem::take(&mut self.heard)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_hears_of_the_start_reloads_and_the_stop() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut supervisor = Supervisor::listen(folder.path());
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream))
+        .with("shutdown", "{drain: 1s, grace: 20s}")
+        .env("NOTIFY_SOCKET", folder.path().join("notify").to_str().expect("UTF-8"));
+    let gateway = Gateway::start(setup.clone()).await;
+    let started = supervisor.hears("READY=1").await;
+    assert!(
+        started.contains(&format!("STATUS=serving on {}, admin on {}", gateway.data(), gateway.admin())),
+        "{started}"
+    );
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+
+    gateway.signal("HUP");
+    let reloaded = supervisor.hears("READY=1").await;
+    let usec = reloaded.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+    assert!(
+        reloaded.starts_with("RELOADING=1\n") && usec.is_some_and(|usec| usec.parse::<u64>().is_ok()),
+        "{reloaded}"
+    );
+
+    gateway.rewrite_text("routes: nonsense\n");
+    gateway.signal("HUP");
+    let refused = supervisor.hears("STATUS=serving with the old configuration").await;
+    assert!(refused.contains("READY=1\n"), "{refused}");
+
+    gateway.signal("TERM");
+    let stopping = supervisor.hears("STOPPING=1").await;
+    // Drain, grace, and ten seconds for the store.
+    assert!(stopping.contains("EXTEND_TIMEOUT_USEC=31000000\n"), "{stopping}");
+    assert_eq!(gateway.exited().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_hears_nothing_of_a_start_that_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut supervisor = Supervisor::listen(folder.path());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream))
+        .with("listen", &format!("[{{address: \"{address}\"}}]"))
+        .env("NOTIFY_SOCKET", folder.path().join("notify").to_str().expect("UTF-8"));
+    let (code, _) = Gateway::refuses(setup).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(supervisor.hear(), "");
+}
+
+/// The configuration inside the `ConfigMap`: a block scalar.
+fn configuration_of_the_config_map() -> String {
+    let manifest = read("deploy/kubernetes/configmap.yaml");
+    let (_, block) = manifest.split_once("  hookgate.yaml: |\n").expect("the configuration");
+    block.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n").collect()
+}
+
+#[test]
+fn the_configurations_that_are_shipped_are_valid() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for secret in ["billing-current", "admin-token"] {
+        std::fs::write(folder.path().join(secret), "a-secret-of-some-length").expect("a writable folder");
+    }
+    let here = folder.path().to_str().expect("UTF-8");
+    for yaml in
+        [read("deploy/docker/hookgate.yaml"), configuration_of_the_config_map().replace("/etc/hookgate-secrets", here)]
+    {
+        let file = folder.path().join("hookgate.yaml");
+        std::fs::write(&file, &yaml).expect("a writable folder");
+        let mut check = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+        check.args(["check", "--config"]).arg(&file).env("WEBHOOK_SECRET", "a-secret-of-some-length");
+        let output = check.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("0 warnings"), "{said}\n{yaml}");
+    }
+}
+
+/// Those who stop the gateway wait for longer than its drain and its grace period take.
+#[test]
+fn whoever_stops_it_waits_for_drain_and_grace() {
+    let seconds = |path: &str, key: &str| -> u64 {
+        let text = read(path);
+        let value = text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap_or_else(|| panic!("{key}"));
+        value.trim().trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{key} {value}"))
+    };
+    // The defaults, 5 s and 15 s, which the ConfigMap repeats.
+    assert!(read("deploy/kubernetes/configmap.yaml").contains("shutdown: {drain: 5s, grace: 15s}"));
+    assert!(seconds("deploy/systemd/hookgate.service", "TimeoutStopSec=") > 20);
+    assert!(seconds("deploy/kubernetes/statefulset.yaml", "terminationGracePeriodSeconds:") > 20);
+}
