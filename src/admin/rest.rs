@@ -19,14 +19,14 @@ use super::shape::{
     Deliveries, Delivery, Done, OneDelivery, OneWebhook, Status, TestResult, Webhook, Webhooks, route_of,
 };
 use crate::store::{self, DeliveryId, Filter};
-use crate::webhooks::{self, Change};
+use crate::webhooks::Change;
 
 type Shared = State<Arc<Operations>>;
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// A webhook's definition, or a test event's data.
-const BODY_BYTES_MAX: usize = 64 << 10;
+pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
 const LIMIT_DEFAULT: usize = 20;
 const LIMIT_MAX: usize = 100;
@@ -70,10 +70,6 @@ async fn make(State(operations): Shared, body: Body) -> Result<Response, Problem
 
 async fn change(State(operations): Shared, Path(id): Path<String>, body: Body) -> Result<Response, Problem> {
     let change: Change = parse(body)?;
-    let problems = change.problems();
-    if !problems.is_empty() {
-        return Err(Refused::from(webhooks::Refused::Invalid(problems)).into());
-    }
     let webhook = operations.change(route_of(&id).ok_or(Refused::NoSuchWebhook)?, change).await?.into();
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
@@ -83,11 +79,12 @@ async fn remove(State(operations): Shared, Path(id): Path<String>) -> Result<Res
     Ok(json(StatusCode::OK, &Done { success: true }))
 }
 
+/// A test event.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Test {
-    event_type: String,
-    custom_data: Value,
+pub(super) struct Test {
+    pub event_type: String,
+    pub custom_data: Value,
 }
 
 impl Default for Test {
@@ -104,7 +101,7 @@ async fn test(State(operations): Shared, Path(id): Path<String>, body: Body) -> 
     Ok(json(StatusCode::OK, &TestResult::from(tested)))
 }
 
-fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
     serde_json::from_slice(&body)
         .map_err(|error| Problem::InvalidBody(format!("The body is not as it should be: {error}.")))
@@ -138,7 +135,7 @@ async fn redeliver(State(operations): Shared, Path(id): Path<String>) -> Result<
     Ok(json(StatusCode::ACCEPTED, &OneDelivery { success: true, delivery }))
 }
 
-fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
+pub(super) fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
     text.parse().map_err(|_| Refused::NoSuchDelivery)
 }
 
@@ -148,7 +145,7 @@ fn pairs(parameters: Parameters) -> Result<Vec<(String, String)>, Problem> {
 }
 
 /// What a list is to hold. `any_webhook` lets it be one of all webhooks.
-fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Problem> {
+pub(super) fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Problem> {
     let mut filter = Filter { limit: LIMIT_DEFAULT, with_bodies: true, ..Filter::default() };
     let mut seen: Vec<String> = Vec::new();
     for (name, value) in pairs {
@@ -184,7 +181,7 @@ fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Pro
     Ok(filter)
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Response {
     match serde_json::to_vec(document) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         // Maps with keys that are no text, which there are none of.
