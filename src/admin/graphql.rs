@@ -32,7 +32,7 @@ use crate::webhooks::{Change, New};
 /// What tools ask to learn the schema is 15 deep; our own types are 4.
 const DEPTH_MAX: usize = 16;
 
-/// Fields, where what costs more counts for more. What tools ask to learn the schema is some 220.
+/// Fields, where what costs more counts for more. What tools ask to learn the schema is some 250.
 const COMPLEXITY_MAX: usize = 300;
 
 /// A list of deliveries is read from the disk.
