@@ -1,10 +1,11 @@
 //! The admin listener: health, readiness and metrics for machines, and the API for operators; apart from the data plane.
 //!
 //! It has a thread and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
-//! serves its paths. `operations` is what can be done, `rest` and `shape` how it is asked for and answered over HTTP,
-//! `auth` who may, `problem` how a refusal is worded.
+//! serves its paths. `operations` is what can be done, `rest`, `graphql` and `shape` how it is asked for and answered
+//! over HTTP, `auth` who may, `problem` how a refusal is worded.
 
 mod auth;
+mod graphql;
 mod health;
 mod operations;
 mod problem;
@@ -83,6 +84,7 @@ fn router(subject: Subject, door: Door) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .with_state(subject.clone());
-    let guarded = rest::router(Arc::new(Operations::new(subject)));
+    let operations = Arc::new(Operations::new(subject));
+    let guarded = rest::router(Arc::clone(&operations)).merge(graphql::router(operations));
     open.merge(guarded.layer(from_fn_with_state(Arc::new(door), auth::guard)))
 }

@@ -126,6 +126,10 @@ impl Registry {
     /// # Errors
     /// As [`Registry::make`].
     pub async fn change(&self, name: &str, change: Change) -> Result<Served, Refused> {
+        let problems = change.problems();
+        if !problems.is_empty() {
+            return Err(Refused::Invalid(problems));
+        }
         let mut state = self.state.lock().await;
         let made = state.find(name)?;
         let definition = made.definition.changed(change);

@@ -64,7 +64,7 @@ impl Problem {
         }
     }
 
-    fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
             Self::Misdirected => "misdirected",
@@ -91,7 +91,7 @@ impl Problem {
         }
     }
 
-    fn detail(&self) -> Cow<'_, str> {
+    pub(super) fn detail(&self) -> Cow<'_, str> {
         Cow::Borrowed(match self {
             Self::Unauthorized => "This needs `Authorization: Bearer` with the admin token.",
             Self::Misdirected => "The `Host` is not this listener: use its own address or name, or localhost.",

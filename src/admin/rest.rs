@@ -20,14 +20,14 @@ use super::shape::{
     route_of,
 };
 use crate::store::{self, DeliveryId, Filter};
-use crate::webhooks::{self, Change};
+use crate::webhooks::Change;
 
 type Shared = State<Arc<Operations>>;
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// A webhook's definition, or a test event's data.
-const BODY_BYTES_MAX: usize = 64 << 10;
+pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
 const LIMIT_DEFAULT: usize = 20;
 const LIMIT_MAX: usize = 100;
@@ -80,10 +80,6 @@ async fn make(State(operations): Shared, body: Body) -> Result<Response, Problem
 
 async fn change(State(operations): Shared, Path(id): Path<String>, body: Body) -> Result<Response, Problem> {
     let change: Change = parse(body)?;
-    let problems = change.problems();
-    if !problems.is_empty() {
-        return Err(Refused::from(webhooks::Refused::Invalid(problems)).into());
-    }
     let webhook = operations.change(route_of(&id).ok_or(Refused::NoSuchWebhook)?, change).await?.into();
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
@@ -98,11 +94,12 @@ async fn pause(State(operations): Shared, Path(id): Path<String>, paused: bool) 
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
 
+/// A test event.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Test {
-    event_type: String,
-    custom_data: Value,
+pub(super) struct Test {
+    pub event_type: String,
+    pub custom_data: Value,
 }
 
 impl Default for Test {
@@ -119,7 +116,7 @@ async fn test(State(operations): Shared, Path(id): Path<String>, body: Body) -> 
     Ok(json(StatusCode::OK, &TestResult::from(tested)))
 }
 
-fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
     serde_json::from_slice(&body)
         .map_err(|error| Problem::InvalidBody(format!("The body is not as it should be: {error}.")))
@@ -168,7 +165,7 @@ async fn redeliver(State(operations): Shared, Path(id): Path<String>) -> Result<
     Ok(json(StatusCode::ACCEPTED, &OneDelivery { success: true, delivery }))
 }
 
-fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
+pub(super) fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
     text.parse().map_err(|_| Refused::NoSuchDelivery)
 }
 
@@ -190,7 +187,7 @@ fn unknown_parameter(name: &str) -> Problem {
 }
 
 /// What a list is to hold. `any_webhook` lets it be one of all webhooks.
-fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Problem> {
+pub(super) fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Problem> {
     let mut filter = Filter { limit: LIMIT_DEFAULT, with_bodies: true, ..Filter::default() };
     let mut seen: Vec<String> = Vec::new();
     for (name, value) in pairs {
@@ -226,7 +223,7 @@ fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<Filter, Pro
     Ok(filter)
 }
 
-fn json(status: StatusCode, document: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Response {
     match serde_json::to_vec(document) {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         // Maps with keys that are no text, which there are none of.

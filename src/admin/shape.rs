@@ -6,6 +6,7 @@ mod rejections;
 
 use std::fmt;
 
+use async_graphql::SimpleObject;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -58,8 +59,9 @@ pub struct Webhook<Stats> {
     pub queue: Stored,
 }
 
-/// Deliveries that have ended, in a list of webhooks.
-#[derive(Debug, Serialize, Deserialize)]
+/// Deliveries that have ended, in short.
+#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[graphql(name = "DeliveryStats")]
 pub struct ShortStats {
     pub successful: u64,
     /// Dead letters among them.
@@ -81,7 +83,8 @@ pub struct LongStats {
 }
 
 /// Events that are stored.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[graphql(name = "Queue")]
 pub struct Stored {
     pub pending: u64,
     pub dead: u64,
@@ -127,7 +130,7 @@ pub enum Attempts {
     All(Vec<Attempt>),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject)]
 pub struct Attempt {
     pub number: u32,
     pub at: Timestamp,
@@ -174,7 +177,7 @@ pub struct Done {
 }
 
 /// What became of a test event.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject)]
 pub struct TestResult {
     /// Whether it was answered with a 2xx.
     pub success: bool,

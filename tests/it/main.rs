@@ -18,6 +18,7 @@ mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused
 mod explain; // why a captured request is not genuine
 mod faults; // a disk that fails, or is full
+mod graphql; // the API over GraphQL, and no more of it than may be asked
 mod handover; // what the upstream sees, and over which connections
 mod handshake; // a provider that only asks whether we are there
 mod head; // requests that two parsers could read differently
