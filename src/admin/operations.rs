@@ -1,7 +1,7 @@
 //! What an operator can do and see, whatever it is asked through.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use super::reload::{NotReloaded, Reloaded};
 use crate::ledger::Redelivery;
 use crate::route::{Handover, Route};
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
-use crate::watch::{Rejected, Rejection, Watched};
+use crate::watch::{Rejected, Rejection, Silence, Watched};
 
 /// The operations. REST and whatever comes beside it map to these.
 pub struct Operations {
@@ -37,6 +37,10 @@ pub struct Standing {
     pub record: RouteRecord,
     /// When the oldest event arrived that waits.
     pub oldest_waiting: Option<Timestamp>,
+    /// How often something should be heard.
+    pub expect_every: Option<Duration>,
+    /// Whether it was not.
+    pub silent: bool,
 }
 
 /// Deliveries, the newest first.
@@ -222,7 +226,15 @@ impl Operations {
         } else {
             None
         };
-        Ok(Standing { route, record, oldest_waiting })
+        let watched = self.subject.watch.route(&route.name);
+        let silence = watched.as_ref().and_then(|watched| watched.silence.as_ref());
+        Ok(Standing {
+            route,
+            record,
+            oldest_waiting,
+            expect_every: silence.and_then(Silence::expected_every),
+            silent: silence.is_some_and(|silence| silence.is_silent(Instant::now())),
+        })
     }
 }
 

@@ -54,6 +54,12 @@ pub struct Webhook<Stats> {
     pub delivery: String,
     pub source: String,
     pub queue: Stored,
+    /// How often an event should come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_every_seconds: Option<f64>,
+    /// Whether none has come for longer.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 /// Deliveries that have ended, in a list of webhooks.
@@ -202,7 +208,7 @@ pub struct Problem {
 
 impl<Stats> Webhook<Stats> {
     fn of(standing: Standing, stats: impl FnOnce(&RouteRecord) -> Stats) -> Self {
-        let Standing { route, record, oldest_waiting } = standing;
+        let Standing { route, record, oldest_waiting, expect_every, silent } = standing;
         let events = if route.events.is_empty() { vec!["*".into()] } else { strings(route.events) };
         Self {
             id: webhook_id(&route.name),
@@ -220,6 +226,8 @@ impl<Stats> Webhook<Stats> {
             delivery: route.handover.as_str().into(),
             source: "file".into(),
             queue: Stored { pending: record.pending, dead: record.dead, oldest_pending_at: oldest_waiting },
+            expect_every_seconds: expect_every.map(|every| every.as_secs_f64()),
+            silent,
         }
     }
 }
