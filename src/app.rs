@@ -31,7 +31,8 @@ use crate::upstream::Client;
 use crate::watch::Watch;
 use crate::webhooks::Registry;
 
-/// How often the log tells what it left out of rejections that have stopped, and how rotations stand.
+/// How often the log tells what it left out of rejections that have stopped, how rotations stand, and who
+/// has fallen silent.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the gateway did not start, or ended other than by a signal.
@@ -248,6 +249,7 @@ impl App {
                 _ = tell.tick() => {
                     self.gateway.tell_left_out();
                     self.gateway.tell_of_rotations();
+                    self.gateway.tell_of_silence();
                 }
             }
         };

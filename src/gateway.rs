@@ -36,7 +36,7 @@ use crate::route::{Handover, Refusal, Replay, Route, RouteTable};
 use crate::signature::{Failure, Verified};
 use crate::store::Subject;
 use crate::upstream::Client;
-use crate::watch::{Kind, Rejection, Watch, Watched};
+use crate::watch::{Kind, Rejection, Sight, Watch, Watched};
 use answer::{Answer, Outcome};
 use body::BodyBytes;
 use handover::Handing;
@@ -132,7 +132,12 @@ impl Gateway {
         let metrics: Vec<_> =
             table.routes().iter().map(|route| self.metrics.route(&route.name, route.verifier.secret_names())).collect();
         self.queue.serve(table.routes().iter().zip(metrics.iter().map(|metrics| &metrics.queue)));
-        let watched = self.watch.serve(table.routes().iter().map(|route| &route.name), self.clock.now());
+        let sights = table.routes().iter().zip(&metrics).map(|(route, metrics)| Sight {
+            route: &route.name,
+            expect_every: route.expect_every,
+            silent: &metrics.silent,
+        });
+        let watched = self.watch.serve(sights, self.clock.now());
         let before = self.serving.swap(Arc::new(Serving { table, metrics, watched }));
         let now = self.serving.load();
         for (route, metrics) in before.table.routes().iter().zip(&before.metrics) {
@@ -174,6 +179,11 @@ impl Gateway {
     /// Tells what the log left out of rejections that have stopped. To be called now and then.
     pub fn tell_left_out(&self) {
         self.thinning.tell_left_out(self.clock.now());
+    }
+
+    /// Tells which routes have fallen silent, and which are heard again. To be called now and then.
+    pub fn tell_of_silence(&self) {
+        self.watch.look_for_silence(self.clock.now());
     }
 
     /// Serves one request whose head `session` has read. Answers whether the connection can be kept.
@@ -264,6 +274,9 @@ impl Gateway {
                 return Ok(self.forward_once(route, metrics, &delivery, deadline, visit).await);
             }
             None => {}
+        }
+        if let Some(silence) = &watched.silence {
+            silence.heard(self.clock.now());
         }
         let event = route.envelope.parse(verified.body(), &arrival.head.headers)?;
         let label = label(route, &event, &verified);

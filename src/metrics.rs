@@ -144,6 +144,7 @@ struct Families {
     request_body_bytes: HistogramVec,
     signature_checks: IntCounterVec,
     last_verified: IntGaugeVec,
+    route_silent: IntGaugeVec,
     ledger_checks: IntCounterVec,
     upstream_requests: IntCounterVec,
     upstream_duration: HistogramVec,
@@ -170,6 +171,8 @@ pub struct RouteMetrics {
     signature_ok: Vec<(Arc<str>, IntCounter)>,
     signature_failed: [IntCounter; SIGNATURE_FAILURES.len()],
     last_verified: IntGauge,
+    /// Whether nothing was verified for longer than the configuration expects.
+    pub silent: IntGauge,
     ledger_checks: [IntCounter; LEDGER_CHECKS.len()],
     upstream: UpstreamMetrics,
     pub queue: QueueMetrics,
@@ -254,6 +257,7 @@ impl Metrics {
             signature_ok: secrets.map(|secret| (Arc::clone(secret), checks("ok", secret))).collect(),
             signature_failed: SIGNATURE_FAILURES.map(|result| checks(result, "")),
             last_verified: families.last_verified.with_label_values(&[name]),
+            silent: families.route_silent.with_label_values(&[name]),
             ledger_checks: LEDGER_CHECKS.map(|result| families.ledger_checks.with_label_values(&[&**name, result])),
             queue: QueueMetrics {
                 events: QUEUE_STATES.map(|state| families.queue_events.with_label_values(&[&**name, state])),
@@ -298,6 +302,7 @@ impl Metrics {
         }
         let _ = families.queue_oldest_age.remove_label_values(&[name]);
         let _ = families.last_verified.remove_label_values(&[name]);
+        let _ = families.route_silent.remove_label_values(&[name]);
         for histogram in [
             &families.request_duration,
             &families.request_body_bytes,
@@ -445,6 +450,13 @@ impl Families {
                     &["route"],
                 )?,
             )?,
+            route_silent: register(
+                registry,
+                IntGaugeVec::new(
+                    opts("route_silent", "1 while nothing was verified for longer than the route's `expect_every`."),
+                    &["route"],
+                )?,
+            )?,
             ledger_checks: counter("ledger_checks_total", "Ledger checks by result.", &["route", "result"])?,
             upstream_requests: counter(
                 "upstream_requests_total",
@@ -544,6 +556,7 @@ mod tests {
             r#"hookgate_ledger_checks_total{result="payload_mismatch",route="billing"} 0"#,
             r#"hookgate_upstream_requests_total{result="connect_error",route="billing"} 0"#,
             r#"hookgate_last_verified_timestamp_seconds{route="billing"} 0"#,
+            r#"hookgate_route_silent{route="billing"} 0"#,
             r#"hookgate_request_duration_seconds_bucket{route="billing",le="9.5"} 0"#,
             r#"hookgate_request_body_bytes_bucket{route="billing",le="16777216"} 0"#,
             "hookgate_requests_in_flight 0",

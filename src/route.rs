@@ -58,6 +58,8 @@ pub struct Route {
     /// Attempts at stored events at once.
     pub queue_concurrency: usize,
     pub retain: Retain,
+    /// How often something is verified at least, while all is well.
+    pub expect_every: Option<Duration>,
     pub upstream: Arc<Upstream>,
     /// Whether the sender's query string is appended to the upstream's path.
     pub forward_query: bool,

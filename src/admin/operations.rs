@@ -11,7 +11,7 @@ use super::{Subject, test};
 use crate::ledger::Redelivery;
 use crate::route::Handover;
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
-use crate::watch::{Rejected, Rejection, Watched};
+use crate::watch::{Rejected, Rejection, Silence, Watched};
 use crate::webhooks::{self, Change, Definition, New, Served};
 
 /// The operations. REST and whatever comes beside it map to these.
@@ -53,6 +53,10 @@ pub struct Standing {
     pub oldest_waiting: Option<Timestamp>,
     /// Its stored events wait until an operator says otherwise.
     pub paused: bool,
+    /// How often something should be heard.
+    pub expect_every: Option<Duration>,
+    /// Whether it was not.
+    pub silent: bool,
 }
 
 /// Deliveries, the newest first.
@@ -285,7 +289,16 @@ impl Operations {
             None
         };
         let paused = self.subject.queue.is_paused(&route.name);
-        Ok(Standing { route, record, oldest_waiting, paused })
+        let watched = self.subject.watch.route(&route.name);
+        let silence = watched.as_ref().and_then(|watched| watched.silence.as_ref());
+        Ok(Standing {
+            route,
+            record,
+            oldest_waiting,
+            paused,
+            expect_every: silence.and_then(Silence::expected_every),
+            silent: silence.is_some_and(|silence| silence.is_silent(Instant::now())),
+        })
     }
 }
 

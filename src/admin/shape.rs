@@ -57,6 +57,12 @@ pub struct Webhook<Stats> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     pub queue: Stored,
+    /// How often an event should come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_every_seconds: Option<f64>,
+    /// Whether none has come for longer.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 /// Deliveries that have ended, in short.
@@ -242,7 +248,7 @@ pub struct Problem {
 
 impl<Stats> Webhook<Stats> {
     fn of(standing: Standing, stats: impl FnOnce(&RouteRecord) -> Stats) -> Self {
-        let Standing { route, record, oldest_waiting, paused } = standing;
+        let Standing { route, record, oldest_waiting, paused, expect_every, silent } = standing;
         let events = if route.events.is_empty() { vec!["*".into()] } else { strings(route.events) };
         Self {
             id: webhook_id(&route.name),
@@ -261,6 +267,8 @@ impl<Stats> Webhook<Stats> {
             source: if route.made_from.is_some() { "api" } else { "file" }.into(),
             description: route.made_from.as_ref().map(|made| made.description.clone()),
             queue: Stored { pending: record.pending, dead: record.dead, oldest_pending_at: oldest_waiting, paused },
+            expect_every_seconds: expect_every.map(|every| every.as_secs_f64()),
+            silent,
         }
     }
 }

@@ -65,8 +65,16 @@ fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
         terminal::print("")?;
         print_routes(status)?;
     }
-    if !status.rejected_last_hour.is_empty() {
+    let silent: Vec<_> = status.webhooks.iter().filter(|webhook| webhook.silent).collect();
+    if !silent.is_empty() || !status.rejected_last_hour.is_empty() {
         terminal::print("")?;
+    }
+    for webhook in silent {
+        let expected = webhook.expect_every_seconds.unwrap_or_default();
+        let line = format!("{}: SILENT: no event verified for more than {expected}s (expect_every)", webhook.name);
+        terminal::print(&terminal::visible(&line, false))?;
+    }
+    if !status.rejected_last_hour.is_empty() {
         print_rejected(&status.rejected_last_hour)?;
     }
     Ok(())

@@ -263,6 +263,9 @@ pub(super) struct Route {
     pub enforce: Field<bool>,
     /// What is kept of deliveries that have ended.
     pub retain: Field<Retain>,
+    /// How often a genuine event comes at the least, while all is well. When none was verified for longer, nor the gateway
+    /// started since, `hookgate_route_silent` is 1, and the log and `hookgate status` say so. Not 0. Default: not watched.
+    pub expect_every: Field<Duration>,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]

@@ -62,7 +62,7 @@ pub struct Change {
 }
 
 /// Keys of a route that may be set over the API. None of them reads a file or a variable, or opens the route.
-const MORE: [&str; 16] = [
+const MORE: [&str; 17] = [
     "host",
     "event",
     "forward_query",
@@ -79,6 +79,7 @@ const MORE: [&str; 16] = [
     "allow_from",
     "public_url",
     "retain",
+    "expect_every",
 ];
 
 impl Change {

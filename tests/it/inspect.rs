@@ -146,7 +146,7 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
         "id": "wh_hooks", "url": upstream.url(), "events": ["user.*"], "status": "active",
         "secret": "whsec_***masked***", "delivery_stats": {"successful": 1, "failed": 1, "last_30_days": 2},
         "name": "hooks", "path": PATH, "provider": "vpn-enterprise", "delivery": "queue", "source": "file",
-        "queue": {"pending": 0, "dead": 1, "oldest_pending_at": null, "paused": false},
+        "queue": {"pending": 0, "dead": 1, "oldest_pending_at": null, "paused": false}, "silent": false,
         "created_at": webhook["created_at"], "last_delivery": webhook["last_delivery"],
     });
     assert_eq!(*webhook, expected);

@@ -182,6 +182,7 @@ impl Compiler<'_> {
             attempt_timeout,
             queue_concurrency: concurrency.unwrap_or(DEFAULT_QUEUE_CONCURRENCY),
             retain,
+            expect_every: self.positive(raw.get(|route| &route.expect_every)),
             upstream: Arc::new(Upstream::new(target?, headers)),
             forward_query: raw.get(|route| &route.forward_query).value().copied().unwrap_or(false),
         })
