@@ -405,6 +405,10 @@ impl Query {
 
 struct Mutation;
 
+async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook> {
+    answered(async { Ok(operations(context).pause(named(id)?, paused).await.map_err(refused)?.into()) }).await
+}
+
 #[Object]
 impl Mutation {
     /// Makes a webhook, or with an `id` changes that one. It is stored and served before this is answered.
@@ -429,6 +433,16 @@ impl Mutation {
             Ok(true)
         })
         .await
+    }
+
+    /// Lets a route's stored events wait, through restarts too. Also for routes of the file.
+    async fn pause_webhook(&self, context: &Context<'_>, id: ID) -> Answered<Webhook> {
+        pause(context, &id, true).await
+    }
+
+    /// Has them delivered again.
+    async fn resume_webhook(&self, context: &Context<'_>, id: ID) -> Answered<Webhook> {
+        pause(context, &id, false).await
     }
 
     /// Sends an event through the gateway's own front door, signed with the route's secret; `webhook.test` if not said

@@ -347,3 +347,17 @@ fragment TypeRef on __Type { kind name ofType { kind name ofType { kind name ofT
   ofType { kind name ofType { kind name ofType { kind name ofType { kind name ofType { kind name
   } } } } } } } } } }
 ";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_is_paused_and_goes_on() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
+    let id = json!({"id": "wh_hooks"});
+    let paused =
+        data(&gateway, "mutation ($id: ID!) { pauseWebhook(id: $id) { id queue { paused } } }", id.clone()).await;
+    assert_eq!(paused["pauseWebhook"]["queue"]["paused"], true);
+    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    let resumed = data(&gateway, "mutation ($id: ID!) { resumeWebhook(id: $id) { queue { paused } } }", id).await;
+    assert_eq!(resumed["resumeWebhook"]["queue"]["paused"], false);
+    upstream.received(1).await;
+}
