@@ -14,6 +14,7 @@ mod passing;
 mod peer;
 mod rotation;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -140,8 +141,9 @@ impl Gateway {
         let watched = self.watch.serve(sights, self.clock.now());
         let before = self.serving.swap(Arc::new(Serving { table, metrics, watched }));
         let now = self.serving.load();
+        let kept: HashSet<&str> = now.table.routes().iter().map(|route| &*route.name).collect();
         for (route, metrics) in before.table.routes().iter().zip(&before.metrics) {
-            if !now.table.routes().iter().any(|kept| kept.name == route.name) {
+            if !kept.contains(&*route.name) {
                 self.metrics.forget(metrics);
             }
         }
@@ -163,7 +165,8 @@ impl Gateway {
     pub fn tell_of_rotations(&self) {
         let (serving, now) = (self.serving.load_full(), self.clock.wall());
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
-        rotation.keep(|name| serving.table.routes().iter().any(|route| *route.name == *name));
+        let served: HashSet<&str> = serving.table.routes().iter().map(|route| &*route.name).collect();
+        rotation.keep(|name| served.contains(name));
         for (route, metrics) in serving.table.routes().iter().zip(&serving.metrics) {
             let used = |(name, expires): (&Arc<str>, _)| {
                 let verified = metrics.verified_by(name);

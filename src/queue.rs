@@ -114,9 +114,9 @@ impl Queue {
     pub fn serve<'a>(&self, routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics)>) {
         let mut lanes = self.lanes();
         let mut told = Vec::new();
-        let mut gone: Vec<_> = lanes.by_route.keys().cloned().collect();
+        let mut gone: HashSet<_> = lanes.by_route.keys().cloned().collect();
         for (route, metrics) in routes {
-            gone.retain(|name| *name != route.name);
+            gone.remove(&route.name);
             told.push(store::Lane {
                 route: Arc::clone(&route.name),
                 retain: route.retain,

@@ -5,6 +5,7 @@
 mod rejections;
 mod silence;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,8 +50,9 @@ impl Watch {
     /// The parts of these routes, which are served from now on. Those of others are forgotten.
     pub fn serve<'r>(&self, sights: impl IntoIterator<Item = Sight<'r>>, now: Instant) -> Vec<Arc<Watched>> {
         let mut routes = self.routes();
+        let known: HashMap<_, _> = routes.iter().map(|watched| (watched.route.clone(), watched)).collect();
         let part = |sight: Sight<'r>| {
-            let kept = routes.iter().find(|watched| watched.route.as_ref() == Some(sight.route));
+            let kept = known.get(&Some(Arc::clone(sight.route))).copied();
             let part = kept.map_or_else(|| Arc::new(Watched::new(&sight, now)), Arc::clone);
             if let Some(silence) = &part.silence {
                 silence.expect(sight.expect_every);
