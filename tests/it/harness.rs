@@ -1,6 +1,7 @@
 //! What every claim is driven with: the real binary, fake receivers that record what reached them,
 //! and senders that speak raw bytes. No HTTP framework on either side, because the bytes are the claim.
 
+pub mod command;
 pub mod fleet;
 pub mod gateway;
 pub mod history;

@@ -1,11 +1,11 @@
 //! What an operator sees of deliveries and can do about them: over the admin listener, on the command line, and in the
 //! store itself.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::harness::command::{Run, beside as hookgate, command, finish};
 use crate::harness::process::{Process, program, tool};
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
@@ -72,50 +72,10 @@ async fn is_delivered(gateway: &Gateway, id: &str) {
     eventually("it is delivered", async || get(gateway, &path).await["delivery"]["status"] == "success").await;
 }
 
-/// A run of the command line.
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    /// Its JSON document.
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
-    }
-
-    #[track_caller]
-    fn assert(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        self
-    }
-}
-
-fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.current_dir(folder).env_remove("HOOKGATE_ADMIN_TOKEN").stdin(Stdio::null());
-    command
-}
-
-async fn finish(mut command: Command) -> Run {
-    let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
-    let output = within("the command", run).await.expect("no panic");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-/// Runs `hookgate` beside the gateway, told where its admin listener is.
-async fn hookgate(gateway: &Gateway, line: &str) -> Run {
-    let mut command = command(gateway.directory());
-    command.args(line.split(' ')).arg(format!("--admin=http://{}", gateway.admin()));
-    finish(command).await
-}
-
 /// Runs `hookgate` in the gateway's folder, where the configuration is.
 async fn hookgate_offline(gateway: &Gateway, line: &str) -> Run {
-    let mut command = command(gateway.directory());
-    command.args(line.split(' ')).arg("--offline");
+    let mut command = command();
+    command.current_dir(gateway.directory()).args(line.split(' ')).arg("--offline");
     finish(command).await
 }
 
@@ -459,7 +419,8 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
     let known = hookgate(&gateway, "status --config hookgate.yaml").await;
     assert!(known.assert(0).stdout.contains("  ready\n") && known.stdout.contains("\nhooks "), "{}", known.stdout);
     let with_variable = async |token: &str| {
-        let mut command = command(gateway.directory());
+        let mut command = command();
+        command.current_dir(gateway.directory());
         command.args(["status", "--json", "--admin", &gateway.admin().to_string()]);
         // Nothing answers there: the gateway is asked without a proxy in between.
         command.env("HOOKGATE_ADMIN_TOKEN", token).envs(["http_proxy", "ALL_PROXY"].map(|n| (n, "http://127.0.0.1:1")));
@@ -489,7 +450,8 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
     gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
     let admin = format!("--admin={}", gateway.admin());
     for line in [&["events", "list"][..], &["events", "show", "del_1"], &["status", "--json"]] {
-        let mut command = command(gateway.directory());
+        let mut command = command();
+        command.current_dir(gateway.directory());
         let mut child =
             command.args(line).arg(&admin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
         drop(child.stdout.take());
@@ -520,7 +482,8 @@ async fn the_store_is_looked_at_while_no_gateway_runs_and_only_then() {
 async fn looking_for_a_store_that_is_not_there_makes_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let offline = async || {
-        let mut command = command(folder.path());
+        let mut command = command();
+        command.current_dir(folder.path());
         command.args(["events", "list", "--offline"]);
         finish(command).await
     };
@@ -574,7 +537,8 @@ async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
 
 /// `hookgate deliveries tail`, once it follows.
 async fn tail(gateway: &Gateway, line: &str) -> Process {
-    let mut command = command(gateway.directory());
+    let mut command = command();
+    command.current_dir(gateway.directory());
     command.args(["deliveries", "tail"]).args(line.split_whitespace());
     let tail = Process::spawn(command.arg(format!("--admin=http://{}", gateway.admin())));
     tail.says("following the deliveries").await;
@@ -654,7 +618,8 @@ async fn tail_ends_when_nobody_reads_any_more() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    let mut command = command(gateway.directory());
+    let mut command = command();
+    command.current_dir(gateway.directory());
     command.args(["deliveries", "tail", "--since", "0"]).arg(format!("--admin=http://{}", gateway.admin()));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
     drop(child.stdout.take());

@@ -1,19 +1,10 @@
 //! What was turned away is seen by whoever looks after the gateway, in bounded memory, and nothing of it that proves
 //! anything.
 
-use std::process::{Command, Stdio};
-
 use serde_json::{Value, json};
 
+use crate::harness::command::beside;
 use crate::harness::*;
-
-async fn status(gateway: &Gateway) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.args(["status", &format!("--admin=http://{}", gateway.admin())]).stdin(Stdio::null());
-    let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
-    let output = within("the command", run).await.expect("no panic");
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
 
 fn list(document: &Value) -> &Vec<Value> {
     document["rejections"].as_array().expect("a list")
@@ -45,7 +36,7 @@ async fn a_flood_of_bad_signatures_is_counted_to_the_last_one_and_kept_in_bounds
     let rejected = gateway.api("/status").await["rejected_last_hour"].clone();
     let kinds: Vec<_> = rejected.as_array().expect("a list").iter().map(|kind| &kind["count"]).collect();
     assert_eq!(kinds, [&json!(600), &json!(1)], "{rejected}");
-    let shown = status(&gateway).await;
+    let shown = beside(&gateway, "status").await.stdout;
     let line =
         "hooks: rejected in the last hour: 600 invalid_signature/mismatch, 1 invalid_signature/missing, last at 2";
     assert!(shown.contains(line), "{shown}");
@@ -84,7 +75,7 @@ async fn a_rejection_tells_who_asked_for_what_and_why_it_was_refused() {
     assert_eq!(list(&gateway.api("/webhooks/wh_hooks/rejections").await).len(), 2);
     let first = gateway.api("/rejections?limit=1").await;
     assert_eq!((list(&first).len(), &first["total"], &first["has_more"]), (1, &json!(4), &json!(true)));
-    assert!(status(&gateway).await.contains("no route: rejected in the last hour: 1 "));
+    assert!(beside(&gateway, "status").await.stdout.contains("no route: rejected in the last hour: 1 "));
 
     for (path, status) in [
         ("/webhooks/wh_none/rejections", 404),

@@ -1,10 +1,10 @@
 //! A changed configuration is taken whole, at once and without a pause, or not at all.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::harness::command::beside as hookgate;
 use crate::harness::*;
 
 /// The route under test, with its upstream swapped for another.
@@ -217,17 +217,6 @@ async fn a_removed_route_is_gone_and_kept_connections_see_it() {
     client.send(Event::new("evt_last")).await.assert(200, "delivered");
 }
 
-/// Runs `hookgate` beside the gateway: its exit code, and what it wrote to each stream.
-async fn hookgate(gateway: &Gateway, line: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.current_dir(gateway.directory()).env_remove("HOOKGATE_ADMIN_TOKEN").stdin(Stdio::null());
-    command.args(line.split(' ')).arg(format!("--admin=http://{}", gateway.admin()));
-    let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
-    let output = within("the command", run).await.expect("no panic");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
 async fn reload(gateway: &Gateway) -> (u16, Value) {
     let answer = gateway.admin_post("/reload", &json!({})).await;
     (answer.status, serde_json::from_slice(&answer.body).expect("JSON"))
@@ -275,18 +264,18 @@ async fn the_command_reloads_and_prints_what_is_wrong() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     gateway.rewrite(setup(&new));
-    let (code, stdout, stderr) = hookgate(&gateway, "reload").await;
-    assert_eq!((code, stdout.as_str()), (Some(0), "reloaded: 1 route\n"), "{stderr}");
+    let run = hookgate(&gateway, "reload").await;
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "reloaded: 1 route\n"), "{}", run.stderr);
     gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
     assert_eq!((old.count(), new.count()), (0, 1));
     gateway.rewrite_text(&setup(&old).yaml().replace("upstream:", "upstraem:"));
-    let (code, stdout, stderr) = hookgate(&gateway, "reload").await;
-    assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(stderr.contains("hookgate.yaml:") && stderr.contains("upstraem"), "{stderr}");
-    let (code, stdout, _) = hookgate(&gateway, "reload --json").await;
-    let document: Value = serde_json::from_str(&stdout).expect("JSON");
+    let run = hookgate(&gateway, "reload").await;
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
+    assert!(run.stderr.contains("hookgate.yaml:") && run.stderr.contains("upstraem"), "{}", run.stderr);
+    let run = hookgate(&gateway, "reload --json").await;
+    let document = run.json();
     assert_eq!(
-        (code, &document["success"], &document["code"]),
+        (run.code, &document["success"], &document["code"]),
         (Some(1), &json!(false), &json!("invalid_configuration"))
     );
 }
@@ -297,8 +286,8 @@ async fn a_reload_needs_the_token() {
     let admin = r#"{address: "127.0.0.1:0", token: {value: admin_it_token_77aa}}"#;
     let gateway = Gateway::start(setup(&upstream).with("admin", admin)).await;
     assert_eq!(reload(&gateway).await.0, 401);
-    assert_eq!(hookgate(&gateway, "reload").await.0, Some(77));
+    assert_eq!(hookgate(&gateway, "reload").await.code, Some(77));
     let mut gone = gateway;
     gone.stop().await;
-    assert_eq!(hookgate(&gone, "reload").await.0, Some(69));
+    assert_eq!(hookgate(&gone, "reload").await.code, Some(69));
 }

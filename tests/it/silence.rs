@@ -1,18 +1,9 @@
 //! A route that hears nothing for longer than it should says so, once, and again when that is over.
 
-use std::process::{Command, Stdio};
-
 use serde_json::json;
 
+use crate::harness::command::beside;
 use crate::harness::*;
-
-async fn status(gateway: &Gateway) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.args(["status", &format!("--admin=http://{}", gateway.admin())]).stdin(Stdio::null());
-    let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
-    let output = within("the command", run).await.expect("no panic");
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
 
 /// How many lines of the log say so, at this level.
 fn told(gateway: &Gateway, level: &str, text: &str) -> usize {
@@ -37,7 +28,7 @@ async fn a_route_that_hears_nothing_for_longer_than_it_should_is_silent_until_an
     assert_eq!((&webhook["silent"], &webhook["expect_every_seconds"]), (&json!(true), &json!(2.0)), "{webhook}");
     let other = gateway.api("/webhooks/wh_unwatched").await["webhook"].clone();
     assert_eq!((&other["silent"], other.get("expect_every_seconds")), (&json!(false), None), "{other}");
-    let shown = status(&gateway).await;
+    let shown = beside(&gateway, "status").await.stdout;
     assert!(shown.contains("hooks: SILENT: no event verified for more than 2s"), "{shown}");
     assert!(!shown.contains("unwatched: SILENT"), "{shown}");
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::harness;
+use crate::harness::command::{Run, documents, finish};
 use crate::harness::process::Process;
 use crate::harness::tls::Authority;
 use crate::harness::upstream::ClosedPort;
@@ -32,49 +34,17 @@ const TIMED: [&str; 8] = ["stripe", "standard-webhooks", "svix", "slack", "gitla
 /// Providers without an ID, or with one that they don't sign.
 const WITHOUT_SIGNED_ID: [&str; 6] = ["github", "shopify", "linear", "zoom", "meta", "discord"];
 
-/// A run of the command line.
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    #[track_caller]
-    fn assert(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Its JSON documents.
-    fn json(&self) -> Vec<Value> {
-        documents(&self.stdout)
-    }
-}
-
-fn documents(lines: &str) -> Vec<Value> {
-    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    lines.lines().map(parse).collect()
-}
-
 fn public_key() -> String {
     hex::encode(Ed25519KeyPair::from_seed_unchecked(&SEED).expect("a seed").public_key())
 }
 
 fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.stdin(Stdio::null()).env("TOOLS_SECRET", TOOLS_SECRET).env("NOT_THE_SECRET", "whsec_bm90IHRoZSBzZWNyZXQ=");
+    let mut command = harness::command::command();
+    command.env("TOOLS_SECRET", TOOLS_SECRET).env("NOT_THE_SECRET", "whsec_bm90IHRoZSBzZWNyZXQ=");
     command.env("DISCORD_SEED", hex::encode(SEED)).env("DISCORD_PUBLIC_KEY", public_key());
     // No proxy is asked for what is on this machine.
     command.env("ALL_PROXY", "http://127.0.0.1:1");
     command
-}
-
-async fn finish(mut command: Command) -> Run {
-    let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
-    let output = within("the command", run).await.expect("no panic");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 async fn hookgate(arguments: &[&str]) -> Run {
@@ -150,7 +120,7 @@ async fn what_is_sent_for_every_provider_is_delivered_as_it_was_sent() {
     for preset in PRESETS {
         let run = send(&url_of(&gateway, preset.name), preset.name, &["--json", "--verbose"]).await;
         run.assert(0);
-        let told = &run.json()[0];
+        let told = &run.json_lines()[0];
         assert_eq!((&told["status"], &told["outcome"]), (&json!(200), &json!("delivered")), "{}", preset.name);
         let received = upstream.last();
         assert_eq!(told["sent"]["bytes"], received.body.len(), "{}", preset.name);
@@ -180,7 +150,7 @@ async fn whatever_was_tampered_with_is_refused_for_every_provider() {
             };
             if applies {
                 run.assert(0);
-                let told = &run.json()[0];
+                let told = &run.json_lines()[0];
                 assert_eq!(told["outcome"], "invalid_signature", "{name}, {how}");
             } else {
                 run.assert(2);
@@ -208,7 +178,8 @@ async fn the_second_of_two_copies_is_a_duplicate() {
     for (name, code, status) in [("vpn-enterprise", 1, 409), ("stripe", 0, 200), ("github", 0, 200), ("zoom", 0, 200)] {
         let run = send(&url_of(&gateway, name), name, &["--times", "2", "--json"]).await;
         run.assert(code);
-        let told: Vec<_> = run.json().iter().map(|told| (told["status"].clone(), told["outcome"].clone())).collect();
+        let told: Vec<_> =
+            run.json_lines().iter().map(|told| (told["status"].clone(), told["outcome"].clone())).collect();
         assert_eq!(told, [(json!(200), json!("delivered")), (json!(status), json!("duplicate"))], "{name}");
     }
     assert_eq!(upstream.count(), 4);
@@ -270,7 +241,7 @@ async fn redirects_are_shown_and_not_followed() {
     let upstream = Upstream::replying([Reply::full(307, &location, b"")]);
     let run = send(&upstream.url(), "github", &["--json"]).await;
     run.assert(1);
-    assert_eq!(run.json()[0]["status"], 307);
+    assert_eq!(run.json_lines()[0]["status"], 307);
     elsewhere.assert_untouched();
 }
 
@@ -394,7 +365,7 @@ async fn a_provider_s_handshake_gets_the_answer_it_wants() {
         let secret = if name == "discord" { "DISCORD_PUBLIC_KEY" } else { "TOOLS_SECRET" };
         let catch = Catch::start(&["--provider", name, "--secret-env", secret, "--count", "1"]).await;
         let run = send(&catch.url(), name, &["--json", "--body", file.to_str().expect("UTF-8")]).await;
-        let told = &run.assert(0).json()[0];
+        let told = &run.assert(0).json_lines()[0];
         assert_eq!((&told["status"], &told["body"]), (&json!(status), &json!(answer)), "{name}");
         let told = catch.ended().await;
         assert!(told.contains(", a handshake, answered\n"), "{told}");
