@@ -36,7 +36,7 @@ use crate::queue::Queue;
 use crate::route::{Handover, Refusal, Replay, Route, RouteTable};
 use crate::signature::{Failure, Verified};
 use crate::store::Subject;
-use crate::upstream::Client;
+use crate::upstream::{self, Client};
 use crate::watch::{Kind, Rejection, Sight, Watch, Watched};
 use answer::{Answer, Outcome};
 use body::BodyBytes;
@@ -477,6 +477,15 @@ impl From<Refusal> for Outcome {
 impl From<Failure> for Outcome {
     fn from(failure: Failure) -> Self {
         Self::InvalidSignature(failure)
+    }
+}
+
+impl From<upstream::Failure> for Outcome {
+    fn from(failure: upstream::Failure) -> Self {
+        match failure {
+            upstream::Failure::TimedOut => Self::BudgetExceeded,
+            upstream::Failure::Unreachable | upstream::Failure::Broken => Self::UpstreamUnreachable,
+        }
     }
 }
 

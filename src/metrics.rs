@@ -357,14 +357,18 @@ impl RequestMetrics {
 impl RouteMetrics {
     /// How many requests the secret of this name has verified.
     pub fn verified_by(&self, secret: &str) -> u64 {
-        self.signature_ok.iter().find(|(known, _)| **known == *secret).map_or(0, |(_, counter)| counter.get())
+        self.signature_ok_by(secret).map_or(0, IntCounter::get)
+    }
+
+    fn signature_ok_by(&self, secret: &str) -> Option<&IntCounter> {
+        self.signature_ok.iter().find(|(known, _)| **known == *secret).map(|(_, counter)| counter)
     }
 
     pub fn signature_checked(&self, check: SignatureCheck<'_>, now: Timestamp) {
         let failed = match check {
             SignatureCheck::Ok(name) => {
                 self.last_verified.set(now.as_second());
-                if let Some((_, counter)) = self.signature_ok.iter().find(|(known, _)| **known == *name) {
+                if let Some(counter) = self.signature_ok_by(name) {
                     counter.inc();
                 }
                 return;

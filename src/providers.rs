@@ -56,6 +56,16 @@ pub enum Asks {
     Query,
 }
 
+impl Asks {
+    /// The signed question, where there is one.
+    pub fn question(self) -> Option<Question> {
+        match self {
+            Self::Signed(question) => Some(question()),
+            Self::Never | Self::Query => None,
+        }
+    }
+}
+
 /// The preset of this name.
 pub fn find(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name)

@@ -49,7 +49,6 @@ pub struct Registry {
     served: watch::Sender<Arc<[Served]>>,
 }
 
-#[derive(Default)]
 struct State {
     file: Vec<Arc<Route>>,
     made: BTreeMap<Arc<str>, Made>,
@@ -93,9 +92,8 @@ impl Registry {
         }
         let state = State { file: file.into_iter().map(Arc::new).collect(), made, broken };
         let served = watch::Sender::new(Arc::from([]));
-        let registry = Self { gateway, store, allowed, state: Mutex::default(), served };
-        registry.serve(&state);
-        *registry.state.lock().await = state;
+        let registry = Self { gateway, store, allowed, state: Mutex::new(state), served };
+        registry.serve(&*registry.state.lock().await);
         Ok(registry)
     }
 

@@ -165,8 +165,7 @@ impl Operations {
     }
 
     pub async fn route(&self, name: &str) -> Result<Standing, Refused> {
-        let route = self.served().into_iter().find(|route| *route.name == *name).ok_or(Refused::NoSuchWebhook)?;
-        self.standing(route).await
+        self.standing(ServedRoute::of(&self.find(name)?)).await
     }
 
     /// Up to `filter.limit` deliveries. Those of a route that is no longer served can be asked for as well.
@@ -216,7 +215,7 @@ impl Operations {
 
     /// Lets a route's stored events wait, or has them delivered again.
     pub async fn pause(&self, name: &str, paused: bool) -> Result<Standing, Refused> {
-        let route = self.served().into_iter().find(|route| *route.name == *name).ok_or(Refused::NoSuchWebhook)?;
+        let route = ServedRoute::of(&self.find(name)?);
         self.subject.queue.pause(Arc::clone(&route.name), paused).await?;
         tracing::info!(route = name, paused, "an operator paused a route's queue, or let it go on");
         self.standing(route).await
@@ -224,10 +223,9 @@ impl Operations {
 
     /// Sends a test event through the gateway's own front door, signed with the route's secret.
     pub async fn test(&self, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
-        let served = self.subject.registry.served();
-        let found = served.iter().find(|served| *served.route.name == *name).ok_or(Refused::NoSuchWebhook)?;
+        let route = self.find(name)?.route;
         let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
-        let (route, kind) = (Arc::clone(&found.route), kind.to_owned());
+        let kind = kind.to_owned();
         tracing::info!(route = name, event_type = kind, "a test event is sent, as an operator asked");
         let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
         sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
@@ -271,6 +269,11 @@ impl Operations {
         let total = away.len();
         away.truncate(limit);
         Ok(Turned { away, total })
+    }
+
+    fn find(&self, name: &str) -> Result<Served, Refused> {
+        let served = self.subject.registry.served();
+        served.iter().find(|served| *served.route.name == *name).cloned().ok_or(Refused::NoSuchWebhook)
     }
 
     fn served(&self) -> Vec<ServedRoute> {

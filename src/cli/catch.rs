@@ -4,7 +4,7 @@ mod judge;
 mod layout;
 mod show;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -168,8 +168,7 @@ impl Desk {
             None => None,
         };
         let status = StatusCode::from_u16(args.status).map_err(|error| Failure::Usage(error.to_string()))?;
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let style = if io::stdout().is_terminal() && !plain { Style::Coloured } else { Style::Plain };
+        let style = if terminal::takes_colour(&io::stdout()) { Style::Coloured } else { Style::Plain };
         Ok(Self {
             judge,
             status,

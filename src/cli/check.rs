@@ -1,9 +1,10 @@
 //! `hookgate check`: says everything that is wrong with a configuration, without serving anything.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::terminal;
 use crate::config::{self, Report, Severity};
 
 /// sysexits.h, `EX_CONFIG`.
@@ -68,9 +69,8 @@ pub(super) fn print(report: &Report, json: bool) {
     let _ = if json {
         std::io::stdout().write_all(report.to_json_lines().as_bytes())
     } else {
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let mut stderr = std::io::stderr();
-        let text = report.to_text(stderr.is_terminal() && !no_color);
+        let text = report.to_text(terminal::takes_colour(&stderr));
         stderr.write_all(text.as_bytes())
     };
 }

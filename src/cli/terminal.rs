@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use http::{HeaderMap, HeaderValue};
@@ -10,6 +10,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::FAILED;
+
+/// Whether to colour what is written there: on a terminal, unless `NO_COLOR` is set (no-color.org).
+pub(super) fn takes_colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
 
 /// Writes a line of data to standard output.
 pub(super) fn print(line: &str) -> io::Result<()> {

@@ -17,7 +17,7 @@ use super::{FAILED, USAGE};
 use crate::config::{self, Authentication};
 use crate::event::EnvelopeSpec;
 use crate::explain::{Candidate, Case, Diagnosis, GenuineContent, Limits, Request, Verdict};
-use crate::providers::{self, Asks, PRESETS};
+use crate::providers::{self, PRESETS};
 use crate::signature::{NamedSecret, Scheme};
 
 /// The biggest capture, in bytes. The gateway takes no bigger body.
@@ -172,7 +172,7 @@ impl Args {
             secrets: Vec::new(),
             // A time that no route asks for is no reason to refuse an event.
             envelope: EnvelopeSpec { timestamp: None, ..(preset.habits.envelope)() },
-            asks: if let Asks::Signed(question) = preset.asks { Some(question()) } else { None },
+            asks: preset.asks.question(),
         })
     }
 }

@@ -105,10 +105,7 @@ impl Gateway {
             return self.store(claim, handing, Some(attempt), pause).await;
         }
         self.release(claim, handing, attempt.0, attempt.1).await;
-        match failure {
-            upstream::Failure::TimedOut => Outcome::BudgetExceeded,
-            upstream::Failure::Unreachable | upstream::Failure::Broken => Outcome::UpstreamUnreachable,
-        }
+        failure.into()
     }
 
     /// The upstream has taken it: the sender hears of that when the ledger has it.

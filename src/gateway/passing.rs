@@ -12,7 +12,7 @@ use crate::delivery::{Arrival, Delivery};
 use crate::metrics::RouteMetrics;
 use crate::route::Route;
 use crate::signature::Unverified;
-use crate::upstream::{End, Failure};
+use crate::upstream::End;
 
 impl Gateway {
     /// What did not verify, unless it is an event that the route does not take.
@@ -61,8 +61,7 @@ impl Gateway {
                     Outcome::UpstreamRejected(response)
                 }
             }
-            End::NotReached(Failure::TimedOut) | End::Unknown(Failure::TimedOut) => Outcome::BudgetExceeded,
-            End::NotReached(_) | End::Unknown(_) => Outcome::UpstreamUnreachable,
+            End::NotReached(failure) | End::Unknown(failure) => failure.into(),
         }
     }
 }

@@ -187,8 +187,8 @@ impl Definition {
             route.extend(fixed);
         }
         // JSON is YAML: the configuration's rules are these, too.
-        let text = Zeroizing::new(json!({ "routes": [route] }).to_string());
-        let loaded = config::load_text("webhook", text.to_string(), &|_| None);
+        let text = json!({ "routes": [route] }).to_string();
+        let loaded = config::load_text("webhook", text, &|_| None);
         let loaded = loaded.map_err(|report| report.summaries().collect::<Vec<_>>())?;
         let mut route = loaded.config.routes.into_iter().next().ok_or_else(|| vec!["There is no route.".to_owned()])?;
         route.active = self.active;

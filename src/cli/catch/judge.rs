@@ -10,7 +10,7 @@ use crate::cli::admin::Failure;
 use crate::cli::input::SecretArgs;
 use crate::event::{EnvelopeError, EnvelopeSpec, Event};
 use crate::handshake::{Question, Reply};
-use crate::providers::{self, Asks};
+use crate::providers;
 use crate::signature::{self, NamedSecret, Verifier};
 
 pub(super) struct Judge {
@@ -43,12 +43,8 @@ impl Judge {
         let name = secret.place().into();
         let secret = NamedSecret { name, secret: secret.read().map_err(Failure::Failed)?, expires: None };
         let key = secret.for_scheme(&scheme).map_err(|error| Failure::Failed(error.to_string()))?;
-        let question = match preset.asks {
-            Asks::Signed(question) => Some(question()),
-            Asks::Never | Asks::Query => None,
-        };
         let verifier = Verifier::new(scheme, vec![key], false);
-        Ok(Self { verifier, envelope: (preset.habits.envelope)(), question })
+        Ok(Self { verifier, envelope: (preset.habits.envelope)(), question: preset.asks.question() })
     }
 
     pub(super) fn verdict(&self, headers: &HeaderMap, body: &Bytes, now: Timestamp) -> Verdict {

@@ -193,8 +193,7 @@ impl Compiler<'_> {
         let sender = self.sender(raw)?;
         let secrets = self.named_secrets(raw.get(|route| &route.secrets), raw.place);
         let envelope = self.envelope(raw.get(|route| &route.event), sender.habits, Some(&sender.scheme));
-        let asks = if let Asks::Signed(question) = sender.asks { Some(question()) } else { None };
-        Some(Authentication { scheme: sender.scheme, secrets: secrets?, envelope, asks })
+        Some(Authentication { scheme: sender.scheme, secrets: secrets?, envelope, asks: sender.asks.question() })
     }
 
     /// The permission to pass on what did not verify, where an operator gives it.
