@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
 use super::operations::Refused;
 use super::reload::NotReloaded;
+use super::shape;
 use crate::webhooks;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(super) enum Problem {
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
 impl Problem {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -126,17 +126,15 @@ impl From<NotReloaded> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let mut document = json!({
-            "type": format!("urn:hookgate:problem:{}", self.code()),
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.detail(),
-            "code": self.code(),
-            "success": false,
-        });
-        if let Self::InvalidConfiguration(problems) = &self {
-            document["problems"] = json!(problems);
-        }
+        let document = shape::Problem {
+            kind: format!("urn:hookgate:problem:{}", self.code()),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            detail: self.detail().into_owned(),
+            code: self.code().into(),
+            success: false,
+            problems: if let Self::InvalidConfiguration(problems) = &self { problems.clone() } else { Vec::new() },
+        };
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, content_type, document.to_string()).into_response();
         match self {
