@@ -89,7 +89,7 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
     let is_named = path.contains("{id}");
     if is_named {
         let (description, pattern) = match unknown {
-            Refused::NoSuchDelivery => ("A delivery's.", "^(del_)?[0-9]+$"),
+            Refused::NoSuchDelivery => ("A delivery's.", "^(del_)?[0-9]{1,18}$"),
             _ => ("A webhook's: `wh_` and the route's name.", "^wh_"),
         };
         let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));

@@ -135,8 +135,9 @@ impl IntoResponse for Problem {
             success: false,
             problems: if let Self::InvalidConfiguration(problems) = &self { problems.clone() } else { Vec::new() },
         };
+        let document = serde_json::to_string(&document).expect("maps with names, and text");
         let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (status, content_type, document.to_string()).into_response();
+        let mut response = (status, content_type, document).into_response();
         match self {
             Self::Unauthorized => {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

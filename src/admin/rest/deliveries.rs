@@ -36,7 +36,11 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     path = "/deliveries",
     tag = "deliveries",
     params(OfAll),
-    responses((status = 200, body = Deliveries), (status = 503))
+    responses(
+        (status = 200, body = Deliveries),
+        (status = 404, description = "`unknown_webhook`: there is none, nor any delivery of one of this name."),
+        (status = 503),
+    )
 )]
 async fn deliveries(State(operations): Shared, parameters: Parameters) -> Result<Response, Problem> {
     list(&operations, filter(pairs(parameters)?, true)?).await
@@ -171,7 +175,7 @@ impl IntoParams for OfOne {
             parameter(
                 "cursor",
                 "A `next_cursor` of an earlier answer: what comes after it.",
-                text().pattern(Some("^(del_)?[0-9]+$")),
+                text().pattern(Some("^(del_)?[0-9]{1,18}$")),
             ),
             parameter("status", "Where they stand.", store::State::schema()),
             parameter("event_type", "The event's type, as a whole.", text()),
