@@ -22,6 +22,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::auth::{Caller, Operator};
 use super::operations::{Operations, Page, Refused, Standing};
 use super::problem::Problem;
 use super::rest::{BODY_BYTES_MAX, Body, Test, delivery_id, filter, json, parse};
@@ -79,9 +80,9 @@ struct Asked {
     variables: Variables,
 }
 
-async fn answer(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
+async fn answer(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, Problem> {
     let Asked { query, operation_name, variables } = parse(body)?;
-    let mut request = Request::new(query).variables(variables);
+    let mut request = Request::new(query).variables(variables).data(caller);
     request.operation_name = operation_name;
     let mut response = match bounded(&mut request) {
         Ok(()) => api.execute(request).await,
@@ -143,6 +144,11 @@ fn refused(refused: Refused) -> Error {
 
 fn operations<'c>(context: &Context<'c>) -> &'c Operations {
     context.data_unchecked::<Arc<Operations>>()
+}
+
+/// Who asks, if they may change things.
+fn operator(context: &Context<'_>) -> Result<Operator, Error> {
+    Ok(context.data_unchecked::<Caller>().operator()?)
 }
 
 fn named(id: &ID) -> Result<&str, Error> {
@@ -406,7 +412,10 @@ impl Query {
 struct Mutation;
 
 async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook> {
-    answered(async { Ok(operations(context).pause(named(id)?, paused).await.map_err(refused)?.into()) }).await
+    answered(async {
+        Ok(operations(context).pause(operator(context)?, named(id)?, paused).await.map_err(refused)?.into())
+    })
+    .await
 }
 
 #[Object]
@@ -414,12 +423,13 @@ impl Mutation {
     /// Makes a webhook, or with an `id` changes that one. It is stored and served before this is answered.
     async fn configure_webhook(&self, context: &Context<'_>, webhook: WebhookInput) -> Answered<Webhook> {
         answered(async {
+            let operator = operator(context)?;
             let (id, mut given) = webhook.split();
             if let Some(id) = id {
-                return Ok(operations(context).change(named(&id)?, given).await.map_err(refused)?.into());
+                return Ok(operations(context).change(operator, named(&id)?, given).await.map_err(refused)?.into());
             }
             given.provider.get_or_insert_with(|| "orbvpn".into());
-            let (standing, definition) = operations(context).make(New { given }).await.map_err(refused)?;
+            let (standing, definition) = operations(context).make(operator, New { given }).await.map_err(refused)?;
             // The only time that it is shown.
             Ok(Webhook { secret: Some(definition.secret().to_owned()), ..standing.into() })
         })
@@ -429,7 +439,7 @@ impl Mutation {
     /// Removes a webhook that was made over the API. Its stored events wait until one of its name is back.
     async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Answered<bool> {
         answered(async {
-            operations(context).remove(named(&id)?).await.map_err(refused)?;
+            operations(context).remove(operator(context)?, named(&id)?).await.map_err(refused)?;
             Ok(true)
         })
         .await
@@ -459,7 +469,7 @@ impl Mutation {
             let usual = Test::default();
             let kind = event_type.unwrap_or(usual.event_type);
             let data = custom_data.map_or(usual.custom_data, |Json(data)| data);
-            Ok(operations(context).test(named(&id)?, &kind, data).await.map_err(refused)?.into())
+            Ok(operations(context).test(operator(context)?, named(&id)?, &kind, data).await.map_err(refused)?.into())
         })
         .await
     }
@@ -468,7 +478,7 @@ impl Mutation {
     async fn redeliver(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;
-            Ok(operations(context).redeliver(id).await.map_err(refused)?.into())
+            Ok(operations(context).redeliver(operator(context)?, id).await.map_err(refused)?.into())
         })
         .await
     }

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::auth::Operator;
 use super::operations::{Operations, Refused};
 use super::problem::Problem;
 use super::shape::{
@@ -39,8 +40,8 @@ pub(super) fn router(operations: Arc<Operations>) -> Router {
         .route("/webhooks", get(webhooks).post(make))
         .route("/webhooks/{id}", get(webhook).put(change).delete(remove))
         .route("/webhooks/{id}/test", post(test))
-        .route("/webhooks/{id}/pause", post(|operations, id| pause(operations, id, true)))
-        .route("/webhooks/{id}/resume", post(|operations, id| pause(operations, id, false)))
+        .route("/webhooks/{id}/pause", post(|operations, operator, id| pause(operations, operator, id, true)))
+        .route("/webhooks/{id}/resume", post(|operations, operator, id| pause(operations, operator, id, false)))
         .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
         .route("/webhooks/{id}/rejections", get(rejections_of_webhook))
         .route("/rejections", get(rejections))
@@ -57,8 +58,8 @@ async fn status(State(operations): Shared) -> Response {
     json(StatusCode::OK, &Status::from(operations.overview().await))
 }
 
-async fn reload(State(operations): Shared) -> Result<Response, Problem> {
-    Ok(json(StatusCode::OK, &Reloaded::from(operations.reload().await?)))
+async fn reload(State(operations): Shared, operator: Operator) -> Result<Response, Problem> {
+    Ok(json(StatusCode::OK, &Reloaded::from(operations.reload(operator).await?)))
 }
 
 async fn webhooks(State(operations): Shared) -> Result<Response, Problem> {
@@ -71,26 +72,36 @@ async fn webhook(State(operations): Shared, Path(id): Path<String>) -> Result<Re
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
 
-async fn make(State(operations): Shared, body: Body) -> Result<Response, Problem> {
-    let (standing, definition) = operations.make(parse(body)?).await?;
+async fn make(State(operations): Shared, operator: Operator, body: Body) -> Result<Response, Problem> {
+    let (standing, definition) = operations.make(operator, parse(body)?).await?;
     // The only time that it is shown.
     let webhook = Webhook { secret: definition.secret().to_owned(), ..standing.into() };
     Ok(json(StatusCode::CREATED, &OneWebhook { success: true, webhook }))
 }
 
-async fn change(State(operations): Shared, Path(id): Path<String>, body: Body) -> Result<Response, Problem> {
+async fn change(
+    State(operations): Shared,
+    operator: Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
     let change: Change = parse(body)?;
-    let webhook = operations.change(route_of(&id).ok_or(Refused::NoSuchWebhook)?, change).await?.into();
+    let webhook = operations.change(operator, route_of(&id).ok_or(Refused::NoSuchWebhook)?, change).await?.into();
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
 
-async fn remove(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
-    operations.remove(route_of(&id).ok_or(Refused::NoSuchWebhook)?).await?;
+async fn remove(State(operations): Shared, operator: Operator, Path(id): Path<String>) -> Result<Response, Problem> {
+    operations.remove(operator, route_of(&id).ok_or(Refused::NoSuchWebhook)?).await?;
     Ok(json(StatusCode::OK, &Done { success: true }))
 }
 
-async fn pause(State(operations): Shared, Path(id): Path<String>, paused: bool) -> Result<Response, Problem> {
-    let webhook = operations.pause(route_of(&id).ok_or(Refused::NoSuchWebhook)?, paused).await?.into();
+async fn pause(
+    State(operations): Shared,
+    operator: Operator,
+    Path(id): Path<String>,
+    paused: bool,
+) -> Result<Response, Problem> {
+    let webhook = operations.pause(operator, route_of(&id).ok_or(Refused::NoSuchWebhook)?, paused).await?.into();
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
 
@@ -108,11 +119,16 @@ impl Default for Test {
     }
 }
 
-async fn test(State(operations): Shared, Path(id): Path<String>, body: Body) -> Result<Response, Problem> {
+async fn test(
+    State(operations): Shared,
+    operator: Operator,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
     let test = if body.is_empty() { Test::default() } else { parse(Ok(body))? };
     let route = route_of(&id).ok_or(Refused::NoSuchWebhook)?;
-    let tested = operations.test(route, &test.event_type, test.custom_data).await?;
+    let tested = operations.test(operator, route, &test.event_type, test.custom_data).await?;
     Ok(json(StatusCode::OK, &TestResult::from(tested)))
 }
 
@@ -160,8 +176,8 @@ async fn delivery(State(operations): Shared, Path(id): Path<String>) -> Result<R
     Ok(json(StatusCode::OK, &OneDelivery { success: true, delivery }))
 }
 
-async fn redeliver(State(operations): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
-    let delivery = Delivery::whole(operations.redeliver(delivery_id(&id)?).await?);
+async fn redeliver(State(operations): Shared, operator: Operator, Path(id): Path<String>) -> Result<Response, Problem> {
+    let delivery = Delivery::whole(operations.redeliver(operator, delivery_id(&id)?).await?);
     Ok(json(StatusCode::ACCEPTED, &OneDelivery { success: true, delivery }))
 }
 
