@@ -249,7 +249,7 @@ impl App {
                 _ = tell.tick() => {
                     self.gateway.tell_left_out();
                     self.gateway.tell_of_rotations();
-                    self.gateway.tell_of_silence();
+                    self.gateway.look();
                 }
             }
         };

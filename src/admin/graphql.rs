@@ -26,7 +26,7 @@ use super::auth::{Caller, Operator};
 use super::operations::{Operations, Page, Refused, Standing};
 use super::problem::Problem;
 use super::rest::{BODY_BYTES_MAX, Body, Test, delivery_id, filter, json, parse};
-use super::shape::{self, Attempt, ShortStats, Stored, TestResult, route_of};
+use super::shape::{self, Attempt, Header, ShortStats, Stored, TestResult, route_of};
 use crate::store::{self, DeliveryView};
 use crate::webhooks::{Change, New};
 
@@ -249,6 +249,10 @@ struct Delivery {
     possible_duplicate: bool,
     /// Whether it can be delivered again.
     payload_kept: bool,
+    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    verified_with: Option<String>,
+    /// As they are handed over, where they are kept and a single delivery is asked for.
+    headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
     event_data: Option<Json<Box<RawValue>>>,
 }
@@ -277,6 +281,8 @@ impl From<DeliveryView> for Delivery {
             next_attempt_in_seconds: shape.next_attempt_in_seconds,
             possible_duplicate: shape.possible_duplicate,
             payload_kept: shape.payload_kept,
+            verified_with: shape.verified_with,
+            headers: shape.headers,
             event_data: shape.event_data.map(Json),
         }
     }

@@ -305,7 +305,7 @@ impl Operations {
         };
         let paused = self.subject.queue.is_paused(&route.name);
         let watched = self.subject.watch.route(&route.name);
-        let silence = watched.as_ref().and_then(|watched| watched.silence.as_ref());
+        let silence = watched.as_ref().and_then(|watched| Some(&watched.heard.as_ref()?.silence));
         Ok(Standing {
             route,
             record,

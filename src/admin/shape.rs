@@ -2,6 +2,7 @@
 //!
 //! Names and shapes are those of the VPN Enterprise API's documentation, with ours added to them.
 
+mod headers;
 mod rejections;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use super::operations::{Overview, Page, Standing, Tested};
 use super::reload;
 use crate::store::{DeliveryView, RouteRecord};
 
+pub use headers::Header;
 pub use rejections::{Rejected, Rejection, Rejections};
 
 /// What stands before a route's name in a webhook's ID.
@@ -124,6 +126,11 @@ pub struct Delivery {
     pub possible_duplicate: bool,
     /// Whether it can be delivered again.
     pub payload_kept: bool,
+    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    pub verified_with: Option<String>,
+    /// As they are handed over, with a single delivery, where they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
     pub event_data: Option<Box<RawValue>>,
 }
@@ -303,7 +310,7 @@ impl From<Standing> for Webhook<LongStats> {
 impl Delivery {
     /// As in a list.
     pub fn listed(view: DeliveryView) -> Self {
-        Self { attempts: Attempts::Count(view.tried), ..Self::whole(view) }
+        Self { attempts: Attempts::Count(view.tried), headers: None, ..Self::whole(view) }
     }
 
     /// With its attempts.
@@ -334,6 +341,8 @@ impl Delivery {
             next_attempt_in_seconds: view.due_in.map(|due_in| due_in.as_secs() + u64::from(due_in.subsec_nanos() > 0)),
             possible_duplicate: view.possibly_delivered,
             payload_kept: view.payload_kept,
+            verified_with: view.secret,
+            headers: view.head.map(|head| headers::shown(&head)),
             event_data: view.body.and_then(|body| serde_json::from_slice(&body).ok()),
         }
     }
@@ -377,6 +386,8 @@ impl fmt::Display for Problem {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::store::{Attempted, DeliveryId, State};
 
@@ -395,6 +406,8 @@ mod tests {
             possibly_delivered: true,
             due_in: Some(std::time::Duration::from_millis(1_001)),
             payload_kept: true,
+            secret: Some("current".into()),
+            head: Some(Bytes::from_static(b"POST / HTTP/1.1\r\nA: b\r\n")),
             body: Some(body.into()),
         }
     }
