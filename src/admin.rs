@@ -2,11 +2,12 @@
 //!
 //! It has a thread and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
 //! serves its paths. `operations` is what can be done, `rest`, `graphql` and `shape` how it is asked for and answered
-//! over HTTP, `auth` who may, `problem` how a refusal is worded.
+//! over HTTP, `openapi` what is written of that, `auth` who may, `problem` how a refusal is worded.
 
 mod auth;
 mod graphql;
 mod health;
+mod openapi;
 mod operations;
 mod problem;
 mod reload;
@@ -21,7 +22,6 @@ use std::thread;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -77,12 +77,7 @@ pub fn start(listener: std::net::TcpListener, subject: Subject, access: Access<'
 }
 
 fn router(subject: Subject, door: Door) -> Router {
-    // Open to anybody, under any name: orchestrators and Prometheus ask by addresses of their own.
-    let open = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .with_state(subject.clone());
+    let open = Router::from(health::routes()).with_state(subject.clone());
     let operations = Arc::new(Operations::new(subject));
     let guarded = rest::router(Arc::clone(&operations)).merge(graphql::router(operations));
     open.merge(guarded.layer(from_fn_with_state(Arc::new(door), auth::guard)))

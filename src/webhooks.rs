@@ -15,7 +15,7 @@ use crate::route::Route;
 use crate::store::{Store, StoreError};
 use crate::upstream::{AllowedUpstream, problem_of};
 
-pub use definition::{Change, Definition, New};
+pub use definition::{Change, Definition, MORE, New};
 
 /// A route as it is served, and what it was made from where that was not the file.
 #[derive(Clone)]

@@ -272,10 +272,7 @@ impl From<DeliveryView> for Delivery {
             response_status: shape.response_status,
             response_time_ms: shape.response_time_ms,
             error: shape.error,
-            attempts: match shape.attempts {
-                shape::Attempts::All(attempts) => attempts,
-                shape::Attempts::Count(_) => Vec::new(),
-            },
+            attempts: shape.attempts,
             attempt_count: shape.attempt_count,
             reason: shape.reason,
             next_attempt_in_seconds: shape.next_attempt_in_seconds,

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
 use super::operations::Refused;
 use super::reload::NotReloaded;
+use super::rest::json;
+use super::shape;
 use crate::webhooks;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub(super) enum Problem {
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
 impl Problem {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -132,19 +133,20 @@ impl From<Refused> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let mut document = json!({
-            "type": format!("urn:hookgate:problem:{}", self.code()),
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.detail(),
-            "code": self.code(),
-            "success": false,
-        });
-        if let Self::Refused(Refused::NotReloaded(NotReloaded::Invalid(problems))) = &self {
-            document["problems"] = json!(problems);
-        }
-        let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (status, content_type, document.to_string()).into_response();
+        let document = shape::Problem {
+            kind: format!("urn:hookgate:problem:{}", self.code()),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            detail: self.detail().into_owned(),
+            code: self.code().into(),
+            success: false,
+            problems: match &self {
+                Self::Refused(Refused::NotReloaded(NotReloaded::Invalid(problems))) => problems.clone(),
+                _ => Vec::new(),
+            },
+        };
+        let mut response = json(status, &document);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
             Self::Unauthorized => {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -2,6 +2,7 @@
 //!
 //! Names and shapes are those of the VPN Enterprise API's documentation, with ours added to them.
 
+mod closed;
 mod headers;
 mod rejections;
 
@@ -11,10 +12,13 @@ use async_graphql::SimpleObject;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::operations::{Overview, Page, Standing, Tested};
 use super::reload;
-use crate::store::{DeliveryView, RouteRecord};
+use crate::outcome::Code;
+use crate::route::Handover;
+use crate::store::{DeliveryView, RouteRecord, State};
 
 pub use headers::Header;
 pub use rejections::{Rejected, Rejection, Rejections};
@@ -35,40 +39,51 @@ pub fn route_of(webhook_id: &str) -> Option<&str> {
     webhook_id.strip_prefix(WEBHOOK_PREFIX)
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Webhook<Stats> {
     pub id: String,
     /// The upstream's.
     pub url: String,
+    /// Patterns of event types; `*` takes all.
     pub events: Vec<String>,
+    #[schema(schema_with = closed::activity)]
     pub status: String,
+    /// Masked, but in the answer that made the webhook.
     pub secret: String,
     pub created_at: Option<Timestamp>,
     /// When a delivery ended last.
     pub last_delivery: Option<Timestamp>,
     pub delivery_stats: Stats,
-    /// From here on ours.
+    // From here on ours.
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub host: Option<String>,
+    /// Where the provider is to send events to.
     pub path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub provider: Option<String>,
+    #[schema(value_type = Handover)]
     pub delivery: String,
+    #[schema(schema_with = closed::source)]
     pub source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub description: Option<String>,
     pub queue: Stored,
     /// How often an event should come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub expect_every_seconds: Option<f64>,
     /// Whether none has come for longer.
     #[serde(default)]
+    #[schema(required)]
     pub silent: bool,
 }
 
 /// Deliveries that have ended, in short.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "DeliveryStats")]
 pub struct ShortStats {
     pub successful: u64,
@@ -78,7 +93,7 @@ pub struct ShortStats {
 }
 
 /// Deliveries that have ended, with a single webhook.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct LongStats {
     pub total_deliveries: u64,
     pub successful_deliveries: u64,
@@ -91,7 +106,7 @@ pub struct LongStats {
 }
 
 /// Events that are stored.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "Queue")]
 pub struct Stored {
     pub pending: u64,
@@ -99,12 +114,13 @@ pub struct Stored {
     pub oldest_pending_at: Option<Timestamp>,
     /// They wait until an operator says otherwise.
     #[serde(default)]
+    #[schema(required)]
     pub paused: bool,
 }
 
 /// All attempts for one event.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Delivery {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Delivery<Attempts> {
     pub id: String,
     pub webhook_id: String,
     pub event_type: String,
@@ -112,11 +128,13 @@ pub struct Delivery {
     pub received_at: Timestamp,
     /// When the last attempt began.
     pub delivered_at: Option<Timestamp>,
+    #[schema(value_type = State)]
     pub status: String,
     /// The last attempt's.
     pub response_status: Option<u16>,
     pub response_time_ms: Option<u64>,
     pub error: Option<String>,
+    /// In a list how many there were, as the provider's documents have it; with a single delivery the attempts themselves.
     pub attempts: Attempts,
     pub attempt_count: u32,
     /// Why it is a dead letter.
@@ -132,18 +150,11 @@ pub struct Delivery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
+    #[schema(value_type = serde_json::Value)]
     pub event_data: Option<Box<RawValue>>,
 }
 
-/// In a list how many there were, as the provider's documents have it; with a single delivery the attempts themselves.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Attempts {
-    Count(u32),
-    All(Vec<Attempt>),
-}
-
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct Attempt {
     pub number: u32,
     pub at: Timestamp,
@@ -154,48 +165,50 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Deliveries {
     pub success: bool,
-    pub deliveries: Vec<Delivery>,
+    pub deliveries: Vec<Delivery<u32>>,
     /// How many there are on all pages; `null` when they are more than are counted.
     pub total: Option<usize>,
     pub has_more: bool,
+    /// To be given as `cursor`, for the ones before.
     pub next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct OneDelivery {
     pub success: bool,
-    pub delivery: Delivery,
+    pub delivery: Delivery<Vec<Attempt>>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Webhooks {
     pub success: bool,
     pub webhooks: Vec<Webhook<ShortStats>>,
     pub total: usize,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct OneWebhook {
     pub success: bool,
     pub webhook: Webhook<LongStats>,
 }
 
 /// Done, and there is nothing to show.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Done {
     pub success: bool,
 }
 
 /// What became of a test event.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct TestResult {
     /// Whether it was answered with a 2xx.
     pub success: bool,
     pub status: u16,
     /// As `Hookgate-Outcome` has it.
+    #[schema(value_type = Code)]
     pub outcome: String,
     pub event_id: String,
     pub event_type: String,
@@ -215,7 +228,7 @@ impl From<Tested> for TestResult {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     pub success: bool,
     pub version: String,
@@ -231,11 +244,12 @@ pub struct Status {
     pub webhooks: Vec<Webhook<LongStats>>,
     /// Requests that were turned away in the last hour, by route and kind.
     #[serde(default)]
+    #[schema(required)]
     pub rejected_last_hour: Vec<Rejected>,
 }
 
 /// A configuration that was taken.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
     pub success: bool,
     pub routes: usize,
@@ -243,13 +257,22 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
-/// What is wrong, in an answer that is no success.
-#[derive(Debug, Deserialize)]
+/// What is wrong, in an answer that is no success (RFC 9457).
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    pub code: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    pub status: u16,
+    /// A sentence for whoever asked.
     pub detail: String,
+    /// A name for programs.
+    pub code: String,
+    /// Always `false`.
+    pub success: bool,
     /// What is wrong with a configuration, each in one line.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
@@ -307,14 +330,22 @@ impl From<Standing> for Webhook<LongStats> {
     }
 }
 
-impl Delivery {
+impl Delivery<u32> {
     /// As in a list.
     pub fn listed(view: DeliveryView) -> Self {
-        Self { attempts: Attempts::Count(view.tried), headers: None, ..Self::whole(view) }
+        Self { headers: None, ..Self::of(view, |tried, _| tried) }
     }
+}
 
+impl Delivery<Vec<Attempt>> {
     /// With its attempts.
     pub fn whole(view: DeliveryView) -> Self {
+        Self::of(view, |_, attempts| attempts)
+    }
+}
+
+impl<Attempts> Delivery<Attempts> {
+    fn of(view: DeliveryView, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
         let last = view.attempts.last().cloned();
         let unrecorded = view.tried.saturating_sub(u32::try_from(view.attempts.len()).unwrap_or(u32::MAX));
         let attempts = (1..).zip(view.attempts).map(|(number, attempt)| Attempt {
@@ -335,7 +366,7 @@ impl Delivery {
             response_status: last.as_ref().and_then(|last| last.status),
             response_time_ms: last.as_ref().map(|last| last.ms),
             error: last.and_then(|last| last.error),
-            attempts: Attempts::All(attempts.collect()),
+            attempts: shown(view.tried, attempts.collect()),
             attempt_count: view.tried,
             reason: view.reason,
             next_attempt_in_seconds: view.due_in.map(|due_in| due_in.as_secs() + u64::from(due_in.subsec_nanos() > 0)),
@@ -415,18 +446,18 @@ mod tests {
     #[test]
     fn attempts_are_numbered_after_those_that_left_no_record() {
         let delivery = Delivery::whole(view(b"{}"));
-        let Attempts::All(attempts) = &delivery.attempts else { panic!("no attempts") };
-        assert_eq!(attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [3]);
+        assert_eq!(delivery.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [3]);
         assert_eq!((delivery.attempt_count, delivery.next_attempt_in_seconds), (3, Some(2)));
     }
 
     #[test]
     fn the_command_line_reads_what_the_api_writes() {
-        for delivery in [Delivery::whole(view(b"{\"n\": 1.10}")), Delivery::listed(view(b"not JSON"))] {
-            let text = serde_json::to_string(&delivery).unwrap();
-            let read: Delivery = serde_json::from_str(&text).unwrap();
-            assert_eq!(serde_json::to_string(&read).unwrap(), text);
-        }
+        let text = serde_json::to_string(&Delivery::whole(view(b"{\"n\": 1.10}"))).unwrap();
+        let read: Delivery<Vec<Attempt>> = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        let text = serde_json::to_string(&Delivery::listed(view(b"not JSON"))).unwrap();
+        let read: Delivery<u32> = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
         assert!(Delivery::listed(view(b"not JSON")).event_data.is_none());
     }
 }

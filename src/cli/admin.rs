@@ -50,10 +50,10 @@ pub(super) enum Failure {
     NotAuthorised { url: String },
     /// The token is not one for this.
     #[error("{0}")]
-    Forbidden(Problem),
+    Forbidden(Box<Problem>),
     /// What was asked for can't be had, and the admin listener says why.
     #[error("{0}")]
-    Refused(Problem),
+    Refused(Box<Problem>),
     /// The gateway is in trouble, or what answers is no gateway.
     #[error("{0}")]
     Failed(String),
@@ -182,8 +182,8 @@ impl Admin {
         }
         if !status.is_success() {
             return Err(match serde_json::from_slice::<Problem>(&body) {
-                Ok(problem) if status == StatusCode::FORBIDDEN => Failure::Forbidden(problem),
-                Ok(problem) if status.is_client_error() => Failure::Refused(problem),
+                Ok(problem) if status == StatusCode::FORBIDDEN => Failure::Forbidden(problem.into()),
+                Ok(problem) if status.is_client_error() => Failure::Refused(problem.into()),
                 Ok(problem) => Failure::Failed(problem.to_string()),
                 Err(_) => {
                     Failure::Failed(format!("{} answered with {status}; is it a gateway's admin listener?", self.url))

@@ -2,11 +2,12 @@
 
 use async_graphql::SimpleObject;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::delivery::Delivery;
 
 /// A header as it is handed over.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct Header {
     /// In the sender's spelling.
     pub name: String,
