@@ -27,13 +27,14 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::signature::NamedSecret;
 use crate::store::Store;
 use crate::watch::Watch;
 use crate::webhooks::Registry;
-use auth::{Door, LocalAddress};
+use auth::{Door, Ends};
+use operations::Operations;
 
-pub use operations::{Operations, Page, ServedRoute};
+pub use auth::Access;
+pub use operations::Page;
 pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
 /// What the admin listener tells about.
@@ -52,21 +53,19 @@ pub struct Subject {
     pub reloads: Reloads,
 }
 
-/// Serves on `listener` until the process ends. With a `token`, all but health and metrics needs it.
+/// Serves on `listener` until the process ends. With a token, all but health and metrics needs one.
 ///
 /// # Errors
 /// When the thread or its runtime can't be started.
-pub fn start(listener: std::net::TcpListener, subject: Subject, token: Option<&NamedSecret>) -> io::Result<SocketAddr> {
+pub fn start(listener: std::net::TcpListener, subject: Subject, access: Access<'_>) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let router = router(subject, Door::new(token));
+    let router = router(subject, Door::new(access));
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             let served = match TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    axum::serve(listener, router.into_make_service_with_connect_info::<LocalAddress>()).await
-                }
+                Ok(listener) => axum::serve(listener, router.into_make_service_with_connect_info::<Ends>()).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {

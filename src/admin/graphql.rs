@@ -22,10 +22,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::auth::{Caller, Operator};
 use super::operations::{Operations, Page, Refused, Standing};
 use super::problem::Problem;
 use super::rest::{BODY_BYTES_MAX, Body, Test, delivery_id, filter, json, parse};
-use super::shape::{self, Attempt, ShortStats, Stored, TestResult, route_of};
+use super::shape::{self, Attempt, Header, ShortStats, Stored, TestResult, route_of};
 use crate::store::{self, DeliveryView};
 use crate::webhooks::{Change, New};
 
@@ -79,9 +80,9 @@ struct Asked {
     variables: Variables,
 }
 
-async fn answer(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
+async fn answer(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, Problem> {
     let Asked { query, operation_name, variables } = parse(body)?;
-    let mut request = Request::new(query).variables(variables);
+    let mut request = Request::new(query).variables(variables).data(caller);
     request.operation_name = operation_name;
     let mut response = match bounded(&mut request) {
         Ok(()) => api.execute(request).await,
@@ -143,6 +144,11 @@ fn refused(refused: Refused) -> Error {
 
 fn operations<'c>(context: &Context<'c>) -> &'c Operations {
     context.data_unchecked::<Arc<Operations>>()
+}
+
+/// Who asks, if they may change things.
+fn operator(context: &Context<'_>) -> Result<Operator, Error> {
+    Ok(context.data_unchecked::<Caller>().operator()?)
 }
 
 fn named(id: &ID) -> Result<&str, Error> {
@@ -243,6 +249,10 @@ struct Delivery {
     possible_duplicate: bool,
     /// Whether it can be delivered again.
     payload_kept: bool,
+    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    verified_with: Option<String>,
+    /// As they are handed over, where they are kept and a single delivery is asked for.
+    headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
     event_data: Option<Json<Box<RawValue>>>,
 }
@@ -268,6 +278,8 @@ impl From<DeliveryView> for Delivery {
             next_attempt_in_seconds: shape.next_attempt_in_seconds,
             possible_duplicate: shape.possible_duplicate,
             payload_kept: shape.payload_kept,
+            verified_with: shape.verified_with,
+            headers: shape.headers,
             event_data: shape.event_data.map(Json),
         }
     }
@@ -403,7 +415,10 @@ impl Query {
 struct Mutation;
 
 async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook> {
-    answered(async { Ok(operations(context).pause(named(id)?, paused).await.map_err(refused)?.into()) }).await
+    answered(async {
+        Ok(operations(context).pause(operator(context)?, named(id)?, paused).await.map_err(refused)?.into())
+    })
+    .await
 }
 
 #[Object]
@@ -411,12 +426,13 @@ impl Mutation {
     /// Makes a webhook, or with an `id` changes that one. It is stored and served before this is answered.
     async fn configure_webhook(&self, context: &Context<'_>, webhook: WebhookInput) -> Answered<Webhook> {
         answered(async {
+            let operator = operator(context)?;
             let (id, mut given) = webhook.split();
             if let Some(id) = id {
-                return Ok(operations(context).change(named(&id)?, given).await.map_err(refused)?.into());
+                return Ok(operations(context).change(operator, named(&id)?, given).await.map_err(refused)?.into());
             }
             given.provider.get_or_insert_with(|| "orbvpn".into());
-            let (standing, definition) = operations(context).make(New { given }).await.map_err(refused)?;
+            let (standing, definition) = operations(context).make(operator, New { given }).await.map_err(refused)?;
             // The only time that it is shown.
             Ok(Webhook { secret: Some(definition.secret().to_owned()), ..standing.into() })
         })
@@ -426,7 +442,7 @@ impl Mutation {
     /// Removes a webhook that was made over the API. Its stored events wait until one of its name is back.
     async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Answered<bool> {
         answered(async {
-            operations(context).remove(named(&id)?).await.map_err(refused)?;
+            operations(context).remove(operator(context)?, named(&id)?).await.map_err(refused)?;
             Ok(true)
         })
         .await
@@ -456,7 +472,7 @@ impl Mutation {
             let usual = Test::default();
             let kind = event_type.unwrap_or(usual.event_type);
             let data = custom_data.map_or(usual.custom_data, |Json(data)| data);
-            Ok(operations(context).test(named(&id)?, &kind, data).await.map_err(refused)?.into())
+            Ok(operations(context).test(operator(context)?, named(&id)?, &kind, data).await.map_err(refused)?.into())
         })
         .await
     }
@@ -465,7 +481,7 @@ impl Mutation {
     async fn redeliver(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;
-            Ok(operations(context).redeliver(id).await.map_err(refused)?.into())
+            Ok(operations(context).redeliver(operator(context)?, id).await.map_err(refused)?.into())
         })
         .await
     }

@@ -65,7 +65,7 @@ async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
 async fn metrics(State(subject): State<Subject>) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
         subject.queue.tell();
-        subject.watch.look_for_silence(Instant::now());
+        subject.watch.look(Instant::now());
         subject.metrics.render(subject.store.ids(), subject.store.bytes())
     });
     match rendered.await.unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string()))) {

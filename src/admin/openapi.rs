@@ -69,12 +69,6 @@ fn document() -> utoipa::openapi::OpenApi {
         let new = ObjectBuilder::from(change.clone()).property("url", url).required("url");
         components.schemas.insert("NewWebhook".into(), new.description(Some("A webhook to be made.")).into());
     }
-    if let Some(RefOr::T(Schema::Object(change))) = components.schemas.get_mut("WebhookChange") {
-        add_other_keys(change);
-        let new = ObjectBuilder::from(change.clone()).required("url");
-        let new = new.description(Some("A webhook to be made."));
-        components.schemas.insert("NewWebhook".into(), new.into());
-    }
     for schema in components.schemas.values_mut() {
         require_what_is_always_there(schema);
     }
@@ -108,7 +102,7 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
         operation.security = Some(vec![SecurityRequirement::new(TOKEN, [""; 0])]);
         let mut problems = vec![Problem::Unauthorized, Problem::Misdirected];
         if changes {
-            problems.extend([Problem::CrossOrigin, Problem::UnsupportedMediaType]);
+            problems.extend([Problem::CrossOrigin, Problem::ReadOnly, Problem::UnsupportedMediaType]);
         }
         if operation.request_body.is_some() {
             problems.extend([Problem::InvalidBody("The body is not as it should be.".into()), Problem::BodyTooLarge]);
@@ -120,8 +114,14 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
         }
         for problem in problems.iter().chain(is_named.then_some(&unknown)) {
             let description = format!("`{}`: {}", problem.code(), problem.detail());
-            let response = ResponseBuilder::new().description(description).build();
-            operation.responses.responses.insert(problem.status().as_u16().to_string(), response.into());
+            let status = problem.status().as_u16().to_string();
+            match operation.responses.responses.get_mut(&status) {
+                Some(RefOr::T(known)) => known.description = format!("{description} {}", known.description),
+                _ => {
+                    let response = ResponseBuilder::new().description(description).build();
+                    operation.responses.responses.insert(status, response.into());
+                }
+            }
         }
         for (status, response) in &mut operation.responses.responses {
             if let RefOr::T(response) = response {

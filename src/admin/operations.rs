@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::auth::Operator;
 use super::reload::{NotReloaded, Reloaded};
 use super::{Subject, test};
 use crate::ledger::Redelivery;
@@ -15,7 +16,7 @@ use crate::watch::{Rejected, Rejection, Silence, Watched};
 use crate::webhooks::{self, Change, Definition, New, Served};
 
 /// The operations. REST and whatever comes beside it map to these.
-pub struct Operations {
+pub(super) struct Operations {
     subject: Subject,
 }
 
@@ -119,6 +120,8 @@ pub enum Refused {
     NoAnswer(String),
     #[error("The store can't be asked: {0}.")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    NotReloaded(#[from] NotReloaded),
 }
 
 /// Days that a count of the last days covers, today included.
@@ -185,55 +188,64 @@ impl Operations {
     }
 
     /// Has an event tried again now. One whose route is no longer served waits until it is.
-    pub async fn redeliver(&self, id: DeliveryId) -> Result<DeliveryView, Refused> {
-        match self.subject.queue.redeliver(id).await? {
-            Redelivery::Waits(route) => {
-                tracing::info!(delivery = %id, route = &*route, "an event is delivered again, as an operator asked");
-                self.delivery(id).await
+    pub async fn redeliver(&self, operator: Operator, id: DeliveryId) -> Result<DeliveryView, Refused> {
+        let done = async {
+            match self.subject.queue.redeliver(id).await? {
+                Redelivery::Waits(_) => self.delivery(id).await,
+                Redelivery::InFlight => Err(Refused::InFlight),
+                Redelivery::Unknown => Err(Refused::NoSuchDelivery),
+                Redelivery::NoPayload => Err(Refused::PayloadNotKept),
             }
-            Redelivery::InFlight => Err(Refused::InFlight),
-            Redelivery::Unknown => Err(Refused::NoSuchDelivery),
-            Redelivery::NoPayload => Err(Refused::PayloadNotKept),
-        }
+        };
+        operator.audited("redeliver", &id.to_string(), done.await)
     }
 
     /// Makes a webhook, which is served from then on. Its secret is in it, to be shown this once.
-    pub async fn make(&self, new: New) -> Result<(Standing, Arc<Definition>), Refused> {
-        let served = self.subject.registry.make(new).await?;
+    pub async fn make(&self, operator: Operator, new: New) -> Result<(Standing, Arc<Definition>), Refused> {
+        let made = self.subject.registry.make(new).await.map_err(Refused::from);
+        let name = made.as_ref().map_or_else(|_| "".into(), |served| Arc::clone(&served.route.name));
+        let served = operator.audited("make_webhook", &name, made)?;
         let definition = served.made_from.clone().ok_or(Refused::NoSuchWebhook)?;
         Ok((self.standing(ServedRoute::of(&served)).await?, definition))
     }
 
-    pub async fn change(&self, name: &str, change: Change) -> Result<Standing, Refused> {
-        let served = self.subject.registry.change(name, change).await?;
+    pub async fn change(&self, operator: Operator, name: &str, change: Change) -> Result<Standing, Refused> {
+        let changed = self.subject.registry.change(name, change).await.map_err(Refused::from);
+        let served = operator.audited("change_webhook", name, changed)?;
         self.standing(ServedRoute::of(&served)).await
     }
 
-    pub async fn remove(&self, name: &str) -> Result<(), Refused> {
-        Ok(self.subject.registry.remove(name).await?)
+    pub async fn remove(&self, operator: Operator, name: &str) -> Result<(), Refused> {
+        let removed = self.subject.registry.remove(name).await.map_err(Refused::from);
+        operator.audited("remove_webhook", name, removed)
     }
 
     /// Lets a route's stored events wait, or has them delivered again.
-    pub async fn pause(&self, name: &str, paused: bool) -> Result<Standing, Refused> {
-        let route = ServedRoute::of(&self.find(name)?);
-        self.subject.queue.pause(Arc::clone(&route.name), paused).await?;
-        tracing::info!(route = name, paused, "an operator paused a route's queue, or let it go on");
+    pub async fn pause(&self, operator: Operator, name: &str, paused: bool) -> Result<Standing, Refused> {
+        let done = async {
+            let route = ServedRoute::of(&self.find(name)?);
+            self.subject.queue.pause(Arc::clone(&route.name), paused).await?;
+            Ok(route)
+        };
+        let route = operator.audited(if paused { "pause" } else { "resume" }, name, done.await)?;
         self.standing(route).await
     }
 
     /// Sends a test event through the gateway's own front door, signed with the route's secret.
-    pub async fn test(&self, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
-        let route = self.find(name)?.route;
-        let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
-        let kind = kind.to_owned();
-        tracing::info!(route = name, event_type = kind, "a test event is sent, as an operator asked");
-        let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
-        sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
+    pub async fn test(&self, operator: Operator, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
+        let done = async {
+            let route = self.find(name)?.route;
+            let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
+            let kind = kind.to_owned();
+            let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
+            sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
+        };
+        operator.audited("test", name, done.await)
     }
 
     /// Has the configuration read again, as a signal does.
-    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
-        self.subject.reloads.ask().await
+    pub async fn reload(&self, operator: Operator) -> Result<Reloaded, Refused> {
+        operator.audited("reload", "", self.subject.reloads.ask().await.map_err(Refused::from))
     }
 
     /// Also while the store can't be asked: that is when it is wanted most.
@@ -293,7 +305,7 @@ impl Operations {
         };
         let paused = self.subject.queue.is_paused(&route.name);
         let watched = self.subject.watch.route(&route.name);
-        let silence = watched.as_ref().and_then(|watched| watched.silence.as_ref());
+        let silence = watched.as_ref().and_then(|watched| Some(&watched.heard.as_ref()?.silence));
         Ok(Standing {
             route,
             record,

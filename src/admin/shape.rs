@@ -3,6 +3,7 @@
 //! Names and shapes are those of the VPN Enterprise API's documentation, with ours added to them.
 
 mod closed;
+mod headers;
 mod rejections;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::outcome::Code;
 use crate::route::Handover;
 use crate::store::{DeliveryView, RouteRecord, State};
 
+pub use headers::Header;
 pub use rejections::{Rejected, Rejection, Rejections};
 
 /// What stands before a route's name in a webhook's ID.
@@ -142,6 +144,11 @@ pub struct Delivery<Attempts> {
     pub possible_duplicate: bool,
     /// Whether it can be delivered again.
     pub payload_kept: bool,
+    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    pub verified_with: Option<String>,
+    /// As they are handed over, with a single delivery, where they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
     #[schema(value_type = serde_json::Value)]
     pub event_data: Option<Box<RawValue>>,
@@ -326,7 +333,7 @@ impl From<Standing> for Webhook<LongStats> {
 impl Delivery<u32> {
     /// As in a list.
     pub fn listed(view: DeliveryView) -> Self {
-        Self::of(view, |tried, _| tried)
+        Self { headers: None, ..Self::of(view, |tried, _| tried) }
     }
 }
 
@@ -365,6 +372,8 @@ impl<Attempts> Delivery<Attempts> {
             next_attempt_in_seconds: view.due_in.map(|due_in| due_in.as_secs() + u64::from(due_in.subsec_nanos() > 0)),
             possible_duplicate: view.possibly_delivered,
             payload_kept: view.payload_kept,
+            verified_with: view.secret,
+            headers: view.head.map(|head| headers::shown(&head)),
             event_data: view.body.and_then(|body| serde_json::from_slice(&body).ok()),
         }
     }
@@ -408,6 +417,8 @@ impl fmt::Display for Problem {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::store::{Attempted, DeliveryId, State};
 
@@ -426,6 +437,8 @@ mod tests {
             possibly_delivered: true,
             due_in: Some(std::time::Duration::from_millis(1_001)),
             payload_kept: true,
+            secret: Some("current".into()),
+            head: Some(Bytes::from_static(b"POST / HTTP/1.1\r\nA: b\r\n")),
             body: Some(body.into()),
         }
     }

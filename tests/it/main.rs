@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod access;
 mod admission; // who is let in, and how many at once
 mod answers; // every row of the answers table
 mod bodies; // every size and framing arrives byte-identical, and no more than the limit

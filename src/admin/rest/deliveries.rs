@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Pairs, Parameters, RouteName, Shared, json, pairs, unknown_parameter};
+use crate::admin::auth::Operator;
 use crate::admin::operations::{Operations, Refused};
 use crate::admin::problem::Problem;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, route_of};
@@ -90,8 +91,8 @@ async fn delivery(State(operations): Shared, Id(id): Id) -> Result<Response, Pro
         (status = 503),
     )
 )]
-async fn redeliver(State(operations): Shared, Id(id): Id) -> Result<Response, Problem> {
-    let delivery = Delivery::whole(operations.redeliver(id).await?);
+async fn redeliver(State(operations): Shared, operator: Operator, Id(id): Id) -> Result<Response, Problem> {
+    let delivery = Delivery::whole(operations.redeliver(operator, id).await?);
     Ok(json(StatusCode::ACCEPTED, &OneDelivery { success: true, delivery }))
 }
 

@@ -9,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Shared, json};
+use crate::admin::auth::Operator;
 use crate::admin::openapi;
 use crate::admin::operations::Operations;
 use crate::admin::problem::Problem;
@@ -35,8 +36,8 @@ async fn status(State(operations): Shared) -> Response {
         (status = 503, description = "`draining`: the gateway is about to stop."),
     )
 )]
-async fn reload(State(operations): Shared) -> Result<Response, Problem> {
-    Ok(json(StatusCode::OK, &Reloaded::from(operations.reload().await?)))
+async fn reload(State(operations): Shared, operator: Operator) -> Result<Response, Problem> {
+    Ok(json(StatusCode::OK, &Reloaded::from(operations.reload(operator).await?)))
 }
 
 /// This document.

@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Body, RouteName, Shared, json, parse};
+use crate::admin::auth::Operator;
 use crate::admin::operations::Operations;
 use crate::admin::problem::Problem;
 use crate::admin::shape::{Done, OneWebhook, TestResult, Webhook, Webhooks};
@@ -53,8 +54,8 @@ async fn webhook(State(operations): Shared, RouteName(route): RouteName) -> Resu
         (status = 503),
     )
 )]
-async fn make(State(operations): Shared, body: Body) -> Result<Response, Problem> {
-    let (standing, definition) = operations.make(parse(body)?).await?;
+async fn make(State(operations): Shared, operator: Operator, body: Body) -> Result<Response, Problem> {
+    let (standing, definition) = operations.make(operator, parse(body)?).await?;
     // The only time that it is shown.
     let webhook = Webhook { secret: definition.secret().to_owned(), ..standing.into() };
     Ok(json(StatusCode::CREATED, &OneWebhook { success: true, webhook }))
@@ -73,8 +74,13 @@ async fn make(State(operations): Shared, body: Body) -> Result<Response, Problem
         (status = 503),
     )
 )]
-async fn change(State(operations): Shared, RouteName(route): RouteName, body: Body) -> Result<Response, Problem> {
-    let webhook = operations.change(&route, parse(body)?).await?.into();
+async fn change(
+    State(operations): Shared,
+    operator: Operator,
+    RouteName(route): RouteName,
+    body: Body,
+) -> Result<Response, Problem> {
+    let webhook = operations.change(operator, &route, parse(body)?).await?.into();
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
 
@@ -89,8 +95,12 @@ async fn change(State(operations): Shared, RouteName(route): RouteName, body: Bo
         (status = 503),
     )
 )]
-async fn remove(State(operations): Shared, RouteName(route): RouteName) -> Result<Response, Problem> {
-    operations.remove(&route).await?;
+async fn remove(
+    State(operations): Shared,
+    operator: Operator,
+    RouteName(route): RouteName,
+) -> Result<Response, Problem> {
+    operations.remove(operator, &route).await?;
     Ok(json(StatusCode::OK, &Done { success: true }))
 }
 
@@ -101,8 +111,8 @@ async fn remove(State(operations): Shared, RouteName(route): RouteName) -> Resul
     tag = "webhooks",
     responses((status = 200, body = OneWebhook), (status = 503))
 )]
-async fn pause(operations: Shared, route: RouteName) -> Result<Response, Problem> {
-    paused(operations, route, true).await
+async fn pause(operations: Shared, operator: Operator, route: RouteName) -> Result<Response, Problem> {
+    paused(operations, operator, route, true).await
 }
 
 /// Has them delivered again.
@@ -112,12 +122,17 @@ async fn pause(operations: Shared, route: RouteName) -> Result<Response, Problem
     tag = "webhooks",
     responses((status = 200, body = OneWebhook), (status = 503))
 )]
-async fn resume(operations: Shared, route: RouteName) -> Result<Response, Problem> {
-    paused(operations, route, false).await
+async fn resume(operations: Shared, operator: Operator, route: RouteName) -> Result<Response, Problem> {
+    paused(operations, operator, route, false).await
 }
 
-async fn paused(State(operations): Shared, RouteName(route): RouteName, paused: bool) -> Result<Response, Problem> {
-    let webhook = operations.pause(&route, paused).await?.into();
+async fn paused(
+    State(operations): Shared,
+    operator: Operator,
+    RouteName(route): RouteName,
+    paused: bool,
+) -> Result<Response, Problem> {
+    let webhook = operations.pause(operator, &route, paused).await?.into();
     Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
 }
 
@@ -149,9 +164,14 @@ impl Default for Test {
         (status = 503),
     )
 )]
-async fn test(State(operations): Shared, RouteName(route): RouteName, body: Body) -> Result<Response, Problem> {
+async fn test(
+    State(operations): Shared,
+    operator: Operator,
+    RouteName(route): RouteName,
+    body: Body,
+) -> Result<Response, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
     let test = if body.is_empty() { Test::default() } else { parse(Ok(body))? };
-    let tested = operations.test(&route, &test.event_type, test.custom_data).await?;
+    let tested = operations.test(operator, &route, &test.event_type, test.custom_data).await?;
     Ok(json(StatusCode::OK, &TestResult::from(tested)))
 }

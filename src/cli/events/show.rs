@@ -48,6 +48,7 @@ fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
         ["route", route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id)].map(str::to_owned),
         ["event", &delivery.event_id].map(str::to_owned),
         ["type", &delivery.event_type].map(str::to_owned),
+        ["verified with", delivery.verified_with.as_deref().unwrap_or("-")].map(str::to_owned),
         ["received", &terminal::time(Some(delivery.received_at))].map(str::to_owned),
         ["status", &delivery.status].map(str::to_owned),
     ];
@@ -71,6 +72,12 @@ fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
         terminal::print("")?;
         for line in terminal::columns(&attempts) {
             terminal::print(&line)?;
+        }
+    }
+    if let Some(headers) = delivery.headers.as_deref().filter(|headers| !headers.is_empty()) {
+        terminal::print("")?;
+        for header in headers {
+            terminal::print(&terminal::visible(&format!("{}: {}", header.name, header.value), false))?;
         }
     }
     if let Some(event) = &delivery.event_data {
