@@ -4,6 +4,7 @@
 //! store before it is served, and served before it is answered.
 
 mod definition;
+mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::route::Route;
 use crate::store::{Store, StoreError};
 use crate::upstream::{AllowedUpstream, problem_of};
 
-pub use definition::{Change, Definition, MORE, New};
+pub use definition::{Change, Definition, New};
+pub use schema::{Schemas, schemas};
 
 /// A route as it is served, and what it was made from where that was not the file.
 #[derive(Clone)]

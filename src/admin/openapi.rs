@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use serde_json::Value;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
@@ -17,11 +18,13 @@ use super::operations::Refused;
 use super::problem::Problem;
 use super::{health, rest, shape};
 use crate::store::StoreError;
-use crate::webhooks::MORE;
+use crate::webhooks::{self, Schemas};
 
 /// As it is served, and written down in `docs/openapi.json`.
 pub(super) static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-    let text = document().to_pretty_json().expect("maps with names, and text") + "\n";
+    let mut document = serde_json::to_value(document()).expect("maps with names, and text");
+    add_other_keys(&mut document["components"]["schemas"]);
+    let text = format!("{document:#}\n").replace("#/$defs/", "#/components/schemas/");
     NAMES.iter().fold(text, |text, (generic, name)| text.replace(generic, name))
 });
 
@@ -64,9 +67,13 @@ fn document() -> utoipa::openapi::OpenApi {
     document.merge(health::routes().into_openapi());
     let components = document.components.get_or_insert_default();
     if let Some(RefOr::T(Schema::Object(change))) = components.schemas.get_mut("WebhookChange") {
-        add_other_keys(change);
-        let url = ObjectBuilder::new().schema_type(Type::String).description(Some("The upstream's."));
-        let new = ObjectBuilder::from(change.clone()).property("url", url).required("url");
+        change.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        let mut new = change.clone();
+        // Not `null`, where there is nothing to stay as it is.
+        if let Some(RefOr::T(Schema::Object(url))) = new.properties.get_mut("url") {
+            url.schema_type = Type::String.into();
+        }
+        let new = ObjectBuilder::from(new).required("url");
         components.schemas.insert("NewWebhook".into(), new.description(Some("A webhook to be made.")).into());
     }
     for schema in components.schemas.values_mut() {
@@ -187,14 +194,14 @@ fn may_be_null(schema: &RefOr<Schema>) -> bool {
     matches!(&object.schema_type, SchemaType::Array(types) if types.contains(&Type::Null))
 }
 
-/// A route's, which are compiled by the configuration's own rules.
-fn add_other_keys(object: &mut Object) {
-    for key in MORE {
-        let any = Object::with_type(SchemaType::AnyValue);
-        let any = ObjectBuilder::from(any).description(Some("As a route of the configuration has it."));
-        object.properties.insert(key.into(), any.into());
+/// A webhook's definition takes some of a route's keys as well.
+fn add_other_keys(schemas: &mut Value) {
+    let Schemas { keys, named } = webhooks::schemas();
+    for definition in ["NewWebhook", "WebhookChange"] {
+        let properties = schemas[definition]["properties"].as_object_mut().expect("an object's schema");
+        properties.extend(keys.clone());
     }
-    object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    schemas.as_object_mut().expect("schemas by name").extend(named);
 }
 
 #[cfg(test)]

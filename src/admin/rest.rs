@@ -8,6 +8,7 @@ mod gateway;
 mod rejections;
 mod webhooks;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use axum::Router;
@@ -68,8 +69,10 @@ impl<S: Send + Sync> FromRequestParts<S> for RouteName {
 
 pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
-    serde_json::from_slice(&body)
-        .map_err(|error| Problem::InvalidBody(format!("The body is not as it should be: {error}.")))
+    let wrong = |what: &dyn Display| Problem::InvalidBody(format!("The body is not as it should be: {what}."));
+    let parsed = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
+    // A list of the members' values would be taken for them.
+    if body.trim_ascii_start().starts_with(b"{") { Ok(parsed) } else { Err(wrong(&"it must be an object")) }
 }
 
 fn pairs(parameters: Parameters) -> Result<Pairs, Problem> {

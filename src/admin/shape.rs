@@ -148,6 +148,7 @@ pub struct Delivery<Attempts> {
     pub verified_with: Option<String>,
     /// As they are handed over, with a single delivery, where they are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
     #[schema(value_type = serde_json::Value)]

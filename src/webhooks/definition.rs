@@ -43,6 +43,7 @@ pub struct Definition {
 /// A webhook to be made. It needs a `url`.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = NewWebhook)]
+#[serde(expecting = "an object")]
 pub struct New {
     #[serde(flatten)]
     pub given: Change,
@@ -51,8 +52,10 @@ pub struct New {
 /// What is given of a webhook; what is not stays as it is, or is what it usually is.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = WebhookChange)]
+#[serde(expecting = "an object")]
 pub struct Change {
     /// The upstream's.
+    #[schema(pattern = "^https?://")]
     pub url: Option<String>,
     /// Patterns of event types; none, or `*`, take all.
     pub events: Option<Vec<String>>,
@@ -62,11 +65,12 @@ pub struct Change {
     /// A new one is, if not said otherwise.
     pub active: Option<bool>,
     /// `/webhooks/ID` if not given.
+    #[schema(pattern = "^/[!-~]*$")]
     pub path: Option<String>,
-    /// `vpn-enterprise` if not given.
+    /// A preset's name, as the configuration has them; `vpn-enterprise` if not given.
     pub provider: Option<String>,
     /// Made if not given.
-    #[schema(value_type = Option<String>, write_only)]
+    #[schema(value_type = Option<String>, write_only, min_length = 1)]
     pub secret: Option<Zeroizing<String>>,
     /// Added to what is handed over: names with values.
     pub headers: Option<BTreeMap<String, String>>,
@@ -77,7 +81,7 @@ pub struct Change {
 }
 
 /// Keys of a route that may be set over the API. None of them reads a file or a variable, or opens the route.
-pub const MORE: [&str; 17] = [
+pub(super) const MORE: [&str; 17] = [
     "host",
     "event",
     "forward_query",
@@ -107,8 +111,21 @@ impl Change {
         if self.description.as_ref().is_some_and(|text| text.len() > DESCRIPTION_MAX) {
             problems.push(format!("`description` is at most {DESCRIPTION_MAX} bytes long."));
         }
+        problems.extend(texts_that_are_none(&self.more));
         problems
     }
+}
+
+/// Keys, also within others, whose value is any text. YAML takes a number for one, and JSON does not.
+const TEXTS: [&str; 4] = ["header", "host", "pointer", "public_url"];
+
+fn texts_that_are_none(keys: &Map<String, Value>) -> Vec<String> {
+    let problems = keys.iter().flat_map(|(key, value)| match value {
+        Value::Bool(_) | Value::Number(_) if TEXTS.contains(&key.as_str()) => vec![format!("`{key}` must be a text.")],
+        Value::Object(keys) => texts_that_are_none(keys),
+        _ => Vec::new(),
+    });
+    problems.collect()
 }
 
 fn known() -> Vec<&'static str> {
@@ -201,8 +218,8 @@ impl Definition {
         if let Value::Object(fixed) = fixed {
             route.extend(fixed);
         }
-        // JSON is YAML: the configuration's rules are these, too.
-        let text = json!({ "routes": [route] }).to_string();
+        // JSON is YAML, almost: the configuration's rules are these, too.
+        let text = as_yaml(&json!({ "routes": [route] }).to_string());
         let loaded = config::load_text("webhook", text, &|_| None);
         let loaded = loaded.map_err(|report| report.summaries().collect::<Vec<_>>())?;
         let mut route = loaded.config.routes.into_iter().next().ok_or_else(|| vec!["There is no route.".to_owned()])?;
@@ -212,6 +229,20 @@ impl Definition {
         }
         Ok(route)
     }
+}
+
+/// JSON may have characters in its texts as they are that YAML wants escaped (YAML 1.2 §5.1).
+fn as_yaml(json: &str) -> String {
+    let mut yaml = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                yaml += &format!("\\u{:04x}", u32::from(character));
+            }
+            _ => yaml.push(character),
+        }
+    }
+    yaml
 }
 
 #[cfg(test)]
@@ -252,6 +283,24 @@ mod tests {
                 new(json!({"url": "http://127.0.0.1/x", key: {"file": "/etc/passwd"}})).define().err().unwrap();
             assert!(problems[0].contains(key), "{key}: {problems:?}");
         }
+    }
+
+    #[test]
+    fn a_number_is_no_text() {
+        for keys in [json!({"host": false}), json!({"public_url": 1}), json!({"event": {"id": {"header": 0}}})] {
+            let mut document = json!({"url": "http://127.0.0.1/x"});
+            document.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            let problems = new(document).define().err().unwrap();
+            assert!(problems[0].ends_with("must be a text."), "{keys}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_may_have_any_character_in_it() {
+        let some = |character: &char| u32::from(*character) < 0x3000 || u32::from(*character) & 0xff > 0xf0;
+        let secret = format!("({})", (' '..=char::MAX).filter(some).collect::<String>());
+        let (name, definition) = new(json!({"url": "http://127.0.0.1/x", "secret": secret})).define().unwrap();
+        assert_eq!(definition.compile(&name).err(), None);
     }
 
     #[test]

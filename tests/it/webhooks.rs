@@ -189,6 +189,7 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
     assert_eq!((&body["type"], &body["data"]["n"]), (&json!("user.created"), &json!(7)));
     refused(&write(&gateway, "POST", "/webhooks/wh_none/test", &json!({})).await, 404, "unknown_webhook");
     refused(&write(&gateway, "POST", "/webhooks/wh_hooks/test", &json!({"typ": "x"})).await, 400, "invalid_body");
+    refused(&write(&gateway, "POST", "/webhooks/wh_hooks/test", &json!(["user.created", {}])).await, 400, "invalid_body");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

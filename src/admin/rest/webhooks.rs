@@ -139,7 +139,7 @@ async fn paused(
 /// A test event.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = TestEvent)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub(in crate::admin) struct Test {
     pub event_type: String,
     pub custom_data: Value,
