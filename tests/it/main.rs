@@ -28,6 +28,7 @@ mod layering; // the structure that ARCHITECTURE.md draws
 mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read
 mod metrics; // every series from the start, and no more
+mod openapi; // the admin API against its own documents
 mod queue; // accepted now, delivered when the upstream takes it
 mod receivers; // receivers as the provider documents them
 mod records; // every delivery can be looked at, and the dead sent again

@@ -1,0 +1,14 @@
+"""An error in an answer is the asker's, and its code says so."""
+
+import schemathesis
+
+NOT_THE_ASKER_S = {None, "no_answer", "store_unavailable", "draining"}
+
+
+@schemathesis.check
+def errors_are_the_asker_s(context, response, case):
+    assert response.status_code == 200, f"{response.status_code}: {response.text}"
+    codes = {error.get("extensions", {}).get("code") for error in response.json().get("errors", [])}
+    assert codes.isdisjoint(NOT_THE_ASKER_S), response.text
+    made_wrong = case.meta is not None and case.meta.generation.mode.is_negative
+    assert made_wrong or "invalid_query" not in codes, response.text
