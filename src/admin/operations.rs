@@ -116,6 +116,8 @@ pub enum Refused {
     CannotSign,
     #[error("No test event can be made for this route's `event` and `signature`.")]
     CannotMakeEvent,
+    #[error("This route's event type stands in a header, where there are no control characters.")]
+    NotInHeader,
     #[error("The gateway's own listener gave no answer: {0}.")]
     NoAnswer(String),
     #[error("The store can't be asked: {0}.")]

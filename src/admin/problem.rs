@@ -95,9 +95,9 @@ impl Refused {
             | Self::CannotSign
             | Self::CannotMakeEvent
             | Self::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)) => StatusCode::CONFLICT,
-            Self::Webhook(webhooks::Refused::Invalid(_)) | Self::NotReloaded(NotReloaded::Invalid(_)) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Webhook(webhooks::Refused::Invalid(_))
+            | Self::NotReloaded(NotReloaded::Invalid(_))
+            | Self::NotInHeader => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::Store(_) | Self::Webhook(webhooks::Refused::Store(_)) | Self::NotReloaded(NotReloaded::Stopping) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -113,6 +113,7 @@ impl Refused {
             Self::Webhook(webhooks::Refused::Invalid(_)) => "invalid_webhook",
             Self::CannotSign => "cannot_sign",
             Self::CannotMakeEvent => "cannot_make_event",
+            Self::NotInHeader => "not_in_header",
             Self::NoAnswer(_) => "no_answer",
             Self::NoSuchDelivery => "unknown_delivery",
             Self::InFlight => "in_flight",

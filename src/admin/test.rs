@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::Value;
 use ureq::Agent;
@@ -35,7 +36,7 @@ pub(super) fn send(route: &Route, front: SocketAddr, kind: &str, data: Value) ->
         request = request.header(name, value);
     }
     for (name, value) in &sample.headers {
-        request = request.header(name, value);
+        request = request.header(name, HeaderValue::from_str(value).map_err(|_| Refused::NotInHeader)?);
     }
     let began = Instant::now();
     let response = request.send(&body).map_err(|error| Refused::NoAnswer(error.to_string()))?;

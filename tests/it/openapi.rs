@@ -36,12 +36,14 @@ fn upstream() -> Upstream {
 /// of which it also answers the ID.
 async fn lived_in(upstream: &Upstream) -> (Gateway, String) {
     let proxied = Route::to(upstream).named("proxied");
+    // Its event type stands in a header.
+    let headed = Route::to(upstream).named("headed").with("provider", "github");
     let queued = Route::to(upstream).named("queued").with("delivery", "queue").with("retain", "{payloads: all}");
     let queued = queued.with("retry", "{initial: 20ms, factor: 10, max_interval: 1h, horizon: 2h}");
     // Nothing that is made up may be sent anywhere else.
     let admin =
         format!(r#"{{address: "127.0.0.1:0", token: {{env: ADMIN}}, allowed_upstreams: ["{}"]}}"#, upstream.url());
-    let setup = Setup::new([proxied, queued]).with("admin", &admin).env("ADMIN", TOKEN).stopping_at_once();
+    let setup = Setup::new([proxied, headed, queued]).with("admin", &admin).env("ADMIN", TOKEN).stopping_at_once();
     let gateway = Gateway::start(setup).await;
     let send = async |id: &str, route: &str| {
         gateway.send(Event::new(id).post().at(&format!("/webhooks/{route}"))).await;

@@ -189,7 +189,20 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
     assert_eq!((&body["type"], &body["data"]["n"]), (&json!("user.created"), &json!(7)));
     refused(&write(&gateway, "POST", "/webhooks/wh_none/test", &json!({})).await, 404, "unknown_webhook");
     refused(&write(&gateway, "POST", "/webhooks/wh_hooks/test", &json!({"typ": "x"})).await, 400, "invalid_body");
-    refused(&write(&gateway, "POST", "/webhooks/wh_hooks/test", &json!(["user.created", {}])).await, 400, "invalid_body");
+    refused(
+        &write(&gateway, "POST", "/webhooks/wh_hooks/test", &json!(["user.created", {}])).await,
+        400,
+        "invalid_body",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_type_that_cannot_stand_in_a_header_is_told_so_where_it_would_have_to() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).with("provider", "github")).await;
+    let answer = write(&gateway, "POST", "/webhooks/wh_hooks/test", &json!({"event_type": "a\nb"})).await;
+    refused(&answer, 422, "not_in_header");
+    upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -160,6 +160,7 @@ impl Default for Test {
     responses(
         (status = 200, description = "It was answered, as `status` and `outcome` say.", body = TestResult),
         (status = 409, description = "`cannot_sign` or `cannot_make_event`: the route's scheme does not allow it."),
+        (status = 422, description = "`not_in_header`: the route's event type stands in one, and this one can't."),
         (status = 502, description = "`no_answer`: the gateway's own listener gave none."),
         (status = 503),
     )
