@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::operations::{Overview, Page, Standing, Tested};
+use super::operations::{Health, Overview, Page, Standing, Tested};
 use super::reload;
 use crate::outcome::Code;
 use crate::route::Handover;
@@ -395,14 +395,15 @@ impl From<reload::Reloaded> for Reloaded {
 
 impl From<Overview> for Status {
     fn from(overview: Overview) -> Self {
+        let Health { not_ready, store_full, event_ids, store_bytes } = overview.health;
         Self {
             success: true,
             version: env!("CARGO_PKG_VERSION").into(),
-            ready: overview.not_ready.is_none(),
-            reason: overview.not_ready,
-            store_full: overview.store_full,
-            event_ids: overview.event_ids,
-            store_bytes: overview.store_bytes,
+            ready: not_ready.is_none(),
+            reason: not_ready,
+            store_full,
+            event_ids,
+            store_bytes,
             rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
         }
