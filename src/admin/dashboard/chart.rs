@@ -66,7 +66,10 @@ pub(super) fn p95(hour: &[Minute; MINUTES]) -> Option<Curve> {
         .iter()
         .enumerate()
         .map(|(x, minute)| {
-            minute.p95_seconds.map(|value| format!("{:.1},{:.1}", x as f64 + 0.5, 100.0 - 100.0 * value / top))
+            minute.p95_seconds.map(|value| {
+                let (x, y) = (x as f64, 100.0 - 100.0 * value / top);
+                format!("{:.1},{y:.1} {:.1},{y:.1}", x + 0.1, x + 0.7)
+            })
         })
         .collect();
     let lines = places.split(|place| place.is_none()).filter(|run| !run.is_empty());
@@ -117,7 +120,12 @@ fn in_words(parts: &[(&'static str, u64)]) -> String {
 }
 
 fn name(class: &str) -> &str {
-    if class == "aside" { "set aside" } else { class }
+    match class {
+        "repeated" => "duplicates",
+        "aside" => "set aside",
+        "rejected" => "turned away",
+        class => class,
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +144,7 @@ mod tests {
         assert_eq!(places(&chart.minutes[0]), [("taken", 25.0, 75.0), ("failed", 0.0, 25.0)]);
         assert_eq!(places(&chart.minutes[1]), [("rejected", 50.0, 50.0)]);
         assert_eq!(chart.minutes[0].title, "11:11 UTC: 30 taken, 10 failed");
-        assert_eq!((&*chart.top, &*chart.summary), ("40", "In the last hour: 30 taken, 20 rejected, 10 failed."));
+        assert_eq!((&*chart.top, &*chart.summary), ("40", "In the last hour: 30 taken, 20 turned away, 10 failed."));
     }
 
     #[test]
@@ -154,6 +162,6 @@ mod tests {
             hour[place].p95_seconds = Some(seconds);
         }
         let curve = p95(&hour).unwrap();
-        assert_eq!(curve.lines, ["0.5,50.0 1.5,0.0", "3.5,75.0"]);
+        assert_eq!(curve.lines, ["0.1,50.0 0.7,50.0 1.1,0.0 1.7,0.0", "3.1,75.0 3.7,75.0"]);
     }
 }

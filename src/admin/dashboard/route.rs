@@ -18,7 +18,7 @@ use crate::admin::shape::webhook_id;
 use crate::store::Filter;
 
 /// Rejections and deliveries that are shown; there are pages with more.
-const LISTED: usize = 10;
+const LISTED: usize = 8;
 
 #[derive(Template)]
 #[template(path = "route.html")]

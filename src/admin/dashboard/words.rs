@@ -92,6 +92,11 @@ pub(super) fn why(code: &str, reason: Option<&str>) -> Why {
     Why { what, mend }
 }
 
+/// A sentence's parts: those between backticks are code.
+pub(super) fn parts(sentence: &str) -> impl Iterator<Item = (bool, &str)> {
+    sentence.split('`').enumerate().map(|(place, part)| (place % 2 == 1, part))
+}
+
 /// A count with its thousands apart.
 pub(super) fn count(count: u64) -> String {
     let digits = count.to_string();
@@ -108,7 +113,7 @@ pub(super) fn count(count: u64) -> String {
 /// How long ago something was, in its greatest unit.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(at.as_second());
-    if seconds < 0 { "just now".into() } else { format!("{} ago", span(seconds.unsigned_abs())) }
+    if seconds <= 0 { "just now".into() } else { format!("{} ago", span(seconds.unsigned_abs())) }
 }
 
 /// Seconds in their greatest unit.

@@ -15,6 +15,7 @@ function say(text) {
 
 function showControls() {
   for (const control of document.querySelectorAll(".needs-script")) control.hidden = false;
+  for (const advice of document.querySelectorAll(".without-script")) advice.hidden = true;
 }
 
 // -- Live: the page is fetched again, and what is in `main` takes the place of what was there.
