@@ -2,9 +2,12 @@
 //!
 //! It has a thread and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
 //! serves its paths. `operations` is what can be done, `rest`, `graphql` and `shape` how it is asked for and answered
-//! over HTTP, `openapi` what is written of that, `auth` who may, `problem` how a refusal is worded.
+//! over HTTP, `openapi` what is written of that, `dashboard` the same for a browser, `auth` who may, `problem` how a refusal
+//! is worded.
 
 mod auth;
+mod dashboard;
+mod glance;
 mod graphql;
 mod health;
 mod openapi;
@@ -79,6 +82,8 @@ pub fn start(listener: std::net::TcpListener, subject: Subject, access: Access<'
 fn router(subject: Subject, door: Door) -> Router {
     let open = Router::from(health::routes()).with_state(subject.clone());
     let operations = Arc::new(Operations::new(subject));
+    let door = Arc::new(door);
+    let pages = dashboard::router(Arc::clone(&operations), Arc::clone(&door));
     let guarded = rest::router(Arc::clone(&operations)).merge(graphql::router(operations));
-    open.merge(guarded.layer(from_fn_with_state(Arc::new(door), auth::guard)))
+    open.merge(pages).merge(guarded.layer(from_fn_with_state(door, auth::guard)))
 }

@@ -66,6 +66,13 @@ impl Connected<IncomingStream<'_, TcpListener>> for Ends {
     }
 }
 
+impl Ends {
+    /// Whoever is connected.
+    pub(super) fn peer(self) -> IpAddr {
+        self.peer
+    }
+}
+
 /// The cookie of a browser that has logged in.
 pub(super) const COOKIE: &str = "hookgate_session";
 
@@ -109,7 +116,7 @@ impl Door {
         let keys = [access.token.map(key(Role::Operator)), access.read_token.map(key(Role::Reader))];
         // Linux; elsewhere the machine goes by its addresses.
         let own = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let own = own.map(|name| name.trim().into()).filter(|name: &Box<str>| !name.is_empty());
+        let own = own.as_deref().map(str::trim).filter(|name| !name.is_empty()).map(Into::into);
         let hosts = ["localhost".into()].into_iter().chain(own).chain(access.hosts.iter().cloned()).collect();
         Self { keys: keys.into_iter().flatten().collect(), hosts, sessions: Sessions::default() }
     }

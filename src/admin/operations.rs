@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::auth::Operator;
+use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
 use super::{Subject, test};
+use crate::delivery::TestMarks;
 use crate::ledger::Redelivery;
 use crate::route::Handover;
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
@@ -69,14 +71,19 @@ pub struct Page {
     pub next: Option<DeliveryId>,
 }
 
-/// The gateway as a whole.
-pub struct Overview {
+/// The gateway itself.
+pub struct Health {
     /// Why no requests should be sent, if so.
     pub not_ready: Option<String>,
     /// No new event is taken.
     pub store_full: bool,
     pub event_ids: usize,
     pub store_bytes: u64,
+}
+
+/// The gateway as a whole.
+pub struct Overview {
+    pub health: Health,
     /// None while the store can't be asked.
     pub routes: Vec<Standing>,
     /// In the last hour, by route; under `None` those that matched none.
@@ -131,7 +138,7 @@ const RECENT_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 86_400;
 
 impl ServedRoute {
-    fn of(served: &Served) -> Self {
+    pub(super) fn of(served: &Served) -> Self {
         let Served { route, made_from } = served;
         Self {
             name: Arc::clone(&route.name),
@@ -239,7 +246,8 @@ impl Operations {
             let route = self.find(name)?.route;
             let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
             let kind = kind.to_owned();
-            let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
+            let marks = TestMarks::new(self.subject.store.hash_key());
+            let sent = tokio::task::spawn_blocking(move || test::send(&route, &marks, front, &kind, data));
             sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
         };
         operator.audited("test", name, done.await)
@@ -250,17 +258,49 @@ impl Operations {
         operator.audited("reload", "", self.subject.reloads.ask().await.map_err(Refused::from))
     }
 
+    pub fn health(&self) -> Health {
+        Health {
+            not_ready: self.subject.ready().err(),
+            store_full: self.subject.store.check_room() == Err(StoreError::Full),
+            event_ids: self.subject.store.ids(),
+            store_bytes: self.subject.store.bytes(),
+        }
+    }
+
+    /// How the routes stand at this moment.
+    pub async fn glances(&self) -> Result<Vec<Glance>, Refused> {
+        let subject = self.subject.clone();
+        let looked = tokio::task::spawn_blocking(move || Glance::at_all(&subject));
+        Ok(looked.await.map_err(|_| StoreError::Unavailable)?)
+    }
+
+    /// How a route stands at this moment.
+    pub async fn glance(&self, name: &str) -> Result<Glance, Refused> {
+        let (subject, name) = (self.subject.clone(), name.to_owned());
+        let looked = tokio::task::spawn_blocking(move || Glance::at_one(&subject, &name));
+        looked.await.map_err(|_| StoreError::Unavailable)?.ok_or(Refused::NoSuchWebhook)
+    }
+
+    /// A route as it is served, without what is known of its deliveries.
+    pub fn route_alone(&self, name: &str) -> Option<ServedRoute> {
+        self.find(name).ok().map(|served| ServedRoute::of(&served))
+    }
+
+    /// Requests that matched no route.
+    pub fn unmatched_in_last_hour(&self) -> u64 {
+        let unmatched = self.subject.watch.unmatched().rejections.last_hour(Instant::now());
+        unmatched.iter().map(|kind| kind.count).sum()
+    }
+
     /// Also while the store can't be asked: that is when it is wanted most.
     pub async fn overview(&self) -> Overview {
         let (routes, unknown) = match self.routes().await {
             Ok(routes) => (routes, None),
             Err(refused) => (Vec::new(), Some(refused.to_string())),
         };
+        let health = self.health();
         Overview {
-            not_ready: self.subject.ready().err().or(unknown),
-            store_full: self.subject.store.check_room() == Err(StoreError::Full),
-            event_ids: self.subject.store.ids(),
-            store_bytes: self.subject.store.bytes(),
+            health: Health { not_ready: health.not_ready.or(unknown), ..health },
             routes,
             rejected: self.subject.watch.all().iter().map(|watched| in_last_hour(watched)).collect(),
         }

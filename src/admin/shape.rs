@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::operations::{Overview, Page, Standing, Tested};
+use super::operations::{Health, Overview, Page, Standing, Tested};
 use super::reload;
 use crate::outcome::Code;
 use crate::route::Handover;
@@ -146,6 +146,10 @@ pub struct Delivery<Attempts> {
     pub payload_kept: bool,
     /// The name of the secret that verified it. Unknown of what an earlier version took.
     pub verified_with: Option<String>,
+    /// Made by the gateway itself, as an operator asked.
+    #[serde(default)]
+    #[schema(required)]
+    pub test: bool,
     /// As they are handed over, with a single delivery, where they are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -374,6 +378,7 @@ impl<Attempts> Delivery<Attempts> {
             possible_duplicate: view.possibly_delivered,
             payload_kept: view.payload_kept,
             verified_with: view.secret,
+            test: view.is_test,
             headers: view.head.map(|head| headers::shown(&head)),
             event_data: view.body.and_then(|body| serde_json::from_slice(&body).ok()),
         }
@@ -396,14 +401,15 @@ impl From<reload::Reloaded> for Reloaded {
 
 impl From<Overview> for Status {
     fn from(overview: Overview) -> Self {
+        let Health { not_ready, store_full, event_ids, store_bytes } = overview.health;
         Self {
             success: true,
             version: env!("CARGO_PKG_VERSION").into(),
-            ready: overview.not_ready.is_none(),
-            reason: overview.not_ready,
-            store_full: overview.store_full,
-            event_ids: overview.event_ids,
-            store_bytes: overview.store_bytes,
+            ready: not_ready.is_none(),
+            reason: not_ready,
+            store_full,
+            event_ids,
+            store_bytes,
             rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
         }
@@ -439,6 +445,7 @@ mod tests {
             due_in: Some(std::time::Duration::from_millis(1_001)),
             payload_kept: true,
             secret: Some("current".into()),
+            is_test: false,
             head: Some(Bytes::from_static(b"POST / HTTP/1.1\r\nA: b\r\n")),
             body: Some(body.into()),
         }
