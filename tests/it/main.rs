@@ -1,9 +1,9 @@
 //! Black-box tests of the gateway: each file is one group of claims of the contract, each test one claim.
 //!
 //! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
-//! (a folder with express and the providers' SDKs), `HOOKGATE_PYTHON` (a python3 with flask and the SDKs), `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`,
-//! `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`.
-//! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000).
+//! (a folder with express and the providers' SDKs), `HOOKGATE_PYTHON` (a python3 with flask, the SDKs and schemathesis),
+//! `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`, `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`.
+//! `HOOKGATE_SEED` is what schemathesis begins with (1). `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000).
 
 mod harness;
 
