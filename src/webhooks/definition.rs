@@ -1,6 +1,7 @@
 //! What an operator says of a webhook, and how that becomes a route: through the configuration's own rules.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -237,7 +238,7 @@ fn as_yaml(json: &str) -> String {
     for character in json.chars() {
         match character {
             '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
-                yaml += &format!("\\u{:04x}", u32::from(character));
+                let _ = write!(yaml, "\\u{:04x}", u32::from(character));
             }
             _ => yaml.push(character),
         }
