@@ -327,9 +327,9 @@ impl Reader {
         Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
     }
 
-    /// The names of all routes of which anything is known.
-    pub(super) fn routes(&self) -> rusqlite::Result<Vec<String>> {
-        let mut select = self.0.prepare_cached("SELECT name FROM routes")?;
+    /// The names of the routes that have records of ended deliveries.
+    pub(super) fn routes_with_records(&self) -> rusqlite::Result<Vec<String>> {
+        let mut select = self.0.prepare_cached("SELECT name FROM routes WHERE kept_bytes <> 0")?;
         select.query_map([], |row| row.get(0))?.collect()
     }
 
