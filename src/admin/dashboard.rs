@@ -67,15 +67,18 @@ pub(super) fn router(operations: Arc<Operations>, door: Arc<Door>) -> Router {
         .layer(from_fn(dress))
 }
 
-/// As [`auth::guard`], but for who asks with a browser: those who have not logged in get the form to do so.
+/// As [`auth::guard`], but a browser is answered with pages, and whoever has not logged in gets the form to do so.
 async fn guard(
     State(door): State<Arc<Door>>,
     ConnectInfo(ends): ConnectInfo<Ends>,
     request: Request,
     next: Next,
 ) -> Response {
+    let takes_pages = |value: &HeaderValue| value.to_str().is_ok_and(|kinds| kinds.contains("text/html"));
+    let is_browser = request.headers().get_all(header::ACCEPT).iter().any(takes_pages);
     match door.admit(request.method(), request.uri(), request.headers(), ends, Timestamp::now()) {
         Ok(caller) => auth::pass(caller, request, next).await,
+        Err(problem) if !is_browser => problem.into_response(),
         Err(Problem::Unauthorized) => login::asked_for(&request),
         Err(problem) => refusal(&problem),
     }
