@@ -25,6 +25,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::signature::NamedSecret;
@@ -33,7 +34,7 @@ use crate::watch::Watch;
 use crate::webhooks::Registry;
 use auth::{Door, LocalAddress};
 
-pub use operations::{Operations, Page, ServedRoute};
+pub use operations::{Operations, Pace, Page, ServedRoute};
 pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
 /// What the admin listener tells about.
@@ -41,6 +42,7 @@ pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 pub struct Subject {
     pub metrics: Arc<Metrics>,
     pub store: Store,
+    pub ledger: Arc<Ledger>,
     pub queue: Arc<Queue>,
     /// The routes that are served, and the way to change them.
     pub registry: Arc<Registry>,

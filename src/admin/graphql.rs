@@ -18,14 +18,14 @@ use axum::response::Response;
 use axum::routing::post;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::operations::{Operations, Page, Refused, Standing};
 use super::problem::Problem;
-use super::rest::{BODY_BYTES_MAX, Body, Test, delivery_id, filter, json, parse};
-use super::shape::{self, Attempt, ShortStats, Stored, TestResult, route_of};
+use super::rest::{BODY_BYTES_MAX, Body, Matching, Test, checked_id, delivery_id, filter, json, parse};
+use super::shape::{self, Attempt, Redelivered, ShortStats, Stored, TestResult, route_of};
 use crate::store::{self, DeliveryView};
 use crate::webhooks::{Change, New};
 
@@ -40,6 +40,9 @@ const LIST_COSTS: usize = 30;
 
 /// A test event is waited for as long as the route's budget says.
 const TEST_COSTS: usize = 100;
+
+/// Redelivering many takes as long as the disk needs for all of them.
+const REDELIVERING_COSTS: usize = 100;
 
 /// Selections once all fragments are put in place, each time they are named: more than the complexity allows, and few
 /// enough to be counted at once.
@@ -143,6 +146,11 @@ fn refused(refused: Refused) -> Error {
 
 fn operations<'c>(context: &Context<'c>) -> &'c Operations {
     context.data_unchecked::<Arc<Operations>>()
+}
+
+/// As REST's parameters have it.
+fn named_status(status: DeliveryStatus) -> String {
+    store::State::from(status).as_str().to_owned()
 }
 
 fn named(id: &ID) -> Result<&str, Error> {
@@ -362,7 +370,8 @@ impl Query {
         answered(async { Ok(operations(context).route(named(&id)?).await.map_err(refused)?.into()) }).await
     }
 
-    /// Up to `limit` deliveries, from 1 to 100; 20 if not said otherwise.
+    /// Up to `limit` deliveries, from 1 to 100; 20 if not said otherwise. `since` and `until` bound when the event was
+    /// received; `until` is not included.
     #[allow(clippy::too_many_arguments)]
     #[graphql(complexity = "LIST_COSTS + child_complexity")]
     async fn deliveries(
@@ -372,18 +381,21 @@ impl Query {
         status: Option<DeliveryStatus>,
         event_type: Option<String>,
         event_id: Option<String>,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
         limit: Option<i32>,
         cursor: Option<String>,
     ) -> Answered<DeliveryPage> {
         answered(async {
-            let status = status.map(|status| store::State::from(status).as_str().to_owned());
             let bodies = context.look_ahead().field("deliveries").field("eventData").exists();
             // As REST's parameters, and held to what these are held to.
             let pairs = [
                 ("webhook_id", webhook_id.map(|id| id.0)),
-                ("status", status),
+                ("status", status.map(named_status)),
                 ("event_type", event_type),
                 ("event_id", event_id),
+                ("since", since.map(|at| at.to_string())),
+                ("until", until.map(|at| at.to_string())),
                 ("limit", limit.map(|limit| limit.to_string())),
                 ("cursor", cursor),
                 ("event_data", Some(bodies.to_string())),
@@ -407,6 +419,10 @@ struct Mutation;
 
 async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook> {
     answered(async { Ok(operations(context).pause(named(id)?, paused).await.map_err(refused)?.into()) }).await
+}
+
+async fn recover(context: &Context<'_>, matching: Matching) -> Answered<Redelivered> {
+    answered(async { Ok(operations(context).recover(matching.check()?).await.map_err(refused)?.into()) }).await
 }
 
 #[Object]
@@ -469,6 +485,60 @@ impl Mutation {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;
             Ok(operations(context).redeliver(id).await.map_err(refused)?.into())
+        })
+        .await
+    }
+
+    /// Has all events tried again that match, the oldest first: without a status, those that failed or are dead. At least
+    /// one of the first six has to be given. With `perSecond`, above 0 and up to 10,000, so many are due each second; a
+    /// dry run only counts.
+    #[allow(clippy::too_many_arguments)]
+    #[graphql(complexity = "REDELIVERING_COSTS + child_complexity")]
+    async fn redeliver_matching(
+        &self,
+        context: &Context<'_>,
+        webhook_id: Option<ID>,
+        status: Option<DeliveryStatus>,
+        event_type: Option<String>,
+        event_id: Option<String>,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+        per_second: Option<f64>,
+        #[graphql(default)] dry_run: bool,
+    ) -> Answered<Redelivered> {
+        let matching = Matching {
+            webhook_id: webhook_id.map(|id| id.0),
+            status: status.map(named_status),
+            event_type,
+            event_id,
+            since: since.map(|at| at.to_string()),
+            until: until.map(|at| at.to_string()),
+            dry_run,
+            per_second,
+        };
+        recover(context, matching).await
+    }
+
+    /// Has all of a webhook's events tried again that failed or are dead and were received at `since` or later.
+    #[graphql(complexity = "REDELIVERING_COSTS + child_complexity")]
+    async fn recover_webhook(
+        &self,
+        context: &Context<'_>,
+        id: ID,
+        since: Timestamp,
+        per_second: Option<f64>,
+        #[graphql(default)] dry_run: bool,
+    ) -> Answered<Redelivered> {
+        let (webhook_id, since) = (Some(id.0), Some(since.to_string()));
+        recover(context, Matching { webhook_id, since, dry_run, per_second, ..Matching::default() }).await
+    }
+
+    /// Lets an event of this ID pass again: a string, or an integer. What is stored of it waits on.
+    async fn forget_event(&self, context: &Context<'_>, id: ID, event_id: Json<Value>) -> Answered<bool> {
+        answered(async {
+            let event_id = to_raw_value(&*event_id).map_err(|error| Problem::InvalidBody(error.to_string()))?;
+            operations(context).forget(named(&id)?, checked_id(&event_id)?).await.map_err(refused)?;
+            Ok(true)
         })
         .await
     }

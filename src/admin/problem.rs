@@ -43,7 +43,10 @@ impl Problem {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownPath
             | Self::Refused(
-                Refused::NoSuchWebhook | Refused::NoSuchDelivery | Refused::Webhook(webhooks::Refused::Unknown),
+                Refused::NoSuchWebhook
+                | Refused::NoSuchDelivery
+                | Refused::NoSuchEvent
+                | Refused::Webhook(webhooks::Refused::Unknown),
             ) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::InvalidParameter(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
@@ -51,6 +54,7 @@ impl Problem {
             Self::Refused(
                 Refused::InFlight
                 | Refused::PayloadNotKept
+                | Refused::RedeliveryUnderWay
                 | Refused::CannotSign
                 | Refused::CannotMakeEvent
                 | Refused::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)),
@@ -85,6 +89,8 @@ impl Problem {
             Self::Refused(Refused::NoSuchDelivery) => "unknown_delivery",
             Self::Refused(Refused::InFlight) => "in_flight",
             Self::Refused(Refused::PayloadNotKept) => "payload_not_kept",
+            Self::Refused(Refused::RedeliveryUnderWay) => "redelivery_under_way",
+            Self::Refused(Refused::NoSuchEvent) => "unknown_event",
             Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => "store_unavailable",
             Self::InvalidConfiguration(_) => "invalid_configuration",
             Self::Stopping => "draining",

@@ -1,5 +1,7 @@
 //! The REST API: from a request to an operation, and from what came of it to an answer.
 
+mod recovery;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -22,6 +24,8 @@ use super::shape::{
 use crate::store::{self, DeliveryId, Filter};
 use crate::webhooks::Change;
 
+pub(super) use recovery::{Matching, checked_id};
+
 type Shared = State<Arc<Operations>>;
 pub(super) type Body = Result<Bytes, BytesRejection>;
 type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
@@ -32,6 +36,8 @@ pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 const LIMIT_DEFAULT: usize = 20;
 const LIMIT_MAX: usize = 100;
 
+const MOMENT: &str = "an RFC 3339 date and time, such as 2026-06-01T12:00:00Z";
+
 pub(super) fn router(operations: Arc<Operations>) -> Router {
     Router::new()
         .route("/status", get(status))
@@ -41,10 +47,13 @@ pub(super) fn router(operations: Arc<Operations>) -> Router {
         .route("/webhooks/{id}/test", post(test))
         .route("/webhooks/{id}/pause", post(|operations, id| pause(operations, id, true)))
         .route("/webhooks/{id}/resume", post(|operations, id| pause(operations, id, false)))
+        .route("/webhooks/{id}/recover", post(recovery::recover))
+        .route("/webhooks/{id}/forget", post(recovery::forget))
         .route("/webhooks/{id}/deliveries", get(deliveries_of_webhook))
         .route("/webhooks/{id}/rejections", get(rejections_of_webhook))
         .route("/rejections", get(rejections))
         .route("/deliveries", get(deliveries))
+        .route("/deliveries/redeliver", post(recovery::redeliver))
         .route("/deliveries/{id}", get(delivery))
         .route("/deliveries/{id}/redeliver", post(redeliver))
         .fallback(|| async { Problem::UnknownPath })
@@ -210,6 +219,8 @@ pub(super) fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<
             "event_data" => {
                 filter.with_bodies = value.parse().map_err(|_| wrong("true or false"))?;
             }
+            "since" => filter.since = Some(value.parse().map_err(|_| wrong(MOMENT))?),
+            "until" => filter.until = Some(value.parse().map_err(|_| wrong(MOMENT))?),
             "webhook_id" if any_webhook => {
                 filter.route = Some(route_of(&value).ok_or(Refused::NoSuchWebhook)?.to_owned());
             }
@@ -220,7 +231,12 @@ pub(super) fn filter(pairs: Vec<(String, String)>, any_webhook: bool) -> Result<
         }
         seen.push(name);
     }
-    Ok(filter)
+    match (filter.since, filter.until) {
+        (Some(since), Some(until)) if since >= until => {
+            Err(Problem::InvalidParameter("`since` must be before `until`.".into()))
+        }
+        _ => Ok(filter),
+    }
 }
 
 pub(super) fn json(status: StatusCode, document: &impl Serialize) -> Response {
@@ -244,13 +260,16 @@ mod tests {
     #[test]
     fn parameters_become_a_filter() {
         let filter = parse(
-            "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&webhook_id=wh_a&event_data=false",
+            "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&webhook_id=wh_a&event_data=false&\
+             since=2026-06-01T14:00:00%2B02:00&until=2026-06-01T12:00:00.5Z",
         );
         let expected = Filter {
             route: Some("a".into()),
             state: Some(store::State::Dead),
             event_type: Some("user.created".into()),
             event_id: Some("evt 1".into()),
+            since: Some("2026-06-01T12:00:00Z".parse().unwrap()),
+            until: Some("2026-06-01T12:00:00.5Z".parse().unwrap()),
             before: Some(DeliveryId(9)),
             limit: 5,
             with_bodies: false,
@@ -271,6 +290,9 @@ mod tests {
             ("status=Dead", "status"),
             ("event_data=yes", "event_data"),
             ("event_typ=user.created", "event_typ"),
+            ("since=2026-06-01", "since"),
+            ("until=2h", "until"),
+            ("since=2026-06-01T12:00:00Z&until=2026-06-01T12:00:00Z", "since"),
         ];
         for (query, named) in cases {
             let problem = parse(query).unwrap_err();

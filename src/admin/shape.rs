@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::operations::{Overview, Page, Standing, Tested};
-use super::reload;
+use super::operations::{Overview, Page, Recovered, Standing, Tested};
+use super::{problem, reload};
 use crate::store::{DeliveryView, RouteRecord};
 
 pub use rejections::{Rejected, Rejection, Rejections};
@@ -208,6 +208,24 @@ impl From<Tested> for TestResult {
     }
 }
 
+/// What became of the wish to redeliver all that match.
+#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+pub struct Redelivered {
+    pub success: bool,
+    /// Nothing was done: `accepted` and `refused` tell of what could be.
+    pub dry_run: bool,
+    pub matched: usize,
+    pub accepted: usize,
+    pub refused: Vec<RefusedCount>,
+}
+
+/// Why some were not accepted: a problem's code, and how many they are.
+#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+pub struct RefusedCount {
+    pub code: String,
+    pub count: usize,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {
     pub success: bool,
@@ -344,6 +362,14 @@ impl From<Page> for Deliveries {
         let next_cursor = page.next.map(|next| next.to_string());
         let deliveries = page.deliveries.into_iter().map(Delivery::listed).collect();
         Self { success: true, deliveries, total: page.total, has_more: next_cursor.is_some(), next_cursor }
+    }
+}
+
+impl From<Recovered> for Redelivered {
+    fn from(recovered: Recovered) -> Self {
+        let Recovered { dry_run, matched, accepted, refused } = recovered;
+        let coded = |(refused, count)| RefusedCount { code: problem::Problem::from(refused).code().into(), count };
+        Self { success: true, dry_run, matched, accepted, refused: refused.into_iter().map(coded).collect() }
     }
 }
 
