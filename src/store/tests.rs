@@ -149,6 +149,26 @@ async fn of_two_records_of_an_event_the_completed_one_holds() {
 }
 
 #[tokio::test]
+async fn what_is_forgotten_stays_forgotten_when_the_index_is_read_anew() {
+    let kept = Kept::new();
+    let store = kept.open();
+    for key in 1..=3 {
+        let delivery = Some(change(&key.to_string(), State::Success));
+        store.settle(settlement(key, None, completed(1), delivery)).await.unwrap();
+    }
+    let rows = store.rows(EventKey(2)).await.unwrap();
+    assert_eq!(rows.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [EventKey(2)], "neighbours of other deliveries");
+    store.forget_event(rows).await.unwrap();
+    assert_eq!((record(&store, 2).await, store.ids()), (None, 2));
+    let reopened = store.waker(&"billing".into());
+    store.distrust();
+    reopened.notified().await;
+    assert_eq!((record(&store, 2).await, store.ids()), (None, 2));
+    assert_eq!((record(&store, 1).await, record(&store, 3).await), (Some(completed(1)), Some(completed(1))));
+    assert!(store.rows(EventKey(2)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_record_lives_exactly_as_long_as_its_window_of_running_time() {
     let kept = Kept::new();
     let store = kept.open();
