@@ -64,6 +64,7 @@ async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {
                 event_id: "evt".into(),
                 event_type: "user.created".into(),
                 received_at: Timestamp::UNIX_EPOCH,
+                secret: "current".into(),
             };
             let report = Report { subject: Arc::new(subject), attempt: None, payload: None };
             let deadline = Instant::now() + Duration::from_secs(10);

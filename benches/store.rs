@@ -231,6 +231,7 @@ fn completed(id: u64, state: Option<State>) -> Settlement {
                 event_id: format!("evt_{id:020}").into(),
                 event_type: "user.created".into(),
                 received_at: Timestamp::UNIX_EPOCH,
+                secret: "current".into(),
             }),
             state,
             tried: Tried::default(),

@@ -2,11 +2,15 @@
 //!
 //! It has a thread and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
 //! serves its paths. `operations` is what can be done, `rest`, `graphql` and `shape` how it is asked for and answered
-//! over HTTP, `auth` who may, `problem` how a refusal is worded.
+//! over HTTP, `openapi` what is written of that, `dashboard` the same for a browser, `auth` who may, `problem` how a refusal
+//! is worded.
 
 mod auth;
+mod dashboard;
+mod glance;
 mod graphql;
 mod health;
+mod openapi;
 mod operations;
 mod problem;
 mod reload;
@@ -21,20 +25,20 @@ use std::thread;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::signature::NamedSecret;
 use crate::store::Store;
 use crate::watch::Watch;
 use crate::webhooks::Registry;
-use auth::{Door, LocalAddress};
+use auth::{Door, Ends};
+use operations::Operations;
 
-pub use operations::{Operations, Pace, Page, ServedRoute};
+pub use auth::Access;
+pub use operations::{Pace, Page};
 pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
 /// What the admin listener tells about.
@@ -54,21 +58,19 @@ pub struct Subject {
     pub reloads: Reloads,
 }
 
-/// Serves on `listener` until the process ends. With a `token`, all but health and metrics needs it.
+/// Serves on `listener` until the process ends. With a token, all but health and metrics needs one.
 ///
 /// # Errors
 /// When the thread or its runtime can't be started.
-pub fn start(listener: std::net::TcpListener, subject: Subject, token: Option<&NamedSecret>) -> io::Result<SocketAddr> {
+pub fn start(listener: std::net::TcpListener, subject: Subject, access: Access<'_>) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let router = router(subject, Door::new(token));
+    let router = router(subject, Door::new(access));
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             let served = match TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    axum::serve(listener, router.into_make_service_with_connect_info::<LocalAddress>()).await
-                }
+                Ok(listener) => axum::serve(listener, router.into_make_service_with_connect_info::<Ends>()).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {
@@ -80,13 +82,10 @@ pub fn start(listener: std::net::TcpListener, subject: Subject, token: Option<&N
 }
 
 fn router(subject: Subject, door: Door) -> Router {
-    // Open to anybody, under any name: orchestrators and Prometheus ask by addresses of their own.
-    let open = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .with_state(subject.clone());
+    let open = Router::from(health::routes()).with_state(subject.clone());
     let operations = Arc::new(Operations::new(subject));
+    let door = Arc::new(door);
+    let pages = dashboard::router(Arc::clone(&operations), Arc::clone(&door));
     let guarded = rest::router(Arc::clone(&operations)).merge(graphql::router(operations));
-    open.merge(guarded.layer(from_fn_with_state(Arc::new(door), auth::guard)))
+    open.merge(pages).merge(guarded.layer(from_fn_with_state(door, auth::guard)))
 }

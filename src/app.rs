@@ -128,15 +128,14 @@ impl App {
         let (for_queue, counting, watching) = (Arc::clone(&queue), Arc::clone(&metrics), Arc::clone(&watch));
         let gateway = Gateway::new(config.limits, Arc::clone(&ledger), client, for_queue, counting, watching, clock);
         queue.remember_paused().await.map_err(io::Error::other)?;
-        let registry =
-            Registry::start(Arc::clone(&gateway), store.clone(), config.routes, config.admin.allowed_upstreams);
+        let config::Admin { address, token, read_token, hosts, allowed_upstreams } = config.admin;
+        let registry = Registry::start(Arc::clone(&gateway), store.clone(), config.routes, allowed_upstreams);
         let registry = Arc::new(registry.await.map_err(io::Error::other)?);
         metrics.config_loaded(Timestamp::now());
 
         let (draining, draining_seen) = watch::channel(false);
         let (stopping, stopping_seen) = watch::channel(false);
         let (ask_reload, reloads) = Reloads::new();
-        let address = config.admin.address;
         let admin = std::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
         for listen in &config.listen {
@@ -156,7 +155,8 @@ impl App {
             draining: draining_seen,
             reloads: ask_reload,
         };
-        let admin = admin::start(admin, subject, config.admin.token.as_ref())?;
+        let access = admin::Access { token: token.as_ref(), read_token: read_token.as_ref(), hosts: &hosts };
+        let admin = admin::start(admin, subject, access)?;
         tracing::info!(listener = "admin", address = %admin, "listening");
         queue.start();
         let shutdown = config.shutdown;
@@ -250,7 +250,7 @@ impl App {
                 _ = tell.tick() => {
                     self.gateway.tell_left_out();
                     self.gateway.tell_of_rotations();
-                    self.gateway.tell_of_silence();
+                    self.gateway.look();
                 }
             }
         };

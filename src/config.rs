@@ -59,6 +59,10 @@ pub struct Admin {
     pub address: SocketAddr,
     /// May expire: then nobody gets in any more.
     pub token: Option<NamedSecret>,
+    /// For those who may only look. Not without a `token`.
+    pub read_token: Option<NamedSecret>,
+    /// Names that the listener is asked by, besides its own. In lower case.
+    pub hosts: Vec<Box<str>>,
     /// What webhooks made over the API may name as their upstream; `None` is anything.
     pub allowed_upstreams: Option<Vec<AllowedUpstream>>,
 }

@@ -150,6 +150,16 @@ impl Delivery {
         Some(Self { head, body, query })
     }
 
+    /// The headers of what [`Delivery::to_stored`] made, in their order, names in the sender's spelling.
+    pub fn stored_headers(stored: &[u8]) -> impl Iterator<Item = (String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let header = move |line: &[u8]| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            Some((text(&line[..colon]), text(&line[colon + 1..])))
+        };
+        stored.split(|&byte| byte == b'\n').skip(1).filter_map(header)
+    }
+
     /// The body, byte for byte as received.
     pub fn body(&self) -> &Bytes {
         &self.body

@@ -87,7 +87,7 @@ pub struct Gateway {
 #[derive(Default)]
 struct Serving {
     table: RouteTable,
-    metrics: Vec<RouteMetrics>,
+    metrics: Vec<Arc<RouteMetrics>>,
     watched: Vec<Arc<Watched>>,
 }
 
@@ -130,13 +130,13 @@ impl Gateway {
     /// Serves `routes` from now on. Requests that began before end on the routes they began with.
     pub fn serve_routes(&self, routes: Vec<Arc<Route>>) {
         let table = RouteTable::new(routes);
-        let metrics: Vec<_> =
-            table.routes().iter().map(|route| self.metrics.route(&route.name, route.verifier.secret_names())).collect();
+        let metrics_of = |route: &Arc<Route>| Arc::new(self.metrics.route(&route.name, route.verifier.secret_names()));
+        let metrics: Vec<_> = table.routes().iter().map(metrics_of).collect();
         self.queue.serve(table.routes().iter().zip(metrics.iter().map(|metrics| &metrics.queue)));
         let sights = table.routes().iter().zip(&metrics).map(|(route, metrics)| Sight {
             route: &route.name,
             expect_every: route.expect_every,
-            silent: &metrics.silent,
+            metrics,
         });
         let watched = self.watch.serve(sights, self.clock.now());
         let before = self.serving.swap(Arc::new(Serving { table, metrics, watched }));
@@ -184,9 +184,10 @@ impl Gateway {
         self.thinning.tell_left_out(self.clock.now());
     }
 
-    /// Tells which routes have fallen silent, and which are heard again. To be called now and then.
-    pub fn tell_of_silence(&self) {
-        self.watch.look_for_silence(self.clock.now());
+    /// Looks at what the routes were asked for since the last look, and tells which have fallen silent, and which are heard
+    /// again. To be called some times a minute.
+    pub fn look(&self) {
+        self.watch.look(self.clock.now());
     }
 
     /// Serves one request whose head `session` has read. Answers whether the connection can be kept.
@@ -278,8 +279,8 @@ impl Gateway {
             }
             None => {}
         }
-        if let Some(silence) = &watched.silence {
-            silence.heard(self.clock.now());
+        if let Some(heard) = &watched.heard {
+            heard.silence.heard(self.clock.now());
         }
         let event = route.envelope.parse(verified.body(), &arrival.head.headers)?;
         let label = label(route, &event, &verified);
@@ -292,7 +293,8 @@ impl Gateway {
 
         let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
         let delivery = Delivery::new(&verified, &label, &arrival, route.forward_query);
-        let handover = Handing { route, delivery, subject: subject(label, now), settle_by: visit.settle_by(deadline) };
+        let handover =
+            Handing { route, delivery, subject: subject(label, now, &verified), settle_by: visit.settle_by(deadline) };
         Ok(match route.handover {
             Handover::Queue => self.store(claim, &handover, None, Duration::ZERO).await,
             Handover::Proxy => self.forward(claim, &handover, metrics, deadline, visit).await,
@@ -443,9 +445,9 @@ fn label(route: &Route, event: &Event, verified: &Verified) -> Label {
     Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into() }
 }
 
-fn subject(label: Label, received_at: Timestamp) -> Arc<Subject> {
+fn subject(label: Label, received_at: Timestamp, verified: &Verified) -> Arc<Subject> {
     let Label { route, event_id, event_type } = label;
-    Arc::new(Subject { route, event_id, event_type, received_at })
+    Arc::new(Subject { route, event_id, event_type, received_at, secret: Arc::clone(verified.secret()) })
 }
 
 fn check_of(verified: &Result<Verified, Failure>) -> SignatureCheck<'_> {

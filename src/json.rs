@@ -6,11 +6,13 @@
 mod block;
 mod cursor;
 mod find;
+mod layout;
 mod member;
 mod pointer;
 
 pub use cursor::MAX_DEPTH;
 pub(crate) use cursor::Text;
 pub(crate) use find::{Found, find};
+pub(crate) use layout::pretty;
 pub(crate) use member::{MemberError, compact, member};
 pub use pointer::{Pointer, PointerError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Timestamp;
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Metric as _};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -176,6 +176,17 @@ pub struct RouteMetrics {
     ledger_checks: [IntCounter; LEDGER_CHECKS.len()],
     upstream: UpstreamMetrics,
     pub queue: QueueMetrics,
+}
+
+/// What a route's counters stand at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Requests, in the order of [`Code::ALL`].
+    pub requests: [u64; Code::ALL.len()],
+    pub attempts_succeeded: u64,
+    pub attempts_failed: u64,
+    /// Requests by how long they took: up to each of [`RouteMetrics::DURATION_BOUNDS`] and above the one before it.
+    pub durations: Vec<u64>,
 }
 
 /// Counts one up while it lives.
@@ -355,6 +366,31 @@ impl RequestMetrics {
 }
 
 impl RouteMetrics {
+    /// Seconds.
+    pub const DURATION_BOUNDS: &[f64] = &SECONDS;
+
+    /// What the counters stand at now.
+    pub fn read(&self) -> Reading {
+        let [succeeded, failed @ ..] = &self.upstream.requests;
+        let mut below = 0;
+        let apart = |bucket: &prometheus::proto::Bucket| {
+            let within = bucket.cumulative_count() - below;
+            below = bucket.cumulative_count();
+            within
+        };
+        Reading {
+            requests: std::array::from_fn(|code| self.requests.requests[code].get()),
+            attempts_succeeded: succeeded.get(),
+            attempts_failed: failed.iter().map(IntCounter::get).sum(),
+            durations: self.requests.duration.metric().get_histogram().get_bucket().iter().map(apart).collect(),
+        }
+    }
+
+    /// When a request was verified last.
+    pub fn last_verified(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.last_verified.get()).ok().filter(|at| *at > Timestamp::UNIX_EPOCH)
+    }
+
     /// How many requests the secret of this name has verified.
     pub fn verified_by(&self, secret: &str) -> u64 {
         self.signature_ok_by(secret).map_or(0, IntCounter::get)

@@ -30,6 +30,21 @@ pub enum Code {
     BudgetExceeded,
 }
 
+/// What became of a request, for those who look at many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Handed over, or stored to be.
+    Taken,
+    /// Genuine, and not taken: the upstream's trouble, or ours.
+    Failed,
+    /// A copy of what was taken before, or is being handed over.
+    Repeated,
+    /// Genuine, and nothing to be handed over.
+    SetAside,
+    /// Not as it should be.
+    Rejected,
+}
+
 impl Code {
     /// Every code, in the order of its number.
     pub const ALL: [Self; 24] = [
@@ -75,6 +90,31 @@ impl Code {
                 | Self::Challenge
                 | Self::StoreUnavailable
         )
+    }
+
+    pub const fn fate(self) -> Fate {
+        match self {
+            Self::Delivered | Self::Queued => Fate::Taken,
+            Self::UpstreamRejected
+            | Self::UpstreamUnreachable
+            | Self::BudgetExceeded
+            | Self::Inactive
+            | Self::Overloaded
+            | Self::StoreUnavailable
+            | Self::Draining => Fate::Failed,
+            Self::Duplicate | Self::InFlight | Self::PayloadMismatch => Fate::Repeated,
+            Self::Ignored | Self::Challenge => Fate::SetAside,
+            Self::InvalidSignature
+            | Self::InvalidEvent
+            | Self::MalformedRequest
+            | Self::ForbiddenAddress
+            | Self::UnknownRoute
+            | Self::MethodNotAllowed
+            | Self::BodyTimeout
+            | Self::BodyTooLarge
+            | Self::HeadersTooLarge
+            | Self::RateLimited => Fate::Rejected,
+        }
     }
 
     /// The name in `Hookgate-Outcome`, in problem documents, metrics and logs.

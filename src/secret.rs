@@ -55,7 +55,8 @@ impl SecretDigest {
         Self::of(bytes).0 == self.0
     }
 
-    fn of(bytes: &[u8]) -> Self {
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
         Self(CtOutput::new(Sha256::digest(bytes)))
     }
 }

@@ -15,7 +15,7 @@ use crate::route::Route;
 use crate::store::{Store, StoreError};
 use crate::upstream::{AllowedUpstream, problem_of};
 
-pub use definition::{Change, Definition, New};
+pub use definition::{Change, Definition, MORE, New};
 
 /// A route as it is served, and what it was made from where that was not the file.
 #[derive(Clone)]
@@ -147,7 +147,6 @@ impl Registry {
         state.made.remove(name);
         state.broken.remove(name);
         self.serve(&state);
-        tracing::info!(webhook = name, "a webhook was removed over the API");
         Ok(())
     }
 
@@ -162,7 +161,7 @@ impl Registry {
         self.store.put_webhook(Arc::clone(&name), definition.to_stored()).await?;
         let (definition, route) = (Arc::new(definition), Arc::new(route));
         let served = Served { route: Arc::clone(&route), made_from: Some(Arc::clone(&definition)) };
-        tracing::info!(webhook = &*name, upstream = definition.url, "a webhook was made or changed over the API");
+        tracing::info!(webhook = &*name, upstream = definition.url, "a webhook has an upstream");
         state.made.insert(name, Made { definition, route });
         self.serve(state);
         Ok(served)

@@ -22,10 +22,11 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::auth::{Caller, Operator};
 use super::operations::{Operations, Page, Refused, Standing};
 use super::problem::Problem;
 use super::rest::{BODY_BYTES_MAX, Body, Matching, Test, checked_id, delivery_id, filter, json, parse};
-use super::shape::{self, Attempt, Redelivered, ShortStats, Stored, TestResult, route_of};
+use super::shape::{self, Attempt, Header, Redelivered, ShortStats, Stored, TestResult, route_of};
 use crate::store::{self, DeliveryView};
 use crate::webhooks::{Change, New};
 
@@ -82,9 +83,9 @@ struct Asked {
     variables: Variables,
 }
 
-async fn answer(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
+async fn answer(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, Problem> {
     let Asked { query, operation_name, variables } = parse(body)?;
-    let mut request = Request::new(query).variables(variables);
+    let mut request = Request::new(query).variables(variables).data(caller);
     request.operation_name = operation_name;
     let mut response = match bounded(&mut request) {
         Ok(()) => api.execute(request).await,
@@ -146,6 +147,11 @@ fn refused(refused: Refused) -> Error {
 
 fn operations<'c>(context: &Context<'c>) -> &'c Operations {
     context.data_unchecked::<Arc<Operations>>()
+}
+
+/// Who asks, if they may change things.
+fn operator(context: &Context<'_>) -> Result<Operator, Error> {
+    Ok(context.data_unchecked::<Caller>().operator()?)
 }
 
 /// As REST's parameters have it.
@@ -251,6 +257,10 @@ struct Delivery {
     possible_duplicate: bool,
     /// Whether it can be delivered again.
     payload_kept: bool,
+    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    verified_with: Option<String>,
+    /// As they are handed over, where they are kept and a single delivery is asked for.
+    headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
     event_data: Option<Json<Box<RawValue>>>,
 }
@@ -270,15 +280,14 @@ impl From<DeliveryView> for Delivery {
             response_status: shape.response_status,
             response_time_ms: shape.response_time_ms,
             error: shape.error,
-            attempts: match shape.attempts {
-                shape::Attempts::All(attempts) => attempts,
-                shape::Attempts::Count(_) => Vec::new(),
-            },
+            attempts: shape.attempts,
             attempt_count: shape.attempt_count,
             reason: shape.reason,
             next_attempt_in_seconds: shape.next_attempt_in_seconds,
             possible_duplicate: shape.possible_duplicate,
             payload_kept: shape.payload_kept,
+            verified_with: shape.verified_with,
+            headers: shape.headers,
             event_data: shape.event_data.map(Json),
         }
     }
@@ -418,11 +427,10 @@ impl Query {
 struct Mutation;
 
 async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook> {
-    answered(async { Ok(operations(context).pause(named(id)?, paused).await.map_err(refused)?.into()) }).await
-}
-
-async fn recover(context: &Context<'_>, matching: Matching) -> Answered<Redelivered> {
-    answered(async { Ok(operations(context).recover(matching.check()?).await.map_err(refused)?.into()) }).await
+    answered(async {
+        Ok(operations(context).pause(operator(context)?, named(id)?, paused).await.map_err(refused)?.into())
+    })
+    .await
 }
 
 #[Object]
@@ -430,12 +438,13 @@ impl Mutation {
     /// Makes a webhook, or with an `id` changes that one. It is stored and served before this is answered.
     async fn configure_webhook(&self, context: &Context<'_>, webhook: WebhookInput) -> Answered<Webhook> {
         answered(async {
+            let operator = operator(context)?;
             let (id, mut given) = webhook.split();
             if let Some(id) = id {
-                return Ok(operations(context).change(named(&id)?, given).await.map_err(refused)?.into());
+                return Ok(operations(context).change(operator, named(&id)?, given).await.map_err(refused)?.into());
             }
             given.provider.get_or_insert_with(|| "orbvpn".into());
-            let (standing, definition) = operations(context).make(New { given }).await.map_err(refused)?;
+            let (standing, definition) = operations(context).make(operator, New { given }).await.map_err(refused)?;
             // The only time that it is shown.
             Ok(Webhook { secret: Some(definition.secret().to_owned()), ..standing.into() })
         })
@@ -445,7 +454,7 @@ impl Mutation {
     /// Removes a webhook that was made over the API. Its stored events wait until one of its name is back.
     async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Answered<bool> {
         answered(async {
-            operations(context).remove(named(&id)?).await.map_err(refused)?;
+            operations(context).remove(operator(context)?, named(&id)?).await.map_err(refused)?;
             Ok(true)
         })
         .await
@@ -475,7 +484,7 @@ impl Mutation {
             let usual = Test::default();
             let kind = event_type.unwrap_or(usual.event_type);
             let data = custom_data.map_or(usual.custom_data, |Json(data)| data);
-            Ok(operations(context).test(named(&id)?, &kind, data).await.map_err(refused)?.into())
+            Ok(operations(context).test(operator(context)?, named(&id)?, &kind, data).await.map_err(refused)?.into())
         })
         .await
     }
@@ -484,7 +493,7 @@ impl Mutation {
     async fn redeliver(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;
-            Ok(operations(context).redeliver(id).await.map_err(refused)?.into())
+            Ok(operations(context).redeliver(operator(context)?, id).await.map_err(refused)?.into())
         })
         .await
     }
@@ -516,7 +525,12 @@ impl Mutation {
             dry_run,
             per_second,
         };
-        recover(context, matching).await
+        answered(async {
+            let operator = operator(context)?;
+            let redelivered = operations(context).redeliver_matching(operator, matching.check()?).await;
+            Ok(redelivered.map_err(refused)?.into())
+        })
+        .await
     }
 
     /// Has all of a webhook's events tried again that failed or are dead and were received at `since` or later.
@@ -530,14 +544,19 @@ impl Mutation {
         #[graphql(default)] dry_run: bool,
     ) -> Answered<Redelivered> {
         let (webhook_id, since) = (Some(id.0), Some(since.to_string()));
-        recover(context, Matching { webhook_id, since, dry_run, per_second, ..Matching::default() }).await
+        let matching = Matching { webhook_id, since, dry_run, per_second, ..Matching::default() };
+        answered(async {
+            Ok(operations(context).recover(operator(context)?, matching.check()?).await.map_err(refused)?.into())
+        })
+        .await
     }
 
     /// Lets an event of this ID pass again: a string, or an integer. What is stored of it waits on.
     async fn forget_event(&self, context: &Context<'_>, id: ID, event_id: Json<Value>) -> Answered<bool> {
         answered(async {
             let event_id = to_raw_value(&*event_id).map_err(|error| Problem::InvalidBody(error.to_string()))?;
-            operations(context).forget(named(&id)?, checked_id(&event_id)?).await.map_err(refused)?;
+            let (name, event_id) = (named(&id)?, checked_id(&event_id)?);
+            operations(context).forget(operator(context)?, name, event_id).await.map_err(refused)?;
             Ok(true)
         })
         .await

@@ -5,8 +5,15 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Subject;
+
+/// Open to anybody, under any name: orchestrators and Prometheus ask by addresses of their own.
+pub(super) fn routes() -> OpenApiRouter<Subject> {
+    OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(metrics))
+}
 
 impl Subject {
     /// Whether to send us requests: not while draining, nor while events can't be recorded. The upstreams don't matter;
@@ -22,17 +29,43 @@ impl Subject {
     }
 }
 
-pub(super) async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
+/// Whether the process lives.
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "It does.", body = String)))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether to send it requests.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    responses(
+        (status = 200, description = "Yes.", body = String),
+        (status = 503, description = "No, and why not.", body = String),
+    )
+)]
+async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
     match subject.ready() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-pub(super) async fn metrics(State(subject): State<Subject>) -> Response {
+/// The metrics, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "health",
+    responses(
+        (status = 200, description = "In the text format.", body = String),
+        (status = 500, description = "They can't be written.", body = String),
+    )
+)]
+async fn metrics(State(subject): State<Subject>) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
         subject.queue.tell();
-        subject.watch.look_for_silence(Instant::now());
+        subject.watch.look(Instant::now());
         subject.metrics.render(subject.store.ids(), subject.store.bytes())
     });
     match rendered.await.unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string()))) {

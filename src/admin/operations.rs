@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use super::auth::Operator;
+use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
 use super::{Subject, test};
 use crate::ledger::{Redeliver, Redelivery};
@@ -20,10 +22,10 @@ use crate::webhooks::{self, Change, Definition, New, Served};
 pub use recovery::{Pace, Recovered, Recovery};
 
 /// The operations. REST and whatever comes beside it map to these.
-pub struct Operations {
+pub(super) struct Operations {
     subject: Subject,
     /// Held by the redelivery of many that is under way.
-    recovering: Arc<Mutex<()>>,
+    recovering: Mutex<()>,
 }
 
 /// A route as it is served.
@@ -75,14 +77,19 @@ pub struct Page {
     pub next: Option<DeliveryId>,
 }
 
-/// The gateway as a whole.
-pub struct Overview {
+/// The gateway itself.
+pub struct Health {
     /// Why no requests should be sent, if so.
     pub not_ready: Option<String>,
     /// No new event is taken.
     pub store_full: bool,
     pub event_ids: usize,
     pub store_bytes: u64,
+}
+
+/// The gateway as a whole.
+pub struct Overview {
+    pub health: Health,
     /// None while the store can't be asked.
     pub routes: Vec<Standing>,
     /// In the last hour, by route; under `None` those that matched none.
@@ -130,6 +137,8 @@ pub enum Refused {
     NoAnswer(String),
     #[error("The store can't be asked: {0}.")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    NotReloaded(#[from] NotReloaded),
 }
 
 /// Days that a count of the last days covers, today included.
@@ -137,7 +146,7 @@ const RECENT_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 86_400;
 
 impl ServedRoute {
-    fn of(served: &Served) -> Self {
+    pub(super) fn of(served: &Served) -> Self {
         let Served { route, made_from } = served;
         Self {
             name: Arc::clone(&route.name),
@@ -164,7 +173,7 @@ impl Page {
 
 impl Operations {
     pub fn new(subject: Subject) -> Self {
-        Self { subject, recovering: Arc::default() }
+        Self { subject, recovering: Mutex::default() }
     }
 
     pub async fn routes(&self) -> Result<Vec<Standing>, Refused> {
@@ -195,57 +204,100 @@ impl Operations {
     }
 
     /// Has an event tried again now. One whose route is no longer served waits until it is.
-    pub async fn redeliver(&self, id: DeliveryId) -> Result<DeliveryView, Refused> {
-        let wanted = Redeliver { id, from: None, due: self.subject.store.due_now() };
-        let redelivered = self.subject.queue.redeliver(&[wanted]).await?.pop();
-        match redelivered.unwrap_or(Redelivery::Unknown) {
-            Redelivery::Waits(route) => {
-                tracing::info!(delivery = %id, route = &*route, "an event is delivered again, as an operator asked");
-                self.delivery(id).await
+    pub async fn redeliver(&self, operator: Operator, id: DeliveryId) -> Result<DeliveryView, Refused> {
+        let done = async {
+            let wanted = Redeliver { id, from: None, due: self.subject.store.due_now() };
+            let redelivered = self.subject.queue.redeliver(&[wanted]).await?.pop();
+            match redelivered.unwrap_or(Redelivery::Unknown) {
+                Redelivery::Waits(_) => self.delivery(id).await,
+                Redelivery::InFlight => Err(Refused::InFlight),
+                Redelivery::Unknown => Err(Refused::NoSuchDelivery),
+                Redelivery::NoPayload => Err(Refused::PayloadNotKept),
             }
-            Redelivery::InFlight => Err(Refused::InFlight),
-            Redelivery::Unknown => Err(Refused::NoSuchDelivery),
-            Redelivery::NoPayload => Err(Refused::PayloadNotKept),
-        }
+        };
+        operator.audited("redeliver", &id.to_string(), done.await)
     }
 
     /// Makes a webhook, which is served from then on. Its secret is in it, to be shown this once.
-    pub async fn make(&self, new: New) -> Result<(Standing, Arc<Definition>), Refused> {
-        let served = self.subject.registry.make(new).await?;
+    pub async fn make(&self, operator: Operator, new: New) -> Result<(Standing, Arc<Definition>), Refused> {
+        let made = self.subject.registry.make(new).await.map_err(Refused::from);
+        let name = made.as_ref().map_or_else(|_| "".into(), |served| Arc::clone(&served.route.name));
+        let served = operator.audited("make_webhook", &name, made)?;
         let definition = served.made_from.clone().ok_or(Refused::NoSuchWebhook)?;
         Ok((self.standing(ServedRoute::of(&served)).await?, definition))
     }
 
-    pub async fn change(&self, name: &str, change: Change) -> Result<Standing, Refused> {
-        let served = self.subject.registry.change(name, change).await?;
+    pub async fn change(&self, operator: Operator, name: &str, change: Change) -> Result<Standing, Refused> {
+        let changed = self.subject.registry.change(name, change).await.map_err(Refused::from);
+        let served = operator.audited("change_webhook", name, changed)?;
         self.standing(ServedRoute::of(&served)).await
     }
 
-    pub async fn remove(&self, name: &str) -> Result<(), Refused> {
-        Ok(self.subject.registry.remove(name).await?)
+    pub async fn remove(&self, operator: Operator, name: &str) -> Result<(), Refused> {
+        let removed = self.subject.registry.remove(name).await.map_err(Refused::from);
+        operator.audited("remove_webhook", name, removed)
     }
 
     /// Lets a route's stored events wait, or has them delivered again.
-    pub async fn pause(&self, name: &str, paused: bool) -> Result<Standing, Refused> {
-        let route = ServedRoute::of(&self.find(name)?);
-        self.subject.queue.pause(Arc::clone(&route.name), paused).await?;
-        tracing::info!(route = name, paused, "an operator paused a route's queue, or let it go on");
+    pub async fn pause(&self, operator: Operator, name: &str, paused: bool) -> Result<Standing, Refused> {
+        let done = async {
+            let route = ServedRoute::of(&self.find(name)?);
+            self.subject.queue.pause(Arc::clone(&route.name), paused).await?;
+            Ok(route)
+        };
+        let route = operator.audited(if paused { "pause" } else { "resume" }, name, done.await)?;
         self.standing(route).await
     }
 
     /// Sends a test event through the gateway's own front door, signed with the route's secret.
-    pub async fn test(&self, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
-        let route = self.find(name)?.route;
-        let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
-        let kind = kind.to_owned();
-        tracing::info!(route = name, event_type = kind, "a test event is sent, as an operator asked");
-        let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
-        sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
+    pub async fn test(&self, operator: Operator, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
+        let done = async {
+            let route = self.find(name)?.route;
+            let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
+            let kind = kind.to_owned();
+            let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
+            sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
+        };
+        operator.audited("test", name, done.await)
     }
 
     /// Has the configuration read again, as a signal does.
-    pub async fn reload(&self) -> Result<Reloaded, NotReloaded> {
-        self.subject.reloads.ask().await
+    pub async fn reload(&self, operator: Operator) -> Result<Reloaded, Refused> {
+        operator.audited("reload", "", self.subject.reloads.ask().await.map_err(Refused::from))
+    }
+
+    pub fn health(&self) -> Health {
+        Health {
+            not_ready: self.subject.ready().err(),
+            store_full: self.subject.store.check_room() == Err(StoreError::Full),
+            event_ids: self.subject.store.ids(),
+            store_bytes: self.subject.store.bytes(),
+        }
+    }
+
+    /// How the routes stand at this moment.
+    pub async fn glances(&self) -> Result<Vec<Glance>, Refused> {
+        let subject = self.subject.clone();
+        let looked = tokio::task::spawn_blocking(move || Glance::at_all(&subject));
+        Ok(looked.await.map_err(|_| StoreError::Unavailable)?)
+    }
+
+    /// How a route stands at this moment.
+    pub async fn glance(&self, name: &str) -> Result<Glance, Refused> {
+        let (subject, name) = (self.subject.clone(), name.to_owned());
+        let looked = tokio::task::spawn_blocking(move || Glance::at_one(&subject, &name));
+        looked.await.map_err(|_| StoreError::Unavailable)?.ok_or(Refused::NoSuchWebhook)
+    }
+
+    /// A route as it is served, without what is known of its deliveries.
+    pub fn route_alone(&self, name: &str) -> Option<ServedRoute> {
+        self.find(name).ok().map(|served| ServedRoute::of(&served))
+    }
+
+    /// Requests that matched no route.
+    pub fn unmatched_in_last_hour(&self) -> u64 {
+        let unmatched = self.subject.watch.unmatched().rejections.last_hour(Instant::now());
+        unmatched.iter().map(|kind| kind.count).sum()
     }
 
     /// Also while the store can't be asked: that is when it is wanted most.
@@ -254,11 +306,9 @@ impl Operations {
             Ok(routes) => (routes, None),
             Err(refused) => (Vec::new(), Some(refused.to_string())),
         };
+        let health = self.health();
         Overview {
-            not_ready: self.subject.ready().err().or(unknown),
-            store_full: self.subject.store.check_room() == Err(StoreError::Full),
-            event_ids: self.subject.store.ids(),
-            store_bytes: self.subject.store.bytes(),
+            health: Health { not_ready: health.not_ready.or(unknown), ..health },
             routes,
             rejected: self.subject.watch.all().iter().map(|watched| in_last_hour(watched)).collect(),
         }
@@ -310,7 +360,7 @@ impl Operations {
         };
         let paused = self.subject.queue.is_paused(&route.name);
         let watched = self.subject.watch.route(&route.name);
-        let silence = watched.as_ref().and_then(|watched| watched.silence.as_ref());
+        let silence = watched.as_ref().and_then(|watched| Some(&watched.heard.as_ref()?.silence));
         Ok(Standing {
             route,
             record,

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
 use super::operations::Refused;
 use super::reload::NotReloaded;
+use super::rest::json;
+use super::shape;
 use crate::webhooks;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(super) enum Problem {
     Misdirected,
     /// A page of another origin made a browser send this.
     CrossOrigin,
+    /// Who asks may look, and asked for a change.
+    ReadOnly,
     UnsupportedMediaType,
     UnknownPath,
     MethodNotAllowed,
@@ -26,45 +29,23 @@ pub(super) enum Problem {
     InvalidBody(String),
     BodyTooLarge,
     Refused(Refused),
-    /// The configuration was not reloaded: what is wrong with it, each problem in one line.
-    InvalidConfiguration(Vec<String>),
-    Stopping,
 }
 
 /// When to ask again for what the store could not tell: by then it may have been opened anew.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
 impl Problem {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::CrossOrigin => StatusCode::FORBIDDEN,
+            Self::CrossOrigin | Self::ReadOnly => StatusCode::FORBIDDEN,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::UnknownPath
-            | Self::Refused(
-                Refused::NoSuchWebhook
-                | Refused::NoSuchDelivery
-                | Refused::NoSuchEvent
-                | Refused::Webhook(webhooks::Refused::Unknown),
-            ) => StatusCode::NOT_FOUND,
+            Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::InvalidParameter(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Refused(
-                Refused::InFlight
-                | Refused::PayloadNotKept
-                | Refused::RedeliveryUnderWay
-                | Refused::CannotSign
-                | Refused::CannotMakeEvent
-                | Refused::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)),
-            ) => StatusCode::CONFLICT,
-            Self::Refused(Refused::Webhook(webhooks::Refused::Invalid(_))) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::InvalidConfiguration(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Refused(Refused::NoAnswer(_)) => StatusCode::BAD_GATEWAY,
-            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) | Self::Stopping => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Refused(refused) => refused.status(),
         }
     }
 
@@ -73,44 +54,77 @@ impl Problem {
             Self::Unauthorized => "unauthorized",
             Self::Misdirected => "misdirected",
             Self::CrossOrigin => "cross_origin",
+            Self::ReadOnly => "read_only",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnknownPath => "unknown_path",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::InvalidParameter(_) => "invalid_parameter",
             Self::InvalidBody(_) => "invalid_body",
             Self::BodyTooLarge => "body_too_large",
-            Self::Refused(Refused::NoSuchWebhook | Refused::Webhook(webhooks::Refused::Unknown)) => "unknown_webhook",
-            Self::Refused(Refused::Webhook(webhooks::Refused::InFile)) => "in_file",
-            Self::Refused(Refused::Webhook(webhooks::Refused::Taken(_))) => "taken",
-            Self::Refused(Refused::Webhook(webhooks::Refused::Invalid(_))) => "invalid_webhook",
-            Self::Refused(Refused::CannotSign) => "cannot_sign",
-            Self::Refused(Refused::CannotMakeEvent) => "cannot_make_event",
-            Self::Refused(Refused::NoAnswer(_)) => "no_answer",
-            Self::Refused(Refused::NoSuchDelivery) => "unknown_delivery",
-            Self::Refused(Refused::InFlight) => "in_flight",
-            Self::Refused(Refused::PayloadNotKept) => "payload_not_kept",
-            Self::Refused(Refused::RedeliveryUnderWay) => "redelivery_under_way",
-            Self::Refused(Refused::NoSuchEvent) => "unknown_event",
-            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => "store_unavailable",
-            Self::InvalidConfiguration(_) => "invalid_configuration",
-            Self::Stopping => "draining",
+            Self::Refused(refused) => refused.code(),
         }
     }
 
     pub(super) fn detail(&self) -> Cow<'_, str> {
         Cow::Borrowed(match self {
             Self::Unauthorized => "This needs `Authorization: Bearer` with the admin token.",
-            Self::Misdirected => "The `Host` is not this listener: use its own address or name, or localhost.",
+            Self::Misdirected => {
+                "The `Host` is not this listener: use its own address or name, or localhost, or add the name to \
+                 `admin.hosts`."
+            }
             Self::CrossOrigin => "A page of another origin may not ask for this.",
+            Self::ReadOnly => "This token is for looking; a change needs the admin token.",
             Self::UnsupportedMediaType => "A change needs `Content-Type: application/json`.",
             Self::UnknownPath => "There is nothing at this path.",
             Self::MethodNotAllowed => "This path does not take this method.",
             Self::InvalidParameter(detail) | Self::InvalidBody(detail) => detail,
             Self::BodyTooLarge => "The body is larger than a webhook's definition may be.",
             Self::Refused(refused) => return Cow::Owned(refused.to_string()),
-            Self::InvalidConfiguration(_) => "The configuration is not valid; the old one stays.",
-            Self::Stopping => "The gateway is about to stop.",
         })
+    }
+}
+
+impl Refused {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoSuchWebhook
+            | Self::NoSuchDelivery
+            | Self::NoSuchEvent
+            | Self::Webhook(webhooks::Refused::Unknown) => StatusCode::NOT_FOUND,
+            Self::InFlight
+            | Self::PayloadNotKept
+            | Self::RedeliveryUnderWay
+            | Self::CannotSign
+            | Self::CannotMakeEvent
+            | Self::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)) => StatusCode::CONFLICT,
+            Self::Webhook(webhooks::Refused::Invalid(_)) | Self::NotReloaded(NotReloaded::Invalid(_)) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::NoAnswer(_) => StatusCode::BAD_GATEWAY,
+            Self::Store(_) | Self::Webhook(webhooks::Refused::Store(_)) | Self::NotReloaded(NotReloaded::Stopping) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::NoSuchWebhook | Self::Webhook(webhooks::Refused::Unknown) => "unknown_webhook",
+            Self::Webhook(webhooks::Refused::InFile) => "in_file",
+            Self::Webhook(webhooks::Refused::Taken(_)) => "taken",
+            Self::Webhook(webhooks::Refused::Invalid(_)) => "invalid_webhook",
+            Self::CannotSign => "cannot_sign",
+            Self::CannotMakeEvent => "cannot_make_event",
+            Self::NoAnswer(_) => "no_answer",
+            Self::NoSuchDelivery => "unknown_delivery",
+            Self::InFlight => "in_flight",
+            Self::PayloadNotKept => "payload_not_kept",
+            Self::RedeliveryUnderWay => "redelivery_under_way",
+            Self::NoSuchEvent => "unknown_event",
+            Self::Store(_) | Self::Webhook(webhooks::Refused::Store(_)) => "store_unavailable",
+            Self::NotReloaded(NotReloaded::Invalid(_)) => "invalid_configuration",
+            Self::NotReloaded(NotReloaded::Stopping) => "draining",
+        }
     }
 }
 
@@ -120,31 +134,23 @@ impl From<Refused> for Problem {
     }
 }
 
-impl From<NotReloaded> for Problem {
-    fn from(reason: NotReloaded) -> Self {
-        match reason {
-            NotReloaded::Invalid(problems) => Self::InvalidConfiguration(problems),
-            NotReloaded::Stopping => Self::Stopping,
-        }
-    }
-}
-
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
-        let mut document = json!({
-            "type": format!("urn:hookgate:problem:{}", self.code()),
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.detail(),
-            "code": self.code(),
-            "success": false,
-        });
-        if let Self::InvalidConfiguration(problems) = &self {
-            document["problems"] = json!(problems);
-        }
-        let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (status, content_type, document.to_string()).into_response();
+        let document = shape::Problem {
+            kind: format!("urn:hookgate:problem:{}", self.code()),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            detail: self.detail().into_owned(),
+            code: self.code().into(),
+            success: false,
+            problems: match &self {
+                Self::Refused(Refused::NotReloaded(NotReloaded::Invalid(problems))) => problems.clone(),
+                _ => Vec::new(),
+            },
+        };
+        let mut response = json(status, &document);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self {
             Self::Unauthorized => {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -14,11 +14,12 @@ pub struct Reloaded {
 }
 
 /// Why nothing was changed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReloaded {
-    /// What is wrong with the configuration, each problem in one line.
+    /// What is wrong with it, each problem in one line.
+    #[error("The configuration is not valid; the old one stays.")]
     Invalid(Vec<String>),
-    /// The process is about to end.
+    #[error("The gateway is about to stop.")]
     Stopping,
 }
 

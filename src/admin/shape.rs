@@ -2,6 +2,8 @@
 //!
 //! Names and shapes are those of the VPN Enterprise API's documentation, with ours added to them.
 
+mod closed;
+mod headers;
 mod rejections;
 
 use std::fmt;
@@ -10,11 +12,15 @@ use async_graphql::SimpleObject;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
-use super::operations::{Overview, Page, Recovered, Standing, Tested};
-use super::{problem, reload};
-use crate::store::{DeliveryView, RouteRecord};
+use super::operations::{Health, Overview, Page, Recovered, Refused, Standing, Tested};
+use super::reload;
+use crate::outcome::Code;
+use crate::route::Handover;
+use crate::store::{DeliveryView, RouteRecord, State};
 
+pub use headers::Header;
 pub use rejections::{Rejected, Rejection, Rejections};
 
 /// What stands before a route's name in a webhook's ID.
@@ -33,40 +39,51 @@ pub fn route_of(webhook_id: &str) -> Option<&str> {
     webhook_id.strip_prefix(WEBHOOK_PREFIX)
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Webhook<Stats> {
     pub id: String,
     /// The upstream's.
     pub url: String,
+    /// Patterns of event types; `*` takes all.
     pub events: Vec<String>,
+    #[schema(schema_with = closed::activity)]
     pub status: String,
+    /// Masked, but in the answer that made the webhook.
     pub secret: String,
     pub created_at: Option<Timestamp>,
     /// When a delivery ended last.
     pub last_delivery: Option<Timestamp>,
     pub delivery_stats: Stats,
-    /// From here on ours.
+    // From here on ours.
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub host: Option<String>,
+    /// Where the provider is to send events to.
     pub path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub provider: Option<String>,
+    #[schema(value_type = Handover)]
     pub delivery: String,
+    #[schema(schema_with = closed::source)]
     pub source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub description: Option<String>,
     pub queue: Stored,
     /// How often an event should come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub expect_every_seconds: Option<f64>,
     /// Whether none has come for longer.
     #[serde(default)]
+    #[schema(required)]
     pub silent: bool,
 }
 
 /// Deliveries that have ended, in short.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "DeliveryStats")]
 pub struct ShortStats {
     pub successful: u64,
@@ -76,7 +93,7 @@ pub struct ShortStats {
 }
 
 /// Deliveries that have ended, with a single webhook.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct LongStats {
     pub total_deliveries: u64,
     pub successful_deliveries: u64,
@@ -89,7 +106,7 @@ pub struct LongStats {
 }
 
 /// Events that are stored.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "Queue")]
 pub struct Stored {
     pub pending: u64,
@@ -97,12 +114,13 @@ pub struct Stored {
     pub oldest_pending_at: Option<Timestamp>,
     /// They wait until an operator says otherwise.
     #[serde(default)]
+    #[schema(required)]
     pub paused: bool,
 }
 
 /// All attempts for one event.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Delivery {
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Delivery<Attempts> {
     pub id: String,
     pub webhook_id: String,
     pub event_type: String,
@@ -110,11 +128,13 @@ pub struct Delivery {
     pub received_at: Timestamp,
     /// When the last attempt began.
     pub delivered_at: Option<Timestamp>,
+    #[schema(value_type = State)]
     pub status: String,
     /// The last attempt's.
     pub response_status: Option<u16>,
     pub response_time_ms: Option<u64>,
     pub error: Option<String>,
+    /// In a list how many there were, as the provider's documents have it; with a single delivery the attempts themselves.
     pub attempts: Attempts,
     pub attempt_count: u32,
     /// Why it is a dead letter.
@@ -124,19 +144,17 @@ pub struct Delivery {
     pub possible_duplicate: bool,
     /// Whether it can be delivered again.
     pub payload_kept: bool,
+    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    pub verified_with: Option<String>,
+    /// As they are handed over, with a single delivery, where they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
+    #[schema(value_type = serde_json::Value)]
     pub event_data: Option<Box<RawValue>>,
 }
 
-/// In a list how many there were, as the provider's documents have it; with a single delivery the attempts themselves.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Attempts {
-    Count(u32),
-    All(Vec<Attempt>),
-}
-
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct Attempt {
     pub number: u32,
     pub at: Timestamp,
@@ -147,48 +165,50 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Deliveries {
     pub success: bool,
-    pub deliveries: Vec<Delivery>,
+    pub deliveries: Vec<Delivery<u32>>,
     /// How many there are on all pages; `null` when they are more than are counted.
     pub total: Option<usize>,
     pub has_more: bool,
+    /// To be given as `cursor`, for the ones before.
     pub next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct OneDelivery {
     pub success: bool,
-    pub delivery: Delivery,
+    pub delivery: Delivery<Vec<Attempt>>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Webhooks {
     pub success: bool,
     pub webhooks: Vec<Webhook<ShortStats>>,
     pub total: usize,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct OneWebhook {
     pub success: bool,
     pub webhook: Webhook<LongStats>,
 }
 
 /// Done, and there is nothing to show.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Done {
     pub success: bool,
 }
 
 /// What became of a test event.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct TestResult {
     /// Whether it was answered with a 2xx.
     pub success: bool,
     pub status: u16,
     /// As `Hookgate-Outcome` has it.
+    #[schema(value_type = Code)]
     pub outcome: String,
     pub event_id: String,
     pub event_type: String,
@@ -209,7 +229,7 @@ impl From<Tested> for TestResult {
 }
 
 /// What became of the wish to redeliver all that match.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct Redelivered {
     pub success: bool,
     /// Nothing was done: `accepted` and `refused` tell of what could be.
@@ -220,13 +240,13 @@ pub struct Redelivered {
 }
 
 /// Why some were not accepted: a problem's code, and how many they are.
-#[derive(Debug, Serialize, Deserialize, SimpleObject)]
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct RefusedCount {
     pub code: String,
     pub count: usize,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     pub success: bool,
     pub version: String,
@@ -242,11 +262,12 @@ pub struct Status {
     pub webhooks: Vec<Webhook<LongStats>>,
     /// Requests that were turned away in the last hour, by route and kind.
     #[serde(default)]
+    #[schema(required)]
     pub rejected_last_hour: Vec<Rejected>,
 }
 
 /// A configuration that was taken.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
     pub success: bool,
     pub routes: usize,
@@ -254,13 +275,22 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
-/// What is wrong, in an answer that is no success.
-#[derive(Debug, Deserialize)]
+/// What is wrong, in an answer that is no success (RFC 9457).
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    pub code: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    pub status: u16,
+    /// A sentence for whoever asked.
     pub detail: String,
+    /// A name for programs.
+    pub code: String,
+    /// Always `false`.
+    pub success: bool,
     /// What is wrong with a configuration, each in one line.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
@@ -318,14 +348,22 @@ impl From<Standing> for Webhook<LongStats> {
     }
 }
 
-impl Delivery {
+impl Delivery<u32> {
     /// As in a list.
     pub fn listed(view: DeliveryView) -> Self {
-        Self { attempts: Attempts::Count(view.tried), ..Self::whole(view) }
+        Self { headers: None, ..Self::of(view, |tried, _| tried) }
     }
+}
 
+impl Delivery<Vec<Attempt>> {
     /// With its attempts.
     pub fn whole(view: DeliveryView) -> Self {
+        Self::of(view, |_, attempts| attempts)
+    }
+}
+
+impl<Attempts> Delivery<Attempts> {
+    fn of(view: DeliveryView, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
         let last = view.attempts.last().cloned();
         let unrecorded = view.tried.saturating_sub(u32::try_from(view.attempts.len()).unwrap_or(u32::MAX));
         let attempts = (1..).zip(view.attempts).map(|(number, attempt)| Attempt {
@@ -346,12 +384,14 @@ impl Delivery {
             response_status: last.as_ref().and_then(|last| last.status),
             response_time_ms: last.as_ref().map(|last| last.ms),
             error: last.and_then(|last| last.error),
-            attempts: Attempts::All(attempts.collect()),
+            attempts: shown(view.tried, attempts.collect()),
             attempt_count: view.tried,
             reason: view.reason,
             next_attempt_in_seconds: view.due_in.map(|due_in| due_in.as_secs() + u64::from(due_in.subsec_nanos() > 0)),
             possible_duplicate: view.possibly_delivered,
             payload_kept: view.payload_kept,
+            verified_with: view.secret,
+            headers: view.head.map(|head| headers::shown(&head)),
             event_data: view.body.and_then(|body| serde_json::from_slice(&body).ok()),
         }
     }
@@ -368,7 +408,7 @@ impl From<Page> for Deliveries {
 impl From<Recovered> for Redelivered {
     fn from(recovered: Recovered) -> Self {
         let Recovered { dry_run, matched, accepted, refused } = recovered;
-        let coded = |(refused, count)| RefusedCount { code: problem::Problem::from(refused).code().into(), count };
+        let coded = |(refused, count): (Refused, usize)| RefusedCount { code: refused.code().into(), count };
         Self { success: true, dry_run, matched, accepted, refused: refused.into_iter().map(coded).collect() }
     }
 }
@@ -381,14 +421,15 @@ impl From<reload::Reloaded> for Reloaded {
 
 impl From<Overview> for Status {
     fn from(overview: Overview) -> Self {
+        let Health { not_ready, store_full, event_ids, store_bytes } = overview.health;
         Self {
             success: true,
             version: env!("CARGO_PKG_VERSION").into(),
-            ready: overview.not_ready.is_none(),
-            reason: overview.not_ready,
-            store_full: overview.store_full,
-            event_ids: overview.event_ids,
-            store_bytes: overview.store_bytes,
+            ready: not_ready.is_none(),
+            reason: not_ready,
+            store_full,
+            event_ids,
+            store_bytes,
             rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
         }
@@ -403,6 +444,8 @@ impl fmt::Display for Problem {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::store::{Attempted, DeliveryId, State};
 
@@ -421,6 +464,8 @@ mod tests {
             possibly_delivered: true,
             due_in: Some(std::time::Duration::from_millis(1_001)),
             payload_kept: true,
+            secret: Some("current".into()),
+            head: Some(Bytes::from_static(b"POST / HTTP/1.1\r\nA: b\r\n")),
             body: Some(body.into()),
         }
     }
@@ -428,18 +473,18 @@ mod tests {
     #[test]
     fn attempts_are_numbered_after_those_that_left_no_record() {
         let delivery = Delivery::whole(view(b"{}"));
-        let Attempts::All(attempts) = &delivery.attempts else { panic!("no attempts") };
-        assert_eq!(attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [3]);
+        assert_eq!(delivery.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [3]);
         assert_eq!((delivery.attempt_count, delivery.next_attempt_in_seconds), (3, Some(2)));
     }
 
     #[test]
     fn the_command_line_reads_what_the_api_writes() {
-        for delivery in [Delivery::whole(view(b"{\"n\": 1.10}")), Delivery::listed(view(b"not JSON"))] {
-            let text = serde_json::to_string(&delivery).unwrap();
-            let read: Delivery = serde_json::from_str(&text).unwrap();
-            assert_eq!(serde_json::to_string(&read).unwrap(), text);
-        }
+        let text = serde_json::to_string(&Delivery::whole(view(b"{\"n\": 1.10}"))).unwrap();
+        let read: Delivery<Vec<Attempt>> = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        let text = serde_json::to_string(&Delivery::listed(view(b"not JSON"))).unwrap();
+        let read: Delivery<u32> = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
         assert!(Delivery::listed(view(b"not JSON")).event_data.is_none());
     }
 }

@@ -40,9 +40,10 @@ pub(super) fn send(route: &Route, front: SocketAddr, kind: &str, data: Value) ->
     let began = Instant::now();
     let response = request.send(&body).map_err(|error| Refused::NoAnswer(error.to_string()))?;
     let outcome = response.headers().get("hookgate-outcome").and_then(|outcome| outcome.to_str().ok());
+    let outcome = outcome.ok_or_else(|| Refused::NoAnswer("what answered is no gateway".into()))?;
     Ok(Tested {
         status: response.status().as_u16(),
-        outcome: outcome.unwrap_or_default().to_owned(),
+        outcome: outcome.to_owned(),
         event_id: id,
         event_type: kind.to_owned(),
         duration: began.elapsed(),

@@ -49,9 +49,12 @@ pub(super) enum Failure {
         "{url} lets nobody in without the right token: set {TOKEN_VARIABLE}, or give the configuration that has it"
     )]
     NotAuthorised { url: String },
+    /// The token is not one for this.
+    #[error("{0}")]
+    Forbidden(Box<Problem>),
     /// What was asked for can't be had, and the admin listener says why.
     #[error("{0}")]
-    Refused(Problem),
+    Refused(Box<Problem>),
     /// The gateway is in trouble, or what answers is no gateway.
     #[error("{0}")]
     Failed(String),
@@ -186,12 +189,13 @@ impl Admin {
         let mut response = answered.map_err(unreachable)?;
         let status = response.status();
         let body = response.body_mut().with_config().limit(ANSWER_MAX).read_to_vec().map_err(unreachable)?;
-        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+        if status == StatusCode::UNAUTHORIZED {
             return Err(Failure::NotAuthorised { url: self.url.clone() });
         }
         if !status.is_success() {
             return Err(match serde_json::from_slice::<Problem>(&body) {
-                Ok(problem) if status.is_client_error() => Failure::Refused(problem),
+                Ok(problem) if status == StatusCode::FORBIDDEN => Failure::Forbidden(problem.into()),
+                Ok(problem) if status.is_client_error() => Failure::Refused(problem.into()),
                 Ok(problem) => Failure::Failed(problem.to_string()),
                 Err(_) => {
                     Failure::Failed(format!("{} answered with {status}; is it a gateway's admin listener?", self.url))
@@ -219,7 +223,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => UNREACHABLE,
-            Self::NotAuthorised { .. } => NOT_AUTHORISED,
+            Self::NotAuthorised { .. } | Self::Forbidden(_) => NOT_AUTHORISED,
             Self::Refused(_) | Self::Failed(_) | Self::Output(_) => FAILED,
         };
         terminal::tell(&self.to_string());

@@ -1,7 +1,6 @@
 //! `hookgate catch`: a receiver on this machine that shows each request.
 
 mod judge;
-mod layout;
 mod show;
 
 use std::io::{self, Write as _};

@@ -81,7 +81,7 @@ impl Source {
             Self::Admin(admin) => admin.get(&format!("/deliveries/{id}"), &[]),
             Self::Store(store) => match store.delivery(id).map_err(failed)? {
                 Some(view) => Ok(OneDelivery { success: true, delivery: Delivery::whole(view) }),
-                None => Err(Failure::Refused(unknown(&id.to_string()))),
+                None => Err(Failure::Refused(unknown(&id.to_string()).into())),
             },
         }
     }
@@ -115,13 +115,14 @@ fn failed(error: OpenError) -> Failure {
     })
 }
 
-fn delivery_id(text: &str) -> Result<DeliveryId, Problem> {
-    text.parse().map_err(|_| unknown(text))
+fn delivery_id(text: &str) -> Result<DeliveryId, Box<Problem>> {
+    text.parse().map_err(|_| unknown(text).into())
 }
 
 /// As the admin listener says it.
 fn unknown(id: &str) -> Problem {
-    Problem { code: "unknown_delivery".into(), detail: format!("There is no delivery {id}."), problems: Vec::new() }
+    let detail = format!("There is no delivery {id}.");
+    Problem { code: "unknown_delivery".into(), detail, ..Problem::default() }
 }
 
 /// Deliveries that are asked for at once.

@@ -39,7 +39,7 @@ fn reload(args: &Args) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Err(Failure::Refused(problem)) if problem.code == "invalid_configuration" => {
-            let Problem { code, detail, problems } = problem;
+            let Problem { code, detail, problems, .. } = *problem;
             if args.json {
                 let document = json!({"success": false, "code": code, "detail": detail, "problems": problems});
                 terminal::print(&terminal::json_line(&document))?;

@@ -3,6 +3,7 @@
 //! Owns the process-wide settings and the checks between routes; a route's own keys are in `compile/`. Stops at
 //! nothing: what is wrong is reported and the rest is checked all the same.
 
+mod admin;
 mod handover;
 mod route;
 mod secrets;
@@ -26,12 +27,10 @@ use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
 use super::raw::{self, Later};
 use super::tree::Span;
-use super::{Admin, Authentication, Config, Listen, Shutdown, Whereabouts, values};
+use super::{Authentication, Config, Listen, Shutdown, Whereabouts, values};
 use crate::gateway::Limits;
 use crate::log;
-use crate::signature::NamedSecret;
 use crate::store;
-use crate::upstream::AllowedUpstream;
 use route::Identity;
 use secrets::Fingerprint;
 
@@ -52,7 +51,6 @@ const DEFAULT_MAX_IDS: usize = 50_000_000;
 /// The write-ahead log alone may take some MiB; a number that lacks its unit ends here too.
 const STORE_BYTES_MIN: usize = 16 << 20;
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
-const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9180);
 
 /// `None` when there is no configuration without the parts that are wrong; `problems` may hold errors in any case.
 pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Problems) -> Option<Config> {
@@ -87,7 +85,7 @@ pub(super) fn whereabouts(
     let admin = file.admin.value().unwrap_or(&no_admin);
     let token = if with_token { compiler.admin_token(&admin.token)? } else { None };
     Some(Whereabouts {
-        admin: admin.address.value().map_or(DEFAULT_ADMIN, |address| address.0),
+        admin: admin.address.value().map_or(admin::DEFAULT_ADDRESS, |address| address.0),
         token,
         store: compiler.store_folder(&file.store.value().unwrap_or(&no_store).path),
     })
@@ -157,52 +155,6 @@ impl Compiler<'_> {
             }
         }
         seen.into_iter().map(|address| Listen { address: address.value }).collect()
-    }
-
-    fn admin(&self, field: &Field<raw::Admin>, listen: &[Listen]) -> Option<Admin> {
-        let absent = raw::Admin::default();
-        let admin = field.value().unwrap_or(&absent);
-        let address = admin.address.value().map_or(DEFAULT_ADMIN, |address| address.0);
-        if let Some(given) = admin.address.given() {
-            if !address.ip().to_canonical().is_loopback() && admin.token.is_absent() {
-                self.report(
-                    Diagnostic::error(given.span, "an admin listener that others can reach needs a token")
-                        .help("add `token: {env: HOOKGATE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
-                );
-            }
-            if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
-                self.report(
-                    Diagnostic::error(given.span, "webhooks come in at this address already")
-                        .help("give each its own port"),
-                );
-            }
-        }
-        let allowed_upstreams = self.allowed_upstreams(&admin.allowed_upstreams);
-        Some(Admin { address, token: self.admin_token(&admin.token)?, allowed_upstreams })
-    }
-
-    fn allowed_upstreams(&self, field: &Field<Vec<Field<String>>>) -> Option<Vec<AllowedUpstream>> {
-        let list = field.given()?;
-        if list.value.is_empty() {
-            let error = Diagnostic::error(list.span, "an empty list would allow no upstream");
-            self.report(error.help("leave `allowed_upstreams` out to allow any"));
-        }
-        let parse = |text: &Located<String>| {
-            let refuse =
-                |error| self.report(Diagnostic::error(text.span, "this is no such URL").label(format!("{error}")));
-            text.value.parse().map_err(refuse).ok()
-        };
-        Some(list.value.iter().filter_map(Field::given).filter_map(parse).collect())
-    }
-
-    /// `Some(None)` where there is none.
-    #[expect(clippy::option_option, reason = "wrong and absent are not the same: the one is no configuration")]
-    fn admin_token(&self, field: &Field<raw::Reference>) -> Option<Option<NamedSecret>> {
-        match field {
-            Field::Absent => Some(None),
-            Field::Wrong => None,
-            Field::Given(reference) => self.token(reference).map(Some),
-        }
     }
 
     fn store(&self, field: &Field<raw::Store>) -> store::Settings {

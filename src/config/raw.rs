@@ -72,6 +72,12 @@ pub(super) struct Admin {
     pub address: Field<Address>,
     /// Asked for by everything but `/healthz`, `/readyz` and `/metrics`. Default: no token.
     pub token: Field<Reference>,
+    /// For those who may look and change nothing. Needs a `token`. Default: none.
+    pub read_token: Field<Reference>,
+    /// Further names that the listener is asked by, as a proxy in front of it has them: `ops.example.com`. Default: the
+    /// machine's own name, its addresses and `localhost` alone.
+    #[schemars(length(min = 1))]
+    pub hosts: Field<Vec<Field<String>>>,
     /// What webhooks made over the API may name as their upstream: URLs, as in `http://127.0.0.1:3000/hooks` (that path
     /// and what is below it) or `https://*.internal.example.com`. Default: any, but for link-local addresses and those at
     /// which clouds keep a machine's credentials, which are never allowed.

@@ -40,6 +40,7 @@ fn env(name: &str) -> Option<String> {
         "SQUARE_SIGNATURE_KEY" => Some("canary-square".into()),
         "INSIDE_SECRET" => Some("canary-inside".into()),
         "HOOKGATE_ADMIN_TOKEN" => Some("canary-token".into()),
+        "HOOKGATE_READ_TOKEN" => Some("canary-read-token".into()),
         "EMPTY" => Some(String::new()),
         "PADDED" => Some("canary-padded\n".into()),
         _ => None,

@@ -59,6 +59,7 @@ impl Claim {
             event_id: "a".into(),
             event_type: "t".into(),
             received_at: Timestamp::now(),
+            secret: "current".into(),
         };
         Report { subject: Arc::new(subject), attempt: None, payload: None }
     }

@@ -171,6 +171,8 @@ pub struct Subject {
     pub event_id: Arc<str>,
     pub event_type: Arc<str>,
     pub received_at: Timestamp,
+    /// The name of the secret that verified it.
+    pub secret: Arc<str>,
 }
 
 /// What is needed to deliver later.

@@ -82,6 +82,10 @@ pub struct DeliveryView {
     pub due_in: Option<Duration>,
     /// Whether it can be delivered again.
     pub payload_kept: bool,
+    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    pub secret: Option<String>,
+    /// The head as it is handed over, where it is kept and was asked for.
+    pub head: Option<Bytes>,
     /// The event as it came, where it is kept and was asked for.
     pub body: Option<Bytes>,
 }
@@ -165,7 +169,7 @@ impl Attempted {
 const FREED_AT_ONCE: u64 = 4 << 20;
 
 const VIEW: &str = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
-    possibly_delivered, attempts, due_ms, payload_bytes > 0, body FROM deliveries JOIN routes ON routes.id = route
+    possibly_delivered, attempts, due_ms, payload_bytes > 0, secret, head, body FROM deliveries JOIN routes ON routes.id = route
     LEFT JOIN payloads ON payload_bytes BETWEEN 1 AND ?1 AND delivery = deliveries.id";
 
 impl Reader {
@@ -473,7 +477,9 @@ fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {
         attempts: serde_json::from_str(&attempts).map_err(|error| wrong(9, error))?,
         due_in: due.map(|due| Running(due).since(now)),
         payload_kept: row.get(11)?,
-        body: row.get::<_, Option<Vec<u8>>>(12)?.map(Bytes::from),
+        secret: row.get(12)?,
+        head: row.get::<_, Option<Vec<u8>>>(13)?.map(Bytes::from),
+        body: row.get::<_, Option<Vec<u8>>>(14)?.map(Bytes::from),
     })
 }
 

@@ -13,7 +13,7 @@ use super::{Durability, OpenError, holder};
 
 /// `hook` in ASCII: lets `file` and others tell what this is.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// Pages that the writer keeps in memory: 8 MiB.
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
@@ -43,12 +43,13 @@ CREATE TABLE ledger (
     possibly_delivered INTEGER NOT NULL, digest BLOB, delivery INTEGER
 );
 -- Deliveries: all attempts for one event on one route. `attempts` is a JSON array. `due_ms` and `queued_ms` while it is
--- pending, `ended_ms` since it is not; `keys` are its event's in the ledger, unless it was handed over.
+-- pending, `ended_ms` since it is not; `keys` are its event's in the ledger, unless it was handed over. `secret` is the
+-- name of the one that verified it, NULL from before version 2.
 CREATE TABLE deliveries (
     id INTEGER PRIMARY KEY, route INTEGER NOT NULL, event_id TEXT NOT NULL, event_type TEXT NOT NULL,
     received_ms INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT, tried INTEGER NOT NULL,
     possibly_delivered INTEGER NOT NULL, attempts TEXT NOT NULL, payload_bytes INTEGER NOT NULL,
-    due_ms INTEGER, queued_ms INTEGER, ended_ms INTEGER, keys BLOB
+    due_ms INTEGER, queued_ms INTEGER, ended_ms INTEGER, keys BLOB, secret TEXT
 );
 CREATE INDEX deliveries_of_route ON deliveries (route);
 CREATE INDEX deliveries_due ON deliveries (route, due_ms) WHERE state = 'pending';
@@ -62,6 +63,9 @@ CREATE TABLE days (
     total_ms INTEGER NOT NULL, PRIMARY KEY (route, day)
 ) WITHOUT ROWID;
 ";
+
+/// What makes version 2 of version 1.
+const SECOND: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT";
 
 /// What operators say. Made on opening, where it is missing.
 const OPERATORS_TABLES: &str = "
@@ -150,6 +154,8 @@ pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i6
         let mut hash_key = [0; 16];
         getrandom::fill(&mut hash_key).map_err(OpenError::Random)?;
         make(connection, hash_key, wall_ms).map_err(database)?;
+    } else if version == 1 {
+        bring_forward(connection).map_err(database)?;
     }
     let head = read_made(connection, file)?;
     connection.execute_batch(OPERATORS_TABLES).map_err(database)?;
@@ -173,6 +179,16 @@ fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqli
     transaction.execute("INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '')", params![hash_key, wall_ms])?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// From version 1. Another program's file of that version is left as it is.
+fn bring_forward(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if transaction.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0))? == APPLICATION_ID {
+        transaction.execute_batch(SECOND)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
     transaction.commit()
 }
 

@@ -68,6 +68,7 @@ fn subject(event: &str) -> Arc<Subject> {
         event_id: event.into(),
         event_type: "user.created".into(),
         received_at: Timestamp::from_second(1_790_000_000).unwrap(),
+        secret: "current".into(),
     })
 }
 
@@ -228,6 +229,23 @@ async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
             assert_eq!(std::fs::read(&file).unwrap(), before);
         }
     }
+}
+
+#[tokio::test]
+async fn a_store_of_the_version_before_is_brought_forward_with_all_that_it_holds() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let id = queued(&store, 1, "a").await;
+    store.close(true).await;
+    drop(store);
+    let file = rusqlite::Connection::open(kept.settings().folder.join("hookgate.db")).unwrap();
+    file.execute_batch("ALTER TABLE deliveries DROP COLUMN secret; PRAGMA user_version = 1").unwrap();
+    drop(file);
+    let store = kept.open();
+    let secret = async |id| store.delivery(id).await.unwrap().unwrap().secret;
+    assert_eq!((record(&store, 1).await, secret(id).await), (Some(completed(1)), None));
+    let id = queued(&store, 2, "b").await;
+    assert_eq!(secret(id).await.as_deref(), Some("current"));
 }
 
 #[tokio::test]

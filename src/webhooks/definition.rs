@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::config;
@@ -39,30 +40,44 @@ pub struct Definition {
     pub created_at: Timestamp,
 }
 
-/// A webhook to be made.
-#[derive(Default, Deserialize)]
+/// A webhook to be made. It needs a `url`.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = NewWebhook)]
 pub struct New {
     #[serde(flatten)]
     pub given: Change,
 }
 
 /// What is given of a webhook; what is not stays as it is, or is what it usually is.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = WebhookChange)]
 pub struct Change {
+    /// The upstream's.
     pub url: Option<String>,
+    /// Patterns of event types; none, or `*`, take all.
     pub events: Option<Vec<String>>,
+    /// At most 1,024 bytes.
+    #[schema(max_length = 1024)]
     pub description: Option<String>,
+    /// A new one is, if not said otherwise.
     pub active: Option<bool>,
+    /// `/webhooks/ID` if not given.
     pub path: Option<String>,
+    /// `vpn-enterprise` if not given.
     pub provider: Option<String>,
+    /// Made if not given.
+    #[schema(value_type = Option<String>, write_only)]
     pub secret: Option<Zeroizing<String>>,
+    /// Added to what is handed over: names with values.
     pub headers: Option<BTreeMap<String, String>>,
+    /// Any of [`MORE`].
     #[serde(flatten)]
+    #[schema(ignore)]
     pub more: Map<String, Value>,
 }
 
 /// Keys of a route that may be set over the API. None of them reads a file or a variable, or opens the route.
-const MORE: [&str; 17] = [
+pub const MORE: [&str; 17] = [
     "host",
     "event",
     "forward_query",

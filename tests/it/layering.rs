@@ -9,8 +9,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("secret", ""),
     ("outcome", ""),
     ("backoff", ""),
-    ("watch", "outcome"),
     ("metrics", "backoff outcome"),
+    ("watch", "metrics outcome"),
     ("json", ""),
     ("signature", "json secret"),
     ("handshake", "json secret signature"),
@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &str)] = &[
         "backoff delivery providers gateway handshake json log route store upstream ledger event signature secret",
     ),
     ("webhooks", "config gateway route store upstream"),
-    ("admin", "event ledger metrics providers queue route secret signature store watch webhooks"),
+    ("admin", "delivery event json ledger metrics outcome providers queue route secret signature store watch webhooks"),
     ("app", "admin clock config gateway ledger log metrics queue store upstream watch webhooks"),
     ("cli", "*"),
 ];

@@ -7,12 +7,14 @@
 
 mod harness;
 
+mod access;
 mod admission; // who is let in, and how many at once
 mod answers; // every row of the answers table
 mod bodies; // every size and framing arrives byte-identical, and no more than the limit
 mod budget; // answered in time, whatever is slow
 mod clock; // a wall clock that jumps
 mod crash; // killed again and again under load
+mod dashboard;
 mod deploy; // what is given to whoever runs it: alerts, dashboard, manifests, and what a supervisor is told
 mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused

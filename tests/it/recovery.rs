@@ -250,6 +250,8 @@ async fn one_redelivery_of_many_goes_at_a_time_and_goes_on_when_nobody_waits_for
     drop(client);
     store.execute_batch("ROLLBACK").expect("no lock");
     upstream.received(6).await;
+    let done = |line: &Value| line["operation"] == "redeliver_matching" && line["outcome"] == "done";
+    eventually("it is written down", async || gateway.lines().iter().any(done)).await;
     eventually("the next one may begin", async || {
         gateway.admin_post(REDELIVER, &json!({"status": "dead"})).await.status == 202
     })

@@ -1,9 +1,10 @@
 //! After an outage: many events delivered again, at a pace, and an event forgotten so that it may pass once more.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Operations, Refused};
+use crate::admin::Subject;
+use crate::admin::auth::Operator;
 use crate::event::{EventId, IdSource, named_digest};
 use crate::ledger::{Forgetting, Redeliver, Redelivery};
 use crate::queue::Queue;
@@ -74,38 +75,50 @@ impl Recovered {
 }
 
 impl Operations {
-    /// Has all events tried again that match, the oldest first. It goes on when whoever asked has gone.
-    pub async fn recover(&self, recovery: Recovery) -> Result<Recovered, Refused> {
+    /// Has all events tried again that match, the oldest first.
+    pub async fn redeliver_matching(&self, operator: Operator, recovery: Recovery) -> Result<Recovered, Refused> {
+        self.carry_out("redeliver_matching", operator, recovery).await
+    }
+
+    /// The same for a webhook after an outage.
+    pub async fn recover(&self, operator: Operator, recovery: Recovery) -> Result<Recovered, Refused> {
+        self.carry_out("recover", operator, recovery).await
+    }
+
+    /// A dry run changes nothing, and is not written down.
+    async fn carry_out(
+        &self,
+        operation: &'static str,
+        operator: Operator,
+        recovery: Recovery,
+    ) -> Result<Recovered, Refused> {
         let Recovery { filter, pace, dry_run } = recovery;
-        let store = self.subject.store.clone();
         if dry_run {
-            let chosen = Chosen::of(&store, &filter).await?;
+            let chosen = Chosen::of(&self.subject.store, &filter).await?;
             let recovered = Recovered { dry_run, accepted: chosen.redeliverable.len(), ..chosen.counted() };
             return self.told(&filter, recovered);
         }
-        let only = Arc::clone(&self.recovering).try_lock_owned().map_err(|_| Refused::RedeliveryUnderWay)?;
-        let (queue, wanted) = (Arc::clone(&self.subject.queue), filter.clone());
-        let recovering = tokio::spawn(async move {
-            let _only = only;
-            // All are known before the first is due: one that dies again is not tried for ever.
-            let chosen = Chosen::of(&store, &wanted).await?;
-            tracing::info!(
-                matched = chosen.matched,
-                route = wanted.route,
-                per_second = pace.map(|pace| pace.0),
-                "events are delivered again, as an operator asked"
-            );
-            let recovered = redeliver_all(&queue, &store, chosen, pace).await;
-            match &recovered {
-                Ok(Recovered { matched, accepted, .. }) => {
-                    tracing::info!(matched, accepted, "the redelivery is stored");
-                }
-                Err(error) => tracing::error!(%error, "the redelivery was broken off; what was stored of it stays"),
-            }
-            recovered
-        });
-        let recovered = recovering.await.unwrap_or(Err(StoreError::Unavailable))?;
-        self.told(&filter, recovered)
+        let recovered = self.redeliver_chosen(&filter, pace).await;
+        operator.audited(operation, filter.route.as_deref().unwrap_or_default(), recovered)
+    }
+
+    async fn redeliver_chosen(&self, filter: &Filter, pace: Option<Pace>) -> Result<Recovered, Refused> {
+        let _only = self.recovering.try_lock().map_err(|_| Refused::RedeliveryUnderWay)?;
+        let Subject { store, queue, .. } = &self.subject;
+        // All are known before the first is due: one that dies again is not tried for ever.
+        let chosen = Chosen::of(store, filter).await?;
+        tracing::info!(
+            matched = chosen.matched,
+            route = filter.route,
+            per_second = pace.map(|pace| pace.0),
+            "events are delivered again, as an operator asked"
+        );
+        let recovered = redeliver_all(queue, store, chosen, pace).await;
+        match &recovered {
+            Ok(Recovered { matched, accepted, .. }) => tracing::info!(matched, accepted, "the redelivery is stored"),
+            Err(error) => tracing::error!(%error, "the redelivery was broken off; what was stored of it stays"),
+        }
+        self.told(filter, recovered?)
     }
 
     fn told(&self, filter: &Filter, recovered: Recovered) -> Result<Recovered, Refused> {
@@ -116,24 +129,27 @@ impl Operations {
     }
 
     /// Lets an event of this ID pass again. What is stored of it waits on.
-    pub async fn forget(&self, name: &str, id: EventId) -> Result<(), Refused> {
-        let route = self.find(name)?.route;
-        let ledger = &self.subject.ledger;
-        let names = match (&route.envelope.id, &id) {
-            (IdSource::BodyDigest, EventId::Text(text)) => {
-                let sha256 = named_digest(text).ok_or(Refused::NoSuchEvent)?;
-                ledger.names(name, &EventId::BodyDigest, Some(&sha256))
+    pub async fn forget(&self, operator: Operator, name: &str, id: EventId) -> Result<(), Refused> {
+        let done = async {
+            let route = self.find(name)?.route;
+            let ledger = &self.subject.ledger;
+            let names = match (&route.envelope.id, &id) {
+                (IdSource::BodyDigest, EventId::Text(text)) => {
+                    let sha256 = named_digest(text).ok_or(Refused::NoSuchEvent)?;
+                    ledger.names(name, &EventId::BodyDigest, Some(&sha256))
+                }
+                _ => ledger.names(name, &id, None),
+            };
+            match ledger.forget(names).await? {
+                Forgetting::Forgotten => {
+                    tracing::info!(route = name, event_id = id.as_str(), "an event is forgotten, as an operator asked");
+                    Ok(())
+                }
+                Forgetting::InFlight => Err(Refused::InFlight),
+                Forgetting::Unknown => Err(Refused::NoSuchEvent),
             }
-            _ => ledger.names(name, &id, None),
         };
-        match ledger.forget(names).await? {
-            Forgetting::Forgotten => {
-                tracing::info!(route = name, event_id = id.as_str(), "an event is forgotten, as an operator asked");
-                Ok(())
-            }
-            Forgetting::InFlight => Err(Refused::InFlight),
-            Forgetting::Unknown => Err(Refused::NoSuchEvent),
-        }
+        operator.audited("forget", name, done.await)
     }
 }
 

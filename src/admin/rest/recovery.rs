@@ -2,29 +2,56 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{SchemaType, Type};
+use utoipa::openapi::{Object, ObjectBuilder};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{Body, Shared, filter, json, parse};
-use crate::admin::operations::{Operations, Pace, Recovery, Refused};
+use super::{Body, RouteName, Shared, filter, json, parse};
+use crate::admin::auth::Operator;
+use crate::admin::operations::{Operations, Pace, Recovered, Recovery};
 use crate::admin::problem::Problem;
-use crate::admin::shape::{Done, Redelivered, route_of};
-use crate::event::EventId;
+use crate::admin::shape::{Done, Redelivered, webhook_id};
+use crate::event::{EventId, TEXT_BYTES_MAX};
+use crate::store;
 
-/// Which deliveries to redeliver, and how.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
+    OpenApiRouter::default().routes(routes!(redeliver_matching)).routes(routes!(recover)).routes(routes!(forget))
+}
+
+/// Which deliveries to redeliver, and how. Beside `dry_run` and `per_second`, at least one is given.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = MatchingDeliveries)]
+#[serde(deny_unknown_fields)]
 pub(in crate::admin) struct Matching {
+    /// Of one webhook, which may be gone.
+    #[schema(pattern = "^wh_")]
     pub webhook_id: Option<String>,
+    /// Where they stand; `failed` and `dead` if not said.
+    #[schema(value_type = Option<store::State>)]
     pub status: Option<String>,
+    /// The event's type, as a whole.
     pub event_type: Option<String>,
+    /// The event's ID, as a whole.
     pub event_id: Option<String>,
+    /// Whose event was received then or later.
+    #[schema(format = DateTime)]
     pub since: Option<String>,
+    /// Whose event was received earlier; it is later than `since`.
+    #[schema(format = DateTime)]
     pub until: Option<String>,
+    /// Only tells how many there are.
+    #[serde(default)]
+    #[schema(default = false)]
     pub dry_run: bool,
+    /// So many are due each second; without it, all at once.
+    #[schema(exclusive_minimum = 0, maximum = 10_000)]
     pub per_second: Option<f64>,
 }
 
@@ -59,49 +86,110 @@ impl Matching {
     }
 }
 
+/// Has all events tried again that match, the oldest first. It goes on though whoever asked hangs up.
+#[utoipa::path(
+    post,
+    path = "/deliveries/redeliver",
+    tag = "deliveries",
+    request_body = Matching,
+    responses(
+        (status = 200, description = "A dry run: nothing was done.", body = Redelivered),
+        (status = 202, description = "Those that were accepted are stored for another try.", body = Redelivered),
+        (status = 404, description = "`unknown_webhook`: there is none of this ID, nor any delivery of one."),
+        (status = 409, description = "`redelivery_under_way`: one such call at a time."),
+        (status = 503),
+    )
+)]
+async fn redeliver_matching(State(operations): Shared, operator: Operator, body: Body) -> Result<Response, Problem> {
+    let body = body.map_err(|_| Problem::BodyTooLarge)?;
+    let matching = if body.is_empty() { Matching::default() } else { parse(Ok(body))? };
+    Ok(told(operations.redeliver_matching(operator, matching.check()?).await?))
+}
+
 /// From when on to redeliver, and how.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = DeliveriesSince)]
 #[serde(deny_unknown_fields)]
 struct Recover {
+    /// Those whose event was received then or later.
+    #[schema(format = DateTime)]
     since: String,
-    #[serde(default)]
+    /// So many are due each second; without it, all at once.
+    #[schema(exclusive_minimum = 0, maximum = 10_000)]
     per_second: Option<f64>,
+    /// Only tells how many there are.
     #[serde(default)]
+    #[schema(default = false)]
     dry_run: bool,
 }
 
-/// The event to forget: its ID as its body has it, since `1` and `"1"` are two.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Forget {
-    event_id: Box<RawValue>,
-}
-
-pub(super) async fn redeliver(State(operations): Shared, body: Body) -> Result<Response, Problem> {
-    let body = body.map_err(|_| Problem::BodyTooLarge)?;
-    let matching = if body.is_empty() { Matching::default() } else { parse(Ok(body))? };
-    redeliver_matching(&operations, matching).await
-}
-
-pub(super) async fn recover(
+/// Has all of a webhook's events tried again that failed or are dead and were received at `since` or later.
+#[utoipa::path(
+    post,
+    path = "/webhooks/{id}/recover",
+    tag = "webhooks",
+    request_body = Recover,
+    responses(
+        (status = 200, description = "A dry run: nothing was done.", body = Redelivered),
+        (status = 202, description = "Those that were accepted are stored for another try.", body = Redelivered),
+        (status = 409, description = "`redelivery_under_way`: one such call at a time."),
+        (status = 503),
+    )
+)]
+async fn recover(
     State(operations): Shared,
-    Path(id): Path<String>,
+    operator: Operator,
+    RouteName(route): RouteName,
     body: Body,
 ) -> Result<Response, Problem> {
     let Recover { since, per_second, dry_run } = parse(body)?;
-    let matching = Matching { webhook_id: Some(id), since: Some(since), per_second, dry_run, ..Matching::default() };
-    redeliver_matching(&operations, matching).await
+    let (webhook_id, since) = (Some(webhook_id(&route)), Some(since));
+    let matching = Matching { webhook_id, since, dry_run, per_second, ..Matching::default() };
+    Ok(told(operations.recover(operator, matching.check()?).await?))
 }
 
-async fn redeliver_matching(operations: &Arc<Operations>, matching: Matching) -> Result<Response, Problem> {
-    let redelivered = Redelivered::from(operations.recover(matching.check()?).await?);
-    let status = if redelivered.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok(json(status, &redelivered))
+fn told(recovered: Recovered) -> Response {
+    let status = if recovered.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
+    json(status, &Redelivered::from(recovered))
 }
 
-pub(super) async fn forget(State(operations): Shared, Path(id): Path<String>, body: Body) -> Result<Response, Problem> {
+/// The event to forget.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = EventToForget)]
+#[serde(deny_unknown_fields)]
+struct Forget {
+    #[schema(schema_with = given_id)]
+    event_id: Box<RawValue>,
+}
+
+fn given_id() -> Object {
+    let text_or_number = SchemaType::from_iter([Type::String, Type::Integer]);
+    let id = ObjectBuilder::new().schema_type(text_or_number).min_length(Some(1)).max_length(Some(TEXT_BYTES_MAX));
+    let rules = "As the event has it: `1` and `\"1\"` are two. A text is at most 255 bytes long, an integer 40.";
+    id.description(Some(rules)).build()
+}
+
+/// Lets an event pass again, as if none of its ID had come before. What is stored of it is delivered all the same.
+#[utoipa::path(
+    post,
+    path = "/webhooks/{id}/forget",
+    tag = "webhooks",
+    request_body = Forget,
+    responses(
+        (status = 200, body = Done),
+        (status = 404, description = "Or `unknown_event`: the ledger does not know it on this route, so it passes."),
+        (status = 409, description = "`in_flight`: a copy is being handed over now."),
+        (status = 503),
+    )
+)]
+async fn forget(
+    State(operations): Shared,
+    operator: Operator,
+    RouteName(route): RouteName,
+    body: Body,
+) -> Result<Response, Problem> {
     let Forget { event_id } = parse(body)?;
-    operations.forget(route_of(&id).ok_or(Refused::NoSuchWebhook)?, checked_id(&event_id)?).await?;
+    operations.forget(operator, &route, checked_id(&event_id)?).await?;
     Ok(json(StatusCode::OK, &Done { success: true }))
 }
 
@@ -113,6 +201,7 @@ pub(in crate::admin) fn checked_id(event_id: &RawValue) -> Result<EventId, Probl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::operations::Refused;
     use crate::store::{Filter, State};
 
     fn check(body: &str) -> Result<Recovery, Problem> {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::webhook_id;
 use crate::admin::operations::{Turned, TurnedAway};
+use crate::outcome::Code;
 use crate::watch;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejections {
     pub success: bool,
     /// The newest first.
@@ -21,12 +23,13 @@ pub struct Rejections {
 }
 
 /// A request that was turned away.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejection {
     pub at: Timestamp,
     /// `null` where no route was matched, as is `route`.
     pub webhook_id: Option<String>,
     pub route: Option<String>,
+    #[schema(value_type = Code)]
     pub outcome: String,
     /// More than the outcome says.
     pub reason: Option<String>,
@@ -35,6 +38,7 @@ pub struct Rejection {
     pub method: String,
     /// Without the query.
     pub path: String,
+    #[schema(value_type = Option<String>)]
     pub peer: Option<IpAddr>,
     /// As many as were read.
     pub body_bytes: Option<usize>,
@@ -45,11 +49,12 @@ pub struct Rejection {
 }
 
 /// How many of one kind were turned away.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejected {
     /// `null` where no route was matched, as is `route`.
     pub webhook_id: Option<String>,
     pub route: Option<String>,
+    #[schema(value_type = Code)]
     pub outcome: String,
     pub reason: Option<String>,
     pub count: u64,

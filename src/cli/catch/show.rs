@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::judge::Verdict;
-use super::layout;
 use crate::cli::terminal;
 use crate::event::EventId;
 use crate::signature::Failure;
@@ -154,7 +153,7 @@ fn why(failure: Failure) -> &'static str {
 fn shown(body: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(body) else { return hex_dump(body) };
     if text.len() <= SHOWN_MAX {
-        let text = layout::pretty(text).unwrap_or_else(|| text.to_owned());
+        let text = crate::json::pretty(text).unwrap_or_else(|| text.to_owned());
         return terminal::visible(&text, true).into_owned();
     }
     let end = (0..=SHOWN_MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();

@@ -151,7 +151,7 @@ fn print(lines: &[String]) -> Result<(), Failure> {
 }
 
 /// Widths that most fit into: the lines to come are not known.
-fn line(delivery: &Delivery) -> String {
+fn line(delivery: &Delivery<u32>) -> String {
     let line = format!(
         "{}  {:<8}  {:<7}  {}  {}  {}  {}",
         terminal::time(Some(delivery.received_at)),

@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// The document is the API's, with a delivery a line. It is written as the pages come, however many are asked for.
-fn print_json(deliveries: &[Delivery], first: bool) -> Result<(), Failure> {
+fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), Failure> {
     if first {
         terminal::print(r#"{"success":true,"deliveries":["#)?;
     }
@@ -71,7 +71,7 @@ fn end_json(last: &Deliveries) -> Result<(), Failure> {
     Ok(terminal::print(&format!("],{}", rest.trim_start_matches('{')))?)
 }
 
-fn print_table(deliveries: &[Delivery], with_heading: bool) -> Result<(), Failure> {
+fn print_table(deliveries: &[Delivery<u32>], with_heading: bool) -> Result<(), Failure> {
     if deliveries.is_empty() {
         return Ok(());
     }
@@ -84,7 +84,7 @@ fn print_table(deliveries: &[Delivery], with_heading: bool) -> Result<(), Failur
     Ok(())
 }
 
-fn row(delivery: &Delivery) -> [String; 9] {
+fn row(delivery: &Delivery<u32>) -> [String; 9] {
     let note = match (delivery.next_attempt_in_seconds, &delivery.reason) {
         (Some(seconds), _) => format!("next in {seconds}s"),
         (None, Some(reason)) => reason.clone(),

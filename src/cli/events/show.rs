@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{Failure, Place, one_line};
-use crate::admin::shape::{Attempts, Delivery, route_of};
+use crate::admin::shape::{Attempt, Delivery, route_of};
 use crate::cli::terminal;
 
 /// Show one delivery with its attempts, and the event where it is kept.
@@ -41,13 +41,14 @@ pub(in crate::cli) fn result(status: Option<u16>, error: Option<&str>) -> String
     }
 }
 
-fn print(delivery: &Delivery) -> Result<(), Failure> {
+fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let mut facts = vec![
         ["delivery", &delivery.id].map(str::to_owned),
         ["route", route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id)].map(str::to_owned),
         ["event", &delivery.event_id].map(str::to_owned),
         ["type", &delivery.event_type].map(str::to_owned),
+        ["verified with", delivery.verified_with.as_deref().unwrap_or("-")].map(str::to_owned),
         ["received", &terminal::time(Some(delivery.received_at))].map(str::to_owned),
         ["status", &delivery.status].map(str::to_owned),
     ];
@@ -59,8 +60,7 @@ fn print(delivery: &Delivery) -> Result<(), Failure> {
         terminal::print(&line)?;
     }
     let mut attempts = vec![["ATTEMPT", "AT", "TOOK", "RESULT"].map(str::to_owned)];
-    let all = if let Attempts::All(all) = &delivery.attempts { &all[..] } else { &[] };
-    attempts.extend(all.iter().map(|attempt| {
+    attempts.extend(delivery.attempts.iter().map(|attempt| {
         [
             attempt.number.to_string(),
             terminal::time(Some(attempt.at)),
@@ -72,6 +72,12 @@ fn print(delivery: &Delivery) -> Result<(), Failure> {
         terminal::print("")?;
         for line in terminal::columns(&attempts) {
             terminal::print(&line)?;
+        }
+    }
+    if let Some(headers) = delivery.headers.as_deref().filter(|headers| !headers.is_empty()) {
+        terminal::print("")?;
+        for header in headers {
+            terminal::print(&terminal::visible(&format!("{}: {}", header.name, header.value), false))?;
         }
     }
     if let Some(event) = &delivery.event_data {

@@ -73,14 +73,14 @@ impl Compiler<'_> {
         None
     }
 
-    fn host(&self, host: &Located<String>) -> Option<String> {
+    pub(super) fn host(&self, host: &Located<String>) -> Option<String> {
         let text = &host.value;
         let fit = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if !text.is_empty() && text.chars().all(fit) && !text.starts_with('.') && !text.ends_with('.') {
             return Some(text.to_ascii_lowercase());
         }
         let label = match text {
-            text if text.contains('*') => "wildcards are not supported; leave `host` out to take any",
+            text if text.contains('*') => "wildcards are not supported; a route without `host` takes any",
             text if text.contains(':') => "expected a name without scheme and port",
             text if !text.is_ascii() => "expected the ASCII form of the name (`xn--…`)",
             _ => "expected a name, as in `hooks.example.com`",

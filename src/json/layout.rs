@@ -2,10 +2,10 @@
 
 use serde::de::IgnoredAny;
 
-use crate::json::compact;
+use super::compact;
 
 /// `None` for what is no JSON.
-pub(super) fn pretty(text: &str) -> Option<String> {
+pub(crate) fn pretty(text: &str) -> Option<String> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     let (mut lines, mut depth) = (String::with_capacity(text.len() * 2), 0);
     let (mut in_string, mut escaped) = (false, false);

@@ -1,0 +1,145 @@
+//! The first page: what is wrong, and all routes at a glance.
+
+use askama::Template;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+
+use super::chart::{self, Bars};
+use super::troubles::{self, Severity, Trouble};
+use super::{Page, Shared, shown, words};
+use crate::admin::glance::Glance;
+use crate::admin::operations::Health;
+use crate::admin::problem::Problem;
+use crate::watch::MINUTES;
+
+/// Routes that are shown unless all are asked for: those in trouble first, then the busiest.
+const ROUTES_SHOWN: usize = 100;
+/// Troubles that are told one by one.
+const TROUBLES_TOLD: usize = 20;
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct Overview {
+    page: Page,
+    event_ids: String,
+    store_mib: String,
+    troubles: Vec<Trouble>,
+    troubles_left_out: usize,
+    rows: Vec<Row>,
+    rows_left_out: usize,
+    /// Requests in the last hour that no route was found for.
+    unmatched: String,
+}
+
+struct Row {
+    name: String,
+    provider: &'static str,
+    delivery: &'static str,
+    class: &'static str,
+    spark: Bars,
+    rate: String,
+    success: String,
+    p95: String,
+    rejected: String,
+    repeated: String,
+    pending: String,
+    oldest: Option<String>,
+    dead: String,
+    last_verified: Option<String>,
+    requests: u64,
+    severity: Option<Severity>,
+}
+
+pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query): RawQuery) -> Response {
+    let all = query.as_deref() == Some("all");
+    shown(operations.glances().await.map_err(Problem::from).map(|glances| {
+        let health = operations.health();
+        let mut troubles = of_gateway(&health);
+        let mut rows = Vec::with_capacity(glances.len());
+        for glance in &glances {
+            let of_route = troubles::of_route(glance, page.now);
+            let severity = of_route.iter().map(|trouble| trouble.severity).max();
+            troubles.extend(of_route);
+            rows.push(Row::of(glance, severity, &page));
+        }
+        troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
+        let troubles_left_out = troubles.len().saturating_sub(TROUBLES_TOLD);
+        troubles.truncate(TROUBLES_TOLD);
+        let rows_left_out = if all { 0 } else { rows.len().saturating_sub(ROUTES_SHOWN) };
+        if rows_left_out > 0 {
+            rows.sort_by_key(|row| std::cmp::Reverse((row.severity, row.requests)));
+            rows.truncate(ROUTES_SHOWN);
+        }
+        let unmatched = words::count(operations.unmatched_in_last_hour());
+        let event_ids = words::count(health.event_ids as u64);
+        let store_mib = words::count(health.store_bytes.div_ceil(1 << 20));
+        Overview { page, event_ids, store_mib, troubles, troubles_left_out, rows, rows_left_out, unmatched }
+    }))
+}
+
+fn of_gateway(health: &Health) -> Vec<Trouble> {
+    let alarm = |text: &str, mend: &str| Trouble {
+        severity: Severity::Alarm,
+        route: None,
+        text: text.into(),
+        mend: mend.into(),
+    };
+    let mut troubles = Vec::new();
+    if let Some(reason) = &health.not_ready {
+        troubles.push(alarm(&format!("not ready: {reason}"), "Senders get 503 and come again. The log tells more."));
+    }
+    if health.store_full {
+        troubles.push(alarm(
+            "the store is full",
+            "New events get 503. Raise `store.max_ids` or `store.max_size`, or make room on the disk.",
+        ));
+    }
+    troubles
+}
+
+impl Row {
+    fn of(glance: &Glance, severity: Option<Severity>, page: &Page) -> Self {
+        let requests = glance.requests();
+        let p95 = glance.hour[MINUTES - 5..].iter().rev().find_map(|minute| minute.p95_seconds);
+        Self {
+            name: glance.route.name.to_string(),
+            provider: glance.route.provider.unwrap_or("own scheme"),
+            delivery: glance.route.handover.as_str(),
+            class: severity.map_or("", Severity::class),
+            spark: chart::requests(&glance.hour, page.now),
+            rate: words::rate(glance.requests_per_second),
+            success: success(requests.taken, requests.failed),
+            p95: p95.map_or_else(|| "–".into(), words::milliseconds),
+            rejected: words::count(requests.rejected),
+            repeated: words::count(requests.repeated),
+            pending: words::count(glance.pending),
+            oldest: glance.oldest_waiting.map(|at| words::ago(at, page.now)),
+            dead: words::count(glance.dead),
+            last_verified: glance.last_verified.map(|at| words::ago(at, page.now)),
+            requests: requests.all(),
+            severity,
+        }
+    }
+}
+
+/// The part of genuine, new events that was taken. Rounded down: 100 % is all of them.
+pub(super) fn success(taken: u64, failed: u64) -> String {
+    match (taken * 1_000).checked_div(taken + failed) {
+        None => "–".into(),
+        Some(1_000) => "100\u{a0}%".into(),
+        Some(tenths) => format!("{}.{}\u{a0}%", tenths / 10, tenths % 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn success_is_rounded_down() {
+        assert_eq!(success(0, 0), "–");
+        assert_eq!(success(5, 0), "100\u{a0}%");
+        assert_eq!(success(99_999, 1), "99.9\u{a0}%");
+        assert_eq!(success(0, 7), "0.0\u{a0}%");
+    }
+}

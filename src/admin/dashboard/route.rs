@@ -1,0 +1,128 @@
+//! One route: its last hour, its secrets, what it turned away and what it delivered, and the buttons.
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use jiff::Timestamp;
+
+use super::chart::{self, Bars, Curve};
+use super::events::{self, Entry};
+use super::overview::success;
+use super::rejections::{self, Kind, Turned};
+use super::troubles::{self, Trouble};
+use super::{Page, Shared, exact, shown, words};
+use crate::admin::glance::Glance;
+use crate::admin::operations::{Operations, Refused, Standing};
+use crate::admin::problem::Problem;
+use crate::admin::shape::webhook_id;
+use crate::store::Filter;
+
+/// Rejections and deliveries that are shown; there are pages with more.
+const LISTED: usize = 8;
+
+#[derive(Template)]
+#[template(path = "route.html")]
+struct Route {
+    page: Page,
+    name: String,
+    id: String,
+    facts: Vec<(&'static str, String)>,
+    troubles: Vec<Trouble>,
+    requests: Bars,
+    attempts: Bars,
+    p95: Option<Curve>,
+    figures: Vec<(&'static str, String)>,
+    secrets: Vec<Secret>,
+    kinds: Vec<Kind>,
+    turned_away: Vec<Turned>,
+    deliveries: Vec<Entry>,
+    paused: bool,
+    dead: u64,
+}
+
+struct Secret {
+    name: String,
+    verified: String,
+    expires: Option<String>,
+    expired: bool,
+}
+
+pub(super) async fn page(State(operations): Shared, page: Page, Path(name): Path<String>) -> Response {
+    shown(Route::of(&operations, page, &name).await.map_err(Problem::from))
+}
+
+impl Route {
+    async fn of(operations: &Operations, page: Page, name: &str) -> Result<Self, Refused> {
+        let standing = operations.route(name).await?;
+        let glance = operations.glance(name).await?;
+        let filter = Filter { route: Some(name.into()), limit: LISTED, ..Filter::default() };
+        let deliveries = operations.deliveries(filter).await?.deliveries;
+        let turned_away = operations.turned_away(Some(name), LISTED)?.away;
+        Ok(Self {
+            name: name.into(),
+            id: webhook_id(name),
+            facts: facts(&standing, &page),
+            troubles: troubles::of_route(&glance, page.now),
+            requests: chart::requests(&glance.hour, page.now),
+            attempts: chart::attempts(&glance.hour, page.now),
+            p95: chart::p95(&glance.hour),
+            figures: figures(&glance, &standing, &page),
+            secrets: secrets(&glance, page.now),
+            kinds: rejections::kinds(&glance.rejected, &page),
+            turned_away: turned_away.iter().map(|turned| Turned::of(turned, &page)).collect(),
+            deliveries: deliveries.into_iter().map(|view| events::entry(view, &page)).collect(),
+            paused: glance.paused,
+            dead: glance.dead,
+            page,
+        })
+    }
+}
+
+fn facts(standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
+    let route = &standing.route;
+    let events = if route.events.is_empty() { "all".into() } else { route.events.join(", ") };
+    let since = route.made_from.as_ref().map(|made| made.created_at).or(standing.record.created_at);
+    let mut facts = vec![
+        ("path", route.host.as_ref().map_or_else(|| route.path.to_string(), |host| format!("{host}{}", route.path))),
+        ("provider", route.provider.unwrap_or("own scheme").into()),
+        ("upstream", route.url.clone()),
+        ("delivery", route.handover.as_str().into()),
+        ("event types", events),
+        ("defined", if route.made_from.is_some() { "over the API".into() } else { "in the file".into() }),
+    ];
+    facts.extend(since.map(|at| ("known since", page.ago(&at))));
+    facts.extend(standing.expect_every.map(|every| ("expected every", words::span(every.as_secs()))));
+    let description = route.made_from.as_ref().map(|made| made.description.clone());
+    facts.extend(description.filter(|text| !text.is_empty()).map(|text| ("description", text)));
+    facts
+}
+
+fn figures(glance: &Glance, standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
+    let (requests, record) = (glance.requests(), &standing.record);
+    let ago = |at: Option<Timestamp>| at.map_or_else(|| "never".into(), |at| page.ago(&at));
+    let mut figures = vec![
+        ("requests now", words::rate(glance.requests_per_second)),
+        ("taken, last hour", words::count(requests.taken)),
+        ("success, last hour", success(requests.taken, requests.failed)),
+        ("duplicates, last hour", words::count(requests.repeated)),
+        ("turned away, last hour", words::count(requests.rejected)),
+        ("waiting", words::count(glance.pending)),
+        ("dead letters", words::count(glance.dead)),
+        ("last verified", ago(glance.last_verified)),
+        ("last success", ago(record.last_success)),
+        ("last failure", ago(record.last_failure)),
+        ("delivered in all", words::count(record.successful)),
+    ];
+    figures.extend(glance.oldest_waiting.map(|at| ("oldest waiting", page.ago(&at))));
+    figures
+}
+
+fn secrets(glance: &Glance, now: Timestamp) -> Vec<Secret> {
+    let secret = |secret: &crate::admin::glance::SecretUse| Secret {
+        name: secret.name.to_string(),
+        verified: words::count(secret.verified),
+        expires: secret.expires.as_ref().map(exact),
+        expired: secret.expires.is_some_and(|end| end <= now),
+    };
+    glance.secrets.iter().map(secret).collect()
+}

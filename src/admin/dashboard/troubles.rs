@@ -1,0 +1,218 @@
+//! What is wrong, worst first: what somebody who was woken has to read before anything else.
+
+use jiff::Timestamp;
+
+use super::words;
+use crate::admin::glance::Glance;
+use crate::watch::Rejected;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Severity {
+    /// To be known, and no harm.
+    Note,
+    /// Events wait, are late or are turned away.
+    Warning,
+    /// Events are refused or given up.
+    Alarm,
+}
+
+impl Severity {
+    pub(super) const fn class(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Alarm => "alarm",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub severity: Severity,
+    /// `None` for the gateway as a whole.
+    pub route: Option<String>,
+    pub text: String,
+    /// What to do about it.
+    pub mend: String,
+}
+
+/// An event that waits longer than this is late.
+const LATE_SECONDS: i64 = 15 * 60;
+/// So many requests turned away in an hour are more than chance, if they are this part of all.
+const REJECTED_MIN: u64 = 5;
+const REJECTED_PART: u64 = 20;
+/// So many attempts without success in five minutes are more than chance, if they are this part of all.
+const FAILED_MIN: u64 = 3;
+const FAILED_PART: u64 = 10;
+
+/// What is wrong with a route.
+pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    let mut add = |severity, text: String, mend: &str| {
+        let route = Some(glance.route.name.to_string());
+        troubles.push(Trouble { severity, route, text, mend: mend.into() });
+    };
+    if glance.dead > 0 {
+        let text =
+            format!("{} {} given up", words::count(glance.dead), plural(glance.dead, "event was", "events were"));
+        add(Severity::Alarm, text, "See what the upstream answered, mend it, and redeliver the dead letters.");
+    }
+    let (_, succeeded, failed) = glance.lately();
+    if failed >= FAILED_MIN && failed * FAILED_PART >= succeeded + failed {
+        let text = format!(
+            "{} of {} attempts failed in the last 5\u{a0}minutes",
+            words::count(failed),
+            words::count(succeeded + failed)
+        );
+        add(Severity::Alarm, text, "Is the upstream up? Its answers are with the deliveries that failed.");
+    }
+    if let Some(kind) = glance.rejected.first() {
+        let (rejected, all) = (total(&glance.rejected), glance.requests().all());
+        if rejected >= REJECTED_MIN && rejected * REJECTED_PART >= all {
+            let why = words::why(kind.kind.code.as_str(), kind.kind.reason);
+            let text = format!(
+                "{} {} turned away in the last hour, most as {}",
+                words::count(rejected),
+                plural(rejected, "request was", "requests were"),
+                kind_name(kind)
+            );
+            add(Severity::Warning, text, why.mend);
+        }
+    }
+    if glance.silent {
+        let every = glance.expect_every.map_or_else(String::new, |every| words::span(every.as_secs()));
+        let text = format!("nothing was verified for more than {every}");
+        add(Severity::Warning, text, "Does the provider still send? Look at its own page for this endpoint.");
+    }
+    let late = |oldest: &Timestamp| now.as_second().saturating_sub(oldest.as_second()) > LATE_SECONDS;
+    if let Some(oldest) = glance.oldest_waiting.filter(late) {
+        let text = format!("the oldest event that waits came {}", words::ago(oldest, now));
+        add(Severity::Warning, text, "Is the upstream up? The deliveries tell what it answered.");
+    }
+    if glance.paused {
+        let text = format!("paused, {} waiting", words::count(glance.pending));
+        add(Severity::Note, text, "Resume it when the upstream is ready.");
+    }
+    if !glance.route.active {
+        add(Severity::Note, "switched off".into(), "Senders get 503 until it is switched on.");
+    }
+    for secret in &glance.secrets {
+        let ends = secret.expires.filter(|end| *end > now && end.as_second() - now.as_second() < 86_400);
+        if let Some(end) = ends.filter(|_| secret.verified > 0) {
+            let left = words::span((end.as_second() - now.as_second()).unsigned_abs());
+            let text = format!("the secret `{}` is in use and expires in {left}", secret.name);
+            add(Severity::Warning, text, "Finish the rotation at the provider, or move its `expires`.");
+        }
+    }
+    troubles
+}
+
+pub(super) fn total(rejected: &[Rejected]) -> u64 {
+    rejected.iter().map(|kind| kind.count).sum()
+}
+
+/// As in `invalid_signature/mismatch`.
+pub(super) fn kind_name(rejected: &Rejected) -> String {
+    match rejected.kind.reason {
+        Some(reason) => format!("{}/{reason}", rejected.kind.code.as_str()),
+        None => rejected.kind.code.as_str().into(),
+    }
+}
+
+fn plural(count: u64, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::glance::SecretUse;
+    use crate::admin::operations::ServedRoute;
+    use crate::outcome::Code;
+    use crate::route::Handover;
+    use crate::watch::{Kind, MINUTES, Minute};
+
+    fn now() -> Timestamp {
+        "2026-06-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn glance() -> Glance {
+        Glance {
+            route: ServedRoute {
+                name: "billing".into(),
+                host: None,
+                path: "/b".into(),
+                provider: None,
+                url: String::new(),
+                events: Vec::new(),
+                handover: Handover::Queue,
+                active: true,
+                made_from: None,
+            },
+            hour: [Minute::default(); MINUTES],
+            requests_per_second: 0.0,
+            pending: 0,
+            dead: 0,
+            oldest_waiting: None,
+            paused: false,
+            expect_every: None,
+            silent: false,
+            last_verified: None,
+            rejected: Vec::new(),
+            secrets: Vec::new(),
+        }
+    }
+
+    fn texts(glance: &Glance) -> Vec<String> {
+        of_route(glance, now()).into_iter().map(|trouble| trouble.text).collect()
+    }
+
+    #[test]
+    fn a_route_that_does_its_work_is_no_trouble() {
+        let mut glance = glance();
+        glance.hour[MINUTES - 1].requests.taken = 1_000;
+        glance.hour[MINUTES - 1].attempts_succeeded = 1_000;
+        glance.hour[MINUTES - 1].attempts_failed = 5;
+        glance.pending = 3;
+        glance.oldest_waiting = Some("2026-06-01T11:50:00Z".parse().unwrap());
+        assert_eq!(texts(&glance), [""; 0]);
+    }
+
+    #[test]
+    fn each_trouble_is_told() {
+        let mut glance = glance();
+        glance.dead = 1;
+        glance.hour[MINUTES - 1].attempts_failed = 3;
+        let kind = Kind { code: Code::InvalidSignature, reason: Some("mismatch") };
+        glance.rejected = vec![Rejected { kind, count: 1_204, last_at: now() }];
+        (glance.silent, glance.expect_every) = (true, Some(std::time::Duration::from_secs(3_600)));
+        glance.oldest_waiting = Some("2026-06-01T10:00:00Z".parse().unwrap());
+        (glance.paused, glance.pending, glance.route.active) = (true, 7, false);
+        let expires = Some("2026-06-01T17:00:00Z".parse().unwrap());
+        glance.secrets = vec![SecretUse { name: "old".into(), expires, verified: 1 }];
+        let expected = [
+            "1 event was given up",
+            "3 of 3 attempts failed in the last 5\u{a0}minutes",
+            "1\u{202f}204 requests were turned away in the last hour, most as invalid_signature/mismatch",
+            "nothing was verified for more than 1\u{a0}h",
+            "the oldest event that waits came 2\u{a0}h ago",
+            "paused, 7 waiting",
+            "switched off",
+            "the secret `old` is in use and expires in 5\u{a0}h",
+        ];
+        assert_eq!(texts(&glance), expected);
+    }
+
+    #[test]
+    fn a_few_rejections_among_many_requests_are_no_trouble() {
+        let mut glance = glance();
+        let kind = Kind { code: Code::InvalidEvent, reason: Some("not_json") };
+        glance.rejected = vec![Rejected { kind, count: 6, last_at: now() }];
+        glance.hour[3].requests.taken = 200;
+        assert_eq!(texts(&glance), [""; 0]);
+        glance.hour[3].requests.taken = 100;
+        assert_eq!(texts(&glance).len(), 1);
+    }
+}

@@ -1,0 +1,55 @@
+//! The closed sets of names in the API's JSON, for its document.
+
+use serde_json::Value;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{Object, ObjectBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::outcome::Code;
+use crate::route::Handover;
+use crate::store::State;
+
+pub(super) fn activity() -> Object {
+    one_of(["active", "inactive"]).description(Some("Whether events are taken.")).build()
+}
+
+pub(super) fn source() -> Object {
+    one_of(["api", "file"]).description(Some("Where the webhook is defined, and is changed.")).build()
+}
+
+impl ToSchema for Code {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "Outcome".into()
+    }
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        one_of(Self::ALL.map(Self::as_str)).description(Some("What became of a request.")).into()
+    }
+}
+
+impl ToSchema for State {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "DeliveryStatus".into()
+    }
+}
+
+impl PartialSchema for State {
+    fn schema() -> RefOr<Schema> {
+        one_of(Self::ALL.map(Self::as_str)).description(Some("Where a delivery stands.")).into()
+    }
+}
+
+impl ToSchema for Handover {}
+
+impl PartialSchema for Handover {
+    fn schema() -> RefOr<Schema> {
+        let all = [Self::Proxy, Self::Queue, Self::Spill].map(Self::as_str);
+        one_of(all).description(Some("How a verified event gets to the upstream.")).into()
+    }
+}
+
+fn one_of(names: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names.into_iter().map(Value::from)))
+}
