@@ -65,6 +65,7 @@ async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {
                 event_type: "user.created".into(),
                 received_at: Timestamp::UNIX_EPOCH,
                 secret: "current".into(),
+                is_test: false,
             };
             let report = Report { subject: Arc::new(subject), attempt: None, payload: None };
             let deadline = Instant::now() + Duration::from_secs(10);

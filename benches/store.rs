@@ -232,6 +232,7 @@ fn completed(id: u64, state: Option<State>) -> Settlement {
                 event_type: "user.created".into(),
                 received_at: Timestamp::UNIX_EPOCH,
                 secret: "current".into(),
+                is_test: false,
             }),
             state,
             tried: Tried::default(),

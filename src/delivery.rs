@@ -3,6 +3,8 @@
 //! Owns which of a sender's headers pass and which of ours are set (contract §8, RFC 9110 §7.6.1), and the form in which
 //! that is stored. Where it is sent and what comes back is `upstream`'s.
 
+mod test_mark;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use jiff::{Timestamp, Unit};
 use pingora_http::RequestHeader;
 
 use crate::signature::{Unverified, Verified};
+
+pub use test_mark::{HEADER as TEST_MARK, TestMarks};
 
 /// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one, or what was stored of
 /// such a one; or an [`Unverified`] one, which is marked.
@@ -30,6 +34,8 @@ pub struct Label {
     pub event_id: Arc<str>,
     /// As `event_id`.
     pub event_type: Arc<str>,
+    /// Made by the gateway itself, as an operator asked.
+    pub is_test: bool,
 }
 
 /// How the event came in.
@@ -74,6 +80,9 @@ impl Delivery {
         let mut delivery = Self::of(verified.body(), &label.route, arrival, forward_query);
         set(&mut delivery.head, "Hookgate-Event-Id", &label.event_id);
         set(&mut delivery.head, "Hookgate-Event-Type", &label.event_type);
+        if label.is_test {
+            set(&mut delivery.head, "Hookgate-Test", "true");
+        }
         if !delivery.head.headers.contains_key(&IDEMPOTENCY_KEY) {
             set(&mut delivery.head, "Idempotency-Key", &label.event_id);
         }
@@ -240,7 +249,12 @@ mod tests {
         for (name, value) in sent {
             head.append_header(*name, *value).unwrap();
         }
-        let label = Label { route: "billing".into(), event_id: "evt_1".into(), event_type: "user.created".into() };
+        let label = Label {
+            route: "billing".into(),
+            event_id: "evt_1".into(),
+            event_type: "user.created".into(),
+            is_test: false,
+        };
         let arrival = Arrival {
             head: &head,
             peer: "203.0.113.9".parse().unwrap(),

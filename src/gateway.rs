@@ -27,7 +27,7 @@ use pingora_core::protocols::http::ServerSession;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::delivery::{Arrival, Delivery, Label};
+use crate::delivery::{Arrival, Delivery, Label, TestMarks};
 use crate::event::{EnvelopeError, Event, digest_name};
 use crate::ledger::{Claim, Decision, Ledger};
 use crate::log::{self, Thinning};
@@ -75,6 +75,7 @@ pub struct Gateway {
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
     watch: Arc<Watch>,
+    tests: TestMarks,
     limits: Limits,
     connections: Arc<Semaphore>,
     body_bytes: BodyBytes,
@@ -113,6 +114,7 @@ impl Gateway {
     ) -> Arc<Self> {
         Arc::new(Self {
             serving: ArcSwap::from_pointee(Serving::default()),
+            tests: TestMarks::new(ledger.store().hash_key()),
             ledger,
             client,
             queue,
@@ -283,7 +285,7 @@ impl Gateway {
             heard.silence.heard(self.clock.now());
         }
         let event = route.envelope.parse(verified.body(), &arrival.head.headers)?;
-        let label = label(route, &event, &verified);
+        let label = self.label(route, &event, &verified, &arrival);
         visit.line.event_id = Some(Arc::clone(&label.event_id));
         visit.line.event_type = Some(Arc::clone(&label.event_type));
         route.envelope.check_fresh(&event, now)?;
@@ -329,6 +331,16 @@ impl Gateway {
         };
         metrics.ledger_checked(check);
         decision
+    }
+
+    /// What the event is called from here on.
+    fn label(&self, route: &Route, event: &Event, verified: &Verified, arrival: &Arrival<'_>) -> Label {
+        let event_id = match (event.id.as_str(), verified.body_sha256()) {
+            (Some(id), _) => id.into(),
+            (None, sha256) => digest_name(sha256.unwrap_or(&[0; 32])).into(),
+        };
+        let is_test = self.tests.are_of_test(&arrival.head.headers, verified.body());
+        Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into(), is_test }
     }
 
     /// Counts, writes and logs the answer. Answers whether it was written whole.
@@ -436,18 +448,9 @@ impl Serving {
     }
 }
 
-/// What the event is called from here on.
-fn label(route: &Route, event: &Event, verified: &Verified) -> Label {
-    let event_id = match (event.id.as_str(), verified.body_sha256()) {
-        (Some(id), _) => id.into(),
-        (None, sha256) => digest_name(sha256.unwrap_or(&[0; 32])).into(),
-    };
-    Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into() }
-}
-
 fn subject(label: Label, received_at: Timestamp, verified: &Verified) -> Arc<Subject> {
-    let Label { route, event_id, event_type } = label;
-    Arc::new(Subject { route, event_id, event_type, received_at, secret: Arc::clone(verified.secret()) })
+    let Label { route, event_id, event_type, is_test } = label;
+    Arc::new(Subject { route, event_id, event_type, received_at, secret: Arc::clone(verified.secret()), is_test })
 }
 
 fn check_of(verified: &Result<Verified, Failure>) -> SignatureCheck<'_> {

@@ -163,5 +163,5 @@ fn shown<T: Template>(page: Result<T, Problem>) -> Response {
 
 /// A time as pages show it in full.
 fn exact(at: &Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+    at.strftime("%Y-%m-%d %H:%M:%S%.3f UTC").to_string()
 }

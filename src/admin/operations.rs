@@ -13,6 +13,7 @@ use super::auth::Operator;
 use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
 use super::{Subject, test};
+use crate::delivery::TestMarks;
 use crate::ledger::{Redeliver, Redelivery};
 use crate::route::Handover;
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
@@ -255,7 +256,8 @@ impl Operations {
             let route = self.find(name)?.route;
             let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
             let kind = kind.to_owned();
-            let sent = tokio::task::spawn_blocking(move || test::send(&route, front, &kind, data));
+            let marks = TestMarks::new(self.subject.store.hash_key());
+            let sent = tokio::task::spawn_blocking(move || test::send(&route, &marks, front, &kind, data));
             sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
         };
         operator.audited("test", name, done.await)

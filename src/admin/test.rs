@@ -8,6 +8,7 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::operations::{Refused, Tested};
+use crate::delivery::{TEST_MARK, TestMarks};
 use crate::providers::sample_of;
 use crate::route::Route;
 
@@ -15,7 +16,13 @@ use crate::route::Route;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sends one, and waits for the answer.
-pub(super) fn send(route: &Route, front: SocketAddr, kind: &str, data: Value) -> Result<Tested, Refused> {
+pub(super) fn send(
+    route: &Route,
+    marks: &TestMarks,
+    front: SocketAddr,
+    kind: &str,
+    data: Value,
+) -> Result<Tested, Refused> {
     let now = Timestamp::now();
     let id = format!("evt_test_{:016x}", fastrand::u64(..));
     let sample = sample_of(&route.envelope, &|header| route.verifier.signs(header), kind, &id, now, data);
@@ -37,6 +44,7 @@ pub(super) fn send(route: &Route, front: SocketAddr, kind: &str, data: Value) ->
     for (name, value) in &sample.headers {
         request = request.header(name, value);
     }
+    request = request.header(TEST_MARK, marks.mark(body.as_bytes()));
     let began = Instant::now();
     let response = request.send(&body).map_err(|error| Refused::NoAnswer(error.to_string()))?;
     let outcome = response.headers().get("hookgate-outcome").and_then(|outcome| outcome.to_str().ok());

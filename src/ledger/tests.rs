@@ -60,6 +60,7 @@ impl Claim {
             event_type: "t".into(),
             received_at: Timestamp::now(),
             secret: "current".into(),
+            is_test: false,
         };
         Report { subject: Arc::new(subject), attempt: None, payload: None }
     }

@@ -204,7 +204,7 @@ impl<'t> Batch<'t> {
         let attempts =
             change.attempt.as_ref().map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json()));
         let mut insert = self.sql.prepare_cached(
-            "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11, ?12, ?13, ?14)",
+            "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?;
         insert.execute(params![
             id.0,
@@ -221,6 +221,7 @@ impl<'t> Batch<'t> {
             ended,
             keys,
             change.subject.secret,
+            change.subject.is_test,
         ])?;
         let kept = self.keep(id, change, 0)?;
         self.came(&change.subject.route, route_id, received_ms, change, kept);

@@ -173,6 +173,8 @@ pub struct Subject {
     pub received_at: Timestamp,
     /// The name of the secret that verified it.
     pub secret: Arc<str>,
+    /// Made by the gateway itself, as an operator asked.
+    pub is_test: bool,
 }
 
 /// What is needed to deliver later.

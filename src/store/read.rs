@@ -84,6 +84,8 @@ pub struct DeliveryView {
     pub payload_kept: bool,
     /// The name of the secret that verified it. Unknown of what an earlier version took.
     pub secret: Option<String>,
+    /// Made by the gateway itself, as an operator asked.
+    pub is_test: bool,
     /// The head as it is handed over, where it is kept and was asked for.
     pub head: Option<Bytes>,
     /// The event as it came, where it is kept and was asked for.
@@ -169,7 +171,7 @@ impl Attempted {
 const FREED_AT_ONCE: u64 = 4 << 20;
 
 const VIEW: &str = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
-    possibly_delivered, attempts, due_ms, payload_bytes > 0, secret, head, body FROM deliveries JOIN routes ON routes.id = route
+    possibly_delivered, attempts, due_ms, payload_bytes > 0, secret, test, head, body FROM deliveries JOIN routes ON routes.id = route
     LEFT JOIN payloads ON payload_bytes BETWEEN 1 AND ?1 AND delivery = deliveries.id";
 
 impl Reader {
@@ -390,9 +392,9 @@ impl Reader {
         Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
     }
 
-    /// The names of all routes of which anything is known.
-    pub(super) fn routes(&self) -> rusqlite::Result<Vec<String>> {
-        let mut select = self.0.prepare_cached("SELECT name FROM routes")?;
+    /// The names of the routes that have records of ended deliveries.
+    pub(super) fn routes_with_records(&self) -> rusqlite::Result<Vec<String>> {
+        let mut select = self.0.prepare_cached("SELECT name FROM routes WHERE kept_bytes <> 0")?;
         select.query_map([], |row| row.get(0))?.collect()
     }
 
@@ -478,8 +480,9 @@ fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {
         due_in: due.map(|due| Running(due).since(now)),
         payload_kept: row.get(11)?,
         secret: row.get(12)?,
-        head: row.get::<_, Option<Vec<u8>>>(13)?.map(Bytes::from),
-        body: row.get::<_, Option<Vec<u8>>>(14)?.map(Bytes::from),
+        is_test: row.get(13)?,
+        head: row.get::<_, Option<Vec<u8>>>(14)?.map(Bytes::from),
+        body: row.get::<_, Option<Vec<u8>>>(15)?.map(Bytes::from),
     })
 }
 

@@ -44,12 +44,13 @@ CREATE TABLE ledger (
 );
 -- Deliveries: all attempts for one event on one route. `attempts` is a JSON array. `due_ms` and `queued_ms` while it is
 -- pending, `ended_ms` since it is not; `keys` are its event's in the ledger, unless it was handed over. `secret` is the
--- name of the one that verified it, NULL from before version 2.
+-- name of the one that verified it, NULL from before version 2; `test` says that the gateway made it itself.
 CREATE TABLE deliveries (
     id INTEGER PRIMARY KEY, route INTEGER NOT NULL, event_id TEXT NOT NULL, event_type TEXT NOT NULL,
     received_ms INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT, tried INTEGER NOT NULL,
     possibly_delivered INTEGER NOT NULL, attempts TEXT NOT NULL, payload_bytes INTEGER NOT NULL,
-    due_ms INTEGER, queued_ms INTEGER, ended_ms INTEGER, keys BLOB, secret TEXT
+    due_ms INTEGER, queued_ms INTEGER, ended_ms INTEGER, keys BLOB, secret TEXT,
+    test INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX deliveries_of_route ON deliveries (route);
 CREATE INDEX deliveries_due ON deliveries (route, due_ms) WHERE state = 'pending';
@@ -65,7 +66,8 @@ CREATE TABLE days (
 ";
 
 /// What makes version 2 of version 1.
-const SECOND: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT";
+const SECOND: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT;
+    ALTER TABLE deliveries ADD COLUMN test INTEGER NOT NULL DEFAULT 0";
 
 /// What operators say. Made on opening, where it is missing.
 const OPERATORS_TABLES: &str = "

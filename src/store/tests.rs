@@ -69,6 +69,7 @@ fn subject(event: &str) -> Arc<Subject> {
         event_type: "user.created".into(),
         received_at: Timestamp::from_second(1_790_000_000).unwrap(),
         secret: "current".into(),
+        is_test: false,
     })
 }
 
@@ -239,7 +240,10 @@ async fn a_store_of_the_version_before_is_brought_forward_with_all_that_it_holds
     store.close(true).await;
     drop(store);
     let file = rusqlite::Connection::open(kept.settings().folder.join("hookgate.db")).unwrap();
-    file.execute_batch("ALTER TABLE deliveries DROP COLUMN secret; PRAGMA user_version = 1").unwrap();
+    file.execute_batch(
+        "ALTER TABLE deliveries DROP COLUMN secret; ALTER TABLE deliveries DROP COLUMN test; PRAGMA user_version = 1",
+    )
+    .unwrap();
     drop(file);
     let store = kept.open();
     let secret = async |id| store.delivery(id).await.unwrap().unwrap().secret;

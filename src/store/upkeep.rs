@@ -1,8 +1,9 @@
 //! What has to be done now and then, off the way of every request: counting time, letting go of what has ended, and
 //! moving the log into the database.
 
+use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::index::Place;
@@ -74,11 +75,13 @@ impl Upkeep {
 
 /// Drops records of deliveries that are older, or more, than their route keeps.
 fn sweep_records(store: &Inner) {
-    let Ok(routes) = store.shared.read(|reader| reader.routes()) else { return };
-    let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Ok(routes) = store.shared.read(|reader| reader.routes_with_records()) else { return };
+    let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+    let retains: HashMap<_, _> = lanes.iter().map(|lane| (Arc::clone(&lane.route), lane.retain)).collect();
+    drop(lanes);
     for route in routes {
         // Of a route that is no longer configured, what is usual.
-        let retain = lanes.iter().find(|lane| *lane.route == route).map_or(Retain::USUAL, |lane| lane.retain);
+        let retain = retains.get(&*route).copied().unwrap_or(Retain::USUAL);
         // A little at a time, so that those who commit meanwhile don't wait; and until all is done that can be.
         while drop_records(store, &route, retain) {}
     }

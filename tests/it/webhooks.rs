@@ -180,8 +180,15 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
         assert_eq!(tested["event_type"], "webhook.test");
         upstream.last().assert_header("Hookgate-Event-Type", "webhook.test");
         let listed = gateway.api(&format!("/webhooks/{id}/deliveries?event_type=webhook.test")).await;
-        assert_eq!(listed["total"], 1);
+        assert_eq!((&listed["total"], &listed["deliveries"][0]["test"]), (&json!(1), &json!(true)), "{id}");
+        upstream.last().assert_header("Hookgate-Test", "true");
+        upstream.last().assert_no_header("Hookgate-Test-Mark");
     }
+    let claimed =
+        Event::new("evt_1").post().header("Hookgate-Test", "true").header("Hookgate-Test-Mark", &"0".repeat(64));
+    gateway.send(claimed).await.assert(200, "delivered");
+    upstream.last().assert_no_header("Hookgate-Test");
+    assert_eq!(gateway.api("/deliveries?event_id=evt_1").await["deliveries"][0]["test"], false);
     let document = json!({"event_type": "user.created", "custom_data": {"n": 7}});
     let tested = parsed(&write(&gateway, "POST", "/webhooks/wh_hooks/test", &document).await);
     assert_eq!(tested["event_type"], "user.created");

@@ -25,6 +25,7 @@ struct Delivered {
     event_id: String,
     event_type: String,
     status: &'static str,
+    is_test: bool,
     steps: Vec<Step>,
     payload_kept: bool,
     headers: Vec<Header>,
@@ -61,6 +62,7 @@ impl Delivered {
             page,
             route,
             status: state.as_str(),
+            is_test: delivery.test,
             steps: steps(&delivery, state, received_at, handover),
             payload_kept: delivery.payload_kept,
             headers: delivery.headers.unwrap_or_default(),
@@ -108,7 +110,6 @@ fn steps(
     steps
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds are few")]
 fn attempt(attempt: &Attempt) -> Step {
     let good = attempt.status.is_some_and(|status| (200..300).contains(&status));
     let result = match (attempt.status, &attempt.error) {
@@ -120,7 +121,15 @@ fn attempt(attempt: &Attempt) -> Step {
         class: if good { "good" } else { "bad" },
         at: exact(&attempt.at),
         title: format!("attempt {}", attempt.number),
-        detail: format!("{result}, after {}", words::milliseconds(attempt.duration_ms as f64 / 1_000.0)),
+        detail: format!("{result}, after {}", took(attempt.duration_ms)),
+    }
+}
+
+fn took(milliseconds: u64) -> String {
+    match milliseconds {
+        0 => "less than 1\u{a0}ms".into(),
+        1..10_000 => format!("{milliseconds}\u{a0}ms"),
+        more => words::span(more / 1_000),
     }
 }
 

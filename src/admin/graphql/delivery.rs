@@ -55,6 +55,8 @@ pub(super) struct Delivery {
     payload_kept: bool,
     /// The name of the secret that verified it. Unknown of what an earlier version took.
     verified_with: Option<String>,
+    /// Made by the gateway itself, as an operator asked.
+    test: bool,
     /// As they are handed over, where they are kept and a single delivery is asked for.
     headers: Option<Vec<Header>>,
     /// The body as it came: a number keeps all its digits.
@@ -83,6 +85,7 @@ impl From<DeliveryView> for Delivery {
             possible_duplicate: shape.possible_duplicate,
             payload_kept: shape.payload_kept,
             verified_with: shape.verified_with,
+            test: shape.test,
             headers: shape.headers,
             event_data: shape.event_data.map(Json),
         }

@@ -38,6 +38,9 @@ pub struct Delivery<Attempts> {
     pub payload_kept: bool,
     /// The name of the secret that verified it. Unknown of what an earlier version took.
     pub verified_with: Option<String>,
+    /// Made by the gateway itself, as an operator asked.
+    #[serde(default)]
+    pub test: bool,
     /// As they are handed over, with a single delivery, where they are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Vec<Header>>,
@@ -135,6 +138,7 @@ impl<Attempts> Delivery<Attempts> {
             possible_duplicate: view.possibly_delivered,
             payload_kept: view.payload_kept,
             verified_with: view.secret,
+            test: view.is_test,
             headers: view.head.map(|head| headers::shown(&head)),
             event_data: view.body.and_then(|body| serde_json::from_slice(&body).ok()),
         }
@@ -180,6 +184,7 @@ mod tests {
             due_in: Some(std::time::Duration::from_millis(1_001)),
             payload_kept: true,
             secret: Some("current".into()),
+            is_test: false,
             head: Some(Bytes::from_static(b"POST / HTTP/1.1\r\nA: b\r\n")),
             body: Some(body.into()),
         }

@@ -52,6 +52,7 @@ fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
         ["received", &terminal::time(Some(delivery.received_at))].map(str::to_owned),
         ["status", &delivery.status].map(str::to_owned),
     ];
+    facts.extend(delivery.test.then(|| ["test event", "yes"].map(str::to_owned)));
     facts.extend(delivery.reason.as_ref().map(|reason| ["reason", reason].map(str::to_owned)));
     facts.extend(delivery.next_attempt_in_seconds.map(|seconds| ["next attempt".into(), format!("in {seconds}s")]));
     facts.push(["possible duplicate".into(), yes_or_no(delivery.possible_duplicate)]);
