@@ -28,6 +28,7 @@ use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::Store;
@@ -37,7 +38,7 @@ use auth::{Door, Ends};
 use operations::Operations;
 
 pub use auth::Access;
-pub use operations::Page;
+pub use operations::{Pace, Page};
 pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
 /// What the admin listener tells about.
@@ -45,6 +46,7 @@ pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 pub struct Subject {
     pub metrics: Arc<Metrics>,
     pub store: Store,
+    pub ledger: Arc<Ledger>,
     pub queue: Arc<Queue>,
     /// The routes that are served, and the way to change them.
     pub registry: Arc<Registry>,

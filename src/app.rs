@@ -126,7 +126,7 @@ impl App {
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
         let watch = Watch::new(clock.now());
         let (for_queue, counting, watching) = (Arc::clone(&queue), Arc::clone(&metrics), Arc::clone(&watch));
-        let gateway = Gateway::new(config.limits, ledger, client, for_queue, counting, watching, clock);
+        let gateway = Gateway::new(config.limits, Arc::clone(&ledger), client, for_queue, counting, watching, clock);
         queue.remember_paused().await.map_err(io::Error::other)?;
         let config::Admin { address, token, read_token, hosts, allowed_upstreams } = config.admin;
         let registry = Registry::start(Arc::clone(&gateway), store.clone(), config.routes, allowed_upstreams);
@@ -147,6 +147,7 @@ impl App {
         let subject = admin::Subject {
             metrics: Arc::clone(&metrics),
             store: store.clone(),
+            ledger: Arc::clone(&ledger),
             queue: Arc::clone(&queue),
             registry: Arc::clone(&registry),
             front: data.clone(),

@@ -8,6 +8,7 @@ use std::{borrow::Cow, hash::Hasher, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
+use serde_json::value::RawValue;
 
 use crate::json::{Found, MAX_DEPTH, Pointer, Text, find};
 
@@ -22,6 +23,8 @@ pub const TEXT_BYTES_MAX: usize = 255;
 
 /// Longest integer ID, in bytes with its sign: every signed 128-bit integer fits.
 pub const INTEGER_BYTES_MAX: usize = 40;
+
+const DIGEST_NAME: &str = "sha256:";
 
 /// Where the parts of a route's envelope stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,7 +213,31 @@ impl Source {
     }
 }
 
+/// What an event is called that has no ID but the SHA-256 of its body.
+pub fn digest_name(sha256: &[u8; 32]) -> String {
+    format!("{DIGEST_NAME}{}", hex::encode(sha256))
+}
+
+/// The digest in such a name.
+pub fn named_digest(name: &str) -> Option<[u8; 32]> {
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(name.strip_prefix(DIGEST_NAME)?, &mut sha256).ok()?;
+    Some(sha256)
+}
+
 impl EventId {
+    /// An ID as a body has it: a JSON string or integer, held to the same rules.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError::IdMalformed`] only.
+    pub fn from_json(value: &RawValue) -> Result<Self, EnvelopeError> {
+        match serde_json::from_str::<String>(value.get()) {
+            Ok(text) => event_id(Found::Text(Text::plain(&text))),
+            Err(_) => event_id(Found::Number(value.get())),
+        }
+    }
+
     /// The ID as text, for people and headers; `None` where the body's digest is the ID. Both `"1"` and `1` give `1`:
     /// use [`feed`](Self::feed) where they must differ.
     #[must_use]

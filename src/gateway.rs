@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::delivery::{Arrival, Delivery, Label, TestMarks};
-use crate::event::{EnvelopeError, Event};
+use crate::event::{EnvelopeError, Event, digest_name};
 use crate::ledger::{Claim, Decision, Ledger};
 use crate::log::{self, Thinning};
 use crate::metrics::{Gauged, LedgerCheck, Metrics, RouteMetrics, SignatureCheck};
@@ -337,7 +337,7 @@ impl Gateway {
     fn label(&self, route: &Route, event: &Event, verified: &Verified, arrival: &Arrival<'_>) -> Label {
         let event_id = match (event.id.as_str(), verified.body_sha256()) {
             (Some(id), _) => id.into(),
-            (None, sha256) => format!("sha256:{}", hex::encode(sha256.unwrap_or(&[0; 32]))).into(),
+            (None, sha256) => digest_name(sha256.unwrap_or(&[0; 32])).into(),
         };
         let is_test = self.tests.are_of_test(&arrival.head.headers, verified.body());
         Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into(), is_test }

@@ -9,6 +9,7 @@
 //! Owns these states and who waits for whom; what is remembered is kept by `store`. Only verified events come here.
 
 mod claims;
+mod recovery;
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -21,10 +22,12 @@ use tokio::time::timeout_at;
 use crate::event::EventId;
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Found, Name, Payload, Record, Requeued, Settlement, State, Store,
-    StoreError, Subject, Tried, Underway,
+    Attempted, DeliveryChange, DeliveryId, EventKey, Name, Payload, Record, Settlement, State, Store, StoreError,
+    Subject, Tried, Underway,
 };
 use claims::{Claims, Hold};
+
+pub use recovery::{Forgetting, Redeliver, Redelivery};
 
 /// What a copy does that finds the first one still in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,19 +64,6 @@ pub enum Decision {
     PayloadMismatch,
     /// Another copy is being handed over, and this one could not or would not wait for its end.
     InFlight,
-}
-
-/// What became of the wish to deliver again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Redelivery {
-    /// It waits, on this route.
-    Waits(Arc<str>),
-    /// A copy of the event is being handed over now.
-    InFlight,
-    /// There is no such delivery.
-    Unknown,
-    /// Its payload was not kept.
-    NoPayload,
 }
 
 /// The right to hand an event over. Settle it; dropped unsettled, it counts as an attempt of unknown outcome.
@@ -205,45 +195,6 @@ impl Ledger {
             underway: Vec::new(),
             holds,
         }))
-    }
-
-    /// Stores a delivery for another try, as an operator asked, while no copy of its event is being handed over. If the
-    /// ledger does not have the event as handed over, it has from then on, for the window of its route.
-    ///
-    /// # Errors
-    /// When it is not certain to be stored.
-    pub async fn redeliver(
-        &self,
-        id: DeliveryId,
-        window_of: impl Fn(&str) -> Duration,
-    ) -> Result<Redelivery, StoreError> {
-        let Some((route, keys)) = self.store.names(id).await? else { return Ok(Redelivery::Unknown) };
-        let window = window_of(&route);
-        let mut holds = Vec::new();
-        let mut completing = Vec::new();
-        for key in keys {
-            let now = Instant::now();
-            match self.claims.take(key, InFlightPolicy::Reject, now).await {
-                Some(hold) => holds.push(hold),
-                None => return Ok(Redelivery::InFlight),
-            }
-            match self.store.recall(key).await? {
-                Some(Found { record: Record::Completed { .. }, .. }) => {}
-                found => completing.push(Name { key, earlier: found.map(|found| found.place) }),
-            }
-        }
-        let store = self.store.clone();
-        // Settled whatever becomes of whoever asked, like any claim.
-        let requeued = tokio::spawn(async move {
-            let requeued = store.requeue(id, completing, window).await;
-            drop(holds);
-            requeued
-        });
-        Ok(match requeued.await.unwrap_or(Err(StoreError::Unavailable))? {
-            Requeued::Waits(route) => Redelivery::Waits(route),
-            Requeued::Unknown => Redelivery::Unknown,
-            Requeued::NoPayload => Redelivery::NoPayload,
-        })
     }
 
     /// Claims that were dropped unsettled since the start: each is a defect of ours.

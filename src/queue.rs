@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::ledger::{Ledger, Redelivery};
+use crate::ledger::{Ledger, Redeliver, Redelivery};
 use crate::metrics::QueueMetrics;
 use crate::route::{Replay, Route};
-use crate::store::{self, DeliveryId, Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use crate::upstream::Client;
 
 /// The dispatcher.
@@ -141,13 +141,13 @@ impl Queue {
         self.store().serve(told);
     }
 
-    /// Tries a stored event again, or one whose payload was kept.
+    /// Tries stored events again, or those whose payload was kept. Answers for each what becomes of it.
     ///
     /// # Errors
-    /// When it is not certain to be stored.
-    pub async fn redeliver(&self, id: DeliveryId) -> Result<Redelivery, StoreError> {
+    /// When it is not certain that they are stored.
+    pub async fn redeliver(&self, wanted: &[Redeliver]) -> Result<Vec<Redelivery>, StoreError> {
         let window_of = |route: &str| self.route(route).map_or(Replay::USUAL_WINDOW, |route| route.replay.window);
-        self.ledger.redeliver(id, window_of).await
+        self.ledger.redeliver(wanted, window_of).await
     }
 
     /// Sets the gauges of all lanes. Blocks for look-ups.

@@ -45,8 +45,8 @@ use under_way::CutOff;
 use write::Job;
 
 pub use domain::{
-    DeliveryChange, DeliveryId, Durability, EventKey, Found, Lane, Name, Next, PAYLOAD_MAX, Payload, Payloads, Record,
-    Requeued, Retain, Settings, Settlement, State, Subject, Tried,
+    DeliveryChange, DeliveryId, DueAt, Durability, EventKey, Found, Lane, Name, Next, PAYLOAD_MAX, Payload, Payloads,
+    Record, Requeue, Requeued, Retain, Settings, Settlement, State, Subject, Tried,
 };
 pub use index::Place;
 pub use offline::OfflineStore;
@@ -226,6 +226,24 @@ impl Store {
         self.read(move |reader| reader.confirm(key, &places, now)).await
     }
 
+    /// The rows that remember the event, by this name and by the other one it has, if any.
+    ///
+    /// # Errors
+    /// When the store can't tell.
+    pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
+        let shared = &self.inner.shared;
+        let (places, now) = (shared.find(key)?, shared.time.now());
+        self.read_within(&self.inner.operators_reads, move |reader| reader.rows(key, &places, now)).await
+    }
+
+    /// Forgets an event: when this returns `Ok`, as durably as the settings promise.
+    ///
+    /// # Errors
+    /// When that is not certain.
+    pub async fn forget_event(&self, rows: Vec<(EventKey, Place)>) -> Result<(), StoreError> {
+        self.ask(|done| Job::ForgetEvent { rows, done }).await
+    }
+
     /// Notes that the event's attempt number `attempts` begins, so that a crash leaves it as one of unknown outcome. To be
     /// cleared when the outcome is settled.
     ///
@@ -350,21 +368,21 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.read(move |reader| reader.names(id)).await
+        self.read_within(&self.inner.operators_reads, move |reader| reader.names(id)).await
     }
 
-    /// Makes a delivery whose payload is kept pending, and due now; `completing` names its event where the ledger has to
-    /// learn that it is stored. Answers whether there was such a delivery.
+    /// This moment, for what is due.
+    pub fn due_now(&self) -> DueAt {
+        DueAt(self.inner.shared.time.due_now())
+    }
+
+    /// Makes deliveries whose payload is kept pending, all of them together. Answers for each whether there was such a
+    /// delivery.
     ///
     /// # Errors
     /// When it is not certain to be written.
-    pub async fn requeue(
-        &self,
-        id: DeliveryId,
-        completing: Vec<Name>,
-        window: Duration,
-    ) -> Result<Requeued, StoreError> {
-        self.ask(|done| Job::Requeue { id, completing, window, done }).await
+    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<Requeued>, StoreError> {
+        self.ask(|done| Job::Requeue(wanted, done)).await
     }
 
     /// Deliveries, the newest first.
@@ -383,6 +401,20 @@ impl Store {
     /// When the store can't tell.
     pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
         self.read_within(&self.inner.operators_reads, move |reader| reader.count_deliveries(&filter)).await
+    }
+
+    /// Deliveries that match, whatever `limit` and `before` say, and come after `after`: the oldest first, `limit` at the
+    /// most, each with whether its payload is kept.
+    ///
+    /// # Errors
+    /// When the store can't tell.
+    pub async fn matching(
+        &self,
+        filter: Filter,
+        after: DeliveryId,
+        limit: usize,
+    ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
+        self.read_within(&self.inner.operators_reads, move |reader| reader.matching(&filter, after, limit)).await
     }
 
     /// One delivery.

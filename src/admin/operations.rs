@@ -1,25 +1,32 @@
 //! What an operator can do and see, whatever it is asked through.
 
+mod recovery;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 use super::auth::Operator;
 use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
 use super::{Subject, test};
 use crate::delivery::TestMarks;
-use crate::ledger::Redelivery;
+use crate::ledger::{Redeliver, Redelivery};
 use crate::route::Handover;
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
 use crate::watch::{Rejected, Rejection, Silence, Watched};
 use crate::webhooks::{self, Change, Definition, New, Served};
 
+pub use recovery::{Pace, Recovered, Recovery};
+
 /// The operations. REST and whatever comes beside it map to these.
 pub(super) struct Operations {
     subject: Subject,
+    /// Held by the redelivery of many that is under way.
+    recovering: Mutex<()>,
 }
 
 /// A route as it is served.
@@ -117,6 +124,10 @@ pub enum Refused {
     InFlight,
     #[error("The payload was not kept, so there is nothing to deliver; see the route's `retain`.")]
     PayloadNotKept,
+    #[error("Many are being redelivered already, one such call at a time; ask again when it has been answered.")]
+    RedeliveryUnderWay,
+    #[error("The ledger does not know this event ID on this route: the next event of it passes.")]
+    NoSuchEvent,
     #[error("{0}")]
     Webhook(#[from] webhooks::Refused),
     #[error("No test event can be signed: the route's secrets are public keys, or have all expired.")]
@@ -165,7 +176,7 @@ impl Page {
 
 impl Operations {
     pub fn new(subject: Subject) -> Self {
-        Self { subject }
+        Self { subject, recovering: Mutex::default() }
     }
 
     pub async fn routes(&self) -> Result<Vec<Standing>, Refused> {
@@ -184,9 +195,8 @@ impl Operations {
     pub async fn deliveries(&self, filter: Filter) -> Result<Page, Refused> {
         let (limit, store) = (filter.limit, &self.subject.store);
         let total = store.count_deliveries(filter.clone()).await?;
-        let known = |name: &String| self.subject.registry.served().iter().any(|served| *served.route.name == **name);
-        if total == Some(0) && !filter.route.as_ref().is_none_or(known) {
-            return Err(Refused::NoSuchWebhook);
+        if total == Some(0) {
+            self.check_known(&filter)?;
         }
         let found = store.deliveries(Filter { limit: limit.saturating_add(1), ..filter }).await?;
         Ok(Page::cut(found, limit, total))
@@ -199,7 +209,9 @@ impl Operations {
     /// Has an event tried again now. One whose route is no longer served waits until it is.
     pub async fn redeliver(&self, operator: Operator, id: DeliveryId) -> Result<DeliveryView, Refused> {
         let done = async {
-            match self.subject.queue.redeliver(id).await? {
+            let wanted = Redeliver { id, from: None, due: self.subject.store.due_now() };
+            let redelivered = self.subject.queue.redeliver(&[wanted]).await?.pop();
+            match redelivered.unwrap_or(Redelivery::Unknown) {
                 Redelivery::Waits(_) => self.delivery(id).await,
                 Redelivery::InFlight => Err(Refused::InFlight),
                 Redelivery::Unknown => Err(Refused::NoSuchDelivery),
@@ -323,6 +335,11 @@ impl Operations {
         let total = away.len();
         away.truncate(limit);
         Ok(Turned { away, total })
+    }
+
+    /// To be asked where no delivery was found: whether there is a route that could have one.
+    fn check_known(&self, filter: &Filter) -> Result<(), Refused> {
+        filter.route.as_ref().map_or(Ok(()), |name| self.find(name).map(drop))
     }
 
     fn find(&self, name: &str) -> Result<Served, Refused> {

@@ -87,11 +87,13 @@ impl Problem {
 impl Refused {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoSuchWebhook | Self::NoSuchDelivery | Self::Webhook(webhooks::Refused::Unknown) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NoSuchWebhook
+            | Self::NoSuchDelivery
+            | Self::NoSuchEvent
+            | Self::Webhook(webhooks::Refused::Unknown) => StatusCode::NOT_FOUND,
             Self::InFlight
             | Self::PayloadNotKept
+            | Self::RedeliveryUnderWay
             | Self::CannotSign
             | Self::CannotMakeEvent
             | Self::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)) => StatusCode::CONFLICT,
@@ -118,6 +120,8 @@ impl Refused {
             Self::NoSuchDelivery => "unknown_delivery",
             Self::InFlight => "in_flight",
             Self::PayloadNotKept => "payload_not_kept",
+            Self::RedeliveryUnderWay => "redelivery_under_way",
+            Self::NoSuchEvent => "unknown_event",
             Self::Store(_) | Self::Webhook(webhooks::Refused::Store(_)) => "store_unavailable",
             Self::NotReloaded(NotReloaded::Invalid(_)) => "invalid_configuration",
             Self::NotReloaded(NotReloaded::Stopping) => "draining",

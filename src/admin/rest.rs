@@ -5,6 +5,7 @@
 
 mod deliveries;
 mod gateway;
+mod recovery;
 mod rejections;
 mod webhooks;
 
@@ -27,6 +28,7 @@ use super::problem::Problem;
 use super::shape::route_of;
 
 pub(super) use deliveries::{delivery_id, filter};
+pub(super) use recovery::{Matching, checked_id};
 pub(super) use webhooks::Test;
 
 type Shared = State<Arc<Operations>>;
@@ -42,6 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
         .merge(gateway::routes())
         .merge(webhooks::routes())
         .merge(deliveries::routes())
+        .merge(recovery::routes())
         .merge(rejections::routes())
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::http::{HeaderValue, Response, StatusCode, Uri};
@@ -163,12 +164,23 @@ impl Admin {
         self.answer(request.call())
     }
 
-    pub(super) fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, document: &impl Serialize) -> Result<T, Failure> {
+        self.post_within(path, document, ANSWER_WITHIN)
+    }
+
+    /// For what may take long.
+    pub(super) fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+        within: Duration,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(document).map_err(|error| Failure::Failed(error.to_string()))?;
         let mut request = self.agent.post(format!("{}{path}", self.url)).header("content-type", "application/json");
         if let Some(token) = &self.token {
             request = request.header("authorization", token);
         }
-        self.answer(request.send("{}"))
+        self.answer(request.config().timeout_global(Some(within)).build().send(body))
     }
 
     fn answer<T: DeserializeOwned>(&self, answered: Result<Response<ureq::Body>, ureq::Error>) -> Result<T, Failure> {

@@ -1,8 +1,10 @@
 //! `hookgate events`: looks at deliveries, through the admin listener or in the store itself, and has events delivered
-//! again.
+//! again or forgotten.
 
+mod forget;
 mod list;
 mod redeliver;
+mod selection;
 pub(super) mod show;
 
 use std::process::ExitCode;
@@ -12,12 +14,13 @@ use crate::admin::Page;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, webhook_id};
 use crate::store::{DeliveryId, Filter, OfflineStore, OpenError};
 
-/// Look at deliveries and dead letters, and have events delivered again.
+/// Look at deliveries and dead letters, and have events delivered again or forgotten.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     List(list::Args),
     Show(show::Args),
     Redeliver(redeliver::Args),
+    Forget(forget::Args),
 }
 
 /// Where to look.
@@ -41,6 +44,7 @@ pub(super) fn run(command: &Command) -> ExitCode {
         Command::List(args) => list::run(args),
         Command::Show(args) => show::run(args),
         Command::Redeliver(args) => redeliver::run(args),
+        Command::Forget(args) => forget::run(args),
     };
     ended.unwrap_or_else(Failure::exit)
 }
@@ -92,6 +96,8 @@ impl Admin {
             ("status", filter.state.map(|state| state.as_str().into())),
             ("event_type", filter.event_type.clone()),
             ("event_id", filter.event_id.clone()),
+            ("since", filter.since.map(|at| at.to_string())),
+            ("until", filter.until.map(|at| at.to_string())),
             ("cursor", filter.before.map(|before| before.to_string())),
         ];
         query.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));

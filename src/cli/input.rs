@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
 use crate::providers::PRESETS;
 use crate::secret::Secret;
@@ -106,7 +106,35 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
     seconds.or_else(|| text.parse().ok()).ok_or_else(|| "expected RFC 3339, or Unix seconds".to_owned())
 }
 
+/// RFC 3339, or how long ago, as `2h`, `7d` or `1d 12h ago`. A day has 24 hours, a week 7 days.
+pub fn moment_or_ago(text: &str) -> Result<Timestamp, String> {
+    let ago = || {
+        let span: Span = text.parse().ok()?;
+        let ago = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.unsigned_abs();
+        Timestamp::now().checked_sub(ago).ok()
+    };
+    text.parse().ok().or_else(ago).ok_or_else(|| "expected RFC 3339, or how long ago, such as `2h` or `7d`".to_owned())
+}
+
 /// An event ID that nobody had before.
 pub fn new_id() -> String {
     format!("msg_{:032x}", fastrand::u128(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_date_or_how_long_ago() {
+        assert_eq!(moment_or_ago("2026-06-01T14:00:00+02:00"), Ok("2026-06-01T12:00:00Z".parse().unwrap()));
+        for (text, hours) in [("2h", 2), ("2h ago", 2), ("7d", 168), ("1d 12h", 36), ("1w", 168)] {
+            let (before, at) = (Timestamp::now(), moment_or_ago(text).unwrap());
+            let ago = SignedDuration::from_hours(hours);
+            assert!((before - ago..=Timestamp::now() - ago).contains(&at), "{text}: {at}");
+        }
+        for wrong in ["", "yesterday", "2", "2026-06-01", "1mo", "12:00"] {
+            assert!(moment_or_ago(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn reload(args: &Args) -> Result<ExitCode, Failure> {
-    match args.gateway.admin()?.post::<Reloaded>("/reload") {
+    match args.gateway.admin()?.post::<Reloaded>("/reload", &json!({})) {
         Ok(reloaded) if args.json => {
             terminal::print(&terminal::json_line(&json!(reloaded)))?;
             Ok(ExitCode::SUCCESS)

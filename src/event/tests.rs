@@ -522,3 +522,13 @@ fn corpus() -> BTreeMap<String, Vec<u8>> {
         })
         .collect()
 }
+
+#[test]
+fn an_event_without_an_id_goes_by_its_body_s_digest_there_and_back() {
+    let name = digest_name(&[0xab; 32]);
+    assert!(name.starts_with("sha256:abab") && name.len() == 71, "{name}");
+    assert_eq!(named_digest(&name), Some([0xab; 32]));
+    for wrong in ["evt_1", "sha256:", "sha256:ab", &name[7..], &format!("{name}ab")] {
+        assert_eq!(named_digest(wrong), None, "{wrong}");
+    }
+}

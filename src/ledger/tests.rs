@@ -243,6 +243,82 @@ async fn a_copy_in_flight_is_refused_or_waits_for_its_turn() {
 }
 
 #[tokio::test]
+async fn a_forgotten_event_passes_once_as_if_it_had_never_come() {
+    let ledger = ledger();
+    claimed(claim(&ledger, "a").await).complete().await;
+    claimed(claim(&ledger, "b").await).complete().await;
+    let names = ledger.names("route", &id("a"), None);
+    assert_eq!(ledger.forget(names).await, Ok(Forgetting::Forgotten));
+    assert_eq!(ledger.forget(names).await, Ok(Forgetting::Unknown));
+    let ledger = ledger.reopened().await;
+    assert_eq!(name(&claim(&ledger, "b").await), "duplicate");
+    let again = claimed(claim(&ledger, "a").await);
+    assert_eq!((again.attempt(), again.possible_duplicate()), (1, false));
+    again.complete().await;
+    assert_eq!(name(&claim(&ledger, "a").await), "duplicate");
+    assert_eq!(ledger.store().ids(), 2);
+}
+
+#[tokio::test]
+async fn an_event_that_is_being_handed_over_is_not_forgotten_by_either_of_its_names() {
+    let ledger = ledger();
+    let (names, by_id) = (ledger.names("route", &id("a"), Some(&[1; 32])), ledger.names("route", &id("a"), None));
+    claimed(claim_as(&ledger, names, "body").await.unwrap()).complete().await;
+    let body_in_flight = ledger.claims.take(names.first, InFlightPolicy::Reject, Instant::now()).await;
+    assert_eq!(ledger.forget(by_id).await, Ok(Forgetting::InFlight));
+    drop(body_in_flight);
+    assert_eq!(name(&claim_as(&ledger, names, "body").await.unwrap()), "duplicate");
+    let in_flight = claimed(claim(&ledger, "b").await);
+    let other = ledger.names("route", &id("b"), None);
+    assert_eq!(ledger.forget(other).await, Ok(Forgetting::InFlight));
+    in_flight.complete().await;
+    assert_eq!(ledger.forget(other).await, Ok(Forgetting::Forgotten));
+}
+
+#[tokio::test]
+async fn an_event_of_two_names_is_forgotten_by_both_and_its_neighbours_are_not() {
+    let ledger = ledger();
+    let bodies = [[1; 32], [2; 32], [3; 32]];
+    let names = ["a", "b", "c"].map(id);
+    let names: Vec<_> = names.iter().zip(&bodies).map(|(id, body)| ledger.names("route", id, Some(body))).collect();
+    for names in &names {
+        // Written over once, so that their places have moved.
+        claimed(claim_as(&ledger, *names, "body").await.unwrap()).release().await;
+        claimed(claim_as(&ledger, *names, "body").await.unwrap()).complete().await;
+    }
+    assert_eq!(ledger.forget(ledger.names("route", &id("b"), None)).await, Ok(Forgetting::Forgotten));
+    assert_eq!(ledger.store().ids(), 4);
+    let decision = |number: usize| claim_as(&ledger, names[number], "body");
+    assert_eq!(name(&decision(0).await.unwrap()), "duplicate");
+    assert_eq!(name(&decision(2).await.unwrap()), "duplicate");
+    let again = claimed(decision(1).await.unwrap());
+    assert_eq!(again.attempt(), 1);
+    again.complete().await;
+    assert_eq!(ledger.store().ids(), 6);
+}
+
+#[tokio::test]
+async fn of_two_deliveries_that_share_a_body_one_is_redelivered_at_a_time() {
+    let ledger = ledger();
+    let mut wanted = Vec::new();
+    for (event, number) in [("a", 1), ("b", 2)] {
+        let names = ledger.names("route", &id(event), Some(&[1; 32]));
+        let claim = claimed(claim_as(&ledger, names, "body").await.unwrap());
+        let subject = Subject { event_id: event.into(), ..(*Claim::report().subject).clone() };
+        let payload = Some(Payload { head: Bytes::from_static(b"head"), body: Bytes::from_static(b"body") });
+        let report = Report { subject: Arc::new(subject), attempt: None, payload };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        claim.settle(Ending::Released(Attempt::Refused), report, deadline).await.unwrap();
+        let due = ledger.store().due_now();
+        wanted.push(Redeliver { id: DeliveryId(number), from: Some(State::Failed), due });
+    }
+    let waits = || Redelivery::Waits("route".into());
+    assert_eq!(ledger.redeliver(&wanted, |_| WINDOW).await.unwrap(), [waits(), Redelivery::InFlight]);
+    assert_eq!(ledger.redeliver(&wanted[1..], |_| WINDOW).await.unwrap(), [waits()]);
+    assert_eq!(ledger.redeliver(&wanted[..1], |_| WINDOW).await.unwrap(), [Redelivery::Unknown], "it waits already");
+}
+
+#[tokio::test]
 async fn a_full_store_lets_nothing_through() {
     let ledger = ledger_at(&Clock::System, 1);
     claimed(claim(&ledger, "a").await).complete().await;

@@ -11,8 +11,8 @@ use super::running::Running;
 use super::schema::RECORD_BYTES;
 use super::shared::{Counts, Shared};
 use super::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Record, Requeued, Settlement, State, Subject,
-    Tried,
+    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Record, Requeue, Requeued, Settlement, State,
+    Subject, Tried,
 };
 
 /// The attempts with one more, in SQL. Kept one by one are the first 10 of a delivery, and the latest 90; all are counted.
@@ -55,6 +55,8 @@ pub(super) struct Effects {
     forgotten: Vec<(EventKey, Place)>,
     remembered: Vec<(EventKey, Place)>,
     moved: Vec<(Arc<str>, Option<State>, Option<State>)>,
+    /// The routes of events that are due at another time than before.
+    requeued: Vec<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -139,9 +141,7 @@ impl<'t> Batch<'t> {
         delivery: Option<DeliveryId>,
     ) -> rusqlite::Result<()> {
         if let Some(earlier) = name.earlier {
-            let mut delete = self.sql.prepare_cached("DELETE FROM ledger WHERE place = ?1 AND key = ?2")?;
-            delete.execute(params![earlier.0, name.key.0.to_be_bytes()])?;
-            self.effects.forgotten.push((name.key, earlier));
+            self.forget_row(name.key, earlier)?;
         }
         let ends = self.now.after(window);
         let bucket = Place::first_of_bucket(ends);
@@ -283,13 +283,10 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    pub(super) fn requeue(
-        &mut self,
-        id: DeliveryId,
-        completing: &[Name],
-        window: Duration,
-    ) -> rusqlite::Result<Requeued> {
-        let Some(before) = self.before(id)? else { return Ok(Requeued::Unknown) };
+    pub(super) fn requeue(&mut self, requeue: &Requeue) -> rusqlite::Result<Requeued> {
+        let &Requeue { id, from, due, ref completing, window } = requeue;
+        let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
+        let Some(before) = self.before(id)?.filter(is_wanted) else { return Ok(Requeued::Unknown) };
         if before.payload_bytes == 0 {
             return Ok(Requeued::NoPayload);
         }
@@ -297,15 +294,30 @@ impl<'t> Batch<'t> {
             "UPDATE deliveries SET state = 'pending', reason = NULL, due_ms = ?2, queued_ms = ?3, ended_ms = NULL,
              possibly_delivered = possibly_delivered OR state = 'success' WHERE id = ?1",
         )?;
-        update.execute(params![id.0, self.due_now.0, self.now.0])?;
+        // Its horizon counts from when it is due.
+        let queued = self.now.after(due.0.since(self.due_now));
+        update.execute(params![id.0, due.0.0, queued.0])?;
         for name in completing {
             // Any body of this ID is a copy from now on: this one has been taken.
             let digest = crate::signature::PayloadDigest::unknown();
             self.remember(*name, Record::Completed { digest }, window, Some(id))?;
         }
-        let route = Arc::clone(&before.route);
         self.moved(&before, State::Pending, None, before.payload_bytes);
-        Ok(Requeued::Waits(route))
+        // Also one that was pending: its lane may sleep for longer than it now has to wait.
+        self.effects.requeued.push(Arc::clone(&before.route));
+        Ok(Requeued::Waits(before.route))
+    }
+
+    /// Deletes an event's rows of the ledger, those that are still there.
+    pub(super) fn forget_event(&mut self, rows: &[(EventKey, Place)]) -> rusqlite::Result<()> {
+        rows.iter().try_for_each(|&(key, place)| self.forget_row(key, place))
+    }
+
+    fn forget_row(&mut self, key: EventKey, place: Place) -> rusqlite::Result<()> {
+        let mut delete = self.sql.prepare_cached("DELETE FROM ledger WHERE place = ?1 AND key = ?2")?;
+        delete.execute(params![place.0, key.0.to_be_bytes()])?;
+        self.effects.forgotten.push((key, place));
+        Ok(())
     }
 
     /// Deletes up to `limit` rows of the ledger before `first`. Answers how many.
@@ -442,7 +454,7 @@ impl Effects {
         if self.moved.is_empty() {
             return;
         }
-        let mut stored = Vec::new();
+        let mut stored = self.requeued;
         shared.with_counts(|counts| {
             for (route, from, to) in self.moved {
                 let is_stored = |state: Option<State>| matches!(state, Some(State::Pending | State::Dead));

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::index::Place;
 use super::read::Attempted;
+use super::running::Running;
 use crate::backoff::Reason;
 use crate::signature::PayloadDigest;
 
@@ -236,12 +237,35 @@ pub struct Lane {
     pub concurrency: usize,
 }
 
+/// The wish to deliver again.
+#[derive(Debug, Clone)]
+pub struct Requeue {
+    pub id: DeliveryId,
+    /// Only if it still stands so.
+    pub from: Option<State>,
+    pub due: DueAt,
+    /// Names of its event where the ledger has to learn that it is stored.
+    pub completing: Vec<Name>,
+    /// How long the ledger remembers those.
+    pub window: Duration,
+}
+
+/// When an event is due. Its time goes on while no gateway runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DueAt(pub(super) Running);
+
+impl DueAt {
+    pub fn after(self, pause: Duration) -> Self {
+        Self(self.0.after(pause))
+    }
+}
+
 /// What became of the wish to deliver again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requeued {
     /// It waits, on this route.
     Waits(Arc<str>),
-    /// There is no such delivery.
+    /// There is no such delivery, or it stands otherwise than was asked for.
     Unknown,
     /// Its payload is not kept.
     NoPayload,

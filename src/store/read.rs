@@ -103,6 +103,10 @@ pub struct Filter {
     pub state: Option<State>,
     pub event_type: Option<String>,
     pub event_id: Option<String>,
+    /// Only those whose event was received then or later.
+    pub since: Option<Timestamp>,
+    /// Only those whose event was received earlier.
+    pub until: Option<Timestamp>,
     /// Only those before this one.
     pub before: Option<DeliveryId>,
     pub limit: usize,
@@ -132,7 +136,7 @@ const COUNTED_MAX: usize = 10_000;
 
 impl Filter {
     /// Written so that the indexes can be used: by route alone, or by route and any state but success. The parameters are
-    /// the route (2), the state (3), the event's type (4) and ID (5).
+    /// the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
     fn condition(&self) -> String {
         let of_route = match self.route {
             Some(_) => "route = (SELECT id FROM routes WHERE name = ?2)",
@@ -143,7 +147,16 @@ impl Filter {
             Some(_) => "state = ?3 AND state <> 'success'",
             None => "?3 IS NULL",
         };
-        format!("{of_route} AND {of_state} AND (?4 IS NULL OR event_type = ?4) AND (?5 IS NULL OR event_id = ?5)")
+        format!(
+            "{of_route} AND {of_state} AND (?4 IS NULL OR event_type = ?4) AND (?5 IS NULL OR event_id = ?5)
+             AND (?6 IS NULL OR received_ms >= ?6) AND (?7 IS NULL OR received_ms < ?7)"
+        )
+    }
+
+    /// `since` and `until` as arrivals are kept and shown: to the millisecond.
+    fn bounds(&self) -> [Option<i64>; 2] {
+        let whole = |at: Timestamp| at.as_millisecond() + i64::from(at.subsec_nanosecond() % 1_000_000 > 0);
+        [self.since.map(whole), self.until.map(whole)]
     }
 }
 
@@ -183,6 +196,35 @@ impl Reader {
     /// The event's row, if it is in one of these places and has not ended.
     pub(super) fn confirm(&self, key: EventKey, places: &[Place], now: Running) -> rusqlite::Result<Option<Found>> {
         confirm(&self.0, key, places, now)
+    }
+
+    /// The rows that the event has in these places, and those of its other name: written with them by one settlement, it
+    /// lies beside them and tells of the same delivery.
+    pub(super) fn rows(
+        &self,
+        key: EventKey,
+        places: &[Place],
+        now: Running,
+    ) -> rusqlite::Result<Vec<(EventKey, Place)>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT other.key, other.place FROM ledger AS own JOIN ledger AS other
+             ON other.place BETWEEN own.place - 1 AND own.place + 1
+             AND (other.place = own.place OR other.delivery = own.delivery)
+             WHERE own.place = ?1 AND own.key = ?2 AND own.ends_ms > ?3",
+        )?;
+        let mut rows = Vec::new();
+        for place in places {
+            let found = select.query_map(params![place.0, key.0.to_be_bytes(), now.0], |row| {
+                Ok((EventKey(u128::from_be_bytes(row.get(0)?)), Place(row.get(1)?)))
+            })?;
+            for row in found {
+                let row = row?;
+                if !rows.contains(&row) {
+                    rows.push(row);
+                }
+            }
+        }
+        Ok(rows)
     }
 
     pub(super) fn due(&self, route: &str, now: Running, limit: usize) -> rusqlite::Result<Due> {
@@ -267,9 +309,10 @@ impl Reader {
 
     pub(super) fn deliveries(&self, filter: &Filter, now: Running) -> rusqlite::Result<Vec<DeliveryView>> {
         let mut select = self.0.prepare_cached(&format!(
-            "{VIEW} WHERE {} AND deliveries.id < ?6 ORDER BY deliveries.id DESC LIMIT ?7",
+            "{VIEW} WHERE {} AND deliveries.id < ?8 ORDER BY deliveries.id DESC LIMIT ?9",
             filter.condition()
         ))?;
+        let [since, until] = filter.bounds();
         let rows = select.query_map(
             params![
                 if filter.with_bodies { LISTED_BODY_MAX } else { 0 },
@@ -277,6 +320,8 @@ impl Reader {
                 filter.state.map(State::as_str),
                 filter.event_type,
                 filter.event_id,
+                since,
+                until,
                 filter.before.map_or(i64::MAX, |before| before.0),
                 filter.limit,
             ],
@@ -288,15 +333,35 @@ impl Reader {
     /// How many there are of these; `None` when there are more than [`COUNTED_MAX`].
     pub(super) fn count_deliveries(&self, filter: &Filter) -> rusqlite::Result<Option<usize>> {
         let mut select = self.0.prepare_cached(&format!(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?6)",
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?8)",
             filter.condition()
         ))?;
-        let state = filter.state.map(State::as_str);
+        let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
         let count = select.query_row(
-            params![true, filter.route, state, filter.event_type, filter.event_id, COUNTED_MAX + 1],
+            params![true, filter.route, state, filter.event_type, filter.event_id, since, until, COUNTED_MAX + 1],
             |row| row.get(0),
         )?;
         Ok(Some(count).filter(|count| *count <= COUNTED_MAX))
+    }
+
+    /// Those that match and come after `after`, the oldest first, `limit` at the most: each with whether its payload is
+    /// kept.
+    pub(super) fn matching(
+        &self,
+        filter: &Filter,
+        after: DeliveryId,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<(DeliveryId, bool)>> {
+        let mut select = self.0.prepare_cached(&format!(
+            "SELECT id, payload_bytes > 0 FROM deliveries WHERE id > ?1 AND {} ORDER BY id LIMIT ?8",
+            filter.condition()
+        ))?;
+        let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
+        let rows = select.query_map(
+            params![after.0, filter.route, state, filter.event_type, filter.event_id, since, until, limit],
+            |row| Ok((DeliveryId(row.get(0)?), row.get(1)?)),
+        )?;
+        rows.collect()
     }
 
     pub(super) fn route_record(&self, route: &str, since_day: i64) -> rusqlite::Result<RouteRecord> {

@@ -77,6 +77,11 @@ fn attempt(status: u16) -> Attempted {
     Attempted { at: Timestamp::from_second(1_790_000_001).unwrap(), ms: 12, status: Some(status), error: None }
 }
 
+fn received(event: &str, at: &str, state: State) -> DeliveryChange {
+    let subject = Subject { received_at: at.parse().unwrap(), ..(*subject(event)).clone() };
+    DeliveryChange { subject: Arc::new(subject), ..change(event, state) }
+}
+
 fn change(event: &str, state: State) -> DeliveryChange {
     DeliveryChange {
         earlier: None,
@@ -101,6 +106,10 @@ async fn record(store: &Store, key: u128) -> Option<Record> {
 
 async fn queued(store: &Store, key: u128, event: &str) -> DeliveryId {
     store.settle(settlement(key, None, completed(1), Some(change(event, State::Pending)))).await.unwrap().unwrap()
+}
+
+fn now(store: &Store, id: DeliveryId) -> Requeue {
+    Requeue { id, from: None, due: store.due_now(), completing: Vec::new(), window: WINDOW }
 }
 
 #[tokio::test]
@@ -139,6 +148,26 @@ async fn of_two_records_of_an_event_the_completed_one_holds() {
         store.settle(settlement(1, None, second, None)).await.unwrap();
         assert_eq!(record(&store, 1).await, Some(completed(1)));
     }
+}
+
+#[tokio::test]
+async fn what_is_forgotten_stays_forgotten_when_the_index_is_read_anew() {
+    let kept = Kept::new();
+    let store = kept.open();
+    for key in 1..=3 {
+        let delivery = Some(change(&key.to_string(), State::Success));
+        store.settle(settlement(key, None, completed(1), delivery)).await.unwrap();
+    }
+    let rows = store.rows(EventKey(2)).await.unwrap();
+    assert_eq!(rows.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [EventKey(2)], "neighbours of other deliveries");
+    store.forget_event(rows).await.unwrap();
+    assert_eq!((record(&store, 2).await, store.ids()), (None, 2));
+    let reopened = store.waker(&"billing".into());
+    store.distrust();
+    reopened.notified().await;
+    assert_eq!((record(&store, 2).await, store.ids()), (None, 2));
+    assert_eq!((record(&store, 1).await, record(&store, 3).await), (Some(completed(1)), Some(completed(1))));
+    assert!(store.rows(EventKey(2)).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -274,10 +303,62 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again() {
     drop(store);
     let store = kept.open();
     assert_eq!(store.waiting("billing"), (0, 1));
-    assert_eq!(store.requeue(id, Vec::new(), WINDOW).await.unwrap(), Requeued::Waits("billing".into()));
+    assert_eq!(store.requeue(vec![now(&store, id)]).await.unwrap(), [Requeued::Waits("billing".into())]);
     assert_eq!(store.waiting("billing"), (1, 0));
     assert_eq!(store.load(id).await.unwrap().unwrap().payload.unwrap().body, Bytes::from_static(b"body"));
-    assert_eq!(store.requeue(DeliveryId(99), Vec::new(), WINDOW).await.unwrap(), Requeued::Unknown);
+    assert_eq!(store.requeue(vec![now(&store, DeliveryId(99))]).await.unwrap(), [Requeued::Unknown]);
+}
+
+#[tokio::test]
+async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_restart() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await];
+    let start = store.due_now();
+    // The later one is written first.
+    for (id, seconds) in [(ids[1], 60), (ids[0], 30)] {
+        let requeue = Requeue { due: start.after(Duration::from_secs(seconds)), ..now(&store, id) };
+        store.requeue(vec![requeue]).await.unwrap();
+    }
+    kept.pass(&store, Duration::from_secs(10));
+    store.close(true).await;
+    drop(store);
+    let store = kept.open();
+    let due = store.due("billing".into(), 10).await.unwrap();
+    assert!(due.events.is_empty() && due.next_in.is_some_and(|pause| pause <= Duration::from_secs(20)), "{due:?}");
+    kept.pass(&store, Duration::from_secs(50));
+    let due = store.due("billing".into(), 10).await.unwrap().events;
+    assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn what_stands_otherwise_than_it_did_is_left_alone() {
+    let kept = Kept::new();
+    let store = kept.open();
+    let id = queued(&store, 1, "a").await;
+    store.attempted(id, 1, attempt(200), Next::Done { keep_payload: true }).await.unwrap();
+    let dead = Requeue { from: Some(State::Dead), ..now(&store, id) };
+    assert_eq!(store.requeue(vec![dead]).await.unwrap(), [Requeued::Unknown]);
+    assert_eq!(store.delivery(id).await.unwrap().unwrap().state, State::Success);
+    let success = Requeue { from: Some(State::Success), ..now(&store, id) };
+    assert_eq!(store.requeue(vec![success]).await.unwrap(), [Requeued::Waits("billing".into())]);
+}
+
+#[tokio::test]
+async fn those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them() {
+    let kept = Kept::new();
+    let store = kept.open();
+    for key in 1..=5 {
+        let payload = (key != 3).then(|| Payload { head: Bytes::from_static(b"head"), body: Bytes::new() });
+        let change = DeliveryChange { payload, ..change("a", State::Failed) };
+        store.settle(settlement(key, None, tried(1), Some(change))).await.unwrap();
+    }
+    queued(&store, 6, "b").await;
+    let filter = Filter { state: Some(State::Failed), route: Some("billing".into()), ..Filter::default() };
+    let page = async |after| store.matching(filter.clone(), DeliveryId(after), 3).await.unwrap();
+    assert_eq!(page(0).await, [(DeliveryId(1), true), (DeliveryId(2), true), (DeliveryId(3), false)]);
+    assert_eq!(page(3).await, [(DeliveryId(4), true), (DeliveryId(5), true)]);
+    assert_eq!(page(5).await, []);
 }
 
 #[tokio::test]
@@ -337,7 +418,7 @@ async fn a_success_that_is_delivered_again_counts_once() {
         store.attempted(id, number, attempt(200), Next::Done { keep_payload: true }).await.unwrap();
         let record = store.route_record("billing".into(), 0).await.unwrap();
         assert_eq!((record.successful, record.total_ms), (1, 12));
-        assert_eq!(store.requeue(id, Vec::new(), WINDOW).await.unwrap(), Requeued::Waits("billing".into()));
+        assert_eq!(store.requeue(vec![now(&store, id)]).await.unwrap(), [Requeued::Waits("billing".into())]);
         assert!(store.load(id).await.unwrap().unwrap().tried.possibly_delivered);
     }
 }
@@ -373,6 +454,27 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first() {
     assert_eq!(find(Filter { route: Some("other".into()), ..all() }).await, "");
     assert_eq!(find(Filter { event_id: Some("b".into()), ..all() }).await, "b");
     assert_eq!(find(Filter { event_type: Some("none".into()), ..all() }).await, "");
+}
+
+#[tokio::test]
+async fn since_takes_its_moment_and_until_does_not() {
+    let kept = Kept::new();
+    let store = kept.open();
+    for (key, at) in [(1, "2026-06-01T12:00:00Z"), (2, "2026-06-01T12:00:00.001Z"), (3, "2026-06-01T12:00:00.0015Z")] {
+        let change = received(&key.to_string(), at, State::Success);
+        store.settle(settlement(key, None, completed(1), Some(change))).await.unwrap();
+    }
+    let find = async |since: Option<&str>, until: Option<&str>| -> (String, Option<usize>) {
+        let at = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+        let filter = Filter { since: at(since), until: at(until), limit: 10, ..Filter::default() };
+        let found = store.deliveries(filter.clone()).await.unwrap();
+        (found.iter().map(|view| view.event_id.as_str()).collect(), store.count_deliveries(filter).await.unwrap())
+    };
+    assert_eq!(find(Some("2026-06-01T12:00:00.001Z"), None).await, ("32".into(), Some(2)));
+    assert_eq!(find(Some("2026-06-01T12:00:00.0005Z"), None).await, ("32".into(), Some(2)));
+    assert_eq!(find(None, Some("2026-06-01T12:00:00.001Z")).await, ("1".into(), Some(1)));
+    assert_eq!(find(Some("2026-06-01T12:00:00Z"), Some("2026-06-01T12:00:00.001Z")).await, ("1".into(), Some(1)));
+    assert_eq!(find(Some("2026-06-01T12:00:00.002Z"), None).await, (String::new(), Some(0)));
 }
 
 #[tokio::test]
@@ -417,7 +519,10 @@ async fn who_delivers_is_woken_by_whatever_stores_an_event() {
     let id = queued(&store, 1, "a").await;
     waker.notified().await;
     store.attempted(id, 1, attempt(410), Next::Dead(Reason::Rejected)).await.unwrap();
-    store.requeue(id, Vec::new(), WINDOW).await.unwrap();
+    store.requeue(vec![now(&store, id)]).await.unwrap();
+    waker.notified().await;
+    // It was pending before, and is due earlier.
+    store.requeue(vec![now(&store, id)]).await.unwrap();
     waker.notified().await;
     store.distrust();
     waker.notified().await;

@@ -19,7 +19,7 @@ use super::index::Place;
 use super::read::Attempted;
 use super::running::Running;
 use super::shared::Shared;
-use super::{DeliveryId, EventKey, Lane, Name, Next, Requeued, Settlement, StoreError, Tried, opening, schema};
+use super::{DeliveryId, EventKey, Lane, Next, Requeue, Requeued, Settlement, StoreError, Tried, opening, schema};
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -34,11 +34,12 @@ pub(super) enum Job {
         next: Next,
         done: Done<()>,
     },
-    Requeue {
-        id: DeliveryId,
-        completing: Vec<Name>,
-        window: Duration,
-        done: Done<Requeued>,
+    /// Makes deliveries pending again.
+    Requeue(Vec<Requeue>, Done<Vec<Requeued>>),
+    /// Deletes an event's rows of the ledger.
+    ForgetEvent {
+        rows: Vec<(EventKey, Place)>,
+        done: Done<()>,
     },
     /// Keeps a webhook's definition, or forgets it.
     Webhook {
@@ -79,9 +80,14 @@ pub(super) enum Job {
 impl Job {
     /// About what it takes in memory.
     pub(super) fn bytes(&self) -> usize {
-        let Self::Settle(settlement, _) = self else { return JOB_BYTES };
-        let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
-        JOB_BYTES + payload.map_or(0, |payload| payload.head.len() + payload.body.len())
+        match self {
+            Self::Settle(settlement, _) => {
+                let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
+                JOB_BYTES + payload.map_or(0, |payload| payload.head.len() + payload.body.len())
+            }
+            Self::Requeue(requeues, _) => JOB_BYTES * requeues.len(),
+            _ => JOB_BYTES,
+        }
     }
 }
 
@@ -225,8 +231,8 @@ impl Writer {
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
                 Job::Attempted { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
-                Job::Requeue { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
-                Job::Webhook { done, .. } | Job::Pause { done, .. } => {
+                Job::Requeue(_, done) => drop(done.send(Err(StoreError::Unavailable))),
+                Job::ForgetEvent { done, .. } | Job::Webhook { done, .. } | Job::Pause { done, .. } => {
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
                 Job::Serve(lanes) => self.shared.serve(lanes),
@@ -318,7 +324,7 @@ fn is_of_one_job(error: &rusqlite::Error) -> bool {
 enum Answer {
     Nothing,
     Delivery(Option<DeliveryId>),
-    Requeued(Requeued),
+    Requeued(Vec<Requeued>),
     Rows(usize),
 }
 
@@ -329,7 +335,14 @@ fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
             writing.attempted(*id, *number, attempt, *next)?;
             Answer::Nothing
         }
-        Job::Requeue { id, completing, window, .. } => Answer::Requeued(writing.requeue(*id, completing, *window)?),
+        Job::Requeue(wanted, _) => {
+            let requeued = wanted.iter().map(|requeue| writing.requeue(requeue));
+            Answer::Requeued(requeued.collect::<rusqlite::Result<_>>()?)
+        }
+        Job::ForgetEvent { rows, .. } => {
+            writing.forget_event(rows)?;
+            Answer::Nothing
+        }
         Job::Webhook { name, definition, .. } => {
             writing.webhook(name, definition.as_deref())?;
             Answer::Nothing
@@ -356,8 +369,10 @@ fn tell(shared: &Shared, job: Job, answer: Answer) {
     match (job, answer) {
         (Job::Settle(_, done), Answer::Delivery(id)) => drop(done.send(Ok(id))),
         (Job::Attempted { done, .. }, _) => drop(done.send(Ok(()))),
-        (Job::Requeue { done, .. }, Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
-        (Job::Webhook { done, .. } | Job::Pause { done, .. }, _) => drop(done.send(Ok(()))),
+        (Job::Requeue(_, done), Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
+        (Job::ForgetEvent { done, .. } | Job::Webhook { done, .. } | Job::Pause { done, .. }, _) => {
+            let _ = done.send(Ok(()));
+        }
         (Job::Serve(lanes), _) => shared.serve(lanes),
         (Job::Sweep { done, .. } | Job::Forget { done, .. }, Answer::Rows(rows)) => drop(done.send(rows)),
         _ => {}

@@ -60,7 +60,11 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
         ("POST", "/webhooks/wh_hooks/test", json!({})),
         ("POST", "/webhooks/wh_hooks/pause", json!({})),
         ("POST", "/webhooks/wh_hooks/resume", json!({})),
+        ("POST", "/webhooks/wh_hooks/recover", json!({"since": "2026-01-01T00:00:00Z"})),
+        ("POST", "/webhooks/wh_hooks/forget", json!({"event_id": "evt_1"})),
         ("POST", "/deliveries/del_1/redeliver", json!({})),
+        ("POST", "/deliveries/redeliver", json!({"status": "dead"})),
+        ("POST", "/deliveries/redeliver", json!({"status": "dead", "dry_run": true})),
         ("POST", "/reload", json!({})),
     ];
     for (method, path, document) in writes {
@@ -80,6 +84,10 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
         "resumeWebhook(id: \"wh_hooks\") { id }",
         "testWebhook(id: \"wh_hooks\") { status }",
         "redeliver(id: \"del_1\") { id }",
+        "redeliverMatching(status: dead) { matched }",
+        "redeliverMatching(status: dead, dryRun: true) { matched }",
+        "recoverWebhook(id: \"wh_hooks\", since: \"2026-01-01T00:00:00Z\") { matched }",
+        "forgetEvent(id: \"wh_hooks\", eventId: \"evt_1\")",
     ];
     for mutation in mutations {
         let answer =
@@ -122,7 +130,13 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
     let made = made["webhook"]["id"].as_str().unwrap().to_owned();
     let name = made.strip_prefix("wh_").unwrap();
     let of = |path: &str| format!("/webhooks/{made}{path}");
-    let mutation = json!({"query": "mutation { pauseWebhook(id: \"wh_none\") { id } }"});
+    let redeliver = || "/deliveries/redeliver".to_owned();
+    let since = json!({"since": "2026-01-01T00:00:00Z"});
+    let mutation = |text: &str| json!({"query": format!("mutation {{ {text} }}")});
+    let pause = mutation("pauseWebhook(id: \"wh_none\") { id }");
+    let all = mutation("redeliverMatching(webhookId: \"wh_gone\") { matched }");
+    let recover = mutation("recoverWebhook(id: \"wh_gone\", since: \"2026-01-01T00:00:00Z\") { matched }");
+    let forget = mutation("forgetEvent(id: \"wh_gone\", eventId: \"evt_1\")");
     let changes = [
         ("PUT", of(""), json!({"description": "mine"}), ["change_webhook", name, "done"]),
         ("POST", of("/pause"), json!({}), ["pause", name, "done"]),
@@ -131,10 +145,19 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
         ("DELETE", of(""), json!({}), ["remove_webhook", name, "done"]),
         ("DELETE", of(""), json!({}), ["remove_webhook", name, "unknown_webhook"]),
         ("DELETE", "/webhooks/wh_hooks".into(), json!({}), ["remove_webhook", "hooks", "in_file"]),
+        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": "evt_1"}), ["forget", "hooks", "done"]),
+        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": 1}), ["forget", "hooks", "unknown_event"]),
+        ("POST", "/webhooks/wh_hooks/recover".into(), since, ["recover", "hooks", "done"]),
+        ("POST", redeliver(), json!({"status": "dead"}), ["redeliver_matching", "", "done"]),
+        ("POST", redeliver(), json!({"webhook_id": "wh_hooks"}), ["redeliver_matching", "hooks", "done"]),
+        ("POST", redeliver(), json!({"webhook_id": "wh_none"}), ["redeliver_matching", "none", "unknown_webhook"]),
         ("POST", "/deliveries/del_1/redeliver".into(), json!({}), ["redeliver", "del_1", "done"]),
         ("POST", "/deliveries/del_9/redeliver".into(), json!({}), ["redeliver", "del_9", "unknown_delivery"]),
         ("POST", "/reload".into(), json!({}), ["reload", "", "done"]),
-        ("POST", "/graphql".into(), mutation, ["pause", "none", "unknown_webhook"]),
+        ("POST", "/graphql".into(), pause, ["pause", "none", "unknown_webhook"]),
+        ("POST", "/graphql".into(), all, ["redeliver_matching", "gone", "unknown_webhook"]),
+        ("POST", "/graphql".into(), recover, ["recover", "gone", "unknown_webhook"]),
+        ("POST", "/graphql".into(), forget, ["forget", "gone", "unknown_webhook"]),
     ];
     audited(&gateway, json!({"operation": "make_webhook", "subject": name, "outcome": "done"})).await;
     for (method, path, document, [operation, subject, outcome]) in changes {
@@ -148,6 +171,7 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
     let before = gateway.lines().iter().filter(|line| line["message"] == "audit").count();
     send(&gateway, get("/status", TOKEN)).await;
     send(&gateway, post("/graphql", TOKEN, &json!({"query": "{ webhooks { id } }"}))).await;
+    send(&gateway, post(&redeliver(), TOKEN, &json!({"status": "success", "dry_run": true}))).await;
     send(&gateway, post("/reload", TOKEN, &json!({}))).await;
     eventually("the reload is written down", async || {
         gateway.lines().iter().filter(|line| line["message"] == "audit").count() > before

@@ -33,6 +33,7 @@ mod openapi; // the admin API against its own documents
 mod queue; // accepted now, delivered when the upstream takes it
 mod receivers; // receivers as the provider documents them
 mod records; // every delivery can be looked at, and the dead sent again
+mod recovery; // after an outage: many delivered again at a pace, and one forgotten
 mod rejections; // what was turned away is seen, and holds nothing that should not be
 mod reload; // taken whole and at once, or not at all
 mod schemes; // custom schemes, signatures in the body, several candidates

@@ -476,7 +476,9 @@ async fn every_command_has_a_manual_page_with_examples() {
     assert_eq!(page("hookgate.1"), hookgate(&["man"]).await.assert(0).stdout);
     let groups = ["help", "events", "deliveries"];
     let mut names: BTreeSet<_> = commands().await.into_iter().filter(|name| !groups.contains(&name.as_str())).collect();
-    names.extend(["events-list", "events-show", "events-redeliver", "deliveries-tail"].map(str::to_owned));
+    names.extend(
+        ["events-list", "events-show", "events-redeliver", "events-forget", "deliveries-tail"].map(str::to_owned),
+    );
     for name in names {
         let page = page(&format!("hookgate-{name}.1"));
         assert!(page.contains("Examples:"), "{name} has examples");

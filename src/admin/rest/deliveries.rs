@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::Type;
-use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat};
 use utoipa::{IntoParams, PartialSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,6 +22,8 @@ use crate::store::{self, DeliveryId, Filter};
 
 const LIMIT_DEFAULT: usize = 20;
 const LIMIT_MAX: usize = 100;
+
+const MOMENT: &str = "an RFC 3339 date and time, such as 2026-06-01T12:00:00Z";
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
@@ -138,6 +140,8 @@ pub(in crate::admin) fn filter(pairs: Pairs, any_webhook: bool) -> Result<Filter
             "event_data" => {
                 filter.with_bodies = value.parse().map_err(|_| wrong("true or false"))?;
             }
+            "since" => filter.since = Some(value.parse().map_err(|_| wrong(MOMENT))?),
+            "until" => filter.until = Some(value.parse().map_err(|_| wrong(MOMENT))?),
             "webhook_id" if any_webhook => {
                 filter.route = Some(route_of(&value).ok_or(Refused::NoSuchWebhook)?.to_owned());
             }
@@ -148,7 +152,12 @@ pub(in crate::admin) fn filter(pairs: Pairs, any_webhook: bool) -> Result<Filter
         }
         seen.push(name);
     }
-    Ok(filter)
+    match (filter.since, filter.until) {
+        (Some(since), Some(until)) if since >= until => {
+            Err(Problem::InvalidParameter("`since` must be before `until`.".into()))
+        }
+        _ => Ok(filter),
+    }
 }
 
 /// The parameters that [`filter`] takes, for the document: those of a list of all deliveries,
@@ -181,6 +190,8 @@ impl IntoParams for OfOne {
             parameter("status", "Where they stand.", store::State::schema()),
             parameter("event_type", "The event's type, as a whole.", text()),
             parameter("event_id", "The event's ID, as a whole.", text()),
+            parameter("since", "Whose event was received then or later.", moment()),
+            parameter("until", "Whose event was received earlier; it is later than `since`.", moment()),
             parameter("event_data", "Whether bodies of up to 64 KiB are shown.", yes_or_no),
         ]);
         parameters
@@ -196,6 +207,10 @@ impl IntoParams for Limit {
 
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn moment() -> ObjectBuilder {
+    text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
 }
 
 fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
@@ -218,13 +233,16 @@ mod tests {
     #[test]
     fn parameters_become_a_filter() {
         let filter = parse(
-            "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&webhook_id=wh_a&event_data=false",
+            "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&webhook_id=wh_a&event_data=false&\
+             since=2026-06-01T14:00:00%2B02:00&until=2026-06-01T12:00:00.5Z",
         );
         let expected = Filter {
             route: Some("a".into()),
             state: Some(store::State::Dead),
             event_type: Some("user.created".into()),
             event_id: Some("evt 1".into()),
+            since: Some("2026-06-01T12:00:00Z".parse().unwrap()),
+            until: Some("2026-06-01T12:00:00.5Z".parse().unwrap()),
             before: Some(DeliveryId(9)),
             limit: 5,
             with_bodies: false,
@@ -245,6 +263,9 @@ mod tests {
             ("status=Dead", "status"),
             ("event_data=yes", "event_data"),
             ("event_typ=user.created", "event_typ"),
+            ("since=2026-06-01", "since"),
+            ("until=2h", "until"),
+            ("since=2026-06-01T12:00:00Z&until=2026-06-01T12:00:00Z", "since"),
         ];
         for (query, named) in cases {
             let problem = parse(query).unwrap_err();

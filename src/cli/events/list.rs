@@ -2,35 +2,26 @@
 
 use std::process::ExitCode;
 
-use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
+use super::selection::Selection;
 use super::{Failure, PAGE, Place, next, one_line};
 use crate::admin::shape::{Deliveries, Delivery, route_of};
 use crate::cli::terminal;
-use crate::store::{Filter, State};
+use crate::store::Filter;
 
 /// List deliveries, the newest first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookgate events list --status dead --route billing
+  hookgate events list --status failed --since 2h
   hookgate events list --event-id evt_123 --json | jq '.deliveries[].status'
   hookgate events list --offline --config /etc/hookgate/hookgate.yaml")]
 pub struct Args {
     #[command(flatten)]
     place: Place,
-    /// Only those of this route
-    #[arg(long, value_name = "NAME")]
-    route: Option<String>,
-    /// Only those that stand so
-    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(State::ALL.map(State::as_str)))]
-    status: Option<String>,
-    /// Only those of this event
-    #[arg(long, value_name = "ID")]
-    event_id: Option<String>,
-    /// Only those of this event type
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// How many at the most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -42,15 +33,7 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let source = args.place.open()?;
     let mut left = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let mut filter = Filter {
-        route: args.route.clone(),
-        state: args.status.as_deref().and_then(State::parse),
-        event_type: args.event_type.clone(),
-        event_id: args.event_id.clone(),
-        before: None,
-        limit: left.min(PAGE),
-        with_bodies: args.json,
-    };
+    let mut filter = Filter { limit: left.min(PAGE), with_bodies: args.json, ..args.selection.filter() };
     let mut first = true;
     loop {
         let page = source.page(&filter)?;

@@ -1,29 +1,46 @@
 //! `hookgate events redeliver`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Map, json};
 
-use super::{Admin, Failure, Gateway, PAGE, delivery_id, next};
-use crate::admin::shape::OneDelivery;
+use super::selection::{SELECTING, Selection};
+use super::{Admin, Failure, Gateway, delivery_id, one_line};
+use crate::admin::Pace;
+use crate::admin::shape::{OneDelivery, Redelivered, webhook_id};
+use crate::cli::check::counted;
 use crate::cli::{FAILED, terminal};
-use crate::store::{Filter, State};
+use crate::store::State;
 
-/// Have events delivered again, whose payload is kept.
+/// Have events delivered again, whose payload is kept
+///
+/// By their IDs, or all that match, the oldest first; without --status, those that failed or are dead. What has become due while a route was paused, or the gateway was down, is due at once, whatever the pace.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookgate events redeliver del_17 del_18
-  hookgate events redeliver --dead --route billing")]
+  hookgate events redeliver --dead --route billing
+  hookgate events redeliver --route billing --since 2h --dry-run
+  hookgate events redeliver --route billing --since 2h --per-second 20")]
 pub struct Args {
     /// The deliveries, as `hookgate events list` names them
-    #[arg(required_unless_present = "dead", value_name = "ID")]
+    #[arg(
+        required_unless_present_any = SELECTING.into_iter().chain(["dead"]),
+        conflicts_with_all = SELECTING.into_iter().chain(["dead", "dry_run", "per_second"]),
+        value_name = "ID"
+    )]
     ids: Vec<String>,
-    /// All dead letters of a route, the oldest first
-    #[arg(long, requires = "route", conflicts_with = "ids")]
+    #[command(flatten)]
+    selection: Selection,
+    /// As --status dead
+    #[arg(long, conflicts_with = "status")]
     dead: bool,
-    /// Whose dead letters
-    #[arg(long, value_name = "NAME", requires = "dead")]
-    route: Option<String>,
+    /// Only say how many there are, and how many of them can be delivered again
+    #[arg(long)]
+    dry_run: bool,
+    /// How many are due each second, above 0 and up to 10000 [default: all at once]
+    #[arg(long, value_name = "N", value_parser = pace)]
+    per_second: Option<f64>,
     #[command(flatten)]
     gateway: Gateway,
     /// Print one JSON document
@@ -31,19 +48,56 @@ pub struct Args {
     json: bool,
 }
 
+/// A million are written meanwhile, also on a slow disk.
+const REDELIVERED_WITHIN: Duration = Duration::from_secs(3600);
+
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let admin = args.gateway.admin()?;
-    let ids = match &args.route {
-        Some(route) => dead_letters(&admin, route)?,
-        None => args.ids.clone(),
-    };
+    if args.ids.is_empty() { matching(args, &admin) } else { each(args, &admin) }
+}
+
+fn pace(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| Pace::per_second(*number).is_some());
+    number.ok_or_else(|| format!("expected a number above 0, {} at the most", Pace::MAX))
+}
+
+fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
+    let filter = args.selection.filter();
+    let state = if args.dead { Some(State::Dead) } else { filter.state };
+    let optional = [
+        ("webhook_id", filter.route.as_deref().map(|route| json!(webhook_id(route)))),
+        ("status", state.map(|state| json!(state.as_str()))),
+        ("event_type", filter.event_type.map(Into::into)),
+        ("event_id", filter.event_id.map(Into::into)),
+        ("since", filter.since.map(|at| json!(at))),
+        ("until", filter.until.map(|at| json!(at))),
+        ("per_second", args.per_second.map(Into::into)),
+        ("dry_run", Some(args.dry_run.into())),
+    ];
+    let given = optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let document: Map<_, _> = given.collect();
+    let redelivered: Redelivered = admin.post_within("/deliveries/redeliver", &document, REDELIVERED_WITHIN)?;
+    let Redelivered { matched, accepted, refused, .. } = &redelivered;
+    for refused in refused {
+        terminal::tell(&format!("{}: {}", counted(refused.count, "event"), refused.code));
+    }
+    if args.json {
+        terminal::print(&one_line(&redelivered)?)?;
+    } else {
+        let (events, does) = (counted(*matched, "event"), if args.dry_run { "can" } else { "will" });
+        terminal::print(&format!("{accepted} of {events} {does} be delivered again"))?;
+    }
+    Ok(if args.dry_run || accepted == matched { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn each(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
     let (mut accepted, mut refused) = (Vec::new(), Vec::new());
     let mut failure = None;
-    for id in &ids {
-        match redeliver(&admin, id) {
+    for id in &args.ids {
+        match redeliver(admin, id) {
             Ok(()) => {
                 // Whoever reads the output may have gone; what was asked for is done all the same.
-                if !args.dead && !args.json {
+                if !args.json {
                     let _ = terminal::print(&format!("{id} will be delivered again"));
                 }
                 accepted.push(id);
@@ -58,12 +112,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             }
         }
     }
-    let success = accepted.len() == ids.len();
+    let success = accepted.len() == args.ids.len();
     let printed = if args.json {
         terminal::print(&json!({"success": success, "accepted": accepted, "refused": refused}).to_string())
-    } else if let Some(route) = &args.route {
-        let (of, letters) = (ids.len(), if ids.len() == 1 { "letter" } else { "letters" });
-        terminal::print(&format!("{} of {of} dead {letters} of {route} will be delivered again", accepted.len()))
     } else {
         Ok(())
     };
@@ -78,22 +129,5 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 fn redeliver(admin: &Admin, id: &str) -> Result<(), Failure> {
     let id = delivery_id(id).map_err(Failure::Refused)?;
-    admin.post::<OneDelivery>(&format!("/deliveries/{id}/redeliver")).map(drop)
-}
-
-/// All of them are known before the first is tried: one that dies again is not tried for ever.
-fn dead_letters(admin: &Admin, route: &str) -> Result<Vec<String>, Failure> {
-    let mut filter = Filter { route: Some(route.into()), state: Some(State::Dead), limit: PAGE, ..Filter::default() };
-    let mut ids = Vec::new();
-    loop {
-        let page = admin.page(&filter)?;
-        let before = next(&page)?;
-        ids.extend(page.deliveries.into_iter().map(|delivery| delivery.id));
-        match before {
-            Some(before) => filter.before = Some(before),
-            None => break,
-        }
-    }
-    ids.reverse();
-    Ok(ids)
+    admin.post::<OneDelivery>(&format!("/deliveries/{id}/redeliver"), &json!({})).map(drop)
 }

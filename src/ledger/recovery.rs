@@ -1,0 +1,146 @@
+//! What an operator may have done about events that the ledger knows: stored for another try, or forgotten.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::claims::Hold;
+use super::{InFlightPolicy, Ledger, Names};
+use crate::store::{DeliveryId, DueAt, EventKey, Found, Name, Record, Requeue, Requeued, State, StoreError};
+
+/// The wish to deliver again.
+#[derive(Debug, Clone, Copy)]
+pub struct Redeliver {
+    pub id: DeliveryId,
+    /// Only if it still stands so.
+    pub from: Option<State>,
+    pub due: DueAt,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redelivery {
+    /// It waits, on this route.
+    Waits(Arc<str>),
+    /// A copy of the event is being handed over now.
+    InFlight,
+    /// There is no such delivery, or it stands otherwise than was asked for.
+    Unknown,
+    /// Its payload was not kept.
+    NoPayload,
+}
+
+/// What became of the wish to forget an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgetting {
+    /// The next copy passes.
+    Forgotten,
+    /// A copy of the event is being handed over now.
+    InFlight,
+    /// It is not remembered.
+    Unknown,
+}
+
+impl From<Requeued> for Redelivery {
+    fn from(requeued: Requeued) -> Self {
+        match requeued {
+            Requeued::Waits(route) => Self::Waits(route),
+            Requeued::Unknown => Self::Unknown,
+            Requeued::NoPayload => Self::NoPayload,
+        }
+    }
+}
+
+impl Ledger {
+    /// Stores deliveries for another try, as an operator asked, each while no copy of its event is being handed over. If
+    /// the ledger does not have an event as handed over, it has from then on, for the window of its route.
+    ///
+    /// All are written together; of two that share a name, the later one is in flight.
+    ///
+    /// # Errors
+    /// When it is not certain that they are stored.
+    pub async fn redeliver(
+        &self,
+        wanted: &[Redeliver],
+        window_of: impl Fn(&str) -> Duration,
+    ) -> Result<Vec<Redelivery>, StoreError> {
+        let mut became = Vec::with_capacity(wanted.len());
+        let (mut to_store, mut holds) = (Vec::new(), Vec::new());
+        for &Redeliver { id, from, due } in wanted {
+            let Some((route, keys)) = self.store.names(id).await? else {
+                became.push(Some(Redelivery::Unknown));
+                continue;
+            };
+            let Some((completing, held)) = self.completing(keys).await? else {
+                became.push(Some(Redelivery::InFlight));
+                continue;
+            };
+            became.push(None);
+            to_store.push(Requeue { id, from, due, completing, window: window_of(&route) });
+            holds.extend(held);
+        }
+        let store = self.store.clone();
+        // Settled whatever becomes of whoever asked, like any claim.
+        let requeued = tokio::spawn(async move {
+            let requeued = store.requeue(to_store).await;
+            drop(holds);
+            requeued
+        });
+        let mut requeued = requeued.await.unwrap_or(Err(StoreError::Unavailable))?.into_iter();
+        let written = |known: Option<Redelivery>| known.or_else(|| requeued.next().map(Into::into));
+        Ok(became.into_iter().filter_map(written).collect())
+    }
+
+    /// Claims the names of a stored event: those that the ledger does not have as handed over, and the claims on all;
+    /// `None` when a copy is being handed over.
+    async fn completing(&self, keys: Vec<EventKey>) -> Result<Option<(Vec<Name>, Vec<Hold>)>, StoreError> {
+        let (mut completing, mut holds) = (Vec::new(), Vec::new());
+        for key in keys {
+            match self.claims.take(key, InFlightPolicy::Reject, Instant::now()).await {
+                Some(hold) => holds.push(hold),
+                None => return Ok(None),
+            }
+            match self.store.recall(key).await? {
+                Some(Found { record: Record::Completed { .. }, .. }) => {}
+                found => completing.push(Name { key, earlier: found.map(|found| found.place) }),
+            }
+        }
+        Ok(Some((completing, holds)))
+    }
+
+    /// Forgets an event, as an operator asked, while no copy of it is being handed over: by the names given, and by the
+    /// other one that it has. What is stored of it waits on.
+    ///
+    /// # Errors
+    /// When it is not certain to be forgotten.
+    pub async fn forget(&self, names: Names) -> Result<Forgetting, StoreError> {
+        let (mut holds, mut claimed) = (Vec::new(), Vec::new());
+        let mut wanted: Vec<_> = names.keys().collect();
+        let mut rows = Vec::new();
+        // Asked after each claim is ours. What is found may have another name, which has to be ours as well.
+        while let Some(key) = wanted.pop() {
+            let Some(hold) = self.claims.take(key, InFlightPolicy::Reject, Instant::now()).await else {
+                return Ok(Forgetting::InFlight);
+            };
+            holds.push(hold);
+            claimed.push(key);
+            rows.extend(self.store.rows(key).await?);
+            wanted.extend(rows.iter().map(|(other, _)| *other).filter(|other| !claimed.contains(other)));
+            wanted.sort_unstable();
+            wanted.dedup();
+        }
+        if rows.is_empty() {
+            return Ok(Forgetting::Unknown);
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        let store = self.store.clone();
+        // As above: settled whatever becomes of whoever asked.
+        let forgotten = tokio::spawn(async move {
+            let forgotten = store.forget_event(rows).await;
+            drop(holds);
+            forgotten
+        });
+        forgotten.await.unwrap_or(Err(StoreError::Unavailable))?;
+        Ok(Forgetting::Forgotten)
+    }
+}
