@@ -10,7 +10,8 @@ mod webhook;
 use std::sync::Arc;
 
 use async_graphql::{
-    Context, EmptySubscription, Error, ErrorExtensions, ID, Json, Object, Request, Schema, SchemaBuilder, Variables,
+    Context, EmptySubscription, Error, ErrorExtensions, ID, InputValueResult, Json, Object, Request, Scalar,
+    ScalarType, Schema, SchemaBuilder, Value as ConstValue, Variables,
 };
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -115,6 +116,22 @@ fn operator(context: &Context<'_>) -> Result<Operator, Error> {
 
 fn named(id: &ID) -> Result<&str, Error> {
     route_of(id).ok_or_else(|| refused(Refused::NoSuchWebhook))
+}
+
+/// An event's ID as it was given: `1` and `"1"` are two.
+struct EventId(ConstValue);
+
+/// An event's ID: a string, or an integer.
+#[Scalar]
+impl ScalarType for EventId {
+    fn parse(value: ConstValue) -> InputValueResult<Self> {
+        // What it may be is for `checked_id` to say, in the words that REST has.
+        Ok(Self(value))
+    }
+
+    fn to_value(&self) -> ConstValue {
+        self.0.clone()
+    }
 }
 
 /// One field's answer. What fails is `null` beside its error, and takes nothing with it: in the field next to it may be
@@ -315,10 +332,10 @@ impl Mutation {
         .await
     }
 
-    /// Lets an event of this ID pass again: a string, or an integer. What is stored of it waits on.
-    async fn forget_event(&self, context: &Context<'_>, id: ID, event_id: Json<Value>) -> Answered<bool> {
+    /// Lets an event of this ID pass again. What is stored of it waits on.
+    async fn forget_event(&self, context: &Context<'_>, id: ID, event_id: EventId) -> Answered<bool> {
         answered(async {
-            let event_id = to_raw_value(&*event_id).map_err(|error| Problem::InvalidBody(error.to_string()))?;
+            let event_id = to_raw_value(&event_id.0).map_err(|error| Problem::InvalidBody(error.to_string()))?;
             let (name, event_id) = (named(&id)?, checked_id(&event_id)?);
             operations(context).forget(operator(context)?, name, event_id).await.map_err(refused)?;
             Ok(true)

@@ -20,7 +20,7 @@ fn refusing() -> Upstream {
 
 fn setup(upstream: &Upstream) -> Setup {
     let admin = r#"{address: "127.0.0.1:0", token: {env: ADMIN}, read_token: {env: READ}}"#;
-    let quick = "{initial: 1ms, max_interval: 10ms, horizon: 50ms}";
+    let quick = "{initial: 1ms, max_interval: 10ms}";
     let route = Route::to(upstream).with("delivery", "queue").with("retry", quick).with("retain", "{payloads: all}");
     Setup::from(route).with("admin", admin).env("ADMIN", TOKEN).env("READ", READ_TOKEN)
 }

@@ -1,6 +1,11 @@
 """An error in an answer is the asker's, and its code says so."""
 
 import schemathesis
+from hypothesis import strategies as st
+from schemathesis.graphql import nodes, scalar
+
+# A string, or an integer.
+scalar("EventId", st.one_of(st.just("evt_good"), st.text(min_size=1, max_size=60)).map(nodes.String) | st.integers().map(nodes.Int))
 
 NOT_THE_ASKER_S = {None, "no_answer", "store_unavailable", "draining"}
 

@@ -165,6 +165,7 @@ struct Forget {
 fn given_id() -> Object {
     let text_or_number = SchemaType::from_iter([Type::String, Type::Integer]);
     let id = ObjectBuilder::new().schema_type(text_or_number).min_length(Some(1)).max_length(Some(TEXT_BYTES_MAX));
+    let id = id.pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
     let rules = "As the event has it: `1` and `\"1\"` are two. A text is at most 255 bytes long, an integer 40.";
     id.description(Some(rules)).build()
 }
