@@ -4,6 +4,7 @@
 //! a second of each kind are written down, and those of one kind don't drive out the others.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +19,14 @@ pub struct Kind {
     pub code: Code,
     /// More than the code says.
     pub reason: Option<&'static str>,
+}
+
+impl fmt::Display for Kind {
+    /// As in `invalid_signature/mismatch`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code.as_str())?;
+        self.reason.map_or(Ok(()), |reason| write!(f, "/{reason}"))
+    }
 }
 
 /// A request that was turned away. Holds no body and of its headers one: nothing that proves anything, nor a query.

@@ -4,7 +4,6 @@ use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
-use super::troubles::kind_name;
 use super::words::{self, Why};
 use super::{Page, Shared, exact, shown};
 use crate::admin::operations::TurnedAway;
@@ -61,7 +60,7 @@ pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query):
 
 pub(super) fn kinds(rejected: &[Rejected], page: &Page) -> Vec<Kind> {
     let kind = |rejected: &Rejected| Kind {
-        name: kind_name(rejected),
+        name: rejected.kind.to_string(),
         count: words::count(rejected.count),
         last: page.ago(&rejected.last_at),
         why: words::why(rejected.kind.code.as_str(), rejected.kind.reason),
@@ -72,19 +71,18 @@ pub(super) fn kinds(rejected: &[Rejected], page: &Page) -> Vec<Kind> {
 impl Turned {
     pub(super) fn of(turned: &TurnedAway, page: &Page) -> Self {
         let rejection = &turned.rejection;
-        let (code, reason) = (rejection.kind.code.as_str(), rejection.kind.reason);
         Self {
             ago: page.ago(&rejection.at),
             at: exact(&rejection.at),
             route: turned.route.as_deref().map(Into::into),
-            kind: reason.map_or_else(|| code.into(), |reason| format!("{code}/{reason}")),
+            kind: rejection.kind.to_string(),
             status: rejection.status,
             request: format!("{} {}", rejection.method, rejection.path).trim().to_owned(),
             peer: rejection.peer.map_or_else(|| "–".into(), |peer| peer.to_string()),
             bytes: rejection.body_bytes.map_or_else(|| "–".into(), |bytes| words::count(bytes as u64)),
             user_agent: rejection.user_agent.as_deref().unwrap_or("–").into(),
             left_out: turned.left_out,
-            why: words::why(code, reason),
+            why: words::why(rejection.kind.code.as_str(), rejection.kind.reason),
         }
     }
 }

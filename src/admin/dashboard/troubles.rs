@@ -76,7 +76,7 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
                 "{} {} turned away in the last hour, most as {}",
                 words::count(rejected),
                 plural(rejected, "request was", "requests were"),
-                kind_name(kind)
+                kind.kind
             );
             add(Severity::Warning, text, why.mend);
         }
@@ -109,16 +109,8 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
     troubles
 }
 
-pub(super) fn total(rejected: &[Rejected]) -> u64 {
+fn total(rejected: &[Rejected]) -> u64 {
     rejected.iter().map(|kind| kind.count).sum()
-}
-
-/// As in `invalid_signature/mismatch`.
-pub(super) fn kind_name(rejected: &Rejected) -> String {
-    match rejected.kind.reason {
-        Some(reason) => format!("{}/{reason}", rejected.kind.code.as_str()),
-        None => rejected.kind.code.as_str().into(),
-    }
 }
 
 fn plural(count: u64, one: &'static str, many: &'static str) -> &'static str {
