@@ -1,4 +1,4 @@
-.PHONY: demo test check fuzz bench install
+.PHONY: demo test check fuzz bench soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
@@ -29,6 +29,12 @@ fuzz:
 	cargo +nightly fuzz run signature fuzz/corpus/signature tests/corpus/signature -- -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run config fuzz/corpus/config config src/config/cases -- -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run captured fuzz/corpus/captured tests/corpus/captured -- -max_total_time=$(FUZZ_SECONDS)
+
+# An hour of everything at once; SOAK_SECONDS says how long.
+SOAK_SECONDS ?= 3600
+soak:
+	@scripts/install test
+	HOOKGATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release --test it -- --nocapture soak::
 
 bench:
 	@scripts/install build
