@@ -1,6 +1,6 @@
 //! The admin listener: health, readiness and metrics for machines, and the API for operators; apart from the data plane.
 //!
-//! It has a thread and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
+//! It has threads and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
 //! serves its paths. `operations` is what can be done, `rest`, `graphql` and `shape` how it is asked for and answered
 //! over HTTP, `openapi` what is written of that, `dashboard` the same for a browser, `auth` who may, `problem` how a refusal
 //! is worded.
@@ -10,6 +10,7 @@ mod dashboard;
 mod glance;
 mod graphql;
 mod health;
+mod listen;
 mod openapi;
 mod operations;
 mod problem;
@@ -34,7 +35,7 @@ use crate::queue::Queue;
 use crate::store::Store;
 use crate::watch::Watch;
 use crate::webhooks::Registry;
-use auth::{Door, Ends};
+use auth::Door;
 use operations::Operations;
 
 pub use auth::Access;
@@ -58,6 +59,9 @@ pub struct Subject {
     pub reloads: Reloads,
 }
 
+/// One may be busy with a long page while the other says that we live.
+const THREADS: usize = 2;
+
 /// Serves on `listener` until the process ends. With a token, all but health and metrics needs one.
 ///
 /// # Errors
@@ -65,16 +69,17 @@ pub struct Subject {
 pub fn start(listener: std::net::TcpListener, subject: Subject, access: Access<'_>) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("admin")
+        .enable_all()
+        .build()?;
     let router = router(subject, Door::new(access));
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
-            let served = match TcpListener::from_std(listener) {
-                Ok(listener) => axum::serve(listener, router.into_make_service_with_connect_info::<Ends>()).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
-                tracing::error!(%error, "the admin listener ended");
+            match TcpListener::from_std(listener) {
+                Ok(listener) => listen::serve(listener, router).await,
+                Err(error) => tracing::error!(%error, "the admin listener could not begin"),
             }
         });
     })?;

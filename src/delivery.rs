@@ -169,6 +169,20 @@ impl Delivery {
         stored.split(|&byte| byte == b'\n').skip(1).filter_map(header)
     }
 
+    /// The same head with `mask` in place of the values of these headers.
+    pub fn masked(stored: &[u8], mask: &str, is_private: impl Fn(&HeaderName) -> bool) -> Bytes {
+        let mut lines = Vec::with_capacity(stored.len());
+        for line in stored.split_inclusive(|&byte| byte == b'\n') {
+            let name = line.iter().position(|&byte| byte == b':').map(|colon| &line[..colon]);
+            let is_private = |name: &&[u8]| HeaderName::from_bytes(name).is_ok_and(|name| is_private(&name));
+            match name.filter(is_private) {
+                Some(name) => lines.extend_from_slice(&[name, b": ", mask.as_bytes(), b"\r\n"].concat()),
+                None => lines.extend_from_slice(line),
+            }
+        }
+        lines.into()
+    }
+
     /// The body, byte for byte as received.
     pub fn body(&self) -> &Bytes {
         &self.body
@@ -349,6 +363,13 @@ mod tests {
             }
         }
         assert!(Delivery::from_stored(b"POST / HTTP/1.1\r\nno colon\r\n", Bytes::new()).is_none());
+    }
+
+    #[test]
+    fn only_the_values_of_private_headers_are_masked() {
+        let stored = b"POST / HTTP/1.1\r\nX-Check: secret\r\nAccept: a: b\r\n";
+        let masked = Delivery::masked(stored, "***", |name| name == "x-check");
+        assert_eq!(masked, &b"POST / HTTP/1.1\r\nX-Check: ***\r\nAccept: a: b\r\n"[..]);
     }
 
     #[test]

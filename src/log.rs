@@ -35,6 +35,9 @@ pub enum Format {
     Pretty,
 }
 
+/// The target of the lines that tell of changes which operators asked for. They are written at any level.
+pub const AUDIT: &str = "hookgate::audit";
+
 /// Lines that may wait for standard error to take them; what is over that is dropped rather than waited for.
 const LINES_WAITING_MAX: usize = 65_536;
 
@@ -45,12 +48,17 @@ const LINES_WAITING_MAX: usize = 65_536;
 pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(std::io::stderr());
-    // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
-    let filter =
-        Targets::new().with_default(LevelFilter::WARN.min(settings.level)).with_target("hookgate", settings.level);
+    let filter = filter(settings.level);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).event_format(settings.format);
     tracing_subscriber::registry().with(filter).with(layer).try_init()?;
     Ok(guard)
+}
+
+fn filter(level: LevelFilter) -> Targets {
+    // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
+    let filter = Targets::new().with_default(LevelFilter::WARN.min(level)).with_target("hookgate", level);
+    // Who changed what is no matter of detail.
+    filter.with_target(AUDIT, LevelFilter::INFO)
 }
 
 /// What is told of one request. Filled as it becomes known.
@@ -90,6 +98,23 @@ impl Request {
             trace_id = self.trace_id.as_deref(),
             suppressed = (suppressed > 0).then_some(suppressed),
             "request"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn changes_are_written_down_however_little_is_logged_and_libraries_say_no_more_than_warnings() {
+        let quiet = filter(LevelFilter::ERROR);
+        assert!(quiet.would_enable(AUDIT, &Level::INFO) && !quiet.would_enable("hookgate::request", &Level::INFO));
+        let loud = filter(LevelFilter::TRACE);
+        assert!(
+            loud.would_enable("hookgate::request", &Level::TRACE) && !loud.would_enable("pingora_core", &Level::INFO)
         );
     }
 }

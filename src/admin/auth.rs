@@ -9,15 +9,13 @@ mod session;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
 use jiff::Timestamp;
-use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 
 use super::problem::Problem;
 use crate::secret::SecretDigest;
@@ -59,14 +57,13 @@ pub(super) struct Ends {
     peer: IpAddr,
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Ends {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        let local = stream.io().local_addr().ok();
-        Self { local: local.map(|address| address.ip()), peer: stream.remote_addr().ip() }
-    }
-}
-
 impl Ends {
+    /// `None` where the other end has gone.
+    pub(super) fn of(stream: &TcpStream) -> Option<Self> {
+        let local = stream.local_addr().ok();
+        Some(Self { local: local.map(|address| address.ip()), peer: stream.peer_addr().ok()?.ip() })
+    }
+
     /// Whoever is connected.
     pub(super) fn peer(self) -> IpAddr {
         self.peer

@@ -42,6 +42,9 @@ const COMPLEXITY_MAX: usize = 300;
 /// A list of deliveries is read from the disk.
 const LIST_COSTS: usize = 30;
 
+/// A body is read whole, however big.
+const DELIVERY_COSTS: usize = 120;
+
 /// A test event is waited for as long as the route's budget says.
 const TEST_COSTS: usize = 100;
 
@@ -111,7 +114,7 @@ fn operations<'c>(context: &Context<'c>) -> &'c Operations {
 
 /// Who asks, if they may change things.
 fn operator(context: &Context<'_>) -> Result<Operator, Error> {
-    Ok(context.data_unchecked::<Caller>().operator()?)
+    Ok(context.data_unchecked::<Caller>().operator("/graphql")?)
 }
 
 fn named(id: &ID) -> Result<&str, Error> {
@@ -196,6 +199,7 @@ impl Query {
         .await
     }
 
+    #[graphql(complexity = "DELIVERY_COSTS + child_complexity")]
     async fn delivery(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;
@@ -271,6 +275,7 @@ impl Mutation {
     }
 
     /// Has an event tried again now.
+    #[graphql(complexity = "DELIVERY_COSTS + child_complexity")]
     async fn redeliver(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;

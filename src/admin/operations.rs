@@ -5,6 +5,7 @@ mod recovery;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -12,8 +13,9 @@ use tokio::sync::Mutex;
 use super::auth::Operator;
 use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
+use super::shape::MASK;
 use super::{Subject, test};
-use crate::delivery::TestMarks;
+use crate::delivery::{Delivery, TestMarks};
 use crate::ledger::{Redeliver, Redelivery};
 use crate::route::Handover;
 use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
@@ -126,7 +128,11 @@ pub enum Refused {
     PayloadNotKept,
     #[error("Many are being redelivered already, one such call at a time; ask again when it has been answered.")]
     RedeliveryUnderWay,
-    #[error("The ledger does not know this event ID on this route: the next event of it passes.")]
+    #[error("At this pace the last one would be due in more than three days; take a faster one, or fewer.")]
+    PaceTooSlow,
+    #[error(
+        "The ledger does not know this event ID on this route. Where IDs come in headers, its body may be known: forget it as `sha256:…`."
+    )]
     NoSuchEvent,
     #[error("{0}")]
     Webhook(#[from] webhooks::Refused),
@@ -203,7 +209,14 @@ impl Operations {
     }
 
     pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryView, Refused> {
-        self.subject.store.delivery(id).await?.ok_or(Refused::NoSuchDelivery)
+        let view = self.subject.store.delivery(id).await?.ok_or(Refused::NoSuchDelivery)?;
+        Ok(match self.find(&view.route) {
+            Ok(Served { route, .. }) => {
+                let signature = |head: Bytes| Delivery::masked(&head, MASK, |name| route.verifier.reads(name));
+                DeliveryView { head: view.head.map(signature), ..view }
+            }
+            Err(_) => view,
+        })
     }
 
     /// Has an event tried again now. One whose route is no longer served waits until it is.

@@ -28,6 +28,8 @@ pub(super) enum Problem {
     /// The body is not the JSON that it should be.
     InvalidBody(String),
     BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTimeout,
     Refused(Refused),
 }
 
@@ -45,6 +47,7 @@ impl Problem {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::InvalidParameter(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Refused(refused) => refused.status(),
         }
     }
@@ -61,6 +64,7 @@ impl Problem {
             Self::InvalidParameter(_) => "invalid_parameter",
             Self::InvalidBody(_) => "invalid_body",
             Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
             Self::Refused(refused) => refused.code(),
         }
     }
@@ -78,7 +82,8 @@ impl Problem {
             Self::UnknownPath => "There is nothing at this path.",
             Self::MethodNotAllowed => "This path does not take this method.",
             Self::InvalidParameter(detail) | Self::InvalidBody(detail) => detail,
-            Self::BodyTooLarge => "The body is larger than a webhook's definition may be.",
+            Self::BodyTooLarge => "The body is larger than 64 KiB, which is enough for anything that is asked here.",
+            Self::BodyTimeout => "The body did not arrive in time.",
             Self::Refused(refused) => return Cow::Owned(refused.to_string()),
         })
     }
@@ -98,6 +103,7 @@ impl Refused {
             | Self::CannotMakeEvent
             | Self::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)) => StatusCode::CONFLICT,
             Self::Webhook(webhooks::Refused::Invalid(_))
+            | Self::PaceTooSlow
             | Self::NotReloaded(NotReloaded::Invalid(_))
             | Self::NotInHeader => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoAnswer(_) => StatusCode::BAD_GATEWAY,
@@ -121,6 +127,7 @@ impl Refused {
             Self::InFlight => "in_flight",
             Self::PayloadNotKept => "payload_not_kept",
             Self::RedeliveryUnderWay => "redelivery_under_way",
+            Self::PaceTooSlow => "pace_too_slow",
             Self::NoSuchEvent => "unknown_event",
             Self::Store(_) | Self::Webhook(webhooks::Refused::Store(_)) => "store_unavailable",
             Self::NotReloaded(NotReloaded::Invalid(_)) => "invalid_configuration",

@@ -124,9 +124,18 @@ impl Report {
         text
     }
 
+    /// Each error in one line, as [`Report::summaries`] has it.
+    pub fn errors(&self) -> impl Iterator<Item = String> {
+        self.summaries_of(|severity| severity == Severity::Error)
+    }
+
     /// Each problem as one line for a log: `file:line:column: message`.
     pub fn summaries(&self) -> impl Iterator<Item = String> {
-        self.diagnostics.iter().map(|diagnostic| {
+        self.summaries_of(|_| true)
+    }
+
+    fn summaries_of(&self, wanted: impl Fn(Severity) -> bool) -> impl Iterator<Item = String> {
+        self.diagnostics.iter().filter(move |diagnostic| wanted(diagnostic.severity)).map(|diagnostic| {
             let place = match diagnostic.span.map(|span| self.position(span.start)) {
                 Some((line, column)) => format!("{}:{line}:{column}", self.file),
                 None => self.file.clone(),

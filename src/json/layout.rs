@@ -2,9 +2,9 @@
 
 use serde::de::IgnoredAny;
 
-use super::compact;
+use super::{MAX_DEPTH, compact};
 
-/// `None` for what is no JSON.
+/// `None` for what is no JSON, or nested so deep that its lines would be mostly indentation.
 pub(crate) fn pretty(text: &str) -> Option<String> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     let (mut lines, mut depth) = (String::with_capacity(text.len() * 2), 0);
@@ -25,6 +25,9 @@ pub(crate) fn pretty(text: &str) -> Option<String> {
                     Some(closing) => lines.push(closing),
                     None => {
                         depth += 1;
+                        if depth > MAX_DEPTH {
+                            return None;
+                        }
                         break_line(&mut lines, depth);
                     }
                 }
@@ -36,6 +39,9 @@ pub(crate) fn pretty(text: &str) -> Option<String> {
             }
             ',' => {
                 lines.push(char);
+                if lines.len() > LONGER_MAX * text.len().max(1_024) {
+                    return None;
+                }
                 break_line(&mut lines, depth);
             }
             ':' => lines.push_str(": "),
@@ -47,6 +53,9 @@ pub(crate) fn pretty(text: &str) -> Option<String> {
     }
     Some(lines)
 }
+
+/// How many times as long as the text its layout may be.
+const LONGER_MAX: usize = 8;
 
 fn break_line(lines: &mut String, depth: usize) {
     lines.push('\n');
@@ -76,5 +85,14 @@ mod tests {
         for text in ["", "{", "a=1&b=2", "{}x", "[1,]"] {
             assert_eq!(pretty(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_nested_deep_is_not_blown_up() {
+        let nested = |depth: usize, within: &str| format!("{}{within}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(pretty(&nested(MAX_DEPTH, "1")).is_some());
+        assert_eq!(pretty(&nested(MAX_DEPTH + 1, "1")), None);
+        let wide = nested(100, &vec!["[1]"; 20_000].join(","));
+        assert!(pretty(&wide).is_none_or(|shown| shown.len() < 10 * wide.len()), "indentation without end");
     }
 }

@@ -58,7 +58,7 @@ fn lower(host: &str) -> Box<str> {
 pub fn problem_of(url: &str, allowed: Option<&[AllowedUpstream]>) -> Option<String> {
     let target = match Target::parse(url, None) {
         Ok(target) => target,
-        Err(error) => return Some(format!("`url` is {error}.")),
+        Err(error) => return Some(format!("`url`: {error}.")),
     };
     let host = lower(&target.host);
     let last = host.rsplit('.').next().unwrap_or_default();

@@ -91,10 +91,11 @@ impl Addresses {
 /// Addresses at which clouds tell a machine its credentials, and whatever else is on the same link only: no place for an
 /// upstream that somebody named over the API.
 pub(super) fn is_forbidden(address: IpAddr) -> bool {
-    match address.to_canonical() {
+    match unwrapped(address) {
         IpAddr::V4(address) => {
-            // Alibaba's and Oracle's are not link-local.
-            address.is_link_local() || matches!(address.octets(), [100, 100, 100, 200] | [192, 0, 0, 192])
+            // Alibaba's, Oracle's and Azure's are not link-local.
+            address.is_link_local()
+                || matches!(address.octets(), [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16])
         }
         IpAddr::V6(address) => {
             let of_clouds = ["fd00:ec2::254", "fd20:ce::254"].map(|known| known.parse::<Ipv6Addr>());
@@ -103,13 +104,37 @@ pub(super) fn is_forbidden(address: IpAddr) -> bool {
     }
 }
 
+/// The IPv4 address that an IPv6 one stands for: mapped (RFC 4291 §2.5.5), NAT64 (RFC 6052) or 6to4 (RFC 3056).
+fn unwrapped(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
+    let embedded = match v6.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some((high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some((high, low)),
+        _ => None,
+    };
+    embedded.map_or(IpAddr::V6(v6), |(high, low)| {
+        let [a, b, c, d] = [high.to_be_bytes(), low.to_be_bytes()].concat()[..] else { return IpAddr::V6(v6) };
+        IpAddr::V4([a, b, c, d].into())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn link_local_and_metadata_addresses_are_forbidden_and_others_are_not() {
-        for forbidden in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200"] {
+        for forbidden in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "64:ff9b::a9fe:a9fe",
+            "::169.254.169.254",
+            "2002:a9fe:a9fe::1",
+        ] {
             assert!(is_forbidden(forbidden.parse().unwrap()), "{forbidden}");
         }
         for allowed in ["127.0.0.1", "10.0.0.1", "::1", "fd00::1", "93.184.216.34"] {

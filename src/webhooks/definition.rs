@@ -222,7 +222,7 @@ impl Definition {
         // JSON is YAML, almost: the configuration's rules are these, too.
         let text = as_yaml(&json!({ "routes": [route] }).to_string());
         let loaded = config::load_text("webhook", text, &|_| None);
-        let loaded = loaded.map_err(|report| report.summaries().collect::<Vec<_>>())?;
+        let loaded = loaded.map_err(|report| report.errors().collect::<Vec<_>>())?;
         let mut route = loaded.config.routes.into_iter().next().ok_or_else(|| vec!["There is no route.".to_owned()])?;
         route.active = self.active;
         if let Some(upstream) = Arc::get_mut(&mut route.upstream) {

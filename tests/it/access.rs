@@ -145,8 +145,8 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
         ("DELETE", of(""), json!({}), ["remove_webhook", name, "done"]),
         ("DELETE", of(""), json!({}), ["remove_webhook", name, "unknown_webhook"]),
         ("DELETE", "/webhooks/wh_hooks".into(), json!({}), ["remove_webhook", "hooks", "in_file"]),
-        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": "evt_1"}), ["forget", "hooks", "done"]),
-        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": 1}), ["forget", "hooks", "unknown_event"]),
+        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": "evt_1"}), ["forget", "hooks/evt_1", "done"]),
+        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": 1}), ["forget", "hooks/1", "unknown_event"]),
         ("POST", "/webhooks/wh_hooks/recover".into(), since, ["recover", "hooks", "done"]),
         ("POST", redeliver(), json!({"status": "dead"}), ["redeliver_matching", "", "done"]),
         ("POST", redeliver(), json!({"webhook_id": "wh_hooks"}), ["redeliver_matching", "hooks", "done"]),
@@ -157,7 +157,7 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
         ("POST", "/graphql".into(), pause, ["pause", "none", "unknown_webhook"]),
         ("POST", "/graphql".into(), all, ["redeliver_matching", "gone", "unknown_webhook"]),
         ("POST", "/graphql".into(), recover, ["recover", "gone", "unknown_webhook"]),
-        ("POST", "/graphql".into(), forget, ["forget", "gone", "unknown_webhook"]),
+        ("POST", "/graphql".into(), forget, ["forget", "gone/evt_1", "unknown_webhook"]),
     ];
     audited(&gateway, json!({"operation": "make_webhook", "subject": name, "outcome": "done"})).await;
     for (method, path, document, [operation, subject, outcome]) in changes {
@@ -182,4 +182,41 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
     for secret in [TOKEN, READ_TOKEN] {
         assert!(!gateway.output().contains(secret));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sends_slowly_to_the_admin_listener_loses_the_place() {
+    let gateway = Gateway::start(guarded(Route::to(&Upstream::ok()))).await;
+    let login = b"POST /ui/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\ntok";
+    let mut head = Client::connect(gateway.admin()).await;
+    head.write(b"GET / HTTP/1.1\r\n").await;
+    let mut body = Client::connect(gateway.admin()).await;
+    body.write(login).await;
+    assert_eq!(body.answer().await.status, 408);
+    head.closed().await;
+    assert_eq!(send(&gateway, get("/status", TOKEN)).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wish_of_who_may_not_is_written_down_as_well() {
+    let gateway = Gateway::start(guarded(Route::to(&Upstream::ok()))).await;
+    send(&gateway, post("/webhooks/wh_hooks/resume", READ_TOKEN, &json!({}))).await;
+    let refused = json!({"operation": "change", "subject": "/webhooks/wh_hooks/resume", "outcome": "read_only"});
+    audited(&gateway, refused).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_header_of_a_scheme_of_ones_own_is_named_and_not_shown() {
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream).signature("{header: X-Check}").with("retain", "{payloads: all}");
+    let gateway = Gateway::start(route).await;
+    let event = Event::new("evt_1");
+    let check = hmac_hex(SECRET, &event.body);
+    let request = Request::post(&event.body).header("X-Check", &check).header("X-Tenant", "a");
+    gateway.send(request).await.assert(200, "delivered");
+    let shown = gateway.api("/deliveries/del_1").await;
+    assert!(!shown.to_string().contains(&check), "{shown}");
+    let headers = shown["delivery"]["headers"].as_array().unwrap();
+    let value = |name: &str| &headers.iter().find(|header| header["name"] == name).unwrap()["value"];
+    assert_eq!((value("X-Check"), value("X-Tenant")), (&json!("***"), &json!("a")));
 }

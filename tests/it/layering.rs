@@ -33,7 +33,10 @@ const ALLOWED: &[(&str, &str)] = &[
         "backoff delivery providers gateway handshake json log route store upstream ledger event signature secret",
     ),
     ("webhooks", "config gateway route store upstream"),
-    ("admin", "delivery event json ledger metrics outcome providers queue route secret signature store watch webhooks"),
+    (
+        "admin",
+        "delivery event json ledger log metrics outcome providers queue route secret signature store watch webhooks",
+    ),
     ("app", "admin clock config gateway ledger log metrics queue store upstream watch webhooks"),
     ("cli", "*"),
 ];

@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 
 use crate::admin::operations::Refused;
 use crate::admin::problem::Problem;
+use crate::log::AUDIT;
 
 /// What somebody who was let in may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +41,31 @@ pub(in crate::admin) struct Caller {
 pub(in crate::admin) struct Operator(Caller);
 
 impl Caller {
+    /// Who asks for a change, `subject` telling of which.
+    ///
     /// # Errors
-    /// [`Problem::ReadOnly`] for those who may only look.
-    pub(in crate::admin) fn operator(self) -> Result<Operator, Problem> {
+    /// [`Problem::ReadOnly`] for those who may only look, which is written down.
+    pub(in crate::admin) fn operator(self, subject: &str) -> Result<Operator, Problem> {
         match self.role {
             Role::Operator => Ok(Operator(self)),
-            Role::Reader => Err(Problem::ReadOnly),
+            Role::Reader => {
+                self.audit("change", subject, Problem::ReadOnly.code());
+                Err(Problem::ReadOnly)
+            }
         }
+    }
+
+    /// As [`Operator::audited`], for what anybody may ask for.
+    pub(in crate::admin) fn audit(self, operation: &'static str, subject: &str, outcome: &'static str) {
+        tracing::info!(
+            target: AUDIT,
+            operation,
+            subject,
+            outcome,
+            by = self.means.as_str(),
+            peer = self.peer.map(tracing::field::display),
+            "audit"
+        );
     }
 }
 
@@ -60,21 +79,6 @@ impl Operator {
     ) -> Result<T, Refused> {
         self.0.audit(operation, subject, done.as_ref().err().map_or("done", Refused::code));
         done
-    }
-}
-
-impl Caller {
-    /// As [`Operator::audited`], for what anybody may ask for.
-    pub(in crate::admin) fn audit(self, operation: &'static str, subject: &str, outcome: &'static str) {
-        tracing::info!(
-            target: "hookgate::audit",
-            operation,
-            subject,
-            outcome,
-            by = self.means.as_str(),
-            peer = self.peer.map(tracing::field::display),
-            "audit"
-        );
     }
 }
 
@@ -101,6 +105,6 @@ impl<S: Sync> FromRequestParts<S> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Caller::from_request_parts(parts, state).await?.operator()
+        Caller::from_request_parts(parts, state).await?.operator(parts.uri.path())
     }
 }

@@ -13,7 +13,7 @@ use crate::secret::SecretDigest;
 /// How long a login lasts, unless its token expires before.
 pub(in crate::admin) const LASTS: SignedDuration = SignedDuration::from_hours(12);
 
-/// More than there are operators. With one more, the oldest has to log in again.
+/// With one token: more than there are people. With one more, the oldest of these has to log in again.
 const SESSIONS_MAX: usize = 64;
 
 #[derive(Default)]
@@ -35,8 +35,9 @@ impl Sessions {
         getrandom::fill(&mut bytes)?;
         let id = hex::encode(bytes);
         let mut sessions = self.sessions();
-        if sessions.len() >= SESSIONS_MAX {
-            sessions.pop_front();
+        if sessions.iter().filter(|session| session.role == role).count() >= SESSIONS_MAX {
+            let oldest = sessions.iter().position(|session| session.role == role);
+            oldest.map(|oldest| sessions.remove(oldest));
         }
         sessions.push_back(Session { digest: SecretDigest::of(id.as_bytes()), role, ends });
         Ok(id)
@@ -80,8 +81,10 @@ mod tests {
     #[test]
     fn one_login_too_many_ends_the_oldest() {
         let (sessions, before) = (Sessions::default(), END - SignedDuration::from_secs(1));
+        let operator = sessions.begin(Role::Operator, END).unwrap();
         let ids: Vec<_> = (0..=SESSIONS_MAX).map(|_| sessions.begin(Role::Reader, END).unwrap()).collect();
         let known = ids.iter().filter(|id| sessions.role(id, before).is_some()).count();
         assert_eq!((known, sessions.role(&ids[0], before)), (SESSIONS_MAX, None));
+        assert_eq!(sessions.role(&operator, before), Some(Role::Operator), "readers push no operator out");
     }
 }

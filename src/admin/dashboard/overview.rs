@@ -14,6 +14,8 @@ use crate::watch::MINUTES;
 
 /// Routes that are shown unless all are asked for: those in trouble first, then the busiest.
 const ROUTES_SHOWN: usize = 100;
+/// So many requests that match no route in an hour are more than chance.
+const UNMATCHED_MIN: u64 = 20;
 /// Troubles that are told one by one.
 const TROUBLES_TOLD: usize = 20;
 
@@ -54,7 +56,8 @@ pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query):
     let all = query.as_deref() == Some("all");
     shown(operations.glances().await.map_err(Problem::from).map(|glances| {
         let health = operations.health();
-        let mut troubles = of_gateway(&health);
+        let unmatched = operations.unmatched_in_last_hour();
+        let mut troubles = of_gateway(&health, unmatched);
         let mut rows = Vec::with_capacity(glances.len());
         for glance in &glances {
             let of_route = troubles::of_route(glance, page.now);
@@ -70,14 +73,14 @@ pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query):
             rows.sort_by_key(|row| std::cmp::Reverse((row.severity, row.requests)));
             rows.truncate(ROUTES_SHOWN);
         }
-        let unmatched = words::count(operations.unmatched_in_last_hour());
+        let unmatched = words::count(unmatched);
         let event_ids = words::count(health.event_ids as u64);
         let store_mib = words::count(health.store_bytes.div_ceil(1 << 20));
         Overview { page, event_ids, store_mib, troubles, troubles_left_out, rows, rows_left_out, unmatched }
     }))
 }
 
-fn of_gateway(health: &Health) -> Vec<Trouble> {
+fn of_gateway(health: &Health, unmatched: u64) -> Vec<Trouble> {
     let alarm = |text: &str, mend: &str| Trouble {
         severity: Severity::Alarm,
         route: None,
@@ -93,6 +96,14 @@ fn of_gateway(health: &Health) -> Vec<Trouble> {
             "the store is full",
             "New events get 503. Raise `store.max_ids` or `store.max_size`, or make room on the disk.",
         ));
+    }
+    if unmatched >= UNMATCHED_MIN {
+        troubles.push(Trouble {
+            severity: Severity::Warning,
+            route: None,
+            text: format!("{} requests matched no route in the last hour", words::count(unmatched)),
+            mend: words::why("unknown_route", None).mend.into(),
+        });
     }
     troubles
 }

@@ -35,6 +35,9 @@ pub struct Recovered {
     pub refused: Vec<(Refused, usize)>,
 }
 
+/// The last event is due within this. A slower pace would hide what was given up among what waits.
+const LONGEST: Duration = Duration::from_secs(72 * 3_600);
+
 /// IDs that are read at once.
 const PAGE: usize = 1_000;
 
@@ -95,6 +98,7 @@ impl Operations {
         let Recovery { filter, pace, dry_run } = recovery;
         if dry_run {
             let chosen = Chosen::of(&self.subject.store, &filter).await?;
+            chosen.check(pace)?;
             let recovered = Recovered { dry_run, accepted: chosen.redeliverable.len(), ..chosen.counted() };
             return self.told(&filter, recovered);
         }
@@ -107,6 +111,7 @@ impl Operations {
         let Subject { store, queue, .. } = &self.subject;
         // All are known before the first is due: one that dies again is not tried for ever.
         let chosen = Chosen::of(store, filter).await?;
+        chosen.check(pace)?;
         tracing::info!(
             matched = chosen.matched,
             route = filter.route,
@@ -133,23 +138,23 @@ impl Operations {
         let done = async {
             let route = self.find(name)?.route;
             let ledger = &self.subject.ledger;
-            let names = match (&route.envelope.id, &id) {
-                (IdSource::BodyDigest, EventId::Text(text)) => {
-                    let sha256 = named_digest(text).ok_or(Refused::NoSuchEvent)?;
+            let digest = if let EventId::Text(text) = &id { named_digest(text) } else { None };
+            let names = match (&route.envelope.id, digest) {
+                // Where the ID is not in the body, an event goes by its body, too.
+                (IdSource::BodyDigest | IdSource::Header(_), Some(sha256)) => {
                     ledger.names(name, &EventId::BodyDigest, Some(&sha256))
                 }
-                _ => ledger.names(name, &id, None),
+                (IdSource::BodyDigest, None) => return Err(Refused::NoSuchEvent),
+                (IdSource::Pointer(_) | IdSource::Header(_), _) => ledger.names(name, &id, None),
             };
             match ledger.forget(names).await? {
-                Forgetting::Forgotten => {
-                    tracing::info!(route = name, event_id = id.as_str(), "an event is forgotten, as an operator asked");
-                    Ok(())
-                }
+                Forgetting::Forgotten => Ok(()),
                 Forgetting::InFlight => Err(Refused::InFlight),
                 Forgetting::Unknown => Err(Refused::NoSuchEvent),
             }
         };
-        operator.audited("forget", name, done.await)
+        let subject = format!("{name}/{}", id.as_str().unwrap_or_default());
+        operator.audited("forget", &subject, done.await)
     }
 }
 
@@ -180,6 +185,13 @@ impl Chosen {
         }
         chosen.redeliverable.sort_unstable_by_key(|(id, _)| *id);
         Ok(chosen)
+    }
+
+    /// Whether all of them would be due within [`LONGEST`].
+    fn check(&self, pace: Option<Pace>) -> Result<(), Refused> {
+        let last = u32::try_from(self.redeliverable.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let too_slow = pace.is_some_and(|pace| pace.after(last) > LONGEST);
+        if too_slow { Err(Refused::PaceTooSlow) } else { Ok(()) }
     }
 
     /// With those refused that can't be redelivered, whatever becomes of the others.
@@ -238,6 +250,18 @@ mod tests {
         let two = Pace(2.0);
         assert_eq!([0, 1, 2, 7].map(|before| two.after(before).as_millis()), [0, 500, 1_000, 3_500]);
         assert_eq!(Pace(f64::MIN_POSITIVE).after(1), Duration::MAX);
+    }
+
+    #[test]
+    fn a_pace_that_would_take_more_than_three_days_is_refused() {
+        let some = |count: i64| Chosen {
+            matched: 0,
+            redeliverable: (0..count).map(|number| (DeliveryId(number), State::Dead)).collect(),
+        };
+        assert_eq!(some(400).check(Pace::per_second(1e-300)), Err(Refused::PaceTooSlow));
+        assert_eq!(some(1).check(Pace::per_second(1e-300)), Ok(()));
+        assert_eq!(some(1_000).check(Pace::per_second(0.01)), Ok(()));
+        assert_eq!(some(1_000).check(None), Ok(()));
     }
 
     #[test]

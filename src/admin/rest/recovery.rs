@@ -97,6 +97,7 @@ impl Matching {
         (status = 202, description = "Those that were accepted are stored for another try.", body = Redelivered),
         (status = 404, description = "`unknown_webhook`: there is none of this ID, nor any delivery of one."),
         (status = 409, description = "`redelivery_under_way`: one such call at a time."),
+        (status = 422, description = "`pace_too_slow`: the last would be due in more than three days."),
         (status = 503),
     )
 )]
@@ -133,6 +134,7 @@ struct Recover {
         (status = 200, description = "A dry run: nothing was done.", body = Redelivered),
         (status = 202, description = "Those that were accepted are stored for another try.", body = Redelivered),
         (status = 409, description = "`redelivery_under_way`: one such call at a time."),
+        (status = 422, description = "`pace_too_slow`: the last would be due in more than three days."),
         (status = 503),
     )
 )]

@@ -16,12 +16,15 @@ pub struct Header {
 }
 
 /// What the name of a header has in it whose value is nobody's business.
-const PRIVATE: [&str; 9] = ["auth", "cookie", "credential", "hmac", "key", "password", "secret", "signature", "token"];
+const PRIVATE: [&str; 16] = [
+    "auth", "cookie", "cred", "csrf", "digest", "hash", "hmac", "key", "mac", "pass", "pin", "secret", "session",
+    "sig", "token", "verif",
+];
 
 /// Named as if they were private, and not.
 const PUBLIC: [&str; 1] = ["idempotency-key"];
 
-const MASK: &str = "***";
+pub(in crate::admin) const MASK: &str = "***";
 
 /// The headers of a stored head.
 pub(super) fn shown(head: &[u8]) -> Vec<Header> {

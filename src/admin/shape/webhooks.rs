@@ -109,7 +109,7 @@ pub struct OneWebhook {
 /// What became of a test event.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct TestResult {
-    /// Whether it was answered with a 2xx.
+    /// Whether it was handed over, or stored to be.
     pub success: bool,
     pub status: u16,
     /// As `Hookgate-Outcome` has it.
@@ -177,7 +177,7 @@ impl From<Standing> for Webhook<LongStats> {
 impl From<Tested> for TestResult {
     fn from(tested: Tested) -> Self {
         Self {
-            success: (200..300).contains(&tested.status),
+            success: ["delivered", "queued"].contains(&tested.outcome.as_str()),
             status: tested.status,
             outcome: tested.outcome,
             event_id: tested.event_id,

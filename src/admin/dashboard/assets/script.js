@@ -2,6 +2,7 @@
 "use strict";
 
 const REFRESH_MS = 3000;
+const ANSWER_MS = 10000;
 const main = document.getElementById("main");
 const said = document.getElementById("said");
 const live = document.getElementById("live");
@@ -29,7 +30,7 @@ function isInUse() {
 }
 
 async function refresh() {
-  const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+  const response = await fetch(location.href, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(ANSWER_MS) });
   if (response.status === 401) { location.reload(); return; }
   if (!response.ok) throw new Error(`the gateway answered ${response.status}`);
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
@@ -51,9 +52,11 @@ async function keepCurrent() {
     try {
       await refresh();
       live.textContent = "live";
+      document.body.classList.remove("stale");
     } catch (error) {
       live.textContent = "no answer";
       live.title = String(error);
+      document.body.classList.add("stale");
     }
   }
   setTimeout(keepCurrent, REFRESH_MS);
