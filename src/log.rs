@@ -46,8 +46,13 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(std::io::stderr());
     // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
-    let filter =
-        Targets::new().with_default(LevelFilter::WARN.min(settings.level)).with_target("hookgate", settings.level);
+    let warnings = LevelFilter::WARN.min(settings.level);
+    // Whoever hangs up without a farewell has these two warn, once a connection.
+    let errors = LevelFilter::ERROR.min(settings.level);
+    let filter = Targets::new()
+        .with_default(warnings)
+        .with_targets([("pingora_core::protocols::tls", errors), ("rustls", errors)])
+        .with_target("hookgate", settings.level);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).event_format(settings.format);
     tracing_subscriber::registry().with(filter).with(layer).try_init()?;
     Ok(guard)

@@ -2,7 +2,7 @@
 //!
 //! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
 //! (a folder with express and the providers' SDKs), `HOOKGATE_PYTHON` (a python3 with flask and the SDKs), `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`,
-//! `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`.
+//! `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`, `HOOKGATE_SSLSCAN`.
 //! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000).
 
 mod harness;
@@ -41,6 +41,7 @@ mod silence; // a sender that has stopped is told of
 mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0
+mod tls; // who is shown which certificate, and who is let in
 mod tools; // the sender, the receiver, and what is made from --help
 mod verify;
 mod webhooks; // routes made over the API // nothing unverified moves, nothing unverified is remembered
