@@ -76,7 +76,7 @@ impl FileWatch {
         }
     }
 
-    /// Ends when a file's content differs from what was last loaded. One that is missing is on its way.
+    /// Ends when a file's content differs from what was last loaded. One that is not there may be on its way.
     pub(super) async fn changed(&mut self) {
         loop {
             if !self.pending {
@@ -90,11 +90,9 @@ impl FileWatch {
                 tokio::time::sleep(QUIET_FOR).await;
             }
             self.pending = false;
-            let files =
-                std::iter::once((&self.path, self.seen)).chain(self.named.iter().map(|(path, seen)| (path, *seen)));
-            let now: Option<Vec<_>> =
-                files.map(|(path, seen)| Content::of(path).map(|now| Some(now) != seen)).collect();
-            if now.is_some_and(|changed| changed.contains(&true)) {
+            let named = self.named.iter().map(|(path, seen)| (path, *seen));
+            let mut files = std::iter::once((&self.path, self.seen)).chain(named);
+            if files.any(|(path, seen)| Content::of(path).is_some_and(|now| Some(now) != seen)) {
                 return;
             }
         }

@@ -14,8 +14,8 @@ use crate::metrics::TlsHandshake;
 use crate::tls;
 
 impl Gateway {
-    /// `None` when it failed, or did not end within the time that a head has. Whoever says nothing at all, as health checks
-    /// do, has not failed.
+    /// `None` when it failed, or did not end within the time that a head has from its first byte. Whoever says nothing at
+    /// all within such a time, as health checks do, has not failed.
     pub(super) async fn secure(
         &self,
         mut stream: Stream,
@@ -25,23 +25,29 @@ impl Gateway {
         let digest = stream.get_socket_digest();
         let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(|address| address.ip()));
         let mut shutdown = shutdown.clone();
-        let handshake = async {
-            stream.try_peek(&mut [0]).await.ok()?;
-            Some(tls.accept(stream).await)
+        let within = self.limits.header_timeout;
+        let mut first = [0];
+        let begun = tokio::select! {
+            peeked = timeout(within, stream.try_peek(&mut first)) => matches!(peeked, Ok(Ok(_))),
+            () = stopped(&mut shutdown) => false,
         };
+        if !begun {
+            return None;
+        }
         let ended = tokio::select! {
-            ended = timeout(self.limits.header_timeout, handshake) => ended,
+            ended = timeout(within, tls.accept(stream)) => ended,
             () = stopped(&mut shutdown) => return None,
         };
         match ended {
-            Ok(None) => None,
-            Ok(Some(Ok(stream))) => {
+            Ok(Ok(stream)) => {
                 self.metrics.tls_handshake(TlsHandshake::Ok);
                 Some(stream)
             }
-            Ok(Some(Err(error))) => {
+            Ok(Err(error)) => {
                 self.metrics.tls_handshake(TlsHandshake::Failed);
-                self.tell_of_handshake(peer, &error.to_string());
+                let words = error.to_string();
+                // Pingora's words for where it was stand before what rustls says.
+                self.tell_of_handshake(peer, words.rsplit("tls connect error: ").next().unwrap_or(&words));
                 None
             }
             Err(_) => {

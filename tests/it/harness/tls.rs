@@ -97,22 +97,22 @@ pub struct Trust {
     /// `None` believes anybody.
     authority: Option<CertificateDer<'static>>,
     shows: Option<Issued>,
-    versions: &'static [&'static SupportedProtocolVersion],
+    versions: Vec<&'static SupportedProtocolVersion>,
 }
 
 impl Trust {
-    pub fn in_(authority: &Authority) -> Self {
+    pub fn of(authority: &Authority) -> Self {
         let authority = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate");
         Self { authority: Some(authority), ..Self::anybody() }
     }
 
     pub fn anybody() -> Self {
-        Self { authority: None, shows: None, versions: DEFAULT_VERSIONS }
+        Self { authority: None, shows: None, versions: DEFAULT_VERSIONS.to_vec() }
     }
 
     /// TLS of this version alone.
-    pub fn version(self, version: &'static &'static SupportedProtocolVersion) -> Self {
-        Self { versions: std::slice::from_ref(version), ..self }
+    pub fn version(self, version: &'static SupportedProtocolVersion) -> Self {
+        Self { versions: vec![version], ..self }
     }
 
     pub fn showing(self, issued: &Issued) -> Self {
@@ -125,7 +125,7 @@ impl Trust {
         name: &str,
         protocols: &[&str],
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-        let builder = builder(ClientConfig::builder_with_provider, self.versions);
+        let builder = builder(ClientConfig::builder_with_provider, &self.versions);
         let builder = match &self.authority {
             Some(authority) => {
                 let mut roots = RootCertStore::empty();
