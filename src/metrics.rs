@@ -650,6 +650,7 @@ mod tests {
     fn the_reference_lists_every_series() {
         let metrics = Metrics::new().unwrap();
         let _route = billing(&metrics);
+        metrics.certificate("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
         let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
             "# Metrics\n\nOn the admin listener at `/metrics`, in Prometheus' text format. Made from the code; requests that \
