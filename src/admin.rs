@@ -7,6 +7,7 @@
 
 mod auth;
 mod dashboard;
+mod front;
 mod glance;
 mod graphql;
 mod health;
@@ -39,6 +40,7 @@ use auth::Door;
 use operations::Operations;
 
 pub use auth::Access;
+pub use front::Front;
 pub use operations::{Pace, Page};
 pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
@@ -51,8 +53,8 @@ pub struct Subject {
     pub queue: Arc<Queue>,
     /// The routes that are served, and the way to change them.
     pub registry: Arc<Registry>,
-    /// Where senders connect to.
-    pub front: Vec<SocketAddr>,
+    /// Where senders connect to. At least one.
+    pub front: Vec<Front>,
     pub watch: Arc<Watch>,
     /// `true` from the signal to stop on.
     pub draining: watch::Receiver<bool>,

@@ -5,6 +5,7 @@
 mod listen;
 mod reload;
 mod supervisor;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -61,6 +62,8 @@ pub struct App {
     /// The addresses senders connect to, with the real ports.
     pub data: Vec<SocketAddr>,
     pub admin: SocketAddr,
+    /// Those of `data` that have TLS.
+    secured: tls::Secured,
     draining: watch::Sender<bool>,
     /// Reloads that operators ask for.
     reloads: mpsc::Receiver<AskedReload>,
@@ -75,7 +78,7 @@ pub struct App {
 /// Why it could not start. Logging is on from the moment the configuration is known to be valid.
 pub fn run(path: &Path) -> Result<(), Error> {
     let env = |name: &str| std::env::var(name).ok();
-    let seen = std::fs::read(path).ok();
+    let seen = reload::Content::of(path);
     let loaded = config::load(path, &env).map_err(|report| Error::Config(Box::new(report)))?;
     // A second call in one process keeps the first one's settings.
     let _log = log::start(loaded.config.log).ok();
@@ -86,7 +89,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
     runtime.block_on(async {
         // Before anybody can see that we are up, and send one.
         let signals = Signals::new()?;
-        let file = reload::FileWatch::new(path, seen);
+        let file = reload::FileWatch::new(path, seen, tls::files(&loaded.config));
         let app = App::start(loaded.config).await?;
         app.serve_until_signalled(signals, file, &env).await
     })
@@ -138,10 +141,14 @@ impl App {
         let (ask_reload, reloads) = Reloads::new();
         let admin = std::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
-        for listen in &config.listen {
-            let (address, listener) = listen::start(listen.address, &gateway, stopping_seen.clone()).await?;
-            tracing::info!(listener = "data", %address, "listening");
+        let (mut front, mut secured) = (Vec::new(), tls::Secured::new(Arc::clone(&metrics)));
+        for config::Listen { address: configured, tls } in config.listen {
+            let tls = tls.map(|tls| secured.open(configured, tls));
+            let opening = listen::start(configured, tls.clone(), &gateway, stopping_seen.clone());
+            let (address, listener) = opening.await?;
+            tracing::info!(listener = "data", %address, tls = tls.is_some(), "listening");
             data.push(address);
+            front.push(admin::Front { address, tls });
             listeners.push(listener);
         }
         let subject = admin::Subject {
@@ -150,7 +157,7 @@ impl App {
             ledger: Arc::clone(&ledger),
             queue: Arc::clone(&queue),
             registry: Arc::clone(&registry),
-            front: data.clone(),
+            front,
             watch,
             draining: draining_seen,
             reloads: ask_reload,
@@ -168,6 +175,7 @@ impl App {
             registry,
             data,
             admin,
+            secured,
             draining,
             reloads,
             stopping,
@@ -176,8 +184,8 @@ impl App {
         })
     }
 
-    /// Takes the routes of a newly loaded configuration over.
-    pub async fn reload(&self, config: Config) {
+    /// Takes the routes and the certificates of a newly loaded configuration over.
+    pub async fn reload(&mut self, config: Config) {
         let routes = config.routes.len();
         if self.gateway.header_timeout() > config.limits.header_timeout {
             tracing::warn!(
@@ -185,9 +193,13 @@ impl App {
                 "a head may take longer to arrive than the shortest budget of the new routes allows, until the next start"
             );
         }
+        self.secured.replace(config.listen);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
-        tracing::info!(routes, "routes reloaded; other sections of the configuration count from the next start");
+        tracing::info!(
+            routes,
+            "routes and certificates reloaded; the rest of the configuration counts from the next start"
+        );
     }
 
     /// Notes that a newly read configuration is not valid. The old one stays.
@@ -238,14 +250,14 @@ impl App {
                 // Somebody at a terminal is not a load balancer.
                 _ = interrupt.recv() => break Duration::ZERO,
                 _ = hangup.recv() => {
-                    let _ = file.reload(&self, env).await;
+                    let _ = file.reload(&mut self, env).await;
                 }
                 () = file.changed() => {
-                    let _ = file.reload(&self, env).await;
+                    let _ = file.reload(&mut self, env).await;
                 }
                 Some(asked) = self.reloads.recv() => {
                     // Whoever asked may have gone.
-                    let _ = asked.send(file.reload(&self, env).await);
+                    let _ = asked.send(file.reload(&mut self, env).await);
                 }
                 _ = tell.tick() => {
                     self.gateway.tell_left_out();

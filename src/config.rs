@@ -29,6 +29,7 @@ use crate::log;
 use crate::route::Route;
 use crate::signature::{NamedSecret, Scheme};
 use crate::store;
+use crate::tls;
 use crate::upstream::AllowedUpstream;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
@@ -47,9 +48,18 @@ pub struct Config {
 }
 
 /// A listener for webhooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen {
     pub address: SocketAddr,
+    pub tls: Option<ListenTls>,
+}
+
+/// The TLS of a listener.
+pub struct ListenTls {
+    pub settings: tls::Settings,
+    /// The files of the certificates in `settings`, in their order and as the configuration names them.
+    pub certificates: Vec<Box<str>>,
+    /// All files that it was read from.
+    pub files: Vec<PathBuf>,
 }
 
 /// The admin listener.

@@ -13,6 +13,7 @@ mod head;
 mod passing;
 mod peer;
 mod rotation;
+mod secure;
 
 use std::collections::HashSet;
 use std::net::IpAddr;

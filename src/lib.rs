@@ -7,6 +7,7 @@
 //! json signature handshake event    pure: from bytes to `Verified`, from `Verified` to an event
 //! explain                           pure: why a request is not genuine, and what would make it so
 //! store ledger                      what was handed over, what is in flight
+//! tls                               what listeners show, and whom they let in
 //! delivery upstream                 what is sent, and one attempt at sending it
 //! route                             a route with all that a request needs, compiled
 //! queue                             stored events on their way to their upstreams
@@ -40,6 +41,7 @@ pub mod route;
 pub mod secret;
 pub mod signature;
 pub mod store;
+pub mod tls;
 pub mod upstream;
 pub mod watch;
 pub mod webhooks;

@@ -55,10 +55,15 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
 }
 
 fn filter(level: LevelFilter) -> Targets {
-    // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
-    let filter = Targets::new().with_default(LevelFilter::WARN.min(level)).with_target("hookgate", level);
-    // Who changed what is no matter of detail.
-    filter.with_target(AUDIT, LevelFilter::INFO)
+    // Whoever hangs up without a farewell has these two warn, once a connection.
+    let errors = LevelFilter::ERROR.min(level);
+    Targets::new()
+        // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
+        .with_default(LevelFilter::WARN.min(level))
+        .with_targets([("pingora_core::protocols::tls", errors), ("rustls", errors)])
+        .with_target("hookgate", level)
+        // Who changed what is no matter of detail.
+        .with_target(AUDIT, LevelFilter::INFO)
 }
 
 /// What is told of one request. Filled as it becomes known.

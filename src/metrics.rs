@@ -67,9 +67,19 @@ pub enum UpstreamResult {
     Broken,
 }
 
+/// How a TLS handshake ended, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum TlsHandshake {
+    Ok,
+    Failed,
+    Timeout,
+}
+
 const SIGNATURE_FAILURES: [&str; 4] = ["missing", "malformed", "mismatch", "stale"];
 const LEDGER_CHECKS: [&str; 5] = ["new", "duplicate", "in_flight", "payload_mismatch", "error"];
 const UPSTREAM_RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "connect_error", "timeout", "broken"];
+const HANDSHAKES: [&str; 3] = ["ok", "failed", "timeout"];
 const STORE_OPERATIONS: [&str; 6] = ["claim", "complete", "commit", "checkpoint", "open", "read"];
 
 /// Seconds: a disk flushes in 100 µs, a cloud's in some milliseconds, a sick one in seconds.
@@ -132,6 +142,8 @@ pub struct Metrics {
     ledger_entries: IntGauge,
     store_bytes: IntGauge,
     store: StoreMetrics,
+    tls_handshakes: [IntCounter; HANDSHAKES.len()],
+    tls_certificate_expiry: IntGaugeVec,
     pub draining: IntGauge,
     config_last_reload_successful: IntGauge,
     config_last_reload_success_timestamp: IntGauge,
@@ -217,6 +229,17 @@ impl Metrics {
         for operation in STORE_OPERATIONS {
             store_errors.with_label_values(&[operation]);
         }
+        let handshakes = register(
+            &registry,
+            counters("tls_handshakes_total", "TLS handshakes with senders, by result.", &["result"])?,
+        )?;
+        let tls_certificate_expiry = register(
+            &registry,
+            IntGaugeVec::new(
+                opts("tls_certificate_expiry_timestamp_seconds", "When a certificate expires, in Unix seconds."),
+                &["listener", "certificate"],
+            )?,
+        )?;
         let commit_duration = HistogramOpts::from(opts(
             "store_commit_duration_seconds",
             "From the start of a transaction to its end on the disk; each holds all that came since the last.",
@@ -240,6 +263,8 @@ impl Metrics {
             )?,
             store_bytes: gauge("store_bytes", "Bytes on disk of the ledger, the queue and the records.")?,
             store: StoreMetrics { commit_duration, errors: store_errors },
+            tls_handshakes: HANDSHAKES.map(|result| handshakes.with_label_values(&[result])),
+            tls_certificate_expiry,
             draining: gauge("draining", "1 from the signal to stop on.")?,
             config_last_reload_successful: gauge(
                 "config_last_reload_successful",
@@ -327,6 +352,20 @@ impl Metrics {
     pub fn config_loaded(&self, at: Timestamp) {
         self.config_last_reload_successful.set(1);
         self.config_last_reload_success_timestamp.set(at.as_second());
+    }
+
+    pub fn tls_handshake(&self, result: TlsHandshake) {
+        self.tls_handshakes[result as usize].inc();
+    }
+
+    /// Says when the certificate in this file expires, which the listener at this address shows.
+    pub fn certificate(&self, listener: &str, file: &str, expires: Timestamp) {
+        self.tls_certificate_expiry.with_label_values(&[listener, file]).set(expires.as_second());
+    }
+
+    /// Forgets a certificate that is no longer shown.
+    pub fn forget_certificate(&self, listener: &str, file: &str) {
+        let _ = self.tls_certificate_expiry.remove_label_values(&[listener, file]);
     }
 
     pub fn config_rejected(&self) {
@@ -611,6 +650,7 @@ mod tests {
     fn the_reference_lists_every_series() {
         let metrics = Metrics::new().unwrap();
         let _route = billing(&metrics);
+        metrics.certificate("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
         let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
             "# Metrics\n\nOn the admin listener at `/metrics`, in Prometheus' text format. Made from the code; requests that \

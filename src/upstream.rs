@@ -23,7 +23,7 @@ use tokio::time::timeout_at;
 
 pub use allowed::{AllowedUpstream, PatternError, problem_of};
 pub use target::{Target, UrlError};
-pub use trust::{CaError, TrustedCa};
+pub use trust::TrustedCa;
 
 use crate::backoff::Failed;
 use crate::delivery::Delivery;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::auth::Operator;
+use super::front::Front;
 use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
 use super::shape::MASK;
@@ -269,10 +270,10 @@ impl Operations {
     pub async fn test(&self, operator: Operator, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
         let done = async {
             let route = self.find(name)?.route;
-            let front = *self.subject.front.first().ok_or(Refused::CannotMakeEvent)?;
+            let front = Front::easiest(&self.subject.front)?.clone();
             let kind = kind.to_owned();
             let marks = TestMarks::new(self.subject.store.hash_key());
-            let sent = tokio::task::spawn_blocking(move || test::send(&route, &marks, front, &kind, data));
+            let sent = tokio::task::spawn_blocking(move || test::send(&route, &marks, &front, &kind, data));
             sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
         };
         operator.audited("test", name, done.await)

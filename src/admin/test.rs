@@ -1,13 +1,12 @@
 //! Test events: made up for a route, signed with its secret, and sent to the gateway's own listener as a sender would.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::Value;
-use ureq::Agent;
 
+use super::front::Front;
 use super::operations::{Refused, Tested};
 use crate::delivery::{TEST_MARK, TestMarks};
 use crate::providers::sample_of;
@@ -20,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) fn send(
     route: &Route,
     marks: &TestMarks,
-    front: SocketAddr,
+    front: &Front,
     kind: &str,
     data: Value,
 ) -> Result<Tested, Refused> {
@@ -32,9 +31,8 @@ pub(super) fn send(
     let signed = route.verifier.sign(&body, now, &id).ok_or(Refused::CannotSign)?;
     let (headers, body) = signed.map_err(|_| Refused::CannotMakeEvent)?;
 
-    let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).proxy(None);
-    let agent: Agent = config.timeout_global(Some(route.budget.total + PATIENCE)).build().into();
-    let mut request = agent.post(format!("http://{}{}", reachable(front), route.path));
+    let agent = front.agent(route.host.as_deref(), route.budget.total + PATIENCE)?;
+    let mut request = agent.post(format!("{}{}", front.origin(), route.path));
     request = request.header("Content-Type", "application/json");
     if let Some(host) = &route.host {
         request = request.header("Host", &**host);
@@ -57,14 +55,4 @@ pub(super) fn send(
         event_type: kind.to_owned(),
         duration: began.elapsed(),
     })
-}
-
-/// An address to connect to, for one that is listened on.
-fn reachable(front: SocketAddr) -> SocketAddr {
-    let ip = match front.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, front.port())
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::Error;
 use crate::gateway::{Frontend, Gateway};
+use crate::tls;
 
 /// How long Pingora may take to open a port that was free a moment ago.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -23,6 +24,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// that ends when the listener is closed.
 pub(super) async fn start(
     address: SocketAddr,
+    tls: Option<Arc<tls::Listener>>,
     gateway: &Arc<Gateway>,
     stopping: ShutdownWatch,
 ) -> Result<(SocketAddr, JoinHandle<()>), Error> {
@@ -33,7 +35,7 @@ pub(super) async fn start(
         options.so_reuseport = Some(true);
         config = config.tcp_socket_options(options);
     }
-    let mut service = Service::new("senders".into(), Frontend(Arc::clone(gateway)));
+    let mut service = Service::new("senders".into(), Frontend { gateway: Arc::clone(gateway), tls });
     service.add_listener(config);
     let listener = tokio::spawn(async move { service.start_service(None, stopping, 1).await });
     match tokio::time::timeout(OPEN_WITHIN, accepting(reserved.address)).await {

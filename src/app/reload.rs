@@ -1,45 +1,82 @@
-//! When the configuration is read again: on a signal, and when its file has changed.
+//! When the configuration is read again: on a signal, and when its file or a certificate has changed.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
-use super::{App, supervisor};
+use super::{App, supervisor, tls};
 use crate::admin::{NotReloaded, Reloaded};
 use crate::config;
 
 /// Editors and orchestrators write in several steps; the file is read when it has been quiet for this long.
 const QUIET_FOR: Duration = Duration::from_millis(200);
 
-/// Watches the configuration's file. Its folder is watched, not the file itself: files are replaced by renaming, and
-/// Kubernetes swaps a symbolic link beside them.
+/// What was in a file, to tell whether it has changed. No file's content is kept: some hold keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Content([u8; 32]);
+
+impl Content {
+    /// `None` when the file can't be read.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        std::fs::read(path).ok().map(|content| Self(Sha256::digest(Zeroizing::new(content)).into()))
+    }
+}
+
+/// Watches the configuration's file, and the certificates that it names. Their folders are watched, not the files
+/// themselves: files are replaced by renaming, and Kubernetes swaps a symbolic link beside them.
 pub(super) struct FileWatch {
     path: PathBuf,
-    seen: Option<Vec<u8>>,
+    seen: Option<Content>,
+    named: Vec<(PathBuf, Option<Content>)>,
     /// A change was told and not yet looked at. Kept here because waiting for quiet may be given up and begun again.
     pending: bool,
     events: mpsc::Receiver<()>,
-    _watcher: Option<RecommendedWatcher>,
+    watcher: Option<RecommendedWatcher>,
+    /// Folders that are watched.
+    folders: HashSet<PathBuf>,
 }
 
 impl FileWatch {
-    /// `seen` is what the file held before it was first loaded.
-    pub(super) fn new(path: &Path, seen: Option<Vec<u8>>) -> Self {
+    /// `seen` is what the file held before it was first loaded, `named` the other files.
+    pub(super) fn new(path: &Path, seen: Option<Content>, named: Vec<PathBuf>) -> Self {
         let (tell, events) = mpsc::channel(1);
-        let watcher = match watch(path, tell) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::warn!(%error, "the configuration's file is not watched; send SIGHUP after a change");
-                None
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                // A full channel means that a change is waiting to be seen already.
+                let _ = tell.try_send(());
             }
-        };
+        });
+        let watcher = watcher.map_err(|error| unwatched(path, &error)).ok();
         // Looked at once in any case: it may have changed between loading and watching.
-        Self { path: path.to_owned(), seen, pending: true, events, _watcher: watcher }
+        let (path, folders) = (path.to_owned(), HashSet::new());
+        let mut watch = Self { path, seen, named: Vec::new(), pending: true, events, watcher, folders };
+        watch.look_after(named);
+        watch
     }
 
-    /// Ends when the file's content differs from what was last loaded.
+    /// Watches these files besides the configuration's own.
+    fn look_after(&mut self, named: Vec<PathBuf>) {
+        self.named = named.into_iter().map(|path| (path.clone(), Content::of(&path))).collect();
+        for path in std::iter::once(&self.path).chain(self.named.iter().map(|(path, _)| path)) {
+            let folder = match path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() => folder,
+                _ => Path::new("."),
+            };
+            let Some(watcher) = &mut self.watcher else { return };
+            if self.folders.insert(folder.to_owned())
+                && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
+            {
+                unwatched(path, &error);
+            }
+        }
+    }
+
+    /// Ends when a file's content differs from what was last loaded. One that is not there may be on its way.
     pub(super) async fn changed(&mut self) {
         loop {
             if !self.pending {
@@ -53,8 +90,9 @@ impl FileWatch {
                 tokio::time::sleep(QUIET_FOR).await;
             }
             self.pending = false;
-            let content = std::fs::read(&self.path).ok();
-            if content.is_some() && content != self.seen {
+            let named = self.named.iter().map(|(path, seen)| (path, *seen));
+            let mut files = std::iter::once((&self.path, self.seen)).chain(named);
+            if files.any(|(path, seen)| Content::of(path).is_some_and(|now| Some(now) != seen)) {
                 return;
             }
         }
@@ -64,11 +102,15 @@ impl FileWatch {
     /// whoever else is told.
     pub(super) async fn reload(
         &mut self,
-        app: &App,
+        app: &mut App,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Reloaded, NotReloaded> {
         supervisor::reloading();
-        self.seen = std::fs::read(&self.path).ok();
+        self.seen = Content::of(&self.path);
+        // As they are now: what changes from here on is another change.
+        for (path, seen) in &mut self.named {
+            *seen = Content::of(path);
+        }
         match config::load(&self.path, env) {
             Ok(loaded) => {
                 let warnings: Vec<_> = loaded.warnings.summaries().collect();
@@ -76,6 +118,10 @@ impl FileWatch {
                     tracing::warn!("{warning}");
                 }
                 let routes = loaded.config.routes.len();
+                let named = tls::files(&loaded.config);
+                if !named.iter().eq(self.named.iter().map(|(path, _)| path)) {
+                    self.look_after(named);
+                }
                 app.reload(loaded.config).await;
                 supervisor::ready(&app.data, app.admin);
                 Ok(Reloaded { routes, warnings })
@@ -89,17 +135,6 @@ impl FileWatch {
     }
 }
 
-fn watch(path: &Path, tell: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            // A full channel means that a change is waiting to be seen already.
-            let _ = tell.try_send(());
-        }
-    })?;
-    watcher.watch(folder, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
+fn unwatched(path: &Path, error: &notify::Error) {
+    tracing::warn!(file = %path.display(), %error, "this file is not watched; send SIGHUP after a change");
 }

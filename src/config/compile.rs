@@ -5,6 +5,7 @@
 
 mod admin;
 mod handover;
+mod listen;
 mod route;
 mod secrets;
 mod sender;
@@ -15,7 +16,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,7 +50,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DEFAULT_MAX_IDS: usize = 50_000_000;
 /// The write-ahead log alone may take some MiB; a number that lacks its unit ends here too.
 const STORE_BYTES_MIN: usize = 16 << 20;
-const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
 /// `None` when there is no configuration without the parts that are wrong; `problems` may hold errors in any case.
 pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Problems) -> Option<Config> {
@@ -127,36 +126,6 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn listen(&self, field: &Field<Vec<Field<raw::Listen>>>) -> Vec<Listen> {
-        let Some(list) = field.given() else {
-            return vec![Listen { address: DEFAULT_LISTEN }];
-        };
-        if list.value.is_empty() {
-            self.report(
-                Diagnostic::error(list.span, "there is no listener")
-                    .help("leave `listen` out for the default, 127.0.0.1:8080"),
-            );
-        }
-        let mut seen: Vec<Located<SocketAddr>> = Vec::new();
-        for listen in list.value.iter().filter_map(Field::given) {
-            self.later(&listen.value.tls, "TLS listeners come");
-            let Some(address) = self.required(&listen.value.address, listen.span, "listener", "address") else {
-                continue;
-            };
-            let (address, span) = (address.value.0, address.span);
-            match seen.iter().find(|other| other.value == address && address.port() != 0) {
-                Some(first) => {
-                    self.report(
-                        Diagnostic::error(span, "two listeners have the same address")
-                            .also(first.span, "the first one"),
-                    );
-                }
-                None => seen.push(Located { value: address, span }),
-            }
-        }
-        seen.into_iter().map(|address| Listen { address: address.value }).collect()
-    }
-
     fn store(&self, field: &Field<raw::Store>) -> store::Settings {
         let absent = raw::Store::default();
         let store = field.value().unwrap_or(&absent);

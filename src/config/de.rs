@@ -86,6 +86,32 @@ macro_rules! shorthand {
 }
 pub(super) use shorthand;
 
+/// A list, which may be written as what is in it when that is one.
+pub(super) struct OneOrMore<T>(pub Vec<Field<T>>);
+
+/// A type asks [`At`] under this name to take what is no list for one that holds it.
+const ONE_OR_MORE: &str = "$hookgate::one_or_more";
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+            type Value = OneOrMore<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("one or a list of them")
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, list: D) -> Result<OneOrMore<T>, D::Error> {
+                Vec::deserialize(list).map(OneOrMore)
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(ONE_OR_MORE, List(PhantomData))
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct FieldVisitor<T>(PhantomData<T>);
@@ -332,6 +358,10 @@ impl<'de> Deserializer<'de> for At<'_> {
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
         if name == LOCATED {
             return visitor.visit_seq(WithPlace { at: self, given: 0 });
+        }
+        if name == ONE_OR_MORE && !matches!(self.node.value, Value::Sequence(_)) {
+            let list = Node { span: self.node.span, value: Value::Sequence(vec![Rc::clone(self.node)]) };
+            return visitor.visit_newtype_struct(At { node: &Rc::new(list), ..self });
         }
         match (name.strip_prefix(SHORTHAND), self.node.text()) {
             (Some(key), Some(_)) => {

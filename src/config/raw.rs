@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use schemars::{JsonSchema, Schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, Visitor};
 
-use super::de::{Field, Pairs, shorthand};
+use super::de::{Field, OneOrMore, Pairs, shorthand};
 use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
 use crate::providers::PRESETS;
 
@@ -52,15 +52,32 @@ pub(super) struct File {
     pub routes: Field<Vec<Field<Route>>>,
 }
 
-/// A listener for webhooks: HTTP/1.1 and HTTP/2 without TLS.
+/// A listener for webhooks, HTTP/1.1 and HTTP/2. Where it is, and whether with TLS, counts from the next start; its files
+/// are read again when they change, and at each reload.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["address"]))]
 pub(super) struct Listen {
     /// Port 0 lets the system choose one.
     pub address: Field<Address>,
-    #[schemars(skip)]
-    pub tls: Field<Later>,
+    /// The certificate that senders are shown, or a list of several: each sender is shown the one with the name that it asks
+    /// for (SNI), or else the first. TLS 1.2 and 1.3. Default: no TLS.
+    #[schemars(schema_with = "one_or_more::<Certificate>")]
+    pub tls: Field<OneOrMore<Certificate>>,
+    /// A PEM file, relative to this file's folder, with the certificates that may sign the senders' own. A sender that shows
+    /// none of these is not let in. Needs `tls`. Default: senders show no certificate.
+    pub client_ca: Field<String>,
+}
+
+/// A certificate with its key, in PEM files that are named relative to this file's folder.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["certificate", "key"]))]
+pub(super) struct Certificate {
+    /// The certificate, and after it those that lead to one that senders know (a `fullchain.pem`).
+    pub certificate: Field<String>,
+    /// Its private key, without a passphrase: RSA, ECDSA or Ed25519.
+    pub key: Field<String>,
 }
 
 /// The admin listener.
@@ -501,6 +518,12 @@ pub(super) struct Upstream {
     pub ca: Field<String>,
     /// The longest a connect, TLS included, may take. Not 0, at most 1h. Default: what is left of the budget.
     pub connect_timeout: Field<Duration>,
+}
+
+/// Lets a list of one be written as what is in it.
+fn one_or_more<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let one = generator.subschema_for::<T>();
+    schemars::json_schema!({"anyOf": [{"type": "array", "items": one, "minItems": 1}, one]})
 }
 
 fn provider_names(schema: &mut Schema) {

@@ -83,6 +83,9 @@ impl Reference<'_> {
         if let Some(allowed) = schema["enum"].as_array() {
             return allowed.iter().map(|value| format!("`{}`", plain(value))).collect::<Vec<_>>().join(", ");
         }
+        if let Some([list, one]) = schema["anyOf"].as_array().map(Vec::as_slice) {
+            return format!("{} or {}", self.kind(one, path), self.kind(list, path));
+        }
         if let Some(variants) = schema["oneOf"].as_array() {
             return variants.iter().map(|variant| self.kind(variant, path)).collect::<Vec<_>>().join(", ");
         }

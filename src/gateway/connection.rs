@@ -20,6 +20,7 @@ use super::first_byte::{FirstByte, Watched};
 use super::head::Fault;
 use super::{Gateway, Incoming, Visit};
 use crate::outcome::Code;
+use crate::tls;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4). No method begins with its first four bytes.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,21 +36,32 @@ const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The gateway as a listener serves it, connection by connection.
-pub struct Frontend(pub Arc<Gateway>);
+pub struct Frontend {
+    pub gateway: Arc<Gateway>,
+    /// `None` where the listener has no TLS.
+    pub tls: Option<Arc<tls::Listener>>,
+}
 
 #[async_trait]
 impl ServerApp for Frontend {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let gateway = &self.0;
+        let gateway = &self.gateway;
         let Ok(permit) = Arc::clone(&gateway.connections).try_acquire_owned() else {
             gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
-            let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
+            if self.tls.is_none() {
+                let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
+            }
             let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
             return None;
         };
         let connection = Connection::new(Arc::clone(gateway), permit);
+        if let Some(tls) = &self.tls {
+            stream = gateway.secure(stream, tls, shutdown).await?;
+        }
+        let first_byte = FirstByte::default();
+        stream = Box::new(Watched::new(stream, first_byte.clone()));
         match gateway.protocol(&mut stream, shutdown).await? {
-            Protocol::Http1 { first_byte } => gateway.serve_http1(stream, first_byte, shutdown.clone()).await,
+            Protocol::Http1 => gateway.serve_http1(stream, first_byte, shutdown.clone()).await,
             Protocol::Http2 => {
                 // From here on it is Pingora's: it accepts the streams and gives each to `process_new_http`.
                 let http2 = Arc::new(Http2 { options: http2_options(gateway), connection });
@@ -82,32 +94,26 @@ impl Drop for Connection {
 
 /// What a connection speaks.
 enum Protocol {
-    Http1 { first_byte: FirstByte },
+    Http1,
     Http2,
 }
 
 impl Gateway {
     /// Looks at the first bytes of a connection. `None` when they don't come in time, or never.
     async fn protocol(&self, stream: &mut Stream, shutdown: &ShutdownWatch) -> Option<Protocol> {
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return Some(Protocol::Http2);
-        }
+        // `None` without TLS, and where the sender has no preference.
+        let agreed = stream.selected_alpn_proto();
         let mut shutdown = shutdown.clone();
         let mut start = [0; 24];
         // Byte by byte at first: waiting for all 24 would keep a short request waiting for ever.
         tokio::select! {
             peeked = timeout(self.limits.idle_timeout, stream.try_peek(&mut start[..1])) => {
-                if !peeked.ok()?.ok()? {
-                    // A TLS stream can't be peeked into, and ALPN has said that it is HTTP/1.
-                    return Some(Protocol::Http1 { first_byte: FirstByte::default() });
-                }
+                peeked.ok()?.ok()?;
             }
             () = stopped(&mut shutdown) => return None,
         }
-        let first_byte = Instant::now();
-        let http1 = Protocol::Http1 { first_byte: FirstByte::seen_at(first_byte) };
-        if start[0] != HTTP2_PREFACE[0] {
-            return Some(http1);
+        if start[0] != HTTP2_PREFACE[0] && agreed != Some(ALPN::H2) {
+            return Some(Protocol::Http1);
         }
         let preface = async {
             stream.try_peek(&mut start[..4]).await?;
@@ -116,16 +122,17 @@ impl Gateway {
             }
             std::io::Result::Ok(())
         };
-        match timeout(self.limits.header_timeout, preface).await {
-            Ok(Ok(())) if start == *HTTP2_PREFACE => Some(Protocol::Http2),
+        let whole = matches!(timeout(self.limits.header_timeout, preface).await, Ok(Ok(()))) && start == *HTTP2_PREFACE;
+        match agreed {
+            None if whole => Some(Protocol::Http2),
+            Some(ALPN::H2) => whole.then_some(Protocol::Http2),
             // A slow or broken start is HTTP/1's to refuse: the clock of its head is running already.
-            _ => Some(http1),
+            _ => Some(Protocol::Http1),
         }
     }
 
-    async fn serve_http1(&self, stream: Stream, first_byte: FirstByte, mut shutdown: ShutdownWatch) {
+    async fn serve_http1(&self, mut stream: Stream, first_byte: FirstByte, mut shutdown: ShutdownWatch) {
         let scheme = if stream.get_ssl_digest().is_some() { "https" } else { "http" };
-        let mut stream: Stream = Box::new(Watched::new(stream, first_byte.clone()));
         loop {
             let mut session = ServerSession::new_http1(stream);
             // Whether a connection is kept is for us to say; Pingora would give it up at the first 100 (Continue).
@@ -255,7 +262,7 @@ fn peer_address(session: &ServerSession) -> IpAddr {
 }
 
 /// Ends when the gateway stops.
-async fn stopped(shutdown: &mut ShutdownWatch) {
+pub(super) async fn stopped(shutdown: &mut ShutdownWatch) {
     // An error means that nobody can stop us any more: the process is ending.
     let _ = shutdown.wait_for(|stopping| *stopping).await;
 }

@@ -16,7 +16,7 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 /// When the first byte since the last [`FirstByte::rearm`] was read.
@@ -30,11 +30,6 @@ struct Seen {
 }
 
 impl FirstByte {
-    /// A watch whose first byte came at `at` already.
-    pub(super) fn seen_at(at: Instant) -> Self {
-        Self(Arc::new(Seen { at: Mutex::new(Some(at)), came: Notify::new() }))
-    }
-
     pub(super) fn get(&self) -> Option<Instant> {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,20 +58,29 @@ impl FirstByte {
     }
 }
 
-/// A stream that tells a [`FirstByte`] what it reads, and is otherwise the stream it wraps.
+/// A stream that tells a [`FirstByte`] what it reads, and is otherwise the stream it wraps; but it can be peeked into also
+/// where there is TLS on that one.
 pub(super) struct Watched {
     stream: Stream,
     first_byte: FirstByte,
+    /// Read from the stream, and not yet by anybody else.
+    ahead: Vec<u8>,
 }
 
 impl Watched {
     pub(super) fn new(stream: Stream, first_byte: FirstByte) -> Self {
-        Self { stream, first_byte }
+        Self { stream, first_byte, ahead: Vec::new() }
     }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let taken = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..taken]);
+            self.ahead.drain(..taken);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if polled.is_ready() && buf.filled().len() > before {
@@ -121,8 +125,19 @@ impl Shutdown for Watched {
 
 #[async_trait]
 impl Peek for Watched {
+    /// May be given up while it waits: nothing that was read is lost.
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.stream.try_peek(buf).await
+        while self.ahead.len() < buf.len() {
+            let missing = buf.len() - self.ahead.len();
+            let read = self.stream.read(&mut buf[..missing]).await?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.ahead.extend_from_slice(&buf[..read]);
+            self.first_byte.note();
+        }
+        buf.copy_from_slice(&self.ahead[..buf.len()]);
+        Ok(true)
     }
 }
 

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+
+use crate::tls::{self, PemError};
 
 /// One or more CA certificates.
 #[derive(Clone)]
@@ -14,32 +14,18 @@ pub struct TrustedCa {
     fingerprint: u64,
 }
 
-/// Why a file is not a list of CA certificates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CaError {
-    #[error("holds no PEM certificate (`-----BEGIN CERTIFICATE-----`)")]
-    NoCertificate,
-    #[error("holds a certificate that cannot be parsed")]
-    Malformed,
-}
-
 impl TrustedCa {
     /// Takes all certificates of a PEM text.
     ///
     /// # Errors
-    /// [`CaError`] when there is none, or one is broken.
-    pub fn from_pem(pem: &[u8]) -> Result<Self, CaError> {
+    /// [`PemError`] when there is none, or one is broken.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
         let mut certificates = Vec::new();
         let mut hasher = DefaultHasher::new();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let der = certificate.map_err(|_| CaError::Malformed)?;
-            // Pingora's own conversion panics on what it can't parse.
-            x509_parser::parse_x509_certificate(&der).map_err(|_| CaError::Malformed)?;
+        // Each can be parsed: Pingora's own conversion panics on what it can't.
+        for der in tls::certificates(pem)? {
             hasher.write(&der);
             certificates.push(WrappedX509::new(der.to_vec(), parse_x509));
-        }
-        if certificates.is_empty() {
-            return Err(CaError::NoCertificate);
         }
         Ok(Self { certificates: certificates.into(), fingerprint: hasher.finish() })
     }

@@ -19,25 +19,26 @@ const ALLOWED: &[(&str, &str)] = &[
     ("store", "backoff signature clock metrics"),
     ("ledger", "store event signature clock"),
     ("delivery", "signature"),
-    ("upstream", "backoff delivery metrics store"),
+    ("tls", ""),
+    ("upstream", "backoff delivery metrics store tls"),
     ("route", "backoff signature handshake event store ledger upstream"),
     ("queue", "backoff clock delivery ledger metrics route store upstream"),
     ("log", "outcome"),
     (
         "gateway",
-        "backoff clock delivery event handshake ledger log metrics outcome queue route signature store upstream watch",
+        "backoff clock delivery event handshake ledger log metrics outcome queue route signature store tls upstream watch",
     ),
     ("providers", "json signature handshake event route"),
     (
         "config",
-        "backoff delivery providers gateway handshake json log route store upstream ledger event signature secret",
+        "backoff delivery providers gateway handshake json log route store tls upstream ledger event signature secret",
     ),
     ("webhooks", "config gateway route store upstream"),
     (
         "admin",
-        "delivery event json ledger log metrics outcome providers queue route secret signature store watch webhooks",
+        "delivery event json ledger log metrics outcome providers queue route secret signature store tls watch webhooks",
     ),
-    ("app", "admin clock config gateway ledger log metrics queue store upstream watch webhooks"),
+    ("app", "admin clock config gateway ledger log metrics queue store tls upstream watch webhooks"),
     ("cli", "*"),
 ];
 

@@ -1,9 +1,10 @@
 //! Black-box tests of the gateway: each file is one group of claims of the contract, each test one claim.
 //!
 //! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
-//! (a folder with express and the providers' SDKs), `HOOKGATE_PYTHON` (a python3 with flask, the SDKs and schemathesis),
-//! `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`, `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`.
-//! `HOOKGATE_SEED` is what schemathesis begins with (1). `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000).
+//! (a folder with express, the providers' SDKs, playwright-core and axe-core), `HOOKGATE_PYTHON` (a python3 with flask, the
+//! SDKs and schemathesis), `HOOKGATE_CHROMIUM`, `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`, `HOOKGATE_STRACE`,
+//! `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`, `HOOKGATE_SSLSCAN`. `HOOKGATE_SEED` is what schemathesis begins with (1).
+//! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000), `HOOKGATE_SOAK_SECONDS` how long `soak` takes.
 
 mod harness;
 
@@ -44,6 +45,7 @@ mod soak;
 mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0
+mod tls; // who is shown which certificate, and who is let in
 mod tools; // the sender, the receiver, and what is made from --help
 mod verify;
 mod webhooks; // routes made over the API // nothing unverified moves, nothing unverified is remembered

@@ -33,7 +33,7 @@ impl Compiler<'_> {
             let warning = Diagnostic::warning(ca.span, "without TLS there is no certificate to check");
             self.report(warning.help("write `https://` in the upstream's `url`, or leave `ca` out"));
         }
-        if listen.iter().any(|listen| leads_to(&target, *listen)) {
+        if listen.iter().any(|listen| leads_to(&target, listen)) {
             let warning = Diagnostic::warning(url.span, "this is where the gateway itself listens");
             self.report(warning.help("events would go round in circles; name the application's own port"));
         }
@@ -95,7 +95,7 @@ fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str
 }
 
 /// Whether a connect to `target` would end at `listen`. Names other than `localhost` are not resolved.
-fn leads_to(target: &Target, listen: Listen) -> bool {
+fn leads_to(target: &Target, listen: &Listen) -> bool {
     let loopback = &*target.host == "localhost";
     let address: Option<IpAddr> = target.host.parse().ok();
     let own = listen.address.ip();

@@ -1,5 +1,6 @@
 //! Senders: signed events, requests as bytes, a kept-alive HTTP/1.1 client and an h2c client.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,11 +8,13 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use super::gateway::{PATH, SECRET};
 use super::patience::within;
+use super::tls::{Issued, Trust};
 use super::wire::{Headers, Kind, Message, Reader};
 
 /// HMAC-SHA256 as lower-case hex.
@@ -257,8 +260,8 @@ impl Answer {
 }
 
 /// One HTTP/1.1 connection to the gateway.
-pub struct Client {
-    stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    stream: S,
     reader: Reader,
 }
 
@@ -276,11 +279,55 @@ impl Client {
         Some(Self { stream, reader: Reader::default() })
     }
 
+    /// Hangs up as a crashed sender does.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().expect("a socket option");
+    }
+}
+
+/// A connection that is a [`Trust`]'s.
+impl Client<TlsStream<TcpStream>> {
+    /// # Errors
+    /// When there was no handshake.
+    pub async fn connect_tls(to: SocketAddr, trust: &Trust, name: &str, protocols: &[&str]) -> io::Result<Self> {
+        let stream = within("connect", TcpStream::connect(to)).await.expect("the gateway accepts");
+        stream.set_nodelay(true).expect("a socket option");
+        let stream = within("a TLS handshake", trust.connect(stream, name, protocols)).await?;
+        Ok(Self { stream, reader: Reader::default() })
+    }
+
+    /// What both sides have agreed to speak.
+    pub fn protocol(&self) -> Option<String> {
+        self.stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+
+    pub fn was_shown(&self, issued: &Issued) -> bool {
+        let shown = self.stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        shown.is_some_and(|shown| shown.as_ref() == issued.der)
+    }
+
+    /// Hangs up without TLS' farewell.
+    pub fn reset(self) {
+        self.stream.into_inner().0.set_zero_linger().expect("a socket option");
+    }
+
+    /// The same connection for HTTP/2.
+    pub async fn h2(self) -> H2Client {
+        H2Client::over(self.stream).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Sends and reads at the same time: an early answer is seen, and a body that nobody reads blocks nothing.
     pub async fn send(&mut self, request: impl Into<Request>) -> Answer {
         let request = request.into();
         let kind = if request.method == "HEAD" { Kind::ResponseToHead } else { Kind::Response };
         self.exchange(&request.bytes(), kind).await.expect("an answer, not a closed connection")
+    }
+
+    /// `None` when the connection was closed instead.
+    pub async fn try_send(&mut self, request: impl Into<Request>) -> Option<Answer> {
+        self.send_raw(&request.into().bytes()).await
     }
 
     /// Sends bytes, whatever they are, and reads one final answer; `None` when the connection was closed instead.
@@ -295,7 +342,7 @@ impl Client {
 
     /// Writes one byte at a time until all are written or the other side answers, and returns the answer.
     pub async fn trickle(&mut self, bytes: &[u8], pause: Duration) -> Option<Answer> {
-        let (mut read, mut write) = self.stream.split();
+        let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let reader = &mut self.reader;
         let mut writing = std::pin::pin!(async {
             for byte in bytes {
@@ -337,13 +384,8 @@ impl Client {
         String::from_utf8_lossy(&rest).into_owned()
     }
 
-    /// Hangs up as a crashed sender does.
-    pub fn reset(self) {
-        self.stream.set_zero_linger().expect("a socket option");
-    }
-
     async fn exchange(&mut self, bytes: &[u8], kind: Kind) -> Option<Answer> {
-        let (mut read, mut write) = self.stream.split();
+        let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let writing = async {
             let _ = write.write_all(bytes).await;
             std::future::pending::<()>().await;
@@ -377,7 +419,10 @@ pub struct H2Client {
 
 impl H2Client {
     pub async fn connect(to: SocketAddr) -> Self {
-        let stream = within("connect", TcpStream::connect(to)).await.expect("the gateway accepts");
+        Self::over(within("connect", TcpStream::connect(to)).await.expect("the gateway accepts")).await
+    }
+
+    async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Self {
         let handshake = within("HTTP/2 handshake", h2::client::handshake(stream)).await;
         let (sender, connection) = handshake.expect("the gateway speaks HTTP/2");
         tokio::spawn(async move {

@@ -1,0 +1,68 @@
+//! The TLS handshake of a connection: bounded, counted, and told of when it fails.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pingora_core::protocols::Stream;
+use pingora_core::server::ShutdownWatch;
+use tokio::time::timeout;
+
+use super::Gateway;
+use super::connection::stopped;
+use crate::metrics::TlsHandshake;
+use crate::tls;
+
+impl Gateway {
+    /// `None` when it failed, or did not end within the time that a head has from its first byte. Whoever says nothing at
+    /// all within such a time, as health checks do, has not failed.
+    pub(super) async fn secure(
+        &self,
+        mut stream: Stream,
+        tls: &Arc<tls::Listener>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let digest = stream.get_socket_digest();
+        let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(|address| address.ip()));
+        let mut shutdown = shutdown.clone();
+        let within = self.limits.header_timeout;
+        let mut first = [0];
+        let begun = tokio::select! {
+            peeked = timeout(within, stream.try_peek(&mut first)) => matches!(peeked, Ok(Ok(_))),
+            () = stopped(&mut shutdown) => false,
+        };
+        if !begun {
+            return None;
+        }
+        let ended = tokio::select! {
+            ended = timeout(within, tls.accept(stream)) => ended,
+            () = stopped(&mut shutdown) => return None,
+        };
+        match ended {
+            Ok(Ok(stream)) => {
+                self.metrics.tls_handshake(TlsHandshake::Ok);
+                Some(stream)
+            }
+            Ok(Err(error)) => {
+                self.metrics.tls_handshake(TlsHandshake::Failed);
+                let words = error.to_string();
+                // Pingora's words for where it was stand before what rustls says.
+                self.tell_of_handshake(peer, words.rsplit("tls connect error: ").next().unwrap_or(&words));
+                None
+            }
+            Err(_) => {
+                self.metrics.tls_handshake(TlsHandshake::Timeout);
+                self.tell_of_handshake(peer, "not in time");
+                None
+            }
+        }
+    }
+
+    fn tell_of_handshake(&self, peer: Option<IpAddr>, error: &str) {
+        if let Some(suppressed) = self.thinning.admit(None, "tls_handshake", Instant::now()) {
+            let peer = peer.map(tracing::field::display);
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            tracing::info!(peer, error, suppressed, "no TLS handshake");
+        }
+    }
+}

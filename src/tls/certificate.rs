@@ -1,0 +1,177 @@
+//! A certificate with its key, from PEM files.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+use rustls_pki_types::pem::{self, PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+
+use super::provider;
+
+/// Why a file is not a list of certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PemError {
+    #[error("holds no PEM certificate (`-----BEGIN CERTIFICATE-----`)")]
+    NoCertificate,
+    #[error("holds a certificate that cannot be parsed")]
+    Malformed,
+}
+
+/// Why a file is not the key of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("holds no PEM private key (`-----BEGIN PRIVATE KEY-----`)")]
+    NoKey,
+    #[error("holds a private key that needs a passphrase")]
+    Encrypted,
+    #[error("holds a private key that cannot be used: RSA from 2048 bits on, ECDSA (P-256, P-384) and Ed25519 can")]
+    Unusable,
+    #[error("holds the key of another certificate")]
+    OfAnother,
+    #[error("holds the key of a certificate that cannot be used: {0}")]
+    Certificate(String),
+}
+
+/// All certificates of a PEM text, each of which can be parsed.
+///
+/// # Errors
+/// [`PemError`] when there is none, or one is broken.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let der = certificate.map_err(|_| PemError::Malformed)?;
+        x509_parser::parse_x509_certificate(&der).map_err(|_| PemError::Malformed)?;
+        certificates.push(der);
+    }
+    if certificates.is_empty() { Err(PemError::NoCertificate) } else { Ok(certificates) }
+}
+
+/// A certificate, and those that lead from it to one that peers know.
+pub struct Chain {
+    certificates: Vec<CertificateDer<'static>>,
+    names: Vec<Box<str>>,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+}
+
+impl Chain {
+    /// The first certificate of a PEM text is the one that is shown.
+    ///
+    /// # Errors
+    /// [`PemError`] when there is none, or one is broken.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
+        let certificates = certificates(pem)?;
+        let first = certificates.first().ok_or(PemError::NoCertificate)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(first).map_err(|_| PemError::Malformed)?;
+        let (names, validity) = (names(&parsed)?, parsed.validity());
+        let moment = |time: x509_parser::time::ASN1Time| {
+            Timestamp::from_second(time.timestamp()).map_err(|_| PemError::Malformed)
+        };
+        let (not_before, not_after) = (moment(validity.not_before)?, moment(validity.not_after)?);
+        Ok(Self { certificates, names, not_before, not_after })
+    }
+
+    /// Puts it together with the private key of a PEM text.
+    ///
+    /// # Errors
+    /// [`KeyError`] when there is none, or it is not this certificate's.
+    pub fn with_key(self, pem: &[u8]) -> Result<Certificate, KeyError> {
+        let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+            pem::Error::NoItemsFound if pem.windows(ENCRYPTED.len()).any(|at| at == ENCRYPTED) => KeyError::Encrypted,
+            _ => KeyError::NoKey,
+        })?;
+        let key = provider().key_provider.load_private_key(key).map_err(|_| KeyError::Unusable)?;
+        let shown = CertifiedKey::new(self.certificates, key);
+        match shown.keys_match() {
+            // A key that does not know its public half can't be compared; ring's do.
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(Error::InconsistentKeys(_)) => return Err(KeyError::OfAnother),
+            Err(error) => return Err(KeyError::Certificate(error.to_string())),
+        }
+        Ok(Certificate { shown: Arc::new(shown), names: self.names, not_after: self.not_after })
+    }
+}
+
+const ENCRYPTED: &[u8] = b"ENCRYPTED";
+
+/// The DNS names that a certificate is for. Names that stand in its subject alone count for nobody any more (RFC 9525).
+fn names(certificate: &X509Certificate<'_>) -> Result<Vec<Box<str>>, PemError> {
+    let alternative = certificate.subject_alternative_name().map_err(|_| PemError::Malformed)?;
+    let names = alternative.into_iter().flat_map(|names| &names.value.general_names);
+    let dns = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into_boxed_str()),
+        _ => None,
+    };
+    Ok(names.filter_map(dns).collect())
+}
+
+/// A certificate with its key.
+pub struct Certificate {
+    pub(super) shown: Arc<CertifiedKey>,
+    /// In lower case.
+    pub names: Vec<Box<str>>,
+    pub not_after: Timestamp,
+}
+
+/// Shows no key.
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    fn pem(names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        (CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_are_read_with_names_in_lower_case() {
+        let (certificate, key) = pem(&["Hooks.Example.com", "*.example.com", "127.0.0.1"]);
+        let read = Chain::from_pem(certificate.as_bytes()).unwrap().with_key(key.as_bytes()).unwrap();
+        assert_eq!(read.names, ["hooks.example.com".into(), "*.example.com".into()]);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_told_from_one_that_is_none() {
+        let (certificate, key) = pem(&["a.test"]);
+        let (_, other) = pem(&["a.test"]);
+        let refused =
+            |key: &str| Chain::from_pem(certificate.as_bytes()).unwrap().with_key(key.as_bytes()).unwrap_err();
+        assert_eq!(refused(&other), KeyError::OfAnother);
+        assert_eq!(refused(""), KeyError::NoKey);
+        assert_eq!(refused(&certificate), KeyError::NoKey);
+        assert_eq!(refused(&key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")), KeyError::Encrypted);
+        assert_eq!(refused("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), KeyError::Unusable);
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_refused() {
+        let refused = |pem: &str| Chain::from_pem(pem.as_bytes()).err();
+        assert_eq!(refused(""), Some(PemError::NoCertificate));
+        assert_eq!(
+            refused("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            Some(PemError::Malformed)
+        );
+        assert_eq!(refused("-----BEGIN CERTIFICATE-----\nAAAA\n"), Some(PemError::Malformed));
+    }
+
+    #[test]
+    fn debug_output_shows_no_key() {
+        let (certificate, key) = pem(&["a.test"]);
+        let read = Chain::from_pem(certificate.as_bytes()).unwrap().with_key(key.as_bytes()).unwrap();
+        assert_eq!(format!("{read:?}"), "Certificate { names: [\"a.test\"], .. }");
+    }
+}
