@@ -9,6 +9,7 @@ use http::StatusCode;
 use pingora_core::ErrorType;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::protocols::{ALPN, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
@@ -29,6 +30,12 @@ const LAST_REQUEST_WAIT: Duration = Duration::from_millis(500);
 
 /// How long closing a connection may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Streams that an HTTP/2 connection may have open (RFC 9113 §5.1.2 recommends no fewer than 100).
+const STREAMS_MAX: u32 = 100;
+
+/// Streams of an HTTP/2 connection that may break the protocol before the connection is given up.
+const FAULTY_STREAMS_MAX: usize = 32;
 
 /// For a connection over the limit, which gets no more of us than this.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome: overloaded\r\nRetry-After: 2\r\n\
@@ -239,6 +246,16 @@ impl HttpServerApp for Http2 {
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        let header_bytes = u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
+        let mut options = default_h2_options();
+        options.max_concurrent_streams(STREAMS_MAX);
+        // A head that is not far over the limit gets an answer of ours, which is counted; another gets h2's bare 431.
+        options.max_header_list_size(header_bytes.saturating_mul(2));
+        options.max_local_error_reset_streams(Some(FAULTY_STREAMS_MAX));
+        Some(options)
     }
 }
 

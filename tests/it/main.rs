@@ -24,6 +24,7 @@ mod graphql; // the API over GraphQL, and no more of it than may be asked
 mod handover; // what the upstream sees, and over which connections
 mod handshake; // a provider that only asks whether we are there
 mod head; // requests that two parsers could read differently
+mod http2; // frames that are malformed, would be another request, or come in floods
 mod inspect; // what an operator sees of deliveries, and can do about them
 mod layering; // the structure that ARCHITECTURE.md draws
 mod ledger; // once, and never lost to a failed delivery
