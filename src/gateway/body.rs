@@ -23,7 +23,7 @@ const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The longest either of the above may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// The body bytes of all requests in flight, bounded. Counts what was received, not what was announced.
+/// The body bytes of all requests in flight (and heads over HTTP/2), bounded. Counts what was received, not what was announced.
 pub(super) struct BodyBytes {
     in_flight: AtomicUsize,
     limit: usize,
@@ -48,7 +48,7 @@ impl BodyBytes {
 
 impl Share<'_> {
     /// Adds to the share, if the limit allows.
-    fn grow(&mut self, bytes: usize) -> Result<(), Outcome> {
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Outcome> {
         let before = self.of.in_flight.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         self.of.gauge.add(signed(bytes));

@@ -10,15 +10,16 @@ use pingora_core::ErrorType;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::{ALPN, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::Outcome;
 use super::first_byte::{FirstByte, Watched};
 use super::head::Fault;
+use super::places::Place;
 use super::{Gateway, Incoming, Visit};
 use crate::outcome::Code;
 
@@ -48,13 +49,15 @@ pub struct Frontend(pub Arc<Gateway>);
 impl ServerApp for Frontend {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let gateway = &self.0;
-        let Ok(permit) = Arc::clone(&gateway.connections).try_acquire_owned() else {
+        let socket = stream.get_socket_digest();
+        let peer = ip_of(socket.as_ref().and_then(|socket| socket.peer_addr()));
+        let Some(place) = gateway.places.take(peer) else {
             gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
             let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
             let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
             return None;
         };
-        let connection = Connection::new(Arc::clone(gateway), permit);
+        let connection = Connection::new(Arc::clone(gateway), place);
         match gateway.protocol(&mut stream, shutdown).await? {
             Protocol::Http1 { first_byte } => gateway.serve_http1(stream, first_byte, shutdown.clone()).await,
             Protocol::Http2 => {
@@ -71,13 +74,13 @@ impl ServerApp for Frontend {
 /// sender has hung up, and a stop waits for it.
 struct Connection {
     gateway: Arc<Gateway>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Connection {
-    fn new(gateway: Arc<Gateway>, permit: OwnedSemaphorePermit) -> Self {
+    fn new(gateway: Arc<Gateway>, place: Place) -> Self {
         gateway.metrics.connections.inc();
-        Self { gateway, _permit: permit }
+        Self { gateway, _place: place }
     }
 }
 
@@ -132,7 +135,7 @@ impl Gateway {
 
     async fn serve_http1(&self, stream: Stream, first_byte: FirstByte, mut shutdown: ShutdownWatch) {
         let scheme = if stream.get_ssl_digest().is_some() { "https" } else { "http" };
-        let mut stream: Stream = Box::new(Watched::new(stream, first_byte.clone()));
+        let mut stream: Stream = Box::new(Watched::new(stream, first_byte.clone(), self.limits.header_bytes));
         loop {
             let mut session = ServerSession::new_http1(stream);
             // Whether a connection is kept is for us to say; Pingora would give it up at the first 100 (Continue).
@@ -143,7 +146,7 @@ impl Gateway {
             let Some(at) = first_byte.get() else { return };
             let incoming = Incoming { first_byte: at, peer: peer_address(&session), scheme };
             match read {
-                HeadRead::Whole => {}
+                HeadRead::Whole => first_byte.head_is_whole(),
                 HeadRead::Nothing => return,
                 HeadRead::Refused(outcome) => {
                     session.set_keepalive(None);
@@ -194,6 +197,7 @@ impl Gateway {
                 Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => HeadRead::Refused(refusal(&error)),
                 Ok(false) | Err(_) => HeadRead::Nothing,
             },
+            () = first_byte.head_is_too_large() => HeadRead::Refused(Outcome::HeadersTooLarge),
             end = too_slow => end,
         }
     }
@@ -267,8 +271,12 @@ fn http2_options(gateway: &Gateway) -> HttpServerOptions {
 }
 
 fn peer_address(session: &ServerSession) -> IpAddr {
-    let address = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
-    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    ip_of(session.client_addr())
+}
+
+fn ip_of(address: Option<&SocketAddr>) -> IpAddr {
+    let address = address.and_then(|address| address.as_inet());
+    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 /// Ends when the gateway stops.

@@ -18,6 +18,8 @@ const FIELDS_MAX: usize = 100;
 /// A head that was found sound, and what is needed of it.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
+    /// What it takes up.
+    pub(super) bytes: usize,
     /// Lower case, without a port.
     pub(super) host: Option<Box<str>>,
     /// The announced size of the body; `None` when it comes in chunks or is absent.
@@ -93,6 +95,7 @@ impl Head {
         check_transfer_encoding(&head.headers)?;
         check_connection(&head.headers)?;
         Ok(Self {
+            bytes: size,
             host: host(head)?,
             content_length: content_length(&head.headers)?,
             chunked: head.headers.contains_key(header::TRANSFER_ENCODING),
@@ -198,11 +201,11 @@ pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<
     if named_by_connection(headers).any(|name| route.reads(&name)) {
         return refuse(Fault::Connection);
     }
-    let twin = |name: &HeaderName| {
-        let folded = name.as_str().contains('_').then(|| name.as_str().replace('_', "-"));
-        folded.is_some_and(|name| HeaderName::try_from(name).is_ok_and(|name| route.reads(&name)))
+    let is_taken_for_another = |name: &HeaderName| {
+        let folded = name.as_str().replace('_', "-");
+        folded != name.as_str() && HeaderName::try_from(folded).is_ok_and(|folded| route.reads(&folded))
     };
-    if headers.keys().any(|name| !route.reads(name) && twin(name)) {
+    if headers.keys().filter(|name| !route.reads(name)).any(is_taken_for_another) {
         return refuse(Fault::FieldName);
     }
     Ok(())

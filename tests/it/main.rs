@@ -39,6 +39,7 @@ mod schemes; // custom schemes, signatures in the body, several candidates
 mod sdk; // the providers' own SDKs as senders and judges
 mod shadow; // what does not verify may pass where an operator says so, marked
 mod silence; // a sender that has stopped is told of
+mod slow; // senders that take their time, by the thousand
 mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0
