@@ -3,7 +3,8 @@
 //!
 //! Two classes of input in random order, and Welch's t of how long each took, as dudect does it (Reparaz, Balasch,
 //! Verbauwhede 2017): also with the slowest measurements, which are the machine's, left out. |t| over 5 that stays from run to
-//! run is a leak. The last line is a comparison that ends at the first wrong byte: there the method must see one.
+//! run asks for a reason. Not each is a leak: the second and third line compare inputs with other digits, and reading digits,
+//! which are the sender's own, takes a time of its own. The last line is a comparison that ends at the first wrong byte: there the method must see one.
 
 use std::hint::black_box;
 use std::time::Instant;
