@@ -12,6 +12,7 @@ mod handshake;
 mod head;
 mod passing;
 mod peer;
+mod places;
 mod rotation;
 mod secure;
 
@@ -25,7 +26,6 @@ use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use pingora_core::protocols::http::ServerSession;
-use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::delivery::{Arrival, Delivery, Label, TestMarks};
@@ -44,6 +44,7 @@ use body::BodyBytes;
 use handover::Handing;
 use handshake::Asked;
 use head::Head;
+use places::Places;
 use rotation::{Rotation, SecretUse};
 
 pub use connection::Frontend;
@@ -53,9 +54,11 @@ pub use connection::Frontend;
 pub struct Limits {
     /// Open connections.
     pub connections: usize,
+    /// Open connections of one address, or of one IPv6 /64, that is no trusted proxy.
+    pub connections_per_address: usize,
     /// Bytes of one head.
     pub header_bytes: usize,
-    /// Body bytes of all requests in flight.
+    /// Body bytes of all requests in flight, and the heads of those that come over HTTP/2.
     pub body_bytes_in_flight: usize,
     /// From a head's first byte to its last.
     pub header_timeout: Duration,
@@ -78,7 +81,7 @@ pub struct Gateway {
     watch: Arc<Watch>,
     tests: TestMarks,
     limits: Limits,
-    connections: Arc<Semaphore>,
+    places: Places,
     body_bytes: BodyBytes,
     clock: Clock,
     thinning: Thinning,
@@ -119,7 +122,7 @@ impl Gateway {
             ledger,
             client,
             queue,
-            connections: Arc::new(Semaphore::new(limits.connections)),
+            places: Places::new(limits.connections, limits.connections_per_address, limits.trusted_proxies.clone()),
             body_bytes: BodyBytes::new(limits.body_bytes_in_flight, metrics.body_bytes_in_flight.clone()),
             metrics,
             watch,
@@ -159,9 +162,7 @@ impl Gateway {
 
     /// Ends when no connection is open any more. To be called once the listeners are closed.
     pub async fn all_closed(&self) {
-        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
-        // The semaphore is never closed, so an error means nothing.
-        let _ = self.connections.acquire_many(all).await;
+        self.places.all_free().await;
     }
 
     /// Tells which secrets nobody signs with any more, and which are used though they end soon. To be called now and then.
@@ -247,6 +248,10 @@ impl Gateway {
         }
 
         let mut share = self.body_bytes.share();
+        if session.is_http2() {
+            // A connection has one head over HTTP/1.1, and a hundred over HTTP/2.
+            share.grow(head.bytes)?;
+        }
         let mut verification = route.verifier.begin(&session.req_header().headers, now);
         let received = body::receive(session, &head, route.max_body, deadline, &mut verification, &mut share).await;
         visit.line.body_bytes = Some(verification.body_bytes());

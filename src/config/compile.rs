@@ -170,6 +170,9 @@ impl Compiler<'_> {
         let limits = field.value().unwrap_or(&absent);
         Limits {
             connections: self.within(&limits.connections, 1..=1_000_000, "1 to 1000000").unwrap_or(10_000),
+            connections_per_address: self
+                .within(&limits.connections_per_address, 1..=1_000_000, "1 to 1000000")
+                .unwrap_or(1_000),
             header_bytes: self.size(&limits.header_bytes, 1 << 10..=1 << 20, "1KiB to 1MiB").unwrap_or(32 << 10),
             body_bytes_in_flight: self
                 .size(&limits.body_bytes_in_flight, 1..=usize::MAX, "at least 1 byte")

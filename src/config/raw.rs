@@ -140,10 +140,15 @@ pub(super) struct Limits {
     /// Connections from senders at once, 1 to 1,000,000.
     #[schemars(extend("default" = 10000), range(min = 1, max = 1_000_000))]
     pub connections: Field<usize>,
+    /// Connections from one address at once (with IPv6 from one /64), 1 to 1,000,000. `trusted_proxies` are not bound by it:
+    /// name a proxy there whose connections are many senders'.
+    #[schemars(extend("default" = 1000), range(min = 1, max = 1_000_000))]
+    pub connections_per_address: Field<usize>,
     /// The longest head of a request, 1KiB to 1MiB. A longer one is answered with 431.
     #[schemars(extend("default" = "32KiB"))]
     pub header_bytes: Field<ByteSize>,
-    /// Bodies in memory at once, all routes together; not less than any route's `max_body`. Above it: 503.
+    /// Bodies in memory at once, all routes together, as far as they have come, and the heads of HTTP/2 requests; not less
+    /// than any route's `max_body`. Above it: 503.
     #[schemars(extend("default" = "256MiB"))]
     pub body_bytes_in_flight: Field<ByteSize>,
     /// How long a head may take to arrive. Not 0, at most 1h. Default: 5s, or the shortest budget of a route, its margin

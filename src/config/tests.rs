@@ -271,7 +271,8 @@ fn the_documented_defaults_are_the_real_ones() {
     assert_eq!((short.log.format, short.log.level), (long.log.format, long.log.level));
     let limits = |limits: Limits| {
         let bytes = (limits.header_bytes, limits.body_bytes_in_flight);
-        (limits.connections, bytes, limits.header_timeout, limits.idle_timeout, limits.trusted_proxies)
+        let connections = (limits.connections, limits.connections_per_address);
+        (connections, bytes, limits.header_timeout, limits.idle_timeout, limits.trusted_proxies)
     };
     assert_eq!(limits(short.limits), limits(long.limits));
     let (short, long) = (&short.routes[0], &long.routes[0]);

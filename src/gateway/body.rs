@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use prometheus::IntGauge;
@@ -22,7 +23,7 @@ const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The longest either of the above may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// The body bytes of all requests in flight, bounded. Counts what was received, not what was announced.
+/// The body bytes of all requests in flight (and heads over HTTP/2), bounded. Counts what was received, not what was announced.
 pub(super) struct BodyBytes {
     in_flight: AtomicUsize,
     limit: usize,
@@ -47,7 +48,7 @@ impl BodyBytes {
 
 impl Share<'_> {
     /// Adds to the share, if the limit allows.
-    fn grow(&mut self, bytes: usize) -> Result<(), Outcome> {
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Outcome> {
         let before = self.of.in_flight.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         self.of.gauge.add(signed(bytes));
@@ -110,6 +111,10 @@ pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head, re
         // is not taken for a request.
         return false;
     }
+    if refused && gives_a_body_no_meaning(&session.req_header().method) && has_body(head) {
+        // Who is before us may take that body for the next request (RFC 9110 §9.3.1).
+        return false;
+    }
     if session.is_body_done() {
         return true;
     }
@@ -119,6 +124,14 @@ pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head, re
         return false;
     }
     tokio::time::timeout(DRAIN_TIME_MAX, drain(session, DRAINED_FOR_REUSE_MAX)).await.unwrap_or(false)
+}
+
+fn gives_a_body_no_meaning(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE, Method::CONNECT].contains(method)
+}
+
+fn has_body(head: &Head) -> bool {
+    head.chunked || head.content_length.is_some_and(|length| length > 0)
 }
 
 /// Reads on for a little before a connection is closed after an early answer.

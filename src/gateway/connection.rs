@@ -9,15 +9,17 @@ use http::StatusCode;
 use pingora_core::ErrorType;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::{ALPN, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::Outcome;
 use super::first_byte::{FirstByte, Watched};
 use super::head::Fault;
+use super::places::Place;
 use super::{Gateway, Incoming, Visit};
 use crate::outcome::Code;
 use crate::tls;
@@ -30,6 +32,12 @@ const LAST_REQUEST_WAIT: Duration = Duration::from_millis(500);
 
 /// How long closing a connection may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Streams that an HTTP/2 connection may have open (RFC 9113 §5.1.2 recommends no fewer than 100).
+const STREAMS_MAX: u32 = 100;
+
+/// Streams of an HTTP/2 connection that may break the protocol before the connection is given up.
+const FAULTY_STREAMS_MAX: usize = 32;
 
 /// For a connection over the limit, which gets no more of us than this.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome: overloaded\r\nRetry-After: 2\r\n\
@@ -46,7 +54,9 @@ pub struct Frontend {
 impl ServerApp for Frontend {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let gateway = &self.gateway;
-        let Ok(permit) = Arc::clone(&gateway.connections).try_acquire_owned() else {
+        let socket = stream.get_socket_digest();
+        let peer = ip_of(socket.as_ref().and_then(|socket| socket.peer_addr()));
+        let Some(place) = gateway.places.take(peer) else {
             gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
             if self.tls.is_none() {
                 let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
@@ -54,15 +64,17 @@ impl ServerApp for Frontend {
             let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
             return None;
         };
-        let connection = Connection::new(Arc::clone(gateway), permit);
+        let connection = Connection::new(Arc::clone(gateway), place);
         if let Some(tls) = &self.tls {
             stream = gateway.secure(stream, tls, shutdown).await?;
         }
         let first_byte = FirstByte::default();
-        stream = Box::new(Watched::new(stream, first_byte.clone()));
+        stream = Box::new(Watched::new(stream, first_byte.clone(), gateway.limits.header_bytes));
         match gateway.protocol(&mut stream, shutdown).await? {
             Protocol::Http1 => gateway.serve_http1(stream, first_byte, shutdown.clone()).await,
             Protocol::Http2 => {
+                // Heads are bounded stream by stream.
+                first_byte.head_is_whole();
                 // From here on it is Pingora's: it accepts the streams and gives each to `process_new_http`.
                 let http2 = Arc::new(Http2 { options: http2_options(gateway), connection });
                 ServerApp::process_new(&http2, stream, shutdown).await;
@@ -76,13 +88,13 @@ impl ServerApp for Frontend {
 /// sender has hung up, and a stop waits for it.
 struct Connection {
     gateway: Arc<Gateway>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Connection {
-    fn new(gateway: Arc<Gateway>, permit: OwnedSemaphorePermit) -> Self {
+    fn new(gateway: Arc<Gateway>, place: Place) -> Self {
         gateway.metrics.connections.inc();
-        Self { gateway, _permit: permit }
+        Self { gateway, _place: place }
     }
 }
 
@@ -143,7 +155,7 @@ impl Gateway {
             let Some(at) = first_byte.get() else { return };
             let incoming = Incoming { first_byte: at, peer: peer_address(&session), scheme };
             match read {
-                HeadRead::Whole => {}
+                HeadRead::Whole => first_byte.head_is_whole(),
                 HeadRead::Nothing => return,
                 HeadRead::Refused(outcome) => {
                     session.set_keepalive(None);
@@ -194,6 +206,7 @@ impl Gateway {
                 Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => HeadRead::Refused(refusal(&error)),
                 Ok(false) | Err(_) => HeadRead::Nothing,
             },
+            () = first_byte.head_is_too_large() => HeadRead::Refused(Outcome::HeadersTooLarge),
             end = too_slow => end,
         }
     }
@@ -247,6 +260,16 @@ impl HttpServerApp for Http2 {
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
     }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        let header_bytes = u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
+        let mut options = default_h2_options();
+        options.max_concurrent_streams(STREAMS_MAX);
+        // A head that is not far over the limit gets an answer of ours, which is counted; another gets h2's bare 431.
+        options.max_header_list_size(header_bytes.saturating_mul(2));
+        options.max_local_error_reset_streams(Some(FAULTY_STREAMS_MAX));
+        Some(options)
+    }
 }
 
 fn http2_options(gateway: &Gateway) -> HttpServerOptions {
@@ -257,8 +280,12 @@ fn http2_options(gateway: &Gateway) -> HttpServerOptions {
 }
 
 fn peer_address(session: &ServerSession) -> IpAddr {
-    let address = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
-    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    ip_of(session.client_addr())
+}
+
+fn ip_of(address: Option<&SocketAddr>) -> IpAddr {
+    let address = address.and_then(|address| address.as_inet());
+    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 /// Ends when the gateway stops.

@@ -1,10 +1,12 @@
-//! A connection that knows when a request's first byte came: the moment from which its budget counts.
+//! A connection that knows when a request's first byte came, the moment from which its budget counts, and that gives no more
+//! bytes for a head than one may have.
 //!
-//! Pingora has no hook for it, so the stream itself is wrapped.
+//! Pingora has no hook for either (it takes a head of 1 MiB), so the stream itself is wrapped.
 
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -19,7 +21,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// When the first byte since the last [`FirstByte::rearm`] was read.
+/// When the first byte since the last [`FirstByte::rearm`] was read, and how many have been read for the head.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FirstByte(Arc<Seen>);
 
@@ -27,6 +29,9 @@ pub(super) struct FirstByte(Arc<Seen>);
 struct Seen {
     at: Mutex<Option<Instant>>,
     came: Notify,
+    /// `usize::MAX` once the head is whole: what comes then is not the head's.
+    head_bytes: AtomicUsize,
+    too_large: Notify,
 }
 
 impl FirstByte {
@@ -47,9 +52,29 @@ impl FirstByte {
     /// The next byte read is the first of another request.
     pub(super) fn rearm(&self) {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.0.head_bytes.store(0, Ordering::Relaxed);
     }
 
-    fn note(&self) {
+    /// What is read from now on is not the head's.
+    pub(super) fn head_is_whole(&self) {
+        self.0.head_bytes.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// Waits until more was read than a head may have.
+    pub(super) async fn head_is_too_large(&self) {
+        self.0.too_large.notified().await;
+    }
+
+    /// Whether more was read than the `max` bytes of a head that is not whole yet.
+    fn is_over(&self, max: usize) -> bool {
+        let bytes = self.0.head_bytes.load(Ordering::Relaxed);
+        bytes > max && bytes != usize::MAX
+    }
+
+    fn note(&self, bytes: usize) {
+        if self.0.head_bytes.load(Ordering::Relaxed) != usize::MAX {
+            self.0.head_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         let mut at = self.0.at.lock().unwrap_or_else(PoisonError::into_inner);
         if at.is_none() {
             *at = Some(Instant::now());
@@ -63,13 +88,14 @@ impl FirstByte {
 pub(super) struct Watched {
     stream: Stream,
     first_byte: FirstByte,
+    header_bytes_max: usize,
     /// Read from the stream, and not yet by anybody else.
     ahead: Vec<u8>,
 }
 
 impl Watched {
-    pub(super) fn new(stream: Stream, first_byte: FirstByte) -> Self {
-        Self { stream, first_byte, ahead: Vec::new() }
+    pub(super) fn new(stream: Stream, first_byte: FirstByte, header_bytes_max: usize) -> Self {
+        Self { stream, first_byte, header_bytes_max, ahead: Vec::new() }
     }
 }
 
@@ -81,10 +107,16 @@ impl AsyncRead for Watched {
             self.ahead.drain(..taken);
             return Poll::Ready(Ok(()));
         }
+        if self.first_byte.is_over(self.header_bytes_max) {
+            // Whoever waits for the head hears of it another way, and reads no more.
+            self.first_byte.0.too_large.notify_one();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if polled.is_ready() && buf.filled().len() > before {
-            self.first_byte.note();
+        let read = buf.filled().len() - before;
+        if polled.is_ready() && read > 0 {
+            self.first_byte.note(read);
         }
         polled
     }
@@ -134,7 +166,7 @@ impl Peek for Watched {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.ahead.extend_from_slice(&buf[..read]);
-            self.first_byte.note();
+            self.first_byte.note(read);
         }
         buf.copy_from_slice(&self.ahead[..buf.len()]);
         Ok(true)

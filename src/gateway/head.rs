@@ -18,6 +18,8 @@ const FIELDS_MAX: usize = 100;
 /// A head that was found sound, and what is needed of it.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
+    /// What it takes up.
+    pub(super) bytes: usize,
     /// Lower case, without a port.
     pub(super) host: Option<Box<str>>,
     /// The announced size of the body; `None` when it comes in chunks or is absent.
@@ -53,8 +55,8 @@ impl Fault {
             Self::TransferEncoding => "Transfer-Encoding must be `chunked` alone, and without Content-Length",
             Self::Connection => "Connection names a header that must reach the receiver",
             Self::Expect => "the only expectation that is met is 100-continue",
-            Self::LineEnd => "header lines must end in CR LF",
-            Self::FieldName => "a header name differs from a framing header's in `_` only",
+            Self::LineEnd => "lines must end in CR LF, and the first one is the request's",
+            Self::FieldName => "a header name differs in `_` only from one that frames or authenticates the request",
         }
     }
 
@@ -93,6 +95,7 @@ impl Head {
         check_transfer_encoding(&head.headers)?;
         check_connection(&head.headers)?;
         Ok(Self {
+            bytes: size,
             host: host(head)?,
             content_length: content_length(&head.headers)?,
             chunked: head.headers.contains_key(header::TRANSFER_ENCODING),
@@ -117,7 +120,10 @@ fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
     if !lines.clone().all(|line| line.ends_with(b"\r")) {
         return refuse(Fault::LineEnd);
     }
-    let request_line = lines.find(|line| *line != b"\r").unwrap_or_default();
+    let request_line = lines.next().unwrap_or_default();
+    if request_line == b"\r" {
+        return refuse(Fault::LineEnd);
+    }
     let target = request_line.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
     if !is_sound_target(target) {
         return refuse(Fault::Target);
@@ -186,8 +192,8 @@ fn check_connection(headers: &HeaderMap) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// Refuses a head in which `Connection` names one of the headers that `route` reads: they must reach the upstream, which
-/// may want to check them again.
+/// Refuses a head in which `Connection` names one of the headers that `route` reads, or another one could be taken for it:
+/// they must reach the upstream, which may want to check them again, and may fold `_` into `-`.
 ///
 /// # Errors
 /// `malformed_request`.
@@ -195,14 +201,23 @@ pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<
     if named_by_connection(headers).any(|name| route.reads(&name)) {
         return refuse(Fault::Connection);
     }
+    let is_taken_for_another = |name: &HeaderName| {
+        let folded = name.as_str().replace('_', "-");
+        folded != name.as_str() && HeaderName::try_from(folded).is_ok_and(|folded| route.reads(&folded))
+    };
+    if headers.keys().filter(|name| !route.reads(name)).any(is_taken_for_another) {
+        return refuse(Fault::FieldName);
+    }
     Ok(())
 }
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Outcome> {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
-    let size = value.to_str().ok().filter(|_| digits).and_then(|text| text.parse().ok());
+    let text = value.to_str().unwrap_or_default();
+    // A zero before it is lawful, and octal to some.
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    let size = text.parse().ok().filter(|_| plain);
     match (size, values.next()) {
         (Some(size), None) => Ok(Some(size)),
         _ => refuse(Fault::ContentLength),

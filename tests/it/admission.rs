@@ -149,3 +149,42 @@ async fn connections_beyond_the_limit_do_not_disturb_those_within_it() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_has_its_connections_and_leaves_others_theirs() {
+    let upstream = Upstream::ok();
+    let limits = "{connections_per_address: 2}";
+    let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", limits)).await;
+    let mut first = gateway.connect().await;
+    first.send(Event::new("evt_1")).await.assert(200, "delivered");
+    let mut second = gateway.connect().await;
+    second.send(Event::new("evt_2")).await.assert(200, "delivered");
+    // Told before it has said a word.
+    let mut beyond = gateway.connect().await;
+    beyond.answer().await.assert(503, "overloaded").assert_retry_after();
+    beyond.closed().await;
+    let labels = [("route", ""), ("outcome", "overloaded")];
+    gateway.metric_reaches("requests_total", &labels, 1.0).await;
+    let mut other = Client::connect_from([127, 0, 0, 2].into(), gateway.data()).await;
+    other.send(Event::new("evt_3")).await.assert(200, "delivered");
+    first.send(Event::new("evt_4")).await.assert(200, "delivered");
+    drop(second);
+    eventually("there is room again", async || {
+        let answer = gateway.connect().await.send_raw(&Event::new("evt_5").post().bytes()).await;
+        answer.is_some_and(|answer| ["delivered", "duplicate"].contains(&answer.outcome()))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_proxy_is_bound_by_the_connections_of_all_only() {
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1/32]");
+    let gateway = Gateway::start(setup.with("limits", "{connections_per_address: 1}")).await;
+    let mut held = Vec::new();
+    for number in 0..5 {
+        let mut client = gateway.connect().await;
+        client.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        held.push(client);
+    }
+}

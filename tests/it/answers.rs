@@ -194,10 +194,19 @@ async fn a_route_with_a_host_answers_under_that_host_only() {
     let another = Route::to(&other).with("host", "other.example.com").with("name", "other");
     let gateway = Gateway::start(Setup::new([named, another])).await;
     let to = |id: &str, host: &str| Event::new(id).post().set("Host", host);
-    for host in ["hooks.test", "hooks.example.com.evil.test", "evil.hooks.example.com", "127.0.0.1"] {
+    for host in [
+        "hooks.test",
+        "hooks.example.com.",
+        "hooks.example.com.evil.test",
+        "evil.hooks.example.com",
+        "127.0.0.1",
+        "[::1]:80",
+    ] {
         gateway.send(to("evt_1", host)).await.assert(404, "unknown_route");
     }
     upstream.assert_untouched();
+    let absolute = |host: &str| to("evt_1", "hooks.example.com").at(&format!("http://{host}{PATH}"));
+    gateway.send(absolute("other.example.com")).await.assert(400, "malformed_request");
     gateway.send(to("evt_1", "hooks.example.com")).await.assert(200, "delivered");
     gateway.send(to("evt_2", "HOOKS.Example.com:8080")).await.assert(200, "delivered");
     gateway.send(to("evt_3", "other.example.com")).await.assert(200, "delivered");

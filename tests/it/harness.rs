@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod fleet;
+pub mod frames;
 pub mod gateway;
 pub mod history;
 pub mod metrics;

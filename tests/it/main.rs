@@ -8,14 +8,14 @@
 
 mod harness;
 
-mod access;
+mod access; // who may use the admin listener, and what is written down
 mod admission; // who is let in, and how many at once
 mod answers; // every row of the answers table
 mod bodies; // every size and framing arrives byte-identical, and no more than the limit
 mod budget; // answered in time, whatever is slow
 mod clock; // a wall clock that jumps
 mod crash; // killed again and again under load
-mod dashboard;
+mod dashboard; // its pages in a real browser
 mod deploy; // what is given to whoever runs it: alerts, dashboard, manifests, and what a supervisor is told
 mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused
@@ -25,6 +25,7 @@ mod graphql; // the API over GraphQL, and no more of it than may be asked
 mod handover; // what the upstream sees, and over which connections
 mod handshake; // a provider that only asks whether we are there
 mod head; // requests that two parsers could read differently
+mod http2; // frames that are malformed, would be another request, or come in floods
 mod inspect; // what an operator sees of deliveries, and can do about them
 mod layering; // the structure that ARCHITECTURE.md draws
 mod ledger; // once, and never lost to a failed delivery
@@ -41,7 +42,8 @@ mod schemes; // custom schemes, signatures in the body, several candidates
 mod sdk; // the providers' own SDKs as senders and judges
 mod shadow; // what does not verify may pass where an operator says so, marked
 mod silence; // a sender that has stopped is told of
-mod soak;
+mod slow; // senders that take their time, by the thousand
+mod soak; // everything at once, for as long as one likes
 mod spill; // passed on at once where that works, kept where it does not
 mod start; // what must not start
 mod stop; // drain, finish, exit 0

@@ -8,6 +8,8 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hookgate::providers::PRESETS;
+use hookgate::secret::Secret;
+use jiff::Timestamp;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -133,6 +135,39 @@ async fn what_is_sent_for_every_provider_is_delivered_as_it_was_sent() {
         assert!(!(run.stdout + &run.stderr).contains("whsec_"), "the secret is not told");
     }
     assert_eq!(upstream.count(), PRESETS.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_provider_s_answer_tells_which_check_failed() {
+    let upstream = Upstream::ok();
+    let gateway = gateway_for_all(&upstream).await;
+    let mut answers = BTreeSet::new();
+    for preset in PRESETS {
+        let body = br#"{"id":"evt_1"}"#;
+        let plain = || Request::post(body).at(&format!("/webhooks/{}", preset.name));
+        let signed = |secret: &str, at: Timestamp| {
+            let secret = Secret::new(secret).expect("not empty");
+            let signed = (preset.scheme)().sign(&secret, body, at, Some("msg_1")).ok()?.to_headers();
+            let pairs = signed.iter().map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()));
+            Some(pairs.collect::<Vec<_>>())
+        };
+        let with = |pairs: Option<Vec<(String, String)>>| {
+            pairs.map(|pairs| pairs.iter().fold(plain(), |request, (name, value)| request.header(name, value)))
+        };
+        let forged = signed("whsec_bm90IHRoZSBzZWNyZXQ=", Timestamp::now());
+        let broken = forged.clone().map(|pairs| pairs.into_iter().map(|(name, _)| (name, "\"x".to_owned())).collect());
+        let twice = forged.clone().map(|pairs| [pairs.clone(), pairs].concat());
+        let timed = TIMED.contains(&preset.name);
+        let stale = timed.then(|| signed(TOOLS_SECRET, Timestamp::UNIX_EPOCH)).flatten();
+        for request in [Some(plain()), with(forged), with(broken), with(twice), with(stale)].into_iter().flatten() {
+            let mut answer = gateway.send(request).await;
+            answer.assert_problem(401, "invalid_signature");
+            answer.headers.0.retain(|(name, _)| !name.eq_ignore_ascii_case("Date"));
+            answers.insert(format!("{answer:?}"));
+        }
+    }
+    assert_eq!(answers.len(), 1, "{answers:#?}");
+    upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -293,6 +293,13 @@ impl Gateway {
         kib.map(|kib: u64| kib * 1024).expect("a resident size")
     }
 
+    /// Sockets that the process has open. (Of the store's files more are opened as they are wanted, and kept.)
+    pub fn open_sockets(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running process");
+        let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    }
+
     /// Where senders find it, also after it was started again.
     pub fn front(&self) -> Front {
         self.front.clone()

@@ -1,7 +1,7 @@
 //! Senders: signed events, requests as bytes, a kept-alive HTTP/1.1 client and an h2c client.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 use super::gateway::{PATH, SECRET};
@@ -272,6 +272,22 @@ impl Client {
         Self { stream, reader: Reader::default() }
     }
 
+    /// From another address of this machine, such as 127.0.0.2.
+    pub async fn connect_from(from: IpAddr, to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("an address of this machine");
+        let stream = within("connect", socket.connect(to)).await.expect("the gateway accepts");
+        Self { stream, reader: Reader::default() }
+    }
+
+    /// With room for so few bytes that an answer can't lie there unread.
+    pub async fn connect_narrow(to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a socket option");
+        let stream = within("connect", socket.connect(to)).await.expect("the gateway accepts");
+        Self { stream, reader: Reader::default() }
+    }
+
     /// `None` when nobody listens there.
     pub async fn try_connect(to: SocketAddr) -> Option<Self> {
         let stream = within("connect", TcpStream::connect(to)).await.ok()?;
@@ -338,6 +354,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Writes bytes and reads nothing. A connection that is closed already swallows them.
     pub async fn write(&mut self, bytes: &[u8]) {
         let _ = within("write", self.stream.write_all(bytes)).await;
+    }
+
+    /// Writes bytes and reads nothing. `false` when the connection is closed.
+    pub async fn write_some(&mut self, bytes: &[u8]) -> bool {
+        within("write", self.stream.write_all(bytes)).await.is_ok()
     }
 
     /// Writes one byte at a time until all are written or the other side answers, and returns the answer.
@@ -413,6 +434,7 @@ where
 }
 
 /// One cleartext HTTP/2 connection to the gateway, by prior knowledge.
+#[derive(Clone)]
 pub struct H2Client {
     sender: h2::client::SendRequest<Bytes>,
 }
