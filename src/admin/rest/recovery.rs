@@ -28,7 +28,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
 /// Which deliveries to redeliver, and how. Beside `dry_run` and `per_second`, at least one is given.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = MatchingDeliveries)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(in crate::admin) struct Matching {
     /// Of one webhook, which may be gone.
     #[schema(pattern = "^wh_")]
@@ -110,7 +110,7 @@ async fn redeliver_matching(State(operations): Shared, operator: Operator, body:
 /// From when on to redeliver, and how.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = DeliveriesSince)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Recover {
     /// Those whose event was received then or later.
     #[schema(format = DateTime)]
@@ -158,7 +158,7 @@ fn told(recovered: Recovered) -> Response {
 /// The event to forget.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = EventToForget)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Forget {
     #[schema(schema_with = given_id)]
     event_id: Box<RawValue>,
