@@ -340,9 +340,10 @@ impl Mutation {
     /// Lets an event of this ID pass again. What is stored of it waits on.
     async fn forget_event(&self, context: &Context<'_>, id: ID, event_id: EventId) -> Answered<bool> {
         answered(async {
+            let operator = operator(context)?;
             let event_id = to_raw_value(&event_id.0).map_err(|error| Problem::InvalidBody(error.to_string()))?;
             let (name, event_id) = (named(&id)?, checked_id(&event_id)?);
-            operations(context).forget(operator(context)?, name, event_id).await.map_err(refused)?;
+            operations(context).forget(operator, name, event_id).await.map_err(refused)?;
             Ok(true)
         })
         .await

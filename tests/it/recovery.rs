@@ -291,6 +291,9 @@ async fn an_event_is_forgotten_by_all_its_names() {
     done(&gateway, FORGET, json!({"event_id": "first"}), 200).await;
     gateway.send(event("second")).await.assert(200, "delivered");
     assert_eq!(gateway.send(event("third")).await.status, 409, "the body is known again");
+    let by_digest = format!("sha256:{}", crate::harness::sender::digest(&Event::new("whatever").body));
+    done(&gateway, FORGET, json!({"event_id": by_digest}), 200).await;
+    gateway.send(event("third")).await.assert(200, "delivered");
 
     let by_body = || Event::new("whatever").post().at("/webhooks/digest");
     gateway.send(by_body()).await.assert(200, "delivered");
@@ -301,6 +304,18 @@ async fn an_event_is_forgotten_by_all_its_names() {
     done(&gateway, forget, json!({"event_id": shown}), 200).await;
     gateway.send(by_body()).await.assert(200, "delivered");
     gateway.send(by_body()).await.assert(409, "duplicate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pace_that_would_hide_dead_letters_for_longer_than_three_days_is_refused() {
+    let upstream = Upstream::replying([Reply::status(500)]);
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    for id in ["evt_1", "evt_2"] {
+        gateway.send(Event::new(id)).await.assert(500, "upstream_rejected");
+    }
+    let slow = json!({"webhook_id": "wh_hooks", "per_second": 0.000_001});
+    refused(&gateway, "/deliveries/redeliver", slow, 422, "pace_too_slow").await;
+    assert_eq!(gateway.api("/deliveries?status=failed").await["total"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
