@@ -1,5 +1,7 @@
 //! A changed configuration is taken whole, at once and without a pause, or not at all.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -290,4 +292,39 @@ async fn a_reload_needs_the_token() {
     let mut gone = gateway;
     gone.stop().await;
     assert_eq!(hookgate(&gone, "reload").await.code, Some(69));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_reloads_under_load_fail_no_request_and_drop_no_connection() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let stopping = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..8)
+        .map(|sender| {
+            let (address, stopping) = (gateway.data(), Arc::clone(&stopping));
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                let mut sent = 0;
+                while !stopping.load(Ordering::SeqCst) {
+                    // One connection all along: `send` fails the test when it is closed.
+                    client.send(Event::new(&format!("evt_{sender}_{sent}"))).await.assert(200, "delivered");
+                    sent += 1;
+                }
+                sent
+            })
+        })
+        .collect();
+    for round in 0..100 {
+        let budget = if round % 2 == 0 { "9s" } else { "10s" };
+        gateway.rewrite(Route::to(&upstream).with("budget", budget));
+        let (status, said) = reload(&gateway).await;
+        assert_eq!(status, 200, "{said}");
+    }
+    stopping.store(true, Ordering::SeqCst);
+    let mut sent = 0;
+    for sender in senders {
+        sent += sender.await.expect("no request failed");
+    }
+    assert!(sent >= 100, "{sent} requests");
+    assert_eq!(upstream.count(), sent, "each reached the upstream, and once");
 }
