@@ -72,6 +72,9 @@ const FRAMING: [HeaderName; 13] = [
 const SET_ANEW: [HeaderName; 2] =
     [HeaderName::from_static("x-forwarded-host"), HeaderName::from_static("x-forwarded-proto")];
 
+/// Shown in place of a header's value that is nobody's business.
+pub const MASK: &str = "***";
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Delivery {
@@ -169,14 +172,14 @@ impl Delivery {
         stored.split(|&byte| byte == b'\n').skip(1).filter_map(header)
     }
 
-    /// The same head with `mask` in place of the values of these headers.
-    pub fn masked(stored: &[u8], mask: &str, is_private: impl Fn(&HeaderName) -> bool) -> Bytes {
+    /// The same head with [`MASK`] in place of the values of these headers.
+    pub fn masked(stored: &[u8], is_private: impl Fn(&HeaderName) -> bool) -> Bytes {
         let mut lines = Vec::with_capacity(stored.len());
         for line in stored.split_inclusive(|&byte| byte == b'\n') {
             let name = line.iter().position(|&byte| byte == b':').map(|colon| &line[..colon]);
             let is_private = |name: &&[u8]| HeaderName::from_bytes(name).is_ok_and(|name| is_private(&name));
             match name.filter(is_private) {
-                Some(name) => lines.extend_from_slice(&[name, b": ", mask.as_bytes(), b"\r\n"].concat()),
+                Some(name) => lines.extend_from_slice(&[name, b": ", MASK.as_bytes(), b"\r\n"].concat()),
                 None => lines.extend_from_slice(line),
             }
         }
@@ -368,7 +371,7 @@ mod tests {
     #[test]
     fn only_the_values_of_private_headers_are_masked() {
         let stored = b"POST / HTTP/1.1\r\nX-Check: secret\r\nAccept: a: b\r\n";
-        let masked = Delivery::masked(stored, "***", |name| name == "x-check");
+        let masked = Delivery::masked(stored, |name| name == "x-check");
         assert_eq!(masked, &b"POST / HTTP/1.1\r\nX-Check: ***\r\nAccept: a: b\r\n"[..]);
     }
 

@@ -14,7 +14,6 @@ use super::auth::Operator;
 use super::front::Front;
 use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
-use super::shape::MASK;
 use super::{Subject, test};
 use crate::delivery::{Delivery, TestMarks};
 use crate::ledger::{Redeliver, Redelivery};
@@ -213,7 +212,7 @@ impl Operations {
         let view = self.subject.store.delivery(id).await?.ok_or(Refused::NoSuchDelivery)?;
         Ok(match self.find(&view.route) {
             Ok(Served { route, .. }) => {
-                let signature = |head: Bytes| Delivery::masked(&head, MASK, |name| route.verifier.reads(name));
+                let signature = |head: Bytes| Delivery::masked(&head, |name| route.verifier.reads(name));
                 DeliveryView { head: view.head.map(signature), ..view }
             }
             Err(_) => view,

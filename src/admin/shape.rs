@@ -18,7 +18,6 @@ use super::reload;
 
 pub use deliveries::{Attempt, Deliveries, Delivery, OneDelivery, Redelivered, RefusedCount};
 pub use headers::Header;
-pub(super) use headers::MASK;
 pub use rejections::{Rejected, Rejection, Rejections};
 pub use webhooks::{LongStats, OneWebhook, ShortStats, Stored, TestResult, Webhook, Webhooks};
 

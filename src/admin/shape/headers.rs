@@ -4,7 +4,7 @@ use async_graphql::SimpleObject;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, MASK};
 
 /// A header as it is handed over.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
@@ -23,8 +23,6 @@ const PRIVATE: [&str; 16] = [
 
 /// Named as if they were private, and not.
 const PUBLIC: [&str; 1] = ["idempotency-key"];
-
-pub(in crate::admin) const MASK: &str = "***";
 
 /// The headers of a stored head.
 pub(super) fn shown(head: &[u8]) -> Vec<Header> {
