@@ -40,7 +40,7 @@ use auth::Door;
 use operations::Operations;
 
 pub use auth::Access;
-pub use front::Front;
+pub use front::{Front, reachable};
 pub use operations::{Pace, Page};
 pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 

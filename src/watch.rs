@@ -99,13 +99,7 @@ impl Watch {
     /// Looks at what the routes' counters have gained, and for those that have fallen silent: sets their gauges, and tells
     /// of those that have or are heard again. To be called some times a minute, and before any of it is read.
     pub fn look(&self, now: Instant) {
-        for watched in &self.routes().in_order {
-            let (Some(route), Some(heard)) = (&watched.route, &watched.heard) else { continue };
-            heard.traffic.look(now);
-            if let Some(change) = heard.silence.look(now) {
-                change.tell(route, heard.silence.expected_every());
-            }
-        }
+        self.routes().in_order.iter().for_each(|watched| watched.look(now));
     }
 
     fn routes(&self) -> MutexGuard<'_, Parts> {
@@ -114,6 +108,15 @@ impl Watch {
 }
 
 impl Watched {
+    /// As [`Watch::look`], for one route.
+    pub fn look(&self, now: Instant) {
+        let (Some(route), Some(heard)) = (&self.route, &self.heard) else { return };
+        heard.traffic.look(now);
+        if let Some(change) = heard.silence.look(now) {
+            change.tell(route, heard.silence.expected_every());
+        }
+    }
+
     fn new(sight: &Sight<'_>, now: Instant) -> Self {
         let silence = Silence::new(now, sight.metrics.silent.clone());
         let heard = Heard { silence, traffic: Traffic::new(Arc::clone(sight.metrics), now) };

@@ -58,8 +58,8 @@ impl Front {
     }
 }
 
-/// An address to connect to, for one that is listened on.
-fn reachable(front: SocketAddr) -> SocketAddr {
+/// An address to connect to from this machine, for one that is listened on.
+pub fn reachable(front: SocketAddr) -> SocketAddr {
     let ip = match front.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

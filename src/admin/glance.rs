@@ -43,22 +43,20 @@ impl Glance {
     /// Of all routes, in their order. Blocks.
     pub(super) fn at_all(subject: &Subject) -> Vec<Self> {
         let now = Instant::now();
-        subject.watch.look(now);
         subject.registry.served().iter().filter_map(|served| Self::at(subject, served, now)).collect()
     }
 
     /// Of the route of this name, if it is served. Blocks.
     pub(super) fn at_one(subject: &Subject, name: &str) -> Option<Self> {
-        let now = Instant::now();
-        subject.watch.look(now);
         let served = subject.registry.served();
         let served = served.iter().find(|served| *served.route.name == *name)?;
-        Self::at(subject, served, now)
+        Self::at(subject, served, Instant::now())
     }
 
     fn at(subject: &Subject, served: &Served, now: Instant) -> Option<Self> {
         let name = &*served.route.name;
         let watched: Arc<Watched> = subject.watch.route(name)?;
+        watched.look(now);
         let heard = watched.heard.as_ref()?;
         let hour = heard.traffic.last_hour(now);
         let metrics = heard.traffic.metrics();

@@ -1,7 +1,7 @@
 //! Listeners for senders, on Pingora's listening service.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::Error;
+use crate::admin::reachable;
 use crate::gateway::{Frontend, Gateway};
 use crate::tls;
 
@@ -67,12 +68,8 @@ fn reserve(address: SocketAddr) -> io::Result<Reserved> {
 
 /// Ends when a connection to `address` is taken.
 async fn accepting(address: SocketAddr) {
-    let reachable = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    while TcpStream::connect((reachable, address.port())).await.is_err() {
+    let reachable = reachable(address);
+    while TcpStream::connect(reachable).await.is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

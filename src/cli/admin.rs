@@ -1,7 +1,7 @@
 //! The admin listener from outside: where it is, with what token, and what its answers mean for this process.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use ureq::http::{HeaderValue, Response, StatusCode, Uri};
 
 use super::check::{self, BAD_CONFIGURATION};
 use super::{FAILED, NOT_AUTHORISED, UNREACHABLE, USAGE, terminal};
+use crate::admin::reachable;
 use crate::admin::shape::Problem;
 use crate::config::{self, Report, Whereabouts};
 use crate::secret::Secret;
@@ -113,12 +114,7 @@ fn url_of(address: SocketAddr) -> Result<String, Failure> {
         let problem = "the configuration leaves the admin listener's port to the system; give --admin URL";
         return Err(Failure::Usage(problem.into()));
     }
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    Ok(format!("http://{}", SocketAddr::new(ip, address.port())))
+    Ok(format!("http://{}", reachable(address)))
 }
 
 /// Takes `host:port` for a URL, too.

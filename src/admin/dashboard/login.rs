@@ -66,7 +66,7 @@ async fn log_in(
         }
     }
     let next = if is_ours(&next) { &next } else { "/" };
-    let caller = Caller { role: Role::Reader, means: Means::Login, peer: Some(ends.peer()) };
+    let caller = visitor(ends);
     match door.log_in(&token, Timestamp::now()) {
         Some(Ok(session)) => {
             caller.audit("log_in", "", "done");
@@ -98,10 +98,14 @@ async fn log_out(
         return refusal(&problem);
     }
     door.log_out(&headers);
-    let caller = Caller { role: Role::Reader, means: Means::Login, peer: Some(ends.peer()) };
-    caller.audit("log_out", "", "done");
+    visitor(ends).audit("log_out", "", "done");
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
     (StatusCode::SEE_OTHER, [(header::SET_COOKIE, gone), (header::LOCATION, "/".to_owned())]).into_response()
+}
+
+/// Somebody at the form, of whom nothing is known but where they are.
+fn visitor(ends: Ends) -> Caller {
+    Caller { role: Role::Reader, means: Means::Login, peer: Some(ends.peer()) }
 }
 
 fn sent_from_here(door: &Door, ends: Ends, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {

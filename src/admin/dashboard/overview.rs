@@ -48,8 +48,6 @@ struct Row {
     oldest: Option<String>,
     dead: String,
     last_verified: Option<String>,
-    requests: u64,
-    severity: Option<Severity>,
 }
 
 pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query): RawQuery) -> Response {
@@ -58,21 +56,22 @@ pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query):
         let health = operations.health();
         let unmatched = operations.unmatched_in_last_hour();
         let mut troubles = of_gateway(&health, unmatched);
-        let mut rows = Vec::with_capacity(glances.len());
+        let mut seen = Vec::with_capacity(glances.len());
         for glance in &glances {
             let of_route = troubles::of_route(glance, page.now);
             let severity = of_route.iter().map(|trouble| trouble.severity).max();
             troubles.extend(of_route);
-            rows.push(Row::of(glance, severity, &page));
+            seen.push((severity, glance));
         }
         troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
         let troubles_left_out = troubles.len().saturating_sub(TROUBLES_TOLD);
         troubles.truncate(TROUBLES_TOLD);
-        let rows_left_out = if all { 0 } else { rows.len().saturating_sub(ROUTES_SHOWN) };
+        let rows_left_out = if all { 0 } else { seen.len().saturating_sub(ROUTES_SHOWN) };
         if rows_left_out > 0 {
-            rows.sort_by_key(|row| std::cmp::Reverse((row.severity, row.requests)));
-            rows.truncate(ROUTES_SHOWN);
+            seen.sort_by_cached_key(|(severity, glance)| std::cmp::Reverse((*severity, glance.requests().all())));
+            seen.truncate(ROUTES_SHOWN);
         }
+        let rows = seen.into_iter().map(|(severity, glance)| Row::of(glance, severity, &page)).collect();
         let unmatched = words::count(unmatched);
         let event_ids = words::count(health.event_ids as u64);
         let store_mib = words::count(health.store_bytes.div_ceil(1 << 20));
@@ -127,8 +126,6 @@ impl Row {
             oldest: glance.oldest_waiting.map(|at| words::ago(at, page.now)),
             dead: words::count(glance.dead),
             last_verified: glance.last_verified.map(|at| words::ago(at, page.now)),
-            requests: requests.all(),
-            severity,
         }
     }
 }
