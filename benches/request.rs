@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::routing::post;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hookgate::app::App;
+use hookgate::app::{App, Sockets};
 use hookgate::config;
 use hookgate::secret::Secret;
 use hookgate::signature::presets;
@@ -60,7 +60,7 @@ async fn gateway(receiver: SocketAddr) -> App {
     );
     let loaded = config::load_text("bench.yaml", yaml, &|_| Some(KEY.into()))
         .unwrap_or_else(|report| panic!("{}", report.to_text(false)));
-    App::start(loaded.config).await.expect("it starts")
+    App::start(loaded.config, Sockets::default()).await.expect("it starts")
 }
 
 fn signed_request(number: u64, size: usize) -> Vec<u8> {

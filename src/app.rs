@@ -4,12 +4,15 @@
 
 mod listen;
 mod reload;
+mod sockets;
 mod supervisor;
 mod tls;
+mod upgrade;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ use tokio::time::timeout;
 use crate::admin::{self, AskedReload, Reloads};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::gateway::Gateway;
+use crate::gateway::{Frontend, Gateway};
 use crate::ledger::Ledger;
 use crate::log;
 use crate::metrics::Metrics;
@@ -31,6 +34,8 @@ use crate::store::{OpenError, Store};
 use crate::upstream::Client;
 use crate::watch::Watch;
 use crate::webhooks::Registry;
+
+pub use sockets::Sockets;
 
 /// How often the log tells what it left out of rejections that have stopped, how rotations stand, and who
 /// has fallen silent.
@@ -50,6 +55,9 @@ pub enum Error {
     Io(#[from] io::Error),
     #[error("cannot export metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Everything has ended by then.
+    #[error("cannot become the next program: {0}")]
+    Upgrade(io::Error),
 }
 
 /// A gateway that serves.
@@ -69,15 +77,41 @@ pub struct App {
     reloads: mpsc::Receiver<AskedReload>,
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
+    sockets: Sockets,
     shutdown: config::Shutdown,
 }
 
-/// Serves the configuration in the file at `path` until a signal ends it.
+/// Why serving is to end.
+enum End {
+    /// After so long.
+    Stop(Duration),
+    Upgrade,
+}
+
+/// What serving ended with.
+enum Ended {
+    Stopped,
+    /// The next program is to take over, and these with it.
+    Upgrading(Sockets),
+}
+
+/// Serves the configuration in the file at `path` until a signal ends it, or puts the next program in its place.
 ///
 /// # Errors
 /// Why it could not start. Logging is on from the moment the configuration is known to be valid.
 pub fn run(path: &Path) -> Result<(), Error> {
+    match serve(path)? {
+        Ended::Stopped => Ok(()),
+        Ended::Upgrading(sockets) => Err(Error::Upgrade(upgrade::become_next(sockets))),
+    }
+}
+
+fn serve(path: &Path) -> Result<Ended, Error> {
     let env = |name: &str| std::env::var(name).ok();
+    let sockets = Sockets::handed_over();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // First of all: whoever is sent one that we don't wait for yet, ends.
+    let signals = runtime.block_on(async { Signals::new() })?;
     let seen = reload::Content::of(path);
     let loaded = config::load(path, &env).map_err(|report| Error::Config(Box::new(report)))?;
     // A second call in one process keeps the first one's settings.
@@ -85,12 +119,9 @@ pub fn run(path: &Path) -> Result<(), Error> {
     for warning in loaded.warnings.summaries() {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        // Before anybody can see that we are up, and send one.
-        let signals = Signals::new()?;
         let file = reload::FileWatch::new(path, seen, tls::files(&loaded.config));
-        let app = App::start(loaded.config).await?;
+        let app = App::start(loaded.config, sockets).await?;
         app.serve_until_signalled(signals, file, &env).await
     })
 }
@@ -100,6 +131,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    upgrade: Signal,
 }
 
 impl Signals {
@@ -108,16 +140,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 }
 
 impl App {
-    /// Starts everything; when this returns, all listeners accept.
+    /// Starts everything, on `sockets` where they fit; when this returns, all listeners accept.
     ///
     /// # Errors
     /// When an address can't be listened on, or the system refuses something else.
-    pub async fn start(config: Config) -> Result<Self, Error> {
+    pub async fn start(config: Config, mut sockets: Sockets) -> Result<Self, Error> {
         let metrics = Arc::new(Metrics::new()?);
         let clock = Clock::System;
         // Reading many millions of IDs takes seconds, in which nobody else is to be kept from running.
@@ -139,13 +172,16 @@ impl App {
         let (draining, draining_seen) = watch::channel(false);
         let (stopping, stopping_seen) = watch::channel(false);
         let (ask_reload, reloads) = Reloads::new();
-        let admin = std::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+        let addresses: Vec<_> =
+            std::iter::once(address).chain(config.listen.iter().map(|listen| listen.address)).collect();
+        let mut opened = sockets.listen(&addresses)?.into_iter();
+        let (_, admin) = opened.next().expect("as many as addresses");
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
         let (mut front, mut secured) = (Vec::new(), tls::Secured::new(Arc::clone(&metrics)));
-        for config::Listen { address: configured, tls } in config.listen {
+        for (config::Listen { address: configured, tls }, (address, socket)) in config.listen.into_iter().zip(opened) {
             let tls = tls.map(|tls| secured.open(configured, tls));
-            let opening = listen::start(configured, tls.clone(), &gateway, stopping_seen.clone());
-            let (address, listener) = opening.await?;
+            let frontend = Frontend { gateway: Arc::clone(&gateway), tls: tls.clone() };
+            let listener = listen::start(socket, frontend, stopping_seen.clone())?;
             tracing::info!(listener = "data", %address, tls = tls.is_some(), "listening");
             data.push(address);
             front.push(admin::Front { address, tls });
@@ -180,6 +216,7 @@ impl App {
             reloads,
             stopping,
             listeners,
+            sockets,
             shutdown,
         })
     }
@@ -213,19 +250,42 @@ impl App {
 
     /// Says that we are going, serves on while load balancers take note, closes the listeners, and waits for the
     /// requests in flight.
-    pub async fn stop(self, drain: Duration) {
+    pub async fn stop(mut self, drain: Duration) {
+        self.refuse_reloads();
         self.draining.send_replace(true);
-        drop(self.reloads);
         self.metrics.draining.set(1);
         tracing::info!(drain_seconds = drain.as_secs_f64(), "draining");
         tokio::time::sleep(drain).await;
+        // Nobody is to wait in the queues of sockets that nobody will take from.
+        self.sockets = Sockets::default();
+        self.end(true).await;
+    }
+
+    /// Ends all work, and answers the sockets: whoever connects from here on waits for the next program.
+    async fn hand_over(mut self) -> Sockets {
+        self.refuse_reloads();
+        tracing::info!("making way for the next program");
+        // Attempts may take long. Requests are taken as long as they do.
+        let attempts = self.queue.stop(self.shutdown.grace).await;
+        self.end(attempts).await
+    }
+
+    /// Whoever asks for a reload hears at once that it will not be done.
+    fn refuse_reloads(&mut self) {
+        self.reloads.close();
+        while self.reloads.try_recv().is_ok() {}
+    }
+
+    /// Takes no more connections, waits for the requests and attempts in flight, and closes the store. `attempts` is false
+    /// when some were cut off before.
+    async fn end(self, attempts: bool) -> Sockets {
         self.stopping.send_replace(true);
         for listener in self.listeners {
             let _ = listener.await;
         }
         let grace = self.shutdown.grace;
-        let (requests, attempts) = tokio::join!(timeout(grace, self.gateway.all_closed()), self.queue.stop(grace));
-        let all_ended = requests.is_ok() && attempts;
+        let (requests, queue) = tokio::join!(timeout(grace, self.gateway.all_closed()), self.queue.stop(grace));
+        let all_ended = requests.is_ok() && queue && attempts;
         // What was cut off may have arrived: the next start has to know.
         self.store.close(all_ended).await;
         if all_ended {
@@ -233,6 +293,7 @@ impl App {
         } else {
             tracing::warn!("stopped with requests or attempts still in flight: the grace period has ended");
         }
+        self.sockets
     }
 
     async fn serve_until_signalled(
@@ -240,18 +301,22 @@ impl App {
         signals: Signals,
         mut file: reload::FileWatch,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<(), Error> {
-        let Signals { mut terminate, mut interrupt, mut hangup } = signals;
+    ) -> Result<Ended, Error> {
+        let Signals { mut terminate, mut interrupt, mut hangup, mut upgrade } = signals;
         supervisor::ready(&self.data, self.admin);
         let mut tell = tokio::time::interval(TELL_EVERY);
-        let drain = loop {
+        let end = loop {
             tokio::select! {
-                _ = terminate.recv() => break self.shutdown.drain,
+                _ = terminate.recv() => break End::Stop(self.shutdown.drain),
                 // Somebody at a terminal is not a load balancer.
-                _ = interrupt.recv() => break Duration::ZERO,
+                _ = interrupt.recv() => break End::Stop(Duration::ZERO),
                 _ = hangup.recv() => {
                     let _ = file.reload(&mut self, env).await;
                 }
+                _ = upgrade.recv() => match upgrade::check(file.path()).await {
+                    Ok(()) => break End::Upgrade,
+                    Err(error) => tracing::error!(error, "not upgraded: the next program would not start; this one serves on"),
+                },
                 () = file.changed() => {
                     let _ = file.reload(&mut self, env).await;
                 }
@@ -266,12 +331,30 @@ impl App {
                 }
             }
         };
-        supervisor::stopping(drain, self.shutdown.grace);
-        tokio::select! {
-            () = self.stop(drain) => {}
-            // A second signal means it.
-            _ = interrupt.recv() => tracing::warn!("interrupted again: not waiting for requests in flight"),
+        match end {
+            End::Stop(drain) => {
+                supervisor::stopping(drain, self.shutdown.grace);
+                tokio::select! {
+                    () = self.stop(drain) => {}
+                    // A second signal means it.
+                    _ = interrupt.recv() => tracing::warn!("interrupted again: not waiting for requests in flight"),
+                }
+                Ok(Ended::Stopped)
+            }
+            End::Upgrade => {
+                supervisor::upgrading();
+                let mut handing_over = pin!(self.hand_over());
+                let mut stop = false;
+                loop {
+                    tokio::select! {
+                        sockets = &mut handing_over => {
+                            return Ok(if stop { Ended::Stopped } else { Ended::Upgrading(sockets) });
+                        }
+                        _ = terminate.recv() => stop = true,
+                        _ = interrupt.recv() => stop = true,
+                    }
+                }
+            }
         }
-        Ok(())
     }
 }

@@ -46,7 +46,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a configuration until SIGTERM; SIGHUP reloads it.
+    /// Serve a configuration until SIGTERM; SIGHUP reloads it, SIGUSR2 puts the next program in place.
     #[command(after_help = "Examples:
   hookgate run
   hookgate run --config /etc/hookgate/hookgate.yaml")]

@@ -26,6 +26,7 @@ use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
 
 use crate::clock::Clock;
 use crate::delivery::{Arrival, Delivery, Label, TestMarks};
@@ -195,7 +196,7 @@ impl Gateway {
     }
 
     /// Serves one request whose head `session` has read. Answers whether the connection can be kept.
-    async fn serve(&self, session: &mut ServerSession, incoming: Incoming) -> bool {
+    async fn serve(&self, session: &mut ServerSession, incoming: Incoming, shutdown: &ShutdownWatch) -> bool {
         let _in_flight = Gauged::new(&self.metrics.requests_in_flight);
         let serving = self.serving.load_full();
         let mut visit = Visit { has_head: true, ..Visit::new(incoming) };
@@ -208,7 +209,7 @@ impl Gateway {
             }
             _ => false,
         };
-        if !reusable {
+        if !reusable || *shutdown.borrow() {
             session.set_keepalive(None);
         }
         let answered = self.answer(session, &outcome, &mut visit).await;

@@ -59,6 +59,11 @@ impl FileWatch {
         watch
     }
 
+    /// The configuration's own file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Watches these files besides the configuration's own.
     fn look_after(&mut self, named: Vec<PathBuf>) {
         self.named = named.into_iter().map(|path| (path.clone(), Content::of(&path))).collect();

@@ -23,6 +23,12 @@ pub(super) fn reloading() {
     }
 }
 
+/// The next program, of the same number, will say that it is ready.
+pub(super) fn upgrading() {
+    reloading();
+    tell(&[NotifyState::Status("making way for the next program")]);
+}
+
 /// The reload is over, and the old configuration stays. There is no message for that but the text.
 pub(super) fn reload_refused() {
     let status = "serving with the old configuration: the new one is not valid, see the log";

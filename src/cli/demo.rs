@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::FAILED;
-use crate::app::{self, App};
+use crate::app::{self, App, Sockets};
 use crate::config;
 use crate::providers::{orbvpn, vpn_enterprise};
 use crate::secret::Secret;
@@ -121,7 +121,7 @@ routes:
     );
     let env = |name: &str| (name == "DEMO_SECRET").then(|| SECRET.to_owned());
     let loaded = config::load_text("demo.yaml", yaml, &env).map_err(|report| report.to_text(false))?;
-    App::start(loaded.config).await.map_err(|error: app::Error| error.to_string())
+    App::start(loaded.config, Sockets::default()).await.map_err(|error: app::Error| error.to_string())
 }
 
 /// Every event type of both providers, then what must not pass.

@@ -11,7 +11,8 @@ use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, Ser
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::protocols::{ALPN, Shutdown, Stream};
+use pingora_core::protocols::l4::stream as l4;
+use pingora_core::protocols::{ALPN, GetSocketDigest as _, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -27,7 +28,7 @@ use crate::tls;
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4). No method begins with its first four bytes.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// When we stop, a kept connection waits this much longer for a request that is on its way already.
+/// When we stop, a connection is held this much longer for a request that is on its way already.
 const LAST_REQUEST_WAIT: Duration = Duration::from_millis(500);
 
 /// How long closing a connection may take.
@@ -50,37 +51,50 @@ pub struct Frontend {
     pub tls: Option<Arc<tls::Listener>>,
 }
 
-#[async_trait]
-impl ServerApp for Frontend {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let gateway = &self.gateway;
-        let socket = stream.get_socket_digest();
-        let peer = ip_of(socket.as_ref().and_then(|socket| socket.peer_addr()));
-        let Some(place) = gateway.places.take(peer) else {
-            gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
-            if self.tls.is_none() {
-                let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
+impl Frontend {
+    /// Serves a connection that was accepted just now, in a task of its own. It has its place, or is turned away, from here on.
+    pub fn take(self: &Arc<Self>, mut stream: l4::Stream, shutdown: &ShutdownWatch) {
+        // What is written is whole, so waiting for more of it helps nobody. An error will come again with the first read.
+        let _ = stream.set_nodelay();
+        let peer = ip_of(stream.get_socket_digest().as_ref().and_then(|socket| socket.peer_addr()));
+        let place = self.gateway.places.take(peer).map(|place| Connection::new(Arc::clone(&self.gateway), place));
+        let (frontend, shutdown) = (Arc::clone(self), shutdown.clone());
+        tokio::spawn(async move {
+            match place {
+                Some(connection) => frontend.serve(Box::new(stream), connection, shutdown).await,
+                None => frontend.turn_away(Box::new(stream)).await,
             }
-            let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
-            return None;
-        };
-        let connection = Connection::new(Arc::clone(gateway), place);
+        });
+    }
+
+    async fn serve(&self, mut stream: Stream, connection: Connection, shutdown: ShutdownWatch) {
+        let gateway = &self.gateway;
         if let Some(tls) = &self.tls {
-            stream = gateway.secure(stream, tls, shutdown).await?;
+            let Some(secured) = gateway.secure(stream, tls, &shutdown).await else { return };
+            stream = secured;
         }
         let first_byte = FirstByte::default();
         stream = Box::new(Watched::new(stream, first_byte.clone(), gateway.limits.header_bytes));
-        match gateway.protocol(&mut stream, shutdown).await? {
-            Protocol::Http1 => gateway.serve_http1(stream, first_byte, shutdown.clone()).await,
-            Protocol::Http2 => {
+        match gateway.protocol(&mut stream, &shutdown).await {
+            None => {}
+            Some(Protocol::Http1) => gateway.serve_http1(stream, first_byte, shutdown).await,
+            Some(Protocol::Http2) => {
                 // Heads are bounded stream by stream.
                 first_byte.head_is_whole();
                 // From here on it is Pingora's: it accepts the streams and gives each to `process_new_http`.
                 let http2 = Arc::new(Http2 { options: http2_options(gateway), connection });
-                ServerApp::process_new(&http2, stream, shutdown).await;
+                ServerApp::process_new(&http2, stream, &shutdown).await;
             }
         }
-        None
+    }
+
+    /// Tells a connection that there is no place for it, where that can be told without a handshake.
+    async fn turn_away(&self, mut stream: Stream) {
+        self.gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
+        if self.tls.is_none() {
+            let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
+        }
+        let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
     }
 }
 
@@ -122,7 +136,7 @@ impl Gateway {
             peeked = timeout(self.limits.idle_timeout, stream.try_peek(&mut start[..1])) => {
                 peeked.ok()?.ok()?;
             }
-            () = stopped(&mut shutdown) => return None,
+            () = last_wait_over(&mut shutdown) => return None,
         }
         if start[0] != HTTP2_PREFACE[0] && agreed != Some(ALPN::H2) {
             return Some(Protocol::Http1);
@@ -164,10 +178,7 @@ impl Gateway {
                     return;
                 }
             }
-            if *shutdown.borrow() {
-                session.set_keepalive(None);
-            }
-            if !self.serve(&mut session, incoming).await {
+            if !self.serve(&mut session, incoming, &shutdown).await {
                 close(session).await;
                 return;
             }
@@ -187,7 +198,7 @@ impl Gateway {
         let waiting = async {
             tokio::select! {
                 () = tokio::time::sleep(self.limits.idle_timeout) => {}
-                () = async { stopped(shutdown).await; tokio::time::sleep(LAST_REQUEST_WAIT).await; } => {}
+                () = last_wait_over(shutdown) => {}
             }
         };
         let too_slow = async {
@@ -245,14 +256,14 @@ impl HttpServerApp for Http2 {
     async fn process_new_http(
         self: &Arc<Self>,
         mut session: ServerSession,
-        _: &ShutdownWatch,
+        shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         // A stream is given to us when its head is whole.
         let first_byte = Instant::now();
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let scheme = if tls { "https" } else { "http" };
         let incoming = Incoming { first_byte, peer: peer_address(&session), scheme };
-        self.connection.gateway.serve(&mut session, incoming).await;
+        self.connection.gateway.serve(&mut session, incoming, shutdown).await;
         let _ = session.finish().await;
         None
     }
@@ -288,8 +299,9 @@ fn ip_of(address: Option<&SocketAddr>) -> IpAddr {
     address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
-/// Ends when the gateway stops.
-pub(super) async fn stopped(shutdown: &mut ShutdownWatch) {
+/// Ends when the gateway stops and waits no longer for what may be on its way.
+pub(super) async fn last_wait_over(shutdown: &mut ShutdownWatch) {
     // An error means that nobody can stop us any more: the process is ending.
     let _ = shutdown.wait_for(|stopping| *stopping).await;
+    tokio::time::sleep(LAST_REQUEST_WAIT).await;
 }

@@ -18,7 +18,7 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::sync::Notify;
 
 /// When the first byte since the last [`FirstByte::rearm`] was read, and how many have been read for the head.
@@ -83,10 +83,13 @@ impl FirstByte {
     }
 }
 
-/// A stream that tells a [`FirstByte`] what it reads, and is otherwise the stream it wraps; but it can be peeked into also
-/// where there is TLS on that one.
+/// For the head of an answer and a short body to leave together.
+const WRITE_BUFFER: usize = 2 << 10;
+
+/// A stream that tells a [`FirstByte`] what it reads, and gathers what is written until it is flushed. Otherwise it is the stream
+/// it wraps; but it can be peeked into also where there is TLS on that one.
 pub(super) struct Watched {
-    stream: Stream,
+    stream: BufWriter<Stream>,
     first_byte: FirstByte,
     header_bytes_max: usize,
     /// Read from the stream, and not yet by anybody else.
@@ -95,6 +98,7 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(stream: Stream, first_byte: FirstByte, header_bytes_max: usize) -> Self {
+        let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
         Self { stream, first_byte, header_bytes_max, ahead: Vec::new() }
     }
 }
@@ -151,7 +155,9 @@ impl AsyncWrite for Watched {
 #[async_trait]
 impl Shutdown for Watched {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.stream).await;
+        // Who has gone reads nothing more.
+        let _ = self.stream.flush().await;
+        Shutdown::shutdown(&mut **self.stream.get_mut()).await;
     }
 }
 
@@ -175,44 +181,44 @@ impl Peek for Watched {
 
 impl UniqueID for Watched {
     fn id(&self) -> UniqueIDType {
-        self.stream.id()
+        self.stream.get_ref().id()
     }
 }
 
 impl Ssl for Watched {
     fn get_ssl(&self) -> Option<&TlsRef> {
-        self.stream.get_ssl()
+        self.stream.get_ref().get_ssl()
     }
 
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
+        self.stream.get_ref().get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
+        self.stream.get_ref().selected_alpn_proto()
     }
 }
 
 impl GetTimingDigest for Watched {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
+        self.stream.get_ref().get_timing_digest()
     }
 }
 
 impl GetProxyDigest for Watched {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
+        self.stream.get_ref().get_proxy_digest()
     }
 }
 
 impl GetSocketDigest for Watched {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
+        self.stream.get_ref().get_socket_digest()
     }
 }
 
 impl fmt::Debug for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("id", &self.stream.id()).finish_non_exhaustive()
+        f.debug_struct("Watched").field("id", &self.stream.get_ref().id()).finish_non_exhaustive()
     }
 }

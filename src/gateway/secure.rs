@@ -9,7 +9,7 @@ use pingora_core::server::ShutdownWatch;
 use tokio::time::timeout;
 
 use super::Gateway;
-use super::connection::stopped;
+use super::connection::last_wait_over;
 use crate::metrics::TlsHandshake;
 use crate::tls;
 
@@ -29,14 +29,14 @@ impl Gateway {
         let mut first = [0];
         let begun = tokio::select! {
             peeked = timeout(within, stream.try_peek(&mut first)) => matches!(peeked, Ok(Ok(_))),
-            () = stopped(&mut shutdown) => false,
+            () = last_wait_over(&mut shutdown) => false,
         };
         if !begun {
             return None;
         }
         let ended = tokio::select! {
             ended = timeout(within, tls.accept(stream)) => ended,
-            () = stopped(&mut shutdown) => return None,
+            () = last_wait_over(&mut shutdown) => return None,
         };
         match ended {
             Ok(Ok(stream)) => {

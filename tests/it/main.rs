@@ -49,5 +49,6 @@ mod start; // what must not start
 mod stop; // drain, finish, exit 0
 mod tls; // who is shown which certificate, and who is let in
 mod tools; // the sender, the receiver, and what is made from --help
-mod verify;
-mod webhooks; // routes made over the API // nothing unverified moves, nothing unverified is remembered
+mod upgrade; // another program in its place, and nobody notices
+mod verify; // nothing unverified moves, nothing unverified is remembered
+mod webhooks; // routes made over the API

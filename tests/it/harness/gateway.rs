@@ -1,11 +1,14 @@
 //! The gateway under test: the real binary, its configuration, its log and its end.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -93,12 +96,14 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     files: Vec<(String, String)>,
     under: Under,
+    /// Handed over, as systemd does.
+    sockets: Vec<Arc<TcpListener>>,
 }
 
 impl Setup {
     pub fn new(routes: impl Into<Vec<Route>>) -> Self {
-        let (environment, files, under) = (Vec::new(), Vec::new(), Under::default());
-        let setup = Self { keys: Vec::new(), routes: routes.into(), environment, files, under };
+        let (environment, files, under, sockets) = (Vec::new(), Vec::new(), Under::default(), Vec::new());
+        let setup = Self { keys: Vec::new(), routes: routes.into(), environment, files, under, sockets };
         setup
             .with("listen", r#"[{address: "127.0.0.1:0"}]"#)
             .with("admin", r#"{address: "127.0.0.1:0"}"#)
@@ -131,6 +136,12 @@ impl Setup {
 
     pub fn under(mut self, under: Under) -> Self {
         self.under = under;
+        self
+    }
+
+    /// With this socket handed over at each start.
+    pub fn handed(mut self, socket: TcpListener) -> Self {
+        self.sockets.push(Arc::new(socket));
         self
     }
 
@@ -474,6 +485,13 @@ fn spawn(setup: &Setup, folder: &Path) -> Process {
     command.args(&line[1..]).current_dir(folder);
     command.env_remove("RUST_LOG").envs(setup.environment.iter().cloned());
     command.envs(setup.under.environment.iter().cloned());
+    if !setup.sockets.is_empty() {
+        let copy = |socket: &Arc<TcpListener>| OwnedFd::from(socket.try_clone().expect("a copy"));
+        let numbered =
+            (3..).zip(&setup.sockets).map(|(child_fd, socket)| FdMapping { parent_fd: copy(socket), child_fd });
+        command.env("LISTEN_FDS", setup.sockets.len().to_string());
+        command.fd_mappings(numbered.collect()).expect("each has a number of its own");
+    }
     Process::spawn(&mut command)
 }
 

@@ -1,0 +1,81 @@
+//! The sockets to listen on: handed over to this process, or opened by it.
+//!
+//! A listening socket outlives the process that opened it when the next one is given it; whoever connects in between waits
+//! in the system's own queue. systemd gives sockets that way (`sd_listen_fds(3)`), and so do we when our program is replaced.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{OwnedFd, RawFd};
+use std::process::Command;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use listenfd::ListenFd;
+
+use super::Error;
+
+/// `SD_LISTEN_FDS_START`
+const FIRST: RawFd = 3;
+
+/// Listening sockets that are, or are to be, given to the next process too.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Handed over, and not asked for yet.
+    handed: Vec<TcpListener>,
+    used: Vec<TcpListener>,
+}
+
+impl Sockets {
+    /// Those that were handed to this process. To be called before it has threads: the environment is changed.
+    pub fn handed_over() -> Self {
+        let mut given = ListenFd::from_env();
+        let mut sockets = Self::default();
+        for at in 0..given.len() {
+            match given.take_tcp_listener(at) {
+                Ok(socket) => sockets.handed.extend(socket),
+                Err(error) => tracing::warn!(%error, "a descriptor that was handed over is no TCP socket: not used"),
+            }
+        }
+        sockets
+    }
+
+    /// Sockets that listen on `addresses`, with where they are. Where a port is 0 it is any of that address that was handed over, or
+    /// one that the system chooses. What was handed over and is not asked for is closed: connections would wait there for ever.
+    pub(super) fn listen(&mut self, addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, TcpListener)>, Error> {
+        let mut handed: Vec<_> = addresses.iter().map(|address| self.take(|bound| bound == *address)).collect();
+        for (address, socket) in addresses.iter().zip(&mut handed) {
+            if socket.is_none() && address.port() == 0 {
+                *socket = self.take(|bound| bound.ip() == address.ip());
+            }
+        }
+        for socket in self.handed.drain(..) {
+            let address = socket.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string());
+            tracing::warn!(%address, "a socket was handed over that no listener of the configuration is for: closed");
+        }
+        let open = |(&address, handed)| self.open(address, handed).map_err(|source| Error::Listen { address, source });
+        addresses.iter().zip(handed).map(open).collect()
+    }
+
+    fn open(&mut self, address: SocketAddr, handed: Option<TcpListener>) -> io::Result<(SocketAddr, TcpListener)> {
+        let socket = handed.map_or_else(|| TcpListener::bind(address), Ok)?;
+        socket.set_nonblocking(true)?;
+        let opened = (socket.local_addr()?, socket.try_clone()?);
+        self.used.push(socket);
+        Ok(opened)
+    }
+
+    /// Takes the first that was handed over and is bound like this.
+    fn take(&mut self, fits: impl Fn(SocketAddr) -> bool) -> Option<TcpListener> {
+        let at = self.handed.iter().position(|socket| socket.local_addr().is_ok_and(&fits))?;
+        Some(self.handed.remove(at))
+    }
+
+    /// Gives the sockets to the process that `command` becomes with this one's number.
+    pub(super) fn hand_over(self, command: &mut Command) -> io::Result<()> {
+        let place = |(child_fd, socket)| FdMapping { parent_fd: OwnedFd::from(socket), child_fd };
+        let places: Vec<_> = (FIRST..).zip(self.used).map(place).collect();
+        command.env("LISTEN_FDS", places.len().to_string()).env("LISTEN_PID", std::process::id().to_string());
+        command.env_remove("LISTEN_FDNAMES");
+        command.fd_mappings(places).map_err(io::Error::other)?;
+        Ok(())
+    }
+}

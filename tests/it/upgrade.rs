@@ -1,0 +1,243 @@
+//! SIGUSR2: the next program in the same process, on the same sockets, and nobody who sends meanwhile hears of it.
+
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tempfile::TempDir;
+
+use crate::harness::*;
+
+/// A gateway whose program can be replaced.
+struct Installed {
+    gateway: Gateway,
+    program: PathBuf,
+    _folder: TempDir,
+}
+
+impl Installed {
+    async fn start(setup: impl Into<Setup>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("hookgate");
+        install(Path::new(env!("CARGO_BIN_EXE_hookgate")), &program);
+        // The binary's own path comes first in what follows, and is dropped.
+        let become_it = format!("shift; exec {} \"$@\"", program.display());
+        let under = Under::command(["sh", "-c", &become_it, "sh"].map(Into::into).into());
+        Self { gateway: Gateway::start(setup.into().under(under)).await, program, _folder: folder }
+    }
+
+    /// Asks for the upgrade, and waits until the next program serves.
+    async fn upgrade(&self) {
+        let starts = starts(&self.gateway);
+        self.gateway.signal("USR2");
+        self.serves_again(starts).await;
+    }
+
+    async fn serves_again(&self, starts: usize) {
+        eventually("the next program serves", async || {
+            assert!(!self.gateway.is_gone(), "it ended:\n{}", self.gateway.output());
+            self::starts(&self.gateway) > starts
+        })
+        .await;
+        self.gateway.is_ready().await;
+    }
+
+    fn running(&self) -> u64 {
+        let running = std::fs::metadata(format!("/proc/{}/exe", self.gateway.pid()));
+        running.expect("a running process").ino()
+    }
+}
+
+/// Puts a copy of `program` at `place`, as a package manager does: what runs keeps its file.
+fn install(program: &Path, place: &Path) {
+    let fresh = place.with_extension("new");
+    std::fs::copy(program, &fresh).expect("a copy");
+    std::fs::rename(fresh, place).expect("a rename");
+}
+
+/// How often a program has begun to listen.
+fn starts(gateway: &Gateway) -> usize {
+    gateway.lines().iter().filter(|line| line["message"] == "listening" && line["listener"] == "admin").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
+    let (now, later) = (Upstream::ok(), Upstream::ok());
+    let routes = [Route::to(&now).named("now"), Route::to(&later).named("later").with("delivery", "queue")];
+    let installed = Installed::start(Setup::new(routes).stopping_at_once()).await;
+    let stopping = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..12)
+        .map(|sender| {
+            let (address, stopping) = (installed.gateway.data(), Arc::clone(&stopping));
+            tokio::spawn(async move {
+                // Some keep their connection for as long as they may; some never do.
+                let keeps = sender % 3 > 0;
+                let (path, status, outcome) =
+                    [("/webhooks/now", 200, "delivered"), ("/webhooks/later", 202, "queued")][sender % 2];
+                let mut client = Client::connect(address).await;
+                let mut sent = 0;
+                while !stopping.load(Ordering::SeqCst) {
+                    let event = Event::new(&format!("evt_{sender}_{sent}"));
+                    let answer = client.send(event.post().at(path)).await;
+                    answer.assert(status, outcome);
+                    sent += 1;
+                    if !keeps || answer.header("Connection").is_some_and(|value| value == "close") {
+                        client = Client::connect(address).await;
+                    }
+                }
+                sent
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        let before = installed.running();
+        install(Path::new(env!("CARGO_BIN_EXE_hookgate")), &installed.program);
+        installed.upgrade().await;
+        assert_ne!(installed.running(), before, "the file that was put there is what runs");
+    }
+    stopping.store(true, Ordering::SeqCst);
+    let mut sent = [0, 0];
+    for (sender, task) in senders.into_iter().enumerate() {
+        sent[sender % 2] += task.await.expect("no request failed");
+    }
+    assert!(sent[0] > 100 && sent[1] > 100, "{sent:?} requests");
+    assert_eq!(now.count(), sent[0], "each was forwarded, and once");
+    later.received(sent[1]).await;
+    installed.gateway.metric_reaches("queue_events", &[], 0.0).await;
+    assert_eq!(later.count(), sent[1], "each was delivered, and once");
+    eprintln!("{sent:?} events");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_program() {
+    let gate = Gate::shut();
+    let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
+    let installed = Installed::start(Route::to(&upstream)).await;
+    let gateway = &installed.gateway;
+    let (mut early, starts) = (gateway.connect().await, starts(gateway));
+    early.write(&Event::new("evt_early").post().bytes()).await;
+    upstream.received(1).await;
+    gateway.signal("USR2");
+    eventually("it makes way", async || gateway.output().contains("making way")).await;
+    let mut meanwhile = gateway.connect().await;
+    meanwhile.write(&Event::new("evt_meanwhile").post().bytes()).await;
+    gate.open();
+    early.answer().await.assert(200, "delivered").assert_header("Connection", "close");
+    installed.serves_again(starts).await;
+    meanwhile.answer().await.assert(200, "delivered");
+    gateway.send(Event::new("evt_early")).await.assert(409, "duplicate");
+    assert_eq!(upstream.event_ids(), ["evt_early", "evt_meanwhile"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
+    let gate = Gate::shut();
+    let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
+    let installed = Installed::start(Route::to(&upstream).with("delivery", "queue")).await;
+    let (gateway, starts) = (&installed.gateway, starts(&installed.gateway));
+    gateway.send(Event::new("evt_slow")).await.assert(202, "queued");
+    upstream.received(1).await;
+    gateway.signal("USR2");
+    eventually("it makes way", async || gateway.output().contains("making way")).await;
+    gateway.send(Event::new("evt_next")).await.assert(202, "queued");
+    gate.open();
+    installed.serves_again(starts).await;
+    upstream.received(2).await;
+    gateway.metric_reaches("queue_events", &[], 0.0).await;
+    assert_eq!(upstream.event_ids(), ["evt_slow", "evt_next"]);
+    for request in upstream.requests() {
+        request.assert_no_header("Hookgate-Possible-Duplicate");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_counts_from_the_next_start_counts_from_an_upgrade() {
+    let upstream = Upstream::ok();
+    let installed = Installed::start(Route::to(&upstream)).await;
+    let gateway = &installed.gateway;
+    let body = Event::sized("evt_1", 5_000);
+    gateway.rewrite(Setup::from(Route::to(&upstream)).with("limits", "{header_bytes: 4KiB}"));
+    let long = Event::new("evt_2").post().header("X-Long", &"a".repeat(5_000));
+    gateway.send(long.clone()).await.assert(200, "delivered");
+    installed.upgrade().await;
+    gateway.send(long).await.assert(431, "headers_too_large");
+    gateway.send(body).await.assert(200, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_would_not_start_is_not_taken() {
+    let upstream = Upstream::ok();
+    let installed = Installed::start(Route::to(&upstream)).await;
+    let gateway = &installed.gateway;
+    let refusals =
+        || gateway.lines().iter().filter(|line| line["message"].to_string().contains("not upgraded")).count();
+    // An old configuration's program, or a broken one.
+    install(Path::new("/bin/false"), &installed.program);
+    gateway.signal("USR2");
+    eventually("it says so", async || refusals() == 1).await;
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    // None at all.
+    std::fs::remove_file(&installed.program).expect("to remove it");
+    gateway.signal("USR2");
+    eventually("it says so", async || refusals() == 2).await;
+    // A configuration that it refuses.
+    install(Path::new(env!("CARGO_BIN_EXE_hookgate")), &installed.program);
+    gateway.rewrite_text("routes: [{}]\n");
+    gateway.signal("USR2");
+    eventually("it says so", async || refusals() == 3).await;
+    gateway.send(Event::new("evt_2")).await.assert(200, "delivered");
+    assert_eq!(starts(gateway), 1);
+    gateway.rewrite(Route::to(&upstream));
+    installed.upgrade().await;
+    gateway.send(Event::new("evt_3")).await.assert(200, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_while_it_makes_way_is_a_stop() {
+    let gate = Gate::shut();
+    let upstream = Upstream::replying([Reply::ok().after(&gate)]);
+    let installed = Installed::start(Route::to(&upstream)).await;
+    let gateway = &installed.gateway;
+    let mut sender = gateway.connect().await;
+    sender.write(&Event::new("evt_1").post().bytes()).await;
+    upstream.received(1).await;
+    gateway.signal("USR2");
+    eventually("it makes way", async || gateway.output().contains("making way")).await;
+    gateway.signal("TERM");
+    gate.open();
+    sender.answer().await.assert(200, "delivered");
+    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(starts(gateway), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn senders_that_connect_while_it_is_down_wait_where_the_supervisor_holds_the_socket() {
+    let upstream = Upstream::ok();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address");
+    let setup = Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{address}"}}]"#));
+    let mut gateway = Gateway::start(setup.handed(socket)).await;
+    assert_eq!(gateway.data(), address);
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway.kill().await;
+    let mut patient = Client::connect(address).await;
+    patient.write(&Event::new("evt_2").post().bytes()).await;
+    gateway.restart().await;
+    patient.answer().await.assert(200, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_that_no_listener_is_for_is_closed_and_told() {
+    let upstream = Upstream::ok();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address").to_string();
+    let other = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let setup = Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{other}"}}]"#));
+    let setup = setup.with("admin", r#"{address: "[::1]:0"}"#);
+    let gateway = Gateway::start(setup.handed(socket)).await;
+    let told = gateway.lines().into_iter().find(|line| line["address"] == *address).expect("it says so");
+    assert!(told["message"].to_string().contains("no listener of the configuration is for"), "{told}");
+    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+}
