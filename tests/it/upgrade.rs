@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -67,10 +68,11 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     let (now, later) = (Upstream::ok(), Upstream::ok());
     let routes = [Route::to(&now).named("now"), Route::to(&later).named("later").with("delivery", "queue")];
     let installed = Installed::start(Setup::new(routes).stopping_at_once()).await;
-    let stopping = Arc::new(AtomicBool::new(false));
+    let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let began = Instant::now();
     let senders: Vec<_> = (0..12)
         .map(|sender| {
-            let (address, stopping) = (installed.gateway.data(), Arc::clone(&stopping));
+            let (address, stopping, answered) = (installed.gateway.data(), stopping.clone(), answered.clone());
             tokio::spawn(async move {
                 // Some keep their connection for as long as they may; some never do.
                 let keeps = sender % 3 > 0;
@@ -83,6 +85,7 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
                     let answer = client.send(event.post().at(path)).await;
                     answer.assert(status, outcome);
                     sent += 1;
+                    answered.fetch_add(1, Ordering::SeqCst);
                     if !keeps || answer.header("Connection").is_some_and(|value| value == "close") {
                         client = Client::connect(address).await;
                     }
@@ -94,10 +97,13 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     for _ in 0..10 {
         let before = installed.running();
         install(Path::new(env!("CARGO_BIN_EXE_hookgate")), &installed.program);
+        let before_it = answered.load(Ordering::SeqCst);
+        eventually("the load goes on", async || answered.load(Ordering::SeqCst) > before_it + 100).await;
         installed.upgrade().await;
         assert_ne!(installed.running(), before, "the file that was put there is what runs");
     }
     stopping.store(true, Ordering::SeqCst);
+    let took = began.elapsed();
     let mut sent = [0, 0];
     for (sender, task) in senders.into_iter().enumerate() {
         sent[sender % 2] += task.await.expect("no request failed");
@@ -107,7 +113,7 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     later.received(sent[1]).await;
     installed.gateway.metric_reaches("queue_events", &[], 0.0).await;
     assert_eq!(later.count(), sent[1], "each was delivered, and once");
-    eprintln!("{sent:?} events");
+    eprintln!("{sent:?} events in {:?}", took);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
