@@ -142,13 +142,16 @@ impl App {
         let admin = std::net::TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
         let (mut front, mut secured) = (Vec::new(), tls::Secured::new(Arc::clone(&metrics)));
-        for config::Listen { address: configured, tls } in config.listen {
+        for config::Listen { address: configured, tls, proxy_protocol } in config.listen {
             let tls = tls.map(|tls| secured.open(configured, tls));
-            let opening = listen::start(configured, tls.clone(), &gateway, stopping_seen.clone());
+            let opening = listen::start(configured, tls.clone(), proxy_protocol, &gateway, stopping_seen.clone());
             let (address, listener) = opening.await?;
-            tracing::info!(listener = "data", %address, tls = tls.is_some(), "listening");
+            tracing::info!(listener = "data", %address, tls = tls.is_some(), proxy_protocol, "listening");
             data.push(address);
-            front.push(admin::Front { address, tls });
+            // There nobody but a balancer gets in.
+            if !proxy_protocol {
+                front.push(admin::Front { address, tls });
+            }
             listeners.push(listener);
         }
         let subject = admin::Subject {

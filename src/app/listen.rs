@@ -26,6 +26,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 pub(super) async fn start(
     address: SocketAddr,
     tls: Option<Arc<tls::Listener>>,
+    proxy_protocol: bool,
     gateway: &Arc<Gateway>,
     stopping: ShutdownWatch,
 ) -> Result<(SocketAddr, JoinHandle<()>), Error> {
@@ -36,7 +37,8 @@ pub(super) async fn start(
         options.so_reuseport = Some(true);
         config = config.tcp_socket_options(options);
     }
-    let mut service = Service::new("senders".into(), Frontend { gateway: Arc::clone(gateway), tls });
+    let frontend = Frontend { gateway: Arc::clone(gateway), tls, proxy_protocol };
+    let mut service = Service::new("senders".into(), frontend);
     service.add_listener(config);
     let listener = tokio::spawn(async move { service.start_service(None, stopping, 1).await });
     match tokio::time::timeout(OPEN_WITHIN, accepting(reserved.address)).await {

@@ -48,6 +48,8 @@ pub struct Frontend {
     pub gateway: Arc<Gateway>,
     /// `None` where the listener has no TLS.
     pub tls: Option<Arc<tls::Listener>>,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 #[async_trait]
@@ -57,14 +59,17 @@ impl ServerApp for Frontend {
         let socket = stream.get_socket_digest();
         let peer = ip_of(socket.as_ref().and_then(|socket| socket.peer_addr()));
         let Some(place) = gateway.places.take(peer) else {
-            gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
-            if self.tls.is_none() {
-                let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
-            }
-            let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
+            self.turn_away(stream).await;
             return None;
         };
-        let connection = Connection::new(Arc::clone(gateway), place);
+        let mut connection = Connection::new(Arc::clone(gateway), place);
+        if self.proxy_protocol {
+            let sender = gateway.announced(&mut stream, peer, shutdown).await?;
+            if !gateway.places.pass_on(&mut connection.place, sender) {
+                self.turn_away(stream).await;
+                return None;
+            }
+        }
         if let Some(tls) = &self.tls {
             stream = gateway.secure(stream, tls, shutdown).await?;
         }
@@ -84,17 +89,28 @@ impl ServerApp for Frontend {
     }
 }
 
+impl Frontend {
+    /// Tells a connection that there is no place for it, where that can be told without a handshake.
+    async fn turn_away(&self, mut stream: Stream) {
+        self.gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
+        if self.tls.is_none() {
+            let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
+        }
+        let _ = timeout(CLOSE_WITHIN, Shutdown::shutdown(&mut *stream)).await;
+    }
+}
+
 /// A sender's place among the open connections. Over HTTP/2 each stream holds on to it: a hand-over goes on when the
 /// sender has hung up, and a stop waits for it.
 struct Connection {
     gateway: Arc<Gateway>,
-    _place: Place,
+    place: Place,
 }
 
 impl Connection {
     fn new(gateway: Arc<Gateway>, place: Place) -> Self {
         gateway.metrics.connections.inc();
-        Self { gateway, _place: place }
+        Self { gateway, place }
     }
 }
 
@@ -140,6 +156,15 @@ impl Gateway {
             Some(ALPN::H2) => whole.then_some(Protocol::Http2),
             // A slow or broken start is HTTP/1's to refuse: the clock of its head is running already.
             _ => Some(Protocol::Http1),
+        }
+    }
+
+    /// Writes a line about a connection that does not get as far as a request, but for those that would flood the log.
+    pub(super) fn tell(&self, kind: &'static str, peer: Option<IpAddr>, error: &str, what: &str) {
+        if let Some(suppressed) = self.thinning.admit(None, kind, Instant::now()) {
+            let peer = peer.map(tracing::field::display);
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            tracing::info!(peer, error, suppressed, "{what}");
         }
     }
 
