@@ -23,12 +23,14 @@ check:
 # Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz.
 FUZZ_SECONDS ?= 60
 fuzz:
-	@mkdir -p fuzz/corpus/envelope fuzz/corpus/config fuzz/corpus/signature fuzz/corpus/captured
+	@mkdir -p fuzz/corpus/envelope fuzz/corpus/config fuzz/corpus/signature fuzz/corpus/captured fuzz/corpus/proxy_protocol
 	cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope -- \
 	  -dict=fuzz/envelope.dict -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run signature fuzz/corpus/signature tests/corpus/signature -- -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run config fuzz/corpus/config config src/config/cases -- -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run captured fuzz/corpus/captured tests/corpus/captured -- -max_total_time=$(FUZZ_SECONDS)
+	cargo +nightly fuzz run proxy_protocol fuzz/corpus/proxy_protocol tests/corpus/proxy_protocol -- \
+	  -max_total_time=$(FUZZ_SECONDS)
 
 # An hour of everything at once; SOAK_SECONDS says how long.
 SOAK_SECONDS ?= 3600

@@ -178,13 +178,18 @@ impl App {
         let (_, admin) = opened.next().expect("as many as addresses");
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
         let (mut front, mut secured) = (Vec::new(), tls::Secured::new(Arc::clone(&metrics)));
-        for (config::Listen { address: configured, tls }, (address, socket)) in config.listen.into_iter().zip(opened) {
+        for (config::Listen { address: configured, tls, proxy_protocol }, (address, socket)) in
+            config.listen.into_iter().zip(opened)
+        {
             let tls = tls.map(|tls| secured.open(configured, tls));
-            let frontend = Frontend { gateway: Arc::clone(&gateway), tls: tls.clone() };
+            let frontend = Frontend { gateway: Arc::clone(&gateway), tls: tls.clone(), proxy_protocol };
             let listener = listen::start(socket, frontend, stopping_seen.clone())?;
-            tracing::info!(listener = "data", %address, tls = tls.is_some(), "listening");
+            tracing::info!(listener = "data", %address, tls = tls.is_some(), proxy_protocol, "listening");
             data.push(address);
-            front.push(admin::Front { address, tls });
+            // There nobody but a balancer gets in.
+            if !proxy_protocol {
+                front.push(admin::Front { address, tls });
+            }
             listeners.push(listener);
         }
         let subject = admin::Subject {

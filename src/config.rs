@@ -51,6 +51,8 @@ pub struct Config {
 pub struct Listen {
     pub address: SocketAddr,
     pub tls: Option<ListenTls>,
+    /// Whether trusted proxies, and nobody else, connect here and say whose connection they pass on.
+    pub proxy_protocol: bool,
 }
 
 /// The TLS of a listener.

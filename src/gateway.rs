@@ -3,6 +3,7 @@
 //! Owns the order of the steps (contract §2) and the deadlines. Each step is a file of its own here, or a module below;
 //! they return outcomes, and only `answer` words them.
 
+mod announced;
 mod answer;
 mod body;
 mod connection;
@@ -65,7 +66,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Between requests on a kept connection.
     pub idle_timeout: Duration,
-    /// Peers whose `X-Forwarded-For` is believed.
+    /// Peers that are believed whom they pass on.
     pub trusted_proxies: Vec<IpNet>,
 }
 

@@ -8,6 +8,7 @@
 //! explain                           pure: why a request is not genuine, and what would make it so
 //! store ledger                      what was handed over, what is in flight
 //! tls                               what listeners show, and whom they let in
+//! proxy_protocol                    pure: whose connection a balancer passes on
 //! delivery upstream                 what is sent, and one attempt at sending it
 //! route                             a route with all that a request needs, compiled
 //! queue                             stored events on their way to their upstreams
@@ -36,6 +37,7 @@ pub mod log;
 pub mod metrics;
 pub mod outcome;
 pub mod providers;
+pub mod proxy_protocol;
 pub mod queue;
 pub mod route;
 pub mod secret;

@@ -76,10 +76,21 @@ pub enum TlsHandshake {
     Timeout,
 }
 
+/// What became of the PROXY protocol's header on a connection, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum ProxyHeader {
+    Ok,
+    Invalid,
+    Untrusted,
+    Timeout,
+}
+
 const SIGNATURE_FAILURES: [&str; 4] = ["missing", "malformed", "mismatch", "stale"];
 const LEDGER_CHECKS: [&str; 5] = ["new", "duplicate", "in_flight", "payload_mismatch", "error"];
 const UPSTREAM_RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "connect_error", "timeout", "broken"];
 const HANDSHAKES: [&str; 3] = ["ok", "failed", "timeout"];
+const PROXY_HEADERS: [&str; 4] = ["ok", "invalid", "untrusted", "timeout"];
 const STORE_OPERATIONS: [&str; 6] = ["claim", "complete", "commit", "checkpoint", "open", "read"];
 
 /// Seconds: a disk flushes in 100 µs, a cloud's in some milliseconds, a sick one in seconds.
@@ -142,6 +153,7 @@ pub struct Metrics {
     ledger_entries: IntGauge,
     store_bytes: IntGauge,
     store: StoreMetrics,
+    proxy_headers: [IntCounter; PROXY_HEADERS.len()],
     tls_handshakes: [IntCounter; HANDSHAKES.len()],
     tls_certificate_expiry: IntGaugeVec,
     pub draining: IntGauge,
@@ -233,6 +245,8 @@ impl Metrics {
             &registry,
             counters("tls_handshakes_total", "TLS handshakes with senders, by result.", &["result"])?,
         )?;
+        let help = "Headers of the PROXY protocol from load balancers, by what became of them.";
+        let proxy_headers = register(&registry, counters("proxy_headers_total", help, &["result"])?)?;
         let tls_certificate_expiry = register(
             &registry,
             IntGaugeVec::new(
@@ -263,6 +277,7 @@ impl Metrics {
             )?,
             store_bytes: gauge("store_bytes", "Bytes on disk of the ledger, the queue and the records.")?,
             store: StoreMetrics { commit_duration, errors: store_errors },
+            proxy_headers: PROXY_HEADERS.map(|result| proxy_headers.with_label_values(&[result])),
             tls_handshakes: HANDSHAKES.map(|result| handshakes.with_label_values(&[result])),
             tls_certificate_expiry,
             draining: gauge("draining", "1 from the signal to stop on.")?,
@@ -352,6 +367,10 @@ impl Metrics {
     pub fn config_loaded(&self, at: Timestamp) {
         self.config_last_reload_successful.set(1);
         self.config_last_reload_success_timestamp.set(at.as_second());
+    }
+
+    pub fn proxy_header(&self, result: ProxyHeader) {
+        self.proxy_headers[result as usize].inc();
     }
 
     pub fn tls_handshake(&self, result: TlsHandshake) {

@@ -17,7 +17,7 @@ use ureq::unversioned::transport::{
 use super::operations::Refused;
 use crate::tls;
 
-/// A listener for senders.
+/// A listener that senders may connect to themselves.
 #[derive(Clone)]
 pub struct Front {
     pub address: SocketAddr,
@@ -28,7 +28,12 @@ impl Front {
     /// The one that is reached with the least: without TLS, or at least without a certificate of one's own.
     pub(super) fn easiest(fronts: &[Self]) -> Result<&Self, Refused> {
         let asked_for = |front: &&Self| front.tls.as_ref().map(|tls| tls.asks());
-        let easiest = fronts.iter().min_by_key(asked_for).ok_or_else(|| Refused::NoAnswer("there is none".into()))?;
+        let easiest = fronts.iter().min_by_key(asked_for).ok_or_else(|| {
+            Refused::NoAnswer(
+                "all of them are for a load balancer; add one without `proxy_protocol`, on 127.0.0.1 for example"
+                    .into(),
+            )
+        })?;
         if asked_for(&easiest) == Some(true) {
             return Err(Refused::NoAnswer(
                 "all of them ask for a client certificate, and the gateway has none itself; add one without \

@@ -54,7 +54,7 @@ const STORE_BYTES_MIN: usize = 16 << 20;
 /// `None` when there is no configuration without the parts that are wrong; `problems` may hold errors in any case.
 pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Problems) -> Option<Config> {
     let compiler = Compiler { sources, problems, fingerprints: RefCell::default() };
-    let listen = compiler.listen(&file.listen);
+    let listen = compiler.listen(&file.listen, &file.trusted_proxies);
     let admin = compiler.admin(&file.admin, &listen);
     let store = compiler.store(&file.store);
     let mut limits = compiler.limits(&file.limits, &file.trusted_proxies);

@@ -37,7 +37,8 @@ pub(super) struct File {
     pub store: Field<Store>,
     /// Bounds for the whole process.
     pub limits: Field<Limits>,
-    /// Proxies in front of the gateway whose `X-Forwarded-For` is believed.
+    /// Proxies in front of the gateway that are believed about the sender's address: their `X-Forwarded-For`, and where a
+    /// listener has `proxy_protocol`, its header.
     #[schemars(extend("default" = []))]
     pub trusted_proxies: Field<Vec<Field<Network>>>,
     /// What a stop (SIGTERM) takes its time for.
@@ -52,8 +53,8 @@ pub(super) struct File {
     pub routes: Field<Vec<Field<Route>>>,
 }
 
-/// A listener for webhooks, HTTP/1.1 and HTTP/2. Where it is, and whether with TLS, counts from the next start; its files
-/// are read again when they change, and at each reload.
+/// A listener for webhooks, HTTP/1.1 and HTTP/2. Where it is, and whether with TLS or the PROXY protocol, counts from the
+/// next start; its files are read again when they change, and at each reload.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["address"]))]
@@ -67,6 +68,12 @@ pub(super) struct Listen {
     /// A PEM file, relative to this file's folder, with the certificates that may sign the senders' own. A sender that shows
     /// none of these is not let in. Needs `tls`. Default: senders show no certificate.
     pub client_ca: Field<String>,
+    /// `true` behind a layer-4 load balancer (an AWS NLB, for example) that begins each connection with a header of the
+    /// PROXY protocol, version 2: the address in it is the sender's, for `allow_from`, limits, logs and `X-Forwarded-For`.
+    /// Only `trusted_proxies` may connect, and must send the header within `limits.header_timeout`; other connections are
+    /// closed without an answer. Needs `trusted_proxies`.
+    #[schemars(extend("default" = false))]
+    pub proxy_protocol: Field<bool>,
 }
 
 /// A certificate with its key, in PEM files that are named relative to this file's folder.

@@ -49,6 +49,8 @@ pub struct Frontend {
     pub gateway: Arc<Gateway>,
     /// `None` where the listener has no TLS.
     pub tls: Option<Arc<tls::Listener>>,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 impl Frontend {
@@ -61,14 +63,20 @@ impl Frontend {
         let (frontend, shutdown) = (Arc::clone(self), shutdown.clone());
         tokio::spawn(async move {
             match place {
-                Some(connection) => frontend.serve(Box::new(stream), connection, shutdown).await,
+                Some(connection) => frontend.serve(Box::new(stream), peer, connection, shutdown).await,
                 None => frontend.turn_away(Box::new(stream)).await,
             }
         });
     }
 
-    async fn serve(&self, mut stream: Stream, connection: Connection, shutdown: ShutdownWatch) {
+    async fn serve(&self, mut stream: Stream, peer: IpAddr, mut connection: Connection, shutdown: ShutdownWatch) {
         let gateway = &self.gateway;
+        if self.proxy_protocol {
+            let Some(sender) = gateway.announced(&mut stream, peer, &shutdown).await else { return };
+            if !gateway.places.pass_on(&mut connection.place, sender) {
+                return self.turn_away(stream).await;
+            }
+        }
         if let Some(tls) = &self.tls {
             let Some(secured) = gateway.secure(stream, tls, &shutdown).await else { return };
             stream = secured;
@@ -102,13 +110,13 @@ impl Frontend {
 /// sender has hung up, and a stop waits for it.
 struct Connection {
     gateway: Arc<Gateway>,
-    _place: Place,
+    place: Place,
 }
 
 impl Connection {
     fn new(gateway: Arc<Gateway>, place: Place) -> Self {
         gateway.metrics.connections.inc();
-        Self { gateway, _place: place }
+        Self { gateway, place }
     }
 }
 
@@ -154,6 +162,15 @@ impl Gateway {
             Some(ALPN::H2) => whole.then_some(Protocol::Http2),
             // A slow or broken start is HTTP/1's to refuse: the clock of its head is running already.
             _ => Some(Protocol::Http1),
+        }
+    }
+
+    /// Writes a line about a connection that does not get as far as a request, but for those that would flood the log.
+    pub(super) fn tell(&self, kind: &'static str, peer: Option<IpAddr>, error: &str, what: &str) {
+        if let Some(suppressed) = self.thinning.admit(None, kind, Instant::now()) {
+            let peer = peer.map(tracing::field::display);
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            tracing::info!(peer, error, suppressed, "{what}");
         }
     }
 

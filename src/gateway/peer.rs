@@ -20,9 +20,8 @@ pub(super) struct Hops {
 /// itself is not.
 pub(super) fn hops(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Hops {
     let peer = peer.to_canonical();
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
     let mut hops = Hops { client: peer, forwarded_for: None };
-    if !is_trusted(&peer) {
+    if !is_in(trusted, peer) {
         return hops;
     }
     // Lossily: a line with a strange byte in it must not take the trusted proxy's own entry along.
@@ -32,12 +31,18 @@ pub(super) fn hops(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Hops
     for hop in told.rsplit(',') {
         let Some(address) = address_of(hop.trim()) else { break };
         hops.client = address;
-        if !is_trusted(&address) {
+        if !is_in(trusted, address) {
             break;
         }
     }
     hops.forwarded_for = Some(told).filter(|told| !told.is_empty());
     hops
+}
+
+/// Whether an address is of one of these networks, written as IPv4 or as that within IPv6.
+pub(super) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|net| net.contains(&address))
 }
 
 /// An address, which some proxies write with the port.

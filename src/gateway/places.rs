@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::peer::is_in;
+
 pub(super) struct Places {
     limit: usize,
     free: Arc<Semaphore>,
@@ -20,12 +22,12 @@ pub(super) struct Places {
 /// A connection's place, given back on drop.
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
-    _share: Option<Share>,
+    share: Share,
 }
 
-/// One of the places of an address.
+/// One of the places of an address; of none that counts where that is exempt.
 struct Share {
-    address: IpAddr,
+    address: Option<IpAddr>,
     taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
@@ -37,11 +39,20 @@ impl Places {
     /// A place for a connection from `peer`, if there is one.
     pub(super) fn take(&self, peer: IpAddr) -> Option<Place> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        let peer = peer.to_canonical();
-        if self.exempt.iter().any(|net| net.contains(&peer)) {
-            return Some(Place { _permit: permit, _share: None });
+        Some(Place { _permit: permit, share: self.share(peer)? })
+    }
+
+    /// Makes a place one of `peer`'s, whoever had it before. `false` when that one has all it may have.
+    #[must_use]
+    pub(super) fn pass_on(&self, place: &mut Place, peer: IpAddr) -> bool {
+        self.share(peer).map(|share| place.share = share).is_some()
+    }
+
+    fn share(&self, peer: IpAddr) -> Option<Share> {
+        if is_in(&self.exempt, peer) {
+            return Some(Share { address: None, taken: Arc::clone(&self.taken) });
         }
-        let address = holder(peer);
+        let address = holder(peer.to_canonical());
         let mut taken = lock(&self.taken);
         let count = taken.entry(address).or_default();
         // One that has none yet is within the limit, which is at least 1: no entry stays at 0.
@@ -49,8 +60,7 @@ impl Places {
             return None;
         }
         *count += 1;
-        let share = Share { address, taken: Arc::clone(&self.taken) };
-        Some(Place { _permit: permit, _share: Some(share) })
+        Some(Share { address: Some(address), taken: Arc::clone(&self.taken) })
     }
 
     /// Ends when all places are free.
@@ -63,11 +73,12 @@ impl Places {
 
 impl Drop for Share {
     fn drop(&mut self) {
+        let Some(address) = self.address else { return };
         let mut taken = lock(&self.taken);
-        if let Some(count) = taken.get_mut(&self.address) {
+        if let Some(count) = taken.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(&self.address);
+                taken.remove(&address);
             }
         }
     }
@@ -125,5 +136,19 @@ mod tests {
         let held: Vec<_> = (0..3).map(|_| places.take(ip("10.1.2.3"))).collect();
         assert!(held.iter().all(Option::is_some));
         assert!(places.take(ip("10.1.2.3")).is_none());
+    }
+
+    #[test]
+    fn a_place_that_a_trusted_proxy_passes_on_counts_for_whom_it_names() {
+        let places = places(3, 1);
+        let mut first = places.take(ip("10.1.2.3")).unwrap();
+        assert!(places.pass_on(&mut first, ip("192.0.2.1")));
+        let mut second = places.take(ip("10.1.2.3")).unwrap();
+        assert!(!places.pass_on(&mut second, ip("192.0.2.1")), "that one has its place");
+        assert!(places.pass_on(&mut second, ip("192.0.2.2")));
+        drop(first);
+        assert!(places.take(ip("192.0.2.1")).is_some());
+        drop(second);
+        assert!(lock(&places.taken).is_empty(), "nobody is remembered who has no place");
     }
 }

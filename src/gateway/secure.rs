@@ -1,8 +1,6 @@
 //! The TLS handshake of a connection: bounded, counted, and told of when it fails.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
@@ -47,22 +45,15 @@ impl Gateway {
                 self.metrics.tls_handshake(TlsHandshake::Failed);
                 let words = error.to_string();
                 // Pingora's words for where it was stand before what rustls says.
-                self.tell_of_handshake(peer, words.rsplit("tls connect error: ").next().unwrap_or(&words));
+                let words = words.rsplit("tls connect error: ").next().unwrap_or(&words);
+                self.tell("tls_handshake", peer, words, "no TLS handshake");
                 None
             }
             Err(_) => {
                 self.metrics.tls_handshake(TlsHandshake::Timeout);
-                self.tell_of_handshake(peer, "not in time");
+                self.tell("tls_handshake", peer, "not in time", "no TLS handshake");
                 None
             }
-        }
-    }
-
-    fn tell_of_handshake(&self, peer: Option<IpAddr>, error: &str) {
-        if let Some(suppressed) = self.thinning.admit(None, "tls_handshake", Instant::now()) {
-            let peer = peer.map(tracing::field::display);
-            let suppressed = (suppressed > 0).then_some(suppressed);
-            tracing::info!(peer, error, suppressed, "no TLS handshake");
         }
     }
 }

@@ -79,6 +79,19 @@ async fn a_trusted_proxy_is_believed_about_its_client() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_proxy_is_believed_about_addresses_and_nothing_else() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1/32]")).await;
+    let request = Event::new("evt_1").post().header("X-Forwarded-For", "203.0.113.7");
+    let request = request.header("X-Forwarded-Proto", "https").header("X-Forwarded-Host", "spoofed.example.com");
+    gateway.send(request).await.assert(200, "delivered");
+    let received = upstream.last();
+    received.assert_header("X-Forwarded-For", "203.0.113.7, 127.0.0.1");
+    received.assert_header("X-Forwarded-Proto", "http");
+    received.assert_header("X-Forwarded-Host", "hooks.test");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_a_routes_concurrency_the_answer_is_503_and_others_are_served() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);

@@ -32,6 +32,7 @@ mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read
 mod metrics; // every series from the start, and no more
 mod openapi; // the admin API against its own documents
+mod proxy_protocol; // whose connection a layer-4 balancer passes on
 mod queue; // accepted now, delivered when the upstream takes it
 mod receivers; // receivers as the provider documents them
 mod records; // every delivery can be looked at, and the dead sent again

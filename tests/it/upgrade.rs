@@ -113,7 +113,7 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     later.received(sent[1]).await;
     installed.gateway.metric_reaches("queue_events", &[], 0.0).await;
     assert_eq!(later.count(), sent[1], "each was delivered, and once");
-    eprintln!("{sent:?} events in {:?}", took);
+    eprintln!("{sent:?} events in {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,15 +10,20 @@ use super::Compiler;
 use crate::config::de::{Field, Located, OneOrMore};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
+use crate::config::values::Network;
 use crate::config::{Listen, ListenTls, raw};
 use crate::tls::{self, Certificate, Chain, KeyError};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 impl Compiler<'_> {
-    pub(super) fn listen(&self, field: &Field<Vec<Field<raw::Listen>>>) -> Vec<Listen> {
+    pub(super) fn listen(
+        &self,
+        field: &Field<Vec<Field<raw::Listen>>>,
+        proxies: &Field<Vec<Field<Network>>>,
+    ) -> Vec<Listen> {
         let Some(list) = field.given() else {
-            return vec![Listen { address: DEFAULT_LISTEN, tls: None }];
+            return vec![Listen { address: DEFAULT_LISTEN, tls: None, proxy_protocol: false }];
         };
         if list.value.is_empty() {
             self.report(
@@ -30,6 +35,7 @@ impl Compiler<'_> {
         let mut listeners = Vec::new();
         for listen in list.value.iter().filter_map(Field::given) {
             let tls = self.listen_tls(&listen.value);
+            let proxy_protocol = self.proxy_protocol(&listen.value, proxies);
             let Some(address) = self.required(&listen.value.address, listen.span, "listener", "address") else {
                 continue;
             };
@@ -43,11 +49,21 @@ impl Compiler<'_> {
                 }
                 None => {
                     seen.push(Located { value: address, span });
-                    listeners.push(Listen { address, tls });
+                    listeners.push(Listen { address, tls, proxy_protocol });
                 }
             }
         }
         listeners
+    }
+
+    fn proxy_protocol(&self, listen: &raw::Listen, proxies: &Field<Vec<Field<Network>>>) -> bool {
+        let Some(given) = listen.proxy_protocol.given().filter(|given| given.value) else { return false };
+        let nobody = proxies.given().map_or(proxies.is_absent(), |list| list.value.is_empty());
+        if nobody {
+            let error = Diagnostic::error(given.span, "nobody is trusted to say whose connection it is");
+            self.report(error.help("name the load balancer's addresses in `trusted_proxies`, or leave this out"));
+        }
+        true
     }
 
     fn listen_tls(&self, listen: &raw::Listen) -> Option<ListenTls> {

@@ -299,6 +299,20 @@ impl Client {
     pub fn reset(self) {
         self.stream.set_zero_linger().expect("a socket option");
     }
+
+    /// The same connection under TLS.
+    ///
+    /// # Errors
+    /// When there was no handshake.
+    pub async fn secure(
+        self,
+        trust: &Trust,
+        name: &str,
+        protocols: &[&str],
+    ) -> io::Result<Client<TlsStream<TcpStream>>> {
+        let stream = within("a TLS handshake", trust.connect(self.stream, name, protocols)).await?;
+        Ok(Client { stream, reader: Reader::default() })
+    }
 }
 
 /// A connection that is a [`Trust`]'s.
@@ -306,10 +320,7 @@ impl Client<TlsStream<TcpStream>> {
     /// # Errors
     /// When there was no handshake.
     pub async fn connect_tls(to: SocketAddr, trust: &Trust, name: &str, protocols: &[&str]) -> io::Result<Self> {
-        let stream = within("connect", TcpStream::connect(to)).await.expect("the gateway accepts");
-        stream.set_nodelay(true).expect("a socket option");
-        let stream = within("a TLS handshake", trust.connect(stream, name, protocols)).await?;
-        Ok(Self { stream, reader: Reader::default() })
+        Client::connect(to).await.secure(trust, name, protocols).await
     }
 
     /// What both sides have agreed to speak.
@@ -326,7 +337,9 @@ impl Client<TlsStream<TcpStream>> {
     pub fn reset(self) {
         self.stream.into_inner().0.set_zero_linger().expect("a socket option");
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Client<S> {
     /// The same connection for HTTP/2.
     pub async fn h2(self) -> H2Client {
         H2Client::over(self.stream).await
