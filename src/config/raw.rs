@@ -68,10 +68,10 @@ pub(super) struct Listen {
     /// A PEM file, relative to this file's folder, with the certificates that may sign the senders' own. A sender that shows
     /// none of these is not let in. Needs `tls`. Default: senders show no certificate.
     pub client_ca: Field<String>,
-    /// `true` behind a layer-4 load balancer (HAProxy, AWS NLB) that begins each connection with a header of the PROXY protocol,
-    /// version 2: the address in it is the sender's, for `allow_from`, limits, logs and `X-Forwarded-For`. Only
-    /// `trusted_proxies` may connect, and must send the header within `limits.header_timeout`; other connections are closed
-    /// without an answer. Needs `trusted_proxies`.
+    /// `true` behind a layer-4 load balancer (an AWS NLB, for example) that begins each connection with a header of the
+    /// PROXY protocol, version 2: the address in it is the sender's, for `allow_from`, limits, logs and `X-Forwarded-For`.
+    /// Only `trusted_proxies` may connect, and must send the header within `limits.header_timeout`; other connections are
+    /// closed without an answer. Needs `trusted_proxies`.
     #[schemars(extend("default" = false))]
     pub proxy_protocol: Field<bool>,
 }
