@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -46,7 +47,7 @@ impl FileWatch {
     pub(super) fn new(path: &Path, seen: Option<Content>, named: Vec<PathBuf>) -> Self {
         let (tell, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
+            if event.is_ok_and(|event| tells_of_a_change(event.kind)) {
                 // A full channel means that a change is waiting to be seen already.
                 let _ = tell.try_send(());
             }
@@ -137,6 +138,17 @@ impl FileWatch {
                 Err(NotReloaded::Invalid(report.summaries().collect()))
             }
         }
+    }
+}
+
+/// A file that is written to and kept open, as a log is, would keep its folder from ever being quiet: that a file was written counts when
+/// it is closed, where the system tells of that.
+fn tells_of_a_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        EventKind::Modify(ModifyKind::Data(_)) => !cfg!(target_os = "linux"),
+        _ => true,
     }
 }
 

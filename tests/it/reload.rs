@@ -1,5 +1,6 @@
 //! A changed configuration is taken whole, at once and without a pause, or not at all.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -54,6 +55,22 @@ async fn a_file_renamed_over_the_old_one_is_taken_each_time() {
         gateway.rename_over(setup(upstream));
         wait_until_served_by(&gateway, upstream).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_seen_beside_a_log_that_is_written_all_the_time() {
+    let (old, new) = (Upstream::ok(), Upstream::ok());
+    let gateway = Gateway::start(setup(&old)).await;
+    let mut log = std::fs::File::create(gateway.directory().join("hookgate.log")).expect("a writable folder");
+    let writing = tokio::spawn(async move {
+        loop {
+            log.write_all(b"a line\n").expect("a writable file");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    gateway.rewrite(setup(&new));
+    wait_until_served_by(&gateway, &new).await;
+    writing.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
