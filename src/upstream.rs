@@ -4,6 +4,7 @@
 //! for the ledger and for the sender is decided by `gateway`.
 
 mod allowed;
+mod joined;
 mod resolve;
 mod target;
 mod trust;
@@ -15,9 +16,9 @@ use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use pingora_core::Error as PingoraError;
-use pingora_core::connectors::http::Connector;
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::http::v1::client::HttpSession;
+use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout_at;
 
@@ -29,6 +30,7 @@ use crate::backoff::Failed;
 use crate::delivery::Delivery;
 use crate::metrics::UpstreamResult;
 use crate::store::Attempted;
+use joined::Joined;
 use resolve::Addresses;
 
 /// How long an idle connection is kept. Below the shortest time-out in common use (Node.js closes after 5 s), so that
@@ -54,7 +56,7 @@ pub struct Upstream {
 
 /// The connections to all upstreams.
 pub struct Client {
-    connector: Connector,
+    connector: TransportConnector,
 }
 
 /// How an attempt ended.
@@ -155,7 +157,7 @@ impl Response {
 
 impl Default for Client {
     fn default() -> Self {
-        Self { connector: Connector::new(None) }
+        Self { connector: TransportConnector::new(None) }
     }
 }
 
@@ -215,12 +217,17 @@ impl Client {
                 tokio::time::sleep(RECONNECT_AFTER).await;
             }
             let peer = peer(&upstream.target, *address);
-            let asked_for = match pool {
-                Pool::Use => peer.clone(),
-                Pool::Avoid => unpooled(&peer),
+            let connected = match pool {
+                Pool::Use => self.connector.get_stream(&peer).await,
+                Pool::Avoid => self.connector.new_stream(&peer).await.map(|stream| (stream, false)),
             };
-            match self.connector.get_http_session(&asked_for).await {
-                Ok((http, reused)) => return Ok(Box::new(Session { peer, http, reused })),
+            match connected {
+                Ok((stream, reused)) => {
+                    // One from the pool is joined already.
+                    let stream = if reused { stream } else { Box::new(Joined::new(stream)) };
+                    let http = HttpSession::new_with_options(stream, &peer);
+                    return Ok(Box::new(Session { peer, http, reused }));
+                }
                 Err(error) => tracing::debug!(upstream = %upstream.target.authority, %error, "connect failed"),
             }
         }
@@ -250,7 +257,10 @@ impl Client {
         }
         let response = read_response(&mut http).await?;
         if written.is_ok() && !response.truncated {
-            self.connector.release_http_session(http, &peer, Some(KEPT_IDLE)).await;
+            http.respect_keepalive();
+            if let Some(stream) = http.reuse().await {
+                self.connector.release_stream(stream, peer.reuse_hash(), Some(KEPT_IDLE));
+            }
         }
         Ok(response)
     }
@@ -304,15 +314,15 @@ impl Connected<'_> {
 
 async fn write_request(session: &mut HttpSession, head: RequestHeader, body: &Bytes) -> Result<(), Box<PingoraError>> {
     session.write_request_header(Box::new(head)).await?;
-    session.write_request_body(body.clone(), true).await?;
-    session.finish_request_body().await
+    session.write_body(body).await?;
+    session.finish_body().await.map(|_| ())
 }
 
 /// Reads heads up to the first that is no informational one.
 async fn read_head(session: &mut HttpSession, informational: &mut usize) -> Result<(), Box<PingoraError>> {
     while *informational < INFORMATIONAL_MAX {
-        session.read_response_header().await?;
-        let status = session.response_header().map(|head| head.status);
+        session.read_response().await?;
+        let status = session.resp_header().map(|head| head.status);
         // 101 ends a request too: we never ask for another protocol.
         if status.is_none_or(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
             return Ok(());
@@ -329,9 +339,9 @@ fn nothing_came(error: &PingoraError) -> bool {
 }
 
 async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {
-    let head = Box::new(session.response_header().ok_or(Broken::Other)?.clone());
+    let head = Box::new(session.resp_header().ok_or(Broken::Other)?.clone());
     let mut body = BytesMut::new();
-    while let Some(chunk) = session.read_response_body().await.map_err(|_| Broken::Other)? {
+    while let Some(chunk) = session.read_body_bytes().await.map_err(|_| Broken::Other)? {
         if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
             return Ok(Response { head, body: Bytes::new(), truncated: true });
         }
@@ -371,13 +381,6 @@ fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {
         peer.group_key = ca.fingerprint();
     }
     peer
-}
-
-/// A peer that shares its connections with nobody, so that a new one is made.
-fn unpooled(peer: &HttpPeer) -> HttpPeer {
-    let mut alone = peer.clone();
-    alone.group_key = !peer.group_key;
-    alone
 }
 
 /// Seconds, or a date (RFC 9110 §10.2.3). A date in the past asks for no pause.

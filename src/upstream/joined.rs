@@ -1,0 +1,145 @@
+//! A connection on which the head of a request waits for the body, so that both leave in one piece.
+//!
+//! Pingora flushes a head before it is given the body: that is one more system call here, and one more wake-up of the upstream.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::{SslDigest, TlsRef};
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream that keeps the first bytes written since it was read from until there are more, or until it is read from again.
+/// Flushing does not hurry them; what comes after them is not kept.
+pub(super) struct Joined {
+    stream: Stream,
+    kept: Vec<u8>,
+    /// Something was written since the last reading.
+    writing: bool,
+}
+
+impl Joined {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, kept: Vec::new(), writing: false }
+    }
+
+    fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.kept.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.kept))?;
+            self.is_written(written)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// So many bytes of what was kept have left.
+    fn is_written(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.kept.drain(..bytes);
+        Ok(())
+    }
+}
+
+impl AsyncRead for Joined {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // There was nothing to wait for: the request has no body.
+        ready!(self.poll_kept(cx))?;
+        self.writing = false;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Joined {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.writing {
+            self.writing = true;
+            self.kept.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        while !self.kept.is_empty() {
+            let this = &mut *self;
+            let both = [IoSlice::new(&this.kept), IoSlice::new(bytes)];
+            let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &both))?;
+            if let Some(more) = written.checked_sub(this.kept.len()).filter(|more| *more > 0) {
+                this.kept.clear();
+                return Poll::Ready(Ok(more));
+            }
+            this.is_written(written)?;
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.kept.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_kept(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Joined {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.stream).await;
+    }
+}
+
+impl Peek for Joined {}
+
+impl UniqueID for Joined {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Joined {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        self.stream.get_ssl()
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Joined {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Joined {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Joined {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}
+
+impl fmt::Debug for Joined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Joined").field("id", &self.stream.id()).finish_non_exhaustive()
+    }
+}
