@@ -6,6 +6,7 @@
 mod format;
 mod thin;
 
+use std::io::BufWriter;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +47,10 @@ const LINES_WAITING_MAX: usize = 65_536;
 /// # Errors
 /// When logging was started before.
 pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
+    // What waits is written in one piece: the appender flushes when nothing more is waiting.
+    let standard_error = BufWriter::new(std::io::stderr());
     let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(std::io::stderr());
+        NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(standard_error);
     let filter = filter(settings.level);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).event_format(settings.format);
     tracing_subscriber::registry().with(filter).with(layer).try_init()?;

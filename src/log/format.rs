@@ -20,24 +20,24 @@ where
         let now = Timestamp::now();
         let now = now.round(Unit::Millisecond).unwrap_or(now);
         let metadata = event.metadata();
-        let mut line = String::with_capacity(512);
         match self {
             Self::Json => {
-                write!(line, r#"{{"time":"{now:.3}","level":"{}""#, level(*metadata.level()))?;
+                write!(writer, r#"{{"time":"{now:.3}","level":"{}""#, level(*metadata.level()))?;
                 if !metadata.target().starts_with("hookgate") {
-                    line.push_str(r#","target":"#);
-                    push_json(&mut line, metadata.target());
+                    writer.write_str(r#","target":"#)?;
+                    write_json(&mut writer, metadata.target())?;
                 }
-                event.record(&mut JsonFields(&mut line));
-                line.push('}');
+                let mut fields = JsonFields { writer: &mut writer, written: Ok(()) };
+                event.record(&mut fields);
+                fields.written?;
+                writer.write_str("}\n")
             }
             Self::Pretty => {
                 let mut fields = PrettyFields { message: String::new(), rest: String::new() };
                 event.record(&mut fields);
-                write!(line, "{now:.3} {:5} {}{}", level(*metadata.level()), fields.message, fields.rest)?;
+                writeln!(writer, "{now:.3} {:5} {}{}", level(*metadata.level()), fields.message, fields.rest)
             }
         }
-        writeln!(writer, "{line}")
     }
 }
 
@@ -51,49 +51,49 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-struct JsonFields<'a>(&'a mut String);
+struct JsonFields<'a, 'w> {
+    writer: &'a mut Writer<'w>,
+    written: fmt::Result,
+}
 
-impl JsonFields<'_> {
-    fn key(&mut self, field: &Field) {
-        // Field names are identifiers of this program, or of a library's: no escaping needed but for safety's sake.
-        self.0.push(',');
-        push_json(self.0, field.name());
-        self.0.push(':');
-    }
-
-    fn plain(&mut self, field: &Field, value: impl fmt::Display) {
-        self.key(field);
-        let _ = write!(self.0, "{value}");
+impl JsonFields<'_, '_> {
+    /// Writes a field. Names are identifiers of this program, or of a library's: nothing in them has to be escaped.
+    fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
+        let writer = &mut *self.writer;
+        self.written = self.written.and_then(|()| {
+            writer.write_str(",\"")?;
+            writer.write_str(field.name())?;
+            writer.write_str("\":")?;
+            value(writer)
+        });
     }
 }
 
-impl Visit for JsonFields<'_> {
+impl Visit for JsonFields<'_, '_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.key(field);
-        push_json(self.0, value);
+        self.field(field, |writer| write_json(writer, value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.plain(field, value);
+        self.field(field, |writer| write!(writer, "{value}"));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.plain(field, value);
+        self.field(field, |writer| write!(writer, "{value}"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.plain(field, value);
+        self.field(field, |writer| write!(writer, "{value}"));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         if value.is_finite() {
-            self.plain(field, value);
+            self.field(field, |writer| write!(writer, "{value}"));
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.key(field);
-        push_json(self.0, &format!("{value:?}"));
+        self.field(field, |writer| write_json(writer, &format!("{value:?}")));
     }
 }
 
@@ -125,20 +125,23 @@ impl Visit for PrettyFields {
 
 /// A JSON string. Beyond what RFC 8259 asks for, everything is escaped that could move a terminal's cursor or turn
 /// the direction of its text.
-fn push_json(line: &mut String, text: &str) {
-    line.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => line.push_str("\\\""),
-            '\\' => line.push_str("\\\\"),
-            '\n' => line.push_str("\\n"),
-            character if is_unsafe(character) => {
-                let _ = write!(line, "\\u{:04x}", u32::from(character));
-            }
-            character => line.push(character),
+fn write_json(writer: &mut impl Write, text: &str) -> fmt::Result {
+    writer.write_char('"')?;
+    let mut rest = text;
+    while let Some(at) = rest.find(|character| matches!(character, '"' | '\\') || is_unsafe(character)) {
+        let (plain, from) = rest.split_at(at);
+        writer.write_str(plain)?;
+        let mut characters = from.chars();
+        match characters.next() {
+            Some('\n') => writer.write_str("\\n")?,
+            Some(character @ ('"' | '\\')) => write!(writer, "\\{character}")?,
+            Some(character) => write!(writer, "\\u{:04x}", u32::from(character))?,
+            None => {}
         }
+        rest = characters.as_str();
     }
-    line.push('"');
+    writer.write_str(rest)?;
+    writer.write_char('"')
 }
 
 fn push_escaped(line: &mut String, text: &str) {
@@ -166,7 +169,7 @@ mod tests {
 
     fn json(text: &str) -> String {
         let mut line = String::new();
-        push_json(&mut line, text);
+        write_json(&mut line, text).unwrap();
         line
     }
 
