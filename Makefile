@@ -1,4 +1,4 @@
-.PHONY: demo test check fuzz bench soak install
+.PHONY: demo test check fuzz bench bench-compare bench-growth bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
@@ -41,6 +41,23 @@ soak:
 bench:
 	@scripts/install build
 	cargo bench --locked
+
+# hookgate beside its peers (benches/compare/README.md): some 25 minutes, on a machine that does nothing else. COMPARE takes
+# options, as in `make bench-compare COMPARE=--quick`. A peer that can't be installed is skipped.
+COMPARE ?=
+bench-compare: bench-tools
+	-@scripts/install bench
+	@python3 benches/compare/compare.py $(COMPARE)
+
+# What hookgate's cost grows with; GROWTH takes options.
+GROWTH ?=
+bench-growth: bench-tools
+	@python3 benches/compare/growth.py $(GROWTH)
+
+bench-tools:
+	@scripts/install build
+	cargo build --release --locked --target-dir target
+	cargo build --release --locked --manifest-path benches/compare/Cargo.toml --target-dir benches/compare/target
 
 # The program, for this user.
 install:

@@ -1,0 +1,186 @@
+"""Who is compared: how each is started, and what it claims to do. The configurations are in `peers/`."""
+
+import base64
+import getpass
+import platform
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+THIRD_PARTY = REPOSITORY / "target/third-party/bench"
+NGINX_MODULES = Path("/usr/lib/nginx/modules")
+# Of `src/event.rs`.
+SECRET = "whsec_4f1c8a70d2b94f0e8b6a53c7d91e2f60"
+
+# What keeps HAProxy's big buffers from going back to the system after each request, and being asked for anew.
+MALLOC_TUNED = {
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    title: str
+    # With `{{…}}` for what is known at the start only: see `fill`.
+    command: str
+    # What is written to the run's folder first, filled in as well.
+    configuration: str | None = None
+    # Files and programs without which it is skipped.
+    needs: tuple[str, ...] = ()
+    verifies: bool = True
+    stops_replays: bool = False
+    # False for an application that verifies for itself, with no gateway before it.
+    forwards: bool = True
+    # It answers first and delivers afterwards: its CPU time counts until all is delivered.
+    delivers_later: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+    # What its configuration has besides.
+    values: dict[str, str] = field(default_factory=dict)
+    # The command that tells its version, or the crate that it is built from.
+    version: str | None = None
+    crate: str | None = None
+
+    def missing(self, places):
+        """What it needs and this machine lacks."""
+        needed = [fill(need, places) for need in self.needs]
+        return [need for need in needed if not (Path(need).exists() or shutil.which(need))]
+
+
+def fill(text, values):
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), text)
+
+
+def places(hookgate, tools):
+    """The values that are the same for all peers and runs."""
+    return {
+        "hookgate": hookgate,
+        "tools": tools,
+        "peers": HERE / "peers",
+        "receivers": REPOSITORY / "tests/receivers",
+        "third_party": THIRD_PARTY,
+        "nginx_modules": NGINX_MODULES,
+        "machine": platform.machine(),
+        "user": getpass.getuser(),
+        "secret": SECRET,
+        "secret_base64": base64.b64encode(SECRET.encode()).decode(),
+    }
+
+
+def hookgate(name, title, variant="", **more):
+    return Peer(
+        name,
+        title,
+        "{{hookgate}} run --config {{configuration}}",
+        configuration="hookgate/hookgate.yaml",
+        needs=("{{hookgate}}",),
+        stops_replays=True,
+        values={"variant": variant, "secrets": "{env: WEBHOOK_SECRET}"},
+        version="{{hookgate}} --version",
+        **more,
+    )
+
+
+def nginx(name, title, configuration, modules=(), **more):
+    return Peer(
+        name,
+        title,
+        "nginx -p {{run}} -c {{configuration}}",
+        configuration=f"nginx/{configuration}",
+        needs=("nginx", *(str(NGINX_MODULES / module) for module in modules)),
+        version="nginx -v",
+        **more,
+    )
+
+
+def haproxy(name, title, configuration, **more):
+    return Peer(
+        name,
+        title,
+        "haproxy -db -f {{configuration}}",
+        configuration=f"haproxy/{configuration}",
+        needs=("haproxy",),
+        version="haproxy -v",
+        **more,
+    )
+
+
+def own(name, title, command, **more):
+    program = "{{tools}}/" + command.split()[0]
+    return Peer(name, title, "{{tools}}/" + command, needs=(program,), **more)
+
+
+LUA = ("ndk_http_module.so", "ngx_http_lua_module.so")
+
+PEERS = [
+    hookgate("hookgate", "**hookgate**"),
+    hookgate("hookgate-relaxed", "hookgate, `durability: relaxed`", "store: {durability: relaxed}"),
+    hookgate("hookgate-memory", "hookgate, the store on a RAM disk", "store: {path: {{ram}}}"),
+    hookgate("hookgate-queue", "hookgate, `delivery: queue`", "    delivery: queue", delivers_later=True),
+    own("hyper", "hyper proxy", "peer-hyper {{listen}} {{upstream}}", crate="hyper"),
+    own(
+        "hyper-replay",
+        "hyper proxy + IDs in memory",
+        "peer-hyper {{listen}} {{upstream}} --replay",
+        stops_replays=True,
+        crate="hyper",
+    ),
+    haproxy("haproxy-hmac", "HAProxy `hmac`", "hmac.cfg"),
+    haproxy("haproxy-hmac-tuned", "HAProxy `hmac`, malloc tuned", "hmac.cfg", environment=MALLOC_TUNED),
+    haproxy("haproxy-replay", "HAProxy `hmac` + stick-table", "replay.cfg", stops_replays=True),
+    haproxy(
+        "haproxy-replay-tuned",
+        "HAProxy `hmac` + stick-table, malloc tuned",
+        "replay.cfg",
+        stops_replays=True,
+        environment=MALLOC_TUNED,
+    ),
+    nginx("nginx-lua", "nginx + Lua", "lua.conf", LUA, values={"check": "signature"}),
+    nginx(
+        "nginx-lua-replay",
+        "nginx + Lua, shared dictionary",
+        "lua.conf",
+        LUA,
+        stops_replays=True,
+        values={"check": "signature_and_replay"},
+    ),
+    nginx("nginx-njs", "nginx + njs", "njs.conf", ("ngx_http_js_module.so",)),
+    Peer(
+        "express",
+        "Express, the provider's sample",
+        "node {{peers}}/express/app.js",
+        needs=("node", "{{third_party}}/node_modules/express"),
+        forwards=False,
+        environment={"NODE_ENV": "production", "NODE_PATH": str(THIRD_PARTY / "node_modules")},
+        version="node -p \"'node '+process.version+', express '+require('{{third_party}}/node_modules/express/package').version\"",
+    ),
+    Peer(
+        "flask",
+        "Flask, the provider's sample, gunicorn",
+        "{{third_party}}/venv/bin/gunicorn --chdir {{peers}}/flask --pythonpath {{receivers}} --bind {{listen}} --workers 1"
+        " --worker-class gthread --threads 8 --keep-alive 75 --no-control-socket app:app",
+        needs=("{{third_party}}/venv/bin/gunicorn",),
+        forwards=False,
+        environment={"PYTHONDONTWRITEBYTECODE": "1"},
+        version="{{third_party}}/venv/bin/python -c \"from importlib.metadata import version as v;"
+        "print('flask', v('flask'), 'gunicorn', v('gunicorn'))\"",
+    ),
+    Peer(
+        "webhook",
+        "Debian's `webhook`, running `/bin/true`",
+        "webhook -hooks {{configuration}} -ip 127.0.0.1 -port {{port}} -urlprefix webhooks",
+        configuration="webhook/hooks.json",
+        needs=("webhook",),
+        forwards=False,
+        version="webhook -version",
+    ),
+    nginx("nginx", "nginx, bare", "bare.conf", verifies=False),
+    haproxy("haproxy", "HAProxy, bare", "bare.cfg", verifies=False),
+    own("pingora", "Pingora, bare", "peer-pingora {{listen}} {{upstream}}", verifies=False, crate="pingora-proxy"),
+    own("direct", "no gateway: straight at the application", "upstream {{listen}}", verifies=False, forwards=False),
+]

@@ -1,0 +1,125 @@
+"""Processes that are measured: started on a core of their own, watched in /proc, and gone at the end whatever happens."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers import fill
+
+READY_WITHIN = 30
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Failed(Exception):
+    """A peer did not do what it must; the message is for whoever looks into it."""
+
+
+@dataclass(frozen=True)
+class Running:
+    group: "Group"
+    port: int
+    # Of hookgate's admin listener, and its configuration: what a reload reads.
+    admin: str
+    configuration: Path | None
+
+
+class Group:
+    """A process and all that it started: the process group of that ID."""
+
+    def __init__(self, popen):
+        self.popen = popen
+
+    def _stats(self):
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                with contextlib.suppress(OSError, ValueError):
+                    # The name, in brackets, may hold anything.
+                    stat = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+                    if int(stat[2]) == self.popen.pid:
+                        yield entry, stat
+
+    def cpu_seconds(self):
+        """User and system time so far, of those that have ended too."""
+        return sum(sum(map(int, stat[11:15])) for _, stat in self._stats()) / TICKS
+
+    def rss_bytes(self):
+        total = 0
+        for process, _ in self._stats():
+            with contextlib.suppress(OSError):
+                total += int(Path("/proc", process, "statm").read_text().split()[1]) * PAGE
+        return total
+
+
+@contextlib.contextmanager
+def started(command, core, environment, output):
+    """Starts `command` on `core`; its group is killed at the end. Nobody needs anything of what it would still write."""
+    popen = subprocess.Popen(
+        ["taskset", "-c", str(core), *command],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield Group(popen)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)
+        popen.wait()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def await_listener(group, port, log):
+    deadline = time.monotonic() + READY_WITHIN
+    while time.monotonic() < deadline:
+        if group.popen.poll() is not None:
+            raise Failed(f"it ended at once: {tail(log)}")
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        time.sleep(0.02)
+    raise Failed(f"it does not listen after {READY_WITHIN} s: {tail(log)}")
+
+
+def tail(log):
+    return " | ".join(log.read_text(errors="replace").splitlines()[-5:]) or "(it said nothing)"
+
+
+@contextlib.contextmanager
+def running(peer, places, upstream, scratch, core):
+    """A new process of `peer`, with nothing remembered, that listens."""
+    run, ram = scratch / peer.name, Path("/dev/shm") / f"hookgate-compare-{os.getpid()}"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
+    port = free_port()
+    values = {**places, "run": run, "ram": ram, "port": port, "listen": f"127.0.0.1:{port}", "upstream": upstream}
+    values |= {"admin": f"127.0.0.1:{free_port()}"}
+    values |= {name: fill(value, values) for name, value in peer.values.items()}
+    if peer.configuration:
+        template = places["peers"] / peer.configuration
+        values["configuration"] = run / template.name
+        values["configuration"].write_text(fill(template.read_text(), values))
+    command = shlex.split(fill(peer.command, values))
+    environment = {"WEBHOOK_SECRET": places["secret"], "PORT": str(port), **peer.environment}
+    log = run / "output.log"
+    try:
+        with log.open("wb") as output, started(command, core, environment, output) as group:
+            await_listener(group, port, log)
+            yield Running(group, port, values["admin"], values.get("configuration"))
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(ram, ignore_errors=True)

@@ -1,0 +1,233 @@
+//! Signs events, sends them, and says how long it took. One thread; what it sends is in memory before the clock runs.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use futures_util::future::try_join_all;
+use hookgate_compare::event::{Events, Tag};
+use hookgate_compare::exchange::Connection;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// The longest that one answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Writes the tags of events 0 to COUNT.
+    Sign {
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        count: usize,
+        file: PathBuf,
+    },
+    /// Sends a valid event, one that was tampered with, and the valid one again; prints the answers' statuses.
+    Probe {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        size: usize,
+    },
+    /// Sends events: first to warm up, then, on a line on stdin, for the record. Ends early when there are no more.
+    Run {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        connections: usize,
+        #[arg(long)]
+        seconds: f64,
+        #[arg(long)]
+        warm_up: f64,
+        /// Events a second; without it, as fast as the answers come.
+        #[arg(long)]
+        rate: Option<f64>,
+        /// The number of the first event.
+        #[arg(long, default_value_t = 0)]
+        first: usize,
+        /// The number after the last event; without it, all that are signed.
+        #[arg(long, default_value_t = usize::MAX)]
+        last: usize,
+        /// What `sign` has written.
+        tags: PathBuf,
+    },
+}
+
+#[derive(Serialize)]
+struct Statuses {
+    valid: u16,
+    tampered: u16,
+    replayed: u16,
+}
+
+#[derive(Serialize)]
+struct Report {
+    requests: usize,
+    warm_up_requests: usize,
+    seconds: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+fn main() -> io::Result<()> {
+    // A paced sender wakes when it asked to: the system may otherwise add 50 µs. Where it can't be had, all peers are
+    // measured without it.
+    let _ = fs::write("/proc/self/timerslack_ns", "1");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match Arguments::parse().task {
+        Task::Sign { size, count, file } => sign(&Events::new(size), count, &file),
+        Task::Probe { to, size } => print(&runtime.block_on(probe(to, &Events::new(size)))?),
+        Task::Run { to, size, connections, seconds, warm_up, rate, first, last, tags } => {
+            let mut tags = fs::read(tags)?.as_chunks().0.to_vec();
+            tags.truncate(last);
+            let load = Load { events: Events::new(size), tags, rate, next: Cell::new(first) };
+            let mut connections: Vec<_> = (0..connections).map(|_| Connection::new(to)).collect();
+            print(&runtime.block_on(load.run(&mut connections, warm_up, seconds))?)
+        }
+    }
+}
+
+fn print(value: &impl Serialize) -> io::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+fn sign(events: &Events, count: usize, file: &Path) -> io::Result<()> {
+    let mut file = BufWriter::new(fs::File::create(file)?);
+    for number in 0..count {
+        file.write_all(&events.sign(number))?;
+    }
+    file.flush()
+}
+
+async fn probe(to: SocketAddr, events: &Events) -> io::Result<Statuses> {
+    // Numbers that no load reaches, and no probe of another size.
+    let event = usize::MAX - events.size();
+    let other = event - 1;
+    let tag = events.sign(event);
+    Ok(Statuses {
+        valid: exchange(&mut Connection::new(to), events, event, &tag).await?,
+        tampered: exchange(&mut Connection::new(to), events, other, &tag).await?,
+        replayed: exchange(&mut Connection::new(to), events, event, &tag).await?,
+    })
+}
+
+async fn exchange(connection: &mut Connection, events: &Events, number: usize, tag: &Tag) -> io::Result<u16> {
+    match timeout(PATIENCE, connection.exchange(events, number, tag)).await {
+        Ok(status) => status,
+        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "no answer in 20 s")),
+    }
+}
+
+struct Load {
+    events: Events,
+    tags: Vec<Tag>,
+    rate: Option<f64>,
+    next: Cell<usize>,
+}
+
+impl Load {
+    async fn run(&self, connections: &mut [Connection], warm_up: f64, seconds: f64) -> io::Result<Report> {
+        // No more than a fifth of the events, however fast the peer is.
+        let first = self.next.get();
+        self.stretch(connections, first + (self.tags.len() - first) / 5, warm_up).await?;
+        let warm_up_requests = self.next.get() - first;
+        println!("warm");
+        io::stdin().read_line(&mut String::new())?;
+        let start = Instant::now();
+        let mut latencies = self.stretch(connections, self.tags.len(), seconds).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        latencies.sort_unstable();
+        let requests = latencies.len();
+        let percentile = |part: f64| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            let rank = (requests as f64 * part) as usize;
+            latencies.get(rank).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
+        };
+        Ok(Report { requests, warm_up_requests, seconds, p50_us: percentile(0.5), p99_us: percentile(0.99) })
+    }
+
+    /// Sends events below number `end` for `seconds`, and returns how long each took.
+    async fn stretch(&self, connections: &mut [Connection], end: usize, seconds: f64) -> io::Result<Vec<Duration>> {
+        let (first, start, length) = (self.next.get(), Instant::now(), Duration::from_secs_f64(seconds));
+        let pace = self.rate.map(|rate| Pace::start(Duration::from_secs_f64(1.0 / rate), length, connections.len()));
+        let end = pace.as_ref().map_or(end, |pace| end.min(first + pace.events));
+        let latencies = RefCell::new(Vec::with_capacity(end - first));
+        try_join_all(connections.iter_mut().map(async |connection| {
+            loop {
+                match &pace {
+                    Some(pace) => pace.turn().await,
+                    None if start.elapsed() >= length => break,
+                    None => {}
+                }
+                let number = self.next.get();
+                if number >= end {
+                    break;
+                }
+                self.next.set(number + 1);
+                let intended = pace.as_ref().map_or_else(Instant::now, |pace| pace.intended(number - first));
+                let status = exchange(connection, &self.events, number, &self.tags[number]).await?;
+                if !(200..300).contains(&status) {
+                    return Err(io::Error::other(format!("event {number} was answered with {status}")));
+                }
+                latencies.borrow_mut().push(intended.elapsed());
+            }
+            Ok(())
+        }))
+        .await?;
+        Ok(latencies.into_inner())
+    }
+}
+
+/// Turns to send at a fixed rate. Those that nobody took in time are still there: whoever takes one late counts from when
+/// it was due.
+struct Pace {
+    start: Instant,
+    interval: Duration,
+    events: usize,
+    turns: Arc<Semaphore>,
+}
+
+impl Pace {
+    /// A thread of its own keeps the time: the runtime's timers know milliseconds only.
+    fn start(interval: Duration, length: Duration, senders: usize) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let events = length.div_duration_f64(interval) as usize;
+        let pace = Self { start: Instant::now(), interval, events, turns: Arc::new(Semaphore::new(0)) };
+        let turns = Arc::clone(&pace.turns);
+        let due: Vec<_> = (0..events).map(|event| pace.intended(event)).collect();
+        thread::spawn(move || {
+            for due in due {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                turns.add_permits(1);
+            }
+            // One more each, to find that there is nothing left.
+            turns.add_permits(senders);
+        });
+        pace
+    }
+
+    async fn turn(&self) {
+        self.turns.acquire().await.expect("never closed").forget();
+    }
+
+    fn intended(&self, event: usize) -> Instant {
+        self.start + self.interval * u32::try_from(event).expect("a stretch has fewer events")
+    }
+}
