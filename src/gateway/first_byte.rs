@@ -3,7 +3,6 @@
 //!
 //! Pingora has no hook for either (it takes a head of 1 MiB), so the stream itself is wrapped.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,14 +11,11 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::{SslDigest, TlsRef};
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
-};
+use pingora_core::protocols::{Peek, Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::sync::Notify;
+
+use crate::wrapped::speaks_for_its_stream;
 
 /// When the first byte since the last [`FirstByte::rearm`] was read, and how many have been read for the head.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +93,10 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    fn inner(&self) -> &Stream {
+        self.stream.get_ref()
+    }
+
     pub(super) fn new(stream: Stream, first_byte: FirstByte, header_bytes_max: usize) -> Self {
         let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
         Self { stream, first_byte, header_bytes_max, ahead: Vec::new() }
@@ -179,46 +179,4 @@ impl Peek for Watched {
     }
 }
 
-impl UniqueID for Watched {
-    fn id(&self) -> UniqueIDType {
-        self.stream.get_ref().id()
-    }
-}
-
-impl Ssl for Watched {
-    fn get_ssl(&self) -> Option<&TlsRef> {
-        self.stream.get_ref().get_ssl()
-    }
-
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ref().get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.get_ref().selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Watched {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_ref().get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Watched {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_ref().get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Watched {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_ref().get_socket_digest()
-    }
-}
-
-impl fmt::Debug for Watched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("id", &self.stream.get_ref().id()).finish_non_exhaustive()
-    }
-}
+speaks_for_its_stream!(Watched);

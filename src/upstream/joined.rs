@@ -2,20 +2,15 @@
 //!
 //! Pingora flushes a head before it is given the body: that is one more system call here, and one more wake-up of the upstream.
 
-use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::{SslDigest, TlsRef};
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
-};
+use pingora_core::protocols::{Peek, Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::wrapped::speaks_for_its_stream;
 
 /// A stream that keeps the first bytes written since it was read from until there are more, or until it is read from again.
 /// Flushing does not hurry them; what comes after them is not kept.
@@ -27,6 +22,10 @@ pub(super) struct Joined {
 }
 
 impl Joined {
+    fn inner(&self) -> &Stream {
+        &self.stream
+    }
+
     pub(super) fn new(stream: Stream) -> Self {
         Self { stream, kept: Vec::new(), writing: false }
     }
@@ -100,46 +99,4 @@ impl Shutdown for Joined {
 
 impl Peek for Joined {}
 
-impl UniqueID for Joined {
-    fn id(&self) -> UniqueIDType {
-        self.stream.id()
-    }
-}
-
-impl Ssl for Joined {
-    fn get_ssl(&self) -> Option<&TlsRef> {
-        self.stream.get_ssl()
-    }
-
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Joined {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Joined {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Joined {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
-    }
-}
-
-impl fmt::Debug for Joined {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Joined").field("id", &self.stream.id()).finish_non_exhaustive()
-    }
-}
+speaks_for_its_stream!(Joined);

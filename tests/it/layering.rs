@@ -21,13 +21,14 @@ const ALLOWED: &[(&str, &str)] = &[
     ("delivery", "signature"),
     ("tls", ""),
     ("proxy_protocol", ""),
-    ("upstream", "backoff delivery metrics store tls"),
+    ("wrapped", ""),
+    ("upstream", "backoff delivery metrics store tls wrapped"),
     ("route", "backoff signature handshake event store ledger upstream"),
     ("queue", "backoff clock delivery ledger metrics route store upstream"),
     ("log", "outcome"),
     (
         "gateway",
-        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol queue route signature store tls upstream watch",
+        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol queue route signature store tls upstream watch wrapped",
     ),
     ("providers", "json signature handshake event route"),
     (
