@@ -1,4 +1,4 @@
-.PHONY: demo test check fuzz bench bench-compare bench-growth bench-tools soak install
+.PHONY: demo test check deny fuzz bench bench-compare bench-growth bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
@@ -15,10 +15,14 @@ test:
 	cargo test --locked
 
 # What CI asks for besides the tests.
-check:
-	@scripts/install build
+check: deny
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+# Licences, sources, bans and duplicates of the dependencies; `cargo deny check advisories` needs GitHub besides.
+deny:
+	@scripts/install check
+	$(THIRD_PARTY)/bin/cargo-deny check --deny warnings licenses bans sources
 
 # Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz.
 FUZZ_SECONDS ?= 60
