@@ -119,11 +119,14 @@ fn serve(path: &Path) -> Result<Ended, Error> {
     for warning in loaded.warnings.summaries() {
         tracing::warn!("{warning}");
     }
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let file = reload::FileWatch::new(path, seen, tls::files(&loaded.config));
         let app = App::start(loaded.config, sockets).await?;
         app.serve_until_signalled(signals, file, &env).await
-    })
+    });
+    // The store is closed: what still looks up a name or reads for an operator is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The signals that mean something to us.
@@ -310,6 +313,7 @@ impl App {
         let Signals { mut terminate, mut interrupt, mut hangup, mut upgrade } = signals;
         supervisor::ready(&self.data, self.admin);
         let mut tell = tokio::time::interval(TELL_EVERY);
+        let (check, mut checked) = mpsc::channel(1);
         let end = loop {
             tokio::select! {
                 _ = terminate.recv() => break End::Stop(self.shutdown.drain),
@@ -318,7 +322,11 @@ impl App {
                 _ = hangup.recv() => {
                     let _ = file.reload(&mut self, env).await;
                 }
-                _ = upgrade.recv() => match upgrade::check(file.path()).await {
+                _ = upgrade.recv() => {
+                    let (path, check) = (file.path().to_owned(), check.clone());
+                    tokio::spawn(async move { check.send(upgrade::check(path).await).await });
+                }
+                Some(checked) = checked.recv() => match checked {
                     Ok(()) => break End::Upgrade,
                     Err(error) => tracing::error!(error, "not upgraded: the next program would not start; this one serves on"),
                 },
@@ -348,16 +356,26 @@ impl App {
             }
             End::Upgrade => {
                 supervisor::upgrading();
+                let grace = self.shutdown.grace;
                 let mut handing_over = pin!(self.hand_over());
                 let mut stop = false;
                 loop {
                     tokio::select! {
+                        biased;
+                        _ = terminate.recv() => stop = true,
+                        _ = interrupt.recv() => {
+                            if stop {
+                                tracing::warn!("interrupted again: not waiting for requests in flight");
+                                return Ok(Ended::Stopped);
+                            }
+                            stop = true;
+                        }
                         sockets = &mut handing_over => {
                             return Ok(if stop { Ended::Stopped } else { Ended::Upgrading(sockets) });
                         }
-                        _ = terminate.recv() => stop = true,
-                        _ = interrupt.recv() => stop = true,
                     }
+                    // Attempts may have their grace, and then requests.
+                    supervisor::stopping(grace, grace);
                 }
             }
         }

@@ -210,7 +210,8 @@ impl Gateway {
             }
             _ => false,
         };
-        if !reusable || *shutdown.borrow() {
+        let reusable = reusable && !*shutdown.borrow();
+        if !reusable {
             session.set_keepalive(None);
         }
         let answered = self.answer(session, &outcome, &mut visit).await;

@@ -1,6 +1,6 @@
 //! Listeners for senders: connections are accepted and given to the gateway.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(super) fn start(
             };
             match accepted {
                 Ok(stream) => frontend.take(stream, &stopping),
+                // It had gone before it was accepted.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be taken");
                     tokio::time::sleep(PAUSE).await;

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use super::sockets::Sockets;
 const CHECKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Asks the next program whether it would start with the configuration at `path`: as long as it would not, this one serves on.
-pub(super) async fn check(path: &Path) -> Result<(), String> {
+pub(super) async fn check(path: PathBuf) -> Result<(), String> {
     let program = program()?;
     let mut check = tokio::process::Command::new(&program);
-    check.arg("check").arg("--config").arg(path).kill_on_drop(true);
+    check.arg("check").arg("--config").arg(&path).kill_on_drop(true);
     let name = program.to_string_lossy();
     match timeout(CHECKED_WITHIN, check.output()).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),

@@ -78,7 +78,7 @@ impl Frontend {
             }
         }
         if let Some(tls) = &self.tls {
-            let Some(secured) = gateway.secure(stream, tls, &shutdown).await else { return };
+            let Some(secured) = Box::pin(gateway.secure(stream, tls, &shutdown)).await else { return };
             stream = secured;
         }
         let first_byte = FirstByte::default();
@@ -195,7 +195,8 @@ impl Gateway {
                     return;
                 }
             }
-            if !self.serve(&mut session, incoming, &shutdown).await {
+            // Boxed: most connections are idle most of the time, and need not hold room for a request.
+            if !Box::pin(self.serve(&mut session, incoming, &shutdown)).await {
                 close(session).await;
                 return;
             }

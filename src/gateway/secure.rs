@@ -32,11 +32,8 @@ impl Gateway {
         if !begun {
             return None;
         }
-        let ended = tokio::select! {
-            ended = timeout(within, tls.accept(stream)) => ended,
-            () = last_wait_over(&mut shutdown) => return None,
-        };
-        match ended {
+        // Begun is as good as a request in flight: a stop waits for it.
+        match timeout(within, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 self.metrics.tls_handshake(TlsHandshake::Ok);
                 Some(stream)

@@ -32,26 +32,33 @@ impl Joined {
 
     fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.kept.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.kept))?;
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.kept));
             self.is_written(written)?;
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// So many bytes of what was kept have left.
-    fn is_written(&mut self, bytes: usize) -> io::Result<()> {
-        if bytes == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+    /// So many bytes of what was kept have left; or it is given up, for the upstream may have answered all the same.
+    fn is_written(&mut self, written: io::Result<usize>) -> io::Result<()> {
+        match written {
+            Ok(bytes) if bytes > 0 => {
+                self.kept.drain(..bytes);
+                Ok(())
+            }
+            none => {
+                self.kept.clear();
+                none.and(Err(io::ErrorKind::WriteZero.into()))
+            }
         }
-        self.kept.drain(..bytes);
-        Ok(())
     }
 }
 
 impl AsyncRead for Joined {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // There was nothing to wait for: the request has no body.
-        ready!(self.poll_kept(cx))?;
+        if !self.kept.is_empty() {
+            // There was nothing to wait for: the request has no body.
+            ready!(self.poll_kept(cx))?;
+        }
         self.writing = false;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
@@ -67,10 +74,13 @@ impl AsyncWrite for Joined {
         while !self.kept.is_empty() {
             let this = &mut *self;
             let both = [IoSlice::new(&this.kept), IoSlice::new(bytes)];
-            let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &both))?;
-            if let Some(more) = written.checked_sub(this.kept.len()).filter(|more| *more > 0) {
+            let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &both));
+            if let Ok(bytes) = written
+                && bytes > this.kept.len()
+            {
+                let of_the_body = bytes - this.kept.len();
                 this.kept.clear();
-                return Poll::Ready(Ok(more));
+                return Poll::Ready(Ok(of_the_body));
             }
             this.is_written(written)?;
         }

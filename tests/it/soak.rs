@@ -1,4 +1,4 @@
-//! Hours in small: good, bad, replayed, slow and broken traffic at once, receivers with moods, reloads, stops and kills;
+//! Hours in small: good, bad, replayed, slow and broken traffic at once, receivers with moods, reloads, upgrades, stops and kills;
 //! every promise holds, and what was taken meanwhile is given back.
 //!
 //! `make soak` runs it for an hour, CI for two minutes, `make test` for some seconds (`HOOKGATE_SOAK_SECONDS`).
@@ -43,7 +43,7 @@ async fn lap(time: Duration) {
     let (began, mut reloads) = (Instant::now(), 0);
     while began.elapsed() < time / 2 || reloads == 0 {
         trial.gateway.rewrite(trial.setup_under(Under::default()));
-        trial.gateway.signal("HUP");
+        trial.gateway.signal(if reloads % 8 == 7 { "USR2" } else { "HUP" });
         trial.progresses(10).await;
         reloads += 1;
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
+use crate::harness::tls::{Authority, Trust};
 use crate::harness::*;
 
 /// A gateway whose program can be replaced.
@@ -134,6 +135,34 @@ async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_progra
     installed.serves_again(starts).await;
     meanwhile.answer().await.assert(200, "delivered");
     gateway.send(Event::new("evt_early")).await.assert(409, "duplicate");
+    assert_eq!(upstream.event_ids(), ["evt_early", "evt_meanwhile"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_2_and_tls_too_who_connects_meanwhile_is_answered_by_the_next_program() {
+    let gate = Gate::shut();
+    let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
+    let (authority, listen) =
+        (Authority::new(), r#"[{address: "127.0.0.1:0", tls: {certificate: tls.crt, key: tls.key}}]"#);
+    let shown = authority.issue("hooks.test");
+    let setup = Setup::from(Route::to(&upstream)).with("listen", listen);
+    let setup = setup.file("tls.crt", &shown.certificate).file("tls.key", &shown.key);
+    let installed = Installed::start(setup).await;
+    let (gateway, starts) = (&installed.gateway, starts(&installed.gateway));
+    let (address, trust) = (gateway.data(), Trust::of(&authority));
+    let mut early = Client::connect_tls(address, &trust, "hooks.test", &["h2"]).await.expect("a handshake").h2().await;
+    let in_flight = tokio::spawn(async move { early.send(Event::new("evt_early")).await });
+    upstream.received(1).await;
+    gateway.signal("USR2");
+    eventually("it makes way", async || gateway.output().contains("making way")).await;
+    let meanwhile = tokio::spawn(async move {
+        let mut client = Client::connect_tls(address, &trust, "hooks.test", &[]).await.expect("a handshake");
+        client.send(Event::new("evt_meanwhile")).await
+    });
+    gate.open();
+    in_flight.await.expect("an answer").assert(200, "delivered");
+    installed.serves_again(starts).await;
+    meanwhile.await.expect("an answer").assert(200, "delivered");
     assert_eq!(upstream.event_ids(), ["evt_early", "evt_meanwhile"]);
 }
 
