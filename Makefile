@@ -1,4 +1,4 @@
-.PHONY: demo test check deny fuzz bench bench-compare bench-growth bench-tools soak install
+.PHONY: demo test check deny fuzz fuzz-coverage bench bench-compare bench-growth bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
@@ -24,17 +24,32 @@ deny:
 	@scripts/install check
 	$(THIRD_PARTY)/bin/cargo-deny check --deny warnings licenses bans sources
 
-# Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz.
+# Each fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz. What is found is kept in fuzz/corpus.
 FUZZ_SECONDS ?= 60
-fuzz:
-	@mkdir -p fuzz/corpus/envelope fuzz/corpus/config fuzz/corpus/signature fuzz/corpus/captured fuzz/corpus/proxy_protocol
-	cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope -- \
-	  -dict=fuzz/envelope.dict -max_total_time=$(FUZZ_SECONDS)
-	cargo +nightly fuzz run signature fuzz/corpus/signature tests/corpus/signature -- -max_total_time=$(FUZZ_SECONDS)
-	cargo +nightly fuzz run config fuzz/corpus/config config src/config/cases -- -max_total_time=$(FUZZ_SECONDS)
-	cargo +nightly fuzz run captured fuzz/corpus/captured tests/corpus/captured -- -max_total_time=$(FUZZ_SECONDS)
-	cargo +nightly fuzz run proxy_protocol fuzz/corpus/proxy_protocol tests/corpus/proxy_protocol -- \
-	  -max_total_time=$(FUZZ_SECONDS)
+FUZZ := envelope signature config captured explain head proxy_protocol
+fuzz_corpora = fuzz/corpus/$* $(wildcard tests/corpus/$* tests/corpus/found/$*) $(SEEDS_$*)
+SEEDS_config := config src/config/cases
+fuzz: $(FUZZ:%=fuzz-%)
+fuzz-%:
+	@mkdir -p fuzz/corpus/$*
+	cargo +nightly fuzz run $* $(fuzz_corpora) -- $(addprefix -dict=,$(wildcard fuzz/$*.dict)) \
+	  -timeout=25 -max_total_time=$(FUZZ_SECONDS)
+
+# Which lines of what each target drives its corpora reach, those found included; needs llvm-tools of the nightly besides.
+COVERED_envelope := src/event.rs src/json
+COVERED_signature := src/signature.rs src/signature src/handshake.rs
+COVERED_config := src/config.rs src/config
+COVERED_captured := src/explain/captured.rs src/explain/captured
+COVERED_explain := src/explain.rs src/explain
+COVERED_head := src/gateway/head.rs
+COVERED_proxy_protocol := src/proxy_protocol.rs
+llvm_cov = $(shell rustc +nightly --print target-libdir)/../bin/llvm-cov
+fuzz-coverage: $(FUZZ:%=coverage-%)
+coverage-%:
+	@mkdir -p fuzz/corpus/$*
+	cargo +nightly fuzz coverage --target-dir target/fuzz-coverage $* $(fuzz_corpora)
+	$(llvm_cov) report --instr-profile=fuzz/coverage/$*/coverage.profdata \
+	  target/fuzz-coverage/x86_64-unknown-linux-gnu/release/$* $(COVERED_$*)
 
 # An hour of everything at once; SOAK_SECONDS says how long.
 SOAK_SECONDS ?= 3600

@@ -45,11 +45,11 @@ use answer::{Answer, Outcome};
 use body::BodyBytes;
 use handover::Handing;
 use handshake::Asked;
-use head::Head;
 use places::Places;
 use rotation::{Rotation, SecretUse};
 
 pub use connection::Frontend;
+pub use head::Head;
 
 /// Bounds on what senders can make us hold, whatever they send.
 #[derive(Debug, Clone)]

@@ -120,8 +120,9 @@ fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
         }
         (Some(TimePlace::Field(field)), Some(Place::Fields(fields))) => {
             let values = values(headers, &fields.header.name);
-            let times = values.iter().flat_map(|value| fields.of(value)).filter(|(name, _)| **name == **field);
-            sources.extend(own(&times.map(|(_, text)| text).collect::<Vec<_>>(), "time", field));
+            let all = values.into_iter().flatten().flat_map(|value| fields.of(value));
+            let times: Vec<_> = all.filter(|(name, _)| **name == **field).map(|(_, text)| Some(text)).collect();
+            sources.extend(own(&times, "time", field));
         }
         _ => {}
     }
@@ -162,14 +163,15 @@ fn ids(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     each_once(sources)
 }
 
-/// What stands where the scheme says. If that is more than one text, none of them is right as it is.
-fn own(texts: &[&str], what: &str, place: impl std::fmt::Display) -> Vec<Source> {
+/// What stands where the scheme says. If that is more than one, none of them is right as it is.
+fn own(texts: &[Option<&str>], what: &str, place: impl std::fmt::Display) -> Vec<Source> {
     let twice = texts.len() > 1;
-    let numbered = texts.iter().enumerate().map(|(number, text)| Source {
-        text: (*text).into(),
+    let numbered = texts.iter().enumerate().filter_map(|(number, text)| Some((number, (*text)?)));
+    let source = |(number, text): (usize, &str)| Source {
+        text: text.into(),
         elsewhere: twice.then(|| format!("the {what} from value number {} of `{place}`", number + 1)),
-    });
-    numbered.collect()
+    };
+    numbered.map(source).collect()
 }
 
 /// The URL that was given, then what the request says of it.

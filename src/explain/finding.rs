@@ -89,9 +89,9 @@ fn in_unit(unit: TimeUnit) -> &'static str {
 fn time_text<'r>(case: &Case<'r>, scheme: &Scheme, time: &SignedTime) -> Option<&'r str> {
     let headers = &case.request.headers;
     match (&time.place, place(scheme, headers)) {
-        (TimePlace::Header(header), _) => values(headers, &header.name).first().copied(),
+        (TimePlace::Header(header), _) => values(headers, &header.name).first().copied().flatten(),
         (TimePlace::Field(field), Some(Place::Fields(fields))) => {
-            let value = values(headers, &fields.header.name).first().copied()?;
+            let value = values(headers, &fields.header.name).first().copied().flatten()?;
             fields.of(value).find(|(name, _)| **name == **field).map(|(_, text)| text)
         }
         (TimePlace::Field(_), _) => None,
@@ -115,12 +115,12 @@ fn signature(case: &Case<'_>) -> Option<String> {
     };
     match place {
         Place::Header(header) => not_once(case, header).or_else(|| {
-            let value = values(headers, &header.name).first().copied()?;
+            let value = values(headers, &header.name).first().copied().flatten()?;
             unreadable(case.scheme, value, &header.spelling)
         }),
         Place::Fields(fields) => not_once(case, &fields.header).or_else(|| {
             let name = &fields.header.spelling;
-            let value = values(headers, &fields.header.name).first().copied()?;
+            let value = values(headers, &fields.header.name).first().copied().flatten()?;
             let wanted: Vec<_> = case.scheme.kinds.iter().map(|kind| &*kind.field).collect();
             let own = fields.of(value).find_map(|(field, text)| {
                 case.scheme.kinds.iter().find(|kind| *kind.field == *field).map(|kind| (field, text, kind))

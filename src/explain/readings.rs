@@ -90,15 +90,16 @@ pub(super) fn place<'s>(scheme: &'s Scheme, headers: &HeaderMap) -> Option<&'s P
     })
 }
 
-/// Values of a header that are text.
-pub(super) fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
-    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect()
+/// All values of a header; `None` for one that is no text, which makes another no less a second one.
+pub(super) fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Option<&'h str>> {
+    headers.get_all(name).iter().map(|value| value.to_str().ok()).collect()
 }
 
 fn in_header<'h>(headers: &'h HeaderMap, name: &HeaderName, texts: &mut Vec<Text<'h>>) {
     let values = values(headers, name);
     let twice = values.len() > 1;
     for (number, text) in values.into_iter().enumerate() {
+        let Some(text) = text else { continue };
         let moved = twice.then(|| once(name, number));
         texts.push(Text { written: text, kind: 0, moved });
     }
@@ -117,6 +118,7 @@ fn in_fields<'h>(scheme: &Scheme, headers: &'h HeaderMap, fields: &Fields, texts
     let values = values(headers, name);
     let twice = values.len() > 1;
     for (number, value) in values.into_iter().enumerate() {
+        let Some(value) = value else { continue };
         let again = twice.then(|| once(name, number));
         for (field, text) in fields.of(value) {
             let kind = scheme.kinds.iter().position(|kind| *kind.field == *field);

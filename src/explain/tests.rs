@@ -1,3 +1,5 @@
+mod agreement;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderName, HeaderValue};
@@ -9,6 +11,7 @@ use crate::event::{IdSource, Source};
 use crate::json::Pointer;
 use crate::secret::Secret;
 use crate::signature::{Algorithm, Content, Encoding, Header, KeyEncoding, Place, presets};
+use crate::{explain, providers, secret, signature};
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZg==";
 const OLD: &str = "canary-old-4711";
@@ -487,6 +490,18 @@ fn a_signature_in_the_body_is_explained_as_well() {
     assert_eq!(diagnosis.failure, Failure::Mismatch);
     assert!(diagnosis.found.contains("the body's /signature"), "{}", diagnosis.found);
     assert!(diagnosis.explanations[0].changes[0].how.contains("`old` instead"), "{diagnosis:?}");
+}
+
+#[test]
+fn every_request_of_the_corpus_is_judged_as_the_gateway_judges_it() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let files =
+        ["explain"].into_iter().flat_map(|folder| std::fs::read_dir(corpus.join(folder)).unwrap());
+    let requests: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path())).collect();
+    assert!(requests.len() >= 16, "the corpus was found");
+    for request in requests {
+        agreement::check(&request.unwrap());
+    }
 }
 
 proptest! {

@@ -243,6 +243,9 @@ async fn a_head_with_broken_lines_is_refused() {
     let cases = vec![
         ("bare LF after one field", raw().with("X-A: 1\nX-B: 2\r\n")),
         ("bare LF after the start line", raw().start(&format!("POST {PATH} HTTP/1.1\nX-A: 1"))),
+        ("bare CR in the start line", raw().target(&format!("{PATH}?a HTTP/1.1\rContent-Length: 1"))),
+        ("DEL in the query", raw().target(&format!("{PATH}?a\x7f"))),
+        ("CR LF encoded in the query", raw().target(&format!("{PATH}?a%0d%0aX-A:%201"))),
         ("bare CR in a value", raw().with("X-A: 1\rX-B: 2\r\n")),
         ("NUL in a value", raw().with("X-A: 1\x002\r\n")),
         ("folded", raw().with("X-A: 1\r\n 2\r\n")),

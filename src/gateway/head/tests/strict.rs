@@ -1,0 +1,184 @@
+//! What a strict reader makes of a request's bytes (RFC 9112), worked out a second time, plainly and without Pingora. Who
+//! stands before us or behind us may be as strict, so what is let in must be read alike by both.
+//!
+//! Shared by the replay of the corpus and the fuzz target, and so speaks only to the public interface.
+
+use std::io::Cursor;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora_core::protocols::http::ServerSession;
+
+use super::Head;
+
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Panics if a head is let in that a strict reader refuses or reads otherwise, or if it reads another body. Answers
+/// whether the head is let in.
+pub fn check(sent: &[u8]) -> bool {
+    let mut session = ServerSession::new_http1(Box::new(Cursor::new(sent.to_vec())));
+    session.set_read_timeout(None);
+    if !matches!(at_once(session.read_request()), Ok(true)) {
+        return false;
+    }
+    let Ok(head) = Head::check(&session, HEADER_BYTES_MAX) else { return false };
+    let strict = Request::read(sent).expect("a strict reader reads what is let in");
+    let lenient = session.req_header();
+    assert_eq!(lenient.method.as_str().as_bytes(), strict.method);
+    assert_eq!(lenient.headers, strict.headers);
+    let target = lenient.uri.path_and_query().map_or("", |target| target.as_str());
+    assert_eq!(encoded(target.as_bytes()), encoded(&strict.origin_form()));
+    assert_eq!(head.host.as_deref(), strict.host().as_deref());
+    let body = match (strict.only("content-length"), strict.only("transfer-encoding")) {
+        (Some(length), None) => {
+            let length = length.parse().expect("a number");
+            assert_eq!((head.content_length, head.chunked), (Some(length), false));
+            usize::try_from(length).ok().and_then(|length| strict.rest.get(..length)).map(Vec::from)
+        }
+        (None, Some(coding)) => {
+            assert!(coding.eq_ignore_ascii_case("chunked") && head.chunked && head.content_length.is_none());
+            unchunked(strict.rest)
+        }
+        (None, None) => {
+            assert!(!head.chunked && head.content_length.is_none());
+            Some(Vec::new())
+        }
+        (Some(_), Some(_)) => panic!("a length beside a coding was let in"),
+    };
+    if let (Some(read), Some(body)) = (body_of(&mut session), body) {
+        assert_eq!(read, body, "a strict reader reads another body");
+    }
+    true
+}
+
+/// What Pingora reads, if it finds its end.
+fn body_of(session: &mut ServerSession) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = at_once(session.read_request_body()).ok()? {
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
+}
+
+/// All bytes are there, so there is nothing to wait for.
+fn at_once<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("waits, though all bytes are there"),
+    }
+}
+
+struct Request<'a> {
+    method: &'a [u8],
+    target: &'a [u8],
+    headers: HeaderMap,
+    /// What comes after the head.
+    rest: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// `None` for what is no request by the letter.
+    fn read(sent: &'a [u8]) -> Option<Self> {
+        let end = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+        let mut lines = Lines(&sent[..end + 2]);
+        let line = lines.next()??;
+        let is_space = |byte: &u8| *byte == b' ';
+        let (first, last) = (line.iter().position(is_space)?, line.iter().rposition(is_space)?);
+        let (method, target, version) = (&line[..first], line.get(first + 1..last)?, &line[last + 1..]);
+        let sound = is_token(method)
+            && !target.is_empty()
+            && !target.iter().any(u8::is_ascii_control)
+            && [b"HTTP/1.1", b"HTTP/1.0"].contains(&<&[u8; 8]>::try_from(version).ok()?);
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            let line = line?;
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            if !is_token(name) || value.iter().any(|&byte| byte == 0x7f || (byte < b' ' && byte != b'\t')) {
+                return None;
+            }
+            headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+        }
+        sound.then_some(Self { method, target, headers, rest: &sent[end + 4..] })
+    }
+
+    /// The value of a field that is there at most once.
+    fn only(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.get_all(name).iter();
+        let value = values.next()?;
+        assert!(values.next().is_none(), "a second {name} was let in");
+        Some(value.to_str().expect("text"))
+    }
+
+    /// The absolute form without its scheme.
+    fn absolute(&self) -> Option<&'a [u8]> {
+        let end = self.target.windows(3).position(|bytes| bytes == b"://").filter(|_| self.target[0] != b'/')?;
+        Some(&self.target[end + 3..])
+    }
+
+    fn origin_form(&self) -> Vec<u8> {
+        let Some(absolute) = self.absolute() else { return self.target.to_vec() };
+        let path = absolute.iter().position(|byte| b"/?".contains(byte)).map_or(&b""[..], |start| &absolute[start..]);
+        if path.starts_with(b"/") { path.to_vec() } else { [b"/", path].concat() }
+    }
+
+    /// Lower case, without the port. Only HTTP/1.0 may come without it, and then there is none, in an absolute form either.
+    fn host(&self) -> Option<String> {
+        let authority = self.only("host")?;
+        let port = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
+        Some(authority[..port.unwrap_or(authority.len())].to_ascii_lowercase())
+    }
+}
+
+/// As Pingora writes a target in which there are bytes that none may have. That changes neither where it ends nor what
+/// follows, so it is let through.
+fn encoded(target: &[u8]) -> Vec<u8> {
+    let encode = |&byte: &u8| match byte {
+        b' ' | b'"' | b'<' | b'>' | 0x80.. => format!("%{byte:02X}").into_bytes(),
+        _ => vec![byte],
+    };
+    target.iter().flat_map(encode).collect()
+}
+
+/// Lines that end in CR LF; `None` for one in which either stands alone, or a NUL.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Option<&'a [u8]>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let end = self.0.windows(2).position(|bytes| bytes == b"\r\n")?;
+        let line = &self.0[..end];
+        self.0 = &self.0[end + 2..];
+        Some((!line.iter().any(|byte| b"\r\n\0".contains(byte))).then_some(line))
+    }
+}
+
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+/// A chunked body (RFC 9112 §7.1); `None` where it is none by the letter. Trailers are not looked into.
+fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = rest.windows(2).position(|bytes| bytes == b"\r\n")?;
+        let line = &rest[..end];
+        rest = &rest[end + 2..];
+        if line.iter().any(|byte| b"\r\n\0".contains(byte)) {
+            return None;
+        }
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let extension = line[digits..].trim_ascii_start();
+        if digits == 0 || !(extension.is_empty() || extension.starts_with(b";")) {
+            return None;
+        }
+        let size = usize::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(rest.get(..size)?);
+        rest = rest.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+}
