@@ -201,6 +201,6 @@ impl Sample {
         let error = |sample: &Self| sample.squares / (sample.count - 1.0) / sample.count;
         let error = (error(a) + error(b)).sqrt();
         // The fastest may all have taken the clock's same tick.
-        if a.mean == b.mean && error == 0.0 { 0.0 } else { (a.mean - b.mean) / error }
+        if error > 0.0 { (a.mean - b.mean) / error } else { 0.0 }
     }
 }

@@ -530,6 +530,17 @@ fn full_of_canaries() -> String {
         .replace("X-Custom-Header: your-value", "Authorization: Bearer canary-header")
 }
 
+#[test]
+fn whatever_fuzzing_found_is_a_configuration_or_has_a_report() {
+    for file in fs::read_dir(root().join("tests/corpus/found/config")).unwrap() {
+        let source = fs::read_to_string(file.unwrap().path()).unwrap();
+        match check_text(&source) {
+            Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
+            Err(report) => assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty()),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

@@ -502,7 +502,7 @@ fn reasons_are_a_closed_set_of_words() {
 /// A file is named `<outcome>--<what it shows>.json`; `timestamp` in the name asks for one at `/at`.
 #[test]
 fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
-    let corpus = corpus();
+    let corpus = corpus("envelope");
     assert!(corpus.len() > 50, "the corpus was found");
     for (name, body) in corpus {
         let spec = if name.contains("timestamp") { timed(Source::Pointer(pointer("/at"))) } else { spec() };
@@ -512,8 +512,13 @@ fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
     }
 }
 
-fn corpus() -> BTreeMap<String, Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/envelope");
+#[test]
+fn every_body_that_fuzzing_found_is_read_as_the_model_reads_it() {
+    corpus("found/envelope").values().for_each(|body| agreement::check(body));
+}
+
+fn corpus(name: &str) -> BTreeMap<String, Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
     fs::read_dir(directory)
         .expect("the corpus")
         .map(|entry| {

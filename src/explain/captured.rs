@@ -53,9 +53,10 @@ mod tests {
 
     #[test]
     fn the_corpus_is_read_or_refused_with_one_of_its_lines() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/captured");
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+        let folders = ["captured", "found/captured"].map(|folder| std::fs::read_dir(corpus.join(folder)).unwrap());
         let mut requests = 0;
-        for file in std::fs::read_dir(folder).unwrap() {
+        for file in folders.into_iter().flatten() {
             let text = std::fs::read(file.unwrap().path()).unwrap();
             let mut files = |name: &str| if name.len() < 8 { Ok(name.into()) } else { Err("no such file".into()) };
             let lines = text.split(|&byte| byte == b'\n').count();
@@ -64,6 +65,6 @@ mod tests {
                 Err(error) => assert!((1..=lines).contains(&error.line), "{error}"),
             }
         }
-        assert_eq!(requests, 3);
+        assert!(requests >= 3);
     }
 }

@@ -304,6 +304,9 @@ mod tests {
             let_in += usize::from(is_in);
         }
         assert!(let_in >= 10, "the corpus was found");
+        for file in files("found/head") {
+            check(&file);
+        }
     }
 
     #[test]
