@@ -22,7 +22,8 @@ const POINTERS: [[&str; 3]; 5] = [
 /// Panics if the envelope reads anything from `body` that the model does not.
 pub fn check(body: &[u8]) {
     let model = serde_json::from_slice::<Tree>(body).ok();
-    assert_eq!(model.is_some(), serde_json::from_slice::<Value>(body).is_ok(), "the model reads what serde_json reads");
+    let alike = model.is_some() == serde_json::from_slice::<Value>(body).is_ok();
+    assert!(alike || holds_a_key_of_serde_json(body), "the model reads what serde_json reads");
     for [id, kind, at] in POINTERS {
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(id.parse().expect("a pointer")),
@@ -41,6 +42,12 @@ pub fn check(body: &[u8]) {
             Some(tree) => check_parts(outcome, [id, kind, at].map(|pointer| tree.at(pointer))),
         }
     }
+}
+
+/// With its feature `raw_value`, `serde_json` takes such a key for its own mark, and nothing but a string behind it.
+fn holds_a_key_of_serde_json(body: &[u8]) -> bool {
+    const MARK: &[u8] = b"$serde_json::private::";
+    body.windows(MARK.len()).any(|bytes| bytes == MARK)
 }
 
 fn check_parts(outcome: Result<Event, EnvelopeError>, [id, kind, at]: [Place<'_>; 3]) {
