@@ -6,7 +6,7 @@
 //! runs, so that neither class comes from a warmer place. |t| from 4.5 on is a leak. Comparisons that end at the first wrong
 //! byte are measured beside: there one must be seen, else the test has proved nothing. Fails if either is otherwise.
 //!
-//! Seen on 2026-11-23 (2 cores of a shared AMD EPYC, others at work), seven runs: |t| up to 3.4 for the check and its parts,
+//! Seen on 2026-11-23 (2 cores of a shared AMD EPYC, others at work), five runs: |t| up to 3.4 for the check and its parts,
 //! typical times no more than 0.1 ns apart; where a comparison ends early, |t| from 948 on, and 7 to 11 ns.
 
 use std::hint::black_box;
