@@ -193,7 +193,7 @@ async fn hostile(to: std::net::SocketAddr, sender: u32, count: u32) {
             0 => format!("/{sender}-{number}"),
             1 => format!("{PATH}/{sender}/{number}"),
             2 => format!("{PATH}-{sender}-{number}?route={number}"),
-            _ => format!("/%22%7D{number}%0a{sender}"),
+            _ => format!("/%22%7D{number}%2f{sender}"),
         };
         let request = Request::new(methods[number as usize % 5], &path)
             .set("Host", &format!("host-{sender}-{number}.example.com"));
