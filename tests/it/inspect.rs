@@ -11,7 +11,7 @@ use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
 const TOKEN: &str = "admin_it_token_0b77";
-const QUICK: &str = "{initial: 1ms, max_interval: 10ms, horizon: 50ms}";
+const QUICK: &str = "{initial: 1ms, max_interval: 10ms, horizon: 1h}";
 
 fn queue_to(upstream: &Upstream) -> Route {
     Route::to(upstream).with("delivery", "queue").with("retry", QUICK)
