@@ -54,17 +54,19 @@ mod tests {
     #[test]
     fn the_corpus_is_read_or_refused_with_one_of_its_lines() {
         let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-        let folders = ["captured", "found/captured"].map(|folder| std::fs::read_dir(corpus.join(folder)).unwrap());
-        let mut requests = 0;
-        for file in folders.into_iter().flatten() {
-            let text = std::fs::read(file.unwrap().path()).unwrap();
-            let mut files = |name: &str| if name.len() < 8 { Ok(name.into()) } else { Err("no such file".into()) };
-            let lines = text.split(|&byte| byte == b'\n').count();
-            match Request::parse(&text, &mut files) {
-                Ok(request) => requests += usize::from(!request.headers.is_empty()),
-                Err(error) => assert!((1..=lines).contains(&error.line), "{error}"),
+        let requests = ["captured", "found/captured"].map(|folder| {
+            let mut requests = 0;
+            for file in std::fs::read_dir(corpus.join(folder)).unwrap() {
+                let text = std::fs::read(file.unwrap().path()).unwrap();
+                let mut files = |name: &str| if name.len() < 8 { Ok(name.into()) } else { Err("no such file".into()) };
+                let lines = text.split(|&byte| byte == b'\n').count();
+                match Request::parse(&text, &mut files) {
+                    Ok(request) => requests += usize::from(!request.headers.is_empty()),
+                    Err(error) => assert!((1..=lines).contains(&error.line), "{error}"),
+                }
             }
-        }
-        assert!(requests >= 3);
+            requests
+        });
+        assert_eq!(requests[0], 3);
     }
 }

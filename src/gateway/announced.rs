@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::Gateway;
-use super::connection::last_wait_over;
+use super::connection::{first_byte_of, last_wait_over};
 use super::peer::is_in;
 use crate::metrics::ProxyHeader;
 use crate::proxy_protocol::{BYTES_MAX, Invalid, Progress, Source, parse};
@@ -34,20 +34,13 @@ impl Gateway {
         peer: IpAddr,
         shutdown: &ShutdownWatch,
     ) -> Option<IpAddr> {
-        let mut shutdown = shutdown.clone();
         let until = Instant::now() + self.limits.header_timeout;
-        let mut first = [0];
-        let begun = tokio::select! {
-            peeked = timeout_at(until, stream.try_peek(&mut first)) => matches!(peeked, Ok(Ok(_))),
-            () = last_wait_over(&mut shutdown) => false,
-        };
-        if !begun {
-            return None;
-        }
+        first_byte_of(stream, self.limits.header_timeout, shutdown).await?;
         if !is_in(&self.limits.trusted_proxies, peer) {
             self.refuse(ProxyHeader::Untrusted, peer, "the peer is none of the trusted proxies");
             return None;
         }
+        let mut shutdown = shutdown.clone();
         let read = tokio::select! {
             read = timeout_at(until, read(stream)) => read,
             () = last_wait_over(&mut shutdown) => return None,
@@ -75,7 +68,7 @@ impl Gateway {
 
     fn refuse(&self, result: ProxyHeader, peer: IpAddr, error: &str) {
         self.metrics.proxy_header(result);
-        self.tell("proxy_header", Some(peer), error, "no PROXY protocol header");
+        self.tell("proxy_header", peer, error, "no PROXY protocol header");
     }
 }
 

@@ -69,16 +69,17 @@ impl Frontend {
         });
     }
 
-    async fn serve(&self, mut stream: Stream, peer: IpAddr, mut connection: Connection, shutdown: ShutdownWatch) {
+    async fn serve(&self, mut stream: Stream, mut peer: IpAddr, mut connection: Connection, shutdown: ShutdownWatch) {
         let gateway = &self.gateway;
         if self.proxy_protocol {
             let Some(sender) = gateway.announced(&mut stream, peer, &shutdown).await else { return };
             if !gateway.places.pass_on(&mut connection.place, sender) {
                 return self.turn_away(stream).await;
             }
+            peer = sender;
         }
         if let Some(tls) = &self.tls {
-            let Some(secured) = Box::pin(gateway.secure(stream, tls, &shutdown)).await else { return };
+            let Some(secured) = Box::pin(gateway.secure(stream, peer, tls, &shutdown)).await else { return };
             stream = secured;
         }
         let first_byte = FirstByte::default();
@@ -137,15 +138,9 @@ impl Gateway {
     async fn protocol(&self, stream: &mut Stream, shutdown: &ShutdownWatch) -> Option<Protocol> {
         // `None` without TLS, and where the sender has no preference.
         let agreed = stream.selected_alpn_proto();
-        let mut shutdown = shutdown.clone();
         let mut start = [0; 24];
         // Byte by byte at first: waiting for all 24 would keep a short request waiting for ever.
-        tokio::select! {
-            peeked = timeout(self.limits.idle_timeout, stream.try_peek(&mut start[..1])) => {
-                peeked.ok()?.ok()?;
-            }
-            () = last_wait_over(&mut shutdown) => return None,
-        }
+        start[0] = first_byte_of(stream, self.limits.idle_timeout, shutdown).await?;
         if start[0] != HTTP2_PREFACE[0] && agreed != Some(ALPN::H2) {
             return Some(Protocol::Http1);
         }
@@ -166,11 +161,10 @@ impl Gateway {
     }
 
     /// Writes a line about a connection that does not get as far as a request, but for those that would flood the log.
-    pub(super) fn tell(&self, kind: &'static str, peer: Option<IpAddr>, error: &str, what: &str) {
+    pub(super) fn tell(&self, kind: &'static str, peer: IpAddr, error: &str, what: &str) {
         if let Some(suppressed) = self.thinning.admit(None, kind, Instant::now()) {
-            let peer = peer.map(tracing::field::display);
             let suppressed = (suppressed > 0).then_some(suppressed);
-            tracing::info!(peer, error, suppressed, "{what}");
+            tracing::info!(%peer, error, suppressed, "{what}");
         }
     }
 
@@ -315,6 +309,16 @@ fn peer_address(session: &ServerSession) -> IpAddr {
 fn ip_of(address: Option<&SocketAddr>) -> IpAddr {
     let address = address.and_then(|address| address.as_inet());
     address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+}
+
+/// Waits for a connection's first byte, which stays to be read. `None` when none comes within this time, or we stop.
+pub(super) async fn first_byte_of(stream: &mut Stream, within: Duration, shutdown: &ShutdownWatch) -> Option<u8> {
+    let mut shutdown = shutdown.clone();
+    let mut first = [0];
+    tokio::select! {
+        peeked = timeout(within, stream.try_peek(&mut first)) => peeked.ok()?.ok().map(|_| first[0]),
+        () = last_wait_over(&mut shutdown) => None,
+    }
 }
 
 /// Ends when the gateway stops and waits no longer for what may be on its way.

@@ -1,5 +1,6 @@
 //! The TLS handshake of a connection: bounded, counted, and told of when it fails.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use pingora_core::protocols::Stream;
@@ -7,7 +8,7 @@ use pingora_core::server::ShutdownWatch;
 use tokio::time::timeout;
 
 use super::Gateway;
-use super::connection::last_wait_over;
+use super::connection::first_byte_of;
 use crate::metrics::TlsHandshake;
 use crate::tls;
 
@@ -17,21 +18,12 @@ impl Gateway {
     pub(super) async fn secure(
         &self,
         mut stream: Stream,
+        peer: IpAddr,
         tls: &Arc<tls::Listener>,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let digest = stream.get_socket_digest();
-        let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(|address| address.ip()));
-        let mut shutdown = shutdown.clone();
         let within = self.limits.header_timeout;
-        let mut first = [0];
-        let begun = tokio::select! {
-            peeked = timeout(within, stream.try_peek(&mut first)) => matches!(peeked, Ok(Ok(_))),
-            () = last_wait_over(&mut shutdown) => false,
-        };
-        if !begun {
-            return None;
-        }
+        first_byte_of(&mut stream, within, shutdown).await?;
         // Begun is as good as a request in flight: a stop waits for it.
         match timeout(within, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
