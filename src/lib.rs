@@ -27,6 +27,8 @@ pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(test)]
+mod corpus;
 pub mod delivery;
 pub mod event;
 pub mod explain;

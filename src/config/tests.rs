@@ -532,8 +532,8 @@ fn full_of_canaries() -> String {
 
 #[test]
 fn whatever_fuzzing_found_is_a_configuration_or_has_a_report() {
-    for file in fs::read_dir(root().join("tests/corpus/found/config")).unwrap() {
-        let source = fs::read_to_string(file.unwrap().path()).unwrap();
+    for source in crate::corpus::of("found/config").into_values() {
+        let source = String::from_utf8(source).unwrap();
         match check_text(&source) {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
             Err(report) => assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty()),

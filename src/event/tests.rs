@@ -1,12 +1,6 @@
 //! What the contract says about the envelope, claim by claim, and agreement with `serde_json` on everything else.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs,
-    hash::Hasher,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::HashSet, hash::Hasher, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -502,7 +496,7 @@ fn reasons_are_a_closed_set_of_words() {
 /// A file is named `<outcome>--<what it shows>.json`; `timestamp` in the name asks for one at `/at`.
 #[test]
 fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
-    let corpus = corpus("envelope");
+    let corpus = crate::corpus::of("envelope");
     assert!(corpus.len() > 50, "the corpus was found");
     for (name, body) in corpus {
         let spec = if name.contains("timestamp") { timed(Source::Pointer(pointer("/at"))) } else { spec() };
@@ -514,20 +508,9 @@ fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
 
 #[test]
 fn every_body_that_fuzzing_found_is_read_as_the_model_reads_it() {
-    for body in corpus("found/envelope").values() {
+    for body in crate::corpus::of("found/envelope").values() {
         agreement::check(body);
     }
-}
-
-fn corpus(name: &str) -> BTreeMap<String, Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-    fs::read_dir(directory)
-        .expect("the corpus")
-        .map(|entry| {
-            let entry = entry.expect("an entry");
-            (entry.file_name().into_string().expect("a name"), fs::read(entry.path()).expect("a body"))
-        })
-        .collect()
 }
 
 #[test]

@@ -494,13 +494,11 @@ fn a_signature_in_the_body_is_explained_as_well() {
 
 #[test]
 fn every_request_of_the_corpus_is_judged_as_the_gateway_judges_it() {
-    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let files =
-        ["explain", "found/explain"].into_iter().flat_map(|folder| std::fs::read_dir(corpus.join(folder)).unwrap());
-    let requests: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path())).collect();
+    let requests: Vec<_> =
+        ["explain", "found/explain"].into_iter().flat_map(|folder| crate::corpus::of(folder).into_values()).collect();
     assert!(requests.len() >= 16, "the corpus was found");
     for request in requests {
-        agreement::check(&request.unwrap());
+        agreement::check(&request);
     }
 }
 

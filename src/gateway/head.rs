@@ -293,19 +293,15 @@ mod tests {
 
     #[test]
     fn a_strict_reader_reads_alike_what_is_let_in() {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-        let files = |folder| std::fs::read_dir(corpus.join(folder)).unwrap().map(|file| file.unwrap());
-        let check = |file: &std::fs::DirEntry| strict::check(&std::fs::read(file.path()).unwrap());
         let mut let_in = 0;
-        for file in files("head") {
-            let name = file.file_name().into_string().unwrap();
-            let is_in = check(&file);
+        for (name, sent) in crate::corpus::of("head") {
+            let is_in = strict::check(&sent);
             assert_eq!(is_in, name.starts_with("in--"), "{name}");
             let_in += usize::from(is_in);
         }
         assert!(let_in >= 10, "the corpus was found");
-        for file in files("found/head") {
-            check(&file);
+        for sent in crate::corpus::of("found/head").values() {
+            strict::check(sent);
         }
     }
 

@@ -1,5 +1,4 @@
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use proptest::prelude::*;
 
@@ -65,12 +64,8 @@ fn a_header_says_what_is_wrong_with_it() {
 
 #[test]
 fn every_connection_of_the_corpus_begins_as_its_name_says() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/proxy_protocol");
     let mut seen = 0;
-    for entry in std::fs::read_dir(corpus).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let bytes = std::fs::read(&path).unwrap();
+    for (name, bytes) in crate::corpus::of("proxy_protocol") {
         hostile::check(&bytes);
         let kind = match read(&bytes) {
             Ok(Progress::Read(Source::Local, _)) => "local",
