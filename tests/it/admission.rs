@@ -156,8 +156,13 @@ async fn connections_beyond_the_limit_do_not_disturb_those_within_it() {
     }
     assert_eq!(upstream.count(), 6);
     drop(within_limit);
+    there_is_room_again(&gateway, "evt_after").await;
+}
+
+/// Waits until a connection is let in that brings this event.
+async fn there_is_room_again(gateway: &Gateway, event_id: &str) {
     eventually("there is room again", async || {
-        let answer = gateway.connect().await.send_raw(&Event::new("evt_after").post().bytes()).await;
+        let answer = gateway.connect().await.send_raw(&Event::new(event_id).post().bytes()).await;
         answer.is_some_and(|answer| ["delivered", "duplicate"].contains(&answer.outcome()))
     })
     .await;
@@ -182,11 +187,7 @@ async fn one_address_has_its_connections_and_leaves_others_theirs() {
     other.send(Event::new("evt_3")).await.assert(200, "delivered");
     first.send(Event::new("evt_4")).await.assert(200, "delivered");
     drop(second);
-    eventually("there is room again", async || {
-        let answer = gateway.connect().await.send_raw(&Event::new("evt_5").post().bytes()).await;
-        answer.is_some_and(|answer| ["delivered", "duplicate"].contains(&answer.outcome()))
-    })
-    .await;
+    there_is_room_again(&gateway, "evt_5").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
