@@ -6,7 +6,7 @@
 mod format;
 mod thin;
 
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Stderr, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,14 +47,33 @@ const LINES_WAITING_MAX: usize = 65_536;
 /// # Errors
 /// When logging was started before.
 pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
-    // What waits is written in one piece: the appender flushes when nothing more is waiting.
-    let standard_error = BufWriter::new(std::io::stderr());
+    let standard_error = Gathering(BufWriter::with_capacity(64 * 1024, io::stderr()));
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(standard_error);
     let filter = filter(settings.level);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).event_format(settings.format);
     tracing_subscriber::registry().with(filter).with(layer).try_init()?;
     Ok(guard)
+}
+
+/// Standard error, written to no more often than every [`GATHERED_FOR`]: a line goes out at once, those that come soon
+/// after it together. Without the pause each line wakes the appender's thread, which looks for another for a while,
+/// writes the one, and sleeps again.
+struct Gathering(BufWriter<Stderr>);
+
+const GATHERED_FOR: Duration = Duration::from_millis(10);
+
+impl Write for Gathering {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line)
+    }
+
+    /// The appender flushes when no line is waiting. In its own thread: nobody else waits for this.
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.0.flush();
+        std::thread::sleep(GATHERED_FOR);
+        flushed
+    }
 }
 
 fn filter(level: LevelFilter) -> Targets {
