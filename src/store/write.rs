@@ -134,6 +134,8 @@ impl Drop for Writer {
 impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
+            // Whoever shares a core with us goes first: what they bring is flushed with this.
+            std::thread::yield_now();
             let mut batch = Vec::new();
             let closing = gather(first, jobs, &mut batch, &self.shared);
             let written = batch.is_empty() || self.commit(batch).is_ok();
