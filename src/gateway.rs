@@ -214,7 +214,7 @@ impl Gateway {
         if !reusable {
             session.set_keepalive(None);
         }
-        let answered = self.answer(session, &outcome, &mut visit).await;
+        let answered = self.answer(session, outcome, &mut visit).await;
         if answered && !reusable {
             body::linger(session).await;
         }
@@ -353,15 +353,15 @@ impl Gateway {
     }
 
     /// Counts, writes and logs the answer. Answers whether it was written whole.
-    async fn answer(&self, session: &mut ServerSession, outcome: &Outcome, visit: &mut Visit<'_>) -> bool {
-        let code = outcome.code();
+    async fn answer(&self, session: &mut ServerSession, outcome: Outcome, visit: &mut Visit<'_>) -> bool {
+        let (code, reason) = (outcome.code(), outcome.reason());
         let answer = Answer::to(outcome, visit.line.event_id.as_deref());
         let status = answer.as_ref().map_or(StatusCode::BAD_GATEWAY, Answer::status);
         let requests = visit.route.map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
         // Before the answer leaves: whoever has it finds it counted.
         requests.answered(code, status);
         if code.is_rejection() {
-            self.remember(session, Kind { code, reason: outcome.reason() }, status, visit);
+            self.remember(session, Kind { code, reason }, status, visit);
         }
         let written = match answer {
             Ok(answer) => answer.write(session, visit.write_by()).await,
@@ -372,14 +372,14 @@ impl Gateway {
         };
         let duration = visit.incoming.first_byte.elapsed();
         requests.took(duration);
-        let kind = outcome.reason().unwrap_or(code.as_str());
+        let kind = reason.unwrap_or(code.as_str());
         let admitted = if code.is_rejection() {
             self.thinning.admit(visit.line.route.as_ref(), kind, Instant::now())
         } else {
             Some(0)
         };
         if let Some(suppressed) = admitted {
-            visit.line.write(code, outcome.reason(), status.as_u16(), duration, suppressed);
+            visit.line.write(code, reason, status.as_u16(), duration, suppressed);
         }
         written
     }

@@ -4,22 +4,25 @@
 //! for the ledger and for the sender is decided by `gateway`.
 
 mod allowed;
-mod joined;
 mod resolve;
 mod target;
 mod trust;
 
+use std::io;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use pingora_core::Error as PingoraError;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout_at;
 
 pub use allowed::{AllowedUpstream, PatternError, problem_of};
@@ -30,7 +33,6 @@ use crate::backoff::Failed;
 use crate::delivery::Delivery;
 use crate::metrics::UpstreamResult;
 use crate::store::Attempted;
-use joined::Joined;
 use resolve::Addresses;
 
 /// How long an idle connection is kept. Below the shortest time-out in common use (Node.js closes after 5 s), so that
@@ -165,19 +167,20 @@ impl Default for Client {
 pub struct Connected<'a> {
     client: &'a Client,
     upstream: &'a Upstream,
-    session: Box<Session>,
+    link: Link,
     started: Instant,
 }
 
-/// Boxed where it is passed on: it is big, and would be copied into every future on the way.
-struct Session {
-    peer: HttpPeer,
-    http: HttpSession,
+/// An open connection.
+struct Link {
+    /// Boxed: it is big, and would be copied into every future on the way.
+    peer: Box<HttpPeer>,
+    stream: Stream,
     /// It came from the pool.
     reused: bool,
 }
 
-/// Whether a session may come from the pool.
+/// Whether a connection may come from the pool.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pool {
     Use,
@@ -198,8 +201,8 @@ impl Client {
     /// The attempt, ended.
     pub async fn connect<'a>(&'a self, upstream: &'a Upstream, deadline: Instant) -> Result<Connected<'a>, Attempt> {
         let started = Instant::now();
-        let failure = match timeout_at(deadline.into(), self.session(upstream, Pool::Use)).await {
-            Ok(Ok(session)) => return Ok(Connected { client: self, upstream, session, started }),
+        let failure = match timeout_at(deadline.into(), pin!(self.link(upstream, Pool::Use))).await {
+            Ok(Ok(link)) => return Ok(Connected { client: self, upstream, link, started }),
             Ok(Err(failure)) => failure,
             Err(_) => Failure::TimedOut,
         };
@@ -208,7 +211,7 @@ impl Client {
 
     /// A connection, pooled or new, to one of the upstream's addresses. A failed connect has sent nothing, so the next
     /// address is tried, and a sole address once more.
-    async fn session(&self, upstream: &Upstream, pool: Pool) -> Result<Box<Session>, Failure> {
+    async fn link(&self, upstream: &Upstream, pool: Pool) -> Result<Link, Failure> {
         let addresses = upstream.addresses.get().await.ok_or(Failure::Unreachable)?;
         let sole = addresses.len() == 1;
         let twice = addresses.iter().chain(addresses.iter().filter(|_| sole));
@@ -216,18 +219,13 @@ impl Client {
             if sole && number > 0 {
                 tokio::time::sleep(RECONNECT_AFTER).await;
             }
-            let peer = peer(&upstream.target, *address);
+            let peer = Box::new(peer(&upstream.target, *address));
             let connected = match pool {
-                Pool::Use => self.connector.get_stream(&peer).await,
-                Pool::Avoid => self.connector.new_stream(&peer).await.map(|stream| (stream, false)),
+                Pool::Use => self.connector.get_stream(&*peer).await,
+                Pool::Avoid => self.connector.new_stream(&*peer).await.map(|stream| (stream, false)),
             };
             match connected {
-                Ok((stream, reused)) => {
-                    // One from the pool is joined already.
-                    let stream = if reused { stream } else { Box::new(Joined::new(stream)) };
-                    let http = HttpSession::new_with_options(stream, &peer);
-                    return Ok(Box::new(Session { peer, http, reused }));
-                }
+                Ok((stream, reused)) => return Ok(Link { peer, stream, reused }),
                 Err(error) => tracing::debug!(upstream = %upstream.target.authority, %error, "connect failed"),
             }
         }
@@ -235,17 +233,23 @@ impl Client {
         Err(Failure::Unreachable)
     }
 
+    /// Sends a request and reads the answer.
+    ///
+    /// Pingora's session reads only: it would write the head by itself, flushed, before it is given the body, and what
+    /// it writes it wants as a map of headers.
     async fn send(
         &self,
-        session: Box<Session>,
-        head: RequestHeader,
+        link: Link,
+        method: &Method,
+        head: &[u8],
         body: &Bytes,
         sent: impl FnOnce(),
     ) -> Result<Response, Broken> {
-        let Session { peer, mut http, reused } = *session;
-        let written = write_request(&mut http, head, body).await;
+        let Link { peer, mut stream, reused } = link;
+        let written = write(&mut stream, head, body).await;
         sent();
         // An upstream may answer and close without having read the body, so a failed write is no end yet.
+        let mut http = HttpSession::new_with_options(stream, &*peer);
         let mut informational = 0;
         match read_head(&mut http, &mut informational).await {
             Ok(()) => {}
@@ -254,6 +258,11 @@ impl Client {
                 tracing::debug!(%error, "no answer from the upstream");
                 return Err(Broken::Other);
             }
+        }
+        if method == Method::HEAD {
+            // An answer without a body, whatever its head says of one (RFC 9110 §9.3.2).
+            let head = Box::new(http.resp_header().ok_or(Broken::Other)?.clone());
+            return Ok(Response { head, body: Bytes::new(), truncated: false });
         }
         let response = read_response(&mut http).await?;
         if written.is_ok() && !response.truncated {
@@ -281,7 +290,7 @@ impl Connected<'_> {
         sent: impl FnOnce(),
     ) -> Attempt {
         let started = self.started;
-        let exchange = self.exchange(delivery, number, possible_duplicate, sent);
+        let exchange = pin!(self.exchange(delivery, number, possible_duplicate, sent));
         let end = match timeout_at(deadline.into(), exchange).await {
             Ok(Ok(response)) => End::Answered(response),
             Ok(Err(failure)) => End::Unknown(failure),
@@ -298,24 +307,27 @@ impl Connected<'_> {
         possible_duplicate: bool,
         sent: impl FnOnce(),
     ) -> Result<Response, Failure> {
-        let Self { client, upstream, session, .. } = self;
-        let head = request_head(upstream, delivery.head(number, possible_duplicate), delivery.query());
-        match client.send(session, head, delivery.body(), sent).await {
+        let Self { client, upstream, link, .. } = self;
+        let Upstream { target, headers, .. } = upstream;
+        let head = |possible_duplicate| {
+            delivery.head(&target.path_and_query, &target.authority, headers, number, possible_duplicate)
+        };
+        match client.send(link, delivery.method(), &head(possible_duplicate), delivery.body(), sent).await {
             Ok(response) => return Ok(response),
             Err(Broken::Other) => return Err(Failure::Broken),
             Err(Broken::Stale) => {}
         }
-        let mut session = client.session(upstream, Pool::Avoid).await?;
-        session.reused = false;
-        let head = request_head(upstream, delivery.head(number, true), delivery.query());
-        client.send(session, head, delivery.body(), || ()).await.map_err(|_| Failure::Broken)
+        // New, so it can't be stale.
+        let link = client.link(upstream, Pool::Avoid).await?;
+        let again = client.send(link, delivery.method(), &head(true), delivery.body(), || ()).await;
+        again.map_err(|_| Failure::Broken)
     }
 }
 
-async fn write_request(session: &mut HttpSession, head: RequestHeader, body: &Bytes) -> Result<(), Box<PingoraError>> {
-    session.write_request_header(Box::new(head)).await?;
-    session.write_body(body).await?;
-    session.finish_body().await.map(|_| ())
+/// Head and body in one piece, where the connection can take them so.
+async fn write(stream: &mut Stream, head: &[u8], body: &[u8]) -> io::Result<()> {
+    stream.write_all_buf(&mut head.chain(body)).await?;
+    stream.flush().await
 }
 
 /// Reads heads up to the first that is no informational one.
@@ -348,27 +360,6 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {
         body.extend_from_slice(&chunk);
     }
     Ok(Response { head, body: body.freeze(), truncated: false })
-}
-
-fn request_head(upstream: &Upstream, mut head: RequestHeader, query: Option<&str>) -> RequestHeader {
-    for (name, value) in &upstream.headers {
-        let set = head.insert_header(name.clone(), value.clone());
-        debug_assert!(set.is_ok(), "a header map holds more than we allow a head to have");
-    }
-    let target = &upstream.target;
-    let path = &*target.path_and_query;
-    let set = match query {
-        None => head.set_raw_path(path.as_bytes()),
-        Some(query) => {
-            let joint = if path.contains('?') { '&' } else { '?' };
-            head.set_raw_path(format!("{path}{joint}{query}").as_bytes())
-        }
-    };
-    debug_assert!(set.is_ok(), "path and query were parsed before");
-    head.set_version(Version::HTTP_11);
-    let host = head.insert_header("Host", &*target.authority);
-    debug_assert!(host.is_ok(), "the authority was parsed before");
-    head
 }
 
 fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {

@@ -1,6 +1,7 @@
 //! From what became of a request to the answer its sender gets: the one mapping to status, headers and body.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -205,21 +206,20 @@ fn rejected_status(status: StatusCode) -> StatusCode {
 
 /// An answer, ready to be written.
 pub(super) struct Answer {
-    head: ResponseHeader,
+    head: Box<ResponseHeader>,
     body: Bytes,
 }
 
 impl Answer {
     /// `event_id` is known from verified requests only.
-    pub(super) fn to(outcome: &Outcome, event_id: Option<&str>) -> PingoraResult<Self> {
+    pub(super) fn to(outcome: Outcome, event_id: Option<&str>) -> PingoraResult<Self> {
+        let (code, status) = (outcome.code(), outcome.status());
         let mut answer = match outcome {
-            Outcome::Delivered(response) | Outcome::UpstreamRejected(response) => {
-                Self::passed_back(response, outcome.status())?
-            }
+            Outcome::Delivered(response) | Outcome::UpstreamRejected(response) => Self::passed_back(response, status)?,
             Outcome::Challenge(reply) => Self::of_handshake(reply)?,
-            _ => Self::own(outcome)?,
+            outcome => Self::own(&outcome)?,
         };
-        answer.head.insert_header(HOOKGATE_OUTCOME, outcome.code().as_str())?;
+        answer.head.insert_header(HOOKGATE_OUTCOME, code.as_str())?;
         if let Some(id) = event_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
             answer.head.insert_header(HOOKGATE_EVENT_ID, id)?;
         }
@@ -230,14 +230,12 @@ impl Answer {
         self.head.status
     }
 
-    fn passed_back(response: &Response, status: StatusCode) -> PingoraResult<Self> {
-        let mut head = (*response.head).clone();
+    fn passed_back(response: Response, status: StatusCode) -> PingoraResult<Self> {
+        let Response { mut head, body, .. } = response;
         head.set_version(Version::HTTP_11);
-        for name in &NOT_PASSED_BACK {
+        let of_connection: Vec<_> = named_by_connection(&head.headers).collect();
+        for name in NOT_PASSED_BACK.iter().chain(&of_connection) {
             head.remove_header(name);
-        }
-        for name in named_by_connection(&response.head.headers) {
-            head.remove_header(&name);
         }
         if head.status != status {
             head.remove_header(&header::LOCATION);
@@ -246,12 +244,12 @@ impl Answer {
         }
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if !bodiless {
-            head.insert_header("Content-Length", response.body.len())?;
+            head.insert_header("Content-Length", body.len())?;
         }
-        Ok(Self { head, body: response.body.clone() })
+        Ok(Self { head, body })
     }
 
-    fn of_handshake(reply: &Reply) -> PingoraResult<Self> {
+    fn of_handshake(reply: Reply) -> PingoraResult<Self> {
         let mut head = ResponseHeader::build(reply.status, Some(8))?;
         head.insert_header("Content-Type", reply.content_type)?;
         // It holds what the sender sent: no browser is to make a page of it.
@@ -259,7 +257,7 @@ impl Answer {
         if reply.status != StatusCode::NO_CONTENT {
             head.insert_header("Content-Length", reply.body.len())?;
         }
-        Ok(Self { head, body: reply.body.clone() })
+        Ok(Self { head: Box::new(head), body: reply.body })
     }
 
     fn own(outcome: &Outcome) -> PingoraResult<Self> {
@@ -280,15 +278,15 @@ impl Answer {
             let allowed: Vec<_> = methods.iter().map(Method::as_str).collect();
             head.insert_header("Allow", allowed.join(", "))?;
         }
-        Ok(Self { head, body })
+        Ok(Self { head: Box::new(head), body })
     }
 
     /// Writes the answer, whole, by `deadline`. `false` when that failed; the connection is of no use then.
     pub(super) async fn write(self, session: &mut ServerSession, deadline: Instant) -> bool {
-        let written = async {
-            session.write_response_header(Box::new(self.head)).await?;
+        let written = pin!(async {
+            session.write_response_header(self.head).await?;
             session.write_response_body(self.body, true).await
-        };
+        });
         matches!(timeout_at(deadline.into(), written).await, Ok(Ok(())))
     }
 }
@@ -314,7 +312,7 @@ fn whole_seconds(wait: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn answer(outcome: &Outcome) -> Answer {
+    fn answer(outcome: Outcome) -> Answer {
         Answer::to(outcome, None).unwrap()
     }
 
@@ -330,13 +328,13 @@ mod tests {
     #[test]
     fn every_failed_authentication_has_the_same_body() {
         let bodies = [Failure::Missing, Failure::Malformed, Failure::Mismatch, Failure::Stale]
-            .map(|failure| answer(&Outcome::InvalidSignature(failure)).body);
+            .map(|failure| answer(Outcome::InvalidSignature(failure)).body);
         assert!(bodies.iter().all(|body| *body == bodies[0]));
     }
 
     #[test]
     fn an_error_is_a_problem_document_that_names_its_code() {
-        let answer = answer(&Outcome::UnknownRoute);
+        let answer = answer(Outcome::UnknownRoute);
         let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!(answer.head.headers["content-type"], "application/problem+json");
         assert_eq!(document["code"], "unknown_route");
@@ -346,7 +344,7 @@ mod tests {
 
     #[test]
     fn an_upstream_s_answer_passes_but_for_its_connection_and_our_names() {
-        let answer = answer(&Outcome::Delivered(response(201)));
+        let answer = answer(Outcome::Delivered(response(201)));
         assert_eq!(answer.status(), 201);
         assert_eq!(answer.head.headers["x-app"], "kept");
         assert_eq!(answer.head.headers["content-length"], "4");
@@ -359,7 +357,7 @@ mod tests {
     fn statuses_that_would_harm_the_endpoint_become_502() {
         for (upstream, answered) in [(101, 502), (301, 502), (304, 502), (410, 502), (404, 404), (500, 500), (429, 429)]
         {
-            assert_eq!(answer(&Outcome::UpstreamRejected(response(upstream))).status(), answered, "{upstream}");
+            assert_eq!(answer(Outcome::UpstreamRejected(response(upstream))).status(), answered, "{upstream}");
         }
     }
 

@@ -184,7 +184,7 @@ impl Gateway {
                 HeadRead::Nothing => return,
                 HeadRead::Refused(outcome) => {
                     session.set_keepalive(None);
-                    self.answer(&mut session, &outcome, &mut Visit::new(incoming)).await;
+                    self.answer(&mut session, outcome, &mut Visit::new(incoming)).await;
                     close(session).await;
                     return;
                 }
