@@ -1,4 +1,4 @@
-.PHONY: demo test check deny fuzz fuzz-coverage bench bench-compare bench-growth bench-tools soak install
+.PHONY: demo test check deny fuzz fuzz-coverage bench instructions bench-compare bench-growth bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
@@ -60,6 +60,11 @@ soak:
 bench:
 	@scripts/install build
 	cargo bench --locked
+
+# What one event takes in instructions, held to benches/instructions.json; HOOKGATE_REGENERATE=1 writes that anew.
+instructions:
+	@scripts/install check
+	@cargo bench --locked --bench instructions
 
 # hookgate beside its peers (benches/compare/README.md): some 25 minutes, on a machine that does nothing else. COMPARE takes
 # options, as in `make bench-compare COMPARE=--quick`. A peer that can't be installed is skipped.

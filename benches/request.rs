@@ -3,25 +3,24 @@
 //! `direct` is the same sender straight at the receiver; the difference is what the gateway adds. Figures of one
 //! machine say little; compare the rows of one run. Throughput and CPU time are for a side-by-side harness to measure.
 
+#[path = "setup/gateway.rs"]
+mod setup;
+
 use std::net::SocketAddr;
 
 use axum::Router;
 use axum::routing::post;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hookgate::app::{App, Sockets};
-use hookgate::config;
-use hookgate::secret::Secret;
-use hookgate::signature::presets;
+use setup::{gateway, signed_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-const KEY: &str = "whsec_bench";
-
 fn request(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let receiver = runtime.block_on(receiver());
-    let app = runtime.block_on(gateway(receiver));
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let app = runtime.block_on(gateway(receiver, "proxy", folder.path()));
     let mut group = c.benchmark_group("request");
     let mut number = 0;
     for size in [1 << 10, 1 << 14, 1 << 18] {
@@ -51,33 +50,6 @@ async fn receiver() -> SocketAddr {
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
-}
-
-async fn gateway(receiver: SocketAddr) -> App {
-    let yaml = format!(
-        "listen: [{{address: '127.0.0.1:0'}}]\nadmin: {{address: '127.0.0.1:0'}}\nroutes:\n  - {{path: /hook, \
-         provider: vpn-enterprise, secrets: [{{env: KEY}}], upstream: 'http://{receiver}/hook'}}\n"
-    );
-    let loaded = config::load_text("bench.yaml", yaml, &|_| Some(KEY.into()))
-        .unwrap_or_else(|report| panic!("{}", report.to_text(false)));
-    App::start(loaded.config, Sockets::default()).await.expect("it starts")
-}
-
-fn signed_request(number: u64, size: usize) -> Vec<u8> {
-    let mut body = format!(r#"{{"id":"evt_{number}","type":"user.created","data":{{"note":""#);
-    let pad = size.saturating_sub(body.len() + 3);
-    body.extend(std::iter::repeat_n('x', pad));
-    body.push_str("\"}}");
-    let signed = presets::vpn_enterprise()
-        .sign(&Secret::new(KEY).expect("not empty"), body.as_bytes(), jiff::Timestamp::UNIX_EPOCH, None)
-        .expect("signs");
-    let (header, signature) = signed.iter().next().expect("one header");
-    format!(
-        "POST /hook HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         {header}: {signature}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
 }
 
 async fn exchange(connection: &mut TcpStream, request: &[u8]) {

@@ -1,0 +1,285 @@
+//! A guard: how many instructions one event takes, counted by callgrind, which no neighbour disturbs, and held to what is
+//! written in `instructions.json`. More than 5 % over that fails; `HOOKGATE_REGENERATE=1` writes down what is counted.
+//!
+//! Each case runs in a process of its own, twice: for a few events, and for some more. The difference is what the events
+//! cost; starting, and whatever happens once, is in both. callgrind knows no SHA extensions, so SHA-256 counts some twenty
+//! times what it takes on a processor that has them. What the kernel does is not counted at all.
+//!
+//! The profiles stay in `target/instructions`, for `callgrind_annotate --inclusive=yes`.
+
+#[path = "setup/gateway.rs"]
+mod gateway;
+#[path = "setup/ledger.rs"]
+mod ledger;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+
+use bytes::Bytes;
+use hookgate::event::{EnvelopeSpec, IdSource, Source};
+use hookgate::ledger::{Decision, Ledger};
+use hookgate::log::{self, Format};
+use hookgate::secret::Secret;
+use hookgate::signature::{NamedSecret, Verifier, presets};
+use http::HeaderMap;
+use jiff::Timestamp;
+use tracing::level_filters::LevelFilter;
+
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
+/// The share over its baseline that a case may take.
+const TOLERANCE: f64 = 0.05;
+/// Events of the first run and of the second.
+const RUNS: [u64; 2] = [100, 400];
+
+const KIB: usize = 1 << 10;
+
+/// A case, and what it does for so many events.
+type Case = (&'static str, fn(u64));
+const CASES: [Case; 10] = [
+    ("verify/1KiB", |events| verify(events, KIB)),
+    ("verify/16KiB", |events| verify(events, 16 * KIB)),
+    ("envelope/1KiB", |events| envelope(events, KIB)),
+    ("envelope/16KiB", |events| envelope(events, 16 * KIB)),
+    ("ledger/new_event", new_events),
+    ("ledger/replay", replays),
+    ("request/proxy/1KiB", |events| requests(events, KIB, "proxy", Sent::Genuine)),
+    ("request/proxy/16KiB", |events| requests(events, 16 * KIB, "proxy", Sent::Genuine)),
+    ("request/queue/1KiB", |events| requests(events, KIB, "queue", Sent::Genuine)),
+    ("request/refused/1KiB", |events| requests(events, KIB, "proxy", Sent::Forged)),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().collect();
+    if let [_, flag, name, events] = &arguments[..]
+        && flag == "--case"
+    {
+        let (_, run) = CASES.iter().find(|(case, _)| case == name).expect("a case");
+        run(events.parse().expect("a number"));
+        return ExitCode::SUCCESS;
+    }
+    sign_requests();
+    let counted: BTreeMap<_, _> = CASES.iter().map(|(name, _)| (*name, count(name))).collect();
+    if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+        let text = serde_json::to_string_pretty(&counted).expect("JSON") + "\n";
+        fs::write(BASELINE, text).expect("the baseline can be written");
+    }
+    let baseline = fs::read(BASELINE).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if holds(&counted, &baseline.unwrap_or_default()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints how each case stands to its baseline. Answers whether all are within it.
+fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> bool {
+    let mut all = true;
+    println!("{:24}{:>14}{:>14}{:>9}", "instructions an event", "baseline", "now", "");
+    for (&name, &now) in counted {
+        let Some(&before) = baseline.get(name) else {
+            println!("{name:24}{:>14}{now:>14}  has no baseline", "-");
+            all = false;
+            continue;
+        };
+        let change = ratio(now, before) - 1.0;
+        let verdict = match change {
+            change if change > TOLERANCE => {
+                all = false;
+                "  too many"
+            }
+            change if change < -TOLERANCE => "  fewer: write it down",
+            _ => "",
+        };
+        println!("{name:24}{before:>14}{now:>14}{:>+8.1}%{verdict}", change * 100.0);
+    }
+    if !all {
+        println!(
+            "\nif that is what the change is worth: HOOKGATE_REGENERATE=1 make instructions, and say why in its message"
+        );
+    }
+    all
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn ratio(now: u64, before: u64) -> f64 {
+    now as f64 / before as f64
+}
+
+/// Signs what is sent, where it is not counted.
+fn sign_requests() {
+    for size in [KIB, 16 * KIB] {
+        let all: Vec<_> = (0..RUNS[1]).map(|number| gateway::signed_request(number, size)).collect();
+        fs::write(signed(size), all.concat()).expect("the requests can be written");
+    }
+}
+
+/// Requests of equal length, one after the other.
+fn signed(size: usize) -> PathBuf {
+    folder().join(format!("requests-{size}"))
+}
+
+fn folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("instructions");
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// Instructions that one event takes.
+fn count(name: &str) -> u64 {
+    let [few, more] = RUNS.map(|events| run_under_callgrind(name, events));
+    (more - few) / (RUNS[1] - RUNS[0])
+}
+
+fn run_under_callgrind(name: &str, events: u64) -> u64 {
+    let profile = folder().join(format!("{}.{events}", name.replace('/', "-")));
+    let itself = std::env::current_exe().expect("it runs");
+    let output = Command::new("valgrind")
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={}", profile.display()))
+        .arg(itself)
+        .args(["--case", name, &events.to_string()])
+        .stdout(Stdio::null())
+        .output()
+        .expect("valgrind is installed: scripts/install check");
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = fs::read_to_string(&profile).expect("a profile");
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
+    total.expect("a profile has a total")
+}
+
+fn verify(events: u64, size: usize) {
+    let (scheme, secret) = (presets::vpn_enterprise(), || Secret::new(gateway::KEY).expect("not empty"));
+    let named = NamedSecret { name: "current".into(), secret: secret(), expires: None };
+    let verifier = Verifier::new(scheme.clone(), vec![named.for_scheme(&scheme).expect("a key")], false);
+    let body = Bytes::from(gateway::event(1, size));
+    let headers = scheme.sign(&secret(), &body, Timestamp::UNIX_EPOCH, None).expect("signs").to_headers();
+    for _ in 0..events {
+        let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+        verification.update(body.clone());
+        verification.finish().expect("signed with this key");
+    }
+}
+
+fn envelope(events: u64, size: usize) {
+    let pointer = |text: &str| text.parse().expect("a pointer");
+    let spec = EnvelopeSpec {
+        id: IdSource::Pointer(pointer("/id")),
+        kind: Source::Pointer(pointer("/type")),
+        timestamp: None,
+    };
+    let body = gateway::event(1, size);
+    for _ in 0..events {
+        spec.parse(body.as_bytes(), &HeaderMap::new()).expect("an event");
+    }
+}
+
+fn new_events(events: u64) {
+    with_ledger(|runtime, ledger| {
+        let digest = ledger::digest();
+        (0..events).for_each(|number| runtime.block_on(ledger::complete(ledger, digest, number)));
+    });
+}
+
+fn replays(events: u64) {
+    with_ledger(|runtime, ledger| {
+        let digest = ledger::digest();
+        runtime.block_on(ledger::complete(ledger, digest, 1));
+        for _ in 0..events {
+            let decision = runtime.block_on(ledger::claim(ledger, digest, 1));
+            assert!(matches!(decision, Decision::Duplicate));
+        }
+    });
+}
+
+fn with_ledger(ask: impl FnOnce(&tokio::runtime::Runtime, &std::sync::Arc<Ledger>)) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    ask(&runtime(), &Ledger::new(ledger::open(folder.path())));
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Genuine,
+    Forged,
+}
+
+/// One after the other, over one connection.
+fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
+    let settings = log::Settings { format: Format::Json, level: LevelFilter::INFO };
+    let _log = log::start(settings).expect("for the first time");
+    let (folder, runtime) = (tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder"), runtime());
+    let app = runtime.block_on(gateway::gateway(receiver(), delivery, folder.path()));
+    let mut connection = Connection::from(TcpStream::connect(app.data[0]).expect("it listens"));
+    let mut signed = fs::read(signed(size)).expect("they were signed");
+    let each = signed.len() / usize::try_from(RUNS[1]).expect("few");
+    for request in signed.chunks_mut(each).zip(0..events).map(|(request, _)| request) {
+        if sent == Sent::Forged {
+            request[each - 4] ^= 1;
+        }
+        let answer = connection.exchange(request);
+        let expected = match (sent, delivery) {
+            (Sent::Forged, _) => "401",
+            (Sent::Genuine, "queue") => "202",
+            (Sent::Genuine, _) => "200",
+        };
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{answer}");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+/// Takes what comes, over one connection after the other.
+fn receiver() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = Connection::from(connection.expect("a connection"));
+            while connection.read_message().is_some() {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
+                connection.stream.write_all(answer).expect("it reads");
+            }
+        }
+    });
+    address
+}
+
+/// Either end of a connection, with room for what comes, so that little of what is counted is this.
+struct Connection {
+    stream: TcpStream,
+    room: Vec<u8>,
+}
+
+impl From<TcpStream> for Connection {
+    fn from(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a TCP socket");
+        Self { stream, room: vec![0; 1 << 16] }
+    }
+}
+
+impl Connection {
+    fn exchange(&mut self, request: &[u8]) -> String {
+        self.stream.write_all(request).expect("it reads");
+        self.read_message().expect("it answers")
+    }
+
+    /// The head of a message, its body having been read as well; `None` at the end of the connection.
+    fn read_message(&mut self) -> Option<String> {
+        let mut come = 0;
+        loop {
+            come += self.stream.read(&mut self.room[come..]).ok().filter(|read| *read > 0)?;
+            let Some(end) = self.room[..come].windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+            let head = String::from_utf8_lossy(&self.room[..end]).into_owned();
+            let length: Option<usize> = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.parse().ok())?
+            });
+            while come < end + 4 + length.unwrap_or(0) {
+                come += self.stream.read(&mut self.room[come..]).ok().filter(|read| *read > 0)?;
+            }
+            return Some(head);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! A ledger on a store of its own, and the events that it is asked about.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookgate::clock::Clock;
+use hookgate::event::EventId;
+use hookgate::ledger::{Decision, Ending, InFlightPolicy, Ledger, Report};
+use hookgate::metrics::Metrics;
+use hookgate::secret::Secret;
+use hookgate::signature::{NamedSecret, PayloadDigest, Verifier, presets};
+use hookgate::store::{Durability, Settings, Store, Subject};
+use jiff::Timestamp;
+
+const WINDOW: Duration = Duration::from_secs(96 * 3600);
+
+pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> Decision {
+    let id = EventId::Text(format!("evt_{number:020}").into());
+    let names = ledger.names("billing", &id, None);
+    ledger
+        .claim(names, digest, WINDOW, InFlightPolicy::Wait, Instant::now() + Duration::from_secs(10))
+        .await
+        .expect("room")
+}
+
+pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {
+    match claim(ledger, digest, number).await {
+        Decision::Claimed(claim) => {
+            let subject = Subject {
+                route: "billing".into(),
+                event_id: "evt".into(),
+                event_type: "user.created".into(),
+                received_at: Timestamp::UNIX_EPOCH,
+                secret: "current".into(),
+                is_test: false,
+            };
+            let report = Report { subject: Arc::new(subject), attempt: None, payload: None };
+            let deadline = Instant::now() + Duration::from_secs(10);
+            claim.settle(Ending::HandedOver, report, deadline).await.expect("a disk");
+        }
+        _ => unreachable!("every number is new"),
+    }
+}
+
+pub fn open(folder: &Path) -> Store {
+    let settings =
+        Settings { folder: folder.to_owned(), durability: Durability::Relaxed, max_ids: usize::MAX, max_bytes: None };
+    let metrics = Metrics::new().expect("series of different names");
+    Store::open(settings, Clock::System, metrics.store().clone()).expect("a store")
+}
+
+/// A digest can only be had from a verified body.
+pub fn digest() -> PayloadDigest {
+    let secret = || Secret::new("key").expect("not empty");
+    let signed = presets::vpn_enterprise().sign(&secret(), b"{}", Timestamp::UNIX_EPOCH, None).expect("signs");
+    let named = NamedSecret { name: "key".into(), secret: secret(), expires: None };
+    let verifier = Verifier::new(
+        presets::vpn_enterprise(),
+        vec![named.for_scheme(&presets::vpn_enterprise()).expect("a key")],
+        false,
+    );
+    let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
+    verification.update(Bytes::from_static(b"{}"));
+    verification.finish().expect("signed with this key").digest()
+}
