@@ -1,7 +1,7 @@
 //! What may be sent to an upstream: a verified body under the headers that belong to it.
 //!
-//! Owns which of a sender's headers pass and which of ours are set (contract §8, RFC 9110 §7.6.1), and the form in which
-//! that is stored. Where it is sent and what comes back is `upstream`'s.
+//! Owns which of a sender's headers pass and which of ours are set (contract §8, RFC 9110 §7.6.1), the form in which that is
+//! stored, and the head of an attempt as HTTP/1.1 writes it. Where it is sent and what comes back is `upstream`'s.
 
 mod test_mark;
 
@@ -28,7 +28,7 @@ pub struct Delivery {
 }
 
 /// Headers as HTTP/1.1 writes them (RFC 9112 §5), one a line. They are never more than that: what they were when they
-/// came in was looked at then, and nobody looks for one of them on its way out.
+/// came in was looked at then; on its way out nobody looks for one, but for those that a route sets over them.
 #[derive(Clone)]
 struct Lines(Bytes);
 
@@ -86,6 +86,10 @@ const SET_ANEW: [HeaderName; 3] = [
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-proto"),
 ];
+
+const ATTEMPT: &str = "Hookgate-Attempt";
+const POSSIBLE_DUPLICATE: &str = "Hookgate-Possible-Duplicate";
+const SET_WHEN_SENT: [&str; 2] = [ATTEMPT, POSSIBLE_DUPLICATE];
 
 /// Shown in place of a header's value that is nobody's business.
 pub const MASK: &str = "***";
@@ -147,11 +151,8 @@ impl Delivery {
         let start = std::str::from_utf8(stored[..first_line].strip_suffix(b"\r\n")?).ok()?;
         let (method, target) = start.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
         let query = target.strip_prefix('/')?.strip_prefix('?');
-        if !target.bytes().all(|byte| byte > b' ' && byte != 0x7f) {
-            return None;
-        }
         let lines = Lines(stored.slice(first_line..));
-        if !lines.each().all(is_header) {
+        if !target.bytes().all(|byte| byte > b' ') || !lines.are_of(&body) {
             return None;
         }
         Some(Self { method: Method::from_bytes(method.as_bytes()).ok()?, query: query.map(Into::into), lines, body })
@@ -181,10 +182,6 @@ impl Delivery {
         lines.into()
     }
 
-    pub(crate) fn method(&self) -> &Method {
-        &self.method
-    }
-
     /// The body, byte for byte as received.
     pub fn body(&self) -> &Bytes {
         &self.body
@@ -200,7 +197,7 @@ impl Delivery {
         attempt: u32,
         possible_duplicate: bool,
     ) -> Vec<u8> {
-        let mut head = Writing(Vec::with_capacity(HEAD_BYTES));
+        let mut head = Writing(Vec::with_capacity(self.lines.0.len() + HEAD_BYTES));
         let joint = if path.contains('?') { "&" } else { "?" };
         let query = self.query.as_deref();
         for part in [self.method.as_str(), " ", path, query.map_or("", |_| joint), query.unwrap_or("")] {
@@ -211,16 +208,15 @@ impl Delivery {
         if over.is_empty() {
             head.0.extend_from_slice(&self.lines.0);
         } else {
-            let is_over =
-                |line: &[u8]| over.iter().any(|(name, _)| name_of(line).eq_ignore_ascii_case(name.as_str().as_bytes()));
+            let is_over = |line| over.iter().any(|(name, _)| is_named(line, name.as_str()));
             self.lines.each().filter(|line| !is_over(line)).for_each(|line| head.0.extend_from_slice(line));
         }
         for (name, value) in over {
             head.line(name.as_str().as_bytes(), value.as_bytes());
         }
-        head.set("Hookgate-Attempt", &attempt.to_string());
+        head.set(ATTEMPT, &attempt.to_string());
         if possible_duplicate {
-            head.set("Hookgate-Possible-Duplicate", "true");
+            head.set(POSSIBLE_DUPLICATE, "true");
         }
         head.0.extend_from_slice(b"\r\n");
         head.0
@@ -228,6 +224,19 @@ impl Delivery {
 }
 
 impl Lines {
+    /// Whether they are headers that may stand before `body`: with its length, once, and nothing else that is set when it is
+    /// sent. Nobody looks at them again.
+    fn are_of(&self, body: &Bytes) -> bool {
+        let length = body.len().to_string();
+        let is_length = |line: &[u8]| is_named(line, header::CONTENT_LENGTH.as_str());
+        let is_set_later = |line: &[u8]| {
+            let is_framing = FRAMING.iter().any(|name| is_named(line, name.as_str())) && !is_length(line);
+            is_framing || SET_WHEN_SENT.iter().any(|name| is_named(line, name))
+        };
+        self.each().all(|line| is_header(line) && !is_set_later(line))
+            && self.each().filter(|line| is_length(line)).map(value_of).eq([Some(length.as_bytes())])
+    }
+
     /// Each with its end.
     fn each(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split_inclusive(|&byte| byte == b'\n')
@@ -269,9 +278,10 @@ impl Writing {
     /// A header of ours.
     fn set(&mut self, name: &'static str, value: &str) {
         // Nothing that could end the line, whatever is in it.
-        match HeaderValue::from_bytes(value.as_bytes()) {
-            Ok(_) => self.line(name.as_bytes(), value.as_bytes()),
-            Err(_) => debug_assert!(false, "{name} has a value that no header can hold"),
+        let fits = is_value(value.as_bytes());
+        debug_assert!(fits, "{name} has a value that no header can hold");
+        if fits {
+            self.line(name.as_bytes(), value.as_bytes());
         }
     }
 
@@ -288,14 +298,25 @@ fn passes(name: &HeaderName) -> bool {
 
 /// Whether it is a line that a header's name and value make, its end included.
 fn is_header(line: &[u8]) -> bool {
-    let name = name_of(line);
-    let value = line.get(name.len()..).and_then(|rest| rest.strip_prefix(b": ")?.strip_suffix(b"\r\n"));
-    HeaderName::from_bytes(name).is_ok() && value.is_some_and(|value| HeaderValue::from_bytes(value).is_ok())
+    HeaderName::from_bytes(name_of(line)).is_ok() && value_of(line).is_some_and(is_value)
+}
+
+/// What a field's value may be made of (RFC 9110 §5.5).
+fn is_value(value: &[u8]) -> bool {
+    value.iter().all(|&byte| byte == b'\t' || byte >= b' ' && byte != 0x7f)
 }
 
 /// The name that a header's line begins with.
 fn name_of(line: &[u8]) -> &[u8] {
     line.split(|&byte| byte == b':').next().unwrap_or(line)
+}
+
+fn value_of(line: &[u8]) -> Option<&[u8]> {
+    line.get(name_of(line).len()..)?.strip_prefix(b": ")?.strip_suffix(b"\r\n")
+}
+
+fn is_named(line: &[u8], name: &str) -> bool {
+    name_of(line).eq_ignore_ascii_case(name.as_bytes())
 }
 
 /// The headers that `Connection` says are of this connection only (RFC 9110 §7.6.1).
@@ -468,22 +489,31 @@ mod tests {
 
     #[test]
     fn what_is_no_stored_head_makes_no_delivery() {
-        let is_one = |stored: &'static [u8]| Delivery::from_stored(&Bytes::from_static(stored), Bytes::new()).is_some();
-        let good = b"POST /?a=b HTTP/1.1\r\nA: b\r\n";
-        let without_headers = b"POST /?a=b HTTP/1.1\r\n";
+        let body = Bytes::from_static(b"{}");
+        let is_one = |stored: &[u8]| Delivery::from_stored(&Bytes::copy_from_slice(stored), body.clone()).is_some();
+        let good = b"POST /?a=b\x7f\xc3\xa9 HTTP/1.1\r\nA: b\r\nContent-Length: 2\r\n";
         assert!(is_one(good));
         for cut in 0..good.len() {
-            assert_eq!(is_one(&good[..cut]), good[..cut] == without_headers[..], "{cut}");
+            assert!(!is_one(&good[..cut]), "{cut}");
         }
+        let with = |line: &str| is_one(format!("POST / HTTP/1.1\r\nContent-Length: 2\r\n{line}").as_bytes());
+        assert!(with("") && with("A:  b\tc\r\n") && with("A: \r\n"));
         for wrong in [
-            &b"POST / HTTP/1.1\r\nno colon\r\n"[..],
-            b"POST / HTTP/1.1\r\nA: b\r\n\r\n",
-            b"POST / HTTP/1.1\r\nA: b\nB: c\r\n",
-            b"POST /?a b HTTP/1.1\r\n",
-            b"PO(ST / HTTP/1.1\r\n",
+            "no colon\r\n",
+            "A: b\r\n\r\n",
+            "A: b\nB: c\r\n",
+            "A: b\0\r\n",
+            "Content-Length: 2\r\n",
+            "content-length: 3\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Host: a\r\n",
+            "Hookgate-Attempt: 1\r\n",
         ] {
-            assert!(!is_one(wrong), "{}", wrong.escape_ascii());
+            assert!(!with(wrong), "{wrong:?}");
         }
+        assert!(!is_one(b"POST /?a b HTTP/1.1\r\nContent-Length: 2\r\n"));
+        assert!(!is_one(b"PO(ST / HTTP/1.1\r\nContent-Length: 2\r\n"));
+        assert!(!is_one(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n"));
     }
 
     #[test]

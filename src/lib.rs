@@ -9,7 +9,6 @@
 //! store ledger                      what was handed over, what is in flight
 //! tls                               what listeners show, and whom they let in
 //! proxy_protocol                    pure: whose connection a balancer passes on
-//! wrapped                           streams that are put around connections
 //! delivery upstream                 what is sent, and one attempt at sending it
 //! route                             a route with all that a request needs, compiled
 //! queue                             stored events on their way to their upstreams
@@ -50,4 +49,3 @@ pub mod tls;
 pub mod upstream;
 pub mod watch;
 pub mod webhooks;
-mod wrapped;

@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use pingora_core::Error as PingoraError;
@@ -237,16 +237,10 @@ impl Client {
     ///
     /// Pingora's session reads only: it would write the head by itself, flushed, before it is given the body, and what
     /// it writes it wants as a map of headers.
-    async fn send(
-        &self,
-        link: Link,
-        method: &Method,
-        head: &[u8],
-        body: &Bytes,
-        sent: impl FnOnce(),
-    ) -> Result<Response, Broken> {
+    async fn send(&self, link: Link, head: Vec<u8>, body: &Bytes, sent: impl FnOnce()) -> Result<Response, Broken> {
         let Link { peer, mut stream, reused } = link;
-        let written = write(&mut stream, head, body).await;
+        let written = write(&mut stream, &head, body).await;
+        drop(head);
         sent();
         // An upstream may answer and close without having read the body, so a failed write is no end yet.
         let mut http = HttpSession::new_with_options(stream, &*peer);
@@ -258,11 +252,6 @@ impl Client {
                 tracing::debug!(%error, "no answer from the upstream");
                 return Err(Broken::Other);
             }
-        }
-        if method == Method::HEAD {
-            // An answer without a body, whatever its head says of one (RFC 9110 §9.3.2).
-            let head = Box::new(http.resp_header().ok_or(Broken::Other)?.clone());
-            return Ok(Response { head, body: Bytes::new(), truncated: false });
         }
         let response = read_response(&mut http).await?;
         if written.is_ok() && !response.truncated {
@@ -294,7 +283,7 @@ impl Connected<'_> {
         let end = match timeout_at(deadline.into(), exchange).await {
             Ok(Ok(response)) => End::Answered(response),
             Ok(Err(failure)) => End::Unknown(failure),
-            // The exchange's future is gone, and its connection with it.
+            // The exchange is not gone on with, and its connection goes with it.
             Err(_) => End::Unknown(Failure::TimedOut),
         };
         Attempt { end, duration: started.elapsed() }
@@ -312,14 +301,14 @@ impl Connected<'_> {
         let head = |possible_duplicate| {
             delivery.head(&target.path_and_query, &target.authority, headers, number, possible_duplicate)
         };
-        match client.send(link, delivery.method(), &head(possible_duplicate), delivery.body(), sent).await {
+        match client.send(link, head(possible_duplicate), delivery.body(), sent).await {
             Ok(response) => return Ok(response),
             Err(Broken::Other) => return Err(Failure::Broken),
             Err(Broken::Stale) => {}
         }
         // New, so it can't be stale.
         let link = client.link(upstream, Pool::Avoid).await?;
-        let again = client.send(link, delivery.method(), &head(true), delivery.body(), || ()).await;
+        let again = client.send(link, head(true), delivery.body(), || ()).await;
         again.map_err(|_| Failure::Broken)
     }
 }

@@ -88,8 +88,10 @@ impl Head {
         if size > header_bytes_max || head.headers.len() > FIELDS_MAX {
             return Err(Outcome::HeadersTooLarge);
         }
-        if let Some(raw) = &raw {
-            check_raw(raw, &head.headers)?;
+        match &raw {
+            Some(raw) => check_raw(raw, &head.headers)?,
+            None if is_sound_target(head.raw_path()) => {}
+            None => return refuse(Fault::Target),
         }
         check_field_names(&head.headers)?;
         check_transfer_encoding(&head.headers)?;
@@ -159,10 +161,11 @@ fn is_content_length(line: &[u8]) -> bool {
     line.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
-/// A receiver that folds `_` into `-`, as CGI does, would take these for framing.
+/// A receiver that folds `_` into `-`, as CGI does, would take some for framing. And h2 has names with a quote, which are no
+/// tokens (RFC 9110 §5.6.2).
 fn check_field_names(headers: &HeaderMap) -> Result<(), Outcome> {
     const FRAMING: [&str; 2] = ["transfer_encoding", "content_length"];
-    if headers.keys().any(|name| FRAMING.contains(&name.as_str())) {
+    if headers.keys().any(|name| FRAMING.contains(&name.as_str()) || name.as_str().contains('"')) {
         return refuse(Fault::FieldName);
     }
     Ok(())

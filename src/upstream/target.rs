@@ -67,7 +67,8 @@ impl Target {
         if host.is_empty() {
             return Err(UrlError::NotAUrl);
         }
-        let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
+        // Displayed, a query without a path has one.
+        let path_and_query = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
         Ok(Self {
             tls,
             host: host.into(),
@@ -100,6 +101,7 @@ mod tests {
             ("http://127.0.0.1:3000/hooks", false, "127.0.0.1", 3000, "127.0.0.1:3000", "/hooks"),
             ("https://app.example.com", true, "app.example.com", 443, "app.example.com", "/"),
             ("https://app.example.com:443/a?b=c", true, "app.example.com", 443, "app.example.com", "/a?b=c"),
+            ("http://app?x=1", false, "app", 80, "app", "/?x=1"),
             ("http://[::1]:8080/x", false, "::1", 8080, "[::1]:8080", "/x"),
         ];
         for (url, tls, host, port, authority, path) in cases {

@@ -21,14 +21,13 @@ const ALLOWED: &[(&str, &str)] = &[
     ("delivery", "signature"),
     ("tls", ""),
     ("proxy_protocol", ""),
-    ("wrapped", ""),
-    ("upstream", "backoff delivery metrics store tls wrapped"),
+    ("upstream", "backoff delivery metrics store tls"),
     ("route", "backoff signature handshake event store ledger upstream"),
     ("queue", "backoff clock delivery ledger metrics route store upstream"),
     ("log", "outcome"),
     (
         "gateway",
-        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol queue route signature store tls upstream watch wrapped",
+        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol queue route signature store tls upstream watch",
     ),
     ("providers", "json signature handshake event route"),
     (
