@@ -11,10 +11,12 @@ import sys
 import time
 import urllib.request
 from dataclasses import replace
+from html import escape
+from statistics import median
 
 from bench import Load, add_options, bench, machine, say, stop_on_signals
 from peers import PEERS, places
-from report import machine_line, number
+from report import STYLE, machine_line, number
 
 BASE = PEERS[0]
 KIB = Load(1)
@@ -141,8 +143,23 @@ FIGURES = {
 }
 
 
+PANEL, NAMES, BAR, ROW = 400, 150, 170, 20
+
+
+def medians(runs):
+    """Rows of several runs, title → figure → median."""
+    return {
+        title: {figure: median(run[title][figure] for run in runs) if value is not None else None for figure, value in row.items()}
+        for title, row in runs[0].items()
+    }
+
+
 def markdown(results):
-    parts = [f"# What hookgate's cost grows with, {results['date']}", machine_line(results["machine"])]
+    parts = [
+        f"# What hookgate's cost grows with, {results['date']}",
+        machine_line(results["machine"]),
+        f"One core, 1 KiB where nothing else is said; medians of {results['rounds']} runs.",
+    ]
     for name, rows in results["growths"].items():
         shown = [figure for figure in FIGURES if any(row.get(figure) is not None for row in rows.values())]
         lines = [f"| {name} | {' | '.join(FIGURES[figure] for figure in shown)} |", f"| --- |{' ---: |' * len(shown)}"]
@@ -153,27 +170,55 @@ def markdown(results):
     return "\n\n".join(parts) + "\n"
 
 
+def chart(results):
+    """A panel a growth, each to its own scale: CPU time per request."""
+    panels = list(results["growths"].items())
+    tallest = max(len(rows) for _, rows in panels)
+    deep, high = -(-len(panels) // 2), ROW * tallest + 44
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * PANEL} {deep * high}" width="{2 * PANEL}" height="{deep * high}" role="img">',
+        "<title>CPU time per request, in µs, as one thing grows</title>",
+        f"<style>{STYLE}</style>",
+    ]
+    for place, (name, rows) in enumerate(panels):
+        left, top = PANEL * (place % 2), high * (place // 2)
+        parts.append(f'<text class="head" x="{left}" y="{top + 16}">CPU µs per request, by {escape(name)}</text>')
+        longest = max(row["cpu_us"] for row in rows.values())
+        for line, (title, row) in enumerate(rows.items()):
+            y, length = top + 26 + ROW * line, BAR * row["cpu_us"] / longest
+            parts.append(f'<text x="{left}" y="{y + 12}">{escape(title)}</text>')
+            parts.append(f'<rect class="ours" x="{left + NAMES}" y="{y}" width="{length:.1f}" height="14" rx="2"/>')
+            parts.append(f'<text class="note" x="{left + NAMES + length + 6:.1f}" y="{y + 12}">{number(row["cpu_us"])}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description="what hookgate's cost grows with")
     parser.add_argument("--of", default=",".join(GROWTHS), help=f"of {', '.join(GROWTHS)}")
+    parser.add_argument("--rounds", type=int, default=3)
     options = add_options(parser)
     stop_on_signals()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    results = {"date": datetime.date.today().isoformat(), "machine": machine(), "growths": {}}
+    results = {"date": datetime.date.today().isoformat(), "machine": machine(), "rounds": options.rounds, "growths": {}}
     with bench(options, places(options.hookgate, options.tools)) as desk:
         for kib in SIZES:
             desk.sign(kib)
         # What fills a store, and what is measured with that in it.
         desk.sign(1, count=2 * REMEMBERED[-1])
-        for name in options.of.split(","):
-            rows = results["growths"][name] = {}
-            for title, row in GROWTHS[name](desk):
-                rows[title] = row
-                say(f"{title:28} {row['cpu_us']:9.1f} CPU µs {row['rps']:9,.0f} req/s")
+        runs = {name: [] for name in options.of.split(",")}
+        for _ in range(options.rounds):
+            for name, before in runs.items():
+                rows = {}
+                for title, row in GROWTHS[name](desk):
+                    rows[title] = row
+                    say(f"{title:28} {row['cpu_us']:9.1f} CPU µs {row['rps']:9,.0f} req/s")
+                before.append(rows)
+        results["growths"] = {name: medians(rows) for name, rows in runs.items()}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "growth.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "growth.md").write_text(markdown(results))
+    (options.out / "growth.svg").write_text(chart(results))
     say(f"\n{markdown(results)}\nwritten to {options.out}")
 
 
