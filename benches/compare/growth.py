@@ -143,7 +143,7 @@ FIGURES = {
 }
 
 
-PANEL, NAMES, BAR, ROW = 400, 150, 170, 20
+PANEL, NAMES, BAR, ROW = 430, 180, 170, 20
 
 
 def medians(runs):
