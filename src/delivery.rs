@@ -170,16 +170,16 @@ impl Delivery {
 
     /// The same head with [`MASK`] in place of the values of these headers.
     pub fn masked(stored: &[u8], is_private: impl Fn(&HeaderName) -> bool) -> Bytes {
-        let mut lines = Vec::with_capacity(stored.len());
+        let mut masked = Writing(Vec::with_capacity(stored.len()));
         for line in stored.split_inclusive(|&byte| byte == b'\n') {
-            let name = line.iter().position(|&byte| byte == b':').map(|colon| &line[..colon]);
-            let is_private = |name: &&[u8]| HeaderName::from_bytes(name).is_ok_and(|name| is_private(&name));
-            match name.filter(is_private) {
-                Some(name) => lines.extend_from_slice(&[name, b": ", MASK.as_bytes(), b"\r\n"].concat()),
-                None => lines.extend_from_slice(line),
+            let name = name_of(line);
+            if HeaderName::from_bytes(name).is_ok_and(|name| is_private(&name)) {
+                masked.line(name, MASK.as_bytes());
+            } else {
+                masked.0.extend_from_slice(line);
             }
         }
-        lines.into()
+        masked.0.into()
     }
 
     /// The body, byte for byte as received.

@@ -16,7 +16,7 @@ from statistics import median
 
 from bench import Load, add_options, bench, machine, say, stop_on_signals
 from peers import PEERS, places
-from report import STYLE, machine_line, number
+from report import bar, machine_line, number, svg
 
 BASE = PEERS[0]
 KIB = Load(1)
@@ -175,21 +175,16 @@ def chart(results):
     panels = list(results["growths"].items())
     tallest = max(len(rows) for _, rows in panels)
     deep, high = -(-len(panels) // 2), ROW * tallest + 44
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * PANEL} {deep * high}" width="{2 * PANEL}" height="{deep * high}" role="img">',
-        "<title>CPU time per request, in µs, as one thing grows</title>",
-        f"<style>{STYLE}</style>",
-    ]
+    parts = []
     for place, (name, rows) in enumerate(panels):
         left, top = PANEL * (place % 2), high * (place // 2)
         parts.append(f'<text class="head" x="{left}" y="{top + 16}">CPU µs per request, by {escape(name)}</text>')
         longest = max(row["cpu_us"] for row in rows.values())
         for line, (title, row) in enumerate(rows.items()):
-            y, length = top + 26 + ROW * line, BAR * row["cpu_us"] / longest
+            y = top + 26 + ROW * line
             parts.append(f'<text x="{left}" y="{y + 12}">{escape(title)}</text>')
-            parts.append(f'<rect class="ours" x="{left + NAMES}" y="{y}" width="{length:.1f}" height="14" rx="2"/>')
-            parts.append(f'<text class="note" x="{left + NAMES + length + 6:.1f}" y="{y + 12}">{number(row["cpu_us"])}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+            parts += bar("ours", left + NAMES, y, BAR * row["cpu_us"] / longest, number(row["cpu_us"]))
+    return svg("CPU time per request, in µs, as one thing grows", 2 * PANEL, deep * high, parts)
 
 
 def main():

@@ -147,12 +147,7 @@ def chart(results):
     loads = [f"{kib}KiB" for kib in CHARTED if f"{kib}KiB" in results["summary"]]
     peers = measured(results)
     width, height = NAMES + PANEL * len(loads), TOP + ROW * len(peers) + 34
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">',
-        "<title>CPU time per request, in µs: less is better</title>",
-        f"<style>{STYLE}</style>",
-        '<text class="head" x="0" y="18">CPU µs per request, one core, 32 connections: less is better</text>',
-    ]
+    parts = ['<text class="head" x="0" y="18">CPU µs per request, one core, 32 connections: less is better</text>']
     for row, peer in enumerate(peers):
         style = ' class="head"' if peer.name == BASELINE else ""
         title = peer.title.replace("*", "").replace("`", "")
@@ -164,7 +159,18 @@ def chart(results):
         x, y = NAMES + 170 * place, height - 8
         parts.append(f'<rect class="{kind}" x="{x}" y="{y - 10}" width="12" height="12" rx="2"/>')
         parts.append(f'<text class="note" x="{x + 18}" y="{y}">{text}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg("CPU time per request, in µs: less is better", width, height, parts)
+
+
+def svg(title, width, height, parts):
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
+    return "\n".join([opening, f"<title>{title}</title>", f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
+
+
+def bar(kind, x, y, length, text):
+    """A bar with what it stands for behind it."""
+    yield f'<rect class="{kind}" x="{x}" y="{y}" width="{length:.1f}" height="15" rx="2"/>'
+    yield f'<text class="note" x="{x + length + 6:.1f}" y="{y + 12}">{text}</text>'
 
 
 def kind_of(peer):
@@ -182,9 +188,7 @@ def bars(figures, peers, left, heading):
     for row, peer in enumerate(peers):
         if (cost := costs.get(peer.name)) is None:
             continue
-        kind = kind_of(peer)
-        length, y = max(1, BAR * min(cost, longest) / longest), TOP + ROW * row
-        yield f'<rect class="{kind}" x="{left}" y="{y}" width="{length:.1f}" height="15" rx="2"/>'
+        length = max(1, BAR * min(cost, longest) / longest)
         # Cut where the bar would go on.
         text = number(cost) + (" »" if cost > longest else "")
-        yield f'<text class="note" x="{left + length + 6:.1f}" y="{y + 12}">{text}</text>'
+        yield from bar(kind_of(peer), left, TOP + ROW * row, length, text)
