@@ -8,8 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::index::Place;
-use super::read::Attempted;
+use super::records::Attempted;
 use super::running::Running;
 use crate::backoff::Reason;
 use crate::signature::PayloadDigest;
@@ -74,6 +73,10 @@ impl Retain {
 /// Names one event on one route: a keyed 128-bit hash, so that nobody outside can aim a collision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKey(pub u128);
+
+/// Names an event's row to the engine that keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub(super) i64);
 
 /// Names one delivery. Later ones have greater numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

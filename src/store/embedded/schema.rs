@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
-use super::running::Running;
 use super::{Durability, OpenError, holder};
+use crate::store::running::Running;
 
 /// `hook` in ASCII: lets `file` and others tell what this is.
 const APPLICATION_ID: i32 = 0x686f_6f6b;

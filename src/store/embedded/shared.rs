@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
-use super::index::{Index, Place};
+use super::index::Index;
 use super::read::Reader;
-use super::running::RunningTime;
+use super::time::RunningTime;
 use super::under_way::UnderWay;
-use super::{EventKey, Lane, Settings, StoreError, schema};
+use super::{EventKey, Lane, Place, Settings, StoreError, schema};
 use crate::metrics::StoreMetrics;
 
 pub(super) struct Shared {

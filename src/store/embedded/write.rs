@@ -15,11 +15,12 @@ use tokio::sync::oneshot;
 
 use super::apply::{Batch, Cursor, Effects};
 use super::holder::Lock;
-use super::index::Place;
-use super::read::Attempted;
-use super::running::Running;
 use super::shared::Shared;
-use super::{DeliveryId, EventKey, Lane, Next, Requeue, Requeued, Settlement, StoreError, Tried, opening, schema};
+use super::{
+    Attempted, DeliveryId, EventKey, Lane, Next, Place, Requeue, Requeued, Settlement, StoreError, Tried, opening,
+    schema,
+};
+use crate::store::running::Running;
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 

@@ -6,10 +6,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::index::Place;
 use super::shared::NotMoved;
 use super::write::Job;
-use super::{Inner, Retain};
+use super::{Inner, Place, Retain};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How often an idle store writes its running time down.

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::holder::Lock;
 use super::read::Reader;
-use super::running::Running;
 use super::{DeliveryId, DeliveryView, Filter, OpenError, schema};
+use crate::store::running::Running;
 
 /// A store that is looked at.
 pub struct OfflineStore {

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::index::Place;
-use super::running::Running;
 use super::schema::RECORD_BYTES;
 use super::shared::{Counts, Shared};
 use super::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Record, Requeue, Requeued, Settlement, State,
-    Subject, Tried,
+    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Place, Record, Requeue, Requeued, Settlement,
+    State, Subject, Tried,
 };
+use crate::store::running::Running;
 
 /// The attempts with one more, in SQL. Kept one by one are the first 10 of a delivery, and the latest 90; all are counted.
 macro_rules! attempts_with {

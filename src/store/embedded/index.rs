@@ -9,18 +9,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 
-use super::EventKey;
-use super::running::Running;
+use super::{EventKey, Place};
+use crate::store::running::Running;
 
 /// A power of two. At 20 million events each holds some 5,000.
 const SHARDS: usize = 4096;
 
 /// Rows lie in buckets by the hour in which they end, so that expiry takes whole stretches of the table away.
 const BUCKET: u64 = 3_600_000;
-
-/// The row of a remembered event: the hour of its end, then a running number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub(super) i64);
 
 impl Place {
     /// The first place of the bucket for what ends at `ends`.

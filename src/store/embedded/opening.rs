@@ -10,14 +10,14 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::apply::{Batch, Cursor};
 use super::holder::Lock;
-use super::index::Place;
-use super::running::{Running, RunningTime};
 use super::shared::{Counts, Shared};
+use super::time::RunningTime;
 use super::under_way::{CutOff, LastRun, UnderWay};
 use super::write::Writer;
-use super::{DeliveryId, EventKey, Name, OpenError, Record, Settings, read, schema};
+use super::{DeliveryId, EventKey, Name, OpenError, Place, Record, Settings, read, schema};
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
+use crate::store::running::Running;
 
 /// Why the file could not be opened or read.
 #[derive(Debug, thiserror::Error)]
