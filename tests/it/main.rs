@@ -3,7 +3,8 @@
 //! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
 //! (a folder with express, the providers' SDKs, playwright-core and axe-core), `HOOKGATE_PYTHON` (a python3 with flask, the
 //! SDKs and schemathesis), `HOOKGATE_CHROMIUM`, `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`, `HOOKGATE_STRACE`,
-//! `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`, `HOOKGATE_SSLSCAN`. `HOOKGATE_SEED` is what schemathesis begins with (1).
+//! `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`, `HOOKGATE_SSLSCAN`, `HOOKGATE_POSTGRES` (the server, with `initdb`, `psql` and
+//! `pg_isready` beside it). `HOOKGATE_SEED` is what schemathesis begins with (1).
 //! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000), `HOOKGATE_SOAK_SECONDS` how long `soak` takes.
 
 mod harness;
@@ -32,6 +33,7 @@ mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read
 mod metrics; // every series from the start, and no more
 mod openapi; // the admin API against its own documents
+mod postgres; // the real engine, and the line to it, as tests disturb them
 mod proxy_protocol; // whose connection a layer-4 balancer passes on
 mod queue; // accepted now, delivered when the upstream takes it
 mod receivers; // receivers as the provider documents them
@@ -39,6 +41,7 @@ mod records; // every delivery can be looked at, and the dead sent again
 mod recovery; // after an outage: many delivered again at a pace, and one forgotten
 mod rejections; // what was turned away is seen, and holds nothing that should not be
 mod reload; // taken whole and at once, or not at all
+mod replicas; // several gateways, one ledger and one queue
 mod schemes; // custom schemes, signatures in the body, several candidates
 mod sdk; // the providers' own SDKs as senders and judges
 mod shadow; // what does not verify may pass where an operator says so, marked

@@ -398,7 +398,7 @@ impl Drop for Upstream {
     }
 }
 
-/// A port that refuses connections and that nobody else can take, until a receiver starts on it.
+/// A port that refuses connections, until a receiver starts on it, or whoever asks for exactly this one: nobody else gets it.
 pub struct ClosedPort(TcpSocket);
 
 impl ClosedPort {
@@ -406,8 +406,12 @@ impl ClosedPort {
         Self(bind())
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("an address")
+    }
+
     pub fn url(&self) -> String {
-        format!("http://{}/receiver", self.0.local_addr().expect("an address"))
+        format!("http://{}/receiver", self.address())
     }
 
     pub fn open(self, replies: impl Into<Vec<Reply>>) -> Upstream {
@@ -453,6 +457,7 @@ impl NeverAccepts {
 
 fn bind() -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a port that another may listen on while we only hold it");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     socket
 }
