@@ -129,6 +129,16 @@ fn serve(path: &Path) -> Result<Ended, Error> {
     ended
 }
 
+/// Takes over what other gateways were told by operators, for as long as the store is there.
+async fn follow(mut revision: watch::Receiver<i64>, registry: Arc<Registry>, queue: Arc<Queue>) {
+    while revision.changed().await.is_ok() {
+        while registry.read_anew().await.is_err() || queue.remember_paused().await.is_err() {
+            // The store has said why.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
 /// The signals that mean something to us.
 struct Signals {
     terminate: Signal,
@@ -156,10 +166,7 @@ impl App {
     pub async fn start(config: Config, mut sockets: Sockets) -> Result<Self, Error> {
         let metrics = Arc::new(Metrics::new()?);
         let clock = Clock::System;
-        // Reading many millions of IDs takes seconds, in which nobody else is to be kept from running.
-        let (settings, handles, time) = (config.store, metrics.store().clone(), clock.clone());
-        let opening = tokio::task::spawn_blocking(move || Store::open(settings, time, handles));
-        let store = opening.await.map_err(io::Error::other)??;
+        let store = Store::open(config.store, clock.clone(), metrics.store().clone()).await?;
         let ledger = Ledger::new(store.clone());
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
@@ -171,6 +178,9 @@ impl App {
         let registry = Registry::start(Arc::clone(&gateway), store.clone(), config.routes, allowed_upstreams);
         let registry = Arc::new(registry.await.map_err(io::Error::other)?);
         metrics.config_loaded(Timestamp::now());
+        if let Some(revision) = store.revision() {
+            tokio::spawn(follow(revision, Arc::clone(&registry), Arc::clone(&queue)));
+        }
 
         let (draining, draining_seen) = watch::channel(false);
         let (stopping, stopping_seen) = watch::channel(false);

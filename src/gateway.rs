@@ -32,7 +32,7 @@ use pingora_core::server::ShutdownWatch;
 use crate::clock::Clock;
 use crate::delivery::{Arrival, Delivery, Label, TestMarks};
 use crate::event::{EnvelopeError, Event, digest_name};
-use crate::ledger::{Claim, Decision, Ledger};
+use crate::ledger::{Claim, Claiming, Decision, Ledger};
 use crate::log::{self, Thinning};
 use crate::metrics::{Gauged, LedgerCheck, Metrics, RouteMetrics, SignatureCheck};
 use crate::queue::Queue;
@@ -326,7 +326,9 @@ impl Gateway {
     ) -> Result<Claim, Outcome> {
         let names = self.ledger.names(&route.name, &event.id, verified.body_sha256());
         let Replay { window, in_flight, on_duplicate } = route.replay;
-        let (check, decision) = match self.ledger.claim(names, verified.digest(), window, in_flight, deadline).await {
+        let forwards = route.handover != Handover::Queue;
+        let how = Claiming { window, policy: in_flight, deadline, forwards };
+        let (check, decision) = match self.ledger.claim(names, verified.digest(), how).await {
             Ok(Decision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
             Ok(Decision::Duplicate) => (LedgerCheck::Duplicate, Err(Outcome::Duplicate(on_duplicate))),
             Ok(Decision::PayloadMismatch) => {

@@ -22,8 +22,8 @@ use tokio::time::timeout_at;
 use crate::event::EventId;
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Name, Payload, Record, Settlement, State, Store, StoreError,
-    Subject, Tried, Underway,
+    Attempted, Claimed, DeliveryChange, DeliveryId, EventKey, Found, Held, Name, Payload, Record, Settlement, State,
+    Store, StoreError, Subject, Terms, Tried, Underway, Until,
 };
 use claims::{Claims, Hold};
 
@@ -37,6 +37,26 @@ pub enum InFlightPolicy {
     /// Is refused at once.
     Reject,
 }
+
+/// How a claim is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Claiming {
+    /// How long the outcome will be remembered.
+    pub window: Duration,
+    /// What is done while another copy is in flight.
+    pub policy: InFlightPolicy,
+    /// How long a copy waits at the most.
+    pub deadline: Instant,
+    /// Whether the event is sent while it is claimed, not stored.
+    pub forwards: bool,
+}
+
+/// What a claim outlives its deadline by if its holder dies: more than settling it may take.
+const LEASE_MARGIN: Duration = Duration::from_secs(3);
+
+/// Pauses between two questions whether another gateway has let go.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+const ASK_AGAIN_MOST: Duration = Duration::from_millis(250);
 
 /// The ledger of one gateway.
 pub struct Ledger {
@@ -76,6 +96,7 @@ pub struct Claim {
     delivery: Option<DeliveryId>,
     settled: bool,
     underway: Vec<Underway>,
+    leases: [Option<Held>; 2],
     holds: [Option<Hold>; 2],
 }
 
@@ -145,8 +166,7 @@ impl Ledger {
         EventKey(hasher.finish128().as_u128())
     }
 
-    /// Claims an event for handing over. `window` is how long its outcome will be remembered; a waiting copy waits
-    /// until `deadline` at the latest.
+    /// Claims an event for handing over.
     ///
     /// # Errors
     /// When the store can't tell, or has no room for the outcome. Nothing may be forwarded then.
@@ -154,22 +174,25 @@ impl Ledger {
         self: &Arc<Self>,
         names: Names,
         digest: PayloadDigest,
-        window: Duration,
-        policy: InFlightPolicy,
-        deadline: Instant,
+        how: Claiming,
     ) -> Result<Decision, StoreError> {
         let (mut before, mut delivery) = (Tried::default(), None);
-        let mut holds = [None, None];
+        let (mut holds, mut leases) = ([None, None], [None, None]);
         let mut found_names = [None, None];
-        for ((hold, name), key) in holds.iter_mut().zip(&mut found_names).zip(names.keys()) {
-            match self.claims.take(key, policy, deadline).await {
+        let mut is_new = true;
+        for (((hold, lease), name), key) in holds.iter_mut().zip(&mut leases).zip(&mut found_names).zip(names.keys()) {
+            match self.claims.take(key, how.policy, how.deadline).await {
                 Some(taken) => *hold = Some(taken),
                 None => return Ok(Decision::InFlight),
             }
             // Asked after the claim is ours: an earlier holder records what it did before it lets go.
-            let recalled = timeout_at(deadline.into(), self.store.recall(key)).await;
-            let found = recalled.unwrap_or(Err(StoreError::Unavailable))?;
-            *name = Some(Name { key, earlier: found.map(|found| found.place) });
+            let claimed = timeout_at(how.deadline.into(), self.claim_among_gateways(key, how)).await;
+            let Some((ours, found)) = claimed.unwrap_or(Err(StoreError::Unavailable))? else {
+                return Ok(Decision::InFlight);
+            };
+            *name = Some(Name { key, earlier: ours.place() });
+            *lease = Some(ours);
+            is_new &= found.is_none();
             delivery = delivery.or(found.and_then(|found| found.delivery));
             match found.map(|found| found.record) {
                 Some(Record::Completed { digest: first }) if first.contradicts(digest) => {
@@ -181,20 +204,42 @@ impl Ledger {
             }
         }
         // What is known already is answered from what is known, however full it is, and a retry takes no more room.
-        if found_names.iter().flatten().all(|name| name.earlier.is_none()) {
+        if is_new {
             self.store.check_room()?;
         }
         Ok(Decision::Claimed(Claim {
             ledger: Arc::clone(self),
             names: found_names,
             digest,
-            window,
+            window: how.window,
             before,
             delivery,
             settled: false,
             underway: Vec::new(),
+            leases,
             holds,
         }))
+    }
+
+    /// Claims one of an event's names in the store; `None` when another gateway has it.
+    async fn claim_among_gateways(
+        &self,
+        key: EventKey,
+        how: Claiming,
+    ) -> Result<Option<(Held, Option<Found>)>, StoreError> {
+        let lease = how.deadline.saturating_duration_since(Instant::now()).saturating_add(LEASE_MARGIN);
+        let terms = Terms { lease, window: how.window, forwards: how.forwards };
+        let mut pause = ASK_AGAIN;
+        loop {
+            match self.store.claim(key, terms).await? {
+                Claimed::Here(held, found) => return Ok(Some((held, found))),
+                Claimed::Elsewhere if how.policy == InFlightPolicy::Wait && Instant::now() + pause < how.deadline => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ASK_AGAIN_MOST);
+                }
+                Claimed::Elsewhere => return Ok(None),
+            }
+        }
     }
 
     /// Claims that were dropped unsettled since the start: each is a defect of ours.
@@ -231,8 +276,10 @@ impl Claim {
     /// # Errors
     /// When that can't be noted. Nothing may be sent then.
     pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
-        for name in self.names.iter().flatten() {
-            self.underway.push(self.ledger.store.begin(name.key, self.attempt(), self.window)?);
+        for (name, lease) in self.names.iter().zip(&self.leases) {
+            let Some(name) = name else { continue };
+            let until = lease.as_ref().map_or(Until::EVER, Held::until);
+            self.underway.push(self.ledger.store.begin(name.key, until, self.attempt(), self.window)?);
         }
         Ok(())
     }
@@ -260,6 +307,7 @@ impl Claim {
     async fn write(mut self, ending: Ending, report: Report) -> Result<(), StoreError> {
         let settlement = self.settlement(ending, report);
         self.settled = true;
+        self.leases.iter_mut().filter_map(Option::take).for_each(Held::settled);
         let written = self.ledger.store.settle(settlement).await;
         if written.is_ok() {
             self.underway.drain(..).for_each(Underway::clear);
@@ -312,6 +360,7 @@ impl Drop for Claim {
             delivery: None,
         };
         let store = self.ledger.store.clone();
+        self.leases.iter_mut().filter_map(Option::take).for_each(Held::settled);
         let (underway, holds) = (std::mem::take(&mut self.underway), std::mem::take(&mut self.holds));
         // Nobody waits for it, but for the next copy.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

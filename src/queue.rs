@@ -71,13 +71,18 @@ impl Queue {
         Arc::new(Self { ledger, client, clock, lanes: Mutex::default(), phase })
     }
 
-    /// Learns which routes were paused before. To be called before any is served.
+    /// Learns which routes are paused. To be called before any is served, and when another gateway was told to pause one.
     ///
     /// # Errors
     /// When the store can't tell.
     pub async fn remember_paused(&self) -> Result<(), StoreError> {
-        let paused = self.store().paused().await?;
-        self.lanes().paused = paused.into_iter().map(Into::into).collect();
+        let paused: HashSet<Arc<str>> = self.store().paused().await?.into_iter().map(Into::into).collect();
+        let mut lanes = self.lanes();
+        for (name, lane) in &lanes.by_route {
+            let now = paused.contains(name);
+            lane.serving.send_if_modified(|serving| std::mem::replace(&mut serving.paused, now) != now);
+        }
+        lanes.paused = paused;
         Ok(())
     }
 

@@ -75,28 +75,23 @@ impl Registry {
         file: Vec<Route>,
         allowed: Option<Vec<AllowedUpstream>>,
     ) -> Result<Self, StoreError> {
-        let (mut made, mut broken) = (BTreeMap::new(), BTreeSet::new());
-        for (name, stored) in store.webhooks().await? {
-            match Definition::from_stored(&stored).map(|definition| (definition.compile(&name), definition)) {
-                Some((Ok(route), definition)) => {
-                    let made_from = Made { definition: Arc::new(definition), route: Arc::new(route) };
-                    made.insert(name.into(), made_from);
-                }
-                Some((Err(problems), _)) => {
-                    tracing::error!(webhook = name, problems = problems.join(" "), "a stored webhook can't be served");
-                    broken.insert(name.into());
-                }
-                None => {
-                    tracing::error!(webhook = name, "a stored webhook can't be read; it was left as it is");
-                    broken.insert(name.into());
-                }
-            }
-        }
+        let (made, broken) = stored(&store).await?;
         let state = State { file: file.into_iter().map(Arc::new).collect(), made, broken };
         let served = watch::Sender::new(Arc::from([]));
         let registry = Self { gateway, store, allowed, state: Mutex::new(state), served };
         registry.serve(&*registry.state.lock().await);
         Ok(registry)
+    }
+
+    /// Serves what is stored by now: another gateway may have been told of webhooks.
+    ///
+    /// # Errors
+    /// When the store can't be read. What was served before still is.
+    pub async fn read_anew(&self) -> Result<(), StoreError> {
+        let mut state = self.state.lock().await;
+        (state.made, state.broken) = stored(&self.store).await?;
+        self.serve(&state);
+        Ok(())
     }
 
     /// What is served now.
@@ -183,6 +178,28 @@ impl Registry {
         self.gateway.serve_routes(served.iter().map(|served| Arc::clone(&served.route)).collect());
         self.served.send_replace(served.into());
     }
+}
+
+/// What the store has: those that can be served, and those that can't.
+async fn stored(store: &Store) -> Result<(BTreeMap<Arc<str>, Made>, BTreeSet<Arc<str>>), StoreError> {
+    let (mut made, mut broken) = (BTreeMap::new(), BTreeSet::new());
+    for (name, stored) in store.webhooks().await? {
+        match Definition::from_stored(&stored).map(|definition| (definition.compile(&name), definition)) {
+            Some((Ok(route), definition)) => {
+                let made_from = Made { definition: Arc::new(definition), route: Arc::new(route) };
+                made.insert(name.into(), made_from);
+            }
+            Some((Err(problems), _)) => {
+                tracing::error!(webhook = name, problems = problems.join(" "), "a stored webhook can't be served");
+                broken.insert(name.into());
+            }
+            None => {
+                tracing::error!(webhook = name, "a stored webhook can't be read; it was left as it is");
+                broken.insert(name.into());
+            }
+        }
+    }
+    Ok((made, broken))
 }
 
 impl State {

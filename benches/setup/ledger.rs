@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookgate::clock::Clock;
 use hookgate::event::EventId;
-use hookgate::ledger::{Decision, Ending, InFlightPolicy, Ledger, Report};
+use hookgate::ledger::{Claiming, Decision, Ending, InFlightPolicy, Ledger, Report};
 use hookgate::metrics::Metrics;
 use hookgate::secret::Secret;
 use hookgate::signature::{NamedSecret, PayloadDigest, Verifier, presets};
-use hookgate::store::{Durability, Settings, Store, Subject};
+use hookgate::store::{Durability, EmbeddedSettings, Store, Subject};
 use jiff::Timestamp;
 
 const WINDOW: Duration = Duration::from_secs(96 * 3600);
@@ -19,10 +19,9 @@ const WINDOW: Duration = Duration::from_secs(96 * 3600);
 pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> Decision {
     let id = EventId::Text(format!("evt_{number:020}").into());
     let names = ledger.names("billing", &id, None);
-    ledger
-        .claim(names, digest, WINDOW, InFlightPolicy::Wait, Instant::now() + Duration::from_secs(10))
-        .await
-        .expect("room")
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let claiming = Claiming { window: WINDOW, policy: InFlightPolicy::Wait, deadline, forwards: true };
+    ledger.claim(names, digest, claiming).await.expect("room")
 }
 
 pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {
@@ -45,10 +44,14 @@ pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) 
 }
 
 pub fn open(folder: &Path) -> Store {
-    let settings =
-        Settings { folder: folder.to_owned(), durability: Durability::Relaxed, max_ids: usize::MAX, max_bytes: None };
+    let settings = EmbeddedSettings {
+        folder: folder.to_owned(),
+        durability: Durability::Relaxed,
+        max_ids: usize::MAX,
+        max_bytes: None,
+    };
     let metrics = Metrics::new().expect("series of different names");
-    Store::open(settings, Clock::System, metrics.store().clone()).expect("a store")
+    Store::embedded(settings, Clock::System, metrics.store().clone()).expect("a store")
 }
 
 /// A digest can only be had from a verified body.

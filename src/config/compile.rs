@@ -25,7 +25,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
-use super::raw::{self, Later};
+use super::raw;
 use super::tree::Span;
 use super::{Authentication, Config, Listen, Shutdown, Whereabouts, values};
 use crate::gateway::Limits;
@@ -69,7 +69,7 @@ pub(super) fn compile(file: &raw::File, sources: &Sources<'_>, problems: &Proble
     if file.shutdown.value().is_none_or(|shutdown| shutdown.grace.is_absent()) {
         shutdown.grace = budgets().map(|budget| budget.total).max().unwrap_or_default().max(shutdown.grace);
     }
-    Some(Config { listen, admin: admin?, store, limits, shutdown, log, routes: routes? })
+    Some(Config { listen, admin: admin?, store: store?, limits, shutdown, log, routes: routes? })
 }
 
 /// As [`compile`], for where the gateway is found and nothing else.
@@ -126,10 +126,9 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn store(&self, field: &Field<raw::Store>) -> store::Settings {
+    fn store(&self, field: &Field<raw::Store>) -> Option<store::Settings> {
         let absent = raw::Store::default();
         let store = field.value().unwrap_or(&absent);
-        self.later(&store.postgres, "a shared store comes");
         let durability = match store.durability.given() {
             Some(given) if given.value == raw::Durability::Relaxed => {
                 let warning = Diagnostic::warning(given.span, "a loss of power may undo the last moment's answers");
@@ -143,11 +142,31 @@ impl Compiler<'_> {
         };
         let max_ids = self.within(&store.max_ids, 1000..=1_000_000_000, "1000 to 1000000000");
         let max_bytes = self.size(&store.max_size, STORE_BYTES_MIN..=usize::MAX, "at least 16MiB");
-        store::Settings {
-            folder: self.store_folder(&store.path),
-            durability,
-            max_ids: max_ids.unwrap_or(DEFAULT_MAX_IDS),
-            max_bytes: max_bytes.map(|bytes| bytes as u64),
+        let (max_ids, max_bytes) = (max_ids.unwrap_or(DEFAULT_MAX_IDS), max_bytes.map(|bytes| bytes as u64));
+        let Some(postgres) = store.postgres.given() else {
+            let folder = self.store_folder(&store.path);
+            let settings = store::EmbeddedSettings { folder, durability, max_ids, max_bytes };
+            return Some(store::Settings::Embedded(settings));
+        };
+        if let Some(path) = store.path.given() {
+            let error = Diagnostic::error(path.span, "a store is in a folder or in PostgreSQL, not in both");
+            self.report(error.also(postgres.span, "the other one").help("leave one of them out"));
+        }
+        let url = self.required(&postgres.value.url, postgres.span, "shared store", "url")?;
+        let secret = self.token(url)?;
+        let text = std::str::from_utf8(secret.secret.expose()).map_err(|_| "it is not UTF-8".to_owned());
+        match text.and_then(store::Database::parse) {
+            Ok(database) => Some(store::Settings::Shared(Box::new(store::SharedSettings {
+                database,
+                durability,
+                max_ids,
+                max_bytes,
+            }))),
+            Err(problem) => {
+                let error = Diagnostic::error(url.span, format!("this URL of a database cannot be used: {problem}"));
+                self.report(error.help("as in `postgres://user:password@host:5432/database`"));
+                None
+            }
         }
     }
 
@@ -295,17 +314,6 @@ impl Compiler<'_> {
                 .help("a stop may cut off requests that had time left"),
             );
         }
-    }
-
-    /// A key whose time has not come.
-    fn later(&self, field: &Field<Later>, what: &str) {
-        if let Some(given) = field.given() {
-            self.not_yet(given.span, what);
-        }
-    }
-
-    fn not_yet(&self, span: Span, what: &str) {
-        self.report(Diagnostic::error(span, format!("{what} in a later version")));
     }
 
     /// `field`'s value. Reports that `thing` at `place` lacks `key` when it is not there.

@@ -7,20 +7,11 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, Visitor};
+use serde::de::{Deserializer, Visitor};
 
 use super::de::{Field, OneOrMore, Pairs, shorthand};
 use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
 use crate::providers::PRESETS;
-
-/// A key that the format has, and this version does not yet. Any value will do, it is refused all the same.
-pub(super) struct Later;
-
-impl<'de> serde::Deserialize<'de> for Later {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
-    }
-}
 
 /// One YAML document, all keys in `snake_case`. Four lines are enough: a route's `path`, `provider`, `secrets` and
 /// `upstream`. Unknown and repeated keys are errors.
@@ -128,8 +119,19 @@ pub(super) struct Store {
     /// Bytes on disk, at least 16MiB. Above it new events are answered with 503; nothing is forgotten early. Default:
     /// no bound but the disk's.
     pub max_size: Field<ByteSize>,
-    #[schemars(skip)]
-    pub postgres: Field<Later>,
+    /// Instead of `path`: a PostgreSQL database that several gateways share. `durability: relaxed` then is
+    /// `synchronous_commit=off`; `max_ids` and `max_size` are held to the server's own statistics.
+    pub postgres: Field<Postgres>,
+}
+
+/// The database that several gateways share: one ledger, one queue. Tables are made in its schema `hookgate`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url"]))]
+pub(super) struct Postgres {
+    /// A reference to the URL, as libpq writes it: `postgres://user:password@host:5432/database`, several hosts with commas
+    /// between them. TLS and the server's name are checked unless it is on this machine; `sslmode=disable` says otherwise.
+    pub url: Field<Reference>,
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]

@@ -14,7 +14,7 @@ use super::*;
 use crate::backoff::Backoff;
 use crate::ledger::InFlightPolicy;
 use crate::route::{Handover, OnDuplicate};
-use crate::store::{Durability, Payloads, Retain};
+use crate::store::{Durability, EmbeddedSettings, Payloads, Retain, Settings};
 
 const MINIMAL: &str = include_str!("../../config/minimal.yaml");
 const EXAMPLE: &str = include_str!("../../config/hookgate.yaml");
@@ -266,7 +266,7 @@ fn the_documented_defaults_are_the_real_ones() {
     let (short, long) = (config(MINIMAL), config(&spelled_out));
     assert_eq!(addresses(&short), addresses(&long));
     assert_eq!(short.admin.address, long.admin.address);
-    assert_eq!(short.store, long.store);
+    assert_eq!(embedded(&short.store), embedded(&long.store));
     assert_eq!(short.shutdown, long.shutdown);
     assert_eq!((short.log.format, short.log.level), (long.log.format, long.log.level));
     let limits = |limits: Limits| {
@@ -442,9 +442,16 @@ fn what_is_only_for_queues_may_stand_in_the_defaults_of_a_route_without_one() {
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
 }
 
+fn embedded(settings: &Settings) -> &EmbeddedSettings {
+    match settings {
+        Settings::Embedded(settings) => settings,
+        Settings::Shared(_) => panic!("not embedded"),
+    }
+}
+
 #[test]
 fn the_store_stands_beside_the_configuration() {
-    let store = |keys: &str| config(&format!("{MINIMAL}{keys}")).store;
+    let store = |keys: &str| embedded(&config(&format!("{MINIMAL}{keys}")).store).clone();
     let usual = store("");
     assert_eq!(usual.folder, Path::new("src/config/cases/hookgate-data"));
     assert_eq!((usual.durability, usual.max_ids, usual.max_bytes), (Durability::Strict, 50_000_000, None));

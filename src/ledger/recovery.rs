@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::claims::Hold;
-use super::{InFlightPolicy, Ledger, Names};
-use crate::store::{DeliveryId, DueAt, EventKey, Found, Name, Record, Requeue, Requeued, State, StoreError};
+use super::{Claiming, InFlightPolicy, LEASE_MARGIN, Ledger, Names};
+use crate::store::{DeliveryId, DueAt, EventKey, Found, Held, Name, Record, Requeue, Requeued, State, StoreError};
 
 /// The wish to deliver again.
 #[derive(Debug, Clone, Copy)]
@@ -70,12 +70,13 @@ impl Ledger {
                 became.push(Some(Redelivery::Unknown));
                 continue;
             };
-            let Some((completing, held)) = self.completing(keys).await? else {
+            let window = window_of(&route);
+            let Some((completing, held)) = self.completing(keys, window).await? else {
                 became.push(Some(Redelivery::InFlight));
                 continue;
             };
             became.push(None);
-            to_store.push(Requeue { id, from, due, completing, window: window_of(&route) });
+            to_store.push(Requeue { id, from, due, completing, window });
             holds.extend(held);
         }
         let store = self.store.clone();
@@ -92,19 +93,34 @@ impl Ledger {
 
     /// Claims the names of a stored event: those that the ledger does not have as handed over, and the claims on all;
     /// `None` when a copy is being handed over.
-    async fn completing(&self, keys: Vec<EventKey>) -> Result<Option<(Vec<Name>, Vec<Hold>)>, StoreError> {
+    async fn completing(
+        &self,
+        keys: Vec<EventKey>,
+        window: Duration,
+    ) -> Result<Option<(Vec<Name>, Vec<(Held, Hold)>)>, StoreError> {
         let (mut completing, mut holds) = (Vec::new(), Vec::new());
         for key in keys {
-            match self.claims.take(key, InFlightPolicy::Reject, Instant::now()).await {
-                Some(hold) => holds.push(hold),
-                None => return Ok(None),
+            let Some((ours, hold, found)) = self.claim_for_operator(key, window).await? else { return Ok(None) };
+            if !matches!(found, Some(Found { record: Record::Completed { .. }, .. })) {
+                completing.push(Name { key, earlier: ours.place() });
             }
-            match self.store.recall(key).await? {
-                Some(Found { record: Record::Completed { .. }, .. }) => {}
-                found => completing.push(Name { key, earlier: found.map(|found| found.place) }),
-            }
+            // The store's goes first, so that the next copy here finds it free.
+            holds.push((ours, hold));
         }
         Ok(Some((completing, holds)))
+    }
+
+    /// Claims a name, here and among gateways; `None` when a copy is being handed over.
+    async fn claim_for_operator(
+        &self,
+        key: EventKey,
+        window: Duration,
+    ) -> Result<Option<(Held, Hold, Option<Found>)>, StoreError> {
+        let now = Instant::now();
+        let Some(hold) = self.claims.take(key, InFlightPolicy::Reject, now).await else { return Ok(None) };
+        let how = Claiming { window, policy: InFlightPolicy::Reject, deadline: now + LEASE_MARGIN, forwards: false };
+        let claimed = self.claim_among_gateways(key, how).await?;
+        Ok(claimed.map(|(ours, found)| (ours, hold, found)))
     }
 
     /// Forgets an event, as an operator asked, while no copy of it is being handed over: by the names given, and by the
@@ -118,10 +134,10 @@ impl Ledger {
         let mut rows = Vec::new();
         // Asked after each claim is ours. What is found may have another name, which has to be ours as well.
         while let Some(key) = wanted.pop() {
-            let Some(hold) = self.claims.take(key, InFlightPolicy::Reject, Instant::now()).await else {
+            let Some((ours, hold, _)) = self.claim_for_operator(key, Duration::ZERO).await? else {
                 return Ok(Forgetting::InFlight);
             };
-            holds.push(hold);
+            holds.push((ours, hold));
             claimed.push(key);
             rows.extend(self.store.rows(key).await?);
             wanted.extend(rows.iter().map(|(other, _)| *other).filter(|other| !claimed.contains(other)));

@@ -23,6 +23,10 @@ impl std::ops::Deref for Kept {
     }
 }
 
+fn claiming(policy: InFlightPolicy, deadline: Instant) -> Claiming {
+    Claiming { window: WINDOW, policy, deadline, forwards: true }
+}
+
 impl Kept {
     /// Another ledger on the same folder, after the end of this one.
     async fn reopened(self) -> Self {
@@ -37,14 +41,14 @@ fn ledger_at(clock: &Clock, capacity: usize) -> Kept {
 }
 
 fn open(folder: tempfile::TempDir, clock: &Clock, capacity: usize) -> Kept {
-    let settings = crate::store::Settings {
+    let settings = crate::store::EmbeddedSettings {
         folder: folder.path().to_owned(),
         durability: crate::store::Durability::Relaxed,
         max_ids: capacity,
         max_bytes: None,
     };
     let metrics = crate::metrics::Metrics::new().unwrap();
-    let store = Store::open(settings, clock.clone(), metrics.store().clone()).unwrap();
+    let store = Store::embedded(settings, clock.clone(), metrics.store().clone()).unwrap();
     Kept { ledger: Ledger::new(store), folder }
 }
 
@@ -101,7 +105,7 @@ fn id(text: &str) -> EventId {
 
 async fn claim_as(ledger: &Arc<Ledger>, names: Names, body: &str) -> Result<Decision, StoreError> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    ledger.claim(names, digest(body), WINDOW, InFlightPolicy::Reject, deadline).await
+    ledger.claim(names, digest(body), claiming(InFlightPolicy::Reject, deadline)).await
 }
 
 async fn claim(ledger: &Arc<Ledger>, event: &str) -> Decision {
@@ -112,7 +116,7 @@ async fn claim(ledger: &Arc<Ledger>, event: &str) -> Decision {
 async fn wait_for(ledger: &Arc<Ledger>, event: &str) -> Decision {
     let deadline = Instant::now() + Duration::from_secs(30);
     let names = ledger.names("route", &id(event), None);
-    ledger.claim(names, digest("body"), WINDOW, InFlightPolicy::Wait, deadline).await.unwrap()
+    ledger.claim(names, digest("body"), claiming(InFlightPolicy::Wait, deadline)).await.unwrap()
 }
 
 fn claimed(decision: Decision) -> Claim {
@@ -235,7 +239,7 @@ async fn a_copy_in_flight_is_refused_or_waits_for_its_turn() {
         async move {
             let names = ledger.names("route", &id("a"), None);
             let deadline = Instant::now() + Duration::from_secs(30);
-            name(&ledger.claim(names, digest("body"), WINDOW, InFlightPolicy::Wait, deadline).await.unwrap())
+            name(&ledger.claim(names, digest("body"), claiming(InFlightPolicy::Wait, deadline)).await.unwrap())
         }
     });
     first.complete().await;

@@ -40,7 +40,7 @@ impl Trial {
     /// Answers its own ID, for the lane to know whose place is free.
     pub(super) async fn run(self) -> DeliveryId {
         let _place = self.route.admission.wait().await;
-        match self.store.load(self.id).await {
+        match self.store.load(self.id, self.route.attempt_timeout).await {
             Ok(Some(queued)) => self.attempt(queued).await,
             // Ended otherwise meanwhile.
             Ok(None) => {}
@@ -65,7 +65,7 @@ impl Trial {
         let (made, underway) = match self.client.connect(&self.route.upstream, deadline).await {
             Err(made) => (made, None),
             Ok(connected) => {
-                let Ok(underway) = self.store.begin_stored(self.id) else {
+                let Ok(underway) = self.store.begin_stored(self.id, queued.until) else {
                     // The store has said why. Not at once: the lane asks again when this returns.
                     return tokio::time::sleep(WRITE_AGAIN).await;
                 };

@@ -106,22 +106,19 @@ impl Running {
         if in_flight.bytes.len() >= at_once {
             return Ok(None);
         }
-        // Those in flight are due as well, and come first: asking for this many always finds the others.
-        let asked_at = Instant::now();
-        let due = self.store.due(Arc::clone(&self.name), at_once).await?;
-        let all_seen = due.events.len() < at_once;
+        let (asked_at, free) = (Instant::now(), at_once - in_flight.bytes.len());
+        let holding: Vec<_> = in_flight.bytes.keys().copied().collect();
+        let due = self.store.due(Arc::clone(&self.name), &holding, free).await?;
         let mut bytes: usize = in_flight.bytes.values().sum();
-        for next in due.events {
-            if in_flight.bytes.contains_key(&next.id) {
-                continue;
-            }
-            if self.phase.has_changed().unwrap_or(true) || self.serving.has_changed().unwrap_or(true) {
+        let mut events = due.events.into_iter();
+        while let Some(next) = events.next() {
+            let is_told = self.phase.has_changed().unwrap_or(true) || self.serving.has_changed().unwrap_or(true);
+            if is_told || bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
+                let left: Vec<_> = std::iter::once(next).chain(events).map(|event| event.id).collect();
+                self.store.give_back(&left).await;
                 return Ok(None);
             }
-            if bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
-                return Ok(None);
-            }
-            in_flight.after_latest(all_seen).await;
+            in_flight.after_latest(due.all_seen).await;
             bytes += next.payload_bytes;
             in_flight.bytes.insert(next.id, next.payload_bytes);
             let (stage, latest) = watch::channel(Stage::Begun);
@@ -138,7 +135,7 @@ impl Running {
             in_flight.trials.spawn(trial.run());
             self.delivering.fetch_add(1, Ordering::Relaxed);
         }
-        if !all_seen {
+        if !due.all_seen {
             // The place that becomes free next is for one of those.
             return Ok(None);
         }

@@ -1,7 +1,6 @@
 //! What the store is told and what it answers: the domain's words, with no engine in them.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +11,6 @@ use super::records::Attempted;
 use super::running::Running;
 use crate::backoff::Reason;
 use crate::signature::PayloadDigest;
-
-/// Where and how the store is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The store's own folder. Made when it is missing.
-    pub folder: PathBuf,
-    pub durability: Durability,
-    /// Event IDs that are remembered at the most; above it, new events get 503.
-    pub max_ids: usize,
-    /// Bytes on disk from which on new events get 503; `None` leaves it to the disk.
-    pub max_bytes: Option<u64>,
-}
 
 /// What an answer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +87,18 @@ impl std::str::FromStr for DeliveryId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
     pub record: Record,
-    /// Its row, for the settlement that takes its place.
-    pub place: Place,
     pub delivery: Option<DeliveryId>,
+}
+
+/// How an event is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How long the claim lasts if its holder dies.
+    pub lease: Duration,
+    /// How long the outcome will be remembered.
+    pub window: Duration,
+    /// Whether the event is sent while it is claimed: what became of it is then unknown after a lease that lapsed.
+    pub forwards: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,7 +25,7 @@ mod write;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,12 +40,24 @@ use under_way::CutOff;
 use write::Job;
 
 use super::{
-    Attempted, COUNTED_MAX, DeliveryChange, DeliveryId, DeliveryView, Due, DueAt, DueEvent, Durability, EventKey,
-    Filter, Found, LISTED_BODY_MAX, Lane, Name, Next, Payload, Place, Queued, Record, Requeue, Requeued, Retain,
-    RouteRecord, Settings, Settlement, State, StoreError, Subject, Tried,
+    Attempted, COUNTED_MAX, Claimed, DeliveryChange, DeliveryId, DeliveryView, Due, DueAt, DueEvent, Durability,
+    EventKey, Filter, Found, Held, LISTED_BODY_MAX, Lane, Name, Next, Payload, Place, Queued, RECORD_BYTES, Record,
+    Requeue, Requeued, Retain, RouteRecord, Settlement, State, StoreError, Subject, Terms, Tried, Until,
 };
 pub use offline::OfflineStore;
 pub use under_way::Underway;
+
+/// Where the store is, and how it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The store's own folder. Made when it is missing.
+    pub folder: PathBuf,
+    pub durability: Durability,
+    /// Event IDs that are remembered at the most; above it, new events get 503.
+    pub max_ids: usize,
+    /// Bytes on disk from which on new events get 503; `None` leaves it to the disk.
+    pub max_bytes: Option<u64>,
+}
 
 /// Why a store can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +74,8 @@ pub enum OpenError {
     Foreign { file: String },
     #[error("cannot start the store: {0}")]
     Start(std::io::Error),
+    #[error("{0}")]
+    Shared(#[from] super::postgres::OpenError),
     #[error("cannot read random bytes for the ledger's key: {0}")]
     Random(getrandom::Error),
 }
@@ -185,18 +199,17 @@ impl Store {
         self.inner.shared.check_room()
     }
 
-    /// What is known of the event.
-    ///
-    /// # Errors
-    /// When the store can't tell.
-    pub async fn recall(&self, key: EventKey) -> Result<Option<Found>, StoreError> {
+    /// There is no other gateway to claim it from.
+    pub async fn claim(&self, key: EventKey, _: Terms) -> Result<Claimed, StoreError> {
         let shared = &self.inner.shared;
         let places = shared.find(key)?;
         if places.is_empty() {
-            return Ok(None);
+            return Ok(Claimed::Here(Held::default(), None));
         }
         let now = shared.time.now();
-        self.read(move |reader| reader.confirm(key, &places, now)).await
+        let found = self.read(move |reader| reader.confirm(key, &places, now)).await?;
+        let (place, found) = found.unzip();
+        Ok(Claimed::Here(Held { place, lease: None }, found))
     }
 
     /// The rows that remember the event, by this name and by the other one it has, if any.
@@ -308,9 +321,15 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn due(&self, route: Arc<str>, limit: usize) -> Result<Due, StoreError> {
+    pub async fn due(&self, route: Arc<str>, holding: &[DeliveryId], most: usize) -> Result<Due, StoreError> {
         let now = self.inner.shared.time.due_now();
-        self.read(move |reader| reader.due(&route, now, limit)).await
+        // Those that are being tried are due as well, and come first: asking for this many always finds the others.
+        let limit = most.saturating_add(holding.len());
+        let mut due = self.read(move |reader| reader.due(&route, now, limit)).await?;
+        due.all_seen = due.events.len() < limit;
+        due.events.retain(|event| !holding.contains(&event.id));
+        due.events.truncate(most);
+        Ok(due)
     }
 
     /// A stored event with its payload; `None` when it no longer waits.
@@ -441,14 +460,13 @@ impl Store {
         }
     }
 
-    /// Counts running time, as the upkeep does: for clocks that stand still otherwise.
     /// As after a failure.
     #[cfg(test)]
-    fn distrust(&self) {
+    pub(super) fn distrust(&self) {
         let _ = self.inner.send(Job::Distrust);
     }
 
-    #[doc(hidden)]
+    /// Counts running time, as the upkeep does: for clocks that stand still otherwise.
     pub fn tick(&self) {
         self.inner.shared.time.tick();
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{DeliveryId, Payload, State, Tried};
+use super::{DeliveryId, Payload, State, Tried, Until};
 
 /// One attempt, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct Attempted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     pub events: Vec<DueEvent>,
+    /// Whether no more are due than these and those that are being tried.
+    pub all_seen: bool,
     /// How long until the first is due that is not yet; `None` when no other waits.
     pub next_in: Option<Duration>,
 }
@@ -52,6 +54,8 @@ pub struct Queued {
     pub age: Duration,
     /// `None` when it can't be read any more.
     pub payload: Option<Payload>,
+    /// Until when it is this gateway's to try.
+    pub until: Until,
 }
 
 /// A delivery, for people and for the API.

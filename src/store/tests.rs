@@ -25,8 +25,8 @@ impl Kept {
         Self { folder: tempfile::tempdir().unwrap(), clock, hand, metrics: Metrics::new().unwrap() }
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
+    fn settings(&self) -> EmbeddedSettings {
+        EmbeddedSettings {
             folder: self.folder.path().join("store"),
             durability: Durability::Strict,
             max_ids: 1_000,
@@ -34,8 +34,8 @@ impl Kept {
         }
     }
 
-    fn try_open(&self, settings: Settings) -> Result<Store, OpenError> {
-        Store::open(settings, self.clock.clone(), self.metrics.store().clone())
+    fn try_open(&self, settings: EmbeddedSettings) -> Result<Store, OpenError> {
+        Store::embedded(settings, self.clock.clone(), self.metrics.store().clone())
     }
 
     fn open(&self) -> Store {
@@ -100,8 +100,18 @@ fn settlement(key: u128, earlier: Option<Place>, becomes: Record, delivery: Opti
     Settlement { names, becomes, window: WINDOW, if_lost: Tried::default(), delivery }
 }
 
+const TERMS: Terms = Terms { lease: Duration::from_secs(10), window: WINDOW, forwards: true };
+
+/// What is known of an event, and where; the claim that asking took is given back.
+async fn found(store: &Store, key: u128) -> (Option<Place>, Option<Found>) {
+    match store.claim(EventKey(key), TERMS).await.unwrap() {
+        Claimed::Here(held, found) => (held.place(), found),
+        Claimed::Elsewhere => panic!("there is no other gateway"),
+    }
+}
+
 async fn record(store: &Store, key: u128) -> Option<Record> {
-    store.recall(EventKey(key)).await.unwrap().map(|found| found.record)
+    found(store, key).await.1.map(|found| found.record)
 }
 
 async fn queued(store: &Store, key: u128, event: &str) -> DeliveryId {
@@ -134,8 +144,8 @@ async fn a_record_takes_the_place_of_an_earlier_one() {
     let kept = Kept::new();
     let store = kept.open();
     store.settle(settlement(1, None, tried(1), None)).await.unwrap();
-    let found = store.recall(EventKey(1)).await.unwrap().unwrap();
-    store.settle(settlement(1, Some(found.place), completed(1), None)).await.unwrap();
+    let (place, _) = found(&store, 1).await;
+    store.settle(settlement(1, place, completed(1), None)).await.unwrap();
     assert_eq!((record(&store, 1).await, store.ids()), (Some(completed(1)), 1));
 }
 
@@ -197,7 +207,7 @@ async fn time_between_runs_and_leaps_of_the_clock_do_not_count() {
 #[tokio::test]
 async fn a_full_store_says_so_and_forgets_nothing() {
     let kept = Kept::new();
-    let store = kept.try_open(Settings { max_ids: 1, ..kept.settings() }).unwrap();
+    let store = kept.try_open(EmbeddedSettings { max_ids: 1, ..kept.settings() }).unwrap();
     assert_eq!(store.check_room(), Ok(()));
     store.settle(settlement(1, None, completed(1), None)).await.unwrap();
     assert_eq!(store.check_room(), Err(StoreError::Full));
@@ -257,17 +267,17 @@ async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered() {
     let kept = Kept::new();
     let store = kept.open();
     let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await];
-    let due = store.due("billing".into(), 10).await.unwrap().events;
+    let due = store.due("billing".into(), &[], 10).await.unwrap().events;
     assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
     assert_eq!(due[0].payload_bytes, 8);
-    assert!(store.due("other".into(), 10).await.unwrap().events.is_empty());
-    let event = store.load(ids[0]).await.unwrap().unwrap();
+    assert!(store.due("other".into(), &[], 10).await.unwrap().events.is_empty());
+    let event = store.load(ids[0], Duration::from_secs(10)).await.unwrap().unwrap();
     assert_eq!((&*event.event_id, event.tried), ("a", Tried::default()));
     assert_eq!(event.payload.unwrap().body, Bytes::from_static(b"body"));
     assert_eq!(store.waiting("billing"), (2, 0));
     store.attempted(ids[0], 1, attempt(200), Next::Done { keep_payload: false }).await.unwrap();
     assert_eq!(store.waiting("billing"), (1, 0));
-    assert!(store.load(ids[0]).await.unwrap().is_none());
+    assert!(store.load(ids[0], Duration::from_secs(10)).await.unwrap().is_none());
     let view = store.delivery(ids[0]).await.unwrap().unwrap();
     assert_eq!((view.state, view.body, view.attempts), (State::Success, None, vec![attempt(200)]));
     assert_eq!(record(&store, 1).await, Some(completed(1)), "delivered, and still known");
@@ -280,11 +290,11 @@ async fn a_pause_is_kept_and_goes_on_while_we_are_away() {
     let id = queued(&store, 1, "a").await;
     let after = Duration::from_secs(30);
     store.attempted(id, 1, attempt(500), Next::Retry { after, possibly_delivered: true }).await.unwrap();
-    let due = store.due("billing".into(), 10).await.unwrap();
-    assert_eq!(due, Due { events: Vec::new(), next_in: Some(after) });
+    let due = store.due("billing".into(), &[], 10).await.unwrap();
+    assert_eq!(due, Due { events: Vec::new(), all_seen: true, next_in: Some(after) });
     kept.pass(&store, after);
-    assert_eq!(store.due("billing".into(), 10).await.unwrap().events.len(), 1);
-    let event = store.load(id).await.unwrap().unwrap();
+    assert_eq!(store.due("billing".into(), &[], 10).await.unwrap().events.len(), 1);
+    let event = store.load(id, Duration::from_secs(10)).await.unwrap().unwrap();
     assert_eq!(event.tried, Tried { attempts: 1, possibly_delivered: true });
     assert_eq!(event.age, after);
 }
@@ -298,14 +308,17 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again() {
     assert_eq!(store.waiting("billing"), (0, 1));
     let view = store.delivery(id).await.unwrap().unwrap();
     assert_eq!((view.state, view.reason.as_deref()), (State::Dead, Some("rejected")));
-    assert!(store.due("billing".into(), 10).await.unwrap().events.is_empty());
+    assert!(store.due("billing".into(), &[], 10).await.unwrap().events.is_empty());
     store.close(true).await;
     drop(store);
     let store = kept.open();
     assert_eq!(store.waiting("billing"), (0, 1));
     assert_eq!(store.requeue(vec![now(&store, id)]).await.unwrap(), [Requeued::Waits("billing".into())]);
     assert_eq!(store.waiting("billing"), (1, 0));
-    assert_eq!(store.load(id).await.unwrap().unwrap().payload.unwrap().body, Bytes::from_static(b"body"));
+    assert_eq!(
+        store.load(id, Duration::from_secs(10)).await.unwrap().unwrap().payload.unwrap().body,
+        Bytes::from_static(b"body")
+    );
     assert_eq!(store.requeue(vec![now(&store, DeliveryId(99))]).await.unwrap(), [Requeued::Unknown]);
 }
 
@@ -324,10 +337,10 @@ async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_resta
     store.close(true).await;
     drop(store);
     let store = kept.open();
-    let due = store.due("billing".into(), 10).await.unwrap();
+    let due = store.due("billing".into(), &[], 10).await.unwrap();
     assert!(due.events.is_empty() && due.next_in.is_some_and(|pause| pause <= Duration::from_secs(20)), "{due:?}");
     kept.pass(&store, Duration::from_secs(50));
-    let due = store.due("billing".into(), 10).await.unwrap().events;
+    let due = store.due("billing".into(), &[], 10).await.unwrap().events;
     assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
 }
 
@@ -371,7 +384,7 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
         store.serve(vec![Lane { route: "billing".into(), retain: KEEP, concurrency: 2 }]);
         let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await, queued(&store, 3, "c").await];
         if !in_good_order {
-            drop(store.begin_stored(ids[1]).unwrap());
+            drop(store.begin_stored(ids[1], Until::EVER).unwrap());
         }
         store.close(in_good_order).await;
         drop(store);
@@ -382,7 +395,10 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
         }
         let store = kept.open();
         for (id, suspected) in ids.into_iter().zip(suspected) {
-            assert_eq!(store.load(id).await.unwrap().unwrap().tried.possibly_delivered, suspected);
+            assert_eq!(
+                store.load(id, Duration::from_secs(10)).await.unwrap().unwrap().tried.possibly_delivered,
+                suspected
+            );
         }
     }
 }
@@ -395,12 +411,13 @@ async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts() {
     failed.attempt = Some(attempt(500));
     failed.payload = Some(Payload { head: Bytes::from_static(b"head"), body: Bytes::from_static(b"body") });
     let id = store.settle(settlement(1, None, tried(1), Some(failed))).await.unwrap().unwrap();
-    let found = store.recall(EventKey(1)).await.unwrap().unwrap();
-    assert_eq!(found.delivery, Some(id));
+    let (place, known) = found(&store, 1).await;
+    let known = known.unwrap();
+    assert_eq!(known.delivery, Some(id));
     let record = store.route_record("billing".into(), 0).await.unwrap();
     assert_eq!((record.successful, record.failed), (0, 1));
-    let change = DeliveryChange { earlier: found.delivery, ..change("a", State::Success) };
-    let again = store.settle(settlement(1, Some(found.place), completed(1), Some(change))).await.unwrap();
+    let change = DeliveryChange { earlier: known.delivery, ..change("a", State::Success) };
+    let again = store.settle(settlement(1, place, completed(1), Some(change))).await.unwrap();
     assert_eq!(again, Some(id));
     let view = store.delivery(id).await.unwrap().unwrap();
     assert_eq!((view.state, view.attempts), (State::Success, vec![attempt(500), attempt(200)]));
@@ -419,7 +436,7 @@ async fn a_success_that_is_delivered_again_counts_once() {
         let record = store.route_record("billing".into(), 0).await.unwrap();
         assert_eq!((record.successful, record.total_ms), (1, 12));
         assert_eq!(store.requeue(vec![now(&store, id)]).await.unwrap(), [Requeued::Waits("billing".into())]);
-        assert!(store.load(id).await.unwrap().unwrap().tried.possibly_delivered);
+        assert!(store.load(id, Duration::from_secs(10)).await.unwrap().unwrap().tried.possibly_delivered);
     }
 }
 
@@ -495,7 +512,7 @@ async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dea
     store.serve(lane(Retain { keep: Duration::from_secs(40), ..KEEP }));
     kept.pass(&store, Duration::from_secs(50));
     all_left(&store, &["dead", "waiting"]).await;
-    assert!(store.load(waiting).await.unwrap().is_some());
+    assert!(store.load(waiting, Duration::from_secs(10)).await.unwrap().is_some());
     assert_eq!(record(&store, 19).await, Some(completed(1)), "the ledger does not go with the records");
 }
 
@@ -576,7 +593,7 @@ async fn a_payload_that_cannot_be_read_is_told_and_its_event_is_not() {
     let id = queued(&store, 1, "a").await;
     let file = rusqlite::Connection::open(kept.settings().folder.join("hookgate.db")).unwrap();
     file.execute("DELETE FROM payloads", []).unwrap();
-    let event = store.load(id).await.unwrap().unwrap();
+    let event = store.load(id, Duration::from_secs(10)).await.unwrap().unwrap();
     assert_eq!((&*event.event_id, event.payload.is_none()), ("a", true));
 }
 
@@ -636,9 +653,8 @@ proptest! {
             for (number, step) in (1..).zip(steps) {
                 match step {
                     Step::Settle { key, completed: done } => {
-                        let found = store.recall(EventKey(key)).await.unwrap();
+                        let (earlier, _) = found(&store, key).await;
                         let becomes = if done { completed(number) } else { tried(number.into()) };
-                        let earlier = found.map(|found| found.place);
                         let settled = Settlement { window: WINDOW, ..settlement(key, earlier, becomes, None) };
                         store.settle(settled).await.unwrap();
                         model.insert(key, (becomes, now + 100));

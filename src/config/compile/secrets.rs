@@ -121,7 +121,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// The admin listener's token, or a provider's verify token.
+    /// The admin listener's token, a provider's verify token, or the URL of a database.
     pub(super) fn token(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
         let token = self.secret(reference, 0)?;
         if token.expires.is_some_and(|end| end <= self.sources.now) {

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::schema::RECORD_BYTES;
 use super::shared::{Counts, Shared};
 use super::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Place, Record, Requeue, Requeued, Settlement,
-    State, Subject, Tried,
+    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Place, RECORD_BYTES, Record, Requeue, Requeued,
+    Settlement, State, Subject, Tried,
 };
 use crate::store::running::Running;
 

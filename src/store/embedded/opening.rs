@@ -136,7 +136,7 @@ impl Writer {
         let mut writing = Batch::new(&transaction, &mut self.cursor, now, shared.time.due_now(), wall_ms);
         for (&key, &(tried, window)) in &self.unrecorded {
             let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
-            let earlier = found.map(|found| found.place);
+            let (earlier, found) = found.unzip();
             let tried = match found.map(|found| found.record) {
                 Some(Record::Completed { .. }) => continue,
                 Some(Record::Tried(before)) => before.and(tried),

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::schema::RECORD_BYTES;
 use super::{
     COUNTED_MAX, DeliveryId, DeliveryView, Due, DueEvent, EventKey, Filter, Found, LISTED_BODY_MAX, Payload, Place,
-    Queued, Record, RouteRecord, State, Tried, schema,
+    Queued, RECORD_BYTES, Record, RouteRecord, State, Tried, Until, schema,
 };
 use crate::signature::PayloadDigest;
 use crate::store::running::Running;
@@ -65,7 +64,12 @@ impl Reader {
     }
 
     /// The event's row, if it is in one of these places and has not ended.
-    pub(super) fn confirm(&self, key: EventKey, places: &[Place], now: Running) -> rusqlite::Result<Option<Found>> {
+    pub(super) fn confirm(
+        &self,
+        key: EventKey,
+        places: &[Place],
+        now: Running,
+    ) -> rusqlite::Result<Option<(Place, Found)>> {
         confirm(&self.0, key, places, now)
     }
 
@@ -108,7 +112,8 @@ impl Reader {
             Ok(DueEvent { id: DeliveryId(row.get(0)?), payload_bytes: row.get(1)? })
         })?;
         // Of the same moment: an event that becomes due in between would be in neither.
-        Ok(Due { events: rows.collect::<rusqlite::Result<_>>()?, next_in: self.next_due(route, now)? })
+        let events: Vec<DueEvent> = rows.collect::<rusqlite::Result<_>>()?;
+        Ok(Due { all_seen: events.len() < limit, events, next_in: self.next_due(route, now)? })
     }
 
     fn next_due(&self, route: &str, now: Running) -> rusqlite::Result<Option<Duration>> {
@@ -133,6 +138,7 @@ impl Reader {
                 received_at: timestamp(row, 4)?,
                 age: now.since(Running(row.get(5)?)),
                 payload: None,
+                until: Until::EVER,
             })
         });
         let Some(queued) = queued.optional()? else { return Ok(None) };
@@ -310,7 +316,7 @@ pub(super) fn confirm(
     key: EventKey,
     places: &[Place],
     now: Running,
-) -> rusqlite::Result<Option<Found>> {
+) -> rusqlite::Result<Option<(Place, Found)>> {
     let mut select = connection.prepare_cached(
         "SELECT attempts, possibly_delivered, digest, delivery FROM ledger
          WHERE place = ?1 AND key = ?2 AND ends_ms > ?3",
@@ -323,11 +329,11 @@ pub(super) fn confirm(
                 Some(digest) => Record::Completed { digest: PayloadDigest::from_bytes(digest) },
                 None => Record::Tried(Tried { attempts: row.get(0)?, possibly_delivered: row.get(1)? }),
             };
-            Ok(Found { record, place, delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId) })
+            Ok((place, Found { record, delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId) }))
         });
         match found.optional()? {
             // Whatever else there is.
-            Some(found @ Found { record: Record::Completed { .. }, .. }) => return Ok(Some(found)),
+            Some(found @ (_, Found { record: Record::Completed { .. }, .. })) => return Ok(Some(found)),
             found => tried = tried.or(found),
         }
     }

@@ -19,10 +19,6 @@ const VERSION: i32 = 2;
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
 const READER_CACHE_KIB: i32 = 1024;
 
-/// What a delivery's record takes beside its payload, for bounding what is kept: about what its row and its places in
-/// the indexes take.
-pub(super) const RECORD_BYTES: i64 = 300;
-
 const TABLES: &str = "
 -- One row: the store itself. `running_ms` is the time the store was open, all runs together; `away_ms` the time between
 -- runs; `wall_ms` when this was written, in Unix time. `clean` says that the last run ended in good order, `boot` names

@@ -1,0 +1,471 @@
+//! The store in PostgreSQL: several gateways, one ledger and one queue.
+//!
+//! * `connect` makes a pool of connections from a URL, `line` lends them and tells trouble from refusal;
+//! * `schema` has the tables, and what the server may lose;
+//! * `gather` lets many askers share a statement: `claims`, `write`;
+//! * `queue` takes stored events for as long as a lease, `look` looks things up;
+//! * `upkeep` counts time, learns what others did, and lets go of what has expired.
+//!
+//! Nothing is remembered here that another gateway would have to know. While the server does not answer, nothing is
+//! claimed, and so nothing forwarded.
+
+mod claims;
+mod connect;
+mod gather;
+mod line;
+mod look;
+mod queue;
+mod rows;
+mod schema;
+mod tls;
+mod upkeep;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+
+use super::running::Running;
+use super::{
+    Attempted, Claimed, DeliveryId, DeliveryView, Due, DueAt, Durability, EventKey, Filter, Lane, Next, Place, Queued,
+    Requeue, Requeued, Retain, RouteRecord, Settlement, StoreError, Terms,
+};
+use crate::metrics::StoreMetrics;
+use claims::on;
+use line::{Failed, Line, Lines};
+use upkeep::Standing;
+
+pub use claims::Lease;
+pub use connect::Database;
+
+/// Where the store is, and how much it may hold.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub database: Database,
+    pub durability: Durability,
+    /// Event IDs that are remembered at the most, as the server's statistics count them.
+    pub max_ids: usize,
+    /// Bytes of the tables and indexes from which on new events get 503.
+    pub max_bytes: Option<u64>,
+}
+
+/// Why the store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot make connections to {shown}: {why}")]
+    Pool { shown: String, why: String },
+    #[error("cannot use the store in PostgreSQL at {shown}: {why}")]
+    Unusable { shown: String, why: String },
+}
+
+/// Transactions at once, of each kind: while one is under way, the next gathers.
+const CLAIMS_AT_ONCE: usize = 2;
+const WRITES_AT_ONCE: usize = 2;
+/// Jobs in one of them.
+const BATCH_MAX: usize = 512;
+/// For operators, whose questions may take long: they are not to stand in the way of events.
+const OPERATORS_READS_AT_ONCE: usize = 2;
+/// Pauses between two questions whether a row is still being changed.
+const UNCLEAR_PAUSE: Duration = Duration::from_millis(2);
+const UNCLEAR_TRIES: usize = 5;
+
+/// The store. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    hash_key: [u8; 16],
+    claims: mpsc::UnboundedSender<claims::Job>,
+    writes: mpsc::UnboundedSender<write::Job>,
+    /// What is to be written and not answered.
+    unwritten: AtomicUsize,
+    operators_reads: Semaphore,
+    /// Tokens of this gateway's claims: a random number to begin with, and one more for each.
+    tokens: AtomicI64,
+}
+
+/// What this gateway's handles and tasks share.
+struct Shared {
+    lines: Arc<Lines>,
+    /// This gateway, as the queue knows it.
+    owner: i64,
+    max_ids: u64,
+    max_bytes: Option<u64>,
+    parts: Mutex<Vec<i16>>,
+    revision: watch::Sender<i64>,
+    /// The time of what is due, when it was asked for last.
+    due_now: Mutex<(i64, Instant)>,
+    standings: Mutex<HashMap<Box<str>, Standing>>,
+    wakers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
+    lanes: Mutex<HashMap<Arc<str>, Retain>>,
+    ids: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Counts one less when it goes.
+struct Counted<'c>(&'c AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn wake(&self, route: &str) {
+        if let Some(waker) = locked(&self.wakers).get(route) {
+            waker.notify_one();
+        }
+    }
+
+    /// Those that we deliver for and of which events wait.
+    fn routes_that_wait(&self) -> Vec<String> {
+        let standings = locked(&self.standings);
+        let waits = |route: &Arc<str>| standings.get(&**route).is_some_and(|standing| standing.pending > 0);
+        locked(&self.wakers).keys().filter(|route| waits(route)).map(|route| route.to_string()).collect()
+    }
+
+    fn set_standings(&self, all: HashMap<Box<str>, Standing>) {
+        *locked(&self.standings) = all;
+    }
+
+    fn set_due_now(&self, due_ms: i64) {
+        *locked(&self.due_now) = (due_ms, Instant::now());
+    }
+
+    fn set_sizes(&self, ids: u64, bytes: u64) {
+        self.ids.store(ids, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn retain_of(&self, route: &str) -> Option<Retain> {
+        locked(&self.lanes).get(route).copied()
+    }
+
+    fn take_part(&self) -> i16 {
+        locked(&self.parts).pop().unwrap_or(0)
+    }
+
+    fn give_part_back(&self, part: i16) {
+        if part > 0 {
+            locked(&self.parts).push(part);
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store, making its tables where there are none.
+    ///
+    /// # Errors
+    /// The server can't be reached, or its tables not be used.
+    pub async fn open(settings: Settings, metrics: StoreMetrics) -> Result<Self, OpenError> {
+        let shown = settings.database.shown();
+        let relaxed = settings.durability == Durability::Relaxed;
+        let pool = settings.database.pool(relaxed);
+        let pool = pool.map_err(|error| OpenError::Pool { shown: shown.clone(), why: error.to_string() })?;
+        let unusable = |why: String| OpenError::Unusable { shown: shown.clone(), why };
+        let lines = Arc::new(Lines::new(pool, metrics));
+        let mut line = lines.lend().await.map_err(|failed| unusable(failed.to_string()))?;
+        let hash_key = schema::make_or_read(line.client_mut()).await.map_err(|unfit| unusable(line::told(&unfit)))?;
+        let loses = schema::may_lose(&line, relaxed).await.map_err(|error| unusable(line::told(&error)))?;
+        for sentence in loses {
+            tracing::warn!(server = shown, "{sentence}");
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| unusable(error.to_string()))?;
+        let [owner, token] = [0, 8].map(|at| random[at..].first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes)));
+        let first_part = 1 + i16::from(random[0] % 31) * 2;
+        let shared = Arc::new(Shared {
+            lines: Arc::clone(&lines),
+            owner,
+            max_ids: settings.max_ids as u64,
+            max_bytes: settings.max_bytes,
+            parts: Mutex::new(vec![first_part, first_part + 1]),
+            revision: watch::Sender::new(0),
+            due_now: Mutex::new((0, Instant::now())),
+            standings: Mutex::default(),
+            wakers: Mutex::default(),
+            lanes: Mutex::default(),
+            ids: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        });
+        upkeep::tick(&line, &shared).await.map_err(|failed| unusable(failed.to_string()))?;
+        let _ = line.judge(Ok(()));
+        let (lent, claims) = (Arc::clone(&lines), Arc::new(std::sync::OnceLock::new()));
+        let own = Arc::clone(&claims);
+        let claims_of = gather::start(CLAIMS_AT_ONCE, BATCH_MAX, move |batch| {
+            let own: mpsc::WeakUnboundedSender<_> =
+                own.get().cloned().unwrap_or_else(|| mpsc::unbounded_channel().0.downgrade());
+            claims::run(Arc::clone(&lent), own, batch)
+        });
+        let _ = claims.set(claims_of.downgrade());
+        let own = Arc::clone(&shared);
+        let writes = gather::start(WRITES_AT_ONCE, BATCH_MAX, move |batch| Arc::clone(&own).write_all(batch));
+        tokio::spawn(upkeep::run(Arc::downgrade(&shared)));
+        tracing::info!(server = shown, "the shared store is open");
+        let operators_reads = Semaphore::new(OPERATORS_READS_AT_ONCE);
+        let tokens = AtomicI64::new(token);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                hash_key,
+                claims: claims_of,
+                writes,
+                unwritten: AtomicUsize::new(0),
+                operators_reads,
+                tokens,
+            }),
+        })
+    }
+
+    pub fn hash_key(&self) -> [u8; 16] {
+        self.inner.hash_key
+    }
+
+    pub fn check_open(&self) -> Result<(), StoreError> {
+        self.shared().lines.check_up()
+    }
+
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        self.check_open()?;
+        let shared = self.shared();
+        let bytes_full = shared.max_bytes.is_some_and(|most| shared.bytes.load(Ordering::Relaxed) >= most);
+        let full = bytes_full || shared.ids.load(Ordering::Relaxed) >= shared.max_ids;
+        if full { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    pub async fn claim(&self, key: EventKey, terms: Terms) -> Result<Claimed, StoreError> {
+        self.check_open()?;
+        let (at, token) = (Instant::now(), self.inner.tokens.fetch_add(1, Ordering::Relaxed));
+        for _ in 0..UNCLEAR_TRIES {
+            let (done, answer) = oneshot::channel();
+            let asked = self.inner.claims.send(claims::Job::Claim(claims::Claim { key, token, terms, at, done }));
+            asked.map_err(|_| StoreError::Unavailable)?;
+            match answer.await.unwrap_or(Err(StoreError::Unavailable))? {
+                claims::Answer::Is(claimed) => return Ok(claimed),
+                claims::Answer::Unclear => tokio::time::sleep(UNCLEAR_PAUSE).await,
+            }
+        }
+        Ok(Claimed::Elsewhere)
+    }
+
+    pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
+        self.write(|done| write::Job::Settle(Box::new(settlement), done)).await
+    }
+
+    pub async fn attempted(
+        &self,
+        id: DeliveryId,
+        number: u32,
+        attempt: Attempted,
+        next: Next,
+    ) -> Result<(), StoreError> {
+        self.write(|done| write::Job::Attempted { id, number, attempt, next, done }).await
+    }
+
+    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<Requeued>, StoreError> {
+        self.write(|done| write::Job::Requeue(wanted, done)).await
+    }
+
+    pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
+        let rows = self.look(on!(line => look::rows(line, key))).await?;
+        Ok(rows.into_iter().map(|(key, token)| (key, Place(token))).collect())
+    }
+
+    pub async fn forget_event(&self, rows: Vec<(EventKey, Place)>) -> Result<(), StoreError> {
+        let keys: Vec<_> = rows.iter().map(|(key, _)| claims::uuid(*key)).collect();
+        let tokens: Vec<_> = rows.iter().map(|(_, place)| place.0).collect();
+        let (keys, tokens) = (&keys, &tokens);
+        let sql = "DELETE FROM hookgate.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
+            WHERE l.key = r.key AND l.token = r.token";
+        self.change(on!(line => line::bounded(line.execute(sql, &[keys, tokens])))).await
+    }
+
+    pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
+        let (name, definition) = (&name, &definition);
+        let sql = "WITH told AS (UPDATE hookgate.store SET revision = revision + 1)
+            INSERT INTO hookgate.webhooks VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET definition = excluded.definition";
+        self.change(on!(line => line::bounded(line.execute(sql, &[&&**name, definition])))).await
+    }
+
+    pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
+        let name = &name;
+        let sql = "WITH told AS (UPDATE hookgate.store SET revision = revision + 1)
+            DELETE FROM hookgate.webhooks WHERE name = $1";
+        self.change(on!(line => line::bounded(line.execute(sql, &[&&**name])))).await
+    }
+
+    pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.look(on!(line => look::webhooks(line))).await
+    }
+
+    pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+        let route = &route;
+        let sql = if paused {
+            "WITH told AS (UPDATE hookgate.store SET revision = revision + 1)
+             INSERT INTO hookgate.paused VALUES ($1) ON CONFLICT DO NOTHING"
+        } else {
+            "WITH told AS (UPDATE hookgate.store SET revision = revision + 1) DELETE FROM hookgate.paused WHERE route = $1"
+        };
+        self.change(on!(line => line::bounded(line.execute(sql, &[&&**route])))).await
+    }
+
+    pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
+        self.look(on!(line => look::paused(line))).await
+    }
+
+    /// Changes when another gateway was told something by an operator.
+    pub fn revision(&self) -> watch::Receiver<i64> {
+        self.shared().revision.subscribe()
+    }
+
+    pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
+        Arc::clone(locked(&self.shared().wakers).entry(Arc::clone(route)).or_default())
+    }
+
+    pub fn serve(&self, lanes: Vec<Lane>) {
+        let names: Vec<String> = lanes.iter().map(|lane| lane.route.to_string()).collect();
+        *locked(&self.shared().lanes) = lanes.into_iter().map(|lane| (lane.route, lane.retain)).collect();
+        let store = self.clone();
+        tokio::spawn(async move {
+            let sql = "INSERT INTO hookgate.routes SELECT name, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+                FROM unnest($1::text[]) AS r (name) ORDER BY name ON CONFLICT DO NOTHING";
+            let names = &names;
+            let _ = store.change(on!(line => line::bounded(line.execute(sql, &[names])))).await;
+        });
+    }
+
+    pub async fn due(&self, route: Arc<str>, holding: &[DeliveryId], most: usize) -> Result<Due, StoreError> {
+        let route = &route;
+        let owner = self.shared().owner;
+        self.ask("read", on!(line => queue::take(line, route, holding, most, owner))).await
+    }
+
+    pub async fn give_back(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
+        let owner = self.shared().owner;
+        self.ask("commit", on!(line => queue::give_back(line, ids, owner))).await
+    }
+
+    pub async fn load(&self, id: DeliveryId, attempt: Duration) -> Result<Option<Queued>, StoreError> {
+        let owner = self.shared().owner;
+        self.ask("read", on!(line => queue::load(line, id, owner, attempt))).await
+    }
+
+    pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
+        self.look(on!(line => look::names(line, id))).await
+    }
+
+    pub fn due_now(&self) -> DueAt {
+        let (due_ms, asked) = *locked(&self.shared().due_now);
+        DueAt(Running(due_ms.unsigned_abs()).after(asked.elapsed()))
+    }
+
+    pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
+        let filter = &filter;
+        self.look(on!(line => look::deliveries(line, filter))).await
+    }
+
+    pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
+        let filter = &filter;
+        self.look(on!(line => look::count_deliveries(line, filter))).await
+    }
+
+    pub async fn matching(
+        &self,
+        filter: Filter,
+        after: DeliveryId,
+        limit: usize,
+    ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
+        let filter = &filter;
+        self.look(on!(line => look::matching(line, filter, after, limit))).await
+    }
+
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
+        self.look(on!(line => look::delivery(line, id))).await
+    }
+
+    pub async fn route_record(&self, route: Arc<str>, since_day: i64) -> Result<RouteRecord, StoreError> {
+        let route = &route;
+        self.look(on!(line => look::route_record(line, route, since_day))).await
+    }
+
+    /// As it stood a moment ago.
+    pub fn waiting(&self, route: &str) -> (u64, u64) {
+        let standing = self.standing(route);
+        (standing.pending, standing.dead)
+    }
+
+    pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
+        self.standing(route).oldest
+    }
+
+    pub fn ids(&self) -> usize {
+        usize::try_from(self.shared().ids.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.shared().bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was told before is written, and nothing can be asked afterwards. Attempts under way keep their leases: they
+    /// lapse, and another gateway takes over.
+    pub async fn close(&self) {
+        let begun = Instant::now();
+        while self.inner.unwritten.load(Ordering::Acquire) > 0 && begun.elapsed() < schema::ANSWERED_WITHIN {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.shared().lines.close();
+    }
+
+    fn standing(&self, route: &str) -> Standing {
+        locked(&self.shared().standings).get(route).copied().unwrap_or_default()
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    async fn write<T>(&self, job: impl FnOnce(write::Done<T>) -> write::Job) -> Result<T, StoreError> {
+        let (done, written) = oneshot::channel();
+        self.inner.unwritten.fetch_add(1, Ordering::AcqRel);
+        let _count = Counted(&self.inner.unwritten);
+        self.inner.writes.send(job(done)).map_err(|_| StoreError::Unavailable)?;
+        written.await.unwrap_or(Err(StoreError::Unavailable))
+    }
+
+    async fn look<T, F>(&self, work: impl FnMut(Line) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        // The semaphore is never closed.
+        let _permit = self.inner.operators_reads.acquire().await.map_err(|_| StoreError::Unavailable)?;
+        self.ask("read", work).await
+    }
+
+    async fn change<F>(&self, work: impl FnMut(Line) -> F) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<u64, Failed>>,
+    {
+        self.ask("commit", work).await.map(drop)
+    }
+
+    async fn ask<T, F>(&self, operation: &'static str, work: impl FnMut(Line) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        self.check_open()?;
+        let lines = &self.shared().lines;
+        claims::again(lines, work).await.map_err(|failed| lines.failed(operation, &failed))
+    }
+}

@@ -1,0 +1,262 @@
+//! Claims on events, among gateways: taken, given back, and taken over from those that died.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::line::{Failed, Line, Lines, bounded};
+use crate::signature::PayloadDigest;
+use crate::store::{Claimed, DeliveryId, EventKey, Found, Held, Place, Record, StoreError, Terms, Tried};
+
+/// What is asked for.
+pub(super) enum Job {
+    Claim(Claim),
+    GiveBack { key: EventKey, token: i64 },
+}
+
+/// The wish to claim an event.
+pub(super) struct Claim {
+    pub key: EventKey,
+    pub token: i64,
+    pub terms: Terms,
+    /// When it was made.
+    pub at: Instant,
+    pub done: oneshot::Sender<Result<Answer, StoreError>>,
+}
+
+pub(super) enum Answer {
+    Is(Claimed),
+    /// Somebody changed the row while it was looked at. Ask again.
+    Unclear,
+}
+
+/// A claim that is in the database until it is settled or given back.
+pub struct Lease {
+    key: EventKey,
+    token: i64,
+    until: Instant,
+    jobs: Option<mpsc::UnboundedSender<Job>>,
+}
+
+impl Lease {
+    pub(in crate::store) fn until(&self) -> Instant {
+        self.until
+    }
+
+    pub(in crate::store) fn settled(mut self) {
+        self.jobs = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(jobs) = self.jobs.take() {
+            // Nobody to take it back any more: the lease ends by itself.
+            let _ = jobs.send(Job::GiveBack { key: self.key, token: self.token });
+        }
+    }
+}
+
+/// A claim that lapsed was an attempt of unknown outcome, where its holder forwards. A claim that finds its own token was
+/// made by an asking whose answer was lost.
+const CLAIM: &str = "
+WITH clock AS MATERIALIZED (SELECT hookgate.now_ms() AS now),
+asked AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[])
+    AS a (key, token, lease_ms, window_ms, forwards)),
+claimed AS (
+    INSERT INTO hookgate.ledger AS l (key, token, lease_ends_ms, forwards, ends_ms, attempts, possibly_delivered)
+    SELECT key, token, now + lease_ms, forwards, now + lease_ms + window_ms, 0, false FROM asked, clock ORDER BY key
+    ON CONFLICT (key) DO UPDATE SET
+        token = excluded.token, lease_ends_ms = excluded.lease_ends_ms, forwards = excluded.forwards,
+        ends_ms = greatest(l.ends_ms, excluded.ends_ms), digest = NULL,
+        attempts = CASE WHEN l.ends_ms <= (SELECT now FROM clock) THEN 0 WHEN l.lease_ends_ms IS NOT NULL
+            AND l.forwards AND l.token <> excluded.token THEN l.attempts + 1 ELSE l.attempts END,
+        possibly_delivered = l.ends_ms > (SELECT now FROM clock) AND (l.possibly_delivered
+            OR l.lease_ends_ms IS NOT NULL AND l.forwards AND l.token <> excluded.token),
+        delivery = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.delivery END
+    WHERE (l.digest IS NULL OR l.ends_ms <= (SELECT now FROM clock))
+        AND (l.lease_ends_ms IS NULL OR l.lease_ends_ms <= (SELECT now FROM clock) OR l.token = excluded.token)
+    RETURNING key, attempts, possibly_delivered, delivery
+)
+SELECT a.key, c.key IS NOT NULL, l.key IS NOT NULL, l.digest, l.digest IS NOT NULL AND l.ends_ms > now,
+    coalesce(c.attempts, 0), coalesce(c.possibly_delivered, false), coalesce(c.delivery, l.delivery)
+FROM asked a CROSS JOIN clock LEFT JOIN claimed c ON c.key = a.key
+LEFT JOIN hookgate.ledger l ON c.key IS NULL AND l.key = a.key";
+
+/// A claim of which nothing is to be remembered leaves nothing behind.
+const GIVE_BACK: &str = "
+WITH given AS MATERIALIZED (
+    SELECT l.key, l.attempts = 0 AND NOT l.possibly_delivered AND l.delivery IS NULL AS is_new
+    FROM hookgate.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token) ON l.key = g.key AND l.token = g.token
+    WHERE l.lease_ends_ms IS NOT NULL ORDER BY l.key FOR UPDATE OF l),
+gone AS (DELETE FROM hookgate.ledger l USING given g WHERE l.key = g.key AND g.is_new)
+UPDATE hookgate.ledger l SET lease_ends_ms = NULL FROM given g WHERE l.key = g.key AND NOT g.is_new";
+
+/// How often the server is asked again before those who wait hear of trouble.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Does what was asked for. `jobs` is how a claim goes back.
+pub(super) async fn run(lines: Arc<Lines>, jobs: mpsc::WeakUnboundedSender<Job>, batch: Vec<Job>) {
+    let (mut claims, mut back) = (Vec::new(), Vec::new());
+    for job in batch {
+        match job {
+            // Whoever has stopped waiting was answered: nobody would give the claim back.
+            Job::Claim(claim) if claim.done.is_closed() => {}
+            Job::Claim(claim) => claims.push(claim),
+            Job::GiveBack { key, token } => back.push((key, token)),
+        }
+    }
+    if !back.is_empty()
+        && let Err(failed) = {
+            let back = &back;
+            again(&lines, on!(line => give_back(line, back))).await
+        }
+    {
+        lines.failed("claim", &failed);
+    }
+    if claims.is_empty() {
+        return;
+    }
+    let asked = {
+        let claims = &claims;
+        again(&lines, on!(line => claim(line, claims))).await
+    };
+    match asked {
+        Ok(mut answers) => {
+            for claim in claims {
+                let answer = answers.iter().position(|found| found.key == claim.key).map(|at| answers.swap_remove(at));
+                let answer = answer.map_or(Answer::Unclear, |found| found.answer(&claim, &jobs));
+                // If nobody takes it, it is dropped here, and so given back.
+                let _ = claim.done.send(Ok(answer));
+            }
+        }
+        Err(failed) => {
+            let error = lines.failed("claim", &failed);
+            for claim in claims {
+                // It may have been made all the same.
+                if let Some(jobs) = jobs.upgrade() {
+                    let _ = jobs.send(Job::GiveBack { key: claim.key, token: claim.token });
+                }
+                let _ = claim.done.send(Err(error));
+            }
+        }
+    }
+}
+
+/// Work on a connection that is lent for it, and given back when all went well.
+macro_rules! on {
+    ($line:ident => $work:expr) => {
+        move |$line: $crate::store::postgres::line::Line| async move {
+            let done = {
+                let $line = &$line;
+                $work.await
+            };
+            $line.judge(done)
+        }
+    };
+}
+pub(super) use on;
+
+/// Asks the server, again while it is in trouble, each time on another connection.
+pub(super) async fn again<T, F>(lines: &Lines, mut work: impl FnMut(Line) -> F) -> Result<T, Failed>
+where
+    F: Future<Output = Result<T, Failed>>,
+{
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let done = match lines.lend().await {
+            Ok(line) => work(line).await,
+            Err(failed) => Err(failed),
+        };
+        match done {
+            Err(Failed::Gone(_)) if tries < TRIES && lines.check_up().is_ok() => {
+                tokio::time::sleep(PAUSE * tries).await;
+            }
+            Ok(done) => {
+                lines.answered();
+                return Ok(done);
+            }
+            failed => return failed,
+        }
+    }
+}
+
+/// A row as it was found.
+struct Row {
+    key: EventKey,
+    mine: bool,
+    seen: bool,
+    completed: Option<PayloadDigest>,
+    tried: Tried,
+    delivery: Option<DeliveryId>,
+}
+
+async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
+    let keys: Vec<_> = claims.iter().map(|claim| uuid(claim.key)).collect();
+    let tokens: Vec<_> = claims.iter().map(|claim| claim.token).collect();
+    let leases: Vec<_> = claims.iter().map(|claim| millis(claim.terms.lease)).collect();
+    let windows: Vec<_> = claims.iter().map(|claim| millis(claim.terms.window)).collect();
+    let forwards: Vec<_> = claims.iter().map(|claim| claim.terms.forwards).collect();
+    let rows = bounded(async {
+        let statement = line.prepare_cached(CLAIM).await?;
+        line.query(&statement, &[&keys, &tokens, &leases, &windows, &forwards]).await
+    });
+    let row = |row: &tokio_postgres::Row| -> Result<Row, tokio_postgres::Error> {
+        let digest: Option<Uuid> = row.try_get(3)?;
+        let attempts: i32 = row.try_get(5)?;
+        Ok(Row {
+            key: key(row.try_get(0)?),
+            mine: row.try_get(1)?,
+            seen: row.try_get(2)?,
+            completed: digest.filter(|_| row.get(4)).map(|digest| PayloadDigest::from_bytes(*digest.as_bytes())),
+            tried: Tried { attempts: attempts.unsigned_abs(), possibly_delivered: row.try_get(6)? },
+            delivery: row.try_get::<_, Option<i64>>(7)?.map(DeliveryId),
+        })
+    };
+    Ok(rows.await?.iter().map(row).collect::<Result<_, _>>()?)
+}
+
+async fn give_back(line: &Line, back: &[(EventKey, i64)]) -> Result<(), Failed> {
+    let keys: Vec<_> = back.iter().map(|(key, _)| uuid(*key)).collect();
+    let tokens: Vec<_> = back.iter().map(|(_, token)| *token).collect();
+    let given = bounded(async {
+        let statement = line.prepare_cached(GIVE_BACK).await?;
+        line.execute(&statement, &[&keys, &tokens]).await
+    });
+    given.await.map(drop)
+}
+
+impl Row {
+    fn answer(self, claim: &Claim, jobs: &mpsc::WeakUnboundedSender<Job>) -> Answer {
+        if let Some(digest) = self.completed {
+            let found = Found { record: Record::Completed { digest }, delivery: self.delivery };
+            return Answer::Is(Claimed::Here(Held::default(), Some(found)));
+        }
+        if !self.mine {
+            return if self.seen { Answer::Is(Claimed::Elsewhere) } else { Answer::Unclear };
+        }
+        let lease =
+            Lease { key: claim.key, token: claim.token, until: claim.at + claim.terms.lease, jobs: jobs.upgrade() };
+        let held = Held { place: Some(Place(claim.token)), lease: Some(lease) };
+        let is_known = self.tried != Tried::default() || self.delivery.is_some();
+        let found = Found { record: Record::Tried(self.tried), delivery: self.delivery };
+        Answer::Is(Claimed::Here(held, is_known.then_some(found)))
+    }
+}
+
+pub(super) fn uuid(key: EventKey) -> Uuid {
+    Uuid::from_u128(key.0)
+}
+
+pub(super) fn key(uuid: Uuid) -> EventKey {
+    EventKey(uuid.as_u128())
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
+    // 292 million years leave room to be added to.
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 4)
+}

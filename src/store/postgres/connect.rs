@@ -1,0 +1,427 @@
+//! Where the database is, and connections to it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use deadpool_postgres::{BuildError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::tls;
+
+const CONNECTIONS: usize = 10;
+/// For a free connection of the pool, and for the look at one that comes back.
+const WAIT: Duration = Duration::from_secs(2);
+/// For a new connection, over all hosts.
+const CREATE: Duration = Duration::from_secs(5);
+/// For one address of one host.
+const CONNECT: Duration = Duration::from_secs(2);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// How long what we sent may go without the peer's acknowledgement.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// In milliseconds.
+const OPTIONS: &str = "-c statement_timeout=5000 -c lock_timeout=2000 \
+    -c idle_in_transaction_session_timeout=5000 -c client_min_messages=warning";
+
+const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
+
+/// Where the database is and how it is reached; made from a URL as libpq writes it. Its Debug shows no password.
+#[derive(Clone)]
+pub struct Database {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Database {
+    /// Stricter than libpq: whatever `sslmode` asks for TLS has the certificate and the host's name verified, and
+    /// without `sslmode` only a database on this machine is reached without TLS. Reads the files that the URL names.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong with the URL, never the URL or its password.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        check_form(url)?;
+        let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        let given = Parameters::parse(query)?;
+        let mut config = format!("{address}?{}", given.of_the_driver()).parse::<Config>().map_err(|error| {
+            let reason = error.into_source().map_or_else(String::new, |source| format!(": {source}"));
+            format!("the database's URL is not understood{reason}")
+        })?;
+        check_hosts(&config)?;
+        set_defaults(&mut config, &given)?;
+        let tls = tls_for(&config, &given)?;
+        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        Ok(Self { config, tls })
+    }
+
+    /// For logs: `host:port[,host:port]/dbname`.
+    pub fn shown(&self) -> String {
+        let ports = self.config.get_ports();
+        let host = |(index, host): (usize, &Host)| {
+            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+            match host {
+                Host::Tcp(name) if name.contains(':') => format!("[{name}]:{port}"),
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(path) => format!("{}:{port}", path.display()),
+            }
+        };
+        let hosts: Vec<_> = self.config.get_hosts().iter().enumerate().map(host).collect();
+        // The server takes the user's name for the database's if there is none.
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!("{}/{database}", hosts.join(","))
+    }
+
+    /// Connects to nothing yet. With `relaxed`, a commit does not wait for the database's disk.
+    pub(super) fn pool(&self, relaxed: bool) -> Result<Pool, BuildError> {
+        let how = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let config = self.session(relaxed);
+        let manager = match &self.tls {
+            Some(tls) => Manager::from_config(config, tls.clone(), how),
+            None => Manager::from_config(config, NoTls, how),
+        };
+        Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(WAIT))
+            .create_timeout(Some(CREATE))
+            .recycle_timeout(Some(WAIT))
+            .build()
+    }
+
+    fn session(&self, relaxed: bool) -> Config {
+        let mut options = vec![OPTIONS];
+        if relaxed {
+            options.push("-c synchronous_commit=off");
+        }
+        // Last, as the last word counts.
+        options.extend(self.config.get_options());
+        let mut config = self.config.clone();
+        config.options(options.join(" "));
+        config
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Database").field(&self.shown()).finish()
+    }
+}
+
+/// The driver would take a part of a password that is not encoded for a host, which is shown.
+fn check_form(url: &str) -> Result<(), String> {
+    let Some(rest) = ["postgres://", "postgresql://"].into_iter().find_map(|scheme| url.strip_prefix(scheme)) else {
+        return Err("the database's URL does not start with postgres:// or postgresql://".to_owned());
+    };
+    let (authority, others) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if authority.matches('@').count() > 1 || others.contains('@') {
+        return Err("`@`, `/` and `?` within a part of the database's URL are written %40, %2F and %3F".to_owned());
+    }
+    Ok(())
+}
+
+fn check_hosts(config: &Config) -> Result<(), String> {
+    let hosts = config.get_hosts();
+    if hosts.is_empty() {
+        return Err("the database's URL names no host; a Unix socket is `?host=/its/folder`".to_owned());
+    }
+    if hosts.iter().any(|host| matches!(host, Host::Tcp(name) if name.is_empty() || name.contains(','))) {
+        return Err("a host of the database's URL has no name; several are `//first:5432,second:5432/`".to_owned());
+    }
+    let addresses = config.get_hostaddrs().len();
+    if addresses != 0 && addresses != hosts.len() {
+        return Err(format!("the database's URL has {addresses} `hostaddr` for {} hosts", hosts.len()));
+    }
+    let ports = config.get_ports().len();
+    if ports > 1 && ports != hosts.len() {
+        return Err(format!("the database's URL has {ports} ports for {} hosts; write `host:port`", hosts.len()));
+    }
+    Ok(())
+}
+
+fn set_defaults(config: &mut Config, given: &Parameters<'_>) -> Result<(), String> {
+    if !given.has("connect_timeout") {
+        config.connect_timeout(CONNECT);
+    }
+    if !given.has("application_name") {
+        config.application_name("hookgate");
+    }
+    if !given.has("keepalives_idle") {
+        config.keepalives_idle(KEEPALIVE_IDLE);
+    }
+    if !given.has("target_session_attrs") && config.get_hosts().len() > 1 {
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    let unacknowledged = match given.get("tcp_user_timeout").map(str::parse::<u64>) {
+        None => UNACKNOWLEDGED,
+        Some(Ok(milliseconds)) => Duration::from_millis(milliseconds),
+        Some(Err(_)) => return Err("`tcp_user_timeout` is a number of milliseconds".to_owned()),
+    };
+    if !unacknowledged.is_zero() {
+        config.tcp_user_timeout(unacknowledged);
+    }
+    Ok(())
+}
+
+fn tls_for(config: &Config, given: &Parameters<'_>) -> Result<Option<MakeRustlsConnect>, String> {
+    let wanted = match given.get("sslmode") {
+        Some("disable") => false,
+        Some("require" | "verify-ca" | "verify-full") => true,
+        Some(mode @ ("allow" | "prefer")) => {
+            return Err(format!("`sslmode={mode}` may fall back to plain text; write `verify-full` or `disable`"));
+        }
+        Some(_) => return Err("`sslmode` is `verify-full`, `verify-ca`, `require` or `disable`".to_owned()),
+        None => !is_on_this_machine(config),
+    };
+    if !wanted {
+        return match FILES.into_iter().find(|name| given.has(name)) {
+            Some(name) => Err(format!("`{name}` is of no use without TLS; write `sslmode=verify-full` too")),
+            None => Ok(None),
+        };
+    }
+    if config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_))) {
+        return Err("PostgreSQL speaks no TLS over a Unix socket; write `sslmode=disable`".to_owned());
+    }
+    let file = |name: &'static str| given.get(name).map(Path::new);
+    let own = match (file("sslcert"), file("sslkey")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err("`sslcert` and `sslkey` are given together or not at all".to_owned()),
+    };
+    // libpq's word for the system's roots.
+    let roots = file("sslrootcert").filter(|path| *path != Path::new("system"));
+    tls::connector(roots, own).map(Some)
+}
+
+fn is_on_this_machine(config: &Config) -> bool {
+    let is_local = |host: &Host| match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+    };
+    config.get_hosts().iter().all(is_local) && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
+}
+
+/// What follows the URL's `?`.
+struct Parameters<'a>(Vec<Parameter<'a>>);
+
+struct Parameter<'a> {
+    name: String,
+    value: String,
+    as_written: &'a str,
+}
+
+impl<'a> Parameters<'a> {
+    fn parse(query: &'a str) -> Result<Self, String> {
+        let parameter = |as_written: &'a str| {
+            if !as_written.contains('=') {
+                return Err("a parameter of the database's URL has no value; write `name=value`".to_owned());
+            }
+            // A plus is no space in these URLs.
+            let plain = as_written.replace('+', "%2B");
+            let (name, value) = form_urlencoded::parse(plain.as_bytes()).into_owned().next().unwrap_or_default();
+            Ok(Parameter { name, value, as_written })
+        };
+        query.split('&').filter(|pair| !pair.is_empty()).map(parameter).collect::<Result<Vec<_>, _>>().map(Self)
+    }
+
+    /// The last one counts.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rfind(|parameter| parameter.name == name).map(|parameter| parameter.value.as_str())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Without those that the driver does not know, or not as libpq does: its `tcp_user_timeout` is in seconds.
+    fn of_the_driver(&self) -> String {
+        let is_ours = |name: &str| FILES.contains(&name) || ["sslmode", "tcp_user_timeout"].contains(&name);
+        let theirs = self.0.iter().filter(|parameter| !is_ours(&parameter.name));
+        theirs.map(|parameter| parameter.as_written).collect::<Vec<_>>().join("&")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn parsed(url: &str) -> Database {
+        Database::parse(url).unwrap()
+    }
+
+    fn refused(url: &str) -> String {
+        Database::parse(url).unwrap_err()
+    }
+
+    /// A folder with `ca.pem`, which is also a client's certificate, and its `key.pem`.
+    fn certificates() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["db.example".to_owned()]).unwrap();
+        fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
+        fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        folder
+    }
+
+    #[test]
+    fn hosts_are_shown_with_their_ports_and_the_database() {
+        for (url, shown) in [
+            ("postgres://u:p@localhost/hooks", "localhost:5432/hooks"),
+            ("postgresql://u:p@127.0.0.1:6000/hooks", "127.0.0.1:6000/hooks"),
+            ("postgres://u@[::1]:6000/hooks", "[::1]:6000/hooks"),
+            ("postgres://u@a:1,b/hooks?sslmode=disable", "a:1,b:5432/hooks"),
+            ("postgres:///hooks?user=u&host=/run/postgresql", "/run/postgresql:5432/hooks"),
+            ("postgres://u@localhost", "localhost:5432/u"),
+        ] {
+            assert_eq!(parsed(url).shown(), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn of_several_hosts_the_one_that_takes_writes_is_used() {
+        let attrs = |url| parsed(url).config.get_target_session_attrs();
+        assert_eq!(attrs("postgres://u@a,b/d?sslmode=disable"), TargetSessionAttrs::ReadWrite);
+        assert_eq!(attrs("postgres://u@a,b/d?sslmode=disable&target_session_attrs=any"), TargetSessionAttrs::Any);
+        assert_eq!(attrs("postgres://u@a/d?sslmode=disable"), TargetSessionAttrs::Any);
+    }
+
+    #[test]
+    fn only_a_database_on_this_machine_is_reached_without_tls_unasked() {
+        for url in [
+            "postgres://u@localhost/d",
+            "postgres://u@127.0.0.2,[::1]/d",
+            "postgres:///d?host=/run/postgresql",
+            "postgres://u@db.example/d?sslmode=disable",
+        ] {
+            let database = parsed(url);
+            assert!(database.tls.is_none(), "{url}");
+            assert_eq!(database.config.get_ssl_mode(), SslMode::Disable, "{url}");
+        }
+        let folder = certificates();
+        let ca = folder.path().join("ca.pem");
+        for start in [
+            "postgres://u@db.example/d?",
+            "postgres://u@localhost,db.example/d?",
+            "postgres://u@localhost/d?hostaddr=192.0.2.1&",
+            "postgres://u@localhost/d?sslmode=require&",
+            "postgres://u@db.example/d?sslmode=verify-ca&",
+            "postgres://u@db.example/d?sslmode=disable&sslmode=verify-full&",
+        ] {
+            let database = parsed(&format!("{start}sslrootcert={}", ca.display()));
+            assert!(database.tls.is_some(), "{start}");
+            assert_eq!(database.config.get_ssl_mode(), SslMode::Require, "{start}");
+        }
+    }
+
+    #[test]
+    fn a_mode_that_may_fall_back_to_plain_text_is_refused() {
+        for mode in ["allow", "prefer"] {
+            let error = refused(&format!("postgres://u@localhost/d?sslmode={mode}"));
+            assert!(error.contains(mode) && error.contains("plain text"), "{error}");
+        }
+        assert!(refused("postgres://u@localhost/d?sslmode=yes").contains("`sslmode` is"));
+    }
+
+    #[test]
+    fn tls_over_a_unix_socket_is_refused() {
+        assert!(refused("postgres:///d?host=/run/postgresql&sslmode=require").contains("Unix socket"));
+        assert!(refused("postgres://u@db.example/d?host=/run/postgresql").contains("Unix socket"));
+    }
+
+    #[test]
+    fn a_client_certificate_comes_with_its_key() {
+        let folder = certificates();
+        let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("key.pem"));
+        let start = format!("postgres://u@db.example/d?sslrootcert={0}&sslcert={0}", ca.display());
+        assert!(parsed(&format!("{start}&sslkey={}", key.display())).tls.is_some());
+        assert!(refused(&start).contains("`sslkey`"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named() {
+        let folder = certificates();
+        let refused = |name: &str| {
+            let path = folder.path().join(name);
+            refused(&format!("postgres://u:hunter2@db.example/d?sslrootcert={}", path.display()))
+        };
+        assert!(refused("missing.pem").contains("missing.pem"));
+        assert!(refused("key.pem").contains("key.pem holds no PEM certificate"));
+    }
+
+    #[test]
+    fn a_file_that_would_not_be_used_is_refused() {
+        assert!(refused("postgres://u@localhost/d?sslrootcert=/ca.pem").contains("`sslrootcert` is of no use"));
+    }
+
+    #[test]
+    fn hosts_have_a_name_and_one_port_each() {
+        assert!(refused("postgres:///d").contains("no host"));
+        assert!(refused("postgres://u@localhost,/d").contains("no name"));
+        assert!(refused("postgres://u@localhost/d?port=1").contains("2 ports"));
+    }
+
+    #[test]
+    fn a_connection_has_time_limits_unless_the_url_has_others() {
+        let config = parsed("postgres://u@localhost/d").config;
+        assert_eq!(config.get_connect_timeout(), Some(&CONNECT));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&UNACKNOWLEDGED));
+        assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);
+        assert!(config.get_keepalives());
+        assert_eq!(config.get_application_name(), Some("hookgate"));
+
+        let query = "connect_timeout=7&tcp_user_timeout=1500&keepalives_idle=60&keepalives=0&application_name=a+b";
+        let config = parsed(&format!("postgres://u@localhost/d?{query}")).config;
+        assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_millis(1500)));
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(60));
+        assert!(!config.get_keepalives());
+        assert_eq!(config.get_application_name(), Some("a+b"));
+        assert!(refused("postgres://u@localhost/d?tcp_user_timeout=5s").contains("milliseconds"));
+    }
+
+    #[test]
+    fn the_urls_options_have_the_last_word() {
+        let database = parsed("postgres://u@localhost/d?options=-c%20lock_timeout%3D1");
+        let options = |relaxed| database.session(relaxed).get_options().unwrap().to_owned();
+        assert_eq!(options(false), format!("{OPTIONS} -c lock_timeout=1"));
+        assert_eq!(options(true), format!("{OPTIONS} -c synchronous_commit=off -c lock_timeout=1"));
+    }
+
+    #[test]
+    fn a_password_is_shown_nowhere() {
+        let database = parsed("postgres://u:hunter2@localhost/d");
+        assert_eq!(database.config.get_password(), Some(&b"hunter2"[..]));
+        assert_eq!(format!("{database:?}"), r#"Database("localhost:5432/d")"#);
+        for url in [
+            "mysql://u:hunter2@localhost/d",
+            "host=localhost password=hunter2",
+            "postgres://u:p@hunter2@localhost/d",
+            "postgres://u:p/hunter2@localhost/d",
+            "postgres://u:p?hunter2@localhost/d",
+            "postgres://u:hunter2/d",
+            "postgres://u:hunter2@/d",
+            "postgres://u:hunter2@localhost:port/d",
+            "postgres://u:hunter2@localhost/d?sslmode=prefer",
+            "postgres://u@localhost/d?password=hunter2&nonsense=1",
+            "postgres://u@localhost/d?hunter2",
+        ] {
+            let error = refused(url);
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_refused_by_its_name() {
+        assert!(refused("postgres://u@localhost/d?sslcrl=x").contains("`sslcrl`"));
+    }
+
+    #[test]
+    fn a_pool_is_made_without_a_connection() {
+        let pool = parsed("postgres://u@localhost/d").pool(true).unwrap();
+        assert_eq!(pool.status().max_size, CONNECTIONS);
+        assert_eq!(pool.status().size, 0);
+    }
+}

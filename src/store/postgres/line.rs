@@ -1,0 +1,148 @@
+//! Connections to the server: lent for a moment, and given back only while nothing is wrong with them.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use deadpool_postgres::{ClientWrapper, Object, Pool};
+use tokio_postgres::error::SqlState;
+
+use super::schema::ANSWERED_WITHIN;
+use crate::metrics::StoreMetrics;
+use crate::store::StoreError;
+
+/// All connections of this gateway, and whether the server answers.
+pub(super) struct Lines {
+    pool: Pool,
+    /// Whether the server answered when it was asked last.
+    up: AtomicBool,
+    metrics: StoreMetrics,
+}
+
+/// A connection, lent. Dropped without [`Line::judge`], it is closed: nobody knows what is under way on it.
+pub(super) struct Line {
+    object: Option<Object>,
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// The server is gone, slow or in trouble. Whether it was done is not known.
+    #[error("{0}")]
+    Gone(String),
+    /// The server does not want what it was given: a defect of ours.
+    #[error("{0}")]
+    Refused(#[from] tokio_postgres::Error),
+}
+
+impl Lines {
+    pub(super) fn new(pool: Pool, metrics: StoreMetrics) -> Self {
+        Self { pool, up: AtomicBool::new(true), metrics }
+    }
+
+    pub(super) fn check_up(&self) -> Result<(), StoreError> {
+        if self.up.load(Ordering::Acquire) { Ok(()) } else { Err(StoreError::Unavailable) }
+    }
+
+    pub(super) async fn lend(&self) -> Result<Line, Failed> {
+        match self.pool.get().await {
+            Ok(object) => Ok(Line { object: Some(object) }),
+            Err(error) => {
+                let failed = Failed::Gone(told(&error));
+                self.note(false, &failed);
+                Err(failed)
+            }
+        }
+    }
+
+    /// Notes what became of something; says so once when the server goes, and when it is back.
+    pub(super) fn note(&self, up: bool, failed: &dyn std::fmt::Display) {
+        if self.up.swap(up, Ordering::AcqRel) == up {
+            return;
+        }
+        if up {
+            tracing::info!("the store's server answers again");
+        } else {
+            self.metrics.failed("open");
+            tracing::error!(error = %failed, "the store's server can't be reached; events get 503 until it can");
+        }
+    }
+
+    /// Counts and tells a failure that an asker hears of as one of the store.
+    pub(super) fn failed(&self, operation: &'static str, failed: &Failed) -> StoreError {
+        self.metrics.failed(operation);
+        tracing::error!(error = %failed, operation, "the store's server did not do what it was asked for");
+        StoreError::Unavailable
+    }
+
+    /// Notes that the server answered.
+    pub(super) fn answered(&self) {
+        self.note(true, &"");
+    }
+
+    pub(super) fn metrics(&self) -> &StoreMetrics {
+        &self.metrics
+    }
+
+    pub(super) fn close(&self) {
+        self.up.store(false, Ordering::Release);
+        self.pool.close();
+    }
+}
+
+impl Line {
+    /// Gives the connection back if all went well on it.
+    pub(super) fn judge<T>(mut self, done: Result<T, Failed>) -> Result<T, Failed> {
+        if done.is_ok() {
+            drop(self.object.take());
+        }
+        done
+    }
+
+    pub(super) fn client_mut(&mut self) -> &mut tokio_postgres::Client {
+        self.object.as_mut().expect("lent until it is judged")
+    }
+}
+
+impl Deref for Line {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        self.object.as_ref().expect("lent until it is judged")
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        drop(self.object.take().map(Object::take));
+    }
+}
+
+/// Waits for the server's answer, for as long as is right.
+pub(super) async fn bounded<T>(work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
+    match tokio::time::timeout(ANSWERED_WITHIN, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) if is_trouble(&error) => Err(Failed::Gone(told(&error))),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Failed::Gone(format!("no answer within {} s", ANSWERED_WITHIN.as_secs()))),
+    }
+}
+
+/// Whether an error tells of the server or the moment, not of what was asked for.
+fn is_trouble(error: &tokio_postgres::Error) -> bool {
+    let Some(state) = error.code() else { return true };
+    let of_class = |class: &str| state.code().starts_with(class);
+    // Connection, resources, an operator or the system stepping in, what others do at the same time.
+    of_class("08")
+        || of_class("53")
+        || of_class("57")
+        || of_class("58")
+        || of_class("40")
+        || of_class("55")
+        || [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT].contains(state)
+}
+
+/// An error with its causes, of which the first alone says little.
+pub(super) fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}

@@ -1,0 +1,181 @@
+//! Looking things up, for operators.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::claims::{key, uuid};
+use super::line::{Failed, Line, bounded};
+use crate::store::{
+    Attempted, COUNTED_MAX, DeliveryId, DeliveryView, EventKey, Filter, LISTED_BODY_MAX, RouteRecord, State,
+};
+
+const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
+    attempts::text, due_ms - hookgate.due_ms(), payload_bytes > 0, secret, test, head, body FROM hookgate.deliveries d
+    LEFT JOIN hookgate.payloads ON payload_bytes BETWEEN 1 AND $1 AND delivery = d.id";
+
+/// The parameters are the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
+fn condition(filter: &Filter) -> String {
+    let of_route = if filter.route.is_some() { "route = $2" } else { "$2::text IS NULL" };
+    let of_state = match filter.state {
+        Some(State::Success) => "state = $3",
+        Some(_) => "state = $3 AND state <> 'success'",
+        None => "$3::text IS NULL",
+    };
+    format!(
+        "{of_route} AND {of_state} AND ($4::text IS NULL OR event_type = $4) AND ($5::text IS NULL OR event_id = $5)
+         AND ($6::bigint IS NULL OR received_ms >= $6) AND ($7::bigint IS NULL OR received_ms < $7)"
+    )
+}
+
+/// Runs a query whose first seven parameters are `bytes` and the filter's own.
+async fn filtered(
+    line: &Line,
+    sql: &str,
+    bytes: i64,
+    filter: &Filter,
+    others: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Failed> {
+    let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
+    let own: [&(dyn ToSql + Sync); 7] =
+        [&bytes, &filter.route, &state, &filter.event_type, &filter.event_id, &since, &until];
+    let all: Vec<_> = own.into_iter().chain(others.iter().copied()).collect();
+    bounded(async {
+        let statement = line.prepare_cached(sql).await?;
+        line.query(&statement, &all).await
+    })
+    .await
+}
+
+pub(super) async fn deliveries(line: &Line, filter: &Filter) -> Result<Vec<DeliveryView>, Failed> {
+    let sql = format!("{VIEW} WHERE {} AND d.id < $8 ORDER BY d.id DESC LIMIT $9", condition(filter));
+    let bytes = if filter.with_bodies { count(LISTED_BODY_MAX) } else { 0 };
+    let before = filter.before.map_or(i64::MAX, |before| before.0);
+    let rows = filtered(line, &sql, bytes, filter, &[&before, &count(filter.limit)]).await?;
+    Ok(rows.iter().map(view).collect::<Result<_, _>>()?)
+}
+
+pub(super) async fn count_deliveries(line: &Line, filter: &Filter) -> Result<Option<usize>, Failed> {
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM hookgate.deliveries WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
+        condition(filter)
+    );
+    let rows = filtered(line, &sql, 0, filter, &[&count(COUNTED_MAX + 1)]).await?;
+    let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+    Ok(usize::try_from(found).ok().filter(|found| *found <= COUNTED_MAX))
+}
+
+pub(super) async fn matching(
+    line: &Line,
+    filter: &Filter,
+    after: DeliveryId,
+    limit: usize,
+) -> Result<Vec<(DeliveryId, bool)>, Failed> {
+    let sql = format!(
+        "SELECT id, payload_bytes > 0 FROM hookgate.deliveries WHERE id > $1 AND {} ORDER BY id LIMIT $8",
+        condition(filter)
+    );
+    let rows = filtered(line, &sql, after.0, filter, &[&count(limit)]).await?;
+    let each = |row: &Row| Ok((DeliveryId(row.try_get(0)?), row.try_get(1)?));
+    Ok(rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
+pub(super) async fn delivery(line: &Line, id: DeliveryId) -> Result<Option<DeliveryView>, Failed> {
+    let row = bounded(async {
+        let statement = line.prepare_cached(&format!("{VIEW} WHERE d.id = $2")).await?;
+        line.query_opt(&statement, &[&i64::MAX, &id.0]).await
+    });
+    Ok(row.await?.as_ref().map(view).transpose()?)
+}
+
+pub(super) async fn names(line: &Line, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, Failed> {
+    let sql = "SELECT route, keys FROM hookgate.deliveries WHERE id = $1";
+    let Some(row) = bounded(line.query_opt(sql, &[&id.0])).await? else { return Ok(None) };
+    let keys: Option<Vec<u8>> = row.try_get(1)?;
+    let keys = keys.unwrap_or_default();
+    let (keys, _) = keys.as_chunks::<16>();
+    Ok(Some((row.try_get(0)?, keys.iter().map(|key| EventKey(u128::from_be_bytes(*key))).collect())))
+}
+
+/// The rows that remember the event, by this name and by its other one. A claim of which nothing is known is none.
+pub(super) async fn rows(line: &Line, of: EventKey) -> Result<Vec<(EventKey, i64)>, Failed> {
+    let sql = "SELECT key, token FROM hookgate.ledger
+        WHERE key IN (SELECT $1 UNION SELECT other FROM hookgate.ledger WHERE key = $1)
+        AND ends_ms > hookgate.now_ms() AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
+    let rows = bounded(line.query(sql, &[&uuid(of)])).await?;
+    let each = |row: &Row| Ok((key(row.try_get(0)?), row.try_get(1)?));
+    Ok(rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
+/// As a whole, without what waits.
+pub(super) async fn route_record(line: &Line, route: &str, since_day: i64) -> Result<RouteRecord, Failed> {
+    let sql = "SELECT (SELECT created_ms FROM hookgate.routes WHERE name = $1),
+            (SELECT max(last_success_ms) FROM hookgate.standings WHERE route = $1),
+            (SELECT max(last_failure_ms) FROM hookgate.standings WHERE route = $1),
+            coalesce(sum(successful), 0)::bigint, coalesce(sum(failed), 0)::bigint,
+            coalesce(sum(successful + failed) FILTER (WHERE day >= $2), 0)::bigint, coalesce(sum(total_ms), 0)::bigint,
+            (SELECT coalesce(sum(pending), 0)::bigint FROM hookgate.standings WHERE route = $1),
+            (SELECT coalesce(sum(dead), 0)::bigint FROM hookgate.standings WHERE route = $1)
+        FROM hookgate.days WHERE route = $1";
+    let row = bounded(line.query_one(sql, &[&route, &since_day])).await?;
+    let at = |column| Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(timestamp));
+    let number = |column| Ok::<_, tokio_postgres::Error>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
+    Ok(RouteRecord {
+        created_at: at(0)?,
+        last_success: at(1)?,
+        last_failure: at(2)?,
+        successful: number(3)?,
+        failed: number(4)?,
+        recent: number(5)?,
+        total_ms: number(6)?,
+        pending: number(7)?,
+        dead: number(8)?,
+    })
+}
+
+pub(super) async fn webhooks(line: &Line) -> Result<Vec<(String, String)>, Failed> {
+    let rows = bounded(line.query("SELECT name, definition FROM hookgate.webhooks ORDER BY name", &[])).await?;
+    let each = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    Ok(rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
+pub(super) async fn paused(line: &Line) -> Result<Vec<String>, Failed> {
+    let rows = bounded(line.query("SELECT route FROM hookgate.paused", &[])).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+fn view(row: &Row) -> Result<DeliveryView, tokio_postgres::Error> {
+    let attempts: Vec<Attempted> = serde_json::from_str(row.try_get(9)?).unwrap_or_default();
+    let due: Option<i64> = row.try_get(10)?;
+    Ok(DeliveryView {
+        id: DeliveryId(row.try_get(0)?),
+        route: row.try_get(1)?,
+        event_id: row.try_get(2)?,
+        event_type: row.try_get(3)?,
+        received_at: timestamp(row.try_get(4)?),
+        // Only ever written by us, from this very set.
+        state: State::parse(row.try_get(5)?).unwrap_or(State::Dead),
+        reason: row.try_get(6)?,
+        tried: row.try_get::<_, i32>(7)?.unsigned_abs(),
+        possibly_delivered: row.try_get(8)?,
+        attempts,
+        due_in: due.map(|due| Duration::from_millis(u64::try_from(due).unwrap_or(0))),
+        payload_kept: row.try_get(11)?,
+        secret: row.try_get(12)?,
+        is_test: row.try_get(13)?,
+        head: row.try_get::<_, Option<Vec<u8>>>(14)?.map(Bytes::from),
+        body: row.try_get::<_, Option<Vec<u8>>>(15)?.map(Bytes::from),
+    })
+}
+
+/// Written by us, from a moment that could be told.
+pub(super) fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

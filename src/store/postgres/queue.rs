@@ -1,0 +1,99 @@
+//! Stored events: taken by one gateway at a time, for as long as its lease.
+
+use std::time::{Duration, Instant};
+
+use super::claims::millis;
+use super::line::{Failed, Line, bounded};
+use super::look::timestamp;
+use crate::store::{DeliveryId, Due, DueEvent, Payload, Queued, Tried, Until};
+
+/// How long an event is kept for the attempt that is to begin.
+const TAKEN_FOR: Duration = Duration::from_secs(15);
+/// An attempt's lease is longer than the attempt may take by this: to write what came of it.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Of a lease that lapsed after its attempt had begun nobody knows what came of it.
+const TAKE: &str = "
+WITH clock AS MATERIALIZED (SELECT hookgate.now_ms() AS now, hookgate.due_ms() AS due),
+free AS MATERIALIZED (
+    SELECT d.id FROM hookgate.deliveries d, clock WHERE d.route = $1 AND d.state = 'pending' AND d.due_ms <= clock.due
+        AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= clock.now) AND d.id <> ALL($2)
+    ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
+taken AS (
+    UPDATE hookgate.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
+        possibly_delivered = d.possibly_delivered OR d.begun, begun = false
+    FROM free, clock WHERE d.id = free.id RETURNING d.id, d.payload_bytes, d.due_ms)
+SELECT id, payload_bytes FROM taken ORDER BY due_ms, id";
+
+const NEXT: &str = "SELECT min(due_ms) - hookgate.due_ms() FROM hookgate.deliveries
+    WHERE route = $1 AND state = 'pending' AND due_ms > hookgate.due_ms()";
+
+const GIVE_BACK: &str = "UPDATE hookgate.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
+    WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
+
+const LOAD: &str = "
+WITH loaded AS (
+    UPDATE hookgate.deliveries SET begun = true, lease_ends_ms = hookgate.now_ms() + $3
+    WHERE id = $1 AND state = 'pending' AND lease_owner = $2
+    RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms)
+SELECT event_id, event_type, tried, possibly_delivered, received_ms, hookgate.now_ms() - queued_ms, head, body
+FROM loaded LEFT JOIN hookgate.payloads ON delivery = id";
+
+pub(super) async fn take(
+    line: &Line,
+    route: &str,
+    holding: &[DeliveryId],
+    most: usize,
+    owner: i64,
+) -> Result<Due, Failed> {
+    let holding: Vec<_> = holding.iter().map(|id| id.0).collect();
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let (rows, next) = bounded(async {
+        let take = line.prepare_cached(TAKE).await?;
+        let rows = line.query(&take, &[&route, &holding, &most, &owner, &millis(TAKEN_FOR)]).await?;
+        let next = line.prepare_cached(NEXT).await?;
+        Ok((rows, line.query_one(&next, &[&route]).await?))
+    })
+    .await?;
+    let event = |row: &tokio_postgres::Row| {
+        let bytes: i64 = row.try_get(1)?;
+        Ok(DueEvent { id: DeliveryId(row.try_get(0)?), payload_bytes: usize::try_from(bytes).unwrap_or(0) })
+    };
+    let next: Option<i64> = next.try_get(0)?;
+    Ok(Due {
+        all_seen: i64::try_from(rows.len()).is_ok_and(|taken| taken < most),
+        events: rows.iter().map(event).collect::<Result<_, tokio_postgres::Error>>()?,
+        next_in: next.map(|next| Duration::from_millis(u64::try_from(next).unwrap_or(0))),
+    })
+}
+
+pub(super) async fn give_back(line: &Line, ids: &[DeliveryId], owner: i64) -> Result<(), Failed> {
+    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+    bounded(async {
+        let give_back = line.prepare_cached(GIVE_BACK).await?;
+        line.execute(&give_back, &[&ids, &owner]).await
+    })
+    .await
+    .map(drop)
+}
+
+pub(super) async fn load(line: &Line, id: DeliveryId, owner: i64, attempt: Duration) -> Result<Option<Queued>, Failed> {
+    let lease = attempt.saturating_add(MARGIN);
+    let until = Until(Instant::now().checked_add(lease));
+    let row = bounded(async {
+        let load = line.prepare_cached(LOAD).await?;
+        line.query_opt(&load, &[&id.0, &owner, &millis(lease)]).await
+    });
+    let Some(row) = row.await? else { return Ok(None) };
+    let (attempts, age): (i32, Option<i64>) = (row.try_get(2)?, row.try_get(5)?);
+    let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get(6)?, row.try_get(7)?);
+    Ok(Some(Queued {
+        event_id: row.try_get::<_, &str>(0)?.into(),
+        event_type: row.try_get::<_, &str>(1)?.into(),
+        tried: Tried { attempts: attempts.unsigned_abs(), possibly_delivered: row.try_get(3)? },
+        received_at: timestamp(row.try_get(4)?),
+        age: Duration::from_millis(u64::try_from(age.unwrap_or(0)).unwrap_or(0)),
+        payload: head.zip(body).map(|(head, body)| Payload { head: head.into(), body: body.into() }),
+        until,
+    }))
+}

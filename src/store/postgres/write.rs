@@ -1,0 +1,356 @@
+//! What is written: how claims and attempts ended. Many at once, in one transaction of two trips: what stands is looked at
+//! and held, and what becomes of it is written.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::Shared;
+use super::claims::{again, key, millis, on, uuid};
+use super::line::{Failed, Line, bounded};
+use super::rows::{Before, Changed, Rows};
+use crate::signature::PayloadDigest;
+use crate::store::{
+    Attempted, DeliveryChange, DeliveryId, EventKey, Name, Next, Place, Record, Requeue, Requeued, Settlement, State,
+    StoreError,
+};
+
+pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What is asked for.
+pub(super) enum Job {
+    Settle(Box<Settlement>, Done<Option<DeliveryId>>),
+    Attempted { id: DeliveryId, number: u32, attempt: Attempted, next: Next, done: Done<()> },
+    Requeue(Vec<Requeue>, Done<Vec<Requeued>>),
+}
+
+/// What became of a job.
+enum Answer {
+    Settled(Option<DeliveryId>),
+    /// The claim lapsed, and the event is another's.
+    Lost,
+    Attempted,
+    Requeued(Vec<Requeued>),
+}
+
+/// A row of the ledger, as it stands.
+#[derive(Clone, Copy)]
+struct Claimed {
+    token: i64,
+    leased: bool,
+    completed: bool,
+    delivery: Option<DeliveryId>,
+}
+
+/// What a settlement finds.
+enum Verdict {
+    Write,
+    /// It is written already, by an asking whose answer was lost.
+    Written(Option<DeliveryId>),
+    Lost,
+}
+
+impl Shared {
+    /// Writes all of them, those that name the same rows one after the other.
+    pub(super) async fn write_all(self: Arc<Self>, batch: Vec<Job>) {
+        let mut left = batch;
+        while !left.is_empty() {
+            let mut named = HashSet::new();
+            let (now, later): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|job| job.names().all(|name| named.insert(name)));
+            self.write(now).await;
+            left = later;
+        }
+    }
+
+    async fn write(&self, batch: Vec<Job>) {
+        let part = self.take_part();
+        let jobs = &batch;
+        let done = again(&self.lines, on!(line => self.transact(line, jobs, part))).await;
+        self.give_part_back(part);
+        match done {
+            Ok((answers, stored)) => {
+                for route in stored {
+                    self.wake(&route);
+                }
+                for (job, answer) in batch.into_iter().zip(answers) {
+                    job.tell(answer);
+                }
+            }
+            Err(Failed::Refused(_)) if batch.len() > 1 => {
+                // One that can't be written does not stand in the way of the others.
+                for job in batch {
+                    Box::pin(self.write(vec![job])).await;
+                }
+            }
+            Err(failed) => {
+                let error = self.lines.failed("commit", &failed);
+                for job in batch {
+                    job.refuse(error);
+                }
+            }
+        }
+    }
+
+    async fn transact(&self, line: &Line, batch: &[Job], part: i16) -> Result<(Vec<Answer>, Vec<Arc<str>>), Failed> {
+        let began = std::time::Instant::now();
+        let mut writing = bounded(look(line, batch)).await?;
+        let answers: Vec<_> = batch.iter().map(|job| writing.apply(job, self.owner)).collect();
+        bounded(writing.rows.write(line, part)).await?;
+        self.lines.metrics().committed(began.elapsed());
+        Ok((answers, writing.rows.stored))
+    }
+}
+
+const HELD: &str =
+    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > hookgate.now_ms(), delivery
+    FROM hookgate.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
+const NUMBERS: &str = "SELECT nextval('hookgate.delivery_numbers') FROM generate_series(1, $1::integer)";
+const CLOCK: &str =
+    "SELECT hookgate.now_ms(), hookgate.due_ms(), (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+struct Writing {
+    ledger: HashMap<EventKey, Claimed>,
+    before: HashMap<DeliveryId, Before>,
+    numbers: Vec<i64>,
+    rows: Rows,
+}
+
+/// Begins the transaction and looks at all rows that the jobs name, which nobody else changes until its end.
+async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Error> {
+    let (mut keys, mut ids, mut settlements) = (Vec::new(), Vec::new(), 0_i32);
+    for job in batch {
+        match job {
+            Job::Settle(settlement, _) => {
+                settlements += 1;
+                keys.extend(settlement.names.iter().flatten().map(|name| uuid(name.key)));
+                ids.extend(settlement.delivery.as_ref().and_then(|delivery| delivery.earlier).map(|id| id.0));
+            }
+            Job::Attempted { id, .. } => ids.push(id.0),
+            Job::Requeue(wanted, _) => {
+                ids.extend(wanted.iter().map(|requeue| requeue.id.0));
+                keys.extend(wanted.iter().flat_map(|requeue| &requeue.completing).map(|name| uuid(name.key)));
+            }
+        }
+    }
+    let (held, before) = (line.prepare_cached(HELD).await?, line.prepare_cached(Before::SELECT).await?);
+    let (numbers, clock) = (line.prepare_cached(NUMBERS).await?, line.prepare_cached(CLOCK).await?);
+    let (keys, ids, settlements) =
+        ([&keys as &(dyn ToSql + Sync)], [&ids as &(dyn ToSql + Sync)], [&settlements as &(dyn ToSql + Sync)]);
+    // Sent in this order, without waiting for each other.
+    let ((), held, before, numbers, clock) = tokio::try_join!(
+        biased;
+        line.batch_execute("BEGIN"),
+        line.query(&held, &keys),
+        line.query(&before, &ids),
+        line.query(&numbers, &settlements),
+        line.query_one(&clock, &[]),
+    )?;
+    let mut ledger = HashMap::new();
+    for row in &held {
+        let delivery = row.try_get::<_, Option<i64>>(4)?.map(DeliveryId);
+        let claimed = Claimed { token: row.try_get(1)?, leased: row.try_get(2)?, completed: row.try_get(3)?, delivery };
+        ledger.insert(key(row.try_get(0)?), claimed);
+    }
+    let before = before.iter().map(|row| Ok((DeliveryId(row.try_get(0)?), Before::read(row)?)));
+    let rows = Rows::at(clock.try_get(0)?, clock.try_get(1)?, clock.try_get(2)?);
+    let mut numbers: Vec<i64> = numbers.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    numbers.reverse();
+    Ok(Writing { ledger, before: before.collect::<Result<_, tokio_postgres::Error>>()?, numbers, rows })
+}
+
+impl Writing {
+    fn apply(&mut self, job: &Job, owner: i64) -> Answer {
+        match job {
+            Job::Settle(settlement, _) => self.settle(settlement),
+            Job::Attempted { id, number, attempt, next, .. } => {
+                self.attempted(*id, *number, attempt, *next, owner);
+                Answer::Attempted
+            }
+            Job::Requeue(wanted, _) => Answer::Requeued(wanted.iter().map(|requeue| self.requeue(requeue)).collect()),
+        }
+    }
+
+    fn settle(&mut self, settlement: &Settlement) -> Answer {
+        match self.judge(settlement) {
+            Verdict::Written(delivery) => return Answer::Settled(delivery),
+            Verdict::Lost => return Answer::Lost,
+            Verdict::Write => {}
+        }
+        let names = &settlement.names;
+        let id = settlement.delivery.as_ref().map(|change| self.record(change, names));
+        let ends = self.rows.now.saturating_add(millis(settlement.window));
+        for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
+            let Some(name) = name else { continue };
+            self.rows.remember(name, other.map(|other| other.key), settlement.becomes, ends, id);
+        }
+        Answer::Settled(id)
+    }
+
+    /// Whether the claim is still ours. That an event was handed over is written in any case: it was.
+    fn judge(&self, settlement: &Settlement) -> Verdict {
+        let was_handed_over = settlement.delivery.as_ref().is_some_and(|delivery| delivery.state == State::Success);
+        for name in settlement.names.iter().flatten() {
+            let Some(row) = self.ledger.get(&name.key) else { continue };
+            let is_ours = name.earlier == Some(Place(row.token));
+            match (is_ours, row.leased) {
+                (true, true) => {}
+                (true, false) => return Verdict::Written(row.delivery),
+                (false, _) if was_handed_over && row.completed => return Verdict::Written(row.delivery),
+                (false, _) if was_handed_over => {}
+                (false, _) => return Verdict::Lost,
+            }
+        }
+        Verdict::Write
+    }
+
+    /// Writes a delivery's record: anew, or over the one it has.
+    fn record(&mut self, change: &DeliveryChange, names: &[Option<Name>; 2]) -> DeliveryId {
+        let earlier = change.earlier.and_then(|id| Some((id, self.before.get(&id)?.clone())));
+        let earlier = earlier.filter(|(_, before)| before.is_of(&change.subject));
+        let keys = (change.state != State::Success)
+            .then(|| names.iter().flatten().flat_map(|name| name.key.0.to_be_bytes()).collect());
+        let due = (change.state == State::Pending).then(|| self.rows.due_now.saturating_add(millis(change.due_after)));
+        let kept = change.payload.as_ref().map_or(0, |payload| payload.head.len() + payload.body.len());
+        let kept = i64::try_from(kept).unwrap_or(i64::MAX);
+        let state = Changed {
+            state: change.state,
+            reason: None,
+            tried: change.tried.attempts,
+            possibly_delivered: change.tried.possibly_delivered,
+            due_ms: due,
+            queued_ms: due.map(|_| self.rows.now),
+            ended_ms: due.is_none().then_some(self.rows.now),
+            keys,
+            payload_bytes: kept,
+            keeps_lease: false,
+        };
+        let id = match earlier {
+            Some((id, before)) => {
+                if change.payload.is_none() && before.payload_bytes > 0 {
+                    self.rows.drop_payload(id);
+                }
+                self.rows.change(id, &before, state, change.attempt.as_ref());
+                id
+            }
+            None => {
+                let id = DeliveryId(self.numbers.pop().unwrap_or_default());
+                self.rows.insert(id, &change.subject, state, change.attempt.as_ref());
+                id
+            }
+        };
+        if let Some(payload) = &change.payload {
+            self.rows.keep_payload(id, payload);
+        }
+        id
+    }
+
+    /// Told again, it changes nothing. What another gateway tries by now is its to tell of, but for a success.
+    fn attempted(&mut self, id: DeliveryId, number: u32, attempt: &Attempted, next: Next, owner: i64) {
+        let is_done = matches!(next, Next::Done { .. });
+        let is_its = |before: &Before| {
+            before.state == State::Pending && before.tried < number && (is_done || before.lease_owner == Some(owner))
+        };
+        let Some(before) = self.before.get(&id).filter(|before| is_its(before)).cloned() else { return };
+        let (state, due_ms, unknown, reason) = match next {
+            Next::Done { .. } => (State::Success, None, false, None),
+            Next::Retry { after, possibly_delivered } => {
+                (State::Pending, Some(self.rows.due_now.saturating_add(millis(after))), possibly_delivered, None)
+            }
+            Next::Dead(reason) => (State::Dead, None, false, Some(reason.as_str())),
+        };
+        let drops = next == (Next::Done { keep_payload: false });
+        if drops {
+            self.rows.drop_payload(id);
+        }
+        let changed = Changed {
+            state,
+            reason,
+            tried: before.tried.saturating_add(1),
+            possibly_delivered: before.possibly_delivered || unknown,
+            due_ms,
+            queued_ms: before.queued_ms,
+            ended_ms: due_ms.is_none().then_some(self.rows.now),
+            keys: before.keys.clone().filter(|_| state != State::Success),
+            payload_bytes: if drops { 0 } else { before.payload_bytes },
+            keeps_lease: false,
+        };
+        self.rows.change(id, &before, changed, Some(attempt));
+    }
+
+    fn requeue(&mut self, requeue: &Requeue) -> Requeued {
+        let &Requeue { id, from, due, ref completing, window } = requeue;
+        let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
+        let Some(before) = self.before.get(&id).filter(|before| is_wanted(before)).cloned() else {
+            return Requeued::Unknown;
+        };
+        if before.payload_bytes == 0 {
+            return Requeued::NoPayload;
+        }
+        let due_ms = i64::try_from(due.0.0).unwrap_or(i64::MAX / 4);
+        let changed = Changed {
+            state: State::Pending,
+            reason: None,
+            tried: before.tried,
+            possibly_delivered: before.possibly_delivered || before.state == State::Success,
+            due_ms: Some(due_ms),
+            // Its horizon counts from when it is due.
+            queued_ms: Some(self.rows.now.saturating_add(due_ms.saturating_sub(self.rows.due_now).max(0))),
+            ended_ms: None,
+            keys: before.keys.clone(),
+            payload_bytes: before.payload_bytes,
+            // An attempt may be under way.
+            keeps_lease: before.state == State::Pending,
+        };
+        self.rows.change(id, &before, changed, None);
+        let ends = self.rows.now.saturating_add(millis(window));
+        for name in completing {
+            // Any body of this ID is a copy from now on: this one has been taken.
+            let record = Record::Completed { digest: PayloadDigest::unknown() };
+            self.rows.remember(*name, None, record, ends, Some(id));
+        }
+        self.rows.stored.push(Arc::clone(&before.route));
+        Requeued::Waits(before.route)
+    }
+}
+
+impl Job {
+    /// The rows that it names.
+    fn names(&self) -> impl Iterator<Item = Uuid> {
+        let id = |id: DeliveryId| Uuid::from_u128(u128::from(id.0.unsigned_abs()));
+        let mut names = Vec::new();
+        match self {
+            Self::Settle(settlement, _) => {
+                names.extend(settlement.names.iter().flatten().map(|name| uuid(name.key)));
+                names.extend(settlement.delivery.as_ref().and_then(|delivery| delivery.earlier).map(id));
+            }
+            Self::Attempted { id: of, .. } => names.push(id(*of)),
+            Self::Requeue(wanted, _) => {
+                names.extend(wanted.iter().map(|requeue| id(requeue.id)));
+                names.extend(wanted.iter().flat_map(|requeue| &requeue.completing).map(|name| uuid(name.key)));
+            }
+        }
+        names.into_iter()
+    }
+
+    /// Who asked may have gone meanwhile: what was written is written.
+    fn tell(self, answer: Answer) {
+        match (self, answer) {
+            (Self::Settle(_, done), Answer::Settled(id)) => drop(done.send(Ok(id))),
+            (Self::Attempted { done, .. }, Answer::Attempted) => drop(done.send(Ok(()))),
+            (Self::Requeue(_, done), Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
+            (job, _) => job.refuse(StoreError::Unavailable),
+        }
+    }
+
+    fn refuse(self, error: StoreError) {
+        match self {
+            Self::Settle(_, done) => drop(done.send(Err(error))),
+            Self::Attempted { done, .. } => drop(done.send(Err(error))),
+            Self::Requeue(_, done) => drop(done.send(Err(error))),
+        }
+    }
+}
