@@ -83,6 +83,16 @@ macro_rules! ask {
     };
 }
 
+/// As `ask!`, for what is awaited. What waits for a server is big, and would make each future so that holds it.
+macro_rules! await_it {
+    ($self:ident, $store:ident => $answer:expr) => {
+        match &$self.engine {
+            Engine::Embedded($store) => $answer.await,
+            Engine::Shared($store) => Box::pin($answer).await,
+        }
+    };
+}
+
 impl Store {
     /// Opens the store, making it where there is none.
     ///
@@ -136,7 +146,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
-        ask!(self, store => store.rows(key).await)
+        await_it!(self, store => store.rows(key))
     }
 
     /// Forgets an event: when this returns `Ok`, as durably as the settings promise.
@@ -144,7 +154,7 @@ impl Store {
     /// # Errors
     /// When that is not certain.
     pub async fn forget_event(&self, rows: Vec<(EventKey, Place)>) -> Result<(), StoreError> {
-        ask!(self, store => store.forget_event(rows).await)
+        await_it!(self, store => store.forget_event(rows))
     }
 
     /// Writes how a claim ended. When this returns `Ok`, it is as durable as the settings promise.
@@ -153,7 +163,7 @@ impl Store {
     /// When that is not certain. What holds then is `settlement.if_lost`, or, if it was written all the same, what is
     /// found when the store is read again.
     pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
-        ask!(self, store => store.settle(settlement).await)
+        await_it!(self, store => store.settle(settlement))
     }
 
     /// Keeps what an operator said of a webhook, as durably as events are.
@@ -161,7 +171,7 @@ impl Store {
     /// # Errors
     /// When that is not certain.
     pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
-        ask!(self, store => store.put_webhook(name, definition).await)
+        await_it!(self, store => store.put_webhook(name, definition))
     }
 
     /// Forgets a webhook's definition. What is known of its events stays.
@@ -169,7 +179,7 @@ impl Store {
     /// # Errors
     /// When that is not certain.
     pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        ask!(self, store => store.remove_webhook(name).await)
+        await_it!(self, store => store.remove_webhook(name))
     }
 
     /// All webhooks' names and definitions.
@@ -177,7 +187,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
-        ask!(self, store => store.webhooks().await)
+        await_it!(self, store => store.webhooks())
     }
 
     /// Keeps that a route's stored events wait until somebody says otherwise, or no longer.
@@ -185,7 +195,7 @@ impl Store {
     /// # Errors
     /// When that is not certain.
     pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        ask!(self, store => store.pause(route, paused).await)
+        await_it!(self, store => store.pause(route, paused))
     }
 
     /// The routes that are paused.
@@ -193,7 +203,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
-        ask!(self, store => store.paused().await)
+        await_it!(self, store => store.paused())
     }
 
     /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
@@ -217,7 +227,7 @@ impl Store {
         attempt: Attempted,
         next: Next,
     ) -> Result<(), StoreError> {
-        ask!(self, store => store.attempted(id, number, attempt, next).await)
+        await_it!(self, store => store.attempted(id, number, attempt, next))
     }
 
     /// A delivery's route, and the names of its event while that is not handed over; `None` if there is no such delivery.
@@ -225,7 +235,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        ask!(self, store => store.names(id).await)
+        await_it!(self, store => store.names(id))
     }
 
     /// This moment, for what is due.
@@ -239,7 +249,7 @@ impl Store {
     /// # Errors
     /// When it is not certain to be written.
     pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<Requeued>, StoreError> {
-        ask!(self, store => store.requeue(wanted).await)
+        await_it!(self, store => store.requeue(wanted))
     }
 
     /// Deliveries, the newest first.
@@ -247,7 +257,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
-        ask!(self, store => store.deliveries(filter).await)
+        await_it!(self, store => store.deliveries(filter))
     }
 
     /// How many deliveries there are of these, whatever `limit` and `before` say; `None` when there are more than are
@@ -256,7 +266,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
-        ask!(self, store => store.count_deliveries(filter).await)
+        await_it!(self, store => store.count_deliveries(filter))
     }
 
     /// Deliveries that match, whatever `limit` and `before` say, and come after `after`: the oldest first, `limit` at the
@@ -270,7 +280,7 @@ impl Store {
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        ask!(self, store => store.matching(filter, after, limit).await)
+        await_it!(self, store => store.matching(filter, after, limit))
     }
 
     /// One delivery.
@@ -278,7 +288,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
-        ask!(self, store => store.delivery(id).await)
+        await_it!(self, store => store.delivery(id))
     }
 
     /// What is known of a route's deliveries as a whole. `since_day` is the first day of the count of the last days, in
@@ -287,7 +297,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn route_record(&self, route: Arc<str>, since_day: i64) -> Result<RouteRecord, StoreError> {
-        ask!(self, store => store.route_record(route, since_day).await)
+        await_it!(self, store => store.route_record(route, since_day))
     }
 
     /// How many of a route's events wait, and how many are dead letters.
@@ -316,7 +326,7 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn claim(&self, key: EventKey, terms: Terms) -> Result<Claimed, StoreError> {
-        ask!(self, store => store.claim(key, terms).await)
+        await_it!(self, store => store.claim(key, terms))
     }
 
     /// Notes that an attempt at an event that is `held` begins, the one of number `attempts`, so that a crash leaves it as
@@ -350,14 +360,14 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn due(&self, route: Arc<str>, holding: &[DeliveryId], most: usize) -> Result<Due, StoreError> {
-        ask!(self, store => store.due(route, holding, most).await)
+        await_it!(self, store => store.due(route, holding, most))
     }
 
     /// Events that were due and are not tried after all.
     pub async fn give_back(&self, ids: &[DeliveryId]) {
         if let Engine::Shared(store) = &self.engine {
             // Otherwise they are free when their lease is over.
-            let _ = store.give_back(ids).await;
+            let _ = Box::pin(store.give_back(ids)).await;
         }
     }
 
@@ -369,7 +379,7 @@ impl Store {
     pub async fn load(&self, id: DeliveryId, attempt: Duration) -> Result<Option<Queued>, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store.load(id).await,
-            Engine::Shared(store) => store.load(id, attempt).await,
+            Engine::Shared(store) => Box::pin(store.load(id, attempt)).await,
         }
     }
 
