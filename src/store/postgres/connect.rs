@@ -14,7 +14,7 @@ use super::tls;
 
 const CONNECTIONS: usize = 10;
 /// For a free connection of the pool, and for the look at one that comes back.
-const WAIT: Duration = Duration::from_secs(2);
+pub(super) const WAIT: Duration = Duration::from_secs(2);
 /// For a new connection, over all hosts.
 const CREATE: Duration = Duration::from_secs(5);
 /// For one address of one host.

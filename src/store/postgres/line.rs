@@ -3,9 +3,10 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use deadpool_postgres::{ClientWrapper, Object, Pool};
+use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
 
+use super::connect::WAIT;
 use super::schema::ANSWERED_WITHIN;
 use crate::metrics::StoreMetrics;
 use crate::store::StoreError;
@@ -46,6 +47,9 @@ impl Lines {
     pub(super) async fn lend(&self) -> Result<Line, Failed> {
         match self.pool.get().await {
             Ok(object) => Ok(Line { object: Some(object) }),
+            Err(PoolError::Timeout(TimeoutType::Wait)) => {
+                Err(Failed::Gone(format!("all connections are in use for {} s", WAIT.as_secs())))
+            }
             Err(error) => {
                 let failed = Failed::Gone(told(&error));
                 self.note(false, &failed);

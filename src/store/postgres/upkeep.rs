@@ -34,10 +34,12 @@ pub(super) async fn run(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         match look(&shared, round).await {
             Ok(()) => shared.lines.answered(),
-            Err(failed) => {
+            Err(failed @ Failed::Gone(_)) => {
                 shared.lines.metrics().failed("read");
                 shared.lines.note(false, &failed);
             }
+            // Events do not suffer from it: the server is there.
+            Err(failed @ Failed::Refused(_)) => drop(shared.lines.failed("read", &failed)),
         }
     }
 }
@@ -162,7 +164,7 @@ first AS (SELECT id, ended_ms, sum($4 + payload_bytes) OVER (ORDER BY ended_ms, 
     FROM (SELECT id, ended_ms, payload_bytes FROM hookgate.deliveries WHERE route = $1 AND state IN ('success', 'failed')
         ORDER BY ended_ms LIMIT $5) AS oldest),
 gone AS (DELETE FROM hookgate.deliveries d USING first, clock WHERE d.id = first.id AND state IN ('success', 'failed')
-    AND (first.ended_ms <= now - $2 OR first.freed < $3) RETURNING d.id, $4 + d.payload_bytes AS bytes),
+    AND (first.ended_ms <= now - $2 OR first.freed < $3::bigint) RETURNING d.id, $4 + d.payload_bytes AS bytes),
 dropped AS (DELETE FROM hookgate.payloads p USING gone WHERE p.delivery = gone.id),
 told AS (INSERT INTO hookgate.standings AS s SELECT $1, 0, 0, 0, -sum(bytes)::bigint FROM gone HAVING count(*) > 0
     ON CONFLICT (route, part) DO UPDATE SET kept_bytes = s.kept_bytes + excluded.kept_bytes)
