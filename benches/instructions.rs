@@ -18,6 +18,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
 use std::thread;
 
 use bytes::Bytes;
@@ -203,12 +204,13 @@ enum Sent {
     Forged,
 }
 
-/// One after the other, over one connection.
+/// One after the other, over one connection; a stored one is delivered before the next is sent.
 fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
     let settings = log::Settings { format: Format::Json, level: LevelFilter::INFO };
     let _log = log::start(settings).expect("for the first time");
     let (folder, runtime) = (tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder"), runtime());
-    let app = runtime.block_on(gateway::gateway(receiver(), delivery, folder.path()));
+    let (taken, delivered) = mpsc::channel();
+    let app = runtime.block_on(gateway::gateway(receiver(taken), delivery, folder.path()));
     let mut connection = Connection::from(TcpStream::connect(app.data[0]).expect("it listens"));
     let mut signed = fs::read(signed(size)).expect("they were signed");
     let each = signed.len() / usize::try_from(RUNS[1]).expect("few");
@@ -223,6 +225,9 @@ fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
             (Sent::Genuine, _) => "200",
         };
         assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{answer}");
+        if sent == Sent::Genuine {
+            delivered.recv().expect("it is delivered");
+        }
     }
 }
 
@@ -230,8 +235,8 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
 
-/// Takes what comes, over one connection after the other.
-fn receiver() -> SocketAddr {
+/// Takes what comes, over one connection after the other, and says so.
+fn receiver(taken: mpsc::Sender<()>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
@@ -240,6 +245,7 @@ fn receiver() -> SocketAddr {
             while connection.read_message().is_some() {
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
                 connection.stream.write_all(answer).expect("it reads");
+                let _ = taken.send(());
             }
         }
     });

@@ -227,14 +227,15 @@ impl Lines {
     /// Whether they are headers that may stand before `body`: with its length, once, and nothing else that is set when it is
     /// sent. Nobody looks at them again.
     fn are_of(&self, body: &Bytes) -> bool {
-        let length = body.len().to_string();
-        let is_length = |line: &[u8]| is_named(line, header::CONTENT_LENGTH.as_str());
-        let is_set_later = |line: &[u8]| {
-            let is_framing = FRAMING.iter().any(|name| is_named(line, name.as_str())) && !is_length(line);
-            is_framing || SET_WHEN_SENT.iter().any(|name| is_named(line, name))
+        let (length, mut lengths) = (body.len().to_string(), 0);
+        let mut may_stand = |(name, value): (HeaderName, &[u8])| {
+            if name == header::CONTENT_LENGTH {
+                lengths += 1;
+                return value == length.as_bytes();
+            }
+            !is_framing(&name) && !SET_WHEN_SENT.iter().any(|set| set.eq_ignore_ascii_case(name.as_str()))
         };
-        self.each().all(|line| is_header(line) && !is_set_later(line))
-            && self.each().filter(|line| is_length(line)).map(value_of).eq([Some(length.as_bytes())])
+        self.each().map(header_of).all(|header| header.is_some_and(&mut may_stand)) && lengths == 1
     }
 
     /// Each with its end.
@@ -296,9 +297,10 @@ fn passes(name: &HeaderName) -> bool {
     !(is_framing(name) || SET_ANEW.contains(name) || is_ours(name))
 }
 
-/// Whether it is a line that a header's name and value make, its end included.
-fn is_header(line: &[u8]) -> bool {
-    HeaderName::from_bytes(name_of(line)).is_ok() && value_of(line).is_some_and(is_value)
+/// The name and the value that make a line, its end included.
+fn header_of(line: &[u8]) -> Option<(HeaderName, &[u8])> {
+    let value = value_of(line).filter(|value| is_value(value))?;
+    Some((HeaderName::from_bytes(name_of(line)).ok()?, value))
 }
 
 /// What a field's value may be made of (RFC 9110 §5.5).

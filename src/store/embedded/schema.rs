@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
 use super::{Durability, OpenError, holder};
@@ -105,11 +106,17 @@ pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
     if file.try_exists()? { Ok(()) } else { holder::open_private(file).map(drop) }
 }
 
+/// Has a statement prepared once, whatever is bound to it: a new `LIMIT ?` would have it prepared anew each time.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 /// Opens the file for writing. It must be there: one that has gone since it was read is not to be made anew.
 pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.set_prepared_statement_cache_capacity(64);
+    keep_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     let journal: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if journal != "wal" {
@@ -136,6 +143,7 @@ pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
     // Reading a write-ahead log takes a shared file beside it, which has to be written.
     let connection =
         Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    keep_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
