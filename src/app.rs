@@ -167,6 +167,8 @@ impl App {
         let metrics = Arc::new(Metrics::new()?);
         let clock = Clock::System;
         let store = Store::open(config.store, clock.clone(), metrics.store().clone()).await?;
+        // From before anything is read: what changes meanwhile is read anew.
+        let revision = store.revision();
         let ledger = Ledger::new(store.clone());
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
@@ -178,7 +180,7 @@ impl App {
         let registry = Registry::start(Arc::clone(&gateway), store.clone(), config.routes, allowed_upstreams);
         let registry = Arc::new(registry.await.map_err(io::Error::other)?);
         metrics.config_loaded(Timestamp::now());
-        if let Some(revision) = store.revision() {
+        if let Some(revision) = revision {
             tokio::spawn(follow(revision, Arc::clone(&registry), Arc::clone(&queue)));
         }
 

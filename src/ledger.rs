@@ -227,10 +227,10 @@ impl Ledger {
         key: EventKey,
         how: Claiming,
     ) -> Result<Option<(Held, Option<Found>)>, StoreError> {
-        let lease = how.deadline.saturating_duration_since(Instant::now()).saturating_add(LEASE_MARGIN);
-        let terms = Terms { lease, window: how.window, forwards: how.forwards };
         let mut pause = ASK_AGAIN;
         loop {
+            let lease = how.deadline.saturating_duration_since(Instant::now()).saturating_add(LEASE_MARGIN);
+            let terms = Terms { lease, window: how.window, forwards: how.forwards };
             match self.store.claim(key, terms).await? {
                 Claimed::Here(held, found) => return Ok(Some((held, found))),
                 Claimed::Elsewhere if how.policy == InFlightPolicy::Wait && Instant::now() + pause < how.deadline => {

@@ -46,6 +46,7 @@ impl From<Requeued> for Redelivery {
             Requeued::Waits(route) => Self::Waits(route),
             Requeued::Unknown => Self::Unknown,
             Requeued::NoPayload => Self::NoPayload,
+            Requeued::InFlight => Self::InFlight,
         }
     }
 }

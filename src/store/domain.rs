@@ -268,4 +268,6 @@ pub enum Requeued {
     Unknown,
     /// Its payload is not kept.
     NoPayload,
+    /// A copy of its event is being handed over by another gateway.
+    InFlight,
 }

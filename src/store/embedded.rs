@@ -495,3 +495,6 @@ impl Store {
         tokio::task::spawn_blocking(move || shared.read(query)).await.unwrap_or(Err(StoreError::Unavailable))
     }
 }
+
+#[cfg(test)]
+mod tests;

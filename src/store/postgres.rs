@@ -35,7 +35,7 @@ use super::{
     Requeue, Requeued, Retain, RouteRecord, Settlement, StoreError, Terms,
 };
 use crate::metrics::StoreMetrics;
-use claims::on;
+use claims::{Slow, on};
 use line::{Failed, Line, Lines};
 use upkeep::Standing;
 
@@ -49,7 +49,8 @@ pub struct Settings {
     pub durability: Durability,
     /// Event IDs that are remembered at the most, as the server's statistics count them.
     pub max_ids: usize,
-    /// Bytes of the tables and indexes from which on new events get 503.
+    /// Bytes of what is kept, about, from which on new events get 503: pages that the server has yet to use again do not
+    /// count.
     pub max_bytes: Option<u64>,
 }
 
@@ -65,8 +66,12 @@ pub enum OpenError {
 /// Transactions at once, of each kind: while one is under way, the next gathers.
 const CLAIMS_AT_ONCE: usize = 2;
 const WRITES_AT_ONCE: usize = 2;
-/// Jobs in one of them.
-const BATCH_MAX: usize = 512;
+/// What may wait to be written, in bytes: a server that hangs must not fill the memory with what was answered long ago.
+const BACKLOG_BYTES: usize = 64 << 20;
+/// What an event ID takes with its index, about.
+const ID_BYTES: u64 = 250;
+/// Pause until routes are told of again.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// For operators, whose questions may take long: they are not to stand in the way of events.
 const OPERATORS_READS_AT_ONCE: usize = 2;
 /// Pauses between two questions whether a row is still being changed.
@@ -82,10 +87,9 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     hash_key: [u8; 16],
-    claims: mpsc::UnboundedSender<claims::Job>,
-    writes: mpsc::UnboundedSender<write::Job>,
-    /// What is to be written and not answered.
-    unwritten: AtomicUsize,
+    claims: claims::Jobs,
+    writes: mpsc::UnboundedSender<(write::Job, Counted)>,
+    backlog: Arc<Backlog>,
     operators_reads: Semaphore,
     /// Tokens of this gateway's claims: a random number to begin with, and one more for each.
     tokens: AtomicI64,
@@ -98,7 +102,6 @@ struct Shared {
     owner: i64,
     max_ids: u64,
     max_bytes: Option<u64>,
-    parts: Mutex<Vec<i16>>,
     revision: watch::Sender<i64>,
     /// The time of what is due, when it was asked for last.
     due_now: Mutex<(i64, Instant)>,
@@ -107,14 +110,34 @@ struct Shared {
     lanes: Mutex<HashMap<Arc<str>, Retain>>,
     ids: AtomicU64,
     bytes: AtomicU64,
+    bytes_in_use: AtomicU64,
 }
 
-/// Counts one less when it goes.
-struct Counted<'c>(&'c AtomicUsize);
+/// What is to be written.
+#[derive(Default)]
+struct Backlog {
+    jobs: AtomicUsize,
+    bytes: AtomicUsize,
+}
 
-impl Drop for Counted<'_> {
+/// A part of the backlog, until it is dropped.
+struct Counted {
+    of: Arc<Backlog>,
+    bytes: usize,
+}
+
+impl Counted {
+    fn new(of: &Arc<Backlog>, bytes: usize) -> Self {
+        of.jobs.fetch_add(1, Ordering::AcqRel);
+        of.bytes.fetch_add(bytes, Ordering::AcqRel);
+        Self { of: Arc::clone(of), bytes }
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.of.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.of.jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -144,23 +167,15 @@ impl Shared {
         *locked(&self.due_now) = (due_ms, Instant::now());
     }
 
-    fn set_sizes(&self, ids: u64, bytes: u64) {
+    /// `kept` are the bytes of records and payloads.
+    fn set_sizes(&self, ids: u64, bytes: u64, kept: u64) {
         self.ids.store(ids, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
+        self.bytes_in_use.store(kept.saturating_add(ids.saturating_mul(ID_BYTES)), Ordering::Relaxed);
     }
 
     fn retain_of(&self, route: &str) -> Option<Retain> {
         locked(&self.lanes).get(route).copied()
-    }
-
-    fn take_part(&self) -> i16 {
-        locked(&self.parts).pop().unwrap_or(0)
-    }
-
-    fn give_part_back(&self, part: i16) {
-        if part > 0 {
-            locked(&self.parts).push(part);
-        }
     }
 }
 
@@ -185,13 +200,11 @@ impl Store {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| unusable(error.to_string()))?;
         let [owner, token] = [0, 8].map(|at| random[at..].first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes)));
-        let first_part = 1 + i16::from(random[0] % 31) * 2;
         let shared = Arc::new(Shared {
             lines: Arc::clone(&lines),
             owner,
             max_ids: settings.max_ids as u64,
             max_bytes: settings.max_bytes,
-            parts: Mutex::new(vec![first_part, first_part + 1]),
             revision: watch::Sender::new(0),
             due_now: Mutex::new((0, Instant::now())),
             standings: Mutex::default(),
@@ -199,32 +212,29 @@ impl Store {
             lanes: Mutex::default(),
             ids: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            bytes_in_use: AtomicU64::new(0),
         });
         upkeep::tick(&line, &shared).await.map_err(|failed| unusable(failed.to_string()))?;
         let _ = line.judge(Ok(()));
-        let (lent, claims) = (Arc::clone(&lines), Arc::new(std::sync::OnceLock::new()));
-        let own = Arc::clone(&claims);
-        let claims_of = gather::start(CLAIMS_AT_ONCE, BATCH_MAX, move |batch| {
-            let own: mpsc::WeakUnboundedSender<_> =
-                own.get().cloned().unwrap_or_else(|| mpsc::unbounded_channel().0.downgrade());
-            claims::run(Arc::clone(&lent), own, batch)
-        });
-        let _ = claims.set(claims_of.downgrade());
+        let (claims, incoming) = mpsc::unbounded_channel();
+        gather::start(incoming, CLAIMS_AT_ONCE, |_| 0, move |batch| claims::run(Arc::clone(&lines), batch));
+        let (writes, incoming) = mpsc::unbounded_channel();
         let own = Arc::clone(&shared);
-        let writes = gather::start(WRITES_AT_ONCE, BATCH_MAX, move |batch| Arc::clone(&own).write_all(batch));
-        tokio::spawn(upkeep::run(Arc::downgrade(&shared)));
+        let bytes_of = |(job, _): &(write::Job, Counted)| job.bytes();
+        gather::start(incoming, WRITES_AT_ONCE, bytes_of, move |batch| Arc::clone(&own).write_all(batch));
+        tokio::spawn(upkeep::look(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server = shown, "the shared store is open");
-        let operators_reads = Semaphore::new(OPERATORS_READS_AT_ONCE);
-        let tokens = AtomicI64::new(token);
+        let backlog = Arc::<Backlog>::default();
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 hash_key,
-                claims: claims_of,
+                claims: claims::Jobs { jobs: claims, backlog: Arc::clone(&backlog) },
                 writes,
-                unwritten: AtomicUsize::new(0),
-                operators_reads,
-                tokens,
+                backlog,
+                operators_reads: Semaphore::new(OPERATORS_READS_AT_ONCE),
+                tokens: AtomicI64::new(token),
             }),
         })
     }
@@ -240,7 +250,10 @@ impl Store {
     pub fn check_room(&self) -> Result<(), StoreError> {
         self.check_open()?;
         let shared = self.shared();
-        let bytes_full = shared.max_bytes.is_some_and(|most| shared.bytes.load(Ordering::Relaxed) >= most);
+        if self.inner.backlog.bytes.load(Ordering::Relaxed) > BACKLOG_BYTES {
+            return Err(StoreError::Unavailable);
+        }
+        let bytes_full = shared.max_bytes.is_some_and(|most| shared.bytes_in_use.load(Ordering::Relaxed) >= most);
         let full = bytes_full || shared.ids.load(Ordering::Relaxed) >= shared.max_ids;
         if full { Err(StoreError::Full) } else { Ok(()) }
     }
@@ -250,8 +263,9 @@ impl Store {
         let (at, token) = (Instant::now(), self.inner.tokens.fetch_add(1, Ordering::Relaxed));
         for _ in 0..UNCLEAR_TRIES {
             let (done, answer) = oneshot::channel();
-            let asked = self.inner.claims.send(claims::Job::Claim(claims::Claim { key, token, terms, at, done }));
-            asked.map_err(|_| StoreError::Unavailable)?;
+            let back = self.inner.claims.clone();
+            let claim = claims::Claim { key, token, terms, at, back, done };
+            self.inner.claims.jobs.send(claims::Job::Claim(claim)).map_err(|_| StoreError::Unavailable)?;
             match answer.await.unwrap_or(Err(StoreError::Unavailable))? {
                 claims::Answer::Is(claimed) => return Ok(claimed),
                 claims::Answer::Unclear => tokio::time::sleep(UNCLEAR_PAUSE).await,
@@ -342,24 +356,29 @@ impl Store {
             let sql = "INSERT INTO hookgate.routes SELECT name, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
                 FROM unnest($1::text[]) AS r (name) ORDER BY name ON CONFLICT DO NOTHING";
             let names = &names;
-            let _ = store.change(on!(line => line::bounded(line.execute(sql, &[names])))).await;
+            while store.change(on!(line => line::bounded(line.execute(sql, &[names])))).await.is_err() {
+                if store.shared().lines.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(TELL_AGAIN).await;
+            }
         });
     }
 
     pub async fn due(&self, route: Arc<str>, holding: &[DeliveryId], most: usize) -> Result<Due, StoreError> {
         let route = &route;
         let owner = self.shared().owner;
-        self.ask("read", on!(line => queue::take(line, route, holding, most, owner))).await
+        self.ask("read", Slow::Told, on!(line => queue::take(line, route, holding, most, owner))).await
     }
 
     pub async fn give_back(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
         let owner = self.shared().owner;
-        self.ask("commit", on!(line => queue::give_back(line, ids, owner))).await
+        self.ask("commit", Slow::Told, on!(line => queue::give_back(line, ids, owner))).await
     }
 
     pub async fn load(&self, id: DeliveryId, attempt: Duration) -> Result<Option<Queued>, StoreError> {
         let owner = self.shared().owner;
-        self.ask("read", on!(line => queue::load(line, id, owner, attempt))).await
+        self.ask("read", Slow::Told, on!(line => queue::load(line, id, owner, attempt))).await
     }
 
     pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
@@ -422,7 +441,7 @@ impl Store {
     /// lapse, and another gateway takes over.
     pub async fn close(&self) {
         let begun = Instant::now();
-        while self.inner.unwritten.load(Ordering::Acquire) > 0 && begun.elapsed() < schema::ANSWERED_WITHIN {
+        while self.inner.backlog.jobs.load(Ordering::Acquire) > 0 && begun.elapsed() < schema::ANSWERED_WITHIN {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.shared().lines.close();
@@ -438,9 +457,9 @@ impl Store {
 
     async fn write<T>(&self, job: impl FnOnce(write::Done<T>) -> write::Job) -> Result<T, StoreError> {
         let (done, written) = oneshot::channel();
-        self.inner.unwritten.fetch_add(1, Ordering::AcqRel);
-        let _count = Counted(&self.inner.unwritten);
-        self.inner.writes.send(job(done)).map_err(|_| StoreError::Unavailable)?;
+        let job = job(done);
+        let counted = Counted::new(&self.inner.backlog, job.bytes());
+        self.inner.writes.send((job, counted)).map_err(|_| StoreError::Unavailable)?;
         written.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
@@ -450,22 +469,25 @@ impl Store {
     {
         // The semaphore is never closed.
         let _permit = self.inner.operators_reads.acquire().await.map_err(|_| StoreError::Unavailable)?;
-        self.ask("read", work).await
+        self.ask("read", Slow::Told, work).await
     }
 
     async fn change<F>(&self, work: impl FnMut(Line) -> F) -> Result<(), StoreError>
     where
         F: Future<Output = Result<u64, Failed>>,
     {
-        self.ask("commit", work).await.map(drop)
+        self.ask("commit", Slow::TriedAgain, work).await.map(drop)
     }
 
-    async fn ask<T, F>(&self, operation: &'static str, work: impl FnMut(Line) -> F) -> Result<T, StoreError>
+    async fn ask<T, F>(&self, operation: &'static str, slow: Slow, work: impl FnMut(Line) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Failed>>,
     {
         self.check_open()?;
         let lines = &self.shared().lines;
-        claims::again(lines, work).await.map_err(|failed| lines.failed(operation, &failed))
+        claims::again(lines, slow, work).await.map_err(|failed| lines.failed(operation, &failed))
     }
 }
+
+#[cfg(test)]
+mod tests;

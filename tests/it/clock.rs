@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 

@@ -6,7 +6,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::patience::eventually;
-use crate::harness::process::{Process, program, tool};
+use crate::harness::process::Process;
+use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 const TOKEN: &str = "browser_it_token_2f90";

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 fn root() -> &'static Path {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::strace::SYNCS;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;

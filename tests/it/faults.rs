@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::harness::history::Disturbance;
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::strace::{SYNCS, WRITES};
 use crate::harness::*;
 

@@ -1,6 +1,7 @@
 //! What every claim is driven with: the real binary, fake receivers that record what reached them,
 //! and senders that speak raw bytes. No HTTP framework on either side, because the bytes are the claim.
 
+pub mod cluster;
 pub mod command;
 pub mod cut;
 pub mod fleet;
@@ -11,6 +12,7 @@ pub mod metrics;
 pub mod patience;
 pub mod postgres;
 pub mod process;
+pub mod programs;
 pub mod sender;
 pub mod strace;
 pub mod tls;

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::harness::command::{Run, beside as hookgate, command, finish};
-use crate::harness::process::{Process, program, tool};
+use crate::harness::process::Process;
+use crate::harness::programs::{program, tool};
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 

@@ -3,7 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::harness::process::{Process, program, tool};
+use crate::harness::process::Process;
+use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 const OUTCOMES: [&str; 20] = [

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 const TOKEN: &str = "admin_it_token_41d7";

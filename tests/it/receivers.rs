@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::harness::process::{Process, program, tool};
+use crate::harness::process::Process;
+use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 fn receivers() -> PathBuf {

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::sender::digest;
 use crate::harness::*;
 

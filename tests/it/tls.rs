@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::harness::command::finish;
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::tls::{Authority, Issued, Trust};
 use crate::harness::*;
 

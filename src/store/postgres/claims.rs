@@ -7,13 +7,21 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::line::{Failed, Line, Lines, bounded};
+use super::{Backlog, Counted};
 use crate::signature::PayloadDigest;
 use crate::store::{Claimed, DeliveryId, EventKey, Found, Held, Place, Record, StoreError, Terms, Tried};
 
 /// What is asked for.
 pub(super) enum Job {
     Claim(Claim),
-    GiveBack { key: EventKey, token: i64 },
+    GiveBack(GiveBack),
+}
+
+/// A claim that goes back, and the count of what is to be written before the store closes.
+pub(super) struct GiveBack {
+    key: EventKey,
+    token: i64,
+    _counted: Counted,
 }
 
 /// The wish to claim an event.
@@ -23,6 +31,8 @@ pub(super) struct Claim {
     pub terms: Terms,
     /// When it was made.
     pub at: Instant,
+    /// How it goes back.
+    pub back: Jobs,
     pub done: oneshot::Sender<Result<Answer, StoreError>>,
 }
 
@@ -37,7 +47,14 @@ pub struct Lease {
     key: EventKey,
     token: i64,
     until: Instant,
-    jobs: Option<mpsc::UnboundedSender<Job>>,
+    back: Option<Jobs>,
+}
+
+/// How claims go back.
+#[derive(Clone)]
+pub(super) struct Jobs {
+    pub jobs: mpsc::UnboundedSender<Job>,
+    pub backlog: Arc<Backlog>,
 }
 
 impl Lease {
@@ -46,36 +63,51 @@ impl Lease {
     }
 
     pub(in crate::store) fn settled(mut self) {
-        self.jobs = None;
+        self.back = None;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(jobs) = self.jobs.take() {
-            // Nobody to take it back any more: the lease ends by itself.
-            let _ = jobs.send(Job::GiveBack { key: self.key, token: self.token });
+        if let Some(back) = self.back.take() {
+            back.give_back(self.key, self.token);
         }
     }
 }
 
+impl Jobs {
+    fn give_back(&self, key: EventKey, token: i64) {
+        // Nobody to take it back any more: the lease ends by itself.
+        let given = GiveBack { key, token, _counted: Counted::new(&self.backlog, 0) };
+        let _ = self.jobs.send(Job::GiveBack(given));
+    }
+}
+
 /// A claim that lapsed was an attempt of unknown outcome, where its holder forwards. A claim that finds its own token was
-/// made by an asking whose answer was lost.
+/// made by an asking whose answer was lost. What is seen to be another's is not inserted: the conflict alone would wait for
+/// whoever is changing the row, and write.
 const CLAIM: &str = "
 WITH clock AS MATERIALIZED (SELECT hookgate.now_ms() AS now),
 asked AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[])
     AS a (key, token, lease_ms, window_ms, forwards)),
 claimed AS (
-    INSERT INTO hookgate.ledger AS l (key, token, lease_ends_ms, forwards, ends_ms, attempts, possibly_delivered)
-    SELECT key, token, now + lease_ms, forwards, now + lease_ms + window_ms, 0, false FROM asked, clock ORDER BY key
+    INSERT INTO hookgate.ledger AS l
+        (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered)
+    SELECT key, token, now + lease_ms, forwards, now + lease_ms + window_ms, now, 0, false FROM asked, clock
+    WHERE NOT EXISTS (SELECT FROM hookgate.ledger k WHERE k.key = asked.key
+        AND (k.digest IS NOT NULL AND k.ends_ms > now OR k.lease_ends_ms > now AND k.token <> asked.token))
+    ORDER BY key
     ON CONFLICT (key) DO UPDATE SET
         token = excluded.token, lease_ends_ms = excluded.lease_ends_ms, forwards = excluded.forwards,
         ends_ms = greatest(l.ends_ms, excluded.ends_ms), digest = NULL,
+        ends_before_ms = CASE WHEN l.lease_ends_ms IS NOT NULL AND l.token = excluded.token
+            THEN l.ends_before_ms ELSE l.ends_ms END,
         attempts = CASE WHEN l.ends_ms <= (SELECT now FROM clock) THEN 0 WHEN l.lease_ends_ms IS NOT NULL
             AND l.forwards AND l.token <> excluded.token THEN l.attempts + 1 ELSE l.attempts END,
         possibly_delivered = l.ends_ms > (SELECT now FROM clock) AND (l.possibly_delivered
             OR l.lease_ends_ms IS NOT NULL AND l.forwards AND l.token <> excluded.token),
-        delivery = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.delivery END
+        delivery = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.delivery END,
+        other = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.other END
     WHERE (l.digest IS NULL OR l.ends_ms <= (SELECT now FROM clock))
         AND (l.lease_ends_ms IS NULL OR l.lease_ends_ms <= (SELECT now FROM clock) OR l.token = excluded.token)
     RETURNING key, attempts, possibly_delivered, delivery
@@ -85,34 +117,34 @@ SELECT a.key, c.key IS NOT NULL, l.key IS NOT NULL, l.digest, l.digest IS NOT NU
 FROM asked a CROSS JOIN clock LEFT JOIN claimed c ON c.key = a.key
 LEFT JOIN hookgate.ledger l ON c.key IS NULL AND l.key = a.key";
 
-/// A claim of which nothing is to be remembered leaves nothing behind.
+/// A claim of which nothing is to be remembered leaves nothing behind; one that only looked prolongs nothing.
 const GIVE_BACK: &str = "
 WITH given AS MATERIALIZED (
     SELECT l.key, l.attempts = 0 AND NOT l.possibly_delivered AND l.delivery IS NULL AS is_new
     FROM hookgate.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token) ON l.key = g.key AND l.token = g.token
     WHERE l.lease_ends_ms IS NOT NULL ORDER BY l.key FOR UPDATE OF l),
 gone AS (DELETE FROM hookgate.ledger l USING given g WHERE l.key = g.key AND g.is_new)
-UPDATE hookgate.ledger l SET lease_ends_ms = NULL FROM given g WHERE l.key = g.key AND NOT g.is_new";
+UPDATE hookgate.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0 FROM given g WHERE l.key = g.key AND NOT g.is_new";
 
-/// How often the server is asked again before those who wait hear of trouble.
+/// How often the server is asked before those who wait hear of trouble.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Does what was asked for. `jobs` is how a claim goes back.
-pub(super) async fn run(lines: Arc<Lines>, jobs: mpsc::WeakUnboundedSender<Job>, batch: Vec<Job>) {
+/// Does what was asked for.
+pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     let (mut claims, mut back) = (Vec::new(), Vec::new());
     for job in batch {
         match job {
             // Whoever has stopped waiting was answered: nobody would give the claim back.
             Job::Claim(claim) if claim.done.is_closed() => {}
             Job::Claim(claim) => claims.push(claim),
-            Job::GiveBack { key, token } => back.push((key, token)),
+            Job::GiveBack(given) => back.push(given),
         }
     }
     if !back.is_empty()
         && let Err(failed) = {
             let back = &back;
-            again(&lines, on!(line => give_back(line, back))).await
+            again(&lines, Slow::TriedAgain, on!(line => give_back(line, back))).await
         }
     {
         lines.failed("claim", &failed);
@@ -122,13 +154,13 @@ pub(super) async fn run(lines: Arc<Lines>, jobs: mpsc::WeakUnboundedSender<Job>,
     }
     let asked = {
         let claims = &claims;
-        again(&lines, on!(line => claim(line, claims))).await
+        again(&lines, Slow::Told, on!(line => claim(line, claims))).await
     };
     match asked {
         Ok(mut answers) => {
             for claim in claims {
                 let answer = answers.iter().position(|found| found.key == claim.key).map(|at| answers.swap_remove(at));
-                let answer = answer.map_or(Answer::Unclear, |found| found.answer(&claim, &jobs));
+                let answer = answer.map_or(Answer::Unclear, |found| found.answer(&claim));
                 // If nobody takes it, it is dropped here, and so given back.
                 let _ = claim.done.send(Ok(answer));
             }
@@ -137,9 +169,7 @@ pub(super) async fn run(lines: Arc<Lines>, jobs: mpsc::WeakUnboundedSender<Job>,
             let error = lines.failed("claim", &failed);
             for claim in claims {
                 // It may have been made all the same.
-                if let Some(jobs) = jobs.upgrade() {
-                    let _ = jobs.send(Job::GiveBack { key: claim.key, token: claim.token });
-                }
+                claim.back.give_back(claim.key, claim.token);
                 let _ = claim.done.send(Err(error));
             }
         }
@@ -160,8 +190,17 @@ macro_rules! on {
 }
 pub(super) use on;
 
+/// What of something that took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slow {
+    /// It is tried again: much depends on it.
+    TriedAgain,
+    /// Whoever asked is told, and may ask again.
+    Told,
+}
+
 /// Asks the server, again while it is in trouble, each time on another connection.
-pub(super) async fn again<T, F>(lines: &Lines, mut work: impl FnMut(Line) -> F) -> Result<T, Failed>
+pub(super) async fn again<T, F>(lines: &Lines, slow: Slow, mut work: impl FnMut(Line) -> F) -> Result<T, Failed>
 where
     F: Future<Output = Result<T, Failed>>,
 {
@@ -173,7 +212,8 @@ where
             Err(failed) => Err(failed),
         };
         match done {
-            Err(Failed::Gone(_)) if tries < TRIES && lines.check_up().is_ok() => {
+            Err(Failed::Slow(_)) if slow == Slow::Told => return done,
+            Err(Failed::Gone(_) | Failed::Slow(_)) if tries < TRIES && lines.check_up().is_ok() => {
                 tokio::time::sleep(PAUSE * tries).await;
             }
             Ok(done) => {
@@ -220,9 +260,9 @@ async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
     Ok(rows.await?.iter().map(row).collect::<Result<_, _>>()?)
 }
 
-async fn give_back(line: &Line, back: &[(EventKey, i64)]) -> Result<(), Failed> {
-    let keys: Vec<_> = back.iter().map(|(key, _)| uuid(*key)).collect();
-    let tokens: Vec<_> = back.iter().map(|(_, token)| *token).collect();
+async fn give_back(line: &Line, back: &[GiveBack]) -> Result<(), Failed> {
+    let keys: Vec<_> = back.iter().map(|given| uuid(given.key)).collect();
+    let tokens: Vec<_> = back.iter().map(|given| given.token).collect();
     let given = bounded(async {
         let statement = line.prepare_cached(GIVE_BACK).await?;
         line.execute(&statement, &[&keys, &tokens]).await
@@ -231,7 +271,7 @@ async fn give_back(line: &Line, back: &[(EventKey, i64)]) -> Result<(), Failed> 
 }
 
 impl Row {
-    fn answer(self, claim: &Claim, jobs: &mpsc::WeakUnboundedSender<Job>) -> Answer {
+    fn answer(self, claim: &Claim) -> Answer {
         if let Some(digest) = self.completed {
             let found = Found { record: Record::Completed { digest }, delivery: self.delivery };
             return Answer::Is(Claimed::Here(Held::default(), Some(found)));
@@ -239,8 +279,12 @@ impl Row {
         if !self.mine {
             return if self.seen { Answer::Is(Claimed::Elsewhere) } else { Answer::Unclear };
         }
-        let lease =
-            Lease { key: claim.key, token: claim.token, until: claim.at + claim.terms.lease, jobs: jobs.upgrade() };
+        let lease = Lease {
+            key: claim.key,
+            token: claim.token,
+            until: claim.at + claim.terms.lease,
+            back: Some(claim.back.clone()),
+        };
         let held = Held { place: Some(Place(claim.token)), lease: Some(lease) };
         let is_known = self.tried != Tried::default() || self.delivery.is_some();
         let found = Found { record: Record::Tried(self.tried), delivery: self.delivery };

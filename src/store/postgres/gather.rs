@@ -5,29 +5,43 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc};
 
-/// Has `run` do the jobs, as many as have come and `most` at once, in so many places. Ends when the sender is dropped.
+/// Jobs in one batch.
+const JOBS_MAX: usize = 512;
+/// Payload bytes in one batch, about.
+const BYTES_MAX: usize = 8 << 20;
+
+/// Has `run` do the jobs, as many as have come, in so many places at once. Ends when the senders are dropped.
 pub(super) fn start<J, F>(
+    incoming: mpsc::UnboundedReceiver<J>,
     workers: usize,
-    most: usize,
+    bytes_of: fn(&J) -> usize,
     run: impl Fn(Vec<J>) -> F + Send + Sync + 'static,
-) -> mpsc::UnboundedSender<J>
-where
+) where
     J: Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (jobs, incoming) = mpsc::unbounded_channel();
     let (incoming, run) = (Arc::new(Mutex::new(incoming)), Arc::new(run));
     for _ in 0..workers {
         let (incoming, run) = (Arc::clone(&incoming), Arc::clone(&run));
         tokio::spawn(async move {
             loop {
-                let mut batch = Vec::new();
-                if incoming.lock().await.recv_many(&mut batch, most).await == 0 {
+                let batch = gather(&mut *incoming.lock().await, bytes_of).await;
+                if batch.is_empty() {
                     return;
                 }
                 run(batch).await;
             }
         });
     }
-    jobs
+}
+
+async fn gather<J>(incoming: &mut mpsc::UnboundedReceiver<J>, bytes_of: fn(&J) -> usize) -> Vec<J> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    let mut next = incoming.recv().await;
+    while let Some(job) = next {
+        bytes += bytes_of(&job);
+        batch.push(job);
+        next = if batch.len() < JOBS_MAX && bytes < BYTES_MAX { incoming.try_recv().ok() } else { None };
+    }
+    batch
 }

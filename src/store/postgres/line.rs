@@ -27,9 +27,12 @@ pub(super) struct Line {
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failed {
-    /// The server is gone, slow or in trouble. Whether it was done is not known.
+    /// The server is gone or in trouble. Whether it was done is not known.
     #[error("{0}")]
     Gone(String),
+    /// It took too long. Whether it was done is not known.
+    #[error("{0}")]
+    Slow(String),
     /// The server does not want what it was given: a defect of ours.
     #[error("{0}")]
     Refused(#[from] tokio_postgres::Error),
@@ -48,13 +51,9 @@ impl Lines {
         match self.pool.get().await {
             Ok(object) => Ok(Line { object: Some(object) }),
             Err(PoolError::Timeout(TimeoutType::Wait)) => {
-                Err(Failed::Gone(format!("all connections are in use for {} s", WAIT.as_secs())))
+                Err(Failed::Slow(format!("all connections are in use for {} s", WAIT.as_secs())))
             }
-            Err(error) => {
-                let failed = Failed::Gone(told(&error));
-                self.note(false, &failed);
-                Err(failed)
-            }
+            Err(error) => Err(Failed::Gone(told(&error))),
         }
     }
 
@@ -85,6 +84,10 @@ impl Lines {
 
     pub(super) fn metrics(&self) -> &StoreMetrics {
         &self.metrics
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.pool.is_closed()
     }
 
     pub(super) fn close(&self) {
@@ -125,9 +128,10 @@ impl Drop for Line {
 pub(super) async fn bounded<T>(work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
     match tokio::time::timeout(ANSWERED_WITHIN, work).await {
         Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => Err(Failed::Slow(told(&error))),
         Ok(Err(error)) if is_trouble(&error) => Err(Failed::Gone(told(&error))),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Failed::Gone(format!("no answer within {} s", ANSWERED_WITHIN.as_secs()))),
+        Err(_) => Err(Failed::Slow(format!("no answer within {} s", ANSWERED_WITHIN.as_secs()))),
     }
 }
 

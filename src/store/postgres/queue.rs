@@ -12,12 +12,14 @@ const TAKEN_FOR: Duration = Duration::from_secs(15);
 /// An attempt's lease is longer than the attempt may take by this: to write what came of it.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// Of a lease that lapsed after its attempt had begun nobody knows what came of it.
+/// Of a lease that lapsed after its attempt had begun nobody knows what came of it. The time is no table here: what is joined
+/// is no bound of the index.
 const TAKE: &str = "
 WITH clock AS MATERIALIZED (SELECT hookgate.now_ms() AS now, hookgate.due_ms() AS due),
 free AS MATERIALIZED (
-    SELECT d.id FROM hookgate.deliveries d, clock WHERE d.route = $1 AND d.state = 'pending' AND d.due_ms <= clock.due
-        AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= clock.now) AND d.id <> ALL($2)
+    SELECT d.id FROM hookgate.deliveries d WHERE d.route = $1 AND d.state = 'pending'
+        AND d.due_ms <= (SELECT due FROM clock) AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
+        AND d.id <> ALL($2)
     ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
 taken AS (
     UPDATE hookgate.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
@@ -25,8 +27,8 @@ taken AS (
     FROM free, clock WHERE d.id = free.id RETURNING d.id, d.payload_bytes, d.due_ms)
 SELECT id, payload_bytes FROM taken ORDER BY due_ms, id";
 
-const NEXT: &str = "SELECT min(due_ms) - hookgate.due_ms() FROM hookgate.deliveries
-    WHERE route = $1 AND state = 'pending' AND due_ms > hookgate.due_ms()";
+const NEXT: &str = "SELECT min(due_ms) - (SELECT hookgate.due_ms()) FROM hookgate.deliveries
+    WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT hookgate.due_ms())";
 
 const GIVE_BACK: &str = "UPDATE hookgate.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
@@ -50,9 +52,10 @@ pub(super) async fn take(
     let most = i64::try_from(most).unwrap_or(i64::MAX);
     let (rows, next) = bounded(async {
         let take = line.prepare_cached(TAKE).await?;
-        let rows = line.query(&take, &[&route, &holding, &most, &owner, &millis(TAKEN_FOR)]).await?;
         let next = line.prepare_cached(NEXT).await?;
-        Ok((rows, line.query_one(&next, &[&route]).await?))
+        // First: what is taken is told.
+        let next = line.query_one(&next, &[&route]).await?;
+        Ok((line.query(&take, &[&route, &holding, &most, &owner, &millis(TAKEN_FOR)]).await?, next))
     })
     .await?;
     let event = |row: &tokio_postgres::Row| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio_postgres::Row;
+use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use super::claims::uuid;
@@ -25,6 +25,8 @@ pub(super) struct Before {
     pub keys: Option<Vec<u8>>,
     pub payload_bytes: i64,
     pub lease_owner: Option<i64>,
+    /// Who told of the last attempt.
+    pub told_by: Option<i64>,
     event_id: String,
     received_ms: i64,
     /// What the last attempt took.
@@ -34,7 +36,7 @@ pub(super) struct Before {
 impl Before {
     pub(super) const SELECT: &str =
         "SELECT id, route, state, tried, possibly_delivered, queued_ms, keys, payload_bytes,
-        lease_owner, event_id, received_ms, coalesce((attempts -> -1 ->> 'ms')::bigint, 0)
+        lease_owner, event_id, received_ms, coalesce((attempts -> -1 ->> 'ms')::bigint, 0), told_by
         FROM hookgate.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
@@ -51,6 +53,7 @@ impl Before {
             event_id: row.try_get(9)?,
             received_ms: row.try_get(10)?,
             last_ms: row.try_get(11)?,
+            told_by: row.try_get(12)?,
         })
     }
 
@@ -71,6 +74,8 @@ pub(super) struct Changed {
     pub keys: Option<Vec<u8>>,
     pub payload_bytes: i64,
     pub keeps_lease: bool,
+    /// Who tells of the attempt that led here; `None` for none.
+    pub told_by: Option<i64>,
 }
 
 /// All that a transaction writes.
@@ -78,6 +83,8 @@ pub(super) struct Rows {
     pub now: i64,
     pub due_now: i64,
     wall_ms: i64,
+    /// The part of the counts that is this transaction's.
+    part: i16,
     /// Routes whose events were stored.
     pub stored: Vec<Arc<str>>,
     ledger: Ledger,
@@ -96,6 +103,7 @@ struct Ledger {
     keys: Vec<Uuid>,
     tokens: Vec<i64>,
     ends: Vec<i64>,
+    forced: Vec<bool>,
     attempts: Vec<i32>,
     possibly: Vec<bool>,
     digests: Vec<Option<Uuid>>,
@@ -129,6 +137,7 @@ struct Standing {
     keys: Vec<Option<Vec<u8>>>,
     payload_bytes: Vec<i64>,
     keeps_lease: Vec<bool>,
+    told_by: Vec<Option<i64>>,
 }
 
 #[derive(Default)]
@@ -143,6 +152,7 @@ struct Count {
     pending: i64,
     dead: i64,
     kept_bytes: i64,
+    waiting_bytes: i64,
     succeeded: bool,
     failed: bool,
 }
@@ -154,15 +164,20 @@ struct Tally {
     total_ms: i64,
 }
 
-const REMEMBER: &str = "INSERT INTO hookgate.ledger AS l
-    (key, token, lease_ends_ms, forwards, ends_ms, attempts, possibly_delivered, digest, delivery, other)
-    SELECT key, token, NULL, false, ends, attempts, possibly, digest, delivery, other
-    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::boolean[], $6::uuid[], $7::bigint[], $8::uuid[])
-        AS r (key, token, ends, attempts, possibly, digest, delivery, other) ORDER BY key
+/// Not over a claim that another has made since the row was looked at and not found, unless it is `forced`, which travels as
+/// `forwards`.
+const REMEMBER: &str = "WITH written AS (INSERT INTO hookgate.ledger AS l
+    (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest, delivery, other)
+    SELECT key, token, NULL, forced, ends, ends, attempts, possibly, digest, delivery, other
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[], $6::boolean[], $7::uuid[],
+        $8::bigint[], $9::uuid[])
+        AS r (key, token, ends, forced, attempts, possibly, digest, delivery, other) ORDER BY key
     ON CONFLICT (key) DO UPDATE SET token = excluded.token, lease_ends_ms = NULL, forwards = false,
         ends_ms = greatest(l.ends_ms, excluded.ends_ms), attempts = excluded.attempts,
         possibly_delivered = excluded.possibly_delivered, digest = excluded.digest, delivery = excluded.delivery,
-        other = coalesce(excluded.other, l.other)";
+        other = coalesce(excluded.other, l.other)
+    WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
+    SELECT hookgate.check_all(count(*), cardinality($1)) FROM written";
 
 const INSERT: &str = "INSERT INTO hookgate.deliveries (id, route, event_id, event_type, received_ms, attempts, secret, test,
         state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys, payload_bytes)
@@ -179,13 +194,13 @@ const CHANGE: &str = "UPDATE hookgate.deliveries d SET state = r.state, reason =
         possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended, keys = r.keys,
         payload_bytes = r.bytes,
         lease_owner = CASE WHEN r.keeps THEN d.lease_owner END, lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
-        begun = r.keeps AND d.begun,
+        begun = r.keeps AND d.begun, told_by = coalesce(r.told_by, d.told_by),
         attempts = CASE WHEN r.attempt IS NULL THEN d.attempts
             WHEN jsonb_array_length(d.attempts) >= 100 THEN (d.attempts - 10) || r.attempt::jsonb
             ELSE d.attempts || r.attempt::jsonb END
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[], $7::bigint[], $8::bigint[],
-        $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[])
-        AS r (id, attempt, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps)
+        $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[], $13::bigint[])
+        AS r (id, attempt, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps, told_by)
     WHERE d.id = r.id";
 
 const KEEP: &str = "INSERT INTO hookgate.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])
@@ -193,12 +208,12 @@ const KEEP: &str = "INSERT INTO hookgate.payloads SELECT * FROM unnest($1::bigin
 const DROP: &str = "DELETE FROM hookgate.payloads WHERE delivery = ANY($1)";
 
 const STAND: &str = "INSERT INTO hookgate.standings AS s
-    SELECT route, $8::smallint, pending, dead, kept, CASE WHEN succeeded THEN $7::bigint END,
-        CASE WHEN failed THEN $7::bigint END
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[], $6::boolean[])
-        AS r (route, pending, dead, kept, succeeded, failed) ORDER BY route
+    SELECT route, $9::smallint, pending, dead, kept, waiting, CASE WHEN succeeded THEN $8::bigint END,
+        CASE WHEN failed THEN $8::bigint END
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::boolean[])
+        AS r (route, pending, dead, kept, waiting, succeeded, failed) ORDER BY route
     ON CONFLICT (route, part) DO UPDATE SET pending = s.pending + excluded.pending, dead = s.dead + excluded.dead,
-        kept_bytes = s.kept_bytes + excluded.kept_bytes,
+        kept_bytes = s.kept_bytes + excluded.kept_bytes, waiting_bytes = s.waiting_bytes + excluded.waiting_bytes,
         last_success_ms = coalesce(excluded.last_success_ms, s.last_success_ms),
         last_failure_ms = coalesce(excluded.last_failure_ms, s.last_failure_ms)";
 
@@ -211,11 +226,12 @@ const COUNT: &str = "INSERT INTO hookgate.days AS t
 
 impl Rows {
     /// None yet. `now` and `due_now` are the store's own time, `wall_ms` the server's.
-    pub(super) fn at(now: i64, due_now: i64, wall_ms: i64) -> Self {
+    pub(super) fn at(now: i64, due_now: i64, wall_ms: i64, part: i16) -> Self {
         Self {
             now,
             due_now,
             wall_ms,
+            part,
             stored: Vec::new(),
             ledger: Ledger::default(),
             new: New::default(),
@@ -237,6 +253,7 @@ impl Rows {
         becomes: Record,
         ends: i64,
         delivery: Option<DeliveryId>,
+        forced: bool,
     ) {
         let (digest, tried) = match becomes {
             Record::Completed { digest } => (Some(Uuid::from_bytes(digest.to_bytes())), Tried::default()),
@@ -245,6 +262,7 @@ impl Rows {
         self.ledger.keys.push(uuid(name.key));
         self.ledger.tokens.push(name.earlier.map_or(0, |Place(token)| token));
         self.ledger.ends.push(ends);
+        self.ledger.forced.push(forced);
         self.ledger.attempts.push(tried.attempts.cast_signed());
         self.ledger.possibly.push(tried.possibly_delivered);
         self.ledger.digests.push(digest);
@@ -282,6 +300,11 @@ impl Rows {
         self.changes.push(to);
     }
 
+    /// Whether it is among those that change.
+    pub(super) fn changes(&self, id: DeliveryId) -> bool {
+        self.changed.contains(&id.0)
+    }
+
     pub(super) fn keep_payload(&mut self, id: DeliveryId, payload: &Payload) {
         self.payloads.ids.push(id.0);
         self.payloads.heads.push(payload.head.to_vec());
@@ -311,7 +334,12 @@ impl Rows {
             match state {
                 State::Pending => count.pending += by,
                 State::Dead => count.dead += by,
-                State::Success | State::Failed => count.kept_bytes += by * (RECORD_BYTES + bytes),
+                State::Success | State::Failed => {}
+            }
+            let bytes = by * (RECORD_BYTES + bytes);
+            match state {
+                State::Pending | State::Dead => count.waiting_bytes += bytes,
+                State::Success | State::Failed => count.kept_bytes += bytes,
             }
         }
         count.succeeded |= to.0 == State::Success;
@@ -321,96 +349,162 @@ impl Rows {
         }
     }
 
-    /// Writes all of them and commits.
-    pub(super) async fn write(&self, line: &Line, part: i16) -> Result<(), tokio_postgres::Error> {
-        let (l, n, c) = (&self.ledger, &self.new, &self.changes);
-        if !l.keys.is_empty() {
-            let statement = line.prepare_cached(REMEMBER).await?;
-            line.execute(
-                &statement,
-                &[&l.keys, &l.tokens, &l.ends, &l.attempts, &l.possibly, &l.digests, &l.deliveries, &l.others],
-            )
-            .await?;
-        }
-        if !n.ids.is_empty() {
-            let (statement, s) = (line.prepare_cached(INSERT).await?, &n.standing);
-            line.execute(
-                &statement,
-                &[
-                    &n.ids,
-                    &n.routes,
-                    &n.events,
-                    &n.kinds,
-                    &n.received,
-                    &n.attempts,
-                    &n.secrets,
-                    &n.tests,
-                    &s.states,
-                    &s.reasons,
-                    &s.tried,
-                    &s.possibly,
-                    &s.due,
-                    &s.queued,
-                    &s.ended,
-                    &s.keys,
-                    &s.payload_bytes,
-                ],
-            )
-            .await?;
-        }
-        if !self.changed.is_empty() {
-            let statement = line.prepare_cached(CHANGE).await?;
-            line.execute(
-                &statement,
-                &[
-                    &self.changed,
-                    &self.changed_attempts,
-                    &c.states,
-                    &c.reasons,
-                    &c.tried,
-                    &c.possibly,
-                    &c.due,
-                    &c.queued,
-                    &c.ended,
-                    &c.keys,
-                    &c.payload_bytes,
-                    &c.keeps_lease,
-                ],
-            )
-            .await?;
-        }
-        if !self.payloads.ids.is_empty() {
-            let (statement, p) = (line.prepare_cached(KEEP).await?, &self.payloads);
-            line.execute(&statement, &[&p.ids, &p.heads, &p.bodies]).await?;
-        }
-        if !self.dropped.is_empty() {
-            let statement = line.prepare_cached(DROP).await?;
-            line.execute(&statement, &[&self.dropped]).await?;
-        }
-        self.write_counts(line, part).await?;
-        line.batch_execute("COMMIT").await
+    /// Writes all of them and commits, in one trip: sent in this order, without waiting for each other. After one that fails
+    /// nothing is committed.
+    pub(super) async fn write(&self, line: &Line) -> Result<(), tokio_postgres::Error> {
+        let statements = Statements::on(line).await?;
+        tokio::try_join!(
+            biased;
+            self.write_ledger(line, &statements.remember),
+            self.write_new(line, &statements.insert),
+            self.write_changes(line, &statements.change),
+            self.write_payloads(line, &statements.keep),
+            self.write_dropped(line, &statements.drop),
+            self.write_standings(line, &statements.stand),
+            self.write_days(line, &statements.count),
+            line.batch_execute("COMMIT"),
+        )?;
+        Ok(())
     }
 
-    async fn write_counts(&self, line: &Line, part: i16) -> Result<(), tokio_postgres::Error> {
-        if !self.standings.is_empty() {
-            let statement = line.prepare_cached(STAND).await?;
-            let routes: Vec<&str> = self.standings.keys().map(|route| &**route).collect();
-            let of = |field: fn(&Count) -> i64| self.standings.values().map(field).collect::<Vec<_>>();
-            let is = |field: fn(&Count) -> bool| self.standings.values().map(field).collect::<Vec<_>>();
-            let (pending, dead, kept) = (of(|c| c.pending), of(|c| c.dead), of(|c| c.kept_bytes));
-            let (succeeded, failed) = (is(|c| c.succeeded), is(|c| c.failed));
-            line.execute(&statement, &[&routes, &pending, &dead, &kept, &succeeded, &failed, &self.wall_ms, &part])
-                .await?;
+    async fn write_ledger(&self, line: &Line, remember: &Statement) -> Result<(), tokio_postgres::Error> {
+        let l = &self.ledger;
+        if l.keys.is_empty() {
+            return Ok(());
         }
-        if !self.days.is_empty() {
-            let statement = line.prepare_cached(COUNT).await?;
-            let routes: Vec<&str> = self.days.keys().map(|(route, _)| &**route).collect();
-            let days: Vec<i64> = self.days.keys().map(|(_, day)| *day).collect();
-            let of = |field: fn(&Tally) -> i64| self.days.values().map(field).collect::<Vec<_>>();
-            let (successful, failed, total) = (of(|t| t.successful), of(|t| t.failed), of(|t| t.total_ms));
-            line.execute(&statement, &[&routes, &days, &successful, &failed, &total, &part]).await?;
+        line.execute(
+            remember,
+            &[&l.keys, &l.tokens, &l.ends, &l.forced, &l.attempts, &l.possibly, &l.digests, &l.deliveries, &l.others],
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn write_new(&self, line: &Line, insert: &Statement) -> Result<(), tokio_postgres::Error> {
+        let (n, s) = (&self.new, &self.new.standing);
+        if n.ids.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        line.execute(
+            insert,
+            &[
+                &n.ids,
+                &n.routes,
+                &n.events,
+                &n.kinds,
+                &n.received,
+                &n.attempts,
+                &n.secrets,
+                &n.tests,
+                &s.states,
+                &s.reasons,
+                &s.tried,
+                &s.possibly,
+                &s.due,
+                &s.queued,
+                &s.ended,
+                &s.keys,
+                &s.payload_bytes,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn write_changes(&self, line: &Line, change: &Statement) -> Result<(), tokio_postgres::Error> {
+        let c = &self.changes;
+        if self.changed.is_empty() {
+            return Ok(());
+        }
+        line.execute(
+            change,
+            &[
+                &self.changed,
+                &self.changed_attempts,
+                &c.states,
+                &c.reasons,
+                &c.tried,
+                &c.possibly,
+                &c.due,
+                &c.queued,
+                &c.ended,
+                &c.keys,
+                &c.payload_bytes,
+                &c.keeps_lease,
+                &c.told_by,
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn write_payloads(&self, line: &Line, keep: &Statement) -> Result<(), tokio_postgres::Error> {
+        let p = &self.payloads;
+        if p.ids.is_empty() {
+            return Ok(());
+        }
+        line.execute(keep, &[&p.ids, &p.heads, &p.bodies]).await.map(drop)
+    }
+
+    async fn write_dropped(&self, line: &Line, drop_payloads: &Statement) -> Result<(), tokio_postgres::Error> {
+        if self.dropped.is_empty() {
+            return Ok(());
+        }
+        line.execute(drop_payloads, &[&self.dropped]).await.map(drop)
+    }
+
+    async fn write_standings(&self, line: &Line, stand: &Statement) -> Result<(), tokio_postgres::Error> {
+        if self.standings.is_empty() {
+            return Ok(());
+        }
+        let routes: Vec<&str> = self.standings.keys().map(|route| &**route).collect();
+        let of = |field: fn(&Count) -> i64| self.standings.values().map(field).collect::<Vec<_>>();
+        let is = |field: fn(&Count) -> bool| self.standings.values().map(field).collect::<Vec<_>>();
+        let (pending, dead) = (of(|c| c.pending), of(|c| c.dead));
+        let (kept, waiting) = (of(|c| c.kept_bytes), of(|c| c.waiting_bytes));
+        let (succeeded, failed) = (is(|c| c.succeeded), is(|c| c.failed));
+        line.execute(
+            stand,
+            &[&routes, &pending, &dead, &kept, &waiting, &succeeded, &failed, &self.wall_ms, &self.part],
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn write_days(&self, line: &Line, count: &Statement) -> Result<(), tokio_postgres::Error> {
+        if self.days.is_empty() {
+            return Ok(());
+        }
+        let routes: Vec<&str> = self.days.keys().map(|(route, _)| &**route).collect();
+        let days: Vec<i64> = self.days.keys().map(|(_, day)| *day).collect();
+        let of = |field: fn(&Tally) -> i64| self.days.values().map(field).collect::<Vec<_>>();
+        let (successful, failed, total) = (of(|t| t.successful), of(|t| t.failed), of(|t| t.total_ms));
+        line.execute(count, &[&routes, &days, &successful, &failed, &total, &self.part]).await.map(drop)
+    }
+}
+
+/// Prepared on a connection: what waits to be prepared would be sent after what does not.
+struct Statements {
+    remember: Statement,
+    insert: Statement,
+    change: Statement,
+    keep: Statement,
+    drop: Statement,
+    stand: Statement,
+    count: Statement,
+}
+
+impl Statements {
+    async fn on(line: &Line) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            remember: line.prepare_cached(REMEMBER).await?,
+            insert: line.prepare_cached(INSERT).await?,
+            change: line.prepare_cached(CHANGE).await?,
+            keep: line.prepare_cached(KEEP).await?,
+            drop: line.prepare_cached(DROP).await?,
+            stand: line.prepare_cached(STAND).await?,
+            count: line.prepare_cached(COUNT).await?,
+        })
     }
 }
 
@@ -426,6 +520,7 @@ impl Standing {
         self.keys.push(to.keys);
         self.payload_bytes.push(to.payload_bytes);
         self.keeps_lease.push(to.keeps_lease);
+        self.told_by.push(to.told_by);
     }
 }
 

@@ -21,40 +21,48 @@ CREATE TABLE hookgate.store (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL, hash_key uuid NOT NULL,
     running_ms bigint NOT NULL, away_ms bigint NOT NULL, ticked_at timestamptz NOT NULL, revision bigint NOT NULL
 );
--- A step of more than a minute is time in which nobody counted: the same bound as in the embedded store.
+-- A step of more than 5 s is time in which nobody counted, or a clock that was set: gateways count every second.
 CREATE FUNCTION hookgate.step_ms(since timestamptz) RETURNS bigint LANGUAGE sql VOLATILE AS
     $$ SELECT greatest(extract(epoch FROM clock_timestamp() - since) * 1000, 0)::bigint $$;
 CREATE FUNCTION hookgate.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
-    $$ SELECT running_ms + least(hookgate.step_ms(ticked_at), 60000) FROM hookgate.store $$;
+    $$ SELECT running_ms + least(hookgate.step_ms(ticked_at), 5000) FROM hookgate.store $$;
 CREATE FUNCTION hookgate.due_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
     $$ SELECT hookgate.now_ms() + away_ms FROM hookgate.store $$;
+-- For a transaction whose rows another has taken meanwhile: to be tried again.
+CREATE FUNCTION hookgate.check_all(written bigint, wanted bigint) RETURNS void LANGUAGE plpgsql AS
+    $$ BEGIN IF written <> wanted THEN RAISE EXCEPTION 'a row has changed' USING ERRCODE = 'serialization_failure'; END IF; END $$;
 -- Event IDs. While `lease_ends_ms` is given, the event is being handed over by whoever knows the `token`. A row with a digest
--- is completed; one without was tried `attempts` times. `other` is the event's other name.
+-- is completed; one without was tried `attempts` times. `ends_before_ms` is when it would end but for the lease. `other` is the
+-- event's other name.
 CREATE TABLE hookgate.ledger (
-    key uuid PRIMARY KEY, token bigint NOT NULL, lease_ends_ms bigint, forwards boolean NOT NULL, ends_ms bigint NOT NULL,
-    attempts integer NOT NULL, possibly_delivered boolean NOT NULL, digest uuid, delivery bigint, other uuid
-) WITH (fillfactor = 85);
+    key uuid PRIMARY KEY, token bigint NOT NULL, lease_ends_ms bigint, forwards boolean NOT NULL,
+    ends_ms bigint NOT NULL, ends_before_ms bigint NOT NULL, attempts integer NOT NULL, possibly_delivered boolean NOT NULL, digest uuid, delivery bigint, other uuid
+) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 CREATE INDEX ledger_ends ON hookgate.ledger (ends_ms);
 CREATE SEQUENCE hookgate.delivery_numbers;
 -- Deliveries: all attempts for one event on one route. A pending one is tried by `lease_owner` until `lease_ends_ms`;
--- `begun` says that it may have sent something.
+-- `begun` says that it may have sent something. `told_by` told of the last attempt.
 CREATE TABLE hookgate.deliveries (
     id bigint PRIMARY KEY, route text NOT NULL, event_id text NOT NULL, event_type text NOT NULL,
     received_ms bigint NOT NULL, state text NOT NULL, reason text, tried integer NOT NULL,
     possibly_delivered boolean NOT NULL, attempts jsonb NOT NULL, payload_bytes bigint NOT NULL,
     due_ms bigint, queued_ms bigint, ended_ms bigint, keys bytea, secret text, test boolean NOT NULL,
-    lease_owner bigint, lease_ends_ms bigint, begun boolean NOT NULL DEFAULT false
-) WITH (fillfactor = 80);
+    lease_owner bigint, lease_ends_ms bigint, begun boolean NOT NULL DEFAULT false,
+    told_by bigint
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 CREATE INDEX deliveries_of_route ON hookgate.deliveries (route, id);
 CREATE INDEX deliveries_due ON hookgate.deliveries (route, due_ms, id) WHERE state = 'pending';
 CREATE INDEX deliveries_ended ON hookgate.deliveries (route, ended_ms) WHERE state IN ('success', 'failed');
 CREATE INDEX deliveries_open ON hookgate.deliveries (route, state, id) WHERE state <> 'success';
-CREATE TABLE hookgate.payloads (delivery bigint PRIMARY KEY, head bytea NOT NULL, body bytea NOT NULL);
+CREATE TABLE hookgate.payloads (delivery bigint PRIMARY KEY, head bytea NOT NULL, body bytea NOT NULL)
+    WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 ALTER TABLE hookgate.payloads ALTER head SET STORAGE EXTERNAL, ALTER body SET STORAGE EXTERNAL;
 CREATE TABLE hookgate.routes (name text PRIMARY KEY, created_ms bigint NOT NULL);
--- Counts, in parts: each writer has its own rows, so that none waits for another's commit. What counts is the sum.
+-- Counts, in parts, so that no writer waits for another's commit. What counts is the sum. `kept_bytes` are those of records
+-- that may go, `waiting_bytes` of the others.
 CREATE TABLE hookgate.standings (
-    route text, part smallint, pending bigint NOT NULL, dead bigint NOT NULL, kept_bytes bigint NOT NULL,
+    route text, part smallint, pending bigint NOT NULL, dead bigint NOT NULL,
+    kept_bytes bigint NOT NULL, waiting_bytes bigint NOT NULL,
     last_success_ms bigint, last_failure_ms bigint, PRIMARY KEY (route, part)
 ) WITH (fillfactor = 50);
 CREATE TABLE hookgate.days (

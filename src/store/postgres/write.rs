@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
-use uuid::Uuid;
 
-use super::Shared;
-use super::claims::{again, key, millis, on, uuid};
+use super::claims::{Slow, again, key, millis, on, uuid};
 use super::line::{Failed, Line, bounded};
 use super::rows::{Before, Changed, Rows};
+use super::{Counted, Shared};
 use crate::signature::PayloadDigest;
 use crate::store::{
     Attempted, DeliveryChange, DeliveryId, EventKey, Name, Next, Place, Record, Requeue, Requeued, Settlement, State,
@@ -19,6 +18,13 @@ use crate::store::{
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A row, of the ledger or of the deliveries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum RowName {
+    Event(EventKey),
+    Delivery(DeliveryId),
+}
 
 /// What is asked for.
 pub(super) enum Job {
@@ -55,23 +61,24 @@ enum Verdict {
 
 impl Shared {
     /// Writes all of them, those that name the same rows one after the other.
-    pub(super) async fn write_all(self: Arc<Self>, batch: Vec<Job>) {
-        let mut left = batch;
+    pub(super) async fn write_all(self: Arc<Self>, batch: Vec<(Job, Counted)>) {
+        let (mut left, _counted): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         while !left.is_empty() {
-            let mut named = HashSet::new();
-            let (now, later): (Vec<_>, Vec<_>) =
-                left.into_iter().partition(|job| job.names().all(|name| named.insert(name)));
+            let mut taken = HashSet::new();
+            let (now, later): (Vec<_>, Vec<_>) = left.into_iter().partition(|job| {
+                let names = job.names();
+                let is_alone = taken.is_disjoint(&names);
+                taken.extend(names);
+                is_alone
+            });
             self.write(now).await;
             left = later;
         }
     }
 
     async fn write(&self, batch: Vec<Job>) {
-        let part = self.take_part();
         let jobs = &batch;
-        let done = again(&self.lines, on!(line => self.transact(line, jobs, part))).await;
-        self.give_part_back(part);
-        match done {
+        match again(&self.lines, Slow::TriedAgain, on!(line => self.transact(line, jobs))).await {
             Ok((answers, stored)) => {
                 for route in stored {
                     self.wake(&route);
@@ -95,22 +102,24 @@ impl Shared {
         }
     }
 
-    async fn transact(&self, line: &Line, batch: &[Job], part: i16) -> Result<(Vec<Answer>, Vec<Arc<str>>), Failed> {
+    async fn transact(&self, line: &Line, batch: &[Job]) -> Result<(Vec<Answer>, Vec<Arc<str>>), Failed> {
         let began = std::time::Instant::now();
         let mut writing = bounded(look(line, batch)).await?;
         let answers: Vec<_> = batch.iter().map(|job| writing.apply(job, self.owner)).collect();
-        bounded(writing.rows.write(line, part)).await?;
+        Box::pin(bounded(writing.rows.write(line))).await?;
         self.lines.metrics().committed(began.elapsed());
         Ok((answers, writing.rows.stored))
     }
 }
 
 const HELD: &str =
-    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > hookgate.now_ms(), delivery
+    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > (SELECT hookgate.now_ms()), delivery
     FROM hookgate.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 const NUMBERS: &str = "SELECT nextval('hookgate.delivery_numbers') FROM generate_series(1, $1::integer)";
-const CLOCK: &str =
-    "SELECT hookgate.now_ms(), hookgate.due_ms(), (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+/// With the part of the counts that is this transaction's alone, unless there are many.
+const CLOCK: &str = "SELECT hookgate.now_ms(), hookgate.due_ms(), (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    coalesce((SELECT part FROM generate_series(1, 32) AS part WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
+        ::smallint";
 
 struct Writing {
     ledger: HashMap<EventKey, Claimed>,
@@ -156,7 +165,7 @@ async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Err
         ledger.insert(key(row.try_get(0)?), claimed);
     }
     let before = before.iter().map(|row| Ok((DeliveryId(row.try_get(0)?), Before::read(row)?)));
-    let rows = Rows::at(clock.try_get(0)?, clock.try_get(1)?, clock.try_get(2)?);
+    let rows = Rows::at(clock.try_get(0)?, clock.try_get(1)?, clock.try_get(2)?, clock.try_get(3)?);
     let mut numbers: Vec<i64> = numbers.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     numbers.reverse();
     Ok(Writing { ledger, before: before.collect::<Result<_, tokio_postgres::Error>>()?, numbers, rows })
@@ -181,18 +190,19 @@ impl Writing {
             Verdict::Write => {}
         }
         let names = &settlement.names;
+        let was_handed_over = was_handed_over(settlement);
         let id = settlement.delivery.as_ref().map(|change| self.record(change, names));
         let ends = self.rows.now.saturating_add(millis(settlement.window));
         for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
             let Some(name) = name else { continue };
-            self.rows.remember(name, other.map(|other| other.key), settlement.becomes, ends, id);
+            self.rows.remember(name, other.map(|other| other.key), settlement.becomes, ends, id, was_handed_over);
         }
         Answer::Settled(id)
     }
 
     /// Whether the claim is still ours. That an event was handed over is written in any case: it was.
     fn judge(&self, settlement: &Settlement) -> Verdict {
-        let was_handed_over = settlement.delivery.as_ref().is_some_and(|delivery| delivery.state == State::Success);
+        let was_handed_over = was_handed_over(settlement);
         for name in settlement.names.iter().flatten() {
             let Some(row) = self.ledger.get(&name.key) else { continue };
             let is_ours = name.earlier == Some(Place(row.token));
@@ -227,6 +237,7 @@ impl Writing {
             keys,
             payload_bytes: kept,
             keeps_lease: false,
+            told_by: None,
         };
         let id = match earlier {
             Some((id, before)) => {
@@ -248,11 +259,13 @@ impl Writing {
         id
     }
 
-    /// Told again, it changes nothing. What another gateway tries by now is its to tell of, but for a success.
+    /// Told again, it changes nothing. What another gateway tries by now, or has tried, is its to tell of, but for a success.
     fn attempted(&mut self, id: DeliveryId, number: u32, attempt: &Attempted, next: Next, owner: i64) {
         let is_done = matches!(next, Next::Done { .. });
-        let is_its = |before: &Before| {
-            before.state == State::Pending && before.tried < number && (is_done || before.lease_owner == Some(owner))
+        let is_its = |before: &Before| match before.state {
+            State::Pending if before.tried < number => is_done || before.lease_owner == Some(owner),
+            State::Pending | State::Dead => is_done && before.tried >= number && before.told_by != Some(owner),
+            State::Success | State::Failed => false,
         };
         let Some(before) = self.before.get(&id).filter(|before| is_its(before)).cloned() else { return };
         let (state, due_ms, unknown, reason) = match next {
@@ -277,18 +290,43 @@ impl Writing {
             keys: before.keys.clone().filter(|_| state != State::Success),
             payload_bytes: if drops { 0 } else { before.payload_bytes },
             keeps_lease: false,
+            told_by: Some(owner),
         };
         self.rows.change(id, &before, changed, Some(attempt));
     }
 
+    /// What is known of the wish without writing: that its claims lapsed, or that it was written by an asking whose answer was
+    /// lost.
+    fn of_requeue(&self, requeue: &Requeue) -> Option<Requeued> {
+        let is_ours = |name: &Name, row: &Claimed| name.earlier == Some(Place(row.token));
+        for name in &requeue.completing {
+            let row = self.ledger.get(&name.key).filter(|row| is_ours(name, row));
+            match row {
+                Some(row) if row.leased => {}
+                Some(row) if row.delivery == Some(requeue.id) => {
+                    return self.before.get(&requeue.id).map(|before| Requeued::Waits(Arc::clone(&before.route)));
+                }
+                _ => return Some(Requeued::InFlight),
+            }
+        }
+        None
+    }
+
     fn requeue(&mut self, requeue: &Requeue) -> Requeued {
         let &Requeue { id, from, due, ref completing, window } = requeue;
+        if let Some(known) = self.of_requeue(requeue) {
+            return known;
+        }
         let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
         let Some(before) = self.before.get(&id).filter(|before| is_wanted(before)).cloned() else {
             return Requeued::Unknown;
         };
         if before.payload_bytes == 0 {
             return Requeued::NoPayload;
+        }
+        if self.rows.changes(id) {
+            // Asked for twice.
+            return Requeued::Waits(before.route);
         }
         let due_ms = i64::try_from(due.0.0).unwrap_or(i64::MAX / 4);
         let changed = Changed {
@@ -304,36 +342,48 @@ impl Writing {
             payload_bytes: before.payload_bytes,
             // An attempt may be under way.
             keeps_lease: before.state == State::Pending,
+            told_by: None,
         };
         self.rows.change(id, &before, changed, None);
         let ends = self.rows.now.saturating_add(millis(window));
         for name in completing {
             // Any body of this ID is a copy from now on: this one has been taken.
             let record = Record::Completed { digest: PayloadDigest::unknown() };
-            self.rows.remember(*name, None, record, ends, Some(id));
+            self.rows.remember(*name, None, record, ends, Some(id), false);
         }
         self.rows.stored.push(Arc::clone(&before.route));
         Requeued::Waits(before.route)
     }
 }
 
+/// Written in any case: it was.
+fn was_handed_over(settlement: &Settlement) -> bool {
+    settlement.delivery.as_ref().is_some_and(|delivery| delivery.state == State::Success)
+}
+
 impl Job {
+    /// What its payload weighs, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let Self::Settle(settlement, _) = self else { return 0 };
+        let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
+        payload.map_or(0, |payload| payload.head.len() + payload.body.len())
+    }
+
     /// The rows that it names.
-    fn names(&self) -> impl Iterator<Item = Uuid> {
-        let id = |id: DeliveryId| Uuid::from_u128(u128::from(id.0.unsigned_abs()));
-        let mut names = Vec::new();
+    fn names(&self) -> HashSet<RowName> {
+        let event = |name: &Name| RowName::Event(name.key);
         match self {
             Self::Settle(settlement, _) => {
-                names.extend(settlement.names.iter().flatten().map(|name| uuid(name.key)));
-                names.extend(settlement.delivery.as_ref().and_then(|delivery| delivery.earlier).map(id));
+                let delivery = settlement.delivery.as_ref().and_then(|delivery| delivery.earlier);
+                let events = settlement.names.iter().flatten().map(event);
+                events.chain(delivery.map(RowName::Delivery)).collect()
             }
-            Self::Attempted { id: of, .. } => names.push(id(*of)),
+            Self::Attempted { id, .. } => HashSet::from([RowName::Delivery(*id)]),
             Self::Requeue(wanted, _) => {
-                names.extend(wanted.iter().map(|requeue| id(requeue.id)));
-                names.extend(wanted.iter().flat_map(|requeue| &requeue.completing).map(|name| uuid(name.key)));
+                let events = wanted.iter().flat_map(|requeue| &requeue.completing).map(event);
+                events.chain(wanted.iter().map(|requeue| RowName::Delivery(requeue.id))).collect()
             }
         }
-        names.into_iter()
     }
 
     /// Who asked may have gone meanwhile: what was written is written.

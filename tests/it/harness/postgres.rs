@@ -1,19 +1,13 @@
 //! A real PostgreSQL of a test's own, which may be crashed, started again and frozen.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, chown};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use tempfile::TempDir;
-
+use super::cluster::Cluster;
 use super::patience::eventually;
-use super::process::{Process, program, tool};
+use super::process::Process;
 use super::upstream::ClosedPort;
-
-/// PostgreSQL does not run as root; a root runs it as the user that its package makes.
-const USER: &str = "postgres";
 
 /// What the server is started with. Without fsync: tests kill the process, never the machine.
 const SETTINGS: [&str; 4] = ["listen_addresses=127.0.0.1", "max_connections=100", "shared_buffers=32MB", "fsync=off"];
@@ -21,26 +15,15 @@ const SETTINGS: [&str; 4] = ["listen_addresses=127.0.0.1", "max_connections=100"
 /// A server on a port that stays its own. Stopped, and its data removed, when the test ends.
 pub struct Postgres {
     process: Process,
-    programs: PathBuf,
-    folder: TempDir,
+    cluster: Cluster,
     port: ClosedPort,
 }
 
 impl Postgres {
     /// Starts a server with an empty database; `None` where there is no PostgreSQL.
     pub async fn start() -> Option<Self> {
-        let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
-        let programs = server.parent().expect("a program in a folder").to_owned();
-        let (folder, port) = (tempfile::tempdir().expect("a folder"), ClosedPort::new());
-        if is_root() {
-            let (user, group) = ids();
-            chown(folder.path(), Some(user), Some(group)).expect("root may give a folder away");
-        }
-        let mut initdb = unprivileged(&programs.join("initdb"), folder.path());
-        initdb.args(["-A", "trust", "-U", "hookgate", "--no-sync", "-E", "UTF8", "--locale=C", "-D"]);
-        stdout(initdb.arg(folder.path()));
-        let process = serve(&server, folder.path(), port.address());
-        let postgres = Self { process, programs, folder, port };
+        let (cluster, port) = (Cluster::new()?, ClosedPort::new());
+        let postgres = Self { process: serve(&cluster, port.address()), cluster, port };
         postgres.is_ready().await;
         Some(postgres)
     }
@@ -56,8 +39,7 @@ impl Postgres {
     /// Runs SQL through psql: the rows, one a line, their columns between `|`.
     #[track_caller]
     pub fn sql(&self, sql: &str) -> String {
-        let mut psql = Command::new(self.programs.join("psql"));
-        stdout(psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-Atqc", sql]).arg(self.url()))
+        self.cluster.sql(&self.url(), sql)
     }
 
     /// An immediate shutdown: nothing is written out, every connection breaks, and the next start has to recover.
@@ -69,7 +51,7 @@ impl Postgres {
     /// Starts it again on the same data and port, and waits until it has recovered.
     pub async fn restart(&mut self) {
         assert!(self.process.exit().is_some(), "the one before has ended");
-        self.process = serve(&self.programs.join("postgres"), self.folder.path(), self.address());
+        self.process = serve(&self.cluster, self.address());
         self.is_ready().await;
     }
 
@@ -91,7 +73,7 @@ impl Postgres {
     fn is_ready(&self) -> impl Future<Output = ()> {
         eventually("PostgreSQL is ready", async || {
             assert!(self.process.exit().is_none(), "PostgreSQL is gone:\n{}", self.process.output());
-            let mut ready = Command::new(self.programs.join("pg_isready"));
+            let mut ready = self.cluster.program("pg_isready");
             ready.args(["-q", "-d"]).arg(self.url()).status().expect("pg_isready runs").success()
         })
     }
@@ -117,49 +99,10 @@ impl Drop for Postgres {
     }
 }
 
-/// The server's program: the one on the `PATH`, or the newest of those that Debian keeps beside each other.
-fn installed() -> Option<PathBuf> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions.map(|version| version.path().join("bin/postgres")).filter(|path| path.is_file()).max();
-    // The others are beside the program itself, not beside a link to it.
-    program("HOOKGATE_POSTGRES", "postgres").or(newest)?.canonicalize().ok()
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").expect("Linux").uid() == 0
-}
-
-/// The user's and the group's number of [`USER`].
-fn ids() -> (u32, u32) {
-    let users = std::fs::read_to_string("/etc/passwd").expect("a list of users");
-    let entry = users.lines().find_map(|line| line.strip_prefix(USER)?.strip_prefix(':'));
-    let mut fields = entry.expect("the user postgres, which PostgreSQL's package makes").split(':').skip(1);
-    let mut number = || fields.next().and_then(|field| field.parse().ok()).expect("a number");
-    (number(), number())
-}
-
-/// A program in this folder, as a user who is not root.
-fn unprivileged(program: &Path, folder: &Path) -> Command {
-    let mut command = Command::new(if is_root() { Path::new("setpriv") } else { program });
-    if is_root() {
-        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]).arg(program);
-    }
-    command.current_dir(folder);
-    command
-}
-
-fn serve(server: &Path, folder: &Path, address: SocketAddr) -> Process {
-    let mut command = unprivileged(server, folder);
-    command.arg("-D").arg(folder).arg("-k").arg(folder).args(["-p", &address.port().to_string()]);
+fn serve(cluster: &Cluster, address: SocketAddr) -> Process {
+    let mut command = cluster.unprivileged("postgres");
+    command.arg("-D").arg(cluster.folder()).arg("-k").arg(cluster.folder()).args(["-p", &address.port().to_string()]);
     Process::spawn(command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting])))
-}
-
-/// What a command that must succeed has written, without the last line's end.
-#[track_caller]
-fn stdout(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
 }
 
 fn children(process: u32) -> Vec<u32> {

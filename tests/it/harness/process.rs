@@ -1,7 +1,6 @@
 //! Child processes: killed by their own handle, never by name, and never outliving their test for long.
 
-use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -117,24 +116,4 @@ fn collect(mut from: impl Read + Send + 'static) -> (Collected, JoinHandle<()>) 
         }
     });
     (collected, reader)
-}
-
-/// A tool of the machine: its path, or `None` after saying what is skipped. With `CI=true` it must be there.
-pub fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf> {
-    if found.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-        assert!(!ci, "{what} is missing, and CI=true means that nothing is skipped");
-        // Written past the test runner's capture, so that a skip is seen.
-        let _ = writeln!(std::io::stderr(), "SKIPPED, {what} is missing: {skipped}");
-    }
-    found
-}
-
-/// Looks a program up in an environment variable, then on the `PATH`.
-pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os(variable) {
-        return Some(PathBuf::from(path)).filter(|path| path.is_file());
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
 }

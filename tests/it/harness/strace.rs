@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::gateway::{Gateway, Under};
 use super::patience::eventually;
-use super::process::{program, tool};
+use super::programs::{program, tool};
 
 /// Calls that put data on stable storage.
 pub const SYNCS: &str = "fsync,fdatasync";

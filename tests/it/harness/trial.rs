@@ -9,7 +9,7 @@ use super::fleet::Fleet;
 use super::gateway::{Gateway, Route, Setup, Under};
 use super::history::{Disturbance, Duplicate, History, Sent};
 use super::patience::{eventually, within};
-use super::process::{program, tool};
+use super::programs::{program, tool};
 use super::sender::Event;
 use super::upstream::{Received, Reply, Upstream};
 
