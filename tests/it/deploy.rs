@@ -1,6 +1,9 @@
 //! What is given to whoever runs the gateway: rules that Prometheus takes and that fire when they should, a dashboard and
 //! manifests that name nothing that does not exist, and the messages that a supervisor waits for.
 
+mod balancer; // HAProxy before several gateways
+mod manifests; // Kubernetes, compose, and the configurations that they bring
+
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -22,6 +25,9 @@ fn read(path: &str) -> String {
 const RULES: &str = "deploy/prometheus/hookgate.rules.yml";
 const RULE_TESTS: &str = "deploy/prometheus/hookgate.rules.test.yml";
 const DASHBOARD: &str = "deploy/grafana/hookgate.json";
+/// What an autoscaler goes by, and the rule that shows it the metric.
+const AUTOSCALER: [&str; 2] =
+    ["deploy/kubernetes/replicas/horizontalpodautoscaler.yaml", "deploy/prometheus/adapter.yml"];
 
 fn promtool(skipped: &str) -> Option<PathBuf> {
     tool("promtool", program("HOOKGATE_PROMTOOL", "promtool"), skipped)
@@ -161,6 +167,22 @@ fn names(expression: &str) -> Vec<String> {
     words.filter(named).map(str::to_owned).collect()
 }
 
+/// The metrics that a file of [`AUTOSCALER`] names, outside of its comments.
+fn scaled_by(path: &str) -> String {
+    let text = read(path);
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let words = lines.flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
+    let metrics: BTreeSet<_> = words.filter(|word| word.starts_with("hookgate_")).collect();
+    assert!(!metrics.is_empty(), "{path}");
+    metrics.into_iter().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_adapter_shows_the_autoscaler_its_metric() {
+    let [wanted, shown] = AUTOSCALER.map(scaled_by);
+    assert_eq!(wanted, shown);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_that_is_named_exists() {
     let rules = read(RULES);
@@ -172,7 +194,7 @@ async fn every_metric_that_is_named_exists() {
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let exported = gateway.metrics().await.text;
     let expressions: Vec<_> = rule_expressions().into_iter().chain(dashboard_expressions()).collect();
-    for expression in &expressions {
+    for expression in expressions.iter().chain(&AUTOSCALER.map(scaled_by)) {
         for name in names(expression) {
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
             let exists = documented.contains(family.unwrap_or(&name))
@@ -271,45 +293,4 @@ async fn a_supervisor_hears_nothing_of_a_start_that_fails() {
     let (code, _) = Gateway::refuses(setup).await;
     assert_eq!(code, Some(1));
     assert_eq!(supervisor.hear(), "");
-}
-
-/// The configuration inside the `ConfigMap`: a block scalar.
-fn configuration_of_the_config_map() -> String {
-    let manifest = read("deploy/kubernetes/configmap.yaml");
-    let (_, block) = manifest.split_once("  hookgate.yaml: |\n").expect("the configuration");
-    block.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n").collect()
-}
-
-#[test]
-fn the_configurations_that_are_shipped_are_valid() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for secret in ["billing-current", "admin-token"] {
-        std::fs::write(folder.path().join(secret), "a-secret-of-some-length").expect("a writable folder");
-    }
-    let here = folder.path().to_str().expect("UTF-8");
-    for yaml in
-        [read("deploy/docker/hookgate.yaml"), configuration_of_the_config_map().replace("/etc/hookgate-secrets", here)]
-    {
-        let file = folder.path().join("hookgate.yaml");
-        std::fs::write(&file, &yaml).expect("a writable folder");
-        let mut check = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-        check.args(["check", "--config"]).arg(&file).env("WEBHOOK_SECRET", "a-secret-of-some-length");
-        let output = check.output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("0 warnings"), "{said}\n{yaml}");
-    }
-}
-
-/// Those who stop the gateway wait for longer than its drain and its grace period take.
-#[test]
-fn whoever_stops_it_waits_for_drain_and_grace() {
-    let seconds = |path: &str, key: &str| -> u64 {
-        let text = read(path);
-        let value = text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap_or_else(|| panic!("{key}"));
-        value.trim().trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{key} {value}"))
-    };
-    // The defaults, 5 s and 15 s, which the ConfigMap repeats.
-    assert!(read("deploy/kubernetes/configmap.yaml").contains("shutdown: {drain: 5s, grace: 15s}"));
-    assert!(seconds("deploy/systemd/hookgate.service", "TimeoutStopSec=") > 20);
-    assert!(seconds("deploy/kubernetes/statefulset.yaml", "terminationGracePeriodSeconds:") > 20);
 }

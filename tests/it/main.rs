@@ -2,9 +2,9 @@
 //!
 //! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
 //! (a folder with express, the providers' SDKs, playwright-core and axe-core), `HOOKGATE_PYTHON` (a python3 with flask, the
-//! SDKs and schemathesis), `HOOKGATE_CHROMIUM`, `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`, `HOOKGATE_STRACE`,
-//! `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`, `HOOKGATE_SSLSCAN`, `HOOKGATE_POSTGRES` (the server, with `initdb`, `psql` and
-//! `pg_isready` beside it). `HOOKGATE_SEED` is what schemathesis begins with (1).
+//! SDKs, schemathesis and kubernetes-validate), `HOOKGATE_CHROMIUM`, `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`,
+//! `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`, `HOOKGATE_SSLSCAN`, `HOOKGATE_HAPROXY`, `HOOKGATE_POSTGRES`
+//! (the server, with `initdb`, `psql` and `pg_isready` beside it). `HOOKGATE_SEED` is what schemathesis begins with (1).
 //! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000), `HOOKGATE_SOAK_SECONDS` how long `soak` takes.
 
 mod harness;
