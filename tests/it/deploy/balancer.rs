@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::{read, root};
 use crate::harness::fleet::Front;
-use crate::harness::process::{Process, program, tool};
+use crate::harness::process::Process;
+use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 const CONFIGURATION: &str = "deploy/docker/replicas/haproxy.cfg";

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{read, root};
-use crate::harness::process::{program, tool};
+use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 const BASE: &str = "deploy/kubernetes/base";
