@@ -10,6 +10,7 @@ pub mod demo;
 pub mod events;
 pub mod init;
 pub mod man;
+pub mod move_store;
 pub mod reload;
 pub mod schema;
 pub mod send;
@@ -73,6 +74,7 @@ enum Command {
     Deliveries(deliveries::Command),
     Status(status::Args),
     Reload(reload::Args),
+    MoveStore(move_store::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Deliveries(command) => deliveries::run(&command),
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::MoveStore(args) => move_store::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
     }

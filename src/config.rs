@@ -93,8 +93,8 @@ pub struct Shutdown {
 pub struct Whereabouts {
     pub admin: SocketAddr,
     pub token: Option<NamedSecret>,
-    /// The store's folder.
-    pub store: PathBuf,
+    /// The store's folder; `None` for a shared store.
+    pub store: Option<PathBuf>,
 }
 
 /// How a route tells genuine requests from others: all that is needed to judge one that was captured.
@@ -139,6 +139,15 @@ pub fn whereabouts(path: &Path, env: &dyn Fn(&str) -> Option<String>, with_token
         compile::whereabouts(raw, sources, problems, with_token)
     };
     parse_for(path.display().to_string(), source, &sources(path, env), compile).map(|(found, _)| found)
+}
+
+/// As [`load`], but looks only at where events are kept.
+///
+/// # Errors
+/// The [`Report`] holds what is wrong with that, or with the file as a whole.
+pub fn store(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<store::Settings, Report> {
+    let source = read(path)?;
+    parse_for(path.display().to_string(), source, &sources(path, env), compile::store).map(|(found, _)| found)
 }
 
 /// As [`load`], but looks only at how the route of this name tells genuine requests.

@@ -6,6 +6,7 @@
 mod domain;
 mod embedded;
 mod held;
+mod moving;
 mod postgres;
 mod records;
 mod running;
@@ -26,6 +27,7 @@ pub use domain::{
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
 pub use held::{Claimed, Held, Underway, Until};
+pub use moving::{MoveError, Moved, move_into_shared};
 pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
 pub use records::{Attempted, DeliveryView, Due, DueEvent, Filter, LISTED_BODY_MAX, Queued, RouteRecord};
 

@@ -57,7 +57,11 @@ impl Place {
         let config = self.gateway.configuration().ok_or_else(|| {
             Failure::Usage("--offline needs the configuration that says where the store is: --config FILE".into())
         })?;
-        let folder = admin::whereabouts(&config, false)?.store;
+        let folder = admin::whereabouts(&config, false)?.store.ok_or_else(|| {
+            Failure::Usage(
+                "the configuration keeps events in PostgreSQL: ask any gateway that runs, without --offline".into(),
+            )
+        })?;
         OfflineStore::open(&folder).map(Source::Store).map_err(failed)
     }
 }

@@ -81,13 +81,18 @@ pub(super) fn whereabouts(
 ) -> Option<Whereabouts> {
     let compiler = Compiler { sources, problems, fingerprints: RefCell::default() };
     let (no_admin, no_store) = (raw::Admin::default(), raw::Store::default());
-    let admin = file.admin.value().unwrap_or(&no_admin);
+    let (admin, store) = (file.admin.value().unwrap_or(&no_admin), file.store.value().unwrap_or(&no_store));
     let token = if with_token { compiler.admin_token(&admin.token)? } else { None };
     Some(Whereabouts {
         admin: admin.address.value().map_or(admin::DEFAULT_ADDRESS, |address| address.0),
         token,
-        store: compiler.store_folder(&file.store.value().unwrap_or(&no_store).path),
+        store: store.postgres.is_absent().then(|| compiler.store_folder(&store.path)),
     })
+}
+
+/// As [`compile`], for where events are kept and nothing else.
+pub(super) fn store(file: &raw::File, sources: &Sources<'_>, problems: &Problems) -> Option<store::Settings> {
+    Compiler { sources, problems, fingerprints: RefCell::default() }.store(&file.store)
 }
 
 /// As [`compile`], for how the route of this name tells genuine requests and nothing else.

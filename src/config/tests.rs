@@ -602,7 +602,7 @@ fn where_a_gateway_is_can_be_known_without_its_secrets() {
     fs::write(&file, format!("{MINIMAL}{admin}\nstore: {{path: kept}}\n")).unwrap();
     let found = whereabouts(&file, &|_| None, false).unwrap();
     assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap());
-    assert_eq!((found.store, found.token.is_none()), (folder.path().join("kept"), true));
+    assert_eq!((found.store, found.token.is_none()), (Some(folder.path().join("kept")), true));
     let with_token = |env: &dyn Fn(&str) -> Option<String>| whereabouts(&file, env, true).map(|found| found.token);
     assert!(with_token(&|_| None).unwrap_err().to_string().contains("ADMIN_TOKEN"));
     let token = with_token(&|name| (name == "ADMIN_TOKEN").then(|| "t".into())).unwrap().unwrap();

@@ -10,6 +10,7 @@
 //! After a write that failed nothing is answered until the file was closed, opened and read anew.
 
 mod apply;
+mod export;
 mod holder;
 mod index;
 mod offline;
@@ -57,6 +58,13 @@ pub struct Settings {
     pub max_ids: usize,
     /// Bytes on disk from which on new events get 503; `None` leaves it to the disk.
     pub max_bytes: Option<u64>,
+}
+
+impl Settings {
+    /// Without bounds, for a store that is looked at.
+    pub(super) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), durability: Durability::Strict, max_ids: usize::MAX, max_bytes: None }
+    }
 }
 
 /// Why a store can't be opened.

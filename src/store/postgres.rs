@@ -4,6 +4,7 @@
 //! * `schema` has the tables, and what the server may lose;
 //! * `gather` lets many askers share a statement: `claims`, `write`;
 //! * `queue` takes stored events for as long as a lease, `look` looks things up;
+//! * `import` fills empty tables with what an embedded store held;
 //! * `upkeep` counts time, learns what others did, and lets go of what has expired.
 //!
 //! Nothing is remembered here that another gateway would have to know. While the server does not answer, nothing is
@@ -12,6 +13,7 @@
 mod claims;
 mod connect;
 mod gather;
+mod import;
 mod line;
 mod look;
 mod queue;
@@ -41,6 +43,7 @@ use upkeep::Standing;
 
 pub use claims::Lease;
 pub use connect::Database;
+pub(super) use import::Import;
 
 /// Where the store is, and how much it may hold.
 #[derive(Debug, Clone)]

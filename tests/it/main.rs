@@ -31,7 +31,8 @@ mod inspect; // what an operator sees of deliveries, and can do about them
 mod layering; // the structure that ARCHITECTURE.md draws
 mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read
-mod metrics; // every series from the start, and no more
+mod metrics;
+mod moving; // every series from the start, and no more
 mod openapi; // the admin API against its own documents
 mod postgres; // the real engine, and the line to it, as tests disturb them
 mod proxy_protocol; // whose connection a layer-4 balancer passes on

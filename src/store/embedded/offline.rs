@@ -14,11 +14,12 @@ use crate::store::running::Running;
 
 /// A store that is looked at.
 pub struct OfflineStore {
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// Closed before the lock is given back.
-    reader: Reader,
+    pub(super) reader: Reader,
+    pub(super) head: schema::Head,
     /// When this was opened, in the time of what is due.
-    due_now: Running,
+    pub(super) due_now: Running,
     _lock: Lock,
 }
 
@@ -37,7 +38,7 @@ impl OfflineStore {
         let connection = schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
         let head = schema::read_made(&connection, &file)?;
         let due_now = head.running.after(head.away_until(Timestamp::now().as_millisecond()));
-        Ok(Self { file, reader: Reader::on(connection), due_now, _lock: lock })
+        Ok(Self { file, reader: Reader::on(connection), head, due_now, _lock: lock })
     }
 
     /// Deliveries, the newest first.

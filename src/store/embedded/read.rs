@@ -45,6 +45,10 @@ const VIEW: &str = "SELECT deliveries.id, routes.name, event_id, event_type, rec
     LEFT JOIN payloads ON payload_bytes BETWEEN 1 AND ?1 AND delivery = deliveries.id";
 
 impl Reader {
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0
+    }
+
     pub(super) fn paused(&self) -> rusqlite::Result<Vec<String>> {
         self.0.prepare("SELECT route FROM paused")?.query_map([], |row| row.get(0))?.collect()
     }

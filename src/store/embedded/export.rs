@@ -1,0 +1,113 @@
+//! All rows of a store that no gateway serves, for another engine.
+
+use rusqlite::params;
+
+use super::OpenError;
+use super::offline::OfflineStore;
+use crate::store::moving::{DayRow, DeliveryRow, IdRow, RouteRow};
+
+impl OfflineStore {
+    /// The key of the ledger's hashes.
+    pub(in crate::store) fn hash_key(&self) -> [u8; 16] {
+        self.head.hash_key
+    }
+
+    /// The running time, and the time of what is due, in milliseconds.
+    pub(in crate::store) fn times(&self) -> (u64, u64) {
+        (self.head.running.0, self.due_now.0)
+    }
+
+    /// Those that are still remembered, in the order of their places.
+    pub(in crate::store) fn ids(&self, after: i64, limit: usize) -> Result<Vec<IdRow>, OpenError> {
+        let sql =
+            "SELECT own.place, own.key, own.ends_ms, own.attempts, own.possibly_delivered, own.digest, own.delivery,
+                (SELECT other.key FROM ledger AS other WHERE other.place IN (own.place - 1, own.place + 1)
+                 AND other.delivery = own.delivery)
+            FROM ledger AS own WHERE own.place > ?1 AND own.ends_ms > ?2 ORDER BY own.place LIMIT ?3";
+        self.rows(sql, params![after, self.head.running.0, limit], |row| {
+            Ok(IdRow {
+                place: row.get(0)?,
+                key: row.get(1)?,
+                ends_ms: row.get(2)?,
+                attempts: row.get(3)?,
+                possibly_delivered: row.get(4)?,
+                digest: row.get(5)?,
+                delivery: row.get(6)?,
+                other: row.get(7)?,
+            })
+        })
+    }
+
+    /// In the order of their numbers.
+    pub(in crate::store) fn delivery_rows(&self, after: i64, limit: usize) -> Result<Vec<DeliveryRow>, OpenError> {
+        let sql = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
+                possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms, keys, secret, test, head, body
+            FROM deliveries JOIN routes ON routes.id = route LEFT JOIN payloads ON delivery = deliveries.id
+            WHERE deliveries.id > ?1 ORDER BY deliveries.id LIMIT ?2";
+        self.rows(sql, params![after, limit], |row| {
+            let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(17)?, row.get(18)?);
+            Ok(DeliveryRow {
+                id: row.get(0)?,
+                route: row.get(1)?,
+                event_id: row.get(2)?,
+                event_type: row.get(3)?,
+                received_ms: row.get(4)?,
+                state: row.get(5)?,
+                reason: row.get(6)?,
+                tried: row.get(7)?,
+                possibly_delivered: row.get(8)?,
+                attempts: row.get(9)?,
+                payload_bytes: row.get(10)?,
+                due_ms: row.get(11)?,
+                queued_ms: row.get(12)?,
+                ended_ms: row.get(13)?,
+                keys: row.get(14)?,
+                secret: row.get(15)?,
+                test: row.get(16)?,
+                payload: head.zip(body),
+            })
+        })
+    }
+
+    pub(in crate::store) fn webhooks(&self) -> Result<Vec<(String, String)>, OpenError> {
+        self.reader.webhooks().map_err(|source| OpenError::database(&self.file, source))
+    }
+
+    pub(in crate::store) fn paused(&self) -> Result<Vec<String>, OpenError> {
+        self.reader.paused().map_err(|source| OpenError::database(&self.file, source))
+    }
+
+    pub(in crate::store) fn routes(&self) -> Result<Vec<RouteRow>, OpenError> {
+        self.rows("SELECT name, created_ms, last_success_ms, last_failure_ms FROM routes", [], |row| {
+            Ok(RouteRow {
+                name: row.get(0)?,
+                created_ms: row.get(1)?,
+                last_success_ms: row.get(2)?,
+                last_failure_ms: row.get(3)?,
+            })
+        })
+    }
+
+    pub(in crate::store) fn days(&self) -> Result<Vec<DayRow>, OpenError> {
+        let sql = "SELECT name, day, successful, failed, total_ms FROM days JOIN routes ON routes.id = route";
+        self.rows(sql, [], |row| {
+            Ok(DayRow {
+                route: row.get(0)?,
+                day: row.get(1)?,
+                successful: row.get(2)?,
+                failed: row.get(3)?,
+                total_ms: row.get(4)?,
+            })
+        })
+    }
+
+    fn rows<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, OpenError> {
+        let read = || self.reader.connection().prepare_cached(sql)?.query_map(params, row)?.collect::<Result<_, _>>();
+        read().map_err(|source| OpenError::database(&self.file, source))
+    }
+}

@@ -1,0 +1,172 @@
+//! What an embedded store held, written into empty tables: all of it in one transaction.
+
+use std::fmt::Display;
+
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::Settings;
+use super::line::{Line, Lines, told};
+use super::schema;
+use crate::metrics::StoreMetrics;
+use crate::store::RECORD_BYTES;
+use crate::store::moving::{DayRow, DeliveryRow, IdRow, MoveError, RouteRow};
+
+/// A transaction that is undone unless it is committed.
+pub(in crate::store) struct Import {
+    line: Line,
+}
+
+/// No time counts as long as a transaction is open that has the lock.
+const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
+    LOCK TABLE hookgate.store, hookgate.ledger, hookgate.deliveries, hookgate.webhooks, hookgate.paused";
+
+const STATE: &str = "SELECT EXISTS (SELECT FROM hookgate.ledger) OR EXISTS (SELECT FROM hookgate.deliveries)
+        OR EXISTS (SELECT FROM hookgate.webhooks) OR EXISTS (SELECT FROM hookgate.paused),
+    running_ms > 0 AND clock_timestamp() - ticked_at < interval '3 seconds' FROM hookgate.store";
+
+const IDS: &str = "INSERT INTO hookgate.ledger
+    (key, token, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest, delivery, other)
+    SELECT key, 0, false, ends, ends, attempts, possibly, digest, delivery, other
+    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::boolean[], $5::uuid[], $6::bigint[], $7::uuid[])
+        AS r (key, ends, attempts, possibly, digest, delivery, other) ON CONFLICT DO NOTHING";
+
+const DELIVERIES: &str = "INSERT INTO hookgate.deliveries (id, route, event_id, event_type, received_ms, state, reason, tried,
+        possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms, keys, secret, test)
+    SELECT id, route, event, kind, received, state, reason, tried, possibly, attempts::jsonb, bytes, due, queued, ended, keys,
+        secret, test
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::integer[],
+        $9::boolean[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[], $16::text[],
+        $17::boolean[])
+        AS r (id, route, event, kind, received, state, reason, tried, possibly, attempts, bytes, due, queued, ended, keys,
+            secret, test)";
+
+const COUNTS: &str = "INSERT INTO hookgate.standings (route, part, pending, dead, kept_bytes, waiting_bytes)
+    SELECT route, 0, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead'),
+        coalesce(sum($1 + payload_bytes) FILTER (WHERE state IN ('success', 'failed')), 0)::bigint,
+        coalesce(sum($1 + payload_bytes) FILTER (WHERE state IN ('pending', 'dead')), 0)::bigint
+    FROM hookgate.deliveries GROUP BY route";
+
+impl Import {
+    pub(in crate::store) async fn begin(to: &Settings, metrics: StoreMetrics) -> Result<Self, MoveError> {
+        let pool = to.database.pool(false).map_err(failed)?;
+        let mut line = Lines::new(pool, metrics).lend().await.map_err(failed)?;
+        schema::make_or_read(line.client_mut()).await.map_err(|unfit| MoveError::Write(told(&unfit)))?;
+        line.batch_execute(BEGIN).await.map_err(write)?;
+        let row = line.query_one(STATE, &[]).await.map_err(write)?;
+        match (row.try_get(1).map_err(write)?, row.try_get(0).map_err(write)?) {
+            (true, _) => Err(MoveError::Served),
+            (false, true) => Err(MoveError::NotEmpty),
+            (false, false) => Ok(Self { line }),
+        }
+    }
+
+    /// The store's own time goes on where it stood: `running_ms` and `due_ms`.
+    pub(in crate::store) async fn time(
+        &mut self,
+        hash_key: [u8; 16],
+        (running_ms, due_ms): (u64, u64),
+    ) -> Result<(), MoveError> {
+        let away = due_ms.saturating_sub(running_ms).cast_signed();
+        let sql =
+            "UPDATE hookgate.store SET hash_key = $1, running_ms = $2, away_ms = $3, ticked_at = clock_timestamp()";
+        self.execute(sql, &[&Uuid::from_bytes(hash_key), &running_ms.cast_signed(), &away]).await
+    }
+
+    pub(in crate::store) async fn ids(&mut self, rows: &[IdRow]) -> Result<(), MoveError> {
+        let keys = column(rows, |row| Uuid::from_bytes(row.key));
+        let digests = column(rows, |row| row.digest.map(Uuid::from_bytes));
+        let others = column(rows, |row| row.other.map(Uuid::from_bytes));
+        let (ends, attempts) = (column(rows, |row| row.ends_ms), column(rows, |row| row.attempts));
+        let (possibly, deliveries) = (column(rows, |row| row.possibly_delivered), column(rows, |row| row.delivery));
+        self.execute(IDS, &[&keys, &ends, &attempts, &possibly, &digests, &deliveries, &others]).await
+    }
+
+    pub(in crate::store) async fn deliveries(&mut self, rows: &[DeliveryRow]) -> Result<(), MoveError> {
+        self.execute(
+            DELIVERIES,
+            &[
+                &column(rows, |row| row.id),
+                &column(rows, |row| &*row.route),
+                &column(rows, |row| &*row.event_id),
+                &column(rows, |row| &*row.event_type),
+                &column(rows, |row| row.received_ms),
+                &column(rows, |row| &*row.state),
+                &column(rows, |row| row.reason.as_deref()),
+                &column(rows, |row| row.tried),
+                &column(rows, |row| row.possibly_delivered),
+                &column(rows, |row| &*row.attempts),
+                &column(rows, |row| row.payload_bytes),
+                &column(rows, |row| row.due_ms),
+                &column(rows, |row| row.queued_ms),
+                &column(rows, |row| row.ended_ms),
+                &column(rows, |row| row.keys.as_deref()),
+                &column(rows, |row| row.secret.as_deref()),
+                &column(rows, |row| row.test),
+            ],
+        )
+        .await?;
+        // One by one: each may be as big as a request.
+        for row in rows {
+            let Some((head, body)) = &row.payload else { continue };
+            self.execute("INSERT INTO hookgate.payloads VALUES ($1, $2, $3)", &[&row.id, head, body]).await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::store) async fn operators(
+        &mut self,
+        webhooks: &[(String, String)],
+        paused: &[String],
+    ) -> Result<(), MoveError> {
+        for (name, definition) in webhooks {
+            self.execute("INSERT INTO hookgate.webhooks VALUES ($1, $2)", &[name, definition]).await?;
+        }
+        self.execute("INSERT INTO hookgate.paused SELECT unnest($1::text[])", &[&paused]).await
+    }
+
+    /// What is counted, of which a part is in the rows that were written.
+    pub(in crate::store) async fn counts(&mut self, routes: &[RouteRow], days: &[DayRow]) -> Result<(), MoveError> {
+        self.execute(COUNTS, &[&RECORD_BYTES]).await?;
+        let told = "INSERT INTO hookgate.standings VALUES ($1, 0, 0, 0, 0, 0, $2, $3) ON CONFLICT (route, part)
+            DO UPDATE SET last_success_ms = excluded.last_success_ms, last_failure_ms = excluded.last_failure_ms";
+        for RouteRow { name, created_ms, last_success_ms, last_failure_ms } in routes {
+            let route = "INSERT INTO hookgate.routes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE
+                SET created_ms = excluded.created_ms";
+            self.execute(route, &[name, created_ms]).await?;
+            self.execute(told, &[name, last_success_ms, last_failure_ms]).await?;
+        }
+        for DayRow { route, day, successful, failed, total_ms } in days {
+            let sql = "INSERT INTO hookgate.days VALUES ($1, $2, 0, $3, $4, $5)";
+            self.execute(sql, &[route, day, successful, failed, total_ms]).await?;
+        }
+        // The next number is above all that were given.
+        let numbers =
+            "SELECT setval('hookgate.delivery_numbers', max(id)) FROM hookgate.deliveries HAVING count(*) > 0";
+        self.execute(numbers, &[]).await
+    }
+
+    pub(in crate::store) async fn commit(self) -> Result<(), MoveError> {
+        self.line.batch_execute("COMMIT").await.map_err(write)?;
+        // Without statistics the first plans would be for empty tables.
+        self.line.batch_execute("ANALYZE hookgate.ledger, hookgate.deliveries").await.map_err(write)
+    }
+
+    async fn execute(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<(), MoveError> {
+        let statement = self.line.prepare_cached(sql).await.map_err(write)?;
+        self.line.execute(&statement, params).await.map_err(write).map(drop)
+    }
+}
+
+fn column<'r, R, T>(rows: &'r [R], field: impl FnMut(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(field).collect()
+}
+
+fn failed(error: impl Display) -> MoveError {
+    MoveError::Write(error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn write(error: tokio_postgres::Error) -> MoveError {
+    MoveError::Write(told(&error))
+}
