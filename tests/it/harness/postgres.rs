@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::patience::eventually;
-use super::process::{Process, program, tool};
+use super::process::{Process, freeze, program, signal, tool};
 use super::upstream::ClosedPort;
 
 /// PostgreSQL does not run as root; a root runs it as the user that its package makes.
@@ -165,23 +165,4 @@ fn stdout(command: &mut Command) -> String {
 fn children(process: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
     children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
-async fn freeze(processes: &[u32]) {
-    signal("STOP", processes);
-    for process in processes {
-        eventually(format!("process {process} stands still"), async || {
-            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-            // Stopped, or ended before.
-            status.is_empty() || status.contains("State:\tT") || status.contains("State:\tZ")
-        })
-        .await;
-    }
-}
-
-/// Sends a signal to each that still runs.
-fn signal(name: &str, processes: &[u32]) {
-    for process in processes {
-        let _ = Command::new("sh").args(["-c", &format!("kill -{name} {process} 2>/dev/null")]).status().expect("sh");
-    }
 }
