@@ -17,6 +17,7 @@ mod budget; // answered in time, whatever is slow
 mod clock; // a wall clock that jumps
 mod crash; // killed again and again under load
 mod dashboard; // its pages in a real browser
+mod database; // what a gateway makes of the PostgreSQL that it starts on
 mod deploy; // what is given to whoever runs it: alerts, dashboard, manifests, and what a supervisor is told
 mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused

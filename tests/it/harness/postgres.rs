@@ -1,7 +1,8 @@
 //! A real PostgreSQL of a test's own, which may be crashed, started again and frozen.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 
 use super::patience::eventually;
 use super::process::{Process, freeze, program, signal, tool};
+use super::tls::Issued;
 use super::upstream::ClosedPort;
 
 /// PostgreSQL does not run as root; a root runs it as the user that its package makes.
@@ -29,6 +31,15 @@ pub struct Postgres {
 impl Postgres {
     /// Starts a server with an empty database; `None` where there is no PostgreSQL.
     pub async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// One that speaks TLS to those who ask for it, and shows this certificate.
+    pub async fn start_with_tls(shows: &Issued) -> Option<Self> {
+        Self::start_with(Some(shows)).await
+    }
+
+    async fn start_with(shows: Option<&Issued>) -> Option<Self> {
         let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
         let programs = server.parent().expect("a program in a folder").to_owned();
         let (folder, port) = (tempfile::tempdir().expect("a folder"), ClosedPort::new());
@@ -39,6 +50,11 @@ impl Postgres {
         let mut initdb = unprivileged(&programs.join("initdb"), folder.path());
         initdb.args(["-A", "trust", "-U", "hookgate", "--no-sync", "-E", "UTF8", "--locale=C", "-D"]);
         stdout(initdb.arg(folder.path()));
+        if let Some(Issued { certificate, key, .. }) = shows {
+            own_file(folder.path(), "server.crt", certificate);
+            own_file(folder.path(), "server.key", key);
+            own_file(folder.path(), "postgresql.auto.conf", "ssl = on\n");
+        }
         let process = serve(&server, folder.path(), port.address());
         let postgres = Self { process, programs, folder, port };
         postgres.is_ready().await;
@@ -50,7 +66,12 @@ impl Postgres {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres://hookgate@{}/postgres?sslmode=disable", self.address())
+        Self::url_at(self.address())
+    }
+
+    /// By way of another address, or of several.
+    pub fn url_at(hosts: impl std::fmt::Display) -> String {
+        format!("postgres://hookgate@{hosts}/postgres?sslmode=disable")
     }
 
     /// Runs SQL through psql: the rows, one a line, their columns between `|`.
@@ -136,6 +157,17 @@ fn ids() -> (u32, u32) {
     let mut fields = entry.expect("the user postgres, which PostgreSQL's package makes").split(':').skip(1);
     let mut number = || fields.next().and_then(|field| field.parse().ok()).expect("a number");
     (number(), number())
+}
+
+/// A file that only the server's user may read, as it asks of a key.
+fn own_file(folder: &Path, name: &str, content: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, content).expect("a writable folder");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our own file");
+    if is_root() {
+        let (user, group) = ids();
+        chown(&path, Some(user), Some(group)).expect("root may give a file away");
+    }
 }
 
 /// A program in this folder, as a user who is not root.
