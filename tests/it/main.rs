@@ -34,6 +34,7 @@ mod ledger; // once, and never lost to a failed delivery
 mod log; // one line a request, and nothing in it that should not be read
 mod metrics; // every series from the start, and no more
 mod openapi; // the admin API against its own documents
+mod partition; // several gateways, of which one stands still or is cut off
 mod postgres; // the real engine, and the line to it, as tests disturb them
 mod proxy_protocol; // whose connection a layer-4 balancer passes on
 mod queue; // accepted now, delivered when the upstream takes it
