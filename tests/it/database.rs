@@ -1,5 +1,7 @@
 //! What a gateway makes of the PostgreSQL that it finds when it starts.
 
+use std::time::Duration;
+
 use crate::harness::tls::Authority;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
@@ -93,4 +95,31 @@ async fn of_several_hosts_one_that_is_down_is_passed_over_at_the_start_and_later
     let again = async { while gateway.send(Event::new("evt_2")).await.status != 200 {} };
     within("it is found again", again).await;
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"]);
+}
+
+/// When the system asks the peers of this port's connections whether they are still there.
+fn keepalives(port: u16) -> Vec<Duration> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let of = format!(":{port:04X}");
+    let timer = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let is_open = fields[1].ends_with(&of) && fields[3] == "01";
+        let ticks = u64::from_str_radix(fields[5].strip_prefix("02:").filter(|_| is_open)?, 16).ok()?;
+        Some(Duration::from_millis(ticks * 10))
+    };
+    table.lines().skip(1).filter_map(timer).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_asks_soon_whether_a_gateway_that_says_nothing_is_still_there() {
+    let Some(postgres) = Postgres::start().await else { return };
+    let upstream = Upstream::ok();
+    let [_gateway] = replicas(&Route::to(&upstream), &postgres).await;
+    let mut soonest = Vec::new();
+    eventually("there are connections", async || {
+        soonest = keepalives(postgres.address().port());
+        !soonest.is_empty()
+    })
+    .await;
+    assert!(soonest.iter().all(|pause| *pause <= Duration::from_secs(10)), "{soonest:?}");
 }

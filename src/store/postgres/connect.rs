@@ -23,9 +23,11 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// How long what we sent may go without the peer's acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
-/// In milliseconds.
+/// In milliseconds; the keepalives in seconds. The server asks too whether we are still there: it would keep the sessions of a
+/// gateway out of reach, and their locks, for two hours.
 const OPTIONS: &str = "-c statement_timeout=5000 -c lock_timeout=2000 \
-    -c idle_in_transaction_session_timeout=5000 -c client_min_messages=warning";
+    -c idle_in_transaction_session_timeout=5000 -c client_min_messages=warning \
+    -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 -c tcp_user_timeout=30000";
 
 const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
 
