@@ -36,7 +36,7 @@ async fn killed_at(calls: &str, numbers: [usize; 12]) {
         }
         let killed = strace.trace().killed().unwrap_or_else(Instant::now);
         trial.kill().await;
-        trial.disturbed(Disturbance { from: killed, to: Instant::now() });
+        trial.disturbed(Disturbance::since(killed));
         trial.restart().await;
         trial.progresses(2).await;
     }
@@ -59,7 +59,7 @@ async fn failing_at(calls: &str, error: &str, numbers: [usize; 12]) {
         if let Err(refusal) = trial.gateway.try_restart_with(setup).await {
             assert_eq!(refusal.code, Some(1), "a store that can't be opened is told: {}", refusal.output);
             assert!(refusal.output.contains("hookgate-data"), "and which: {}", refusal.output);
-            trial.disturbed(Disturbance { from: started, to: Instant::now() });
+            trial.disturbed(Disturbance::since(started));
             trial.restart().await;
         } else {
             eventually("a call fails, or enough is done", async || {
@@ -70,7 +70,7 @@ async fn failing_at(calls: &str, error: &str, numbers: [usize; 12]) {
             strace.detach(&trial.gateway).await;
             trial.gateway.is_ready().await;
             if let Some(first) = strace.trace().injected().first() {
-                trial.disturbed(Disturbance { from: *first, to: Instant::now() });
+                trial.disturbed(Disturbance::since(*first));
             }
         }
         trial.progresses(2).await;
@@ -308,7 +308,7 @@ async fn without_room_for_a_while_nothing_is_acknowledged_that_is_lost() {
         strace.detach(&trial.gateway).await;
         trial.gateway.is_ready().await;
         let from = strace.trace().injected()[seen];
-        trial.disturbed(Disturbance { from, to: Instant::now() });
+        trial.disturbed(Disturbance::since(from));
         trial.progresses(3).await;
     }
     trial.judge().await;

@@ -17,6 +17,7 @@ mod budget; // answered in time, whatever is slow
 mod clock; // a wall clock that jumps
 mod crash; // killed again and again under load
 mod dashboard; // its pages in a real browser
+mod database; // what a gateway makes of the PostgreSQL that it starts on
 mod deploy; // what is given to whoever runs it: alerts, dashboard, manifests, and what a supervisor is told
 mod durable; // what is completed stays so, whatever becomes of the process
 mod envelope; // an event that two receivers could read differently is refused
@@ -34,6 +35,7 @@ mod log; // one line a request, and nothing in it that should not be read
 mod metrics;
 mod moving; // every series from the start, and no more
 mod openapi; // the admin API against its own documents
+mod partition; // several gateways, of which one stands still or is cut off
 mod postgres; // the real engine, and the line to it, as tests disturb them
 mod proxy_protocol; // whose connection a layer-4 balancer passes on
 mod queue; // accepted now, delivered when the upstream takes it

@@ -22,12 +22,8 @@ impl Cluster {
     pub fn new() -> Option<Self> {
         let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
         let programs = server.parent().expect("a program in a folder").to_owned();
-        let folder = tempfile::tempdir().expect("a folder");
-        if is_root() {
-            let (user, group) = ids();
-            chown(folder.path(), Some(user), Some(group)).expect("root may give a folder away");
-        }
-        let cluster = Self { programs, folder };
+        let cluster = Self { programs, folder: tempfile::tempdir().expect("a folder") };
+        cluster.give_away(cluster.folder());
         let mut initdb = cluster.unprivileged("initdb");
         initdb.args(["-A", "trust", "-U", "hookgate", "--no-sync", "-E", "UTF8", "--locale=C", "-D"]);
         stdout(initdb.arg(cluster.folder()));
@@ -36,6 +32,14 @@ impl Cluster {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Makes a file or folder the server's user's own.
+    pub fn give_away(&self, path: &Path) {
+        if is_root() {
+            let (user, group) = ids();
+            chown(path, Some(user), Some(group)).expect("root may give a file away");
+        }
     }
 
     /// A program of PostgreSQL's.

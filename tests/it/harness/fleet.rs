@@ -1,5 +1,6 @@
 //! Senders under load that behave as providers do: each event is signed once, and sent again until it is accepted.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::history::Sent;
 use super::patience::{eventually, within};
@@ -26,6 +28,32 @@ impl Front {
     }
 }
 
+/// All gateways that senders may find, as behind a load balancer that passes over those that are down.
+#[derive(Clone, Default)]
+pub struct Fronts(Arc<Mutex<Vec<Front>>>);
+
+impl Fronts {
+    pub fn add(&self, front: Front) {
+        self.0.lock().expect("not poisoned").push(front);
+    }
+
+    /// Where the copy of this number goes.
+    fn address(&self, number: usize) -> Option<SocketAddr> {
+        let fronts = self.0.lock().expect("not poisoned");
+        let up: Vec<_> = fronts.iter().filter_map(Front::address).collect();
+        up.get(number.checked_rem(up.len())?).copied()
+    }
+}
+
+impl From<&Front> for Fronts {
+    fn from(front: &Front) -> Self {
+        Self(Arc::new(Mutex::new(vec![front.clone()])))
+    }
+}
+
+/// How long a sender waits for an answer, as from a gateway that stands still.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(5);
+
 /// A provider waits for minutes; here it is this long, so that a test sees many retries.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
@@ -33,14 +61,14 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 const REPLAY_EVERY: usize = 4;
 const TWINS_EVERY: usize = 7;
 
-/// Senders at work, each on a connection of its own.
+/// Senders at work, each on connections of its own.
 pub struct Fleet {
     shared: Arc<Shared>,
     senders: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    front: Front,
+    fronts: Fronts,
     path: String,
     prefix: String,
     stopping: AtomicBool,
@@ -49,22 +77,22 @@ struct Shared {
 }
 
 impl Fleet {
-    /// Sends from so many connections, to this path, until [`Fleet::finish`].
+    /// So many send to this path until [`Fleet::finish`].
     pub fn start(front: &Front, path: &str, senders: usize) -> Self {
-        Self::start_as("evt", front, path, senders)
+        Self::start_as("evt", &front.into(), path, senders)
     }
 
-    /// The same with event IDs that begin like this, for a second fleet at the same gateway.
-    pub fn start_as(prefix: &str, front: &Front, path: &str, senders: usize) -> Self {
+    /// The same with event IDs that begin like this, for a second fleet; each copy goes to the next gateway.
+    pub fn start_as(prefix: &str, fronts: &Fronts, path: &str, senders: usize) -> Self {
         let shared = Arc::new(Shared {
-            front: front.clone(),
+            fronts: fronts.clone(),
             path: path.to_owned(),
             prefix: prefix.to_owned(),
             stopping: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
             sent: Mutex::default(),
         });
-        let senders = (0..senders).map(|number| tokio::spawn(Sender::new(&shared, number).run())).collect();
+        let senders = (0..senders).map(|number| tokio::spawn(Sender::new(&shared, number, number).run())).collect();
         Self { shared, senders }
     }
 
@@ -99,12 +127,14 @@ impl Shared {
 struct Sender {
     shared: Arc<Shared>,
     number: usize,
-    client: Option<Client>,
+    /// Copies that it has sent.
+    copies: usize,
+    clients: HashMap<SocketAddr, Client>,
 }
 
 impl Sender {
-    fn new(shared: &Arc<Shared>, number: usize) -> Self {
-        Self { shared: Arc::clone(shared), number, client: None }
+    fn new(shared: &Arc<Shared>, number: usize, copies: usize) -> Self {
+        Self { shared: Arc::clone(shared), number, copies, clients: HashMap::new() }
     }
 
     async fn run(mut self) {
@@ -115,7 +145,8 @@ impl Sender {
             // From small to a few pages of the store.
             let event = Event::sized(&id, 80 + count % 9 * 700);
             let twin = (count % TWINS_EVERY == TWINS_EVERY - 1).then(|| {
-                let mut second = Self::new(&self.shared, self.number);
+                // To another gateway, where there is one.
+                let mut second = Self::new(&self.shared, self.number, self.copies + 1);
                 let (id, event) = (id.clone(), event.clone());
                 tokio::spawn(async move { second.send(&id, &event).await })
             });
@@ -138,18 +169,19 @@ impl Sender {
 
     /// One copy; whether the sender need not send another.
     async fn send(&mut self, id: &str, event: &Event) -> bool {
-        let Some(front) = self.shared.front.address() else { return false };
+        let Some(gateway) = self.shared.fronts.address(self.copies) else { return false };
+        self.copies += 1;
         let request = event.post().at(&self.shared.path);
         let began = Instant::now();
-        let client = match self.client.take() {
+        let client = match self.clients.remove(&gateway) {
             Some(client) => Some(client),
-            None => Client::try_connect(front).await,
+            None => Client::try_connect(gateway).await,
         };
         let Some(mut client) = client else { return false };
-        let answer = client.send_raw(&request.bytes()).await;
+        let answer = timeout(GIVES_UP_AFTER, client.send_raw(&request.bytes())).await.unwrap_or(None);
         let ended = Instant::now();
         if answer.as_ref().is_some_and(|answer| answer.header("Connection") != Some("close")) {
-            self.client = Some(client);
+            self.clients.insert(gateway, client);
         }
         let answer = answer.map(|answer| (answer.status, answer.outcome().to_owned()));
         let accepted = answer.as_ref().is_some_and(|(status, outcome)| {

@@ -16,7 +16,7 @@ use super::fleet::Front;
 use super::history::Disturbance;
 use super::metrics::Metrics;
 use super::patience::eventually;
-use super::process::Process;
+use super::process::{Process, freeze};
 use super::sender::{Answer, Client, H2Client, Request};
 use super::upstream::Upstream;
 
@@ -216,7 +216,18 @@ impl Gateway {
         let from = Instant::now();
         self.process.kill();
         self.process.exited().await;
-        Disturbance { from, to: Instant::now() }
+        Disturbance::since(from)
+    }
+
+    /// SIGSTOP: it keeps all it has and does nothing. Senders go elsewhere meanwhile, those that wait for it apart.
+    pub async fn freeze(&self) {
+        self.front.set(None);
+        freeze(&[self.pid()]).await;
+    }
+
+    pub fn thaw(&self) {
+        self.signal("CONT");
+        self.front.set(Some(self.data()));
     }
 
     /// SIGTERM, and waits for its end.

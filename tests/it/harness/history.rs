@@ -28,6 +28,8 @@ pub struct Attempt {
     pub ended: Option<Instant>,
     /// What was answered, when all of it was written.
     pub status: Option<u16>,
+    /// Whether the receiver was told that it may have it already.
+    pub marked: bool,
 }
 
 /// A time in which the gateway was killed, or its disk failed: the outcome of what it was doing is unknown.
@@ -35,6 +37,13 @@ pub struct Attempt {
 pub struct Disturbance {
     pub from: Instant,
     pub to: Instant,
+}
+
+impl Disturbance {
+    /// One that is over.
+    pub fn since(from: Instant) -> Self {
+        Self { from, to: Instant::now() }
+    }
 }
 
 /// What `duplicate` tells a sender.
@@ -66,6 +75,8 @@ pub enum Violation {
     ForwardedAgain,
     /// Forwarded after the receiver had taken it, and nothing had happened that could make this uncertain.
     Repeated,
+    /// Forwarded after the receiver had taken it, and the receiver was not told so.
+    Unmarked,
     /// Two attempts at one time.
     Overlapping,
     /// Forwarded with another body than it was sent with.
@@ -133,6 +144,10 @@ impl History {
         if attempts.iter().any(|attempt| told.is_some_and(|told| attempt.began > told)) {
             broken.push(Violation::ForwardedAgain);
         }
+        let after_taken = attempts.iter().skip_while(|attempt| !attempt.was_taken()).skip(1);
+        if after_taken.into_iter().any(|attempt| !attempt.marked) {
+            broken.push(Violation::Unmarked);
+        }
         for pair in attempts.windows(2) {
             if pair[0].was_taken() && !self.disturbed_between(pair[0].began, pair[1].began) {
                 broken.push(Violation::Repeated);
@@ -171,7 +186,8 @@ impl History {
             lines.push((copy.ended, format!("answered {:?}", copy.answer)));
         }
         for attempt in self.attempts.iter().filter(|attempt| attempt.id == id) {
-            lines.push((attempt.began, "attempt begins".into()));
+            let mark = if attempt.marked { ", marked" } else { "" };
+            lines.push((attempt.began, format!("attempt begins{mark}")));
             let end = attempt.ended.unwrap_or(attempt.began);
             lines.push((
                 end,
@@ -235,7 +251,8 @@ mod tests {
 
         fn attempt(mut self, from: u64, to: Option<u64>, status: Option<u16>) -> Self {
             let (began, ended) = (self.at(from), to.map(|to| self.at(to)));
-            self.history.attempts.push(Attempt { id: "evt".into(), body: b"body".into(), began, ended, status });
+            let (id, body, marked) = ("evt".into(), b"body".into(), !self.history.attempts.is_empty());
+            self.history.attempts.push(Attempt { id, body, began, ended, status, marked });
             self
         }
 
@@ -318,6 +335,19 @@ mod tests {
         assert_eq!(repeated().disturbed(25, 30).found(), [Violation::Repeated], "it came later");
         assert_eq!(repeated().disturbed(8, 9).found(), []);
         assert_eq!(repeated().disturbed(0, 6).found(), [], "it ended while the attempt was open");
+    }
+
+    #[test]
+    fn an_attempt_after_one_that_was_taken_is_marked_whatever_happened_between() {
+        let marks = |marks: [bool; 3]| {
+            let mut told =
+                queued().sent(0, 5, Some("queued")).attempt(6, Some(7), Some(500)).attempt(8, Some(9), TAKEN);
+            told = told.disturbed(10, 11).attempt(20, Some(21), TAKEN);
+            told.history.attempts.iter_mut().zip(marks).for_each(|(attempt, marked)| attempt.marked = marked);
+            told.found()
+        };
+        assert_eq!(marks([false, false, true]), []);
+        assert_eq!(marks([false, true, false]), [Violation::Unmarked]);
     }
 
     #[test]

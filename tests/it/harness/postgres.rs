@@ -1,12 +1,14 @@
 //! A real PostgreSQL of a test's own, which may be crashed, started again and frozen.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::patience::eventually;
-use super::process::Process;
+use super::process::{Process, freeze, signal};
+use super::tls::Issued;
 use super::upstream::ClosedPort;
 
 /// What the server is started with. Without fsync: tests kill the process, never the machine.
@@ -22,7 +24,21 @@ pub struct Postgres {
 impl Postgres {
     /// Starts a server with an empty database; `None` where there is no PostgreSQL.
     pub async fn start() -> Option<Self> {
+        Self::start_with(None).await
+    }
+
+    /// One that speaks TLS to those who ask for it, and shows this certificate.
+    pub async fn start_with_tls(shows: &Issued) -> Option<Self> {
+        Self::start_with(Some(shows)).await
+    }
+
+    async fn start_with(shows: Option<&Issued>) -> Option<Self> {
         let (cluster, port) = (Cluster::new()?, ClosedPort::new());
+        if let Some(Issued { certificate, key, .. }) = shows {
+            own_file(&cluster, "server.crt", certificate);
+            own_file(&cluster, "server.key", key);
+            own_file(&cluster, "postgresql.auto.conf", "ssl = on\n");
+        }
         let postgres = Self { process: serve(&cluster, port.address()), cluster, port };
         postgres.is_ready().await;
         Some(postgres)
@@ -33,7 +49,12 @@ impl Postgres {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres://hookgate@{}/postgres?sslmode=disable", self.address())
+        Self::url_at(self.address())
+    }
+
+    /// By way of another address, or of several.
+    pub fn url_at(hosts: impl std::fmt::Display) -> String {
+        format!("postgres://hookgate@{hosts}/postgres?sslmode=disable")
     }
 
     /// Runs SQL through psql: the rows, one a line, their columns between `|`.
@@ -99,6 +120,14 @@ impl Drop for Postgres {
     }
 }
 
+/// A file that only the server's user may read, as it asks of a key.
+fn own_file(cluster: &Cluster, name: &str, content: &str) {
+    let path = cluster.folder().join(name);
+    std::fs::write(&path, content).expect("a writable folder");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our own file");
+    cluster.give_away(&path);
+}
+
 fn serve(cluster: &Cluster, address: SocketAddr) -> Process {
     let mut command = cluster.unprivileged("postgres");
     command.arg("-D").arg(cluster.folder()).arg("-k").arg(cluster.folder()).args(["-p", &address.port().to_string()]);
@@ -108,23 +137,4 @@ fn serve(cluster: &Cluster, address: SocketAddr) -> Process {
 fn children(process: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
     children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
-async fn freeze(processes: &[u32]) {
-    signal("STOP", processes);
-    for process in processes {
-        eventually(format!("process {process} stands still"), async || {
-            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-            // Stopped, or ended before.
-            status.is_empty() || status.contains("State:\tT") || status.contains("State:\tZ")
-        })
-        .await;
-    }
-}
-
-/// Sends a signal to each that still runs.
-fn signal(name: &str, processes: &[u32]) {
-    for process in processes {
-        let _ = Command::new("sh").args(["-c", &format!("kill -{name} {process} 2>/dev/null")]).status().expect("sh");
-    }
 }

@@ -117,3 +117,23 @@ fn collect(mut from: impl Read + Send + 'static) -> (Collected, JoinHandle<()>) 
     });
     (collected, reader)
 }
+
+/// Stops them where they are.
+pub async fn freeze(processes: &[u32]) {
+    signal("STOP", processes);
+    for process in processes {
+        eventually(format!("process {process} stands still"), async || {
+            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+            // Stopped, or ended before.
+            status.is_empty() || status.contains("State:\tT") || status.contains("State:\tZ")
+        })
+        .await;
+    }
+}
+
+/// Sends a signal to each that still runs.
+pub fn signal(name: &str, processes: &[u32]) {
+    for process in processes {
+        let _ = Command::new("sh").args(["-c", &format!("kill -{name} {process} 2>/dev/null")]).status().expect("sh");
+    }
+}

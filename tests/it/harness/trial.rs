@@ -1,11 +1,11 @@
-//! All three ways of handing over under load in one gateway, for tests that do their worst to it; the history of each
-//! is judged at the end.
+//! All three ways of handing over under load in one gateway, or in several, for tests that do their worst to them; the
+//! history of each is judged at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::process::Command;
 use std::time::Duration;
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Fronts};
 use super::gateway::{Gateway, Route, Setup, Under};
 use super::history::{Disturbance, Duplicate, History, Sent};
 use super::patience::{eventually, within};
@@ -34,7 +34,10 @@ impl Lane {
 }
 
 pub struct Trial {
+    /// The one that is disturbed.
     pub gateway: Gateway,
+    beside: VecDeque<Gateway>,
+    fronts: Fronts,
     setup: Setup,
     lanes: Vec<Lane>,
     disturbances: Vec<Disturbance>,
@@ -58,15 +61,37 @@ impl Trial {
         };
         let setup = change(Setup::new(upstreams.iter().map(route).collect::<Vec<_>>()).stopping_at_once());
         let gateway = Gateway::start(setup.clone()).await;
+        let fronts = Fronts::from(&gateway.front());
         let lane = |(delivery, upstream): (&'static str, Upstream)| {
             let duplicate = if delivery == "proxy" { Duplicate::IsDelivered } else { Duplicate::IsAccepted };
-            let fleet = Fleet::start_as(delivery, &gateway.front(), &Lane::path(delivery), SENDERS);
+            let fleet = Fleet::start_as(delivery, &fronts, &Lane::path(delivery), SENDERS);
             Lane { delivery, duplicate, upstream, fleet }
         };
         let lanes = upstreams.into_iter().map(lane).collect();
-        let trial = Self { gateway, setup, lanes, disturbances: Vec::new() };
+        let (beside, disturbances) = (VecDeque::new(), Vec::new());
+        let trial = Self { gateway, beside, fronts, setup, lanes, disturbances };
         trial.progresses(5).await;
         trial
+    }
+
+    /// Another gateway, which the copies of events go to as well from here on.
+    pub async fn is_joined_by(&mut self, setup: Setup) {
+        let gateway = Gateway::start(setup).await;
+        self.fronts.add(gateway.front());
+        self.beside.push_back(gateway);
+    }
+
+    /// The next in turn is the one that is disturbed.
+    pub fn turns_to_the_next(&mut self) {
+        if let Some(next) = self.beside.pop_front() {
+            self.beside.push_back(std::mem::replace(&mut self.gateway, next));
+        }
+    }
+
+    /// It stops as it is asked to, and is not started again.
+    pub async fn is_left(&mut self) {
+        assert_eq!(self.gateway.stop().await.code(), Some(0));
+        self.gateway = self.beside.pop_front().expect("another");
     }
 
     pub fn accepted(&self) -> usize {
@@ -116,7 +141,9 @@ impl Trial {
             assert_eq!(upstream.count(), before, "copies of accepted events reach the upstream of {delivery}");
         }
         self.queues_are_empty().await;
-        assert_eq!(self.gateway.stop().await.code(), Some(0));
+        for gateway in self.beside.iter_mut().chain([&mut self.gateway]) {
+            assert_eq!(gateway.stop().await.code(), Some(0));
+        }
         if !self.is_shared() {
             assert_store_is_whole(&self.gateway);
         }
@@ -142,6 +169,11 @@ impl Trial {
 
     async fn queues_are_empty(&self) {
         eventually("the queues are empty", async || {
+            if self.is_shared() {
+                // The gauges are behind, or of one gateway alone.
+                let answer = self.gateway.admin_get("/deliveries?status=pending").await;
+                return answer.status == 200 && answer.text().contains(r#""total":0"#);
+            }
             let metrics = self.gateway.metrics().await;
             let waiting = ["pending", "delivering"].map(|state| metrics.find("queue_events", &[("state", state)]));
             waiting.into_iter().all(|count| count == Some(0.0))

@@ -358,6 +358,7 @@ impl Upstream {
             began: request.at,
             ended: end.ended,
             status: end.status,
+            marked: request.header("Hookgate-Possible-Duplicate") == Some("true"),
         };
         arrivals.requests.iter().zip(&arrivals.ends).map(attempt).collect()
     }
