@@ -23,7 +23,7 @@ impl Cluster {
         let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
         let programs = server.parent().expect("a program in a folder").to_owned();
         let cluster = Self { programs, folder: tempfile::tempdir().expect("a folder") };
-        cluster.give_away(cluster.folder());
+        give_away(cluster.folder());
         let mut initdb = cluster.unprivileged("initdb");
         initdb.args(["-A", "trust", "-U", "hookgate", "--no-sync", "-E", "UTF8", "--locale=C", "-D"]);
         stdout(initdb.arg(cluster.folder()));
@@ -32,14 +32,6 @@ impl Cluster {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// Makes a file or folder the server's user's own.
-    pub fn give_away(&self, path: &Path) {
-        if is_root() {
-            let (user, group) = ids();
-            chown(path, Some(user), Some(group)).expect("root may give a file away");
-        }
     }
 
     /// A program of PostgreSQL's.
@@ -71,6 +63,14 @@ fn installed() -> Option<PathBuf> {
     let newest = versions.map(|version| version.path().join("bin/postgres")).filter(|path| path.is_file()).max();
     // The others are beside the program itself, not beside a link to it.
     program("HOOKGATE_POSTGRES", "postgres").or(newest)?.canonicalize().ok()
+}
+
+/// Makes a file or folder the server's user's own.
+pub fn give_away(path: &Path) {
+    if is_root() {
+        let (user, group) = ids();
+        chown(path, Some(user), Some(group)).expect("root may give a file away");
+    }
 }
 
 fn is_root() -> bool {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, give_away};
 use super::patience::eventually;
 use super::process::{Process, freeze, signal};
 use super::tls::Issued;
@@ -125,7 +125,7 @@ fn own_file(cluster: &Cluster, name: &str, content: &str) {
     let path = cluster.folder().join(name);
     std::fs::write(&path, content).expect("a writable folder");
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our own file");
-    cluster.give_away(&path);
+    give_away(&path);
 }
 
 fn serve(cluster: &Cluster, address: SocketAddr) -> Process {
