@@ -1,4 +1,4 @@
-.PHONY: demo test check deny fuzz fuzz-coverage bench instructions bench-compare bench-growth bench-tools soak install
+.PHONY: demo test check deny fuzz fuzz-coverage bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
@@ -77,6 +77,12 @@ bench-compare: bench-tools
 GROWTH ?=
 bench-growth: bench-tools
 	@python3 benches/compare/growth.py $(GROWTH)
+
+# What a shared store costs beside the embedded one; REPLICAS takes options.
+REPLICAS ?=
+bench-replicas: bench-tools
+	@scripts/install test
+	@python3 benches/compare/replicas.py $(REPLICAS)
 
 bench-tools:
 	@scripts/install build

@@ -23,7 +23,7 @@ use records::COUNTED_MAX;
 
 pub use domain::{
     DeliveryChange, DeliveryId, DueAt, Durability, EventKey, Found, Lane, Name, Next, PAYLOAD_MAX, Payload, Payloads,
-    Place, Record, Requeue, Requeued, Retain, Settlement, State, Subject, Terms, Tried,
+    Place, Record, Requeue, Requeued, Retain, Revision, Settlement, State, Subject, Terms, Tried,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
 pub use held::{Claimed, Held, Underway, Until};
@@ -168,12 +168,21 @@ impl Store {
         await_it!(self, store => store.settle(settlement))
     }
 
-    /// Keeps what an operator said of a webhook, as durably as events are.
+    /// Keeps what an operator said of a webhook, as durably as events are. `None`, and nothing is kept, if another gateway
+    /// was told something since `seen`.
     ///
     /// # Errors
     /// When that is not certain.
-    pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
-        await_it!(self, store => store.put_webhook(name, definition))
+    pub async fn put_webhook(
+        &self,
+        name: Arc<str>,
+        definition: String,
+        seen: Revision,
+    ) -> Result<Option<Revision>, StoreError> {
+        match &self.engine {
+            Engine::Embedded(store) => store.put_webhook(name, definition).await.map(|()| Some(seen)),
+            Engine::Shared(store) => Box::pin(store.put_webhook(name, definition, seen)).await,
+        }
     }
 
     /// Forgets a webhook's definition. What is known of its events stays.
@@ -184,12 +193,15 @@ impl Store {
         await_it!(self, store => store.remove_webhook(name))
     }
 
-    /// All webhooks' names and definitions.
+    /// All webhooks' names and definitions, and what operators had said by then.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
-        await_it!(self, store => store.webhooks())
+    pub async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
+        match &self.engine {
+            Engine::Embedded(store) => Ok((Revision::default(), store.webhooks().await?)),
+            Engine::Shared(store) => Box::pin(store.webhooks()).await,
+        }
     }
 
     /// Keeps that a route's stored events wait until somebody says otherwise, or no longer.

@@ -13,11 +13,14 @@ use tokio::sync::{Mutex, watch};
 
 use crate::gateway::Gateway;
 use crate::route::Route;
-use crate::store::{Store, StoreError};
+use crate::store::{Revision, Store, StoreError};
 use crate::upstream::{AllowedUpstream, problem_of};
 
 pub use definition::{Change, Definition, New};
 pub use schema::{Schemas, schemas};
+
+/// How often other gateways' operators may come first.
+const PUT_TRIES: u32 = 5;
 
 /// A route as it is served, and what it was made from where that was not the file.
 #[derive(Clone)]
@@ -56,6 +59,8 @@ struct State {
     made: BTreeMap<Arc<str>, Made>,
     /// Stored ones that can't be served: another version's, or of a provider that is no more. They can be removed.
     broken: BTreeSet<Arc<str>>,
+    /// What operators had said when those were read.
+    revision: Revision,
 }
 
 struct Made {
@@ -75,8 +80,8 @@ impl Registry {
         file: Vec<Route>,
         allowed: Option<Vec<AllowedUpstream>>,
     ) -> Result<Self, StoreError> {
-        let (made, broken) = stored(&store).await?;
-        let state = State { file: file.into_iter().map(Arc::new).collect(), made, broken };
+        let (made, broken, revision) = stored(&store).await?;
+        let state = State { file: file.into_iter().map(Arc::new).collect(), made, broken, revision };
         let served = watch::Sender::new(Arc::from([]));
         let registry = Self { gateway, store, allowed, state: Mutex::new(state), served };
         registry.serve(&*registry.state.lock().await);
@@ -89,7 +94,7 @@ impl Registry {
     /// When the store can't be read. What was served before still is.
     pub async fn read_anew(&self) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
-        (state.made, state.broken) = stored(&self.store).await?;
+        (state.made, state.broken, state.revision) = stored(&self.store).await?;
         self.serve(&state);
         Ok(())
     }
@@ -113,7 +118,7 @@ impl Registry {
     pub async fn make(&self, new: New) -> Result<Served, Refused> {
         let (name, definition) = new.define().map_err(Refused::Invalid)?;
         let mut state = self.state.lock().await;
-        self.put(&mut state, name.into(), definition).await
+        self.put(&mut state, name.into(), |_| Ok(definition.clone())).await
     }
 
     /// Changes what is given of a webhook.
@@ -126,9 +131,8 @@ impl Registry {
             return Err(Refused::Invalid(problems));
         }
         let mut state = self.state.lock().await;
-        let made = state.find(name)?;
-        let definition = made.definition.changed(change);
-        self.put(&mut state, name.into(), definition).await
+        let changed = |state: &State| Ok(state.find(name)?.definition.changed(change.clone()));
+        self.put(&mut state, name.into(), changed).await
     }
 
     /// Removes a webhook. Events of it that are stored wait until one of its name is back.
@@ -147,21 +151,45 @@ impl Registry {
         Ok(())
     }
 
-    async fn put(&self, state: &mut State, name: Arc<str>, definition: Definition) -> Result<Served, Refused> {
+    /// Keeps and serves what `define` makes of what there is, which it is asked for again when that has changed meanwhile.
+    async fn put(
+        &self,
+        state: &mut State,
+        name: Arc<str>,
+        define: impl Fn(&State) -> Result<Definition, Refused>,
+    ) -> Result<Served, Refused> {
+        for _ in 0..PUT_TRIES {
+            if let Some(served) = self.try_put(state, &name, define(state)?).await? {
+                return Ok(served);
+            }
+            // Another gateway was told something.
+            (state.made, state.broken, state.revision) = stored(&self.store).await?;
+        }
+        Err(Refused::Store(StoreError::Unavailable))
+    }
+
+    async fn try_put(
+        &self,
+        state: &mut State,
+        name: &Arc<str>,
+        definition: Definition,
+    ) -> Result<Option<Served>, Refused> {
         if let Some(problem) = problem_of(&definition.url, self.allowed.as_deref()) {
             return Err(Refused::Invalid(vec![problem]));
         }
-        let route = definition.compile(&name).map_err(Refused::Invalid)?;
-        if let Some(taken) = state.collision(&name, &route) {
+        let route = definition.compile(name).map_err(Refused::Invalid)?;
+        if let Some(taken) = state.collision(name, &route) {
             return Err(Refused::Taken(taken));
         }
-        self.store.put_webhook(Arc::clone(&name), definition.to_stored()).await?;
+        let put = self.store.put_webhook(Arc::clone(name), definition.to_stored(), state.revision).await?;
+        let Some(revision) = put else { return Ok(None) };
+        state.revision = revision;
         let (definition, route) = (Arc::new(definition), Arc::new(route));
         let served = Served { route: Arc::clone(&route), made_from: Some(Arc::clone(&definition)) };
-        tracing::info!(webhook = &*name, upstream = definition.url, "a webhook has an upstream");
-        state.made.insert(name, Made { definition, route });
+        tracing::info!(webhook = &**name, upstream = definition.url, "a webhook has an upstream");
+        state.made.insert(Arc::clone(name), Made { definition, route });
         self.serve(state);
-        Ok(served)
+        Ok(Some(served))
     }
 
     fn serve(&self, state: &State) {
@@ -181,9 +209,10 @@ impl Registry {
 }
 
 /// What the store has: those that can be served, and those that can't.
-async fn stored(store: &Store) -> Result<(BTreeMap<Arc<str>, Made>, BTreeSet<Arc<str>>), StoreError> {
+async fn stored(store: &Store) -> Result<(BTreeMap<Arc<str>, Made>, BTreeSet<Arc<str>>, Revision), StoreError> {
     let (mut made, mut broken) = (BTreeMap::new(), BTreeSet::new());
-    for (name, stored) in store.webhooks().await? {
+    let (revision, webhooks) = store.webhooks().await?;
+    for (name, stored) in webhooks {
         match Definition::from_stored(&stored).map(|definition| (definition.compile(&name), definition)) {
             Some((Ok(route), definition)) => {
                 let made_from = Made { definition: Arc::new(definition), route: Arc::new(route) };
@@ -199,7 +228,7 @@ async fn stored(store: &Store) -> Result<(BTreeMap<Arc<str>, Made>, BTreeSet<Arc
             }
         }
     }
-    Ok((made, broken))
+    Ok((made, broken, revision))
 }
 
 impl State {

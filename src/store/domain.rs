@@ -271,3 +271,7 @@ pub enum Requeued {
     /// A copy of its event is being handed over by another gateway.
     InFlight,
 }
+
+/// A count of what operators changed, among gateways that share a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Revision(pub(super) i64);

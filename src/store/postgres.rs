@@ -34,7 +34,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use super::running::Running;
 use super::{
     Attempted, Claimed, DeliveryId, DeliveryView, Due, DueAt, Durability, EventKey, Filter, Lane, Next, Place, Queued,
-    Requeue, Requeued, Retain, RouteRecord, Settlement, StoreError, Terms,
+    Requeue, Requeued, Retain, Revision, RouteRecord, Settlement, StoreError, Terms,
 };
 use crate::metrics::StoreMetrics;
 use claims::{Slow, on};
@@ -309,11 +309,21 @@ impl Store {
         self.change(on!(line => line::bounded(line.execute(sql, &[keys, tokens])))).await
     }
 
-    pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
+    pub async fn put_webhook(
+        &self,
+        name: Arc<str>,
+        definition: String,
+        seen: Revision,
+    ) -> Result<Option<Revision>, StoreError> {
         let (name, definition) = (&name, &definition);
-        let sql = "WITH told AS (UPDATE hookgate.store SET revision = revision + 1)
-            INSERT INTO hookgate.webhooks VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET definition = excluded.definition";
-        self.change(on!(line => line::bounded(line.execute(sql, &[&&**name, definition])))).await
+        let sql =
+            "WITH told AS (UPDATE hookgate.store SET revision = revision + 1 WHERE revision = $3 RETURNING revision),
+            put AS (INSERT INTO hookgate.webhooks SELECT $1, $2 FROM told
+                ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
+            SELECT revision FROM told";
+        let put = on!(line => line::bounded(line.query_opt(sql, &[&&**name, definition, &seen.0])));
+        let row = self.ask("commit", Slow::Told, put).await?;
+        Ok(row.map(|row| Revision(row.get(0))))
     }
 
     pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
@@ -323,7 +333,7 @@ impl Store {
         self.change(on!(line => line::bounded(line.execute(sql, &[&&**name])))).await
     }
 
-    pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
+    pub async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
         self.look(on!(line => look::webhooks(line))).await
     }
 

@@ -51,7 +51,7 @@ pub struct New {
 }
 
 /// What is given of a webhook; what is not stays as it is, or is what it usually is.
-#[derive(Default, Deserialize, ToSchema)]
+#[derive(Clone, Default, Deserialize, ToSchema)]
 #[schema(as = WebhookChange)]
 #[serde(expecting = "an object")]
 pub struct Change {

@@ -249,3 +249,18 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
         gateway.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_webhooks_made_on_one_path_at_two_replicas_at_once_one_is_refused() {
+    let Some(postgres) = Postgres::start().await else { return };
+    let upstream = Upstream::ok();
+    let [one, two] = replicas(&Route::to(&upstream), &postgres).await;
+    for round in 0..10 {
+        let document = serde_json::json!({"url": upstream.url(), "path": format!("/hooks/{round}")});
+        let made = tokio::join!(one.admin_post("/webhooks", &document), two.admin_post("/webhooks", &document));
+        let mut statuses = [made.0.status, made.1.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409], "{} {}", made.0.text(), made.1.text());
+    }
+    assert_eq!(postgres.sql("select count(*) from hookgate.webhooks"), "10");
+}

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 use super::claims::{key, uuid};
 use super::line::{Failed, Line, bounded};
 use crate::store::{
-    Attempted, COUNTED_MAX, DeliveryId, DeliveryView, EventKey, Filter, LISTED_BODY_MAX, RouteRecord, State,
+    Attempted, COUNTED_MAX, DeliveryId, DeliveryView, EventKey, Filter, LISTED_BODY_MAX, Revision, RouteRecord, State,
 };
 
 const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
@@ -141,10 +141,13 @@ pub(super) async fn route_record(line: &Line, route: &str, since_day: i64) -> Re
     })
 }
 
-pub(super) async fn webhooks(line: &Line) -> Result<Vec<(String, String)>, Failed> {
+/// The revision first: what is changed meanwhile is then seen to have changed.
+pub(super) async fn webhooks(line: &Line) -> Result<(Revision, Vec<(String, String)>), Failed> {
+    let revision = bounded(line.query_one("SELECT revision FROM hookgate.store", &[])).await?;
+    let revision = Revision(revision.try_get(0)?);
     let rows = bounded(line.query("SELECT name, definition FROM hookgate.webhooks ORDER BY name", &[])).await?;
     let each = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
-    Ok(rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?)
+    Ok((revision, rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?))
 }
 
 pub(super) async fn paused(line: &Line) -> Result<Vec<String>, Failed> {

@@ -153,9 +153,12 @@ async fn what_an_operator_said_to_one_gateway_is_told_to_the_other() {
     two!(kept, one, two);
     let mut revision = two.revision().unwrap();
     revision.mark_unchanged();
-    one.put_webhook("shop".into(), "{}".into()).await.unwrap();
+    let (seen, _) = one.webhooks().await.unwrap();
+    assert!(one.put_webhook("shop".into(), "{}".into(), seen).await.unwrap().is_some());
     revision.changed().await.unwrap();
-    assert_eq!(two.webhooks().await.unwrap(), [("shop".into(), "{}".into())]);
+    assert_eq!(two.webhooks().await.unwrap().1, [("shop".into(), "{}".into())]);
+    let behind = two.put_webhook("other".into(), "{}".into(), seen).await.unwrap();
+    assert!(behind.is_none(), "what it saw has changed");
     one.pause("billing".into(), true).await.unwrap();
     revision.changed().await.unwrap();
     assert_eq!(two.paused().await.unwrap(), ["billing"]);
