@@ -66,9 +66,10 @@ pub enum OpenError {
     Unusable { shown: String, why: String },
 }
 
-/// Transactions at once, of each kind: while one is under way, the next gathers.
-const CLAIMS_AT_ONCE: usize = 2;
-const WRITES_AT_ONCE: usize = 2;
+/// Transactions at once, of each kind: while one is under way, the next gathers. What one costs the server hardly grows with
+/// what is in it.
+const CLAIMS_AT_ONCE: usize = 1;
+const WRITES_AT_ONCE: usize = 1;
 /// What may wait to be written, in bytes: a server that hangs must not fill the memory with what was answered long ago.
 const BACKLOG_BYTES: usize = 64 << 20;
 /// What an event ID takes with its index, about.

@@ -36,7 +36,7 @@ async fn has_let_go(gateway: &Gateway) {
 
 /// Waits for so long, as the server counts it.
 async fn passes_at(postgres: &Postgres, time: Duration) {
-    let now = || postgres.sql("select hookgate.now_ms()").parse::<u128>().expect("milliseconds");
+    let now = || postgres.sql("select now from hookgate.clock").parse::<u128>().expect("milliseconds");
     let end = now() + time.as_millis();
     eventually("time passes", async || now() >= end).await;
 }

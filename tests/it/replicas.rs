@@ -213,7 +213,8 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
         wrong.push((gateway, offset));
     }
     let hours = |which| {
-        let sql = format!("select ({which}(ends_ms) - hookgate.now_ms()) / 3600000.0 from hookgate.ledger");
+        let sql =
+            format!("select ({which}(ends_ms) - (select now from hookgate.clock)) / 3600000.0 from hookgate.ledger");
         postgres.sql(&sql).parse::<f64>().expect("a number")
     };
     assert!(hours("min") > 95.9 && hours("max") < 96.1, "four days: {} to {}", hours("min"), hours("max"));
@@ -230,7 +231,7 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
         gateway.freeze().await;
     }
     let lease = |table| {
-        let sql = format!("select max(lease_ends_ms) - hookgate.now_ms() from hookgate.{table}");
+        let sql = format!("select max(lease_ends_ms) - (select now from hookgate.clock) from hookgate.{table}");
         postgres.sql(&sql).parse::<i64>().expect("milliseconds")
     };
     let (claim, attempt) = (lease("ledger"), lease("deliveries"));

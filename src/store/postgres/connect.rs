@@ -23,12 +23,12 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// How long what we sent may go without the peer's acknowledgement.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
-/// Times in milliseconds, the keepalives in seconds. A statement ends before we stop waiting for it. Each is planned for what it
-/// asks for: it is short, and a plan that was made for empty tables would be kept. The server asks too whether we are still
-/// there: it would keep the sessions of a gateway out of reach, and their locks, for two hours.
+/// Times in milliseconds, the keepalives in seconds. A statement ends before we stop waiting for it. The server keeps its plan:
+/// one that was made while the tables were empty has to use their indexes all the same. The server asks too whether we are
+/// still there: it would keep the sessions of a gateway out of reach, and their locks, for two hours.
 const OPTIONS: &str = "-c statement_timeout=3500 -c lock_timeout=2000 \
     -c idle_in_transaction_session_timeout=5000 -c client_min_messages=warning \
-    -c jit=off -c plan_cache_mode=force_custom_plan \
+    -c jit=off -c enable_seqscan=off \
     -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 -c tcp_user_timeout=30000";
 
 const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];

@@ -34,7 +34,7 @@ pub(super) enum Failed {
     #[error("{0}")]
     Slow(String),
     /// The server does not want what it was given: a defect of ours.
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Refused(#[from] tokio_postgres::Error),
 }
 

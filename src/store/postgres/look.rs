@@ -14,7 +14,7 @@ use crate::store::{
 };
 
 const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
-    attempts::text, due_ms - (SELECT hookgate.due_ms()), payload_bytes > 0, secret, test, head, body FROM hookgate.deliveries d
+    attempts::text, due_ms - (SELECT due FROM hookgate.clock), payload_bytes > 0, secret, test, head, body FROM hookgate.deliveries d
     LEFT JOIN hookgate.payloads ON payload_bytes BETWEEN 1 AND $1 AND delivery = d.id";
 
 /// The parameters are the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
@@ -109,7 +109,7 @@ pub(super) async fn names(line: &Line, id: DeliveryId) -> Result<Option<(String,
 pub(super) async fn rows(line: &Line, of: EventKey) -> Result<Vec<(EventKey, i64)>, Failed> {
     let sql = "SELECT key, token FROM hookgate.ledger
         WHERE key IN (SELECT $1 UNION SELECT other FROM hookgate.ledger WHERE key = $1)
-        AND ends_ms > (SELECT hookgate.now_ms()) AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
+        AND ends_ms > (SELECT now FROM hookgate.clock) AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
     let rows = bounded(line.query(sql, &[&uuid(of)])).await?;
     let each = |row: &Row| Ok((key(row.try_get(0)?), row.try_get(1)?));
     Ok(rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?)

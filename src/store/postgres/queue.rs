@@ -15,7 +15,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// Of a lease that lapsed after its attempt had begun nobody knows what came of it. The time is no table here: what is joined
 /// is no bound of the index.
 const TAKE: &str = "
-WITH clock AS MATERIALIZED (SELECT hookgate.now_ms() AS now, hookgate.due_ms() AS due),
+WITH clock AS MATERIALIZED (SELECT now, due FROM hookgate.clock),
 free AS MATERIALIZED (
     SELECT d.id FROM hookgate.deliveries d WHERE d.route = $1 AND d.state = 'pending'
         AND d.due_ms <= (SELECT due FROM clock) AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
@@ -27,18 +27,20 @@ taken AS (
     FROM free, clock WHERE d.id = free.id RETURNING d.id, d.payload_bytes, d.due_ms)
 SELECT id, payload_bytes FROM taken ORDER BY due_ms, id";
 
-const NEXT: &str = "SELECT min(due_ms) - (SELECT hookgate.due_ms()) FROM hookgate.deliveries
-    WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT hookgate.due_ms())";
+/// In the order of the index, for any plan to use that one.
+const NEXT: &str = "SELECT due_ms - (SELECT due FROM hookgate.clock) FROM hookgate.deliveries
+    WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT due FROM hookgate.clock) ORDER BY due_ms, id LIMIT 1";
 
 const GIVE_BACK: &str = "UPDATE hookgate.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
 
+/// By its number alone: a server that knows nothing of the table yet would look through all that are pending.
 const LOAD: &str = "
 WITH loaded AS (
-    UPDATE hookgate.deliveries SET begun = true, lease_ends_ms = hookgate.now_ms() + $3
-    WHERE id = $1 AND state = 'pending' AND lease_owner = $2
+    UPDATE hookgate.deliveries SET begun = true, lease_ends_ms = (SELECT now FROM hookgate.clock) + $3
+    WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2
     RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms)
-SELECT event_id, event_type, tried, possibly_delivered, received_ms, hookgate.now_ms() - queued_ms, head, body
+SELECT event_id, event_type, tried, possibly_delivered, received_ms, (SELECT now FROM hookgate.clock) - queued_ms, head, body
 FROM loaded LEFT JOIN hookgate.payloads ON delivery = id";
 
 pub(super) async fn take(
@@ -54,7 +56,7 @@ pub(super) async fn take(
         let take = line.prepare_cached(TAKE).await?;
         let next = line.prepare_cached(NEXT).await?;
         // First: what is taken is told.
-        let next = line.query_one(&next, &[&route]).await?;
+        let next = line.query_opt(&next, &[&route]).await?;
         Ok((line.query(&take, &[&route, &holding, &most, &owner, &millis(TAKEN_FOR)]).await?, next))
     })
     .await?;
@@ -62,7 +64,7 @@ pub(super) async fn take(
         let bytes: i64 = row.try_get(1)?;
         Ok(DueEvent { id: DeliveryId(row.try_get(0)?), payload_bytes: usize::try_from(bytes).unwrap_or(0) })
     };
-    let next: Option<i64> = next.try_get(0)?;
+    let next: Option<i64> = next.map(|row| row.try_get(0)).transpose()?;
     Ok(Due {
         all_seen: i64::try_from(rows.len()).is_ok_and(|taken| taken < most),
         events: rows.iter().map(event).collect::<Result<_, tokio_postgres::Error>>()?,

@@ -201,7 +201,7 @@ const CHANGE: &str = "UPDATE hookgate.deliveries d SET state = r.state, reason =
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[], $7::bigint[], $8::bigint[],
         $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[], $13::bigint[])
         AS r (id, attempt, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps, told_by)
-    WHERE d.id = r.id";
+    WHERE d.id = r.id AND d.id = ANY($1)";
 
 const KEEP: &str = "INSERT INTO hookgate.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])
     ON CONFLICT (delivery) DO UPDATE SET head = excluded.head, body = excluded.body";

@@ -22,12 +22,8 @@ CREATE TABLE hookgate.store (
     running_ms bigint NOT NULL, away_ms bigint NOT NULL, ticked_at timestamptz NOT NULL, revision bigint NOT NULL
 );
 -- A step of more than 5 s is time in which nobody counted, or a clock that was set: gateways count every second.
-CREATE FUNCTION hookgate.step_ms(since timestamptz) RETURNS bigint LANGUAGE sql VOLATILE AS
-    $$ SELECT greatest(extract(epoch FROM clock_timestamp() - since) * 1000, 0)::bigint $$;
-CREATE FUNCTION hookgate.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
-    $$ SELECT running_ms + least(hookgate.step_ms(ticked_at), 5000) FROM hookgate.store $$;
-CREATE FUNCTION hookgate.due_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
-    $$ SELECT hookgate.now_ms() + away_ms FROM hookgate.store $$;
+CREATE VIEW hookgate.clock AS SELECT running_ms + step_ms AS now, running_ms + step_ms + away_ms AS due FROM hookgate.store,
+    LATERAL (SELECT least(greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000)) AS s (step_ms);
 -- For a transaction whose rows another has taken meanwhile: to be tried again.
 CREATE FUNCTION hookgate.check_all(written bigint, wanted bigint) RETURNS void LANGUAGE plpgsql AS
     $$ BEGIN IF written <> wanted THEN RAISE EXCEPTION 'a row has changed' USING ERRCODE = 'serialization_failure'; END IF; END $$;

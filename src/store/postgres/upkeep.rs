@@ -85,11 +85,12 @@ impl Shared {
 
 /// Counts time, one gateway a second, and learns whether an operator changed something.
 pub(super) async fn tick(line: &Line, shared: &Shared) -> Result<(), Failed> {
-    let tick = "UPDATE hookgate.store SET running_ms = running_ms + least(hookgate.step_ms(ticked_at), 5000),
-        away_ms = away_ms + greatest(hookgate.step_ms(ticked_at) - 5000, 0), ticked_at = clock_timestamp()
+    let tick = "UPDATE hookgate.store SET ticked_at = clock_timestamp(),
+        running_ms = running_ms + least(greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000),
+        away_ms = away_ms + greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000 - 5000, 0)::bigint
         WHERE ticked_at NOT BETWEEN clock_timestamp() - interval '900 milliseconds' AND clock_timestamp()";
     bounded(line.execute(tick, &[])).await?;
-    let sql = "SELECT revision, hookgate.due_ms() FROM hookgate.store";
+    let sql = "SELECT revision, due FROM hookgate.store, hookgate.clock";
     let row = bounded(line.query_one(sql, &[])).await?;
     let revision = row.try_get(0)?;
     shared.set_due_now(row.try_get(1)?);
@@ -118,7 +119,7 @@ async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
 
 /// Wakes those who deliver for routes of which something is due that nobody tries: one probe of the index a route.
 async fn wake(line: &Line, shared: &Shared) -> Result<(), Failed> {
-    let sql = "WITH clock AS MATERIALIZED (SELECT hookgate.now_ms() AS now, hookgate.due_ms() AS due)
+    let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookgate.clock)
         SELECT asked.route FROM unnest($1::text[]) AS asked (route) CROSS JOIN LATERAL (SELECT FROM hookgate.deliveries d
             WHERE d.route = asked.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
             AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM clock)) ORDER BY due_ms LIMIT 1) AS free";
@@ -156,8 +157,8 @@ async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
     }
     // A connection that is closed by an error gives the lock back too.
     let ledger = "DELETE FROM hookgate.ledger WHERE key IN (SELECT key FROM hookgate.ledger
-        WHERE ends_ms <= (SELECT hookgate.now_ms())
-        AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT hookgate.now_ms()))
+        WHERE ends_ms <= (SELECT now FROM hookgate.clock)
+        AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookgate.clock))
         ORDER BY ends_ms LIMIT $1 FOR UPDATE SKIP LOCKED)";
     while bounded(line.execute(ledger, &[&ROWS_AT_ONCE])).await? == ROWS_AT_ONCE.unsigned_abs() {}
     let kept =
@@ -182,13 +183,14 @@ struct Gone {
     bytes: i64,
 }
 
-/// Drops the first of a route's records that may go, those first that ended first.
+/// Drops the first of a route's records that may go, those first that ended first. How many is written out: it says which plan
+/// is right.
 async fn drop_records(line: &Line, route: &str, keep: Duration, over: i64) -> Result<Gone, Failed> {
     let sql = "
-WITH clock AS MATERIALIZED (SELECT hookgate.now_ms() AS now),
+WITH clock AS MATERIALIZED (SELECT now FROM hookgate.clock),
 first AS (SELECT id, ended_ms, sum($4 + payload_bytes) OVER (ORDER BY ended_ms, id) - ($4 + payload_bytes) AS freed
     FROM (SELECT id, ended_ms, payload_bytes FROM hookgate.deliveries WHERE route = $1 AND state IN ('success', 'failed')
-        ORDER BY ended_ms LIMIT $5) AS oldest),
+        ORDER BY ended_ms LIMIT 500) AS oldest),
 gone AS (DELETE FROM hookgate.deliveries d USING first, clock WHERE d.id = first.id AND state IN ('success', 'failed')
     AND (first.ended_ms <= now - $2 OR first.freed < $3::bigint) RETURNING d.id, $4 + d.payload_bytes AS bytes),
 dropped AS (DELETE FROM hookgate.payloads p USING gone WHERE p.delivery = gone.id),
@@ -198,7 +200,7 @@ SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM gone";
     let keep = millis(keep);
     let gone = bounded(async {
         let statement = line.prepare_cached(sql).await?;
-        line.query_one(&statement, &[&route, &keep, &over, &RECORD_BYTES, &ROWS_AT_ONCE]).await
+        line.query_one(&statement, &[&route, &keep, &over, &RECORD_BYTES]).await
     });
     let gone = gone.await?;
     Ok(Gone { records: gone.try_get(0)?, bytes: gone.try_get(1)? })

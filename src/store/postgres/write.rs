@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 
 use super::claims::{Slow, again, key, millis, on, uuid};
 use super::line::{Failed, Line, bounded};
@@ -113,13 +114,13 @@ impl Shared {
 }
 
 const HELD: &str =
-    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > (SELECT hookgate.now_ms()), delivery
+    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > (SELECT now FROM hookgate.clock), delivery
     FROM hookgate.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 const NUMBERS: &str = "SELECT nextval('hookgate.delivery_numbers') FROM generate_series(1, $1::integer)";
 /// With the part of the counts that is this transaction's alone, unless there are many.
-const CLOCK: &str = "SELECT hookgate.now_ms(), hookgate.due_ms(), (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+const CLOCK: &str = "SELECT now, due, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     coalesce((SELECT part FROM generate_series(1, 32) AS part WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
-        ::smallint";
+        ::smallint FROM hookgate.clock";
 
 struct Writing {
     ledger: HashMap<EventKey, Claimed>,
@@ -147,15 +148,13 @@ async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Err
     }
     let (held, before) = (line.prepare_cached(HELD).await?, line.prepare_cached(Before::SELECT).await?);
     let (numbers, clock) = (line.prepare_cached(NUMBERS).await?, line.prepare_cached(CLOCK).await?);
-    let (keys, ids, settlements) =
-        ([&keys as &(dyn ToSql + Sync)], [&ids as &(dyn ToSql + Sync)], [&settlements as &(dyn ToSql + Sync)]);
     // Sent in this order, without waiting for each other.
     let ((), held, before, numbers, clock) = tokio::try_join!(
         biased;
         line.batch_execute("BEGIN"),
-        line.query(&held, &keys),
-        line.query(&before, &ids),
-        line.query(&numbers, &settlements),
+        rows_of(line, &held, &keys, keys.is_empty()),
+        rows_of(line, &before, &ids, ids.is_empty()),
+        rows_of(line, &numbers, &settlements, settlements == 0),
         line.query_one(&clock, &[]),
     )?;
     let mut ledger = HashMap::new();
@@ -169,6 +168,16 @@ async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Err
     let mut numbers: Vec<i64> = numbers.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     numbers.reverse();
     Ok(Writing { ledger, before: before.collect::<Result<_, tokio_postgres::Error>>()?, numbers, rows })
+}
+
+/// Rows by one parameter; of nothing without asking.
+async fn rows_of(
+    line: &Line,
+    statement: &Statement,
+    by: &(dyn ToSql + Sync),
+    is_of_nothing: bool,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    if is_of_nothing { Ok(Vec::new()) } else { line.query(statement, &[by]).await }
 }
 
 impl Writing {
