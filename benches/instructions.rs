@@ -1,5 +1,6 @@
 //! A guard: how many instructions one event takes, counted by callgrind, which no neighbour disturbs, and held to what is
-//! written in `instructions.json`. More than 5 % over that fails; `HOOKGATE_REGENERATE=1` writes down what is counted.
+//! written in `instructions.json`. More than 5 % over that fails (20 % for what is stored); `HOOKGATE_REGENERATE=1` writes
+//! down what is counted.
 //!
 //! Each case runs in a process of its own, twice: for a few events, and for some more. The difference is what the events
 //! cost; starting, and whatever happens once, is in both. callgrind knows no SHA extensions, so SHA-256 counts some twenty
@@ -34,6 +35,8 @@ use tracing::level_filters::LevelFilter;
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
 /// The share over its baseline that a case may take.
 const TOLERANCE: f64 = 0.05;
+/// For a case in which time has a part: how long SQLite's log is by then depends on when it was last moved into the database.
+const LOOSE: (&str, f64) = ("request/queue/1KiB", 0.2);
 /// Events of the first run and of the second.
 const RUNS: [u64; 2] = [100, 400];
 
@@ -84,12 +87,13 @@ fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> boo
             continue;
         };
         let change = ratio(now, before) - 1.0;
+        let tolerance = if name == LOOSE.0 { LOOSE.1 } else { TOLERANCE };
         let verdict = match change {
-            change if change > TOLERANCE => {
+            change if change > tolerance => {
                 all = false;
                 "  too many"
             }
-            change if change < -TOLERANCE => "  fewer: write it down",
+            change if change < -tolerance => "  fewer: write it down",
             _ => "",
         };
         println!("{name:24}{before:>14}{now:>14}{:>+8.1}%{verdict}", change * 100.0);
