@@ -37,8 +37,7 @@ use super::{
     Requeue, Requeued, Retain, Revision, RouteRecord, Settlement, StoreError, Terms,
 };
 use crate::metrics::StoreMetrics;
-use claims::{Slow, on};
-use line::{Failed, Line, Lines};
+use line::{Failed, Line, Lines, Slow, on};
 use upkeep::Standing;
 
 pub use claims::Lease;
@@ -322,7 +321,7 @@ impl Store {
             put AS (INSERT INTO hookgate.webhooks SELECT $1, $2 FROM told
                 ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
             SELECT revision FROM told";
-        let put = on!(line => line::bounded(line.query_opt(sql, &[&&**name, definition, &seen.0])));
+        let put = on!(line => line.row_if_any(sql, &[&&**name, definition, &seen.0]));
         let row = self.ask("commit", Slow::Told, put).await?;
         Ok(row.map(|row| Revision(row.get(0))))
     }
@@ -331,7 +330,7 @@ impl Store {
         let name = &name;
         let sql = "WITH told AS (UPDATE hookgate.store SET revision = revision + 1)
             DELETE FROM hookgate.webhooks WHERE name = $1";
-        self.change(on!(line => line::bounded(line.execute(sql, &[&&**name])))).await
+        self.change(on!(line => line.run(sql, &[&&**name]))).await
     }
 
     pub async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
@@ -346,7 +345,7 @@ impl Store {
         } else {
             "WITH told AS (UPDATE hookgate.store SET revision = revision + 1) DELETE FROM hookgate.paused WHERE route = $1"
         };
-        self.change(on!(line => line::bounded(line.execute(sql, &[&&**route])))).await
+        self.change(on!(line => line.run(sql, &[&&**route]))).await
     }
 
     pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
@@ -370,7 +369,7 @@ impl Store {
             let sql = "INSERT INTO hookgate.routes SELECT name, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
                 FROM unnest($1::text[]) AS r (name) ORDER BY name ON CONFLICT DO NOTHING";
             let names = &names;
-            while store.change(on!(line => line::bounded(line.execute(sql, &[names])))).await.is_err() {
+            while store.change(on!(line => line.run(sql, &[names]))).await.is_err() {
                 if store.shared().lines.is_closed() {
                     return;
                 }
@@ -455,7 +454,7 @@ impl Store {
     /// lapse, and another gateway takes over.
     pub async fn close(&self) {
         let begun = Instant::now();
-        while self.inner.backlog.jobs.load(Ordering::Acquire) > 0 && begun.elapsed() < schema::ANSWERED_WITHIN {
+        while self.inner.backlog.jobs.load(Ordering::Acquire) > 0 && begun.elapsed() < line::ANSWERED_WITHIN {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.shared().lines.close();
@@ -499,7 +498,7 @@ impl Store {
     {
         self.check_open()?;
         let lines = &self.shared().lines;
-        claims::again(lines, slow, work).await.map_err(|failed| lines.failed(operation, &failed))
+        lines.again(slow, work).await.map_err(|failed| lines.failed(operation, &failed))
     }
 }
 

@@ -17,7 +17,7 @@ use super::*;
 use crate::backoff::Reason;
 use crate::metrics::Metrics;
 pub(super) use given::*;
-pub(super) use kept::Kept;
+pub(super) use kept::{Files, Kept};
 
 /// Less than what a busy machine may take for a test, and more than it takes.
 const MOMENT: Duration = Duration::from_secs(20);

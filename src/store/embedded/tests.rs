@@ -1,36 +1,7 @@
 //! What only a store in files promises.
 
-use super::super::tests::{KEEP, WINDOW, change, completed, end, queued, record, settlement, tried};
-use crate::clock::{Clock, ManualClock};
-use crate::metrics::Metrics;
+use super::super::tests::{Files, KEEP, WINDOW, change, completed, end, queued, record, settlement, tried};
 use crate::store::*;
-
-struct Files {
-    folder: tempfile::TempDir,
-    clock: Clock,
-    hand: Arc<ManualClock>,
-    metrics: Metrics,
-}
-
-impl Files {
-    fn new() -> Self {
-        let (clock, hand) = Clock::manual();
-        Self { folder: tempfile::tempdir().unwrap(), clock, hand, metrics: Metrics::new().unwrap() }
-    }
-
-    fn settings(&self) -> EmbeddedSettings {
-        let folder = self.folder.path().join("store");
-        EmbeddedSettings { folder, durability: Durability::Strict, max_ids: 1_000, max_bytes: None }
-    }
-
-    fn try_open(&self, settings: EmbeddedSettings) -> Result<Store, OpenError> {
-        Store::embedded(settings, self.clock.clone(), self.metrics.store().clone())
-    }
-
-    fn open(&self) -> Store {
-        self.try_open(self.settings()).unwrap()
-    }
-}
 
 #[tokio::test]
 async fn a_leap_of_the_clock_does_not_count() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::line::{Failed, Line, Lines, bounded};
+use super::line::{Failed, Line, Lines, Slow, on};
 use super::{Backlog, Counted};
 use crate::signature::PayloadDigest;
 use crate::store::{Claimed, DeliveryId, EventKey, Found, Held, Place, Record, StoreError, Terms, Tried};
@@ -126,10 +126,6 @@ WITH given AS MATERIALIZED (
 gone AS (DELETE FROM hookgate.ledger l USING given g WHERE l.key = g.key AND g.is_new)
 UPDATE hookgate.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0 FROM given g WHERE l.key = g.key AND NOT g.is_new";
 
-/// How often the server is asked before those who wait hear of trouble.
-const TRIES: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// Does what was asked for.
 pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     let (mut claims, mut back) = (Vec::new(), Vec::new());
@@ -144,7 +140,7 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     if !back.is_empty()
         && let Err(failed) = {
             let back = &back;
-            again(&lines, Slow::TriedAgain, on!(line => give_back(line, back))).await
+            lines.again(Slow::TriedAgain, on!(line => give_back(line, back))).await
         }
     {
         lines.failed("claim", &failed);
@@ -154,7 +150,7 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     }
     let asked = {
         let claims = &claims;
-        again(&lines, Slow::Told, on!(line => claim(line, claims))).await
+        lines.again(Slow::Told, on!(line => claim(line, claims))).await
     };
     match asked {
         Ok(mut answers) => {
@@ -176,55 +172,6 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     }
 }
 
-/// Work on a connection that is lent for it, and given back when all went well.
-macro_rules! on {
-    ($line:ident => $work:expr) => {
-        move |$line: $crate::store::postgres::line::Line| async move {
-            let done = {
-                let $line = &$line;
-                $work.await
-            };
-            $line.judge(done)
-        }
-    };
-}
-pub(super) use on;
-
-/// What of something that took too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slow {
-    /// It is tried again: much depends on it.
-    TriedAgain,
-    /// Whoever asked is told, and may ask again.
-    Told,
-}
-
-/// Asks the server, again while it is in trouble, each time on another connection.
-pub(super) async fn again<T, F>(lines: &Lines, slow: Slow, mut work: impl FnMut(Line) -> F) -> Result<T, Failed>
-where
-    F: Future<Output = Result<T, Failed>>,
-{
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let done = match lines.lend().await {
-            Ok(line) => work(line).await,
-            Err(failed) => Err(failed),
-        };
-        match done {
-            Err(Failed::Slow(_)) if slow == Slow::Told => return done,
-            Err(Failed::Gone(_) | Failed::Slow(_)) if tries < TRIES && lines.check_up().is_ok() => {
-                tokio::time::sleep(PAUSE * tries).await;
-            }
-            Ok(done) => {
-                lines.answered();
-                return Ok(done);
-            }
-            failed => return failed,
-        }
-    }
-}
-
 /// A row as it was found.
 struct Row {
     key: EventKey,
@@ -241,10 +188,7 @@ async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
     let leases: Vec<_> = claims.iter().map(|claim| millis(claim.terms.lease)).collect();
     let windows: Vec<_> = claims.iter().map(|claim| millis(claim.terms.window)).collect();
     let forwards: Vec<_> = claims.iter().map(|claim| claim.terms.forwards).collect();
-    let rows = bounded(async {
-        let statement = line.prepare_cached(CLAIM).await?;
-        line.query(&statement, &[&keys, &tokens, &leases, &windows, &forwards]).await
-    });
+    let rows = line.rows(CLAIM, &[&keys, &tokens, &leases, &windows, &forwards]).await?;
     let row = |row: &tokio_postgres::Row| -> Result<Row, tokio_postgres::Error> {
         let digest: Option<Uuid> = row.try_get(3)?;
         let attempts: i32 = row.try_get(5)?;
@@ -257,17 +201,13 @@ async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
             delivery: row.try_get::<_, Option<i64>>(7)?.map(DeliveryId),
         })
     };
-    Ok(rows.await?.iter().map(row).collect::<Result<_, _>>()?)
+    Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
 }
 
 async fn give_back(line: &Line, back: &[GiveBack]) -> Result<(), Failed> {
     let keys: Vec<_> = back.iter().map(|given| uuid(given.key)).collect();
     let tokens: Vec<_> = back.iter().map(|given| given.token).collect();
-    let given = bounded(async {
-        let statement = line.prepare_cached(GIVE_BACK).await?;
-        line.execute(&statement, &[&keys, &tokens]).await
-    });
-    given.await.map(drop)
+    line.run(GIVE_BACK, &[&keys, &tokens]).await.map(drop)
 }
 
 impl Row {

@@ -2,14 +2,32 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, TimeoutType};
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use super::connect::WAIT;
-use super::schema::ANSWERED_WITHIN;
 use crate::metrics::StoreMetrics;
 use crate::store::StoreError;
+
+/// How long a statement may take at the most, the way to the server included.
+pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+
+/// How often the server is asked before those who wait hear of trouble.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What of something that took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slow {
+    /// It is tried again: much depends on it.
+    TriedAgain,
+    /// Whoever asked is told, and may ask again.
+    Told,
+}
 
 /// All connections of this gateway, and whether the server answers.
 pub(super) struct Lines {
@@ -54,6 +72,36 @@ impl Lines {
                 Err(Failed::Slow(format!("all connections are in use for {} s", WAIT.as_secs())))
             }
             Err(error) => Err(Failed::Gone(told(&error))),
+        }
+    }
+
+    /// Does something on a connection, once.
+    pub(super) async fn with<T, F>(&self, work: impl FnOnce(Line) -> F) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        work(self.lend().await?).await
+    }
+
+    /// Asks the server, again while it is in trouble, each time on another connection.
+    pub(super) async fn again<T, F>(&self, slow: Slow, mut work: impl FnMut(Line) -> F) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.with(&mut work).await {
+                failed @ Err(Failed::Slow(_)) if slow == Slow::Told => return failed,
+                Err(Failed::Gone(_) | Failed::Slow(_)) if tries < TRIES && self.check_up().is_ok() => {
+                    tokio::time::sleep(PAUSE * tries).await;
+                }
+                Ok(done) => {
+                    self.answered();
+                    return Ok(done);
+                }
+                failed => return failed,
+            }
         }
     }
 
@@ -105,6 +153,26 @@ impl Line {
         done
     }
 
+    /// The rows of a query, which is prepared once a connection.
+    pub(super) async fn rows(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failed> {
+        bounded(async { self.query(&self.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// The one row of a query, which is prepared once a connection.
+    pub(super) async fn row(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, Failed> {
+        bounded(async { self.query_one(&self.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// Its one row, if there is one.
+    pub(super) async fn row_if_any(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, Failed> {
+        bounded(async { self.query_opt(&self.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// Does what a statement says, which is prepared once a connection; answers how many rows it was.
+    pub(super) async fn run(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Failed> {
+        bounded(async { self.execute(&self.prepare_cached(sql).await?, params).await }).await
+    }
+
     pub(super) fn client_mut(&mut self) -> &mut tokio_postgres::Client {
         self.object.as_mut().expect("lent until it is judged")
     }
@@ -123,6 +191,20 @@ impl Drop for Line {
         drop(self.object.take().map(Object::take));
     }
 }
+
+/// Work on a connection that is lent for it, and given back when all went well.
+macro_rules! on {
+    ($line:ident => $work:expr) => {
+        move |$line: $crate::store::postgres::line::Line| async move {
+            let done = {
+                let $line = &$line;
+                $work.await
+            };
+            $line.judge(done)
+        }
+    };
+}
+pub(super) use on;
 
 /// Waits for the server's answer, for as long as is right.
 pub(super) async fn bounded<T>(work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {

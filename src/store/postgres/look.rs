@@ -48,11 +48,7 @@ async fn filtered(
     let own: [&(dyn ToSql + Sync); 7] =
         [&bytes, &filter.route, &state, &filter.event_type, &filter.event_id, &since, &until];
     let all: Vec<_> = own.into_iter().chain(others.iter().copied()).collect();
-    bounded(async {
-        let statement = line.prepare_cached(sql).await?;
-        line.query(&statement, &all).await
-    })
-    .await
+    line.rows(sql, &all).await
 }
 
 pub(super) async fn deliveries(line: &Line, filter: &Filter) -> Result<Vec<DeliveryView>, Failed> {
@@ -89,16 +85,13 @@ pub(super) async fn matching(
 }
 
 pub(super) async fn delivery(line: &Line, id: DeliveryId) -> Result<Option<DeliveryView>, Failed> {
-    let row = bounded(async {
-        let statement = line.prepare_cached(&format!("{VIEW} WHERE d.id = $2")).await?;
-        line.query_opt(&statement, &[&i64::MAX, &id.0]).await
-    });
-    Ok(row.await?.as_ref().map(view).transpose()?)
+    let row = line.row_if_any(&format!("{VIEW} WHERE d.id = $2"), &[&i64::MAX, &id.0]).await?;
+    Ok(row.as_ref().map(view).transpose()?)
 }
 
 pub(super) async fn names(line: &Line, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, Failed> {
     let sql = "SELECT route, keys FROM hookgate.deliveries WHERE id = $1";
-    let Some(row) = bounded(line.query_opt(sql, &[&id.0])).await? else { return Ok(None) };
+    let Some(row) = line.row_if_any(sql, &[&id.0]).await? else { return Ok(None) };
     let keys: Option<Vec<u8>> = row.try_get(1)?;
     let keys = keys.unwrap_or_default();
     let (keys, _) = keys.as_chunks::<16>();
@@ -125,7 +118,7 @@ pub(super) async fn route_record(line: &Line, route: &str, since_day: i64) -> Re
             (SELECT coalesce(sum(pending), 0)::bigint FROM hookgate.standings WHERE route = $1),
             (SELECT coalesce(sum(dead), 0)::bigint FROM hookgate.standings WHERE route = $1)
         FROM hookgate.days WHERE route = $1";
-    let row = bounded(line.query_one(sql, &[&route, &since_day])).await?;
+    let row = line.row(sql, &[&route, &since_day]).await?;
     let at = |column| Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(timestamp));
     let number = |column| Ok::<_, tokio_postgres::Error>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
     Ok(RouteRecord {
@@ -143,15 +136,15 @@ pub(super) async fn route_record(line: &Line, route: &str, since_day: i64) -> Re
 
 /// The revision first: what is changed meanwhile is then seen to have changed.
 pub(super) async fn webhooks(line: &Line) -> Result<(Revision, Vec<(String, String)>), Failed> {
-    let revision = bounded(line.query_one("SELECT revision FROM hookgate.store", &[])).await?;
+    let revision = line.row("SELECT revision FROM hookgate.store", &[]).await?;
     let revision = Revision(revision.try_get(0)?);
-    let rows = bounded(line.query("SELECT name, definition FROM hookgate.webhooks ORDER BY name", &[])).await?;
+    let rows = line.rows("SELECT name, definition FROM hookgate.webhooks ORDER BY name", &[]).await?;
     let each = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
     Ok((revision, rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?))
 }
 
 pub(super) async fn paused(line: &Line) -> Result<Vec<String>, Failed> {
-    let rows = bounded(line.query("SELECT route FROM hookgate.paused", &[])).await?;
+    let rows = line.rows("SELECT route FROM hookgate.paused", &[]).await?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 

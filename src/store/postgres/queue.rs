@@ -74,22 +74,13 @@ pub(super) async fn take(
 
 pub(super) async fn give_back(line: &Line, ids: &[DeliveryId], owner: i64) -> Result<(), Failed> {
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
-    bounded(async {
-        let give_back = line.prepare_cached(GIVE_BACK).await?;
-        line.execute(&give_back, &[&ids, &owner]).await
-    })
-    .await
-    .map(drop)
+    line.run(GIVE_BACK, &[&ids, &owner]).await.map(drop)
 }
 
 pub(super) async fn load(line: &Line, id: DeliveryId, owner: i64, attempt: Duration) -> Result<Option<Queued>, Failed> {
     let lease = attempt.saturating_add(MARGIN);
     let until = Until(Instant::now().checked_add(lease));
-    let row = bounded(async {
-        let load = line.prepare_cached(LOAD).await?;
-        line.query_opt(&load, &[&id.0, &owner, &millis(lease)]).await
-    });
-    let Some(row) = row.await? else { return Ok(None) };
+    let Some(row) = line.row_if_any(LOAD, &[&id.0, &owner, &millis(lease)]).await? else { return Ok(None) };
     let (attempts, age): (i32, Option<i64>) = (row.try_get(2)?, row.try_get(5)?);
     let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get(6)?, row.try_get(7)?);
     Ok(Some(Queued {

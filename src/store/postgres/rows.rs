@@ -331,14 +331,16 @@ impl Rows {
     fn stand(&mut self, route: &Arc<str>, from: Option<(State, i64)>, to: (State, i64)) {
         let count = self.standings.entry(Arc::clone(route)).or_default();
         for ((state, bytes), by) in from.map(|from| (from, -1)).into_iter().chain([(to, 1)]) {
-            match state {
-                State::Pending => count.pending += by,
-                State::Dead => count.dead += by,
-                State::Success | State::Failed => {}
-            }
             let bytes = by * (RECORD_BYTES + bytes);
             match state {
-                State::Pending | State::Dead => count.waiting_bytes += bytes,
+                State::Pending => {
+                    count.pending += by;
+                    count.waiting_bytes += bytes;
+                }
+                State::Dead => {
+                    count.dead += by;
+                    count.waiting_bytes += bytes;
+                }
                 State::Success | State::Failed => count.kept_bytes += bytes,
             }
         }

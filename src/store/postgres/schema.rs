@@ -2,8 +2,6 @@
 //!
 //! All time in them is the store's own, counted by the server: no gateway's clock has a part in it.
 
-use std::time::Duration;
-
 use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
@@ -148,6 +146,3 @@ pub(super) async fn may_lose(client: &Client, relaxed: bool) -> Result<Vec<Strin
     }
     Ok(sentences)
 }
-
-/// How long a statement may take at the most, the way to the server included.
-pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(4);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Shared;
-use super::claims::{millis, on};
-use super::line::{Failed, Line, bounded};
+use super::claims::millis;
+use super::line::{Failed, Line, bounded, on};
 use super::look::timestamp;
 use crate::store::{RECORD_BYTES, Retain};
 
@@ -67,10 +67,7 @@ impl Shared {
     where
         F: Future<Output = Result<(), Failed>>,
     {
-        let done = match self.lines.lend().await {
-            Ok(line) => work(line).await,
-            Err(failed) => Err(failed),
-        };
+        let done = self.lines.with(work).await;
         if let Err(failed) = &done {
             if self.lines.check_up().is_ok() {
                 self.lines.failed("read", failed);
@@ -89,9 +86,9 @@ pub(super) async fn tick(line: &Line, shared: &Shared) -> Result<(), Failed> {
         running_ms = running_ms + least(greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000),
         away_ms = away_ms + greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000 - 5000, 0)::bigint
         WHERE ticked_at NOT BETWEEN clock_timestamp() - interval '900 milliseconds' AND clock_timestamp()";
-    bounded(line.execute(tick, &[])).await?;
+    line.run(tick, &[]).await?;
     let sql = "SELECT revision, due FROM hookgate.store, hookgate.clock";
-    let row = bounded(line.query_one(sql, &[])).await?;
+    let row = line.row(sql, &[]).await?;
     let revision = row.try_get(0)?;
     shared.set_due_now(row.try_get(1)?);
     shared.revision.send_if_modified(|known| std::mem::replace(known, revision) != revision);
@@ -103,12 +100,9 @@ async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
             WHERE d.route = w.route AND state = 'pending' AND state <> 'success' ORDER BY id LIMIT 1) END
         FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead FROM hookgate.standings
             GROUP BY route) AS w WHERE pending <> 0 OR dead <> 0";
-    let rows = bounded(async {
-        let statement = line.prepare_cached(sql).await?;
-        line.query(&statement, &[]).await
-    });
+    let rows = line.rows(sql, &[]).await?;
     let mut all = HashMap::new();
-    for row in rows.await? {
+    for row in rows {
         let number = |column| Ok::<_, Failed>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
         let oldest = row.try_get::<_, Option<i64>>(3)?.map(timestamp);
         all.insert(row.try_get::<_, &str>(0)?.into(), Standing { pending: number(1)?, dead: number(2)?, oldest });
@@ -127,11 +121,8 @@ async fn wake(line: &Line, shared: &Shared) -> Result<(), Failed> {
     if waiting.is_empty() {
         return Ok(());
     }
-    let rows = bounded(async {
-        let statement = line.prepare_cached(sql).await?;
-        line.query(&statement, &[&waiting]).await
-    });
-    for row in rows.await? {
+    let rows = line.rows(sql, &[&waiting]).await?;
+    for row in rows {
         shared.wake(row.try_get(0)?);
     }
     Ok(())
@@ -144,7 +135,7 @@ async fn sizes(line: &Line, shared: &Shared) -> Result<(), Failed> {
         (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
             WHERE nspname = 'hookgate' AND relkind = 'r'),
         (SELECT sum(kept_bytes + waiting_bytes)::bigint FROM hookgate.standings)";
-    let row = bounded(line.query_one(sql, &[])).await?;
+    let row = line.row(sql, &[]).await?;
     let number = |column| Ok::<_, Failed>(row.try_get::<_, Option<i64>>(column)?.unwrap_or(0).unsigned_abs());
     shared.set_sizes(number(0)?, number(1)?, number(2)?);
     Ok(())
@@ -152,7 +143,7 @@ async fn sizes(line: &Line, shared: &Shared) -> Result<(), Failed> {
 
 /// Lets go of what has ended: IDs after their window, records as their route keeps them. One gateway at a time.
 async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
-    if !bounded(line.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])).await?.try_get::<_, bool>(0)? {
+    if !line.row("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get::<_, bool>(0)? {
         return Ok(());
     }
     // A connection that is closed by an error gives the lock back too.
@@ -160,10 +151,11 @@ async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
         WHERE ends_ms <= (SELECT now FROM hookgate.clock)
         AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookgate.clock))
         ORDER BY ends_ms LIMIT $1 FOR UPDATE SKIP LOCKED)";
+    // Planned each time: what has ended may be a little or nearly all.
     while bounded(line.execute(ledger, &[&ROWS_AT_ONCE])).await? == ROWS_AT_ONCE.unsigned_abs() {}
     let kept =
         "SELECT route, sum(kept_bytes)::bigint FROM hookgate.standings GROUP BY route HAVING sum(kept_bytes) > 0";
-    for row in bounded(line.query(kept, &[])).await? {
+    for row in line.rows(kept, &[]).await? {
         let (route, kept): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         let retain = shared.retain_of(&route).unwrap_or(Retain::USUAL);
         let mut over = retain.max_bytes.map_or(0, |most| kept.saturating_sub(i64::try_from(most).unwrap_or(i64::MAX)));
@@ -175,7 +167,7 @@ async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
             }
         }
     }
-    bounded(line.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])).await.map(drop)
+    line.run("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map(drop)
 }
 
 struct Gone {
@@ -198,10 +190,6 @@ told AS (INSERT INTO hookgate.standings AS s SELECT $1, 0, 0, 0, -sum(bytes)::bi
     ON CONFLICT (route, part) DO UPDATE SET kept_bytes = s.kept_bytes + excluded.kept_bytes)
 SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM gone";
     let keep = millis(keep);
-    let gone = bounded(async {
-        let statement = line.prepare_cached(sql).await?;
-        line.query_one(&statement, &[&route, &keep, &over, &RECORD_BYTES]).await
-    });
-    let gone = gone.await?;
+    let gone = line.row(sql, &[&route, &keep, &over, &RECORD_BYTES]).await?;
     Ok(Gone { records: gone.try_get(0)?, bytes: gone.try_get(1)? })
 }

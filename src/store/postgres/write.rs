@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
-use super::claims::{Slow, again, key, millis, on, uuid};
-use super::line::{Failed, Line, bounded};
+use super::claims::{key, millis, uuid};
+use super::line::{Failed, Line, Slow, bounded, on};
 use super::rows::{Before, Changed, Rows};
 use super::{Counted, Shared};
 use crate::signature::PayloadDigest;
@@ -79,7 +79,7 @@ impl Shared {
 
     async fn write(&self, batch: Vec<Job>) {
         let jobs = &batch;
-        match again(&self.lines, Slow::TriedAgain, on!(line => self.transact(line, jobs))).await {
+        match self.lines.again(Slow::TriedAgain, on!(line => self.transact(line, jobs))).await {
             Ok((answers, stored)) => {
                 for route in stored {
                     self.wake(&route);

@@ -8,7 +8,7 @@ use super::cluster::Cluster;
 use crate::clock::{Clock, ManualClock};
 use crate::metrics::Metrics;
 use crate::store::postgres::Database;
-use crate::store::{Durability, EmbeddedSettings, Settings, SharedSettings, Store};
+use crate::store::{Durability, EmbeddedSettings, OpenError, Settings, SharedSettings, Store};
 
 pub(in crate::store) struct Kept {
     pub engine: Engine,
@@ -16,8 +16,15 @@ pub(in crate::store) struct Kept {
 }
 
 pub(in crate::store) enum Engine {
-    Embedded { folder: tempfile::TempDir, clock: Clock, hand: Arc<ManualClock> },
+    Embedded(Files),
     Shared(Server),
+}
+
+/// A folder for an embedded store, whose time passes by hand.
+pub(in crate::store) struct Files {
+    pub folder: tempfile::TempDir,
+    pub clock: Clock,
+    pub hand: Arc<ManualClock>,
 }
 
 /// A PostgreSQL that is reached through a socket in its folder. Its time is real, and goes on beside what is let pass.
@@ -25,9 +32,7 @@ pub(in crate::store) struct Server(Cluster);
 
 impl Kept {
     pub fn embedded() -> Self {
-        let (clock, hand) = Clock::manual();
-        let folder = tempfile::tempdir().unwrap();
-        Self { engine: Engine::Embedded { folder, clock, hand }, metrics: Metrics::new().unwrap() }
+        Self { engine: Engine::Embedded(Files::new()), metrics: Metrics::new().unwrap() }
     }
 
     /// `None` where there is no PostgreSQL.
@@ -38,12 +43,7 @@ impl Kept {
     /// Opens it, anew or again; in PostgreSQL also as one more gateway.
     pub async fn open(&self) -> Store {
         let (settings, clock) = match &self.engine {
-            Engine::Embedded { folder, clock, .. } => {
-                let folder = folder.path().join("store");
-                let settings =
-                    EmbeddedSettings { folder, durability: Durability::Strict, max_ids: 1_000, max_bytes: None };
-                (Settings::Embedded(settings), clock.clone())
-            }
+            Engine::Embedded(files) => (Settings::Embedded(files.settings()), files.clock.clone()),
             Engine::Shared(server) => (Settings::Shared(Box::new(server.settings())), Clock::manual().0),
         };
         Store::open(settings, clock, self.metrics.store().clone()).await.unwrap()
@@ -59,12 +59,12 @@ impl Kept {
     /// Lets running time pass.
     pub fn pass(&self, store: &Store, time: Duration) {
         match &self.engine {
-            Engine::Embedded { hand, .. } => {
+            Engine::Embedded(files) => {
                 // In steps that are believed.
                 let mut left = time;
                 while !left.is_zero() {
                     let step = left.min(Duration::from_secs(50));
-                    hand.advance(step);
+                    files.hand.advance(step);
                     store.tick();
                     left -= step;
                 }
@@ -79,7 +79,7 @@ impl Kept {
     /// Lets time pass in which the store, which is closed, is not there.
     pub fn pass_away(&self, time: Duration) {
         match &self.engine {
-            Engine::Embedded { hand, .. } => hand.advance(time),
+            Engine::Embedded(files) => files.hand.advance(time),
             Engine::Shared(server) => {
                 let ms = time.as_millis();
                 server.sql(&format!("UPDATE hookgate.store SET ticked_at = ticked_at - interval '{ms} ms'"));
@@ -90,9 +90,29 @@ impl Kept {
     /// Forgets everything, while no store is open.
     pub fn clear(&self) {
         match &self.engine {
-            Engine::Embedded { folder, .. } => drop(std::fs::remove_dir_all(folder.path().join("store"))),
+            Engine::Embedded(files) => drop(std::fs::remove_dir_all(files.settings().folder)),
             Engine::Shared(server) => drop(server.sql("DROP SCHEMA IF EXISTS hookgate CASCADE")),
         }
+    }
+}
+
+impl Files {
+    pub fn new() -> Self {
+        let (clock, hand) = Clock::manual();
+        Self { folder: tempfile::tempdir().unwrap(), clock, hand }
+    }
+
+    pub fn settings(&self) -> EmbeddedSettings {
+        let folder = self.folder.path().join("store");
+        EmbeddedSettings { folder, durability: Durability::Strict, max_ids: 1_000, max_bytes: None }
+    }
+
+    pub fn try_open(&self, settings: EmbeddedSettings) -> Result<Store, OpenError> {
+        Store::embedded(settings, self.clock.clone(), Metrics::new().unwrap().store().clone())
+    }
+
+    pub fn open(&self) -> Store {
+        self.try_open(self.settings()).unwrap()
     }
 }
 
