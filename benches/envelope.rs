@@ -15,7 +15,11 @@ use hookgate::json::Pointer;
 use http::HeaderMap;
 use sha2::Sha256;
 
-const SIZES: [(&str, usize); 3] = [("1KiB", 1 << 10), ("16KiB", 16 << 10), ("256KiB", 256 << 10)];
+const SIZES: [(&str, usize); 3] = [
+    ("1KiB", 1 << 10),
+    ("16KiB", 16 << 10),
+    ("256KiB", 256 << 10),
+];
 
 /// A shape writes its n-th item: one member of the array at `/data/items`.
 type Item = fn(&mut String, usize);
@@ -40,7 +44,10 @@ fn envelope(criterion: &mut Criterion) {
     let pointer = |text: &str| text.parse::<Pointer>().expect("a pointer");
     let headers = HeaderMap::new();
     for (shape, item, timed) in SHAPES {
-        let timestamp = TimestampSpec { source: Source::Pointer(pointer("/created_at")), max_age: None };
+        let timestamp = TimestampSpec {
+            source: Source::Pointer(pointer("/created_at")),
+            max_age: None,
+        };
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(pointer("/id")),
             kind: Source::Pointer(pointer("/type")),
@@ -50,9 +57,13 @@ fn envelope(criterion: &mut Criterion) {
         for (name, size) in SIZES {
             let body = body(size, item);
             group.throughput(Throughput::Bytes(body.len() as u64));
-            group.bench_with_input(BenchmarkId::from_parameter(name), body.as_bytes(), |bencher, body| {
-                bencher.iter(|| spec.parse(black_box(body), &headers).expect("an event"));
-            });
+            group.bench_with_input(
+                BenchmarkId::from_parameter(name),
+                body.as_bytes(),
+                |bencher, body| {
+                    bencher.iter(|| spec.parse(black_box(body), &headers).expect("an event"));
+                },
+            );
         }
     }
 }
@@ -62,13 +73,18 @@ fn hmac(criterion: &mut Criterion) {
     for (name, size) in SIZES {
         let body = body(size, webhook);
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_with_input(BenchmarkId::from_parameter(name), body.as_bytes(), |bencher, body| {
-            bencher.iter(|| {
-                let mut mac = Hmac::<Sha256>::new_from_slice(b"whsec_0123456789abcdef").expect("any length");
-                mac.update(black_box(body));
-                mac.finalize()
-            });
-        });
+        group.bench_with_input(
+            BenchmarkId::from_parameter(name),
+            body.as_bytes(),
+            |bencher, body| {
+                bencher.iter(|| {
+                    let mut mac = Hmac::<Sha256>::new_from_slice(b"whsec_0123456789abcdef")
+                        .expect("any length");
+                    mac.update(black_box(body));
+                    mac.finalize()
+                });
+            },
+        );
     }
 }
 
@@ -132,13 +148,21 @@ fn strings(out: &mut String, n: usize) {
 }
 
 fn non_ascii(out: &mut String, n: usize) {
-    write!(out, r#"{{"n":{n},"text":"{}"}}"#, "Оплата получена — 支払いを受け取りました 🎉 ".repeat(8))
-        .expect("a String takes everything");
+    write!(
+        out,
+        r#"{{"n":{n},"text":"{}"}}"#,
+        "Оплата получена — 支払いを受け取りました 🎉 ".repeat(8)
+    )
+    .expect("a String takes everything");
 }
 
 fn escapes(out: &mut String, n: usize) {
-    write!(out, r#"{{"n":{n},"text":"{}"}}"#, r#"a\nb \"c\" \u00e9\/\\x \ud83d\ude00"#.repeat(16))
-        .expect("a String takes everything");
+    write!(
+        out,
+        r#"{{"n":{n},"text":"{}"}}"#,
+        r#"a\nb \"c\" \u00e9\/\\x \ud83d\ude00"#.repeat(16)
+    )
+    .expect("a String takes everything");
 }
 
 fn numbers(out: &mut String, n: usize) {
@@ -146,7 +170,8 @@ fn numbers(out: &mut String, n: usize) {
 }
 
 fn short_members(out: &mut String, n: usize) {
-    write!(out, r#"{{"a":{},"b":"x","c":[],"d":null}}"#, n % 10).expect("a String takes everything");
+    write!(out, r#"{{"a":{},"b":"x","c":[],"d":null}}"#, n % 10)
+        .expect("a String takes everything");
 }
 
 fn deep(out: &mut String, _: usize) {

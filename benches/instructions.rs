@@ -51,10 +51,18 @@ const CASES: [Case; 10] = [
     ("envelope/16KiB", |events| envelope(events, 16 * KIB)),
     ("ledger/new_event", new_events),
     ("ledger/replay", replays),
-    ("request/proxy/1KiB", |events| requests(events, KIB, "proxy", Sent::Genuine)),
-    ("request/proxy/16KiB", |events| requests(events, 16 * KIB, "proxy", Sent::Genuine)),
-    ("request/queue/1KiB", |events| requests(events, KIB, "queue", Sent::Genuine)),
-    ("request/refused/1KiB", |events| requests(events, KIB, "proxy", Sent::Forged)),
+    ("request/proxy/1KiB", |events| {
+        requests(events, KIB, "proxy", Sent::Genuine)
+    }),
+    ("request/proxy/16KiB", |events| {
+        requests(events, 16 * KIB, "proxy", Sent::Genuine)
+    }),
+    ("request/queue/1KiB", |events| {
+        requests(events, KIB, "queue", Sent::Genuine)
+    }),
+    ("request/refused/1KiB", |events| {
+        requests(events, KIB, "proxy", Sent::Forged)
+    }),
 ];
 
 fn main() -> ExitCode {
@@ -72,14 +80,23 @@ fn main() -> ExitCode {
         let text = serde_json::to_string_pretty(&counted).expect("JSON") + "\n";
         fs::write(BASELINE, text).expect("the baseline can be written");
     }
-    let baseline = fs::read(BASELINE).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    if holds(&counted, &baseline.unwrap_or_default()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let baseline = fs::read(BASELINE)
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok());
+    if holds(&counted, &baseline.unwrap_or_default()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints how each case stands to its baseline. Answers whether all are within it.
 fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> bool {
     let mut all = true;
-    println!("{:24}{:>14}{:>14}{:>9}", "instructions an event", "baseline", "now", "");
+    println!(
+        "{:24}{:>14}{:>14}{:>9}",
+        "instructions an event", "baseline", "now", ""
+    );
     for (&name, &now) in counted {
         let Some(&before) = baseline.get(name) else {
             println!("{name:24}{:>14}{now:>14}  has no baseline", "-");
@@ -96,7 +113,10 @@ fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> boo
             change if change < -tolerance => "  fewer: write it down",
             _ => "",
         };
-        println!("{name:24}{before:>14}{now:>14}{:>+8.1}%{verdict}", change * 100.0);
+        println!(
+            "{name:24}{before:>14}{now:>14}{:>+8.1}%{verdict}",
+            change * 100.0
+        );
     }
     if !all {
         println!(
@@ -114,7 +134,9 @@ fn ratio(now: u64, before: u64) -> f64 {
 /// Signs what is sent, where it is not counted.
 fn sign_requests() {
     for size in [KIB, 16 * KIB] {
-        let all: Vec<_> = (0..RUNS[1]).map(|number| gateway::signed_request(number, size)).collect();
+        let all: Vec<_> = (0..RUNS[1])
+            .map(|number| gateway::signed_request(number, size))
+            .collect();
         fs::write(signed(size), all.concat()).expect("the requests can be written");
     }
 }
@@ -147,18 +169,37 @@ fn run_under_callgrind(name: &str, events: u64) -> u64 {
         .stdout(Stdio::null())
         .output()
         .expect("valgrind is installed: scripts/install check");
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{name}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = fs::read_to_string(&profile).expect("a profile");
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
     total.expect("a profile has a total")
 }
 
 fn verify(events: u64, size: usize) {
-    let (scheme, secret) = (presets::vpn_enterprise(), || Secret::new(gateway::KEY).expect("not empty"));
-    let named = NamedSecret { name: "current".into(), secret: secret(), expires: None };
-    let verifier = Verifier::new(scheme.clone(), vec![named.for_scheme(&scheme).expect("a key")], false);
+    let (scheme, secret) = (presets::vpn_enterprise(), || {
+        Secret::new(gateway::KEY).expect("not empty")
+    });
+    let named = NamedSecret {
+        name: "current".into(),
+        secret: secret(),
+        expires: None,
+    };
+    let verifier = Verifier::new(
+        scheme.clone(),
+        vec![named.for_scheme(&scheme).expect("a key")],
+        false,
+    );
     let body = Bytes::from(gateway::event(1, size));
-    let headers = scheme.sign(&secret(), &body, Timestamp::UNIX_EPOCH, None).expect("signs").to_headers();
+    let headers = scheme
+        .sign(&secret(), &body, Timestamp::UNIX_EPOCH, None)
+        .expect("signs")
+        .to_headers();
     for _ in 0..events {
         let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
         verification.update(body.clone());
@@ -175,7 +216,8 @@ fn envelope(events: u64, size: usize) {
     };
     let body = gateway::event(1, size);
     for _ in 0..events {
-        spec.parse(body.as_bytes(), &HeaderMap::new()).expect("an event");
+        spec.parse(body.as_bytes(), &HeaderMap::new())
+            .expect("an event");
     }
 }
 
@@ -210,15 +252,25 @@ enum Sent {
 
 /// One after the other, over one connection; a stored one is delivered before the next is sent.
 fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
-    let settings = log::Settings { format: Format::Json, level: LevelFilter::INFO };
+    let settings = log::Settings {
+        format: Format::Json,
+        level: LevelFilter::INFO,
+    };
     let _log = log::start(settings).expect("for the first time");
-    let (folder, runtime) = (tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder"), runtime());
+    let (folder, runtime) = (
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder"),
+        runtime(),
+    );
     let (taken, delivered) = mpsc::channel();
     let app = runtime.block_on(gateway::gateway(receiver(taken), delivery, folder.path()));
     let mut connection = Connection::from(TcpStream::connect(app.data[0]).expect("it listens"));
     let mut signed = fs::read(signed(size)).expect("they were signed");
     let each = signed.len() / usize::try_from(RUNS[1]).expect("few");
-    for request in signed.chunks_mut(each).zip(0..events).map(|(request, _)| request) {
+    for request in signed
+        .chunks_mut(each)
+        .zip(0..events)
+        .map(|(request, _)| request)
+    {
         if sent == Sent::Forged {
             request[each - 4] ^= 1;
         }
@@ -228,7 +280,10 @@ fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
             (Sent::Genuine, "queue") => "202",
             (Sent::Genuine, _) => "200",
         };
-        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{answer}"
+        );
         if sent == Sent::Genuine {
             delivered.recv().expect("it is delivered");
         }
@@ -236,7 +291,11 @@ fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Takes what comes, over one connection after the other, and says so.
@@ -265,7 +324,10 @@ struct Connection {
 impl From<TcpStream> for Connection {
     fn from(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a TCP socket");
-        Self { stream, room: vec![0; 1 << 16] }
+        Self {
+            stream,
+            room: vec![0; 1 << 16],
+        }
     }
 }
 
@@ -279,15 +341,29 @@ impl Connection {
     fn read_message(&mut self) -> Option<String> {
         let mut come = 0;
         loop {
-            come += self.stream.read(&mut self.room[come..]).ok().filter(|read| *read > 0)?;
-            let Some(end) = self.room[..come].windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+            come += self
+                .stream
+                .read(&mut self.room[come..])
+                .ok()
+                .filter(|read| *read > 0)?;
+            let Some(end) = self.room[..come]
+                .windows(4)
+                .position(|end| end == b"\r\n\r\n")
+            else {
+                continue;
+            };
             let head = String::from_utf8_lossy(&self.room[..end]).into_owned();
             let length: Option<usize> = head.lines().find_map(|line| {
                 let (name, value) = line.split_once(": ")?;
-                name.eq_ignore_ascii_case("content-length").then(|| value.parse().ok())?
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.parse().ok())?
             });
             while come < end + 4 + length.unwrap_or(0) {
-                come += self.stream.read(&mut self.room[come..]).ok().filter(|read| *read > 0)?;
+                come += self
+                    .stream
+                    .read(&mut self.room[come..])
+                    .ok()
+                    .filter(|read| *read > 0)?;
             }
             return Some(head);
         }

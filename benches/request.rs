@@ -26,7 +26,9 @@ fn request(c: &mut Criterion) {
     for size in [1 << 10, 1 << 14, 1 << 18] {
         group.throughput(Throughput::Bytes(size as u64));
         for (name, address) in [("gateway", app.data[0]), ("direct", receiver)] {
-            let mut connection = runtime.block_on(TcpStream::connect(address)).expect("it listens");
+            let mut connection = runtime
+                .block_on(TcpStream::connect(address))
+                .expect("it listens");
             connection.set_nodelay(true).expect("a TCP socket");
             group.bench_function(BenchmarkId::new(name, size), |b| {
                 b.iter_batched(
@@ -57,9 +59,17 @@ async fn exchange(connection: &mut TcpStream, request: &[u8]) {
     let mut answer = Vec::with_capacity(1024);
     while !answer.ends_with(b"\r\n\r\nOK") {
         let read = connection.read_buf(&mut answer).await.expect("it answers");
-        assert!(read > 0 && answer.len() < 4096, "{}", String::from_utf8_lossy(&answer));
+        assert!(
+            read > 0 && answer.len() < 4096,
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
     }
-    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
 
 criterion_group!(benches, request);

@@ -19,8 +19,8 @@ use hookgate::clock::{Clock, ManualClock};
 use hookgate::metrics::Metrics;
 use hookgate::signature::PayloadDigest;
 use hookgate::store::{
-    Attempted, Claimed, DeliveryChange, Durability, EmbeddedSettings, EventKey, Name, Payload, Record, Settlement,
-    State, Store, Subject, Terms, Tried,
+    Attempted, Claimed, DeliveryChange, Durability, EmbeddedSettings, EventKey, Name, Payload,
+    Record, Settlement, State, Store, Subject, Terms, Tried,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -42,7 +42,10 @@ fn main() {
 }
 
 fn number(name: &str, usual: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(usual)
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(usual)
 }
 
 /// A store in a folder of its own, under a clock that is moved by hand.
@@ -63,12 +66,22 @@ impl Opened {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let (clock, hand) = Clock::manual();
         let store = open(folder.path(), durability, &clock);
-        Self { folder, clock, hand, store }
+        Self {
+            folder,
+            clock,
+            hand,
+            store,
+        }
     }
 }
 
 fn open(folder: &Path, durability: Durability, clock: &Clock) -> Store {
-    let settings = EmbeddedSettings { folder: folder.to_owned(), durability, max_ids: usize::MAX, max_bytes: None };
+    let settings = EmbeddedSettings {
+        folder: folder.to_owned(),
+        durability,
+        max_ids: usize::MAX,
+        max_bytes: None,
+    };
     let metrics = Metrics::new().expect("series of different names");
     Store::embedded(settings, clock.clone(), metrics.store().clone()).expect("a store")
 }
@@ -80,23 +93,35 @@ async fn commits() {
         let mut alone = Vec::new();
         for id in 0..2_000 {
             let began = Instant::now();
-            opened.store.settle(completed(id, None)).await.expect("a disk");
+            opened
+                .store
+                .settle(completed(id, None))
+                .await
+                .expect("a disk");
             alone.push(began.elapsed());
         }
-        println!("commit, {durability:?}, one at a time: {}", spread(&mut alone));
+        println!(
+            "commit, {durability:?}, one at a time: {}",
+            spread(&mut alone)
+        );
     }
     for askers in [64, 256] {
         let opened = Opened::new(Durability::Strict);
-        let (rate, mut waits) = settle_many(&opened.store, 0..300_000, askers, |id| completed(id, None)).await;
-        println!("completed IDs, {askers} at once: {rate:.0}/s, {}", spread(&mut waits));
+        let (rate, mut waits) =
+            settle_many(&opened.store, 0..300_000, askers, |id| completed(id, None)).await;
+        println!(
+            "completed IDs, {askers} at once: {rate:.0}/s, {}",
+            spread(&mut waits)
+        );
     }
 }
 
 /// What the record of each delivery costs beside its ID, and a stored event.
 async fn recorded() {
-    for (what, state) in
-        [("with a record", Some(State::Success)), ("with a stored event of 1 KiB", Some(State::Pending))]
-    {
+    for (what, state) in [
+        ("with a record", Some(State::Success)),
+        ("with a stored event of 1 KiB", Some(State::Pending)),
+    ] {
         let opened = Opened::new(Durability::Strict);
         let count = 200_000;
         let make = move |id| completed(id, state);
@@ -116,7 +141,12 @@ async fn window(ids: u64) {
     let opened = Opened::new(Durability::Relaxed);
     let (rate, _) = settle_many(&opened.store, 0..ids, 256, |id| completed(id, None)).await;
     let memory = (resident() - before) as f64 / ids as f64;
-    let Opened { folder, clock, hand, store } = opened;
+    let Opened {
+        folder,
+        clock,
+        hand,
+        store,
+    } = opened;
     store.close(true).await;
     drop(store);
     let disk = file_bytes(folder.path()) / ids as f64;
@@ -126,7 +156,11 @@ async fn window(ids: u64) {
 
     let began = Instant::now();
     let store = open(folder.path(), Durability::Strict, &clock);
-    println!("opened with {} IDs in {:.2} s", store.ids(), began.elapsed().as_secs_f64());
+    println!(
+        "opened with {} IDs in {:.2} s",
+        store.ids(),
+        began.elapsed().as_secs_f64()
+    );
 
     let (mut misses, mut hits) = (Vec::new(), Vec::new());
     for id in 0..20_000 {
@@ -160,14 +194,25 @@ async fn window(ids: u64) {
 async fn backlog(events: u64) {
     let opened = Opened::new(Durability::Relaxed);
     let before = resident();
-    let (rate, _) = settle_many(&opened.store, 0..events, 256, |id| completed(id, Some(State::Pending))).await;
+    let (rate, _) = settle_many(&opened.store, 0..events, 256, |id| {
+        completed(id, Some(State::Pending))
+    })
+    .await;
     let memory = (resident() - before) as f64 / f64::from(1 << 20);
     println!(
         "backlog of {events} events of 1 KiB: {memory:.1} MiB of memory in all (the IDs' index with it), stored at {rate:.0}/s"
     );
     let began = Instant::now();
-    let due = opened.store.due("billing".into(), &[], 32).await.expect("a disk");
-    println!("the first {} of them are found in {:.2} ms", due.events.len(), began.elapsed().as_secs_f64() * 1e3);
+    let due = opened
+        .store
+        .due("billing".into(), &[], 32)
+        .await
+        .expect("a disk");
+    println!(
+        "the first {} of them are found in {:.2} ms",
+        due.events.len(),
+        began.elapsed().as_secs_f64() * 1e3
+    );
 }
 
 /// Settles one after the other for a while. Answers the next ID.
@@ -196,7 +241,9 @@ async fn settle_many(
             let (store, ids) = (store.clone(), ids.clone());
             tokio::spawn(async move {
                 let mut waits = Vec::new();
-                for id in (ids.start + asker..ids.end).step_by(usize::try_from(askers).expect("few")) {
+                for id in
+                    (ids.start + asker..ids.end).step_by(usize::try_from(askers).expect("few"))
+                {
                     let asked = Instant::now();
                     store.settle(make(id)).await.expect("a disk");
                     waits.push(asked.elapsed());
@@ -214,14 +261,23 @@ async fn settle_many(
 
 /// Keys as the ledger's hash makes them: spread over everything, each of its own.
 fn key(id: u64) -> EventKey {
-    let mixed = u128::from(id.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+    let mixed =
+        u128::from(id.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
     EventKey(mixed ^ mixed.rotate_left(61))
 }
 
 fn completed(id: u64, state: Option<State>) -> Settlement {
     Settlement {
-        names: [Some(Name { key: key(id), earlier: None }), None],
-        becomes: Record::Completed { digest: PayloadDigest::unknown() },
+        names: [
+            Some(Name {
+                key: key(id),
+                earlier: None,
+            }),
+            None,
+        ],
+        becomes: Record::Completed {
+            digest: PayloadDigest::unknown(),
+        },
         window: WINDOW,
         if_lost: Tried::default(),
         delivery: state.map(|state| DeliveryChange {
@@ -242,8 +298,10 @@ fn completed(id: u64, state: Option<State>) -> Settlement {
                 status: Some(200),
                 error: None,
             }),
-            payload: (state == State::Pending)
-                .then(|| Payload { head: Bytes::from_static(&[b'h'; 500]), body: Bytes::from_static(&[b'b'; 1024]) }),
+            payload: (state == State::Pending).then(|| Payload {
+                head: Bytes::from_static(&[b'h'; 500]),
+                body: Bytes::from_static(&[b'b'; 1024]),
+            }),
             due_after: Duration::ZERO,
         }),
     }
@@ -264,17 +322,36 @@ fn spread(waits: &mut [Duration]) -> String {
         let place = ((waits.len() - 1) as f64 * part) as usize;
         waits[place].as_secs_f64() * 1e6
     };
-    format!("p50 {:.0} µs, p99 {:.0} µs, longest {:.1} ms", at(0.5), at(0.99), at(1.0) / 1e3)
+    format!(
+        "p50 {:.0} µs, p99 {:.0} µs, longest {:.1} ms",
+        at(0.5),
+        at(0.99),
+        at(1.0) / 1e3
+    )
 }
 
 /// Bytes of memory that this process has.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .next()
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 async fn is_known(store: &Store, key: EventKey) -> bool {
-    let terms = Terms { lease: Duration::ZERO, window: Duration::ZERO, forwards: true };
-    matches!(store.claim(key, terms).await.expect("a disk"), Claimed::Here(_, Some(_)))
+    let terms = Terms {
+        lease: Duration::ZERO,
+        window: Duration::ZERO,
+        forwards: true,
+    };
+    matches!(
+        store.claim(key, terms).await.expect("a disk"),
+        Claimed::Here(_, Some(_))
+    )
 }

@@ -52,10 +52,22 @@ struct Forged {
 
 impl Forged {
     fn new(mac: &Hmac<Sha256>, class: Class) -> Self {
-        let body = Bytes::from(format!(r#"{{"id":"evt_{:016x}","type":"user.created"}}"#, fastrand::u64(..)));
-        let right: Tag = mac.clone().chain_update(&body).finalize().into_bytes().into();
+        let body = Bytes::from(format!(
+            r#"{{"id":"evt_{:016x}","type":"user.created"}}"#,
+            fastrand::u64(..)
+        ));
+        let right: Tag = mac
+            .clone()
+            .chain_update(&body)
+            .finalize()
+            .into_bytes()
+            .into();
         let mut wrong = right;
-        let first_wrong = if class == Class::NothingRight { 0 } else { right.len() - 1 };
+        let first_wrong = if class == Class::NothingRight {
+            0
+        } else {
+            right.len() - 1
+        };
         for byte in &mut wrong[first_wrong..] {
             *byte ^= fastrand::u8(1..);
         }
@@ -63,7 +75,9 @@ impl Forged {
     }
 
     fn headers(&self) -> HeaderMap {
-        let value = format!("sha256={}", hex::encode(self.wrong)).parse().expect("hex");
+        let value = format!("sha256={}", hex::encode(self.wrong))
+            .parse()
+            .expect("hex");
         HeaderMap::from_iter([("x-vpn-signature".parse().expect("a name"), value)])
     }
 }
@@ -71,7 +85,13 @@ impl Forged {
 fn main() -> ExitCode {
     let scheme = presets::vpn_enterprise();
     let secret = Secret::new(KEY).expect("not empty");
-    let named = NamedSecret { name: "current".into(), secret, expires: None }.for_scheme(&scheme).expect("a key");
+    let named = NamedSecret {
+        name: "current".into(),
+        secret,
+        expires: None,
+    }
+    .for_scheme(&scheme)
+    .expect("a key");
     let verifier = Verifier::new(scheme, vec![named], false);
     let mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).expect("a key of any length");
     let forged = |class| Forged::new(&mac, class);
@@ -130,8 +150,19 @@ fn main() -> ExitCode {
         ),
     ];
     let proved = constant.iter().all(|t| *t < LEAKS_FROM) && leaky.iter().all(|t| *t >= LEAKS_FROM);
-    println!("{}", if proved { "no leak was seen where none may be" } else { "FAILED" });
-    if proved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!(
+        "{}",
+        if proved {
+            "no leak was seen where none may be"
+        } else {
+            "FAILED"
+        }
+    );
+    if proved {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Measures `run` on what `prepare` makes of each class, and prints and returns the greatest |t|.
@@ -141,25 +172,43 @@ fn measure<I>(what: &str, prepare: impl Fn(Class) -> I, run: impl Fn(I) -> bool)
         batch(&prepare, &run, |_, time| trial.push(time));
     }
     trial.sort_by(f64::total_cmp);
-    let slowest = SHARES.map(|share| if share < 1.0 { share_of(&trial, share) } else { f64::INFINITY });
+    let slowest = SHARES.map(|share| {
+        if share < 1.0 {
+            share_of(&trial, share)
+        } else {
+            f64::INFINITY
+        }
+    });
     let mut samples = SHARES.map(|_| [Sample::default(), Sample::default()]);
     for _ in 0..MEASUREMENTS / BATCH {
         batch(&prepare, &run, |class, time| {
-            let fast_enough = samples.iter_mut().zip(slowest).filter(|(_, slowest)| time <= *slowest);
+            let fast_enough = samples
+                .iter_mut()
+                .zip(slowest)
+                .filter(|(_, slowest)| time <= *slowest);
             fast_enough.for_each(|(sample, _)| sample[class as usize].add(time));
         });
     }
-    let t = samples.iter().map(|sample| Sample::welch(sample).abs()).fold(0.0, f64::max);
+    let t = samples
+        .iter()
+        .map(|sample| Sample::welch(sample).abs())
+        .fold(0.0, f64::max);
     let [nothing, most] = &samples[TYPICAL];
     println!("{what:46}{:>9.2} ns{t:>9.2}", most.mean - nothing.mean);
     t
 }
 
 /// Prepares some, measures each, and tells the nanoseconds that it took.
-fn batch<I>(prepare: impl Fn(Class) -> I, run: impl Fn(I) -> bool, mut tell: impl FnMut(Class, f64)) {
+fn batch<I>(
+    prepare: impl Fn(Class) -> I,
+    run: impl Fn(I) -> bool,
+    mut tell: impl FnMut(Class, f64),
+) {
     let classes = [Class::NothingRight, Class::AllButTheLastRight];
-    let prepared: Vec<_> =
-        (0..BATCH).map(|_| classes[usize::from(fastrand::bool())]).map(|class| (class, prepare(class))).collect();
+    let prepared: Vec<_> = (0..BATCH)
+        .map(|_| classes[usize::from(fastrand::bool())])
+        .map(|class| (class, prepare(class)))
+        .collect();
     for (class, input) in prepared {
         let input = black_box(input);
         let start = Instant::now();
@@ -201,6 +250,10 @@ impl Sample {
         let error = |sample: &Self| sample.squares / (sample.count - 1.0) / sample.count;
         let error = (error(a) + error(b)).sqrt();
         // The fastest may all have taken the clock's same tick.
-        if error > 0.0 { (a.mean - b.mean) / error } else { 0.0 }
+        if error > 0.0 {
+            (a.mean - b.mean) / error
+        } else {
+            0.0
+        }
     }
 }

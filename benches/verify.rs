@@ -20,13 +20,26 @@ fn verify(c: &mut Criterion) {
         let body = Bytes::from(vec![b'x'; size]);
         let scheme = presets::vpn_enterprise();
         let secret = Secret::new(KEY).expect("not empty");
-        let headers = scheme.sign(&secret, &body, Timestamp::UNIX_EPOCH, None).expect("signs").to_headers();
+        let headers = scheme
+            .sign(&secret, &body, Timestamp::UNIX_EPOCH, None)
+            .expect("signs")
+            .to_headers();
         let named = |name: &str, key: &str| {
             let secret = Secret::new(key).expect("not empty");
-            NamedSecret { name: name.into(), secret, expires: None }.for_scheme(&scheme).expect("a key")
+            NamedSecret {
+                name: name.into(),
+                secret,
+                expires: None,
+            }
+            .for_scheme(&scheme)
+            .expect("a key")
         };
         let one = Verifier::new(scheme.clone(), vec![named("current", KEY)], false);
-        let two = Verifier::new(scheme.clone(), vec![named("new", "whsec_new"), named("current", KEY)], false);
+        let two = Verifier::new(
+            scheme.clone(),
+            vec![named("new", "whsec_new"), named("current", KEY)],
+            false,
+        );
         let check = |verifier: &Verifier| {
             let mut verification = verifier.begin(black_box(&headers), Timestamp::UNIX_EPOCH);
             // Chunks as a socket gives them, sharing one buffer.
@@ -36,8 +49,12 @@ fn verify(c: &mut Criterion) {
             verification.finish().expect("signed with this key")
         };
         group.throughput(Throughput::Bytes(size as u64));
-        group.bench_function(BenchmarkId::new("one_secret", size), |b| b.iter(|| check(&one)));
-        group.bench_function(BenchmarkId::new("two_secrets", size), |b| b.iter(|| check(&two)));
+        group.bench_function(BenchmarkId::new("one_secret", size), |b| {
+            b.iter(|| check(&one))
+        });
+        group.bench_function(BenchmarkId::new("two_secrets", size), |b| {
+            b.iter(|| check(&two))
+        });
         let keyed = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).expect("any length");
         group.bench_function(BenchmarkId::new("bare_hmac", size), |b| {
             b.iter(|| keyed.clone().chain_update(black_box(&body)).finalize());

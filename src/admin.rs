@@ -68,7 +68,11 @@ const THREADS: usize = 2;
 ///
 /// # Errors
 /// When the thread or its runtime can't be started.
-pub fn start(listener: std::net::TcpListener, subject: Subject, access: Access<'_>) -> io::Result<SocketAddr> {
+pub fn start(
+    listener: std::net::TcpListener,
+    subject: Subject,
+    access: Access<'_>,
+) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -94,5 +98,6 @@ fn router(subject: Subject, door: Door) -> Router {
     let door = Arc::new(door);
     let pages = dashboard::router(Arc::clone(&operations), Arc::clone(&door));
     let guarded = rest::router(Arc::clone(&operations)).merge(graphql::router(operations));
-    open.merge(pages).merge(guarded.layer(from_fn_with_state(door, auth::guard)))
+    open.merge(pages)
+        .merge(guarded.layer(from_fn_with_state(door, auth::guard)))
 }

@@ -48,7 +48,10 @@ pub enum Error {
     #[error("the configuration is not valid")]
     Config(Box<config::Report>),
     #[error("cannot listen on {address}: {source}; is another process listening there?")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error("{0}")]
     Store(#[from] OpenError),
     #[error("cannot start: {0}")]
@@ -109,7 +112,9 @@ pub fn run(path: &Path) -> Result<(), Error> {
 fn serve(path: &Path) -> Result<Ended, Error> {
     let env = |name: &str| std::env::var(name).ok();
     let sockets = Sockets::handed_over();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     // First of all: whoever is sent one that we don't wait for yet, ends.
     let signals = runtime.block_on(async { Signals::new() })?;
     let seen = reload::Content::of(path);
@@ -173,11 +178,31 @@ impl App {
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
         let watch = Watch::new(clock.now());
-        let (for_queue, counting, watching) = (Arc::clone(&queue), Arc::clone(&metrics), Arc::clone(&watch));
-        let gateway = Gateway::new(config.limits, Arc::clone(&ledger), client, for_queue, counting, watching, clock);
+        let (for_queue, counting, watching) =
+            (Arc::clone(&queue), Arc::clone(&metrics), Arc::clone(&watch));
+        let gateway = Gateway::new(
+            config.limits,
+            Arc::clone(&ledger),
+            client,
+            for_queue,
+            counting,
+            watching,
+            clock,
+        );
         queue.remember_paused().await.map_err(io::Error::other)?;
-        let config::Admin { address, token, read_token, hosts, allowed_upstreams } = config.admin;
-        let registry = Registry::start(Arc::clone(&gateway), store.clone(), config.routes, allowed_upstreams);
+        let config::Admin {
+            address,
+            token,
+            read_token,
+            hosts,
+            allowed_upstreams,
+        } = config.admin;
+        let registry = Registry::start(
+            Arc::clone(&gateway),
+            store.clone(),
+            config.routes,
+            allowed_upstreams,
+        );
         let registry = Arc::new(registry.await.map_err(io::Error::other)?);
         metrics.config_loaded(Timestamp::now());
         if let Some(revision) = revision {
@@ -187,17 +212,28 @@ impl App {
         let (draining, draining_seen) = watch::channel(false);
         let (stopping, stopping_seen) = watch::channel(false);
         let (ask_reload, reloads) = Reloads::new();
-        let addresses: Vec<_> =
-            std::iter::once(address).chain(config.listen.iter().map(|listen| listen.address)).collect();
+        let addresses: Vec<_> = std::iter::once(address)
+            .chain(config.listen.iter().map(|listen| listen.address))
+            .collect();
         let mut opened = sockets.listen(&addresses)?.into_iter();
         let (_, admin) = opened.next().expect("as many as addresses");
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
         let (mut front, mut secured) = (Vec::new(), tls::Secured::new(Arc::clone(&metrics)));
-        for (config::Listen { address: configured, tls, proxy_protocol }, (address, socket)) in
-            config.listen.into_iter().zip(opened)
+        for (
+            config::Listen {
+                address: configured,
+                tls,
+                proxy_protocol,
+            },
+            (address, socket),
+        ) in config.listen.into_iter().zip(opened)
         {
             let tls = tls.map(|tls| secured.open(configured, tls));
-            let frontend = Frontend { gateway: Arc::clone(&gateway), tls: tls.clone(), proxy_protocol };
+            let frontend = Frontend {
+                gateway: Arc::clone(&gateway),
+                tls: tls.clone(),
+                proxy_protocol,
+            };
             let listener = listen::start(socket, frontend, stopping_seen.clone())?;
             tracing::info!(listener = "data", %address, tls = tls.is_some(), proxy_protocol, "listening");
             data.push(address);
@@ -218,7 +254,11 @@ impl App {
             draining: draining_seen,
             reloads: ask_reload,
         };
-        let access = admin::Access { token: token.as_ref(), read_token: read_token.as_ref(), hosts: &hosts };
+        let access = admin::Access {
+            token: token.as_ref(),
+            read_token: read_token.as_ref(),
+            hosts: &hosts,
+        };
         let admin = admin::start(admin, subject, access)?;
         tracing::info!(listener = "admin", address = %admin, "listening");
         queue.start();
@@ -304,14 +344,19 @@ impl App {
             let _ = listener.await;
         }
         let grace = self.shutdown.grace;
-        let (requests, queue) = tokio::join!(timeout(grace, self.gateway.all_closed()), self.queue.stop(grace));
+        let (requests, queue) = tokio::join!(
+            timeout(grace, self.gateway.all_closed()),
+            self.queue.stop(grace)
+        );
         let all_ended = requests.is_ok() && queue && attempts;
         // What was cut off may have arrived: the next start has to know.
         self.store.close(all_ended).await;
         if all_ended {
             tracing::info!("stopped");
         } else {
-            tracing::warn!("stopped with requests or attempts still in flight: the grace period has ended");
+            tracing::warn!(
+                "stopped with requests or attempts still in flight: the grace period has ended"
+            );
         }
         self.sockets
     }
@@ -322,7 +367,12 @@ impl App {
         mut file: reload::FileWatch,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Ended, Error> {
-        let Signals { mut terminate, mut interrupt, mut hangup, mut upgrade } = signals;
+        let Signals {
+            mut terminate,
+            mut interrupt,
+            mut hangup,
+            mut upgrade,
+        } = signals;
         supervisor::ready(&self.data, self.admin);
         let mut tell = tokio::time::interval(TELL_EVERY);
         let (check, mut checked) = mpsc::channel(1);

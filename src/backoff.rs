@@ -81,10 +81,17 @@ impl Backoff {
         let drawn = self.limit(attempt).mul_f64(chance.clamp(0.0, 1.0));
         let pause = match failed {
             // Never sooner than without it: an upstream that asks for no pause at all is not to be hammered.
-            Failed::Status { retry_after: Some(asked), .. } => asked.min(self.max_interval).max(drawn),
+            Failed::Status {
+                retry_after: Some(asked),
+                ..
+            } => asked.min(self.max_interval).max(drawn),
             _ => drawn,
         };
-        if age.saturating_add(pause) > self.horizon { Next::GiveUp(Reason::Expired) } else { Next::RetryAfter(pause) }
+        if age.saturating_add(pause) > self.horizon {
+            Next::GiveUp(Reason::Expired)
+        } else {
+            Next::RetryAfter(pause)
+        }
     }
 
     /// The longest pause after attempt number `attempt`: `initial · factor^(attempt − 1)`, at most `max_interval`.
@@ -92,7 +99,8 @@ impl Backoff {
         let power = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.initial.as_secs_f64() * self.factor.powi(power);
         // Infinite after enough attempts, which is no duration.
-        Duration::try_from_secs_f64(seconds).map_or(self.max_interval, |limit| limit.min(self.max_interval))
+        Duration::try_from_secs_f64(seconds)
+            .map_or(self.max_interval, |limit| limit.min(self.max_interval))
     }
 }
 
@@ -117,13 +125,21 @@ mod tests {
     };
 
     const fn status(status: u16) -> Failed {
-        Failed::Status { status, retry_after: None }
+        Failed::Status {
+            status,
+            retry_after: None,
+        }
     }
 
     #[test]
     fn the_limit_doubles_up_to_the_longest_interval() {
-        let limits: Vec<_> = (1..=12).map(|attempt| USUAL.limit(attempt).as_secs()).collect();
-        assert_eq!(limits, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]);
+        let limits: Vec<_> = (1..=12)
+            .map(|attempt| USUAL.limit(attempt).as_secs())
+            .collect();
+        assert_eq!(
+            limits,
+            [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
+        );
         assert_eq!(USUAL.limit(u32::MAX), HOUR);
     }
 
@@ -137,16 +153,34 @@ mod tests {
 
     #[test]
     fn a_retry_after_is_kept_to_and_bounded_by_the_longest_interval() {
-        let asked = |seconds| Failed::Status { status: 503, retry_after: Some(Duration::from_secs(seconds)) };
-        assert_eq!(USUAL.next(1, asked(42), Duration::ZERO, 0.0), Next::RetryAfter(Duration::from_secs(42)));
-        assert_eq!(USUAL.next(1, asked(86_400), Duration::ZERO, 0.0), Next::RetryAfter(HOUR));
-        assert_eq!(USUAL.next(2, asked(0), Duration::ZERO, 0.5), Next::RetryAfter(Duration::from_secs(5)));
+        let asked = |seconds| Failed::Status {
+            status: 503,
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        assert_eq!(
+            USUAL.next(1, asked(42), Duration::ZERO, 0.0),
+            Next::RetryAfter(Duration::from_secs(42))
+        );
+        assert_eq!(
+            USUAL.next(1, asked(86_400), Duration::ZERO, 0.0),
+            Next::RetryAfter(HOUR)
+        );
+        assert_eq!(
+            USUAL.next(2, asked(0), Duration::ZERO, 0.5),
+            Next::RetryAfter(Duration::from_secs(5))
+        );
     }
 
     #[test]
     fn a_permanent_refusal_is_believed_the_third_time() {
         for refused in [400, 401, 403, 404, 410, 422] {
-            assert!(matches!(USUAL.next(2, status(refused), Duration::ZERO, 0.5), Next::RetryAfter(_)), "{refused}");
+            assert!(
+                matches!(
+                    USUAL.next(2, status(refused), Duration::ZERO, 0.5),
+                    Next::RetryAfter(_)
+                ),
+                "{refused}"
+            );
             assert_eq!(
                 USUAL.next(3, status(refused), Duration::ZERO, 0.5),
                 Next::GiveUp(Reason::Rejected),
@@ -154,9 +188,18 @@ mod tests {
             );
         }
         for passing in [301, 408, 409, 425, 429, 500, 503] {
-            assert!(matches!(USUAL.next(30, status(passing), Duration::ZERO, 0.5), Next::RetryAfter(_)), "{passing}");
+            assert!(
+                matches!(
+                    USUAL.next(30, status(passing), Duration::ZERO, 0.5),
+                    Next::RetryAfter(_)
+                ),
+                "{passing}"
+            );
         }
-        assert!(matches!(USUAL.next(30, Failed::NoAnswer, Duration::ZERO, 0.5), Next::RetryAfter(_)));
+        assert!(matches!(
+            USUAL.next(30, Failed::NoAnswer, Duration::ZERO, 0.5),
+            Next::RetryAfter(_)
+        ));
     }
 
     proptest! {

@@ -133,12 +133,22 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
 ///
 /// # Errors
 /// The [`Report`] holds what is wrong with that, or with the file as a whole.
-pub fn whereabouts(path: &Path, env: &dyn Fn(&str) -> Option<String>, with_token: bool) -> Result<Whereabouts, Report> {
+pub fn whereabouts(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    with_token: bool,
+) -> Result<Whereabouts, Report> {
     let source = read(path)?;
     let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
         compile::whereabouts(raw, sources, problems, with_token)
     };
-    parse_for(path.display().to_string(), source, &sources(path, env), compile).map(|(found, _)| found)
+    parse_for(
+        path.display().to_string(),
+        source,
+        &sources(path, env),
+        compile,
+    )
+    .map(|(found, _)| found)
 }
 
 /// As [`load`], but looks only at where events are kept.
@@ -147,7 +157,13 @@ pub fn whereabouts(path: &Path, env: &dyn Fn(&str) -> Option<String>, with_token
 /// The [`Report`] holds what is wrong with that, or with the file as a whole.
 pub fn store(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<store::Settings, Report> {
     let source = read(path)?;
-    parse_for(path.display().to_string(), source, &sources(path, env), compile::store).map(|(found, _)| found)
+    parse_for(
+        path.display().to_string(),
+        source,
+        &sources(path, env),
+        compile::store,
+    )
+    .map(|(found, _)| found)
 }
 
 /// As [`load`], but looks only at how the route of this name tells genuine requests.
@@ -163,11 +179,21 @@ pub fn authentication(
     let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
         compile::authentication(raw, sources, problems, route)
     };
-    parse_for(path.display().to_string(), source, &sources(path, env), compile).map(|(found, _)| found)
+    parse_for(
+        path.display().to_string(),
+        source,
+        &sources(path, env),
+        compile,
+    )
+    .map(|(found, _)| found)
 }
 
 fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sources<'a> {
-    Sources { folder: path.parent().unwrap_or(Path::new("")), env, now: Timestamp::now() }
+    Sources {
+        folder: path.parent().unwrap_or(Path::new("")),
+        env,
+        now: Timestamp::now(),
+    }
 }
 
 fn read(path: &Path) -> Result<String, Report> {
@@ -191,7 +217,8 @@ fn read_text(path: &Path) -> Result<String, String> {
 
 /// Checks a configuration whose text is known already. `file` is what the report calls it.
 fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, Report> {
-    parse_for(file, source, sources, compile::compile).map(|(config, warnings)| Loaded { config, warnings })
+    parse_for(file, source, sources, compile::compile)
+        .map(|(config, warnings)| Loaded { config, warnings })
 }
 
 /// Checks a configuration for what `compile` wants of it. Beside that there is the report of all warnings.
@@ -211,7 +238,9 @@ fn parse_for<T>(
     let raw: Option<raw::File> = root.and_then(|root| de::from_tree(root, &problems));
     let wanted = raw.and_then(|raw| compile(&raw, sources, &problems));
     match wanted {
-        Some(wanted) if !problems.any_error() => Ok((wanted, problems.into_report(file, source, masks))),
+        Some(wanted) if !problems.any_error() => {
+            Ok((wanted, problems.into_report(file, source, masks)))
+        }
         _ => Err(problems.into_report(file, source, masks)),
     }
 }
@@ -221,8 +250,20 @@ fn parse_for<T>(
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_text(name: &str, text: String, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
-    parse(name.into(), text, &Sources { folder: Path::new(""), env, now: Timestamp::now() })
+pub fn load_text(
+    name: &str,
+    text: String,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Report> {
+    parse(
+        name.into(),
+        text,
+        &Sources {
+            folder: Path::new(""),
+            env,
+            now: Timestamp::now(),
+        },
+    )
 }
 
 /// For fuzzing and benches: checks `source` as if it were a file, in an environment that has every variable and
@@ -230,8 +271,14 @@ pub fn load_text(name: &str, text: String, env: &dyn Fn(&str) -> Option<String>)
 #[doc(hidden)]
 pub fn check_text(source: &str) -> Result<Loaded, Report> {
     // Hex, base64, and an Ed25519 public key (RFC 8032 §7.1, test 1): right for every scheme.
-    let env = |_: &str| Some("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a".to_owned());
-    let sources = Sources { folder: Path::new("/nonexistent"), env: &env, now: Timestamp::UNIX_EPOCH };
+    let env = |_: &str| {
+        Some("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a".to_owned())
+    };
+    let sources = Sources {
+        folder: Path::new("/nonexistent"),
+        env: &env,
+        now: Timestamp::UNIX_EPOCH,
+    };
     parse("hookgate.yaml".into(), source.into(), &sources)
 }
 

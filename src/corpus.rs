@@ -6,12 +6,17 @@ use std::path::Path;
 
 /// The files of a folder there, by name.
 pub fn of(folder: &str) -> BTreeMap<String, Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(folder);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/corpus")
+        .join(folder);
     fs::read_dir(directory)
         .expect("the corpus")
         .map(|entry| {
             let entry = entry.expect("an entry");
-            (entry.file_name().into_string().expect("a name"), fs::read(entry.path()).expect("a file"))
+            (
+                entry.file_name().into_string().expect("a name"),
+                fs::read(entry.path()).expect("a file"),
+            )
         })
         .collect()
 }

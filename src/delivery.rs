@@ -98,7 +98,12 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Delivery {
     /// `forward_query` appends the sender's query string.
-    pub fn new(verified: &Verified, label: &Label, arrival: &Arrival<'_>, forward_query: bool) -> Self {
+    pub fn new(
+        verified: &Verified,
+        label: &Label,
+        arrival: &Arrival<'_>,
+        forward_query: bool,
+    ) -> Self {
         let (mut lines, has_key) = Writing::begin(verified.body(), &label.route, arrival);
         lines.set("Hookgate-Event-Id", &label.event_id);
         lines.set("Hookgate-Event-Type", &label.event_type);
@@ -112,7 +117,12 @@ impl Delivery {
     }
 
     /// A provider's handshake, which is no event and has no ID.
-    pub fn handshake(verified: &Verified, route: &str, kind: &'static str, arrival: &Arrival<'_>) -> Self {
+    pub fn handshake(
+        verified: &Verified,
+        route: &str,
+        kind: &'static str,
+        arrival: &Arrival<'_>,
+    ) -> Self {
         let (mut lines, _) = Writing::begin(verified.body(), route, arrival);
         lines.set("Hookgate-Event-Type", kind);
         Self::of(verified.body(), lines, arrival, false)
@@ -120,15 +130,30 @@ impl Delivery {
 
     /// What did not verify, on a route that passes such on, marked. Nobody vouches for an ID in it, so it gets none: a
     /// receiver that goes by IDs must not take the genuine event for its copy.
-    pub fn unverified(unverified: &Unverified, route: &str, arrival: &Arrival<'_>, forward_query: bool) -> Self {
+    pub fn unverified(
+        unverified: &Unverified,
+        route: &str,
+        arrival: &Arrival<'_>,
+        forward_query: bool,
+    ) -> Self {
         let (mut lines, _) = Writing::begin(unverified.body(), route, arrival);
         lines.set("Hookgate-Verified", "false");
         Self::of(unverified.body(), lines, arrival, forward_query)
     }
 
     fn of(body: &Bytes, lines: Writing, arrival: &Arrival<'_>, forward_query: bool) -> Self {
-        let query = arrival.head.uri.query().filter(|_| forward_query).map(Into::into);
-        Self { method: arrival.head.method.clone(), query, lines: Lines(lines.0.into()), body: body.clone() }
+        let query = arrival
+            .head
+            .uri
+            .query()
+            .filter(|_| forward_query)
+            .map(Into::into);
+        Self {
+            method: arrival.head.method.clone(),
+            query,
+            lines: Lines(lines.0.into()),
+            body: body.clone(),
+        }
     }
 
     /// The head as it is stored: written like that of an HTTP/1.1 request, names in the sender's spelling.
@@ -155,7 +180,12 @@ impl Delivery {
         if !target.bytes().all(|byte| byte > b' ') || !lines.are_of(&body) {
             return None;
         }
-        Some(Self { method: Method::from_bytes(method.as_bytes()).ok()?, query: query.map(Into::into), lines, body })
+        Some(Self {
+            method: Method::from_bytes(method.as_bytes()).ok()?,
+            query: query.map(Into::into),
+            lines,
+            body,
+        })
     }
 
     /// The headers of what [`Delivery::to_stored`] made, in their order, names in the sender's spelling.
@@ -165,7 +195,10 @@ impl Delivery {
             let colon = line.iter().position(|&byte| byte == b':')?;
             Some((text(&line[..colon]), text(&line[colon + 1..])))
         };
-        stored.split(|&byte| byte == b'\n').skip(1).filter_map(header)
+        stored
+            .split(|&byte| byte == b'\n')
+            .skip(1)
+            .filter_map(header)
     }
 
     /// The same head with [`MASK`] in place of the values of these headers.
@@ -200,7 +233,13 @@ impl Delivery {
         let mut head = Writing(Vec::with_capacity(self.lines.0.len() + HEAD_BYTES));
         let joint = if path.contains('?') { "&" } else { "?" };
         let query = self.query.as_deref();
-        for part in [self.method.as_str(), " ", path, query.map_or("", |_| joint), query.unwrap_or("")] {
+        for part in [
+            self.method.as_str(),
+            " ",
+            path,
+            query.map_or("", |_| joint),
+            query.unwrap_or(""),
+        ] {
             head.0.extend_from_slice(part.as_bytes());
         }
         head.0.extend_from_slice(b" HTTP/1.1\r\n");
@@ -209,7 +248,10 @@ impl Delivery {
             head.0.extend_from_slice(&self.lines.0);
         } else {
             let is_over = |line| over.iter().any(|(name, _)| is_named(line, name.as_str()));
-            self.lines.each().filter(|line| !is_over(line)).for_each(|line| head.0.extend_from_slice(line));
+            self.lines
+                .each()
+                .filter(|line| !is_over(line))
+                .for_each(|line| head.0.extend_from_slice(line));
         }
         for (name, value) in over {
             head.line(name.as_str().as_bytes(), value.as_bytes());
@@ -233,9 +275,15 @@ impl Lines {
                 lengths += 1;
                 return value == length.as_bytes();
             }
-            !is_framing(&name) && !SET_WHEN_SENT.iter().any(|set| set.eq_ignore_ascii_case(name.as_str()))
+            !is_framing(&name)
+                && !SET_WHEN_SENT
+                    .iter()
+                    .any(|set| set.eq_ignore_ascii_case(name.as_str()))
         };
-        self.each().map(header_of).all(|header| header.is_some_and(&mut may_stand)) && lengths == 1
+        self.each()
+            .map(header_of)
+            .all(|header| header.is_some_and(&mut may_stand))
+            && lengths == 1
     }
 
     /// Each with its end.
@@ -253,11 +301,18 @@ impl Writing {
         // In the order of `headers`, which knows no spelling.
         let mut names = arrival.head.headers.iter().map(|(name, _)| name);
         let copied = arrival.head.map(|spelled, value| {
-            if let Some(name) = names.next().filter(|name| passes(name) && !of_connection.contains(name)) {
+            if let Some(name) = names
+                .next()
+                .filter(|name| passes(name) && !of_connection.contains(name))
+            {
                 has_key |= *name == IDEMPOTENCY_KEY;
                 match spelled {
-                    HeaderNameVariant::Case(spelled) => lines.line(spelled.as_slice(), value.as_bytes()),
-                    HeaderNameVariant::Titled(spelled) => lines.line(spelled.as_bytes(), value.as_bytes()),
+                    HeaderNameVariant::Case(spelled) => {
+                        lines.line(spelled.as_slice(), value.as_bytes())
+                    }
+                    HeaderNameVariant::Titled(spelled) => {
+                        lines.line(spelled.as_bytes(), value.as_bytes())
+                    }
                 }
             }
             Ok(())
@@ -265,9 +320,14 @@ impl Writing {
         debug_assert!(copied.is_ok(), "nothing in it fails");
         lines.set("Content-Length", &body.len().to_string());
         lines.set("Hookgate-Route", route);
-        lines.set("Hookgate-Received-At", &to_milliseconds(arrival.at).to_string());
+        lines.set(
+            "Hookgate-Received-At",
+            &to_milliseconds(arrival.at).to_string(),
+        );
         let peer = arrival.peer.to_canonical();
-        let hops = arrival.forwarded_for.map_or_else(|| peer.to_string(), |hops| format!("{hops}, {peer}"));
+        let hops = arrival
+            .forwarded_for
+            .map_or_else(|| peer.to_string(), |hops| format!("{hops}, {peer}"));
         lines.set("X-Forwarded-For", &hops);
         lines.set("X-Forwarded-Proto", arrival.scheme);
         if let Some(host) = arrival.host {
@@ -305,7 +365,9 @@ fn header_of(line: &[u8]) -> Option<(HeaderName, &[u8])> {
 
 /// What a field's value may be made of (RFC 9110 §5.5).
 fn is_value(value: &[u8]) -> bool {
-    value.iter().all(|&byte| byte == b'\t' || byte >= b' ' && byte != 0x7f)
+    value
+        .iter()
+        .all(|&byte| byte == b'\t' || byte >= b' ' && byte != 0x7f)
 }
 
 /// The name that a header's line begins with.
@@ -314,7 +376,9 @@ fn name_of(line: &[u8]) -> &[u8] {
 }
 
 fn value_of(line: &[u8]) -> Option<&[u8]> {
-    line.get(name_of(line).len()..)?.strip_prefix(b": ")?.strip_suffix(b"\r\n")
+    line.get(name_of(line).len()..)?
+        .strip_prefix(b": ")?
+        .strip_suffix(b"\r\n")
 }
 
 fn is_named(line: &[u8], name: &str) -> bool {
@@ -336,7 +400,8 @@ pub fn is_framing(name: &HeaderName) -> bool {
 /// Whether a sender's header could be taken for one of ours. `_` counts as `-`: CGI-like receivers fold them.
 pub fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
-    name.get(..8).is_some_and(|start| start == b"hookgate") && matches!(name.get(8), Some(b'-' | b'_'))
+    name.get(..8).is_some_and(|start| start == b"hookgate")
+        && matches!(name.get(8), Some(b'-' | b'_'))
 }
 
 fn to_milliseconds(at: Timestamp) -> Timestamp {
@@ -350,9 +415,19 @@ mod tests {
     use crate::signature::{NamedSecret, Verifier, presets};
 
     fn verified(body: &'static [u8]) -> Verified {
-        let signed =
-            presets::vpn_enterprise().sign(&Secret::new("key").unwrap(), body, Timestamp::UNIX_EPOCH, None).unwrap();
-        let secret = NamedSecret { name: "key".into(), secret: Secret::new("key").unwrap(), expires: None };
+        let signed = presets::vpn_enterprise()
+            .sign(
+                &Secret::new("key").unwrap(),
+                body,
+                Timestamp::UNIX_EPOCH,
+                None,
+            )
+            .unwrap();
+        let secret = NamedSecret {
+            name: "key".into(),
+            secret: Secret::new("key").unwrap(),
+            expires: None,
+        };
         let verifier = Verifier::new(
             presets::vpn_enterprise(),
             vec![secret.for_scheme(&presets::vpn_enterprise()).unwrap()],
@@ -368,7 +443,10 @@ mod tests {
         delivered_over(sent, &[])
     }
 
-    fn delivered_over(sent: &[(&'static str, &str)], over: &[(HeaderName, HeaderValue)]) -> Vec<(String, String)> {
+    fn delivered_over(
+        sent: &[(&'static str, &str)],
+        over: &[(HeaderName, HeaderValue)],
+    ) -> Vec<(String, String)> {
         let mut head = RequestHeader::build("POST", b"/in?a=b", None).unwrap();
         for (name, value) in sent {
             head.append_header(*name, *value).unwrap();
@@ -388,12 +466,14 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
         };
         let delivery = Delivery::new(&verified(b"{}"), &label, &arrival, true);
-        let stored = Delivery::from_stored(&delivery.to_stored(), Bytes::from_static(b"{}")).unwrap();
+        let stored =
+            Delivery::from_stored(&delivery.to_stored(), Bytes::from_static(b"{}")).unwrap();
         let head = |delivery: &Delivery| delivery.head("/app?key=1", "app.internal", over, 2, true);
         assert_eq!(head(&stored), head(&delivery), "storing changes nothing");
         let head = String::from_utf8(head(&delivery)).unwrap();
-        let lines =
-            head.strip_prefix("POST /app?key=1&a=b HTTP/1.1\r\n").and_then(|head| head.strip_suffix("\r\n\r\n"));
+        let lines = head
+            .strip_prefix("POST /app?key=1&a=b HTTP/1.1\r\n")
+            .and_then(|head| head.strip_suffix("\r\n\r\n"));
         lines
             .unwrap()
             .split("\r\n")
@@ -403,13 +483,24 @@ mod tests {
     }
 
     fn values<'a>(head: &'a [(String, String)], name: &str) -> Vec<&'a str> {
-        head.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        head.iter()
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     #[test]
     fn end_to_end_headers_pass_with_their_order_and_spelling() {
-        let head = delivered(&[("X-VPN-Signature", "sha256=ab"), ("x-Multi", "1"), ("x-Multi", "2")]);
-        let sent = [("X-VPN-Signature", "sha256=ab"), ("x-Multi", "1"), ("x-Multi", "2")];
+        let head = delivered(&[
+            ("X-VPN-Signature", "sha256=ab"),
+            ("x-Multi", "1"),
+            ("x-Multi", "2"),
+        ]);
+        let sent = [
+            ("X-VPN-Signature", "sha256=ab"),
+            ("x-Multi", "1"),
+            ("x-Multi", "2"),
+        ];
         let sent = sent.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(head[0], ("Host".to_owned(), "app.internal".to_owned()));
         assert_eq!(head[1..4], sent);
@@ -427,7 +518,15 @@ mod tests {
             ("TE", "trailers"),
             ("Host", "hooks.example.com"),
         ]);
-        for name in ["x-hop", "connection", "keep-alive", "transfer-encoding", "expect", "upgrade", "te"] {
+        for name in [
+            "x-hop",
+            "connection",
+            "keep-alive",
+            "transfer-encoding",
+            "expect",
+            "upgrade",
+            "te",
+        ] {
             assert!(values(&head, name).is_empty(), "{name}");
         }
         assert_eq!(values(&head, "host"), ["app.internal"]);
@@ -464,8 +563,15 @@ mod tests {
 
     #[test]
     fn a_route_s_own_headers_stand_in_the_place_of_the_sender_s() {
-        let over = [(HeaderName::from_static("authorization"), HeaderValue::from_static("Bearer ours"))];
-        let sent = [("Authorization", "theirs"), ("AUTHORIZATION", "theirs too"), ("X-App", "kept")];
+        let over = [(
+            HeaderName::from_static("authorization"),
+            HeaderValue::from_static("Bearer ours"),
+        )];
+        let sent = [
+            ("Authorization", "theirs"),
+            ("AUTHORIZATION", "theirs too"),
+            ("X-App", "kept"),
+        ];
         let head = delivered_over(&sent, &over);
         assert_eq!(values(&head, "authorization"), ["Bearer ours"]);
         assert_eq!(values(&head, "x-app"), ["kept"]);
@@ -492,13 +598,17 @@ mod tests {
     #[test]
     fn what_is_no_stored_head_makes_no_delivery() {
         let body = Bytes::from_static(b"{}");
-        let is_one = |stored: &[u8]| Delivery::from_stored(&Bytes::copy_from_slice(stored), body.clone()).is_some();
+        let is_one = |stored: &[u8]| {
+            Delivery::from_stored(&Bytes::copy_from_slice(stored), body.clone()).is_some()
+        };
         let good = b"POST /?a=b\x7f\xc3\xa9 HTTP/1.1\r\nA: b\r\nContent-Length: 2\r\n";
         assert!(is_one(good));
         for cut in 0..good.len() {
             assert!(!is_one(&good[..cut]), "{cut}");
         }
-        let with = |line: &str| is_one(format!("POST / HTTP/1.1\r\nContent-Length: 2\r\n{line}").as_bytes());
+        let with = |line: &str| {
+            is_one(format!("POST / HTTP/1.1\r\nContent-Length: 2\r\n{line}").as_bytes())
+        };
         assert!(with("") && with("A:  b\tc\r\n") && with("A: \r\n"));
         for wrong in [
             "no colon\r\n",
@@ -522,11 +632,20 @@ mod tests {
     fn only_the_values_of_private_headers_are_masked() {
         let stored = b"POST / HTTP/1.1\r\nX-Check: secret\r\nAccept: a: b\r\n";
         let masked = Delivery::masked(stored, |name| name == "x-check");
-        assert_eq!(masked, &b"POST / HTTP/1.1\r\nX-Check: ***\r\nAccept: a: b\r\n"[..]);
+        assert_eq!(
+            masked,
+            &b"POST / HTTP/1.1\r\nX-Check: ***\r\nAccept: a: b\r\n"[..]
+        );
     }
 
     #[test]
     fn a_provider_s_own_idempotency_key_is_kept() {
-        assert_eq!(values(&delivered(&[("Idempotency-Key", "theirs")]), "idempotency-key"), ["theirs"]);
+        assert_eq!(
+            values(
+                &delivered(&[("Idempotency-Key", "theirs")]),
+                "idempotency-key"
+            ),
+            ["theirs"]
+        );
     }
 }

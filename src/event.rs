@@ -92,31 +92,47 @@ pub enum EnvelopeError {
         MAX_DEPTH
     )]
     NotJson,
-    #[error("the event has no ID where the route expects it; send one, or set the route's `event.id`")]
+    #[error(
+        "the event has no ID where the route expects it; send one, or set the route's `event.id`"
+    )]
     IdMissing,
-    #[error("the event's ID, or a name leading to it, is given more than once; give it once, whatever the case")]
+    #[error(
+        "the event's ID, or a name leading to it, is given more than once; give it once, whatever the case"
+    )]
     IdAmbiguous,
     #[error(
         "the event's ID is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
          (in a header: visible ASCII without commas) or an integer of at most {INTEGER_BYTES_MAX} characters"
     )]
     IdMalformed,
-    #[error("the event has no type where the route expects it; send one, or set the route's `event.type`")]
+    #[error(
+        "the event has no type where the route expects it; send one, or set the route's `event.type`"
+    )]
     TypeMissing,
-    #[error("the event's type, or a name leading to it, is given more than once; give it once, whatever the case")]
+    #[error(
+        "the event's type, or a name leading to it, is given more than once; give it once, whatever the case"
+    )]
     TypeAmbiguous,
     #[error(
         "the event's type is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
          (in a header: visible ASCII and spaces, without commas)"
     )]
     TypeMalformed,
-    #[error("the event has no timestamp where the route expects it; send one, or set the route's `event.timestamp`")]
+    #[error(
+        "the event has no timestamp where the route expects it; send one, or set the route's `event.timestamp`"
+    )]
     TimestampMissing,
-    #[error("the event's timestamp, or a name leading to it, is given more than once; give it once, whatever the case")]
+    #[error(
+        "the event's timestamp, or a name leading to it, is given more than once; give it once, whatever the case"
+    )]
     TimestampAmbiguous,
-    #[error("the event's timestamp is unusable; send an RFC 3339 date and time, or Unix seconds or milliseconds")]
+    #[error(
+        "the event's timestamp is unusable; send an RFC 3339 date and time, or Unix seconds or milliseconds"
+    )]
     TimestampMalformed,
-    #[error("the event's timestamp is too far from now; check the sender's clock, or raise the route's `max_age`")]
+    #[error(
+        "the event's timestamp is too far from now; check the sender's clock, or raise the route's `max_age`"
+    )]
     Stale,
 }
 
@@ -134,8 +150,13 @@ impl EnvelopeSpec {
 
     /// Where parts stand in the body.
     pub fn pointers(&self) -> impl Iterator<Item = &Pointer> {
-        let time = self.timestamp.as_ref().and_then(|spec| spec.source.pointer());
-        [self.id.pointer(), self.kind.pointer(), time].into_iter().flatten()
+        let time = self
+            .timestamp
+            .as_ref()
+            .and_then(|spec| spec.source.pointer());
+        [self.id.pointer(), self.kind.pointer(), time]
+            .into_iter()
+            .flatten()
     }
 
     /// Reads the parts from where they stand. `body` must be verified; `headers` may be covered by no signature.
@@ -148,8 +169,14 @@ impl EnvelopeSpec {
     /// order. Never [`EnvelopeError::Stale`]: see [`check_fresh`](Self::check_fresh).
     pub fn parse(&self, body: &[u8], headers: &HeaderMap) -> Result<Event, EnvelopeError> {
         let time = self.timestamp.as_ref().map(|spec| &spec.source);
-        let [id, kind, timestamp] =
-            find_in_body(body, [self.id.pointer(), self.kind.pointer(), time.and_then(Source::pointer)])?;
+        let [id, kind, timestamp] = find_in_body(
+            body,
+            [
+                self.id.pointer(),
+                self.kind.pointer(),
+                time.and_then(Source::pointer),
+            ],
+        )?;
         Ok(Event {
             id: match &self.id {
                 IdSource::Pointer(_) => event_id(id)?,
@@ -157,7 +184,9 @@ impl EnvelopeSpec {
                 IdSource::BodyDigest => EventId::BodyDigest,
             },
             kind: event_kind(self.kind.or_in_headers(kind, headers))?,
-            timestamp: time.map(|source| event_time(source.or_in_headers(timestamp, headers))).transpose()?,
+            timestamp: time
+                .map(|source| event_time(source.or_in_headers(timestamp, headers)))
+                .transpose()?,
         })
     }
 
@@ -182,7 +211,9 @@ impl TimestampSpec {
     /// [`EnvelopeError::Stale`] only.
     pub fn check_fresh(&self, at: Timestamp, now: Timestamp) -> Result<(), EnvelopeError> {
         match self.max_age {
-            Some(max_age) if at.duration_since(now).unsigned_abs() > max_age => Err(EnvelopeError::Stale),
+            Some(max_age) if at.duration_since(now).unsigned_abs() > max_age => {
+                Err(EnvelopeError::Stale)
+            }
             _ => Ok(()),
         }
     }
@@ -283,7 +314,10 @@ impl EnvelopeError {
     }
 }
 
-fn find_in_body<'a>(body: &'a [u8], pointers: [Option<&Pointer>; PARTS]) -> Result<[Found<'a>; PARTS], EnvelopeError> {
+fn find_in_body<'a>(
+    body: &'a [u8],
+    pointers: [Option<&Pointer>; PARTS],
+) -> Result<[Found<'a>; PARTS], EnvelopeError> {
     if pointers.iter().all(Option::is_none) {
         return Ok([Found::Nothing; PARTS]);
     }
@@ -295,7 +329,9 @@ fn find_in_body<'a>(body: &'a [u8], pointers: [Option<&Pointer>; PARTS]) -> Resu
 /// trim, split or join. What is no ID may have spaces between its words: GitLab's types do.
 fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Found::Nothing };
+    let Some(value) = values.next() else {
+        return Found::Nothing;
+    };
     if values.next().is_some() {
         return Found::Ambiguous;
     }
@@ -306,7 +342,10 @@ fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
 }
 
 fn is_words(text: &str) -> bool {
-    text.trim_ascii().len() == text.len() && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b',')
+    text.trim_ascii().len() == text.len()
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b' '..=b'~') && byte != b',')
 }
 
 /// The same for an ID, which is one word.
@@ -321,7 +360,9 @@ fn event_id(found: Found<'_>) -> Result<EventId, EnvelopeError> {
     match found {
         Found::Nothing => Err(EnvelopeError::IdMissing),
         Found::Ambiguous => Err(EnvelopeError::IdAmbiguous),
-        Found::Text(text) => Ok(EventId::Text(printable(text).ok_or(EnvelopeError::IdMalformed)?.into())),
+        Found::Text(text) => Ok(EventId::Text(
+            printable(text).ok_or(EnvelopeError::IdMalformed)?.into(),
+        )),
         Found::Number(number) if is_integer_id(number) => Ok(EventId::Integer(number.into())),
         Found::Number(_) | Found::Other => Err(EnvelopeError::IdMalformed),
     }
@@ -340,7 +381,9 @@ fn event_time(found: Found<'_>) -> Result<Timestamp, EnvelopeError> {
     let time = match found {
         Found::Nothing => return Err(EnvelopeError::TimestampMissing),
         Found::Ambiguous => return Err(EnvelopeError::TimestampAmbiguous),
-        Found::Text(text) => printable(text).and_then(|text| unix(&text).or_else(|| rfc3339(&text))),
+        Found::Text(text) => {
+            printable(text).and_then(|text| unix(&text).or_else(|| rfc3339(&text)))
+        }
         Found::Number(number) => unix(number),
         Found::Other => None,
     };
@@ -356,14 +399,17 @@ fn printable(text: Text<'_>) -> Option<Cow<'_, str>> {
     };
     let fits = (1..=TEXT_BYTES_MAX).contains(&text.len());
     // Unicode's control characters (Cc) are C0, DEL and C1; most texts need no look into Unicode.
-    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(char::is_control);
+    let plain =
+        text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(char::is_control);
     if fits && plain { Some(text) } else { None }
 }
 
 /// `number` is in JSON's grammar, so that anything but a sign and digits makes it a fraction or gives it an exponent.
 fn is_integer_id(number: &str) -> bool {
     let digits = number.strip_prefix('-').unwrap_or(number);
-    number.len() <= INTEGER_BYTES_MAX && number != "-0" && digits.bytes().all(|byte| byte.is_ascii_digit())
+    number.len() <= INTEGER_BYTES_MAX
+        && number != "-0"
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Unix seconds or milliseconds; see [`TimestampSpec`].
@@ -386,13 +432,20 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
         None => rest,
     };
     let shaped = has_shape(date_time, "0000-00-00T00:00:00")
-        && (["Z", "z"].contains(&offset) || has_shape(offset, "+00:00") || has_shape(offset, "-00:00"));
+        && (["Z", "z"].contains(&offset)
+            || has_shape(offset, "+00:00")
+            || has_shape(offset, "-00:00"));
     if shaped { text.parse().ok() } else { None }
 }
 
 /// Every `0` of `shape` stands for a digit, everything else for itself in either case.
 fn has_shape(text: &str, shape: &str) -> bool {
-    let fits =
-        |(byte, shape): (u8, u8)| if shape == b'0' { byte.is_ascii_digit() } else { byte.eq_ignore_ascii_case(&shape) };
+    let fits = |(byte, shape): (u8, u8)| {
+        if shape == b'0' {
+            byte.is_ascii_digit()
+        } else {
+            byte.eq_ignore_ascii_case(&shape)
+        }
+    };
     text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(fits)
 }

@@ -70,7 +70,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 512 << 20, tries: 20_000 }
+        Self {
+            bytes: 512 << 20,
+            tries: 20_000,
+        }
     }
 }
 
@@ -162,7 +165,11 @@ impl What {
 
 impl Change {
     fn new(what: What, how: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what, how: how.into(), advice: advice.into() }
+        Self {
+            what,
+            how: how.into(),
+            advice: advice.into(),
+        }
     }
 }
 
@@ -175,12 +182,18 @@ impl Case<'_> {
         verification.update(self.request.body.clone());
         let failure = match verification.finish() {
             Ok(verified) => {
-                let content = if self.asks.is_some_and(|question| question.is_asked(&verified)) {
+                let content = if self
+                    .asks
+                    .is_some_and(|question| question.is_asked(&verified))
+                {
                     GenuineContent::Handshake
                 } else {
                     self.content()
                 };
-                return Verdict::Genuine { secret: Arc::clone(verified.secret()), content };
+                return Verdict::Genuine {
+                    secret: Arc::clone(verified.secret()),
+                    content,
+                };
             }
             Err(failure) => failure,
         };
@@ -204,17 +217,26 @@ impl Case<'_> {
             match named.for_scheme(self.scheme) {
                 Ok(key) if *configured => keys.push(key),
                 Ok(_) => {}
-                Err(error) => notes.push(format!("`{}` is no key for this scheme: {error}", named.name)),
+                Err(error) => notes.push(format!(
+                    "`{}` is no key for this scheme: {error}",
+                    named.name
+                )),
             }
         }
         (keys, notes)
     }
 
     fn content(&self) -> GenuineContent {
-        let parsed = self.envelope.parse(&self.request.body, &self.request.headers);
-        let fresh = parsed.and_then(|event| self.envelope.check_fresh(&event, self.now).map(|()| event));
+        let parsed = self
+            .envelope
+            .parse(&self.request.body, &self.request.headers);
+        let fresh =
+            parsed.and_then(|event| self.envelope.check_fresh(&event, self.now).map(|()| event));
         match fresh {
-            Ok(event) => GenuineContent::Event { id: event.id.as_str().map(Into::into), kind: event.kind },
+            Ok(event) => GenuineContent::Event {
+                id: event.id.as_str().map(Into::into),
+                kind: event.kind,
+            },
             Err(error) => GenuineContent::Invalid(error),
         }
     }

@@ -124,8 +124,15 @@ impl Gateway {
             ledger,
             client,
             queue,
-            places: Places::new(limits.connections, limits.connections_per_address, limits.trusted_proxies.clone()),
-            body_bytes: BodyBytes::new(limits.body_bytes_in_flight, metrics.body_bytes_in_flight.clone()),
+            places: Places::new(
+                limits.connections,
+                limits.connections_per_address,
+                limits.trusted_proxies.clone(),
+            ),
+            body_bytes: BodyBytes::new(
+                limits.body_bytes_in_flight,
+                metrics.body_bytes_in_flight.clone(),
+            ),
             metrics,
             watch,
             limits,
@@ -138,18 +145,41 @@ impl Gateway {
     /// Serves `routes` from now on. Requests that began before end on the routes they began with.
     pub fn serve_routes(&self, routes: Vec<Arc<Route>>) {
         let table = RouteTable::new(routes);
-        let metrics_of = |route: &Arc<Route>| Arc::new(self.metrics.route(&route.name, route.verifier.secret_names()));
+        let metrics_of = |route: &Arc<Route>| {
+            Arc::new(
+                self.metrics
+                    .route(&route.name, route.verifier.secret_names()),
+            )
+        };
         let metrics: Vec<_> = table.routes().iter().map(metrics_of).collect();
-        self.queue.serve(table.routes().iter().zip(metrics.iter().map(|metrics| &metrics.queue)));
-        let sights = table.routes().iter().zip(&metrics).map(|(route, metrics)| Sight {
-            route: &route.name,
-            expect_every: route.expect_every,
-            metrics,
-        });
+        self.queue.serve(
+            table
+                .routes()
+                .iter()
+                .zip(metrics.iter().map(|metrics| &metrics.queue)),
+        );
+        let sights = table
+            .routes()
+            .iter()
+            .zip(&metrics)
+            .map(|(route, metrics)| Sight {
+                route: &route.name,
+                expect_every: route.expect_every,
+                metrics,
+            });
         let watched = self.watch.serve(sights, self.clock.now());
-        let before = self.serving.swap(Arc::new(Serving { table, metrics, watched }));
+        let before = self.serving.swap(Arc::new(Serving {
+            table,
+            metrics,
+            watched,
+        }));
         let now = self.serving.load();
-        let kept: HashSet<&str> = now.table.routes().iter().map(|route| &*route.name).collect();
+        let kept: HashSet<&str> = now
+            .table
+            .routes()
+            .iter()
+            .map(|route| &*route.name)
+            .collect();
         for (route, metrics) in before.table.routes().iter().zip(&before.metrics) {
             if !kept.contains(&*route.name) {
                 self.metrics.forget(metrics);
@@ -171,12 +201,21 @@ impl Gateway {
     pub fn tell_of_rotations(&self) {
         let (serving, now) = (self.serving.load_full(), self.clock.wall());
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
-        let served: HashSet<&str> = serving.table.routes().iter().map(|route| &*route.name).collect();
+        let served: HashSet<&str> = serving
+            .table
+            .routes()
+            .iter()
+            .map(|route| &*route.name)
+            .collect();
         rotation.keep(|name| served.contains(name));
         for (route, metrics) in serving.table.routes().iter().zip(&serving.metrics) {
             let used = |(name, expires): (&Arc<str>, _)| {
                 let verified = metrics.verified_by(name);
-                SecretUse { name: Arc::clone(name), expires, verified }
+                SecretUse {
+                    name: Arc::clone(name),
+                    expires,
+                    verified,
+                }
             };
             let secrets: Vec<_> = route.verifier.secrets().map(used).collect();
             for hint in rotation.look(&route.name, &secrets, now) {
@@ -197,10 +236,18 @@ impl Gateway {
     }
 
     /// Serves one request whose head `session` has read. Answers whether the connection can be kept.
-    async fn serve(&self, session: &mut ServerSession, incoming: Incoming, shutdown: &ShutdownWatch) -> bool {
+    async fn serve(
+        &self,
+        session: &mut ServerSession,
+        incoming: Incoming,
+        shutdown: &ShutdownWatch,
+    ) -> bool {
         let _in_flight = Gauged::new(&self.metrics.requests_in_flight);
         let serving = self.serving.load_full();
-        let mut visit = Visit { has_head: true, ..Visit::new(incoming) };
+        let mut visit = Visit {
+            has_head: true,
+            ..Visit::new(incoming)
+        };
         let passed = self.pass(session, &serving, &mut visit).await;
         let outcome = passed.unwrap_or_else(|refused| refused);
 
@@ -229,7 +276,10 @@ impl Gateway {
         visit: &mut Visit<'s>,
     ) -> Result<Outcome, Outcome> {
         visit.line.trace_id = head::trace_id(&session.req_header().headers).map(Into::into);
-        let head = visit.head.insert(Head::check(session, self.limits.header_bytes)?).clone();
+        let head = visit
+            .head
+            .insert(Head::check(session, self.limits.header_bytes)?)
+            .clone();
         let (route, metrics, watched) = serving.find(&head, session.req_header().uri.path())?;
         let deadline = visit.matched(route, metrics, watched);
         let now = self.clock.wall();
@@ -243,7 +293,11 @@ impl Gateway {
         }
 
         head::check_route_headers(&session.req_header().headers, route)?;
-        let hops = peer::hops(visit.incoming.peer, &session.req_header().headers, &self.limits.trusted_proxies);
+        let hops = peer::hops(
+            visit.incoming.peer,
+            &session.req_header().headers,
+            &self.limits.trusted_proxies,
+        );
         visit.line.peer = Some(hops.client);
         route.admission.admit(hops.client)?;
         if let Some(answer) = asked {
@@ -256,7 +310,15 @@ impl Gateway {
             share.grow(head.bytes)?;
         }
         let mut verification = route.verifier.begin(&session.req_header().headers, now);
-        let received = body::receive(session, &head, route.max_body, deadline, &mut verification, &mut share).await;
+        let received = body::receive(
+            session,
+            &head,
+            route.max_body,
+            deadline,
+            &mut verification,
+            &mut share,
+        )
+        .await;
         visit.line.body_bytes = Some(verification.body_bytes());
         received?;
         metrics.body_received(verification.body_bytes());
@@ -274,7 +336,9 @@ impl Gateway {
                 Ok(verified) => Ok(verified),
                 Err(unverified) => {
                     metrics.signature_checked(failed(unverified.failure()), now);
-                    return Ok(self.pass_on(route, metrics, &unverified, &arrival, deadline, visit).await);
+                    return Ok(self
+                        .pass_on(route, metrics, &unverified, &arrival, deadline, visit)
+                        .await);
                 }
             },
         };
@@ -286,14 +350,18 @@ impl Gateway {
             Some(Asked::Here(reply)) => return Ok(Outcome::Challenge(reply)),
             Some(Asked::Upstream(kind)) => {
                 let delivery = Delivery::handshake(&verified, &route.name, kind, &arrival);
-                return Ok(self.forward_once(route, metrics, &delivery, deadline, visit).await);
+                return Ok(self
+                    .forward_once(route, metrics, &delivery, deadline, visit)
+                    .await);
             }
             None => {}
         }
         if let Some(heard) = &watched.heard {
             heard.silence.heard(self.clock.now());
         }
-        let event = route.envelope.parse(verified.body(), &arrival.head.headers)?;
+        let event = route
+            .envelope
+            .parse(verified.body(), &arrival.head.headers)?;
         let label = self.label(route, &event, &verified, &arrival);
         visit.line.event_id = Some(Arc::clone(&label.event_id));
         visit.line.event_type = Some(Arc::clone(&label.event_type));
@@ -302,16 +370,26 @@ impl Gateway {
             return Ok(Outcome::Ignored);
         }
 
-        let claim = self.claim(route, metrics, &event, &verified, deadline).await?;
+        let claim = self
+            .claim(route, metrics, &event, &verified, deadline)
+            .await?;
         let delivery = Delivery::new(&verified, &label, &arrival, route.forward_query);
-        let handover =
-            Handing { route, delivery, subject: subject(label, now, &verified), settle_by: visit.settle_by(deadline) };
+        let handover = Handing {
+            route,
+            delivery,
+            subject: subject(label, now, &verified),
+            settle_by: visit.settle_by(deadline),
+        };
         Ok(match route.handover {
             Handover::Queue => self.store(claim, &handover, None, Duration::ZERO).await,
-            Handover::Proxy => self.forward(claim, &handover, metrics, deadline, visit).await,
+            Handover::Proxy => {
+                self.forward(claim, &handover, metrics, deadline, visit)
+                    .await
+            }
             Handover::Spill => {
                 let deadline = handover::spill_by(visit.incoming.first_byte, deadline);
-                self.forward(claim, &handover, metrics, deadline, visit).await
+                self.forward(claim, &handover, metrics, deadline, visit)
+                    .await
             }
         })
     }
@@ -324,16 +402,31 @@ impl Gateway {
         verified: &Verified,
         deadline: Instant,
     ) -> Result<Claim, Outcome> {
-        let names = self.ledger.names(&route.name, &event.id, verified.body_sha256());
-        let Replay { window, in_flight, on_duplicate } = route.replay;
+        let names = self
+            .ledger
+            .names(&route.name, &event.id, verified.body_sha256());
+        let Replay {
+            window,
+            in_flight,
+            on_duplicate,
+        } = route.replay;
         let forwards = route.handover != Handover::Queue;
-        let how = Claiming { window, policy: in_flight, deadline, forwards };
+        let how = Claiming {
+            window,
+            policy: in_flight,
+            deadline,
+            forwards,
+        };
         let (check, decision) = match self.ledger.claim(names, verified.digest(), how).await {
             Ok(Decision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
-            Ok(Decision::Duplicate) => (LedgerCheck::Duplicate, Err(Outcome::Duplicate(on_duplicate))),
-            Ok(Decision::PayloadMismatch) => {
-                (LedgerCheck::PayloadMismatch, Err(Outcome::PayloadMismatch(on_duplicate)))
-            }
+            Ok(Decision::Duplicate) => (
+                LedgerCheck::Duplicate,
+                Err(Outcome::Duplicate(on_duplicate)),
+            ),
+            Ok(Decision::PayloadMismatch) => (
+                LedgerCheck::PayloadMismatch,
+                Err(Outcome::PayloadMismatch(on_duplicate)),
+            ),
             Ok(Decision::InFlight) => (LedgerCheck::InFlight, Err(Outcome::InFlight)),
             Err(error) => {
                 self.metrics.store().failed("claim");
@@ -345,21 +438,43 @@ impl Gateway {
     }
 
     /// What the event is called from here on.
-    fn label(&self, route: &Route, event: &Event, verified: &Verified, arrival: &Arrival<'_>) -> Label {
+    fn label(
+        &self,
+        route: &Route,
+        event: &Event,
+        verified: &Verified,
+        arrival: &Arrival<'_>,
+    ) -> Label {
         let event_id = match (event.id.as_str(), verified.body_sha256()) {
             (Some(id), _) => id.into(),
             (None, sha256) => digest_name(sha256.unwrap_or(&[0; 32])).into(),
         };
-        let is_test = self.tests.are_of_test(&arrival.head.headers, verified.body());
-        Label { route: Arc::clone(&route.name), event_id, event_type: (*event.kind).into(), is_test }
+        let is_test = self
+            .tests
+            .are_of_test(&arrival.head.headers, verified.body());
+        Label {
+            route: Arc::clone(&route.name),
+            event_id,
+            event_type: (*event.kind).into(),
+            is_test,
+        }
     }
 
     /// Counts, writes and logs the answer. Answers whether it was written whole.
-    async fn answer(&self, session: &mut ServerSession, outcome: Outcome, visit: &mut Visit<'_>) -> bool {
+    async fn answer(
+        &self,
+        session: &mut ServerSession,
+        outcome: Outcome,
+        visit: &mut Visit<'_>,
+    ) -> bool {
         let (code, reason) = (outcome.code(), outcome.reason());
         let answer = Answer::to(outcome, visit.line.event_id.as_deref());
-        let status = answer.as_ref().map_or(StatusCode::BAD_GATEWAY, Answer::status);
-        let requests = visit.route.map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
+        let status = answer
+            .as_ref()
+            .map_or(StatusCode::BAD_GATEWAY, Answer::status);
+        let requests = visit
+            .route
+            .map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
         // Before the answer leaves: whoever has it finds it counted.
         requests.answered(code, status);
         if code.is_rejection() {
@@ -376,12 +491,15 @@ impl Gateway {
         requests.took(duration);
         let kind = reason.unwrap_or(code.as_str());
         let admitted = if code.is_rejection() {
-            self.thinning.admit(visit.line.route.as_ref(), kind, Instant::now())
+            self.thinning
+                .admit(visit.line.route.as_ref(), kind, Instant::now())
         } else {
             Some(0)
         };
         if let Some(suppressed) = admitted {
-            visit.line.write(code, reason, status.as_u16(), duration, suppressed);
+            visit
+                .line
+                .write(code, reason, status.as_u16(), duration, suppressed);
         }
         written
     }
@@ -405,11 +523,16 @@ impl Gateway {
                 return rejection;
             }
             let head = session.req_header();
-            let user_agent = head.headers.get(http::header::USER_AGENT).map(HeaderValue::as_bytes);
+            let user_agent = head
+                .headers
+                .get(http::header::USER_AGENT)
+                .map(HeaderValue::as_bytes);
             rejection.of_request(head.method.as_str(), head.uri.path(), user_agent)
         };
         let watched = visit.watched.unwrap_or(self.watch.unmatched());
-        watched.rejections.note(kind, at, self.clock.now(), describe);
+        watched
+            .rejections
+            .note(kind, at, self.clock.now(), describe);
     }
 }
 
@@ -426,12 +549,27 @@ struct Visit<'s> {
 
 impl<'s> Visit<'s> {
     fn new(incoming: Incoming) -> Self {
-        let line = log::Request { peer: Some(incoming.peer), ..log::Request::default() };
-        Self { incoming, has_head: false, head: None, route: None, watched: None, line }
+        let line = log::Request {
+            peer: Some(incoming.peer),
+            ..log::Request::default()
+        };
+        Self {
+            incoming,
+            has_head: false,
+            head: None,
+            route: None,
+            watched: None,
+            line,
+        }
     }
 
     /// Notes the route and answers when its answer must be on its way.
-    fn matched(&mut self, route: &'s Route, metrics: &'s RouteMetrics, watched: &'s Watched) -> Instant {
+    fn matched(
+        &mut self,
+        route: &'s Route,
+        metrics: &'s RouteMetrics,
+        watched: &'s Watched,
+    ) -> Instant {
         self.route = Some((route, metrics));
         self.watched = Some(watched);
         self.line.route = Some(Arc::clone(&route.name));
@@ -445,7 +583,9 @@ impl<'s> Visit<'s> {
 
     /// When the answer must be written at the latest: the whole budget, its margin included.
     fn write_by(&self) -> Instant {
-        let budget = self.route.map_or(UNROUTED_BUDGET, |(route, _)| route.budget.total);
+        let budget = self
+            .route
+            .map_or(UNROUTED_BUDGET, |(route, _)| route.budget.total);
         self.incoming.first_byte + budget
     }
 }
@@ -454,14 +594,33 @@ impl Serving {
     /// # Errors
     /// `unknown_route`.
     fn find(&self, head: &Head, path: &str) -> Result<(&Route, &RouteMetrics, &Watched), Outcome> {
-        let index = self.table.find(head.host.as_deref(), path).ok_or(Outcome::UnknownRoute)?;
-        Ok((&self.table.routes()[index], &self.metrics[index], &self.watched[index]))
+        let index = self
+            .table
+            .find(head.host.as_deref(), path)
+            .ok_or(Outcome::UnknownRoute)?;
+        Ok((
+            &self.table.routes()[index],
+            &self.metrics[index],
+            &self.watched[index],
+        ))
     }
 }
 
 fn subject(label: Label, received_at: Timestamp, verified: &Verified) -> Arc<Subject> {
-    let Label { route, event_id, event_type, is_test } = label;
-    Arc::new(Subject { route, event_id, event_type, received_at, secret: Arc::clone(verified.secret()), is_test })
+    let Label {
+        route,
+        event_id,
+        event_type,
+        is_test,
+    } = label;
+    Arc::new(Subject {
+        route,
+        event_id,
+        event_type,
+        received_at,
+        secret: Arc::clone(verified.secret()),
+        is_test,
+    })
 }
 
 fn check_of(verified: &Result<Verified, Failure>) -> SignatureCheck<'_> {

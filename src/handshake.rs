@@ -78,12 +78,20 @@ impl Question {
                 // No more than tokens look like: the proof must be of no use as an event's signature.
                 let plain = challenge_of(found).filter(|plain| plain.bytes().all(is_of_token))?;
                 let proof = keys.prove(verified, plain.as_bytes())?;
-                let body = json!({ "plainToken": plain, "encryptedToken": proof }).to_string().into();
-                Some(Reply { status: StatusCode::OK, content_type: "application/json", body })
+                let body = json!({ "plainToken": plain, "encryptedToken": proof })
+                    .to_string()
+                    .into();
+                Some(Reply {
+                    status: StatusCode::OK,
+                    content_type: "application/json",
+                    body,
+                })
             }
-            Wants::NoContent => {
-                Some(Reply { status: StatusCode::NO_CONTENT, content_type: "text/plain", body: Bytes::new() })
-            }
+            Wants::NoContent => Some(Reply {
+                status: StatusCode::NO_CONTENT,
+                content_type: "text/plain",
+                body: Bytes::new(),
+            }),
         }
     }
 
@@ -94,7 +102,9 @@ impl Question {
 
     /// What stands at `challenge` in a body that is a handshake.
     fn asked<'b>(&self, body: &'b [u8], challenge: Option<&Pointer>) -> Option<Found<'b>> {
-        let text = simdutf8::basic::from_utf8(body).ok().filter(|text| text.len() <= BODY_BYTES_MAX)?;
+        let text = simdutf8::basic::from_utf8(body)
+            .ok()
+            .filter(|text| text.len() <= BODY_BYTES_MAX)?;
         let [word, challenge] = find(text, [Some(&self.pointer), challenge]).ok()?;
         let says = match word {
             Found::Text(text) => text.chars().eq(self.word.chars()),
@@ -106,7 +116,9 @@ impl Question {
 }
 
 fn challenge_of(found: Found<'_>) -> Option<String> {
-    let Found::Text(text) = found else { return None };
+    let Found::Text(text) = found else {
+        return None;
+    };
     let text: String = Text::chars(text).take(CHALLENGE_BYTES_MAX + 1).collect();
     is_challenge(&text).then_some(text)
 }
@@ -116,12 +128,17 @@ fn is_of_token(byte: u8) -> bool {
 }
 
 fn is_challenge(text: &str) -> bool {
-    (1..=CHALLENGE_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    (1..=CHALLENGE_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl Reply {
     fn text(body: String) -> Self {
-        Self { status: StatusCode::OK, content_type: "text/plain", body: body.into() }
+        Self {
+            status: StatusCode::OK,
+            content_type: "text/plain",
+            body: body.into(),
+        }
     }
 }
 
@@ -146,7 +163,8 @@ impl Query {
     /// `None` for a query that is no handshake: another mode, or a part missing or there twice.
     pub fn read(query: &str) -> Option<Self> {
         let one = |wanted: &str| {
-            let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == wanted);
+            let mut values =
+                form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == wanted);
             let (_, value) = values.next()?;
             values.next().is_none().then(|| value.into_owned())
         };
@@ -154,13 +172,19 @@ impl Query {
             return None;
         }
         let challenge = one("hub.challenge").filter(|challenge| is_challenge(challenge))?;
-        Some(Self { token: one("hub.verify_token")?, challenge })
+        Some(Self {
+            token: one("hub.verify_token")?,
+            challenge,
+        })
     }
 }
 
 impl VerifyToken {
     pub fn new(token: &NamedSecret) -> Self {
-        Self { digest: token.secret.digest(), expires: token.expires }
+        Self {
+            digest: token.secret.digest(),
+            expires: token.expires,
+        }
     }
 
     /// The answer to `query`, if it knows the token.
@@ -176,23 +200,40 @@ mod tests {
     use crate::secret::Secret;
 
     fn token(text: &str) -> VerifyToken {
-        VerifyToken::new(&NamedSecret { name: "token".into(), secret: Secret::new(text).unwrap(), expires: None })
+        VerifyToken::new(&NamedSecret {
+            name: "token".into(),
+            secret: Secret::new(text).unwrap(),
+            expires: None,
+        })
     }
 
     #[test]
     fn a_token_that_has_expired_gets_no_answer() {
         let end = Timestamp::from_second(1_000).unwrap();
-        let token = VerifyToken { expires: Some(end), ..token("meatyham") };
-        let ask = || Query::read("hub.mode=subscribe&hub.challenge=1&hub.verify_token=meatyham").unwrap();
-        assert!(token.answer(ask(), Timestamp::from_second(999).unwrap()).is_some());
+        let token = VerifyToken {
+            expires: Some(end),
+            ..token("meatyham")
+        };
+        let ask =
+            || Query::read("hub.mode=subscribe&hub.challenge=1&hub.verify_token=meatyham").unwrap();
+        assert!(
+            token
+                .answer(ask(), Timestamp::from_second(999).unwrap())
+                .is_some()
+        );
         assert_eq!(token.answer(ask(), end), None);
     }
 
     #[test]
     fn a_query_is_a_handshake_when_each_part_is_there_once() {
         let asked = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meaty%20ham";
-        let reply = token("meaty ham").answer(Query::read(asked).unwrap(), Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!((reply.status, &reply.body[..]), (StatusCode::OK, &b"1158201444"[..]));
+        let reply = token("meaty ham")
+            .answer(Query::read(asked).unwrap(), Timestamp::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(
+            (reply.status, &reply.body[..]),
+            (StatusCode::OK, &b"1158201444"[..])
+        );
         for query in [
             "",
             "hub.mode=subscribe",
@@ -210,7 +251,10 @@ mod tests {
     fn a_query_with_another_token_gets_no_answer() {
         let token = token("meatyham");
         for wrong in ["", "meatyha", "meatyhamx", "MEATYHAM"] {
-            let query = Query::read(&format!("hub.mode=subscribe&hub.challenge=1&hub.verify_token={wrong}")).unwrap();
+            let query = Query::read(&format!(
+                "hub.mode=subscribe&hub.challenge=1&hub.verify_token={wrong}"
+            ))
+            .unwrap();
             assert_eq!(token.answer(query, Timestamp::UNIX_EPOCH), None, "{wrong}");
         }
     }

@@ -22,8 +22,8 @@ use tokio::time::timeout_at;
 use crate::event::EventId;
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, Claimed, DeliveryChange, DeliveryId, EventKey, Found, Held, Name, Payload, Record, Settlement, State,
-    Store, StoreError, Subject, Terms, Tried, Underway, Until,
+    Attempted, Claimed, DeliveryChange, DeliveryId, EventKey, Found, Held, Name, Payload, Record,
+    Settlement, State, Store, StoreError, Subject, Terms, Tried, Underway, Until,
 };
 use claims::{Claims, Hold};
 
@@ -74,7 +74,10 @@ pub struct Names {
 }
 
 /// What the ledger says to a verified event.
-#[expect(clippy::large_enum_variant, reason = "nearly every event is claimed: a box would cost each an allocation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every event is claimed: a box would cost each an allocation"
+)]
 pub enum Decision {
     /// It is this copy's to hand over, and nobody else's meanwhile.
     Claimed(Claim),
@@ -135,7 +138,12 @@ pub struct Report {
 
 impl Ledger {
     pub fn new(store: Store) -> Arc<Self> {
-        Arc::new(Self { hash_key: store.hash_key(), store, claims: Claims::new(), abandoned: AtomicU64::new(0) })
+        Arc::new(Self {
+            hash_key: store.hash_key(),
+            store,
+            claims: Claims::new(),
+            abandoned: AtomicU64::new(0),
+        })
     }
 
     /// The names of an event on a route.
@@ -147,13 +155,22 @@ impl Ledger {
             EventId::BodyDigest => None,
             id => Some(self.key(route, |hasher| id.feed(hasher))),
         };
-        let by_body =
-            signed_body.map(|sha256| self.key(route, |hasher| hasher.write(&[b"body", &sha256[..]].concat())));
+        let by_body = signed_body.map(|sha256| {
+            self.key(route, |hasher| {
+                hasher.write(&[b"body", &sha256[..]].concat())
+            })
+        });
         match (by_body, by_id) {
             // Always in this order, so that no two events wait for each other.
             (Some(first), second) => Names { first, second },
-            (None, Some(first)) => Names { first, second: None },
-            (None, None) => Names { first: self.key(route, |_| ()), second: None },
+            (None, Some(first)) => Names {
+                first,
+                second: None,
+            },
+            (None, None) => Names {
+                first: self.key(route, |_| ()),
+                second: None,
+            },
         }
     }
 
@@ -180,17 +197,26 @@ impl Ledger {
         let (mut holds, mut leases) = ([None, None], [None, None]);
         let mut found_names = [None, None];
         let mut is_new = true;
-        for (((hold, lease), name), key) in holds.iter_mut().zip(&mut leases).zip(&mut found_names).zip(names.keys()) {
+        for (((hold, lease), name), key) in holds
+            .iter_mut()
+            .zip(&mut leases)
+            .zip(&mut found_names)
+            .zip(names.keys())
+        {
             match self.claims.take(key, how.policy, how.deadline).await {
                 Some(taken) => *hold = Some(taken),
                 None => return Ok(Decision::InFlight),
             }
             // Asked after the claim is ours: an earlier holder records what it did before it lets go.
-            let claimed = timeout_at(how.deadline.into(), self.claim_among_gateways(key, how)).await;
+            let claimed =
+                timeout_at(how.deadline.into(), self.claim_among_gateways(key, how)).await;
             let Some((ours, found)) = claimed.unwrap_or(Err(StoreError::Unavailable))? else {
                 return Ok(Decision::InFlight);
             };
-            *name = Some(Name { key, earlier: ours.place() });
+            *name = Some(Name {
+                key,
+                earlier: ours.place(),
+            });
             *lease = Some(ours);
             is_new &= found.is_none();
             delivery = delivery.or(found.and_then(|found| found.delivery));
@@ -229,11 +255,21 @@ impl Ledger {
     ) -> Result<Option<(Held, Option<Found>)>, StoreError> {
         let mut pause = ASK_AGAIN;
         loop {
-            let lease = how.deadline.saturating_duration_since(Instant::now()).saturating_add(LEASE_MARGIN);
-            let terms = Terms { lease, window: how.window, forwards: how.forwards };
+            let lease = how
+                .deadline
+                .saturating_duration_since(Instant::now())
+                .saturating_add(LEASE_MARGIN);
+            let terms = Terms {
+                lease,
+                window: how.window,
+                forwards: how.forwards,
+            };
             match self.store.claim(key, terms).await? {
                 Claimed::Here(held, found) => return Ok(Some((held, found))),
-                Claimed::Elsewhere if how.policy == InFlightPolicy::Wait && Instant::now() + pause < how.deadline => {
+                Claimed::Elsewhere
+                    if how.policy == InFlightPolicy::Wait
+                        && Instant::now() + pause < how.deadline =>
+                {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(ASK_AGAIN_MOST);
                 }
@@ -279,7 +315,12 @@ impl Claim {
         for (name, lease) in self.names.iter().zip(&self.leases) {
             let Some(name) = name else { continue };
             let until = lease.as_ref().map_or(Until::EVER, Held::until);
-            self.underway.push(self.ledger.store.begin(name.key, until, self.attempt(), self.window)?);
+            self.underway.push(self.ledger.store.begin(
+                name.key,
+                until,
+                self.attempt(),
+                self.window,
+            )?);
         }
         Ok(())
     }
@@ -295,7 +336,12 @@ impl Claim {
     ///
     /// # Errors
     /// When it is not certain to be written. The sender must then not hear of success.
-    pub async fn settle(self, ending: Ending, report: Report, deadline: Instant) -> Result<(), StoreError> {
+    pub async fn settle(
+        self,
+        ending: Ending,
+        report: Report,
+        deadline: Instant,
+    ) -> Result<(), StoreError> {
         let settling = tokio::spawn(self.write(ending, report));
         match timeout_at(deadline.into(), settling).await {
             Ok(Ok(written)) => written,
@@ -307,7 +353,10 @@ impl Claim {
     async fn write(mut self, ending: Ending, report: Report) -> Result<(), StoreError> {
         let settlement = self.settlement(ending, report);
         self.settled = true;
-        self.leases.iter_mut().filter_map(Option::take).for_each(Held::settled);
+        self.leases
+            .iter_mut()
+            .filter_map(Option::take)
+            .for_each(Held::settled);
         let written = self.ledger.store.settle(settlement).await;
         if written.is_ok() {
             self.underway.drain(..).for_each(Underway::clear);
@@ -319,20 +368,60 @@ impl Claim {
     fn settlement(&self, ending: Ending, report: Report) -> Settlement {
         let after = |attempt| self.before.and_then(attempt);
         let (state, becomes, tried, due_after) = match ending {
-            Ending::HandedOver => (State::Success, self.completed(), after(Attempt::Refused), Duration::ZERO),
-            Ending::Stored { after: attempt, due_after } => {
-                (State::Pending, self.completed(), attempt.map_or(self.before, after), due_after)
-            }
-            Ending::Released(attempt) => (State::Failed, Record::Tried(after(attempt)), after(attempt), Duration::ZERO),
+            Ending::HandedOver => (
+                State::Success,
+                self.completed(),
+                after(Attempt::Refused),
+                Duration::ZERO,
+            ),
+            Ending::Stored {
+                after: attempt,
+                due_after,
+            } => (
+                State::Pending,
+                self.completed(),
+                attempt.map_or(self.before, after),
+                due_after,
+            ),
+            Ending::Released(attempt) => (
+                State::Failed,
+                Record::Tried(after(attempt)),
+                after(attempt),
+                Duration::ZERO,
+            ),
         };
-        let if_lost = if ending == Ending::HandedOver { after(Attempt::Unknown) } else { tried };
-        let Report { subject, attempt, payload } = report;
-        let delivery = DeliveryChange { earlier: self.delivery, subject, state, tried, attempt, payload, due_after };
-        Settlement { names: self.names, becomes, window: self.window, if_lost, delivery: Some(delivery) }
+        let if_lost = if ending == Ending::HandedOver {
+            after(Attempt::Unknown)
+        } else {
+            tried
+        };
+        let Report {
+            subject,
+            attempt,
+            payload,
+        } = report;
+        let delivery = DeliveryChange {
+            earlier: self.delivery,
+            subject,
+            state,
+            tried,
+            attempt,
+            payload,
+            due_after,
+        };
+        Settlement {
+            names: self.names,
+            becomes,
+            window: self.window,
+            if_lost,
+            delivery: Some(delivery),
+        }
     }
 
     fn completed(&self) -> Record {
-        Record::Completed { digest: self.digest }
+        Record::Completed {
+            digest: self.digest,
+        }
     }
 }
 
@@ -360,8 +449,14 @@ impl Drop for Claim {
             delivery: None,
         };
         let store = self.ledger.store.clone();
-        self.leases.iter_mut().filter_map(Option::take).for_each(Held::settled);
-        let (underway, holds) = (std::mem::take(&mut self.underway), std::mem::take(&mut self.holds));
+        self.leases
+            .iter_mut()
+            .filter_map(Option::take)
+            .for_each(Held::settled);
+        let (underway, holds) = (
+            std::mem::take(&mut self.underway),
+            std::mem::take(&mut self.holds),
+        );
         // Nobody waits for it, but for the next copy.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {

@@ -48,11 +48,18 @@ const LINES_WAITING_MAX: usize = 65_536;
 /// When logging was started before.
 pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
     let standard_error = Gathering(BufWriter::with_capacity(64 * 1024, io::stderr()));
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(standard_error);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_WAITING_MAX)
+        .lossy(true)
+        .finish(standard_error);
     let filter = filter(settings.level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer).event_format(settings.format);
-    tracing_subscriber::registry().with(filter).with(layer).try_init()?;
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .event_format(settings.format);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(layer)
+        .try_init()?;
     Ok(guard)
 }
 
@@ -106,7 +113,14 @@ pub struct Request {
 
 impl Request {
     /// Writes the line. `suppressed` lines like it were left out before.
-    pub fn write(&self, code: Code, reason: Option<&str>, status: u16, duration: Duration, suppressed: u64) {
+    pub fn write(
+        &self,
+        code: Code,
+        reason: Option<&str>,
+        status: u16,
+        duration: Duration,
+        suppressed: u64,
+    ) {
         tracing::info!(
             target: "hookgate::request",
             route = self.route.as_deref(),
@@ -138,10 +152,14 @@ mod tests {
     #[test]
     fn changes_are_written_down_however_little_is_logged_and_libraries_say_no_more_than_warnings() {
         let quiet = filter(LevelFilter::ERROR);
-        assert!(quiet.would_enable(AUDIT, &Level::INFO) && !quiet.would_enable("hookgate::request", &Level::INFO));
+        assert!(
+            quiet.would_enable(AUDIT, &Level::INFO)
+                && !quiet.would_enable("hookgate::request", &Level::INFO)
+        );
         let loud = filter(LevelFilter::TRACE);
         assert!(
-            loud.would_enable("hookgate::request", &Level::TRACE) && !loud.would_enable("pingora_core", &Level::INFO)
+            loud.would_enable("hookgate::request", &Level::TRACE)
+                && !loud.would_enable("pingora_core", &Level::INFO)
         );
     }
 }

@@ -11,23 +11,37 @@ use jiff::Timestamp;
 use prometheus::core::{Collector, Metric as _};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::backoff::Reason;
 use crate::outcome::Code;
 
 /// Seconds. Close around the usual budget of 10 s, so that a breach shows.
-const SECONDS: [f64; 18] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 9.0, 9.5, 10.0, 12.5, 30.0];
+const SECONDS: [f64; 18] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 9.0, 9.5, 10.0,
+    12.5, 30.0,
+];
 
 /// Bytes, 256 to 16 Mi in steps of four.
-const BYTES: [f64; 9] = [256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+const BYTES: [f64; 9] = [
+    256.0,
+    1024.0,
+    4096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+];
 
 /// Statuses that every route shows from the start: all that the gateway itself answers, and an upstream's usual ones.
-const STATUSES: [u16; 20] =
-    [200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 431, 500, 502, 503, 504, 410];
+const STATUSES: [u16; 20] = [
+    200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 431, 500, 502, 503, 504,
+    410,
+];
 
 /// The label of requests that reached no route.
 const NO_ROUTE: &str = "";
@@ -88,14 +102,23 @@ pub enum ProxyHeader {
 
 const SIGNATURE_FAILURES: [&str; 4] = ["missing", "malformed", "mismatch", "stale"];
 const LEDGER_CHECKS: [&str; 5] = ["new", "duplicate", "in_flight", "payload_mismatch", "error"];
-const UPSTREAM_RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "connect_error", "timeout", "broken"];
+const UPSTREAM_RESULTS: [&str; 7] = [
+    "2xx",
+    "3xx",
+    "4xx",
+    "5xx",
+    "connect_error",
+    "timeout",
+    "broken",
+];
 const HANDSHAKES: [&str; 3] = ["ok", "failed", "timeout"];
 const PROXY_HEADERS: [&str; 4] = ["ok", "invalid", "untrusted", "timeout"];
 const STORE_OPERATIONS: [&str; 6] = ["claim", "complete", "commit", "checkpoint", "open", "read"];
 
 /// Seconds: a disk flushes in 100 µs, a cloud's in some milliseconds, a sick one in seconds.
-const COMMIT_SECONDS: [f64; 14] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+const COMMIT_SECONDS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
 
 /// What is counted of the store.
 #[derive(Clone)]
@@ -118,8 +141,9 @@ impl StoreMetrics {
 }
 
 /// Seconds from an event's arrival to its delivery: from at once to three days.
-const DELAY_SECONDS: [f64; 13] =
-    [0.05, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0];
+const DELAY_SECONDS: [f64; 13] = [
+    0.05, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0,
+];
 
 const QUEUE_STATES: [&str; 3] = ["pending", "delivering", "dead"];
 
@@ -236,21 +260,37 @@ impl Metrics {
         let registry = Registry::new();
         let families = Families::register(&registry)?;
         let gauge = |name, help| register(&registry, IntGauge::with_opts(opts(name, help))?);
-        let store_errors =
-            register(&registry, counters("store_errors_total", "Failures of the store.", &["operation"])?)?;
+        let store_errors = register(
+            &registry,
+            counters(
+                "store_errors_total",
+                "Failures of the store.",
+                &["operation"],
+            )?,
+        )?;
         for operation in STORE_OPERATIONS {
             store_errors.with_label_values(&[operation]);
         }
         let handshakes = register(
             &registry,
-            counters("tls_handshakes_total", "TLS handshakes with senders, by result.", &["result"])?,
+            counters(
+                "tls_handshakes_total",
+                "TLS handshakes with senders, by result.",
+                &["result"],
+            )?,
         )?;
         let help = "Headers of the PROXY protocol from load balancers, by what became of them.";
-        let proxy_headers = register(&registry, counters("proxy_headers_total", help, &["result"])?)?;
+        let proxy_headers = register(
+            &registry,
+            counters("proxy_headers_total", help, &["result"])?,
+        )?;
         let tls_certificate_expiry = register(
             &registry,
             IntGaugeVec::new(
-                opts("tls_certificate_expiry_timestamp_seconds", "When a certificate expires, in Unix seconds."),
+                opts(
+                    "tls_certificate_expiry_timestamp_seconds",
+                    "When a certificate expires, in Unix seconds.",
+                ),
                 &["listener", "certificate"],
             )?,
         )?;
@@ -258,25 +298,41 @@ impl Metrics {
             "store_commit_duration_seconds",
             "From the start of a transaction to its end on the disk; each holds all that came since the last.",
         ));
-        let commit_duration =
-            register(&registry, Histogram::with_opts(commit_duration.buckets(COMMIT_SECONDS.to_vec()))?)?;
+        let commit_duration = register(
+            &registry,
+            Histogram::with_opts(commit_duration.buckets(COMMIT_SECONDS.to_vec()))?,
+        )?;
         let build_info = register(
             &registry,
-            IntGaugeVec::new(opts("build_info", "Always 1; the label says what runs."), &["version"])?,
+            IntGaugeVec::new(
+                opts("build_info", "Always 1; the label says what runs."),
+                &["version"],
+            )?,
         )?;
-        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self {
             unmatched: families.requests_of(NO_ROUTE.into()),
             requests_in_flight: gauge("requests_in_flight", "Requests being served.")?,
             connections: gauge("connections", "Open connections from senders.")?,
-            body_bytes_in_flight: gauge("body_bytes_in_flight", "Body bytes received and not yet done with.")?,
+            body_bytes_in_flight: gauge(
+                "body_bytes_in_flight",
+                "Body bytes received and not yet done with.",
+            )?,
             ledger_entries: gauge(
                 "ledger_entries",
                 "Event IDs that the ledger remembers: completed ones, and ones tried without success.",
             )?,
-            store_bytes: gauge("store_bytes", "Bytes on disk of the ledger, the queue and the records.")?,
-            store: StoreMetrics { commit_duration, errors: store_errors },
+            store_bytes: gauge(
+                "store_bytes",
+                "Bytes on disk of the ledger, the queue and the records.",
+            )?,
+            store: StoreMetrics {
+                commit_duration,
+                errors: store_errors,
+            },
             proxy_headers: PROXY_HEADERS.map(|result| proxy_headers.with_label_values(&[result])),
             tls_handshakes: HANDSHAKES.map(|result| handshakes.with_label_values(&[result])),
             tls_certificate_expiry,
@@ -295,27 +351,50 @@ impl Metrics {
     }
 
     /// The handles of a route, whose series exist from now on. `secrets` are the names of its secrets.
-    pub fn route<'a>(&self, name: &Arc<str>, secrets: impl Iterator<Item = &'a Arc<str>>) -> RouteMetrics {
+    pub fn route<'a>(
+        &self,
+        name: &Arc<str>,
+        secrets: impl Iterator<Item = &'a Arc<str>>,
+    ) -> RouteMetrics {
         let families = &self.families;
-        let checks = |result, secret: &str| families.signature_checks.with_label_values(&[&**name, result, secret]);
+        let checks = |result, secret: &str| {
+            families
+                .signature_checks
+                .with_label_values(&[&**name, result, secret])
+        };
         let upstream = UpstreamMetrics {
-            requests: UPSTREAM_RESULTS.map(|result| families.upstream_requests.with_label_values(&[&**name, result])),
+            requests: UPSTREAM_RESULTS.map(|result| {
+                families
+                    .upstream_requests
+                    .with_label_values(&[&**name, result])
+            }),
             duration: families.upstream_duration.with_label_values(&[name]),
         };
         RouteMetrics {
             requests: families.requests_of(Arc::clone(name)),
             body_bytes: families.request_body_bytes.with_label_values(&[name]),
-            signature_ok: secrets.map(|secret| (Arc::clone(secret), checks("ok", secret))).collect(),
+            signature_ok: secrets
+                .map(|secret| (Arc::clone(secret), checks("ok", secret)))
+                .collect(),
             signature_failed: SIGNATURE_FAILURES.map(|result| checks(result, "")),
             last_verified: families.last_verified.with_label_values(&[name]),
             silent: families.route_silent.with_label_values(&[name]),
-            ledger_checks: LEDGER_CHECKS.map(|result| families.ledger_checks.with_label_values(&[&**name, result])),
+            ledger_checks: LEDGER_CHECKS
+                .map(|result| families.ledger_checks.with_label_values(&[&**name, result])),
             queue: QueueMetrics {
-                events: QUEUE_STATES.map(|state| families.queue_events.with_label_values(&[&**name, state])),
+                events: QUEUE_STATES
+                    .map(|state| families.queue_events.with_label_values(&[&**name, state])),
                 oldest_age: families.queue_oldest_age.with_label_values(&[name]),
-                attempts: UPSTREAM_RESULTS.map(|result| families.queue_attempts.with_label_values(&[&**name, result])),
-                dead_lettered: Reason::ALL
-                    .map(|reason| families.queue_dead_lettered.with_label_values(&[&**name, reason.as_str()])),
+                attempts: UPSTREAM_RESULTS.map(|result| {
+                    families
+                        .queue_attempts
+                        .with_label_values(&[&**name, result])
+                }),
+                dead_lettered: Reason::ALL.map(|reason| {
+                    families
+                        .queue_dead_lettered
+                        .with_label_values(&[&**name, reason.as_str()])
+                }),
                 delivery_delay: families.queue_delivery_delay.with_label_values(&[name]),
                 upstream: upstream.clone(),
             },
@@ -327,29 +406,41 @@ impl Metrics {
     pub fn forget(&self, route: &RouteMetrics) {
         let (name, families) = (&*route.requests.route, &self.families);
         for code in Code::ALL {
-            let _ = families.requests.remove_label_values(&[name, code.as_str()]);
+            let _ = families
+                .requests
+                .remove_label_values(&[name, code.as_str()]);
         }
         for status in 100..1000_u16 {
-            let _ = families.responses.remove_label_values(&[name, &status.to_string()]);
+            let _ = families
+                .responses
+                .remove_label_values(&[name, &status.to_string()]);
         }
         for (secret, _) in &route.signature_ok {
-            let _ = families.signature_checks.remove_label_values(&[name, "ok", secret]);
+            let _ = families
+                .signature_checks
+                .remove_label_values(&[name, "ok", secret]);
         }
         for result in SIGNATURE_FAILURES {
-            let _ = families.signature_checks.remove_label_values(&[name, result, ""]);
+            let _ = families
+                .signature_checks
+                .remove_label_values(&[name, result, ""]);
         }
         for result in LEDGER_CHECKS {
             let _ = families.ledger_checks.remove_label_values(&[name, result]);
         }
         for result in UPSTREAM_RESULTS {
-            let _ = families.upstream_requests.remove_label_values(&[name, result]);
+            let _ = families
+                .upstream_requests
+                .remove_label_values(&[name, result]);
             let _ = families.queue_attempts.remove_label_values(&[name, result]);
         }
         for state in QUEUE_STATES {
             let _ = families.queue_events.remove_label_values(&[name, state]);
         }
         for reason in Reason::ALL {
-            let _ = families.queue_dead_lettered.remove_label_values(&[name, reason.as_str()]);
+            let _ = families
+                .queue_dead_lettered
+                .remove_label_values(&[name, reason.as_str()]);
         }
         let _ = families.queue_oldest_age.remove_label_values(&[name]);
         let _ = families.last_verified.remove_label_values(&[name]);
@@ -366,7 +457,8 @@ impl Metrics {
 
     pub fn config_loaded(&self, at: Timestamp) {
         self.config_last_reload_successful.set(1);
-        self.config_last_reload_success_timestamp.set(at.as_second());
+        self.config_last_reload_success_timestamp
+            .set(at.as_second());
     }
 
     pub fn proxy_header(&self, result: ProxyHeader) {
@@ -379,12 +471,16 @@ impl Metrics {
 
     /// Says when the certificate in this file expires, which the listener at this address shows.
     pub fn certificate(&self, listener: &str, file: &str, expires: Timestamp) {
-        self.tls_certificate_expiry.with_label_values(&[listener, file]).set(expires.as_second());
+        self.tls_certificate_expiry
+            .with_label_values(&[listener, file])
+            .set(expires.as_second());
     }
 
     /// Forgets a certificate that is no longer shown.
     pub fn forget_certificate(&self, listener: &str, file: &str) {
-        let _ = self.tls_certificate_expiry.remove_label_values(&[listener, file]);
+        let _ = self
+            .tls_certificate_expiry
+            .remove_label_values(&[listener, file]);
     }
 
     pub fn config_rejected(&self) {
@@ -400,9 +496,15 @@ impl Metrics {
     ///
     /// # Errors
     /// When a family is inconsistent, which would be a defect of ours.
-    pub fn render(&self, ledger_entries: usize, store_bytes: u64) -> Result<String, prometheus::Error> {
-        self.ledger_entries.set(i64::try_from(ledger_entries).unwrap_or(i64::MAX));
-        self.store_bytes.set(i64::try_from(store_bytes).unwrap_or(i64::MAX));
+    pub fn render(
+        &self,
+        ledger_entries: usize,
+        store_bytes: u64,
+    ) -> Result<String, prometheus::Error> {
+        self.ledger_entries
+            .set(i64::try_from(ledger_entries).unwrap_or(i64::MAX));
+        self.store_bytes
+            .set(i64::try_from(store_bytes).unwrap_or(i64::MAX));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
@@ -411,9 +513,16 @@ impl RequestMetrics {
     /// Counts an answer.
     pub fn answered(&self, code: Code, status: StatusCode) {
         self.requests[code as usize].inc();
-        match self.responses.iter().find(|(known, _)| *known == status.as_u16()) {
+        match self
+            .responses
+            .iter()
+            .find(|(known, _)| *known == status.as_u16())
+        {
             Some((_, counter)) => counter.inc(),
-            None => self.responses_family.with_label_values(&[&*self.route, status.as_str()]).inc(),
+            None => self
+                .responses_family
+                .with_label_values(&[&*self.route, status.as_str()])
+                .inc(),
         }
     }
 
@@ -440,13 +549,23 @@ impl RouteMetrics {
             requests: std::array::from_fn(|code| self.requests.requests[code].get()),
             attempts_succeeded: succeeded.get(),
             attempts_failed: failed.iter().map(IntCounter::get).sum(),
-            durations: self.requests.duration.metric().get_histogram().get_bucket().iter().map(apart).collect(),
+            durations: self
+                .requests
+                .duration
+                .metric()
+                .get_histogram()
+                .get_bucket()
+                .iter()
+                .map(apart)
+                .collect(),
         }
     }
 
     /// When a request was verified last.
     pub fn last_verified(&self) -> Option<Timestamp> {
-        Timestamp::from_second(self.last_verified.get()).ok().filter(|at| *at > Timestamp::UNIX_EPOCH)
+        Timestamp::from_second(self.last_verified.get())
+            .ok()
+            .filter(|at| *at > Timestamp::UNIX_EPOCH)
     }
 
     /// How many requests the secret of this name has verified.
@@ -455,7 +574,10 @@ impl RouteMetrics {
     }
 
     fn signature_ok_by(&self, secret: &str) -> Option<&IntCounter> {
-        self.signature_ok.iter().find(|(known, _)| **known == *secret).map(|(_, counter)| counter)
+        self.signature_ok
+            .iter()
+            .find(|(known, _)| **known == *secret)
+            .map(|(_, counter)| counter)
     }
 
     pub fn signature_checked(&self, check: SignatureCheck<'_>, now: Timestamp) {
@@ -522,20 +644,29 @@ impl QueueMetrics {
 
 impl Families {
     fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name, help, labels: &[&str]| register(registry, counters(name, help, labels)?);
+        let counter =
+            |name, help, labels: &[&str]| register(registry, counters(name, help, labels)?);
         let histogram = |name, help, buckets: &[f64]| {
             let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
             register(registry, HistogramVec::new(opts, &["route"])?)
         };
         Ok(Self {
-            requests: counter("requests_total", "Requests by what became of them.", &["route", "outcome"])?,
+            requests: counter(
+                "requests_total",
+                "Requests by what became of them.",
+                &["route", "outcome"],
+            )?,
             responses: counter("responses_total", "Answers by status.", &["route", "code"])?,
             request_duration: histogram(
                 "request_duration_seconds",
                 "From the first byte of a request to the last of its answer.",
                 &SECONDS,
             )?,
-            request_body_bytes: histogram("request_body_bytes", "Sizes of the bodies received.", &BYTES)?,
+            request_body_bytes: histogram(
+                "request_body_bytes",
+                "Sizes of the bodies received.",
+                &BYTES,
+            )?,
             signature_checks: counter(
                 "signature_checks_total",
                 "Signature checks by result, and by the name of the secret that matched.",
@@ -544,18 +675,28 @@ impl Families {
             last_verified: register(
                 registry,
                 IntGaugeVec::new(
-                    opts("last_verified_timestamp_seconds", "When a signature was last verified, in Unix seconds."),
+                    opts(
+                        "last_verified_timestamp_seconds",
+                        "When a signature was last verified, in Unix seconds.",
+                    ),
                     &["route"],
                 )?,
             )?,
             route_silent: register(
                 registry,
                 IntGaugeVec::new(
-                    opts("route_silent", "1 while nothing was verified for longer than the route's `expect_every`."),
+                    opts(
+                        "route_silent",
+                        "1 while nothing was verified for longer than the route's `expect_every`.",
+                    ),
                     &["route"],
                 )?,
             )?,
-            ledger_checks: counter("ledger_checks_total", "Ledger checks by result.", &["route", "result"])?,
+            ledger_checks: counter(
+                "ledger_checks_total",
+                "Ledger checks by result.",
+                &["route", "result"],
+            )?,
             upstream_requests: counter(
                 "upstream_requests_total",
                 "Attempts to hand an event over, by result.",
@@ -569,7 +710,10 @@ impl Families {
             queue_events: register(
                 registry,
                 IntGaugeVec::new(
-                    opts("queue_events", "Stored events: waiting, being tried, and given up (dead letters)."),
+                    opts(
+                        "queue_events",
+                        "Stored events: waiting, being tried, and given up (dead letters).",
+                    ),
                     &["route", "state"],
                 )?,
             )?,
@@ -603,9 +747,16 @@ impl Families {
 
     fn requests_of(&self, route: Arc<str>) -> RequestMetrics {
         RequestMetrics {
-            requests: Code::ALL.map(|code| self.requests.with_label_values(&[&*route, code.as_str()])),
+            requests: Code::ALL
+                .map(|code| self.requests.with_label_values(&[&*route, code.as_str()])),
             responses: STATUSES
-                .map(|status| (status, self.responses.with_label_values(&[&*route, &status.to_string()])))
+                .map(|status| {
+                    (
+                        status,
+                        self.responses
+                            .with_label_values(&[&*route, &status.to_string()]),
+                    )
+                })
                 .into(),
             responses_family: self.responses.clone(),
             duration: self.request_duration.with_label_values(&[&*route]),
@@ -622,7 +773,10 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, pr
     IntCounterVec::new(opts(name, help), labels)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
@@ -633,7 +787,10 @@ mod tests {
 
     fn series(metrics: &Metrics) -> Vec<String> {
         let text = metrics.render(0, 0).unwrap();
-        text.lines().filter(|line| line.starts_with("hookgate_")).map(ToOwned::to_owned).collect()
+        text.lines()
+            .filter(|line| line.starts_with("hookgate_"))
+            .map(ToOwned::to_owned)
+            .collect()
     }
 
     fn billing(metrics: &Metrics) -> RouteMetrics {
@@ -660,7 +817,11 @@ mod tests {
             "hookgate_requests_in_flight 0",
             "hookgate_draining 0",
         ] {
-            assert!(series.iter().any(|line| line == wanted), "{wanted} is not among\n{}", series.join("\n"));
+            assert!(
+                series.iter().any(|line| line == wanted),
+                "{wanted} is not among\n{}",
+                series.join("\n")
+            );
         }
     }
 
@@ -675,9 +836,15 @@ mod tests {
             "# Metrics\n\nOn the admin listener at `/metrics`, in Prometheus' text format. Made from the code; requests that \
              reached no route have `route=\"\"`.\n\n| name | type | what it tells |\n| --- | --- | --- |\n",
         );
-        for line in text.lines().filter_map(|line| line.strip_prefix("# HELP hookgate_")) {
+        for line in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# HELP hookgate_"))
+        {
             let (name, help) = line.split_once(' ').unwrap();
-            let kind = text.lines().find_map(|line| line.strip_prefix(&format!("# TYPE hookgate_{name} "))).unwrap();
+            let kind = text
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("# TYPE hookgate_{name} ")))
+                .unwrap();
             reference.extend(["| `hookgate_", name, "` | ", kind, " | ", help, " |\n"]);
         }
         reference += "\n`process_*` are the usual ones of the client library.\n";
@@ -693,7 +860,9 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let before = series(&metrics).len();
         let route = billing(&metrics);
-        route.requests.answered(Code::Delivered, StatusCode::IM_A_TEAPOT);
+        route
+            .requests
+            .answered(Code::Delivered, StatusCode::IM_A_TEAPOT);
         metrics.forget(&route);
         assert_eq!(series(&metrics).len(), before);
     }
@@ -702,11 +871,22 @@ mod tests {
     fn an_answer_counts_once_under_its_outcome_and_its_status() {
         let metrics = Metrics::new().unwrap();
         let route = billing(&metrics);
-        route.requests.answered(Code::Duplicate, StatusCode::CONFLICT);
+        route
+            .requests
+            .answered(Code::Duplicate, StatusCode::CONFLICT);
         route.requests.took(Duration::from_millis(200));
         let series = series(&metrics);
-        assert!(series.contains(&r#"hookgate_requests_total{outcome="duplicate",route="billing"} 1"#.to_owned()));
-        assert!(series.contains(&r#"hookgate_responses_total{code="409",route="billing"} 1"#.to_owned()));
-        assert!(series.contains(&r#"hookgate_request_duration_seconds_count{route="billing"} 1"#.to_owned()));
+        assert!(series.contains(
+            &r#"hookgate_requests_total{outcome="duplicate",route="billing"} 1"#.to_owned()
+        ));
+        assert!(
+            series
+                .contains(&r#"hookgate_responses_total{code="409",route="billing"} 1"#.to_owned())
+        );
+        assert!(
+            series.contains(
+                &r#"hookgate_request_duration_seconds_count{route="billing"} 1"#.to_owned()
+            )
+        );
     }
 }

@@ -69,9 +69,14 @@ pub fn parse(begun: &[u8]) -> Result<Progress, Invalid> {
         return Ok(Progress::Wants(SIGNATURE.len() - begun.len()));
     };
     if signature != SIGNATURE {
-        return Err(if signature.starts_with(b"PROXY ") { Invalid::Version1 } else { Invalid::Signature });
+        return Err(if signature.starts_with(b"PROXY ") {
+            Invalid::Version1
+        } else {
+            Invalid::Signature
+        });
     }
-    let Some((&[version_and_command, family, high, low], addresses)) = rest.split_first_chunk() else {
+    let Some((&[version_and_command, family, high, low], addresses)) = rest.split_first_chunk()
+    else {
         return Ok(Progress::Wants(4 - rest.len()));
     };
     let length = usize::from(u16::from_be_bytes([high, low]));
@@ -101,7 +106,11 @@ fn over_ipv4(&[a, b, c, d, _, _, _, _, high, low, _, _]: &[u8; IPV4_BYTES]) -> S
 fn over_ipv6(addresses: &[u8; IPV6_BYTES]) -> SocketAddr {
     let mut source = [0; 16];
     source.copy_from_slice(&addresses[..16]);
-    (Ipv6Addr::from(source), u16::from_be_bytes([addresses[32], addresses[33]])).into()
+    (
+        Ipv6Addr::from(source),
+        u16::from_be_bytes([addresses[32], addresses[33]]),
+    )
+        .into()
 }
 
 #[cfg(test)]

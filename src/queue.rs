@@ -68,7 +68,13 @@ struct Serving {
 impl Queue {
     pub fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
         let phase = watch::Sender::new(Phase::Waiting);
-        Arc::new(Self { ledger, client, clock, lanes: Mutex::default(), phase })
+        Arc::new(Self {
+            ledger,
+            client,
+            clock,
+            lanes: Mutex::default(),
+            phase,
+        })
     }
 
     /// Learns which routes are paused. To be called before any is served, and when another gateway was told to pause one.
@@ -76,11 +82,18 @@ impl Queue {
     /// # Errors
     /// When the store can't tell.
     pub async fn remember_paused(&self) -> Result<(), StoreError> {
-        let paused: HashSet<Arc<str>> = self.store().paused().await?.into_iter().map(Into::into).collect();
+        let paused: HashSet<Arc<str>> = self
+            .store()
+            .paused()
+            .await?
+            .into_iter()
+            .map(Into::into)
+            .collect();
         let mut lanes = self.lanes();
         for (name, lane) in &lanes.by_route {
             let now = paused.contains(name);
-            lane.serving.send_if_modified(|serving| std::mem::replace(&mut serving.paused, now) != now);
+            lane.serving
+                .send_if_modified(|serving| std::mem::replace(&mut serving.paused, now) != now);
         }
         lanes.paused = paused;
         Ok(())
@@ -128,7 +141,11 @@ impl Queue {
                 concurrency: route.queue_concurrency,
             });
             let paused = lanes.paused.contains(&route.name);
-            let serving = Serving { route: Some(Arc::clone(route)), paused, metrics: metrics.clone() };
+            let serving = Serving {
+                route: Some(Arc::clone(route)),
+                paused,
+                metrics: metrics.clone(),
+            };
             if let Some(lane) = lanes.by_route.get(&route.name) {
                 lane.serving.send_replace(serving);
                 continue;
@@ -151,7 +168,10 @@ impl Queue {
     /// # Errors
     /// When it is not certain that they are stored.
     pub async fn redeliver(&self, wanted: &[Redeliver]) -> Result<Vec<Redelivery>, StoreError> {
-        let window_of = |route: &str| self.route(route).map_or(Replay::USUAL_WINDOW, |route| route.replay.window);
+        let window_of = |route: &str| {
+            self.route(route)
+                .map_or(Replay::USUAL_WINDOW, |route| route.replay.window)
+        };
         self.ledger.redeliver(wanted, window_of).await
     }
 
@@ -163,14 +183,27 @@ impl Queue {
             .iter()
             .map(|(name, lane)| {
                 let delivering = lane.delivering.load(Ordering::Relaxed);
-                (Arc::clone(name), lane.serving.borrow().metrics.clone(), delivering)
+                (
+                    Arc::clone(name),
+                    lane.serving.borrow().metrics.clone(),
+                    delivering,
+                )
             })
             .collect();
         let now = self.clock.wall();
         for (name, metrics, delivering) in lanes {
             let (pending, dead) = self.store().waiting(&name);
-            let oldest = if pending > 0 { self.store().oldest_waiting(&name) } else { None };
-            metrics.stand(pending.saturating_sub(delivering), delivering, dead, oldest.map_or(0.0, |at| age(now, at)));
+            let oldest = if pending > 0 {
+                self.store().oldest_waiting(&name)
+            } else {
+                None
+            };
+            metrics.stand(
+                pending.saturating_sub(delivering),
+                delivering,
+                dead,
+                oldest.map_or(0.0, |at| age(now, at)),
+            );
         }
     }
 
@@ -195,11 +228,20 @@ impl Queue {
             delivering: Arc::clone(&delivering),
             phase: self.phase.subscribe(),
         };
-        (Lane { serving, delivering }, running)
+        (
+            Lane {
+                serving,
+                delivering,
+            },
+            running,
+        )
     }
 
     fn route(&self, name: &str) -> Option<Arc<Route>> {
-        self.lanes().by_route.get(name).and_then(|lane| lane.serving.borrow().route.clone())
+        self.lanes()
+            .by_route
+            .get(name)
+            .and_then(|lane| lane.serving.borrow().route.clone())
     }
 
     fn store(&self) -> &Store {

@@ -26,7 +26,8 @@ pub use digest::PayloadDigest;
 pub use header::Header;
 pub use key::{Key, KeyError, Signer};
 pub use scheme::{
-    Algorithm, Encoding, Fields, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit,
+    Algorithm, Encoding, Fields, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme, SignedTime,
+    TimePlace, TimeUnit,
 };
 pub use sign::{SignError, Signed};
 
@@ -58,7 +59,11 @@ impl NamedSecret {
     /// # Errors
     /// When the secret is not written as `scheme` says.
     pub fn for_scheme(&self, scheme: &Scheme) -> Result<NamedKey, KeyError> {
-        Ok(NamedKey { name: Arc::clone(&self.name), key: scheme.key(&self.secret)?, expires: self.expires })
+        Ok(NamedKey {
+            name: Arc::clone(&self.name),
+            key: scheme.key(&self.secret)?,
+            expires: self.expires,
+        })
     }
 }
 
@@ -80,9 +85,20 @@ impl Verifier {
     /// `tell_sha256` makes [`Verified::body_sha256`] available, for routes whose event ID is not in the signed bytes;
     /// it costs about as much as the signature itself.
     pub fn new(scheme: Scheme, keys: Vec<NamedKey>, tell_sha256: bool) -> Self {
-        let keys = keys.into_iter().map(|named| Prepared { fingerprint: named.key.fingerprint(), named }).collect();
+        let keys = keys
+            .into_iter()
+            .map(|named| Prepared {
+                fingerprint: named.key.fingerprint(),
+                named,
+            })
+            .collect();
         let tag_is_digest = scheme.signs_the_body_alone();
-        Self { scheme, keys, tells_sha256: tell_sha256, tag_is_digest }
+        Self {
+            scheme,
+            keys,
+            tells_sha256: tell_sha256,
+            tag_is_digest,
+        }
     }
 
     /// The names of all the route's secrets, in the order of the configuration, expired ones included.
@@ -92,7 +108,9 @@ impl Verifier {
 
     /// The same with the moment from which each verifies nothing any more.
     pub fn secrets(&self) -> impl Iterator<Item = (&Arc<str>, Option<Timestamp>)> {
-        self.keys.iter().map(|key| (&key.named.name, key.named.expires))
+        self.keys
+            .iter()
+            .map(|key| (&key.named.name, key.named.expires))
     }
 
     /// Whether anything that is signed, or the signature itself, stands in this header.
@@ -104,36 +122,74 @@ impl Verifier {
     pub fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Verification<'_> {
         let presented = Presented::read(&self.scheme, headers);
         let macs = match &presented {
-            Ok(Presented { candidates: Candidates::Read(read), before, .. }) => {
-                let wanted = |key: &&Prepared| read.iter().any(|candidate| candidate.kind == key.named.key.kind);
-                self.active(now).filter(wanted).filter_map(|key| Some((key, key.mac_after(before)?))).collect()
+            Ok(Presented {
+                candidates: Candidates::Read(read),
+                before,
+                ..
+            }) => {
+                let wanted = |key: &&Prepared| {
+                    read.iter()
+                        .any(|candidate| candidate.kind == key.named.key.kind)
+                };
+                self.active(now)
+                    .filter(wanted)
+                    .filter_map(|key| Some((key, key.mac_after(before)?)))
+                    .collect()
             }
-            Ok(Presented { candidates: Candidates::InBody(_), .. }) | Err(_) => Vec::new(),
+            Ok(Presented {
+                candidates: Candidates::InBody(_),
+                ..
+            })
+            | Err(_) => Vec::new(),
         };
         // Of a signature in the body the digest is taken at the end, of what it covers.
-        let in_header = matches!(&presented, Ok(Presented { candidates: Candidates::Read(_), .. }));
+        let in_header = matches!(
+            &presented,
+            Ok(Presented {
+                candidates: Candidates::Read(_),
+                ..
+            })
+        );
         let sha256 = (self.hashes() && in_header).then(Sha256::new);
-        Verification { verifier: self, presented, macs, sha256, payload: Payload::default(), now }
+        Verification {
+            verifier: self,
+            presented,
+            macs,
+            sha256,
+            payload: Payload::default(),
+            now,
+        }
     }
 
     /// What the owner of the secret that `verified` was signed with would make of `message`, in hex: a proof to the
     /// provider that this endpoint has its secret. `None` where secrets are public keys.
     pub fn prove(&self, verified: &Verified, message: &[u8]) -> Option<String> {
-        let key = self.keys.iter().find(|key| key.named.name == verified.secret)?;
+        let key = self
+            .keys
+            .iter()
+            .find(|key| key.named.name == verified.secret)?;
         let tag = key.mac_after(message)?.finalize();
         Some(hex::encode(tag.as_slice()))
     }
 
     /// Signs `body` as the sender would, with the first secret that has not expired: the headers to send, and the body.
     /// For test events. `None` where that can't be done: secrets are public keys, or all have expired.
-    pub fn sign(&self, body: &str, now: Timestamp, id: &str) -> Option<Result<(Signed, String), SignError>> {
+    pub fn sign(
+        &self,
+        body: &str,
+        now: Timestamp,
+        id: &str,
+    ) -> Option<Result<(Signed, String), SignError>> {
         let key = self.active(now).find_map(|key| key.named.key.signer())?;
-        Some(match self.scheme.sign_with(&key, body.as_bytes(), now, Some(id)) {
-            Err(SignError::NotInHeader) => {
-                self.scheme.sign_in_body_with(&key, body).map(|body| (Signed::default(), body))
-            }
-            headers => headers.map(|headers| (headers, body.to_owned())),
-        })
+        Some(
+            match self.scheme.sign_with(&key, body.as_bytes(), now, Some(id)) {
+                Err(SignError::NotInHeader) => self
+                    .scheme
+                    .sign_in_body_with(&key, body)
+                    .map(|body| (Signed::default(), body)),
+                headers => headers.map(|headers| (headers, body.to_owned())),
+            },
+        )
     }
 
     /// Whether this header's value is part of what is signed.
@@ -146,14 +202,18 @@ impl Verifier {
     }
 
     fn active(&self, now: Timestamp) -> impl Iterator<Item = &Prepared> {
-        self.keys.iter().filter(move |key| key.named.expires.is_none_or(|end| now < end))
+        self.keys
+            .iter()
+            .filter(move |key| key.named.expires.is_none_or(|end| now < end))
     }
 }
 
 impl Prepared {
     /// The key's MAC of what begins with `start`; `None` for keys of other algorithms.
     fn mac_after(&self, start: &[u8]) -> Option<Mac> {
-        let Material::Hmac(mac) = &self.named.key.material else { return None };
+        let Material::Hmac(mac) = &self.named.key.material else {
+            return None;
+        };
         let mut mac = mac.clone();
         mac.update(start);
         Some(mac)
@@ -222,12 +282,21 @@ impl Verification<'_> {
     }
 
     fn check(self) -> Result<Verified, Unverified> {
-        let Self { verifier, presented, macs, sha256, payload, now } = self;
+        let Self {
+            verifier,
+            presented,
+            macs,
+            sha256,
+            payload,
+            now,
+        } = self;
         let body = payload.into_bytes();
         let mut sha256 = sha256.map(Sha256::finalize);
         let matched = presented.and_then(|presented| {
             let matched = match &presented.candidates {
-                Candidates::Read(candidates) => verifier.find_key(&presented, candidates, macs, &body, now),
+                Candidates::Read(candidates) => {
+                    verifier.find_key(&presented, candidates, macs, &body, now)
+                }
                 Candidates::InBody(in_body) => {
                     let (candidate, signed) = verifier.cut_out(in_body, &body)?;
                     sha256 = verifier.hashes().then(|| Sha256::digest(&signed));
@@ -250,7 +319,12 @@ impl Verification<'_> {
             None => PayloadDigest::of_tag(key.fingerprint, tag.as_slice()),
         };
         let body_sha256 = sha256.filter(|_| verifier.tells_sha256);
-        Ok(Verified { body, secret: Arc::clone(&key.named.name), digest, body_sha256 })
+        Ok(Verified {
+            body,
+            secret: Arc::clone(&key.named.name),
+            digest,
+            body_sha256,
+        })
     }
 }
 
@@ -264,7 +338,12 @@ impl Verifier {
         body: &[u8],
         now: Timestamp,
     ) -> Option<(&'k Prepared, Tag)> {
-        let of_kind = |kind| candidates.iter().filter(move |candidate| candidate.kind == kind).map(|found| &found.tag);
+        let of_kind = |kind| {
+            candidates
+                .iter()
+                .filter(move |candidate| candidate.kind == kind)
+                .map(|found| &found.tag)
+        };
         let mut matched = None;
         for (key, mut mac) in macs {
             mac.update(&presented.behind);
@@ -273,9 +352,12 @@ impl Verifier {
         }
         let mut message = None;
         for key in self.active(now) {
-            let Material::Ed25519(public) = &key.named.key.material else { continue };
+            let Material::Ed25519(public) = &key.named.key.material else {
+                continue;
+            };
             for tag in of_kind(key.named.key.kind) {
-                let message = message.get_or_insert_with(|| [&presented.before, body, &presented.behind].concat());
+                let message = message
+                    .get_or_insert_with(|| [&presented.before, body, &presented.behind].concat());
                 if matched.is_none() && tag.is_by(public, message) {
                     matched = Some((key, *tag));
                 }
@@ -312,7 +394,9 @@ impl Verifier {
             mac.update(signed.as_bytes());
             Some(mac)
         };
-        let keys = self.active(now).filter(|key| key.named.key.kind == candidate.kind);
+        let keys = self
+            .active(now)
+            .filter(|key| key.named.key.kind == candidate.kind);
         let macs = keys.filter_map(|key| Some((key, start(key)?))).collect();
         self.find_key(presented, &[candidate], macs, signed.as_bytes(), now)
     }

@@ -22,14 +22,17 @@ use crate::metrics::StoreMetrics;
 use records::COUNTED_MAX;
 
 pub use domain::{
-    DeliveryChange, DeliveryId, DueAt, Durability, EventKey, Found, Lane, Name, Next, PAYLOAD_MAX, Payload, Payloads,
-    Place, Record, Requeue, Requeued, Retain, Revision, Settlement, State, Subject, Terms, Tried,
+    DeliveryChange, DeliveryId, DueAt, Durability, EventKey, Found, Lane, Name, Next, PAYLOAD_MAX,
+    Payload, Payloads, Place, Record, Requeue, Requeued, Retain, Revision, Settlement, State,
+    Subject, Terms, Tried,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
 pub use held::{Claimed, Held, Underway, Until};
 pub use moving::{MoveError, Moved, move_into_shared};
 pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
-pub use records::{Attempted, DeliveryView, Due, DueEvent, Filter, LISTED_BODY_MAX, Queued, RouteRecord};
+pub use records::{
+    Attempted, DeliveryView, Due, DueEvent, Filter, LISTED_BODY_MAX, Queued, RouteRecord,
+};
 
 /// What a delivery's record takes beside its payload, for bounding what is kept: about what its row and its places in
 /// the indexes take.
@@ -49,7 +52,9 @@ pub enum StoreError {
         "the store is full: it holds as much as `store.max_ids` or `store.max_size` allow, and forgets nothing early"
     )]
     Full,
-    #[error("the store is not available: an error before this one tells why; it is being opened anew")]
+    #[error(
+        "the store is not available: an error before this one tells why; it is being opened anew"
+    )]
     Unavailable,
 }
 
@@ -100,12 +105,19 @@ impl Store {
     ///
     /// # Errors
     /// It can't be reached or used, or another process has it that shares it with nobody.
-    pub async fn open(settings: Settings, clock: Clock, metrics: StoreMetrics) -> Result<Self, OpenError> {
+    pub async fn open(
+        settings: Settings,
+        clock: Clock,
+        metrics: StoreMetrics,
+    ) -> Result<Self, OpenError> {
         match settings {
             // Reading many millions of IDs takes seconds, in which nobody else is to be kept from running.
             Settings::Embedded(settings) => {
-                let opening = tokio::task::spawn_blocking(move || Self::embedded(settings, clock, metrics));
-                opening.await.map_err(|error| OpenError::Start(std::io::Error::other(error)))?
+                let opening =
+                    tokio::task::spawn_blocking(move || Self::embedded(settings, clock, metrics));
+                opening
+                    .await
+                    .map_err(|error| OpenError::Start(std::io::Error::other(error)))?
             }
             Settings::Shared(settings) => {
                 let engine = Engine::Shared(postgres::Store::open(*settings, metrics).await?);
@@ -118,8 +130,14 @@ impl Store {
     ///
     /// # Errors
     /// Another process has it, it can't be read, or it is not ours.
-    pub fn embedded(settings: EmbeddedSettings, clock: Clock, metrics: StoreMetrics) -> Result<Self, OpenError> {
-        Ok(Self { engine: Engine::Embedded(embedded::Store::open(settings, clock, metrics)?) })
+    pub fn embedded(
+        settings: EmbeddedSettings,
+        clock: Clock,
+        metrics: StoreMetrics,
+    ) -> Result<Self, OpenError> {
+        Ok(Self {
+            engine: Engine::Embedded(embedded::Store::open(settings, clock, metrics)?),
+        })
     }
 
     /// The key of the ledger's hashes: random, and the same for as long as anything is remembered.
@@ -180,7 +198,10 @@ impl Store {
         seen: Revision,
     ) -> Result<Option<Revision>, StoreError> {
         match &self.engine {
-            Engine::Embedded(store) => store.put_webhook(name, definition).await.map(|()| Some(seen)),
+            Engine::Embedded(store) => store
+                .put_webhook(name, definition)
+                .await
+                .map(|()| Some(seen)),
             Engine::Shared(store) => Box::pin(store.put_webhook(name, definition, seen)).await,
         }
     }
@@ -248,7 +269,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
+    pub async fn names(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
         await_it!(self, store => store.names(id))
     }
 
@@ -310,7 +334,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn route_record(&self, route: Arc<str>, since_day: i64) -> Result<RouteRecord, StoreError> {
+    pub async fn route_record(
+        &self,
+        route: Arc<str>,
+        since_day: i64,
+    ) -> Result<RouteRecord, StoreError> {
         await_it!(self, store => store.route_record(route, since_day))
     }
 
@@ -348,9 +376,17 @@ impl Store {
     ///
     /// # Errors
     /// When it can't be noted, or the claim is not ours any more. Nothing may be sent then.
-    pub fn begin(&self, key: EventKey, held: Until, attempts: u32, window: Duration) -> Result<Underway, StoreError> {
+    pub fn begin(
+        &self,
+        key: EventKey,
+        held: Until,
+        attempts: u32,
+        window: Duration,
+    ) -> Result<Underway, StoreError> {
         match &self.engine {
-            Engine::Embedded(store) => store.begin(key, attempts, window).map(|noted| Underway(Some(noted))),
+            Engine::Embedded(store) => store
+                .begin(key, attempts, window)
+                .map(|noted| Underway(Some(noted))),
             // The claim is the note.
             Engine::Shared(_) => held.check().map(|()| Underway(None)),
         }
@@ -373,7 +409,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn due(&self, route: Arc<str>, holding: &[DeliveryId], most: usize) -> Result<Due, StoreError> {
+    pub async fn due(
+        &self,
+        route: Arc<str>,
+        holding: &[DeliveryId],
+        most: usize,
+    ) -> Result<Due, StoreError> {
         await_it!(self, store => store.due(route, holding, most))
     }
 
@@ -390,7 +431,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn load(&self, id: DeliveryId, attempt: Duration) -> Result<Option<Queued>, StoreError> {
+    pub async fn load(
+        &self,
+        id: DeliveryId,
+        attempt: Duration,
+    ) -> Result<Option<Queued>, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store.load(id).await,
             Engine::Shared(store) => Box::pin(store.load(id, attempt)).await,

@@ -53,8 +53,8 @@ impl Settings {
         client_ca: Option<Vec<CertificateDer<'static>>>,
     ) -> Result<Self, SettingsError> {
         let provider = provider();
-        let builder =
-            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
         let asks = client_ca.is_some();
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
@@ -62,17 +62,25 @@ impl Settings {
                 let refuse = |error: String| SettingsError::ClientCa(error);
                 let mut roots = RootCertStore::empty();
                 for certificate in ca {
-                    roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+                    roots
+                        .add(certificate)
+                        .map_err(|error| refuse(error.to_string()))?;
                 }
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| refuse(error.to_string()))?)
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+                builder
+                    .with_client_cert_verifier(verifier.map_err(|error| refuse(error.to_string()))?)
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(&certificates)));
         config.alpn_protocols = PROTOCOLS.map(Vec::from).into();
         // Keys that change by the hour, and are gone with these settings: a session of before a reload is not resumed.
         config.ticketer = ring::Ticketer::new()?;
-        Ok(Self { certificates, asks, config: Arc::new(config) })
+        Ok(Self {
+            certificates,
+            asks,
+            config: Arc::new(config),
+        })
     }
 
     pub fn certificates(&self) -> &[Certificate] {
@@ -98,22 +106,33 @@ impl ByName {
         let mut named = HashMap::new();
         for certificate in certificates {
             for name in &certificate.names {
-                named.entry(name.clone()).or_insert_with(|| Arc::clone(&certificate.shown));
+                named
+                    .entry(name.clone())
+                    .or_insert_with(|| Arc::clone(&certificate.shown));
             }
         }
-        Self { default: certificates.first().map(|first| Arc::clone(&first.shown)), named }
+        Self {
+            default: certificates.first().map(|first| Arc::clone(&first.shown)),
+            named,
+        }
     }
 
     fn of(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let name = name.to_ascii_lowercase();
         let any = |(_, parent): (&str, &str)| self.named.get(&*format!("*.{parent}"));
-        self.named.get(&*name).or_else(|| name.split_once('.').and_then(any))
+        self.named
+            .get(&*name)
+            .or_else(|| name.split_once('.').and_then(any))
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        hello.server_name().and_then(|name| self.of(name)).or(self.default.as_ref()).cloned()
+        hello
+            .server_name()
+            .and_then(|name| self.of(name))
+            .or(self.default.as_ref())
+            .cloned()
     }
 }
 
@@ -157,16 +176,31 @@ mod tests {
     fn certificate(names: &[&str]) -> Certificate {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-        let pem = CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
-        Chain::from_pem(pem.as_bytes()).unwrap().with_key(key.serialize_pem().as_bytes()).unwrap()
+        let pem = CertificateParams::new(names)
+            .unwrap()
+            .self_signed(&key)
+            .unwrap()
+            .pem();
+        Chain::from_pem(pem.as_bytes())
+            .unwrap()
+            .with_key(key.serialize_pem().as_bytes())
+            .unwrap()
     }
 
     #[test]
     fn a_name_of_its_own_goes_before_a_wildcard_and_a_wildcard_is_one_label() {
-        let certificates = [certificate(&["*.example.com"]), certificate(&["hooks.example.com", "example.com"])];
+        let certificates = [
+            certificate(&["*.example.com"]),
+            certificate(&["hooks.example.com", "example.com"]),
+        ];
         let by_name = ByName::new(&certificates);
-        let shown =
-            |name| by_name.of(name).map(|found| certificates.iter().position(|it| Arc::ptr_eq(&it.shown, found)));
+        let shown = |name| {
+            by_name.of(name).map(|found| {
+                certificates
+                    .iter()
+                    .position(|it| Arc::ptr_eq(&it.shown, found))
+            })
+        };
         assert_eq!(shown("hooks.example.com"), Some(Some(1)));
         assert_eq!(shown("HOOKS.Example.com"), Some(Some(1)));
         assert_eq!(shown("example.com"), Some(Some(1)));
@@ -179,8 +213,14 @@ mod tests {
     fn the_first_certificate_with_a_name_has_it() {
         let certificates = [certificate(&["a.test"]), certificate(&["a.test", "b.test"])];
         let by_name = ByName::new(&certificates);
-        assert!(Arc::ptr_eq(by_name.of("a.test").unwrap(), &certificates[0].shown));
-        assert!(Arc::ptr_eq(by_name.of("b.test").unwrap(), &certificates[1].shown));
+        assert!(Arc::ptr_eq(
+            by_name.of("a.test").unwrap(),
+            &certificates[0].shown
+        ));
+        assert!(Arc::ptr_eq(
+            by_name.of("b.test").unwrap(),
+            &certificates[1].shown
+        ));
     }
 
     #[test]

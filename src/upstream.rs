@@ -98,7 +98,9 @@ impl Attempt {
                 500.. => UpstreamResult::ServerError,
                 _ => UpstreamResult::Redirection,
             },
-            End::NotReached(Failure::TimedOut) | End::Unknown(Failure::TimedOut) => UpstreamResult::Timeout,
+            End::NotReached(Failure::TimedOut) | End::Unknown(Failure::TimedOut) => {
+                UpstreamResult::Timeout
+            }
             End::NotReached(_) => UpstreamResult::ConnectError,
             End::Unknown(_) => UpstreamResult::Broken,
         }
@@ -111,10 +113,18 @@ impl Attempt {
             End::NotReached(Failure::TimedOut) => (None, Some("no connection in time")),
             End::NotReached(_) => (None, Some("could not connect")),
             End::Unknown(Failure::TimedOut) => (None, Some("no answer in time")),
-            End::Unknown(_) => (None, Some("the connection broke before the answer was whole")),
+            End::Unknown(_) => (
+                None,
+                Some("the connection broke before the answer was whole"),
+            ),
         };
         let ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
-        Attempted { at, ms, status, error: error.map(Into::into) }
+        Attempted {
+            at,
+            ms,
+            status,
+            error: error.map(Into::into),
+        }
     }
 }
 
@@ -130,7 +140,11 @@ pub struct Response {
 impl Upstream {
     /// `headers` are set on every request, over what the sender sent.
     pub fn new(target: Target, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
-        Self { addresses: Addresses::of(&target), target, headers }
+        Self {
+            addresses: Addresses::of(&target),
+            target,
+            headers,
+        }
     }
 
     /// From now on link-local and clouds' metadata addresses are not connected to, whatever the name stands for.
@@ -151,15 +165,24 @@ impl Response {
 
     /// What it says to one who would try again, `now` being the time.
     pub fn refusal(&self, now: Timestamp) -> Failed {
-        let retry_after = self.head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = self
+            .head
+            .headers
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|text| parse_retry_after(text, now));
-        Failed::Status { status: self.status().as_u16(), retry_after }
+        Failed::Status {
+            status: self.status().as_u16(),
+            retry_after,
+        }
     }
 }
 
 impl Default for Client {
     fn default() -> Self {
-        Self { connector: TransportConnector::new(None) }
+        Self {
+            connector: TransportConnector::new(None),
+        }
     }
 }
 
@@ -199,14 +222,29 @@ impl Client {
     ///
     /// # Errors
     /// The attempt, ended.
-    pub async fn connect<'a>(&'a self, upstream: &'a Upstream, deadline: Instant) -> Result<Connected<'a>, Attempt> {
+    pub async fn connect<'a>(
+        &'a self,
+        upstream: &'a Upstream,
+        deadline: Instant,
+    ) -> Result<Connected<'a>, Attempt> {
         let started = Instant::now();
-        let failure = match timeout_at(deadline.into(), pin!(self.link(upstream, Pool::Use))).await {
-            Ok(Ok(link)) => return Ok(Connected { client: self, upstream, link, started }),
+        let failure = match timeout_at(deadline.into(), pin!(self.link(upstream, Pool::Use))).await
+        {
+            Ok(Ok(link)) => {
+                return Ok(Connected {
+                    client: self,
+                    upstream,
+                    link,
+                    started,
+                });
+            }
             Ok(Err(failure)) => failure,
             Err(_) => Failure::TimedOut,
         };
-        Err(Attempt { end: End::NotReached(failure), duration: started.elapsed() })
+        Err(Attempt {
+            end: End::NotReached(failure),
+            duration: started.elapsed(),
+        })
     }
 
     /// A connection, pooled or new, to one of the upstream's addresses. A failed connect has sent nothing, so the next
@@ -222,11 +260,23 @@ impl Client {
             let peer = Box::new(peer(&upstream.target, *address));
             let connected = match pool {
                 Pool::Use => self.connector.get_stream(&*peer).await,
-                Pool::Avoid => self.connector.new_stream(&*peer).await.map(|stream| (stream, false)),
+                Pool::Avoid => self
+                    .connector
+                    .new_stream(&*peer)
+                    .await
+                    .map(|stream| (stream, false)),
             };
             match connected {
-                Ok((stream, reused)) => return Ok(Link { peer, stream, reused }),
-                Err(error) => tracing::debug!(upstream = %upstream.target.authority, %error, "connect failed"),
+                Ok((stream, reused)) => {
+                    return Ok(Link {
+                        peer,
+                        stream,
+                        reused,
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(upstream = %upstream.target.authority, %error, "connect failed")
+                }
             }
         }
         upstream.addresses.forget();
@@ -237,8 +287,18 @@ impl Client {
     ///
     /// Pingora's session reads only: it would write the head by itself, flushed, before it is given the body, and what
     /// it writes it wants as a map of headers.
-    async fn send(&self, link: Link, head: Vec<u8>, body: &Bytes, sent: impl FnOnce()) -> Result<Response, Broken> {
-        let Link { peer, mut stream, reused } = link;
+    async fn send(
+        &self,
+        link: Link,
+        head: Vec<u8>,
+        body: &Bytes,
+        sent: impl FnOnce(),
+    ) -> Result<Response, Broken> {
+        let Link {
+            peer,
+            mut stream,
+            reused,
+        } = link;
         let written = write(&mut stream, &head, body).await;
         drop(head);
         sent();
@@ -247,7 +307,9 @@ impl Client {
         let mut informational = 0;
         match read_head(&mut http, &mut informational).await {
             Ok(()) => {}
-            Err(error) if reused && informational == 0 && nothing_came(&error) => return Err(Broken::Stale),
+            Err(error) if reused && informational == 0 && nothing_came(&error) => {
+                return Err(Broken::Stale);
+            }
             Err(error) => {
                 tracing::debug!(%error, "no answer from the upstream");
                 return Err(Broken::Other);
@@ -257,7 +319,8 @@ impl Client {
         if written.is_ok() && !response.truncated {
             http.respect_keepalive();
             if let Some(stream) = http.reuse().await {
-                self.connector.release_stream(stream, peer.reuse_hash(), Some(KEPT_IDLE));
+                self.connector
+                    .release_stream(stream, peer.reuse_hash(), Some(KEPT_IDLE));
             }
         }
         Ok(response)
@@ -286,7 +349,10 @@ impl Connected<'_> {
             // The exchange is not gone on with, and its connection goes with it.
             Err(_) => End::Unknown(Failure::TimedOut),
         };
-        Attempt { end, duration: started.elapsed() }
+        Attempt {
+            end,
+            duration: started.elapsed(),
+        }
     }
 
     async fn exchange(
@@ -296,12 +362,28 @@ impl Connected<'_> {
         possible_duplicate: bool,
         sent: impl FnOnce(),
     ) -> Result<Response, Failure> {
-        let Self { client, upstream, link, .. } = self;
-        let Upstream { target, headers, .. } = upstream;
+        let Self {
+            client,
+            upstream,
+            link,
+            ..
+        } = self;
+        let Upstream {
+            target, headers, ..
+        } = upstream;
         let head = |possible_duplicate| {
-            delivery.head(&target.path_and_query, &target.authority, headers, number, possible_duplicate)
+            delivery.head(
+                &target.path_and_query,
+                &target.authority,
+                headers,
+                number,
+                possible_duplicate,
+            )
         };
-        match client.send(link, head(possible_duplicate), delivery.body(), sent).await {
+        match client
+            .send(link, head(possible_duplicate), delivery.body(), sent)
+            .await
+        {
             Ok(response) => return Ok(response),
             Err(Broken::Other) => return Err(Failure::Broken),
             Err(Broken::Stale) => {}
@@ -320,17 +402,25 @@ async fn write(stream: &mut Stream, head: &[u8], body: &[u8]) -> io::Result<()> 
 }
 
 /// Reads heads up to the first that is no informational one.
-async fn read_head(session: &mut HttpSession, informational: &mut usize) -> Result<(), Box<PingoraError>> {
+async fn read_head(
+    session: &mut HttpSession,
+    informational: &mut usize,
+) -> Result<(), Box<PingoraError>> {
     while *informational < INFORMATIONAL_MAX {
         session.read_response().await?;
         let status = session.resp_header().map(|head| head.status);
         // 101 ends a request too: we never ask for another protocol.
-        if status.is_none_or(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
+        if status.is_none_or(|status| {
+            !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
+        }) {
             return Ok(());
         }
         *informational += 1;
     }
-    PingoraError::e_explain(pingora_core::ErrorType::InvalidHTTPHeader, "informational answers without end")
+    PingoraError::e_explain(
+        pingora_core::ErrorType::InvalidHTTPHeader,
+        "informational answers without end",
+    )
 }
 
 /// Whether a connection failed before a byte of an answer. Pingora tells how many came in words only.
@@ -344,11 +434,19 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {
     let mut body = BytesMut::new();
     while let Some(chunk) = session.read_body_bytes().await.map_err(|_| Broken::Other)? {
         if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
-            return Ok(Response { head, body: Bytes::new(), truncated: true });
+            return Ok(Response {
+                head,
+                body: Bytes::new(),
+                truncated: true,
+            });
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Response { head, body: body.freeze(), truncated: false })
+    Ok(Response {
+        head,
+        body: body.freeze(),
+        truncated: false,
+    })
 }
 
 fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {
@@ -383,8 +481,14 @@ mod tests {
         let parse = |text| parse_retry_after(text, now);
         assert_eq!(parse("120"), Some(Duration::from_secs(120)));
         assert_eq!(parse(" 0 "), Some(Duration::ZERO));
-        assert_eq!(parse("99999999999999999999999"), Some(Duration::from_secs(u64::MAX)));
-        assert_eq!(parse("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(37)));
+        assert_eq!(
+            parse("99999999999999999999999"),
+            Some(Duration::from_secs(u64::MAX))
+        );
+        assert_eq!(
+            parse("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(Duration::from_secs(37))
+        );
         assert_eq!(parse("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
         for wrong in ["", "soon", "-1", "1.5", "1 s"] {
             assert_eq!(parse(wrong), None, "{wrong:?}");

@@ -57,12 +57,20 @@ impl Watch {
     pub fn new(now: Instant) -> Arc<Self> {
         Arc::new(Self {
             routes: Mutex::default(),
-            unmatched: Arc::new(Watched { route: None, rejections: Rejections::new(now), heard: None }),
+            unmatched: Arc::new(Watched {
+                route: None,
+                rejections: Rejections::new(now),
+                heard: None,
+            }),
         })
     }
 
     /// The parts of these routes, which are served from now on. Those of others are forgotten.
-    pub fn serve<'r>(&self, sights: impl IntoIterator<Item = Sight<'r>>, now: Instant) -> Vec<Arc<Watched>> {
+    pub fn serve<'r>(
+        &self,
+        sights: impl IntoIterator<Item = Sight<'r>>,
+        now: Instant,
+    ) -> Vec<Arc<Watched>> {
         let mut routes = self.routes();
         let part = |sight: Sight<'r>| {
             let part = match routes.by_route.get(sight.route) {
@@ -77,7 +85,10 @@ impl Watch {
         };
         let parts: Vec<_> = sights.into_iter().map(part).collect();
         let named = |part: &Arc<Watched>| Some((part.route.clone()?, Arc::clone(part)));
-        *routes = Parts { by_route: parts.iter().filter_map(named).collect(), in_order: parts.clone() };
+        *routes = Parts {
+            by_route: parts.iter().filter_map(named).collect(),
+            in_order: parts.clone(),
+        };
         parts
     }
 
@@ -93,13 +104,21 @@ impl Watch {
 
     /// All parts, in the order of the routes.
     pub fn all(&self) -> Vec<Arc<Watched>> {
-        self.routes().in_order.iter().chain([&self.unmatched]).map(Arc::clone).collect()
+        self.routes()
+            .in_order
+            .iter()
+            .chain([&self.unmatched])
+            .map(Arc::clone)
+            .collect()
     }
 
     /// Looks at what the routes' counters have gained, and for those that have fallen silent: sets their gauges, and tells
     /// of those that have or are heard again. To be called some times a minute, and before any of it is read.
     pub fn look(&self, now: Instant) {
-        self.routes().in_order.iter().for_each(|watched| watched.look(now));
+        self.routes()
+            .in_order
+            .iter()
+            .for_each(|watched| watched.look(now));
     }
 
     fn routes(&self) -> MutexGuard<'_, Parts> {
@@ -110,7 +129,9 @@ impl Watch {
 impl Watched {
     /// As [`Watch::look`], for one route.
     pub fn look(&self, now: Instant) {
-        let (Some(route), Some(heard)) = (&self.route, &self.heard) else { return };
+        let (Some(route), Some(heard)) = (&self.route, &self.heard) else {
+            return;
+        };
         heard.traffic.look(now);
         if let Some(change) = heard.silence.look(now) {
             change.tell(route, heard.silence.expected_every());
@@ -119,8 +140,15 @@ impl Watched {
 
     fn new(sight: &Sight<'_>, now: Instant) -> Self {
         let silence = Silence::new(now, sight.metrics.silent.clone());
-        let heard = Heard { silence, traffic: Traffic::new(Arc::clone(sight.metrics), now) };
-        Self { route: Some(Arc::clone(sight.route)), rejections: Rejections::new(now), heard: Some(heard) }
+        let heard = Heard {
+            silence,
+            traffic: Traffic::new(Arc::clone(sight.metrics), now),
+        };
+        Self {
+            route: Some(Arc::clone(sight.route)),
+            rejections: Rejections::new(now),
+            heard: Some(heard),
+        }
     }
 }
 
@@ -136,19 +164,39 @@ mod tests {
         let all = Metrics::new().unwrap();
         let metrics = Arc::new(all.route(&a, [].iter()));
         let serve = |names: &[&Arc<str>]| {
-            let sight = |name: &&'_ Arc<str>| (Arc::clone(name), Some(Duration::from_secs(names.len() as u64)));
+            let sight = |name: &&'_ Arc<str>| {
+                (
+                    Arc::clone(name),
+                    Some(Duration::from_secs(names.len() as u64)),
+                )
+            };
             let sights: Vec<_> = names.iter().map(sight).collect();
-            let sights = sights.iter().map(|(route, every)| Sight { route, expect_every: *every, metrics: &metrics });
+            let sights = sights.iter().map(|(route, every)| Sight {
+                route,
+                expect_every: *every,
+                metrics: &metrics,
+            });
             watch.serve(sights, now)
         };
         let before = serve(&[&a, &b]);
         let after = serve(&[&b]);
         assert!(Arc::ptr_eq(&before[1], &after[0]) && watch.route("a").is_none());
-        let expected = after[0].heard.as_ref().and_then(|heard| heard.silence.expected_every());
-        assert_eq!(expected, Some(Duration::from_secs(1)), "as the new configuration has it");
+        let expected = after[0]
+            .heard
+            .as_ref()
+            .and_then(|heard| heard.silence.expected_every());
+        assert_eq!(
+            expected,
+            Some(Duration::from_secs(1)),
+            "as the new configuration has it"
+        );
         let again = serve(&[&a, &b]);
         assert!(!Arc::ptr_eq(&before[0], &again[0]) && Arc::ptr_eq(&before[1], &again[1]));
-        let names: Vec<_> = watch.all().iter().map(|watched| watched.route.clone()).collect();
+        let names: Vec<_> = watch
+            .all()
+            .iter()
+            .map(|watched| watched.route.clone())
+            .collect();
         assert_eq!(names, [Some(a), Some(b), None]);
     }
 }

@@ -81,9 +81,20 @@ impl Registry {
         allowed: Option<Vec<AllowedUpstream>>,
     ) -> Result<Self, StoreError> {
         let (made, broken, revision) = stored(&store).await?;
-        let state = State { file: file.into_iter().map(Arc::new).collect(), made, broken, revision };
+        let state = State {
+            file: file.into_iter().map(Arc::new).collect(),
+            made,
+            broken,
+            revision,
+        };
         let served = watch::Sender::new(Arc::from([]));
-        let registry = Self { gateway, store, allowed, state: Mutex::new(state), served };
+        let registry = Self {
+            gateway,
+            store,
+            allowed,
+            state: Mutex::new(state),
+            served,
+        };
         registry.serve(&*registry.state.lock().await);
         Ok(registry)
     }
@@ -118,7 +129,8 @@ impl Registry {
     pub async fn make(&self, new: New) -> Result<Served, Refused> {
         let (name, definition) = new.define().map_err(Refused::Invalid)?;
         let mut state = self.state.lock().await;
-        self.put(&mut state, name.into(), |_| Ok(definition.clone())).await
+        self.put(&mut state, name.into(), |_| Ok(definition.clone()))
+            .await
     }
 
     /// Changes what is given of a webhook.
@@ -181,49 +193,92 @@ impl Registry {
         if let Some(taken) = state.collision(name, &route) {
             return Err(Refused::Taken(taken));
         }
-        let put = self.store.put_webhook(Arc::clone(name), definition.to_stored(), state.revision).await?;
+        let put = self
+            .store
+            .put_webhook(Arc::clone(name), definition.to_stored(), state.revision)
+            .await?;
         let Some(revision) = put else { return Ok(None) };
         state.revision = revision;
         let (definition, route) = (Arc::new(definition), Arc::new(route));
-        let served = Served { route: Arc::clone(&route), made_from: Some(Arc::clone(&definition)) };
-        tracing::info!(webhook = &**name, upstream = definition.url, "a webhook has an upstream");
-        state.made.insert(Arc::clone(name), Made { definition, route });
+        let served = Served {
+            route: Arc::clone(&route),
+            made_from: Some(Arc::clone(&definition)),
+        };
+        tracing::info!(
+            webhook = &**name,
+            upstream = definition.url,
+            "a webhook has an upstream"
+        );
+        state
+            .made
+            .insert(Arc::clone(name), Made { definition, route });
         self.serve(state);
         Ok(Some(served))
     }
 
     fn serve(&self, state: &State) {
-        let mut served: Vec<_> =
-            state.file.iter().map(|route| Served { route: Arc::clone(route), made_from: None }).collect();
+        let mut served: Vec<_> = state
+            .file
+            .iter()
+            .map(|route| Served {
+                route: Arc::clone(route),
+                made_from: None,
+            })
+            .collect();
         for (name, made) in &state.made {
             if let Some(taken) = state.file_has(name, &made.route) {
-                tracing::error!(webhook = &**name, "not served: a route of the file has its {taken}");
+                tracing::error!(
+                    webhook = &**name,
+                    "not served: a route of the file has its {taken}"
+                );
                 continue;
             }
             let made_from = Some(Arc::clone(&made.definition));
-            served.push(Served { route: Arc::clone(&made.route), made_from });
+            served.push(Served {
+                route: Arc::clone(&made.route),
+                made_from,
+            });
         }
-        self.gateway.serve_routes(served.iter().map(|served| Arc::clone(&served.route)).collect());
+        self.gateway.serve_routes(
+            served
+                .iter()
+                .map(|served| Arc::clone(&served.route))
+                .collect(),
+        );
         self.served.send_replace(served.into());
     }
 }
 
 /// What the store has: those that can be served, and those that can't.
-async fn stored(store: &Store) -> Result<(BTreeMap<Arc<str>, Made>, BTreeSet<Arc<str>>, Revision), StoreError> {
+async fn stored(
+    store: &Store,
+) -> Result<(BTreeMap<Arc<str>, Made>, BTreeSet<Arc<str>>, Revision), StoreError> {
     let (mut made, mut broken) = (BTreeMap::new(), BTreeSet::new());
     let (revision, webhooks) = store.webhooks().await?;
     for (name, stored) in webhooks {
-        match Definition::from_stored(&stored).map(|definition| (definition.compile(&name), definition)) {
+        match Definition::from_stored(&stored)
+            .map(|definition| (definition.compile(&name), definition))
+        {
             Some((Ok(route), definition)) => {
-                let made_from = Made { definition: Arc::new(definition), route: Arc::new(route) };
+                let made_from = Made {
+                    definition: Arc::new(definition),
+                    route: Arc::new(route),
+                };
                 made.insert(name.into(), made_from);
             }
             Some((Err(problems), _)) => {
-                tracing::error!(webhook = name, problems = problems.join(" "), "a stored webhook can't be served");
+                tracing::error!(
+                    webhook = name,
+                    problems = problems.join(" "),
+                    "a stored webhook can't be served"
+                );
                 broken.insert(name.into());
             }
             None => {
-                tracing::error!(webhook = name, "a stored webhook can't be read; it was left as it is");
+                tracing::error!(
+                    webhook = name,
+                    "a stored webhook can't be read; it was left as it is"
+                );
                 broken.insert(name.into());
             }
         }
@@ -241,14 +296,27 @@ impl State {
 
     /// What another route has already.
     fn collision(&self, name: &str, route: &Route) -> Option<&'static str> {
-        let others = self.made.iter().filter(|(other, _)| ***other != *name).map(|(_, made)| &made.route);
-        self.file_has(name, route).or_else(|| others.filter(|other| meets(other, route)).map(|_| "path").next())
+        let others = self
+            .made
+            .iter()
+            .filter(|(other, _)| ***other != *name)
+            .map(|(_, made)| &made.route);
+        self.file_has(name, route).or_else(|| {
+            others
+                .filter(|other| meets(other, route))
+                .map(|_| "path")
+                .next()
+        })
     }
 
     fn file_has(&self, name: &str, route: &Route) -> Option<&'static str> {
-        self.file
-            .iter()
-            .find_map(|other| if *other.name == *name { Some("name") } else { meets(other, route).then_some("path") })
+        self.file.iter().find_map(|other| {
+            if *other.name == *name {
+                Some("name")
+            } else {
+                meets(other, route).then_some("path")
+            }
+        })
     }
 }
 

@@ -20,14 +20,16 @@ pub async fn gateway(receiver: SocketAddr, delivery: &str, folder: &Path) -> App
     );
     let loaded = config::load_text("bench.yaml", yaml, &|_| Some(KEY.into()))
         .unwrap_or_else(|report| panic!("{}", report.to_text(false)));
-    App::start(loaded.config, Sockets::default()).await.expect("it starts")
+    App::start(loaded.config, Sockets::default())
+        .await
+        .expect("it starts")
 }
 
 /// A body of `size` bytes: what providers send, names and values every few bytes.
 pub fn event(number: u64, size: usize) -> String {
-    const ITEM: &str =
-        r#"{"user":"usr_8f14e45fceea","plan":"premium","bytes":1073741824,"active":true,"region":"eu-west-1"},"#;
-    let mut body = format!(r#"{{"id":"evt_{number:020}","type":"user.created","data":{{"sessions":["#);
+    const ITEM: &str = r#"{"user":"usr_8f14e45fceea","plan":"premium","bytes":1073741824,"active":true,"region":"eu-west-1"},"#;
+    let mut body =
+        format!(r#"{{"id":"evt_{number:020}","type":"user.created","data":{{"sessions":["#);
     let end = r#"{}],"note":""}}"#;
     while body.len() + ITEM.len() + end.len() <= size {
         body.push_str(ITEM);
@@ -43,7 +45,12 @@ pub fn event(number: u64, size: usize) -> String {
 pub fn signed_request(number: u64, size: usize) -> Vec<u8> {
     let body = event(number, size);
     let signed = presets::vpn_enterprise()
-        .sign(&Secret::new(KEY).expect("not empty"), body.as_bytes(), jiff::Timestamp::UNIX_EPOCH, None)
+        .sign(
+            &Secret::new(KEY).expect("not empty"),
+            body.as_bytes(),
+            jiff::Timestamp::UNIX_EPOCH,
+            None,
+        )
         .expect("signs");
     let (header, signature) = signed.iter().next().expect("one header");
     format!(

@@ -20,7 +20,12 @@ pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> 
     let id = EventId::Text(format!("evt_{number:020}").into());
     let names = ledger.names("billing", &id, None);
     let deadline = Instant::now() + Duration::from_secs(10);
-    let claiming = Claiming { window: WINDOW, policy: InFlightPolicy::Wait, deadline, forwards: true };
+    let claiming = Claiming {
+        window: WINDOW,
+        policy: InFlightPolicy::Wait,
+        deadline,
+        forwards: true,
+    };
     ledger.claim(names, digest, claiming).await.expect("room")
 }
 
@@ -35,9 +40,16 @@ pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) 
                 secret: "current".into(),
                 is_test: false,
             };
-            let report = Report { subject: Arc::new(subject), attempt: None, payload: None };
+            let report = Report {
+                subject: Arc::new(subject),
+                attempt: None,
+                payload: None,
+            };
             let deadline = Instant::now() + Duration::from_secs(10);
-            claim.settle(Ending::HandedOver, report, deadline).await.expect("a disk");
+            claim
+                .settle(Ending::HandedOver, report, deadline)
+                .await
+                .expect("a disk");
         }
         _ => unreachable!("every number is new"),
     }
@@ -57,8 +69,14 @@ pub fn open(folder: &Path) -> Store {
 /// A digest can only be had from a verified body.
 pub fn digest() -> PayloadDigest {
     let secret = || Secret::new("key").expect("not empty");
-    let signed = presets::vpn_enterprise().sign(&secret(), b"{}", Timestamp::UNIX_EPOCH, None).expect("signs");
-    let named = NamedSecret { name: "key".into(), secret: secret(), expires: None };
+    let signed = presets::vpn_enterprise()
+        .sign(&secret(), b"{}", Timestamp::UNIX_EPOCH, None)
+        .expect("signs");
+    let named = NamedSecret {
+        name: "key".into(),
+        secret: secret(),
+        expires: None,
+    };
     let verifier = Verifier::new(
         presets::vpn_enterprise(),
         vec![named.for_scheme(&presets::vpn_enterprise()).expect("a key")],
@@ -66,5 +84,8 @@ pub fn digest() -> PayloadDigest {
     );
     let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
     verification.update(Bytes::from_static(b"{}"));
-    verification.finish().expect("signed with this key").digest()
+    verification
+        .finish()
+        .expect("signed with this key")
+        .digest()
 }

@@ -43,8 +43,14 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     ),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     // Not less: without a referrer a browser says no origin with a form either.
-    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
-    (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
+    (
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
 ];
 
 pub(super) fn router(operations: Arc<Operations>, door: Arc<Door>) -> Router {
@@ -57,9 +63,27 @@ pub(super) fn router(operations: Arc<Operations>, door: Arc<Door>) -> Router {
         .with_state(operations)
         .layer(from_fn_with_state(Arc::clone(&door), guard));
     let open = Router::new()
-        .route("/ui/style.css", get(asset("text/css", include_str!("dashboard/assets/style.css"))))
-        .route("/ui/script.js", get(asset("text/javascript", include_str!("dashboard/assets/script.js"))))
-        .route("/ui/icon.svg", get(asset("image/svg+xml", include_str!("dashboard/assets/icon.svg"))));
+        .route(
+            "/ui/style.css",
+            get(asset(
+                "text/css",
+                include_str!("dashboard/assets/style.css"),
+            )),
+        )
+        .route(
+            "/ui/script.js",
+            get(asset(
+                "text/javascript",
+                include_str!("dashboard/assets/script.js"),
+            )),
+        )
+        .route(
+            "/ui/icon.svg",
+            get(asset(
+                "image/svg+xml",
+                include_str!("dashboard/assets/icon.svg"),
+            )),
+        );
     pages
         .merge(login::router(door))
         .merge(open)
@@ -74,9 +98,23 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let takes_pages = |value: &HeaderValue| value.to_str().is_ok_and(|kinds| kinds.contains("text/html"));
-    let is_browser = request.headers().get_all(header::ACCEPT).iter().any(takes_pages);
-    match door.admit(request.method(), request.uri(), request.headers(), ends, Timestamp::now()) {
+    let takes_pages = |value: &HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|kinds| kinds.contains("text/html"))
+    };
+    let is_browser = request
+        .headers()
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(takes_pages);
+    match door.admit(
+        request.method(),
+        request.uri(),
+        request.headers(),
+        ends,
+        Timestamp::now(),
+    ) {
         Ok(caller) => auth::pass(caller, request, next).await,
         Err(problem) if !is_browser => problem.into_response(),
         Err(Problem::Unauthorized) => login::asked_for(&request),
@@ -110,12 +148,22 @@ struct Page {
 impl Page {
     fn of(caller: Caller) -> Self {
         let changes = caller.role == Role::Operator;
-        Self { changes, logged_in: caller.means == Means::Login, ..Self::nobodys() }
+        Self {
+            changes,
+            logged_in: caller.means == Means::Login,
+            ..Self::nobodys()
+        }
     }
 
     fn nobodys() -> Self {
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
-        Self { version, now, changes: false, logged_in: false, search: String::new() }
+        Self {
+            version,
+            now,
+            changes: false,
+            logged_in: false,
+            search: String::new(),
+        }
     }
 
     fn ago(&self, at: &Timestamp) -> String {
@@ -143,15 +191,31 @@ struct Refusal {
 fn refusal(problem: &Problem) -> Response {
     let status = problem.status();
     let title = status.canonical_reason().unwrap_or("Error");
-    render(status, &Refusal { page: Page::nobodys(), title, detail: problem.detail().into_owned() })
+    render(
+        status,
+        &Refusal {
+            page: Page::nobodys(),
+            title,
+            detail: problem.detail().into_owned(),
+        },
+    )
 }
 
 fn render(status: StatusCode, template: &impl Template) -> Response {
     match template.render() {
-        Ok(page) => (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response(),
+        Ok(page) => (
+            status,
+            [(header::CONTENT_TYPE, "text/html; charset=utf-8")],
+            page,
+        )
+            .into_response(),
         Err(error) => {
             tracing::error!(%error, "a page could not be made");
-            (StatusCode::INTERNAL_SERVER_ERROR, "This page could not be made; the log tells why.\n").into_response()
+            (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "This page could not be made; the log tells why.\n",
+            )
+                .into_response()
         }
     }
 }

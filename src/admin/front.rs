@@ -11,7 +11,8 @@ use rustls_pki_types::ServerName;
 use ureq::Agent;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, TcpConnector, Transport, TransportAdapter,
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, TcpConnector, Transport,
+    TransportAdapter,
 };
 
 use super::operations::Refused;
@@ -52,14 +53,28 @@ impl Front {
 
     /// A client for this listener, which it asks by `host` where there is one.
     pub(super) fn agent(&self, host: Option<&str>, within: Duration) -> Result<Agent, Refused> {
-        let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).proxy(None);
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None);
         let config = config.timeout_global(Some(within)).build();
-        let Some(tls) = &self.tls else { return Ok(config.into()) };
+        let Some(tls) = &self.tls else {
+            return Ok(config.into());
+        };
         let named = host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
         let name = named.unwrap_or_else(|| ServerName::from(reachable(self.address).ip()));
-        let config_of_tls = tls.client().map_err(|error| Refused::NoAnswer(error.to_string()))?;
-        let connector = ().chain(TcpConnector::default()).chain(OwnTls { config: config_of_tls, name });
-        Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
+        let config_of_tls = tls
+            .client()
+            .map_err(|error| Refused::NoAnswer(error.to_string()))?;
+        let connector = ().chain(TcpConnector::default()).chain(OwnTls {
+            config: config_of_tls,
+            name,
+        });
+        Ok(Agent::with_parts(
+            config,
+            connector,
+            DefaultResolver::default(),
+        ))
     }
 }
 
@@ -83,14 +98,26 @@ struct OwnTls {
 impl<In: Transport> Connector<In> for OwnTls {
     type Out = Encrypted;
 
-    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Encrypted>, ureq::Error> {
-        let Some(transport) = chained else { return Ok(None) };
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Encrypted>, ureq::Error> {
+        let Some(transport) = chained else {
+            return Ok(None);
+        };
         let mut conn = ClientConnection::new(Arc::clone(&self.config), self.name.clone())?;
         let mut sock = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
         sock.set_timeout(details.timeout);
         conn.complete_io(&mut sock)?;
-        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Encrypted { buffers, stream: StreamOwned::new(conn, sock) }))
+        let buffers = LazyBuffers::new(
+            details.config.input_buffer_size(),
+            details.config.output_buffer_size(),
+        );
+        Ok(Some(Encrypted {
+            buffers,
+            stream: StreamOwned::new(conn, sock),
+        }))
     }
 }
 

@@ -43,7 +43,12 @@ impl Glance {
     /// Of all routes, in their order. Blocks.
     pub(super) fn at_all(subject: &Subject) -> Vec<Self> {
         let now = Instant::now();
-        subject.registry.served().iter().filter_map(|served| Self::at(subject, served, now)).collect()
+        subject
+            .registry
+            .served()
+            .iter()
+            .filter_map(|served| Self::at(subject, served, now))
+            .collect()
     }
 
     /// Of the route of this name, if it is served. Blocks.
@@ -61,17 +66,25 @@ impl Glance {
         let hour = heard.traffic.last_hour(now);
         let metrics = heard.traffic.metrics();
         let (pending, dead) = subject.store.waiting(name);
-        let secrets = served.route.verifier.secrets().map(|(name, expires)| SecretUse {
-            name: Arc::clone(name),
-            expires,
-            verified: metrics.verified_by(name),
-        });
+        let secrets = served
+            .route
+            .verifier
+            .secrets()
+            .map(|(name, expires)| SecretUse {
+                name: Arc::clone(name),
+                expires,
+                verified: metrics.verified_by(name),
+            });
         Some(Self {
             requests_per_second: rate(&hour, heard.traffic.part_of_minute(now)),
             hour,
             pending,
             dead,
-            oldest_waiting: if pending > 0 { subject.store.oldest_waiting(name) } else { None },
+            oldest_waiting: if pending > 0 {
+                subject.store.oldest_waiting(name)
+            } else {
+                None
+            },
             paused: subject.queue.is_paused(name),
             expect_every: heard.silence.expected_every(),
             silent: heard.silence.is_silent(now),
@@ -108,7 +121,8 @@ fn sum(minutes: &[Minute]) -> Requests {
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 fn rate(hour: &[Minute; MINUTES], part_of_minute: f64) -> f64 {
     let [.., before, current] = hour;
-    let requests = current.requests.all() as f64 + before.requests.all() as f64 * (1.0 - part_of_minute);
+    let requests =
+        current.requests.all() as f64 + before.requests.all() as f64 * (1.0 - part_of_minute);
     requests / 60.0
 }
 

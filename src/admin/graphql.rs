@@ -10,8 +10,8 @@ mod webhook;
 use std::sync::Arc;
 
 use async_graphql::{
-    Context, EmptySubscription, Error, ErrorExtensions, ID, InputValueResult, Json, Object, Request, Scalar,
-    ScalarType, Schema, SchemaBuilder, Value as ConstValue, Variables,
+    Context, EmptySubscription, Error, ErrorExtensions, ID, InputValueResult, Json, Object,
+    Request, Scalar, ScalarType, Schema, SchemaBuilder, Value as ConstValue, Variables,
 };
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -26,7 +26,9 @@ use serde_json::value::to_raw_value;
 use super::auth::{Caller, Operator};
 use super::operations::{Operations, Refused};
 use super::problem::Problem;
-use super::rest::{BODY_BYTES_MAX, Body, Matching, Test, checked_id, delivery_id, filter, json, parse};
+use super::rest::{
+    BODY_BYTES_MAX, Body, Matching, Test, checked_id, delivery_id, filter, json, parse,
+};
 use super::shape::{Redelivered, TestResult, route_of};
 use crate::webhooks::New;
 use bounds::bounded;
@@ -65,7 +67,9 @@ pub(super) fn router(operations: Arc<Operations>) -> Router {
 }
 
 fn schema() -> SchemaBuilder<Query, Mutation, EmptySubscription> {
-    Schema::build(Query, Mutation, EmptySubscription).limit_depth(DEPTH_MAX).limit_complexity(COMPLEXITY_MAX)
+    Schema::build(Query, Mutation, EmptySubscription)
+        .limit_depth(DEPTH_MAX)
+        .limit_complexity(COMPLEXITY_MAX)
 }
 
 /// A query as it is sent. One at a time: a list of them would be beside the limits.
@@ -80,7 +84,11 @@ struct Asked {
 }
 
 async fn answer(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, Problem> {
-    let Asked { query, operation_name, variables } = parse(body)?;
+    let Asked {
+        query,
+        operation_name,
+        variables,
+    } = parse(body)?;
     let mut request = Request::new(query).variables(variables).data(caller);
     request.operation_name = operation_name;
     let mut response = match bounded(&mut request) {
@@ -99,7 +107,8 @@ async fn answer(State(api): State<Api>, caller: Caller, body: Body) -> Result<Re
 
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
-        Self::new(problem.detail()).extend_with(|_, extensions| extensions.set("code", problem.code()))
+        Self::new(problem.detail())
+            .extend_with(|_, extensions| extensions.set("code", problem.code()))
     }
 }
 
@@ -160,7 +169,14 @@ impl Query {
     }
 
     async fn webhook(&self, context: &Context<'_>, id: ID) -> Answered<Webhook> {
-        answered(async { Ok(operations(context).route(named(&id)?).await.map_err(refused)?.into()) }).await
+        answered(async {
+            Ok(operations(context)
+                .route(named(&id)?)
+                .await
+                .map_err(refused)?
+                .into())
+        })
+        .await
     }
 
     /// Up to `limit` deliveries, from 1 to 100; 20 if not said otherwise. `since` and `until` bound when the event was
@@ -180,7 +196,11 @@ impl Query {
         cursor: Option<String>,
     ) -> Answered<DeliveryPage> {
         answered(async {
-            let bodies = context.look_ahead().field("deliveries").field("eventData").exists();
+            let bodies = context
+                .look_ahead()
+                .field("deliveries")
+                .field("eventData")
+                .exists();
             // As REST's parameters, and held to what these are held to.
             let pairs = [
                 ("webhook_id", webhook_id.map(|id| id.0)),
@@ -193,8 +213,15 @@ impl Query {
                 ("cursor", cursor),
                 ("event_data", Some(bodies.to_string())),
             ];
-            let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-            Ok(operations(context).deliveries(filter(pairs, true)?).await.map_err(refused)?.into())
+            let pairs = pairs
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect();
+            Ok(operations(context)
+                .deliveries(filter(pairs, true)?)
+                .await
+                .map_err(refused)?
+                .into())
         })
         .await
     }
@@ -203,7 +230,11 @@ impl Query {
     async fn delivery(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;
-            Ok(operations(context).delivery(id).await.map_err(refused)?.into())
+            Ok(operations(context)
+                .delivery(id)
+                .await
+                .map_err(refused)?
+                .into())
         })
         .await
     }
@@ -213,7 +244,11 @@ struct Mutation;
 
 async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook> {
     answered(async {
-        Ok(operations(context).pause(operator(context)?, named(id)?, paused).await.map_err(refused)?.into())
+        Ok(operations(context)
+            .pause(operator(context)?, named(id)?, paused)
+            .await
+            .map_err(refused)?
+            .into())
     })
     .await
 }
@@ -221,15 +256,26 @@ async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook
 #[Object]
 impl Mutation {
     /// Makes a webhook, or with an `id` changes that one. It is stored and served before this is answered.
-    async fn configure_webhook(&self, context: &Context<'_>, webhook: WebhookInput) -> Answered<Webhook> {
+    async fn configure_webhook(
+        &self,
+        context: &Context<'_>,
+        webhook: WebhookInput,
+    ) -> Answered<Webhook> {
         answered(async {
             let operator = operator(context)?;
             let (id, mut given) = webhook.split();
             if let Some(id) = id {
-                return Ok(operations(context).change(operator, named(&id)?, given).await.map_err(refused)?.into());
+                return Ok(operations(context)
+                    .change(operator, named(&id)?, given)
+                    .await
+                    .map_err(refused)?
+                    .into());
             }
             given.provider.get_or_insert_with(|| "orbvpn".into());
-            let (standing, definition) = operations(context).make(operator, New { given }).await.map_err(refused)?;
+            let (standing, definition) = operations(context)
+                .make(operator, New { given })
+                .await
+                .map_err(refused)?;
             // The only time that it is shown.
             Ok(Webhook::from(standing).with_secret(definition.secret()))
         })
@@ -239,7 +285,10 @@ impl Mutation {
     /// Removes a webhook that was made over the API. Its stored events wait until one of its name is back.
     async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Answered<bool> {
         answered(async {
-            operations(context).remove(operator(context)?, named(&id)?).await.map_err(refused)?;
+            operations(context)
+                .remove(operator(context)?, named(&id)?)
+                .await
+                .map_err(refused)?;
             Ok(true)
         })
         .await
@@ -269,7 +318,11 @@ impl Mutation {
             let usual = Test::default();
             let kind = event_type.unwrap_or(usual.event_type);
             let data = custom_data.map_or(usual.custom_data, |Json(data)| data);
-            Ok(operations(context).test(operator(context)?, named(&id)?, &kind, data).await.map_err(refused)?.into())
+            Ok(operations(context)
+                .test(operator(context)?, named(&id)?, &kind, data)
+                .await
+                .map_err(refused)?
+                .into())
         })
         .await
     }
@@ -279,7 +332,11 @@ impl Mutation {
     async fn redeliver(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
         answered(async {
             let id = delivery_id(&id).map_err(refused)?;
-            Ok(operations(context).redeliver(operator(context)?, id).await.map_err(refused)?.into())
+            Ok(operations(context)
+                .redeliver(operator(context)?, id)
+                .await
+                .map_err(refused)?
+                .into())
         })
         .await
     }
@@ -313,7 +370,9 @@ impl Mutation {
         };
         answered(async {
             let operator = operator(context)?;
-            let redelivered = operations(context).redeliver_matching(operator, matching.check()?).await;
+            let redelivered = operations(context)
+                .redeliver_matching(operator, matching.check()?)
+                .await;
             Ok(redelivered.map_err(refused)?.into())
         })
         .await
@@ -330,20 +389,39 @@ impl Mutation {
         #[graphql(default)] dry_run: bool,
     ) -> Answered<Redelivered> {
         let (webhook_id, since) = (Some(id.0), Some(since.to_string()));
-        let matching = Matching { webhook_id, since, dry_run, per_second, ..Matching::default() };
+        let matching = Matching {
+            webhook_id,
+            since,
+            dry_run,
+            per_second,
+            ..Matching::default()
+        };
         answered(async {
-            Ok(operations(context).recover(operator(context)?, matching.check()?).await.map_err(refused)?.into())
+            Ok(operations(context)
+                .recover(operator(context)?, matching.check()?)
+                .await
+                .map_err(refused)?
+                .into())
         })
         .await
     }
 
     /// Lets an event of this ID pass again. What is stored of it waits on.
-    async fn forget_event(&self, context: &Context<'_>, id: ID, event_id: EventId) -> Answered<bool> {
+    async fn forget_event(
+        &self,
+        context: &Context<'_>,
+        id: ID,
+        event_id: EventId,
+    ) -> Answered<bool> {
         answered(async {
             let operator = operator(context)?;
-            let event_id = to_raw_value(&event_id.0).map_err(|error| Problem::InvalidBody(error.to_string()))?;
+            let event_id = to_raw_value(&event_id.0)
+                .map_err(|error| Problem::InvalidBody(error.to_string()))?;
             let (name, event_id) = (named(&id)?, checked_id(&event_id)?);
-            operations(context).forget(operator, name, event_id).await.map_err(refused)?;
+            operations(context)
+                .forget(operator, name, event_id)
+                .await
+                .map_err(refused)?;
             Ok(true)
         })
         .await
@@ -358,10 +436,17 @@ mod tests {
     #[test]
     fn the_schema_is_the_one_that_is_written_down() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schema.graphql");
-        let schema = format!("# The API's GraphQL schema. Made from the code.\n\n{}\n", schema().finish().sdl().trim());
+        let schema = format!(
+            "# The API's GraphQL schema. Made from the code.\n\n{}\n",
+            schema().finish().sdl().trim()
+        );
         if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
             std::fs::write(path, &schema).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(path).unwrap(), schema, "HOOKGATE_REGENERATE=1 cargo test --lib renews it");
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            schema,
+            "HOOKGATE_REGENERATE=1 cargo test --lib renews it"
+        );
     }
 }

@@ -12,7 +12,10 @@ use super::Subject;
 
 /// Open to anybody, under any name: orchestrators and Prometheus ask by addresses of their own.
 pub(super) fn routes() -> OpenApiRouter<Subject> {
-    OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(metrics))
+    OpenApiRouter::default()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
 }
 
 impl Subject {
@@ -66,9 +69,14 @@ async fn metrics(State(subject): State<Subject>) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
         subject.queue.tell();
         subject.watch.look(Instant::now());
-        subject.metrics.render(subject.store.ids(), subject.store.bytes())
+        subject
+            .metrics
+            .render(subject.store.ids(), subject.store.bytes())
     });
-    match rendered.await.unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string()))) {
+    match rendered
+        .await
+        .unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string())))
+    {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -55,7 +55,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router) -> ! {
 }
 
 async fn answer(stream: TcpStream, router: Router) {
-    let Some(ends) = Ends::of(&stream) else { return };
+    let Some(ends) = Ends::of(&stream) else {
+        return;
+    };
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(ends));
@@ -69,9 +71,13 @@ async fn answer(stream: TcpStream, router: Router) {
         }
     });
     let mut connection = http1::Builder::new();
-    connection.timer(TokioTimer::new()).header_read_timeout(ARRIVES_WITHIN);
+    connection
+        .timer(TokioTimer::new())
+        .header_read_timeout(ARRIVES_WITHIN);
     // A sender that breaks off is its own business.
-    let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+    let _ = connection
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 /// The request with its body, which is small here whatever is asked for.

@@ -9,8 +9,8 @@ use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
-    ContentBuilder, Object, ObjectBuilder, PathItem, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
-    SecurityRequirement,
+    ContentBuilder, Object, ObjectBuilder, PathItem, Ref, RefOr, Required, Response,
+    ResponseBuilder, Schema, SecurityRequirement,
 };
 use utoipa::{OpenApi, ToSchema};
 
@@ -25,7 +25,9 @@ pub(super) static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     let mut document = serde_json::to_value(document()).expect("maps with names, and text");
     add_other_keys(&mut document["components"]["schemas"]);
     let text = format!("{document:#}\n").replace("#/$defs/", "#/components/schemas/");
-    NAMES.iter().fold(text, |text, (generic, name)| text.replace(generic, name))
+    NAMES
+        .iter()
+        .fold(text, |text, (generic, name)| text.replace(generic, name))
 });
 
 /// What generic types are called in the document.
@@ -74,26 +76,37 @@ fn document() -> utoipa::openapi::OpenApi {
             url.schema_type = Type::String.into();
         }
         let new = ObjectBuilder::from(new).required("url");
-        components.schemas.insert("NewWebhook".into(), new.description(Some("A webhook to be made.")).into());
+        components.schemas.insert(
+            "NewWebhook".into(),
+            new.description(Some("A webhook to be made.")).into(),
+        );
     }
     for schema in components.schemas.values_mut() {
         require_what_is_always_there(schema);
     }
-    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("`admin.token`, if there is one."));
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("`admin.token`, if there is one."));
     components.add_security_scheme(TOKEN, SecurityScheme::Http(scheme.build()));
     document
 }
 
 /// What a path's operations share: who may ask, and how is answered what can't be done.
 fn add_what_is_common(path: &str, item: &mut PathItem) {
-    let unknown = if path.starts_with("/deliveries/") { Refused::NoSuchDelivery } else { Refused::NoSuchWebhook };
+    let unknown = if path.starts_with("/deliveries/") {
+        Refused::NoSuchDelivery
+    } else {
+        Refused::NoSuchWebhook
+    };
     let is_named = path.contains("{id}");
     if is_named {
         let (description, pattern) = match unknown {
             Refused::NoSuchDelivery => ("A delivery's.", "^(del_)?[0-9]{1,18}$"),
             _ => ("A webhook's: `wh_` and the route's name.", "^wh_"),
         };
-        let id = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+        let id = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(pattern));
         let id = ParameterBuilder::new()
             .name("id")
             .parameter_in(ParameterIn::Path)
@@ -102,31 +115,48 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
         item.parameters = Some(vec![id.description(Some(description)).build().into()]);
     }
     let unknown = Problem::from(unknown);
-    for (operation, changes) in
-        [(&mut item.get, false), (&mut item.post, true), (&mut item.put, true), (&mut item.delete, true)]
-    {
+    for (operation, changes) in [
+        (&mut item.get, false),
+        (&mut item.post, true),
+        (&mut item.put, true),
+        (&mut item.delete, true),
+    ] {
         let Some(operation) = operation else { continue };
         operation.security = Some(vec![SecurityRequirement::new(TOKEN, [""; 0])]);
         let mut problems = vec![Problem::Unauthorized, Problem::Misdirected];
         if changes {
-            problems.extend([Problem::CrossOrigin, Problem::ReadOnly, Problem::UnsupportedMediaType]);
+            problems.extend([
+                Problem::CrossOrigin,
+                Problem::ReadOnly,
+                Problem::UnsupportedMediaType,
+            ]);
         }
         if operation.request_body.is_some() {
-            problems.extend([Problem::InvalidBody("The body is not as it should be.".into()), Problem::BodyTooLarge]);
+            problems.extend([
+                Problem::InvalidBody("The body is not as it should be.".into()),
+                Problem::BodyTooLarge,
+            ]);
         } else if changes {
             take_any_body(operation);
         }
         if operation.parameters.is_some() {
-            problems.push(Problem::InvalidParameter("A parameter is unknown, or not as it should be.".into()));
+            problems.push(Problem::InvalidParameter(
+                "A parameter is unknown, or not as it should be.".into(),
+            ));
         }
         for problem in problems.iter().chain(is_named.then_some(&unknown)) {
             let description = format!("`{}`: {}", problem.code(), problem.detail());
             let status = problem.status().as_u16().to_string();
             match operation.responses.responses.get_mut(&status) {
-                Some(RefOr::T(known)) => known.description = format!("{description} {}", known.description),
+                Some(RefOr::T(known)) => {
+                    known.description = format!("{description} {}", known.description)
+                }
                 _ => {
                     let response = ResponseBuilder::new().description(description).build();
-                    operation.responses.responses.insert(status, response.into());
+                    operation
+                        .responses
+                        .responses
+                        .insert(status, response.into());
                 }
             }
         }
@@ -140,9 +170,15 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
 
 /// A form can't send this type; so it has to be said where there is nothing to send.
 fn take_any_body(operation: &mut Operation) {
-    let any = ContentBuilder::new().schema(Some(Schema::Object(Object::with_type(SchemaType::AnyValue))));
-    let body = RequestBodyBuilder::new().content("application/json", any.build()).required(Some(Required::True));
-    let body = body.description(Some("Not read, and may be empty; but its type must be said."));
+    let any = ContentBuilder::new().schema(Some(Schema::Object(Object::with_type(
+        SchemaType::AnyValue,
+    ))));
+    let body = RequestBodyBuilder::new()
+        .content("application/json", any.build())
+        .required(Some(Required::True));
+    let body = body.description(Some(
+        "Not read, and may be empty; but its type must be said.",
+    ));
     operation.request_body = Some(body.build().into());
 }
 
@@ -164,11 +200,17 @@ fn complete(status: &str, response: &mut Response) {
         _ => None,
     };
     if let Some((name, kind)) = header {
-        let header = HeaderBuilder::new().schema(Some(Object::with_type(kind))).build();
+        let header = HeaderBuilder::new()
+            .schema(Some(Object::with_type(kind)))
+            .build();
         response.headers.insert(name.into(), header.into());
     }
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(shape::Problem::name()))).build();
-    response.content.insert("application/problem+json".into(), content.into());
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(shape::Problem::name())))
+        .build();
+    response
+        .content
+        .insert("application/problem+json".into(), content.into());
 }
 
 /// In an answer, what may be `null` is there all the same; what is left out instead is never `null`. In what is asked,
@@ -176,9 +218,17 @@ fn complete(status: &str, response: &mut Response) {
 fn require_what_is_always_there(schema: &mut RefOr<Schema>) {
     match schema {
         RefOr::T(Schema::Object(object)) if object.additional_properties.is_none() => {
-            let nullable = object.properties.iter().filter(|(_, schema)| may_be_null(schema));
-            object.required.extend(nullable.map(|(name, _)| name.clone()).collect::<Vec<_>>());
-            object.properties.values_mut().for_each(require_what_is_always_there);
+            let nullable = object
+                .properties
+                .iter()
+                .filter(|(_, schema)| may_be_null(schema));
+            object
+                .required
+                .extend(nullable.map(|(name, _)| name.clone()).collect::<Vec<_>>());
+            object
+                .properties
+                .values_mut()
+                .for_each(require_what_is_always_there);
         }
         RefOr::T(Schema::Array(array)) => {
             if let ArrayItems::RefOrSchema(items) = &mut array.items {
@@ -190,7 +240,9 @@ fn require_what_is_always_there(schema: &mut RefOr<Schema>) {
 }
 
 fn may_be_null(schema: &RefOr<Schema>) -> bool {
-    let RefOr::T(Schema::Object(object)) = schema else { return false };
+    let RefOr::T(Schema::Object(object)) = schema else {
+        return false;
+    };
     matches!(&object.schema_type, SchemaType::Array(types) if types.contains(&Type::Null))
 }
 
@@ -198,10 +250,15 @@ fn may_be_null(schema: &RefOr<Schema>) -> bool {
 fn add_other_keys(schemas: &mut Value) {
     let Schemas { keys, named } = webhooks::schemas();
     for definition in ["NewWebhook", "WebhookChange"] {
-        let properties = schemas[definition]["properties"].as_object_mut().expect("an object's schema");
+        let properties = schemas[definition]["properties"]
+            .as_object_mut()
+            .expect("an object's schema");
         properties.extend(keys.clone());
     }
-    schemas.as_object_mut().expect("schemas by name").extend(named);
+    schemas
+        .as_object_mut()
+        .expect("schemas by name")
+        .extend(named);
 }
 
 #[cfg(test)]
@@ -216,6 +273,9 @@ mod tests {
             std::fs::write(path, &*DOCUMENT).unwrap();
         }
         let written = std::fs::read_to_string(path).unwrap();
-        assert_eq!(written, *DOCUMENT, "HOOKGATE_REGENERATE=1 cargo test --lib renews it");
+        assert_eq!(
+            written, *DOCUMENT,
+            "HOOKGATE_REGENERATE=1 cargo test --lib renews it"
+        );
     }
 }

@@ -126,9 +126,13 @@ pub enum Refused {
     InFlight,
     #[error("The payload was not kept, so there is nothing to deliver; see the route's `retain`.")]
     PayloadNotKept,
-    #[error("Many are being redelivered already, one such call at a time; ask again when it has been answered.")]
+    #[error(
+        "Many are being redelivered already, one such call at a time; ask again when it has been answered."
+    )]
     RedeliveryUnderWay,
-    #[error("At this pace the last one would be due in more than three days; take a faster one, or fewer.")]
+    #[error(
+        "At this pace the last one would be due in more than three days; take a faster one, or fewer."
+    )]
     PaceTooSlow,
     #[error(
         "The ledger does not know this event ID on this route. Where IDs come in headers, its body may be known: forget it as `sha256:…`."
@@ -136,7 +140,9 @@ pub enum Refused {
     NoSuchEvent,
     #[error("{0}")]
     Webhook(#[from] webhooks::Refused),
-    #[error("No test event can be signed: the route's secrets are public keys, or have all expired.")]
+    #[error(
+        "No test event can be signed: the route's secrets are public keys, or have all expired."
+    )]
     CannotSign,
     #[error("No test event can be made for this route's `event` and `signature`.")]
     CannotMakeEvent,
@@ -176,13 +182,20 @@ impl Page {
     pub fn cut(mut found: Vec<DeliveryView>, limit: usize, total: Option<usize>) -> Self {
         let more = found.len() > limit;
         found.truncate(limit);
-        Self { next: found.last().filter(|_| more).map(|last| last.id), deliveries: found, total }
+        Self {
+            next: found.last().filter(|_| more).map(|last| last.id),
+            deliveries: found,
+            total,
+        }
     }
 }
 
 impl Operations {
     pub fn new(subject: Subject) -> Self {
-        Self { subject, recovering: Mutex::default() }
+        Self {
+            subject,
+            recovering: Mutex::default(),
+        }
     }
 
     pub async fn routes(&self) -> Result<Vec<Standing>, Refused> {
@@ -204,25 +217,47 @@ impl Operations {
         if total == Some(0) {
             self.check_known(&filter)?;
         }
-        let found = store.deliveries(Filter { limit: limit.saturating_add(1), ..filter }).await?;
+        let found = store
+            .deliveries(Filter {
+                limit: limit.saturating_add(1),
+                ..filter
+            })
+            .await?;
         Ok(Page::cut(found, limit, total))
     }
 
     pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryView, Refused> {
-        let view = self.subject.store.delivery(id).await?.ok_or(Refused::NoSuchDelivery)?;
+        let view = self
+            .subject
+            .store
+            .delivery(id)
+            .await?
+            .ok_or(Refused::NoSuchDelivery)?;
         Ok(match self.find(&view.route) {
             Ok(Served { route, .. }) => {
-                let signature = |head: Bytes| Delivery::masked(&head, |name| route.verifier.reads(name));
-                DeliveryView { head: view.head.map(signature), ..view }
+                let signature =
+                    |head: Bytes| Delivery::masked(&head, |name| route.verifier.reads(name));
+                DeliveryView {
+                    head: view.head.map(signature),
+                    ..view
+                }
             }
             Err(_) => view,
         })
     }
 
     /// Has an event tried again now. One whose route is no longer served waits until it is.
-    pub async fn redeliver(&self, operator: Operator, id: DeliveryId) -> Result<DeliveryView, Refused> {
+    pub async fn redeliver(
+        &self,
+        operator: Operator,
+        id: DeliveryId,
+    ) -> Result<DeliveryView, Refused> {
         let done = async {
-            let wanted = Redeliver { id, from: None, due: self.subject.store.due_now() };
+            let wanted = Redeliver {
+                id,
+                from: None,
+                due: self.subject.store.due_now(),
+            };
             let redelivered = self.subject.queue.redeliver(&[wanted]).await?.pop();
             match redelivered.unwrap_or(Redelivery::Unknown) {
                 Redelivery::Waits(_) => self.delivery(id).await,
@@ -235,30 +270,59 @@ impl Operations {
     }
 
     /// Makes a webhook, which is served from then on. Its secret is in it, to be shown this once.
-    pub async fn make(&self, operator: Operator, new: New) -> Result<(Standing, Arc<Definition>), Refused> {
+    pub async fn make(
+        &self,
+        operator: Operator,
+        new: New,
+    ) -> Result<(Standing, Arc<Definition>), Refused> {
         let made = self.subject.registry.make(new).await.map_err(Refused::from);
-        let name = made.as_ref().map_or_else(|_| "".into(), |served| Arc::clone(&served.route.name));
+        let name = made
+            .as_ref()
+            .map_or_else(|_| "".into(), |served| Arc::clone(&served.route.name));
         let served = operator.audited("make_webhook", &name, made)?;
         let definition = served.made_from.clone().ok_or(Refused::NoSuchWebhook)?;
         Ok((self.standing(ServedRoute::of(&served)).await?, definition))
     }
 
-    pub async fn change(&self, operator: Operator, name: &str, change: Change) -> Result<Standing, Refused> {
-        let changed = self.subject.registry.change(name, change).await.map_err(Refused::from);
+    pub async fn change(
+        &self,
+        operator: Operator,
+        name: &str,
+        change: Change,
+    ) -> Result<Standing, Refused> {
+        let changed = self
+            .subject
+            .registry
+            .change(name, change)
+            .await
+            .map_err(Refused::from);
         let served = operator.audited("change_webhook", name, changed)?;
         self.standing(ServedRoute::of(&served)).await
     }
 
     pub async fn remove(&self, operator: Operator, name: &str) -> Result<(), Refused> {
-        let removed = self.subject.registry.remove(name).await.map_err(Refused::from);
+        let removed = self
+            .subject
+            .registry
+            .remove(name)
+            .await
+            .map_err(Refused::from);
         operator.audited("remove_webhook", name, removed)
     }
 
     /// Lets a route's stored events wait, or has them delivered again.
-    pub async fn pause(&self, operator: Operator, name: &str, paused: bool) -> Result<Standing, Refused> {
+    pub async fn pause(
+        &self,
+        operator: Operator,
+        name: &str,
+        paused: bool,
+    ) -> Result<Standing, Refused> {
         let done = async {
             let route = ServedRoute::of(&self.find(name)?);
-            self.subject.queue.pause(Arc::clone(&route.name), paused).await?;
+            self.subject
+                .queue
+                .pause(Arc::clone(&route.name), paused)
+                .await?;
             Ok(route)
         };
         let route = operator.audited(if paused { "pause" } else { "resume" }, name, done.await)?;
@@ -266,21 +330,34 @@ impl Operations {
     }
 
     /// Sends a test event through the gateway's own front door, signed with the route's secret.
-    pub async fn test(&self, operator: Operator, name: &str, kind: &str, data: Value) -> Result<Tested, Refused> {
+    pub async fn test(
+        &self,
+        operator: Operator,
+        name: &str,
+        kind: &str,
+        data: Value,
+    ) -> Result<Tested, Refused> {
         let done = async {
             let route = self.find(name)?.route;
             let front = Front::easiest(&self.subject.front)?.clone();
             let kind = kind.to_owned();
             let marks = TestMarks::new(self.subject.store.hash_key());
-            let sent = tokio::task::spawn_blocking(move || test::send(&route, &marks, &front, &kind, data));
-            sent.await.unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
+            let sent = tokio::task::spawn_blocking(move || {
+                test::send(&route, &marks, &front, &kind, data)
+            });
+            sent.await
+                .unwrap_or_else(|error| Err(Refused::NoAnswer(error.to_string())))
         };
         operator.audited("test", name, done.await)
     }
 
     /// Has the configuration read again, as a signal does.
     pub async fn reload(&self, operator: Operator) -> Result<Reloaded, Refused> {
-        operator.audited("reload", "", self.subject.reloads.ask().await.map_err(Refused::from))
+        operator.audited(
+            "reload",
+            "",
+            self.subject.reloads.ask().await.map_err(Refused::from),
+        )
     }
 
     pub fn health(&self) -> Health {
@@ -303,7 +380,10 @@ impl Operations {
     pub async fn glance(&self, name: &str) -> Result<Glance, Refused> {
         let (subject, name) = (self.subject.clone(), name.to_owned());
         let looked = tokio::task::spawn_blocking(move || Glance::at_one(&subject, &name));
-        looked.await.map_err(|_| StoreError::Unavailable)?.ok_or(Refused::NoSuchWebhook)
+        looked
+            .await
+            .map_err(|_| StoreError::Unavailable)?
+            .ok_or(Refused::NoSuchWebhook)
     }
 
     /// A route as it is served, without what is known of its deliveries.
@@ -313,7 +393,12 @@ impl Operations {
 
     /// Requests that matched no route.
     pub fn unmatched_in_last_hour(&self) -> u64 {
-        let unmatched = self.subject.watch.unmatched().rejections.last_hour(Instant::now());
+        let unmatched = self
+            .subject
+            .watch
+            .unmatched()
+            .rejections
+            .last_hour(Instant::now());
         unmatched.iter().map(|kind| kind.count).sum()
     }
 
@@ -325,9 +410,18 @@ impl Operations {
         };
         let health = self.health();
         Overview {
-            health: Health { not_ready: health.not_ready.or(unknown), ..health },
+            health: Health {
+                not_ready: health.not_ready.or(unknown),
+                ..health
+            },
             routes,
-            rejected: self.subject.watch.all().iter().map(|watched| in_last_hour(watched)).collect(),
+            rejected: self
+                .subject
+                .watch
+                .all()
+                .iter()
+                .map(|watched| in_last_hour(watched))
+                .collect(),
         }
     }
 
@@ -341,7 +435,11 @@ impl Operations {
         let of_part = |part: &Arc<Watched>| {
             let route = part.route.clone();
             let turned = part.rejections.recent().into_iter();
-            turned.map(move |(rejection, left_out)| TurnedAway { route: route.clone(), rejection, left_out })
+            turned.map(move |(rejection, left_out)| TurnedAway {
+                route: route.clone(),
+                rejection,
+                left_out,
+            })
         };
         let mut away: Vec<_> = parts.iter().flat_map(of_part).collect();
         away.sort_by_key(|turned| std::cmp::Reverse(turned.rejection.at));
@@ -352,22 +450,36 @@ impl Operations {
 
     /// To be asked where no delivery was found: whether there is a route that could have one.
     fn check_known(&self, filter: &Filter) -> Result<(), Refused> {
-        filter.route.as_ref().map_or(Ok(()), |name| self.find(name).map(drop))
+        filter
+            .route
+            .as_ref()
+            .map_or(Ok(()), |name| self.find(name).map(drop))
     }
 
     fn find(&self, name: &str) -> Result<Served, Refused> {
         let served = self.subject.registry.served();
-        served.iter().find(|served| *served.route.name == *name).cloned().ok_or(Refused::NoSuchWebhook)
+        served
+            .iter()
+            .find(|served| *served.route.name == *name)
+            .cloned()
+            .ok_or(Refused::NoSuchWebhook)
     }
 
     fn served(&self) -> Vec<ServedRoute> {
-        self.subject.registry.served().iter().map(ServedRoute::of).collect()
+        self.subject
+            .registry
+            .served()
+            .iter()
+            .map(ServedRoute::of)
+            .collect()
     }
 
     async fn standing(&self, route: ServedRoute) -> Result<Standing, Refused> {
         let today = Timestamp::now().as_second().div_euclid(DAY_SECONDS);
         let store = &self.subject.store;
-        let record = store.route_record(Arc::clone(&route.name), today - RECENT_DAYS + 1).await?;
+        let record = store
+            .route_record(Arc::clone(&route.name), today - RECENT_DAYS + 1)
+            .await?;
         let oldest_waiting = if record.pending > 0 {
             let (store, name) = (store.clone(), Arc::clone(&route.name));
             let oldest = tokio::task::spawn_blocking(move || store.oldest_waiting(&name));
@@ -377,7 +489,9 @@ impl Operations {
         };
         let paused = self.subject.queue.is_paused(&route.name);
         let watched = self.subject.watch.route(&route.name);
-        let silence = watched.as_ref().and_then(|watched| Some(&watched.heard.as_ref()?.silence));
+        let silence = watched
+            .as_ref()
+            .and_then(|watched| Some(&watched.heard.as_ref()?.silence));
         Ok(Standing {
             route,
             record,
@@ -390,5 +504,8 @@ impl Operations {
 }
 
 fn in_last_hour(watched: &Watched) -> (Option<Arc<str>>, Vec<Rejected>) {
-    (watched.route.clone(), watched.rejections.last_hour(Instant::now()))
+    (
+        watched.route.clone(),
+        watched.rejections.last_hour(Instant::now()),
+    )
 }

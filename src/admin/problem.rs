@@ -82,7 +82,9 @@ impl Problem {
             Self::UnknownPath => "There is nothing at this path.",
             Self::MethodNotAllowed => "This path does not take this method.",
             Self::InvalidParameter(detail) | Self::InvalidBody(detail) => detail,
-            Self::BodyTooLarge => "The body is larger than 64 KiB, which is enough for anything that is asked here.",
+            Self::BodyTooLarge => {
+                "The body is larger than 64 KiB, which is enough for anything that is asked here."
+            }
             Self::BodyTimeout => "The body did not arrive in time.",
             Self::Refused(refused) => return Cow::Owned(refused.to_string()),
         })
@@ -101,15 +103,17 @@ impl Refused {
             | Self::RedeliveryUnderWay
             | Self::CannotSign
             | Self::CannotMakeEvent
-            | Self::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)) => StatusCode::CONFLICT,
+            | Self::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)) => {
+                StatusCode::CONFLICT
+            }
             Self::Webhook(webhooks::Refused::Invalid(_))
             | Self::PaceTooSlow
             | Self::NotReloaded(NotReloaded::Invalid(_))
             | Self::NotInHeader => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoAnswer(_) => StatusCode::BAD_GATEWAY,
-            Self::Store(_) | Self::Webhook(webhooks::Refused::Store(_)) | Self::NotReloaded(NotReloaded::Stopping) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Store(_)
+            | Self::Webhook(webhooks::Refused::Store(_))
+            | Self::NotReloaded(NotReloaded::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -153,18 +157,27 @@ impl IntoResponse for Problem {
             code: self.code().into(),
             success: false,
             problems: match &self {
-                Self::Refused(Refused::NotReloaded(NotReloaded::Invalid(problems))) => problems.clone(),
+                Self::Refused(Refused::NotReloaded(NotReloaded::Invalid(problems))) => {
+                    problems.clone()
+                }
                 _ => Vec::new(),
             },
         };
         let mut response = json(status, &document);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         match self {
             Self::Unauthorized => {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => {
-                response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
             }
             _ => {}
         }

@@ -39,7 +39,10 @@ impl Reloads {
 
     pub(super) async fn ask(&self) -> Result<Reloaded, NotReloaded> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(answer).await.map_err(|_| NotReloaded::Stopping)?;
+        self.0
+            .send(answer)
+            .await
+            .map_err(|_| NotReloaded::Stopping)?;
         answered.await.unwrap_or(Err(NotReloaded::Stopping))
     }
 }

@@ -72,14 +72,21 @@ impl<S: Send + Sync> FromRequestParts<S> for RouteName {
 
 pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
-    let wrong = |what: &dyn Display| Problem::InvalidBody(format!("The body is not as it should be: {what}."));
+    let wrong = |what: &dyn Display| {
+        Problem::InvalidBody(format!("The body is not as it should be: {what}."))
+    };
     let parsed = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
     // A list of the members' values would be taken for them.
-    if body.trim_ascii_start().starts_with(b"{") { Ok(parsed) } else { Err(wrong(&"it must be an object")) }
+    if body.trim_ascii_start().starts_with(b"{") {
+        Ok(parsed)
+    } else {
+        Err(wrong(&"it must be an object"))
+    }
 }
 
 fn pairs(parameters: Parameters) -> Result<Pairs, Problem> {
-    let Query(pairs) = parameters.map_err(|rejection| Problem::InvalidParameter(rejection.body_text()))?;
+    let Query(pairs) =
+        parameters.map_err(|rejection| Problem::InvalidParameter(rejection.body_text()))?;
     Ok(pairs)
 }
 

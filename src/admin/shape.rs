@@ -90,13 +90,22 @@ pub struct Problem {
 
 impl From<reload::Reloaded> for Reloaded {
     fn from(reloaded: reload::Reloaded) -> Self {
-        Self { success: true, routes: reloaded.routes, warnings: reloaded.warnings }
+        Self {
+            success: true,
+            routes: reloaded.routes,
+            warnings: reloaded.warnings,
+        }
     }
 }
 
 impl From<Overview> for Status {
     fn from(overview: Overview) -> Self {
-        let Health { not_ready, store_full, event_ids, store_bytes } = overview.health;
+        let Health {
+            not_ready,
+            store_full,
+            event_ids,
+            store_bytes,
+        } = overview.health;
         Self {
             success: true,
             version: env!("CARGO_PKG_VERSION").into(),

@@ -25,10 +25,20 @@ pub(super) fn send(
 ) -> Result<Tested, Refused> {
     let now = Timestamp::now();
     let id = format!("evt_test_{:016x}", fastrand::u64(..));
-    let sample = sample_of(&route.envelope, &|header| route.verifier.signs(header), kind, &id, now, data);
+    let sample = sample_of(
+        &route.envelope,
+        &|header| route.verifier.signs(header),
+        kind,
+        &id,
+        now,
+        data,
+    );
     let sample = sample.ok_or(Refused::CannotMakeEvent)?;
     let body = String::from_utf8(sample.body).map_err(|_| Refused::CannotMakeEvent)?;
-    let signed = route.verifier.sign(&body, now, &id).ok_or(Refused::CannotSign)?;
+    let signed = route
+        .verifier
+        .sign(&body, now, &id)
+        .ok_or(Refused::CannotSign)?;
     let (headers, body) = signed.map_err(|_| Refused::CannotMakeEvent)?;
 
     let agent = front.agent(route.host.as_deref(), route.budget.total + PATIENCE)?;
@@ -41,12 +51,20 @@ pub(super) fn send(
         request = request.header(name, value);
     }
     for (name, value) in &sample.headers {
-        request = request.header(name, HeaderValue::from_str(value).map_err(|_| Refused::NotInHeader)?);
+        request = request.header(
+            name,
+            HeaderValue::from_str(value).map_err(|_| Refused::NotInHeader)?,
+        );
     }
     request = request.header(TEST_MARK, marks.mark(body.as_bytes()));
     let began = Instant::now();
-    let response = request.send(&body).map_err(|error| Refused::NoAnswer(error.to_string()))?;
-    let outcome = response.headers().get("hookgate-outcome").and_then(|outcome| outcome.to_str().ok());
+    let response = request
+        .send(&body)
+        .map_err(|error| Refused::NoAnswer(error.to_string()))?;
+    let outcome = response
+        .headers()
+        .get("hookgate-outcome")
+        .and_then(|outcome| outcome.to_str().ok());
     let outcome = outcome.ok_or_else(|| Refused::NoAnswer("what answered is no gateway".into()))?;
     Ok(Tested {
         status: response.status().as_u16(),

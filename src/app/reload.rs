@@ -24,7 +24,9 @@ pub(super) struct Content([u8; 32]);
 impl Content {
     /// `None` when the file can't be read.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        std::fs::read(path).ok().map(|content| Self(Sha256::digest(Zeroizing::new(content)).into()))
+        std::fs::read(path)
+            .ok()
+            .map(|content| Self(Sha256::digest(Zeroizing::new(content)).into()))
     }
 }
 
@@ -55,7 +57,15 @@ impl FileWatch {
         let watcher = watcher.map_err(|error| unwatched(path, &error)).ok();
         // Looked at once in any case: it may have changed between loading and watching.
         let (path, folders) = (path.to_owned(), HashSet::new());
-        let mut watch = Self { path, seen, named: Vec::new(), pending: true, events, watcher, folders };
+        let mut watch = Self {
+            path,
+            seen,
+            named: Vec::new(),
+            pending: true,
+            events,
+            watcher,
+            folders,
+        };
         watch.look_after(named);
         watch
     }
@@ -67,13 +77,18 @@ impl FileWatch {
 
     /// Watches these files besides the configuration's own.
     fn look_after(&mut self, named: Vec<PathBuf>) {
-        self.named = named.into_iter().map(|path| (path.clone(), Content::of(&path))).collect();
+        self.named = named
+            .into_iter()
+            .map(|path| (path.clone(), Content::of(&path)))
+            .collect();
         for path in std::iter::once(&self.path).chain(self.named.iter().map(|(path, _)| path)) {
             let folder = match path.parent() {
                 Some(folder) if !folder.as_os_str().is_empty() => folder,
                 _ => Path::new("."),
             };
-            let Some(watcher) = &mut self.watcher else { return };
+            let Some(watcher) = &mut self.watcher else {
+                return;
+            };
             if self.folders.insert(folder.to_owned())
                 && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
             {

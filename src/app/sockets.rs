@@ -46,8 +46,14 @@ impl Sockets {
 
     /// Sockets that listen on `addresses`, with where they are. Where a port is 0 it is any of that address that was handed over, or
     /// one that the system chooses. What was handed over and is not asked for is closed: connections would wait there for ever.
-    pub(super) fn listen(&mut self, addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, TcpListener)>, Error> {
-        let mut handed: Vec<_> = addresses.iter().map(|address| self.take(|bound| bound == *address)).collect();
+    pub(super) fn listen(
+        &mut self,
+        addresses: &[SocketAddr],
+    ) -> Result<Vec<(SocketAddr, TcpListener)>, Error> {
+        let mut handed: Vec<_> = addresses
+            .iter()
+            .map(|address| self.take(|bound| bound == *address))
+            .collect();
         for (address, socket) in addresses.iter().zip(&mut handed) {
             if socket.is_none() && address.port() == 0 {
                 *socket = self.take(|bound| bound.ip() == address.ip());
@@ -57,14 +63,23 @@ impl Sockets {
             tracing::warn!(%error, "what was handed over besides TCP sockets is not used");
         }
         for socket in self.handed.drain(..) {
-            let address = socket.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string());
+            let address = socket
+                .local_addr()
+                .map_or_else(|error| error.to_string(), |address| address.to_string());
             tracing::warn!(%address, "a socket was handed over that no listener of the configuration is for: closed");
         }
-        let open = |(&address, handed)| self.open(address, handed).map_err(|source| Error::Listen { address, source });
+        let open = |(&address, handed)| {
+            self.open(address, handed)
+                .map_err(|source| Error::Listen { address, source })
+        };
         addresses.iter().zip(handed).map(open).collect()
     }
 
-    fn open(&mut self, address: SocketAddr, handed: Option<TcpListener>) -> io::Result<(SocketAddr, TcpListener)> {
+    fn open(
+        &mut self,
+        address: SocketAddr,
+        handed: Option<TcpListener>,
+    ) -> io::Result<(SocketAddr, TcpListener)> {
         let socket = handed.map_or_else(|| bind(address), Ok)?;
         socket.set_nonblocking(true)?;
         let opened = (socket.local_addr()?, socket.try_clone()?);
@@ -74,15 +89,23 @@ impl Sockets {
 
     /// Takes the first that was handed over and is bound like this.
     fn take(&mut self, fits: impl Fn(SocketAddr) -> bool) -> Option<TcpListener> {
-        let at = self.handed.iter().position(|socket| socket.local_addr().is_ok_and(&fits))?;
+        let at = self
+            .handed
+            .iter()
+            .position(|socket| socket.local_addr().is_ok_and(&fits))?;
         Some(self.handed.remove(at))
     }
 
     /// Gives the sockets to the process that `command` becomes with this one's number.
     pub(super) fn hand_over(self, command: &mut Command) -> io::Result<()> {
-        let place = |(child_fd, socket)| FdMapping { parent_fd: OwnedFd::from(socket), child_fd };
+        let place = |(child_fd, socket)| FdMapping {
+            parent_fd: OwnedFd::from(socket),
+            child_fd,
+        };
         let places: Vec<_> = (FIRST..).zip(self.used).map(place).collect();
-        command.env("LISTEN_FDS", places.len().to_string()).env("LISTEN_PID", std::process::id().to_string());
+        command
+            .env("LISTEN_FDS", places.len().to_string())
+            .env("LISTEN_PID", std::process::id().to_string());
         command.env_remove("LISTEN_FDNAMES");
         command.fd_mappings(places).map_err(io::Error::other)?;
         Ok(())
@@ -90,7 +113,11 @@ impl Sockets {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // The connections of a process that has just ended don't keep the next one out.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -123,8 +150,16 @@ mod tests {
         let mut opened = sockets(&[any, any]);
         let (named, second) = opened.pop().unwrap();
         let (other, first) = opened.pop().unwrap();
-        let mut handed = Sockets { handed: vec![second, first], ..Sockets::default() };
-        let taken: Vec<_> = handed.listen(&[any, named]).unwrap().into_iter().map(|(address, _)| address).collect();
+        let mut handed = Sockets {
+            handed: vec![second, first],
+            ..Sockets::default()
+        };
+        let taken: Vec<_> = handed
+            .listen(&[any, named])
+            .unwrap()
+            .into_iter()
+            .map(|(address, _)| address)
+            .collect();
         assert_eq!(taken, [other, named]);
     }
 }

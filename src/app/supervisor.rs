@@ -19,7 +19,9 @@ pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         // `Type=notify-reload` takes nothing for the answer to its signal that does not say when it was given.
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the time since the start of the machine is not known"),
+        Err(error) => {
+            tracing::warn!(%error, "the time since the start of the machine is not known")
+        }
     }
 }
 
@@ -39,8 +41,15 @@ pub(super) fn reload_refused() {
 pub(super) fn stopping(drain: Duration, grace: Duration) {
     let most = drain + grace;
     let extend = format!("EXTEND_TIMEOUT_USEC={}", (most + CLOSING).as_micros());
-    let status = format!("stopping: requests in flight may take up to {} s", most.as_secs());
-    tell(&[NotifyState::Stopping, NotifyState::Custom(&extend), NotifyState::Status(&status)]);
+    let status = format!(
+        "stopping: requests in flight may take up to {} s",
+        most.as_secs()
+    );
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::Custom(&extend),
+        NotifyState::Status(&status),
+    ]);
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -10,7 +10,12 @@ use crate::tls::{Listener, Settings};
 
 /// The files that the listeners' TLS is made from.
 pub(super) fn files(config: &Config) -> Vec<PathBuf> {
-    config.listen.iter().filter_map(|listen| listen.tls.as_ref()).flat_map(|tls| tls.files.clone()).collect()
+    config
+        .listen
+        .iter()
+        .filter_map(|listen| listen.tls.as_ref())
+        .flat_map(|tls| tls.files.clone())
+        .collect()
 }
 
 /// Listeners with TLS, in the order of the configuration.
@@ -29,15 +34,26 @@ struct Secure {
 
 impl Secured {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, listeners: Vec::new() }
+        Self {
+            metrics,
+            listeners: Vec::new(),
+        }
     }
 
     /// The TLS of a listener that is about to be opened.
     pub(super) fn open(&mut self, address: SocketAddr, tls: ListenTls) -> Arc<Listener> {
         export(&self.metrics, address, &tls);
-        let ListenTls { settings, certificates, .. } = tls;
+        let ListenTls {
+            settings,
+            certificates,
+            ..
+        } = tls;
         let listener = Arc::new(Listener::new(settings));
-        self.listeners.push(Secure { address, listener: Arc::clone(&listener), certificates });
+        self.listeners.push(Secure {
+            address,
+            listener: Arc::clone(&listener),
+            certificates,
+        });
         listener
     }
 
@@ -45,7 +61,9 @@ impl Secured {
     /// listeners counts from the next start.
     pub(super) fn replace(&mut self, mut listen: Vec<Listen>) {
         for open in &mut self.listeners {
-            let same = listen.iter().position(|listen| listen.address == open.address && listen.tls.is_some());
+            let same = listen
+                .iter()
+                .position(|listen| listen.address == open.address && listen.tls.is_some());
             let Some(tls) = same.and_then(|at| listen.remove(at).tls) else {
                 tracing::warn!(
                     listener = %open.address,
@@ -54,10 +72,15 @@ impl Secured {
                 continue;
             };
             for file in &open.certificates {
-                self.metrics.forget_certificate(&open.address.to_string(), file);
+                self.metrics
+                    .forget_certificate(&open.address.to_string(), file);
             }
             export(&self.metrics, open.address, &tls);
-            let ListenTls { settings, certificates, .. } = tls;
+            let ListenTls {
+                settings,
+                certificates,
+                ..
+            } = tls;
             open.listener.replace(settings);
             open.certificates = certificates;
         }

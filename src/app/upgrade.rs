@@ -20,7 +20,11 @@ const CHECKED_WITHIN: Duration = Duration::from_secs(30);
 pub(super) async fn check(path: PathBuf) -> Result<(), String> {
     let program = program()?;
     let mut check = tokio::process::Command::new(&program);
-    check.arg("check").arg("--config").arg(&path).kill_on_drop(true);
+    check
+        .arg("check")
+        .arg("--config")
+        .arg(&path)
+        .kill_on_drop(true);
     let name = program.to_string_lossy();
     match timeout(CHECKED_WITHIN, check.output()).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
@@ -31,7 +35,10 @@ pub(super) async fn check(path: PathBuf) -> Result<(), String> {
             String::from_utf8_lossy(&output.stderr).trim_end()
         )),
         Ok(Err(error)) => Err(format!("cannot run {name}: {error}")),
-        Err(_) => Err(format!("`{name} check` takes longer than {} s", CHECKED_WITHIN.as_secs())),
+        Err(_) => Err(format!(
+            "`{name} check` takes longer than {} s",
+            CHECKED_WITHIN.as_secs()
+        )),
     }
 }
 
@@ -50,5 +57,7 @@ pub(super) fn become_next(sockets: Sockets) -> io::Error {
 }
 
 fn program() -> Result<OsString, String> {
-    std::env::args_os().next().ok_or_else(|| "this process was started without the name of its program".to_owned())
+    std::env::args_os()
+        .next()
+        .ok_or_else(|| "this process was started without the name of its program".to_owned())
 }

@@ -77,33 +77,50 @@ const ANSWER_MAX: u64 = 300 << 20;
 impl Gateway {
     /// The configuration that was named, or that lies here; not if the admin listener was named alone.
     pub(super) fn configuration(&self) -> Option<PathBuf> {
-        let here = || Some(PathBuf::from(CONFIG)).filter(|path| self.admin.is_none() && path.is_file());
+        let here =
+            || Some(PathBuf::from(CONFIG)).filter(|path| self.admin.is_none() && path.is_file());
         self.config.clone().or_else(here)
     }
 
     pub(super) fn admin(&self) -> Result<Admin, Failure> {
         let env = |name: &str| std::env::var(name).ok();
-        let given = env(TOKEN_VARIABLE).filter(|token| !token.is_empty()).map(String::into_bytes);
-        let found = self.configuration().map(|path| whereabouts(&path, given.is_none())).transpose()?;
+        let given = env(TOKEN_VARIABLE)
+            .filter(|token| !token.is_empty())
+            .map(String::into_bytes);
+        let found = self
+            .configuration()
+            .map(|path| whereabouts(&path, given.is_none()))
+            .transpose()?;
         let url = match (&self.admin, &found) {
             (Some(url), _) => url.clone(),
             (None, Some(found)) => url_of(found.admin)?,
             (None, None) => DEFAULT_URL.into(),
         };
-        let of_configuration = || found.as_ref()?.token.as_ref().map(|token| Secret::expose(&token.secret).to_vec());
-        let token = given.or_else(of_configuration).map(|token| bearer(&token)).transpose()?;
+        let of_configuration = || {
+            found
+                .as_ref()?
+                .token
+                .as_ref()
+                .map(|token| Secret::expose(&token.secret).to_vec())
+        };
+        let token = given
+            .or_else(of_configuration)
+            .map(|token| bearer(&token))
+            .transpose()?;
         Ok(Admin::new(url, token))
     }
 }
 
 pub(super) fn whereabouts(config: &Path, with_token: bool) -> Result<Whereabouts, Failure> {
     let env = |name: &str| std::env::var(name).ok();
-    config::whereabouts(config, &env, with_token).map_err(|report| Failure::Configuration(Box::new(report)))
+    config::whereabouts(config, &env, with_token)
+        .map_err(|report| Failure::Configuration(Box::new(report)))
 }
 
 fn bearer(token: &[u8]) -> Result<HeaderValue, Failure> {
-    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat())
-        .map_err(|_| Failure::Failed("the admin token holds characters that no header can".into()))?;
+    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).map_err(|_| {
+        Failure::Failed("the admin token holds characters that no header can".into())
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -111,7 +128,8 @@ fn bearer(token: &[u8]) -> Result<HeaderValue, Failure> {
 /// Where an address that is listened on is reached from here.
 fn url_of(address: SocketAddr) -> Result<String, Failure> {
     if address.port() == 0 {
-        let problem = "the configuration leaves the admin listener's port to the system; give --admin URL";
+        let problem =
+            "the configuration leaves the admin listener's port to the system; give --admin URL";
         return Err(Failure::Usage(problem.into()));
     }
     Ok(format!("http://{}", reachable(address)))
@@ -119,15 +137,21 @@ fn url_of(address: SocketAddr) -> Result<String, Failure> {
 
 /// Takes `host:port` for a URL, too.
 fn parse_url(text: &str) -> Result<String, String> {
-    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let uri: Uri = url.parse().map_err(|_| "not a URL; write http://host:port")?;
+    let url = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let uri: Uri = url
+        .parse()
+        .map_err(|_| "not a URL; write http://host:port")?;
     if uri.scheme_str() != Some("http") {
         return Err("the admin listener speaks http".into());
     }
     match uri.authority() {
-        Some(authority) if !authority.as_str().contains('@') && uri.query().is_none() => {
-            Ok(format!("http://{authority}{}", uri.path().trim_end_matches('/')))
-        }
+        Some(authority) if !authority.as_str().contains('@') && uri.query().is_none() => Ok(
+            format!("http://{authority}{}", uri.path().trim_end_matches('/')),
+        ),
         _ => Err("not a URL; write http://host:port".into()),
     }
 }
@@ -142,14 +166,22 @@ impl Admin {
             .timeout_connect(Some(CONNECT_WITHIN))
             .timeout_global(Some(ANSWER_WITHIN))
             .build();
-        Self { agent: config.into(), url, token }
+        Self {
+            agent: config.into(),
+            url,
+            token,
+        }
     }
 
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    pub(super) fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+    pub(super) fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
         let mut request = self.agent.get(format!("{}{path}", self.url));
         for (name, value) in query {
             request = request.query(name, value);
@@ -160,7 +192,11 @@ impl Admin {
         self.answer(request.call())
     }
 
-    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, document: &impl Serialize) -> Result<T, Failure> {
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+    ) -> Result<T, Failure> {
         self.post_within(path, document, ANSWER_WITHIN)
     }
 
@@ -171,31 +207,56 @@ impl Admin {
         document: &impl Serialize,
         within: Duration,
     ) -> Result<T, Failure> {
-        let body = serde_json::to_vec(document).map_err(|error| Failure::Failed(error.to_string()))?;
-        let mut request = self.agent.post(format!("{}{path}", self.url)).header("content-type", "application/json");
+        let body =
+            serde_json::to_vec(document).map_err(|error| Failure::Failed(error.to_string()))?;
+        let mut request = self
+            .agent
+            .post(format!("{}{path}", self.url))
+            .header("content-type", "application/json");
         if let Some(token) = &self.token {
             request = request.header("authorization", token);
         }
-        self.answer(request.config().timeout_global(Some(within)).build().send(body))
+        self.answer(
+            request
+                .config()
+                .timeout_global(Some(within))
+                .build()
+                .send(body),
+        )
     }
 
-    fn answer<T: DeserializeOwned>(&self, answered: Result<Response<ureq::Body>, ureq::Error>) -> Result<T, Failure> {
-        let unreachable =
-            |error: ureq::Error| Failure::Unreachable { url: self.url.clone(), reason: error.to_string() };
+    fn answer<T: DeserializeOwned>(
+        &self,
+        answered: Result<Response<ureq::Body>, ureq::Error>,
+    ) -> Result<T, Failure> {
+        let unreachable = |error: ureq::Error| Failure::Unreachable {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        };
         let mut response = answered.map_err(unreachable)?;
         let status = response.status();
-        let body = response.body_mut().with_config().limit(ANSWER_MAX).read_to_vec().map_err(unreachable)?;
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_MAX)
+            .read_to_vec()
+            .map_err(unreachable)?;
         if status == StatusCode::UNAUTHORIZED {
-            return Err(Failure::NotAuthorised { url: self.url.clone() });
+            return Err(Failure::NotAuthorised {
+                url: self.url.clone(),
+            });
         }
         if !status.is_success() {
             return Err(match serde_json::from_slice::<Problem>(&body) {
-                Ok(problem) if status == StatusCode::FORBIDDEN => Failure::Forbidden(problem.into()),
+                Ok(problem) if status == StatusCode::FORBIDDEN => {
+                    Failure::Forbidden(problem.into())
+                }
                 Ok(problem) if status.is_client_error() => Failure::Refused(problem.into()),
                 Ok(problem) => Failure::Failed(problem.to_string()),
-                Err(_) => {
-                    Failure::Failed(format!("{} answered with {status}; is it a gateway's admin listener?", self.url))
-                }
+                Err(_) => Failure::Failed(format!(
+                    "{} answered with {status}; is it a gateway's admin listener?",
+                    self.url
+                )),
             });
         }
         serde_json::from_slice(&body).map_err(|error| {
@@ -216,7 +277,9 @@ impl Failure {
                 check::print(report, false);
                 return ExitCode::from(BAD_CONFIGURATION);
             }
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
             Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => UNREACHABLE,
             Self::NotAuthorised { .. } | Self::Forbidden(_) => NOT_AUTHORISED,
@@ -234,8 +297,14 @@ mod tests {
     #[test]
     fn an_address_that_is_listened_on_becomes_one_to_connect_to() {
         let url = |address: &str| url_of(address.parse().unwrap()).ok();
-        assert_eq!(url("127.0.0.1:9180").as_deref(), Some("http://127.0.0.1:9180"));
-        assert_eq!(url("0.0.0.0:9180").as_deref(), Some("http://127.0.0.1:9180"));
+        assert_eq!(
+            url("127.0.0.1:9180").as_deref(),
+            Some("http://127.0.0.1:9180")
+        );
+        assert_eq!(
+            url("0.0.0.0:9180").as_deref(),
+            Some("http://127.0.0.1:9180")
+        );
         assert_eq!(url("[::]:9180").as_deref(), Some("http://[::1]:9180"));
         assert_eq!(url("192.0.2.7:80").as_deref(), Some("http://192.0.2.7:80"));
         assert_eq!(url("127.0.0.1:0"), None);
@@ -243,10 +312,24 @@ mod tests {
 
     #[test]
     fn urls_are_taken_with_or_without_scheme_and_slash() {
-        for text in ["http://localhost:9180", "http://localhost:9180/", "localhost:9180"] {
-            assert_eq!(parse_url(text).as_deref(), Ok("http://localhost:9180"), "{text}");
+        for text in [
+            "http://localhost:9180",
+            "http://localhost:9180/",
+            "localhost:9180",
+        ] {
+            assert_eq!(
+                parse_url(text).as_deref(),
+                Ok("http://localhost:9180"),
+                "{text}"
+            );
         }
-        for text in ["https://localhost:9180", "http://", "ftp://x", "http://user:password@localhost", "http://x/?y"] {
+        for text in [
+            "https://localhost:9180",
+            "http://",
+            "ftp://x",
+            "http://user:password@localhost",
+            "http://x/?y",
+        ] {
             assert!(parse_url(text).is_err(), "{text}");
         }
     }

@@ -86,7 +86,8 @@ struct Desk {
 
 pub(super) fn run(args: &Args) -> ExitCode {
     let caught = Desk::of(args).and_then(|desk| {
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Failed(error.to_string()))?;
+        let runtime =
+            tokio::runtime::Runtime::new().map_err(|error| Failure::Failed(error.to_string()))?;
         let received = runtime.block_on(receive(args.listen, Arc::new(desk)));
         // Nothing is worth waiting for any more.
         runtime.shutdown_background();
@@ -97,8 +98,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 async fn receive(address: SocketAddr, desk: Arc<Desk>) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Failed(format!("cannot listen on {address}: {error}"));
-    let (mut interrupted, mut terminated) =
-        (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?);
+    let (mut interrupted, mut terminated) = (
+        signal(SignalKind::interrupt()).map_err(failed)?,
+        signal(SignalKind::terminate()).map_err(failed)?,
+    );
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     terminal::tell(&format!("listening on http://{address}"));
@@ -127,9 +130,16 @@ async fn receive(address: SocketAddr, desk: Arc<Desk>) -> Result<(), Failure> {
     }
 }
 
-async fn take(State(desk): State<Arc<Desk>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request) -> Response {
+async fn take(
+    State(desk): State<Arc<Desk>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
     let at = Timestamp::now();
-    if desk.count.is_some_and(|count| desk.taken.fetch_add(1, Ordering::SeqCst) >= count) {
+    if desk
+        .count
+        .is_some_and(|count| desk.taken.fetch_add(1, Ordering::SeqCst) >= count)
+    {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let (head, body) = request.into_parts();
@@ -161,13 +171,21 @@ async fn take(State(desk): State<Arc<Desk>>, ConnectInfo(peer): ConnectInfo<Sock
 
 impl Desk {
     fn of(args: &Args) -> Result<Self, Failure> {
-        let secret = SecretArgs { secret_env: args.secret_env.clone(), secret_file: args.secret_file.clone() };
+        let secret = SecretArgs {
+            secret_env: args.secret_env.clone(),
+            secret_file: args.secret_file.clone(),
+        };
         let judge = match &args.provider {
             Some(provider) => Some(Judge::of(provider, &secret, args.url.as_deref())?),
             None => None,
         };
-        let status = StatusCode::from_u16(args.status).map_err(|error| Failure::Usage(error.to_string()))?;
-        let style = if terminal::takes_colour(&io::stdout()) { Style::Coloured } else { Style::Plain };
+        let status =
+            StatusCode::from_u16(args.status).map_err(|error| Failure::Usage(error.to_string()))?;
+        let style = if terminal::takes_colour(&io::stdout()) {
+            Style::Coloured
+        } else {
+            Style::Plain
+        };
         Ok(Self {
             judge,
             status,
@@ -182,9 +200,14 @@ impl Desk {
 
     /// It is over when nobody reads any more.
     fn print(&self, caught: &Caught) {
-        let text = self.style.map_or_else(|| caught.to_json() + "\n", |style| caught.to_text(style));
+        let text = self
+            .style
+            .map_or_else(|| caught.to_json() + "\n", |style| caught.to_text(style));
         let mut stdout = io::stdout().lock();
-        if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        if let Err(error) = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+        {
             if error.kind() != io::ErrorKind::BrokenPipe {
                 terminal::tell(&format!("cannot write: {error}"));
             }
@@ -197,7 +220,11 @@ impl Desk {
         if let Err(status) = caught.body {
             return (status, json, r#"{"received":false}"#).into_response();
         }
-        if let Some(reply) = caught.verdict.as_ref().and_then(|verdict| verdict.handshake.clone()) {
+        if let Some(reply) = caught
+            .verdict
+            .as_ref()
+            .and_then(|verdict| verdict.handshake.clone())
+        {
             let kind = [(header::CONTENT_TYPE, reply.content_type)];
             return (reply.status, kind, Body::from(reply.body)).into_response();
         }

@@ -49,7 +49,10 @@ pub fn run(args: &Args) -> ExitCode {
         Err(report) => {
             print(&report, args.json);
             if !args.json {
-                let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
+                let (errors, warnings) = (
+                    report.count(Severity::Error),
+                    report.count(Severity::Warning),
+                );
                 let _ = writeln!(
                     std::io::stderr(),
                     "{}: {}, {}",

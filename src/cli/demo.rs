@@ -74,12 +74,21 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 /// Plays all acts. Answers whether each went as it should.
 async fn play(args: &Args) -> Result<bool, String> {
-    let receiver = Receiver::start(SECRET).await.map_err(|error| format!("the receiver cannot start: {error}"))?;
-    let store = tempfile::tempdir().map_err(|error| format!("cannot make a folder for the store: {error}"))?;
+    let receiver = Receiver::start(SECRET)
+        .await
+        .map_err(|error| format!("the receiver cannot start: {error}"))?;
+    let store = tempfile::tempdir()
+        .map_err(|error| format!("cannot make a folder for the store: {error}"))?;
     let app = gateway(receiver.address, store.path()).await?;
     let address = app.data[0];
-    eprintln!("gateway   http://{address}   metrics http://{}/metrics", app.admin);
-    eprintln!("receiver  http://{}   behind the gateway; it checks every signature again", receiver.address);
+    eprintln!(
+        "gateway   http://{address}   metrics http://{}/metrics",
+        app.admin
+    );
+    eprintln!(
+        "receiver  http://{}   behind the gateway; it checks every signature again",
+        receiver.address
+    );
 
     let acts = acts()?;
     let sender = Sender::to(address);
@@ -98,7 +107,9 @@ async fn play(args: &Args) -> Result<bool, String> {
 fn as_it_should(act: &Act, answer: &Answer, seen: Seen) -> bool {
     let arrived = seen.requests == 1 && seen.verified == 1;
     let kept_out = seen.requests == 0;
-    answer.status == act.status && answer.outcome == act.outcome && if act.arrives { arrived } else { kept_out }
+    answer.status == act.status
+        && answer.outcome == act.outcome
+        && if act.arrives { arrived } else { kept_out }
 }
 
 async fn gateway(receiver: SocketAddr, store: &Path) -> Result<App, String> {
@@ -120,8 +131,11 @@ routes:
 "#
     );
     let env = |name: &str| (name == "DEMO_SECRET").then(|| SECRET.to_owned());
-    let loaded = config::load_text("demo.yaml", yaml, &env).map_err(|report| report.to_text(false))?;
-    App::start(loaded.config, Sockets::default()).await.map_err(|error: app::Error| error.to_string())
+    let loaded =
+        config::load_text("demo.yaml", yaml, &env).map_err(|report| report.to_text(false))?;
+    App::start(loaded.config, Sockets::default())
+        .await
+        .map_err(|error: app::Error| error.to_string())
 }
 
 /// Every event type of both providers, then what must not pass.
@@ -141,19 +155,42 @@ fn acts() -> Result<Vec<Act>, String> {
     };
     let now = Timestamp::now();
     let sign = |scheme: &Scheme, secret, body: &str, at| {
-        scheme.sign(secret, body.as_bytes(), at, None).map_err(|error| error.to_string())
+        scheme
+            .sign(secret, body.as_bytes(), at, None)
+            .map_err(|error| error.to_string())
     };
     let (what, status, outcome) = ("genuine", 200, "delivered");
     let (path, scheme) = ("/webhooks/vpn-enterprise", presets::vpn_enterprise());
     for &kind in vpn_enterprise::EVENT_TYPES {
         let body = event(kind);
         let signature = sign(&scheme, &current, &body, now)?;
-        acts.push(Act { what, kind, path, body: body.into(), signature, status, outcome, arrives: true });
+        acts.push(Act {
+            what,
+            kind,
+            path,
+            body: body.into(),
+            signature,
+            status,
+            outcome,
+            arrives: true,
+        });
     }
     for &kind in orbvpn::EVENT_TYPES {
-        let body = presets::orbvpn().sign_in_body(&current, &event(kind)).map_err(|error| error.to_string())?.into();
+        let body = presets::orbvpn()
+            .sign_in_body(&current, &event(kind))
+            .map_err(|error| error.to_string())?
+            .into();
         let path = "/webhooks/orbvpn";
-        acts.push(Act { what, kind, path, body, signature: Signed::default(), status, outcome, arrives: true });
+        acts.push(Act {
+            what,
+            kind,
+            path,
+            body,
+            signature: Signed::default(),
+            status,
+            outcome,
+            arrives: true,
+        });
     }
 
     let kind = "user.created";
@@ -161,20 +198,60 @@ fn acts() -> Result<Vec<Act>, String> {
     let signature = sign(&scheme, &current, &body, now)?;
     let body = format!("{body} ").into();
     let (status, outcome) = (401, "invalid_signature");
-    acts.push(Act { what: "tampered", kind, path, body, signature, status, outcome, arrives: false });
+    acts.push(Act {
+        what: "tampered",
+        kind,
+        path,
+        body,
+        signature,
+        status,
+        outcome,
+        arrives: false,
+    });
 
     let (body, signature) = (acts[0].body.clone(), acts[0].signature.clone());
     let (status, outcome) = (409, "duplicate");
-    acts.push(Act { what: "replayed", kind, path, body, signature, status, outcome, arrives: false });
+    acts.push(Act {
+        what: "replayed",
+        kind,
+        path,
+        body,
+        signature,
+        status,
+        outcome,
+        arrives: false,
+    });
 
-    let (path, kind, body) = ("/webhooks/stripe", "charge.succeeded", event("charge.succeeded"));
+    let (path, kind, body) = (
+        "/webhooks/stripe",
+        "charge.succeeded",
+        event("charge.succeeded"),
+    );
     let signature = sign(&presets::stripe(), &current, &body, now - HALF_AN_HOUR)?;
     let (body, status, outcome) = (body.into(), 401, "invalid_signature");
-    acts.push(Act { what: "stale", kind, path, body, signature, status, outcome, arrives: false });
+    acts.push(Act {
+        what: "stale",
+        kind,
+        path,
+        body,
+        signature,
+        status,
+        outcome,
+        arrives: false,
+    });
 
     let (path, kind, body) = ("/webhooks/slow", "user.created", event("user.created"));
     let signature = sign(&scheme, &current, &body, now)?;
     let (body, status, outcome) = (body.into(), 504, "budget_exceeded");
-    acts.push(Act { what: "over budget", kind, path, body, signature, status, outcome, arrives: true });
+    acts.push(Act {
+        what: "over budget",
+        kind,
+        path,
+        body,
+        signature,
+        status,
+        outcome,
+        arrives: true,
+    });
     Ok(acts)
 }

@@ -55,14 +55,19 @@ impl Place {
             return self.gateway.admin().map(Source::Admin);
         }
         let config = self.gateway.configuration().ok_or_else(|| {
-            Failure::Usage("--offline needs the configuration that says where the store is: --config FILE".into())
+            Failure::Usage(
+                "--offline needs the configuration that says where the store is: --config FILE"
+                    .into(),
+            )
         })?;
         let folder = admin::whereabouts(&config, false)?.store.ok_or_else(|| {
             Failure::Usage(
                 "the configuration keeps events in PostgreSQL: ask any gateway that runs, without --offline".into(),
             )
         })?;
-        OfflineStore::open(&folder).map(Source::Store).map_err(failed)
+        OfflineStore::open(&folder)
+            .map(Source::Store)
+            .map_err(failed)
     }
 }
 
@@ -72,9 +77,17 @@ impl Source {
         match self {
             Self::Admin(admin) => admin.page(filter),
             Self::Store(store) => {
-                let one_more = Filter { limit: filter.limit + 1, ..filter.clone() };
+                let one_more = Filter {
+                    limit: filter.limit + 1,
+                    ..filter.clone()
+                };
                 let total = store.count_deliveries(filter).map_err(failed)?;
-                Ok(Page::cut(store.deliveries(&one_more).map_err(failed)?, filter.limit, total).into())
+                Ok(Page::cut(
+                    store.deliveries(&one_more).map_err(failed)?,
+                    filter.limit,
+                    total,
+                )
+                .into())
             }
         }
     }
@@ -84,7 +97,10 @@ impl Source {
         match self {
             Self::Admin(admin) => admin.get(&format!("/deliveries/{id}"), &[]),
             Self::Store(store) => match store.delivery(id).map_err(failed)? {
-                Some(view) => Ok(OneDelivery { success: true, delivery: Delivery::whole(view) }),
+                Some(view) => Ok(OneDelivery {
+                    success: true,
+                    delivery: Delivery::whole(view),
+                }),
                 None => Err(Failure::Refused(unknown(&id.to_string()).into())),
             },
         }
@@ -94,7 +110,10 @@ impl Source {
 impl Admin {
     /// Up to `filter.limit` deliveries, the newest first.
     pub(super) fn page(&self, filter: &Filter) -> Result<Deliveries, Failure> {
-        let mut query = vec![("limit", filter.limit.to_string()), ("event_data", filter.with_bodies.to_string())];
+        let mut query = vec![
+            ("limit", filter.limit.to_string()),
+            ("event_data", filter.with_bodies.to_string()),
+        ];
         let optional = [
             ("webhook_id", filter.route.as_deref().map(webhook_id)),
             ("status", filter.state.map(|state| state.as_str().into())),
@@ -104,7 +123,11 @@ impl Admin {
             ("until", filter.until.map(|at| at.to_string())),
             ("cursor", filter.before.map(|before| before.to_string())),
         ];
-        query.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        query.extend(
+            optional
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
         self.get("/deliveries", &query)
     }
 }
@@ -113,7 +136,9 @@ impl Admin {
 fn failed(error: OpenError) -> Failure {
     Failure::Failed(match error {
         OpenError::Held { folder, holder } => {
-            format!("the store in {folder} is in use by {holder}; ask the gateway that runs, without --offline")
+            format!(
+                "the store in {folder} is in use by {holder}; ask the gateway that runs, without --offline"
+            )
         }
         error => error.to_string(),
     })
@@ -126,7 +151,11 @@ fn delivery_id(text: &str) -> Result<DeliveryId, Box<Problem>> {
 /// As the admin listener says it.
 fn unknown(id: &str) -> Problem {
     let detail = format!("There is no delivery {id}.");
-    Problem { code: "unknown_delivery".into(), detail, ..Problem::default() }
+    Problem {
+        code: "unknown_delivery".into(),
+        detail,
+        ..Problem::default()
+    }
 }
 
 /// Deliveries that are asked for at once.
@@ -135,11 +164,15 @@ pub(super) const PAGE: usize = 100;
 /// Where the next page begins.
 pub(super) fn next(page: &Deliveries) -> Result<Option<DeliveryId>, Failure> {
     let cursor = page.next_cursor.as_deref().filter(|_| page.has_more);
-    cursor.map(str::parse).transpose().map_err(|_| Failure::Failed("the answer's cursor is not one of ours".into()))
+    cursor
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| Failure::Failed("the answer's cursor is not one of ours".into()))
 }
 
 /// A document on one line. JSON has line feeds between its tokens only, where a space does as well.
 pub(super) fn one_line(document: &impl serde::Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string(document).map_err(|error| Failure::Failed(error.to_string()))?;
+    let text =
+        serde_json::to_string(document).map_err(|error| Failure::Failed(error.to_string()))?;
     Ok(text.replace(['\n', '\r'], " "))
 }

@@ -30,18 +30,31 @@ pub fn run(args: &Args) -> ExitCode {
     let output = args.output.display();
     let Some(text) = starter(&args.provider) else {
         let known: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-        let _ =
-            writeln!(stderr, "error: unknown provider `{}`; known: {}", args.provider.escape_debug(), known.join(", "));
+        let _ = writeln!(
+            stderr,
+            "error: unknown provider `{}`; known: {}",
+            args.provider.escape_debug(),
+            known.join(", ")
+        );
         return ExitCode::from(USAGE);
     };
-    let written = OpenOptions::new().write(true).create_new(true).open(&args.output);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&args.output);
     match written.and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => {
-            let _ = writeln!(stderr, "wrote {output}; next: hookgate check --config {output}");
+            let _ = writeln!(
+                stderr,
+                "wrote {output}; next: hookgate check --config {output}"
+            );
             ExitCode::SUCCESS
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let _ = writeln!(stderr, "error: {output} exists already; give another file with --output");
+            let _ = writeln!(
+                stderr,
+                "error: {output} exists already; give another file with --output"
+            );
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -54,13 +67,25 @@ pub fn run(args: &Args) -> ExitCode {
 /// The starter configuration for a provider; `None` when there is no such preset.
 pub fn starter(provider: &str) -> Option<String> {
     let preset = providers::find(provider)?;
-    let asks = if matches!(preset.asks, Asks::Query) { VERIFY_TOKEN } else { "" };
-    let url = if (preset.scheme)().signed.wants_url() { PUBLIC_URL } else { "" };
+    let asks = if matches!(preset.asks, Asks::Query) {
+        VERIFY_TOKEN
+    } else {
+        ""
+    };
+    let url = if (preset.scheme)().signed.wants_url() {
+        PUBLIC_URL
+    } else {
+        ""
+    };
     let text = STARTER.replace("EXTRAS", &format!("{asks}{url}"));
-    Some(text.replace("PROVIDER", preset.name).replace("TITLE", preset.title))
+    Some(
+        text.replace("PROVIDER", preset.name)
+            .replace("TITLE", preset.title),
+    )
 }
 
-const VERIFY_TOKEN: &str = "    # The token that was entered at TITLE, which asks for it before it sends.
+const VERIFY_TOKEN: &str =
+    "    # The token that was entered at TITLE, which asks for it before it sends.
     challenge: {verify_token: {env: WEBHOOK_VERIFY_TOKEN}}
 ";
 
@@ -110,7 +135,10 @@ mod tests {
             let env = |_: &str| Some(format!("{prefix}{key}"));
             let loaded = config::load_text("hookgate.yaml", text.clone(), &env).unwrap();
             assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-            assert!(!text.contains("PROVIDER") && !text.contains("TITLE"), "{text}");
+            assert!(
+                !text.contains("PROVIDER") && !text.contains("TITLE"),
+                "{text}"
+            );
             assert!(!text.contains("EXTRAS"), "{text}");
         }
     }
@@ -119,7 +147,10 @@ mod tests {
     fn a_file_that_exists_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("hookgate.yaml");
-        let args = Args { provider: "vpn-enterprise".into(), output: output.clone() };
+        let args = Args {
+            provider: "vpn-enterprise".into(),
+            output: output.clone(),
+        };
         assert_eq!(run(&args), ExitCode::SUCCESS);
         std::fs::write(&output, "mine").unwrap();
         assert_eq!(run(&args), ExitCode::FAILURE);

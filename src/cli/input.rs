@@ -26,7 +26,10 @@ pub struct SecretArgs {
 impl SecretArgs {
     /// What the secret is called: the variable's name, or the file's.
     pub fn place(&self) -> String {
-        let file = self.secret_file.as_ref().map(|path| path.display().to_string());
+        let file = self
+            .secret_file
+            .as_ref()
+            .map(|path| path.display().to_string());
         self.secret_env.clone().or(file).unwrap_or_default()
     }
 
@@ -35,12 +38,13 @@ impl SecretArgs {
     pub fn read(&self) -> Result<Secret, String> {
         let bytes = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
-                let value = std::env::var(name).map_err(|_| format!("{name} is not set, or is not UTF-8"))?;
+                let value = std::env::var(name)
+                    .map_err(|_| format!("{name} is not set, or is not UTF-8"))?;
                 value.into_bytes()
             }
             (None, Some(path)) => {
-                let content =
-                    std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                let content = std::fs::read(path)
+                    .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
                 Secret::without_newline(&content).to_vec()
             }
             (None, None) => return Err("give --secret-env or --secret-file".into()),
@@ -66,9 +70,24 @@ impl SecretsArgs {
     /// # Errors
     /// As [`SecretArgs::read`].
     pub fn read(&self) -> Result<Vec<(String, Secret)>, String> {
-        let variables = self.secret_env.iter().map(|name| (name.clone(), Some(name.clone()), None));
-        let files = self.secret_file.iter().map(|path| (path.display().to_string(), None, Some(path.clone())));
-        let one = |(name, secret_env, secret_file)| Ok((name, SecretArgs { secret_env, secret_file }.read()?));
+        let variables = self
+            .secret_env
+            .iter()
+            .map(|name| (name.clone(), Some(name.clone()), None));
+        let files = self
+            .secret_file
+            .iter()
+            .map(|path| (path.display().to_string(), None, Some(path.clone())));
+        let one = |(name, secret_env, secret_file)| {
+            Ok((
+                name,
+                SecretArgs {
+                    secret_env,
+                    secret_file,
+                }
+                .read()?,
+            ))
+        };
         variables.chain(files).map(one).collect()
     }
 }
@@ -96,24 +115,40 @@ pub fn provider() -> PossibleValuesParser {
 
 /// A time to wait, such as `30s` or `1m 30s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
-    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| "expected a duration such as `30s`".to_owned())
+    let duration = text
+        .parse::<SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok());
+    duration
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "expected a duration such as `30s`".to_owned())
 }
 
 /// RFC 3339, or Unix seconds.
 pub fn moment(text: &str) -> Result<Timestamp, String> {
-    let seconds = text.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    seconds.or_else(|| text.parse().ok()).ok_or_else(|| "expected RFC 3339, or Unix seconds".to_owned())
+    let seconds = text
+        .parse()
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    seconds
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| "expected RFC 3339, or Unix seconds".to_owned())
 }
 
 /// RFC 3339, or how long ago, as `2h`, `7d` or `1d 12h ago`. A day has 24 hours, a week 7 days.
 pub fn moment_or_ago(text: &str) -> Result<Timestamp, String> {
     let ago = || {
         let span: Span = text.parse().ok()?;
-        let ago = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.unsigned_abs();
+        let ago = span
+            .to_duration(SpanRelativeTo::days_are_24_hours())
+            .ok()?
+            .unsigned_abs();
         Timestamp::now().checked_sub(ago).ok()
     };
-    text.parse().ok().or_else(ago).ok_or_else(|| "expected RFC 3339, or how long ago, such as `2h` or `7d`".to_owned())
+    text.parse()
+        .ok()
+        .or_else(ago)
+        .ok_or_else(|| "expected RFC 3339, or how long ago, such as `2h` or `7d`".to_owned())
 }
 
 /// An event ID that nobody had before.
@@ -127,11 +162,23 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_date_or_how_long_ago() {
-        assert_eq!(moment_or_ago("2026-06-01T14:00:00+02:00"), Ok("2026-06-01T12:00:00Z".parse().unwrap()));
-        for (text, hours) in [("2h", 2), ("2h ago", 2), ("7d", 168), ("1d 12h", 36), ("1w", 168)] {
+        assert_eq!(
+            moment_or_ago("2026-06-01T14:00:00+02:00"),
+            Ok("2026-06-01T12:00:00Z".parse().unwrap())
+        );
+        for (text, hours) in [
+            ("2h", 2),
+            ("2h ago", 2),
+            ("7d", 168),
+            ("1d 12h", 36),
+            ("1w", 168),
+        ] {
             let (before, at) = (Timestamp::now(), moment_or_ago(text).unwrap());
             let ago = SignedDuration::from_hours(hours);
-            assert!((before - ago..=Timestamp::now() - ago).contains(&at), "{text}: {at}");
+            assert!(
+                (before - ago..=Timestamp::now() - ago).contains(&at),
+                "{text}: {at}"
+            );
         }
         for wrong in ["", "yesterday", "2", "2026-06-01", "1mo", "12:00"] {
             assert!(moment_or_ago(wrong).is_err(), "{wrong}");

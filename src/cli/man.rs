@@ -28,7 +28,9 @@ pub(super) fn run(args: &Args, command: clap::Command) -> ExitCode {
 
 fn page(command: clap::Command) -> Result<String, String> {
     let mut page = Vec::new();
-    Man::new(command.disable_help_subcommand(true)).render(&mut page).map_err(|error| error.to_string())?;
+    Man::new(command.disable_help_subcommand(true))
+        .render(&mut page)
+        .map_err(|error| error.to_string())?;
     String::from_utf8(page).map_err(|error| error.to_string())
 }
 

@@ -35,7 +35,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
         }
     };
     let Settings::Shared(to) = store else {
-        terminal::tell(&format!("{}: `store` names no `postgres` to move to", args.config.display()));
+        terminal::tell(&format!(
+            "{}: `store` names no `postgres` to move to",
+            args.config.display()
+        ));
         return ExitCode::from(check::BAD_CONFIGURATION);
     };
     match moved(args, *to) {
@@ -52,12 +55,22 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn moved(args: &Args, to: store::SharedSettings) -> Result<String, Box<dyn std::error::Error>> {
     let metrics = Metrics::new()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let moved = runtime.block_on(store::move_into_shared(&args.from, to, metrics.store().clone()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let moved = runtime.block_on(store::move_into_shared(
+        &args.from,
+        to,
+        metrics.store().clone(),
+    ))?;
     Ok(format!(
         "moved {}, {} and {}; the folder is {} now",
         check::counted(moved.ids, "ID"),
-        if moved.deliveries == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", moved.deliveries) },
+        if moved.deliveries == 1 {
+            "1 delivery".to_owned()
+        } else {
+            format!("{} deliveries", moved.deliveries)
+        },
         check::counted(moved.webhooks, "webhook"),
         moved.folder.display()
     ))

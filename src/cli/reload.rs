@@ -28,24 +28,39 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn reload(args: &Args) -> Result<ExitCode, Failure> {
-    match args.gateway.admin()?.post::<Reloaded>("/reload", &json!({})) {
+    match args
+        .gateway
+        .admin()?
+        .post::<Reloaded>("/reload", &json!({}))
+    {
         Ok(reloaded) if args.json => {
             terminal::print(&terminal::json_line(&json!(reloaded)))?;
             Ok(ExitCode::SUCCESS)
         }
         Ok(reloaded) => {
             tell(&reloaded.warnings);
-            terminal::print(&format!("reloaded: {}", check::counted(reloaded.routes, "route")))?;
+            terminal::print(&format!(
+                "reloaded: {}",
+                check::counted(reloaded.routes, "route")
+            ))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(Failure::Refused(problem)) if problem.code == "invalid_configuration" => {
-            let Problem { code, detail, problems, .. } = *problem;
+            let Problem {
+                code,
+                detail,
+                problems,
+                ..
+            } = *problem;
             if args.json {
-                let document = json!({"success": false, "code": code, "detail": detail, "problems": problems});
+                let document =
+                    json!({"success": false, "code": code, "detail": detail, "problems": problems});
                 terminal::print(&terminal::json_line(&document))?;
             } else {
                 tell(&problems);
-                terminal::tell("not reloaded: the configuration is not valid, and the old one stays");
+                terminal::tell(
+                    "not reloaded: the configuration is not valid, and the old one stays",
+                );
             }
             Ok(ExitCode::from(FAILED))
         }

@@ -86,31 +86,51 @@ fn send(args: &Args) -> Result<ExitCode, Failure> {
     let mut as_it_should = true;
     for _ in 0..args.times {
         let answer = client.post(&args.target, &request).map_err(|reason| {
-            Failure::Failed(format!("cannot send to {}: {reason}", terminal::visible(&args.target, false)))
+            Failure::Failed(format!(
+                "cannot send to {}: {reason}",
+                terminal::visible(&args.target, false)
+            ))
         })?;
-        let text = if args.json { answer.to_json(&request, args.verbose) } else { answer.to_text() };
+        let text = if args.json {
+            answer.to_json(&request, args.verbose)
+        } else {
+            answer.to_text()
+        };
         terminal::print(&text)?;
         as_it_should &= match args.tamper {
             None => answer.status.is_success(),
             Some(_) => answer.status.is_client_error(),
         };
     }
-    Ok(if as_it_should { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if as_it_should {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }
 
 fn tell_head(args: &Args, request: &Outgoing) {
     terminal::tell(&format!("POST {}", terminal::visible(&args.target, false)));
     for (name, value) in &request.headers {
-        terminal::tell(&format!("  {name}: {}", terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false)));
+        terminal::tell(&format!(
+            "  {name}: {}",
+            terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false)
+        ));
     }
     terminal::tell(&format!("  {} bytes of body", request.body.len()));
 }
 
 fn url(text: &str) -> Result<String, String> {
-    let uri: Uri = text.parse().map_err(|_| "not a URL; write http://host/path")?;
+    let uri: Uri = text
+        .parse()
+        .map_err(|_| "not a URL; write http://host/path")?;
     match (uri.scheme_str(), uri.authority()) {
-        (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => Ok(text.to_owned()),
-        (Some("http" | "https"), Some(_)) => Err("a password in an argument is for everybody to see".into()),
+        (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
+            Ok(text.to_owned())
+        }
+        (Some("http" | "https"), Some(_)) => {
+            Err("a password in an argument is for everybody to see".into())
+        }
         _ => Err("not a URL of http or https; write http://host/path".into()),
     }
 }
@@ -118,8 +138,15 @@ fn url(text: &str) -> Result<String, String> {
 fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("expected `Name: value`")?;
     let name = HeaderName::try_from(name.trim()).map_err(|_| "this is no header's name")?;
-    let value = HeaderValue::try_from(value.trim()).map_err(|_| "a header's value has no control characters")?;
-    if [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(&name) {
+    let value = HeaderValue::try_from(value.trim())
+        .map_err(|_| "a header's value has no control characters")?;
+    if [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+    ]
+    .contains(&name)
+    {
         return Err(format!("{name} follows from the request itself"));
     }
     Ok((name, value))
@@ -131,10 +158,20 @@ mod tests {
 
     #[test]
     fn urls_are_of_http_or_https_and_hold_no_password() {
-        for text in ["http://localhost", "https://example.com:8443/a?b=c", "http://[::1]:1/x"] {
+        for text in [
+            "http://localhost",
+            "https://example.com:8443/a?b=c",
+            "http://[::1]:1/x",
+        ] {
             assert_eq!(url(text).as_deref(), Ok(text));
         }
-        for text in ["localhost:80", "/x", "ftp://x", "http://user:password@localhost/", ""] {
+        for text in [
+            "localhost:80",
+            "/x",
+            "ftp://x",
+            "http://user:password@localhost/",
+            "",
+        ] {
             assert!(url(text).is_err(), "{text}");
         }
     }
@@ -142,8 +179,18 @@ mod tests {
     #[test]
     fn a_header_is_a_name_and_a_value_and_none_that_frames_the_body() {
         let given = field("X-Test:  a: b ").unwrap();
-        assert_eq!((given.0.as_str(), given.1.to_str().unwrap()), ("x-test", "a: b"));
-        for text in ["X-Test", "X Test: a", ": a", "X-Test: a\nb", "Content-Length: 3", "transfer-encoding: chunked"] {
+        assert_eq!(
+            (given.0.as_str(), given.1.to_str().unwrap()),
+            ("x-test", "a: b")
+        );
+        for text in [
+            "X-Test",
+            "X Test: a",
+            ": a",
+            "X-Test: a\nb",
+            "Content-Length: 3",
+            "transfer-encoding: chunked",
+        ] {
             assert!(field(text).is_err(), "{text}");
         }
     }

@@ -53,28 +53,46 @@ fn output(args: &Args) -> Result<String, String> {
     let body = input::body(args.body.as_deref())?;
     let mut scheme = (preset.scheme)();
     if args.in_body {
-        let body = String::from_utf8(body).map_err(|_| "the body is not UTF-8, so it is no JSON")?;
-        return scheme.sign_in_body(&secret, &body).map_err(|error| error.to_string());
+        let body =
+            String::from_utf8(body).map_err(|_| "the body is not UTF-8, so it is no JSON")?;
+        return scheme
+            .sign_in_body(&secret, &body)
+            .map_err(|error| error.to_string());
     }
     if let Some(url) = &args.url {
         scheme.signed = scheme.signed.at(url);
     }
     let id = args.id.clone().unwrap_or_else(input::new_id);
-    let signed = scheme.sign(&secret, &body, args.at.unwrap_or_else(Timestamp::now), Some(&id));
+    let signed = scheme.sign(
+        &secret,
+        &body,
+        args.at.unwrap_or_else(Timestamp::now),
+        Some(&id),
+    );
     let signed = signed.map_err(|error| match error {
         SignError::NoUrl => format!("{error}: give --url"),
         SignError::NotInHeader => format!("{error}: give --in-body"),
         _ => error.to_string(),
     })?;
-    Ok(if args.json { to_json(&signed) } else { to_lines(&signed) })
+    Ok(if args.json {
+        to_json(&signed)
+    } else {
+        to_lines(&signed)
+    })
 }
 
 fn to_json(signed: &Signed) -> String {
-    let object: serde_json::Map<_, _> = signed.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let object: serde_json::Map<_, _> = signed
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
     format!("{}\n", serde_json::Value::Object(object))
 }
 
 fn to_lines(signed: &Signed) -> String {
-    let lines: Vec<_> = signed.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    let lines: Vec<_> = signed
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
     lines.join("\n") + "\n"
 }

@@ -41,15 +41,24 @@ fn show(args: &Args) -> Result<ExitCode, Failure> {
     let asked = admin.get::<shape::Status>("/status", &[]);
     if args.json {
         let reachable = !matches!(asked, Err(Failure::Unreachable { .. }));
-        let told = Told { reachable, admin: admin.url(), status: asked.as_ref().ok() };
-        let text = serde_json::to_string(&told).map_err(|error| Failure::Failed(error.to_string()))?;
+        let told = Told {
+            reachable,
+            admin: admin.url(),
+            status: asked.as_ref().ok(),
+        };
+        let text =
+            serde_json::to_string(&told).map_err(|error| Failure::Failed(error.to_string()))?;
         terminal::print(&text)?;
     }
     let status = asked?;
     if !args.json {
         print(admin.url(), &status)?;
     }
-    Ok(if status.ready && !status.store_full { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if status.ready && !status.store_full {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }
 
 fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
@@ -58,20 +67,33 @@ fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
         None if status.store_full => "STORE FULL: new events are answered with 503".into(),
         None => "ready".into(),
     };
-    terminal::print(&terminal::visible(&format!("{url}  hookgate {}  {ready}", status.version), false))?;
+    terminal::print(&terminal::visible(
+        &format!("{url}  hookgate {}  {ready}", status.version),
+        false,
+    ))?;
     let mib = status.store_bytes.div_ceil(1 << 20);
-    terminal::print(&format!("{} event IDs remembered, {mib} MiB on disk", status.event_ids))?;
+    terminal::print(&format!(
+        "{} event IDs remembered, {mib} MiB on disk",
+        status.event_ids
+    ))?;
     if !status.webhooks.is_empty() {
         terminal::print("")?;
         print_routes(status)?;
     }
-    let silent: Vec<_> = status.webhooks.iter().filter(|webhook| webhook.silent).collect();
+    let silent: Vec<_> = status
+        .webhooks
+        .iter()
+        .filter(|webhook| webhook.silent)
+        .collect();
     if !silent.is_empty() || !status.rejected_last_hour.is_empty() {
         terminal::print("")?;
     }
     for webhook in silent {
         let expected = webhook.expect_every_seconds.unwrap_or_default();
-        let line = format!("{}: SILENT: no event verified for more than {expected}s (expect_every)", webhook.name);
+        let line = format!(
+            "{}: SILENT: no event verified for more than {expected}s (expect_every)",
+            webhook.name
+        );
         terminal::print(&terminal::visible(&line, false))?;
     }
     if !status.rejected_last_hour.is_empty() {
@@ -81,7 +103,16 @@ fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
 }
 
 fn print_routes(status: &shape::Status) -> Result<(), Failure> {
-    let heading = ["ROUTE", "DELIVERY", "DELIVERED", "FAILED", "PENDING", "DEAD", "OLDEST PENDING", "LAST SUCCESS"];
+    let heading = [
+        "ROUTE",
+        "DELIVERY",
+        "DELIVERED",
+        "FAILED",
+        "PENDING",
+        "DEAD",
+        "OLDEST PENDING",
+        "LAST SUCCESS",
+    ];
     let mut rows = vec![heading.map(str::to_owned)];
     rows.extend(status.webhooks.iter().map(row));
     for line in terminal::columns(&rows) {
@@ -94,9 +125,15 @@ fn print_routes(status: &shape::Status) -> Result<(), Failure> {
 fn print_rejected(rejected: &[Rejected]) -> Result<(), Failure> {
     for of_route in rejected.chunk_by(|one, next| one.route == next.route) {
         let name = of_route[0].route.as_deref().unwrap_or("no route");
-        let kinds: Vec<_> = of_route.iter().map(|kind| format!("{} {}", kind.count, kind.name())).collect();
+        let kinds: Vec<_> = of_route
+            .iter()
+            .map(|kind| format!("{} {}", kind.count, kind.name()))
+            .collect();
         let last = terminal::time(of_route.iter().map(|kind| kind.last_at).max());
-        let line = format!("{name}: rejected in the last hour: {}, last at {last}", kinds.join(", "));
+        let line = format!(
+            "{name}: rejected in the last hour: {}, last at {last}",
+            kinds.join(", ")
+        );
         terminal::print(&terminal::visible(&line, false))?;
     }
     Ok(())

@@ -81,14 +81,24 @@ pub(super) fn json_fields(headers: &HeaderMap) -> Map<String, Value> {
     let text = |value: &HeaderValue| Value::from(String::from_utf8_lossy(value.as_bytes()));
     let values = |name| -> Value {
         let mut values: Vec<_> = headers.get_all(name).iter().map(text).collect();
-        if values.len() == 1 { values.remove(0) } else { values.into() }
+        if values.len() == 1 {
+            values.remove(0)
+        } else {
+            values.into()
+        }
     };
-    headers.keys().map(|name| (name.to_string(), values(name))).collect()
+    headers
+        .keys()
+        .map(|name| (name.to_string(), values(name)))
+        .collect()
 }
 
 /// Rows with their columns aligned; the first is the heading.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
-    let rows: Vec<[Cow<'_, str>; N]> = rows.iter().map(|row| row.each_ref().map(|cell| visible(cell, false))).collect();
+    let rows: Vec<[Cow<'_, str>; N]> = rows
+        .iter()
+        .map(|row| row.each_ref().map(|cell| visible(cell, false)))
+        .collect();
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -96,7 +106,10 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
         }
     }
     let aligned = |row: &[Cow<'_, str>; N]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(aligned).collect()
@@ -104,7 +117,10 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
 
 /// To the second; `-` where there is none.
 pub(super) fn time(at: Option<Timestamp>) -> String {
-    at.map_or_else(|| "-".into(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    at.map_or_else(
+        || "-".into(),
+        |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -114,7 +130,10 @@ mod tests {
     #[test]
     fn control_characters_are_made_visible() {
         assert_eq!(visible("evt_1", false), "evt_1");
-        assert_eq!(visible("a\u{1b}[2Jb\nc\u{9b}1m", false), "a\\u{1b}[2Jb\\nc\\u{9b}1m");
+        assert_eq!(
+            visible("a\u{1b}[2Jb\nc\u{9b}1m", false),
+            "a\\u{1b}[2Jb\\nc\\u{9b}1m"
+        );
         assert_eq!(visible("{\n\t\"a\": 1}\r", true), "{\n\t\"a\": 1}\\r");
     }
 
@@ -128,7 +147,11 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["ID", "ROUTE"], ["del_1000", "ü"], ["del_1", "-"]].map(|row| row.map(str::to_owned));
-        assert_eq!(columns(&rows), ["ID        ROUTE", "del_1000  ü", "del_1     -"]);
+        let rows =
+            [["ID", "ROUTE"], ["del_1000", "ü"], ["del_1", "-"]].map(|row| row.map(str::to_owned));
+        assert_eq!(
+            columns(&rows),
+            ["ID        ROUTE", "del_1000  ü", "del_1     -"]
+        );
     }
 }

@@ -83,11 +83,22 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Ok(verdict) => {
             let genuine = matches!(
                 &verdict,
-                Verdict::Genuine { content: GenuineContent::Event { .. } | GenuineContent::Handshake, .. }
+                Verdict::Genuine {
+                    content: GenuineContent::Event { .. } | GenuineContent::Handshake,
+                    ..
+                }
             );
-            let shown = if args.json { format!("{}\n", to_json(&verdict)) } else { in_words(&verdict) };
+            let shown = if args.json {
+                format!("{}\n", to_json(&verdict))
+            } else {
+                in_words(&verdict)
+            };
             let printed = terminal::finish(Ok(shown));
-            if genuine { printed } else { ExitCode::from(FAILED) }
+            if genuine {
+                printed
+            } else {
+                ExitCode::from(FAILED)
+            }
         }
         Err(Unjudged::Usage(problem)) => {
             terminal::tell(&visible(&problem, false));
@@ -105,14 +116,23 @@ fn judge(args: &Args) -> Result<Verdict, Unjudged> {
     let given = args.secrets.read()?;
     let mut authentication = args.authentication()?;
     let with_config = args.config.is_some();
-    let configured = authentication.secrets.drain(..).map(|named| Candidate { named, configured: true });
+    let configured = authentication.secrets.drain(..).map(|named| Candidate {
+        named,
+        configured: true,
+    });
     let given = given.into_iter().map(|(name, secret)| Candidate {
-        named: NamedSecret { name: name.into(), secret, expires: None },
+        named: NamedSecret {
+            name: name.into(),
+            secret,
+            expires: None,
+        },
         configured: !with_config,
     });
     let candidates: Vec<_> = configured.chain(given).collect();
     if candidates.is_empty() {
-        return Err("give a secret to try: --secret-env or --secret-file".to_owned().into());
+        return Err("give a secret to try: --secret-env or --secret-file"
+            .to_owned()
+            .into());
     }
     let at_url = |mut scheme: Scheme| {
         if let Some(url) = &args.url {
@@ -143,7 +163,8 @@ fn judge(args: &Args) -> Result<Verdict, Unjudged> {
 
 impl Args {
     fn request(&self) -> Result<Request, String> {
-        let said = |path: &Path, problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
+        let said =
+            |path: &Path, problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
         if let Some(path) = &self.request {
             let text = read(Some(path))?;
             let folder = path.parent().unwrap_or(Path::new(""));
@@ -154,10 +175,16 @@ impl Args {
             };
             return Request::parse(&text, &mut files).map_err(|error| said(path, &error));
         }
-        let path = self.headers.as_deref().ok_or("give --request, or --headers")?;
+        let path = self
+            .headers
+            .as_deref()
+            .ok_or("give --request, or --headers")?;
         let head = Request::parse_head(&read(Some(path))?).map_err(|error| said(path, &error))?;
         let body = self.body.as_deref().filter(|path| *path != Path::new("-"));
-        Ok(Request { body: read(body)?.into(), ..head })
+        Ok(Request {
+            body: read(body)?.into(),
+            ..head
+        })
     }
 
     fn authentication(&self) -> Result<Authentication, Unjudged> {
@@ -171,7 +198,10 @@ impl Args {
             scheme: (preset.scheme)(),
             secrets: Vec::new(),
             // A time that no route asks for is no reason to refuse an event.
-            envelope: EnvelopeSpec { timestamp: None, ..(preset.habits.envelope)() },
+            envelope: EnvelopeSpec {
+                timestamp: None,
+                ..(preset.habits.envelope)()
+            },
             asks: preset.asks.question(),
         })
     }
@@ -181,13 +211,22 @@ impl Args {
 fn read(path: Option<&Path>) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = match path {
-        Some(path) => File::open(path).and_then(|file| file.take(CAPTURE_BYTES_MAX + 1).read_to_end(&mut bytes)),
-        None => io::stdin().lock().take(CAPTURE_BYTES_MAX + 1).read_to_end(&mut bytes),
+        Some(path) => File::open(path)
+            .and_then(|file| file.take(CAPTURE_BYTES_MAX + 1).read_to_end(&mut bytes)),
+        None => io::stdin()
+            .lock()
+            .take(CAPTURE_BYTES_MAX + 1)
+            .read_to_end(&mut bytes),
     };
-    let place = path.map_or_else(|| "standard input".into(), |path| path.display().to_string());
+    let place = path.map_or_else(
+        || "standard input".into(),
+        |path| path.display().to_string(),
+    );
     match read {
         Err(error) => Err(format!("cannot read {place}: {error}")),
-        Ok(_) if bytes.len() as u64 > CAPTURE_BYTES_MAX => Err(format!("{place} is bigger than 1 GiB")),
+        Ok(_) if bytes.len() as u64 > CAPTURE_BYTES_MAX => {
+            Err(format!("{place} is bigger than 1 GiB"))
+        }
         Ok(_) => Ok(bytes),
     }
 }
@@ -198,10 +237,16 @@ fn in_words(verdict: &Verdict) -> String {
         Verdict::Genuine { secret, content } => {
             lines.push(format!("genuine: signed with the secret `{secret}`"));
             lines.push(match content {
-                GenuineContent::Event { id: Some(id), kind } => format!("event: `{id}`, of type `{kind}`"),
-                GenuineContent::Event { id: None, kind } => format!("event: of type `{kind}`; its body is its ID"),
+                GenuineContent::Event { id: Some(id), kind } => {
+                    format!("event: `{id}`, of type `{kind}`")
+                }
+                GenuineContent::Event { id: None, kind } => {
+                    format!("event: of type `{kind}`; its body is its ID")
+                }
                 GenuineContent::Handshake => "event: none; it is the sender's handshake".into(),
-                GenuineContent::Invalid(error) => format!("but the gateway refuses it (invalid_event): {error}"),
+                GenuineContent::Invalid(error) => {
+                    format!("but the gateway refuses it (invalid_event): {error}")
+                }
             });
         }
         Verdict::NotGenuine(diagnosis) => diagnosis_in_words(diagnosis, &mut lines),
@@ -214,23 +259,49 @@ fn in_words(verdict: &Verdict) -> String {
 }
 
 fn diagnosis_in_words(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
-    lines.push(format!("not genuine: {} ({})", diagnosis.found, diagnosis.failure.label()));
+    lines.push(format!(
+        "not genuine: {} ({})",
+        diagnosis.found,
+        diagnosis.failure.label()
+    ));
     lines.extend(diagnosis.notes.iter().map(|note| format!("note: {note}")));
     for explanation in &diagnosis.explanations {
-        let changes: Vec<_> = explanation.changes.iter().map(|change| change.how.as_str()).collect();
+        let changes: Vec<_> = explanation
+            .changes
+            .iter()
+            .map(|change| change.how.as_str())
+            .collect();
         lines.push(String::new());
         // A change to another secret names it already.
         let secret = match format!("`{}`", explanation.secret) {
             name if changes.iter().any(|how| how.contains(&name)) => String::new(),
             name => format!(" (secret {name})"),
         };
-        lines.push(format!("it would match: {}{secret}", changes.join(", and ")));
-        lines.extend(explanation.changes.iter().map(|change| format!("what to do: {}", change.advice)));
+        lines.push(format!(
+            "it would match: {}{secret}",
+            changes.join(", and ")
+        ));
+        lines.extend(
+            explanation
+                .changes
+                .iter()
+                .map(|change| format!("what to do: {}", change.advice)),
+        );
     }
     if diagnosis.explanations.is_empty() {
-        let stopped = if diagnosis.cut_short { ", where the search was cut short" } else { "" };
-        lines.push(format!("nothing that was tried matches ({} signatures computed{stopped})", diagnosis.tried));
-        lines.push("left: the secret is another one, or the body was changed in a way that was not tried".into());
+        let stopped = if diagnosis.cut_short {
+            ", where the search was cut short"
+        } else {
+            ""
+        };
+        lines.push(format!(
+            "nothing that was tried matches ({} signatures computed{stopped})",
+            diagnosis.tried
+        ));
+        lines.push(
+            "left: the secret is another one, or the body was changed in a way that was not tried"
+                .into(),
+        );
         lines.push(
             "what to do: Copy the secret anew from the sender's settings into a file, and try it with --secret-file."
                 .into(),
@@ -251,7 +322,9 @@ fn to_json(verdict: &Verdict) -> Value {
                     json!({"id": id.as_deref().map(shown), "type": shown(kind)})
                 }
                 GenuineContent::Handshake => json!({"handshake": true}),
-                GenuineContent::Invalid(error) => json!({"invalid": error.reason(), "detail": error.to_string()}),
+                GenuineContent::Invalid(error) => {
+                    json!({"invalid": error.reason(), "detail": error.to_string()})
+                }
             };
             json!({
                 "verified": true, "failure": null, "secret": shown(secret), "event": event, "explanations": [], "tried": 0,

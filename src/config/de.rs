@@ -58,8 +58,15 @@ impl<T> Field<T> {
 }
 
 /// Reads `root` as a `T`. `None` when `root` as a whole does not fit, which is in `problems` then.
-pub(super) fn from_tree<T: for<'de> Deserialize<'de>>(root: &Rc<Node>, problems: &Problems) -> Option<T> {
-    let root = At { node: root, span: root.span, problems };
+pub(super) fn from_tree<T: for<'de> Deserialize<'de>>(
+    root: &Rc<Node>,
+    problems: &Problems,
+) -> Option<T> {
+    let root = At {
+        node: root,
+        span: root.span,
+        problems,
+    };
     T::deserialize(root).map_err(|error| root.note(error)).ok()
 }
 
@@ -67,7 +74,12 @@ pub(super) fn from_tree<T: for<'de> Deserialize<'de>>(root: &Rc<Node>, problems:
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let (distance, best) = known
         .iter()
-        .map(|&candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .map(|&candidate| {
+            (
+                strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase()),
+                candidate,
+            )
+        })
         .min_by_key(|&(distance, _)| distance)?;
     (distance <= best.len().max(word.len()) / 3).then_some(best)
 }
@@ -103,7 +115,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
                 f.write_str("one or a list of them")
             }
 
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, list: D) -> Result<OneOrMore<T>, D::Error> {
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                list: D,
+            ) -> Result<OneOrMore<T>, D::Error> {
                 Vec::deserialize(list).map(OneOrMore)
             }
         }
@@ -127,7 +142,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
                 let start = parts.next_element()?.unwrap_or_default();
                 let end = parts.next_element()?.unwrap_or_default();
                 let value = parts.next_element()?;
-                Ok(value.map_or(Field::Wrong, |value| Field::Given(Located { value, span: Span { start, end } })))
+                Ok(value.map_or(Field::Wrong, |value| {
+                    Field::Given(Located {
+                        value,
+                        span: Span { start, end },
+                    })
+                }))
             }
         }
 
@@ -176,7 +196,11 @@ impl<'a> At<'a> {
             Some(key) if node.span.start == node.span.end => key.span,
             _ => node.span,
         };
-        Self { node, span, problems: self.problems }
+        Self {
+            node,
+            span,
+            problems: self.problems,
+        }
     }
 
     /// Reports what the value's own type said against it.
@@ -192,13 +216,19 @@ impl<'a> At<'a> {
     fn expected(self, what: &str) -> Mismatch {
         let found = match &self.node.value {
             Value::Null => {
-                return Mismatch { message: "the value is missing".into(), label: Some(format!("expected {what}")) };
+                return Mismatch {
+                    message: "the value is missing".into(),
+                    label: Some(format!("expected {what}")),
+                };
             }
             Value::Scalar { .. } => "",
             Value::Sequence(_) => ", not a list",
             Value::Mapping(_) => ", not a mapping",
         };
-        Mismatch { message: "this value has the wrong type".into(), label: Some(format!("expected {what}{found}")) }
+        Mismatch {
+            message: "this value has the wrong type".into(),
+            label: Some(format!("expected {what}{found}")),
+        }
     }
 
     fn text(self, what: &str) -> Result<&'a str, Mismatch> {
@@ -208,14 +238,18 @@ impl<'a> At<'a> {
     fn plain(self, what: &str) -> Result<&'a str, Mismatch> {
         match &self.node.value {
             Value::Scalar { text, plain: true } => Ok(text),
-            Value::Scalar { plain: false, .. } => Err(self.expected(&format!("{what}, without quotes"))),
+            Value::Scalar { plain: false, .. } => {
+                Err(self.expected(&format!("{what}, without quotes")))
+            }
             _ => Err(self.expected(what)),
         }
     }
 
     fn number<T: std::str::FromStr>(self) -> Result<T, Mismatch> {
         const WHOLE_NUMBER: &str = "a whole number";
-        self.plain(WHOLE_NUMBER)?.parse().map_err(|_| self.expected(WHOLE_NUMBER))
+        self.plain(WHOLE_NUMBER)?
+            .parse()
+            .map_err(|_| self.expected(WHOLE_NUMBER))
     }
 
     fn items(self) -> Result<&'a [Rc<Node>], Mismatch> {
@@ -236,12 +270,13 @@ impl<'a> At<'a> {
         let diagnostic = match nearest(word, fields) {
             _ if word == "<<" => Diagnostic::error(key.span, "merge keys (`<<`) are not supported")
                 .help("what all routes have in common goes into `defaults:`"),
-            Some(near) => Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()))
-                .label(format!("did you mean `{near}`?")),
-            // In a secret's reference, a word unlike all keys may be the secret itself.
-            None if fields.contains(&"env") => {
-                Diagnostic::error(key.span, "unknown key").help(format!("known here: {}", listed(fields)))
+            Some(near) => {
+                Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()))
+                    .label(format!("did you mean `{near}`?"))
             }
+            // In a secret's reference, a word unlike all keys may be the secret itself.
+            None if fields.contains(&"env") => Diagnostic::error(key.span, "unknown key")
+                .help(format!("known here: {}", listed(fields))),
             None => Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()))
                 .help(format!("known here: {}", listed(fields))),
         };
@@ -250,7 +285,11 @@ impl<'a> At<'a> {
 }
 
 fn listed(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(|word| format!("`{word}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Why a value does not fit. Its place is added by whoever asked for the value.
@@ -266,8 +305,14 @@ impl de::Error for Mismatch {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let text = message.to_string();
         match text.split_once('\n') {
-            Some((message, label)) => Self { message: message.into(), label: Some(label.into()) },
-            None => Self { message: text, label: None },
+            Some((message, label)) => Self {
+                message: message.into(),
+                label: Some(label.into()),
+            },
+            None => Self {
+                message: text,
+                label: None,
+            },
         }
     }
 }
@@ -321,11 +366,19 @@ impl<'de> Deserializer<'de> for At<'_> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        visitor.visit_seq(Items { items: self.items()?.iter(), list: self })
+        visitor.visit_seq(Items {
+            items: self.items()?.iter(),
+            list: self,
+        })
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        visitor.visit_map(Entries { rest: self.entries()?.iter(), known: None, next: None, mapping: self })
+        visitor.visit_map(Entries {
+            rest: self.entries()?.iter(),
+            known: None,
+            next: None,
+            mapping: self,
+        })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -334,7 +387,12 @@ impl<'de> Deserializer<'de> for At<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
-        visitor.visit_map(Entries { rest: self.entries()?.iter(), known: Some(fields), next: None, mapping: self })
+        visitor.visit_map(Entries {
+            rest: self.entries()?.iter(),
+            known: Some(fields),
+            next: None,
+            mapping: self,
+        })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -352,24 +410,53 @@ impl<'de> Deserializer<'de> for At<'_> {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("expected {one_of}"),
         };
-        Err(Mismatch { message: "this is none of the possible values".into(), label: Some(label) })
+        Err(Mismatch {
+            message: "this is none of the possible values".into(),
+            label: Some(label),
+        })
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Mismatch> {
         if name == LOCATED {
             return visitor.visit_seq(WithPlace { at: self, given: 0 });
         }
         if name == ONE_OR_MORE && !matches!(self.node.value, Value::Sequence(_)) {
-            let list = Node { span: self.node.span, value: Value::Sequence(vec![Rc::clone(self.node)]) };
-            return visitor.visit_newtype_struct(At { node: &Rc::new(list), ..self });
+            let list = Node {
+                span: self.node.span,
+                value: Value::Sequence(vec![Rc::clone(self.node)]),
+            };
+            return visitor.visit_newtype_struct(At {
+                node: &Rc::new(list),
+                ..self
+            });
         }
         match (name.strip_prefix(SHORTHAND), self.node.text()) {
             (Some(key), Some(_)) => {
                 let span = self.node.span;
-                let key = Rc::new(Node { span, value: Value::Scalar { text: key.into(), plain: true } });
-                let entry = Entry { key, value: Rc::clone(self.node), refused: false };
-                let mapping = Rc::new(Node { span, value: Value::Mapping(vec![entry]) });
-                visitor.visit_newtype_struct(At { node: &mapping, ..self })
+                let key = Rc::new(Node {
+                    span,
+                    value: Value::Scalar {
+                        text: key.into(),
+                        plain: true,
+                    },
+                });
+                let entry = Entry {
+                    key,
+                    value: Rc::clone(self.node),
+                    refused: false,
+                };
+                let mapping = Rc::new(Node {
+                    span,
+                    value: Value::Mapping(vec![entry]),
+                });
+                visitor.visit_newtype_struct(At {
+                    node: &mapping,
+                    ..self
+                })
             }
             _ => visitor.visit_newtype_struct(self),
         }
@@ -407,12 +494,22 @@ struct WithPlace<'a> {
 impl<'de> de::SeqAccess<'de> for WithPlace<'_> {
     type Error = Mismatch;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Mismatch> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Mismatch> {
         self.given += 1;
         match self.given {
-            1 => seed.deserialize(self.at.span.start.into_deserializer()).map(Some),
-            2 => seed.deserialize(self.at.span.end.into_deserializer()).map(Some),
-            _ => Ok(seed.deserialize(self.at).map_err(|error| self.at.note(error)).ok()),
+            1 => seed
+                .deserialize(self.at.span.start.into_deserializer())
+                .map(Some),
+            2 => seed
+                .deserialize(self.at.span.end.into_deserializer())
+                .map(Some),
+            _ => Ok(seed
+                .deserialize(self.at)
+                .map_err(|error| self.at.note(error))
+                .ok()),
         }
     }
 }
@@ -425,8 +522,14 @@ struct Items<'a> {
 impl<'de> de::SeqAccess<'de> for Items<'_> {
     type Error = Mismatch;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Mismatch> {
-        self.items.next().map(|item| seed.deserialize(self.list.child(item, None))).transpose()
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Mismatch> {
+        self.items
+            .next()
+            .map(|item| seed.deserialize(self.list.child(item, None)))
+            .transpose()
     }
 }
 
@@ -441,9 +544,14 @@ struct Entries<'a> {
 impl<'de> de::MapAccess<'de> for Entries<'_> {
     type Error = Mismatch;
 
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Mismatch> {
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Mismatch> {
         for entry in self.rest.by_ref() {
-            let Some(word) = entry.key.text().filter(|_| !entry.refused) else { continue };
+            let Some(word) = entry.key.text().filter(|_| !entry.refused) else {
+                continue;
+            };
             if let Some(fields) = self.known
                 && !fields.contains(&word)
             {
@@ -451,7 +559,9 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
                 continue;
             }
             self.next = Some(entry);
-            return seed.deserialize(self.mapping.child(&entry.key, None)).map(Some);
+            return seed
+                .deserialize(self.mapping.child(&entry.key, None))
+                .map(Some);
         }
         Ok(None)
     }

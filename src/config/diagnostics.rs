@@ -56,7 +56,14 @@ impl Diagnostic {
     }
 
     fn new(severity: Severity, span: Option<Span>, message: String) -> Self {
-        Self { severity, span, message, label: None, also: None, help: None }
+        Self {
+            severity,
+            span,
+            message,
+            label: None,
+            also: None,
+            help: None,
+        }
     }
 
     /// Stands beside the caret.
@@ -88,7 +95,10 @@ impl Problems {
     }
 
     pub fn any_error(&self) -> bool {
-        self.0.borrow().iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        self.0
+            .borrow()
+            .iter()
+            .any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
     pub fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
@@ -97,9 +107,16 @@ impl Problems {
         // A problem of a value in `defaults:` is found once a route, and told once.
         let mut told = HashSet::new();
         diagnostics.retain(|diagnostic| told.insert(diagnostic.clone()));
-        let line_starts =
-            std::iter::once(0).chain(source.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
-        Report { file, source, line_starts, masks, diagnostics }
+        let line_starts = std::iter::once(0)
+            .chain(source.match_indices('\n').map(|(newline, _)| newline + 1))
+            .collect();
+        Report {
+            file,
+            source,
+            line_starts,
+            masks,
+            diagnostics,
+        }
     }
 }
 
@@ -110,12 +127,19 @@ impl Report {
 
     /// How many problems of this severity there are.
     pub fn count(&self, severity: Severity) -> usize {
-        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
+        self.diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == severity)
+            .count()
     }
 
     /// Every problem with its place in the file, `colour`ed for a terminal or not.
     pub fn to_text(&self, colour: bool) -> String {
-        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
         let mut text = String::new();
         for diagnostic in &self.diagnostics {
             text += &self.rendered(diagnostic, &renderer);
@@ -135,23 +159,34 @@ impl Report {
     }
 
     fn summaries_of(&self, wanted: impl Fn(Severity) -> bool) -> impl Iterator<Item = String> {
-        self.diagnostics.iter().filter(move |diagnostic| wanted(diagnostic.severity)).map(|diagnostic| {
-            let place = match diagnostic.span.map(|span| self.position(span.start)) {
-                Some((line, column)) => format!("{}:{line}:{column}", self.file),
-                None => self.file.clone(),
-            };
-            let hints: Vec<_> = diagnostic.label.iter().chain(&diagnostic.help).map(String::as_str).collect();
-            match hints[..] {
-                [] => format!("{place}: {}", diagnostic.message),
-                _ => format!("{place}: {} ({})", diagnostic.message, hints.join("; ")),
-            }
-        })
+        self.diagnostics
+            .iter()
+            .filter(move |diagnostic| wanted(diagnostic.severity))
+            .map(|diagnostic| {
+                let place = match diagnostic.span.map(|span| self.position(span.start)) {
+                    Some((line, column)) => format!("{}:{line}:{column}", self.file),
+                    None => self.file.clone(),
+                };
+                let hints: Vec<_> = diagnostic
+                    .label
+                    .iter()
+                    .chain(&diagnostic.help)
+                    .map(String::as_str)
+                    .collect();
+                match hints[..] {
+                    [] => format!("{place}: {}", diagnostic.message),
+                    _ => format!("{place}: {} ({})", diagnostic.message, hints.join("; ")),
+                }
+            })
     }
 
     /// One JSON object a line: `severity`, `file`, `message`, and where known `line`, `column` (both from 1, columns
     /// in characters), `label` (beside the caret), `help`, and `also` with the `line`, `column` and `message` of a second place.
     pub fn to_json_lines(&self) -> String {
-        self.diagnostics.iter().map(|diagnostic| self.json(diagnostic).to_string() + "\n").collect()
+        self.diagnostics
+            .iter()
+            .map(|diagnostic| self.json(diagnostic).to_string() + "\n")
+            .collect()
     }
 
     fn json(&self, diagnostic: &Diagnostic) -> serde_json::Value {
@@ -176,7 +211,10 @@ impl Report {
         }
         if let Some((span, message)) = diagnostic.also {
             let (line, column) = self.position(span.start);
-            object.insert("also".into(), json!({"line": line, "column": column, "message": message}));
+            object.insert(
+                "also".into(),
+                json!({"line": line, "column": column, "message": message}),
+            );
         }
         object.into()
     }
@@ -211,8 +249,14 @@ impl Report {
     }
 
     /// The lines around `span`, and the column of `span` there.
-    fn snippet<'a>(&'a self, span: Span, diagnostic: &'a Diagnostic) -> (Snippet<'a, Annotation<'a>>, usize) {
-        let also = diagnostic.also.map(|(span, label)| (self.on_one_line(span), label));
+    fn snippet<'a>(
+        &'a self,
+        span: Span,
+        diagnostic: &'a Diagnostic,
+    ) -> (Snippet<'a, Annotation<'a>>, usize) {
+        let also = diagnostic
+            .also
+            .map(|(span, label)| (self.on_one_line(span), label));
         let span = self.on_one_line(span);
         let (first, last) = match also {
             Some((other, _)) => (span.start.min(other.start), span.end.max(other.end)),
@@ -221,34 +265,54 @@ impl Report {
         let window = self.line_around(first).start..self.line_around(last).end;
         let shown = Masked::of(&self.source, window.clone(), &self.masks);
         let range = shown.range(span);
-        let line_start = shown.text[..range.start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_start = shown.text[..range.start]
+            .rfind('\n')
+            .map_or(0, |newline| newline + 1);
         let column = shown.text[line_start..range.start].chars().count() + 1;
-        let primary = AnnotationKind::Primary.span(range).label(diagnostic.label.as_deref());
-        let secondary = also.map(|(span, label)| AnnotationKind::Context.span(shown.range(span)).label(label));
+        let primary = AnnotationKind::Primary
+            .span(range)
+            .label(diagnostic.label.as_deref());
+        let secondary =
+            also.map(|(span, label)| AnnotationKind::Context.span(shown.range(span)).label(label));
         let (line, _) = self.position(window.start);
-        let snippet = Snippet::source(shown.text).path(self.file.as_str()).line_start(line);
+        let snippet = Snippet::source(shown.text)
+            .path(self.file.as_str())
+            .line_start(line);
         (snippet.annotation(primary).annotations(secondary), column)
     }
 
     /// Line and column of a byte, both from 1, the column in characters.
     fn position(&self, at: usize) -> (usize, usize) {
-        let line = self.line_starts.partition_point(|&start| start <= at).max(1);
-        let before = self.source.get(self.line_starts[line - 1]..at).unwrap_or_default();
+        let line = self
+            .line_starts
+            .partition_point(|&start| start <= at)
+            .max(1);
+        let before = self
+            .source
+            .get(self.line_starts[line - 1]..at)
+            .unwrap_or_default();
         (line, before.chars().count() + 1)
     }
 
     /// `span`, cut at the end of its first line: a whole route under one caret line would hide what is meant.
     fn on_one_line(&self, span: Span) -> Span {
         let start = span.start.min(self.source.len());
-        let end = span.end.clamp(start, self.line_around(start).end.max(start));
+        let end = span
+            .end
+            .clamp(start, self.line_around(start).end.max(start));
         Span { start, end }
     }
 
     /// The line that `at` is in, without its end.
     fn line_around(&self, at: usize) -> Range<usize> {
-        let (before, after) = self.source.split_at_checked(at).unwrap_or((&self.source, ""));
+        let (before, after) = self
+            .source
+            .split_at_checked(at)
+            .unwrap_or((&self.source, ""));
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let end = after.find(['\n', '\r']).map_or(self.source.len(), |newline| at + newline);
+        let end = after
+            .find(['\n', '\r'])
+            .map_or(self.source.len(), |newline| at + newline);
         start..end
     }
 }
@@ -282,7 +346,11 @@ struct Masked {
 
 impl Masked {
     fn of(source: &str, window: Range<usize>, masks: &[Span]) -> Self {
-        let mut shown = Self { text: String::new(), replaced: Vec::new(), start: window.start };
+        let mut shown = Self {
+            text: String::new(),
+            replaced: Vec::new(),
+            start: window.start,
+        };
         let mut at = window.start;
         for mask in masks {
             let (from, to) = (mask.start.max(at), mask.end.min(window.end));
@@ -293,8 +361,12 @@ impl Masked {
             let masked_from = shown.text.len();
             shown.text += MASK;
             // The lines below keep their numbers.
-            shown.text.extend(source.get(from..to).unwrap_or_default().matches('\n'));
-            shown.replaced.push((from..to, masked_from..shown.text.len()));
+            shown
+                .text
+                .extend(source.get(from..to).unwrap_or_default().matches('\n'));
+            shown
+                .replaced
+                .push((from..to, masked_from..shown.text.len()));
             at = to;
         }
         shown.text += source.get(at..window.end).unwrap_or_default();
@@ -307,8 +379,11 @@ impl Masked {
     }
 
     fn place(&self, at: usize, is_end: bool) -> usize {
-        let Some((from, to)) =
-            self.replaced.iter().rev().find(|(from, _)| from.start < at || (from.start == at && !is_end))
+        let Some((from, to)) = self
+            .replaced
+            .iter()
+            .rev()
+            .find(|(from, _)| from.start < at || (from.start == at && !is_end))
         else {
             return at - self.start;
         };

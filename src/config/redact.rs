@@ -11,7 +11,16 @@ use super::tree::{Node, Span, Value};
 const REFERENCE: [&str; 4] = ["env", "file", "name", "expires"];
 
 /// What a key is called that has a secret below it, in this format and in what people write by mistake.
-const SENSITIVE: [&str; 8] = ["secret", "token", "password", "value", "headers", "auth", "cookie", "credential"];
+const SENSITIVE: [&str; 8] = [
+    "secret",
+    "token",
+    "password",
+    "value",
+    "headers",
+    "auth",
+    "cookie",
+    "credential",
+];
 
 /// The masks for a file that was parsed: in order, and not overlapping.
 pub(super) fn of_trees(documents: &[Rc<Node>]) -> Vec<Span> {
@@ -27,7 +36,9 @@ pub(super) fn of_trees(documents: &[Rc<Node>]) -> Vec<Span> {
 /// Below a sensitive key all text is masked, save in a reference the text that says where the secret is.
 fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
     match &node.value {
-        Value::Scalar { text, .. } if sensitive || has_user_information(text) => masks.push(node.span),
+        Value::Scalar { text, .. } if sensitive || has_user_information(text) => {
+            masks.push(node.span)
+        }
         Value::Null | Value::Scalar { .. } => {}
         Value::Sequence(items) => items.iter().for_each(|item| visit(item, sensitive, masks)),
         Value::Mapping(entries) => {
@@ -38,13 +49,24 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
                     visit(&entry.value, true, masks);
                     continue;
                 };
-                if sensitive && matches!(entry.value.value, Value::Null) && nearest(key, &REFERENCE).is_none() {
+                if sensitive
+                    && matches!(entry.value.value, Value::Null)
+                    && nearest(key, &REFERENCE).is_none()
+                {
                     // `{whsec_…}`: the secret itself, taken for a key.
                     masks.push(entry.key.span);
                 }
                 let says_where = sensitive && REFERENCE.contains(&key);
                 let names_a_variable = key != "env" || entry.value.text().is_none_or(is_variable);
-                visit(&entry.value, if says_where { !names_a_variable } else { sensitive || is_sensitive(key) }, masks);
+                visit(
+                    &entry.value,
+                    if says_where {
+                        !names_a_variable
+                    } else {
+                        sensitive || is_sensitive(key)
+                    },
+                    masks,
+                );
             }
         }
     }
@@ -57,13 +79,17 @@ fn is_sensitive(key: &str) -> bool {
 
 /// Whether `text` can be the name of an environment variable, and does not look like a secret in its place.
 pub(super) fn is_variable(text: &str) -> bool {
-    let shaped = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let shaped = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     shaped && !text.starts_with(|first: char| first.is_ascii_digit()) && !text.starts_with("whsec_")
 }
 
 /// `https://user:password@host/`
 fn has_user_information(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
+    text.split_once("://")
+        .is_some_and(|(_, rest)| rest.contains('@'))
 }
 
 /// The masks for a file that could not be parsed. Line by line, and rather too many than too few: from a line that
@@ -85,12 +111,17 @@ pub(super) fn of_text(source: &str) -> Vec<Span> {
         if above.is_some() {
             let word = key.map(|key| key.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
             let shown = match word {
-                Some(word) if is_sensitive(word) || REFERENCE.contains(&word) => indent + key.map_or(0, str::len) + 1,
+                Some(word) if is_sensitive(word) || REFERENCE.contains(&word) => {
+                    indent + key.map_or(0, str::len) + 1
+                }
                 _ => indent,
             };
             let shown = text.len() - text[shown..].trim_start().len();
             if shown < text.len() {
-                masks.push(Span { start: start + shown, end: start + text.len() });
+                masks.push(Span {
+                    start: start + shown,
+                    end: start + text.len(),
+                });
             }
         }
         start += line.len();
@@ -101,5 +132,8 @@ pub(super) fn of_text(source: &str) -> Vec<Span> {
 /// Whether a line's beginning looks like a key of the format, and not like the rest of a secret.
 fn is_word(key: &str) -> bool {
     let key = key.strip_prefix("- ").unwrap_or(key);
-    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    !key.is_empty()
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }

@@ -21,7 +21,11 @@ fn schema() -> Value {
 /// The reference in `docs/configuration.md`.
 pub fn reference() -> String {
     let schema = schema();
-    let mut reference = Reference { definitions: &schema["$defs"], sections: Vec::new(), text: INTRODUCTION.into() };
+    let mut reference = Reference {
+        definitions: &schema["$defs"],
+        sections: Vec::new(),
+        text: INTRODUCTION.into(),
+    };
     reference.section("", "Top level", &schema);
     let mut written = 0;
     while let Some((path, name)) = reference.sections.get(written).cloned() {
@@ -58,43 +62,76 @@ struct Reference<'a> {
 impl Reference<'_> {
     fn section(&mut self, path: &str, heading: &str, schema: &Value) {
         let mapping = mapping(schema);
-        let _ = write!(self.text, "\n## {heading}\n\n{}\n", paragraph(&mapping["description"]));
+        let _ = write!(
+            self.text,
+            "\n## {heading}\n\n{}\n",
+            paragraph(&mapping["description"])
+        );
         if path == "routes[]" {
             self.text += "\n`defaults` takes the same keys.\n";
         }
         self.text += "\n| key | value | default | |\n| --- | --- | --- | --- |\n";
         let none = Map::new();
         for (key, property) in mapping["properties"].as_object().unwrap_or(&none) {
-            let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let inner = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
             let kind = self.kind(property, &inner);
-            let default = property.get("default").map(|value| format!("`{}`", plain(value))).unwrap_or_default();
-            let required =
-                mapping["required"].as_array().is_some_and(|keys| keys.iter().any(|name| name == key.as_str()));
+            let default = property
+                .get("default")
+                .map(|value| format!("`{}`", plain(value)))
+                .unwrap_or_default();
+            let required = mapping["required"]
+                .as_array()
+                .is_some_and(|keys| keys.iter().any(|name| name == key.as_str()));
             let default = if required { "required".into() } else { default };
-            let _ = writeln!(self.text, "| `{key}` | {kind} | {default} | {} |", paragraph(&property["description"]));
+            let _ = writeln!(
+                self.text,
+                "| `{key}` | {kind} | {default} | {} |",
+                paragraph(&property["description"])
+            );
         }
     }
 
     /// What a value looks like, in few words. Remembers mappings for a section of their own.
     fn kind(&mut self, schema: &Value, path: &str) -> String {
-        if let Some(name) = schema["$ref"].as_str().and_then(|target| target.strip_prefix("#/$defs/")) {
+        if let Some(name) = schema["$ref"]
+            .as_str()
+            .and_then(|target| target.strip_prefix("#/$defs/"))
+        {
             return self.named(name, path);
         }
         if let Some(allowed) = schema["enum"].as_array() {
-            return allowed.iter().map(|value| format!("`{}`", plain(value))).collect::<Vec<_>>().join(", ");
+            return allowed
+                .iter()
+                .map(|value| format!("`{}`", plain(value)))
+                .collect::<Vec<_>>()
+                .join(", ");
         }
         if let Some([list, one]) = schema["anyOf"].as_array().map(Vec::as_slice) {
             return format!("{} or {}", self.kind(one, path), self.kind(list, path));
         }
         if let Some(variants) = schema["oneOf"].as_array() {
-            return variants.iter().map(|variant| self.kind(variant, path)).collect::<Vec<_>>().join(", ");
+            return variants
+                .iter()
+                .map(|variant| self.kind(variant, path))
+                .collect::<Vec<_>>()
+                .join(", ");
         }
         if let Some(only) = schema.get("const") {
             return format!("`{}`", plain(only));
         }
         match schema["type"].as_str() {
-            Some("array") => format!("list of: {}", self.kind(&schema["items"], &format!("{path}[]"))),
-            Some("object") => format!("names and values: {}", self.kind(&schema["additionalProperties"], path)),
+            Some("array") => format!(
+                "list of: {}",
+                self.kind(&schema["items"], &format!("{path}[]"))
+            ),
+            Some("object") => format!(
+                "names and values: {}",
+                self.kind(&schema["additionalProperties"], path)
+            ),
             Some("string") => "text".into(),
             Some("boolean") => "`true`, `false`".into(),
             Some(number) => number.replace("integer", "whole number"),
@@ -116,8 +153,15 @@ impl Reference<'_> {
         if !self.sections.iter().any(|(_, known)| known == name) {
             self.sections.push((first_use.clone(), name.to_owned()));
         }
-        let anchor: String = first_use.chars().filter(|c| c.is_alphanumeric() || "_-".contains(*c)).collect();
-        let or_text = if std::ptr::eq(mapping(schema), schema) { "" } else { "text or " };
+        let anchor: String = first_use
+            .chars()
+            .filter(|c| c.is_alphanumeric() || "_-".contains(*c))
+            .collect();
+        let or_text = if std::ptr::eq(mapping(schema), schema) {
+            ""
+        } else {
+            "text or "
+        };
         format!("{or_text}[mapping](#{anchor})")
     }
 
@@ -125,7 +169,12 @@ impl Reference<'_> {
         self.text += "\n## Values\n\n| kind | form |\n| --- | --- |\n";
         for (name, schema) in self.definitions.as_object().into_iter().flatten() {
             if mapping(schema)["properties"].is_null() {
-                let _ = writeln!(self.text, "| {} | {} |", words(name), paragraph(&schema["description"]));
+                let _ = writeln!(
+                    self.text,
+                    "| {} | {} |",
+                    words(name),
+                    paragraph(&schema["description"])
+                );
             }
         }
     }
@@ -134,12 +183,18 @@ impl Reference<'_> {
 /// The mapping in a schema that may also be text.
 fn mapping(schema: &Value) -> &Value {
     let forms = schema["anyOf"].as_array().and_then(|forms| forms.last());
-    forms.filter(|form| form["properties"].is_object()).unwrap_or(schema)
+    forms
+        .filter(|form| form["properties"].is_object())
+        .unwrap_or(schema)
 }
 
 /// A doc comment on one line, fit for a table's cell.
 fn paragraph(description: &Value) -> String {
-    description.as_str().unwrap_or_default().replace('\n', " ").replace('|', "\\|")
+    description
+        .as_str()
+        .unwrap_or_default()
+        .replace('\n', " ")
+        .replace('|', "\\|")
 }
 
 /// A value as it is written in YAML.
@@ -147,9 +202,15 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() => "\"\"".into(),
         Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(plain).collect::<Vec<_>>().join(", ")
+        ),
         Value::Object(pairs) => {
-            let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{key}: {}", plain(value))).collect();
+            let pairs: Vec<_> = pairs
+                .iter()
+                .map(|(key, value)| format!("{key}: {}", plain(value)))
+                .collect();
             format!("{{{}}}", pairs.join(", "))
         }
         other => other.to_string(),

@@ -52,7 +52,11 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn parse_in(folder: &Path, source: &str) -> Result<Loaded, Report> {
-    let sources = Sources { folder, env: &env, now: Timestamp::from_second(NOW).unwrap() };
+    let sources = Sources {
+        folder,
+        env: &env,
+        now: Timestamp::from_second(NOW).unwrap(),
+    };
     parse("hookgate.yaml".into(), source.into(), &sources)
 }
 
@@ -61,7 +65,9 @@ fn parse_text(source: &str) -> Result<Loaded, Report> {
 }
 
 fn config(source: &str) -> Config {
-    parse_text(source).unwrap_or_else(|report| panic!("{report}")).config
+    parse_text(source)
+        .unwrap_or_else(|report| panic!("{report}"))
+        .config
 }
 
 /// One route with `keys` besides those that it must have.
@@ -93,7 +99,10 @@ fn reports_read_as_they_are_written_down() {
     let mut names: Vec<_> = fs::read_dir(cases())
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .collect();
     names.sort();
     assert!(names.len() > 10, "{names:?}");
@@ -102,7 +111,9 @@ fn reports_read_as_they_are_written_down() {
             Ok(loaded) => loaded.warnings,
             Err(report) => report,
         };
-        assert!(!report.to_text(true).contains("canary") && !report.to_json_lines().contains("canary"));
+        assert!(
+            !report.to_text(true).contains("canary") && !report.to_json_lines().contains("canary")
+        );
         assert!(!format!("{report:?}").contains("canary"));
         assert_current(&path.with_extension("txt"), &report.to_text(false));
     }
@@ -110,14 +121,28 @@ fn reports_read_as_they_are_written_down() {
 
 #[test]
 fn json_lines_say_what_the_text_says() {
-    let report = parse_text("routes:\n  - {path: /ä, name: a, nam: b}\n").err().unwrap();
+    let report = parse_text("routes:\n  - {path: /ä, name: a, nam: b}\n")
+        .err()
+        .unwrap();
     let lines = report.to_json_lines();
-    let lines: Vec<Json> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), report.count(Severity::Error) + report.count(Severity::Warning));
-    let unknown = lines.iter().find(|line| line["message"] == "unknown key `nam`").unwrap();
+    let lines: Vec<Json> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        lines.len(),
+        report.count(Severity::Error) + report.count(Severity::Warning)
+    );
+    let unknown = lines
+        .iter()
+        .find(|line| line["message"] == "unknown key `nam`")
+        .unwrap();
     assert_eq!(unknown["severity"], "error");
     assert_eq!(unknown["file"], "hookgate.yaml");
-    assert_eq!((&unknown["line"], &unknown["column"]), (&2.into(), &25.into()));
+    assert_eq!(
+        (&unknown["line"], &unknown["column"]),
+        (&2.into(), &25.into())
+    );
     assert_eq!(unknown["label"], "did you mean `name`?");
 }
 
@@ -125,10 +150,18 @@ fn json_lines_say_what_the_text_says() {
 fn four_lines_are_enough() {
     let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert_eq!(addresses(&loaded.config), ["127.0.0.1:8080".parse().unwrap()]);
-    assert_eq!(loaded.config.admin.address, "127.0.0.1:9180".parse().unwrap());
+    assert_eq!(
+        addresses(&loaded.config),
+        ["127.0.0.1:8080".parse().unwrap()]
+    );
+    assert_eq!(
+        loaded.config.admin.address,
+        "127.0.0.1:9180".parse().unwrap()
+    );
     assert!(loaded.config.admin.token.is_none());
-    let [route] = &loaded.config.routes[..] else { panic!("one route") };
+    let [route] = &loaded.config.routes[..] else {
+        panic!("one route")
+    };
     assert_eq!(&*route.name, "webhooks-vpn-enterprise");
     assert_eq!(&*route.path, "/webhooks/vpn-enterprise");
     assert_eq!(route.methods, [Method::POST]);
@@ -156,7 +189,9 @@ fn the_example_is_valid_without_warnings() {
 /// The example with the keys that are commented out because they need a file.
 fn whole_example() -> String {
     let line = |line: &str| match line.strip_prefix('#') {
-        Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) || key.starts_with("  ") => format!("{key}\n"),
+        Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) || key.starts_with("  ") => {
+            format!("{key}\n")
+        }
         _ => format!("{line}\n"),
     };
     EXAMPLE.lines().map(line).collect()
@@ -169,9 +204,14 @@ fn what_the_example_leaves_out_is_valid_too() {
     for file in ["ca.pem", "tls.crt", "tls.key"] {
         fs::copy(cases().join(file), folder.path().join(file)).unwrap();
     }
-    let loaded = parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report}"));
+    let loaded =
+        parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    let names: Vec<_> = loaded.config.routes[0].verifier.secret_names().map(ToString::to_string).collect();
+    let names: Vec<_> = loaded.config.routes[0]
+        .verifier
+        .secret_names()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(names, ["current", "old"]);
 }
 
@@ -190,12 +230,18 @@ fn the_example_has_every_key() {
         }
     }
     let mut all = Vec::new();
-    keys(&serde_json::from_str(&schema::json_schema()).unwrap(), &mut all);
+    keys(
+        &serde_json::from_str(&schema::json_schema()).unwrap(),
+        &mut all,
+    );
     assert!(all.len() > 60, "{all:?}");
     // Text is short for a mapping with this one key.
     for key in all.iter().filter(|key| *key != "pointer") {
         let said = [format!("{key}:"), format!("{{{key}:")];
-        assert!(said.iter().any(|said| EXAMPLE.contains(said)), "`{key}` is not in config/hookgate.yaml");
+        assert!(
+            said.iter().any(|said| EXAMPLE.contains(said)),
+            "`{key}` is not in config/hookgate.yaml"
+        );
     }
 }
 
@@ -207,9 +253,10 @@ fn to_json(node: &tree::Node) -> Json {
             _ => Json::String(text.to_string()),
         },
         tree::Value::Sequence(items) => items.iter().map(|item| to_json(item)).collect(),
-        tree::Value::Mapping(entries) => {
-            entries.iter().map(|entry| (entry.key.text().unwrap().to_owned(), to_json(&entry.value))).collect()
-        }
+        tree::Value::Mapping(entries) => entries
+            .iter()
+            .map(|entry| (entry.key.text().unwrap().to_owned(), to_json(&entry.value)))
+            .collect(),
     }
 }
 
@@ -223,10 +270,18 @@ fn the_schema_is_current_and_takes_the_examples() {
     let whole = whole_example();
     for source in [MINIMAL, EXAMPLE, whole.as_str()] {
         let instance = to_json(&tree::parse(source, &Problems::default()).unwrap()[0]);
-        let errors: Vec<_> = validator.iter_errors(&instance).map(|error| error.to_string()).collect();
+        let errors: Vec<_> = validator
+            .iter_errors(&instance)
+            .map(|error| error.to_string())
+            .collect();
         assert!(errors.is_empty(), "{errors:?}");
     }
-    for wrong in ["routes: []", "listen: [{adress: a}]\nroutes: [{}]", "routes: [{delivery: fax}]", "{}"] {
+    for wrong in [
+        "routes: []",
+        "listen: [{adress: a}]\nroutes: [{}]",
+        "routes: [{delivery: fax}]",
+        "{}",
+    ] {
         let instance = to_json(&tree::parse(wrong, &Problems::default()).unwrap()[0]);
         assert!(!validator.is_valid(&instance), "{wrong}");
     }
@@ -240,8 +295,12 @@ fn the_reference_is_current() {
 /// The keys of a mapping of the schema that have a default, with it, as YAML.
 fn documented_defaults(schema: &Json, mapping: &str) -> String {
     let properties = schema["$defs"][mapping]["properties"].as_object().unwrap();
-    let with_default = properties.iter().filter_map(|(key, property)| Some((key, property.get("default")?)));
-    let pairs: serde_json::Map<_, _> = with_default.map(|(key, default)| (key.clone(), default.clone())).collect();
+    let with_default = properties
+        .iter()
+        .filter_map(|(key, property)| Some((key, property.get("default")?)));
+    let pairs: serde_json::Map<_, _> = with_default
+        .map(|(key, default)| (key.clone(), default.clone()))
+        .collect();
     assert!(!pairs.is_empty(), "{mapping}");
     Json::from(pairs).to_string()
 }
@@ -268,11 +327,20 @@ fn the_documented_defaults_are_the_real_ones() {
     assert_eq!(short.admin.address, long.admin.address);
     assert_eq!(embedded(&short.store), embedded(&long.store));
     assert_eq!(short.shutdown, long.shutdown);
-    assert_eq!((short.log.format, short.log.level), (long.log.format, long.log.level));
+    assert_eq!(
+        (short.log.format, short.log.level),
+        (long.log.format, long.log.level)
+    );
     let limits = |limits: Limits| {
         let bytes = (limits.header_bytes, limits.body_bytes_in_flight);
         let connections = (limits.connections, limits.connections_per_address);
-        (connections, bytes, limits.header_timeout, limits.idle_timeout, limits.trusted_proxies)
+        (
+            connections,
+            bytes,
+            limits.header_timeout,
+            limits.idle_timeout,
+            limits.trusted_proxies,
+        )
     };
     assert_eq!(limits(short.limits), limits(long.limits));
     let (short, long) = (&short.routes[0], &long.routes[0]);
@@ -280,7 +348,10 @@ fn the_documented_defaults_are_the_real_ones() {
     assert_eq!(short.budget, long.budget);
     assert_eq!(short.max_body, long.max_body);
     assert_eq!(short.replay, long.replay);
-    assert_eq!((short.handover, short.accept_status), (long.handover, long.accept_status));
+    assert_eq!(
+        (short.handover, short.accept_status),
+        (long.handover, long.accept_status)
+    );
     assert_eq!((short.retry, short.retain), (long.retry, long.retain));
     assert_eq!(short.forward_query, long.forward_query);
 }
@@ -291,8 +362,13 @@ fn a_routes_own_key_takes_the_place_of_the_default_as_a_whole() {
         "defaults:\n  budget: 3s\n  replay: {window: 200h, on_duplicate: acknowledge}\n  secrets: [{env: WEBHOOK_SECRET}]\n  \
          upstream: http://127.0.0.1:3000/\nroutes:\n  - path: /a\n  - {path: /b, replay: {in_flight: reject}}\n",
     );
-    let [a, b] = &config.routes[..] else { panic!("two routes") };
-    assert_eq!((a.budget.total, b.budget.total), (Duration::from_secs(3), Duration::from_secs(3)));
+    let [a, b] = &config.routes[..] else {
+        panic!("two routes")
+    };
+    assert_eq!(
+        (a.budget.total, b.budget.total),
+        (Duration::from_secs(3), Duration::from_secs(3))
+    );
     assert_eq!(a.replay.window, Duration::from_secs(200 * 3600));
     assert_eq!(a.replay.on_duplicate, OnDuplicate::Acknowledge);
     assert_eq!(b.replay.window, Duration::from_secs(96 * 3600));
@@ -308,7 +384,15 @@ fn names_come_from_paths_and_hosts_and_stay_when_a_route_is_added_below() {
          - {path: /c, name: Own.Name}\n",
     );
     let names: Vec<_> = config.routes.iter().map(|route| &*route.name).collect();
-    assert_eq!(names, ["webhooks-vpn_x", "b-example-com--webhooks-vpn_x", "root", "Own.Name"]);
+    assert_eq!(
+        names,
+        [
+            "webhooks-vpn_x",
+            "b-example-com--webhooks-vpn_x",
+            "root",
+            "Own.Name"
+        ]
+    );
     assert_eq!(config.routes[0].host.as_deref(), Some("a.example.com"));
 }
 
@@ -325,15 +409,28 @@ fn an_id_that_is_not_signed_makes_the_ledger_go_by_the_body_too() {
     ] {
         let route = route(event);
         let secret = crate::secret::Secret::new("canary-webhook").unwrap();
-        let signed = crate::signature::presets::vpn_enterprise().sign(&secret, body.as_bytes(), now, None).unwrap();
+        let signed = crate::signature::presets::vpn_enterprise()
+            .sign(&secret, body.as_bytes(), now, None)
+            .unwrap();
         let mut verification = route.verifier.begin(&signed.to_headers(), now);
         verification.update(body.into());
         let verified = verification.finish().unwrap();
         assert_eq!(verified.body_sha256().is_some(), hashed, "{event}");
     }
-    assert!(matches!(route("event: {id: {body_digest: true}}").envelope.id, IdSource::BodyDigest));
-    assert!(matches!(route("event: {type: {header: X-Type}}").envelope.kind, Source::Header(_)));
-    assert!(route("event: {timestamp: /t, max_age: 5m}").envelope.timestamp.is_some());
+    assert!(matches!(
+        route("event: {id: {body_digest: true}}").envelope.id,
+        IdSource::BodyDigest
+    ));
+    assert!(matches!(
+        route("event: {type: {header: X-Type}}").envelope.kind,
+        Source::Header(_)
+    ));
+    assert!(
+        route("event: {timestamp: /t, max_age: 5m}")
+            .envelope
+            .timestamp
+            .is_some()
+    );
 }
 
 #[test]
@@ -348,9 +445,16 @@ fn secrets_come_from_variables_files_and_literals_with_a_newline_less() {
     let names: Vec<_> = verifier.secret_names().map(ToString::to_string).collect();
     assert_eq!(names, ["WEBHOOK_SECRET", "unix.key", "two", "secret-4"]);
     let now = Timestamp::from_second(NOW).unwrap();
-    for secret in ["canary-webhook", "canary-file", "canary-file-2", "canary-literal"] {
+    for secret in [
+        "canary-webhook",
+        "canary-file",
+        "canary-file-2",
+        "canary-literal",
+    ] {
         let secret = crate::secret::Secret::new(secret).unwrap();
-        let signed = crate::signature::presets::vpn_enterprise().sign(&secret, b"{}", now, None).unwrap();
+        let signed = crate::signature::presets::vpn_enterprise()
+            .sign(&secret, b"{}", now, None)
+            .unwrap();
         let mut verification = verifier.begin(&signed.to_headers(), now);
         verification.update("{}".into());
         assert!(verification.finish().is_ok());
@@ -359,18 +463,69 @@ fn secrets_come_from_variables_files_and_literals_with_a_newline_less() {
 
 #[test]
 fn durations_and_sizes_have_units() {
-    let seconds = |text: &str| route(&format!("budget: {text}, budget_margin: 1ms")).budget.total.as_secs_f64();
-    for (text, expected) in [("500ms", 0.5), ("10s", 10.0), ("4m", 240.0), ("0.5h", 1800.0), ("1.5s", 1.5)] {
+    let seconds = |text: &str| {
+        route(&format!("budget: {text}, budget_margin: 1ms"))
+            .budget
+            .total
+            .as_secs_f64()
+    };
+    for (text, expected) in [
+        ("500ms", 0.5),
+        ("10s", 10.0),
+        ("4m", 240.0),
+        ("0.5h", 1800.0),
+        ("1.5s", 1.5),
+    ] {
         assert!((seconds(text) - expected).abs() < 1e-9, "{text}");
     }
-    for (text, expected) in [("1000", 1000), ("7B", 7), ("64KiB", 65_536), ("2MB", 2_000_000), ("1MiB", 1 << 20)] {
-        assert_eq!(route(&format!("max_body: {text}")).max_body, expected, "{text}");
+    for (text, expected) in [
+        ("1000", 1000),
+        ("7B", 7),
+        ("64KiB", 65_536),
+        ("2MB", 2_000_000),
+        ("1MiB", 1 << 20),
+    ] {
+        assert_eq!(
+            route(&format!("max_body: {text}")).max_body,
+            expected,
+            "{text}"
+        );
     }
-    for wrong in ["10", "10 s", "s", "1e3s", ".5s", "5.s", "1.2.3s", "-5s", "10sec", "0s", "99999999d", "\"\"", "[]"] {
-        assert!(parse_text(&with_keys(&format!("budget: {wrong}"))).is_err(), "{wrong}");
+    for wrong in [
+        "10",
+        "10 s",
+        "s",
+        "1e3s",
+        ".5s",
+        "5.s",
+        "1.2.3s",
+        "-5s",
+        "10sec",
+        "0s",
+        "99999999d",
+        "\"\"",
+        "[]",
+    ] {
+        assert!(
+            parse_text(&with_keys(&format!("budget: {wrong}"))).is_err(),
+            "{wrong}"
+        );
     }
-    for wrong in ["-1", "1.5MiB", "64k", "KiB", "0", "99999999999999999999GiB", "2TiB", "\"\"", "true"] {
-        assert!(parse_text(&with_keys(&format!("max_body: {wrong}"))).is_err(), "{wrong}");
+    for wrong in [
+        "-1",
+        "1.5MiB",
+        "64k",
+        "KiB",
+        "0",
+        "99999999999999999999GiB",
+        "2TiB",
+        "\"\"",
+        "true",
+    ] {
+        assert!(
+            parse_text(&with_keys(&format!("max_body: {wrong}"))).is_err(),
+            "{wrong}"
+        );
     }
 }
 
@@ -381,7 +536,12 @@ fn stored_events_are_tried_for_three_days_and_an_attempt_may_take_the_budget() {
         let route = route(&format!("delivery: {delivery}, budget: 4s"));
         assert_eq!(route.handover, handover);
         assert_eq!(route.accept_status, StatusCode::ACCEPTED);
-        let retry = Backoff { initial: second * 5, factor: 2.0, max_interval: hour, horizon: hour * 72 };
+        let retry = Backoff {
+            initial: second * 5,
+            factor: 2.0,
+            max_interval: hour,
+            horizon: hour * 72,
+        };
         assert_eq!(route.retry, retry);
         assert_eq!(route.attempt_timeout, second * 4);
     }
@@ -391,14 +551,24 @@ fn stored_events_are_tried_for_three_days_and_an_attempt_may_take_the_budget() {
     );
     assert_eq!(written.accept_status, StatusCode::OK);
     assert_eq!(written.attempt_timeout, second * 90);
-    let retry = Backoff { initial: second / 4, factor: 1.5, max_interval: second * 120, horizon: hour * 96 };
+    let retry = Backoff {
+        initial: second / 4,
+        factor: 1.5,
+        max_interval: second * 120,
+        horizon: hour * 96,
+    };
     assert_eq!(written.retry, retry);
 }
 
 #[test]
 fn the_defaults_of_retry_give_way_to_what_is_written() {
     let pauses = |retry: &str| {
-        let Backoff { initial, max_interval, horizon, .. } = route(&format!("delivery: queue, retry: {retry}")).retry;
+        let Backoff {
+            initial,
+            max_interval,
+            horizon,
+            ..
+        } = route(&format!("delivery: queue, retry: {retry}")).retry;
         [initial, max_interval, horizon].map(|pause| pause.as_secs())
     };
     assert_eq!(pauses("{max_interval: 1s}"), [1, 1, 72 * 3600]);
@@ -409,7 +579,10 @@ fn the_defaults_of_retry_give_way_to_what_is_written() {
 #[test]
 fn concurrency_is_for_attempts_too_with_a_default_of_its_own() {
     assert_eq!(route("delivery: queue").queue_concurrency, 32);
-    assert_eq!(route("delivery: queue, concurrency: 500").queue_concurrency, 500);
+    assert_eq!(
+        route("delivery: queue, concurrency: 500").queue_concurrency,
+        500
+    );
     let source = with_keys("delivery: queue") + "\ndefaults: {concurrency: 7}\n";
     assert_eq!(config(&source).routes[0].queue_concurrency, 7);
 }
@@ -418,19 +591,46 @@ fn concurrency_is_for_attempts_too_with_a_default_of_its_own() {
 fn a_week_of_records_is_kept_and_a_gibibyte_at_the_most() {
     let day = Duration::from_secs(86_400);
     let retain = |keys: &str| route(keys).retain;
-    let usual = Retain { payloads: Payloads::Failed, keep: day * 7, max_bytes: Some(1 << 30) };
+    let usual = Retain {
+        payloads: Payloads::Failed,
+        keep: day * 7,
+        max_bytes: Some(1 << 30),
+    };
     assert_eq!(retain("name: x"), usual);
-    assert_eq!(retain("retain: {payloads: none}"), Retain { payloads: Payloads::None, ..usual });
-    let written = Retain { payloads: Payloads::All, keep: day, max_bytes: Some(20 << 20) };
-    assert_eq!(retain("retain: {payloads: all, for: 1d, max_size: 20MiB}"), written);
+    assert_eq!(
+        retain("retain: {payloads: none}"),
+        Retain {
+            payloads: Payloads::None,
+            ..usual
+        }
+    );
+    let written = Retain {
+        payloads: Payloads::All,
+        keep: day,
+        max_bytes: Some(20 << 20),
+    };
+    assert_eq!(
+        retain("retain: {payloads: all, for: 1d, max_size: 20MiB}"),
+        written
+    );
 }
 
 #[test]
 fn bodies_that_are_stored_may_have_256_mib() {
     let source = |keys: &str| with_keys(keys) + "\nlimits: {body_bytes_in_flight: 1GiB}\n";
-    for keys in ["delivery: queue", "delivery: spill", "retain: {payloads: all}"] {
-        assert!(parse_text(&source(&format!("{keys}, max_body: 256MiB"))).is_ok(), "{keys}");
-        assert!(parse_text(&source(&format!("{keys}, max_body: 257MiB"))).is_err(), "{keys}");
+    for keys in [
+        "delivery: queue",
+        "delivery: spill",
+        "retain: {payloads: all}",
+    ] {
+        assert!(
+            parse_text(&source(&format!("{keys}, max_body: 256MiB"))).is_ok(),
+            "{keys}"
+        );
+        assert!(
+            parse_text(&source(&format!("{keys}, max_body: 257MiB"))).is_err(),
+            "{keys}"
+        );
     }
     assert!(parse_text(&source("retain: {payloads: failed}, max_body: 1GiB")).is_ok());
 }
@@ -438,7 +638,8 @@ fn bodies_that_are_stored_may_have_256_mib() {
 #[test]
 fn what_is_only_for_queues_may_stand_in_the_defaults_of_a_route_without_one() {
     let keys = "defaults: {accept_status: 200, attempt_timeout: 3s, retry: {initial: 1s}}\n";
-    let loaded = parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report}"));
+    let loaded =
+        parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
 }
 
@@ -454,12 +655,22 @@ fn the_store_stands_beside_the_configuration() {
     let store = |keys: &str| embedded(&config(&format!("{MINIMAL}{keys}")).store).clone();
     let usual = store("");
     assert_eq!(usual.folder, Path::new("src/config/cases/hookgate-data"));
-    assert_eq!((usual.durability, usual.max_ids, usual.max_bytes), (Durability::Strict, 50_000_000, None));
-    let written = store("store: {path: ../events, durability: relaxed, max_ids: 1000, max_size: 16MiB}\n");
+    assert_eq!(
+        (usual.durability, usual.max_ids, usual.max_bytes),
+        (Durability::Strict, 50_000_000, None)
+    );
+    let written =
+        store("store: {path: ../events, durability: relaxed, max_ids: 1000, max_size: 16MiB}\n");
     assert_eq!(written.folder, Path::new("src/config/cases/../events"));
-    assert_eq!((written.durability, written.max_ids), (Durability::Relaxed, 1000));
+    assert_eq!(
+        (written.durability, written.max_ids),
+        (Durability::Relaxed, 1000)
+    );
     assert_eq!(written.max_bytes, Some(16 << 20));
-    assert_eq!(store("store: {path: /var/lib/hookgate}\n").folder, Path::new("/var/lib/hookgate"));
+    assert_eq!(
+        store("store: {path: /var/lib/hookgate}\n").folder,
+        Path::new("/var/lib/hookgate")
+    );
 }
 
 #[test]
@@ -475,12 +686,27 @@ fn a_file_in_the_place_of_the_default_store_is_told() {
 
 #[test]
 fn paths_that_no_request_can_have_are_refused() {
-    for path in ["", "hook", "/a?b", "/a#b", "/a//b", "/a/../b", "/./a", "/a/..", "/ä", "/a b", "\"/a\\n\""] {
+    for path in [
+        "",
+        "hook",
+        "/a?b",
+        "/a#b",
+        "/a//b",
+        "/a/../b",
+        "/./a",
+        "/a/..",
+        "/ä",
+        "/a b",
+        "\"/a\\n\"",
+    ] {
         let source = with_keys("name: x").replace("/hook", path);
         assert!(parse_text(&source).is_err(), "{path}");
     }
     for path in ["/", "/a/", "/a/...", "/%20", "/a.b~c"] {
-        assert_eq!(&*config(&with_keys("name: x").replace("/hook", path)).routes[0].path, path);
+        assert_eq!(
+            &*config(&with_keys("name: x").replace("/hook", path)).routes[0].path,
+            path
+        );
     }
 }
 
@@ -491,7 +717,9 @@ fn anchors_may_be_used_and_what_they_refer_to_is_masked_as_well() {
          - {path: /b, secrets: *all}\n",
     );
     assert_eq!(config.routes.len(), 2);
-    let report = parse_text("x: &x canary\nroutes: [{secrets: [{value: *x}]}]\n").err().unwrap();
+    let report = parse_text("x: &x canary\nroutes: [{secrets: [{value: *x}]}]\n")
+        .err()
+        .unwrap();
     assert!(!report.to_string().contains("canary"), "{report}");
 }
 
@@ -509,20 +737,41 @@ fn what_is_refused_as_a_whole_is_masked_as_well() {
         "routes: [{secrets: [{whsec_canary}]}]",
     ] {
         let report = parse_text(source).err().unwrap();
-        assert!(!report.to_string().contains("canary") && !report.to_json_lines().contains("canary"), "{report}");
+        assert!(
+            !report.to_string().contains("canary") && !report.to_json_lines().contains("canary"),
+            "{report}"
+        );
     }
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_a_report_too() {
-    let report = load(Path::new("/nonexistent/hookgate.yaml"), &env).err().unwrap();
-    assert!(report.to_string().contains("cannot read the configuration"), "{report}");
+    let report = load(Path::new("/nonexistent/hookgate.yaml"), &env)
+        .err()
+        .unwrap();
+    assert!(
+        report.to_string().contains("cannot read the configuration"),
+        "{report}"
+    );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hookgate.yaml");
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
-    assert!(load(&path, &env).err().unwrap().to_string().contains("not UTF-8"));
+    assert!(
+        load(&path, &env)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("not UTF-8")
+    );
     fs::write(&path, MINIMAL).unwrap();
-    assert_eq!(load(&path, &env).unwrap_or_else(|report| panic!("{report}")).config.routes.len(), 1);
+    assert_eq!(
+        load(&path, &env)
+            .unwrap_or_else(|report| panic!("{report}"))
+            .config
+            .routes
+            .len(),
+        1
+    );
 }
 
 /// The example with literal secrets, so that a leak would show.
@@ -534,7 +783,10 @@ fn full_of_canaries() -> String {
             "[{env: OWN_SYSTEM_SECRET}]",
             "\n      - value: |\n          canary-block\n      - value: \"canary-quoted\"",
         )
-        .replace("X-Custom-Header: your-value", "Authorization: Bearer canary-header")
+        .replace(
+            "X-Custom-Header: your-value",
+            "Authorization: Bearer canary-header",
+        )
 }
 
 #[test]
@@ -543,7 +795,9 @@ fn whatever_fuzzing_found_is_a_configuration_or_has_a_report() {
         let source = String::from_utf8(source).unwrap();
         match check_text(&source) {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
-            Err(report) => assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty()),
+            Err(report) => {
+                assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty())
+            }
         }
     }
 }
@@ -602,9 +856,21 @@ fn where_a_gateway_is_can_be_known_without_its_secrets() {
     fs::write(&file, format!("{MINIMAL}{admin}\nstore: {{path: kept}}\n")).unwrap();
     let found = whereabouts(&file, &|_| None, false).unwrap();
     assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap());
-    assert_eq!((found.store, found.token.is_none()), (Some(folder.path().join("kept")), true));
-    let with_token = |env: &dyn Fn(&str) -> Option<String>| whereabouts(&file, env, true).map(|found| found.token);
-    assert!(with_token(&|_| None).unwrap_err().to_string().contains("ADMIN_TOKEN"));
-    let token = with_token(&|name| (name == "ADMIN_TOKEN").then(|| "t".into())).unwrap().unwrap();
+    assert_eq!(
+        (found.store, found.token.is_none()),
+        (Some(folder.path().join("kept")), true)
+    );
+    let with_token = |env: &dyn Fn(&str) -> Option<String>| {
+        whereabouts(&file, env, true).map(|found| found.token)
+    };
+    assert!(
+        with_token(&|_| None)
+            .unwrap_err()
+            .to_string()
+            .contains("ADMIN_TOKEN")
+    );
+    let token = with_token(&|name| (name == "ADMIN_TOKEN").then(|| "t".into()))
+        .unwrap()
+        .unwrap();
     assert_eq!(token.secret.expose(), b"t");
 }

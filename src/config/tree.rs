@@ -21,7 +21,10 @@ pub(super) struct Span {
 impl Span {
     fn of(span: granit_parser::Span) -> Self {
         let range = span.byte_range().unwrap_or_default();
-        Self { start: range.start, end: range.end }
+        Self {
+            start: range.start,
+            end: range.end,
+        }
     }
 }
 
@@ -63,8 +66,15 @@ impl Node {
 /// Reads a YAML document; more than one is an error. What is wrong goes to `problems`; `None` means that there is no
 /// tree to go on with.
 pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> {
-    let options = granit_parser::options! { emit_unresolved_aliases: true, disallow_directives: true };
-    let mut builder = Builder { source, open: Vec::new(), anchors: HashMap::new(), documents: Vec::new(), problems };
+    let options =
+        granit_parser::options! { emit_unresolved_aliases: true, disallow_directives: true };
+    let mut builder = Builder {
+        source,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        documents: Vec::new(),
+        problems,
+    };
     for next in Parser::new_from_str_with_options(source, options) {
         match next {
             Ok((event, span)) => builder.take(event, span),
@@ -80,7 +90,10 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
         }
     }
     if builder.documents.is_empty() {
-        problems.push(Diagnostic::error(None, "the file is empty").help("`hookgate init` writes one to start from"));
+        problems.push(
+            Diagnostic::error(None, "the file is empty")
+                .help("`hookgate init` writes one to start from"),
+        );
     }
     Some(builder.documents)
 }
@@ -117,54 +130,98 @@ impl Builder<'_> {
         let span = Span::of(at);
         match event {
             Event::DocumentStart(..) if self.documents.len() == 1 => {
-                self.problems.push(Diagnostic::error(span, "a second YAML document begins here").help("keep one"));
+                self.problems.push(
+                    Diagnostic::error(span, "a second YAML document begins here").help("keep one"),
+                );
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(tag.is_some(), at);
                 // A block scalar reaches to the next token.
                 let written = self.source.get(span.start..span.end).unwrap_or_default();
-                let span = Span { end: span.start + written.trim_end().len(), ..span };
+                let span = Span {
+                    end: span.start + written.trim_end().len(),
+                    ..span
+                };
                 let plain = style == ScalarStyle::Plain;
                 let value = match &*text {
                     "" | "~" | "null" | "Null" | "NULL" if plain => Value::Null,
-                    text => Value::Scalar { text: text.into(), plain },
+                    text => Value::Scalar {
+                        text: text.into(),
+                        plain,
+                    },
                 };
                 self.add(Node { span, value }, anchor);
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.refuse_tag(tag.is_some(), at);
-                self.open.push(Open { start: span, anchor, content: Content::Sequence(Vec::new()) });
+                self.open.push(Open {
+                    start: span,
+                    anchor,
+                    content: Content::Sequence(Vec::new()),
+                });
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.is_some(), at);
-                let content = Content::Mapping { entries: Vec::new(), key: None, first_seen: HashMap::new() };
-                self.open.push(Open { start: span, anchor, content });
+                let content = Content::Mapping {
+                    entries: Vec::new(),
+                    key: None,
+                    first_seen: HashMap::new(),
+                };
+                self.open.push(Open {
+                    start: span,
+                    anchor,
+                    content,
+                });
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
             Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
                 Some(node) => self.attach(node),
                 None => self.refuse_alias(span, "this alias stands inside of what it refers to"),
             },
-            Event::UnresolvedAlias(_) => self.refuse_alias(span, "no anchor of this name stands above"),
+            Event::UnresolvedAlias(_) => {
+                self.refuse_alias(span, "no anchor of this name stands above")
+            }
             _ => {}
         }
     }
 
     fn close(&mut self, end: Span) {
-        let Some(Open { start, anchor, content }) = self.open.pop() else { return };
+        let Some(Open {
+            start,
+            anchor,
+            content,
+        }) = self.open.pop()
+        else {
+            return;
+        };
         let (value, last) = match content {
             Content::Sequence(items) => {
                 let last = items.last().map(|item| item.span.end);
                 (Value::Sequence(items), last)
             }
             Content::Mapping { entries, .. } => {
-                let last = entries.last().map(|entry| entry.value.span.end.max(entry.key.span.end));
+                let last = entries
+                    .last()
+                    .map(|entry| entry.value.span.end.max(entry.key.span.end));
                 (Value::Mapping(entries), last)
             }
         };
         // A block ends where the next begins; its last child says better where it stands.
-        let end = if end.end > end.start { end.end } else { last.unwrap_or(start.end) };
-        self.add(Node { span: Span { start: start.start, end: end.max(start.end) }, value }, anchor);
+        let end = if end.end > end.start {
+            end.end
+        } else {
+            last.unwrap_or(start.end)
+        };
+        self.add(
+            Node {
+                span: Span {
+                    start: start.start,
+                    end: end.max(start.end),
+                },
+                value,
+            },
+            anchor,
+        );
     }
 
     fn add(&mut self, node: Node, anchor: usize) {
@@ -182,11 +239,19 @@ impl Builder<'_> {
         };
         match &mut parent.content {
             Content::Sequence(items) => items.push(node),
-            Content::Mapping { entries, key, first_seen } => match key.take() {
+            Content::Mapping {
+                entries,
+                key,
+                first_seen,
+            } => match key.take() {
                 None => *key = Some(node),
                 Some(key) => {
                     let refused = !is_fresh(&key, first_seen, self.problems);
-                    entries.push(Entry { key, value: node, refused });
+                    entries.push(Entry {
+                        key,
+                        value: node,
+                        refused,
+                    });
                 }
             },
         }
@@ -195,13 +260,21 @@ impl Builder<'_> {
     fn refuse_tag(&self, tagged: bool, at: granit_parser::Span) {
         if tagged {
             let span = at.tag_span().map_or(Span::of(at), Span::of);
-            self.problems.push(Diagnostic::error(span, "a YAML tag means nothing here").help("leave it out"));
+            self.problems.push(
+                Diagnostic::error(span, "a YAML tag means nothing here").help("leave it out"),
+            );
         }
     }
 
     fn refuse_alias(&mut self, span: Span, message: &'static str) {
         self.problems.push(Diagnostic::error(span, message));
-        self.attach(Rc::new(Node { span, value: Value::Scalar { text: "".into(), plain: false } }));
+        self.attach(Rc::new(Node {
+            span,
+            value: Value::Scalar {
+                text: "".into(),
+                plain: false,
+            },
+        }));
     }
 }
 
@@ -212,8 +285,16 @@ fn is_fresh(key: &Node, first_seen: &mut HashMap<Box<str>, Span>, problems: &Pro
         return false;
     };
     if let Some(&first) = first_seen.get(text) {
-        let error = Diagnostic::error(key.span, format!("`{}` is given twice", text.escape_debug()));
-        problems.push(error.label("here again").also(first, "first given here").help("keep one of them"));
+        let error = Diagnostic::error(
+            key.span,
+            format!("`{}` is given twice", text.escape_debug()),
+        );
+        problems.push(
+            error
+                .label("here again")
+                .also(first, "first given here")
+                .help("keep one of them"),
+        );
         return false;
     }
     first_seen.insert(text.into(), key.span);

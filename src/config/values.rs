@@ -19,7 +19,10 @@ pub(super) struct Duration(pub time::Duration);
 /// As it is written, but for fractions of a second.
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let friendly = format!("{:#}", SignedDuration::from_secs(self.0.as_secs().try_into().unwrap_or(i64::MAX)));
+        let friendly = format!(
+            "{:#}",
+            SignedDuration::from_secs(self.0.as_secs().try_into().unwrap_or(i64::MAX))
+        );
         f.write_str(&friendly.replace(' ', ""))
     }
 }
@@ -59,7 +62,9 @@ enum Refusal {
 
 impl Duration {
     fn parse(text: &str) -> Result<Self, Refusal> {
-        let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(Refusal::Form)?;
+        let unit_at = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or(Refusal::Form)?;
         let (number, unit) = text.split_at(unit_at);
         let seconds = match unit {
             "ms" => 0.001,
@@ -70,7 +75,11 @@ impl Duration {
             _ => return Err(Refusal::Form),
         };
         let decimal = number.starts_with(|c: char| c.is_ascii_digit()) && !number.ends_with('.');
-        let number: f64 = number.parse().ok().filter(|_| decimal).ok_or(Refusal::Form)?;
+        let number: f64 = number
+            .parse()
+            .ok()
+            .filter(|_| decimal)
+            .ok_or(Refusal::Form)?;
         match time::Duration::try_from_secs_f64(number * seconds) {
             Ok(duration) if duration <= LONGEST => Ok(Self(duration)),
             _ => Err(Refusal::Value("this duration is too long\nat most `3650d`")),
@@ -80,7 +89,9 @@ impl Duration {
 
 impl ByteSize {
     fn parse(text: &str) -> Result<Self, Refusal> {
-        let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let unit_at = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(unit_at);
         let bytes: u64 = match unit {
             "" | "B" => 1,
@@ -95,10 +106,14 @@ impl ByteSize {
         if number.is_empty() {
             return Err(Refusal::Form);
         }
-        let size =
-            number.parse().ok().and_then(|number: u64| number.checked_mul(bytes)).filter(|&size| size <= BIGGEST);
+        let size = number
+            .parse()
+            .ok()
+            .and_then(|number: u64| number.checked_mul(bytes))
+            .filter(|&size| size <= BIGGEST);
         let size = size.and_then(|size| usize::try_from(size).ok());
-        size.map(Self).ok_or(Refusal::Value("this size is too big\nat most `1024GiB`"))
+        size.map(Self)
+            .ok_or(Refusal::Value("this size is too big\nat most `1024GiB`"))
     }
 }
 
@@ -111,11 +126,14 @@ impl Address {
 impl Network {
     fn parse(text: &str) -> Result<Self, Refusal> {
         let address = text.parse::<IpAddr>().map(IpNet::from);
-        match address.or_else(|_| text.parse()).map_err(|_| Refusal::Form)? {
+        match address
+            .or_else(|_| text.parse())
+            .map_err(|_| Refusal::Form)?
+        {
             // Peers' addresses are compared in their IPv4 form.
-            IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => {
-                Err(Refusal::Value("no sender matches an IPv4-mapped network\nwrite the IPv4 network itself"))
-            }
+            IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => Err(Refusal::Value(
+                "no sender matches an IPv4-mapped network\nwrite the IPv4 network itself",
+            )),
             network => Ok(Self(network)),
         }
     }
@@ -129,7 +147,10 @@ impl Moment {
 
 impl Literal {
     /// Never refuses, so that no message has a reason to quote it.
-    #[expect(clippy::unnecessary_wraps, reason = "the other types' parsers can fail")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the other types' parsers can fail"
+    )]
     fn parse(text: &str) -> Result<Self, Refusal> {
         Ok(Self(Zeroizing::new(text.into())))
     }

@@ -16,7 +16,8 @@ pub struct TestMarks(Hmac<Sha256>);
 impl TestMarks {
     /// `key` is the store's own.
     pub fn new(key: [u8; 16]) -> Self {
-        let mut mac = Hmac::new_from_slice(&key).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
+        let mut mac = Hmac::new_from_slice(&key)
+            .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
         mac.update(b"test event:");
         Self(mac)
     }
@@ -29,8 +30,17 @@ impl TestMarks {
 
     /// Whether these headers came with a test event that has this body.
     pub fn are_of_test(&self, headers: &HeaderMap, body: &[u8]) -> bool {
-        let Some(mark) = headers.get(HEADER).and_then(|value| hex::decode(value).ok()) else { return false };
-        self.0.clone().chain_update(body).verify_slice(&mark).is_ok()
+        let Some(mark) = headers
+            .get(HEADER)
+            .and_then(|value| hex::decode(value).ok())
+        else {
+            return false;
+        };
+        self.0
+            .clone()
+            .chain_update(body)
+            .verify_slice(&mark)
+            .is_ok()
     }
 }
 

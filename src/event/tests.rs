@@ -18,11 +18,21 @@ fn pointer(text: &str) -> Pointer {
 }
 
 fn spec() -> EnvelopeSpec {
-    EnvelopeSpec { id: IdSource::Pointer(pointer("/id")), kind: Source::Pointer(pointer("/type")), timestamp: None }
+    EnvelopeSpec {
+        id: IdSource::Pointer(pointer("/id")),
+        kind: Source::Pointer(pointer("/type")),
+        timestamp: None,
+    }
 }
 
 fn timed(source: Source) -> EnvelopeSpec {
-    EnvelopeSpec { timestamp: Some(TimestampSpec { source, max_age: None }), ..spec() }
+    EnvelopeSpec {
+        timestamp: Some(TimestampSpec {
+            source,
+            max_age: None,
+        }),
+        ..spec()
+    }
 }
 
 fn parse(body: impl AsRef<[u8]>) -> Result<Event, EnvelopeError> {
@@ -57,13 +67,21 @@ fn the_parts_are_found_wherever_they_stand() {
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/events/1/id")),
         kind: Source::Pointer(pointer("/events/1/m~1n/type")),
-        timestamp: Some(TimestampSpec { source: Source::Pointer(pointer("/events/0")), max_age: None }),
+        timestamp: Some(TimestampSpec {
+            source: Source::Pointer(pointer("/events/0")),
+            max_age: None,
+        }),
     };
     let body = br#" { "data" : [ { "id" : 1 } , -1.5e+3 , true ] , "events" : [ 1755857730 ,
         { "id" : "evt_\u00e9\n" , "m/n" : { "x" : [] , "type" : "a" } , "id2" : "evt_1" } ] } "#;
-    assert_eq!(spec.parse(body, &HeaderMap::new()), Err(EnvelopeError::IdMalformed));
+    assert_eq!(
+        spec.parse(body, &HeaderMap::new()),
+        Err(EnvelopeError::IdMalformed)
+    );
     let body = String::from_utf8_lossy(body).replace(r"\n", "");
-    let event = spec.parse(body.as_bytes(), &HeaderMap::new()).expect("an event");
+    let event = spec
+        .parse(body.as_bytes(), &HeaderMap::new())
+        .expect("an event");
     assert_eq!(event.id, EventId::Text("evt_\u{e9}".into()));
     assert_eq!(&*event.kind, "a");
     assert_eq!(event.timestamp, Timestamp::from_second(1_755_857_730).ok());
@@ -76,8 +94,14 @@ fn the_whole_document_can_be_the_id() {
         kind: Source::Header(HeaderName::from_static("x-type")),
         timestamp: None,
     };
-    let headers = HeaderMap::from_iter([(HeaderName::from_static("x-type"), HeaderValue::from_static("ping"))]);
-    assert_eq!(spec.parse(b" \"evt\" ", &headers).map(|event| event.id), Ok(text("evt")));
+    let headers = HeaderMap::from_iter([(
+        HeaderName::from_static("x-type"),
+        HeaderValue::from_static("ping"),
+    )]);
+    assert_eq!(
+        spec.parse(b" \"evt\" ", &headers).map(|event| event.id),
+        Ok(text("evt"))
+    );
     assert_eq!(spec.parse(b"[]", &headers), Err(EnvelopeError::IdMalformed));
 }
 
@@ -85,42 +109,81 @@ fn the_whole_document_can_be_the_id() {
 fn an_id_is_a_string_of_1_to_255_bytes() {
     assert_eq!(id(r#""evt_1""#), Ok(text("evt_1")));
     assert_eq!(id(r#""""#), Err(EnvelopeError::IdMalformed));
-    for (unit, bytes) in [("a", 1), ("\u{e9}", 2), (r"\u00e9", 2), (r"\ud83d\ude00", 4), ("\u{1f600}", 4)] {
+    for (unit, bytes) in [
+        ("a", 1),
+        ("\u{e9}", 2),
+        (r"\u00e9", 2),
+        (r"\ud83d\ude00", 4),
+        ("\u{1f600}", 4),
+    ] {
         let fits = 255 / bytes;
         assert!(id(format!("\"{}\"", unit.repeat(fits))).is_ok(), "{unit}");
-        assert_eq!(id(format!("\"{}\"", unit.repeat(fits + 1))), Err(EnvelopeError::IdMalformed), "{unit}");
+        assert_eq!(
+            id(format!("\"{}\"", unit.repeat(fits + 1))),
+            Err(EnvelopeError::IdMalformed),
+            "{unit}"
+        );
     }
 }
 
 #[test]
 fn an_id_holds_no_control_characters() {
-    for control in [r"\u0000", r"\n", r"\t", r"\u001f", "\u{7f}", r"\u007F", "\u{80}", "\u{9f}", r"\u0085"] {
-        assert_eq!(id(format!("\"a{control}b\"")), Err(EnvelopeError::IdMalformed), "{control:?}");
+    for control in [
+        r"\u0000", r"\n", r"\t", r"\u001f", "\u{7f}", r"\u007F", "\u{80}", "\u{9f}", r"\u0085",
+    ] {
+        assert_eq!(
+            id(format!("\"a{control}b\"")),
+            Err(EnvelopeError::IdMalformed),
+            "{control:?}"
+        );
     }
     assert_eq!(id("\"\u{a0}~ \""), Ok(text("\u{a0}~ ")));
 }
 
 #[test]
 fn an_integer_id_keeps_its_digits_and_differs_from_text() {
-    for digits in
-        ["0", "1", "-5", "90071992547409931", "18446744073709551616", "-170141183460469231731687303715884105728"]
-    {
+    for digits in [
+        "0",
+        "1",
+        "-5",
+        "90071992547409931",
+        "18446744073709551616",
+        "-170141183460469231731687303715884105728",
+    ] {
         assert_eq!(id(digits), Ok(integer(digits)));
         assert_eq!(id(format!("\"{digits}\"")), Ok(text(digits)));
     }
-    assert_eq!(id("9".repeat(INTEGER_BYTES_MAX)), Ok(integer(&"9".repeat(INTEGER_BYTES_MAX))));
+    assert_eq!(
+        id("9".repeat(INTEGER_BYTES_MAX)),
+        Ok(integer(&"9".repeat(INTEGER_BYTES_MAX)))
+    );
 }
 
 #[test]
 fn a_number_that_is_no_plain_integer_is_no_id() {
-    for number in ["1.0", "1e0", "1E2", "-0", "0.5", &"9".repeat(INTEGER_BYTES_MAX + 1)] {
+    for number in [
+        "1.0",
+        "1e0",
+        "1E2",
+        "-0",
+        "0.5",
+        &"9".repeat(INTEGER_BYTES_MAX + 1),
+    ] {
         assert_eq!(id(number), Err(EnvelopeError::IdMalformed), "{number}");
     }
 }
 
 #[test]
 fn what_is_neither_a_string_nor_an_integer_is_no_id() {
-    for value in ["null", "true", "false", "{}", "[]", r#"{"id":"a"}"#, r#"["a"]"#] {
+    for value in [
+        "null",
+        "true",
+        "false",
+        "{}",
+        "[]",
+        r#"{"id":"a"}"#,
+        r#"["a"]"#,
+    ] {
         assert_eq!(id(value), Err(EnvelopeError::IdMalformed), "{value}");
     }
 }
@@ -128,7 +191,15 @@ fn what_is_neither_a_string_nor_an_integer_is_no_id() {
 #[test]
 fn a_type_is_a_string_only() {
     assert_eq!(kind(r#""user.created""#), Ok("user.created".into()));
-    for value in ["1", "null", "true", "{}", r#""""#, r#""a\u0000""#, &format!("\"{}\"", "a".repeat(256))] {
+    for value in [
+        "1",
+        "null",
+        "true",
+        "{}",
+        r#""""#,
+        r#""a\u0000""#,
+        &format!("\"{}\"", "a".repeat(256)),
+    ] {
         assert_eq!(kind(value), Err(EnvelopeError::TypeMalformed), "{value}");
     }
 }
@@ -140,19 +211,33 @@ fn a_missing_part_is_named() {
     assert_eq!(parse(r#"["id","type"]"#), Err(EnvelopeError::IdMissing));
     assert_eq!(parse(r#""id""#), Err(EnvelopeError::IdMissing));
     let timed = timed(Source::Pointer(pointer("/at")));
-    assert_eq!(timed.parse(br#"{"id":"a","type":"b"}"#, &HeaderMap::new()), Err(EnvelopeError::TimestampMissing));
+    assert_eq!(
+        timed.parse(br#"{"id":"a","type":"b"}"#, &HeaderMap::new()),
+        Err(EnvelopeError::TimestampMissing)
+    );
 }
 
 #[test]
 fn a_key_given_twice_is_refused() {
-    assert_eq!(parse(r#"{"id":"a","id":"b","type":"t"}"#), Err(EnvelopeError::IdAmbiguous));
-    assert_eq!(parse(r#"{"id":"a","id":"a","type":"t"}"#), Err(EnvelopeError::IdAmbiguous));
-    assert_eq!(parse(r#"{"id":"a","type":"t","type":"u"}"#), Err(EnvelopeError::TypeAmbiguous));
+    assert_eq!(
+        parse(r#"{"id":"a","id":"b","type":"t"}"#),
+        Err(EnvelopeError::IdAmbiguous)
+    );
+    assert_eq!(
+        parse(r#"{"id":"a","id":"a","type":"t"}"#),
+        Err(EnvelopeError::IdAmbiguous)
+    );
+    assert_eq!(
+        parse(r#"{"id":"a","type":"t","type":"u"}"#),
+        Err(EnvelopeError::TypeAmbiguous)
+    );
 }
 
 #[test]
 fn a_twin_by_case_or_escape_is_refused() {
-    for twin in ["ID", "Id", "iD", r"\u0069d", r"\u0049D", r"i\u0064", "\u{131}d"] {
+    for twin in [
+        "ID", "Id", "iD", r"\u0069d", r"\u0049D", r"i\u0064", "\u{131}d",
+    ] {
         for body in [
             format!(r#"{{"id":"a",{TYPED},"{twin}":"b"}}"#),
             format!(r#"{{"{twin}":"b","id":"a",{TYPED}}}"#),
@@ -175,8 +260,14 @@ fn the_letters_that_only_unicode_folds_make_twins() {
         parse("{\"message_id\":1,\"me\u{17f}\u{17f}age_id\":2,\"kind\":\"k\"}"),
         Err(EnvelopeError::IdAmbiguous)
     );
-    assert_eq!(parse("{\"message_id\":1,\"kind\":\"k\",\"\u{212a}ind\":\"l\"}"), Err(EnvelopeError::TypeAmbiguous));
-    assert_eq!(parse(r#"{"message_id":1,"kind":"k","\u212AIND":"l"}"#), Err(EnvelopeError::TypeAmbiguous));
+    assert_eq!(
+        parse("{\"message_id\":1,\"kind\":\"k\",\"\u{212a}ind\":\"l\"}"),
+        Err(EnvelopeError::TypeAmbiguous)
+    );
+    assert_eq!(
+        parse(r#"{"message_id":1,"kind":"k","\u212AIND":"l"}"#),
+        Err(EnvelopeError::TypeAmbiguous)
+    );
 }
 
 #[test]
@@ -187,7 +278,10 @@ fn ambiguity_counts_on_every_level_of_the_path() {
         timestamp: None,
     };
     let parse = |body: &str| spec.parse(body.as_bytes(), &HeaderMap::new());
-    assert!(parse(r#"{"event":{"id":"a","type":"t"},"id":"b","Id":"c","data":{"id":1,"id":2}}"#).is_ok());
+    assert!(
+        parse(r#"{"event":{"id":"a","type":"t"},"id":"b","Id":"c","data":{"id":1,"id":2}}"#)
+            .is_ok()
+    );
     for body in [
         r#"{"event":{"id":"a","type":"t"},"event":{}}"#,
         r#"{"event":{"id":"a","type":"t"},"Event":null}"#,
@@ -200,14 +294,26 @@ fn ambiguity_counts_on_every_level_of_the_path() {
 
 #[test]
 fn a_name_elsewhere_or_in_other_case_is_not_the_part() {
-    assert_eq!(parse(r#"{"data":{"id":"a"},"type":"t"}"#), Err(EnvelopeError::IdMissing));
-    assert_eq!(parse(r#"{"ID":"a","type":"t"}"#), Err(EnvelopeError::IdMissing));
-    assert_eq!(parse(r#"{"i":"id","type":"t","x":"\"id\":1"}"#), Err(EnvelopeError::IdMissing));
+    assert_eq!(
+        parse(r#"{"data":{"id":"a"},"type":"t"}"#),
+        Err(EnvelopeError::IdMissing)
+    );
+    assert_eq!(
+        parse(r#"{"ID":"a","type":"t"}"#),
+        Err(EnvelopeError::IdMissing)
+    );
+    assert_eq!(
+        parse(r#"{"i":"id","type":"t","x":"\"id\":1"}"#),
+        Err(EnvelopeError::IdMissing)
+    );
 }
 
 #[test]
 fn a_name_escaped_and_given_once_is_found() {
-    assert_eq!(parse(r#"{"\u0069\u0064":"a","typ\u0065":"t"}"#).map(|event| event.id), Ok(text("a")));
+    assert_eq!(
+        parse(r#"{"\u0069\u0064":"a","typ\u0065":"t"}"#).map(|event| event.id),
+        Ok(text("a"))
+    );
 }
 
 #[test]
@@ -266,27 +372,76 @@ fn malformed_scalars_are_refused_where_they_are_skipped() {
         "-1e309",
         "undefined",
     ] {
-        assert_eq!(parse(format!(r#"{{"x":{value},"id":"a",{TYPED}}}"#)), Err(EnvelopeError::NotJson), "{value}");
+        assert_eq!(
+            parse(format!(r#"{{"x":{value},"id":"a",{TYPED}}}"#)),
+            Err(EnvelopeError::NotJson),
+            "{value}"
+        );
         assert_eq!(id(value), Err(EnvelopeError::NotJson), "{value}");
     }
-    for value in ["0", "-0", "0.0e-0", "1E+2", "1e308", "1e-999", "0e999", &"9".repeat(308), "null", "true", "false"] {
-        assert!(parse(format!(r#"{{"x":{value},"id":"a",{TYPED}}}"#)).is_ok(), "{value}");
+    for value in [
+        "0",
+        "-0",
+        "0.0e-0",
+        "1E+2",
+        "1e308",
+        "1e-999",
+        "0e999",
+        &"9".repeat(308),
+        "null",
+        "true",
+        "false",
+    ] {
+        assert!(
+            parse(format!(r#"{{"x":{value},"id":"a",{TYPED}}}"#)).is_ok(),
+            "{value}"
+        );
     }
 }
 
 #[test]
 fn half_a_surrogate_pair_is_refused_everywhere() {
-    for half in [r"\ud83d", r"\ude00", r"\ud83dx", r"\ud83d\u0041", r"\ude00\ud83d", r"\ud83d\ud83d\ude00"] {
-        assert_eq!(id(format!("\"{half}\"")), Err(EnvelopeError::NotJson), "{half}");
-        assert_eq!(parse(format!(r#"{{"id":"a",{TYPED},"x":"{half}"}}"#)), Err(EnvelopeError::NotJson), "{half}");
-        assert_eq!(parse(format!(r#"{{"id":"a",{TYPED},"{half}":1}}"#)), Err(EnvelopeError::NotJson), "{half}");
+    for half in [
+        r"\ud83d",
+        r"\ude00",
+        r"\ud83dx",
+        r"\ud83d\u0041",
+        r"\ude00\ud83d",
+        r"\ud83d\ud83d\ude00",
+    ] {
+        assert_eq!(
+            id(format!("\"{half}\"")),
+            Err(EnvelopeError::NotJson),
+            "{half}"
+        );
+        assert_eq!(
+            parse(format!(r#"{{"id":"a",{TYPED},"x":"{half}"}}"#)),
+            Err(EnvelopeError::NotJson),
+            "{half}"
+        );
+        assert_eq!(
+            parse(format!(r#"{{"id":"a",{TYPED},"{half}":1}}"#)),
+            Err(EnvelopeError::NotJson),
+            "{half}"
+        );
     }
 }
 
 #[test]
 fn invalid_utf8_is_refused_everywhere() {
-    for bytes in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc3"] {
-        for (before, after) in [("{\"id\":\"a", "\"}"), ("{\"", "\":1}"), ("{\"data\":[\"", "\"]}"), ("{}", "")] {
+    for bytes in [
+        &b"\xff"[..],
+        b"\xc0\xaf",
+        b"\xed\xa0\x80",
+        b"\xf5\x80\x80\x80",
+        b"\xc3",
+    ] {
+        for (before, after) in [
+            ("{\"id\":\"a", "\"}"),
+            ("{\"", "\":1}"),
+            ("{\"data\":[\"", "\"]}"),
+            ("{}", ""),
+        ] {
             let body = [before.as_bytes(), bytes, after.as_bytes()].concat();
             assert_eq!(parse(&body), Err(EnvelopeError::InvalidUtf8), "{body:?}");
         }
@@ -296,13 +451,25 @@ fn invalid_utf8_is_refused_everywhere() {
 #[test]
 fn nesting_is_bounded_on_and_off_the_path() {
     // The event itself is one level.
-    let off = |depth| format!(r#"{{"id":"a",{TYPED},"x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    let off = |depth| {
+        format!(
+            r#"{{"id":"a",{TYPED},"x":{}{}}}"#,
+            "[".repeat(depth),
+            "]".repeat(depth)
+        )
+    };
     assert!(parse(off(MAX_DEPTH - 1)).is_ok());
     assert_eq!(parse(off(MAX_DEPTH)), Err(EnvelopeError::NotJson));
     assert_eq!(parse(off(1_000_000)), Err(EnvelopeError::NotJson));
     let on = |depth| {
-        let spec = EnvelopeSpec { id: IdSource::Pointer(pointer(&"/0".repeat(127))), ..spec() };
-        spec.parse(format!("{}{}", "[".repeat(depth), "]".repeat(depth)).as_bytes(), &HeaderMap::new())
+        let spec = EnvelopeSpec {
+            id: IdSource::Pointer(pointer(&"/0".repeat(127))),
+            ..spec()
+        };
+        spec.parse(
+            format!("{}{}", "[".repeat(depth), "]".repeat(depth)).as_bytes(),
+            &HeaderMap::new(),
+        )
     };
     assert_eq!(on(127), Err(EnvelopeError::IdMissing));
     assert_eq!(on(128), Err(EnvelopeError::NotJson));
@@ -311,7 +478,11 @@ fn nesting_is_bounded_on_and_off_the_path() {
 #[test]
 fn a_body_that_no_part_stands_in_may_be_anything() {
     let name = HeaderName::from_static("x-event");
-    let spec = EnvelopeSpec { id: IdSource::BodyDigest, kind: Source::Header(name.clone()), timestamp: None };
+    let spec = EnvelopeSpec {
+        id: IdSource::BodyDigest,
+        kind: Source::Header(name.clone()),
+        timestamp: None,
+    };
     let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("push"))]);
     let event = spec.parse(b"a=1&b=\xff", &headers).expect("an event");
     assert_eq!((event.id, &*event.kind), (EventId::BodyDigest, "push"));
@@ -320,32 +491,73 @@ fn a_body_that_no_part_stands_in_may_be_anything() {
 #[test]
 fn a_header_counts_once_and_in_visible_ascii() {
     let name = HeaderName::from_static("x-github-delivery");
-    let spec = EnvelopeSpec { id: IdSource::Header(name.clone()), ..spec() };
-    let parse = |values: &[&[u8]]| {
-        let values = values.iter().map(|value| (name.clone(), HeaderValue::from_bytes(value).expect("a value")));
-        spec.parse(format!("{{{TYPED}}}").as_bytes(), &values.collect()).map(|event| event.id)
+    let spec = EnvelopeSpec {
+        id: IdSource::Header(name.clone()),
+        ..spec()
     };
-    assert_eq!(parse(&[b"72d3162e-cc78-11e3-81ab-4c9367dc0958"]), Ok(text("72d3162e-cc78-11e3-81ab-4c9367dc0958")));
+    let parse = |values: &[&[u8]]| {
+        let values = values.iter().map(|value| {
+            (
+                name.clone(),
+                HeaderValue::from_bytes(value).expect("a value"),
+            )
+        });
+        spec.parse(format!("{{{TYPED}}}").as_bytes(), &values.collect())
+            .map(|event| event.id)
+    };
+    assert_eq!(
+        parse(&[b"72d3162e-cc78-11e3-81ab-4c9367dc0958"]),
+        Ok(text("72d3162e-cc78-11e3-81ab-4c9367dc0958"))
+    );
     assert_eq!(parse(&[b"42"]), Ok(text("42")));
     assert_eq!(parse(&[]), Err(EnvelopeError::IdMissing));
     assert_eq!(parse(&[b"a", b"a"]), Err(EnvelopeError::IdAmbiguous));
-    for value in [&b""[..], b" a", b"a ", b"a b", b"a,b", b"a\tb", b"\xc3\xa9", b"\x80", &[b'a'; 256]] {
-        assert_eq!(parse(&[value]), Err(EnvelopeError::IdMalformed), "{value:?}");
+    for value in [
+        &b""[..],
+        b" a",
+        b"a ",
+        b"a b",
+        b"a,b",
+        b"a\tb",
+        b"\xc3\xa9",
+        b"\x80",
+        &[b'a'; 256],
+    ] {
+        assert_eq!(
+            parse(&[value]),
+            Err(EnvelopeError::IdMalformed),
+            "{value:?}"
+        );
     }
 }
 
 #[test]
 fn a_type_in_a_header_may_be_words() {
     let name = HeaderName::from_static("x-gitlab-event");
-    let spec = EnvelopeSpec { id: IdSource::BodyDigest, kind: Source::Header(name.clone()), timestamp: None };
+    let spec = EnvelopeSpec {
+        id: IdSource::BodyDigest,
+        kind: Source::Header(name.clone()),
+        timestamp: None,
+    };
     let parse = |value: &'static str| {
         let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(value))]);
         spec.parse(b"", &headers).map(|event| event.kind)
     };
-    for kind in ["push", "Push Hook", "application/x-www-form-urlencoded; charset=utf-8"] {
+    for kind in [
+        "push",
+        "Push Hook",
+        "application/x-www-form-urlencoded; charset=utf-8",
+    ] {
         assert_eq!(parse(kind).as_deref(), Ok(kind));
     }
-    for value in ["", " ", "Push Hook ", " Push Hook", "Push,Hook", "Push\tHook"] {
+    for value in [
+        "",
+        " ",
+        "Push Hook ",
+        " Push Hook",
+        "Push,Hook",
+        "Push\tHook",
+    ] {
         assert_eq!(parse(value), Err(EnvelopeError::TypeMalformed), "{value:?}");
     }
 }
@@ -353,9 +565,16 @@ fn a_type_in_a_header_may_be_words() {
 #[test]
 fn a_backslash_in_a_header_is_no_escape() {
     let name = HeaderName::from_static("x-id");
-    let spec = EnvelopeSpec { id: IdSource::Header(name.clone()), ..spec() };
+    let spec = EnvelopeSpec {
+        id: IdSource::Header(name.clone()),
+        ..spec()
+    };
     let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(r"a\u0000"))]);
-    assert_eq!(spec.parse(format!("{{{TYPED}}}").as_bytes(), &headers).map(|event| event.id), Ok(text(r"a\u0000")));
+    assert_eq!(
+        spec.parse(format!("{{{TYPED}}}").as_bytes(), &headers)
+            .map(|event| event.id),
+        Ok(text(r"a\u0000"))
+    );
 }
 
 #[test]
@@ -391,7 +610,11 @@ fn a_time_is_rfc_3339() {
         " 2026-08-22T10:15:30Z",
         "2026-08-22T10:15:30\u{e9}",
     ] {
-        assert_eq!(time(&format!("\"{at}\"")), Err(EnvelopeError::TimestampMalformed), "{at}");
+        assert_eq!(
+            time(&format!("\"{at}\"")),
+            Err(EnvelopeError::TimestampMalformed),
+            "{at}"
+        );
     }
 }
 
@@ -407,10 +630,22 @@ fn a_time_is_unix_seconds_or_milliseconds_by_its_size() {
         assert_eq!(time(number), Ok(milliseconds));
         assert_eq!(time(&format!("\"{number}\"")), Ok(milliseconds));
     }
-    for number in
-        ["-1", "-0", "1787393730.5", "1.787e9", "1787393730123456", "99999999999999999999", "null", "true", "[]"]
-    {
-        assert_eq!(time(number), Err(EnvelopeError::TimestampMalformed), "{number}");
+    for number in [
+        "-1",
+        "-0",
+        "1787393730.5",
+        "1.787e9",
+        "1787393730123456",
+        "99999999999999999999",
+        "null",
+        "true",
+        "[]",
+    ] {
+        assert_eq!(
+            time(number),
+            Err(EnvelopeError::TimestampMalformed),
+            "{number}"
+        );
     }
     assert_eq!(time(r#""-1""#), Err(EnvelopeError::TimestampMalformed));
     assert_eq!(time(r#""+1""#), Err(EnvelopeError::TimestampMalformed));
@@ -420,21 +655,36 @@ fn a_time_is_unix_seconds_or_milliseconds_by_its_size() {
 fn a_time_in_a_header_is_read_alike() {
     let name = HeaderName::from_static("x-timestamp");
     let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("1787393730"))]);
-    let event = timed(Source::Header(name)).parse(format!(r#"{{"id":"e",{TYPED}}}"#).as_bytes(), &headers);
-    assert_eq!(event.map(|event| event.timestamp), Ok(Timestamp::from_second(1_787_393_730).ok()));
+    let event =
+        timed(Source::Header(name)).parse(format!(r#"{{"id":"e",{TYPED}}}"#).as_bytes(), &headers);
+    assert_eq!(
+        event.map(|event| event.timestamp),
+        Ok(Timestamp::from_second(1_787_393_730).ok())
+    );
 }
 
 #[test]
 fn an_event_is_stale_on_both_sides() {
-    let spec = TimestampSpec { source: Source::Pointer(pointer("/at")), max_age: Some(Duration::from_secs(300)) };
+    let spec = TimestampSpec {
+        source: Source::Pointer(pointer("/at")),
+        max_age: Some(Duration::from_secs(300)),
+    };
     let now = Timestamp::from_second(1_787_393_730).expect("in range");
-    let fresh = |nanoseconds: i64| spec.check_fresh(now + jiff::SignedDuration::from_nanos(nanoseconds), now);
+    let fresh = |nanoseconds: i64| {
+        spec.check_fresh(now + jiff::SignedDuration::from_nanos(nanoseconds), now)
+    };
     assert_eq!(fresh(300_000_000_000), Ok(()));
     assert_eq!(fresh(-300_000_000_000), Ok(()));
     assert_eq!(fresh(300_000_000_001), Err(EnvelopeError::Stale));
     assert_eq!(fresh(-300_000_000_001), Err(EnvelopeError::Stale));
-    assert_eq!(spec.check_fresh(Timestamp::MIN, Timestamp::MAX), Err(EnvelopeError::Stale));
-    let unset = TimestampSpec { max_age: None, ..spec };
+    assert_eq!(
+        spec.check_fresh(Timestamp::MIN, Timestamp::MAX),
+        Err(EnvelopeError::Stale)
+    );
+    let unset = TimestampSpec {
+        max_age: None,
+        ..spec
+    };
     assert_eq!(unset.check_fresh(Timestamp::MIN, Timestamp::MAX), Ok(()));
 }
 
@@ -465,9 +715,16 @@ fn no_two_ids_feed_a_hasher_alike() {
             bytes.0
         })
         .collect();
-    assert_eq!(fed[0], b"\x01\x01\0\0\0\0\0\0\x001", "stored keys depend on these bytes");
+    assert_eq!(
+        fed[0], b"\x01\x01\0\0\0\0\0\0\x001",
+        "stored keys depend on these bytes"
+    );
     for (n, one) in fed.iter().enumerate() {
-        assert!(fed.iter().skip(n + 1).all(|other| !other.starts_with(one) && !one.starts_with(other)));
+        assert!(
+            fed.iter()
+                .skip(n + 1)
+                .all(|other| !other.starts_with(one) && !one.starts_with(other))
+        );
     }
 }
 
@@ -490,7 +747,11 @@ fn reasons_are_a_closed_set_of_words() {
     ];
     let reasons: HashSet<_> = all.map(EnvelopeError::reason).into_iter().collect();
     assert_eq!(reasons.len(), all.len());
-    assert!(reasons.iter().all(|reason| reason.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'8')));
+    assert!(reasons.iter().all(|reason| {
+        reason
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'8')
+    }));
 }
 
 /// A file is named `<outcome>--<what it shows>.json`; `timestamp` in the name asks for one at `/at`.
@@ -499,8 +760,14 @@ fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
     let corpus = crate::corpus::of("envelope");
     assert!(corpus.len() > 50, "the corpus was found");
     for (name, body) in corpus {
-        let spec = if name.contains("timestamp") { timed(Source::Pointer(pointer("/at"))) } else { spec() };
-        let outcome = spec.parse(&body, &HeaderMap::new()).map_or_else(EnvelopeError::reason, |_| "ok");
+        let spec = if name.contains("timestamp") {
+            timed(Source::Pointer(pointer("/at")))
+        } else {
+            spec()
+        };
+        let outcome = spec
+            .parse(&body, &HeaderMap::new())
+            .map_or_else(EnvelopeError::reason, |_| "ok");
         assert_eq!(Some(outcome), name.split("--").next(), "{name}");
         agreement::check(&body);
     }
@@ -516,9 +783,18 @@ fn every_body_that_fuzzing_found_is_read_as_the_model_reads_it() {
 #[test]
 fn an_event_without_an_id_goes_by_its_body_s_digest_there_and_back() {
     let name = digest_name(&[0xab; 32]);
-    assert!(name.starts_with("sha256:abab") && name.len() == 71, "{name}");
+    assert!(
+        name.starts_with("sha256:abab") && name.len() == 71,
+        "{name}"
+    );
     assert_eq!(named_digest(&name), Some([0xab; 32]));
-    for wrong in ["evt_1", "sha256:", "sha256:ab", &name[7..], &format!("{name}ab")] {
+    for wrong in [
+        "evt_1",
+        "sha256:",
+        "sha256:ab",
+        &name[7..],
+        &format!("{name}ab"),
+    ] {
         assert_eq!(named_digest(wrong), None, "{wrong}");
     }
 }

@@ -42,7 +42,11 @@ impl Row {
 
     /// In bytes hashed. Parsing takes longer.
     pub(super) fn cost(&self, length: usize) -> usize {
-        if let Transform::Json(_) = self.of { length * 4 } else { length }
+        if let Transform::Json(_) = self.of {
+            length * 4
+        } else {
+            length
+        }
     }
 
     pub(super) fn change(&self) -> Change {
@@ -53,33 +57,61 @@ impl Row {
 const RE_SERIALISED: &str = "Something on the way parsed the JSON and wrote it anew: verify, and pass on, the bytes as \
                              they came (a framework's raw body).";
 const SAVED: &str = "Saving the body changed it (an editor, `echo`): save the bytes as they came.";
-const LINE_ENDS: &str =
-    "Something converted line ends, as text modes and `git` do: save and pass on the bytes as they came.";
+const LINE_ENDS: &str = "Something converted line ends, as text modes and `git` do: save and pass on the bytes as they came.";
 
 const fn bytes(of: fn(&[u8]) -> Option<Vec<u8>>, how: &'static str, advice: &'static str) -> Row {
-    Row { of: Transform::Bytes(of), how, advice }
+    Row {
+        of: Transform::Bytes(of),
+        how,
+        advice,
+    }
 }
 
 const fn json(style: Style, how: &'static str) -> Row {
-    Row { of: Transform::Json(style), how, advice: RE_SERIALISED }
+    Row {
+        of: Transform::Json(style),
+        how,
+        advice: RE_SERIALISED,
+    }
 }
 
 /// In the order in which they are tried.
 pub(super) const ROWS: &[Row] = &[
     bytes(
-        |body| body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body).to_vec()),
+        |body| {
+            body.strip_suffix(b"\n")
+                .map(|body| body.strip_suffix(b"\r").unwrap_or(body).to_vec())
+        },
         "if the body had no newline at its end",
         SAVED,
     ),
-    bytes(|body| Some([body, b"\n"].concat()), "if the body had a newline at its end", SAVED),
-    bytes(|body| Some([body, b"\r\n"].concat()), "if the body had a Windows line end at its end", SAVED),
-    bytes(|body| Some(body.trim_ascii().to_vec()), "without the white space around the body", SAVED),
+    bytes(
+        |body| Some([body, b"\n"].concat()),
+        "if the body had a newline at its end",
+        SAVED,
+    ),
+    bytes(
+        |body| Some([body, b"\r\n"].concat()),
+        "if the body had a Windows line end at its end",
+        SAVED,
+    ),
+    bytes(
+        |body| Some(body.trim_ascii().to_vec()),
+        "without the white space around the body",
+        SAVED,
+    ),
     Row {
-        of: Transform::WithHeaders(|body, headers| body.get(..content_length(headers)?).map(<[u8]>::to_vec)),
+        of: Transform::WithHeaders(|body, headers| {
+            body.get(..content_length(headers)?).map(<[u8]>::to_vec)
+        }),
         how: "if the body ended where `Content-Length` says",
         advice: SAVED,
     },
-    bytes(|body| Some(replaced(body, b"\r\n", b"\n")), "if the body's line ends were LF", LINE_ENDS),
+    bytes(
+        |body| Some(replaced(body, b"\r\n", b"\n")),
+        "if the body's line ends were LF",
+        LINE_ENDS,
+    ),
     bytes(
         |body| Some(replaced(&replaced(body, b"\r\n", b"\n"), b"\n", b"\r\n")),
         "if the body's line ends were CRLF",
@@ -102,19 +134,58 @@ pub(super) const ROWS: &[Row] = &[
         advice: "The capture holds the transfer coding: save the body without it.",
     },
     json(Style::compact(), "if the body's JSON were compact"),
-    json(Style::compact().plain(), "if the body's JSON were compact, as JavaScript writes it"),
-    json(Style::spaced().plain(), "if the body's JSON had a space after commas and colons"),
-    json(Style::spaced().ascii(), "if the body's JSON were written as Python's `json.dumps` does"),
-    json(Style::compact().ascii(), "if the body's JSON were compact with `\\u` escapes"),
-    json(Style::compact().plain().sorted(), "if the body's JSON were compact with sorted keys"),
-    json(Style::compact().ascii().sorted(), "if the body's JSON were compact with sorted keys and `\\u` escapes"),
-    json(Style::spaced().ascii().sorted(), "if the body's JSON were written by `json.dumps` with sorted keys"),
-    json(Style::compact().ascii().slashed(), "if the body's JSON were written as PHP's `json_encode` does"),
-    json(Style::compact().plain().slashed(), "if the body's JSON were compact with `\\/` for slashes"),
-    json(Style::pretty(2).plain(), "if the body's JSON were indented by 2 spaces"),
-    json(Style::pretty(4).plain(), "if the body's JSON were indented by 4 spaces"),
-    json(Style::pretty(2).ascii(), "if the body's JSON were indented by 2 spaces with `\\u` escapes"),
-    json(Style::pretty(4).ascii(), "if the body's JSON were indented by 4 spaces with `\\u` escapes"),
+    json(
+        Style::compact().plain(),
+        "if the body's JSON were compact, as JavaScript writes it",
+    ),
+    json(
+        Style::spaced().plain(),
+        "if the body's JSON had a space after commas and colons",
+    ),
+    json(
+        Style::spaced().ascii(),
+        "if the body's JSON were written as Python's `json.dumps` does",
+    ),
+    json(
+        Style::compact().ascii(),
+        "if the body's JSON were compact with `\\u` escapes",
+    ),
+    json(
+        Style::compact().plain().sorted(),
+        "if the body's JSON were compact with sorted keys",
+    ),
+    json(
+        Style::compact().ascii().sorted(),
+        "if the body's JSON were compact with sorted keys and `\\u` escapes",
+    ),
+    json(
+        Style::spaced().ascii().sorted(),
+        "if the body's JSON were written by `json.dumps` with sorted keys",
+    ),
+    json(
+        Style::compact().ascii().slashed(),
+        "if the body's JSON were written as PHP's `json_encode` does",
+    ),
+    json(
+        Style::compact().plain().slashed(),
+        "if the body's JSON were compact with `\\/` for slashes",
+    ),
+    json(
+        Style::pretty(2).plain(),
+        "if the body's JSON were indented by 2 spaces",
+    ),
+    json(
+        Style::pretty(4).plain(),
+        "if the body's JSON were indented by 4 spaces",
+    ),
+    json(
+        Style::pretty(2).ascii(),
+        "if the body's JSON were indented by 2 spaces with `\\u` escapes",
+    ),
+    json(
+        Style::pretty(4).ascii(),
+        "if the body's JSON were indented by 4 spaces with `\\u` escapes",
+    ),
     bytes(
         |body| is_json(body).then(|| replaced(body, br"\/", b"/")),
         "if slashes in the body's JSON were not escaped",
@@ -158,18 +229,29 @@ fn replaced(body: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 
 /// The body's length as the request says it.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn names(headers: &HeaderMap, header: header::HeaderName, word: &str) -> bool {
-    let mut values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    let mut values = headers
+        .get_all(header)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     values.any(|value| value.to_ascii_lowercase().contains(word))
 }
 
 fn inflated(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
     let read = |decoder: &mut dyn Read| {
         let mut inflated = Vec::new();
-        decoder.take(INFLATED_BYTES_MAX + 1).read_to_end(&mut inflated).ok()?;
+        decoder
+            .take(INFLATED_BYTES_MAX + 1)
+            .read_to_end(&mut inflated)
+            .ok()?;
         (inflated.len() as u64 <= INFLATED_BYTES_MAX).then_some(inflated)
     };
     if body.starts_with(&[0x1f, 0x8b]) {
@@ -190,7 +272,11 @@ fn dechunked(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
     let (mut whole, mut rest) = (Vec::new(), body);
     loop {
         let line = rest.windows(2).position(|pair| pair == b"\r\n")?;
-        let size = std::str::from_utf8(&rest[..line]).ok()?.split(';').next()?.trim();
+        let size = std::str::from_utf8(&rest[..line])
+            .ok()?
+            .split(';')
+            .next()?
+            .trim();
         let size = usize::from_str_radix(size, 16).ok()?;
         if size == 0 {
             return Some(whole);
@@ -204,7 +290,11 @@ fn dechunked(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
 fn without_signature(body: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).ok()?;
     let found = member(text, &"/signature".parse::<Pointer>().ok()?).ok()?;
-    Some([&text[..found.cut.start], &text[found.cut.end..]].concat().into_bytes())
+    Some(
+        [&text[..found.cut.start], &text[found.cut.end..]]
+            .concat()
+            .into_bytes(),
+    )
 }
 
 fn of_form(body: &[u8]) -> Option<Vec<u8>> {

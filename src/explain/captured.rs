@@ -43,7 +43,10 @@ impl Request {
 
 impl CapturedError {
     fn new(line: usize, problem: impl Into<String>) -> Self {
-        Self { line, problem: problem.into() }
+        Self {
+            line,
+            problem: problem.into(),
+        }
     }
 }
 
@@ -56,7 +59,13 @@ mod tests {
         let requests = ["captured", "found/captured"].map(|folder| {
             let mut requests = 0;
             for text in crate::corpus::of(folder).into_values() {
-                let mut files = |name: &str| if name.len() < 8 { Ok(name.into()) } else { Err("no such file".into()) };
+                let mut files = |name: &str| {
+                    if name.len() < 8 {
+                        Ok(name.into())
+                    } else {
+                        Err("no such file".into())
+                    }
+                };
                 let lines = text.split(|&byte| byte == b'\n').count();
                 match Request::parse(&text, &mut files) {
                     Ok(request) => requests += usize::from(!request.headers.is_empty()),

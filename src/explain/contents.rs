@@ -48,29 +48,53 @@ struct Source {
 /// All framings, each once, with at most two changes.
 pub(super) fn framings(case: &Case<'_>, scheme: &Scheme) -> Vec<Framing> {
     let headers = &case.request.headers;
-    let any_id = Header { name: http::header::ETAG, spelling: "id".into() };
+    let any_id = Header {
+        name: http::header::ETAG,
+        spelling: "id".into(),
+    };
     let own = scheme.signed.clone();
-    let others = TEMPLATES.iter().filter_map(|text| Content::parse(text, Some(&any_id)).ok());
-    let templates = std::iter::once(own).chain(others.filter(|other| other.to_string() != scheme.signed.to_string()));
+    let others = TEMPLATES
+        .iter()
+        .filter_map(|text| Content::parse(text, Some(&any_id)).ok());
+    let templates = std::iter::once(own)
+        .chain(others.filter(|other| other.to_string() != scheme.signed.to_string()));
     let (times, ids, urls) = (times(scheme, headers), ids(scheme, headers), urls(case));
     let mut framings: Vec<Framing> = Vec::new();
     for (number, template) in templates.enumerate() {
         let text = template.to_string();
-        let wanted = |part, sources| if text.contains(part) { some_of(sources) } else { vec![None] };
+        let wanted = |part, sources| {
+            if text.contains(part) {
+                some_of(sources)
+            } else {
+                vec![None]
+            }
+        };
         for time in wanted("{timestamp}", &times) {
             for id in wanted("{id}", &ids) {
                 for url in wanted("{url}", &urls) {
-                    let bytes = |source: Option<&Source>| source.map(|source| source.text.clone().into_bytes());
+                    let bytes = |source: Option<&Source>| {
+                        source.map(|source| source.text.clone().into_bytes())
+                    };
                     let (time_text, id_text, url_text) = (bytes(time), bytes(id), bytes(url));
-                    let around = template.around(time_text.as_deref(), id_text.as_deref(), url_text.as_deref());
-                    let Some((before, behind)) = around else { continue };
+                    let around = template.around(
+                        time_text.as_deref(),
+                        id_text.as_deref(),
+                        url_text.as_deref(),
+                    );
+                    let Some((before, behind)) = around else {
+                        continue;
+                    };
                     let known = |other: &Framing| other.before == before && other.behind == behind;
                     if framings.iter().any(known) {
                         continue;
                     }
                     let changes = changes((number > 0).then_some(&text), &[time, id, url]);
                     if changes.len() <= 2 {
-                        framings.push(Framing { before, behind, changes });
+                        framings.push(Framing {
+                            before,
+                            behind,
+                            changes,
+                        });
                     }
                 }
             }
@@ -86,15 +110,25 @@ fn some_of(sources: &[Source]) -> Vec<Option<&Source>> {
 
 /// `template` is another than the scheme's. A source that goes with it is no change of its own where the scheme has none.
 fn changes(template: Option<&String>, sources: &[Option<&Source>]) -> Vec<Change> {
-    let places: Vec<_> = sources.iter().flatten().filter_map(|source| source.elsewhere.as_deref()).collect();
+    let places: Vec<_> = sources
+        .iter()
+        .flatten()
+        .filter_map(|source| source.elsewhere.as_deref())
+        .collect();
     match template {
         Some(template) => {
             let shown = template.replace('\n', "\\n");
-            let with = if places.is_empty() { String::new() } else { format!(" with {}", places.join(" and ")) };
+            let with = if places.is_empty() {
+                String::new()
+            } else {
+                format!(" with {}", places.join(" and "))
+            };
             vec![Change::new(
                 What::Content,
                 format!("if `{shown}` were what is signed{with}"),
-                format!("Take the provider that signs so, or say `signed: \"{shown}\"` in a `signature:` of your own."),
+                format!(
+                    "Take the provider that signs so, or say `signed: \"{shown}\"` in a `signature:` of your own."
+                ),
             )]
         }
         None => {
@@ -114,14 +148,23 @@ fn changes(template: Option<&String>, sources: &[Option<&Source>]) -> Vec<Change
 /// Times as the request writes them: the scheme's own first.
 fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     let mut sources = Vec::new();
-    match (scheme.time.as_ref().map(|time| &time.place), place(scheme, headers)) {
+    match (
+        scheme.time.as_ref().map(|time| &time.place),
+        place(scheme, headers),
+    ) {
         (Some(TimePlace::Header(header)), _) => {
             sources.extend(own(&values(headers, &header.name), "time", &header.name));
         }
         (Some(TimePlace::Field(field)), Some(Place::Fields(fields))) => {
             let values = values(headers, &fields.header.name);
-            let all = values.into_iter().flatten().flat_map(|value| fields.of(value));
-            let times: Vec<_> = all.filter(|(name, _)| **name == **field).map(|(_, text)| Some(text)).collect();
+            let all = values
+                .into_iter()
+                .flatten()
+                .flat_map(|value| fields.of(value));
+            let times: Vec<_> = all
+                .filter(|(name, _)| **name == **field)
+                .map(|(_, text)| Some(text))
+                .collect();
             sources.extend(own(&times, "time", field));
         }
         _ => {}
@@ -130,12 +173,21 @@ fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
         let Ok(text) = value.to_str() else { continue };
         let named_so = name.as_str().contains("timestamp") && text.len() <= SOURCE_BYTES_MAX;
         if named_so || is_unix_time(text) {
-            sources.push(Source { text: text.into(), elsewhere: Some(format!("the time from `{name}`")) });
+            sources.push(Source {
+                text: text.into(),
+                elsewhere: Some(format!("the time from `{name}`")),
+            });
         }
-        for (field, text) in text.split([',', ';', ' ']).filter_map(|field| field.trim().split_once('=')) {
+        for (field, text) in text
+            .split([',', ';', ' '])
+            .filter_map(|field| field.trim().split_once('='))
+        {
             if is_unix_time(text) {
                 let elsewhere = format!("the time from the field `{field}` of `{name}`");
-                sources.push(Source { text: text.into(), elsewhere: Some(elsewhere) });
+                sources.push(Source {
+                    text: text.into(),
+                    elsewhere: Some(elsewhere),
+                });
             }
         }
     }
@@ -151,13 +203,23 @@ fn is_unix_time(text: &str) -> bool {
 fn ids(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     let mut sources = Vec::new();
     if let Some(header) = scheme.signed.id_header() {
-        sources.extend(own(&values(headers, &header.name), "event ID", &header.name));
+        sources.extend(own(
+            &values(headers, &header.name),
+            "event ID",
+            &header.name,
+        ));
     }
-    for (name, value) in headers.iter().filter(|(name, _)| name.as_str().ends_with("id")) {
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, _)| name.as_str().ends_with("id"))
+    {
         if let Ok(text) = value.to_str()
             && text.len() <= SOURCE_BYTES_MAX
         {
-            sources.push(Source { text: text.into(), elsewhere: Some(format!("the event ID from `{name}`")) });
+            sources.push(Source {
+                text: text.into(),
+                elsewhere: Some(format!("the event ID from `{name}`")),
+            });
         }
     }
     each_once(sources)
@@ -166,10 +228,14 @@ fn ids(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
 /// What stands where the scheme says. If that is more than one, none of them is right as it is.
 fn own(texts: &[Option<&str>], what: &str, place: impl std::fmt::Display) -> Vec<Source> {
     let twice = texts.len() > 1;
-    let numbered = texts.iter().enumerate().filter_map(|(number, text)| Some((number, (*text)?)));
+    let numbered = texts
+        .iter()
+        .enumerate()
+        .filter_map(|(number, text)| Some((number, (*text)?)));
     let source = |(number, text): (usize, &str)| Source {
         text: text.into(),
-        elsewhere: twice.then(|| format!("the {what} from value number {} of `{place}`", number + 1)),
+        elsewhere: twice
+            .then(|| format!("the {what} from value number {} of `{place}`", number + 1)),
     };
     numbered.map(source).collect()
 }
@@ -177,15 +243,25 @@ fn own(texts: &[Option<&str>], what: &str, place: impl std::fmt::Display) -> Vec
 /// The URL that was given, then what the request says of it.
 fn urls(case: &Case<'_>) -> Vec<Source> {
     let mut sources = Vec::new();
-    let other = |text: String| Source { elsewhere: Some(format!("the URL `{text}`")), text };
+    let other = |text: String| Source {
+        elsewhere: Some(format!("the URL `{text}`")),
+        text,
+    };
     if let Some(url) = case.url {
-        sources.push(Source { text: url.into(), elsewhere: None });
+        sources.push(Source {
+            text: url.into(),
+            elsewhere: None,
+        });
         sources.push(other(match url.strip_suffix('/') {
             Some(bare) => bare.into(),
             None => format!("{url}/"),
         }));
     }
-    let host = case.request.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let host = case
+        .request
+        .headers
+        .get(http::header::HOST)
+        .and_then(|host| host.to_str().ok());
     let targets = case.request.target.iter().flat_map(|target| {
         let path = target.split('?').next().unwrap_or_default();
         [target.as_str(), path]
@@ -193,7 +269,9 @@ fn urls(case: &Case<'_>) -> Vec<Source> {
     for target in targets {
         match host {
             _ if target.contains("://") => sources.push(other(target.into())),
-            Some(host) => sources.extend(["https", "http"].map(|scheme| other(format!("{scheme}://{host}{target}")))),
+            Some(host) => sources.extend(
+                ["https", "http"].map(|scheme| other(format!("{scheme}://{host}{target}"))),
+            ),
             None => {}
         }
     }

@@ -6,7 +6,9 @@ use super::bodies::content_length;
 use super::readings::{other_prefix, place, values};
 use super::{Case, Change, What};
 use crate::json::{MemberError, member};
-use crate::signature::{Encoding, Failure, Fields, Header, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit};
+use crate::signature::{
+    Encoding, Failure, Fields, Header, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit,
+};
 
 /// The failure, with where it is.
 pub(super) fn in_words(case: &Case<'_>, failure: Failure) -> String {
@@ -15,11 +17,14 @@ pub(super) fn in_words(case: &Case<'_>, failure: Failure) -> String {
         Failure::Stale => case.scheme.time.as_ref().and_then(|time| {
             let at = time.unit.parse(time_text(case, case.scheme, time)?)?;
             let tolerance = time.tolerance.as_secs();
-            Some(format!("the signature is genuine, but its time is {}; {tolerance} s are allowed", how_far(at, case)))
+            Some(format!(
+                "the signature is genuine, but its time is {}; {tolerance} s are allowed",
+                how_far(at, case)
+            ))
         }),
-        Failure::Missing | Failure::Malformed => {
-            signature(case).or_else(|| time(case)).or_else(|| signed_headers(case))
-        }
+        Failure::Missing | Failure::Malformed => signature(case)
+            .or_else(|| time(case))
+            .or_else(|| signed_headers(case)),
     };
     said.unwrap_or_else(|| format!("the signature is {}", failure.label()))
 }
@@ -29,7 +34,9 @@ pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     let body = case.request.body.len();
     if let Some(length) = content_length(&case.request.headers).filter(|length| *length != body) {
-        notes.push(format!("`Content-Length` says {length}, and the body at hand has {body} bytes"));
+        notes.push(format!(
+            "`Content-Length` says {length}, and the body at hand has {body} bytes"
+        ));
     }
     if case.scheme.signed.wants_url() {
         notes.push("the scheme signs the URL that the sender sends to, which is not given".into());
@@ -43,7 +50,10 @@ pub(super) fn clock(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
     let text = time_text(case, scheme, time)?;
     let Some(at) = time.unit.parse(text) else {
         let unit = [TimeUnit::Milliseconds, TimeUnit::Seconds, TimeUnit::Rfc3339].into_iter();
-        let Some(unit) = unit.filter(|unit| *unit != time.unit).find(|unit| unit.parse(text).is_some()) else {
+        let Some(unit) = unit
+            .filter(|unit| *unit != time.unit)
+            .find(|unit| unit.parse(text).is_some())
+        else {
             return Some(Change::new(
                 What::Clock,
                 format!("if its time could be read as {}", in_unit(time.unit)),
@@ -69,13 +79,25 @@ pub(super) fn clock(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
         "The request was held up or sent again late, or a clock is off. For an old capture, say with --at when it was \
          received."
     };
-    Some(Change::new(What::Clock, format!("if its time were not {}", how_far(at, case)), advice))
+    Some(Change::new(
+        What::Clock,
+        format!("if its time were not {}", how_far(at, case)),
+        advice,
+    ))
 }
 
 fn how_far(at: Timestamp, case: &Case<'_>) -> String {
     let distance = at.duration_since(case.now);
-    let side = if distance.is_negative() { "in the past" } else { "in the future" };
-    format!("{} s ({:#}) {side}", distance.unsigned_abs().as_secs(), distance.abs())
+    let side = if distance.is_negative() {
+        "in the past"
+    } else {
+        "in the future"
+    };
+    format!(
+        "{} s ({:#}) {side}",
+        distance.unsigned_abs().as_secs(),
+        distance.abs()
+    )
 }
 
 fn in_unit(unit: TimeUnit) -> &'static str {
@@ -91,8 +113,14 @@ fn time_text<'r>(case: &Case<'r>, scheme: &Scheme, time: &SignedTime) -> Option<
     match (&time.place, place(scheme, headers)) {
         (TimePlace::Header(header), _) => values(headers, &header.name).first().copied().flatten(),
         (TimePlace::Field(field), Some(Place::Fields(fields))) => {
-            let value = values(headers, &fields.header.name).first().copied().flatten()?;
-            fields.of(value).find(|(name, _)| **name == **field).map(|(_, text)| text)
+            let value = values(headers, &fields.header.name)
+                .first()
+                .copied()
+                .flatten()?;
+            fields
+                .of(value)
+                .find(|(name, _)| **name == **field)
+                .map(|(_, text)| text)
         }
         (TimePlace::Field(_), _) => None,
     }
@@ -103,14 +131,22 @@ fn well_formed(case: &Case<'_>) -> Option<String> {
         Place::Header(header) | Place::Fields(Fields { header, .. }) => header.spelling.to_string(),
         Place::Body(in_body) => format!("the body's {}", in_body.pointer),
     };
-    Some(format!("the signature in {at} is well formed, and no secret in use makes it"))
+    Some(format!(
+        "the signature in {at} is well formed, and no secret in use makes it"
+    ))
 }
 
 /// What is wrong with the signature itself.
 fn signature(case: &Case<'_>) -> Option<String> {
     let headers = &case.request.headers;
     let Some(place) = place(case.scheme, headers) else {
-        let names: Vec<_> = case.scheme.places.iter().filter_map(header_of).map(|header| &*header.spelling).collect();
+        let names: Vec<_> = case
+            .scheme
+            .places
+            .iter()
+            .filter_map(header_of)
+            .map(|header| &*header.spelling)
+            .collect();
         return Some(format!("the header {} is not there", names.join(" or ")));
     };
     match place {
@@ -120,25 +156,48 @@ fn signature(case: &Case<'_>) -> Option<String> {
         }),
         Place::Fields(fields) => not_once(case, &fields.header).or_else(|| {
             let name = &fields.header.spelling;
-            let value = values(headers, &fields.header.name).first().copied().flatten()?;
+            let value = values(headers, &fields.header.name)
+                .first()
+                .copied()
+                .flatten()?;
             let wanted: Vec<_> = case.scheme.kinds.iter().map(|kind| &*kind.field).collect();
             let own = fields.of(value).find_map(|(field, text)| {
-                case.scheme.kinds.iter().find(|kind| *kind.field == *field).map(|kind| (field, text, kind))
+                case.scheme
+                    .kinds
+                    .iter()
+                    .find(|kind| *kind.field == *field)
+                    .map(|kind| (field, text, kind))
             });
             match own {
                 None => Some(format!("{name} has no field `{}`", wanted.join("` or `"))),
-                Some((field, text, kind)) => wrong_form(kind, text, &format!("the field `{field}` of {name}")),
+                Some((field, text, kind)) => {
+                    wrong_form(kind, text, &format!("the field `{field}` of {name}"))
+                }
             }
         }),
         Place::Body(in_body) => {
             let headers: Vec<_> = case.scheme.places.iter().filter_map(header_of).collect();
-            let instead = if headers.is_empty() { "" } else { ", nor is one of the scheme's headers" };
+            let instead = if headers.is_empty() {
+                ""
+            } else {
+                ", nor is one of the scheme's headers"
+            };
             let Ok(text) = std::str::from_utf8(&case.request.body) else {
-                return Some(format!("the body is not UTF-8, so {} can't be read{instead}", in_body.pointer));
+                return Some(format!(
+                    "the body is not UTF-8, so {} can't be read{instead}",
+                    in_body.pointer
+                ));
             };
             match member(text, &in_body.pointer) {
-                Ok(found) => unreadable(case.scheme, found.value, &format!("the body's {}", in_body.pointer)),
-                Err(MemberError::Missing) => Some(format!("the body's {} is not there{instead}", in_body.pointer)),
+                Ok(found) => unreadable(
+                    case.scheme,
+                    found.value,
+                    &format!("the body's {}", in_body.pointer),
+                ),
+                Err(MemberError::Missing) => Some(format!(
+                    "the body's {} is not there{instead}",
+                    in_body.pointer
+                )),
                 Err(MemberError::Malformed) => Some(format!(
                     "the body is not JSON, or its {} is there twice or no plain string{instead}",
                     in_body.pointer
@@ -158,7 +217,11 @@ fn header_of(place: &Place) -> Option<&Header> {
 /// The signature fits none of the scheme's kinds.
 fn unreadable(scheme: &Scheme, text: &str, place: &str) -> Option<String> {
     let first = scheme.kinds.first()?;
-    scheme.kinds.iter().all(|kind| wrong_form(kind, text, place).is_some()).then(|| wrong_form(first, text, place))?
+    scheme
+        .kinds
+        .iter()
+        .all(|kind| wrong_form(kind, text, place).is_some())
+        .then(|| wrong_form(first, text, place))?
 }
 
 fn wrong_form(kind: &Kind, text: &str, place: &str) -> Option<String> {
@@ -170,17 +233,28 @@ fn wrong_form(kind: &Kind, text: &str, place: &str) -> Option<String> {
         return None;
     }
     if let Some((prefix, _)) = other_prefix(bare) {
-        let wanted = if kind.prefix.is_empty() { "none".into() } else { format!("`{}`", kind.prefix) };
-        return Some(format!("{place} begins with the prefix `{prefix}`, and the scheme has {wanted}"));
+        let wanted = if kind.prefix.is_empty() {
+            "none".into()
+        } else {
+            format!("`{}`", kind.prefix)
+        };
+        return Some(format!(
+            "{place} begins with the prefix `{prefix}`, and the scheme has {wanted}"
+        ));
     }
     let wanted = kind.algorithm.signature_bytes();
     let (algorithm, length) = (kind.algorithm.as_str(), bare.len());
     let of_hex = bare.bytes().all(|byte| byte.is_ascii_hexdigit());
     Some(match kind.encodings.first() {
         Some(Encoding::Hex) if of_hex => {
-            format!("{place} holds {length} hex digits, and {algorithm} has {}", wanted * 2)
+            format!(
+                "{place} holds {length} hex digits, and {algorithm} has {}",
+                wanted * 2
+            )
         }
-        Some(Encoding::Hex) => format!("{place} holds something that is not hex ({length} characters)"),
+        Some(Encoding::Hex) => {
+            format!("{place} holds something that is not hex ({length} characters)")
+        }
         _ => format!(
             "{place} holds something that is not base64 of {wanted} bytes, as {algorithm} has ({length} characters)"
         ),
@@ -190,10 +264,15 @@ fn wrong_form(kind: &Kind, text: &str, place: &str) -> Option<String> {
 fn not_once(case: &Case<'_>, header: &Header) -> Option<String> {
     let mut values = case.request.headers.get_all(&header.name).iter();
     let name = &header.spelling;
-    let Some(value) = values.next() else { return Some(format!("the header {name} is not there")) };
+    let Some(value) = values.next() else {
+        return Some(format!("the header {name} is not there"));
+    };
     let more = values.count();
     if more > 0 {
-        return Some(format!("the header {name} is there {} times, and may be there once", more + 1));
+        return Some(format!(
+            "the header {name} is there {} times, and may be there once",
+            more + 1
+        ));
     }
     match value.to_str() {
         Ok("") => Some(format!("the header {name} is empty")),
@@ -216,9 +295,10 @@ fn time(case: &Case<'_>) -> Option<String> {
     };
     match time_text(case, case.scheme, time) {
         None => Some(format!("the time is not there: {place}")),
-        Some(text) if time.unit.parse(text).is_none() => {
-            Some(format!("the time in {place} can't be read as {}", in_unit(time.unit)))
-        }
+        Some(text) if time.unit.parse(text).is_none() => Some(format!(
+            "the time in {place} can't be read as {}",
+            in_unit(time.unit)
+        )),
         Some(_) => match &time.place {
             TimePlace::Field(_) => Some(format!("the time is there more than once: {place}")),
             TimePlace::Header(_) => None,
@@ -228,5 +308,8 @@ fn time(case: &Case<'_>) -> Option<String> {
 
 /// What is wrong with what else is signed.
 fn signed_headers(case: &Case<'_>) -> Option<String> {
-    case.scheme.signed.id_header().and_then(|header| not_once(case, header))
+    case.scheme
+        .signed
+        .id_header()
+        .and_then(|header| not_once(case, header))
 }

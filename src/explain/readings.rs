@@ -26,8 +26,18 @@ const TEXTS_MAX: usize = 16;
 const TEXT_BYTES: std::ops::RangeInclusive<usize> = 27..=256;
 
 /// What senders write before a signature.
-pub(super) const PREFIXES: &[&str] =
-    &["sha256=", "sha1=", "sha512=", "hmac-sha256=", "sha256:", "v0=", "v1=", "v1,", "hmac ", "bearer "];
+pub(super) const PREFIXES: &[&str] = &[
+    "sha256=",
+    "sha1=",
+    "sha512=",
+    "hmac-sha256=",
+    "sha256:",
+    "v0=",
+    "v1=",
+    "v1,",
+    "hmac ",
+    "bearer ",
+];
 
 /// A text that may be the signature.
 struct Text<'t> {
@@ -55,7 +65,11 @@ impl<'a> Readings<'a> {
             Some(Place::Body(in_body)) => {
                 let body = std::str::from_utf8(&case.request.body).ok();
                 if let Some(found) = body.and_then(|body| member(body, &in_body.pointer).ok()) {
-                    texts.push(Text { written: found.value, kind: 0, moved: None });
+                    texts.push(Text {
+                        written: found.value,
+                        kind: 0,
+                        moved: None,
+                    });
                     cut = Some(in_body);
                 }
             }
@@ -67,9 +81,13 @@ impl<'a> Readings<'a> {
         texts.truncate(TEXTS_MAX);
         let mut all: Vec<Reading> = Vec::new();
         for text in &texts {
-            let Some(kind) = scheme.kinds.get(text.kind) else { continue };
+            let Some(kind) = scheme.kinds.get(text.kind) else {
+                continue;
+            };
             for reading in text.readings(kind) {
-                let known = |other: &Reading| other.algorithm == reading.algorithm && other.tag == reading.tag;
+                let known = |other: &Reading| {
+                    other.algorithm == reading.algorithm && other.tag == reading.tag
+                };
                 match all.iter_mut().find(|other| known(other)) {
                     Some(other) if other.changes.len() > reading.changes.len() => *other = reading,
                     Some(_) => {}
@@ -85,14 +103,20 @@ impl<'a> Readings<'a> {
 /// The place that counts: the first that the request has.
 pub(super) fn place<'s>(scheme: &'s Scheme, headers: &HeaderMap) -> Option<&'s Place> {
     scheme.places.iter().find(|place| match place {
-        Place::Header(header) | Place::Fields(Fields { header, .. }) => headers.contains_key(&header.name),
+        Place::Header(header) | Place::Fields(Fields { header, .. }) => {
+            headers.contains_key(&header.name)
+        }
         Place::Body(_) => true,
     })
 }
 
 /// All values of a header; `None` for one that is no text, which makes another no less a second one.
 pub(super) fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Option<&'h str>> {
-    headers.get_all(name).iter().map(|value| value.to_str().ok()).collect()
+    headers
+        .get_all(name)
+        .iter()
+        .map(|value| value.to_str().ok())
+        .collect()
 }
 
 fn in_header<'h>(headers: &'h HeaderMap, name: &HeaderName, texts: &mut Vec<Text<'h>>) {
@@ -101,19 +125,33 @@ fn in_header<'h>(headers: &'h HeaderMap, name: &HeaderName, texts: &mut Vec<Text
     for (number, text) in values.into_iter().enumerate() {
         let Some(text) = text else { continue };
         let moved = twice.then(|| once(name, number));
-        texts.push(Text { written: text, kind: 0, moved });
+        texts.push(Text {
+            written: text,
+            kind: 0,
+            moved,
+        });
     }
 }
 
 fn once(name: &HeaderName, number: usize) -> Change {
     Change::new(
         What::Signature,
-        format!("if `{name}` stood there once, with its value number {}", number + 1),
-        format!("Something adds a second `{name}`, which is refused: look at the proxies on the way."),
+        format!(
+            "if `{name}` stood there once, with its value number {}",
+            number + 1
+        ),
+        format!(
+            "Something adds a second `{name}`, which is refused: look at the proxies on the way."
+        ),
     )
 }
 
-fn in_fields<'h>(scheme: &Scheme, headers: &'h HeaderMap, fields: &Fields, texts: &mut Vec<Text<'h>>) {
+fn in_fields<'h>(
+    scheme: &Scheme,
+    headers: &'h HeaderMap,
+    fields: &Fields,
+    texts: &mut Vec<Text<'h>>,
+) {
     let name = &fields.header.name;
     let values = values(headers, name);
     let twice = values.len() > 1;
@@ -122,15 +160,25 @@ fn in_fields<'h>(scheme: &Scheme, headers: &'h HeaderMap, fields: &Fields, texts
         let again = twice.then(|| once(name, number));
         for (field, text) in fields.of(value) {
             let kind = scheme.kinds.iter().position(|kind| *kind.field == *field);
-            let moved = again.clone().or_else(|| kind.is_none().then(|| in_field(field, name)));
-            texts.push(Text { written: text, kind: kind.unwrap_or(0), moved });
+            let moved = again
+                .clone()
+                .or_else(|| kind.is_none().then(|| in_field(field, name)));
+            texts.push(Text {
+                written: text,
+                kind: kind.unwrap_or(0),
+                moved,
+            });
         }
         let bare = Change::new(
             What::Signature,
             format!("if all of `{name}` were the signature, without fields"),
             "The sender writes no fields: take another provider, or a `signature:` without `fields`.",
         );
-        texts.push(Text { written: value, kind: 0, moved: Some(bare) });
+        texts.push(Text {
+            written: value,
+            kind: 0,
+            moved: Some(bare),
+        });
     }
 }
 
@@ -144,15 +192,27 @@ fn in_field(field: &str, header: &HeaderName) -> Change {
 
 /// Fields by the punctuation that senders use.
 fn loose_fields<'h>(value: &'h str, header: &HeaderName) -> Vec<Text<'h>> {
-    let fields = value.split([',', ';', ' ']).filter_map(|field| field.trim().split_once('='));
-    let fields = fields.filter(|(_, text)| TEXT_BYTES.contains(&text.len()) && value.len() > text.len() + 8);
-    fields.map(|(field, text)| Text { written: text, kind: 0, moved: Some(in_field(field, header)) }).collect()
+    let fields = value
+        .split([',', ';', ' '])
+        .filter_map(|field| field.trim().split_once('='));
+    let fields =
+        fields.filter(|(_, text)| TEXT_BYTES.contains(&text.len()) && value.len() > text.len() + 8);
+    fields
+        .map(|(field, text)| Text {
+            written: text,
+            kind: 0,
+            moved: Some(in_field(field, header)),
+        })
+        .collect()
 }
 
 /// In headers of which the scheme says nothing.
 fn elsewhere<'h>(scheme: &Scheme, headers: &'h HeaderMap, texts: &mut Vec<Text<'h>>) {
     let looks_right = |name: &HeaderName| {
-        ["signature", "hmac", "digest", "sign"].iter().any(|word| name.as_str().contains(word)) && !scheme.reads(name)
+        ["signature", "hmac", "digest", "sign"]
+            .iter()
+            .any(|word| name.as_str().contains(word))
+            && !scheme.reads(name)
     };
     for (name, value) in headers.iter().filter(|(name, _)| looks_right(name)) {
         let Ok(text) = value.to_str() else { continue };
@@ -163,7 +223,11 @@ fn elsewhere<'h>(scheme: &Scheme, headers: &'h HeaderMap, texts: &mut Vec<Text<'
                 "The sender puts it into `{name}`: take the provider that does, or a `signature:` with `header: {name}`."
             ),
         );
-        texts.push(Text { written: text, kind: 0, moved: Some(moved) });
+        texts.push(Text {
+            written: text,
+            kind: 0,
+            moved: Some(moved),
+        });
         texts.extend(loose_fields(text, name));
     }
 }
@@ -180,7 +244,8 @@ impl Text<'_> {
             ));
         }
         let own = bare.strip_prefix(&*kind.prefix).unwrap_or(bare);
-        let (prefix, text) = other_prefix(own).map_or((None, own), |(prefix, text)| (Some(prefix), text));
+        let (prefix, text) =
+            other_prefix(own).map_or((None, own), |(prefix, text)| (Some(prefix), text));
         if !TEXT_BYTES.contains(&text.len()) {
             return Vec::new();
         }
@@ -189,7 +254,9 @@ impl Text<'_> {
             for &algorithm in algorithms(tag.len(), kind.algorithm) {
                 let mut changes = changes.clone();
                 // A prefix that goes with another place, or with another algorithm, is no change of its own.
-                if let Some(prefix) = prefix.filter(|_| self.moved.is_none() && algorithm == kind.algorithm) {
+                if let Some(prefix) =
+                    prefix.filter(|_| self.moved.is_none() && algorithm == kind.algorithm)
+                {
                     changes.push(Change::new(
                         What::Signature,
                         format!("if `{prefix}` were the signature's prefix"),
@@ -212,7 +279,11 @@ impl Text<'_> {
                         ),
                     ));
                 }
-                readings.push(Reading { algorithm, tag: tag.clone(), changes });
+                readings.push(Reading {
+                    algorithm,
+                    tag: tag.clone(),
+                    changes,
+                });
             }
         }
         readings
@@ -247,22 +318,36 @@ fn decoded(text: &str) -> Vec<(Vec<u8>, Form)> {
         if let Ok(tag) = hex::decode(&*bytes) {
             found.push((tag, Form::Base64OfHex));
         }
-        found.push((bytes.to_vec(), if strict { Form::Base64 } else { Form::LooseBase64 }));
+        found.push((
+            bytes.to_vec(),
+            if strict {
+                Form::Base64
+            } else {
+                Form::LooseBase64
+            },
+        ));
     }
     found
 }
 
 impl Form {
     fn is(self, encoding: Encoding) -> bool {
-        matches!((self, encoding), (Self::Hex, Encoding::Hex) | (Self::Base64, Encoding::Base64))
+        matches!(
+            (self, encoding),
+            (Self::Hex, Encoding::Hex) | (Self::Base64, Encoding::Base64)
+        )
     }
 
     fn change(self) -> Change {
         let (how, advice) = match self {
-            Self::Hex => ("if the signature were read as hex", "The sender writes hex: say `encoding: hex`."),
-            Self::Base64 => {
-                ("if the signature were read as base64", "The sender writes base64: say `encoding: base64`.")
-            }
+            Self::Hex => (
+                "if the signature were read as hex",
+                "The sender writes hex: say `encoding: hex`.",
+            ),
+            Self::Base64 => (
+                "if the signature were read as base64",
+                "The sender writes base64: say `encoding: base64`.",
+            ),
             Self::LooseBase64 => (
                 "if the signature were read as URL-safe or unpadded base64",
                 "The sender must write base64 in the standard alphabet and with its padding.",

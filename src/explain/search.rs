@@ -39,7 +39,11 @@ struct Spent;
 
 impl Search {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, bytes: 0, tried: 0 }
+        Self {
+            limits,
+            bytes: 0,
+            tried: 0,
+        }
     }
 
     pub(super) fn tried(&self) -> u64 {
@@ -53,7 +57,11 @@ impl Search {
     /// The explanations with the fewest changes.
     pub(super) fn run(&mut self, case: &Case<'_>) -> Vec<Explanation> {
         let mut spaces = vec![Space::new(case, case.scheme, None)];
-        for (name, scheme) in case.others.iter().filter(|(_, scheme)| scheme != case.scheme) {
+        for (name, scheme) in case
+            .others
+            .iter()
+            .filter(|(_, scheme)| scheme != case.scheme)
+        {
             let as_other = Change::new(
                 What::Scheme,
                 format!("as `{name}` signs"),
@@ -76,7 +84,12 @@ impl Search {
         }
         found.sort_by_key(|explanation| explanation.changes.iter().map(|change| change.what).min());
         // A provider's name says all that its header does.
-        let named = |explanation: &Explanation| explanation.changes.iter().any(|change| change.what == What::Scheme);
+        let named = |explanation: &Explanation| {
+            explanation
+                .changes
+                .iter()
+                .any(|change| change.what == What::Scheme)
+        };
         if found.iter().any(named) {
             found.retain(named);
         }
@@ -92,7 +105,9 @@ impl Search {
         changes: usize,
         found: &mut Vec<Explanation>,
     ) -> Result<(), Spent> {
-        let Some(left) = changes.checked_sub(usize::from(space.scheme.is_some())) else { return Ok(()) };
+        let Some(left) = changes.checked_sub(usize::from(space.scheme.is_some())) else {
+            return Ok(());
+        };
         let raw = &case.request.body;
         let whole = match space.readings.cut {
             Some(in_body) => match without(raw, in_body) {
@@ -107,17 +122,23 @@ impl Search {
         let headers = &case.request.headers;
         for row in ROWS.iter().filter(|_| left >= 1) {
             self.spend(row.cost(whole.len()))?;
-            let Some(body) = row.of(&whole, headers) else { continue };
+            let Some(body) = row.of(&whole, headers) else {
+                continue;
+            };
             if seen.insert(hasher.hash_one(&body)) {
                 self.body(space, &body, &[row], left - 1, found)?;
             }
         }
         for first in ROWS.iter().filter(|_| left >= 2) {
             self.spend(first.cost(whole.len()))?;
-            let Some(once) = first.of(&whole, headers) else { continue };
+            let Some(once) = first.of(&whole, headers) else {
+                continue;
+            };
             for second in ROWS {
                 self.spend(second.cost(once.len()))?;
-                let Some(twice) = second.of(&once, headers) else { continue };
+                let Some(twice) = second.of(&once, headers) else {
+                    continue;
+                };
                 if seen.insert(hasher.hash_one(&twice)) {
                     self.body(space, &twice, &[first, second], left - 2, found)?;
                 }
@@ -137,17 +158,25 @@ impl Search {
     ) -> Result<(), Spent> {
         for framing in &space.framings {
             for reading in &space.readings.all {
-                let Some(left) = changes.checked_sub(framing.changes.len() + reading.changes.len()) else { continue };
+                let Some(left) = changes.checked_sub(framing.changes.len() + reading.changes.len())
+                else {
+                    continue;
+                };
                 for key in space.keys.iter().filter(|key| key.changes.len() == left) {
                     self.spend(framing.before.len() + body.len() + framing.behind.len())?;
                     self.tried += 1;
                     let parts = [&framing.before, body, &framing.behind];
                     if reading.algorithm.made(&reading.tag, &key.bytes, &parts) {
                         let of_body = rows.iter().map(|row| row.change());
-                        let others = [&key.changes, &reading.changes, &framing.changes].into_iter().flatten();
+                        let others = [&key.changes, &reading.changes, &framing.changes]
+                            .into_iter()
+                            .flatten();
                         let changes = space.scheme.iter().chain(others).cloned().chain(of_body);
                         let changes = changes.chain(space.clock.clone()).collect();
-                        found.push(Explanation { secret: key.secret.clone(), changes });
+                        found.push(Explanation {
+                            secret: key.secret.clone(),
+                            changes,
+                        });
                     }
                 }
             }
@@ -189,5 +218,12 @@ fn without(body: &[u8], in_body: &InBody) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).ok()?;
     let found = member(text, &in_body.pointer).ok()?;
     let rest = [&text[..found.cut.start], &text[found.cut.end..]].concat();
-    Some(if in_body.compact { compact(&rest) } else { rest }.into_bytes())
+    Some(
+        if in_body.compact {
+            compact(&rest)
+        } else {
+            rest
+        }
+        .into_bytes(),
+    )
 }

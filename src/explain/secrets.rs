@@ -93,23 +93,36 @@ pub(super) fn forms(case: &Case<'_>, scheme: &Scheme) -> Vec<KeyForm> {
         let text = candidate.named.secret.expose();
         let mut own: Vec<KeyForm> = Vec::new();
         let mut add = |bytes: Option<Key>, rows: &[&Row]| {
-            let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { return };
+            let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
+                return;
+            };
             if own.iter().any(|form| form.bytes == bytes) || other.len() + rows.len() > 2 {
                 return;
             }
-            let changes = rows.iter().map(|row| Change::new(What::Secret, row.how, row.advice));
+            let changes = rows
+                .iter()
+                .map(|row| Change::new(What::Secret, row.how, row.advice));
             let changes = other.iter().cloned().chain(changes).collect();
-            own.push(KeyForm { secret: Arc::clone(&candidate.named.name), bytes, changes });
+            own.push(KeyForm {
+                secret: Arc::clone(&candidate.named.name),
+                bytes,
+                changes,
+            });
         };
         add(as_configured(scheme, text), &[]);
         for row in TEXTS {
-            add((row.of)(text).and_then(|text| as_configured(scheme, &text)), &[row]);
+            add(
+                (row.of)(text).and_then(|text| as_configured(scheme, &text)),
+                &[row],
+            );
         }
         for row in READINGS {
             add((row.of)(text), &[row]);
         }
         for changed in TEXTS {
-            let Some(text) = (changed.of)(text) else { continue };
+            let Some(text) = (changed.of)(text) else {
+                continue;
+            };
             for row in READINGS {
                 add((row.of)(&text), &[changed, row]);
             }
@@ -128,12 +141,16 @@ impl Candidate {
             _ if !self.configured => Some(Change::new(
                 What::Secret,
                 format!("with the secret `{name}` instead"),
-                format!("Add `{name}` to the route's `secrets`, or let the sender use the one that is there."),
+                format!(
+                    "Add `{name}` to the route's `secrets`, or let the sender use the one that is there."
+                ),
             )),
             Some(end) if end <= case.now => Some(Change::new(
                 What::Secret,
                 format!("with the secret `{name}` instead, which expired at {end:.0}"),
-                format!("The sender still signs with `{name}`: finish the rotation there, or move its `expires`."),
+                format!(
+                    "The sender still signs with `{name}`: finish the rotation there, or move its `expires`."
+                ),
             )),
             _ => None,
         }
@@ -150,7 +167,10 @@ fn changed(text: &[u8], other: &[u8]) -> Option<Key> {
 }
 
 fn without_prefix(text: &[u8]) -> &[u8] {
-    PREFIXES.iter().find_map(|prefix| text.strip_prefix(*prefix)).unwrap_or(text)
+    PREFIXES
+        .iter()
+        .find_map(|prefix| text.strip_prefix(*prefix))
+        .unwrap_or(text)
 }
 
 fn unquoted(text: &[u8]) -> &[u8] {
@@ -162,7 +182,12 @@ fn unquoted(text: &[u8]) -> &[u8] {
 pub(super) fn base64(text: &[u8]) -> Option<Key> {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    const ENGINES: [GeneralPurpose; 2] =
-        [GeneralPurpose::new(&alphabet::STANDARD, LENIENT), GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT)];
-    ENGINES.iter().find_map(|engine| engine.decode(text).ok()).map(Zeroizing::new)
+    const ENGINES: [GeneralPurpose; 2] = [
+        GeneralPurpose::new(&alphabet::STANDARD, LENIENT),
+        GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT),
+    ];
+    ENGINES
+        .iter()
+        .find_map(|engine| engine.decode(text).ok())
+        .map(Zeroizing::new)
 }

@@ -37,7 +37,11 @@ impl Gateway {
         let until = Instant::now() + self.limits.header_timeout;
         first_byte_of(stream, self.limits.header_timeout, shutdown).await?;
         if !is_in(&self.limits.trusted_proxies, peer) {
-            self.refuse(ProxyHeader::Untrusted, peer, "the peer is none of the trusted proxies");
+            self.refuse(
+                ProxyHeader::Untrusted,
+                peer,
+                "the peer is none of the trusted proxies",
+            );
             return None;
         }
         let mut shutdown = shutdown.clone();

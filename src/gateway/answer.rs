@@ -125,7 +125,13 @@ impl Outcome {
 
     /// Whether the connection is of no more use, the rest of the request being unreadable.
     pub fn closes_connection(&self) -> bool {
-        matches!(self, Self::BodyTimeout | Self::BodyTooLarge | Self::HeadersTooLarge | Self::MalformedRequest(_))
+        matches!(
+            self,
+            Self::BodyTimeout
+                | Self::BodyTooLarge
+                | Self::HeadersTooLarge
+                | Self::MalformedRequest(_)
+        )
     }
 
     fn status(&self) -> StatusCode {
@@ -133,9 +139,9 @@ impl Outcome {
             Self::Delivered(response) => response.status(),
             Self::UpstreamRejected(response) => rejected_status(response.status()),
             Self::Queued(status) => *status,
-            Self::Duplicate(OnDuplicate::Reject) | Self::PayloadMismatch(OnDuplicate::Reject) | Self::InFlight => {
-                StatusCode::CONFLICT
-            }
+            Self::Duplicate(OnDuplicate::Reject)
+            | Self::PayloadMismatch(OnDuplicate::Reject)
+            | Self::InFlight => StatusCode::CONFLICT,
             Self::Duplicate(OnDuplicate::Acknowledge)
             | Self::PayloadMismatch(OnDuplicate::Acknowledge)
             | Self::Ignored => StatusCode::OK,
@@ -150,7 +156,9 @@ impl Outcome {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
-            Self::Inactive | Self::Overloaded | Self::StoreUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Inactive | Self::Overloaded | Self::StoreUnavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::BudgetExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -161,7 +169,9 @@ impl Outcome {
             Self::Delivered(_) => "The event was handed over.",
             Self::UpstreamRejected(_) => "The receiver refused the event.",
             Self::Queued(_) => "The event is stored and will be delivered.",
-            Self::Duplicate(_) => "An event with this ID was handed over before; it was not forwarded again.",
+            Self::Duplicate(_) => {
+                "An event with this ID was handed over before; it was not forwarded again."
+            }
             Self::InFlight => "The same event is being handed over now and did not end in time.",
             Self::PayloadMismatch(_) => {
                 "An event with this ID was handed over before, with another body; it was not forwarded again."
@@ -179,9 +189,13 @@ impl Outcome {
             Self::BodyTooLarge => "The body is larger than the endpoint takes.",
             Self::HeadersTooLarge => "The header section is larger than is taken.",
             Self::RateLimited(_) => "Too many requests; come again later.",
-            Self::UpstreamUnreachable => "The receiver could not be reached, or the connection to it failed.",
+            Self::UpstreamUnreachable => {
+                "The receiver could not be reached, or the connection to it failed."
+            }
             Self::Overloaded => "The gateway has as much to do as it may; come again later.",
-            Self::StoreUnavailable(_) => "The gateway cannot keep record of the event now, so it was not forwarded.",
+            Self::StoreUnavailable(_) => {
+                "The gateway cannot keep record of the event now, so it was not forwarded."
+            }
             Self::BudgetExceeded => "The receiver gave no answer in time.",
         })
     }
@@ -215,7 +229,9 @@ impl Answer {
     pub(super) fn to(outcome: Outcome, event_id: Option<&str>) -> PingoraResult<Self> {
         let (code, status) = (outcome.code(), outcome.status());
         let mut answer = match outcome {
-            Outcome::Delivered(response) | Outcome::UpstreamRejected(response) => Self::passed_back(response, status)?,
+            Outcome::Delivered(response) | Outcome::UpstreamRejected(response) => {
+                Self::passed_back(response, status)?
+            }
             Outcome::Challenge(reply) => Self::of_handshake(reply)?,
             outcome => Self::own(&outcome)?,
         };
@@ -257,13 +273,19 @@ impl Answer {
         if reply.status != StatusCode::NO_CONTENT {
             head.insert_header("Content-Length", reply.body.len())?;
         }
-        Ok(Self { head: Box::new(head), body: reply.body })
+        Ok(Self {
+            head: Box::new(head),
+            body: reply.body,
+        })
     }
 
     fn own(outcome: &Outcome) -> PingoraResult<Self> {
         let status = outcome.status();
         let (content_type, document) = if status.is_success() {
-            ("application/json", json!({ "outcome": outcome.code().as_str(), "detail": outcome.detail() }))
+            (
+                "application/json",
+                json!({ "outcome": outcome.code().as_str(), "detail": outcome.detail() }),
+            )
         } else {
             ("application/problem+json", problem(outcome, status))
         };
@@ -278,7 +300,10 @@ impl Answer {
             let allowed: Vec<_> = methods.iter().map(Method::as_str).collect();
             head.insert_header("Allow", allowed.join(", "))?;
         }
-        Ok(Self { head: Box::new(head), body })
+        Ok(Self {
+            head: Box::new(head),
+            body,
+        })
     }
 
     /// Writes the answer, whole, by `deadline`. `false` when that failed; the connection is of no use then.
@@ -322,13 +347,22 @@ mod tests {
         head.insert_header("Connection", "close, X-Hop").unwrap();
         head.insert_header("X-Hop", "1").unwrap();
         head.insert_header("Hookgate-Outcome", "spoofed").unwrap();
-        Response { head: Box::new(head), body: Bytes::from_static(b"body"), truncated: false }
+        Response {
+            head: Box::new(head),
+            body: Bytes::from_static(b"body"),
+            truncated: false,
+        }
     }
 
     #[test]
     fn every_failed_authentication_has_the_same_body() {
-        let bodies = [Failure::Missing, Failure::Malformed, Failure::Mismatch, Failure::Stale]
-            .map(|failure| answer(Outcome::InvalidSignature(failure)).body);
+        let bodies = [
+            Failure::Missing,
+            Failure::Malformed,
+            Failure::Mismatch,
+            Failure::Stale,
+        ]
+        .map(|failure| answer(Outcome::InvalidSignature(failure)).body);
         assert!(bodies.iter().all(|body| *body == bodies[0]));
     }
 
@@ -336,10 +370,17 @@ mod tests {
     fn an_error_is_a_problem_document_that_names_its_code() {
         let answer = answer(Outcome::UnknownRoute);
         let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(answer.head.headers["content-type"], "application/problem+json");
+        assert_eq!(
+            answer.head.headers["content-type"],
+            "application/problem+json"
+        );
         assert_eq!(document["code"], "unknown_route");
         assert_eq!(document["status"], 404);
-        assert!(document["type"].is_string() && document["title"].is_string() && document["detail"].is_string());
+        assert!(
+            document["type"].is_string()
+                && document["title"].is_string()
+                && document["detail"].is_string()
+        );
     }
 
     #[test]
@@ -355,9 +396,20 @@ mod tests {
 
     #[test]
     fn statuses_that_would_harm_the_endpoint_become_502() {
-        for (upstream, answered) in [(101, 502), (301, 502), (304, 502), (410, 502), (404, 404), (500, 500), (429, 429)]
-        {
-            assert_eq!(answer(Outcome::UpstreamRejected(response(upstream))).status(), answered, "{upstream}");
+        for (upstream, answered) in [
+            (101, 502),
+            (301, 502),
+            (304, 502),
+            (410, 502),
+            (404, 404),
+            (500, 500),
+            (429, 429),
+        ] {
+            assert_eq!(
+                answer(Outcome::UpstreamRejected(response(upstream))).status(),
+                answered,
+                "{upstream}"
+            );
         }
     }
 

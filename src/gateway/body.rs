@@ -38,7 +38,11 @@ pub(super) struct Share<'a> {
 
 impl BodyBytes {
     pub(super) fn new(limit: usize, gauge: IntGauge) -> Self {
-        Self { in_flight: AtomicUsize::new(0), limit, gauge }
+        Self {
+            in_flight: AtomicUsize::new(0),
+            limit,
+            gauge,
+        }
     }
 
     pub(super) fn share(&self) -> Share<'_> {
@@ -52,7 +56,11 @@ impl Share<'_> {
         let before = self.of.in_flight.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         self.of.gauge.add(signed(bytes));
-        if before + bytes > self.of.limit { Err(Outcome::Overloaded) } else { Ok(()) }
+        if before + bytes > self.of.limit {
+            Err(Outcome::Overloaded)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -79,19 +87,26 @@ pub(super) async fn receive(
     verification: &mut Verification<'_>,
     share: &mut Share<'_>,
 ) -> Result<(), Outcome> {
-    if head.content_length.is_some_and(|length| length > max as u64) {
+    if head
+        .content_length
+        .is_some_and(|length| length > max as u64)
+    {
         return Err(Outcome::BodyTooLarge);
     }
     if head.expects_continue && !session.is_body_done() {
         // A sender that reads nothing would keep us here for ever.
         let written = timeout_at(deadline.into(), session.write_continue_response()).await;
-        written.map_err(|_| Outcome::BodyTimeout)?.map_err(|_| Outcome::MalformedRequest(Fault::Unparsable))?;
+        written
+            .map_err(|_| Outcome::BodyTimeout)?
+            .map_err(|_| Outcome::MalformedRequest(Fault::Unparsable))?;
     }
     loop {
         let chunk = match timeout_at(deadline.into(), session.read_request_body()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Ok(()),
-            Ok(Err(error)) if *error.etype() == ErrorType::ReadTimedout => return Err(Outcome::BodyTimeout),
+            Ok(Err(error)) if *error.etype() == ErrorType::ReadTimedout => {
+                return Err(Outcome::BodyTimeout);
+            }
             Ok(Err(_)) => return Err(Outcome::MalformedRequest(Fault::Unparsable)),
             Err(_) => return Err(Outcome::BodyTimeout),
         };
@@ -105,7 +120,11 @@ pub(super) async fn receive(
 
 /// Reads what a refused request's body still has to come, if that is little, so that the connection can be kept.
 /// Answers whether it can.
-pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head, refused: bool) -> bool {
+pub(super) async fn drain_for_reuse(
+    session: &mut ServerSession,
+    head: &Head,
+    refused: bool,
+) -> bool {
     if refused && head.chunked {
         // Pingora takes a chunk without a size for the last one. What follows a chunked body that nobody vouched for
         // is not taken for a request.
@@ -118,16 +137,28 @@ pub(super) async fn drain_for_reuse(session: &mut ServerSession, head: &Head, re
     if session.is_body_done() {
         return true;
     }
-    let little = head.content_length.is_some_and(|length| length <= DRAINED_FOR_REUSE_MAX as u64);
+    let little = head
+        .content_length
+        .is_some_and(|length| length <= DRAINED_FOR_REUSE_MAX as u64);
     if !little || head.expects_continue {
         // A sender that waits for 100 may send the body or not; there is no telling what comes next.
         return false;
     }
-    tokio::time::timeout(DRAIN_TIME_MAX, drain(session, DRAINED_FOR_REUSE_MAX)).await.unwrap_or(false)
+    tokio::time::timeout(DRAIN_TIME_MAX, drain(session, DRAINED_FOR_REUSE_MAX))
+        .await
+        .unwrap_or(false)
 }
 
 fn gives_a_body_no_meaning(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE, Method::CONNECT].contains(method)
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::CONNECT,
+    ]
+    .contains(method)
 }
 
 fn has_body(head: &Head) -> bool {

@@ -41,7 +41,8 @@ const STREAMS_MAX: u32 = 100;
 const FAULTY_STREAMS_MAX: usize = 32;
 
 /// For a connection over the limit, which gets no more of us than this.
-const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome: overloaded\r\nRetry-After: 2\r\n\
+const OVERLOADED: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome: overloaded\r\nRetry-After: 2\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The gateway as a listener serves it, connection by connection.
@@ -58,32 +59,59 @@ impl Frontend {
     pub fn take(self: &Arc<Self>, mut stream: l4::Stream, shutdown: &ShutdownWatch) {
         // What is written is whole, so waiting for more of it helps nobody. An error will come again with the first read.
         let _ = stream.set_nodelay();
-        let peer = ip_of(stream.get_socket_digest().as_ref().and_then(|socket| socket.peer_addr()));
-        let place = self.gateway.places.take(peer).map(|place| Connection::new(Arc::clone(&self.gateway), place));
+        let peer = ip_of(
+            stream
+                .get_socket_digest()
+                .as_ref()
+                .and_then(|socket| socket.peer_addr()),
+        );
+        let place = self
+            .gateway
+            .places
+            .take(peer)
+            .map(|place| Connection::new(Arc::clone(&self.gateway), place));
         let (frontend, shutdown) = (Arc::clone(self), shutdown.clone());
         tokio::spawn(async move {
             match place {
-                Some(connection) => frontend.serve(Box::new(stream), peer, connection, shutdown).await,
+                Some(connection) => {
+                    frontend
+                        .serve(Box::new(stream), peer, connection, shutdown)
+                        .await
+                }
                 None => frontend.turn_away(Box::new(stream)).await,
             }
         });
     }
 
-    async fn serve(&self, mut stream: Stream, mut peer: IpAddr, mut connection: Connection, shutdown: ShutdownWatch) {
+    async fn serve(
+        &self,
+        mut stream: Stream,
+        mut peer: IpAddr,
+        mut connection: Connection,
+        shutdown: ShutdownWatch,
+    ) {
         let gateway = &self.gateway;
         if self.proxy_protocol {
-            let Some(sender) = gateway.announced(&mut stream, peer, &shutdown).await else { return };
+            let Some(sender) = gateway.announced(&mut stream, peer, &shutdown).await else {
+                return;
+            };
             if !gateway.places.pass_on(&mut connection.place, sender) {
                 return self.turn_away(stream).await;
             }
             peer = sender;
         }
         if let Some(tls) = &self.tls {
-            let Some(secured) = Box::pin(gateway.secure(stream, peer, tls, &shutdown)).await else { return };
+            let Some(secured) = Box::pin(gateway.secure(stream, peer, tls, &shutdown)).await else {
+                return;
+            };
             stream = secured;
         }
         let first_byte = FirstByte::default();
-        stream = Box::new(Watched::new(stream, first_byte.clone(), gateway.limits.header_bytes));
+        stream = Box::new(Watched::new(
+            stream,
+            first_byte.clone(),
+            gateway.limits.header_bytes,
+        ));
         match gateway.protocol(&mut stream, &shutdown).await {
             None => {}
             Some(Protocol::Http1) => gateway.serve_http1(stream, first_byte, shutdown).await,
@@ -91,7 +119,10 @@ impl Frontend {
                 // Heads are bounded stream by stream.
                 first_byte.head_is_whole();
                 // From here on it is Pingora's: it accepts the streams and gives each to `process_new_http`.
-                let http2 = Arc::new(Http2 { options: http2_options(gateway), connection });
+                let http2 = Arc::new(Http2 {
+                    options: http2_options(gateway),
+                    connection,
+                });
                 ServerApp::process_new(&http2, stream, &shutdown).await;
             }
         }
@@ -99,7 +130,10 @@ impl Frontend {
 
     /// Tells a connection that there is no place for it, where that can be told without a handshake.
     async fn turn_away(&self, mut stream: Stream) {
-        self.gateway.metrics.unmatched.answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
+        self.gateway
+            .metrics
+            .unmatched
+            .answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
         if self.tls.is_none() {
             let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
         }
@@ -151,7 +185,10 @@ impl Gateway {
             }
             std::io::Result::Ok(())
         };
-        let whole = matches!(timeout(self.limits.header_timeout, preface).await, Ok(Ok(()))) && start == *HTTP2_PREFACE;
+        let whole = matches!(
+            timeout(self.limits.header_timeout, preface).await,
+            Ok(Ok(()))
+        ) && start == *HTTP2_PREFACE;
         match agreed {
             None if whole => Some(Protocol::Http2),
             Some(ALPN::H2) => whole.then_some(Protocol::Http2),
@@ -168,23 +205,39 @@ impl Gateway {
         }
     }
 
-    async fn serve_http1(&self, mut stream: Stream, first_byte: FirstByte, mut shutdown: ShutdownWatch) {
-        let scheme = if stream.get_ssl_digest().is_some() { "https" } else { "http" };
+    async fn serve_http1(
+        &self,
+        mut stream: Stream,
+        first_byte: FirstByte,
+        mut shutdown: ShutdownWatch,
+    ) {
+        let scheme = if stream.get_ssl_digest().is_some() {
+            "https"
+        } else {
+            "http"
+        };
         loop {
             let mut session = ServerSession::new_http1(stream);
             // Whether a connection is kept is for us to say; Pingora would give it up at the first 100 (Continue).
             session.set_close_on_response_before_downstream_finish(false);
             // Our own deadlines stand around every read.
             session.set_read_timeout(None);
-            let read = self.read_head(&mut session, &first_byte, &mut shutdown).await;
+            let read = self
+                .read_head(&mut session, &first_byte, &mut shutdown)
+                .await;
             let Some(at) = first_byte.get() else { return };
-            let incoming = Incoming { first_byte: at, peer: peer_address(&session), scheme };
+            let incoming = Incoming {
+                first_byte: at,
+                peer: peer_address(&session),
+                scheme,
+            };
             match read {
                 HeadRead::Whole => first_byte.head_is_whole(),
                 HeadRead::Nothing => return,
                 HeadRead::Refused(outcome) => {
                     session.set_keepalive(None);
-                    self.answer(&mut session, outcome, &mut Visit::new(incoming)).await;
+                    self.answer(&mut session, outcome, &mut Visit::new(incoming))
+                        .await;
                     close(session).await;
                     return;
                 }
@@ -194,7 +247,9 @@ impl Gateway {
                 close(session).await;
                 return;
             }
-            let Ok(Some(reusable)) = session.finish().await else { return };
+            let Ok(Some(reusable)) = session.finish().await else {
+                return;
+            };
             (stream, _) = reusable.into_parts();
             first_byte.rearm();
         }
@@ -272,10 +327,19 @@ impl HttpServerApp for Http2 {
     ) -> Option<ReusedHttpStream> {
         // A stream is given to us when its head is whole.
         let first_byte = Instant::now();
-        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let tls = session
+            .digest()
+            .is_some_and(|digest| digest.ssl_digest.is_some());
         let scheme = if tls { "https" } else { "http" };
-        let incoming = Incoming { first_byte, peer: peer_address(&session), scheme };
-        self.connection.gateway.serve(&mut session, incoming, shutdown).await;
+        let incoming = Incoming {
+            first_byte,
+            peer: peer_address(&session),
+            scheme,
+        };
+        self.connection
+            .gateway
+            .serve(&mut session, incoming, shutdown)
+            .await;
         let _ = session.finish().await;
         None
     }
@@ -285,7 +349,8 @@ impl HttpServerApp for Http2 {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        let header_bytes = u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
+        let header_bytes =
+            u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
         let mut options = default_h2_options();
         options.max_concurrent_streams(STREAMS_MAX);
         // A head that is not far over the limit gets an answer of ours, which is counted; another gets h2's bare 431.
@@ -312,7 +377,11 @@ fn ip_of(address: Option<&SocketAddr>) -> IpAddr {
 }
 
 /// Waits for a connection's first byte, which stays to be read. `None` when none comes within this time, or we stop.
-pub(super) async fn first_byte_of(stream: &mut Stream, within: Duration, shutdown: &ShutdownWatch) -> Option<u8> {
+pub(super) async fn first_byte_of(
+    stream: &mut Stream,
+    within: Duration,
+    shutdown: &ShutdownWatch,
+) -> Option<u8> {
     let mut shutdown = shutdown.clone();
     let mut first = [0];
     tokio::select! {

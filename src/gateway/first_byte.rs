@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::{SslDigest, TlsRef};
 use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::sync::Notify;
@@ -102,12 +102,21 @@ impl Watched {
 
     pub(super) fn new(stream: Stream, first_byte: FirstByte, header_bytes_max: usize) -> Self {
         let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
-        Self { stream, first_byte, header_bytes_max, ahead: Vec::new() }
+        Self {
+            stream,
+            first_byte,
+            header_bytes_max,
+            ahead: Vec::new(),
+        }
     }
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let taken = self.ahead.len().min(buf.remaining());
             buf.put_slice(&self.ahead[..taken]);
@@ -130,7 +139,11 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -224,6 +237,8 @@ impl GetSocketDigest for Watched {
 
 impl fmt::Debug for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("id", &self.inner().id()).finish_non_exhaustive()
+        f.debug_struct("Watched")
+            .field("id", &self.inner().id())
+            .finish_non_exhaustive()
     }
 }

@@ -31,7 +31,9 @@ pub(super) struct Handing<'a> {
 /// When a `spill` route gives its upstream up, so that the event can still be stored in time.
 pub(super) fn spill_by(first_byte: Instant, deadline: Instant) -> Instant {
     let whole = deadline.saturating_duration_since(first_byte);
-    deadline.checked_sub(SPILL_RESERVE.min(whole / 4)).unwrap_or(deadline)
+    deadline
+        .checked_sub(SPILL_RESERVE.min(whole / 4))
+        .unwrap_or(deadline)
 }
 
 impl Gateway {
@@ -65,7 +67,9 @@ impl Gateway {
                     claim.release_untried();
                     return Outcome::StoreUnavailable(error);
                 }
-                connected.hand_over(&handing.delivery, number, possibly, deadline, || ()).await
+                connected
+                    .hand_over(&handing.delivery, number, possibly, deadline, || ())
+                    .await
             }
         };
         metrics.attempted(attempt.result(), attempt.duration.as_secs_f64());
@@ -79,16 +83,25 @@ impl Gateway {
                 if spills && is_trouble(response.status()) {
                     let failed = response.refusal(self.clock.wall());
                     return self
-                        .store(claim, handing, Some((Attempt::Refused, record)), pause(route, number, failed))
+                        .store(
+                            claim,
+                            handing,
+                            Some((Attempt::Refused, record)),
+                            pause(route, number, failed),
+                        )
                         .await;
                 }
                 self.release(claim, handing, Attempt::Refused, record).await;
                 Outcome::UpstreamRejected(response)
             }
             End::NotReached(failure) => {
-                self.no_answer(claim, handing, (Attempt::Refused, record), failure, spills).await
+                self.no_answer(claim, handing, (Attempt::Refused, record), failure, spills)
+                    .await
             }
-            End::Unknown(failure) => self.no_answer(claim, handing, (Attempt::Unknown, record), failure, spills).await,
+            End::Unknown(failure) => {
+                self.no_answer(claim, handing, (Attempt::Unknown, record), failure, spills)
+                    .await
+            }
         }
     }
 
@@ -109,9 +122,18 @@ impl Gateway {
     }
 
     /// The upstream has taken it: the sender hears of that when the ledger has it.
-    async fn handed_over(&self, claim: Claim, handing: &Handing<'_>, record: Attempted, response: Response) -> Outcome {
+    async fn handed_over(
+        &self,
+        claim: Claim,
+        handing: &Handing<'_>,
+        record: Attempted,
+        response: Response,
+    ) -> Outcome {
         let report = handing.report(Some(record), handing.payload_if_kept(State::Success));
-        match claim.settle(Ending::HandedOver, report, handing.settle_by).await {
+        match claim
+            .settle(Ending::HandedOver, report, handing.settle_by)
+            .await
+        {
             Ok(()) => Outcome::Delivered(response),
             Err(error) => self.not_settled(error),
         }
@@ -125,7 +147,10 @@ impl Gateway {
         attempt: Option<(Attempt, Attempted)>,
         pause: Duration,
     ) -> Outcome {
-        let ending = Ending::Stored { after: attempt.as_ref().map(|(attempt, _)| *attempt), due_after: pause };
+        let ending = Ending::Stored {
+            after: attempt.as_ref().map(|(attempt, _)| *attempt),
+            due_after: pause,
+        };
         let report = handing.report(attempt.map(|(_, record)| record), Some(handing.payload()));
         match claim.settle(ending, report, handing.settle_by).await {
             Ok(()) => Outcome::Queued(handing.route.accept_status),
@@ -140,9 +165,19 @@ impl Gateway {
     }
 
     /// Lets the provider's retry pass. That this was noted is not what the sender asks: the answer is the same if not.
-    async fn release(&self, claim: Claim, handing: &Handing<'_>, attempt: Attempt, record: Attempted) {
+    async fn release(
+        &self,
+        claim: Claim,
+        handing: &Handing<'_>,
+        attempt: Attempt,
+        record: Attempted,
+    ) {
         let report = handing.report(Some(record), handing.payload_if_kept(State::Failed));
-        if claim.settle(Ending::Released(attempt), report, handing.settle_by).await.is_err() {
+        if claim
+            .settle(Ending::Released(attempt), report, handing.settle_by)
+            .await
+            .is_err()
+        {
             self.metrics.store().failed("complete");
         }
     }
@@ -150,17 +185,25 @@ impl Gateway {
 
 impl Handing<'_> {
     fn report(&self, attempt: Option<Attempted>, payload: Option<Payload>) -> Report {
-        Report { subject: Arc::clone(&self.subject), attempt, payload }
+        Report {
+            subject: Arc::clone(&self.subject),
+            attempt,
+            payload,
+        }
     }
 
     fn payload(&self) -> Payload {
-        Payload { head: self.delivery.to_stored(), body: self.delivery.body().clone() }
+        Payload {
+            head: self.delivery.to_stored(),
+            body: self.delivery.body().clone(),
+        }
     }
 
     /// For an operator to look at. What is to be delivered later is always kept; the configuration sees to it that such a
     /// body is not too big either.
     fn payload_if_kept(&self, state: State) -> Option<Payload> {
-        let kept = self.route.retain.keeps_payload(state) && self.delivery.body().len() <= PAYLOAD_MAX;
+        let kept =
+            self.route.retain.keeps_payload(state) && self.delivery.body().len() <= PAYLOAD_MAX;
         kept.then(|| self.payload())
     }
 }
@@ -172,7 +215,10 @@ fn is_trouble(status: StatusCode) -> bool {
 
 /// When a spilled event is tried again.
 fn pause(route: &Route, attempt: u32, failed: Failed) -> Duration {
-    match route.retry.next(attempt, failed, Duration::ZERO, fastrand::f64()) {
+    match route
+        .retry
+        .next(attempt, failed, Duration::ZERO, fastrand::f64())
+    {
         Next::RetryAfter(pause) => pause,
         // Stored for one more attempt at the least.
         Next::GiveUp(_) => Duration::ZERO,

@@ -17,9 +17,19 @@ pub(super) enum Asked {
 }
 
 /// What becomes of a GET that asks by its query; `None` if it does not. It is not signed: its token speaks for it.
-pub(super) fn by_query(route: &Route, head: &RequestHeader, now: Timestamp) -> Option<Result<Outcome, Outcome>> {
-    let Some(Handshake::Query(token)) = &route.handshake else { return None };
-    let query = head.uri.query().filter(|_| head.method == Method::GET).and_then(Query::read)?;
+pub(super) fn by_query(
+    route: &Route,
+    head: &RequestHeader,
+    now: Timestamp,
+) -> Option<Result<Outcome, Outcome>> {
+    let Some(Handshake::Query(token)) = &route.handshake else {
+        return None;
+    };
+    let query = head
+        .uri
+        .query()
+        .filter(|_| head.method == Method::GET)
+        .and_then(Query::read)?;
     Some(match token.answer(query, now) {
         Some(reply) => Ok(Outcome::Challenge(reply)),
         None => Err(Outcome::InvalidSignature(Failure::Mismatch)),

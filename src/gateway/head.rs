@@ -49,14 +49,20 @@ impl Fault {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Unparsable => "the request could not be parsed",
-            Self::Target => "the request target must be a path of visible ASCII, without encoded control characters",
+            Self::Target => {
+                "the request target must be a path of visible ASCII, without encoded control characters"
+            }
             Self::Host => "there must be exactly one Host, with a valid name",
             Self::ContentLength => "Content-Length must be given at most once, in digits",
-            Self::TransferEncoding => "Transfer-Encoding must be `chunked` alone, and without Content-Length",
+            Self::TransferEncoding => {
+                "Transfer-Encoding must be `chunked` alone, and without Content-Length"
+            }
             Self::Connection => "Connection names a header that must reach the receiver",
             Self::Expect => "the only expectation that is met is 100-continue",
             Self::LineEnd => "lines must end in CR LF, and the first one is the request's",
-            Self::FieldName => "a header name differs in `_` only from one that frames or authenticates the request",
+            Self::FieldName => {
+                "a header name differs in `_` only from one that frames or authenticates the request"
+            }
         }
     }
 
@@ -83,8 +89,12 @@ impl Head {
     /// `malformed_request` or `headers_too_large`.
     pub fn check(session: &ServerSession, header_bytes_max: usize) -> Result<Self, Outcome> {
         let head = session.req_header();
-        let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
-        let size = raw.as_ref().map_or_else(|| size_of_fields(&head.headers), |raw| raw.len());
+        let raw = session
+            .as_http1()
+            .map(|http1| http1.get_headers_raw_bytes());
+        let size = raw
+            .as_ref()
+            .map_or_else(|| size_of_fields(&head.headers), |raw| raw.len());
         if size > header_bytes_max || head.headers.len() > FIELDS_MAX {
             return Err(Outcome::HeadersTooLarge);
         }
@@ -112,14 +122,20 @@ fn refuse<T>(fault: Fault) -> Result<T, Outcome> {
 
 /// Fields as HTTP/2 counts them (RFC 9113 §6.5.2).
 fn size_of_fields(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
 }
 
 /// What only the bytes themselves show: Pingora takes bare LF for CR LF, any form of target, and drops a
 /// Content-Length that stands beside a Transfer-Encoding. The target's bytes are not the sender's where it could not read
 /// those: it percent-encodes them, a bare CR too, which ends a line for some.
 fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
-    let mut lines = raw.strip_suffix(b"\n").unwrap_or(raw).split(|&byte| byte == b'\n');
+    let mut lines = raw
+        .strip_suffix(b"\n")
+        .unwrap_or(raw)
+        .split(|&byte| byte == b'\n');
     if !lines.clone().all(|line| line.ends_with(b"\r")) {
         return refuse(Fault::LineEnd);
     }
@@ -127,7 +143,10 @@ fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
     if request_line == b"\r" {
         return refuse(Fault::LineEnd);
     }
-    let target = request_line.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+    let target = request_line
+        .split(|&byte| byte == b' ')
+        .nth(1)
+        .unwrap_or_default();
     if !is_sound_target(target) {
         return refuse(Fault::Target);
     }
@@ -142,13 +161,23 @@ fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
 fn is_sound_target(target: &[u8]) -> bool {
     let absolute = [&b"http://"[..], b"https://"]
         .iter()
-        .find_map(|scheme| target.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)))
+        .find_map(|scheme| {
+            target
+                .get(..scheme.len())
+                .filter(|start| start.eq_ignore_ascii_case(scheme))
+        })
         .map(|scheme| &target[scheme.len()..]);
     let form = match absolute {
-        Some(rest) => !rest.split(|&byte| byte == b'/').next().unwrap_or_default().contains(&b'@'),
+        Some(rest) => !rest
+            .split(|&byte| byte == b'/')
+            .next()
+            .unwrap_or_default()
+            .contains(&b'@'),
         None => target.starts_with(b"/"),
     };
-    form && target.iter().all(|&byte| byte.is_ascii_graphic() && byte != b'#')
+    form && target
+        .iter()
+        .all(|&byte| byte.is_ascii_graphic() && byte != b'#')
         && !target.windows(3).any(is_encoded_control)
 }
 
@@ -158,14 +187,18 @@ fn is_encoded_control(text: &[u8]) -> bool {
 
 fn is_content_length(line: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length";
-    line.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME))
+    line.get(..NAME.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
 /// A receiver that folds `_` into `-`, as CGI does, would take some for framing. And h2 has names with a quote, which are no
 /// tokens (RFC 9110 §5.6.2).
 fn check_field_names(headers: &HeaderMap) -> Result<(), Outcome> {
     const FRAMING: [&str; 2] = ["transfer_encoding", "content_length"];
-    if headers.keys().any(|name| FRAMING.contains(&name.as_str()) || name.as_str().contains('"')) {
+    if headers
+        .keys()
+        .any(|name| FRAMING.contains(&name.as_str()) || name.as_str().contains('"'))
+    {
         return refuse(Fault::FieldName);
     }
     Ok(())
@@ -175,7 +208,14 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
     let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(()),
-        (Some(value), None) if value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(value), None)
+            if value
+                .as_bytes()
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"chunked") =>
+        {
+            Ok(())
+        }
         _ => refuse(Fault::TransferEncoding),
     }
 }
@@ -212,9 +252,14 @@ pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<
     }
     let is_taken_for_another = |name: &HeaderName| {
         let folded = name.as_str().replace('_', "-");
-        folded != name.as_str() && HeaderName::try_from(folded).is_ok_and(|folded| route.reads(&folded))
+        folded != name.as_str()
+            && HeaderName::try_from(folded).is_ok_and(|folded| route.reads(&folded))
     };
-    if headers.keys().filter(|name| !route.reads(name)).any(is_taken_for_another) {
+    if headers
+        .keys()
+        .filter(|name| !route.reads(name))
+        .any(is_taken_for_another)
+    {
         return refuse(Fault::FieldName);
     }
     Ok(())
@@ -222,10 +267,13 @@ pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Outcome> {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     let text = value.to_str().unwrap_or_default();
     // A zero before it is lawful, and octal to some.
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text.len() == 1 || !text.starts_with('0'));
     let size = text.parse().ok().filter(|_| plain);
     match (size, values.next()) {
         (Some(size), None) => Ok(Some(size)),
@@ -284,7 +332,10 @@ pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     let mut parts = headers.get(TRACEPARENT)?.to_str().ok()?.split('-');
     let (version, trace_id) = (parts.next()?, parts.next()?);
-    let lower_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let lower_hex = |text: &str| {
+        text.bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
     (version.len() == 2 && trace_id.len() == 32 && lower_hex(trace_id)).then_some(trace_id)
 }
 
@@ -336,8 +387,14 @@ mod tests {
             trace_id(&headers).map(ToOwned::to_owned)
         };
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").as_deref(), Some(trace));
-        assert_eq!(id("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"), None);
+        assert_eq!(
+            id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").as_deref(),
+            Some(trace)
+        );
+        assert_eq!(
+            id("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"),
+            None
+        );
         assert_eq!(id("00-short-00f067aa0ba902b7-01"), None);
     }
 }

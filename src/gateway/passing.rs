@@ -26,12 +26,15 @@ impl Gateway {
         visit: &mut Visit<'_>,
     ) -> Outcome {
         visit.line.unverified = Some(unverified.failure().label());
-        let event = route.envelope.parse(unverified.body(), &arrival.head.headers);
+        let event = route
+            .envelope
+            .parse(unverified.body(), &arrival.head.headers);
         if event.is_ok_and(|event| !route.events.takes(&event.kind)) {
             return Outcome::Ignored;
         }
         let delivery = Delivery::unverified(unverified, &route.name, arrival, route.forward_query);
-        self.forward_once(route, metrics, &delivery, deadline, visit).await
+        self.forward_once(route, metrics, &delivery, deadline, visit)
+            .await
     }
 
     /// Makes the one attempt, ending by `deadline`.
@@ -49,7 +52,11 @@ impl Gateway {
         };
         let attempt = match self.client.connect(&route.upstream, deadline).await {
             Err(attempt) => attempt,
-            Ok(connected) => connected.hand_over(delivery, 1, false, deadline, || ()).await,
+            Ok(connected) => {
+                connected
+                    .hand_over(delivery, 1, false, deadline, || ())
+                    .await
+            }
         };
         metrics.attempted(attempt.result(), attempt.duration.as_secs_f64());
         match attempt.end {

@@ -20,16 +20,24 @@ pub(super) struct Hops {
 /// itself is not.
 pub(super) fn hops(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Hops {
     let peer = peer.to_canonical();
-    let mut hops = Hops { client: peer, forwarded_for: None };
+    let mut hops = Hops {
+        client: peer,
+        forwarded_for: None,
+    };
     if !is_in(trusted, peer) {
         return hops;
     }
     // Lossily: a line with a strange byte in it must not take the trusted proxy's own entry along.
-    let told: Vec<_> =
-        headers.get_all(X_FORWARDED_FOR).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    let told: Vec<_> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .collect();
     let told = told.join(", ");
     for hop in told.rsplit(',') {
-        let Some(address) = address_of(hop.trim()) else { break };
+        let Some(address) = address_of(hop.trim()) else {
+            break;
+        };
         hops.client = address;
         if !is_in(trusted, address) {
             break;
@@ -47,7 +55,9 @@ pub(super) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
 
 /// An address, which some proxies write with the port.
 fn address_of(hop: &str) -> Option<IpAddr> {
-    let address = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
+    let address = hop
+        .parse()
+        .or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
     address.ok().map(|address: IpAddr| address.to_canonical())
 }
 
@@ -61,7 +71,9 @@ mod tests {
             headers.append(X_FORWARDED_FOR, http::HeaderValue::from_static(value));
         }
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        hops(peer.parse().unwrap(), &headers, &trusted).client.to_string()
+        hops(peer.parse().unwrap(), &headers, &trusted)
+            .client
+            .to_string()
     }
 
     #[test]
@@ -71,18 +83,35 @@ mod tests {
 
     #[test]
     fn the_last_hop_that_is_not_trusted_is_the_sender() {
-        assert_eq!(client("10.0.0.1", &["198.51.100.7, 203.0.113.9, 10.0.0.2"]), "203.0.113.9");
-        assert_eq!(client("10.0.0.1", &["198.51.100.7", "203.0.113.9"]), "203.0.113.9");
+        assert_eq!(
+            client("10.0.0.1", &["198.51.100.7, 203.0.113.9, 10.0.0.2"]),
+            "203.0.113.9"
+        );
+        assert_eq!(
+            client("10.0.0.1", &["198.51.100.7", "203.0.113.9"]),
+            "203.0.113.9"
+        );
         assert_eq!(client("::ffff:10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
     }
 
     #[test]
     fn a_strange_line_or_a_port_does_not_hide_the_sender() {
-        assert_eq!(client("10.0.0.1", &["unknown, 203.0.113.9:4711"]), "203.0.113.9");
+        assert_eq!(
+            client("10.0.0.1", &["unknown, 203.0.113.9:4711"]),
+            "203.0.113.9"
+        );
         let mut headers = HeaderMap::new();
-        headers.append(X_FORWARDED_FOR, http::HeaderValue::from_bytes(b"\xff, 203.0.113.9").unwrap());
+        headers.append(
+            X_FORWARDED_FOR,
+            http::HeaderValue::from_bytes(b"\xff, 203.0.113.9").unwrap(),
+        );
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        assert_eq!(hops("10.0.0.1".parse().unwrap(), &headers, &trusted).client.to_string(), "203.0.113.9");
+        assert_eq!(
+            hops("10.0.0.1".parse().unwrap(), &headers, &trusted)
+                .client
+                .to_string(),
+            "203.0.113.9"
+        );
     }
 
     #[test]

@@ -33,13 +33,22 @@ struct Share {
 
 impl Places {
     pub(super) fn new(limit: usize, per_address: usize, exempt: Vec<IpNet>) -> Self {
-        Self { limit, free: Arc::new(Semaphore::new(limit)), per_address, exempt, taken: Arc::default() }
+        Self {
+            limit,
+            free: Arc::new(Semaphore::new(limit)),
+            per_address,
+            exempt,
+            taken: Arc::default(),
+        }
     }
 
     /// A place for a connection from `peer`, if there is one.
     pub(super) fn take(&self, peer: IpAddr) -> Option<Place> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        Some(Place { _permit: permit, share: self.share(peer)? })
+        Some(Place {
+            _permit: permit,
+            share: self.share(peer)?,
+        })
     }
 
     /// Makes a place one of `peer`'s, whoever had it before. `false` when that one has all it may have.
@@ -50,7 +59,10 @@ impl Places {
 
     fn share(&self, peer: IpAddr) -> Option<Share> {
         if is_in(&self.exempt, peer) {
-            return Some(Share { address: None, taken: Arc::clone(&self.taken) });
+            return Some(Share {
+                address: None,
+                taken: Arc::clone(&self.taken),
+            });
         }
         let address = holder(peer.to_canonical());
         let mut taken = lock(&self.taken);
@@ -60,7 +72,10 @@ impl Places {
             return None;
         }
         *count += 1;
-        Some(Share { address: Some(address), taken: Arc::clone(&self.taken) })
+        Some(Share {
+            address: Some(address),
+            taken: Arc::clone(&self.taken),
+        })
     }
 
     /// Ends when all places are free.
@@ -92,7 +107,9 @@ fn lock(taken: &Mutex<HashMap<IpAddr, usize>>) -> MutexGuard<'_, HashMap<IpAddr,
 fn holder(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
     }
 }
 
@@ -111,15 +128,23 @@ mod tests {
     #[test]
     fn an_address_has_its_places_and_leaves_others_theirs() {
         let places = places(4, 2);
-        let held: Vec<_> = (0..2).map(|_| places.take(ip("192.0.2.1")).unwrap()).collect();
+        let held: Vec<_> = (0..2)
+            .map(|_| places.take(ip("192.0.2.1")).unwrap())
+            .collect();
         assert!(places.take(ip("192.0.2.1")).is_none());
-        assert!(places.take(ip("::ffff:192.0.2.1")).is_none(), "the same address");
+        assert!(
+            places.take(ip("::ffff:192.0.2.1")).is_none(),
+            "the same address"
+        );
         let other = places.take(ip("192.0.2.2")).unwrap();
         let last = places.take(ip("192.0.2.2")).unwrap();
         assert!(places.take(ip("192.0.2.3")).is_none(), "none is left");
         drop((held, other, last));
         assert!(places.take(ip("192.0.2.1")).is_some());
-        assert!(lock(&places.taken).is_empty(), "nobody is remembered who has no place");
+        assert!(
+            lock(&places.taken).is_empty(),
+            "nobody is remembered who has no place"
+        );
     }
 
     #[test]
@@ -144,11 +169,17 @@ mod tests {
         let mut first = places.take(ip("10.1.2.3")).unwrap();
         assert!(places.pass_on(&mut first, ip("192.0.2.1")));
         let mut second = places.take(ip("10.1.2.3")).unwrap();
-        assert!(!places.pass_on(&mut second, ip("192.0.2.1")), "that one has its place");
+        assert!(
+            !places.pass_on(&mut second, ip("192.0.2.1")),
+            "that one has its place"
+        );
         assert!(places.pass_on(&mut second, ip("192.0.2.2")));
         drop(first);
         assert!(places.take(ip("192.0.2.1")).is_some());
         drop(second);
-        assert!(lock(&places.taken).is_empty(), "nobody is remembered who has no place");
+        assert!(
+            lock(&places.taken).is_empty(),
+            "nobody is remembered who has no place"
+        );
     }
 }

@@ -72,12 +72,22 @@ impl Rotation {
     }
 
     /// Looks at a route's secrets. Each hint is given once, until the secret is used again.
-    pub(super) fn look(&mut self, route: &Arc<str>, secrets: &[SecretUse], now: Timestamp) -> Vec<Hint> {
+    pub(super) fn look(
+        &mut self,
+        route: &Arc<str>,
+        secrets: &[SecretUse],
+        now: Timestamp,
+    ) -> Vec<Hint> {
         let mut hints = Vec::new();
         let mut last_use = Vec::new();
         for secret in secrets {
             let key = (Arc::clone(route), Arc::clone(&secret.name));
-            let unseen = Seen { verified: 0, used_at: now, told_unused: false, told_end: false };
+            let unseen = Seen {
+                verified: 0,
+                used_at: now,
+                told_unused: false,
+                told_end: false,
+            };
             let seen = self.0.entry(key).or_insert(unseen);
             let used = secret.verified > seen.verified;
             if used {
@@ -85,7 +95,9 @@ impl Rotation {
             }
             // A route that was away begins to count anew.
             seen.verified = secret.verified;
-            let ends_soon = secret.expires.filter(|end| now < *end && end.duration_since(now) <= ENDS_SOON);
+            let ends_soon = secret
+                .expires
+                .filter(|end| now < *end && end.duration_since(now) <= ENDS_SOON);
             if let Some(end) = ends_soon.filter(|_| used && !seen.told_end) {
                 seen.told_end = true;
                 hints.push(Hint::EndsWhileUsed(Arc::clone(&secret.name), end));
@@ -94,9 +106,15 @@ impl Rotation {
         }
         for (place, (secret, used_at)) in last_use.iter().enumerate() {
             // One that was never used may be yet to come into use, unless it stands behind one that is.
-            let others = if secret.verified > 0 { &last_use[..] } else { &last_use[..place] };
+            let others = if secret.verified > 0 {
+                &last_use[..]
+            } else {
+                &last_use[..place]
+            };
             let another_used = others.iter().any(|(other, at)| {
-                other.name != secret.name && other.verified > 0 && now.duration_since(*at) < UNUSED_AFTER
+                other.name != secret.name
+                    && other.verified > 0
+                    && now.duration_since(*at) < UNUSED_AFTER
             });
             let expired = secret.expires.is_some_and(|end| end <= now);
             let key = (Arc::clone(route), Arc::clone(&secret.name));
@@ -122,7 +140,11 @@ mod tests {
     }
 
     fn secret(name: &str, verified: u64) -> SecretUse {
-        SecretUse { name: name.into(), expires: None, verified }
+        SecretUse {
+            name: name.into(),
+            expires: None,
+            verified,
+        }
     }
 
     fn unused(name: &str) -> Vec<Hint> {
@@ -132,7 +154,9 @@ mod tests {
     #[test]
     fn a_secret_that_verified_nothing_for_a_day_while_another_did_is_told_once() {
         let (mut rotation, route) = (Rotation::default(), "billing".into());
-        let mut look = |hours, new, old| rotation.look(&route, &[secret("new", new), secret("old", old)], at(hours));
+        let mut look = |hours, new, old| {
+            rotation.look(&route, &[secret("new", new), secret("old", old)], at(hours))
+        };
         assert_eq!(look(0, 0, 5), []);
         assert_eq!(look(1, 3, 6), []);
         assert_eq!(look(24, 9, 6), []);
@@ -157,10 +181,16 @@ mod tests {
     fn where_nothing_comes_at_all_no_secret_is_called_unused() {
         let (mut rotation, route) = (Rotation::default(), "quiet".into());
         for hours in 0..100 {
-            assert_eq!(rotation.look(&route, &[secret("new", 0), secret("old", 1)], at(hours)), []);
+            assert_eq!(
+                rotation.look(&route, &[secret("new", 0), secret("old", 1)], at(hours)),
+                []
+            );
         }
         for hours in 0..100 {
-            assert_eq!(rotation.look(&"alone".into(), &[secret("only", 1)], at(hours)), []);
+            assert_eq!(
+                rotation.look(&"alone".into(), &[secret("only", 1)], at(hours)),
+                []
+            );
         }
     }
 
@@ -168,7 +198,10 @@ mod tests {
     fn a_secret_that_is_used_on_its_last_day_is_told_once() {
         let (mut rotation, route) = (Rotation::default(), "billing".into());
         let mut look = |hours, verified| {
-            let old = SecretUse { expires: Some(at(48)), ..secret("old", verified) };
+            let old = SecretUse {
+                expires: Some(at(48)),
+                ..secret("old", verified)
+            };
             rotation.look(&route, &[secret("new", 0), old], at(hours))
         };
         assert_eq!(look(0, 1), []);

@@ -3,7 +3,10 @@
 //! Owns the only arithmetic on vectors. `wide` turns it into SSE2 or NEON without `unsafe` here and without asking the
 //! processor; building for AVX2 as well made the whole envelope less than a tenth faster.
 
-#![expect(clippy::inline_always, reason = "left to itself, the compiler takes a third longer over every body")]
+#![expect(
+    clippy::inline_always,
+    reason = "left to itself, the compiler takes a third longer over every body"
+)]
 
 use wide::u8x16;
 
@@ -59,7 +62,8 @@ fn specials(block: &[u8; BLOCK]) -> u64 {
     quarters.iter().rev().fold(0, |bits, quarter| {
         let bytes = u8x16::new(*quarter);
         let control = bytes.min(u8x16::splat(0x1F)).simd_eq(bytes);
-        let special = control | bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'));
+        let special =
+            control | bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'));
         bits << LANES | u64::from(special.to_bitmask())
     })
 }
@@ -68,7 +72,10 @@ fn specials(block: &[u8; BLOCK]) -> u64 {
 #[cold]
 fn padded(rest: &[u8]) -> [u8; BLOCK] {
     let mut block = [b' '; BLOCK];
-    block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    block
+        .iter_mut()
+        .zip(rest)
+        .for_each(|(to, from)| *to = *from);
     block
 }
 

@@ -4,7 +4,10 @@
 //! what the RFC leaves open and receivers differ about: nesting of more than [`MAX_DEPTH`], escapes of unpaired
 //! surrogates, and numbers too large for a double. Does not know what is looked for: [`find`](super::find) does.
 
-#![expect(clippy::inline_always, reason = "left to itself, the compiler takes a third longer over every body")]
+#![expect(
+    clippy::inline_always,
+    reason = "left to itself, the compiler takes a third longer over every body"
+)]
 
 use super::block::Specials;
 
@@ -44,12 +47,20 @@ struct Nesting {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0, specials: Specials::default() }
+        Self {
+            text,
+            at: 0,
+            specials: Specials::default(),
+        }
     }
 
     /// Nothing but white space is left.
     pub(super) fn end(self) -> Result<(), NotJson> {
-        if white_space_end(self.text.as_bytes(), self.at) == self.text.len() { Ok(()) } else { Err(NotJson) }
+        if white_space_end(self.text.as_bytes(), self.at) == self.text.len() {
+            Ok(())
+        } else {
+            Err(NotJson)
+        }
     }
 
     /// Consumes the next byte that is not white space.
@@ -208,14 +219,21 @@ impl<'a> Cursor<'a> {
 
     #[inline(always)]
     fn expect(&mut self, byte: u8) -> Result<(), NotJson> {
-        if self.takes(byte) { Ok(()) } else { Err(NotJson) }
+        if self.takes(byte) {
+            Ok(())
+        } else {
+            Err(NotJson)
+        }
     }
 }
 
 impl<'a> Text<'a> {
     /// A string that was not written as JSON, such as a header's value.
     pub(crate) fn plain(text: &'a str) -> Self {
-        Self { raw: text, escaped: false }
+        Self {
+            raw: text,
+            escaped: false,
+        }
     }
 
     /// The string itself, if no escape has to be undone.
@@ -240,18 +258,26 @@ impl<'a> Text<'a> {
     /// May say no where it could say yes.
     pub(super) fn starts_unlike(self, folded: &str) -> bool {
         let first = self.raw.as_bytes().first().map(u8::to_ascii_lowercase);
-        first.is_none_or(|first| first.is_ascii() && first != b'\\') && first != folded.as_bytes().first().copied()
+        first.is_none_or(|first| first.is_ascii() && first != b'\\')
+            && first != folded.as_bytes().first().copied()
     }
 
     #[cfg(test)]
     pub(crate) fn from_raw(raw: &'a str) -> Self {
-        Self { raw, escaped: raw.contains('\\') }
+        Self {
+            raw,
+            escaped: raw.contains('\\'),
+        }
     }
 }
 
 impl Nesting {
     fn new(depth: usize) -> Self {
-        Self { depth, objects: 0, closing: 0 }
+        Self {
+            depth,
+            objects: 0,
+            closing: 0,
+        }
     }
 
     #[inline(always)]
@@ -313,7 +339,11 @@ fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
         }
     }
     let surely_safe = at - start <= 200 && exponent_digits <= 2;
-    if surely_safe || magnitude_is_safe(bytes.get(start..at)?) { Some(at) } else { None }
+    if surely_safe || magnitude_is_safe(bytes.get(start..at)?) {
+        Some(at)
+    } else {
+        None
+    }
 }
 
 #[inline(always)]
@@ -327,7 +357,9 @@ fn digits_end(bytes: &[u8], mut at: usize) -> usize {
 /// At most 1e308, and so a finite double for every receiver, however it rounds.
 #[cold]
 fn magnitude_is_safe(number: &[u8]) -> bool {
-    let value = str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
+    let value = str::from_utf8(number)
+        .ok()
+        .and_then(|number| number.parse::<f64>().ok());
     value.is_some_and(|value| value.abs() <= 1e308)
 }
 
@@ -365,5 +397,7 @@ fn unescape_unicode(bytes: &[u8]) -> Option<(char, usize)> {
 
 fn code_unit(bytes: &[u8]) -> Option<u32> {
     let digits = bytes.strip_prefix(br"\u")?.get(..4)?;
-    digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
+    digits.iter().try_fold(0, |unit, &digit| {
+        Some(unit << 4 | char::from(digit).to_digit(16)?)
+    })
 }

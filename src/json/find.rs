@@ -44,9 +44,14 @@ pub(crate) fn find<'a, const N: usize>(
     pointers: [Option<&Pointer>; N],
 ) -> Result<[Found<'a>; N], NotJson> {
     const { assert!(N <= Live::BITS as usize, "a pointer has one bit") };
-    let mut walk = Walk { cursor: Cursor::new(text), targets: pointers.map(Target::new) };
+    let mut walk = Walk {
+        cursor: Cursor::new(text),
+        targets: pointers.map(Target::new),
+    };
     let first = walk.cursor.next()?;
-    let all = pointers.iter().enumerate().fold(0, |all, (n, pointer)| all | u8::from(pointer.is_some()) << n);
+    let all = pointers.iter().enumerate().fold(0, |all, (n, pointer)| {
+        all | u8::from(pointer.is_some()) << n
+    });
     walk.value(first, all, 0)?;
     walk.cursor.end()?;
     Ok(walk.targets.map(|target| target.found))
@@ -126,7 +131,10 @@ impl<const N: usize> Walk<'_, '_, N> {
     fn follow_key(&mut self, key: Text<'_>, live: Live, level: usize) -> Live {
         let mut within = 0;
         for (bit, target) in alive(&mut self.targets, live) {
-            let likeness = target.tokens.get(level).map_or(Likeness::Other, |token| token.likeness(key));
+            let likeness = target
+                .tokens
+                .get(level)
+                .map_or(Likeness::Other, |token| token.likeness(key));
             if likeness == Likeness::Other {
                 continue;
             }
@@ -144,14 +152,23 @@ impl<const N: usize> Walk<'_, '_, N> {
 
     fn follow_index(&mut self, index: usize, live: Live, level: usize) -> Live {
         alive(&mut self.targets, live)
-            .filter(|(_, target)| target.tokens.get(level).is_some_and(|token| token.index == Some(index)))
+            .filter(|(_, target)| {
+                target
+                    .tokens
+                    .get(level)
+                    .is_some_and(|token| token.index == Some(index))
+            })
             .fold(0, |within, (bit, _)| within | bit)
     }
 }
 
 impl<'p> Target<'_, 'p> {
     fn new(pointer: Option<&'p Pointer>) -> Self {
-        Self { tokens: pointer.map_or(&[], Pointer::tokens), seen: 0, found: Found::Nothing }
+        Self {
+            tokens: pointer.map_or(&[], Pointer::tokens),
+            seen: 0,
+            found: Found::Nothing,
+        }
     }
 }
 
@@ -160,5 +177,9 @@ fn alive<'t, 'a, 'p>(
     targets: &'t mut [Target<'a, 'p>],
     live: Live,
 ) -> impl Iterator<Item = (Live, &'t mut Target<'a, 'p>)> {
-    targets.iter_mut().enumerate().map(|(n, target)| (1 << n, target)).filter(move |(bit, _)| live & bit != 0)
+    targets
+        .iter_mut()
+        .enumerate()
+        .map(|(n, target)| (1 << n, target))
+        .filter(move |(bit, _)| live & bit != 0)
 }

@@ -81,7 +81,10 @@ mod tests {
   }
 }"#;
         assert_eq!(pretty(text).as_deref(), Some(laid_out));
-        assert_eq!(pretty("9007199254740993").as_deref(), Some("9007199254740993"));
+        assert_eq!(
+            pretty("9007199254740993").as_deref(),
+            Some("9007199254740993")
+        );
         for text in ["", "{", "a=1&b=2", "{}x", "[1,]"] {
             assert_eq!(pretty(text), None, "{text}");
         }
@@ -89,10 +92,15 @@ mod tests {
 
     #[test]
     fn what_is_nested_deep_is_not_blown_up() {
-        let nested = |depth: usize, within: &str| format!("{}{within}{}", "[".repeat(depth), "]".repeat(depth));
+        let nested = |depth: usize, within: &str| {
+            format!("{}{within}{}", "[".repeat(depth), "]".repeat(depth))
+        };
         assert!(pretty(&nested(MAX_DEPTH, "1")).is_some());
         assert_eq!(pretty(&nested(MAX_DEPTH + 1, "1")), None);
         let wide = nested(100, &vec!["[1]"; 20_000].join(","));
-        assert!(pretty(&wide).is_none_or(|shown| shown.len() < 10 * wide.len()), "indentation without end");
+        assert!(
+            pretty(&wide).is_none_or(|shown| shown.len() < 10 * wide.len()),
+            "indentation without end"
+        );
     }
 }

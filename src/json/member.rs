@@ -37,11 +37,17 @@ pub(crate) fn member<'a>(text: &'a str, pointer: &Pointer) -> Result<Member<'a>,
     };
     let name = pointer.name().ok_or(MemberError::Malformed)?;
     // `value` is a part of `text`: the difference of their places is where it stands.
-    let opening = (value.as_ptr() as usize - text.as_ptr() as usize).checked_sub(1).ok_or(MemberError::Malformed)?;
+    let opening = (value.as_ptr() as usize - text.as_ptr() as usize)
+        .checked_sub(1)
+        .ok_or(MemberError::Malformed)?;
     let end = opening + value.len() + 2;
     let start = name_start(&text[..opening], name).ok_or(MemberError::Malformed)?;
     let before = text[..start].trim_end_matches(WHITE_SPACE);
-    let cut = if before.ends_with(',') { before.len() - 1..end } else { start..next_name(text, end) };
+    let cut = if before.ends_with(',') {
+        before.len() - 1..end
+    } else {
+        start..next_name(text, end)
+    };
     Ok(Member { value, cut })
 }
 
@@ -90,7 +96,11 @@ mod tests {
     fn without(text: &str) -> Result<String, MemberError> {
         let member = member(text, &"/signature".parse().unwrap())?;
         assert_eq!(member.value, "s");
-        Ok(format!("{}{}", &text[..member.cut.start], &text[member.cut.end..]))
+        Ok(format!(
+            "{}{}",
+            &text[..member.cut.start],
+            &text[member.cut.end..]
+        ))
     }
 
     #[test]
@@ -101,14 +111,32 @@ mod tests {
             (r#"{"signature":"s","a":1}"#, r#"{"a":1}"#),
             (r#"{"signature":"s"}"#, "{}"),
             (r#"{"a": 1, "signature": "s"}"#, r#"{"a": 1}"#),
-            (r#"{"a": 1, "signature": "s", "b": 2}"#, r#"{"a": 1, "b": 2}"#),
+            (
+                r#"{"a": 1, "signature": "s", "b": 2}"#,
+                r#"{"a": 1, "b": 2}"#,
+            ),
             (r#"{"signature": "s", "a": 1}"#, r#"{"a": 1}"#),
-            ("{\n  \"a\": 1,\n  \"signature\": \"s\"\n}", "{\n  \"a\": 1\n}"),
-            ("{\n  \"signature\": \"s\",\n  \"a\": 1\n}\n", "{\n  \"a\": 1\n}\n"),
-            ("{\n  \"a\": 1,\n  \"signature\": \"s\",\n  \"b\": 2\n}", "{\n  \"a\": 1,\n  \"b\": 2\n}"),
+            (
+                "{\n  \"a\": 1,\n  \"signature\": \"s\"\n}",
+                "{\n  \"a\": 1\n}",
+            ),
+            (
+                "{\n  \"signature\": \"s\",\n  \"a\": 1\n}\n",
+                "{\n  \"a\": 1\n}\n",
+            ),
+            (
+                "{\n  \"a\": 1,\n  \"signature\": \"s\",\n  \"b\": 2\n}",
+                "{\n  \"a\": 1,\n  \"b\": 2\n}",
+            ),
             (" { \"signature\" : \"s\" } ", " {  } "),
-            (r#"{"a":{"signature":"t"},"signature":"s"}"#, r#"{"a":{"signature":"t"}}"#),
-            (r#"{"a":"\",\"signature\":\"s\"","signature":"s"}"#, r#"{"a":"\",\"signature\":\"s\""}"#),
+            (
+                r#"{"a":{"signature":"t"},"signature":"s"}"#,
+                r#"{"a":{"signature":"t"}}"#,
+            ),
+            (
+                r#"{"a":"\",\"signature\":\"s\"","signature":"s"}"#,
+                r#"{"a":"\",\"signature\":\"s\""}"#,
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(without(text).as_deref(), Ok(expected), "{text}");
@@ -133,7 +161,13 @@ mod tests {
         for text in malformed {
             assert_eq!(without(text), Err(MemberError::Malformed), "{text}");
         }
-        for text in ["{}", "[]", "1", r#"{"a":{"signature":"s"}}"#, r#"["signature","s"]"#] {
+        for text in [
+            "{}",
+            "[]",
+            "1",
+            r#"{"a":{"signature":"s"}}"#,
+            r#"["signature","s"]"#,
+        ] {
             assert_eq!(without(text), Err(MemberError::Missing), "{text}");
         }
     }
@@ -142,14 +176,26 @@ mod tests {
     fn a_nested_member_is_cut_out_of_its_own_object() {
         let text = r#"{"meta":{"v":1,"signature":"s"},"a":1}"#;
         let member = member(text, &"/meta/signature".parse().unwrap()).unwrap();
-        assert_eq!(format!("{}{}", &text[..member.cut.start], &text[member.cut.end..]), r#"{"meta":{"v":1},"a":1}"#);
+        assert_eq!(
+            format!("{}{}", &text[..member.cut.start], &text[member.cut.end..]),
+            r#"{"meta":{"v":1},"a":1}"#
+        );
     }
 
     #[test]
     fn an_element_of_an_array_is_no_member() {
-        assert_eq!(member(r#"["s"]"#, &"/0".parse().unwrap()), Err(MemberError::Malformed));
-        assert_eq!(member(r#"{"a":"x","0":["s"]}"#, &"/0/0".parse().unwrap()), Err(MemberError::Malformed));
-        assert_eq!(member(r#""s""#, &"".parse().unwrap()), Err(MemberError::Malformed));
+        assert_eq!(
+            member(r#"["s"]"#, &"/0".parse().unwrap()),
+            Err(MemberError::Malformed)
+        );
+        assert_eq!(
+            member(r#"{"a":"x","0":["s"]}"#, &"/0/0".parse().unwrap()),
+            Err(MemberError::Malformed)
+        );
+        assert_eq!(
+            member(r#""s""#, &"".parse().unwrap()),
+            Err(MemberError::Malformed)
+        );
     }
 
     #[test]

@@ -75,7 +75,10 @@ impl FromStr for Pointer {
             return Ok(Self(Box::default()));
         }
         let steps = text.strip_prefix('/').ok_or(PointerError::NoLeadingSlash)?;
-        let tokens = steps.split('/').map(Token::parse).collect::<Result<Box<[_]>, _>>()?;
+        let tokens = steps
+            .split('/')
+            .map(Token::parse)
+            .collect::<Result<Box<[_]>, _>>()?;
         if tokens.len() > Self::MAX_STEPS {
             return Err(PointerError::TooDeep);
         }
@@ -85,7 +88,9 @@ impl FromStr for Pointer {
 
 impl fmt::Display for Pointer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|token| write!(out, "/{}", token.key.replace('~', "~0").replace('/', "~1")))
+        self.0.iter().try_for_each(|token| {
+            write!(out, "/{}", token.key.replace('~', "~0").replace('/', "~1"))
+        })
     }
 }
 
@@ -103,7 +108,11 @@ impl Token {
                 other => other,
             });
         }
-        Ok(Self { folded: key.chars().map(fold).collect(), index: index(&key), key: key.into() })
+        Ok(Self {
+            folded: key.chars().map(fold).collect(),
+            index: index(&key),
+            key: key.into(),
+        })
     }
 
     /// Two comparisons of bytes decide for nearly every key; the rest is exact.
@@ -114,12 +123,17 @@ impl Token {
         if key.unescaped() == Some(&*self.key) || key.chars().eq(self.key.chars()) {
             return Likeness::Same;
         }
-        if key.chars().map(fold).eq(self.folded.chars()) { Likeness::Twin } else { Likeness::Other }
+        if key.chars().map(fold).eq(self.folded.chars()) {
+            Likeness::Twin
+        } else {
+            Likeness::Other
+        }
     }
 }
 
 fn index(key: &str) -> Option<usize> {
-    let canonical = key == "0" || (!key.starts_with('0') && !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()));
+    let canonical = key == "0"
+        || (!key.starts_with('0') && !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()));
     if canonical { key.parse().ok() } else { None }
 }
 
@@ -139,7 +153,11 @@ fn fold(char: char) -> char {
 /// Mappings to several characters (`ß` to `SS`) belong to full folding, which receivers do not apply to names.
 fn single(mut mapping: impl Iterator<Item = char>) -> Option<char> {
     let first = mapping.next();
-    if mapping.next().is_some() { None } else { first }
+    if mapping.next().is_some() {
+        None
+    } else {
+        first
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +174,16 @@ mod tests {
 
     #[test]
     fn a_pointer_reads_back_as_it_was_written() {
-        for text in ["", "/id", "/event/type", "/items/0/id", "/a~1b/m~0n", "/", "/~01", "/ /\u{e9}"] {
+        for text in [
+            "",
+            "/id",
+            "/event/type",
+            "/items/0/id",
+            "/a~1b/m~0n",
+            "/",
+            "/~01",
+            "/ /\u{e9}",
+        ] {
             assert_eq!(text.parse::<Pointer>().expect(text).to_string(), text);
         }
     }
@@ -169,14 +196,26 @@ mod tests {
         assert_eq!("/a~".parse::<Pointer>(), Err(PointerError::BadEscape));
         assert_eq!("/a~2".parse::<Pointer>(), Err(PointerError::BadEscape));
         assert!("/a".repeat(Pointer::MAX_STEPS).parse::<Pointer>().is_ok());
-        assert_eq!("/a".repeat(Pointer::MAX_STEPS + 1).parse::<Pointer>(), Err(PointerError::TooDeep));
+        assert_eq!(
+            "/a".repeat(Pointer::MAX_STEPS + 1).parse::<Pointer>(),
+            Err(PointerError::TooDeep)
+        );
     }
 
     #[test]
     fn only_digits_without_a_leading_zero_are_an_index() {
         assert_eq!(token("0").index, Some(0));
         assert_eq!(token("17").index, Some(17));
-        for text in ["", "00", "01", "-", "-1", "+1", "1e0", "99999999999999999999999"] {
+        for text in [
+            "",
+            "00",
+            "01",
+            "-",
+            "-1",
+            "+1",
+            "1e0",
+            "99999999999999999999999",
+        ] {
             assert_eq!(token(text).index, None, "{text}");
         }
     }
@@ -203,7 +242,16 @@ mod tests {
 
     #[test]
     fn a_key_that_only_resembles_is_another() {
-        for key in ["", "i", "idd", "1d", " id", "id\u{200b}", r"id\u0000", "\u{456}d"] {
+        for key in [
+            "",
+            "i",
+            "idd",
+            "1d",
+            " id",
+            "id\u{200b}",
+            r"id\u0000",
+            "\u{456}d",
+        ] {
             assert_eq!(likeness("id", key), Likeness::Other, "{key}");
         }
         assert_eq!(likeness("ss", "\u{df}"), Likeness::Other);

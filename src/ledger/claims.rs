@@ -73,10 +73,16 @@ impl Claims {
         match self.held.entry(key) {
             Place::Vacant(place) => {
                 place.insert(Slot::default());
-                Entry::Mine(Hold { claims: Arc::clone(self), key })
+                Entry::Mine(Hold {
+                    claims: Arc::clone(self),
+                    key,
+                })
             }
             Place::Occupied(mut place) => {
-                let released = place.get_mut().released.get_or_insert_with(|| watch::Sender::new(()));
+                let released = place
+                    .get_mut()
+                    .released
+                    .get_or_insert_with(|| watch::Sender::new(()));
                 if released.receiver_count() >= WAITERS_PER_EVENT {
                     return Entry::Crowded;
                 }
@@ -134,7 +140,10 @@ mod tests {
 
     impl Waiting {
         fn is_woken(&mut self) -> bool {
-            self.released.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+            self.released
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                == Poll::Ready(())
         }
     }
 
@@ -193,7 +202,10 @@ mod tests {
                 let mut taken = 0;
                 for round in 0..200u128 {
                     let key = (task + round) % 7;
-                    if let Some(hold) = claims.take(EventKey(key), InFlightPolicy::Wait, deadline).await {
+                    if let Some(hold) = claims
+                        .take(EventKey(key), InFlightPolicy::Wait, deadline)
+                        .await
+                    {
                         assert!(inside.insert(key, ()).is_none(), "two holders of {key}");
                         tokio::task::yield_now().await;
                         inside.remove(&key);
@@ -215,10 +227,21 @@ mod tests {
     #[tokio::test]
     async fn a_waiter_gives_up_at_its_deadline() {
         let claims = Claims::new();
-        let hold = claims.take(EventKey(1), InFlightPolicy::Wait, Instant::now()).await;
+        let hold = claims
+            .take(EventKey(1), InFlightPolicy::Wait, Instant::now())
+            .await;
         assert!(hold.is_some());
-        assert!(claims.take(EventKey(1), InFlightPolicy::Wait, Instant::now()).await.is_none());
-        let waiting = pin!(async { claims.take(EventKey(1), InFlightPolicy::Reject, Instant::now()).await });
+        assert!(
+            claims
+                .take(EventKey(1), InFlightPolicy::Wait, Instant::now())
+                .await
+                .is_none()
+        );
+        let waiting = pin!(async {
+            claims
+                .take(EventKey(1), InFlightPolicy::Reject, Instant::now())
+                .await
+        });
         assert!(waiting.await.is_none());
     }
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::claims::Hold;
 use super::{Claiming, InFlightPolicy, LEASE_MARGIN, Ledger, Names};
-use crate::store::{DeliveryId, DueAt, EventKey, Found, Held, Name, Record, Requeue, Requeued, State, StoreError};
+use crate::store::{
+    DeliveryId, DueAt, EventKey, Found, Held, Name, Record, Requeue, Requeued, State, StoreError,
+};
 
 /// The wish to deliver again.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +79,13 @@ impl Ledger {
                 continue;
             };
             became.push(None);
-            to_store.push(Requeue { id, from, due, completing, window });
+            to_store.push(Requeue {
+                id,
+                from,
+                due,
+                completing,
+                window,
+            });
             holds.extend(held);
         }
         let store = self.store.clone();
@@ -87,7 +95,10 @@ impl Ledger {
             drop(holds);
             requeued
         });
-        let mut requeued = requeued.await.unwrap_or(Err(StoreError::Unavailable))?.into_iter();
+        let mut requeued = requeued
+            .await
+            .unwrap_or(Err(StoreError::Unavailable))?
+            .into_iter();
         let written = |known: Option<Redelivery>| known.or_else(|| requeued.next().map(Into::into));
         Ok(became.into_iter().filter_map(written).collect())
     }
@@ -101,9 +112,20 @@ impl Ledger {
     ) -> Result<Option<(Vec<Name>, Vec<(Held, Hold)>)>, StoreError> {
         let (mut completing, mut holds) = (Vec::new(), Vec::new());
         for key in keys {
-            let Some((ours, hold, found)) = self.claim_for_operator(key, window).await? else { return Ok(None) };
-            if !matches!(found, Some(Found { record: Record::Completed { .. }, .. })) {
-                completing.push(Name { key, earlier: ours.place() });
+            let Some((ours, hold, found)) = self.claim_for_operator(key, window).await? else {
+                return Ok(None);
+            };
+            if !matches!(
+                found,
+                Some(Found {
+                    record: Record::Completed { .. },
+                    ..
+                })
+            ) {
+                completing.push(Name {
+                    key,
+                    earlier: ours.place(),
+                });
             }
             // The store's goes first, so that the next copy here finds it free.
             holds.push((ours, hold));
@@ -118,8 +140,15 @@ impl Ledger {
         window: Duration,
     ) -> Result<Option<(Held, Hold, Option<Found>)>, StoreError> {
         let now = Instant::now();
-        let Some(hold) = self.claims.take(key, InFlightPolicy::Reject, now).await else { return Ok(None) };
-        let how = Claiming { window, policy: InFlightPolicy::Reject, deadline: now + LEASE_MARGIN, forwards: false };
+        let Some(hold) = self.claims.take(key, InFlightPolicy::Reject, now).await else {
+            return Ok(None);
+        };
+        let how = Claiming {
+            window,
+            policy: InFlightPolicy::Reject,
+            deadline: now + LEASE_MARGIN,
+            forwards: false,
+        };
         let claimed = self.claim_among_gateways(key, how).await?;
         Ok(claimed.map(|(ours, found)| (ours, hold, found)))
     }
@@ -141,7 +170,11 @@ impl Ledger {
             holds.push((ours, hold));
             claimed.push(key);
             rows.extend(self.store.rows(key).await?);
-            wanted.extend(rows.iter().map(|(other, _)| *other).filter(|other| !claimed.contains(other)));
+            wanted.extend(
+                rows.iter()
+                    .map(|(other, _)| *other)
+                    .filter(|other| !claimed.contains(other)),
+            );
             wanted.sort_unstable();
             wanted.dedup();
         }

@@ -24,7 +24,12 @@ impl std::ops::Deref for Kept {
 }
 
 fn claiming(policy: InFlightPolicy, deadline: Instant) -> Claiming {
-    Claiming { window: WINDOW, policy, deadline, forwards: true }
+    Claiming {
+        window: WINDOW,
+        policy,
+        deadline,
+        forwards: true,
+    }
 }
 
 impl Kept {
@@ -49,7 +54,10 @@ fn open(folder: tempfile::TempDir, clock: &Clock, capacity: usize) -> Kept {
     };
     let metrics = crate::metrics::Metrics::new().unwrap();
     let store = Store::embedded(settings, clock.clone(), metrics.store().clone()).unwrap();
-    Kept { ledger: Ledger::new(store), folder }
+    Kept {
+        ledger: Ledger::new(store),
+        folder,
+    }
 }
 
 fn ledger() -> Kept {
@@ -66,11 +74,21 @@ impl Claim {
             secret: "current".into(),
             is_test: false,
         };
-        Report { subject: Arc::new(subject), attempt: None, payload: None }
+        Report {
+            subject: Arc::new(subject),
+            attempt: None,
+            payload: None,
+        }
     }
 
     async fn end(self, ending: Ending) {
-        self.settle(ending, Self::report(), Instant::now() + Duration::from_secs(30)).await.unwrap();
+        self.settle(
+            ending,
+            Self::report(),
+            Instant::now() + Duration::from_secs(30),
+        )
+        .await
+        .unwrap();
     }
 
     async fn complete(self) {
@@ -89,11 +107,23 @@ impl Claim {
 /// Digests come from verified bodies only, here as everywhere.
 fn digest(body: &str) -> PayloadDigest {
     let signed = presets::vpn_enterprise()
-        .sign(&Secret::new("key").unwrap(), body.as_bytes(), Timestamp::UNIX_EPOCH, None)
+        .sign(
+            &Secret::new("key").unwrap(),
+            body.as_bytes(),
+            Timestamp::UNIX_EPOCH,
+            None,
+        )
         .unwrap();
-    let secret = NamedSecret { name: "key".into(), secret: Secret::new("key").unwrap(), expires: None };
-    let verifier =
-        Verifier::new(presets::vpn_enterprise(), vec![secret.for_scheme(&presets::vpn_enterprise()).unwrap()], false);
+    let secret = NamedSecret {
+        name: "key".into(),
+        secret: Secret::new("key").unwrap(),
+        expires: None,
+    };
+    let verifier = Verifier::new(
+        presets::vpn_enterprise(),
+        vec![secret.for_scheme(&presets::vpn_enterprise()).unwrap()],
+        false,
+    );
     let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
     verification.update(Bytes::copy_from_slice(body.as_bytes()));
     verification.finish().unwrap().digest()
@@ -105,18 +135,33 @@ fn id(text: &str) -> EventId {
 
 async fn claim_as(ledger: &Arc<Ledger>, names: Names, body: &str) -> Result<Decision, StoreError> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    ledger.claim(names, digest(body), claiming(InFlightPolicy::Reject, deadline)).await
+    ledger
+        .claim(
+            names,
+            digest(body),
+            claiming(InFlightPolicy::Reject, deadline),
+        )
+        .await
 }
 
 async fn claim(ledger: &Arc<Ledger>, event: &str) -> Decision {
-    claim_as(ledger, ledger.names("route", &id(event), None), "body").await.unwrap()
+    claim_as(ledger, ledger.names("route", &id(event), None), "body")
+        .await
+        .unwrap()
 }
 
 /// As `claim`, waiting for whoever holds it.
 async fn wait_for(ledger: &Arc<Ledger>, event: &str) -> Decision {
     let deadline = Instant::now() + Duration::from_secs(30);
     let names = ledger.names("route", &id(event), None);
-    ledger.claim(names, digest("body"), claiming(InFlightPolicy::Wait, deadline)).await.unwrap()
+    ledger
+        .claim(
+            names,
+            digest("body"),
+            claiming(InFlightPolicy::Wait, deadline),
+        )
+        .await
+        .unwrap()
 }
 
 fn claimed(decision: Decision) -> Claim {
@@ -160,7 +205,9 @@ async fn a_released_event_passes_again_as_the_next_attempt() {
 #[tokio::test]
 async fn an_unknown_outcome_marks_every_later_attempt() {
     let ledger = ledger();
-    claimed(claim(&ledger, "a").await).release_as_unknown().await;
+    claimed(claim(&ledger, "a").await)
+        .release_as_unknown()
+        .await;
     claimed(claim(&ledger, "a").await).release().await;
     let third = claimed(claim(&ledger, "a").await);
     assert_eq!((third.attempt(), third.possible_duplicate()), (3, true));
@@ -186,7 +233,10 @@ async fn an_attempt_that_the_end_of_the_process_cut_off_is_of_unknown_outcome() 
         std::mem::forget(cut_off);
         let ledger = ledger.reopened().await;
         let retry = claimed(claim(&ledger, "a").await);
-        assert_eq!((retry.attempt() == 2, retry.possible_duplicate()), (begun, possible_duplicate));
+        assert_eq!(
+            (retry.attempt() == 2, retry.possible_duplicate()),
+            (begun, possible_duplicate)
+        );
     }
 }
 
@@ -194,17 +244,30 @@ async fn an_attempt_that_the_end_of_the_process_cut_off_is_of_unknown_outcome() 
 async fn a_completed_event_with_another_body_is_a_mismatch() {
     let ledger = ledger();
     let names = ledger.names("route", &id("a"), None);
-    claimed(claim_as(&ledger, names, "one").await.unwrap()).complete().await;
-    assert_eq!(name(&claim_as(&ledger, names, "two").await.unwrap()), "mismatch");
-    assert_eq!(name(&claim_as(&ledger, names, "one").await.unwrap()), "duplicate");
+    claimed(claim_as(&ledger, names, "one").await.unwrap())
+        .complete()
+        .await;
+    assert_eq!(
+        name(&claim_as(&ledger, names, "two").await.unwrap()),
+        "mismatch"
+    );
+    assert_eq!(
+        name(&claim_as(&ledger, names, "one").await.unwrap()),
+        "duplicate"
+    );
 }
 
 #[tokio::test]
 async fn a_released_event_may_come_again_with_another_body() {
     let ledger = ledger();
     let names = ledger.names("route", &id("a"), None);
-    claimed(claim_as(&ledger, names, "one").await.unwrap()).release().await;
-    assert_eq!(name(&claim_as(&ledger, names, "two").await.unwrap()), "claimed");
+    claimed(claim_as(&ledger, names, "one").await.unwrap())
+        .release()
+        .await;
+    assert_eq!(
+        name(&claim_as(&ledger, names, "two").await.unwrap()),
+        "claimed"
+    );
 }
 
 #[tokio::test]
@@ -212,9 +275,15 @@ async fn the_same_id_on_two_routes_is_two_events_and_text_differs_from_a_number(
     let ledger = ledger();
     claimed(claim(&ledger, "1").await).complete().await;
     let elsewhere = ledger.names("other", &id("1"), None);
-    assert_eq!(name(&claim_as(&ledger, elsewhere, "body").await.unwrap()), "claimed");
+    assert_eq!(
+        name(&claim_as(&ledger, elsewhere, "body").await.unwrap()),
+        "claimed"
+    );
     let number = ledger.names("route", &EventId::Integer("1".into()), None);
-    assert_eq!(name(&claim_as(&ledger, number, "body").await.unwrap()), "claimed");
+    assert_eq!(
+        name(&claim_as(&ledger, number, "body").await.unwrap()),
+        "claimed"
+    );
 }
 
 #[tokio::test]
@@ -222,11 +291,19 @@ async fn an_unsigned_id_does_not_make_a_captured_body_new() {
     let ledger = ledger();
     let body = [1; 32];
     let first = ledger.names("route", &id("delivery-1"), Some(&body));
-    claimed(claim_as(&ledger, first, "body").await.unwrap()).complete().await;
+    claimed(claim_as(&ledger, first, "body").await.unwrap())
+        .complete()
+        .await;
     let same_body = ledger.names("route", &id("delivery-2"), Some(&body));
-    assert_eq!(name(&claim_as(&ledger, same_body, "body").await.unwrap()), "duplicate");
+    assert_eq!(
+        name(&claim_as(&ledger, same_body, "body").await.unwrap()),
+        "duplicate"
+    );
     let same_id = ledger.names("route", &id("delivery-1"), Some(&[2; 32]));
-    assert_ne!(name(&claim_as(&ledger, same_id, "other").await.unwrap()), "claimed");
+    assert_ne!(
+        name(&claim_as(&ledger, same_id, "other").await.unwrap()),
+        "claimed"
+    );
 }
 
 #[tokio::test]
@@ -239,7 +316,16 @@ async fn a_copy_in_flight_is_refused_or_waits_for_its_turn() {
         async move {
             let names = ledger.names("route", &id("a"), None);
             let deadline = Instant::now() + Duration::from_secs(30);
-            name(&ledger.claim(names, digest("body"), claiming(InFlightPolicy::Wait, deadline)).await.unwrap())
+            name(
+                &ledger
+                    .claim(
+                        names,
+                        digest("body"),
+                        claiming(InFlightPolicy::Wait, deadline),
+                    )
+                    .await
+                    .unwrap(),
+            )
         }
     });
     first.complete().await;
@@ -266,12 +352,23 @@ async fn a_forgotten_event_passes_once_as_if_it_had_never_come() {
 #[tokio::test]
 async fn an_event_that_is_being_handed_over_is_not_forgotten_by_either_of_its_names() {
     let ledger = ledger();
-    let (names, by_id) = (ledger.names("route", &id("a"), Some(&[1; 32])), ledger.names("route", &id("a"), None));
-    claimed(claim_as(&ledger, names, "body").await.unwrap()).complete().await;
-    let body_in_flight = ledger.claims.take(names.first, InFlightPolicy::Reject, Instant::now()).await;
+    let (names, by_id) = (
+        ledger.names("route", &id("a"), Some(&[1; 32])),
+        ledger.names("route", &id("a"), None),
+    );
+    claimed(claim_as(&ledger, names, "body").await.unwrap())
+        .complete()
+        .await;
+    let body_in_flight = ledger
+        .claims
+        .take(names.first, InFlightPolicy::Reject, Instant::now())
+        .await;
     assert_eq!(ledger.forget(by_id).await, Ok(Forgetting::InFlight));
     drop(body_in_flight);
-    assert_eq!(name(&claim_as(&ledger, names, "body").await.unwrap()), "duplicate");
+    assert_eq!(
+        name(&claim_as(&ledger, names, "body").await.unwrap()),
+        "duplicate"
+    );
     let in_flight = claimed(claim(&ledger, "b").await);
     let other = ledger.names("route", &id("b"), None);
     assert_eq!(ledger.forget(other).await, Ok(Forgetting::InFlight));
@@ -284,13 +381,24 @@ async fn an_event_of_two_names_is_forgotten_by_both_and_its_neighbours_are_not()
     let ledger = ledger();
     let bodies = [[1; 32], [2; 32], [3; 32]];
     let names = ["a", "b", "c"].map(id);
-    let names: Vec<_> = names.iter().zip(&bodies).map(|(id, body)| ledger.names("route", id, Some(body))).collect();
+    let names: Vec<_> = names
+        .iter()
+        .zip(&bodies)
+        .map(|(id, body)| ledger.names("route", id, Some(body)))
+        .collect();
     for names in &names {
         // Written over once, so that their places have moved.
-        claimed(claim_as(&ledger, *names, "body").await.unwrap()).release().await;
-        claimed(claim_as(&ledger, *names, "body").await.unwrap()).complete().await;
+        claimed(claim_as(&ledger, *names, "body").await.unwrap())
+            .release()
+            .await;
+        claimed(claim_as(&ledger, *names, "body").await.unwrap())
+            .complete()
+            .await;
     }
-    assert_eq!(ledger.forget(ledger.names("route", &id("b"), None)).await, Ok(Forgetting::Forgotten));
+    assert_eq!(
+        ledger.forget(ledger.names("route", &id("b"), None)).await,
+        Ok(Forgetting::Forgotten)
+    );
     assert_eq!(ledger.store().ids(), 4);
     let decision = |number: usize| claim_as(&ledger, names[number], "body");
     assert_eq!(name(&decision(0).await.unwrap()), "duplicate");
@@ -308,18 +416,45 @@ async fn of_two_deliveries_that_share_a_body_one_is_redelivered_at_a_time() {
     for (event, number) in [("a", 1), ("b", 2)] {
         let names = ledger.names("route", &id(event), Some(&[1; 32]));
         let claim = claimed(claim_as(&ledger, names, "body").await.unwrap());
-        let subject = Subject { event_id: event.into(), ..(*Claim::report().subject).clone() };
-        let payload = Some(Payload { head: Bytes::from_static(b"head"), body: Bytes::from_static(b"body") });
-        let report = Report { subject: Arc::new(subject), attempt: None, payload };
+        let subject = Subject {
+            event_id: event.into(),
+            ..(*Claim::report().subject).clone()
+        };
+        let payload = Some(Payload {
+            head: Bytes::from_static(b"head"),
+            body: Bytes::from_static(b"body"),
+        });
+        let report = Report {
+            subject: Arc::new(subject),
+            attempt: None,
+            payload,
+        };
         let deadline = Instant::now() + Duration::from_secs(30);
-        claim.settle(Ending::Released(Attempt::Refused), report, deadline).await.unwrap();
+        claim
+            .settle(Ending::Released(Attempt::Refused), report, deadline)
+            .await
+            .unwrap();
         let due = ledger.store().due_now();
-        wanted.push(Redeliver { id: DeliveryId(number), from: Some(State::Failed), due });
+        wanted.push(Redeliver {
+            id: DeliveryId(number),
+            from: Some(State::Failed),
+            due,
+        });
     }
     let waits = || Redelivery::Waits("route".into());
-    assert_eq!(ledger.redeliver(&wanted, |_| WINDOW).await.unwrap(), [waits(), Redelivery::InFlight]);
-    assert_eq!(ledger.redeliver(&wanted[1..], |_| WINDOW).await.unwrap(), [waits()]);
-    assert_eq!(ledger.redeliver(&wanted[..1], |_| WINDOW).await.unwrap(), [Redelivery::Unknown], "it waits already");
+    assert_eq!(
+        ledger.redeliver(&wanted, |_| WINDOW).await.unwrap(),
+        [waits(), Redelivery::InFlight]
+    );
+    assert_eq!(
+        ledger.redeliver(&wanted[1..], |_| WINDOW).await.unwrap(),
+        [waits()]
+    );
+    assert_eq!(
+        ledger.redeliver(&wanted[..1], |_| WINDOW).await.unwrap(),
+        [Redelivery::Unknown],
+        "it waits already"
+    );
 }
 
 #[tokio::test]
@@ -327,7 +462,10 @@ async fn a_full_store_lets_nothing_through() {
     let ledger = ledger_at(&Clock::System, 1);
     claimed(claim(&ledger, "a").await).complete().await;
     let names = ledger.names("route", &id("b"), None);
-    assert_eq!(claim_as(&ledger, names, "body").await.err(), Some(StoreError::Full));
+    assert_eq!(
+        claim_as(&ledger, names, "body").await.err(),
+        Some(StoreError::Full)
+    );
 }
 
 /// What may happen to an event, one step at a time.
@@ -343,8 +481,14 @@ enum Step {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Model {
     Absent,
-    Completed { until: u64 },
-    Tried { attempts: u32, unknown: bool, until: u64 },
+    Completed {
+        until: u64,
+    },
+    Tried {
+        attempts: u32,
+        unknown: bool,
+        until: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

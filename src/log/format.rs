@@ -16,26 +16,47 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let now = Timestamp::now();
         let now = now.round(Unit::Millisecond).unwrap_or(now);
         let metadata = event.metadata();
         match self {
             Self::Json => {
-                write!(writer, r#"{{"time":"{now:.3}","level":"{}""#, level(*metadata.level()))?;
+                write!(
+                    writer,
+                    r#"{{"time":"{now:.3}","level":"{}""#,
+                    level(*metadata.level())
+                )?;
                 if !metadata.target().starts_with("hookgate") {
                     writer.write_str(r#","target":"#)?;
                     write_json(&mut writer, metadata.target())?;
                 }
-                let mut fields = JsonFields { writer: &mut writer, written: Ok(()) };
+                let mut fields = JsonFields {
+                    writer: &mut writer,
+                    written: Ok(()),
+                };
                 event.record(&mut fields);
                 fields.written?;
                 writer.write_str("}\n")
             }
             Self::Pretty => {
-                let mut fields = PrettyFields { message: String::new(), rest: String::new() };
+                let mut fields = PrettyFields {
+                    message: String::new(),
+                    rest: String::new(),
+                };
                 event.record(&mut fields);
-                writeln!(writer, "{now:.3} {:5} {}{}", level(*metadata.level()), fields.message, fields.rest)
+                writeln!(
+                    writer,
+                    "{now:.3} {:5} {}{}",
+                    level(*metadata.level()),
+                    fields.message,
+                    fields.rest
+                )
             }
         }
     }
@@ -128,7 +149,9 @@ impl Visit for PrettyFields {
 fn write_json(writer: &mut impl Write, text: &str) -> fmt::Result {
     writer.write_char('"')?;
     let mut rest = text;
-    while let Some(at) = rest.find(|character| matches!(character, '"' | '\\') || is_unsafe(character)) {
+    while let Some(at) =
+        rest.find(|character| matches!(character, '"' | '\\') || is_unsafe(character))
+    {
         let (plain, from) = rest.split_at(at);
         writer.write_str(plain)?;
         let mut characters = from.chars();

@@ -24,11 +24,24 @@ struct Window {
 
 impl Thinning {
     /// Whether a line of this kind is to be written at `now`; if so, how many before it were left out.
-    pub fn admit(&self, route: Option<&Arc<str>>, reason: &'static str, now: Instant) -> Option<u64> {
+    pub fn admit(
+        &self,
+        route: Option<&Arc<str>>,
+        reason: &'static str,
+        now: Instant,
+    ) -> Option<u64> {
         let mut windows = self.windows();
-        let window = windows.entry((route.cloned(), reason)).or_insert(Window { since: now, lines: 0, left_out: 0 });
+        let window = windows.entry((route.cloned(), reason)).or_insert(Window {
+            since: now,
+            lines: 0,
+            left_out: 0,
+        });
         if now.duration_since(window.since) >= WINDOW {
-            *window = Window { since: now, lines: 0, left_out: window.left_out };
+            *window = Window {
+                since: now,
+                lines: 0,
+                left_out: window.left_out,
+            };
         }
         if window.lines < LINES_PER_SECOND {
             window.lines += 1;
@@ -46,7 +59,12 @@ impl Thinning {
                 return true;
             }
             if window.left_out > 0 {
-                tracing::info!(route = route.as_deref(), reason, suppressed = window.left_out, "rejections left out");
+                tracing::info!(
+                    route = route.as_deref(),
+                    reason,
+                    suppressed = window.left_out,
+                    "rejections left out"
+                );
             }
             false
         });
@@ -65,10 +83,18 @@ mod tests {
     fn what_is_over_the_rate_is_left_out_and_told_with_the_next_line() {
         let (thinning, now) = (Thinning::default(), Instant::now());
         let route = Arc::from("billing");
-        let written = (0..25).filter(|_| thinning.admit(Some(&route), "mismatch", now).is_some()).count();
+        let written = (0..25)
+            .filter(|_| thinning.admit(Some(&route), "mismatch", now).is_some())
+            .count();
         assert_eq!(written, 10);
-        assert_eq!(thinning.admit(Some(&route), "mismatch", now + WINDOW), Some(15));
-        assert_eq!(thinning.admit(Some(&route), "mismatch", now + WINDOW), Some(0));
+        assert_eq!(
+            thinning.admit(Some(&route), "mismatch", now + WINDOW),
+            Some(15)
+        );
+        assert_eq!(
+            thinning.admit(Some(&route), "mismatch", now + WINDOW),
+            Some(0)
+        );
     }
 
     #[test]
@@ -78,6 +104,9 @@ mod tests {
             thinning.admit(None, "unknown_route", now);
         }
         assert_eq!(thinning.admit(None, "unparsable", now), Some(0));
-        assert_eq!(thinning.admit(Some(&Arc::from("billing")), "unknown_route", now), Some(0));
+        assert_eq!(
+            thinning.admit(Some(&Arc::from("billing")), "unknown_route", now),
+            Some(0)
+        );
     }
 }

@@ -287,36 +287,62 @@ pub const PRESETS: &[Preset] = &[
 
 /// ID and type stand in the body.
 fn in_body(id: &str, kind: &str) -> EnvelopeSpec {
-    EnvelopeSpec { id: IdSource::Pointer(pointer(id)), kind: Source::Pointer(pointer(kind)), timestamp: None }
+    EnvelopeSpec {
+        id: IdSource::Pointer(pointer(id)),
+        kind: Source::Pointer(pointer(kind)),
+        timestamp: None,
+    }
 }
 
 /// So does a time, for routes that ask for it.
 fn dated(id: &str, kind: &str, time: &str) -> EnvelopeSpec {
-    let timestamp = TimestampSpec { source: Source::Pointer(pointer(time)), max_age: None };
-    EnvelopeSpec { timestamp: Some(timestamp), ..in_body(id, kind) }
+    let timestamp = TimestampSpec {
+        source: Source::Pointer(pointer(time)),
+        max_age: None,
+    };
+    EnvelopeSpec {
+        timestamp: Some(timestamp),
+        ..in_body(id, kind)
+    }
 }
 
 /// ID and type stand in headers that are not signed.
 fn headed(id: &'static str, kind: &'static str) -> EnvelopeSpec {
-    EnvelopeSpec { id: IdSource::Header(header(id)), kind: Source::Header(header(kind)), timestamp: None }
+    EnvelopeSpec {
+        id: IdSource::Header(header(id)),
+        kind: Source::Header(header(kind)),
+        timestamp: None,
+    }
 }
 
 /// The ID stands in a header that is signed.
 fn signed_id(id: &'static str) -> EnvelopeSpec {
-    EnvelopeSpec { id: IdSource::Header(header(id)), ..in_body("/id", "/type") }
+    EnvelopeSpec {
+        id: IdSource::Header(header(id)),
+        ..in_body("/id", "/type")
+    }
 }
 
 /// There is no ID: the same body is the same event.
 fn digested(kind: &str) -> EnvelopeSpec {
-    EnvelopeSpec { id: IdSource::BodyDigest, ..in_body("/id", kind) }
+    EnvelopeSpec {
+        id: IdSource::BodyDigest,
+        ..in_body("/id", kind)
+    }
 }
 
 fn gitlab_envelope() -> EnvelopeSpec {
-    EnvelopeSpec { kind: Source::Header(header("x-gitlab-event")), ..signed_id("webhook-id") }
+    EnvelopeSpec {
+        kind: Source::Header(header("x-gitlab-event")),
+        ..signed_id("webhook-id")
+    }
 }
 
 fn linear_envelope() -> EnvelopeSpec {
-    EnvelopeSpec { id: IdSource::Header(header("linear-delivery")), ..dated("/id", "/type", "/webhookTimestamp") }
+    EnvelopeSpec {
+        id: IdSource::Header(header("linear-delivery")),
+        ..dated("/id", "/type", "/webhookTimestamp")
+    }
 }
 
 /// Source: docs.slack.dev, "Using the Events API", URL verification.
@@ -341,7 +367,12 @@ fn zoom_url_validation() -> Question {
 
 /// Source: docs.discord.com, "Webhook events": a payload of type 0.
 fn discord_ping() -> Question {
-    Question { pointer: pointer("/type"), word: "0", kind: "PING", wants: Wants::NoContent }
+    Question {
+        pointer: pointer("/type"),
+        word: "0",
+        kind: "PING",
+        wants: Wants::NoContent,
+    }
 }
 
 fn pointer(text: &str) -> Pointer {

@@ -21,7 +21,14 @@ pub struct Sample {
 pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
     let scheme = (preset.scheme)();
     let data = json!({ "made_up_by": "hookgate", "reference": id, "made_at": format!("{at:.3}") });
-    let sample = sample_of(&(preset.habits.envelope)(), &|header| scheme.signs(header), kind, id, at, data);
+    let sample = sample_of(
+        &(preset.habits.envelope)(),
+        &|header| scheme.signs(header),
+        kind,
+        id,
+        at,
+        data,
+    );
     sample.expect("every preset's pointers lead through objects")
 }
 
@@ -43,7 +50,10 @@ pub fn sample_of(
         IdSource::Header(name) => headers.push((name.clone(), id.to_owned())),
         IdSource::BodyDigest => {}
     }
-    let time = envelope.timestamp.as_ref().map(|time| (&time.source, at.as_str()));
+    let time = envelope
+        .timestamp
+        .as_ref()
+        .map(|time| (&time.source, at.as_str()));
     for (source, text) in [Some((&envelope.kind, kind)), time].into_iter().flatten() {
         match source {
             Source::Pointer(pointer) => put(&mut body, pointer, text)?,
@@ -54,9 +64,14 @@ pub fn sample_of(
     body.as_object_mut()?.entry("data").or_insert(data);
     if !matches!(envelope.id, IdSource::Pointer(_)) {
         // Where the ID is not in the body, an event may go by the body as well: it has to be one of its own.
-        body.as_object_mut()?.entry("made_up").or_insert_with(|| json!({ "id": id, "at": at }));
+        body.as_object_mut()?
+            .entry("made_up")
+            .or_insert_with(|| json!({ "id": id, "at": at }));
     }
-    Some(Sample { headers, body: body.to_string().into_bytes() })
+    Some(Sample {
+        headers,
+        body: body.to_string().into_bytes(),
+    })
 }
 
 fn put(body: &mut Value, pointer: &Pointer, text: &str) -> Option<()> {
@@ -84,8 +99,13 @@ mod tests {
     /// The sender's secret, and the receiver's.
     fn secrets(preset: &Preset) -> [Secret; 2] {
         if (preset.scheme)().kinds[0].algorithm == Algorithm::Ed25519 {
-            let public = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap().public_key().as_ref().to_vec();
-            return [hex::encode([7; 32]), hex::encode(public)].map(|key| Secret::new(key).unwrap());
+            let public = Ed25519KeyPair::from_seed_unchecked(&[7; 32])
+                .unwrap()
+                .public_key()
+                .as_ref()
+                .to_vec();
+            return [hex::encode([7; 32]), hex::encode(public)]
+                .map(|key| Secret::new(key).unwrap());
         }
         ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"; 2].map(|key| Secret::new(key).unwrap())
     }
@@ -95,18 +115,38 @@ mod tests {
         let mut scheme = (preset.scheme)();
         scheme.signed = scheme.signed.at("https://hooks.test/square");
         let [sender, receiver] = secrets(preset);
-        let Sample { headers: beside, body } = sample(preset, kind, id, at);
-        let mut headers = scheme.sign(&sender, &body, at, Some(id)).unwrap().to_headers();
+        let Sample {
+            headers: beside,
+            body,
+        } = sample(preset, kind, id, at);
+        let mut headers = scheme
+            .sign(&sender, &body, at, Some(id))
+            .unwrap()
+            .to_headers();
         for (name, value) in beside {
-            assert!(!headers.contains_key(&name), "{}: {name} is written once", preset.name);
+            assert!(
+                !headers.contains_key(&name),
+                "{}: {name} is written once",
+                preset.name
+            );
             headers.insert(name, value.try_into().unwrap());
         }
-        let key = NamedSecret { name: "test".into(), secret: receiver, expires: None }.for_scheme(&scheme).unwrap();
+        let key = NamedSecret {
+            name: "test".into(),
+            secret: receiver,
+            expires: None,
+        }
+        .for_scheme(&scheme)
+        .unwrap();
         let verifier = Verifier::new(scheme, vec![key], false);
         let mut verification = verifier.begin(&headers, at);
         verification.update(body.into());
-        let genuine = verification.finish().unwrap_or_else(|failure| panic!("{}: {failure:?}", preset.name));
-        (preset.habits.envelope)().parse(genuine.body(), &headers).unwrap()
+        let genuine = verification
+            .finish()
+            .unwrap_or_else(|failure| panic!("{}: {failure:?}", preset.name));
+        (preset.habits.envelope)()
+            .parse(genuine.body(), &headers)
+            .unwrap()
     }
 
     #[test]
@@ -129,7 +169,8 @@ mod tests {
     fn a_sample_is_no_handshake_and_another_id_is_another_event() {
         let at = Timestamp::UNIX_EPOCH;
         for preset in PRESETS {
-            let [one, same, other] = ["a", "a", "b"].map(|id| sample(preset, preset.example_type, id, at));
+            let [one, same, other] =
+                ["a", "a", "b"].map(|id| sample(preset, preset.example_type, id, at));
             assert_eq!(one, same);
             assert_ne!(one.body, other.body, "{}", preset.name);
             if let Asks::Signed(question) = preset.asks {

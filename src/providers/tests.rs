@@ -7,8 +7,15 @@ use super::*;
 #[test]
 fn every_preset_is_found_by_its_name_and_waits_longer_than_the_margin() {
     for preset in PRESETS {
-        assert_eq!(find(preset.name).map(|found| found.title), Some(preset.title));
-        assert!(preset.habits.budget > Duration::from_secs(1), "{}", preset.name);
+        assert_eq!(
+            find(preset.name).map(|found| found.title),
+            Some(preset.title)
+        );
+        assert!(
+            preset.habits.budget > Duration::from_secs(1),
+            "{}",
+            preset.name
+        );
     }
     assert!(find("VPN-Enterprise").is_none());
 }
@@ -23,7 +30,14 @@ fn catalogues_list_each_type_once() {
 
 #[test]
 fn an_example_type_is_in_its_provider_s_catalogue() {
-    for preset in PRESETS.iter().filter(|preset| !preset.habits.event_types.is_empty()) {
-        assert!(preset.habits.event_types.contains(&preset.example_type), "{}", preset.name);
+    for preset in PRESETS
+        .iter()
+        .filter(|preset| !preset.habits.event_types.is_empty())
+    {
+        assert!(
+            preset.habits.event_types.contains(&preset.example_type),
+            "{}",
+            preset.name
+        );
     }
 }

@@ -14,9 +14,17 @@ fn written(sender: SocketAddr, receiver: SocketAddr, additions: &[u8]) -> Vec<u8
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let (sender_ip, receiver_ip) = (bytes(sender.ip()), bytes(receiver.ip()));
-    let family = if sender.is_ipv4() { TCP_OVER_IPV4 } else { TCP_OVER_IPV6 };
+    let family = if sender.is_ipv4() {
+        TCP_OVER_IPV4
+    } else {
+        TCP_OVER_IPV6
+    };
     let ports = [sender.port().to_be_bytes(), receiver.port().to_be_bytes()].concat();
-    with(PROXY, family, &[&sender_ip[..], &receiver_ip, &ports, additions].concat())
+    with(
+        PROXY,
+        family,
+        &[&sender_ip[..], &receiver_ip, &ports, additions].concat(),
+    )
 }
 
 fn with(version_and_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -37,26 +45,51 @@ fn read(bytes: &[u8]) -> Result<Progress, Invalid> {
 
 #[test]
 fn the_balancers_own_connection_is_its_own_whatever_else_the_header_says() {
-    assert_eq!(read(&with(LOCAL, 0, b"")), Ok(Progress::Read(Source::Local, 0)));
-    assert_eq!(read(&with(LOCAL, 0xff, b"abc")), Ok(Progress::Read(Source::Local, 3)));
+    assert_eq!(
+        read(&with(LOCAL, 0, b"")),
+        Ok(Progress::Read(Source::Local, 0))
+    );
+    assert_eq!(
+        read(&with(LOCAL, 0xff, b"abc")),
+        Ok(Progress::Read(Source::Local, 3))
+    );
 }
 
 #[test]
 fn what_has_no_address_over_tcp_is_refused_and_does_not_become_the_balancers() {
     for family in WITHOUT_ADDRESS {
-        assert_eq!(read(&with(PROXY, family, &[0; 216])), Err(Invalid::WithoutAddress), "{family:#x}");
+        assert_eq!(
+            read(&with(PROXY, family, &[0; 216])),
+            Err(Invalid::WithoutAddress),
+            "{family:#x}"
+        );
     }
     for family in [0x01, 0x10, 0x13, 0x20, 0x41, 0xff] {
-        assert_eq!(read(&with(PROXY, family, &[0; 216])), Err(Invalid::Family(family)));
+        assert_eq!(
+            read(&with(PROXY, family, &[0; 216])),
+            Err(Invalid::Family(family))
+        );
     }
 }
 
 #[test]
 fn a_header_says_what_is_wrong_with_it() {
-    assert_eq!(read(&with(0x22, TCP_OVER_IPV4, &[0; 12])), Err(Invalid::Command(2)));
-    assert_eq!(read(&with(0x11, TCP_OVER_IPV4, &[0; 12])), Err(Invalid::Version(1)));
-    assert_eq!(read(&with(PROXY, TCP_OVER_IPV4, &[0; 11])), Err(Invalid::TooShort));
-    assert_eq!(read(&with(PROXY, TCP_OVER_IPV6, &[0; 35])), Err(Invalid::TooShort));
+    assert_eq!(
+        read(&with(0x22, TCP_OVER_IPV4, &[0; 12])),
+        Err(Invalid::Command(2))
+    );
+    assert_eq!(
+        read(&with(0x11, TCP_OVER_IPV4, &[0; 12])),
+        Err(Invalid::Version(1))
+    );
+    assert_eq!(
+        read(&with(PROXY, TCP_OVER_IPV4, &[0; 11])),
+        Err(Invalid::TooShort)
+    );
+    assert_eq!(
+        read(&with(PROXY, TCP_OVER_IPV6, &[0; 35])),
+        Err(Invalid::TooShort)
+    );
     assert_eq!(read(b"PROXY UNKNOWN\r\n"), Err(Invalid::Version1));
     assert_eq!(read(b"POST / HTTP/1.1\r\n"), Err(Invalid::Signature));
     assert_eq!(read(b"PRI * HTTP/2.0\r\n"), Err(Invalid::Signature));
@@ -80,8 +113,10 @@ fn every_connection_of_the_corpus_begins_as_its_name_says() {
 }
 
 fn addresses() -> impl Strategy<Value = (SocketAddr, SocketAddr)> {
-    let over_ipv4 = any::<([u8; 4], u16, [u8; 4], u16)>().prop_map(|(a, p, b, q)| ((a, p).into(), (b, q).into()));
-    let over_ipv6 = any::<([u8; 16], u16, [u8; 16], u16)>().prop_map(|(a, p, b, q)| ((a, p).into(), (b, q).into()));
+    let over_ipv4 = any::<([u8; 4], u16, [u8; 4], u16)>()
+        .prop_map(|(a, p, b, q)| ((a, p).into(), (b, q).into()));
+    let over_ipv6 = any::<([u8; 16], u16, [u8; 16], u16)>()
+        .prop_map(|(a, p, b, q)| ((a, p).into(), (b, q).into()));
     prop_oneof![over_ipv4, over_ipv6]
 }
 

@@ -54,11 +54,20 @@ impl Trial {
         let number = queued.tried.attempts.saturating_add(1);
         let at = self.clock.wall();
         let stored = queued.payload.as_ref();
-        let Some(delivery) = stored.and_then(|stored| Delivery::from_stored(&stored.head, stored.body.clone())) else {
+        let Some(delivery) =
+            stored.and_then(|stored| Delivery::from_stored(&stored.head, stored.body.clone()))
+        else {
             tracing::error!(delivery = %self.id, "what was stored can't be read; the event becomes a dead letter");
-            let attempt = Attempted { at, ms: 0, status: None, error: Some("what was stored can't be read".into()) };
+            let attempt = Attempted {
+                at,
+                ms: 0,
+                status: None,
+                error: Some("what was stored can't be read".into()),
+            };
             self.metrics.dead_lettered(Reason::Unreadable);
-            return self.write(number, attempt, store::Next::Dead(Reason::Unreadable)).await;
+            return self
+                .write(number, attempt, store::Next::Dead(Reason::Unreadable))
+                .await;
         };
         let deadline = Instant::now() + self.route.attempt_timeout;
         let possibly = queued.tried.possibly_delivered;
@@ -72,7 +81,12 @@ impl Trial {
                 let sent = || {
                     self.stage.send_replace(Stage::Sent);
                 };
-                (connected.hand_over(&delivery, number, possibly, deadline, sent).await, Some(underway))
+                (
+                    connected
+                        .hand_over(&delivery, number, possibly, deadline, sent)
+                        .await,
+                    Some(underway),
+                )
             }
         };
         let attempt = made.to_record(at);
@@ -88,12 +102,21 @@ impl Trial {
                 let keep_payload = self.route.retain.keeps_payload(State::Success);
                 ("delivered", store::Next::Done { keep_payload })
             }
-            Some((failed, unknown)) => match self.route.retry.next(number, failed, age, fastrand::f64()) {
-                Next::RetryAfter(after) => ("retry", store::Next::Retry { after, possibly_delivered: unknown }),
-                Next::GiveUp(reason) => ("dead_letter", store::Next::Dead(reason)),
-            },
+            Some((failed, unknown)) => {
+                match self.route.retry.next(number, failed, age, fastrand::f64()) {
+                    Next::RetryAfter(after) => (
+                        "retry",
+                        store::Next::Retry {
+                            after,
+                            possibly_delivered: unknown,
+                        },
+                    ),
+                    Next::GiveUp(reason) => ("dead_letter", store::Next::Dead(reason)),
+                }
+            }
         };
-        self.metrics.attempted(made.result(), made.duration.as_secs_f64());
+        self.metrics
+            .attempted(made.result(), made.duration.as_secs_f64());
         self.log(&queued, number, &attempt, outcome, next);
         self.write(number, attempt, next).await;
         if let Some(underway) = underway {
@@ -108,12 +131,24 @@ impl Trial {
 
     /// Tells the store, until it has it: what happened is known here only.
     async fn write(&self, number: u32, attempt: Attempted, next: store::Next) {
-        while self.store.attempted(self.id, number, attempt.clone(), next).await.is_err() {
+        while self
+            .store
+            .attempted(self.id, number, attempt.clone(), next)
+            .await
+            .is_err()
+        {
             tokio::time::sleep(WRITE_AGAIN).await;
         }
     }
 
-    fn log(&self, queued: &Queued, number: u32, attempt: &Attempted, outcome: &str, next: store::Next) {
+    fn log(
+        &self,
+        queued: &Queued,
+        number: u32,
+        attempt: &Attempted,
+        outcome: &str,
+        next: store::Next,
+    ) {
         let (retry_after, reason) = match next {
             store::Next::Retry { after, .. } => (Some(after.as_secs_f64()), None),
             store::Next::Dead(reason) => (None, Some(backoff::Reason::as_str(reason))),

@@ -53,7 +53,9 @@ impl InFlight {
     /// Waits until the next event may be sent without overtaking the one before it: that has to be sent; and answered too,
     /// as long as the lane keeps up with what comes. An upstream that is slow is not waited for.
     async fn after_latest(&mut self, keeps_up: bool) {
-        let Some(mut latest) = self.latest.take() else { return };
+        let Some(mut latest) = self.latest.take() else {
+            return;
+        };
         if keeps_up && timeout(ANSWERED_WITHIN, over(&mut latest)).await.is_ok() {
             return;
         }
@@ -75,10 +77,13 @@ impl Running {
             let serving = self.serving.borrow_and_update().clone();
             let wake_at = match &serving.route {
                 Some(_) if serving.paused => None,
-                Some(route) => self.fill(&mut in_flight, route, &serving).await.unwrap_or_else(|_| {
-                    // The store has said why.
-                    Some(Instant::now() + ASK_AGAIN)
-                }),
+                Some(route) => self
+                    .fill(&mut in_flight, route, &serving)
+                    .await
+                    .unwrap_or_else(|_| {
+                        // The store has said why.
+                        Some(Instant::now() + ASK_AGAIN)
+                    }),
                 None => None,
             };
             tokio::select! {
@@ -108,13 +113,20 @@ impl Running {
         }
         let (asked_at, free) = (Instant::now(), at_once - in_flight.bytes.len());
         let holding: Vec<_> = in_flight.bytes.keys().copied().collect();
-        let due = self.store.due(Arc::clone(&self.name), &holding, free).await?;
+        let due = self
+            .store
+            .due(Arc::clone(&self.name), &holding, free)
+            .await?;
         let mut bytes: usize = in_flight.bytes.values().sum();
         let mut events = due.events.into_iter();
         while let Some(next) = events.next() {
-            let is_told = self.phase.has_changed().unwrap_or(true) || self.serving.has_changed().unwrap_or(true);
+            let is_told = self.phase.has_changed().unwrap_or(true)
+                || self.serving.has_changed().unwrap_or(true);
             if is_told || bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
-                let left: Vec<_> = std::iter::once(next).chain(events).map(|event| event.id).collect();
+                let left: Vec<_> = std::iter::once(next)
+                    .chain(events)
+                    .map(|event| event.id)
+                    .collect();
                 self.store.give_back(&left).await;
                 return Ok(None);
             }
@@ -142,7 +154,11 @@ impl Running {
         Ok(due.next_in.map(|pause| asked_at + pause))
     }
 
-    fn note_ended(&self, in_flight: &mut InFlight, ended: Result<DeliveryId, tokio::task::JoinError>) {
+    fn note_ended(
+        &self,
+        in_flight: &mut InFlight,
+        ended: Result<DeliveryId, tokio::task::JoinError>,
+    ) {
         match ended {
             Ok(id) => drop(in_flight.bytes.remove(&id)),
             Err(error) => {
@@ -153,6 +169,7 @@ impl Running {
                 }
             }
         }
-        self.delivering.store(in_flight.trials.len() as u64, Ordering::Relaxed);
+        self.delivering
+            .store(in_flight.trials.len() as u64, Ordering::Relaxed);
     }
 }

@@ -43,9 +43,15 @@ impl Admission {
     /// An empty `allow_from` lets every address in.
     pub fn new(allow_from: Vec<IpNet>, rate: Option<RateLimit>, concurrency: usize) -> Self {
         let limiter = |limit: RateLimit| {
-            DefaultDirectRateLimiter::direct(Quota::per_second(limit.per_second).allow_burst(limit.burst))
+            DefaultDirectRateLimiter::direct(
+                Quota::per_second(limit.per_second).allow_burst(limit.burst),
+            )
         };
-        Self { allow_from, rate: rate.map(limiter), in_flight: Arc::new(Semaphore::new(concurrency)) }
+        Self {
+            allow_from,
+            rate: rate.map(limiter),
+            in_flight: Arc::new(Semaphore::new(concurrency)),
+        }
     }
 
     /// Lets a request from `peer` in, or says why not.
@@ -53,7 +59,12 @@ impl Admission {
     /// # Errors
     /// The first [`Refusal`] that applies: the address, then the rate.
     pub fn admit(&self, peer: IpAddr) -> Result<(), Refusal> {
-        if !self.allow_from.is_empty() && !self.allow_from.iter().any(|net| net.contains(&peer.to_canonical())) {
+        if !self.allow_from.is_empty()
+            && !self
+                .allow_from
+                .iter()
+                .any(|net| net.contains(&peer.to_canonical()))
+        {
             return Err(Refusal::ForbiddenAddress);
         }
         if let Some(rate) = &self.rate
@@ -68,7 +79,11 @@ impl Admission {
     /// Waits for a place among the attempts in flight.
     pub async fn wait(&self) -> Option<Permit> {
         // The semaphore is never closed.
-        Arc::clone(&self.in_flight).acquire_owned().await.ok().map(Permit)
+        Arc::clone(&self.in_flight)
+            .acquire_owned()
+            .await
+            .ok()
+            .map(Permit)
     }
 
     /// Takes a place among the attempts in flight.
@@ -97,14 +112,26 @@ mod tests {
     fn an_address_outside_the_list_is_refused_and_a_mapped_one_inside_is_not() {
         let admission = Admission::new(vec!["203.0.113.0/24".parse().unwrap()], None, 10);
         assert!(admission.admit(PEER).is_ok());
-        assert!(admission.admit("::ffff:203.0.113.9".parse().unwrap()).is_ok());
-        assert_eq!(admission.admit("198.51.100.1".parse().unwrap()).unwrap_err(), Refusal::ForbiddenAddress);
+        assert!(
+            admission
+                .admit("::ffff:203.0.113.9".parse().unwrap())
+                .is_ok()
+        );
+        assert_eq!(
+            admission
+                .admit("198.51.100.1".parse().unwrap())
+                .unwrap_err(),
+            Refusal::ForbiddenAddress
+        );
     }
 
     #[test]
     fn the_burst_comes_in_and_what_is_over_it_is_told_when_to_come_back() {
         let one = NonZeroU32::MIN;
-        let rate = RateLimit { per_second: one, burst: one.saturating_add(1) };
+        let rate = RateLimit {
+            per_second: one,
+            burst: one.saturating_add(1),
+        };
         let admission = Admission::new(Vec::new(), Some(rate), 10);
         assert!(admission.admit(PEER).is_ok());
         assert!(admission.admit(PEER).is_ok());

@@ -70,7 +70,11 @@ mod tests {
             ("user.created", "User.Created", false),
         ];
         for (pattern, kind, expected) in cases {
-            assert_eq!(filter(&[pattern]).takes(kind), expected, "{pattern} against {kind}");
+            assert_eq!(
+                filter(&[pattern]).takes(kind),
+                expected,
+                "{pattern} against {kind}"
+            );
         }
     }
 

@@ -38,7 +38,10 @@ pub enum ContentError {
 impl Content {
     /// The body and nothing else.
     pub fn body() -> Self {
-        Self { before: Vec::new(), behind: Vec::new() }
+        Self {
+            before: Vec::new(),
+            behind: Vec::new(),
+        }
     }
 
     /// Reads a text with `{body}` once, and any number of `{timestamp}`, `{id}` and `{url}`. `id` is the event ID's header.
@@ -53,7 +56,10 @@ impl Content {
             if after.is_empty() {
                 break;
             }
-            let end = after.find('}').filter(|_| after.starts_with('{')).ok_or(ContentError::Unbalanced)?;
+            let end = after
+                .find('}')
+                .filter(|_| after.starts_with('{'))
+                .ok_or(ContentError::Unbalanced)?;
             match &after[1..end] {
                 "body" if before.is_none() => before = Some(std::mem::take(&mut parts)),
                 "body" => return Err(ContentError::NotOneBody),
@@ -64,12 +70,20 @@ impl Content {
             }
             rest = &after[end + 1..];
         }
-        Ok(Self { before: before.ok_or(ContentError::NotOneBody)?, behind: parts })
+        Ok(Self {
+            before: before.ok_or(ContentError::NotOneBody)?,
+            behind: parts,
+        })
     }
 
     /// The same with `url` in the place of `{url}`.
     pub fn at(mut self, url: &str) -> Self {
-        for part in self.before.iter_mut().chain(&mut self.behind).filter(|part| **part == Part::Url) {
+        for part in self
+            .before
+            .iter_mut()
+            .chain(&mut self.behind)
+            .filter(|part| **part == Part::Url)
+        {
             *part = Part::Literal(url.into());
         }
         self
@@ -127,7 +141,9 @@ impl Content {
 
 impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.before.iter().try_for_each(|part| write!(f, "{part}"))?;
+        self.before
+            .iter()
+            .try_for_each(|part| write!(f, "{part}"))?;
         f.write_str("{body}")?;
         self.behind.iter().try_for_each(|part| write!(f, "{part}"))
     }
@@ -151,8 +167,13 @@ mod tests {
     #[test]
     fn content_reads_back_as_it_was_written() {
         let id = Header::of("webhook-id");
-        for text in ["{body}", "{timestamp}.{body}", "v0:{timestamp}:{body}", "{id}.{timestamp}.{body}", "{url}{body}x"]
-        {
+        for text in [
+            "{body}",
+            "{timestamp}.{body}",
+            "v0:{timestamp}:{body}",
+            "{id}.{timestamp}.{body}",
+            "{url}{body}x",
+        ] {
             assert_eq!(Content::parse(text, Some(&id)).unwrap().to_string(), text);
         }
     }

@@ -12,16 +12,25 @@ pub struct PayloadDigest {
 
 impl PayloadDigest {
     pub(super) fn of_tag(fingerprint: u32, tag: &[u8]) -> Self {
-        Self { keyed_by: fingerprint, bits: first_12(tag) }
+        Self {
+            keyed_by: fingerprint,
+            bits: first_12(tag),
+        }
     }
 
     pub(super) fn of_body(sha256: &[u8; 32]) -> Self {
-        Self { keyed_by: 0, bits: first_12(sha256) }
+        Self {
+            keyed_by: 0,
+            bits: first_12(sha256),
+        }
     }
 
     /// The digest of a body that is not known: it contradicts none, but for a chance of one in four billion.
     pub fn unknown() -> Self {
-        Self { keyed_by: u32::MAX, bits: [0; 12] }
+        Self {
+            keyed_by: u32::MAX,
+            bits: [0; 12],
+        }
     }
 
     /// For keeping it.
@@ -34,7 +43,10 @@ impl PayloadDigest {
 
     /// What [`PayloadDigest::to_bytes`] made.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        let (keyed_by, mut bits) = (u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]), [0; 12]);
+        let (keyed_by, mut bits) = (
+            u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            [0; 12],
+        );
         bits.copy_from_slice(&bytes[4..]);
         Self { keyed_by, bits }
     }

@@ -14,6 +14,9 @@ impl Header {
     /// When `spelling` is no header's name; for names that are written here. `config` makes the others itself.
     pub fn of(spelling: &'static str) -> Self {
         let name = HeaderName::from_bytes(spelling.as_bytes()).expect("the name of a header");
-        Self { name, spelling: spelling.into() }
+        Self {
+            name,
+            spelling: spelling.into(),
+        }
     }
 }

@@ -29,7 +29,10 @@ pub struct Key {
     pub(super) material: Material,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a route has a key or two, and each request reads them")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a route has a key or two, and each request reads them"
+)]
 pub(super) enum Material {
     /// Prepared: what depends on the key alone is hashed.
     Hmac(Mac),
@@ -58,7 +61,9 @@ pub enum KeyError {
     Empty,
     #[error("the secret is not an Ed25519 public key of 32 bytes")]
     NotPublicKey,
-    #[error("the secret is an Ed25519 public key under which anybody can sign; it may be a placeholder")]
+    #[error(
+        "the secret is an Ed25519 public key under which anybody can sign; it may be a placeholder"
+    )]
     WeakPublicKey,
     #[error("the secret is a private key, which only the sender has; give its public key")]
     PrivateKey,
@@ -88,14 +93,19 @@ impl Scheme {
     pub fn key(&self, secret: &Secret) -> Result<Key, KeyError> {
         let kind = self.kind_of(secret);
         let form = &self.kinds[kind];
-        if !form.key.private_prefix.is_empty() && secret.expose().starts_with(form.key.private_prefix.as_bytes()) {
+        if !form.key.private_prefix.is_empty()
+            && secret
+                .expose()
+                .starts_with(form.key.private_prefix.as_bytes())
+        {
             return Err(KeyError::PrivateKey);
         }
         let bytes = self.key_bytes(secret)?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => Material::Hmac(mac),
             None => {
-                let public: [u8; ED25519_KEY_BYTES] = bytes[..].try_into().map_err(|_| KeyError::NotPublicKey)?;
+                let public: [u8; ED25519_KEY_BYTES] =
+                    bytes[..].try_into().map_err(|_| KeyError::NotPublicKey)?;
                 if is_of_small_order(&public) {
                     return Err(KeyError::WeakPublicKey);
                 }
@@ -118,19 +128,32 @@ impl Scheme {
     pub fn signer(&self, secret: &Secret) -> Result<Signer, KeyError> {
         let kind = self.kind_of(secret);
         let form = &self.kinds[kind];
-        let KeyForm { prefix, private_prefix, .. } = &form.key;
+        let KeyForm {
+            prefix,
+            private_prefix,
+            ..
+        } = &form.key;
         let is_public = form.algorithm == Algorithm::Ed25519
             && !prefix.is_empty()
             && secret.expose().starts_with(prefix.as_bytes());
         if is_public {
             return Err(KeyError::NotPrivateKey);
         }
-        let bytes = form.decode(secret, if form.algorithm == Algorithm::Ed25519 { private_prefix } else { prefix })?;
+        let bytes = form.decode(
+            secret,
+            if form.algorithm == Algorithm::Ed25519 {
+                private_prefix
+            } else {
+                prefix
+            },
+        )?;
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => SigningMaterial::Hmac(Box::new(mac)),
             None => {
                 // Some tools write the public key behind the seed.
-                let seed = bytes.get(..ED25519_KEY_BYTES).filter(|_| matches!(bytes.len(), 32 | 64));
+                let seed = bytes
+                    .get(..ED25519_KEY_BYTES)
+                    .filter(|_| matches!(bytes.len(), 32 | 64));
                 let pair = seed.and_then(|seed| Ed25519KeyPair::from_seed_unchecked(seed).ok());
                 SigningMaterial::Ed25519(pair.ok_or(KeyError::NotPrivateKey)?)
             }
@@ -151,7 +174,9 @@ impl Scheme {
     fn named_kind(&self, secret: &Secret) -> Option<usize> {
         let names = |kind: &Kind| {
             let prefixes = [&kind.key.prefix, &kind.key.private_prefix];
-            prefixes.into_iter().any(|prefix| !prefix.is_empty() && secret.expose().starts_with(prefix.as_bytes()))
+            prefixes
+                .into_iter()
+                .any(|prefix| !prefix.is_empty() && secret.expose().starts_with(prefix.as_bytes()))
         };
         self.kinds.iter().position(names)
     }
@@ -160,7 +185,9 @@ impl Scheme {
 impl Algorithm {
     /// Whether `tag` is what this algorithm and `key` make of `parts`, one after the other.
     pub(crate) fn made(self, tag: &[u8], key: &[u8], parts: &[&[u8]]) -> bool {
-        let Some(tag) = Tag::new(tag) else { return false };
+        let Some(tag) = Tag::new(tag) else {
+            return false;
+        };
         match Mac::new(self, key) {
             Some(mut mac) => {
                 for part in parts {
@@ -168,7 +195,9 @@ impl Algorithm {
                 }
                 mac.find_in(std::iter::once(&tag)).is_some()
             }
-            None => key.try_into().is_ok_and(|public| tag.is_by(public, &parts.concat())),
+            None => key
+                .try_into()
+                .is_ok_and(|public| tag.is_by(public, &parts.concat())),
         }
     }
 }
@@ -176,8 +205,13 @@ impl Algorithm {
 impl Key {
     /// The same key, to sign with; `None` for a public key.
     pub(super) fn signer(&self) -> Option<Signer> {
-        let Material::Hmac(mac) = &self.material else { return None };
-        Some(Signer { kind: self.kind, material: SigningMaterial::Hmac(Box::new(mac.clone())) })
+        let Material::Hmac(mac) = &self.material else {
+            return None;
+        };
+        Some(Signer {
+            kind: self.kind,
+            material: SigningMaterial::Hmac(Box::new(mac.clone())),
+        })
     }
 }
 
@@ -195,13 +229,19 @@ impl Kind {
             KeyEncoding::Base64 => LENIENT.decode(text).map_err(|_| KeyError::NotBase64)?,
             KeyEncoding::Hex => hex::decode(text).map_err(|_| KeyError::NotHex)?,
         });
-        if bytes.is_empty() { Err(KeyError::Empty) } else { Ok(bytes) }
+        if bytes.is_empty() {
+            Err(KeyError::Empty)
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// The signature that `text` stands for, its prefix stripped. `None` if it can't be one: other alphabet or length.
     pub(super) fn read(&self, text: &str) -> Option<Tag> {
         let of_length = |tag: &Tag| tag.length == self.algorithm.signature_bytes();
-        self.encodings.iter().find_map(|encoding| encoding.read(text).filter(of_length))
+        self.encodings
+            .iter()
+            .find_map(|encoding| encoding.read(text).filter(of_length))
     }
 
     /// Whether `text`, its prefix stripped, can be a signature of this kind.
@@ -250,7 +290,10 @@ impl Signer {
 
 impl Tag {
     fn new(bytes: &[u8]) -> Option<Self> {
-        let mut tag = Self { bytes: [0; SIGNATURE_BYTES_MAX], length: bytes.len() };
+        let mut tag = Self {
+            bytes: [0; SIGNATURE_BYTES_MAX],
+            length: bytes.len(),
+        };
         tag.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(tag)
     }
@@ -265,7 +308,9 @@ impl Tag {
 
     /// Whether this is `message`'s signature by the owner of `public`.
     pub(super) fn is_by(&self, public: &[u8; ED25519_KEY_BYTES], message: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, public).verify(message, self.as_slice()).is_ok()
+        UnparsedPublicKey::new(&ED25519, public)
+            .verify(message, self.as_slice())
+            .is_ok()
     }
 }
 
@@ -329,7 +374,8 @@ fn is_of_small_order(public: &[u8; ED25519_KEY_BYTES]) -> bool {
     y[31] &= 0x7f;
     // y is 0 or 1; or p - 1, p or p + 1 with p = 2^255 - 19, little-endian.
     let small = y[0] <= 1 && y[1..].iter().all(|&byte| byte == 0);
-    let around_p = (0xec..=0xee).contains(&y[0]) && y[1..31].iter().all(|&byte| byte == 0xff) && y[31] == 0x7f;
+    let around_p =
+        (0xec..=0xee).contains(&y[0]) && y[1..31].iter().all(|&byte| byte == 0xff) && y[31] == 0x7f;
     small || around_p || ORDER_8.contains(&y)
 }
 

@@ -41,7 +41,11 @@ impl<'a> Presented<'a> {
     /// # Errors
     /// What is missing or malformed.
     pub(super) fn read(scheme: &'a Scheme, headers: &HeaderMap) -> Result<Self, Failure> {
-        let place = scheme.places.iter().find(|place| place.is_in(headers)).ok_or(Failure::Missing)?;
+        let place = scheme
+            .places
+            .iter()
+            .find(|place| place.is_in(headers))
+            .ok_or(Failure::Missing)?;
         let (candidates, field_time) = match place {
             Place::Header(header) => {
                 let value = the_one(headers, header)?;
@@ -49,7 +53,10 @@ impl<'a> Presented<'a> {
             }
             Place::Fields(fields) => {
                 let value = the_one(headers, &fields.header)?;
-                (Candidates::Read(scheme.listed(fields, value)?), Some((fields, value)))
+                (
+                    Candidates::Read(scheme.listed(fields, value)?),
+                    Some((fields, value)),
+                )
             }
             Place::Body(in_body) => (Candidates::InBody(in_body), None),
         };
@@ -57,15 +64,25 @@ impl<'a> Presented<'a> {
             Some(time) => Some(time.find(headers, field_time)?),
             None => None,
         };
-        let mut presented = Self { candidates, time: None, before: Vec::new(), behind: Vec::new() };
-        for (parts, bytes) in
-            [(&scheme.signed.before, &mut presented.before), (&scheme.signed.behind, &mut presented.behind)]
-        {
+        let mut presented = Self {
+            candidates,
+            time: None,
+            before: Vec::new(),
+            behind: Vec::new(),
+        };
+        for (parts, bytes) in [
+            (&scheme.signed.before, &mut presented.before),
+            (&scheme.signed.behind, &mut presented.behind),
+        ] {
             for part in parts {
                 match part {
                     Part::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
-                    Part::Timestamp => bytes.extend_from_slice(time.map_or("", |(text, _)| text).as_bytes()),
-                    Part::Id(header) => bytes.extend_from_slice(the_one(headers, header)?.as_bytes()),
+                    Part::Timestamp => {
+                        bytes.extend_from_slice(time.map_or("", |(text, _)| text).as_bytes())
+                    }
+                    Part::Id(header) => {
+                        bytes.extend_from_slice(the_one(headers, header)?.as_bytes())
+                    }
                     // Without the URL nothing can be checked.
                     Part::Url => return Err(Failure::Missing),
                 }
@@ -79,7 +96,9 @@ impl<'a> Presented<'a> {
 impl Place {
     fn is_in(&self, headers: &HeaderMap) -> bool {
         match self {
-            Self::Header(header) | Self::Fields(Fields { header, .. }) => headers.contains_key(&header.name),
+            Self::Header(header) | Self::Fields(Fields { header, .. }) => {
+                headers.contains_key(&header.name)
+            }
             Self::Body(_) => true,
         }
     }
@@ -104,7 +123,9 @@ impl Scheme {
     fn listed(&self, fields: &Fields, value: &str) -> Result<Vec<Candidate>, Failure> {
         let (mut candidates, mut worst, mut seen) = (Vec::new(), Failure::Missing, 0);
         for (name, text) in fields.of(value) {
-            let Some(kind) = self.kinds.iter().position(|kind| *kind.field == *name) else { continue };
+            let Some(kind) = self.kinds.iter().position(|kind| *kind.field == *name) else {
+                continue;
+            };
             seen += 1;
             if seen > CANDIDATES_MAX {
                 break;
@@ -117,7 +138,11 @@ impl Scheme {
                 None => worst = Failure::Malformed,
             }
         }
-        if candidates.is_empty() { Err(worst) } else { Ok(candidates) }
+        if candidates.is_empty() {
+            Err(worst)
+        } else {
+            Ok(candidates)
+        }
     }
 }
 
@@ -131,7 +156,9 @@ impl Fields {
     /// Names and values, in order. What has no value is left out.
     pub(crate) fn of<'v>(&self, value: &'v str) -> impl Iterator<Item = (&'v str, &'v str)> {
         let white = [' ', '\t'];
-        let fields = value.split(self.separator).map(move |field| field.trim_matches(white));
+        let fields = value
+            .split(self.separator)
+            .map(move |field| field.trim_matches(white));
         fields.filter_map(|field| field.split_once(self.assign))
     }
 }
@@ -170,7 +197,11 @@ impl TimeUnit {
         if text.len() > TIME_BYTES_MAX {
             return None;
         }
-        let whole = || text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+        let whole = || {
+            text.bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then(|| text.parse().ok())?
+        };
         match self {
             Self::Seconds => Timestamp::from_second(whole()?).ok(),
             Self::Milliseconds => Timestamp::from_millisecond(whole()?).ok(),
@@ -196,5 +227,9 @@ fn the_one<'h>(headers: &'h HeaderMap, header: &Header) -> Result<&'h str, Failu
         return Err(Failure::Malformed);
     }
     let text = HeaderValue::to_str(value).map_err(|_| Failure::Malformed)?;
-    if text.is_empty() { Err(Failure::Missing) } else { Ok(text) }
+    if text.is_empty() {
+        Err(Failure::Missing)
+    } else {
+        Ok(text)
+    }
 }

@@ -3,15 +3,21 @@
 //! Each has a vector of the provider's, or of its SDK's, in `tests/vectors`.
 
 use super::{
-    Algorithm, Content, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme, SignedTime,
-    TimePlace, TimeUnit,
+    Algorithm, Content, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind, Place,
+    Scheme, SignedTime, TimePlace, TimeUnit,
 };
 use crate::json::Pointer;
 
 /// VPN Enterprise: `X-VPN-Signature: sha256=<hex>`, HMAC-SHA256 over the raw body.
 /// Source: the provider's webhook documentation, "Webhook Signature Verification".
 pub fn vpn_enterprise() -> Scheme {
-    of_the_body(&["X-VPN-Signature"], Kind { prefix: "sha256=".into(), ..hmac_sha256(Encoding::Hex) })
+    of_the_body(
+        &["X-VPN-Signature"],
+        Kind {
+            prefix: "sha256=".into(),
+            ..hmac_sha256(Encoding::Hex)
+        },
+    )
 }
 
 /// `OrbVPN`: the body's member `signature`, or `X-Signature` or `X-Webhook-Signature`; hex, with or without `sha256=`, or
@@ -25,13 +31,22 @@ pub fn orbvpn() -> Scheme {
     };
     let mut scheme = of_the_body(&["X-Signature", "X-Webhook-Signature"], kind);
     let pointer = "/signature".parse::<Pointer>().expect("a JSON pointer");
-    scheme.places.push(Place::Body(InBody { pointer, compact: false }));
+    scheme.places.push(Place::Body(InBody {
+        pointer,
+        compact: false,
+    }));
     scheme
 }
 
 /// GitHub. Source: docs.github.com, "Validating webhook deliveries".
 pub fn github() -> Scheme {
-    of_the_body(&["X-Hub-Signature-256"], Kind { prefix: "sha256=".into(), ..hmac_sha256(Encoding::Hex) })
+    of_the_body(
+        &["X-Hub-Signature-256"],
+        Kind {
+            prefix: "sha256=".into(),
+            ..hmac_sha256(Encoding::Hex)
+        },
+    )
 }
 
 /// Stripe: `t=<seconds>,v1=<hex>`, once for each active secret; the key is the whole `whsec_…`.
@@ -53,7 +68,12 @@ pub fn svix() -> Scheme {
 
 /// Slack. Source: docs.slack.dev, "Verifying requests from Slack".
 pub fn slack() -> Scheme {
-    timed("X-Slack-Signature", "v0=", "X-Slack-Request-Timestamp", "v0:{timestamp}:{body}")
+    timed(
+        "X-Slack-Signature",
+        "v0=",
+        "X-Slack-Request-Timestamp",
+        "v0:{timestamp}:{body}",
+    )
 }
 
 /// Shopify. Source: shopify.dev, "Verify webhook deliveries".
@@ -63,14 +83,31 @@ pub fn shopify() -> Scheme {
 
 /// Zoom. Source: developers.zoom.us, "Verify webhook events".
 pub fn zoom() -> Scheme {
-    timed("x-zm-signature", "v0=", "x-zm-request-timestamp", "v0:{timestamp}:{body}")
+    timed(
+        "x-zm-signature",
+        "v0=",
+        "x-zm-request-timestamp",
+        "v0:{timestamp}:{body}",
+    )
 }
 
 /// `PagerDuty` V3: `v1=<hex>`, once for each active secret. Source: developer.pagerduty.com, "Verifying webhook signatures".
 pub fn pagerduty() -> Scheme {
-    let place = Fields { header: Header::of("X-PagerDuty-Signature"), separator: ',', assign: '=' };
-    let kind = Kind { field: "v1".into(), ..hmac_sha256(Encoding::Hex) };
-    Scheme { places: vec![Place::Fields(place)], kinds: vec![kind], signed: Content::body(), time: None }
+    let place = Fields {
+        header: Header::of("X-PagerDuty-Signature"),
+        separator: ',',
+        assign: '=',
+    };
+    let kind = Kind {
+        field: "v1".into(),
+        ..hmac_sha256(Encoding::Hex)
+    };
+    Scheme {
+        places: vec![Place::Fields(place)],
+        kinds: vec![kind],
+        signed: Content::body(),
+        time: None,
+    }
 }
 
 /// Paddle Billing: `ts=<seconds>;h1=<hex>`. Source: developer.paddle.com, "Verify webhook signatures".
@@ -83,7 +120,10 @@ pub fn paddle() -> Scheme {
 pub fn square() -> Scheme {
     Scheme {
         signed: content("{url}{body}", None),
-        ..of_the_body(&["x-square-hmacsha256-signature"], hmac_sha256(Encoding::Base64))
+        ..of_the_body(
+            &["x-square-hmacsha256-signature"],
+            hmac_sha256(Encoding::Base64),
+        )
     }
 }
 
@@ -97,10 +137,22 @@ pub fn linear() -> Scheme {
 pub fn discord() -> Scheme {
     let kind = Kind {
         algorithm: Algorithm::Ed25519,
-        key: KeyForm { prefix: "".into(), private_prefix: "".into(), encoding: KeyEncoding::Hex },
+        key: KeyForm {
+            prefix: "".into(),
+            private_prefix: "".into(),
+            encoding: KeyEncoding::Hex,
+        },
         ..hmac_sha256(Encoding::Hex)
     };
-    Scheme { kinds: vec![kind], ..timed("X-Signature-Ed25519", "", "X-Signature-Timestamp", "{timestamp}{body}") }
+    Scheme {
+        kinds: vec![kind],
+        ..timed(
+            "X-Signature-Ed25519",
+            "",
+            "X-Signature-Timestamp",
+            "{timestamp}{body}",
+        )
+    }
 }
 
 /// HMAC-SHA256 with the secret's text as the key, as most providers sign.
@@ -110,19 +162,34 @@ fn hmac_sha256(encoding: Encoding) -> Kind {
         encodings: vec![encoding],
         field: "".into(),
         prefix: "".into(),
-        key: KeyForm { prefix: "".into(), private_prefix: "".into(), encoding: KeyEncoding::Utf8 },
+        key: KeyForm {
+            prefix: "".into(),
+            private_prefix: "".into(),
+            encoding: KeyEncoding::Utf8,
+        },
     }
 }
 
 /// In one of these headers, over the raw body.
 fn of_the_body(headers: &[&'static str], kind: Kind) -> Scheme {
-    let places = headers.iter().map(|header| Place::Header(Header::of(header))).collect();
-    Scheme { places, kinds: vec![kind], signed: Content::body(), time: None }
+    let places = headers
+        .iter()
+        .map(|header| Place::Header(Header::of(header)))
+        .collect();
+    Scheme {
+        places,
+        kinds: vec![kind],
+        signed: Content::body(),
+        time: None,
+    }
 }
 
 /// In one header, its time in another; hex.
 fn timed(header: &'static str, prefix: &str, time: &'static str, signed: &str) -> Scheme {
-    let kind = Kind { prefix: prefix.into(), ..hmac_sha256(Encoding::Hex) };
+    let kind = Kind {
+        prefix: prefix.into(),
+        ..hmac_sha256(Encoding::Hex)
+    };
     Scheme {
         signed: content(signed, None),
         time: Some(seconds(TimePlace::Header(Header::of(time)))),
@@ -133,8 +200,15 @@ fn timed(header: &'static str, prefix: &str, time: &'static str, signed: &str) -
 /// In a header with fields, its time beside it; hex.
 fn fielded(header: &'static str, separator: char, time: &str, signed: &str, field: &str) -> Scheme {
     Scheme {
-        places: vec![Place::Fields(Fields { header: Header::of(header), separator, assign: '=' })],
-        kinds: vec![Kind { field: field.into(), ..hmac_sha256(Encoding::Hex) }],
+        places: vec![Place::Fields(Fields {
+            header: Header::of(header),
+            separator,
+            assign: '=',
+        })],
+        kinds: vec![Kind {
+            field: field.into(),
+            ..hmac_sha256(Encoding::Hex)
+        }],
         signed: content(signed, None),
         time: Some(seconds(TimePlace::Field(time.into()))),
     }
@@ -146,7 +220,11 @@ fn standard(id: &'static str, time: &'static str, header: &'static str) -> Schem
         private_prefix: private_prefix.into(),
         encoding: KeyEncoding::Base64,
     };
-    let symmetric = Kind { field: "v1".into(), key: key("whsec_", ""), ..hmac_sha256(Encoding::Base64) };
+    let symmetric = Kind {
+        field: "v1".into(),
+        key: key("whsec_", ""),
+        ..hmac_sha256(Encoding::Base64)
+    };
     let asymmetric = Kind {
         algorithm: Algorithm::Ed25519,
         field: "v1a".into(),
@@ -154,7 +232,11 @@ fn standard(id: &'static str, time: &'static str, header: &'static str) -> Schem
         ..hmac_sha256(Encoding::Base64)
     };
     Scheme {
-        places: vec![Place::Fields(Fields { header: Header::of(header), separator: ' ', assign: ',' })],
+        places: vec![Place::Fields(Fields {
+            header: Header::of(header),
+            separator: ' ',
+            assign: ',',
+        })],
         kinds: vec![symmetric, asymmetric],
         signed: content("{id}.{timestamp}.{body}", Some(&Header::of(id))),
         time: Some(seconds(TimePlace::Header(Header::of(time)))),
@@ -162,7 +244,11 @@ fn standard(id: &'static str, time: &'static str, header: &'static str) -> Schem
 }
 
 fn seconds(place: TimePlace) -> SignedTime {
-    SignedTime { place, unit: TimeUnit::Seconds, tolerance: SignedTime::USUAL_TOLERANCE }
+    SignedTime {
+        place,
+        unit: TimeUnit::Seconds,
+        tolerance: SignedTime::USUAL_TOLERANCE,
+    }
 }
 
 fn content(text: &str, id: Option<&Header>) -> Content {

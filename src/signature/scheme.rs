@@ -189,6 +189,10 @@ impl Scheme {
 
     /// Whether a signature tells bodies apart, and nothing else: then it is a digest of the body.
     pub(super) fn signs_the_body_alone(&self) -> bool {
-        self.signed.is_body_alone() && self.kinds.iter().all(|kind| kind.algorithm != Algorithm::Ed25519)
+        self.signed.is_body_alone()
+            && self
+                .kinds
+                .iter()
+                .all(|kind| kind.algorithm != Algorithm::Ed25519)
     }
 }

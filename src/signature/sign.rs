@@ -21,8 +21,12 @@ impl Signed {
 
     /// As a request has them.
     pub fn to_headers(&self) -> HeaderMap {
-        let parsed = self.iter().map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()), value.try_into()));
-        parsed.filter_map(|(name, value)| Some((name.ok()?, value.ok()?))).collect()
+        let parsed = self
+            .iter()
+            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()), value.try_into()));
+        parsed
+            .filter_map(|(name, value)| Some((name.ok()?, value.ok()?)))
+            .collect()
     }
 }
 
@@ -50,7 +54,13 @@ impl Scheme {
     ///
     /// # Errors
     /// When something that the scheme signs is not given, or `secret` is no key for it.
-    pub fn sign(&self, secret: &Secret, body: &[u8], now: Timestamp, id: Option<&str>) -> Result<Signed, SignError> {
+    pub fn sign(
+        &self,
+        secret: &Secret,
+        body: &[u8],
+        now: Timestamp,
+        id: Option<&str>,
+    ) -> Result<Signed, SignError> {
         self.sign_with(&self.signer(secret)?, body, now, id)
     }
 
@@ -64,29 +74,53 @@ impl Scheme {
         let kind = &self.kinds[signer.kind];
         let time = self.time.as_ref().map(|time| (time, time.unit.write(now)));
         let time_text = time.as_ref().map_or("", |(_, text)| text.as_str());
-        let signature = format!("{}{}", kind.prefix, self.tag_of(signer, body, time_text, id)?);
+        let signature = format!(
+            "{}{}",
+            kind.prefix,
+            self.tag_of(signer, body, time_text, id)?
+        );
         let mut headers = Vec::new();
         if let Some((header, id)) = self.signed.id_header().zip(id) {
-            let fit = (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+            let fit = (1..=255).contains(&id.len())
+                && id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && byte != b',');
             if !fit {
                 return Err(SignError::BadId);
             }
             headers.push((header.spelling.clone(), id.into()));
         }
-        if let Some((TimePlace::Header(header), text)) = time.as_ref().map(|(time, text)| (&time.place, text)) {
+        if let Some((TimePlace::Header(header), text)) =
+            time.as_ref().map(|(time, text)| (&time.place, text))
+        {
             headers.push((header.spelling.clone(), text.clone()));
         }
-        headers.push(match self.places.iter().find(|place| !matches!(place, Place::Body(_))) {
-            Some(Place::Header(header)) => (header.spelling.clone(), signature),
-            Some(Place::Fields(Fields { header, separator, assign })) => {
-                let time = match time.as_ref().map(|(time, _)| &time.place) {
-                    Some(TimePlace::Field(name)) => format!("{name}{assign}{time_text}{separator}"),
-                    Some(TimePlace::Header(_)) | None => String::new(),
-                };
-                (header.spelling.clone(), format!("{time}{}{assign}{signature}", kind.field))
-            }
-            Some(Place::Body(_)) | None => return Err(SignError::NotInHeader),
-        });
+        headers.push(
+            match self
+                .places
+                .iter()
+                .find(|place| !matches!(place, Place::Body(_)))
+            {
+                Some(Place::Header(header)) => (header.spelling.clone(), signature),
+                Some(Place::Fields(Fields {
+                    header,
+                    separator,
+                    assign,
+                })) => {
+                    let time = match time.as_ref().map(|(time, _)| &time.place) {
+                        Some(TimePlace::Field(name)) => {
+                            format!("{name}{assign}{time_text}{separator}")
+                        }
+                        Some(TimePlace::Header(_)) | None => String::new(),
+                    };
+                    (
+                        header.spelling.clone(),
+                        format!("{time}{}{assign}{signature}", kind.field),
+                    )
+                }
+                Some(Place::Body(_)) | None => return Err(SignError::NotInHeader),
+            },
+        );
         Ok(Signed(headers))
     }
 
@@ -98,27 +132,64 @@ impl Scheme {
         self.sign_in_body_with(&self.signer(secret)?, body)
     }
 
-    pub(super) fn sign_in_body_with(&self, signer: &Signer, body: &str) -> Result<String, SignError> {
-        let in_body = |place: &_| if let Place::Body(in_body) = place { Some(InBody::clone(in_body)) } else { None };
-        let InBody { pointer, compact: of_compact } =
-            self.places.iter().find_map(in_body).ok_or(SignError::NotInBody)?;
-        let name = pointer.name().filter(|name| pointer.to_string() == format!("/{name}"));
+    pub(super) fn sign_in_body_with(
+        &self,
+        signer: &Signer,
+        body: &str,
+    ) -> Result<String, SignError> {
+        let in_body = |place: &_| {
+            if let Place::Body(in_body) = place {
+                Some(InBody::clone(in_body))
+            } else {
+                None
+            }
+        };
+        let InBody {
+            pointer,
+            compact: of_compact,
+        } = self
+            .places
+            .iter()
+            .find_map(in_body)
+            .ok_or(SignError::NotInBody)?;
+        let name = pointer
+            .name()
+            .filter(|name| pointer.to_string() == format!("/{name}"));
         let name = name.ok_or(SignError::NotInBody)?;
-        if !body.trim_start().starts_with('{') || member(body, &pointer) != Err(MemberError::Missing) {
+        if !body.trim_start().starts_with('{')
+            || member(body, &pointer) != Err(MemberError::Missing)
+        {
             return Err(SignError::NotAnObject);
         }
-        let content = if of_compact { compact(body) } else { body.to_owned() };
+        let content = if of_compact {
+            compact(body)
+        } else {
+            body.to_owned()
+        };
         let tag = self.tag_of(signer, content.as_bytes(), "", None)?;
-        let members = body.trim_end().strip_suffix('}').ok_or(SignError::NotAnObject)?.trim_end();
+        let members = body
+            .trim_end()
+            .strip_suffix('}')
+            .ok_or(SignError::NotAnObject)?
+            .trim_end();
         let comma = if members.ends_with('{') { "" } else { "," };
         let prefix = &self.kinds[signer.kind].prefix;
-        let whole = format!("{members}{comma}\"{name}\":\"{prefix}{tag}\"{}", &body[members.len()..]);
+        let whole = format!(
+            "{members}{comma}\"{name}\":\"{prefix}{tag}\"{}",
+            &body[members.len()..]
+        );
         // A member whose name differs by case only would make the new one ambiguous.
         member(&whole, &pointer).map_err(|_| SignError::NotAnObject)?;
         Ok(whole)
     }
 
-    fn tag_of(&self, signer: &Signer, body: &[u8], time: &str, id: Option<&str>) -> Result<String, SignError> {
+    fn tag_of(
+        &self,
+        signer: &Signer,
+        body: &[u8],
+        time: &str,
+        id: Option<&str>,
+    ) -> Result<String, SignError> {
         let bytes_of = |part: &Part| match part {
             Part::Literal(text) => Ok(text.to_string()),
             Part::Timestamp => Ok(time.to_owned()),

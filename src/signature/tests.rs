@@ -30,7 +30,13 @@ const RFC_4231: &[(&[u8], &[u8], &str)] = &[
 ];
 
 fn key(scheme: &Scheme, name: &str, key: &[u8]) -> NamedKey {
-    NamedSecret { name: name.into(), secret: Secret::new(key).unwrap(), expires: None }.for_scheme(scheme).unwrap()
+    NamedSecret {
+        name: name.into(),
+        secret: Secret::new(key).unwrap(),
+        expires: None,
+    }
+    .for_scheme(scheme)
+    .unwrap()
 }
 
 fn verifier(secret: &[u8]) -> Verifier {
@@ -45,7 +51,9 @@ fn verifier_of(scheme: Scheme, secret: &[u8]) -> Verifier {
 /// The signature that VPN Enterprise makes.
 fn signed(secret: &str, body: &[u8]) -> String {
     let secret = Secret::new(secret).unwrap();
-    let signed = presets::vpn_enterprise().sign(&secret, body, Timestamp::UNIX_EPOCH, None).unwrap();
+    let signed = presets::vpn_enterprise()
+        .sign(&secret, body, Timestamp::UNIX_EPOCH, None)
+        .unwrap();
     signed.iter().next().unwrap().1.to_owned()
 }
 
@@ -66,7 +74,12 @@ fn verify(verifier: &Verifier, headers: &HeaderMap, body: &[u8]) -> Result<Verif
 #[test]
 fn rfc_4231_vectors_verify() {
     for (key, body, tag) in RFC_4231 {
-        let verified = verify(&verifier(key), &headers(format!("sha256={tag}").as_bytes()), body).unwrap();
+        let verified = verify(
+            &verifier(key),
+            &headers(format!("sha256={tag}").as_bytes()),
+            body,
+        )
+        .unwrap();
         assert_eq!(verified.body(), body);
     }
 }
@@ -95,14 +108,24 @@ fn wycheproof_vectors_verify_and_truncated_tags_are_refused() {
             }
         }
     }
-    assert!(accepted >= 30 && refused >= 100, "{accepted} accepted, {refused} refused");
+    assert!(
+        accepted >= 30 && refused >= 100,
+        "{accepted} accepted, {refused} refused"
+    );
 }
 
 #[test]
 fn the_prefix_may_be_absent_and_hex_may_be_in_either_case() {
     let (key, body, tag) = RFC_4231[1];
-    for value in [tag.to_owned(), tag.to_uppercase(), format!("sha256={}", tag.to_uppercase())] {
-        assert!(verify(&verifier(key), &headers(value.as_bytes()), body).is_ok(), "{value}");
+    for value in [
+        tag.to_owned(),
+        tag.to_uppercase(),
+        format!("sha256={}", tag.to_uppercase()),
+    ] {
+        assert!(
+            verify(&verifier(key), &headers(value.as_bytes()), body).is_ok(),
+            "{value}"
+        );
     }
 }
 
@@ -129,9 +152,15 @@ fn a_signature_that_cannot_be_one_is_malformed() {
 #[test]
 fn an_absent_or_empty_signature_is_missing() {
     let (key, body, _) = RFC_4231[1];
-    assert_eq!(verify(&verifier(key), &HeaderMap::new(), body).unwrap_err(), Failure::Missing);
+    assert_eq!(
+        verify(&verifier(key), &HeaderMap::new(), body).unwrap_err(),
+        Failure::Missing
+    );
     for value in ["", "sha256="] {
-        assert_eq!(verify(&verifier(key), &headers(value.as_bytes()), body).unwrap_err(), Failure::Missing);
+        assert_eq!(
+            verify(&verifier(key), &headers(value.as_bytes()), body).unwrap_err(),
+            Failure::Missing
+        );
     }
 }
 
@@ -140,7 +169,10 @@ fn a_header_given_twice_is_refused_even_when_both_are_right() {
     let (key, body, tag) = RFC_4231[1];
     let mut twice = headers(tag.as_bytes());
     twice.append("x-vpn-signature", HeaderValue::from_str(tag).unwrap());
-    assert_eq!(verify(&verifier(key), &twice, body).unwrap_err(), Failure::Malformed);
+    assert_eq!(
+        verify(&verifier(key), &twice, body).unwrap_err(),
+        Failure::Malformed
+    );
 }
 
 #[test]
@@ -149,14 +181,20 @@ fn a_change_of_any_bit_is_a_mismatch() {
     for bit in 0..body.len() * 8 {
         let mut tampered = body.to_vec();
         tampered[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(verify(&verifier(key), &headers(tag.as_bytes()), &tampered).unwrap_err(), Failure::Mismatch);
+        assert_eq!(
+            verify(&verifier(key), &headers(tag.as_bytes()), &tampered).unwrap_err(),
+            Failure::Mismatch
+        );
     }
     let tag = hex::decode(tag).unwrap();
     for bit in 0..tag.len() * 8 {
         let mut tampered = tag.clone();
         tampered[bit / 8] ^= 1 << (bit % 8);
         let header = headers(hex::encode(tampered).as_bytes());
-        assert_eq!(verify(&verifier(key), &header, body).unwrap_err(), Failure::Mismatch);
+        assert_eq!(
+            verify(&verifier(key), &header, body).unwrap_err(),
+            Failure::Mismatch
+        );
     }
 }
 
@@ -166,7 +204,16 @@ fn every_active_secret_is_tried_and_the_one_that_matched_is_named() {
     let keys = vec![key(&scheme, "current", b"new"), key(&scheme, "old", b"old")];
     let verifier = Verifier::new(scheme, keys, false);
     for (key, name) in [("new", "current"), ("old", "old")] {
-        assert_eq!(&**verify(&verifier, &headers(signed(key, b"body").as_bytes()), b"body").unwrap().secret(), name);
+        assert_eq!(
+            &**verify(
+                &verifier,
+                &headers(signed(key, b"body").as_bytes()),
+                b"body"
+            )
+            .unwrap()
+            .secret(),
+            name
+        );
     }
 }
 
@@ -177,7 +224,11 @@ fn a_secret_no_longer_verifies_from_the_moment_it_expires() {
     expiring.expires = Some(end);
     let verifier = Verifier::new(presets::vpn_enterprise(), vec![expiring], false);
     let header = headers(signed("old", b"").as_bytes());
-    let at = |second| verifier.begin(&header, Timestamp::from_second(second).unwrap()).finish();
+    let at = |second| {
+        verifier
+            .begin(&header, Timestamp::from_second(second).unwrap())
+            .finish()
+    };
     assert!(at(999).is_ok());
     assert_eq!(at(1_000).unwrap_err(), Failure::Mismatch);
 }
@@ -185,18 +236,36 @@ fn a_secret_no_longer_verifies_from_the_moment_it_expires() {
 #[test]
 fn base64_is_taken_in_the_standard_alphabet_with_its_padding_only() {
     let verifier = verifier_of(presets::shopify(), b"k");
-    let signed = presets::shopify().sign(&Secret::new("k").unwrap(), b"body", Timestamp::UNIX_EPOCH, None).unwrap();
+    let signed = presets::shopify()
+        .sign(
+            &Secret::new("k").unwrap(),
+            b"body",
+            Timestamp::UNIX_EPOCH,
+            None,
+        )
+        .unwrap();
     let signed = signed.iter().next().unwrap().1;
     let headers = |value: &str| {
         let mut headers = HeaderMap::new();
-        headers.insert("x-shopify-hmac-sha256", HeaderValue::from_str(value).unwrap());
+        headers.insert(
+            "x-shopify-hmac-sha256",
+            HeaderValue::from_str(value).unwrap(),
+        );
         headers
     };
     assert!(verify(&verifier, &headers(signed), b"body").is_ok());
-    for other in [signed.replace('=', ""), signed.replace(['+', '/'], "-"), format!(" {signed}"), format!("{signed}=")]
-    {
+    for other in [
+        signed.replace('=', ""),
+        signed.replace(['+', '/'], "-"),
+        format!(" {signed}"),
+        format!("{signed}="),
+    ] {
         if other != signed {
-            assert_eq!(verify(&verifier, &headers(&other), b"body").unwrap_err(), Failure::Malformed, "{other}");
+            assert_eq!(
+                verify(&verifier, &headers(&other), b"body").unwrap_err(),
+                Failure::Malformed,
+                "{other}"
+            );
         }
     }
 }

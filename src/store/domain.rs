@@ -44,8 +44,11 @@ pub const PAYLOAD_MAX: usize = 256 << 20;
 
 impl Retain {
     /// Where nothing else is said: payloads of what failed, for a week, up to a gibibyte a route.
-    pub const USUAL: Self =
-        Self { payloads: Payloads::Failed, keep: Duration::from_secs(7 * 86_400), max_bytes: Some(1 << 30) };
+    pub const USUAL: Self = Self {
+        payloads: Payloads::Failed,
+        keep: Duration::from_secs(7 * 86_400),
+        max_bytes: Some(1 << 30),
+    };
 
     /// Whether the payload of a delivery is kept that is now `state`.
     pub fn keeps_payload(self, state: State) -> bool {

@@ -41,9 +41,10 @@ use under_way::CutOff;
 use write::Job;
 
 use super::{
-    Attempted, COUNTED_MAX, Claimed, DeliveryChange, DeliveryId, DeliveryView, Due, DueAt, DueEvent, Durability,
-    EventKey, Filter, Found, Held, LISTED_BODY_MAX, Lane, Name, Next, Payload, Place, Queued, RECORD_BYTES, Record,
-    Requeue, Requeued, Retain, RouteRecord, Settlement, State, StoreError, Subject, Terms, Tried, Until,
+    Attempted, COUNTED_MAX, Claimed, DeliveryChange, DeliveryId, DeliveryView, Due, DueAt,
+    DueEvent, Durability, EventKey, Filter, Found, Held, LISTED_BODY_MAX, Lane, Name, Next,
+    Payload, Place, Queued, RECORD_BYTES, Record, Requeue, Requeued, Retain, RouteRecord,
+    Settlement, State, StoreError, Subject, Terms, Tried, Until,
 };
 pub use offline::OfflineStore;
 pub use under_way::Underway;
@@ -63,7 +64,12 @@ pub struct Settings {
 impl Settings {
     /// Without bounds, for a store that is looked at.
     pub(super) fn at(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), durability: Durability::Strict, max_ids: usize::MAX, max_bytes: None }
+        Self {
+            folder: folder.to_owned(),
+            durability: Durability::Strict,
+            max_ids: usize::MAX,
+            max_bytes: None,
+        }
     }
 }
 
@@ -73,12 +79,20 @@ pub enum OpenError {
     #[error("the store in {folder} is in use by {holder}; two gateways need a folder each")]
     Held { folder: String, holder: String },
     #[error("cannot use the store's folder {folder}: {source}")]
-    Folder { folder: String, source: std::io::Error },
+    Folder {
+        folder: String,
+        source: std::io::Error,
+    },
     #[error("cannot open the store {file}: {source}")]
-    Database { file: String, source: rusqlite::Error },
+    Database {
+        file: String,
+        source: rusqlite::Error,
+    },
     #[error("there is no store in {folder}")]
     Missing { folder: String },
-    #[error("{file} was not written by this program, or by a later version of it; it was left as it is")]
+    #[error(
+        "{file} was not written by this program, or by a later version of it; it was left as it is"
+    )]
     Foreign { file: String },
     #[error("cannot start the store: {0}")]
     Start(std::io::Error),
@@ -90,7 +104,10 @@ pub enum OpenError {
 
 impl OpenError {
     fn folder(folder: &Path, source: std::io::Error) -> Self {
-        Self::Folder { folder: folder.display().to_string(), source }
+        Self::Folder {
+            folder: folder.display().to_string(),
+            source,
+        }
     }
 
     fn database(file: &Path, source: rusqlite::Error) -> Self {
@@ -106,8 +123,15 @@ impl OpenError {
 fn lock(folder: &Path) -> Result<Lock, OpenError> {
     Lock::take(folder).map_err(|refused| match refused {
         Refused::Held(holder) => {
-            let holder = if holder.is_empty() { "another process".into() } else { holder };
-            OpenError::Held { folder: folder.display().to_string(), holder }
+            let holder = if holder.is_empty() {
+                "another process".into()
+            } else {
+                holder
+            };
+            OpenError::Held {
+                folder: folder.display().to_string(),
+                holder,
+            }
         }
         Refused::Io(source) => OpenError::folder(folder, source),
     })
@@ -140,7 +164,10 @@ fn make(folder: &Path) -> io::Result<()> {
     if folder.try_exists()? {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     // It has to be there after the loss of power, too.
     match folder.canonicalize()?.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
@@ -164,14 +191,21 @@ impl Store {
     ///
     /// # Errors
     /// Another process has it, it can't be read, or it is not ours.
-    pub fn open(settings: Settings, clock: Clock, metrics: StoreMetrics) -> Result<Self, OpenError> {
+    pub fn open(
+        settings: Settings,
+        clock: Clock,
+        metrics: StoreMetrics,
+    ) -> Result<Self, OpenError> {
         make(&settings.folder).map_err(|source| OpenError::folder(&settings.folder, source))?;
         let lock = lock(&settings.folder)?;
         let (shared, writer) = opening::open(settings, lock, clock, metrics)?;
         let (jobs, incoming) = std::sync::mpsc::channel();
         let (running, stopped) = std::sync::mpsc::channel();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(work).map_err(OpenError::Start)
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(work)
+                .map_err(OpenError::Start)
         };
         spawn("store", Box::new(move || writer.run(&incoming)))?;
         let inner = Arc::new(Inner {
@@ -182,7 +216,10 @@ impl Store {
             _running: running,
         });
         let upkeep = Arc::downgrade(&inner);
-        spawn("store-upkeep", Box::new(move || upkeep::run(&upkeep, &stopped)))?;
+        spawn(
+            "store-upkeep",
+            Box::new(move || upkeep::run(&upkeep, &stopped)),
+        )?;
         Ok(Self { inner })
     }
 
@@ -215,7 +252,9 @@ impl Store {
             return Ok(Claimed::Here(Held::default(), None));
         }
         let now = shared.time.now();
-        let found = self.read(move |reader| reader.confirm(key, &places, now)).await?;
+        let found = self
+            .read(move |reader| reader.confirm(key, &places, now))
+            .await?;
         let (place, found) = found.unzip();
         Ok(Claimed::Here(Held { place, lease: None }, found))
     }
@@ -227,7 +266,10 @@ impl Store {
     pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
         let shared = &self.inner.shared;
         let (places, now) = (shared.find(key)?, shared.time.now());
-        self.read_within(&self.inner.operators_reads, move |reader| reader.rows(key, &places, now)).await
+        self.read_within(&self.inner.operators_reads, move |reader| {
+            reader.rows(key, &places, now)
+        })
+        .await
     }
 
     /// Forgets an event: when this returns `Ok`, as durably as the settings promise.
@@ -243,8 +285,16 @@ impl Store {
     ///
     /// # Errors
     /// When it can't be noted.
-    pub fn begin(&self, key: EventKey, attempts: u32, window: Duration) -> Result<Underway, StoreError> {
-        let tried = Tried { attempts, possibly_delivered: true };
+    pub fn begin(
+        &self,
+        key: EventKey,
+        attempts: u32,
+        window: Duration,
+    ) -> Result<Underway, StoreError> {
+        let tried = Tried {
+            attempts,
+            possibly_delivered: true,
+        };
         self.note(CutOff::Event { key, tried, window })
     }
 
@@ -271,7 +321,8 @@ impl Store {
     /// When that is not certain. What holds then is `settlement.if_lost`, or, if it was written all the same, what is
     /// found when the store is read again.
     pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
-        self.ask(|done| Job::Settle(Box::new(settlement), done)).await
+        self.ask(|done| Job::Settle(Box::new(settlement), done))
+            .await
     }
 
     /// Keeps what an operator said of a webhook, as durably as events are.
@@ -279,7 +330,12 @@ impl Store {
     /// # Errors
     /// When that is not certain.
     pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
-        self.ask(|done| Job::Webhook { name, definition: Some(definition.into()), done }).await
+        self.ask(|done| Job::Webhook {
+            name,
+            definition: Some(definition.into()),
+            done,
+        })
+        .await
     }
 
     /// Forgets a webhook's definition. What is known of its events stays.
@@ -287,7 +343,12 @@ impl Store {
     /// # Errors
     /// When that is not certain.
     pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        self.ask(|done| Job::Webhook { name, definition: None, done }).await
+        self.ask(|done| Job::Webhook {
+            name,
+            definition: None,
+            done,
+        })
+        .await
     }
 
     /// All webhooks' names and definitions.
@@ -295,7 +356,8 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
-        self.read_within(&self.inner.operators_reads, read::Reader::webhooks).await
+        self.read_within(&self.inner.operators_reads, read::Reader::webhooks)
+            .await
     }
 
     /// Keeps that a route's stored events wait until somebody says otherwise, or no longer.
@@ -303,7 +365,12 @@ impl Store {
     /// # Errors
     /// When that is not certain.
     pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        self.ask(|done| Job::Pause { route, paused, done }).await
+        self.ask(|done| Job::Pause {
+            route,
+            paused,
+            done,
+        })
+        .await
     }
 
     /// The routes that are paused.
@@ -311,7 +378,8 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
-        self.read_within(&self.inner.operators_reads, read::Reader::paused).await
+        self.read_within(&self.inner.operators_reads, read::Reader::paused)
+            .await
     }
 
     /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
@@ -329,11 +397,18 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn due(&self, route: Arc<str>, holding: &[DeliveryId], most: usize) -> Result<Due, StoreError> {
+    pub async fn due(
+        &self,
+        route: Arc<str>,
+        holding: &[DeliveryId],
+        most: usize,
+    ) -> Result<Due, StoreError> {
         let now = self.inner.shared.time.due_now();
         // Those that are being tried are due as well, and come first: asking for this many always finds the others.
         let limit = most.saturating_add(holding.len());
-        let mut due = self.read(move |reader| reader.due(&route, now, limit)).await?;
+        let mut due = self
+            .read(move |reader| reader.due(&route, now, limit))
+            .await?;
         due.all_seen = due.events.len() < limit;
         due.events.retain(|event| !holding.contains(&event.id));
         due.events.truncate(most);
@@ -360,15 +435,26 @@ impl Store {
         attempt: Attempted,
         next: Next,
     ) -> Result<(), StoreError> {
-        self.ask(|done| Job::Attempted { id, number, attempt, next, done }).await
+        self.ask(|done| Job::Attempted {
+            id,
+            number,
+            attempt,
+            next,
+            done,
+        })
+        .await
     }
 
     /// A delivery's route, and the names of its event while that is not handed over; `None` if there is no such delivery.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.read_within(&self.inner.operators_reads, move |reader| reader.names(id)).await
+    pub async fn names(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
+        self.read_within(&self.inner.operators_reads, move |reader| reader.names(id))
+            .await
     }
 
     /// This moment, for what is due.
@@ -391,7 +477,10 @@ impl Store {
     /// When the store can't tell.
     pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
         let now = self.inner.shared.time.due_now();
-        self.read_within(&self.inner.operators_reads, move |reader| reader.deliveries(&filter, now)).await
+        self.read_within(&self.inner.operators_reads, move |reader| {
+            reader.deliveries(&filter, now)
+        })
+        .await
     }
 
     /// How many deliveries there are of these, whatever `limit` and `before` say; `None` when there are more than are
@@ -400,7 +489,10 @@ impl Store {
     /// # Errors
     /// When the store can't tell.
     pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
-        self.read_within(&self.inner.operators_reads, move |reader| reader.count_deliveries(&filter)).await
+        self.read_within(&self.inner.operators_reads, move |reader| {
+            reader.count_deliveries(&filter)
+        })
+        .await
     }
 
     /// Deliveries that match, whatever `limit` and `before` say, and come after `after`: the oldest first, `limit` at the
@@ -414,7 +506,10 @@ impl Store {
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        self.read_within(&self.inner.operators_reads, move |reader| reader.matching(&filter, after, limit)).await
+        self.read_within(&self.inner.operators_reads, move |reader| {
+            reader.matching(&filter, after, limit)
+        })
+        .await
     }
 
     /// One delivery.
@@ -423,7 +518,10 @@ impl Store {
     /// When the store can't tell.
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
         let now = self.inner.shared.time.due_now();
-        self.read_within(&self.inner.operators_reads, move |reader| reader.delivery(id, now)).await
+        self.read_within(&self.inner.operators_reads, move |reader| {
+            reader.delivery(id, now)
+        })
+        .await
     }
 
     /// What is known of a route's deliveries as a whole. `since_day` is the first day of the count of the last days, in
@@ -431,11 +529,22 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn route_record(&self, route: Arc<str>, since_day: i64) -> Result<RouteRecord, StoreError> {
+    pub async fn route_record(
+        &self,
+        route: Arc<str>,
+        since_day: i64,
+    ) -> Result<RouteRecord, StoreError> {
         let (pending, dead) = self.waiting(&route);
-        let record =
-            self.read_within(&self.inner.operators_reads, move |reader| reader.route_record(&route, since_day)).await?;
-        Ok(RouteRecord { pending, dead, ..record })
+        let record = self
+            .read_within(&self.inner.operators_reads, move |reader| {
+                reader.route_record(&route, since_day)
+            })
+            .await?;
+        Ok(RouteRecord {
+            pending,
+            dead,
+            ..record
+        })
     }
 
     /// How many of a route's events wait, and how many are dead letters.
@@ -446,7 +555,11 @@ impl Store {
 
     /// When the oldest waiting event of a route arrived; blocks for a look-up.
     pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
-        self.inner.shared.read(|reader| reader.oldest_waiting(route)).ok().flatten()
+        self.inner
+            .shared
+            .read(|reader| reader.oldest_waiting(route))
+            .ok()
+            .flatten()
     }
 
     /// Events that are remembered now.
@@ -463,7 +576,14 @@ impl Store {
     /// no attempt is under way whose outcome will not be known.
     pub async fn close(&self, in_good_order: bool) {
         let (done, closed) = oneshot::channel();
-        if self.inner.send(Job::Close { in_good_order, done }).is_ok() {
+        if self
+            .inner
+            .send(Job::Close {
+                in_good_order,
+                done,
+            })
+            .is_ok()
+        {
             let _ = closed.await;
         }
     }
@@ -500,7 +620,9 @@ impl Store {
         // The semaphore is never closed.
         let _permit = room.acquire().await.map_err(|_| StoreError::Unavailable)?;
         let shared = Arc::clone(&self.inner.shared);
-        tokio::task::spawn_blocking(move || shared.read(query)).await.unwrap_or(Err(StoreError::Unavailable))
+        tokio::task::spawn_blocking(move || shared.read(query))
+            .await
+            .unwrap_or(Err(StoreError::Unavailable))
     }
 }
 

@@ -52,7 +52,11 @@ impl Until {
     /// When it is over. Nothing may be sent then.
     pub(super) fn check(self) -> Result<(), StoreError> {
         let is_over = self.0.is_some_and(|end| Instant::now() >= end);
-        if is_over { Err(StoreError::Unavailable) } else { Ok(()) }
+        if is_over {
+            Err(StoreError::Unavailable)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -37,7 +37,10 @@ pub enum MoveError {
     #[error(
         "everything was moved, but {folder} cannot be renamed: {source}; see to it that no gateway serves from it again"
     )]
-    Rename { folder: PathBuf, source: std::io::Error },
+    Rename {
+        folder: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// A remembered ID.
@@ -94,7 +97,11 @@ pub(super) struct DayRow {
 ///
 /// # Errors
 /// Either store can't be used, or a gateway serves from it.
-pub async fn move_into_shared(folder: &Path, to: SharedSettings, metrics: StoreMetrics) -> Result<Moved, MoveError> {
+pub async fn move_into_shared(
+    folder: &Path,
+    to: SharedSettings,
+    metrics: StoreMetrics,
+) -> Result<Moved, MoveError> {
     let aside = moved_folder(folder);
     if aside.exists() {
         return Err(MoveError::MovedBefore(aside));
@@ -102,7 +109,12 @@ pub async fn move_into_shared(folder: &Path, to: SharedSettings, metrics: StoreM
     settle_attempts(folder, metrics.clone()).await?;
     let from = OfflineStore::open(folder)?;
     let mut import = Import::begin(&to, metrics).await?;
-    let mut moved = Moved { ids: 0, deliveries: 0, webhooks: 0, folder: aside };
+    let mut moved = Moved {
+        ids: 0,
+        deliveries: 0,
+        webhooks: 0,
+        folder: aside,
+    };
     import.time(from.hash_key(), from.times()).await?;
     let mut after = i64::MIN;
     loop {
@@ -124,7 +136,10 @@ pub async fn move_into_shared(folder: &Path, to: SharedSettings, metrics: StoreM
     import.counts(&from.routes()?, &from.days()?).await?;
     import.commit().await?;
     drop(from);
-    std::fs::rename(folder, &moved.folder).map_err(|source| MoveError::Rename { folder: folder.to_owned(), source })?;
+    std::fs::rename(folder, &moved.folder).map_err(|source| MoveError::Rename {
+        folder: folder.to_owned(),
+        source,
+    })?;
     Ok(moved)
 }
 
@@ -133,7 +148,9 @@ async fn settle_attempts(folder: &Path, metrics: StoreMetrics) -> Result<(), Mov
     // It must be there; opening it to serve would make it.
     drop(OfflineStore::open(folder)?);
     let settings = EmbeddedSettings::at(folder);
-    Store::embedded(settings, Clock::System, metrics)?.close(true).await;
+    Store::embedded(settings, Clock::System, metrics)?
+        .close(true)
+        .await;
     Ok(())
 }
 

@@ -33,8 +33,9 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use super::running::Running;
 use super::{
-    Attempted, Claimed, DeliveryId, DeliveryView, Due, DueAt, Durability, EventKey, Filter, Lane, Next, Place, Queued,
-    Requeue, Requeued, Retain, Revision, RouteRecord, Settlement, StoreError, Terms,
+    Attempted, Claimed, DeliveryId, DeliveryView, Due, DueAt, Durability, EventKey, Filter, Lane,
+    Next, Place, Queued, Requeue, Requeued, Retain, Revision, RouteRecord, Settlement, StoreError,
+    Terms,
 };
 use crate::metrics::StoreMetrics;
 use line::{Failed, Line, Lines, Slow, on};
@@ -133,7 +134,10 @@ impl Counted {
     fn new(of: &Arc<Backlog>, bytes: usize) -> Self {
         of.jobs.fetch_add(1, Ordering::AcqRel);
         of.bytes.fetch_add(bytes, Ordering::AcqRel);
-        Self { of: Arc::clone(of), bytes }
+        Self {
+            of: Arc::clone(of),
+            bytes,
+        }
     }
 }
 
@@ -158,8 +162,16 @@ impl Shared {
     /// Those that we deliver for and of which events wait.
     fn routes_that_wait(&self) -> Vec<String> {
         let standings = locked(&self.standings);
-        let waits = |route: &Arc<str>| standings.get(&**route).is_some_and(|standing| standing.pending > 0);
-        locked(&self.wakers).keys().filter(|route| waits(route)).map(|route| route.to_string()).collect()
+        let waits = |route: &Arc<str>| {
+            standings
+                .get(&**route)
+                .is_some_and(|standing| standing.pending > 0)
+        };
+        locked(&self.wakers)
+            .keys()
+            .filter(|route| waits(route))
+            .map(|route| route.to_string())
+            .collect()
     }
 
     fn set_standings(&self, all: HashMap<Box<str>, Standing>) {
@@ -174,7 +186,10 @@ impl Shared {
     fn set_sizes(&self, ids: u64, bytes: u64, kept: u64) {
         self.ids.store(ids, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
-        self.bytes_in_use.store(kept.saturating_add(ids.saturating_mul(ID_BYTES)), Ordering::Relaxed);
+        self.bytes_in_use.store(
+            kept.saturating_add(ids.saturating_mul(ID_BYTES)),
+            Ordering::Relaxed,
+        );
     }
 
     fn retain_of(&self, route: &str) -> Option<Retain> {
@@ -191,18 +206,35 @@ impl Store {
         let shown = settings.database.shown();
         let relaxed = settings.durability == Durability::Relaxed;
         let pool = settings.database.pool(relaxed);
-        let pool = pool.map_err(|error| OpenError::Pool { shown: shown.clone(), why: error.to_string() })?;
-        let unusable = |why: String| OpenError::Unusable { shown: shown.clone(), why };
+        let pool = pool.map_err(|error| OpenError::Pool {
+            shown: shown.clone(),
+            why: error.to_string(),
+        })?;
+        let unusable = |why: String| OpenError::Unusable {
+            shown: shown.clone(),
+            why,
+        };
         let lines = Arc::new(Lines::new(pool, metrics));
-        let mut line = lines.lend().await.map_err(|failed| unusable(failed.to_string()))?;
-        let hash_key = schema::make_or_read(line.client_mut()).await.map_err(|unfit| unusable(line::told(&unfit)))?;
-        let loses = schema::may_lose(&line, relaxed).await.map_err(|error| unusable(line::told(&error)))?;
+        let mut line = lines
+            .lend()
+            .await
+            .map_err(|failed| unusable(failed.to_string()))?;
+        let hash_key = schema::make_or_read(line.client_mut())
+            .await
+            .map_err(|unfit| unusable(line::told(&unfit)))?;
+        let loses = schema::may_lose(&line, relaxed)
+            .await
+            .map_err(|error| unusable(line::told(&error)))?;
         for sentence in loses {
             tracing::warn!(server = shown, "{sentence}");
         }
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| unusable(error.to_string()))?;
-        let [owner, token] = [0, 8].map(|at| random[at..].first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes)));
+        let [owner, token] = [0, 8].map(|at| {
+            random[at..]
+                .first_chunk()
+                .map_or(0, |bytes| i64::from_be_bytes(*bytes))
+        });
         let shared = Arc::new(Shared {
             lines: Arc::clone(&lines),
             owner,
@@ -217,14 +249,23 @@ impl Store {
             bytes: AtomicU64::new(0),
             bytes_in_use: AtomicU64::new(0),
         });
-        upkeep::tick(&line, &shared).await.map_err(|failed| unusable(failed.to_string()))?;
+        upkeep::tick(&line, &shared)
+            .await
+            .map_err(|failed| unusable(failed.to_string()))?;
         let _ = line.judge(Ok(()));
         let (claims, incoming) = mpsc::unbounded_channel();
-        gather::start(incoming, CLAIMS_AT_ONCE, |_| 0, move |batch| claims::run(Arc::clone(&lines), batch));
+        gather::start(
+            incoming,
+            CLAIMS_AT_ONCE,
+            |_| 0,
+            move |batch| claims::run(Arc::clone(&lines), batch),
+        );
         let (writes, incoming) = mpsc::unbounded_channel();
         let own = Arc::clone(&shared);
         let bytes_of = |(job, _): &(write::Job, Counted)| job.bytes();
-        gather::start(incoming, WRITES_AT_ONCE, bytes_of, move |batch| Arc::clone(&own).write_all(batch));
+        gather::start(incoming, WRITES_AT_ONCE, bytes_of, move |batch| {
+            Arc::clone(&own).write_all(batch)
+        });
         tokio::spawn(upkeep::look(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
         tracing::info!(server = shown, "the shared store is open");
@@ -233,7 +274,10 @@ impl Store {
             inner: Arc::new(Inner {
                 shared,
                 hash_key,
-                claims: claims::Jobs { jobs: claims, backlog: Arc::clone(&backlog) },
+                claims: claims::Jobs {
+                    jobs: claims,
+                    backlog: Arc::clone(&backlog),
+                },
                 writes,
                 backlog,
                 operators_reads: Semaphore::new(OPERATORS_READS_AT_ONCE),
@@ -256,19 +300,35 @@ impl Store {
         if self.inner.backlog.bytes.load(Ordering::Relaxed) > BACKLOG_BYTES {
             return Err(StoreError::Unavailable);
         }
-        let bytes_full = shared.max_bytes.is_some_and(|most| shared.bytes_in_use.load(Ordering::Relaxed) >= most);
+        let bytes_full = shared
+            .max_bytes
+            .is_some_and(|most| shared.bytes_in_use.load(Ordering::Relaxed) >= most);
         let full = bytes_full || shared.ids.load(Ordering::Relaxed) >= shared.max_ids;
         if full { Err(StoreError::Full) } else { Ok(()) }
     }
 
     pub async fn claim(&self, key: EventKey, terms: Terms) -> Result<Claimed, StoreError> {
         self.check_open()?;
-        let (at, token) = (Instant::now(), self.inner.tokens.fetch_add(1, Ordering::Relaxed));
+        let (at, token) = (
+            Instant::now(),
+            self.inner.tokens.fetch_add(1, Ordering::Relaxed),
+        );
         for _ in 0..UNCLEAR_TRIES {
             let (done, answer) = oneshot::channel();
             let back = self.inner.claims.clone();
-            let claim = claims::Claim { key, token, terms, at, back, done };
-            self.inner.claims.jobs.send(claims::Job::Claim(claim)).map_err(|_| StoreError::Unavailable)?;
+            let claim = claims::Claim {
+                key,
+                token,
+                terms,
+                at,
+                back,
+                done,
+            };
+            self.inner
+                .claims
+                .jobs
+                .send(claims::Job::Claim(claim))
+                .map_err(|_| StoreError::Unavailable)?;
             match answer.await.unwrap_or(Err(StoreError::Unavailable))? {
                 claims::Answer::Is(claimed) => return Ok(claimed),
                 claims::Answer::Unclear => tokio::time::sleep(UNCLEAR_PAUSE).await,
@@ -278,7 +338,8 @@ impl Store {
     }
 
     pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
-        self.write(|done| write::Job::Settle(Box::new(settlement), done)).await
+        self.write(|done| write::Job::Settle(Box::new(settlement), done))
+            .await
     }
 
     pub async fn attempted(
@@ -288,7 +349,14 @@ impl Store {
         attempt: Attempted,
         next: Next,
     ) -> Result<(), StoreError> {
-        self.write(|done| write::Job::Attempted { id, number, attempt, next, done }).await
+        self.write(|done| write::Job::Attempted {
+            id,
+            number,
+            attempt,
+            next,
+            done,
+        })
+        .await
     }
 
     pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<Requeued>, StoreError> {
@@ -297,16 +365,21 @@ impl Store {
 
     pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
         let rows = self.look(on!(line => look::rows(line, key))).await?;
-        Ok(rows.into_iter().map(|(key, token)| (key, Place(token))).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(key, token)| (key, Place(token)))
+            .collect())
     }
 
     pub async fn forget_event(&self, rows: Vec<(EventKey, Place)>) -> Result<(), StoreError> {
         let keys: Vec<_> = rows.iter().map(|(key, _)| claims::uuid(*key)).collect();
         let tokens: Vec<_> = rows.iter().map(|(_, place)| place.0).collect();
         let (keys, tokens) = (&keys, &tokens);
-        let sql = "DELETE FROM hookgate.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
+        let sql =
+            "DELETE FROM hookgate.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
             WHERE l.key = r.key AND l.token = r.token";
-        self.change(on!(line => line::bounded(line.execute(sql, &[keys, tokens])))).await
+        self.change(on!(line => line::bounded(line.execute(sql, &[keys, tokens]))))
+            .await
     }
 
     pub async fn put_webhook(
@@ -358,18 +431,29 @@ impl Store {
     }
 
     pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
-        Arc::clone(locked(&self.shared().wakers).entry(Arc::clone(route)).or_default())
+        Arc::clone(
+            locked(&self.shared().wakers)
+                .entry(Arc::clone(route))
+                .or_default(),
+        )
     }
 
     pub fn serve(&self, lanes: Vec<Lane>) {
         let names: Vec<String> = lanes.iter().map(|lane| lane.route.to_string()).collect();
-        *locked(&self.shared().lanes) = lanes.into_iter().map(|lane| (lane.route, lane.retain)).collect();
+        *locked(&self.shared().lanes) = lanes
+            .into_iter()
+            .map(|lane| (lane.route, lane.retain))
+            .collect();
         let store = self.clone();
         tokio::spawn(async move {
             let sql = "INSERT INTO hookgate.routes SELECT name, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
                 FROM unnest($1::text[]) AS r (name) ORDER BY name ON CONFLICT DO NOTHING";
             let names = &names;
-            while store.change(on!(line => line.run(sql, &[names]))).await.is_err() {
+            while store
+                .change(on!(line => line.run(sql, &[names])))
+                .await
+                .is_err()
+            {
                 if store.shared().lines.is_closed() {
                     return;
                 }
@@ -378,23 +462,50 @@ impl Store {
         });
     }
 
-    pub async fn due(&self, route: Arc<str>, holding: &[DeliveryId], most: usize) -> Result<Due, StoreError> {
+    pub async fn due(
+        &self,
+        route: Arc<str>,
+        holding: &[DeliveryId],
+        most: usize,
+    ) -> Result<Due, StoreError> {
         let route = &route;
         let owner = self.shared().owner;
-        self.ask("read", Slow::Told, on!(line => queue::take(line, route, holding, most, owner))).await
+        self.ask(
+            "read",
+            Slow::Told,
+            on!(line => queue::take(line, route, holding, most, owner)),
+        )
+        .await
     }
 
     pub async fn give_back(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
         let owner = self.shared().owner;
-        self.ask("commit", Slow::Told, on!(line => queue::give_back(line, ids, owner))).await
+        self.ask(
+            "commit",
+            Slow::Told,
+            on!(line => queue::give_back(line, ids, owner)),
+        )
+        .await
     }
 
-    pub async fn load(&self, id: DeliveryId, attempt: Duration) -> Result<Option<Queued>, StoreError> {
+    pub async fn load(
+        &self,
+        id: DeliveryId,
+        attempt: Duration,
+    ) -> Result<Option<Queued>, StoreError> {
         let owner = self.shared().owner;
-        self.ask("read", Slow::Told, on!(line => queue::load(line, id, owner, attempt))).await
+        self.ask(
+            "read",
+            Slow::Told,
+            on!(line => queue::load(line, id, owner, attempt)),
+        )
+        .await
     }
 
-    pub async fn names(&self, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
+    pub async fn names(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
         self.look(on!(line => look::names(line, id))).await
     }
 
@@ -410,7 +521,8 @@ impl Store {
 
     pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
         let filter = &filter;
-        self.look(on!(line => look::count_deliveries(line, filter))).await
+        self.look(on!(line => look::count_deliveries(line, filter)))
+            .await
     }
 
     pub async fn matching(
@@ -420,16 +532,22 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
         let filter = &filter;
-        self.look(on!(line => look::matching(line, filter, after, limit))).await
+        self.look(on!(line => look::matching(line, filter, after, limit)))
+            .await
     }
 
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
         self.look(on!(line => look::delivery(line, id))).await
     }
 
-    pub async fn route_record(&self, route: Arc<str>, since_day: i64) -> Result<RouteRecord, StoreError> {
+    pub async fn route_record(
+        &self,
+        route: Arc<str>,
+        since_day: i64,
+    ) -> Result<RouteRecord, StoreError> {
         let route = &route;
-        self.look(on!(line => look::route_record(line, route, since_day))).await
+        self.look(on!(line => look::route_record(line, route, since_day)))
+            .await
     }
 
     /// As it stood a moment ago.
@@ -454,25 +572,36 @@ impl Store {
     /// lapse, and another gateway takes over.
     pub async fn close(&self) {
         let begun = Instant::now();
-        while self.inner.backlog.jobs.load(Ordering::Acquire) > 0 && begun.elapsed() < line::ANSWERED_WITHIN {
+        while self.inner.backlog.jobs.load(Ordering::Acquire) > 0
+            && begun.elapsed() < line::ANSWERED_WITHIN
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.shared().lines.close();
     }
 
     fn standing(&self, route: &str) -> Standing {
-        locked(&self.shared().standings).get(route).copied().unwrap_or_default()
+        locked(&self.shared().standings)
+            .get(route)
+            .copied()
+            .unwrap_or_default()
     }
 
     fn shared(&self) -> &Shared {
         &self.inner.shared
     }
 
-    async fn write<T>(&self, job: impl FnOnce(write::Done<T>) -> write::Job) -> Result<T, StoreError> {
+    async fn write<T>(
+        &self,
+        job: impl FnOnce(write::Done<T>) -> write::Job,
+    ) -> Result<T, StoreError> {
         let (done, written) = oneshot::channel();
         let job = job(done);
         let counted = Counted::new(&self.inner.backlog, job.bytes());
-        self.inner.writes.send((job, counted)).map_err(|_| StoreError::Unavailable)?;
+        self.inner
+            .writes
+            .send((job, counted))
+            .map_err(|_| StoreError::Unavailable)?;
         written.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
@@ -481,7 +610,12 @@ impl Store {
         F: Future<Output = Result<T, Failed>>,
     {
         // The semaphore is never closed.
-        let _permit = self.inner.operators_reads.acquire().await.map_err(|_| StoreError::Unavailable)?;
+        let _permit = self
+            .inner
+            .operators_reads
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Unavailable)?;
         self.ask("read", Slow::Told, work).await
     }
 
@@ -492,13 +626,21 @@ impl Store {
         self.ask("commit", Slow::TriedAgain, work).await.map(drop)
     }
 
-    async fn ask<T, F>(&self, operation: &'static str, slow: Slow, work: impl FnMut(Line) -> F) -> Result<T, StoreError>
+    async fn ask<T, F>(
+        &self,
+        operation: &'static str,
+        slow: Slow,
+        work: impl FnMut(Line) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Failed>>,
     {
         self.check_open()?;
         let lines = &self.shared().lines;
-        lines.again(slow, work).await.map_err(|failed| lines.failed(operation, &failed))
+        lines
+            .again(slow, work)
+            .await
+            .map_err(|failed| lines.failed(operation, &failed))
     }
 }
 

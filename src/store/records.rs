@@ -132,7 +132,8 @@ pub(super) const COUNTED_MAX: usize = 10_000;
 impl Filter {
     /// `since` and `until` as arrivals are kept and shown: to the millisecond.
     pub(super) fn bounds(&self) -> [Option<i64>; 2] {
-        let whole = |at: Timestamp| at.as_millisecond() + i64::from(at.subsec_nanosecond() % 1_000_000 > 0);
+        let whole =
+            |at: Timestamp| at.as_millisecond() + i64::from(at.subsec_nanosecond() % 1_000_000 > 0);
         [self.since.map(whole), self.until.map(whole)]
     }
 }

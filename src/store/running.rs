@@ -13,7 +13,11 @@ impl Running {
     pub(super) fn after(self, by: Duration) -> Self {
         // At the most what a column of the store can hold: 292 million years.
         const MOST: u64 = i64::MAX.unsigned_abs();
-        Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(MOST)).min(MOST))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(by.as_millis()).unwrap_or(MOST))
+                .min(MOST),
+        )
     }
 
     pub(super) fn since(self, earlier: Self) -> Duration {

@@ -91,12 +91,19 @@ async fn what_is_forgotten_is_new_again_and_its_neighbours_are_not(kept: &Kept) 
         end(&store, key, completed(1), delivery).await;
     }
     let rows = store.rows(EventKey(2)).await.unwrap();
-    assert_eq!(rows.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [EventKey(2)], "neighbours of other deliveries");
+    assert_eq!(
+        rows.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+        [EventKey(2)],
+        "neighbours of other deliveries"
+    );
     store.forget_event(rows).await.unwrap();
     assert_eq!(record(&store, 2).await, None);
     let store = kept.reopen(store).await;
     assert_eq!(record(&store, 2).await, None);
-    assert_eq!((record(&store, 1).await, record(&store, 3).await), (Some(completed(1)), Some(completed(1))));
+    assert_eq!(
+        (record(&store, 1).await, record(&store, 3).await),
+        (Some(completed(1)), Some(completed(1)))
+    );
     assert!(store.rows(EventKey(2)).await.unwrap().is_empty());
 }
 
@@ -126,32 +133,87 @@ async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered(kep
     let due = store.due("billing".into(), &[], 10).await.unwrap().events;
     assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
     assert_eq!(due[0].payload_bytes, 8);
-    assert!(store.due("other".into(), &[], 10).await.unwrap().events.is_empty());
+    assert!(
+        store
+            .due("other".into(), &[], 10)
+            .await
+            .unwrap()
+            .events
+            .is_empty()
+    );
     let event = loaded(&store, ids[0]).await.unwrap();
     assert_eq!((&*event.event_id, event.tried), ("a", Tried::default()));
     assert_eq!(event.payload.unwrap().body, Bytes::from_static(b"body"));
     waits(&store, (2, 0)).await;
-    attempted(&store, ids[0], 1, attempt(200), Next::Done { keep_payload: false }).await;
+    attempted(
+        &store,
+        ids[0],
+        1,
+        attempt(200),
+        Next::Done {
+            keep_payload: false,
+        },
+    )
+    .await;
     waits(&store, (1, 0)).await;
     assert!(loaded(&store, ids[0]).await.is_none());
     let view = store.delivery(ids[0]).await.unwrap().unwrap();
-    assert_eq!((view.state, view.body, view.attempts), (State::Success, None, vec![attempt(200)]));
-    assert_eq!(record(&store, 1).await, Some(completed(1)), "delivered, and still known");
+    assert_eq!(
+        (view.state, view.body, view.attempts),
+        (State::Success, None, vec![attempt(200)])
+    );
+    assert_eq!(
+        record(&store, 1).await,
+        Some(completed(1)),
+        "delivered, and still known"
+    );
 }
 
 async fn a_pause_is_kept(kept: &Kept) {
     let store = kept.open().await;
     let id = queued(&store, 1, "a").await;
     let after = Duration::from_secs(30);
-    attempted(&store, id, 1, attempt(500), Next::Retry { after, possibly_delivered: true }).await;
+    attempted(
+        &store,
+        id,
+        1,
+        attempt(500),
+        Next::Retry {
+            after,
+            possibly_delivered: true,
+        },
+    )
+    .await;
     let due = store.due("billing".into(), &[], 10).await.unwrap();
     assert!(due.events.is_empty() && due.all_seen, "{due:?}");
-    assert!(due.next_in.is_some_and(|pause| pause <= after && pause + MOMENT > after), "{due:?}");
+    assert!(
+        due.next_in
+            .is_some_and(|pause| pause <= after && pause + MOMENT > after),
+        "{due:?}"
+    );
     kept.pass(&store, after);
-    assert_eq!(store.due("billing".into(), &[], 10).await.unwrap().events.len(), 1);
+    assert_eq!(
+        store
+            .due("billing".into(), &[], 10)
+            .await
+            .unwrap()
+            .events
+            .len(),
+        1
+    );
     let event = loaded(&store, id).await.unwrap();
-    assert_eq!(event.tried, Tried { attempts: 1, possibly_delivered: true });
-    assert!(event.age >= after && event.age < after + MOMENT, "{:?}", event.age);
+    assert_eq!(
+        event.tried,
+        Tried {
+            attempts: 1,
+            possibly_delivered: true
+        }
+    );
+    assert!(
+        event.age >= after && event.age < after + MOMENT,
+        "{:?}",
+        event.age
+    );
 }
 
 async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
@@ -160,14 +222,36 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
     attempted(&store, id, 1, attempt(410), Next::Dead(Reason::Rejected)).await;
     waits(&store, (0, 1)).await;
     let view = store.delivery(id).await.unwrap().unwrap();
-    assert_eq!((view.state, view.reason.as_deref()), (State::Dead, Some("rejected")));
-    assert!(store.due("billing".into(), &[], 10).await.unwrap().events.is_empty());
+    assert_eq!(
+        (view.state, view.reason.as_deref()),
+        (State::Dead, Some("rejected"))
+    );
+    assert!(
+        store
+            .due("billing".into(), &[], 10)
+            .await
+            .unwrap()
+            .events
+            .is_empty()
+    );
     let store = kept.reopen(store).await;
     waits(&store, (0, 1)).await;
-    assert_eq!(store.requeue(vec![now(&store, id)]).await.unwrap(), [Requeued::Waits("billing".into())]);
+    assert_eq!(
+        store.requeue(vec![now(&store, id)]).await.unwrap(),
+        [Requeued::Waits("billing".into())]
+    );
     waits(&store, (1, 0)).await;
-    assert_eq!(loaded(&store, id).await.unwrap().payload.unwrap().body, Bytes::from_static(b"body"));
-    assert_eq!(store.requeue(vec![now(&store, DeliveryId(99))]).await.unwrap(), [Requeued::Unknown]);
+    assert_eq!(
+        loaded(&store, id).await.unwrap().payload.unwrap().body,
+        Bytes::from_static(b"body")
+    );
+    assert_eq!(
+        store
+            .requeue(vec![now(&store, DeliveryId(99))])
+            .await
+            .unwrap(),
+        [Requeued::Unknown]
+    );
 }
 
 async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_restart(kept: &Kept) {
@@ -176,13 +260,22 @@ async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_resta
     let start = store.due_now();
     // The later one is written first.
     for (id, seconds) in [(ids[1], 60), (ids[0], 30)] {
-        let requeue = Requeue { due: start.after(Duration::from_secs(seconds)), ..now(&store, id) };
+        let requeue = Requeue {
+            due: start.after(Duration::from_secs(seconds)),
+            ..now(&store, id)
+        };
         store.requeue(vec![requeue]).await.unwrap();
     }
     kept.pass(&store, Duration::from_secs(10));
     let store = kept.reopen(store).await;
     let due = store.due("billing".into(), &[], 10).await.unwrap();
-    assert!(due.events.is_empty() && due.next_in.is_some_and(|pause| pause <= Duration::from_secs(20)), "{due:?}");
+    assert!(
+        due.events.is_empty()
+            && due
+                .next_in
+                .is_some_and(|pause| pause <= Duration::from_secs(20)),
+        "{due:?}"
+    );
     kept.pass(&store, Duration::from_secs(50));
     let due = store.due("billing".into(), &[], 10).await.unwrap().events;
     assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
@@ -191,26 +284,73 @@ async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_resta
 async fn what_stands_otherwise_than_it_did_is_left_alone(kept: &Kept) {
     let store = kept.open().await;
     let id = queued(&store, 1, "a").await;
-    attempted(&store, id, 1, attempt(200), Next::Done { keep_payload: true }).await;
-    let dead = Requeue { from: Some(State::Dead), ..now(&store, id) };
-    assert_eq!(store.requeue(vec![dead]).await.unwrap(), [Requeued::Unknown]);
-    assert_eq!(store.delivery(id).await.unwrap().unwrap().state, State::Success);
-    let success = Requeue { from: Some(State::Success), ..now(&store, id) };
-    assert_eq!(store.requeue(vec![success]).await.unwrap(), [Requeued::Waits("billing".into())]);
+    attempted(
+        &store,
+        id,
+        1,
+        attempt(200),
+        Next::Done { keep_payload: true },
+    )
+    .await;
+    let dead = Requeue {
+        from: Some(State::Dead),
+        ..now(&store, id)
+    };
+    assert_eq!(
+        store.requeue(vec![dead]).await.unwrap(),
+        [Requeued::Unknown]
+    );
+    assert_eq!(
+        store.delivery(id).await.unwrap().unwrap().state,
+        State::Success
+    );
+    let success = Requeue {
+        from: Some(State::Success),
+        ..now(&store, id)
+    };
+    assert_eq!(
+        store.requeue(vec![success]).await.unwrap(),
+        [Requeued::Waits("billing".into())]
+    );
 }
 
 async fn those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them(kept: &Kept) {
     let store = kept.open().await;
     for key in 1..=5 {
-        let payload = (key != 3).then(|| Payload { head: Bytes::from_static(b"head"), body: Bytes::new() });
-        let change = DeliveryChange { payload, ..change("a", State::Failed) };
+        let payload = (key != 3).then(|| Payload {
+            head: Bytes::from_static(b"head"),
+            body: Bytes::new(),
+        });
+        let change = DeliveryChange {
+            payload,
+            ..change("a", State::Failed)
+        };
         end(&store, key, tried(1), Some(change)).await;
     }
     queued(&store, 6, "b").await;
-    let filter = Filter { state: Some(State::Failed), route: Some("billing".into()), ..Filter::default() };
-    let page = async |after| store.matching(filter.clone(), DeliveryId(after), 3).await.unwrap();
-    assert_eq!(page(0).await, [(DeliveryId(1), true), (DeliveryId(2), true), (DeliveryId(3), false)]);
-    assert_eq!(page(3).await, [(DeliveryId(4), true), (DeliveryId(5), true)]);
+    let filter = Filter {
+        state: Some(State::Failed),
+        route: Some("billing".into()),
+        ..Filter::default()
+    };
+    let page = async |after| {
+        store
+            .matching(filter.clone(), DeliveryId(after), 3)
+            .await
+            .unwrap()
+    };
+    assert_eq!(
+        page(0).await,
+        [
+            (DeliveryId(1), true),
+            (DeliveryId(2), true),
+            (DeliveryId(3), false)
+        ]
+    );
+    assert_eq!(
+        page(3).await,
+        [(DeliveryId(4), true), (DeliveryId(5), true)]
+    );
     assert_eq!(page(5).await, []);
 }
 
@@ -218,32 +358,65 @@ async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts(kept
     let store = kept.open().await;
     let mut failed = change("a", State::Failed);
     failed.attempt = Some(attempt(500));
-    failed.payload = Some(Payload { head: Bytes::from_static(b"head"), body: Bytes::from_static(b"body") });
+    failed.payload = Some(Payload {
+        head: Bytes::from_static(b"head"),
+        body: Bytes::from_static(b"body"),
+    });
     let id = end(&store, 1, tried(1), Some(failed)).await.unwrap();
     let (held, known) = claimed(&store, 1).await;
     let known = known.unwrap();
     assert_eq!(known.delivery, Some(id));
     let record = store.route_record("billing".into(), 0).await.unwrap();
     assert_eq!((record.successful, record.failed), (0, 1));
-    let change = DeliveryChange { earlier: known.delivery, ..change("a", State::Success) };
-    let again = store.settle(settlement(1, held.place(), completed(1), Some(change))).await.unwrap();
+    let change = DeliveryChange {
+        earlier: known.delivery,
+        ..change("a", State::Success)
+    };
+    let again = store
+        .settle(settlement(1, held.place(), completed(1), Some(change)))
+        .await
+        .unwrap();
     held.settled();
     assert_eq!(again, Some(id));
     let view = store.delivery(id).await.unwrap().unwrap();
-    assert_eq!((view.state, view.attempts), (State::Success, vec![attempt(500), attempt(200)]));
-    assert_eq!(view.body, None, "a payload is kept as long as the delivery has failed");
+    assert_eq!(
+        (view.state, view.attempts),
+        (State::Success, vec![attempt(500), attempt(200)])
+    );
+    assert_eq!(
+        view.body, None,
+        "a payload is kept as long as the delivery has failed"
+    );
     let record = store.route_record("billing".into(), 0).await.unwrap();
-    assert_eq!((record.successful, record.failed, record.total_ms, record.recent), (1, 0, 12, 1));
+    assert_eq!(
+        (
+            record.successful,
+            record.failed,
+            record.total_ms,
+            record.recent
+        ),
+        (1, 0, 12, 1)
+    );
 }
 
 async fn a_success_that_is_delivered_again_counts_once(kept: &Kept) {
     let store = kept.open().await;
     let id = queued(&store, 1, "a").await;
     for number in 1..=3 {
-        attempted(&store, id, number, attempt(200), Next::Done { keep_payload: true }).await;
+        attempted(
+            &store,
+            id,
+            number,
+            attempt(200),
+            Next::Done { keep_payload: true },
+        )
+        .await;
         let record = store.route_record("billing".into(), 0).await.unwrap();
         assert_eq!((record.successful, record.total_ms), (1, 12));
-        assert_eq!(store.requeue(vec![now(&store, id)]).await.unwrap(), [Requeued::Waits("billing".into())]);
+        assert_eq!(
+            store.requeue(vec![now(&store, id)]).await.unwrap(),
+            [Requeued::Waits("billing".into())]
+        );
         assert!(loaded(&store, id).await.unwrap().tried.possibly_delivered);
     }
 }
@@ -251,7 +424,10 @@ async fn a_success_that_is_delivered_again_counts_once(kept: &Kept) {
 async fn a_record_of_another_event_is_not_written_over(kept: &Kept) {
     let store = kept.open().await;
     let first = end(&store, 1, completed(1), Some(change("a", State::Success))).await;
-    let change = DeliveryChange { earlier: first, ..change("b", State::Success) };
+    let change = DeliveryChange {
+        earlier: first,
+        ..change("b", State::Success)
+    };
     let second = end(&store, 2, completed(1), Some(change)).await;
     assert_ne!(first, second);
 }
@@ -259,61 +435,168 @@ async fn a_record_of_another_event_is_not_written_over(kept: &Kept) {
 async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
     let store = kept.open().await;
     for (key, event) in [(1, "a"), (2, "b"), (3, "c")] {
-        end(&store, key, completed(1), Some(change(event, State::Success))).await;
+        end(
+            &store,
+            key,
+            completed(1),
+            Some(change(event, State::Success)),
+        )
+        .await;
     }
     let dead = queued(&store, 4, "d").await;
     attempted(&store, dead, 1, attempt(404), Next::Dead(Reason::Rejected)).await;
     let find = async |filter: Filter| -> String {
-        let found = store.deliveries(Filter { limit: 2, ..filter }).await.unwrap();
+        let found = store
+            .deliveries(Filter { limit: 2, ..filter })
+            .await
+            .unwrap();
         found.iter().map(|view| view.event_id.as_str()).collect()
     };
     let all = Filter::default;
     assert_eq!(find(all()).await, "dc");
-    assert_eq!(find(Filter { before: Some(DeliveryId(3)), ..all() }).await, "ba");
-    assert_eq!(find(Filter { state: Some(State::Dead), ..all() }).await, "d");
-    assert_eq!(find(Filter { state: Some(State::Success), route: Some("billing".into()), ..all() }).await, "cb");
-    assert_eq!(find(Filter { route: Some("other".into()), ..all() }).await, "");
-    assert_eq!(find(Filter { event_id: Some("b".into()), ..all() }).await, "b");
-    assert_eq!(find(Filter { event_type: Some("none".into()), ..all() }).await, "");
+    assert_eq!(
+        find(Filter {
+            before: Some(DeliveryId(3)),
+            ..all()
+        })
+        .await,
+        "ba"
+    );
+    assert_eq!(
+        find(Filter {
+            state: Some(State::Dead),
+            ..all()
+        })
+        .await,
+        "d"
+    );
+    assert_eq!(
+        find(Filter {
+            state: Some(State::Success),
+            route: Some("billing".into()),
+            ..all()
+        })
+        .await,
+        "cb"
+    );
+    assert_eq!(
+        find(Filter {
+            route: Some("other".into()),
+            ..all()
+        })
+        .await,
+        ""
+    );
+    assert_eq!(
+        find(Filter {
+            event_id: Some("b".into()),
+            ..all()
+        })
+        .await,
+        "b"
+    );
+    assert_eq!(
+        find(Filter {
+            event_type: Some("none".into()),
+            ..all()
+        })
+        .await,
+        ""
+    );
 }
 
 async fn since_takes_its_moment_and_until_does_not(kept: &Kept) {
     let store = kept.open().await;
-    for (key, at) in [(1, "2026-06-01T12:00:00Z"), (2, "2026-06-01T12:00:00.001Z"), (3, "2026-06-01T12:00:00.0015Z")] {
+    for (key, at) in [
+        (1, "2026-06-01T12:00:00Z"),
+        (2, "2026-06-01T12:00:00.001Z"),
+        (3, "2026-06-01T12:00:00.0015Z"),
+    ] {
         let change = received(&key.to_string(), at, State::Success);
         end(&store, key, completed(1), Some(change)).await;
     }
     let find = async |since: Option<&str>, until: Option<&str>| -> (String, Option<usize>) {
         let at = |text: Option<&str>| text.map(|text| text.parse().unwrap());
-        let filter = Filter { since: at(since), until: at(until), limit: 10, ..Filter::default() };
+        let filter = Filter {
+            since: at(since),
+            until: at(until),
+            limit: 10,
+            ..Filter::default()
+        };
         let found = store.deliveries(filter.clone()).await.unwrap();
-        (found.iter().map(|view| view.event_id.as_str()).collect(), store.count_deliveries(filter).await.unwrap())
+        (
+            found.iter().map(|view| view.event_id.as_str()).collect(),
+            store.count_deliveries(filter).await.unwrap(),
+        )
     };
-    assert_eq!(find(Some("2026-06-01T12:00:00.001Z"), None).await, ("32".into(), Some(2)));
-    assert_eq!(find(Some("2026-06-01T12:00:00.0005Z"), None).await, ("32".into(), Some(2)));
-    assert_eq!(find(None, Some("2026-06-01T12:00:00.001Z")).await, ("1".into(), Some(1)));
-    assert_eq!(find(Some("2026-06-01T12:00:00Z"), Some("2026-06-01T12:00:00.001Z")).await, ("1".into(), Some(1)));
-    assert_eq!(find(Some("2026-06-01T12:00:00.002Z"), None).await, (String::new(), Some(0)));
+    assert_eq!(
+        find(Some("2026-06-01T12:00:00.001Z"), None).await,
+        ("32".into(), Some(2))
+    );
+    assert_eq!(
+        find(Some("2026-06-01T12:00:00.0005Z"), None).await,
+        ("32".into(), Some(2))
+    );
+    assert_eq!(
+        find(None, Some("2026-06-01T12:00:00.001Z")).await,
+        ("1".into(), Some(1))
+    );
+    assert_eq!(
+        find(
+            Some("2026-06-01T12:00:00Z"),
+            Some("2026-06-01T12:00:00.001Z")
+        )
+        .await,
+        ("1".into(), Some(1))
+    );
+    assert_eq!(
+        find(Some("2026-06-01T12:00:00.002Z"), None).await,
+        (String::new(), Some(0))
+    );
 }
 
-async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dead_stay(kept: &Kept) {
+async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dead_stay(
+    kept: &Kept,
+) {
     let store = kept.open().await;
     let waiting = queued(&store, 1, "waiting").await;
     let dead = queued(&store, 2, "dead").await;
     attempted(&store, dead, 1, attempt(404), Next::Dead(Reason::Rejected)).await;
     for key in 10..20 {
         let event = format!("evt_{key}");
-        end(&store, key, completed(1), Some(change(&event, State::Success))).await;
+        end(
+            &store,
+            key,
+            completed(1),
+            Some(change(&event, State::Success)),
+        )
+        .await;
     }
-    let lane = |retain| vec![Lane { route: "billing".into(), retain, concurrency: 1 }];
+    let lane = |retain| {
+        vec![Lane {
+            route: "billing".into(),
+            retain,
+            concurrency: 1,
+        }]
+    };
     // Room for three records without a payload.
-    store.serve(lane(Retain { max_bytes: Some(900), ..KEEP }));
+    store.serve(lane(Retain {
+        max_bytes: Some(900),
+        ..KEEP
+    }));
     all_left(&store, &["evt_19", "evt_18", "evt_17", "dead", "waiting"]).await;
-    store.serve(lane(Retain { keep: Duration::from_secs(40), ..KEEP }));
+    store.serve(lane(Retain {
+        keep: Duration::from_secs(40),
+        ..KEEP
+    }));
     kept.pass(&store, Duration::from_secs(50));
     all_left(&store, &["dead", "waiting"]).await;
     assert!(loaded(&store, waiting).await.is_some());
-    assert_eq!(record(&store, 19).await, Some(completed(1)), "the ledger does not go with the records");
+    assert_eq!(
+        record(&store, 19).await,
+        Some(completed(1)),
+        "the ledger does not go with the records"
+    );
 }
 
 async fn who_delivers_is_woken_by_whatever_stores_an_event(kept: &Kept) {
@@ -332,10 +615,16 @@ async fn who_delivers_is_woken_by_whatever_stores_an_event(kept: &Kept) {
 async fn an_attempt_that_is_told_twice_counts_once_and_no_number_of_them_fills_a_row(kept: &Kept) {
     let store = kept.open().await;
     let id = queued(&store, 1, "a").await;
-    let next = Next::Retry { after: Duration::ZERO, possibly_delivered: false };
+    let next = Next::Retry {
+        after: Duration::ZERO,
+        possibly_delivered: false,
+    };
     for number in 1..=150 {
         for _ in 0..2 {
-            let attempt = Attempted { ms: number.into(), ..attempt(500) };
+            let attempt = Attempted {
+                ms: number.into(),
+                ..attempt(500)
+            };
             attempted(&store, id, number, attempt, next).await;
         }
     }
@@ -359,14 +648,27 @@ async fn many_askers_share_a_commit(kept: &Kept) {
     }
     assert_eq!(record(&store, 500).await, Some(completed(1)));
     let commits = commits(&kept.metrics) - before;
-    assert!(commits < 250.0, "{commits} commits for 500 that came together");
+    assert!(
+        commits < 250.0,
+        "{commits} commits for 500 that came together"
+    );
 }
 
 /// Waits for the upkeep to have left these.
 async fn all_left(store: &Store, events: &[&str]) {
     for _ in 0..2_000 {
-        let left = store.deliveries(Filter { limit: 100, ..Filter::default() }).await.unwrap();
-        if left.iter().map(|view| view.event_id.as_str()).eq(events.iter().copied()) {
+        let left = store
+            .deliveries(Filter {
+                limit: 100,
+                ..Filter::default()
+            })
+            .await
+            .unwrap();
+        if left
+            .iter()
+            .map(|view| view.event_id.as_str())
+            .eq(events.iter().copied())
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -376,7 +678,9 @@ async fn all_left(store: &Store, events: &[&str]) {
 
 fn commits(metrics: &Metrics) -> f64 {
     let text = metrics.render(0, 0).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("hookgate_store_commit_duration_seconds_count "));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("hookgate_store_commit_duration_seconds_count "));
     line.unwrap().parse().unwrap()
 }
 
@@ -411,10 +715,17 @@ fn the_shared_ledger_agrees_with_a_map_over_restarts_and_time() {
 #[track_caller]
 fn agrees(cases: u32, kept: &Kept) {
     let steps = prop::collection::vec(step(), 0..60);
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
     let checked = TestRunner::new(config).run(&steps, |steps| {
         kept.clear();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(agrees_over(steps, kept));
         Ok(())
     });
@@ -424,20 +735,40 @@ fn agrees(cases: u32, kept: &Kept) {
 async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
     // Time passes in steps of ten seconds: no record ends in the middle of one, its claim's lease included.
     const WINDOW: Duration = Duration::from_secs(95);
-    const TERMS: Terms = Terms { lease: Duration::from_secs(4), window: WINDOW, forwards: false };
+    const TERMS: Terms = Terms {
+        lease: Duration::from_secs(4),
+        window: WINDOW,
+        forwards: false,
+    };
     let mut store = kept.open().await;
     let mut model: HashMap<u128, (Record, u64)> = HashMap::new();
     let mut now = 0;
     for (number, step) in (1..).zip(steps) {
         match step {
-            Step::Settle { key, completed: done } => {
+            Step::Settle {
+                key,
+                completed: done,
+            } => {
                 let (held, known) = claimed_for(&store, key, TERMS).await;
                 // A duplicate: nothing is claimed, and nothing ends.
-                if matches!(known, Some(Found { record: Record::Completed { .. }, .. })) {
+                if matches!(
+                    known,
+                    Some(Found {
+                        record: Record::Completed { .. },
+                        ..
+                    })
+                ) {
                     continue;
                 }
-                let becomes = if done { completed(number) } else { tried(number.into()) };
-                let settled = Settlement { window: WINDOW, ..settlement(key, held.place(), becomes, None) };
+                let becomes = if done {
+                    completed(number)
+                } else {
+                    tried(number.into())
+                };
+                let settled = Settlement {
+                    window: WINDOW,
+                    ..settlement(key, held.place(), becomes, None)
+                };
                 store.settle(settled).await.unwrap();
                 held.settled();
                 model.insert(key, (becomes, now + 95));
@@ -453,7 +784,10 @@ async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
             }
         }
         for key in 0..6 {
-            let expected = model.get(&key).filter(|(_, ends)| now < *ends).map(|(record, _)| *record);
+            let expected = model
+                .get(&key)
+                .filter(|(_, ends)| now < *ends)
+                .map(|(record, _)| *record);
             let (_, found) = claimed_for(&store, key, TERMS).await;
             assert_eq!(found.map(|found| found.record), expected, "{key} at {now}");
         }

@@ -29,7 +29,9 @@ pub enum KeyError {
     NoKey,
     #[error("holds a private key that needs a passphrase")]
     Encrypted,
-    #[error("holds a private key that cannot be used: RSA from 2048 bits on, ECDSA (P-256, P-384) and Ed25519 can")]
+    #[error(
+        "holds a private key that cannot be used: RSA from 2048 bits on, ECDSA (P-256, P-384) and Ed25519 can"
+    )]
     Unusable,
     #[error("holds the key of another certificate")]
     OfAnother,
@@ -48,7 +50,11 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError
         x509_parser::parse_x509_certificate(&der).map_err(|_| PemError::Malformed)?;
         certificates.push(der);
     }
-    if certificates.is_empty() { Err(PemError::NoCertificate) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(PemError::NoCertificate)
+    } else {
+        Ok(certificates)
+    }
 }
 
 /// A certificate, and those that lead from it to one that peers know.
@@ -67,13 +73,19 @@ impl Chain {
     pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
         let certificates = certificates(pem)?;
         let first = certificates.first().ok_or(PemError::NoCertificate)?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(first).map_err(|_| PemError::Malformed)?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(first).map_err(|_| PemError::Malformed)?;
         let (names, validity) = (names(&parsed)?, parsed.validity());
         let moment = |time: x509_parser::time::ASN1Time| {
             Timestamp::from_second(time.timestamp()).map_err(|_| PemError::Malformed)
         };
         let (not_before, not_after) = (moment(validity.not_before)?, moment(validity.not_after)?);
-        Ok(Self { certificates, names, not_before, not_after })
+        Ok(Self {
+            certificates,
+            names,
+            not_before,
+            not_after,
+        })
     }
 
     /// Puts it together with the private key of a PEM text.
@@ -82,10 +94,15 @@ impl Chain {
     /// [`KeyError`] when there is none, or it is not this certificate's.
     pub fn with_key(self, pem: &[u8]) -> Result<Certificate, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-            pem::Error::NoItemsFound if pem.windows(ENCRYPTED.len()).any(|at| at == ENCRYPTED) => KeyError::Encrypted,
+            pem::Error::NoItemsFound if pem.windows(ENCRYPTED.len()).any(|at| at == ENCRYPTED) => {
+                KeyError::Encrypted
+            }
             _ => KeyError::NoKey,
         })?;
-        let key = provider().key_provider.load_private_key(key).map_err(|_| KeyError::Unusable)?;
+        let key = provider()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|_| KeyError::Unusable)?;
         let shown = CertifiedKey::new(self.certificates, key);
         match shown.keys_match() {
             // A key that does not know its public half can't be compared; ring's do.
@@ -93,7 +110,11 @@ impl Chain {
             Err(Error::InconsistentKeys(_)) => return Err(KeyError::OfAnother),
             Err(error) => return Err(KeyError::Certificate(error.to_string())),
         }
-        Ok(Certificate { shown: Arc::new(shown), names: self.names, not_after: self.not_after })
+        Ok(Certificate {
+            shown: Arc::new(shown),
+            names: self.names,
+            not_after: self.not_after,
+        })
     }
 }
 
@@ -101,8 +122,12 @@ const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
 /// The DNS names that a certificate is for. Names that stand in its subject alone count for nobody any more (RFC 9525).
 fn names(certificate: &X509Certificate<'_>) -> Result<Vec<Box<str>>, PemError> {
-    let alternative = certificate.subject_alternative_name().map_err(|_| PemError::Malformed)?;
-    let names = alternative.into_iter().flat_map(|names| &names.value.general_names);
+    let alternative = certificate
+        .subject_alternative_name()
+        .map_err(|_| PemError::Malformed)?;
+    let names = alternative
+        .into_iter()
+        .flat_map(|names| &names.value.general_names);
     let dns = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into_boxed_str()),
         _ => None,
@@ -121,7 +146,9 @@ pub struct Certificate {
 /// Shows no key.
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Certificate")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,27 +161,50 @@ mod tests {
     fn pem(names: &[&str]) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-        (CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem(), key.serialize_pem())
+        (
+            CertificateParams::new(names)
+                .unwrap()
+                .self_signed(&key)
+                .unwrap()
+                .pem(),
+            key.serialize_pem(),
+        )
     }
 
     #[test]
     fn a_certificate_and_its_key_are_read_with_names_in_lower_case() {
         let (certificate, key) = pem(&["Hooks.Example.com", "*.example.com", "127.0.0.1"]);
-        let read = Chain::from_pem(certificate.as_bytes()).unwrap().with_key(key.as_bytes()).unwrap();
-        assert_eq!(read.names, ["hooks.example.com".into(), "*.example.com".into()]);
+        let read = Chain::from_pem(certificate.as_bytes())
+            .unwrap()
+            .with_key(key.as_bytes())
+            .unwrap();
+        assert_eq!(
+            read.names,
+            ["hooks.example.com".into(), "*.example.com".into()]
+        );
     }
 
     #[test]
     fn a_key_of_another_certificate_is_told_from_one_that_is_none() {
         let (certificate, key) = pem(&["a.test"]);
         let (_, other) = pem(&["a.test"]);
-        let refused =
-            |key: &str| Chain::from_pem(certificate.as_bytes()).unwrap().with_key(key.as_bytes()).unwrap_err();
+        let refused = |key: &str| {
+            Chain::from_pem(certificate.as_bytes())
+                .unwrap()
+                .with_key(key.as_bytes())
+                .unwrap_err()
+        };
         assert_eq!(refused(&other), KeyError::OfAnother);
         assert_eq!(refused(""), KeyError::NoKey);
         assert_eq!(refused(&certificate), KeyError::NoKey);
-        assert_eq!(refused(&key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")), KeyError::Encrypted);
-        assert_eq!(refused("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), KeyError::Unusable);
+        assert_eq!(
+            refused(&key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")),
+            KeyError::Encrypted
+        );
+        assert_eq!(
+            refused("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
+            KeyError::Unusable
+        );
     }
 
     #[test]
@@ -165,13 +215,22 @@ mod tests {
             refused("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
             Some(PemError::Malformed)
         );
-        assert_eq!(refused("-----BEGIN CERTIFICATE-----\nAAAA\n"), Some(PemError::Malformed));
+        assert_eq!(
+            refused("-----BEGIN CERTIFICATE-----\nAAAA\n"),
+            Some(PemError::Malformed)
+        );
     }
 
     #[test]
     fn debug_output_shows_no_key() {
         let (certificate, key) = pem(&["a.test"]);
-        let read = Chain::from_pem(certificate.as_bytes()).unwrap().with_key(key.as_bytes()).unwrap();
-        assert_eq!(format!("{read:?}"), "Certificate { names: [\"a.test\"], .. }");
+        let read = Chain::from_pem(certificate.as_bytes())
+            .unwrap()
+            .with_key(key.as_bytes())
+            .unwrap();
+        assert_eq!(
+            format!("{read:?}"),
+            "Certificate { names: [\"a.test\"], .. }"
+        );
     }
 }

@@ -17,10 +17,21 @@ impl Listener {
     pub fn client(&self) -> Result<Arc<ClientConfig>, Error> {
         let provider = provider();
         let settings = self.0.load();
-        let shown = settings.certificates.iter().filter_map(|one| one.shown.cert.first().cloned()).collect();
-        let own = OwnOnly { shown, provider: Arc::clone(&provider) };
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(own)).with_no_client_auth();
+        let shown = settings
+            .certificates
+            .iter()
+            .filter_map(|one| one.shown.cert.first().cloned())
+            .collect();
+        let own = OwnOnly {
+            shown,
+            provider: Arc::clone(&provider),
+        };
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(own))
+            .with_no_client_auth();
         Ok(Arc::new(config))
     }
 }
@@ -54,7 +65,12 @@ impl ServerCertVerifier for OwnOnly {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -63,10 +79,17 @@ impl ServerCertVerifier for OwnOnly {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

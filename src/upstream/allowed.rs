@@ -30,23 +30,45 @@ impl std::str::FromStr for AllowedUpstream {
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
         let any_subdomain = text.contains("://*.");
-        let target = Target::parse(&text.replacen("://*.", "://", 1), None).map_err(|_| PatternError)?;
-        let path = target.path_and_query.trim_end_matches('*').trim_end_matches('/');
+        let target =
+            Target::parse(&text.replacen("://*.", "://", 1), None).map_err(|_| PatternError)?;
+        let path = target
+            .path_and_query
+            .trim_end_matches('*')
+            .trim_end_matches('/');
         if target.host.contains('*') || path.contains(['*', '?']) {
             return Err(PatternError);
         }
-        Ok(Self { tls: target.tls, host: lower(&target.host), any_subdomain, port: target.port, path: path.into() })
+        Ok(Self {
+            tls: target.tls,
+            host: lower(&target.host),
+            any_subdomain,
+            port: target.port,
+            path: path.into(),
+        })
     }
 }
 
 impl AllowedUpstream {
     fn allows(&self, target: &Target) -> bool {
         let host = lower(&target.host);
-        let subdomain = host.strip_suffix(&*self.host).is_some_and(|before| before.len() > 1 && before.ends_with('.'));
-        let same_host = if self.any_subdomain { subdomain } else { host == self.host };
+        let subdomain = host
+            .strip_suffix(&*self.host)
+            .is_some_and(|before| before.len() > 1 && before.ends_with('.'));
+        let same_host = if self.any_subdomain {
+            subdomain
+        } else {
+            host == self.host
+        };
         let path = target.path_and_query.split('?').next().unwrap_or_default();
-        let below = path.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.tls == target.tls && same_host && self.port == target.port && below && !path.contains("..")
+        let below = path
+            .strip_prefix(&*self.path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.tls == target.tls
+            && same_host
+            && self.port == target.port
+            && below
+            && !path.contains("..")
     }
 }
 
@@ -66,7 +88,10 @@ pub fn problem_of(url: &str, allowed: Option<&[AllowedUpstream]>) -> Option<Stri
     // `0x7f.1`, `2130706433`: resolvers read them as addresses, people don't.
     let disguised = address.is_err() && last.starts_with(|first: char| first.is_ascii_digit());
     if address.is_ok_and(is_forbidden) || disguised || &*host == "metadata.google.internal" {
-        return Some("`url` is a link-local or a cloud's metadata address, which is never an upstream.".into());
+        return Some(
+            "`url` is a link-local or a cloud's metadata address, which is never an upstream."
+                .into(),
+        );
     }
     // What a URL's parser and a resolver could read differently.
     if url.parse::<Uri>().is_err() || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -91,7 +116,10 @@ mod tests {
     #[test]
     fn a_pattern_allows_its_own_scheme_host_port_and_path_and_what_is_below() {
         let pattern = "http://127.0.0.1:3000/hooks/*";
-        for url in ["http://127.0.0.1:3000/hooks", "http://127.0.0.1:3000/hooks/a/b?c=d"] {
+        for url in [
+            "http://127.0.0.1:3000/hooks",
+            "http://127.0.0.1:3000/hooks/a/b?c=d",
+        ] {
             assert!(is_allowed(pattern, url), "{url}");
         }
         for url in [
@@ -109,7 +137,10 @@ mod tests {
     #[test]
     fn a_star_stands_for_labels_before_the_host_and_nothing_else() {
         let pattern = "https://*.internal.example.com";
-        for url in ["https://a.internal.example.com/x", "https://A.b.Internal.example.com./"] {
+        for url in [
+            "https://a.internal.example.com/x",
+            "https://A.b.Internal.example.com./",
+        ] {
             assert!(is_allowed(pattern, url), "{url}");
         }
         for url in [
@@ -121,7 +152,13 @@ mod tests {
         ] {
             assert!(!is_allowed(pattern, url), "{url}");
         }
-        for text in ["https://a*.example.com", "*", "ftp://x/", "https://*", "https://x/a*b"] {
+        for text in [
+            "https://a*.example.com",
+            "*",
+            "ftp://x/",
+            "https://*",
+            "https://x/a*b",
+        ] {
             assert_eq!(text.parse::<AllowedUpstream>(), Err(PatternError), "{text}");
         }
     }
@@ -144,7 +181,11 @@ mod tests {
         ] {
             assert!(problem_of(url, None).is_some(), "{url}");
         }
-        for url in ["http://127.0.0.1:3000/x", "https://app.example.com/", "http://[::1]:3000/"] {
+        for url in [
+            "http://127.0.0.1:3000/x",
+            "https://app.example.com/",
+            "http://[::1]:3000/",
+        ] {
             assert_eq!(problem_of(url, None), None, "{url}");
         }
     }

@@ -46,20 +46,35 @@ impl Addresses {
     /// At least one address, or `None` when the name can't be resolved.
     pub(super) async fn get(&self) -> Option<Arc<[SocketAddr]>> {
         let (host, port, known, guarded) = match self {
-            Self::Fixed(addresses) => return Some(Arc::clone(addresses)).filter(|addresses| !addresses.is_empty()),
-            Self::Name { host, port, known, guarded } => (host, *port, known, *guarded),
+            Self::Fixed(addresses) => {
+                return Some(Arc::clone(addresses)).filter(|addresses| !addresses.is_empty());
+            }
+            Self::Name {
+                host,
+                port,
+                known,
+                guarded,
+            } => (host, *port, known, *guarded),
         };
-        if let Some(fresh) = known.load().as_ref().filter(|known| known.since.elapsed() < USED_FOR) {
+        if let Some(fresh) = known
+            .load()
+            .as_ref()
+            .filter(|known| known.since.elapsed() < USED_FOR)
+        {
             return Some(Arc::clone(&fresh.addresses));
         }
         match lookup_host((&**host, port)).await {
             Ok(found) => {
-                let addresses: Arc<[SocketAddr]> =
-                    found.filter(|address| !guarded || !is_forbidden(address.ip())).collect();
+                let addresses: Arc<[SocketAddr]> = found
+                    .filter(|address| !guarded || !is_forbidden(address.ip()))
+                    .collect();
                 if addresses.is_empty() {
                     return None;
                 }
-                known.store(Some(Arc::new(Known { addresses: Arc::clone(&addresses), since: Instant::now() })));
+                known.store(Some(Arc::new(Known {
+                    addresses: Arc::clone(&addresses),
+                    since: Instant::now(),
+                })));
                 Some(addresses)
             }
             Err(error) => {
@@ -73,7 +88,10 @@ impl Addresses {
     pub(super) fn guard(&mut self) {
         match self {
             Self::Fixed(addresses) => {
-                let allowed = addresses.iter().copied().filter(|address| !is_forbidden(address.ip()));
+                let allowed = addresses
+                    .iter()
+                    .copied()
+                    .filter(|address| !is_forbidden(address.ip()));
                 *addresses = allowed.collect();
             }
             Self::Name { guarded, .. } => *guarded = true,
@@ -95,10 +113,14 @@ pub(super) fn is_forbidden(address: IpAddr) -> bool {
         IpAddr::V4(address) => {
             // Alibaba's, Oracle's and Azure's are not link-local.
             address.is_link_local()
-                || matches!(address.octets(), [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16])
+                || matches!(
+                    address.octets(),
+                    [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16]
+                )
         }
         IpAddr::V6(address) => {
-            let of_clouds = ["fd00:ec2::254", "fd20:ce::254"].map(|known| known.parse::<Ipv6Addr>());
+            let of_clouds =
+                ["fd00:ec2::254", "fd20:ce::254"].map(|known| known.parse::<Ipv6Addr>());
             address.is_unicast_link_local() || of_clouds.contains(&Ok(address))
         }
     }
@@ -106,14 +128,18 @@ pub(super) fn is_forbidden(address: IpAddr) -> bool {
 
 /// The IPv4 address that an IPv6 one stands for: mapped (RFC 4291 §2.5.5), NAT64 (RFC 6052) or 6to4 (RFC 3056).
 fn unwrapped(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
+    let IpAddr::V6(v6) = address.to_canonical() else {
+        return address.to_canonical();
+    };
     let embedded = match v6.segments() {
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some((high, low)),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some((high, low)),
         _ => None,
     };
     embedded.map_or(IpAddr::V6(v6), |(high, low)| {
-        let [a, b, c, d] = [high.to_be_bytes(), low.to_be_bytes()].concat()[..] else { return IpAddr::V6(v6) };
+        let [a, b, c, d] = [high.to_be_bytes(), low.to_be_bytes()].concat()[..] else {
+            return IpAddr::V6(v6);
+        };
         IpAddr::V4([a, b, c, d].into())
     })
 }

@@ -56,7 +56,10 @@ impl Target {
             return Err(UrlError::UserInformation);
         }
         let bracketed = authority.host();
-        let host = bracketed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(bracketed);
+        let host = bracketed
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(bracketed);
         let explicit_port = authority.as_str().len() > bracketed.len();
         let port = match authority.port_u16() {
             Some(0) => return Err(UrlError::NotAUrl),
@@ -68,12 +71,18 @@ impl Target {
             return Err(UrlError::NotAUrl);
         }
         // Displayed, a query without a path has one.
-        let path_and_query = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        let path_and_query = uri
+            .path_and_query()
+            .map_or_else(|| "/".to_owned(), ToString::to_string);
         Ok(Self {
             tls,
             host: host.into(),
             port,
-            authority: if port == own_port { bracketed.into() } else { format!("{bracketed}:{port}").into() },
+            authority: if port == own_port {
+                bracketed.into()
+            } else {
+                format!("{bracketed}:{port}").into()
+            },
             path_and_query: path_and_query.into(),
             ca: None,
             connect_timeout,
@@ -98,16 +107,52 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         let cases = [
-            ("http://127.0.0.1:3000/hooks", false, "127.0.0.1", 3000, "127.0.0.1:3000", "/hooks"),
-            ("https://app.example.com", true, "app.example.com", 443, "app.example.com", "/"),
-            ("https://app.example.com:443/a?b=c", true, "app.example.com", 443, "app.example.com", "/a?b=c"),
+            (
+                "http://127.0.0.1:3000/hooks",
+                false,
+                "127.0.0.1",
+                3000,
+                "127.0.0.1:3000",
+                "/hooks",
+            ),
+            (
+                "https://app.example.com",
+                true,
+                "app.example.com",
+                443,
+                "app.example.com",
+                "/",
+            ),
+            (
+                "https://app.example.com:443/a?b=c",
+                true,
+                "app.example.com",
+                443,
+                "app.example.com",
+                "/a?b=c",
+            ),
             ("http://app?x=1", false, "app", 80, "app", "/?x=1"),
-            ("http://[::1]:8080/x", false, "::1", 8080, "[::1]:8080", "/x"),
+            (
+                "http://[::1]:8080/x",
+                false,
+                "::1",
+                8080,
+                "[::1]:8080",
+                "/x",
+            ),
         ];
         for (url, tls, host, port, authority, path) in cases {
             let target = parse(url).unwrap();
-            assert_eq!((target.tls, &*target.host, target.port), (tls, host, port), "{url}");
-            assert_eq!((&*target.authority, &*target.path_and_query), (authority, path), "{url}");
+            assert_eq!(
+                (target.tls, &*target.host, target.port),
+                (tls, host, port),
+                "{url}"
+            );
+            assert_eq!(
+                (&*target.authority, &*target.path_and_query),
+                (authority, path),
+                "{url}"
+            );
             let scheme = if tls { "https" } else { "http" };
             assert_eq!(target.url(), format!("{scheme}://{authority}{path}"));
         }

@@ -27,7 +27,10 @@ impl TrustedCa {
             hasher.write(&der);
             certificates.push(WrappedX509::new(der.to_vec(), parse_x509));
         }
-        Ok(Self { certificates: certificates.into(), fingerprint: hasher.finish() })
+        Ok(Self {
+            certificates: certificates.into(),
+            fingerprint: hasher.finish(),
+        })
     }
 
     pub(super) fn certificates(&self) -> Arc<[WrappedX509]> {

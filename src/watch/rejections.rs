@@ -103,7 +103,8 @@ impl Rejection {
         Self {
             method: cut(method, METHOD_MAX).into(),
             path: cut(path, PATH_MAX).into(),
-            user_agent: user_agent.map(|value| cut(&String::from_utf8_lossy(value), USER_AGENT_MAX).into()),
+            user_agent: user_agent
+                .map(|value| cut(&String::from_utf8_lossy(value), USER_AGENT_MAX).into()),
             ..self
         }
     }
@@ -111,15 +112,27 @@ impl Rejection {
 
 impl Rejections {
     pub(super) fn new(since: Instant) -> Self {
-        Self { since, book: Mutex::default() }
+        Self {
+            since,
+            book: Mutex::default(),
+        }
     }
 
     /// Counts one, and keeps what `describe` makes of it if there are not too many.
-    pub fn note(&self, kind: Kind, at: Timestamp, now: Instant, describe: impl FnOnce() -> Rejection) {
+    pub fn note(
+        &self,
+        kind: Kind,
+        at: Timestamp,
+        now: Instant,
+        describe: impl FnOnce() -> Rejection,
+    ) {
         let second = self.running(now).as_secs();
         let mut book = self.book();
         if !book.count(kind, at, second) {
-            let last = book.kept.iter_mut().rfind(|kept| kept.rejection.kind == kind);
+            let last = book
+                .kept
+                .iter_mut()
+                .rfind(|kept| kept.rejection.kind == kind);
             if let Some(last) = last {
                 last.left_out += 1;
                 return;
@@ -130,7 +143,12 @@ impl Rejections {
 
     /// Those that were kept, the newest first, each with how many like it came after it and were left out.
     pub fn recent(&self) -> Vec<(Arc<Rejection>, u64)> {
-        self.book().kept.iter().rev().map(|kept| (Arc::clone(&kept.rejection), kept.left_out)).collect()
+        self.book()
+            .kept
+            .iter()
+            .rev()
+            .map(|kept| (Arc::clone(&kept.rejection), kept.left_out))
+            .collect()
     }
 
     /// How many there were in the last hour, to the minute; the most frequent kind first.
@@ -139,10 +157,21 @@ impl Rejections {
         let in_hour = |of: u64| of + MINUTES as u64 > minute;
         let rejected = |count: &Count| Rejected {
             kind: count.kind,
-            count: count.minutes.iter().filter(|(of, _)| in_hour(*of)).map(|(_, count)| count).sum(),
+            count: count
+                .minutes
+                .iter()
+                .filter(|(of, _)| in_hour(*of))
+                .map(|(_, count)| count)
+                .sum(),
             last_at: count.last_at,
         };
-        let mut kinds: Vec<_> = self.book().counts.iter().map(rejected).filter(|kind| kind.count > 0).collect();
+        let mut kinds: Vec<_> = self
+            .book()
+            .counts
+            .iter()
+            .map(rejected)
+            .filter(|kind| kind.count > 0)
+            .collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
         kinds
     }
@@ -161,7 +190,13 @@ impl Book {
     fn count(&mut self, kind: Kind, at: Timestamp, second: u64) -> bool {
         let known = self.counts.iter().position(|count| count.kind == kind);
         let index = known.unwrap_or_else(|| {
-            self.counts.push(Count { kind, last_at: at, minutes: [(0, 0); MINUTES], second, kept_in_second: 0 });
+            self.counts.push(Count {
+                kind,
+                last_at: at,
+                minutes: [(0, 0); MINUTES],
+                second,
+                kept_in_second: 0,
+            });
             self.counts.len() - 1
         });
         let count = &mut self.counts[index];
@@ -183,18 +218,35 @@ impl Book {
     /// Where there is no room, the oldest of the kind that has most goes.
     fn keep(&mut self, rejection: Rejection) {
         if self.kept.len() >= KEPT_MAX {
-            let of_kind = |kind: Kind| self.kept.iter().filter(|kept| kept.rejection.kind == kind).count();
-            let most = self.counts.iter().map(|count| count.kind).max_by_key(|kind| of_kind(*kind));
-            let oldest = self.kept.iter().position(|kept| Some(kept.rejection.kind) == most);
+            let of_kind = |kind: Kind| {
+                self.kept
+                    .iter()
+                    .filter(|kept| kept.rejection.kind == kind)
+                    .count()
+            };
+            let most = self
+                .counts
+                .iter()
+                .map(|count| count.kind)
+                .max_by_key(|kind| of_kind(*kind));
+            let oldest = self
+                .kept
+                .iter()
+                .position(|kept| Some(kept.rejection.kind) == most);
             self.kept.remove(oldest.unwrap_or_default());
         }
-        self.kept.push_back(Kept { rejection: Arc::new(rejection), left_out: 0 });
+        self.kept.push_back(Kept {
+            rejection: Arc::new(rejection),
+            left_out: 0,
+        });
     }
 }
 
 /// The first bytes of a text, whole characters only.
 fn cut(text: &str, bytes: usize) -> &str {
-    let end = (0..=bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    let end = (0..=bytes.min(text.len()))
+        .rev()
+        .find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or_default()]
 }
 
@@ -202,8 +254,14 @@ fn cut(text: &str, bytes: usize) -> &str {
 mod tests {
     use super::*;
 
-    const MISMATCH: Kind = Kind { code: Code::InvalidSignature, reason: Some("mismatch") };
-    const STALE: Kind = Kind { code: Code::InvalidSignature, reason: Some("stale") };
+    const MISMATCH: Kind = Kind {
+        code: Code::InvalidSignature,
+        reason: Some("mismatch"),
+    };
+    const STALE: Kind = Kind {
+        code: Code::InvalidSignature,
+        reason: Some("stale"),
+    };
 
     fn rejection(kind: Kind) -> Rejection {
         Rejection {
@@ -226,7 +284,10 @@ mod tests {
 
     fn in_last_hour(rejections: &Rejections, at_second: u64) -> Vec<(Kind, u64)> {
         let counts = rejections.last_hour(rejections.since + Duration::from_secs(at_second));
-        counts.into_iter().map(|rejected| (rejected.kind, rejected.count)).collect()
+        counts
+            .into_iter()
+            .map(|rejected| (rejected.kind, rejected.count))
+            .collect()
     }
 
     #[test]
@@ -236,13 +297,23 @@ mod tests {
         for number in 0..100_000 {
             note(&rejections, MISMATCH, number / 1000);
         }
-        assert_eq!(in_last_hour(&rejections, 100), [(MISMATCH, 100_000), (STALE, 1)]);
+        assert_eq!(
+            in_last_hour(&rejections, 100),
+            [(MISMATCH, 100_000), (STALE, 1)]
+        );
         let recent = rejections.recent();
         assert_eq!(recent.len(), KEPT_MAX);
         assert_eq!((recent[0].0.kind, recent[0].1), (MISMATCH, 990));
-        assert_eq!(recent[99].0.kind, STALE, "the flood has not driven out what is rare");
+        assert_eq!(
+            recent[99].0.kind, STALE,
+            "the flood has not driven out what is rare"
+        );
         // Ten a second are kept, and the last of them counts those that are not.
-        assert!(recent[..99].chunks(10).all(|second| second[0].1 == 990 && second[1..].iter().all(|kept| kept.1 == 0)));
+        assert!(
+            recent[..99]
+                .chunks(10)
+                .all(|second| second[0].1 == 990 && second[1..].iter().all(|kept| kept.1 == 0))
+        );
     }
 
     #[test]
@@ -262,10 +333,18 @@ mod tests {
     fn texts_are_cut_between_characters() {
         let long = "ü".repeat(500);
         let rejection = rejection(STALE).of_request(&long, &long, Some(long.as_bytes()));
-        let lengths =
-            [&rejection.method, &rejection.path, rejection.user_agent.as_ref().unwrap()].map(|text| text.len());
+        let lengths = [
+            &rejection.method,
+            &rejection.path,
+            rejection.user_agent.as_ref().unwrap(),
+        ]
+        .map(|text| text.len());
         assert_eq!(lengths, [METHOD_MAX, PATH_MAX, USER_AGENT_MAX]);
         let broken = self::rejection(STALE).of_request("POST", "/", Some(&[0xff; 200]));
-        assert!(broken.user_agent.is_some_and(|text| text.len() <= USER_AGENT_MAX));
+        assert!(
+            broken
+                .user_agent
+                .is_some_and(|text| text.len() <= USER_AGENT_MAX)
+        );
     }
 }

@@ -24,16 +24,24 @@ impl Silence {
     /// Counts as heard at `since`.
     pub(super) fn new(since: Instant, gauge: IntGauge) -> Self {
         let [heard_ms, expect_every_ms] = [0, 0].map(AtomicU64::new);
-        Self { since, heard_ms, expect_every_ms, silent: AtomicBool::new(false), gauge }
+        Self {
+            since,
+            heard_ms,
+            expect_every_ms,
+            silent: AtomicBool::new(false),
+            gauge,
+        }
     }
 
     /// Notes a verified event.
     pub fn heard(&self, now: Instant) {
-        self.heard_ms.fetch_max(self.running_ms(now), Ordering::Relaxed);
+        self.heard_ms
+            .fetch_max(self.running_ms(now), Ordering::Relaxed);
     }
 
     pub(super) fn expect(&self, every: Option<Duration>) {
-        self.expect_every_ms.store(every.map_or(0, milliseconds), Ordering::Relaxed);
+        self.expect_every_ms
+            .store(every.map_or(0, milliseconds), Ordering::Relaxed);
     }
 
     pub fn expected_every(&self) -> Option<Duration> {
@@ -82,7 +90,9 @@ impl Change {
                 "no event was verified for longer than the route's expect_every: does the sender still send, and \
                  sign with a secret that is known here?"
             ),
-            Self::HeardAgain => tracing::info!(route, expect_every_seconds, "events are verified again"),
+            Self::HeardAgain => {
+                tracing::info!(route, expect_every_seconds, "events are verified again")
+            }
         }
     }
 }
@@ -126,6 +136,9 @@ mod tests {
         silence.expect(Some(HOUR));
         assert_eq!(silence.look(start + HOUR * 2), Some(Change::Silent));
         silence.expect(None);
-        assert_eq!((silence.look(start + HOUR * 2), silence.gauge.get()), (None, 0));
+        assert_eq!(
+            (silence.look(start + HOUR * 2), silence.gauge.get()),
+            (None, 0)
+        );
     }
 }

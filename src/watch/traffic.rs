@@ -80,7 +80,15 @@ impl std::ops::AddAssign for Requests {
 impl Traffic {
     pub(super) fn new(metrics: Arc<RouteMetrics>, since: Instant) -> Self {
         let (last, minutes) = (metrics.read(), VecDeque::new());
-        Self { since, book: Mutex::new(Book { metrics, last, minutes, durations: Vec::new() }) }
+        Self {
+            since,
+            book: Mutex::new(Book {
+                metrics,
+                last,
+                minutes,
+                durations: Vec::new(),
+            }),
+        }
     }
 
     /// Reads off these from now on, whose counters go on from where those before stood.
@@ -141,14 +149,24 @@ impl Book {
                 self.minutes.pop_front();
             }
         }
-        let Some((_, minute)) = self.minutes.back_mut() else { return };
+        let Some((_, minute)) = self.minutes.back_mut() else {
+            return;
+        };
         let gained = |now: u64, before: u64| now.saturating_sub(before);
-        for (code, (now, before)) in Code::ALL.into_iter().zip(reading.requests.iter().zip(&self.last.requests)) {
+        for (code, (now, before)) in Code::ALL
+            .into_iter()
+            .zip(reading.requests.iter().zip(&self.last.requests))
+        {
             minute.requests.add(code, gained(*now, *before));
         }
-        minute.attempts_succeeded += gained(reading.attempts_succeeded, self.last.attempts_succeeded);
+        minute.attempts_succeeded +=
+            gained(reading.attempts_succeeded, self.last.attempts_succeeded);
         minute.attempts_failed += gained(reading.attempts_failed, self.last.attempts_failed);
-        for (sum, (now, before)) in self.durations.iter_mut().zip(reading.durations.iter().zip(&self.last.durations)) {
+        for (sum, (now, before)) in self
+            .durations
+            .iter_mut()
+            .zip(reading.durations.iter().zip(&self.last.durations))
+        {
             *sum += gained(*now, *before);
         }
         minute.p95_seconds = quantile(0.95, &self.durations, RouteMetrics::DURATION_BOUNDS);
@@ -197,7 +215,11 @@ mod tests {
         let all = Metrics::new().unwrap();
         let metrics = Arc::new(all.route(&"billing".into(), [].iter()));
         let traffic = Traffic::new(Arc::clone(&metrics), Instant::now());
-        Route { _all: all, metrics, traffic }
+        Route {
+            _all: all,
+            metrics,
+            traffic,
+        }
     }
 
     impl Route {
@@ -231,13 +253,33 @@ mod tests {
         route.metrics.attempted(UpstreamResult::Timeout, 0.1);
         route.look(125);
         let hour = route.traffic.last_hour(route.at(130));
-        let first = Requests { taken: 4, rejected: 7, ..Requests::default() };
+        let first = Requests {
+            taken: 4,
+            rejected: 7,
+            ..Requests::default()
+        };
         assert_eq!((hour[57].requests, hour[58]), (first, Minute::default()));
-        assert_eq!(hour[59].requests, Requests { repeated: 2, failed: 4, ..Requests::default() });
-        assert_eq!((hour[59].attempts_succeeded, hour[59].attempts_failed), (1, 1));
+        assert_eq!(
+            hour[59].requests,
+            Requests {
+                repeated: 2,
+                failed: 4,
+                ..Requests::default()
+            }
+        );
+        assert_eq!(
+            (hour[59].attempts_succeeded, hour[59].attempts_failed),
+            (1, 1)
+        );
         let later = route.traffic.last_hour(route.at(59 * 60));
         assert_eq!((later[0].requests, later[2].requests.all()), (first, 6));
-        assert!(route.traffic.last_hour(route.at(2 * 3600)).iter().all(|minute| *minute == Minute::default()));
+        assert!(
+            route
+                .traffic
+                .last_hour(route.at(2 * 3600))
+                .iter()
+                .all(|minute| *minute == Minute::default())
+        );
     }
 
     #[test]
@@ -256,7 +298,9 @@ mod tests {
     fn the_quantile_lies_between_the_bounds_of_its_bucket() {
         let bounds = [0.1, 0.5, 1.0];
         assert_eq!(quantile(0.95, &[0, 0, 0, 0], &bounds), None);
-        let near = |found: Option<f64>, wanted: f64| found.is_some_and(|found| (found - wanted).abs() < 1e-9);
+        let near = |found: Option<f64>, wanted: f64| {
+            found.is_some_and(|found| (found - wanted).abs() < 1e-9)
+        };
         assert!(near(quantile(0.95, &[100, 0, 0, 0], &bounds), 0.095));
         assert!(near(quantile(0.95, &[90, 10, 0, 0], &bounds), 0.3));
         assert!(near(quantile(0.95, &[0, 0, 0, 9], &bounds), 1.0));
@@ -270,7 +314,9 @@ mod tests {
             route.answered(Code::Delivered, 1);
         }
         route.look(1);
-        let p95 = route.traffic.last_hour(route.at(1))[59].p95_seconds.unwrap();
+        let p95 = route.traffic.last_hour(route.at(1))[59]
+            .p95_seconds
+            .unwrap();
         assert!((0.025..=0.05).contains(&p95), "{p95}");
     }
 }

@@ -107,10 +107,22 @@ impl Change {
     pub fn problems(&self) -> Vec<String> {
         let unknown = self.more.keys().filter(|key| !MORE.contains(&key.as_str()));
         let mut problems: Vec<_> = unknown
-            .map(|key| format!("`{}` can't be set over the API; known: {}.", key.escape_debug(), known().join(", ")))
+            .map(|key| {
+                format!(
+                    "`{}` can't be set over the API; known: {}.",
+                    key.escape_debug(),
+                    known().join(", ")
+                )
+            })
             .collect();
-        if self.description.as_ref().is_some_and(|text| text.len() > DESCRIPTION_MAX) {
-            problems.push(format!("`description` is at most {DESCRIPTION_MAX} bytes long."));
+        if self
+            .description
+            .as_ref()
+            .is_some_and(|text| text.len() > DESCRIPTION_MAX)
+        {
+            problems.push(format!(
+                "`description` is at most {DESCRIPTION_MAX} bytes long."
+            ));
         }
         problems.extend(texts_that_are_none(&self.more));
         problems
@@ -122,7 +134,9 @@ const TEXTS: [&str; 4] = ["header", "host", "pointer", "public_url"];
 
 fn texts_that_are_none(keys: &Map<String, Value>) -> Vec<String> {
     let problems = keys.iter().flat_map(|(key, value)| match value {
-        Value::Bool(_) | Value::Number(_) if TEXTS.contains(&key.as_str()) => vec![format!("`{key}` must be a text.")],
+        Value::Bool(_) | Value::Number(_) if TEXTS.contains(&key.as_str()) => {
+            vec![format!("`{key}` must be a text.")]
+        }
         Value::Object(keys) => texts_that_are_none(keys),
         _ => Vec::new(),
     });
@@ -130,7 +144,16 @@ fn texts_that_are_none(keys: &Map<String, Value>) -> Vec<String> {
 }
 
 fn known() -> Vec<&'static str> {
-    let own = ["url", "events", "description", "active", "path", "provider", "secret", "headers"];
+    let own = [
+        "url",
+        "events",
+        "description",
+        "active",
+        "path",
+        "provider",
+        "secret",
+        "headers",
+    ];
     own.into_iter().chain(MORE).collect()
 }
 
@@ -141,11 +164,22 @@ impl New {
     /// What is wrong with it.
     pub(super) fn define(self) -> Result<(String, Definition), Vec<String>> {
         let mut problems = self.given.problems();
-        let Change { url, events, description, active, path, provider, secret, headers, more } = self.given;
+        let Change {
+            url,
+            events,
+            description,
+            active,
+            path,
+            provider,
+            secret,
+            headers,
+            more,
+        } = self.given;
         if url.is_none() {
             problems.push("`url` is missing: where events are to be delivered.".into());
         }
-        let random = random().ok_or_else(|| vec!["The system has no random bytes to give.".to_owned()])?;
+        let random =
+            random().ok_or_else(|| vec!["The system has no random bytes to give.".to_owned()])?;
         let name = hex::encode(&random[SECRET_BYTES..]);
         let provider = provider.unwrap_or_else(|| "vpn-enterprise".into());
         let definition = Definition {
@@ -155,13 +189,18 @@ impl New {
             active: active.unwrap_or(true),
             path: path.unwrap_or_else(|| format!("/webhooks/wh_{name}")),
             provider,
-            secret: secret
-                .unwrap_or_else(|| Zeroizing::new(format!("whsec_{}", BASE64.encode(&random[..SECRET_BYTES])))),
+            secret: secret.unwrap_or_else(|| {
+                Zeroizing::new(format!("whsec_{}", BASE64.encode(&random[..SECRET_BYTES])))
+            }),
             headers: headers.unwrap_or_default(),
             more,
             created_at: Timestamp::now(),
         };
-        if problems.is_empty() { Ok((name, definition)) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok((name, definition))
+        } else {
+            Err(problems)
+        }
     }
 }
 
@@ -185,7 +224,17 @@ impl Definition {
     }
 
     pub(super) fn changed(&self, change: Change) -> Self {
-        let Change { url, events, description, active, path, provider, secret, headers, more } = change;
+        let Change {
+            url,
+            events,
+            description,
+            active,
+            path,
+            provider,
+            secret,
+            headers,
+            more,
+        } = change;
         let mut kept = self.clone();
         kept.url = url.unwrap_or(kept.url);
         kept.events = events.unwrap_or(kept.events);
@@ -223,7 +272,12 @@ impl Definition {
         let text = as_yaml(&json!({ "routes": [route] }).to_string());
         let loaded = config::load_text("webhook", text, &|_| None);
         let loaded = loaded.map_err(|report| report.errors().collect::<Vec<_>>())?;
-        let mut route = loaded.config.routes.into_iter().next().ok_or_else(|| vec!["There is no route.".to_owned()])?;
+        let mut route = loaded
+            .config
+            .routes
+            .into_iter()
+            .next()
+            .ok_or_else(|| vec!["There is no route.".to_owned()])?;
         route.active = self.active;
         if let Some(upstream) = Arc::get_mut(&mut route.upstream) {
             upstream.guard();
@@ -237,7 +291,12 @@ fn as_yaml(json: &str) -> String {
     let mut yaml = String::with_capacity(json.len());
     for character in json.chars() {
         match character {
-            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+            '\u{7f}'..='\u{9f}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{feff}'
+            | '\u{fffe}'
+            | '\u{ffff}' => {
                 let _ = write!(yaml, "\\u{:04x}", u32::from(character));
             }
             _ => yaml.push(character),
@@ -256,12 +315,17 @@ mod tests {
 
     #[test]
     fn a_url_is_enough_and_the_rest_is_made() {
-        let (name, definition) = new(json!({"url": "http://127.0.0.1:3000/x"})).define().unwrap();
+        let (name, definition) = new(json!({"url": "http://127.0.0.1:3000/x"}))
+            .define()
+            .unwrap();
         assert_eq!(name.len(), NAME_DIGITS);
         assert_eq!(definition.path, format!("/webhooks/wh_{name}"));
         assert!(definition.secret().starts_with("whsec_") && definition.secret().len() > 40);
         let route = definition.compile(&name).unwrap();
-        assert_eq!((&*route.name, &*route.path, route.active), (&*name, &*definition.path, true));
+        assert_eq!(
+            (&*route.name, &*route.path, route.active),
+            (&*name, &*definition.path, true)
+        );
         assert!(route.events.takes("anything"));
         let stored = Definition::from_stored(&definition.to_stored()).unwrap();
         assert_eq!(stored.to_stored(), definition.to_stored());
@@ -269,46 +333,84 @@ mod tests {
 
     #[test]
     fn what_is_not_given_stays() {
-        let (_, before) = new(json!({"url": "http://127.0.0.1/x", "secret": "s1", "budget": "3s"})).define().unwrap();
-        let change: Change = serde_json::from_value(json!({"active": false, "max_body": "2MiB"})).unwrap();
+        let (_, before) = new(json!({"url": "http://127.0.0.1/x", "secret": "s1", "budget": "3s"}))
+            .define()
+            .unwrap();
+        let change: Change =
+            serde_json::from_value(json!({"active": false, "max_body": "2MiB"})).unwrap();
         let after = before.changed(change);
-        assert_eq!((after.secret(), after.active, after.url.as_str()), ("s1", false, "http://127.0.0.1/x"));
+        assert_eq!(
+            (after.secret(), after.active, after.url.as_str()),
+            ("s1", false, "http://127.0.0.1/x")
+        );
         let route = after.compile("a").unwrap();
-        assert_eq!((route.budget.total.as_secs(), route.max_body, route.active), (3, 2 << 20, false));
+        assert_eq!(
+            (route.budget.total.as_secs(), route.max_body, route.active),
+            (3, 2 << 20, false)
+        );
     }
 
     #[test]
     fn keys_that_read_files_or_open_the_route_cannot_be_set() {
-        for key in ["secrets", "enforce", "challenge", "signature", "upstream", "methods", "name", "nonsense"] {
-            let problems =
-                new(json!({"url": "http://127.0.0.1/x", key: {"file": "/etc/passwd"}})).define().err().unwrap();
+        for key in [
+            "secrets",
+            "enforce",
+            "challenge",
+            "signature",
+            "upstream",
+            "methods",
+            "name",
+            "nonsense",
+        ] {
+            let problems = new(json!({"url": "http://127.0.0.1/x", key: {"file": "/etc/passwd"}}))
+                .define()
+                .err()
+                .unwrap();
             assert!(problems[0].contains(key), "{key}: {problems:?}");
         }
     }
 
     #[test]
     fn a_number_is_no_text() {
-        for keys in [json!({"host": false}), json!({"public_url": 1}), json!({"event": {"id": {"header": 0}}})] {
+        for keys in [
+            json!({"host": false}),
+            json!({"public_url": 1}),
+            json!({"event": {"id": {"header": 0}}}),
+        ] {
             let mut document = json!({"url": "http://127.0.0.1/x"});
-            document.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            document
+                .as_object_mut()
+                .unwrap()
+                .extend(keys.as_object().unwrap().clone());
             let problems = new(document).define().err().unwrap();
-            assert!(problems[0].ends_with("must be a text."), "{keys}: {problems:?}");
+            assert!(
+                problems[0].ends_with("must be a text."),
+                "{keys}: {problems:?}"
+            );
         }
     }
 
     #[test]
     fn a_text_may_have_any_character_in_it() {
-        let some = |character: &char| u32::from(*character) < 0x3000 || u32::from(*character) & 0xff > 0xf0;
+        let some = |character: &char| {
+            u32::from(*character) < 0x3000 || u32::from(*character) & 0xff > 0xf0
+        };
         let secret = format!("({})", (' '..=char::MAX).filter(some).collect::<String>());
-        let (name, definition) = new(json!({"url": "http://127.0.0.1/x", "secret": secret})).define().unwrap();
+        let (name, definition) = new(json!({"url": "http://127.0.0.1/x", "secret": secret}))
+            .define()
+            .unwrap();
         assert_eq!(definition.compile(&name).err(), None);
     }
 
     #[test]
     fn what_is_wrong_is_told_as_for_a_file_and_without_the_secret() {
-        let document = json!({"url": "ftp://x/", "secret": "canary\nx", "budget": "0s", "events": [""]});
+        let document =
+            json!({"url": "ftp://x/", "secret": "canary\nx", "budget": "0s", "events": [""]});
         let (name, definition) = new(document).define().unwrap();
         let problems = definition.compile(&name).err().unwrap().join("\n");
-        assert!(problems.contains("http") && !problems.contains("canary"), "{problems}");
+        assert!(
+            problems.contains("http") && !problems.contains("canary"),
+            "{problems}"
+        );
     }
 }

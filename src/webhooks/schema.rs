@@ -18,7 +18,10 @@ pub fn schemas() -> Schemas {
     let schema: Value = serde_json::from_str(&json_schema()).expect("written as JSON just now");
     let key = |key: &str| {
         let mut schema = schema["$defs"]["Route"]["properties"][key].clone();
-        schema.as_object_mut().expect("a key of a route").remove("default");
+        schema
+            .as_object_mut()
+            .expect("a key of a route")
+            .remove("default");
         (key.to_owned(), schema)
     };
     let keys: Map<_, _> = MORE.into_iter().map(key).collect();

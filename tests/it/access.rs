@@ -11,7 +11,10 @@ const READ_TOKEN: &str = "read_it_token_5e02";
 
 fn guarded(route: Route) -> Setup {
     let admin = r#"{address: "127.0.0.1:0", token: {env: ADMIN}, read_token: {env: READ}, hosts: [Ops.Example.com]}"#;
-    Setup::from(route).with("admin", admin).env("ADMIN", TOKEN).env("READ", READ_TOKEN)
+    Setup::from(route)
+        .with("admin", admin)
+        .env("ADMIN", TOKEN)
+        .env("READ", READ_TOKEN)
 }
 
 async fn send(gateway: &Gateway, request: Request) -> Answer {
@@ -19,30 +22,53 @@ async fn send(gateway: &Gateway, request: Request) -> Answer {
 }
 
 fn get(path: &str, token: &str) -> Request {
-    Request::new("GET", path).set("Host", "localhost").header("Authorization", &format!("Bearer {token}"))
+    Request::new("GET", path)
+        .set("Host", "localhost")
+        .header("Authorization", &format!("Bearer {token}"))
 }
 
 fn post(path: &str, token: &str, document: &Value) -> Request {
-    let request = Request::post(document.to_string().as_bytes()).at(path).set("Host", "localhost");
+    let request = Request::post(document.to_string().as_bytes())
+        .at(path)
+        .set("Host", "localhost");
     request.header("Authorization", &format!("Bearer {token}"))
 }
 
 fn parsed(answer: &Answer) -> Value {
-    serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+    serde_json::from_slice(&answer.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
 }
 
 /// Waits for the audit line with these members.
 async fn audited(gateway: &Gateway, members: Value) -> Value {
-    let fits = |line: &Value| members.as_object().unwrap().iter().all(|(name, value)| line.get(name) == Some(value));
-    let find = || gateway.lines().into_iter().find(|line| line["message"] == "audit" && fits(line));
-    eventually(format!("it is written down: {members}"), async || find().is_some()).await;
+    let fits = |line: &Value| {
+        members
+            .as_object()
+            .unwrap()
+            .iter()
+            .all(|(name, value)| line.get(name) == Some(value))
+    };
+    let find = || {
+        gateway
+            .lines()
+            .into_iter()
+            .find(|line| line["message"] == "audit" && fits(line))
+    };
+    eventually(format!("it is written down: {members}"), async || {
+        find().is_some()
+    })
+    .await;
     find().unwrap()
 }
 
 async fn run(gateway: &Gateway, token: &str, line: &str) -> crate::harness::command::Run {
     let mut command = command();
-    command.args(line.split(' ')).arg(format!("--admin=http://{}", gateway.admin()));
-    command.env("HOOKGATE_ADMIN_TOKEN", token).current_dir(std::env::temp_dir());
+    command
+        .args(line.split(' '))
+        .arg(format!("--admin=http://{}", gateway.admin()));
+    command
+        .env("HOOKGATE_ADMIN_TOKEN", token)
+        .current_dir(std::env::temp_dir());
     finish(command).await
 }
 
@@ -50,8 +76,18 @@ async fn run(gateway: &Gateway, token: &str, line: &str) -> crate::harness::comm
 async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(guarded(Route::to(&upstream))).await;
-    for path in ["/webhooks", "/webhooks/wh_hooks", "/deliveries", "/rejections", "/status"] {
-        assert_eq!(send(&gateway, get(path, READ_TOKEN)).await.status, 200, "{path}");
+    for path in [
+        "/webhooks",
+        "/webhooks/wh_hooks",
+        "/deliveries",
+        "/rejections",
+        "/status",
+    ] {
+        assert_eq!(
+            send(&gateway, get(path, READ_TOKEN)).await.status,
+            200,
+            "{path}"
+        );
     }
     let writes = [
         ("POST", "/webhooks", json!({"url": upstream.url()})),
@@ -60,20 +96,37 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
         ("POST", "/webhooks/wh_hooks/test", json!({})),
         ("POST", "/webhooks/wh_hooks/pause", json!({})),
         ("POST", "/webhooks/wh_hooks/resume", json!({})),
-        ("POST", "/webhooks/wh_hooks/recover", json!({"since": "2026-01-01T00:00:00Z"})),
-        ("POST", "/webhooks/wh_hooks/forget", json!({"event_id": "evt_1"})),
+        (
+            "POST",
+            "/webhooks/wh_hooks/recover",
+            json!({"since": "2026-01-01T00:00:00Z"}),
+        ),
+        (
+            "POST",
+            "/webhooks/wh_hooks/forget",
+            json!({"event_id": "evt_1"}),
+        ),
         ("POST", "/deliveries/del_1/redeliver", json!({})),
         ("POST", "/deliveries/redeliver", json!({"status": "dead"})),
-        ("POST", "/deliveries/redeliver", json!({"status": "dead", "dry_run": true})),
+        (
+            "POST",
+            "/deliveries/redeliver",
+            json!({"status": "dead", "dry_run": true}),
+        ),
         ("POST", "/reload", json!({})),
     ];
     for (method, path, document) in writes {
         let answer = send(&gateway, post(path, READ_TOKEN, &document).method(method)).await;
-        assert_eq!((answer.status, parsed(&answer)["code"].as_str()), (403, Some("read_only")), "{method} {path}");
+        assert_eq!(
+            (answer.status, parsed(&answer)["code"].as_str()),
+            (403, Some("read_only")),
+            "{method} {path}"
+        );
     }
     let query = json!({"query": "{ webhooks { id } }"});
     assert_eq!(
-        parsed(&send(&gateway, post("/graphql", READ_TOKEN, &query)).await)["data"]["webhooks"][0]["id"],
+        parsed(&send(&gateway, post("/graphql", READ_TOKEN, &query)).await)["data"]["webhooks"][0]
+            ["id"],
         "wh_hooks"
     );
     let mutations = [
@@ -90,43 +143,84 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
         "forgetEvent(id: \"wh_hooks\", eventId: \"evt_1\")",
     ];
     for mutation in mutations {
-        let answer =
-            send(&gateway, post("/graphql", READ_TOKEN, &json!({"query": format!("mutation {{ {mutation} }}")})));
+        let answer = send(
+            &gateway,
+            post(
+                "/graphql",
+                READ_TOKEN,
+                &json!({"query": format!("mutation {{ {mutation} }}")}),
+            ),
+        );
         let answer = parsed(&answer.await);
-        assert_eq!(answer["errors"][0]["extensions"]["code"], "read_only", "{mutation}: {answer}");
+        assert_eq!(
+            answer["errors"][0]["extensions"]["code"], "read_only",
+            "{mutation}: {answer}"
+        );
     }
     upstream.assert_untouched();
     run(&gateway, READ_TOKEN, "status").await.assert(0);
     let refused = run(&gateway, READ_TOKEN, "reload").await;
-    assert!(refused.assert(77).stderr.contains("for looking"), "{}", refused.stderr);
+    assert!(
+        refused.assert(77).stderr.contains("for looking"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(send(&gateway, get("/status", "other")).await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_listener_goes_by_the_names_that_the_configuration_adds_and_no_others() {
     let gateway = Gateway::start(guarded(Route::to(&Upstream::ok()))).await;
-    for (host, status) in
-        [("ops.example.com", 200), ("OPS.example.com:443", 200), ("example.com", 421), ("x.ops.example.com", 421)]
-    {
-        assert_eq!(send(&gateway, get("/status", TOKEN).set("Host", host)).await.status, status, "{host}");
+    for (host, status) in [
+        ("ops.example.com", 200),
+        ("OPS.example.com:443", 200),
+        ("example.com", 421),
+        ("x.ops.example.com", 421),
+    ] {
+        assert_eq!(
+            send(&gateway, get("/status", TOKEN).set("Host", host))
+                .await
+                .status,
+            status,
+            "{host}"
+        );
     }
-    let from_page = post("/webhooks/wh_hooks/pause", TOKEN, &json!({})).set("Host", "ops.example.com");
-    let own = from_page.clone().header("Origin", "https://ops.example.com");
+    let from_page =
+        post("/webhooks/wh_hooks/pause", TOKEN, &json!({})).set("Host", "ops.example.com");
+    let own = from_page
+        .clone()
+        .header("Origin", "https://ops.example.com");
     assert_eq!(send(&gateway, own).await.status, 200);
     let other = send(&gateway, from_page.header("Origin", "https://evil.example")).await;
-    assert_eq!((other.status, parsed(&other)["code"].as_str()), (403, Some("cross_origin")));
+    assert_eq!(
+        (other.status, parsed(&other)["code"].as_str()),
+        (403, Some("cross_origin"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(guarded(Route::to(&upstream).with("retain", "{payloads: all}"))).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    let gateway = Gateway::start(guarded(
+        Route::to(&upstream).with("retain", "{payloads: all}"),
+    ))
+    .await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     eventually("it is recorded", async || {
-        parsed(&send(&gateway, get("/deliveries", TOKEN)).await)["deliveries"][0]["status"] == "success"
+        parsed(&send(&gateway, get("/deliveries", TOKEN)).await)["deliveries"][0]["status"]
+            == "success"
     })
     .await;
-    let made = parsed(&send(&gateway, post("/webhooks", TOKEN, &json!({"url": upstream.url()}))).await);
+    let made = parsed(
+        &send(
+            &gateway,
+            post("/webhooks", TOKEN, &json!({"url": upstream.url()})),
+        )
+        .await,
+    );
     let made = made["webhook"]["id"].as_str().unwrap().to_owned();
     let name = made.strip_prefix("wh_").unwrap();
     let of = |path: &str| format!("/webhooks/{made}{path}");
@@ -135,49 +229,163 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
     let mutation = |text: &str| json!({"query": format!("mutation {{ {text} }}")});
     let pause = mutation("pauseWebhook(id: \"wh_none\") { id }");
     let all = mutation("redeliverMatching(webhookId: \"wh_gone\") { matched }");
-    let recover = mutation("recoverWebhook(id: \"wh_gone\", since: \"2026-01-01T00:00:00Z\") { matched }");
+    let recover =
+        mutation("recoverWebhook(id: \"wh_gone\", since: \"2026-01-01T00:00:00Z\") { matched }");
     let forget = mutation("forgetEvent(id: \"wh_gone\", eventId: \"evt_1\")");
     let changes = [
-        ("PUT", of(""), json!({"description": "mine"}), ["change_webhook", name, "done"]),
+        (
+            "PUT",
+            of(""),
+            json!({"description": "mine"}),
+            ["change_webhook", name, "done"],
+        ),
         ("POST", of("/pause"), json!({}), ["pause", name, "done"]),
         ("POST", of("/resume"), json!({}), ["resume", name, "done"]),
         ("POST", of("/test"), json!({}), ["test", name, "done"]),
-        ("DELETE", of(""), json!({}), ["remove_webhook", name, "done"]),
-        ("DELETE", of(""), json!({}), ["remove_webhook", name, "unknown_webhook"]),
-        ("DELETE", "/webhooks/wh_hooks".into(), json!({}), ["remove_webhook", "hooks", "in_file"]),
-        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": "evt_1"}), ["forget", "hooks/evt_1", "done"]),
-        ("POST", "/webhooks/wh_hooks/forget".into(), json!({"event_id": 1}), ["forget", "hooks/1", "unknown_event"]),
-        ("POST", "/webhooks/wh_hooks/recover".into(), since, ["recover", "hooks", "done"]),
-        ("POST", redeliver(), json!({"status": "dead"}), ["redeliver_matching", "", "done"]),
-        ("POST", redeliver(), json!({"webhook_id": "wh_hooks"}), ["redeliver_matching", "hooks", "done"]),
-        ("POST", redeliver(), json!({"webhook_id": "wh_none"}), ["redeliver_matching", "none", "unknown_webhook"]),
-        ("POST", "/deliveries/del_1/redeliver".into(), json!({}), ["redeliver", "del_1", "done"]),
-        ("POST", "/deliveries/del_9/redeliver".into(), json!({}), ["redeliver", "del_9", "unknown_delivery"]),
+        (
+            "DELETE",
+            of(""),
+            json!({}),
+            ["remove_webhook", name, "done"],
+        ),
+        (
+            "DELETE",
+            of(""),
+            json!({}),
+            ["remove_webhook", name, "unknown_webhook"],
+        ),
+        (
+            "DELETE",
+            "/webhooks/wh_hooks".into(),
+            json!({}),
+            ["remove_webhook", "hooks", "in_file"],
+        ),
+        (
+            "POST",
+            "/webhooks/wh_hooks/forget".into(),
+            json!({"event_id": "evt_1"}),
+            ["forget", "hooks/evt_1", "done"],
+        ),
+        (
+            "POST",
+            "/webhooks/wh_hooks/forget".into(),
+            json!({"event_id": 1}),
+            ["forget", "hooks/1", "unknown_event"],
+        ),
+        (
+            "POST",
+            "/webhooks/wh_hooks/recover".into(),
+            since,
+            ["recover", "hooks", "done"],
+        ),
+        (
+            "POST",
+            redeliver(),
+            json!({"status": "dead"}),
+            ["redeliver_matching", "", "done"],
+        ),
+        (
+            "POST",
+            redeliver(),
+            json!({"webhook_id": "wh_hooks"}),
+            ["redeliver_matching", "hooks", "done"],
+        ),
+        (
+            "POST",
+            redeliver(),
+            json!({"webhook_id": "wh_none"}),
+            ["redeliver_matching", "none", "unknown_webhook"],
+        ),
+        (
+            "POST",
+            "/deliveries/del_1/redeliver".into(),
+            json!({}),
+            ["redeliver", "del_1", "done"],
+        ),
+        (
+            "POST",
+            "/deliveries/del_9/redeliver".into(),
+            json!({}),
+            ["redeliver", "del_9", "unknown_delivery"],
+        ),
         ("POST", "/reload".into(), json!({}), ["reload", "", "done"]),
-        ("POST", "/graphql".into(), pause, ["pause", "none", "unknown_webhook"]),
-        ("POST", "/graphql".into(), all, ["redeliver_matching", "gone", "unknown_webhook"]),
-        ("POST", "/graphql".into(), recover, ["recover", "gone", "unknown_webhook"]),
-        ("POST", "/graphql".into(), forget, ["forget", "gone/evt_1", "unknown_webhook"]),
+        (
+            "POST",
+            "/graphql".into(),
+            pause,
+            ["pause", "none", "unknown_webhook"],
+        ),
+        (
+            "POST",
+            "/graphql".into(),
+            all,
+            ["redeliver_matching", "gone", "unknown_webhook"],
+        ),
+        (
+            "POST",
+            "/graphql".into(),
+            recover,
+            ["recover", "gone", "unknown_webhook"],
+        ),
+        (
+            "POST",
+            "/graphql".into(),
+            forget,
+            ["forget", "gone/evt_1", "unknown_webhook"],
+        ),
     ];
-    audited(&gateway, json!({"operation": "make_webhook", "subject": name, "outcome": "done"})).await;
+    audited(
+        &gateway,
+        json!({"operation": "make_webhook", "subject": name, "outcome": "done"}),
+    )
+    .await;
     for (method, path, document, [operation, subject, outcome]) in changes {
         send(&gateway, post(&path, TOKEN, &document).method(method)).await;
-        let line = audited(&gateway, json!({"operation": operation, "subject": subject, "outcome": outcome})).await;
+        let line = audited(
+            &gateway,
+            json!({"operation": operation, "subject": subject, "outcome": outcome}),
+        )
+        .await;
         assert_eq!(
             (&line["by"], &line["peer"], &line["level"]),
             (&json!("token"), &json!("127.0.0.1"), &json!("info"))
         );
     }
-    let before = gateway.lines().iter().filter(|line| line["message"] == "audit").count();
+    let before = gateway
+        .lines()
+        .iter()
+        .filter(|line| line["message"] == "audit")
+        .count();
     send(&gateway, get("/status", TOKEN)).await;
-    send(&gateway, post("/graphql", TOKEN, &json!({"query": "{ webhooks { id } }"}))).await;
-    send(&gateway, post(&redeliver(), TOKEN, &json!({"status": "success", "dry_run": true}))).await;
+    send(
+        &gateway,
+        post("/graphql", TOKEN, &json!({"query": "{ webhooks { id } }"})),
+    )
+    .await;
+    send(
+        &gateway,
+        post(
+            &redeliver(),
+            TOKEN,
+            &json!({"status": "success", "dry_run": true}),
+        ),
+    )
+    .await;
     send(&gateway, post("/reload", TOKEN, &json!({}))).await;
     eventually("the reload is written down", async || {
-        gateway.lines().iter().filter(|line| line["message"] == "audit").count() > before
+        gateway
+            .lines()
+            .iter()
+            .filter(|line| line["message"] == "audit")
+            .count()
+            > before
     })
     .await;
-    let after = gateway.lines().iter().filter(|line| line["message"] == "audit").count();
+    let after = gateway
+        .lines()
+        .iter()
+        .filter(|line| line["message"] == "audit")
+        .count();
     assert_eq!(after, before + 1, "looking is no change");
     for secret in [TOKEN, READ_TOKEN] {
         assert!(!gateway.output().contains(secret));
@@ -200,7 +408,11 @@ async fn who_sends_slowly_to_the_admin_listener_loses_the_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wish_of_who_may_not_is_written_down_as_well() {
     let gateway = Gateway::start(guarded(Route::to(&Upstream::ok()))).await;
-    send(&gateway, post("/webhooks/wh_hooks/resume", READ_TOKEN, &json!({}))).await;
+    send(
+        &gateway,
+        post("/webhooks/wh_hooks/resume", READ_TOKEN, &json!({})),
+    )
+    .await;
     let refused = json!({"operation": "change", "subject": "/webhooks/wh_hooks/resume", "outcome": "read_only"});
     audited(&gateway, refused).await;
 }
@@ -208,15 +420,27 @@ async fn the_wish_of_who_may_not_is_written_down_as_well() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_header_of_a_scheme_of_ones_own_is_named_and_not_shown() {
     let upstream = Upstream::ok();
-    let route = Route::to(&upstream).signature("{header: X-Check}").with("retain", "{payloads: all}");
+    let route = Route::to(&upstream)
+        .signature("{header: X-Check}")
+        .with("retain", "{payloads: all}");
     let gateway = Gateway::start(route).await;
     let event = Event::new("evt_1");
     let check = hmac_hex(SECRET, &event.body);
-    let request = Request::post(&event.body).header("X-Check", &check).header("X-Tenant", "a");
+    let request = Request::post(&event.body)
+        .header("X-Check", &check)
+        .header("X-Tenant", "a");
     gateway.send(request).await.assert(200, "delivered");
     let shown = gateway.api("/deliveries/del_1").await;
     assert!(!shown.to_string().contains(&check), "{shown}");
     let headers = shown["delivery"]["headers"].as_array().unwrap();
-    let value = |name: &str| &headers.iter().find(|header| header["name"] == name).unwrap()["value"];
-    assert_eq!((value("X-Check"), value("X-Tenant")), (&json!("***"), &json!("a")));
+    let value = |name: &str| {
+        &headers
+            .iter()
+            .find(|header| header["name"] == name)
+            .unwrap()["value"]
+    };
+    assert_eq!(
+        (value("X-Check"), value("X-Tenant")),
+        (&json!("***"), &json!("a"))
+    );
 }

@@ -13,13 +13,25 @@ async fn over_the_rate_the_answer_is_429_and_nothing_is_forwarded() {
     for number in 0..10 {
         let answer = gateway.send(Event::new(&format!("evt_{number}"))).await;
         if answer.status == 429 {
-            answer.assert_problem(429, "rate_limited").assert_retry_after();
+            answer
+                .assert_problem(429, "rate_limited")
+                .assert_retry_after();
         }
         outcomes.push(answer.outcome().to_owned());
     }
-    let delivered = outcomes.iter().filter(|outcome| *outcome == "delivered").count();
-    let limited = outcomes.iter().filter(|outcome| *outcome == "rate_limited").count();
-    assert_eq!(outcomes[..3], ["delivered"; 3], "the burst passes: {outcomes:?}");
+    let delivered = outcomes
+        .iter()
+        .filter(|outcome| *outcome == "delivered")
+        .count();
+    let limited = outcomes
+        .iter()
+        .filter(|outcome| *outcome == "rate_limited")
+        .count();
+    assert_eq!(
+        outcomes[..3],
+        ["delivered"; 3],
+        "the burst passes: {outcomes:?}"
+    );
     assert!(limited >= 1 && delivered + limited == 10, "{outcomes:?}");
     assert_eq!(upstream.count(), delivered);
 }
@@ -27,63 +39,124 @@ async fn over_the_rate_the_answer_is_429_and_nothing_is_forwarded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rate_limited_event_passes_later() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Route::to(&upstream).with("rate_limit", "{per_second: 2, burst: 1}")).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    eventually("the next event passes", async || gateway.send(Event::new("evt_2")).await.outcome() == "delivered")
-        .await;
+    let gateway =
+        Gateway::start(Route::to(&upstream).with("rate_limit", "{per_second: 2, burst: 1}")).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    eventually("the next event passes", async || {
+        gateway.send(Event::new("evt_2")).await.outcome() == "delivered"
+    })
+    .await;
     upstream.last().assert_header("Hookgate-Attempt", "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_routes_rate_is_not_anothers() {
     let upstream = Upstream::ok();
-    let slow = Route::to(&upstream).named("slow").with("rate_limit", "{per_second: 1, burst: 1}");
+    let slow = Route::to(&upstream)
+        .named("slow")
+        .with("rate_limit", "{per_second: 1, burst: 1}");
     let gateway = Gateway::start(Setup::new([slow, Route::to(&upstream)])).await;
     for number in 0..10 {
-        gateway.send(Event::new(&format!("evt_s{number}")).post().at("/webhooks/slow")).await;
-        gateway.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        gateway
+            .send(
+                Event::new(&format!("evt_s{number}"))
+                    .post()
+                    .at("/webhooks/slow"),
+            )
+            .await;
+        gateway
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_listed_addresses_are_let_in() {
     let upstream = Upstream::ok();
-    let listed = Route::to(&upstream).named("listed").with("allow_from", "[203.0.113.0/24, 127.0.0.0/8]");
-    let fenced = Route::to(&upstream).named("fenced").with("allow_from", "[203.0.113.0/24]");
+    let listed = Route::to(&upstream)
+        .named("listed")
+        .with("allow_from", "[203.0.113.0/24, 127.0.0.0/8]");
+    let fenced = Route::to(&upstream)
+        .named("fenced")
+        .with("allow_from", "[203.0.113.0/24]");
     let gateway = Gateway::start(Setup::new([listed, fenced])).await;
     let event = Event::new("evt_1");
-    gateway.send(event.post().at("/webhooks/fenced")).await.assert_problem(403, "forbidden_address");
-    let spoofed = event.post().at("/webhooks/fenced").header("X-Forwarded-For", "203.0.113.7");
-    gateway.send(spoofed).await.assert_problem(403, "forbidden_address");
+    gateway
+        .send(event.post().at("/webhooks/fenced"))
+        .await
+        .assert_problem(403, "forbidden_address");
+    let spoofed = event
+        .post()
+        .at("/webhooks/fenced")
+        .header("X-Forwarded-For", "203.0.113.7");
+    gateway
+        .send(spoofed)
+        .await
+        .assert_problem(403, "forbidden_address");
     upstream.assert_untouched();
-    gateway.send(event.post().at("/webhooks/listed")).await.assert(200, "delivered");
+    gateway
+        .send(event.post().at("/webhooks/listed"))
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trusted_proxy_is_believed_about_its_client() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("allow_from", "[203.0.113.0/24]");
-    let gateway = Gateway::start(Setup::from(route).with("trusted_proxies", "[127.0.0.1/32]")).await;
+    let gateway =
+        Gateway::start(Setup::from(route).with("trusted_proxies", "[127.0.0.1/32]")).await;
     let from = |id: &str, chain: &str| Event::new(id).post().header("X-Forwarded-For", chain);
-    gateway.send(Event::new("evt_1")).await.assert(403, "forbidden_address");
-    gateway.send(from("evt_1", "198.51.100.9")).await.assert(403, "forbidden_address");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(403, "forbidden_address");
+    gateway
+        .send(from("evt_1", "198.51.100.9"))
+        .await
+        .assert(403, "forbidden_address");
     // Only the address nearest to the trusted proxy counts; what stands left of it is the client's own word.
-    gateway.send(from("evt_1", "203.0.113.7, 198.51.100.9")).await.assert(403, "forbidden_address");
+    gateway
+        .send(from("evt_1", "203.0.113.7, 198.51.100.9"))
+        .await
+        .assert(403, "forbidden_address");
     upstream.assert_untouched();
-    gateway.send(from("evt_1", "203.0.113.7")).await.assert(200, "delivered");
-    gateway.send(from("evt_2", "198.51.100.9, 203.0.113.7")).await.assert(200, "delivered");
-    let peer = gateway.logged(json!({"event_id": "evt_1", "outcome": "delivered"})).await["peer"].to_string();
+    gateway
+        .send(from("evt_1", "203.0.113.7"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(from("evt_2", "198.51.100.9, 203.0.113.7"))
+        .await
+        .assert(200, "delivered");
+    let peer = gateway
+        .logged(json!({"event_id": "evt_1", "outcome": "delivered"}))
+        .await["peer"]
+        .to_string();
     assert!(peer.contains("203.0.113.7"), "{peer}");
-    let chain = upstream.requests()[0].header("X-Forwarded-For").expect("set").to_owned();
+    let chain = upstream.requests()[0]
+        .header("X-Forwarded-For")
+        .expect("set")
+        .to_owned();
     assert!(chain.starts_with("203.0.113.7"), "{chain}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trusted_proxy_is_believed_about_addresses_and_nothing_else() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1/32]")).await;
-    let request = Event::new("evt_1").post().header("X-Forwarded-For", "203.0.113.7");
-    let request = request.header("X-Forwarded-Proto", "https").header("X-Forwarded-Host", "spoofed.example.com");
+    let gateway =
+        Gateway::start(Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1/32]"))
+            .await;
+    let request = Event::new("evt_1")
+        .post()
+        .header("X-Forwarded-For", "203.0.113.7");
+    let request = request
+        .header("X-Forwarded-Proto", "https")
+        .header("X-Forwarded-Host", "spoofed.example.com");
     gateway.send(request).await.assert(200, "delivered");
     let received = upstream.last();
     received.assert_header("X-Forwarded-For", "203.0.113.7, 127.0.0.1");
@@ -95,18 +168,32 @@ async fn a_trusted_proxy_is_believed_about_addresses_and_nothing_else() {
 async fn over_a_routes_concurrency_the_answer_is_503_and_others_are_served() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
-    let narrow = Route::to(&upstream).named("narrow").with("concurrency", "1");
+    let narrow = Route::to(&upstream)
+        .named("narrow")
+        .with("concurrency", "1");
     let gateway = Gateway::start(Setup::new([narrow, Route::to(&upstream)])).await;
     let mut held = gateway.connect().await;
-    held.write(&Event::new("evt_1").post().at("/webhooks/narrow").bytes()).await;
+    held.write(&Event::new("evt_1").post().at("/webhooks/narrow").bytes())
+        .await;
     upstream.received(1).await;
-    let second = gateway.send(Event::new("evt_2").post().at("/webhooks/narrow")).await;
-    second.assert_problem(503, "overloaded").assert_retry_after();
-    gateway.send(Event::new("evt_3")).await.assert(200, "delivered");
+    let second = gateway
+        .send(Event::new("evt_2").post().at("/webhooks/narrow"))
+        .await;
+    second
+        .assert_problem(503, "overloaded")
+        .assert_retry_after();
+    gateway
+        .send(Event::new("evt_3"))
+        .await
+        .assert(200, "delivered");
     gate.open();
     held.answer().await.assert(200, "delivered");
     eventually("the place is free again", async || {
-        gateway.send(Event::new("evt_2").post().at("/webhooks/narrow")).await.outcome() == "delivered"
+        gateway
+            .send(Event::new("evt_2").post().at("/webhooks/narrow"))
+            .await
+            .outcome()
+            == "delivered"
     })
     .await;
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_3", "evt_2"]);
@@ -116,43 +203,64 @@ async fn over_a_routes_concurrency_the_answer_is_503_and_others_are_served() {
 async fn bodies_in_flight_are_bounded_over_all_requests_and_given_back() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("max_body", "64KiB");
-    let gateway = Gateway::start(Setup::from(route).with("limits", "{body_bytes_in_flight: 128KiB}")).await;
+    let gateway =
+        Gateway::start(Setup::from(route).with("limits", "{body_bytes_in_flight: 128KiB}")).await;
     let mut slow = Vec::new();
     for number in 0..2 {
         let request = Event::sized(&format!("evt_{number}"), 60_000).post();
         let mut client = gateway.connect().await;
-        client.write(&request.bytes()[..request.bytes().len() - 1]).await;
+        client
+            .write(&request.bytes()[..request.bytes().len() - 1])
+            .await;
         slow.push((client, request));
     }
     eventually("both bodies are held", async || {
         gateway.metrics().await.value("body_bytes_in_flight", &[]) >= 110_000.0
     })
     .await;
-    gateway.send(Event::sized("evt_late", 60_000)).await.assert_problem(503, "overloaded").assert_retry_after();
+    gateway
+        .send(Event::sized("evt_late", 60_000))
+        .await
+        .assert_problem(503, "overloaded")
+        .assert_retry_after();
     upstream.assert_untouched();
     for (mut client, request) in slow {
         client.write(&request.body[request.body.len() - 1..]).await;
         client.answer().await.assert(200, "delivered");
     }
-    gateway.send(Event::sized("evt_late", 60_000)).await.assert(200, "delivered");
-    gateway.metric_reaches("body_bytes_in_flight", &[], 0.0).await;
+    gateway
+        .send(Event::sized("evt_late", 60_000))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_beyond_the_limit_do_not_disturb_those_within_it() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{connections: 3}")).await;
+    let gateway =
+        Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{connections: 3}")).await;
     let mut within_limit = Vec::new();
     for number in 0..3 {
         let mut client = gateway.connect().await;
-        client.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        client
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
         within_limit.push(client);
     }
     let mut beyond = gateway.connect().await;
-    let answer = beyond.send_raw(&Event::new("evt_beyond").post().bytes()).await;
+    let answer = beyond
+        .send_raw(&Event::new("evt_beyond").post().bytes())
+        .await;
     assert!(answer.is_none_or(|answer| (answer.status, answer.outcome()) == (503, "overloaded")));
     for (number, client) in within_limit.iter_mut().enumerate() {
-        client.send(Event::new(&format!("evt_again_{number}"))).await.assert(200, "delivered");
+        client
+            .send(Event::new(&format!("evt_again_{number}")))
+            .await
+            .assert(200, "delivered");
     }
     assert_eq!(upstream.count(), 6);
     drop(within_limit);
@@ -162,7 +270,11 @@ async fn connections_beyond_the_limit_do_not_disturb_those_within_it() {
 /// Waits until a connection is let in that brings this event.
 async fn there_is_room_again(gateway: &Gateway, event_id: &str) {
     eventually("there is room again", async || {
-        let answer = gateway.connect().await.send_raw(&Event::new(event_id).post().bytes()).await;
+        let answer = gateway
+            .connect()
+            .await
+            .send_raw(&Event::new(event_id).post().bytes())
+            .await;
         answer.is_some_and(|answer| ["delivered", "duplicate"].contains(&answer.outcome()))
     })
     .await;
@@ -174,18 +286,34 @@ async fn one_address_has_its_connections_and_leaves_others_theirs() {
     let limits = "{connections_per_address: 2}";
     let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", limits)).await;
     let mut first = gateway.connect().await;
-    first.send(Event::new("evt_1")).await.assert(200, "delivered");
+    first
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     let mut second = gateway.connect().await;
-    second.send(Event::new("evt_2")).await.assert(200, "delivered");
+    second
+        .send(Event::new("evt_2"))
+        .await
+        .assert(200, "delivered");
     // Told before it has said a word.
     let mut beyond = gateway.connect().await;
-    beyond.answer().await.assert(503, "overloaded").assert_retry_after();
+    beyond
+        .answer()
+        .await
+        .assert(503, "overloaded")
+        .assert_retry_after();
     beyond.closed().await;
     let labels = [("route", ""), ("outcome", "overloaded")];
     gateway.metric_reaches("requests_total", &labels, 1.0).await;
     let mut other = Client::connect_from([127, 0, 0, 2].into(), gateway.data()).await;
-    other.send(Event::new("evt_3")).await.assert(200, "delivered");
-    first.send(Event::new("evt_4")).await.assert(200, "delivered");
+    other
+        .send(Event::new("evt_3"))
+        .await
+        .assert(200, "delivered");
+    first
+        .send(Event::new("evt_4"))
+        .await
+        .assert(200, "delivered");
     drop(second);
     there_is_room_again(&gateway, "evt_5").await;
 }
@@ -198,7 +326,10 @@ async fn a_trusted_proxy_is_bound_by_the_connections_of_all_only() {
     let mut held = Vec::new();
     for number in 0..5 {
         let mut client = gateway.connect().await;
-        client.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        client
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
         held.push(client);
     }
 }

@@ -15,7 +15,10 @@ fn event(size: usize) -> Event {
 #[track_caller]
 fn assert_arrived(upstream: &Upstream, body: &[u8]) {
     let received = upstream.last();
-    assert_eq!((received.body.len(), digest(&received.body)), (body.len(), digest(body)));
+    assert_eq!(
+        (received.body.len(), digest(&received.body)),
+        (body.len(), digest(body))
+    );
     received.assert_header("Content-Length", &body.len().to_string());
     received.assert_no_header("Transfer-Encoding");
     received.assert_no_header("Expect");
@@ -39,8 +42,14 @@ async fn a_body_with_a_length_arrives_byte_identical_at_every_size() {
 async fn a_chunked_body_arrives_byte_identical_at_every_size() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
-    for (size, chunk) in SIZES.into_iter().zip([1, 7, 65_535, 4096, 65_537, 100_000, LIMIT]) {
-        gateway.send(event(size).post().chunked(chunk)).await.assert(200, "delivered");
+    for (size, chunk) in SIZES
+        .into_iter()
+        .zip([1, 7, 65_535, 4096, 65_537, 100_000, LIMIT])
+    {
+        gateway
+            .send(event(size).post().chunked(chunk))
+            .await
+            .assert(200, "delivered");
         assert_arrived(&upstream, &event(size).body);
     }
 }
@@ -59,19 +68,40 @@ async fn a_body_over_h2c_arrives_byte_identical_at_every_size() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_of_one_byte_arrives() {
     let upstream = Upstream::ok();
-    let scheme = r#"{header: X-VPN-Signature, algorithm: hmac-sha256, encoding: hex, prefix: "sha256="}"#;
+    let scheme =
+        r#"{header: X-VPN-Signature, algorithm: hmac-sha256, encoding: hex, prefix: "sha256="}"#;
     let envelope = "{id: {body_digest: true}, type: {header: X-Event-Type}}";
-    let gateway = Gateway::start(Route::to(&upstream).signature(scheme).with("event", envelope)).await;
+    let gateway = Gateway::start(
+        Route::to(&upstream)
+            .signature(scheme)
+            .with("event", envelope),
+    )
+    .await;
     let typed = |body: &[u8]| Event::raw(body).post().header("X-Event-Type", "ping");
     gateway.send(typed(b"1")).await.assert(200, "delivered");
     assert_arrived(&upstream, b"1");
-    gateway.send(typed(b"\xff").chunked(1)).await.assert(200, "delivered");
+    gateway
+        .send(typed(b"\xff").chunked(1))
+        .await
+        .assert(200, "delivered");
     assert_arrived(&upstream, b"\xff");
-    gateway.connect_h2().await.send(typed(b"2")).await.assert(200, "delivered");
+    gateway
+        .connect_h2()
+        .await
+        .send(typed(b"2"))
+        .await
+        .assert(200, "delivered");
     assert_arrived(&upstream, b"2");
     gateway.send(typed(b"1")).await.assert(409, "duplicate");
     gateway.send(typed(b"")).await;
-    assert_eq!(upstream.requests().iter().filter(|r| !r.body.is_empty()).count(), 3);
+    assert_eq!(
+        upstream
+            .requests()
+            .iter()
+            .filter(|r| !r.body.is_empty())
+            .count(),
+        3
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,7 +113,10 @@ async fn a_kept_alive_connection_carries_every_size_and_framing() {
         client.send(event(size)).await.assert(200, "delivered");
         assert_arrived(&upstream, &event(size).body);
         let again = Event::sized(&format!("evt_c_{size}"), size);
-        client.send(again.post().chunked(9_999)).await.assert(200, "delivered");
+        client
+            .send(again.post().chunked(9_999))
+            .await
+            .assert(200, "delivered");
         assert_arrived(&upstream, &again.body);
     }
 }
@@ -95,9 +128,18 @@ async fn a_connection_is_kept_after_a_reject() {
     let mut client = gateway.connect().await;
     for (number, size) in [64, 1000, 65_536].into_iter().enumerate() {
         let event = Event::sized(&format!("evt_{number}"), size);
-        client.send(event.forged()).await.assert(401, "invalid_signature");
-        client.send(event.post().at("/webhooks/elsewhere")).await.assert(404, "unknown_route");
-        client.send(event.post().method("PUT")).await.assert(405, "method_not_allowed");
+        client
+            .send(event.forged())
+            .await
+            .assert(401, "invalid_signature");
+        client
+            .send(event.post().at("/webhooks/elsewhere"))
+            .await
+            .assert(404, "unknown_route");
+        client
+            .send(event.post().method("PUT"))
+            .await
+            .assert(405, "method_not_allowed");
         client.send(event.clone()).await.assert(200, "delivered");
         assert_arrived(&upstream, &event.body);
         client.send(event).await.assert(409, "duplicate");
@@ -115,8 +157,15 @@ async fn a_refused_body_is_never_taken_for_the_next_request() {
     client.send(carrier).await.assert(404, "unknown_route");
     let next = client.send_raw(&Event::new("evt_1").post().bytes()).await;
     assert!(next.is_none_or(|answer| answer.outcome() == "delivered"));
-    gateway.send(Event::new("evt_2")).await.assert(200, "delivered");
-    assert!(!upstream.event_ids().contains(&"evt_hidden".to_owned()), "{:?}", upstream.event_ids());
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(200, "delivered");
+    assert!(
+        !upstream.event_ids().contains(&"evt_hidden".to_owned()),
+        "{:?}",
+        upstream.event_ids()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,8 +177,13 @@ async fn a_sender_that_expects_100_gets_it_before_it_sends_the_body() {
         for (id, chunk) in [("length", None), ("chunked", Some(70_000))] {
             let request = Event::sized(&format!("evt_{id}_{size}"), size).post();
             let request = chunk.map_or(request.clone(), |chunk| request.chunked(chunk));
-            expect_100(&mut client, request).await.assert(200, "delivered");
-            assert_arrived(&upstream, &Event::sized(&format!("evt_{id}_{size}"), size).body);
+            expect_100(&mut client, request)
+                .await
+                .assert(200, "delivered");
+            assert_arrived(
+                &upstream,
+                &Event::sized(&format!("evt_{id}_{size}"), size).body,
+            );
         }
     }
 }
@@ -138,16 +192,26 @@ async fn a_sender_that_expects_100_gets_it_before_it_sends_the_body() {
 async fn a_100_comes_on_a_kept_connection_too_after_an_accept_and_after_a_reject() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
-    for (id, first) in [("accepted", Event::new("evt_first").post()), ("refused", Event::new("evt_first").forged())] {
+    for (id, first) in [
+        ("accepted", Event::new("evt_first").post()),
+        ("refused", Event::new("evt_first").forged()),
+    ] {
         let mut client = gateway.connect().await;
         client.send(first).await;
         let event = Event::sized(&format!("evt_{id}"), 100_000);
-        expect_100(&mut client, event.post()).await.assert(200, "delivered");
+        expect_100(&mut client, event.post())
+            .await
+            .assert(200, "delivered");
         assert_arrived(&upstream, &event.body);
     }
     let unsigned = Event::new("evt_forged").forged();
-    expect_100(&mut gateway.connect().await, unsigned).await.assert(401, "invalid_signature");
-    assert_eq!(upstream.event_ids(), ["evt_first", "evt_accepted", "evt_refused"]);
+    expect_100(&mut gateway.connect().await, unsigned)
+        .await
+        .assert(401, "invalid_signature");
+    assert_eq!(
+        upstream.event_ids(),
+        ["evt_first", "evt_accepted", "evt_refused"]
+    );
 }
 
 /// Sends the head, waits for the 100, sends the body.
@@ -155,7 +219,10 @@ async fn expect_100(client: &mut Client, request: Request) -> Answer {
     let request = request.header("Expect", "100-continue");
     client.write(&request.head_bytes()).await;
     assert_eq!(client.answer().await.status, 100);
-    client.send_raw(&request.body_bytes()).await.expect("an answer")
+    client
+        .send_raw(&request.body_bytes())
+        .await
+        .expect("an answer")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,11 +233,17 @@ async fn a_request_refused_by_its_head_gets_no_100() {
     let refused = [
         (404, "unknown_route", event.post().at("/webhooks/elsewhere")),
         (405, "method_not_allowed", event.post().method("PUT")),
-        (413, "body_too_large", Event::sized("evt_1", LIMIT + 1).post()),
+        (
+            413,
+            "body_too_large",
+            Event::sized("evt_1", LIMIT + 1).post(),
+        ),
     ];
     for (status, outcome, request) in refused {
         let mut client = gateway.connect().await;
-        client.write(&request.header("Expect", "100-continue").head_bytes()).await;
+        client
+            .write(&request.header("Expect", "100-continue").head_bytes())
+            .await;
         client.answer().await.assert(status, outcome);
     }
     upstream.assert_untouched();
@@ -181,11 +254,17 @@ async fn a_body_one_byte_over_the_limit_is_refused_and_the_connection_closed() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let event = Event::sized("evt_big", LIMIT + 1);
-    for request in
-        [event.post(), event.post().chunked(4096), event.post().chunked(LIMIT + 1), event.post().chunked(LIMIT)]
-    {
+    for request in [
+        event.post(),
+        event.post().chunked(4096),
+        event.post().chunked(LIMIT + 1),
+        event.post().chunked(LIMIT),
+    ] {
         let mut client = gateway.connect().await;
-        client.send(request).await.assert_problem(413, "body_too_large");
+        client
+            .send(request)
+            .await
+            .assert_problem(413, "body_too_large");
         client.closed().await;
     }
     upstream.assert_untouched();
@@ -197,7 +276,11 @@ async fn a_declared_size_over_the_limit_is_refused_before_any_body_is_read() {
     let gateway = gateway_for(&upstream).await;
     for declared in ["1048577", "1073741824", "9223372036854775807"] {
         let mut client = gateway.connect().await;
-        let head = Event::new("evt_1").post().unframed().header("Content-Length", declared).head_bytes();
+        let head = Event::new("evt_1")
+            .post()
+            .unframed()
+            .header("Content-Length", declared)
+            .head_bytes();
         client.write(&head).await;
         client.answer().await.assert_problem(413, "body_too_large");
         client.closed().await;
@@ -212,7 +295,12 @@ async fn a_body_over_the_limit_is_refused_over_h2c_too() {
     let answer = client.try_send(Event::sized("evt_big", 65_537), &[]).await;
     answer.expect("an answer").assert(413, "body_too_large");
     upstream.assert_untouched();
-    gateway.connect_h2().await.send(Event::sized("evt_fits", 65_536)).await.assert(200, "delivered");
+    gateway
+        .connect_h2()
+        .await
+        .send(Event::sized("evt_fits", 65_536))
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,7 +312,11 @@ async fn an_endless_chunked_body_is_cut_at_the_limit() {
     client.write(&head).await;
     let chunk = [&b"4000\r\n"[..], &[b'a'; 0x4000], b"\r\n"].concat();
     let endless = chunk.repeat(64);
-    client.send_raw(&endless).await.expect("an answer").assert(413, "body_too_large");
+    client
+        .send_raw(&endless)
+        .await
+        .expect("an answer")
+        .assert(413, "body_too_large");
     client.rest().await;
     upstream.assert_untouched();
 }
@@ -241,8 +333,17 @@ async fn bodies_that_look_odd_arrive_as_they_are() {
         "{\"id\":\"evt_numbers\",\"type\":\"t\",\"n\":1.10e+2,\"big\":123456789012345678901234567890}",
     ];
     for body in odd {
-        gateway.send(Event::raw(body).post().header("Content-Encoding", "identity")).await.assert(200, "delivered");
+        gateway
+            .send(
+                Event::raw(body)
+                    .post()
+                    .header("Content-Encoding", "identity"),
+            )
+            .await
+            .assert(200, "delivered");
         assert_arrived(&upstream, body.as_bytes());
-        upstream.last().assert_header("Content-Encoding", "identity");
+        upstream
+            .last()
+            .assert_header("Content-Encoding", "identity");
     }
 }

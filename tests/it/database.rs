@@ -9,62 +9,98 @@ use crate::replicas::{replicas, shared};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_four_that_start_at_once_on_an_empty_database_all_come_up_on_one_store() {
-    let Some(postgres) = Postgres::start().await else { return };
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
     let upstream = Upstream::ok();
-    let mut gateways: Vec<_> = (0..4).map(|_| Gateway::launch(shared(Route::to(&upstream), &postgres.url()))).collect();
+    let mut gateways: Vec<_> = (0..4)
+        .map(|_| Gateway::launch(shared(Route::to(&upstream), &postgres.url())))
+        .collect();
     for gateway in &mut gateways {
         gateway.comes_up().await.expect("it starts");
     }
-    gateways[0].send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateways[0]
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     for gateway in &gateways {
-        gateway.send(Event::new("evt_1")).await.assert_problem(409, "duplicate");
+        gateway
+            .send(Event::new("evt_1"))
+            .await
+            .assert_problem(409, "duplicate");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_a_later_version_has_changed_is_left_alone() {
-    let Some(postgres) = Postgres::start().await else { return };
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
     let upstream = Upstream::ok();
     let [mut first] = replicas(&Route::to(&upstream), &postgres).await;
     first.stop().await;
     postgres.sql("update hookgate.store set version = 99");
     let (code, output) = Gateway::refuses(shared(Route::to(&upstream), &postgres.url())).await;
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("later version of hookgate (tables 99"), "{output}");
+    assert!(
+        output.contains("later version of hookgate (tables 99"),
+        "{output}"
+    );
     assert!(!output.contains("\"listening\""), "{output}");
     assert_eq!(postgres.sql("select version from hookgate.store"), "99");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_database_may_lose_is_warned_of_at_the_start() {
-    let Some(postgres) = Postgres::start().await else { return };
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
     let upstream = Upstream::ok();
     let warns = |gateway: &Gateway, setting: &str| {
         let lines = gateway.lines();
-        lines
-            .iter()
-            .any(|line| line["level"] == "warn" && line["message"].as_str().is_some_and(|m| m.contains(setting)))
+        lines.iter().any(|line| {
+            line["level"] == "warn"
+                && line["message"]
+                    .as_str()
+                    .is_some_and(|m| m.contains(setting))
+        })
     };
     let [usual] = replicas(&Route::to(&upstream), &postgres).await;
     // The tests' own server runs without it.
     assert!(warns(&usual, "`fsync` is off"), "{}", usual.output());
-    assert!(!warns(&usual, "`synchronous_commit` is off"), "{}", usual.output());
+    assert!(
+        !warns(&usual, "`synchronous_commit` is off"),
+        "{}",
+        usual.output()
+    );
     postgres.sql("alter database postgres set synchronous_commit = off");
     let [hasty] = replicas(&Route::to(&upstream), &postgres).await;
-    assert!(warns(&hasty, "`synchronous_commit` is off"), "{}", hasty.output());
+    assert!(
+        warns(&hasty, "`synchronous_commit` is off"),
+        "{}",
+        hasty.output()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_is_spoken_to_by_tls_if_its_certificate_is_of_the_authority_that_is_named() {
     let (authority, stranger) = (Authority::new(), Authority::new());
-    let Some(postgres) = Postgres::start_with_tls(&authority.issue("127.0.0.1")).await else { return };
+    let Some(postgres) = Postgres::start_with_tls(&authority.issue("127.0.0.1")).await else {
+        return;
+    };
     let upstream = Upstream::ok();
     let by_tls = |named: &Authority| {
-        let url = format!("postgres://hookgate@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full", postgres.address());
+        let url = format!(
+            "postgres://hookgate@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
+            postgres.address()
+        );
         shared(Route::to(&upstream), &url).file("ca.pem", named.pem())
     };
     let gateway = Gateway::start(by_tls(&authority)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     let plain = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
         where application_name = 'hookgate' and not ssl";
     assert_eq!(postgres.sql(plain), "0");
@@ -75,21 +111,32 @@ async fn a_database_is_spoken_to_by_tls_if_its_certificate_is_of_the_authority_t
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_without_tls_that_is_to_have_it_is_refused() {
-    let Some(postgres) = Postgres::start().await else { return };
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
     let (upstream, authority) = (Upstream::ok(), Authority::new());
-    let url = format!("postgres://hookgate@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full", postgres.address());
-    let (code, output) = Gateway::refuses(shared(Route::to(&upstream), &url).file("ca.pem", authority.pem())).await;
+    let url = format!(
+        "postgres://hookgate@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
+        postgres.address()
+    );
+    let (code, output) =
+        Gateway::refuses(shared(Route::to(&upstream), &url).file("ca.pem", authority.pem())).await;
     assert_eq!(code, Some(1), "{output}");
     assert!(output.contains("TLS"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_several_hosts_one_that_is_down_is_passed_over_at_the_start_and_later() {
-    let Some(mut postgres) = Postgres::start().await else { return };
+    let Some(mut postgres) = Postgres::start().await else {
+        return;
+    };
     let (down, upstream) = (ClosedPort::new(), Upstream::ok());
     let hosts = format!("{},{}", down.address(), postgres.address());
     let gateway = Gateway::start(shared(Route::to(&upstream), &Postgres::url_at(hosts))).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     postgres.crash().await;
     postgres.restart().await;
     let again = async { while gateway.send(Event::new("evt_2")).await.status != 200 {} };
@@ -104,7 +151,8 @@ fn keepalives(port: u16) -> Vec<Duration> {
     let timer = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let is_open = fields[1].ends_with(&of) && fields[3] == "01";
-        let ticks = u64::from_str_radix(fields[5].strip_prefix("02:").filter(|_| is_open)?, 16).ok()?;
+        let ticks =
+            u64::from_str_radix(fields[5].strip_prefix("02:").filter(|_| is_open)?, 16).ok()?;
         Some(Duration::from_millis(ticks * 10))
     };
     table.lines().skip(1).filter_map(timer).collect()
@@ -112,7 +160,9 @@ fn keepalives(port: u16) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_asks_soon_whether_a_gateway_that_says_nothing_is_still_there() {
-    let Some(postgres) = Postgres::start().await else { return };
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
     let upstream = Upstream::ok();
     let [_gateway] = replicas(&Route::to(&upstream), &postgres).await;
     let mut soonest = Vec::new();
@@ -121,5 +171,10 @@ async fn the_server_asks_soon_whether_a_gateway_that_says_nothing_is_still_there
         !soonest.is_empty()
     })
     .await;
-    assert!(soonest.iter().all(|pause| *pause <= Duration::from_secs(10)), "{soonest:?}");
+    assert!(
+        soonest
+            .iter()
+            .all(|pause| *pause <= Duration::from_secs(10)),
+        "{soonest:?}"
+    );
 }

@@ -26,60 +26,119 @@ const RULES: &str = "deploy/prometheus/hookgate.rules.yml";
 const RULE_TESTS: &str = "deploy/prometheus/hookgate.rules.test.yml";
 const DASHBOARD: &str = "deploy/grafana/hookgate.json";
 /// What an autoscaler goes by, and the rule that shows it the metric.
-const AUTOSCALER: [&str; 2] =
-    ["deploy/kubernetes/replicas/horizontalpodautoscaler.yaml", "deploy/prometheus/adapter.yml"];
+const AUTOSCALER: [&str; 2] = [
+    "deploy/kubernetes/replicas/horizontalpodautoscaler.yaml",
+    "deploy/prometheus/adapter.yml",
+];
 
 fn promtool(skipped: &str) -> Option<PathBuf> {
-    tool("promtool", program("HOOKGATE_PROMTOOL", "promtool"), skipped)
+    tool(
+        "promtool",
+        program("HOOKGATE_PROMTOOL", "promtool"),
+        skipped,
+    )
 }
 
 /// Runs promtool in the folder of the rules.
 fn promtool_agrees(promtool: &Path, arguments: &[&str]) {
     let folder = root().join("deploy/prometheus");
-    let output = Command::new(promtool).args(arguments).current_dir(folder).output().expect("promtool runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output = Command::new(promtool)
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("promtool runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
 }
 
 #[test]
 fn promtool_takes_the_rules_and_every_alert_fires_when_it_should() {
-    let Some(promtool) = promtool("the check of the alert rules") else { return };
+    let Some(promtool) = promtool("the check of the alert rules") else {
+        return;
+    };
     promtool_agrees(&promtool, &["check", "rules", "hookgate.rules.yml"]);
     promtool_agrees(&promtool, &["test", "rules", "hookgate.rules.test.yml"]);
 }
 
 /// The values of a key, one a line, as the rules are written.
 fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
-    text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)?.strip_prefix(": ")).collect()
+    text.lines()
+        .filter_map(|line| {
+            line.trim()
+                .trim_start_matches("- ")
+                .strip_prefix(key)?
+                .strip_prefix(": ")
+        })
+        .collect()
 }
 
 #[test]
 fn every_alert_has_a_severity_a_runbook_and_both_kinds_of_test() {
     let (rules, tests, operations) = (read(RULES), read(RULE_TESTS), read("docs/operations.md"));
-    let anchor = |heading: &str| heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-    let headings: BTreeSet<String> = operations.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
+    let anchor = |heading: &str| {
+        heading
+            .trim_start_matches('#')
+            .trim()
+            .to_lowercase()
+            .replace(' ', "-")
+    };
+    let headings: BTreeSet<String> = operations
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(anchor)
+        .collect();
     let alerts = values(&rules, "alert");
     assert!(alerts.len() > 20, "{alerts:?}");
     for part in rules.split("- alert: ").skip(1) {
         let alert = part.lines().next().expect("a name");
-        let has = |key| values(part, key).first().copied().unwrap_or_else(|| panic!("{alert} has no {key}"));
+        let has = |key| {
+            values(part, key)
+                .first()
+                .copied()
+                .unwrap_or_else(|| panic!("{alert} has no {key}"))
+        };
         let severity = has("labels");
         assert!(
-            ["{severity: critical}", "{severity: warning}", "{severity: info}"].contains(&severity),
+            [
+                "{severity: critical}",
+                "{severity: warning}",
+                "{severity: info}"
+            ]
+            .contains(&severity),
             "{alert}: {severity}"
         );
         let _ = (has("summary"), has("description"));
-        let heading = has("runbook").strip_prefix("docs/operations.md#").expect("a heading of docs/operations.md");
-        assert!(headings.contains(heading), "{alert}: docs/operations.md has no heading {heading:?}");
-        let case = tests.split("- name: ").find(|case| case.lines().next() == Some(alert));
+        let heading = has("runbook")
+            .strip_prefix("docs/operations.md#")
+            .expect("a heading of docs/operations.md");
+        assert!(
+            headings.contains(heading),
+            "{alert}: docs/operations.md has no heading {heading:?}"
+        );
+        let case = tests
+            .split("- name: ")
+            .find(|case| case.lines().next() == Some(alert));
         let case = case.unwrap_or_else(|| panic!("{alert} has no test"));
-        assert!(case.contains("exp_samples: []"), "{alert} has no test in which it is quiet");
+        assert!(
+            case.contains("exp_samples: []"),
+            "{alert} has no test in which it is quiet"
+        );
         let firing = format!(r#"labels: 'ALERTS{{alertname="{alert}", alertstate="firing""#);
-        assert!(case.contains(&firing), "{alert} has no test in which it fires");
+        assert!(
+            case.contains(&firing),
+            "{alert} has no test in which it fires"
+        );
     }
-    for heading in operations.lines().filter_map(|line| line.strip_prefix("### Hookgate")) {
+    for heading in operations
+        .lines()
+        .filter_map(|line| line.strip_prefix("### Hookgate"))
+    {
         let alert = format!("Hookgate{heading}");
-        assert!(alerts.contains(&alert.as_str()), "docs/operations.md tells of {alert}, which is no alert");
+        assert!(
+            alerts.contains(&alert.as_str()),
+            "docs/operations.md tells of {alert}, which is no alert"
+        );
     }
 }
 
@@ -89,7 +148,9 @@ fn rule_expressions() -> Vec<String> {
     let mut found = Vec::new();
     let mut lines = rules.lines().peekable();
     while let Some(line) = lines.next() {
-        let Some(expression) = line.trim().strip_prefix("expr: ") else { continue };
+        let Some(expression) = line.trim().strip_prefix("expr: ") else {
+            continue;
+        };
         if expression != "|" {
             found.push(expression.to_owned());
             continue;
@@ -110,7 +171,9 @@ fn dashboard_expressions() -> Vec<String> {
             Value::Object(members) => {
                 for (key, value) in members {
                     match value {
-                        Value::String(expression) if key == "expr" => found.push(expression.clone()),
+                        Value::String(expression) if key == "expr" => {
+                            found.push(expression.clone())
+                        }
                         value => collect(value, found),
                     }
                 }
@@ -122,47 +185,90 @@ fn dashboard_expressions() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
     let mut found = Vec::new();
     collect(&dashboard, &mut found);
-    found.iter().map(|expression| expression.replace("$__rate_interval", "5m")).collect()
+    found
+        .iter()
+        .map(|expression| expression.replace("$__rate_interval", "5m"))
+        .collect()
 }
 
 #[test]
 fn the_dashboard_is_whole() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
-    assert!(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 39));
-    let variables: Vec<_> = dashboard["templating"]["list"].as_array().expect("variables").iter().collect();
-    assert!(variables.iter().any(|variable| variable["type"] == "datasource"));
+    assert!(
+        dashboard["schemaVersion"]
+            .as_u64()
+            .is_some_and(|version| version >= 39)
+    );
+    let variables: Vec<_> = dashboard["templating"]["list"]
+        .as_array()
+        .expect("variables")
+        .iter()
+        .collect();
+    assert!(
+        variables
+            .iter()
+            .any(|variable| variable["type"] == "datasource")
+    );
     assert!(variables.iter().any(|variable| variable["name"] == "route"));
     let panels = dashboard["panels"].as_array().expect("panels");
-    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().expect("an ID")).collect();
+    let ids: BTreeSet<_> = panels
+        .iter()
+        .map(|panel| panel["id"].as_u64().expect("an ID"))
+        .collect();
     assert_eq!(ids.len(), panels.len(), "no ID twice");
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
-        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{}", panel["title"]);
-        assert!(panel["targets"].as_array().is_some_and(|targets| !targets.is_empty()), "{}", panel["title"]);
+        assert_eq!(
+            panel["datasource"]["uid"], "${datasource}",
+            "{}",
+            panel["title"]
+        );
+        assert!(
+            panel["targets"]
+                .as_array()
+                .is_some_and(|targets| !targets.is_empty()),
+            "{}",
+            panel["title"]
+        );
     }
 }
 
 /// `promtool check rules` reads `PromQL` in every version of it, so each expression is made a rule.
 #[test]
 fn every_expression_of_the_dashboard_is_promql() {
-    let Some(promtool) = promtool("the check of the dashboard's expressions") else { return };
+    let Some(promtool) = promtool("the check of the dashboard's expressions") else {
+        return;
+    };
     let rule = |(number, expression)| serde_json::json!({ "record": format!("panel:{number}"), "expr": expression });
-    let rules: Vec<_> = dashboard_expressions().into_iter().enumerate().map(rule).collect();
+    let rules: Vec<_> = dashboard_expressions()
+        .into_iter()
+        .enumerate()
+        .map(rule)
+        .collect();
     assert!(rules.len() > 30);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("dashboard.yml");
     // JSON is YAML.
     let groups = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
     std::fs::write(&file, groups.to_string()).expect("a writable folder");
-    promtool_agrees(&promtool, &["check", "rules", file.to_str().expect("UTF-8")]);
+    promtool_agrees(
+        &promtool,
+        &["check", "rules", file.to_str().expect("UTF-8")],
+    );
 }
 
 /// The metrics and recorded series that an expression names.
 fn names(expression: &str) -> Vec<String> {
     // What is quoted is a label's value, not a name.
-    let unquoted: String = expression.split('"').step_by(2).collect::<Vec<_>>().join(" ");
+    let unquoted: String = expression
+        .split('"')
+        .step_by(2)
+        .collect::<Vec<_>>()
+        .join(" ");
     let words = unquoted.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     let named = |word: &&str| {
-        word.starts_with("hookgate_") || word.starts_with("process_") || word.trim_matches(':').contains(':')
+        word.starts_with("hookgate_")
+            || word.starts_with("process_")
+            || word.trim_matches(':').contains(':')
     };
     words.filter(named).map(str::to_owned).collect()
 }
@@ -170,8 +276,11 @@ fn names(expression: &str) -> Vec<String> {
 /// The metrics that a file of [`AUTOSCALER`] names, outside of its comments.
 fn scaled_by(path: &str) -> String {
     let text = read(path);
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let words = lines.flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let words =
+        lines.flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
     let metrics: BTreeSet<_> = words.filter(|word| word.starts_with("hookgate_")).collect();
     assert!(!metrics.is_empty(), "{path}");
     metrics.into_iter().collect::<Vec<_>>().join(" ")
@@ -188,23 +297,36 @@ async fn every_metric_that_is_named_exists() {
     let rules = read(RULES);
     let recorded = values(&rules, "record");
     let reference = read("docs/metrics.md");
-    let documented: BTreeSet<&str> =
-        reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let documented: BTreeSet<&str> = reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let exported = gateway.metrics().await.text;
-    let expressions: Vec<_> = rule_expressions().into_iter().chain(dashboard_expressions()).collect();
+    let expressions: Vec<_> = rule_expressions()
+        .into_iter()
+        .chain(dashboard_expressions())
+        .collect();
     for expression in expressions.iter().chain(&AUTOSCALER.map(scaled_by)) {
         for name in names(expression) {
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix));
             let exists = documented.contains(family.unwrap_or(&name))
                 || recorded.contains(&name.as_str())
-                || name.starts_with("process_") && exported.lines().any(|line| line.starts_with(&format!("{name} ")));
+                || name.starts_with("process_")
+                    && exported
+                        .lines()
+                        .any(|line| line.starts_with(&format!("{name} ")));
             assert!(exists, "there is no {name}, which is named in {expression}");
         }
     }
     // Not every metric has an alert, but an operator should see all of them.
-    let shown: BTreeSet<_> = expressions.iter().flat_map(|expression| names(expression)).collect();
+    let shown: BTreeSet<_> = expressions
+        .iter()
+        .flat_map(|expression| names(expression))
+        .collect();
     for name in documented {
         assert!(
             shown.iter().any(|shown| shown.starts_with(name)),
@@ -223,7 +345,10 @@ impl Supervisor {
     fn listen(folder: &Path) -> Self {
         let socket = UnixDatagram::bind(folder.join("notify")).expect("a socket");
         socket.set_nonblocking(true).expect("a socket");
-        Self { socket, heard: String::new() }
+        Self {
+            socket,
+            heard: String::new(),
+        }
     }
 
     fn hear(&mut self) -> &str {
@@ -251,32 +376,50 @@ async fn a_supervisor_hears_of_the_start_reloads_and_the_stop() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream))
         .with("shutdown", "{drain: 1s, grace: 20s}")
-        .env("NOTIFY_SOCKET", folder.path().join("notify").to_str().expect("UTF-8"));
+        .env(
+            "NOTIFY_SOCKET",
+            folder.path().join("notify").to_str().expect("UTF-8"),
+        );
     let gateway = Gateway::start(setup.clone()).await;
     let started = supervisor.hears("READY=1").await;
     assert!(
-        started.contains(&format!("STATUS=serving on {}, admin on {}", gateway.data(), gateway.admin())),
+        started.contains(&format!(
+            "STATUS=serving on {}, admin on {}",
+            gateway.data(),
+            gateway.admin()
+        )),
         "{started}"
     );
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
 
     gateway.signal("HUP");
     let reloaded = supervisor.hears("READY=1").await;
-    let usec = reloaded.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+    let usec = reloaded
+        .lines()
+        .find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
     assert!(
-        reloaded.starts_with("RELOADING=1\n") && usec.is_some_and(|usec| usec.parse::<u64>().is_ok()),
+        reloaded.starts_with("RELOADING=1\n")
+            && usec.is_some_and(|usec| usec.parse::<u64>().is_ok()),
         "{reloaded}"
     );
 
     gateway.rewrite_text("routes: nonsense\n");
     gateway.signal("HUP");
-    let refused = supervisor.hears("STATUS=serving with the old configuration").await;
+    let refused = supervisor
+        .hears("STATUS=serving with the old configuration")
+        .await;
     assert!(refused.contains("READY=1\n"), "{refused}");
 
     gateway.signal("TERM");
     let stopping = supervisor.hears("STOPPING=1").await;
     // Drain, grace, and ten seconds for the store.
-    assert!(stopping.contains("EXTEND_TIMEOUT_USEC=31000000\n"), "{stopping}");
+    assert!(
+        stopping.contains("EXTEND_TIMEOUT_USEC=31000000\n"),
+        "{stopping}"
+    );
     assert_eq!(gateway.exited().await.code(), Some(0));
 }
 
@@ -289,7 +432,10 @@ async fn a_supervisor_hears_nothing_of_a_start_that_fails() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream))
         .with("listen", &format!("[{{address: \"{address}\"}}]"))
-        .env("NOTIFY_SOCKET", folder.path().join("notify").to_str().expect("UTF-8"));
+        .env(
+            "NOTIFY_SOCKET",
+            folder.path().join("notify").to_str().expect("UTF-8"),
+        );
     let (code, _) = Gateway::refuses(setup).await;
     assert_eq!(code, Some(1));
     assert_eq!(supervisor.hear(), "");

@@ -58,10 +58,17 @@ async fn an_ambiguous_or_unusable_event_is_refused_before_it_moves() {
     for body in bodies {
         let shown = String::from_utf8_lossy(&body).into_owned();
         let answer = client.send(Event::raw(body)).await;
-        assert_eq!((answer.status, answer.outcome()), (400, "invalid_event"), "{shown}");
+        assert_eq!(
+            (answer.status, answer.outcome()),
+            (400, "invalid_event"),
+            "{shown}"
+        );
     }
     upstream.assert_untouched();
-    client.send(Event::new("evt_1")).await.assert(200, "delivered");
+    client
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,18 +78,37 @@ async fn an_unambiguous_event_passes_and_is_named_to_both_sides() {
     let longest = "x".repeat(255);
     let plain = [
         (r#"{"id":"evt_1","type":"t"}"#.to_owned(), "evt_1"),
-        (r#"{"type":"t","\u0069d":"evt_escaped_key"}"#.to_owned(), "evt_escaped_key"),
-        (r#"{"id":"\u0065vt_escaped","type":"t"}"#.to_owned(), "evt_escaped"),
+        (
+            r#"{"type":"t","\u0069d":"evt_escaped_key"}"#.to_owned(),
+            "evt_escaped_key",
+        ),
+        (
+            r#"{"id":"\u0065vt_escaped","type":"t"}"#.to_owned(),
+            "evt_escaped",
+        ),
         (r#"{"id":42,"type":"t"}"#.to_owned(), "42"),
         (r#"{"id":-7,"type":"t"}"#.to_owned(), "-7"),
-        (r#"{"id":90071992547409931,"type":"t"}"#.to_owned(), "90071992547409931"),
-        (r#"{"id":123456789012345678901234567890,"type":"t"}"#.to_owned(), "123456789012345678901234567890"),
-        (r#"{"data":{"id":"a","ID":"b","id":"c"},"id":"evt_deep","type":"t"}"#.to_owned(), "evt_deep"),
+        (
+            r#"{"id":90071992547409931,"type":"t"}"#.to_owned(),
+            "90071992547409931",
+        ),
+        (
+            r#"{"id":123456789012345678901234567890,"type":"t"}"#.to_owned(),
+            "123456789012345678901234567890",
+        ),
+        (
+            r#"{"data":{"id":"a","ID":"b","id":"c"},"id":"evt_deep","type":"t"}"#.to_owned(),
+            "evt_deep",
+        ),
         (r#"{"id":"evt_space","type":"t"} "#.to_owned(), "evt_space"),
         (format!(r#"{{"id":"{longest}","type":"t"}}"#), &longest),
     ];
     for (body, id) in &plain {
-        gateway.send(Event::raw(body.as_bytes())).await.assert(200, "delivered").assert_event_id(id);
+        gateway
+            .send(Event::raw(body.as_bytes()))
+            .await
+            .assert(200, "delivered")
+            .assert_event_id(id);
         upstream.last().assert_header("Hookgate-Event-Id", id);
         upstream.last().assert_header("Hookgate-Event-Type", "t");
     }
@@ -93,10 +119,22 @@ async fn an_unambiguous_event_passes_and_is_named_to_both_sides() {
 async fn the_number_and_the_string_of_the_same_digits_are_two_events() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::raw(r#"{"id":1,"type":"t"}"#)).await.assert(200, "delivered");
-    gateway.send(Event::raw(r#"{"id":"1","type":"t"}"#)).await.assert(200, "delivered");
-    gateway.send(Event::raw(r#"{"id":1,"type":"t"}"#)).await.assert(409, "duplicate");
-    gateway.send(Event::raw(r#"{"id":"1","type":"t"}"#)).await.assert(409, "duplicate");
+    gateway
+        .send(Event::raw(r#"{"id":1,"type":"t"}"#))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::raw(r#"{"id":"1","type":"t"}"#))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::raw(r#"{"id":1,"type":"t"}"#))
+        .await
+        .assert(409, "duplicate");
+    gateway
+        .send(Event::raw(r#"{"id":"1","type":"t"}"#))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.count(), 2);
 }
 
@@ -104,8 +142,14 @@ async fn the_number_and_the_string_of_the_same_digits_are_two_events() {
 async fn big_numbers_that_javascript_would_round_together_are_two_events() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::raw(r#"{"id":90071992547409931,"type":"t"}"#)).await.assert(200, "delivered");
-    gateway.send(Event::raw(r#"{"id":90071992547409932,"type":"t"}"#)).await.assert(200, "delivered");
+    gateway
+        .send(Event::raw(r#"{"id":90071992547409931,"type":"t"}"#))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::raw(r#"{"id":90071992547409932,"type":"t"}"#))
+        .await
+        .assert(200, "delivered");
     assert_eq!(upstream.count(), 2);
 }
 
@@ -113,8 +157,14 @@ async fn big_numbers_that_javascript_would_round_together_are_two_events() {
 async fn an_escaped_id_is_the_same_event_as_its_plain_spelling() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::raw(r#"{"id":"evt_1","type":"t"}"#)).await.assert(200, "delivered");
-    gateway.send(Event::raw(r#"{"id":"\u0065vt_1","type":"t"}"#)).await.assert(409, "payload_mismatch");
+    gateway
+        .send(Event::raw(r#"{"id":"evt_1","type":"t"}"#))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::raw(r#"{"id":"\u0065vt_1","type":"t"}"#))
+        .await
+        .assert(409, "payload_mismatch");
     assert_eq!(upstream.count(), 1);
 }
 
@@ -122,26 +172,48 @@ async fn an_escaped_id_is_the_same_event_as_its_plain_spelling() {
 async fn an_id_outside_ascii_is_an_id() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::raw(r#"{"id":"päivä-日","type":"t"}"#)).await.assert(200, "delivered");
-    gateway.send(Event::raw(r#"{"id":"päivä-日","type":"t"}"#)).await.assert(409, "duplicate");
+    gateway
+        .send(Event::raw(r#"{"id":"päivä-日","type":"t"}"#))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::raw(r#"{"id":"päivä-日","type":"t"}"#))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pointers_and_headers_say_where_the_envelope_is() {
     let upstream = Upstream::ok();
-    let route = Route::to(&upstream).with("event", "{id: /meta/event~1id, type: {header: X-Event-Type}}");
+    let route = Route::to(&upstream).with(
+        "event",
+        "{id: /meta/event~1id, type: {header: X-Event-Type}}",
+    );
     let gateway = Gateway::start(route).await;
-    let event = Event::raw(r#"{"meta":{"event/id":"evt_deep"},"id":"evt_top","type":"in the body"}"#);
-    gateway.send(event.post()).await.assert(400, "invalid_event");
+    let event =
+        Event::raw(r#"{"meta":{"event/id":"evt_deep"},"id":"evt_top","type":"in the body"}"#);
     gateway
-        .send(event.post().header("X-Event-Type", "a").header("X-Event-Type", "b"))
+        .send(event.post())
+        .await
+        .assert(400, "invalid_event");
+    gateway
+        .send(
+            event
+                .post()
+                .header("X-Event-Type", "a")
+                .header("X-Event-Type", "b"),
+        )
         .await
         .assert(400, "invalid_event");
     upstream.assert_untouched();
-    let answer = gateway.send(event.post().header("X-Event-Type", "in.the.header")).await;
+    let answer = gateway
+        .send(event.post().header("X-Event-Type", "in.the.header"))
+        .await;
     answer.assert(200, "delivered").assert_event_id("evt_deep");
-    upstream.last().assert_header("Hookgate-Event-Type", "in.the.header");
+    upstream
+        .last()
+        .assert_header("Hookgate-Event-Type", "in.the.header");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,8 +222,13 @@ async fn a_new_id_in_an_unsigned_header_does_not_make_a_captured_body_new() {
     let route = Route::to(&upstream).with("event", "{id: {header: X-Delivery}, type: /type}");
     let gateway = Gateway::start(route).await;
     let captured = Event::new("whatever").post();
-    gateway.send(captured.clone().header("X-Delivery", "delivery-1")).await.assert(200, "delivered");
-    let replayed = gateway.send(captured.clone().header("X-Delivery", "delivery-2")).await;
+    gateway
+        .send(captured.clone().header("X-Delivery", "delivery-1"))
+        .await
+        .assert(200, "delivered");
+    let replayed = gateway
+        .send(captured.clone().header("X-Delivery", "delivery-2"))
+        .await;
     assert_eq!(replayed.status, 409, "{replayed:?}");
     assert_eq!(upstream.count(), 1);
 }
@@ -161,7 +238,10 @@ async fn a_stale_or_future_event_is_refused_where_the_route_asks() {
     let upstream = Upstream::ok();
     let envelope = "{id: /id, type: /type, timestamp: /at, max_age: 5m}";
     let gateway = Gateway::start(Route::to(&upstream).with("event", envelope)).await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
     let at = |id: &str, at: String| Event::raw(format!(r#"{{"id":"{id}","type":"t","at":{at}}}"#));
     let refused = [
         at("old", (now - 3600).to_string()),
@@ -177,9 +257,17 @@ async fn a_stale_or_future_event_is_refused_where_the_route_asks() {
         gateway.send(event).await.assert(400, "invalid_event");
     }
     upstream.assert_untouched();
-    gateway.logged(json!({"outcome": "invalid_event", "reason": "stale"})).await;
-    gateway.send(at("now", now.to_string())).await.assert(200, "delivered");
-    gateway.send(at("now in ms", (now * 1000).to_string())).await.assert(200, "delivered");
+    gateway
+        .logged(json!({"outcome": "invalid_event", "reason": "stale"}))
+        .await;
+    gateway
+        .send(at("now", now.to_string()))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(at("now in ms", (now * 1000).to_string()))
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,17 +282,31 @@ async fn without_max_age_an_old_event_passes_because_providers_retry_for_days() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_type_the_route_does_not_take_is_acknowledged_and_dropped() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Route::to(&upstream).with("events", r#"["user.*", billing.invoice.paid]"#)).await;
+    let gateway =
+        Gateway::start(Route::to(&upstream).with("events", r#"["user.*", billing.invoice.paid]"#))
+            .await;
     let typed = |kind: &str| Event::typed(&format!("evt {kind}"), kind);
-    for kind in
-        ["users.created", "user", "billing.invoice", "billing.invoice.paid.twice", "xuser.created", "USER.created"]
-    {
-        gateway.send(typed(kind)).await.assert(200, "ignored").assert_event_id(&format!("evt {kind}"));
+    for kind in [
+        "users.created",
+        "user",
+        "billing.invoice",
+        "billing.invoice.paid.twice",
+        "xuser.created",
+        "USER.created",
+    ] {
+        gateway
+            .send(typed(kind))
+            .await
+            .assert(200, "ignored")
+            .assert_event_id(&format!("evt {kind}"));
     }
     upstream.assert_untouched();
     for kind in ["user.created", "user.mfa.enabled", "billing.invoice.paid"] {
         gateway.send(typed(kind)).await.assert(200, "delivered");
     }
     // An ignored event is not remembered either.
-    gateway.send(typed("users.created")).await.assert(200, "ignored");
+    gateway
+        .send(typed("users.created"))
+        .await
+        .assert(200, "ignored");
 }

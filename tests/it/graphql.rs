@@ -32,8 +32,14 @@ async fn data(gateway: &Gateway, query: &str, variables: Value) -> Value {
 /// Asks for what is refused: the sentence.
 async fn refused(gateway: &Gateway, query: &str, variables: Value, code: &str) -> String {
     let answer = ask(gateway, query, variables).await;
-    assert_eq!(answer["errors"][0]["extensions"]["code"], code, "{query}: {answer}");
-    answer["errors"][0]["message"].as_str().expect("a sentence").to_owned()
+    assert_eq!(
+        answer["errors"][0]["extensions"]["code"], code,
+        "{query}: {answer}"
+    );
+    answer["errors"][0]["message"]
+        .as_str()
+        .expect("a sentence")
+        .to_owned()
 }
 
 fn input(upstream: &Upstream) -> Value {
@@ -55,7 +61,10 @@ fn in_header(id: &str) -> Request {
 fn in_body(id: &str) -> Request {
     let unsigned = format!(r#"{{"id":"{id}","type":"user.created","data":{{"n":1}}}}"#);
     let signature = hmac_hex("orb-secret-1", unsigned.as_bytes());
-    let signed = format!(r#"{},"signature":"{signature}"}}"#, &unsigned[..unsigned.len() - 1]);
+    let signed = format!(
+        r#"{},"signature":"{signature}"}}"#,
+        &unsigned[..unsigned.len() - 1]
+    );
     Request::post(signed.as_bytes())
 }
 
@@ -63,8 +72,7 @@ fn in_body(id: &str) -> Request {
 async fn orbvpn_s_own_call_makes_a_webhook_that_verifies_its_events_and_outlives_a_kill() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(Route::to(&upstream)).await;
-    let call =
-        json!({"query": CONFIGURE, "variables": {"webhook": input(&upstream)}, "operationName": "ConfigureWebhook"});
+    let call = json!({"query": CONFIGURE, "variables": {"webhook": input(&upstream)}, "operationName": "ConfigureWebhook"});
     let answer = post(&gateway, &call).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let answer: Value = serde_json::from_slice(&answer.body).unwrap();
@@ -74,21 +82,49 @@ async fn orbvpn_s_own_call_makes_a_webhook_that_verifies_its_events_and_outlives
         "createdAt": made["createdAt"],
     });
     assert_eq!(*made, expected, "{answer}");
-    assert!(made["createdAt"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{made}");
+    assert!(
+        made["createdAt"]
+            .as_str()
+            .unwrap()
+            .parse::<jiff::Timestamp>()
+            .is_ok(),
+        "{made}"
+    );
     let path = path_of(made);
-    gateway.send(in_header("evt_1").at(&path)).await.assert(200, "delivered");
+    gateway
+        .send(in_header("evt_1").at(&path))
+        .await
+        .assert(200, "delivered");
     upstream.last().assert_header("X-Custom-Header", "value");
     gateway.kill().await;
     gateway.restart().await;
-    gateway.send(in_body("evt_2").at(&path)).await.assert(200, "delivered");
-    gateway.send(in_header("evt_1").at(&path)).await.assert(409, "duplicate");
-    let forged = Request::post(&Event::new("evt_3").body).header("X-Signature", &sign("other", b"x")).at(&path);
-    gateway.send(forged).await.assert_problem(401, "invalid_signature");
-    let shown =
-        data(&gateway, "query ($id: ID!) { webhook(id: $id) { provider path source secret } }", made.clone()).await;
+    gateway
+        .send(in_body("evt_2").at(&path))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(in_header("evt_1").at(&path))
+        .await
+        .assert(409, "duplicate");
+    let forged = Request::post(&Event::new("evt_3").body)
+        .header("X-Signature", &sign("other", b"x"))
+        .at(&path);
+    gateway
+        .send(forged)
+        .await
+        .assert_problem(401, "invalid_signature");
+    let shown = data(
+        &gateway,
+        "query ($id: ID!) { webhook(id: $id) { provider path source secret } }",
+        made.clone(),
+    )
+    .await;
     let expected = json!({"provider": "orbvpn", "path": path, "source": "api", "secret": null});
     assert_eq!(shown["webhook"], expected);
-    assert!(!gateway.output().contains("orb-secret-1"), "the log holds the secret");
+    assert!(
+        !gateway.output().contains("orb-secret-1"),
+        "the log holds the secret"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,25 +137,48 @@ async fn a_secret_that_is_made_is_in_that_answer_alone_and_what_is_not_given_sta
         "url": upstream.url(), "events": ["*"], "description": "mine", "provider": "vpn-enterprise",
         "settings": {"delivery": "queue"},
     });
-    let made = data(&gateway, configure, json!({"webhook": webhook})).await["configureWebhook"].clone();
+    let made =
+        data(&gateway, configure, json!({"webhook": webhook})).await["configureWebhook"].clone();
     let secret = made["secret"].as_str().expect("a secret").to_owned();
-    assert_eq!((&made["description"], &made["delivery"]), (&json!("mine"), &json!("queue")));
+    assert_eq!(
+        (&made["description"], &made["delivery"]),
+        (&json!("mine"), &json!("queue"))
+    );
     let event = |id: &str| Event::new(id).signed_with(&secret).at(&path_of(&made));
     gateway.send(event("evt_1")).await.assert(202, "queued");
     let change = json!({"id": made["id"], "url": upstream.url(), "events": ["*"], "active": false});
-    let changed = data(&gateway, configure, json!({"webhook": change})).await["configureWebhook"].clone();
+    let changed =
+        data(&gateway, configure, json!({"webhook": change})).await["configureWebhook"].clone();
     let expected = json!({
         "id": made["id"], "secret": null, "active": false, "status": "inactive", "description": "mine",
         "delivery": "queue",
     });
     assert_eq!(changed, expected);
-    gateway.send(event("evt_2")).await.assert_problem(503, "inactive");
+    gateway
+        .send(event("evt_2"))
+        .await
+        .assert_problem(503, "inactive");
     let listed = data(&gateway, "{ webhooks { id secret } }", json!({})).await;
-    assert_eq!(listed["webhooks"][1], json!({"id": made["id"], "secret": null}));
+    assert_eq!(
+        listed["webhooks"][1],
+        json!({"id": made["id"], "secret": null})
+    );
     let remove = "mutation ($id: ID!) { deleteWebhook(id: $id) }";
-    assert_eq!(data(&gateway, remove, json!({"id": made["id"]})).await["deleteWebhook"], true);
-    gateway.send(event("evt_3")).await.assert(404, "unknown_route");
-    refused(&gateway, remove, json!({"id": made["id"]}), "unknown_webhook").await;
+    assert_eq!(
+        data(&gateway, remove, json!({"id": made["id"]})).await["deleteWebhook"],
+        true
+    );
+    gateway
+        .send(event("evt_3"))
+        .await
+        .assert(404, "unknown_route");
+    refused(
+        &gateway,
+        remove,
+        json!({"id": made["id"]}),
+        "unknown_webhook",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,9 +188,16 @@ async fn what_fails_takes_nothing_with_it_that_did_not() {
     let two = "mutation ($webhook: WebhookInput!) { \
                a: configureWebhook(webhook: $webhook) { secret } b: deleteWebhook(id: \"wh_none\") }";
     let answer = ask(&gateway, two, json!({"webhook": input(&upstream)})).await;
-    assert_eq!(answer["data"], json!({"a": {"secret": "orb-secret-1"}, "b": null}), "{answer}");
+    assert_eq!(
+        answer["data"],
+        json!({"a": {"secret": "orb-secret-1"}, "b": null}),
+        "{answer}"
+    );
     let error = &answer["errors"][0];
-    assert_eq!((&error["path"], &error["extensions"]["code"]), (&json!(["b"]), &json!("unknown_webhook")));
+    assert_eq!(
+        (&error["path"], &error["extensions"]["code"]),
+        (&json!(["b"]), &json!("unknown_webhook"))
+    );
     assert_eq!(answer["errors"].as_array().map(Vec::len), Some(1));
 }
 
@@ -141,18 +207,48 @@ async fn what_is_wrong_comes_back_with_the_code_and_the_sentence_that_rest_has()
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let (url, events) = (upstream.url(), json!([]));
     for (webhook, code) in [
-        (json!({"url": "ftp://x/", "events": events}), "invalid_webhook"),
-        (json!({"url": "http://169.254.169.254/latest/meta-data", "events": events}), "invalid_webhook"),
-        (json!({"url": url, "events": events, "secret": ""}), "invalid_webhook"),
-        (json!({"url": url, "events": events, "settings": {"enforce": false}}), "invalid_webhook"),
-        (json!({"url": url, "events": events, "settings": {"secrets": [{"file": "/etc/passwd"}]}}), "invalid_webhook"),
+        (
+            json!({"url": "ftp://x/", "events": events}),
+            "invalid_webhook",
+        ),
+        (
+            json!({"url": "http://169.254.169.254/latest/meta-data", "events": events}),
+            "invalid_webhook",
+        ),
+        (
+            json!({"url": url, "events": events, "secret": ""}),
+            "invalid_webhook",
+        ),
+        (
+            json!({"url": url, "events": events, "settings": {"enforce": false}}),
+            "invalid_webhook",
+        ),
+        (
+            json!({"url": url, "events": events, "settings": {"secrets": [{"file": "/etc/passwd"}]}}),
+            "invalid_webhook",
+        ),
         (json!({"url": url, "events": events, "path": PATH}), "taken"),
-        (json!({"url": url, "events": events, "id": "wh_hooks"}), "in_file"),
-        (json!({"url": url, "events": events, "id": "wh_none"}), "unknown_webhook"),
-        (json!({"url": url, "events": events, "id": "none"}), "unknown_webhook"),
+        (
+            json!({"url": url, "events": events, "id": "wh_hooks"}),
+            "in_file",
+        ),
+        (
+            json!({"url": url, "events": events, "id": "wh_none"}),
+            "unknown_webhook",
+        ),
+        (
+            json!({"url": url, "events": events, "id": "none"}),
+            "unknown_webhook",
+        ),
         (json!({"events": events}), "invalid_query"),
-        (json!({"url": url, "events": events, "headers": {"X-A": 7}}), "invalid_query"),
-        (json!({"url": url, "events": events, "upstream": url}), "invalid_query"),
+        (
+            json!({"url": url, "events": events, "headers": {"X-A": 7}}),
+            "invalid_query",
+        ),
+        (
+            json!({"url": url, "events": events, "upstream": url}),
+            "invalid_query",
+        ),
     ] {
         let said = refused(&gateway, CONFIGURE, json!({"webhook": webhook}), code).await;
         let rest = match code {
@@ -165,17 +261,32 @@ async fn what_is_wrong_comes_back_with_the_code_and_the_sentence_that_rest_has()
             _ => continue,
         };
         let rest: Value = serde_json::from_slice(&rest.body).unwrap();
-        assert_eq!((rest["code"].as_str(), rest["detail"].as_str()), (Some(code), Some(&*said)));
+        assert_eq!(
+            (rest["code"].as_str(), rest["detail"].as_str()),
+            (Some(code), Some(&*said))
+        );
     }
     for (query, code) in [
         ("{ webhook(id: \"wh_none\") { id } }", "unknown_webhook"),
-        ("{ deliveries(webhookId: \"wh_none\") { total } }", "unknown_webhook"),
+        (
+            "{ deliveries(webhookId: \"wh_none\") { total } }",
+            "unknown_webhook",
+        ),
         ("{ deliveries(limit: 101) { total } }", "invalid_parameter"),
-        ("{ deliveries(cursor: \"x\") { total } }", "invalid_parameter"),
+        (
+            "{ deliveries(cursor: \"x\") { total } }",
+            "invalid_parameter",
+        ),
         ("{ deliveries(status: lost) { total } }", "invalid_query"),
         ("{ delivery(id: \"del_9\") { id } }", "unknown_delivery"),
-        ("mutation { redeliver(id: \"del_9\") { id } }", "unknown_delivery"),
-        ("mutation { testWebhook(id: \"wh_none\") { success } }", "unknown_webhook"),
+        (
+            "mutation { redeliver(id: \"del_9\") { id } }",
+            "unknown_delivery",
+        ),
+        (
+            "mutation { testWebhook(id: \"wh_none\") { success } }",
+            "unknown_webhook",
+        ),
         ("{ nothing }", "invalid_query"),
         ("{", "invalid_query"),
         ("", "invalid_query"),
@@ -193,15 +304,26 @@ async fn more_than_may_be_asked_at_once_is_refused_and_what_tools_ask_is_not() {
         let fields: Vec<_> = (0..count).map(|n| format!("a{n}: {field}")).collect();
         fields.join(" ")
     };
-    let deep = format!("{{ __type(name: \"Query\") {{ {} name {} }} }}", "ofType { ".repeat(20), "} ".repeat(20));
+    let deep = format!(
+        "{{ __type(name: \"Query\") {{ {} name {} }} }}",
+        "ofType { ".repeat(20),
+        "} ".repeat(20)
+    );
     let cyclic = "{ ...f } fragment f on Query { ...f ...f }".to_owned();
     for query in [
         deep,
         cyclic,
         format!("{{ {} }}", aliases("webhook(id: \"wh_hooks\") { id }", 160)),
         format!("{{ {} }}", aliases("deliveries { total }", 10)),
-        format!("mutation {{ {} }}", aliases("testWebhook(id: \"wh_hooks\") { success }", 3)),
-        format!("{{ webhook(id: {}1{}) {{ id }} }}", "[".repeat(20_000), "]".repeat(20_000)),
+        format!(
+            "mutation {{ {} }}",
+            aliases("testWebhook(id: \"wh_hooks\") { success }", 3)
+        ),
+        format!(
+            "{{ webhook(id: {}1{}) {{ id }} }}",
+            "[".repeat(20_000),
+            "]".repeat(20_000)
+        ),
     ] {
         let said = refused(&gateway, &query, json!({}), "invalid_query").await;
         assert!(said.contains("complex") || said.contains("deep"), "{said}");
@@ -209,54 +331,128 @@ async fn more_than_may_be_asked_at_once_is_refused_and_what_tools_ask_is_not() {
     upstream.assert_untouched();
     let known = data(&gateway, INTROSPECTION, json!({})).await;
     assert_eq!(known["__schema"]["mutationType"]["name"], "Mutation");
-    data(&gateway, &format!("{{ {} }}", aliases("webhook(id: \"wh_hooks\") { id }", 100)), json!({})).await;
+    data(
+        &gateway,
+        &format!("{{ {} }}", aliases("webhook(id: \"wh_hooks\") { id }", 100)),
+        json!({}),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_json_that_is_sent_with_the_token_is_answered() {
     let upstream = Upstream::ok();
     let admin = r#"{address: "127.0.0.1:0", token: {file: admin.token}}"#;
-    let setup = Setup::from(Route::to(&upstream)).with("admin", admin).file("admin.token", TOKEN);
+    let setup = Setup::from(Route::to(&upstream))
+        .with("admin", admin)
+        .file("admin.token", TOKEN);
     let gateway = Gateway::start(setup).await;
     let query = json!({"query": "{ webhooks { id } }"}).to_string();
-    let to = |request: Request| request.at("/graphql").set("Host", &gateway.admin().to_string());
+    let to = |request: Request| {
+        request
+            .at("/graphql")
+            .set("Host", &gateway.admin().to_string())
+    };
     let mine = |request: Request| to(request).header("Authorization", &format!("Bearer {TOKEN}"));
     let good = || Request::post(query.as_bytes());
     for (what, request, status) in [
         ("no token", to(good()), 401),
-        ("another token", to(good()).header("Authorization", "Bearer other"), 401),
-        ("another host", mine(good()).set("Host", "evil.example"), 421),
-        ("another origin", mine(good()).header("Origin", "https://evil.example"), 403),
-        ("a form", mine(good()).set("Content-Type", "application/x-www-form-urlencoded"), 415),
-        ("GraphQL that is no JSON", mine(good()).set("Content-Type", "application/graphql"), 415),
+        (
+            "another token",
+            to(good()).header("Authorization", "Bearer other"),
+            401,
+        ),
+        (
+            "another host",
+            mine(good()).set("Host", "evil.example"),
+            421,
+        ),
+        (
+            "another origin",
+            mine(good()).header("Origin", "https://evil.example"),
+            403,
+        ),
+        (
+            "a form",
+            mine(good()).set("Content-Type", "application/x-www-form-urlencoded"),
+            415,
+        ),
+        (
+            "GraphQL that is no JSON",
+            mine(good()).set("Content-Type", "application/graphql"),
+            415,
+        ),
         ("GET", mine(Request::new("GET", "/graphql")), 405),
-        ("GET with a query", mine(Request::new("GET", "/graphql")).at("/graphql?query=%7Bwebhooks%7Bid%7D%7D"), 405),
+        (
+            "GET with a query",
+            mine(Request::new("GET", "/graphql")).at("/graphql?query=%7Bwebhooks%7Bid%7D%7D"),
+            405,
+        ),
         ("no JSON", mine(Request::post(b"{ webhooks { id } }")), 400),
         ("no query", mine(Request::post(b"{}")), 400),
-        ("several at once", mine(Request::post(format!("[{query},{query}]").as_bytes())), 400),
-        ("too much", mine(Request::post(json!({"query": "#".repeat(100_000)}).to_string().as_bytes())), 413),
+        (
+            "several at once",
+            mine(Request::post(format!("[{query},{query}]").as_bytes())),
+            400,
+        ),
+        (
+            "too much",
+            mine(Request::post(
+                json!({"query": "#".repeat(100_000)}).to_string().as_bytes(),
+            )),
+            413,
+        ),
         ("as it should be", mine(good()), 200),
     ] {
         let answer = Client::connect(gateway.admin()).await.send(request).await;
         assert_eq!(answer.status, status, "{what}: {}", answer.text());
-        let kind = if status == 200 { "application/json" } else { "application/problem+json" };
+        let kind = if status == 200 {
+            "application/json"
+        } else {
+            "application/problem+json"
+        };
         answer.assert_header("Content-Type", kind);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
-    let upstream = Upstream::replying([Reply::status(404), Reply::status(404), Reply::status(404), Reply::ok()]);
+    let upstream = Upstream::replying([
+        Reply::status(404),
+        Reply::status(404),
+        Reply::status(404),
+        Reply::ok(),
+    ]);
     let retry = "{initial: 1ms, max_interval: 10ms, horizon: 50ms}";
-    let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue").with("retry", retry)).await;
+    let gateway = Gateway::start(
+        Route::to(&upstream)
+            .with("delivery", "queue")
+            .with("retry", retry),
+    )
+    .await;
     // No number of ours holds these digits.
     let body = r#"{"id":"evt_1","type":"user.created","data":{"n":12345678901234567890.10}}"#;
-    gateway.send(Event::raw(body).post()).await.assert(202, "queued");
-    gateway.metric_reaches("queue_events", &[("route", "hooks"), ("state", "dead")], 1.0).await;
+    gateway
+        .send(Event::raw(body).post())
+        .await
+        .assert(202, "queued");
+    gateway
+        .metric_reaches(
+            "queue_events",
+            &[("route", "hooks"), ("state", "dead")],
+            1.0,
+        )
+        .await;
     for id in ["evt_2", "evt_3"] {
-        gateway.send(Event::typed(id, "vpn.connected").post()).await.assert(202, "queued");
+        gateway
+            .send(Event::typed(id, "vpn.connected").post())
+            .await
+            .assert(202, "queued");
     }
-    eventually("all ended", async || gateway.api("/deliveries?status=success").await["total"] == 2).await;
+    eventually("all ended", async || {
+        gateway.api("/deliveries?status=success").await["total"] == 2
+    })
+    .await;
 
     let query = "query ($status: DeliveryStatus, $eventType: String, $limit: Int, $cursor: String) { \
                  deliveries(webhookId: \"wh_hooks\", status: $status, eventType: $eventType, limit: $limit, \
@@ -266,15 +462,29 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
     for (variables, parameters) in [
         (json!({}), ""),
         (json!({"limit": 2}), "limit=2"),
-        (json!({"limit": 2, "cursor": "del_2"}), "limit=2&cursor=del_2"),
+        (
+            json!({"limit": 2, "cursor": "del_2"}),
+            "limit=2&cursor=del_2",
+        ),
         (json!({"status": "dead"}), "status=dead"),
-        (json!({"eventType": "vpn.connected"}), "event_type=vpn.connected"),
+        (
+            json!({"eventType": "vpn.connected"}),
+            "event_type=vpn.connected",
+        ),
     ] {
         let ours = data(&gateway, query, variables).await["deliveries"].clone();
-        let rest = gateway.api(&format!("/webhooks/wh_hooks/deliveries?{parameters}")).await;
+        let rest = gateway
+            .api(&format!("/webhooks/wh_hooks/deliveries?{parameters}"))
+            .await;
         let pages = (&rest["total"], &rest["has_more"], &rest["next_cursor"]);
-        assert_eq!((&ours["total"], &ours["hasMore"], &ours["nextCursor"]), pages);
-        let (ours, rest) = (ours["deliveries"].as_array().unwrap(), rest["deliveries"].as_array().unwrap());
+        assert_eq!(
+            (&ours["total"], &ours["hasMore"], &ours["nextCursor"]),
+            pages
+        );
+        let (ours, rest) = (
+            ours["deliveries"].as_array().unwrap(),
+            rest["deliveries"].as_array().unwrap(),
+        );
         assert_eq!(ours.len(), rest.len());
         for (ours, rest) in ours.iter().zip(rest) {
             for (name, value) in ours.as_object().unwrap() {
@@ -285,14 +495,39 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
 
     let one = "{ delivery(id: \"del_1\") { attempts { number status error } eventData } }";
     let answer = post(&gateway, &json!({"query": one})).await;
-    assert!(answer.text().contains(&format!("\"eventData\":{body}")), "{}", answer.text());
-    let listed =
-        post(&gateway, &json!({"query": "{ deliveries(eventId: \"evt_1\") { deliveries { eventData } } }"})).await;
-    assert!(listed.text().contains(&format!("\"eventData\":{body}")), "{}", listed.text());
-    let again = data(&gateway, "mutation { redeliver(id: \"del_1\") { id eventId } }", json!({})).await;
-    assert_eq!(again["redeliver"], json!({"id": "del_1", "eventId": "evt_1"}));
+    assert!(
+        answer.text().contains(&format!("\"eventData\":{body}")),
+        "{}",
+        answer.text()
+    );
+    let listed = post(
+        &gateway,
+        &json!({"query": "{ deliveries(eventId: \"evt_1\") { deliveries { eventData } } }"}),
+    )
+    .await;
+    assert!(
+        listed.text().contains(&format!("\"eventData\":{body}")),
+        "{}",
+        listed.text()
+    );
+    let again = data(
+        &gateway,
+        "mutation { redeliver(id: \"del_1\") { id eventId } }",
+        json!({}),
+    )
+    .await;
+    assert_eq!(
+        again["redeliver"],
+        json!({"id": "del_1", "eventId": "evt_1"})
+    );
     eventually("it is delivered", async || {
-        data(&gateway, "{ delivery(id: \"del_1\") { status } }", json!({})).await["delivery"]["status"] == "success"
+        data(
+            &gateway,
+            "{ delivery(id: \"del_1\") { status } }",
+            json!({}),
+        )
+        .await["delivery"]["status"]
+            == "success"
     })
     .await;
 }
@@ -301,17 +536,29 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
 async fn a_test_event_goes_through_the_front_door() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let made = data(&gateway, CONFIGURE, json!({"webhook": input(&upstream)})).await["configureWebhook"].clone();
+    let made =
+        data(&gateway, CONFIGURE, json!({"webhook": input(&upstream)})).await["configureWebhook"]
+            .clone();
     let test = "mutation ($id: ID!, $eventType: String, $customData: JSON) { \
                 testWebhook(id: $id, eventType: $eventType, customData: $customData) \
                 { success status outcome eventType durationMs } }";
     let variables = json!({"id": made["id"], "eventType": "user.created", "customData": {"n": 7}});
     let tested = data(&gateway, test, variables).await["testWebhook"].clone();
-    assert_eq!((&tested["success"], &tested["outcome"]), (&json!(true), &json!("delivered")), "{tested}");
+    assert_eq!(
+        (&tested["success"], &tested["outcome"]),
+        (&json!(true), &json!("delivered")),
+        "{tested}"
+    );
     let body: Value = serde_json::from_slice(&upstream.last().body).unwrap();
-    assert_eq!((&body["type"], &body["data"]["n"]), (&json!("user.created"), &json!(7)));
+    assert_eq!(
+        (&body["type"], &body["data"]["n"]),
+        (&json!("user.created"), &json!(7))
+    );
     let usual = data(&gateway, test, json!({"id": "wh_hooks"})).await["testWebhook"].clone();
-    assert_eq!((&usual["eventType"], &usual["status"]), (&json!("webhook.test"), &json!(200)));
+    assert_eq!(
+        (&usual["eventType"], &usual["status"]),
+        (&json!("webhook.test"), &json!(200))
+    );
 }
 
 fn snake(camel: &str) -> String {
@@ -353,11 +600,23 @@ async fn a_queue_is_paused_and_goes_on() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
     let id = json!({"id": "wh_hooks"});
-    let paused =
-        data(&gateway, "mutation ($id: ID!) { pauseWebhook(id: $id) { id queue { paused } } }", id.clone()).await;
+    let paused = data(
+        &gateway,
+        "mutation ($id: ID!) { pauseWebhook(id: $id) { id queue { paused } } }",
+        id.clone(),
+    )
+    .await;
     assert_eq!(paused["pauseWebhook"]["queue"]["paused"], true);
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    let resumed = data(&gateway, "mutation ($id: ID!) { resumeWebhook(id: $id) { queue { paused } } }", id).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    let resumed = data(
+        &gateway,
+        "mutation ($id: ID!) { resumeWebhook(id: $id) { queue { paused } } }",
+        id,
+    )
+    .await;
     assert_eq!(resumed["resumeWebhook"]["queue"]["paused"], false);
     upstream.received(1).await;
 }

@@ -27,16 +27,30 @@ const CHALLENGE: &str = "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P";
 async fn slack_s_url_verification_is_answered_when_it_is_signed_and_only_then() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "slack")).await;
-    gateway.send(slack(URL_VERIFICATION, "not the secret")).await.assert_problem(401, "invalid_signature");
-    gateway.send(Request::post(URL_VERIFICATION)).await.assert_problem(401, "invalid_signature");
+    gateway
+        .send(slack(URL_VERIFICATION, "not the secret"))
+        .await
+        .assert_problem(401, "invalid_signature");
+    gateway
+        .send(Request::post(URL_VERIFICATION))
+        .await
+        .assert_problem(401, "invalid_signature");
     for _ in 0..2 {
         let answer = gateway.send(slack(URL_VERIFICATION, SECRET)).await;
-        answer.assert(200, "challenge").assert_header("Content-Type", "text/plain");
+        answer
+            .assert(200, "challenge")
+            .assert_header("Content-Type", "text/plain");
         assert_eq!(answer.text(), CHALLENGE);
     }
     upstream.assert_untouched();
-    gateway.metrics().await.assert_value("requests_total", &[("route", "hooks"), ("outcome", "challenge")], 2.0);
-    gateway.logged(json!({"outcome": "challenge", "status": 200})).await;
+    gateway.metrics().await.assert_value(
+        "requests_total",
+        &[("route", "hooks"), ("outcome", "challenge")],
+        2.0,
+    );
+    gateway
+        .logged(json!({"outcome": "challenge", "status": 200}))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,15 +58,23 @@ async fn an_event_that_only_looks_like_a_handshake_is_an_event() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "slack")).await;
     let callback = br#"{"type":"event_callback","challenge":"x","event_id":"Ev1","event":{"type":"url_verification"}}"#;
-    gateway.send(slack(callback, SECRET)).await.assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Event-Type", "url_verification");
+    gateway
+        .send(slack(callback, SECRET))
+        .await
+        .assert(200, "delivered");
+    upstream
+        .last()
+        .assert_header("Hookgate-Event-Type", "url_verification");
     for no_answer in [
         &br#"{"type":"url_verification"}"#[..],
         br#"{"type":"url_verification","challenge":7}"#,
         br#"{"type":"url_verification","challenge":"two\nlines"}"#,
         br#"{"type":"url_verification","type":"event_callback","challenge":"x"}"#,
     ] {
-        gateway.send(slack(no_answer, SECRET)).await.assert_problem(400, "invalid_event");
+        gateway
+            .send(slack(no_answer, SECRET))
+            .await
+            .assert_problem(400, "invalid_event");
     }
     assert_eq!(upstream.count(), 1);
 }
@@ -60,9 +82,19 @@ async fn an_event_that_only_looks_like_a_handshake_is_an_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handshake_is_the_upstream_s_when_the_route_forwards_it() {
     let upstream = Upstream::replying([Reply::full(200, "", CHALLENGE.as_bytes())]);
-    let route = Route::to(&upstream).with("provider", "slack").with("challenge", "forward");
-    let gateway = Gateway::start(route.with("delivery", "queue").with("events", "[app_mention]")).await;
-    gateway.send(slack(URL_VERIFICATION, "not the secret")).await.assert_problem(401, "invalid_signature");
+    let route = Route::to(&upstream)
+        .with("provider", "slack")
+        .with("challenge", "forward");
+    let gateway = Gateway::start(
+        route
+            .with("delivery", "queue")
+            .with("events", "[app_mention]"),
+    )
+    .await;
+    gateway
+        .send(slack(URL_VERIFICATION, "not the secret"))
+        .await
+        .assert_problem(401, "invalid_signature");
     upstream.assert_untouched();
     for count in 1..=2 {
         // It may be repeated: it is no event, and in no ledger.
@@ -87,7 +119,8 @@ async fn discord_s_ping_is_answered_with_204_and_what_others_signed_with_401() {
     let route = Route::to(&upstream).with("provider", "discord");
     let gateway = Gateway::start(Setup::from(route).env("WEBHOOK_SECRET", PUBLIC)).await;
     let signed = |body: &[u8], seed: &str| {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&hex::decode(seed).expect("hex")).expect("a seed");
+        let pair =
+            Ed25519KeyPair::from_seed_unchecked(&hex::decode(seed).expect("hex")).expect("a seed");
         let time = jiff::Timestamp::now().as_second().to_string();
         let signature = hex::encode(pair.sign(&[time.as_bytes(), body].concat()));
         let request = Request::post(body).header("X-Signature-Timestamp", &time);
@@ -101,47 +134,85 @@ async fn discord_s_ping_is_answered_with_204_and_what_others_signed_with_401() {
     }
     // Discord sends such on purpose, and takes the endpoint out if they pass.
     let other = SEED.replace('9', "8");
-    gateway.send(signed(ping, &other)).await.assert_problem(401, "invalid_signature");
+    gateway
+        .send(signed(ping, &other))
+        .await
+        .assert_problem(401, "invalid_signature");
     upstream.assert_untouched();
     let event = br#"{"type":1,"event":{"type":"APPLICATION_AUTHORIZED","data":{}}}"#;
-    gateway.send(signed(event, &other)).await.assert_problem(401, "invalid_signature");
-    gateway.send(signed(event, SEED)).await.assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Event-Type", "APPLICATION_AUTHORIZED");
+    gateway
+        .send(signed(event, &other))
+        .await
+        .assert_problem(401, "invalid_signature");
+    gateway
+        .send(signed(event, SEED))
+        .await
+        .assert(200, "delivered");
+    upstream
+        .last()
+        .assert_header("Hookgate-Event-Type", "APPLICATION_AUTHORIZED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zoom_s_url_validation_is_answered_with_the_token_and_its_hmac_under_the_secret_that_signed() {
+async fn zoom_s_url_validation_is_answered_with_the_token_and_its_hmac_under_the_secret_that_signed()
+ {
     let upstream = Upstream::ok();
     let secrets = "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]";
-    let gateway = Gateway::start(Route::to(&upstream).with("provider", "zoom").with("secrets", secrets)).await;
+    let gateway = Gateway::start(
+        Route::to(&upstream)
+            .with("provider", "zoom")
+            .with("secrets", secrets),
+    )
+    .await;
     let body = br#"{"payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"},"event_ts":1654503849680,"event":"endpoint.url_validation"}"#;
     for secret in [SECRET, OLD_SECRET] {
         let answer = gateway.send(zoom(body, secret)).await;
-        answer.assert(200, "challenge").assert_header("Content-Type", "application/json");
+        answer
+            .assert(200, "challenge")
+            .assert_header("Content-Type", "application/json");
         let proof = hmac_hex(secret, b"qgg8vlvZRS6UYooatFL8Aw");
         let expected = json!({"plainToken": "qgg8vlvZRS6UYooatFL8Aw", "encryptedToken": proof});
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap(), expected);
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap(),
+            expected
+        );
     }
     upstream.assert_untouched();
     let event = br#"{"payload":{"object":{}},"event_ts":1654503849680,"event":"meeting.started"}"#;
-    gateway.send(zoom(event, SECRET)).await.assert(200, "delivered");
-    gateway.send(zoom(event, SECRET)).await.assert(200, "duplicate");
+    gateway
+        .send(zoom(event, SECRET))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(zoom(event, SECRET))
+        .await
+        .assert(200, "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn meta_s_get_is_answered_when_it_knows_the_token_and_its_events_are_posted() {
     let upstream = Upstream::ok();
     let challenge = "{verify_token: {env: VERIFY_TOKEN}}";
-    let route = Route::to(&upstream).with("provider", "meta").with("challenge", challenge);
+    let route = Route::to(&upstream)
+        .with("provider", "meta")
+        .with("challenge", challenge);
     let gateway = Gateway::start(Setup::from(route).env("VERIFY_TOKEN", "meatyhamhock")).await;
     let ask = |query: &str| gateway.send(Request::new("GET", &format!("{PATH}?{query}")));
-    let answer = ask("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyhamhock").await;
-    answer.assert(200, "challenge").assert_header("X-Content-Type-Options", "nosniff");
+    let answer =
+        ask("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyhamhock").await;
+    answer
+        .assert(200, "challenge")
+        .assert_header("X-Content-Type-Options", "nosniff");
     assert_eq!(answer.text(), "1158201444");
     let wrong = ask("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyham").await;
     wrong.assert_problem(401, "invalid_signature");
-    ask("hub.mode=unsubscribe&hub.challenge=1&hub.verify_token=meatyhamhock").await.assert(405, "method_not_allowed");
-    gateway.send(Request::new("GET", PATH)).await.assert(405, "method_not_allowed");
+    ask("hub.mode=unsubscribe&hub.challenge=1&hub.verify_token=meatyhamhock")
+        .await
+        .assert(405, "method_not_allowed");
+    gateway
+        .send(Request::new("GET", PATH))
+        .await
+        .assert(405, "method_not_allowed");
     upstream.assert_untouched();
     let body = br#"{"object":"whatsapp_business_account","entry":[{"id":"1"}]}"#;
     let event = Request::post(body).header("X-Hub-Signature-256", &sign(SECRET, body));
@@ -154,6 +225,9 @@ async fn a_route_without_the_token_takes_no_get() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "meta")).await;
     let query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token=";
-    gateway.send(Request::new("GET", &format!("{PATH}?{query}"))).await.assert(405, "method_not_allowed");
+    gateway
+        .send(Request::new("GET", &format!("{PATH}?{query}")))
+        .await
+        .assert(405, "method_not_allowed");
     upstream.assert_untouched();
 }

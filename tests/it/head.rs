@@ -59,7 +59,9 @@ impl Raw {
     fn bytes(&self) -> Vec<u8> {
         let head = [&self.start, &self.host, &self.signature, &self.rest, "\r\n"].concat();
         // Written as Latin-1, so that a test can put any byte into a head.
-        let head = head.chars().map(|c| u8::try_from(u32::from(c)).expect("Latin-1"));
+        let head = head
+            .chars()
+            .map(|c| u8::try_from(u32::from(c)).expect("Latin-1"));
         head.chain(self.payload.iter().copied()).collect()
     }
 }
@@ -69,30 +71,55 @@ impl Raw {
 /// in doubt (400, 408, 431), one answer and then the connection's end: whatever follows is not taken for a request.
 async fn assert_all_refused(cases: Vec<(&str, Raw)>, statuses: &[u16]) {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Route::to(&upstream).with("budget", "3s").with("budget_margin", "500ms")).await;
+    let gateway = Gateway::start(
+        Route::to(&upstream)
+            .with("budget", "3s")
+            .with("budget_margin", "500ms"),
+    )
+    .await;
     let mut sent = Vec::new();
     for (flaw, raw) in cases {
         let (mut client, bytes) = (gateway.connect().await, raw.bytes());
         // Side by side: a refused sender is listened to for a moment before its connection ends.
         let sending = tokio::spawn(async move {
-            let Some(answer) = client.send_raw(&bytes).await else { return (0, String::new(), String::new()) };
+            let Some(answer) = client.send_raw(&bytes).await else {
+                return (0, String::new(), String::new());
+            };
             let ends = [400, 408, 431].contains(&answer.status);
-            let more = if ends { client.rest().await } else { String::new() };
+            let more = if ends {
+                client.rest().await
+            } else {
+                String::new()
+            };
             (answer.status, answer.outcome().to_owned(), more)
         });
         sent.push((flaw, sending));
     }
     let mut wrong = Vec::new();
     for (flaw, sending) in sent {
-        let (status, outcome, more) = sending.await.unwrap_or_else(|error| panic!("{flaw}: {error}"));
-        if !statuses.contains(&status) || (status == 400 && outcome != "malformed_request") || !more.is_empty() {
+        let (status, outcome, more) = sending
+            .await
+            .unwrap_or_else(|error| panic!("{flaw}: {error}"));
+        if !statuses.contains(&status)
+            || (status == 400 && outcome != "malformed_request")
+            || !more.is_empty()
+        {
             wrong.push(format!("{flaw}: {status} {outcome} {more}"));
         }
     }
-    assert!(wrong.is_empty(), "not one of {statuses:?}, or not the end: {wrong:#?}");
+    assert!(
+        wrong.is_empty(),
+        "not one of {statuses:?}, or not the end: {wrong:#?}"
+    );
     upstream.assert_untouched();
-    gateway.metrics().await.assert_value("ledger_checks_total", &[("route", "hooks")], 0.0);
-    gateway.send(Event::new("evt_barrier")).await.assert(200, "delivered");
+    gateway
+        .metrics()
+        .await
+        .assert_value("ledger_checks_total", &[("route", "hooks")], 0.0);
+    gateway
+        .send(Event::new("evt_barrier"))
+        .await
+        .assert(200, "delivered");
     assert_eq!(upstream.event_ids(), ["evt_barrier"]);
 }
 
@@ -103,11 +130,24 @@ async fn assert_all_accepted(cases: Vec<(&str, Event, Raw)>) {
     let count = cases.len();
     for (shape, event, raw) in cases {
         let before = upstream.bytes();
-        let answer = gateway.connect().await.send_raw(&raw.bytes()).await.expect("an answer");
-        assert_eq!((answer.status, answer.outcome()), (200, "delivered"), "{shape:?}");
+        let answer = gateway
+            .connect()
+            .await
+            .send_raw(&raw.bytes())
+            .await
+            .expect("an answer");
+        assert_eq!(
+            (answer.status, answer.outcome()),
+            (200, "delivered"),
+            "{shape:?}"
+        );
         assert_canonical(&upstream.last(), &event.body, shape);
         let received = upstream.last();
-        assert_eq!(upstream.bytes() - before, received.head.len() + received.body.len(), "{shape:?}");
+        assert_eq!(
+            upstream.bytes() - before,
+            received.head.len() + received.body.len(),
+            "{shape:?}"
+        );
     }
     assert_eq!(upstream.count(), count);
 }
@@ -115,9 +155,18 @@ async fn assert_all_accepted(cases: Vec<(&str, Event, Raw)>) {
 /// One request line, of ours; plain fields, each line whole; one length, the body's.
 #[track_caller]
 fn assert_canonical(received: &Received, body: &[u8], shape: &str) {
-    let head = std::str::from_utf8(&received.head).unwrap_or_else(|error| panic!("{shape:?}: {error}"));
-    assert!(head.starts_with("POST /receiver HTTP/1.1\r\n"), "{shape:?}: {head}");
-    assert!(!head.replace("\r\n", "").contains(|c: char| c.is_ascii_control() && c != '\t'), "{shape:?}: {head}");
+    let head =
+        std::str::from_utf8(&received.head).unwrap_or_else(|error| panic!("{shape:?}: {error}"));
+    assert!(
+        head.starts_with("POST /receiver HTTP/1.1\r\n"),
+        "{shape:?}: {head}"
+    );
+    assert!(
+        !head
+            .replace("\r\n", "")
+            .contains(|c: char| c.is_ascii_control() && c != '\t'),
+        "{shape:?}: {head}"
+    );
     assert_eq!(received.body, body, "{shape:?}");
     received.assert_header("Content-Length", &body.len().to_string());
     received.assert_no_header("Transfer-Encoding");
@@ -133,7 +182,9 @@ fn raw() -> Raw {
 }
 
 fn chunked() -> Raw {
-    raw().framed("Transfer-Encoding: chunked\r\n").payload(chunks(&event().body, 10))
+    raw()
+        .framed("Transfer-Encoding: chunked\r\n")
+        .payload(chunks(&event().body, 10))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,13 +193,25 @@ async fn a_length_together_with_a_transfer_coding_is_refused() {
     let coded = chunks(&event().body, 10);
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n";
     let cases = vec![
-        ("CL.TE", chunked().framed(&format!("{length}Transfer-Encoding: chunked\r\n"))),
-        ("TE.CL", chunked().framed(&format!("Transfer-Encoding: chunked\r\n{length}"))),
+        (
+            "CL.TE",
+            chunked().framed(&format!("{length}Transfer-Encoding: chunked\r\n")),
+        ),
+        (
+            "TE.CL",
+            chunked().framed(&format!("Transfer-Encoding: chunked\r\n{length}")),
+        ),
         (
             "CL of the coded body",
-            chunked().framed(&format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", coded.len())),
+            chunked().framed(&format!(
+                "Content-Length: {}\r\nTransfer-Encoding: chunked\r\n",
+                coded.len()
+            )),
         ),
-        ("CL 0 and TE", chunked().framed("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n")),
+        (
+            "CL 0 and TE",
+            chunked().framed("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"),
+        ),
         (
             "the classic TE.CL",
             chunked()
@@ -183,20 +246,41 @@ async fn a_transfer_coding_that_is_not_exactly_chunked_is_refused() {
         ("quoted", te("\"chunked\"")),
         ("VT before", te("\x0bchunked")),
         ("VT after", te("chunked\x0b")),
-        ("two lines, identity last", lines("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n")),
-        ("two lines, identity first", lines("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n")),
-        ("two lines, both chunked", lines("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n")),
-        ("space before the colon", lines("Transfer-Encoding : chunked\r\n")),
-        ("space before the name", lines(" Transfer-Encoding: chunked\r\n")),
+        (
+            "two lines, identity last",
+            lines("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"),
+        ),
+        (
+            "two lines, identity first",
+            lines("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n"),
+        ),
+        (
+            "two lines, both chunked",
+            lines("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        ),
+        (
+            "space before the colon",
+            lines("Transfer-Encoding : chunked\r\n"),
+        ),
+        (
+            "space before the name",
+            lines(" Transfer-Encoding: chunked\r\n"),
+        ),
         ("folded", lines("Transfer-Encoding:\r\n chunked\r\n")),
-        ("HTTP/1.0", chunked().start(&format!("POST {PATH} HTTP/1.0"))),
+        (
+            "HTTP/1.0",
+            chunked().start(&format!("POST {PATH} HTTP/1.0")),
+        ),
     ];
     assert_all_refused(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_coding_under_another_name_frames_nothing() {
-    let cases = vec![("underscore", chunked().framed("Transfer_Encoding: chunked\r\n"))];
+    let cases = vec![(
+        "underscore",
+        chunked().framed("Transfer_Encoding: chunked\r\n"),
+    )];
     assert_all_refused(cases, &[400, 401]).await;
 }
 
@@ -205,8 +289,14 @@ async fn a_length_that_is_not_one_plain_number_is_refused() {
     let n = event().body.len();
     let cl = |value: String| raw().framed(&format!("Content-Length: {value}\r\n"));
     let cases = vec![
-        ("two, different", cl(format!("{n}\r\nContent-Length: {}", n + 1))),
-        ("two, different, right one last", cl(format!("{}\r\nContent-Length: {n}", n - 1))),
+        (
+            "two, different",
+            cl(format!("{n}\r\nContent-Length: {}", n + 1)),
+        ),
+        (
+            "two, different, right one last",
+            cl(format!("{}\r\nContent-Length: {n}", n - 1)),
+        ),
         ("two, equal", cl(format!("{n}\r\nContent-Length: {n}"))),
         ("list, equal", cl(format!("{n}, {n}"))),
         ("list, different", cl(format!("{n}, {}", n + 1))),
@@ -220,9 +310,18 @@ async fn a_length_that_is_not_one_plain_number_is_refused() {
         ("fraction", cl(format!("{n}.0"))),
         ("empty", cl(String::new())),
         ("a word", cl("all".into())),
-        ("space before the colon", raw().framed(&format!("Content-Length : {n}\r\n"))),
-        ("NUL in the name", raw().framed(&format!("Content\0-Length: {n}\r\n"))),
-        ("folded", raw().framed(&format!("Content-Length:\r\n {n}\r\n"))),
+        (
+            "space before the colon",
+            raw().framed(&format!("Content-Length : {n}\r\n")),
+        ),
+        (
+            "NUL in the name",
+            raw().framed(&format!("Content\0-Length: {n}\r\n")),
+        ),
+        (
+            "folded",
+            raw().framed(&format!("Content-Length:\r\n {n}\r\n")),
+        ),
     ];
     assert_all_refused(cases, &[400]).await;
 }
@@ -233,7 +332,10 @@ async fn an_absurd_length_is_refused() {
     let cases = vec![
         ("20 digits", cl("99999999999999999999")),
         ("2^64", cl("18446744073709551616")),
-        ("2^64 + the right one", cl(&(18_446_744_073_709_551_616u128 + event().body.len() as u128).to_string())),
+        (
+            "2^64 + the right one",
+            cl(&(18_446_744_073_709_551_616u128 + event().body.len() as u128).to_string()),
+        ),
     ];
     assert_all_refused(cases, &[400, 413]).await;
 }
@@ -242,17 +344,38 @@ async fn an_absurd_length_is_refused() {
 async fn a_head_with_broken_lines_is_refused() {
     let cases = vec![
         ("bare LF after one field", raw().with("X-A: 1\nX-B: 2\r\n")),
-        ("bare LF after the start line", raw().start(&format!("POST {PATH} HTTP/1.1\nX-A: 1"))),
-        ("bare CR in the start line", raw().target(&format!("{PATH}?a HTTP/1.1\rContent-Length: 1"))),
+        (
+            "bare LF after the start line",
+            raw().start(&format!("POST {PATH} HTTP/1.1\nX-A: 1")),
+        ),
+        (
+            "bare CR in the start line",
+            raw().target(&format!("{PATH}?a HTTP/1.1\rContent-Length: 1")),
+        ),
         ("DEL in the query", raw().target(&format!("{PATH}?a\x7f"))),
-        ("CR LF encoded in the query", raw().target(&format!("{PATH}?a%0d%0aX-A:%201"))),
+        (
+            "CR LF encoded in the query",
+            raw().target(&format!("{PATH}?a%0d%0aX-A:%201")),
+        ),
         ("bare CR in a value", raw().with("X-A: 1\rX-B: 2\r\n")),
         ("NUL in a value", raw().with("X-A: 1\x002\r\n")),
         ("folded", raw().with("X-A: 1\r\n 2\r\n")),
-        ("folded first field", raw().host(" X-A: 1\r\nHost: hooks.test\r\n")),
-        ("bare CR for every line's end", raw().host("Host: hooks.test\rX-A: 1\r\r")),
-        ("an empty line first", raw().start(&format!("\r\nPOST {PATH} HTTP/1.1"))),
-        ("a bare LF first", raw().start(&format!("\nPOST {PATH} HTTP/1.1"))),
+        (
+            "folded first field",
+            raw().host(" X-A: 1\r\nHost: hooks.test\r\n"),
+        ),
+        (
+            "bare CR for every line's end",
+            raw().host("Host: hooks.test\rX-A: 1\r\r"),
+        ),
+        (
+            "an empty line first",
+            raw().start(&format!("\r\nPOST {PATH} HTTP/1.1")),
+        ),
+        (
+            "a bare LF first",
+            raw().start(&format!("\nPOST {PATH} HTTP/1.1")),
+        ),
         ("no colon", raw().with("X-A\r\n")),
         ("empty name", raw().with(": 1\r\n")),
         ("space before the colon", raw().with("X-A : 1\r\n")),
@@ -266,9 +389,18 @@ async fn a_head_with_broken_lines_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_whose_lines_all_end_in_a_bare_lf_is_refused() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{header_timeout: 1s}")).await;
-    let text = String::from_utf8(raw().bytes()).expect("text").replace("\r\n", "\n");
-    let answer = gateway.connect().await.send_raw(text.as_bytes()).await.expect("an answer");
+    let gateway =
+        Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{header_timeout: 1s}"))
+            .await;
+    let text = String::from_utf8(raw().bytes())
+        .expect("text")
+        .replace("\r\n", "\n");
+    let answer = gateway
+        .connect()
+        .await
+        .send_raw(text.as_bytes())
+        .await
+        .expect("an answer");
     // A strict reader never sees the end of this head.
     assert!([400, 408].contains(&answer.status), "{answer:?}");
     upstream.assert_untouched();
@@ -283,13 +415,22 @@ async fn a_start_line_that_is_not_http_1_is_refused() {
         ("HTTP/1.1x", raw().start(&format!("POST {PATH} HTTP/1.1x"))),
         ("lower case", raw().start(&format!("POST {PATH} http/1.1"))),
         ("no version", raw().start(&format!("POST {PATH}"))),
-        ("HTTP/0.9", raw().start("GET /").host("").framed("").payload("")),
+        (
+            "HTTP/0.9",
+            raw().start("GET /").host("").framed("").payload(""),
+        ),
         ("no target", raw().start("POST HTTP/1.1")),
         ("one word", raw().start("POST")),
         ("two spaces", raw().start(&format!("POST  {PATH} HTTP/1.1"))),
         ("tab", raw().start(&format!("POST\t{PATH} HTTP/1.1"))),
-        ("NUL in the version", raw().start(&format!("POST {PATH} HTTP/1.1\0"))),
-        ("control in the method", raw().start(&format!("PO\x01ST {PATH} HTTP/1.1"))),
+        (
+            "NUL in the version",
+            raw().start(&format!("POST {PATH} HTTP/1.1\0")),
+        ),
+        (
+            "control in the method",
+            raw().start(&format!("PO\x01ST {PATH} HTTP/1.1")),
+        ),
         ("TLS hello", raw().start("\x16\x03\x01\x02\x00\x01")),
     ];
     assert_all_refused(cases, &[400, 505, 0]).await;
@@ -299,15 +440,27 @@ async fn a_start_line_that_is_not_http_1_is_refused() {
 async fn a_request_without_exactly_one_plain_host_is_refused() {
     let cases = vec![
         ("none", raw().host("")),
-        ("two", raw().host("Host: hooks.test\r\nHost: other.test\r\n")),
-        ("two equal", raw().host("Host: hooks.test\r\nHost: hooks.test\r\n")),
+        (
+            "two",
+            raw().host("Host: hooks.test\r\nHost: other.test\r\n"),
+        ),
+        (
+            "two equal",
+            raw().host("Host: hooks.test\r\nHost: hooks.test\r\n"),
+        ),
         ("empty", raw().host("Host: \r\n")),
         ("list", raw().host("Host: hooks.test, other.test\r\n")),
         ("user information", raw().host("Host: user@hooks.test\r\n")),
         ("path", raw().host("Host: hooks.test/path\r\n")),
         ("space", raw().host("Host: hooks test\r\n")),
-        ("port that is no number", raw().host("Host: hooks.test:http\r\n")),
-        ("another than the target's", raw().target(&format!("http://other.test{PATH}"))),
+        (
+            "port that is no number",
+            raw().host("Host: hooks.test:http\r\n"),
+        ),
+        (
+            "another than the target's",
+            raw().target(&format!("http://other.test{PATH}")),
+        ),
     ];
     assert_all_refused(cases, &[400]).await;
 }
@@ -315,11 +468,23 @@ async fn a_request_without_exactly_one_plain_host_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_header_cannot_take_the_signature_away() {
     let cases = vec![
-        ("names the signature", raw().with("Connection: X-VPN-Signature\r\n")),
-        ("in other case", raw().with("Connection: keep-alive, x-vpn-signature\r\n")),
-        ("names the length", raw().with("Connection: Content-Length\r\n")),
+        (
+            "names the signature",
+            raw().with("Connection: X-VPN-Signature\r\n"),
+        ),
+        (
+            "in other case",
+            raw().with("Connection: keep-alive, x-vpn-signature\r\n"),
+        ),
+        (
+            "names the length",
+            raw().with("Connection: Content-Length\r\n"),
+        ),
         ("names the host", raw().with("Connection: Host\r\n")),
-        ("names the type", raw().with("Connection: close, Content-Type\r\n")),
+        (
+            "names the type",
+            raw().with("Connection: close, Content-Type\r\n"),
+        ),
     ];
     assert_all_refused(cases, &[400]).await;
 }
@@ -328,11 +493,23 @@ async fn a_connection_header_cannot_take_the_signature_away() {
 async fn a_header_that_a_receiver_could_take_for_the_signature_is_refused() {
     // CGI-like receivers fold `_` into `-`.
     let cases = vec![
-        ("the twin alone", Raw { signature: raw().signature.replace('-', "_"), ..raw() }),
-        ("the signature's twin", raw().with("X_VPN_Signature: sha256=00\r\n")),
+        (
+            "the twin alone",
+            Raw {
+                signature: raw().signature.replace('-', "_"),
+                ..raw()
+            },
+        ),
+        (
+            "the signature's twin",
+            raw().with("X_VPN_Signature: sha256=00\r\n"),
+        ),
         ("half a twin", raw().with("x-vpn_signature: sha256=00\r\n")),
         ("the length's twin", raw().with("Content_Length: 1\r\n")),
-        ("the coding's twin", raw().with("Transfer_Encoding: chunked\r\n")),
+        (
+            "the coding's twin",
+            raw().with("Transfer_Encoding: chunked\r\n"),
+        ),
     ];
     assert_all_refused(cases, &[400]).await;
 }
@@ -341,7 +518,10 @@ async fn a_header_that_a_receiver_could_take_for_the_signature_is_refused() {
 async fn an_unknown_expectation_is_refused() {
     let cases = vec![
         ("unknown", raw().with("Expect: miracles\r\n")),
-        ("unknown before the known", raw().with("Expect: y 100-continue\r\n")),
+        (
+            "unknown before the known",
+            raw().with("Expect: y 100-continue\r\n"),
+        ),
         ("folded", raw().with("Expect:\r\n 100-continue\r\n")),
     ];
     assert_all_refused(cases, &[400, 417]).await;
@@ -385,7 +565,10 @@ async fn a_target_that_only_resembles_the_path_finds_no_route() {
         "http:/webhooks/vpn-enterprise",
         "ftp://hooks.test/webhooks/vpn-enterprise",
     ];
-    let cases = targets.into_iter().map(|target| (target, raw().target(target))).collect();
+    let cases = targets
+        .into_iter()
+        .map(|target| (target, raw().target(target)))
+        .collect();
     assert_all_refused(cases, &[400, 404]).await;
 }
 
@@ -397,7 +580,10 @@ async fn no_spelling_of_a_path_reaches_a_neighbour() {
     let routes = [
         Route::to(&guarded).named("a").with("secrets", other),
         Route::to(&open).named("b"),
-        Route::to(&guarded).with("name", "below").with("path", "/webhooks/b/c").with("secrets", other),
+        Route::to(&guarded)
+            .with("name", "below")
+            .with("path", "/webhooks/b/c")
+            .with("secrets", other),
     ];
     let gateway = Gateway::start(Setup::new(routes)).await;
     let event = event();
@@ -421,11 +607,17 @@ async fn no_spelling_of_a_path_reaches_a_neighbour() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_method_that_is_not_the_routes_is_refused_with_its_body() {
     let methods = ["GET", "PUT", "OPTIONS", "TRACE", "post", "Post", "PROPFIND"];
-    let cases = methods.into_iter().map(|method| (method, raw().start(&format!("{method} {PATH} HTTP/1.1")))).collect();
+    let cases = methods
+        .into_iter()
+        .map(|method| (method, raw().start(&format!("{method} {PATH} HTTP/1.1"))))
+        .collect();
     assert_all_refused(cases, &[405]).await;
     let connect = vec![
         ("CONNECT", raw().start("CONNECT hooks.test:443 HTTP/1.1")),
-        ("CONNECT to the path", raw().start(&format!("CONNECT {PATH} HTTP/1.1"))),
+        (
+            "CONNECT to the path",
+            raw().start(&format!("CONNECT {PATH} HTTP/1.1")),
+        ),
     ];
     assert_all_refused(connect, &[400, 404, 405, 0]).await;
 }
@@ -441,7 +633,9 @@ async fn what_follows_a_body_where_none_belongs_is_taken_for_nothing() {
         let length = format!("Content-Length: {}\r\n", hidden.len());
         for raw in [
             raw.framed(&length).payload(hidden.clone()),
-            chunked().start(&format!("{method} {PATH} HTTP/1.1")).payload(chunks(&hidden, 10)),
+            chunked()
+                .start(&format!("{method} {PATH} HTTP/1.1"))
+                .payload(chunks(&hidden, 10)),
         ] {
             let mut client = gateway.connect().await;
             client.write(&raw.bytes()).await;
@@ -467,20 +661,53 @@ async fn a_broken_chunk_is_refused() {
         ("space before", coded(format!(" {size}\r\n"), good)),
         ("NUL after", coded(format!("{size}\0\r\n"), good)),
         ("a list", coded(format!("{size},{size}\r\n"), good)),
-        ("2^64 + the right one", coded(format!("1{size:0>16}\r\n"), good)),
-        ("underscore", coded(format!("{}_{}\r\n", &size[..1], &size[1..]), good)),
+        (
+            "2^64 + the right one",
+            coded(format!("1{size:0>16}\r\n"), good),
+        ),
+        (
+            "underscore",
+            coded(format!("{}_{}\r\n", &size[..1], &size[1..]), good),
+        ),
         ("no digit", coded("Z\r\n".into(), good)),
         ("17 digits", coded(format!("1{size:0>16}\r\n"), good)),
         ("LF after the size", coded(format!("{size}\n"), good)),
         ("CR after the size", coded(format!("{size}\r"), good)),
-        ("CR CR LF after the size", coded(format!("{size}\r\r\n"), good)),
-        ("LF after the data", coded(format!("{size}\r\n"), "\n0\r\n\r\n")),
-        ("nothing after the data", coded(format!("{size}\r\n"), "0\r\n\r\n")),
-        ("the last chunk inside the data", coded(format!("{size}\r\n"), "!!0\r\n\r\n")),
-        ("more data than said", coded(format!("{size}\r\n"), "!!\r\n0\r\n\r\n")),
-        ("CR in an extension", coded(format!("{size};a\rX\r\n"), good)),
-        ("an endless trailer", coded(format!("{size}\r\n"), &format!("\r\n0\r\nX: {}\r\n\r\n", "x".repeat(70_000)))),
-        ("an endless extension", coded(format!("{size};{}\r\n", "x".repeat(70_000)), good)),
+        (
+            "CR CR LF after the size",
+            coded(format!("{size}\r\r\n"), good),
+        ),
+        (
+            "LF after the data",
+            coded(format!("{size}\r\n"), "\n0\r\n\r\n"),
+        ),
+        (
+            "nothing after the data",
+            coded(format!("{size}\r\n"), "0\r\n\r\n"),
+        ),
+        (
+            "the last chunk inside the data",
+            coded(format!("{size}\r\n"), "!!0\r\n\r\n"),
+        ),
+        (
+            "more data than said",
+            coded(format!("{size}\r\n"), "!!\r\n0\r\n\r\n"),
+        ),
+        (
+            "CR in an extension",
+            coded(format!("{size};a\rX\r\n"), good),
+        ),
+        (
+            "an endless trailer",
+            coded(
+                format!("{size}\r\n"),
+                &format!("\r\n0\r\nX: {}\r\n\r\n", "x".repeat(70_000)),
+            ),
+        ),
+        (
+            "an endless extension",
+            coded(format!("{size};{}\r\n", "x".repeat(70_000)), good),
+        ),
     ];
     assert_all_refused(cases, &[400, 408]).await;
 }
@@ -492,7 +719,9 @@ async fn nothing_after_a_refused_chunked_body_is_taken_for_a_request() {
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
     client.write(&chunked().payload("\r\n\r\n").bytes()).await;
-    client.write(&Event::new("evt_smuggled").post().bytes()).await;
+    client
+        .write(&Event::new("evt_smuggled").post().bytes())
+        .await;
     let answer = client.answer().await;
     assert!([400, 401, 408].contains(&answer.status), "{answer:?}");
     client.closed().await;
@@ -503,11 +732,30 @@ async fn nothing_after_a_refused_chunked_body_is_taken_for_a_request() {
 async fn what_a_chunks_line_may_hold_besides_its_size_changes_no_byte() {
     // Pingora takes these. What is forwarded is framed by us, and is what the signature vouches for.
     let numbered = |n: usize| Event::new(&format!("evt_{n}"));
-    let endings = ["\r\n", " \r\n", "\t\r\n", ";\r\n", ";a=b\r\n", ";\n\r\n", "; a=\"\n0\"\r\n"];
+    let endings = [
+        "\r\n",
+        " \r\n",
+        "\t\r\n",
+        ";\r\n",
+        ";a=b\r\n",
+        ";\n\r\n",
+        "; a=\"\n0\"\r\n",
+    ];
     let case = |(n, ending): (usize, &'static str)| {
         let body = numbered(n).body;
-        let coded = [format!("{:x}{ending}", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
-        (ending, numbered(n), Raw::new(&numbered(n)).framed("Transfer-Encoding: chunked\r\n").payload(coded))
+        let coded = [
+            format!("{:x}{ending}", body.len()).as_bytes(),
+            &body,
+            b"\r\n0\r\n\r\n",
+        ]
+        .concat();
+        (
+            ending,
+            numbered(n),
+            Raw::new(&numbered(n))
+                .framed("Transfer-Encoding: chunked\r\n")
+                .payload(coded),
+        )
     };
     assert_all_accepted(endings.into_iter().enumerate().map(case).collect()).await;
 }
@@ -518,7 +766,11 @@ async fn a_chunked_body_without_its_last_chunk_moves_nothing() {
     cut.payload.truncate(cut.payload.len() - 5);
     let mut half_end = chunked();
     half_end.payload.truncate(half_end.payload.len() - 2);
-    assert_all_refused(vec![("no last chunk", cut), ("half a last chunk", half_end)], &[400, 408]).await;
+    assert_all_refused(
+        vec![("no last chunk", cut), ("half a last chunk", half_end)],
+        &[400, 408],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -526,22 +778,38 @@ async fn trailers_count_for_nothing() {
     let signature = raw().signature;
     let mut in_trailer = chunked();
     in_trailer.payload.truncate(in_trailer.payload.len() - 2);
-    in_trailer.payload.extend(format!("{signature}\r\n").bytes());
+    in_trailer
+        .payload
+        .extend(format!("{signature}\r\n").bytes());
     in_trailer.signature = String::new();
     assert_all_refused(vec![("signature in a trailer", in_trailer)], &[400, 401]).await;
 
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    for (number, trailer) in
-        ["Content-Length: 99", "Host: other", "Transfer-Encoding: chunked", "Hookgate-Event-Id: x"].iter().enumerate()
+    for (number, trailer) in [
+        "Content-Length: 99",
+        "Host: other",
+        "Transfer-Encoding: chunked",
+        "Hookgate-Event-Id: x",
+    ]
+    .iter()
+    .enumerate()
     {
         let event = Event::new(&format!("evt_{number}"));
-        let mut raw = Raw::new(&event).framed("Transfer-Encoding: chunked\r\n").payload(chunks(&event.body, 10));
+        let mut raw = Raw::new(&event)
+            .framed("Transfer-Encoding: chunked\r\n")
+            .payload(chunks(&event.body, 10));
         raw.payload.truncate(raw.payload.len() - 2);
         raw.payload.extend(format!("{trailer}\r\n\r\n").bytes());
-        let answer = gateway.connect().await.send_raw(&raw.bytes()).await.expect("an answer");
+        let answer = gateway
+            .connect()
+            .await
+            .send_raw(&raw.bytes())
+            .await
+            .expect("an answer");
         assert!(
-            [(200, "delivered"), (400, "malformed_request")].contains(&(answer.status, answer.outcome())),
+            [(200, "delivered"), (400, "malformed_request")]
+                .contains(&(answer.status, answer.outcome())),
             "{trailer}: {answer:?}"
         );
         if answer.status == 200 {
@@ -560,7 +828,11 @@ async fn trailers_over_h2c_count_for_nothing() {
     let event = event();
     let signature = sign(SECRET, &event.body);
     let unsigned = event.post().without("X-VPN-Signature");
-    let answer = gateway.connect_h2().await.try_send(unsigned, &[("x-vpn-signature", &signature)]).await;
+    let answer = gateway
+        .connect_h2()
+        .await
+        .try_send(unsigned, &[("x-vpn-signature", &signature)])
+        .await;
     assert!(answer.is_none_or(|answer| [400, 401].contains(&answer.status)));
     upstream.assert_untouched();
 }
@@ -572,10 +844,18 @@ async fn a_length_over_h2c_that_is_not_the_bodys_moves_nothing() {
     for wrong in [event().body.len() - 1, event().body.len() + 1, 0] {
         let request = event().post().header("Content-Length", &wrong.to_string());
         let answer = gateway.connect_h2().await.try_send(request, &[]).await;
-        assert!(answer.as_ref().is_none_or(|answer| answer.status == 400), "{wrong}: {answer:?}");
+        assert!(
+            answer.as_ref().is_none_or(|answer| answer.status == 400),
+            "{wrong}: {answer:?}"
+        );
     }
     upstream.assert_untouched();
-    gateway.connect_h2().await.send(event()).await.assert(200, "delivered");
+    gateway
+        .connect_h2()
+        .await
+        .send(event())
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -584,13 +864,17 @@ async fn an_upgrade_is_ignored_and_opens_no_tunnel() {
     for upgrade in ["websocket", "h2c", "foo"] {
         let upstream = Upstream::ok();
         let gateway = Gateway::start(Route::to(&upstream)).await;
-        let lines =
-            format!("Upgrade: {upgrade}\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n");
-        let raw = raw().with(&lines).payload([event().body, smuggled.into()].concat());
+        let lines = format!(
+            "Upgrade: {upgrade}\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n"
+        );
+        let raw = raw()
+            .with(&lines)
+            .payload([event().body, smuggled.into()].concat());
         let mut client = gateway.connect().await;
         let answer = client.send_raw(&raw.bytes()).await.expect("an answer");
         assert!(
-            [(200, "delivered"), (400, "malformed_request")].contains(&(answer.status, answer.outcome())),
+            [(200, "delivered"), (400, "malformed_request")]
+                .contains(&(answer.status, answer.outcome())),
             "{answer:?}"
         );
         client.closed().await;
@@ -613,7 +897,9 @@ async fn what_follows_a_request_is_never_forwarded_with_it() {
         let event = Event::new(&format!("evt_{number}"));
         let mut raw = Raw::new(&event);
         if framed {
-            raw = raw.framed("Transfer-Encoding: chunked\r\n").payload(chunks(&event.body, 10));
+            raw = raw
+                .framed("Transfer-Encoding: chunked\r\n")
+                .payload(chunks(&event.body, 10));
         }
         raw.payload.extend(smuggled.bytes());
         let mut client = gateway.connect().await;
@@ -641,31 +927,67 @@ async fn odd_but_lawful_requests_are_forwarded_canonically() {
     let plain = |n: usize| Raw::new(&numbered(n));
     let chunked = |n: usize, te: &str| plain(n).framed(te).payload(chunks(&numbered(n).body, 10));
     let cases = vec![
-        ("CHUNKED", numbered(0), chunked(0, "Transfer-Encoding: CHUNKED\r\n")),
-        ("tab before chunked", numbered(1), chunked(1, "Transfer-Encoding:\tchunked\r\n")),
-        ("space after chunked", numbered(2), chunked(2, "Transfer-Encoding: chunked \r\n")),
-        ("no space after the colon", numbered(3), chunked(3, "transfer-encoding:chunked\r\n")),
-        ("Host with a port", numbered(4), plain(4).host("Host: hooks.test:8080\r\n")),
-        ("Host is IPv6", numbered(5), plain(5).host("Host: [::1]:8080\r\n")),
-        ("absolute target", numbered(7), plain(7).target(&format!("http://hooks.test{PATH}"))),
-        ("empty query", numbered(6), plain(6).target(&format!("{PATH}?"))),
+        (
+            "CHUNKED",
+            numbered(0),
+            chunked(0, "Transfer-Encoding: CHUNKED\r\n"),
+        ),
+        (
+            "tab before chunked",
+            numbered(1),
+            chunked(1, "Transfer-Encoding:\tchunked\r\n"),
+        ),
+        (
+            "space after chunked",
+            numbered(2),
+            chunked(2, "Transfer-Encoding: chunked \r\n"),
+        ),
+        (
+            "no space after the colon",
+            numbered(3),
+            chunked(3, "transfer-encoding:chunked\r\n"),
+        ),
+        (
+            "Host with a port",
+            numbered(4),
+            plain(4).host("Host: hooks.test:8080\r\n"),
+        ),
+        (
+            "Host is IPv6",
+            numbered(5),
+            plain(5).host("Host: [::1]:8080\r\n"),
+        ),
+        (
+            "absolute target",
+            numbered(7),
+            plain(7).target(&format!("http://hooks.test{PATH}")),
+        ),
+        (
+            "empty query",
+            numbered(6),
+            plain(6).target(&format!("{PATH}?")),
+        ),
         (
             "upper-case chunk size",
             numbered(8),
-            plain(8).framed("Transfer-Encoding: chunked\r\n").payload(format!(
-                "{:X}\r\n{}\r\n0\r\n\r\n",
-                numbered(8).body.len(),
-                String::from_utf8_lossy(&numbered(8).body)
-            )),
+            plain(8)
+                .framed("Transfer-Encoding: chunked\r\n")
+                .payload(format!(
+                    "{:X}\r\n{}\r\n0\r\n\r\n",
+                    numbered(8).body.len(),
+                    String::from_utf8_lossy(&numbered(8).body)
+                )),
         ),
         (
             "zeros before a chunk size",
             numbered(9),
-            plain(9).framed("Transfer-Encoding: chunked\r\n").payload(format!(
-                "000{:x}\r\n{}\r\n000\r\n\r\n",
-                numbered(9).body.len(),
-                String::from_utf8_lossy(&numbered(9).body)
-            )),
+            plain(9)
+                .framed("Transfer-Encoding: chunked\r\n")
+                .payload(format!(
+                    "000{:x}\r\n{}\r\n000\r\n\r\n",
+                    numbered(9).body.len(),
+                    String::from_utf8_lossy(&numbered(9).body)
+                )),
         ),
     ];
     assert_all_accepted(cases).await;
@@ -676,20 +998,43 @@ async fn too_many_or_too_large_header_fields_are_refused() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream)).with("limits", "{header_bytes: 8KiB}");
     let gateway = Gateway::start(setup).await;
-    let many = (0..400).fold(event().post(), |request, n| request.header(&format!("X-{n}"), "1"));
-    let bulky = (0..100).fold(event().post(), |request, n| request.header(&format!("X-{n}"), &"x".repeat(200)));
+    let many = (0..400).fold(event().post(), |request, n| {
+        request.header(&format!("X-{n}"), "1")
+    });
+    let bulky = (0..100).fold(event().post(), |request, n| {
+        request.header(&format!("X-{n}"), &"x".repeat(200))
+    });
     let cases = [
-        ("one value over the limit", event().post().header("X-Large", &"x".repeat(9_000))),
-        ("far over the limit", event().post().header("X-Large", &"x".repeat(2_000_000))),
+        (
+            "one value over the limit",
+            event().post().header("X-Large", &"x".repeat(9_000)),
+        ),
+        (
+            "far over the limit",
+            event().post().header("X-Large", &"x".repeat(2_000_000)),
+        ),
         ("many fields", many),
         ("many bytes in many fields", bulky),
-        ("a long target", event().post().at(&format!("{PATH}?{}", "x".repeat(9_000)))),
-        ("a long name", event().post().header(&"X".repeat(9_000), "1")),
+        (
+            "a long target",
+            event().post().at(&format!("{PATH}?{}", "x".repeat(9_000))),
+        ),
+        (
+            "a long name",
+            event().post().header(&"X".repeat(9_000), "1"),
+        ),
     ];
     for (flaw, request) in cases {
         let answer = gateway.send(request).await;
-        assert_eq!((answer.status, answer.outcome()), (431, "headers_too_large"), "{flaw}");
+        assert_eq!(
+            (answer.status, answer.outcome()),
+            (431, "headers_too_large"),
+            "{flaw}"
+        );
     }
     upstream.assert_untouched();
-    gateway.send(event().post().header("X-Fits", &"x".repeat(7_000))).await.assert(200, "delivered");
+    gateway
+        .send(event().post().header("X-Fits", &"x".repeat(7_000)))
+        .await
+        .assert(200, "delivered");
 }

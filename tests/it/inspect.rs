@@ -15,17 +15,26 @@ const TOKEN: &str = "admin_it_token_0b77";
 const QUICK: &str = "{initial: 1ms, max_interval: 10ms, horizon: 1h}";
 
 fn queue_to(upstream: &Upstream) -> Route {
-    Route::to(upstream).with("delivery", "queue").with("retry", QUICK)
+    Route::to(upstream)
+        .with("delivery", "queue")
+        .with("retry", QUICK)
 }
 
 /// What becomes a dead letter: refused for good, three times.
 fn refusing() -> Upstream {
-    Upstream::replying([Reply::status(404), Reply::status(404), Reply::status(404), Reply::ok()])
+    Upstream::replying([
+        Reply::status(404),
+        Reply::status(404),
+        Reply::status(404),
+        Reply::ok(),
+    ])
 }
 
 fn with_token(route: Route) -> Setup {
     let admin = r#"{address: "127.0.0.1:0", token: {file: admin.token}}"#;
-    Setup::from(route).with("admin", admin).file("admin.token", TOKEN)
+    Setup::from(route)
+        .with("admin", admin)
+        .file("admin.token", TOKEN)
 }
 
 /// Asks the admin listener, whatever `Host` says.
@@ -49,7 +58,13 @@ async fn get(gateway: &Gateway, path: &str) -> Value {
 
 async fn redeliver(gateway: &Gateway, id: &str) -> Answer {
     let request = to_admin(gateway, "POST", &format!("/deliveries/{id}/redeliver"));
-    ask(gateway, request.header("Content-Type", "application/json").header("Content-Length", "0")).await
+    ask(
+        gateway,
+        request
+            .header("Content-Type", "application/json")
+            .header("Content-Length", "0"),
+    )
+    .await
 }
 
 #[track_caller]
@@ -57,26 +72,47 @@ fn assert_problem(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.status, status, "{}", answer.text());
     answer.assert_header("Content-Type", "application/problem+json");
     let problem: Value = serde_json::from_slice(&answer.body).expect("a problem is JSON");
-    assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)), "{problem}");
+    assert_eq!(
+        (&problem["status"], &problem["code"]),
+        (&json!(status), &json!(code)),
+        "{problem}"
+    );
     for member in ["type", "title", "detail"] {
-        assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {problem}");
+        assert!(
+            problem[member]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{member} in {problem}"
+        );
     }
 }
 
 async fn dead_letter(gateway: &Gateway, event: Event) {
     gateway.send(event).await.assert(202, "queued");
-    gateway.metric_reaches("queue_events", &[("route", "hooks"), ("state", "dead")], 1.0).await;
+    gateway
+        .metric_reaches(
+            "queue_events",
+            &[("route", "hooks"), ("state", "dead")],
+            1.0,
+        )
+        .await;
 }
 
 async fn is_delivered(gateway: &Gateway, id: &str) {
     let path = format!("/deliveries/{id}");
-    eventually("it is delivered", async || get(gateway, &path).await["delivery"]["status"] == "success").await;
+    eventually("it is delivered", async || {
+        get(gateway, &path).await["delivery"]["status"] == "success"
+    })
+    .await;
 }
 
 /// Runs `hookgate` in the gateway's folder, where the configuration is.
 async fn hookgate_offline(gateway: &Gateway, line: &str) -> Run {
     let mut command = command();
-    command.current_dir(gateway.directory()).args(line.split(' ')).arg("--offline");
+    command
+        .current_dir(gateway.directory())
+        .args(line.split(' '))
+        .arg("--offline");
     finish(command).await
 }
 
@@ -90,10 +126,15 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
     let upstream = refusing();
     let other = Upstream::ok();
     let route = queue_to(&upstream).with("events", r#"["user.*"]"#);
-    let own = Route::to(&other).named("own").signature("{header: X-Own-Signature}");
+    let own = Route::to(&other)
+        .named("own")
+        .signature("{header: X-Own-Signature}");
     let gateway = Gateway::start(Setup::new([route, own])).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
-    gateway.send(Event::new("evt_2")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(202, "queued");
     upstream.received(4).await;
     eventually("it is recorded", async || {
         get(&gateway, "/webhooks").await["webhooks"][0]["delivery_stats"]["successful"] == 1
@@ -101,7 +142,10 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
     .await;
 
     let list = get(&gateway, "/webhooks").await;
-    assert_eq!((&list["total"], list["webhooks"].as_array().map(Vec::len)), (&json!(2), Some(2)));
+    assert_eq!(
+        (&list["total"], list["webhooks"].as_array().map(Vec::len)),
+        (&json!(2), Some(2))
+    );
     let webhook = &list["webhooks"][0];
     let expected = json!({
         "id": "wh_hooks", "url": upstream.url(), "events": ["user.*"], "status": "active",
@@ -111,7 +155,10 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
         "created_at": webhook["created_at"], "last_delivery": webhook["last_delivery"],
     });
     assert_eq!(*webhook, expected);
-    assert!(webhook["created_at"].is_string() && webhook["last_delivery"].is_string(), "{webhook}");
+    assert!(
+        webhook["created_at"].is_string() && webhook["last_delivery"].is_string(),
+        "{webhook}"
+    );
     let own = &list["webhooks"][1];
     assert_eq!(
         (&own["events"], &own["delivery"], &own["last_delivery"]),
@@ -121,15 +168,39 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
 
     let one = get(&gateway, "/webhooks/wh_hooks").await["webhook"].clone();
     let stats = one["delivery_stats"].as_object().expect("the long form");
-    let counts = ["total_deliveries", "successful_deliveries", "failed_deliveries"].map(|name| stats[name].as_u64());
+    let counts = [
+        "total_deliveries",
+        "successful_deliveries",
+        "failed_deliveries",
+    ]
+    .map(|name| stats[name].as_u64());
     assert_eq!(counts, [Some(2), Some(1), Some(1)]);
-    assert!(stats["last_successful_delivery"].is_string() && stats["last_failed_delivery"].is_string(), "{one}");
+    assert!(
+        stats["last_successful_delivery"].is_string() && stats["last_failed_delivery"].is_string(),
+        "{one}"
+    );
     assert!(stats["average_response_time_ms"].is_u64(), "{one}");
-    for unknown in ["/webhooks/wh_other", "/webhooks/hooks", "/webhooks/wh_other/deliveries"] {
-        assert_problem(&ask(&gateway, to_admin(&gateway, "GET", unknown)).await, 404, "unknown_webhook");
+    for unknown in [
+        "/webhooks/wh_other",
+        "/webhooks/hooks",
+        "/webhooks/wh_other/deliveries",
+    ] {
+        assert_problem(
+            &ask(&gateway, to_admin(&gateway, "GET", unknown)).await,
+            404,
+            "unknown_webhook",
+        );
     }
-    assert_problem(&ask(&gateway, to_admin(&gateway, "GET", "/webhook")).await, 404, "unknown_path");
-    let wrong_method = ask(&gateway, to_admin(&gateway, "GET", "/deliveries/del_1/redeliver")).await;
+    assert_problem(
+        &ask(&gateway, to_admin(&gateway, "GET", "/webhook")).await,
+        404,
+        "unknown_path",
+    );
+    let wrong_method = ask(
+        &gateway,
+        to_admin(&gateway, "GET", "/deliveries/del_1/redeliver"),
+    )
+    .await;
     assert_problem(&wrong_method, 405, "method_not_allowed");
     wrong_method.assert_header("Allow", "POST");
 }
@@ -138,12 +209,21 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
 async fn a_reload_shows_in_the_webhooks_and_leaves_the_deliveries_of_a_route_that_is_gone() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     gateway.rewrite(Route::to(&upstream).named("added"));
     gateway.signal("HUP");
-    eventually("the new route is shown", async || get(&gateway, "/webhooks").await["webhooks"][0]["id"] == "wh_added")
-        .await;
-    assert_problem(&ask(&gateway, to_admin(&gateway, "GET", "/webhooks/wh_hooks")).await, 404, "unknown_webhook");
+    eventually("the new route is shown", async || {
+        get(&gateway, "/webhooks").await["webhooks"][0]["id"] == "wh_added"
+    })
+    .await;
+    assert_problem(
+        &ask(&gateway, to_admin(&gateway, "GET", "/webhooks/wh_hooks")).await,
+        404,
+        "unknown_webhook",
+    );
     let left = get(&gateway, "/webhooks/wh_hooks/deliveries").await;
     assert_eq!(left["deliveries"][0]["event_id"], "evt_1");
 }
@@ -156,7 +236,11 @@ async fn a_delivery_shows_its_event_and_its_attempts() {
     let body = r#"{"id":"evt_1","type":"user.created","data":{"n":12345678901234567890.10}}"#;
     dead_letter(&gateway, Event::raw(body)).await;
     let answer = ask(&gateway, to_admin(&gateway, "GET", "/deliveries/del_1")).await;
-    assert!(answer.text().contains(&format!("\"event_data\":{body}")), "{}", answer.text());
+    assert!(
+        answer.text().contains(&format!("\"event_data\":{body}")),
+        "{}",
+        answer.text()
+    );
     answer.assert_header("Cache-Control", "no-store");
 
     let delivery = get(&gateway, "/deliveries/del_1").await["delivery"].clone();
@@ -169,24 +253,58 @@ async fn a_delivery_shows_its_event_and_its_attempts() {
     for (name, value) in fixed.as_object().expect("members") {
         assert_eq!(delivery[name], *value, "{name} in {delivery}");
     }
-    assert!(delivery["received_at"].is_string() && delivery["response_time_ms"].is_u64(), "{delivery}");
+    assert!(
+        delivery["received_at"].is_string() && delivery["response_time_ms"].is_u64(),
+        "{delivery}"
+    );
     let log = delivery["attempts"].as_array().expect("its attempts");
-    assert_eq!(log.iter().map(|attempt| attempt["number"].as_u64()).collect::<Vec<_>>(), [1, 2, 3].map(Some));
+    assert_eq!(
+        log.iter()
+            .map(|attempt| attempt["number"].as_u64())
+            .collect::<Vec<_>>(),
+        [1, 2, 3].map(Some)
+    );
     assert_eq!(log[2]["at"], delivery["delivered_at"]);
     for attempt in log {
-        assert_eq!((&attempt["status"], &attempt["error"]), (&json!(404), &json!(null)));
+        assert_eq!(
+            (&attempt["status"], &attempt["error"]),
+            (&json!(404), &json!(null))
+        );
         assert!(attempt["duration_ms"].is_u64(), "{attempt}");
     }
     let listed = get(&gateway, "/webhooks/wh_hooks/deliveries").await["deliveries"][0].clone();
     let mut expected = delivery;
     expected["attempts"] = json!(3);
-    let headers = expected.as_object_mut().expect("members").remove("headers").expect("headers");
-    assert_eq!(listed, expected, "a list shows the same without headers, and counts the attempts");
-    let header = |name: &str| headers.as_array().expect("a list").iter().find(|header| header["name"] == name);
-    assert_eq!(header("X-VPN-Signature").expect("it is named")["value"], "***");
-    assert_eq!(header("Hookgate-Event-Id").expect("it is shown")["value"], "evt_1");
+    let headers = expected
+        .as_object_mut()
+        .expect("members")
+        .remove("headers")
+        .expect("headers");
+    assert_eq!(
+        listed, expected,
+        "a list shows the same without headers, and counts the attempts"
+    );
+    let header = |name: &str| {
+        headers
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|header| header["name"] == name)
+    };
+    assert_eq!(
+        header("X-VPN-Signature").expect("it is named")["value"],
+        "***"
+    );
+    assert_eq!(
+        header("Hookgate-Event-Id").expect("it is shown")["value"],
+        "evt_1"
+    );
     for unknown in ["/deliveries/del_9", "/deliveries/evt_1"] {
-        assert_problem(&ask(&gateway, to_admin(&gateway, "GET", unknown)).await, 404, "unknown_delivery");
+        assert_problem(
+            &ask(&gateway, to_admin(&gateway, "GET", unknown)).await,
+            404,
+            "unknown_delivery",
+        );
     }
 }
 
@@ -196,28 +314,60 @@ async fn a_pending_delivery_tells_when_it_is_tried_next_and_what_went_wrong() {
     let route = Route::to_url(&closed.url()).with("delivery", "queue");
     let route = route.with("retry", "{initial: 50m, max_interval: 1h}");
     let gateway = Gateway::start(route).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     let delivery = async || get(&gateway, "/deliveries/del_1").await["delivery"].clone();
-    eventually("it was tried", async || delivery().await["attempt_count"] == 1).await;
+    eventually("it was tried", async || {
+        delivery().await["attempt_count"] == 1
+    })
+    .await;
     let delivery = delivery().await;
-    assert_eq!((&delivery["status"], &delivery["error"]), (&json!("pending"), &json!("could not connect")));
-    assert!(delivery["next_attempt_in_seconds"].as_u64().is_some_and(|wait| wait <= 3000), "{delivery}");
+    assert_eq!(
+        (&delivery["status"], &delivery["error"]),
+        (&json!("pending"), &json!("could not connect"))
+    );
+    assert!(
+        delivery["next_attempt_in_seconds"]
+            .as_u64()
+            .is_some_and(|wait| wait <= 3000),
+        "{delivery}"
+    );
     let webhook = get(&gateway, "/webhooks/wh_hooks").await["webhook"].clone();
     assert_eq!(webhook["queue"]["pending"], 1);
-    assert_eq!(webhook["queue"]["oldest_pending_at"], delivery["received_at"]);
+    assert_eq!(
+        webhook["queue"]["oldest_pending_at"],
+        delivery["received_at"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_of_all_webhooks_are_listed_too_and_a_parameter_that_means_nothing_is_refused() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
     let other = Upstream::ok();
-    let gateway = Gateway::start(Setup::new([Route::to(&upstream), Route::to(&other).named("other")])).await;
-    gateway.send(Event::new("evt_1")).await.assert(500, "upstream_rejected");
-    gateway.send(Event::typed("evt_2", "user.deleted")).await.assert(200, "delivered");
-    gateway.send(Event::new("evt_other").post().at("/webhooks/other")).await.assert(200, "delivered");
+    let gateway = Gateway::start(Setup::new([
+        Route::to(&upstream),
+        Route::to(&other).named("other"),
+    ]))
+    .await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(500, "upstream_rejected");
+    gateway
+        .send(Event::typed("evt_2", "user.deleted"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_other").post().at("/webhooks/other"))
+        .await
+        .assert(200, "delivered");
     let ids = |page: &Value| {
         let deliveries = page["deliveries"].as_array().expect("deliveries").iter();
-        deliveries.map(|delivery| delivery["event_id"].as_str().expect("an ID").to_owned()).collect::<Vec<_>>()
+        deliveries
+            .map(|delivery| delivery["event_id"].as_str().expect("an ID").to_owned())
+            .collect::<Vec<_>>()
     };
 
     for (query, expected) in [
@@ -229,8 +379,24 @@ async fn deliveries_of_all_webhooks_are_listed_too_and_a_parameter_that_means_no
     ] {
         assert_eq!(ids(&get(&gateway, query).await), expected, "{query}");
     }
-    for query in ["limit=0", "limit=101", "limit=x", "status=lost", "cursor=x", "limit=1&limit=1", "statsu=dead"] {
-        let answer = ask(&gateway, to_admin(&gateway, "GET", &format!("/webhooks/wh_hooks/deliveries?{query}"))).await;
+    for query in [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "status=lost",
+        "cursor=x",
+        "limit=1&limit=1",
+        "statsu=dead",
+    ] {
+        let answer = ask(
+            &gateway,
+            to_admin(
+                &gateway,
+                "GET",
+                &format!("/webhooks/wh_hooks/deliveries?{query}"),
+            ),
+        )
+        .await;
         assert_problem(&answer, 400, "invalid_parameter");
     }
 }
@@ -242,9 +408,15 @@ async fn a_long_event_comes_with_its_delivery_and_not_with_a_list() {
     let event = Event::sized("evt_long", 200_000);
     gateway.send(event.clone()).await.assert(200, "delivered");
     let listed = get(&gateway, "/deliveries").await["deliveries"][0].clone();
-    assert_eq!((&listed["event_data"], &listed["payload_kept"]), (&json!(null), &json!(true)));
+    assert_eq!(
+        (&listed["event_data"], &listed["payload_kept"]),
+        (&json!(null), &json!(true))
+    );
     let sent: Value = serde_json::from_slice(&event.body).expect("JSON");
-    assert!(get(&gateway, "/deliveries/del_1").await["delivery"]["event_data"] == sent, "the event as it came");
+    assert!(
+        get(&gateway, "/deliveries/del_1").await["delivery"]["event_data"] == sent,
+        "the event as it came"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -255,7 +427,15 @@ async fn with_a_token_everything_but_health_and_metrics_needs_it() {
         let request = Request::new("GET", path).set("Host", "prometheus-target.example");
         assert_eq!(ask(&gateway, request).await.status, 200, "{path}");
     }
-    let paths = ["/", "/status", "/webhooks", "/webhooks/wh_hooks", "/deliveries", "/deliveries/del_1", "/none"];
+    let paths = [
+        "/",
+        "/status",
+        "/webhooks",
+        "/webhooks/wh_hooks",
+        "/deliveries",
+        "/deliveries/del_1",
+        "/none",
+    ];
     for path in paths {
         for authorization in [None, Some("Bearer wrong"), Some(&*format!("Basic {TOKEN}"))] {
             let request = to_admin(&gateway, "GET", path);
@@ -268,7 +448,8 @@ async fn with_a_token_everything_but_health_and_metrics_needs_it() {
             answer.assert_header("WWW-Authenticate", "Bearer");
         }
     }
-    let request = to_admin(&gateway, "GET", "/webhooks").header("Authorization", &format!("Bearer {TOKEN}"));
+    let request =
+        to_admin(&gateway, "GET", "/webhooks").header("Authorization", &format!("Bearer {TOKEN}"));
     assert_eq!(ask(&gateway, request).await.status, 200);
     assert!(!gateway.output().contains(TOKEN));
 }
@@ -282,15 +463,30 @@ async fn a_browser_that_was_led_here_gets_nothing() {
         assert_problem(&ask(&gateway, request).await, 421, "misdirected");
     }
     for host in ["localhost", "127.0.0.1:1", "[::1]:9180"] {
-        assert_eq!(ask(&gateway, Request::new("GET", "/webhooks").set("Host", host)).await.status, 200, "{host}");
+        assert_eq!(
+            ask(&gateway, Request::new("GET", "/webhooks").set("Host", host))
+                .await
+                .status,
+            200,
+            "{host}"
+        );
     }
-    let change = || to_admin(&gateway, "POST", "/deliveries/del_1/redeliver").header("Content-Length", "0");
-    assert_problem(&ask(&gateway, change()).await, 415, "unsupported_media_type");
+    let change =
+        || to_admin(&gateway, "POST", "/deliveries/del_1/redeliver").header("Content-Length", "0");
+    assert_problem(
+        &ask(&gateway, change()).await,
+        415,
+        "unsupported_media_type",
+    );
     let form = change().header("Content-Type", "application/x-www-form-urlencoded");
     assert_problem(&ask(&gateway, form).await, 415, "unsupported_media_type");
     let json = || change().header("Content-Type", "application/json");
     for origin in ["https://evil.example", "null"] {
-        assert_problem(&ask(&gateway, json().header("Origin", origin)).await, 403, "cross_origin");
+        assert_problem(
+            &ask(&gateway, json().header("Origin", origin)).await,
+            403,
+            "cross_origin",
+        );
     }
     let same = json().header("Origin", &format!("http://{}", gateway.admin()));
     assert_problem(&ask(&gateway, same).await, 404, "unknown_delivery");
@@ -301,7 +497,10 @@ async fn an_event_that_is_being_handed_over_is_not_redelivered() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::status(500), Reply::ok().after(&gate)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(500, "upstream_rejected");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(500, "upstream_rejected");
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
     upstream.received(2).await;
@@ -320,11 +519,17 @@ async fn what_was_not_kept_is_not_redelivered() {
     let answer = redeliver(&gateway, "del_1").await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let accepted: Value = serde_json::from_slice(&answer.body).expect("JSON");
-    assert_eq!((&accepted["success"], &accepted["delivery"]["id"]), (&json!(true), &json!("del_1")));
+    assert_eq!(
+        (&accepted["success"], &accepted["delivery"]["id"]),
+        (&json!(true), &json!("del_1"))
+    );
     upstream.received(4).await;
     assert_eq!(upstream.last().body, event.body);
     is_delivered(&gateway, "del_1").await;
-    assert_eq!(get(&gateway, "/webhooks/wh_hooks").await["webhook"]["queue"]["dead"], 0);
+    assert_eq!(
+        get(&gateway, "/webhooks/wh_hooks").await["webhook"]["queue"]["dead"],
+        0
+    );
     assert_problem(&redeliver(&gateway, "del_1").await, 409, "payload_not_kept");
     assert_problem(&redeliver(&gateway, "del_2").await, 404, "unknown_delivery");
 }
@@ -337,23 +542,59 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
 
     let list = hookgate(&gateway, "events list --status dead --route hooks").await;
     list.assert(0);
-    for shown in ["del_1", "dead", "hooks", "user.created", "evt_1", "404", "rejected"] {
+    for shown in [
+        "del_1",
+        "dead",
+        "hooks",
+        "user.created",
+        "evt_1",
+        "404",
+        "rejected",
+    ] {
         assert!(list.stdout.contains(shown), "{shown} in {}", list.stdout);
     }
-    let json = hookgate(&gateway, "events list --json --event-id evt_1 --type user.created --limit 5").await;
+    let json = hookgate(
+        &gateway,
+        "events list --json --event-id evt_1 --type user.created --limit 5",
+    )
+    .await;
     let document = json.assert(0).json();
-    assert_eq!(document, get(&gateway, "/deliveries").await, "the API's own document");
+    assert_eq!(
+        document,
+        get(&gateway, "/deliveries").await,
+        "the API's own document"
+    );
     let none = hookgate(&gateway, "events list --status success").await;
-    assert_eq!((none.assert(0).stdout.as_str(), none.stderr.contains("no deliveries")), ("", true));
+    assert_eq!(
+        (
+            none.assert(0).stdout.as_str(),
+            none.stderr.contains("no deliveries")
+        ),
+        ("", true)
+    );
     let none = hookgate(&gateway, "events list --status success --json").await;
     assert_eq!(none.assert(0).json()["deliveries"], json!([]));
-    assert!(hookgate(&gateway, "events list --route other").await.assert(1).stderr.contains("unknown_webhook"));
+    assert!(
+        hookgate(&gateway, "events list --route other")
+            .await
+            .assert(1)
+            .stderr
+            .contains("unknown_webhook")
+    );
 
     let shown = hookgate(&gateway, "events show del_1").await;
-    assert!(shown.assert(0).stdout.contains(r#"{"id":"evt_1","#), "{}", shown.stdout);
+    assert!(
+        shown.assert(0).stdout.contains(r#"{"id":"evt_1","#),
+        "{}",
+        shown.stdout
+    );
     for unknown in ["del_7", "evt_1", "../status"] {
         let shown = hookgate(&gateway, &format!("events show {unknown}")).await;
-        assert!(shown.assert(1).stderr.contains("unknown_delivery"), "{}", shown.stderr);
+        assert!(
+            shown.assert(1).stderr.contains("unknown_delivery"),
+            "{}",
+            shown.stderr
+        );
     }
     for wrong in ["events redeliver", "events list --limit 0"] {
         hookgate(&gateway, wrong).await.assert(2);
@@ -366,11 +607,21 @@ async fn each_event_is_redelivered_that_can_be_and_the_others_are_named() {
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
     let mixed = hookgate(&gateway, "events redeliver del_7 del_1").await;
-    assert!(mixed.assert(1).stdout.starts_with("del_1 ") && mixed.stderr.contains("del_7"), "{}", mixed.stderr);
+    assert!(
+        mixed.assert(1).stdout.starts_with("del_1 ") && mixed.stderr.contains("del_7"),
+        "{}",
+        mixed.stderr
+    );
     upstream.received(4).await;
     is_delivered(&gateway, "del_1").await;
-    let refused = hookgate(&gateway, "events redeliver --json del_1").await.assert(1).json();
-    assert_eq!((&refused["success"], &refused["accepted"]), (&json!(false), &json!([])));
+    let refused = hookgate(&gateway, "events redeliver --json del_1")
+        .await
+        .assert(1)
+        .json();
+    assert_eq!(
+        (&refused["success"], &refused["accepted"]),
+        (&json!(false), &json!([]))
+    );
     assert_eq!(
         (&refused["refused"][0]["id"], &refused["refused"][0]["code"]),
         (&json!("del_1"), &json!("payload_not_kept"))
@@ -383,13 +634,30 @@ async fn a_long_list_comes_in_pages_and_is_one_document() {
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut sender = gateway.connect().await;
     for number in 0..105 {
-        sender.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        sender
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
     }
-    let document = hookgate(&gateway, "events list --json --limit 103").await.assert(0).json();
-    let ids: Vec<_> = document["deliveries"].as_array().expect("a list").iter().map(|one| one["id"].clone()).collect();
-    let expected: Vec<_> = (3..=105).rev().map(|number| json!(format!("del_{number}"))).collect();
+    let document = hookgate(&gateway, "events list --json --limit 103")
+        .await
+        .assert(0)
+        .json();
+    let ids: Vec<_> = document["deliveries"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["id"].clone())
+        .collect();
+    let expected: Vec<_> = (3..=105)
+        .rev()
+        .map(|number| json!(format!("del_{number}")))
+        .collect();
     assert_eq!(ids, expected);
-    assert_eq!((&document["total"], &document["has_more"]), (&json!(105), &json!(true)));
+    assert_eq!(
+        (&document["total"], &document["has_more"]),
+        (&json!(105), &json!(true))
+    );
     let table = hookgate(&gateway, "events list --limit 1000").await;
     assert_eq!(table.assert(0).stdout.lines().count(), 1 + 105);
 }
@@ -399,14 +667,35 @@ async fn all_dead_letters_of_a_route_are_redelivered_in_the_order_they_came() {
     let upstream = Upstream::replying([vec![Reply::status(410); 9], vec![Reply::ok()]].concat());
     let gateway = Gateway::start(queue_to(&upstream).with("concurrency", "1")).await;
     for number in 1..=3 {
-        gateway.send(Event::new(&format!("evt_{number}"))).await.assert(202, "queued");
+        gateway
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(202, "queued");
     }
-    gateway.metric_reaches("queue_events", &[("route", "hooks"), ("state", "dead")], 3.0).await;
+    gateway
+        .metric_reaches(
+            "queue_events",
+            &[("route", "hooks"), ("state", "dead")],
+            3.0,
+        )
+        .await;
     let run = hookgate(&gateway, "events redeliver --dead --route hooks").await;
-    assert!(run.assert(0).stdout.starts_with("3 of 3 events will be delivered again"), "{}", run.stdout);
+    assert!(
+        run.assert(0)
+            .stdout
+            .starts_with("3 of 3 events will be delivered again"),
+        "{}",
+        run.stdout
+    );
     upstream.received(12).await;
     assert_eq!(upstream.event_ids()[9..], ["evt_1", "evt_2", "evt_3"]);
-    gateway.metric_reaches("queue_events", &[("route", "hooks"), ("state", "dead")], 0.0).await;
+    gateway
+        .metric_reaches(
+            "queue_events",
+            &[("route", "hooks"), ("state", "dead")],
+            0.0,
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -414,33 +703,65 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
     let upstream = Upstream::ok();
     let setup = with_token(queue_to(&upstream)).with("shutdown", "{drain: 60s, grace: 5s}");
     let gateway = Gateway::start(setup).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    gateway.metric_reaches("queue_events", &[("route", "hooks"), ("state", "pending")], 0.0).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .metric_reaches(
+            "queue_events",
+            &[("route", "hooks"), ("state", "pending")],
+            0.0,
+        )
+        .await;
 
     let refused = hookgate(&gateway, "status").await;
-    assert!(refused.assert(77).stderr.contains("HOOKGATE_ADMIN_TOKEN"), "{}", refused.stderr);
+    assert!(
+        refused.assert(77).stderr.contains("HOOKGATE_ADMIN_TOKEN"),
+        "{}",
+        refused.stderr
+    );
     // The token is the configuration's, whatever else that one refers to.
     let known = hookgate(&gateway, "status --config hookgate.yaml").await;
-    assert!(known.assert(0).stdout.contains("  ready\n") && known.stdout.contains("\nhooks "), "{}", known.stdout);
+    assert!(
+        known.assert(0).stdout.contains("  ready\n") && known.stdout.contains("\nhooks "),
+        "{}",
+        known.stdout
+    );
     let with_variable = async |token: &str| {
         let mut command = command();
         command.current_dir(gateway.directory());
         command.args(["status", "--json", "--admin", &gateway.admin().to_string()]);
         // Nothing answers there: the gateway is asked without a proxy in between.
-        command.env("HOOKGATE_ADMIN_TOKEN", token).envs(["http_proxy", "ALL_PROXY"].map(|n| (n, "http://127.0.0.1:1")));
+        command
+            .env("HOOKGATE_ADMIN_TOKEN", token)
+            .envs(["http_proxy", "ALL_PROXY"].map(|n| (n, "http://127.0.0.1:1")));
         finish(command).await
     };
     let told = with_variable(TOKEN).await;
     let status = told.assert(0).json();
-    assert_eq!((&status["reachable"], &status["ready"]), (&json!(true), &json!(true)), "{status}");
+    assert_eq!(
+        (&status["reachable"], &status["ready"]),
+        (&json!(true), &json!(true)),
+        "{status}"
+    );
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(status["webhooks"][0]["delivery_stats"]["successful_deliveries"], 1, "{status}");
+    assert_eq!(
+        status["webhooks"][0]["delivery_stats"]["successful_deliveries"], 1,
+        "{status}"
+    );
     with_variable("wrong").await.assert(77);
 
     gateway.signal("TERM");
-    eventually("it drains", async || gateway.admin_get("/readyz").await.status == 503).await;
+    eventually("it drains", async || {
+        gateway.admin_get("/readyz").await.status == 503
+    })
+    .await;
     let draining = with_variable(TOKEN).await;
-    assert_eq!((draining.code, &draining.json()["reason"]), (Some(1), &json!("draining")));
+    assert_eq!(
+        (draining.code, &draining.json()["reason"]),
+        (Some(1), &json!("draining"))
+    );
     stop(&gateway).await;
     let gone = with_variable(TOKEN).await;
     assert_eq!(gone.assert(69).json()["reachable"], false);
@@ -451,17 +772,34 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
 async fn a_reader_that_has_seen_enough_is_no_failure() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     let admin = format!("--admin={}", gateway.admin());
-    for line in [&["events", "list"][..], &["events", "show", "del_1"], &["status", "--json"]] {
+    for line in [
+        &["events", "list"][..],
+        &["events", "show", "del_1"],
+        &["status", "--json"],
+    ] {
         let mut command = command();
         command.current_dir(gateway.directory());
-        let mut child =
-            command.args(line).arg(&admin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        let mut child = command
+            .args(line)
+            .arg(&admin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("runs");
         drop(child.stdout.take());
-        let waiting = tokio::task::spawn_blocking(move || child.wait_with_output().expect("a child"));
+        let waiting =
+            tokio::task::spawn_blocking(move || child.wait_with_output().expect("a child"));
         let output = within("the command", waiting).await.expect("no panic");
-        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{line:?}: {output:?}");
+        assert_eq!(
+            (output.status.code(), output.stderr.len()),
+            (Some(0), 0),
+            "{line:?}: {output:?}"
+        );
     }
 }
 
@@ -470,16 +808,41 @@ async fn the_store_is_looked_at_while_no_gateway_runs_and_only_then() {
     let upstream = refusing();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
-    let (list, show) = ("events list --json --status dead --route hooks", "events show del_1 --json");
-    let online = [hookgate(&gateway, list).await, hookgate(&gateway, show).await].map(|run| run.assert(0).json());
+    let (list, show) = (
+        "events list --json --status dead --route hooks",
+        "events show del_1 --json",
+    );
+    let online = [
+        hookgate(&gateway, list).await,
+        hookgate(&gateway, show).await,
+    ]
+    .map(|run| run.assert(0).json());
     let refused = hookgate_offline(&gateway, "events list").await;
-    assert!(refused.assert(1).stderr.contains(&format!("process {}", gateway.pid())), "{}", refused.stderr);
+    assert!(
+        refused
+            .assert(1)
+            .stderr
+            .contains(&format!("process {}", gateway.pid())),
+        "{}",
+        refused.stderr
+    );
 
     stop(&gateway).await;
-    let offline = [hookgate_offline(&gateway, list).await, hookgate_offline(&gateway, show).await];
+    let offline = [
+        hookgate_offline(&gateway, list).await,
+        hookgate_offline(&gateway, show).await,
+    ];
     assert_eq!(offline.map(|run| run.assert(0).json()), online);
-    assert!(hookgate_offline(&gateway, "events show del_2").await.assert(1).stderr.contains("unknown_delivery"));
-    hookgate_offline(&gateway, "events list --admin=http://127.0.0.1:1").await.assert(2);
+    assert!(
+        hookgate_offline(&gateway, "events show del_2")
+            .await
+            .assert(1)
+            .stderr
+            .contains("unknown_delivery")
+    );
+    hookgate_offline(&gateway, "events list --admin=http://127.0.0.1:1")
+        .await
+        .assert(2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -491,11 +854,21 @@ async fn looking_for_a_store_that_is_not_there_makes_none() {
         command.args(["events", "list", "--offline"]);
         finish(command).await
     };
-    assert!(offline().await.assert(2).stderr.contains("--config"), "without a configuration");
-    let config = format!("{}store: {{path: kept}}\n", Setup::from(Route::to_url("http://127.0.0.1:1/")).yaml());
+    assert!(
+        offline().await.assert(2).stderr.contains("--config"),
+        "without a configuration"
+    );
+    let config = format!(
+        "{}store: {{path: kept}}\n",
+        Setup::from(Route::to_url("http://127.0.0.1:1/")).yaml()
+    );
     std::fs::write(folder.path().join("hookgate.yaml"), config).expect("a writable folder");
     let missing = offline().await;
-    assert!(missing.assert(1).stderr.contains("there is no store in"), "{}", missing.stderr);
+    assert!(
+        missing.assert(1).stderr.contains("there is no store in"),
+        "{}",
+        missing.stderr
+    );
     assert!(!folder.path().join("kept").exists());
     std::fs::create_dir(folder.path().join("kept")).expect("a writable folder");
     std::fs::write(
@@ -504,20 +877,34 @@ async fn looking_for_a_store_that_is_not_there_makes_none() {
     )
     .expect("a writable folder");
     let foreign = offline().await;
-    assert!(foreign.assert(1).stderr.contains("was not written by this program"), "{}", foreign.stderr);
+    assert!(
+        foreign
+            .assert(1)
+            .stderr
+            .contains("was not written by this program"),
+        "{}",
+        foreign.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
     let found = program("HOOKGATE_SQLITE3", "sqlite3");
-    let Some(sqlite3) = tool("sqlite3", found, "the backup of a running gateway's store") else { return };
+    let Some(sqlite3) = tool("sqlite3", found, "the backup of a running gateway's store") else {
+        return;
+    };
     let upstream = refusing();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
-    for (name, line) in [("copied", ".backup restored/copied"), ("vacuumed", "VACUUM INTO 'restored/vacuumed'")] {
+    for (name, line) in [
+        ("copied", ".backup restored/copied"),
+        ("vacuumed", "VACUUM INTO 'restored/vacuumed'"),
+    ] {
         std::fs::create_dir_all(gateway.directory().join("restored")).expect("a writable folder");
         let mut backup = Command::new(&sqlite3);
-        backup.args(["-cmd", ".timeout 5000", "hookgate-data/hookgate.db", line]).current_dir(gateway.directory());
+        backup
+            .args(["-cmd", ".timeout 5000", "hookgate-data/hookgate.db", line])
+            .current_dir(gateway.directory());
         let run = finish(backup).await;
         assert_eq!(run.code, Some(0), "{name}: {}", run.stderr);
     }
@@ -527,14 +914,28 @@ async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
     for name in ["copied", "vacuumed"] {
         std::fs::remove_dir_all(&store).expect("the old store");
         std::fs::create_dir(&store).expect("a writable folder");
-        std::fs::copy(gateway.directory().join("restored").join(name), store.join("hookgate.db")).expect("a copy");
+        std::fs::copy(
+            gateway.directory().join("restored").join(name),
+            store.join("hookgate.db"),
+        )
+        .expect("a copy");
         let list = hookgate_offline(&gateway, "events list --json").await;
-        assert_eq!(list.assert(0).json()["deliveries"][0]["event_id"], "evt_1", "{name}");
+        assert_eq!(
+            list.assert(0).json()["deliveries"][0]["event_id"],
+            "evt_1",
+            "{name}"
+        );
         let path = format!("{{path: \"{}\"}}", store.display());
         let restored = Gateway::start(Setup::from(queue_to(&moved)).with("store", &path)).await;
-        restored.send(Event::new("evt_1")).await.assert(409, "duplicate");
+        restored
+            .send(Event::new("evt_1"))
+            .await
+            .assert(409, "duplicate");
         assert_eq!(redeliver(&restored, "del_1").await.status, 202, "{name}");
-        eventually("it arrives", async || moved.event_ids().contains(&"evt_1".to_owned())).await;
+        eventually("it arrives", async || {
+            moved.event_ids().contains(&"evt_1".to_owned())
+        })
+        .await;
         stop(&restored).await;
     }
 }
@@ -543,7 +944,9 @@ async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
 async fn tail(gateway: &Gateway, line: &str) -> Process {
     let mut command = command();
     command.current_dir(gateway.directory());
-    command.args(["deliveries", "tail"]).args(line.split_whitespace());
+    command
+        .args(["deliveries", "tail"])
+        .args(line.split_whitespace());
     let tail = Process::spawn(command.arg(format!("--admin=http://{}", gateway.admin())));
     tail.says("following the deliveries").await;
     tail
@@ -553,30 +956,68 @@ async fn tail(gateway: &Gateway, line: &str) -> Process {
 fn told(tail: &Process, member: &str) -> Vec<String> {
     let stdout = tail.stdout();
     let complete = stdout.rfind('\n').map_or("", |end| &stdout[..end]);
-    let text = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")[member].as_str().map(str::to_owned);
-    complete.lines().map(|line| text(line).expect("a text")).collect()
+    let text = |line: &str| {
+        serde_json::from_str::<Value>(line).expect("JSON")[member]
+            .as_str()
+            .map(str::to_owned)
+    };
+    complete
+        .lines()
+        .map(|line| text(line).expect("a text"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_tells_each_delivery_once_however_many_come_between_two_looks() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_before")).await.assert(200, "delivered");
-    let (tail, since) = (tail(&gateway, "--json").await, tail(&gateway, "--json --since del_2").await);
+    gateway
+        .send(Event::new("evt_before"))
+        .await
+        .assert(200, "delivered");
+    let (tail, since) = (
+        tail(&gateway, "--json").await,
+        tail(&gateway, "--json --since del_2").await,
+    );
     let mut sender = gateway.connect().await;
     for number in 0..300 {
-        sender.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        sender
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
     }
     let all: Vec<_> = (0..300).map(|number| format!("evt_{number}")).collect();
-    eventually("all are told", async || told(&tail, "event_id").len() >= 300).await;
-    eventually("all are told", async || told(&since, "event_id").len() >= 299).await;
-    gateway.send(Event::new("evt_last")).await.assert(200, "delivered");
-    eventually("the last is told", async || told(&tail, "event_id").last().is_some_and(|id| id == "evt_last")).await;
-    assert_eq!(told(&tail, "event_id"), [&all[..], &["evt_last".into()]].concat());
+    eventually("all are told", async || {
+        told(&tail, "event_id").len() >= 300
+    })
+    .await;
+    eventually("all are told", async || {
+        told(&since, "event_id").len() >= 299
+    })
+    .await;
+    gateway
+        .send(Event::new("evt_last"))
+        .await
+        .assert(200, "delivered");
+    eventually("the last is told", async || {
+        told(&tail, "event_id")
+            .last()
+            .is_some_and(|id| id == "evt_last")
+    })
+    .await;
+    assert_eq!(
+        told(&tail, "event_id"),
+        [&all[..], &["evt_last".into()]].concat()
+    );
     for signal in ["INT", "TERM"] {
         let child = if signal == "INT" { &tail } else { &since };
         child.signal(signal);
-        assert_eq!(child.exited().await.code(), Some(0), "{signal}: {}", child.output());
+        assert_eq!(
+            child.exited().await.code(),
+            Some(0),
+            "{signal}: {}",
+            child.output()
+        );
     }
     assert_eq!(told(&since, "event_id")[..299], all[1..]);
 }
@@ -587,32 +1028,65 @@ async fn tail_tells_of_one_route_and_of_an_older_event_that_comes_to_the_status_
     let refusing = Upstream::replying([Reply::status(410).after(&gate)]);
     let queue = queue_to(&refusing).with("retry", "{initial: 1ms, max_interval: 10ms}");
     let gateway = Gateway::start(Setup::new([queue, Route::to(&other).named("other")])).await;
-    gateway.send(Event::new("evt_old")).await.assert(202, "queued");
-    gateway.send(Event::new("evt_1").post().at("/webhooks/other")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_old"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1").post().at("/webhooks/other"))
+        .await
+        .assert(200, "delivered");
     let dead = tail(&gateway, "--status dead --route hooks --json").await;
     let successes = tail(&gateway, "--route other --since 0").await;
     gate.open();
-    eventually("its death is told", async || told(&dead, "event_id") == ["evt_old"]).await;
+    eventually("its death is told", async || {
+        told(&dead, "event_id") == ["evt_old"]
+    })
+    .await;
     eventually("it is told", async || successes.stdout().contains("evt_1")).await;
     let line = successes.stdout();
-    assert!(line.lines().count() == 1 && line.contains("success") && line.contains("user.created"), "{line}");
-    assert!(hookgate(&gateway, "deliveries tail --route none").await.assert(1).stderr.contains("unknown_webhook"));
-    hookgate(&gateway, "deliveries tail --since x").await.assert(2);
+    assert!(
+        line.lines().count() == 1 && line.contains("success") && line.contains("user.created"),
+        "{line}"
+    );
+    assert!(
+        hookgate(&gateway, "deliveries tail --route none")
+            .await
+            .assert(1)
+            .stderr
+            .contains("unknown_webhook")
+    );
+    hookgate(&gateway, "deliveries tail --since x")
+        .await
+        .assert(2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_waits_for_a_gateway_that_is_gone_for_a_moment_and_says_so_once() {
     let upstream = Upstream::ok();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let setup = Setup::from(Route::to(&upstream)).with("admin", &format!("{{address: \"{port}\"}}")).stopping_at_once();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    let setup = Setup::from(Route::to(&upstream))
+        .with("admin", &format!("{{address: \"{port}\"}}"))
+        .stopping_at_once();
     let mut gateway = Gateway::start(setup).await;
     let tail = tail(&gateway, "--json").await;
     gateway.stop().await;
     tail.says("cannot be reached").await;
     gateway.restart().await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     eventually("it is told", async || told(&tail, "event_id") == ["evt_1"]).await;
-    assert_eq!(tail.output().matches("waiting for it").count(), 1, "{}", tail.output());
+    assert_eq!(
+        tail.output().matches("waiting for it").count(),
+        1,
+        "{}",
+        tail.output()
+    );
     stop(&gateway).await;
     assert_eq!(hookgate(&gateway, "deliveries tail").await.code, Some(69));
 }
@@ -621,15 +1095,27 @@ async fn tail_waits_for_a_gateway_that_is_gone_for_a_moment_and_says_so_once() {
 async fn tail_ends_when_nobody_reads_any_more() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     let mut command = command();
     command.current_dir(gateway.directory());
-    command.args(["deliveries", "tail", "--since", "0"]).arg(format!("--admin=http://{}", gateway.admin()));
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
+    command
+        .args(["deliveries", "tail", "--since", "0"])
+        .arg(format!("--admin=http://{}", gateway.admin()));
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
     drop(child.stdout.take());
     let mut code = None;
     eventually("it ends", async || {
-        code = child.try_wait().expect("a child").map(|status| status.code());
+        code = child
+            .try_wait()
+            .expect("a child")
+            .map(|status| status.code());
         code.is_some()
     })
     .await;

@@ -22,8 +22,14 @@ const ALLOWED: &[(&str, &str)] = &[
     ("tls", ""),
     ("proxy_protocol", ""),
     ("upstream", "backoff delivery metrics store tls"),
-    ("route", "backoff signature handshake event store ledger upstream"),
-    ("queue", "backoff clock delivery ledger metrics route store upstream"),
+    (
+        "route",
+        "backoff signature handshake event store ledger upstream",
+    ),
+    (
+        "queue",
+        "backoff clock delivery ledger metrics route store upstream",
+    ),
     ("log", "outcome"),
     (
         "gateway",
@@ -39,7 +45,10 @@ const ALLOWED: &[(&str, &str)] = &[
         "admin",
         "delivery event json ledger log metrics outcome providers queue route secret signature store tls watch webhooks",
     ),
-    ("app", "admin clock config gateway ledger log metrics queue store tls upstream watch webhooks"),
+    (
+        "app",
+        "admin clock config gateway ledger log metrics queue store tls upstream watch webhooks",
+    ),
     ("cli", "*"),
 ];
 
@@ -52,10 +61,17 @@ fn imports_point_up_the_list_only() {
         for (file, text) in files_of(&src, module) {
             // Tests may use what they need to make a value.
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            for line in code.lines().filter_map(|line| line.trim().strip_prefix("use crate::")) {
+            for line in code
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("use crate::"))
+            {
                 seen += 1;
                 let imported = if let Some(group) = line.strip_prefix('{') {
-                    group.trim_end_matches("};").split(',').map(|name| first_word(name.trim())).collect::<Vec<_>>()
+                    group
+                        .trim_end_matches("};")
+                        .split(',')
+                        .map(|name| first_word(name.trim()))
+                        .collect::<Vec<_>>()
                 } else {
                     vec![first_word(line)]
                 };
@@ -70,7 +86,9 @@ fn imports_point_up_the_list_only() {
 }
 
 fn first_word(path: &str) -> &str {
-    path.split(|character: char| !character.is_ascii_alphanumeric() && character != '_').next().unwrap_or_default()
+    path.split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
+        .next()
+        .unwrap_or_default()
 }
 
 fn files_of(src: &Path, module: &str) -> Vec<(String, String)> {
@@ -89,6 +107,8 @@ fn files_of(src: &Path, module: &str) -> Vec<(String, String)> {
             }
         }
     }
-    let read = |path: std::path::PathBuf| Some((path.display().to_string(), fs::read_to_string(path).ok()?));
+    let read = |path: std::path::PathBuf| {
+        Some((path.display().to_string(), fs::read_to_string(path).ok()?))
+    };
     paths.into_iter().filter_map(read).collect()
 }

@@ -12,7 +12,9 @@ fn background(gateway: &Gateway, request: impl Into<Request>) -> tokio::task::Jo
 }
 
 async fn answer_of(task: tokio::task::JoinHandle<Answer>) -> Answer {
-    within("the background sender's answer", task).await.expect("no panic in the sender")
+    within("the background sender's answer", task)
+        .await
+        .expect("no panic in the sender")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -25,14 +27,27 @@ async fn a_completed_event_is_never_forwarded_again() {
     let mut h2 = gateway.connect_h2().await;
     for _ in 0..5 {
         kept.send(event.clone()).await.assert(409, "duplicate");
-        kept.send(event.post().chunked(3)).await.assert(409, "duplicate");
+        kept.send(event.post().chunked(3))
+            .await
+            .assert(409, "duplicate");
         h2.send(event.clone()).await.assert(409, "duplicate");
     }
-    gateway.send(Event::new("evt_2")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(200, "delivered");
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"]);
     let metrics = gateway.metrics().await;
-    metrics.assert_value("ledger_checks_total", &[("route", "hooks"), ("result", "new")], 2.0);
-    metrics.assert_value("ledger_checks_total", &[("route", "hooks"), ("result", "duplicate")], 15.0);
+    metrics.assert_value(
+        "ledger_checks_total",
+        &[("route", "hooks"), ("result", "new")],
+        2.0,
+    );
+    metrics.assert_value(
+        "ledger_checks_total",
+        &[("route", "hooks"), ("result", "duplicate")],
+        15.0,
+    );
     metrics.assert_value("ledger_entries", &[], 2.0);
 }
 
@@ -46,7 +61,9 @@ async fn an_event_the_upstream_refused_is_released_and_the_retry_passes() {
         assert_eq!(answer.outcome(), "upstream_rejected", "upstream {status}");
         gateway.send(event.clone()).await.assert(200, "delivered");
         upstream.last().assert_header("Hookgate-Attempt", "2");
-        upstream.last().assert_no_header("Hookgate-Possible-Duplicate");
+        upstream
+            .last()
+            .assert_no_header("Hookgate-Possible-Duplicate");
         gateway.send(event).await.assert(409, "duplicate");
         assert_eq!(upstream.count(), 2, "upstream {status}");
     }
@@ -54,26 +71,51 @@ async fn an_event_the_upstream_refused_is_released_and_the_retry_passes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_are_counted_until_one_succeeds() {
-    let upstream = Upstream::replying([Reply::status(500), Reply::status(503), Reply::status(404), Reply::ok()]);
+    let upstream = Upstream::replying([
+        Reply::status(500),
+        Reply::status(503),
+        Reply::status(404),
+        Reply::ok(),
+    ]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for _ in 0..4 {
         gateway.send(Event::new("evt_1")).await;
     }
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    let attempts: Vec<_> =
-        upstream.requests().iter().map(|r| r.header("Hookgate-Attempt").map(str::to_owned)).collect();
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    let attempts: Vec<_> = upstream
+        .requests()
+        .iter()
+        .map(|r| r.header("Hookgate-Attempt").map(str::to_owned))
+        .collect();
     assert_eq!(attempts, ["1", "2", "3", "4"].map(|n| Some(n.to_owned())));
-    gateway.logged(json!({"event_id": "evt_1", "outcome": "delivered", "attempt": 4})).await;
+    gateway
+        .logged(json!({"event_id": "evt_1", "outcome": "delivered", "attempt": 4}))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_released_event_may_come_back_with_another_body() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::typed("evt_1", "first.try")).await.assert(500, "upstream_rejected");
-    gateway.send(Event::typed("evt_1", "second.try")).await.assert(200, "delivered");
-    gateway.send(Event::typed("evt_1", "first.try")).await.assert(409, "payload_mismatch");
-    gateway.send(Event::typed("evt_1", "second.try")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::typed("evt_1", "first.try"))
+        .await
+        .assert(500, "upstream_rejected");
+    gateway
+        .send(Event::typed("evt_1", "second.try"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::typed("evt_1", "first.try"))
+        .await
+        .assert(409, "payload_mismatch");
+    gateway
+        .send(Event::typed("evt_1", "second.try"))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.count(), 2);
 }
 
@@ -81,37 +123,87 @@ async fn a_released_event_may_come_back_with_another_body() {
 async fn an_event_that_never_reached_the_upstream_is_released_without_a_mark() {
     let closed = ClosedPort::new();
     let gateway = Gateway::start(Route::to_url(&closed.url())).await;
-    gateway.send(Event::new("evt_1")).await.assert(502, "upstream_unreachable");
-    gateway.send(Event::new("evt_1")).await.assert(502, "upstream_unreachable");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(502, "upstream_unreachable");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(502, "upstream_unreachable");
     let upstream = closed.open([Reply::ok()]);
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    upstream.last().assert_no_header("Hookgate-Possible-Duplicate");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    upstream
+        .last()
+        .assert_no_header("Hookgate-Possible-Duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hand_over_that_broke_after_the_request_was_sent_is_unknown_and_its_retry_is_marked() {
     let upstream = Upstream::replying([Reply::cut(), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(502, "upstream_unreachable");
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(502, "upstream_unreachable");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     upstream.requests()[0].assert_no_header("Hookgate-Possible-Duplicate");
-    upstream.last().assert_header("Hookgate-Possible-Duplicate", "true");
+    upstream
+        .last()
+        .assert_header("Hookgate-Possible-Duplicate", "true");
     upstream.last().assert_header("Hookgate-Attempt", "2");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    gateway.metrics().await.assert_value("upstream_requests_total", &[("route", "hooks"), ("result", "broken")], 1.0);
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    gateway.metrics().await.assert_value(
+        "upstream_requests_total",
+        &[("route", "hooks"), ("result", "broken")],
+        1.0,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hand_over_that_timed_out_is_unknown_and_its_retry_is_marked() {
     let upstream = Upstream::replying([Reply::hang(), Reply::ok()]);
-    let gateway = Gateway::start(Route::to(&upstream).with("budget", "2s").with("budget_margin", "500ms")).await;
-    gateway.send(Event::new("evt_1")).await.assert(504, "budget_exceeded").assert_event_id("evt_1");
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Possible-Duplicate", "true");
+    let gateway = Gateway::start(
+        Route::to(&upstream)
+            .with("budget", "2s")
+            .with("budget_margin", "500ms"),
+    )
+    .await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(504, "budget_exceeded")
+        .assert_event_id("evt_1");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    upstream
+        .last()
+        .assert_header("Hookgate-Possible-Duplicate", "true");
     upstream.last().assert_header("Hookgate-Attempt", "2");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    gateway.metrics().await.assert_value("upstream_requests_total", &[("route", "hooks"), ("result", "timeout")], 1.0);
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    gateway.metrics().await.assert_value(
+        "upstream_requests_total",
+        &[("route", "hooks"), ("result", "timeout")],
+        1.0,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,23 +211,35 @@ async fn sixteen_concurrent_copies_reach_the_upstream_once() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let copies: Vec<_> = (0..16).map(|_| background(&gateway, Event::new("evt_1"))).collect();
+    let copies: Vec<_> = (0..16)
+        .map(|_| background(&gateway, Event::new("evt_1")))
+        .collect();
     upstream.received(1).await;
     // One is being handed over and four wait for it; the other eleven are told at once.
-    eventually("all but five are answered", async || copies.iter().filter(|copy| copy.is_finished()).count() == 11)
-        .await;
+    eventually("all but five are answered", async || {
+        copies.iter().filter(|copy| copy.is_finished()).count() == 11
+    })
+    .await;
     assert_eq!(upstream.count(), 1);
     gate.open();
     let mut outcomes = std::collections::BTreeMap::new();
     for copy in copies {
         let answer = answer_of(copy).await;
         if answer.outcome() == "in_flight" {
-            answer.assert_problem(409, "in_flight").assert_retry_after().assert_event_id("evt_1");
+            answer
+                .assert_problem(409, "in_flight")
+                .assert_retry_after()
+                .assert_event_id("evt_1");
         }
-        *outcomes.entry((answer.status, answer.outcome().to_owned())).or_insert(0) += 1;
+        *outcomes
+            .entry((answer.status, answer.outcome().to_owned()))
+            .or_insert(0) += 1;
     }
-    let expected =
-        [((200, "delivered".to_owned()), 1), ((409, "duplicate".to_owned()), 4), ((409, "in_flight".to_owned()), 11)];
+    let expected = [
+        ((200, "delivered".to_owned()), 1),
+        ((409, "duplicate".to_owned()), 4),
+        ((409, "in_flight".to_owned()), 11),
+    ];
     assert_eq!(outcomes, expected.into());
     assert_eq!(upstream.count(), 1);
 }
@@ -144,11 +248,16 @@ async fn sixteen_concurrent_copies_reach_the_upstream_once() {
 async fn copies_of_many_events_at_once_reach_the_upstream_once_each() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let events = (0..80).map(|n| background(&gateway, Event::new(&format!("evt_{}", n % 20)))).collect::<Vec<_>>();
+    let events = (0..80)
+        .map(|n| background(&gateway, Event::new(&format!("evt_{}", n % 20))))
+        .collect::<Vec<_>>();
     let mut delivered = 0;
     for task in events {
         let answer = answer_of(task).await;
-        assert!(["delivered", "duplicate", "in_flight"].contains(&answer.outcome()), "{answer:?}");
+        assert!(
+            ["delivered", "duplicate", "in_flight"].contains(&answer.outcome()),
+            "{answer:?}"
+        );
         delivered += usize::from(answer.outcome() == "delivered");
     }
     let mut ids = upstream.event_ids();
@@ -166,10 +275,16 @@ async fn in_flight_reject_answers_a_copy_at_once() {
     upstream.received(1).await;
     let copy = gateway.send(Event::new("evt_1")).await;
     copy.assert_problem(409, "in_flight").assert_retry_after();
-    assert!(!first.is_finished(), "the copy was answered while the first was being delivered");
+    assert!(
+        !first.is_finished(),
+        "the copy was answered while the first was being delivered"
+    );
     gate.open();
     answer_of(first).await.assert(200, "delivered");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.count(), 1);
 }
 
@@ -193,10 +308,15 @@ async fn a_waiting_copy_gets_its_own_try_when_the_first_was_released() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_copies_are_tried_one_after_the_other_never_together() {
     let gates = [Gate::shut(), Gate::shut(), Gate::shut()];
-    let replies: Vec<_> = gates.iter().map(|gate| Reply::status(500).after(gate)).collect();
+    let replies: Vec<_> = gates
+        .iter()
+        .map(|gate| Reply::status(500).after(gate))
+        .collect();
     let upstream = Upstream::replying(replies);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let copies: Vec<_> = (0..3).map(|_| background(&gateway, Event::new("evt_1"))).collect();
+    let copies: Vec<_> = (0..3)
+        .map(|_| background(&gateway, Event::new("evt_1")))
+        .collect();
     gateway.metric_reaches("requests_in_flight", &[], 3.0).await;
     for (number, gate) in gates.iter().enumerate() {
         upstream.received(number + 1).await;
@@ -216,7 +336,10 @@ async fn an_event_in_flight_does_not_hold_up_another() {
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let held = background(&gateway, Event::new("evt_1"));
     upstream.received(1).await;
-    gateway.send(Event::new("evt_2")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(200, "delivered");
     assert!(!held.is_finished());
     gate.open();
     answer_of(held).await.assert(200, "delivered");
@@ -238,13 +361,26 @@ async fn a_sender_that_hangs_up_does_not_stop_the_hand_over() {
         }
         // Time enough for the gateway to notice: other events come and go meanwhile.
         for number in 0..50 {
-            gateway.send(Event::new(&format!("evt_other_{number}"))).await.assert(200, "delivered");
+            gateway
+                .send(Event::new(&format!("evt_other_{number}")))
+                .await
+                .assert(200, "delivered");
         }
         let copy = background(&gateway, Event::new("evt_1"));
         gate.open();
         answer_of(copy).await.assert(409, "duplicate");
-        gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-        assert_eq!(upstream.event_ids().iter().filter(|id| *id == "evt_1").count(), 1);
+        gateway
+            .send(Event::new("evt_1"))
+            .await
+            .assert(409, "duplicate");
+        assert_eq!(
+            upstream
+                .event_ids()
+                .iter()
+                .filter(|id| *id == "evt_1")
+                .count(),
+            1
+        );
     }
 }
 
@@ -259,11 +395,23 @@ async fn a_sender_over_h2c_that_resets_its_stream_does_not_stop_the_hand_over() 
     sending.abort();
     let _ = sending.await;
     for number in 0..50 {
-        gateway.send(Event::new(&format!("evt_other_{number}"))).await.assert(200, "delivered");
+        gateway
+            .send(Event::new(&format!("evt_other_{number}")))
+            .await
+            .assert(200, "delivered");
     }
     gate.open();
-    gateway.metric_reaches("upstream_requests_total", &[("route", "hooks"), ("result", "2xx")], 51.0).await;
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway
+        .metric_reaches(
+            "upstream_requests_total",
+            &[("route", "hooks"), ("result", "2xx")],
+            51.0,
+        )
+        .await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.count(), 51);
 }
 
@@ -278,21 +426,42 @@ async fn a_sender_that_hangs_up_within_the_body_leaves_nothing_behind() {
     sender.reset();
     gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
     upstream.assert_untouched();
-    gateway.send(Event::sized("evt_1", 5000)).await.assert(200, "delivered");
+    gateway
+        .send(Event::sized("evt_1", 5000))
+        .await
+        .assert(200, "delivered");
     upstream.last().assert_header("Hookgate-Attempt", "1");
-    gateway.metrics().await.assert_value("body_bytes_in_flight", &[], 0.0);
+    gateway
+        .metrics()
+        .await
+        .assert_value("body_bytes_in_flight", &[], 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_id_on_two_routes_is_two_events() {
     let upstream = Upstream::ok();
-    let gateway =
-        Gateway::start(Setup::new([Route::to(&upstream).named("one"), Route::to(&upstream).named("two")])).await;
+    let gateway = Gateway::start(Setup::new([
+        Route::to(&upstream).named("one"),
+        Route::to(&upstream).named("two"),
+    ]))
+    .await;
     let event = Event::new("evt_1");
-    gateway.send(event.post().at("/webhooks/one")).await.assert(200, "delivered");
-    gateway.send(event.post().at("/webhooks/two")).await.assert(200, "delivered");
-    gateway.send(event.post().at("/webhooks/one")).await.assert(409, "duplicate");
-    gateway.send(event.post().at("/webhooks/two")).await.assert(409, "duplicate");
+    gateway
+        .send(event.post().at("/webhooks/one"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(event.post().at("/webhooks/two"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(event.post().at("/webhooks/one"))
+        .await
+        .assert(409, "duplicate");
+    gateway
+        .send(event.post().at("/webhooks/two"))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.count(), 2);
 }
 
@@ -300,7 +469,18 @@ async fn the_same_id_on_two_routes_is_two_events() {
 async fn ids_that_differ_in_anything_are_different_events() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let ids = ["evt_1", "EVT_1", "evt_1 ", " evt_1", "evt_10", "evt_", "hooks", "hooks:evt_1", "\u{e9}", "e\u{301}"];
+    let ids = [
+        "evt_1",
+        "EVT_1",
+        "evt_1 ",
+        " evt_1",
+        "evt_10",
+        "evt_",
+        "hooks",
+        "hooks:evt_1",
+        "\u{e9}",
+        "e\u{301}",
+    ];
     for id in ids {
         gateway.send(Event::new(id)).await.assert(200, "delivered");
     }
@@ -311,7 +491,8 @@ async fn ids_that_differ_in_anything_are_different_events() {
 async fn an_acknowledged_duplicate_is_never_acknowledged_before_the_first_has_succeeded() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::status(500).after(&gate), Reply::status(500)]);
-    let gateway = Gateway::start(Route::to(&upstream).with("replay", "{on_duplicate: acknowledge}")).await;
+    let gateway =
+        Gateway::start(Route::to(&upstream).with("replay", "{on_duplicate: acknowledge}")).await;
     let first = background(&gateway, Event::new("evt_1"));
     upstream.received(1).await;
     let copy = background(&gateway, Event::new("evt_1"));

@@ -8,7 +8,10 @@ use crate::harness::*;
 async fn each_request_is_one_line_that_tells_what_became_of_it() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::typed("evt_1", "user.created")).await.assert(200, "delivered");
+    gateway
+        .send(Event::typed("evt_1", "user.created"))
+        .await
+        .assert(200, "delivered");
     let line = gateway.logged(json!({"event_id": "evt_1"})).await;
     let told = [
         ("route", "hooks"),
@@ -26,12 +29,32 @@ async fn each_request_is_one_line_that_tells_what_became_of_it() {
         (&json!(200), &json!(200), &json!(1)),
         "{line}"
     );
-    assert_eq!(line["body_bytes"], json!(Event::new("evt_1").body.len()), "{line}");
-    assert!(line["duration_ms"].as_f64().is_some_and(|ms| ms >= 0.0), "{line}");
-    assert!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1")), "{line}");
-    assert!(line["time"].as_str().is_some_and(|time| time.contains('T')), "{line}");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    gateway.logged(json!({"event_id": "evt_1", "outcome": "duplicate", "status": 409})).await;
+    assert_eq!(
+        line["body_bytes"],
+        json!(Event::new("evt_1").body.len()),
+        "{line}"
+    );
+    assert!(
+        line["duration_ms"].as_f64().is_some_and(|ms| ms >= 0.0),
+        "{line}"
+    );
+    assert!(
+        line["peer"]
+            .as_str()
+            .is_some_and(|peer| peer.starts_with("127.0.0.1")),
+        "{line}"
+    );
+    assert!(
+        line["time"].as_str().is_some_and(|time| time.contains('T')),
+        "{line}"
+    );
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    gateway
+        .logged(json!({"event_id": "evt_1", "outcome": "duplicate", "status": 409}))
+        .await;
     assert_eq!(gateway.access_lines().len(), 2);
 }
 
@@ -40,15 +63,31 @@ async fn a_rejected_request_is_told_with_its_reason() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = Event::new("evt_1");
-    gateway.send(event.forged()).await.assert(401, "invalid_signature");
-    gateway.send(event.post().without("X-VPN-Signature")).await.assert(401, "invalid_signature");
-    gateway.send(event.post().at("/elsewhere")).await.assert(404, "unknown_route");
+    gateway
+        .send(event.forged())
+        .await
+        .assert(401, "invalid_signature");
+    gateway
+        .send(event.post().without("X-VPN-Signature"))
+        .await
+        .assert(401, "invalid_signature");
+    gateway
+        .send(event.post().at("/elsewhere"))
+        .await
+        .assert(404, "unknown_route");
     let line = gateway
         .logged(json!({"outcome": "invalid_signature", "reason": "mismatch", "route": "hooks", "status": 401}))
         .await;
-    assert!(line.get("event_id").is_none(), "an unverified ID is not repeated: {line}");
-    gateway.logged(json!({"outcome": "invalid_signature", "reason": "missing"})).await;
-    gateway.logged(json!({"outcome": "unknown_route", "status": 404})).await;
+    assert!(
+        line.get("event_id").is_none(),
+        "an unverified ID is not repeated: {line}"
+    );
+    gateway
+        .logged(json!({"outcome": "invalid_signature", "reason": "missing"}))
+        .await;
+    gateway
+        .logged(json!({"outcome": "unknown_route", "status": 404}))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,9 +95,14 @@ async fn the_trace_of_the_sender_is_in_the_line() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
-    let request = Event::new("evt_1").post().header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"));
+    let request = Event::new("evt_1")
+        .post()
+        .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"));
     gateway.send(request).await.assert(200, "delivered");
-    assert_eq!(gateway.logged(json!({"event_id": "evt_1"})).await["trace_id"], trace);
+    assert_eq!(
+        gateway.logged(json!({"event_id": "evt_1"})).await["trace_id"],
+        trace
+    );
 }
 
 /// Makes the gateway talk about good, bad, broken and failing requests that all carry canaries, and returns the
@@ -71,11 +115,21 @@ async fn provoke(gateway: &Gateway) -> Vec<String> {
     gateway.send(private(event.post())).await;
     gateway.send(private(event.post())).await;
     gateway.send(private(event.forged())).await;
-    gateway.send(private(event.post().at("/webhooks/dead"))).await;
-    gateway.send(private(event.post().at("/elsewhere?token=canary-in-the-query"))).await;
+    gateway
+        .send(private(event.post().at("/webhooks/dead")))
+        .await;
+    gateway
+        .send(private(
+            event.post().at("/elsewhere?token=canary-in-the-query"),
+        ))
+        .await;
     gateway.send(private(event.post().method("PUT"))).await;
-    gateway.send(private(event.post().header("Transfer-Encoding", "chunked"))).await;
-    gateway.send(Event::raw("canary-in-the-body, no JSON")).await;
+    gateway
+        .send(private(event.post().header("Transfer-Encoding", "chunked")))
+        .await;
+    gateway
+        .send(Event::raw("canary-in-the-body, no JSON"))
+        .await;
     gateway.connect_h2().await.send(private(event.post())).await;
     let broken = [
         &b"POST /webhooks/vpn-enterprise HTTP/1.1\r\nX-VPN-Signature: "[..],
@@ -86,10 +140,16 @@ async fn provoke(gateway: &Gateway) -> Vec<String> {
     let mut gone = gateway.connect().await;
     gone.write(&event.post().bytes()[..200]).await;
     gone.reset();
-    gateway.admin_get("/nowhere?token=canary-in-the-query").await;
-    gateway.rewrite_text("routes: [{path: /x, secrets: [{value: canary-in-the-configuration}], upstrem: 1");
+    gateway
+        .admin_get("/nowhere?token=canary-in-the-query")
+        .await;
+    gateway.rewrite_text(
+        "routes: [{path: /x, secrets: [{value: canary-in-the-configuration}], upstrem: 1",
+    );
     gateway.signal("HUP");
-    gateway.metric_reaches("config_last_reload_successful", &[], 0.0).await;
+    gateway
+        .metric_reaches("config_last_reload_successful", &[], 0.0)
+        .await;
     let canaries = [
         SECRET,
         OLD_SECRET,
@@ -109,8 +169,10 @@ async fn no_secret_signature_or_body_is_in_any_output_at_any_level() {
         let upstream = Upstream::ok();
         let closed = upstream::ClosedPort::new();
         let routes = [
-            Route::to(&upstream)
-                .with("secrets", "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]"),
+            Route::to(&upstream).with(
+                "secrets",
+                "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]",
+            ),
             Route::to_url(&closed.url()).named("dead"),
         ];
         let setup = Setup::new(routes).with("shutdown", "{drain: 100ms, grace: 1s}");
@@ -126,7 +188,10 @@ async fn no_secret_signature_or_body_is_in_any_output_at_any_level() {
         gateway.signal("TERM");
         gateway.exited().await;
         let output = gateway.output();
-        assert!(output.contains("evt_1"), "the log tells something: {output}");
+        assert!(
+            output.contains("evt_1"),
+            "the log tells something: {output}"
+        );
         for canary in canaries {
             let leak = output.lines().find(|line| line.contains(&canary));
             assert!(leak.is_none(), "{format}: {canary} in the log: {leak:?}");
@@ -139,11 +204,18 @@ async fn no_secret_signature_or_body_is_in_any_output_at_any_level() {
 async fn control_characters_never_reach_the_log_unescaped() {
     for format in ["json", "pretty"] {
         let upstream = Upstream::ok();
-        let setup = Setup::from(Route::to(&upstream)).with("log", &format!("{{format: {format}, level: trace}}"));
+        let setup = Setup::from(Route::to(&upstream))
+            .with("log", &format!("{{format: {format}, level: trace}}"));
         let gateway = Gateway::start(setup).await;
         let nasty = "a\u{202e}b\u{2028}c\u{9b}31m";
         gateway.send(Event::typed("evt_nasty", nasty)).await;
-        gateway.send(Event::new("evt_1").post().at("/x%0a%1b[31m{\"level\":\"error\"}")).await;
+        gateway
+            .send(
+                Event::new("evt_1")
+                    .post()
+                    .at("/x%0a%1b[31m{\"level\":\"error\"}"),
+            )
+            .await;
         for bytes in [
             &b"POST /x HTTP/1.1\r\nX-\x1b[31m: 1\r\n\r\n"[..],
             b"\x1b[2J\x07\x08 / HTTP/1.1\r\n\r\n",
@@ -152,12 +224,27 @@ async fn control_characters_never_reach_the_log_unescaped() {
         ] {
             gateway.connect().await.send_raw(bytes).await;
         }
-        gateway.send(Event::new("evt_2").post().header("traceparent", "00-\u{b}-1-1").set("Host", "hooks.test")).await;
-        gateway.send(Event::new("evt_last")).await.assert(200, "delivered");
-        eventually("the last request is logged", async || gateway.output().contains("evt_last")).await;
+        gateway
+            .send(
+                Event::new("evt_2")
+                    .post()
+                    .header("traceparent", "00-\u{b}-1-1")
+                    .set("Host", "hooks.test"),
+            )
+            .await;
+        gateway
+            .send(Event::new("evt_last"))
+            .await
+            .assert(200, "delivered");
+        eventually("the last request is logged", async || {
+            gateway.output().contains("evt_last")
+        })
+        .await;
         for (number, line) in gateway.output().split('\n').enumerate() {
             let odd = |c: char| {
-                c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c)
+                c.is_control()
+                    || ('\u{202a}'..='\u{202e}').contains(&c)
+                    || ('\u{2066}'..='\u{2069}').contains(&c)
             };
             assert!(!line.chars().any(odd), "{format}, line {number}: {line:?}");
         }
@@ -171,19 +258,42 @@ async fn rejections_are_rate_limited_and_what_was_left_out_is_counted() {
     let mut client = gateway.connect().await;
     let total = 1000;
     for number in 0..total {
-        client.send(Event::new(&format!("evt_{number}")).forged()).await.assert(401, "invalid_signature");
+        client
+            .send(Event::new(&format!("evt_{number}")).forged())
+            .await
+            .assert(401, "invalid_signature");
     }
     // Another reason and a good request are not left out with them.
-    client.send(Event::new("evt_x").post().without("X-VPN-Signature")).await.assert(401, "invalid_signature");
-    client.send(Event::new("evt_good")).await.assert(200, "delivered");
-    gateway.logged(json!({"outcome": "invalid_signature", "reason": "missing"})).await;
-    gateway.logged(json!({"event_id": "evt_good", "outcome": "delivered"})).await;
-    let lines = gateway.access_lines().iter().filter(|line| line["reason"] == "mismatch").count();
-    assert!((1..total / 4).contains(&lines), "{lines} lines for {total} rejections");
+    client
+        .send(Event::new("evt_x").post().without("X-VPN-Signature"))
+        .await
+        .assert(401, "invalid_signature");
+    client
+        .send(Event::new("evt_good"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .logged(json!({"outcome": "invalid_signature", "reason": "missing"}))
+        .await;
+    gateway
+        .logged(json!({"event_id": "evt_good", "outcome": "delivered"}))
+        .await;
+    let lines = gateway
+        .access_lines()
+        .iter()
+        .filter(|line| line["reason"] == "mismatch")
+        .count();
+    assert!(
+        (1..total / 4).contains(&lines),
+        "{lines} lines for {total} rejections"
+    );
     // The count comes along with a later line; one more rejection now and then brings it out.
     eventually("the count is told", async || {
         client.send(Event::new("evt_more").forged()).await;
-        gateway.lines().iter().any(|line| left_out(line) >= (total / 4) as u64)
+        gateway
+            .lines()
+            .iter()
+            .any(|line| left_out(line) >= (total / 4) as u64)
     })
     .await;
 }
@@ -203,7 +313,13 @@ async fn deliveries_are_never_left_out() {
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
     for number in 0..300 {
-        client.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        client
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
     }
-    eventually("every delivery is logged", async || gateway.access_lines().len() == 300).await;
+    eventually("every delivery is logged", async || {
+        gateway.access_lines().len() == 300
+    })
+    .await;
 }

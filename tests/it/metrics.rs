@@ -33,17 +33,30 @@ const OUTCOMES: [&str; 20] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_series_is_there_at_zero_from_the_start() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Setup::new([Route::to(&upstream), Route::to(&upstream).named("second")])).await;
+    let gateway = Gateway::start(Setup::new([
+        Route::to(&upstream),
+        Route::to(&upstream).named("second"),
+    ]))
+    .await;
     let metrics = gateway.metrics().await;
     for route in ["hooks", "second"] {
         // Those that can happen once a route is known; the rest stands under `route=""`.
-        for outcome in
-            OUTCOMES.iter().filter(|o| !["unknown_route", "malformed_request", "headers_too_large"].contains(o))
+        for outcome in OUTCOMES
+            .iter()
+            .filter(|o| !["unknown_route", "malformed_request", "headers_too_large"].contains(o))
         {
-            metrics.assert_value("requests_total", &[("route", route), ("outcome", outcome)], 0.0);
+            metrics.assert_value(
+                "requests_total",
+                &[("route", route), ("outcome", outcome)],
+                0.0,
+            );
         }
         for result in ["ok", "missing", "malformed", "mismatch", "stale"] {
-            metrics.assert_value("signature_checks_total", &[("route", route), ("result", result)], 0.0);
+            metrics.assert_value(
+                "signature_checks_total",
+                &[("route", route), ("result", result)],
+                0.0,
+            );
         }
         metrics.assert_value(
             "signature_checks_total",
@@ -51,28 +64,66 @@ async fn every_series_is_there_at_zero_from_the_start() {
             0.0,
         );
         for result in ["new", "duplicate", "in_flight", "payload_mismatch", "error"] {
-            metrics.assert_value("ledger_checks_total", &[("route", route), ("result", result)], 0.0);
+            metrics.assert_value(
+                "ledger_checks_total",
+                &[("route", route), ("result", result)],
+                0.0,
+            );
         }
-        for result in ["2xx", "3xx", "4xx", "5xx", "connect_error", "timeout", "broken"] {
-            metrics.assert_value("upstream_requests_total", &[("route", route), ("result", result)], 0.0);
+        for result in [
+            "2xx",
+            "3xx",
+            "4xx",
+            "5xx",
+            "connect_error",
+            "timeout",
+            "broken",
+        ] {
+            metrics.assert_value(
+                "upstream_requests_total",
+                &[("route", route), ("result", result)],
+                0.0,
+            );
         }
-        for histogram in
-            ["request_duration_seconds_count", "request_body_bytes_count", "upstream_duration_seconds_count"]
-        {
+        for histogram in [
+            "request_duration_seconds_count",
+            "request_body_bytes_count",
+            "upstream_duration_seconds_count",
+        ] {
             metrics.assert_value(histogram, &[("route", route)], 0.0);
         }
         metrics.assert_value("last_verified_timestamp_seconds", &[("route", route)], 0.0);
         metrics.assert_value("responses_total", &[("route", route)], 0.0);
     }
-    for outcome in ["unknown_route", "malformed_request", "headers_too_large", "body_timeout"] {
-        metrics.assert_value("requests_total", &[("route", ""), ("outcome", outcome)], 0.0);
+    for outcome in [
+        "unknown_route",
+        "malformed_request",
+        "headers_too_large",
+        "body_timeout",
+    ] {
+        metrics.assert_value(
+            "requests_total",
+            &[("route", ""), ("outcome", outcome)],
+            0.0,
+        );
     }
-    for gauge in ["requests_in_flight", "connections", "body_bytes_in_flight", "ledger_entries", "draining"] {
+    for gauge in [
+        "requests_in_flight",
+        "connections",
+        "body_bytes_in_flight",
+        "ledger_entries",
+        "draining",
+    ] {
         metrics.assert_value(gauge, &[], 0.0);
     }
     metrics.assert_value("config_last_reload_successful", &[], 1.0);
     metrics.assert_value("build_info", &[], 1.0);
-    assert!(metrics.names().iter().any(|name| name.contains("process_resident_memory_bytes")));
+    assert!(
+        metrics
+            .names()
+            .iter()
+            .any(|name| name.contains("process_resident_memory_bytes"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,16 +132,23 @@ async fn the_buckets_are_those_of_the_contract() {
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let metrics = gateway.metrics().await;
     let time = [
-        "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "7.5", "9", "9.5",
-        "10", "12.5", "30", "+Inf",
+        "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5",
+        "7.5", "9", "9.5", "10", "12.5", "30", "+Inf",
     ];
-    for name in ["request_duration_seconds_bucket", "upstream_duration_seconds_bucket"] {
+    for name in [
+        "request_duration_seconds_bucket",
+        "upstream_duration_seconds_bucket",
+    ] {
         for le in time {
             metrics.assert_value(name, &[("route", "hooks"), ("le", le)], 0.0);
         }
     }
     for le in ["256", "16777216", "+Inf"] {
-        metrics.assert_value("request_body_bytes_bucket", &[("route", "hooks"), ("le", le)], 0.0);
+        metrics.assert_value(
+            "request_body_bytes_bucket",
+            &[("route", "hooks"), ("le", le)],
+            0.0,
+        );
     }
 }
 
@@ -98,17 +156,50 @@ async fn the_buckets_are_those_of_the_contract() {
 async fn what_happened_is_counted_once_and_under_its_name() {
     let upstream = Upstream::replying([Reply::ok(), Reply::status(500), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream).with("events", "[user.created]")).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    gateway.send(Event::new("evt_2")).await.assert(500, "upstream_rejected");
-    gateway.send(Event::new("evt_3").forged()).await.assert(401, "invalid_signature");
-    gateway.send(Event::new("evt_3").post().without("X-VPN-Signature")).await.assert(401, "invalid_signature");
-    gateway.send(Event::new("evt_3").post().set("X-VPN-Signature", "sha256=zz")).await.assert(401, "invalid_signature");
-    gateway.send(Event::raw("{}")).await.assert(400, "invalid_event");
-    gateway.send(Event::typed("evt_4", "other")).await.assert(200, "ignored");
-    gateway.send(Event::new("evt_5").post().at("/elsewhere")).await.assert(404, "unknown_route");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(500, "upstream_rejected");
+    gateway
+        .send(Event::new("evt_3").forged())
+        .await
+        .assert(401, "invalid_signature");
+    gateway
+        .send(Event::new("evt_3").post().without("X-VPN-Signature"))
+        .await
+        .assert(401, "invalid_signature");
+    gateway
+        .send(
+            Event::new("evt_3")
+                .post()
+                .set("X-VPN-Signature", "sha256=zz"),
+        )
+        .await
+        .assert(401, "invalid_signature");
+    gateway
+        .send(Event::raw("{}"))
+        .await
+        .assert(400, "invalid_event");
+    gateway
+        .send(Event::typed("evt_4", "other"))
+        .await
+        .assert(200, "ignored");
+    gateway
+        .send(Event::new("evt_5").post().at("/elsewhere"))
+        .await
+        .assert(404, "unknown_route");
     gateway.metric_reaches("requests_total", &[], 9.0).await;
-    gateway.metric_reaches("request_duration_seconds_count", &[("route", "hooks")], 8.0).await;
+    gateway
+        .metric_reaches("request_duration_seconds_count", &[("route", "hooks")], 8.0)
+        .await;
     let metrics = gateway.metrics().await;
     let counted = [
         ("delivered", 1.0),
@@ -119,24 +210,67 @@ async fn what_happened_is_counted_once_and_under_its_name() {
         ("ignored", 1.0),
     ];
     for (outcome, count) in counted {
-        metrics.assert_value("requests_total", &[("route", "hooks"), ("outcome", outcome)], count);
+        metrics.assert_value(
+            "requests_total",
+            &[("route", "hooks"), ("outcome", outcome)],
+            count,
+        );
     }
     metrics.assert_value("requests_total", &[("route", "hooks")], 8.0);
-    metrics.assert_value("requests_total", &[("route", ""), ("outcome", "unknown_route")], 1.0);
-    for (code, count) in [("200", 2.0), ("409", 1.0), ("500", 1.0), ("401", 3.0), ("400", 1.0)] {
-        metrics.assert_value("responses_total", &[("route", "hooks"), ("code", code)], count);
+    metrics.assert_value(
+        "requests_total",
+        &[("route", ""), ("outcome", "unknown_route")],
+        1.0,
+    );
+    for (code, count) in [
+        ("200", 2.0),
+        ("409", 1.0),
+        ("500", 1.0),
+        ("401", 3.0),
+        ("400", 1.0),
+    ] {
+        metrics.assert_value(
+            "responses_total",
+            &[("route", "hooks"), ("code", code)],
+            count,
+        );
     }
-    for (result, count) in [("ok", 5.0), ("mismatch", 1.0), ("missing", 1.0), ("malformed", 1.0), ("stale", 0.0)] {
-        metrics.assert_value("signature_checks_total", &[("route", "hooks"), ("result", result)], count);
+    for (result, count) in [
+        ("ok", 5.0),
+        ("mismatch", 1.0),
+        ("missing", 1.0),
+        ("malformed", 1.0),
+        ("stale", 0.0),
+    ] {
+        metrics.assert_value(
+            "signature_checks_total",
+            &[("route", "hooks"), ("result", result)],
+            count,
+        );
     }
     for (result, count) in [("new", 2.0), ("duplicate", 1.0), ("error", 0.0)] {
-        metrics.assert_value("ledger_checks_total", &[("route", "hooks"), ("result", result)], count);
+        metrics.assert_value(
+            "ledger_checks_total",
+            &[("route", "hooks"), ("result", result)],
+            count,
+        );
     }
     for (result, count) in [("2xx", 1.0), ("5xx", 1.0), ("broken", 0.0)] {
-        metrics.assert_value("upstream_requests_total", &[("route", "hooks"), ("result", result)], count);
+        metrics.assert_value(
+            "upstream_requests_total",
+            &[("route", "hooks"), ("result", result)],
+            count,
+        );
     }
-    metrics.assert_value("upstream_duration_seconds_count", &[("route", "hooks")], 2.0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    metrics.assert_value(
+        "upstream_duration_seconds_count",
+        &[("route", "hooks")],
+        2.0,
+    );
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs_f64();
     let verified = metrics.value("last_verified_timestamp_seconds", &[("route", "hooks")]);
     assert!((now - verified).abs() < 100.0, "{verified} is now, {now}");
 }
@@ -149,7 +283,9 @@ async fn gauges_of_the_present_rise_and_fall() {
     let mut clients = Vec::new();
     for number in 0..3 {
         let mut client = gateway.connect().await;
-        client.write(&Event::new(&format!("evt_{number}")).post().bytes()).await;
+        client
+            .write(&Event::new(&format!("evt_{number}")).post().bytes())
+            .await;
         clients.push(client);
     }
     upstream.received(3).await;
@@ -162,26 +298,47 @@ async fn gauges_of_the_present_rise_and_fall() {
     gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
     drop(clients);
     gateway.metric_reaches("connections", &[], 0.0).await;
-    gateway.metric_reaches("body_bytes_in_flight", &[], 0.0).await;
+    gateway
+        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_paths_hosts_and_methods_add_no_series() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(Setup::new([Route::to(&upstream), Route::to(&upstream).named("other")])).await;
-    let names = |metrics: &Metrics| metrics.names().iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let gateway = Gateway::start(Setup::new([
+        Route::to(&upstream),
+        Route::to(&upstream).named("other"),
+    ]))
+    .await;
+    let names = |metrics: &Metrics| {
+        metrics
+            .names()
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
     let before = names(&gateway.metrics().await);
-    let total = std::env::var("HOOKGATE_HOSTILE").ok().and_then(|n| n.parse().ok());
+    let total = std::env::var("HOOKGATE_HOSTILE")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     let total: u32 = total.unwrap_or(if ci { 100_000 } else { 20_000 });
     let senders = 4;
-    let tasks: Vec<_> =
-        (0..senders).map(|sender| tokio::spawn(hostile(gateway.data(), sender, total / senders))).collect();
+    let tasks: Vec<_> = (0..senders)
+        .map(|sender| tokio::spawn(hostile(gateway.data(), sender, total / senders)))
+        .collect();
     for task in tasks {
         task.await.expect("no panic in a sender");
     }
-    gateway.metric_reaches("requests_total", &[], f64::from(total)).await;
-    assert_eq!(names(&gateway.metrics().await), before, "series before and after");
+    gateway
+        .metric_reaches("requests_total", &[], f64::from(total))
+        .await;
+    assert_eq!(
+        names(&gateway.metrics().await),
+        before,
+        "series before and after"
+    );
     upstream.assert_untouched();
 }
 
@@ -198,7 +355,13 @@ async fn hostile(to: std::net::SocketAddr, sender: u32, count: u32) {
         };
         let request = Request::new(methods[number as usize % 5], &path)
             .set("Host", &format!("host-{sender}-{number}.example.com"));
-        let answer = client.send(request.header("Content-Length", "0").header("Hookgate-Route", "forged")).await;
+        let answer = client
+            .send(
+                request
+                    .header("Content-Length", "0")
+                    .header("Hookgate-Route", "forged"),
+            )
+            .await;
         assert_eq!(answer.status, 404, "{path}");
     }
 }
@@ -207,12 +370,25 @@ async fn hostile(to: std::net::SocketAddr, sender: u32, count: u32) {
 async fn events_and_senders_add_no_series() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let names = |metrics: &Metrics| metrics.names().iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let names = |metrics: &Metrics| {
+        metrics
+            .names()
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
     let before = names(&gateway.metrics().await);
     let mut client = gateway.connect().await;
     for number in 0..200 {
         let event = Event::typed(&format!("evt_{number}"), &format!("type.{number}"));
-        client.send(event.post().header("User-Agent", &format!("agent/{number}"))).await.assert(200, "delivered");
+        client
+            .send(
+                event
+                    .post()
+                    .header("User-Agent", &format!("agent/{number}")),
+            )
+            .await
+            .assert(200, "delivered");
     }
     gateway.metric_reaches("requests_total", &[], 200.0).await;
     assert_eq!(names(&gateway.metrics().await), before);
@@ -225,21 +401,35 @@ async fn an_unusual_status_of_the_upstream_is_counted() {
     for number in 0..3 {
         gateway.send(Event::new(&format!("evt_{number}"))).await;
     }
-    gateway.metric_reaches("responses_total", &[("route", "hooks")], 3.0).await;
+    gateway
+        .metric_reaches("responses_total", &[("route", "hooks")], 3.0)
+        .await;
     let metrics = gateway.metrics().await;
     for result in ["2xx", "4xx", "5xx"] {
-        metrics.assert_value("upstream_requests_total", &[("route", "hooks"), ("result", result)], 1.0);
+        metrics.assert_value(
+            "upstream_requests_total",
+            &[("route", "hooks"), ("result", result)],
+            1.0,
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promtool_finds_nothing_to_complain_about() {
     let found = program("HOOKGATE_PROMTOOL", "promtool");
-    let Some(promtool) = tool("promtool", found, "the check of the metrics' text") else { return };
+    let Some(promtool) = tool("promtool", found, "the check of the metrics' text") else {
+        return;
+    };
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    gateway.send(Event::new("evt_2").forged()).await.assert(401, "invalid_signature");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_2").forged())
+        .await
+        .assert(401, "invalid_signature");
     let text = gateway.directory().join("metrics.txt");
     std::fs::write(&text, gateway.metrics().await.text).expect("a writable folder");
     let input = std::fs::File::open(&text).expect("just written");
@@ -249,17 +439,26 @@ async fn promtool_finds_nothing_to_complain_about() {
         .stderr(Stdio::piped())
         .output()
         .expect("promtool runs");
-    let said = String::from_utf8_lossy(&check.stderr).into_owned() + &String::from_utf8_lossy(&check.stdout);
-    assert!(check.status.success() && said.trim().is_empty(), "promtool: {said}");
+    let said = String::from_utf8_lossy(&check.stderr).into_owned()
+        + &String::from_utf8_lossy(&check.stdout);
+    assert!(
+        check.status.success() && said.trim().is_empty(),
+        "promtool: {said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_prometheus_scrapes_it() {
     let found = program("HOOKGATE_PROMETHEUS", "prometheus");
-    let Some(prometheus) = tool("prometheus", found, "the scrape by a real Prometheus") else { return };
+    let Some(prometheus) = tool("prometheus", found, "the scrape by a real Prometheus") else {
+        return;
+    };
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     let folder = gateway.directory();
     let targets = format!(
         "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs: [{{job_name: hookgate, static_configs: [{{targets: [\"{}\"]}}]}}]\n",
@@ -267,20 +466,33 @@ async fn a_real_prometheus_scrapes_it() {
     );
     std::fs::write(folder.join("prometheus.yml"), targets).expect("a writable folder");
     // Prometheus does not say which port it got, so it is given one that was free a moment ago.
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port");
     let mut command = Command::new(prometheus);
-    command.current_dir(folder).args(["--config.file=prometheus.yml", "--storage.tsdb.path=tsdb"]);
+    command
+        .current_dir(folder)
+        .args(["--config.file=prometheus.yml", "--storage.tsdb.path=tsdb"]);
     let process = Process::spawn(command.arg(format!("--web.listen-address={port}")));
-    process.says("Server is ready to receive web requests").await;
+    process
+        .says("Server is ready to receive web requests")
+        .await;
     let value = async |query: &str| {
         let request = Request::new("GET", &format!("/api/v1/query?query={query}"));
         let answer: serde_json::Value =
             serde_json::from_slice(&Client::connect(port).await.send(request).await.body).ok()?;
-        answer["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
+        answer["data"]["result"][0]["value"][1]
+            .as_str()
+            .map(str::to_owned)
     };
-    eventually("Prometheus has scraped", async || value("up").await.as_deref() == Some("1")).await;
+    eventually("Prometheus has scraped", async || {
+        value("up").await.as_deref() == Some("1")
+    })
+    .await;
     let delivered = "hookgate_requests_total%7Boutcome%3D%22delivered%22%2Croute%3D%22hooks%22%7D";
-    eventually("Prometheus knows the count", async || value(delivered).await.as_deref() == Some("1")).await;
+    eventually("Prometheus knows the count", async || {
+        value(delivered).await.as_deref() == Some("1")
+    })
+    .await;
     assert_eq!(value("hookgate_build_info").await.as_deref(), Some("1"));
 }

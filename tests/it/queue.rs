@@ -12,7 +12,10 @@ const HOOKS: (&str, &str) = ("route", "hooks");
 
 /// A queued route that tries again soon.
 fn queued(route: Route) -> Route {
-    route.with("delivery", "queue").with("retry", "{initial: 50ms, factor: 2, max_interval: 500ms, horizon: 1h}")
+    route.with("delivery", "queue").with(
+        "retry",
+        "{initial: 50ms, factor: 2, max_interval: 500ms, horizon: 1h}",
+    )
 }
 
 fn setup(route: Route) -> Setup {
@@ -36,7 +39,15 @@ fn numbered(count: usize) -> impl Iterator<Item = String> {
 }
 
 fn attempt_numbers(requests: &[Received]) -> Vec<String> {
-    requests.iter().map(|request| request.header("Hookgate-Attempt").unwrap_or_default().to_owned()).collect()
+    requests
+        .iter()
+        .map(|request| {
+            request
+                .header("Hookgate-Attempt")
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,9 +55,17 @@ async fn the_sender_is_answered_at_once_although_the_upstream_hangs() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(queued(Route::to(&upstream))).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued").assert_event_id("evt_1");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued")
+        .assert_event_id("evt_1");
     upstream.received(1).await;
-    gateway.send(Event::new("evt_2")).await.assert(202, "queued").assert_event_id("evt_2");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(202, "queued")
+        .assert_event_id("evt_2");
     let metrics = gateway.metrics().await;
     metrics.assert_value("requests_total", &[HOOKS, ("outcome", "queued")], 2.0);
     metrics.assert_value("queue_events", &[HOOKS], 2.0);
@@ -59,7 +78,11 @@ async fn the_sender_is_answered_at_once_although_the_upstream_hangs() {
 async fn the_status_of_an_acceptance_may_be_200() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(queued(Route::to(&upstream)).with("accept_status", "200")).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "queued").assert_event_id("evt_1");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "queued")
+        .assert_event_id("evt_1");
     queue_is_empty(&gateway).await;
     assert_eq!(upstream.event_ids(), ["evt_1"]);
 }
@@ -71,8 +94,14 @@ async fn a_copy_of_an_accepted_event_is_a_duplicate_before_and_after_its_deliver
     let gateway = Gateway::start(queued(Route::to(&upstream))).await;
     let event = Event::new("evt_1");
     gateway.send(event.clone()).await.assert(202, "queued");
-    gateway.send(event.clone()).await.assert_problem(409, "duplicate");
-    gateway.send(Event::typed("evt_1", "other")).await.assert_problem(409, "payload_mismatch");
+    gateway
+        .send(event.clone())
+        .await
+        .assert_problem(409, "duplicate");
+    gateway
+        .send(Event::typed("evt_1", "other"))
+        .await
+        .assert_problem(409, "payload_mismatch");
     gate.open();
     queue_is_empty(&gateway).await;
     gateway.send(event).await.assert_problem(409, "duplicate");
@@ -90,8 +119,13 @@ async fn copies_at_one_time_are_accepted_once() {
     let copies: Vec<_> = (0..80).map(copy).collect();
     let mut queued = 0;
     for copy in copies {
-        let answer = within("an answer", copy).await.expect("no panic in a sender");
-        assert!(["queued", "duplicate", "in_flight"].contains(&answer.outcome()), "{answer:?}");
+        let answer = within("an answer", copy)
+            .await
+            .expect("no panic in a sender");
+        assert!(
+            ["queued", "duplicate", "in_flight"].contains(&answer.outcome()),
+            "{answer:?}"
+        );
         queued += usize::from(answer.outcome() == "queued");
     }
     queue_is_empty(&gateway).await;
@@ -128,7 +162,10 @@ async fn every_attempt_brings_what_the_sender_sent() {
     assert_eq!(attempt_numbers(&requests), ["1", "2", "3"]);
     let mut told = Vec::new();
     for request in &requests {
-        assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/receiver"));
+        assert_eq!(
+            (request.method.as_str(), request.target.as_str()),
+            ("POST", "/receiver")
+        );
         assert_eq!(request.body, event.body, "byte for byte");
         request.assert_header("X-VPN-Signature", &sign(SECRET, &event.body));
         request.assert_header("Content-Type", "application/json; charset=utf-8");
@@ -144,18 +181,34 @@ async fn every_attempt_brings_what_the_sender_sent() {
         request.assert_header("X-Forwarded-Proto", "http");
         request.assert_header("X-Forwarded-Host", "hooks.test");
         assert_eq!(request.headers.all("X-Twice"), ["one", "two"]);
-        for dropped in ["Transfer-Encoding", "Keep-Alive", "hookgate_possible_duplicate"] {
+        for dropped in [
+            "Transfer-Encoding",
+            "Keep-Alive",
+            "hookgate_possible_duplicate",
+        ] {
             request.assert_no_header(dropped);
         }
-        told.push(request.header("Hookgate-Received-At").expect("a time").to_owned());
+        told.push(
+            request
+                .header("Hookgate-Received-At")
+                .expect("a time")
+                .to_owned(),
+        );
     }
     requests[1].assert_no_header("Hookgate-Possible-Duplicate");
     requests[2].assert_header("Hookgate-Possible-Duplicate", "true");
     told.dedup();
-    assert_eq!(told.len(), 1, "the time of arrival, whatever attempt it is: {told:?}");
+    assert_eq!(
+        told.len(),
+        1,
+        "the time of arrival, whatever attempt it is: {told:?}"
+    );
     let arrived: Timestamp = told[0].parse().expect("RFC 3339");
     let millisecond = jiff::SignedDuration::from_millis(1);
-    assert!((before - millisecond..=after).contains(&arrived), "{arrived} is between {before} and {after}");
+    assert!(
+        (before - millisecond..=after).contains(&arrived),
+        "{arrived} is between {before} and {after}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,7 +216,10 @@ async fn a_senders_own_idempotency_key_and_a_large_body_are_kept() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
     let gateway = Gateway::start(queued(Route::to(&upstream)).with("max_body", "4MiB")).await;
     let event = Event::sized("evt_1", 3 << 20);
-    gateway.send(event.post().header("Idempotency-Key", "theirs")).await.assert(202, "queued");
+    gateway
+        .send(event.post().header("Idempotency-Key", "theirs"))
+        .await
+        .assert(202, "queued");
     upstream.received(2).await;
     queue_is_empty(&gateway).await;
     for request in upstream.requests() {
@@ -178,18 +234,32 @@ async fn a_failing_upstream_is_tried_until_it_takes_the_event() {
     let mut replies: Vec<_> = statuses.into_iter().map(Reply::status).collect();
     replies.push(Reply::ok());
     let upstream = Upstream::replying(replies);
-    let gateway =
-        Gateway::start(queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 50ms}")).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    let gateway = Gateway::start(
+        queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 50ms}"),
+    )
+    .await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     upstream.received(statuses.len() + 1).await;
     queue_is_empty(&gateway).await;
     let requests = upstream.requests();
-    assert_eq!(attempt_numbers(&requests), ["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    assert_eq!(
+        attempt_numbers(&requests),
+        ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
+    );
     for request in &requests {
         request.assert_no_header("Hookgate-Possible-Duplicate");
     }
     let metrics = gateway.metrics().await;
-    for (result, count) in [("5xx", 3.0), ("4xx", 4.0), ("3xx", 1.0), ("2xx", 1.0), ("timeout", 0.0)] {
+    for (result, count) in [
+        ("5xx", 3.0),
+        ("4xx", 4.0),
+        ("3xx", 1.0),
+        ("2xx", 1.0),
+        ("timeout", 0.0),
+    ] {
         metrics.assert_value("queue_attempts_total", &[HOOKS, ("result", result)], count);
     }
     metrics.assert_value("queue_dead_lettered_total", &[HOOKS], 0.0);
@@ -198,8 +268,12 @@ async fn a_failing_upstream_is_tried_until_it_takes_the_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_timed_out_is_of_unknown_outcome_and_the_next_one_says_so() {
     let upstream = Upstream::replying([Reply::hang(), Reply::status(500), Reply::ok()]);
-    let gateway = Gateway::start(queued(Route::to(&upstream)).with("attempt_timeout", "300ms")).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    let gateway =
+        Gateway::start(queued(Route::to(&upstream)).with("attempt_timeout", "300ms")).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     upstream.received(3).await;
     queue_is_empty(&gateway).await;
     let requests = upstream.requests();
@@ -215,7 +289,10 @@ async fn an_attempt_that_timed_out_is_of_unknown_outcome_and_the_next_one_says_s
 
 /// Sends an event, and answers how long after the first attempt at it the second one came.
 async fn pause_after_the_first_attempt(gateway: &Gateway, upstream: &Upstream) -> Duration {
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     upstream.received(2).await;
     let requests = upstream.requests();
     requests[1].at - requests[0].at
@@ -227,7 +304,10 @@ async fn a_retry_after_in_seconds_is_waited_for() {
     let route = queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 1m}");
     let gateway = Gateway::start(route).await;
     let waited = pause_after_the_first_attempt(&gateway, &upstream).await;
-    assert!(waited >= Duration::from_secs(2), "tried again after {waited:?}");
+    assert!(
+        waited >= Duration::from_secs(2),
+        "tried again after {waited:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,15 +324,22 @@ async fn a_retry_after_as_a_date_is_waited_for() {
     let gateway = Gateway::start(route).await;
     let waited = pause_after_the_first_attempt(&gateway, &upstream).await;
     // Such a date has whole seconds: it lies between two and three seconds ahead.
-    assert!(waited >= Duration::from_millis(1900), "tried again after {waited:?}");
+    assert!(
+        waited >= Duration::from_millis(1900),
+        "tried again after {waited:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_after_is_waited_for_no_longer_than_the_longest_interval() {
-    let upstream = Upstream::replying([Reply::full(503, "Retry-After: 86400\r\n", b""), Reply::ok()]);
+    let upstream =
+        Upstream::replying([Reply::full(503, "Retry-After: 86400\r\n", b""), Reply::ok()]);
     let route = queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 200ms}");
     let gateway = Gateway::start(route).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     upstream.received(2).await;
     queue_is_empty(&gateway).await;
 }
@@ -262,17 +349,33 @@ async fn a_permanent_refusal_is_believed_the_third_time() {
     for status in [410, 404, 400, 422] {
         let upstream = Upstream::replying([Reply::status(status)]);
         let gateway = Gateway::start(queued(Route::to(&upstream))).await;
-        gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-        gateway.metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0).await;
-        assert_eq!(attempt_numbers(&upstream.requests()), ["1", "2", "3"], "upstream {status}");
+        gateway
+            .send(Event::new("evt_1"))
+            .await
+            .assert(202, "queued");
+        gateway
+            .metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0)
+            .await;
+        assert_eq!(
+            attempt_numbers(&upstream.requests()),
+            ["1", "2", "3"],
+            "upstream {status}"
+        );
         let metrics = gateway.metrics().await;
-        metrics.assert_value("queue_dead_lettered_total", &[HOOKS, ("reason", "rejected")], 1.0);
+        metrics.assert_value(
+            "queue_dead_lettered_total",
+            &[HOOKS, ("reason", "rejected")],
+            1.0,
+        );
         metrics.assert_value("queue_dead_lettered_total", &[HOOKS], 1.0);
         for state in ["pending", "delivering"] {
             metrics.assert_value("queue_events", &[HOOKS, ("state", state)], 0.0);
         }
         metrics.assert_value("queue_oldest_event_age_seconds", &[HOOKS], 0.0);
-        gateway.send(Event::new("evt_1")).await.assert_problem(409, "duplicate");
+        gateway
+            .send(Event::new("evt_1"))
+            .await
+            .assert_problem(409, "duplicate");
     }
 }
 
@@ -282,13 +385,28 @@ async fn an_event_that_outlives_the_horizon_becomes_a_dead_letter_and_stays_one(
     let route = queued(Route::to_url(&closed.url()));
     let route = route.with("retry", "{initial: 50ms, max_interval: 200ms, horizon: 1s}");
     let mut gateway = Gateway::start(setup(route)).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    gateway.metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0).await;
-    gateway.metrics().await.assert_value("queue_dead_lettered_total", &[HOOKS, ("reason", "expired")], 1.0);
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0)
+        .await;
+    gateway.metrics().await.assert_value(
+        "queue_dead_lettered_total",
+        &[HOOKS, ("reason", "expired")],
+        1.0,
+    );
     gateway.kill().await;
     gateway.restart().await;
-    gateway.metrics().await.assert_value("queue_events", &[HOOKS, ("state", "dead")], 1.0);
-    gateway.send(Event::new("evt_1")).await.assert_problem(409, "duplicate");
+    gateway
+        .metrics()
+        .await
+        .assert_value("queue_events", &[HOOKS, ("state", "dead")], 1.0);
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert_problem(409, "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,8 +416,12 @@ async fn concurrency_bounds_the_attempts_in_flight_and_no_more() {
     let gateway = Gateway::start(queued(Route::to(&upstream)).with("concurrency", "3")).await;
     accepted(&gateway, numbered(10)).await;
     upstream.received(3).await;
-    gateway.metric_reaches("queue_events", &[HOOKS, ("state", "delivering")], 3.0).await;
-    gateway.metric_reaches("queue_events", &[HOOKS, ("state", "pending")], 7.0).await;
+    gateway
+        .metric_reaches("queue_events", &[HOOKS, ("state", "delivering")], 3.0)
+        .await;
+    gateway
+        .metric_reaches("queue_events", &[HOOKS, ("state", "pending")], 7.0)
+        .await;
     assert_eq!(upstream.count(), 3);
     gate.open();
     queue_is_empty(&gateway).await;
@@ -308,11 +430,17 @@ async fn concurrency_bounds_the_attempts_in_flight_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_hangs_or_is_gone_does_not_delay_another_routes_events() {
-    let (hanging, closed, well) = (Upstream::replying([Reply::hang()]), ClosedPort::new(), Upstream::ok());
+    let (hanging, closed, well) = (
+        Upstream::replying([Reply::hang()]),
+        ClosedPort::new(),
+        Upstream::ok(),
+    );
     let routes = [
         queued(Route::to(&hanging)).named("hanging"),
         queued(Route::to_url(&closed.url())).named("gone"),
-        queued(Route::to(&well)).named("well").with("concurrency", "1"),
+        queued(Route::to(&well))
+            .named("well")
+            .with("concurrency", "1"),
     ];
     let gateway = Gateway::start(Setup::new(routes)).await;
     let mut client = gateway.connect().await;
@@ -320,17 +448,30 @@ async fn an_upstream_that_hangs_or_is_gone_does_not_delay_another_routes_events(
     for number in 0..50 {
         for route in ["hanging", "gone"] {
             let event = Event::new(&format!("evt_{number}"));
-            client.send(event.post().at(&format!("/webhooks/{route}"))).await.assert(202, "queued");
+            client
+                .send(event.post().at(&format!("/webhooks/{route}")))
+                .await
+                .assert(202, "queued");
         }
     }
     for number in 0..20 {
         let start = Instant::now();
         let event = Event::new(&format!("evt_{number}"));
-        client.send(event.post().at("/webhooks/well")).await.assert(202, "queued");
+        client
+            .send(event.post().at("/webhooks/well"))
+            .await
+            .assert(202, "queued");
         well.received(number + 1).await;
-        assert!(start.elapsed() < Duration::from_secs(2), "delivered after {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "delivered after {:?}",
+            start.elapsed()
+        );
     }
-    gateway.metrics().await.assert_value("queue_events", &[("route", "hanging")], 50.0);
+    gateway
+        .metrics()
+        .await
+        .assert_value("queue_events", &[("route", "hanging")], 50.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -364,7 +505,10 @@ async fn what_waits_is_delivered_once_after_a_stop_and_after_a_kill() {
             assert_eq!(gateway.stop().await.code(), Some(0));
         }
         gateway.restart().await;
-        gateway.metrics().await.assert_value("queue_events", &[HOOKS], 20.0);
+        gateway
+            .metrics()
+            .await
+            .assert_value("queue_events", &[HOOKS], 20.0);
         let upstream = closed.open([Reply::ok()]);
         queue_is_empty(&gateway).await;
         let mut ids = upstream.event_ids();
@@ -383,7 +527,10 @@ async fn an_attempt_cut_off_by_a_kill_is_made_again_and_told() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let mut gateway = Gateway::start(setup(queued(Route::to(&upstream)))).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     upstream.received(1).await;
     gateway.kill().await;
     gateway.restart().await;
@@ -396,15 +543,38 @@ async fn an_attempt_cut_off_by_a_kill_is_made_again_and_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_accepted_is_never_queued() {
     let upstream = Upstream::ok();
-    let route = queued(Route::to(&upstream)).with("events", "[user.created]").with("max_body", "64KiB");
+    let route = queued(Route::to(&upstream))
+        .with("events", "[user.created]")
+        .with("max_body", "64KiB");
     let gateway = Gateway::start(route).await;
-    gateway.send(Event::new("evt_1").forged()).await.assert(401, "invalid_signature");
-    gateway.send(Event::raw("{}")).await.assert(400, "invalid_event");
-    gateway.send(Event::typed("evt_2", "other")).await.assert(200, "ignored");
-    gateway.send(Event::sized("evt_3", 70_000)).await.assert(413, "body_too_large");
-    gateway.send(Event::new("evt_4").post().method("PUT")).await.assert(405, "method_not_allowed");
-    gateway.metrics().await.assert_value("queue_events", &[], 0.0);
-    gateway.send(Event::new("evt_5")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1").forged())
+        .await
+        .assert(401, "invalid_signature");
+    gateway
+        .send(Event::raw("{}"))
+        .await
+        .assert(400, "invalid_event");
+    gateway
+        .send(Event::typed("evt_2", "other"))
+        .await
+        .assert(200, "ignored");
+    gateway
+        .send(Event::sized("evt_3", 70_000))
+        .await
+        .assert(413, "body_too_large");
+    gateway
+        .send(Event::new("evt_4").post().method("PUT"))
+        .await
+        .assert(405, "method_not_allowed");
+    gateway
+        .metrics()
+        .await
+        .assert_value("queue_events", &[], 0.0);
+    gateway
+        .send(Event::new("evt_5"))
+        .await
+        .assert(202, "queued");
     queue_is_empty(&gateway).await;
     assert_eq!(upstream.event_ids(), ["evt_5"]);
 }
@@ -417,24 +587,47 @@ async fn the_queue_is_seen_in_the_metrics() {
     for state in ["pending", "delivering", "dead"] {
         start.assert_value("queue_events", &[HOOKS, ("state", state)], 0.0);
     }
-    for result in ["2xx", "3xx", "4xx", "5xx", "connect_error", "timeout", "broken"] {
+    for result in [
+        "2xx",
+        "3xx",
+        "4xx",
+        "5xx",
+        "connect_error",
+        "timeout",
+        "broken",
+    ] {
         start.assert_value("queue_attempts_total", &[HOOKS, ("result", result)], 0.0);
     }
     for reason in ["rejected", "expired"] {
-        start.assert_value("queue_dead_lettered_total", &[HOOKS, ("reason", reason)], 0.0);
+        start.assert_value(
+            "queue_dead_lettered_total",
+            &[HOOKS, ("reason", reason)],
+            0.0,
+        );
     }
     start.assert_value("queue_oldest_event_age_seconds", &[HOOKS], 0.0);
     start.assert_value("queue_delivery_delay_seconds_count", &[HOOKS], 0.0);
     accepted(&gateway, numbered(3)).await;
-    let age = async || gateway.metrics().await.value("queue_oldest_event_age_seconds", &[HOOKS]);
+    let age = async || {
+        gateway
+            .metrics()
+            .await
+            .value("queue_oldest_event_age_seconds", &[HOOKS])
+    };
     eventually("the oldest event ages", async || age().await >= 0.3).await;
     assert!(age().await < 100.0, "in seconds");
     let metrics = gateway.metrics().await;
     metrics.assert_value("queue_events", &[HOOKS], 3.0);
-    metrics.assert_at_least("queue_attempts_total", &[HOOKS, ("result", "connect_error")], 1.0);
+    metrics.assert_at_least(
+        "queue_attempts_total",
+        &[HOOKS, ("result", "connect_error")],
+        1.0,
+    );
     let upstream = closed.open([Reply::ok()]);
     queue_is_empty(&gateway).await;
-    gateway.metric_reaches("queue_delivery_delay_seconds_count", &[HOOKS], 3.0).await;
+    gateway
+        .metric_reaches("queue_delivery_delay_seconds_count", &[HOOKS], 3.0)
+        .await;
     let metrics = gateway.metrics().await;
     metrics.assert_value("queue_attempts_total", &[HOOKS, ("result", "2xx")], 3.0);
     metrics.assert_at_least("queue_delivery_delay_seconds_sum", &[HOOKS], 0.3);
@@ -452,16 +645,24 @@ async fn a_route_that_is_removed_keeps_its_events_and_delivers_them_when_it_is_b
     accepted(&gateway, numbered(3)).await;
     gateway.rewrite(Setup::new([rest()]).stopping_at_once());
     gateway.signal("HUP");
-    eventually("the route is gone", async || gateway.send(Event::new("evt_0")).await.status == 404).await;
+    eventually("the route is gone", async || {
+        gateway.send(Event::new("evt_0")).await.status == 404
+    })
+    .await;
     let event = Event::new("evt_other").post().at("/webhooks/other");
     gateway.send(event).await.assert(202, "queued");
     other.received(1).await;
     // Neither a reload nor a restart without the route forgets them.
     gateway.stop().await;
-    gateway.restart_with(Setup::new([rest()]).stopping_at_once()).await;
+    gateway
+        .restart_with(Setup::new([rest()]).stopping_at_once())
+        .await;
     gateway.rewrite(both());
     gateway.signal("HUP");
-    eventually("the route is back", async || gateway.send(Event::new("evt_0")).await.status == 409).await;
+    eventually("the route is back", async || {
+        gateway.send(Event::new("evt_0")).await.status == 409
+    })
+    .await;
     let upstream = closed.open([Reply::ok()]);
     queue_is_empty(&gateway).await;
     let mut ids = upstream.event_ids();
@@ -485,13 +686,18 @@ async fn a_changed_upstream_gets_what_waits() {
 async fn a_stop_with_a_full_queue_ends_in_time_and_loses_nothing() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
-    let setup = Setup::from(queued(Route::to(&upstream))).with("shutdown", "{drain: 0s, grace: 1s}");
+    let setup =
+        Setup::from(queued(Route::to(&upstream))).with("shutdown", "{drain: 0s, grace: 1s}");
     let mut gateway = Gateway::start(setup).await;
     accepted(&gateway, numbered(100)).await;
     upstream.received(1).await;
     let start = Instant::now();
     assert_eq!(gateway.stop().await.code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(6), "stopped after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(6),
+        "stopped after {:?}",
+        start.elapsed()
+    );
     gate.open();
     gateway.restart().await;
     queue_is_empty(&gateway).await;
@@ -503,16 +709,25 @@ async fn a_stop_with_a_full_queue_ends_in_time_and_loses_nothing() {
 async fn attempts_in_flight_are_finished_within_the_grace_of_a_stop() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
-    let setup = Setup::from(queued(Route::to(&upstream))).with("shutdown", "{drain: 0s, grace: 15s}");
+    let setup =
+        Setup::from(queued(Route::to(&upstream))).with("shutdown", "{drain: 0s, grace: 15s}");
     let mut gateway = Gateway::start(setup).await;
     accepted(&gateway, numbered(3)).await;
     upstream.received(3).await;
     gateway.signal("TERM");
-    eventually("the listener is closed", async || tokio::net::TcpStream::connect(gateway.data()).await.is_err()).await;
+    eventually("the listener is closed", async || {
+        tokio::net::TcpStream::connect(gateway.data())
+            .await
+            .is_err()
+    })
+    .await;
     gate.open();
     assert_eq!(gateway.exited().await.code(), Some(0));
     gateway.restart().await;
-    gateway.metrics().await.assert_value("queue_events", &[], 0.0);
+    gateway
+        .metrics()
+        .await
+        .assert_value("queue_events", &[], 0.0);
     assert_eq!(upstream.count(), 3, "none was made twice");
 }
 
@@ -520,34 +735,64 @@ async fn attempts_in_flight_are_finished_within_the_grace_of_a_stop() {
 async fn a_restart_does_not_send_a_backlog_all_at_once() {
     let upstream = Upstream::replying([Reply::ok().slowly(Duration::from_millis(5))]);
     let closed = ClosedPort::new();
-    let mut gateway = Gateway::start(setup(queued(Route::to_url(&closed.url())).with("concurrency", "4"))).await;
+    let mut gateway = Gateway::start(setup(
+        queued(Route::to_url(&closed.url())).with("concurrency", "4"),
+    ))
+    .await;
     accepted(&gateway, numbered(200)).await;
     gateway.kill().await;
-    gateway.restart_with(setup(queued(Route::to(&upstream)).with("concurrency", "4"))).await;
+    gateway
+        .restart_with(setup(queued(Route::to(&upstream)).with("concurrency", "4")))
+        .await;
     queue_is_empty(&gateway).await;
     assert_eq!(upstream.count(), 200);
-    assert!(upstream.most_at_once() <= 4, "{} attempts at once", upstream.most_at_once());
+    assert!(
+        upstream.most_at_once() <= 4,
+        "{} attempts at once",
+        upstream.most_at_once()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backlog_stays_on_disk_and_not_in_memory() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
-    let mut gateway = Gateway::start(setup(queued(Route::to(&upstream)).with("attempt_timeout", "60s"))).await;
+    let mut gateway = Gateway::start(setup(
+        queued(Route::to(&upstream)).with("attempt_timeout", "60s"),
+    ))
+    .await;
     // Whatever it needs for so many senders at once, it has after these.
     fill(&gateway, "warm", 2_000).await;
     let before = gateway.resident_bytes();
     fill(&gateway, "evt", 20_000).await;
     let grown = gateway.resident_bytes().saturating_sub(before);
-    gateway.metrics().await.assert_value("queue_events", &[HOOKS], 22_000.0);
+    gateway
+        .metrics()
+        .await
+        .assert_value("queue_events", &[HOOKS], 22_000.0);
     // The bodies alone are 20 MiB.
-    assert!(grown < 12 << 20, "20,000 events of 1 KiB on disk, and {} KiB more in memory", grown >> 10);
-    gateway.metrics().await.assert_at_least("store_bytes", &[], f64::from(20_000 * 1024));
+    assert!(
+        grown < 12 << 20,
+        "20,000 events of 1 KiB on disk, and {} KiB more in memory",
+        grown >> 10
+    );
+    gateway
+        .metrics()
+        .await
+        .assert_at_least("store_bytes", &[], f64::from(20_000 * 1024));
     gateway.kill().await;
     gateway.restart().await;
     let again = gateway.resident_bytes();
-    assert!(again < before + (12 << 20), "{} KiB after the start, {} KiB before", again >> 10, before >> 10);
-    gateway.metrics().await.assert_value("queue_events", &[HOOKS], 22_000.0);
+    assert!(
+        again < before + (12 << 20),
+        "{} KiB after the start, {} KiB before",
+        again >> 10,
+        before >> 10
+    );
+    gateway
+        .metrics()
+        .await
+        .assert_value("queue_events", &[HOOKS], 22_000.0);
 }
 
 /// Queues so many events of 1 KiB, from 32 connections at once.
@@ -578,7 +823,13 @@ async fn under_load_without_any_trouble_every_event_is_delivered_exactly_once() 
     queue_is_empty(&gateway).await;
     let attempts = upstream.attempts();
     let (disturbances, dead) = (Vec::new(), std::collections::BTreeSet::new());
-    let history = History { duplicate: Duplicate::IsAccepted, sent, attempts, disturbances, dead };
+    let history = History {
+        duplicate: Duplicate::IsAccepted,
+        sent,
+        attempts,
+        disturbances,
+        dead,
+    };
     history.assert_sound();
     assert_eq!(history.acknowledged(), upstream.count());
 }

@@ -21,43 +21,75 @@ fn node(arguments: &[&str]) -> Option<Command> {
     if let Some(modules) = std::env::var_os("HOOKGATE_NODE_MODULES") {
         command.env("NODE_PATH", modules);
     }
-    command.args(arguments).current_dir(receivers()).env("WEBHOOK_SECRET", SECRET).env("PORT", "0");
+    command
+        .args(arguments)
+        .current_dir(receivers())
+        .env("WEBHOOK_SECRET", SECRET)
+        .env("PORT", "0");
     Some(command)
 }
 
 /// The Python of `HOOKGATE_PYTHON` (one in a virtual environment will do), or `python3`.
 fn python(arguments: &[&str]) -> Option<Command> {
     let mut command = Command::new(program("HOOKGATE_PYTHON", "python3")?);
-    command.args(arguments).current_dir(receivers()).env("WEBHOOK_SECRET", SECRET).env("PORT", "0");
+    command
+        .args(arguments)
+        .current_dir(receivers())
+        .env("WEBHOOK_SECRET", SECRET)
+        .env("PORT", "0");
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     Some(command)
 }
 
 /// The command, when running this probe first succeeds.
 fn usable(what: &str, probe: Option<Command>, command: Option<Command>) -> Option<Command> {
-    let works =
-        probe.is_some_and(|mut probe| probe.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success()));
-    tool(what, works.then(PathBuf::new), "the provider's own receiver").and(command)
+    let works = probe.is_some_and(|mut probe| {
+        probe
+            .stdin(Stdio::null())
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
+    tool(
+        what,
+        works.then(PathBuf::new),
+        "the provider's own receiver",
+    )
+    .and(command)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_providers_express_receiver_accepts_what_is_forwarded() {
     let probe = node(&["-e", "require.resolve('express')"]);
-    let Some(mut command) = usable("node with express", probe, node(&["express.js"])) else { return };
+    let Some(mut command) = usable("node with express", probe, node(&["express.js"])) else {
+        return;
+    };
     accepts_what_is_forwarded(Process::spawn(&mut command)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_providers_flask_receiver_accepts_what_is_forwarded() {
     let probe = python(&["-c", "import flask"]);
-    let Some(mut command) = usable("python3 with flask", probe, python(&["flask_app.py"])) else { return };
+    let Some(mut command) = usable("python3 with flask", probe, python(&["flask_app.py"])) else {
+        return;
+    };
     accepts_what_is_forwarded(Process::spawn(&mut command)).await;
 }
 
 async fn accepts_what_is_forwarded(receiver: Process) {
-    let Some(curl) = tool("curl", program("HOOKGATE_CURL", "curl"), "sending by curl") else { return };
-    let Some(openssl) = tool("openssl", program("HOOKGATE_OPENSSL", "openssl"), "signing by openssl") else { return };
-    let address = receiver.says("listening on ").await.replace("listening on ", "");
+    let Some(curl) = tool("curl", program("HOOKGATE_CURL", "curl"), "sending by curl") else {
+        return;
+    };
+    let Some(openssl) = tool(
+        "openssl",
+        program("HOOKGATE_OPENSSL", "openssl"),
+        "signing by openssl",
+    ) else {
+        return;
+    };
+    let address = receiver
+        .says("listening on ")
+        .await
+        .replace("listening on ", "");
     let url = format!("http://{address}{PATH}");
     let gateway = Gateway::start(Route::to_url(&url)).await;
     let front = format!("http://{}{PATH}", gateway.data());
@@ -77,7 +109,10 @@ async fn accepts_what_is_forwarded(receiver: Process) {
             "Content-Type: application/json",
             "-H",
         ]);
-        command.arg(format!("X-VPN-Signature: {signature}")).arg("--data-binary").arg(format!("@{}", file.display()));
+        command
+            .arg(format!("X-VPN-Signature: {signature}"))
+            .arg("--data-binary")
+            .arg(format!("@{}", file.display()));
         String::from_utf8(command.arg(url).output().expect("curl runs").stdout).expect("text")
     };
     let sign = |body: &str| {
@@ -88,26 +123,55 @@ async fn accepts_what_is_forwarded(receiver: Process) {
             .output()
             .expect("openssl runs");
         let text = String::from_utf8(output.stdout).expect("text");
-        format!("sha256={}", text.trim().rsplit("= ").next().expect("a digest"))
+        format!(
+            "sha256={}",
+            text.trim().rsplit("= ").next().expect("a digest")
+        )
     };
     let bodies = [
-        ("user.created", r#"{"id":"evt_1","type":"user.created","data":{"email":"päivi@example.com"}}"#),
+        (
+            "user.created",
+            r#"{"id":"evt_1","type":"user.created","data":{"email":"päivi@example.com"}}"#,
+        ),
         (
             "billing.invoice.paid",
             "{\n  \"id\": \"evt_2\",\n  \"type\": \"billing.invoice.paid\",\n  \"amount\": 10.00\n}\n",
         ),
-        ("vpn.connected", r#"{"id":"evt_3","type":"vpn.connected","data":{"note":"\u00e9 \/ 🚀"}}"#),
+        (
+            "vpn.connected",
+            r#"{"id":"evt_3","type":"vpn.connected","data":{"note":"\u00e9 \/ 🚀"}}"#,
+        ),
     ];
     for (number, (kind, body)) in bodies.into_iter().enumerate() {
         let signature = sign(body);
-        assert!(send(&url, &format!("{body} "), &signature).ends_with(" 401"), "the receiver itself verifies");
-        assert!(send(&front, &format!("{body} "), &signature).ends_with(" 401"), "the gateway refuses a tampered one");
+        assert!(
+            send(&url, &format!("{body} "), &signature).ends_with(" 401"),
+            "the receiver itself verifies"
+        );
+        assert!(
+            send(&front, &format!("{body} "), &signature).ends_with(" 401"),
+            "the gateway refuses a tampered one"
+        );
         assert_eq!(send(&front, body, &signature), "OK 200", "{kind}");
-        assert!(send(&front, body, &signature).ends_with(" 409"), "the gateway refuses a replayed one");
-        receiver.says(&format!("event {kind} evt_{}", number + 1)).await;
+        assert!(
+            send(&front, body, &signature).ends_with(" 409"),
+            "the gateway refuses a replayed one"
+        );
+        receiver
+            .says(&format!("event {kind} evt_{}", number + 1))
+            .await;
     }
-    let taken = receiver.output().lines().filter(|line| line.starts_with("event ")).count();
-    assert_eq!(taken, bodies.len(), "each event once: {}", receiver.output());
+    let taken = receiver
+        .output()
+        .lines()
+        .filter(|line| line.starts_with("event "))
+        .count();
+    assert_eq!(
+        taken,
+        bodies.len(),
+        "each event once: {}",
+        receiver.output()
+    );
 }
 
 /// What the gateway, the Node receiver and the Python receiver make of a header. The receivers' code is the measure
@@ -148,7 +212,10 @@ fn corpus() -> Vec<(Vec<u8>, Option<String>, Verdicts)> {
             (other, FORGED),
             ("z".repeat(64), FORGED),
             ("0".repeat(64), FORGED),
-            (format!("sha256={}", hmac_hex(SECRET, b"another body")), FORGED),
+            (
+                format!("sha256={}", hmac_hex(SECRET, b"another body")),
+                FORGED,
+            ),
             (format!("sha256={}", &hex[..32]), WRONG_LENGTH),
             (format!("sha256={}", &hex[..63]), WRONG_LENGTH),
             (format!("sha256={hex}0"), WRONG_LENGTH),
@@ -160,7 +227,11 @@ fn corpus() -> Vec<(Vec<u8>, Option<String>, Verdicts)> {
             (String::new(), WRONG_LENGTH),
             ("\u{e9}".repeat(64), UNUSABLE),
         ];
-        corpus.extend(headers.into_iter().map(|(header, verdicts)| (body.to_vec(), Some(header), verdicts)));
+        corpus.extend(
+            headers
+                .into_iter()
+                .map(|(header, verdicts)| (body.to_vec(), Some(header), verdicts)),
+        );
         corpus.push((body.to_vec(), None, UNUSABLE));
     }
     corpus
@@ -168,15 +239,28 @@ fn corpus() -> Vec<(Vec<u8>, Option<String>, Verdicts)> {
 
 /// What a receiver's function says to each case.
 fn judged_by(mut command: Command) -> Vec<String> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the judge starts");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the judge starts");
     let mut lines = String::new();
     for (body, header, _) in corpus() {
         lines.push_str(&json!({"body": hex::encode(body), "header": header}).to_string());
         lines.push('\n');
     }
-    child.stdin.take().expect("piped").write_all(lines.as_bytes()).expect("the judge reads");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(lines.as_bytes())
+        .expect("the judge reads");
     let output = child.wait_with_output().expect("the judge ends");
-    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
+    String::from_utf8(output.stdout)
+        .expect("text")
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[track_caller]
@@ -197,7 +281,9 @@ async fn the_gateway_judges_the_corpus_as_documented() {
     let mut verdicts = Vec::new();
     for (body, header, _) in corpus() {
         let request = Request::post(&body).header("X-Event-Type", "t");
-        let request = header.iter().fold(request, |request, header| request.header("X-VPN-Signature", header));
+        let request = header.iter().fold(request, |request, header| {
+            request.header("X-VPN-Signature", header)
+        });
         let answer = gateway.send(request).await;
         verdicts.push(match (answer.status, answer.outcome()) {
             (200, "delivered") | (409, "duplicate") => "accept".to_owned(),
@@ -210,12 +296,16 @@ async fn the_gateway_judges_the_corpus_as_documented() {
 
 #[test]
 fn the_providers_node_code_judges_the_corpus_as_documented() {
-    let Some(command) = usable("node", node(&["-e", ""]), node(&["corpus.js"])) else { return };
+    let Some(command) = usable("node", node(&["-e", ""]), node(&["corpus.js"])) else {
+        return;
+    };
     assert_verdicts(1, &judged_by(command));
 }
 
 #[test]
 fn the_providers_python_code_judges_the_corpus_as_documented() {
-    let Some(command) = usable("python3", python(&["-c", ""]), python(&["corpus.py"])) else { return };
+    let Some(command) = usable("python3", python(&["-c", ""]), python(&["corpus.py"])) else {
+        return;
+    };
     assert_verdicts(2, &judged_by(command));
 }

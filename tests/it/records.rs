@@ -11,7 +11,10 @@ use crate::harness::*;
 const HOOKS: (&str, &str) = ("route", "hooks");
 
 fn queued(route: Route) -> Route {
-    route.with("delivery", "queue").with("retry", "{initial: 20ms, factor: 2, max_interval: 200ms, horizon: 1h}")
+    route.with("delivery", "queue").with(
+        "retry",
+        "{initial: 20ms, factor: 2, max_interval: 200ms, horizon: 1h}",
+    )
 }
 
 /// What the command line said.
@@ -32,13 +35,22 @@ impl Said {
 /// Runs `hookgate` in the gateway's folder, told where its admin listener is unless it is to look at the store itself.
 async fn hookgate(gateway: &Gateway, arguments: &[&str]) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.args(arguments).current_dir(gateway.directory()).env("WEBHOOK_SECRET", SECRET);
+    command
+        .args(arguments)
+        .current_dir(gateway.directory())
+        .env("WEBHOOK_SECRET", SECRET);
     if !arguments.contains(&"--offline") {
-        command.arg("--admin").arg(format!("http://{}", gateway.admin()));
+        command
+            .arg("--admin")
+            .arg(format!("http://{}", gateway.admin()));
     }
     let process = Process::spawn(&mut command);
     let code = process.exited().await.code();
-    Said { code, stdout: process.stdout(), all: process.output() }
+    Said {
+        code,
+        stdout: process.stdout(),
+        all: process.output(),
+    }
 }
 
 /// Waits for one delivery of the route with this status, and returns it.
@@ -56,24 +68,39 @@ async fn delivery(gateway: &Gateway, event_id: &str, status: &str) -> Value {
 /// A gateway with a delivery that succeeded at once, one that needed three attempts, and a dead letter.
 async fn with_deliveries(upstream: &Upstream) -> Gateway {
     let gateway = Gateway::start(Setup::from(queued(Route::to(upstream))).stopping_at_once()).await;
-    gateway.send(Event::new("evt_good")).await.assert(202, "queued");
-    gateway.send(Event::new("evt_late")).await.assert(202, "queued");
-    gateway.send(Event::new("evt_dead")).await.assert(202, "queued");
-    gateway.metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0).await;
+    gateway
+        .send(Event::new("evt_good"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .send(Event::new("evt_late"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .send(Event::new("evt_dead"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0)
+        .await;
     for state in ["pending", "delivering"] {
-        gateway.metric_reaches("queue_events", &[HOOKS, ("state", state)], 0.0).await;
+        gateway
+            .metric_reaches("queue_events", &[HOOKS, ("state", state)], 0.0)
+            .await;
     }
     gateway
 }
 
 /// Takes `evt_good` at once, `evt_late` the third time, and `evt_dead` the fourth.
 fn choosy() -> Upstream {
-    Upstream::deciding(|request, attempt| match (request.header("Hookgate-Event-Id"), attempt) {
-        (Some("evt_late"), 1) => Reply::status(503),
-        (Some("evt_late"), 2) => Reply::status(429),
-        (Some("evt_dead"), 1..=3) => Reply::status(410),
-        _ => Reply::ok(),
-    })
+    Upstream::deciding(
+        |request, attempt| match (request.header("Hookgate-Event-Id"), attempt) {
+            (Some("evt_late"), 1) => Reply::status(503),
+            (Some("evt_late"), 2) => Reply::status(429),
+            (Some("evt_dead"), 1..=3) => Reply::status(410),
+            _ => Reply::ok(),
+        },
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,17 +115,42 @@ async fn deliveries_are_listed_as_the_providers_documents_show_it() {
     let deliveries = answer["deliveries"].as_array().expect("a list");
     assert_eq!(deliveries.len(), 3, "{answer}");
     for delivery in deliveries {
-        assert!(delivery["id"].as_str().is_some_and(|id| id.starts_with("del_")), "{delivery}");
+        assert!(
+            delivery["id"]
+                .as_str()
+                .is_some_and(|id| id.starts_with("del_")),
+            "{delivery}"
+        );
         assert_eq!(delivery["webhook_id"], "wh_hooks", "{delivery}");
         assert_eq!(delivery["event_type"], "user.created", "{delivery}");
     }
     let good = delivery(&gateway, "evt_good", "success").await;
-    assert_eq!((&good["response_status"], &good["attempts"]), (&json!(200), &json!(1)), "{good}");
-    assert!(good["response_time_ms"].as_f64().is_some_and(|ms| (0.0..10_000.0).contains(&ms)), "{good}");
-    let at: jiff::Timestamp = good["delivered_at"].as_str().expect("a time").parse().expect("RFC 3339");
-    assert!((jiff::Timestamp::now() - at).get_seconds().abs() < 100, "{good}");
+    assert_eq!(
+        (&good["response_status"], &good["attempts"]),
+        (&json!(200), &json!(1)),
+        "{good}"
+    );
+    assert!(
+        good["response_time_ms"]
+            .as_f64()
+            .is_some_and(|ms| (0.0..10_000.0).contains(&ms)),
+        "{good}"
+    );
+    let at: jiff::Timestamp = good["delivered_at"]
+        .as_str()
+        .expect("a time")
+        .parse()
+        .expect("RFC 3339");
+    assert!(
+        (jiff::Timestamp::now() - at).get_seconds().abs() < 100,
+        "{good}"
+    );
     let dead = delivery(&gateway, "evt_dead", "dead").await;
-    assert_eq!((&dead["response_status"], &dead["attempts"]), (&json!(410), &json!(3)), "{dead}");
+    assert_eq!(
+        (&dead["response_status"], &dead["attempts"]),
+        (&json!(410), &json!(3)),
+        "{dead}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,22 +160,49 @@ async fn a_list_goes_page_by_page_and_by_what_is_asked_for() {
     delivery(&gateway, "evt_late", "success").await;
     let ids = |answer: &Value| -> Vec<String> {
         let deliveries = answer["deliveries"].as_array().expect("a list").iter();
-        deliveries.map(|delivery| delivery["event_id"].as_str().expect("an ID").to_owned()).collect()
+        deliveries
+            .map(|delivery| delivery["event_id"].as_str().expect("an ID").to_owned())
+            .collect()
     };
     let list = "/webhooks/wh_hooks/deliveries";
     let all = ids(&gateway.api(list).await);
     let page = gateway.api(&format!("{list}?limit=2")).await;
     assert_eq!(page["has_more"], true, "{page}");
     assert_eq!(ids(&page), all[..2]);
-    let cursor = page["next_cursor"].as_str().expect("where the next page begins");
-    let rest = gateway.api(&format!("{list}?limit=2&cursor={cursor}")).await;
+    let cursor = page["next_cursor"]
+        .as_str()
+        .expect("where the next page begins");
+    let rest = gateway
+        .api(&format!("{list}?limit=2&cursor={cursor}"))
+        .await;
     assert_eq!(rest["has_more"], false, "{rest}");
     assert_eq!(ids(&rest), all[2..]);
-    assert_eq!(ids(&gateway.api(&format!("{list}?status=dead")).await), ["evt_dead"]);
-    assert_eq!(ids(&gateway.api(&format!("{list}?event_id=evt_late")).await), ["evt_late"]);
-    assert_eq!(ids(&gateway.api(&format!("{list}?event_type=user.created")).await).len(), 3);
-    assert_eq!(ids(&gateway.api(&format!("{list}?event_type=other")).await).len(), 0);
-    assert_eq!(gateway.admin_get("/webhooks/wh_none/deliveries").await.status, 404);
+    assert_eq!(
+        ids(&gateway.api(&format!("{list}?status=dead")).await),
+        ["evt_dead"]
+    );
+    assert_eq!(
+        ids(&gateway.api(&format!("{list}?event_id=evt_late")).await),
+        ["evt_late"]
+    );
+    assert_eq!(
+        ids(&gateway
+            .api(&format!("{list}?event_type=user.created"))
+            .await)
+        .len(),
+        3
+    );
+    assert_eq!(
+        ids(&gateway.api(&format!("{list}?event_type=other")).await).len(),
+        0
+    );
+    assert_eq!(
+        gateway
+            .admin_get("/webhooks/wh_none/deliveries")
+            .await
+            .status,
+        404
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,16 +214,46 @@ async fn a_delivery_is_shown_with_each_of_its_attempts() {
     let answer = gateway.api(&format!("/deliveries/{id}")).await;
     assert_eq!(answer["success"], true, "{answer}");
     let shown = &answer["delivery"];
-    assert_eq!((&shown["event_id"], &shown["status"]), (&json!("evt_late"), &json!("success")), "{answer}");
+    assert_eq!(
+        (&shown["event_id"], &shown["status"]),
+        (&json!("evt_late"), &json!("success")),
+        "{answer}"
+    );
     let attempts = shown["attempts"].as_array().expect("a list of attempts");
-    let statuses: Vec<_> = attempts.iter().map(|attempt| (&attempt["number"], &attempt["status"])).collect();
-    assert_eq!(statuses, [(&json!(1), &json!(503)), (&json!(2), &json!(429)), (&json!(3), &json!(200))], "{answer}");
+    let statuses: Vec<_> = attempts
+        .iter()
+        .map(|attempt| (&attempt["number"], &attempt["status"]))
+        .collect();
+    assert_eq!(
+        statuses,
+        [
+            (&json!(1), &json!(503)),
+            (&json!(2), &json!(429)),
+            (&json!(3), &json!(200))
+        ],
+        "{answer}"
+    );
     let mut before = None;
     for attempt in attempts {
-        let at: jiff::Timestamp = attempt["at"].as_str().expect("a time").parse().expect("RFC 3339");
-        assert!(before.replace(at).is_none_or(|before| before <= at), "in order: {answer}");
-        assert!(attempt["duration_ms"].as_f64().is_some_and(|ms| (0.0..10_000.0).contains(&ms)), "{answer}");
-        assert!(attempt["error"].is_null(), "an answer is no error: {answer}");
+        let at: jiff::Timestamp = attempt["at"]
+            .as_str()
+            .expect("a time")
+            .parse()
+            .expect("RFC 3339");
+        assert!(
+            before.replace(at).is_none_or(|before| before <= at),
+            "in order: {answer}"
+        );
+        assert!(
+            attempt["duration_ms"]
+                .as_f64()
+                .is_some_and(|ms| (0.0..10_000.0).contains(&ms)),
+            "{answer}"
+        );
+        assert!(
+            attempt["error"].is_null(),
+            "an answer is no error: {answer}"
+        );
     }
     assert_eq!(gateway.admin_get("/deliveries/del_none").await.status, 404);
 }
@@ -153,8 +262,17 @@ async fn a_delivery_is_shown_with_each_of_its_attempts() {
 async fn an_attempt_without_an_answer_is_shown_with_its_error() {
     let closed = ClosedPort::new();
     let gateway = Gateway::start(queued(Route::to_url(&closed.url()))).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    gateway.metrics_past("queue_attempts_total", &[HOOKS, ("result", "connect_error")], 1.0).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .metrics_past(
+            "queue_attempts_total",
+            &[HOOKS, ("result", "connect_error")],
+            1.0,
+        )
+        .await;
     let pending = delivery(&gateway, "evt_1", "pending").await;
     let id = pending["id"].as_str().expect("an ID");
     let mut first = Value::Null;
@@ -163,20 +281,45 @@ async fn an_attempt_without_an_answer_is_shown_with_its_error() {
         !first.is_null()
     })
     .await;
-    assert_eq!((&first["number"], &first["status"]), (&json!(1), &Value::Null), "{first}");
-    assert!(first["error"].as_str().is_some_and(|error| !error.is_empty()), "{first}");
+    assert_eq!(
+        (&first["number"], &first["status"]),
+        (&json!(1), &Value::Null),
+        "{first}"
+    );
+    assert!(
+        first["error"]
+            .as_str()
+            .is_some_and(|error| !error.is_empty()),
+        "{first}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxied_event_is_recorded_too_and_rejected_and_copied_requests_are_not() {
     let upstream = Upstream::replying([Reply::ok(), Reply::status(500)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    gateway.send(Event::new("evt_2")).await.assert(500, "upstream_rejected");
-    gateway.send(Event::new("evt_3").forged()).await.assert(401, "invalid_signature");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(500, "upstream_rejected");
+    gateway
+        .send(Event::new("evt_3").forged())
+        .await
+        .assert(401, "invalid_signature");
     let good = delivery(&gateway, "evt_1", "success").await;
-    assert_eq!((&good["response_status"], &good["attempts"]), (&json!(200), &json!(1)), "{good}");
+    assert_eq!(
+        (&good["response_status"], &good["attempts"]),
+        (&json!(200), &json!(1)),
+        "{good}"
+    );
     let failed = delivery(&gateway, "evt_2", "failed").await;
     assert_eq!(failed["response_status"], 500, "{failed}");
     let all = gateway.api("/webhooks/wh_hooks/deliveries").await;
@@ -191,10 +334,22 @@ async fn webhooks_are_the_routes_with_what_became_of_their_deliveries() {
     let answer = gateway.api("/webhooks").await;
     assert_eq!(answer["success"], true, "{answer}");
     let webhook = &answer["webhooks"][0];
-    assert_eq!((&webhook["id"], &webhook["url"]), (&json!("wh_hooks"), &json!(upstream.url())), "{answer}");
+    assert_eq!(
+        (&webhook["id"], &webhook["url"]),
+        (&json!("wh_hooks"), &json!(upstream.url())),
+        "{answer}"
+    );
     assert_eq!(webhook["secret"], "whsec_***masked***", "{answer}");
-    assert_eq!((&webhook["path"], &webhook["delivery"]), (&json!(PATH), &json!("queue")), "{answer}");
-    assert_eq!((&webhook["provider"], &webhook["source"]), (&json!("vpn-enterprise"), &json!("file")), "{answer}");
+    assert_eq!(
+        (&webhook["path"], &webhook["delivery"]),
+        (&json!(PATH), &json!("queue")),
+        "{answer}"
+    );
+    assert_eq!(
+        (&webhook["provider"], &webhook["source"]),
+        (&json!("vpn-enterprise"), &json!("file")),
+        "{answer}"
+    );
     assert_eq!(webhook["delivery_stats"]["successful"], 2, "{answer}");
     assert_eq!(webhook["delivery_stats"]["failed"], 1, "{answer}");
     assert!(!answer.to_string().contains(SECRET), "{answer}");
@@ -205,7 +360,9 @@ async fn webhooks_are_the_routes_with_what_became_of_their_deliveries() {
     assert_eq!(stats["failed_deliveries"], 1, "{one}");
     assert!(stats["average_response_time_ms"].is_number(), "{one}");
     for time in ["last_successful_delivery", "last_failed_delivery"] {
-        let at = stats[time].as_str().unwrap_or_else(|| panic!("{time} in {one}"));
+        let at = stats[time]
+            .as_str()
+            .unwrap_or_else(|| panic!("{time} in {one}"));
         at.parse::<jiff::Timestamp>().expect("RFC 3339");
     }
     assert_eq!(gateway.admin_get("/webhooks/wh_none").await.status, 404);
@@ -219,16 +376,32 @@ async fn a_dead_letter_is_delivered_again_on_request() {
     gateway.kill().await;
     gateway.restart().await;
     let dead = delivery(&gateway, "evt_dead", "dead").await;
-    let path = format!("/deliveries/{}/redeliver", dead["id"].as_str().expect("an ID"));
+    let path = format!(
+        "/deliveries/{}/redeliver",
+        dead["id"].as_str().expect("an ID")
+    );
     let answer = gateway.admin_post(&path, &json!({})).await;
-    assert!((200..300).contains(&answer.status), "{answer:?}: {}", answer.text());
-    eventually("it is delivered", async || upstream.requests_for("evt_dead").len() == 4).await;
+    assert!(
+        (200..300).contains(&answer.status),
+        "{answer:?}: {}",
+        answer.text()
+    );
+    eventually("it is delivered", async || {
+        upstream.requests_for("evt_dead").len() == 4
+    })
+    .await;
     gateway.metric_reaches("queue_events", &[], 0.0).await;
     let requests = upstream.requests_for("evt_dead");
     assert_eq!(requests[3].body, requests[0].body);
-    assert_eq!(requests[3].header("X-VPN-Signature"), requests[0].header("X-VPN-Signature"));
+    assert_eq!(
+        requests[3].header("X-VPN-Signature"),
+        requests[0].header("X-VPN-Signature")
+    );
     delivery(&gateway, "evt_dead", "success").await;
-    gateway.send(Event::new("evt_dead")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_dead"))
+        .await
+        .assert(409, "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,13 +409,35 @@ async fn a_redelivery_needs_json_and_something_to_deliver() {
     let upstream = choosy();
     let gateway = with_deliveries(&upstream).await;
     let dead = delivery(&gateway, "evt_dead", "dead").await;
-    let path = format!("/deliveries/{}/redeliver", dead["id"].as_str().expect("an ID"));
+    let path = format!(
+        "/deliveries/{}/redeliver",
+        dead["id"].as_str().expect("an ID")
+    );
     let admin = gateway.admin().to_string();
-    let form = Request::post(b"a=b").at(&path).set("Host", &admin).set("Content-Type", "text/plain");
-    assert_eq!(Client::connect(gateway.admin()).await.send(form).await.status, 415);
-    assert_eq!(gateway.admin_post("/deliveries/del_none/redeliver", &json!({})).await.status, 404);
+    let form = Request::post(b"a=b")
+        .at(&path)
+        .set("Host", &admin)
+        .set("Content-Type", "text/plain");
+    assert_eq!(
+        Client::connect(gateway.admin())
+            .await
+            .send(form)
+            .await
+            .status,
+        415
+    );
+    assert_eq!(
+        gateway
+            .admin_post("/deliveries/del_none/redeliver", &json!({}))
+            .await
+            .status,
+        404
+    );
     assert_eq!(gateway.admin_get(&path).await.status, 405);
-    gateway.metrics().await.assert_value("queue_events", &[HOOKS, ("state", "dead")], 1.0);
+    gateway
+        .metrics()
+        .await
+        .assert_value("queue_events", &[HOOKS, ("state", "dead")], 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,18 +452,33 @@ async fn the_command_line_lists_shows_and_redelivers() {
         assert!(list.stdout.contains(text), "{text} in {}", list.stdout);
     }
     let dead_only = hookgate(&gateway, &["events", "list", "--status", "dead", "--json"]).await;
-    assert_eq!(dead_only.json()["deliveries"].as_array().map(Vec::len), Some(1), "{}", dead_only.all);
-    let show = hookgate(&gateway, &["events", "show", id, "--json"]).await.json();
+    assert_eq!(
+        dead_only.json()["deliveries"].as_array().map(Vec::len),
+        Some(1),
+        "{}",
+        dead_only.all
+    );
+    let show = hookgate(&gateway, &["events", "show", id, "--json"])
+        .await
+        .json();
     assert_eq!(show["delivery"]["event_id"], "evt_dead", "{show}");
     let redelivered = hookgate(&gateway, &["events", "redeliver", id]).await;
     assert_eq!(redelivered.code, Some(0), "{}", redelivered.all);
-    eventually("it is delivered", async || upstream.requests_for("evt_dead").len() == 4).await;
+    eventually("it is delivered", async || {
+        upstream.requests_for("evt_dead").len() == 4
+    })
+    .await;
     let unknown = hookgate(&gateway, &["events", "show", "del_none"]).await;
     assert_eq!(unknown.code, Some(1), "{}", unknown.all);
     let status = hookgate(&gateway, &["status"]).await;
     assert_eq!(status.code, Some(0), "{}", status.all);
     assert!(status.stdout.contains("hooks"), "{}", status.all);
-    assert!(hookgate(&gateway, &["status", "--json"]).await.json().is_object());
+    assert!(
+        hookgate(&gateway, &["status", "--json"])
+            .await
+            .json()
+            .is_object()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -287,13 +497,31 @@ async fn a_stopped_gateways_events_can_be_looked_at_and_a_running_ones_store_is_
     let upstream = choosy();
     let mut gateway = with_deliveries(&upstream).await;
     delivery(&gateway, "evt_late", "success").await;
-    let arguments = ["events", "list", "--offline", "--config", "hookgate.yaml", "--json"];
+    let arguments = [
+        "events",
+        "list",
+        "--offline",
+        "--config",
+        "hookgate.yaml",
+        "--json",
+    ];
     let refused = hookgate(&gateway, &arguments).await;
     assert_eq!(refused.code, Some(1), "{}", refused.all);
-    assert!(refused.all.contains(&gateway.pid().to_string()), "the holder is named: {}", refused.all);
+    assert!(
+        refused.all.contains(&gateway.pid().to_string()),
+        "the holder is named: {}",
+        refused.all
+    );
     gateway.kill().await;
     let listed = hookgate(&gateway, &arguments).await.json();
-    assert_eq!(listed["deliveries"].as_array().map(Vec::len), Some(3), "{listed}");
+    assert_eq!(
+        listed["deliveries"].as_array().map(Vec::len),
+        Some(3),
+        "{listed}"
+    );
     gateway.restart().await;
-    gateway.send(Event::new("evt_good")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_good"))
+        .await
+        .assert(409, "duplicate");
 }

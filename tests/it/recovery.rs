@@ -9,7 +9,8 @@ const REDELIVER: &str = "/deliveries/redeliver";
 const FORGET: &str = "/webhooks/wh_hooks/forget";
 
 fn parsed(answer: &Answer) -> Value {
-    serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+    serde_json::from_slice(&answer.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
 }
 
 /// Asks for what is done: the document.
@@ -22,13 +23,24 @@ async fn done(gateway: &Gateway, path: &str, body: Value, status: u16) -> Value 
 /// Asks for what is refused: the sentence.
 async fn refused(gateway: &Gateway, path: &str, body: Value, status: u16, code: &str) -> String {
     let answer = gateway.admin_post(path, &body).await;
-    assert_eq!((answer.status, &parsed(&answer)["code"]), (status, &json!(code)), "{path} {body}: {}", answer.text());
-    parsed(&answer)["detail"].as_str().expect("a sentence").to_owned()
+    assert_eq!(
+        (answer.status, &parsed(&answer)["code"]),
+        (status, &json!(code)),
+        "{path} {body}: {}",
+        answer.text()
+    );
+    parsed(&answer)["detail"]
+        .as_str()
+        .expect("a sentence")
+        .to_owned()
 }
 
 /// What is told of a redelivery.
 fn told(dry_run: bool, matched: u64, accepted: u64, refused: &[(&str, u64)]) -> Value {
-    let refused: Vec<_> = refused.iter().map(|(code, count)| json!({"code": code, "count": count})).collect();
+    let refused: Vec<_> = refused
+        .iter()
+        .map(|(code, count)| json!({"code": code, "count": count}))
+        .collect();
     json!({"success": true, "dry_run": dry_run, "matched": matched, "accepted": accepted, "refused": refused})
 }
 
@@ -40,7 +52,10 @@ fn failing(times: usize) -> Upstream {
 /// Has events fail: `evt_1` and on, each received in another millisecond.
 async fn fail(gateway: &Gateway, events: usize) {
     for number in 1..=events {
-        gateway.send(Event::new(&format!("evt_{number}"))).await.assert(500, "upstream_rejected");
+        gateway
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(500, "upstream_rejected");
         let now = || jiff::Timestamp::now().as_millisecond();
         let answered = now();
         eventually("the clock goes on", async || now() > answered).await;
@@ -52,14 +67,19 @@ async fn delivery(gateway: &Gateway, number: u64) -> Value {
 }
 
 async fn stands(gateway: &Gateway, number: u64, status: &str) {
-    eventually(format!("del_{number} is {status}"), async || delivery(gateway, number).await["status"] == status).await;
+    eventually(format!("del_{number} is {status}"), async || {
+        delivery(gateway, number).await["status"] == status
+    })
+    .await;
 }
 
 /// Seconds until it is tried.
 async fn due(gateway: &Gateway, number: u64) -> u64 {
     let delivery = delivery(gateway, number).await;
     assert_eq!(delivery["status"], "pending", "{delivery}");
-    delivery["next_attempt_in_seconds"].as_u64().expect("a time")
+    delivery["next_attempt_in_seconds"]
+        .as_u64()
+        .expect("a time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,14 +89,26 @@ async fn all_that_failed_are_delivered_again_oldest_first_and_nothing_else_is() 
     let gateway = Gateway::start(Setup::new([route, Route::to(&other).named("other")])).await;
     // More than are written together.
     fail(&gateway, 70).await;
-    gateway.send(Event::new("evt_other").post().at("/webhooks/other")).await.assert(500, "upstream_rejected");
-    gateway.send(Event::new("evt_good")).await.assert(200, "delivered");
-    assert_eq!(done(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await, told(false, 70, 70, &[]));
+    gateway
+        .send(Event::new("evt_other").post().at("/webhooks/other"))
+        .await
+        .assert(500, "upstream_rejected");
+    gateway
+        .send(Event::new("evt_good"))
+        .await
+        .assert(200, "delivered");
+    assert_eq!(
+        done(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await,
+        told(false, 70, 70, &[])
+    );
     upstream.received(141).await;
     let expected: Vec<_> = (1..=70).map(|number| format!("evt_{number}")).collect();
     assert_eq!(upstream.event_ids()[71..], expected);
     stands(&gateway, 70, "success").await;
-    assert_eq!(done(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await, told(false, 0, 0, &[]));
+    assert_eq!(
+        done(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await,
+        told(false, 0, 0, &[])
+    );
     assert_eq!(delivery(&gateway, 71).await["status"], "failed");
     assert_eq!((upstream.count(), other.count()), (141, 1));
 }
@@ -87,26 +119,44 @@ async fn the_pace_is_kept_in_order_and_outlives_a_kill() {
     let mut gateway = Gateway::start(Route::to(&upstream)).await;
     fail(&gateway, 4).await;
     let asked = json!({"status": "failed", "per_second": 0.001});
-    assert_eq!(done(&gateway, REDELIVER, asked, 202).await, told(false, 4, 4, &[]));
+    assert_eq!(
+        done(&gateway, REDELIVER, asked, 202).await,
+        told(false, 4, 4, &[])
+    );
     stands(&gateway, 1, "success").await;
     for round in ["as it was asked for", "after a kill"] {
-        let (second, third, fourth) = (due(&gateway, 2).await, due(&gateway, 3).await, due(&gateway, 4).await);
+        let (second, third, fourth) = (
+            due(&gateway, 2).await,
+            due(&gateway, 3).await,
+            due(&gateway, 4).await,
+        );
         assert!((500..=1_000).contains(&second), "{round}: {second}");
-        assert!((990..=1_010).contains(&(third - second)), "{round}: {third} after {second}");
-        assert!((990..=1_010).contains(&(fourth - third)), "{round}: {fourth} after {third}");
+        assert!(
+            (990..=1_010).contains(&(third - second)),
+            "{round}: {third} after {second}"
+        );
+        assert!(
+            (990..=1_010).contains(&(fourth - third)),
+            "{round}: {fourth} after {third}"
+        );
         gateway.kill().await;
         gateway.restart().await;
     }
     assert_eq!(upstream.count(), 5);
     // What waits is had at once where that is asked for.
-    assert_eq!(done(&gateway, REDELIVER, json!({"status": "pending"}), 202).await, told(false, 3, 3, &[]));
+    assert_eq!(
+        done(&gateway, REDELIVER, json!({"status": "pending"}), 202).await,
+        told(false, 3, 3, &[])
+    );
     upstream.received(8).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dry_run_tells_what_can_be_redelivered_and_changes_nothing() {
     let (upstream, forgetful) = (failing(3), failing(2));
-    let other = Route::to(&forgetful).named("other").with("retain", "{payloads: none}");
+    let other = Route::to(&forgetful)
+        .named("other")
+        .with("retain", "{payloads: none}");
     let gateway = Gateway::start(Setup::new([Route::to(&upstream), other])).await;
     fail(&gateway, 3).await;
     for id in ["evt_1", "evt_2"] {
@@ -116,16 +166,31 @@ async fn a_dry_run_tells_what_can_be_redelivered_and_changes_nothing() {
     let before = gateway.api("/deliveries").await;
     let not_kept = [("payload_not_kept", 2)];
     assert_eq!(
-        done(&gateway, REDELIVER, json!({"status": "failed", "dry_run": true}), 200).await,
+        done(
+            &gateway,
+            REDELIVER,
+            json!({"status": "failed", "dry_run": true}),
+            200
+        )
+        .await,
         told(true, 5, 3, &not_kept)
     );
     assert_eq!(
-        done(&gateway, REDELIVER, json!({"event_id": "evt_1", "dry_run": true}), 200).await,
+        done(
+            &gateway,
+            REDELIVER,
+            json!({"event_id": "evt_1", "dry_run": true}),
+            200
+        )
+        .await,
         told(true, 2, 1, &[("payload_not_kept", 1)])
     );
     assert_eq!(gateway.api("/deliveries").await, before);
     assert_eq!((upstream.count(), forgetful.count()), (3, 2));
-    assert_eq!(done(&gateway, REDELIVER, json!({"status": "failed"}), 202).await, told(false, 5, 3, &not_kept));
+    assert_eq!(
+        done(&gateway, REDELIVER, json!({"status": "failed"}), 202).await,
+        told(false, 5, 3, &not_kept)
+    );
     upstream.received(6).await;
     assert_eq!(forgetful.count(), 2);
 }
@@ -135,16 +200,35 @@ async fn what_is_asked_for_wrongly_redelivers_nothing() {
     let upstream = failing(1);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     fail(&gateway, 1).await;
-    for everything in [json!({}), json!({"dry_run": true}), json!({"per_second": 5})] {
+    for everything in [
+        json!({}),
+        json!({"dry_run": true}),
+        json!({"per_second": 5}),
+    ] {
         let detail = refused(&gateway, REDELIVER, everything, 400, "invalid_body").await;
         assert!(detail.contains("at least one of"), "{detail}");
     }
-    let nothing = Request::post(b"").at(REDELIVER).set("Host", &gateway.admin().to_string());
-    assert_eq!(Client::connect(gateway.admin()).await.send(nothing).await.status, 400);
+    let nothing = Request::post(b"")
+        .at(REDELIVER)
+        .set("Host", &gateway.admin().to_string());
+    assert_eq!(
+        Client::connect(gateway.admin())
+            .await
+            .send(nothing)
+            .await
+            .status,
+        400
+    );
     for (wrong, named) in [
         (json!({"status": "failed", "per_second": 0}), "per_second"),
-        (json!({"status": "failed", "per_second": 10_001}), "per_second"),
-        (json!({"status": "failed", "per_second": "fast"}), "invalid type"),
+        (
+            json!({"status": "failed", "per_second": 10_001}),
+            "per_second",
+        ),
+        (
+            json!({"status": "failed", "per_second": "fast"}),
+            "invalid type",
+        ),
         (json!({"status": "Failed"}), "status"),
         (json!({"since": "yesterday"}), "since"),
         (json!({"statsu": "failed"}), "statsu"),
@@ -152,11 +236,38 @@ async fn what_is_asked_for_wrongly_redelivers_nothing() {
         let detail = refused(&gateway, REDELIVER, wrong, 400, "invalid_body").await;
         assert!(detail.contains(named), "{detail}");
     }
-    refused(&gateway, REDELIVER, json!({"webhook_id": "wh_none"}), 404, "unknown_webhook").await;
-    refused(&gateway, "/webhooks/wh_hooks/recover", json!({}), 400, "invalid_body").await;
+    refused(
+        &gateway,
+        REDELIVER,
+        json!({"webhook_id": "wh_none"}),
+        404,
+        "unknown_webhook",
+    )
+    .await;
+    refused(
+        &gateway,
+        "/webhooks/wh_hooks/recover",
+        json!({}),
+        400,
+        "invalid_body",
+    )
+    .await;
     let recover = json!({"since": "2026-01-01T00:00:00Z"});
-    refused(&gateway, "/webhooks/wh_none/recover", recover, 404, "unknown_webhook").await;
-    assert_eq!((upstream.count(), delivery(&gateway, 1).await["status"].clone()), (1, json!("failed")));
+    refused(
+        &gateway,
+        "/webhooks/wh_none/recover",
+        recover,
+        404,
+        "unknown_webhook",
+    )
+    .await;
+    assert_eq!(
+        (
+            upstream.count(),
+            delivery(&gateway, 1).await["status"].clone()
+        ),
+        (1, json!("failed"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,23 +275,43 @@ async fn a_webhook_recovers_what_came_since_and_lists_have_the_same_bounds() {
     let upstream = failing(3);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     fail(&gateway, 3).await;
-    let at = |text: &Value| text.as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time");
-    let (first, second) =
-        (at(&delivery(&gateway, 1).await["received_at"]), at(&delivery(&gateway, 2).await["received_at"]));
+    let at = |text: &Value| {
+        text.as_str()
+            .expect("a time")
+            .parse::<jiff::Timestamp>()
+            .expect("a time")
+    };
+    let (first, second) = (
+        at(&delivery(&gateway, 1).await["received_at"]),
+        at(&delivery(&gateway, 2).await["received_at"]),
+    );
     let ids = async |query: &str| -> Vec<String> {
         let list = gateway.api(&format!("/deliveries?{query}")).await;
-        let of_webhook = gateway.api(&format!("/webhooks/wh_hooks/deliveries?{query}")).await;
+        let of_webhook = gateway
+            .api(&format!("/webhooks/wh_hooks/deliveries?{query}"))
+            .await;
         assert_eq!(list, of_webhook);
         let deliveries = list["deliveries"].as_array().expect("a list").iter();
-        deliveries.map(|delivery| delivery["event_id"].as_str().expect("an ID").to_owned()).collect()
+        deliveries
+            .map(|delivery| delivery["event_id"].as_str().expect("an ID").to_owned())
+            .collect()
     };
     assert_eq!(ids(&format!("since={second}")).await, ["evt_3", "evt_2"]);
     assert_eq!(ids(&format!("until={second}")).await, ["evt_1"]);
-    assert_eq!(ids(&format!("since={first}&until={second}")).await, ["evt_1"]);
+    assert_eq!(
+        ids(&format!("since={first}&until={second}")).await,
+        ["evt_1"]
+    );
     let recover = "/webhooks/wh_hooks/recover";
     let since = json!({"since": second, "dry_run": true});
-    assert_eq!(done(&gateway, recover, since, 200).await, told(true, 2, 2, &[]));
-    assert_eq!(done(&gateway, recover, json!({"since": second}), 202).await, told(false, 2, 2, &[]));
+    assert_eq!(
+        done(&gateway, recover, since, 200).await,
+        told(true, 2, 2, &[])
+    );
+    assert_eq!(
+        done(&gateway, recover, json!({"since": second}), 202).await,
+        told(false, 2, 2, &[])
+    );
     upstream.received(5).await;
     assert_eq!(upstream.event_ids()[3..], ["evt_2", "evt_3"]);
     assert_eq!(delivery(&gateway, 1).await["status"], "failed");
@@ -189,7 +320,12 @@ async fn a_webhook_recovers_what_came_since_and_lists_have_the_same_bounds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_whose_copy_is_under_way_is_refused_and_its_copy_s_outcome_counts() {
     let gate = Gate::shut();
-    let upstream = Upstream::replying([Reply::status(500), Reply::status(500), Reply::ok().after(&gate), Reply::ok()]);
+    let upstream = Upstream::replying([
+        Reply::status(500),
+        Reply::status(500),
+        Reply::ok().after(&gate),
+        Reply::ok(),
+    ]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     fail(&gateway, 2).await;
     let mut sender = gateway.connect().await;
@@ -212,17 +348,29 @@ async fn a_route_that_is_paused_or_gone_keeps_what_is_redelivered_until_it_is_ba
     let gateway = Gateway::start(route()).await;
     fail(&gateway, 1).await;
     done(&gateway, "/webhooks/wh_hooks/pause", json!({}), 200).await;
-    assert_eq!(done(&gateway, REDELIVER, json!({"status": "failed"}), 202).await, told(false, 1, 1, &[]));
+    assert_eq!(
+        done(&gateway, REDELIVER, json!({"status": "failed"}), 202).await,
+        told(false, 1, 1, &[])
+    );
     assert_eq!((due(&gateway, 1).await, upstream.count()), (0, 1));
     done(&gateway, "/webhooks/wh_hooks/resume", json!({}), 200).await;
     // The second failure: of the same event, this time as a stored one.
     upstream.received(2).await;
-    eventually("it waits", async || delivery(&gateway, 1).await["attempt_count"] == 2).await;
+    eventually("it waits", async || {
+        delivery(&gateway, 1).await["attempt_count"] == 2
+    })
+    .await;
     gateway.rewrite(route().named("another"));
     gateway.signal("HUP");
-    eventually("it is gone", async || gateway.api("/webhooks").await["webhooks"][0]["id"] == "wh_another").await;
+    eventually("it is gone", async || {
+        gateway.api("/webhooks").await["webhooks"][0]["id"] == "wh_another"
+    })
+    .await;
     let asked = json!({"webhook_id": "wh_hooks", "status": "pending"});
-    assert_eq!(done(&gateway, REDELIVER, asked, 202).await, told(false, 1, 1, &[]));
+    assert_eq!(
+        done(&gateway, REDELIVER, asked, 202).await,
+        told(false, 1, 1, &[])
+    );
     assert_eq!((due(&gateway, 1).await, upstream.count()), (0, 2));
     gateway.rewrite(route());
     gateway.signal("HUP");
@@ -237,23 +385,48 @@ async fn one_redelivery_of_many_goes_at_a_time_and_goes_on_when_nobody_waits_for
     // Another writer holds the store up for a moment.
     let database = gateway.databases().remove(0);
     let store = rusqlite::Connection::open(database).expect("the store");
-    store.busy_timeout(std::time::Duration::from_secs(10)).expect("a setting");
+    store
+        .busy_timeout(std::time::Duration::from_secs(10))
+        .expect("a setting");
     store.execute_batch("BEGIN IMMEDIATE").expect("a lock");
     let mut client = Client::connect(gateway.admin()).await;
     let body = json!({"status": "failed"}).to_string();
-    let request = Request::post(body.as_bytes()).at(REDELIVER).set("Host", &gateway.admin().to_string());
+    let request = Request::post(body.as_bytes())
+        .at(REDELIVER)
+        .set("Host", &gateway.admin().to_string());
     client.write(&request.bytes()).await;
-    eventually("it is under way", async || gateway.output().contains("as an operator asked")).await;
-    refused(&gateway, REDELIVER, json!({"status": "dead"}), 409, "redelivery_under_way").await;
+    eventually("it is under way", async || {
+        gateway.output().contains("as an operator asked")
+    })
+    .await;
+    refused(
+        &gateway,
+        REDELIVER,
+        json!({"status": "dead"}),
+        409,
+        "redelivery_under_way",
+    )
+    .await;
     let dry = json!({"status": "failed", "dry_run": true});
-    assert_eq!(done(&gateway, REDELIVER, dry, 200).await, told(true, 3, 3, &[]));
+    assert_eq!(
+        done(&gateway, REDELIVER, dry, 200).await,
+        told(true, 3, 3, &[])
+    );
     drop(client);
     store.execute_batch("ROLLBACK").expect("no lock");
     upstream.received(6).await;
-    let done = |line: &Value| line["operation"] == "redeliver_matching" && line["outcome"] == "done";
-    eventually("it is written down", async || gateway.lines().iter().any(done)).await;
+    let done =
+        |line: &Value| line["operation"] == "redeliver_matching" && line["outcome"] == "done";
+    eventually("it is written down", async || {
+        gateway.lines().iter().any(done)
+    })
+    .await;
     eventually("the next one may begin", async || {
-        gateway.admin_post(REDELIVER, &json!({"status": "dead"})).await.status == 202
+        gateway
+            .admin_post(REDELIVER, &json!({"status": "dead"}))
+            .await
+            .status
+            == 202
     })
     .await;
 }
@@ -265,16 +438,40 @@ async fn a_forgotten_event_passes_once_also_after_a_kill() {
     for id in ["evt_1", "evt_2"] {
         gateway.send(Event::new(id)).await.assert(200, "delivered");
     }
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    assert_eq!(done(&gateway, FORGET, json!({"event_id": "evt_1"}), 200).await, json!({"success": true}));
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    assert_eq!(
+        done(&gateway, FORGET, json!({"event_id": "evt_1"}), 200).await,
+        json!({"success": true})
+    );
     gateway.kill().await;
     gateway.restart().await;
-    refused(&gateway, FORGET, json!({"event_id": "evt_1"}), 404, "unknown_event").await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    refused(
+        &gateway,
+        FORGET,
+        json!({"event_id": "evt_1"}),
+        404,
+        "unknown_event",
+    )
+    .await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     upstream.last().assert_header("Hookgate-Attempt", "1");
-    upstream.last().assert_no_header("Hookgate-Possible-Duplicate");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
-    gateway.send(Event::new("evt_2")).await.assert(409, "duplicate");
+    upstream
+        .last()
+        .assert_no_header("Hookgate-Possible-Duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.count(), 3);
 }
 
@@ -282,25 +479,49 @@ async fn a_forgotten_event_passes_once_also_after_a_kill() {
 async fn an_event_is_forgotten_by_all_its_names() {
     let upstream = Upstream::ok();
     let in_header = Route::to(&upstream).with("event", "{id: {header: X-Delivery}, type: /type}");
-    let digest = Route::to(&upstream).named("digest").with("event", "{id: {body_digest: true}, type: /type}");
+    let digest = Route::to(&upstream)
+        .named("digest")
+        .with("event", "{id: {body_digest: true}, type: /type}");
     let gateway = Gateway::start(Setup::new([in_header, digest])).await;
     let event = |id: &str| Event::new("whatever").post().header("X-Delivery", id);
     gateway.send(event("first")).await.assert(200, "delivered");
     assert_eq!(gateway.send(event("second")).await.status, 409);
-    refused(&gateway, FORGET, json!({"event_id": "second"}), 404, "unknown_event").await;
+    refused(
+        &gateway,
+        FORGET,
+        json!({"event_id": "second"}),
+        404,
+        "unknown_event",
+    )
+    .await;
     done(&gateway, FORGET, json!({"event_id": "first"}), 200).await;
     gateway.send(event("second")).await.assert(200, "delivered");
-    assert_eq!(gateway.send(event("third")).await.status, 409, "the body is known again");
-    let by_digest = format!("sha256:{}", crate::harness::sender::digest(&Event::new("whatever").body));
+    assert_eq!(
+        gateway.send(event("third")).await.status,
+        409,
+        "the body is known again"
+    );
+    let by_digest = format!(
+        "sha256:{}",
+        crate::harness::sender::digest(&Event::new("whatever").body)
+    );
     done(&gateway, FORGET, json!({"event_id": by_digest}), 200).await;
     gateway.send(event("third")).await.assert(200, "delivered");
 
     let by_body = || Event::new("whatever").post().at("/webhooks/digest");
     gateway.send(by_body()).await.assert(200, "delivered");
     gateway.send(by_body()).await.assert(409, "duplicate");
-    let shown = gateway.api("/webhooks/wh_digest/deliveries").await["deliveries"][0]["event_id"].clone();
+    let shown =
+        gateway.api("/webhooks/wh_digest/deliveries").await["deliveries"][0]["event_id"].clone();
     let forget = "/webhooks/wh_digest/forget";
-    refused(&gateway, forget, json!({"event_id": "whatever"}), 404, "unknown_event").await;
+    refused(
+        &gateway,
+        forget,
+        json!({"event_id": "whatever"}),
+        404,
+        "unknown_event",
+    )
+    .await;
     done(&gateway, forget, json!({"event_id": shown}), 200).await;
     gateway.send(by_body()).await.assert(200, "delivered");
     gateway.send(by_body()).await.assert(409, "duplicate");
@@ -311,24 +532,46 @@ async fn a_pace_that_would_hide_dead_letters_for_longer_than_three_days_is_refus
     let upstream = Upstream::replying([Reply::status(500)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for id in ["evt_1", "evt_2"] {
-        gateway.send(Event::new(id)).await.assert(500, "upstream_rejected");
+        gateway
+            .send(Event::new(id))
+            .await
+            .assert(500, "upstream_rejected");
     }
     let slow = json!({"webhook_id": "wh_hooks", "per_second": 0.000_001});
-    refused(&gateway, "/deliveries/redeliver", slow, 422, "pace_too_slow").await;
+    refused(
+        &gateway,
+        "/deliveries/redeliver",
+        slow,
+        422,
+        "pace_too_slow",
+    )
+    .await;
     assert_eq!(gateway.api("/deliveries?status=failed").await["total"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_very_id_is_forgotten_and_not_while_its_event_is_handed_over() {
     let gate = Gate::shut();
-    let upstream = Upstream::replying([Reply::ok(), Reply::ok(), Reply::ok().after(&gate), Reply::ok()]);
+    let upstream = Upstream::replying([
+        Reply::ok(),
+        Reply::ok(),
+        Reply::ok().after(&gate),
+        Reply::ok(),
+    ]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let text = || Event::raw(r#"{"id":"1","type":"t"}"#);
     let number = || Event::raw(r#"{"id":1,"type":"t"}"#);
     gateway.send(text()).await.assert(200, "delivered");
     gateway.send(number()).await.assert(200, "delivered");
     done(&gateway, FORGET, json!({"event_id": 1}), 200).await;
-    refused(&gateway, FORGET, json!({"event_id": 1}), 404, "unknown_event").await;
+    refused(
+        &gateway,
+        FORGET,
+        json!({"event_id": 1}),
+        404,
+        "unknown_event",
+    )
+    .await;
     gateway.send(text()).await.assert(409, "duplicate");
     let mut sender = gateway.connect().await;
     sender.write(&number().post().bytes()).await;
@@ -336,10 +579,22 @@ async fn only_the_very_id_is_forgotten_and_not_while_its_event_is_handed_over() 
     refused(&gateway, FORGET, json!({"event_id": 1}), 409, "in_flight").await;
     gate.open();
     sender.answer().await.assert(200, "delivered");
-    for wrong in [json!({}), json!({"event_id": null}), json!({"event_id": 1.5}), json!({"event_id": ""})] {
+    for wrong in [
+        json!({}),
+        json!({"event_id": null}),
+        json!({"event_id": 1.5}),
+        json!({"event_id": ""}),
+    ] {
         refused(&gateway, FORGET, wrong, 400, "invalid_body").await;
     }
-    refused(&gateway, "/webhooks/wh_none/forget", json!({"event_id": "1"}), 404, "unknown_webhook").await;
+    refused(
+        &gateway,
+        "/webhooks/wh_none/forget",
+        json!({"event_id": "1"}),
+        404,
+        "unknown_webhook",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -347,10 +602,19 @@ async fn what_is_stored_of_a_forgotten_event_is_delivered_all_the_same() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
     done(&gateway, "/webhooks/wh_hooks/pause", json!({}), 200).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     done(&gateway, FORGET, json!({"event_id": "evt_1"}), 200).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
     done(&gateway, "/webhooks/wh_hooks/resume", json!({}), 200).await;
     upstream.received(2).await;
     stands(&gateway, 1, "success").await;
@@ -363,70 +627,182 @@ async fn graphql_does_the_same_under_the_same_rules() {
     let upstream = failing(2);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     fail(&gateway, 2).await;
-    let ask = async |query: &str| parsed(&gateway.admin_post("/graphql", &json!({"query": query})).await);
+    let ask = async |query: &str| {
+        parsed(
+            &gateway
+                .admin_post("/graphql", &json!({"query": query}))
+                .await,
+        )
+    };
     let counts = "{ success dryRun matched accepted refused { code count } }";
     let told = |dry_run, matched, accepted| json!({"success": true, "dryRun": dry_run, "matched": matched, "accepted": accepted, "refused": []});
-    let dry = ask(&format!("mutation {{ redeliverMatching(status: failed, dryRun: true) {counts} }}")).await;
+    let dry = ask(&format!(
+        "mutation {{ redeliverMatching(status: failed, dryRun: true) {counts} }}"
+    ))
+    .await;
     assert_eq!(dry["data"]["redeliverMatching"], told(true, 2, 2), "{dry}");
     let second = delivery(&gateway, 2).await["received_at"].clone();
-    let recovered = ask(&format!(r#"mutation {{ recoverWebhook(id: "wh_hooks", since: {second}) {counts} }}"#)).await;
-    assert_eq!(recovered["data"]["recoverWebhook"], told(false, 1, 1), "{recovered}");
+    let recovered = ask(&format!(
+        r#"mutation {{ recoverWebhook(id: "wh_hooks", since: {second}) {counts} }}"#
+    ))
+    .await;
+    assert_eq!(
+        recovered["data"]["recoverWebhook"],
+        told(false, 1, 1),
+        "{recovered}"
+    );
     stands(&gateway, 2, "success").await;
-    let since = ask(&format!("{{ deliveries(since: {second}) {{ deliveries {{ eventId }} }} }}")).await;
-    assert_eq!(since["data"]["deliveries"]["deliveries"], json!([{"eventId": "evt_2"}]), "{since}");
-    let again = ask(&format!(r#"mutation {{ redeliverMatching(eventId: "evt_1") {counts} }}"#)).await;
-    assert_eq!(again["data"]["redeliverMatching"], told(false, 1, 1), "{again}");
+    let since = ask(&format!(
+        "{{ deliveries(since: {second}) {{ deliveries {{ eventId }} }} }}"
+    ))
+    .await;
+    assert_eq!(
+        since["data"]["deliveries"]["deliveries"],
+        json!([{"eventId": "evt_2"}]),
+        "{since}"
+    );
+    let again = ask(&format!(
+        r#"mutation {{ redeliverMatching(eventId: "evt_1") {counts} }}"#
+    ))
+    .await;
+    assert_eq!(
+        again["data"]["redeliverMatching"],
+        told(false, 1, 1),
+        "{again}"
+    );
     stands(&gateway, 1, "success").await;
     let forget = r#"mutation { forgetEvent(id: "wh_hooks", eventId: "evt_1") }"#;
     assert_eq!(ask(forget).await["data"]["forgetEvent"], true);
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
     for (query, code) in [
-        (r#"forgetEvent(id: "wh_hooks", eventId: 1)"#, "unknown_event"),
-        (r#"forgetEvent(id: "wh_hooks", eventId: [1])"#, "invalid_body"),
-        (r#"forgetEvent(id: "wh_none", eventId: "evt_1")"#, "unknown_webhook"),
+        (
+            r#"forgetEvent(id: "wh_hooks", eventId: 1)"#,
+            "unknown_event",
+        ),
+        (
+            r#"forgetEvent(id: "wh_hooks", eventId: [1])"#,
+            "invalid_body",
+        ),
+        (
+            r#"forgetEvent(id: "wh_none", eventId: "evt_1")"#,
+            "unknown_webhook",
+        ),
         ("redeliverMatching { matched }", "invalid_body"),
-        ("redeliverMatching(status: dead, perSecond: 0.0) { matched }", "invalid_body"),
-        (r#"redeliverMatching(webhookId: "wh_none") { matched }"#, "unknown_webhook"),
-        (r#"recoverWebhook(id: "hooks", since: "2026-01-01T00:00:00Z") { matched }"#, "unknown_webhook"),
-        (r#"recoverWebhook(id: "wh_hooks", since: "yesterday") { matched }"#, "invalid_query"),
+        (
+            "redeliverMatching(status: dead, perSecond: 0.0) { matched }",
+            "invalid_body",
+        ),
+        (
+            r#"redeliverMatching(webhookId: "wh_none") { matched }"#,
+            "unknown_webhook",
+        ),
+        (
+            r#"recoverWebhook(id: "hooks", since: "2026-01-01T00:00:00Z") { matched }"#,
+            "unknown_webhook",
+        ),
+        (
+            r#"recoverWebhook(id: "wh_hooks", since: "yesterday") { matched }"#,
+            "invalid_query",
+        ),
     ] {
         let answer = ask(&format!("mutation {{ {query} }}")).await;
-        assert_eq!(answer["errors"][0]["extensions"]["code"], code, "{query}: {answer}");
+        assert_eq!(
+            answer["errors"][0]["extensions"]["code"], code,
+            "{query}: {answer}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
     let (upstream, forgetful) = (failing(2), failing(1));
-    let other = Route::to(&forgetful).named("other").with("retain", "{payloads: none}");
+    let other = Route::to(&forgetful)
+        .named("other")
+        .with("retain", "{payloads: none}");
     let gateway = Gateway::start(Setup::new([Route::to(&upstream), other])).await;
     fail(&gateway, 2).await;
-    gateway.send(Event::new("evt_1").post().at("/webhooks/other")).await.assert(500, "upstream_rejected");
+    gateway
+        .send(Event::new("evt_1").post().at("/webhooks/other"))
+        .await
+        .assert(500, "upstream_rejected");
 
     let dry = hookgate(&gateway, "events redeliver --since 1h --dry-run").await;
-    assert_eq!(dry.assert(0).stdout, "2 of 3 events can be delivered again\n");
-    assert!(dry.stderr.contains("1 event: payload_not_kept"), "{}", dry.stderr);
+    assert_eq!(
+        dry.assert(0).stdout,
+        "2 of 3 events can be delivered again\n"
+    );
+    assert!(
+        dry.stderr.contains("1 event: payload_not_kept"),
+        "{}",
+        dry.stderr
+    );
     let none = hookgate(&gateway, "events redeliver --until 1h --json").await;
     assert_eq!(none.assert(0).json(), told(false, 0, 0, &[]));
-    let listed = hookgate(&gateway, "events list --since 1h --route hooks --json").await.assert(0).json();
+    let listed = hookgate(&gateway, "events list --since 1h --route hooks --json")
+        .await
+        .assert(0)
+        .json();
     assert_eq!(listed["total"], 2);
-    assert!(hookgate(&gateway, "events list --until 1d").await.assert(0).stderr.contains("no deliveries"));
+    assert!(
+        hookgate(&gateway, "events list --until 1d")
+            .await
+            .assert(0)
+            .stderr
+            .contains("no deliveries")
+    );
 
-    let all = hookgate(&gateway, "events redeliver --status failed --per-second 100 --json").await;
-    assert_eq!(all.assert(1).json(), told(false, 3, 2, &[("payload_not_kept", 1)]));
+    let all = hookgate(
+        &gateway,
+        "events redeliver --status failed --per-second 100 --json",
+    )
+    .await;
+    assert_eq!(
+        all.assert(1).json(),
+        told(false, 3, 2, &[("payload_not_kept", 1)])
+    );
     upstream.received(4).await;
     stands(&gateway, 1, "success").await;
     stands(&gateway, 2, "success").await;
-    assert!(hookgate(&gateway, "events redeliver --route none").await.assert(1).stderr.contains("unknown_webhook"));
+    assert!(
+        hookgate(&gateway, "events redeliver --route none")
+            .await
+            .assert(1)
+            .stderr
+            .contains("unknown_webhook")
+    );
 
     let forgotten = hookgate(&gateway, "events forget --route hooks evt_1").await;
-    assert!(forgotten.assert(0).stdout.starts_with("evt_1 is forgotten"), "{}", forgotten.stdout);
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    assert!(
+        forgotten.assert(0).stdout.starts_with("evt_1 is forgotten"),
+        "{}",
+        forgotten.stdout
+    );
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     let again = hookgate(&gateway, "events forget --route hooks evt_3 --json").await;
-    assert!(again.assert(1).stderr.contains("unknown_event"), "{}", again.stderr);
-    gateway.send(Event::raw(r#"{"id":12345678901234567890123,"type":"t"}"#)).await.assert(200, "delivered");
-    let number = hookgate(&gateway, "events forget --route hooks --json 12345678901234567890123").await;
+    assert!(
+        again.assert(1).stderr.contains("unknown_event"),
+        "{}",
+        again.stderr
+    );
+    gateway
+        .send(Event::raw(r#"{"id":12345678901234567890123,"type":"t"}"#))
+        .await
+        .assert(200, "delivered");
+    let number = hookgate(
+        &gateway,
+        "events forget --route hooks --json 12345678901234567890123",
+    )
+    .await;
     assert_eq!(number.assert(0).json(), json!({"success": true}));
 
     for wrong in [
@@ -445,6 +821,10 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
     }
     gateway.signal("INT");
     gateway.exited().await;
-    hookgate(&gateway, "events redeliver --dead").await.assert(69);
-    hookgate(&gateway, "events forget --route hooks evt_1").await.assert(69);
+    hookgate(&gateway, "events redeliver --dead")
+        .await
+        .assert(69);
+    hookgate(&gateway, "events forget --route hooks evt_1")
+        .await
+        .assert(69);
 }

@@ -19,7 +19,9 @@ async fn wait_until_served_by(gateway: &Gateway, upstream: &Upstream) {
     let mut number = 0;
     eventually("the new configuration serves", async || {
         number += 1;
-        gateway.send(Event::new(&format!("evt_probe_{number}"))).await;
+        gateway
+            .send(Event::new(&format!("evt_probe_{number}")))
+            .await;
         upstream.count() > 0
     })
     .await;
@@ -29,14 +31,27 @@ async fn wait_until_served_by(gateway: &Gateway, upstream: &Upstream) {
 async fn sighup_swaps_the_routes() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
-    gateway.rewrite(Setup::new([Route::to(&new), Route::to(&new).named("added")]));
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
+    gateway.rewrite(Setup::new([
+        Route::to(&new),
+        Route::to(&new).named("added"),
+    ]));
     gateway.signal("HUP");
     wait_until_served_by(&gateway, &new).await;
-    gateway.send(Event::new("evt_2").post().at("/webhooks/added")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_2").post().at("/webhooks/added"))
+        .await
+        .assert(200, "delivered");
     let metrics = gateway.metrics().await;
     metrics.assert_value("config_last_reload_successful", &[], 1.0);
-    metrics.assert_value("requests_total", &[("route", "added"), ("outcome", "invalid_signature")], 0.0);
+    metrics.assert_value(
+        "requests_total",
+        &[("route", "added"), ("outcome", "invalid_signature")],
+        0.0,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,7 +76,8 @@ async fn a_file_renamed_over_the_old_one_is_taken_each_time() {
 async fn a_change_is_seen_beside_a_log_that_is_written_all_the_time() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
-    let mut log = std::fs::File::create(gateway.directory().join("hookgate.log")).expect("a writable folder");
+    let mut log =
+        std::fs::File::create(gateway.directory().join("hookgate.log")).expect("a writable folder");
     let writing = tokio::spawn(async move {
         loop {
             log.write_all(b"a line\n").expect("a writable file");
@@ -106,15 +122,26 @@ async fn a_bad_file_changes_nothing_is_told_and_is_seen_in_the_metric() {
     for (number, text) in bad.iter().enumerate() {
         gateway.rewrite_text(text);
         gateway.signal("HUP");
-        gateway.metric_reaches("config_last_reload_successful", &[], 0.0).await;
-        gateway.send(Event::new(&format!("evt_{number}"))).await.assert(200, "delivered");
+        gateway
+            .metric_reaches("config_last_reload_successful", &[], 0.0)
+            .await;
+        gateway
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
         gateway.rewrite(setup(&upstream));
         gateway.signal("HUP");
-        gateway.metric_reaches("config_last_reload_successful", &[], 1.0).await;
+        gateway
+            .metric_reaches("config_last_reload_successful", &[], 1.0)
+            .await;
     }
     assert_eq!((new.connections(), upstream.count()), (0, bad.len()));
     for told in ["upstraem", "HOOKGATE_IT_UNSET"] {
-        assert!(gateway.output().contains(told), "the log tells {told}: {}", gateway.output());
+        assert!(
+            gateway.output().contains(told),
+            "the log tells {told}: {}",
+            gateway.output()
+        );
     }
 }
 
@@ -124,24 +151,43 @@ async fn a_file_that_is_gone_changes_nothing() {
     let gateway = Gateway::start(setup(&upstream)).await;
     std::fs::remove_file(gateway.config()).expect("the file was there");
     gateway.signal("HUP");
-    gateway.metric_reaches("config_last_reload_successful", &[], 0.0).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .metric_reaches("config_last_reload_successful", &[], 0.0)
+        .await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     gateway.rewrite(setup(&upstream));
     gateway.signal("HUP");
-    gateway.metric_reaches("config_last_reload_successful", &[], 1.0).await;
+    gateway
+        .metric_reaches("config_last_reload_successful", &[], 1.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_routes_change_at_once_and_no_request_falls_between() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
-    let both = |upstream: &Upstream| Setup::new([Route::to(upstream).named("one"), Route::to(upstream).named("two")]);
+    let both = |upstream: &Upstream| {
+        Setup::new([
+            Route::to(upstream).named("one"),
+            Route::to(upstream).named("two"),
+        ])
+    };
     let gateway = Gateway::start(both(&old)).await;
     let mut client = gateway.connect().await;
     let mut served_by_new = Vec::new();
     for number in 0..600 {
-        let path = if number % 2 == 0 { "/webhooks/one" } else { "/webhooks/two" };
+        let path = if number % 2 == 0 {
+            "/webhooks/one"
+        } else {
+            "/webhooks/two"
+        };
         let before = new.count();
-        client.send(Event::new(&format!("evt_{number}")).post().at(path)).await.assert(200, "delivered");
+        client
+            .send(Event::new(&format!("evt_{number}")).post().at(path))
+            .await
+            .assert(200, "delivered");
         served_by_new.push(new.count() > before);
         if number == 100 {
             gateway.rename_over(both(&new));
@@ -151,15 +197,24 @@ async fn all_routes_change_at_once_and_no_request_falls_between() {
             tokio::time::sleep(Duration::from_millis(1)).await; // leaves the processor to the reload
         }
     }
-    assert!(served_by_new[599], "the reload came through within the test");
-    assert!(served_by_new.is_sorted(), "once one route is new, none is old");
+    assert!(
+        served_by_new[599],
+        "the reload came through within the test"
+    );
+    assert!(
+        served_by_new.is_sorted(),
+        "once one route is new, none is old"
+    );
     assert_eq!(old.count() + new.count(), 600);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_in_flight_finishes_on_the_old_configuration() {
     let gate = Gate::shut();
-    let old = Upstream::replying([Reply::full(200, "", b"from the old").after(&gate), Reply::ok()]);
+    let old = Upstream::replying([
+        Reply::full(200, "", b"from the old").after(&gate),
+        Reply::ok(),
+    ]);
     let new = Upstream::replying([Reply::full(200, "", b"from the new")]);
     let gateway = Gateway::start(setup(&old)).await;
     let mut sender = gateway.connect().await;
@@ -169,26 +224,45 @@ async fn a_request_in_flight_finishes_on_the_old_configuration() {
     gateway.signal("HUP");
     wait_until_served_by(&gateway, &new).await;
     gate.open();
-    assert_eq!(sender.answer().await.assert(200, "delivered").text(), "from the old");
-    assert_eq!(sender.send(Event::new("evt_2")).await.assert(200, "delivered").text(), "from the new");
+    assert_eq!(
+        sender.answer().await.assert(200, "delivered").text(),
+        "from the old"
+    );
+    assert_eq!(
+        sender
+            .send(Event::new("evt_2"))
+            .await
+            .assert(200, "delivered")
+            .text(),
+        "from the new"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ledger_outlives_a_reload() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     gateway.rewrite(setup(&new));
     gateway.signal("HUP");
     wait_until_served_by(&gateway, &new).await;
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
     assert!(!new.event_ids().contains(&"evt_1".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_in_flight_over_a_reload_still_stops_its_copy() {
     let gate = Gate::shut();
-    let (old, new) = (Upstream::replying([Reply::ok().after(&gate), Reply::ok()]), Upstream::ok());
+    let (old, new) = (
+        Upstream::replying([Reply::ok().after(&gate), Reply::ok()]),
+        Upstream::ok(),
+    );
     let gateway = Gateway::start(Route::to(&old).with("replay", "{in_flight: reject}")).await;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
@@ -196,25 +270,43 @@ async fn an_event_in_flight_over_a_reload_still_stops_its_copy() {
     gateway.rewrite(Route::to(&new).with("replay", "{in_flight: reject}"));
     gateway.signal("HUP");
     wait_until_served_by(&gateway, &new).await;
-    gateway.send(Event::new("evt_1")).await.assert(409, "in_flight");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "in_flight");
     gate.open();
     sender.answer().await.assert(200, "delivered");
-    gateway.send(Event::new("evt_1")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(409, "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotated_secret_file_counts_from_the_reload_on() {
     let upstream = Upstream::ok();
-    let setup = Setup::from(Route::to(&upstream).with("secrets", "[{file: webhook.key, name: current}]"));
+    let setup =
+        Setup::from(Route::to(&upstream).with("secrets", "[{file: webhook.key, name: current}]"));
     let gateway = Gateway::start(setup.file("webhook.key", "whsec_first\n")).await;
-    gateway.send(Event::new("evt_1").signed_with("whsec_first")).await.assert(200, "delivered");
-    std::fs::write(gateway.directory().join("webhook.key"), "whsec_second\n").expect("a writable folder");
+    gateway
+        .send(Event::new("evt_1").signed_with("whsec_first"))
+        .await
+        .assert(200, "delivered");
+    std::fs::write(gateway.directory().join("webhook.key"), "whsec_second\n")
+        .expect("a writable folder");
     gateway.signal("HUP");
     eventually("the new secret opens", async || {
-        gateway.send(Event::new("evt_2").signed_with("whsec_second")).await.status != 401
+        gateway
+            .send(Event::new("evt_2").signed_with("whsec_second"))
+            .await
+            .status
+            != 401
     })
     .await;
-    gateway.send(Event::new("evt_3").signed_with("whsec_first")).await.assert(401, "invalid_signature");
+    gateway
+        .send(Event::new("evt_3").signed_with("whsec_first"))
+        .await
+        .assert(401, "invalid_signature");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,22 +315,33 @@ async fn a_removed_route_is_gone_and_kept_connections_see_it() {
     let removed = Route::to(&upstream).named("removed");
     let gateway = Gateway::start(Setup::new([Route::to(&upstream), removed])).await;
     let mut client = gateway.connect().await;
-    client.send(Event::new("evt_1").post().at("/webhooks/removed")).await.assert(200, "delivered");
+    client
+        .send(Event::new("evt_1").post().at("/webhooks/removed"))
+        .await
+        .assert(200, "delivered");
     gateway.rewrite(setup(&upstream));
     gateway.signal("HUP");
     let mut number = 1;
     eventually("the route is gone", async || {
         number += 1;
-        let request = Event::new(&format!("evt_{number}")).post().at("/webhooks/removed");
+        let request = Event::new(&format!("evt_{number}"))
+            .post()
+            .at("/webhooks/removed");
         client.send(request).await.outcome() == "unknown_route"
     })
     .await;
-    client.send(Event::new("evt_last")).await.assert(200, "delivered");
+    client
+        .send(Event::new("evt_last"))
+        .await
+        .assert(200, "delivered");
 }
 
 async fn reload(gateway: &Gateway) -> (u16, Value) {
     let answer = gateway.admin_post("/reload", &json!({})).await;
-    (answer.status, serde_json::from_slice(&answer.body).expect("JSON"))
+    (
+        answer.status,
+        serde_json::from_slice(&answer.body).expect("JSON"),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,16 +349,33 @@ async fn a_reload_over_the_api_has_happened_when_it_is_answered() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(setup(&upstream)).await;
     let secret = "literal_secret_of_a_reload_51c2";
-    let added = Route::to(&upstream).named("added").with("secrets", &format!("[{{value: {secret}}}]"));
+    let added = Route::to(&upstream)
+        .named("added")
+        .with("secrets", &format!("[{{value: {secret}}}]"));
     gateway.rewrite(Setup::new([Route::to(&upstream), added]));
     let (status, document) = reload(&gateway).await;
-    assert_eq!((status, &document["success"], &document["routes"]), (200, &json!(true), &json!(2)), "{document}");
+    assert_eq!(
+        (status, &document["success"], &document["routes"]),
+        (200, &json!(true), &json!(2)),
+        "{document}"
+    );
     let warnings = document["warnings"].as_array().expect("a list");
-    assert!(warnings.len() == 1 && warnings[0].as_str().is_some_and(|text| text.contains("hookgate.yaml:")));
+    assert!(
+        warnings.len() == 1
+            && warnings[0]
+                .as_str()
+                .is_some_and(|text| text.contains("hookgate.yaml:"))
+    );
     assert!(!document.to_string().contains(secret), "{document}");
     let event = Event::new("evt_1");
-    gateway.send(event.signed_with(secret).at("/webhooks/added")).await.assert(200, "delivered");
-    gateway.metrics().await.assert_value("config_last_reload_successful", &[], 1.0);
+    gateway
+        .send(event.signed_with(secret).at("/webhooks/added"))
+        .await
+        .assert(200, "delivered");
+    gateway
+        .metrics()
+        .await
+        .assert_value("config_last_reload_successful", &[], 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,18 +383,43 @@ async fn a_reload_over_the_api_refuses_a_bad_file_with_each_problem_and_changes_
     let (upstream, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&upstream)).await;
     let secret = "literal_secret_of_a_reload_51c2";
-    let bad = Route::to(&new).with("secrets", &format!("[{{value: {secret}}}]")).with("budget", "0s");
+    let bad = Route::to(&new)
+        .with("secrets", &format!("[{{value: {secret}}}]"))
+        .with("budget", "0s");
     gateway.rewrite_text(&Setup::from(bad).yaml().replace("upstream:", "upstraem:"));
     let (status, problem) = reload(&gateway).await;
-    assert_eq!((status, &problem["code"]), (422, &json!("invalid_configuration")), "{problem}");
-    let problems: Vec<_> = problem["problems"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert_eq!(
+        (status, &problem["code"]),
+        (422, &json!("invalid_configuration")),
+        "{problem}"
+    );
+    let problems: Vec<_> = problem["problems"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     for told in ["upstraem", "out of range"] {
         assert!(problem.to_string().contains(told), "{told} in {problem}");
     }
-    assert!(problems.iter().all(|line| line.starts_with("hookgate.yaml:") && !line.contains('\n')), "{problem}");
-    assert!(problems.len() >= 2 && !problem.to_string().contains(secret), "{problem}");
-    gateway.metrics().await.assert_value("config_last_reload_successful", &[], 0.0);
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    assert!(
+        problems
+            .iter()
+            .all(|line| line.starts_with("hookgate.yaml:") && !line.contains('\n')),
+        "{problem}"
+    );
+    assert!(
+        problems.len() >= 2 && !problem.to_string().contains(secret),
+        "{problem}"
+    );
+    gateway
+        .metrics()
+        .await
+        .assert_value("config_last_reload_successful", &[], 0.0);
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     assert_eq!((upstream.count(), new.connections()), (1, 0));
 }
 
@@ -284,13 +429,25 @@ async fn the_command_reloads_and_prints_what_is_wrong() {
     let gateway = Gateway::start(setup(&old)).await;
     gateway.rewrite(setup(&new));
     let run = hookgate(&gateway, "reload").await;
-    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "reloaded: 1 route\n"), "{}", run.stderr);
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    assert_eq!(
+        (run.code, run.stdout.as_str()),
+        (Some(0), "reloaded: 1 route\n"),
+        "{}",
+        run.stderr
+    );
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     assert_eq!((old.count(), new.count()), (0, 1));
     gateway.rewrite_text(&setup(&old).yaml().replace("upstream:", "upstraem:"));
     let run = hookgate(&gateway, "reload").await;
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
-    assert!(run.stderr.contains("hookgate.yaml:") && run.stderr.contains("upstraem"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("hookgate.yaml:") && run.stderr.contains("upstraem"),
+        "{}",
+        run.stderr
+    );
     let run = hookgate(&gateway, "reload --json").await;
     let document = run.json();
     assert_eq!(
@@ -324,7 +481,10 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_drop_no_connection() {
                 let mut sent = 0;
                 while !stopping.load(Ordering::SeqCst) {
                     // One connection all along: `send` fails the test when it is closed.
-                    client.send(Event::new(&format!("evt_{sender}_{sent}"))).await.assert(200, "delivered");
+                    client
+                        .send(Event::new(&format!("evt_{sender}_{sent}")))
+                        .await
+                        .assert(200, "delivered");
                     sent += 1;
                 }
                 sent
@@ -343,5 +503,9 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_drop_no_connection() {
         sent += sender.await.expect("no request failed");
     }
     assert!(sent >= 100, "{sent} requests");
-    assert_eq!(upstream.count(), sent, "each reached the upstream, and once");
+    assert_eq!(
+        upstream.count(),
+        sent,
+        "each reached the upstream, and once"
+    );
 }

@@ -25,56 +25,97 @@ impl Sdks {
     fn node() -> Option<Self> {
         let modules = std::env::var_os("HOOKGATE_NODE_MODULES").map(PathBuf::from);
         let installed = modules.filter(|modules| modules.join("standardwebhooks").is_dir());
-        tool("HOOKGATE_NODE_MODULES with the providers' SDKs", installed, "the SDKs of npm")?;
+        tool(
+            "HOOKGATE_NODE_MODULES with the providers' SDKs",
+            installed,
+            "the SDKs of npm",
+        )?;
         let node = tool("node", program("HOOKGATE_NODE", "node"), "the SDKs of npm")?;
         Some(Self::start(&node, "driver.mjs"))
     }
 
     fn python() -> Option<Self> {
         let python = program("HOOKGATE_PYTHON", "python3").filter(|python| {
-            let probe = Command::new(python).args(["-c", "import standardwebhooks"]).output();
+            let probe = Command::new(python)
+                .args(["-c", "import standardwebhooks"])
+                .output();
             probe.is_ok_and(|probe| probe.status.success())
         });
-        let python = tool("HOOKGATE_PYTHON with the providers' SDKs", python, "the SDKs of PyPI")?;
+        let python = tool(
+            "HOOKGATE_PYTHON with the providers' SDKs",
+            python,
+            "the SDKs of PyPI",
+        )?;
         Some(Self::start(&python, "driver.py"))
     }
 
     fn start(interpreter: &Path, driver: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk");
         let mut command = Command::new(interpreter);
-        command.arg(driver).current_dir(folder).env("PYTHONDONTWRITEBYTECODE", "1");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .arg(driver)
+            .current_dir(folder)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().expect("the driver starts");
-        let (to, from) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-        Self { child, to, from: BufReader::new(from) }
+        let (to, from) = (
+            child.stdin.take().expect("piped"),
+            child.stdout.take().expect("piped"),
+        );
+        Self {
+            child,
+            to,
+            from: BufReader::new(from),
+        }
     }
 
     fn ask(&mut self, question: &Value) -> Value {
         writeln!(self.to, "{question}").expect("the driver reads");
         let mut line = String::new();
         self.from.read_line(&mut line).expect("the driver answers");
-        let answer: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        let answered = ["headers", "verified", "answer"].iter().any(|member| answer.get(member).is_some());
+        let answer: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let answered = ["headers", "verified", "answer"]
+            .iter()
+            .any(|member| answer.get(member).is_some());
         assert!(answered, "{question}: {answer}");
         answer
     }
 
     /// The headers that the SDK puts beside `body`.
-    fn sign(&mut self, sdk: &str, secret: &str, timestamp: i64, body: &str) -> Vec<(String, String)> {
+    fn sign(
+        &mut self,
+        sdk: &str,
+        secret: &str,
+        timestamp: i64,
+        body: &str,
+    ) -> Vec<(String, String)> {
         let id = format!("msg_{timestamp}");
         let body = STANDARD.encode(body);
-        let question =
-            json!({"sdk": sdk, "op": "sign", "secret": secret, "id": id, "timestamp": timestamp, "body": body});
+        let question = json!({"sdk": sdk, "op": "sign", "secret": secret, "id": id, "timestamp": timestamp, "body": body});
         let answer = self.ask(&question);
         let headers = answer["headers"].as_object().expect("headers").iter();
-        headers.map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned())).collect()
+        headers
+            .map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned()))
+            .collect()
     }
 
-    fn verifies(&mut self, sdk: &str, secret: &str, headers: &Value, body: &str, url: &str) -> bool {
+    fn verifies(
+        &mut self,
+        sdk: &str,
+        secret: &str,
+        headers: &Value,
+        body: &str,
+        url: &str,
+    ) -> bool {
         let body = STANDARD.encode(body);
-        let question =
-            json!({"sdk": sdk, "op": "verify", "secret": secret, "headers": headers, "body": body, "url": url});
-        self.ask(&question)["verified"].as_bool().expect("a verdict")
+        let question = json!({"sdk": sdk, "op": "verify", "secret": secret, "headers": headers, "body": body, "url": url});
+        self.ask(&question)["verified"]
+            .as_bool()
+            .expect("a verdict")
     }
 }
 
@@ -86,7 +127,12 @@ impl Drop for Sdks {
 }
 
 fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs().try_into().expect("before the end")
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs()
+        .try_into()
+        .expect("before the end")
 }
 
 const STANDARD_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -103,20 +149,41 @@ struct Sender {
     id: Option<&'static str>,
 }
 
-const fn sender(preset: &'static str, sdk: &'static str, timed: bool, id: Option<&'static str>) -> Sender {
-    Sender { preset, sdk, secret: STANDARD_SECRET, timed, id }
+const fn sender(
+    preset: &'static str,
+    sdk: &'static str,
+    timed: bool,
+    id: Option<&'static str>,
+) -> Sender {
+    Sender {
+        preset,
+        sdk,
+        secret: STANDARD_SECRET,
+        timed,
+        id,
+    }
 }
 
 const OF_NPM: [Sender; 4] = [
     sender("stripe", "stripe", true, None),
     sender("github", "@octokit/webhooks-methods", false, None),
-    sender("standard-webhooks", "standardwebhooks", true, Some("webhook-id")),
+    sender(
+        "standard-webhooks",
+        "standardwebhooks",
+        true,
+        Some("webhook-id"),
+    ),
     sender("svix", "svix", true, Some("svix-id")),
 ];
 
 const OF_PYPI: [Sender; 4] = [
     sender("stripe", "stripe", true, None),
-    sender("standard-webhooks", "standardwebhooks", true, Some("webhook-id")),
+    sender(
+        "standard-webhooks",
+        "standardwebhooks",
+        true,
+        Some("webhook-id"),
+    ),
     sender("svix", "svix", true, Some("svix-id")),
     sender("slack", "slack_sdk", true, None),
 ];
@@ -132,9 +199,13 @@ fn event(id: &str) -> String {
 
 fn request(preset: &str, headers: &[(String, String)], body: &str) -> Request {
     let request = Request::post(body.as_bytes()).at(&format!("/webhooks/{preset}"));
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+    let request = headers.iter().fold(request, |request, (name, value)| {
+        request.header(name, value)
+    });
     match preset {
-        "github" => request.header("X-GitHub-Delivery", &digest(body.as_bytes())).header("X-GitHub-Event", "push"),
+        "github" => request
+            .header("X-GitHub-Delivery", &digest(body.as_bytes()))
+            .header("X-GitHub-Event", "push"),
         _ => request,
     }
 }
@@ -146,14 +217,24 @@ async fn takes_what_they_sign_and_nothing_else(mut sdks: Sdks, senders: &[Sender
 }
 
 async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) {
-    let Sender { preset, sdk, secret, timed, id } = *sender;
+    let Sender {
+        preset,
+        sdk,
+        secret,
+        timed,
+        id,
+    } = *sender;
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).named(preset).with("provider", preset);
     let route = route.with("secrets", "[{env: SDK_SECRET, name: current}]");
     let gateway = Gateway::start(Setup::from(route).env("SDK_SECRET", STANDARD_SECRET)).await;
     let refuse = async |what: &str, request: Request| {
         let answer = gateway.send(request).await;
-        assert_eq!((answer.status, answer.outcome()), (401, "invalid_signature"), "{preset}: {what}");
+        assert_eq!(
+            (answer.status, answer.outcome()),
+            (401, "invalid_signature"),
+            "{preset}: {what}"
+        );
     };
 
     let (now, body) = (unix_now(), event(&format!("evt_{preset}")));
@@ -161,24 +242,52 @@ async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) 
     let genuine = request(preset, &headers, &body);
     let with_body = |body: &str| request(preset, &headers, body);
     let parsed: Value = serde_json::from_str(&body).expect("JSON");
-    refuse("re-serialised", with_body(&serde_json::to_string_pretty(&parsed).expect("JSON"))).await;
+    refuse(
+        "re-serialised",
+        with_body(&serde_json::to_string_pretty(&parsed).expect("JSON")),
+    )
+    .await;
     refuse("a newline more", with_body(&format!("{body}\n"))).await;
     refuse("truncated", with_body(&body[..body.len() - 1])).await;
     refuse("another price", with_body(&body.replace("10.5", "0.5"))).await;
-    refuse("another key", request(preset, &sdks.sign(sdk, OTHER_SECRET, now, &body), &body)).await;
+    refuse(
+        "another key",
+        request(preset, &sdks.sign(sdk, OTHER_SECRET, now, &body), &body),
+    )
+    .await;
     for (name, value) in &headers {
         let last = value.trim_end_matches('=').len() - 1;
-        let other = if value.as_bytes()[last] == b'0' { '1' } else { '0' };
+        let other = if value.as_bytes()[last] == b'0' {
+            '1'
+        } else {
+            '0'
+        };
         let changed = format!("{}{other}{}", &value[..last], &value[last + 1..]);
-        refuse(&format!("{name} changed"), genuine.clone().set(name, &changed)).await;
-        refuse(&format!("{name} cut short"), genuine.clone().set(name, &value[..value.len() - 5])).await;
+        refuse(
+            &format!("{name} changed"),
+            genuine.clone().set(name, &changed),
+        )
+        .await;
+        refuse(
+            &format!("{name} cut short"),
+            genuine.clone().set(name, &value[..value.len() - 5]),
+        )
+        .await;
         refuse(&format!("{name} empty"), genuine.clone().set(name, "")).await;
         refuse(&format!("{name} missing"), genuine.clone().without(name)).await;
-        refuse(&format!("{name} twice"), genuine.clone().header(name, value)).await;
+        refuse(
+            &format!("{name} twice"),
+            genuine.clone().header(name, value),
+        )
+        .await;
     }
     if timed {
         for off in [-3600, -310, 310, 3600] {
-            refuse("stale", request(preset, &sdks.sign(sdk, secret, now + off, &body), &body)).await;
+            refuse(
+                "stale",
+                request(preset, &sdks.sign(sdk, secret, now + off, &body), &body),
+            )
+            .await;
         }
     }
     if let Some(id) = id {
@@ -187,13 +296,25 @@ async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) 
     upstream.assert_untouched();
 
     gateway.send(genuine.clone()).await.assert(200, "delivered");
-    assert_eq!(digest(&upstream.last().body), digest(body.as_bytes()), "{preset}: byte for byte");
+    assert_eq!(
+        digest(&upstream.last().body),
+        digest(body.as_bytes()),
+        "{preset}: byte for byte"
+    );
     gateway.send(genuine).await.assert(200, "duplicate");
     assert_eq!(upstream.count(), 1, "{preset}: the replay went nowhere");
     let metrics = gateway.metrics().await;
-    metrics.assert_value("signature_checks_total", &[("route", preset), ("result", "ok"), ("secret", "current")], 2.0);
+    metrics.assert_value(
+        "signature_checks_total",
+        &[("route", preset), ("result", "ok"), ("secret", "current")],
+        2.0,
+    );
     let stale = if timed { 4.0 } else { 0.0 };
-    metrics.assert_value("signature_checks_total", &[("route", preset), ("result", "stale")], stale);
+    metrics.assert_value(
+        "signature_checks_total",
+        &[("route", preset), ("result", "stale")],
+        stale,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,15 +332,21 @@ async fn zoom_s_validation_is_answered_as_its_sdk_answers_it() {
     let headers = signed_by_us("zoom", SECRET, body, "https://hooks.example.com");
     let question = json!({"sdk": "@zoom/rivet", "op": "answer", "secret": SECRET, "headers": headers, "body": STANDARD.encode(body)});
     let theirs = sdks.ask(&question)["answer"].clone();
-    let request =
-        headers.as_object().expect("headers").iter().fold(Request::post(body.as_bytes()), |request, (name, value)| {
+    let request = headers
+        .as_object()
+        .expect("headers")
+        .iter()
+        .fold(Request::post(body.as_bytes()), |request, (name, value)| {
             request.header(name, value.as_str().expect("text"))
         });
     let ours = gateway.send(request).await;
     ours.assert(200, "challenge");
     let parsed = |text: &[u8]| serde_json::from_slice::<Value>(text).expect("JSON");
     assert_eq!(theirs["status"], json!(200));
-    assert_eq!(parsed(&ours.body), parsed(theirs["body"].as_str().expect("text").as_bytes()));
+    assert_eq!(
+        parsed(&ours.body),
+        parsed(theirs["body"].as_str().expect("text").as_bytes())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,9 +361,27 @@ fn signed_by_us(preset: &str, secret: &str, body: &str, url: &str) -> Value {
     let file = folder.path().join("body.json");
     std::fs::write(&file, body).expect("a writable folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.args(["sign", "--provider", preset, "--secret-env", "SDK_SECRET", "--url", url, "--json", "--body"]);
-    let output = command.arg(&file).env("SDK_SECRET", secret).output().expect("the binary runs");
-    assert!(output.status.success(), "{preset}: {}", String::from_utf8_lossy(&output.stderr));
+    command.args([
+        "sign",
+        "--provider",
+        preset,
+        "--secret-env",
+        "SDK_SECRET",
+        "--url",
+        url,
+        "--json",
+        "--body",
+    ]);
+    let output = command
+        .arg(&file)
+        .env("SDK_SECRET", secret)
+        .output()
+        .expect("the binary runs");
+    assert!(
+        output.status.success(),
+        "{preset}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
@@ -252,13 +397,24 @@ fn accepted_by(mut sdks: Sdks, judges: &[(&str, &str, &str, &str)]) {
     for (preset, sdk, signing, verifying) in judges {
         let mut headers = signed_by_us(preset, signing, &body, URL);
         if *preset == "shopify" {
-            for name in ["X-Shopify-Topic", "X-Shopify-Shop-Domain", "X-Shopify-API-Version", "X-Shopify-Webhook-Id"] {
+            for name in [
+                "X-Shopify-Topic",
+                "X-Shopify-Shop-Domain",
+                "X-Shopify-API-Version",
+                "X-Shopify-Webhook-Id",
+            ] {
                 headers[name] = json!("unstable");
             }
         }
-        assert!(sdks.verifies(sdk, verifying, &headers, &body, URL), "{sdk} takes it");
+        assert!(
+            sdks.verifies(sdk, verifying, &headers, &body, URL),
+            "{sdk} takes it"
+        );
         let changed = body.replace("evt_1", "evt_2");
-        assert!(!sdks.verifies(sdk, verifying, &headers, &changed, URL), "{sdk} refuses a change");
+        assert!(
+            !sdks.verifies(sdk, verifying, &headers, &changed, URL),
+            "{sdk} refuses a change"
+        );
     }
 }
 

@@ -17,23 +17,42 @@ async fn what_does_not_verify_is_forwarded_marked_and_counted() {
     for (number, (result, request)) in [
         ("mismatch", event.forged()),
         ("missing", event.post().without("X-VPN-Signature")),
-        ("malformed", event.post().set("X-VPN-Signature", "sha256=zz")),
+        (
+            "malformed",
+            event.post().set("X-VPN-Signature", "sha256=zz"),
+        ),
     ]
     .into_iter()
     .enumerate()
     {
-        gateway.send(request.header("Hookgate-Verified", "true")).await.assert(200, "delivered");
+        gateway
+            .send(request.header("Hookgate-Verified", "true"))
+            .await
+            .assert(200, "delivered");
         let seen = upstream.last();
         seen.assert_header("Hookgate-Verified", "false");
         // A receiver that goes by IDs must not take the genuine event for a copy of this.
         seen.assert_no_header("Hookgate-Event-Id");
         seen.assert_no_header("Idempotency-Key");
-        assert_eq!((seen.body, upstream.count()), (event.body.clone(), number + 1));
+        assert_eq!(
+            (seen.body, upstream.count()),
+            (event.body.clone(), number + 1)
+        );
         let metrics = gateway.metrics().await;
-        metrics.assert_value("signature_checks_total", &[("route", "hooks"), ("result", result)], 1.0);
-        gateway.logged(json!({"outcome": "delivered", "unverified": result})).await;
+        metrics.assert_value(
+            "signature_checks_total",
+            &[("route", "hooks"), ("result", result)],
+            1.0,
+        );
+        gateway
+            .logged(json!({"outcome": "delivered", "unverified": result}))
+            .await;
     }
-    gateway.metrics().await.assert_value("requests_total", &[("route", "hooks"), ("outcome", "delivered")], 3.0);
+    gateway.metrics().await.assert_value(
+        "requests_total",
+        &[("route", "hooks"), ("outcome", "delivered")],
+        3.0,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,20 +75,35 @@ async fn a_forged_event_does_not_use_up_the_genuine_one_s_id() {
 async fn what_is_no_event_passes_too_and_what_the_route_does_not_take_does_not() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(shadow(&upstream).with("events", r#"["user.*"]"#)).await;
-    gateway.send(Event::typed("evt_0", "vpn.connected").forged()).await.assert(200, "ignored");
+    gateway
+        .send(Event::typed("evt_0", "vpn.connected").forged())
+        .await
+        .assert(200, "ignored");
     upstream.assert_untouched();
-    gateway.send(Request::post(b"not JSON")).await.assert(200, "delivered");
+    gateway
+        .send(Request::post(b"not JSON"))
+        .await
+        .assert(200, "delivered");
     upstream.last().assert_header("Hookgate-Verified", "false");
     // What verifies is held to the same as ever.
-    gateway.send(Event::raw("{}").post()).await.assert_problem(400, "invalid_event");
+    gateway
+        .send(Event::raw("{}").post())
+        .await
+        .assert_problem(400, "invalid_event");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_holds_what_is_genuine_and_the_rest_is_forwarded_at_once() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
     let gateway = Gateway::start(shadow(&upstream).with("delivery", "queue")).await;
-    gateway.send(Event::new("evt_1").forged()).await.assert(500, "upstream_rejected");
-    gateway.send(Event::new("evt_1").post()).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1").forged())
+        .await
+        .assert(500, "upstream_rejected");
+    gateway
+        .send(Event::new("evt_1").post())
+        .await
+        .assert(202, "queued");
     upstream.received(2).await;
     upstream.last().assert_no_header("Hookgate-Verified");
 }
@@ -78,15 +112,25 @@ async fn a_queue_holds_what_is_genuine_and_the_rest_is_forwarded_at_once() {
 async fn an_unreachable_or_silent_upstream_is_told_as_ever() {
     let port = ClosedPort::new();
     let gateway = Gateway::start(Route::to_url(&port.url()).with("enforce", "false")).await;
-    gateway.send(Event::new("evt_1").forged()).await.assert_problem(502, "upstream_unreachable");
+    gateway
+        .send(Event::new("evt_1").forged())
+        .await
+        .assert_problem(502, "upstream_unreachable");
     let upstream = Upstream::replying([Reply::hang()]);
     let gateway = Gateway::start(shadow(&upstream).with("budget", "1500ms")).await;
-    gateway.send(Event::new("evt_1").forged()).await.assert_problem(504, "budget_exceeded");
+    gateway
+        .send(Event::new("evt_1").forged())
+        .await
+        .assert_problem(504, "budget_exceeded");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shadow_route_is_never_started_without_a_warning() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(shadow(&upstream)).await;
-    assert!(gateway.output().contains("open to anybody"), "{}", gateway.output());
+    assert!(
+        gateway.output().contains("open to anybody"),
+        "{}",
+        gateway.output()
+    );
 }

@@ -24,11 +24,17 @@ fn memory_bound(connections: u32, streams: u32, header_bytes: u64, bodies: u64) 
 /// Whether a process may have the files that this takes: each connection is one on either side.
 fn may_open_files(count: u32) -> bool {
     let limits = std::fs::read_to_string("/proc/self/limits").expect("a running process");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .expect("a limit");
     let soft = line.split_whitespace().nth(3).expect("a number");
     if soft.parse().is_ok_and(|soft: u32| soft < count) {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-        assert!(!ci, "{soft} open files are too few for {SENDERS} senders, and CI=true means that nothing is skipped");
+        assert!(
+            !ci,
+            "{soft} open files are too few for {SENDERS} senders, and CI=true means that nothing is skipped"
+        );
         let _ = writeln!(
             std::io::stderr(),
             "SKIPPED, of open files {soft} are allowed: {SENDERS} slow senders (ulimit -n)"
@@ -50,7 +56,10 @@ async fn good_traffic(gateway: &Gateway, prefix: &str) -> Vec<Duration> {
     let mut times = Vec::new();
     for number in 0..400 {
         let start = Instant::now();
-        client.send(Event::new(&format!("{prefix}_{number}"))).await.assert(200, "delivered");
+        client
+            .send(Event::new(&format!("{prefix}_{number}")))
+            .await
+            .assert(200, "delivered");
         times.push(start.elapsed());
     }
     times
@@ -59,7 +68,9 @@ async fn good_traffic(gateway: &Gateway, prefix: &str) -> Vec<Duration> {
 /// Sends a start, then a byte now and then; when it is cut off, again from the start.
 async fn drip(to: std::net::SocketAddr, start: Vec<u8>, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
-        let Some(mut client) = Client::try_connect(to).await else { continue };
+        let Some(mut client) = Client::try_connect(to).await else {
+            continue;
+        };
         client.write(&start).await;
         while !over.load(Ordering::Relaxed) && client.write_some(b"a").await {
             tokio::time::sleep(Duration::from_millis(500)).await; // the sender's own slowness, part of the claim
@@ -73,8 +84,9 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
         return;
     }
     let upstream = Upstream::ok();
-    let limits =
-        format!("{{connections_per_address: 5000, header_bytes: {HEADER_BYTES}B, body_bytes_in_flight: {BODIES}B}}");
+    let limits = format!(
+        "{{connections_per_address: 5000, header_bytes: {HEADER_BYTES}B, body_bytes_in_flight: {BODIES}B}}"
+    );
     let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", &limits)).await;
     let unloaded = p99(good_traffic(&gateway, "before").await);
     gateway.metric_reaches("connections", &[], 0.0).await;
@@ -85,7 +97,11 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
         b"POST /webhooks/vpn-enterprise HTTP/1.1\r\nHost: hooks.test\r\nX-Un".to_vec(),
         // A MiB is announced, some bytes come.
         [large.head_bytes(), b"{\"id\":".to_vec()].concat(),
-        [large.clone().chunked(1).head_bytes(), b"6\r\n{\"id\":\r\nfffff\r\n".to_vec()].concat(),
+        [
+            large.clone().chunked(1).head_bytes(),
+            b"6\r\n{\"id\":\r\nfffff\r\n".to_vec(),
+        ]
+        .concat(),
         Vec::new(),
     ];
     let over = Arc::new(AtomicBool::new(false));
@@ -94,7 +110,9 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
         senders.spawn(drip(gateway.data(), kind.clone(), Arc::clone(&over)));
     }
     // Some are being cut off, and come back.
-    gateway.metrics_past("connections", &[], f64::from(SENDERS - SENDERS / 20)).await;
+    gateway
+        .metrics_past("connections", &[], f64::from(SENDERS - SENDERS / 20))
+        .await;
     let loaded = p99(good_traffic(&gateway, "during").await);
     let (connections, held) = (SENDERS + 2, gateway.resident_bytes());
     let announced_held = gateway.metrics().await.value("body_bytes_in_flight", &[]);
@@ -107,15 +125,26 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
     );
     let bound = memory_bound(connections, 0, HEADER_BYTES, BODIES);
     assert!(held < bound, "{held} bytes resident, the bound is {bound}");
-    assert!(announced_held < 100_000.0, "counts what came, not what was announced: {announced_held}");
+    assert!(
+        announced_held < 100_000.0,
+        "counts what came, not what was announced: {announced_held}"
+    );
 
     over.store(true, Ordering::Relaxed);
     senders.join_all().await;
     gateway.metric_reaches("connections", &[], 0.0).await;
     gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
-    gateway.metric_reaches("body_bytes_in_flight", &[], 0.0).await;
-    eventually("its sockets are closed", async || gateway.open_sockets() <= sockets).await;
-    gateway.send(Event::new("evt_after")).await.assert(200, "delivered");
+    gateway
+        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .await;
+    eventually("its sockets are closed", async || {
+        gateway.open_sockets() <= sockets
+    })
+    .await;
+    gateway
+        .send(Event::new("evt_after"))
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,11 +155,19 @@ async fn a_head_without_end_is_held_to_its_limit() {
     let gateway = Gateway::start(setup).await;
     let before = gateway.resident_bytes();
     // Short of Pingora's own limit, and not at its end.
-    let head = [b"POST / HTTP/1.1\r\nHost: hooks.test\r\nX-A: ".to_vec(), vec![b'a'; 900_000]].concat();
+    let head = [
+        b"POST / HTTP/1.1\r\nHost: hooks.test\r\nX-A: ".to_vec(),
+        vec![b'a'; 900_000],
+    ]
+    .concat();
     let mut clients = Vec::new();
     for _ in 0..HEADS {
         let mut client = gateway.connect().await;
-        client.send_raw(&head).await.expect("an answer").assert(431, "headers_too_large");
+        client
+            .send_raw(&head)
+            .await
+            .expect("an answer")
+            .assert(431, "headers_too_large");
         clients.push(client);
     }
     let grown = gateway.resident_bytes().saturating_sub(before);
@@ -141,9 +178,14 @@ async fn a_head_without_end_is_held_to_its_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
     let upstream = Upstream::replying([Reply::full(200, "", &vec![b'x'; 1_000_000])]);
-    let route = Route::to(&upstream).with("budget", "2s").with("budget_margin", "500ms");
+    let route = Route::to(&upstream)
+        .with("budget", "2s")
+        .with("budget_margin", "500ms");
     let gateway = Gateway::start(route).await;
-    gateway.send(Event::new("evt_first")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_first"))
+        .await
+        .assert(200, "delivered");
     let sockets = gateway.open_sockets() - upstream.open();
     let mut deaf = Vec::new();
     for _ in 0..20 {
@@ -152,7 +194,9 @@ async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
     // The sockets' own buffers take an answer or two of a megabyte; eight they don't.
     for round in 0..8 {
         for (number, client) in deaf.iter_mut().enumerate() {
-            client.write(&Event::new(&format!("evt_{round}_{number}")).post().bytes()).await;
+            client
+                .write(&Event::new(&format!("evt_{round}_{number}")).post().bytes())
+                .await;
         }
         if round == 0 {
             upstream.received(21).await;
@@ -160,7 +204,10 @@ async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
         gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
     }
     gateway.metric_reaches("connections", &[], 0.0).await;
-    eventually("its sockets are closed", async || gateway.open_sockets() <= sockets + upstream.open()).await;
+    eventually("its sockets are closed", async || {
+        gateway.open_sockets() <= sockets + upstream.open()
+    })
+    .await;
     drop(deaf);
 }
 
@@ -168,7 +215,8 @@ async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
 async fn heads_over_http_2_count_among_the_bytes_in_flight() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("max_body", "16KiB");
-    let gateway = Gateway::start(Setup::from(route).with("limits", "{body_bytes_in_flight: 64KiB}")).await;
+    let gateway =
+        Gateway::start(Setup::from(route).with("limits", "{body_bytes_in_flight: 64KiB}")).await;
     let bulky = |id: &str| Event::new(id).post().header("X-Large", &"x".repeat(20_000));
     let client = gateway.connect_h2().await;
     let held: Vec<_> = (0..3)
@@ -177,15 +225,26 @@ async fn heads_over_http_2_count_among_the_bytes_in_flight() {
             tokio::spawn(async move { client.send_unfinished(request).await })
         })
         .collect();
-    gateway.metrics_past("body_bytes_in_flight", &[], 60_000.0).await;
+    gateway
+        .metrics_past("body_bytes_in_flight", &[], 60_000.0)
+        .await;
     let mut another = gateway.connect_h2().await;
-    another.send(bulky("evt_late")).await.assert_problem(503, "overloaded").assert_retry_after();
+    another
+        .send(bulky("evt_late"))
+        .await
+        .assert_problem(503, "overloaded")
+        .assert_retry_after();
     upstream.assert_untouched();
     for sending in held {
         sending.abort();
     }
-    gateway.metric_reaches("body_bytes_in_flight", &[], 0.0).await;
-    another.send(bulky("evt_late")).await.assert(200, "delivered");
+    gateway
+        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .await;
+    another
+        .send(bulky("evt_late"))
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,26 +253,46 @@ async fn memory_follows_the_streams_of_a_connection_and_not_what_they_announce()
     const STREAMS: u32 = 100;
     let upstream = Upstream::ok();
     let limits = format!("{{header_bytes: {HEADER_BYTES}B, body_bytes_in_flight: {BODIES}B}}");
-    let gateway = Gateway::start(Setup::from(Route::to(&upstream).with("budget", "30s")).with("limits", &limits)).await;
+    let gateway = Gateway::start(
+        Setup::from(Route::to(&upstream).with("budget", "30s")).with("limits", &limits),
+    )
+    .await;
     let mut held = JoinSet::new();
     for connection in 0..CONNECTIONS {
         let client = gateway.connect_h2().await;
         for stream in 0..STREAMS {
             let mut client = client.clone();
-            let announced = Event::raw("{").post().unframed().header("Content-Length", "1000000");
+            let announced = Event::raw("{")
+                .post()
+                .unframed()
+                .header("Content-Length", "1000000");
             let request = announced.header("X-Name", &format!("{connection} {stream}"));
             held.spawn(async move { client.send_unfinished(request).await });
         }
     }
     let streams = CONNECTIONS * STREAMS;
-    gateway.metrics_past("requests_in_flight", &[], f64::from(streams)).await;
+    gateway
+        .metrics_past("requests_in_flight", &[], f64::from(streams))
+        .await;
     let resident = gateway.resident_bytes();
     let bound = memory_bound(CONNECTIONS, streams, HEADER_BYTES, BODIES);
-    assert!(resident < bound, "{resident} bytes resident, the bound is {bound}");
-    let _ = writeln!(std::io::stderr(), "{streams} streams: resident {} KiB", resident >> 10);
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    assert!(
+        resident < bound,
+        "{resident} bytes resident, the bound is {bound}"
+    );
+    let _ = writeln!(
+        std::io::stderr(),
+        "{streams} streams: resident {} KiB",
+        resident >> 10
+    );
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     held.abort_all();
     while held.join_next().await.is_some() {}
     gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
-    gateway.metric_reaches("body_bytes_in_flight", &[], 0.0).await;
+    gateway
+        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .await;
 }

@@ -19,8 +19,14 @@ const DESCRIPTORS_MORE: usize = 48;
 const RESIDENT_MORE: u64 = 64 << 20;
 
 fn time() -> Duration {
-    let usual = if std::env::var_os("CI").is_some() { 120 } else { 10 };
-    let seconds = std::env::var("HOOKGATE_SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let usual = if std::env::var_os("CI").is_some() {
+        120
+    } else {
+        10
+    };
+    let seconds = std::env::var("HOOKGATE_SOAK_SECONDS")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(usual))
 }
 
@@ -39,28 +45,40 @@ async fn under_all_at_once_every_promise_holds_and_nothing_is_kept_that_was_take
 async fn lap(time: Duration) {
     let mut trial = Trial::start().await;
     let (descriptors, resident) = (descriptors(&trial), trial.gateway.resident_bytes());
-    let noise: Vec<_> = (0..4).map(|number| Noise::start(&trial.gateway.front(), number)).collect();
+    let noise: Vec<_> = (0..4)
+        .map(|number| Noise::start(&trial.gateway.front(), number))
+        .collect();
     let (began, mut reloads) = (Instant::now(), 0);
     while began.elapsed() < time / 2 || reloads == 0 {
         trial.gateway.rewrite(trial.setup_under(Under::default()));
-        trial.gateway.signal(if reloads % 8 == 7 { "USR2" } else { "HUP" });
+        trial
+            .gateway
+            .signal(if reloads % 8 == 7 { "USR2" } else { "HUP" });
         trial.progresses(10).await;
         reloads += 1;
     }
     noise.iter().for_each(Noise::hush);
     eventually("connections and bodies are given back", async || {
         let metrics = trial.gateway.metrics().await;
-        let held = ["connections", "requests_in_flight", "body_bytes_in_flight"].map(|name| metrics.value(name, &[]));
+        let held = ["connections", "requests_in_flight", "body_bytes_in_flight"]
+            .map(|name| metrics.value(name, &[]));
         // Those of the senders that go on.
         held[0] <= 30.0 && held[1] <= 30.0 && held[2] <= 100_000.0
     })
     .await;
-    eventually("descriptors are given back", async || self::descriptors(&trial) <= descriptors + DESCRIPTORS_MORE)
-        .await;
+    eventually("descriptors are given back", async || {
+        self::descriptors(&trial) <= descriptors + DESCRIPTORS_MORE
+    })
+    .await;
     let now = trial.gateway.resident_bytes();
-    assert!(now <= resident + RESIDENT_MORE, "{resident} bytes at the start, {now} after {reloads} reloads");
+    assert!(
+        now <= resident + RESIDENT_MORE,
+        "{resident} bytes at the start, {now} after {reloads} reloads"
+    );
 
-    let noise: Vec<_> = (0..4).map(|number| Noise::start(&trial.gateway.front(), number)).collect();
+    let noise: Vec<_> = (0..4)
+        .map(|number| Noise::start(&trial.gateway.front(), number))
+        .collect();
     let mut rounds = 0;
     while began.elapsed() < time || rounds < 2 {
         trial.progresses(rounds * 7 % 25).await;

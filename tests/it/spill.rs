@@ -6,11 +6,16 @@ use crate::harness::upstream::{ClosedPort, NeverAccepts};
 use crate::harness::*;
 
 fn spilling(route: Route) -> Route {
-    route.with("delivery", "spill").with("retry", "{initial: 50ms, factor: 2, max_interval: 500ms, horizon: 1h}")
+    route.with("delivery", "spill").with(
+        "retry",
+        "{initial: 50ms, factor: 2, max_interval: 500ms, horizon: 1h}",
+    )
 }
 
 async fn queue_is_empty(gateway: &Gateway) {
-    gateway.metric_reaches("queue_events", &[("route", "hooks")], 0.0).await;
+    gateway
+        .metric_reaches("queue_events", &[("route", "hooks")], 0.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,9 +24,15 @@ async fn an_upstream_that_takes_the_event_answers_as_in_proxy_mode() {
     let upstream = Upstream::replying([reply]);
     let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
     let answer = gateway.send(Event::new("evt_1")).await;
-    answer.assert(201, "delivered").assert_event_id("evt_1").assert_header("X-App", "7");
+    answer
+        .assert(201, "delivered")
+        .assert_event_id("evt_1")
+        .assert_header("X-App", "7");
     assert_eq!(answer.text(), "made");
-    gateway.send(Event::new("evt_1")).await.assert_problem(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert_problem(409, "duplicate");
     let metrics = gateway.metrics().await;
     metrics.assert_value("queue_events", &[("route", "hooks")], 0.0);
     assert_eq!(upstream.count(), 1);
@@ -33,8 +44,15 @@ async fn an_upstream_in_trouble_gets_the_event_later_and_the_sender_a_202() {
         let upstream = Upstream::replying([Reply::status(status), Reply::ok()]);
         let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
         let event = Event::new("evt_1");
-        gateway.send(event.clone()).await.assert(202, "queued").assert_event_id("evt_1");
-        gateway.send(event.clone()).await.assert_problem(409, "duplicate");
+        gateway
+            .send(event.clone())
+            .await
+            .assert(202, "queued")
+            .assert_event_id("evt_1");
+        gateway
+            .send(event.clone())
+            .await
+            .assert_problem(409, "duplicate");
         upstream.received(2).await;
         queue_is_empty(&gateway).await;
         let second = upstream.requests_for("evt_1").pop().expect("two attempts");
@@ -50,13 +68,27 @@ async fn an_upstream_in_trouble_gets_the_event_later_and_the_sender_a_202() {
 async fn an_upstream_that_cannot_be_reached_gets_the_event_later() {
     let closed = ClosedPort::new();
     let gateway = Gateway::start(spilling(Route::to_url(&closed.url()))).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
-    gateway.metric_reaches("requests_total", &[("route", "hooks"), ("outcome", "queued")], 1.0).await;
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
+    gateway
+        .metric_reaches(
+            "requests_total",
+            &[("route", "hooks"), ("outcome", "queued")],
+            1.0,
+        )
+        .await;
     let upstream = closed.open([Reply::ok()]);
     upstream.received(1).await;
     queue_is_empty(&gateway).await;
-    upstream.last().assert_no_header("Hookgate-Possible-Duplicate");
-    gateway.send(Event::new("evt_1")).await.assert_problem(409, "duplicate");
+    upstream
+        .last()
+        .assert_no_header("Hookgate-Possible-Duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert_problem(409, "duplicate");
     assert_eq!(upstream.count(), 1);
 }
 
@@ -64,10 +96,15 @@ async fn an_upstream_that_cannot_be_reached_gets_the_event_later() {
 async fn a_connection_that_breaks_after_the_request_was_sent_is_repeated_and_told() {
     let upstream = Upstream::replying([Reply::cut(), Reply::ok()]);
     let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     upstream.received(2).await;
     queue_is_empty(&gateway).await;
-    upstream.last().assert_header("Hookgate-Possible-Duplicate", "true");
+    upstream
+        .last()
+        .assert_header("Hookgate-Possible-Duplicate", "true");
     assert_eq!(upstream.count(), 2);
 }
 
@@ -78,8 +115,14 @@ async fn an_event_the_upstream_refuses_is_the_senders_again() {
         let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
         let answer = gateway.send(Event::new("evt_1")).await;
         answer.assert(passed, "upstream_rejected");
-        gateway.metrics().await.assert_value("queue_events", &[("route", "hooks")], 0.0);
-        gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+        gateway
+            .metrics()
+            .await
+            .assert_value("queue_events", &[("route", "hooks")], 0.0);
+        gateway
+            .send(Event::new("evt_1"))
+            .await
+            .assert(200, "delivered");
         upstream.last().assert_header("Hookgate-Attempt", "2");
         assert_eq!(upstream.count(), 2, "upstream {status}");
     }
@@ -88,7 +131,9 @@ async fn an_event_the_upstream_refuses_is_the_senders_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_hangs_costs_the_sender_no_more_than_the_budget() {
     let upstream = Upstream::replying([Reply::hang(), Reply::ok()]);
-    let route = spilling(Route::to(&upstream)).with("budget", "2s").with("budget_margin", "700ms");
+    let route = spilling(Route::to(&upstream))
+        .with("budget", "2s")
+        .with("budget_margin", "700ms");
     let gateway = Gateway::start(route).await;
     let (answer, took) = gateway.timed(Event::new("evt_1")).await;
     answer.assert(202, "queued");
@@ -98,14 +143,19 @@ async fn an_upstream_that_hangs_costs_the_sender_no_more_than_the_budget() {
     let second = upstream.last();
     second.assert_header("Hookgate-Possible-Duplicate", "true");
     second.assert_header("Hookgate-Attempt", "2");
-    gateway.send(Event::new("evt_1")).await.assert_problem(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert_problem(409, "duplicate");
     assert_eq!(upstream.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_accepts_no_connection_costs_the_sender_no_more_than_the_budget() {
     let full = NeverAccepts::new().await;
-    let route = spilling(Route::to_url(&full.url())).with("budget", "2s").with("budget_margin", "700ms");
+    let route = spilling(Route::to_url(&full.url()))
+        .with("budget", "2s")
+        .with("budget_margin", "700ms");
     let gateway = Gateway::start(route).await;
     let (answer, took) = gateway.timed(Event::new("evt_1")).await;
     answer.assert(202, "queued");
@@ -116,10 +166,16 @@ async fn an_upstream_that_accepts_no_connection_costs_the_sender_no_more_than_th
 async fn a_spilled_event_survives_a_kill() {
     let closed = ClosedPort::new();
     let mut gateway = Gateway::start(spilling(Route::to_url(&closed.url()))).await;
-    gateway.send(Event::new("evt_1")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(202, "queued");
     gateway.kill().await;
     gateway.restart().await;
-    gateway.send(Event::new("evt_1")).await.assert_problem(409, "duplicate");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert_problem(409, "duplicate");
     let upstream = closed.open([Reply::ok()]);
     upstream.received(1).await;
     queue_is_empty(&gateway).await;

@@ -7,11 +7,20 @@ async fn an_unusable_configuration_is_refused_with_exit_code_78() {
     let upstream = Upstream::ok();
     let route = || Route::to(&upstream);
     let cases = [
-        ("algorithm", route().signature("{header: X-Signature, algorithm: md5}")),
+        (
+            "algorithm",
+            route().signature("{header: X-Signature, algorithm: md5}"),
+        ),
         ("secret", route().with("secrets", "[]")),
         ("secret", route().without("secrets")),
-        ("HOOKGATE_IT_UNSET", route().with("secrets", "[{env: HOOKGATE_IT_UNSET}]")),
-        ("no-such.key", route().with("secrets", "[{file: no-such.key}]")),
+        (
+            "HOOKGATE_IT_UNSET",
+            route().with("secrets", "[{env: HOOKGATE_IT_UNSET}]"),
+        ),
+        (
+            "no-such.key",
+            route().with("secrets", "[{file: no-such.key}]"),
+        ),
         ("upstream", route().without("upstream")),
         ("budget", route().with("bugdet", "10s")),
         ("window", route().with("replay", "{window: 5m}")),
@@ -20,7 +29,10 @@ async fn an_unusable_configuration_is_refused_with_exit_code_78() {
     for (named, route) in cases {
         let (code, output) = Gateway::refuses(route).await;
         assert_eq!(code, Some(78), "{named}: {output}");
-        assert!(output.contains(named), "the message names {named}: {output}");
+        assert!(
+            output.contains(named),
+            "the message names {named}: {output}"
+        );
         assert!(!output.contains("\"listening\""), "{output}");
     }
     upstream.assert_untouched();
@@ -31,7 +43,8 @@ async fn an_empty_secret_never_opens_a_route() {
     let upstream = Upstream::ok();
     let empty_file = Route::to(&upstream).with("secrets", "[{file: empty.key}]");
     for content in ["", "\n"] {
-        let (code, output) = Gateway::refuses(Setup::from(empty_file.clone()).file("empty.key", content)).await;
+        let (code, output) =
+            Gateway::refuses(Setup::from(empty_file.clone()).file("empty.key", content)).await;
         assert_eq!(code, Some(78), "{output}");
     }
     let empty_variable = Setup::from(Route::to(&upstream)).env("WEBHOOK_SECRET", "");
@@ -41,7 +54,10 @@ async fn an_empty_secret_never_opens_a_route() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_problems_are_told_at_once() {
     let upstream = Upstream::ok();
-    let wrong = Route::to(&upstream).with("budget", "soon").with("max_body", "-1").with("delivery", "fax");
+    let wrong = Route::to(&upstream)
+        .with("budget", "soon")
+        .with("max_body", "-1")
+        .with("delivery", "fax");
     let (code, output) = Gateway::refuses(wrong).await;
     assert_eq!(code, Some(78));
     for named in ["budget", "max_body", "fax"] {
@@ -53,5 +69,8 @@ async fn all_problems_are_told_at_once() {
 async fn four_lines_are_enough_for_a_route() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).without("name")).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
 }

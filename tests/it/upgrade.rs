@@ -27,7 +27,11 @@ impl Installed {
         // The binary's own path comes first in what follows, and is dropped.
         let become_it = format!("shift; exec {} \"$@\"", program.display());
         let under = Under::command(["sh", "-c", &become_it, "sh"].map(Into::into).into());
-        Self { gateway: Gateway::start(setup.into().under(under)).await, program, _folder: folder }
+        Self {
+            gateway: Gateway::start(setup.into().under(under)).await,
+            program,
+            _folder: folder,
+        }
     }
 
     /// Asks for the upgrade, and waits until the next program serves.
@@ -39,7 +43,11 @@ impl Installed {
 
     async fn serves_again(&self, starts: usize) {
         eventually("the next program serves", async || {
-            assert!(!self.gateway.is_gone(), "it ended:\n{}", self.gateway.output());
+            assert!(
+                !self.gateway.is_gone(),
+                "it ended:\n{}",
+                self.gateway.output()
+            );
             self::starts(&self.gateway) > starts
         })
         .await;
@@ -61,24 +69,37 @@ fn install(program: &Path, place: &Path) {
 
 /// How often a program has begun to listen.
 fn starts(gateway: &Gateway) -> usize {
-    gateway.lines().iter().filter(|line| line["message"] == "listening" && line["listener"] == "admin").count()
+    gateway
+        .lines()
+        .iter()
+        .filter(|line| line["message"] == "listening" && line["listener"] == "admin")
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     let (now, later) = (Upstream::ok(), Upstream::ok());
-    let routes = [Route::to(&now).named("now"), Route::to(&later).named("later").with("delivery", "queue")];
+    let routes = [
+        Route::to(&now).named("now"),
+        Route::to(&later).named("later").with("delivery", "queue"),
+    ];
     let installed = Installed::start(Setup::new(routes).stopping_at_once()).await;
-    let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stopping, answered) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let began = Instant::now();
     let senders: Vec<_> = (0..12)
         .map(|sender| {
-            let (address, stopping, answered) = (installed.gateway.data(), stopping.clone(), answered.clone());
+            let (address, stopping, answered) =
+                (installed.gateway.data(), stopping.clone(), answered.clone());
             tokio::spawn(async move {
                 // Some keep their connection for as long as they may; some never do.
                 let keeps = sender % 3 > 0;
-                let (path, status, outcome) =
-                    [("/webhooks/now", 200, "delivered"), ("/webhooks/later", 202, "queued")][sender % 2];
+                let (path, status, outcome) = [
+                    ("/webhooks/now", 200, "delivered"),
+                    ("/webhooks/later", 202, "queued"),
+                ][sender % 2];
                 let mut client = Client::connect(address).await;
                 let mut sent = 0;
                 while !stopping.load(Ordering::SeqCst) {
@@ -87,7 +108,11 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
                     answer.assert(status, outcome);
                     sent += 1;
                     answered.fetch_add(1, Ordering::SeqCst);
-                    if !keeps || answer.header("Connection").is_some_and(|value| value == "close") {
+                    if !keeps
+                        || answer
+                            .header("Connection")
+                            .is_some_and(|value| value == "close")
+                    {
                         client = Client::connect(address).await;
                     }
                 }
@@ -97,11 +122,21 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
         .collect();
     for _ in 0..10 {
         let before = installed.running();
-        install(Path::new(env!("CARGO_BIN_EXE_hookgate")), &installed.program);
+        install(
+            Path::new(env!("CARGO_BIN_EXE_hookgate")),
+            &installed.program,
+        );
         let before_it = answered.load(Ordering::SeqCst);
-        eventually("the load goes on", async || answered.load(Ordering::SeqCst) > before_it + 100).await;
+        eventually("the load goes on", async || {
+            answered.load(Ordering::SeqCst) > before_it + 100
+        })
+        .await;
         installed.upgrade().await;
-        assert_ne!(installed.running(), before, "the file that was put there is what runs");
+        assert_ne!(
+            installed.running(),
+            before,
+            "the file that was put there is what runs"
+        );
     }
     stopping.store(true, Ordering::SeqCst);
     let took = began.elapsed();
@@ -112,7 +147,10 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     assert!(sent[0] > 100 && sent[1] > 100, "{sent:?} requests");
     assert_eq!(now.count(), sent[0], "each was forwarded, and once");
     later.received(sent[1]).await;
-    installed.gateway.metric_reaches("queue_events", &[], 0.0).await;
+    installed
+        .gateway
+        .metric_reaches("queue_events", &[], 0.0)
+        .await;
     assert_eq!(later.count(), sent[1], "each was delivered, and once");
     eprintln!("{sent:?} events in {took:?}");
 }
@@ -127,14 +165,26 @@ async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_progra
     early.write(&Event::new("evt_early").post().bytes()).await;
     upstream.received(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || gateway.output().contains("making way")).await;
+    eventually("it makes way", async || {
+        gateway.output().contains("making way")
+    })
+    .await;
     let mut meanwhile = gateway.connect().await;
-    meanwhile.write(&Event::new("evt_meanwhile").post().bytes()).await;
+    meanwhile
+        .write(&Event::new("evt_meanwhile").post().bytes())
+        .await;
     gate.open();
-    early.answer().await.assert(200, "delivered").assert_header("Connection", "close");
+    early
+        .answer()
+        .await
+        .assert(200, "delivered")
+        .assert_header("Connection", "close");
     installed.serves_again(starts).await;
     meanwhile.answer().await.assert(200, "delivered");
-    gateway.send(Event::new("evt_early")).await.assert(409, "duplicate");
+    gateway
+        .send(Event::new("evt_early"))
+        .await
+        .assert(409, "duplicate");
     assert_eq!(upstream.event_ids(), ["evt_early", "evt_meanwhile"]);
 }
 
@@ -142,21 +192,34 @@ async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_progra
 async fn over_http_2_and_tls_too_who_connects_meanwhile_is_answered_by_the_next_program() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
-    let (authority, listen) =
-        (Authority::new(), r#"[{address: "127.0.0.1:0", tls: {certificate: tls.crt, key: tls.key}}]"#);
+    let (authority, listen) = (
+        Authority::new(),
+        r#"[{address: "127.0.0.1:0", tls: {certificate: tls.crt, key: tls.key}}]"#,
+    );
     let shown = authority.issue("hooks.test");
     let setup = Setup::from(Route::to(&upstream)).with("listen", listen);
-    let setup = setup.file("tls.crt", &shown.certificate).file("tls.key", &shown.key);
+    let setup = setup
+        .file("tls.crt", &shown.certificate)
+        .file("tls.key", &shown.key);
     let installed = Installed::start(setup).await;
     let (gateway, starts) = (&installed.gateway, starts(&installed.gateway));
     let (address, trust) = (gateway.data(), Trust::of(&authority));
-    let mut early = Client::connect_tls(address, &trust, "hooks.test", &["h2"]).await.expect("a handshake").h2().await;
+    let mut early = Client::connect_tls(address, &trust, "hooks.test", &["h2"])
+        .await
+        .expect("a handshake")
+        .h2()
+        .await;
     let in_flight = tokio::spawn(async move { early.send(Event::new("evt_early")).await });
     upstream.received(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || gateway.output().contains("making way")).await;
+    eventually("it makes way", async || {
+        gateway.output().contains("making way")
+    })
+    .await;
     let meanwhile = tokio::spawn(async move {
-        let mut client = Client::connect_tls(address, &trust, "hooks.test", &[]).await.expect("a handshake");
+        let mut client = Client::connect_tls(address, &trust, "hooks.test", &[])
+            .await
+            .expect("a handshake");
         client.send(Event::new("evt_meanwhile")).await
     });
     gate.open();
@@ -172,11 +235,20 @@ async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let installed = Installed::start(Route::to(&upstream).with("delivery", "queue")).await;
     let (gateway, starts) = (&installed.gateway, starts(&installed.gateway));
-    gateway.send(Event::new("evt_slow")).await.assert(202, "queued");
+    gateway
+        .send(Event::new("evt_slow"))
+        .await
+        .assert(202, "queued");
     upstream.received(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || gateway.output().contains("making way")).await;
-    gateway.send(Event::new("evt_next")).await.assert(202, "queued");
+    eventually("it makes way", async || {
+        gateway.output().contains("making way")
+    })
+    .await;
+    gateway
+        .send(Event::new("evt_next"))
+        .await
+        .assert(202, "queued");
     gate.open();
     installed.serves_again(starts).await;
     upstream.received(2).await;
@@ -194,7 +266,9 @@ async fn what_counts_from_the_next_start_counts_from_an_upgrade() {
     let gateway = &installed.gateway;
     let body = Event::sized("evt_1", 5_000);
     gateway.rewrite(Setup::from(Route::to(&upstream)).with("limits", "{header_bytes: 4KiB}"));
-    let long = Event::new("evt_2").post().header("X-Long", &"a".repeat(5_000));
+    let long = Event::new("evt_2")
+        .post()
+        .header("X-Long", &"a".repeat(5_000));
     gateway.send(long.clone()).await.assert(200, "delivered");
     installed.upgrade().await;
     gateway.send(long).await.assert(431, "headers_too_large");
@@ -206,27 +280,44 @@ async fn a_program_that_would_not_start_is_not_taken() {
     let upstream = Upstream::ok();
     let installed = Installed::start(Route::to(&upstream)).await;
     let gateway = &installed.gateway;
-    let refusals =
-        || gateway.lines().iter().filter(|line| line["message"].to_string().contains("not upgraded")).count();
+    let refusals = || {
+        gateway
+            .lines()
+            .iter()
+            .filter(|line| line["message"].to_string().contains("not upgraded"))
+            .count()
+    };
     // An old configuration's program, or a broken one.
     install(Path::new("/bin/false"), &installed.program);
     gateway.signal("USR2");
     eventually("it says so", async || refusals() == 1).await;
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     // None at all.
     std::fs::remove_file(&installed.program).expect("to remove it");
     gateway.signal("USR2");
     eventually("it says so", async || refusals() == 2).await;
     // A configuration that it refuses.
-    install(Path::new(env!("CARGO_BIN_EXE_hookgate")), &installed.program);
+    install(
+        Path::new(env!("CARGO_BIN_EXE_hookgate")),
+        &installed.program,
+    );
     gateway.rewrite_text("routes: [{}]\n");
     gateway.signal("USR2");
     eventually("it says so", async || refusals() == 3).await;
-    gateway.send(Event::new("evt_2")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_2"))
+        .await
+        .assert(200, "delivered");
     assert_eq!(starts(gateway), 1);
     gateway.rewrite(Route::to(&upstream));
     installed.upgrade().await;
-    gateway.send(Event::new("evt_3")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_3"))
+        .await
+        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,7 +330,10 @@ async fn a_stop_while_it_makes_way_is_a_stop() {
     sender.write(&Event::new("evt_1").post().bytes()).await;
     upstream.received(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || gateway.output().contains("making way")).await;
+    eventually("it makes way", async || {
+        gateway.output().contains("making way")
+    })
+    .await;
     gateway.signal("TERM");
     gate.open();
     sender.answer().await.assert(200, "delivered");
@@ -252,10 +346,14 @@ async fn senders_that_connect_while_it_is_down_wait_where_the_supervisor_holds_t
     let upstream = Upstream::ok();
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = socket.local_addr().expect("an address");
-    let setup = Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{address}"}}]"#));
+    let setup =
+        Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{address}"}}]"#));
     let mut gateway = Gateway::start(setup.handed(socket)).await;
     assert_eq!(gateway.data(), address);
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
     gateway.kill().await;
     let mut patient = Client::connect(address).await;
     patient.write(&Event::new("evt_2").post().bytes()).await;
@@ -268,11 +366,26 @@ async fn a_socket_that_no_listener_is_for_is_closed_and_told() {
     let upstream = Upstream::ok();
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = socket.local_addr().expect("an address").to_string();
-    let other = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-    let setup = Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{other}"}}]"#));
+    let other = TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a port");
+    let setup =
+        Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{other}"}}]"#));
     let setup = setup.with("admin", r#"{address: "[::1]:0"}"#);
     let gateway = Gateway::start(setup.handed(socket)).await;
-    let told = gateway.lines().into_iter().find(|line| line["address"] == *address).expect("it says so");
-    assert!(told["message"].to_string().contains("no listener of the configuration is for"), "{told}");
-    gateway.send(Event::new("evt_1")).await.assert(200, "delivered");
+    let told = gateway
+        .lines()
+        .into_iter()
+        .find(|line| line["address"] == *address)
+        .expect("it says so");
+    assert!(
+        told["message"]
+            .to_string()
+            .contains("no listener of the configuration is for"),
+        "{told}"
+    );
+    gateway
+        .send(Event::new("evt_1"))
+        .await
+        .assert(200, "delivered");
 }

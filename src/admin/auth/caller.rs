@@ -56,7 +56,12 @@ impl Caller {
     }
 
     /// As [`Operator::audited`], for what anybody may ask for.
-    pub(in crate::admin) fn audit(self, operation: &'static str, subject: &str, outcome: &'static str) {
+    pub(in crate::admin) fn audit(
+        self,
+        operation: &'static str,
+        subject: &str,
+        outcome: &'static str,
+    ) {
         tracing::info!(
             target: AUDIT,
             operation,
@@ -77,7 +82,11 @@ impl Operator {
         subject: &str,
         done: Result<T, Refused>,
     ) -> Result<T, Refused> {
-        self.0.audit(operation, subject, done.as_ref().err().map_or("done", Refused::code));
+        self.0.audit(
+            operation,
+            subject,
+            done.as_ref().err().map_or("done", Refused::code),
+        );
         done
     }
 }
@@ -105,6 +114,8 @@ impl<S: Sync> FromRequestParts<S> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Caller::from_request_parts(parts, state).await?.operator(parts.uri.path())
+        Caller::from_request_parts(parts, state)
+            .await?
+            .operator(parts.uri.path())
     }
 }

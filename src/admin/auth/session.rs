@@ -35,11 +35,20 @@ impl Sessions {
         getrandom::fill(&mut bytes)?;
         let id = hex::encode(bytes);
         let mut sessions = self.sessions();
-        if sessions.iter().filter(|session| session.role == role).count() >= SESSIONS_MAX {
+        if sessions
+            .iter()
+            .filter(|session| session.role == role)
+            .count()
+            >= SESSIONS_MAX
+        {
             let oldest = sessions.iter().position(|session| session.role == role);
             oldest.map(|oldest| sessions.remove(oldest));
         }
-        sessions.push_back(Session { digest: SecretDigest::of(id.as_bytes()), role, ends });
+        sessions.push_back(Session {
+            digest: SecretDigest::of(id.as_bytes()),
+            role,
+            ends,
+        });
         Ok(id)
     }
 
@@ -47,11 +56,15 @@ impl Sessions {
     pub(super) fn role(&self, id: &str, now: Timestamp) -> Option<Role> {
         let mut sessions = self.sessions();
         sessions.retain(|session| now < session.ends);
-        sessions.iter().find(|session| session.digest.is_of(id.as_bytes())).map(|session| session.role)
+        sessions
+            .iter()
+            .find(|session| session.digest.is_of(id.as_bytes()))
+            .map(|session| session.role)
     }
 
     pub(super) fn end(&self, id: &str) {
-        self.sessions().retain(|session| !session.digest.is_of(id.as_bytes()));
+        self.sessions()
+            .retain(|session| !session.digest.is_of(id.as_bytes()));
     }
 
     fn sessions(&self) -> MutexGuard<'_, VecDeque<Session>> {
@@ -68,13 +81,20 @@ mod tests {
     #[test]
     fn a_session_is_known_until_it_ends_and_by_its_own_cookie_alone() {
         let (sessions, before) = (Sessions::default(), END - SignedDuration::from_secs(1));
-        let [reader, operator] = [Role::Reader, Role::Operator].map(|role| sessions.begin(role, END).unwrap());
+        let [reader, operator] =
+            [Role::Reader, Role::Operator].map(|role| sessions.begin(role, END).unwrap());
         assert_eq!(sessions.role(&reader, before), Some(Role::Reader));
         assert_eq!(sessions.role(&operator, before), Some(Role::Operator));
         assert_eq!(sessions.role("", before), None);
         assert_eq!(sessions.role(&operator[1..], before), None);
         sessions.end(&reader);
-        assert_eq!((sessions.role(&reader, before), sessions.role(&operator, before)), (None, Some(Role::Operator)));
+        assert_eq!(
+            (
+                sessions.role(&reader, before),
+                sessions.role(&operator, before)
+            ),
+            (None, Some(Role::Operator))
+        );
         assert_eq!(sessions.role(&operator, END), None);
     }
 
@@ -82,9 +102,21 @@ mod tests {
     fn one_login_too_many_ends_the_oldest() {
         let (sessions, before) = (Sessions::default(), END - SignedDuration::from_secs(1));
         let operator = sessions.begin(Role::Operator, END).unwrap();
-        let ids: Vec<_> = (0..=SESSIONS_MAX).map(|_| sessions.begin(Role::Reader, END).unwrap()).collect();
-        let known = ids.iter().filter(|id| sessions.role(id, before).is_some()).count();
-        assert_eq!((known, sessions.role(&ids[0], before)), (SESSIONS_MAX, None));
-        assert_eq!(sessions.role(&operator, before), Some(Role::Operator), "readers push no operator out");
+        let ids: Vec<_> = (0..=SESSIONS_MAX)
+            .map(|_| sessions.begin(Role::Reader, END).unwrap())
+            .collect();
+        let known = ids
+            .iter()
+            .filter(|id| sessions.role(id, before).is_some())
+            .count();
+        assert_eq!(
+            (known, sessions.role(&ids[0], before)),
+            (SESSIONS_MAX, None)
+        );
+        assert_eq!(
+            sessions.role(&operator, before),
+            Some(Role::Operator),
+            "readers push no operator out"
+        );
     }
 }

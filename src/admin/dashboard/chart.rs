@@ -55,13 +55,22 @@ pub(super) fn requests(hour: &[Minute; MINUTES], now: Timestamp) -> Bars {
 
 /// Attempts at handing events over.
 pub(super) fn attempts(hour: &[Minute; MINUTES], now: Timestamp) -> Bars {
-    bars(hour, now, |minute| vec![("taken", minute.attempts_succeeded), ("failed", minute.attempts_failed)])
+    bars(hour, now, |minute| {
+        vec![
+            ("taken", minute.attempts_succeeded),
+            ("failed", minute.attempts_failed),
+        ]
+    })
 }
 
 /// What 95 of 100 requests took at the most.
 #[expect(clippy::cast_precision_loss, reason = "a place in a picture")]
 pub(super) fn p95(hour: &[Minute; MINUTES]) -> Option<Curve> {
-    let top = hour.iter().filter_map(|minute| minute.p95_seconds).reduce(f64::max).filter(|top| *top > 0.0)?;
+    let top = hour
+        .iter()
+        .filter_map(|minute| minute.p95_seconds)
+        .reduce(f64::max)
+        .filter(|top| *top > 0.0)?;
     let places: Vec<_> = hour
         .iter()
         .enumerate()
@@ -72,26 +81,47 @@ pub(super) fn p95(hour: &[Minute; MINUTES]) -> Option<Curve> {
             })
         })
         .collect();
-    let lines = places.split(|place| place.is_none()).filter(|run| !run.is_empty());
+    let lines = places
+        .split(|place| place.is_none())
+        .filter(|run| !run.is_empty());
     let lines = lines.map(|run| run.iter().flatten().cloned().collect::<Vec<_>>().join(" "));
-    Some(Curve { lines: lines.collect(), top: words::milliseconds(top) })
+    Some(Curve {
+        lines: lines.collect(),
+        top: words::milliseconds(top),
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a height in a picture")]
-fn bars(hour: &[Minute; MINUTES], now: Timestamp, parts_of: impl Fn(&Minute) -> Vec<(&'static str, u64)>) -> Bars {
+fn bars(
+    hour: &[Minute; MINUTES],
+    now: Timestamp,
+    parts_of: impl Fn(&Minute) -> Vec<(&'static str, u64)>,
+) -> Bars {
     let sum = |parts: &[(&str, u64)]| parts.iter().map(|(_, count)| count).sum::<u64>();
     let minutes: Vec<_> = hour.iter().map(parts_of).collect();
     let top = minutes.iter().map(|parts| sum(parts)).max().unwrap_or(0);
     let bar = |(x, parts): (usize, &Vec<(&'static str, u64)>)| {
         let mut y = 100.0;
-        let stacked = parts.iter().filter(|(_, count)| *count > 0).map(|(class, count)| {
-            let height = 100.0 * *count as f64 / top as f64;
-            y -= height;
-            Part { class, y, height }
-        });
-        Bar { x, parts: stacked.collect(), title: title(x, parts, now) }
+        let stacked = parts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(class, count)| {
+                let height = 100.0 * *count as f64 / top as f64;
+                y -= height;
+                Part { class, y, height }
+            });
+        Bar {
+            x,
+            parts: stacked.collect(),
+            title: title(x, parts, now),
+        }
     };
-    let drawn = minutes.iter().enumerate().filter(|(_, parts)| sum(parts) > 0).map(bar).collect();
+    let drawn = minutes
+        .iter()
+        .enumerate()
+        .filter(|(_, parts)| sum(parts) > 0)
+        .map(bar)
+        .collect();
     let mut all: Vec<(&'static str, u64)> = Vec::new();
     for parts in &minutes {
         for (place, (class, count)) in parts.iter().enumerate() {
@@ -101,12 +131,18 @@ fn bars(hour: &[Minute; MINUTES], now: Timestamp, parts_of: impl Fn(&Minute) -> 
             }
         }
     }
-    Bars { minutes: drawn, top: words::count(top), summary: format!("In the last hour: {}.", in_words(&all)) }
+    Bars {
+        minutes: drawn,
+        top: words::count(top),
+        summary: format!("In the last hour: {}.", in_words(&all)),
+    }
 }
 
 fn title(x: usize, parts: &[(&'static str, u64)], now: Timestamp) -> String {
     let ago = i64::try_from(MINUTES - 1 - x).unwrap_or(0);
-    let at = now.checked_sub(SignedDuration::from_mins(ago)).unwrap_or(now);
+    let at = now
+        .checked_sub(SignedDuration::from_mins(ago))
+        .unwrap_or(now);
     format!("{} UTC: {}", at.strftime("%H:%M"), in_words(parts))
 }
 
@@ -116,7 +152,11 @@ fn in_words(parts: &[(&'static str, u64)]) -> String {
         .filter(|(_, count)| *count > 0)
         .map(|(class, n)| format!("{} {}", words::count(*n), name(class)))
         .collect();
-    if said.is_empty() { "nothing".into() } else { said.join(", ") }
+    if said.is_empty() {
+        "nothing".into()
+    } else {
+        said.join(", ")
+    }
 }
 
 fn name(class: &str) -> &str {
@@ -139,12 +179,29 @@ mod tests {
         hour[10].requests.failed = 10;
         hour[59].requests.rejected = 20;
         let chart = requests(&hour, "2026-06-01T12:00:30Z".parse().unwrap());
-        assert_eq!(chart.minutes.iter().map(|bar| bar.x).collect::<Vec<_>>(), [10, 59]);
-        let places = |bar: &Bar| bar.parts.iter().map(|part| (part.class, part.y, part.height)).collect::<Vec<_>>();
-        assert_eq!(places(&chart.minutes[0]), [("taken", 25.0, 75.0), ("failed", 0.0, 25.0)]);
+        assert_eq!(
+            chart.minutes.iter().map(|bar| bar.x).collect::<Vec<_>>(),
+            [10, 59]
+        );
+        let places = |bar: &Bar| {
+            bar.parts
+                .iter()
+                .map(|part| (part.class, part.y, part.height))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            places(&chart.minutes[0]),
+            [("taken", 25.0, 75.0), ("failed", 0.0, 25.0)]
+        );
         assert_eq!(places(&chart.minutes[1]), [("rejected", 50.0, 50.0)]);
         assert_eq!(chart.minutes[0].title, "11:11 UTC: 30 taken, 10 failed");
-        assert_eq!((&*chart.top, &*chart.summary), ("40", "In the last hour: 30 taken, 20 turned away, 10 failed."));
+        assert_eq!(
+            (&*chart.top, &*chart.summary),
+            (
+                "40",
+                "In the last hour: 30 taken, 20 turned away, 10 failed."
+            )
+        );
     }
 
     #[test]
@@ -162,6 +219,9 @@ mod tests {
             hour[place].p95_seconds = Some(seconds);
         }
         let curve = p95(&hour).unwrap();
-        assert_eq!(curve.lines, ["0.1,50.0 0.7,50.0 1.1,0.0 1.7,0.0", "3.1,75.0 3.7,75.0"]);
+        assert_eq!(
+            curve.lines,
+            ["0.1,50.0 0.7,50.0 1.1,0.0 1.7,0.0", "3.1,75.0 3.7,75.0"]
+        );
     }
 }

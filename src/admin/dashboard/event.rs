@@ -46,7 +46,11 @@ struct Body {
     cut: bool,
 }
 
-pub(super) async fn page(State(operations): Shared, page: Page, Path(id): Path<String>) -> Response {
+pub(super) async fn page(
+    State(operations): Shared,
+    page: Page,
+    Path(id): Path<String>,
+) -> Response {
     shown(Delivered::of(&operations, page, &id).await)
 }
 
@@ -54,10 +58,15 @@ impl Delivered {
     async fn of(operations: &Operations, page: Page, id: &str) -> Result<Self, Problem> {
         let view = operations.delivery(delivery_id(id)?).await?;
         let (state, received_at) = (view.state, view.received_at);
-        let handover = operations.route_alone(&view.route).map(|route| route.handover.as_str());
+        let handover = operations
+            .route_alone(&view.route)
+            .map(|route| route.handover.as_str());
         let (body, route) = (view.body.as_deref().map(Body::of), view.route.clone());
         let delivery = Delivery::whole(DeliveryView { body: None, ..view });
-        let page = Page { search: delivery.event_id.clone(), ..page };
+        let page = Page {
+            search: delivery.event_id.clone(),
+            ..page
+        };
         Ok(Self {
             page,
             route,
@@ -81,23 +90,39 @@ fn steps(
     handover: Option<&str>,
 ) -> Vec<Step> {
     let at = exact(&received_at);
-    let step = |class, title: &str, detail: String| Step { class, at: at.clone(), title: title.into(), detail };
+    let step = |class, title: &str, detail: String| Step {
+        class,
+        at: at.clone(),
+        title: title.into(),
+        detail,
+    };
     let secret = delivery.verified_with.as_ref();
     let mut steps = vec![
         step(
             "good",
             "received",
-            handover.map_or_else(String::new, |handover| format!("on a route with delivery: {handover}")),
+            handover.map_or_else(String::new, |handover| {
+                format!("on a route with delivery: {handover}")
+            }),
         ),
         step(
             "good",
             "verified",
-            secret.map_or_else(|| "its signature".into(), |secret| format!("with the secret `{secret}`")),
+            secret.map_or_else(
+                || "its signature".into(),
+                |secret| format!("with the secret `{secret}`"),
+            ),
         ),
-        step("good", "claimed in the ledger", "no event of this ID had been handed over".into()),
+        step(
+            "good",
+            "claimed in the ledger",
+            "no event of this ID had been handed over".into(),
+        ),
     ];
     steps.extend(delivery.attempts.iter().map(attempt));
-    let last = steps.last().map_or_else(String::new, |step| step.at.clone());
+    let last = steps
+        .last()
+        .map_or_else(String::new, |step| step.at.clone());
     steps.push(end(delivery, state, last));
     if delivery.possible_duplicate && state != Standing::Success {
         steps.push(Step {
@@ -111,7 +136,9 @@ fn steps(
 }
 
 fn attempt(attempt: &Attempt) -> Step {
-    let good = attempt.status.is_some_and(|status| (200..300).contains(&status));
+    let good = attempt
+        .status
+        .is_some_and(|status| (200..300).contains(&status));
     let result = match (attempt.status, &attempt.error) {
         (Some(status), _) => format!("the upstream answered {status}"),
         (None, Some(error)) => error.clone(),
@@ -135,21 +162,43 @@ fn took(milliseconds: u64) -> String {
 
 fn end(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> Step {
     let (class, title, detail) = match state {
-        Standing::Success => {
-            ("good", "delivered", "completed in the ledger: no copy is forwarded inside the window".into())
-        }
-        Standing::Failed => ("bad", "released", "the sender was told, and its retry passes".into()),
+        Standing::Success => (
+            "good",
+            "delivered",
+            "completed in the ledger: no copy is forwarded inside the window".into(),
+        ),
+        Standing::Failed => (
+            "bad",
+            "released",
+            "the sender was told, and its retry passes".into(),
+        ),
         Standing::Pending => {
             let next = delivery.next_attempt_in_seconds;
-            let next = next.map_or_else(|| "soon".into(), |seconds| format!("in {}", words::span(seconds)));
-            ("note", "waiting", format!("stored; the next attempt is due {next}"))
+            let next = next.map_or_else(
+                || "soon".into(),
+                |seconds| format!("in {}", words::span(seconds)),
+            );
+            (
+                "note",
+                "waiting",
+                format!("stored; the next attempt is due {next}"),
+            )
         }
         Standing::Dead => {
             let reason = delivery.reason.as_deref().unwrap_or("given up");
-            ("bad", "dead letter", format!("given up: {reason}; kept until it is redelivered"))
+            (
+                "bad",
+                "dead letter",
+                format!("given up: {reason}; kept until it is redelivered"),
+            )
         }
     };
-    Step { class, at, title: title.into(), detail }
+    Step {
+        class,
+        at,
+        title: title.into(),
+        detail,
+    }
 }
 
 impl Body {
@@ -157,6 +206,10 @@ impl Body {
         let cut = bytes.len() > SHOWN_BYTES;
         let shown = String::from_utf8_lossy(if cut { &bytes[..SHOWN_BYTES] } else { bytes });
         let text = if cut { None } else { json::pretty(&shown) };
-        Self { text: text.unwrap_or_else(|| shown.into_owned()), bytes: words::count(bytes.len() as u64), cut }
+        Self {
+            text: text.unwrap_or_else(|| shown.into_owned()),
+            bytes: words::count(bytes.len() as u64),
+            cut,
+        }
     }
 }

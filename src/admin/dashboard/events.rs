@@ -49,7 +49,11 @@ pub(super) struct Entry {
     pub last: String,
 }
 
-pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn page(
+    State(operations): Shared,
+    page: Page,
+    RawQuery(query): RawQuery,
+) -> Response {
     shown(Events::of(&operations, page, &query.unwrap_or_default()).await)
 }
 
@@ -58,7 +62,9 @@ impl Events {
         let mut asked = Asked::default();
         let given = form_urlencoded::parse(query.as_bytes()).into_owned();
         // A form sends its empty fields, too.
-        let mut pairs: Vec<_> = given.filter(|(_, value)| !value.trim().is_empty()).collect();
+        let mut pairs: Vec<_> = given
+            .filter(|(_, value)| !value.trim().is_empty())
+            .collect();
         for (name, value) in &mut pairs {
             *value = value.trim().to_owned();
             if name == "webhook_id" && route_of(value).is_none() {
@@ -72,28 +78,52 @@ impl Events {
                 _ => {}
             }
         }
-        pairs.extend([("limit".into(), LISTED.to_string()), ("event_data".into(), "false".into())]);
+        pairs.extend([
+            ("limit".into(), LISTED.to_string()),
+            ("event_data".into(), "false".into()),
+        ]);
         let found = operations.deliveries(filter(pairs.clone(), true)?).await?;
         pairs.retain(|(name, _)| !matches!(name.as_str(), "limit" | "event_data" | "cursor"));
         let next = found.next.map(|next| {
             pairs.push(("cursor".into(), next.to_string()));
-            form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish()
+            form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(&pairs)
+                .finish()
         });
-        let total =
-            found.total.map_or_else(|| "more than 10\u{202f}000".into(), |total| super::words::count(total as u64));
-        let page = Page { search: asked.event_id.clone(), ..page };
-        let deliveries = found.deliveries.into_iter().map(|view| entry(view, &page)).collect();
+        let total = found.total.map_or_else(
+            || "more than 10\u{202f}000".into(),
+            |total| super::words::count(total as u64),
+        );
+        let page = Page {
+            search: asked.event_id.clone(),
+            ..page
+        };
+        let deliveries = found
+            .deliveries
+            .into_iter()
+            .map(|view| entry(view, &page))
+            .collect();
         let statuses = Standing::ALL.map(Standing::as_str).into();
-        Ok(Self { page, asked, statuses, deliveries, total, next })
+        Ok(Self {
+            page,
+            asked,
+            statuses,
+            deliveries,
+            total,
+            next,
+        })
     }
 }
 
 pub(super) fn entry(view: DeliveryView, page: &Page) -> Entry {
-    let last = view.attempts.last().map(|last| match (last.status, &last.error) {
-        (Some(status), _) => status.to_string(),
-        (None, Some(error)) => error.clone(),
-        (None, None) => "–".into(),
-    });
+    let last = view
+        .attempts
+        .last()
+        .map(|last| match (last.status, &last.error) {
+            (Some(status), _) => status.to_string(),
+            (None, Some(error)) => error.clone(),
+            (None, None) => "–".into(),
+        });
     Entry {
         id: view.id.to_string(),
         route: view.route,

@@ -37,13 +37,34 @@ pub(super) fn router(door: Arc<Door>) -> Router {
 
 /// What somebody gets who has not logged in: the form, which leads back to where they wanted to go.
 pub(super) fn asked_for(request: &Request) -> Response {
-    let wanted = request.uri().path_and_query().map_or("/", |wanted| wanted.as_str());
-    form(StatusCode::UNAUTHORIZED, if request.method().is_safe() { wanted } else { "/" }, false)
+    let wanted = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |wanted| wanted.as_str());
+    form(
+        StatusCode::UNAUTHORIZED,
+        if request.method().is_safe() {
+            wanted
+        } else {
+            "/"
+        },
+        false,
+    )
 }
 
 fn form(status: StatusCode, next: &str, wrong: bool) -> Response {
-    let mut response = render(status, &Login { page: Page::nobodys(), next, wrong });
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    let mut response = render(
+        status,
+        &Login {
+            page: Page::nobodys(),
+            next,
+            wrong,
+        },
+    );
+    response.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        header::HeaderValue::from_static("Bearer"),
+    );
     response
 }
 
@@ -71,11 +92,22 @@ async fn log_in(
         Some(Ok(session)) => {
             caller.audit("log_in", "", "done");
             // Over TLS it stays there; a proxy in front may have taken that off.
-            let secure = headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https:"));
+            let secure = headers
+                .get(header::ORIGIN)
+                .is_some_and(|origin| origin.as_bytes().starts_with(b"https:"));
             let secure = if secure { "; Secure" } else { "" };
             let seconds = LASTS.as_secs();
-            let cookie = format!("{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
-            (StatusCode::SEE_OTHER, [(header::SET_COOKIE, cookie), (header::LOCATION, next.to_owned())]).into_response()
+            let cookie = format!(
+                "{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}"
+            );
+            (
+                StatusCode::SEE_OTHER,
+                [
+                    (header::SET_COOKIE, cookie),
+                    (header::LOCATION, next.to_owned()),
+                ],
+            )
+                .into_response()
         }
         Some(Err(error)) => {
             tracing::error!(%error, "a login could not begin: the system has no random bytes");
@@ -100,12 +132,23 @@ async fn log_out(
     door.log_out(&headers);
     visitor(ends).audit("log_out", "", "done");
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
-    (StatusCode::SEE_OTHER, [(header::SET_COOKIE, gone), (header::LOCATION, "/".to_owned())]).into_response()
+    (
+        StatusCode::SEE_OTHER,
+        [
+            (header::SET_COOKIE, gone),
+            (header::LOCATION, "/".to_owned()),
+        ],
+    )
+        .into_response()
 }
 
 /// Somebody at the form, of whom nothing is known but where they are.
 fn visitor(ends: Ends) -> Caller {
-    Caller { role: Role::Reader, means: Means::Login, peer: Some(ends.peer()) }
+    Caller {
+        role: Role::Reader,
+        means: Means::Login,
+        peer: Some(ends.peer()),
+    }
 }
 
 fn sent_from_here(door: &Door, ends: Ends, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
@@ -115,7 +158,8 @@ fn sent_from_here(door: &Door, ends: Ends, uri: &Uri, headers: &HeaderMap) -> Re
 /// Whether a browser that is led there stays with us: `//other` and `/\other` are other hosts.
 fn is_ours(next: &str) -> bool {
     let rest = next.strip_prefix('/');
-    rest.is_some_and(|rest| !rest.starts_with(['/', '\\'])) && next.bytes().all(|byte| byte.is_ascii_graphic())
+    rest.is_some_and(|rest| !rest.starts_with(['/', '\\']))
+        && next.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]
@@ -127,7 +171,15 @@ mod tests {
         for ours in ["/", "/ui/events?event_id=a%20b", "/ui/routes/a"] {
             assert!(is_ours(ours), "{ours}");
         }
-        for other in ["", "ui", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nb", "/\t/evil"] {
+        for other in [
+            "",
+            "ui",
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "/a\r\nb",
+            "/\t/evil",
+        ] {
             assert!(!is_ours(other), "{other}");
         }
     }

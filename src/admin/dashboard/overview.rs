@@ -50,33 +50,61 @@ struct Row {
     last_verified: Option<String>,
 }
 
-pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn page(
+    State(operations): Shared,
+    page: Page,
+    RawQuery(query): RawQuery,
+) -> Response {
     let all = query.as_deref() == Some("all");
-    shown(operations.glances().await.map_err(Problem::from).map(|glances| {
-        let health = operations.health();
-        let unmatched = operations.unmatched_in_last_hour();
-        let mut troubles = of_gateway(&health, unmatched);
-        let mut seen = Vec::with_capacity(glances.len());
-        for glance in &glances {
-            let of_route = troubles::of_route(glance, page.now);
-            let severity = of_route.iter().map(|trouble| trouble.severity).max();
-            troubles.extend(of_route);
-            seen.push((severity, glance));
-        }
-        troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
-        let troubles_left_out = troubles.len().saturating_sub(TROUBLES_TOLD);
-        troubles.truncate(TROUBLES_TOLD);
-        let rows_left_out = if all { 0 } else { seen.len().saturating_sub(ROUTES_SHOWN) };
-        if rows_left_out > 0 {
-            seen.sort_by_cached_key(|(severity, glance)| std::cmp::Reverse((*severity, glance.requests().all())));
-            seen.truncate(ROUTES_SHOWN);
-        }
-        let rows = seen.into_iter().map(|(severity, glance)| Row::of(glance, severity, &page)).collect();
-        let unmatched = words::count(unmatched);
-        let event_ids = words::count(health.event_ids as u64);
-        let store_mib = words::count(health.store_bytes.div_ceil(1 << 20));
-        Overview { page, event_ids, store_mib, troubles, troubles_left_out, rows, rows_left_out, unmatched }
-    }))
+    shown(
+        operations
+            .glances()
+            .await
+            .map_err(Problem::from)
+            .map(|glances| {
+                let health = operations.health();
+                let unmatched = operations.unmatched_in_last_hour();
+                let mut troubles = of_gateway(&health, unmatched);
+                let mut seen = Vec::with_capacity(glances.len());
+                for glance in &glances {
+                    let of_route = troubles::of_route(glance, page.now);
+                    let severity = of_route.iter().map(|trouble| trouble.severity).max();
+                    troubles.extend(of_route);
+                    seen.push((severity, glance));
+                }
+                troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
+                let troubles_left_out = troubles.len().saturating_sub(TROUBLES_TOLD);
+                troubles.truncate(TROUBLES_TOLD);
+                let rows_left_out = if all {
+                    0
+                } else {
+                    seen.len().saturating_sub(ROUTES_SHOWN)
+                };
+                if rows_left_out > 0 {
+                    seen.sort_by_cached_key(|(severity, glance)| {
+                        std::cmp::Reverse((*severity, glance.requests().all()))
+                    });
+                    seen.truncate(ROUTES_SHOWN);
+                }
+                let rows = seen
+                    .into_iter()
+                    .map(|(severity, glance)| Row::of(glance, severity, &page))
+                    .collect();
+                let unmatched = words::count(unmatched);
+                let event_ids = words::count(health.event_ids as u64);
+                let store_mib = words::count(health.store_bytes.div_ceil(1 << 20));
+                Overview {
+                    page,
+                    event_ids,
+                    store_mib,
+                    troubles,
+                    troubles_left_out,
+                    rows,
+                    rows_left_out,
+                    unmatched,
+                }
+            }),
+    )
 }
 
 fn of_gateway(health: &Health, unmatched: u64) -> Vec<Trouble> {
@@ -88,7 +116,10 @@ fn of_gateway(health: &Health, unmatched: u64) -> Vec<Trouble> {
     };
     let mut troubles = Vec::new();
     if let Some(reason) = &health.not_ready {
-        troubles.push(alarm(&format!("not ready: {reason}"), "Senders get 503 and come again. The log tells more."));
+        troubles.push(alarm(
+            &format!("not ready: {reason}"),
+            "Senders get 503 and come again. The log tells more.",
+        ));
     }
     if health.store_full {
         troubles.push(alarm(
@@ -100,7 +131,10 @@ fn of_gateway(health: &Health, unmatched: u64) -> Vec<Trouble> {
         troubles.push(Trouble {
             severity: Severity::Warning,
             route: None,
-            text: format!("{} requests matched no route in the last hour", words::count(unmatched)),
+            text: format!(
+                "{} requests matched no route in the last hour",
+                words::count(unmatched)
+            ),
             mend: words::why("unknown_route", None).mend.into(),
         });
     }
@@ -110,7 +144,10 @@ fn of_gateway(health: &Health, unmatched: u64) -> Vec<Trouble> {
 impl Row {
     fn of(glance: &Glance, severity: Option<Severity>, page: &Page) -> Self {
         let requests = glance.requests();
-        let p95 = glance.hour[MINUTES - 5..].iter().rev().find_map(|minute| minute.p95_seconds);
+        let p95 = glance.hour[MINUTES - 5..]
+            .iter()
+            .rev()
+            .find_map(|minute| minute.p95_seconds);
         Self {
             name: glance.route.name.to_string(),
             provider: glance.route.provider.unwrap_or("own scheme"),

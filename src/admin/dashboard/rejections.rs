@@ -47,14 +47,33 @@ pub(super) struct Turned {
     pub why: Why,
 }
 
-pub(super) async fn page(State(operations): Shared, page: Page, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn page(
+    State(operations): Shared,
+    page: Page,
+    RawQuery(query): RawQuery,
+) -> Response {
     let query = query.unwrap_or_default();
-    let route = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "route").map(|(_, value)| value);
-    let route = route.filter(|route| !route.is_empty()).map(std::borrow::Cow::into_owned);
-    let turned = operations.turned_away(route.as_deref(), LISTED).map_err(Problem::from);
+    let route = form_urlencoded::parse(query.as_bytes())
+        .find(|(name, _)| name == "route")
+        .map(|(_, value)| value);
+    let route = route
+        .filter(|route| !route.is_empty())
+        .map(std::borrow::Cow::into_owned);
+    let turned = operations
+        .turned_away(route.as_deref(), LISTED)
+        .map_err(Problem::from);
     shown(turned.map(|turned| {
-        let turned_away = turned.away.iter().map(|turned| Turned::of(turned, &page)).collect();
-        Rejections { page, route, turned_away, total: turned.total }
+        let turned_away = turned
+            .away
+            .iter()
+            .map(|turned| Turned::of(turned, &page))
+            .collect();
+        Rejections {
+            page,
+            route,
+            turned_away,
+            total: turned.total,
+        }
     }))
 }
 
@@ -77,9 +96,15 @@ impl Turned {
             route: turned.route.as_deref().map(Into::into),
             kind: rejection.kind.to_string(),
             status: rejection.status,
-            request: format!("{} {}", rejection.method, rejection.path).trim().to_owned(),
-            peer: rejection.peer.map_or_else(|| "–".into(), |peer| peer.to_string()),
-            bytes: rejection.body_bytes.map_or_else(|| "–".into(), |bytes| words::count(bytes as u64)),
+            request: format!("{} {}", rejection.method, rejection.path)
+                .trim()
+                .to_owned(),
+            peer: rejection
+                .peer
+                .map_or_else(|| "–".into(), |peer| peer.to_string()),
+            bytes: rejection
+                .body_bytes
+                .map_or_else(|| "–".into(), |bytes| words::count(bytes as u64)),
             user_agent: rejection.user_agent.as_deref().unwrap_or("–").into(),
             left_out: turned.left_out,
             why: words::why(rejection.kind.code.as_str(), rejection.kind.reason),

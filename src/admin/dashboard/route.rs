@@ -47,15 +47,27 @@ struct Secret {
     expired: bool,
 }
 
-pub(super) async fn page(State(operations): Shared, page: Page, Path(name): Path<String>) -> Response {
-    shown(Route::of(&operations, page, &name).await.map_err(Problem::from))
+pub(super) async fn page(
+    State(operations): Shared,
+    page: Page,
+    Path(name): Path<String>,
+) -> Response {
+    shown(
+        Route::of(&operations, page, &name)
+            .await
+            .map_err(Problem::from),
+    )
 }
 
 impl Route {
     async fn of(operations: &Operations, page: Page, name: &str) -> Result<Self, Refused> {
         let standing = operations.route(name).await?;
         let glance = operations.glance(name).await?;
-        let filter = Filter { route: Some(name.into()), limit: LISTED, ..Filter::default() };
+        let filter = Filter {
+            route: Some(name.into()),
+            limit: LISTED,
+            ..Filter::default()
+        };
         let deliveries = operations.deliveries(filter).await?.deliveries;
         let turned_away = operations.turned_away(Some(name), LISTED)?.away;
         Ok(Self {
@@ -69,8 +81,14 @@ impl Route {
             figures: figures(&glance, &standing, &page),
             secrets: secrets(&glance, page.now),
             kinds: rejections::kinds(&glance.rejected, &page),
-            turned_away: turned_away.iter().map(|turned| Turned::of(turned, &page)).collect(),
-            deliveries: deliveries.into_iter().map(|view| events::entry(view, &page)).collect(),
+            turned_away: turned_away
+                .iter()
+                .map(|turned| Turned::of(turned, &page))
+                .collect(),
+            deliveries: deliveries
+                .into_iter()
+                .map(|view| events::entry(view, &page))
+                .collect(),
             paused: glance.paused,
             dead: glance.dead,
             page,
@@ -80,20 +98,52 @@ impl Route {
 
 fn facts(standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
     let route = &standing.route;
-    let events = if route.events.is_empty() { "all".into() } else { route.events.join(", ") };
-    let since = route.made_from.as_ref().map(|made| made.created_at).or(standing.record.created_at);
+    let events = if route.events.is_empty() {
+        "all".into()
+    } else {
+        route.events.join(", ")
+    };
+    let since = route
+        .made_from
+        .as_ref()
+        .map(|made| made.created_at)
+        .or(standing.record.created_at);
     let mut facts = vec![
-        ("path", route.host.as_ref().map_or_else(|| route.path.to_string(), |host| format!("{host}{}", route.path))),
+        (
+            "path",
+            route.host.as_ref().map_or_else(
+                || route.path.to_string(),
+                |host| format!("{host}{}", route.path),
+            ),
+        ),
         ("provider", route.provider.unwrap_or("own scheme").into()),
         ("upstream", route.url.clone()),
         ("delivery", route.handover.as_str().into()),
         ("event types", events),
-        ("defined", if route.made_from.is_some() { "over the API".into() } else { "in the file".into() }),
+        (
+            "defined",
+            if route.made_from.is_some() {
+                "over the API".into()
+            } else {
+                "in the file".into()
+            },
+        ),
     ];
     facts.extend(since.map(|at| ("known since", page.ago(&at))));
-    facts.extend(standing.expect_every.map(|every| ("expected every", words::span(every.as_secs()))));
-    let description = route.made_from.as_ref().map(|made| made.description.clone());
-    facts.extend(description.filter(|text| !text.is_empty()).map(|text| ("description", text)));
+    facts.extend(
+        standing
+            .expect_every
+            .map(|every| ("expected every", words::span(every.as_secs()))),
+    );
+    let description = route
+        .made_from
+        .as_ref()
+        .map(|made| made.description.clone());
+    facts.extend(
+        description
+            .filter(|text| !text.is_empty())
+            .map(|text| ("description", text)),
+    );
     facts
 }
 
@@ -103,7 +153,10 @@ fn figures(glance: &Glance, standing: &Standing, page: &Page) -> Vec<(&'static s
     let mut figures = vec![
         ("requests now", words::rate(glance.requests_per_second)),
         ("taken, last hour", words::count(requests.taken)),
-        ("success, last hour", success(requests.taken, requests.failed)),
+        (
+            "success, last hour",
+            success(requests.taken, requests.failed),
+        ),
         ("duplicates, last hour", words::count(requests.repeated)),
         ("turned away, last hour", words::count(requests.rejected)),
         ("waiting", words::count(glance.pending)),
@@ -113,7 +166,11 @@ fn figures(glance: &Glance, standing: &Standing, page: &Page) -> Vec<(&'static s
         ("last failure", ago(record.last_failure)),
         ("delivered in all", words::count(record.successful)),
     ];
-    figures.extend(glance.oldest_waiting.map(|at| ("oldest waiting", page.ago(&at))));
+    figures.extend(
+        glance
+            .oldest_waiting
+            .map(|at| ("oldest waiting", page.ago(&at))),
+    );
     figures
 }
 

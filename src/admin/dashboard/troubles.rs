@@ -52,12 +52,24 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
     let mut troubles = Vec::new();
     let mut add = |severity, text: String, mend: &str| {
         let route = Some(glance.route.name.to_string());
-        troubles.push(Trouble { severity, route, text, mend: mend.into() });
+        troubles.push(Trouble {
+            severity,
+            route,
+            text,
+            mend: mend.into(),
+        });
     };
     if glance.dead > 0 {
-        let text =
-            format!("{} {} given up", words::count(glance.dead), plural(glance.dead, "event was", "events were"));
-        add(Severity::Alarm, text, "See what the upstream answered, mend it, and redeliver the dead letters.");
+        let text = format!(
+            "{} {} given up",
+            words::count(glance.dead),
+            plural(glance.dead, "event was", "events were")
+        );
+        add(
+            Severity::Alarm,
+            text,
+            "See what the upstream answered, mend it, and redeliver the dead letters.",
+        );
     }
     let (_, succeeded, failed) = glance.lately();
     if failed >= FAILED_MIN && failed * FAILED_PART >= succeeded + failed {
@@ -66,7 +78,11 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
             words::count(failed),
             words::count(succeeded + failed)
         );
-        add(Severity::Alarm, text, "Is the upstream up? Its answers are with the deliveries that failed.");
+        add(
+            Severity::Alarm,
+            text,
+            "Is the upstream up? Its answers are with the deliveries that failed.",
+        );
     }
     if let Some(kind) = glance.rejected.first() {
         let (rejected, all) = (total(&glance.rejected), glance.requests().all());
@@ -82,28 +98,59 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
         }
     }
     if glance.silent {
-        let every = glance.expect_every.map_or_else(String::new, |every| words::span(every.as_secs()));
+        let every = glance
+            .expect_every
+            .map_or_else(String::new, |every| words::span(every.as_secs()));
         let text = format!("nothing was verified for more than {every}");
-        add(Severity::Warning, text, "Does the provider still send? Look at its own page for this endpoint.");
+        add(
+            Severity::Warning,
+            text,
+            "Does the provider still send? Look at its own page for this endpoint.",
+        );
     }
-    let late = |oldest: &Timestamp| now.as_second().saturating_sub(oldest.as_second()) > LATE_SECONDS;
+    let late =
+        |oldest: &Timestamp| now.as_second().saturating_sub(oldest.as_second()) > LATE_SECONDS;
     if let Some(oldest) = glance.oldest_waiting.filter(late) {
-        let text = format!("the oldest event that waits came {}", words::ago(oldest, now));
-        add(Severity::Warning, text, "Is the upstream up? The deliveries tell what it answered.");
+        let text = format!(
+            "the oldest event that waits came {}",
+            words::ago(oldest, now)
+        );
+        add(
+            Severity::Warning,
+            text,
+            "Is the upstream up? The deliveries tell what it answered.",
+        );
     }
     if glance.paused {
         let text = format!("paused, {} waiting", words::count(glance.pending));
-        add(Severity::Note, text, "Resume it when the upstream is ready.");
+        add(
+            Severity::Note,
+            text,
+            "Resume it when the upstream is ready.",
+        );
     }
     if !glance.route.active {
-        add(Severity::Note, "switched off".into(), "Senders get 503 until it is switched on.");
+        add(
+            Severity::Note,
+            "switched off".into(),
+            "Senders get 503 until it is switched on.",
+        );
     }
     for secret in &glance.secrets {
-        let ends = secret.expires.filter(|end| *end > now && end.as_second() - now.as_second() < 86_400);
+        let ends = secret
+            .expires
+            .filter(|end| *end > now && end.as_second() - now.as_second() < 86_400);
         if let Some(end) = ends.filter(|_| secret.verified > 0) {
             let left = words::span((end.as_second() - now.as_second()).unsigned_abs());
-            let text = format!("the secret `{}` is in use and expires in {left}", secret.name);
-            add(Severity::Warning, text, "Finish the rotation at the provider, or move its `expires`.");
+            let text = format!(
+                "the secret `{}` is in use and expires in {left}",
+                secret.name
+            );
+            add(
+                Severity::Warning,
+                text,
+                "Finish the rotation at the provider, or move its `expires`.",
+            );
         }
     }
     troubles
@@ -158,7 +205,10 @@ mod tests {
     }
 
     fn texts(glance: &Glance) -> Vec<String> {
-        of_route(glance, now()).into_iter().map(|trouble| trouble.text).collect()
+        of_route(glance, now())
+            .into_iter()
+            .map(|trouble| trouble.text)
+            .collect()
     }
 
     #[test]
@@ -177,13 +227,24 @@ mod tests {
         let mut glance = glance();
         glance.dead = 1;
         glance.hour[MINUTES - 1].attempts_failed = 3;
-        let kind = Kind { code: Code::InvalidSignature, reason: Some("mismatch") };
-        glance.rejected = vec![Rejected { kind, count: 1_204, last_at: now() }];
+        let kind = Kind {
+            code: Code::InvalidSignature,
+            reason: Some("mismatch"),
+        };
+        glance.rejected = vec![Rejected {
+            kind,
+            count: 1_204,
+            last_at: now(),
+        }];
         (glance.silent, glance.expect_every) = (true, Some(std::time::Duration::from_secs(3_600)));
         glance.oldest_waiting = Some("2026-06-01T10:00:00Z".parse().unwrap());
         (glance.paused, glance.pending, glance.route.active) = (true, 7, false);
         let expires = Some("2026-06-01T17:00:00Z".parse().unwrap());
-        glance.secrets = vec![SecretUse { name: "old".into(), expires, verified: 1 }];
+        glance.secrets = vec![SecretUse {
+            name: "old".into(),
+            expires,
+            verified: 1,
+        }];
         let expected = [
             "1 event was given up",
             "3 of 3 attempts failed in the last 5\u{a0}minutes",
@@ -200,8 +261,15 @@ mod tests {
     #[test]
     fn a_few_rejections_among_many_requests_are_no_trouble() {
         let mut glance = glance();
-        let kind = Kind { code: Code::InvalidEvent, reason: Some("not_json") };
-        glance.rejected = vec![Rejected { kind, count: 6, last_at: now() }];
+        let kind = Kind {
+            code: Code::InvalidEvent,
+            reason: Some("not_json"),
+        };
+        glance.rejected = vec![Rejected {
+            kind,
+            count: 6,
+            last_at: now(),
+        }];
         glance.hour[3].requests.taken = 200;
         assert_eq!(texts(&glance), [""; 0]);
         glance.hour[3].requests.taken = 100;

@@ -63,17 +63,26 @@ pub(super) fn why(code: &str, reason: Option<&str>) -> Why {
             "No route has this path and host.",
             "Compare the URL that is entered at the provider with the routes' paths, to the letter.",
         ),
-        ("inactive", _) => ("The webhook is switched off.", "Switch it on again: `active`."),
-        ("method_not_allowed", _) => ("The route does not take this method.", "Webhooks come with POST."),
-        ("body_timeout", _) => {
-            ("The body did not arrive in time.", "A slow line or a slow sender; the route's `budget` bounds it.")
-        }
-        ("body_too_large", _) => {
-            ("The body is larger than the route's `max_body`.", "Raise `max_body` if it is genuine.")
-        }
-        ("headers_too_large", _) => {
-            ("The head is larger than `limits.header_bytes`.", "Raise it if a proxy in front adds that much.")
-        }
+        ("inactive", _) => (
+            "The webhook is switched off.",
+            "Switch it on again: `active`.",
+        ),
+        ("method_not_allowed", _) => (
+            "The route does not take this method.",
+            "Webhooks come with POST.",
+        ),
+        ("body_timeout", _) => (
+            "The body did not arrive in time.",
+            "A slow line or a slow sender; the route's `budget` bounds it.",
+        ),
+        ("body_too_large", _) => (
+            "The body is larger than the route's `max_body`.",
+            "Raise `max_body` if it is genuine.",
+        ),
+        ("headers_too_large", _) => (
+            "The head is larger than `limits.header_bytes`.",
+            "Raise it if a proxy in front adds that much.",
+        ),
         ("rate_limited", _) => (
             "It came faster than the route's `rate_limit` allows.",
             "The provider comes again later. Raise the limit if the upstream can take more.",
@@ -86,7 +95,10 @@ pub(super) fn why(code: &str, reason: Option<&str>) -> Why {
             "Connections, bodies in memory or the route's `concurrency` were at their limit.",
             "Is the upstream slow? Else raise the limit that the metrics show as reached.",
         ),
-        ("draining", _) => ("The gateway was stopping.", "Nothing: the provider comes again."),
+        ("draining", _) => (
+            "The gateway was stopping.",
+            "Nothing: the provider comes again.",
+        ),
         _ => ("It was not as it should be.", "The log has a line for it."),
     };
     Why { what, mend }
@@ -94,7 +106,10 @@ pub(super) fn why(code: &str, reason: Option<&str>) -> Why {
 
 /// A sentence's parts: those between backticks are code.
 pub(super) fn parts(sentence: &str) -> impl Iterator<Item = (bool, &str)> {
-    sentence.split('`').enumerate().map(|(place, part)| (place % 2 == 1, part))
+    sentence
+        .split('`')
+        .enumerate()
+        .map(|(place, part)| (place % 2 == 1, part))
 }
 
 /// A count with its thousands apart.
@@ -113,7 +128,11 @@ pub(super) fn count(count: u64) -> String {
 /// How long ago something was, in its greatest unit.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(at.as_second());
-    if seconds <= 0 { "just now".into() } else { format!("{} ago", span(seconds.unsigned_abs())) }
+    if seconds <= 0 {
+        "just now".into()
+    } else {
+        format!("{} ago", span(seconds.unsigned_abs()))
+    }
 }
 
 /// Seconds in their greatest unit.
@@ -156,14 +175,26 @@ mod tests {
         let unknown = why("", None).what;
         for code in Code::ALL.into_iter().filter(|code| code.is_rejection()) {
             let reasons: &[Option<&str>] = match code {
-                Code::InvalidSignature => &[Some("missing"), Some("malformed"), Some("mismatch"), Some("stale")],
-                Code::InvalidEvent => {
-                    &[Some("not_json"), Some("id_missing"), Some("type_ambiguous"), Some("id_malformed")]
-                }
+                Code::InvalidSignature => &[
+                    Some("missing"),
+                    Some("malformed"),
+                    Some("mismatch"),
+                    Some("stale"),
+                ],
+                Code::InvalidEvent => &[
+                    Some("not_json"),
+                    Some("id_missing"),
+                    Some("type_ambiguous"),
+                    Some("id_malformed"),
+                ],
                 _ => &[None],
             };
             for reason in reasons {
-                assert_ne!(why(code.as_str(), *reason).what, unknown, "{code:?} {reason:?}");
+                assert_ne!(
+                    why(code.as_str(), *reason).what,
+                    unknown,
+                    "{code:?} {reason:?}"
+                );
             }
         }
         let stale = why("invalid_event", Some(EnvelopeError::Stale.reason()));
@@ -172,12 +203,27 @@ mod tests {
 
     #[test]
     fn figures_are_short() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]);
+        assert_eq!(
+            [0, 999, 1_000, 1_234_567].map(count),
+            ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]
+        );
         assert_eq!(
             [0, 59, 60, 7_199, 86_400].map(span),
-            ["0\u{a0}s", "59\u{a0}s", "1\u{a0}min", "1\u{a0}h", "1\u{a0}d"]
+            [
+                "0\u{a0}s",
+                "59\u{a0}s",
+                "1\u{a0}min",
+                "1\u{a0}h",
+                "1\u{a0}d"
+            ]
         );
-        assert_eq!([0.0042, 0.25, 12.5].map(milliseconds), ["4.2\u{a0}ms", "250\u{a0}ms", "12.5\u{a0}s"]);
-        assert_eq!([0.0, 0.01, 1.25, 240.4].map(rate), ["0", "1/min", "1.2/s", "240/s"]);
+        assert_eq!(
+            [0.0042, 0.25, 12.5].map(milliseconds),
+            ["4.2\u{a0}ms", "250\u{a0}ms", "12.5\u{a0}s"]
+        );
+        assert_eq!(
+            [0.0, 0.01, 1.25, 240.4].map(rate),
+            ["0", "1/min", "1.2/s", "240/s"]
+        );
     }
 }

@@ -15,14 +15,22 @@ const NESTING_MAX: usize = 64;
 
 /// Refuses what would take long, or too much of the stack, before it can be found out how complex it is.
 pub(super) fn bounded(request: &mut Request) -> Result<(), ServerError> {
-    let brackets = request.query.bytes().filter(|byte| matches!(byte, b'{' | b'[' | b'('));
+    let brackets = request
+        .query
+        .bytes()
+        .filter(|byte| matches!(byte, b'{' | b'[' | b'('));
     if brackets.count() > BRACKETS_MAX {
         return Err(ServerError::new("Query is too complex.", None));
     }
     let document = request.parsed_query()?;
     let mut left = SELECTIONS_MAX;
     for (_, operation) in document.operations.iter() {
-        if !within(&mut left, document, &operation.node.selection_set.node, NESTING_MAX) {
+        if !within(
+            &mut left,
+            document,
+            &operation.node.selection_set.node,
+            NESTING_MAX,
+        ) {
             return Err(ServerError::new("Query is too complex.", None));
         }
     }
@@ -30,18 +38,33 @@ pub(super) fn bounded(request: &mut Request) -> Result<(), ServerError> {
 }
 
 /// Takes a set's selections from what is `left`. A fragment that names itself uses it up, or gets too deep.
-fn within(left: &mut usize, document: &ExecutableDocument, set: &SelectionSet, depth: usize) -> bool {
-    let Some(depth) = depth.checked_sub(1) else { return false };
+fn within(
+    left: &mut usize,
+    document: &ExecutableDocument,
+    set: &SelectionSet,
+    depth: usize,
+) -> bool {
+    let Some(depth) = depth.checked_sub(1) else {
+        return false;
+    };
     set.items.iter().all(|selection| {
-        let Some(fewer) = left.checked_sub(1) else { return false };
+        let Some(fewer) = left.checked_sub(1) else {
+            return false;
+        };
         *left = fewer;
         match &selection.node {
-            Selection::Field(field) => within(left, document, &field.node.selection_set.node, depth),
-            Selection::InlineFragment(inline) => within(left, document, &inline.node.selection_set.node, depth),
+            Selection::Field(field) => {
+                within(left, document, &field.node.selection_set.node, depth)
+            }
+            Selection::InlineFragment(inline) => {
+                within(left, document, &inline.node.selection_set.node, depth)
+            }
             Selection::FragmentSpread(spread) => document
                 .fragments
                 .get(&spread.node.fragment_name.node)
-                .is_none_or(|fragment| within(left, document, &fragment.node.selection_set.node, depth)),
+                .is_none_or(|fragment| {
+                    within(left, document, &fragment.node.selection_set.node, depth)
+                }),
         }
     })
 }
@@ -57,27 +80,57 @@ mod tests {
 
     #[test]
     fn fragments_that_multiply_or_name_themselves_are_refused_before_they_are_followed() {
-        let doubling = (0..40).map(|n| format!("fragment f{n} on Query {{ ...f{next} ...f{next} }}", next = n + 1));
+        let doubling = (0..40).map(|n| {
+            format!(
+                "fragment f{n} on Query {{ ...f{next} ...f{next} }}",
+                next = n + 1
+            )
+        });
         let doubling = doubling.collect::<Vec<_>>().join(" ");
-        let doubling = format!("{{ ...f0 }} {doubling} fragment f40 on Query {{ webhooks {{ id }} }}");
+        let doubling =
+            format!("{{ ...f0 }} {doubling} fragment f40 on Query {{ webhooks {{ id }} }}");
         assert!(is_bounded(&doubling).is_err());
         assert!(is_bounded("{ ...f } fragment f on Query { ...f ...f }").is_err());
-        assert_eq!(is_bounded("{ ...f ...f ...none } fragment f on Query { webhooks { id } }"), Ok(()));
+        assert_eq!(
+            is_bounded("{ ...f ...f ...none } fragment f on Query { webhooks { id } }"),
+            Ok(())
+        );
     }
 
     #[test]
     fn brackets_in_brackets_are_refused_before_they_are_read() {
-        for (open, between) in [("{a", ""), ("[", ""), ("{a:", ""), ("[\"]\" ", ""), ("[[", "]")] {
-            let query = format!("{{ webhook(id: {}", format!("{open}{between}").repeat(10_000));
-            assert_eq!(is_bounded(&query), Err("Query is too complex.".into()), "{open}");
+        for (open, between) in [
+            ("{a", ""),
+            ("[", ""),
+            ("{a:", ""),
+            ("[\"]\" ", ""),
+            ("[[", "]"),
+        ] {
+            let query = format!(
+                "{{ webhook(id: {}",
+                format!("{open}{between}").repeat(10_000)
+            );
+            assert_eq!(
+                is_bounded(&query),
+                Err("Query is too complex.".into()),
+                "{open}"
+            );
         }
     }
 
     #[tokio::test]
     async fn as_many_brackets_as_may_be_are_read_without_harm() {
-        for (before, open, close) in [("{ webhook(id: ", "[", "]"), ("{ webhook(id: ", "{a:", "1}"), ("", "{a", "}")] {
+        for (before, open, close) in [
+            ("{ webhook(id: ", "[", "]"),
+            ("{ webhook(id: ", "{a:", "1}"),
+            ("", "{a", "}"),
+        ] {
             let query = format!("{before}{}{}", open.repeat(200), close.repeat(200));
-            let query = if before.is_empty() { query } else { format!("{query}) {{ id }} }}") };
+            let query = if before.is_empty() {
+                query
+            } else {
+                format!("{query}) {{ id }} }}")
+            };
             let mut request = Request::new(query);
             let harmless = match bounded(&mut request) {
                 Ok(()) => !schema().finish().execute(request).await.errors.is_empty(),

@@ -106,8 +106,16 @@ pub(super) struct DeliveryPage {
 impl From<Page> for DeliveryPage {
     fn from(page: Page) -> Self {
         let next_cursor = page.next.map(|next| next.to_string());
-        let listed = |view| Delivery { headers: None, ..Delivery::from(view) };
+        let listed = |view| Delivery {
+            headers: None,
+            ..Delivery::from(view)
+        };
         let deliveries = page.deliveries.into_iter().map(listed).collect();
-        Self { deliveries, total: page.total, has_more: next_cursor.is_some(), next_cursor }
+        Self {
+            deliveries,
+            total: page.total,
+            has_more: next_cursor.is_some(),
+            next_cursor,
+        }
     }
 }

@@ -69,7 +69,10 @@ impl From<Standing> for Webhook {
 
 impl Webhook {
     pub(super) fn with_secret(self, secret: &str) -> Self {
-        Self { secret: Some(secret.to_owned()), ..self }
+        Self {
+            secret: Some(secret.to_owned()),
+            ..self
+        }
     }
 }
 
@@ -108,7 +111,10 @@ impl WebhookInput {
             provider: self.provider,
             secret: self.secret.map(Zeroizing::new),
             headers: self.headers.map(|Json(headers)| headers),
-            more: self.settings.map(|Json(settings)| settings).unwrap_or_default(),
+            more: self
+                .settings
+                .map(|Json(settings)| settings)
+                .unwrap_or_default(),
         };
         (self.id, change)
     }

@@ -79,12 +79,21 @@ impl Recovered {
 
 impl Operations {
     /// Has all events tried again that match, the oldest first.
-    pub async fn redeliver_matching(&self, operator: Operator, recovery: Recovery) -> Result<Recovered, Refused> {
-        self.carry_out("redeliver_matching", operator, recovery).await
+    pub async fn redeliver_matching(
+        &self,
+        operator: Operator,
+        recovery: Recovery,
+    ) -> Result<Recovered, Refused> {
+        self.carry_out("redeliver_matching", operator, recovery)
+            .await
     }
 
     /// The same for a webhook after an outage.
-    pub async fn recover(&self, operator: Operator, recovery: Recovery) -> Result<Recovered, Refused> {
+    pub async fn recover(
+        &self,
+        operator: Operator,
+        recovery: Recovery,
+    ) -> Result<Recovered, Refused> {
         self.carry_out("recover", operator, recovery).await
     }
 
@@ -95,19 +104,38 @@ impl Operations {
         operator: Operator,
         recovery: Recovery,
     ) -> Result<Recovered, Refused> {
-        let Recovery { filter, pace, dry_run } = recovery;
+        let Recovery {
+            filter,
+            pace,
+            dry_run,
+        } = recovery;
         if dry_run {
             let chosen = Chosen::of(&self.subject.store, &filter).await?;
             chosen.check(pace)?;
-            let recovered = Recovered { dry_run, accepted: chosen.redeliverable.len(), ..chosen.counted() };
+            let recovered = Recovered {
+                dry_run,
+                accepted: chosen.redeliverable.len(),
+                ..chosen.counted()
+            };
             return self.told(&filter, recovered);
         }
         let recovered = self.redeliver_chosen(&filter, pace).await;
-        operator.audited(operation, filter.route.as_deref().unwrap_or_default(), recovered)
+        operator.audited(
+            operation,
+            filter.route.as_deref().unwrap_or_default(),
+            recovered,
+        )
     }
 
-    async fn redeliver_chosen(&self, filter: &Filter, pace: Option<Pace>) -> Result<Recovered, Refused> {
-        let _only = self.recovering.try_lock().map_err(|_| Refused::RedeliveryUnderWay)?;
+    async fn redeliver_chosen(
+        &self,
+        filter: &Filter,
+        pace: Option<Pace>,
+    ) -> Result<Recovered, Refused> {
+        let _only = self
+            .recovering
+            .try_lock()
+            .map_err(|_| Refused::RedeliveryUnderWay)?;
         let Subject { store, queue, .. } = &self.subject;
         // All are known before the first is due: one that dies again is not tried for ever.
         let chosen = Chosen::of(store, filter).await?;
@@ -120,8 +148,12 @@ impl Operations {
         );
         let recovered = redeliver_all(queue, store, chosen, pace).await;
         match &recovered {
-            Ok(Recovered { matched, accepted, .. }) => tracing::info!(matched, accepted, "the redelivery is stored"),
-            Err(error) => tracing::error!(%error, "the redelivery was broken off; what was stored of it stays"),
+            Ok(Recovered {
+                matched, accepted, ..
+            }) => tracing::info!(matched, accepted, "the redelivery is stored"),
+            Err(error) => {
+                tracing::error!(%error, "the redelivery was broken off; what was stored of it stays")
+            }
         }
         self.told(filter, recovered?)
     }
@@ -138,7 +170,11 @@ impl Operations {
         let done = async {
             let route = self.find(name)?.route;
             let ledger = &self.subject.ledger;
-            let digest = if let EventId::Text(text) = &id { named_digest(text) } else { None };
+            let digest = if let EventId::Text(text) = &id {
+                named_digest(text)
+            } else {
+                None
+            };
             let names = match (&route.envelope.id, digest) {
                 // Where the ID is not in the body, an event goes by its body, too.
                 (IdSource::BodyDigest | IdSource::Header(_), Some(sha256)) => {
@@ -168,15 +204,24 @@ struct Chosen {
 
 impl Chosen {
     async fn of(store: &Store, filter: &Filter) -> Result<Self, StoreError> {
-        let states = filter.state.map_or(vec![State::Failed, State::Dead], |state| vec![state]);
+        let states = filter
+            .state
+            .map_or(vec![State::Failed, State::Dead], |state| vec![state]);
         let mut chosen = Self::default();
         for state in states {
-            let filter = Filter { state: Some(state), ..filter.clone() };
+            let filter = Filter {
+                state: Some(state),
+                ..filter.clone()
+            };
             let mut after = DeliveryId(0);
             loop {
                 let page = store.matching(filter.clone(), after, PAGE).await?;
                 chosen.matched += page.len();
-                chosen.redeliverable.extend(page.iter().filter(|(_, kept)| *kept).map(|(id, _)| (*id, state)));
+                chosen.redeliverable.extend(
+                    page.iter()
+                        .filter(|(_, kept)| *kept)
+                        .map(|(id, _)| (*id, state)),
+                );
                 match page.last() {
                     Some((last, _)) if page.len() == PAGE => after = *last,
                     _ => break,
@@ -191,13 +236,23 @@ impl Chosen {
     fn check(&self, pace: Option<Pace>) -> Result<(), Refused> {
         let last = u32::try_from(self.redeliverable.len().saturating_sub(1)).unwrap_or(u32::MAX);
         let too_slow = pace.is_some_and(|pace| pace.after(last) > LONGEST);
-        if too_slow { Err(Refused::PaceTooSlow) } else { Ok(()) }
+        if too_slow {
+            Err(Refused::PaceTooSlow)
+        } else {
+            Ok(())
+        }
     }
 
     /// With those refused that can't be redelivered, whatever becomes of the others.
     fn counted(&self) -> Recovered {
-        let mut recovered = Recovered { matched: self.matched, ..Recovered::default() };
-        recovered.refuse(Refused::PayloadNotKept, self.matched - self.redeliverable.len());
+        let mut recovered = Recovered {
+            matched: self.matched,
+            ..Recovered::default()
+        };
+        recovered.refuse(
+            Refused::PayloadNotKept,
+            self.matched - self.redeliverable.len(),
+        );
         recovered
     }
 }
@@ -211,10 +266,16 @@ async fn redeliver_all(
 ) -> Result<Recovered, StoreError> {
     let mut recovered = chosen.counted();
     let now = store.due_now();
-    let wanted = (0..).zip(chosen.redeliverable).map(|(number, (id, state))| {
-        let due = now.after(pace.map_or(Duration::ZERO, |pace| pace.after(number)));
-        Redeliver { id, from: Some(state), due }
-    });
+    let wanted = (0..)
+        .zip(chosen.redeliverable)
+        .map(|(number, (id, state))| {
+            let due = now.after(pace.map_or(Duration::ZERO, |pace| pace.after(number)));
+            Redeliver {
+                id,
+                from: Some(state),
+                due,
+            }
+        });
     let wanted: Vec<_> = wanted.collect();
     for together in wanted.chunks(TOGETHER) {
         let became = queue.redeliver(together).await?;
@@ -222,7 +283,11 @@ async fn redeliver_all(
             match became {
                 // Another of these may have had the same body, and with it the same name.
                 Redelivery::InFlight => {
-                    queue.redeliver(&[*wanted]).await?.into_iter().for_each(|became| recovered.count(&became));
+                    queue
+                        .redeliver(&[*wanted])
+                        .await?
+                        .into_iter()
+                        .for_each(|became| recovered.count(&became));
                 }
                 became => recovered.count(&became),
             }
@@ -248,7 +313,10 @@ mod tests {
     #[test]
     fn at_a_pace_each_is_due_as_much_after_the_one_before_and_never_beyond_all_time() {
         let two = Pace(2.0);
-        assert_eq!([0, 1, 2, 7].map(|before| two.after(before).as_millis()), [0, 500, 1_000, 3_500]);
+        assert_eq!(
+            [0, 1, 2, 7].map(|before| two.after(before).as_millis()),
+            [0, 500, 1_000, 3_500]
+        );
         assert_eq!(Pace(f64::MIN_POSITIVE).after(1), Duration::MAX);
     }
 
@@ -256,9 +324,14 @@ mod tests {
     fn a_pace_that_would_take_more_than_three_days_is_refused() {
         let some = |count: i64| Chosen {
             matched: 0,
-            redeliverable: (0..count).map(|number| (DeliveryId(number), State::Dead)).collect(),
+            redeliverable: (0..count)
+                .map(|number| (DeliveryId(number), State::Dead))
+                .collect(),
         };
-        assert_eq!(some(400).check(Pace::per_second(1e-300)), Err(Refused::PaceTooSlow));
+        assert_eq!(
+            some(400).check(Pace::per_second(1e-300)),
+            Err(Refused::PaceTooSlow)
+        );
         assert_eq!(some(1).check(Pace::per_second(1e-300)), Ok(()));
         assert_eq!(some(1_000).check(Pace::per_second(0.01)), Ok(()));
         assert_eq!(some(1_000).check(None), Ok(()));
@@ -266,13 +339,28 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_counted_by_its_reason() {
-        let chosen = Chosen { matched: 3, redeliverable: vec![(DeliveryId(1), State::Dead)] };
+        let chosen = Chosen {
+            matched: 3,
+            redeliverable: vec![(DeliveryId(1), State::Dead)],
+        };
         let mut recovered = chosen.counted();
-        for became in [Redelivery::NoPayload, Redelivery::InFlight, Redelivery::Waits("a".into())] {
+        for became in [
+            Redelivery::NoPayload,
+            Redelivery::InFlight,
+            Redelivery::Waits("a".into()),
+        ] {
             recovered.count(&became);
         }
         let refused = vec![(Refused::PayloadNotKept, 3), (Refused::InFlight, 1)];
-        assert_eq!(recovered, Recovered { dry_run: false, matched: 3, accepted: 1, refused });
+        assert_eq!(
+            recovered,
+            Recovered {
+                dry_run: false,
+                matched: 3,
+                accepted: 1,
+                refused
+            }
+        );
         assert_eq!(Chosen::default().counted(), Recovered::default());
     }
 }

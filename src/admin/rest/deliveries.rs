@@ -45,7 +45,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
         (status = 503),
     )
 )]
-async fn deliveries(State(operations): Shared, parameters: Parameters) -> Result<Response, Problem> {
+async fn deliveries(
+    State(operations): Shared,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     list(&operations, filter(pairs(parameters)?, true)?).await
 }
 
@@ -63,11 +66,21 @@ async fn deliveries_of_webhook(
     parameters: Parameters,
 ) -> Result<Response, Problem> {
     let filter = filter(pairs(parameters)?, false)?;
-    list(&operations, Filter { route: Some(route), ..filter }).await
+    list(
+        &operations,
+        Filter {
+            route: Some(route),
+            ..filter
+        },
+    )
+    .await
 }
 
 async fn list(operations: &Operations, filter: Filter) -> Result<Response, Problem> {
-    Ok(json(StatusCode::OK, &Deliveries::from(operations.deliveries(filter).await?)))
+    Ok(json(
+        StatusCode::OK,
+        &Deliveries::from(operations.deliveries(filter).await?),
+    ))
 }
 
 /// One delivery, with its attempts.
@@ -79,7 +92,13 @@ async fn list(operations: &Operations, filter: Filter) -> Result<Response, Probl
 )]
 async fn delivery(State(operations): Shared, Id(id): Id) -> Result<Response, Problem> {
     let delivery = Delivery::whole(operations.delivery(id).await?);
-    Ok(json(StatusCode::OK, &OneDelivery { success: true, delivery }))
+    Ok(json(
+        StatusCode::OK,
+        &OneDelivery {
+            success: true,
+            delivery,
+        },
+    ))
 }
 
 /// Has an event tried again now.
@@ -93,9 +112,19 @@ async fn delivery(State(operations): Shared, Id(id): Id) -> Result<Response, Pro
         (status = 503),
     )
 )]
-async fn redeliver(State(operations): Shared, operator: Operator, Id(id): Id) -> Result<Response, Problem> {
+async fn redeliver(
+    State(operations): Shared,
+    operator: Operator,
+    Id(id): Id,
+) -> Result<Response, Problem> {
     let delivery = Delivery::whole(operations.redeliver(operator, id).await?);
-    Ok(json(StatusCode::ACCEPTED, &OneDelivery { success: true, delivery }))
+    Ok(json(
+        StatusCode::ACCEPTED,
+        &OneDelivery {
+            success: true,
+            delivery,
+        },
+    ))
 }
 
 /// The delivery that the path names.
@@ -118,22 +147,32 @@ pub(in crate::admin) fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
 
 /// What a list is to hold. `any_webhook` lets it be one of all webhooks.
 pub(in crate::admin) fn filter(pairs: Pairs, any_webhook: bool) -> Result<Filter, Problem> {
-    let mut filter = Filter { limit: LIMIT_DEFAULT, with_bodies: true, ..Filter::default() };
+    let mut filter = Filter {
+        limit: LIMIT_DEFAULT,
+        with_bodies: true,
+        ..Filter::default()
+    };
     let mut seen: Vec<String> = Vec::new();
     for (name, value) in pairs {
         let wrong = |wanted: &str| Problem::InvalidParameter(format!("`{name}` must be {wanted}."));
         match name.as_str() {
             "limit" => {
-                let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+                let limit = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=LIMIT_MAX).contains(limit));
                 filter.limit = limit.ok_or_else(|| wrong("a number from 1 to 100"))?;
             }
             "cursor" => {
-                let before = value.parse().map_err(|_| wrong("a `next_cursor` of an earlier answer"))?;
+                let before = value
+                    .parse()
+                    .map_err(|_| wrong("a `next_cursor` of an earlier answer"))?;
                 filter.before = Some(before);
             }
             "status" => {
                 let state = store::State::parse(&value);
-                filter.state = Some(state.ok_or_else(|| wrong("one of success, failed, pending and dead"))?);
+                filter.state =
+                    Some(state.ok_or_else(|| wrong("one of success, failed, pending and dead"))?);
             }
             "event_type" => filter.event_type = Some(value),
             "event_id" => filter.event_id = Some(value),
@@ -153,9 +192,9 @@ pub(in crate::admin) fn filter(pairs: Pairs, any_webhook: bool) -> Result<Filter
         seen.push(name);
     }
     match (filter.since, filter.until) {
-        (Some(since), Some(until)) if since >= until => {
-            Err(Problem::InvalidParameter("`since` must be before `until`.".into()))
-        }
+        (Some(since), Some(until)) if since >= until => Err(Problem::InvalidParameter(
+            "`since` must be before `until`.".into(),
+        )),
         _ => Ok(filter),
     }
 }
@@ -172,7 +211,11 @@ pub(super) enum Limit {}
 impl IntoParams for OfAll {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let mut parameters = OfOne::into_params(|| None);
-        parameters.push(parameter("webhook_id", "Of one webhook, which may be gone.", text().pattern(Some("^wh_"))));
+        parameters.push(parameter(
+            "webhook_id",
+            "Of one webhook, which may be gone.",
+            text().pattern(Some("^wh_")),
+        ));
         parameters
     }
 }
@@ -180,7 +223,9 @@ impl IntoParams for OfAll {
 impl IntoParams for OfOne {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let mut parameters = Limit::into_params(|| None);
-        let yes_or_no = ObjectBuilder::new().schema_type(Type::Boolean).default(Some(true.into()));
+        let yes_or_no = ObjectBuilder::new()
+            .schema_type(Type::Boolean)
+            .default(Some(true.into()));
         parameters.extend([
             parameter(
                 "cursor",
@@ -191,8 +236,16 @@ impl IntoParams for OfOne {
             parameter("event_type", "The event's type, as a whole.", text()),
             parameter("event_id", "The event's ID, as a whole.", text()),
             parameter("since", "Whose event was received then or later.", moment()),
-            parameter("until", "Whose event was received earlier; it is later than `since`.", moment()),
-            parameter("event_data", "Whether bodies of up to 64 KiB are shown.", yes_or_no),
+            parameter(
+                "until",
+                "Whose event was received earlier; it is later than `since`.",
+                moment(),
+            ),
+            parameter(
+                "event_data",
+                "Whether bodies of up to 64 KiB are shown.",
+                yes_or_no,
+            ),
         ]);
         parameters
     }
@@ -200,8 +253,15 @@ impl IntoParams for OfOne {
 
 impl IntoParams for Limit {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(LIMIT_MAX));
-        vec![parameter("limit", "How many, at most.", number.default(Some(LIMIT_DEFAULT.into())))]
+        let number = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(LIMIT_MAX));
+        vec![parameter(
+            "limit",
+            "How many, at most.",
+            number.default(Some(LIMIT_DEFAULT.into())),
+        )]
     }
 }
 
@@ -214,8 +274,14 @@ fn moment() -> ObjectBuilder {
 }
 
 fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
-    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
-    parameter.required(utoipa::openapi::Required::False).description(Some(description)).schema(Some(schema)).build()
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Query);
+    parameter
+        .required(utoipa::openapi::Required::False)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
 }
 
 #[cfg(test)]
@@ -225,9 +291,13 @@ mod tests {
     use super::*;
 
     fn parse(query: &str) -> Result<Filter, String> {
-        let uri = format!("http://localhost/deliveries?{query}").parse().unwrap();
+        let uri = format!("http://localhost/deliveries?{query}")
+            .parse()
+            .unwrap();
         let parameters = Query::try_from_uri(&uri);
-        pairs(parameters).and_then(|pairs| filter(pairs, true)).map_err(|problem| format!("{problem:?}"))
+        pairs(parameters)
+            .and_then(|pairs| filter(pairs, true))
+            .map_err(|problem| format!("{problem:?}"))
     }
 
     #[test]
@@ -248,7 +318,14 @@ mod tests {
             with_bodies: false,
         };
         assert_eq!(filter, Ok(expected));
-        assert_eq!(parse(""), Ok(Filter { limit: 20, with_bodies: true, ..Filter::default() }));
+        assert_eq!(
+            parse(""),
+            Ok(Filter {
+                limit: 20,
+                with_bodies: true,
+                ..Filter::default()
+            })
+        );
     }
 
     #[test]
@@ -265,12 +342,22 @@ mod tests {
             ("event_typ=user.created", "event_typ"),
             ("since=2026-06-01", "since"),
             ("until=2h", "until"),
-            ("since=2026-06-01T12:00:00Z&until=2026-06-01T12:00:00Z", "since"),
+            (
+                "since=2026-06-01T12:00:00Z&until=2026-06-01T12:00:00Z",
+                "since",
+            ),
         ];
         for (query, named) in cases {
             let problem = parse(query).unwrap_err();
-            assert!(problem.contains("InvalidParameter") && problem.contains(named), "{query}: {problem}");
+            assert!(
+                problem.contains("InvalidParameter") && problem.contains(named),
+                "{query}: {problem}"
+            );
         }
-        assert!(parse("webhook_id=billing").unwrap_err().contains("NoSuchWebhook"));
+        assert!(
+            parse("webhook_id=billing")
+                .unwrap_err()
+                .contains("NoSuchWebhook")
+        );
     }
 }

@@ -16,7 +16,10 @@ use crate::admin::problem::Problem;
 use crate::admin::shape::{Reloaded, Status};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
-    OpenApiRouter::default().routes(routes!(status)).routes(routes!(reload)).routes(routes!(document))
+    OpenApiRouter::default()
+        .routes(routes!(status))
+        .routes(routes!(reload))
+        .routes(routes!(document))
 }
 
 /// How the gateway and its webhooks are.
@@ -37,11 +40,18 @@ async fn status(State(operations): Shared) -> Response {
     )
 )]
 async fn reload(State(operations): Shared, operator: Operator) -> Result<Response, Problem> {
-    Ok(json(StatusCode::OK, &Reloaded::from(operations.reload(operator).await?)))
+    Ok(json(
+        StatusCode::OK,
+        &Reloaded::from(operations.reload(operator).await?),
+    ))
 }
 
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "gateway", responses((status = 200, body = Object)))]
 async fn document() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], openapi::DOCUMENT.as_str()).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        openapi::DOCUMENT.as_str(),
+    )
+        .into_response()
 }

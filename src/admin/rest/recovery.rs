@@ -22,7 +22,10 @@ use crate::event::{EventId, TEXT_BYTES_MAX};
 use crate::store;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
-    OpenApiRouter::default().routes(routes!(redeliver_matching)).routes(routes!(recover)).routes(routes!(forget))
+    OpenApiRouter::default()
+        .routes(routes!(redeliver_matching))
+        .routes(routes!(recover))
+        .routes(routes!(forget))
 }
 
 /// Which deliveries to redeliver, and how. Beside `dry_run` and `per_second`, at least one is given.
@@ -66,7 +69,10 @@ impl Matching {
             ("since", self.since),
             ("until", self.until),
         ];
-        let pairs: Vec<_> = pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        let pairs: Vec<_> = pairs
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
         if pairs.is_empty() {
             return Err(Problem::InvalidBody(
                 "Say which deliveries: give at least one of `webhook_id`, `status`, `event_type`, `event_id`, `since` and \
@@ -79,10 +85,19 @@ impl Matching {
             other => other,
         })?;
         let paced = |number| {
-            let wrong = || format!("`per_second` must be a number above 0, {} at the most.", Pace::MAX);
+            let wrong = || {
+                format!(
+                    "`per_second` must be a number above 0, {} at the most.",
+                    Pace::MAX
+                )
+            };
             Pace::per_second(number).ok_or_else(|| Problem::InvalidBody(wrong()))
         };
-        Ok(Recovery { filter, pace: self.per_second.map(paced).transpose()?, dry_run: self.dry_run })
+        Ok(Recovery {
+            filter,
+            pace: self.per_second.map(paced).transpose()?,
+            dry_run: self.dry_run,
+        })
     }
 }
 
@@ -101,10 +116,22 @@ impl Matching {
         (status = 503),
     )
 )]
-async fn redeliver_matching(State(operations): Shared, operator: Operator, body: Body) -> Result<Response, Problem> {
+async fn redeliver_matching(
+    State(operations): Shared,
+    operator: Operator,
+    body: Body,
+) -> Result<Response, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
-    let matching = if body.is_empty() { Matching::default() } else { parse(Ok(body))? };
-    Ok(told(operations.redeliver_matching(operator, matching.check()?).await?))
+    let matching = if body.is_empty() {
+        Matching::default()
+    } else {
+        parse(Ok(body))?
+    };
+    Ok(told(
+        operations
+            .redeliver_matching(operator, matching.check()?)
+            .await?,
+    ))
 }
 
 /// From when on to redeliver, and how.
@@ -144,14 +171,28 @@ async fn recover(
     RouteName(route): RouteName,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Recover { since, per_second, dry_run } = parse(body)?;
+    let Recover {
+        since,
+        per_second,
+        dry_run,
+    } = parse(body)?;
     let (webhook_id, since) = (Some(webhook_id(&route)), Some(since));
-    let matching = Matching { webhook_id, since, dry_run, per_second, ..Matching::default() };
+    let matching = Matching {
+        webhook_id,
+        since,
+        dry_run,
+        per_second,
+        ..Matching::default()
+    };
     Ok(told(operations.recover(operator, matching.check()?).await?))
 }
 
 fn told(recovered: Recovered) -> Response {
-    let status = if recovered.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if recovered.dry_run {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
     json(status, &Redelivered::from(recovered))
 }
 
@@ -166,7 +207,10 @@ struct Forget {
 
 fn given_id() -> Object {
     let text_or_number = SchemaType::from_iter([Type::String, Type::Integer]);
-    let id = ObjectBuilder::new().schema_type(text_or_number).min_length(Some(1)).max_length(Some(TEXT_BYTES_MAX));
+    let id = ObjectBuilder::new()
+        .schema_type(text_or_number)
+        .min_length(Some(1))
+        .max_length(Some(TEXT_BYTES_MAX));
     let id = id.pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
     let rules = "As the event has it: `1` and `\"1\"` are two. A text is at most 255 bytes long, an integer 40.";
     id.description(Some(rules)).build()
@@ -192,13 +236,16 @@ async fn forget(
     body: Body,
 ) -> Result<Response, Problem> {
     let Forget { event_id } = parse(body)?;
-    operations.forget(operator, &route, checked_id(&event_id)?).await?;
+    operations
+        .forget(operator, &route, checked_id(&event_id)?)
+        .await?;
     Ok(json(StatusCode::OK, &Done { success: true }))
 }
 
 /// An event's ID as it was given.
 pub(in crate::admin) fn checked_id(event_id: &RawValue) -> Result<EventId, Problem> {
-    EventId::from_json(event_id).map_err(|error| Problem::InvalidBody(format!("`event_id` is no event's ID: {error}.")))
+    EventId::from_json(event_id)
+        .map_err(|error| Problem::InvalidBody(format!("`event_id` is no event's ID: {error}.")))
 }
 
 #[cfg(test)]
@@ -208,22 +255,44 @@ mod tests {
     use crate::store::{Filter, State};
 
     fn check(body: &str) -> Result<Recovery, Problem> {
-        serde_json::from_str::<Matching>(body).map_err(|error| Problem::InvalidBody(error.to_string()))?.check()
+        serde_json::from_str::<Matching>(body)
+            .map_err(|error| Problem::InvalidBody(error.to_string()))?
+            .check()
     }
 
     #[test]
     fn what_is_asked_for_becomes_a_filter_and_a_pace() {
-        let body =
-            r#"{"webhook_id":"wh_a","status":"dead","since":"2026-06-01T12:00:00Z","per_second":0.5,"dry_run":true}"#;
+        let body = r#"{"webhook_id":"wh_a","status":"dead","since":"2026-06-01T12:00:00Z","per_second":0.5,"dry_run":true}"#;
         let recovery = check(body).unwrap_or_else(|problem| panic!("{problem:?}"));
         assert_eq!(
-            (recovery.filter.route.as_deref(), recovery.filter.state, recovery.filter.since),
-            (Some("a"), Some(State::Dead), "2026-06-01T12:00:00Z".parse().ok())
+            (
+                recovery.filter.route.as_deref(),
+                recovery.filter.state,
+                recovery.filter.since
+            ),
+            (
+                Some("a"),
+                Some(State::Dead),
+                "2026-06-01T12:00:00Z".parse().ok()
+            )
         );
-        assert_eq!((recovery.pace, recovery.dry_run), (Pace::per_second(0.5), true));
-        let plain = check(r#"{"event_id":"evt_1"}"#).unwrap_or_else(|problem| panic!("{problem:?}"));
-        assert_eq!(plain.filter, Filter { event_id: Some("evt_1".into()), ..plain.filter.clone() });
-        assert_eq!((plain.filter.state, plain.pace, plain.dry_run), (None, None, false));
+        assert_eq!(
+            (recovery.pace, recovery.dry_run),
+            (Pace::per_second(0.5), true)
+        );
+        let plain =
+            check(r#"{"event_id":"evt_1"}"#).unwrap_or_else(|problem| panic!("{problem:?}"));
+        assert_eq!(
+            plain.filter,
+            Filter {
+                event_id: Some("evt_1".into()),
+                ..plain.filter.clone()
+            }
+        );
+        assert_eq!(
+            (plain.filter.state, plain.pace, plain.dry_run),
+            (None, None, false)
+        );
     }
 
     #[test]
@@ -233,18 +302,26 @@ mod tests {
             (r#"{"dry_run":true,"per_second":1}"#, "at least one of"),
             (r#"{"status":"lost"}"#, "`status`"),
             (r#"{"since":"yesterday"}"#, "`since`"),
-            (r#"{"since":"2026-06-02T00:00:00Z","until":"2026-06-01T00:00:00Z"}"#, "`since`"),
+            (
+                r#"{"since":"2026-06-02T00:00:00Z","until":"2026-06-01T00:00:00Z"}"#,
+                "`since`",
+            ),
             (r#"{"status":"dead","per_second":0}"#, "`per_second`"),
             (r#"{"status":"dead","per_second":10000.5}"#, "`per_second`"),
             (r#"{"status":"dead","limit":5}"#, "`limit`"),
         ];
         for (body, named) in cases {
             match check(body) {
-                Err(Problem::InvalidBody(detail)) => assert!(detail.contains(named), "{body}: {detail}"),
+                Err(Problem::InvalidBody(detail)) => {
+                    assert!(detail.contains(named), "{body}: {detail}")
+                }
                 other => panic!("{body}: {:?}", other.err()),
             }
         }
-        assert!(matches!(check(r#"{"webhook_id":"a"}"#), Err(Problem::Refused(Refused::NoSuchWebhook))));
+        assert!(matches!(
+            check(r#"{"webhook_id":"a"}"#),
+            Err(Problem::Refused(Refused::NoSuchWebhook))
+        ));
     }
 
     #[test]

@@ -15,12 +15,17 @@ use crate::admin::problem::Problem;
 use crate::admin::shape::Rejections;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
-    OpenApiRouter::default().routes(routes!(rejections)).routes(routes!(rejections_of_webhook))
+    OpenApiRouter::default()
+        .routes(routes!(rejections))
+        .routes(routes!(rejections_of_webhook))
 }
 
 /// The last requests that were turned away, by all webhooks and by none.
 #[utoipa::path(get, path = "/rejections", tag = "rejections", params(Limit), responses((status = 200, body = Rejections)))]
-async fn rejections(State(operations): Shared, parameters: Parameters) -> Result<Response, Problem> {
+async fn rejections(
+    State(operations): Shared,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     let turned = operations.turned_away(None, limit(pairs(parameters)?)?)?;
     Ok(json(StatusCode::OK, &Rejections::from(turned)))
 }

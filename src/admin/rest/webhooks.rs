@@ -30,15 +30,36 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
 /// All routes that are served.
 #[utoipa::path(get, path = "/webhooks", tag = "webhooks", responses((status = 200, body = Webhooks), (status = 503)))]
 async fn webhooks(State(operations): Shared) -> Result<Response, Problem> {
-    let webhooks: Vec<_> = operations.routes().await?.into_iter().map(Into::into).collect();
-    Ok(json(StatusCode::OK, &Webhooks { success: true, total: webhooks.len(), webhooks }))
+    let webhooks: Vec<_> = operations
+        .routes()
+        .await?
+        .into_iter()
+        .map(Into::into)
+        .collect();
+    Ok(json(
+        StatusCode::OK,
+        &Webhooks {
+            success: true,
+            total: webhooks.len(),
+            webhooks,
+        },
+    ))
 }
 
 /// One route, of the file or made over the API.
 #[utoipa::path(get, path = "/webhooks/{id}", tag = "webhooks", responses((status = 200, body = OneWebhook), (status = 503)))]
-async fn webhook(State(operations): Shared, RouteName(route): RouteName) -> Result<Response, Problem> {
+async fn webhook(
+    State(operations): Shared,
+    RouteName(route): RouteName,
+) -> Result<Response, Problem> {
     let webhook = operations.route(&route).await?.into();
-    Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
+    Ok(json(
+        StatusCode::OK,
+        &OneWebhook {
+            success: true,
+            webhook,
+        },
+    ))
 }
 
 /// Makes a webhook. It is stored and served before this is answered; its secret is in the answer, this once.
@@ -54,11 +75,24 @@ async fn webhook(State(operations): Shared, RouteName(route): RouteName) -> Resu
         (status = 503),
     )
 )]
-async fn make(State(operations): Shared, operator: Operator, body: Body) -> Result<Response, Problem> {
+async fn make(
+    State(operations): Shared,
+    operator: Operator,
+    body: Body,
+) -> Result<Response, Problem> {
     let (standing, definition) = operations.make(operator, parse(body)?).await?;
     // The only time that it is shown.
-    let webhook = Webhook { secret: definition.secret().to_owned(), ..standing.into() };
-    Ok(json(StatusCode::CREATED, &OneWebhook { success: true, webhook }))
+    let webhook = Webhook {
+        secret: definition.secret().to_owned(),
+        ..standing.into()
+    };
+    Ok(json(
+        StatusCode::CREATED,
+        &OneWebhook {
+            success: true,
+            webhook,
+        },
+    ))
 }
 
 /// Changes what is given of a webhook; what is not stays.
@@ -80,8 +114,17 @@ async fn change(
     RouteName(route): RouteName,
     body: Body,
 ) -> Result<Response, Problem> {
-    let webhook = operations.change(operator, &route, parse(body)?).await?.into();
-    Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
+    let webhook = operations
+        .change(operator, &route, parse(body)?)
+        .await?
+        .into();
+    Ok(json(
+        StatusCode::OK,
+        &OneWebhook {
+            success: true,
+            webhook,
+        },
+    ))
 }
 
 /// Removes a webhook that was made over the API. Its stored events wait until one of its name is back.
@@ -111,7 +154,11 @@ async fn remove(
     tag = "webhooks",
     responses((status = 200, body = OneWebhook), (status = 503))
 )]
-async fn pause(operations: Shared, operator: Operator, route: RouteName) -> Result<Response, Problem> {
+async fn pause(
+    operations: Shared,
+    operator: Operator,
+    route: RouteName,
+) -> Result<Response, Problem> {
     paused(operations, operator, route, true).await
 }
 
@@ -122,7 +169,11 @@ async fn pause(operations: Shared, operator: Operator, route: RouteName) -> Resu
     tag = "webhooks",
     responses((status = 200, body = OneWebhook), (status = 503))
 )]
-async fn resume(operations: Shared, operator: Operator, route: RouteName) -> Result<Response, Problem> {
+async fn resume(
+    operations: Shared,
+    operator: Operator,
+    route: RouteName,
+) -> Result<Response, Problem> {
     paused(operations, operator, route, false).await
 }
 
@@ -133,7 +184,13 @@ async fn paused(
     paused: bool,
 ) -> Result<Response, Problem> {
     let webhook = operations.pause(operator, &route, paused).await?.into();
-    Ok(json(StatusCode::OK, &OneWebhook { success: true, webhook }))
+    Ok(json(
+        StatusCode::OK,
+        &OneWebhook {
+            success: true,
+            webhook,
+        },
+    ))
 }
 
 /// A test event.
@@ -147,7 +204,10 @@ pub(in crate::admin) struct Test {
 
 impl Default for Test {
     fn default() -> Self {
-        Self { event_type: "webhook.test".into(), custom_data: serde_json::json!({ "test": true }) }
+        Self {
+            event_type: "webhook.test".into(),
+            custom_data: serde_json::json!({ "test": true }),
+        }
     }
 }
 
@@ -172,7 +232,13 @@ async fn test(
     body: Body,
 ) -> Result<Response, Problem> {
     let body = body.map_err(|_| Problem::BodyTooLarge)?;
-    let test = if body.is_empty() { Test::default() } else { parse(Ok(body))? };
-    let tested = operations.test(operator, &route, &test.event_type, test.custom_data).await?;
+    let test = if body.is_empty() {
+        Test::default()
+    } else {
+        parse(Ok(body))?
+    };
+    let tested = operations
+        .test(operator, &route, &test.event_type, test.custom_data)
+        .await?;
     Ok(json(StatusCode::OK, &TestResult::from(tested)))
 }

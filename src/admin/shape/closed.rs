@@ -10,11 +10,15 @@ use crate::route::Handover;
 use crate::store::State;
 
 pub(super) fn activity() -> Object {
-    one_of(["active", "inactive"]).description(Some("Whether events are taken.")).build()
+    one_of(["active", "inactive"])
+        .description(Some("Whether events are taken."))
+        .build()
 }
 
 pub(super) fn source() -> Object {
-    one_of(["api", "file"]).description(Some("Where the webhook is defined, and is changed.")).build()
+    one_of(["api", "file"])
+        .description(Some("Where the webhook is defined, and is changed."))
+        .build()
 }
 
 impl ToSchema for Code {
@@ -25,7 +29,9 @@ impl ToSchema for Code {
 
 impl PartialSchema for Code {
     fn schema() -> RefOr<Schema> {
-        one_of(Self::ALL.map(Self::as_str)).description(Some("What became of a request.")).into()
+        one_of(Self::ALL.map(Self::as_str))
+            .description(Some("What became of a request."))
+            .into()
     }
 }
 
@@ -37,7 +43,9 @@ impl ToSchema for State {
 
 impl PartialSchema for State {
     fn schema() -> RefOr<Schema> {
-        one_of(Self::ALL.map(Self::as_str)).description(Some("Where a delivery stands.")).into()
+        one_of(Self::ALL.map(Self::as_str))
+            .description(Some("Where a delivery stands."))
+            .into()
     }
 }
 
@@ -46,10 +54,14 @@ impl ToSchema for Handover {}
 impl PartialSchema for Handover {
     fn schema() -> RefOr<Schema> {
         let all = [Self::Proxy, Self::Queue, Self::Spill].map(Self::as_str);
-        one_of(all).description(Some("How a verified event gets to the upstream.")).into()
+        one_of(all)
+            .description(Some("How a verified event gets to the upstream."))
+            .into()
     }
 }
 
 fn one_of(names: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names.into_iter().map(Value::from)))
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names.into_iter().map(Value::from)))
 }

@@ -100,7 +100,10 @@ pub struct RefusedCount {
 impl Delivery<u32> {
     /// As in a list.
     pub fn listed(view: DeliveryView) -> Self {
-        Self { headers: None, ..Self::of(view, |tried, _| tried) }
+        Self {
+            headers: None,
+            ..Self::of(view, |tried, _| tried)
+        }
     }
 }
 
@@ -114,7 +117,9 @@ impl Delivery<Vec<Attempt>> {
 impl<Attempts> Delivery<Attempts> {
     fn of(view: DeliveryView, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
         let last = view.attempts.last().cloned();
-        let unrecorded = view.tried.saturating_sub(u32::try_from(view.attempts.len()).unwrap_or(u32::MAX));
+        let unrecorded = view
+            .tried
+            .saturating_sub(u32::try_from(view.attempts.len()).unwrap_or(u32::MAX));
         let attempts = (1..).zip(view.attempts).map(|(number, attempt)| Attempt {
             number: unrecorded.saturating_add(number),
             at: attempt.at,
@@ -136,13 +141,17 @@ impl<Attempts> Delivery<Attempts> {
             attempts: shown(view.tried, attempts.collect()),
             attempt_count: view.tried,
             reason: view.reason,
-            next_attempt_in_seconds: view.due_in.map(|due_in| due_in.as_secs() + u64::from(due_in.subsec_nanos() > 0)),
+            next_attempt_in_seconds: view
+                .due_in
+                .map(|due_in| due_in.as_secs() + u64::from(due_in.subsec_nanos() > 0)),
             possible_duplicate: view.possibly_delivered,
             payload_kept: view.payload_kept,
             verified_with: view.secret,
             test: view.is_test,
             headers: view.head.map(|head| headers::shown(&head)),
-            event_data: view.body.and_then(|body| serde_json::from_slice(&body).ok()),
+            event_data: view
+                .body
+                .and_then(|body| serde_json::from_slice(&body).ok()),
         }
     }
 }
@@ -151,15 +160,35 @@ impl From<Page> for Deliveries {
     fn from(page: Page) -> Self {
         let next_cursor = page.next.map(|next| next.to_string());
         let deliveries = page.deliveries.into_iter().map(Delivery::listed).collect();
-        Self { success: true, deliveries, total: page.total, has_more: next_cursor.is_some(), next_cursor }
+        Self {
+            success: true,
+            deliveries,
+            total: page.total,
+            has_more: next_cursor.is_some(),
+            next_cursor,
+        }
     }
 }
 
 impl From<Recovered> for Redelivered {
     fn from(recovered: Recovered) -> Self {
-        let Recovered { dry_run, matched, accepted, refused } = recovered;
-        let coded = |(refused, count): (Refused, usize)| RefusedCount { code: refused.code().into(), count };
-        Self { success: true, dry_run, matched, accepted, refused: refused.into_iter().map(coded).collect() }
+        let Recovered {
+            dry_run,
+            matched,
+            accepted,
+            refused,
+        } = recovered;
+        let coded = |(refused, count): (Refused, usize)| RefusedCount {
+            code: refused.code().into(),
+            count,
+        };
+        Self {
+            success: true,
+            dry_run,
+            matched,
+            accepted,
+            refused: refused.into_iter().map(coded).collect(),
+        }
     }
 }
 
@@ -180,7 +209,12 @@ mod tests {
             received_at: at,
             state: State::Pending,
             reason: None,
-            attempts: vec![Attempted { at, ms: 5, status: None, error: Some("no answer in time".into()) }],
+            attempts: vec![Attempted {
+                at,
+                ms: 5,
+                status: None,
+                error: Some("no answer in time".into()),
+            }],
             tried: 3,
             possibly_delivered: true,
             due_in: Some(std::time::Duration::from_millis(1_001)),
@@ -195,8 +229,18 @@ mod tests {
     #[test]
     fn attempts_are_numbered_after_those_that_left_no_record() {
         let delivery = Delivery::whole(view(b"{}"));
-        assert_eq!(delivery.attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [3]);
-        assert_eq!((delivery.attempt_count, delivery.next_attempt_in_seconds), (3, Some(2)));
+        assert_eq!(
+            delivery
+                .attempts
+                .iter()
+                .map(|attempt| attempt.number)
+                .collect::<Vec<_>>(),
+            [3]
+        );
+        assert_eq!(
+            (delivery.attempt_count, delivery.next_attempt_in_seconds),
+            (3, Some(2))
+        );
     }
 
     #[test]

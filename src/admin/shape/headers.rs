@@ -17,8 +17,8 @@ pub struct Header {
 
 /// What the name of a header has in it whose value is nobody's business.
 const PRIVATE: [&str; 16] = [
-    "auth", "cookie", "cred", "csrf", "digest", "hash", "hmac", "key", "mac", "pass", "pin", "secret", "session",
-    "sig", "token", "verif",
+    "auth", "cookie", "cred", "csrf", "digest", "hash", "hmac", "key", "mac", "pass", "pin",
+    "secret", "session", "sig", "token", "verif",
 ];
 
 /// Named as if they were private, and not.
@@ -27,7 +27,11 @@ const PUBLIC: [&str; 1] = ["idempotency-key"];
 /// The headers of a stored head.
 pub(super) fn shown(head: &[u8]) -> Vec<Header> {
     let show = |(name, value): (String, String)| {
-        let value = if is_private(&name) { MASK.into() } else { value };
+        let value = if is_private(&name) {
+            MASK.into()
+        } else {
+            value
+        };
         Header { name, value }
     };
     Delivery::stored_headers(head).map(show).collect()
@@ -48,7 +52,10 @@ mod tests {
             b"POST / HTTP/1.1\r\nX-VPN-Signature: sha256=ab\r\nAuthorization: Basic eDp5\r\nX-Gitlab-Token: t\r\n\
                      X-Shopify-Hmac-Sha256: h\r\nIdempotency-Key: evt_1\r\nUser-Agent: a: b\r\n";
         let shown = shown(head);
-        let shown: Vec<_> = shown.iter().map(|header| (&*header.name, &*header.value)).collect();
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|header| (&*header.name, &*header.value))
+            .collect();
         let expected = [
             ("X-VPN-Signature", MASK),
             ("Authorization", MASK),

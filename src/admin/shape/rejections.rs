@@ -73,7 +73,11 @@ impl Rejected {
 
 impl From<TurnedAway> for Rejection {
     fn from(turned: TurnedAway) -> Self {
-        let TurnedAway { route, rejection, left_out } = turned;
+        let TurnedAway {
+            route,
+            rejection,
+            left_out,
+        } = turned;
         Self {
             at: rejection.at,
             webhook_id: route.as_deref().map(webhook_id),
@@ -96,7 +100,12 @@ impl From<Turned> for Rejections {
     fn from(turned: Turned) -> Self {
         let has_more = turned.total > turned.away.len();
         let rejections = turned.away.into_iter().map(Into::into).collect();
-        Self { success: true, rejections, total: turned.total, has_more }
+        Self {
+            success: true,
+            rejections,
+            total: turned.total,
+            has_more,
+        }
     }
 }
 

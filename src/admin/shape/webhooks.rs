@@ -122,15 +122,30 @@ pub struct TestResult {
 
 impl<Stats> Webhook<Stats> {
     fn of(standing: Standing, stats: impl FnOnce(&RouteRecord) -> Stats) -> Self {
-        let Standing { route, record, oldest_waiting, paused, expect_every, silent } = standing;
-        let events = if route.events.is_empty() { vec!["*".into()] } else { strings(route.events) };
+        let Standing {
+            route,
+            record,
+            oldest_waiting,
+            paused,
+            expect_every,
+            silent,
+        } = standing;
+        let events = if route.events.is_empty() {
+            vec!["*".into()]
+        } else {
+            strings(route.events)
+        };
         Self {
             id: webhook_id(&route.name),
             url: route.url,
             events,
             status: if route.active { "active" } else { "inactive" }.into(),
             secret: MASKED.into(),
-            created_at: route.made_from.as_ref().map(|made| made.created_at).or(record.created_at),
+            created_at: route
+                .made_from
+                .as_ref()
+                .map(|made| made.created_at)
+                .or(record.created_at),
             last_delivery: record.last_success.max(record.last_failure),
             delivery_stats: stats(&record),
             name: route.name.to_string(),
@@ -138,9 +153,22 @@ impl<Stats> Webhook<Stats> {
             path: route.path.into(),
             provider: route.provider.map(Into::into),
             delivery: route.handover.as_str().into(),
-            source: if route.made_from.is_some() { "api" } else { "file" }.into(),
-            description: route.made_from.as_ref().map(|made| made.description.clone()),
-            queue: Stored { pending: record.pending, dead: record.dead, oldest_pending_at: oldest_waiting, paused },
+            source: if route.made_from.is_some() {
+                "api"
+            } else {
+                "file"
+            }
+            .into(),
+            description: route
+                .made_from
+                .as_ref()
+                .map(|made| made.description.clone()),
+            queue: Stored {
+                pending: record.pending,
+                dead: record.dead,
+                oldest_pending_at: oldest_waiting,
+                paused,
+            },
             expect_every_seconds: expect_every.map(|every| every.as_secs_f64()),
             silent,
         }

@@ -30,21 +30,39 @@ pub(super) struct Verdict {
 }
 
 impl Judge {
-    pub(super) fn of(provider: &str, secret: &SecretArgs, url: Option<&str>) -> Result<Self, Failure> {
-        let preset = providers::find(provider).ok_or_else(|| Failure::Usage("no such provider".into()))?;
+    pub(super) fn of(
+        provider: &str,
+        secret: &SecretArgs,
+        url: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let preset =
+            providers::find(provider).ok_or_else(|| Failure::Usage("no such provider".into()))?;
         let mut scheme = (preset.scheme)();
         if let Some(url) = url {
             scheme.signed = scheme.signed.at(url);
         }
         if scheme.signed.wants_url() {
-            let problem = format!("{} signs the URL that was entered there: give it with --url", preset.title);
+            let problem = format!(
+                "{} signs the URL that was entered there: give it with --url",
+                preset.title
+            );
             return Err(Failure::Usage(problem));
         }
         let name = secret.place().into();
-        let secret = NamedSecret { name, secret: secret.read().map_err(Failure::Failed)?, expires: None };
-        let key = secret.for_scheme(&scheme).map_err(|error| Failure::Failed(error.to_string()))?;
+        let secret = NamedSecret {
+            name,
+            secret: secret.read().map_err(Failure::Failed)?,
+            expires: None,
+        };
+        let key = secret
+            .for_scheme(&scheme)
+            .map_err(|error| Failure::Failed(error.to_string()))?;
         let verifier = Verifier::new(scheme, vec![key], false);
-        Ok(Self { verifier, envelope: (preset.habits.envelope)(), question: preset.asks.question() })
+        Ok(Self {
+            verifier,
+            envelope: (preset.habits.envelope)(),
+            question: preset.asks.question(),
+        })
     }
 
     pub(super) fn verdict(&self, headers: &HeaderMap, body: &Bytes, now: Timestamp) -> Verdict {
@@ -52,10 +70,25 @@ impl Judge {
         verification.update(body.clone());
         let genuine = match verification.finish() {
             Ok(genuine) => genuine,
-            Err(failure) => return Verdict { verified: Err(failure), event: None, handshake: None },
+            Err(failure) => {
+                return Verdict {
+                    verified: Err(failure),
+                    event: None,
+                    handshake: None,
+                };
+            }
         };
-        let handshake = self.question.as_ref().and_then(|question| question.answer(&genuine, &self.verifier));
-        let event = handshake.is_none().then(|| self.envelope.parse(genuine.body(), headers));
-        Verdict { verified: Ok(Arc::clone(genuine.secret())), event, handshake }
+        let handshake = self
+            .question
+            .as_ref()
+            .and_then(|question| question.answer(&genuine, &self.verifier));
+        let event = handshake
+            .is_none()
+            .then(|| self.envelope.parse(genuine.body(), headers));
+        Verdict {
+            verified: Ok(Arc::clone(genuine.secret())),
+            event,
+            handshake,
+        }
     }
 }

@@ -58,16 +58,26 @@ impl Style {
 impl Caught {
     /// Lines, an empty one last.
     pub(super) fn to_text(&self, style: Style) -> String {
-        let what = terminal::visible(&format!("{} {}", self.method, self.target), false).into_owned();
+        let what =
+            terminal::visible(&format!("{} {}", self.method, self.target), false).into_owned();
         let at = self.at.strftime("%H:%M:%S%.3fZ").to_string();
-        let mut lines = vec![format!("{}  {}  from {}", style.paint(FAINT, &at), style.paint(BOLD, &what), self.peer)];
+        let mut lines = vec![format!(
+            "{}  {}  from {}",
+            style.paint(FAINT, &at),
+            style.paint(BOLD, &what),
+            self.peer
+        )];
         lines.extend(self.verdict.as_ref().map(|verdict| verdict.to_line(style)));
         let ours = |name: &HeaderName| name.as_str().starts_with("hookgate-");
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             let name = style.paint(if ours(name) { CYAN } else { FAINT }, &format!("{name}:"));
-            format!("  {name} {}", terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false))
+            format!(
+                "  {name} {}",
+                terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false)
+            )
         };
-        let (by_hookgate, by_sender): (Vec<_>, Vec<_>) = self.headers.iter().partition(|(name, _)| ours(name));
+        let (by_hookgate, by_sender): (Vec<_>, Vec<_>) =
+            self.headers.iter().partition(|(name, _)| ours(name));
         lines.extend(by_hookgate.into_iter().chain(by_sender).map(field));
         match &self.body {
             Ok(body) if body.is_empty() => {}
@@ -75,7 +85,9 @@ impl Caught {
                 lines.push(String::new());
                 lines.extend(shown(body).lines().map(|line| format!("  {line}")));
             }
-            Err(StatusCode::REQUEST_TIMEOUT) => lines.push("the body did not arrive in time".into()),
+            Err(StatusCode::REQUEST_TIMEOUT) => {
+                lines.push("the body did not arrive in time".into())
+            }
             Err(_) => lines.push("the body is over 32 MiB, or broke off".into()),
         }
         lines.join("\n") + "\n\n"
@@ -108,11 +120,21 @@ impl Verdict {
     fn to_line(&self, style: Style) -> String {
         let secret = match &self.verified {
             Ok(secret) => terminal::visible(secret, false),
-            Err(failure) => return style.paint(RED, &format!("NOT VERIFIED, {}: {}", failure.label(), why(*failure))),
+            Err(failure) => {
+                return style.paint(
+                    RED,
+                    &format!("NOT VERIFIED, {}: {}", failure.label(), why(*failure)),
+                );
+            }
         };
         let what = match &self.event {
             None => "a handshake, answered".to_owned(),
-            Some(Err(error)) => return style.paint(RED, &format!("verified with {secret}, but no event: {error}")),
+            Some(Err(error)) => {
+                return style.paint(
+                    RED,
+                    &format!("verified with {secret}, but no event: {error}"),
+                );
+            }
             Some(Ok(event)) => {
                 let kind = terminal::visible(&event.kind, false);
                 match event.id.as_str() {
@@ -145,20 +167,33 @@ fn why(failure: Failure) -> &'static str {
     match failure {
         Failure::Missing => "there is no signature, or a part of what is signed is not there",
         Failure::Malformed => "this can't be a signature, or its time is none",
-        Failure::Mismatch => "it is signed with another secret, or its bytes are not those that were signed",
-        Failure::Stale => "it is genuine, but was signed too long ago, or ahead of this machine's clock",
+        Failure::Mismatch => {
+            "it is signed with another secret, or its bytes are not those that were signed"
+        }
+        Failure::Stale => {
+            "it is genuine, but was signed too long ago, or ahead of this machine's clock"
+        }
     }
 }
 
 fn shown(body: &[u8]) -> String {
-    let Ok(text) = std::str::from_utf8(body) else { return hex_dump(body) };
+    let Ok(text) = std::str::from_utf8(body) else {
+        return hex_dump(body);
+    };
     if text.len() <= SHOWN_MAX {
         let text = crate::json::pretty(text).unwrap_or_else(|| text.to_owned());
         return terminal::visible(&text, true).into_owned();
     }
-    let end = (0..=SHOWN_MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+    let end = (0..=SHOWN_MAX)
+        .rev()
+        .find(|&end| text.is_char_boundary(end))
+        .unwrap_or_default();
     let start = &text[..end];
-    format!("{}\n({} bytes more)", terminal::visible(start, true), text.len() - start.len())
+    format!(
+        "{}\n({} bytes more)",
+        terminal::visible(start, true),
+        text.len() - start.len()
+    )
 }
 
 fn hex_dump(body: &[u8]) -> String {
@@ -176,9 +211,17 @@ mod tests {
     use super::*;
 
     fn caught(body: &'static [u8]) -> Caught {
-        let headers = [("x-test", "a"), ("hookgate-event-id", "evt_1"), ("x-test", "b\u{9b}c")];
-        let headers = headers
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap()));
+        let headers = [
+            ("x-test", "a"),
+            ("hookgate-event-id", "evt_1"),
+            ("x-test", "b\u{9b}c"),
+        ];
+        let headers = headers.map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            )
+        });
         Caught {
             at: "2026-01-15T10:30:00.5Z".parse().unwrap(),
             peer: ([127, 0, 0, 1], 5).into(),
@@ -195,7 +238,11 @@ mod tests {
         let expected = "10:30:00.500Z  POST /hooks  from 127.0.0.1:5\n  hookgate-event-id: evt_1\n  x-test: a\n  \
                         x-test: b\\u{9b}c\n\n  {\n    \"a\": \"\\u{7f}\"\n  }\n\n";
         assert_eq!(caught(b"{\"a\":\"\x7f\"}").to_text(Style::Plain), expected);
-        assert!(caught(b"").to_text(Style::Coloured).contains("\x1b[36mhookgate-event-id:\x1b[0m evt_1"));
+        assert!(
+            caught(b"")
+                .to_text(Style::Coloured)
+                .contains("\x1b[36mhookgate-event-id:\x1b[0m evt_1")
+        );
     }
 
     #[test]
@@ -203,7 +250,10 @@ mod tests {
         let text = caught(b"a=1&b=\x1b[2J").to_text(Style::Plain);
         assert!(text.ends_with("\n\n  a=1&b=\\u{1b}[2J\n\n"), "{text}");
         let text = caught(b"\xff\x00abcdefghijklmnop").to_text(Style::Plain);
-        assert!(text.contains("  18 bytes that are no text:\n  ff006162"), "{text}");
+        assert!(
+            text.contains("  18 bytes that are no text:\n  ff006162"),
+            "{text}"
+        );
         assert_eq!(hex_dump(&[0; 65]).lines().count(), 6);
         assert!(shown(&vec![b'a'; SHOWN_MAX + 7]).ends_with("\n(7 bytes more)"));
     }
@@ -214,6 +264,9 @@ mod tests {
         assert_eq!(read(b"{\"a\": 1.0}\x7f")["body"], "{\"a\": 1.0}\u{7f}");
         assert_eq!(read(b"")["headers"]["x-test"], json!(["a", "b\u{9b}c"]));
         let binary = read(b"\xff\x00");
-        assert_eq!((&binary["body"], &binary["body_base64"]), (&Value::Null, &json!("/wA=")));
+        assert_eq!(
+            (&binary["body"], &binary["body_base64"]),
+            (&Value::Null, &json!("/wA="))
+        );
     }
 }

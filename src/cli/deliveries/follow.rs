@@ -26,12 +26,22 @@ pub(super) struct Look {
 impl Followed {
     /// Everything that comes after this delivery is new.
     pub(super) fn since(number: i64, watched: usize) -> Self {
-        Self { floor: number, newest: number, told: BTreeSet::new(), watched }
+        Self {
+            floor: number,
+            newest: number,
+            told: BTreeSet::new(),
+            watched,
+        }
     }
 
     /// Everything is new that is not there at the first look, which is to be thrown away.
     pub(super) fn from_now(watched: usize) -> Self {
-        Self { floor: 0, newest: i64::MAX, told: BTreeSet::new(), watched }
+        Self {
+            floor: 0,
+            newest: i64::MAX,
+            told: BTreeSet::new(),
+            watched,
+        }
     }
 
     /// Takes the next delivery of a look. `None` when it has gone far enough; else whether this one is new.
@@ -48,7 +58,11 @@ impl Followed {
     /// Notes a look that was not broken off: what it saw is told.
     pub(super) fn looked(&mut self, look: Look) {
         self.floor = self.floor.max(look.cut.unwrap_or(0));
-        let before = if self.newest == i64::MAX { self.floor } else { self.newest };
+        let before = if self.newest == i64::MAX {
+            self.floor
+        } else {
+            self.newest
+        };
         self.newest = before.max(look.seen.first().copied().unwrap_or(0));
         self.told.extend(look.seen);
         self.told = self.told.split_off(&self.floor.saturating_add(1));
@@ -79,7 +93,10 @@ mod tests {
         let mut followed = Followed::from_now(0);
         look(&mut followed, (1..=7).rev());
         assert_eq!(look(&mut followed, (1..=7).rev()), [0; 0]);
-        assert_eq!(look(&mut followed, (1..=500).rev()), (8..=500).collect::<Vec<_>>());
+        assert_eq!(
+            look(&mut followed, (1..=500).rev()),
+            (8..=500).collect::<Vec<_>>()
+        );
         assert_eq!(look(&mut followed, (1..=501).rev()), [501]);
         assert!(followed.told.len() <= 1, "{followed:?}");
     }
@@ -87,7 +104,10 @@ mod tests {
     #[test]
     fn what_came_after_a_delivery_is_new() {
         assert_eq!(look(&mut Followed::since(3, 0), (1..=5).rev()), [4, 5]);
-        assert_eq!(look(&mut Followed::since(0, 0), (1..=5).rev()), [1, 2, 3, 4, 5]);
+        assert_eq!(
+            look(&mut Followed::since(0, 0), (1..=5).rev()),
+            [1, 2, 3, 4, 5]
+        );
         assert_eq!(look(&mut Followed::since(9, 0), (1..=5).rev()), [0; 0]);
     }
 

@@ -59,10 +59,15 @@ struct Tail {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let failed = |error: std::io::Error| Failure::Failed(error.to_string());
     let tail = Tail::of(args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
     runtime.block_on(async {
-        let (mut interrupted, mut terminated) =
-            (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?);
+        let (mut interrupted, mut terminated) = (
+            signal(SignalKind::interrupt()).map_err(failed)?,
+            signal(SignalKind::terminate()).map_err(failed)?,
+        );
         let (end, ended) = oneshot::channel();
         // It may wait long for the gateway or the output. A signal waits for neither: it ends the process, and the
         // thread with it.
@@ -86,8 +91,19 @@ impl Tail {
             Some(DeliveryId(number)) => Followed::since(number, watched),
             None => Followed::from_now(watched),
         };
-        let filter = Filter { route: args.route.clone(), state, limit: PAGE, ..Filter::default() };
-        Ok(Self { admin: args.gateway.admin()?, filter, followed, tells_first: args.since.is_some(), json: args.json })
+        let filter = Filter {
+            route: args.route.clone(),
+            state,
+            limit: PAGE,
+            ..Filter::default()
+        };
+        Ok(Self {
+            admin: args.gateway.admin()?,
+            filter,
+            followed,
+            tells_first: args.since.is_some(),
+            json: args.json,
+        })
     }
 
     /// Goes on until the output is closed, or the gateway refuses.
@@ -122,12 +138,19 @@ impl Tail {
         let (mut look, mut lines) = (Look::default(), Vec::new());
         let mut before = None;
         'pages: loop {
-            let page = self.admin.page(&Filter { before, ..self.filter.clone() })?;
+            let page = self.admin.page(&Filter {
+                before,
+                ..self.filter.clone()
+            })?;
             before = next(&page)?;
             for delivery in page.deliveries {
                 let DeliveryId(number) = delivery.id.parse().map_err(|_| not_ours())?;
                 match self.followed.sees(&mut look, number) {
-                    Some(true) => lines.push(if self.json { one_line(&delivery)? } else { line(&delivery) }),
+                    Some(true) => lines.push(if self.json {
+                        one_line(&delivery)?
+                    } else {
+                        line(&delivery)
+                    }),
                     Some(false) => {}
                     None => break 'pages,
                 }
@@ -147,7 +170,10 @@ fn not_ours() -> Failure {
 }
 
 fn print(lines: &[String]) -> Result<(), Failure> {
-    lines.iter().try_for_each(|line| terminal::print(line)).map_err(Failure::from)
+    lines
+        .iter()
+        .try_for_each(|line| terminal::print(line))
+        .map_err(Failure::from)
 }
 
 /// Widths that most fit into: the lines to come are not known.

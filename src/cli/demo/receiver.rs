@@ -41,7 +41,10 @@ pub(super) struct Seen {
 impl Receiver {
     pub(super) async fn start(secret: &str) -> io::Result<Self> {
         let counts = Arc::new(Counts {
-            verifiers: [verifier(presets::vpn_enterprise(), secret)?, verifier(presets::orbvpn(), secret)?],
+            verifiers: [
+                verifier(presets::vpn_enterprise(), secret)?,
+                verifier(presets::orbvpn(), secret)?,
+            ],
             requests: AtomicUsize::new(0),
             verified: AtomicUsize::new(0),
         });
@@ -67,13 +70,20 @@ impl Receiver {
 
 impl Seen {
     pub(super) fn since(self, before: &Self) -> Self {
-        Self { requests: self.requests - before.requests, verified: self.verified - before.verified }
+        Self {
+            requests: self.requests - before.requests,
+            verified: self.verified - before.verified,
+        }
     }
 }
 
 fn verifier(scheme: Scheme, secret: &str) -> io::Result<Verifier> {
     let secret = Secret::new(secret).map_err(io::Error::other)?;
-    let secret = NamedSecret { name: "demo".into(), secret, expires: None };
+    let secret = NamedSecret {
+        name: "demo".into(),
+        secret,
+        expires: None,
+    };
     let key = secret.for_scheme(&scheme).map_err(io::Error::other)?;
     Ok(Verifier::new(scheme, vec![key], false))
 }

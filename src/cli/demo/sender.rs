@@ -26,14 +26,30 @@ pub(super) struct Answer {
 impl Sender {
     pub(super) fn to(gateway: SocketAddr) -> Self {
         let peer = HttpPeer::new(gateway, false, String::new());
-        Self { connector: Connector::new(None), peer, authority: gateway.to_string() }
+        Self {
+            connector: Connector::new(None),
+            peer,
+            authority: gateway.to_string(),
+        }
     }
 
-    pub(super) async fn post(&self, path: &str, signature: &Signed, body: &[u8]) -> Result<Answer, String> {
-        self.try_post(path, signature, body).await.map_err(|error| format!("cannot send to the gateway: {error}"))
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        signature: &Signed,
+        body: &[u8],
+    ) -> Result<Answer, String> {
+        self.try_post(path, signature, body)
+            .await
+            .map_err(|error| format!("cannot send to the gateway: {error}"))
     }
 
-    async fn try_post(&self, path: &str, signature: &Signed, body: &[u8]) -> pingora_core::Result<Answer> {
+    async fn try_post(
+        &self,
+        path: &str,
+        signature: &Signed,
+        body: &[u8],
+    ) -> pingora_core::Result<Answer> {
         let started = Instant::now();
         let mut head = RequestHeader::build("POST", path.as_bytes(), Some(4))?;
         head.insert_header("Host", &*self.authority)?;
@@ -44,16 +60,29 @@ impl Sender {
         }
         let (mut session, _) = self.connector.get_http_session(&self.peer).await?;
         session.write_request_header(Box::new(head)).await?;
-        session.write_request_body(Bytes::copy_from_slice(body), true).await?;
+        session
+            .write_request_body(Bytes::copy_from_slice(body), true)
+            .await?;
         session.finish_request_body().await?;
         session.read_response_header().await?;
-        let (status, outcome) = session.response_header().map_or_else(Default::default, |head| {
-            let outcome = head.headers.get("hookgate-outcome").and_then(|value| value.to_str().ok());
-            (head.status.as_u16(), outcome.unwrap_or_default().to_owned())
-        });
+        let (status, outcome) = session
+            .response_header()
+            .map_or_else(Default::default, |head| {
+                let outcome = head
+                    .headers
+                    .get("hookgate-outcome")
+                    .and_then(|value| value.to_str().ok());
+                (head.status.as_u16(), outcome.unwrap_or_default().to_owned())
+            });
         while session.read_response_body().await?.is_some() {}
-        let answer = Answer { status, outcome, after: started.elapsed() };
-        self.connector.release_http_session(session, &self.peer, None).await;
+        let answer = Answer {
+            status,
+            outcome,
+            after: started.elapsed(),
+        };
+        self.connector
+            .release_http_session(session, &self.peer, None)
+            .await;
         Ok(answer)
     }
 }

@@ -22,7 +22,12 @@ impl Table {
                 "#", "sent", "event type", "answer", "outcome", "after", "the receiver saw"
             );
         }
-        Self { json, acts, rows: 0, went_well: 0 }
+        Self {
+            json,
+            acts,
+            rows: 0,
+            went_well: 0,
+        }
     }
 
     pub(super) fn row(&mut self, act: &Act, answer: &Answer, seen: Seen, went_well: bool) {
@@ -40,7 +45,10 @@ impl Table {
         }
         let saw = match seen {
             Seen { requests: 0, .. } => "nothing",
-            Seen { requests: 1, verified: 1 } => "1 request, signed",
+            Seen {
+                requests: 1,
+                verified: 1,
+            } => "1 request, signed",
             Seen { requests: 1, .. } => "1 request, NOT SIGNED",
             _ => "several requests",
         };

@@ -37,7 +37,9 @@ struct Document<'a, Id> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let admin = args.gateway.admin()?;
-    let Args { route, event_id, .. } = args;
+    let Args {
+        route, event_id, ..
+    } = args;
     let done = match (forget(&admin, route, event_id), number(event_id)) {
         (Err(Failure::Refused(problem)), Some(number)) if problem.code == "unknown_event" => {
             forget(&admin, route, &number)
@@ -48,14 +50,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         terminal::print(&one_line(&done)?)?;
     } else {
         let event_id = terminal::visible(event_id, false);
-        terminal::print(&format!("{event_id} is forgotten: the next event of this ID on {route} passes"))?;
+        terminal::print(&format!(
+            "{event_id} is forgotten: the next event of this ID on {route} passes"
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The ID as a number, with all its digits.
 fn number(event_id: &str) -> Option<Box<RawValue>> {
-    RawValue::from_string(event_id.into()).ok().filter(|_| event_id.parse::<i128>().is_ok())
+    RawValue::from_string(event_id.into())
+        .ok()
+        .filter(|_| event_id.parse::<i128>().is_ok())
 }
 
 fn forget(admin: &Admin, route: &str, event_id: &impl Serialize) -> Result<Done, Failure> {

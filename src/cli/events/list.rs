@@ -33,7 +33,11 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let source = args.place.open()?;
     let mut left = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let mut filter = Filter { limit: left.min(PAGE), with_bodies: args.json, ..args.selection.filter() };
+    let mut filter = Filter {
+        limit: left.min(PAGE),
+        with_bodies: args.json,
+        ..args.selection.filter()
+    };
     let mut first = true;
     loop {
         let page = source.page(&filter)?;
@@ -44,7 +48,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             print_table(&page.deliveries, first)?;
         }
         match next(&page)? {
-            Some(before) if left > 0 => (filter.before, filter.limit) = (Some(before), left.min(PAGE)),
+            Some(before) if left > 0 => {
+                (filter.before, filter.limit) = (Some(before), left.min(PAGE))
+            }
             _ if args.json => break end_json(&page)?,
             _ if first && page.deliveries.is_empty() => break terminal::tell("no deliveries"),
             _ => break,
@@ -67,18 +73,28 @@ fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), Failure> 
 }
 
 fn end_json(last: &Deliveries) -> Result<(), Failure> {
-    let rest = json!({"total": last.total, "has_more": last.has_more, "next_cursor": last.next_cursor}).to_string();
-    Ok(terminal::print(&format!("],{}", rest.trim_start_matches('{')))?)
+    let rest =
+        json!({"total": last.total, "has_more": last.has_more, "next_cursor": last.next_cursor})
+            .to_string();
+    Ok(terminal::print(&format!(
+        "],{}",
+        rest.trim_start_matches('{')
+    ))?)
 }
 
 fn print_table(deliveries: &[Delivery<u32>], with_heading: bool) -> Result<(), Failure> {
     if deliveries.is_empty() {
         return Ok(());
     }
-    let heading = ["ID", "STATUS", "ROUTE", "TYPE", "EVENT", "RECEIVED", "ATTEMPTS", "LAST", ""];
+    let heading = [
+        "ID", "STATUS", "ROUTE", "TYPE", "EVENT", "RECEIVED", "ATTEMPTS", "LAST", "",
+    ];
     let mut rows = vec![heading.map(str::to_owned)];
     rows.extend(deliveries.iter().map(row));
-    for line in terminal::columns(&rows).iter().skip(usize::from(!with_heading)) {
+    for line in terminal::columns(&rows)
+        .iter()
+        .skip(usize::from(!with_heading))
+    {
         terminal::print(line)?;
     }
     Ok(())
@@ -93,7 +109,9 @@ fn row(delivery: &Delivery<u32>) -> [String; 9] {
     [
         delivery.id.clone(),
         delivery.status.clone(),
-        route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id).to_owned(),
+        route_of(&delivery.webhook_id)
+            .unwrap_or(&delivery.webhook_id)
+            .to_owned(),
         delivery.event_type.clone(),
         delivery.event_id.clone(),
         terminal::time(Some(delivery.received_at)),

@@ -53,19 +53,36 @@ const REDELIVERED_WITHIN: Duration = Duration::from_secs(3600);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let admin = args.gateway.admin()?;
-    if args.ids.is_empty() { matching(args, &admin) } else { each(args, &admin) }
+    if args.ids.is_empty() {
+        matching(args, &admin)
+    } else {
+        each(args, &admin)
+    }
 }
 
 fn pace(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number| Pace::per_second(*number).is_some());
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| Pace::per_second(*number).is_some());
     number.ok_or_else(|| format!("expected a number above 0, {} at the most", Pace::MAX))
 }
 
 fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
     let filter = args.selection.filter();
-    let state = if args.dead { Some(State::Dead) } else { filter.state };
+    let state = if args.dead {
+        Some(State::Dead)
+    } else {
+        filter.state
+    };
     let optional = [
-        ("webhook_id", filter.route.as_deref().map(|route| json!(webhook_id(route)))),
+        (
+            "webhook_id",
+            filter
+                .route
+                .as_deref()
+                .map(|route| json!(webhook_id(route))),
+        ),
         ("status", state.map(|state| json!(state.as_str()))),
         ("event_type", filter.event_type.map(Into::into)),
         ("event_id", filter.event_id.map(Into::into)),
@@ -74,20 +91,39 @@ fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
         ("per_second", args.per_second.map(Into::into)),
         ("dry_run", Some(args.dry_run.into())),
     ];
-    let given = optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let given = optional
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
     let document: Map<_, _> = given.collect();
-    let redelivered: Redelivered = admin.post_within("/deliveries/redeliver", &document, REDELIVERED_WITHIN)?;
-    let Redelivered { matched, accepted, refused, .. } = &redelivered;
+    let redelivered: Redelivered =
+        admin.post_within("/deliveries/redeliver", &document, REDELIVERED_WITHIN)?;
+    let Redelivered {
+        matched,
+        accepted,
+        refused,
+        ..
+    } = &redelivered;
     for refused in refused {
-        terminal::tell(&format!("{}: {}", counted(refused.count, "event"), refused.code));
+        terminal::tell(&format!(
+            "{}: {}",
+            counted(refused.count, "event"),
+            refused.code
+        ));
     }
     if args.json {
         terminal::print(&one_line(&redelivered)?)?;
     } else {
-        let (events, does) = (counted(*matched, "event"), if args.dry_run { "can" } else { "will" });
+        let (events, does) = (
+            counted(*matched, "event"),
+            if args.dry_run { "can" } else { "will" },
+        );
         terminal::print(&format!("{accepted} of {events} {does} be delivered again"))?;
     }
-    Ok(if args.dry_run || accepted == matched { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if args.dry_run || accepted == matched {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }
 
 fn each(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
@@ -114,7 +150,9 @@ fn each(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
     }
     let success = accepted.len() == args.ids.len();
     let printed = if args.json {
-        terminal::print(&json!({"success": success, "accepted": accepted, "refused": refused}).to_string())
+        terminal::print(
+            &json!({"success": success, "accepted": accepted, "refused": refused}).to_string(),
+        )
     } else {
         Ok(())
     };
@@ -122,12 +160,18 @@ fn each(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
         Some(failure) => Err(failure),
         None => {
             printed?;
-            Ok(if success { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+            Ok(if success {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(FAILED)
+            })
         }
     }
 }
 
 fn redeliver(admin: &Admin, id: &str) -> Result<(), Failure> {
     let id = delivery_id(id).map_err(Failure::Refused)?;
-    admin.post::<OneDelivery>(&format!("/deliveries/{id}/redeliver"), &json!({})).map(drop)
+    admin
+        .post::<OneDelivery>(&format!("/deliveries/{id}/redeliver"), &json!({}))
+        .map(drop)
 }

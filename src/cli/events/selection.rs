@@ -30,7 +30,14 @@ pub(super) struct Selection {
 }
 
 /// The arguments of a [`Selection`], as clap has them.
-pub(super) const SELECTING: [&str; 6] = ["route", "status", "event_id", "event_type", "since", "until"];
+pub(super) const SELECTING: [&str; 6] = [
+    "route",
+    "status",
+    "event_id",
+    "event_type",
+    "since",
+    "until",
+];
 
 impl Selection {
     pub fn filter(&self) -> Filter {

@@ -45,17 +45,41 @@ fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let mut facts = vec![
         ["delivery", &delivery.id].map(str::to_owned),
-        ["route", route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id)].map(str::to_owned),
+        [
+            "route",
+            route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id),
+        ]
+        .map(str::to_owned),
         ["event", &delivery.event_id].map(str::to_owned),
         ["type", &delivery.event_type].map(str::to_owned),
-        ["verified with", delivery.verified_with.as_deref().unwrap_or("-")].map(str::to_owned),
+        [
+            "verified with",
+            delivery.verified_with.as_deref().unwrap_or("-"),
+        ]
+        .map(str::to_owned),
         ["received", &terminal::time(Some(delivery.received_at))].map(str::to_owned),
         ["status", &delivery.status].map(str::to_owned),
     ];
-    facts.extend(delivery.test.then(|| ["test event", "yes"].map(str::to_owned)));
-    facts.extend(delivery.reason.as_ref().map(|reason| ["reason", reason].map(str::to_owned)));
-    facts.extend(delivery.next_attempt_in_seconds.map(|seconds| ["next attempt".into(), format!("in {seconds}s")]));
-    facts.push(["possible duplicate".into(), yes_or_no(delivery.possible_duplicate)]);
+    facts.extend(
+        delivery
+            .test
+            .then(|| ["test event", "yes"].map(str::to_owned)),
+    );
+    facts.extend(
+        delivery
+            .reason
+            .as_ref()
+            .map(|reason| ["reason", reason].map(str::to_owned)),
+    );
+    facts.extend(
+        delivery
+            .next_attempt_in_seconds
+            .map(|seconds| ["next attempt".into(), format!("in {seconds}s")]),
+    );
+    facts.push([
+        "possible duplicate".into(),
+        yes_or_no(delivery.possible_duplicate),
+    ]);
     facts.push(["payload kept".into(), yes_or_no(delivery.payload_kept)]);
     for line in terminal::columns(&facts) {
         terminal::print(&line)?;
@@ -75,10 +99,17 @@ fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
             terminal::print(&line)?;
         }
     }
-    if let Some(headers) = delivery.headers.as_deref().filter(|headers| !headers.is_empty()) {
+    if let Some(headers) = delivery
+        .headers
+        .as_deref()
+        .filter(|headers| !headers.is_empty())
+    {
         terminal::print("")?;
         for header in headers {
-            terminal::print(&terminal::visible(&format!("{}: {}", header.name, header.value), false))?;
+            terminal::print(&terminal::visible(
+                &format!("{}: {}", header.name, header.value),
+                false,
+            ))?;
         }
     }
     if let Some(event) = &delivery.event_data {

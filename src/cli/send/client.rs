@@ -31,7 +31,11 @@ pub(super) struct Answer {
 impl Client {
     /// For requests to this URL.
     pub(super) fn to(url: &str, timeout: Duration) -> Self {
-        let proxy = if is_this_machine(url) { None } else { Proxy::try_from_env() };
+        let proxy = if is_this_machine(url) {
+            None
+        } else {
+            Proxy::try_from_env()
+        };
         let config = Agent::config_builder()
             .proxy(proxy)
             .max_redirects(0)
@@ -40,7 +44,11 @@ impl Client {
             .max_idle_connections(0)
             .timeout_global(Some(timeout))
             .user_agent(concat!("hookgate/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+            .tls_config(
+                TlsConfig::builder()
+                    .root_certs(RootCerts::PlatformVerifier)
+                    .build(),
+            )
             .build();
         Self(config.into())
     }
@@ -60,17 +68,27 @@ impl Client {
         let mut response = post.send(&request.body[..]).map_err(reason)?;
         let mut body = Vec::new();
         let mut read = response.body_mut().as_reader().take(ANSWER_MAX as u64 + 1);
-        read.read_to_end(&mut body).map_err(|error| format!("the answer broke off: {error}"))?;
+        read.read_to_end(&mut body)
+            .map_err(|error| format!("the answer broke off: {error}"))?;
         let after = started.elapsed();
         let (head, _) = response.into_parts();
-        Ok(Answer { status: head.status, headers: head.headers, body, after })
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+            after,
+        })
     }
 }
 
 /// What no proxy can reach.
 fn is_this_machine(url: &str) -> bool {
     let uri = url.parse::<Uri>().ok();
-    let host = uri.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']);
+    let host = uri
+        .as_ref()
+        .and_then(Uri::host)
+        .unwrap_or_default()
+        .trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
@@ -78,16 +96,27 @@ impl Answer {
     /// A line, and the body below it if that is a short text.
     pub(super) fn to_text(&self) -> String {
         let after = format!("in {:.1} ms", self.milliseconds());
-        let [outcome, id] = ["hookgate-outcome", "hookgate-event-id"].map(|name| self.header(name).unwrap_or_default());
+        let [outcome, id] = ["hookgate-outcome", "hookgate-event-id"]
+            .map(|name| self.header(name).unwrap_or_default());
         let answered = format!("{} {outcome}", self.status.as_u16());
-        let event = if id.is_empty() { String::new() } else { format!("event {id}") };
+        let event = if id.is_empty() {
+            String::new()
+        } else {
+            format!("event {id}")
+        };
         let told = [answered.trim_end(), &after, &event].join("  ");
         let mut lines = vec![terminal::visible(told.trim_end(), false).into_owned()];
         match self.text().filter(|text| text.len() <= SHOWN_MAX) {
             Some(body) => {
-                lines.extend(terminal::visible(body.trim_end(), true).lines().map(|line| format!("  {line}")));
+                lines.extend(
+                    terminal::visible(body.trim_end(), true)
+                        .lines()
+                        .map(|line| format!("  {line}")),
+                );
             }
-            None if self.body.len() > ANSWER_MAX => lines.push(format!("  (more than {ANSWER_MAX} bytes)")),
+            None if self.body.len() > ANSWER_MAX => {
+                lines.push(format!("  (more than {ANSWER_MAX} bytes)"))
+            }
             None => lines.push(format!("  ({} bytes)", self.body.len())),
         }
         lines.join("\n")
@@ -119,7 +148,9 @@ impl Answer {
 
     /// The body, if all of it was read and it is text.
     fn text(&self) -> Option<&str> {
-        std::str::from_utf8(&self.body).ok().filter(|text| text.len() <= ANSWER_MAX)
+        std::str::from_utf8(&self.body)
+            .ok()
+            .filter(|text| text.len() <= ANSWER_MAX)
     }
 }
 
@@ -128,20 +159,36 @@ mod tests {
     use super::*;
 
     fn answer(body: &[u8]) -> Answer {
-        let headers = [("hookgate-outcome", "duplicate"), ("hookgate-event-id", "evt_1")];
-        let headers = headers.map(|(name, value)| (name.try_into().unwrap(), value.try_into().unwrap()));
+        let headers = [
+            ("hookgate-outcome", "duplicate"),
+            ("hookgate-event-id", "evt_1"),
+        ];
+        let headers =
+            headers.map(|(name, value)| (name.try_into().unwrap(), value.try_into().unwrap()));
         let after = Duration::from_micros(12_345);
-        Answer { status: StatusCode::CONFLICT, headers: headers.into_iter().collect(), body: body.to_vec(), after }
+        Answer {
+            status: StatusCode::CONFLICT,
+            headers: headers.into_iter().collect(),
+            body: body.to_vec(),
+            after,
+        }
     }
 
     #[test]
     fn no_proxy_is_asked_for_this_machine() {
-        for url in ["http://localhost:80/a", "http://127.0.0.1/", "https://[::1]:8443/x"] {
+        for url in [
+            "http://localhost:80/a",
+            "http://127.0.0.1/",
+            "https://[::1]:8443/x",
+        ] {
             assert!(is_this_machine(url), "{url}");
         }
-        for url in
-            ["http://localhost.example/", "http://192.0.2.1:80/", "https://[2001:db8::1]/", "http://127.0.0.1.nip/"]
-        {
+        for url in [
+            "http://localhost.example/",
+            "http://192.0.2.1:80/",
+            "https://[2001:db8::1]/",
+            "http://127.0.0.1.nip/",
+        ] {
             assert!(!is_this_machine(url), "{url}");
         }
     }
@@ -150,24 +197,46 @@ mod tests {
     fn an_answer_is_a_line_and_its_body_when_that_is_a_short_text() {
         let line = "409 duplicate  in 12.3 ms  event evt_1";
         assert_eq!(answer(b"").to_text(), line);
-        assert_eq!(answer(b"a\nb\x1b[2J\n").to_text(), format!("{line}\n  a\n  b\\u{{1b}}[2J"));
-        assert_eq!(answer(b"\xff\xfe").to_text(), format!("{line}\n  (2 bytes)"));
-        assert_eq!(answer(&[b'a'; 2000]).to_text(), format!("{line}\n  (2000 bytes)"));
-        assert_eq!(answer(&vec![b'a'; ANSWER_MAX + 1]).to_text(), format!("{line}\n  (more than 65536 bytes)"));
+        assert_eq!(
+            answer(b"a\nb\x1b[2J\n").to_text(),
+            format!("{line}\n  a\n  b\\u{{1b}}[2J")
+        );
+        assert_eq!(
+            answer(b"\xff\xfe").to_text(),
+            format!("{line}\n  (2 bytes)")
+        );
+        assert_eq!(
+            answer(&[b'a'; 2000]).to_text(),
+            format!("{line}\n  (2000 bytes)")
+        );
+        assert_eq!(
+            answer(&vec![b'a'; ANSWER_MAX + 1]).to_text(),
+            format!("{line}\n  (more than 65536 bytes)")
+        );
     }
 
     #[test]
     fn the_signature_is_shown_only_to_those_who_ask() {
-        let header =
-            |name: &'static str, value| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
-        let headers = [header("x-signature", "5257"), header("x-other", "a"), header("x-other", "b")];
+        let header = |name: &'static str, value| {
+            (
+                http::HeaderName::from_static(name),
+                http::HeaderValue::from_static(value),
+            )
+        };
+        let headers = [
+            header("x-signature", "5257"),
+            header("x-other", "a"),
+            header("x-other", "b"),
+        ];
         let request = Outgoing {
             headers: headers.into_iter().collect(),
             body: b"{}".to_vec(),
             unsigned: b"{}".to_vec(),
             signature: Some("x-signature".try_into().unwrap()),
         };
-        let told = |verbose| -> Value { serde_json::from_str(&answer(b"no").to_json(&request, verbose)).unwrap() };
+        let told = |verbose| -> Value {
+            serde_json::from_str(&answer(b"no").to_json(&request, verbose)).unwrap()
+        };
         assert_eq!(
             told(false),
             json!({

@@ -23,19 +23,24 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn of(args: &Args) -> Result<Self, Failure> {
-        let preset = providers::find(&args.provider).ok_or_else(|| Failure::Usage("no such provider".into()))?;
+        let preset = providers::find(&args.provider)
+            .ok_or_else(|| Failure::Usage("no such provider".into()))?;
         let mut scheme = (preset.scheme)();
         if let Some(tamper) = args.tamper {
             tamper.check(preset, &scheme).map_err(Failure::Usage)?;
         }
-        scheme.signed = scheme.signed.at(args.url.as_deref().unwrap_or(&args.target));
+        scheme.signed = scheme
+            .signed
+            .at(args.url.as_deref().unwrap_or(&args.target));
         let at = args.at.unwrap_or_else(Timestamp::now);
         let at = args.tamper.map_or(at, |tamper| tamper.time_of(at));
         let id = args.id.clone().unwrap_or_else(input::new_id);
         let event = event(args, preset, &id, at)?;
         let mut request = sign(args, &scheme, event, &id, at)?;
         if let Some(tamper) = args.tamper {
-            tamper.spoil(&mut request, preset, &scheme, at).map_err(Failure::Usage)?;
+            tamper
+                .spoil(&mut request, preset, &scheme, at)
+                .map_err(Failure::Usage)?;
         }
         let given: Vec<_> = args.headers.iter().collect();
         for (name, _) in &given {
@@ -53,10 +58,15 @@ impl Outgoing {
 fn event(args: &Args, preset: &Preset, id: &str, at: Timestamp) -> Result<Sample, Failure> {
     let kind = args.kind.as_deref().unwrap_or(preset.example_type);
     let Sample { headers, body } = sample(preset, kind, id, at);
-    let Some(path) = &args.body else { return Ok(Sample { headers, body }) };
+    let Some(path) = &args.body else {
+        return Ok(Sample { headers, body });
+    };
     let envelope = (preset.habits.envelope)();
     if args.id.is_some() && !matches!(envelope.id, IdSource::Header(_)) {
-        return Err(Failure::Usage(format!("--id: {} has the ID in the body, which is sent as it is", preset.title)));
+        return Err(Failure::Usage(format!(
+            "--id: {} has the ID in the body, which is sent as it is",
+            preset.title
+        )));
     }
     if args.kind.is_some() && !matches!(envelope.kind, Source::Header(_)) {
         return Err(Failure::Usage(format!(
@@ -68,24 +78,60 @@ fn event(args: &Args, preset: &Preset, id: &str, at: Timestamp) -> Result<Sample
     Ok(Sample { headers, body })
 }
 
-fn sign(args: &Args, scheme: &Scheme, event: Sample, id: &str, at: Timestamp) -> Result<Outgoing, Failure> {
+fn sign(
+    args: &Args,
+    scheme: &Scheme,
+    event: Sample,
+    id: &str,
+    at: Timestamp,
+) -> Result<Outgoing, Failure> {
     let secret = args.secret.read().map_err(Failure::Failed)?;
     let failed = |error: SignError| match error {
-        SignError::NotInBody | SignError::BadId | SignError::NoUrl => Failure::Usage(error.to_string()),
+        SignError::NotInBody | SignError::BadId | SignError::NoUrl => {
+            Failure::Usage(error.to_string())
+        }
         _ => Failure::Failed(error.to_string()),
     };
-    let Sample { headers: beside, body: unsigned } = event;
+    let Sample {
+        headers: beside,
+        body: unsigned,
+    } = event;
     let (mut headers, body) = if args.in_body {
         let text = std::str::from_utf8(&unsigned);
-        let text = text.map_err(|_| Failure::Failed("the body is not UTF-8, so it is no JSON".into()))?;
-        (HeaderMap::new(), scheme.sign_in_body(&secret, text).map_err(failed)?.into_bytes())
+        let text =
+            text.map_err(|_| Failure::Failed("the body is not UTF-8, so it is no JSON".into()))?;
+        (
+            HeaderMap::new(),
+            scheme
+                .sign_in_body(&secret, text)
+                .map_err(failed)?
+                .into_bytes(),
+        )
     } else {
-        (scheme.sign(&secret, &unsigned, at, Some(id)).map_err(failed)?.to_headers(), unsigned.clone())
+        (
+            scheme
+                .sign(&secret, &unsigned, at, Some(id))
+                .map_err(failed)?
+                .to_headers(),
+            unsigned.clone(),
+        )
     };
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     for (name, value) in beside {
-        let unfit = |_| Failure::Usage(format!("{name} can't hold {value:?}: a header takes visible ASCII"));
+        let unfit = |_| {
+            Failure::Usage(format!(
+                "{name} can't hold {value:?}: a header takes visible ASCII"
+            ))
+        };
         headers.insert(name.clone(), HeaderValue::from_str(&value).map_err(unfit)?);
     }
-    Ok(Outgoing { headers, body, unsigned, signature: None })
+    Ok(Outgoing {
+        headers,
+        body,
+        unsigned,
+        signature: None,
+    })
 }

@@ -44,14 +44,14 @@ impl Tamper {
     pub(super) fn check(self, preset: &Preset, scheme: &Scheme) -> Result<(), String> {
         let title = preset.title;
         match self {
-            Self::Timestamp | Self::Stale | Self::Future if scheme.time.is_none() => {
-                Err(format!("{title} does not sign a time: there is none to tamper with"))
-            }
+            Self::Timestamp | Self::Stale | Self::Future if scheme.time.is_none() => Err(format!(
+                "{title} does not sign a time: there is none to tamper with"
+            )),
             Self::Id => match (preset.habits.envelope)().id {
                 IdSource::BodyDigest => Err(format!("{title}'s events have no ID to tamper with")),
-                IdSource::Header(name) if !scheme.signs(&name) => {
-                    Err(format!("{title} does not sign {name}: a request with another ID is as genuine"))
-                }
+                IdSource::Header(name) if !scheme.signs(&name) => Err(format!(
+                    "{title} does not sign {name}: a request with another ID is as genuine"
+                )),
                 IdSource::Header(_) | IdSource::Pointer(_) => Ok(()),
             },
             _ => Ok(()),
@@ -94,7 +94,9 @@ impl Tamper {
                 let end = text.len() - CUT;
                 change_last(text, end)
             })?,
-            Self::Truncate => change_signature(request, scheme, |text| Some(text[..text.len() - CUT].to_owned()))?,
+            Self::Truncate => change_signature(request, scheme, |text| {
+                Some(text[..text.len() - CUT].to_owned())
+            })?,
             Self::Timestamp => {
                 if let Some(time) = &scheme.time {
                     change_time(request, scheme, time, at)?;
@@ -112,7 +114,11 @@ impl Tamper {
                         _ => return Err(NO_ID.into()),
                     };
                     let start = offset(text, id);
-                    let end = id.bytes().rposition(|byte| byte.is_ascii_alphanumeric()).ok_or(NO_ID)? + start;
+                    let end = id
+                        .bytes()
+                        .rposition(|byte| byte.is_ascii_alphanumeric())
+                        .ok_or(NO_ID)?
+                        + start;
                     request.body[end] = another(request.body[end]);
                 }
                 IdSource::BodyDigest => {}
@@ -143,27 +149,44 @@ fn another(byte: u8) -> u8 {
 
 /// `text` with the last letter or digit before `end` changed.
 fn change_last(text: &str, end: usize) -> Option<String> {
-    let at = text.as_bytes()[..end].iter().rposition(u8::is_ascii_alphanumeric)?;
+    let at = text.as_bytes()[..end]
+        .iter()
+        .rposition(u8::is_ascii_alphanumeric)?;
     let changed = char::from(another(text.as_bytes()[at]));
     Some(format!("{}{changed}{}", &text[..at], &text[at + 1..]))
 }
 
 fn reserialised(body: &[u8]) -> Result<Vec<u8>, String> {
-    let no_json = |error: serde_json::Error| format!("the body is not JSON, so it can't be written otherwise: {error}");
+    let no_json = |error: serde_json::Error| {
+        format!("the body is not JSON, so it can't be written otherwise: {error}")
+    };
     let value: Value = serde_json::from_slice(body).map_err(no_json)?;
     let pretty = serde_json::to_vec_pretty(&value).map_err(no_json)?;
-    let otherwise = if pretty == body { serde_json::to_vec(&value).map_err(no_json)? } else { pretty };
-    if otherwise == body { Err("this JSON can't be written otherwise".into()) } else { Ok(otherwise) }
+    let otherwise = if pretty == body {
+        serde_json::to_vec(&value).map_err(no_json)?
+    } else {
+        pretty
+    };
+    if otherwise == body {
+        Err("this JSON can't be written otherwise".into())
+    } else {
+        Ok(otherwise)
+    }
 }
 
 /// The header in which this request has its signature; `None` where that is in the body.
-pub(super) fn signature_header<'s>(scheme: &'s Scheme, request: &Outgoing) -> Option<&'s HeaderName> {
+pub(super) fn signature_header<'s>(
+    scheme: &'s Scheme,
+    request: &Outgoing,
+) -> Option<&'s HeaderName> {
     let names = scheme.places.iter().filter_map(|place| match place {
         Place::Header(header) => Some(&header.name),
         Place::Fields(fields) => Some(&fields.header.name),
         Place::Body(_) => None,
     });
-    names.into_iter().find(|name| request.headers.contains_key(*name))
+    names
+        .into_iter()
+        .find(|name| request.headers.contains_key(*name))
 }
 
 fn change_signature(
@@ -174,23 +197,42 @@ fn change_signature(
     if let Some(name) = signature_header(scheme, request).cloned() {
         return change_header(request, &name, change);
     }
-    let in_body =
-        scheme.places.iter().find_map(|place| if let Place::Body(place) = place { Some(place) } else { None });
+    let in_body = scheme.places.iter().find_map(|place| {
+        if let Place::Body(place) = place {
+            Some(place)
+        } else {
+            None
+        }
+    });
     let text = std::str::from_utf8(&request.body).ok();
-    let found = text.zip(in_body).and_then(|(text, place)| Some((text, member(text, &place.pointer).ok()?.value)));
+    let found = text
+        .zip(in_body)
+        .and_then(|(text, place)| Some((text, member(text, &place.pointer).ok()?.value)));
     let (text, value) = found.ok_or("there is no signature to tamper with")?;
     let start = offset(text, value);
     let changed = change(value).ok_or("there is no signature to tamper with")?;
-    request.body = format!("{}{changed}{}", &text[..start], &text[start + value.len()..]).into_bytes();
+    request.body = format!(
+        "{}{changed}{}",
+        &text[..start],
+        &text[start + value.len()..]
+    )
+    .into_bytes();
     Ok(())
 }
 
-fn change_time(request: &mut Outgoing, scheme: &Scheme, time: &SignedTime, at: Timestamp) -> Result<(), String> {
+fn change_time(
+    request: &mut Outgoing,
+    scheme: &Scheme,
+    time: &SignedTime,
+    at: Timestamp,
+) -> Result<(), String> {
     let [old, new] = [at, at + SignedDuration::from_secs(1)].map(|at| time.unit.write(at));
     match &time.place {
         TimePlace::Header(header) => change_header(request, &header.name, |_| Some(new.clone())),
         TimePlace::Field(_) => match signature_header(scheme, request).cloned() {
-            Some(name) => change_header(request, &name, |value| Some(value.replacen(&old, &new, 1))),
+            Some(name) => {
+                change_header(request, &name, |value| Some(value.replacen(&old, &new, 1)))
+            }
             None => Err("there is no signed time to tamper with".into()),
         },
     }
@@ -202,8 +244,14 @@ fn change_header(
     change: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
     let nothing = || format!("{name} holds nothing to tamper with");
-    let value = request.headers.get(name).and_then(|value| value.to_str().ok()).ok_or_else(nothing)?;
-    let changed = change(value).and_then(|changed| HeaderValue::try_from(changed).ok()).ok_or_else(nothing)?;
+    let value = request
+        .headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .ok_or_else(nothing)?;
+    let changed = change(value)
+        .and_then(|changed| HeaderValue::try_from(changed).ok())
+        .ok_or_else(nothing)?;
     request.headers.insert(name.clone(), changed);
     Ok(())
 }
@@ -232,8 +280,14 @@ mod tests {
 
     #[test]
     fn json_is_written_otherwise_or_not_at_all() {
-        assert_eq!(reserialised(b"{\"a\":1}").as_deref(), Ok(&b"{\n  \"a\": 1\n}"[..]));
-        assert_eq!(reserialised(b"{\n  \"a\": 1\n}").as_deref(), Ok(&b"{\"a\":1}"[..]));
+        assert_eq!(
+            reserialised(b"{\"a\":1}").as_deref(),
+            Ok(&b"{\n  \"a\": 1\n}"[..])
+        );
+        assert_eq!(
+            reserialised(b"{\n  \"a\": 1\n}").as_deref(),
+            Ok(&b"{\"a\":1}"[..])
+        );
         assert!(reserialised(b"1").is_err());
         assert!(reserialised(b"a=1").is_err());
     }

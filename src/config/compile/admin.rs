@@ -10,18 +10,25 @@ use crate::config::{Admin, Listen, raw};
 use crate::signature::NamedSecret;
 use crate::upstream::AllowedUpstream;
 
-pub(super) const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+pub(super) const DEFAULT_ADDRESS: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
 impl Compiler<'_> {
     pub(super) fn admin(&self, field: &Field<raw::Admin>, listen: &[Listen]) -> Option<Admin> {
         let absent = raw::Admin::default();
         let admin = field.value().unwrap_or(&absent);
-        let address = admin.address.value().map_or(DEFAULT_ADDRESS, |address| address.0);
+        let address = admin
+            .address
+            .value()
+            .map_or(DEFAULT_ADDRESS, |address| address.0);
         if let Some(given) = admin.address.given() {
             if !address.ip().to_canonical().is_loopback() && admin.token.is_absent() {
                 self.report(
-                    Diagnostic::error(given.span, "an admin listener that others can reach needs a token")
-                        .help("add `token: {env: HOOKGATE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
+                    Diagnostic::error(
+                        given.span,
+                        "an admin listener that others can reach needs a token",
+                    )
+                    .help("add `token: {env: HOOKGATE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
                 );
             }
             if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
@@ -33,15 +40,29 @@ impl Compiler<'_> {
         }
         let allowed_upstreams = self.allowed_upstreams(&admin.allowed_upstreams);
         let hosts = self.admin_hosts(&admin.hosts);
-        let (token, read_token) = (self.admin_token(&admin.token), self.admin_token(&admin.read_token));
+        let (token, read_token) = (
+            self.admin_token(&admin.token),
+            self.admin_token(&admin.read_token),
+        );
         let (token, read_token) = (token?, read_token?);
         if let Some(given) = admin.read_token.given() {
             self.compare_tokens(token.as_ref(), read_token.as_ref(), given.span);
         }
-        Some(Admin { address, token, read_token, hosts, allowed_upstreams })
+        Some(Admin {
+            address,
+            token,
+            read_token,
+            hosts,
+            allowed_upstreams,
+        })
     }
 
-    fn compare_tokens(&self, token: Option<&NamedSecret>, read_token: Option<&NamedSecret>, span: Span) {
+    fn compare_tokens(
+        &self,
+        token: Option<&NamedSecret>,
+        read_token: Option<&NamedSecret>,
+        span: Span,
+    ) {
         let digest = read_token.map(|read| read.secret.digest());
         match token {
             None => {
@@ -57,12 +78,21 @@ impl Compiler<'_> {
     }
 
     fn admin_hosts(&self, field: &Field<Vec<Field<String>>>) -> Vec<Box<str>> {
-        let Some(list) = field.given() else { return Vec::new() };
+        let Some(list) = field.given() else {
+            return Vec::new();
+        };
         if list.value.is_empty() {
             let error = Diagnostic::error(list.span, "an empty list adds no name");
-            self.report(error.help("leave `hosts` out to go by the machine's own name and addresses"));
+            self.report(
+                error.help("leave `hosts` out to go by the machine's own name and addresses"),
+            );
         }
-        list.value.iter().filter_map(Field::given).filter_map(|host| self.host(host)).map(Into::into).collect()
+        list.value
+            .iter()
+            .filter_map(Field::given)
+            .filter_map(|host| self.host(host))
+            .map(Into::into)
+            .collect()
     }
 
     fn allowed_upstreams(&self, field: &Field<Vec<Field<String>>>) -> Option<Vec<AllowedUpstream>> {
@@ -72,15 +102,27 @@ impl Compiler<'_> {
             self.report(error.help("leave `allowed_upstreams` out to allow any"));
         }
         let parse = |text: &Located<String>| {
-            let refuse =
-                |error| self.report(Diagnostic::error(text.span, "this is no such URL").label(format!("{error}")));
+            let refuse = |error| {
+                self.report(
+                    Diagnostic::error(text.span, "this is no such URL").label(format!("{error}")),
+                )
+            };
             text.value.parse().map_err(refuse).ok()
         };
-        Some(list.value.iter().filter_map(Field::given).filter_map(parse).collect())
+        Some(
+            list.value
+                .iter()
+                .filter_map(Field::given)
+                .filter_map(parse)
+                .collect(),
+        )
     }
 
     /// `Some(None)` where there is none.
-    #[expect(clippy::option_option, reason = "wrong and absent are not the same: the one is no configuration")]
+    #[expect(
+        clippy::option_option,
+        reason = "wrong and absent are not the same: the one is no configuration"
+    )]
     pub(super) fn admin_token(&self, field: &Field<raw::Reference>) -> Option<Option<NamedSecret>> {
         match field {
             Field::Absent => Some(None),

@@ -23,7 +23,11 @@ impl Compiler<'_> {
         proxies: &Field<Vec<Field<Network>>>,
     ) -> Vec<Listen> {
         let Some(list) = field.given() else {
-            return vec![Listen { address: DEFAULT_LISTEN, tls: None, proxy_protocol: false }];
+            return vec![Listen {
+                address: DEFAULT_LISTEN,
+                tls: None,
+                proxy_protocol: false,
+            }];
         };
         if list.value.is_empty() {
             self.report(
@@ -36,11 +40,16 @@ impl Compiler<'_> {
         for listen in list.value.iter().filter_map(Field::given) {
             let tls = self.listen_tls(&listen.value);
             let proxy_protocol = self.proxy_protocol(&listen.value, proxies);
-            let Some(address) = self.required(&listen.value.address, listen.span, "listener", "address") else {
+            let Some(address) =
+                self.required(&listen.value.address, listen.span, "listener", "address")
+            else {
                 continue;
             };
             let (address, span) = (address.value.0, address.span);
-            match seen.iter().find(|other| other.value == address && address.port() != 0) {
+            match seen
+                .iter()
+                .find(|other| other.value == address && address.port() != 0)
+            {
                 Some(first) => {
                     self.report(
                         Diagnostic::error(span, "two listeners have the same address")
@@ -48,8 +57,15 @@ impl Compiler<'_> {
                     );
                 }
                 None => {
-                    seen.push(Located { value: address, span });
-                    listeners.push(Listen { address, tls, proxy_protocol });
+                    seen.push(Located {
+                        value: address,
+                        span,
+                    });
+                    listeners.push(Listen {
+                        address,
+                        tls,
+                        proxy_protocol,
+                    });
                 }
             }
         }
@@ -57,17 +73,29 @@ impl Compiler<'_> {
     }
 
     fn proxy_protocol(&self, listen: &raw::Listen, proxies: &Field<Vec<Field<Network>>>) -> bool {
-        let Some(given) = listen.proxy_protocol.given().filter(|given| given.value) else { return false };
-        let nobody = proxies.given().map_or(proxies.is_absent(), |list| list.value.is_empty());
+        let Some(given) = listen.proxy_protocol.given().filter(|given| given.value) else {
+            return false;
+        };
+        let nobody = proxies
+            .given()
+            .map_or(proxies.is_absent(), |list| list.value.is_empty());
         if nobody {
-            let error = Diagnostic::error(given.span, "nobody is trusted to say whose connection it is");
-            self.report(error.help("name the load balancer's addresses in `trusted_proxies`, or leave this out"));
+            let error = Diagnostic::error(
+                given.span,
+                "nobody is trusted to say whose connection it is",
+            );
+            self.report(error.help(
+                "name the load balancer's addresses in `trusted_proxies`, or leave this out",
+            ));
         }
         true
     }
 
     fn listen_tls(&self, listen: &raw::Listen) -> Option<ListenTls> {
-        let client_ca = listen.client_ca.given().map(|path| (path.span, self.client_ca(path)));
+        let client_ca = listen
+            .client_ca
+            .given()
+            .map(|path| (path.span, self.client_ca(path)));
         let Some(pairs) = listen.tls.given() else {
             if let (true, Some((span, _))) = (listen.tls.is_absent(), &client_ca) {
                 let error = Diagnostic::error(*span, "without TLS no sender shows a certificate");
@@ -81,8 +109,12 @@ impl Compiler<'_> {
             Some((_, ca)) => Some(ca?),
         };
         let (paths, certificates): (Vec<_>, Vec<_>) = certificates.into_iter().unzip();
-        let place = listen.client_ca.given().map_or(pairs.span, |path| path.span);
-        let refuse = |error: tls::SettingsError| self.report(Diagnostic::error(place, error.to_string()));
+        let place = listen
+            .client_ca
+            .given()
+            .map_or(pairs.span, |path| path.span);
+        let refuse =
+            |error: tls::SettingsError| self.report(Diagnostic::error(place, error.to_string()));
         Some(ListenTls {
             settings: tls::Settings::new(certificates, ca).map_err(refuse).ok()?,
             certificates: paths,
@@ -91,35 +123,61 @@ impl Compiler<'_> {
     }
 
     fn client_ca(&self, path: &Located<String>) -> Option<Vec<CertificateDer<'static>>> {
-        let refuse = |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
+        let refuse =
+            |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
         tls::certificates(&self.read(path)?).map_err(refuse).ok()
     }
 
     /// All certificates with their files, or none when one of them is wrong.
-    fn certificates(&self, pairs: &Located<OneOrMore<raw::Certificate>>) -> Option<Vec<(Box<str>, Certificate)>> {
+    fn certificates(
+        &self,
+        pairs: &Located<OneOrMore<raw::Certificate>>,
+    ) -> Option<Vec<(Box<str>, Certificate)>> {
         let list = &pairs.value.0;
         if list.is_empty() {
             let error = Diagnostic::error(pairs.span, "there is no certificate to show");
-            self.report(error.help("add one, as in `{certificate: tls.crt, key: tls.key}`, or leave `tls` out"));
+            self.report(
+                error.help(
+                    "add one, as in `{certificate: tls.crt, key: tls.key}`, or leave `tls` out",
+                ),
+            );
             return None;
         }
-        let certificates: Vec<_> = list.iter().filter_map(Field::given).map(|pair| self.certificate(pair)).collect();
+        let certificates: Vec<_> = list
+            .iter()
+            .filter_map(Field::given)
+            .map(|pair| self.certificate(pair))
+            .collect();
         if certificates.len() < list.len() {
             return None;
         }
         let certificates: Vec<_> = certificates.into_iter().collect::<Option<_>>()?;
         for (at, (span, _, certificate)) in certificates.iter().enumerate().skip(1) {
             let earlier = &certificates[..at];
-            let is_shown = |name| !earlier.iter().any(|(_, _, other)| other.names.contains(name));
+            let is_shown = |name| {
+                !earlier
+                    .iter()
+                    .any(|(_, _, other)| other.names.contains(name))
+            };
             if !certificate.names.iter().any(is_shown) {
                 let warning = Diagnostic::warning(*span, "no sender is shown this certificate");
-                self.report(warning.help("those before it are for its DNS names, or it is for none; leave it out"));
+                self.report(warning.help(
+                    "those before it are for its DNS names, or it is for none; leave it out",
+                ));
             }
         }
-        Some(certificates.into_iter().map(|(_, path, certificate)| (path, certificate)).collect())
+        Some(
+            certificates
+                .into_iter()
+                .map(|(_, path, certificate)| (path, certificate))
+                .collect(),
+        )
     }
 
-    fn certificate(&self, pair: &Located<raw::Certificate>) -> Option<(Span, Box<str>, Certificate)> {
+    fn certificate(
+        &self,
+        pair: &Located<raw::Certificate>,
+    ) -> Option<(Span, Box<str>, Certificate)> {
         let path = self.required(&pair.value.certificate, pair.span, "pair", "certificate");
         let key_path = self.required(&pair.value.key, pair.span, "pair", "key");
         let (path, key_path) = (path?, key_path?);
@@ -128,7 +186,9 @@ impl Compiler<'_> {
             let problem = Diagnostic::error(key_path.span, format!("this file {error}"));
             self.report(match error {
                 KeyError::OfAnother => problem.also(path.span, "this one's is wanted"),
-                KeyError::Encrypted => problem.help("write it without one, where the gateway alone may read it"),
+                KeyError::Encrypted => {
+                    problem.help("write it without one, where the gateway alone may read it")
+                }
                 _ => problem,
             });
         };
@@ -137,22 +197,41 @@ impl Compiler<'_> {
     }
 
     fn chain(&self, path: &Located<String>) -> Option<Chain> {
-        let refuse = |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
+        let refuse =
+            |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
         let chain = Chain::from_pem(&self.read(path)?).map_err(refuse).ok()?;
         // A renewal that is late must not keep the gateway from starting, or from a reload.
         if chain.not_after <= self.sources.now {
-            let warning = Diagnostic::warning(path.span, format!("this certificate expired at {}", chain.not_after));
+            let warning = Diagnostic::warning(
+                path.span,
+                format!("this certificate expired at {}", chain.not_after),
+            );
             self.report(warning.help("senders that check it don't connect any more; renew it"));
         } else if chain.not_before > self.sources.now {
-            let warning = Diagnostic::warning(path.span, format!("this certificate counts from {}", chain.not_before));
-            self.report(warning.help("until then senders that check it don't connect; is the clock right?"));
+            let warning = Diagnostic::warning(
+                path.span,
+                format!("this certificate counts from {}", chain.not_before),
+            );
+            self.report(
+                warning.help("until then senders that check it don't connect; is the clock right?"),
+            );
         }
         Some(chain)
     }
 
     fn files_of(&self, listen: &raw::Listen) -> Vec<PathBuf> {
-        let pairs = listen.tls.value().into_iter().flat_map(|pairs| &pairs.0).filter_map(Field::value);
-        let named = pairs.flat_map(|pair| [&pair.certificate, &pair.key]).chain([&listen.client_ca]);
-        named.filter_map(Field::value).map(|path| self.sources.folder.join(path)).collect()
+        let pairs = listen
+            .tls
+            .value()
+            .into_iter()
+            .flat_map(|pairs| &pairs.0)
+            .filter_map(Field::value);
+        let named = pairs
+            .flat_map(|pair| [&pair.certificate, &pair.key])
+            .chain([&listen.client_ca]);
+        named
+            .filter_map(Field::value)
+            .map(|path| self.sources.folder.join(path))
+            .collect()
     }
 }

@@ -41,8 +41,11 @@ impl Compiler<'_> {
         let list = self.required(field, place, "route", "secrets")?;
         if list.value.is_empty() {
             self.report(
-                Diagnostic::error(list.span, "a route without secrets would be open to anybody")
-                    .help("add a reference, such as `secrets: [{env: WEBHOOK_SECRET}]`"),
+                Diagnostic::error(
+                    list.span,
+                    "a route without secrets would be open to anybody",
+                )
+                .help("add a reference, such as `secrets: [{env: WEBHOOK_SECRET}]`"),
             );
             return None;
         }
@@ -63,8 +66,14 @@ impl Compiler<'_> {
         if !complete {
             return None;
         }
-        if secrets.iter().all(|secret| secret.expires.is_some_and(|end| end <= self.sources.now)) {
-            self.report(Diagnostic::error(list.span, "all secrets of this route have expired"));
+        if secrets
+            .iter()
+            .all(|secret| secret.expires.is_some_and(|end| end <= self.sources.now))
+        {
+            self.report(Diagnostic::error(
+                list.span,
+                "all secrets of this route have expired",
+            ));
         }
         if secrets.len() > SECRETS_MANY {
             self.report(Diagnostic::warning(list.span, format!("this route has {} secrets", secrets.len())).help(
@@ -75,13 +84,20 @@ impl Compiler<'_> {
     }
 
     /// A route's secrets as they are written, whatever they may be for its scheme.
-    pub(super) fn named_secrets(&self, field: &Field<Vec<Field<Reference>>>, place: Span) -> Option<Vec<NamedSecret>> {
+    pub(super) fn named_secrets(
+        &self,
+        field: &Field<Vec<Field<Reference>>>,
+        place: Span,
+    ) -> Option<Vec<NamedSecret>> {
         let list = self.required(field, place, "route", "secrets")?;
         let mut names = Vec::new();
         let read = |(position, reference): (usize, &Field<Reference>)| {
             let reference = reference.given()?;
             let secret = self.secret(reference, position)?;
-            Some(NamedSecret { name: self.secret_name(reference, &secret.name, &mut names), ..secret })
+            Some(NamedSecret {
+                name: self.secret_name(reference, &secret.name, &mut names),
+                ..secret
+            })
         };
         list.value.iter().enumerate().map(read).collect()
     }
@@ -97,14 +113,18 @@ impl Compiler<'_> {
                     "copy it whole, as the sender shows it; a scheme of your own says with `secret_encoding` and \
                      `strip_prefix` how it is written"
                 }
-                KeyError::PrivateKey | KeyError::NotPrivateKey => "the sender shows the public key beside it",
+                KeyError::PrivateKey | KeyError::NotPrivateKey => {
+                    "the sender shows the public key beside it"
+                }
             };
             self.report(Diagnostic::error(span, error.to_string()).help(help));
         };
         if scheme.leaves_open(&secret.secret) {
             let [first, second] = [0, 1].map(|kind| &*scheme.kinds[kind].key.prefix);
-            let warning =
-                Diagnostic::warning(span, format!("the secret begins neither with `{first}` nor with `{second}`"));
+            let warning = Diagnostic::warning(
+                span,
+                format!("the secret begins neither with `{first}` nor with `{second}`"),
+            );
             self.report(warning.label(format!("taken for a `{first}`")).help(
                 "copy it whole, as the sender shows it: a public key in its place would let anybody sign who knows it",
             ));
@@ -114,7 +134,11 @@ impl Compiler<'_> {
 
     fn mention_expired(&self, list: &Located<Vec<Field<Reference>>>) {
         for reference in list.value.iter().filter_map(Field::value) {
-            if let Some(end) = reference.expires.given().filter(|end| end.value.0 <= self.sources.now) {
+            if let Some(end) = reference
+                .expires
+                .given()
+                .filter(|end| end.value.0 <= self.sources.now)
+            {
                 let warning = Diagnostic::warning(end.span, "this secret has expired");
                 self.report(warning.help("it verifies nothing any more; take it out"));
             }
@@ -135,7 +159,11 @@ impl Compiler<'_> {
         let origin = self.origin(reference)?;
         let (bytes, at, default_name) = match &origin {
             Origin::Variable(name) => (self.variable(name)?, name.span, name.value.clone()),
-            Origin::File(path) => (Zeroizing::new(self.read(path)?), path.span, file_name(&path.value)),
+            Origin::File(path) => (
+                Zeroizing::new(self.read(path)?),
+                path.span,
+                file_name(&path.value),
+            ),
             Origin::Literal => {
                 let literal = reference.value.value.given()?;
                 let bytes = Zeroizing::new(literal.value.0.as_bytes().to_vec());
@@ -147,7 +175,10 @@ impl Compiler<'_> {
             Origin::Variable(_) | Origin::Literal => &bytes,
         };
         let Ok(secret) = Secret::new(bytes) else {
-            self.report(Diagnostic::error(at, "the secret is empty").help("anybody could sign with an empty secret"));
+            self.report(
+                Diagnostic::error(at, "the secret is empty")
+                    .help("anybody could sign with an empty secret"),
+            );
             return None;
         };
         if let Origin::Literal = origin {
@@ -158,17 +189,26 @@ impl Compiler<'_> {
         }
         if bytes.trim_ascii().len() < bytes.len() {
             self.report(
-                Diagnostic::warning(at, "the secret begins or ends with white space").help("it is part of the key"),
+                Diagnostic::warning(at, "the secret begins or ends with white space")
+                    .help("it is part of the key"),
             );
         }
         let expires = reference.value.expires.value().map(|end| end.0);
-        Some(NamedSecret { name: default_name.into(), secret, expires })
+        Some(NamedSecret {
+            name: default_name.into(),
+            secret,
+            expires,
+        })
     }
 
     fn origin<'r>(&self, reference: &'r Located<Reference>) -> Option<Origin<'r>> {
-        let Reference { env, file, value, .. } = &reference.value;
-        let given =
-            [!env.is_absent(), !file.is_absent(), !value.is_absent()].into_iter().filter(|&given| given).count();
+        let Reference {
+            env, file, value, ..
+        } = &reference.value;
+        let given = [!env.is_absent(), !file.is_absent(), !value.is_absent()]
+            .into_iter()
+            .filter(|&given| given)
+            .count();
         if given != 1 {
             let message = if given == 0 {
                 "this does not say where the secret is"
@@ -176,7 +216,8 @@ impl Compiler<'_> {
                 "this says more than once where the secret is"
             };
             self.report(
-                Diagnostic::error(reference.span, message).help("give exactly one of `env`, `file` and `value`"),
+                Diagnostic::error(reference.span, message)
+                    .help("give exactly one of `env`, `file` and `value`"),
             );
             return None;
         }
@@ -197,8 +238,15 @@ impl Compiler<'_> {
         }
         let value = (self.sources.env)(&name.value);
         if value.is_none() {
-            let error = Diagnostic::error(name.span, format!("the environment variable `{}` is not set", name.value));
-            self.report(error.help("set it where the gateway is started, or refer to a file: `{file: PATH}`"));
+            let error = Diagnostic::error(
+                name.span,
+                format!("the environment variable `{}` is not set", name.value),
+            );
+            self.report(
+                error.help(
+                    "set it where the gateway is started, or refer to a file: `{file: PATH}`",
+                ),
+            );
         }
         value.map(|value| Zeroizing::new(value.into_bytes()))
     }
@@ -211,18 +259,25 @@ impl Compiler<'_> {
         names: &mut Vec<(Arc<str>, Span)>,
     ) -> Arc<str> {
         let taken = |names: &[(Arc<str>, Span)], wanted: &str| {
-            names.iter().find(|(name, _)| **name == *wanted).map(|(_, span)| *span)
+            names
+                .iter()
+                .find(|(name, _)| **name == *wanted)
+                .map(|(_, span)| *span)
         };
         let name: Arc<str> = if let Some(given) = self.name(&reference.value.name) {
             if let Some(first) = taken(names, &given.value) {
-                let error = Diagnostic::error(given.span, "another secret of this route has the same name");
+                let error =
+                    Diagnostic::error(given.span, "another secret of this route has the same name");
                 self.report(error.also(first, "the first one"));
             }
             given.value.into()
         } else {
             let copies = (2..).map(|copy| format!("{default}-{copy}"));
             let mut candidates = std::iter::once(default.to_string()).chain(copies);
-            candidates.find(|name| taken(names, name).is_none()).unwrap_or_default().into()
+            candidates
+                .find(|name| taken(names, name).is_none())
+                .unwrap_or_default()
+                .into()
         };
         names.push((Arc::clone(&name), reference.span));
         name
@@ -237,11 +292,13 @@ impl Compiler<'_> {
             return;
         }
         let warning = if other == route {
-            Diagnostic::warning(span, "this secret is in the list twice").also(first, "the first one")
+            Diagnostic::warning(span, "this secret is in the list twice")
+                .also(first, "the first one")
         } else if first == span {
             Diagnostic::warning(span, "several routes have the same secret")
         } else {
-            Diagnostic::warning(span, "another route has the same secret").also(first, "the first one")
+            Diagnostic::warning(span, "another route has the same secret")
+                .also(first, "the first one")
         };
         let help = if other == route {
             "one is enough"
@@ -255,6 +312,12 @@ impl Compiler<'_> {
 /// The default name of a secret from a file, fit for a metric's label.
 fn file_name(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let fit = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let fit = |c: char| {
+        if c.is_ascii_alphanumeric() || "._-".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
     name.chars().take(64).map(fit).collect()
 }

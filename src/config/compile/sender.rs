@@ -33,15 +33,22 @@ impl Compiler<'_> {
             match url {
                 Some(url) => sender.scheme.signed = sender.scheme.signed.at(url),
                 None if public_url.is_absent() => {
-                    let error =
-                        Diagnostic::error(place, "the sender signs the URL that it sends to, which is not given");
-                    self.report(error.help("add `public_url:` with the URL that was entered there, letter for letter"));
+                    let error = Diagnostic::error(
+                        place,
+                        "the sender signs the URL that it sends to, which is not given",
+                    );
+                    self.report(error.help(
+                        "add `public_url:` with the URL that was entered there, letter for letter",
+                    ));
                     return None;
                 }
                 None => return None,
             }
         } else if let (Some(own), Some(_)) = (route.own.public_url.given(), url) {
-            self.report(Diagnostic::warning(own.span, "this sender does not sign the URL, so it makes no difference"));
+            self.report(Diagnostic::warning(
+                own.span,
+                "this sender does not sign the URL, so it makes no difference",
+            ));
         }
         Some(sender)
     }
@@ -51,14 +58,25 @@ impl Compiler<'_> {
         for layer in [route.own, route.defaults] {
             match (&layer.provider, &layer.signature) {
                 (Field::Absent, Field::Absent) => {}
-                (Field::Given(name), Field::Absent) => return Some((self.preset(name)?, name.span)),
+                (Field::Given(name), Field::Absent) => {
+                    return Some((self.preset(name)?, name.span));
+                }
                 (Field::Absent, Field::Given(signature)) => {
-                    return Some((self.custom(signature, route.get(|route| &route.event))?, signature.span));
+                    return Some((
+                        self.custom(signature, route.get(|route| &route.event))?,
+                        signature.span,
+                    ));
                 }
                 (Field::Given(provider), Field::Given(signature)) => {
-                    let error =
-                        Diagnostic::error(signature.span, "a route has a `provider` or a `signature`, not both");
-                    self.report(error.also(provider.span, "given here").help("leave one of them out"));
+                    let error = Diagnostic::error(
+                        signature.span,
+                        "a route has a `provider` or a `signature`, not both",
+                    );
+                    self.report(
+                        error
+                            .also(provider.span, "given here")
+                            .help("leave one of them out"),
+                    );
                     return None;
                 }
                 (Field::Wrong, _) | (_, Field::Wrong) => return None,
@@ -77,62 +95,119 @@ impl Compiler<'_> {
             Some(near) => error.label(format!("did you mean `{near}`?")),
             None => error,
         };
-        self.report(error.help(format!("known: {}; or describe the scheme with `signature:`", names.join(", "))));
+        self.report(error.help(format!(
+            "known: {}; or describe the scheme with `signature:`",
+            names.join(", ")
+        )));
         None
     }
 
     fn public_url<'r>(&self, url: &'r Located<String>) -> Option<&'r str> {
         let text = url.value.as_str();
-        let whole = ["https://", "http://"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+        let whole = ["https://", "http://"]
+            .iter()
+            .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
         if whole && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Some(text);
         }
         let error = Diagnostic::error(url.span, "this is not a URL that a sender can send to");
-        self.report(error.label("expected the whole of it, as in `https://hooks.example.com/webhooks/square`"));
+        self.report(
+            error.label(
+                "expected the whole of it, as in `https://hooks.example.com/webhooks/square`",
+            ),
+        );
         None
     }
 
     /// Where the event's ID, type and time stand: what `event:` says, for the rest what the sender usually does.
-    pub(super) fn envelope(&self, field: &Field<raw::Event>, habits: &Habits, scheme: Option<&Scheme>) -> EnvelopeSpec {
+    pub(super) fn envelope(
+        &self,
+        field: &Field<raw::Event>,
+        habits: &Habits,
+        scheme: Option<&Scheme>,
+    ) -> EnvelopeSpec {
         // A time that nobody asked for is no reason to refuse an event.
         let usual = (habits.envelope)();
-        let Some(event) = field.given() else { return EnvelopeSpec { timestamp: None, ..usual } };
-        let source = |field: &Field<raw::EventSource>| field.given().and_then(|source| self.event_source(source));
-        if let Some(header) = event.value.kind.value().and_then(|kind| kind.header.given())
-            && !header.value.parse().is_ok_and(|name| scheme.is_some_and(|scheme| scheme.signs(&name)))
+        let Some(event) = field.given() else {
+            return EnvelopeSpec {
+                timestamp: None,
+                ..usual
+            };
+        };
+        let source = |field: &Field<raw::EventSource>| {
+            field.given().and_then(|source| self.event_source(source))
+        };
+        if let Some(header) = event
+            .value
+            .kind
+            .value()
+            .and_then(|kind| kind.header.given())
+            && !header
+                .value
+                .parse()
+                .is_ok_and(|name| scheme.is_some_and(|scheme| scheme.signs(&name)))
         {
-            let warning = Diagnostic::warning(header.span, "the event type in a header is not signed");
-            self.report(warning.help("a replay can bring another type; take one from the body where there is one"));
+            let warning =
+                Diagnostic::warning(header.span, "the event type in a header is not signed");
+            self.report(warning.help(
+                "a replay can bring another type; take one from the body where there is one",
+            ));
         }
-        let id = event.value.id.given().and_then(|id| self.event_id(id, scheme));
+        let id = event
+            .value
+            .id
+            .given()
+            .and_then(|id| self.event_id(id, scheme));
         let timestamp = source(&event.value.timestamp);
-        if let (Some(Source::Header(_)), Some(given)) = (&timestamp, event.value.timestamp.given()) {
+        if let (Some(Source::Header(_)), Some(given)) = (&timestamp, event.value.timestamp.given())
+        {
             let warning = Diagnostic::warning(given.span, "the time in a header is not signed");
-            self.report(warning.help("a replay can bring any time; take one from the body where there is one"));
+            self.report(
+                warning
+                    .help("a replay can bring any time; take one from the body where there is one"),
+            );
         }
         let max_age = self.positive(&event.value.max_age);
         let timestamp = match timestamp {
             Some(source) => Some(TimestampSpec { source, max_age }),
-            None => max_age.and_then(|_| usual.timestamp.map(|usual| TimestampSpec { max_age, ..usual })),
+            None => max_age.and_then(|_| {
+                usual
+                    .timestamp
+                    .map(|usual| TimestampSpec { max_age, ..usual })
+            }),
         };
-        if let (None, true, Some(given)) = (&timestamp, event.value.timestamp.is_absent(), event.value.max_age.given())
-        {
+        if let (None, true, Some(given)) = (
+            &timestamp,
+            event.value.timestamp.is_absent(),
+            event.value.max_age.given(),
+        ) {
             self.report(
                 Diagnostic::error(given.span, "`max_age` needs a `timestamp`")
                     .help("say where the event's time stands"),
             );
         }
-        EnvelopeSpec { id: id.unwrap_or(usual.id), kind: source(&event.value.kind).unwrap_or(usual.kind), timestamp }
+        EnvelopeSpec {
+            id: id.unwrap_or(usual.id),
+            kind: source(&event.value.kind).unwrap_or(usual.kind),
+            timestamp,
+        }
     }
 
     fn event_id(&self, id: &Located<raw::EventId>, scheme: Option<&Scheme>) -> Option<IdSource> {
-        let raw::EventId { pointer, header, body_digest } = &id.value;
+        let raw::EventId {
+            pointer,
+            header,
+            body_digest,
+        } = &id.value;
         match (pointer, header, body_digest) {
-            (Field::Given(text), Field::Absent, Field::Absent) => self.pointer(text).map(IdSource::Pointer),
+            (Field::Given(text), Field::Absent, Field::Absent) => {
+                self.pointer(text).map(IdSource::Pointer)
+            }
             (Field::Absent, Field::Given(name), Field::Absent) => {
                 let header = self.header_name(&name.value, name.span)?;
                 if !scheme.is_some_and(|scheme| scheme.signs(&header)) {
-                    let warning = Diagnostic::warning(name.span, "the event ID in a header is not signed");
+                    let warning =
+                        Diagnostic::warning(name.span, "the event ID in a header is not signed");
                     self.report(
                         warning.help("a replay can bring another ID, so the ledger also goes by the body's digest"),
                     );
@@ -141,7 +216,8 @@ impl Compiler<'_> {
             }
             (Field::Absent, Field::Absent, Field::Given(digest)) => {
                 if !digest.value {
-                    let error = Diagnostic::error(digest.span, "`body_digest` is `true` or not there");
+                    let error =
+                        Diagnostic::error(digest.span, "`body_digest` is `true` or not there");
                     self.report(error.help("leave it out and say where the ID stands"));
                 }
                 digest.value.then_some(IdSource::BodyDigest)
@@ -149,7 +225,9 @@ impl Compiler<'_> {
             (Field::Wrong, ..) | (_, Field::Wrong, _) | (.., Field::Wrong) => None,
             _ => {
                 let error = Diagnostic::error(id.span, "this does not say where the event ID is");
-                self.report(error.help("give exactly one of `pointer`, `header` and `body_digest`"));
+                self.report(
+                    error.help("give exactly one of `pointer`, `header` and `body_digest`"),
+                );
                 None
             }
         }
@@ -159,7 +237,9 @@ impl Compiler<'_> {
         let raw::EventSource { pointer, header } = &source.value;
         match (pointer, header) {
             (Field::Given(text), Field::Absent) => self.pointer(text).map(Source::Pointer),
-            (Field::Absent, Field::Given(name)) => self.header_name(&name.value, name.span).map(Source::Header),
+            (Field::Absent, Field::Given(name)) => {
+                self.header_name(&name.value, name.span).map(Source::Header)
+            }
             (Field::Wrong, _) | (_, Field::Wrong) => None,
             _ => {
                 let error = Diagnostic::error(source.span, "this does not say where to look");
@@ -170,22 +250,37 @@ impl Compiler<'_> {
     }
 
     /// Nothing of the event may be read from its signature: there are several ways to write that.
-    pub(super) fn compare_with_signature(&self, envelope: &EnvelopeSpec, scheme: &Scheme, place: Span) {
+    pub(super) fn compare_with_signature(
+        &self,
+        envelope: &EnvelopeSpec,
+        scheme: &Scheme,
+        place: Span,
+    ) {
         let signatures = scheme.places.iter().filter_map(|found| match found {
             Place::Body(in_body) => Some(&in_body.pointer),
             Place::Header(_) | Place::Fields(_) => None,
         });
         for signature in signatures {
-            if envelope.pointers().any(|pointer| pointer.is_at_or_below(signature)) {
-                let error = Diagnostic::error(place, format!("`event` reads `{signature}`, which is the signature"));
+            if envelope
+                .pointers()
+                .any(|pointer| pointer.is_at_or_below(signature))
+            {
+                let error = Diagnostic::error(
+                    place,
+                    format!("`event` reads `{signature}`, which is the signature"),
+                );
                 self.report(error.help("it is not signed itself; take another member"));
             }
         }
     }
 
     pub(super) fn pointer(&self, text: &Located<String>) -> Option<Pointer> {
-        let refuse =
-            |error| self.report(Diagnostic::error(text.span, "this is not a JSON pointer").label(format!("{error}")));
+        let refuse = |error| {
+            self.report(
+                Diagnostic::error(text.span, "this is not a JSON pointer")
+                    .label(format!("{error}")),
+            )
+        };
         text.value.parse().map_err(refuse).ok()
     }
 }

@@ -12,13 +12,17 @@ use crate::config::values;
 use crate::json::Pointer;
 use crate::providers::{Asks, UNKNOWN_SENDER};
 use crate::signature::{
-    Algorithm, Content, ContentError, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme,
-    SignedTime, TimePlace, TimeUnit,
+    Algorithm, Content, ContentError, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind,
+    Place, Scheme, SignedTime, TimePlace, TimeUnit,
 };
 
 impl Compiler<'_> {
     /// `event` may hold the header that `{id}` stands for.
-    pub(super) fn custom(&self, signature: &Located<raw::Signature>, event: &Field<raw::Event>) -> Option<Sender> {
+    pub(super) fn custom(
+        &self,
+        signature: &Located<raw::Signature>,
+        event: &Field<raw::Event>,
+    ) -> Option<Sender> {
         let raw = &signature.value;
         let places = self.places(raw, signature.span);
         let signed = self.content(&raw.signed, event);
@@ -26,8 +30,19 @@ impl Compiler<'_> {
         let kind = self.kind(raw);
         let (places, signed, time) = (places?, signed?, time?);
         self.compare_time(raw, &signed, time.as_ref());
-        let scheme = Scheme { places, kinds: vec![kind?], signed, time };
-        Some(Sender { scheme, habits: &UNKNOWN_SENDER, asks: Asks::Never, provider: None, title: None })
+        let scheme = Scheme {
+            places,
+            kinds: vec![kind?],
+            signed,
+            time,
+        };
+        Some(Sender {
+            scheme,
+            habits: &UNKNOWN_SENDER,
+            asks: Asks::Never,
+            provider: None,
+            title: None,
+        })
     }
 
     fn places(&self, raw: &raw::Signature, span: Span) -> Option<Vec<Place>> {
@@ -44,37 +59,62 @@ impl Compiler<'_> {
                 None => Place::Header(header),
             });
         } else if let Some(fields) = raw.fields.given() {
-            let error = Diagnostic::error(fields.span, "`fields` says how a header is read, and there is no `header`");
+            let error = Diagnostic::error(
+                fields.span,
+                "`fields` says how a header is read, and there is no `header`",
+            );
             self.report(error.help("add `header`, or leave `fields` out"));
         }
         if let Some(field) = raw.field.given() {
-            places.push(Place::Body(InBody { pointer: self.member(field)?, compact: raw.canonical.value().is_some() }));
+            places.push(Place::Body(InBody {
+                pointer: self.member(field)?,
+                compact: raw.canonical.value().is_some(),
+            }));
         } else if let Some(canonical) = raw.canonical.given() {
-            let error = Diagnostic::error(canonical.span, "`canonical` is for a signature in the body");
-            self.report(error.help("add `field`, or leave `canonical` out: what is in a header is of the raw body"));
+            let error =
+                Diagnostic::error(canonical.span, "`canonical` is for a signature in the body");
+            self.report(error.help(
+                "add `field`, or leave `canonical` out: what is in a header is of the raw body",
+            ));
         }
         Some(places)
     }
 
     fn header(&self, name: &Located<String>) -> Option<Header> {
         let spelling = name.value.as_str().into();
-        self.header_name(&name.value, name.span).map(|name| Header { name, spelling })
+        self.header_name(&name.value, name.span)
+            .map(|name| Header { name, spelling })
     }
 
     fn fields(&self, fields: &Located<raw::SignatureFields>, header: Header) -> Option<Fields> {
-        self.required(&fields.value.signature, fields.span, "header with fields", "signature")?;
+        self.required(
+            &fields.value.signature,
+            fields.span,
+            "header with fields",
+            "signature",
+        )?;
         let separator = self.punctuation(&fields.value.separator, ',')?;
         let assign = self.punctuation(&fields.value.assign, '=')?;
         if separator == assign {
             let error = Diagnostic::error(fields.span, "`separator` and `assign` are the same");
-            self.report(error.help("one stands between fields, the other between a field's name and its value"));
+            self.report(
+                error.help(
+                    "one stands between fields, the other between a field's name and its value",
+                ),
+            );
             return None;
         }
-        Some(Fields { header, separator, assign })
+        Some(Fields {
+            header,
+            separator,
+            assign,
+        })
     }
 
     fn punctuation(&self, field: &Field<String>, usual: char) -> Option<char> {
-        let Some(given) = field.given() else { return Some(usual) };
+        let Some(given) = field.given() else {
+            return Some(usual);
+        };
         let mut chars = given.value.chars();
         match (chars.next(), chars.next()) {
             (Some(char), None) if char == ' ' || char.is_ascii_punctuation() => Some(char),
@@ -91,7 +131,9 @@ impl Compiler<'_> {
         let escaped = |char: char| char.is_control() || matches!(char, '"' | '\\');
         let problem = match pointer.name() {
             None => "the whole body cannot be its signature",
-            Some(name) if name.contains(escaped) => "JSON escapes this name, and a signature's name must not be",
+            Some(name) if name.contains(escaped) => {
+                "JSON escapes this name, and a signature's name must not be"
+            }
             Some(_) => return Some(pointer),
         };
         let error = Diagnostic::error(field.span, problem);
@@ -100,40 +142,67 @@ impl Compiler<'_> {
     }
 
     fn content(&self, field: &Field<String>, event: &Field<raw::Event>) -> Option<Content> {
-        let Some(text) = field.given() else { return Some(Content::body()) };
-        let id = event.value().and_then(|event| event.id.value()).and_then(|id| id.header.given());
+        let Some(text) = field.given() else {
+            return Some(Content::body());
+        };
+        let id = event
+            .value()
+            .and_then(|event| event.id.value())
+            .and_then(|id| id.header.given());
         let id = id.and_then(|id| self.header(id));
         let refuse = |error: ContentError| {
-            let error = Diagnostic::error(text.span, "this does not describe what is signed").label(error.to_string());
+            let error = Diagnostic::error(text.span, "this does not describe what is signed")
+                .label(error.to_string());
             self.report(error.help("for example `{body}`, or `{timestamp}.{body}`"));
         };
-        Content::parse(&text.value, id.as_ref()).map_err(refuse).ok()
+        Content::parse(&text.value, id.as_ref())
+            .map_err(refuse)
+            .ok()
     }
 
     /// `Some(None)` where there is none.
-    #[expect(clippy::option_option, reason = "wrong and absent are not the same: the one is no configuration")]
+    #[expect(
+        clippy::option_option,
+        reason = "wrong and absent are not the same: the one is no configuration"
+    )]
     fn signed_time(&self, raw: &raw::Signature) -> Option<Option<SignedTime>> {
         let absent = raw::SignatureTimestamp::default();
         let time = raw.timestamp.value().unwrap_or(&absent);
-        let field = raw.fields.value().and_then(|fields| fields.timestamp.given());
+        let field = raw
+            .fields
+            .value()
+            .and_then(|fields| fields.timestamp.given());
         if let (Some(field), Some(in_body)) = (field, raw.field.given()) {
-            let error = Diagnostic::error(field.span, "a signature in the body has no fields beside it");
+            let error = Diagnostic::error(
+                field.span,
+                "a signature in the body has no fields beside it",
+            );
             self.report(
-                error.also(in_body.span, "in the body").help("say with `timestamp.header` where the time stands"),
+                error
+                    .also(in_body.span, "in the body")
+                    .help("say with `timestamp.header` where the time stands"),
             );
             return None;
         }
         let place = match (field, time.header.given()) {
             (Some(field), Some(header)) => {
-                let error = Diagnostic::error(header.span, "the time stands in a field or in a header, not in both");
-                self.report(error.also(field.span, "the field").help("leave one of them out"));
+                let error = Diagnostic::error(
+                    header.span,
+                    "the time stands in a field or in a header, not in both",
+                );
+                self.report(
+                    error
+                        .also(field.span, "the field")
+                        .help("leave one of them out"),
+                );
                 return None;
             }
             (Some(field), None) => TimePlace::Field(field.value.as_str().into()),
             (None, Some(header)) => TimePlace::Header(self.header(header)?),
             (None, None) => {
                 if let Some(given) = raw.timestamp.given() {
-                    let error = Diagnostic::error(given.span, "this does not say where the time stands");
+                    let error =
+                        Diagnostic::error(given.span, "this does not say where the time stands");
                     self.report(error.help("give its `header`, or `fields.timestamp`"));
                     return None;
                 }
@@ -145,31 +214,54 @@ impl Compiler<'_> {
             Some(raw::TimeUnit::Milliseconds) => TimeUnit::Milliseconds,
             Some(raw::TimeUnit::Rfc3339) => TimeUnit::Rfc3339,
         };
-        let range = values::Duration(Duration::from_millis(1))..=values::Duration(SignedTime::TOLERANCE_MAX);
+        let range = values::Duration(Duration::from_millis(1))
+            ..=values::Duration(SignedTime::TOLERANCE_MAX);
         let tolerance = self.within(&time.tolerance, range, "more than 0s, at most 1h");
         let tolerance = tolerance.map_or(SignedTime::USUAL_TOLERANCE, |tolerance| tolerance.0);
-        Some(Some(SignedTime { place, unit, tolerance }))
+        Some(Some(SignedTime {
+            place,
+            unit,
+            tolerance,
+        }))
     }
 
     fn compare_time(&self, raw: &raw::Signature, signed: &Content, time: Option<&SignedTime>) {
         let of_time = raw.timestamp.given().map(|time| time.span);
-        let of_field = raw.fields.value().and_then(|fields| fields.timestamp.given()).map(|field| field.span);
-        let span = raw.signed.given().map(|signed| signed.span).or(of_field).or(of_time);
+        let of_field = raw
+            .fields
+            .value()
+            .and_then(|fields| fields.timestamp.given())
+            .map(|field| field.span);
+        let span = raw
+            .signed
+            .given()
+            .map(|signed| signed.span)
+            .or(of_field)
+            .or(of_time);
         match (signed.has_timestamp(), time) {
             (true, None) => {
-                let error = Diagnostic::error(span, "`{timestamp}` is signed, and nothing says where it stands");
+                let error = Diagnostic::error(
+                    span,
+                    "`{timestamp}` is signed, and nothing says where it stands",
+                );
                 self.report(error.help("add `timestamp: {header: NAME}`, or `fields.timestamp`"));
             }
             (false, Some(_)) => {
-                let warning = Diagnostic::warning(span, "the time is not signed, so it proves nothing");
-                self.report(warning.help("where the sender signs it, put `{timestamp}` into `signed`"));
+                let warning =
+                    Diagnostic::warning(span, "the time is not signed, so it proves nothing");
+                self.report(
+                    warning.help("where the sender signs it, put `{timestamp}` into `signed`"),
+                );
             }
             _ => {}
         }
     }
 
     fn kind(&self, raw: &raw::Signature) -> Option<Kind> {
-        let field = raw.fields.value().and_then(|fields| fields.signature.given());
+        let field = raw
+            .fields
+            .value()
+            .and_then(|fields| fields.signature.given());
         if let Some(empty) = field.filter(|field| field.value.is_empty()) {
             self.report(Diagnostic::error(empty.span, "a field has a name"));
             return None;
@@ -195,7 +287,11 @@ impl Compiler<'_> {
             encodings: vec![encoding],
             field: field.map_or("", |field| &field.value).into(),
             prefix: text(&raw.prefix),
-            key: KeyForm { prefix: text(&raw.strip_prefix), private_prefix: "".into(), encoding: key_encoding },
+            key: KeyForm {
+                prefix: text(&raw.strip_prefix),
+                private_prefix: "".into(),
+                encoding: key_encoding,
+            },
         })
     }
 }

@@ -15,27 +15,42 @@ use crate::signature::Scheme;
 use crate::upstream::{Target, TrustedCa};
 
 impl Compiler<'_> {
-    pub(super) fn target(&self, field: &Field<raw::Upstream>, place: Span, listen: &[Listen]) -> Option<Target> {
+    pub(super) fn target(
+        &self,
+        field: &Field<raw::Upstream>,
+        place: Span,
+        listen: &[Listen],
+    ) -> Option<Target> {
         let upstream = self.required(field, place, "route", "upstream")?;
         let timeout = self.duration(&upstream.value.connect_timeout);
         let ca = match upstream.value.ca.given() {
             None => None,
             Some(path) => Some(self.read(path).and_then(|pem| {
-                let refuse = |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
+                let refuse =
+                    |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
                 TrustedCa::from_pem(&pem).map_err(refuse).ok()
             })?),
         };
         let url = self.required(&upstream.value.url, upstream.span, "upstream", "url")?;
-        let refuse =
-            |error| self.report(Diagnostic::error(url.span, "this is not an upstream's URL").label(format!("{error}")));
+        let refuse = |error| {
+            self.report(
+                Diagnostic::error(url.span, "this is not an upstream's URL")
+                    .label(format!("{error}")),
+            )
+        };
         let target = Target::parse(&url.value, timeout).map_err(refuse).ok()?;
         if let (false, Some(ca)) = (target.tls, upstream.value.ca.given()) {
-            let warning = Diagnostic::warning(ca.span, "without TLS there is no certificate to check");
-            self.report(warning.help("write `https://` in the upstream's `url`, or leave `ca` out"));
+            let warning =
+                Diagnostic::warning(ca.span, "without TLS there is no certificate to check");
+            self.report(
+                warning.help("write `https://` in the upstream's `url`, or leave `ca` out"),
+            );
         }
         if listen.iter().any(|listen| leads_to(&target, listen)) {
             let warning = Diagnostic::warning(url.span, "this is where the gateway itself listens");
-            self.report(warning.help("events would go round in circles; name the application's own port"));
+            self.report(
+                warning.help("events would go round in circles; name the application's own port"),
+            );
         }
         Some(Target { ca, ..target })
     }
@@ -48,13 +63,21 @@ impl Compiler<'_> {
     ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for (name, value) in field.value().into_iter().flat_map(|pairs| &pairs.0) {
-            let value = value.given().and_then(|given| self.header_value(&given.value, given.span));
-            let Some(header) = self.header_name(&name.value, name.span) else { continue };
+            let value = value
+                .given()
+                .and_then(|given| self.header_value(&given.value, given.span));
+            let Some(header) = self.header_name(&name.value, name.span) else {
+                continue;
+            };
             if let Some(reason) = reserved(&header, scheme) {
-                self.report(Diagnostic::error(name.span, "this header cannot be set here").label(reason));
+                self.report(
+                    Diagnostic::error(name.span, "this header cannot be set here").label(reason),
+                );
             } else if headers.iter().any(|(other, _)| *other == header) {
                 let error = Diagnostic::error(name.span, "this header is set twice");
-                self.report(error.help("the case of letters makes no difference in a header's name"));
+                self.report(
+                    error.help("the case of letters makes no difference in a header's name"),
+                );
             } else {
                 headers.extend(value.map(|value| (header, value)));
             }
@@ -72,7 +95,8 @@ impl Compiler<'_> {
     }
 
     fn header_value(&self, value: &str, span: Span) -> Option<HeaderValue> {
-        let visible = value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && value.trim() == value;
+        let visible =
+            value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && value.trim() == value;
         let parsed = HeaderValue::from_str(value).ok().filter(|_| visible);
         if parsed.is_none() {
             let error = Diagnostic::error(span, "this cannot be a header's value");

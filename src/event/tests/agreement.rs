@@ -23,21 +23,33 @@ const POINTERS: [[&str; 3]; 5] = [
 pub fn check(body: &[u8]) {
     let model = serde_json::from_slice::<Tree>(body).ok();
     let alike = model.is_some() == serde_json::from_slice::<Value>(body).is_ok();
-    assert!(alike || holds_a_key_of_serde_json(body), "the model reads what serde_json reads");
+    assert!(
+        alike || holds_a_key_of_serde_json(body),
+        "the model reads what serde_json reads"
+    );
     for [id, kind, at] in POINTERS {
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(id.parse().expect("a pointer")),
             kind: Source::Pointer(kind.parse().expect("a pointer")),
-            timestamp: Some(TimestampSpec { source: Source::Pointer(at.parse().expect("a pointer")), max_age: None }),
+            timestamp: Some(TimestampSpec {
+                source: Source::Pointer(at.parse().expect("a pointer")),
+                max_age: None,
+            }),
         };
         let outcome = spec.parse(body, &http::HeaderMap::new());
         match &model {
             None => assert!(
-                matches!(outcome, Err(EnvelopeError::NotJson | EnvelopeError::InvalidUtf8)),
+                matches!(
+                    outcome,
+                    Err(EnvelopeError::NotJson | EnvelopeError::InvalidUtf8)
+                ),
                 "serde_json refuses what gave {outcome:?}"
             ),
             Some(tree) if outcome == Err(EnvelopeError::NotJson) => {
-                assert!(tree.holds_huge_number(), "serde_json accepts what was refused");
+                assert!(
+                    tree.holds_huge_number(),
+                    "serde_json accepts what was refused"
+                );
             }
             Some(tree) => check_parts(outcome, [id, kind, at].map(|pointer| tree.at(pointer))),
         }
@@ -51,8 +63,9 @@ fn holds_a_key_of_serde_json(body: &[u8]) -> bool {
 }
 
 fn check_parts(outcome: Result<Event, EnvelopeError>, [id, kind, at]: [Place<'_>; 3]) {
-    let expected =
-        check_id(&outcome, id).and_then(|()| check_kind(&outcome, kind)).and_then(|()| check_time(&outcome, at));
+    let expected = check_id(&outcome, id)
+        .and_then(|()| check_kind(&outcome, kind))
+        .and_then(|()| check_time(&outcome, at));
     match expected {
         Ok(()) => assert!(outcome.is_ok(), "{outcome:?}, but nothing is wrong"),
         Err(reason) => assert_eq!(outcome.map_err(EnvelopeError::reason), Err(reason)),
@@ -63,11 +76,15 @@ fn check_id(outcome: &Result<Event, EnvelopeError>, id: Place<'_>) -> Result<(),
     let expected = match id {
         Place::Nothing => return Err("id_missing"),
         Place::Ambiguous => return Err("id_ambiguous"),
-        Place::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => EventId::Text(text.as_str().into()),
+        Place::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => {
+            EventId::Text(text.as_str().into())
+        }
         Place::Value(Tree::Leaf(Value::Number(number))) if number.is_f64() => {
             return check_float(outcome, number.as_f64());
         }
-        Place::Value(Tree::Leaf(Value::Number(number))) => EventId::Integer(number.to_string().into()),
+        Place::Value(Tree::Leaf(Value::Number(number))) => {
+            EventId::Integer(number.to_string().into())
+        }
         Place::Value(_) => return Err("id_malformed"),
     };
     if let Ok(event) = outcome {
@@ -77,14 +94,26 @@ fn check_id(outcome: &Result<Event, EnvelopeError>, id: Place<'_>) -> Result<(),
 }
 
 /// `serde_json` keeps no digits of an integer beyond 64 bits, so the model cannot tell it from a fraction.
-fn check_float(outcome: &Result<Event, EnvelopeError>, number: Option<f64>) -> Result<(), &'static str> {
+fn check_float(
+    outcome: &Result<Event, EnvelopeError>,
+    number: Option<f64>,
+) -> Result<(), &'static str> {
     match outcome {
-        Ok(Event { id: EventId::Integer(digits), .. }) => {
-            let (ours, theirs) = (digits.parse::<f64>().unwrap_or(f64::NAN), number.unwrap_or(f64::NAN));
+        Ok(Event {
+            id: EventId::Integer(digits),
+            ..
+        }) => {
+            let (ours, theirs) = (
+                digits.parse::<f64>().unwrap_or(f64::NAN),
+                number.unwrap_or(f64::NAN),
+            );
             let digits_only = digits.bytes().skip(1).all(|byte| byte.is_ascii_digit());
             // Without its feature `float_roundtrip`, `serde_json` may miss the nearest double.
             let same = (ours - theirs).abs() <= theirs.abs() * 1e-14;
-            assert!(digits_only && digits.len() > 18 && same, "{digits} is not {theirs}");
+            assert!(
+                digits_only && digits.len() > 18 && same,
+                "{digits} is not {theirs}"
+            );
             Ok(())
         }
         Ok(event) => panic!("a number gave {:?}", event.id),
@@ -111,11 +140,20 @@ fn check_time(outcome: &Result<Event, EnvelopeError>, at: Place<'_>) -> Result<(
     match at {
         Place::Nothing => Err("timestamp_missing"),
         Place::Ambiguous => Err("timestamp_ambiguous"),
-        Place::Value(Tree::Leaf(Value::Number(number))) if number.as_u64().is_some_and(|n| n < 253_402_207_200_000) => {
+        Place::Value(Tree::Leaf(Value::Number(number)))
+            if number.as_u64().is_some_and(|n| n < 253_402_207_200_000) =>
+        {
             let number = i128::from(number.as_u64().unwrap_or_default());
-            let milliseconds = if number < 100_000_000_000 { number * 1000 } else { number };
+            let milliseconds = if number < 100_000_000_000 {
+                number * 1000
+            } else {
+                number
+            };
             if let Ok(event) = outcome {
-                assert_eq!(event.timestamp.map(jiff::Timestamp::as_nanosecond), Some(milliseconds * 1_000_000));
+                assert_eq!(
+                    event.timestamp.map(jiff::Timestamp::as_nanosecond),
+                    Some(milliseconds * 1_000_000)
+                );
             }
             Ok(())
         }
@@ -126,7 +164,10 @@ fn check_time(outcome: &Result<Event, EnvelopeError>, at: Place<'_>) -> Result<(
 }
 
 fn is_printable(text: &str) -> bool {
-    (1..=255).contains(&text.len()) && !text.chars().any(|c| matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'))
+    (1..=255).contains(&text.len())
+        && !text
+            .chars()
+            .any(|c| matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'))
 }
 
 /// A JSON value that keeps every member of an object, in the order they came.
@@ -145,28 +186,40 @@ enum Place<'a> {
 
 impl Tree {
     fn at(&self, pointer: &str) -> Place<'_> {
-        pointer.split('/').skip(1).fold(Place::Value(self), |place, step| match place {
-            Place::Value(Self::Object(members)) => member(members, &step.replace("~1", "/").replace("~0", "~")),
-            Place::Value(Self::Array(elements)) => match step.parse::<usize>() {
-                Ok(index) if index.to_string() == step => elements.get(index).map_or(Place::Nothing, Place::Value),
-                _ => Place::Nothing,
-            },
-            Place::Value(Self::Leaf(_)) => Place::Nothing,
-            nowhere => nowhere,
-        })
+        pointer
+            .split('/')
+            .skip(1)
+            .fold(Place::Value(self), |place, step| match place {
+                Place::Value(Self::Object(members)) => {
+                    member(members, &step.replace("~1", "/").replace("~0", "~"))
+                }
+                Place::Value(Self::Array(elements)) => match step.parse::<usize>() {
+                    Ok(index) if index.to_string() == step => {
+                        elements.get(index).map_or(Place::Nothing, Place::Value)
+                    }
+                    _ => Place::Nothing,
+                },
+                Place::Value(Self::Leaf(_)) => Place::Nothing,
+                nowhere => nowhere,
+            })
     }
 
     fn holds_huge_number(&self) -> bool {
         match self {
             Self::Object(members) => members.iter().any(|(_, value)| value.holds_huge_number()),
             Self::Array(elements) => elements.iter().any(Self::holds_huge_number),
-            Self::Leaf(value) => value.as_f64().is_some_and(|number| number.abs() > 0.999e308),
+            Self::Leaf(value) => value
+                .as_f64()
+                .is_some_and(|number| number.abs() > 0.999e308),
         }
     }
 }
 
 fn member<'a>(members: &'a [(String, Tree)], name: &str) -> Place<'a> {
-    let alike: Vec<_> = members.iter().filter(|(key, _)| fold(key) == fold(name)).collect();
+    let alike: Vec<_> = members
+        .iter()
+        .filter(|(key, _)| fold(key) == fold(name))
+        .collect();
     match alike[..] {
         [(key, value)] if key == name => Place::Value(value),
         [] | [_] => Place::Nothing,

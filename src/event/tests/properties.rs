@@ -48,15 +48,25 @@ proptest! {
 
 /// A JSON text, its white space and escapes left to chance.
 fn json() -> impl Strategy<Value = String> {
-    let other = sample::select(&["null", "true", "false", "{}", "[]", "[ ]"][..]).prop_map(String::from);
+    let other =
+        sample::select(&["null", "true", "false", "{}", "[]", "[ ]"][..]).prop_map(String::from);
     let leaf = prop_oneof![4 => string(), 2 => number(), 1 => other];
     let value = leaf.prop_recursive(4, 48, 6, |value| {
         prop_oneof![
             vec((space(), value.clone(), space()), 0..5).prop_map(|elements| {
-                format!("[{}]", elements.into_iter().map(|(a, value, b)| a + &value + &b).collect::<Vec<_>>().join(","))
+                format!(
+                    "[{}]",
+                    elements
+                        .into_iter()
+                        .map(|(a, value, b)| a + &value + &b)
+                        .collect::<Vec<_>>()
+                        .join(",")
+                )
             }),
             vec((space(), key(), space(), value, space()), 0..6).prop_map(|members| {
-                let members = members.into_iter().map(|(a, key, b, value, c)| format!("{a}{key}{b}:{c}{value}{a}"));
+                let members = members
+                    .into_iter()
+                    .map(|(a, key, b, value, c)| format!("{a}{key}{b}:{c}{value}{a}"));
                 format!("{{{}}}", members.collect::<Vec<_>>().join(","))
             }),
         ]
@@ -72,8 +82,8 @@ fn space() -> impl Strategy<Value = String> {
 fn key() -> impl Strategy<Value = String> {
     let names = sample::select(
         &[
-            "id", "ID", "Id", "\u{131}d", "type", "TYPE", "at", "aT", "event", "Event", "data", "k", "\u{212a}", "s",
-            "\u{17f}", "", "a/b", "A/B", "0",
+            "id", "ID", "Id", "\u{131}d", "type", "TYPE", "at", "aT", "event", "Event", "data",
+            "k", "\u{212a}", "s", "\u{17f}", "", "a/b", "A/B", "0",
         ][..],
     );
     prop_oneof![6 => (names, vec(any::<u8>(), 8)).prop_map(|(name, manners)| quoted(name, &manners)), 1 => string()]

@@ -36,36 +36,65 @@ enum Strings {
 impl Style {
     pub(super) const fn compact() -> Self {
         let strings = Strings::AsTheyStand;
-        Self { comma: ",", colon: ":", indent: None, strings, sorted: false, slashed: false }
+        Self {
+            comma: ",",
+            colon: ":",
+            indent: None,
+            strings,
+            sorted: false,
+            slashed: false,
+        }
     }
 
     pub(super) const fn spaced() -> Self {
-        Self { comma: ", ", colon: ": ", ..Self::compact() }
+        Self {
+            comma: ", ",
+            colon: ": ",
+            ..Self::compact()
+        }
     }
 
     pub(super) const fn pretty(spaces: usize) -> Self {
-        Self { colon: ": ", indent: Some(spaces), ..Self::compact() }
+        Self {
+            colon: ": ",
+            indent: Some(spaces),
+            ..Self::compact()
+        }
     }
 
     pub(super) const fn plain(self) -> Self {
-        Self { strings: Strings::Plain, ..self }
+        Self {
+            strings: Strings::Plain,
+            ..self
+        }
     }
 
     pub(super) const fn ascii(self) -> Self {
-        Self { strings: Strings::Ascii, ..self }
+        Self {
+            strings: Strings::Ascii,
+            ..self
+        }
     }
 
     pub(super) const fn sorted(self) -> Self {
-        Self { sorted: true, ..self }
+        Self {
+            sorted: true,
+            ..self
+        }
     }
 
     pub(super) const fn slashed(self) -> Self {
-        Self { slashed: true, ..self }
+        Self {
+            slashed: true,
+            ..self
+        }
     }
 
     /// `None` for what is no JSON, or too long for a tree.
     pub(super) fn write(self, body: &[u8]) -> Option<Vec<u8>> {
-        let text = std::str::from_utf8(body).ok().filter(|text| text.len() <= TEXT_BYTES_MAX && is_valid(text))?;
+        let text = std::str::from_utf8(body)
+            .ok()
+            .filter(|text| text.len() <= TEXT_BYTES_MAX && is_valid(text))?;
         let value = Reader { rest: text }.value()?;
         let mut written = String::with_capacity(text.len());
         self.value(&value, 0, &mut written);
@@ -77,10 +106,15 @@ impl Style {
             Value::Scalar(text) => to.push_str(text),
             Value::String(raw) => self.string(raw, to),
             Value::Array(values) => {
-                self.list('[', ']', values, level, to, |value, to| self.value(value, level + 1, to));
+                self.list('[', ']', values, level, to, |value, to| {
+                    self.value(value, level + 1, to)
+                });
             }
             Value::Object(members) => {
-                let mut members: Vec<_> = members.iter().map(|(key, value)| (*key, unescaped(key), value)).collect();
+                let mut members: Vec<_> = members
+                    .iter()
+                    .map(|(key, value)| (*key, unescaped(key), value))
+                    .collect();
                 if self.sorted {
                     members.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
                 }
@@ -93,7 +127,15 @@ impl Style {
         }
     }
 
-    fn list<T>(self, open: char, close: char, of: &[T], level: usize, to: &mut String, each: impl Fn(&T, &mut String)) {
+    fn list<T>(
+        self,
+        open: char,
+        close: char,
+        of: &[T],
+        level: usize,
+        to: &mut String,
+        each: impl Fn(&T, &mut String),
+    ) {
         to.push(open);
         for (number, item) in of.iter().enumerate() {
             if number > 0 {
@@ -199,7 +241,10 @@ impl<'a> Reader<'a> {
                 Some(Value::Object(members))
             }
             _ => {
-                let end = self.rest.find([',', ']', '}', ' ', '\t', '\r', '\n']).unwrap_or(self.rest.len());
+                let end = self
+                    .rest
+                    .find([',', ']', '}', ' ', '\t', '\r', '\n'])
+                    .unwrap_or(self.rest.len());
                 let (scalar, rest) = self.rest.split_at(end);
                 self.rest = rest;
                 Some(Value::Scalar(scalar))
@@ -264,10 +309,22 @@ mod tests {
     fn json_is_written_as_the_libraries_write_it() {
         let cases = [
             (Style::compact(), r#"{"b":[1.0,"é\/\n",{},[]],"a":null}"#),
-            (Style::compact().plain(), r#"{"b":[1.0,"é/\n",{},[]],"a":null}"#),
-            (Style::compact().ascii().slashed(), r#"{"b":[1.0,"\u00e9\/\n",{},[]],"a":null}"#),
-            (Style::spaced().ascii(), r#"{"b": [1.0, "\u00e9/\n", {}, []], "a": null}"#),
-            (Style::compact().plain().sorted(), r#"{"a":null,"b":[1.0,"é/\n",{},[]]}"#),
+            (
+                Style::compact().plain(),
+                r#"{"b":[1.0,"é/\n",{},[]],"a":null}"#,
+            ),
+            (
+                Style::compact().ascii().slashed(),
+                r#"{"b":[1.0,"\u00e9\/\n",{},[]],"a":null}"#,
+            ),
+            (
+                Style::spaced().ascii(),
+                r#"{"b": [1.0, "\u00e9/\n", {}, []], "a": null}"#,
+            ),
+            (
+                Style::compact().plain().sorted(),
+                r#"{"a":null,"b":[1.0,"é/\n",{},[]]}"#,
+            ),
             (
                 Style::pretty(2).plain(),
                 "{\n  \"b\": [\n    1.0,\n    \"é/\\n\",\n    {},\n    []\n  ],\n  \"a\": null\n}",
@@ -276,7 +333,10 @@ mod tests {
         for (style, expected) in cases {
             assert_eq!(written(style), expected);
         }
-        assert_eq!(Style::compact().ascii().write("\"😀\"".as_bytes()).unwrap(), br#""\ud83d\ude00""#);
+        assert_eq!(
+            Style::compact().ascii().write("\"😀\"".as_bytes()).unwrap(),
+            br#""\ud83d\ude00""#
+        );
     }
 
     #[test]

@@ -78,16 +78,46 @@ const SKIPPED: &[&str] = &[
 
 /// Options that make a body that is not known here.
 const UNKNOWN: &[(&str, &str)] = &[
-    ("-F", "a form of parts (`-F`) has a boundary that curl makes up: save the bytes that were sent"),
-    ("--form", "a form of parts (`--form`) has a boundary that curl makes up: save the bytes that were sent"),
-    ("--form-string", "a form of parts has a boundary that curl makes up: save the bytes that were sent"),
-    ("--data-urlencode", "`--data-urlencode` is not known here: give the body with `--data-raw`, encoded"),
-    ("-T", "an upload (`-T`) is not known here: give the body with `--data-binary`"),
-    ("--upload-file", "an upload (`--upload-file`) is not known here: give the body with `--data-binary`"),
-    ("-G", "with `-G` the data goes into the URL, so there is no body"),
-    ("--get", "with `--get` the data goes into the URL, so there is no body"),
-    ("-K", "a file of options (`-K`) is not known here: write them out"),
-    ("--config", "a file of options (`--config`) is not known here: write them out"),
+    (
+        "-F",
+        "a form of parts (`-F`) has a boundary that curl makes up: save the bytes that were sent",
+    ),
+    (
+        "--form",
+        "a form of parts (`--form`) has a boundary that curl makes up: save the bytes that were sent",
+    ),
+    (
+        "--form-string",
+        "a form of parts has a boundary that curl makes up: save the bytes that were sent",
+    ),
+    (
+        "--data-urlencode",
+        "`--data-urlencode` is not known here: give the body with `--data-raw`, encoded",
+    ),
+    (
+        "-T",
+        "an upload (`-T`) is not known here: give the body with `--data-binary`",
+    ),
+    (
+        "--upload-file",
+        "an upload (`--upload-file`) is not known here: give the body with `--data-binary`",
+    ),
+    (
+        "-G",
+        "with `-G` the data goes into the URL, so there is no body",
+    ),
+    (
+        "--get",
+        "with `--get` the data goes into the URL, so there is no body",
+    ),
+    (
+        "-K",
+        "a file of options (`-K`) is not known here: write them out",
+    ),
+    (
+        "--config",
+        "a file of options (`--config`) is not known here: write them out",
+    ),
 ];
 
 /// How an option's data becomes the body.
@@ -104,15 +134,30 @@ enum Data {
 /// The command and its line, if `text` is one of curl, a prompt before it or not.
 pub(super) fn command(text: &[u8]) -> Option<(&[u8], usize)> {
     let command = text.trim_ascii_start();
-    let command = command.strip_prefix(b"$ ").unwrap_or(command).trim_ascii_start();
+    let command = command
+        .strip_prefix(b"$ ")
+        .unwrap_or(command)
+        .trim_ascii_start();
     let rest = command.strip_prefix(b"curl")?;
-    let ends = rest.first().is_none_or(|byte| byte.is_ascii_whitespace() || *byte == b'\\');
+    let ends = rest
+        .first()
+        .is_none_or(|byte| byte.is_ascii_whitespace() || *byte == b'\\');
     let before = &text[..text.len() - command.len()];
     ends.then(|| (command, before.split(|&byte| byte == b'\n').count()))
 }
 
-pub(super) fn parse(command: &[u8], line: usize, files: &mut Files<'_>) -> Result<Request, CapturedError> {
-    let mut curl = Curl { request: Request::default(), data: None, json: false, host: None, files };
+pub(super) fn parse(
+    command: &[u8],
+    line: usize,
+    files: &mut Files<'_>,
+) -> Result<Request, CapturedError> {
+    let mut curl = Curl {
+        request: Request::default(),
+        data: None,
+        json: false,
+        host: None,
+        files,
+    };
     let mut words = words(command, line)?.into_iter().skip(1);
     let mut only_urls = false;
     while let Some(word) = words.next() {
@@ -135,8 +180,13 @@ pub(super) fn parse(command: &[u8], line: usize, files: &mut Files<'_>) -> Resul
                 continue;
             }
             let argument = match attached {
-                Some(argument) => Word { bytes: argument.as_bytes().to_vec(), line },
-                None => words.next().ok_or_else(|| at(format!("`{option}` has no argument")))?,
+                Some(argument) => Word {
+                    bytes: argument.as_bytes().to_vec(),
+                    line,
+                },
+                None => words
+                    .next()
+                    .ok_or_else(|| at(format!("`{option}` has no argument")))?,
             };
             curl.option(&option, &argument).map_err(at)?;
         }
@@ -145,7 +195,8 @@ pub(super) fn parse(command: &[u8], line: usize, files: &mut Files<'_>) -> Resul
 }
 
 fn text(word: &Word) -> Result<&str, CapturedError> {
-    std::str::from_utf8(&word.bytes).map_err(|_| CapturedError::new(word.line, "an option or URL is not UTF-8"))
+    std::str::from_utf8(&word.bytes)
+        .map_err(|_| CapturedError::new(word.line, "an option or URL is not UTF-8"))
 }
 
 /// The options in a word, each with what is attached to it: `-sSd@file` is three.
@@ -167,7 +218,9 @@ fn options(word: &str) -> Vec<(String, Option<&str>)> {
 }
 
 fn takes_argument(option: &str) -> bool {
-    data_of(option).is_some() || matches!(option, "-H" | "--header" | "--url" | "--json") || SKIPPED.contains(&option)
+    data_of(option).is_some()
+        || matches!(option, "-H" | "--header" | "--url" | "--json")
+        || SKIPPED.contains(&option)
 }
 
 fn data_of(option: &str) -> Option<Data> {
@@ -246,7 +299,10 @@ impl Curl<'_, '_> {
             Some(name) if !colon => return add(name, b"", &mut self.request.headers),
             _ => {}
         }
-        let removes = argument.trim_ascii_end().strip_suffix(b":").is_some_and(|name| !name.contains(&b':'));
+        let removes = argument
+            .trim_ascii_end()
+            .strip_suffix(b":")
+            .is_some_and(|name| !name.contains(&b':'));
         if removes {
             return Ok(());
         }
@@ -257,7 +313,10 @@ impl Curl<'_, '_> {
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
         let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let slash = if target.starts_with('/') { "" } else { "/" };
-        self.request.target = Some(format!("{slash}{}", target.split('#').next().unwrap_or_default()));
+        self.request.target = Some(format!(
+            "{slash}{}",
+            target.split('#').next().unwrap_or_default()
+        ));
         let host = host.rsplit('@').next().unwrap_or_default();
         self.host = Some(host.to_owned());
     }
@@ -277,9 +336,15 @@ impl Curl<'_, '_> {
         }
         if self.data.is_some() {
             let form = "application/x-www-form-urlencoded";
-            self.default_header(CONTENT_TYPE, if self.json { "application/json" } else { form });
+            self.default_header(
+                CONTENT_TYPE,
+                if self.json { "application/json" } else { form },
+            );
         }
-        Request { body: Bytes::from(self.data.unwrap_or_default()), ..self.request }
+        Request {
+            body: Bytes::from(self.data.unwrap_or_default()),
+            ..self.request
+        }
     }
 }
 
@@ -320,10 +385,15 @@ mod tests {
 
     #[test]
     fn headers_host_and_target_are_those_that_curl_would_send() {
-        let request =
-            read("curl \\\n -H 'X-Sig: a=b' -H \"Y:\" -HZ\\; -H @head 'https://u:p@h:1/p?q=1#f' -d ''").unwrap();
-        let shown: Vec<_> =
-            request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let request = read(
+            "curl \\\n -H 'X-Sig: a=b' -H \"Y:\" -HZ\\; -H @head 'https://u:p@h:1/p?q=1#f' -d ''",
+        )
+        .unwrap();
+        let shown: Vec<_> = request
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
         let mut expected = vec![
             ("x-sig", "a=b"),
             ("z", ""),

@@ -14,7 +14,10 @@ pub(super) fn parse(text: &[u8]) -> Result<Request, CapturedError> {
     let (mut request, body) = head(text)?;
     let Some(body) = body else {
         let problem = "there is no blank line between the headers and the body";
-        return Err(CapturedError::new(text.split(|&byte| byte == b'\n').count(), problem));
+        return Err(CapturedError::new(
+            text.split(|&byte| byte == b'\n').count(),
+            problem,
+        ));
     };
     request.body = Bytes::copy_from_slice(body);
     Ok(request)
@@ -25,8 +28,13 @@ pub(super) fn parse_head(text: &[u8]) -> Result<Request, CapturedError> {
         (request, None) => Ok(request),
         (request, Some(rest)) if rest.trim_ascii().is_empty() => Ok(request),
         (_, Some(rest)) => {
-            let line = text[..text.len() - rest.len()].split(|&byte| byte == b'\n').count();
-            Err(CapturedError::new(line, "there is more behind the headers; a whole message is for --request"))
+            let line = text[..text.len() - rest.len()]
+                .split(|&byte| byte == b'\n')
+                .count();
+            Err(CapturedError::new(
+                line,
+                "there is more behind the headers; a whole message is for --request",
+            ))
         }
     }
 }
@@ -53,7 +61,10 @@ fn head(text: &[u8]) -> Result<(Request, Option<&[u8]>), CapturedError> {
             continue;
         }
         if request.headers.len() >= HEADERS_MAX {
-            return Err(CapturedError::new(number, format!("there are more than {HEADERS_MAX} headers")));
+            return Err(CapturedError::new(
+                number,
+                format!("there are more than {HEADERS_MAX} headers"),
+            ));
         }
         field(line, &mut request).map_err(|problem| CapturedError::new(number, problem))?;
     }
@@ -61,7 +72,10 @@ fn head(text: &[u8]) -> Result<(Request, Option<&[u8]>), CapturedError> {
 }
 
 /// The target of a request line, or `Some(None)` for a status line; `None` for what is neither.
-#[expect(clippy::option_option, reason = "a status line has no target, and is a first line all the same")]
+#[expect(
+    clippy::option_option,
+    reason = "a status line has no target, and is a first line all the same"
+)]
 fn first_line(line: &[u8]) -> Option<Option<String>> {
     let text = std::str::from_utf8(line).ok()?;
     if text.starts_with("HTTP/") {
@@ -76,7 +90,9 @@ fn first_line(line: &[u8]) -> Option<Option<String>> {
 
 fn field(line: &[u8], request: &mut Request) -> Result<(), String> {
     if line.starts_with(b" ") || line.starts_with(b"\t") {
-        return Err("a header that goes on over several lines is refused by the gateway too".into());
+        return Err(
+            "a header that goes on over several lines is refused by the gateway too".into(),
+        );
     }
     // HTTP/2 writes what the first line says as headers (RFC 9113 §8.3.1).
     if let Some(pseudo) = line.strip_prefix(b":") {
@@ -103,10 +119,13 @@ fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Adds one header to those that are there.
 pub(super) fn add(name: &[u8], value: &[u8], headers: &mut HeaderMap) -> Result<(), String> {
     let parsed = HeaderName::from_bytes(name);
-    let name = parsed.map_err(|_| format!("`{}` is no header's name", String::from_utf8_lossy(name)))?;
-    let value =
-        HeaderValue::from_bytes(value).map_err(|_| format!("the value of `{name}` holds control characters"))?;
-    headers.try_append(name, value).map_err(|_| "there are too many headers")?;
+    let name =
+        parsed.map_err(|_| format!("`{}` is no header's name", String::from_utf8_lossy(name)))?;
+    let value = HeaderValue::from_bytes(value)
+        .map_err(|_| format!("the value of `{name}` holds control characters"))?;
+    headers
+        .try_append(name, value)
+        .map_err(|_| "there are too many headers")?;
     Ok(())
 }
 
@@ -136,7 +155,13 @@ mod tests {
 
     #[test]
     fn a_head_may_begin_with_a_request_a_status_or_a_header() {
-        for first in ["", "POST / HTTP/1.1\n", "POST /\n", "HTTP/1.1 200 OK\n", ":method: POST\n:path: /\n"] {
+        for first in [
+            "",
+            "POST / HTTP/1.1\n",
+            "POST /\n",
+            "HTTP/1.1 200 OK\n",
+            ":method: POST\n:path: /\n",
+        ] {
             let request = parse_head(format!("{first}A: 1\nA: 2").as_bytes()).unwrap();
             assert_eq!(request.headers.get_all("a").iter().count(), 2, "{first:?}");
         }
@@ -153,7 +178,10 @@ mod tests {
         ];
         for (text, line, problem) in cases {
             let error = parse(text.as_bytes()).unwrap_err();
-            assert!(error.line == line && error.problem.contains(problem), "{text:?}: {error}");
+            assert!(
+                error.line == line && error.problem.contains(problem),
+                "{text:?}: {error}"
+            );
         }
         assert_eq!(parse_head(b"A: 1\n\nx").unwrap_err().line, 3);
     }

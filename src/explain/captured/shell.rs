@@ -28,7 +28,8 @@ impl Lexer<'_> {
     /// `None` at the end of the command.
     fn word(&mut self) -> Result<Option<Word>, CapturedError> {
         loop {
-            if self.takes(b"\\\n") || self.takes(b"\\\r\n") || self.takes(b" ") || self.takes(b"\t") {
+            if self.takes(b"\\\n") || self.takes(b"\\\r\n") || self.takes(b" ") || self.takes(b"\t")
+            {
                 continue;
             }
             break;
@@ -45,7 +46,9 @@ impl Lexer<'_> {
                 continue;
             }
             match self.rest.first() {
-                None | Some(b' ' | b'\t' | b'\n' | b'\r' | b';' | b'|' | b'&' | b'<' | b'>') => break,
+                None | Some(b' ' | b'\t' | b'\n' | b'\r' | b';' | b'|' | b'&' | b'<' | b'>') => {
+                    break;
+                }
                 Some(b'#') if word.is_none() => break,
                 Some(b'\'') => self.single(word.get_or_insert_default())?,
                 Some(b'"') => self.double(word.get_or_insert_default())?,
@@ -103,7 +106,12 @@ impl Lexer<'_> {
         loop {
             match self.next("").map_err(unclosed)? {
                 b'\'' => return Ok(()),
-                b'\\' if self.rest.first().is_some_and(|digit| matches!(digit, b'0'..=b'7')) => {
+                b'\\'
+                    if self
+                        .rest
+                        .first()
+                        .is_some_and(|digit| matches!(digit, b'0'..=b'7')) =>
+                {
                     let byte = self.number(3, 8)?;
                     word.push(u8::try_from(byte).map_err(|_| self.bad_escape())?);
                 }
@@ -139,7 +147,9 @@ impl Lexer<'_> {
         let length = self.rest.iter().take(most).take_while(is_digit).count();
         let (digits, rest) = self.rest.split_at(length);
         self.rest = rest;
-        let number = std::str::from_utf8(digits).ok().and_then(|digits| u32::from_str_radix(digits, radix).ok());
+        let number = std::str::from_utf8(digits)
+            .ok()
+            .and_then(|digits| u32::from_str_radix(digits, radix).ok());
         number.ok_or_else(|| self.bad_escape())
     }
 
@@ -149,9 +159,12 @@ impl Lexer<'_> {
 
     /// A byte that stands for itself, unless the shell would put something else there.
     fn literal(&mut self) -> Result<u8, CapturedError> {
-        let begins_name = |byte: &u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'{' | b'(');
+        let begins_name =
+            |byte: &u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'{' | b'(');
         match self.rest {
-            [b'`', ..] => return Err(self.unknown("what the shell would put in the place of a backtick")),
+            [b'`', ..] => {
+                return Err(self.unknown("what the shell would put in the place of a backtick"));
+            }
             [b'$', next, ..] if begins_name(next) => {
                 return Err(self.unknown("what the shell would put in the place of a `$`"));
             }
@@ -161,11 +174,17 @@ impl Lexer<'_> {
     }
 
     fn unknown(&self, what: &str) -> CapturedError {
-        CapturedError::new(self.line, format!("{what} is not known here: write it out, or quote it with '…'"))
+        CapturedError::new(
+            self.line,
+            format!("{what} is not known here: write it out, or quote it with '…'"),
+        )
     }
 
     fn next(&mut self, problem: &str) -> Result<u8, CapturedError> {
-        let (&byte, rest) = self.rest.split_first().ok_or_else(|| CapturedError::new(self.line, problem))?;
+        let (&byte, rest) = self
+            .rest
+            .split_first()
+            .ok_or_else(|| CapturedError::new(self.line, problem))?;
         self.rest = rest;
         self.line += usize::from(byte == b'\n');
         Ok(byte)
@@ -182,7 +201,10 @@ impl Lexer<'_> {
 }
 
 fn open(line: usize, quote: &str) -> CapturedError {
-    CapturedError::new(line, format!("the quote {quote} is opened here and not closed"))
+    CapturedError::new(
+        line,
+        format!("the quote {quote} is opened here and not closed"),
+    )
 }
 
 #[cfg(test)]
@@ -191,7 +213,10 @@ mod tests {
 
     fn split(text: &str) -> Result<Vec<String>, CapturedError> {
         let words = words(text.as_bytes(), 1)?;
-        Ok(words.into_iter().map(|word| String::from_utf8(word.bytes).unwrap()).collect())
+        Ok(words
+            .into_iter()
+            .map(|word| String::from_utf8(word.bytes).unwrap())
+            .collect())
     }
 
     #[test]

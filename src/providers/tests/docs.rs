@@ -10,7 +10,9 @@ use crate::handshake::Wants;
 use crate::providers::{Asks, PRESETS, Preset};
 use crate::route::OnDuplicate;
 use crate::secret::Secret;
-use crate::signature::{Algorithm, Encoding, Header, KeyEncoding, Place, Scheme, TimePlace, TimeUnit, presets};
+use crate::signature::{
+    Algorithm, Encoding, Header, KeyEncoding, Place, Scheme, TimePlace, TimeUnit, presets,
+};
 
 const INTRODUCTION: &str = "\
 # Providers
@@ -96,7 +98,8 @@ wrong signature; the metric `signature_checks_total` says `stale`, which is a cl
 ";
 
 const SECRET: &str = "whsec_example";
-const EXAMPLE: &str = r#"{"id":"evt_1","type":"payment.completed","timestamp":"2026-01-15T10:30:00Z"}"#;
+const EXAMPLE: &str =
+    r#"{"id":"evt_1","type":"payment.completed","timestamp":"2026-01-15T10:30:00Z"}"#;
 
 /// The page as Markdown.
 fn reference() -> String {
@@ -115,8 +118,16 @@ fn reference() -> String {
     page.push_str(&in_the_body());
     page.push_str(OF_YOUR_OWN);
     page.push_str("## Event types\n\nWhat `hookgate check` knows of `events:`; other providers' types are not known, and not checked.\n");
-    for preset in PRESETS.iter().filter(|preset| !preset.habits.event_types.is_empty()) {
-        let types: Vec<_> = preset.habits.event_types.iter().map(|kind| format!("`{kind}`")).collect();
+    for preset in PRESETS
+        .iter()
+        .filter(|preset| !preset.habits.event_types.is_empty())
+    {
+        let types: Vec<_> = preset
+            .habits
+            .event_types
+            .iter()
+            .map(|kind| format!("`{kind}`"))
+            .collect();
         let _ = write!(page, "\n**{}**: {}\n", preset.title, types.join(", "));
     }
     page
@@ -157,14 +168,22 @@ fn places(scheme: &Scheme) -> String {
         Place::Fields(fields) => format!("`{}`", fields.header.spelling),
         Place::Body(in_body) => format!("body, `{}`", in_body.pointer),
     };
-    scheme.places.iter().map(name).collect::<Vec<_>>().join(" or ")
+    scheme
+        .places
+        .iter()
+        .map(name)
+        .collect::<Vec<_>>()
+        .join(" or ")
 }
 
 fn section(preset: &Preset) -> String {
     let scheme = (preset.scheme)();
     let mut section = format!("## {}\n\n", preset.title);
-    let kinds: Vec<_> =
-        scheme.kinds.iter().map(|kind| format!("{}, {}", algorithm(kind.algorithm), key(kind))).collect();
+    let kinds: Vec<_> = scheme
+        .kinds
+        .iter()
+        .map(|kind| format!("{}, {}", algorithm(kind.algorithm), key(kind)))
+        .collect();
     let _ = writeln!(section, "* **Algorithm**: {}.", kinds.join("; or "));
     let _ = writeln!(section, "* **Sent**: {}.", sent(&scheme));
     if let Some(time) = &scheme.time {
@@ -203,8 +222,11 @@ fn algorithm(algorithm: Algorithm) -> &'static str {
 }
 
 fn key(kind: &crate::signature::Kind) -> String {
-    let what =
-        if kind.algorithm == Algorithm::Ed25519 { "the secret is the public key" } else { "the key is the secret" };
+    let what = if kind.algorithm == Algorithm::Ed25519 {
+        "the secret is the public key"
+    } else {
+        "the key is the secret"
+    };
     let form = match kind.key.encoding {
         KeyEncoding::Utf8 => "'s text",
         KeyEncoding::Base64 => ", decoded from base64",
@@ -271,10 +293,22 @@ fn handshake(asks: Asks) -> Option<String> {
 fn in_the_body() -> String {
     let secret = Secret::new(SECRET).unwrap();
     let signed = presets::orbvpn().sign_in_body(&secret, EXAMPLE).unwrap();
-    let headers = presets::orbvpn().sign(&secret, EXAMPLE.as_bytes(), Timestamp::UNIX_EPOCH, None).unwrap();
-    let tag = headers.iter().next().unwrap().1.strip_prefix("sha256=").unwrap();
+    let headers = presets::orbvpn()
+        .sign(&secret, EXAMPLE.as_bytes(), Timestamp::UNIX_EPOCH, None)
+        .unwrap();
+    let tag = headers
+        .iter()
+        .next()
+        .unwrap()
+        .1
+        .strip_prefix("sha256=")
+        .unwrap();
     assert!(signed.contains(tag), "both forms are of the same bytes");
-    IN_THE_BODY.replace("SIGNED", &signed).replace("PLAIN", EXAMPLE).replace("SECRET", SECRET).replace("TAG", tag)
+    IN_THE_BODY
+        .replace("SIGNED", &signed)
+        .replace("PLAIN", EXAMPLE)
+        .replace("SECRET", SECRET)
+        .replace("TAG", tag)
 }
 
 /// As a configuration has it.
@@ -284,7 +318,10 @@ fn written(duration: Duration) -> String {
 
 #[test]
 fn the_page_is_current() {
-    let (path, page) = (concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md"), reference());
+    let (path, page) = (
+        concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md"),
+        reference(),
+    );
     if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
         std::fs::write(path, &page).unwrap();
     }

@@ -9,11 +9,20 @@ pub fn check(bytes: &[u8]) {
     let mut begun = 0;
     let end = loop {
         let progress = parse(&bytes[..begun]);
-        let Ok(Progress::Wants(more)) = progress else { break progress };
-        assert!(more > 0 && begun + more <= BYTES_MAX, "{more} more are wanted after {begun}");
+        let Ok(Progress::Wants(more)) = progress else {
+            break progress;
+        };
+        assert!(
+            more > 0 && begun + more <= BYTES_MAX,
+            "{more} more are wanted after {begun}"
+        );
         for fewer in 0..more.min(bytes.len() - begun) {
             let between = parse(&bytes[..begun + fewer]);
-            assert_eq!(between, Ok(Progress::Wants(more - fewer)), "less than was wanted says nothing");
+            assert_eq!(
+                between,
+                Ok(Progress::Wants(more - fewer)),
+                "less than was wanted says nothing"
+            );
         }
         if begun + more > bytes.len() {
             return;
@@ -22,6 +31,10 @@ pub fn check(bytes: &[u8]) {
     };
     if let Ok(Progress::Read(_, follow)) = end {
         let length = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
-        assert_eq!(begun + follow, 16 + length, "the header is as long as it says");
+        assert_eq!(
+            begun + follow,
+            16 + length,
+            "the header is as long as it says"
+        );
     }
 }

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use super::handshake::Query;
 use super::providers::{Asks, PRESETS};
 use super::secret::Secret;
-use super::signature::{Algorithm, NamedSecret, Place, Scheme, TimeUnit, Verified, Verifier, presets};
+use super::signature::{
+    Algorithm, NamedSecret, Place, Scheme, TimeUnit, Verified, Verifier, presets,
+};
 
 /// Base64 and hex at once, so that it is a key for every scheme but those of public keys, where it is one by chance.
 const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -19,7 +21,11 @@ const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbcc
 const OTHERS: usize = 4;
 
 fn other(number: usize) -> Scheme {
-    let mut scheme = if number == 3 { presets::orbvpn() } else { presets::slack() };
+    let mut scheme = if number == 3 {
+        presets::orbvpn()
+    } else {
+        presets::slack()
+    };
     match (number, scheme.time.as_mut()) {
         (0, Some(time)) => time.unit = TimeUnit::Milliseconds,
         (1, Some(time)) => time.unit = TimeUnit::Rfc3339,
@@ -38,18 +44,27 @@ fn other(number: usize) -> Scheme {
 /// The first byte is the preset, or one of the others. Then come headers' values, a line each, for the headers that the scheme reads, one
 /// after the other; after an empty line, the body.
 pub fn check(data: &[u8]) {
-    let Some((&choice, rest)) = data.split_first() else { return };
+    let Some((&choice, rest)) = data.split_first() else {
+        return;
+    };
     let place = usize::from(choice) % (PRESETS.len() + OTHERS);
     let (asks, scheme) = match PRESETS.get(place) {
         Some(preset) => (preset.asks, (preset.scheme)()),
         None => (Asks::Never, other(place - PRESETS.len())),
     };
-    let scheme = Scheme { signed: scheme.signed.clone().at("https://hooks.example.com/"), ..scheme };
+    let scheme = Scheme {
+        signed: scheme.signed.clone().at("https://hooks.example.com/"),
+        ..scheme
+    };
     let end = rest.windows(2).position(|pair| pair == b"\n\n");
     let (lines, body) = end.map_or((&b""[..], rest), |end| (&rest[..end], &rest[end + 2..]));
     let now = Timestamp::from_second(1_760_000_000).expect("a time");
     let secret = || Secret::new(SECRET).expect("not empty");
-    let named = NamedSecret { name: "key".into(), secret: secret(), expires: None };
+    let named = NamedSecret {
+        name: "key".into(),
+        secret: secret(),
+        expires: None,
+    };
     let key = named.for_scheme(&scheme).expect("a key for every scheme");
     let verifier = Verifier::new(scheme.clone(), vec![key], true);
     let verify = |headers: &HeaderMap, body: &[u8]| -> Option<Verified> {
@@ -59,12 +74,17 @@ pub fn check(data: &[u8]) {
     };
 
     let headers: Vec<_> = scheme.headers().map(|header| header.name.clone()).collect();
-    let values = lines.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok());
+    let values = lines
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| HeaderValue::from_bytes(line).ok());
     let mut made_up = HeaderMap::new();
     for (name, value) in headers.iter().cycle().zip(values.clone()) {
         made_up.append(name, value);
     }
-    assert!(verify(&made_up, body).is_none(), "{place}: what nobody signed verifies");
+    assert!(
+        verify(&made_up, body).is_none(),
+        "{place}: what nobody signed verifies"
+    );
 
     if let Ok(signed) = scheme.sign(&secret(), body, now, Some("msg_1")) {
         let genuine = signed.to_headers();
@@ -77,12 +97,24 @@ pub fn check(data: &[u8]) {
         }
         // One header of it replaced: it verifies only with the signature still in it.
         let (signature, tag) = signed.iter().last().expect("the signature");
-        let tag = tag.rsplit(['=', ',']).find(|part| part.len() > 20).unwrap_or(tag).to_ascii_lowercase();
+        let tag = tag
+            .rsplit(['=', ','])
+            .find(|part| part.len() > 20)
+            .unwrap_or(tag)
+            .to_ascii_lowercase();
         for value in values {
             let mut changed = genuine.clone();
-            let holds = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase().contains(&tag);
-            changed.insert(signature.parse::<http::HeaderName>().expect("a name"), value);
-            assert!(holds || verify(&changed, body).is_none(), "{place}: {changed:?}");
+            let holds = String::from_utf8_lossy(value.as_bytes())
+                .to_ascii_lowercase()
+                .contains(&tag);
+            changed.insert(
+                signature.parse::<http::HeaderName>().expect("a name"),
+                value,
+            );
+            assert!(
+                holds || verify(&changed, body).is_none(),
+                "{place}: {changed:?}"
+            );
         }
     }
     if let Ok(text) = std::str::from_utf8(body) {
@@ -93,12 +125,19 @@ pub fn check(data: &[u8]) {
 
 fn in_body(scheme: &Scheme, text: &str, verify: &dyn Fn(&HeaderMap, &[u8]) -> Option<Verified>) {
     let secret = Secret::new(SECRET).expect("not empty");
-    let has_place = scheme.places.iter().any(|place| matches!(place, Place::Body(_)));
+    let has_place = scheme
+        .places
+        .iter()
+        .any(|place| matches!(place, Place::Body(_)));
     let signed = scheme.sign_in_body(&secret, text);
     assert!(has_place || signed.is_err());
     if let Ok(signed) = signed {
-        let verified = verify(&HeaderMap::new(), signed.as_bytes()).expect("what was signed verifies");
+        let verified =
+            verify(&HeaderMap::new(), signed.as_bytes()).expect("what was signed verifies");
         assert_eq!(verified.body(), signed.as_bytes());
-        assert!(presets::orbvpn().sign_in_body(&secret, &signed).is_err(), "a signature is there already");
+        assert!(
+            presets::orbvpn().sign_in_body(&secret, &signed).is_err(),
+            "a signature is there already"
+        );
     }
 }

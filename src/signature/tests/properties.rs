@@ -12,7 +12,10 @@ const NOW: i64 = 1_760_000_000;
 
 /// A scheme of every kind there is, by name.
 fn schemes() -> Vec<(&'static str, Scheme)> {
-    let mut schemes: Vec<_> = PRESETS.iter().map(|preset| (preset.name, (preset.scheme)())).collect();
+    let mut schemes: Vec<_> = PRESETS
+        .iter()
+        .map(|preset| (preset.name, (preset.scheme)()))
+        .collect();
     for (_, scheme) in &mut schemes {
         scheme.signed = scheme.signed.clone().at("https://hooks.example.com/");
     }
@@ -31,22 +34,39 @@ fn schemes() -> Vec<(&'static str, Scheme)> {
 
 /// The secrets to sign and to verify with that `seed` makes for a scheme.
 fn secrets(scheme: &Scheme, public: bool, seed: [u8; 32]) -> (Secret, Secret) {
-    let kind = if public { scheme.kinds.last().unwrap() } else { &scheme.kinds[0] };
+    let kind = if public {
+        scheme.kinds.last().unwrap()
+    } else {
+        &scheme.kinds[0]
+    };
     let write = |bytes: &[u8], prefix: &str| {
         let text = match kind.key.encoding {
             KeyEncoding::Utf8 | KeyEncoding::Hex => hex::encode(bytes),
-            KeyEncoding::Base64 => base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes),
+            KeyEncoding::Base64 => {
+                base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
+            }
         };
         Secret::new(format!("{prefix}{text}")).unwrap()
     };
     if kind.algorithm == Algorithm::Ed25519 {
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
-        return (write(&seed, &kind.key.private_prefix), write(pair.public_key().as_ref(), &kind.key.prefix));
+        return (
+            write(&seed, &kind.key.private_prefix),
+            write(pair.public_key().as_ref(), &kind.key.prefix),
+        );
     }
-    (write(&seed, &kind.key.prefix), write(&seed, &kind.key.prefix))
+    (
+        write(&seed, &kind.key.prefix),
+        write(&seed, &kind.key.prefix),
+    )
 }
 
-fn outcome(verifier: &Verifier, headers: &HeaderMap, body: &[u8], now: i64) -> Result<Verified, Failure> {
+fn outcome(
+    verifier: &Verifier,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: i64,
+) -> Result<Verified, Failure> {
     let mut verification = verifier.begin(headers, Timestamp::from_second(now).unwrap());
     for chunk in body.chunks(11) {
         verification.update(Bytes::copy_from_slice(chunk));

@@ -20,8 +20,14 @@ struct Vector {
 }
 
 fn vectors() -> Vec<Vector> {
-    let files = [include_str!("../../../tests/sdk/published.json"), include_str!("../../../tests/sdk/vectors.json")];
-    files.into_iter().flat_map(|text| serde_json::from_str::<Vec<Vector>>(text).unwrap()).collect()
+    let files = [
+        include_str!("../../../tests/sdk/published.json"),
+        include_str!("../../../tests/sdk/vectors.json"),
+    ];
+    files
+        .into_iter()
+        .flat_map(|text| serde_json::from_str::<Vec<Vector>>(text).unwrap())
+        .collect()
 }
 
 impl Vector {
@@ -34,9 +40,13 @@ impl Vector {
     }
 
     fn headers(&self) -> HeaderMap {
-        let parsed =
-            self.headers.iter().map(|(name, value)| (name.parse::<HeaderName>(), HeaderValue::from_str(value)));
-        parsed.map(|(name, value)| (name.unwrap(), value.unwrap())).collect()
+        let parsed = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>(), HeaderValue::from_str(value)));
+        parsed
+            .map(|(name, value)| (name.unwrap(), value.unwrap()))
+            .collect()
     }
 
     fn verify(&self, body: &str, at: i64) -> Result<Verified, Failure> {
@@ -52,27 +62,48 @@ fn what_others_signed_verifies_and_with_another_byte_it_does_not() {
     for vector in vectors() {
         let Vector { preset, body, .. } = &vector;
         assert!(vector.verify(body, vector.at).is_ok(), "{preset}: {body}");
-        assert_eq!(vector.verify(&format!("{body} "), vector.at).unwrap_err(), Failure::Mismatch, "{preset}");
+        assert_eq!(
+            vector.verify(&format!("{body} "), vector.at).unwrap_err(),
+            Failure::Mismatch,
+            "{preset}"
+        );
     }
 }
 
 #[test]
 fn what_others_signed_with_a_time_is_stale_beyond_the_tolerance_on_both_sides() {
-    let timed =
-        || vectors().into_iter().filter(|vector| (providers::find(&vector.preset).unwrap().scheme)().time.is_some());
+    let timed = || {
+        vectors().into_iter().filter(|vector| {
+            (providers::find(&vector.preset).unwrap().scheme)()
+                .time
+                .is_some()
+        })
+    };
     assert!(timed().count() > 5);
     for vector in timed() {
         for (off, fresh) in [(-301, false), (-300, true), (300, true), (301, false)] {
-            let outcome = vector.verify(&vector.body, vector.at + off).map_err(|failure| failure.label());
-            assert_eq!(outcome.is_ok(), fresh, "{} {off} s off: {outcome:?}", vector.preset);
-            assert!(fresh || outcome.unwrap_err() == "stale", "{}", vector.preset);
+            let outcome = vector
+                .verify(&vector.body, vector.at + off)
+                .map_err(|failure| failure.label());
+            assert_eq!(
+                outcome.is_ok(),
+                fresh,
+                "{} {off} s off: {outcome:?}",
+                vector.preset
+            );
+            assert!(
+                fresh || outcome.unwrap_err() == "stale",
+                "{}",
+                vector.preset
+            );
         }
     }
 }
 
 #[test]
 fn what_the_sdks_signed_is_an_event_by_its_preset_or_a_handshake() {
-    let vectors: Vec<Vector> = serde_json::from_str(include_str!("../../../tests/sdk/vectors.json")).unwrap();
+    let vectors: Vec<Vector> =
+        serde_json::from_str(include_str!("../../../tests/sdk/vectors.json")).unwrap();
     for vector in vectors {
         let preset = providers::find(&vector.preset).unwrap();
         let verified = vector.verify(&vector.body, vector.at).unwrap();
@@ -85,7 +116,14 @@ fn what_the_sdks_signed_is_an_event_by_its_preset_or_a_handshake() {
 #[test]
 fn every_preset_but_our_own_providers_has_a_vector_of_somebody_else_s() {
     let vectors = vectors();
-    for preset in PRESETS.iter().filter(|preset| !["vpn-enterprise", "orbvpn"].contains(&preset.name)) {
-        assert!(vectors.iter().any(|vector| vector.preset == preset.name), "{}", preset.name);
+    for preset in PRESETS
+        .iter()
+        .filter(|preset| !["vpn-enterprise", "orbvpn"].contains(&preset.name))
+    {
+        assert!(
+            vectors.iter().any(|vector| vector.preset == preset.name),
+            "{}",
+            preset.name
+        );
     }
 }

@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::shared::{Counts, Shared};
 use super::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Place, RECORD_BYTES, Record, Requeue, Requeued,
-    Settlement, State, Subject, Tried,
+    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Place, RECORD_BYTES, Record,
+    Requeue, Requeued, Settlement, State, Subject, Tried,
 };
 use crate::store::running::Running;
 
@@ -99,7 +99,16 @@ impl<'t> Batch<'t> {
         wall_ms: i64,
     ) -> Self {
         let effects = Effects::default();
-        Self { sql, cursor, now, due_now, wall_ms, effects, tallies: HashMap::new(), routes: HashMap::new() }
+        Self {
+            sql,
+            cursor,
+            now,
+            due_now,
+            wall_ms,
+            effects,
+            tallies: HashMap::new(),
+            routes: HashMap::new(),
+        }
     }
 
     /// Writes what all jobs together come to. To be called last.
@@ -109,21 +118,45 @@ impl<'t> Batch<'t> {
                 "INSERT INTO days VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
                  successful = successful + ?3, failed = failed + ?4, total_ms = total_ms + ?5",
             )?;
-            count.execute(params![route, day, tally.successful, tally.failed, tally.total_ms])?;
+            count.execute(params![
+                route,
+                day,
+                tally.successful,
+                tally.failed,
+                tally.total_ms
+            ])?;
         }
         for (route, touch) in self.routes {
             let mut note = self.sql.prepare_cached(
                 "UPDATE routes SET last_success_ms = iif(?2, ?4, last_success_ms),
                  last_failure_ms = iif(?3, ?4, last_failure_ms), kept_bytes = kept_bytes + ?5 WHERE id = ?1",
             )?;
-            note.execute(params![route, touch.last_success, touch.last_failure, self.wall_ms, touch.kept_bytes])?;
+            note.execute(params![
+                route,
+                touch.last_success,
+                touch.last_failure,
+                self.wall_ms,
+                touch.kept_bytes
+            ])?;
         }
         Ok(self.effects)
     }
 
-    pub(super) fn settle(&mut self, settlement: &Settlement) -> rusqlite::Result<Option<DeliveryId>> {
-        let Settlement { names, becomes, window, delivery, .. } = settlement;
-        let id = delivery.as_ref().map(|delivery| self.record(delivery, names)).transpose()?;
+    pub(super) fn settle(
+        &mut self,
+        settlement: &Settlement,
+    ) -> rusqlite::Result<Option<DeliveryId>> {
+        let Settlement {
+            names,
+            becomes,
+            window,
+            delivery,
+            ..
+        } = settlement;
+        let id = delivery
+            .as_ref()
+            .map(|delivery| self.record(delivery, names))
+            .transpose()?;
         for name in names.iter().flatten() {
             self.remember(*name, *becomes, *window, id)?;
         }
@@ -150,7 +183,9 @@ impl<'t> Batch<'t> {
             Record::Completed { digest } => (Some(digest.to_bytes()), Tried::default()),
             Record::Tried(tried) => (None, tried),
         };
-        let mut insert = self.sql.prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+        let mut insert = self
+            .sql
+            .prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
         insert.execute(params![
             place.0,
             name.key.0.to_be_bytes(),
@@ -165,13 +200,19 @@ impl<'t> Batch<'t> {
     }
 
     /// Writes a delivery's record: anew, or over the one it has.
-    fn record(&mut self, change: &DeliveryChange, names: &[Option<Name>; 2]) -> rusqlite::Result<DeliveryId> {
+    fn record(
+        &mut self,
+        change: &DeliveryChange,
+        names: &[Option<Name>; 2],
+    ) -> rusqlite::Result<DeliveryId> {
         let keys = (change.state != State::Success).then(|| keys_blob(names));
         let due = (change.state == State::Pending).then(|| self.due_now.after(change.due_after).0);
         let queued = due.map(|_| self.now.0);
         let ended = due.is_none().then_some(self.now.0);
         if let Some(id) = change.earlier
-            && let Some(before) = self.before(id)?.filter(|before| before.is_of(&change.subject))
+            && let Some(before) = self
+                .before(id)?
+                .filter(|before| before.is_of(&change.subject))
         {
             let mut update = self.sql.prepare_cached(concat!(
                 "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3, possibly_delivered = ?4, due_ms = ?5,
@@ -199,8 +240,10 @@ impl<'t> Batch<'t> {
         self.cursor.next_delivery += 1;
         let route_id = self.route(&change.subject.route)?;
         let received_ms = change.subject.received_at.as_millisecond();
-        let attempts =
-            change.attempt.as_ref().map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json()));
+        let attempts = change
+            .attempt
+            .as_ref()
+            .map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json()));
         let mut insert = self.sql.prepare_cached(
             "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?;
@@ -227,21 +270,33 @@ impl<'t> Batch<'t> {
     }
 
     /// Keeps a delivery's payload, or drops the one that was kept. Answers how many bytes are kept now.
-    fn keep(&mut self, id: DeliveryId, change: &DeliveryChange, before: i64) -> rusqlite::Result<i64> {
+    fn keep(
+        &mut self,
+        id: DeliveryId,
+        change: &DeliveryChange,
+        before: i64,
+    ) -> rusqlite::Result<i64> {
         let kept = match &change.payload {
             Some(payload) => {
-                let bytes = i64::try_from(payload.head.len() + payload.body.len()).unwrap_or(i64::MAX);
-                let mut insert = self.sql.prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
+                let bytes =
+                    i64::try_from(payload.head.len() + payload.body.len()).unwrap_or(i64::MAX);
+                let mut insert = self
+                    .sql
+                    .prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
                 insert.execute(params![id.0, &payload.head[..], &payload.body[..]])?;
                 bytes
             }
             None if before > 0 => {
-                self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
+                self.sql
+                    .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
+                    .execute([id.0])?;
                 0
             }
             None => return Ok(0),
         };
-        let mut update = self.sql.prepare_cached("UPDATE deliveries SET payload_bytes = ?2 WHERE id = ?1")?;
+        let mut update = self
+            .sql
+            .prepare_cached("UPDATE deliveries SET payload_bytes = ?2 WHERE id = ?1")?;
         update.execute(params![id.0, kept])?;
         Ok(kept)
     }
@@ -255,12 +310,20 @@ impl<'t> Batch<'t> {
         next: Next,
     ) -> rusqlite::Result<()> {
         let is_its = |before: &Before| before.state == State::Pending && before.tried < number;
-        let Some(before) = self.before(id)?.filter(is_its) else { return Ok(()) };
+        let Some(before) = self.before(id)?.filter(is_its) else {
+            return Ok(());
+        };
         let (state, due, unknown, reason) = match next {
             Next::Done { .. } => (State::Success, None, false, None),
-            Next::Retry { after, possibly_delivered } => {
-                (State::Pending, Some(self.due_now.after(after).0), possibly_delivered, None)
-            }
+            Next::Retry {
+                after,
+                possibly_delivered,
+            } => (
+                State::Pending,
+                Some(self.due_now.after(after).0),
+                possibly_delivered,
+                None,
+            ),
             Next::Dead(reason) => (State::Dead, None, false, Some(reason.as_str())),
         };
         let ended = due.is_none().then_some(self.now.0);
@@ -270,11 +333,27 @@ impl<'t> Batch<'t> {
             attempts_with!("?7"),
             " WHERE id = ?1"
         ))?;
-        update.execute(params![id.0, state.as_str(), reason, due, ended, unknown, attempt.to_json(),])?;
+        update.execute(params![
+            id.0,
+            state.as_str(),
+            reason,
+            due,
+            ended,
+            unknown,
+            attempt.to_json(),
+        ])?;
         let mut kept = before.payload_bytes;
-        if next == (Next::Done { keep_payload: false }) {
-            self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
-            self.sql.prepare_cached("UPDATE deliveries SET payload_bytes = 0 WHERE id = ?1")?.execute([id.0])?;
+        if next
+            == (Next::Done {
+                keep_payload: false,
+            })
+        {
+            self.sql
+                .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
+                .execute([id.0])?;
+            self.sql
+                .prepare_cached("UPDATE deliveries SET payload_bytes = 0 WHERE id = ?1")?
+                .execute([id.0])?;
             kept = 0;
         }
         self.moved(&before, state, Some(attempt), kept);
@@ -282,9 +361,17 @@ impl<'t> Batch<'t> {
     }
 
     pub(super) fn requeue(&mut self, requeue: &Requeue) -> rusqlite::Result<Requeued> {
-        let &Requeue { id, from, due, ref completing, window } = requeue;
+        let &Requeue {
+            id,
+            from,
+            due,
+            ref completing,
+            window,
+        } = requeue;
         let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
-        let Some(before) = self.before(id)?.filter(is_wanted) else { return Ok(Requeued::Unknown) };
+        let Some(before) = self.before(id)?.filter(is_wanted) else {
+            return Ok(Requeued::Unknown);
+        };
         if before.payload_bytes == 0 {
             return Ok(Requeued::NoPayload);
         }
@@ -308,11 +395,14 @@ impl<'t> Batch<'t> {
 
     /// Deletes an event's rows of the ledger, those that are still there.
     pub(super) fn forget_event(&mut self, rows: &[(EventKey, Place)]) -> rusqlite::Result<()> {
-        rows.iter().try_for_each(|&(key, place)| self.forget_row(key, place))
+        rows.iter()
+            .try_for_each(|&(key, place)| self.forget_row(key, place))
     }
 
     fn forget_row(&mut self, key: EventKey, place: Place) -> rusqlite::Result<()> {
-        let mut delete = self.sql.prepare_cached("DELETE FROM ledger WHERE place = ?1 AND key = ?2")?;
+        let mut delete = self
+            .sql
+            .prepare_cached("DELETE FROM ledger WHERE place = ?1 AND key = ?2")?;
         delete.execute(params![place.0, key.0.to_be_bytes()])?;
         self.effects.forgotten.push((key, place));
         Ok(())
@@ -331,10 +421,17 @@ impl<'t> Batch<'t> {
     pub(super) fn forget(&mut self, ids: &[DeliveryId]) -> rusqlite::Result<()> {
         for &id in ids {
             let ended = |before: &Before| matches!(before.state, State::Success | State::Failed);
-            let Some(before) = self.before(id)?.filter(ended) else { continue };
-            self.sql.prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?.execute([id.0])?;
-            self.sql.prepare_cached("DELETE FROM deliveries WHERE id = ?1")?.execute([id.0])?;
-            self.routes.entry(before.route_id).or_default().kept_bytes -= RECORD_BYTES + before.payload_bytes;
+            let Some(before) = self.before(id)?.filter(ended) else {
+                continue;
+            };
+            self.sql
+                .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
+                .execute([id.0])?;
+            self.sql
+                .prepare_cached("DELETE FROM deliveries WHERE id = ?1")?
+                .execute([id.0])?;
+            self.routes.entry(before.route_id).or_default().kept_bytes -=
+                RECORD_BYTES + before.payload_bytes;
         }
         Ok(())
     }
@@ -364,7 +461,9 @@ impl<'t> Batch<'t> {
     pub(super) fn serve(&mut self, lanes: &[Lane]) -> rusqlite::Result<()> {
         for lane in lanes {
             let id = self.route(&lane.route)?;
-            let mut update = self.sql.prepare_cached("UPDATE routes SET concurrency = ?2 WHERE id = ?1")?;
+            let mut update = self
+                .sql
+                .prepare_cached("UPDATE routes SET concurrency = ?2 WHERE id = ?1")?;
             update.execute(params![id, lane.concurrency])?;
         }
         Ok(())
@@ -374,9 +473,9 @@ impl<'t> Batch<'t> {
         if let Some(&id) = self.cursor.routes.get(name) {
             return Ok(id);
         }
-        let mut insert = self
-            .sql
-            .prepare_cached("INSERT INTO routes (name, created_ms, concurrency) VALUES (?1, ?2, 1) RETURNING id")?;
+        let mut insert = self.sql.prepare_cached(
+            "INSERT INTO routes (name, created_ms, concurrency) VALUES (?1, ?2, 1) RETURNING id",
+        )?;
         let id = insert.query_row(params![name, self.wall_ms], |row| row.get(0))?;
         self.cursor.routes.insert(Arc::clone(name), id);
         Ok(id)
@@ -404,25 +503,51 @@ impl<'t> Batch<'t> {
     }
 
     /// Counts a new delivery.
-    fn came(&mut self, route: &Arc<str>, route_id: i64, received_ms: i64, change: &DeliveryChange, kept: i64) {
+    fn came(
+        &mut self,
+        route: &Arc<str>,
+        route_id: i64,
+        received_ms: i64,
+        change: &DeliveryChange,
+        kept: i64,
+    ) {
         let last_ms = change.attempt.as_ref().map_or(0, |attempt| attempt.ms);
         self.count(route_id, received_ms, change.state, 1, last_ms);
         self.touch(route_id, change.state, kept_bytes(change.state, kept));
-        self.effects.moved.push((Arc::clone(route), None, Some(change.state)));
+        self.effects
+            .moved
+            .push((Arc::clone(route), None, Some(change.state)));
     }
 
     /// Counts a delivery that stands elsewhere now.
     fn moved(&mut self, before: &Before, to: State, attempt: Option<&Attempted>, kept: i64) {
-        self.count(before.route_id, before.received_ms, before.state, -1, before.last_ms);
-        self.count(before.route_id, before.received_ms, to, 1, attempt.map_or(0, |attempt| attempt.ms));
+        self.count(
+            before.route_id,
+            before.received_ms,
+            before.state,
+            -1,
+            before.last_ms,
+        );
+        self.count(
+            before.route_id,
+            before.received_ms,
+            to,
+            1,
+            attempt.map_or(0, |attempt| attempt.ms),
+        );
         let grown = kept_bytes(to, kept) - kept_bytes(before.state, before.payload_bytes);
         self.touch(before.route_id, to, grown);
-        self.effects.moved.push((Arc::clone(&before.route), Some(before.state), Some(to)));
+        self.effects
+            .moved
+            .push((Arc::clone(&before.route), Some(before.state), Some(to)));
     }
 
     /// Counts a delivery in (1) or out (-1); `last_ms` is what its last attempt took.
     fn count(&mut self, route: i64, received_ms: i64, state: State, by: i64, last_ms: u64) {
-        let tally = self.tallies.entry((route, received_ms.div_euclid(DAY_MS))).or_default();
+        let tally = self
+            .tallies
+            .entry((route, received_ms.div_euclid(DAY_MS)))
+            .or_default();
         match state {
             State::Success => {
                 tally.successful += by;
@@ -455,7 +580,8 @@ impl Effects {
         let mut stored = self.requeued;
         shared.with_counts(|counts| {
             for (route, from, to) in self.moved {
-                let is_stored = |state: Option<State>| matches!(state, Some(State::Pending | State::Dead));
+                let is_stored =
+                    |state: Option<State>| matches!(state, Some(State::Pending | State::Dead));
                 if !is_stored(from) && !is_stored(to) {
                     continue;
                 }
@@ -496,5 +622,9 @@ fn kept_bytes(state: State, payload: i64) -> i64 {
 }
 
 fn keys_blob(names: &[Option<Name>; 2]) -> Vec<u8> {
-    names.iter().flatten().flat_map(|name| name.key.0.to_be_bytes()).collect()
+    names
+        .iter()
+        .flatten()
+        .flat_map(|name| name.key.0.to_be_bytes())
+        .collect()
 }

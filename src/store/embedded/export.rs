@@ -39,7 +39,11 @@ impl OfflineStore {
     }
 
     /// In the order of their numbers.
-    pub(in crate::store) fn delivery_rows(&self, after: i64, limit: usize) -> Result<Vec<DeliveryRow>, OpenError> {
+    pub(in crate::store) fn delivery_rows(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<DeliveryRow>, OpenError> {
         let sql = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
                 possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms, keys, secret, test, head, body
             FROM deliveries JOIN routes ON routes.id = route LEFT JOIN payloads ON delivery = deliveries.id
@@ -70,22 +74,30 @@ impl OfflineStore {
     }
 
     pub(in crate::store) fn webhooks(&self) -> Result<Vec<(String, String)>, OpenError> {
-        self.reader.webhooks().map_err(|source| OpenError::database(&self.file, source))
+        self.reader
+            .webhooks()
+            .map_err(|source| OpenError::database(&self.file, source))
     }
 
     pub(in crate::store) fn paused(&self) -> Result<Vec<String>, OpenError> {
-        self.reader.paused().map_err(|source| OpenError::database(&self.file, source))
+        self.reader
+            .paused()
+            .map_err(|source| OpenError::database(&self.file, source))
     }
 
     pub(in crate::store) fn routes(&self) -> Result<Vec<RouteRow>, OpenError> {
-        self.rows("SELECT name, created_ms, last_success_ms, last_failure_ms FROM routes", [], |row| {
-            Ok(RouteRow {
-                name: row.get(0)?,
-                created_ms: row.get(1)?,
-                last_success_ms: row.get(2)?,
-                last_failure_ms: row.get(3)?,
-            })
-        })
+        self.rows(
+            "SELECT name, created_ms, last_success_ms, last_failure_ms FROM routes",
+            [],
+            |row| {
+                Ok(RouteRow {
+                    name: row.get(0)?,
+                    created_ms: row.get(1)?,
+                    last_success_ms: row.get(2)?,
+                    last_failure_ms: row.get(3)?,
+                })
+            },
+        )
     }
 
     pub(in crate::store) fn days(&self) -> Result<Vec<DayRow>, OpenError> {
@@ -107,7 +119,13 @@ impl OfflineStore {
         params: impl rusqlite::Params,
         row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, OpenError> {
-        let read = || self.reader.connection().prepare_cached(sql)?.query_map(params, row)?.collect::<Result<_, _>>();
+        let read = || {
+            self.reader
+                .connection()
+                .prepare_cached(sql)?
+                .query_map(params, row)?
+                .collect::<Result<_, _>>()
+        };
         read().map_err(|source| OpenError::database(&self.file, source))
     }
 }

@@ -43,7 +43,13 @@ impl Lock {
 
 /// Opens a file, making it where there is none: one that nobody but its owner may look into. Payloads are somebody's.
 pub(super) fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -55,7 +61,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Lock::take(folder.path()).ok().unwrap();
         match Lock::take(folder.path()) {
-            Err(Refused::Held(holder)) => assert_eq!(holder, format!("process {}", std::process::id())),
+            Err(Refused::Held(holder)) => {
+                assert_eq!(holder, format!("process {}", std::process::id()))
+            }
             _ => panic!("taken twice"),
         }
         drop(first);

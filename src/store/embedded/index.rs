@@ -20,9 +20,16 @@ const BUCKET: u64 = 3_600_000;
 
 impl Place {
     /// The first place of the bucket for what ends at `ends`.
-    #[expect(clippy::cast_possible_wrap, reason = "hours since a store was made, shifted by 32, are far from 63 bits")]
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "hours since a store was made, shifted by 32, are far from 63 bits"
+    )]
     pub(super) fn first_of_bucket(ends: Running) -> Self {
-        Self((ends.0 / BUCKET).min(u64::from(u32::MAX >> 1)).wrapping_shl(32) as i64)
+        Self(
+            (ends.0 / BUCKET)
+                .min(u64::from(u32::MAX >> 1))
+                .wrapping_shl(32) as i64,
+        )
     }
 
     pub(super) fn bucket(self) -> i64 {
@@ -37,10 +44,17 @@ struct Entry {
 }
 
 impl Entry {
-    #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "taken apart and put together again")]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "taken apart and put together again"
+    )]
     fn new(fingerprint: u32, place: Place) -> Self {
         let bits = place.0 as u64;
-        Self { fingerprint, place: [(bits >> 32) as u32, bits as u32] }
+        Self {
+            fingerprint,
+            place: [(bits >> 32) as u32, bits as u32],
+        }
     }
 
     #[expect(clippy::cast_possible_wrap, reason = "as above")]
@@ -60,20 +74,29 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), len: AtomicUsize::new(0) }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            len: AtomicUsize::new(0),
+        }
     }
 
     /// Where the event's row may be: nowhere else, and seldom in more than one place.
     pub(super) fn find(&self, key: EventKey) -> Vec<Place> {
         let fingerprint = fingerprint(key);
         let shard = lock(self.shard(key));
-        let same = shard.iter_hash(spread(fingerprint)).filter(|entry| entry.fingerprint == fingerprint);
+        let same = shard
+            .iter_hash(spread(fingerprint))
+            .filter(|entry| entry.fingerprint == fingerprint);
         same.map(Entry::place).collect()
     }
 
     pub(super) fn insert(&self, key: EventKey, place: Place) {
         let fingerprint = fingerprint(key);
-        lock(self.shard(key)).insert_unique(spread(fingerprint), Entry::new(fingerprint, place), Entry::hash);
+        lock(self.shard(key)).insert_unique(
+            spread(fingerprint),
+            Entry::new(fingerprint, place),
+            Entry::hash,
+        );
         self.len.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -114,7 +137,10 @@ impl Index {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the low quarter is as good as any")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low quarter is as good as any"
+)]
 fn fingerprint(key: EventKey) -> u32 {
     key.0 as u32
 }

@@ -31,14 +31,28 @@ impl OfflineStore {
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
         let file = schema::file(folder);
         // Asked before anything is opened, because opening makes what is missing.
-        if !file.try_exists().map_err(|source| OpenError::folder(folder, source))? {
-            return Err(OpenError::Missing { folder: folder.display().to_string() });
+        if !file
+            .try_exists()
+            .map_err(|source| OpenError::folder(folder, source))?
+        {
+            return Err(OpenError::Missing {
+                folder: folder.display().to_string(),
+            });
         }
         let lock = super::lock(folder)?;
-        let connection = schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
+        let connection =
+            schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
         let head = schema::read_made(&connection, &file)?;
-        let due_now = head.running.after(head.away_until(Timestamp::now().as_millisecond()));
-        Ok(Self { file, reader: Reader::on(connection), head, due_now, _lock: lock })
+        let due_now = head
+            .running
+            .after(head.away_until(Timestamp::now().as_millisecond()));
+        Ok(Self {
+            file,
+            reader: Reader::on(connection),
+            head,
+            due_now,
+            _lock: lock,
+        })
     }
 
     /// Deliveries, the newest first.
@@ -46,7 +60,9 @@ impl OfflineStore {
     /// # Errors
     /// When the file can't be read.
     pub fn deliveries(&self, filter: &Filter) -> Result<Vec<DeliveryView>, OpenError> {
-        self.reader.deliveries(filter, self.due_now).map_err(|source| OpenError::database(&self.file, source))
+        self.reader
+            .deliveries(filter, self.due_now)
+            .map_err(|source| OpenError::database(&self.file, source))
     }
 
     /// How many there are of these; `None` when there are more than are counted.
@@ -54,7 +70,9 @@ impl OfflineStore {
     /// # Errors
     /// When the file can't be read.
     pub fn count_deliveries(&self, filter: &Filter) -> Result<Option<usize>, OpenError> {
-        self.reader.count_deliveries(filter).map_err(|source| OpenError::database(&self.file, source))
+        self.reader
+            .count_deliveries(filter)
+            .map_err(|source| OpenError::database(&self.file, source))
     }
 
     /// One delivery.
@@ -62,6 +80,8 @@ impl OfflineStore {
     /// # Errors
     /// When the file can't be read.
     pub fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, OpenError> {
-        self.reader.delivery(id, self.due_now).map_err(|source| OpenError::database(&self.file, source))
+        self.reader
+            .delivery(id, self.due_now)
+            .map_err(|source| OpenError::database(&self.file, source))
     }
 }

@@ -40,7 +40,8 @@ struct Suspects {
 
 impl Suspects {
     fn mark(&self, connection: &Connection, due_now: Running) -> rusqlite::Result<()> {
-        let mut mark = connection.prepare("UPDATE deliveries SET possibly_delivered = 1 WHERE id = ?1")?;
+        let mut mark =
+            connection.prepare("UPDATE deliveries SET possibly_delivered = 1 WHERE id = ?1")?;
         for id in &self.deliveries {
             mark.execute([id.0])?;
         }
@@ -48,8 +49,9 @@ impl Suspects {
             return Ok(());
         }
         let mut routes = connection.prepare("SELECT id, concurrency FROM routes")?;
-        let routes: Vec<(i64, i64)> =
-            routes.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+        let routes: Vec<(i64, i64)> = routes
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
         let mut mark = connection.prepare(
             "UPDATE deliveries SET possibly_delivered = 1 WHERE id IN (SELECT id FROM deliveries
              WHERE route = ?1 AND state = 'pending' AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3)",
@@ -72,12 +74,23 @@ pub(super) fn open(
     let wall_ms = Timestamp::now().as_millisecond();
     let database = |source| OpenError::database(&file, source);
     let folder = |source| OpenError::folder(&settings.folder, source);
-    let LastRun { under_way, cut_off, was_noted } = UnderWay::open(&settings.folder).map_err(folder)?;
+    let LastRun {
+        under_way,
+        cut_off,
+        was_noted,
+    } = UnderWay::open(&settings.folder).map_err(folder)?;
     schema::make_private(&file).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
     let head = schema::read_or_make(&mut connection, &file, wall_ms)?;
     let time = RunningTime::from(head.running, head.away_until(wall_ms), clock);
-    let shared = Arc::new(Shared::new(settings, file.clone(), head.hash_key, time, metrics, under_way));
+    let shared = Arc::new(Shared::new(
+        settings,
+        file.clone(),
+        head.hash_key,
+        time,
+        metrics,
+        under_way,
+    ));
     let mut writer = Writer {
         shared: Arc::clone(&shared),
         connection: None,
@@ -87,18 +100,24 @@ pub(super) fn open(
         _lock: lock,
     };
     let began = Instant::now();
-    let mut suspects =
-        Suspects { first_of_each_route: !(head.clean || head.same_boot && was_noted), ..Suspects::default() };
+    let mut suspects = Suspects {
+        first_of_each_route: !(head.clean || head.same_boot && was_noted),
+        ..Suspects::default()
+    };
     for attempt in &cut_off {
         match *attempt {
-            CutOff::Event { key, tried, window } => drop(writer.unrecorded.insert(key, (tried, window))),
+            CutOff::Event { key, tried, window } => {
+                drop(writer.unrecorded.insert(key, (tried, window)))
+            }
             CutOff::Delivery(id) => suspects.deliveries.push(id),
         }
     }
-    writer.take(connection, &suspects).map_err(|failed| match failed {
-        Failed::Sql(source) => database(source),
-        Failed::Open(error) => error,
-    })?;
+    writer
+        .take(connection, &suspects)
+        .map_err(|failed| match failed {
+            Failed::Sql(source) => database(source),
+            Failed::Open(error) => error,
+        })?;
     let forgotten = shared.under_way.forget_last_run();
     forgotten.map_err(|source| OpenError::folder(&shared.settings.folder, source))?;
     let (ids, seconds) = (shared.index.len(), began.elapsed().as_secs_f64());
@@ -111,13 +130,21 @@ impl Writer {
     pub(super) fn reopen(&mut self) -> Result<(), Failed> {
         let connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
         if schema::read_made(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
-            return Err(OpenError::Foreign { file: self.shared.file.display().to_string() }.into());
+            return Err(OpenError::Foreign {
+                file: self.shared.file.display().to_string(),
+            }
+            .into());
         }
         // What the log holds may be in memory only, if a flush of it failed. Moved into the database and flushed there,
         // it is on the disk, or this fails too.
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| match row.get::<_, i32>(0)? {
-            0 => Ok(()),
-            _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+            match row.get::<_, i32>(0)? {
+                0 => Ok(()),
+                _ => Err(rusqlite::Error::SqliteFailure(
+                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+                    None,
+                )),
+            }
         })?;
         // Attempts that are under way have not lost those who wait for them.
         self.take(connection, &Suspects::default())
@@ -133,7 +160,13 @@ impl Writer {
         let wall_ms = Timestamp::now().as_millisecond();
         // A write that has to succeed: a store that can only be read is of no use to anybody.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut writing = Batch::new(&transaction, &mut self.cursor, now, shared.time.due_now(), wall_ms);
+        let mut writing = Batch::new(
+            &transaction,
+            &mut self.cursor,
+            now,
+            shared.time.due_now(),
+            wall_ms,
+        );
         for (&key, &(tried, window)) in &self.unrecorded {
             let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
             let (earlier, found) = found.unzip();
@@ -143,7 +176,12 @@ impl Writer {
                 None => tried,
             };
             let delivery = found.and_then(|found| found.delivery);
-            writing.remember(Name { key, earlier }, Record::Tried(tried), window, delivery)?;
+            writing.remember(
+                Name { key, earlier },
+                Record::Tried(tried),
+                window,
+                delivery,
+            )?;
         }
         let effects = writing.end()?;
         suspects.mark(&transaction, shared.time.due_now())?;
@@ -165,7 +203,11 @@ impl Writer {
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let place = Place(row.get(0)?);
-            let next = self.cursor.next_place.entry(Place(place.bucket() << 32)).or_insert(0);
+            let next = self
+                .cursor
+                .next_place
+                .entry(Place(place.bucket() << 32))
+                .or_insert(0);
             *next = (*next).max((place.0 & i64::from(u32::MAX)) + 1);
             // A number is not given again as long as an event's row names it.
             let delivery = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
@@ -178,7 +220,11 @@ impl Writer {
     }
 
     fn read_deliveries(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let next = connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM deliveries", [], |row| row.get(0))?;
+        let next = connection.query_row(
+            "SELECT coalesce(max(id), 0) + 1 FROM deliveries",
+            [],
+            |row| row.get(0),
+        )?;
         self.cursor.next_delivery = self.cursor.next_delivery.max(next);
         self.cursor.routes = read_routes(connection)?;
         let mut select = connection.prepare(

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    COUNTED_MAX, DeliveryId, DeliveryView, Due, DueEvent, EventKey, Filter, Found, LISTED_BODY_MAX, Payload, Place,
-    Queued, RECORD_BYTES, Record, RouteRecord, State, Tried, Until, schema,
+    COUNTED_MAX, DeliveryId, DeliveryView, Due, DueEvent, EventKey, Filter, Found, LISTED_BODY_MAX,
+    Payload, Place, Queued, RECORD_BYTES, Record, RouteRecord, State, Tried, Until, schema,
 };
 use crate::signature::PayloadDigest;
 use crate::store::running::Running;
@@ -50,12 +50,19 @@ impl Reader {
     }
 
     pub(super) fn paused(&self) -> rusqlite::Result<Vec<String>> {
-        self.0.prepare("SELECT route FROM paused")?.query_map([], |row| row.get(0))?.collect()
+        self.0
+            .prepare("SELECT route FROM paused")?
+            .query_map([], |row| row.get(0))?
+            .collect()
     }
 
     pub(super) fn webhooks(&self) -> rusqlite::Result<Vec<(String, String)>> {
-        let mut select = self.0.prepare("SELECT name, definition FROM webhooks ORDER BY name")?;
-        select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        let mut select = self
+            .0
+            .prepare("SELECT name, definition FROM webhooks ORDER BY name")?;
+        select
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
     }
 
     pub(super) fn open(file: &Path) -> rusqlite::Result<Self> {
@@ -94,7 +101,10 @@ impl Reader {
         let mut rows = Vec::new();
         for place in places {
             let found = select.query_map(params![place.0, key.0.to_be_bytes(), now.0], |row| {
-                Ok((EventKey(u128::from_be_bytes(row.get(0)?)), Place(row.get(1)?)))
+                Ok((
+                    EventKey(u128::from_be_bytes(row.get(0)?)),
+                    Place(row.get(1)?),
+                ))
             })?;
             for row in found {
                 let row = row?;
@@ -113,11 +123,18 @@ impl Reader {
              ORDER BY due_ms, deliveries.id LIMIT ?3",
         )?;
         let rows = select.query_map(params![route, now.0, limit], |row| {
-            Ok(DueEvent { id: DeliveryId(row.get(0)?), payload_bytes: row.get(1)? })
+            Ok(DueEvent {
+                id: DeliveryId(row.get(0)?),
+                payload_bytes: row.get(1)?,
+            })
         })?;
         // Of the same moment: an event that becomes due in between would be in neither.
         let events: Vec<DueEvent> = rows.collect::<rusqlite::Result<_>>()?;
-        Ok(Due { all_seen: events.len() < limit, events, next_in: self.next_due(route, now)? })
+        Ok(Due {
+            all_seen: events.len() < limit,
+            events,
+            next_in: self.next_due(route, now)?,
+        })
     }
 
     fn next_due(&self, route: &str, now: Running) -> rusqlite::Result<Option<Duration>> {
@@ -138,39 +155,65 @@ impl Reader {
             Ok(Queued {
                 event_id: row.get::<_, String>(0)?.into(),
                 event_type: row.get::<_, String>(1)?.into(),
-                tried: Tried { attempts: row.get(2)?, possibly_delivered: row.get(3)? },
+                tried: Tried {
+                    attempts: row.get(2)?,
+                    possibly_delivered: row.get(3)?,
+                },
                 received_at: timestamp(row, 4)?,
                 age: now.since(Running(row.get(5)?)),
                 payload: None,
                 until: Until::EVER,
             })
         });
-        let Some(queued) = queued.optional()? else { return Ok(None) };
-        Ok(Some(Queued { payload: self.payload(id)?, ..queued }))
+        let Some(queued) = queued.optional()? else {
+            return Ok(None);
+        };
+        Ok(Some(Queued {
+            payload: self.payload(id)?,
+            ..queued
+        }))
     }
 
     /// `None` for one that is damaged or gone.
     fn payload(&self, id: DeliveryId) -> rusqlite::Result<Option<Payload>> {
-        let mut select = self.0.prepare_cached("SELECT head, body FROM payloads WHERE delivery = ?1")?;
+        let mut select = self
+            .0
+            .prepare_cached("SELECT head, body FROM payloads WHERE delivery = ?1")?;
         let payload = select.query_row([id.0], |row| {
-            Ok(Payload { head: row.get::<_, Vec<u8>>(0)?.into(), body: row.get::<_, Vec<u8>>(1)?.into() })
+            Ok(Payload {
+                head: row.get::<_, Vec<u8>>(0)?.into(),
+                body: row.get::<_, Vec<u8>>(1)?.into(),
+            })
         });
         match payload.optional() {
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => Ok(None),
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
+            {
+                Ok(None)
+            }
             payload => payload,
         }
     }
 
-    pub(super) fn names(&self, id: DeliveryId) -> rusqlite::Result<Option<(String, Vec<EventKey>)>> {
+    pub(super) fn names(
+        &self,
+        id: DeliveryId,
+    ) -> rusqlite::Result<Option<(String, Vec<EventKey>)>> {
         let mut select = self.0.prepare_cached(
             "SELECT routes.name, keys FROM deliveries JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
         )?;
-        let found: Option<(String, Option<Vec<u8>>)> =
-            select.query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let found: Option<(String, Option<Vec<u8>>)> = select
+            .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
         Ok(found.map(|(route, keys)| {
             let keys = keys.unwrap_or_default();
             let (keys, _) = keys.as_chunks::<16>();
-            (route, keys.iter().map(|key| EventKey(u128::from_be_bytes(*key))).collect())
+            (
+                route,
+                keys.iter()
+                    .map(|key| EventKey(u128::from_be_bytes(*key)))
+                    .collect(),
+            )
         }))
     }
 
@@ -180,15 +223,29 @@ impl Reader {
              WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND state <> 'success'
              ORDER BY rowid LIMIT 1",
         )?;
-        select.query_row([route], |row| timestamp(row, 0)).optional()
+        select
+            .query_row([route], |row| timestamp(row, 0))
+            .optional()
     }
 
-    pub(super) fn delivery(&self, id: DeliveryId, now: Running) -> rusqlite::Result<Option<DeliveryView>> {
-        let mut select = self.0.prepare_cached(&format!("{VIEW} WHERE deliveries.id = ?2"))?;
-        select.query_row(params![i64::MAX, id.0], |row| view(row, now)).optional()
+    pub(super) fn delivery(
+        &self,
+        id: DeliveryId,
+        now: Running,
+    ) -> rusqlite::Result<Option<DeliveryView>> {
+        let mut select = self
+            .0
+            .prepare_cached(&format!("{VIEW} WHERE deliveries.id = ?2"))?;
+        select
+            .query_row(params![i64::MAX, id.0], |row| view(row, now))
+            .optional()
     }
 
-    pub(super) fn deliveries(&self, filter: &Filter, now: Running) -> rusqlite::Result<Vec<DeliveryView>> {
+    pub(super) fn deliveries(
+        &self,
+        filter: &Filter,
+        now: Running,
+    ) -> rusqlite::Result<Vec<DeliveryView>> {
         let mut select = self.0.prepare_cached(&format!(
             "{VIEW} WHERE {} AND deliveries.id < ?8 ORDER BY deliveries.id DESC LIMIT ?9",
             filter.condition()
@@ -196,7 +253,11 @@ impl Reader {
         let [since, until] = filter.bounds();
         let rows = select.query_map(
             params![
-                if filter.with_bodies { LISTED_BODY_MAX } else { 0 },
+                if filter.with_bodies {
+                    LISTED_BODY_MAX
+                } else {
+                    0
+                },
                 filter.route,
                 filter.state.map(State::as_str),
                 filter.event_type,
@@ -219,7 +280,16 @@ impl Reader {
         ))?;
         let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
         let count = select.query_row(
-            params![true, filter.route, state, filter.event_type, filter.event_id, since, until, COUNTED_MAX + 1],
+            params![
+                true,
+                filter.route,
+                state,
+                filter.event_type,
+                filter.event_id,
+                since,
+                until,
+                COUNTED_MAX + 1
+            ],
             |row| row.get(0),
         )?;
         Ok(Some(count).filter(|count| *count <= COUNTED_MAX))
@@ -239,13 +309,26 @@ impl Reader {
         ))?;
         let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
         let rows = select.query_map(
-            params![after.0, filter.route, state, filter.event_type, filter.event_id, since, until, limit],
+            params![
+                after.0,
+                filter.route,
+                state,
+                filter.event_type,
+                filter.event_id,
+                since,
+                until,
+                limit
+            ],
             |row| Ok((DeliveryId(row.get(0)?), row.get(1)?)),
         )?;
         rows.collect()
     }
 
-    pub(super) fn route_record(&self, route: &str, since_day: i64) -> rusqlite::Result<RouteRecord> {
+    pub(super) fn route_record(
+        &self,
+        route: &str,
+        since_day: i64,
+    ) -> rusqlite::Result<RouteRecord> {
         let mut select = self.0.prepare_cached(
             "SELECT created_ms, last_success_ms, last_failure_ms, coalesce(sum(successful), 0), coalesce(sum(failed), 0),
              coalesce(sum(iif(day >= ?2, successful + failed, 0)), 0), coalesce(sum(total_ms), 0)
@@ -269,13 +352,18 @@ impl Reader {
 
     /// Bytes of the file that hold something.
     pub(super) fn used_bytes(&self) -> rusqlite::Result<u64> {
-        let number = |pragma| self.0.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+        let number = |pragma| {
+            self.0
+                .pragma_query_value(None, pragma, |row| row.get::<_, u64>(0))
+        };
         Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
     }
 
     /// The names of the routes that have records of ended deliveries.
     pub(super) fn routes_with_records(&self) -> rusqlite::Result<Vec<String>> {
-        let mut select = self.0.prepare_cached("SELECT name FROM routes WHERE kept_bytes <> 0")?;
+        let mut select = self
+            .0
+            .prepare_cached("SELECT name FROM routes WHERE kept_bytes <> 0")?;
         select.query_map([], |row| row.get(0))?.collect()
     }
 
@@ -309,8 +397,13 @@ impl Reader {
 
     /// Bytes of a route's ended deliveries.
     pub(super) fn kept_bytes(&self, route: &str) -> rusqlite::Result<u64> {
-        let mut select = self.0.prepare_cached("SELECT max(kept_bytes, 0) FROM routes WHERE name = ?1")?;
-        Ok(select.query_row([route], |row| row.get(0)).optional()?.unwrap_or(0))
+        let mut select = self
+            .0
+            .prepare_cached("SELECT max(kept_bytes, 0) FROM routes WHERE name = ?1")?;
+        Ok(select
+            .query_row([route], |row| row.get(0))
+            .optional()?
+            .unwrap_or(0))
     }
 }
 
@@ -330,14 +423,33 @@ pub(super) fn confirm(
         let found = select.query_row(params![place.0, key.0.to_be_bytes(), now.0], |row| {
             let digest: Option<[u8; 16]> = row.get(2)?;
             let record = match digest {
-                Some(digest) => Record::Completed { digest: PayloadDigest::from_bytes(digest) },
-                None => Record::Tried(Tried { attempts: row.get(0)?, possibly_delivered: row.get(1)? }),
+                Some(digest) => Record::Completed {
+                    digest: PayloadDigest::from_bytes(digest),
+                },
+                None => Record::Tried(Tried {
+                    attempts: row.get(0)?,
+                    possibly_delivered: row.get(1)?,
+                }),
             };
-            Ok((place, Found { record, delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId) }))
+            Ok((
+                place,
+                Found {
+                    record,
+                    delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId),
+                },
+            ))
         });
         match found.optional()? {
             // Whatever else there is.
-            Some(found @ (_, Found { record: Record::Completed { .. }, .. })) => return Ok(Some(found)),
+            Some(
+                found @ (
+                    _,
+                    Found {
+                        record: Record::Completed { .. },
+                        ..
+                    },
+                ),
+            ) => return Ok(Some(found)),
             found => tried = tried.or(found),
         }
     }
@@ -381,6 +493,9 @@ fn optional_timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T
     value.map(|_| timestamp(row, column)).transpose()
 }
 
-fn wrong(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+fn wrong(
+    column: usize,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
 }

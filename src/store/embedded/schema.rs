@@ -89,7 +89,9 @@ pub(super) struct Head {
 impl Head {
     /// The time between runs, the one until `now_ms` included. A clock that went back tells nothing of how long it was.
     pub(super) fn away_until(&self, now_ms: i64) -> Duration {
-        self.away.saturating_add(Duration::from_millis(u64::try_from(now_ms - self.wall_ms).unwrap_or(0)))
+        self.away.saturating_add(Duration::from_millis(
+            u64::try_from(now_ms - self.wall_ms).unwrap_or(0),
+        ))
     }
 }
 
@@ -103,22 +105,31 @@ pub(super) fn file(folder: &Path) -> PathBuf {
 /// Not to be called while a connection is open: closing any descriptor of the file would take the process' locks on it
 /// away (SQLite, "How To Corrupt An SQLite Database File", 2.2).
 pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
-    if file.try_exists()? { Ok(()) } else { holder::open_private(file).map(drop) }
+    if file.try_exists()? {
+        Ok(())
+    } else {
+        holder::open_private(file).map(drop)
+    }
 }
 
 /// Has a statement prepared once, whatever is bound to it: a new `LIMIT ?` would have it prepared anew each time.
 fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map(drop)
 }
 
 /// Opens the file for writing. It must be there: one that has gone since it was read is not to be made anew.
 pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = Connection::open_with_flags(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     connection.set_prepared_statement_cache_capacity(64);
     keep_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(10))?;
-    let journal: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    let journal: String =
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if journal != "wal" {
         // A network's file system, most likely.
         return Err(rusqlite::Error::SqliteFailure(
@@ -141,8 +152,10 @@ pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Conn
 /// Opens the file for looking at it.
 pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
     // Reading a write-ahead log takes a shared file beside it, which has to be written.
-    let connection =
-        Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = Connection::open_with_flags(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     keep_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "query_only", true)?;
@@ -151,11 +164,21 @@ pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Reads what the store knows of itself, making its tables where there are none.
-pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i64) -> Result<Head, OpenError> {
-    let database = |source| OpenError::Database { file: file.display().to_string(), source };
-    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
+pub(super) fn read_or_make(
+    connection: &mut Connection,
+    file: &Path,
+    wall_ms: i64,
+) -> Result<Head, OpenError> {
+    let database = |source| OpenError::Database {
+        file: file.display().to_string(),
+        source,
+    };
+    let version: i32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(database)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(database)?;
     if version == 0 && tables == 0 {
         let mut hash_key = [0; 16];
         getrandom::fill(&mut hash_key).map_err(OpenError::Random)?;
@@ -164,15 +187,23 @@ pub(super) fn read_or_make(connection: &mut Connection, file: &Path, wall_ms: i6
         bring_forward(connection).map_err(database)?;
     }
     let head = read_made(connection, file)?;
-    connection.execute_batch(OPERATORS_TABLES).map_err(database)?;
+    connection
+        .execute_batch(OPERATORS_TABLES)
+        .map_err(database)?;
     Ok(head)
 }
 
 /// Reads what the store knows of itself; a file without our tables is left as it is.
 pub(super) fn read_made(connection: &Connection, file: &Path) -> Result<Head, OpenError> {
-    let foreign = || OpenError::Foreign { file: file.display().to_string() };
+    let foreign = || OpenError::Foreign {
+        file: file.display().to_string(),
+    };
     let database = |source| OpenError::database(file, source);
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(database);
+    let number = |pragma| {
+        connection
+            .pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
+            .map_err(database)
+    };
     if number("user_version")? != VERSION || number("application_id")? != APPLICATION_ID {
         return Err(foreign());
     }
@@ -182,7 +213,10 @@ pub(super) fn read_made(connection: &Connection, file: &Path) -> Result<Head, Op
 fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
-    transaction.execute("INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '')", params![hash_key, wall_ms])?;
+    transaction.execute(
+        "INSERT INTO store VALUES (?1, 0, 0, ?2, 1, '')",
+        params![hash_key, wall_ms],
+    )?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
@@ -191,7 +225,9 @@ fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqli
 /// From version 1. Another program's file of that version is left as it is.
 fn bring_forward(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if transaction.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0))? == APPLICATION_ID {
+    if transaction.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0))?
+        == APPLICATION_ID
+    {
         transaction.execute_batch(SECOND)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
@@ -200,16 +236,21 @@ fn bring_forward(connection: &mut Connection) -> rusqlite::Result<()> {
 
 fn read(connection: &Connection) -> rusqlite::Result<Option<Head>> {
     connection
-        .query_row("SELECT hash_key, running_ms, away_ms, wall_ms, clean, boot FROM store", [], |row| {
-            Ok(Head {
-                hash_key: row.get(0)?,
-                running: Running(row.get(1)?),
-                away: Duration::from_millis(row.get(2)?),
-                wall_ms: row.get(3)?,
-                clean: row.get(4)?,
-                same_boot: boot().is_some_and(|boot| row.get(5).is_ok_and(|before: String| before == boot)),
-            })
-        })
+        .query_row(
+            "SELECT hash_key, running_ms, away_ms, wall_ms, clean, boot FROM store",
+            [],
+            |row| {
+                Ok(Head {
+                    hash_key: row.get(0)?,
+                    running: Running(row.get(1)?),
+                    away: Duration::from_millis(row.get(2)?),
+                    wall_ms: row.get(3)?,
+                    clean: row.get(4)?,
+                    same_boot: boot()
+                        .is_some_and(|boot| row.get(5).is_ok_and(|before: String| before == boot)),
+                })
+            },
+        )
         .optional()
 }
 
@@ -220,7 +261,9 @@ fn boot() -> Option<String> {
 
 /// Notes in which run of the machine the store is open.
 pub(super) fn write_boot(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute("UPDATE store SET boot = ?1", [boot().unwrap_or_default()]).map(drop)
+    connection
+        .execute("UPDATE store SET boot = ?1", [boot().unwrap_or_default()])
+        .map(drop)
 }
 
 /// Writes the store's time down. `clean` at the end of a run in good order.
@@ -232,17 +275,24 @@ pub(super) fn write_time(
     clean: bool,
 ) -> rusqlite::Result<()> {
     let away = i64::try_from(away.as_millis()).unwrap_or(i64::MAX);
-    let mut update =
-        connection.prepare_cached("UPDATE store SET running_ms = ?1, away_ms = ?2, wall_ms = ?3, clean = ?4")?;
-    update.execute(params![running.0, away, wall_ms, clean]).map(drop)
+    let mut update = connection.prepare_cached(
+        "UPDATE store SET running_ms = ?1, away_ms = ?2, wall_ms = ?3, clean = ?4",
+    )?;
+    update
+        .execute(params![running.0, away, wall_ms, clean])
+        .map(drop)
 }
 
 /// The log's length, and what of it has been moved into the database, in pages.
 pub(super) fn log_pages(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok((row.get(1)?, row.get(2)?)))
+    connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
+        Ok((row.get(1)?, row.get(2)?))
+    })
 }
 
 /// Moves what can be moved of the log without waiting for anybody. Answers the log's length and what was moved, in pages.
 pub(super) fn checkpoint_passively(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok((row.get(1)?, row.get(2)?))
+    })
 }

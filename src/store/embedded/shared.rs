@@ -93,7 +93,11 @@ impl Shared {
     }
 
     pub(super) fn check_open(&self) -> Result<(), StoreError> {
-        if self.open.load(Ordering::Acquire) { Ok(()) } else { Err(StoreError::Unavailable) }
+        if self.open.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err(StoreError::Unavailable)
+        }
     }
 
     /// Where the event's row may be.
@@ -102,7 +106,11 @@ impl Shared {
         self.check_open()?;
         let places = self.index.find(key);
         // An index that is being read anew knows nothing of most events.
-        if self.closings.load(Ordering::Acquire) == closings { Ok(places) } else { Err(StoreError::Unavailable) }
+        if self.closings.load(Ordering::Acquire) == closings {
+            Ok(places)
+        } else {
+            Err(StoreError::Unavailable)
+        }
     }
 
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
@@ -110,13 +118,23 @@ impl Shared {
         if self.backlog.load(Ordering::Relaxed) > BACKLOG_BYTES {
             return Err(StoreError::Unavailable);
         }
-        let bytes_full = self.settings.max_bytes.is_some_and(|most| self.used.load(Ordering::Relaxed) >= most);
-        if bytes_full || self.index.len() >= self.settings.max_ids { Err(StoreError::Full) } else { Ok(()) }
+        let bytes_full = self
+            .settings
+            .max_bytes
+            .is_some_and(|most| self.used.load(Ordering::Relaxed) >= most);
+        if bytes_full || self.index.len() >= self.settings.max_ids {
+            Err(StoreError::Full)
+        } else {
+            Ok(())
+        }
     }
 
     /// Lets readers in.
     pub(super) fn opened(&self) {
-        *self.connections.write().unwrap_or_else(PoisonError::into_inner) = Some(Connections::default());
+        *self
+            .connections
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Connections::default());
         self.open.store(true, Ordering::Release);
         for waker in self.wakers().values() {
             waker.notify_one();
@@ -150,18 +168,31 @@ impl Shared {
     pub(super) fn closed(&self) {
         self.open.store(false, Ordering::Release);
         self.closings.fetch_add(1, Ordering::AcqRel);
-        *self.connections.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self
+            .connections
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Moves what can be moved of the log into the database, beside the writer, once `least` pages have gathered. Answers
     /// the log's length and what of it has been moved, in pages; nothing while the file is closed.
     pub(super) fn move_log(&self, least: i64) -> Result<Option<(i64, i64)>, NotMoved> {
-        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(connections) = &*connections else { return Ok(None) };
-        let mut own = connections.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = self
+            .connections
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(connections) = &*connections else {
+            return Ok(None);
+        };
+        let mut own = connections
+            .mover
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let connection = match own.take() {
             Some(connection) => connection,
-            None => schema::open(&self.file, self.settings.durability).map_err(NotMoved::NotTried)?,
+            None => {
+                schema::open(&self.file, self.settings.durability).map_err(NotMoved::NotTried)?
+            }
         };
         let (pages, before) = schema::log_pages(&connection).map_err(NotMoved::NotTried)?;
         let moved = if pages - before >= least {
@@ -174,15 +205,27 @@ impl Shared {
     }
 
     /// Runs a query on a connection of its own. Blocks.
-    pub(super) fn read<T>(&self, query: impl FnOnce(&Reader) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(Connections { idle, .. }) = &*connections else { return Err(StoreError::Unavailable) };
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Reader) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let connections = self
+            .connections
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(Connections { idle, .. }) = &*connections else {
+            return Err(StoreError::Unavailable);
+        };
         let reader = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let read = reader.map_or_else(|| Reader::open(&self.file), Ok).and_then(|reader| {
-            let answer = query(&reader)?;
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
-            Ok(answer)
-        });
+        let read = reader
+            .map_or_else(|| Reader::open(&self.file), Ok)
+            .and_then(|reader| {
+                let answer = query(&reader)?;
+                idle.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(reader);
+                Ok(answer)
+            });
         read.map_err(|error| {
             self.metrics.failed("read");
             tracing::error!(%error, file = %self.file.display(), "the store could not be read");

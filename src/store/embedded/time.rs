@@ -21,12 +21,21 @@ impl RunningTime {
     /// Goes on from `before`; `away` is the time between runs so far, all of them together.
     pub(super) fn from(before: Running, away: Duration, clock: Clock) -> Self {
         let now = clock.now();
-        Self { clock, counted: RwLock::new((before, now)), away }
+        Self {
+            clock,
+            counted: RwLock::new((before, now)),
+            away,
+        }
     }
 
     pub(super) fn now(&self) -> Running {
         let (counted, at) = *self.counted.read().unwrap_or_else(PoisonError::into_inner);
-        counted.after(self.clock.now().saturating_duration_since(at).min(LONGEST_STEP))
+        counted.after(
+            self.clock
+                .now()
+                .saturating_duration_since(at)
+                .min(LONGEST_STEP),
+        )
     }
 
     /// What time it is for those who wait: the time between runs counts.
@@ -43,7 +52,10 @@ impl RunningTime {
         let mut counted = self.counted.write().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
         let (before, at) = *counted;
-        *counted = (before.after(now.saturating_duration_since(at).min(LONGEST_STEP)), now);
+        *counted = (
+            before.after(now.saturating_duration_since(at).min(LONGEST_STEP)),
+            now,
+        );
     }
 }
 

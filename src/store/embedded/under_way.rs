@@ -51,7 +51,11 @@ pub struct Underway {
 /// An attempt that was cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CutOff {
-    Event { key: EventKey, tried: Tried, window: Duration },
+    Event {
+        key: EventKey,
+        tried: Tried,
+        window: Duration,
+    },
     Delivery(DeliveryId),
 }
 
@@ -63,8 +67,20 @@ impl UnderWay {
         let mut file = holder::open_private(&path)?;
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
-        let cut_off = content.as_chunks::<SLOT_BYTES>().0.iter().filter_map(read).collect();
-        Ok(LastRun { under_way: Self { file, slots: Mutex::default() }, cut_off, was_noted })
+        let cut_off = content
+            .as_chunks::<SLOT_BYTES>()
+            .0
+            .iter()
+            .filter_map(read)
+            .collect();
+        Ok(LastRun {
+            under_way: Self {
+                file,
+                slots: Mutex::default(),
+            },
+            cut_off,
+            was_noted,
+        })
     }
 
     /// Empties the file, once what it held is in the ledger.
@@ -80,11 +96,17 @@ impl UnderWay {
                 slots.count - 1
             })
         });
-        if let Err(error) = self.file.write_all_at(&written(attempt), slot * SLOT_BYTES as u64) {
+        if let Err(error) = self
+            .file
+            .write_all_at(&written(attempt), slot * SLOT_BYTES as u64)
+        {
             self.with_slots(|slots| slots.free.push(slot));
             return Err(error);
         }
-        Ok(Underway { all: Arc::clone(self), slot })
+        Ok(Underway {
+            all: Arc::clone(self),
+            slot,
+        })
     }
 
     fn with_slots<T>(&self, change: impl FnOnce(&mut Slots) -> T) -> T {
@@ -96,7 +118,12 @@ impl Underway {
     /// The attempt's outcome is recorded.
     pub(crate) fn clear(self) {
         // A note that can't be cleared marks one event too many after a crash; the slot is not used again.
-        if self.all.file.write_all_at(&[0; SLOT_BYTES], self.slot * SLOT_BYTES as u64).is_ok() {
+        if self
+            .all
+            .file
+            .write_all_at(&[0; SLOT_BYTES], self.slot * SLOT_BYTES as u64)
+            .is_ok()
+        {
             self.all.with_slots(|slots| slots.free.push(self.slot));
         }
     }
@@ -104,9 +131,12 @@ impl Underway {
 
 fn written(attempt: CutOff) -> [u8; SLOT_BYTES] {
     let (name, window, attempts, mark) = match attempt {
-        CutOff::Event { key, tried, window } => {
-            (key.0, u64::try_from(window.as_millis()).unwrap_or(u64::MAX), tried.attempts, EVENT)
-        }
+        CutOff::Event { key, tried, window } => (
+            key.0,
+            u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
+            tried.attempts,
+            EVENT,
+        ),
         CutOff::Delivery(DeliveryId(id)) => (u128::from(id.cast_unsigned()), 0, 0, DELIVERY),
     };
     let mut slot = [0; SLOT_BYTES];
@@ -125,10 +155,15 @@ fn read(slot: &[u8; SLOT_BYTES]) -> Option<CutOff> {
     match u32::from_be_bytes(*mark.first_chunk()?) {
         EVENT => Some(CutOff::Event {
             key: EventKey(name),
-            tried: Tried { attempts: u32::from_be_bytes(*attempts), possibly_delivered: true },
+            tried: Tried {
+                attempts: u32::from_be_bytes(*attempts),
+                possibly_delivered: true,
+            },
             window: Duration::from_millis(u64::from_be_bytes(*window)),
         }),
-        DELIVERY => Some(CutOff::Delivery(DeliveryId(u64::try_from(name).ok()?.cast_signed()))),
+        DELIVERY => Some(CutOff::Delivery(DeliveryId(
+            u64::try_from(name).ok()?.cast_signed(),
+        ))),
         _ => None,
     }
 }
@@ -138,12 +173,21 @@ mod tests {
     use super::*;
 
     fn event(key: u128, attempts: u32) -> CutOff {
-        let tried = Tried { attempts, possibly_delivered: true };
-        CutOff::Event { key: EventKey(key), tried, window: Duration::from_secs(100) }
+        let tried = Tried {
+            attempts,
+            possibly_delivered: true,
+        };
+        CutOff::Event {
+            key: EventKey(key),
+            tried,
+            window: Duration::from_secs(100),
+        }
     }
 
     fn opened(folder: &Path) -> (Arc<UnderWay>, Vec<CutOff>) {
-        let LastRun { under_way, cut_off, .. } = UnderWay::open(folder).unwrap();
+        let LastRun {
+            under_way, cut_off, ..
+        } = UnderWay::open(folder).unwrap();
         (Arc::new(under_way), cut_off)
     }
 
@@ -156,7 +200,11 @@ mod tests {
         drop(under_way.begin(event(u128::MAX, 3)).unwrap());
         ended.clear();
         let stored = CutOff::Delivery(DeliveryId(i64::MAX));
-        assert_eq!(under_way.begin(stored).unwrap().slot, 0, "a slot is used again");
+        assert_eq!(
+            under_way.begin(stored).unwrap().slot,
+            0,
+            "a slot is used again"
+        );
         let (_, found) = opened(folder.path());
         assert_eq!(found, [stored, event(u128::MAX, 3)]);
     }

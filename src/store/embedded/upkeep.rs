@@ -28,7 +28,10 @@ struct Upkeep {
 
 /// Runs until the store is dropped.
 pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
-    let mut upkeep = Upkeep { swept: None, ticked: Instant::now() };
+    let mut upkeep = Upkeep {
+        swept: None,
+        ticked: Instant::now(),
+    };
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
         let Some(store) = store.upgrade() else { return };
         store.shared.time.tick();
@@ -58,7 +61,14 @@ impl Upkeep {
         store.shared.index.forget_before(first);
         loop {
             let (done, rows) = sync_channel(1);
-            if store.send(Job::Sweep { first, limit: ROWS_AT_ONCE, done }).is_err() {
+            if store
+                .send(Job::Sweep {
+                    first,
+                    limit: ROWS_AT_ONCE,
+                    done,
+                })
+                .is_err()
+            {
                 return;
             }
             match rows.recv() {
@@ -74,9 +84,18 @@ impl Upkeep {
 
 /// Drops records of deliveries that are older, or more, than their route keeps.
 fn sweep_records(store: &Inner) {
-    let Ok(routes) = store.shared.read(|reader| reader.routes_with_records()) else { return };
-    let lanes = store.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-    let retains: HashMap<_, _> = lanes.iter().map(|lane| (Arc::clone(&lane.route), lane.retain)).collect();
+    let Ok(routes) = store.shared.read(|reader| reader.routes_with_records()) else {
+        return;
+    };
+    let lanes = store
+        .shared
+        .lanes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let retains: HashMap<_, _> = lanes
+        .iter()
+        .map(|lane| (Arc::clone(&lane.route), lane.retain))
+        .collect();
     drop(lanes);
     for route in routes {
         // Of a route that is no longer configured, what is usual.
@@ -94,7 +113,9 @@ fn drop_records(store: &Inner, route: &str, retain: Retain) -> bool {
         let over = retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
         reader.expired(route, now, retain.keep, over, ROWS_AT_ONCE)
     });
-    let Some(ids) = ids.ok().filter(|ids| !ids.is_empty()) else { return false };
+    let Some(ids) = ids.ok().filter(|ids| !ids.is_empty()) else {
+        return false;
+    };
     let (done, rows) = sync_channel(1);
     store.send(Job::Forget { ids, done }).is_ok() && rows.recv().is_ok()
 }

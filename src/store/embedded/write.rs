@@ -17,8 +17,8 @@ use super::apply::{Batch, Cursor, Effects};
 use super::holder::Lock;
 use super::shared::Shared;
 use super::{
-    Attempted, DeliveryId, EventKey, Lane, Next, Place, Requeue, Requeued, Settlement, StoreError, Tried, opening,
-    schema,
+    Attempted, DeliveryId, EventKey, Lane, Next, Place, Requeue, Requeued, Settlement, StoreError,
+    Tried, opening, schema,
 };
 use crate::store::running::Running;
 
@@ -83,7 +83,10 @@ impl Job {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Settle(settlement, _) => {
-                let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
+                let payload = settlement
+                    .delivery
+                    .as_ref()
+                    .and_then(|delivery| delivery.payload.as_ref());
                 JOB_BYTES + payload.map_or(0, |payload| payload.head.len() + payload.body.len())
             }
             Self::Requeue(requeues, _) => JOB_BYTES * requeues.len(),
@@ -169,9 +172,19 @@ impl Writer {
         let (now, wall_ms) = (shared.time.now(), Timestamp::now().as_millisecond());
         let writes_time = now.since(self.time_written) >= WRITE_TIME_EVERY;
         let mut write = || -> rusqlite::Result<(Effects, Vec<Answer>)> {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut writing = Batch::new(&transaction, &mut self.cursor, now, shared.time.due_now(), wall_ms);
-            let answers = batch.iter().map(|job| apply(&mut writing, job)).collect::<rusqlite::Result<_>>()?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut writing = Batch::new(
+                &transaction,
+                &mut self.cursor,
+                now,
+                shared.time.due_now(),
+                wall_ms,
+            );
+            let answers = batch
+                .iter()
+                .map(|job| apply(&mut writing, job))
+                .collect::<rusqlite::Result<_>>()?;
             let effects = writing.end()?;
             if writes_time {
                 schema::write_time(&transaction, now, shared.time.away(), wall_ms, false)?;
@@ -235,11 +248,17 @@ impl Writer {
                 }
                 Job::Attempted { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
                 Job::Requeue(_, done) => drop(done.send(Err(StoreError::Unavailable))),
-                Job::ForgetEvent { done, .. } | Job::Webhook { done, .. } | Job::Pause { done, .. } => {
+                Job::ForgetEvent { done, .. }
+                | Job::Webhook { done, .. }
+                | Job::Pause { done, .. } => {
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
                 Job::Serve(lanes) => self.shared.serve(lanes),
-                Job::Sweep { .. } | Job::Forget { .. } | Job::Tick | Job::Checkpoint | Job::Distrust => {}
+                Job::Sweep { .. }
+                | Job::Forget { .. }
+                | Job::Tick
+                | Job::Checkpoint
+                | Job::Distrust => {}
                 Job::Close { done, .. } => drop(done.send(())),
             }
         }
@@ -251,7 +270,8 @@ impl Writer {
         }
         for name in settlement.names.iter().flatten() {
             if self.unrecorded.len() < UNRECORDED_MAX {
-                self.unrecorded.insert(name.key, (settlement.if_lost, settlement.window));
+                self.unrecorded
+                    .insert(name.key, (settlement.if_lost, settlement.window));
             }
         }
     }
@@ -303,10 +323,17 @@ impl Writer {
         if let Some(connection) = self.connection.take() {
             let shared = &self.shared;
             let wall_ms = Timestamp::now().as_millisecond();
-            let closed = schema::write_time(&connection, shared.time.now(), shared.time.away(), wall_ms, in_good_order);
+            let closed = schema::write_time(
+                &connection,
+                shared.time.now(),
+                shared.time.away(),
+                wall_ms,
+                in_good_order,
+            );
             shared.closed();
             // The last connection moves the log into the database as it goes.
-            if let Err(error) = closed.and_then(|()| connection.close().map_err(|(_, error)| error)) {
+            if let Err(error) = closed.and_then(|()| connection.close().map_err(|(_, error)| error))
+            {
                 tracing::warn!(%error, "the store was not closed in good order; nothing that was answered is lost");
             }
         }
@@ -315,9 +342,14 @@ impl Writer {
 
 /// Whether an error is about what was to be written, not about the file.
 fn is_of_one_job(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{ConstraintViolation, ParameterOutOfRange, TooBig, TypeMismatch, Unknown};
+    use rusqlite::ErrorCode::{
+        ConstraintViolation, ParameterOutOfRange, TooBig, TypeMismatch, Unknown,
+    };
     match error.sqlite_error_code() {
-        Some(code) => matches!(code, ConstraintViolation | ParameterOutOfRange | TooBig | TypeMismatch | Unknown),
+        Some(code) => matches!(
+            code,
+            ConstraintViolation | ParameterOutOfRange | TooBig | TypeMismatch | Unknown
+        ),
         // A value that could not be made into a column's, or the other way round.
         None => true,
     }
@@ -334,7 +366,13 @@ enum Answer {
 fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
     Ok(match job {
         Job::Settle(settlement, _) => Answer::Delivery(writing.settle(settlement)?),
-        Job::Attempted { id, number, attempt, next, .. } => {
+        Job::Attempted {
+            id,
+            number,
+            attempt,
+            next,
+            ..
+        } => {
             writing.attempted(*id, *number, attempt, *next)?;
             Answer::Nothing
         }
@@ -346,7 +384,9 @@ fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
             writing.forget_event(rows)?;
             Answer::Nothing
         }
-        Job::Webhook { name, definition, .. } => {
+        Job::Webhook {
+            name, definition, ..
+        } => {
             writing.webhook(name, definition.as_deref())?;
             Answer::Nothing
         }
@@ -373,11 +413,16 @@ fn tell(shared: &Shared, job: Job, answer: Answer) {
         (Job::Settle(_, done), Answer::Delivery(id)) => drop(done.send(Ok(id))),
         (Job::Attempted { done, .. }, _) => drop(done.send(Ok(()))),
         (Job::Requeue(_, done), Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
-        (Job::ForgetEvent { done, .. } | Job::Webhook { done, .. } | Job::Pause { done, .. }, _) => {
+        (
+            Job::ForgetEvent { done, .. } | Job::Webhook { done, .. } | Job::Pause { done, .. },
+            _,
+        ) => {
             let _ = done.send(Ok(()));
         }
         (Job::Serve(lanes), _) => shared.serve(lanes),
-        (Job::Sweep { done, .. } | Job::Forget { done, .. }, Answer::Rows(rows)) => drop(done.send(rows)),
+        (Job::Sweep { done, .. } | Job::Forget { done, .. }, Answer::Rows(rows)) => {
+            drop(done.send(rows))
+        }
         _ => {}
     }
 }
@@ -395,7 +440,10 @@ fn gather(
         shared.taken(job.bytes());
         bytes += job.bytes();
         match job {
-            Job::Close { in_good_order, done } => return Some((in_good_order, done)),
+            Job::Close {
+                in_good_order,
+                done,
+            } => return Some((in_good_order, done)),
             other => batch.push(other),
         }
         if batch.len() >= BATCH_MAX || bytes >= BATCH_BYTES {

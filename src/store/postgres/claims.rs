@@ -9,7 +9,9 @@ use uuid::Uuid;
 use super::line::{Failed, Line, Lines, Slow, on};
 use super::{Backlog, Counted};
 use crate::signature::PayloadDigest;
-use crate::store::{Claimed, DeliveryId, EventKey, Found, Held, Place, Record, StoreError, Terms, Tried};
+use crate::store::{
+    Claimed, DeliveryId, EventKey, Found, Held, Place, Record, StoreError, Terms, Tried,
+};
 
 /// What is asked for.
 pub(super) enum Job {
@@ -78,7 +80,11 @@ impl Drop for Lease {
 impl Jobs {
     fn give_back(&self, key: EventKey, token: i64) {
         // Nobody to take it back any more: the lease ends by itself.
-        let given = GiveBack { key, token, _counted: Counted::new(&self.backlog, 0) };
+        let given = GiveBack {
+            key,
+            token,
+            _counted: Counted::new(&self.backlog, 0),
+        };
         let _ = self.jobs.send(Job::GiveBack(given));
     }
 }
@@ -140,7 +146,9 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     if !back.is_empty()
         && let Err(failed) = {
             let back = &back;
-            lines.again(Slow::TriedAgain, on!(line => give_back(line, back))).await
+            lines
+                .again(Slow::TriedAgain, on!(line => give_back(line, back)))
+                .await
         }
     {
         lines.failed("claim", &failed);
@@ -150,12 +158,17 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     }
     let asked = {
         let claims = &claims;
-        lines.again(Slow::Told, on!(line => claim(line, claims))).await
+        lines
+            .again(Slow::Told, on!(line => claim(line, claims)))
+            .await
     };
     match asked {
         Ok(mut answers) => {
             for claim in claims {
-                let answer = answers.iter().position(|found| found.key == claim.key).map(|at| answers.swap_remove(at));
+                let answer = answers
+                    .iter()
+                    .position(|found| found.key == claim.key)
+                    .map(|at| answers.swap_remove(at));
                 let answer = answer.map_or(Answer::Unclear, |found| found.answer(&claim));
                 // If nobody takes it, it is dropped here, and so given back.
                 let _ = claim.done.send(Ok(answer));
@@ -185,10 +198,18 @@ struct Row {
 async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
     let keys: Vec<_> = claims.iter().map(|claim| uuid(claim.key)).collect();
     let tokens: Vec<_> = claims.iter().map(|claim| claim.token).collect();
-    let leases: Vec<_> = claims.iter().map(|claim| millis(claim.terms.lease)).collect();
-    let windows: Vec<_> = claims.iter().map(|claim| millis(claim.terms.window)).collect();
+    let leases: Vec<_> = claims
+        .iter()
+        .map(|claim| millis(claim.terms.lease))
+        .collect();
+    let windows: Vec<_> = claims
+        .iter()
+        .map(|claim| millis(claim.terms.window))
+        .collect();
     let forwards: Vec<_> = claims.iter().map(|claim| claim.terms.forwards).collect();
-    let rows = line.rows(CLAIM, &[&keys, &tokens, &leases, &windows, &forwards]).await?;
+    let rows = line
+        .rows(CLAIM, &[&keys, &tokens, &leases, &windows, &forwards])
+        .await?;
     let row = |row: &tokio_postgres::Row| -> Result<Row, tokio_postgres::Error> {
         let digest: Option<Uuid> = row.try_get(3)?;
         let attempts: i32 = row.try_get(5)?;
@@ -196,8 +217,13 @@ async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
             key: key(row.try_get(0)?),
             mine: row.try_get(1)?,
             seen: row.try_get(2)?,
-            completed: digest.filter(|_| row.get(4)).map(|digest| PayloadDigest::from_bytes(*digest.as_bytes())),
-            tried: Tried { attempts: attempts.unsigned_abs(), possibly_delivered: row.try_get(6)? },
+            completed: digest
+                .filter(|_| row.get(4))
+                .map(|digest| PayloadDigest::from_bytes(*digest.as_bytes())),
+            tried: Tried {
+                attempts: attempts.unsigned_abs(),
+                possibly_delivered: row.try_get(6)?,
+            },
             delivery: row.try_get::<_, Option<i64>>(7)?.map(DeliveryId),
         })
     };
@@ -213,11 +239,18 @@ async fn give_back(line: &Line, back: &[GiveBack]) -> Result<(), Failed> {
 impl Row {
     fn answer(self, claim: &Claim) -> Answer {
         if let Some(digest) = self.completed {
-            let found = Found { record: Record::Completed { digest }, delivery: self.delivery };
+            let found = Found {
+                record: Record::Completed { digest },
+                delivery: self.delivery,
+            };
             return Answer::Is(Claimed::Here(Held::default(), Some(found)));
         }
         if !self.mine {
-            return if self.seen { Answer::Is(Claimed::Elsewhere) } else { Answer::Unclear };
+            return if self.seen {
+                Answer::Is(Claimed::Elsewhere)
+            } else {
+                Answer::Unclear
+            };
         }
         let lease = Lease {
             key: claim.key,
@@ -225,9 +258,15 @@ impl Row {
             until: claim.at + claim.terms.lease,
             back: Some(claim.back.clone()),
         };
-        let held = Held { place: Some(Place(claim.token)), lease: Some(lease) };
+        let held = Held {
+            place: Some(Place(claim.token)),
+            lease: Some(lease),
+        };
         let is_known = self.tried != Tried::default() || self.delivery.is_some();
-        let found = Found { record: Record::Tried(self.tried), delivery: self.delivery };
+        let found = Found {
+            record: Record::Tried(self.tried),
+            delivery: self.delivery,
+        };
         Answer::Is(Claimed::Here(held, is_known.then_some(found)))
     }
 }
@@ -242,5 +281,7 @@ pub(super) fn key(uuid: Uuid) -> EventKey {
 
 pub(super) fn millis(duration: Duration) -> i64 {
     // 292 million years leave room to be added to.
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 4)
+    i64::try_from(duration.as_millis())
+        .unwrap_or(i64::MAX)
+        .min(i64::MAX / 4)
 }

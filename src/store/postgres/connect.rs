@@ -50,14 +50,22 @@ impl Database {
         check_form(url)?;
         let (address, query) = url.split_once('?').unwrap_or((url, ""));
         let given = Parameters::parse(query)?;
-        let mut config = format!("{address}?{}", given.of_the_driver()).parse::<Config>().map_err(|error| {
-            let reason = error.into_source().map_or_else(String::new, |source| format!(": {source}"));
-            format!("the database's URL is not understood{reason}")
-        })?;
+        let mut config = format!("{address}?{}", given.of_the_driver())
+            .parse::<Config>()
+            .map_err(|error| {
+                let reason = error
+                    .into_source()
+                    .map_or_else(String::new, |source| format!(": {source}"));
+                format!("the database's URL is not understood{reason}")
+            })?;
         check_hosts(&config)?;
         set_defaults(&mut config, &given)?;
         let tls = tls_for(&config, &given)?;
-        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        config.ssl_mode(if tls.is_some() {
+            SslMode::Require
+        } else {
+            SslMode::Disable
+        });
         Ok(Self { config, tls })
     }
 
@@ -72,15 +80,27 @@ impl Database {
                 Host::Unix(path) => format!("{}:{port}", path.display()),
             }
         };
-        let hosts: Vec<_> = self.config.get_hosts().iter().enumerate().map(host).collect();
+        let hosts: Vec<_> = self
+            .config
+            .get_hosts()
+            .iter()
+            .enumerate()
+            .map(host)
+            .collect();
         // The server takes the user's name for the database's if there is none.
-        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        let database = self
+            .config
+            .get_dbname()
+            .or(self.config.get_user())
+            .unwrap_or_default();
         format!("{}/{database}", hosts.join(","))
     }
 
     /// Connects to nothing yet. With `relaxed`, a commit does not wait for the database's disk.
     pub(super) fn pool(&self, relaxed: bool) -> Result<Pool, BuildError> {
-        let how = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let how = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
         let config = self.session(relaxed);
         let manager = match &self.tls {
             Some(tls) => Manager::from_config(config, tls.clone(), how),
@@ -116,12 +136,20 @@ impl fmt::Debug for Database {
 
 /// The driver would take a part of a password that is not encoded for a host, which is shown.
 fn check_form(url: &str) -> Result<(), String> {
-    let Some(rest) = ["postgres://", "postgresql://"].into_iter().find_map(|scheme| url.strip_prefix(scheme)) else {
-        return Err("the database's URL does not start with postgres:// or postgresql://".to_owned());
+    let Some(rest) = ["postgres://", "postgresql://"]
+        .into_iter()
+        .find_map(|scheme| url.strip_prefix(scheme))
+    else {
+        return Err(
+            "the database's URL does not start with postgres:// or postgresql://".to_owned(),
+        );
     };
     let (authority, others) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.matches('@').count() > 1 || others.contains('@') {
-        return Err("`@`, `/` and `?` within a part of the database's URL are written %40, %2F and %3F".to_owned());
+        return Err(
+            "`@`, `/` and `?` within a part of the database's URL are written %40, %2F and %3F"
+                .to_owned(),
+        );
     }
     Ok(())
 }
@@ -129,18 +157,32 @@ fn check_form(url: &str) -> Result<(), String> {
 fn check_hosts(config: &Config) -> Result<(), String> {
     let hosts = config.get_hosts();
     if hosts.is_empty() {
-        return Err("the database's URL names no host; a Unix socket is `?host=/its/folder`".to_owned());
+        return Err(
+            "the database's URL names no host; a Unix socket is `?host=/its/folder`".to_owned(),
+        );
     }
-    if hosts.iter().any(|host| matches!(host, Host::Tcp(name) if name.is_empty() || name.contains(','))) {
-        return Err("a host of the database's URL has no name; several are `//first:5432,second:5432/`".to_owned());
+    if hosts
+        .iter()
+        .any(|host| matches!(host, Host::Tcp(name) if name.is_empty() || name.contains(',')))
+    {
+        return Err(
+            "a host of the database's URL has no name; several are `//first:5432,second:5432/`"
+                .to_owned(),
+        );
     }
     let addresses = config.get_hostaddrs().len();
     if addresses != 0 && addresses != hosts.len() {
-        return Err(format!("the database's URL has {addresses} `hostaddr` for {} hosts", hosts.len()));
+        return Err(format!(
+            "the database's URL has {addresses} `hostaddr` for {} hosts",
+            hosts.len()
+        ));
     }
     let ports = config.get_ports().len();
     if ports > 1 && ports != hosts.len() {
-        return Err(format!("the database's URL has {ports} ports for {} hosts; write `host:port`", hosts.len()));
+        return Err(format!(
+            "the database's URL has {ports} ports for {} hosts; write `host:port`",
+            hosts.len()
+        ));
     }
     Ok(())
 }
@@ -174,19 +216,33 @@ fn tls_for(config: &Config, given: &Parameters<'_>) -> Result<Option<MakeRustlsC
         Some("disable") => false,
         Some("require" | "verify-ca" | "verify-full") => true,
         Some(mode @ ("allow" | "prefer")) => {
-            return Err(format!("`sslmode={mode}` may fall back to plain text; write `verify-full` or `disable`"));
+            return Err(format!(
+                "`sslmode={mode}` may fall back to plain text; write `verify-full` or `disable`"
+            ));
         }
-        Some(_) => return Err("`sslmode` is `verify-full`, `verify-ca`, `require` or `disable`".to_owned()),
+        Some(_) => {
+            return Err(
+                "`sslmode` is `verify-full`, `verify-ca`, `require` or `disable`".to_owned(),
+            );
+        }
         None => !is_on_this_machine(config),
     };
     if !wanted {
         return match FILES.into_iter().find(|name| given.has(name)) {
-            Some(name) => Err(format!("`{name}` is of no use without TLS; write `sslmode=verify-full` too")),
+            Some(name) => Err(format!(
+                "`{name}` is of no use without TLS; write `sslmode=verify-full` too"
+            )),
             None => Ok(None),
         };
     }
-    if config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_))) {
-        return Err("PostgreSQL speaks no TLS over a Unix socket; write `sslmode=disable`".to_owned());
+    if config
+        .get_hosts()
+        .iter()
+        .any(|host| matches!(host, Host::Unix(_)))
+    {
+        return Err(
+            "PostgreSQL speaks no TLS over a Unix socket; write `sslmode=disable`".to_owned(),
+        );
     }
     let file = |name: &'static str| given.get(name).map(Path::new);
     let own = match (file("sslcert"), file("sslkey")) {
@@ -202,9 +258,15 @@ fn tls_for(config: &Config, given: &Parameters<'_>) -> Result<Option<MakeRustlsC
 fn is_on_this_machine(config: &Config) -> bool {
     let is_local = |host: &Host| match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+        Host::Tcp(name) => {
+            name == "localhost"
+                || name
+                    .parse::<IpAddr>()
+                    .is_ok_and(|address| address.is_loopback())
+        }
     };
-    config.get_hosts().iter().all(is_local) && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
+    config.get_hosts().iter().all(is_local)
+        && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
 }
 
 /// What follows the URL's `?`.
@@ -220,19 +282,36 @@ impl<'a> Parameters<'a> {
     fn parse(query: &'a str) -> Result<Self, String> {
         let parameter = |as_written: &'a str| {
             if !as_written.contains('=') {
-                return Err("a parameter of the database's URL has no value; write `name=value`".to_owned());
+                return Err(
+                    "a parameter of the database's URL has no value; write `name=value`".to_owned(),
+                );
             }
             // A plus is no space in these URLs.
             let plain = as_written.replace('+', "%2B");
-            let (name, value) = form_urlencoded::parse(plain.as_bytes()).into_owned().next().unwrap_or_default();
-            Ok(Parameter { name, value, as_written })
+            let (name, value) = form_urlencoded::parse(plain.as_bytes())
+                .into_owned()
+                .next()
+                .unwrap_or_default();
+            Ok(Parameter {
+                name,
+                value,
+                as_written,
+            })
         };
-        query.split('&').filter(|pair| !pair.is_empty()).map(parameter).collect::<Result<Vec<_>, _>>().map(Self)
+        query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(parameter)
+            .collect::<Result<Vec<_>, _>>()
+            .map(Self)
     }
 
     /// The last one counts.
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rfind(|parameter| parameter.name == name).map(|parameter| parameter.value.as_str())
+        self.0
+            .iter()
+            .rfind(|parameter| parameter.name == name)
+            .map(|parameter| parameter.value.as_str())
     }
 
     fn has(&self, name: &str) -> bool {
@@ -241,9 +320,13 @@ impl<'a> Parameters<'a> {
 
     /// Without those that the driver does not know, or not as libpq does: its `tcp_user_timeout` is in seconds.
     fn of_the_driver(&self) -> String {
-        let is_ours = |name: &str| FILES.contains(&name) || ["sslmode", "tcp_user_timeout"].contains(&name);
+        let is_ours =
+            |name: &str| FILES.contains(&name) || ["sslmode", "tcp_user_timeout"].contains(&name);
         let theirs = self.0.iter().filter(|parameter| !is_ours(&parameter.name));
-        theirs.map(|parameter| parameter.as_written).collect::<Vec<_>>().join("&")
+        theirs
+            .map(|parameter| parameter.as_written)
+            .collect::<Vec<_>>()
+            .join("&")
     }
 }
 
@@ -266,7 +349,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["db.example".to_owned()]).unwrap();
         fs::write(folder.path().join("ca.pem"), made.cert.pem()).unwrap();
-        fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        fs::write(
+            folder.path().join("key.pem"),
+            made.signing_key.serialize_pem(),
+        )
+        .unwrap();
         folder
     }
 
@@ -274,10 +361,19 @@ mod tests {
     fn hosts_are_shown_with_their_ports_and_the_database() {
         for (url, shown) in [
             ("postgres://u:p@localhost/hooks", "localhost:5432/hooks"),
-            ("postgresql://u:p@127.0.0.1:6000/hooks", "127.0.0.1:6000/hooks"),
+            (
+                "postgresql://u:p@127.0.0.1:6000/hooks",
+                "127.0.0.1:6000/hooks",
+            ),
             ("postgres://u@[::1]:6000/hooks", "[::1]:6000/hooks"),
-            ("postgres://u@a:1,b/hooks?sslmode=disable", "a:1,b:5432/hooks"),
-            ("postgres:///hooks?user=u&host=/run/postgresql", "/run/postgresql:5432/hooks"),
+            (
+                "postgres://u@a:1,b/hooks?sslmode=disable",
+                "a:1,b:5432/hooks",
+            ),
+            (
+                "postgres:///hooks?user=u&host=/run/postgresql",
+                "/run/postgresql:5432/hooks",
+            ),
             ("postgres://u@localhost", "localhost:5432/u"),
         ] {
             assert_eq!(parsed(url).shown(), shown, "{url}");
@@ -287,9 +383,18 @@ mod tests {
     #[test]
     fn of_several_hosts_the_one_that_takes_writes_is_used() {
         let attrs = |url| parsed(url).config.get_target_session_attrs();
-        assert_eq!(attrs("postgres://u@a,b/d?sslmode=disable"), TargetSessionAttrs::ReadWrite);
-        assert_eq!(attrs("postgres://u@a,b/d?sslmode=disable&target_session_attrs=any"), TargetSessionAttrs::Any);
-        assert_eq!(attrs("postgres://u@a/d?sslmode=disable"), TargetSessionAttrs::Any);
+        assert_eq!(
+            attrs("postgres://u@a,b/d?sslmode=disable"),
+            TargetSessionAttrs::ReadWrite
+        );
+        assert_eq!(
+            attrs("postgres://u@a,b/d?sslmode=disable&target_session_attrs=any"),
+            TargetSessionAttrs::Any
+        );
+        assert_eq!(
+            attrs("postgres://u@a/d?sslmode=disable"),
+            TargetSessionAttrs::Any
+        );
     }
 
     #[test]
@@ -324,14 +429,19 @@ mod tests {
     fn a_mode_that_may_fall_back_to_plain_text_is_refused() {
         for mode in ["allow", "prefer"] {
             let error = refused(&format!("postgres://u@localhost/d?sslmode={mode}"));
-            assert!(error.contains(mode) && error.contains("plain text"), "{error}");
+            assert!(
+                error.contains(mode) && error.contains("plain text"),
+                "{error}"
+            );
         }
         assert!(refused("postgres://u@localhost/d?sslmode=yes").contains("`sslmode` is"));
     }
 
     #[test]
     fn tls_over_a_unix_socket_is_refused() {
-        assert!(refused("postgres:///d?host=/run/postgresql&sslmode=require").contains("Unix socket"));
+        assert!(
+            refused("postgres:///d?host=/run/postgresql&sslmode=require").contains("Unix socket")
+        );
         assert!(refused("postgres://u@db.example/d?host=/run/postgresql").contains("Unix socket"));
     }
 
@@ -339,8 +449,15 @@ mod tests {
     fn a_client_certificate_comes_with_its_key() {
         let folder = certificates();
         let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("key.pem"));
-        let start = format!("postgres://u@db.example/d?sslrootcert={0}&sslcert={0}", ca.display());
-        assert!(parsed(&format!("{start}&sslkey={}", key.display())).tls.is_some());
+        let start = format!(
+            "postgres://u@db.example/d?sslrootcert={0}&sslcert={0}",
+            ca.display()
+        );
+        assert!(
+            parsed(&format!("{start}&sslkey={}", key.display()))
+                .tls
+                .is_some()
+        );
         assert!(refused(&start).contains("`sslkey`"));
     }
 
@@ -349,7 +466,10 @@ mod tests {
         let folder = certificates();
         let refused = |name: &str| {
             let path = folder.path().join(name);
-            refused(&format!("postgres://u:hunter2@db.example/d?sslrootcert={}", path.display()))
+            refused(&format!(
+                "postgres://u:hunter2@db.example/d?sslrootcert={}",
+                path.display()
+            ))
         };
         assert!(refused("missing.pem").contains("missing.pem"));
         assert!(refused("key.pem").contains("key.pem holds no PEM certificate"));
@@ -357,7 +477,10 @@ mod tests {
 
     #[test]
     fn a_file_that_would_not_be_used_is_refused() {
-        assert!(refused("postgres://u@localhost/d?sslrootcert=/ca.pem").contains("`sslrootcert` is of no use"));
+        assert!(
+            refused("postgres://u@localhost/d?sslrootcert=/ca.pem")
+                .contains("`sslrootcert` is of no use")
+        );
     }
 
     #[test]
@@ -379,7 +502,10 @@ mod tests {
         let query = "connect_timeout=7&tcp_user_timeout=1500&keepalives_idle=60&keepalives=0&application_name=a+b";
         let config = parsed(&format!("postgres://u@localhost/d?{query}")).config;
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
-        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_millis(1500)));
+        assert_eq!(
+            config.get_tcp_user_timeout(),
+            Some(&Duration::from_millis(1500))
+        );
         assert_eq!(config.get_keepalives_idle(), Duration::from_secs(60));
         assert!(!config.get_keepalives());
         assert_eq!(config.get_application_name(), Some("a+b"));
@@ -391,7 +517,10 @@ mod tests {
         let database = parsed("postgres://u@localhost/d?options=-c%20lock_timeout%3D1");
         let options = |relaxed| database.session(relaxed).get_options().unwrap().to_owned();
         assert_eq!(options(false), format!("{OPTIONS} -c lock_timeout=1"));
-        assert_eq!(options(true), format!("{OPTIONS} -c synchronous_commit=off -c lock_timeout=1"));
+        assert_eq!(
+            options(true),
+            format!("{OPTIONS} -c synchronous_commit=off -c lock_timeout=1")
+        );
     }
 
     #[test]

@@ -41,7 +41,11 @@ async fn gather<J>(incoming: &mut mpsc::UnboundedReceiver<J>, bytes_of: fn(&J) -
     while let Some(job) = next {
         bytes += bytes_of(&job);
         batch.push(job);
-        next = if batch.len() < JOBS_MAX && bytes < BYTES_MAX { incoming.try_recv().ok() } else { None };
+        next = if batch.len() < JOBS_MAX && bytes < BYTES_MAX {
+            incoming.try_recv().ok()
+        } else {
+            None
+        };
     }
     batch
 }

@@ -21,7 +21,8 @@ pub(in crate::store) struct Import {
 const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
     LOCK TABLE hookgate.store, hookgate.ledger, hookgate.deliveries, hookgate.webhooks, hookgate.paused";
 
-const STATE: &str = "SELECT EXISTS (SELECT FROM hookgate.ledger) OR EXISTS (SELECT FROM hookgate.deliveries)
+const STATE: &str =
+    "SELECT EXISTS (SELECT FROM hookgate.ledger) OR EXISTS (SELECT FROM hookgate.deliveries)
         OR EXISTS (SELECT FROM hookgate.webhooks) OR EXISTS (SELECT FROM hookgate.paused),
     running_ms > 0 AND clock_timestamp() - ticked_at < interval '3 seconds' FROM hookgate.store";
 
@@ -48,13 +49,21 @@ const COUNTS: &str = "INSERT INTO hookgate.standings (route, part, pending, dead
     FROM hookgate.deliveries GROUP BY route";
 
 impl Import {
-    pub(in crate::store) async fn begin(to: &Settings, metrics: StoreMetrics) -> Result<Self, MoveError> {
+    pub(in crate::store) async fn begin(
+        to: &Settings,
+        metrics: StoreMetrics,
+    ) -> Result<Self, MoveError> {
         let pool = to.database.pool(false).map_err(failed)?;
         let mut line = Lines::new(pool, metrics).lend().await.map_err(failed)?;
-        schema::make_or_read(line.client_mut()).await.map_err(|unfit| MoveError::Write(told(&unfit)))?;
+        schema::make_or_read(line.client_mut())
+            .await
+            .map_err(|unfit| MoveError::Write(told(&unfit)))?;
         line.batch_execute(BEGIN).await.map_err(write)?;
         let row = line.query_one(STATE, &[]).await.map_err(write)?;
-        match (row.try_get(1).map_err(write)?, row.try_get(0).map_err(write)?) {
+        match (
+            row.try_get(1).map_err(write)?,
+            row.try_get(0).map_err(write)?,
+        ) {
             (true, _) => Err(MoveError::Served),
             (false, true) => Err(MoveError::NotEmpty),
             (false, false) => Ok(Self { line }),
@@ -68,21 +77,49 @@ impl Import {
         (running_ms, due_ms): (u64, u64),
     ) -> Result<(), MoveError> {
         let away = due_ms.saturating_sub(running_ms).cast_signed();
-        let sql =
-            "UPDATE hookgate.store SET hash_key = $1, running_ms = $2, away_ms = $3, ticked_at = clock_timestamp()";
-        self.execute(sql, &[&Uuid::from_bytes(hash_key), &running_ms.cast_signed(), &away]).await
+        let sql = "UPDATE hookgate.store SET hash_key = $1, running_ms = $2, away_ms = $3, ticked_at = clock_timestamp()";
+        self.execute(
+            sql,
+            &[
+                &Uuid::from_bytes(hash_key),
+                &running_ms.cast_signed(),
+                &away,
+            ],
+        )
+        .await
     }
 
     pub(in crate::store) async fn ids(&mut self, rows: &[IdRow]) -> Result<(), MoveError> {
         let keys = column(rows, |row| Uuid::from_bytes(row.key));
         let digests = column(rows, |row| row.digest.map(Uuid::from_bytes));
         let others = column(rows, |row| row.other.map(Uuid::from_bytes));
-        let (ends, attempts) = (column(rows, |row| row.ends_ms), column(rows, |row| row.attempts));
-        let (possibly, deliveries) = (column(rows, |row| row.possibly_delivered), column(rows, |row| row.delivery));
-        self.execute(IDS, &[&keys, &ends, &attempts, &possibly, &digests, &deliveries, &others]).await
+        let (ends, attempts) = (
+            column(rows, |row| row.ends_ms),
+            column(rows, |row| row.attempts),
+        );
+        let (possibly, deliveries) = (
+            column(rows, |row| row.possibly_delivered),
+            column(rows, |row| row.delivery),
+        );
+        self.execute(
+            IDS,
+            &[
+                &keys,
+                &ends,
+                &attempts,
+                &possibly,
+                &digests,
+                &deliveries,
+                &others,
+            ],
+        )
+        .await
     }
 
-    pub(in crate::store) async fn deliveries(&mut self, rows: &[DeliveryRow]) -> Result<(), MoveError> {
+    pub(in crate::store) async fn deliveries(
+        &mut self,
+        rows: &[DeliveryRow],
+    ) -> Result<(), MoveError> {
         self.execute(
             DELIVERIES,
             &[
@@ -108,8 +145,14 @@ impl Import {
         .await?;
         // One by one: each may be as big as a request.
         for row in rows {
-            let Some((head, body)) = &row.payload else { continue };
-            self.execute("INSERT INTO hookgate.payloads VALUES ($1, $2, $3)", &[&row.id, head, body]).await?;
+            let Some((head, body)) = &row.payload else {
+                continue;
+            };
+            self.execute(
+                "INSERT INTO hookgate.payloads VALUES ($1, $2, $3)",
+                &[&row.id, head, body],
+            )
+            .await?;
         }
         Ok(())
     }
@@ -120,41 +163,78 @@ impl Import {
         paused: &[String],
     ) -> Result<(), MoveError> {
         for (name, definition) in webhooks {
-            self.execute("INSERT INTO hookgate.webhooks VALUES ($1, $2)", &[name, definition]).await?;
+            self.execute(
+                "INSERT INTO hookgate.webhooks VALUES ($1, $2)",
+                &[name, definition],
+            )
+            .await?;
         }
-        self.execute("INSERT INTO hookgate.paused SELECT unnest($1::text[])", &[&paused]).await
+        self.execute(
+            "INSERT INTO hookgate.paused SELECT unnest($1::text[])",
+            &[&paused],
+        )
+        .await
     }
 
     /// What is counted, of which a part is in the rows that were written.
-    pub(in crate::store) async fn counts(&mut self, routes: &[RouteRow], days: &[DayRow]) -> Result<(), MoveError> {
+    pub(in crate::store) async fn counts(
+        &mut self,
+        routes: &[RouteRow],
+        days: &[DayRow],
+    ) -> Result<(), MoveError> {
         self.execute(COUNTS, &[&RECORD_BYTES]).await?;
         let told = "INSERT INTO hookgate.standings VALUES ($1, 0, 0, 0, 0, 0, $2, $3) ON CONFLICT (route, part)
             DO UPDATE SET last_success_ms = excluded.last_success_ms, last_failure_ms = excluded.last_failure_ms";
-        for RouteRow { name, created_ms, last_success_ms, last_failure_ms } in routes {
+        for RouteRow {
+            name,
+            created_ms,
+            last_success_ms,
+            last_failure_ms,
+        } in routes
+        {
             let route = "INSERT INTO hookgate.routes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE
                 SET created_ms = excluded.created_ms";
             self.execute(route, &[name, created_ms]).await?;
-            self.execute(told, &[name, last_success_ms, last_failure_ms]).await?;
+            self.execute(told, &[name, last_success_ms, last_failure_ms])
+                .await?;
         }
-        for DayRow { route, day, successful, failed, total_ms } in days {
+        for DayRow {
+            route,
+            day,
+            successful,
+            failed,
+            total_ms,
+        } in days
+        {
             let sql = "INSERT INTO hookgate.days VALUES ($1, $2, 0, $3, $4, $5)";
-            self.execute(sql, &[route, day, successful, failed, total_ms]).await?;
+            self.execute(sql, &[route, day, successful, failed, total_ms])
+                .await?;
         }
         // The next number is above all that were given.
-        let numbers =
-            "SELECT setval('hookgate.delivery_numbers', max(id)) FROM hookgate.deliveries HAVING count(*) > 0";
+        let numbers = "SELECT setval('hookgate.delivery_numbers', max(id)) FROM hookgate.deliveries HAVING count(*) > 0";
         self.execute(numbers, &[]).await
     }
 
     pub(in crate::store) async fn commit(self) -> Result<(), MoveError> {
         self.line.batch_execute("COMMIT").await.map_err(write)?;
         // Without statistics the first plans would be for empty tables.
-        self.line.batch_execute("ANALYZE hookgate.ledger, hookgate.deliveries").await.map_err(write)
+        self.line
+            .batch_execute("ANALYZE hookgate.ledger, hookgate.deliveries")
+            .await
+            .map_err(write)
     }
 
-    async fn execute(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<(), MoveError> {
+    async fn execute(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), MoveError> {
         let statement = self.line.prepare_cached(sql).await.map_err(write)?;
-        self.line.execute(&statement, params).await.map_err(write).map(drop)
+        self.line
+            .execute(&statement, params)
+            .await
+            .map_err(write)
+            .map(drop)
     }
 }
 

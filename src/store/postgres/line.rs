@@ -58,19 +58,30 @@ pub(super) enum Failed {
 
 impl Lines {
     pub(super) fn new(pool: Pool, metrics: StoreMetrics) -> Self {
-        Self { pool, up: AtomicBool::new(true), metrics }
+        Self {
+            pool,
+            up: AtomicBool::new(true),
+            metrics,
+        }
     }
 
     pub(super) fn check_up(&self) -> Result<(), StoreError> {
-        if self.up.load(Ordering::Acquire) { Ok(()) } else { Err(StoreError::Unavailable) }
+        if self.up.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err(StoreError::Unavailable)
+        }
     }
 
     pub(super) async fn lend(&self) -> Result<Line, Failed> {
         match self.pool.get().await {
-            Ok(object) => Ok(Line { object: Some(object) }),
-            Err(PoolError::Timeout(TimeoutType::Wait)) => {
-                Err(Failed::Slow(format!("all connections are in use for {} s", WAIT.as_secs())))
-            }
+            Ok(object) => Ok(Line {
+                object: Some(object),
+            }),
+            Err(PoolError::Timeout(TimeoutType::Wait)) => Err(Failed::Slow(format!(
+                "all connections are in use for {} s",
+                WAIT.as_secs()
+            ))),
             Err(error) => Err(Failed::Gone(told(&error))),
         }
     }
@@ -84,7 +95,11 @@ impl Lines {
     }
 
     /// Asks the server, again while it is in trouble, each time on another connection.
-    pub(super) async fn again<T, F>(&self, slow: Slow, mut work: impl FnMut(Line) -> F) -> Result<T, Failed>
+    pub(super) async fn again<T, F>(
+        &self,
+        slow: Slow,
+        mut work: impl FnMut(Line) -> F,
+    ) -> Result<T, Failed>
     where
         F: Future<Output = Result<T, Failed>>,
     {
@@ -93,7 +108,9 @@ impl Lines {
             tries += 1;
             match self.with(&mut work).await {
                 failed @ Err(Failed::Slow(_)) if slow == Slow::Told => return failed,
-                Err(Failed::Gone(_) | Failed::Slow(_)) if tries < TRIES && self.check_up().is_ok() => {
+                Err(Failed::Gone(_) | Failed::Slow(_))
+                    if tries < TRIES && self.check_up().is_ok() =>
+                {
                     tokio::time::sleep(PAUSE * tries).await;
                 }
                 Ok(done) => {
@@ -154,22 +171,46 @@ impl Line {
     }
 
     /// The rows of a query, which is prepared once a connection.
-    pub(super) async fn rows(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failed> {
+    pub(super) async fn rows(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failed> {
         bounded(async { self.query(&self.prepare_cached(sql).await?, params).await }).await
     }
 
     /// The one row of a query, which is prepared once a connection.
-    pub(super) async fn row(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, Failed> {
-        bounded(async { self.query_one(&self.prepare_cached(sql).await?, params).await }).await
+    pub(super) async fn row(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, Failed> {
+        bounded(async {
+            self.query_one(&self.prepare_cached(sql).await?, params)
+                .await
+        })
+        .await
     }
 
     /// Its one row, if there is one.
-    pub(super) async fn row_if_any(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, Failed> {
-        bounded(async { self.query_opt(&self.prepare_cached(sql).await?, params).await }).await
+    pub(super) async fn row_if_any(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, Failed> {
+        bounded(async {
+            self.query_opt(&self.prepare_cached(sql).await?, params)
+                .await
+        })
+        .await
     }
 
     /// Does what a statement says, which is prepared once a connection; answers how many rows it was.
-    pub(super) async fn run(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Failed> {
+    pub(super) async fn run(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Failed> {
         bounded(async { self.execute(&self.prepare_cached(sql).await?, params).await }).await
     }
 
@@ -207,19 +248,28 @@ macro_rules! on {
 pub(super) use on;
 
 /// Waits for the server's answer, for as long as is right.
-pub(super) async fn bounded<T>(work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
+pub(super) async fn bounded<T>(
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failed> {
     match tokio::time::timeout(ANSWERED_WITHIN, work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => Err(Failed::Slow(told(&error))),
+        Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+            Err(Failed::Slow(told(&error)))
+        }
         Ok(Err(error)) if is_trouble(&error) => Err(Failed::Gone(told(&error))),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Failed::Slow(format!("no answer within {} s", ANSWERED_WITHIN.as_secs()))),
+        Err(_) => Err(Failed::Slow(format!(
+            "no answer within {} s",
+            ANSWERED_WITHIN.as_secs()
+        ))),
     }
 }
 
 /// Whether an error tells of the server or the moment, not of what was asked for.
 fn is_trouble(error: &tokio_postgres::Error) -> bool {
-    let Some(state) = error.code() else { return true };
+    let Some(state) = error.code() else {
+        return true;
+    };
     let of_class = |class: &str| state.code().starts_with(class);
     // Connection, resources, an operator or the system stepping in, what others do at the same time.
     of_class("08")
@@ -228,7 +278,11 @@ fn is_trouble(error: &tokio_postgres::Error) -> bool {
         || of_class("58")
         || of_class("40")
         || of_class("55")
-        || [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT].contains(state)
+        || [
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        ]
+        .contains(state)
 }
 
 /// An error with its causes, of which the first alone says little.

@@ -10,7 +10,8 @@ use tokio_postgres::types::ToSql;
 use super::claims::{key, uuid};
 use super::line::{Failed, Line, bounded};
 use crate::store::{
-    Attempted, COUNTED_MAX, DeliveryId, DeliveryView, EventKey, Filter, LISTED_BODY_MAX, Revision, RouteRecord, State,
+    Attempted, COUNTED_MAX, DeliveryId, DeliveryView, EventKey, Filter, LISTED_BODY_MAX, Revision,
+    RouteRecord, State,
 };
 
 const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
@@ -19,7 +20,11 @@ const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state
 
 /// The parameters are the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
 fn condition(filter: &Filter) -> String {
-    let of_route = if filter.route.is_some() { "route = $2" } else { "$2::text IS NULL" };
+    let of_route = if filter.route.is_some() {
+        "route = $2"
+    } else {
+        "$2::text IS NULL"
+    };
     let of_state = match filter.state {
         Some(State::Success) => "state = $3",
         Some(_) => "state = $3 AND state <> 'success'",
@@ -41,32 +46,54 @@ async fn filtered(
 ) -> Result<Vec<Row>, Failed> {
     // No text holds it here, and the server takes none that does.
     let holds_nul = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains('\0'));
-    if [&filter.route, &filter.event_type, &filter.event_id].into_iter().any(holds_nul) {
+    if [&filter.route, &filter.event_type, &filter.event_id]
+        .into_iter()
+        .any(holds_nul)
+    {
         return Ok(Vec::new());
     }
     let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
-    let own: [&(dyn ToSql + Sync); 7] =
-        [&bytes, &filter.route, &state, &filter.event_type, &filter.event_id, &since, &until];
+    let own: [&(dyn ToSql + Sync); 7] = [
+        &bytes,
+        &filter.route,
+        &state,
+        &filter.event_type,
+        &filter.event_id,
+        &since,
+        &until,
+    ];
     let all: Vec<_> = own.into_iter().chain(others.iter().copied()).collect();
     line.rows(sql, &all).await
 }
 
 pub(super) async fn deliveries(line: &Line, filter: &Filter) -> Result<Vec<DeliveryView>, Failed> {
-    let sql = format!("{VIEW} WHERE {} AND d.id < $8 ORDER BY d.id DESC LIMIT $9", condition(filter));
-    let bytes = if filter.with_bodies { count(LISTED_BODY_MAX) } else { 0 };
+    let sql = format!(
+        "{VIEW} WHERE {} AND d.id < $8 ORDER BY d.id DESC LIMIT $9",
+        condition(filter)
+    );
+    let bytes = if filter.with_bodies {
+        count(LISTED_BODY_MAX)
+    } else {
+        0
+    };
     let before = filter.before.map_or(i64::MAX, |before| before.0);
     let rows = filtered(line, &sql, bytes, filter, &[&before, &count(filter.limit)]).await?;
     Ok(rows.iter().map(view).collect::<Result<_, _>>()?)
 }
 
-pub(super) async fn count_deliveries(line: &Line, filter: &Filter) -> Result<Option<usize>, Failed> {
+pub(super) async fn count_deliveries(
+    line: &Line,
+    filter: &Filter,
+) -> Result<Option<usize>, Failed> {
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM hookgate.deliveries WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
         condition(filter)
     );
     let rows = filtered(line, &sql, 0, filter, &[&count(COUNTED_MAX + 1)]).await?;
     let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-    Ok(usize::try_from(found).ok().filter(|found| *found <= COUNTED_MAX))
+    Ok(usize::try_from(found)
+        .ok()
+        .filter(|found| *found <= COUNTED_MAX))
 }
 
 pub(super) async fn matching(
@@ -81,21 +108,36 @@ pub(super) async fn matching(
     );
     let rows = filtered(line, &sql, after.0, filter, &[&count(limit)]).await?;
     let each = |row: &Row| Ok((DeliveryId(row.try_get(0)?), row.try_get(1)?));
-    Ok(rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?)
+    Ok(rows
+        .iter()
+        .map(each)
+        .collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
 pub(super) async fn delivery(line: &Line, id: DeliveryId) -> Result<Option<DeliveryView>, Failed> {
-    let row = line.row_if_any(&format!("{VIEW} WHERE d.id = $2"), &[&i64::MAX, &id.0]).await?;
+    let row = line
+        .row_if_any(&format!("{VIEW} WHERE d.id = $2"), &[&i64::MAX, &id.0])
+        .await?;
     Ok(row.as_ref().map(view).transpose()?)
 }
 
-pub(super) async fn names(line: &Line, id: DeliveryId) -> Result<Option<(String, Vec<EventKey>)>, Failed> {
+pub(super) async fn names(
+    line: &Line,
+    id: DeliveryId,
+) -> Result<Option<(String, Vec<EventKey>)>, Failed> {
     let sql = "SELECT route, keys FROM hookgate.deliveries WHERE id = $1";
-    let Some(row) = line.row_if_any(sql, &[&id.0]).await? else { return Ok(None) };
+    let Some(row) = line.row_if_any(sql, &[&id.0]).await? else {
+        return Ok(None);
+    };
     let keys: Option<Vec<u8>> = row.try_get(1)?;
     let keys = keys.unwrap_or_default();
     let (keys, _) = keys.as_chunks::<16>();
-    Ok(Some((row.try_get(0)?, keys.iter().map(|key| EventKey(u128::from_be_bytes(*key))).collect())))
+    Ok(Some((
+        row.try_get(0)?,
+        keys.iter()
+            .map(|key| EventKey(u128::from_be_bytes(*key)))
+            .collect(),
+    )))
 }
 
 /// The rows that remember the event, by this name and by its other one. A claim of which nothing is known is none.
@@ -105,11 +147,18 @@ pub(super) async fn rows(line: &Line, of: EventKey) -> Result<Vec<(EventKey, i64
         AND ends_ms > (SELECT now FROM hookgate.clock) AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
     let rows = bounded(line.query(sql, &[&uuid(of)])).await?;
     let each = |row: &Row| Ok((key(row.try_get(0)?), row.try_get(1)?));
-    Ok(rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?)
+    Ok(rows
+        .iter()
+        .map(each)
+        .collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
 /// As a whole, without what waits.
-pub(super) async fn route_record(line: &Line, route: &str, since_day: i64) -> Result<RouteRecord, Failed> {
+pub(super) async fn route_record(
+    line: &Line,
+    route: &str,
+    since_day: i64,
+) -> Result<RouteRecord, Failed> {
     let sql = "SELECT (SELECT created_ms FROM hookgate.routes WHERE name = $1),
             (SELECT max(last_success_ms) FROM hookgate.standings WHERE route = $1),
             (SELECT max(last_failure_ms) FROM hookgate.standings WHERE route = $1),
@@ -119,8 +168,12 @@ pub(super) async fn route_record(line: &Line, route: &str, since_day: i64) -> Re
             (SELECT coalesce(sum(dead), 0)::bigint FROM hookgate.standings WHERE route = $1)
         FROM hookgate.days WHERE route = $1";
     let row = line.row(sql, &[&route, &since_day]).await?;
-    let at = |column| Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(timestamp));
-    let number = |column| Ok::<_, tokio_postgres::Error>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
+    let at = |column| {
+        Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(timestamp))
+    };
+    let number = |column| {
+        Ok::<_, tokio_postgres::Error>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
+    };
     Ok(RouteRecord {
         created_at: at(0)?,
         last_success: at(1)?,
@@ -138,14 +191,27 @@ pub(super) async fn route_record(line: &Line, route: &str, since_day: i64) -> Re
 pub(super) async fn webhooks(line: &Line) -> Result<(Revision, Vec<(String, String)>), Failed> {
     let revision = line.row("SELECT revision FROM hookgate.store", &[]).await?;
     let revision = Revision(revision.try_get(0)?);
-    let rows = line.rows("SELECT name, definition FROM hookgate.webhooks ORDER BY name", &[]).await?;
+    let rows = line
+        .rows(
+            "SELECT name, definition FROM hookgate.webhooks ORDER BY name",
+            &[],
+        )
+        .await?;
     let each = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
-    Ok((revision, rows.iter().map(each).collect::<Result<_, tokio_postgres::Error>>()?))
+    Ok((
+        revision,
+        rows.iter()
+            .map(each)
+            .collect::<Result<_, tokio_postgres::Error>>()?,
+    ))
 }
 
 pub(super) async fn paused(line: &Line) -> Result<Vec<String>, Failed> {
     let rows = line.rows("SELECT route FROM hookgate.paused", &[]).await?;
-    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    Ok(rows
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?)
 }
 
 fn view(row: &Row) -> Result<DeliveryView, tokio_postgres::Error> {

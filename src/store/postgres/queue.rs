@@ -57,17 +57,30 @@ pub(super) async fn take(
         let next = line.prepare_cached(NEXT).await?;
         // First: what is taken is told.
         let next = line.query_opt(&next, &[&route]).await?;
-        Ok((line.query(&take, &[&route, &holding, &most, &owner, &millis(TAKEN_FOR)]).await?, next))
+        Ok((
+            line.query(
+                &take,
+                &[&route, &holding, &most, &owner, &millis(TAKEN_FOR)],
+            )
+            .await?,
+            next,
+        ))
     })
     .await?;
     let event = |row: &tokio_postgres::Row| {
         let bytes: i64 = row.try_get(1)?;
-        Ok(DueEvent { id: DeliveryId(row.try_get(0)?), payload_bytes: usize::try_from(bytes).unwrap_or(0) })
+        Ok(DueEvent {
+            id: DeliveryId(row.try_get(0)?),
+            payload_bytes: usize::try_from(bytes).unwrap_or(0),
+        })
     };
     let next: Option<i64> = next.map(|row| row.try_get(0)).transpose()?;
     Ok(Due {
         all_seen: i64::try_from(rows.len()).is_ok_and(|taken| taken < most),
-        events: rows.iter().map(event).collect::<Result<_, tokio_postgres::Error>>()?,
+        events: rows
+            .iter()
+            .map(event)
+            .collect::<Result<_, tokio_postgres::Error>>()?,
         next_in: next.map(|next| Duration::from_millis(u64::try_from(next).unwrap_or(0))),
     })
 }
@@ -77,19 +90,35 @@ pub(super) async fn give_back(line: &Line, ids: &[DeliveryId], owner: i64) -> Re
     line.run(GIVE_BACK, &[&ids, &owner]).await.map(drop)
 }
 
-pub(super) async fn load(line: &Line, id: DeliveryId, owner: i64, attempt: Duration) -> Result<Option<Queued>, Failed> {
+pub(super) async fn load(
+    line: &Line,
+    id: DeliveryId,
+    owner: i64,
+    attempt: Duration,
+) -> Result<Option<Queued>, Failed> {
     let lease = attempt.saturating_add(MARGIN);
     let until = Until(Instant::now().checked_add(lease));
-    let Some(row) = line.row_if_any(LOAD, &[&id.0, &owner, &millis(lease)]).await? else { return Ok(None) };
+    let Some(row) = line
+        .row_if_any(LOAD, &[&id.0, &owner, &millis(lease)])
+        .await?
+    else {
+        return Ok(None);
+    };
     let (attempts, age): (i32, Option<i64>) = (row.try_get(2)?, row.try_get(5)?);
     let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get(6)?, row.try_get(7)?);
     Ok(Some(Queued {
         event_id: row.try_get::<_, &str>(0)?.into(),
         event_type: row.try_get::<_, &str>(1)?.into(),
-        tried: Tried { attempts: attempts.unsigned_abs(), possibly_delivered: row.try_get(3)? },
+        tried: Tried {
+            attempts: attempts.unsigned_abs(),
+            possibly_delivered: row.try_get(3)?,
+        },
         received_at: timestamp(row.try_get(4)?),
         age: Duration::from_millis(u64::try_from(age.unwrap_or(0)).unwrap_or(0)),
-        payload: head.zip(body).map(|(head, body)| Payload { head: head.into(), body: body.into() }),
+        payload: head.zip(body).map(|(head, body)| Payload {
+            head: head.into(),
+            body: body.into(),
+        }),
         until,
     }))
 }

@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::claims::uuid;
 use super::line::Line;
 use crate::store::{
-    Attempted, DeliveryId, EventKey, Name, Payload, Place, RECORD_BYTES, Record, State, Subject, Tried,
+    Attempted, DeliveryId, EventKey, Name, Payload, Place, RECORD_BYTES, Record, State, Subject,
+    Tried,
 };
 
 const DAY_MS: i64 = 86_400_000;
@@ -203,7 +204,8 @@ const CHANGE: &str = "UPDATE hookgate.deliveries d SET state = r.state, reason =
         AS r (id, attempt, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps, told_by)
     WHERE d.id = r.id AND d.id = ANY($1)";
 
-const KEEP: &str = "INSERT INTO hookgate.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])
+const KEEP: &str =
+    "INSERT INTO hookgate.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])
     ON CONFLICT (delivery) DO UPDATE SET head = excluded.head, body = excluded.body";
 const DROP: &str = "DELETE FROM hookgate.payloads WHERE delivery = ANY($1)";
 
@@ -256,11 +258,15 @@ impl Rows {
         forced: bool,
     ) {
         let (digest, tried) = match becomes {
-            Record::Completed { digest } => (Some(Uuid::from_bytes(digest.to_bytes())), Tried::default()),
+            Record::Completed { digest } => {
+                (Some(Uuid::from_bytes(digest.to_bytes())), Tried::default())
+            }
             Record::Tried(tried) => (None, tried),
         };
         self.ledger.keys.push(uuid(name.key));
-        self.ledger.tokens.push(name.earlier.map_or(0, |Place(token)| token));
+        self.ledger
+            .tokens
+            .push(name.earlier.map_or(0, |Place(token)| token));
         self.ledger.ends.push(ends);
         self.ledger.forced.push(forced);
         self.ledger.attempts.push(tried.attempts.cast_signed());
@@ -270,14 +276,22 @@ impl Rows {
         self.ledger.others.push(other.map(uuid));
     }
 
-    pub(super) fn insert(&mut self, id: DeliveryId, subject: &Subject, to: Changed, attempt: Option<&Attempted>) {
+    pub(super) fn insert(
+        &mut self,
+        id: DeliveryId,
+        subject: &Subject,
+        to: Changed,
+        attempt: Option<&Attempted>,
+    ) {
         let received_ms = subject.received_at.as_millisecond();
         self.new.ids.push(id.0);
         self.new.routes.push(subject.route.to_string());
         self.new.events.push(subject.event_id.to_string());
         self.new.kinds.push(subject.event_type.to_string());
         self.new.received.push(received_ms);
-        self.new.attempts.push(attempt.map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json())));
+        self.new.attempts.push(
+            attempt.map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json())),
+        );
         self.new.secrets.push(subject.secret.to_string());
         self.new.tests.push(subject.is_test);
         self.count(&subject.route, received_ms, to.state, 1, last_ms(attempt));
@@ -285,10 +299,22 @@ impl Rows {
         self.new.standing.push(to);
     }
 
-    pub(super) fn change(&mut self, id: DeliveryId, before: &Before, to: Changed, attempt: Option<&Attempted>) {
+    pub(super) fn change(
+        &mut self,
+        id: DeliveryId,
+        before: &Before,
+        to: Changed,
+        attempt: Option<&Attempted>,
+    ) {
         self.changed.push(id.0);
         self.changed_attempts.push(attempt.map(Attempted::to_json));
-        self.count(&before.route, before.received_ms, before.state, -1, before.last_ms);
+        self.count(
+            &before.route,
+            before.received_ms,
+            before.state,
+            -1,
+            before.last_ms,
+        );
         self.count(
             &before.route,
             before.received_ms,
@@ -296,7 +322,11 @@ impl Rows {
             1,
             attempt.map_or(before.last_ms, |attempt| last_ms(Some(attempt))),
         );
-        self.stand(&before.route, Some((before.state, before.payload_bytes)), (to.state, to.payload_bytes));
+        self.stand(
+            &before.route,
+            Some((before.state, before.payload_bytes)),
+            (to.state, to.payload_bytes),
+        );
         self.changes.push(to);
     }
 
@@ -317,7 +347,10 @@ impl Rows {
 
     /// Counts a delivery in (1) or out (-1).
     fn count(&mut self, route: &Arc<str>, received_ms: i64, state: State, by: i64, last_ms: i64) {
-        let tally = self.days.entry((Arc::clone(route), received_ms.div_euclid(DAY_MS))).or_default();
+        let tally = self
+            .days
+            .entry((Arc::clone(route), received_ms.div_euclid(DAY_MS)))
+            .or_default();
         match state {
             State::Success => {
                 tally.successful += by;
@@ -369,20 +402,38 @@ impl Rows {
         Ok(())
     }
 
-    async fn write_ledger(&self, line: &Line, remember: &Statement) -> Result<(), tokio_postgres::Error> {
+    async fn write_ledger(
+        &self,
+        line: &Line,
+        remember: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         let l = &self.ledger;
         if l.keys.is_empty() {
             return Ok(());
         }
         line.execute(
             remember,
-            &[&l.keys, &l.tokens, &l.ends, &l.forced, &l.attempts, &l.possibly, &l.digests, &l.deliveries, &l.others],
+            &[
+                &l.keys,
+                &l.tokens,
+                &l.ends,
+                &l.forced,
+                &l.attempts,
+                &l.possibly,
+                &l.digests,
+                &l.deliveries,
+                &l.others,
+            ],
         )
         .await
         .map(drop)
     }
 
-    async fn write_new(&self, line: &Line, insert: &Statement) -> Result<(), tokio_postgres::Error> {
+    async fn write_new(
+        &self,
+        line: &Line,
+        insert: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         let (n, s) = (&self.new, &self.new.standing);
         if n.ids.is_empty() {
             return Ok(());
@@ -413,7 +464,11 @@ impl Rows {
         .map(drop)
     }
 
-    async fn write_changes(&self, line: &Line, change: &Statement) -> Result<(), tokio_postgres::Error> {
+    async fn write_changes(
+        &self,
+        line: &Line,
+        change: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         let c = &self.changes;
         if self.changed.is_empty() {
             return Ok(());
@@ -440,22 +495,38 @@ impl Rows {
         .map(drop)
     }
 
-    async fn write_payloads(&self, line: &Line, keep: &Statement) -> Result<(), tokio_postgres::Error> {
+    async fn write_payloads(
+        &self,
+        line: &Line,
+        keep: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         let p = &self.payloads;
         if p.ids.is_empty() {
             return Ok(());
         }
-        line.execute(keep, &[&p.ids, &p.heads, &p.bodies]).await.map(drop)
+        line.execute(keep, &[&p.ids, &p.heads, &p.bodies])
+            .await
+            .map(drop)
     }
 
-    async fn write_dropped(&self, line: &Line, drop_payloads: &Statement) -> Result<(), tokio_postgres::Error> {
+    async fn write_dropped(
+        &self,
+        line: &Line,
+        drop_payloads: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         if self.dropped.is_empty() {
             return Ok(());
         }
-        line.execute(drop_payloads, &[&self.dropped]).await.map(drop)
+        line.execute(drop_payloads, &[&self.dropped])
+            .await
+            .map(drop)
     }
 
-    async fn write_standings(&self, line: &Line, stand: &Statement) -> Result<(), tokio_postgres::Error> {
+    async fn write_standings(
+        &self,
+        line: &Line,
+        stand: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         if self.standings.is_empty() {
             return Ok(());
         }
@@ -467,21 +538,41 @@ impl Rows {
         let (succeeded, failed) = (is(|c| c.succeeded), is(|c| c.failed));
         line.execute(
             stand,
-            &[&routes, &pending, &dead, &kept, &waiting, &succeeded, &failed, &self.wall_ms, &self.part],
+            &[
+                &routes,
+                &pending,
+                &dead,
+                &kept,
+                &waiting,
+                &succeeded,
+                &failed,
+                &self.wall_ms,
+                &self.part,
+            ],
         )
         .await
         .map(drop)
     }
 
-    async fn write_days(&self, line: &Line, count: &Statement) -> Result<(), tokio_postgres::Error> {
+    async fn write_days(
+        &self,
+        line: &Line,
+        count: &Statement,
+    ) -> Result<(), tokio_postgres::Error> {
         if self.days.is_empty() {
             return Ok(());
         }
         let routes: Vec<&str> = self.days.keys().map(|(route, _)| &**route).collect();
         let days: Vec<i64> = self.days.keys().map(|(_, day)| *day).collect();
         let of = |field: fn(&Tally) -> i64| self.days.values().map(field).collect::<Vec<_>>();
-        let (successful, failed, total) = (of(|t| t.successful), of(|t| t.failed), of(|t| t.total_ms));
-        line.execute(count, &[&routes, &days, &successful, &failed, &total, &self.part]).await.map(drop)
+        let (successful, failed, total) =
+            (of(|t| t.successful), of(|t| t.failed), of(|t| t.total_ms));
+        line.execute(
+            count,
+            &[&routes, &days, &successful, &failed, &total, &self.part],
+        )
+        .await
+        .map(drop)
     }
 }
 

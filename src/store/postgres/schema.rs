@@ -91,13 +91,22 @@ pub(super) async fn make_or_read(client: &mut Client) -> Result<[u8; 16], Unfit>
         return Err(Unfit::Encoding(encoding));
     }
     let transaction = client.transaction().await?;
-    transaction.batch_execute("SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '60s'").await?;
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
-    let made: bool = transaction.query_one("SELECT to_regclass('hookgate.store') IS NOT NULL", &[]).await?.get(0);
+    transaction
+        .batch_execute("SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '60s'")
+        .await?;
+    transaction
+        .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
+        .await?;
+    let made: bool = transaction
+        .query_one("SELECT to_regclass('hookgate.store') IS NOT NULL", &[])
+        .await?
+        .get(0);
     if !made {
         make(&transaction).await?;
     }
-    let row = transaction.query_one("SELECT version, hash_key FROM hookgate.store", &[]).await?;
+    let row = transaction
+        .query_one("SELECT version, hash_key FROM hookgate.store", &[])
+        .await?;
     let found = row.get(0);
     if found > VERSION {
         return Err(Unfit::Later { found });
@@ -112,12 +121,17 @@ async fn make(transaction: &Transaction<'_>) -> Result<(), Unfit> {
     getrandom::fill(&mut key).map_err(Unfit::Random)?;
     transaction.batch_execute(FIRST).await?;
     let insert = "INSERT INTO hookgate.store VALUES (true, $1, $2, 0, 0, clock_timestamp(), 0)";
-    transaction.execute(insert, &[&VERSION, &Uuid::from_bytes(key)]).await?;
+    transaction
+        .execute(insert, &[&VERSION, &Uuid::from_bytes(key)])
+        .await?;
     Ok(())
 }
 
 /// What the server may lose that it has acknowledged: a sentence for each reason.
-pub(super) async fn may_lose(client: &Client, relaxed: bool) -> Result<Vec<String>, tokio_postgres::Error> {
+pub(super) async fn may_lose(
+    client: &Client,
+    relaxed: bool,
+) -> Result<Vec<String>, tokio_postgres::Error> {
     let row = client
         .query_one(
             "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
@@ -128,12 +142,16 @@ pub(super) async fn may_lose(client: &Client, relaxed: bool) -> Result<Vec<Strin
     let setting = |column| row.get::<_, &str>(column);
     let mut sentences = Vec::new();
     if setting(0) == "off" && !relaxed {
-        sentences
-            .push("`synchronous_commit` is off: a crash of the server may undo the last moment's answers".to_owned());
+        sentences.push(
+            "`synchronous_commit` is off: a crash of the server may undo the last moment's answers"
+                .to_owned(),
+        );
     }
     for (column, name) in [(1, "fsync"), (2, "full_page_writes")] {
         if setting(column) == "off" {
-            sentences.push(format!("`{name}` is off: a crash of its machine may ruin the database"));
+            sentences.push(format!(
+                "`{name}` is off: a crash of its machine may ruin the database"
+            ));
         }
     }
     let standbys: i64 = row.get(4);

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use crate::store::tests::{
-    ATTEMPT, Kept, TERMS, attempt, change, claimed, completed, due, end, queued, record, settlement, tried,
+    ATTEMPT, Kept, TERMS, attempt, change, claimed, completed, due, end, queued, record,
+    settlement, tried,
 };
-use crate::store::{Claimed, DeliveryId, EventKey, Held, Next, Record, State, Store, StoreError, Tried};
+use crate::store::{
+    Claimed, DeliveryId, EventKey, Held, Next, Record, State, Store, StoreError, Tried,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,7 +28,13 @@ async fn asked(store: &Store, key: u128) -> Option<(Held, Option<Record>)> {
 }
 
 async fn possibly_delivered(store: &Store, id: DeliveryId) -> bool {
-    store.load(id, ATTEMPT).await.unwrap().unwrap().tried.possibly_delivered
+    store
+        .load(id, ATTEMPT)
+        .await
+        .unwrap()
+        .unwrap()
+        .tried
+        .possibly_delivered
 }
 
 #[tokio::test]
@@ -48,11 +57,21 @@ async fn a_claim_that_lapsed_was_an_attempt_of_unknown_outcome() {
     assert!(asked(&two, 1).await.is_none());
     kept.pass(&one, SECOND * 5);
     let (held, found) = asked(&two, 1).await.unwrap();
-    assert_eq!(found, Some(Record::Tried(Tried { attempts: 1, possibly_delivered: true })));
+    assert_eq!(
+        found,
+        Some(Record::Tried(Tried {
+            attempts: 1,
+            possibly_delivered: true
+        }))
+    );
     // Whoever comes late does not undo what the other is about to do.
-    let failed = one.settle(settlement(1, late.place(), tried(1), None)).await;
+    let failed = one
+        .settle(settlement(1, late.place(), tried(1), None))
+        .await;
     assert_eq!(failed, Err(StoreError::Unavailable));
-    two.settle(settlement(1, held.place(), tried(2), None)).await.unwrap();
+    two.settle(settlement(1, held.place(), tried(2), None))
+        .await
+        .unwrap();
     held.settled();
     assert_eq!(record(&one, 1).await, Some(tried(2)));
 }
@@ -64,8 +83,14 @@ async fn a_success_is_recorded_however_late() {
     kept.pass(&one, TERMS.lease);
     let (held, _) = asked(&two, 1).await.unwrap();
     let success = || Some(change("a", State::Success));
-    let first = one.settle(settlement(1, late.place(), completed(1), success())).await.unwrap();
-    let second = two.settle(settlement(1, held.place(), completed(1), success())).await.unwrap();
+    let first = one
+        .settle(settlement(1, late.place(), completed(1), success()))
+        .await
+        .unwrap();
+    let second = two
+        .settle(settlement(1, held.place(), completed(1), success()))
+        .await
+        .unwrap();
     assert_eq!(first, second, "one delivery");
     assert_eq!(record(&two, 1).await, Some(completed(1)));
 }
@@ -85,9 +110,18 @@ async fn a_claim_that_only_looked_prolongs_nothing() {
 async fn what_is_known_of_an_attempt_of_unknown_outcome_lasts_a_window_from_its_lease_s_end() {
     two!(kept, one, two);
     let (_late, _) = asked(&one, 1).await.unwrap();
-    kept.pass(&one, (TERMS.lease + TERMS.window).saturating_sub(SECOND * 20));
+    kept.pass(
+        &one,
+        (TERMS.lease + TERMS.window).saturating_sub(SECOND * 20),
+    );
     let (held, found) = asked(&two, 1).await.unwrap();
-    assert_eq!(found, Some(Record::Tried(Tried { attempts: 1, possibly_delivered: true })));
+    assert_eq!(
+        found,
+        Some(Record::Tried(Tried {
+            attempts: 1,
+            possibly_delivered: true
+        }))
+    );
     drop(held);
     assert!(record(&two, 1).await.is_some());
     kept.pass(&one, SECOND * 20);
@@ -106,7 +140,10 @@ async fn a_stored_event_is_one_gateway_s_to_try_until_its_lease_lapses() {
     assert!(one.load(id, ATTEMPT).await.unwrap().is_none(), "too late");
     assert!(!possibly_delivered(&two, id).await);
     kept.pass(&one, ATTEMPT + SECOND * 5);
-    assert!(due(&one).await.is_empty(), "what came of it is still to be written");
+    assert!(
+        due(&one).await.is_empty(),
+        "what came of it is still to be written"
+    );
     kept.pass(&one, SECOND * 5);
     assert_eq!(due(&one).await, [id]);
     assert!(possibly_delivered(&one, id).await);
@@ -120,12 +157,27 @@ async fn of_an_attempt_that_lost_its_lease_only_a_success_counts() {
     one.load(id, ATTEMPT).await.unwrap().unwrap();
     kept.pass(&one, ATTEMPT + SECOND * 10);
     assert_eq!(due(&two).await, [id]);
-    let retry = Next::Retry { after: SECOND * 60, possibly_delivered: false };
+    let retry = Next::Retry {
+        after: SECOND * 60,
+        possibly_delivered: false,
+    };
     one.attempted(id, 1, attempt(500), retry).await.unwrap();
     let view = two.delivery(id).await.unwrap().unwrap();
     assert_eq!((view.state, view.tried), (State::Pending, 0));
-    one.attempted(id, 1, attempt(200), Next::Done { keep_payload: false }).await.unwrap();
-    assert_eq!(two.delivery(id).await.unwrap().unwrap().state, State::Success);
+    one.attempted(
+        id,
+        1,
+        attempt(200),
+        Next::Done {
+            keep_payload: false,
+        },
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        two.delivery(id).await.unwrap().unwrap().state,
+        State::Success
+    );
     assert!(two.load(id, ATTEMPT).await.unwrap().is_none());
 }
 
@@ -154,10 +206,21 @@ async fn what_an_operator_said_to_one_gateway_is_told_to_the_other() {
     let mut revision = two.revision().unwrap();
     revision.mark_unchanged();
     let (seen, _) = one.webhooks().await.unwrap();
-    assert!(one.put_webhook("shop".into(), "{}".into(), seen).await.unwrap().is_some());
+    assert!(
+        one.put_webhook("shop".into(), "{}".into(), seen)
+            .await
+            .unwrap()
+            .is_some()
+    );
     revision.changed().await.unwrap();
-    assert_eq!(two.webhooks().await.unwrap().1, [("shop".into(), "{}".into())]);
-    let behind = two.put_webhook("other".into(), "{}".into(), seen).await.unwrap();
+    assert_eq!(
+        two.webhooks().await.unwrap().1,
+        [("shop".into(), "{}".into())]
+    );
+    let behind = two
+        .put_webhook("other".into(), "{}".into(), seen)
+        .await
+        .unwrap();
     assert!(behind.is_none(), "what it saw has changed");
     one.pause("billing".into(), true).await.unwrap();
     revision.changed().await.unwrap();

@@ -14,7 +14,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 ///
 /// # Errors
 /// A sentence that names the file that can't be used.
-pub(super) fn connector(roots: Option<&Path>, own: Option<(&Path, &Path)>) -> Result<MakeRustlsConnect, String> {
+pub(super) fn connector(
+    roots: Option<&Path>,
+    own: Option<(&Path, &Path)>,
+) -> Result<MakeRustlsConnect, String> {
     let roots = match roots {
         Some(path) => roots_of(path)?,
         None => system_roots()?,
@@ -25,11 +28,15 @@ pub(super) fn connector(roots: Option<&Path>, own: Option<(&Path, &Path)>) -> Re
         .with_root_certificates(roots);
     let mut config = match own {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            builder.with_client_auth_cert(certificates(certificate)?, private_key(key)?).map_err(|error| {
-                format!("{} and {} cannot be used together: {error}", certificate.display(), key.display())
-            })?
-        }
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+            .map_err(|error| {
+                format!(
+                    "{} and {} cannot be used together: {error}",
+                    certificate.display(),
+                    key.display()
+                )
+            })?,
     };
     // A server that is spoken to by TLS from the first byte insists on it.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
@@ -38,9 +45,12 @@ pub(super) fn connector(roots: Option<&Path>, own: Option<(&Path, &Path)>) -> Re
 
 fn system_roots() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let (added, _) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if added == 0 {
-        return Err("the system has no CA certificates; name a file of them with `sslrootcert`".to_owned());
+        return Err(
+            "the system has no CA certificates; name a file of them with `sslrootcert`".to_owned(),
+        );
     }
     Ok(roots)
 }
@@ -48,15 +58,19 @@ fn system_roots() -> Result<RootCertStore, String> {
 fn roots_of(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| format!("{} cannot be used as a CA: {error}", path.display()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("{} cannot be used as a CA: {error}", path.display()))?;
     }
     Ok(roots)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let refuse = |error: pem::Error| format!("{} cannot be read: {error}", path.display());
-    let certificates: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(refuse)?.collect::<Result<_, _>>().map_err(refuse)?;
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(refuse)?
+        .collect::<Result<_, _>>()
+        .map_err(refuse)?;
     if certificates.is_empty() {
         return Err(format!("{} holds no PEM certificate", path.display()));
     }
@@ -65,7 +79,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
-        pem::Error::NoItemsFound => format!("{} holds no PEM private key without a passphrase", path.display()),
+        pem::Error::NoItemsFound => format!(
+            "{} holds no PEM private key without a passphrase",
+            path.display()
+        ),
         error => format!("{} cannot be read: {error}", path.display()),
     })
 }

@@ -32,7 +32,9 @@ pub(super) struct Standing {
 pub(super) async fn look(shared: Weak<Shared>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
         let shared = &*shared;
         let ticked = shared.with_line(on!(line => tick(line, shared))).await;
         match ticked {
@@ -52,11 +54,15 @@ pub(super) async fn look(shared: Weak<Shared>) {
 pub(super) async fn sweep(shared: Weak<Shared>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
         let shared = &*shared;
         if shared.lines.check_up().is_ok() {
             let _ = shared.with_line(on!(line => sizes(line, shared))).await;
-            let _ = shared.with_line(on!(line => sweep_alone(line, shared))).await;
+            let _ = shared
+                .with_line(on!(line => sweep_alone(line, shared)))
+                .await;
         }
     }
 }
@@ -91,7 +97,9 @@ pub(super) async fn tick(line: &Line, shared: &Shared) -> Result<(), Failed> {
     let row = line.row(sql, &[]).await?;
     let revision = row.try_get(0)?;
     shared.set_due_now(row.try_get(1)?);
-    shared.revision.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+    shared
+        .revision
+        .send_if_modified(|known| std::mem::replace(known, revision) != revision);
     Ok(())
 }
 
@@ -103,9 +111,17 @@ async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
     let rows = line.rows(sql, &[]).await?;
     let mut all = HashMap::new();
     for row in rows {
-        let number = |column| Ok::<_, Failed>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
+        let number =
+            |column| Ok::<_, Failed>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
         let oldest = row.try_get::<_, Option<i64>>(3)?.map(timestamp);
-        all.insert(row.try_get::<_, &str>(0)?.into(), Standing { pending: number(1)?, dead: number(2)?, oldest });
+        all.insert(
+            row.try_get::<_, &str>(0)?.into(),
+            Standing {
+                pending: number(1)?,
+                dead: number(2)?,
+                oldest,
+            },
+        );
     }
     shared.set_standings(all);
     Ok(())
@@ -136,14 +152,24 @@ async fn sizes(line: &Line, shared: &Shared) -> Result<(), Failed> {
             WHERE nspname = 'hookgate' AND relkind = 'r'),
         (SELECT sum(kept_bytes + waiting_bytes)::bigint FROM hookgate.standings)";
     let row = line.row(sql, &[]).await?;
-    let number = |column| Ok::<_, Failed>(row.try_get::<_, Option<i64>>(column)?.unwrap_or(0).unsigned_abs());
+    let number = |column| {
+        Ok::<_, Failed>(
+            row.try_get::<_, Option<i64>>(column)?
+                .unwrap_or(0)
+                .unsigned_abs(),
+        )
+    };
     shared.set_sizes(number(0)?, number(1)?, number(2)?);
     Ok(())
 }
 
 /// Lets go of what has ended: IDs after their window, records as their route keeps them. One gateway at a time.
 async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
-    if !line.row("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get::<_, bool>(0)? {
+    if !line
+        .row("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+        .await?
+        .try_get::<_, bool>(0)?
+    {
         return Ok(());
     }
     // A connection that is closed by an error gives the lock back too.
@@ -153,12 +179,13 @@ async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
         ORDER BY ends_ms LIMIT $1 FOR UPDATE SKIP LOCKED)";
     // Planned each time: what has ended may be a little or nearly all.
     while bounded(line.execute(ledger, &[&ROWS_AT_ONCE])).await? == ROWS_AT_ONCE.unsigned_abs() {}
-    let kept =
-        "SELECT route, sum(kept_bytes)::bigint FROM hookgate.standings GROUP BY route HAVING sum(kept_bytes) > 0";
+    let kept = "SELECT route, sum(kept_bytes)::bigint FROM hookgate.standings GROUP BY route HAVING sum(kept_bytes) > 0";
     for row in line.rows(kept, &[]).await? {
         let (route, kept): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         let retain = shared.retain_of(&route).unwrap_or(Retain::USUAL);
-        let mut over = retain.max_bytes.map_or(0, |most| kept.saturating_sub(i64::try_from(most).unwrap_or(i64::MAX)));
+        let mut over = retain.max_bytes.map_or(0, |most| {
+            kept.saturating_sub(i64::try_from(most).unwrap_or(i64::MAX))
+        });
         loop {
             let gone = drop_records(line, &route, retain.keep, over).await?;
             over = over.saturating_sub(gone.bytes);
@@ -167,7 +194,9 @@ async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
             }
         }
     }
-    line.run("SELECT pg_advisory_unlock($1)", &[&LOCK]).await.map(drop)
+    line.run("SELECT pg_advisory_unlock($1)", &[&LOCK])
+        .await
+        .map(drop)
 }
 
 struct Gone {
@@ -190,6 +219,11 @@ told AS (INSERT INTO hookgate.standings AS s SELECT $1, 0, 0, 0, -sum(bytes)::bi
     ON CONFLICT (route, part) DO UPDATE SET kept_bytes = s.kept_bytes + excluded.kept_bytes)
 SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM gone";
     let keep = millis(keep);
-    let gone = line.row(sql, &[&route, &keep, &over, &RECORD_BYTES]).await?;
-    Ok(Gone { records: gone.try_get(0)?, bytes: gone.try_get(1)? })
+    let gone = line
+        .row(sql, &[&route, &keep, &over, &RECORD_BYTES])
+        .await?;
+    Ok(Gone {
+        records: gone.try_get(0)?,
+        bytes: gone.try_get(1)?,
+    })
 }

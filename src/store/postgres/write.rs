@@ -14,8 +14,8 @@ use super::rows::{Before, Changed, Rows};
 use super::{Counted, Shared};
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Name, Next, Place, Record, Requeue, Requeued, Settlement, State,
-    StoreError,
+    Attempted, DeliveryChange, DeliveryId, EventKey, Name, Next, Place, Record, Requeue, Requeued,
+    Settlement, State, StoreError,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -30,7 +30,13 @@ enum RowName {
 /// What is asked for.
 pub(super) enum Job {
     Settle(Box<Settlement>, Done<Option<DeliveryId>>),
-    Attempted { id: DeliveryId, number: u32, attempt: Attempted, next: Next, done: Done<()> },
+    Attempted {
+        id: DeliveryId,
+        number: u32,
+        attempt: Attempted,
+        next: Next,
+        done: Done<()>,
+    },
     Requeue(Vec<Requeue>, Done<Vec<Requeued>>),
 }
 
@@ -79,7 +85,11 @@ impl Shared {
 
     async fn write(&self, batch: Vec<Job>) {
         let jobs = &batch;
-        match self.lines.again(Slow::TriedAgain, on!(line => self.transact(line, jobs))).await {
+        match self
+            .lines
+            .again(Slow::TriedAgain, on!(line => self.transact(line, jobs)))
+            .await
+        {
             Ok((answers, stored)) => {
                 for route in stored {
                     self.wake(&route);
@@ -103,10 +113,17 @@ impl Shared {
         }
     }
 
-    async fn transact(&self, line: &Line, batch: &[Job]) -> Result<(Vec<Answer>, Vec<Arc<str>>), Failed> {
+    async fn transact(
+        &self,
+        line: &Line,
+        batch: &[Job],
+    ) -> Result<(Vec<Answer>, Vec<Arc<str>>), Failed> {
         let began = std::time::Instant::now();
         let mut writing = bounded(look(line, batch)).await?;
-        let answers: Vec<_> = batch.iter().map(|job| writing.apply(job, self.owner)).collect();
+        let answers: Vec<_> = batch
+            .iter()
+            .map(|job| writing.apply(job, self.owner))
+            .collect();
         Box::pin(bounded(writing.rows.write(line))).await?;
         self.lines.metrics().committed(began.elapsed());
         Ok((answers, writing.rows.stored))
@@ -116,7 +133,8 @@ impl Shared {
 const HELD: &str =
     "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > (SELECT now FROM hookgate.clock), delivery
     FROM hookgate.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
-const NUMBERS: &str = "SELECT nextval('hookgate.delivery_numbers') FROM generate_series(1, $1::integer)";
+const NUMBERS: &str =
+    "SELECT nextval('hookgate.delivery_numbers') FROM generate_series(1, $1::integer)";
 /// With the part of the counts that is this transaction's alone, unless there are many.
 const CLOCK: &str = "SELECT now, due, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     coalesce((SELECT part FROM generate_series(1, 32) AS part WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
@@ -137,17 +155,34 @@ async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Err
             Job::Settle(settlement, _) => {
                 settlements += 1;
                 keys.extend(settlement.names.iter().flatten().map(|name| uuid(name.key)));
-                ids.extend(settlement.delivery.as_ref().and_then(|delivery| delivery.earlier).map(|id| id.0));
+                ids.extend(
+                    settlement
+                        .delivery
+                        .as_ref()
+                        .and_then(|delivery| delivery.earlier)
+                        .map(|id| id.0),
+                );
             }
             Job::Attempted { id, .. } => ids.push(id.0),
             Job::Requeue(wanted, _) => {
                 ids.extend(wanted.iter().map(|requeue| requeue.id.0));
-                keys.extend(wanted.iter().flat_map(|requeue| &requeue.completing).map(|name| uuid(name.key)));
+                keys.extend(
+                    wanted
+                        .iter()
+                        .flat_map(|requeue| &requeue.completing)
+                        .map(|name| uuid(name.key)),
+                );
             }
         }
     }
-    let (held, before) = (line.prepare_cached(HELD).await?, line.prepare_cached(Before::SELECT).await?);
-    let (numbers, clock) = (line.prepare_cached(NUMBERS).await?, line.prepare_cached(CLOCK).await?);
+    let (held, before) = (
+        line.prepare_cached(HELD).await?,
+        line.prepare_cached(Before::SELECT).await?,
+    );
+    let (numbers, clock) = (
+        line.prepare_cached(NUMBERS).await?,
+        line.prepare_cached(CLOCK).await?,
+    );
     // Sent in this order, without waiting for each other.
     let ((), held, before, numbers, clock) = tokio::try_join!(
         biased;
@@ -160,14 +195,34 @@ async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Err
     let mut ledger = HashMap::new();
     for row in &held {
         let delivery = row.try_get::<_, Option<i64>>(4)?.map(DeliveryId);
-        let claimed = Claimed { token: row.try_get(1)?, leased: row.try_get(2)?, completed: row.try_get(3)?, delivery };
+        let claimed = Claimed {
+            token: row.try_get(1)?,
+            leased: row.try_get(2)?,
+            completed: row.try_get(3)?,
+            delivery,
+        };
         ledger.insert(key(row.try_get(0)?), claimed);
     }
-    let before = before.iter().map(|row| Ok((DeliveryId(row.try_get(0)?), Before::read(row)?)));
-    let rows = Rows::at(clock.try_get(0)?, clock.try_get(1)?, clock.try_get(2)?, clock.try_get(3)?);
-    let mut numbers: Vec<i64> = numbers.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let before = before
+        .iter()
+        .map(|row| Ok((DeliveryId(row.try_get(0)?), Before::read(row)?)));
+    let rows = Rows::at(
+        clock.try_get(0)?,
+        clock.try_get(1)?,
+        clock.try_get(2)?,
+        clock.try_get(3)?,
+    );
+    let mut numbers: Vec<i64> = numbers
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?;
     numbers.reverse();
-    Ok(Writing { ledger, before: before.collect::<Result<_, tokio_postgres::Error>>()?, numbers, rows })
+    Ok(Writing {
+        ledger,
+        before: before.collect::<Result<_, tokio_postgres::Error>>()?,
+        numbers,
+        rows,
+    })
 }
 
 /// Rows by one parameter; of nothing without asking.
@@ -177,18 +232,30 @@ async fn rows_of(
     by: &(dyn ToSql + Sync),
     is_of_nothing: bool,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
-    if is_of_nothing { Ok(Vec::new()) } else { line.query(statement, &[by]).await }
+    if is_of_nothing {
+        Ok(Vec::new())
+    } else {
+        line.query(statement, &[by]).await
+    }
 }
 
 impl Writing {
     fn apply(&mut self, job: &Job, owner: i64) -> Answer {
         match job {
             Job::Settle(settlement, _) => self.settle(settlement),
-            Job::Attempted { id, number, attempt, next, .. } => {
+            Job::Attempted {
+                id,
+                number,
+                attempt,
+                next,
+                ..
+            } => {
                 self.attempted(*id, *number, attempt, *next, owner);
                 Answer::Attempted
             }
-            Job::Requeue(wanted, _) => Answer::Requeued(wanted.iter().map(|requeue| self.requeue(requeue)).collect()),
+            Job::Requeue(wanted, _) => {
+                Answer::Requeued(wanted.iter().map(|requeue| self.requeue(requeue)).collect())
+            }
         }
     }
 
@@ -200,11 +267,21 @@ impl Writing {
         }
         let names = &settlement.names;
         let was_handed_over = was_handed_over(settlement);
-        let id = settlement.delivery.as_ref().map(|change| self.record(change, names));
+        let id = settlement
+            .delivery
+            .as_ref()
+            .map(|change| self.record(change, names));
         let ends = self.rows.now.saturating_add(millis(settlement.window));
         for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
             let Some(name) = name else { continue };
-            self.rows.remember(name, other.map(|other| other.key), settlement.becomes, ends, id, was_handed_over);
+            self.rows.remember(
+                name,
+                other.map(|other| other.key),
+                settlement.becomes,
+                ends,
+                id,
+                was_handed_over,
+            );
         }
         Answer::Settled(id)
     }
@@ -213,12 +290,16 @@ impl Writing {
     fn judge(&self, settlement: &Settlement) -> Verdict {
         let was_handed_over = was_handed_over(settlement);
         for name in settlement.names.iter().flatten() {
-            let Some(row) = self.ledger.get(&name.key) else { continue };
+            let Some(row) = self.ledger.get(&name.key) else {
+                continue;
+            };
             let is_ours = name.earlier == Some(Place(row.token));
             match (is_ours, row.leased) {
                 (true, true) => {}
                 (true, false) => return Verdict::Written(row.delivery),
-                (false, _) if was_handed_over && row.completed => return Verdict::Written(row.delivery),
+                (false, _) if was_handed_over && row.completed => {
+                    return Verdict::Written(row.delivery);
+                }
                 (false, _) if was_handed_over => {}
                 (false, _) => return Verdict::Lost,
             }
@@ -228,12 +309,23 @@ impl Writing {
 
     /// Writes a delivery's record: anew, or over the one it has.
     fn record(&mut self, change: &DeliveryChange, names: &[Option<Name>; 2]) -> DeliveryId {
-        let earlier = change.earlier.and_then(|id| Some((id, self.before.get(&id)?.clone())));
+        let earlier = change
+            .earlier
+            .and_then(|id| Some((id, self.before.get(&id)?.clone())));
         let earlier = earlier.filter(|(_, before)| before.is_of(&change.subject));
-        let keys = (change.state != State::Success)
-            .then(|| names.iter().flatten().flat_map(|name| name.key.0.to_be_bytes()).collect());
-        let due = (change.state == State::Pending).then(|| self.rows.due_now.saturating_add(millis(change.due_after)));
-        let kept = change.payload.as_ref().map_or(0, |payload| payload.head.len() + payload.body.len());
+        let keys = (change.state != State::Success).then(|| {
+            names
+                .iter()
+                .flatten()
+                .flat_map(|name| name.key.0.to_be_bytes())
+                .collect()
+        });
+        let due = (change.state == State::Pending)
+            .then(|| self.rows.due_now.saturating_add(millis(change.due_after)));
+        let kept = change
+            .payload
+            .as_ref()
+            .map_or(0, |payload| payload.head.len() + payload.body.len());
         let kept = i64::try_from(kept).unwrap_or(i64::MAX);
         let state = Changed {
             state: change.state,
@@ -253,12 +345,14 @@ impl Writing {
                 if change.payload.is_none() && before.payload_bytes > 0 {
                     self.rows.drop_payload(id);
                 }
-                self.rows.change(id, &before, state, change.attempt.as_ref());
+                self.rows
+                    .change(id, &before, state, change.attempt.as_ref());
                 id
             }
             None => {
                 let id = DeliveryId(self.numbers.pop().unwrap_or_default());
-                self.rows.insert(id, &change.subject, state, change.attempt.as_ref());
+                self.rows
+                    .insert(id, &change.subject, state, change.attempt.as_ref());
                 id
             }
         };
@@ -269,22 +363,47 @@ impl Writing {
     }
 
     /// Told again, it changes nothing. What another gateway tries by now, or has tried, is its to tell of, but for a success.
-    fn attempted(&mut self, id: DeliveryId, number: u32, attempt: &Attempted, next: Next, owner: i64) {
+    fn attempted(
+        &mut self,
+        id: DeliveryId,
+        number: u32,
+        attempt: &Attempted,
+        next: Next,
+        owner: i64,
+    ) {
         let is_done = matches!(next, Next::Done { .. });
         let is_its = |before: &Before| match before.state {
             State::Pending if before.tried < number => is_done || before.lease_owner == Some(owner),
-            State::Pending | State::Dead => is_done && before.tried >= number && before.told_by != Some(owner),
+            State::Pending | State::Dead => {
+                is_done && before.tried >= number && before.told_by != Some(owner)
+            }
             State::Success | State::Failed => false,
         };
-        let Some(before) = self.before.get(&id).filter(|before| is_its(before)).cloned() else { return };
+        let Some(before) = self
+            .before
+            .get(&id)
+            .filter(|before| is_its(before))
+            .cloned()
+        else {
+            return;
+        };
         let (state, due_ms, unknown, reason) = match next {
             Next::Done { .. } => (State::Success, None, false, None),
-            Next::Retry { after, possibly_delivered } => {
-                (State::Pending, Some(self.rows.due_now.saturating_add(millis(after))), possibly_delivered, None)
-            }
+            Next::Retry {
+                after,
+                possibly_delivered,
+            } => (
+                State::Pending,
+                Some(self.rows.due_now.saturating_add(millis(after))),
+                possibly_delivered,
+                None,
+            ),
             Next::Dead(reason) => (State::Dead, None, false, Some(reason.as_str())),
         };
-        let drops = next == (Next::Done { keep_payload: false });
+        let drops = next
+            == (Next::Done {
+                keep_payload: false,
+            });
         if drops {
             self.rows.drop_payload(id);
         }
@@ -313,7 +432,10 @@ impl Writing {
             match row {
                 Some(row) if row.leased => {}
                 Some(row) if row.delivery == Some(requeue.id) => {
-                    return self.before.get(&requeue.id).map(|before| Requeued::Waits(Arc::clone(&before.route)));
+                    return self
+                        .before
+                        .get(&requeue.id)
+                        .map(|before| Requeued::Waits(Arc::clone(&before.route)));
                 }
                 _ => return Some(Requeued::InFlight),
             }
@@ -322,12 +444,23 @@ impl Writing {
     }
 
     fn requeue(&mut self, requeue: &Requeue) -> Requeued {
-        let &Requeue { id, from, due, ref completing, window } = requeue;
+        let &Requeue {
+            id,
+            from,
+            due,
+            ref completing,
+            window,
+        } = requeue;
         if let Some(known) = self.of_requeue(requeue) {
             return known;
         }
         let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
-        let Some(before) = self.before.get(&id).filter(|before| is_wanted(before)).cloned() else {
+        let Some(before) = self
+            .before
+            .get(&id)
+            .filter(|before| is_wanted(before))
+            .cloned()
+        else {
             return Requeued::Unknown;
         };
         if before.payload_bytes == 0 {
@@ -345,7 +478,11 @@ impl Writing {
             possibly_delivered: before.possibly_delivered || before.state == State::Success,
             due_ms: Some(due_ms),
             // Its horizon counts from when it is due.
-            queued_ms: Some(self.rows.now.saturating_add(due_ms.saturating_sub(self.rows.due_now).max(0))),
+            queued_ms: Some(
+                self.rows
+                    .now
+                    .saturating_add(due_ms.saturating_sub(self.rows.due_now).max(0)),
+            ),
             ended_ms: None,
             keys: before.keys.clone(),
             payload_bytes: before.payload_bytes,
@@ -357,8 +494,11 @@ impl Writing {
         let ends = self.rows.now.saturating_add(millis(window));
         for name in completing {
             // Any body of this ID is a copy from now on: this one has been taken.
-            let record = Record::Completed { digest: PayloadDigest::unknown() };
-            self.rows.remember(*name, None, record, ends, Some(id), false);
+            let record = Record::Completed {
+                digest: PayloadDigest::unknown(),
+            };
+            self.rows
+                .remember(*name, None, record, ends, Some(id), false);
         }
         self.rows.stored.push(Arc::clone(&before.route));
         Requeued::Waits(before.route)
@@ -367,14 +507,22 @@ impl Writing {
 
 /// Written in any case: it was.
 fn was_handed_over(settlement: &Settlement) -> bool {
-    settlement.delivery.as_ref().is_some_and(|delivery| delivery.state == State::Success)
+    settlement
+        .delivery
+        .as_ref()
+        .is_some_and(|delivery| delivery.state == State::Success)
 }
 
 impl Job {
     /// What its payload weighs, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        let Self::Settle(settlement, _) = self else { return 0 };
-        let payload = settlement.delivery.as_ref().and_then(|delivery| delivery.payload.as_ref());
+        let Self::Settle(settlement, _) = self else {
+            return 0;
+        };
+        let payload = settlement
+            .delivery
+            .as_ref()
+            .and_then(|delivery| delivery.payload.as_ref());
         payload.map_or(0, |payload| payload.head.len() + payload.body.len())
     }
 
@@ -383,14 +531,22 @@ impl Job {
         let event = |name: &Name| RowName::Event(name.key);
         match self {
             Self::Settle(settlement, _) => {
-                let delivery = settlement.delivery.as_ref().and_then(|delivery| delivery.earlier);
+                let delivery = settlement
+                    .delivery
+                    .as_ref()
+                    .and_then(|delivery| delivery.earlier);
                 let events = settlement.names.iter().flatten().map(event);
                 events.chain(delivery.map(RowName::Delivery)).collect()
             }
             Self::Attempted { id, .. } => HashSet::from([RowName::Delivery(*id)]),
             Self::Requeue(wanted, _) => {
-                let events = wanted.iter().flat_map(|requeue| &requeue.completing).map(event);
-                events.chain(wanted.iter().map(|requeue| RowName::Delivery(requeue.id))).collect()
+                let events = wanted
+                    .iter()
+                    .flat_map(|requeue| &requeue.completing)
+                    .map(event);
+                events
+                    .chain(wanted.iter().map(|requeue| RowName::Delivery(requeue.id)))
+                    .collect()
             }
         }
     }

@@ -8,21 +8,30 @@ use jiff::Timestamp;
 
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, Claimed, DeliveryChange, DeliveryId, EventKey, Found, Held, Name, Next, Payload, Payloads, Place,
-    Queued, Record, Requeue, Retain, Settlement, State, Store, Subject, Terms, Tried,
+    Attempted, Claimed, DeliveryChange, DeliveryId, EventKey, Found, Held, Name, Next, Payload,
+    Payloads, Place, Queued, Record, Requeue, Retain, Settlement, State, Store, Subject, Terms,
+    Tried,
 };
 
 pub(in crate::store) const WINDOW: Duration = Duration::from_secs(96 * 3600);
-pub(in crate::store) const KEEP: Retain =
-    Retain { payloads: Payloads::Failed, keep: Duration::from_secs(7 * 86_400), max_bytes: None };
+pub(in crate::store) const KEEP: Retain = Retain {
+    payloads: Payloads::Failed,
+    keep: Duration::from_secs(7 * 86_400),
+    max_bytes: None,
+};
 pub(in crate::store) const ATTEMPT: Duration = Duration::from_secs(10);
 
 pub(in crate::store) fn completed(number: u8) -> Record {
-    Record::Completed { digest: PayloadDigest::from_bytes([number; 16]) }
+    Record::Completed {
+        digest: PayloadDigest::from_bytes([number; 16]),
+    }
 }
 
 pub(in crate::store) fn tried(attempts: u32) -> Record {
-    Record::Tried(Tried { attempts, possibly_delivered: attempts > 1 })
+    Record::Tried(Tried {
+        attempts,
+        possibly_delivered: attempts > 1,
+    })
 }
 
 pub(in crate::store) fn subject(event: &str) -> Arc<Subject> {
@@ -37,12 +46,23 @@ pub(in crate::store) fn subject(event: &str) -> Arc<Subject> {
 }
 
 pub(in crate::store) fn attempt(status: u16) -> Attempted {
-    Attempted { at: Timestamp::from_second(1_790_000_001).unwrap(), ms: 12, status: Some(status), error: None }
+    Attempted {
+        at: Timestamp::from_second(1_790_000_001).unwrap(),
+        ms: 12,
+        status: Some(status),
+        error: None,
+    }
 }
 
 pub(in crate::store) fn received(event: &str, at: &str, state: State) -> DeliveryChange {
-    let subject = Subject { received_at: at.parse().unwrap(), ..(*subject(event)).clone() };
-    DeliveryChange { subject: Arc::new(subject), ..change(event, state) }
+    let subject = Subject {
+        received_at: at.parse().unwrap(),
+        ..(*subject(event)).clone()
+    };
+    DeliveryChange {
+        subject: Arc::new(subject),
+        ..change(event, state)
+    }
 }
 
 pub(in crate::store) fn change(event: &str, state: State) -> DeliveryChange {
@@ -52,8 +72,10 @@ pub(in crate::store) fn change(event: &str, state: State) -> DeliveryChange {
         state,
         tried: Tried::default(),
         attempt: (state != State::Pending).then(|| attempt(200)),
-        payload: (state == State::Pending)
-            .then(|| Payload { head: Bytes::from_static(b"head"), body: Bytes::from_static(b"body") }),
+        payload: (state == State::Pending).then(|| Payload {
+            head: Bytes::from_static(b"head"),
+            body: Bytes::from_static(b"body"),
+        }),
         due_after: Duration::ZERO,
     }
 }
@@ -64,18 +86,38 @@ pub(in crate::store) fn settlement(
     becomes: Record,
     delivery: Option<DeliveryChange>,
 ) -> Settlement {
-    let names = [Some(Name { key: EventKey(key), earlier }), None];
-    Settlement { names, becomes, window: WINDOW, if_lost: Tried::default(), delivery }
+    let names = [
+        Some(Name {
+            key: EventKey(key),
+            earlier,
+        }),
+        None,
+    ];
+    Settlement {
+        names,
+        becomes,
+        window: WINDOW,
+        if_lost: Tried::default(),
+        delivery,
+    }
 }
 
-pub(in crate::store) const TERMS: Terms = Terms { lease: Duration::from_secs(10), window: WINDOW, forwards: true };
+pub(in crate::store) const TERMS: Terms = Terms {
+    lease: Duration::from_secs(10),
+    window: WINDOW,
+    forwards: true,
+};
 
 /// Claims an event; what another asker has of it is on its way back.
 pub(in crate::store) async fn claimed(store: &Store, key: u128) -> (Held, Option<Found>) {
     claimed_for(store, key, TERMS).await
 }
 
-pub(in crate::store) async fn claimed_for(store: &Store, key: u128, terms: Terms) -> (Held, Option<Found>) {
+pub(in crate::store) async fn claimed_for(
+    store: &Store,
+    key: u128,
+    terms: Terms,
+) -> (Held, Option<Found>) {
     loop {
         match store.claim(EventKey(key), terms).await.unwrap() {
             Claimed::Here(held, found) => return (held, found),
@@ -97,13 +139,23 @@ pub(in crate::store) async fn end(
     delivery: Option<DeliveryChange>,
 ) -> Option<DeliveryId> {
     let (held, _) = claimed(store, key).await;
-    let id = store.settle(settlement(key, held.place(), becomes, delivery)).await.unwrap();
+    let id = store
+        .settle(settlement(key, held.place(), becomes, delivery))
+        .await
+        .unwrap();
     held.settled();
     id
 }
 
 pub(in crate::store) async fn queued(store: &Store, key: u128, event: &str) -> DeliveryId {
-    end(store, key, completed(1), Some(change(event, State::Pending))).await.unwrap()
+    end(
+        store,
+        key,
+        completed(1),
+        Some(change(event, State::Pending)),
+    )
+    .await
+    .unwrap()
 }
 
 /// Those that are due, which are ours to try from then on.
@@ -119,13 +171,25 @@ pub(in crate::store) async fn loaded(store: &Store, id: DeliveryId) -> Option<Qu
 }
 
 /// Tries a stored event.
-pub(in crate::store) async fn attempted(store: &Store, id: DeliveryId, number: u32, attempt: Attempted, next: Next) {
+pub(in crate::store) async fn attempted(
+    store: &Store,
+    id: DeliveryId,
+    number: u32,
+    attempt: Attempted,
+    next: Next,
+) {
     due(store).await;
     store.attempted(id, number, attempt, next).await.unwrap();
 }
 
 pub(in crate::store) fn now(store: &Store, id: DeliveryId) -> Requeue {
-    Requeue { id, from: None, due: store.due_now(), completing: Vec::new(), window: WINDOW }
+    Requeue {
+        id,
+        from: None,
+        due: store.due_now(),
+        completing: Vec::new(),
+        window: WINDOW,
+    }
 }
 
 /// Waits until so many wait and so many are dead, which a shared store learns a moment later.

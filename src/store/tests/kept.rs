@@ -32,21 +32,32 @@ pub(in crate::store) struct Server(Cluster);
 
 impl Kept {
     pub fn embedded() -> Self {
-        Self { engine: Engine::Embedded(Files::new()), metrics: Metrics::new().unwrap() }
+        Self {
+            engine: Engine::Embedded(Files::new()),
+            metrics: Metrics::new().unwrap(),
+        }
     }
 
     /// `None` where there is no PostgreSQL.
     pub fn shared() -> Option<Self> {
-        Some(Self { engine: Engine::Shared(Server::start()?), metrics: Metrics::new().unwrap() })
+        Some(Self {
+            engine: Engine::Shared(Server::start()?),
+            metrics: Metrics::new().unwrap(),
+        })
     }
 
     /// Opens it, anew or again; in PostgreSQL also as one more gateway.
     pub async fn open(&self) -> Store {
         let (settings, clock) = match &self.engine {
             Engine::Embedded(files) => (Settings::Embedded(files.settings()), files.clock.clone()),
-            Engine::Shared(server) => (Settings::Shared(Box::new(server.settings())), Clock::manual().0),
+            Engine::Shared(server) => (
+                Settings::Shared(Box::new(server.settings())),
+                Clock::manual().0,
+            ),
         };
-        Store::open(settings, clock, self.metrics.store().clone()).await.unwrap()
+        Store::open(settings, clock, self.metrics.store().clone())
+            .await
+            .unwrap()
     }
 
     /// Closes it and opens it again.
@@ -71,7 +82,9 @@ impl Kept {
             }
             Engine::Shared(server) => {
                 let ms = time.as_millis();
-                server.sql(&format!("UPDATE hookgate.store SET running_ms = running_ms + {ms}"));
+                server.sql(&format!(
+                    "UPDATE hookgate.store SET running_ms = running_ms + {ms}"
+                ));
             }
         }
     }
@@ -82,7 +95,9 @@ impl Kept {
             Engine::Embedded(files) => files.hand.advance(time),
             Engine::Shared(server) => {
                 let ms = time.as_millis();
-                server.sql(&format!("UPDATE hookgate.store SET ticked_at = ticked_at - interval '{ms} ms'"));
+                server.sql(&format!(
+                    "UPDATE hookgate.store SET ticked_at = ticked_at - interval '{ms} ms'"
+                ));
             }
         }
     }
@@ -99,16 +114,29 @@ impl Kept {
 impl Files {
     pub fn new() -> Self {
         let (clock, hand) = Clock::manual();
-        Self { folder: tempfile::tempdir().unwrap(), clock, hand }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            clock,
+            hand,
+        }
     }
 
     pub fn settings(&self) -> EmbeddedSettings {
         let folder = self.folder.path().join("store");
-        EmbeddedSettings { folder, durability: Durability::Strict, max_ids: 1_000, max_bytes: None }
+        EmbeddedSettings {
+            folder,
+            durability: Durability::Strict,
+            max_ids: 1_000,
+            max_bytes: None,
+        }
     }
 
     pub fn try_open(&self, settings: EmbeddedSettings) -> Result<Store, OpenError> {
-        Store::embedded(settings, self.clock.clone(), Metrics::new().unwrap().store().clone())
+        Store::embedded(
+            settings,
+            self.clock.clone(),
+            Metrics::new().unwrap().store().clone(),
+        )
     }
 
     pub fn open(&self) -> Store {
@@ -120,7 +148,8 @@ impl Server {
     fn start() -> Option<Self> {
         let cluster = Cluster::new()?;
         let folder = cluster.folder().display();
-        let options = format!("-c listen_addresses= -c fsync=off -c shared_buffers=16MB -k {folder}");
+        let options =
+            format!("-c listen_addresses= -c fsync=off -c shared_buffers=16MB -k {folder}");
         let mut start = cluster.unprivileged("pg_ctl");
         run(start
             .args(["start", "--wait", "--silent", "-l"])
@@ -132,12 +161,20 @@ impl Server {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres:///postgres?user=hookgate&host={}", self.0.folder().display())
+        format!(
+            "postgres:///postgres?user=hookgate&host={}",
+            self.0.folder().display()
+        )
     }
 
     pub fn settings(&self) -> SharedSettings {
         let database = Database::parse(&self.url()).unwrap();
-        SharedSettings { database, durability: Durability::Strict, max_ids: 1_000, max_bytes: None }
+        SharedSettings {
+            database,
+            durability: Durability::Strict,
+            max_ids: 1_000,
+            max_bytes: None,
+        }
     }
 
     /// Runs SQL: the rows, one a line, their columns between `|`.
@@ -150,12 +187,17 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let mut stop = self.0.unprivileged("pg_ctl");
-        run(stop.args(["stop", "--mode=immediate", "--silent", "-D"]).arg(self.0.folder()));
+        run(stop
+            .args(["stop", "--mode=immediate", "--silent", "-D"])
+            .arg(self.0.folder()));
     }
 }
 
 /// A command whose children may keep its output open.
 fn run(command: &mut Command) {
-    let status = command.stdout(std::process::Stdio::null()).status().expect("PostgreSQL's own program");
+    let status = command
+        .stdout(std::process::Stdio::null())
+        .status()
+        .expect("PostgreSQL's own program");
     assert!(status.success(), "{command:?}");
 }

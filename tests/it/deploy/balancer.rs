@@ -18,15 +18,27 @@ const CONFIGURATION: &str = "deploy/docker/replicas/haproxy.cfg";
 
 fn haproxy() -> Option<PathBuf> {
     let debians = || Some(PathBuf::from("/usr/sbin/haproxy")).filter(|path| path.is_file());
-    tool("HAProxy", program("HOOKGATE_HAPROXY", "haproxy").or_else(debians), "the balancer before several gateways")
+    tool(
+        "HAProxy",
+        program("HOOKGATE_HAPROXY", "haproxy").or_else(debians),
+        "the balancer before several gateways",
+    )
 }
 
 #[test]
 fn haproxy_takes_its_configuration() {
     let Some(haproxy) = haproxy() else { return };
-    let output = Command::new(haproxy).args(["-c", "-f", CONFIGURATION]).current_dir(root()).output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("[WARNING]"), "{said}");
+    let output = Command::new(haproxy)
+        .args(["-c", "-f", CONFIGURATION])
+        .current_dir(root())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && !said.contains("[WARNING]"),
+        "{said}"
+    );
 }
 
 /// `HAProxy` with the configuration that is shipped, before gateways of a test's own.
@@ -48,7 +60,10 @@ impl Balancer {
             ("bind :8080\n", "bind fd@3\n"),
             // So that an ordinary user's limit of open files will do.
             ("maxconn 10000\n", "maxconn 200\n"),
-            ("    server-template gateway 10 hookgate:8080 resolvers docker init-addr none\n", &servers),
+            (
+                "    server-template gateway 10 hookgate:8080 resolvers docker init-addr none\n",
+                &servers,
+            ),
         ] {
             assert!(text.contains(ours), "{ours}");
             text = text.replace(ours, theirs);
@@ -60,33 +75,57 @@ impl Balancer {
         let address = listener.local_addr().expect("an address");
         let mut command = Command::new(haproxy);
         command.args(["-db", "-f"]).arg(file);
-        let handed = FdMapping { parent_fd: OwnedFd::from(listener), child_fd: 3 };
-        command.fd_mappings(vec![handed]).expect("a number of its own");
-        Self { process: Process::spawn(&mut command), address, _folder: folder }
+        let handed = FdMapping {
+            parent_fd: OwnedFd::from(listener),
+            child_fd: 3,
+        };
+        command
+            .fd_mappings(vec![handed])
+            .expect("a number of its own");
+        Self {
+            process: Process::spawn(&mut command),
+            address,
+            _folder: folder,
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_the_balancer_gateways_that_stop_one_after_the_other_fail_no_request() {
-    let (Some(haproxy), Some(postgres)) = (haproxy(), Postgres::start().await) else { return };
+    let (Some(haproxy), Some(postgres)) = (haproxy(), Postgres::start().await) else {
+        return;
+    };
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream))
         .with("store", "{postgres: {url: {env: DATABASE_URL}}}")
         .with("trusted_proxies", "[127.0.0.1/32]")
         .with("shutdown", "{drain: 5s, grace: 15s}")
         .env("DATABASE_URL", &postgres.url());
-    let [mut one, mut two, three] =
-        [Gateway::start(setup.clone()).await, Gateway::start(setup.clone()).await, Gateway::start(setup.clone()).await];
+    let [mut one, mut two, three] = [
+        Gateway::start(setup.clone()).await,
+        Gateway::start(setup.clone()).await,
+        Gateway::start(setup.clone()).await,
+    ];
     let balancer = Balancer::before(haproxy, &[&one, &two, &three]);
     let front = Front::default();
     front.set(Some(balancer.address));
     let fleet = Fleet::start(&front, PATH, 4);
     fleet.progresses(50).await;
     for (name, gateway) in [("gateway1", &mut one), ("gateway2", &mut two)] {
-        gateway.metrics_past("requests_total", &[("route", "hooks"), ("outcome", "delivered")], 1.0).await;
+        gateway
+            .metrics_past(
+                "requests_total",
+                &[("route", "hooks"), ("outcome", "delivered")],
+                1.0,
+            )
+            .await;
         assert_eq!(gateway.stop().await.code(), Some(0));
         let left = format!("{name} is DOWN, reason: Layer7 wrong status, code: 503");
-        assert!(balancer.process.output().contains(&left), "it was told before:\n{}", balancer.process.output());
+        assert!(
+            balancer.process.output().contains(&left),
+            "it was told before:\n{}",
+            balancer.process.output()
+        );
         fleet.progresses(50).await;
     }
     let sent = fleet.finish().await;
@@ -95,7 +134,12 @@ async fn behind_the_balancer_gateways_that_stop_one_after_the_other_fail_no_requ
         .filter(|sent| !matches!(&sent.answer, Some((_, outcome)) if outcome == "delivered" || outcome == "duplicate"))
         .map(|sent| (&sent.id, &sent.answer))
         .collect();
-    assert!(failed.is_empty(), "{failed:?} of {}\n{}", sent.len(), balancer.process.output());
+    assert!(
+        failed.is_empty(),
+        "{failed:?} of {}\n{}",
+        sent.len(),
+        balancer.process.output()
+    );
     let mut events = upstream.event_ids();
     let count = events.len();
     events.sort();

@@ -28,10 +28,20 @@ const RESERVED_CONNECTIONS: u64 = 3;
 
 /// The files of a folder of manifests, its `kustomization.yaml` left out.
 fn manifests(folder: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
-    let names = entries.map(|entry| entry.expect("an entry").file_name().to_str().expect("UTF-8").to_owned());
-    let mut paths: Vec<_> =
-        names.filter(|name| name != "kustomization.yaml").map(|name| format!("{folder}/{name}")).collect();
+    let entries =
+        std::fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let names = entries.map(|entry| {
+        entry
+            .expect("an entry")
+            .file_name()
+            .to_str()
+            .expect("UTF-8")
+            .to_owned()
+    });
+    let mut paths: Vec<_> = names
+        .filter(|name| name != "kustomization.yaml")
+        .map(|name| format!("{folder}/{name}"))
+        .collect();
     paths.sort();
     paths
 }
@@ -44,25 +54,50 @@ fn parsed(paths: &[String], skipped: &str) -> Option<Vec<Value>> {
         probe.is_ok_and(|output| output.status.success())
     });
     let python = tool("HOOKGATE_PYTHON with PyYAML", python, skipped)?;
-    let output = Command::new(python).args(["-c", script]).args(paths).current_dir(root()).output().expect("it runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(python)
+        .args(["-c", script])
+        .args(paths)
+        .current_dir(root())
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Some(serde_json::from_slice(&output.stdout).expect("JSON"))
 }
 
 #[test]
 fn kubernetes_knows_every_field_of_the_manifests() {
-    let beside = program("HOOKGATE_PYTHON", "python3").map(|python| python.with_file_name("kubernetes-validate"));
+    let beside = program("HOOKGATE_PYTHON", "python3")
+        .map(|python| python.with_file_name("kubernetes-validate"));
     let beside = beside.filter(|path| path.is_file());
-    let Some(validate) = tool("kubernetes-validate beside HOOKGATE_PYTHON", beside, "the manifests against schemas")
-    else {
+    let Some(validate) = tool(
+        "kubernetes-validate beside HOOKGATE_PYTHON",
+        beside,
+        "the manifests against schemas",
+    ) else {
         return;
     };
     let of_an_operator = |path: &String| path.ends_with("/podmonitor.yaml");
-    let all = [BASE].into_iter().chain(VARIANTS).flat_map(manifests).filter(|path| !of_an_operator(path));
+    let all = [BASE]
+        .into_iter()
+        .chain(VARIANTS)
+        .flat_map(manifests)
+        .filter(|path| !of_an_operator(path));
     let all: Vec<PathBuf> = all.map(|path| root().join(path)).collect();
-    let output = Command::new(validate).arg("--strict").args(&all).output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let passed = said.lines().filter(|line| line.contains(" passed for resource ")).count();
+    let output = Command::new(validate)
+        .arg("--strict")
+        .args(&all)
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    let passed = said
+        .lines()
+        .filter(|line| line.contains(" passed for resource "))
+        .count();
     assert!(output.status.success() && passed == all.len(), "{said}");
 }
 
@@ -70,9 +105,14 @@ fn kubernetes_knows_every_field_of_the_manifests() {
 fn the_kustomizations_name_every_manifest_beside_them() {
     for folder in [BASE].into_iter().chain(VARIANTS) {
         let kustomization = read(&format!("{folder}/kustomization.yaml"));
-        let named: BTreeSet<_> = kustomization.lines().filter_map(|line| line.trim().strip_prefix("- ")).collect();
+        let named: BTreeSet<_> = kustomization
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- "))
+            .collect();
         let there = manifests(folder);
-        let there = there.iter().map(|path| path.rsplit('/').next().expect("a name"));
+        let there = there
+            .iter()
+            .map(|path| path.rsplit('/').next().expect("a name"));
         let wanted: BTreeSet<_> = there.chain((folder != BASE).then_some("../base")).collect();
         assert_eq!(named, wanted, "{folder}");
     }
@@ -83,20 +123,30 @@ struct Variant(Vec<Value>);
 
 impl Variant {
     fn of(folder: &str) -> Option<Self> {
-        let paths: Vec<_> = manifests(BASE).into_iter().chain(manifests(folder)).collect();
+        let paths: Vec<_> = manifests(BASE)
+            .into_iter()
+            .chain(manifests(folder))
+            .collect();
         parsed(&paths, "how the manifests fit each other").map(Self)
     }
 
     fn all(&self, kind: &str) -> impl Iterator<Item = &Value> {
-        self.0.iter().filter(move |document| document["kind"] == kind)
+        self.0
+            .iter()
+            .filter(move |document| document["kind"] == kind)
     }
 
     fn one(&self, kind: &str) -> &Value {
-        self.all(kind).next().unwrap_or_else(|| panic!("there is no {kind}"))
+        self.all(kind)
+            .next()
+            .unwrap_or_else(|| panic!("there is no {kind}"))
     }
 
     fn workload(&self) -> &Value {
-        let found = self.0.iter().find(|document| !document["spec"]["template"].is_null());
+        let found = self
+            .0
+            .iter()
+            .find(|document| !document["spec"]["template"].is_null());
         found.expect("a StatefulSet or a Deployment")
     }
 
@@ -105,23 +155,31 @@ impl Variant {
     }
 
     fn configuration(&self) -> &str {
-        self.one("ConfigMap")["data"]["hookgate.yaml"].as_str().expect("the configuration")
+        self.one("ConfigMap")["data"]["hookgate.yaml"]
+            .as_str()
+            .expect("the configuration")
     }
 
     fn secret_has(&self, name: &Value, key: &str) -> bool {
-        self.all("Secret").any(|secret| secret["metadata"]["name"] == *name && !secret["stringData"][key].is_null())
+        self.all("Secret").any(|secret| {
+            secret["metadata"]["name"] == *name && !secret["stringData"][key].is_null()
+        })
     }
 }
 
 /// What stands behind each occurrence of a mark, up to one of the characters that end it.
 fn behind<'a>(text: &'a str, mark: &'a str, ends: &'a [char]) -> impl Iterator<Item = &'a str> {
-    text.split(mark).skip(1).map(move |rest| rest.split(ends).next().expect("a part"))
+    text.split(mark)
+        .skip(1)
+        .map(move |rest| rest.split(ends).next().expect("a part"))
 }
 
 #[test]
 fn the_manifests_mean_the_same_pods_ports_and_secrets() {
     for folder in VARIANTS {
-        let Some(variant) = Variant::of(folder) else { return };
+        let Some(variant) = Variant::of(folder) else {
+            return;
+        };
         let (workload, container) = (variant.workload(), variant.container());
         let pod = &workload["spec"]["template"];
         let labels = pod["metadata"]["labels"].as_object().expect("labels");
@@ -134,20 +192,33 @@ fn the_manifests_mean_the_same_pods_ports_and_secrets() {
         ];
         for selector in chosen {
             let selector = selector.as_object().expect("a selector");
-            assert!(selector.iter().all(|(name, value)| labels.get(name) == Some(value)), "{folder}: {selector:?}");
+            assert!(
+                selector
+                    .iter()
+                    .all(|(name, value)| labels.get(name) == Some(value)),
+                "{folder}: {selector:?}"
+            );
         }
 
         let ports = container["ports"].as_array().expect("ports");
-        let names: BTreeSet<_> = ports.iter().map(|port| port["name"].as_str().expect("a name")).collect();
-        let probes =
-            ["startupProbe", "livenessProbe", "readinessProbe"].map(|probe| &container[probe]["httpGet"]["port"]);
-        let rules = variant.one("NetworkPolicy")["spec"]["ingress"].as_array().expect("rules");
+        let names: BTreeSet<_> = ports
+            .iter()
+            .map(|port| port["name"].as_str().expect("a name"))
+            .collect();
+        let probes = ["startupProbe", "livenessProbe", "readinessProbe"]
+            .map(|probe| &container[probe]["httpGet"]["port"]);
+        let rules = variant.one("NetworkPolicy")["spec"]["ingress"]
+            .as_array()
+            .expect("rules");
         let others = rules.iter().map(|rule| &rule["ports"][0]["port"]).chain([
             &variant.one("Service")["spec"]["ports"][0]["targetPort"],
             &variant.one("PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"],
         ]);
         for port in probes.into_iter().chain(others) {
-            assert!(port.as_str().is_some_and(|port| names.contains(port)), "{folder}: {port}");
+            assert!(
+                port.as_str().is_some_and(|port| names.contains(port)),
+                "{folder}: {port}"
+            );
         }
         let configuration = variant.configuration();
         for port in ports {
@@ -156,15 +227,23 @@ fn the_manifests_mean_the_same_pods_ports_and_secrets() {
         }
 
         let mounted = pod["spec"]["volumes"].as_array().expect("volumes").iter();
-        let secret = mounted.map(|volume| &volume["secret"]["secretName"]).find(|name| !name.is_null());
+        let secret = mounted
+            .map(|volume| &volume["secret"]["secretName"])
+            .find(|name| !name.is_null());
         for key in behind(configuration, "/etc/hookgate-secrets/", &['}', ',']) {
-            assert!(variant.secret_has(secret.expect("a Secret"), key), "{folder}: {key}");
+            assert!(
+                variant.secret_has(secret.expect("a Secret"), key),
+                "{folder}: {key}"
+            );
         }
         for name in behind(configuration, "{env: ", &['}', ',']) {
             let variables = container["env"].as_array().expect("an environment");
             let variable = variables.iter().find(|variable| variable["name"] == name);
             let from = &variable.unwrap_or_else(|| panic!("{folder}: {name}"))["valueFrom"]["secretKeyRef"];
-            assert!(variant.secret_has(&from["name"], from["key"].as_str().expect("a key")), "{folder}: {from}");
+            assert!(
+                variant.secret_has(&from["name"], from["key"].as_str().expect("a key")),
+                "{folder}: {from}"
+            );
         }
     }
 }
@@ -172,42 +251,83 @@ fn the_manifests_mean_the_same_pods_ports_and_secrets() {
 /// While one is replaced the others serve, and however many the autoscaler adds find connections to PostgreSQL.
 #[test]
 fn replicas_are_replaced_one_by_one_and_all_find_connections() {
-    let Some(variant) = Variant::of(REPLICAS) else { return };
-    let (workload, scaler) = (variant.workload(), &variant.one("HorizontalPodAutoscaler")["spec"]);
-    for (here, there) in [("kind", &workload["kind"]), ("name", &workload["metadata"]["name"])] {
+    let Some(variant) = Variant::of(REPLICAS) else {
+        return;
+    };
+    let (workload, scaler) = (
+        variant.workload(),
+        &variant.one("HorizontalPodAutoscaler")["spec"],
+    );
+    for (here, there) in [
+        ("kind", &workload["kind"]),
+        ("name", &workload["metadata"]["name"]),
+    ] {
         assert_eq!(&scaler["scaleTargetRef"][here], there);
     }
-    assert!(workload["spec"]["replicas"].is_null(), "which would be at odds with the autoscaler");
+    assert!(
+        workload["spec"]["replicas"].is_null(),
+        "which would be at odds with the autoscaler"
+    );
     let rolling = &workload["spec"]["strategy"]["rollingUpdate"];
-    let [surge, least, most] =
-        [&rolling["maxSurge"], &scaler["minReplicas"], &scaler["maxReplicas"]].map(|n| n.as_u64().expect("a number"));
+    let [surge, least, most] = [
+        &rolling["maxSurge"],
+        &scaler["minReplicas"],
+        &scaler["maxReplicas"],
+    ]
+    .map(|n| n.as_u64().expect("a number"));
     assert_eq!(rolling["maxUnavailable"], 0);
-    assert!((most + surge) * CONNECTIONS <= USUAL_CONNECTIONS - RESERVED_CONNECTIONS, "{most} and {surge}");
+    assert!(
+        (most + surge) * CONNECTIONS <= USUAL_CONNECTIONS - RESERVED_CONNECTIONS,
+        "{most} and {surge}"
+    );
     let budget = &variant.one("PodDisruptionBudget")["spec"]["maxUnavailable"];
-    assert!(budget.as_u64().is_some_and(|away| away > 0 && away + 2 <= least), "{budget} of {least}");
+    assert!(
+        budget
+            .as_u64()
+            .is_some_and(|away| away > 0 && away + 2 <= least),
+        "{budget} of {least}"
+    );
     let template = &workload["spec"]["template"]["spec"];
     let claims = template["volumes"]
         .as_array()
         .expect("volumes")
         .iter()
         .any(|volume| volume["persistentVolumeClaim"].is_object());
-    assert!(!claims && workload["spec"]["volumeClaimTemplates"].is_null(), "replicas keep nothing on a disk");
+    assert!(
+        !claims && workload["spec"]["volumeClaimTemplates"].is_null(),
+        "replicas keep nothing on a disk"
+    );
 }
 
 #[test]
 fn what_several_and_one_gateway_run_as_differs_in_the_store_alone() {
     let [one, several] = VARIANTS.map(Variant::of);
-    let (Some(one), Some(several)) = (one, several) else { return };
-    for key in ["image", "args", "ports", "securityContext", "livenessProbe", "readinessProbe"] {
+    let (Some(one), Some(several)) = (one, several) else {
+        return;
+    };
+    for key in [
+        "image",
+        "args",
+        "ports",
+        "securityContext",
+        "livenessProbe",
+        "readinessProbe",
+    ] {
         assert_eq!(one.container()[key], several.container()[key], "{key}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_asks_how_a_gateway_is_asks_for_what_it_answers() {
-    let manifests: Vec<_> = VARIANTS.into_iter().flat_map(manifests).map(|path| read(&path)).collect();
-    let mut paths: BTreeSet<_> =
-        manifests.iter().flat_map(|manifest| behind(manifest, "httpGet: {path: ", &[','])).collect();
+    let manifests: Vec<_> = VARIANTS
+        .into_iter()
+        .flat_map(manifests)
+        .map(|path| read(&path))
+        .collect();
+    let mut paths: BTreeSet<_> = manifests
+        .iter()
+        .flat_map(|manifest| behind(manifest, "httpGet: {path: ", &[',']))
+        .collect();
     let balancer = read(BALANCER);
     paths.extend(behind(&balancer, "option httpchk GET ", &['\n']));
     assert_eq!(paths, BTreeSet::from(["/healthz", "/readyz"]));
@@ -220,68 +340,143 @@ async fn whoever_asks_how_a_gateway_is_asks_for_what_it_answers() {
 
 #[test]
 fn the_balancer_of_compose_is_the_one_door_and_finds_the_gateways() {
-    let Some(documents) = parsed(&[COMPOSE.to_owned()], "how compose.yaml fits the balancer") else { return };
+    let Some(documents) = parsed(&[COMPOSE.to_owned()], "how compose.yaml fits the balancer")
+    else {
+        return;
+    };
     let services = documents[0]["services"].as_object().expect("services");
-    let doors: Vec<_> = services.iter().filter(|(_, service)| !service["ports"].is_null()).collect();
-    let [(_, balancer)] = doors[..] else { panic!("{doors:?}") };
+    let doors: Vec<_> = services
+        .iter()
+        .filter(|(_, service)| !service["ports"].is_null())
+        .collect();
+    let [(_, balancer)] = doors[..] else {
+        panic!("{doors:?}")
+    };
     let (configuration, gateways) = (read(BALANCER), read(COMPOSE_CONFIGURATION));
-    let listens = behind(&configuration, "    bind :", &['\n', ' ']).next().expect("a bind");
-    assert_eq!(balancer["ports"][0].as_str().and_then(|port| port.rsplit(':').next()), Some(listens));
+    let listens = behind(&configuration, "    bind :", &['\n', ' '])
+        .next()
+        .expect("a bind");
+    assert_eq!(
+        balancer["ports"][0]
+            .as_str()
+            .and_then(|port| port.rsplit(':').next()),
+        Some(listens)
+    );
 
     let (name, port) = behind(&configuration, "server-template gateway 10 ", &[' '])
         .next()
         .expect("gateways")
         .split_once(':')
         .expect("a port");
-    let check = behind(&configuration, "default-server check port ", &[' ']).next().expect("a check");
+    let check = behind(&configuration, "default-server check port ", &[' '])
+        .next()
+        .expect("a check");
     for port in [port, check] {
-        assert!(gateways.contains(&format!("address: 0.0.0.0:{port}")), "{port}");
+        assert!(
+            gateways.contains(&format!("address: 0.0.0.0:{port}")),
+            "{port}"
+        );
     }
     let gateway = &services[name];
-    assert!(gateway["deploy"]["replicas"].as_u64().is_some_and(|replicas| (2..=10).contains(&replicas)));
-    let connections = services["postgres"]["command"][2].as_str().and_then(|set| set.strip_prefix("max_connections="));
-    let connections = connections.and_then(|number| number.parse::<u64>().ok()).expect("a number");
-    assert!(10 * CONNECTIONS + RESERVED_CONNECTIONS <= connections, "{connections}");
-    let trusted = balancer["networks"]["default"]["ipv4_address"].as_str().expect("an address");
-    assert!(gateways.contains(&format!("trusted_proxies: [{trusted}/32]")), "{trusted}");
+    assert!(
+        gateway["deploy"]["replicas"]
+            .as_u64()
+            .is_some_and(|replicas| (2..=10).contains(&replicas))
+    );
+    let connections = services["postgres"]["command"][2]
+        .as_str()
+        .and_then(|set| set.strip_prefix("max_connections="));
+    let connections = connections
+        .and_then(|number| number.parse::<u64>().ok())
+        .expect("a number");
+    assert!(
+        10 * CONNECTIONS + RESERVED_CONNECTIONS <= connections,
+        "{connections}"
+    );
+    let trusted = balancer["networks"]["default"]["ipv4_address"]
+        .as_str()
+        .expect("an address");
+    assert!(
+        gateways.contains(&format!("trusted_proxies: [{trusted}/32]")),
+        "{trusted}"
+    );
     for name in behind(&gateways, "{env: ", &['}', ',']) {
-        let value = gateway["environment"][name].as_str().unwrap_or_else(|| panic!("{name}"));
-        assert!(value.contains(":?"), "{name} has to be given, and is {value}");
+        let value = gateway["environment"][name]
+            .as_str()
+            .unwrap_or_else(|| panic!("{name}"));
+        assert!(
+            value.contains(":?"),
+            "{name} has to be given, and is {value}"
+        );
     }
 }
 
 /// The configuration inside a `ConfigMap`: a block scalar.
 fn configuration_of_the_config_map(folder: &str) -> String {
     let manifest = read(&format!("{folder}/configmap.yaml"));
-    let (_, block) = manifest.split_once("  hookgate.yaml: |\n").expect("the configuration");
-    block.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n").collect()
+    let (_, block) = manifest
+        .split_once("  hookgate.yaml: |\n")
+        .expect("the configuration");
+    block
+        .lines()
+        .map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n")
+        .collect()
 }
 
 #[test]
 fn the_configurations_that_are_shipped_are_valid() {
     let folder = tempfile::tempdir().expect("a folder");
     for secret in ["billing-current", "admin-token"] {
-        std::fs::write(folder.path().join(secret), SECRET_OF_SOME_LENGTH).expect("a writable folder");
+        std::fs::write(folder.path().join(secret), SECRET_OF_SOME_LENGTH)
+            .expect("a writable folder");
     }
     let here = folder.path().to_str().expect("UTF-8");
-    let of_pods = VARIANTS.map(|folder| configuration_of_the_config_map(folder).replace("/etc/hookgate-secrets", here));
-    for yaml in [read("deploy/docker/hookgate.yaml"), read(COMPOSE_CONFIGURATION)].into_iter().chain(of_pods) {
+    let of_pods = VARIANTS.map(|folder| {
+        configuration_of_the_config_map(folder).replace("/etc/hookgate-secrets", here)
+    });
+    for yaml in [
+        read("deploy/docker/hookgate.yaml"),
+        read(COMPOSE_CONFIGURATION),
+    ]
+    .into_iter()
+    .chain(of_pods)
+    {
         let file = folder.path().join("hookgate.yaml");
         std::fs::write(&file, &yaml).expect("a writable folder");
         let mut check = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-        check.args(["check", "--config"]).arg(&file).env("WEBHOOK_SECRET", SECRET_OF_SOME_LENGTH);
+        check
+            .args(["check", "--config"])
+            .arg(&file)
+            .env("WEBHOOK_SECRET", SECRET_OF_SOME_LENGTH);
         check.env("HOOKGATE_ADMIN_TOKEN", SECRET_OF_SOME_LENGTH);
-        check.env("DATABASE_URL", "postgres://hookgate:password@db.example.com/hookgate?sslmode=disable");
+        check.env(
+            "DATABASE_URL",
+            "postgres://hookgate:password@db.example.com/hookgate?sslmode=disable",
+        );
         let output = check.output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("0 warnings"), "{said}\n{yaml}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.contains("0 warnings"),
+            "{said}\n{yaml}"
+        );
     }
 }
 
 /// The seconds behind each occurrence of a key.
 fn seconds(text: &str, key: &str) -> Vec<u64> {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix(key));
-    values.map(|value| value.trim().trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{key} {value}"))).collect()
+    let values = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(key));
+    values
+        .map(|value| {
+            value
+                .trim()
+                .trim_end_matches('s')
+                .parse()
+                .unwrap_or_else(|_| panic!("{key} {value}"))
+        })
+        .collect()
 }
 
 /// Those who stop the gateway wait for longer than its drain and its grace period take.
@@ -289,20 +484,38 @@ fn seconds(text: &str, key: &str) -> Vec<u64> {
 fn whoever_stops_it_waits_for_drain_and_grace() {
     // The defaults, 5 s and 15 s, which these repeat.
     let repeated = VARIANTS.map(|folder| format!("{folder}/configmap.yaml"));
-    for path in repeated.iter().map(String::as_str).chain([COMPOSE_CONFIGURATION]) {
-        assert!(read(path).contains("shutdown: {drain: 5s, grace: 15s}"), "{path}");
+    for path in repeated
+        .iter()
+        .map(String::as_str)
+        .chain([COMPOSE_CONFIGURATION])
+    {
+        assert!(
+            read(path).contains("shutdown: {drain: 5s, grace: 15s}"),
+            "{path}"
+        );
     }
     for (path, key) in [
         ("deploy/systemd/hookgate.service", "TimeoutStopSec="),
-        ("deploy/kubernetes/one/statefulset.yaml", "terminationGracePeriodSeconds:"),
-        ("deploy/kubernetes/replicas/deployment.yaml", "terminationGracePeriodSeconds:"),
+        (
+            "deploy/kubernetes/one/statefulset.yaml",
+            "terminationGracePeriodSeconds:",
+        ),
+        (
+            "deploy/kubernetes/replicas/deployment.yaml",
+            "terminationGracePeriodSeconds:",
+        ),
         (COMPOSE, "stop_grace_period:"),
     ] {
         let found = seconds(&read(path), key);
-        assert!(!found.is_empty() && found.iter().all(|seconds| *seconds > 20), "{path}: {key} {found:?}");
+        assert!(
+            !found.is_empty() && found.iter().all(|seconds| *seconds > 20),
+            "{path}: {key} {found:?}"
+        );
     }
     // What the balancer still passes on has ended by then.
-    let (balancer, compose) =
-        (seconds(&read(BALANCER), "hard-stop-after"), seconds(&read(COMPOSE), "stop_grace_period:"));
+    let (balancer, compose) = (
+        seconds(&read(BALANCER), "hard-stop-after"),
+        seconds(&read(COMPOSE), "stop_grace_period:"),
+    );
     assert!(balancer[0] < compose[0], "{balancer:?} {compose:?}");
 }

@@ -17,13 +17,20 @@ pub struct Run {
 impl Run {
     #[track_caller]
     pub fn assert(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
     /// Its JSON document.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 
     /// Its JSON documents, one a line.
@@ -41,7 +48,9 @@ pub fn documents(lines: &str) -> Vec<Value> {
 /// The binary, with nothing to read and no token from outside.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
-    command.env_remove("HOOKGATE_ADMIN_TOKEN").stdin(Stdio::null());
+    command
+        .env_remove("HOOKGATE_ADMIN_TOKEN")
+        .stdin(Stdio::null());
     command
 }
 
@@ -49,13 +58,19 @@ pub async fn finish(mut command: Command) -> Run {
     let run = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
     let output = within("the command", run).await.expect("no panic");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Run {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// Runs `hookgate` beside the gateway, told where its admin listener is.
 pub async fn beside(gateway: &Gateway, line: &str) -> Run {
     let mut command = command();
-    command.current_dir(gateway.directory()).args(line.split(' '));
+    command
+        .current_dir(gateway.directory())
+        .args(line.split(' '));
     command.arg(format!("--admin=http://{}", gateway.admin()));
     finish(command).await
 }

@@ -23,7 +23,12 @@ impl Cut {
     /// A line that is whole.
     pub async fn to(to: SocketAddr) -> Self {
         let (whole, _) = watch::channel(true);
-        let mut cut = Self { to, port: ClosedPort::new(), whole, accepting: JoinSet::new() };
+        let mut cut = Self {
+            to,
+            port: ClosedPort::new(),
+            whole,
+            accepting: JoinSet::new(),
+        };
         cut.mend().await;
         cut
     }
@@ -46,8 +51,11 @@ impl Cut {
     pub async fn mend(&mut self) {
         self.whole.send_replace(true);
         if self.accepting.is_empty() {
-            let listener = TcpListener::bind(self.address()).await.expect("the port that we hold");
-            self.accepting.spawn(accept(listener, self.to, self.whole.subscribe()));
+            let listener = TcpListener::bind(self.address())
+                .await
+                .expect("the port that we hold");
+            self.accepting
+                .spawn(accept(listener, self.to, self.whole.subscribe()));
         }
     }
 }
@@ -61,10 +69,15 @@ async fn accept(listener: TcpListener, to: SocketAddr, whole: watch::Receiver<bo
 
 async fn connect(near: TcpStream, to: SocketAddr, mut whole: watch::Receiver<bool>) {
     let _ = whole.wait_for(|whole| *whole).await;
-    let Ok(far) = TcpStream::connect(to).await else { return };
+    let Ok(far) = TcpStream::connect(to).await else {
+        return;
+    };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-    tokio::join!(pass(near_read, far_write, whole.clone()), pass(far_read, near_write, whole));
+    tokio::join!(
+        pass(near_read, far_write, whole.clone()),
+        pass(far_read, near_write, whole)
+    );
 }
 
 /// One direction, until its end, which is passed on too.

@@ -92,7 +92,9 @@ impl Fleet {
             accepted: AtomicUsize::new(0),
             sent: Mutex::default(),
         });
-        let senders = (0..senders).map(|number| tokio::spawn(Sender::new(&shared, number, number).run())).collect();
+        let senders = (0..senders)
+            .map(|number| tokio::spawn(Sender::new(&shared, number, number).run()))
+            .collect();
         Self { shared, senders }
     }
 
@@ -105,14 +107,18 @@ impl Fleet {
     #[track_caller]
     pub fn progresses(&self, by: usize) -> impl Future<Output = ()> {
         let target = self.accepted() + by;
-        eventually(format!("{by} more events are accepted"), async move || self.accepted() >= target)
+        eventually(format!("{by} more events are accepted"), async move || {
+            self.accepted() >= target
+        })
     }
 
     /// No new events; those that were begun are sent until they are accepted.
     pub async fn finish(self) -> Vec<Sent> {
         self.shared.stopping.store(true, Ordering::SeqCst);
         for sender in self.senders {
-            within("the last events are accepted", sender).await.expect("no panic in a sender");
+            within("the last events are accepted", sender)
+                .await
+                .expect("no panic in a sender");
         }
         self.shared.sent().clone()
     }
@@ -134,7 +140,12 @@ struct Sender {
 
 impl Sender {
     fn new(shared: &Arc<Shared>, number: usize, copies: usize) -> Self {
-        Self { shared: Arc::clone(shared), number, copies, clients: HashMap::new() }
+        Self {
+            shared: Arc::clone(shared),
+            number,
+            copies,
+            clients: HashMap::new(),
+        }
     }
 
     async fn run(mut self) {
@@ -169,7 +180,9 @@ impl Sender {
 
     /// One copy; whether the sender need not send another.
     async fn send(&mut self, id: &str, event: &Event) -> bool {
-        let Some(gateway) = self.shared.fronts.address(self.copies) else { return false };
+        let Some(gateway) = self.shared.fronts.address(self.copies) else {
+            return false;
+        };
         self.copies += 1;
         let request = event.post().at(&self.shared.path);
         let began = Instant::now();
@@ -177,10 +190,17 @@ impl Sender {
             Some(client) => Some(client),
             None => Client::try_connect(gateway).await,
         };
-        let Some(mut client) = client else { return false };
-        let answer = timeout(GIVES_UP_AFTER, client.send_raw(&request.bytes())).await.unwrap_or(None);
+        let Some(mut client) = client else {
+            return false;
+        };
+        let answer = timeout(GIVES_UP_AFTER, client.send_raw(&request.bytes()))
+            .await
+            .unwrap_or(None);
         let ended = Instant::now();
-        if answer.as_ref().is_some_and(|answer| answer.header("Connection") != Some("close")) {
+        if answer
+            .as_ref()
+            .is_some_and(|answer| answer.header("Connection") != Some("close"))
+        {
             self.clients.insert(gateway, client);
         }
         let answer = answer.map(|answer| (answer.status, answer.outcome().to_owned()));
@@ -188,7 +208,13 @@ impl Sender {
             (200..300).contains(status) || outcome == "duplicate" || outcome == "payload_mismatch"
         });
         let body = Bytes::from(event.body.clone());
-        self.shared.sent().push(Sent { id: id.to_owned(), body, began, ended, answer });
+        self.shared.sent().push(Sent {
+            id: id.to_owned(),
+            body,
+            began,
+            ended,
+            answer,
+        });
         accepted
     }
 }

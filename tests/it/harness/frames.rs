@@ -38,7 +38,12 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A settings frame with this one setting.
 pub fn setting(id: u16, value: u32) -> Vec<u8> {
-    frame(SETTINGS, 0, 0, &[&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+    frame(
+        SETTINGS,
+        0,
+        0,
+        &[&id.to_be_bytes()[..], &value.to_be_bytes()].concat(),
+    )
 }
 
 /// Fields as a header block (RFC 7541 §6.2.2: literals without indexing, no Huffman coding).
@@ -56,7 +61,9 @@ pub fn block<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8
 
 /// A string's length (RFC 7541 §5.1, with a prefix of 7 bits).
 fn length(block: &mut Vec<u8>, length: usize) {
-    let Some(mut rest) = length.checked_sub(127) else { return block.push(low_byte(length)) };
+    let Some(mut rest) = length.checked_sub(127) else {
+        return block.push(low_byte(length));
+    };
     block.push(127);
     while rest >= 128 {
         block.push(low_byte(rest % 128) | 128);
@@ -88,11 +95,15 @@ pub struct Frames {
 
 impl Frames {
     pub async fn connect(to: SocketAddr) -> Self {
-        let stream = within("connect", TcpStream::connect(to)).await.expect("the gateway accepts");
+        let stream = within("connect", TcpStream::connect(to))
+            .await
+            .expect("the gateway accepts");
         stream.set_nodelay(true).expect("a socket option");
         let (read, write) = stream.into_split();
         let mut frames = Self { read, write };
-        frames.write(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        frames
+            .write(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
+            .await;
         frames
     }
 
@@ -108,9 +119,16 @@ impl Frames {
 
     /// The settings that the gateway begins with.
     pub async fn settings(&mut self) -> Vec<(u16, u32)> {
-        let (kind, payload) = within("settings", read_frame(&mut self.read)).await.expect("a frame");
+        let (kind, payload) = within("settings", read_frame(&mut self.read))
+            .await
+            .expect("a frame");
         assert_eq!(kind, SETTINGS);
-        let setting = |bytes: &[u8]| (u16::from_be_bytes([bytes[0], bytes[1]]), number(&bytes[2..]));
+        let setting = |bytes: &[u8]| {
+            (
+                u16::from_be_bytes([bytes[0], bytes[1]]),
+                number(&bytes[2..]),
+            )
+        };
         payload.chunks_exact(6).map(setting).collect()
     }
 
@@ -118,7 +136,10 @@ impl Frames {
     /// was written: how it ended it, if it did.
     pub async fn flood(self, bytes: &[u8], times: usize) -> Option<End> {
         const LAST: [u8; 8] = *b"the last";
-        let Self { mut read, mut write } = self;
+        let Self {
+            mut read,
+            mut write,
+        } = self;
         let reading = async {
             loop {
                 match read_frame(&mut read).await {
@@ -183,7 +204,10 @@ fn number(bytes: &[u8]) -> u32 {
 /// 0 for one that is a reference to an earlier answer.
 fn status(block: &[u8]) -> u16 {
     const KNOWN: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
-    let start = block.iter().position(|byte| byte & 0xe0 != 0x20).expect("more than table sizes");
+    let start = block
+        .iter()
+        .position(|byte| byte & 0xe0 != 0x20)
+        .expect("more than table sizes");
     let digits = match block[start..] {
         [indexed @ 0x88..=0x8e, ..] => return KNOWN[usize::from(indexed - 0x88)],
         [0x48 | 0x08, 3, ref digits @ ..] => digits[..3].iter().map(|digit| digit - b'0').collect(),
@@ -192,12 +216,18 @@ fn status(block: &[u8]) -> u16 {
         }
         _ => Vec::new(),
     };
-    digits.into_iter().take(3).fold(0, |status, digit| status * 10 + u16::from(digit))
+    digits
+        .into_iter()
+        .take(3)
+        .fold(0, |status, digit| status * 10 + u16::from(digit))
 }
 
 /// Digits (RFC 7541 appendix B): 0 to 2 have five bits, 3 to 9 six.
 fn huffman_digits(coded: &[u8]) -> Vec<u8> {
-    let bits: Vec<u8> = coded.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+    let bits: Vec<u8> = coded
+        .iter()
+        .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1))
+        .collect();
     let value = |bits: &[u8]| bits.iter().fold(0, |value, bit| value << 1 | bit);
     let mut digits = Vec::new();
     let mut rest = &bits[..];

@@ -80,11 +80,17 @@ pub struct Under {
 impl Under {
     /// The command must become the binary (`exec`): what a test kills is the process it started.
     pub fn command(command: Vec<OsString>) -> Self {
-        Self { command, environment: Vec::new() }
+        Self {
+            command,
+            environment: Vec::new(),
+        }
     }
 
     pub fn environment(environment: Vec<(OsString, OsString)>) -> Self {
-        Self { command: Vec::new(), environment }
+        Self {
+            command: Vec::new(),
+            environment,
+        }
     }
 }
 
@@ -102,8 +108,16 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(routes: impl Into<Vec<Route>>) -> Self {
-        let (environment, files, under, sockets) = (Vec::new(), Vec::new(), Under::default(), Vec::new());
-        let setup = Self { keys: Vec::new(), routes: routes.into(), environment, files, under, sockets };
+        let (environment, files, under, sockets) =
+            (Vec::new(), Vec::new(), Under::default(), Vec::new());
+        let setup = Self {
+            keys: Vec::new(),
+            routes: routes.into(),
+            environment,
+            files,
+            under,
+            sockets,
+        };
         setup
             .with("listen", r#"[{address: "127.0.0.1:0"}]"#)
             .with("admin", r#"{address: "127.0.0.1:0"}"#)
@@ -146,7 +160,11 @@ impl Setup {
     }
 
     pub fn yaml(&self) -> String {
-        let mut lines: Vec<String> = self.keys.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+        let mut lines: Vec<String> = self
+            .keys
+            .iter()
+            .map(|(key, value)| format!("{key}: {value}"))
+            .collect();
         lines.push("routes:".into());
         for route in &self.routes {
             for (number, (key, value)) in route.keys.iter().enumerate() {
@@ -199,7 +217,13 @@ impl Gateway {
     pub fn launch(setup: impl Into<Setup>) -> Self {
         let (setup, directory) = (setup.into(), tempfile::tempdir().expect("a folder"));
         let process = spawn(&setup, directory.path());
-        Self { setup, process, directory, front: Front::default(), listening: None }
+        Self {
+            setup,
+            process,
+            directory,
+            front: Front::default(),
+            listening: None,
+        }
     }
 
     /// Runs the binary on a configuration it must refuse: its exit code and all it said.
@@ -273,7 +297,10 @@ impl Gateway {
     pub async fn comes_up(&mut self) -> Result<(), Refusal> {
         let Some(listening) = up(&self.process).await else {
             let status = self.process.exited().await;
-            return Err(Refusal { code: status.code(), output: self.process.output() });
+            return Err(Refusal {
+                code: status.code(),
+                output: self.process.output(),
+            });
         };
         self.listening = Some(listening);
         self.front.set(Some(listening.data));
@@ -282,7 +309,10 @@ impl Gateway {
 
     async fn must_come_up(&mut self) {
         if let Err(refusal) = self.comes_up().await {
-            panic!("the gateway did not start, exit code {:?}:\n{}", refusal.code, refusal.output);
+            panic!(
+                "the gateway did not start, exit code {:?}:\n{}",
+                refusal.code, refusal.output
+            );
         }
     }
 
@@ -290,13 +320,18 @@ impl Gateway {
     pub async fn refuses_a_second(&self) -> Refusal {
         let process = spawn(&self.setup, self.directory.path());
         let status = process.exited().await;
-        Refusal { code: status.code(), output: process.output() }
+        Refusal {
+            code: status.code(),
+            output: process.output(),
+        }
     }
 
     /// Waits until it says that it is ready.
     #[track_caller]
     pub fn is_ready(&self) -> impl Future<Output = ()> {
-        eventually("the gateway is ready", async || self.admin_get("/readyz").await.status == 200)
+        eventually("the gateway is ready", async || {
+            self.admin_get("/readyz").await.status == 200
+        })
     }
 
     /// Whether the process has ended.
@@ -310,16 +345,26 @@ impl Gateway {
 
     /// Memory that the process holds, in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running process");
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("a running process");
+        let kib = status.lines().find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        });
         kib.map(|kib: u64| kib * 1024).expect("a resident size")
     }
 
     /// Sockets that the process has open. (Of the store's files more are opened as they are wanted, and kept.)
     pub fn open_sockets(&self) -> usize {
-        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running process");
+        let files =
+            std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running process");
         let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
-        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+        targets
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
     }
 
     /// Where senders find it, also after it was started again.
@@ -335,7 +380,10 @@ impl Gateway {
     /// The store's files, those that live only while the gateway runs included.
     pub fn store_files(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.store()).expect("the store's folder");
-        entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()).collect()
+        entries
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.is_file())
+            .collect()
     }
 
     /// Where webhooks go.
@@ -375,8 +423,9 @@ impl Gateway {
 
     /// The store's databases.
     pub fn databases(&self) -> Vec<PathBuf> {
-        let is_database =
-            |path: &PathBuf| std::fs::read(path).is_ok_and(|content| content.starts_with(b"SQLite format 3\0"));
+        let is_database = |path: &PathBuf| {
+            std::fs::read(path).is_ok_and(|content| content.starts_with(b"SQLite format 3\0"))
+        };
         self.store_files().into_iter().filter(is_database).collect()
     }
 
@@ -384,12 +433,15 @@ impl Gateway {
     pub async fn api(&self, path: &str) -> Value {
         let answer = self.admin_get(path).await;
         assert_eq!(answer.status, 200, "GET {path}: {}", answer.text());
-        serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("GET {path}: {error}: {}", answer.text()))
+        serde_json::from_slice(&answer.body)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}: {}", answer.text()))
     }
 
     /// `POST` of a JSON document to the admin listener.
     pub async fn admin_post(&self, path: &str, document: &Value) -> Answer {
-        let request = Request::post(document.to_string().as_bytes()).at(path).set("Host", &self.admin().to_string());
+        let request = Request::post(document.to_string().as_bytes())
+            .at(path)
+            .set("Host", &self.admin().to_string());
         Client::connect(self.admin()).await.send(request).await
     }
 
@@ -401,36 +453,64 @@ impl Gateway {
 
     /// Waits until a series has reached a value: answers are written before they are counted.
     #[track_caller]
-    pub fn metric_reaches(&self, name: &str, labels: &[(&str, &str)], value: f64) -> impl Future<Output = ()> {
+    pub fn metric_reaches(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        value: f64,
+    ) -> impl Future<Output = ()> {
         let what = format!("hookgate_{name}{labels:?} reaches {value}");
-        eventually(what, async move || self.metrics().await.find(name, labels) == Some(value))
+        eventually(what, async move || {
+            self.metrics().await.find(name, labels) == Some(value)
+        })
     }
 
     /// Waits until a series has reached a value or gone past it.
     #[track_caller]
-    pub fn metrics_past(&self, name: &str, labels: &[(&str, &str)], value: f64) -> impl Future<Output = ()> {
+    pub fn metrics_past(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        value: f64,
+    ) -> impl Future<Output = ()> {
         let what = format!("hookgate_{name}{labels:?} is {value} or more");
-        eventually(what, async move || self.metrics().await.find(name, labels) >= Some(value))
+        eventually(what, async move || {
+            self.metrics().await.find(name, labels) >= Some(value)
+        })
     }
 
     /// Log lines so far.
     pub fn lines(&self) -> Vec<Value> {
         let parse = |line: &String| {
-            serde_json::from_str(line).unwrap_or_else(|error| panic!("a log line that is not JSON ({error}): {line:?}"))
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("a log line that is not JSON ({error}): {line:?}"))
         };
-        self.process.lines().iter().filter(|line| !line.is_empty()).map(parse).collect()
+        self.process
+            .lines()
+            .iter()
+            .filter(|line| !line.is_empty())
+            .map(parse)
+            .collect()
     }
 
     /// The lines of requests.
     pub fn access_lines(&self) -> Vec<Value> {
-        self.lines().into_iter().filter(|line| line["message"] == "request").collect()
+        self.lines()
+            .into_iter()
+            .filter(|line| line["message"] == "request")
+            .collect()
     }
 
     /// Waits for a request's line with these members, and returns it.
     #[track_caller]
     pub fn logged(&self, members: Value) -> impl Future<Output = Value> {
-        let fits =
-            move |line: &Value| members.as_object().expect("members").iter().all(|(k, v)| line.get(k) == Some(v));
+        let fits = move |line: &Value| {
+            members
+                .as_object()
+                .expect("members")
+                .iter()
+                .all(|(k, v)| line.get(k) == Some(v))
+        };
         let find = move || self.access_lines().into_iter().find(&fits);
         async move {
             eventually("the request is logged", async || find().is_some()).await;
@@ -480,7 +560,10 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let lines = self.process.lines();
-            eprintln!("the gateway's last words:\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+            eprintln!(
+                "the gateway's last words:\n{}",
+                lines[lines.len().saturating_sub(25)..].join("\n")
+            );
         }
     }
 }
@@ -491,33 +574,61 @@ fn spawn(setup: &Setup, folder: &Path) -> Process {
         std::fs::write(folder.join(name), content).expect("a writable folder");
     }
     let mut line = setup.under.command.clone();
-    line.extend([env!("CARGO_BIN_EXE_hookgate"), "run", "--config", "hookgate.yaml"].map(OsString::from));
+    line.extend(
+        [
+            env!("CARGO_BIN_EXE_hookgate"),
+            "run",
+            "--config",
+            "hookgate.yaml",
+        ]
+        .map(OsString::from),
+    );
     let mut command = Command::new(&line[0]);
     command.args(&line[1..]).current_dir(folder);
-    command.env_remove("RUST_LOG").envs(setup.environment.iter().cloned());
+    command
+        .env_remove("RUST_LOG")
+        .envs(setup.environment.iter().cloned());
     command.envs(setup.under.environment.iter().cloned());
     if !setup.sockets.is_empty() {
         let copy = |socket: &Arc<TcpListener>| OwnedFd::from(socket.try_clone().expect("a copy"));
-        let numbered =
-            (3..).zip(&setup.sockets).map(|(child_fd, socket)| FdMapping { parent_fd: copy(socket), child_fd });
+        let numbered = (3..)
+            .zip(&setup.sockets)
+            .map(|(child_fd, socket)| FdMapping {
+                parent_fd: copy(socket),
+                child_fd,
+            });
         command.env("LISTEN_FDS", setup.sockets.len().to_string());
-        command.fd_mappings(numbered.collect()).expect("each has a number of its own");
+        command
+            .fd_mappings(numbered.collect())
+            .expect("each has a number of its own");
     }
     Process::spawn(&mut command)
 }
 
 /// Waits until the gateway is ready: its data and admin addresses, or `None` when it has ended instead.
 async fn up(process: &Process) -> Option<Listening> {
-    let address = |listener| process.lines().iter().find_map(|line| listening_address(line, listener));
+    let address = |listener| {
+        process
+            .lines()
+            .iter()
+            .find_map(|line| listening_address(line, listener))
+    };
     let mut ready = None;
     eventually("the gateway is ready", async || {
         if process.exit().is_some() {
             return true;
         }
-        let (Some(data), Some(admin)) = (address("data"), address("admin")) else { return false };
+        let (Some(data), Some(admin)) = (address("data"), address("admin")) else {
+            return false;
+        };
         let request = Request::new("GET", "/readyz").set("Host", &admin.to_string());
-        let Some(mut client) = Client::try_connect(admin).await else { return false };
-        let answer = client.send_raw(&request.bytes()).await.filter(|answer| answer.status == 200);
+        let Some(mut client) = Client::try_connect(admin).await else {
+            return false;
+        };
+        let answer = client
+            .send_raw(&request.bytes())
+            .await
+            .filter(|answer| answer.status == 200);
         ready = answer.map(|_| Listening { data, admin });
         ready.is_some()
     })
@@ -533,5 +644,9 @@ fn listening_address(line: &str, listener: &str) -> Option<SocketAddr> {
     }
     let fits = line.contains("listening") && line.contains(listener);
     let start = line.find("127.0.0.1:").filter(|_| fits)?;
-    line[start..].split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').next()?.parse().ok()
+    line[start..]
+        .split(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
+        .next()?
+        .parse()
+        .ok()
 }

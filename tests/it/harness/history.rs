@@ -42,7 +42,10 @@ pub struct Disturbance {
 impl Disturbance {
     /// One that is over.
     pub fn since(from: Instant) -> Self {
-        Self { from, to: Instant::now() }
+        Self {
+            from,
+            to: Instant::now(),
+        }
     }
 }
 
@@ -87,7 +90,8 @@ pub enum Violation {
 
 impl Attempt {
     fn was_taken(&self) -> bool {
-        self.status.is_some_and(|status| (200..300).contains(&status))
+        self.status
+            .is_some_and(|status| (200..300).contains(&status))
     }
 }
 
@@ -113,9 +117,17 @@ impl History {
             let mut attempts = attempts.remove(id).unwrap_or_default();
             attempts.sort_by_key(|attempt| attempt.began);
             let broken = self.of_event(id, copies, &attempts);
-            found.extend(broken.into_iter().map(|violation| ((*id).to_owned(), violation)));
+            found.extend(
+                broken
+                    .into_iter()
+                    .map(|violation| ((*id).to_owned(), violation)),
+            );
         }
-        found.extend(attempts.keys().map(|id| ((*id).to_owned(), Violation::Invented)));
+        found.extend(
+            attempts
+                .keys()
+                .map(|id| ((*id).to_owned(), Violation::Invented)),
+        );
         found
     }
 
@@ -124,27 +136,47 @@ impl History {
         let violations = self.violations();
         if let Some((id, _)) = violations.first() {
             let some: Vec<_> = violations.iter().take(10).collect();
-            panic!("{} broken promises, such as {some:?}; one of the stories:\n{}", violations.len(), self.story(id));
+            panic!(
+                "{} broken promises, such as {some:?}; one of the stories:\n{}",
+                violations.len(),
+                self.story(id)
+            );
         }
     }
 
     /// How many events were acknowledged.
     pub fn acknowledged(&self) -> usize {
         let acknowledged = self.sent.iter().filter(|copy| self.acknowledges(copy));
-        acknowledged.map(|copy| &copy.id).collect::<BTreeSet<_>>().len()
+        acknowledged
+            .map(|copy| &copy.id)
+            .collect::<BTreeSet<_>>()
+            .len()
     }
 
     fn of_event(&self, id: &str, copies: &[&Sent], attempts: &[&Attempt]) -> Vec<Violation> {
         let mut broken = Vec::new();
         let acknowledged = copies.iter().any(|copy| self.acknowledges(copy));
-        if acknowledged && !attempts.iter().any(|attempt| attempt.was_taken()) && !self.dead.contains(id) {
+        if acknowledged
+            && !attempts.iter().any(|attempt| attempt.was_taken())
+            && !self.dead.contains(id)
+        {
             broken.push(Violation::Lost);
         }
-        let told = copies.iter().filter(|copy| self.tells_of_delivery(copy)).map(|copy| copy.ended).min();
-        if attempts.iter().any(|attempt| told.is_some_and(|told| attempt.began > told)) {
+        let told = copies
+            .iter()
+            .filter(|copy| self.tells_of_delivery(copy))
+            .map(|copy| copy.ended)
+            .min();
+        if attempts
+            .iter()
+            .any(|attempt| told.is_some_and(|told| attempt.began > told))
+        {
             broken.push(Violation::ForwardedAgain);
         }
-        let after_taken = attempts.iter().skip_while(|attempt| !attempt.was_taken()).skip(1);
+        let after_taken = attempts
+            .iter()
+            .skip_while(|attempt| !attempt.was_taken())
+            .skip(1);
         if after_taken.into_iter().any(|attempt| !attempt.marked) {
             broken.push(Violation::Unmarked);
         }
@@ -156,14 +188,19 @@ impl History {
                 broken.push(Violation::Overlapping);
             }
         }
-        if attempts.iter().any(|attempt| copies.iter().all(|copy| copy.body != attempt.body)) {
+        if attempts
+            .iter()
+            .any(|attempt| copies.iter().all(|copy| copy.body != attempt.body))
+        {
             broken.push(Violation::Altered);
         }
         broken
     }
 
     fn acknowledges(&self, copy: &Sent) -> bool {
-        matches!(copy.outcome(), Some("queued")) || self.tells_of_delivery(copy) || copy.outcome() == Some("duplicate")
+        matches!(copy.outcome(), Some("queued"))
+            || self.tells_of_delivery(copy)
+            || copy.outcome() == Some("duplicate")
     }
 
     fn tells_of_delivery(&self, copy: &Sent) -> bool {
@@ -175,7 +212,9 @@ impl History {
     }
 
     fn disturbed_between(&self, earlier: Instant, later: Instant) -> bool {
-        self.disturbances.iter().any(|disturbance| disturbance.from <= later && disturbance.to >= earlier)
+        self.disturbances
+            .iter()
+            .any(|disturbance| disturbance.from <= later && disturbance.to >= earlier)
     }
 
     /// What happened to one event, in order.
@@ -191,12 +230,25 @@ impl History {
             let end = attempt.ended.unwrap_or(attempt.began);
             lines.push((
                 end,
-                format!("attempt ends: {:?}{}", attempt.status, if attempt.ended.is_none() { ", open" } else { "" }),
+                format!(
+                    "attempt ends: {:?}{}",
+                    attempt.status,
+                    if attempt.ended.is_none() {
+                        ", open"
+                    } else {
+                        ""
+                    }
+                ),
             ));
         }
-        let (first, last) = (lines.iter().map(|line| line.0).min(), lines.iter().map(|line| line.0).max());
+        let (first, last) = (
+            lines.iter().map(|line| line.0).min(),
+            lines.iter().map(|line| line.0).max(),
+        );
         for disturbance in &self.disturbances {
-            if first.is_some_and(|first| disturbance.to >= first) && last.is_some_and(|last| disturbance.from <= last) {
+            if first.is_some_and(|first| disturbance.to >= first)
+                && last.is_some_and(|last| disturbance.from <= last)
+            {
                 lines.push((disturbance.from, "disturbance begins".into()));
                 lines.push((disturbance.to, "disturbance ends".into()));
             }
@@ -204,7 +256,13 @@ impl History {
         lines.sort_by_key(|(at, _)| *at);
         let start = lines.first().map(|(at, _)| *at);
         let line = |(at, what): &(Instant, String)| {
-            format!("  {:>10.3} ms  {what}\n", start.map_or(Duration::ZERO, |start| *at - start).as_secs_f64() * 1e3)
+            format!(
+                "  {:>10.3} ms  {what}\n",
+                start
+                    .map_or(Duration::ZERO, |start| *at - start)
+                    .as_secs_f64()
+                    * 1e3
+            )
         };
         format!("{id}\n{}", lines.iter().map(line).collect::<String>())
     }
@@ -235,7 +293,10 @@ mod tests {
                 disturbances: Vec::new(),
                 dead: BTreeSet::new(),
             };
-            Self { start: Instant::now(), history }
+            Self {
+                start: Instant::now(),
+                history,
+            }
         }
 
         fn at(&self, ms: u64) -> Instant {
@@ -245,24 +306,48 @@ mod tests {
         fn sent(mut self, from: u64, to: u64, outcome: Option<&str>) -> Self {
             let answer = outcome.map(|outcome| (200, outcome.to_owned()));
             let (began, ended) = (self.at(from), self.at(to));
-            self.history.sent.push(Sent { id: "evt".into(), body: "body".into(), began, ended, answer });
+            self.history.sent.push(Sent {
+                id: "evt".into(),
+                body: "body".into(),
+                began,
+                ended,
+                answer,
+            });
             self
         }
 
         fn attempt(mut self, from: u64, to: Option<u64>, status: Option<u16>) -> Self {
             let (began, ended) = (self.at(from), to.map(|to| self.at(to)));
-            let (id, body, marked) = ("evt".into(), b"body".into(), !self.history.attempts.is_empty());
-            self.history.attempts.push(Attempt { id, body, began, ended, status, marked });
+            let (id, body, marked) = (
+                "evt".into(),
+                b"body".into(),
+                !self.history.attempts.is_empty(),
+            );
+            self.history.attempts.push(Attempt {
+                id,
+                body,
+                began,
+                ended,
+                status,
+                marked,
+            });
             self
         }
 
         fn disturbed(mut self, from: u64, to: u64) -> Self {
-            self.history.disturbances.push(Disturbance { from: self.at(from), to: self.at(to) });
+            self.history.disturbances.push(Disturbance {
+                from: self.at(from),
+                to: self.at(to),
+            });
             self
         }
 
         fn found(&self) -> Vec<Violation> {
-            self.history.violations().into_iter().map(|(_, violation)| violation).collect()
+            self.history
+                .violations()
+                .into_iter()
+                .map(|(_, violation)| violation)
+                .collect()
         }
     }
 
@@ -278,13 +363,24 @@ mod tests {
 
     #[test]
     fn what_should_happen_breaks_no_promise() {
-        let plain = proxied().sent(0, 9, Some("delivered")).attempt(2, Some(5), TAKEN).sent(20, 21, Some("duplicate"));
+        let plain = proxied()
+            .sent(0, 9, Some("delivered"))
+            .attempt(2, Some(5), TAKEN)
+            .sent(20, 21, Some("duplicate"));
         assert_eq!(plain.found(), []);
-        let refused = proxied().sent(0, 9, Some("upstream_rejected")).attempt(2, Some(5), Some(500));
+        let refused =
+            proxied()
+                .sent(0, 9, Some("upstream_rejected"))
+                .attempt(2, Some(5), Some(500));
         assert_eq!(refused.found(), []);
-        let second = refused.sent(10, 19, Some("delivered")).attempt(12, Some(15), TAKEN);
+        let second = refused
+            .sent(10, 19, Some("delivered"))
+            .attempt(12, Some(15), TAKEN);
         assert_eq!(second.found(), []);
-        let later = queued().sent(0, 5, Some("queued")).attempt(9, Some(10), Some(503)).attempt(20, Some(21), TAKEN);
+        let later = queued()
+            .sent(0, 5, Some("queued"))
+            .attempt(9, Some(10), Some(503))
+            .attempt(20, Some(21), TAKEN);
         assert_eq!(later.found(), []);
         let unanswered = proxied().sent(0, 5, None);
         assert_eq!(unanswered.found(), [], "nobody was promised anything");
@@ -292,58 +388,120 @@ mod tests {
 
     #[test]
     fn an_acknowledged_event_that_nobody_took_is_lost() {
-        assert_eq!(queued().sent(0, 5, Some("queued")).found(), [Violation::Lost]);
-        let refused = queued().sent(0, 5, Some("queued")).attempt(6, Some(7), Some(500)).attempt(8, Some(9), None);
+        assert_eq!(
+            queued().sent(0, 5, Some("queued")).found(),
+            [Violation::Lost]
+        );
+        let refused = queued()
+            .sent(0, 5, Some("queued"))
+            .attempt(6, Some(7), Some(500))
+            .attempt(8, Some(9), None);
         assert_eq!(refused.found(), [Violation::Lost]);
-        assert_eq!(proxied().sent(0, 5, Some("delivered")).found(), [Violation::Lost]);
+        assert_eq!(
+            proxied().sent(0, 5, Some("delivered")).found(),
+            [Violation::Lost]
+        );
         // The 202 itself was lost with the gateway; the copy's answer is an acknowledgement too.
-        assert_eq!(queued().sent(0, 5, None).sent(6, 7, Some("duplicate")).found(), [Violation::Lost]);
-        assert_eq!(proxied().sent(6, 7, Some("duplicate")).found(), [Violation::Lost]);
+        assert_eq!(
+            queued()
+                .sent(0, 5, None)
+                .sent(6, 7, Some("duplicate"))
+                .found(),
+            [Violation::Lost]
+        );
+        assert_eq!(
+            proxied().sent(6, 7, Some("duplicate")).found(),
+            [Violation::Lost]
+        );
     }
 
     #[test]
     fn a_dead_letter_is_not_lost() {
-        let mut dead = queued().sent(0, 5, Some("queued")).attempt(6, Some(7), Some(410));
+        let mut dead = queued()
+            .sent(0, 5, Some("queued"))
+            .attempt(6, Some(7), Some(410));
         dead.history.dead.insert("evt".into());
         assert_eq!(dead.found(), []);
     }
 
     #[test]
-    fn an_attempt_after_the_sender_was_told_of_delivery_is_found_even_when_the_gateway_was_killed() {
-        let again = proxied().sent(0, 9, Some("delivered")).attempt(2, Some(5), TAKEN).attempt(20, Some(21), TAKEN);
+    fn an_attempt_after_the_sender_was_told_of_delivery_is_found_even_when_the_gateway_was_killed()
+    {
+        let again = proxied()
+            .sent(0, 9, Some("delivered"))
+            .attempt(2, Some(5), TAKEN)
+            .attempt(20, Some(21), TAKEN);
         let again = again.disturbed(10, 11);
         assert_eq!(again.found(), [Violation::ForwardedAgain]);
-        let told_by_a_copy = proxied().sent(0, 9, None).attempt(2, Some(5), TAKEN).sent(10, 12, Some("duplicate"));
-        let told_by_a_copy = told_by_a_copy.attempt(20, Some(21), Some(500)).disturbed(13, 14);
+        let told_by_a_copy =
+            proxied()
+                .sent(0, 9, None)
+                .attempt(2, Some(5), TAKEN)
+                .sent(10, 12, Some("duplicate"));
+        let told_by_a_copy = told_by_a_copy
+            .attempt(20, Some(21), Some(500))
+            .disturbed(13, 14);
         assert_eq!(told_by_a_copy.found(), [Violation::ForwardedAgain]);
     }
 
     #[test]
     fn behind_a_queue_a_duplicate_may_still_wait_for_its_delivery() {
-        let waiting = queued().sent(0, 5, Some("queued")).sent(6, 7, Some("duplicate")).attempt(9, Some(10), TAKEN);
+        let waiting = queued()
+            .sent(0, 5, Some("queued"))
+            .sent(6, 7, Some("duplicate"))
+            .attempt(9, Some(10), TAKEN);
         assert_eq!(waiting.found(), []);
         // Spilled or passed on at once: `delivered` means the same everywhere.
-        let delivered = queued().sent(0, 5, Some("delivered")).attempt(1, Some(2), TAKEN).attempt(9, Some(10), TAKEN);
-        assert_eq!(delivered.found(), [Violation::ForwardedAgain, Violation::Repeated]);
+        let delivered = queued()
+            .sent(0, 5, Some("delivered"))
+            .attempt(1, Some(2), TAKEN)
+            .attempt(9, Some(10), TAKEN);
+        assert_eq!(
+            delivered.found(),
+            [Violation::ForwardedAgain, Violation::Repeated]
+        );
     }
 
     #[test]
     fn an_attempt_after_one_that_was_taken_needs_a_disturbance_between() {
-        let repeated = || queued().sent(0, 5, Some("queued")).attempt(6, Some(7), TAKEN).attempt(20, Some(21), TAKEN);
+        let repeated = || {
+            queued()
+                .sent(0, 5, Some("queued"))
+                .attempt(6, Some(7), TAKEN)
+                .attempt(20, Some(21), TAKEN)
+        };
         assert_eq!(repeated().found(), [Violation::Repeated]);
-        assert_eq!(repeated().disturbed(0, 4).found(), [Violation::Repeated], "it was over before");
-        assert_eq!(repeated().disturbed(25, 30).found(), [Violation::Repeated], "it came later");
+        assert_eq!(
+            repeated().disturbed(0, 4).found(),
+            [Violation::Repeated],
+            "it was over before"
+        );
+        assert_eq!(
+            repeated().disturbed(25, 30).found(),
+            [Violation::Repeated],
+            "it came later"
+        );
         assert_eq!(repeated().disturbed(8, 9).found(), []);
-        assert_eq!(repeated().disturbed(0, 6).found(), [], "it ended while the attempt was open");
+        assert_eq!(
+            repeated().disturbed(0, 6).found(),
+            [],
+            "it ended while the attempt was open"
+        );
     }
 
     #[test]
     fn an_attempt_after_one_that_was_taken_is_marked_whatever_happened_between() {
         let marks = |marks: [bool; 3]| {
-            let mut told =
-                queued().sent(0, 5, Some("queued")).attempt(6, Some(7), Some(500)).attempt(8, Some(9), TAKEN);
+            let mut told = queued()
+                .sent(0, 5, Some("queued"))
+                .attempt(6, Some(7), Some(500))
+                .attempt(8, Some(9), TAKEN);
             told = told.disturbed(10, 11).attempt(20, Some(21), TAKEN);
-            told.history.attempts.iter_mut().zip(marks).for_each(|(attempt, marked)| attempt.marked = marked);
+            told.history
+                .attempts
+                .iter_mut()
+                .zip(marks)
+                .for_each(|(attempt, marked)| attempt.marked = marked);
             told.found()
         };
         assert_eq!(marks([false, false, true]), []);
@@ -353,27 +511,54 @@ mod tests {
     #[test]
     fn two_attempts_at_one_time_are_found() {
         let sent = || queued().sent(0, 5, Some("queued"));
-        let overlapping = sent().attempt(6, Some(20), Some(500)).attempt(10, Some(30), TAKEN);
+        let overlapping = sent()
+            .attempt(6, Some(20), Some(500))
+            .attempt(10, Some(30), TAKEN);
         assert_eq!(overlapping.found(), [Violation::Overlapping]);
-        assert_eq!(sent().attempt(6, None, None).attempt(10, Some(30), TAKEN).found(), [Violation::Overlapping]);
-        let out_of_order = sent().attempt(10, Some(30), TAKEN).attempt(6, Some(20), Some(500));
+        assert_eq!(
+            sent()
+                .attempt(6, None, None)
+                .attempt(10, Some(30), TAKEN)
+                .found(),
+            [Violation::Overlapping]
+        );
+        let out_of_order = sent()
+            .attempt(10, Some(30), TAKEN)
+            .attempt(6, Some(20), Some(500));
         assert_eq!(out_of_order.found(), [Violation::Overlapping]);
-        assert_eq!(sent().attempt(6, Some(10), Some(500)).attempt(10, Some(30), TAKEN).found(), []);
+        assert_eq!(
+            sent()
+                .attempt(6, Some(10), Some(500))
+                .attempt(10, Some(30), TAKEN)
+                .found(),
+            []
+        );
     }
 
     #[test]
     fn another_body_and_an_event_nobody_sent_are_found() {
-        let mut altered = queued().sent(0, 5, Some("queued")).attempt(6, Some(7), TAKEN);
+        let mut altered = queued()
+            .sent(0, 5, Some("queued"))
+            .attempt(6, Some(7), TAKEN);
         altered.history.attempts[0].body.push(b' ');
         assert_eq!(altered.found(), [Violation::Altered]);
-        assert_eq!(queued().attempt(6, Some(7), TAKEN).found(), [Violation::Invented]);
+        assert_eq!(
+            queued().attempt(6, Some(7), TAKEN).found(),
+            [Violation::Invented]
+        );
     }
 
     #[test]
     fn every_event_is_judged_by_itself() {
-        let mut two = queued().sent(0, 5, Some("queued")).attempt(6, Some(20), TAKEN).sent(0, 5, Some("queued"));
+        let mut two = queued()
+            .sent(0, 5, Some("queued"))
+            .attempt(6, Some(20), TAKEN)
+            .sent(0, 5, Some("queued"));
         two.history.sent[1].id = "other".into();
-        assert_eq!(two.history.violations().into_iter().collect::<Vec<_>>(), [("other".into(), Violation::Lost)]);
+        assert_eq!(
+            two.history.violations().into_iter().collect::<Vec<_>>(),
+            [("other".into(), Violation::Lost)]
+        );
         assert_eq!(two.history.acknowledged(), 2);
     }
 }

@@ -12,41 +12,68 @@ pub struct Metrics {
 impl Metrics {
     pub fn parse(text: String) -> Self {
         let sample = |line: &str| {
-            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line}"));
-            let value = value.parse().unwrap_or_else(|_| panic!("not a number: {line}"));
+            let (series, value) = line
+                .rsplit_once(' ')
+                .unwrap_or_else(|| panic!("not a sample: {line}"));
+            let value = value
+                .parse()
+                .unwrap_or_else(|_| panic!("not a number: {line}"));
             (series.to_owned(), value)
         };
-        let series = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(sample).collect();
+        let series = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(sample)
+            .collect();
         Self { text, series }
     }
 
     /// The sum over all series of this name (without `hookgate_`) that carry these labels; they must exist.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.find(name, labels)
-            .unwrap_or_else(|| panic!("no series hookgate_{name} with {labels:?} in:\n{}", self.text))
+        self.find(name, labels).unwrap_or_else(|| {
+            panic!(
+                "no series hookgate_{name} with {labels:?} in:\n{}",
+                self.text
+            )
+        })
     }
 
     #[track_caller]
     pub fn assert_value(&self, name: &str, labels: &[(&str, &str)], expected: f64) {
         let value = self.value(name, labels);
-        assert!((value - expected).abs() < f64::EPSILON, "hookgate_{name}{labels:?} is {value}, not {expected}");
+        assert!(
+            (value - expected).abs() < f64::EPSILON,
+            "hookgate_{name}{labels:?} is {value}, not {expected}"
+        );
     }
 
     #[track_caller]
     pub fn assert_at_least(&self, name: &str, labels: &[(&str, &str)], least: f64) {
         let value = self.value(name, labels);
-        assert!(value >= least, "hookgate_{name}{labels:?} is {value}, below {least}");
+        assert!(
+            value >= least,
+            "hookgate_{name}{labels:?} is {value}, below {least}"
+        );
     }
 
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let wanted: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{value}\""))
+            .collect();
         let fits = |series: &str| {
             let (full, rest) = series.split_once('{').unwrap_or((series, "}"));
             let present: Vec<&str> = rest.trim_end_matches('}').split(',').collect();
-            full.strip_prefix("hookgate_") == Some(name) && wanted.iter().all(|label| present.contains(&label.as_str()))
+            full.strip_prefix("hookgate_") == Some(name)
+                && wanted.iter().all(|label| present.contains(&label.as_str()))
         };
-        let values: Vec<f64> = self.series.iter().filter(|(series, _)| fits(series)).map(|(_, value)| *value).collect();
+        let values: Vec<f64> = self
+            .series
+            .iter()
+            .filter(|(series, _)| fits(series))
+            .map(|(_, value)| *value)
+            .collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
 

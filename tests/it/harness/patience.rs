@@ -30,5 +30,9 @@ where
 #[track_caller]
 pub fn within<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let at = std::panic::Location::caller();
-    async move { timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("took too long: {what} ({at})")) }
+    async move {
+        timeout(PATIENCE, future)
+            .await
+            .unwrap_or_else(|_| panic!("took too long: {what} ({at})"))
+    }
 }

@@ -12,7 +12,12 @@ use super::tls::Issued;
 use super::upstream::ClosedPort;
 
 /// What the server is started with. Without fsync: tests kill the process, never the machine.
-const SETTINGS: [&str; 4] = ["listen_addresses=127.0.0.1", "max_connections=100", "shared_buffers=32MB", "fsync=off"];
+const SETTINGS: [&str; 4] = [
+    "listen_addresses=127.0.0.1",
+    "max_connections=100",
+    "shared_buffers=32MB",
+    "fsync=off",
+];
 
 /// A server on a port that stays its own. Stopped, and its data removed, when the test ends.
 pub struct Postgres {
@@ -34,12 +39,19 @@ impl Postgres {
 
     async fn start_with(shows: Option<&Issued>) -> Option<Self> {
         let (cluster, port) = (Cluster::new()?, ClosedPort::new());
-        if let Some(Issued { certificate, key, .. }) = shows {
+        if let Some(Issued {
+            certificate, key, ..
+        }) = shows
+        {
             own_file(&cluster, "server.crt", certificate);
             own_file(&cluster, "server.key", key);
             own_file(&cluster, "postgresql.auto.conf", "ssl = on\n");
         }
-        let postgres = Self { process: serve(&cluster, port.address()), cluster, port };
+        let postgres = Self {
+            process: serve(&cluster, port.address()),
+            cluster,
+            port,
+        };
         postgres.is_ready().await;
         Some(postgres)
     }
@@ -93,9 +105,18 @@ impl Postgres {
     #[track_caller]
     fn is_ready(&self) -> impl Future<Output = ()> {
         eventually("PostgreSQL is ready", async || {
-            assert!(self.process.exit().is_none(), "PostgreSQL is gone:\n{}", self.process.output());
+            assert!(
+                self.process.exit().is_none(),
+                "PostgreSQL is gone:\n{}",
+                self.process.output()
+            );
             let mut ready = self.cluster.program("pg_isready");
-            ready.args(["-q", "-d"]).arg(self.url()).status().expect("pg_isready runs").success()
+            ready
+                .args(["-q", "-d"])
+                .arg(self.url())
+                .status()
+                .expect("pg_isready runs")
+                .success()
         })
     }
 }
@@ -130,11 +151,20 @@ fn own_file(cluster: &Cluster, name: &str, content: &str) {
 
 fn serve(cluster: &Cluster, address: SocketAddr) -> Process {
     let mut command = cluster.unprivileged("postgres");
-    command.arg("-D").arg(cluster.folder()).arg("-k").arg(cluster.folder()).args(["-p", &address.port().to_string()]);
+    command
+        .arg("-D")
+        .arg(cluster.folder())
+        .arg("-k")
+        .arg(cluster.folder())
+        .args(["-p", &address.port().to_string()]);
     Process::spawn(command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting])))
 }
 
 fn children(process: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"))
+        .unwrap_or_default();
+    children
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .collect()
 }

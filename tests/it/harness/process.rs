@@ -23,7 +23,11 @@ pub struct Process {
 
 impl Process {
     pub fn spawn(command: &mut Command) -> Self {
-        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let spawned = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let (stdout, reader) = collect(child.stdout.take().expect("piped"));
         let (stderr, another) = collect(child.stderr.take().expect("piped"));
@@ -35,7 +39,12 @@ impl Process {
                 let _ = child.lock().expect("not poisoned").kill();
             }
         });
-        Self { child, stdout, stderr, readers: [reader, another] }
+        Self {
+            child,
+            stdout,
+            stderr,
+            readers: [reader, another],
+        }
     }
 
     /// Everything written so far, standard output first.
@@ -49,14 +58,26 @@ impl Process {
     pub fn lines(&self) -> Vec<String> {
         let stderr = self.stderr.lock().expect("not poisoned");
         let complete = stderr.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
-        String::from_utf8_lossy(&stderr[..complete]).split('\n').map(str::to_owned).collect()
+        String::from_utf8_lossy(&stderr[..complete])
+            .split('\n')
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Waits for a line that contains the text, on either stream, and returns it.
     pub async fn says(&self, text: &str) -> String {
-        let find = || self.output().lines().find(|line| line.contains(text)).map(str::to_owned);
+        let find = || {
+            self.output()
+                .lines()
+                .find(|line| line.contains(text))
+                .map(str::to_owned)
+        };
         eventually(format!("the child says {text:?}"), async || {
-            assert!(self.exit().is_none() || find().is_some(), "the child is gone:\n{}", self.output());
+            assert!(
+                self.exit().is_none() || find().is_some(),
+                "the child is gone:\n{}",
+                self.output()
+            );
             find().is_some()
         })
         .await;
@@ -82,18 +103,32 @@ impl Process {
         let mut child = self.child.lock().expect("not poisoned");
         if child.try_wait().expect("a child to wait for").is_none() {
             let kill = format!("kill -{name} {}", child.id());
-            assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh").success(), "{kill}");
+            assert!(
+                Command::new("sh")
+                    .args(["-c", &kill])
+                    .status()
+                    .expect("sh")
+                    .success(),
+                "{kill}"
+            );
         }
     }
 
     pub fn exit(&self) -> Option<ExitStatus> {
-        self.child.lock().expect("not poisoned").try_wait().expect("a child to wait for")
+        self.child
+            .lock()
+            .expect("not poisoned")
+            .try_wait()
+            .expect("a child to wait for")
     }
 
     /// Waits for the child's own end, and for the last of what it wrote.
     pub async fn exited(&self) -> ExitStatus {
         eventually("the child exits", async || self.exit().is_some()).await;
-        eventually("all is read", async || self.readers.iter().all(JoinHandle::is_finished)).await;
+        eventually("all is read", async || {
+            self.readers.iter().all(JoinHandle::is_finished)
+        })
+        .await;
         self.exit().expect("just seen")
     }
 }
@@ -123,7 +158,8 @@ pub async fn freeze(processes: &[u32]) {
     signal("STOP", processes);
     for process in processes {
         eventually(format!("process {process} stands still"), async || {
-            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+            let status =
+                std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
             // Stopped, or ended before.
             status.is_empty() || status.contains("State:\tT") || status.contains("State:\tZ")
         })
@@ -134,6 +170,9 @@ pub async fn freeze(processes: &[u32]) {
 /// Sends a signal to each that still runs.
 pub fn signal(name: &str, processes: &[u32]) {
     for process in processes {
-        let _ = Command::new("sh").args(["-c", &format!("kill -{name} {process} 2>/dev/null")]).status().expect("sh");
+        let _ = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {process} 2>/dev/null")])
+            .status()
+            .expect("sh");
     }
 }

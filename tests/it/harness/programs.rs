@@ -7,7 +7,10 @@ use std::path::PathBuf;
 pub fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf> {
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-        assert!(!ci, "{what} is missing, and CI=true means that nothing is skipped");
+        assert!(
+            !ci,
+            "{what} is missing, and CI=true means that nothing is skipped"
+        );
         // Written past the test runner's capture, so that a skip is seen.
         let _ = writeln!(std::io::stderr(), "SKIPPED, {what} is missing: {skipped}");
     }
@@ -20,5 +23,7 @@ pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
         return Some(PathBuf::from(path)).filter(|path| path.is_file());
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }

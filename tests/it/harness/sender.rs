@@ -46,7 +46,9 @@ impl Event {
     }
 
     pub fn typed(id: &str, kind: &str) -> Self {
-        Self::raw(format!(r#"{{"id":"{id}","type":"{kind}","data":{{"n":1}}}}"#))
+        Self::raw(format!(
+            r#"{{"id":"{id}","type":"{kind}","data":{{"n":1}}}}"#
+        ))
     }
 
     pub fn raw(body: impl Into<Vec<u8>>) -> Self {
@@ -98,12 +100,22 @@ pub struct Request {
 impl Request {
     pub fn new(method: &str, target: &str) -> Self {
         let headers = vec![("Host".to_owned(), "hooks.test".to_owned())];
-        Self { method: method.into(), target: target.into(), headers, body: Vec::new(), framing: Framing::None }
+        Self {
+            method: method.into(),
+            target: target.into(),
+            headers,
+            body: Vec::new(),
+            framing: Framing::None,
+        }
     }
 
     pub fn post(body: &[u8]) -> Self {
         let request = Self::new("POST", PATH).header("Content-Type", "application/json");
-        Self { body: body.to_vec(), framing: Framing::Length, ..request }
+        Self {
+            body: body.to_vec(),
+            framing: Framing::Length,
+            ..request
+        }
     }
 
     /// Adds a field; the same name may be added twice.
@@ -150,7 +162,9 @@ impl Request {
             head.extend(format!("{name}: {value}\r\n").bytes());
         }
         match self.framing {
-            Framing::Length => head.extend(format!("Content-Length: {}\r\n", self.body.len()).bytes()),
+            Framing::Length => {
+                head.extend(format!("Content-Length: {}\r\n", self.body.len()).bytes())
+            }
             Framing::Chunks(_) => head.extend(b"Transfer-Encoding: chunked\r\n"),
             Framing::None => {}
         }
@@ -212,8 +226,17 @@ impl Answer {
     /// The status, and exactly one `Hookgate-Outcome` with this value.
     #[track_caller]
     pub fn assert(&self, status: u16, outcome: &str) -> &Self {
-        assert_eq!((self.status, self.outcome()), (status, outcome), "{self:?}: {}", self.text());
-        assert_eq!(self.headers.all("Hookgate-Outcome").len(), 1, "one outcome: {self:?}");
+        assert_eq!(
+            (self.status, self.outcome()),
+            (status, outcome),
+            "{self:?}: {}",
+            self.text()
+        );
+        assert_eq!(
+            self.headers.all("Hookgate-Outcome").len(),
+            1,
+            "one outcome: {self:?}"
+        );
         self
     }
 
@@ -222,12 +245,20 @@ impl Answer {
     pub fn assert_problem(&self, status: u16, code: &str) -> &Self {
         self.assert(status, code);
         let kind = self.header("Content-Type").unwrap_or_default();
-        assert!(kind.starts_with("application/problem+json"), "content type {kind:?}");
+        assert!(
+            kind.starts_with("application/problem+json"),
+            "content type {kind:?}"
+        );
         let problem: Value = serde_json::from_slice(&self.body).expect("a problem is JSON");
         assert_eq!(problem["status"], status, "{problem}");
         assert_eq!(problem["code"], code, "{problem}");
         for member in ["type", "title", "detail"] {
-            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {problem}");
+            assert!(
+                problem[member]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty()),
+                "{member} in {problem}"
+            );
         }
         self
     }
@@ -247,15 +278,28 @@ impl Answer {
     /// `Retry-After` in whole seconds, at least one.
     #[track_caller]
     pub fn assert_retry_after(&self) -> &Self {
-        let seconds = self.header("Retry-After").and_then(|value| value.parse::<u64>().ok());
-        assert!(seconds.is_some_and(|seconds| seconds >= 1), "Retry-After: {self:?}");
+        let seconds = self
+            .header("Retry-After")
+            .and_then(|value| value.parse::<u64>().ok());
+        assert!(
+            seconds.is_some_and(|seconds| seconds >= 1),
+            "Retry-After: {self:?}"
+        );
         self
     }
 
     fn new(message: Message) -> Self {
-        let status = message.start.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = message
+            .start
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok());
         let status = status.unwrap_or_else(|| panic!("not a status line: {:?}", message.start));
-        Self { status, headers: message.headers, body: message.body }
+        Self {
+            status,
+            headers: message.headers,
+            body: message.body,
+        }
     }
 }
 
@@ -267,32 +311,52 @@ pub struct Client<S = TcpStream> {
 
 impl Client {
     pub async fn connect(to: SocketAddr) -> Self {
-        let stream = within("connect", TcpStream::connect(to)).await.expect("the gateway accepts");
+        let stream = within("connect", TcpStream::connect(to))
+            .await
+            .expect("the gateway accepts");
         stream.set_nodelay(true).expect("a socket option");
-        Self { stream, reader: Reader::default() }
+        Self {
+            stream,
+            reader: Reader::default(),
+        }
     }
 
     /// From another address of this machine, such as 127.0.0.2.
     pub async fn connect_from(from: IpAddr, to: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind((from, 0).into()).expect("an address of this machine");
-        let stream = within("connect", socket.connect(to)).await.expect("the gateway accepts");
-        Self { stream, reader: Reader::default() }
+        socket
+            .bind((from, 0).into())
+            .expect("an address of this machine");
+        let stream = within("connect", socket.connect(to))
+            .await
+            .expect("the gateway accepts");
+        Self {
+            stream,
+            reader: Reader::default(),
+        }
     }
 
     /// With room for so few bytes that an answer can't lie there unread.
     pub async fn connect_narrow(to: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a socket option");
-        let stream = within("connect", socket.connect(to)).await.expect("the gateway accepts");
-        Self { stream, reader: Reader::default() }
+        let stream = within("connect", socket.connect(to))
+            .await
+            .expect("the gateway accepts");
+        Self {
+            stream,
+            reader: Reader::default(),
+        }
     }
 
     /// `None` when nobody listens there.
     pub async fn try_connect(to: SocketAddr) -> Option<Self> {
         let stream = within("connect", TcpStream::connect(to)).await.ok()?;
         stream.set_nodelay(true).ok()?;
-        Some(Self { stream, reader: Reader::default() })
+        Some(Self {
+            stream,
+            reader: Reader::default(),
+        })
     }
 
     /// Hangs up as a crashed sender does.
@@ -310,8 +374,15 @@ impl Client {
         name: &str,
         protocols: &[&str],
     ) -> io::Result<Client<TlsStream<TcpStream>>> {
-        let stream = within("a TLS handshake", trust.connect(self.stream, name, protocols)).await?;
-        Ok(Client { stream, reader: Reader::default() })
+        let stream = within(
+            "a TLS handshake",
+            trust.connect(self.stream, name, protocols),
+        )
+        .await?;
+        Ok(Client {
+            stream,
+            reader: Reader::default(),
+        })
     }
 }
 
@@ -319,23 +390,44 @@ impl Client {
 impl Client<TlsStream<TcpStream>> {
     /// # Errors
     /// When there was no handshake.
-    pub async fn connect_tls(to: SocketAddr, trust: &Trust, name: &str, protocols: &[&str]) -> io::Result<Self> {
-        Client::connect(to).await.secure(trust, name, protocols).await
+    pub async fn connect_tls(
+        to: SocketAddr,
+        trust: &Trust,
+        name: &str,
+        protocols: &[&str],
+    ) -> io::Result<Self> {
+        Client::connect(to)
+            .await
+            .secure(trust, name, protocols)
+            .await
     }
 
     /// What both sides have agreed to speak.
     pub fn protocol(&self) -> Option<String> {
-        self.stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
+        self.stream
+            .get_ref()
+            .1
+            .alpn_protocol()
+            .map(|name| String::from_utf8_lossy(name).into_owned())
     }
 
     pub fn was_shown(&self, issued: &Issued) -> bool {
-        let shown = self.stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let shown = self
+            .stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first);
         shown.is_some_and(|shown| shown.as_ref() == issued.der)
     }
 
     /// Hangs up without TLS' farewell.
     pub fn reset(self) {
-        self.stream.into_inner().0.set_zero_linger().expect("a socket option");
+        self.stream
+            .into_inner()
+            .0
+            .set_zero_linger()
+            .expect("a socket option");
     }
 }
 
@@ -350,8 +442,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Sends and reads at the same time: an early answer is seen, and a body that nobody reads blocks nothing.
     pub async fn send(&mut self, request: impl Into<Request>) -> Answer {
         let request = request.into();
-        let kind = if request.method == "HEAD" { Kind::ResponseToHead } else { Kind::Response };
-        self.exchange(&request.bytes(), kind).await.expect("an answer, not a closed connection")
+        let kind = if request.method == "HEAD" {
+            Kind::ResponseToHead
+        } else {
+            Kind::Response
+        };
+        self.exchange(&request.bytes(), kind)
+            .await
+            .expect("an answer, not a closed connection")
     }
 
     /// `None` when the connection was closed instead.
@@ -398,8 +496,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// The next answer, a `100 Continue` included.
     pub async fn answer(&mut self) -> Answer {
-        let message = within("an answer", self.reader.message(&mut self.stream, Kind::Response)).await;
-        Answer::new(message.expect("a whole answer").expect("an answer, not a closed connection"))
+        let message = within(
+            "an answer",
+            self.reader.message(&mut self.stream, Kind::Response),
+        )
+        .await;
+        Answer::new(
+            message
+                .expect("a whole answer")
+                .expect("an answer, not a closed connection"),
+        )
     }
 
     /// Waits for the gateway to close this connection; nothing more may come on it.
@@ -407,14 +513,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub fn closed(&mut self) -> impl Future<Output = ()> {
         let at = std::panic::Location::caller();
         async move {
-            let rest = within("the gateway closes the connection", self.reader.rest(&mut self.stream)).await;
-            assert!(rest.is_empty(), "more on a connection to be closed: {:?} ({at})", String::from_utf8_lossy(&rest));
+            let rest = within(
+                "the gateway closes the connection",
+                self.reader.rest(&mut self.stream),
+            )
+            .await;
+            assert!(
+                rest.is_empty(),
+                "more on a connection to be closed: {:?} ({at})",
+                String::from_utf8_lossy(&rest)
+            );
         }
     }
 
     /// Everything that still comes until the gateway closes this connection.
     pub async fn rest(&mut self) -> String {
-        let rest = within("the gateway closes the connection", self.reader.rest(&mut self.stream)).await;
+        let rest = within(
+            "the gateway closes the connection",
+            self.reader.rest(&mut self.stream),
+        )
+        .await;
         String::from_utf8_lossy(&rest).into_owned()
     }
 
@@ -454,7 +572,12 @@ pub struct H2Client {
 
 impl H2Client {
     pub async fn connect(to: SocketAddr) -> Self {
-        Self::over(within("connect", TcpStream::connect(to)).await.expect("the gateway accepts")).await
+        Self::over(
+            within("connect", TcpStream::connect(to))
+                .await
+                .expect("the gateway accepts"),
+        )
+        .await
     }
 
     async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Self {
@@ -467,13 +590,21 @@ impl H2Client {
     }
 
     pub async fn send(&mut self, request: impl Into<Request>) -> Answer {
-        self.try_send(request, &[]).await.expect("an answer, not a reset stream")
+        self.try_send(request, &[])
+            .await
+            .expect("an answer, not a reset stream")
     }
 
     /// Sends a request with trailers; `None` when the stream was reset instead of answered.
-    pub async fn try_send(&mut self, request: impl Into<Request>, trailers: &[(&str, &str)]) -> Option<Answer> {
+    pub async fn try_send(
+        &mut self,
+        request: impl Into<Request>,
+        trailers: &[(&str, &str)],
+    ) -> Option<Answer> {
         let request = request.into();
-        within("an answer over HTTP/2", self.exchange(request, trailers)).await.ok()
+        within("an answer over HTTP/2", self.exchange(request, trailers))
+            .await
+            .ok()
     }
 
     /// Sends head and body and leaves the stream open; the answer that comes all the same.
@@ -484,17 +615,26 @@ impl H2Client {
             stream.send_data(Bytes::from(request.body.clone()), false)?;
             receive(response).await
         };
-        within("an answer over HTTP/2", sending).await.expect("an answer, not a reset stream")
+        within("an answer over HTTP/2", sending)
+            .await
+            .expect("an answer, not a reset stream")
     }
 
-    async fn exchange(&mut self, request: Request, trailers: &[(&str, &str)]) -> Result<Answer, h2::Error> {
+    async fn exchange(
+        &mut self,
+        request: Request,
+        trailers: &[(&str, &str)],
+    ) -> Result<Answer, h2::Error> {
         let mut sender = self.sender.clone().ready().await?;
         let (response, mut stream) = sender.send_request(h2_head(&request), false)?;
         let mut body = Bytes::from(request.body);
         let sending = async move {
             while !body.is_empty() {
                 stream.reserve_capacity(body.len());
-                let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+                let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await
+                else {
+                    return;
+                };
                 let _ = stream.send_data(body.split_to(room.min(body.len())), false);
             }
             if trailers.is_empty() {
@@ -516,17 +656,32 @@ async fn receive(response: h2::client::ResponseFuture) -> Result<Answer, h2::Err
         content.flow_control().release_capacity(data.len())?;
         body.extend(data);
     }
-    let text = |value: &http::HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
-    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    Ok(Answer { status: head.status.as_u16(), headers: Headers(headers), body })
+    let text =
+        |value: &http::HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
+    let headers = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value)))
+        .collect();
+    Ok(Answer {
+        status: head.status.as_u16(),
+        headers: Headers(headers),
+        body,
+    })
 }
 
 fn h2_head(request: &Request) -> http::Request<()> {
-    let host = request.headers.iter().find(|(name, _)| name == "Host").map_or("hooks.test", |(_, value)| value);
+    let host = request
+        .headers
+        .iter()
+        .find(|(name, _)| name == "Host")
+        .map_or("hooks.test", |(_, value)| value);
     let mut head = http::Request::new(());
     *head.version_mut() = http::Version::HTTP_2;
     *head.method_mut() = request.method.parse().expect("a method");
-    *head.uri_mut() = format!("http://{host}{}", request.target).parse().expect("a target");
+    *head.uri_mut() = format!("http://{host}{}", request.target)
+        .parse()
+        .expect("a target");
     let fields = request.headers.iter().filter(|(name, _)| name != "Host");
     *head.headers_mut() = h2_fields(fields.map(|(name, value)| (name.as_str(), value.as_str())));
     head

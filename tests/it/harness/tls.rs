@@ -5,17 +5,21 @@ use std::io;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
-    ClientConfig, ConfigBuilder, ConfigSide, DEFAULT_VERSIONS, DigitallySignedStruct, Error, RootCertStore,
-    ServerConfig, SignatureScheme, SupportedProtocolVersion, WantsVerifier, WantsVersions,
+    ClientConfig, ConfigBuilder, ConfigSide, DEFAULT_VERSIONS, DigitallySignedStruct, Error,
+    RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion, WantsVerifier,
+    WantsVersions,
 };
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -31,10 +35,15 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name.push(DnType::CommonName, "hookgate's test authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "hookgate's test authority");
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
     }
 
     /// What goes into the route's `ca` file.
@@ -66,10 +75,16 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         // Another name than the authority's, or some verifiers take the certificate for self-signed.
-        params.distinguished_name.push(DnType::CommonName, "a receiver");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "a receiver");
         params.extended_key_usages = vec![purpose];
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        Issued { certificate: certificate.pem(), der: certificate.der().to_vec(), key: key.serialize_pem() }
+        Issued {
+            certificate: certificate.pem(),
+            der: certificate.der().to_vec(),
+            key: key.serialize_pem(),
+        }
     }
 }
 
@@ -102,21 +117,35 @@ pub struct Trust {
 
 impl Trust {
     pub fn of(authority: &Authority) -> Self {
-        let authority = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate");
-        Self { authority: Some(authority), ..Self::anybody() }
+        let authority =
+            CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate");
+        Self {
+            authority: Some(authority),
+            ..Self::anybody()
+        }
     }
 
     pub fn anybody() -> Self {
-        Self { authority: None, shows: None, versions: DEFAULT_VERSIONS.to_vec() }
+        Self {
+            authority: None,
+            shows: None,
+            versions: DEFAULT_VERSIONS.to_vec(),
+        }
     }
 
     /// TLS of this version alone.
     pub fn version(self, version: &'static SupportedProtocolVersion) -> Self {
-        Self { versions: vec![version], ..self }
+        Self {
+            versions: vec![version],
+            ..self
+        }
     }
 
     pub fn showing(self, issued: &Issued) -> Self {
-        Self { shows: Some(issued.clone()), ..self }
+        Self {
+            shows: Some(issued.clone()),
+            ..self
+        }
     }
 
     pub async fn connect(
@@ -132,7 +161,9 @@ impl Trust {
                 roots.add(authority.clone()).expect("an authority");
                 builder.with_root_certificates(roots)
             }
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)),
+            None => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anybody)),
         };
         let mut config = match &self.shows {
             None => builder.with_no_client_auth(),
@@ -140,9 +171,14 @@ impl Trust {
                 .with_client_auth_cert(vec![issued.der.clone().into()], private_key(&issued.key))
                 .expect("a certificate and its key"),
         };
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|protocol| protocol.as_bytes().to_vec())
+            .collect();
         let name = ServerName::try_from(name.to_owned()).expect("a name");
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
     }
 }
 
@@ -150,7 +186,9 @@ fn builder<Side: ConfigSide>(
     start: impl FnOnce(Arc<CryptoProvider>) -> ConfigBuilder<Side, WantsVersions>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ConfigBuilder<Side, WantsVerifier> {
-    start(Arc::new(default_provider())).with_protocol_versions(versions).expect("versions with ciphers")
+    start(Arc::new(default_provider()))
+        .with_protocol_versions(versions)
+        .expect("versions with ciphers")
 }
 
 fn private_key(pem: &str) -> PrivateKeyDer<'static> {
@@ -192,6 +230,8 @@ impl ServerCertVerifier for Anybody {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
+        default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -50,26 +50,54 @@ impl Trial {
     }
 
     /// The same with another configuration.
-    pub async fn start_with(change: impl Fn(Setup) -> Setup, change_route: impl Fn(Route) -> Route) -> Self {
-        let upstreams = ["proxy", "queue", "spill"].map(|delivery| (delivery, Upstream::deciding(moody)));
+    pub async fn start_with(
+        change: impl Fn(Setup) -> Setup,
+        change_route: impl Fn(Route) -> Route,
+    ) -> Self {
+        let upstreams =
+            ["proxy", "queue", "spill"].map(|delivery| (delivery, Upstream::deciding(moody)));
         let route = |(delivery, upstream): &(&'static str, Upstream)| {
-            let route = change_route(Route::to(upstream).named(delivery).with("delivery", delivery));
+            let route = change_route(
+                Route::to(upstream)
+                    .named(delivery)
+                    .with("delivery", delivery),
+            );
             if *delivery == "proxy" {
                 return route;
             }
-            route.with("retry", "{initial: 20ms, factor: 2, max_interval: 200ms, horizon: 1h}")
+            route.with(
+                "retry",
+                "{initial: 20ms, factor: 2, max_interval: 200ms, horizon: 1h}",
+            )
         };
-        let setup = change(Setup::new(upstreams.iter().map(route).collect::<Vec<_>>()).stopping_at_once());
+        let setup =
+            change(Setup::new(upstreams.iter().map(route).collect::<Vec<_>>()).stopping_at_once());
         let gateway = Gateway::start(setup.clone()).await;
         let fronts = Fronts::from(&gateway.front());
         let lane = |(delivery, upstream): (&'static str, Upstream)| {
-            let duplicate = if delivery == "proxy" { Duplicate::IsDelivered } else { Duplicate::IsAccepted };
+            let duplicate = if delivery == "proxy" {
+                Duplicate::IsDelivered
+            } else {
+                Duplicate::IsAccepted
+            };
             let fleet = Fleet::start_as(delivery, &fronts, &Lane::path(delivery), SENDERS);
-            Lane { delivery, duplicate, upstream, fleet }
+            Lane {
+                delivery,
+                duplicate,
+                upstream,
+                fleet,
+            }
         };
         let lanes = upstreams.into_iter().map(lane).collect();
         let (beside, disturbances) = (VecDeque::new(), Vec::new());
-        let trial = Self { gateway, beside, fronts, setup, lanes, disturbances };
+        let trial = Self {
+            gateway,
+            beside,
+            fronts,
+            setup,
+            lanes,
+            disturbances,
+        };
         trial.progresses(5).await;
         trial
     }
@@ -84,7 +112,8 @@ impl Trial {
     /// The next in turn is the one that is disturbed.
     pub fn turns_to_the_next(&mut self) {
         if let Some(next) = self.beside.pop_front() {
-            self.beside.push_back(std::mem::replace(&mut self.gateway, next));
+            self.beside
+                .push_back(std::mem::replace(&mut self.gateway, next));
         }
     }
 
@@ -138,7 +167,11 @@ impl Trial {
         for ((delivery, _, sent), upstream) in histories.iter_mut().zip(&upstreams) {
             let before = upstream.count();
             self.knows_again(delivery, sent).await;
-            assert_eq!(upstream.count(), before, "copies of accepted events reach the upstream of {delivery}");
+            assert_eq!(
+                upstream.count(),
+                before,
+                "copies of accepted events reach the upstream of {delivery}"
+            );
         }
         self.queues_are_empty().await;
         for gateway in self.beside.iter_mut().chain([&mut self.gateway]) {
@@ -150,7 +183,13 @@ impl Trial {
         let disturbances = self.disturbances;
         for ((delivery, duplicate, sent), upstream) in histories.into_iter().zip(&upstreams) {
             let (attempts, dead) = (upstream.attempts(), BTreeSet::new());
-            let history = History { duplicate, sent, attempts, disturbances: disturbances.clone(), dead };
+            let history = History {
+                duplicate,
+                sent,
+                attempts,
+                disturbances: disturbances.clone(),
+                dead,
+            };
             eprintln!(
                 "{delivery}: {} copies sent, {} events acknowledged, {} attempts, {} disturbances",
                 history.sent.len(),
@@ -175,7 +214,8 @@ impl Trial {
                 return answer.status == 200 && answer.text().contains(r#""total":0"#);
             }
             let metrics = self.gateway.metrics().await;
-            let waiting = ["pending", "delivering"].map(|state| metrics.find("queue_events", &[("state", state)]));
+            let waiting = ["pending", "delivering"]
+                .map(|state| metrics.find("queue_events", &[("state", state)]));
             waiting.into_iter().all(|count| count == Some(0.0))
         })
         .await;
@@ -183,13 +223,26 @@ impl Trial {
 
     /// Sends copies of some accepted events, early and late ones; all must be duplicates.
     async fn knows_again(&self, delivery: &str, sent: &[Sent]) {
-        let accepted: Vec<_> = sent.iter().filter(|copy| copy.outcome().is_some_and(is_accepted)).collect();
+        let accepted: Vec<_> = sent
+            .iter()
+            .filter(|copy| copy.outcome().is_some_and(is_accepted))
+            .collect();
         assert!(!accepted.is_empty(), "nothing was accepted by {delivery}");
         let mut client = self.gateway.connect().await;
-        for copy in accepted.iter().rev().step_by(accepted.len().div_ceil(ASKED_AGAIN)) {
+        for copy in accepted
+            .iter()
+            .rev()
+            .step_by(accepted.len().div_ceil(ASKED_AGAIN))
+        {
             let again = async {
                 loop {
-                    let answer = client.send(Event::raw(copy.body.to_vec()).post().at(&Lane::path(delivery))).await;
+                    let answer = client
+                        .send(
+                            Event::raw(copy.body.to_vec())
+                                .post()
+                                .at(&Lane::path(delivery)),
+                        )
+                        .await;
                     // A shared store may be slow; senders ask again.
                     if answer.status != 503 || !self.is_shared() {
                         return answer;
@@ -197,7 +250,13 @@ impl Trial {
                 }
             };
             let answer = within("an answer of the store", again).await;
-            assert_eq!(answer.outcome(), "duplicate", "{} was answered {:?} before", copy.id, copy.answer);
+            assert_eq!(
+                answer.outcome(),
+                "duplicate",
+                "{} was answered {:?} before",
+                copy.id,
+                copy.answer
+            );
         }
     }
 }
@@ -220,15 +279,28 @@ fn moody(request: &Received, attempt: usize) -> Reply {
 
 /// Has the engine itself look at every database of a gateway that has ended.
 pub fn assert_store_is_whole(gateway: &Gateway) {
-    let Some(sqlite3) = tool("sqlite3", program("HOOKGATE_SQLITE3", "sqlite3"), "the check of the store's files")
-    else {
+    let Some(sqlite3) = tool(
+        "sqlite3",
+        program("HOOKGATE_SQLITE3", "sqlite3"),
+        "the check of the store's files",
+    ) else {
         return;
     };
     let databases = gateway.databases();
     assert!(!databases.is_empty(), "there is a database");
     for database in databases {
-        let check = Command::new(&sqlite3).arg(&database).arg("PRAGMA integrity_check").output().expect("sqlite3 runs");
+        let check = Command::new(&sqlite3)
+            .arg(&database)
+            .arg("PRAGMA integrity_check")
+            .output()
+            .expect("sqlite3 runs");
         let said = String::from_utf8_lossy(&check.stdout);
-        assert_eq!(said.trim(), "ok", "{}: {}", database.display(), String::from_utf8_lossy(&check.stderr));
+        assert_eq!(
+            said.trim(),
+            "ok",
+            "{}: {}",
+            database.display(),
+            String::from_utf8_lossy(&check.stderr)
+        );
     }
 }

@@ -71,13 +71,21 @@ impl Reply {
         if status < 200 || status == 204 || status == 304 {
             return Self::raw(format!("HTTP/1.1 {status} Scripted\r\n{lines}\r\n"));
         }
-        let head = format!("HTTP/1.1 {status} Scripted\r\n{lines}Content-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 {status} Scripted\r\n{lines}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
         Self::raw([head.as_bytes(), body].concat())
     }
 
     /// Exactly these bytes.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { gate: None, pause: Duration::ZERO, bytes: bytes.into().into(), after: After::KeepAlive }
+        Self {
+            gate: None,
+            pause: Duration::ZERO,
+            bytes: bytes.into().into(),
+            after: After::KeepAlive,
+        }
     }
 
     /// Reads the request and says nothing, until the other side goes.
@@ -147,7 +155,11 @@ type Decide = dyn Fn(&Received, usize) -> Reply + Send + Sync;
 impl Script {
     fn reply(&self, request: &Received, arrival: usize, attempt: usize) -> Reply {
         match self {
-            Self::InTurn(replies) => replies.get(arrival).or(replies.last()).expect("at least one reply").clone(),
+            Self::InTurn(replies) => replies
+                .get(arrival)
+                .or(replies.last())
+                .expect("at least one reply")
+                .clone(),
             Self::Decided(decide) => decide(request, attempt),
         }
     }
@@ -174,12 +186,20 @@ impl Received {
 
     #[track_caller]
     pub fn assert_header(&self, name: &str, value: &str) {
-        assert_eq!(self.headers.all(name), [value], "header {name} at the upstream");
+        assert_eq!(
+            self.headers.all(name),
+            [value],
+            "header {name} at the upstream"
+        );
     }
 
     #[track_caller]
     pub fn assert_no_header(&self, name: &str) {
-        assert!(!self.headers.has(name), "header {name} reached the upstream: {:?}", self.headers.all(name));
+        assert!(
+            !self.headers.has(name),
+            "header {name} reached the upstream: {:?}",
+            self.headers.all(name)
+        );
     }
 
     fn new(message: Message, connection: usize) -> Self {
@@ -231,20 +251,41 @@ impl Record {
     /// Notes an attempt; returns which arrival it is, from 0, and which at its event, from 1.
     fn begin(&self, request: Received, connection: &Arc<Socket>) -> (usize, usize) {
         let mut arrivals = self.arrivals();
-        let Arrivals { requests, ends, of_event } = &mut *arrivals;
-        let same = of_event.entry(request.header("Hookgate-Event-Id").unwrap_or_default().to_owned()).or_default();
+        let Arrivals {
+            requests,
+            ends,
+            of_event,
+        } = &mut *arrivals;
+        let same = of_event
+            .entry(
+                request
+                    .header("Hookgate-Event-Id")
+                    .unwrap_or_default()
+                    .to_owned(),
+            )
+            .or_default();
         for earlier in same.iter() {
             // A gateway that gave up, or was killed, has closed its end before it could begin anew; that we have
             // not been woken to see it is no overlap.
             let end = &mut ends[*earlier];
-            if end.connection.as_ref().is_some_and(|connection| hung_up(connection)) {
-                *end = End { ended: Some(request.at), ..End::default() };
+            if end
+                .connection
+                .as_ref()
+                .is_some_and(|connection| hung_up(connection))
+            {
+                *end = End {
+                    ended: Some(request.at),
+                    ..End::default()
+                };
             }
         }
         same.push(requests.len());
         let attempt = same.len();
         requests.push(request);
-        ends.push(End { connection: Some(Arc::clone(connection)), ..End::default() });
+        ends.push(End {
+            connection: Some(Arc::clone(connection)),
+            ..End::default()
+        });
         (requests.len() - 1, attempt)
     }
 
@@ -303,7 +344,12 @@ impl Upstream {
         let record = Arc::new(Record::default());
         let scheme = if identity.is_some() { "https" } else { "http" };
         let accepting = tokio::spawn(accept(listener, Arc::new(script), identity, record.clone()));
-        Self { address, scheme, record, accepting }
+        Self {
+            address,
+            scheme,
+            record,
+            accepting,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -346,35 +392,56 @@ impl Upstream {
     /// The requests that brought this event, in the order of arrival.
     pub fn requests_for(&self, id: &str) -> Vec<Received> {
         let arrivals = self.record.arrivals();
-        arrivals.of_event.get(id).into_iter().flatten().map(|arrival| arrivals.requests[*arrival].clone()).collect()
+        arrivals
+            .of_event
+            .get(id)
+            .into_iter()
+            .flatten()
+            .map(|arrival| arrivals.requests[*arrival].clone())
+            .collect()
     }
 
     /// Every attempt so far, in the order of arrival.
     pub fn attempts(&self) -> Vec<Attempt> {
         let arrivals = self.record.arrivals();
         let attempt = |(request, end): (&Received, &End)| Attempt {
-            id: request.header("Hookgate-Event-Id").unwrap_or_default().to_owned(),
+            id: request
+                .header("Hookgate-Event-Id")
+                .unwrap_or_default()
+                .to_owned(),
             body: request.body.clone(),
             began: request.at,
             ended: end.ended,
             status: end.status,
             marked: request.header("Hookgate-Possible-Duplicate") == Some("true"),
         };
-        arrivals.requests.iter().zip(&arrivals.ends).map(attempt).collect()
+        arrivals
+            .requests
+            .iter()
+            .zip(&arrivals.ends)
+            .map(attempt)
+            .collect()
     }
 
     /// The most attempts that were ever open at one time.
     pub fn most_at_once(&self) -> usize {
         let attempts = self.attempts();
         let open_at = |moment| {
-            let open = |a: &&Attempt| a.began <= moment && a.ended.is_none_or(|ended| ended > moment);
+            let open =
+                |a: &&Attempt| a.began <= moment && a.ended.is_none_or(|ended| ended > moment);
             attempts.iter().filter(open).count()
         };
-        attempts.iter().map(|attempt| open_at(attempt.began)).max().unwrap_or(0)
+        attempts
+            .iter()
+            .map(|attempt| open_at(attempt.began))
+            .max()
+            .unwrap_or(0)
     }
 
     pub fn last(&self) -> Received {
-        self.requests().pop().expect("a request reached the upstream")
+        self.requests()
+            .pop()
+            .expect("a request reached the upstream")
     }
 
     /// The event IDs in the order of arrival.
@@ -384,12 +451,19 @@ impl Upstream {
     }
 
     pub async fn received(&self, count: usize) {
-        eventually("the upstream receives the request", async || self.count() >= count).await;
+        eventually("the upstream receives the request", async || {
+            self.count() >= count
+        })
+        .await;
     }
 
     #[track_caller]
     pub fn assert_untouched(&self) {
-        assert_eq!((self.connections(), self.bytes()), (0, 0), "connections and bytes at the upstream");
+        assert_eq!(
+            (self.connections(), self.bytes()),
+            (0, 0),
+            "connections and bytes at the upstream"
+        );
     }
 }
 
@@ -432,8 +506,11 @@ impl NeverAccepts {
         let address = listener.local_addr().expect("an address");
         let mut queued = Vec::new();
         // The kernel takes one more than the backlog; when a connect does not come back, it is full.
-        while let Ok(Ok(stream)) =
-            tokio::time::timeout(std::time::Duration::from_millis(300), TcpStream::connect(address)).await
+        while let Ok(Ok(stream)) = tokio::time::timeout(
+            std::time::Duration::from_millis(300),
+            TcpStream::connect(address),
+        )
+        .await
         {
             queued.push(stream);
             assert!(queued.len() < 64, "the backlog never fills");
@@ -442,7 +519,10 @@ impl NeverAccepts {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/receiver", self.listener.local_addr().expect("an address"))
+        format!(
+            "http://{}/receiver",
+            self.listener.local_addr().expect("an address")
+        )
     }
 
     /// Starts accepting after all.
@@ -450,28 +530,52 @@ impl NeverAccepts {
         let address = self.listener.local_addr().expect("an address");
         let record = Arc::new(Record::default());
         drop(self.queued); // or they would be the first to be served
-        let accepting =
-            tokio::spawn(accept(self.listener, Arc::new(Script::InTurn(vec![Reply::ok()])), None, record.clone()));
-        Upstream { address, scheme: "http", record, accepting }
+        let accepting = tokio::spawn(accept(
+            self.listener,
+            Arc::new(Script::InTurn(vec![Reply::ok()])),
+            None,
+            record.clone(),
+        ));
+        Upstream {
+            address,
+            scheme: "http",
+            record,
+            accepting,
+        }
     }
 }
 
 fn bind() -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("a port that another may listen on while we only hold it");
-    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    socket
+        .set_reuseaddr(true)
+        .expect("a port that another may listen on while we only hold it");
+    socket
+        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .expect("a free port");
     socket
 }
 
-async fn accept(listener: TcpListener, script: Arc<Script>, identity: Option<Identity>, record: Arc<Record>) {
+async fn accept(
+    listener: TcpListener,
+    script: Arc<Script>,
+    identity: Option<Identity>,
+    record: Arc<Record>,
+) {
     while let Ok((stream, _)) = listener.accept().await {
         let number = record.connections.fetch_add(1, Ordering::SeqCst);
         record.open.fetch_add(1, Ordering::SeqCst);
         let (script, record, identity) = (script.clone(), record.clone(), identity.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            let socket = stream.as_fd().try_clone_to_owned().expect("a file descriptor to spare");
-            let connection = Connection { number, socket: Arc::new(socket.into()) };
+            let socket = stream
+                .as_fd()
+                .try_clone_to_owned()
+                .expect("a file descriptor to spare");
+            let connection = Connection {
+                number,
+                socket: Arc::new(socket.into()),
+            };
             let _ = match identity {
                 None => serve(stream, connection, &script, &record).await,
                 Some(identity) => match identity.accept(stream).await {
@@ -493,7 +597,12 @@ struct Connection {
     socket: Arc<Socket>,
 }
 
-async fn serve<S>(mut stream: S, connection: Connection, script: &Script, record: &Record) -> io::Result<()>
+async fn serve<S>(
+    mut stream: S,
+    connection: Connection,
+    script: &Script,
+    record: &Record,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

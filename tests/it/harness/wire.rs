@@ -13,7 +13,11 @@ pub struct Headers(pub Vec<(String, String)>);
 impl Headers {
     pub fn all(&self, name: &str) -> Vec<&str> {
         let same = |(n, _): &&(String, String)| n.eq_ignore_ascii_case(name);
-        self.0.iter().filter(same).map(|(_, v)| v.as_str()).collect()
+        self.0
+            .iter()
+            .filter(same)
+            .map(|(_, v)| v.as_str())
+            .collect()
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -54,7 +58,10 @@ pub struct Reader {
 
 impl Reader {
     pub fn counting(counter: Arc<AtomicUsize>) -> Self {
-        Self { buffer: Vec::new(), counter: Some(counter) }
+        Self {
+            buffer: Vec::new(),
+            counter: Some(counter),
+        }
     }
 
     /// The next message, or `None` when the connection ended before one began.
@@ -62,7 +69,9 @@ impl Reader {
     where
         R: AsyncRead + Unpin,
     {
-        let Some(head) = self.head(from).await? else { return Ok(None) };
+        let Some(head) = self.head(from).await? else {
+            return Ok(None);
+        };
         let (start, headers) = parse_head(&head)?;
         let body = match body_of(&start, &headers, kind)? {
             Body::None => Vec::new(),
@@ -70,7 +79,12 @@ impl Reader {
             Body::Chunked => self.chunks(from).await?,
             Body::UntilClose => self.rest(from).await,
         };
-        Ok(Some(Message { start, headers, body, head }))
+        Ok(Some(Message {
+            start,
+            headers,
+            body,
+            head,
+        }))
     }
 
     /// Everything up to the end of the connection, however it ends.
@@ -85,12 +99,20 @@ impl Reader {
                 return Ok(Some(self.buffer.drain(..end + 4).collect()));
             }
             if self.fill(from).await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(broken("head cut off")) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(broken("head cut off"))
+                };
             }
         }
     }
 
-    async fn take<R: AsyncRead + Unpin>(&mut self, from: &mut R, length: usize) -> io::Result<Vec<u8>> {
+    async fn take<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        length: usize,
+    ) -> io::Result<Vec<u8>> {
         while self.buffer.len() < length {
             if self.fill(from).await? == 0 {
                 return Err(broken("body cut off"));
@@ -118,7 +140,12 @@ impl Reader {
     async fn line<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<String> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n") {
-                let line = self.buffer.drain(..end + 2).take(end).map(char::from).collect();
+                let line = self
+                    .buffer
+                    .drain(..end + 2)
+                    .take(end)
+                    .map(char::from)
+                    .collect();
                 return Ok(line);
             }
             if self.fill(from).await? == 0 {
@@ -145,27 +172,40 @@ enum Body {
 
 fn body_of(start: &str, headers: &Headers, kind: Kind) -> io::Result<Body> {
     let code = start.split(' ').nth(1).unwrap_or_default();
-    let bodiless = kind != Kind::Request && (code.starts_with('1') || code == "204" || code == "304");
+    let bodiless =
+        kind != Kind::Request && (code.starts_with('1') || code == "204" || code == "304");
     if kind == Kind::ResponseToHead || bodiless {
         return Ok(Body::None);
     }
     if let Some(coding) = headers.get("transfer-encoding") {
         let chunked = coding.eq_ignore_ascii_case("chunked");
-        return if chunked { Ok(Body::Chunked) } else { Err(broken("transfer coding")) };
+        return if chunked {
+            Ok(Body::Chunked)
+        } else {
+            Err(broken("transfer coding"))
+        };
     }
     match headers.get("content-length") {
-        Some(length) => Ok(Body::Length(length.parse().map_err(|_| broken("content length"))?)),
+        Some(length) => Ok(Body::Length(
+            length.parse().map_err(|_| broken("content length"))?,
+        )),
         None if kind == Kind::Request => Ok(Body::None),
         None => Ok(Body::UntilClose),
     }
 }
 
 fn parse_head(head: &[u8]) -> io::Result<(String, Headers)> {
-    let text: String = head[..head.len() - 4].iter().copied().map(char::from).collect();
+    let text: String = head[..head.len() - 4]
+        .iter()
+        .copied()
+        .map(char::from)
+        .collect();
     let mut lines = text.split("\r\n");
     let start = lines.next().unwrap_or_default().to_owned();
     let field = |line: &str| {
-        let (name, value) = line.split_once(':').ok_or_else(|| broken("field without a colon"))?;
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| broken("field without a colon"))?;
         Ok((name.to_owned(), value.trim().to_owned()))
     };
     let fields = lines.map(field).collect::<io::Result<_>>()?;
@@ -173,7 +213,9 @@ fn parse_head(head: &[u8]) -> io::Result<(String, Headers)> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
 }
 
 fn broken(what: &str) -> io::Error {

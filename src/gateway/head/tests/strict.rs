@@ -22,22 +22,37 @@ pub fn check(sent: &[u8]) -> bool {
     if !matches!(at_once(session.read_request()), Ok(true)) {
         return false;
     }
-    let Ok(head) = Head::check(&session, HEADER_BYTES_MAX) else { return false };
+    let Ok(head) = Head::check(&session, HEADER_BYTES_MAX) else {
+        return false;
+    };
     let strict = Request::read(sent).expect("a strict reader reads what is let in");
     let lenient = session.req_header();
     assert_eq!(lenient.method.as_str().as_bytes(), strict.method);
     assert_eq!(lenient.headers, strict.headers);
-    let target = lenient.uri.path_and_query().map_or("", |target| target.as_str());
+    let target = lenient
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
     assert_eq!(encoded(target.as_bytes()), encoded(&strict.origin_form()));
     assert_eq!(head.host.as_deref(), strict.host().as_deref());
-    let body = match (strict.only("content-length"), strict.only("transfer-encoding")) {
+    let body = match (
+        strict.only("content-length"),
+        strict.only("transfer-encoding"),
+    ) {
         (Some(length), None) => {
             let length = length.parse().expect("a number");
             assert_eq!((head.content_length, head.chunked), (Some(length), false));
-            usize::try_from(length).ok().and_then(|length| strict.rest.get(..length)).map(Vec::from)
+            usize::try_from(length)
+                .ok()
+                .and_then(|length| strict.rest.get(..length))
+                .map(Vec::from)
         }
         (None, Some(coding)) => {
-            assert!(coding.eq_ignore_ascii_case("chunked") && head.chunked && head.content_length.is_none());
+            assert!(
+                coding.eq_ignore_ascii_case("chunked")
+                    && head.chunked
+                    && head.content_length.is_none()
+            );
             unchunked(strict.rest)
         }
         (None, None) => {
@@ -84,8 +99,15 @@ impl<'a> Request<'a> {
         let mut lines = Lines(&sent[..end + 2]);
         let line = lines.next()??;
         let is_space = |byte: &u8| *byte == b' ';
-        let (first, last) = (line.iter().position(is_space)?, line.iter().rposition(is_space)?);
-        let (method, target, version) = (&line[..first], line.get(first + 1..last)?, &line[last + 1..]);
+        let (first, last) = (
+            line.iter().position(is_space)?,
+            line.iter().rposition(is_space)?,
+        );
+        let (method, target, version) = (
+            &line[..first],
+            line.get(first + 1..last)?,
+            &line[last + 1..],
+        );
         let sound = is_token(method)
             && !target.is_empty()
             && !target.iter().any(u8::is_ascii_control)
@@ -95,12 +117,24 @@ impl<'a> Request<'a> {
             let line = line?;
             let colon = line.iter().position(|&byte| byte == b':')?;
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            if !is_token(name) || value.iter().any(|&byte| byte == 0x7f || (byte < b' ' && byte != b'\t')) {
+            if !is_token(name)
+                || value
+                    .iter()
+                    .any(|&byte| byte == 0x7f || (byte < b' ' && byte != b'\t'))
+            {
                 return None;
             }
-            headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+            headers.append(
+                HeaderName::from_bytes(name).ok()?,
+                HeaderValue::from_bytes(value).ok()?,
+            );
         }
-        sound.then_some(Self { method, target, headers, rest: &sent[end + 4..] })
+        sound.then_some(Self {
+            method,
+            target,
+            headers,
+            rest: &sent[end + 4..],
+        })
     }
 
     /// The value of a field that is there at most once.
@@ -113,20 +147,35 @@ impl<'a> Request<'a> {
 
     /// The absolute form without its scheme.
     fn absolute(&self) -> Option<&'a [u8]> {
-        let end = self.target.windows(3).position(|bytes| bytes == b"://").filter(|_| self.target[0] != b'/')?;
+        let end = self
+            .target
+            .windows(3)
+            .position(|bytes| bytes == b"://")
+            .filter(|_| self.target[0] != b'/')?;
         Some(&self.target[end + 3..])
     }
 
     fn origin_form(&self) -> Vec<u8> {
-        let Some(absolute) = self.absolute() else { return self.target.to_vec() };
-        let path = absolute.iter().position(|byte| b"/?".contains(byte)).map_or(&b""[..], |start| &absolute[start..]);
-        if path.starts_with(b"/") { path.to_vec() } else { [b"/", path].concat() }
+        let Some(absolute) = self.absolute() else {
+            return self.target.to_vec();
+        };
+        let path = absolute
+            .iter()
+            .position(|byte| b"/?".contains(byte))
+            .map_or(&b""[..], |start| &absolute[start..]);
+        if path.starts_with(b"/") {
+            path.to_vec()
+        } else {
+            [b"/", path].concat()
+        }
     }
 
     /// Lower case, without the port. Only HTTP/1.0 may come without it, and then there is none, in an absolute form either.
     fn host(&self) -> Option<String> {
         let authority = self.only("host")?;
-        let port = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
+        let port = authority
+            .rfind(':')
+            .filter(|colon| !authority[*colon..].contains(']'));
         Some(authority[..port.unwrap_or(authority.len())].to_ascii_lowercase())
     }
 }
@@ -156,7 +205,10 @@ impl<'a> Iterator for Lines<'a> {
 }
 
 fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !text.is_empty()
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// A chunked body (RFC 9112 §7.1); `None` where it is none by the letter. Trailers are not looked into.
@@ -169,7 +221,10 @@ fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
         if line.iter().any(|byte| b"\r\n\0".contains(byte)) {
             return None;
         }
-        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let digits = line
+            .iter()
+            .take_while(|byte| byte.is_ascii_hexdigit())
+            .count();
         let extension = line[digits..].trim_ascii_start();
         if digits == 0 || !(extension.is_empty() || extension.starts_with(b";")) {
             return None;
