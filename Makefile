@@ -1,8 +1,8 @@
 .PHONY: demo test check deny fuzz fuzz-coverage bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
-export HOOKGATE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
-export HOOKGATE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
+export HOOKSTILE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
+export HOOKSTILE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
 
 # The main job, end to end, with nothing to configure.
 demo:
@@ -55,25 +55,25 @@ coverage-%:
 SOAK_SECONDS ?= 3600
 soak:
 	@scripts/install test
-	HOOKGATE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release --test it -- --nocapture soak::
+	HOOKSTILE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release --test it -- --nocapture soak::
 
 bench:
 	@scripts/install build
 	cargo bench --locked
 
-# What one event takes in instructions, held to benches/instructions.json; HOOKGATE_REGENERATE=1 writes that anew.
+# What one event takes in instructions, held to benches/instructions.json; HOOKSTILE_REGENERATE=1 writes that anew.
 instructions:
 	@scripts/install check
 	@cargo bench --locked --bench instructions
 
-# hookgate beside its peers (benches/compare/README.md): some 25 minutes, on a machine that does nothing else. COMPARE takes
+# hookstile beside its peers (benches/compare/README.md): some 25 minutes, on a machine that does nothing else. COMPARE takes
 # options, as in `make bench-compare COMPARE=--quick`. A peer that can't be installed is skipped.
 COMPARE ?=
 bench-compare: bench-tools
 	-@scripts/install bench
 	@python3 benches/compare/compare.py $(COMPARE)
 
-# What hookgate's cost grows with; GROWTH takes options.
+# What hookstile's cost grows with; GROWTH takes options.
 GROWTH ?=
 bench-growth: bench-tools
 	@python3 benches/compare/growth.py $(GROWTH)
@@ -93,4 +93,4 @@ bench-tools:
 install:
 	@scripts/install build
 	cargo install --locked --path .
-	@echo "manual pages: hookgate man --dir ~/.local/share/man/man1; completions: hookgate completions --help"
+	@echo "manual pages: hookstile man --dir ~/.local/share/man/man1; completions: hookstile completions --help"

@@ -10,8 +10,8 @@ use std::{fmt::Write as _, hint::black_box};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hmac::{Hmac, KeyInit, Mac};
-use hookgate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
-use hookgate::json::Pointer;
+use hookstile::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
+use hookstile::json::Pointer;
 use http::HeaderMap;
 use sha2::Sha256;
 

@@ -1,5 +1,5 @@
 //! A guard: how many instructions one event takes, counted by callgrind, which no neighbour disturbs, and held to what is
-//! written in `instructions.json`. More than 5 % over that fails (20 % for what is stored); `HOOKGATE_REGENERATE=1` writes
+//! written in `instructions.json`. More than 5 % over that fails (20 % for what is stored); `HOOKSTILE_REGENERATE=1` writes
 //! down what is counted.
 //!
 //! Each case runs in a process of its own, twice: for a few events, and for some more. The difference is what the events
@@ -23,11 +23,11 @@ use std::sync::mpsc;
 use std::thread;
 
 use bytes::Bytes;
-use hookgate::event::{EnvelopeSpec, IdSource, Source};
-use hookgate::ledger::{Decision, Ledger};
-use hookgate::log::{self, Format};
-use hookgate::secret::Secret;
-use hookgate::signature::{NamedSecret, Verifier, presets};
+use hookstile::event::{EnvelopeSpec, IdSource, Source};
+use hookstile::ledger::{Decision, Ledger};
+use hookstile::log::{self, Format};
+use hookstile::secret::Secret;
+use hookstile::signature::{NamedSecret, Verifier, presets};
 use http::HeaderMap;
 use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     }
     sign_requests();
     let counted: BTreeMap<_, _> = CASES.iter().map(|(name, _)| (*name, count(name))).collect();
-    if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+    if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
         let text = serde_json::to_string_pretty(&counted).expect("JSON") + "\n";
         fs::write(BASELINE, text).expect("the baseline can be written");
     }
@@ -120,7 +120,7 @@ fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> boo
     }
     if !all {
         println!(
-            "\nif that is what the change is worth: HOOKGATE_REGENERATE=1 make instructions, and say why in its message"
+            "\nif that is what the change is worth: HOOKSTILE_REGENERATE=1 make instructions, and say why in its message"
         );
     }
     all

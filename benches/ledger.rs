@@ -5,7 +5,7 @@
 mod setup;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use hookgate::ledger::{Decision, Ledger};
+use hookstile::ledger::{Decision, Ledger};
 use setup::{claim, complete, digest, open};
 use tokio::runtime::Runtime;
 

@@ -1,7 +1,7 @@
 //! What the store takes: time a commit, bytes an ID in memory and on disk, seconds to open, and what expiry costs others.
 //!
-//! `cargo bench --bench store` runs with a million IDs and a hundred thousand stored events; `HOOKGATE_BENCH_IDS` and
-//! `HOOKGATE_BENCH_EVENTS` take other numbers. docs/store.md has the figures of one machine.
+//! `cargo bench --bench store` runs with a million IDs and a hundred thousand stored events; `HOOKSTILE_BENCH_IDS` and
+//! `HOOKSTILE_BENCH_EVENTS` take other numbers. docs/store.md has the figures of one machine.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hookgate::clock::{Clock, ManualClock};
-use hookgate::metrics::Metrics;
-use hookgate::signature::PayloadDigest;
-use hookgate::store::{
+use hookstile::clock::{Clock, ManualClock};
+use hookstile::metrics::Metrics;
+use hookstile::signature::PayloadDigest;
+use hookstile::store::{
     Attempted, Claimed, DeliveryChange, Durability, EmbeddedSettings, EventKey, Name, Payload,
     Record, Settlement, State, Store, Subject, Terms, Tried,
 };
@@ -29,8 +29,8 @@ const WINDOW: Duration = Duration::from_secs(96 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn main() {
-    let ids = number("HOOKGATE_BENCH_IDS", 1_000_000);
-    let events = number("HOOKGATE_BENCH_EVENTS", 100_000);
+    let ids = number("HOOKSTILE_BENCH_IDS", 1_000_000);
+    let events = number("HOOKSTILE_BENCH_EVENTS", 100_000);
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         // First, so that its memory is not what others have left.
@@ -58,7 +58,7 @@ struct Opened {
 
 /// Bytes of a closed store, its log being moved into it.
 fn file_bytes(folder: &Path) -> f64 {
-    std::fs::metadata(folder.join("hookgate.db")).map_or(0, |file| file.len()) as f64
+    std::fs::metadata(folder.join("hookstile.db")).map_or(0, |file| file.len()) as f64
 }
 
 impl Opened {

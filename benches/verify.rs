@@ -7,8 +7,8 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hmac::{Hmac, KeyInit, Mac};
-use hookgate::secret::Secret;
-use hookgate::signature::{NamedSecret, Verifier, presets};
+use hookstile::secret::Secret;
+use hookstile::signature::{NamedSecret, Verifier, presets};
 use jiff::Timestamp;
 use sha2::Sha256;
 

@@ -39,7 +39,7 @@ pub const NOT_AUTHORISED: u8 = 77;
 
 /// A reverse proxy that lets only genuine webhooks through.
 #[derive(Debug, Parser)]
-#[command(name = "hookgate", version, about, arg_required_else_help = true)]
+#[command(name = "hookstile", version, about, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,19 +49,19 @@ struct Cli {
 enum Command {
     /// Serve a configuration until SIGTERM; SIGHUP reloads it, SIGUSR2 puts the next program in place.
     #[command(after_help = "Examples:
-  hookgate run
-  hookgate run --config /etc/hookgate/hookgate.yaml")]
+  hookstile run
+  hookstile run --config /etc/hookstile/hookstile.yaml")]
     Run {
         /// The configuration's file.
-        #[arg(long, short, value_name = "FILE", default_value = "hookgate.yaml")]
+        #[arg(long, short, value_name = "FILE", default_value = "hookstile.yaml")]
         config: PathBuf,
     },
     Check(check::Args),
     Init(init::Args),
     /// Print the JSON Schema of the configuration.
     #[command(after_help = "Examples:
-  hookgate schema > hookgate.schema.json
-  hookgate schema | jq '.properties | keys'")]
+  hookstile schema > hookstile.schema.json
+  hookstile schema | jq '.properties | keys'")]
     Schema,
     Sign(sign::Args),
     Send(send::Args),
@@ -109,7 +109,7 @@ fn run(config: &std::path::Path) -> ExitCode {
             ExitCode::from(check::BAD_CONFIGURATION)
         }
         Err(error) => {
-            eprintln!("hookgate: {error}");
+            eprintln!("hookstile: {error}");
             ExitCode::from(FAILED)
         }
     }

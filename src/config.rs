@@ -279,7 +279,7 @@ pub fn check_text(source: &str) -> Result<Loaded, Report> {
         env: &env,
         now: Timestamp::UNIX_EPOCH,
     };
-    parse("hookgate.yaml".into(), source.into(), &sources)
+    parse("hookstile.yaml".into(), source.into(), &sources)
 }
 
 #[cfg(test)]

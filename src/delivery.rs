@@ -87,8 +87,8 @@ const SET_ANEW: [HeaderName; 3] = [
     HeaderName::from_static("x-forwarded-proto"),
 ];
 
-const ATTEMPT: &str = "Hookgate-Attempt";
-const POSSIBLE_DUPLICATE: &str = "Hookgate-Possible-Duplicate";
+const ATTEMPT: &str = "Hookstile-Attempt";
+const POSSIBLE_DUPLICATE: &str = "Hookstile-Possible-Duplicate";
 const SET_WHEN_SENT: [&str; 2] = [ATTEMPT, POSSIBLE_DUPLICATE];
 
 /// Shown in place of a header's value that is nobody's business.
@@ -105,10 +105,10 @@ impl Delivery {
         forward_query: bool,
     ) -> Self {
         let (mut lines, has_key) = Writing::begin(verified.body(), &label.route, arrival);
-        lines.set("Hookgate-Event-Id", &label.event_id);
-        lines.set("Hookgate-Event-Type", &label.event_type);
+        lines.set("Hookstile-Event-Id", &label.event_id);
+        lines.set("Hookstile-Event-Type", &label.event_type);
         if label.is_test {
-            lines.set("Hookgate-Test", "true");
+            lines.set("Hookstile-Test", "true");
         }
         if !has_key {
             lines.set("Idempotency-Key", &label.event_id);
@@ -124,7 +124,7 @@ impl Delivery {
         arrival: &Arrival<'_>,
     ) -> Self {
         let (mut lines, _) = Writing::begin(verified.body(), route, arrival);
-        lines.set("Hookgate-Event-Type", kind);
+        lines.set("Hookstile-Event-Type", kind);
         Self::of(verified.body(), lines, arrival, false)
     }
 
@@ -137,7 +137,7 @@ impl Delivery {
         forward_query: bool,
     ) -> Self {
         let (mut lines, _) = Writing::begin(unverified.body(), route, arrival);
-        lines.set("Hookgate-Verified", "false");
+        lines.set("Hookstile-Verified", "false");
         Self::of(unverified.body(), lines, arrival, forward_query)
     }
 
@@ -319,9 +319,9 @@ impl Writing {
         });
         debug_assert!(copied.is_ok(), "nothing in it fails");
         lines.set("Content-Length", &body.len().to_string());
-        lines.set("Hookgate-Route", route);
+        lines.set("Hookstile-Route", route);
         lines.set(
-            "Hookgate-Received-At",
+            "Hookstile-Received-At",
             &to_milliseconds(arrival.at).to_string(),
         );
         let peer = arrival.peer.to_canonical();
@@ -400,8 +400,8 @@ pub fn is_framing(name: &HeaderName) -> bool {
 /// Whether a sender's header could be taken for one of ours. `_` counts as `-`: CGI-like receivers fold them.
 pub fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
-    name.get(..8).is_some_and(|start| start == b"hookgate")
-        && matches!(name.get(8), Some(b'-' | b'_'))
+    name.get(..9).is_some_and(|start| start == b"hookstile")
+        && matches!(name.get(9), Some(b'-' | b'_'))
 }
 
 fn to_milliseconds(at: Timestamp) -> Timestamp {
@@ -536,15 +536,15 @@ mod tests {
     #[test]
     fn what_a_sender_says_in_our_name_is_dropped_in_any_spelling() {
         let head = delivered(&[
-            ("Hookgate-Event-Id", "spoofed"),
-            ("hookgate_event_id", "spoofed"),
-            ("HOOKGATE-Verified", "true"),
-            ("Hookgatekeeper", "is somebody else"),
+            ("Hookstile-Event-Id", "spoofed"),
+            ("hookstile_event_id", "spoofed"),
+            ("HOOKSTILE-Verified", "true"),
+            ("Hookstilekeeper", "is somebody else"),
         ]);
-        assert_eq!(values(&head, "hookgate-event-id"), ["evt_1"]);
-        assert!(values(&head, "hookgate_event_id").is_empty());
-        assert!(values(&head, "hookgate-verified").is_empty());
-        assert_eq!(values(&head, "hookgatekeeper"), ["is somebody else"]);
+        assert_eq!(values(&head, "hookstile-event-id"), ["evt_1"]);
+        assert!(values(&head, "hookstile_event_id").is_empty());
+        assert!(values(&head, "hookstile-verified").is_empty());
+        assert_eq!(values(&head, "hookstilekeeper"), ["is somebody else"]);
     }
 
     #[test]
@@ -581,11 +581,11 @@ mod tests {
     fn the_upstream_is_told_what_it_gets() {
         let head = delivered(&[]);
         for (name, value) in [
-            ("hookgate-event-type", "user.created"),
-            ("hookgate-route", "billing"),
-            ("hookgate-attempt", "2"),
-            ("hookgate-possible-duplicate", "true"),
-            ("hookgate-received-at", "1970-01-01T00:00:00Z"),
+            ("hookstile-event-type", "user.created"),
+            ("hookstile-route", "billing"),
+            ("hookstile-attempt", "2"),
+            ("hookstile-possible-duplicate", "true"),
+            ("hookstile-received-at", "1970-01-01T00:00:00Z"),
             ("idempotency-key", "evt_1"),
             ("x-forwarded-for", "203.0.113.9"),
             ("x-forwarded-proto", "http"),
@@ -619,7 +619,7 @@ mod tests {
             "content-length: 3\r\n",
             "Transfer-Encoding: chunked\r\n",
             "Host: a\r\n",
-            "Hookgate-Attempt: 1\r\n",
+            "Hookstile-Attempt: 1\r\n",
         ] {
             assert!(!with(wrong), "{wrong:?}");
         }

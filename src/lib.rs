@@ -1,4 +1,4 @@
-//! hookgate: a reverse proxy that lets only genuine webhooks through.
+//! hookstile: a reverse proxy that lets only genuine webhooks through.
 //!
 //! The modules in the order of their dependencies; an import points up this list only, which a test checks:
 //!

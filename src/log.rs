@@ -37,7 +37,7 @@ pub enum Format {
 }
 
 /// The target of the lines that tell of changes which operators asked for. They are written at any level.
-pub const AUDIT: &str = "hookgate::audit";
+pub const AUDIT: &str = "hookstile::audit";
 
 /// Lines that may wait for standard error to take them; what is over that is dropped rather than waited for.
 const LINES_WAITING_MAX: usize = 65_536;
@@ -90,7 +90,7 @@ fn filter(level: LevelFilter) -> Targets {
         // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
         .with_default(LevelFilter::WARN.min(level))
         .with_targets([("pingora_core::protocols::tls", errors), ("rustls", errors)])
-        .with_target("hookgate", level)
+        .with_target("hookstile", level)
         // Who changed what is no matter of detail.
         .with_target(AUDIT, LevelFilter::INFO)
 }
@@ -122,7 +122,7 @@ impl Request {
         suppressed: u64,
     ) {
         tracing::info!(
-            target: "hookgate::request",
+            target: "hookstile::request",
             route = self.route.as_deref(),
             outcome = code.as_str(),
             reason,
@@ -154,11 +154,11 @@ mod tests {
         let quiet = filter(LevelFilter::ERROR);
         assert!(
             quiet.would_enable(AUDIT, &Level::INFO)
-                && !quiet.would_enable("hookgate::request", &Level::INFO)
+                && !quiet.would_enable("hookstile::request", &Level::INFO)
         );
         let loud = filter(LevelFilter::TRACE);
         assert!(
-            loud.would_enable("hookgate::request", &Level::TRACE)
+            loud.would_enable("hookstile::request", &Level::TRACE)
                 && !loud.would_enable("pingora_core", &Level::INFO)
         );
     }

@@ -766,7 +766,7 @@ impl Families {
 }
 
 fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("hookgate")
+    Opts::new(name, help).namespace("hookstile")
 }
 
 fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
@@ -788,7 +788,7 @@ mod tests {
     fn series(metrics: &Metrics) -> Vec<String> {
         let text = metrics.render(0, 0).unwrap();
         text.lines()
-            .filter(|line| line.starts_with("hookgate_"))
+            .filter(|line| line.starts_with("hookstile_"))
             .map(ToOwned::to_owned)
             .collect()
     }
@@ -803,19 +803,19 @@ mod tests {
         let _route = billing(&metrics);
         let series = series(&metrics);
         for wanted in [
-            r#"hookgate_requests_total{outcome="delivered",route="billing"} 0"#,
-            r#"hookgate_requests_total{outcome="unknown_route",route=""} 0"#,
-            r#"hookgate_responses_total{code="504",route="billing"} 0"#,
-            r#"hookgate_signature_checks_total{result="ok",route="billing",secret="old"} 0"#,
-            r#"hookgate_signature_checks_total{result="stale",route="billing",secret=""} 0"#,
-            r#"hookgate_ledger_checks_total{result="payload_mismatch",route="billing"} 0"#,
-            r#"hookgate_upstream_requests_total{result="connect_error",route="billing"} 0"#,
-            r#"hookgate_last_verified_timestamp_seconds{route="billing"} 0"#,
-            r#"hookgate_route_silent{route="billing"} 0"#,
-            r#"hookgate_request_duration_seconds_bucket{route="billing",le="9.5"} 0"#,
-            r#"hookgate_request_body_bytes_bucket{route="billing",le="16777216"} 0"#,
-            "hookgate_requests_in_flight 0",
-            "hookgate_draining 0",
+            r#"hookstile_requests_total{outcome="delivered",route="billing"} 0"#,
+            r#"hookstile_requests_total{outcome="unknown_route",route=""} 0"#,
+            r#"hookstile_responses_total{code="504",route="billing"} 0"#,
+            r#"hookstile_signature_checks_total{result="ok",route="billing",secret="old"} 0"#,
+            r#"hookstile_signature_checks_total{result="stale",route="billing",secret=""} 0"#,
+            r#"hookstile_ledger_checks_total{result="payload_mismatch",route="billing"} 0"#,
+            r#"hookstile_upstream_requests_total{result="connect_error",route="billing"} 0"#,
+            r#"hookstile_last_verified_timestamp_seconds{route="billing"} 0"#,
+            r#"hookstile_route_silent{route="billing"} 0"#,
+            r#"hookstile_request_duration_seconds_bucket{route="billing",le="9.5"} 0"#,
+            r#"hookstile_request_body_bytes_bucket{route="billing",le="16777216"} 0"#,
+            "hookstile_requests_in_flight 0",
+            "hookstile_draining 0",
         ] {
             assert!(
                 series.iter().any(|line| line == wanted),
@@ -825,7 +825,7 @@ mod tests {
         }
     }
 
-    /// `HOOKGATE_REGENERATE=1 cargo test --lib metrics` renews it.
+    /// `HOOKSTILE_REGENERATE=1 cargo test --lib metrics` renews it.
     #[test]
     fn the_reference_lists_every_series() {
         let metrics = Metrics::new().unwrap();
@@ -838,18 +838,18 @@ mod tests {
         );
         for line in text
             .lines()
-            .filter_map(|line| line.strip_prefix("# HELP hookgate_"))
+            .filter_map(|line| line.strip_prefix("# HELP hookstile_"))
         {
             let (name, help) = line.split_once(' ').unwrap();
             let kind = text
                 .lines()
-                .find_map(|line| line.strip_prefix(&format!("# TYPE hookgate_{name} ")))
+                .find_map(|line| line.strip_prefix(&format!("# TYPE hookstile_{name} ")))
                 .unwrap();
-            reference.extend(["| `hookgate_", name, "` | ", kind, " | ", help, " |\n"]);
+            reference.extend(["| `hookstile_", name, "` | ", kind, " | ", help, " |\n"]);
         }
         reference += "\n`process_*` are the usual ones of the client library.\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-        if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+        if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
             std::fs::write(path, &reference).unwrap();
         }
         assert_eq!(std::fs::read_to_string(path).unwrap(), reference);
@@ -877,16 +877,14 @@ mod tests {
         route.requests.took(Duration::from_millis(200));
         let series = series(&metrics);
         assert!(series.contains(
-            &r#"hookgate_requests_total{outcome="duplicate",route="billing"} 1"#.to_owned()
+            &r#"hookstile_requests_total{outcome="duplicate",route="billing"} 1"#.to_owned()
         ));
         assert!(
             series
-                .contains(&r#"hookgate_responses_total{code="409",route="billing"} 1"#.to_owned())
+                .contains(&r#"hookstile_responses_total{code="409",route="billing"} 1"#.to_owned())
         );
-        assert!(
-            series.contains(
-                &r#"hookgate_request_duration_seconds_count{route="billing"} 1"#.to_owned()
-            )
-        );
+        assert!(series.contains(
+            &r#"hookstile_request_duration_seconds_count{route="billing"} 1"#.to_owned()
+        ));
     }
 }

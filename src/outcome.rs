@@ -117,7 +117,7 @@ impl Code {
         }
     }
 
-    /// The name in `Hookgate-Outcome`, in problem documents, metrics and logs.
+    /// The name in `Hookstile-Outcome`, in problem documents, metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",

@@ -227,7 +227,7 @@ impl Key {
         match &self.material {
             Material::Hmac(mac) => {
                 let mut mac = mac.clone();
-                mac.update(b"hookgate payload digest");
+                mac.update(b"hookstile payload digest");
                 first.copy_from_slice(&mac.finalize().as_slice()[..4]);
             }
             Material::Ed25519(public) => first.copy_from_slice(&public[..4]),

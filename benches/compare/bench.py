@@ -155,7 +155,7 @@ def add_options(parser):
     cores = sorted(os.sched_getaffinity(0))
     parser.add_argument("--seconds", type=float, default=2.5, help="of each stretch of load that is measured")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
-    parser.add_argument("--hookgate", type=Path, default=REPOSITORY / "target/release/hookgate")
+    parser.add_argument("--hookstile", type=Path, default=REPOSITORY / "target/release/hookstile")
     parser.add_argument("--tools", type=Path, default=HERE / "target/release", help="folder of what is built here")
     parser.add_argument("--scratch", type=Path, default=HERE / "target/scratch", help="on the disk that the store would be on")
     parser.add_argument("--proxy-core", type=int, default=cores[-1])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Loads hookgate and its peers in turn and writes what came of it: see README.md. Standard library only."""
+"""Loads hookstile and its peers in turn and writes what came of it: see README.md. Standard library only."""
 
 import argparse
 import datetime
@@ -58,7 +58,7 @@ def versions(peers, places):
 
 def parse():
     names = [peer.name for peer in PEERS]
-    parser = argparse.ArgumentParser(description="hookgate side by side with its peers")
+    parser = argparse.ArgumentParser(description="hookstile side by side with its peers")
     parser.add_argument("--peers", default=",".join(names), help=f"of {', '.join(names)}")
     parser.add_argument("--sizes", default="1,16,256,1024", help="of bodies, in KiB; 1 to 1024")
     parser.add_argument("--rounds", type=int, default=3)
@@ -78,7 +78,7 @@ def parse():
 def main():
     options = parse()
     stop_on_signals()
-    known = places(options.hookgate, options.tools)
+    known = places(options.hookstile, options.tools)
     chosen = [peer for peer in PEERS if peer.name in options.peers]
     skipped = {peer.name: f"not installed: {', '.join(lacks)}" for peer in chosen if (lacks := peer.missing(known))}
     peers = [peer for peer in chosen if peer.name not in skipped]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What hookgate's cost grows with: CPU µs per request of 1 KiB and memory, against one thing at a time. See README.md."""
+"""What hookstile's cost grows with: CPU µs per request of 1 KiB and memory, against one thing at a time. See README.md."""
 
 import argparse
 import contextlib
@@ -156,7 +156,7 @@ def medians(runs):
 
 def markdown(results):
     parts = [
-        f"# What hookgate's cost grows with, {results['date']}",
+        f"# What hookstile's cost grows with, {results['date']}",
         machine_line(results["machine"]),
         f"One core, 1 KiB where nothing else is said; medians of {results['rounds']} runs.",
     ]
@@ -188,7 +188,7 @@ def chart(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="what hookgate's cost grows with")
+    parser = argparse.ArgumentParser(description="what hookstile's cost grows with")
     parser.add_argument("--of", default=",".join(GROWTHS), help=f"of {', '.join(GROWTHS)}")
     parser.add_argument("--rounds", type=int, default=3)
     options = add_options(parser)
@@ -196,7 +196,7 @@ def main():
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     results = {"date": datetime.date.today().isoformat(), "machine": machine(), "rounds": options.rounds, "growths": {}}
-    with bench(options, places(options.hookgate, options.tools)) as desk:
+    with bench(options, places(options.hookstile, options.tools)) as desk:
         for kib in SIZES:
             desk.sign(kib)
         # What fills a store, and what is measured with that in it.

@@ -56,10 +56,10 @@ def fill(text, values):
     return re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), text)
 
 
-def places(hookgate, tools):
+def places(hookstile, tools):
     """The values that are the same for all peers and runs."""
     return {
-        "hookgate": hookgate,
+        "hookstile": hookstile,
         "tools": tools,
         "peers": HERE / "peers",
         "receivers": REPOSITORY / "tests/receivers",
@@ -72,16 +72,16 @@ def places(hookgate, tools):
     }
 
 
-def hookgate(name, title, variant="", **more):
+def hookstile(name, title, variant="", **more):
     return Peer(
         name,
         title,
-        "{{hookgate}} run --config {{configuration}}",
-        configuration="hookgate/hookgate.yaml",
-        needs=("{{hookgate}}",),
+        "{{hookstile}} run --config {{configuration}}",
+        configuration="hookstile/hookstile.yaml",
+        needs=("{{hookstile}}",),
         stops_replays=True,
         values={"variant": variant, "secrets": "{env: WEBHOOK_SECRET}"},
-        version="{{hookgate}} --version",
+        version="{{hookstile}} --version",
         **more,
     )
 
@@ -118,10 +118,10 @@ def own(name, title, command, **more):
 LUA = ("ndk_http_module.so", "ngx_http_lua_module.so")
 
 PEERS = [
-    hookgate("hookgate", "**hookgate**"),
-    hookgate("hookgate-relaxed", "hookgate, `durability: relaxed`", "store: {durability: relaxed}"),
-    hookgate("hookgate-memory", "hookgate, the store on a RAM disk", "store: {path: {{ram}}}"),
-    hookgate("hookgate-queue", "hookgate, `delivery: queue`", "    delivery: queue", delivers_later=True),
+    hookstile("hookstile", "**hookstile**"),
+    hookstile("hookstile-relaxed", "hookstile, `durability: relaxed`", "store: {durability: relaxed}"),
+    hookstile("hookstile-memory", "hookstile, the store on a RAM disk", "store: {path: {{ram}}}"),
+    hookstile("hookstile-queue", "hookstile, `delivery: queue`", "    delivery: queue", delivers_later=True),
     own("hyper", "hyper proxy", "peer-hyper {{listen}} {{upstream}}", crate="hyper"),
     own(
         "hyper-replay",

@@ -26,7 +26,7 @@ class Failed(Exception):
 class Running:
     group: "Group"
     port: int
-    # Of hookgate's admin listener, and its configuration: what a reload reads.
+    # Of hookstile's admin listener, and its configuration: what a reload reads.
     admin: str
     configuration: Path | None
 
@@ -102,7 +102,7 @@ def tail(log):
 @contextlib.contextmanager
 def running(peer, places, upstream, scratch, core):
     """A new process of `peer`, with nothing remembered, that listens."""
-    run, ram = scratch / peer.name, Path("/dev/shm") / f"hookgate-compare-{os.getpid()}"
+    run, ram = scratch / peer.name, Path("/dev/shm") / f"hookstile-compare-{os.getpid()}"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
     port = free_port()

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import CONNECTIONS, DELIVERED_WITHIN, WARM_UP, Load, add_options, bench, machine, say, stop_on_signals
-from peers import hookgate, places
+from peers import hookstile, places
 from processes import Failed, Group, await_listener, free_port, started
 from report import machine_line, number
 
@@ -61,14 +61,14 @@ def postgres(options):
         os.chown(folder, user.pw_uid, user.pw_gid)
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     data = folder / "data"
-    made = [*as_user, str(programs / "initdb"), "-A", "trust", "-U", "hookgate", "-E", "UTF8", "--locale=C", "-D", str(data)]
+    made = [*as_user, str(programs / "initdb"), "-A", "trust", "-U", "hookstile", "-E", "UTF8", "--locale=C", "-D", str(data)]
     subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd="/")
     command = [*as_user, str(programs / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
     log = folder.parent / "postgres.log"
     try:
         with log.open("wb") as output, started(command, options.proxy_core, {}, output) as group:
             await_listener(group, port, log)
-            url = f"postgres://hookgate@127.0.0.1:{port}/postgres?sslmode=disable"
+            url = f"postgres://hookstile@127.0.0.1:{port}/postgres?sslmode=disable"
             ready = [str(programs / "pg_isready"), "-q", "-d", url]
             while subprocess.run(ready).returncode != 0:
                 time.sleep(0.05)
@@ -85,7 +85,7 @@ def measured(desk, gateways, load, queue, shared):
             engine, url = stack.enter_context(postgres(desk.options))
             environment = {"DATABASE_URL": url}
         variant = (QUEUE if queue else "") + (SHARED if shared else "")
-        peers = [hookgate(f"gateway-{index}", "", variant, environment=environment) for index in range(gateways)]
+        peers = [hookstile(f"gateway-{index}", "", variant, environment=environment) for index in range(gateways)]
         processes = [stack.enter_context(desk.running(peer)) for peer in peers]
         time.sleep(0.5)
         return loaded(desk, processes, engine, load, queue)
@@ -140,7 +140,7 @@ def cases():
 
 def markdown(results):
     parts = [
-        f"# hookgate on a shared store, {results['date']}",
+        f"# hookstile on a shared store, {results['date']}",
         machine_line(results["machine"]),
         f"All gateways and {results['postgres']} (as installed: it flushes each commit) on one core, the load on the other; 1 KiB;"
         f" medians of {results['rounds']} rounds. Requests/s and CPU time as fast as the answers come over {CONNECTIONS} connections,"
@@ -164,7 +164,7 @@ def main():
     results = {"date": datetime.date.today().isoformat(), "machine": machine(), "rounds": options.rounds}
     results["postgres"] = " ".join(server.split()[0:3:2])
     runs = {}
-    with bench(options, places(options.hookgate, options.tools)) as desk:
+    with bench(options, places(options.hookstile, options.tools)) as desk:
         desk.sign(1)
         for _ in range(options.rounds):
             for title, gateways, queue, shared in cases():

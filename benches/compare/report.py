@@ -1,4 +1,4 @@
-"""What a run's records come to: medians, spreads and ratios to hookgate, as JSON, as tables and as a chart."""
+"""What a run's records come to: medians, spreads and ratios to hookstile, as JSON, as tables and as a chart."""
 
 import json
 from html import escape
@@ -6,8 +6,8 @@ from statistics import median
 
 from peers import PEERS
 
-BASELINE = "hookgate"
-# On the chart a bar ends at so many times hookgate's own: those that are slower would leave no room for the rest.
+BASELINE = "hookstile"
+# On the chart a bar ends at so many times hookstile's own: those that are slower would leave no room for the rest.
 LONGEST = 4
 CHARTED = (1, 16, 256)
 
@@ -21,7 +21,7 @@ def write(results, folder):
 
 
 def summary(records):
-    """load → peer → figure → median, least, most, and the ratio to hookgate at the same load in the same run."""
+    """load → peer → figure → median, least, most, and the ratio to hookstile at the same load in the same run."""
     found = {}
     for record in records:
         figures = found.setdefault(record["load"], {}).setdefault(record["peer"], {})
@@ -46,10 +46,10 @@ def markdown(results):
     # Memory is looked at where bodies are big, but of a usual size.
     big = "256KiB" if "256KiB" in unpaced else unpaced[-1] if unpaced else None
     parts = [
-        f"# hookgate side by side, {results['date']}",
+        f"# hookstile side by side, {results['date']}",
         machine_line(results["machine"]),
         f"{settings['connections']} connections, one core for the peer; medians of {settings['rounds']} rounds of"
-        f" {settings['seconds']} s. × is the ratio to hookgate in its default configuration, in the same run.",
+        f" {settings['seconds']} s. × is the ratio to hookstile in its default configuration, in the same run.",
         "## CPU µs per request, least–most",
         table(results, [(load, load, "cpu_us", with_spread) for load in unpaced]),
         "## Requests per second",
@@ -79,7 +79,7 @@ def machine_line(about):
     extensions = "SHA-NI" if about["sha_ni"] else "no SHA-NI"
     return (
         f"{about['cpu']}, {about['cores']} cores, {extensions}, {about['memory_gib']} GiB; {about['system']}, Linux {about['kernel']};"
-        f" load average before {about['load_average_before']:.1f}; hookgate at {about['revision']}."
+        f" load average before {about['load_average_before']:.1f}; hookstile at {about['revision']}."
     )
 
 
@@ -154,7 +154,7 @@ def chart(results):
         parts.append(f'<text{style} x="0" y="{TOP + ROW * row + 12}">{escape(title)}</text>')
     for panel, load in enumerate(loads):
         parts += bars(results["summary"][load], peers, NAMES + PANEL * panel, label(load))
-    legend = [("ours", "hookgate"), ("remembers", "verifies, stops replays"), ("verifies", "verifies"), ("bare", "checks nothing")]
+    legend = [("ours", "hookstile"), ("remembers", "verifies, stops replays"), ("verifies", "verifies"), ("bare", "checks nothing")]
     for place, (kind, text) in enumerate(legend):
         x, y = NAMES + 170 * place, height - 8
         parts.append(f'<rect class="{kind}" x="{x}" y="{y - 10}" width="12" height="12" rx="2"/>')

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use hookgate::app::{App, Sockets};
-use hookgate::config;
-use hookgate::secret::Secret;
-use hookgate::signature::presets;
+use hookstile::app::{App, Sockets};
+use hookstile::config;
+use hookstile::secret::Secret;
+use hookstile::signature::presets;
 
 pub const KEY: &str = "whsec_bench";
 

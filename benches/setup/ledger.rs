@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hookgate::clock::Clock;
-use hookgate::event::EventId;
-use hookgate::ledger::{Claiming, Decision, Ending, InFlightPolicy, Ledger, Report};
-use hookgate::metrics::Metrics;
-use hookgate::secret::Secret;
-use hookgate::signature::{NamedSecret, PayloadDigest, Verifier, presets};
-use hookgate::store::{Durability, EmbeddedSettings, Store, Subject};
+use hookstile::clock::Clock;
+use hookstile::event::EventId;
+use hookstile::ledger::{Claiming, Decision, Ending, InFlightPolicy, Ledger, Report};
+use hookstile::metrics::Metrics;
+use hookstile::secret::Secret;
+use hookstile::signature::{NamedSecret, PayloadDigest, Verifier, presets};
+use hookstile::store::{Durability, EmbeddedSettings, Store, Subject};
 use jiff::Timestamp;
 
 const WINDOW: Duration = Duration::from_secs(96 * 3600);

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use hookgate::explain::Request;
+use hookstile::explain::Request;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

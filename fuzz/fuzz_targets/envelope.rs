@@ -9,7 +9,7 @@
 
 #![no_main]
 
-use hookgate::event;
+use hookstile::event;
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../src/event/tests/agreement.rs"]

@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use hookgate::{explain, providers, secret, signature};
+use hookstile::{explain, providers, secret, signature};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../src/explain/tests/agreement.rs"]

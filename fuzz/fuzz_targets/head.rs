@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use hookgate::gateway::Head;
+use hookstile::gateway::Head;
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../src/gateway/head/tests/strict.rs"]

@@ -9,7 +9,7 @@
 
 #![no_main]
 
-use hookgate::proxy_protocol;
+use hookstile::proxy_protocol;
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../src/proxy_protocol/tests/hostile.rs"]

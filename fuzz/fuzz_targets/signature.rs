@@ -9,7 +9,7 @@
 
 #![no_main]
 
-use hookgate::{handshake, providers, secret, signature};
+use hookstile::{handshake, providers, secret, signature};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../src/signature/tests/hostile.rs"]

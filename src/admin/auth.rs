@@ -74,7 +74,7 @@ impl Ends {
 }
 
 /// The cookie of a browser that has logged in.
-pub(super) const COOKIE: &str = "hookgate_session";
+pub(super) const COOKIE: &str = "hookstile_session";
 
 /// Lets a request pass to the API, or answers it.
 pub(super) async fn guard(
@@ -511,24 +511,24 @@ mod tests {
                     &[("host", "localhost"), ("cookie", cookie)],
                 )
             };
-            let caller = with(&format!("a=b; hookgate_session={session}; c=d"));
+            let caller = with(&format!("a=b; hookstile_session={session}; c=d"));
             assert_eq!(
                 caller.map(|caller| (caller.role, caller.means)),
                 Ok((role, Means::Login))
             );
-            for other in ["", "hookgate_session=", "hookgate_session=x"] {
+            for other in ["", "hookstile_session=", "hookstile_session=x"] {
                 assert_eq!(with(other), Err(Problem::Unauthorized), "{other}");
             }
-            let twice = format!("hookgate_session={session}; hookgate_session={session}");
+            let twice = format!("hookstile_session={session}; hookstile_session={session}");
             assert_eq!(with(&twice), Err(Problem::Unauthorized));
             door.log_out(
-                &format!("hookgate_session={session}")
+                &format!("hookstile_session={session}")
                     .parse()
                     .map(|cookie| HeaderMap::from_iter([(header::COOKIE, cookie)]))
                     .unwrap(),
             );
             assert_eq!(
-                with(&format!("hookgate_session={session}")),
+                with(&format!("hookstile_session={session}")),
                 Err(Problem::Unauthorized)
             );
         }

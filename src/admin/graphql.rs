@@ -432,7 +432,7 @@ impl Mutation {
 mod tests {
     use super::*;
 
-    /// `HOOKGATE_REGENERATE=1 cargo test --lib graphql` renews it.
+    /// `HOOKSTILE_REGENERATE=1 cargo test --lib graphql` renews it.
     #[test]
     fn the_schema_is_the_one_that_is_written_down() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schema.graphql");
@@ -440,13 +440,13 @@ mod tests {
             "# The API's GraphQL schema. Made from the code.\n\n{}\n",
             schema().finish().sdl().trim()
         );
-        if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+        if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
             std::fs::write(path, &schema).unwrap();
         }
         assert_eq!(
             std::fs::read_to_string(path).unwrap(),
             schema,
-            "HOOKGATE_REGENERATE=1 cargo test --lib renews it"
+            "HOOKSTILE_REGENERATE=1 cargo test --lib renews it"
         );
     }
 }

@@ -44,7 +44,7 @@ const TOKEN: &str = "token";
 #[derive(OpenApi)]
 #[openapi(
     info(
-        title = "hookgate's admin API",
+        title = "hookstile's admin API",
         description = "Webhooks, deliveries and the gateway itself, for operators. Beside it is the same over GraphQL, at `/graphql`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
@@ -265,17 +265,17 @@ fn add_other_keys(schemas: &mut Value) {
 mod tests {
     use super::*;
 
-    /// `HOOKGATE_REGENERATE=1 cargo test --lib openapi` renews it.
+    /// `HOOKSTILE_REGENERATE=1 cargo test --lib openapi` renews it.
     #[test]
     fn the_document_is_the_one_that_is_written_down() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
-        if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+        if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
             std::fs::write(path, &*DOCUMENT).unwrap();
         }
         let written = std::fs::read_to_string(path).unwrap();
         assert_eq!(
             written, *DOCUMENT,
-            "HOOKGATE_REGENERATE=1 cargo test --lib renews it"
+            "HOOKSTILE_REGENERATE=1 cargo test --lib renews it"
         );
     }
 }

@@ -150,7 +150,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
         let document = shape::Problem {
-            kind: format!("urn:hookgate:problem:{}", self.code()),
+            kind: format!("urn:hookstile:problem:{}", self.code()),
             title: status.canonical_reason().unwrap_or("Error").into(),
             status: status.as_u16(),
             detail: self.detail().into_owned(),

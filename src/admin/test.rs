@@ -63,7 +63,7 @@ pub(super) fn send(
         .map_err(|error| Refused::NoAnswer(error.to_string()))?;
     let outcome = response
         .headers()
-        .get("hookgate-outcome")
+        .get("hookstile-outcome")
         .and_then(|outcome| outcome.to_str().ok());
     let outcome = outcome.ok_or_else(|| Refused::NoAnswer("what answered is no gateway".into()))?;
     Ok(Tested {

@@ -24,7 +24,7 @@ pub struct Gateway {
     /// The admin listener [default: what the configuration says, else 127.0.0.1:9180]
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     admin: Option<String>,
-    /// The gateway's configuration, for the admin listener's address and token [default: hookgate.yaml if it is there
+    /// The gateway's configuration, for the admin listener's address and token [default: hookstile.yaml if it is there
     /// and --admin is not given]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -64,8 +64,8 @@ pub(super) enum Failure {
 }
 
 /// Goes before the configuration's token.
-const TOKEN_VARIABLE: &str = "HOOKGATE_ADMIN_TOKEN";
-const CONFIG: &str = "hookgate.yaml";
+const TOKEN_VARIABLE: &str = "HOOKSTILE_ADMIN_TOKEN";
+const CONFIG: &str = "hookstile.yaml";
 const DEFAULT_URL: &str = "http://127.0.0.1:9180";
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);

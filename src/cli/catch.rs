@@ -1,4 +1,4 @@
-//! `hookgate catch`: a receiver on this machine that shows each request.
+//! `hookstile catch`: a receiver on this machine that shows each request.
 
 mod judge;
 mod show;
@@ -34,8 +34,8 @@ use show::{Caught, Style};
 /// provider's signed handshakes. Whatever comes is accepted. Ends with 0 on SIGINT, SIGTERM, or after --count requests.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate catch --provider stripe --secret-env WEBHOOK_SECRET
-  hookgate catch --listen 127.0.0.1:0 --count 1 --json | jq -r .body")]
+  hookstile catch --provider stripe --secret-env WEBHOOK_SECRET
+  hookstile catch --listen 127.0.0.1:0 --count 1 --json | jq -r .body")]
 pub struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4000")]

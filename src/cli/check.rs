@@ -1,4 +1,4 @@
-//! `hookgate check`: says everything that is wrong with a configuration, without serving anything.
+//! `hookstile check`: says everything that is wrong with a configuration, without serving anything.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ pub const BAD_CONFIGURATION: u8 = 78;
 /// 78 when it can't.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate check --config /etc/hookgate/hookgate.yaml
-  hookgate check --json | jq -r .message")]
+  hookstile check --config /etc/hookstile/hookstile.yaml
+  hookstile check --json | jq -r .message")]
 pub struct Args {
     /// The file to check
-    #[arg(long, value_name = "FILE", default_value = "hookgate.yaml")]
+    #[arg(long, value_name = "FILE", default_value = "hookstile.yaml")]
     pub config: PathBuf,
     /// Print the problems as JSON on standard output, one object a line
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! `hookgate completions`: what a shell needs to complete this program's command line.
+//! `hookstile completions`: what a shell needs to complete this program's command line.
 
 use std::process::ExitCode;
 
@@ -9,8 +9,8 @@ use super::terminal;
 /// Print a shell's completions for this program
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate completions bash > ~/.local/share/bash-completion/completions/hookgate
-  hookgate completions fish > ~/.config/fish/completions/hookgate.fish")]
+  hookstile completions bash > ~/.local/share/bash-completion/completions/hookstile
+  hookstile completions fish > ~/.config/fish/completions/hookstile.fish")]
 pub struct Args {
     /// The shell
     shell: Shell,
@@ -18,6 +18,6 @@ pub struct Args {
 
 pub(super) fn run(args: &Args, mut command: clap::Command) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command, "hookgate", &mut script);
+    clap_complete::generate(args.shell, &mut command, "hookstile", &mut script);
     terminal::finish(String::from_utf8(script).map_err(|error| error.to_string()))
 }

@@ -1,4 +1,4 @@
-//! `hookgate deliveries`: deliveries as they come.
+//! `hookstile deliveries`: deliveries as they come.
 
 mod follow;
 mod tail;

@@ -1,4 +1,4 @@
-//! `hookgate demo`: a receiver, the gateway and a sender in one process, and what becomes of each event.
+//! `hookstile demo`: a receiver, the gateway and a sender in one process, and what becomes of each event.
 //!
 //! Everything goes over real sockets on free ports of the loopback interface; only the receiver and the sender are
 //! made up.
@@ -30,8 +30,8 @@ use table::Table;
 /// Sends every known event type, and four events that must not pass. Needs no configuration and no service.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate demo
-  hookgate demo --json | jq -r '[.event_type, .outcome] | @tsv'")]
+  hookstile demo
+  hookstile demo --json | jq -r '[.event_type, .outcome] | @tsv'")]
 pub struct Args {
     /// Print one JSON object a line instead of a table.
     #[arg(long)]
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("hookgate: cannot start: {error}");
+            eprintln!("hookstile: cannot start: {error}");
             return ExitCode::from(FAILED);
         }
     };
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(problem) => {
-            eprintln!("hookgate: {problem}");
+            eprintln!("hookstile: {problem}");
             ExitCode::from(FAILED)
         }
     }
@@ -149,7 +149,7 @@ fn acts() -> Result<Vec<Act>, String> {
             "id": format!("evt_demo_{number:03}"),
             "type": kind,
             "timestamp": "2026-01-15T10:30:00Z",
-            "data": { "user_id": "usr_456", "note": "made up by hookgate demo" },
+            "data": { "user_id": "usr_456", "note": "made up by hookstile demo" },
         });
         event.to_string()
     };

@@ -1,4 +1,4 @@
-//! `hookgate events`: looks at deliveries, through the admin listener or in the store itself, and has events delivered
+//! `hookstile events`: looks at deliveries, through the admin listener or in the store itself, and has events delivered
 //! again or forgotten.
 
 mod forget;

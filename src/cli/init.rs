@@ -1,4 +1,4 @@
-//! `hookgate init`: writes a commented configuration to start from.
+//! `hookstile init`: writes a commented configuration to start from.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -13,14 +13,14 @@ use crate::providers::{self, Asks, PRESETS};
 /// A file that exists is left alone.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate init
-  hookgate init --provider stripe --output stripe.yaml")]
+  hookstile init
+  hookstile init --provider stripe --output stripe.yaml")]
 pub struct Args {
     /// Who sends the webhooks
     #[arg(long, value_name = "NAME", default_value = "vpn-enterprise")]
     pub provider: String,
     /// The file to write
-    #[arg(long, value_name = "FILE", default_value = "hookgate.yaml")]
+    #[arg(long, value_name = "FILE", default_value = "hookstile.yaml")]
     pub output: PathBuf,
 }
 
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(()) => {
             let _ = writeln!(
                 stderr,
-                "wrote {output}; next: hookgate check --config {output}"
+                "wrote {output}; next: hookstile check --config {output}"
             );
             ExitCode::SUCCESS
         }
@@ -94,8 +94,8 @@ const PUBLIC_URL: &str = "    # The URL that was entered at TITLE, letter for le
 ";
 
 const STARTER: &str = "\
-# hookgate's configuration. All keys: docs/configuration.md, or `hookgate schema`.
-# Check it with `hookgate check --config FILE`, serve it with `hookgate run --config FILE`.
+# hookstile's configuration. All keys: docs/configuration.md, or `hookstile schema`.
+# Check it with `hookstile check --config FILE`, serve it with `hookstile run --config FILE`.
 
 # Where webhooks come in. Listen on 0.0.0.0 once a firewall or a proxy stands in front.
 listen:
@@ -133,7 +133,7 @@ mod tests {
             let prefix = (preset.scheme)().kinds[0].key.prefix.to_string();
             let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
             let env = |_: &str| Some(format!("{prefix}{key}"));
-            let loaded = config::load_text("hookgate.yaml", text.clone(), &env).unwrap();
+            let loaded = config::load_text("hookstile.yaml", text.clone(), &env).unwrap();
             assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
             assert!(
                 !text.contains("PROVIDER") && !text.contains("TITLE"),
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_file_that_exists_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let output = folder.path().join("hookgate.yaml");
+        let output = folder.path().join("hookstile.yaml");
         let args = Args {
             provider: "vpn-enterprise".into(),
             output: output.clone(),

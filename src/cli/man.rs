@@ -1,4 +1,4 @@
-//! `hookgate man`: the manual pages, made from what `--help` says.
+//! `hookstile man`: the manual pages, made from what `--help` says.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use super::terminal;
 /// Print this program's manual page, or write those of all commands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate man | man -l -
-  hookgate man --dir ~/.local/share/man/man1")]
+  hookstile man | man -l -
+  hookstile man --dir ~/.local/share/man/man1")]
 pub struct Args {
     /// Write a page for the program and for each command into this folder, which is made if it is not there
     #[arg(long, value_name = "DIR")]

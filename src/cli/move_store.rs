@@ -1,4 +1,4 @@
-//! `hookgate move-store`: moves an embedded store into the PostgreSQL that the configuration names.
+//! `hookstile move-store`: moves an embedded store into the PostgreSQL that the configuration names.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,15 +13,15 @@ use crate::store::{self, Settings};
 /// Everything moves: remembered IDs, stored events, records of deliveries, webhooks of the API and pauses. No gateway may run on either, and the database must hold no events. Afterwards the folder is called FOLDER.moved, and is of no more use than a backup. Exit status: 0 when it was moved, 1 when not (both are as they were), 78 when FILE is not valid or keeps its events in no PostgreSQL.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  systemctl stop hookgate
-  hookgate move-store --from /var/lib/hookgate --config /etc/hookgate/hookgate.yaml
-  systemctl start hookgate")]
+  systemctl stop hookstile
+  hookstile move-store --from /var/lib/hookstile --config /etc/hookstile/hookstile.yaml
+  systemctl start hookstile")]
 pub struct Args {
     /// The embedded store's folder: what `store.path` was
     #[arg(long, value_name = "FOLDER")]
     from: PathBuf,
     /// The configuration, with `store.postgres`
-    #[arg(long, short, value_name = "FILE", default_value = "hookgate.yaml")]
+    #[arg(long, short, value_name = "FILE", default_value = "hookstile.yaml")]
     config: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! `hookgate reload`: has a running gateway read its configuration again.
+//! `hookstile reload`: has a running gateway read its configuration again.
 
 use std::process::ExitCode;
 
@@ -13,8 +13,8 @@ use crate::admin::shape::{Problem, Reloaded};
 /// All routes change at once, or nothing does. Exit status: 0 when it was taken, 1 when it is not valid (the problems are printed), 69 when the gateway can't be reached, 77 when it wants another token, 78 when FILE does not even say where the gateway is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate reload
-  hookgate check --config /etc/hookgate/hookgate.yaml && hookgate reload --config /etc/hookgate/hookgate.yaml")]
+  hookstile reload
+  hookstile check --config /etc/hookstile/hookstile.yaml && hookstile reload --config /etc/hookstile/hookstile.yaml")]
 pub struct Args {
     #[command(flatten)]
     gateway: Gateway,

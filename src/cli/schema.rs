@@ -1,4 +1,4 @@
-//! `hookgate schema`: prints the JSON Schema of the configuration.
+//! `hookstile schema`: prints the JSON Schema of the configuration.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `hookgate send`: one signed event to any endpoint, and what came back.
+//! `hookstile send`: one signed event to any endpoint, and what came back.
 
 mod client;
 mod outgoing;
@@ -24,8 +24,8 @@ use tamper::Tamper;
 /// answer was 2xx, 1 when not. With --tamper it is the other way round: 0 when every request was refused with a 4xx.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate send http://127.0.0.1:8080/webhooks/stripe --provider stripe --secret-env WEBHOOK_SECRET --times 2
-  hookgate send https://example.com/hooks --provider github --secret-file key --body push.json --tamper signature")]
+  hookstile send http://127.0.0.1:8080/webhooks/stripe --provider stripe --secret-env WEBHOOK_SECRET --times 2
+  hookstile send https://example.com/hooks --provider github --secret-file key --body push.json --tamper signature")]
 pub struct Args {
     /// Where to send to, http or https
     #[arg(value_name = "URL", value_parser = url)]

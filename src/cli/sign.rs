@@ -1,4 +1,4 @@
-//! `hookgate sign`: what a sender puts beside a body, or into it.
+//! `hookstile sign`: what a sender puts beside a body, or into it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,8 +14,8 @@ use crate::signature::{SignError, Signed};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   echo '{\"id\":\"evt_1\",\"type\":\"user.created\"}' > event.json
-  hookgate sign --provider vpn-enterprise --secret-env WEBHOOK_SECRET --body event.json
-  curl -H \"$(hookgate sign --provider vpn-enterprise --secret-file key --body event.json)\" \\
+  hookstile sign --provider vpn-enterprise --secret-env WEBHOOK_SECRET --body event.json
+  curl -H \"$(hookstile sign --provider vpn-enterprise --secret-file key --body event.json)\" \\
     --data-binary @event.json http://127.0.0.1:8080/webhooks/vpn-enterprise")]
 pub struct Args {
     /// Whose scheme signs.

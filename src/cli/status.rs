@@ -1,4 +1,4 @@
-//! `hookgate status`: whether a gateway is there and ready, and how its routes stand.
+//! `hookstile status`: whether a gateway is there and ready, and how its routes stand.
 
 use std::process::ExitCode;
 
@@ -13,8 +13,8 @@ use crate::admin::shape::{self, LongStats, Rejected, Webhook};
 /// Exit status: 0 when it is ready, 1 when it is not or takes no new events, 69 when it can't be reached, 77 when it wants another token.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate status
-  hookgate status --admin http://127.0.0.1:9180 --json | jq .ready")]
+  hookstile status
+  hookstile status --admin http://127.0.0.1:9180 --json | jq .ready")]
 pub struct Args {
     #[command(flatten)]
     gateway: Gateway,
@@ -68,7 +68,7 @@ fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
         None => "ready".into(),
     };
     terminal::print(&terminal::visible(
-        &format!("{url}  hookgate {}  {ready}", status.version),
+        &format!("{url}  hookstile {}  {ready}", status.version),
         false,
     ))?;
     let mib = status.store_bytes.div_ceil(1 << 20);

@@ -42,7 +42,7 @@ pub(super) fn finish(output: Result<String, String>) -> ExitCode {
 
 /// Tells people something that is no data. Nobody may be listening.
 pub(super) fn tell(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "hookgate: {line}");
+    let _ = writeln!(io::stderr().lock(), "hookstile: {line}");
 }
 
 /// Text from outside, with its control characters made visible. Line feeds stay when `lines` says so.

@@ -1,4 +1,4 @@
-//! `hookgate verify`: why a captured request is not genuine, and what to change. Sends nothing.
+//! `hookstile verify`: why a captured request is not genuine, and what to change. Sends nothing.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -30,8 +30,8 @@ const CAPTURE_BYTES_MAX: u64 = 1 << 30;
 /// an event, 1 when not, 2 when it can't be judged, 78 for a bad configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate verify --request captured.http --config hookgate.yaml --route billing
-  hookgate verify --headers head.txt --body body.bin --provider github \\
+  hookstile verify --request captured.http --config hookstile.yaml --route billing
+  hookstile verify --headers head.txt --body body.bin --provider github \\
     --secret-env WEBHOOK_SECRET --secret-file old.key --at 2026-01-31T12:00:00Z")]
 pub struct Args {
     /// A saved message: raw HTTP (request line, headers, blank line, body), or a curl command line.

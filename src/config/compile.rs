@@ -276,12 +276,12 @@ impl Compiler<'_> {
     }
 
     fn store_folder(&self, field: &Field<String>) -> PathBuf {
-        let path = field.value().map_or("hookgate-data", String::as_str);
+        let path = field.value().map_or("hookstile-data", String::as_str);
         let span = field.given().map(|path| path.span);
         let folder = self.sources.folder.join(path);
         if path.is_empty() {
             let error = Diagnostic::error(span, "an empty path is no folder");
-            self.report(error.help("leave `path` out for `hookgate-data`, beside this file"));
+            self.report(error.help("leave `path` out for `hookstile-data`, beside this file"));
         } else if folder.metadata().is_ok_and(|found| !found.is_dir()) {
             let error = Diagnostic::error(span, format!("`{}` is not a folder", folder.display()));
             self.report(

@@ -85,15 +85,15 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// A type asks [`At`] for itself together with its place under this name.
-const LOCATED: &str = "$hookgate::located";
+const LOCATED: &str = "$hookstile::located";
 
 /// A type that is a mapping, but may be written as the one value of the key that follows this prefix.
-const SHORTHAND: &str = "$hookgate::shorthand::";
+const SHORTHAND: &str = "$hookstile::shorthand::";
 
 /// The name under which [`At`] takes text for a mapping with this one key.
 macro_rules! shorthand {
     ($key:literal) => {
-        concat!("$hookgate::shorthand::", $key)
+        concat!("$hookstile::shorthand::", $key)
     };
 }
 pub(super) use shorthand;
@@ -102,7 +102,7 @@ pub(super) use shorthand;
 pub(super) struct OneOrMore<T>(pub Vec<Field<T>>);
 
 /// A type asks [`At`] under this name to take what is no list for one that holds it.
-const ONE_OR_MORE: &str = "$hookgate::one_or_more";
+const ONE_OR_MORE: &str = "$hookstile::one_or_more";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

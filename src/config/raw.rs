@@ -17,7 +17,7 @@ use crate::providers::PRESETS;
 /// `upstream`. Unknown and repeated keys are errors.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(title = "hookgate configuration", extend("required" = ["routes"]))]
+#[schemars(title = "hookstile configuration", extend("required" = ["routes"]))]
 pub(super) struct File {
     /// Where webhooks come in.
     #[schemars(extend("default" = [{"address": "127.0.0.1:8080"}]), length(min = 1))]
@@ -105,7 +105,7 @@ pub(super) struct Admin {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
     /// A folder, relative to this file's. It is made when it is missing.
-    #[schemars(extend("default" = "./hookgate-data"), length(min = 1))]
+    #[schemars(extend("default" = "./hookstile-data"), length(min = 1))]
     pub path: Field<String>,
     /// What an answer waits for. `strict`: until the disk has it; it survives a loss of power. `relaxed`: until the
     /// operating system has it; after a loss of power the last moment's acknowledged events and completed IDs may be
@@ -124,7 +124,7 @@ pub(super) struct Store {
     pub postgres: Field<Postgres>,
 }
 
-/// The database that several gateways share: one ledger, one queue. Tables are made in its schema `hookgate`.
+/// The database that several gateways share: one ledger, one queue. Tables are made in its schema `hookstile`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["url"]))]
@@ -294,14 +294,14 @@ pub(super) struct Route {
     /// The URL that the provider sends to, for those that sign it (Square).
     pub public_url: Field<String>,
     /// Whether a bad signature stops a request. `false` is for trying the gateway out in front of an application that
-    /// checks signatures itself: what does not verify is forwarded all the same, marked with `Hookgate-Verified: false`,
+    /// checks signatures itself: what does not verify is forwarded all the same, marked with `Hookstile-Verified: false`,
     /// past the ledger and the store, and counted.
     #[schemars(extend("default" = true))]
     pub enforce: Field<bool>,
     /// What is kept of deliveries that have ended.
     pub retain: Field<Retain>,
     /// How often a genuine event comes at the least, while all is well. When none was verified for longer, nor the gateway
-    /// started since, `hookgate_route_silent` is 1, and the log and `hookgate status` say so. Not 0. Default: not watched.
+    /// started since, `hookstile_route_silent` is 1, and the log and `hookstile status` say so. Not 0. Default: not watched.
     pub expect_every: Field<Duration>,
 }
 
@@ -468,7 +468,7 @@ pub(super) struct Reference {
     pub env: Field<String>,
     /// A file, relative to this file's folder. One newline at its end is dropped.
     pub file: Field<String>,
-    /// The secret itself. It works, and `hookgate check` warns: who reads the file has it.
+    /// The secret itself. It works, and `hookstile check` warns: who reads the file has it.
     pub value: Field<Literal>,
     /// Shown in metrics and logs, so that a rotation can be finished: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique in its
     /// route. Default: the variable's or the file's name, or `secret-N`.

@@ -1,7 +1,7 @@
 //! The format as a JSON Schema, and as a reference for people that is made from the schema.
 //!
 //! Owns both texts' form; what they say comes from the doc comments in `raw` and `values`. The committed copies,
-//! `config/hookgate.schema.json` and `docs/configuration.md`, are held to these by tests.
+//! `config/hookstile.schema.json` and `docs/configuration.md`, are held to these by tests.
 
 use std::fmt::Write as _;
 
@@ -39,13 +39,13 @@ pub fn reference() -> String {
 
 const INTRODUCTION: &str = "\
 <!-- Generated from the doc comments in src/config/raw.rs; do not edit.
-     To make it anew: HOOKGATE_REGENERATE=1 cargo test --lib config -->
+     To make it anew: HOOKSTILE_REGENERATE=1 cargo test --lib config -->
 
 # Configuration
 
-A YAML file, by default `hookgate.yaml`. `hookgate init` writes one to start from, `hookgate check --config FILE` says
-all that is wrong with one, and `hookgate schema` prints the JSON Schema for editors. Complete examples:
-[`config/minimal.yaml`](../config/minimal.yaml), [`config/hookgate.yaml`](../config/hookgate.yaml).
+A YAML file, by default `hookstile.yaml`. `hookstile init` writes one to start from, `hookstile check --config FILE` says
+all that is wrong with one, and `hookstile schema` prints the JSON Schema for editors. Complete examples:
+[`config/minimal.yaml`](../config/minimal.yaml), [`config/hookstile.yaml`](../config/hookstile.yaml).
 
 Text is taken as it stands: `on` and `007` are no truth value and no number where text is expected. A key without a
 value, or with `null`, is an error, as is an unknown or a repeated one. Anchors and aliases work; tags, merge keys and

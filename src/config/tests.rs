@@ -1,7 +1,7 @@
 //! What a configuration means, what is said about a broken one, and that the committed copies are current.
 //!
 //! `cases/NAME.yaml` is a configuration and `cases/NAME.txt` the report on it, word for word.
-//! `HOOKGATE_REGENERATE=1 cargo test --lib config` writes the reports, the schema and the reference anew.
+//! `HOOKSTILE_REGENERATE=1 cargo test --lib config` writes the reports, the schema and the reference anew.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::route::{Handover, OnDuplicate};
 use crate::store::{Durability, EmbeddedSettings, Payloads, Retain, Settings};
 
 const MINIMAL: &str = include_str!("../../config/minimal.yaml");
-const EXAMPLE: &str = include_str!("../../config/hookgate.yaml");
+const EXAMPLE: &str = include_str!("../../config/hookstile.yaml");
 
 /// 2026-06-01T00:00:00Z
 const NOW: i64 = 1_780_272_000;
@@ -43,8 +43,8 @@ fn env(name: &str) -> Option<String> {
         "META_VERIFY_TOKEN" => Some("canary-verify".into()),
         "SQUARE_SIGNATURE_KEY" => Some("canary-square".into()),
         "INSIDE_SECRET" => Some("canary-inside".into()),
-        "HOOKGATE_ADMIN_TOKEN" => Some("canary-token".into()),
-        "HOOKGATE_READ_TOKEN" => Some("canary-read-token".into()),
+        "HOOKSTILE_ADMIN_TOKEN" => Some("canary-token".into()),
+        "HOOKSTILE_READ_TOKEN" => Some("canary-read-token".into()),
         "EMPTY" => Some(String::new()),
         "PADDED" => Some("canary-padded\n".into()),
         _ => None,
@@ -57,7 +57,7 @@ fn parse_in(folder: &Path, source: &str) -> Result<Loaded, Report> {
         env: &env,
         now: Timestamp::from_second(NOW).unwrap(),
     };
-    parse("hookgate.yaml".into(), source.into(), &sources)
+    parse("hookstile.yaml".into(), source.into(), &sources)
 }
 
 fn parse_text(source: &str) -> Result<Loaded, Report> {
@@ -83,13 +83,13 @@ fn route(keys: &str) -> crate::route::Route {
 
 /// Compares with a committed file, or writes it when asked to.
 fn assert_current(path: &Path, now: &str) {
-    if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+    if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
         fs::write(path, now).unwrap();
     }
     let committed = fs::read_to_string(path).unwrap_or_default();
     assert!(
         committed == now,
-        "{} is not current; `HOOKGATE_REGENERATE=1 cargo test --lib config` writes it anew. Now:\n{now}",
+        "{} is not current; `HOOKSTILE_REGENERATE=1 cargo test --lib config` writes it anew. Now:\n{now}",
         path.display()
     );
 }
@@ -138,7 +138,7 @@ fn json_lines_say_what_the_text_says() {
         .find(|line| line["message"] == "unknown key `nam`")
         .unwrap();
     assert_eq!(unknown["severity"], "error");
-    assert_eq!(unknown["file"], "hookgate.yaml");
+    assert_eq!(unknown["file"], "hookstile.yaml");
     assert_eq!(
         (&unknown["line"], &unknown["column"]),
         (&2.into(), &25.into())
@@ -240,7 +240,7 @@ fn the_example_has_every_key() {
         let said = [format!("{key}:"), format!("{{{key}:")];
         assert!(
             said.iter().any(|said| EXAMPLE.contains(said)),
-            "`{key}` is not in config/hookgate.yaml"
+            "`{key}` is not in config/hookstile.yaml"
         );
     }
 }
@@ -263,7 +263,7 @@ fn to_json(node: &tree::Node) -> Json {
 #[test]
 fn the_schema_is_current_and_takes_the_examples() {
     let schema = schema::json_schema();
-    assert_current(&root().join("config/hookgate.schema.json"), &schema);
+    assert_current(&root().join("config/hookstile.schema.json"), &schema);
     let schema: Json = serde_json::from_str(&schema).unwrap();
     assert!(jsonschema::meta::is_valid(&schema));
     let validator = jsonschema::validator_for(&schema).unwrap();
@@ -654,7 +654,7 @@ fn embedded(settings: &Settings) -> &EmbeddedSettings {
 fn the_store_stands_beside_the_configuration() {
     let store = |keys: &str| embedded(&config(&format!("{MINIMAL}{keys}")).store).clone();
     let usual = store("");
-    assert_eq!(usual.folder, Path::new("src/config/cases/hookgate-data"));
+    assert_eq!(usual.folder, Path::new("src/config/cases/hookstile-data"));
     assert_eq!(
         (usual.durability, usual.max_ids, usual.max_bytes),
         (Durability::Strict, 50_000_000, None)
@@ -668,19 +668,19 @@ fn the_store_stands_beside_the_configuration() {
     );
     assert_eq!(written.max_bytes, Some(16 << 20));
     assert_eq!(
-        store("store: {path: /var/lib/hookgate}\n").folder,
-        Path::new("/var/lib/hookgate")
+        store("store: {path: /var/lib/hookstile}\n").folder,
+        Path::new("/var/lib/hookstile")
     );
 }
 
 #[test]
 fn a_file_in_the_place_of_the_default_store_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("hookgate-data"), "").unwrap();
+    fs::write(folder.path().join("hookstile-data"), "").unwrap();
     let report = parse_in(folder.path(), MINIMAL).err().unwrap();
     assert!(report.to_string().contains("is not a folder"), "{report}");
-    fs::remove_file(folder.path().join("hookgate-data")).unwrap();
-    fs::create_dir(folder.path().join("hookgate-data")).unwrap();
+    fs::remove_file(folder.path().join("hookstile-data")).unwrap();
+    fs::create_dir(folder.path().join("hookstile-data")).unwrap();
     assert!(parse_in(folder.path(), MINIMAL).is_ok());
 }
 
@@ -746,7 +746,7 @@ fn what_is_refused_as_a_whole_is_masked_as_well() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_a_report_too() {
-    let report = load(Path::new("/nonexistent/hookgate.yaml"), &env)
+    let report = load(Path::new("/nonexistent/hookstile.yaml"), &env)
         .err()
         .unwrap();
     assert!(
@@ -754,7 +754,7 @@ fn a_file_that_cannot_be_read_is_a_report_too() {
         "{report}"
     );
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("hookgate.yaml");
+    let path = folder.path().join("hookstile.yaml");
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
     assert!(
         load(&path, &env)
@@ -777,7 +777,7 @@ fn a_file_that_cannot_be_read_is_a_report_too() {
 /// The example with literal secrets, so that a leak would show.
 fn full_of_canaries() -> String {
     EXAMPLE
-        .replace("{env: HOOKGATE_ADMIN_TOKEN}", "{value: canary-token}")
+        .replace("{env: HOOKSTILE_ADMIN_TOKEN}", "{value: canary-token}")
         .replace("{env: WEBHOOK_SECRET,", "{value: canary-secret,")
         .replace(
             "[{env: OWN_SYSTEM_SECRET}]",
@@ -851,7 +851,7 @@ proptest! {
 #[test]
 fn where_a_gateway_is_can_be_known_without_its_secrets() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hookgate.yaml");
+    let file = folder.path().join("hookstile.yaml");
     let admin = "admin: {address: 192.0.2.7:9180, token: {env: ADMIN_TOKEN}}";
     fs::write(&file, format!("{MINIMAL}{admin}\nstore: {{path: kept}}\n")).unwrap();
     let found = whereabouts(&file, &|_| None, false).unwrap();

@@ -92,7 +92,7 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
     if builder.documents.is_empty() {
         problems.push(
             Diagnostic::error(None, "the file is empty")
-                .help("`hookgate init` writes one to start from"),
+                .help("`hookstile init` writes one to start from"),
         );
     }
     Some(builder.documents)

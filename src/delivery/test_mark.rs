@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 
 /// Comes with a test event, and goes no further.
-pub const HEADER: HeaderName = HeaderName::from_static("hookgate-test-mark");
+pub const HEADER: HeaderName = HeaderName::from_static("hookstile-test-mark");
 
 /// Makes and knows the marks of one store's gateway.
 pub struct TestMarks(Hmac<Sha256>);

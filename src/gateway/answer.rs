@@ -60,8 +60,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// The same for an endpoint that somebody switched off.
 const RETRY_AFTER_INACTIVE: Duration = Duration::from_secs(60);
 
-const HOOKGATE_OUTCOME: &str = "Hookgate-Outcome";
-const HOOKGATE_EVENT_ID: &str = "Hookgate-Event-Id";
+const HOOKSTILE_OUTCOME: &str = "Hookstile-Outcome";
+const HOOKSTILE_EVENT_ID: &str = "Hookstile-Event-Id";
 
 /// Headers of an upstream's answer that concern its connection to us only (RFC 9110 §7.6.1), or that are ours to set.
 const NOT_PASSED_BACK: [HeaderName; 13] = [
@@ -74,8 +74,8 @@ const NOT_PASSED_BACK: [HeaderName; 13] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("alt-svc"),
-    HeaderName::from_static("hookgate-event-id"),
-    HeaderName::from_static("hookgate-outcome"),
+    HeaderName::from_static("hookstile-event-id"),
+    HeaderName::from_static("hookstile-outcome"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
@@ -235,9 +235,11 @@ impl Answer {
             Outcome::Challenge(reply) => Self::of_handshake(reply)?,
             outcome => Self::own(&outcome)?,
         };
-        answer.head.insert_header(HOOKGATE_OUTCOME, code.as_str())?;
+        answer
+            .head
+            .insert_header(HOOKSTILE_OUTCOME, code.as_str())?;
         if let Some(id) = event_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
-            answer.head.insert_header(HOOKGATE_EVENT_ID, id)?;
+            answer.head.insert_header(HOOKSTILE_EVENT_ID, id)?;
         }
         Ok(answer)
     }
@@ -320,7 +322,7 @@ impl Answer {
 fn problem(outcome: &Outcome, status: StatusCode) -> serde_json::Value {
     let code = outcome.code().as_str();
     json!({
-        "type": format!("urn:hookgate:problem:{code}"),
+        "type": format!("urn:hookstile:problem:{code}"),
         "title": status.canonical_reason().unwrap_or("Error"),
         "status": status.as_u16(),
         "detail": outcome.detail(),
@@ -346,7 +348,7 @@ mod tests {
         head.insert_header("X-App", "kept").unwrap();
         head.insert_header("Connection", "close, X-Hop").unwrap();
         head.insert_header("X-Hop", "1").unwrap();
-        head.insert_header("Hookgate-Outcome", "spoofed").unwrap();
+        head.insert_header("Hookstile-Outcome", "spoofed").unwrap();
         Response {
             head: Box::new(head),
             body: Bytes::from_static(b"body"),
@@ -389,7 +391,7 @@ mod tests {
         assert_eq!(answer.status(), 201);
         assert_eq!(answer.head.headers["x-app"], "kept");
         assert_eq!(answer.head.headers["content-length"], "4");
-        assert_eq!(answer.head.headers["hookgate-outcome"], "delivered");
+        assert_eq!(answer.head.headers["hookstile-outcome"], "delivered");
         assert!(!answer.head.headers.contains_key("connection"));
         assert!(!answer.head.headers.contains_key("x-hop"));
     }

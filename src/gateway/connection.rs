@@ -42,7 +42,7 @@ const FAULTY_STREAMS_MAX: usize = 32;
 
 /// For a connection over the limit, which gets no more of us than this.
 const OVERLOADED: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nHookgate-Outcome: overloaded\r\nRetry-After: 2\r\n\
+    b"HTTP/1.1 503 Service Unavailable\r\nHookstile-Outcome: overloaded\r\nRetry-After: 2\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The gateway as a listener serves it, connection by connection.

@@ -32,7 +32,7 @@ where
                     r#"{{"time":"{now:.3}","level":"{}""#,
                     level(*metadata.level())
                 )?;
-                if !metadata.target().starts_with("hookgate") {
+                if !metadata.target().starts_with("hookstile") {
                     writer.write_str(r#","target":"#)?;
                     write_json(&mut writer, metadata.target())?;
                 }

@@ -20,7 +20,7 @@ pub struct Sample {
 /// bytes; another ID makes another body, also for providers without IDs.
 pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
     let scheme = (preset.scheme)();
-    let data = json!({ "made_up_by": "hookgate", "reference": id, "made_at": format!("{at:.3}") });
+    let data = json!({ "made_up_by": "hookstile", "reference": id, "made_at": format!("{at:.3}") });
     let sample = sample_of(
         &(preset.habits.envelope)(),
         &|header| scheme.signs(header),

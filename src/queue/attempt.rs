@@ -155,7 +155,7 @@ impl Trial {
             store::Next::Done { .. } => (None, None),
         };
         tracing::info!(
-            target: "hookgate::queue",
+            target: "hookstile::queue",
             route = &*self.route.name,
             delivery = %self.id,
             event_id = &*queued.event_id,

@@ -376,7 +376,7 @@ impl Store {
         let tokens: Vec<_> = rows.iter().map(|(_, place)| place.0).collect();
         let (keys, tokens) = (&keys, &tokens);
         let sql =
-            "DELETE FROM hookgate.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
+            "DELETE FROM hookstile.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
             WHERE l.key = r.key AND l.token = r.token";
         self.change(on!(line => line::bounded(line.execute(sql, &[keys, tokens]))))
             .await
@@ -390,8 +390,8 @@ impl Store {
     ) -> Result<Option<Revision>, StoreError> {
         let (name, definition) = (&name, &definition);
         let sql =
-            "WITH told AS (UPDATE hookgate.store SET revision = revision + 1 WHERE revision = $3 RETURNING revision),
-            put AS (INSERT INTO hookgate.webhooks SELECT $1, $2 FROM told
+            "WITH told AS (UPDATE hookstile.store SET revision = revision + 1 WHERE revision = $3 RETURNING revision),
+            put AS (INSERT INTO hookstile.webhooks SELECT $1, $2 FROM told
                 ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
             SELECT revision FROM told";
         let put = on!(line => line.row_if_any(sql, &[&&**name, definition, &seen.0]));
@@ -401,8 +401,8 @@ impl Store {
 
     pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
         let name = &name;
-        let sql = "WITH told AS (UPDATE hookgate.store SET revision = revision + 1)
-            DELETE FROM hookgate.webhooks WHERE name = $1";
+        let sql = "WITH told AS (UPDATE hookstile.store SET revision = revision + 1)
+            DELETE FROM hookstile.webhooks WHERE name = $1";
         self.change(on!(line => line.run(sql, &[&&**name]))).await
     }
 
@@ -413,10 +413,10 @@ impl Store {
     pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         let route = &route;
         let sql = if paused {
-            "WITH told AS (UPDATE hookgate.store SET revision = revision + 1)
-             INSERT INTO hookgate.paused VALUES ($1) ON CONFLICT DO NOTHING"
+            "WITH told AS (UPDATE hookstile.store SET revision = revision + 1)
+             INSERT INTO hookstile.paused VALUES ($1) ON CONFLICT DO NOTHING"
         } else {
-            "WITH told AS (UPDATE hookgate.store SET revision = revision + 1) DELETE FROM hookgate.paused WHERE route = $1"
+            "WITH told AS (UPDATE hookstile.store SET revision = revision + 1) DELETE FROM hookstile.paused WHERE route = $1"
         };
         self.change(on!(line => line.run(sql, &[&&**route]))).await
     }
@@ -446,7 +446,7 @@ impl Store {
             .collect();
         let store = self.clone();
         tokio::spawn(async move {
-            let sql = "INSERT INTO hookgate.routes SELECT name, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+            let sql = "INSERT INTO hookstile.routes SELECT name, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
                 FROM unnest($1::text[]) AS r (name) ORDER BY name ON CONFLICT DO NOTHING";
             let names = &names;
             while store

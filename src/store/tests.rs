@@ -680,7 +680,7 @@ fn commits(metrics: &Metrics) -> f64 {
     let text = metrics.render(0, 0).unwrap();
     let line = text
         .lines()
-        .find_map(|line| line.strip_prefix("hookgate_store_commit_duration_seconds_count "));
+        .find_map(|line| line.strip_prefix("hookstile_store_commit_duration_seconds_count "));
     line.unwrap().parse().unwrap()
 }
 

@@ -1,13 +1,13 @@
 // A browser at the dashboard: Debian's Chromium, driven by Playwright. What is to be done is the first argument, the
 // gateway's admin listener and what else there is to know are JSON in the second. Fails by throwing; packages are those
-// of HOOKGATE_NODE_MODULES.
+// of HOOKSTILE_NODE_MODULES.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
-const { resolve } = createRequire(`${process.env.HOOKGATE_NODE_MODULES}/`);
+const { resolve } = createRequire(`${process.env.HOOKSTILE_NODE_MODULES}/`);
 const playwright = await import(pathToFileURL(resolve('playwright-core')));
 const { chromium } = playwright.default ?? playwright;
 
@@ -15,7 +15,7 @@ const [, , scenario, given] = process.argv;
 const { base, token, ...known } = JSON.parse(given);
 
 const browser = await chromium.launch({
-  executablePath: process.env.HOOKGATE_CHROMIUM,
+  executablePath: process.env.HOOKSTILE_CHROMIUM,
   args: [
     '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync',
@@ -95,7 +95,7 @@ const scenarios = {
     const headers = await page.textContent('.headers');
     assert.ok(headers.includes('X-VPN-Signature') && !headers.includes('sha256='), headers);
     assert.ok((await page.textContent('pre')).includes(known.event));
-    assert.ok(await page.isVisible('text=hookgate events redeliver'));
+    assert.ok(await page.isVisible('text=hookstile events redeliver'));
     page.verify();
   },
 

@@ -67,7 +67,7 @@ async fn run(gateway: &Gateway, token: &str, line: &str) -> crate::harness::comm
         .args(line.split(' '))
         .arg(format!("--admin=http://{}", gateway.admin()));
     command
-        .env("HOOKGATE_ADMIN_TOKEN", token)
+        .env("HOOKSTILE_ADMIN_TOKEN", token)
         .current_dir(std::env::temp_dir());
     finish(command).await
 }

@@ -49,7 +49,7 @@ async fn a_rate_limited_event_passes_later() {
         gateway.send(Event::new("evt_2")).await.outcome() == "delivered"
     })
     .await;
-    upstream.last().assert_header("Hookgate-Attempt", "1");
+    upstream.last().assert_header("Hookstile-Attempt", "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,7 +68,7 @@ async fn every_framing_of_an_upstreams_answer_passes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_cannot_speak_for_the_gateway() {
-    let lines = "Hookgate-Outcome: duplicate\r\nHookgate-Event-Id: forged\r\nKeep-Alive: timeout=99\r\nConnection: X-Hop\r\nX-Hop: 1\r\n";
+    let lines = "Hookstile-Outcome: duplicate\r\nHookstile-Event-Id: forged\r\nKeep-Alive: timeout=99\r\nConnection: X-Hop\r\nX-Hop: 1\r\n";
     let upstream = Upstream::replying([Reply::full(200, lines, b"OK")]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let answer = gateway.send(Event::new("evt_1")).await;
@@ -282,7 +282,7 @@ async fn the_event_id_is_told_once_it_is_known_and_not_before() {
         Event::raw("{}").post(),
     ] {
         let answer = gateway.send(request).await;
-        assert!(!answer.headers.has("Hookgate-Event-Id"), "{answer:?}");
+        assert!(!answer.headers.has("Hookstile-Event-Id"), "{answer:?}");
     }
 }
 

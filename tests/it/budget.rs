@@ -96,7 +96,7 @@ async fn an_upstream_that_never_accepts_is_answered_inside_the_budget_and_the_ev
     .await;
     upstream
         .last()
-        .assert_no_header("Hookgate-Possible-Duplicate");
+        .assert_no_header("Hookstile-Possible-Duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -344,7 +344,7 @@ async fn a_sender_that_hangs_up_leaves_the_hand_over_its_budget_and_no_more() {
         .assert(200, "delivered");
     upstream
         .last()
-        .assert_header("Hookgate-Possible-Duplicate", "true");
+        .assert_header("Hookstile-Possible-Duplicate", "true");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use crate::harness::*;
 /// The gateway with a wall clock as `faketime` describes it (`+10d`); `None` where there is no faketime. It is to be stopped, not killed:
 /// the library leaves things in `/dev/shm` otherwise.
 pub fn clock_like(description: &str) -> Option<Under> {
-    let found = program("HOOKGATE_FAKETIME", "faketime");
+    let found = program("HOOKSTILE_FAKETIME", "faketime");
     let faketime = tool("faketime", found, "clocks that jump")?;
     // The command itself stays beside what it starts; its library alone will do, and only it knows where that is.
     let library = Command::new(faketime)
@@ -123,7 +123,7 @@ async fn a_queued_event_is_shown_to_have_arrived_when_it_did_after_the_clock_has
     gateway.stop().await;
     let request = upstream.last();
     let told = request
-        .header("Hookgate-Received-At")
+        .header("Hookstile-Received-At")
         .expect("a time of arrival");
     let told: jiff::Timestamp = told.parse().expect("RFC 3339");
     let second = jiff::SignedDuration::from_secs(1);

@@ -57,17 +57,17 @@ async fn with_a_dead_letter(upstream: &Upstream, event: Event) -> Gateway {
 
 /// Begins a scenario of `tests/browser`; `None` where there is no browser.
 fn browse(gateway: &Gateway, scenario: &str, token: &str, known: Value) -> Option<Process> {
-    let modules = std::env::var_os("HOOKGATE_NODE_MODULES").map(PathBuf::from);
+    let modules = std::env::var_os("HOOKSTILE_NODE_MODULES").map(PathBuf::from);
     let installed = modules.filter(|modules| modules.join("playwright-core").is_dir());
     tool(
-        "HOOKGATE_NODE_MODULES with playwright-core",
+        "HOOKSTILE_NODE_MODULES with playwright-core",
         installed,
         "the dashboard",
     )?;
-    let node = tool("node", program("HOOKGATE_NODE", "node"), "the dashboard")?;
+    let node = tool("node", program("HOOKSTILE_NODE", "node"), "the dashboard")?;
     let chromium = tool(
         "chromium",
-        program("HOOKGATE_CHROMIUM", "chromium"),
+        program("HOOKSTILE_CHROMIUM", "chromium"),
         "the dashboard",
     )?;
     let mut given = known;
@@ -78,7 +78,7 @@ fn browse(gateway: &Gateway, scenario: &str, token: &str, known: Value) -> Optio
     let mut command = Command::new(node);
     command
         .args(["drive.mjs", scenario, &given.to_string()])
-        .env("HOOKGATE_CHROMIUM", chromium);
+        .env("HOOKSTILE_CHROMIUM", chromium);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser"));
     Some(Process::spawn(&mut command))
 }

@@ -39,15 +39,15 @@ async fn a_database_that_a_later_version_has_changed_is_left_alone() {
     let upstream = Upstream::ok();
     let [mut first] = replicas(&Route::to(&upstream), &postgres).await;
     first.stop().await;
-    postgres.sql("update hookgate.store set version = 99");
+    postgres.sql("update hookstile.store set version = 99");
     let (code, output) = Gateway::refuses(shared(Route::to(&upstream), &postgres.url())).await;
     assert_eq!(code, Some(1), "{output}");
     assert!(
-        output.contains("later version of hookgate (tables 99"),
+        output.contains("later version of hookstile (tables 99"),
         "{output}"
     );
     assert!(!output.contains("\"listening\""), "{output}");
-    assert_eq!(postgres.sql("select version from hookgate.store"), "99");
+    assert_eq!(postgres.sql("select version from hookstile.store"), "99");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +91,7 @@ async fn a_database_is_spoken_to_by_tls_if_its_certificate_is_of_the_authority_t
     let upstream = Upstream::ok();
     let by_tls = |named: &Authority| {
         let url = format!(
-            "postgres://hookgate@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
+            "postgres://hookstile@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
             postgres.address()
         );
         shared(Route::to(&upstream), &url).file("ca.pem", named.pem())
@@ -102,7 +102,7 @@ async fn a_database_is_spoken_to_by_tls_if_its_certificate_is_of_the_authority_t
         .await
         .assert(200, "delivered");
     let plain = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
-        where application_name = 'hookgate' and not ssl";
+        where application_name = 'hookstile' and not ssl";
     assert_eq!(postgres.sql(plain), "0");
     let (code, output) = Gateway::refuses(by_tls(&stranger)).await;
     assert_eq!(code, Some(1), "{output}");
@@ -116,7 +116,7 @@ async fn a_database_without_tls_that_is_to_have_it_is_refused() {
     };
     let (upstream, authority) = (Upstream::ok(), Authority::new());
     let url = format!(
-        "postgres://hookgate@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
+        "postgres://hookstile@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
         postgres.address()
     );
     let (code, output) =

@@ -22,9 +22,9 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-const RULES: &str = "deploy/prometheus/hookgate.rules.yml";
-const RULE_TESTS: &str = "deploy/prometheus/hookgate.rules.test.yml";
-const DASHBOARD: &str = "deploy/grafana/hookgate.json";
+const RULES: &str = "deploy/prometheus/hookstile.rules.yml";
+const RULE_TESTS: &str = "deploy/prometheus/hookstile.rules.test.yml";
+const DASHBOARD: &str = "deploy/grafana/hookstile.json";
 /// What an autoscaler goes by, and the rule that shows it the metric.
 const AUTOSCALER: [&str; 2] = [
     "deploy/kubernetes/replicas/horizontalpodautoscaler.yaml",
@@ -34,7 +34,7 @@ const AUTOSCALER: [&str; 2] = [
 fn promtool(skipped: &str) -> Option<PathBuf> {
     tool(
         "promtool",
-        program("HOOKGATE_PROMTOOL", "promtool"),
+        program("HOOKSTILE_PROMTOOL", "promtool"),
         skipped,
     )
 }
@@ -57,8 +57,8 @@ fn promtool_takes_the_rules_and_every_alert_fires_when_it_should() {
     let Some(promtool) = promtool("the check of the alert rules") else {
         return;
     };
-    promtool_agrees(&promtool, &["check", "rules", "hookgate.rules.yml"]);
-    promtool_agrees(&promtool, &["test", "rules", "hookgate.rules.test.yml"]);
+    promtool_agrees(&promtool, &["check", "rules", "hookstile.rules.yml"]);
+    promtool_agrees(&promtool, &["test", "rules", "hookstile.rules.test.yml"]);
 }
 
 /// The values of a key, one a line, as the rules are written.
@@ -132,9 +132,9 @@ fn every_alert_has_a_severity_a_runbook_and_both_kinds_of_test() {
     }
     for heading in operations
         .lines()
-        .filter_map(|line| line.strip_prefix("### Hookgate"))
+        .filter_map(|line| line.strip_prefix("### Hookstile"))
     {
-        let alert = format!("Hookgate{heading}");
+        let alert = format!("Hookstile{heading}");
         assert!(
             alerts.contains(&alert.as_str()),
             "docs/operations.md tells of {alert}, which is no alert"
@@ -266,7 +266,7 @@ fn names(expression: &str) -> Vec<String> {
         .join(" ");
     let words = unquoted.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     let named = |word: &&str| {
-        word.starts_with("hookgate_")
+        word.starts_with("hookstile_")
             || word.starts_with("process_")
             || word.trim_matches(':').contains(':')
     };
@@ -281,7 +281,9 @@ fn scaled_by(path: &str) -> String {
         .filter(|line| !line.trim_start().starts_with('#'));
     let words =
         lines.flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
-    let metrics: BTreeSet<_> = words.filter(|word| word.starts_with("hookgate_")).collect();
+    let metrics: BTreeSet<_> = words
+        .filter(|word| word.starts_with("hookstile_"))
+        .collect();
     assert!(!metrics.is_empty(), "{path}");
     metrics.into_iter().collect::<Vec<_>>().join(" ")
 }

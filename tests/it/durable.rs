@@ -73,7 +73,7 @@ async fn another_body_for_a_completed_id_is_known_after_a_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_attempts_at_an_event_are_counted_on_after_a_restart() {
     let upstream = Upstream::deciding(|request, attempt| {
-        let refused = request.header("Hookgate-Event-Id") == Some("evt_1") && attempt < 3;
+        let refused = request.header("Hookstile-Event-Id") == Some("evt_1") && attempt < 3;
         if refused {
             Reply::status(500)
         } else {
@@ -86,7 +86,7 @@ async fn the_attempts_at_an_event_are_counted_on_after_a_restart() {
             .send(Event::new("evt_1"))
             .await
             .assert(500, "upstream_rejected");
-        upstream.last().assert_header("Hookgate-Attempt", attempt);
+        upstream.last().assert_header("Hookstile-Attempt", attempt);
         // No answer waits for the count to be written; one that does wait comes after it.
         gateway
             .send(Event::new(&format!("evt_other_{attempt}")))
@@ -99,15 +99,15 @@ async fn the_attempts_at_an_event_are_counted_on_after_a_restart() {
         .await
         .assert(200, "delivered");
     let last = upstream.last();
-    last.assert_header("Hookgate-Attempt", "3");
-    last.assert_no_header("Hookgate-Possible-Duplicate");
+    last.assert_header("Hookstile-Attempt", "3");
+    last.assert_no_header("Hookstile-Possible-Duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_of_unknown_outcome_is_told_to_the_upstream_after_a_restart() {
     for end in ENDS {
         let upstream = Upstream::deciding(|request, attempt| {
-            let first = request.header("Hookgate-Event-Id") == Some("evt_1") && attempt == 1;
+            let first = request.header("Hookstile-Event-Id") == Some("evt_1") && attempt == 1;
             if first { Reply::hang() } else { Reply::ok() }
         });
         let route = Route::to(&upstream)
@@ -128,8 +128,8 @@ async fn an_attempt_of_unknown_outcome_is_told_to_the_upstream_after_a_restart()
             .await
             .assert(200, "delivered");
         let last = upstream.last();
-        last.assert_header("Hookgate-Attempt", "2");
-        last.assert_header("Hookgate-Possible-Duplicate", "true");
+        last.assert_header("Hookstile-Attempt", "2");
+        last.assert_header("Hookstile-Possible-Duplicate", "true");
     }
 }
 
@@ -170,7 +170,7 @@ async fn a_second_process_on_the_same_store_is_refused_naming_the_first() {
         refusal.output
     );
     assert!(
-        refusal.output.contains("hookgate-data"),
+        refusal.output.contains("hookstile-data"),
         "the store is named: {}",
         refusal.output
     );
@@ -190,11 +190,11 @@ async fn a_second_process_on_the_same_store_is_refused_naming_the_first() {
 async fn a_store_that_cannot_be_made_is_told_at_the_start() {
     let upstream = Upstream::ok();
     // Nobody can make a folder there, not even root.
-    let setup = setup(Route::to(&upstream)).with("store", "{path: /proc/hookgate-data}");
+    let setup = setup(Route::to(&upstream)).with("store", "{path: /proc/hookstile-data}");
     let (code, output) = Gateway::refuses(setup).await;
     assert_eq!(code, Some(1), "{output}");
     assert!(
-        output.contains("/proc/hookgate-data"),
+        output.contains("/proc/hookstile-data"),
         "the folder is named: {output}"
     );
     assert!(
@@ -226,7 +226,7 @@ async fn a_store_that_is_no_store_is_told_at_the_start_and_left_as_it_is() {
         .expect_err("garbage is refused");
     assert_eq!(refusal.code, Some(1), "{}", refusal.output);
     assert!(
-        refusal.output.contains("hookgate-data"),
+        refusal.output.contains("hookstile-data"),
         "the store is named: {}",
         refusal.output
     );
@@ -500,12 +500,12 @@ async fn an_event_that_never_reached_the_upstream_is_not_remembered_as_completed
         .assert(200, "delivered");
     upstream
         .last()
-        .assert_no_header("Hookgate-Possible-Duplicate");
+        .assert_no_header("Hookstile-Possible-Duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_program_that_looks_at_the_store_takes_nothing_from_it() {
-    let found = program("HOOKGATE_SQLITE3", "sqlite3");
+    let found = program("HOOKSTILE_SQLITE3", "sqlite3");
     let Some(sqlite3) = tool("sqlite3", found, "another program beside the gateway") else {
         return;
     };
@@ -518,7 +518,7 @@ async fn another_program_that_looks_at_the_store_takes_nothing_from_it() {
     // The writer, a reader and the one that moves the log: all that the gateway ever opens.
     let database = gateway
         .store()
-        .join("hookgate.db")
+        .join("hookstile.db")
         .canonicalize()
         .expect("the database");
     let descriptors = format!("/proc/{}/fd", gateway.pid());

@@ -109,8 +109,8 @@ async fn an_unambiguous_event_passes_and_is_named_to_both_sides() {
             .await
             .assert(200, "delivered")
             .assert_event_id(id);
-        upstream.last().assert_header("Hookgate-Event-Id", id);
-        upstream.last().assert_header("Hookgate-Event-Type", "t");
+        upstream.last().assert_header("Hookstile-Event-Id", id);
+        upstream.last().assert_header("Hookstile-Event-Type", "t");
     }
     assert_eq!(upstream.count(), plain.len());
 }
@@ -213,7 +213,7 @@ async fn pointers_and_headers_say_where_the_envelope_is() {
     answer.assert(200, "delivered").assert_event_id("evt_deep");
     upstream
         .last()
-        .assert_header("Hookgate-Event-Type", "in.the.header");
+        .assert_header("Hookstile-Event-Type", "in.the.header");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! `hookgate verify` says why a captured request is not genuine, and what to change.
+//! `hookstile verify` says why a captured request is not genuine, and what to change.
 
 use std::fs;
 use std::path::Path;
@@ -51,7 +51,7 @@ impl Desk {
         desk.write("old", OLD_SECRET);
         desk.write("body", BODY);
         desk.write(
-            "hookgate.yaml",
+            "hookstile.yaml",
             "routes:\n  - path: /hooks\n    name: hooks\n    provider: vpn-enterprise\n    \
              upstream: http://127.0.0.1:3000/\n    \
              secrets: [{file: key, name: current}, {file: old, name: previous, expires: 2020-01-01T00:00:00Z}]\n",
@@ -68,7 +68,7 @@ impl Desk {
     }
 
     fn run(&self, line: &str) -> Said {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
         command
             .args(line.split(' '))
             .current_dir(self.path())
@@ -111,7 +111,7 @@ fn a_genuine_request_exits_with_0_and_names_its_secret() {
         ],
     );
     let said = desk.run(&format!(
-        "{verify} --config hookgate.yaml --route hooks --json"
+        "{verify} --config hookstile.yaml --route hooks --json"
     ));
     let answer = said.assert(0, &[]).json();
     assert_eq!(
@@ -201,7 +201,7 @@ fn a_curl_command_is_read_as_curl_would_send_it() {
 fn an_expired_secret_of_the_route_is_found() {
     let desk = Desk::new();
     desk.write("head", desk.signed("old"));
-    let verify = "verify --headers head --body body --config hookgate.yaml --route hooks";
+    let verify = "verify --headers head --body body --config hookstile.yaml --route hooks";
     desk.run(verify).assert(
         1,
         &[
@@ -218,7 +218,7 @@ fn json_names_every_change_and_what_to_do() {
     let desk = Desk::new();
     desk.write("head", desk.signed("old"));
     desk.write("body", format!("{BODY}\n"));
-    let verify = "verify --headers head --body body --config hookgate.yaml --route hooks --json";
+    let verify = "verify --headers head --body body --config hookstile.yaml --route hooks --json";
     let answer = desk.run(verify).assert(1, &[]).json();
     assert_eq!(
         (&answer["verified"], &answer["failure"]),
@@ -318,10 +318,14 @@ fn what_cannot_be_judged_exits_with_2_and_a_bad_configuration_with_78() {
             "verify --request head --body body --provider vpn-enterprise --secret-env CURRENT",
             "--body",
         ),
-        (2, "verify --headers head --config hookgate.yaml", "--route"),
+        (
+            2,
+            "verify --headers head --config hookstile.yaml",
+            "--route",
+        ),
         (
             78,
-            "verify --headers head --body body --config hookgate.yaml --route other",
+            "verify --headers head --body body --config hookstile.yaml --route other",
             "no route has the name `other`",
         ),
         (

@@ -70,7 +70,7 @@ async fn failing_at(calls: &str, error: &str, numbers: [usize; 12]) {
                 refusal.output
             );
             assert!(
-                refusal.output.contains("hookgate-data"),
+                refusal.output.contains("hookstile-data"),
                 "and which: {}",
                 refusal.output
             );
@@ -306,9 +306,9 @@ async fn while_the_disk_fails_nothing_is_acknowledged_and_afterwards_it_recovers
 
 /// The gateway with a small file system of its own for its store, where the system lets us make one.
 fn on_a_small_disk() -> Option<Under> {
-    let unshare = program("HOOKGATE_UNSHARE", "unshare")?;
-    let mount = "mount -t tmpfs -o size=12m hookgate hookgate-data";
-    let line = format!("mkdir -p hookgate-data && {mount} && exec \"$@\"");
+    let unshare = program("HOOKSTILE_UNSHARE", "unshare")?;
+    let mount = "mount -t tmpfs -o size=12m hookstile hookstile-data";
+    let line = format!("mkdir -p hookstile-data && {mount} && exec \"$@\"");
     let tries: [&[&str]; 2] = [&["--mount"], &["--mount", "--user", "--map-root-user"]];
     let works = |flags: &&&[&str]| {
         let probe = "mount -t tmpfs probe /mnt";

@@ -55,14 +55,14 @@ async fn the_upstream_is_told_about_the_event() {
         .await
         .assert(200, "delivered");
     let received = upstream.last();
-    received.assert_header("Hookgate-Event-Id", "evt_1");
-    received.assert_header("Hookgate-Event-Type", "vpn.connected");
-    received.assert_header("Hookgate-Route", "hooks");
-    received.assert_header("Hookgate-Attempt", "1");
+    received.assert_header("Hookstile-Event-Id", "evt_1");
+    received.assert_header("Hookstile-Event-Type", "vpn.connected");
+    received.assert_header("Hookstile-Route", "hooks");
+    received.assert_header("Hookstile-Attempt", "1");
     received.assert_header("Idempotency-Key", "evt_1");
-    received.assert_no_header("Hookgate-Possible-Duplicate");
+    received.assert_no_header("Hookstile-Possible-Duplicate");
     let at = received
-        .header("Hookgate-Received-At")
+        .header("Hookstile-Received-At")
         .expect("a time")
         .as_bytes();
     assert!(
@@ -93,12 +93,12 @@ async fn spoofed_gateway_headers_are_dropped_in_every_spelling() {
     let spoofed = |id: &str| {
         Event::new(id)
             .post()
-            .header("Hookgate-Event-Id", "spoofed")
-            .header("hookgate-attempt", "99")
-            .header("HOOKGATE-ROUTE", "spoofed")
-            .header("Hookgate-Possible-Duplicate", "true")
-            .header("Hookgate-Verified", "spoofed")
-            .header("Hookgate-", "spoofed")
+            .header("Hookstile-Event-Id", "spoofed")
+            .header("hookstile-attempt", "99")
+            .header("HOOKSTILE-ROUTE", "spoofed")
+            .header("Hookstile-Possible-Duplicate", "true")
+            .header("Hookstile-Verified", "spoofed")
+            .header("Hookstile-", "spoofed")
     };
     gateway
         .send(spoofed("evt_1"))
@@ -111,11 +111,11 @@ async fn spoofed_gateway_headers_are_dropped_in_every_spelling() {
         .await
         .assert(200, "delivered");
     for (received, id) in upstream.requests().iter().zip(["evt_1", "evt_2"]) {
-        received.assert_header("Hookgate-Event-Id", id);
-        received.assert_header("Hookgate-Attempt", "1");
-        received.assert_header("Hookgate-Route", "hooks");
-        received.assert_no_header("Hookgate-Possible-Duplicate");
-        received.assert_no_header("Hookgate-Verified");
+        received.assert_header("Hookstile-Event-Id", id);
+        received.assert_header("Hookstile-Attempt", "1");
+        received.assert_header("Hookstile-Route", "hooks");
+        received.assert_no_header("Hookstile-Possible-Duplicate");
+        received.assert_no_header("Hookstile-Verified");
         assert!(!String::from_utf8_lossy(&received.head).contains("spoofed"));
     }
 }
@@ -125,18 +125,18 @@ async fn spoofed_gateway_headers_with_underscores_never_arrive() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for name in [
-        "Hookgate_Event_Id",
-        "Hookgate_Possible_Duplicate",
-        "hookgate_verified",
-        "Hookgate-Event_Id",
+        "Hookstile_Event_Id",
+        "Hookstile_Possible_Duplicate",
+        "hookstile_verified",
+        "Hookstile-Event_Id",
     ] {
         gateway
             .send(Event::new(name).post().header(name, "spoofed"))
             .await
             .assert(200, "delivered");
         let received = upstream.last();
-        received.assert_header("Hookgate-Event-Id", name);
-        received.assert_no_header("Hookgate-Possible-Duplicate");
+        received.assert_header("Hookstile-Event-Id", name);
+        received.assert_no_header("Hookstile-Possible-Duplicate");
         assert!(
             !String::from_utf8_lossy(&received.head).contains("spoofed"),
             "{name}"
@@ -182,7 +182,7 @@ async fn hop_by_hop_headers_end_here() {
 async fn a_header_named_by_connection_ends_here() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let named = "keep-alive, X-Hop, x-other ,Hookgate-Event-Id";
+    let named = "keep-alive, X-Hop, x-other ,Hookstile-Event-Id";
     let request = Event::new("evt_1")
         .post()
         .header("Connection", named)
@@ -196,7 +196,7 @@ async fn a_header_named_by_connection_ends_here() {
     received.assert_no_header("X-Hop");
     received.assert_no_header("X-Other");
     received.assert_header("X-Kept", "3");
-    received.assert_header("Hookgate-Event-Id", "evt_1");
+    received.assert_header("Hookstile-Event-Id", "evt_1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -347,9 +347,9 @@ async fn a_pooled_connection_that_dies_with_the_request_on_it_is_tried_once_more
     let [_, first, again] = &upstream.requests()[..] else {
         panic!("three requests: {:?}", upstream.event_ids())
     };
-    first.assert_no_header("Hookgate-Possible-Duplicate");
-    again.assert_header("Hookgate-Possible-Duplicate", "true");
-    again.assert_header("Hookgate-Event-Id", "evt_2");
+    first.assert_no_header("Hookstile-Possible-Duplicate");
+    again.assert_header("Hookstile-Possible-Duplicate", "true");
+    again.assert_header("Hookstile-Event-Id", "evt_2");
     again.assert_header("Idempotency-Key", "evt_2");
     assert_eq!((first.connection, again.connection), (0, 1));
     assert_eq!(first.body, again.body);

@@ -64,7 +64,7 @@ async fn an_event_that_only_looks_like_a_handshake_is_an_event() {
         .assert(200, "delivered");
     upstream
         .last()
-        .assert_header("Hookgate-Event-Type", "url_verification");
+        .assert_header("Hookstile-Event-Type", "url_verification");
     for no_answer in [
         &br#"{"type":"url_verification"}"#[..],
         br#"{"type":"url_verification","challenge":7}"#,
@@ -103,8 +103,8 @@ async fn a_handshake_is_the_upstream_s_when_the_route_forwards_it() {
         assert_eq!(answer.text(), CHALLENGE);
         let seen = upstream.last();
         assert_eq!(seen.body, URL_VERIFICATION);
-        seen.assert_header("Hookgate-Event-Type", "url_verification");
-        seen.assert_no_header("Hookgate-Event-Id");
+        seen.assert_header("Hookstile-Event-Type", "url_verification");
+        seen.assert_no_header("Hookstile-Event-Id");
         assert_eq!(upstream.count(), count);
     }
 }
@@ -150,7 +150,7 @@ async fn discord_s_ping_is_answered_with_204_and_what_others_signed_with_401() {
         .assert(200, "delivered");
     upstream
         .last()
-        .assert_header("Hookgate-Event-Type", "APPLICATION_AUTHORIZED");
+        .assert_header("Hookstile-Event-Type", "APPLICATION_AUTHORIZED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -790,7 +790,7 @@ async fn trailers_count_for_nothing() {
         "Content-Length: 99",
         "Host: other",
         "Transfer-Encoding: chunked",
-        "Hookgate-Event-Id: x",
+        "Hookstile-Event-Id: x",
     ]
     .iter()
     .enumerate()
@@ -816,7 +816,7 @@ async fn trailers_count_for_nothing() {
             let received = upstream.last();
             assert_eq!(received.body, event.body, "{trailer}");
             received.assert_header("Content-Length", &event.body.len().to_string());
-            received.assert_header("Hookgate-Event-Id", &format!("evt_{number}"));
+            received.assert_header("Hookstile-Event-Id", &format!("evt_{number}"));
         }
     }
 }

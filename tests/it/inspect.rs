@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::command::{Run, beside as hookgate, command, finish};
+use crate::harness::command::{Run, beside as hookstile, command, finish};
 use crate::harness::process::Process;
 use crate::harness::programs::{program, tool};
 use crate::harness::upstream::ClosedPort;
@@ -106,8 +106,8 @@ async fn is_delivered(gateway: &Gateway, id: &str) {
     .await;
 }
 
-/// Runs `hookgate` in the gateway's folder, where the configuration is.
-async fn hookgate_offline(gateway: &Gateway, line: &str) -> Run {
+/// Runs `hookstile` in the gateway's folder, where the configuration is.
+async fn hookstile_offline(gateway: &Gateway, line: &str) -> Run {
     let mut command = command();
     command
         .current_dir(gateway.directory())
@@ -296,7 +296,7 @@ async fn a_delivery_shows_its_event_and_its_attempts() {
         "***"
     );
     assert_eq!(
-        header("Hookgate-Event-Id").expect("it is shown")["value"],
+        header("Hookstile-Event-Id").expect("it is shown")["value"],
         "evt_1"
     );
     for unknown in ["/deliveries/del_9", "/deliveries/evt_1"] {
@@ -540,7 +540,7 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
 
-    let list = hookgate(&gateway, "events list --status dead --route hooks").await;
+    let list = hookstile(&gateway, "events list --status dead --route hooks").await;
     list.assert(0);
     for shown in [
         "del_1",
@@ -553,7 +553,7 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
     ] {
         assert!(list.stdout.contains(shown), "{shown} in {}", list.stdout);
     }
-    let json = hookgate(
+    let json = hookstile(
         &gateway,
         "events list --json --event-id evt_1 --type user.created --limit 5",
     )
@@ -564,7 +564,7 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
         get(&gateway, "/deliveries").await,
         "the API's own document"
     );
-    let none = hookgate(&gateway, "events list --status success").await;
+    let none = hookstile(&gateway, "events list --status success").await;
     assert_eq!(
         (
             none.assert(0).stdout.as_str(),
@@ -572,24 +572,24 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
         ),
         ("", true)
     );
-    let none = hookgate(&gateway, "events list --status success --json").await;
+    let none = hookstile(&gateway, "events list --status success --json").await;
     assert_eq!(none.assert(0).json()["deliveries"], json!([]));
     assert!(
-        hookgate(&gateway, "events list --route other")
+        hookstile(&gateway, "events list --route other")
             .await
             .assert(1)
             .stderr
             .contains("unknown_webhook")
     );
 
-    let shown = hookgate(&gateway, "events show del_1").await;
+    let shown = hookstile(&gateway, "events show del_1").await;
     assert!(
         shown.assert(0).stdout.contains(r#"{"id":"evt_1","#),
         "{}",
         shown.stdout
     );
     for unknown in ["del_7", "evt_1", "../status"] {
-        let shown = hookgate(&gateway, &format!("events show {unknown}")).await;
+        let shown = hookstile(&gateway, &format!("events show {unknown}")).await;
         assert!(
             shown.assert(1).stderr.contains("unknown_delivery"),
             "{}",
@@ -597,7 +597,7 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
         );
     }
     for wrong in ["events redeliver", "events list --limit 0"] {
-        hookgate(&gateway, wrong).await.assert(2);
+        hookstile(&gateway, wrong).await.assert(2);
     }
 }
 
@@ -606,7 +606,7 @@ async fn each_event_is_redelivered_that_can_be_and_the_others_are_named() {
     let upstream = refusing();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
-    let mixed = hookgate(&gateway, "events redeliver del_7 del_1").await;
+    let mixed = hookstile(&gateway, "events redeliver del_7 del_1").await;
     assert!(
         mixed.assert(1).stdout.starts_with("del_1 ") && mixed.stderr.contains("del_7"),
         "{}",
@@ -614,7 +614,7 @@ async fn each_event_is_redelivered_that_can_be_and_the_others_are_named() {
     );
     upstream.received(4).await;
     is_delivered(&gateway, "del_1").await;
-    let refused = hookgate(&gateway, "events redeliver --json del_1")
+    let refused = hookstile(&gateway, "events redeliver --json del_1")
         .await
         .assert(1)
         .json();
@@ -639,7 +639,7 @@ async fn a_long_list_comes_in_pages_and_is_one_document() {
             .await
             .assert(200, "delivered");
     }
-    let document = hookgate(&gateway, "events list --json --limit 103")
+    let document = hookstile(&gateway, "events list --json --limit 103")
         .await
         .assert(0)
         .json();
@@ -658,7 +658,7 @@ async fn a_long_list_comes_in_pages_and_is_one_document() {
         (&document["total"], &document["has_more"]),
         (&json!(105), &json!(true))
     );
-    let table = hookgate(&gateway, "events list --limit 1000").await;
+    let table = hookstile(&gateway, "events list --limit 1000").await;
     assert_eq!(table.assert(0).stdout.lines().count(), 1 + 105);
 }
 
@@ -679,7 +679,7 @@ async fn all_dead_letters_of_a_route_are_redelivered_in_the_order_they_came() {
             3.0,
         )
         .await;
-    let run = hookgate(&gateway, "events redeliver --dead --route hooks").await;
+    let run = hookstile(&gateway, "events redeliver --dead --route hooks").await;
     assert!(
         run.assert(0)
             .stdout
@@ -715,14 +715,14 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
         )
         .await;
 
-    let refused = hookgate(&gateway, "status").await;
+    let refused = hookstile(&gateway, "status").await;
     assert!(
-        refused.assert(77).stderr.contains("HOOKGATE_ADMIN_TOKEN"),
+        refused.assert(77).stderr.contains("HOOKSTILE_ADMIN_TOKEN"),
         "{}",
         refused.stderr
     );
     // The token is the configuration's, whatever else that one refers to.
-    let known = hookgate(&gateway, "status --config hookgate.yaml").await;
+    let known = hookstile(&gateway, "status --config hookstile.yaml").await;
     assert!(
         known.assert(0).stdout.contains("  ready\n") && known.stdout.contains("\nhooks "),
         "{}",
@@ -734,7 +734,7 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
         command.args(["status", "--json", "--admin", &gateway.admin().to_string()]);
         // Nothing answers there: the gateway is asked without a proxy in between.
         command
-            .env("HOOKGATE_ADMIN_TOKEN", token)
+            .env("HOOKSTILE_ADMIN_TOKEN", token)
             .envs(["http_proxy", "ALL_PROXY"].map(|n| (n, "http://127.0.0.1:1")));
         finish(command).await
     };
@@ -765,7 +765,7 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
     stop(&gateway).await;
     let gone = with_variable(TOKEN).await;
     assert_eq!(gone.assert(69).json()["reachable"], false);
-    hookgate(&gateway, "events list").await.assert(69);
+    hookstile(&gateway, "events list").await.assert(69);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -813,11 +813,11 @@ async fn the_store_is_looked_at_while_no_gateway_runs_and_only_then() {
         "events show del_1 --json",
     );
     let online = [
-        hookgate(&gateway, list).await,
-        hookgate(&gateway, show).await,
+        hookstile(&gateway, list).await,
+        hookstile(&gateway, show).await,
     ]
     .map(|run| run.assert(0).json());
-    let refused = hookgate_offline(&gateway, "events list").await;
+    let refused = hookstile_offline(&gateway, "events list").await;
     assert!(
         refused
             .assert(1)
@@ -829,18 +829,18 @@ async fn the_store_is_looked_at_while_no_gateway_runs_and_only_then() {
 
     stop(&gateway).await;
     let offline = [
-        hookgate_offline(&gateway, list).await,
-        hookgate_offline(&gateway, show).await,
+        hookstile_offline(&gateway, list).await,
+        hookstile_offline(&gateway, show).await,
     ];
     assert_eq!(offline.map(|run| run.assert(0).json()), online);
     assert!(
-        hookgate_offline(&gateway, "events show del_2")
+        hookstile_offline(&gateway, "events show del_2")
             .await
             .assert(1)
             .stderr
             .contains("unknown_delivery")
     );
-    hookgate_offline(&gateway, "events list --admin=http://127.0.0.1:1")
+    hookstile_offline(&gateway, "events list --admin=http://127.0.0.1:1")
         .await
         .assert(2);
 }
@@ -862,7 +862,7 @@ async fn looking_for_a_store_that_is_not_there_makes_none() {
         "{}store: {{path: kept}}\n",
         Setup::from(Route::to_url("http://127.0.0.1:1/")).yaml()
     );
-    std::fs::write(folder.path().join("hookgate.yaml"), config).expect("a writable folder");
+    std::fs::write(folder.path().join("hookstile.yaml"), config).expect("a writable folder");
     let missing = offline().await;
     assert!(
         missing.assert(1).stderr.contains("there is no store in"),
@@ -872,7 +872,7 @@ async fn looking_for_a_store_that_is_not_there_makes_none() {
     assert!(!folder.path().join("kept").exists());
     std::fs::create_dir(folder.path().join("kept")).expect("a writable folder");
     std::fs::write(
-        folder.path().join("kept/hookgate.db"),
+        folder.path().join("kept/hookstile.db"),
         "something else, longer than the header of a database that SQLite wants to see before it says anything at all",
     )
     .expect("a writable folder");
@@ -889,7 +889,7 @@ async fn looking_for_a_store_that_is_not_there_makes_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
-    let found = program("HOOKGATE_SQLITE3", "sqlite3");
+    let found = program("HOOKSTILE_SQLITE3", "sqlite3");
     let Some(sqlite3) = tool("sqlite3", found, "the backup of a running gateway's store") else {
         return;
     };
@@ -903,23 +903,23 @@ async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
         std::fs::create_dir_all(gateway.directory().join("restored")).expect("a writable folder");
         let mut backup = Command::new(&sqlite3);
         backup
-            .args(["-cmd", ".timeout 5000", "hookgate-data/hookgate.db", line])
+            .args(["-cmd", ".timeout 5000", "hookstile-data/hookstile.db", line])
             .current_dir(gateway.directory());
         let run = finish(backup).await;
         assert_eq!(run.code, Some(0), "{name}: {}", run.stderr);
     }
     stop(&gateway).await;
 
-    let (moved, store) = (Upstream::ok(), gateway.directory().join("hookgate-data"));
+    let (moved, store) = (Upstream::ok(), gateway.directory().join("hookstile-data"));
     for name in ["copied", "vacuumed"] {
         std::fs::remove_dir_all(&store).expect("the old store");
         std::fs::create_dir(&store).expect("a writable folder");
         std::fs::copy(
             gateway.directory().join("restored").join(name),
-            store.join("hookgate.db"),
+            store.join("hookstile.db"),
         )
         .expect("a copy");
-        let list = hookgate_offline(&gateway, "events list --json").await;
+        let list = hookstile_offline(&gateway, "events list --json").await;
         assert_eq!(
             list.assert(0).json()["deliveries"][0]["event_id"],
             "evt_1",
@@ -940,7 +940,7 @@ async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
     }
 }
 
-/// `hookgate deliveries tail`, once it follows.
+/// `hookstile deliveries tail`, once it follows.
 async fn tail(gateway: &Gateway, line: &str) -> Process {
     let mut command = command();
     command.current_dir(gateway.directory());
@@ -1050,13 +1050,13 @@ async fn tail_tells_of_one_route_and_of_an_older_event_that_comes_to_the_status_
         "{line}"
     );
     assert!(
-        hookgate(&gateway, "deliveries tail --route none")
+        hookstile(&gateway, "deliveries tail --route none")
             .await
             .assert(1)
             .stderr
             .contains("unknown_webhook")
     );
-    hookgate(&gateway, "deliveries tail --since x")
+    hookstile(&gateway, "deliveries tail --since x")
         .await
         .assert(2);
 }
@@ -1088,7 +1088,7 @@ async fn tail_waits_for_a_gateway_that_is_gone_for_a_moment_and_says_so_once() {
         tail.output()
     );
     stop(&gateway).await;
-    assert_eq!(hookgate(&gateway, "deliveries tail").await.code, Some(69));
+    assert_eq!(hookstile(&gateway, "deliveries tail").await.code, Some(69));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

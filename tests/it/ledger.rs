@@ -60,10 +60,10 @@ async fn an_event_the_upstream_refused_is_released_and_the_retry_passes() {
         let answer = gateway.send(event.clone()).await;
         assert_eq!(answer.outcome(), "upstream_rejected", "upstream {status}");
         gateway.send(event.clone()).await.assert(200, "delivered");
-        upstream.last().assert_header("Hookgate-Attempt", "2");
+        upstream.last().assert_header("Hookstile-Attempt", "2");
         upstream
             .last()
-            .assert_no_header("Hookgate-Possible-Duplicate");
+            .assert_no_header("Hookstile-Possible-Duplicate");
         gateway.send(event).await.assert(409, "duplicate");
         assert_eq!(upstream.count(), 2, "upstream {status}");
     }
@@ -88,7 +88,7 @@ async fn attempts_are_counted_until_one_succeeds() {
     let attempts: Vec<_> = upstream
         .requests()
         .iter()
-        .map(|r| r.header("Hookgate-Attempt").map(str::to_owned))
+        .map(|r| r.header("Hookstile-Attempt").map(str::to_owned))
         .collect();
     assert_eq!(attempts, ["1", "2", "3", "4"].map(|n| Some(n.to_owned())));
     gateway
@@ -138,7 +138,7 @@ async fn an_event_that_never_reached_the_upstream_is_released_without_a_mark() {
         .assert(200, "delivered");
     upstream
         .last()
-        .assert_no_header("Hookgate-Possible-Duplicate");
+        .assert_no_header("Hookstile-Possible-Duplicate");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -157,11 +157,11 @@ async fn a_hand_over_that_broke_after_the_request_was_sent_is_unknown_and_its_re
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    upstream.requests()[0].assert_no_header("Hookgate-Possible-Duplicate");
+    upstream.requests()[0].assert_no_header("Hookstile-Possible-Duplicate");
     upstream
         .last()
-        .assert_header("Hookgate-Possible-Duplicate", "true");
-    upstream.last().assert_header("Hookgate-Attempt", "2");
+        .assert_header("Hookstile-Possible-Duplicate", "true");
+    upstream.last().assert_header("Hookstile-Attempt", "2");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -193,8 +193,8 @@ async fn a_hand_over_that_timed_out_is_unknown_and_its_retry_is_marked() {
         .assert(200, "delivered");
     upstream
         .last()
-        .assert_header("Hookgate-Possible-Duplicate", "true");
-    upstream.last().assert_header("Hookgate-Attempt", "2");
+        .assert_header("Hookstile-Possible-Duplicate", "true");
+    upstream.last().assert_header("Hookstile-Attempt", "2");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -301,7 +301,7 @@ async fn a_waiting_copy_gets_its_own_try_when_the_first_was_released() {
     gate.open();
     answer_of(first).await.assert(500, "upstream_rejected");
     answer_of(copy).await.assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Attempt", "2");
+    upstream.last().assert_header("Hookstile-Attempt", "2");
     assert_eq!(upstream.count(), 2);
 }
 
@@ -430,7 +430,7 @@ async fn a_sender_that_hangs_up_within_the_body_leaves_nothing_behind() {
         .send(Event::sized("evt_1", 5000))
         .await
         .assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Attempt", "1");
+    upstream.last().assert_header("Hookstile-Attempt", "1");
     gateway
         .metrics()
         .await

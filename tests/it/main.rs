@@ -1,11 +1,11 @@
 //! Black-box tests of the gateway: each file is one group of claims of the contract, each test one claim.
 //!
-//! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKGATE_NODE_MODULES`
-//! (a folder with express, the providers' SDKs, playwright-core and axe-core), `HOOKGATE_PYTHON` (a python3 with flask, the
-//! SDKs, schemathesis and kubernetes-validate), `HOOKGATE_CHROMIUM`, `HOOKGATE_PROMTOOL`, `HOOKGATE_PROMETHEUS`,
-//! `HOOKGATE_STRACE`, `HOOKGATE_SQLITE3`, `HOOKGATE_FAKETIME`, `HOOKGATE_SSLSCAN`, `HOOKGATE_HAPROXY`, `HOOKGATE_POSTGRES`
-//! (the server, with `initdb`, `psql` and `pg_isready` beside it). `HOOKGATE_SEED` is what schemathesis begins with (1).
-//! `HOOKGATE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000), `HOOKGATE_SOAK_SECONDS` how long `soak` takes.
+//! What the machine may lack is skipped with a message, and with `CI=true` is a failure: `HOOKSTILE_NODE_MODULES`
+//! (a folder with express, the providers' SDKs, playwright-core and axe-core), `HOOKSTILE_PYTHON` (a python3 with flask, the
+//! SDKs, schemathesis and kubernetes-validate), `HOOKSTILE_CHROMIUM`, `HOOKSTILE_PROMTOOL`, `HOOKSTILE_PROMETHEUS`,
+//! `HOOKSTILE_STRACE`, `HOOKSTILE_SQLITE3`, `HOOKSTILE_FAKETIME`, `HOOKSTILE_SSLSCAN`, `HOOKSTILE_HAPROXY`, `HOOKSTILE_POSTGRES`
+//! (the server, with `initdb`, `psql` and `pg_isready` beside it). `HOOKSTILE_SEED` is what schemathesis begins with (1).
+//! `HOOKSTILE_HOSTILE` is the number of hostile requests (20,000, in CI 100,000), `HOOKSTILE_SOAK_SECONDS` how long `soak` takes.
 
 mod harness;
 

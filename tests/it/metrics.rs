@@ -319,7 +319,7 @@ async fn hostile_paths_hosts_and_methods_add_no_series() {
             .collect::<Vec<_>>()
     };
     let before = names(&gateway.metrics().await);
-    let total = std::env::var("HOOKGATE_HOSTILE")
+    let total = std::env::var("HOOKSTILE_HOSTILE")
         .ok()
         .and_then(|n| n.parse().ok());
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -359,7 +359,7 @@ async fn hostile(to: std::net::SocketAddr, sender: u32, count: u32) {
             .send(
                 request
                     .header("Content-Length", "0")
-                    .header("Hookgate-Route", "forged"),
+                    .header("Hookstile-Route", "forged"),
             )
             .await;
         assert_eq!(answer.status, 404, "{path}");
@@ -416,7 +416,7 @@ async fn an_unusual_status_of_the_upstream_is_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promtool_finds_nothing_to_complain_about() {
-    let found = program("HOOKGATE_PROMTOOL", "promtool");
+    let found = program("HOOKSTILE_PROMTOOL", "promtool");
     let Some(promtool) = tool("promtool", found, "the check of the metrics' text") else {
         return;
     };
@@ -449,7 +449,7 @@ async fn promtool_finds_nothing_to_complain_about() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_prometheus_scrapes_it() {
-    let found = program("HOOKGATE_PROMETHEUS", "prometheus");
+    let found = program("HOOKSTILE_PROMETHEUS", "prometheus");
     let Some(prometheus) = tool("prometheus", found, "the scrape by a real Prometheus") else {
         return;
     };
@@ -461,7 +461,7 @@ async fn a_real_prometheus_scrapes_it() {
         .assert(200, "delivered");
     let folder = gateway.directory();
     let targets = format!(
-        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs: [{{job_name: hookgate, static_configs: [{{targets: [\"{}\"]}}]}}]\n",
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs: [{{job_name: hookstile, static_configs: [{{targets: [\"{}\"]}}]}}]\n",
         gateway.admin()
     );
     std::fs::write(folder.join("prometheus.yml"), targets).expect("a writable folder");
@@ -489,10 +489,10 @@ async fn a_real_prometheus_scrapes_it() {
         value("up").await.as_deref() == Some("1")
     })
     .await;
-    let delivered = "hookgate_requests_total%7Boutcome%3D%22delivered%22%2Croute%3D%22hooks%22%7D";
+    let delivered = "hookstile_requests_total%7Boutcome%3D%22delivered%22%2Croute%3D%22hooks%22%7D";
     eventually("Prometheus knows the count", async || {
         value(delivered).await.as_deref() == Some("1")
     })
     .await;
-    assert_eq!(value("hookgate_build_info").await.as_deref(), Some("1"));
+    assert_eq!(value("hookstile_build_info").await.as_deref(), Some("1"));
 }

@@ -17,7 +17,7 @@ async fn moved(gateway: &Gateway, url: &str) -> Run {
     command.args([
         "move-store",
         "--from",
-        "hookgate-data",
+        "hookstile-data",
         "--config",
         "shared.yaml",
     ]);
@@ -36,7 +36,7 @@ async fn all_that_an_embedded_store_held_is_there_after_it_was_moved() {
         return;
     };
     let upstream = Upstream::deciding(|request, _| {
-        if request.header("Hookgate-Event-Id") == Some("evt_dead") {
+        if request.header("Hookstile-Event-Id") == Some("evt_dead") {
             Reply::status(410)
         } else {
             Reply::ok()
@@ -135,7 +135,7 @@ async fn a_store_is_moved_once_and_not_while_a_gateway_serves_either() {
 
     let mut one = Gateway::start(shared(&route, &postgres.url())).await;
     eventually("it counts time", async || {
-        postgres.sql("select running_ms > 0 from hookgate.store") == "t"
+        postgres.sql("select running_ms > 0 from hookstile.store") == "t"
     })
     .await;
     let served = moved(&embedded, &postgres.url()).await;
@@ -155,11 +155,11 @@ async fn a_store_is_moved_once_and_not_while_a_gateway_serves_either() {
     })
     .await;
 
-    postgres.sql("drop schema hookgate cascade");
+    postgres.sql("drop schema hookstile cascade");
     moved(&embedded, &postgres.url()).await.assert(0);
     let again = moved(&embedded, &postgres.url()).await;
     assert!(
-        again.assert(1).stderr.contains("hookgate-data.moved"),
+        again.assert(1).stderr.contains("hookstile-data.moved"),
         "{}",
         again.stderr
     );
@@ -173,7 +173,7 @@ async fn without_a_database_in_the_configuration_nothing_is_moved() {
     let mut command = command();
     command
         .current_dir(gateway.directory())
-        .args(["move-store", "--from", "hookgate-data"]);
+        .args(["move-store", "--from", "hookstile-data"]);
     assert!(finish(command).await.assert(78).stderr.contains("postgres"));
     assert!(gateway.store().exists());
 }

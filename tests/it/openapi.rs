@@ -13,9 +13,9 @@ const TOKEN: &str = "admin_it_token_41d7";
 
 fn schemathesis() -> Option<PathBuf> {
     let beside =
-        program("HOOKGATE_PYTHON", "python3").map(|python| python.with_file_name("schemathesis"));
+        program("HOOKSTILE_PYTHON", "python3").map(|python| python.with_file_name("schemathesis"));
     tool(
-        "schemathesis beside HOOKGATE_PYTHON",
+        "schemathesis beside HOOKSTILE_PYTHON",
         beside.filter(|path| path.is_file()),
         "the API against its documents",
     )
@@ -33,7 +33,7 @@ async fn ask(gateway: &Gateway, request: Request) -> Value {
 
 /// Takes most, refuses one event for good, and has no time for another.
 fn upstream() -> Upstream {
-    Upstream::deciding(|request, _| match request.header("Hookgate-Event-Id") {
+    Upstream::deciding(|request, _| match request.header("Hookstile-Event-Id") {
         Some("evt_dead") => Reply::status(410),
         Some("evt_late" | "evt_failed") => Reply::status(503),
         _ => Reply::ok(),
@@ -99,7 +99,7 @@ async fn lived_in(upstream: &Upstream) -> (Gateway, String) {
     )
 }
 
-/// The number it begins with is the same each time, unless `HOOKGATE_SEED` says otherwise.
+/// The number it begins with is the same each time, unless `HOOKSTILE_SEED` says otherwise.
 async fn finds_nothing(configuration: &str, document: &str) {
     let Some(schemathesis) = schemathesis() else {
         return;
@@ -110,15 +110,15 @@ async fn finds_nothing(configuration: &str, document: &str) {
     let mut text = std::fs::read_to_string(folder.join(configuration)).expect("a configuration");
     let url = upstream.url();
     for (name, value) in [
-        ("HOOKGATE_ADMIN_TOKEN", TOKEN),
-        ("HOOKGATE_UPSTREAM", &url),
-        ("HOOKGATE_WEBHOOK", &webhook),
+        ("HOOKSTILE_ADMIN_TOKEN", TOKEN),
+        ("HOOKSTILE_UPSTREAM", &url),
+        ("HOOKSTILE_WEBHOOK", &webhook),
     ] {
         text = text.replace(name, value);
     }
     let configuration = gateway.directory().join(configuration);
     std::fs::write(&configuration, text).expect("a writable folder");
-    let seed = std::env::var("HOOKGATE_SEED").unwrap_or_else(|_| "1".into());
+    let seed = std::env::var("HOOKSTILE_SEED").unwrap_or_else(|_| "1".into());
     let mut command = Command::new(schemathesis);
     command
         .current_dir(folder)
@@ -127,7 +127,7 @@ async fn finds_nothing(configuration: &str, document: &str) {
     command.args(["run", "--no-color", "--seed", &seed]);
     command.arg(format!("http://{}{document}", gateway.admin()));
     command
-        .env("HOOKGATE_UPSTREAM", url)
+        .env("HOOKSTILE_UPSTREAM", url)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     command.env("HYPOTHESIS_STORAGE_DIRECTORY", gateway.directory());
     let run = tokio::task::spawn_blocking(move || command.output().expect("schemathesis runs"));

@@ -40,7 +40,7 @@ async fn has_let_go(gateway: &Gateway) {
 async fn passes_at(postgres: &Postgres, time: Duration) {
     let now = || {
         postgres
-            .sql("select now from hookgate.clock")
+            .sql("select now from hookstile.clock")
             .parse::<u128>()
             .expect("milliseconds")
     };
@@ -74,8 +74,8 @@ async fn a_replica_that_stood_still_for_longer_than_its_claim_undoes_nothing_of_
     one.freeze().await;
     asked_again(&two, &event).await.assert(200, "delivered");
     let second = upstream.last();
-    second.assert_header("Hookgate-Attempt", "2");
-    second.assert_header("Hookgate-Possible-Duplicate", "true");
+    second.assert_header("Hookstile-Attempt", "2");
+    second.assert_header("Hookstile-Possible-Duplicate", "true");
     gate.open();
     one.thaw();
     // It writes down what it knows of its attempt before it answers.
@@ -93,8 +93,8 @@ async fn a_replica_that_stood_still_while_it_connected_sends_nothing_once_anothe
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let claimed = "select count(*) from hookgate.ledger where lease_ends_ms is not null";
-    let taken = "select count(*) from hookgate.deliveries where begun";
+    let claimed = "select count(*) from hookstile.ledger where lease_ends_ms is not null";
+    let taken = "select count(*) from hookstile.deliveries where begun";
     for (delivery, begun, outcome) in [
         ("proxy", claimed, (200, "delivered")),
         ("queue", taken, (409, "duplicate")),
@@ -164,7 +164,7 @@ async fn a_replica_that_stood_still_over_an_attempt_at_a_stored_event_undoes_not
     eventually("another takes over", async || upstream.count() == 2).await;
     upstream
         .last()
-        .assert_header("Hookgate-Possible-Duplicate", "true");
+        .assert_header("Hookstile-Possible-Duplicate", "true");
     let is_success = async |gateway: &Gateway| {
         gateway.api("/deliveries").await["deliveries"][0]["status"] == "success"
     };

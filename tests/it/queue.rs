@@ -43,7 +43,7 @@ fn attempt_numbers(requests: &[Received]) -> Vec<String> {
         .iter()
         .map(|request| {
             request
-                .header("Hookgate-Attempt")
+                .header("Hookstile-Attempt")
                 .unwrap_or_default()
                 .to_owned()
         })
@@ -151,8 +151,8 @@ async fn every_attempt_brings_what_the_sender_sent() {
         .header("X-Empty", "")
         .header("X-Custom-Header", "theirs")
         .header("Keep-Alive", "timeout=5")
-        .header("Hookgate-Attempt", "99")
-        .header("hookgate_possible_duplicate", "true")
+        .header("Hookstile-Attempt", "99")
+        .header("hookstile_possible_duplicate", "true")
         .chunked(7);
     gateway.send(request).await.assert(202, "queued");
     let after = Timestamp::now();
@@ -173,9 +173,9 @@ async fn every_attempt_brings_what_the_sender_sent() {
         request.assert_header("User-Agent", "VPN-Enterprise-Webhooks/1.0");
         request.assert_header("X-Empty", "");
         request.assert_header("X-Custom-Header", "your-value");
-        request.assert_header("Hookgate-Event-Id", "evt_1");
-        request.assert_header("Hookgate-Event-Type", "user.created");
-        request.assert_header("Hookgate-Route", "hooks");
+        request.assert_header("Hookstile-Event-Id", "evt_1");
+        request.assert_header("Hookstile-Event-Type", "user.created");
+        request.assert_header("Hookstile-Route", "hooks");
         request.assert_header("Idempotency-Key", "evt_1");
         request.assert_header("X-Forwarded-For", "127.0.0.1");
         request.assert_header("X-Forwarded-Proto", "http");
@@ -184,19 +184,19 @@ async fn every_attempt_brings_what_the_sender_sent() {
         for dropped in [
             "Transfer-Encoding",
             "Keep-Alive",
-            "hookgate_possible_duplicate",
+            "hookstile_possible_duplicate",
         ] {
             request.assert_no_header(dropped);
         }
         told.push(
             request
-                .header("Hookgate-Received-At")
+                .header("Hookstile-Received-At")
                 .expect("a time")
                 .to_owned(),
         );
     }
-    requests[1].assert_no_header("Hookgate-Possible-Duplicate");
-    requests[2].assert_header("Hookgate-Possible-Duplicate", "true");
+    requests[1].assert_no_header("Hookstile-Possible-Duplicate");
+    requests[2].assert_header("Hookstile-Possible-Duplicate", "true");
     told.dedup();
     assert_eq!(
         told.len(),
@@ -250,7 +250,7 @@ async fn a_failing_upstream_is_tried_until_it_takes_the_event() {
         ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
     );
     for request in &requests {
-        request.assert_no_header("Hookgate-Possible-Duplicate");
+        request.assert_no_header("Hookstile-Possible-Duplicate");
     }
     let metrics = gateway.metrics().await;
     for (result, count) in [
@@ -277,9 +277,9 @@ async fn an_attempt_that_timed_out_is_of_unknown_outcome_and_the_next_one_says_s
     upstream.received(3).await;
     queue_is_empty(&gateway).await;
     let requests = upstream.requests();
-    requests[0].assert_no_header("Hookgate-Possible-Duplicate");
-    requests[1].assert_header("Hookgate-Possible-Duplicate", "true");
-    requests[2].assert_header("Hookgate-Possible-Duplicate", "true");
+    requests[0].assert_no_header("Hookstile-Possible-Duplicate");
+    requests[1].assert_header("Hookstile-Possible-Duplicate", "true");
+    requests[2].assert_header("Hookstile-Possible-Duplicate", "true");
     assert_eq!(attempt_numbers(&requests), ["1", "2", "3"]);
     let metrics = gateway.metrics().await;
     for (result, count) in [("timeout", 1.0), ("5xx", 1.0), ("2xx", 1.0)] {
@@ -517,7 +517,7 @@ async fn what_waits_is_delivered_once_after_a_stop_and_after_a_kill() {
         expected.sort();
         assert_eq!(ids, expected, "each once, killed: {killed}");
         for request in upstream.requests() {
-            request.assert_no_header("Hookgate-Possible-Duplicate");
+            request.assert_no_header("Hookstile-Possible-Duplicate");
         }
     }
 }
@@ -536,7 +536,7 @@ async fn an_attempt_cut_off_by_a_kill_is_made_again_and_told() {
     gateway.restart().await;
     upstream.received(2).await;
     queue_is_empty(&gateway).await;
-    upstream.requests()[1].assert_header("Hookgate-Possible-Duplicate", "true");
+    upstream.requests()[1].assert_header("Hookstile-Possible-Duplicate", "true");
     assert_eq!(upstream.count(), 2);
 }
 

@@ -15,10 +15,10 @@ fn receivers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/receivers")
 }
 
-/// `node`, with the modules of `HOOKGATE_NODE_MODULES` where that is set.
+/// `node`, with the modules of `HOOKSTILE_NODE_MODULES` where that is set.
 fn node(arguments: &[&str]) -> Option<Command> {
-    let mut command = Command::new(program("HOOKGATE_NODE", "node")?);
-    if let Some(modules) = std::env::var_os("HOOKGATE_NODE_MODULES") {
+    let mut command = Command::new(program("HOOKSTILE_NODE", "node")?);
+    if let Some(modules) = std::env::var_os("HOOKSTILE_NODE_MODULES") {
         command.env("NODE_PATH", modules);
     }
     command
@@ -29,9 +29,9 @@ fn node(arguments: &[&str]) -> Option<Command> {
     Some(command)
 }
 
-/// The Python of `HOOKGATE_PYTHON` (one in a virtual environment will do), or `python3`.
+/// The Python of `HOOKSTILE_PYTHON` (one in a virtual environment will do), or `python3`.
 fn python(arguments: &[&str]) -> Option<Command> {
-    let mut command = Command::new(program("HOOKGATE_PYTHON", "python3")?);
+    let mut command = Command::new(program("HOOKSTILE_PYTHON", "python3")?);
     command
         .args(arguments)
         .current_dir(receivers())
@@ -76,12 +76,12 @@ async fn the_providers_flask_receiver_accepts_what_is_forwarded() {
 }
 
 async fn accepts_what_is_forwarded(receiver: Process) {
-    let Some(curl) = tool("curl", program("HOOKGATE_CURL", "curl"), "sending by curl") else {
+    let Some(curl) = tool("curl", program("HOOKSTILE_CURL", "curl"), "sending by curl") else {
         return;
     };
     let Some(openssl) = tool(
         "openssl",
-        program("HOOKGATE_OPENSSL", "openssl"),
+        program("HOOKSTILE_OPENSSL", "openssl"),
         "signing by openssl",
     ) else {
         return;

@@ -32,9 +32,9 @@ impl Said {
     }
 }
 
-/// Runs `hookgate` in the gateway's folder, told where its admin listener is unless it is to look at the store itself.
-async fn hookgate(gateway: &Gateway, arguments: &[&str]) -> Said {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+/// Runs `hookstile` in the gateway's folder, told where its admin listener is unless it is to look at the store itself.
+async fn hookstile(gateway: &Gateway, arguments: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
     command
         .args(arguments)
         .current_dir(gateway.directory())
@@ -94,7 +94,7 @@ async fn with_deliveries(upstream: &Upstream) -> Gateway {
 /// Takes `evt_good` at once, `evt_late` the third time, and `evt_dead` the fourth.
 fn choosy() -> Upstream {
     Upstream::deciding(
-        |request, attempt| match (request.header("Hookgate-Event-Id"), attempt) {
+        |request, attempt| match (request.header("Hookstile-Event-Id"), attempt) {
             (Some("evt_late"), 1) => Reply::status(503),
             (Some("evt_late"), 2) => Reply::status(429),
             (Some("evt_dead"), 1..=3) => Reply::status(410),
@@ -446,35 +446,35 @@ async fn the_command_line_lists_shows_and_redelivers() {
     let gateway = with_deliveries(&upstream).await;
     let dead = delivery(&gateway, "evt_dead", "dead").await;
     let id = dead["id"].as_str().expect("an ID");
-    let list = hookgate(&gateway, &["events", "list"]).await;
+    let list = hookstile(&gateway, &["events", "list"]).await;
     assert_eq!(list.code, Some(0), "{}", list.all);
     for text in ["evt_good", "evt_late", "evt_dead", id] {
         assert!(list.stdout.contains(text), "{text} in {}", list.stdout);
     }
-    let dead_only = hookgate(&gateway, &["events", "list", "--status", "dead", "--json"]).await;
+    let dead_only = hookstile(&gateway, &["events", "list", "--status", "dead", "--json"]).await;
     assert_eq!(
         dead_only.json()["deliveries"].as_array().map(Vec::len),
         Some(1),
         "{}",
         dead_only.all
     );
-    let show = hookgate(&gateway, &["events", "show", id, "--json"])
+    let show = hookstile(&gateway, &["events", "show", id, "--json"])
         .await
         .json();
     assert_eq!(show["delivery"]["event_id"], "evt_dead", "{show}");
-    let redelivered = hookgate(&gateway, &["events", "redeliver", id]).await;
+    let redelivered = hookstile(&gateway, &["events", "redeliver", id]).await;
     assert_eq!(redelivered.code, Some(0), "{}", redelivered.all);
     eventually("it is delivered", async || {
         upstream.requests_for("evt_dead").len() == 4
     })
     .await;
-    let unknown = hookgate(&gateway, &["events", "show", "del_none"]).await;
+    let unknown = hookstile(&gateway, &["events", "show", "del_none"]).await;
     assert_eq!(unknown.code, Some(1), "{}", unknown.all);
-    let status = hookgate(&gateway, &["status"]).await;
+    let status = hookstile(&gateway, &["status"]).await;
     assert_eq!(status.code, Some(0), "{}", status.all);
     assert!(status.stdout.contains("hooks"), "{}", status.all);
     assert!(
-        hookgate(&gateway, &["status", "--json"])
+        hookstile(&gateway, &["status", "--json"])
             .await
             .json()
             .is_object()
@@ -487,7 +487,7 @@ async fn the_command_line_says_that_the_gateway_cannot_be_reached() {
     let mut gateway = with_deliveries(&upstream).await;
     gateway.stop().await;
     for arguments in [&["events", "list"][..], &["status"]] {
-        let said = hookgate(&gateway, arguments).await;
+        let said = hookstile(&gateway, arguments).await;
         assert_eq!(said.code, Some(69), "{}", said.all);
     }
 }
@@ -502,10 +502,10 @@ async fn a_stopped_gateways_events_can_be_looked_at_and_a_running_ones_store_is_
         "list",
         "--offline",
         "--config",
-        "hookgate.yaml",
+        "hookstile.yaml",
         "--json",
     ];
-    let refused = hookgate(&gateway, &arguments).await;
+    let refused = hookstile(&gateway, &arguments).await;
     assert_eq!(refused.code, Some(1), "{}", refused.all);
     assert!(
         refused.all.contains(&gateway.pid().to_string()),
@@ -513,7 +513,7 @@ async fn a_stopped_gateways_events_can_be_looked_at_and_a_running_ones_store_is_
         refused.all
     );
     gateway.kill().await;
-    let listed = hookgate(&gateway, &arguments).await.json();
+    let listed = hookstile(&gateway, &arguments).await.json();
     assert_eq!(
         listed["deliveries"].as_array().map(Vec::len),
         Some(3),

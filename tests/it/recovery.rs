@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::command::beside as hookgate;
+use crate::harness::command::beside as hookstile;
 use crate::harness::*;
 
 const REDELIVER: &str = "/deliveries/redeliver";
@@ -460,10 +460,10 @@ async fn a_forgotten_event_passes_once_also_after_a_kill() {
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Attempt", "1");
+    upstream.last().assert_header("Hookstile-Attempt", "1");
     upstream
         .last()
-        .assert_no_header("Hookgate-Possible-Duplicate");
+        .assert_no_header("Hookstile-Possible-Duplicate");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -733,7 +733,7 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
         .await
         .assert(500, "upstream_rejected");
 
-    let dry = hookgate(&gateway, "events redeliver --since 1h --dry-run").await;
+    let dry = hookstile(&gateway, "events redeliver --since 1h --dry-run").await;
     assert_eq!(
         dry.assert(0).stdout,
         "2 of 3 events can be delivered again\n"
@@ -743,22 +743,22 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
         "{}",
         dry.stderr
     );
-    let none = hookgate(&gateway, "events redeliver --until 1h --json").await;
+    let none = hookstile(&gateway, "events redeliver --until 1h --json").await;
     assert_eq!(none.assert(0).json(), told(false, 0, 0, &[]));
-    let listed = hookgate(&gateway, "events list --since 1h --route hooks --json")
+    let listed = hookstile(&gateway, "events list --since 1h --route hooks --json")
         .await
         .assert(0)
         .json();
     assert_eq!(listed["total"], 2);
     assert!(
-        hookgate(&gateway, "events list --until 1d")
+        hookstile(&gateway, "events list --until 1d")
             .await
             .assert(0)
             .stderr
             .contains("no deliveries")
     );
 
-    let all = hookgate(
+    let all = hookstile(
         &gateway,
         "events redeliver --status failed --per-second 100 --json",
     )
@@ -771,14 +771,14 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
     stands(&gateway, 1, "success").await;
     stands(&gateway, 2, "success").await;
     assert!(
-        hookgate(&gateway, "events redeliver --route none")
+        hookstile(&gateway, "events redeliver --route none")
             .await
             .assert(1)
             .stderr
             .contains("unknown_webhook")
     );
 
-    let forgotten = hookgate(&gateway, "events forget --route hooks evt_1").await;
+    let forgotten = hookstile(&gateway, "events forget --route hooks evt_1").await;
     assert!(
         forgotten.assert(0).stdout.starts_with("evt_1 is forgotten"),
         "{}",
@@ -788,7 +788,7 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    let again = hookgate(&gateway, "events forget --route hooks evt_3 --json").await;
+    let again = hookstile(&gateway, "events forget --route hooks evt_3 --json").await;
     assert!(
         again.assert(1).stderr.contains("unknown_event"),
         "{}",
@@ -798,7 +798,7 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
         .send(Event::raw(r#"{"id":12345678901234567890123,"type":"t"}"#))
         .await
         .assert(200, "delivered");
-    let number = hookgate(
+    let number = hookstile(
         &gateway,
         "events forget --route hooks --json 12345678901234567890123",
     )
@@ -817,14 +817,14 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
         "events forget evt_1",
         "events forget --route hooks",
     ] {
-        hookgate(&gateway, wrong).await.assert(2);
+        hookstile(&gateway, wrong).await.assert(2);
     }
     gateway.signal("INT");
     gateway.exited().await;
-    hookgate(&gateway, "events redeliver --dead")
+    hookstile(&gateway, "events redeliver --dead")
         .await
         .assert(69);
-    hookgate(&gateway, "events forget --route hooks evt_1")
+    hookstile(&gateway, "events forget --route hooks evt_1")
         .await
         .assert(69);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::command::beside as hookgate;
+use crate::harness::command::beside as hookstile;
 use crate::harness::*;
 
 /// The route under test, with its upstream swapped for another.
@@ -76,8 +76,8 @@ async fn a_file_renamed_over_the_old_one_is_taken_each_time() {
 async fn a_change_is_seen_beside_a_log_that_is_written_all_the_time() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
-    let mut log =
-        std::fs::File::create(gateway.directory().join("hookgate.log")).expect("a writable folder");
+    let mut log = std::fs::File::create(gateway.directory().join("hookstile.log"))
+        .expect("a writable folder");
     let writing = tokio::spawn(async move {
         loop {
             log.write_all(b"a line\n").expect("a writable file");
@@ -97,12 +97,12 @@ async fn a_configuration_behind_swapped_symlinks_is_taken() {
     let folder = gateway.directory().to_owned();
     let publish = |version: &str, setup: &Setup| {
         std::fs::create_dir(folder.join(version)).expect("a folder");
-        std::fs::write(folder.join(version).join("hookgate.yaml"), setup.yaml()).expect("a file");
+        std::fs::write(folder.join(version).join("hookstile.yaml"), setup.yaml()).expect("a file");
         std::os::unix::fs::symlink(version, folder.join("..tmp")).expect("a link");
         std::fs::rename(folder.join("..tmp"), folder.join("..data")).expect("a rename");
     };
     publish("..v1", &setup(&old));
-    std::os::unix::fs::symlink("..data/hookgate.yaml", folder.join("link")).expect("a link");
+    std::os::unix::fs::symlink("..data/hookstile.yaml", folder.join("link")).expect("a link");
     std::fs::rename(folder.join("link"), gateway.config()).expect("a rename");
     publish("..v2", &setup(&new));
     wait_until_served_by(&gateway, &new).await;
@@ -115,7 +115,7 @@ async fn a_bad_file_changes_nothing_is_told_and_is_seen_in_the_metric() {
     let bad = [
         "routes: [".to_owned(),
         setup(&new).yaml().replace("upstream", "upstraem"),
-        Setup::from(Route::to(&new).with("secrets", "[{env: HOOKGATE_IT_UNSET}]")).yaml(),
+        Setup::from(Route::to(&new).with("secrets", "[{env: HOOKSTILE_IT_UNSET}]")).yaml(),
         Setup::from(Route::to(&new).with("secrets", "[]")).yaml(),
         String::new(),
     ];
@@ -136,7 +136,7 @@ async fn a_bad_file_changes_nothing_is_told_and_is_seen_in_the_metric() {
             .await;
     }
     assert_eq!((new.connections(), upstream.count()), (0, bad.len()));
-    for told in ["upstraem", "HOOKGATE_IT_UNSET"] {
+    for told in ["upstraem", "HOOKSTILE_IT_UNSET"] {
         assert!(
             gateway.output().contains(told),
             "the log tells {told}: {}",
@@ -364,7 +364,7 @@ async fn a_reload_over_the_api_has_happened_when_it_is_answered() {
         warnings.len() == 1
             && warnings[0]
                 .as_str()
-                .is_some_and(|text| text.contains("hookgate.yaml:"))
+                .is_some_and(|text| text.contains("hookstile.yaml:"))
     );
     assert!(!document.to_string().contains(secret), "{document}");
     let event = Event::new("evt_1");
@@ -405,7 +405,7 @@ async fn a_reload_over_the_api_refuses_a_bad_file_with_each_problem_and_changes_
     assert!(
         problems
             .iter()
-            .all(|line| line.starts_with("hookgate.yaml:") && !line.contains('\n')),
+            .all(|line| line.starts_with("hookstile.yaml:") && !line.contains('\n')),
         "{problem}"
     );
     assert!(
@@ -428,7 +428,7 @@ async fn the_command_reloads_and_prints_what_is_wrong() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     gateway.rewrite(setup(&new));
-    let run = hookgate(&gateway, "reload").await;
+    let run = hookstile(&gateway, "reload").await;
     assert_eq!(
         (run.code, run.stdout.as_str()),
         (Some(0), "reloaded: 1 route\n"),
@@ -441,14 +441,14 @@ async fn the_command_reloads_and_prints_what_is_wrong() {
         .assert(200, "delivered");
     assert_eq!((old.count(), new.count()), (0, 1));
     gateway.rewrite_text(&setup(&old).yaml().replace("upstream:", "upstraem:"));
-    let run = hookgate(&gateway, "reload").await;
+    let run = hookstile(&gateway, "reload").await;
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
     assert!(
-        run.stderr.contains("hookgate.yaml:") && run.stderr.contains("upstraem"),
+        run.stderr.contains("hookstile.yaml:") && run.stderr.contains("upstraem"),
         "{}",
         run.stderr
     );
-    let run = hookgate(&gateway, "reload --json").await;
+    let run = hookstile(&gateway, "reload --json").await;
     let document = run.json();
     assert_eq!(
         (run.code, &document["success"], &document["code"]),
@@ -462,10 +462,10 @@ async fn a_reload_needs_the_token() {
     let admin = r#"{address: "127.0.0.1:0", token: {value: admin_it_token_77aa}}"#;
     let gateway = Gateway::start(setup(&upstream).with("admin", admin)).await;
     assert_eq!(reload(&gateway).await.0, 401);
-    assert_eq!(hookgate(&gateway, "reload").await.code, Some(77));
+    assert_eq!(hookstile(&gateway, "reload").await.code, Some(77));
     let mut gone = gateway;
     gone.stop().await;
-    assert_eq!(hookgate(&gone, "reload").await.code, Some(69));
+    assert_eq!(hookstile(&gone, "reload").await.code, Some(69));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,8 +117,8 @@ async fn the_claim_of_a_killed_replica_lapses_and_the_next_attempt_is_marked() {
         answer.assert_problem(409, "in_flight");
     }
     let last = upstream.last();
-    last.assert_header("Hookgate-Attempt", "2");
-    last.assert_header("Hookgate-Possible-Duplicate", "true");
+    last.assert_header("Hookstile-Attempt", "2");
+    last.assert_header("Hookstile-Possible-Duplicate", "true");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,7 +143,7 @@ async fn an_event_that_a_killed_replica_was_delivering_is_taken_over_and_marked(
     eventually("another takes over", async || upstream.count() == 2).await;
     upstream
         .last()
-        .assert_header("Hookgate-Possible-Duplicate", "true");
+        .assert_header("Hookstile-Possible-Duplicate", "true");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,7 +263,7 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
     };
     let upstream = Upstream::deciding(|request, attempt| {
         let is_held = request
-            .header("Hookgate-Event-Id")
+            .header("Hookstile-Event-Id")
             .is_some_and(|id| id.starts_with("held"));
         if is_held && attempt == 1 {
             Reply::hang()
@@ -301,7 +301,7 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
     }
     let hours = |which| {
         let sql = format!(
-            "select ({which}(ends_ms) - (select now from hookgate.clock)) / 3600000.0 from hookgate.ledger"
+            "select ({which}(ends_ms) - (select now from hookstile.clock)) / 3600000.0 from hookstile.ledger"
         );
         postgres.sql(&sql).parse::<f64>().expect("a number")
     };
@@ -336,7 +336,7 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
     }
     let lease = |table| {
         let sql = format!(
-            "select max(lease_ends_ms) - (select now from hookgate.clock) from hookgate.{table}"
+            "select max(lease_ends_ms) - (select now from hookstile.clock) from hookstile.{table}"
         );
         postgres.sql(&sql).parse::<i64>().expect("milliseconds")
     };
@@ -354,7 +354,7 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
                 upstream.requests_for(&id).len() == 2
             })
             .await;
-            upstream.requests_for(&id)[1].assert_header("Hookgate-Possible-Duplicate", "true");
+            upstream.requests_for(&id)[1].assert_header("Hookstile-Possible-Duplicate", "true");
         }
     }
     for (gateway, _) in &mut wrong {
@@ -381,5 +381,8 @@ async fn of_two_webhooks_made_on_one_path_at_two_replicas_at_once_one_is_refused
         statuses.sort_unstable();
         assert_eq!(statuses, [201, 409], "{} {}", made.0.text(), made.1.text());
     }
-    assert_eq!(postgres.sql("select count(*) from hookgate.webhooks"), "10");
+    assert_eq!(
+        postgres.sql("select count(*) from hookstile.webhooks"),
+        "10"
+    );
 }

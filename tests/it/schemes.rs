@@ -270,7 +270,9 @@ async fn an_id_in_an_unsigned_header_does_not_get_a_replay_past_the_ledger() {
         .send(post("two", b"[]"))
         .await
         .assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Event-Type", "push");
+    upstream
+        .last()
+        .assert_header("Hookstile-Event-Type", "push");
     assert_eq!(upstream.count(), 2);
 }
 

@@ -1,5 +1,5 @@
 //! The providers' own SDKs as senders and as judges: what they sign is taken, whatever is changed is not, and what
-//! `hookgate sign` makes they take. They are behind the drivers in `tests/sdk/`.
+//! `hookstile sign` makes they take. They are behind the drivers in `tests/sdk/`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -23,26 +23,26 @@ struct Sdks {
 
 impl Sdks {
     fn node() -> Option<Self> {
-        let modules = std::env::var_os("HOOKGATE_NODE_MODULES").map(PathBuf::from);
+        let modules = std::env::var_os("HOOKSTILE_NODE_MODULES").map(PathBuf::from);
         let installed = modules.filter(|modules| modules.join("standardwebhooks").is_dir());
         tool(
-            "HOOKGATE_NODE_MODULES with the providers' SDKs",
+            "HOOKSTILE_NODE_MODULES with the providers' SDKs",
             installed,
             "the SDKs of npm",
         )?;
-        let node = tool("node", program("HOOKGATE_NODE", "node"), "the SDKs of npm")?;
+        let node = tool("node", program("HOOKSTILE_NODE", "node"), "the SDKs of npm")?;
         Some(Self::start(&node, "driver.mjs"))
     }
 
     fn python() -> Option<Self> {
-        let python = program("HOOKGATE_PYTHON", "python3").filter(|python| {
+        let python = program("HOOKSTILE_PYTHON", "python3").filter(|python| {
             let probe = Command::new(python)
                 .args(["-c", "import standardwebhooks"])
                 .output();
             probe.is_ok_and(|probe| probe.status.success())
         });
         let python = tool(
-            "HOOKGATE_PYTHON with the providers' SDKs",
+            "HOOKSTILE_PYTHON with the providers' SDKs",
             python,
             "the SDKs of PyPI",
         )?;
@@ -355,12 +355,12 @@ async fn what_the_sdks_of_pypi_sign_is_taken_and_nothing_that_was_changed() {
     takes_what_they_sign_and_nothing_else(sdks, &OF_PYPI).await;
 }
 
-/// What `hookgate sign` prints for `body`.
+/// What `hookstile sign` prints for `body`.
 fn signed_by_us(preset: &str, secret: &str, body: &str, url: &str) -> Value {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("body.json");
     std::fs::write(&file, body).expect("a writable folder");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
     command.args([
         "sign",
         "--provider",

@@ -26,13 +26,13 @@ async fn what_does_not_verify_is_forwarded_marked_and_counted() {
     .enumerate()
     {
         gateway
-            .send(request.header("Hookgate-Verified", "true"))
+            .send(request.header("Hookstile-Verified", "true"))
             .await
             .assert(200, "delivered");
         let seen = upstream.last();
-        seen.assert_header("Hookgate-Verified", "false");
+        seen.assert_header("Hookstile-Verified", "false");
         // A receiver that goes by IDs must not take the genuine event for a copy of this.
-        seen.assert_no_header("Hookgate-Event-Id");
+        seen.assert_no_header("Hookstile-Event-Id");
         seen.assert_no_header("Idempotency-Key");
         assert_eq!(
             (seen.body, upstream.count()),
@@ -63,7 +63,7 @@ async fn a_forged_event_does_not_use_up_the_genuine_one_s_id() {
     gateway.send(event.forged()).await.assert(200, "delivered");
     gateway.send(event.forged()).await.assert(200, "delivered");
     gateway.send(event.post()).await.assert(200, "delivered");
-    upstream.last().assert_no_header("Hookgate-Verified");
+    upstream.last().assert_no_header("Hookstile-Verified");
     gateway.send(event.post()).await.assert(409, "duplicate");
     gateway.send(event.forged()).await.assert(200, "delivered");
     assert_eq!(upstream.count(), 4);
@@ -84,7 +84,7 @@ async fn what_is_no_event_passes_too_and_what_the_route_does_not_take_does_not()
         .send(Request::post(b"not JSON"))
         .await
         .assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Verified", "false");
+    upstream.last().assert_header("Hookstile-Verified", "false");
     // What verifies is held to the same as ever.
     gateway
         .send(Event::raw("{}").post())
@@ -105,7 +105,7 @@ async fn a_queue_holds_what_is_genuine_and_the_rest_is_forwarded_at_once() {
         .await
         .assert(202, "queued");
     upstream.received(2).await;
-    upstream.last().assert_no_header("Hookgate-Verified");
+    upstream.last().assert_no_header("Hookstile-Verified");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

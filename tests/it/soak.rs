@@ -1,7 +1,7 @@
 //! Hours in small: good, bad, replayed, slow and broken traffic at once, receivers with moods, reloads, upgrades, stops and kills;
 //! every promise holds, and what was taken meanwhile is given back.
 //!
-//! `make soak` runs it for an hour, CI for two minutes, `make test` for some seconds (`HOOKGATE_SOAK_SECONDS`).
+//! `make soak` runs it for an hour, CI for two minutes, `make test` for some seconds (`HOOKSTILE_SOAK_SECONDS`).
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ fn time() -> Duration {
     } else {
         10
     };
-    let seconds = std::env::var("HOOKGATE_SOAK_SECONDS")
+    let seconds = std::env::var("HOOKSTILE_SOAK_SECONDS")
         .ok()
         .and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(usual))

@@ -56,8 +56,8 @@ async fn an_upstream_in_trouble_gets_the_event_later_and_the_sender_a_202() {
         upstream.received(2).await;
         queue_is_empty(&gateway).await;
         let second = upstream.requests_for("evt_1").pop().expect("two attempts");
-        second.assert_header("Hookgate-Attempt", "2");
-        second.assert_no_header("Hookgate-Possible-Duplicate");
+        second.assert_header("Hookstile-Attempt", "2");
+        second.assert_no_header("Hookstile-Possible-Duplicate");
         assert_eq!(second.body, event.body, "upstream {status}");
         assert_eq!(upstream.count(), 2, "upstream {status}");
         gateway.send(event).await.assert_problem(409, "duplicate");
@@ -84,7 +84,7 @@ async fn an_upstream_that_cannot_be_reached_gets_the_event_later() {
     queue_is_empty(&gateway).await;
     upstream
         .last()
-        .assert_no_header("Hookgate-Possible-Duplicate");
+        .assert_no_header("Hookstile-Possible-Duplicate");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -104,7 +104,7 @@ async fn a_connection_that_breaks_after_the_request_was_sent_is_repeated_and_tol
     queue_is_empty(&gateway).await;
     upstream
         .last()
-        .assert_header("Hookgate-Possible-Duplicate", "true");
+        .assert_header("Hookstile-Possible-Duplicate", "true");
     assert_eq!(upstream.count(), 2);
 }
 
@@ -123,7 +123,7 @@ async fn an_event_the_upstream_refuses_is_the_senders_again() {
             .send(Event::new("evt_1"))
             .await
             .assert(200, "delivered");
-        upstream.last().assert_header("Hookgate-Attempt", "2");
+        upstream.last().assert_header("Hookstile-Attempt", "2");
         assert_eq!(upstream.count(), 2, "upstream {status}");
     }
 }
@@ -141,8 +141,8 @@ async fn an_upstream_that_hangs_costs_the_sender_no_more_than_the_budget() {
     upstream.received(2).await;
     queue_is_empty(&gateway).await;
     let second = upstream.last();
-    second.assert_header("Hookgate-Possible-Duplicate", "true");
-    second.assert_header("Hookgate-Attempt", "2");
+    second.assert_header("Hookstile-Possible-Duplicate", "true");
+    second.assert_header("Hookstile-Attempt", "2");
     gateway
         .send(Event::new("evt_1"))
         .await

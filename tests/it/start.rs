@@ -14,8 +14,8 @@ async fn an_unusable_configuration_is_refused_with_exit_code_78() {
         ("secret", route().with("secrets", "[]")),
         ("secret", route().without("secrets")),
         (
-            "HOOKGATE_IT_UNSET",
-            route().with("secrets", "[{env: HOOKGATE_IT_UNSET}]"),
+            "HOOKSTILE_IT_UNSET",
+            route().with("secrets", "[{env: HOOKSTILE_IT_UNSET}]"),
         ),
         (
             "no-such.key",

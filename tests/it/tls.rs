@@ -417,7 +417,7 @@ async fn the_expiry_of_each_certificate_is_a_metric_and_follows_a_reload() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sslscan_finds_tls_1_2_and_1_3_alone_with_strong_ciphers() {
     let skipped = "what a scanner finds of our TLS";
-    let Some(sslscan) = tool("sslscan", program("HOOKGATE_SSLSCAN", "sslscan"), skipped) else {
+    let Some(sslscan) = tool("sslscan", program("HOOKSTILE_SSLSCAN", "sslscan"), skipped) else {
         return;
     };
     let (upstream, authority) = (Upstream::ok(), Authority::new());

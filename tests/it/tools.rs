@@ -7,8 +7,8 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hookgate::providers::PRESETS;
-use hookgate::secret::Secret;
+use hookstile::providers::PRESETS;
+use hookstile::secret::Secret;
 use jiff::Timestamp;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
@@ -75,13 +75,13 @@ fn command() -> Command {
     command
 }
 
-async fn hookgate(arguments: &[&str]) -> Run {
+async fn hookstile(arguments: &[&str]) -> Run {
     let mut command = command();
     command.args(arguments);
     finish(command).await
 }
 
-/// `hookgate send` as this provider, with more arguments.
+/// `hookstile send` as this provider, with more arguments.
 async fn send(url: &str, provider: &str, more: &[&str]) -> Run {
     let secret = if provider == "discord" {
         "DISCORD_SEED"
@@ -93,7 +93,7 @@ async fn send(url: &str, provider: &str, more: &[&str]) -> Run {
         arguments.extend(["--url", SQUARE_URL]);
     }
     arguments.extend(more);
-    hookgate(&arguments).await
+    hookstile(&arguments).await
 }
 
 /// A gateway with a route for every provider, all to one upstream.
@@ -126,7 +126,7 @@ fn url_of(gateway: &Gateway, name: &str) -> String {
     format!("http://{}/webhooks/{name}", gateway.data())
 }
 
-/// A running `hookgate catch`.
+/// A running `hookstile catch`.
 struct Catch {
     process: Process,
     address: SocketAddr,
@@ -186,11 +186,11 @@ async fn what_is_sent_for_every_provider_is_delivered_as_it_was_sent() {
             "{}",
             preset.name
         );
-        received.assert_header("Hookgate-Route", preset.name);
-        received.assert_header("Hookgate-Event-Type", preset.example_type);
+        received.assert_header("Hookstile-Route", preset.name);
+        received.assert_header("Hookstile-Event-Type", preset.example_type);
         assert_eq!(
             told["event_id"].as_str(),
-            received.header("Hookgate-Event-Id"),
+            received.header("Hookstile-Event-Id"),
             "{}",
             preset.name
         );
@@ -377,7 +377,7 @@ async fn a_file_is_sent_as_it_is_and_the_headers_as_they_are_given() {
     assert_eq!(received.body, body);
     assert_eq!(received.headers.all("X-Test"), ["a", "b"]);
     received.assert_header("X-GitHub-Delivery", "7d3f");
-    received.assert_header("Hookgate-Event-Type", "issues");
+    received.assert_header("Hookstile-Event-Type", "issues");
 
     // What stands in the body can't be given besides.
     for more in [
@@ -401,7 +401,7 @@ async fn a_file_is_sent_as_it_is_and_the_headers_as_they_are_given() {
         .await
         .assert(0);
     let received = upstream.last();
-    received.assert_header("Hookgate-Event-Id", "evt_9");
+    received.assert_header("Hookstile-Event-Id", "evt_9");
     let body: Value = serde_json::from_slice(&received.body).expect("JSON");
     assert_eq!(
         (&body["type"], &body["timestamp"]),
@@ -418,7 +418,7 @@ async fn where_nobody_listens_it_says_so_and_fails() {
     let run = send(&port.url(), "github", &[]).await;
     run.assert(1);
     assert_eq!(run.stdout, "");
-    let said = format!("hookgate: cannot send to {}: ", port.url());
+    let said = format!("hookstile: cannot send to {}: ", port.url());
     assert!(
         run.stderr.starts_with(&said) && run.stderr.contains("refused"),
         "{}",
@@ -511,7 +511,7 @@ async fn what_is_caught_is_verified_and_nothing_is_refused() {
             "--secret-env",
             "NOT_THE_SECRET",
         ];
-        hookgate(&forged).await.assert(0);
+        hookstile(&forged).await.assert(0);
         let told = catch.ended().await;
         assert!(!catch.process.output().contains(TOOLS_SECRET));
         if json {
@@ -686,9 +686,9 @@ async fn behind_the_gateway_it_shows_what_the_gateway_adds() {
         .assert(200, "delivered");
     let told = catch.ended().await;
     for header in [
-        "hookgate-event-id: evt_1",
-        "hookgate-event-type: user.created",
-        "hookgate-route: hooks",
+        "hookstile-event-id: evt_1",
+        "hookstile-event-type: user.created",
+        "hookstile-route: hooks",
     ] {
         assert!(
             told.contains(&format!("\n  {header}\n")),
@@ -751,7 +751,7 @@ async fn nothing_from_outside_reaches_the_terminal_raw() {
     }
     let upstream = Upstream::replying([Reply::full(
         200,
-        "Hookgate-Outcome: delivered\r\n",
+        "Hookstile-Outcome: delivered\r\n",
         hostile.as_bytes(),
     )]);
     for more in [&[][..], &["--json"]] {
@@ -811,14 +811,14 @@ async fn a_provider_without_a_secret_is_wrong_usage_and_so_is_a_secret_without_a
         &["send", "http://127.0.0.1:1/", "--provider", "stripe"],
     ];
     for arguments in cases {
-        hookgate(arguments).await.assert(2);
+        hookstile(arguments).await.assert(2);
     }
-    hookgate(&[
+    hookstile(&[
         "catch",
         "--provider",
         "stripe",
         "--secret-env",
-        "HOOKGATE_IT_UNSET",
+        "HOOKSTILE_IT_UNSET",
     ])
     .await
     .assert(1);
@@ -826,7 +826,7 @@ async fn a_provider_without_a_secret_is_wrong_usage_and_so_is_a_secret_without_a
 
 /// The commands that the program's help lists.
 async fn commands() -> BTreeSet<String> {
-    let help = hookgate(&["--help"]).await.stdout;
+    let help = hookstile(&["--help"]).await.stdout;
     let lines = help
         .lines()
         .skip_while(|line| *line != "Commands:")
@@ -843,28 +843,28 @@ async fn commands() -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
-        let run = hookgate(&["completions", shell]).await;
+        let run = hookstile(&["completions", shell]).await;
         let script = &run.assert(0).stdout;
         for name in commands().await {
             assert!(script.contains(&name), "{shell}: {name}");
         }
     }
-    hookgate(&["completions", "tcsh"]).await.assert(2);
+    hookstile(&["completions", "tcsh"]).await.assert(2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_has_a_manual_page_with_examples() {
     let folder: TempDir = tempfile::tempdir().expect("a folder");
     let pages = folder.path().join("share/man1");
-    hookgate(&["man", "--dir", pages.to_str().expect("UTF-8")])
+    hookstile(&["man", "--dir", pages.to_str().expect("UTF-8")])
         .await
         .assert(0);
     let page = |name: &str| {
         std::fs::read_to_string(pages.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     };
     assert_eq!(
-        page("hookgate.1"),
-        hookgate(&["man"]).await.assert(0).stdout
+        page("hookstile.1"),
+        hookstile(&["man"]).await.assert(0).stdout
     );
     let groups = ["help", "events", "deliveries"];
     let mut names: BTreeSet<_> = commands()
@@ -883,7 +883,7 @@ async fn every_command_has_a_manual_page_with_examples() {
         .map(str::to_owned),
     );
     for name in names {
-        let page = page(&format!("hookgate-{name}.1"));
+        let page = page(&format!("hookstile-{name}.1"));
         assert!(page.contains("Examples:"), "{name} has examples");
     }
 }

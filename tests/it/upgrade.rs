@@ -22,8 +22,8 @@ struct Installed {
 impl Installed {
     async fn start(setup: impl Into<Setup>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let program = folder.path().join("hookgate");
-        install(Path::new(env!("CARGO_BIN_EXE_hookgate")), &program);
+        let program = folder.path().join("hookstile");
+        install(Path::new(env!("CARGO_BIN_EXE_hookstile")), &program);
         // The binary's own path comes first in what follows, and is dropped.
         let become_it = format!("shift; exec {} \"$@\"", program.display());
         let under = Under::command(["sh", "-c", &become_it, "sh"].map(Into::into).into());
@@ -123,7 +123,7 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     for _ in 0..10 {
         let before = installed.running();
         install(
-            Path::new(env!("CARGO_BIN_EXE_hookgate")),
+            Path::new(env!("CARGO_BIN_EXE_hookstile")),
             &installed.program,
         );
         let before_it = answered.load(Ordering::SeqCst);
@@ -255,7 +255,7 @@ async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
     gateway.metric_reaches("queue_events", &[], 0.0).await;
     assert_eq!(upstream.event_ids(), ["evt_slow", "evt_next"]);
     for request in upstream.requests() {
-        request.assert_no_header("Hookgate-Possible-Duplicate");
+        request.assert_no_header("Hookstile-Possible-Duplicate");
     }
 }
 
@@ -301,7 +301,7 @@ async fn a_program_that_would_not_start_is_not_taken() {
     eventually("it says so", async || refusals() == 2).await;
     // A configuration that it refuses.
     install(
-        Path::new(env!("CARGO_BIN_EXE_hookgate")),
+        Path::new(env!("CARGO_BIN_EXE_hookstile")),
         &installed.program,
     );
     gateway.rewrite_text("routes: [{}]\n");

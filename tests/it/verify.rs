@@ -128,7 +128,7 @@ async fn all_authentication_failures_answer_with_one_byte_identical_body() {
         let answer = gateway.send(request).await;
         answer.assert_problem(401, "invalid_signature");
         assert!(
-            answer.header("Hookgate-Event-Id").is_none(),
+            answer.header("Hookstile-Event-Id").is_none(),
             "an unverified ID is not repeated"
         );
         bodies.insert(answer.text());
@@ -249,10 +249,10 @@ async fn a_forged_copy_does_not_block_the_real_event() {
         .send(Event::new("evt_victim"))
         .await
         .assert(200, "delivered");
-    upstream.last().assert_header("Hookgate-Attempt", "1");
+    upstream.last().assert_header("Hookstile-Attempt", "1");
     upstream
         .last()
-        .assert_no_header("Hookgate-Possible-Duplicate");
+        .assert_no_header("Hookstile-Possible-Duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

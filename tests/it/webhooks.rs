@@ -66,7 +66,7 @@ async fn a_webhook_that_is_made_serves_at_once_and_its_secret_is_shown_this_once
         .assert(200, "delivered");
     upstream
         .last()
-        .assert_header("Hookgate-Route", id.strip_prefix("wh_").unwrap());
+        .assert_header("Hookstile-Route", id.strip_prefix("wh_").unwrap());
     let other =
         Event::typed("evt_2", "vpn.connected").signed_with(webhook["secret"].as_str().unwrap());
     gateway
@@ -340,7 +340,7 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
         assert_eq!(tested["event_type"], "webhook.test");
         upstream
             .last()
-            .assert_header("Hookgate-Event-Type", "webhook.test");
+            .assert_header("Hookstile-Event-Type", "webhook.test");
         let listed = gateway
             .api(&format!(
                 "/webhooks/{id}/deliveries?event_type=webhook.test"
@@ -351,15 +351,15 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
             (&json!(1), &json!(true)),
             "{id}"
         );
-        upstream.last().assert_header("Hookgate-Test", "true");
-        upstream.last().assert_no_header("Hookgate-Test-Mark");
+        upstream.last().assert_header("Hookstile-Test", "true");
+        upstream.last().assert_no_header("Hookstile-Test-Mark");
     }
     let claimed = Event::new("evt_1")
         .post()
-        .header("Hookgate-Test", "true")
-        .header("Hookgate-Test-Mark", &"0".repeat(64));
+        .header("Hookstile-Test", "true")
+        .header("Hookstile-Test-Mark", &"0".repeat(64));
     gateway.send(claimed).await.assert(200, "delivered");
-    upstream.last().assert_no_header("Hookgate-Test");
+    upstream.last().assert_no_header("Hookstile-Test");
     assert_eq!(
         gateway.api("/deliveries?event_id=evt_1").await["deliveries"][0]["test"],
         false

@@ -6,7 +6,7 @@ import os
 import schemathesis
 
 EXAMPLES = {
-    "url": os.environ["HOOKGATE_UPSTREAM"],
+    "url": os.environ["HOOKSTILE_UPSTREAM"],
     "events": ["user.*"],
     "headers": {"X-Tenant": "a"},
     "allow_from": ["127.0.0.1"],

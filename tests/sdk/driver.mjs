@@ -1,6 +1,6 @@
 // The providers' Node SDKs behind one pipe: a JSON object a line in, one a line out, as `README.md` tells.
 // Owns the translation to each SDK's call; what a verdict means is the SDK's to say, and the tests' to judge.
-// The packages are those of HOOKGATE_NODE_MODULES.
+// The packages are those of HOOKSTILE_NODE_MODULES.
 
 import { Console } from 'node:console';
 import { createRequire } from 'node:module';
@@ -10,7 +10,7 @@ import { pathToFileURL } from 'node:url';
 // SDKs log to the console (Zoom's logs every event); stdout carries answers alone.
 globalThis.console = new Console(process.stderr);
 
-const { resolve } = createRequire(`${process.env.HOOKGATE_NODE_MODULES}/`);
+const { resolve } = createRequire(`${process.env.HOOKSTILE_NODE_MODULES}/`);
 
 async function load(name) {
   const module = await import(pathToFileURL(resolve(name)));

@@ -1,6 +1,6 @@
 """The providers' Python SDKs behind one pipe: a JSON object a line in, one a line out, as `README.md` tells.
 Owns the translation to each SDK's call; what a verdict means is the SDK's to say, and the tests' to judge.
-Runs with the python of HOOKGATE_PYTHON."""
+Runs with the python of HOOKSTILE_PYTHON."""
 
 import base64
 import json

@@ -10,7 +10,7 @@ pub(super) struct Why {
     pub mend: &'static str,
 }
 
-/// Codes are those of `Hookgate-Outcome`, reasons those of the log.
+/// Codes are those of `Hookstile-Outcome`, reasons those of the log.
 pub(super) fn why(code: &str, reason: Option<&str>) -> Why {
     let (what, mend) = match (code, reason) {
         ("invalid_signature", Some("missing")) => (
@@ -25,7 +25,7 @@ pub(super) fn why(code: &str, reason: Option<&str>) -> Why {
         ("invalid_signature", Some("mismatch")) => (
             "The signature is well formed, and none of the route's secrets makes it for this body.",
             "Nearly always the secret: was it changed at the provider, or here? Else something on the way writes the body \
-             anew. Capture a request and ask `hookgate verify`.",
+             anew. Capture a request and ask `hookstile verify`.",
         ),
         ("invalid_signature", Some("stale")) => (
             "The signature is genuine, and its time is too far from now.",

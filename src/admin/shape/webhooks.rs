@@ -112,7 +112,7 @@ pub struct TestResult {
     /// Whether it was handed over, or stored to be.
     pub success: bool,
     pub status: u16,
-    /// As `Hookgate-Outcome` has it.
+    /// As `Hookstile-Outcome` has it.
     #[schema(value_type = Code)]
     pub outcome: String,
     pub event_id: String,

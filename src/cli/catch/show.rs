@@ -68,7 +68,7 @@ impl Caught {
             self.peer
         )];
         lines.extend(self.verdict.as_ref().map(|verdict| verdict.to_line(style)));
-        let ours = |name: &HeaderName| name.as_str().starts_with("hookgate-");
+        let ours = |name: &HeaderName| name.as_str().starts_with("hookstile-");
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             let name = style.paint(if ours(name) { CYAN } else { FAINT }, &format!("{name}:"));
             format!(
@@ -76,9 +76,9 @@ impl Caught {
                 terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false)
             )
         };
-        let (by_hookgate, by_sender): (Vec<_>, Vec<_>) =
+        let (by_hookstile, by_sender): (Vec<_>, Vec<_>) =
             self.headers.iter().partition(|(name, _)| ours(name));
-        lines.extend(by_hookgate.into_iter().chain(by_sender).map(field));
+        lines.extend(by_hookstile.into_iter().chain(by_sender).map(field));
         match &self.body {
             Ok(body) if body.is_empty() => {}
             Ok(body) => {
@@ -213,7 +213,7 @@ mod tests {
     fn caught(body: &'static [u8]) -> Caught {
         let headers = [
             ("x-test", "a"),
-            ("hookgate-event-id", "evt_1"),
+            ("hookstile-event-id", "evt_1"),
             ("x-test", "b\u{9b}c"),
         ];
         let headers = headers.map(|(name, value)| {
@@ -235,13 +235,13 @@ mod tests {
 
     #[test]
     fn people_see_the_gateway_s_headers_first_and_json_laid_out() {
-        let expected = "10:30:00.500Z  POST /hooks  from 127.0.0.1:5\n  hookgate-event-id: evt_1\n  x-test: a\n  \
+        let expected = "10:30:00.500Z  POST /hooks  from 127.0.0.1:5\n  hookstile-event-id: evt_1\n  x-test: a\n  \
                         x-test: b\\u{9b}c\n\n  {\n    \"a\": \"\\u{7f}\"\n  }\n\n";
         assert_eq!(caught(b"{\"a\":\"\x7f\"}").to_text(Style::Plain), expected);
         assert!(
             caught(b"")
                 .to_text(Style::Coloured)
-                .contains("\x1b[36mhookgate-event-id:\x1b[0m evt_1")
+                .contains("\x1b[36mhookstile-event-id:\x1b[0m evt_1")
         );
     }
 

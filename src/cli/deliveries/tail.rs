@@ -1,4 +1,4 @@
-//! `hookgate deliveries tail`.
+//! `hookstile deliveries tail`.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -21,9 +21,9 @@ use crate::store::{DeliveryId, Filter, State};
 /// Each is printed once, the oldest first, as it stands when it is first seen. With --status, it is when it first stands so; of the newest 500 that do, in case an older event has come to that. A gateway that is gone for a moment is waited for.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate deliveries tail
-  hookgate deliveries tail --route billing --status dead
-  hookgate deliveries tail --since del_17 --json | jq -r .event_id")]
+  hookstile deliveries tail
+  hookstile deliveries tail --route billing --status dead
+  hookstile deliveries tail --since del_17 --json | jq -r .event_id")]
 pub struct Args {
     #[command(flatten)]
     gateway: Gateway,

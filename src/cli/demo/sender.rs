@@ -18,7 +18,7 @@ pub(super) struct Sender {
 
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// What `Hookgate-Outcome` says.
+    /// What `Hookstile-Outcome` says.
     pub(super) outcome: String,
     pub(super) after: Duration,
 }
@@ -70,7 +70,7 @@ impl Sender {
             .map_or_else(Default::default, |head| {
                 let outcome = head
                     .headers
-                    .get("hookgate-outcome")
+                    .get("hookstile-outcome")
                     .and_then(|value| value.to_str().ok());
                 (head.status.as_u16(), outcome.unwrap_or_default().to_owned())
             });

@@ -1,4 +1,4 @@
-//! `hookgate events forget`.
+//! `hookstile events forget`.
 
 use std::process::ExitCode;
 
@@ -14,13 +14,13 @@ use crate::cli::terminal;
 /// The next copy of it is forwarded or stored as if it had never come; one that is stored and waits is delivered all the same. An ID of digits is taken for a text, and for a number where no such text is known.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate events forget --route billing evt_123
-  hookgate events forget --route billing --json 1024")]
+  hookstile events forget --route billing evt_123
+  hookstile events forget --route billing --json 1024")]
 pub struct Args {
     /// Whose event
     #[arg(long, value_name = "NAME")]
     route: String,
-    /// The event's ID, as `hookgate events list` shows it
+    /// The event's ID, as `hookstile events list` shows it
     #[arg(value_name = "EVENT_ID", allow_hyphen_values = true)]
     event_id: String,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `hookgate events list`.
+//! `hookstile events list`.
 
 use std::process::ExitCode;
 
@@ -13,10 +13,10 @@ use crate::store::Filter;
 /// List deliveries, the newest first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate events list --status dead --route billing
-  hookgate events list --status failed --since 2h
-  hookgate events list --event-id evt_123 --json | jq '.deliveries[].status'
-  hookgate events list --offline --config /etc/hookgate/hookgate.yaml")]
+  hookstile events list --status dead --route billing
+  hookstile events list --status failed --since 2h
+  hookstile events list --event-id evt_123 --json | jq '.deliveries[].status'
+  hookstile events list --offline --config /etc/hookstile/hookstile.yaml")]
 pub struct Args {
     #[command(flatten)]
     place: Place,

@@ -1,4 +1,4 @@
-//! `hookgate events redeliver`.
+//! `hookstile events redeliver`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::store::State;
 /// By their IDs, or all that match, the oldest first; without --status, those that failed or are dead. What has become due while a route was paused, or the gateway was down, is due at once, whatever the pace.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate events redeliver del_17 del_18
-  hookgate events redeliver --dead --route billing
-  hookgate events redeliver --route billing --since 2h --dry-run
-  hookgate events redeliver --route billing --since 2h --per-second 20")]
+  hookstile events redeliver del_17 del_18
+  hookstile events redeliver --dead --route billing
+  hookstile events redeliver --route billing --since 2h --dry-run
+  hookstile events redeliver --route billing --since 2h --per-second 20")]
 pub struct Args {
-    /// The deliveries, as `hookgate events list` names them
+    /// The deliveries, as `hookstile events list` names them
     #[arg(
         required_unless_present_any = SELECTING.into_iter().chain(["dead"]),
         conflicts_with_all = SELECTING.into_iter().chain(["dead", "dry_run", "per_second"]),

@@ -1,4 +1,4 @@
-//! `hookgate events show`.
+//! `hookstile events show`.
 
 use std::process::ExitCode;
 
@@ -9,10 +9,10 @@ use crate::cli::terminal;
 /// Show one delivery with its attempts, and the event where it is kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookgate events show del_17
-  hookgate events show del_17 --json | jq '.delivery.attempts'")]
+  hookstile events show del_17
+  hookstile events show del_17 --json | jq '.delivery.attempts'")]
 pub struct Args {
-    /// The delivery, as `hookgate events list` names it
+    /// The delivery, as `hookstile events list` names it
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]

@@ -43,7 +43,7 @@ impl Client {
             // Each request stands for one of a provider's, which comes over a connection of its own.
             .max_idle_connections(0)
             .timeout_global(Some(timeout))
-            .user_agent(concat!("hookgate/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!("hookstile/", env!("CARGO_PKG_VERSION")))
             .tls_config(
                 TlsConfig::builder()
                     .root_certs(RootCerts::PlatformVerifier)
@@ -96,7 +96,7 @@ impl Answer {
     /// A line, and the body below it if that is a short text.
     pub(super) fn to_text(&self) -> String {
         let after = format!("in {:.1} ms", self.milliseconds());
-        let [outcome, id] = ["hookgate-outcome", "hookgate-event-id"]
+        let [outcome, id] = ["hookstile-outcome", "hookstile-event-id"]
             .map(|name| self.header(name).unwrap_or_default());
         let answered = format!("{} {outcome}", self.status.as_u16());
         let event = if id.is_empty() {
@@ -130,8 +130,8 @@ impl Answer {
         }
         terminal::json_line(&json!({
             "status": self.status.as_u16(),
-            "outcome": self.header("hookgate-outcome"),
-            "event_id": self.header("hookgate-event-id"),
+            "outcome": self.header("hookstile-outcome"),
+            "event_id": self.header("hookstile-event-id"),
             "duration_ms": (self.milliseconds() * 1e3).round() / 1e3,
             "body": self.text(),
             "sent": { "headers": sent, "bytes": request.body.len() },
@@ -160,8 +160,8 @@ mod tests {
 
     fn answer(body: &[u8]) -> Answer {
         let headers = [
-            ("hookgate-outcome", "duplicate"),
-            ("hookgate-event-id", "evt_1"),
+            ("hookstile-outcome", "duplicate"),
+            ("hookstile-event-id", "evt_1"),
         ];
         let headers =
             headers.map(|(name, value)| (name.try_into().unwrap(), value.try_into().unwrap()));

@@ -28,7 +28,7 @@ impl Compiler<'_> {
                         given.span,
                         "an admin listener that others can reach needs a token",
                     )
-                    .help("add `token: {env: HOOKGATE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
+                    .help("add `token: {env: HOOKSTILE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
                 );
             }
             if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {

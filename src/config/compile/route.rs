@@ -255,7 +255,7 @@ impl Compiler<'_> {
             enforce.span,
             "this route is open to anybody: what does not verify is forwarded",
         );
-        self.report(warning.label("marked with `Hookgate-Verified: false`").help(
+        self.report(warning.label("marked with `Hookstile-Verified: false`").help(
             "for trying the gateway out in front of an application that checks signatures itself; leave it out as soon \
              as nothing fails any more",
         ));

@@ -110,7 +110,7 @@ fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str
     if is_framing(header) {
         Some("the gateway sets it, or drops it, itself")
     } else if is_ours(header) {
-        Some("`Hookgate-…` headers are the gateway's own")
+        Some("`Hookstile-…` headers are the gateway's own")
     } else if scheme.is_some_and(|scheme| scheme.reads(header)) {
         Some("the receiver gets the sender's signature as it is")
     } else {

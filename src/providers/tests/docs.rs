@@ -65,7 +65,7 @@ printf '%s' 'PLAIN' |
 ```
 
 In the header form the same body is sent as it is, with `X-Signature: sha256=TAG`.
-`hookgate sign --provider orbvpn --in-body` puts a signature into a body, without `--in-body` it prints the header.
+`hookstile sign --provider orbvpn --in-body` puts a signature into a body, without `--in-body` it prints the header.
 
 Refused with 401, since two receivers could read them differently: the member twice, also under a name that differs in case
 only; its name or value written with escapes; a value that is no string; a body that is not one strict JSON text. The event
@@ -117,7 +117,7 @@ fn reference() -> String {
     }
     page.push_str(&in_the_body());
     page.push_str(OF_YOUR_OWN);
-    page.push_str("## Event types\n\nWhat `hookgate check` knows of `events:`; other providers' types are not known, and not checked.\n");
+    page.push_str("## Event types\n\nWhat `hookstile check` knows of `events:`; other providers' types are not known, and not checked.\n");
     for preset in PRESETS
         .iter()
         .filter(|preset| !preset.habits.event_types.is_empty())
@@ -322,12 +322,12 @@ fn the_page_is_current() {
         concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md"),
         reference(),
     );
-    if std::env::var_os("HOOKGATE_REGENERATE").is_some() {
+    if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
         std::fs::write(path, &page).unwrap();
     }
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         committed == page,
-        "docs/providers.md is not current; `HOOKGATE_REGENERATE=1 cargo test --lib` writes it anew"
+        "docs/providers.md is not current; `HOOKSTILE_REGENERATE=1 cargo test --lib` writes it anew"
     );
 }

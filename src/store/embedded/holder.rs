@@ -18,7 +18,7 @@ pub(super) enum Refused {
     Io(io::Error),
 }
 
-const FILE: &str = "hookgate.lock";
+const FILE: &str = "hookstile.lock";
 
 impl Lock {
     /// Takes the folder, which must exist.

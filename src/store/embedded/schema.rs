@@ -97,7 +97,7 @@ impl Head {
 
 /// The store's file in its folder.
 pub(super) fn file(folder: &Path) -> PathBuf {
-    folder.join("hookgate.db")
+    folder.join("hookstile.db")
 }
 
 /// Makes an empty file where there is none. SQLite gives the files beside it the rights of this one.

@@ -106,7 +106,7 @@ async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
         let files = Files::new();
         let folder = files.settings().folder;
         std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("hookgate.db");
+        let file = folder.join("hookstile.db");
         if content.is_empty() {
             rusqlite::Connection::open(&file)
                 .unwrap()
@@ -133,7 +133,7 @@ async fn a_store_of_the_version_before_is_brought_forward_with_all_that_it_holds
     let id = queued(&store, 1, "a").await;
     store.close(true).await;
     drop(store);
-    let file = rusqlite::Connection::open(files.settings().folder.join("hookgate.db")).unwrap();
+    let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
     file.execute_batch(
         "ALTER TABLE deliveries DROP COLUMN secret; ALTER TABLE deliveries DROP COLUMN test; PRAGMA user_version = 1",
     )
@@ -176,10 +176,10 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
         drop(store);
         if !same_boot {
             let file =
-                rusqlite::Connection::open(files.settings().folder.join("hookgate.db")).unwrap();
+                rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
             file.execute("UPDATE store SET boot = 'another'", [])
                 .unwrap();
-            let _ = std::fs::remove_file(files.settings().folder.join("hookgate.underway"));
+            let _ = std::fs::remove_file(files.settings().folder.join("hookstile.underway"));
         }
         let store = files.open();
         for (id, suspected) in ids.into_iter().zip(suspected) {
@@ -206,7 +206,7 @@ async fn a_file_that_has_gone_is_not_made_anew() {
         .await
         .unwrap();
     let folder = files.settings().folder;
-    let (file, away) = (folder.join("hookgate.db"), folder.join("away.db"));
+    let (file, away) = (folder.join("hookstile.db"), folder.join("away.db"));
     let reopened = store.waker(&"billing".into());
     store.distrust();
     reopened.notified().await;
@@ -233,7 +233,7 @@ async fn a_payload_that_cannot_be_read_is_told_and_its_event_is_not() {
     let files = Files::new();
     let store = files.open();
     let id = queued(&store, 1, "a").await;
-    let file = rusqlite::Connection::open(files.settings().folder.join("hookgate.db")).unwrap();
+    let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
     file.execute("DELETE FROM payloads", []).unwrap();
     let event = store
         .load(id, Duration::from_secs(10))

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{DeliveryId, EventKey, Tried, holder};
 
-const FILE: &str = "hookgate.underway";
+const FILE: &str = "hookstile.underway";
 
 /// For an event: its key (16 bytes), window in milliseconds (8), attempts with this one (4), and a mark (4). For a stored
 /// one: its delivery's number in the place of the key, and another mark. Anything else is a free slot.

@@ -93,15 +93,15 @@ impl Jobs {
 /// made by an asking whose answer was lost. What is seen to be another's is not inserted: the conflict alone would wait for
 /// whoever is changing the row, and write. Rows are looked up one by one, as no plan that was made early can make it otherwise.
 const CLAIM: &str = "
-WITH clock AS MATERIALIZED (SELECT now FROM hookgate.clock),
+WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
 asked AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[])
     AS a (key, token, lease_ms, window_ms, forwards)),
 claimed AS (
-    INSERT INTO hookgate.ledger AS l
+    INSERT INTO hookstile.ledger AS l
         (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered)
     SELECT key, token, now + lease_ms, forwards, now + lease_ms + window_ms, now, 0, false FROM asked, clock
     WHERE (SELECT k.digest IS NOT NULL AND k.ends_ms > now OR k.lease_ends_ms > now AND k.token <> asked.token
-        FROM hookgate.ledger k WHERE k.key = asked.key) IS NOT TRUE
+        FROM hookstile.ledger k WHERE k.key = asked.key) IS NOT TRUE
     ORDER BY key
     ON CONFLICT (key) DO UPDATE SET
         token = excluded.token, lease_ends_ms = excluded.lease_ends_ms, forwards = excluded.forwards,
@@ -121,16 +121,16 @@ claimed AS (
 SELECT a.key, c.key IS NOT NULL, l.key IS NOT NULL, l.digest, l.digest IS NOT NULL AND l.ends_ms > now,
     coalesce(c.attempts, 0), coalesce(c.possibly_delivered, false), coalesce(c.delivery, l.delivery)
 FROM asked a CROSS JOIN clock LEFT JOIN claimed c ON c.key = a.key
-LEFT JOIN LATERAL (SELECT * FROM hookgate.ledger l WHERE c.key IS NULL AND l.key = a.key LIMIT 1) AS l ON true";
+LEFT JOIN LATERAL (SELECT * FROM hookstile.ledger l WHERE c.key IS NULL AND l.key = a.key LIMIT 1) AS l ON true";
 
 /// A claim of which nothing is to be remembered leaves nothing behind; one that only looked prolongs nothing.
 const GIVE_BACK: &str = "
 WITH given AS MATERIALIZED (
     SELECT l.key, l.attempts = 0 AND NOT l.possibly_delivered AND l.delivery IS NULL AS is_new
-    FROM hookgate.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token) ON l.key = g.key AND l.token = g.token
+    FROM hookstile.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token) ON l.key = g.key AND l.token = g.token
     WHERE l.key = ANY($1) AND l.lease_ends_ms IS NOT NULL ORDER BY l.key FOR UPDATE OF l),
-gone AS (DELETE FROM hookgate.ledger l USING given g WHERE l.key = g.key AND g.is_new)
-UPDATE hookgate.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0 FROM given g WHERE l.key = g.key AND NOT g.is_new";
+gone AS (DELETE FROM hookstile.ledger l USING given g WHERE l.key = g.key AND g.is_new)
+UPDATE hookstile.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0 FROM given g WHERE l.key = g.key AND NOT g.is_new";
 
 /// Does what was asked for.
 pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {

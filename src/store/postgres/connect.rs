@@ -192,7 +192,7 @@ fn set_defaults(config: &mut Config, given: &Parameters<'_>) -> Result<(), Strin
         config.connect_timeout(CONNECT);
     }
     if !given.has("application_name") {
-        config.application_name("hookgate");
+        config.application_name("hookstile");
     }
     if !given.has("keepalives_idle") {
         config.keepalives_idle(KEEPALIVE_IDLE);
@@ -497,7 +497,7 @@ mod tests {
         assert_eq!(config.get_tcp_user_timeout(), Some(&UNACKNOWLEDGED));
         assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);
         assert!(config.get_keepalives());
-        assert_eq!(config.get_application_name(), Some("hookgate"));
+        assert_eq!(config.get_application_name(), Some("hookstile"));
 
         let query = "connect_timeout=7&tcp_user_timeout=1500&keepalives_idle=60&keepalives=0&application_name=a+b";
         let config = parsed(&format!("postgres://u@localhost/d?{query}")).config;

@@ -19,20 +19,20 @@ pub(in crate::store) struct Import {
 
 /// No time counts as long as a transaction is open that has the lock.
 const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
-    LOCK TABLE hookgate.store, hookgate.ledger, hookgate.deliveries, hookgate.webhooks, hookgate.paused";
+    LOCK TABLE hookstile.store, hookstile.ledger, hookstile.deliveries, hookstile.webhooks, hookstile.paused";
 
 const STATE: &str =
-    "SELECT EXISTS (SELECT FROM hookgate.ledger) OR EXISTS (SELECT FROM hookgate.deliveries)
-        OR EXISTS (SELECT FROM hookgate.webhooks) OR EXISTS (SELECT FROM hookgate.paused),
-    running_ms > 0 AND clock_timestamp() - ticked_at < interval '3 seconds' FROM hookgate.store";
+    "SELECT EXISTS (SELECT FROM hookstile.ledger) OR EXISTS (SELECT FROM hookstile.deliveries)
+        OR EXISTS (SELECT FROM hookstile.webhooks) OR EXISTS (SELECT FROM hookstile.paused),
+    running_ms > 0 AND clock_timestamp() - ticked_at < interval '3 seconds' FROM hookstile.store";
 
-const IDS: &str = "INSERT INTO hookgate.ledger
+const IDS: &str = "INSERT INTO hookstile.ledger
     (key, token, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest, delivery, other)
     SELECT key, 0, false, ends, ends, attempts, possibly, digest, delivery, other
     FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::boolean[], $5::uuid[], $6::bigint[], $7::uuid[])
         AS r (key, ends, attempts, possibly, digest, delivery, other) ON CONFLICT DO NOTHING";
 
-const DELIVERIES: &str = "INSERT INTO hookgate.deliveries (id, route, event_id, event_type, received_ms, state, reason, tried,
+const DELIVERIES: &str = "INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, state, reason, tried,
         possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms, keys, secret, test)
     SELECT id, route, event, kind, received, state, reason, tried, possibly, attempts::jsonb, bytes, due, queued, ended, keys,
         secret, test
@@ -42,11 +42,11 @@ const DELIVERIES: &str = "INSERT INTO hookgate.deliveries (id, route, event_id, 
         AS r (id, route, event, kind, received, state, reason, tried, possibly, attempts, bytes, due, queued, ended, keys,
             secret, test)";
 
-const COUNTS: &str = "INSERT INTO hookgate.standings (route, part, pending, dead, kept_bytes, waiting_bytes)
+const COUNTS: &str = "INSERT INTO hookstile.standings (route, part, pending, dead, kept_bytes, waiting_bytes)
     SELECT route, 0, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead'),
         coalesce(sum($1 + payload_bytes) FILTER (WHERE state IN ('success', 'failed')), 0)::bigint,
         coalesce(sum($1 + payload_bytes) FILTER (WHERE state IN ('pending', 'dead')), 0)::bigint
-    FROM hookgate.deliveries GROUP BY route";
+    FROM hookstile.deliveries GROUP BY route";
 
 impl Import {
     pub(in crate::store) async fn begin(
@@ -77,7 +77,7 @@ impl Import {
         (running_ms, due_ms): (u64, u64),
     ) -> Result<(), MoveError> {
         let away = due_ms.saturating_sub(running_ms).cast_signed();
-        let sql = "UPDATE hookgate.store SET hash_key = $1, running_ms = $2, away_ms = $3, ticked_at = clock_timestamp()";
+        let sql = "UPDATE hookstile.store SET hash_key = $1, running_ms = $2, away_ms = $3, ticked_at = clock_timestamp()";
         self.execute(
             sql,
             &[
@@ -149,7 +149,7 @@ impl Import {
                 continue;
             };
             self.execute(
-                "INSERT INTO hookgate.payloads VALUES ($1, $2, $3)",
+                "INSERT INTO hookstile.payloads VALUES ($1, $2, $3)",
                 &[&row.id, head, body],
             )
             .await?;
@@ -164,13 +164,13 @@ impl Import {
     ) -> Result<(), MoveError> {
         for (name, definition) in webhooks {
             self.execute(
-                "INSERT INTO hookgate.webhooks VALUES ($1, $2)",
+                "INSERT INTO hookstile.webhooks VALUES ($1, $2)",
                 &[name, definition],
             )
             .await?;
         }
         self.execute(
-            "INSERT INTO hookgate.paused SELECT unnest($1::text[])",
+            "INSERT INTO hookstile.paused SELECT unnest($1::text[])",
             &[&paused],
         )
         .await
@@ -183,7 +183,7 @@ impl Import {
         days: &[DayRow],
     ) -> Result<(), MoveError> {
         self.execute(COUNTS, &[&RECORD_BYTES]).await?;
-        let told = "INSERT INTO hookgate.standings VALUES ($1, 0, 0, 0, 0, 0, $2, $3) ON CONFLICT (route, part)
+        let told = "INSERT INTO hookstile.standings VALUES ($1, 0, 0, 0, 0, 0, $2, $3) ON CONFLICT (route, part)
             DO UPDATE SET last_success_ms = excluded.last_success_ms, last_failure_ms = excluded.last_failure_ms";
         for RouteRow {
             name,
@@ -192,7 +192,7 @@ impl Import {
             last_failure_ms,
         } in routes
         {
-            let route = "INSERT INTO hookgate.routes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE
+            let route = "INSERT INTO hookstile.routes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE
                 SET created_ms = excluded.created_ms";
             self.execute(route, &[name, created_ms]).await?;
             self.execute(told, &[name, last_success_ms, last_failure_ms])
@@ -206,12 +206,12 @@ impl Import {
             total_ms,
         } in days
         {
-            let sql = "INSERT INTO hookgate.days VALUES ($1, $2, 0, $3, $4, $5)";
+            let sql = "INSERT INTO hookstile.days VALUES ($1, $2, 0, $3, $4, $5)";
             self.execute(sql, &[route, day, successful, failed, total_ms])
                 .await?;
         }
         // The next number is above all that were given.
-        let numbers = "SELECT setval('hookgate.delivery_numbers', max(id)) FROM hookgate.deliveries HAVING count(*) > 0";
+        let numbers = "SELECT setval('hookstile.delivery_numbers', max(id)) FROM hookstile.deliveries HAVING count(*) > 0";
         self.execute(numbers, &[]).await
     }
 
@@ -219,7 +219,7 @@ impl Import {
         self.line.batch_execute("COMMIT").await.map_err(write)?;
         // Without statistics the first plans would be for empty tables.
         self.line
-            .batch_execute("ANALYZE hookgate.ledger, hookgate.deliveries")
+            .batch_execute("ANALYZE hookstile.ledger, hookstile.deliveries")
             .await
             .map_err(write)
     }

@@ -15,8 +15,8 @@ use crate::store::{
 };
 
 const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
-    attempts::text, due_ms - (SELECT due FROM hookgate.clock), payload_bytes > 0, secret, test, head, body FROM hookgate.deliveries d
-    LEFT JOIN hookgate.payloads ON payload_bytes BETWEEN 1 AND $1 AND delivery = d.id";
+    attempts::text, due_ms - (SELECT due FROM hookstile.clock), payload_bytes > 0, secret, test, head, body FROM hookstile.deliveries d
+    LEFT JOIN hookstile.payloads ON payload_bytes BETWEEN 1 AND $1 AND delivery = d.id";
 
 /// The parameters are the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
 fn condition(filter: &Filter) -> String {
@@ -86,7 +86,7 @@ pub(super) async fn count_deliveries(
     filter: &Filter,
 ) -> Result<Option<usize>, Failed> {
     let sql = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM hookgate.deliveries WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
+        "SELECT count(*) FROM (SELECT 1 FROM hookstile.deliveries WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
         condition(filter)
     );
     let rows = filtered(line, &sql, 0, filter, &[&count(COUNTED_MAX + 1)]).await?;
@@ -103,7 +103,7 @@ pub(super) async fn matching(
     limit: usize,
 ) -> Result<Vec<(DeliveryId, bool)>, Failed> {
     let sql = format!(
-        "SELECT id, payload_bytes > 0 FROM hookgate.deliveries WHERE id > $1 AND {} ORDER BY id LIMIT $8",
+        "SELECT id, payload_bytes > 0 FROM hookstile.deliveries WHERE id > $1 AND {} ORDER BY id LIMIT $8",
         condition(filter)
     );
     let rows = filtered(line, &sql, after.0, filter, &[&count(limit)]).await?;
@@ -125,7 +125,7 @@ pub(super) async fn names(
     line: &Line,
     id: DeliveryId,
 ) -> Result<Option<(String, Vec<EventKey>)>, Failed> {
-    let sql = "SELECT route, keys FROM hookgate.deliveries WHERE id = $1";
+    let sql = "SELECT route, keys FROM hookstile.deliveries WHERE id = $1";
     let Some(row) = line.row_if_any(sql, &[&id.0]).await? else {
         return Ok(None);
     };
@@ -142,9 +142,9 @@ pub(super) async fn names(
 
 /// The rows that remember the event, by this name and by its other one. A claim of which nothing is known is none.
 pub(super) async fn rows(line: &Line, of: EventKey) -> Result<Vec<(EventKey, i64)>, Failed> {
-    let sql = "SELECT key, token FROM hookgate.ledger
-        WHERE key IN (SELECT $1 UNION SELECT other FROM hookgate.ledger WHERE key = $1)
-        AND ends_ms > (SELECT now FROM hookgate.clock) AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
+    let sql = "SELECT key, token FROM hookstile.ledger
+        WHERE key IN (SELECT $1 UNION SELECT other FROM hookstile.ledger WHERE key = $1)
+        AND ends_ms > (SELECT now FROM hookstile.clock) AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
     let rows = bounded(line.query(sql, &[&uuid(of)])).await?;
     let each = |row: &Row| Ok((key(row.try_get(0)?), row.try_get(1)?));
     Ok(rows
@@ -159,14 +159,14 @@ pub(super) async fn route_record(
     route: &str,
     since_day: i64,
 ) -> Result<RouteRecord, Failed> {
-    let sql = "SELECT (SELECT created_ms FROM hookgate.routes WHERE name = $1),
-            (SELECT max(last_success_ms) FROM hookgate.standings WHERE route = $1),
-            (SELECT max(last_failure_ms) FROM hookgate.standings WHERE route = $1),
+    let sql = "SELECT (SELECT created_ms FROM hookstile.routes WHERE name = $1),
+            (SELECT max(last_success_ms) FROM hookstile.standings WHERE route = $1),
+            (SELECT max(last_failure_ms) FROM hookstile.standings WHERE route = $1),
             coalesce(sum(successful), 0)::bigint, coalesce(sum(failed), 0)::bigint,
             coalesce(sum(successful + failed) FILTER (WHERE day >= $2), 0)::bigint, coalesce(sum(total_ms), 0)::bigint,
-            (SELECT coalesce(sum(pending), 0)::bigint FROM hookgate.standings WHERE route = $1),
-            (SELECT coalesce(sum(dead), 0)::bigint FROM hookgate.standings WHERE route = $1)
-        FROM hookgate.days WHERE route = $1";
+            (SELECT coalesce(sum(pending), 0)::bigint FROM hookstile.standings WHERE route = $1),
+            (SELECT coalesce(sum(dead), 0)::bigint FROM hookstile.standings WHERE route = $1)
+        FROM hookstile.days WHERE route = $1";
     let row = line.row(sql, &[&route, &since_day]).await?;
     let at = |column| {
         Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(timestamp))
@@ -189,11 +189,13 @@ pub(super) async fn route_record(
 
 /// The revision first: what is changed meanwhile is then seen to have changed.
 pub(super) async fn webhooks(line: &Line) -> Result<(Revision, Vec<(String, String)>), Failed> {
-    let revision = line.row("SELECT revision FROM hookgate.store", &[]).await?;
+    let revision = line
+        .row("SELECT revision FROM hookstile.store", &[])
+        .await?;
     let revision = Revision(revision.try_get(0)?);
     let rows = line
         .rows(
-            "SELECT name, definition FROM hookgate.webhooks ORDER BY name",
+            "SELECT name, definition FROM hookstile.webhooks ORDER BY name",
             &[],
         )
         .await?;
@@ -207,7 +209,7 @@ pub(super) async fn webhooks(line: &Line) -> Result<(Revision, Vec<(String, Stri
 }
 
 pub(super) async fn paused(line: &Line) -> Result<Vec<String>, Failed> {
-    let rows = line.rows("SELECT route FROM hookgate.paused", &[]).await?;
+    let rows = line.rows("SELECT route FROM hookstile.paused", &[]).await?;
     Ok(rows
         .iter()
         .map(|row| row.try_get(0))

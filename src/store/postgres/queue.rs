@@ -15,33 +15,33 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// Of a lease that lapsed after its attempt had begun nobody knows what came of it. The time is no table here: what is joined
 /// is no bound of the index.
 const TAKE: &str = "
-WITH clock AS MATERIALIZED (SELECT now, due FROM hookgate.clock),
+WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock),
 free AS MATERIALIZED (
-    SELECT d.id FROM hookgate.deliveries d WHERE d.route = $1 AND d.state = 'pending'
+    SELECT d.id FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
         AND d.due_ms <= (SELECT due FROM clock) AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
         AND d.id <> ALL($2)
     ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
 taken AS (
-    UPDATE hookgate.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
+    UPDATE hookstile.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
         possibly_delivered = d.possibly_delivered OR d.begun, begun = false
     FROM free, clock WHERE d.id = free.id RETURNING d.id, d.payload_bytes, d.due_ms)
 SELECT id, payload_bytes FROM taken ORDER BY due_ms, id";
 
 /// In the order of the index, for any plan to use that one.
-const NEXT: &str = "SELECT due_ms - (SELECT due FROM hookgate.clock) FROM hookgate.deliveries
-    WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT due FROM hookgate.clock) ORDER BY due_ms, id LIMIT 1";
+const NEXT: &str = "SELECT due_ms - (SELECT due FROM hookstile.clock) FROM hookstile.deliveries
+    WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT due FROM hookstile.clock) ORDER BY due_ms, id LIMIT 1";
 
-const GIVE_BACK: &str = "UPDATE hookgate.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
+const GIVE_BACK: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
 
 /// By its number alone: a server that knows nothing of the table yet would look through all that are pending.
 const LOAD: &str = "
 WITH loaded AS (
-    UPDATE hookgate.deliveries SET begun = true, lease_ends_ms = (SELECT now FROM hookgate.clock) + $3
+    UPDATE hookstile.deliveries SET begun = true, lease_ends_ms = (SELECT now FROM hookstile.clock) + $3
     WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2
     RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms)
-SELECT event_id, event_type, tried, possibly_delivered, received_ms, (SELECT now FROM hookgate.clock) - queued_ms, head, body
-FROM loaded LEFT JOIN hookgate.payloads ON delivery = id";
+SELECT event_id, event_type, tried, possibly_delivered, received_ms, (SELECT now FROM hookstile.clock) - queued_ms, head, body
+FROM loaded LEFT JOIN hookstile.payloads ON delivery = id";
 
 pub(super) async fn take(
     line: &Line,

@@ -38,7 +38,7 @@ impl Before {
     pub(super) const SELECT: &str =
         "SELECT id, route, state, tried, possibly_delivered, queued_ms, keys, payload_bytes,
         lease_owner, event_id, received_ms, coalesce((attempts -> -1 ->> 'ms')::bigint, 0), told_by
-        FROM hookgate.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+        FROM hookstile.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
@@ -167,7 +167,7 @@ struct Tally {
 
 /// Not over a claim that another has made since the row was looked at and not found, unless it is `forced`, which travels as
 /// `forwards`.
-const REMEMBER: &str = "WITH written AS (INSERT INTO hookgate.ledger AS l
+const REMEMBER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
     (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest, delivery, other)
     SELECT key, token, NULL, forced, ends, ends, attempts, possibly, digest, delivery, other
     FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[], $6::boolean[], $7::uuid[],
@@ -178,9 +178,9 @@ const REMEMBER: &str = "WITH written AS (INSERT INTO hookgate.ledger AS l
         possibly_delivered = excluded.possibly_delivered, digest = excluded.digest, delivery = excluded.delivery,
         other = coalesce(excluded.other, l.other)
     WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
-    SELECT hookgate.check_all(count(*), cardinality($1)) FROM written";
+    SELECT hookstile.check_all(count(*), cardinality($1)) FROM written";
 
-const INSERT: &str = "INSERT INTO hookgate.deliveries (id, route, event_id, event_type, received_ms, attempts, secret, test,
+const INSERT: &str = "INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts, secret, test,
         state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys, payload_bytes)
     SELECT id, route, event, kind, received, attempts::jsonb, secret, test, state, reason, tried, possibly, due, queued,
         ended, keys, bytes
@@ -191,7 +191,7 @@ const INSERT: &str = "INSERT INTO hookgate.deliveries (id, route, event_id, even
             keys, bytes)";
 
 /// Kept one by one are the first 10 attempts of a delivery, and the latest 90; all are counted.
-const CHANGE: &str = "UPDATE hookgate.deliveries d SET state = r.state, reason = r.reason, tried = r.tried,
+const CHANGE: &str = "UPDATE hookstile.deliveries d SET state = r.state, reason = r.reason, tried = r.tried,
         possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended, keys = r.keys,
         payload_bytes = r.bytes,
         lease_owner = CASE WHEN r.keeps THEN d.lease_owner END, lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
@@ -205,11 +205,11 @@ const CHANGE: &str = "UPDATE hookgate.deliveries d SET state = r.state, reason =
     WHERE d.id = r.id AND d.id = ANY($1)";
 
 const KEEP: &str =
-    "INSERT INTO hookgate.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])
+    "INSERT INTO hookstile.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])
     ON CONFLICT (delivery) DO UPDATE SET head = excluded.head, body = excluded.body";
-const DROP: &str = "DELETE FROM hookgate.payloads WHERE delivery = ANY($1)";
+const DROP: &str = "DELETE FROM hookstile.payloads WHERE delivery = ANY($1)";
 
-const STAND: &str = "INSERT INTO hookgate.standings AS s
+const STAND: &str = "INSERT INTO hookstile.standings AS s
     SELECT route, $9::smallint, pending, dead, kept, waiting, CASE WHEN succeeded THEN $8::bigint END,
         CASE WHEN failed THEN $8::bigint END
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::boolean[])
@@ -219,7 +219,7 @@ const STAND: &str = "INSERT INTO hookgate.standings AS s
         last_success_ms = coalesce(excluded.last_success_ms, s.last_success_ms),
         last_failure_ms = coalesce(excluded.last_failure_ms, s.last_failure_ms)";
 
-const COUNT: &str = "INSERT INTO hookgate.days AS t
+const COUNT: &str = "INSERT INTO hookstile.days AS t
     SELECT route, day, $6::smallint, successful, failed, total
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
         AS r (route, day, successful, failed, total) ORDER BY route, day

@@ -8,35 +8,35 @@ use uuid::Uuid;
 /// What this program reads and writes. It may be raised by one gateway while others of the version before still serve.
 const VERSION: i32 = 1;
 
-/// Whoever holds it may make or change tables: `hookgate` in ASCII.
+/// Whoever holds it may make or change tables: `hookstile` in ASCII.
 const LOCK: i64 = 0x686f_6f6b_6761_7465;
 
 const FIRST: &str = "
-CREATE SCHEMA IF NOT EXISTS hookgate;
+CREATE SCHEMA IF NOT EXISTS hookstile;
 -- One row: the store itself. `running_ms` is the time that at least one gateway was there, up to `ticked_at`; `away_ms` the
 -- time that none was. `revision` counts what operators changed.
-CREATE TABLE hookgate.store (
+CREATE TABLE hookstile.store (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL, hash_key uuid NOT NULL,
     running_ms bigint NOT NULL, away_ms bigint NOT NULL, ticked_at timestamptz NOT NULL, revision bigint NOT NULL
 );
 -- A step of more than 5 s is time in which nobody counted, or a clock that was set: gateways count every second.
-CREATE VIEW hookgate.clock AS SELECT running_ms + step_ms AS now, running_ms + step_ms + away_ms AS due FROM hookgate.store,
+CREATE VIEW hookstile.clock AS SELECT running_ms + step_ms AS now, running_ms + step_ms + away_ms AS due FROM hookstile.store,
     LATERAL (SELECT least(greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000)) AS s (step_ms);
 -- For a transaction whose rows another has taken meanwhile: to be tried again.
-CREATE FUNCTION hookgate.check_all(written bigint, wanted bigint) RETURNS void LANGUAGE plpgsql AS
+CREATE FUNCTION hookstile.check_all(written bigint, wanted bigint) RETURNS void LANGUAGE plpgsql AS
     $$ BEGIN IF written <> wanted THEN RAISE EXCEPTION 'a row has changed' USING ERRCODE = 'serialization_failure'; END IF; END $$;
 -- Event IDs. While `lease_ends_ms` is given, the event is being handed over by whoever knows the `token`. A row with a digest
 -- is completed; one without was tried `attempts` times. `ends_before_ms` is when it would end but for the lease. `other` is the
 -- event's other name.
-CREATE TABLE hookgate.ledger (
+CREATE TABLE hookstile.ledger (
     key uuid PRIMARY KEY, token bigint NOT NULL, lease_ends_ms bigint, forwards boolean NOT NULL,
     ends_ms bigint NOT NULL, ends_before_ms bigint NOT NULL, attempts integer NOT NULL, possibly_delivered boolean NOT NULL, digest uuid, delivery bigint, other uuid
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
-CREATE INDEX ledger_ends ON hookgate.ledger (ends_ms);
-CREATE SEQUENCE hookgate.delivery_numbers;
+CREATE INDEX ledger_ends ON hookstile.ledger (ends_ms);
+CREATE SEQUENCE hookstile.delivery_numbers;
 -- Deliveries: all attempts for one event on one route. A pending one is tried by `lease_owner` until `lease_ends_ms`;
 -- `begun` says that it may have sent something. `told_by` told of the last attempt.
-CREATE TABLE hookgate.deliveries (
+CREATE TABLE hookstile.deliveries (
     id bigint PRIMARY KEY, route text NOT NULL, event_id text NOT NULL, event_type text NOT NULL,
     received_ms bigint NOT NULL, state text NOT NULL, reason text, tried integer NOT NULL,
     possibly_delivered boolean NOT NULL, attempts jsonb NOT NULL, payload_bytes bigint NOT NULL,
@@ -44,38 +44,38 @@ CREATE TABLE hookgate.deliveries (
     lease_owner bigint, lease_ends_ms bigint, begun boolean NOT NULL DEFAULT false,
     told_by bigint
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
-CREATE INDEX deliveries_of_route ON hookgate.deliveries (route, id);
-CREATE INDEX deliveries_due ON hookgate.deliveries (route, due_ms, id) WHERE state = 'pending';
-CREATE INDEX deliveries_ended ON hookgate.deliveries (route, ended_ms) WHERE state IN ('success', 'failed');
-CREATE INDEX deliveries_open ON hookgate.deliveries (route, state, id) WHERE state <> 'success';
-CREATE TABLE hookgate.payloads (delivery bigint PRIMARY KEY, head bytea NOT NULL, body bytea NOT NULL)
+CREATE INDEX deliveries_of_route ON hookstile.deliveries (route, id);
+CREATE INDEX deliveries_due ON hookstile.deliveries (route, due_ms, id) WHERE state = 'pending';
+CREATE INDEX deliveries_ended ON hookstile.deliveries (route, ended_ms) WHERE state IN ('success', 'failed');
+CREATE INDEX deliveries_open ON hookstile.deliveries (route, state, id) WHERE state <> 'success';
+CREATE TABLE hookstile.payloads (delivery bigint PRIMARY KEY, head bytea NOT NULL, body bytea NOT NULL)
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
-ALTER TABLE hookgate.payloads ALTER head SET STORAGE EXTERNAL, ALTER body SET STORAGE EXTERNAL;
-CREATE TABLE hookgate.routes (name text PRIMARY KEY, created_ms bigint NOT NULL);
+ALTER TABLE hookstile.payloads ALTER head SET STORAGE EXTERNAL, ALTER body SET STORAGE EXTERNAL;
+CREATE TABLE hookstile.routes (name text PRIMARY KEY, created_ms bigint NOT NULL);
 -- Counts, in parts, so that no writer waits for another's commit. What counts is the sum. `kept_bytes` are those of records
 -- that may go, `waiting_bytes` of the others.
-CREATE TABLE hookgate.standings (
+CREATE TABLE hookstile.standings (
     route text, part smallint, pending bigint NOT NULL, dead bigint NOT NULL,
     kept_bytes bigint NOT NULL, waiting_bytes bigint NOT NULL,
     last_success_ms bigint, last_failure_ms bigint, PRIMARY KEY (route, part)
 ) WITH (fillfactor = 50);
-CREATE TABLE hookgate.days (
+CREATE TABLE hookstile.days (
     route text, day bigint, part smallint, successful bigint NOT NULL, failed bigint NOT NULL, total_ms bigint NOT NULL,
     PRIMARY KEY (route, day, part)
 ) WITH (fillfactor = 50);
 -- What operators said: webhooks made over the API (the secret in their definition), and routes whose events wait.
-CREATE TABLE hookgate.webhooks (name text PRIMARY KEY, definition text NOT NULL);
-CREATE TABLE hookgate.paused (route text PRIMARY KEY);
+CREATE TABLE hookstile.webhooks (name text PRIMARY KEY, definition text NOT NULL);
+CREATE TABLE hookstile.paused (route text PRIMARY KEY);
 ";
 
 /// Why the tables can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfit {
     #[error(
-        "the database was brought forward by a later version of hookgate (tables {found}, this one knows {VERSION})"
+        "the database was brought forward by a later version of hookstile (tables {found}, this one knows {VERSION})"
     )]
     Later { found: i32 },
-    #[error("the database's encoding is {0}; hookgate needs UTF8")]
+    #[error("the database's encoding is {0}; hookstile needs UTF8")]
     Encoding(String),
     #[error("{0}")]
     Sql(#[from] tokio_postgres::Error),
@@ -98,14 +98,14 @@ pub(super) async fn make_or_read(client: &mut Client) -> Result<[u8; 16], Unfit>
         .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
         .await?;
     let made: bool = transaction
-        .query_one("SELECT to_regclass('hookgate.store') IS NOT NULL", &[])
+        .query_one("SELECT to_regclass('hookstile.store') IS NOT NULL", &[])
         .await?
         .get(0);
     if !made {
         make(&transaction).await?;
     }
     let row = transaction
-        .query_one("SELECT version, hash_key FROM hookgate.store", &[])
+        .query_one("SELECT version, hash_key FROM hookstile.store", &[])
         .await?;
     let found = row.get(0);
     if found > VERSION {
@@ -120,7 +120,7 @@ async fn make(transaction: &Transaction<'_>) -> Result<(), Unfit> {
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(Unfit::Random)?;
     transaction.batch_execute(FIRST).await?;
-    let insert = "INSERT INTO hookgate.store VALUES (true, $1, $2, 0, 0, clock_timestamp(), 0)";
+    let insert = "INSERT INTO hookstile.store VALUES (true, $1, $2, 0, 0, clock_timestamp(), 0)";
     transaction
         .execute(insert, &[&VERSION, &Uuid::from_bytes(key)])
         .await?;

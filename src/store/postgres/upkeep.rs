@@ -88,12 +88,12 @@ impl Shared {
 
 /// Counts time, one gateway a second, and learns whether an operator changed something.
 pub(super) async fn tick(line: &Line, shared: &Shared) -> Result<(), Failed> {
-    let tick = "UPDATE hookgate.store SET ticked_at = clock_timestamp(),
+    let tick = "UPDATE hookstile.store SET ticked_at = clock_timestamp(),
         running_ms = running_ms + least(greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000),
         away_ms = away_ms + greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000 - 5000, 0)::bigint
         WHERE ticked_at NOT BETWEEN clock_timestamp() - interval '900 milliseconds' AND clock_timestamp()";
     line.run(tick, &[]).await?;
-    let sql = "SELECT revision, due FROM hookgate.store, hookgate.clock";
+    let sql = "SELECT revision, due FROM hookstile.store, hookstile.clock";
     let row = line.row(sql, &[]).await?;
     let revision = row.try_get(0)?;
     shared.set_due_now(row.try_get(1)?);
@@ -104,9 +104,9 @@ pub(super) async fn tick(line: &Line, shared: &Shared) -> Result<(), Failed> {
 }
 
 async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
-    let sql = "SELECT route, pending, dead, CASE WHEN pending > 0 THEN (SELECT received_ms FROM hookgate.deliveries d
+    let sql = "SELECT route, pending, dead, CASE WHEN pending > 0 THEN (SELECT received_ms FROM hookstile.deliveries d
             WHERE d.route = w.route AND state = 'pending' AND state <> 'success' ORDER BY id LIMIT 1) END
-        FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead FROM hookgate.standings
+        FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead FROM hookstile.standings
             GROUP BY route) AS w WHERE pending <> 0 OR dead <> 0";
     let rows = line.rows(sql, &[]).await?;
     let mut all = HashMap::new();
@@ -129,8 +129,8 @@ async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
 
 /// Wakes those who deliver for routes of which something is due that nobody tries: one probe of the index a route.
 async fn wake(line: &Line, shared: &Shared) -> Result<(), Failed> {
-    let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookgate.clock)
-        SELECT asked.route FROM unnest($1::text[]) AS asked (route) CROSS JOIN LATERAL (SELECT FROM hookgate.deliveries d
+    let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock)
+        SELECT asked.route FROM unnest($1::text[]) AS asked (route) CROSS JOIN LATERAL (SELECT FROM hookstile.deliveries d
             WHERE d.route = asked.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
             AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM clock)) ORDER BY due_ms LIMIT 1) AS free";
     let waiting = shared.routes_that_wait();
@@ -147,10 +147,10 @@ async fn wake(line: &Line, shared: &Shared) -> Result<(), Failed> {
 /// Bytes are what the tables take, pages for which there is no use now included; `max_size` is held to what is in use.
 async fn sizes(line: &Line, shared: &Shared) -> Result<(), Failed> {
     let sql = "SELECT (SELECT greatest(n_live_tup, 0)::bigint FROM pg_stat_user_tables
-            WHERE schemaname = 'hookgate' AND relname = 'ledger'),
+            WHERE schemaname = 'hookstile' AND relname = 'ledger'),
         (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-            WHERE nspname = 'hookgate' AND relkind = 'r'),
-        (SELECT sum(kept_bytes + waiting_bytes)::bigint FROM hookgate.standings)";
+            WHERE nspname = 'hookstile' AND relkind = 'r'),
+        (SELECT sum(kept_bytes + waiting_bytes)::bigint FROM hookstile.standings)";
     let row = line.row(sql, &[]).await?;
     let number = |column| {
         Ok::<_, Failed>(
@@ -173,13 +173,13 @@ async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
         return Ok(());
     }
     // A connection that is closed by an error gives the lock back too.
-    let ledger = "DELETE FROM hookgate.ledger WHERE key IN (SELECT key FROM hookgate.ledger
-        WHERE ends_ms <= (SELECT now FROM hookgate.clock)
-        AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookgate.clock))
+    let ledger = "DELETE FROM hookstile.ledger WHERE key IN (SELECT key FROM hookstile.ledger
+        WHERE ends_ms <= (SELECT now FROM hookstile.clock)
+        AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
         ORDER BY ends_ms LIMIT $1 FOR UPDATE SKIP LOCKED)";
     // Planned each time: what has ended may be a little or nearly all.
     while bounded(line.execute(ledger, &[&ROWS_AT_ONCE])).await? == ROWS_AT_ONCE.unsigned_abs() {}
-    let kept = "SELECT route, sum(kept_bytes)::bigint FROM hookgate.standings GROUP BY route HAVING sum(kept_bytes) > 0";
+    let kept = "SELECT route, sum(kept_bytes)::bigint FROM hookstile.standings GROUP BY route HAVING sum(kept_bytes) > 0";
     for row in line.rows(kept, &[]).await? {
         let (route, kept): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         let retain = shared.retain_of(&route).unwrap_or(Retain::USUAL);
@@ -208,14 +208,14 @@ struct Gone {
 /// is right.
 async fn drop_records(line: &Line, route: &str, keep: Duration, over: i64) -> Result<Gone, Failed> {
     let sql = "
-WITH clock AS MATERIALIZED (SELECT now FROM hookgate.clock),
+WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
 first AS (SELECT id, ended_ms, sum($4 + payload_bytes) OVER (ORDER BY ended_ms, id) - ($4 + payload_bytes) AS freed
-    FROM (SELECT id, ended_ms, payload_bytes FROM hookgate.deliveries WHERE route = $1 AND state IN ('success', 'failed')
+    FROM (SELECT id, ended_ms, payload_bytes FROM hookstile.deliveries WHERE route = $1 AND state IN ('success', 'failed')
         ORDER BY ended_ms LIMIT 500) AS oldest),
-gone AS (DELETE FROM hookgate.deliveries d USING first, clock WHERE d.id = first.id AND state IN ('success', 'failed')
+gone AS (DELETE FROM hookstile.deliveries d USING first, clock WHERE d.id = first.id AND state IN ('success', 'failed')
     AND (first.ended_ms <= now - $2 OR first.freed < $3::bigint) RETURNING d.id, $4 + d.payload_bytes AS bytes),
-dropped AS (DELETE FROM hookgate.payloads p USING gone WHERE p.delivery = gone.id),
-told AS (INSERT INTO hookgate.standings AS s SELECT $1, 0, 0, 0, -sum(bytes)::bigint, 0 FROM gone HAVING count(*) > 0
+dropped AS (DELETE FROM hookstile.payloads p USING gone WHERE p.delivery = gone.id),
+told AS (INSERT INTO hookstile.standings AS s SELECT $1, 0, 0, 0, -sum(bytes)::bigint, 0 FROM gone HAVING count(*) > 0
     ON CONFLICT (route, part) DO UPDATE SET kept_bytes = s.kept_bytes + excluded.kept_bytes)
 SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM gone";
     let keep = millis(keep);

@@ -131,14 +131,14 @@ impl Shared {
 }
 
 const HELD: &str =
-    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > (SELECT now FROM hookgate.clock), delivery
-    FROM hookgate.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
+    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > (SELECT now FROM hookstile.clock), delivery
+    FROM hookstile.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 const NUMBERS: &str =
-    "SELECT nextval('hookgate.delivery_numbers') FROM generate_series(1, $1::integer)";
+    "SELECT nextval('hookstile.delivery_numbers') FROM generate_series(1, $1::integer)";
 /// With the part of the counts that is this transaction's alone, unless there are many.
 const CLOCK: &str = "SELECT now, due, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     coalesce((SELECT part FROM generate_series(1, 32) AS part WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
-        ::smallint FROM hookgate.clock";
+        ::smallint FROM hookstile.clock";
 
 struct Writing {
     ledger: HashMap<EventKey, Claimed>,

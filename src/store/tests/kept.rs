@@ -83,7 +83,7 @@ impl Kept {
             Engine::Shared(server) => {
                 let ms = time.as_millis();
                 server.sql(&format!(
-                    "UPDATE hookgate.store SET running_ms = running_ms + {ms}"
+                    "UPDATE hookstile.store SET running_ms = running_ms + {ms}"
                 ));
             }
         }
@@ -96,7 +96,7 @@ impl Kept {
             Engine::Shared(server) => {
                 let ms = time.as_millis();
                 server.sql(&format!(
-                    "UPDATE hookgate.store SET ticked_at = ticked_at - interval '{ms} ms'"
+                    "UPDATE hookstile.store SET ticked_at = ticked_at - interval '{ms} ms'"
                 ));
             }
         }
@@ -106,7 +106,7 @@ impl Kept {
     pub fn clear(&self) {
         match &self.engine {
             Engine::Embedded(files) => drop(std::fs::remove_dir_all(files.settings().folder)),
-            Engine::Shared(server) => drop(server.sql("DROP SCHEMA IF EXISTS hookgate CASCADE")),
+            Engine::Shared(server) => drop(server.sql("DROP SCHEMA IF EXISTS hookstile CASCADE")),
         }
     }
 }
@@ -162,7 +162,7 @@ impl Server {
 
     pub fn url(&self) -> String {
         format!(
-            "postgres:///postgres?user=hookgate&host={}",
+            "postgres:///postgres?user=hookstile&host={}",
             self.0.folder().display()
         )
     }

@@ -20,7 +20,7 @@ fn haproxy() -> Option<PathBuf> {
     let debians = || Some(PathBuf::from("/usr/sbin/haproxy")).filter(|path| path.is_file());
     tool(
         "HAProxy",
-        program("HOOKGATE_HAPROXY", "haproxy").or_else(debians),
+        program("HOOKSTILE_HAPROXY", "haproxy").or_else(debians),
         "the balancer before several gateways",
     )
 }
@@ -61,7 +61,7 @@ impl Balancer {
             // So that an ordinary user's limit of open files will do.
             ("maxconn 10000\n", "maxconn 200\n"),
             (
-                "    server-template gateway 10 hookgate:8080 resolvers docker init-addr none\n",
+                "    server-template gateway 10 hookstile:8080 resolvers docker init-addr none\n",
                 &servers,
             ),
         ] {

@@ -16,7 +16,7 @@ const BASE: &str = "deploy/kubernetes/base";
 const VARIANTS: [&str; 2] = ["deploy/kubernetes/one", "deploy/kubernetes/replicas"];
 const REPLICAS: &str = "deploy/kubernetes/replicas";
 const COMPOSE: &str = "deploy/docker/replicas/compose.yaml";
-const COMPOSE_CONFIGURATION: &str = "deploy/docker/replicas/hookgate/hookgate.yaml";
+const COMPOSE_CONFIGURATION: &str = "deploy/docker/replicas/hookstile/hookstile.yaml";
 const BALANCER: &str = "deploy/docker/replicas/haproxy.cfg";
 
 const SECRET_OF_SOME_LENGTH: &str = "a-secret-of-some-length";
@@ -49,11 +49,11 @@ fn manifests(folder: &str) -> Vec<String> {
 /// YAML files as values, by the parser that schemathesis brings; `None` where it is missing.
 fn parsed(paths: &[String], skipped: &str) -> Option<Vec<Value>> {
     let script = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(path)) for path in sys.argv[1:]]))";
-    let python = program("HOOKGATE_PYTHON", "python3").filter(|python| {
+    let python = program("HOOKSTILE_PYTHON", "python3").filter(|python| {
         let probe = Command::new(python).args(["-c", "import yaml"]).output();
         probe.is_ok_and(|output| output.status.success())
     });
-    let python = tool("HOOKGATE_PYTHON with PyYAML", python, skipped)?;
+    let python = tool("HOOKSTILE_PYTHON with PyYAML", python, skipped)?;
     let output = Command::new(python)
         .args(["-c", script])
         .args(paths)
@@ -70,11 +70,11 @@ fn parsed(paths: &[String], skipped: &str) -> Option<Vec<Value>> {
 
 #[test]
 fn kubernetes_knows_every_field_of_the_manifests() {
-    let beside = program("HOOKGATE_PYTHON", "python3")
+    let beside = program("HOOKSTILE_PYTHON", "python3")
         .map(|python| python.with_file_name("kubernetes-validate"));
     let beside = beside.filter(|path| path.is_file());
     let Some(validate) = tool(
-        "kubernetes-validate beside HOOKGATE_PYTHON",
+        "kubernetes-validate beside HOOKSTILE_PYTHON",
         beside,
         "the manifests against schemas",
     ) else {
@@ -155,7 +155,7 @@ impl Variant {
     }
 
     fn configuration(&self) -> &str {
-        self.one("ConfigMap")["data"]["hookgate.yaml"]
+        self.one("ConfigMap")["data"]["hookstile.yaml"]
             .as_str()
             .expect("the configuration")
     }
@@ -230,7 +230,7 @@ fn the_manifests_mean_the_same_pods_ports_and_secrets() {
         let secret = mounted
             .map(|volume| &volume["secret"]["secretName"])
             .find(|name| !name.is_null());
-        for key in behind(configuration, "/etc/hookgate-secrets/", &['}', ',']) {
+        for key in behind(configuration, "/etc/hookstile-secrets/", &['}', ',']) {
             assert!(
                 variant.secret_has(secret.expect("a Secret"), key),
                 "{folder}: {key}"
@@ -415,7 +415,7 @@ fn the_balancer_of_compose_is_the_one_door_and_finds_the_gateways() {
 fn configuration_of_the_config_map(folder: &str) -> String {
     let manifest = read(&format!("{folder}/configmap.yaml"));
     let (_, block) = manifest
-        .split_once("  hookgate.yaml: |\n")
+        .split_once("  hookstile.yaml: |\n")
         .expect("the configuration");
     block
         .lines()
@@ -432,26 +432,26 @@ fn the_configurations_that_are_shipped_are_valid() {
     }
     let here = folder.path().to_str().expect("UTF-8");
     let of_pods = VARIANTS.map(|folder| {
-        configuration_of_the_config_map(folder).replace("/etc/hookgate-secrets", here)
+        configuration_of_the_config_map(folder).replace("/etc/hookstile-secrets", here)
     });
     for yaml in [
-        read("deploy/docker/hookgate.yaml"),
+        read("deploy/docker/hookstile.yaml"),
         read(COMPOSE_CONFIGURATION),
     ]
     .into_iter()
     .chain(of_pods)
     {
-        let file = folder.path().join("hookgate.yaml");
+        let file = folder.path().join("hookstile.yaml");
         std::fs::write(&file, &yaml).expect("a writable folder");
-        let mut check = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+        let mut check = Command::new(env!("CARGO_BIN_EXE_hookstile"));
         check
             .args(["check", "--config"])
             .arg(&file)
             .env("WEBHOOK_SECRET", SECRET_OF_SOME_LENGTH);
-        check.env("HOOKGATE_ADMIN_TOKEN", SECRET_OF_SOME_LENGTH);
+        check.env("HOOKSTILE_ADMIN_TOKEN", SECRET_OF_SOME_LENGTH);
         check.env(
             "DATABASE_URL",
-            "postgres://hookgate:password@db.example.com/hookgate?sslmode=disable",
+            "postgres://hookstile:password@db.example.com/hookstile?sslmode=disable",
         );
         let output = check.output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stdout).into_owned()
@@ -495,7 +495,7 @@ fn whoever_stops_it_waits_for_drain_and_grace() {
         );
     }
     for (path, key) in [
-        ("deploy/systemd/hookgate.service", "TimeoutStopSec="),
+        ("deploy/systemd/hookstile.service", "TimeoutStopSec="),
         (
             "deploy/kubernetes/one/statefulset.yaml",
             "terminationGracePeriodSeconds:",

@@ -11,7 +11,7 @@ use super::programs::{program, tool};
 /// PostgreSQL does not run as root; a root runs it as the user that its package makes.
 const USER: &str = "postgres";
 
-/// A folder with an empty database. The server's superuser is `hookgate`, without a password.
+/// A folder with an empty database. The server's superuser is `hookstile`, without a password.
 pub struct Cluster {
     programs: PathBuf,
     folder: TempDir,
@@ -32,7 +32,7 @@ impl Cluster {
             "-A",
             "trust",
             "-U",
-            "hookgate",
+            "hookstile",
             "--no-sync",
             "-E",
             "UTF8",
@@ -95,7 +95,7 @@ fn installed() -> Option<PathBuf> {
         .filter(|path| path.is_file())
         .max();
     // The others are beside the program itself, not beside a link to it.
-    program("HOOKGATE_POSTGRES", "postgres")
+    program("HOOKSTILE_POSTGRES", "postgres")
         .or(newest)?
         .canonicalize()
         .ok()

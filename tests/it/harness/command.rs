@@ -47,9 +47,9 @@ pub fn documents(lines: &str) -> Vec<Value> {
 
 /// The binary, with nothing to read and no token from outside.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
     command
-        .env_remove("HOOKGATE_ADMIN_TOKEN")
+        .env_remove("HOOKSTILE_ADMIN_TOKEN")
         .stdin(Stdio::null());
     command
 }
@@ -65,7 +65,7 @@ pub async fn finish(mut command: Command) -> Run {
     }
 }
 
-/// Runs `hookgate` beside the gateway, told where its admin listener is.
+/// Runs `hookstile` beside the gateway, told where its admin listener is.
 pub async fn beside(gateway: &Gateway, line: &str) -> Run {
     let mut command = command();
     command

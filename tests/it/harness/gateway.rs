@@ -374,7 +374,7 @@ impl Gateway {
 
     /// The store's folder, unless the configuration names another.
     pub fn store(&self) -> PathBuf {
-        self.directory.path().join("hookgate-data")
+        self.directory.path().join("hookstile-data")
     }
 
     /// The store's files, those that live only while the gateway runs included.
@@ -459,7 +459,7 @@ impl Gateway {
         labels: &[(&str, &str)],
         value: f64,
     ) -> impl Future<Output = ()> {
-        let what = format!("hookgate_{name}{labels:?} reaches {value}");
+        let what = format!("hookstile_{name}{labels:?} reaches {value}");
         eventually(what, async move || {
             self.metrics().await.find(name, labels) == Some(value)
         })
@@ -473,7 +473,7 @@ impl Gateway {
         labels: &[(&str, &str)],
         value: f64,
     ) -> impl Future<Output = ()> {
-        let what = format!("hookgate_{name}{labels:?} is {value} or more");
+        let what = format!("hookstile_{name}{labels:?} is {value} or more");
         eventually(what, async move || {
             self.metrics().await.find(name, labels) >= Some(value)
         })
@@ -532,7 +532,7 @@ impl Gateway {
     }
 
     pub fn config(&self) -> PathBuf {
-        self.directory.path().join("hookgate.yaml")
+        self.directory.path().join("hookstile.yaml")
     }
 
     pub fn directory(&self) -> &Path {
@@ -550,7 +550,7 @@ impl Gateway {
 
     /// Puts another file in the configuration's place, as editors and Kubernetes do.
     pub fn rename_over(&self, setup: impl Into<Setup>) {
-        let fresh = self.directory.path().join(".hookgate.yaml.new");
+        let fresh = self.directory.path().join(".hookstile.yaml.new");
         std::fs::write(&fresh, setup.into().yaml()).expect("a writable folder");
         std::fs::rename(fresh, self.config()).expect("a rename");
     }
@@ -569,17 +569,17 @@ impl Drop for Gateway {
 }
 
 fn spawn(setup: &Setup, folder: &Path) -> Process {
-    std::fs::write(folder.join("hookgate.yaml"), setup.yaml()).expect("a writable folder");
+    std::fs::write(folder.join("hookstile.yaml"), setup.yaml()).expect("a writable folder");
     for (name, content) in &setup.files {
         std::fs::write(folder.join(name), content).expect("a writable folder");
     }
     let mut line = setup.under.command.clone();
     line.extend(
         [
-            env!("CARGO_BIN_EXE_hookgate"),
+            env!("CARGO_BIN_EXE_hookstile"),
             "run",
             "--config",
-            "hookgate.yaml",
+            "hookstile.yaml",
         ]
         .map(OsString::from),
     );

@@ -28,12 +28,12 @@ impl Metrics {
         Self { text, series }
     }
 
-    /// The sum over all series of this name (without `hookgate_`) that carry these labels; they must exist.
+    /// The sum over all series of this name (without `hookstile_`) that carry these labels; they must exist.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.find(name, labels).unwrap_or_else(|| {
             panic!(
-                "no series hookgate_{name} with {labels:?} in:\n{}",
+                "no series hookstile_{name} with {labels:?} in:\n{}",
                 self.text
             )
         })
@@ -44,7 +44,7 @@ impl Metrics {
         let value = self.value(name, labels);
         assert!(
             (value - expected).abs() < f64::EPSILON,
-            "hookgate_{name}{labels:?} is {value}, not {expected}"
+            "hookstile_{name}{labels:?} is {value}, not {expected}"
         );
     }
 
@@ -53,7 +53,7 @@ impl Metrics {
         let value = self.value(name, labels);
         assert!(
             value >= least,
-            "hookgate_{name}{labels:?} is {value}, below {least}"
+            "hookstile_{name}{labels:?} is {value}, below {least}"
         );
     }
 
@@ -65,7 +65,7 @@ impl Metrics {
         let fits = |series: &str| {
             let (full, rest) = series.split_once('{').unwrap_or((series, "}"));
             let present: Vec<&str> = rest.trim_end_matches('}').split(',').collect();
-            full.strip_prefix("hookgate_") == Some(name)
+            full.strip_prefix("hookstile_") == Some(name)
                 && wanted.iter().all(|label| present.contains(&label.as_str()))
         };
         let values: Vec<f64> = self

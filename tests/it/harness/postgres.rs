@@ -66,7 +66,7 @@ impl Postgres {
 
     /// By way of another address, or of several.
     pub fn url_at(hosts: impl std::fmt::Display) -> String {
-        format!("postgres://hookgate@{hosts}/postgres?sslmode=disable")
+        format!("postgres://hookstile@{hosts}/postgres?sslmode=disable")
     }
 
     /// Runs SQL through psql: the rows, one a line, their columns between `|`.

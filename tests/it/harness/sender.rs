@@ -216,14 +216,14 @@ impl Answer {
     }
 
     pub fn outcome(&self) -> &str {
-        self.header("Hookgate-Outcome").unwrap_or("(no outcome)")
+        self.header("Hookstile-Outcome").unwrap_or("(no outcome)")
     }
 
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The status, and exactly one `Hookgate-Outcome` with this value.
+    /// The status, and exactly one `Hookstile-Outcome` with this value.
     #[track_caller]
     pub fn assert(&self, status: u16, outcome: &str) -> &Self {
         assert_eq!(
@@ -233,7 +233,7 @@ impl Answer {
             self.text()
         );
         assert_eq!(
-            self.headers.all("Hookgate-Outcome").len(),
+            self.headers.all("Hookstile-Outcome").len(),
             1,
             "one outcome: {self:?}"
         );
@@ -265,7 +265,7 @@ impl Answer {
 
     #[track_caller]
     pub fn assert_event_id(&self, id: &str) -> &Self {
-        assert_eq!(self.headers.all("Hookgate-Event-Id"), [id], "{self:?}");
+        assert_eq!(self.headers.all("Hookstile-Event-Id"), [id], "{self:?}");
         self
     }
 

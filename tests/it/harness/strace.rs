@@ -30,7 +30,7 @@ impl Strace {
     pub fn following(calls: &str) -> Option<Self> {
         let program = tool(
             "strace",
-            program("HOOKGATE_STRACE", "strace"),
+            program("HOOKSTILE_STRACE", "strace"),
             "faults and the order of system calls",
         )?;
         let log = tempfile::tempdir().expect("a folder");

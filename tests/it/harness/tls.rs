@@ -37,7 +37,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params
             .distinguished_name
-            .push(DnType::CommonName, "hookgate's test authority");
+            .push(DnType::CommonName, "hookstile's test authority");
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
         Self {

@@ -281,7 +281,7 @@ fn moody(request: &Received, attempt: usize) -> Reply {
 pub fn assert_store_is_whole(gateway: &Gateway) {
     let Some(sqlite3) = tool(
         "sqlite3",
-        program("HOOKGATE_SQLITE3", "sqlite3"),
+        program("HOOKSTILE_SQLITE3", "sqlite3"),
         "the check of the store's files",
     ) else {
         return;

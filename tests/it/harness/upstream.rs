@@ -259,7 +259,7 @@ impl Record {
         let same = of_event
             .entry(
                 request
-                    .header("Hookgate-Event-Id")
+                    .header("Hookstile-Event-Id")
                     .unwrap_or_default()
                     .to_owned(),
             )
@@ -406,14 +406,14 @@ impl Upstream {
         let arrivals = self.record.arrivals();
         let attempt = |(request, end): (&Received, &End)| Attempt {
             id: request
-                .header("Hookgate-Event-Id")
+                .header("Hookstile-Event-Id")
                 .unwrap_or_default()
                 .to_owned(),
             body: request.body.clone(),
             began: request.at,
             ended: end.ended,
             status: end.status,
-            marked: request.header("Hookgate-Possible-Duplicate") == Some("true"),
+            marked: request.header("Hookstile-Possible-Duplicate") == Some("true"),
         };
         arrivals
             .requests
@@ -446,7 +446,11 @@ impl Upstream {
 
     /// The event IDs in the order of arrival.
     pub fn event_ids(&self) -> Vec<String> {
-        let id = |r: &Received| r.header("Hookgate-Event-Id").unwrap_or_default().to_owned();
+        let id = |r: &Received| {
+            r.header("Hookstile-Event-Id")
+                .unwrap_or_default()
+                .to_owned()
+        };
         self.requests().iter().map(id).collect()
     }
 

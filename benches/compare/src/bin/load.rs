@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use futures_util::future::try_join_all;
-use hookgate_compare::event::{Events, Tag};
-use hookgate_compare::exchange::Connection;
+use hookstile_compare::event::{Events, Tag};
+use hookstile_compare::exchange::Connection;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use hookgate_compare::exchange::content_length;
+use hookstile_compare::exchange::content_length;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
