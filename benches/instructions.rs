@@ -24,7 +24,7 @@ use std::thread;
 
 use bytes::Bytes;
 use hookstile::event::{EnvelopeSpec, IdSource, Source};
-use hookstile::ledger::{Decision, Ledger};
+use hookstile::ledger::{ClaimDecision, Ledger};
 use hookstile::log::{self, Format};
 use hookstile::secret::Secret;
 use hookstile::signature::{NamedSecret, Verifier, presets};
@@ -201,7 +201,7 @@ fn verify(events: u64, size: usize) {
         .expect("signs")
         .to_headers();
     for _ in 0..events {
-        let mut verification = verifier.begin(&headers, Timestamp::UNIX_EPOCH);
+        let mut verification = verifier.start(&headers, Timestamp::UNIX_EPOCH);
         verification.update(body.clone());
         verification.finish().expect("signed with this key");
     }
@@ -234,7 +234,7 @@ fn replays(events: u64) {
         runtime.block_on(ledger::complete(ledger, digest, 1));
         for _ in 0..events {
             let decision = runtime.block_on(ledger::claim(ledger, digest, 1));
-            assert!(matches!(decision, Decision::Duplicate));
+            assert!(matches!(decision, ClaimDecision::Duplicate));
         }
     });
 }

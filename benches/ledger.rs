@@ -5,7 +5,7 @@
 mod setup;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use hookstile::ledger::{Decision, Ledger};
+use hookstile::ledger::{ClaimDecision, Ledger};
 use setup::{claim, complete, digest, open};
 use tokio::runtime::Runtime;
 
@@ -29,8 +29,10 @@ fn ledger(c: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("replay", remembered), |b| {
             b.iter(|| match runtime.block_on(claim(&ledger, digest, 1)) {
-                Decision::Claimed(claim) => claim.release_untried(),
-                Decision::Duplicate | Decision::PayloadMismatch | Decision::InFlight => {}
+                ClaimDecision::Claimed(claim) => claim.release_untried(),
+                ClaimDecision::Duplicate
+                | ClaimDecision::PayloadMismatch
+                | ClaimDecision::InFlight => {}
             });
         });
     }

@@ -19,8 +19,9 @@ use hookstile::clock::{Clock, ManualClock};
 use hookstile::metrics::Metrics;
 use hookstile::signature::PayloadDigest;
 use hookstile::store::{
-    Attempted, Claimed, DeliveryChange, Durability, EmbeddedSettings, EventKey, Name, Payload,
-    Record, Settlement, State, Store, Subject, Terms, Tried,
+    AttemptHistory, AttemptRecord, ClaimResult, ClaimTerms, DeliveryChange, DeliveryState,
+    Durability, EmbeddedSettings, EventKey, EventMetadata, EventRow, LedgerEntry, Payload,
+    Settlement, Store,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -119,8 +120,8 @@ async fn commits() {
 /// What the record of each delivery costs beside its ID, and a stored event.
 async fn recorded() {
     for (what, state) in [
-        ("with a record", Some(State::Success)),
-        ("with a stored event of 1 KiB", Some(State::Pending)),
+        ("with a record", Some(DeliveryState::Success)),
+        ("with a stored event of 1 KiB", Some(DeliveryState::Pending)),
     ] {
         let opened = Opened::new(Durability::Strict);
         let count = 200_000;
@@ -158,7 +159,7 @@ async fn window(ids: u64) {
     let store = open(folder.path(), Durability::Strict, &clock);
     println!(
         "opened with {} IDs in {:.2} s",
-        store.ids(),
+        store.remembered_ids(),
         began.elapsed().as_secs_f64()
     );
 
@@ -180,7 +181,7 @@ async fn window(ids: u64) {
     pass(&store, &hand, WINDOW + 2 * HOUR);
     let (mut meanwhile, began) = (Vec::new(), Instant::now());
     let mut next = 2 * ids;
-    while store.ids() as u64 > 100_000 || began.elapsed() < Duration::from_secs(3) {
+    while store.remembered_ids() as u64 > 100_000 || began.elapsed() < Duration::from_secs(3) {
         next = settle_for(&store, next, Duration::from_millis(500), &mut meanwhile).await;
     }
     println!(
@@ -195,7 +196,7 @@ async fn backlog(events: u64) {
     let opened = Opened::new(Durability::Relaxed);
     let before = resident();
     let (rate, _) = settle_many(&opened.store, 0..events, 256, |id| {
-        completed(id, Some(State::Pending))
+        completed(id, Some(DeliveryState::Pending))
     })
     .await;
     let memory = (resident() - before) as f64 / f64::from(1 << 20);
@@ -205,7 +206,7 @@ async fn backlog(events: u64) {
     let began = Instant::now();
     let due = opened
         .store
-        .due("billing".into(), &[], 32)
+        .due_events("billing".into(), &[], 32)
         .await
         .expect("a disk");
     println!(
@@ -266,23 +267,23 @@ fn key(id: u64) -> EventKey {
     EventKey(mixed ^ mixed.rotate_left(61))
 }
 
-fn completed(id: u64, state: Option<State>) -> Settlement {
+fn completed(id: u64, state: Option<DeliveryState>) -> Settlement {
     Settlement {
         names: [
-            Some(Name {
+            Some(EventRow {
                 key: key(id),
                 earlier: None,
             }),
             None,
         ],
-        becomes: Record::Completed {
+        becomes: LedgerEntry::Completed {
             digest: PayloadDigest::unknown(),
         },
         window: WINDOW,
-        if_lost: Tried::default(),
+        if_lost: AttemptHistory::default(),
         delivery: state.map(|state| DeliveryChange {
             earlier: None,
-            subject: Arc::new(Subject {
+            event: Arc::new(EventMetadata {
                 route: "billing".into(),
                 event_id: format!("evt_{id:020}").into(),
                 event_type: "user.created".into(),
@@ -291,14 +292,14 @@ fn completed(id: u64, state: Option<State>) -> Settlement {
                 is_test: false,
             }),
             state,
-            tried: Tried::default(),
-            attempt: (state == State::Success).then_some(Attempted {
+            history: AttemptHistory::default(),
+            attempt: (state == DeliveryState::Success).then_some(AttemptRecord {
                 at: Timestamp::UNIX_EPOCH,
                 ms: 12,
                 status: Some(200),
                 error: None,
             }),
-            payload: (state == State::Pending).then(|| Payload {
+            payload: (state == DeliveryState::Pending).then(|| Payload {
                 head: Bytes::from_static(&[b'h'; 500]),
                 body: Bytes::from_static(&[b'b'; 1024]),
             }),
@@ -345,13 +346,13 @@ fn resident() -> u64 {
 }
 
 async fn is_known(store: &Store, key: EventKey) -> bool {
-    let terms = Terms {
+    let terms = ClaimTerms {
         lease: Duration::ZERO,
         window: Duration::ZERO,
         forwards: true,
     };
     matches!(
         store.claim(key, terms).await.expect("a disk"),
-        Claimed::Here(_, Some(_))
+        ClaimResult::Acquired(_, Some(_))
     )
 }

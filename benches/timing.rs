@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     let mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).expect("a key of any length");
     let forged = |class| Forged::new(&mac, class);
     let begun = |forged: &Forged, headers: &HeaderMap| {
-        let mut verification = verifier.begin(headers, Timestamp::UNIX_EPOCH);
+        let mut verification = verifier.start(headers, Timestamp::UNIX_EPOCH);
         verification.update(forged.body.clone());
         verification
     };

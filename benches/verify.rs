@@ -41,7 +41,7 @@ fn verify(c: &mut Criterion) {
             false,
         );
         let check = |verifier: &Verifier| {
-            let mut verification = verifier.begin(black_box(&headers), Timestamp::UNIX_EPOCH);
+            let mut verification = verifier.start(black_box(&headers), Timestamp::UNIX_EPOCH);
             // Chunks as a socket gives them, sharing one buffer.
             for start in (0..size).step_by(1 << 16) {
                 verification.update(body.slice(start..size.min(start + (1 << 16))));

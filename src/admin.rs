@@ -30,11 +30,11 @@ use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::activity::Activity;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::Store;
-use crate::watch::Watch;
 use crate::webhooks::Registry;
 use auth::Door;
 use operations::Operations;
@@ -46,7 +46,7 @@ pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
 
 /// What the admin listener tells about.
 #[derive(Clone)]
-pub struct Subject {
+pub struct AdminState {
     pub metrics: Arc<Metrics>,
     pub store: Store,
     pub ledger: Arc<Ledger>,
@@ -55,7 +55,7 @@ pub struct Subject {
     pub registry: Arc<Registry>,
     /// Where senders connect to. At least one.
     pub front: Vec<Front>,
-    pub watch: Arc<Watch>,
+    pub watch: Arc<Activity>,
     /// `true` from the signal to stop on.
     pub draining: watch::Receiver<bool>,
     pub reloads: Reloads,
@@ -70,7 +70,7 @@ const THREADS: usize = 2;
 /// When the thread or its runtime can't be started.
 pub fn start(
     listener: std::net::TcpListener,
-    subject: Subject,
+    subject: AdminState,
     access: Access<'_>,
 ) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
@@ -92,7 +92,7 @@ pub fn start(
     Ok(address)
 }
 
-fn router(subject: Subject, door: Door) -> Router {
+fn router(subject: AdminState, door: Door) -> Router {
     let open = Router::from(health::routes()).with_state(subject.clone());
     let operations = Arc::new(Operations::new(subject));
     let door = Arc::new(door);

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::activity::Activity;
 use crate::admin::{self, AskedReload, Reloads};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -32,7 +33,6 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
 use crate::upstream::Client;
-use crate::watch::Watch;
 use crate::webhooks::Registry;
 
 pub use sockets::Sockets;
@@ -111,7 +111,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
 
 fn serve(path: &Path) -> Result<Ended, Error> {
     let env = |name: &str| std::env::var(name).ok();
-    let sockets = Sockets::handed_over();
+    let sockets = Sockets::inherited();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -137,7 +137,7 @@ fn serve(path: &Path) -> Result<Ended, Error> {
 /// Takes over what other gateways were told by operators, for as long as the store is there.
 async fn follow(mut revision: watch::Receiver<i64>, registry: Arc<Registry>, queue: Arc<Queue>) {
     while revision.changed().await.is_ok() {
-        while registry.read_anew().await.is_err() || queue.remember_paused().await.is_err() {
+        while registry.reload_stored().await.is_err() || queue.load_paused().await.is_err() {
             // The store has said why.
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -177,7 +177,7 @@ impl App {
         let ledger = Ledger::new(store.clone());
         let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
-        let watch = Watch::new(clock.now());
+        let watch = Activity::new(clock.now());
         let (for_queue, counting, watching) =
             (Arc::clone(&queue), Arc::clone(&metrics), Arc::clone(&watch));
         let gateway = Gateway::new(
@@ -189,7 +189,7 @@ impl App {
             watching,
             clock,
         );
-        queue.remember_paused().await.map_err(io::Error::other)?;
+        queue.load_paused().await.map_err(io::Error::other)?;
         let config::Admin {
             address,
             token,
@@ -243,7 +243,7 @@ impl App {
             }
             listeners.push(listener);
         }
-        let subject = admin::Subject {
+        let subject = admin::AdminState {
             metrics: Arc::clone(&metrics),
             store: store.clone(),
             ledger: Arc::clone(&ledger),
@@ -400,9 +400,9 @@ impl App {
                     let _ = asked.send(file.reload(&mut self, env).await);
                 }
                 _ = tell.tick() => {
-                    self.gateway.tell_left_out();
-                    self.gateway.tell_of_rotations();
-                    self.gateway.look();
+                    self.gateway.log_suppressed_counts();
+                    self.gateway.log_rotation_hints();
+                    self.gateway.sample_activity();
                 }
             }
         };

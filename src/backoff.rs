@@ -17,7 +17,7 @@ pub struct Backoff {
 
 /// How an attempt failed, as far as trying again depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failed {
+pub enum AttemptFailure {
     /// The upstream answered with a status that is no 2xx.
     Status {
         status: u16,
@@ -30,17 +30,17 @@ pub enum Failed {
 
 /// What follows on a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum RetryDecision {
     /// Another attempt, after this pause.
     RetryAfter(Duration),
     /// No more: a dead letter.
-    GiveUp(Reason),
+    GiveUp(DeadLetterReason),
 }
 
 /// Why an event became a dead letter: a closed set, for labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-pub enum Reason {
+pub enum DeadLetterReason {
     /// The upstream said that no repetition will help: 410, or another 4xx that is not about the moment.
     Rejected,
     /// The horizon has passed.
@@ -52,7 +52,7 @@ pub enum Reason {
 /// Attempts that a permanent refusal needs before it is believed: deployments answer 404 for a while.
 pub const PERMANENT_ATTEMPTS: u32 = 3;
 
-impl Reason {
+impl DeadLetterReason {
     pub const ALL: [Self; 3] = [Self::Rejected, Self::Expired, Self::Unreadable];
 
     pub const fn as_str(self) -> &'static str {
@@ -71,31 +71,37 @@ impl Backoff {
     /// The pause is drawn from the whole of 0 to its limit (full jitter: AWS Architecture Blog, "Exponential Backoff
     /// And Jitter"), so that events which failed together don't come back together. A `Retry-After` is waited for,
     /// up to `max_interval`.
-    pub fn next(&self, attempt: u32, failed: Failed, age: Duration, chance: f64) -> Next {
-        if let Failed::Status { status, .. } = failed
+    pub fn decide(
+        &self,
+        attempt: u32,
+        failed: AttemptFailure,
+        age: Duration,
+        chance: f64,
+    ) -> RetryDecision {
+        if let AttemptFailure::Status { status, .. } = failed
             && is_permanent(status)
             && attempt >= PERMANENT_ATTEMPTS
         {
-            return Next::GiveUp(Reason::Rejected);
+            return RetryDecision::GiveUp(DeadLetterReason::Rejected);
         }
-        let drawn = self.limit(attempt).mul_f64(chance.clamp(0.0, 1.0));
+        let drawn = self.longest_pause(attempt).mul_f64(chance.clamp(0.0, 1.0));
         let pause = match failed {
             // Never sooner than without it: an upstream that asks for no pause at all is not to be hammered.
-            Failed::Status {
+            AttemptFailure::Status {
                 retry_after: Some(asked),
                 ..
             } => asked.min(self.max_interval).max(drawn),
             _ => drawn,
         };
         if age.saturating_add(pause) > self.horizon {
-            Next::GiveUp(Reason::Expired)
+            RetryDecision::GiveUp(DeadLetterReason::Expired)
         } else {
-            Next::RetryAfter(pause)
+            RetryDecision::RetryAfter(pause)
         }
     }
 
     /// The longest pause after attempt number `attempt`: `initial · factor^(attempt − 1)`, at most `max_interval`.
-    pub fn limit(&self, attempt: u32) -> Duration {
+    pub fn longest_pause(&self, attempt: u32) -> Duration {
         let power = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.initial.as_secs_f64() * self.factor.powi(power);
         // Infinite after enough attempts, which is no duration.
@@ -124,8 +130,8 @@ mod tests {
         horizon: Duration::from_secs(72 * 3600),
     };
 
-    const fn status(status: u16) -> Failed {
-        Failed::Status {
+    const fn status(status: u16) -> AttemptFailure {
+        AttemptFailure::Status {
             status,
             retry_after: None,
         }
@@ -134,40 +140,46 @@ mod tests {
     #[test]
     fn the_limit_doubles_up_to_the_longest_interval() {
         let limits: Vec<_> = (1..=12)
-            .map(|attempt| USUAL.limit(attempt).as_secs())
+            .map(|attempt| USUAL.longest_pause(attempt).as_secs())
             .collect();
         assert_eq!(
             limits,
             [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
         );
-        assert_eq!(USUAL.limit(u32::MAX), HOUR);
+        assert_eq!(USUAL.longest_pause(u32::MAX), HOUR);
     }
 
     #[test]
     fn jitter_takes_the_whole_range() {
-        let next = |chance| USUAL.next(3, status(500), Duration::ZERO, chance);
-        assert_eq!(next(0.0), Next::RetryAfter(Duration::ZERO));
-        assert_eq!(next(0.5), Next::RetryAfter(Duration::from_secs(10)));
-        assert_eq!(next(1.0), Next::RetryAfter(Duration::from_secs(20)));
+        let next = |chance| USUAL.decide(3, status(500), Duration::ZERO, chance);
+        assert_eq!(next(0.0), RetryDecision::RetryAfter(Duration::ZERO));
+        assert_eq!(
+            next(0.5),
+            RetryDecision::RetryAfter(Duration::from_secs(10))
+        );
+        assert_eq!(
+            next(1.0),
+            RetryDecision::RetryAfter(Duration::from_secs(20))
+        );
     }
 
     #[test]
     fn a_retry_after_is_kept_to_and_bounded_by_the_longest_interval() {
-        let asked = |seconds| Failed::Status {
+        let asked = |seconds| AttemptFailure::Status {
             status: 503,
             retry_after: Some(Duration::from_secs(seconds)),
         };
         assert_eq!(
-            USUAL.next(1, asked(42), Duration::ZERO, 0.0),
-            Next::RetryAfter(Duration::from_secs(42))
+            USUAL.decide(1, asked(42), Duration::ZERO, 0.0),
+            RetryDecision::RetryAfter(Duration::from_secs(42))
         );
         assert_eq!(
-            USUAL.next(1, asked(86_400), Duration::ZERO, 0.0),
-            Next::RetryAfter(HOUR)
+            USUAL.decide(1, asked(86_400), Duration::ZERO, 0.0),
+            RetryDecision::RetryAfter(HOUR)
         );
         assert_eq!(
-            USUAL.next(2, asked(0), Duration::ZERO, 0.5),
-            Next::RetryAfter(Duration::from_secs(5))
+            USUAL.decide(2, asked(0), Duration::ZERO, 0.5),
+            RetryDecision::RetryAfter(Duration::from_secs(5))
         );
     }
 
@@ -176,29 +188,29 @@ mod tests {
         for refused in [400, 401, 403, 404, 410, 422] {
             assert!(
                 matches!(
-                    USUAL.next(2, status(refused), Duration::ZERO, 0.5),
-                    Next::RetryAfter(_)
+                    USUAL.decide(2, status(refused), Duration::ZERO, 0.5),
+                    RetryDecision::RetryAfter(_)
                 ),
                 "{refused}"
             );
             assert_eq!(
-                USUAL.next(3, status(refused), Duration::ZERO, 0.5),
-                Next::GiveUp(Reason::Rejected),
+                USUAL.decide(3, status(refused), Duration::ZERO, 0.5),
+                RetryDecision::GiveUp(DeadLetterReason::Rejected),
                 "{refused}"
             );
         }
         for passing in [301, 408, 409, 425, 429, 500, 503] {
             assert!(
                 matches!(
-                    USUAL.next(30, status(passing), Duration::ZERO, 0.5),
-                    Next::RetryAfter(_)
+                    USUAL.decide(30, status(passing), Duration::ZERO, 0.5),
+                    RetryDecision::RetryAfter(_)
                 ),
                 "{passing}"
             );
         }
         assert!(matches!(
-            USUAL.next(30, Failed::NoAnswer, Duration::ZERO, 0.5),
-            Next::RetryAfter(_)
+            USUAL.decide(30, AttemptFailure::NoAnswer, Duration::ZERO, 0.5),
+            RetryDecision::RetryAfter(_)
         ));
     }
 
@@ -208,11 +220,11 @@ mod tests {
             attempt in 1u32..200, age in 0u64..400_000, chance in 0.0..=1.0, asked in proptest::option::of(0u64..200_000),
         ) {
             let age = Duration::from_secs(age);
-            let failed = Failed::Status { status: 503, retry_after: asked.map(Duration::from_secs) };
-            match USUAL.next(attempt, failed, age, chance) {
-                Next::RetryAfter(pause) => prop_assert!(pause <= HOUR && age + pause <= USUAL.horizon),
-                Next::GiveUp(reason) => {
-                    prop_assert_eq!(reason, Reason::Expired);
+            let failed = AttemptFailure::Status { status: 503, retry_after: asked.map(Duration::from_secs) };
+            match USUAL.decide(attempt, failed, age, chance) {
+                RetryDecision::RetryAfter(pause) => prop_assert!(pause <= HOUR && age + pause <= USUAL.horizon),
+                RetryDecision::GiveUp(reason) => {
+                    prop_assert_eq!(reason, DeadLetterReason::Expired);
                     prop_assert!(age + HOUR > USUAL.horizon);
                 }
             }

@@ -24,7 +24,7 @@ pub use diagnostics::{Report, Severity};
 
 use crate::event::EnvelopeSpec;
 use crate::gateway::Limits;
-use crate::handshake::Question;
+use crate::handshake::Challenge;
 use crate::log;
 use crate::route::Route;
 use crate::signature::{NamedSecret, Scheme};
@@ -90,7 +90,7 @@ pub struct Shutdown {
 
 /// Where a gateway is found: all that is needed to talk to it, or to look at what it left.
 #[derive(Debug)]
-pub struct Whereabouts {
+pub struct AdminEndpoint {
     pub admin: SocketAddr,
     pub token: Option<NamedSecret>,
     /// The store's folder; `None` for a shared store.
@@ -105,7 +105,7 @@ pub struct Authentication {
     pub secrets: Vec<NamedSecret>,
     pub envelope: EnvelopeSpec,
     /// How the sender asks whether the endpoint is there, with a signed body.
-    pub asks: Option<Question>,
+    pub asks: Option<Challenge>,
 }
 
 /// A configuration that can be used.
@@ -133,14 +133,14 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
 ///
 /// # Errors
 /// The [`Report`] holds what is wrong with that, or with the file as a whole.
-pub fn whereabouts(
+pub fn admin_endpoint(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
     with_token: bool,
-) -> Result<Whereabouts, Report> {
+) -> Result<AdminEndpoint, Report> {
     let source = read(path)?;
     let compile = |raw: &raw::File, sources: &Sources<'_>, problems: &Problems| {
-        compile::whereabouts(raw, sources, problems, with_token)
+        compile::admin_endpoint(raw, sources, problems, with_token)
     };
     parse_for(
         path.display().to_string(),

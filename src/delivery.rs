@@ -20,27 +20,27 @@ pub use test_mark::{HEADER as TEST_MARK, TestMarks};
 
 /// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one, or what was stored of
 /// such a one; or an [`Unverified`] one, which is marked.
-pub struct Delivery {
+pub struct OutboundRequest {
     method: Method,
     query: Option<Box<str>>,
-    lines: Lines,
+    lines: HeaderLines,
     body: Bytes,
 }
 
 /// Headers as HTTP/1.1 writes them (RFC 9112 §5), one a line. They are never more than that: what they were when they
 /// came in was looked at then; on its way out nobody looks for one, but for those that a route sets over them.
 #[derive(Clone)]
-struct Lines(Bytes);
+struct HeaderLines(Bytes);
 
 /// Lines that are being written.
-struct Writing(Vec<u8>);
+struct HeaderWriter(Vec<u8>);
 
 /// About what a head takes.
 const HEAD_BYTES: usize = 1024;
 
 /// What a delivery says of its event.
 #[derive(Debug, Clone)]
-pub struct Label {
+pub struct EventLabel {
     pub route: Arc<str>,
     /// At most 255 bytes, no control characters.
     pub event_id: Arc<str>,
@@ -51,7 +51,7 @@ pub struct Label {
 }
 
 /// How the event came in.
-pub struct Arrival<'a> {
+pub struct InboundRequest<'a> {
     pub head: &'a RequestHeader,
     /// Who is connected to us.
     pub peer: IpAddr,
@@ -96,15 +96,15 @@ pub const MASK: &str = "***";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-impl Delivery {
+impl OutboundRequest {
     /// `forward_query` appends the sender's query string.
     pub fn new(
         verified: &Verified,
-        label: &Label,
-        arrival: &Arrival<'_>,
+        label: &EventLabel,
+        arrival: &InboundRequest<'_>,
         forward_query: bool,
     ) -> Self {
-        let (mut lines, has_key) = Writing::begin(verified.body(), &label.route, arrival);
+        let (mut lines, has_key) = HeaderWriter::begin(verified.body(), &label.route, arrival);
         lines.set("Hookstile-Event-Id", &label.event_id);
         lines.set("Hookstile-Event-Type", &label.event_type);
         if label.is_test {
@@ -113,7 +113,7 @@ impl Delivery {
         if !has_key {
             lines.set("Idempotency-Key", &label.event_id);
         }
-        Self::of(verified.body(), lines, arrival, forward_query)
+        Self::new_request(verified.body(), lines, arrival, forward_query)
     }
 
     /// A provider's handshake, which is no event and has no ID.
@@ -121,11 +121,11 @@ impl Delivery {
         verified: &Verified,
         route: &str,
         kind: &'static str,
-        arrival: &Arrival<'_>,
+        arrival: &InboundRequest<'_>,
     ) -> Self {
-        let (mut lines, _) = Writing::begin(verified.body(), route, arrival);
+        let (mut lines, _) = HeaderWriter::begin(verified.body(), route, arrival);
         lines.set("Hookstile-Event-Type", kind);
-        Self::of(verified.body(), lines, arrival, false)
+        Self::new_request(verified.body(), lines, arrival, false)
     }
 
     /// What did not verify, on a route that passes such on, marked. Nobody vouches for an ID in it, so it gets none: a
@@ -133,15 +133,20 @@ impl Delivery {
     pub fn unverified(
         unverified: &Unverified,
         route: &str,
-        arrival: &Arrival<'_>,
+        arrival: &InboundRequest<'_>,
         forward_query: bool,
     ) -> Self {
-        let (mut lines, _) = Writing::begin(unverified.body(), route, arrival);
+        let (mut lines, _) = HeaderWriter::begin(unverified.body(), route, arrival);
         lines.set("Hookstile-Verified", "false");
-        Self::of(unverified.body(), lines, arrival, forward_query)
+        Self::new_request(unverified.body(), lines, arrival, forward_query)
     }
 
-    fn of(body: &Bytes, lines: Writing, arrival: &Arrival<'_>, forward_query: bool) -> Self {
+    fn new_request(
+        body: &Bytes,
+        lines: HeaderWriter,
+        arrival: &InboundRequest<'_>,
+        forward_query: bool,
+    ) -> Self {
         let query = arrival
             .head
             .uri
@@ -151,7 +156,7 @@ impl Delivery {
         Self {
             method: arrival.head.method.clone(),
             query,
-            lines: Lines(lines.0.into()),
+            lines: HeaderLines(lines.0.into()),
             body: body.clone(),
         }
     }
@@ -176,7 +181,7 @@ impl Delivery {
         let start = std::str::from_utf8(stored[..first_line].strip_suffix(b"\r\n")?).ok()?;
         let (method, target) = start.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
         let query = target.strip_prefix('/')?.strip_prefix('?');
-        let lines = Lines(stored.slice(first_line..));
+        let lines = HeaderLines(stored.slice(first_line..));
         if !target.bytes().all(|byte| byte > b' ') || !lines.are_of(&body) {
             return None;
         }
@@ -203,7 +208,7 @@ impl Delivery {
 
     /// The same head with [`MASK`] in place of the values of these headers.
     pub fn masked(stored: &[u8], is_private: impl Fn(&HeaderName) -> bool) -> Bytes {
-        let mut masked = Writing(Vec::with_capacity(stored.len()));
+        let mut masked = HeaderWriter(Vec::with_capacity(stored.len()));
         for line in stored.split_inclusive(|&byte| byte == b'\n') {
             let name = name_of(line);
             if HeaderName::from_bytes(name).is_ok_and(|name| is_private(&name)) {
@@ -222,7 +227,7 @@ impl Delivery {
 
     /// The head of an attempt, whole. `path` is the upstream's path and query, `host` what it is called, and `over` are
     /// headers of the route's own, set over what the sender sent.
-    pub(crate) fn head(
+    pub(crate) fn render_head(
         &self,
         path: &str,
         host: &str,
@@ -230,7 +235,7 @@ impl Delivery {
         attempt: u32,
         possible_duplicate: bool,
     ) -> Vec<u8> {
-        let mut head = Writing(Vec::with_capacity(self.lines.0.len() + HEAD_BYTES));
+        let mut head = HeaderWriter(Vec::with_capacity(self.lines.0.len() + HEAD_BYTES));
         let joint = if path.contains('?') { "&" } else { "?" };
         let query = self.query.as_deref();
         for part in [
@@ -265,7 +270,7 @@ impl Delivery {
     }
 }
 
-impl Lines {
+impl HeaderLines {
     /// Whether they are headers that may stand before `body`: with its length, once, and nothing else that is set when it is
     /// sent. Nobody looks at them again.
     fn are_of(&self, body: &Bytes) -> bool {
@@ -292,9 +297,9 @@ impl Lines {
     }
 }
 
-impl Writing {
+impl HeaderWriter {
     /// What every delivery says, and whether an idempotency key of the sender's is in it.
-    fn begin(body: &Bytes, route: &str, arrival: &Arrival<'_>) -> (Self, bool) {
+    fn begin(body: &Bytes, route: &str, arrival: &InboundRequest<'_>) -> (Self, bool) {
         let mut lines = Self(Vec::with_capacity(HEAD_BYTES));
         let of_connection: Vec<_> = named_by_connection(&arrival.head.headers).collect();
         let mut has_key = false;
@@ -354,7 +359,7 @@ impl Writing {
 }
 
 fn passes(name: &HeaderName) -> bool {
-    !(is_framing(name) || SET_ANEW.contains(name) || is_ours(name))
+    !(is_framing(name) || SET_ANEW.contains(name) || is_hookstile_header(name))
 }
 
 /// The name and the value that make a line, its end included.
@@ -398,7 +403,7 @@ pub fn is_framing(name: &HeaderName) -> bool {
 }
 
 /// Whether a sender's header could be taken for one of ours. `_` counts as `-`: CGI-like receivers fold them.
-pub fn is_ours(name: &HeaderName) -> bool {
+pub fn is_hookstile_header(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     name.get(..9).is_some_and(|start| start == b"hookstile")
         && matches!(name.get(9), Some(b'-' | b'_'))
@@ -433,7 +438,7 @@ mod tests {
             vec![secret.for_scheme(&presets::vpn_enterprise()).unwrap()],
             false,
         );
-        let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
+        let mut verification = verifier.start(&signed.to_headers(), Timestamp::UNIX_EPOCH);
         verification.update(Bytes::from_static(body));
         verification.finish().unwrap()
     }
@@ -451,13 +456,13 @@ mod tests {
         for (name, value) in sent {
             head.append_header(*name, *value).unwrap();
         }
-        let label = Label {
+        let label = EventLabel {
             route: "billing".into(),
             event_id: "evt_1".into(),
             event_type: "user.created".into(),
             is_test: false,
         };
-        let arrival = Arrival {
+        let arrival = InboundRequest {
             head: &head,
             peer: "203.0.113.9".parse().unwrap(),
             forwarded_for: None,
@@ -465,10 +470,12 @@ mod tests {
             host: Some("hooks.example.com"),
             at: Timestamp::UNIX_EPOCH,
         };
-        let delivery = Delivery::new(&verified(b"{}"), &label, &arrival, true);
+        let delivery = OutboundRequest::new(&verified(b"{}"), &label, &arrival, true);
         let stored =
-            Delivery::from_stored(&delivery.to_stored(), Bytes::from_static(b"{}")).unwrap();
-        let head = |delivery: &Delivery| delivery.head("/app?key=1", "app.internal", over, 2, true);
+            OutboundRequest::from_stored(&delivery.to_stored(), Bytes::from_static(b"{}")).unwrap();
+        let head = |delivery: &OutboundRequest| {
+            delivery.render_head("/app?key=1", "app.internal", over, 2, true)
+        };
         assert_eq!(head(&stored), head(&delivery), "storing changes nothing");
         let head = String::from_utf8(head(&delivery)).unwrap();
         let lines = head
@@ -599,7 +606,7 @@ mod tests {
     fn what_is_no_stored_head_makes_no_delivery() {
         let body = Bytes::from_static(b"{}");
         let is_one = |stored: &[u8]| {
-            Delivery::from_stored(&Bytes::copy_from_slice(stored), body.clone()).is_some()
+            OutboundRequest::from_stored(&Bytes::copy_from_slice(stored), body.clone()).is_some()
         };
         let good = b"POST /?a=b\x7f\xc3\xa9 HTTP/1.1\r\nA: b\r\nContent-Length: 2\r\n";
         assert!(is_one(good));
@@ -631,7 +638,7 @@ mod tests {
     #[test]
     fn only_the_values_of_private_headers_are_masked() {
         let stored = b"POST / HTTP/1.1\r\nX-Check: secret\r\nAccept: a: b\r\n";
-        let masked = Delivery::masked(stored, |name| name == "x-check");
+        let masked = OutboundRequest::masked(stored, |name| name == "x-check");
         assert_eq!(
             masked,
             &b"POST / HTTP/1.1\r\nX-Check: ***\r\nAccept: a: b\r\n"[..]

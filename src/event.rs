@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use crate::json::{Found, MAX_DEPTH, Pointer, Text, find};
+use crate::json::{MAX_DEPTH, Pointer, PointerValue, Text, find};
 
 #[cfg(test)]
 mod tests;
@@ -66,7 +66,7 @@ pub struct TimestampSpec {
 pub struct Event {
     pub id: EventId,
     /// 1 to [`TEXT_BYTES_MAX`] bytes without control characters; the event type.
-    pub kind: Box<str>,
+    pub event_type: Box<str>,
     pub timestamp: Option<Timestamp>,
 }
 
@@ -183,7 +183,7 @@ impl EnvelopeSpec {
                 IdSource::Header(name) => event_id(find_id_in_headers(headers, name))?,
                 IdSource::BodyDigest => EventId::BodyDigest,
             },
-            kind: event_kind(self.kind.or_in_headers(kind, headers))?,
+            event_type: event_kind(self.kind.or_in_headers(kind, headers))?,
             timestamp: time
                 .map(|source| event_time(source.or_in_headers(timestamp, headers)))
                 .transpose()?,
@@ -236,7 +236,11 @@ impl Source {
         }
     }
 
-    fn or_in_headers<'a>(&self, in_body: Found<'a>, headers: &'a HeaderMap) -> Found<'a> {
+    fn or_in_headers<'a>(
+        &self,
+        in_body: PointerValue<'a>,
+        headers: &'a HeaderMap,
+    ) -> PointerValue<'a> {
         match self {
             Self::Pointer(_) => in_body,
             Self::Header(name) => find_in_headers(headers, name),
@@ -264,8 +268,8 @@ impl EventId {
     /// [`EnvelopeError::IdMalformed`] only.
     pub fn from_json(value: &RawValue) -> Result<Self, EnvelopeError> {
         match serde_json::from_str::<String>(value.get()) {
-            Ok(text) => event_id(Found::Text(Text::plain(&text))),
-            Err(_) => event_id(Found::Number(value.get())),
+            Ok(text) => event_id(PointerValue::Text(Text::plain(&text))),
+            Err(_) => event_id(PointerValue::Number(value.get())),
         }
     }
 
@@ -317,9 +321,9 @@ impl EnvelopeError {
 fn find_in_body<'a>(
     body: &'a [u8],
     pointers: [Option<&Pointer>; PARTS],
-) -> Result<[Found<'a>; PARTS], EnvelopeError> {
+) -> Result<[PointerValue<'a>; PARTS], EnvelopeError> {
     if pointers.iter().all(Option::is_none) {
-        return Ok([Found::Nothing; PARTS]);
+        return Ok([PointerValue::Nothing; PARTS]);
     }
     let text = simdutf8::basic::from_utf8(body).map_err(|_| EnvelopeError::InvalidUtf8)?;
     find(text, pointers).map_err(|_| EnvelopeError::NotJson)
@@ -327,17 +331,17 @@ fn find_in_body<'a>(
 
 /// A header counts if it stands there once, as visible ASCII without a comma: nothing a proxy or a receiver would
 /// trim, split or join. What is no ID may have spaces between its words: GitLab's types do.
-fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
+fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> PointerValue<'a> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {
-        return Found::Nothing;
+        return PointerValue::Nothing;
     };
     if values.next().is_some() {
-        return Found::Ambiguous;
+        return PointerValue::Ambiguous;
     }
     match value.to_str() {
-        Ok(text) if is_words(text) => Found::Text(Text::plain(text)),
-        _ => Found::Other,
+        Ok(text) if is_words(text) => PointerValue::Text(Text::plain(text)),
+        _ => PointerValue::Other,
     }
 }
 
@@ -349,43 +353,47 @@ fn is_words(text: &str) -> bool {
 }
 
 /// The same for an ID, which is one word.
-fn find_id_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Found<'a> {
+fn find_id_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> PointerValue<'a> {
     match find_in_headers(headers, name) {
-        Found::Text(text) if text.unescaped().is_none_or(|text| text.contains(' ')) => Found::Other,
+        PointerValue::Text(text) if text.unescaped().is_none_or(|text| text.contains(' ')) => {
+            PointerValue::Other
+        }
         found => found,
     }
 }
 
-fn event_id(found: Found<'_>) -> Result<EventId, EnvelopeError> {
+fn event_id(found: PointerValue<'_>) -> Result<EventId, EnvelopeError> {
     match found {
-        Found::Nothing => Err(EnvelopeError::IdMissing),
-        Found::Ambiguous => Err(EnvelopeError::IdAmbiguous),
-        Found::Text(text) => Ok(EventId::Text(
+        PointerValue::Nothing => Err(EnvelopeError::IdMissing),
+        PointerValue::Ambiguous => Err(EnvelopeError::IdAmbiguous),
+        PointerValue::Text(text) => Ok(EventId::Text(
             printable(text).ok_or(EnvelopeError::IdMalformed)?.into(),
         )),
-        Found::Number(number) if is_integer_id(number) => Ok(EventId::Integer(number.into())),
-        Found::Number(_) | Found::Other => Err(EnvelopeError::IdMalformed),
+        PointerValue::Number(number) if is_integer_id(number) => {
+            Ok(EventId::Integer(number.into()))
+        }
+        PointerValue::Number(_) | PointerValue::Other => Err(EnvelopeError::IdMalformed),
     }
 }
 
-fn event_kind(found: Found<'_>) -> Result<Box<str>, EnvelopeError> {
+fn event_kind(found: PointerValue<'_>) -> Result<Box<str>, EnvelopeError> {
     match found {
-        Found::Nothing => Err(EnvelopeError::TypeMissing),
-        Found::Ambiguous => Err(EnvelopeError::TypeAmbiguous),
-        Found::Text(text) => Ok(printable(text).ok_or(EnvelopeError::TypeMalformed)?.into()),
-        Found::Number(_) | Found::Other => Err(EnvelopeError::TypeMalformed),
+        PointerValue::Nothing => Err(EnvelopeError::TypeMissing),
+        PointerValue::Ambiguous => Err(EnvelopeError::TypeAmbiguous),
+        PointerValue::Text(text) => Ok(printable(text).ok_or(EnvelopeError::TypeMalformed)?.into()),
+        PointerValue::Number(_) | PointerValue::Other => Err(EnvelopeError::TypeMalformed),
     }
 }
 
-fn event_time(found: Found<'_>) -> Result<Timestamp, EnvelopeError> {
+fn event_time(found: PointerValue<'_>) -> Result<Timestamp, EnvelopeError> {
     let time = match found {
-        Found::Nothing => return Err(EnvelopeError::TimestampMissing),
-        Found::Ambiguous => return Err(EnvelopeError::TimestampAmbiguous),
-        Found::Text(text) => {
+        PointerValue::Nothing => return Err(EnvelopeError::TimestampMissing),
+        PointerValue::Ambiguous => return Err(EnvelopeError::TimestampAmbiguous),
+        PointerValue::Text(text) => {
             printable(text).and_then(|text| unix(&text).or_else(|| rfc3339(&text)))
         }
-        Found::Number(number) => unix(number),
-        Found::Other => None,
+        PointerValue::Number(number) => unix(number),
+        PointerValue::Other => None,
     };
     time.ok_or(EnvelopeError::TimestampMalformed)
 }

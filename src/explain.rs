@@ -19,8 +19,8 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 use crate::event::{EnvelopeError, EnvelopeSpec};
-use crate::handshake::Question;
-use crate::signature::{Failure, NamedKey, NamedSecret, Scheme, Verifier};
+use crate::handshake::Challenge;
+use crate::signature::{NamedKey, NamedSecret, Scheme, SignatureError, Verifier};
 use search::Search;
 
 /// A request as it was captured.
@@ -49,7 +49,7 @@ pub struct Case<'a> {
     pub candidates: &'a [Candidate],
     pub envelope: &'a EnvelopeSpec,
     /// How the sender asks whether the endpoint is there.
-    pub asks: Option<&'a Question>,
+    pub asks: Option<&'a Challenge>,
     /// Schemes of other senders, by name.
     pub others: &'a [(&'static str, Scheme)],
     /// The URL that the sender knows the endpoint by.
@@ -105,7 +105,7 @@ pub enum GenuineContent {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// What the gateway's metrics and log call it.
-    pub failure: Failure,
+    pub failure: SignatureError,
     /// The same in words, with the header.
     pub found: String,
     /// What stands out besides.
@@ -178,13 +178,13 @@ impl Case<'_> {
     pub fn judge(&self) -> Verdict {
         let (keys, mut notes) = self.keys();
         let gateway = Verifier::new(self.scheme.clone(), keys, false);
-        let mut verification = gateway.begin(&self.request.headers, self.now);
+        let mut verification = gateway.start(&self.request.headers, self.now);
         verification.update(self.request.body.clone());
         let failure = match verification.finish() {
             Ok(verified) => {
                 let content = if self
                     .asks
-                    .is_some_and(|question| question.is_asked(&verified))
+                    .is_some_and(|question| question.is_handshake(&verified))
                 {
                     GenuineContent::Handshake
                 } else {
@@ -235,7 +235,7 @@ impl Case<'_> {
         match fresh {
             Ok(event) => GenuineContent::Event {
                 id: event.id.as_str().map(Into::into),
-                kind: event.kind,
+                kind: event.event_type,
             },
             Err(error) => GenuineContent::Invalid(error),
         }

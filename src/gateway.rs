@@ -29,18 +29,18 @@ use jiff::Timestamp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 
+use crate::activity::{Activity, Rejection, RejectionKind, RouteActivity, TrackedRoute};
 use crate::clock::Clock;
-use crate::delivery::{Arrival, Delivery, Label, TestMarks};
+use crate::delivery::{EventLabel, InboundRequest, OutboundRequest, TestMarks};
 use crate::event::{EnvelopeError, Event, digest_name};
-use crate::ledger::{Claim, Claiming, Decision, Ledger};
-use crate::log::{self, Thinning};
-use crate::metrics::{Gauged, LedgerCheck, Metrics, RouteMetrics, SignatureCheck};
+use crate::ledger::{Claim, ClaimDecision, ClaimOptions, Ledger};
+use crate::log::{self, LogSampler};
+use crate::metrics::{InFlightGuard, LedgerCheck, Metrics, RouteMetrics, SignatureCheck};
 use crate::queue::Queue;
-use crate::route::{Handover, Refusal, Replay, Route, RouteTable};
-use crate::signature::{Failure, Verified};
-use crate::store::Subject;
+use crate::route::{AdmissionError, DeliveryMode, Replay, Route, RouteTable};
+use crate::signature::{SignatureError, Verified};
+use crate::store::EventMetadata;
 use crate::upstream::{self, Client};
-use crate::watch::{Kind, Rejection, Sight, Watch, Watched};
 use answer::{Answer, Outcome};
 use body::BodyBytes;
 use handover::Handing;
@@ -80,13 +80,13 @@ pub struct Gateway {
     client: Arc<Client>,
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
-    watch: Arc<Watch>,
+    watch: Arc<Activity>,
     tests: TestMarks,
     limits: Limits,
     places: Places,
     body_bytes: BodyBytes,
     clock: Clock,
-    thinning: Thinning,
+    thinning: LogSampler,
     rotation: Mutex<Rotation>,
 }
 
@@ -95,7 +95,7 @@ pub struct Gateway {
 struct Serving {
     table: RouteTable,
     metrics: Vec<Arc<RouteMetrics>>,
-    watched: Vec<Arc<Watched>>,
+    watched: Vec<Arc<RouteActivity>>,
 }
 
 /// A request on its way: what is known of it from the start.
@@ -115,7 +115,7 @@ impl Gateway {
         client: Arc<Client>,
         queue: Arc<Queue>,
         metrics: Arc<Metrics>,
-        watch: Arc<Watch>,
+        watch: Arc<Activity>,
         clock: Clock,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -137,22 +137,22 @@ impl Gateway {
             watch,
             limits,
             clock,
-            thinning: Thinning::default(),
+            thinning: LogSampler::default(),
             rotation: Mutex::default(),
         })
     }
 
     /// Serves `routes` from now on. Requests that began before end on the routes they began with.
-    pub fn serve_routes(&self, routes: Vec<Arc<Route>>) {
+    pub fn update_routes(&self, routes: Vec<Arc<Route>>) {
         let table = RouteTable::new(routes);
         let metrics_of = |route: &Arc<Route>| {
             Arc::new(
                 self.metrics
-                    .route(&route.name, route.verifier.secret_names()),
+                    .register_route(&route.name, route.verifier.secret_names()),
             )
         };
         let metrics: Vec<_> = table.routes().iter().map(metrics_of).collect();
-        self.queue.serve(
+        self.queue.update_routes(
             table
                 .routes()
                 .iter()
@@ -162,12 +162,12 @@ impl Gateway {
             .routes()
             .iter()
             .zip(&metrics)
-            .map(|(route, metrics)| Sight {
+            .map(|(route, metrics)| TrackedRoute {
                 route: &route.name,
                 expect_every: route.expect_every,
                 metrics,
             });
-        let watched = self.watch.serve(sights, self.clock.now());
+        let watched = self.watch.update_routes(sights, self.clock.now());
         let before = self.serving.swap(Arc::new(Serving {
             table,
             metrics,
@@ -182,7 +182,7 @@ impl Gateway {
             .collect();
         for (route, metrics) in before.table.routes().iter().zip(&before.metrics) {
             if !kept.contains(&*route.name) {
-                self.metrics.forget(metrics);
+                self.metrics.forget_route(metrics);
             }
         }
     }
@@ -198,7 +198,7 @@ impl Gateway {
     }
 
     /// Tells which secrets nobody signs with any more, and which are used though they end soon. To be called now and then.
-    pub fn tell_of_rotations(&self) {
+    pub fn log_rotation_hints(&self) {
         let (serving, now) = (self.serving.load_full(), self.clock.wall());
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
         let served: HashSet<&str> = serving
@@ -210,7 +210,7 @@ impl Gateway {
         rotation.keep(|name| served.contains(name));
         for (route, metrics) in serving.table.routes().iter().zip(&serving.metrics) {
             let used = |(name, expires): (&Arc<str>, _)| {
-                let verified = metrics.verified_by(name);
+                let verified = metrics.verified_with(name);
                 SecretUse {
                     name: Arc::clone(name),
                     expires,
@@ -225,14 +225,14 @@ impl Gateway {
     }
 
     /// Tells what the log left out of rejections that have stopped. To be called now and then.
-    pub fn tell_left_out(&self) {
-        self.thinning.tell_left_out(self.clock.now());
+    pub fn log_suppressed_counts(&self) {
+        self.thinning.write_suppressed_counts(self.clock.now());
     }
 
     /// Looks at what the routes were asked for since the last look, and tells which have fallen silent, and which are heard
     /// again. To be called some times a minute.
-    pub fn look(&self) {
-        self.watch.look(self.clock.now());
+    pub fn sample_activity(&self) {
+        self.watch.sample(self.clock.now());
     }
 
     /// Serves one request whose head `session` has read. Answers whether the connection can be kept.
@@ -242,7 +242,7 @@ impl Gateway {
         incoming: Incoming,
         shutdown: &ShutdownWatch,
     ) -> bool {
-        let _in_flight = Gauged::new(&self.metrics.requests_in_flight);
+        let _in_flight = InFlightGuard::new(&self.metrics.requests_in_flight);
         let serving = self.serving.load_full();
         let mut visit = Visit {
             has_head: true,
@@ -309,7 +309,7 @@ impl Gateway {
             // A connection has one head over HTTP/1.1, and a hundred over HTTP/2.
             share.grow(head.bytes)?;
         }
-        let mut verification = route.verifier.begin(&session.req_header().headers, now);
+        let mut verification = route.verifier.start(&session.req_header().headers, now);
         let received = body::receive(
             session,
             &head,
@@ -321,8 +321,8 @@ impl Gateway {
         .await;
         visit.line.body_bytes = Some(verification.body_bytes());
         received?;
-        metrics.body_received(verification.body_bytes());
-        let arrival = Arrival {
+        metrics.observe_body(verification.body_bytes());
+        let arrival = InboundRequest {
             head: session.req_header(),
             peer: visit.incoming.peer,
             forwarded_for: hops.forwarded_for.as_deref(),
@@ -330,34 +330,34 @@ impl Gateway {
             host: head.host.as_deref(),
             at: now,
         };
-        let verified = match &route.shadow {
+        let verified = match &route.unenforced {
             None => verification.finish(),
-            Some(shadow) => match verification.finish_in_shadow(shadow) {
+            Some(shadow) => match verification.finish_unenforced(shadow) {
                 Ok(verified) => Ok(verified),
                 Err(unverified) => {
-                    metrics.signature_checked(failed(unverified.failure()), now);
+                    metrics.count_signature_check(failed(unverified.failure()), now);
                     return Ok(self
                         .pass_on(route, metrics, &unverified, &arrival, deadline, visit)
                         .await);
                 }
             },
         };
-        metrics.signature_checked(check_of(&verified), now);
+        metrics.count_signature_check(check_of(&verified), now);
         let verified = verified?;
         visit.line.secret = Some(Arc::clone(verified.secret()));
 
         match handshake::in_body(route, &verified) {
             Some(Asked::Here(reply)) => return Ok(Outcome::Challenge(reply)),
             Some(Asked::Upstream(kind)) => {
-                let delivery = Delivery::handshake(&verified, &route.name, kind, &arrival);
+                let delivery = OutboundRequest::handshake(&verified, &route.name, kind, &arrival);
                 return Ok(self
                     .forward_once(route, metrics, &delivery, deadline, visit)
                     .await);
             }
             None => {}
         }
-        if let Some(heard) = &watched.heard {
-            heard.silence.heard(self.clock.now());
+        if let Some(heard) = &watched.sender {
+            heard.idle.event_seen(self.clock.now());
         }
         let event = route
             .envelope
@@ -366,27 +366,27 @@ impl Gateway {
         visit.line.event_id = Some(Arc::clone(&label.event_id));
         visit.line.event_type = Some(Arc::clone(&label.event_type));
         route.envelope.check_fresh(&event, now)?;
-        if !route.events.takes(&event.kind) {
+        if !route.events.accepts(&event.event_type) {
             return Ok(Outcome::Ignored);
         }
 
         let claim = self
             .claim(route, metrics, &event, &verified, deadline)
             .await?;
-        let delivery = Delivery::new(&verified, &label, &arrival, route.forward_query);
+        let delivery = OutboundRequest::new(&verified, &label, &arrival, route.forward_query);
         let handover = Handing {
             route,
             delivery,
             subject: subject(label, now, &verified),
             settle_by: visit.settle_by(deadline),
         };
-        Ok(match route.handover {
-            Handover::Queue => self.store(claim, &handover, None, Duration::ZERO).await,
-            Handover::Proxy => {
+        Ok(match route.delivery_mode {
+            DeliveryMode::Queue => self.store(claim, &handover, None, Duration::ZERO).await,
+            DeliveryMode::Proxy => {
                 self.forward(claim, &handover, metrics, deadline, visit)
                     .await
             }
-            Handover::Spill => {
+            DeliveryMode::Spill => {
                 let deadline = handover::spill_by(visit.incoming.first_byte, deadline);
                 self.forward(claim, &handover, metrics, deadline, visit)
                     .await
@@ -410,30 +410,30 @@ impl Gateway {
             in_flight,
             on_duplicate,
         } = route.replay;
-        let forwards = route.handover != Handover::Queue;
-        let how = Claiming {
+        let forwards = route.delivery_mode != DeliveryMode::Queue;
+        let how = ClaimOptions {
             window,
-            policy: in_flight,
+            in_flight,
             deadline,
             forwards,
         };
         let (check, decision) = match self.ledger.claim(names, verified.digest(), how).await {
-            Ok(Decision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
-            Ok(Decision::Duplicate) => (
+            Ok(ClaimDecision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
+            Ok(ClaimDecision::Duplicate) => (
                 LedgerCheck::Duplicate,
                 Err(Outcome::Duplicate(on_duplicate)),
             ),
-            Ok(Decision::PayloadMismatch) => (
+            Ok(ClaimDecision::PayloadMismatch) => (
                 LedgerCheck::PayloadMismatch,
                 Err(Outcome::PayloadMismatch(on_duplicate)),
             ),
-            Ok(Decision::InFlight) => (LedgerCheck::InFlight, Err(Outcome::InFlight)),
+            Ok(ClaimDecision::InFlight) => (LedgerCheck::InFlight, Err(Outcome::InFlight)),
             Err(error) => {
-                self.metrics.store().failed("claim");
+                self.metrics.store().count_error("claim");
                 (LedgerCheck::Error, Err(Outcome::StoreUnavailable(error)))
             }
         };
-        metrics.ledger_checked(check);
+        metrics.count_ledger_check(check);
         decision
     }
 
@@ -443,19 +443,17 @@ impl Gateway {
         route: &Route,
         event: &Event,
         verified: &Verified,
-        arrival: &Arrival<'_>,
-    ) -> Label {
+        arrival: &InboundRequest<'_>,
+    ) -> EventLabel {
         let event_id = match (event.id.as_str(), verified.body_sha256()) {
             (Some(id), _) => id.into(),
             (None, sha256) => digest_name(sha256.unwrap_or(&[0; 32])).into(),
         };
-        let is_test = self
-            .tests
-            .are_of_test(&arrival.head.headers, verified.body());
-        Label {
+        let is_test = self.tests.verify(&arrival.head.headers, verified.body());
+        EventLabel {
             route: Arc::clone(&route.name),
             event_id,
-            event_type: (*event.kind).into(),
+            event_type: (*event.event_type).into(),
             is_test,
         }
     }
@@ -476,9 +474,9 @@ impl Gateway {
             .route
             .map_or(&self.metrics.unmatched, |(_, metrics)| &metrics.requests);
         // Before the answer leaves: whoever has it finds it counted.
-        requests.answered(code, status);
+        requests.count_response(code, status);
         if code.is_rejection() {
-            self.remember(session, Kind { code, reason }, status, visit);
+            self.remember(session, RejectionKind { code, reason }, status, visit);
         }
         let written = match answer {
             Ok(answer) => answer.write(session, visit.write_by()).await,
@@ -488,7 +486,7 @@ impl Gateway {
             }
         };
         let duration = visit.incoming.first_byte.elapsed();
-        requests.took(duration);
+        requests.observe_duration(duration);
         let kind = reason.unwrap_or(code.as_str());
         let admitted = if code.is_rejection() {
             self.thinning
@@ -499,13 +497,19 @@ impl Gateway {
         if let Some(suppressed) = admitted {
             visit
                 .line
-                .write(code, reason, status.as_u16(), duration, suppressed);
+                .write_line(code, reason, status.as_u16(), duration, suppressed);
         }
         written
     }
 
     /// Keeps what is told of a request that is turned away.
-    fn remember(&self, session: &ServerSession, kind: Kind, status: StatusCode, visit: &Visit<'_>) {
+    fn remember(
+        &self,
+        session: &ServerSession,
+        kind: RejectionKind,
+        status: StatusCode,
+        visit: &Visit<'_>,
+    ) {
         let at = self.clock.wall();
         let describe = || {
             let rejection = Rejection {
@@ -532,7 +536,7 @@ impl Gateway {
         let watched = visit.watched.unwrap_or(self.watch.unmatched());
         watched
             .rejections
-            .note(kind, at, self.clock.now(), describe);
+            .record(kind, at, self.clock.now(), describe);
     }
 }
 
@@ -543,15 +547,15 @@ struct Visit<'s> {
     has_head: bool,
     head: Option<Head>,
     route: Option<(&'s Route, &'s RouteMetrics)>,
-    watched: Option<&'s Watched>,
-    line: log::Request,
+    watched: Option<&'s RouteActivity>,
+    line: log::RequestLine,
 }
 
 impl<'s> Visit<'s> {
     fn new(incoming: Incoming) -> Self {
-        let line = log::Request {
+        let line = log::RequestLine {
             peer: Some(incoming.peer),
-            ..log::Request::default()
+            ..log::RequestLine::default()
         };
         Self {
             incoming,
@@ -568,7 +572,7 @@ impl<'s> Visit<'s> {
         &mut self,
         route: &'s Route,
         metrics: &'s RouteMetrics,
-        watched: &'s Watched,
+        watched: &'s RouteActivity,
     ) -> Instant {
         self.route = Some((route, metrics));
         self.watched = Some(watched);
@@ -593,7 +597,11 @@ impl<'s> Visit<'s> {
 impl Serving {
     /// # Errors
     /// `unknown_route`.
-    fn find(&self, head: &Head, path: &str) -> Result<(&Route, &RouteMetrics, &Watched), Outcome> {
+    fn find(
+        &self,
+        head: &Head,
+        path: &str,
+    ) -> Result<(&Route, &RouteMetrics, &RouteActivity), Outcome> {
         let index = self
             .table
             .find(head.host.as_deref(), path)
@@ -606,14 +614,14 @@ impl Serving {
     }
 }
 
-fn subject(label: Label, received_at: Timestamp, verified: &Verified) -> Arc<Subject> {
-    let Label {
+fn subject(label: EventLabel, received_at: Timestamp, verified: &Verified) -> Arc<EventMetadata> {
+    let EventLabel {
         route,
         event_id,
         event_type,
         is_test,
     } = label;
-    Arc::new(Subject {
+    Arc::new(EventMetadata {
         route,
         event_id,
         event_type,
@@ -623,43 +631,45 @@ fn subject(label: Label, received_at: Timestamp, verified: &Verified) -> Arc<Sub
     })
 }
 
-fn check_of(verified: &Result<Verified, Failure>) -> SignatureCheck<'_> {
+fn check_of(verified: &Result<Verified, SignatureError>) -> SignatureCheck<'_> {
     match verified {
         Ok(verified) => SignatureCheck::Ok(verified.secret()),
         Err(failure) => failed(*failure),
     }
 }
 
-fn failed(failure: Failure) -> SignatureCheck<'static> {
+fn failed(failure: SignatureError) -> SignatureCheck<'static> {
     match failure {
-        Failure::Missing => SignatureCheck::Missing,
-        Failure::Malformed => SignatureCheck::Malformed,
-        Failure::Mismatch => SignatureCheck::Mismatch,
-        Failure::Stale => SignatureCheck::Stale,
+        SignatureError::Missing => SignatureCheck::Missing,
+        SignatureError::Malformed => SignatureCheck::Malformed,
+        SignatureError::Mismatch => SignatureCheck::Mismatch,
+        SignatureError::Stale => SignatureCheck::Stale,
     }
 }
 
-impl From<Refusal> for Outcome {
-    fn from(refusal: Refusal) -> Self {
+impl From<AdmissionError> for Outcome {
+    fn from(refusal: AdmissionError) -> Self {
         match refusal {
-            Refusal::ForbiddenAddress => Self::ForbiddenAddress,
-            Refusal::RateLimited { retry_after } => Self::RateLimited(retry_after),
-            Refusal::TooManyAtOnce => Self::Overloaded,
+            AdmissionError::ForbiddenAddress => Self::ForbiddenAddress,
+            AdmissionError::RateLimited { retry_after } => Self::RateLimited(retry_after),
+            AdmissionError::TooManyAtOnce => Self::Overloaded,
         }
     }
 }
 
-impl From<Failure> for Outcome {
-    fn from(failure: Failure) -> Self {
+impl From<SignatureError> for Outcome {
+    fn from(failure: SignatureError) -> Self {
         Self::InvalidSignature(failure)
     }
 }
 
-impl From<upstream::Failure> for Outcome {
-    fn from(failure: upstream::Failure) -> Self {
+impl From<upstream::UpstreamError> for Outcome {
+    fn from(failure: upstream::UpstreamError) -> Self {
         match failure {
-            upstream::Failure::TimedOut => Self::BudgetExceeded,
-            upstream::Failure::Unreachable | upstream::Failure::Broken => Self::UpstreamUnreachable,
+            upstream::UpstreamError::TimedOut => Self::BudgetExceeded,
+            upstream::UpstreamError::Unreachable | upstream::UpstreamError::Broken => {
+                Self::UpstreamUnreachable
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::json::{Found, Pointer, Text, find};
+use crate::json::{Pointer, PointerValue, Text, find};
 use crate::secret::SecretDigest;
 use crate::signature::{NamedSecret, Verified, Verifier};
 
@@ -21,33 +21,33 @@ const CHALLENGE_BYTES_MAX: usize = 1024;
 /// What a route does about its provider's handshakes.
 pub enum Handshake {
     /// They are signed, as events are.
-    Signed(Question, AnsweredBy),
+    Signed(Challenge, HandshakeResponder),
     /// They are a GET, and prove themselves with a token.
     Query(VerifyToken),
 }
 
 /// Who answers a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnsweredBy {
+pub enum HandshakeResponder {
     Gateway,
     Upstream,
 }
 
 /// How a provider asks with a signed body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct Challenge {
     /// Where the body says that it is a handshake.
     pub pointer: Pointer,
     /// What stands there: a string, or a number's digits.
-    pub word: &'static str,
+    pub value: &'static str,
     /// The event type that it has when the upstream answers it.
-    pub kind: &'static str,
-    pub wants: Wants,
+    pub event_type: &'static str,
+    pub reply: ChallengeReply,
 }
 
 /// The answer that a provider wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wants {
+pub enum ChallengeReply {
     /// The member as text. Slack's `challenge`.
     Echo(Pointer),
     /// The member and its HMAC under the secret, as Zoom has it: `plainToken` and `encryptedToken`.
@@ -58,36 +58,36 @@ pub enum Wants {
 
 /// An answer to a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub struct HandshakeResponse {
     pub status: StatusCode,
     pub content_type: &'static str,
     pub body: Bytes,
 }
 
-impl Question {
+impl Challenge {
     /// The answer, if `verified` is a handshake that can be answered.
-    pub fn answer(&self, verified: &Verified, keys: &Verifier) -> Option<Reply> {
-        let challenge = match &self.wants {
-            Wants::Echo(pointer) | Wants::Proof(pointer) => Some(pointer),
-            Wants::NoContent => None,
+    pub fn reply(&self, verified: &Verified, keys: &Verifier) -> Option<HandshakeResponse> {
+        let challenge = match &self.reply {
+            ChallengeReply::Echo(pointer) | ChallengeReply::Proof(pointer) => Some(pointer),
+            ChallengeReply::NoContent => None,
         };
-        let found = self.asked(verified.body(), challenge)?;
-        match self.wants {
-            Wants::Echo(_) => Some(Reply::text(challenge_of(found)?)),
-            Wants::Proof(_) => {
+        let found = self.find_challenge(verified.body(), challenge)?;
+        match self.reply {
+            ChallengeReply::Echo(_) => Some(HandshakeResponse::text(challenge_of(found)?)),
+            ChallengeReply::Proof(_) => {
                 // No more than tokens look like: the proof must be of no use as an event's signature.
                 let plain = challenge_of(found).filter(|plain| plain.bytes().all(is_of_token))?;
-                let proof = keys.prove(verified, plain.as_bytes())?;
+                let proof = keys.hmac_of(verified, plain.as_bytes())?;
                 let body = json!({ "plainToken": plain, "encryptedToken": proof })
                     .to_string()
                     .into();
-                Some(Reply {
+                Some(HandshakeResponse {
                     status: StatusCode::OK,
                     content_type: "application/json",
                     body,
                 })
             }
-            Wants::NoContent => Some(Reply {
+            ChallengeReply::NoContent => Some(HandshakeResponse {
                 status: StatusCode::NO_CONTENT,
                 content_type: "text/plain",
                 body: Bytes::new(),
@@ -96,27 +96,31 @@ impl Question {
     }
 
     /// Whether `verified` is a handshake.
-    pub fn is_asked(&self, verified: &Verified) -> bool {
-        self.asked(verified.body(), None).is_some()
+    pub fn is_handshake(&self, verified: &Verified) -> bool {
+        self.find_challenge(verified.body(), None).is_some()
     }
 
     /// What stands at `challenge` in a body that is a handshake.
-    fn asked<'b>(&self, body: &'b [u8], challenge: Option<&Pointer>) -> Option<Found<'b>> {
+    fn find_challenge<'b>(
+        &self,
+        body: &'b [u8],
+        challenge: Option<&Pointer>,
+    ) -> Option<PointerValue<'b>> {
         let text = simdutf8::basic::from_utf8(body)
             .ok()
             .filter(|text| text.len() <= BODY_BYTES_MAX)?;
         let [word, challenge] = find(text, [Some(&self.pointer), challenge]).ok()?;
         let says = match word {
-            Found::Text(text) => text.chars().eq(self.word.chars()),
-            Found::Number(digits) => digits == self.word,
-            Found::Nothing | Found::Ambiguous | Found::Other => false,
+            PointerValue::Text(text) => text.chars().eq(self.value.chars()),
+            PointerValue::Number(digits) => digits == self.value,
+            PointerValue::Nothing | PointerValue::Ambiguous | PointerValue::Other => false,
         };
         says.then_some(challenge)
     }
 }
 
-fn challenge_of(found: Found<'_>) -> Option<String> {
-    let Found::Text(text) = found else {
+fn challenge_of(found: PointerValue<'_>) -> Option<String> {
+    let PointerValue::Text(text) = found else {
         return None;
     };
     let text: String = Text::chars(text).take(CHALLENGE_BYTES_MAX + 1).collect();
@@ -132,7 +136,7 @@ fn is_challenge(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-impl Reply {
+impl HandshakeResponse {
     fn text(body: String) -> Self {
         Self {
             status: StatusCode::OK,
@@ -154,14 +158,14 @@ pub struct VerifyToken {
 
 /// The query of a GET that asks.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Query {
+pub struct SubscriptionQuery {
     token: String,
     challenge: String,
 }
 
-impl Query {
+impl SubscriptionQuery {
     /// `None` for a query that is no handshake: another mode, or a part missing or there twice.
-    pub fn read(query: &str) -> Option<Self> {
+    pub fn parse(query: &str) -> Option<Self> {
         let one = |wanted: &str| {
             let mut values =
                 form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == wanted);
@@ -188,9 +192,10 @@ impl VerifyToken {
     }
 
     /// The answer to `query`, if it knows the token.
-    pub fn answer(&self, query: Query, now: Timestamp) -> Option<Reply> {
+    pub fn respond(&self, query: SubscriptionQuery, now: Timestamp) -> Option<HandshakeResponse> {
         let valid = self.expires.is_none_or(|end| now < end);
-        (self.digest.is_of(query.token.as_bytes()) && valid).then(|| Reply::text(query.challenge))
+        (self.digest.matches(query.token.as_bytes()) && valid)
+            .then(|| HandshakeResponse::text(query.challenge))
     }
 }
 
@@ -214,21 +219,26 @@ mod tests {
             expires: Some(end),
             ..token("meatyham")
         };
-        let ask =
-            || Query::read("hub.mode=subscribe&hub.challenge=1&hub.verify_token=meatyham").unwrap();
+        let ask = || {
+            SubscriptionQuery::parse("hub.mode=subscribe&hub.challenge=1&hub.verify_token=meatyham")
+                .unwrap()
+        };
         assert!(
             token
-                .answer(ask(), Timestamp::from_second(999).unwrap())
+                .respond(ask(), Timestamp::from_second(999).unwrap())
                 .is_some()
         );
-        assert_eq!(token.answer(ask(), end), None);
+        assert_eq!(token.respond(ask(), end), None);
     }
 
     #[test]
     fn a_query_is_a_handshake_when_each_part_is_there_once() {
         let asked = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meaty%20ham";
         let reply = token("meaty ham")
-            .answer(Query::read(asked).unwrap(), Timestamp::UNIX_EPOCH)
+            .respond(
+                SubscriptionQuery::parse(asked).unwrap(),
+                Timestamp::UNIX_EPOCH,
+            )
             .unwrap();
         assert_eq!(
             (reply.status, &reply.body[..]),
@@ -243,7 +253,7 @@ mod tests {
             "hub.mode=subscribe&hub.challenge=%3Cb%3E%0A&hub.verify_token=meaty",
             "hub.mode=subscribe&hub.challenge=&hub.verify_token=meaty",
         ] {
-            assert_eq!(Query::read(query), None, "{query}");
+            assert_eq!(SubscriptionQuery::parse(query), None, "{query}");
         }
     }
 
@@ -251,11 +261,11 @@ mod tests {
     fn a_query_with_another_token_gets_no_answer() {
         let token = token("meatyham");
         for wrong in ["", "meatyha", "meatyhamx", "MEATYHAM"] {
-            let query = Query::read(&format!(
+            let query = SubscriptionQuery::parse(&format!(
                 "hub.mode=subscribe&hub.challenge=1&hub.verify_token={wrong}"
             ))
             .unwrap();
-            assert_eq!(token.answer(query, Timestamp::UNIX_EPOCH), None, "{wrong}");
+            assert_eq!(token.respond(query, Timestamp::UNIX_EPOCH), None, "{wrong}");
         }
     }
 }

@@ -12,7 +12,7 @@ mod pointer;
 
 pub use cursor::MAX_DEPTH;
 pub(crate) use cursor::Text;
-pub(crate) use find::{Found, find};
+pub(crate) use find::{PointerValue, find};
 pub(crate) use layout::pretty;
 pub(crate) use member::{MemberError, compact, member};
 pub use pointer::{Pointer, PointerError};

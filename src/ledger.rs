@@ -22,12 +22,13 @@ use tokio::time::timeout_at;
 use crate::event::EventId;
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, Claimed, DeliveryChange, DeliveryId, EventKey, Found, Held, Name, Payload, Record,
-    Settlement, State, Store, StoreError, Subject, Terms, Tried, Underway, Until,
+    AttemptHistory, AttemptRecord, ClaimLease, ClaimResult, ClaimTerms, DeliveryChange, DeliveryId,
+    DeliveryState, EventKey, EventMetadata, EventRow, KnownEvent, LeaseDeadline, LedgerEntry,
+    Payload, Settlement, StartedAttempt, Store, StoreError,
 };
-use claims::{Claims, Hold};
+use claims::{Claims, LocalClaim};
 
-pub use recovery::{Forgetting, Redeliver, Redelivery};
+pub use recovery::{ForgetResult, Redelivery, RedeliveryResult};
 
 /// What a copy does that finds the first one still in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +41,11 @@ pub enum InFlightPolicy {
 
 /// How a claim is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Claiming {
+pub struct ClaimOptions {
     /// How long the outcome will be remembered.
     pub window: Duration,
     /// What is done while another copy is in flight.
-    pub policy: InFlightPolicy,
+    pub in_flight: InFlightPolicy,
     /// How long a copy waits at the most.
     pub deadline: Instant,
     /// Whether the event is sent while it is claimed, not stored.
@@ -78,7 +79,7 @@ pub struct Names {
     clippy::large_enum_variant,
     reason = "nearly every event is claimed: a box would cost each an allocation"
 )]
-pub enum Decision {
+pub enum ClaimDecision {
     /// It is this copy's to hand over, and nobody else's meanwhile.
     Claimed(Claim),
     /// Handed over before.
@@ -92,35 +93,35 @@ pub enum Decision {
 /// The right to hand an event over. Settle it; dropped unsettled, it counts as an attempt of unknown outcome.
 pub struct Claim {
     ledger: Arc<Ledger>,
-    names: [Option<Name>; 2],
+    names: [Option<EventRow>; 2],
     digest: PayloadDigest,
     window: Duration,
-    before: Tried,
+    before: AttemptHistory,
     delivery: Option<DeliveryId>,
     settled: bool,
-    underway: Vec<Underway>,
-    leases: [Option<Held>; 2],
-    holds: [Option<Hold>; 2],
+    underway: Vec<StartedAttempt>,
+    leases: [Option<ClaimLease>; 2],
+    holds: [Option<LocalClaim>; 2],
 }
 
 /// How a claim ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum ClaimOutcome {
     /// The upstream has taken the event: no copy passes inside the window.
-    HandedOver,
+    Delivered,
     /// The event is to be stored, and is as good as handed over once it is. After an attempt, if there was one.
     Stored {
-        after: Option<Attempt>,
+        after: Option<FailedAttempt>,
         /// When it is to be tried.
         due_after: Duration,
     },
     /// The event was tried in vain: the next copy passes.
-    Released(Attempt),
+    Released(FailedAttempt),
 }
 
 /// An attempt without success, as far as the ledger is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
+pub enum FailedAttempt {
     /// The upstream refused the event or was never reached.
     Refused,
     /// The event was sent and no answer came: the upstream is told when it is sent again.
@@ -129,9 +130,9 @@ pub enum Attempt {
 
 /// What the store keeps of the hand-over beside the ledger's own rows.
 #[derive(Debug, Clone)]
-pub struct Report {
-    pub subject: Arc<Subject>,
-    pub attempt: Option<Attempted>,
+pub struct DeliveryReport {
+    pub event: Arc<EventMetadata>,
+    pub attempt: Option<AttemptRecord>,
     /// To be kept; needed for [`Ending::Stored`].
     pub payload: Option<Payload>,
 }
@@ -191,9 +192,9 @@ impl Ledger {
         self: &Arc<Self>,
         names: Names,
         digest: PayloadDigest,
-        how: Claiming,
-    ) -> Result<Decision, StoreError> {
-        let (mut before, mut delivery) = (Tried::default(), None);
+        how: ClaimOptions,
+    ) -> Result<ClaimDecision, StoreError> {
+        let (mut before, mut delivery) = (AttemptHistory::default(), None);
         let (mut holds, mut leases) = ([None, None], [None, None]);
         let mut found_names = [None, None];
         let mut is_new = true;
@@ -203,29 +204,33 @@ impl Ledger {
             .zip(&mut found_names)
             .zip(names.keys())
         {
-            match self.claims.take(key, how.policy, how.deadline).await {
+            match self
+                .claims
+                .try_claim(key, how.in_flight, how.deadline)
+                .await
+            {
                 Some(taken) => *hold = Some(taken),
-                None => return Ok(Decision::InFlight),
+                None => return Ok(ClaimDecision::InFlight),
             }
             // Asked after the claim is ours: an earlier holder records what it did before it lets go.
             let claimed =
                 timeout_at(how.deadline.into(), self.claim_among_gateways(key, how)).await;
             let Some((ours, found)) = claimed.unwrap_or(Err(StoreError::Unavailable))? else {
-                return Ok(Decision::InFlight);
+                return Ok(ClaimDecision::InFlight);
             };
-            *name = Some(Name {
+            *name = Some(EventRow {
                 key,
-                earlier: ours.place(),
+                earlier: ours.row(),
             });
             *lease = Some(ours);
             is_new &= found.is_none();
             delivery = delivery.or(found.and_then(|found| found.delivery));
             match found.map(|found| found.record) {
-                Some(Record::Completed { digest: first }) if first.contradicts(digest) => {
-                    return Ok(Decision::PayloadMismatch);
+                Some(LedgerEntry::Completed { digest: first }) if first.contradicts(digest) => {
+                    return Ok(ClaimDecision::PayloadMismatch);
                 }
-                Some(Record::Completed { .. }) => return Ok(Decision::Duplicate),
-                Some(Record::Tried(tried)) => before = before.and(tried),
+                Some(LedgerEntry::Completed { .. }) => return Ok(ClaimDecision::Duplicate),
+                Some(LedgerEntry::Attempted(tried)) => before = before.merge(tried),
                 None => {}
             }
         }
@@ -233,7 +238,7 @@ impl Ledger {
         if is_new {
             self.store.check_room()?;
         }
-        Ok(Decision::Claimed(Claim {
+        Ok(ClaimDecision::Claimed(Claim {
             ledger: Arc::clone(self),
             names: found_names,
             digest,
@@ -251,29 +256,29 @@ impl Ledger {
     async fn claim_among_gateways(
         &self,
         key: EventKey,
-        how: Claiming,
-    ) -> Result<Option<(Held, Option<Found>)>, StoreError> {
+        how: ClaimOptions,
+    ) -> Result<Option<(ClaimLease, Option<KnownEvent>)>, StoreError> {
         let mut pause = ASK_AGAIN;
         loop {
             let lease = how
                 .deadline
                 .saturating_duration_since(Instant::now())
                 .saturating_add(LEASE_MARGIN);
-            let terms = Terms {
+            let terms = ClaimTerms {
                 lease,
                 window: how.window,
                 forwards: how.forwards,
             };
             match self.store.claim(key, terms).await? {
-                Claimed::Here(held, found) => return Ok(Some((held, found))),
-                Claimed::Elsewhere
-                    if how.policy == InFlightPolicy::Wait
+                ClaimResult::Acquired(held, found) => return Ok(Some((held, found))),
+                ClaimResult::HeldElsewhere
+                    if how.in_flight == InFlightPolicy::Wait
                         && Instant::now() + pause < how.deadline =>
                 {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(ASK_AGAIN_MOST);
                 }
-                Claimed::Elsewhere => return Ok(None),
+                ClaimResult::HeldElsewhere => return Ok(None),
             }
         }
     }
@@ -314,8 +319,10 @@ impl Claim {
     pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
         for (name, lease) in self.names.iter().zip(&self.leases) {
             let Some(name) = name else { continue };
-            let until = lease.as_ref().map_or(Until::EVER, Held::until);
-            self.underway.push(self.ledger.store.begin(
+            let until = lease
+                .as_ref()
+                .map_or(LeaseDeadline::EVER, ClaimLease::deadline);
+            self.underway.push(self.ledger.store.begin_attempt(
                 name.key,
                 until,
                 self.attempt(),
@@ -327,7 +334,7 @@ impl Claim {
 
     /// The event was not tried after all: things are as they were before the claim.
     pub fn release_untried(mut self) {
-        self.underway.drain(..).for_each(Underway::clear);
+        self.underway.drain(..).for_each(StartedAttempt::clear);
         self.settled = true;
     }
 
@@ -338,8 +345,8 @@ impl Claim {
     /// When it is not certain to be written. The sender must then not hear of success.
     pub async fn settle(
         self,
-        ending: Ending,
-        report: Report,
+        ending: ClaimOutcome,
+        report: DeliveryReport,
         deadline: Instant,
     ) -> Result<(), StoreError> {
         let settling = tokio::spawn(self.write(ending, report));
@@ -350,61 +357,65 @@ impl Claim {
         }
     }
 
-    async fn write(mut self, ending: Ending, report: Report) -> Result<(), StoreError> {
+    async fn write(
+        mut self,
+        ending: ClaimOutcome,
+        report: DeliveryReport,
+    ) -> Result<(), StoreError> {
         let settlement = self.settlement(ending, report);
         self.settled = true;
         self.leases
             .iter_mut()
             .filter_map(Option::take)
-            .for_each(Held::settled);
+            .for_each(ClaimLease::mark_settled);
         let written = self.ledger.store.settle(settlement).await;
         if written.is_ok() {
-            self.underway.drain(..).for_each(Underway::clear);
+            self.underway.drain(..).for_each(StartedAttempt::clear);
         }
         // The holds go with the claim: after the write, whatever came of it.
         written.map(drop)
     }
 
-    fn settlement(&self, ending: Ending, report: Report) -> Settlement {
+    fn settlement(&self, ending: ClaimOutcome, report: DeliveryReport) -> Settlement {
         let after = |attempt| self.before.and_then(attempt);
         let (state, becomes, tried, due_after) = match ending {
-            Ending::HandedOver => (
-                State::Success,
+            ClaimOutcome::Delivered => (
+                DeliveryState::Success,
                 self.completed(),
-                after(Attempt::Refused),
+                after(FailedAttempt::Refused),
                 Duration::ZERO,
             ),
-            Ending::Stored {
+            ClaimOutcome::Stored {
                 after: attempt,
                 due_after,
             } => (
-                State::Pending,
+                DeliveryState::Pending,
                 self.completed(),
                 attempt.map_or(self.before, after),
                 due_after,
             ),
-            Ending::Released(attempt) => (
-                State::Failed,
-                Record::Tried(after(attempt)),
+            ClaimOutcome::Released(attempt) => (
+                DeliveryState::Failed,
+                LedgerEntry::Attempted(after(attempt)),
                 after(attempt),
                 Duration::ZERO,
             ),
         };
-        let if_lost = if ending == Ending::HandedOver {
-            after(Attempt::Unknown)
+        let if_lost = if ending == ClaimOutcome::Delivered {
+            after(FailedAttempt::Unknown)
         } else {
             tried
         };
-        let Report {
-            subject,
+        let DeliveryReport {
+            event: subject,
             attempt,
             payload,
         } = report;
         let delivery = DeliveryChange {
             earlier: self.delivery,
-            subject,
+            event: subject,
             state,
-            tried,
+            history: tried,
             attempt,
             payload,
             due_after,
@@ -418,18 +429,18 @@ impl Claim {
         }
     }
 
-    fn completed(&self) -> Record {
-        Record::Completed {
+    fn completed(&self) -> LedgerEntry {
+        LedgerEntry::Completed {
             digest: self.digest,
         }
     }
 }
 
-impl Tried {
-    fn and_then(self, attempt: Attempt) -> Self {
+impl AttemptHistory {
+    fn and_then(self, attempt: FailedAttempt) -> Self {
         Self {
             attempts: self.attempts.saturating_add(1),
-            possibly_delivered: self.possibly_delivered || attempt == Attempt::Unknown,
+            possibly_delivered: self.possibly_delivered || attempt == FailedAttempt::Unknown,
         }
     }
 }
@@ -440,10 +451,10 @@ impl Drop for Claim {
             return;
         }
         self.ledger.abandoned.fetch_add(1, Ordering::Relaxed);
-        let tried = self.before.and_then(Attempt::Unknown);
+        let tried = self.before.and_then(FailedAttempt::Unknown);
         let settlement = Settlement {
             names: self.names,
-            becomes: Record::Tried(tried),
+            becomes: LedgerEntry::Attempted(tried),
             window: self.window,
             if_lost: tried,
             delivery: None,
@@ -452,7 +463,7 @@ impl Drop for Claim {
         self.leases
             .iter_mut()
             .filter_map(Option::take)
-            .for_each(Held::settled);
+            .for_each(ClaimLease::mark_settled);
         let (underway, holds) = (
             std::mem::take(&mut self.underway),
             std::mem::take(&mut self.holds),
@@ -461,7 +472,7 @@ impl Drop for Claim {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 if store.settle(settlement).await.is_ok() {
-                    underway.into_iter().for_each(Underway::clear);
+                    underway.into_iter().for_each(StartedAttempt::clear);
                 }
                 drop(holds);
             });

@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod activity;
 pub mod admin;
 pub mod app;
 pub mod backoff;
@@ -47,5 +48,4 @@ pub mod signature;
 pub mod store;
 pub mod tls;
 pub mod upstream;
-pub mod watch;
 pub mod webhooks;

@@ -4,7 +4,7 @@
 //! unescaped control character.
 
 mod format;
-mod thin;
+mod sampler;
 
 use std::io::{self, BufWriter, Stderr, Write};
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-pub use thin::Thinning;
+pub use sampler::LogSampler;
 
 use crate::outcome::Code;
 
@@ -47,7 +47,7 @@ const LINES_WAITING_MAX: usize = 65_536;
 /// # Errors
 /// When logging was started before.
 pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
-    let standard_error = Gathering(BufWriter::with_capacity(64 * 1024, io::stderr()));
+    let standard_error = BatchedWriter(BufWriter::with_capacity(64 * 1024, io::stderr()));
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_WAITING_MAX)
         .lossy(true)
@@ -66,11 +66,11 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
 /// Standard error, written to no more often than every [`GATHERED_FOR`]: a line goes out at once, those that come soon
 /// after it together. Without the pause each line wakes the appender's thread, which looks for another for a while,
 /// writes the one, and sleeps again.
-struct Gathering(BufWriter<Stderr>);
+struct BatchedWriter(BufWriter<Stderr>);
 
-const GATHERED_FOR: Duration = Duration::from_millis(10);
+const BATCHED_FOR: Duration = Duration::from_millis(10);
 
-impl Write for Gathering {
+impl Write for BatchedWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.write(line)
     }
@@ -78,7 +78,7 @@ impl Write for Gathering {
     /// The appender flushes when no line is waiting. In its own thread: nobody else waits for this.
     fn flush(&mut self) -> io::Result<()> {
         let flushed = self.0.flush();
-        std::thread::sleep(GATHERED_FOR);
+        std::thread::sleep(BATCHED_FOR);
         flushed
     }
 }
@@ -97,7 +97,7 @@ fn filter(level: LevelFilter) -> Targets {
 
 /// What is told of one request. Filled as it becomes known.
 #[derive(Debug, Default)]
-pub struct Request {
+pub struct RequestLine {
     pub route: Option<Arc<str>>,
     pub event_id: Option<Arc<str>>,
     pub event_type: Option<Arc<str>>,
@@ -111,9 +111,9 @@ pub struct Request {
     pub trace_id: Option<Box<str>>,
 }
 
-impl Request {
+impl RequestLine {
     /// Writes the line. `suppressed` lines like it were left out before.
-    pub fn write(
+    pub fn write_line(
         &self,
         code: Code,
         reason: Option<&str>,

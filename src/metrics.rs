@@ -15,7 +15,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::backoff::Reason;
+use crate::backoff::DeadLetterReason;
 use crate::outcome::Code;
 
 /// Seconds. Close around the usual budget of 10 s, so that a breach shows.
@@ -129,12 +129,12 @@ pub struct StoreMetrics {
 
 impl StoreMetrics {
     /// Notes how long a commit took, its flush included.
-    pub fn committed(&self, duration: Duration) {
+    pub fn observe_commit(&self, duration: Duration) {
         self.commit_duration.observe(duration.as_secs_f64());
     }
 
     /// Counts a failure of an operation of ours.
-    pub fn failed(&self, operation: &'static str) {
+    pub fn count_error(&self, operation: &'static str) {
         debug_assert!(STORE_OPERATIONS.contains(&operation));
         self.errors.with_label_values(&[operation]).inc();
     }
@@ -153,7 +153,7 @@ pub struct QueueMetrics {
     events: [IntGauge; QUEUE_STATES.len()],
     oldest_age: Gauge,
     attempts: [IntCounter; UPSTREAM_RESULTS.len()],
-    dead_lettered: [IntCounter; Reason::ALL.len()],
+    dead_lettered: [IntCounter; DeadLetterReason::ALL.len()],
     delivery_delay: Histogram,
     upstream: UpstreamMetrics,
 }
@@ -228,7 +228,7 @@ pub struct RouteMetrics {
 
 /// What a route's counters stand at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct RouteCounters {
     /// Requests, in the order of [`Code::ALL`].
     pub requests: [u64; Code::ALL.len()],
     pub attempts_succeeded: u64,
@@ -238,16 +238,16 @@ pub struct Reading {
 }
 
 /// Counts one up while it lives.
-pub struct Gauged<'a>(&'a IntGauge);
+pub struct InFlightGuard<'a>(&'a IntGauge);
 
-impl<'a> Gauged<'a> {
+impl<'a> InFlightGuard<'a> {
     pub fn new(gauge: &'a IntGauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for Gauged<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -351,7 +351,7 @@ impl Metrics {
     }
 
     /// The handles of a route, whose series exist from now on. `secrets` are the names of its secrets.
-    pub fn route<'a>(
+    pub fn register_route<'a>(
         &self,
         name: &Arc<str>,
         secrets: impl Iterator<Item = &'a Arc<str>>,
@@ -390,7 +390,7 @@ impl Metrics {
                         .queue_attempts
                         .with_label_values(&[&**name, result])
                 }),
-                dead_lettered: Reason::ALL.map(|reason| {
+                dead_lettered: DeadLetterReason::ALL.map(|reason| {
                     families
                         .queue_dead_lettered
                         .with_label_values(&[&**name, reason.as_str()])
@@ -403,7 +403,7 @@ impl Metrics {
     }
 
     /// Drops the series of a route that is no longer configured. Its requests still in flight are no longer seen.
-    pub fn forget(&self, route: &RouteMetrics) {
+    pub fn forget_route(&self, route: &RouteMetrics) {
         let (name, families) = (&*route.requests.route, &self.families);
         for code in Code::ALL {
             let _ = families
@@ -437,7 +437,7 @@ impl Metrics {
         for state in QUEUE_STATES {
             let _ = families.queue_events.remove_label_values(&[name, state]);
         }
-        for reason in Reason::ALL {
+        for reason in DeadLetterReason::ALL {
             let _ = families
                 .queue_dead_lettered
                 .remove_label_values(&[name, reason.as_str()]);
@@ -461,16 +461,16 @@ impl Metrics {
             .set(at.as_second());
     }
 
-    pub fn proxy_header(&self, result: ProxyHeader) {
+    pub fn count_proxy_header(&self, result: ProxyHeader) {
         self.proxy_headers[result as usize].inc();
     }
 
-    pub fn tls_handshake(&self, result: TlsHandshake) {
+    pub fn count_tls_handshake(&self, result: TlsHandshake) {
         self.tls_handshakes[result as usize].inc();
     }
 
     /// Says when the certificate in this file expires, which the listener at this address shows.
-    pub fn certificate(&self, listener: &str, file: &str, expires: Timestamp) {
+    pub fn set_certificate_expiry(&self, listener: &str, file: &str, expires: Timestamp) {
         self.tls_certificate_expiry
             .with_label_values(&[listener, file])
             .set(expires.as_second());
@@ -511,7 +511,7 @@ impl Metrics {
 
 impl RequestMetrics {
     /// Counts an answer.
-    pub fn answered(&self, code: Code, status: StatusCode) {
+    pub fn count_response(&self, code: Code, status: StatusCode) {
         self.requests[code as usize].inc();
         match self
             .responses
@@ -527,7 +527,7 @@ impl RequestMetrics {
     }
 
     /// Notes how long a request took, its answer included.
-    pub fn took(&self, duration: Duration) {
+    pub fn observe_duration(&self, duration: Duration) {
         self.duration.observe(duration.as_secs_f64());
     }
 }
@@ -537,7 +537,7 @@ impl RouteMetrics {
     pub const DURATION_BOUNDS: &[f64] = &SECONDS;
 
     /// What the counters stand at now.
-    pub fn read(&self) -> Reading {
+    pub fn sample(&self) -> RouteCounters {
         let [succeeded, failed @ ..] = &self.upstream.requests;
         let mut below = 0;
         let apart = |bucket: &prometheus::proto::Bucket| {
@@ -545,7 +545,7 @@ impl RouteMetrics {
             below = bucket.cumulative_count();
             within
         };
-        Reading {
+        RouteCounters {
             requests: std::array::from_fn(|code| self.requests.requests[code].get()),
             attempts_succeeded: succeeded.get(),
             attempts_failed: failed.iter().map(IntCounter::get).sum(),
@@ -569,7 +569,7 @@ impl RouteMetrics {
     }
 
     /// How many requests the secret of this name has verified.
-    pub fn verified_by(&self, secret: &str) -> u64 {
+    pub fn verified_with(&self, secret: &str) -> u64 {
         self.signature_ok_by(secret).map_or(0, IntCounter::get)
     }
 
@@ -580,7 +580,7 @@ impl RouteMetrics {
             .map(|(_, counter)| counter)
     }
 
-    pub fn signature_checked(&self, check: SignatureCheck<'_>, now: Timestamp) {
+    pub fn count_signature_check(&self, check: SignatureCheck<'_>, now: Timestamp) {
         let failed = match check {
             SignatureCheck::Ok(name) => {
                 self.last_verified.set(now.as_second());
@@ -598,21 +598,21 @@ impl RouteMetrics {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
-    pub fn body_received(&self, bytes: usize) {
+    pub fn observe_body(&self, bytes: usize) {
         self.body_bytes.observe(bytes as f64);
     }
 
-    pub fn ledger_checked(&self, check: LedgerCheck) {
+    pub fn count_ledger_check(&self, check: LedgerCheck) {
         self.ledger_checks[check as usize].inc();
     }
 
-    pub fn attempted(&self, result: UpstreamResult, seconds: f64) {
-        self.upstream.attempted(result, seconds);
+    pub fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
+        self.upstream.record_attempt(result, seconds);
     }
 }
 
 impl UpstreamMetrics {
-    fn attempted(&self, result: UpstreamResult, seconds: f64) {
+    fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
         self.requests[result as usize].inc();
         self.duration.observe(seconds);
     }
@@ -620,21 +620,21 @@ impl UpstreamMetrics {
 
 impl QueueMetrics {
     /// An attempt at a stored event; it counts among all attempts as well.
-    pub fn attempted(&self, result: UpstreamResult, seconds: f64) {
+    pub fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
         self.attempts[result as usize].inc();
-        self.upstream.attempted(result, seconds);
+        self.upstream.record_attempt(result, seconds);
     }
 
-    pub fn delivered_after(&self, seconds: f64) {
+    pub fn observe_delivery_delay(&self, seconds: f64) {
         self.delivery_delay.observe(seconds);
     }
 
-    pub fn dead_lettered(&self, reason: Reason) {
+    pub fn count_dead_letter(&self, reason: DeadLetterReason) {
         self.dead_lettered[reason as usize].inc();
     }
 
     /// Says how many events wait, are being tried, and were given up; and how many seconds the oldest has waited.
-    pub fn stand(&self, pending: u64, delivering: u64, dead: u64, oldest_seconds: f64) {
+    pub fn set_depth(&self, pending: u64, delivering: u64, dead: u64, oldest_seconds: f64) {
         for (gauge, count) in self.events.iter().zip([pending, delivering, dead]) {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
@@ -794,7 +794,7 @@ mod tests {
     }
 
     fn billing(metrics: &Metrics) -> RouteMetrics {
-        metrics.route(&"billing".into(), ["current".into(), "old".into()].iter())
+        metrics.register_route(&"billing".into(), ["current".into(), "old".into()].iter())
     }
 
     #[test]
@@ -830,7 +830,7 @@ mod tests {
     fn the_reference_lists_every_series() {
         let metrics = Metrics::new().unwrap();
         let _route = billing(&metrics);
-        metrics.certificate("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
+        metrics.set_certificate_expiry("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
         let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
             "# Metrics\n\nOn the admin listener at `/metrics`, in Prometheus' text format. Made from the code; requests that \
@@ -862,8 +862,8 @@ mod tests {
         let route = billing(&metrics);
         route
             .requests
-            .answered(Code::Delivered, StatusCode::IM_A_TEAPOT);
-        metrics.forget(&route);
+            .count_response(Code::Delivered, StatusCode::IM_A_TEAPOT);
+        metrics.forget_route(&route);
         assert_eq!(series(&metrics).len(), before);
     }
 
@@ -873,8 +873,8 @@ mod tests {
         let route = billing(&metrics);
         route
             .requests
-            .answered(Code::Duplicate, StatusCode::CONFLICT);
-        route.requests.took(Duration::from_millis(200));
+            .count_response(Code::Duplicate, StatusCode::CONFLICT);
+        route.requests.observe_duration(Duration::from_millis(200));
         let series = series(&metrics);
         assert!(series.contains(
             &r#"hookstile_requests_total{outcome="duplicate",route="billing"} 1"#.to_owned()

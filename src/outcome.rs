@@ -32,15 +32,15 @@ pub enum Code {
 
 /// What became of a request, for those who look at many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// Handed over, or stored to be.
-    Taken,
+    Accepted,
     /// Genuine, and not taken: the upstream's trouble, or ours.
     Failed,
     /// A copy of what was taken before, or is being handed over.
-    Repeated,
+    Duplicate,
     /// Genuine, and nothing to be handed over.
-    SetAside,
+    Skipped,
     /// Not as it should be.
     Rejected,
 }
@@ -92,18 +92,18 @@ impl Code {
         )
     }
 
-    pub const fn fate(self) -> Fate {
+    pub const fn disposition(self) -> Disposition {
         match self {
-            Self::Delivered | Self::Queued => Fate::Taken,
+            Self::Delivered | Self::Queued => Disposition::Accepted,
             Self::UpstreamRejected
             | Self::UpstreamUnreachable
             | Self::BudgetExceeded
             | Self::Inactive
             | Self::Overloaded
             | Self::StoreUnavailable
-            | Self::Draining => Fate::Failed,
-            Self::Duplicate | Self::InFlight | Self::PayloadMismatch => Fate::Repeated,
-            Self::Ignored | Self::Challenge => Fate::SetAside,
+            | Self::Draining => Disposition::Failed,
+            Self::Duplicate | Self::InFlight | Self::PayloadMismatch => Disposition::Duplicate,
+            Self::Ignored | Self::Challenge => Disposition::Skipped,
             Self::InvalidSignature
             | Self::InvalidEvent
             | Self::MalformedRequest
@@ -113,7 +113,7 @@ impl Code {
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::HeadersTooLarge
-            | Self::RateLimited => Fate::Rejected,
+            | Self::RateLimited => Disposition::Rejected,
         }
     }
 

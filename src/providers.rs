@@ -10,12 +10,12 @@ pub mod vpn_enterprise;
 use std::time::Duration;
 
 use crate::event::EnvelopeSpec;
-use crate::handshake::Question;
+use crate::handshake::Challenge;
 use crate::route::OnDuplicate;
 use crate::signature::Scheme;
 
 pub use catalogue::{PRESETS, UNKNOWN_SENDER};
-pub use sample::{Sample, sample, sample_of};
+pub use sample::{Sample, sample, sample_for_envelope};
 
 /// A provider that a route can name.
 pub struct Preset {
@@ -24,8 +24,8 @@ pub struct Preset {
     /// What a message calls it.
     pub title: &'static str,
     pub scheme: fn() -> Scheme,
-    pub habits: Habits,
-    pub asks: Asks,
+    pub defaults: SenderDefaults,
+    pub handshake: PresetHandshake,
     /// An event type of it, for examples and test events.
     pub example_type: &'static str,
     /// What an operator should know besides, in Markdown.
@@ -33,7 +33,7 @@ pub struct Preset {
 }
 
 /// How a sender behaves: a route's defaults come from here.
-pub struct Habits {
+pub struct SenderDefaults {
     pub envelope: fn() -> EnvelopeSpec,
     /// How long it waits for an answer.
     pub budget: Duration,
@@ -48,17 +48,17 @@ pub struct Habits {
 
 /// How a provider asks whether an endpoint is there, before it sends events.
 #[derive(Clone, Copy)]
-pub enum Asks {
+pub enum PresetHandshake {
     Never,
     /// With a signed body.
-    Signed(fn() -> Question),
+    Signed(fn() -> Challenge),
     /// With a GET and a token (Meta).
     Query,
 }
 
-impl Asks {
+impl PresetHandshake {
     /// The signed question, where there is one.
-    pub fn question(self) -> Option<Question> {
+    pub fn challenge(self) -> Option<Challenge> {
         match self {
             Self::Signed(question) => Some(question()),
             Self::Never | Self::Query => None,

@@ -42,7 +42,7 @@ pub enum Source {
 
 /// Why what a connection begins with is no header that can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum ProxyHeaderError {
     #[error("the connection begins with something else")]
     Signature,
     #[error("it is of version 1 of the protocol; have version 2 sent")]
@@ -64,15 +64,15 @@ pub enum Invalid {
 ///
 /// # Errors
 /// As soon as it is clear that it is none.
-pub fn parse(begun: &[u8]) -> Result<Progress, Invalid> {
+pub fn parse(begun: &[u8]) -> Result<Progress, ProxyHeaderError> {
     let Some((signature, rest)) = begun.split_first_chunk() else {
         return Ok(Progress::Wants(SIGNATURE.len() - begun.len()));
     };
     if signature != SIGNATURE {
         return Err(if signature.starts_with(b"PROXY ") {
-            Invalid::Version1
+            ProxyHeaderError::Version1
         } else {
-            Invalid::Signature
+            ProxyHeaderError::Signature
         });
     }
     let Some((&[version_and_command, family, high, low], addresses)) = rest.split_first_chunk()
@@ -83,16 +83,18 @@ pub fn parse(begun: &[u8]) -> Result<Progress, Invalid> {
     match version_and_command {
         LOCAL => return Ok(Progress::Read(Source::Local, length)),
         PROXY => {}
-        other if other >> 4 == 2 => return Err(Invalid::Command(other & 0xf)),
-        other => return Err(Invalid::Version(other >> 4)),
+        other if other >> 4 == 2 => return Err(ProxyHeaderError::Command(other & 0xf)),
+        other => return Err(ProxyHeaderError::Version(other >> 4)),
     }
     let (needed, sender) = match family {
         TCP_OVER_IPV4 => (IPV4_BYTES, addresses.first_chunk().map(over_ipv4)),
         TCP_OVER_IPV6 => (IPV6_BYTES, addresses.first_chunk().map(over_ipv6)),
-        other if WITHOUT_ADDRESS.contains(&other) => return Err(Invalid::WithoutAddress),
-        other => return Err(Invalid::Family(other)),
+        other if WITHOUT_ADDRESS.contains(&other) => return Err(ProxyHeaderError::WithoutAddress),
+        other => return Err(ProxyHeaderError::Family(other)),
     };
-    let follow = length.checked_sub(needed).ok_or(Invalid::TooShort)?;
+    let follow = length
+        .checked_sub(needed)
+        .ok_or(ProxyHeaderError::TooShort)?;
     Ok(match sender {
         Some(sender) => Progress::Read(Source::Sender(sender), follow),
         None => Progress::Wants(needed - addresses.len()),

@@ -5,7 +5,7 @@
 //! an attempt ends, or a pause is over.
 
 mod attempt;
-mod lane;
+mod route_worker;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::ledger::{Ledger, Redeliver, Redelivery};
+use crate::ledger::{Ledger, Redelivery, RedeliveryResult};
 use crate::metrics::QueueMetrics;
 use crate::route::{Replay, Route};
 use crate::store::{self, Store, StoreError};
@@ -28,7 +28,7 @@ pub struct Queue {
     ledger: Arc<Ledger>,
     client: Arc<Client>,
     clock: Clock,
-    lanes: Mutex<Lanes>,
+    lanes: Mutex<RouteQueues>,
     phase: watch::Sender<Phase>,
 }
 
@@ -41,23 +41,23 @@ enum Phase {
 }
 
 #[derive(Default)]
-struct Lanes {
-    by_route: HashMap<Arc<str>, Lane>,
+struct RouteQueues {
+    by_route: HashMap<Arc<str>, RouteQueue>,
     /// Routes whose events wait until an operator says otherwise.
     paused: HashSet<Arc<str>>,
     running: JoinSet<()>,
 }
 
 /// A route's lane, from outside.
-struct Lane {
-    serving: watch::Sender<Serving>,
+struct RouteQueue {
+    route: watch::Sender<WorkerRoute>,
     /// Attempts under way.
     delivering: Arc<AtomicU64>,
 }
 
 /// What a lane works with. Changes with the configuration; attempts end with what they began with.
 #[derive(Clone)]
-struct Serving {
+struct WorkerRoute {
     /// `None` when the route is no longer configured: its events wait.
     route: Option<Arc<Route>>,
     /// An operator wants its events to wait.
@@ -81,10 +81,10 @@ impl Queue {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn remember_paused(&self) -> Result<(), StoreError> {
+    pub async fn load_paused(&self) -> Result<(), StoreError> {
         let paused: HashSet<Arc<str>> = self
             .store()
-            .paused()
+            .paused_routes()
             .await?
             .into_iter()
             .map(Into::into)
@@ -92,7 +92,7 @@ impl Queue {
         let mut lanes = self.lanes();
         for (name, lane) in &lanes.by_route {
             let now = paused.contains(name);
-            lane.serving
+            lane.route
                 .send_if_modified(|serving| std::mem::replace(&mut serving.paused, now) != now);
         }
         lanes.paused = paused;
@@ -104,11 +104,11 @@ impl Queue {
     ///
     /// # Errors
     /// When that is not certain to be kept; it has no effect then.
-    pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        self.store().pause(Arc::clone(&route), paused).await?;
+    pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+        self.store().set_paused(Arc::clone(&route), paused).await?;
         let mut lanes = self.lanes();
         if let Some(lane) = lanes.by_route.get(&route) {
-            lane.serving.send_modify(|serving| serving.paused = paused);
+            lane.route.send_modify(|serving| serving.paused = paused);
         }
         if paused {
             lanes.paused.insert(route);
@@ -129,25 +129,28 @@ impl Queue {
     }
 
     /// Delivers for these routes from now on. Events of others wait until their route is back.
-    pub fn serve<'a>(&self, routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics)>) {
+    pub fn update_routes<'a>(
+        &self,
+        routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics)>,
+    ) {
         let mut lanes = self.lanes();
         let mut told = Vec::new();
         let mut gone: HashSet<_> = lanes.by_route.keys().cloned().collect();
         for (route, metrics) in routes {
             gone.remove(&route.name);
-            told.push(store::Lane {
+            told.push(store::StoreRoute {
                 route: Arc::clone(&route.name),
                 retain: route.retain,
                 concurrency: route.queue_concurrency,
             });
             let paused = lanes.paused.contains(&route.name);
-            let serving = Serving {
+            let serving = WorkerRoute {
                 route: Some(Arc::clone(route)),
                 paused,
                 metrics: metrics.clone(),
             };
             if let Some(lane) = lanes.by_route.get(&route.name) {
-                lane.serving.send_replace(serving);
+                lane.route.send_replace(serving);
                 continue;
             }
             let (lane, runs) = self.open(&route.name, serving);
@@ -156,18 +159,21 @@ impl Queue {
         }
         for name in gone {
             if let Some(lane) = lanes.by_route.get(&name) {
-                lane.serving.send_modify(|serving| serving.route = None);
+                lane.route.send_modify(|serving| serving.route = None);
             }
         }
         drop(lanes);
-        self.store().serve(told);
+        self.store().update_routes(told);
     }
 
     /// Tries stored events again, or those whose payload was kept. Answers for each what becomes of it.
     ///
     /// # Errors
     /// When it is not certain that they are stored.
-    pub async fn redeliver(&self, wanted: &[Redeliver]) -> Result<Vec<Redelivery>, StoreError> {
+    pub async fn redeliver(
+        &self,
+        wanted: &[Redelivery],
+    ) -> Result<Vec<RedeliveryResult>, StoreError> {
         let window_of = |route: &str| {
             self.route(route)
                 .map_or(Replay::USUAL_WINDOW, |route| route.replay.window)
@@ -176,7 +182,7 @@ impl Queue {
     }
 
     /// Sets the gauges of all lanes. Blocks for look-ups.
-    pub fn tell(&self) {
+    pub fn update_gauges(&self) {
         let lanes: Vec<_> = self
             .lanes()
             .by_route
@@ -185,20 +191,20 @@ impl Queue {
                 let delivering = lane.delivering.load(Ordering::Relaxed);
                 (
                     Arc::clone(name),
-                    lane.serving.borrow().metrics.clone(),
+                    lane.route.borrow().metrics.clone(),
                     delivering,
                 )
             })
             .collect();
         let now = self.clock.wall();
         for (name, metrics, delivering) in lanes {
-            let (pending, dead) = self.store().waiting(&name);
+            let (pending, dead) = self.store().queue_counts(&name);
             let oldest = if pending > 0 {
                 self.store().oldest_waiting(&name)
             } else {
                 None
             };
-            metrics.stand(
+            metrics.set_depth(
                 pending.saturating_sub(delivering),
                 delivering,
                 dead,
@@ -215,22 +221,26 @@ impl Queue {
         tokio::time::timeout(grace, all).await.is_ok()
     }
 
-    fn open(&self, name: &Arc<str>, serving: Serving) -> (Lane, lane::Running) {
+    fn open(
+        &self,
+        name: &Arc<str>,
+        serving: WorkerRoute,
+    ) -> (RouteQueue, route_worker::RouteWorker) {
         let delivering = Arc::new(AtomicU64::new(0));
         let (serving, served) = watch::channel(serving);
-        let running = lane::Running {
+        let running = route_worker::RouteWorker {
             name: Arc::clone(name),
             store: self.store().clone(),
             client: Arc::clone(&self.client),
             clock: self.clock.clone(),
             serving: served,
-            woken: self.store().waker(name),
+            woken: self.store().queue_notifier(name),
             delivering: Arc::clone(&delivering),
             phase: self.phase.subscribe(),
         };
         (
-            Lane {
-                serving,
+            RouteQueue {
+                route: serving,
                 delivering,
             },
             running,
@@ -241,14 +251,14 @@ impl Queue {
         self.lanes()
             .by_route
             .get(name)
-            .and_then(|lane| lane.serving.borrow().route.clone())
+            .and_then(|lane| lane.route.borrow().route.clone())
     }
 
     fn store(&self) -> &Store {
         self.ledger.store()
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+    fn lanes(&self) -> MutexGuard<'_, RouteQueues> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, StatusCode};
 
-pub use admission::{Admission, Permit, RateLimit, Refusal};
+pub use admission::{Admission, AdmissionError, ConcurrencyPermit, RateLimit};
 pub use filter::EventFilter;
 
 use crate::backoff::Backoff;
 use crate::event::EnvelopeSpec;
 use crate::handshake::Handshake;
 use crate::ledger::InFlightPolicy;
-use crate::signature::{Shadow, Verifier};
+use crate::signature::{Unenforced, Verifier};
 use crate::store::Retain;
 use crate::upstream::Upstream;
 
@@ -38,7 +38,7 @@ pub struct Route {
     pub active: bool,
     pub verifier: Verifier,
     /// Lets what did not verify pass, marked.
-    pub shadow: Option<Shadow>,
+    pub unenforced: Option<Unenforced>,
     /// What becomes of the provider's handshakes; `None` where it has none.
     pub handshake: Option<Handshake>,
     pub envelope: EnvelopeSpec,
@@ -48,7 +48,7 @@ pub struct Route {
     /// Largest body in bytes.
     pub max_body: usize,
     pub replay: Replay,
-    pub handover: Handover,
+    pub delivery_mode: DeliveryMode,
     /// What an event is answered with that was stored: 202 or 200.
     pub accept_status: StatusCode,
     /// For events that were stored.
@@ -67,14 +67,14 @@ pub struct Route {
 
 impl Route {
     /// Whether the signature or the envelope stands in this header.
-    pub fn reads(&self, name: &HeaderName) -> bool {
-        self.verifier.reads(name) || self.envelope.reads(name)
+    pub fn reads_header(&self, name: &HeaderName) -> bool {
+        self.verifier.reads_header(name) || self.envelope.reads(name)
     }
 }
 
 /// How a verified event gets to the upstream (contract §8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handover {
+pub enum DeliveryMode {
     /// Forwarded at once; the upstream's answer is passed back.
     Proxy,
     /// Stored, acknowledged, and delivered afterwards.
@@ -83,7 +83,7 @@ pub enum Handover {
     Spill,
 }
 
-impl Handover {
+impl DeliveryMode {
     /// As the configuration writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -106,11 +106,11 @@ pub struct Budget {
 impl Budget {
     /// When the answer to a request whose first byte came at `first_byte` must be on its way.
     pub fn deadline(&self, first_byte: Instant) -> Instant {
-        first_byte + self.time()
+        first_byte + self.usable()
     }
 
     /// What there is to use of it.
-    pub fn time(&self) -> Duration {
+    pub fn usable(&self) -> Duration {
         self.total.saturating_sub(self.margin)
     }
 }

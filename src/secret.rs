@@ -36,7 +36,7 @@ impl Secret {
 
     /// For telling whether somebody has the secret.
     pub fn digest(&self) -> SecretDigest {
-        SecretDigest::of(&self.0)
+        SecretDigest::new(&self.0)
     }
 
     /// The key bytes, for a cryptographic function and nothing else.
@@ -51,12 +51,12 @@ pub struct SecretDigest(CtOutput<Sha256>);
 
 impl SecretDigest {
     /// Whether these are the secret's bytes.
-    pub fn is_of(&self, bytes: &[u8]) -> bool {
-        Self::of(bytes).0 == self.0
+    pub fn matches(&self, bytes: &[u8]) -> bool {
+        Self::new(bytes).0 == self.0
     }
 
     /// The digest of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
+    pub fn new(bytes: &[u8]) -> Self {
         Self(CtOutput::new(Sha256::digest(bytes)))
     }
 }
@@ -79,9 +79,9 @@ mod tests {
     #[test]
     fn a_digest_is_of_its_own_secret_and_no_other() {
         let digest = Secret::new("canary").unwrap().digest();
-        assert!(digest.is_of(b"canary"));
+        assert!(digest.matches(b"canary"));
         for other in [&b""[..], b"canar", b"canary ", b"Canary"] {
-            assert!(!digest.is_of(other));
+            assert!(!digest.matches(other));
         }
     }
 

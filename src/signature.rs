@@ -26,8 +26,8 @@ pub use digest::PayloadDigest;
 pub use header::Header;
 pub use key::{Key, KeyError, Signer};
 pub use scheme::{
-    Algorithm, Encoding, Fields, InBody, KeyEncoding, KeyForm, Kind, Place, Scheme, SignedTime,
-    TimePlace, TimeUnit,
+    Algorithm, Encoding, HeaderFields, InBody, KeyEncoding, KeyForm, Scheme, SignatureFormat,
+    SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 pub use sign::{SignError, Signed};
 
@@ -114,12 +114,12 @@ impl Verifier {
     }
 
     /// Whether anything that is signed, or the signature itself, stands in this header.
-    pub fn reads(&self, name: &HeaderName) -> bool {
-        self.scheme.reads(name)
+    pub fn reads_header(&self, name: &HeaderName) -> bool {
+        self.scheme.reads_header(name)
     }
 
     /// Starts on a request, before its body arrives. `now` decides which secrets have expired, and what is stale.
-    pub fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Verification<'_> {
+    pub fn start(&self, headers: &HeaderMap, now: Timestamp) -> Verification<'_> {
         let presented = Presented::read(&self.scheme, headers);
         let macs = match &presented {
             Ok(Presented {
@@ -163,7 +163,7 @@ impl Verifier {
 
     /// What the owner of the secret that `verified` was signed with would make of `message`, in hex: a proof to the
     /// provider that this endpoint has its secret. `None` where secrets are public keys.
-    pub fn prove(&self, verified: &Verified, message: &[u8]) -> Option<String> {
+    pub fn hmac_of(&self, verified: &Verified, message: &[u8]) -> Option<String> {
         let key = self
             .keys
             .iter()
@@ -193,8 +193,8 @@ impl Verifier {
     }
 
     /// Whether this header's value is part of what is signed.
-    pub fn signs(&self, name: &HeaderName) -> bool {
-        self.scheme.signs(name)
+    pub fn signs_header(&self, name: &HeaderName) -> bool {
+        self.scheme.signs_header(name)
     }
 
     fn hashes(&self) -> bool {
@@ -241,7 +241,7 @@ impl Key {
 /// The body is kept here so that what [`Verified`] holds is what was hashed.
 pub struct Verification<'a> {
     verifier: &'a Verifier,
-    presented: Result<Presented<'a>, Failure>,
+    presented: Result<Presented<'a>, SignatureError>,
     macs: Vec<(&'a Prepared, Mac)>,
     sha256: Option<Sha256>,
     payload: Payload,
@@ -269,7 +269,7 @@ impl Verification<'_> {
     ///
     /// # Errors
     /// Why the request is not authentic. The answer to the sender must not depend on which.
-    pub fn finish(self) -> Result<Verified, Failure> {
+    pub fn finish(self) -> Result<Verified, SignatureError> {
         self.check().map_err(|unverified| unverified.failure)
     }
 
@@ -277,7 +277,7 @@ impl Verification<'_> {
     ///
     /// # Errors
     /// What is not authentic, and why.
-    pub fn finish_in_shadow(self, _: &Shadow) -> Result<Verified, Unverified> {
+    pub fn finish_unenforced(self, _: &Unenforced) -> Result<Verified, Unverified> {
         self.check()
     }
 
@@ -303,9 +303,9 @@ impl Verification<'_> {
                     verifier.find_key_in_body(&presented, candidate, &signed, now)
                 }
             };
-            let matched = matched.ok_or(Failure::Mismatch)?;
+            let matched = matched.ok_or(SignatureError::Mismatch)?;
             match (&verifier.scheme.time, presented.time) {
-                (Some(spec), Some(time)) if !spec.is_fresh(time, now) => Err(Failure::Stale),
+                (Some(spec), Some(time)) if !spec.is_fresh(time, now) => Err(SignatureError::Stale),
                 _ => Ok(matched),
             }
         });
@@ -358,7 +358,7 @@ impl Verifier {
             for tag in of_kind(key.named.key.kind) {
                 let message = message
                     .get_or_insert_with(|| [&presented.before, body, &presented.behind].concat());
-                if matched.is_none() && tag.is_by(public, message) {
+                if matched.is_none() && tag.verifies(public, message) {
                     matched = Some((key, *tag));
                 }
             }
@@ -367,11 +367,15 @@ impl Verifier {
     }
 
     /// The signature that stands in the body, and what is left of the body without it.
-    fn cut_out(&self, in_body: &InBody, body: &[u8]) -> Result<(Candidate, String), Failure> {
-        let text = simdutf8::basic::from_utf8(body).map_err(|_| Failure::Malformed)?;
+    fn cut_out(
+        &self,
+        in_body: &InBody,
+        body: &[u8],
+    ) -> Result<(Candidate, String), SignatureError> {
+        let text = simdutf8::basic::from_utf8(body).map_err(|_| SignatureError::Malformed)?;
         let member = member(text, &in_body.pointer).map_err(|error| match error {
-            MemberError::Missing => Failure::Missing,
-            MemberError::Malformed => Failure::Malformed,
+            MemberError::Missing => SignatureError::Missing,
+            MemberError::Malformed => SignatureError::Malformed,
         })?;
         let candidate = self.scheme.whole(member.value)?;
         let mut signed = [&text[..member.cut.start], &text[member.cut.end..]].concat();
@@ -404,11 +408,11 @@ impl Verifier {
 
 /// The permission to pass on what did not verify. `enforce: false` gives it, and nothing else.
 #[derive(Debug, Clone, Copy)]
-pub struct Shadow(());
+pub struct Unenforced(());
 
-impl Shadow {
+impl Unenforced {
     /// An operator has said so, and was warned.
-    pub const fn declared() -> Self {
+    pub const fn new() -> Self {
         Self(())
     }
 }
@@ -417,7 +421,7 @@ impl Shadow {
 #[derive(Debug)]
 pub struct Unverified {
     body: Bytes,
-    failure: Failure,
+    failure: SignatureError,
 }
 
 impl Unverified {
@@ -427,7 +431,7 @@ impl Unverified {
     }
 
     /// Why it did not verify.
-    pub fn failure(&self) -> Failure {
+    pub fn failure(&self) -> SignatureError {
         self.failure
     }
 }
@@ -466,7 +470,7 @@ impl Verified {
 
 /// Why a request is not authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Failure {
+pub enum SignatureError {
     /// No signature, or nothing where the scheme has something signed.
     Missing,
     /// A signature that can't be one: given twice, wrong length, not of the alphabet. Or a time that is none.
@@ -477,7 +481,7 @@ pub enum Failure {
     Stale,
 }
 
-impl Failure {
+impl SignatureError {
     /// The closed set of labels in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {

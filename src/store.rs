@@ -3,13 +3,13 @@
 //! The ledger and the queue above ask and tell in the domain's own verbs and words (`domain`, `records`).
 //! Two engines keep it, and nobody above knows which: `embedded`, SQLite for one gateway, and `postgres` for several.
 
+mod claim_lease;
 mod domain;
 mod embedded;
-mod held;
-mod moving;
+mod migration;
 mod postgres;
 mod records;
-mod running;
+mod uptime;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,18 @@ use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 use records::COUNTED_MAX;
 
+pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
-    DeliveryChange, DeliveryId, DueAt, Durability, EventKey, Found, Lane, Name, Next, PAYLOAD_MAX,
-    Payload, Payloads, Place, Record, Requeue, Requeued, Retain, Revision, Settlement, State,
-    Subject, Terms, Tried,
+    AttemptHistory, AttemptOutcome, ClaimTerms, DeliveryChange, DeliveryId, DeliveryState, DueAt,
+    Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload,
+    Payloads, Requeue, RequeueResult, Retain, Revision, RowId, Settlement, StoreRoute,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
-pub use held::{Claimed, Held, Underway, Until};
-pub use moving::{MoveError, Moved, move_into_shared};
+pub use migration::{MoveError, Moved, move_into_shared};
 pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
 pub use records::{
-    Attempted, DeliveryView, Due, DueEvent, Filter, LISTED_BODY_MAX, Queued, RouteRecord,
+    AttemptRecord, DeliveryFilter, DeliveryRecord, DueEvent, DueEvents, LISTED_BODY_MAX,
+    QueuedEvent, RouteDeliveryStats,
 };
 
 /// What a delivery's record takes beside its payload, for bounding what is kept: about what its row and its places in
@@ -165,15 +166,15 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
-        await_it!(self, store => store.rows(key))
+    pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
+        await_it!(self, store => store.find_rows(key))
     }
 
     /// Forgets an event: when this returns `Ok`, as durably as the settings promise.
     ///
     /// # Errors
     /// When that is not certain.
-    pub async fn forget_event(&self, rows: Vec<(EventKey, Place)>) -> Result<(), StoreError> {
+    pub async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
         await_it!(self, store => store.forget_event(rows))
     }
 
@@ -229,56 +230,56 @@ impl Store {
     ///
     /// # Errors
     /// When that is not certain.
-    pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        await_it!(self, store => store.pause(route, paused))
+    pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+        await_it!(self, store => store.set_paused(route, paused))
     }
 
     /// The routes that are paused.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
-        await_it!(self, store => store.paused())
+    pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
+        await_it!(self, store => store.paused_routes())
     }
 
     /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
-    pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
-        ask!(self, store => store.waker(route))
+    pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
+        ask!(self, store => store.queue_notifier(route))
     }
 
     /// Tells of the routes that are served from now on. Without waiting: what was told before holds until then.
-    pub fn serve(&self, lanes: Vec<Lane>) {
-        ask!(self, store => store.serve(lanes));
+    pub fn update_routes(&self, lanes: Vec<StoreRoute>) {
+        ask!(self, store => store.update_routes(lanes));
     }
 
     /// Writes how attempt number `number` at a stored event ended.
     ///
     /// # Errors
     /// When it is not certain to be written; to be told again.
-    pub async fn attempted(
+    pub async fn record_attempt(
         &self,
         id: DeliveryId,
         number: u32,
-        attempt: Attempted,
-        next: Next,
+        attempt: AttemptRecord,
+        next: AttemptOutcome,
     ) -> Result<(), StoreError> {
-        await_it!(self, store => store.attempted(id, number, attempt, next))
+        await_it!(self, store => store.record_attempt(id, number, attempt, next))
     }
 
     /// A delivery's route, and the names of its event while that is not handed over; `None` if there is no such delivery.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn names(
+    pub async fn event_keys(
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        await_it!(self, store => store.names(id))
+        await_it!(self, store => store.event_keys(id))
     }
 
     /// This moment, for what is due.
-    pub fn due_now(&self) -> DueAt {
-        ask!(self, store => store.due_now())
+    pub fn now_due(&self) -> DueAt {
+        ask!(self, store => store.now_due())
     }
 
     /// Makes deliveries whose payload is kept pending, all of them together. Answers for each whether there was such a
@@ -286,7 +287,7 @@ impl Store {
     ///
     /// # Errors
     /// When it is not certain to be written.
-    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<Requeued>, StoreError> {
+    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
         await_it!(self, store => store.requeue(wanted))
     }
 
@@ -294,7 +295,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
+    pub async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+    ) -> Result<Vec<DeliveryRecord>, StoreError> {
         await_it!(self, store => store.deliveries(filter))
     }
 
@@ -303,7 +307,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
+    pub async fn count_deliveries(
+        &self,
+        filter: DeliveryFilter,
+    ) -> Result<Option<usize>, StoreError> {
         await_it!(self, store => store.count_deliveries(filter))
     }
 
@@ -312,20 +319,20 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn matching(
+    pub async fn matching_deliveries(
         &self,
-        filter: Filter,
+        filter: DeliveryFilter,
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        await_it!(self, store => store.matching(filter, after, limit))
+        await_it!(self, store => store.matching_deliveries(filter, after, limit))
     }
 
     /// One delivery.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
         await_it!(self, store => store.delivery(id))
     }
 
@@ -338,13 +345,13 @@ impl Store {
         &self,
         route: Arc<str>,
         since_day: i64,
-    ) -> Result<RouteRecord, StoreError> {
+    ) -> Result<RouteDeliveryStats, StoreError> {
         await_it!(self, store => store.route_record(route, since_day))
     }
 
     /// How many of a route's events wait, and how many are dead letters.
-    pub fn waiting(&self, route: &str) -> (u64, u64) {
-        ask!(self, store => store.waiting(route))
+    pub fn queue_counts(&self, route: &str) -> (u64, u64) {
+        ask!(self, store => store.queue_counts(route))
     }
 
     /// When the oldest waiting event of a route arrived; blocks for a look-up.
@@ -353,13 +360,13 @@ impl Store {
     }
 
     /// Events that are remembered now.
-    pub fn ids(&self) -> usize {
-        ask!(self, store => store.ids())
+    pub fn remembered_ids(&self) -> usize {
+        ask!(self, store => store.remembered_ids())
     }
 
     /// Bytes on disk.
-    pub fn bytes(&self) -> u64 {
-        ask!(self, store => store.bytes())
+    pub fn size_bytes(&self) -> u64 {
+        ask!(self, store => store.size_bytes())
     }
 
     /// Claims an event for this gateway: until the claim is settled or dropped, or its lease lapses, no other has it. What
@@ -367,7 +374,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn claim(&self, key: EventKey, terms: Terms) -> Result<Claimed, StoreError> {
+    pub async fn claim(&self, key: EventKey, terms: ClaimTerms) -> Result<ClaimResult, StoreError> {
         await_it!(self, store => store.claim(key, terms))
     }
 
@@ -376,19 +383,19 @@ impl Store {
     ///
     /// # Errors
     /// When it can't be noted, or the claim is not ours any more. Nothing may be sent then.
-    pub fn begin(
+    pub fn begin_attempt(
         &self,
         key: EventKey,
-        held: Until,
+        held: LeaseDeadline,
         attempts: u32,
         window: Duration,
-    ) -> Result<Underway, StoreError> {
+    ) -> Result<StartedAttempt, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store
-                .begin(key, attempts, window)
-                .map(|noted| Underway(Some(noted))),
+                .begin_attempt(key, attempts, window)
+                .map(|noted| StartedAttempt(Some(noted))),
             // The claim is the note.
-            Engine::Shared(_) => held.check().map(|()| Underway(None)),
+            Engine::Shared(_) => held.check_not_lapsed().map(|()| StartedAttempt(None)),
         }
     }
 
@@ -396,10 +403,16 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::begin`].
-    pub fn begin_stored(&self, id: DeliveryId, held: Until) -> Result<Underway, StoreError> {
+    pub fn begin_queued_attempt(
+        &self,
+        id: DeliveryId,
+        held: LeaseDeadline,
+    ) -> Result<StartedAttempt, StoreError> {
         match &self.engine {
-            Engine::Embedded(store) => store.begin_stored(id).map(|noted| Underway(Some(noted))),
-            Engine::Shared(_) => held.check().map(|()| Underway(None)),
+            Engine::Embedded(store) => store
+                .begin_queued_attempt(id)
+                .map(|noted| StartedAttempt(Some(noted))),
+            Engine::Shared(_) => held.check_not_lapsed().map(|()| StartedAttempt(None)),
         }
     }
 
@@ -409,20 +422,20 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn due(
+    pub async fn due_events(
         &self,
         route: Arc<str>,
         holding: &[DeliveryId],
         most: usize,
-    ) -> Result<Due, StoreError> {
-        await_it!(self, store => store.due(route, holding, most))
+    ) -> Result<DueEvents, StoreError> {
+        await_it!(self, store => store.due_events(route, holding, most))
     }
 
     /// Events that were due and are not tried after all.
-    pub async fn give_back(&self, ids: &[DeliveryId]) {
+    pub async fn release_events(&self, ids: &[DeliveryId]) {
         if let Engine::Shared(store) = &self.engine {
             // Otherwise they are free when their lease is over.
-            let _ = Box::pin(store.give_back(ids)).await;
+            let _ = Box::pin(store.release_events(ids)).await;
         }
     }
 
@@ -431,14 +444,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn load(
+    pub async fn load_event(
         &self,
         id: DeliveryId,
         attempt: Duration,
-    ) -> Result<Option<Queued>, StoreError> {
+    ) -> Result<Option<QueuedEvent>, StoreError> {
         match &self.engine {
-            Engine::Embedded(store) => store.load(id).await,
-            Engine::Shared(store) => Box::pin(store.load(id, attempt)).await,
+            Engine::Embedded(store) => store.load_event(id).await,
+            Engine::Shared(store) => Box::pin(store.load_event(id, attempt)).await,
         }
     }
 
@@ -461,9 +474,9 @@ impl Store {
 
     /// As after a failure.
     #[cfg(test)]
-    fn distrust(&self) {
+    fn reopen_after_error(&self) {
         if let Engine::Embedded(store) = &self.engine {
-            store.distrust();
+            store.reopen_after_error();
         }
     }
 

@@ -150,7 +150,7 @@ impl Listener {
     }
 
     /// Whether everybody has to show a certificate of their own.
-    pub fn asks(&self) -> bool {
+    pub fn requires_client_certificate(&self) -> bool {
         self.0.load().asks
     }
 

@@ -25,14 +25,14 @@ use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout_at;
 
-pub use allowed::{AllowedUpstream, PatternError, problem_of};
+pub use allowed::{AllowedUpstream, PatternError, check_url};
 pub use target::{Target, UrlError};
 pub use trust::TrustedCa;
 
-use crate::backoff::Failed;
-use crate::delivery::Delivery;
+use crate::backoff::AttemptFailure;
+use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
-use crate::store::Attempted;
+use crate::store::AttemptRecord;
 use resolve::Addresses;
 
 /// How long an idle connection is kept. Below the shortest time-out in common use (Node.js closes after 5 s), so that
@@ -62,24 +62,24 @@ pub struct Client {
 }
 
 /// How an attempt ended.
-pub struct Attempt {
-    pub end: End,
+pub struct AttemptReport {
+    pub end: AttemptEnd,
     pub duration: Duration,
 }
 
 /// What is known at the end of an attempt.
 #[derive(Debug)]
-pub enum End {
+pub enum AttemptEnd {
     /// A whole answer came.
     Answered(Response),
     /// Nothing was sent: the event was certainly not processed.
-    NotReached(Failure),
+    NotReached(UpstreamError),
     /// The request was sent, at least in part, and no whole answer came: the event may have been processed.
-    Unknown(Failure),
+    Unknown(UpstreamError),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum UpstreamError {
     /// The deadline came first.
     TimedOut,
     /// The name could not be resolved, or no address could be connected to.
@@ -88,38 +88,39 @@ pub enum Failure {
     Broken,
 }
 
-impl Attempt {
+impl AttemptReport {
     /// What is counted of it.
-    pub fn result(&self) -> UpstreamResult {
+    pub fn metric_result(&self) -> UpstreamResult {
         match &self.end {
-            End::Answered(response) => match response.status().as_u16() {
+            AttemptEnd::Answered(response) => match response.status().as_u16() {
                 200..300 => UpstreamResult::Success,
                 400..500 => UpstreamResult::ClientError,
                 500.. => UpstreamResult::ServerError,
                 _ => UpstreamResult::Redirection,
             },
-            End::NotReached(Failure::TimedOut) | End::Unknown(Failure::TimedOut) => {
-                UpstreamResult::Timeout
-            }
-            End::NotReached(_) => UpstreamResult::ConnectError,
-            End::Unknown(_) => UpstreamResult::Broken,
+            AttemptEnd::NotReached(UpstreamError::TimedOut)
+            | AttemptEnd::Unknown(UpstreamError::TimedOut) => UpstreamResult::Timeout,
+            AttemptEnd::NotReached(_) => UpstreamResult::ConnectError,
+            AttemptEnd::Unknown(_) => UpstreamResult::Broken,
         }
     }
 
     /// What is kept of it. It began at `at`.
-    pub fn to_record(&self, at: Timestamp) -> Attempted {
+    pub fn to_record(&self, at: Timestamp) -> AttemptRecord {
         let (status, error) = match &self.end {
-            End::Answered(response) => (Some(response.status().as_u16()), None),
-            End::NotReached(Failure::TimedOut) => (None, Some("no connection in time")),
-            End::NotReached(_) => (None, Some("could not connect")),
-            End::Unknown(Failure::TimedOut) => (None, Some("no answer in time")),
-            End::Unknown(_) => (
+            AttemptEnd::Answered(response) => (Some(response.status().as_u16()), None),
+            AttemptEnd::NotReached(UpstreamError::TimedOut) => {
+                (None, Some("no connection in time"))
+            }
+            AttemptEnd::NotReached(_) => (None, Some("could not connect")),
+            AttemptEnd::Unknown(UpstreamError::TimedOut) => (None, Some("no answer in time")),
+            AttemptEnd::Unknown(_) => (
                 None,
                 Some("the connection broke before the answer was whole"),
             ),
         };
         let ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
-        Attempted {
+        AttemptRecord {
             at,
             ms,
             status,
@@ -141,15 +142,15 @@ impl Upstream {
     /// `headers` are set on every request, over what the sender sent.
     pub fn new(target: Target, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         Self {
-            addresses: Addresses::of(&target),
+            addresses: Addresses::new(&target),
             target,
             headers,
         }
     }
 
     /// From now on link-local and clouds' metadata addresses are not connected to, whatever the name stands for.
-    pub fn guard(&mut self) {
-        self.addresses.guard();
+    pub fn forbid_internal_addresses(&mut self) {
+        self.addresses.forbid_internal_addresses();
     }
 
     /// Where it is, for people.
@@ -164,14 +165,14 @@ impl Response {
     }
 
     /// What it says to one who would try again, `now` being the time.
-    pub fn refusal(&self, now: Timestamp) -> Failed {
+    pub fn to_failure(&self, now: Timestamp) -> AttemptFailure {
         let retry_after = self
             .head
             .headers
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|text| parse_retry_after(text, now));
-        Failed::Status {
+        AttemptFailure::Status {
             status: self.status().as_u16(),
             retry_after,
         }
@@ -211,7 +212,7 @@ enum Pool {
 }
 
 /// An exchange that did not bring a whole answer.
-enum Broken {
+enum ExchangeError {
     /// A pooled connection proved dead before a byte of an answer came.
     Stale,
     Other,
@@ -226,7 +227,7 @@ impl Client {
         &'a self,
         upstream: &'a Upstream,
         deadline: Instant,
-    ) -> Result<Connected<'a>, Attempt> {
+    ) -> Result<Connected<'a>, AttemptReport> {
         let started = Instant::now();
         let failure = match timeout_at(deadline.into(), pin!(self.link(upstream, Pool::Use))).await
         {
@@ -239,18 +240,22 @@ impl Client {
                 });
             }
             Ok(Err(failure)) => failure,
-            Err(_) => Failure::TimedOut,
+            Err(_) => UpstreamError::TimedOut,
         };
-        Err(Attempt {
-            end: End::NotReached(failure),
+        Err(AttemptReport {
+            end: AttemptEnd::NotReached(failure),
             duration: started.elapsed(),
         })
     }
 
     /// A connection, pooled or new, to one of the upstream's addresses. A failed connect has sent nothing, so the next
     /// address is tried, and a sole address once more.
-    async fn link(&self, upstream: &Upstream, pool: Pool) -> Result<Link, Failure> {
-        let addresses = upstream.addresses.get().await.ok_or(Failure::Unreachable)?;
+    async fn link(&self, upstream: &Upstream, pool: Pool) -> Result<Link, UpstreamError> {
+        let addresses = upstream
+            .addresses
+            .get()
+            .await
+            .ok_or(UpstreamError::Unreachable)?;
         let sole = addresses.len() == 1;
         let twice = addresses.iter().chain(addresses.iter().filter(|_| sole));
         for (number, address) in twice.enumerate() {
@@ -280,7 +285,7 @@ impl Client {
             }
         }
         upstream.addresses.forget();
-        Err(Failure::Unreachable)
+        Err(UpstreamError::Unreachable)
     }
 
     /// Sends a request and reads the answer.
@@ -293,7 +298,7 @@ impl Client {
         head: Vec<u8>,
         body: &Bytes,
         sent: impl FnOnce(),
-    ) -> Result<Response, Broken> {
+    ) -> Result<Response, ExchangeError> {
         let Link {
             peer,
             mut stream,
@@ -308,11 +313,11 @@ impl Client {
         match read_head(&mut http, &mut informational).await {
             Ok(()) => {}
             Err(error) if reused && informational == 0 && nothing_came(&error) => {
-                return Err(Broken::Stale);
+                return Err(ExchangeError::Stale);
             }
             Err(error) => {
                 tracing::debug!(%error, "no answer from the upstream");
-                return Err(Broken::Other);
+                return Err(ExchangeError::Other);
             }
         }
         let response = read_response(&mut http).await?;
@@ -333,23 +338,23 @@ impl Connected<'_> {
     ///
     /// The event is sent twice in one case only: a pooled connection proved dead before any answer byte, which does
     /// not prove that nothing arrived. The second sending is marked as a possible duplicate.
-    pub async fn hand_over(
+    pub async fn deliver(
         self,
-        delivery: &Delivery,
+        delivery: &OutboundRequest,
         number: u32,
         possible_duplicate: bool,
         deadline: Instant,
         sent: impl FnOnce(),
-    ) -> Attempt {
+    ) -> AttemptReport {
         let started = self.started;
         let exchange = pin!(self.exchange(delivery, number, possible_duplicate, sent));
         let end = match timeout_at(deadline.into(), exchange).await {
-            Ok(Ok(response)) => End::Answered(response),
-            Ok(Err(failure)) => End::Unknown(failure),
+            Ok(Ok(response)) => AttemptEnd::Answered(response),
+            Ok(Err(failure)) => AttemptEnd::Unknown(failure),
             // The exchange is not gone on with, and its connection goes with it.
-            Err(_) => End::Unknown(Failure::TimedOut),
+            Err(_) => AttemptEnd::Unknown(UpstreamError::TimedOut),
         };
-        Attempt {
+        AttemptReport {
             end,
             duration: started.elapsed(),
         }
@@ -357,11 +362,11 @@ impl Connected<'_> {
 
     async fn exchange(
         self,
-        delivery: &Delivery,
+        delivery: &OutboundRequest,
         number: u32,
         possible_duplicate: bool,
         sent: impl FnOnce(),
-    ) -> Result<Response, Failure> {
+    ) -> Result<Response, UpstreamError> {
         let Self {
             client,
             upstream,
@@ -372,7 +377,7 @@ impl Connected<'_> {
             target, headers, ..
         } = upstream;
         let head = |possible_duplicate| {
-            delivery.head(
+            delivery.render_head(
                 &target.path_and_query,
                 &target.authority,
                 headers,
@@ -385,13 +390,13 @@ impl Connected<'_> {
             .await
         {
             Ok(response) => return Ok(response),
-            Err(Broken::Other) => return Err(Failure::Broken),
-            Err(Broken::Stale) => {}
+            Err(ExchangeError::Other) => return Err(UpstreamError::Broken),
+            Err(ExchangeError::Stale) => {}
         }
         // New, so it can't be stale.
         let link = client.link(upstream, Pool::Avoid).await?;
         let again = client.send(link, head(true), delivery.body(), || ()).await;
-        again.map_err(|_| Failure::Broken)
+        again.map_err(|_| UpstreamError::Broken)
     }
 }
 
@@ -429,10 +434,14 @@ fn nothing_came(error: &PingoraError) -> bool {
     words.is_some_and(|words| words.ends_with("already read: 0"))
 }
 
-async fn read_response(session: &mut HttpSession) -> Result<Response, Broken> {
-    let head = Box::new(session.resp_header().ok_or(Broken::Other)?.clone());
+async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeError> {
+    let head = Box::new(session.resp_header().ok_or(ExchangeError::Other)?.clone());
     let mut body = BytesMut::new();
-    while let Some(chunk) = session.read_body_bytes().await.map_err(|_| Broken::Other)? {
+    while let Some(chunk) = session
+        .read_body_bytes()
+        .await
+        .map_err(|_| ExchangeError::Other)?
+    {
         if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
             return Ok(Response {
                 head,

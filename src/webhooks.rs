@@ -14,9 +14,9 @@ use tokio::sync::{Mutex, watch};
 use crate::gateway::Gateway;
 use crate::route::Route;
 use crate::store::{Revision, Store, StoreError};
-use crate::upstream::{AllowedUpstream, problem_of};
+use crate::upstream::{AllowedUpstream, check_url};
 
-pub use definition::{Change, Definition, New};
+pub use definition::{Definition, NewWebhook, WebhookChange};
 pub use schema::{Schemas, schemas};
 
 /// How often other gateways' operators may come first.
@@ -24,14 +24,14 @@ const PUT_TRIES: u32 = 5;
 
 /// A route as it is served, and what it was made from where that was not the file.
 #[derive(Clone)]
-pub struct Served {
+pub struct ActiveRoute {
     pub route: Arc<Route>,
     pub made_from: Option<Arc<Definition>>,
 }
 
 /// Why a webhook is not made, changed or removed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum WebhookError {
     #[error("There is no such webhook.")]
     Unknown,
     #[error("This webhook is in the configuration's file, and is changed there.")]
@@ -51,7 +51,7 @@ pub struct Registry {
     store: Store,
     allowed: Option<Vec<AllowedUpstream>>,
     state: Mutex<State>,
-    served: watch::Sender<Arc<[Served]>>,
+    served: watch::Sender<Arc<[ActiveRoute]>>,
 }
 
 struct State {
@@ -103,7 +103,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the store can't be read. What was served before still is.
-    pub async fn read_anew(&self) -> Result<(), StoreError> {
+    pub async fn reload_stored(&self) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         (state.made, state.broken, state.revision) = stored(&self.store).await?;
         self.serve(&state);
@@ -111,7 +111,7 @@ impl Registry {
     }
 
     /// What is served now.
-    pub fn served(&self) -> Arc<[Served]> {
+    pub fn active_routes(&self) -> Arc<[ActiveRoute]> {
         self.served.borrow().clone()
     }
 
@@ -126,8 +126,8 @@ impl Registry {
     ///
     /// # Errors
     /// When it can't be served, or not be kept.
-    pub async fn make(&self, new: New) -> Result<Served, Refused> {
-        let (name, definition) = new.define().map_err(Refused::Invalid)?;
+    pub async fn create(&self, new: NewWebhook) -> Result<ActiveRoute, WebhookError> {
+        let (name, definition) = new.define().map_err(WebhookError::Invalid)?;
         let mut state = self.state.lock().await;
         self.put(&mut state, name.into(), |_| Ok(definition.clone()))
             .await
@@ -137,10 +137,14 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::make`].
-    pub async fn change(&self, name: &str, change: Change) -> Result<Served, Refused> {
+    pub async fn update(
+        &self,
+        name: &str,
+        change: WebhookChange,
+    ) -> Result<ActiveRoute, WebhookError> {
         let problems = change.problems();
         if !problems.is_empty() {
-            return Err(Refused::Invalid(problems));
+            return Err(WebhookError::Invalid(problems));
         }
         let mut state = self.state.lock().await;
         let changed = |state: &State| Ok(state.find(name)?.definition.changed(change.clone()));
@@ -151,7 +155,7 @@ impl Registry {
     ///
     /// # Errors
     /// When there is none, or the store does not forget it.
-    pub async fn remove(&self, name: &str) -> Result<(), Refused> {
+    pub async fn delete(&self, name: &str) -> Result<(), WebhookError> {
         let mut state = self.state.lock().await;
         if !state.broken.contains(name) {
             state.find(name)?;
@@ -168,8 +172,8 @@ impl Registry {
         &self,
         state: &mut State,
         name: Arc<str>,
-        define: impl Fn(&State) -> Result<Definition, Refused>,
-    ) -> Result<Served, Refused> {
+        define: impl Fn(&State) -> Result<Definition, WebhookError>,
+    ) -> Result<ActiveRoute, WebhookError> {
         for _ in 0..PUT_TRIES {
             if let Some(served) = self.try_put(state, &name, define(state)?).await? {
                 return Ok(served);
@@ -177,7 +181,7 @@ impl Registry {
             // Another gateway was told something.
             (state.made, state.broken, state.revision) = stored(&self.store).await?;
         }
-        Err(Refused::Store(StoreError::Unavailable))
+        Err(WebhookError::Store(StoreError::Unavailable))
     }
 
     async fn try_put(
@@ -185,13 +189,13 @@ impl Registry {
         state: &mut State,
         name: &Arc<str>,
         definition: Definition,
-    ) -> Result<Option<Served>, Refused> {
-        if let Some(problem) = problem_of(&definition.url, self.allowed.as_deref()) {
-            return Err(Refused::Invalid(vec![problem]));
+    ) -> Result<Option<ActiveRoute>, WebhookError> {
+        if let Some(problem) = check_url(&definition.url, self.allowed.as_deref()) {
+            return Err(WebhookError::Invalid(vec![problem]));
         }
-        let route = definition.compile(name).map_err(Refused::Invalid)?;
+        let route = definition.compile(name).map_err(WebhookError::Invalid)?;
         if let Some(taken) = state.collision(name, &route) {
-            return Err(Refused::Taken(taken));
+            return Err(WebhookError::Taken(taken));
         }
         let put = self
             .store
@@ -200,7 +204,7 @@ impl Registry {
         let Some(revision) = put else { return Ok(None) };
         state.revision = revision;
         let (definition, route) = (Arc::new(definition), Arc::new(route));
-        let served = Served {
+        let served = ActiveRoute {
             route: Arc::clone(&route),
             made_from: Some(Arc::clone(&definition)),
         };
@@ -220,7 +224,7 @@ impl Registry {
         let mut served: Vec<_> = state
             .file
             .iter()
-            .map(|route| Served {
+            .map(|route| ActiveRoute {
                 route: Arc::clone(route),
                 made_from: None,
             })
@@ -234,12 +238,12 @@ impl Registry {
                 continue;
             }
             let made_from = Some(Arc::clone(&made.definition));
-            served.push(Served {
+            served.push(ActiveRoute {
                 route: Arc::clone(&made.route),
                 made_from,
             });
         }
-        self.gateway.serve_routes(
+        self.gateway.update_routes(
             served
                 .iter()
                 .map(|served| Arc::clone(&served.route))
@@ -287,11 +291,11 @@ async fn stored(
 }
 
 impl State {
-    fn find(&self, name: &str) -> Result<&Made, Refused> {
+    fn find(&self, name: &str) -> Result<&Made, WebhookError> {
         if self.file.iter().any(|route| *route.name == *name) {
-            return Err(Refused::InFile);
+            return Err(WebhookError::InFile);
         }
-        self.made.get(name).ok_or(Refused::Unknown)
+        self.made.get(name).ok_or(WebhookError::Unknown)
     }
 
     /// What another route has already.

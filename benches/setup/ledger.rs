@@ -7,22 +7,24 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookstile::clock::Clock;
 use hookstile::event::EventId;
-use hookstile::ledger::{Claiming, Decision, Ending, InFlightPolicy, Ledger, Report};
+use hookstile::ledger::{
+    ClaimDecision, ClaimOptions, ClaimOutcome, DeliveryReport, InFlightPolicy, Ledger,
+};
 use hookstile::metrics::Metrics;
 use hookstile::secret::Secret;
 use hookstile::signature::{NamedSecret, PayloadDigest, Verifier, presets};
-use hookstile::store::{Durability, EmbeddedSettings, Store, Subject};
+use hookstile::store::{Durability, EmbeddedSettings, EventMetadata, Store};
 use jiff::Timestamp;
 
 const WINDOW: Duration = Duration::from_secs(96 * 3600);
 
-pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> Decision {
+pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> ClaimDecision {
     let id = EventId::Text(format!("evt_{number:020}").into());
     let names = ledger.names("billing", &id, None);
     let deadline = Instant::now() + Duration::from_secs(10);
-    let claiming = Claiming {
+    let claiming = ClaimOptions {
         window: WINDOW,
-        policy: InFlightPolicy::Wait,
+        in_flight: InFlightPolicy::Wait,
         deadline,
         forwards: true,
     };
@@ -31,8 +33,8 @@ pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> 
 
 pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {
     match claim(ledger, digest, number).await {
-        Decision::Claimed(claim) => {
-            let subject = Subject {
+        ClaimDecision::Claimed(claim) => {
+            let subject = EventMetadata {
                 route: "billing".into(),
                 event_id: "evt".into(),
                 event_type: "user.created".into(),
@@ -40,14 +42,14 @@ pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) 
                 secret: "current".into(),
                 is_test: false,
             };
-            let report = Report {
-                subject: Arc::new(subject),
+            let report = DeliveryReport {
+                event: Arc::new(subject),
                 attempt: None,
                 payload: None,
             };
             let deadline = Instant::now() + Duration::from_secs(10);
             claim
-                .settle(Ending::HandedOver, report, deadline)
+                .settle(ClaimOutcome::Delivered, report, deadline)
                 .await
                 .expect("a disk");
         }
@@ -82,7 +84,7 @@ pub fn digest() -> PayloadDigest {
         vec![named.for_scheme(&presets::vpn_enterprise()).expect("a key")],
         false,
     );
-    let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
+    let mut verification = verifier.start(&signed.to_headers(), Timestamp::UNIX_EPOCH);
     verification.update(Bytes::from_static(b"{}"));
     verification
         .finish()

@@ -228,7 +228,7 @@ impl Door {
     /// The key that this token is. All are compared with, whichever it is.
     fn key(&self, token: &str, now: Timestamp) -> Option<&Key> {
         let same = |key: &Key| {
-            key.digest.is_of(token.as_bytes()) && key.expires.is_none_or(|end| now < end)
+            key.digest.matches(token.as_bytes()) && key.expires.is_none_or(|end| now < end)
         };
         self.keys
             .iter()

@@ -28,7 +28,12 @@ pub struct Front {
 impl Front {
     /// The one that is reached with the least: without TLS, or at least without a certificate of one's own.
     pub(super) fn easiest(fronts: &[Self]) -> Result<&Self, Refused> {
-        let asked_for = |front: &&Self| front.tls.as_ref().map(|tls| tls.asks());
+        let asked_for = |front: &&Self| {
+            front
+                .tls
+                .as_ref()
+                .map(|tls| tls.requires_client_certificate())
+        };
         let easiest = fronts.iter().min_by_key(asked_for).ok_or_else(|| {
             Refused::NoAnswer(
                 "all of them are for a load balancer; add one without `proxy_protocol`, on 127.0.0.1 for example"
@@ -64,7 +69,7 @@ impl Front {
         let named = host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
         let name = named.unwrap_or_else(|| ServerName::from(reachable(self.address).ip()));
         let config_of_tls = tls
-            .client()
+            .loopback_client()
             .map_err(|error| Refused::NoAnswer(error.to_string()))?;
         let connector = ().chain(TcpConnector::default()).chain(OwnTls {
             config: config_of_tls,

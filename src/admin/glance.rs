@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::Subject;
+use super::AdminState;
 use super::operations::ServedRoute;
-use crate::watch::{MINUTES, Minute, Rejected, Requests, Watched};
-use crate::webhooks::Served;
+use crate::activity::{MINUTES, MinuteBucket, RejectionCount, RequestCounts, RouteActivity};
+use crate::webhooks::ActiveRoute;
 
 /// One route.
 pub(super) struct Glance {
     pub route: ServedRoute,
     /// The oldest minute first; the last is not over.
-    pub hour: [Minute; MINUTES],
+    pub hour: [MinuteBucket; MINUTES],
     /// Over the last minute.
     pub requests_per_second: f64,
     pub pending: u64,
@@ -27,7 +27,7 @@ pub(super) struct Glance {
     /// Since the start.
     pub last_verified: Option<Timestamp>,
     /// In the last hour, the most frequent kind first.
-    pub rejected: Vec<Rejected>,
+    pub rejected: Vec<RejectionCount>,
     pub secrets: Vec<SecretUse>,
 }
 
@@ -41,31 +41,31 @@ pub(super) struct SecretUse {
 
 impl Glance {
     /// Of all routes, in their order. Blocks.
-    pub(super) fn at_all(subject: &Subject) -> Vec<Self> {
+    pub(super) fn at_all(subject: &AdminState) -> Vec<Self> {
         let now = Instant::now();
         subject
             .registry
-            .served()
+            .active_routes()
             .iter()
             .filter_map(|served| Self::at(subject, served, now))
             .collect()
     }
 
     /// Of the route of this name, if it is served. Blocks.
-    pub(super) fn at_one(subject: &Subject, name: &str) -> Option<Self> {
-        let served = subject.registry.served();
+    pub(super) fn at_one(subject: &AdminState, name: &str) -> Option<Self> {
+        let served = subject.registry.active_routes();
         let served = served.iter().find(|served| *served.route.name == *name)?;
         Self::at(subject, served, Instant::now())
     }
 
-    fn at(subject: &Subject, served: &Served, now: Instant) -> Option<Self> {
+    fn at(subject: &AdminState, served: &ActiveRoute, now: Instant) -> Option<Self> {
         let name = &*served.route.name;
-        let watched: Arc<Watched> = subject.watch.route(name)?;
-        watched.look(now);
-        let heard = watched.heard.as_ref()?;
-        let hour = heard.traffic.last_hour(now);
-        let metrics = heard.traffic.metrics();
-        let (pending, dead) = subject.store.waiting(name);
+        let watched: Arc<RouteActivity> = subject.watch.route(name)?;
+        watched.sample(now);
+        let heard = watched.sender.as_ref()?;
+        let hour = heard.history.last_hour(now);
+        let metrics = heard.history.metrics();
+        let (pending, dead) = subject.store.queue_counts(name);
         let secrets = served
             .route
             .verifier
@@ -73,10 +73,10 @@ impl Glance {
             .map(|(name, expires)| SecretUse {
                 name: Arc::clone(name),
                 expires,
-                verified: metrics.verified_by(name),
+                verified: metrics.verified_with(name),
             });
         Some(Self {
-            requests_per_second: rate(&hour, heard.traffic.part_of_minute(now)),
+            requests_per_second: rate(&hour, heard.history.elapsed_part_of_minute(now)),
             hour,
             pending,
             dead,
@@ -86,8 +86,8 @@ impl Glance {
                 None
             },
             paused: subject.queue.is_paused(name),
-            expect_every: heard.silence.expected_every(),
-            silent: heard.silence.is_silent(now),
+            expect_every: heard.idle.expected_every(),
+            silent: heard.idle.is_idle(now),
             last_verified: metrics.last_verified(),
             rejected: watched.rejections.last_hour(now),
             secrets: secrets.collect(),
@@ -96,12 +96,12 @@ impl Glance {
     }
 
     /// The whole hour's.
-    pub(super) fn requests(&self) -> Requests {
+    pub(super) fn requests(&self) -> RequestCounts {
         sum(&self.hour)
     }
 
     /// What was asked for in the last five minutes, and the attempts at handing it over: that succeeded, and that did not.
-    pub(super) fn lately(&self) -> (Requests, u64, u64) {
+    pub(super) fn lately(&self) -> (RequestCounts, u64, u64) {
         let lately = &self.hour[MINUTES - 5..];
         let succeeded = lately.iter().map(|minute| minute.attempts_succeeded).sum();
         let failed = lately.iter().map(|minute| minute.attempts_failed).sum();
@@ -109,8 +109,8 @@ impl Glance {
     }
 }
 
-fn sum(minutes: &[Minute]) -> Requests {
-    let mut all = Requests::default();
+fn sum(minutes: &[MinuteBucket]) -> RequestCounts {
+    let mut all = RequestCounts::default();
     for minute in minutes {
         all += minute.requests;
     }
@@ -119,10 +119,10 @@ fn sum(minutes: &[Minute]) -> Requests {
 
 /// Requests in a second over the last sixty, as if those of the minute before had come evenly.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
-fn rate(hour: &[Minute; MINUTES], part_of_minute: f64) -> f64 {
+fn rate(hour: &[MinuteBucket; MINUTES], part_of_minute: f64) -> f64 {
     let [.., before, current] = hour;
     let requests =
-        current.requests.all() as f64 + before.requests.all() as f64 * (1.0 - part_of_minute);
+        current.requests.total() as f64 + before.requests.total() as f64 * (1.0 - part_of_minute);
     requests / 60.0
 }
 
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn a_minute_s_rate_takes_what_is_missing_from_the_minute_before() {
-        let mut hour = [Minute::default(); MINUTES];
-        hour[MINUTES - 2].requests.taken = 120;
+        let mut hour = [MinuteBucket::default(); MINUTES];
+        hour[MINUTES - 2].requests.accepted = 120;
         hour[MINUTES - 1].requests.rejected = 30;
         assert!((rate(&hour, 0.25) - 2.0).abs() < 1e-9);
         assert!((rate(&hour, 1.0) - 0.5).abs() < 1e-9);

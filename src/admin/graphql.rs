@@ -30,7 +30,7 @@ use super::rest::{
     BODY_BYTES_MAX, Body, Matching, Test, checked_id, delivery_id, filter, json, parse,
 };
 use super::shape::{Redelivered, TestResult, route_of};
-use crate::webhooks::New;
+use crate::webhooks::NewWebhook;
 use bounds::bounded;
 use delivery::{Delivery, DeliveryPage, DeliveryStatus};
 use webhook::{Webhook, WebhookInput};
@@ -273,7 +273,7 @@ impl Mutation {
             }
             given.provider.get_or_insert_with(|| "orbvpn".into());
             let (standing, definition) = operations(context)
-                .make(operator, New { given })
+                .make(operator, NewWebhook { given })
                 .await
                 .map_err(refused)?;
             // The only time that it is shown.

@@ -8,17 +8,17 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Subject;
+use super::AdminState;
 
 /// Open to anybody, under any name: orchestrators and Prometheus ask by addresses of their own.
-pub(super) fn routes() -> OpenApiRouter<Subject> {
+pub(super) fn routes() -> OpenApiRouter<AdminState> {
     OpenApiRouter::default()
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(metrics))
 }
 
-impl Subject {
+impl AdminState {
     /// Whether to send us requests: not while draining, nor while events can't be recorded. The upstreams don't matter;
     /// a gateway in front of a broken one still has to answer.
     ///
@@ -48,7 +48,7 @@ async fn healthz() -> &'static str {
         (status = 503, description = "No, and why not.", body = String),
     )
 )]
-async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
+async fn readyz(State(subject): State<AdminState>) -> (StatusCode, String) {
     match subject.ready() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
@@ -65,13 +65,13 @@ async fn readyz(State(subject): State<Subject>) -> (StatusCode, String) {
         (status = 500, description = "They can't be written.", body = String),
     )
 )]
-async fn metrics(State(subject): State<Subject>) -> Response {
+async fn metrics(State(subject): State<AdminState>) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
-        subject.queue.tell();
-        subject.watch.look(Instant::now());
+        subject.queue.update_gauges();
+        subject.watch.sample(Instant::now());
         subject
             .metrics
-            .render(subject.store.ids(), subject.store.bytes())
+            .render(subject.store.remembered_ids(), subject.store.size_bytes())
     });
     match rendered
         .await

@@ -14,19 +14,19 @@ use super::auth::Operator;
 use super::front::Front;
 use super::glance::Glance;
 use super::reload::{NotReloaded, Reloaded};
-use super::{Subject, test};
-use crate::delivery::{Delivery, TestMarks};
-use crate::ledger::{Redeliver, Redelivery};
-use crate::route::Handover;
-use crate::store::{DeliveryId, DeliveryView, Filter, RouteRecord, StoreError};
-use crate::watch::{Rejected, Rejection, Silence, Watched};
-use crate::webhooks::{self, Change, Definition, New, Served};
+use super::{AdminState, test};
+use crate::activity::{IdleSender, Rejection, RejectionCount, RouteActivity};
+use crate::delivery::{OutboundRequest, TestMarks};
+use crate::ledger::{Redelivery, RedeliveryResult};
+use crate::route::DeliveryMode;
+use crate::store::{DeliveryFilter, DeliveryId, DeliveryRecord, RouteDeliveryStats, StoreError};
+use crate::webhooks::{self, ActiveRoute, Definition, NewWebhook, WebhookChange};
 
 pub use recovery::{Pace, Recovered, Recovery};
 
 /// The operations. REST and whatever comes beside it map to these.
 pub(super) struct Operations {
-    subject: Subject,
+    subject: AdminState,
     /// Held by the redelivery of many that is under way.
     recovering: Mutex<()>,
 }
@@ -42,7 +42,7 @@ pub struct ServedRoute {
     pub url: String,
     /// Patterns of event types; none take all.
     pub events: Vec<Box<str>>,
-    pub handover: Handover,
+    pub handover: DeliveryMode,
     pub active: bool,
     /// What it was made from over the API; `None` for one of the file.
     pub made_from: Option<Arc<Definition>>,
@@ -60,7 +60,7 @@ pub struct Tested {
 /// A route, and what is known of its deliveries.
 pub struct Standing {
     pub route: ServedRoute,
-    pub record: RouteRecord,
+    pub record: RouteDeliveryStats,
     /// When the oldest event arrived that waits.
     pub oldest_waiting: Option<Timestamp>,
     /// Its stored events wait until an operator says otherwise.
@@ -73,7 +73,7 @@ pub struct Standing {
 
 /// Deliveries, the newest first.
 pub struct Page {
-    pub deliveries: Vec<DeliveryView>,
+    pub deliveries: Vec<DeliveryRecord>,
     /// How many there are on all pages; `None` when they are more than are counted.
     pub total: Option<usize>,
     /// To be asked for the ones before, if there are any.
@@ -96,7 +96,7 @@ pub struct Overview {
     /// None while the store can't be asked.
     pub routes: Vec<Standing>,
     /// In the last hour, by route; under `None` those that matched none.
-    pub rejected: Vec<(Option<Arc<str>>, Vec<Rejected>)>,
+    pub rejected: Vec<(Option<Arc<str>>, Vec<RejectionCount>)>,
 }
 
 /// Requests that were turned away, the newest first.
@@ -139,7 +139,7 @@ pub enum Refused {
     )]
     NoSuchEvent,
     #[error("{0}")]
-    Webhook(#[from] webhooks::Refused),
+    Webhook(#[from] webhooks::WebhookError),
     #[error(
         "No test event can be signed: the route's secrets are public keys, or have all expired."
     )]
@@ -161,8 +161,8 @@ const RECENT_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 86_400;
 
 impl ServedRoute {
-    pub(super) fn of(served: &Served) -> Self {
-        let Served { route, made_from } = served;
+    pub(super) fn of(served: &ActiveRoute) -> Self {
+        let ActiveRoute { route, made_from } = served;
         Self {
             name: Arc::clone(&route.name),
             host: route.host.clone(),
@@ -170,7 +170,7 @@ impl ServedRoute {
             provider: route.provider,
             url: route.upstream.url(),
             events: route.events.patterns().map(Into::into).collect(),
-            handover: route.handover,
+            handover: route.delivery_mode,
             active: route.active,
             made_from: made_from.clone(),
         }
@@ -179,7 +179,7 @@ impl ServedRoute {
 
 impl Page {
     /// Cuts what was found when one more was looked for than is asked for.
-    pub fn cut(mut found: Vec<DeliveryView>, limit: usize, total: Option<usize>) -> Self {
+    pub fn cut(mut found: Vec<DeliveryRecord>, limit: usize, total: Option<usize>) -> Self {
         let more = found.len() > limit;
         found.truncate(limit);
         Self {
@@ -191,7 +191,7 @@ impl Page {
 }
 
 impl Operations {
-    pub fn new(subject: Subject) -> Self {
+    pub fn new(subject: AdminState) -> Self {
         Self {
             subject,
             recovering: Mutex::default(),
@@ -211,14 +211,14 @@ impl Operations {
     }
 
     /// Up to `filter.limit` deliveries. Those of a route that is no longer served can be asked for as well.
-    pub async fn deliveries(&self, filter: Filter) -> Result<Page, Refused> {
+    pub async fn deliveries(&self, filter: DeliveryFilter) -> Result<Page, Refused> {
         let (limit, store) = (filter.limit, &self.subject.store);
         let total = store.count_deliveries(filter.clone()).await?;
         if total == Some(0) {
             self.check_known(&filter)?;
         }
         let found = store
-            .deliveries(Filter {
+            .deliveries(DeliveryFilter {
                 limit: limit.saturating_add(1),
                 ..filter
             })
@@ -226,7 +226,7 @@ impl Operations {
         Ok(Page::cut(found, limit, total))
     }
 
-    pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryView, Refused> {
+    pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryRecord, Refused> {
         let view = self
             .subject
             .store
@@ -234,10 +234,11 @@ impl Operations {
             .await?
             .ok_or(Refused::NoSuchDelivery)?;
         Ok(match self.find(&view.route) {
-            Ok(Served { route, .. }) => {
-                let signature =
-                    |head: Bytes| Delivery::masked(&head, |name| route.verifier.reads(name));
-                DeliveryView {
+            Ok(ActiveRoute { route, .. }) => {
+                let signature = |head: Bytes| {
+                    OutboundRequest::masked(&head, |name| route.verifier.reads_header(name))
+                };
+                DeliveryRecord {
                     head: view.head.map(signature),
                     ..view
                 }
@@ -251,19 +252,19 @@ impl Operations {
         &self,
         operator: Operator,
         id: DeliveryId,
-    ) -> Result<DeliveryView, Refused> {
+    ) -> Result<DeliveryRecord, Refused> {
         let done = async {
-            let wanted = Redeliver {
+            let wanted = Redelivery {
                 id,
                 from: None,
-                due: self.subject.store.due_now(),
+                due: self.subject.store.now_due(),
             };
             let redelivered = self.subject.queue.redeliver(&[wanted]).await?.pop();
-            match redelivered.unwrap_or(Redelivery::Unknown) {
-                Redelivery::Waits(_) => self.delivery(id).await,
-                Redelivery::InFlight => Err(Refused::InFlight),
-                Redelivery::Unknown => Err(Refused::NoSuchDelivery),
-                Redelivery::NoPayload => Err(Refused::PayloadNotKept),
+            match redelivered.unwrap_or(RedeliveryResult::Unknown) {
+                RedeliveryResult::Waits(_) => self.delivery(id).await,
+                RedeliveryResult::InFlight => Err(Refused::InFlight),
+                RedeliveryResult::Unknown => Err(Refused::NoSuchDelivery),
+                RedeliveryResult::NoPayload => Err(Refused::PayloadNotKept),
             }
         };
         operator.audited("redeliver", &id.to_string(), done.await)
@@ -273,9 +274,14 @@ impl Operations {
     pub async fn make(
         &self,
         operator: Operator,
-        new: New,
+        new: NewWebhook,
     ) -> Result<(Standing, Arc<Definition>), Refused> {
-        let made = self.subject.registry.make(new).await.map_err(Refused::from);
+        let made = self
+            .subject
+            .registry
+            .create(new)
+            .await
+            .map_err(Refused::from);
         let name = made
             .as_ref()
             .map_or_else(|_| "".into(), |served| Arc::clone(&served.route.name));
@@ -288,12 +294,12 @@ impl Operations {
         &self,
         operator: Operator,
         name: &str,
-        change: Change,
+        change: WebhookChange,
     ) -> Result<Standing, Refused> {
         let changed = self
             .subject
             .registry
-            .change(name, change)
+            .update(name, change)
             .await
             .map_err(Refused::from);
         let served = operator.audited("change_webhook", name, changed)?;
@@ -304,7 +310,7 @@ impl Operations {
         let removed = self
             .subject
             .registry
-            .remove(name)
+            .delete(name)
             .await
             .map_err(Refused::from);
         operator.audited("remove_webhook", name, removed)
@@ -321,7 +327,7 @@ impl Operations {
             let route = ServedRoute::of(&self.find(name)?);
             self.subject
                 .queue
-                .pause(Arc::clone(&route.name), paused)
+                .set_paused(Arc::clone(&route.name), paused)
                 .await?;
             Ok(route)
         };
@@ -364,8 +370,8 @@ impl Operations {
         Health {
             not_ready: self.subject.ready().err(),
             store_full: self.subject.store.check_room() == Err(StoreError::Full),
-            event_ids: self.subject.store.ids(),
-            store_bytes: self.subject.store.bytes(),
+            event_ids: self.subject.store.remembered_ids(),
+            store_bytes: self.subject.store.size_bytes(),
         }
     }
 
@@ -432,7 +438,7 @@ impl Operations {
             Some(route) => vec![watch.route(route).ok_or(Refused::NoSuchWebhook)?],
             None => watch.all(),
         };
-        let of_part = |part: &Arc<Watched>| {
+        let of_part = |part: &Arc<RouteActivity>| {
             let route = part.route.clone();
             let turned = part.rejections.recent().into_iter();
             turned.map(move |(rejection, left_out)| TurnedAway {
@@ -449,15 +455,15 @@ impl Operations {
     }
 
     /// To be asked where no delivery was found: whether there is a route that could have one.
-    fn check_known(&self, filter: &Filter) -> Result<(), Refused> {
+    fn check_known(&self, filter: &DeliveryFilter) -> Result<(), Refused> {
         filter
             .route
             .as_ref()
             .map_or(Ok(()), |name| self.find(name).map(drop))
     }
 
-    fn find(&self, name: &str) -> Result<Served, Refused> {
-        let served = self.subject.registry.served();
+    fn find(&self, name: &str) -> Result<ActiveRoute, Refused> {
+        let served = self.subject.registry.active_routes();
         served
             .iter()
             .find(|served| *served.route.name == *name)
@@ -468,7 +474,7 @@ impl Operations {
     fn served(&self) -> Vec<ServedRoute> {
         self.subject
             .registry
-            .served()
+            .active_routes()
             .iter()
             .map(ServedRoute::of)
             .collect()
@@ -491,19 +497,19 @@ impl Operations {
         let watched = self.subject.watch.route(&route.name);
         let silence = watched
             .as_ref()
-            .and_then(|watched| Some(&watched.heard.as_ref()?.silence));
+            .and_then(|watched| Some(&watched.sender.as_ref()?.idle));
         Ok(Standing {
             route,
             record,
             oldest_waiting,
             paused,
-            expect_every: silence.and_then(Silence::expected_every),
-            silent: silence.is_some_and(|silence| silence.is_silent(Instant::now())),
+            expect_every: silence.and_then(IdleSender::expected_every),
+            silent: silence.is_some_and(|silence| silence.is_idle(Instant::now())),
         })
     }
 }
 
-fn in_last_hour(watched: &Watched) -> (Option<Arc<str>>, Vec<Rejected>) {
+fn in_last_hour(watched: &RouteActivity) -> (Option<Arc<str>>, Vec<RejectionCount>) {
     (
         watched.route.clone(),
         watched.rejections.last_hour(Instant::now()),

@@ -97,32 +97,34 @@ impl Refused {
             Self::NoSuchWebhook
             | Self::NoSuchDelivery
             | Self::NoSuchEvent
-            | Self::Webhook(webhooks::Refused::Unknown) => StatusCode::NOT_FOUND,
+            | Self::Webhook(webhooks::WebhookError::Unknown) => StatusCode::NOT_FOUND,
             Self::InFlight
             | Self::PayloadNotKept
             | Self::RedeliveryUnderWay
             | Self::CannotSign
             | Self::CannotMakeEvent
-            | Self::Webhook(webhooks::Refused::InFile | webhooks::Refused::Taken(_)) => {
+            | Self::Webhook(webhooks::WebhookError::InFile | webhooks::WebhookError::Taken(_)) => {
                 StatusCode::CONFLICT
             }
-            Self::Webhook(webhooks::Refused::Invalid(_))
+            Self::Webhook(webhooks::WebhookError::Invalid(_))
             | Self::PaceTooSlow
             | Self::NotReloaded(NotReloaded::Invalid(_))
             | Self::NotInHeader => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::Store(_)
-            | Self::Webhook(webhooks::Refused::Store(_))
+            | Self::Webhook(webhooks::WebhookError::Store(_))
             | Self::NotReloaded(NotReloaded::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::NoSuchWebhook | Self::Webhook(webhooks::Refused::Unknown) => "unknown_webhook",
-            Self::Webhook(webhooks::Refused::InFile) => "in_file",
-            Self::Webhook(webhooks::Refused::Taken(_)) => "taken",
-            Self::Webhook(webhooks::Refused::Invalid(_)) => "invalid_webhook",
+            Self::NoSuchWebhook | Self::Webhook(webhooks::WebhookError::Unknown) => {
+                "unknown_webhook"
+            }
+            Self::Webhook(webhooks::WebhookError::InFile) => "in_file",
+            Self::Webhook(webhooks::WebhookError::Taken(_)) => "taken",
+            Self::Webhook(webhooks::WebhookError::Invalid(_)) => "invalid_webhook",
             Self::CannotSign => "cannot_sign",
             Self::CannotMakeEvent => "cannot_make_event",
             Self::NotInHeader => "not_in_header",
@@ -133,7 +135,7 @@ impl Refused {
             Self::RedeliveryUnderWay => "redelivery_under_way",
             Self::PaceTooSlow => "pace_too_slow",
             Self::NoSuchEvent => "unknown_event",
-            Self::Store(_) | Self::Webhook(webhooks::Refused::Store(_)) => "store_unavailable",
+            Self::Store(_) | Self::Webhook(webhooks::WebhookError::Store(_)) => "store_unavailable",
             Self::NotReloaded(NotReloaded::Invalid(_)) => "invalid_configuration",
             Self::NotReloaded(NotReloaded::Stopping) => "draining",
         }
@@ -174,7 +176,9 @@ impl IntoResponse for Problem {
                     .headers_mut()
                     .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Refused(Refused::Store(_) | Refused::Webhook(webhooks::Refused::Store(_))) => {
+            Self::Refused(
+                Refused::Store(_) | Refused::Webhook(webhooks::WebhookError::Store(_)),
+            ) => {
                 response
                     .headers_mut()
                     .insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);

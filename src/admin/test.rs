@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::front::Front;
 use super::operations::{Refused, Tested};
 use crate::delivery::{TEST_MARK, TestMarks};
-use crate::providers::sample_of;
+use crate::providers::sample_for_envelope;
 use crate::route::Route;
 
 /// Waited for beyond the route's budget.
@@ -25,9 +25,9 @@ pub(super) fn send(
 ) -> Result<Tested, Refused> {
     let now = Timestamp::now();
     let id = format!("evt_test_{:016x}", fastrand::u64(..));
-    let sample = sample_of(
+    let sample = sample_for_envelope(
         &route.envelope,
-        &|header| route.verifier.signs(header),
+        &|header| route.verifier.signs_header(header),
         kind,
         &id,
         now,

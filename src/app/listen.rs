@@ -34,7 +34,7 @@ pub(super) fn start(
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             match accepted {
-                Ok(stream) => frontend.take(stream, &stopping),
+                Ok(stream) => frontend.accept(stream, &stopping),
                 // It had gone before it was accepted.
                 Err(error)
                     if matches!(

@@ -32,7 +32,7 @@ pub struct Sockets {
 
 impl Sockets {
     /// Those that were handed to this process. To be called before it has threads: the environment is changed.
-    pub fn handed_over() -> Self {
+    pub fn inherited() -> Self {
         let mut given = ListenFd::from_env();
         let mut sockets = Self::default();
         for at in 0..given.len() {
@@ -97,7 +97,7 @@ impl Sockets {
     }
 
     /// Gives the sockets to the process that `command` becomes with this one's number.
-    pub(super) fn hand_over(self, command: &mut Command) -> io::Result<()> {
+    pub(super) fn pass_on(self, command: &mut Command) -> io::Result<()> {
         let place = |(child_fd, socket)| FdMapping {
             parent_fd: OwnedFd::from(socket),
             child_fd,

@@ -90,6 +90,6 @@ impl Secured {
 fn export(metrics: &Metrics, address: SocketAddr, tls: &ListenTls) {
     let settings: &Settings = &tls.settings;
     for (file, certificate) in tls.certificates.iter().zip(settings.certificates()) {
-        metrics.certificate(&address.to_string(), file, certificate.not_after);
+        metrics.set_certificate_expiry(&address.to_string(), file, certificate.not_after);
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn become_next(sockets: Sockets) -> io::Error {
     };
     let mut next = Command::new(program);
     next.args(std::env::args_os().skip(1));
-    match sockets.hand_over(&mut next) {
+    match sockets.pass_on(&mut next) {
         Ok(()) => next.exec(),
         Err(error) => error,
     }

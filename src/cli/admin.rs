@@ -15,7 +15,7 @@ use super::check::{self, BAD_CONFIGURATION};
 use super::{FAILED, NOT_AUTHORISED, UNREACHABLE, USAGE, terminal};
 use crate::admin::reachable;
 use crate::admin::shape::Problem;
-use crate::config::{self, Report, Whereabouts};
+use crate::config::{self, AdminEndpoint, Report};
 use crate::secret::Secret;
 
 /// Which gateway.
@@ -111,9 +111,9 @@ impl Gateway {
     }
 }
 
-pub(super) fn whereabouts(config: &Path, with_token: bool) -> Result<Whereabouts, Failure> {
+pub(super) fn whereabouts(config: &Path, with_token: bool) -> Result<AdminEndpoint, Failure> {
     let env = |name: &str| std::env::var(name).ok();
-    config::whereabouts(config, &env, with_token)
+    config::admin_endpoint(config, &env, with_token)
         .map_err(|report| Failure::Configuration(Box::new(report)))
 }
 

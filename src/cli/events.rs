@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use super::admin::{self, Admin, Failure, Gateway};
 use crate::admin::Page;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, webhook_id};
-use crate::store::{DeliveryId, Filter, OfflineStore, OpenError};
+use crate::store::{DeliveryFilter, DeliveryId, OfflineStore, OpenError};
 
 /// Look at deliveries and dead letters, and have events delivered again or forgotten.
 #[derive(Debug, clap::Subcommand)]
@@ -73,11 +73,11 @@ impl Place {
 
 impl Source {
     /// Up to `filter.limit` deliveries, the newest first.
-    fn page(&self, filter: &Filter) -> Result<Deliveries, Failure> {
+    fn page(&self, filter: &DeliveryFilter) -> Result<Deliveries, Failure> {
         match self {
             Self::Admin(admin) => admin.page(filter),
             Self::Store(store) => {
-                let one_more = Filter {
+                let one_more = DeliveryFilter {
                     limit: filter.limit + 1,
                     ..filter.clone()
                 };
@@ -109,7 +109,7 @@ impl Source {
 
 impl Admin {
     /// Up to `filter.limit` deliveries, the newest first.
-    pub(super) fn page(&self, filter: &Filter) -> Result<Deliveries, Failure> {
+    pub(super) fn page(&self, filter: &DeliveryFilter) -> Result<Deliveries, Failure> {
         let mut query = vec![
             ("limit", filter.limit.to_string()),
             ("event_data", filter.with_bodies.to_string()),

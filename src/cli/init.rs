@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::USAGE;
-use crate::providers::{self, Asks, PRESETS};
+use crate::providers::{self, PRESETS, PresetHandshake};
 
 /// Write a commented configuration file to start from
 ///
@@ -67,12 +67,12 @@ pub fn run(args: &Args) -> ExitCode {
 /// The starter configuration for a provider; `None` when there is no such preset.
 pub fn starter(provider: &str) -> Option<String> {
     let preset = providers::find(provider)?;
-    let asks = if matches!(preset.asks, Asks::Query) {
+    let asks = if matches!(preset.handshake, PresetHandshake::Query) {
         VERIFY_TOKEN
     } else {
         ""
     };
-    let url = if (preset.scheme)().signed.wants_url() {
+    let url = if (preset.scheme)().signed.needs_url() {
         PUBLIC_URL
     } else {
         ""

@@ -60,7 +60,7 @@ fn output(args: &Args) -> Result<String, String> {
             .map_err(|error| error.to_string());
     }
     if let Some(url) = &args.url {
-        scheme.signed = scheme.signed.at(url);
+        scheme.signed = scheme.signed.with_url(url);
     }
     let id = args.id.clone().unwrap_or_else(input::new_id);
     let signed = scheme.sign(

@@ -136,7 +136,7 @@ fn judge(args: &Args) -> Result<Verdict, Unjudged> {
     }
     let at_url = |mut scheme: Scheme| {
         if let Some(url) = &args.url {
-            scheme.signed = scheme.signed.at(url);
+            scheme.signed = scheme.signed.with_url(url);
         }
         scheme
     };
@@ -200,9 +200,9 @@ impl Args {
             // A time that no route asks for is no reason to refuse an event.
             envelope: EnvelopeSpec {
                 timestamp: None,
-                ..(preset.habits.envelope)()
+                ..(preset.defaults.envelope)()
             },
-            asks: preset.asks.question(),
+            asks: preset.handshake.challenge(),
         })
     }
 }

@@ -27,7 +27,7 @@ use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
 use super::raw;
 use super::tree::Span;
-use super::{Authentication, Config, Listen, Shutdown, Whereabouts, values};
+use super::{AdminEndpoint, Authentication, Config, Listen, Shutdown, values};
 use crate::gateway::Limits;
 use crate::log;
 use crate::store;
@@ -75,7 +75,7 @@ pub(super) fn compile(
         .value()
         .is_none_or(|limits| limits.header_timeout.is_absent())
     {
-        let shortest = budgets().map(|budget| budget.time()).min();
+        let shortest = budgets().map(|budget| budget.usable()).min();
         limits.header_timeout = limits
             .header_timeout
             .min(shortest.unwrap_or(limits.header_timeout));
@@ -103,12 +103,12 @@ pub(super) fn compile(
 }
 
 /// As [`compile`], for where the gateway is found and nothing else.
-pub(super) fn whereabouts(
+pub(super) fn admin_endpoint(
     file: &raw::File,
     sources: &Sources<'_>,
     problems: &Problems,
     with_token: bool,
-) -> Option<Whereabouts> {
+) -> Option<AdminEndpoint> {
     let compiler = Compiler {
         sources,
         problems,
@@ -124,7 +124,7 @@ pub(super) fn whereabouts(
     } else {
         None
     };
-    Some(Whereabouts {
+    Some(AdminEndpoint {
         admin: admin
             .address
             .value()
@@ -420,7 +420,7 @@ impl Compiler<'_> {
         routes: &[crate::route::Route],
     ) {
         let budgets = || routes.iter().map(|route| route.budget);
-        let Some(shortest) = budgets().map(|budget| budget.time()).min() else {
+        let Some(shortest) = budgets().map(|budget| budget.usable()).min() else {
             return;
         };
         let header_timeout = file

@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use super::*;
 use crate::backoff::Backoff;
 use crate::ledger::InFlightPolicy;
-use crate::route::{Handover, OnDuplicate};
+use crate::route::{DeliveryMode, OnDuplicate};
 use crate::store::{Durability, EmbeddedSettings, Payloads, Retain, Settings};
 
 const MINIMAL: &str = include_str!("../../config/minimal.yaml");
@@ -171,7 +171,7 @@ fn four_lines_are_enough() {
     assert_eq!(route.replay.window, Duration::from_secs(96 * 3600));
     assert_eq!(route.replay.on_duplicate, OnDuplicate::Reject);
     assert_eq!(route.replay.in_flight, InFlightPolicy::Wait);
-    assert_eq!(route.handover, Handover::Proxy);
+    assert_eq!(route.delivery_mode, DeliveryMode::Proxy);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn the_example_is_valid_without_warnings() {
     let billing = &loaded.config.routes[0];
     assert_eq!(&*billing.name, "billing");
     assert_eq!(billing.host.as_deref(), Some("hooks.example.com"));
-    assert!(billing.events.takes("user.created") && !billing.events.takes("database.created"));
+    assert!(billing.events.accepts("user.created") && !billing.events.accepts("database.created"));
     let last = loaded.config.routes.last().unwrap();
     assert_eq!(&*last.name, "webhooks-own-system");
 }
@@ -349,8 +349,8 @@ fn the_documented_defaults_are_the_real_ones() {
     assert_eq!(short.max_body, long.max_body);
     assert_eq!(short.replay, long.replay);
     assert_eq!(
-        (short.handover, short.accept_status),
-        (long.handover, long.accept_status)
+        (short.delivery_mode, short.accept_status),
+        (long.delivery_mode, long.accept_status)
     );
     assert_eq!((short.retry, short.retain), (long.retry, long.retain));
     assert_eq!(short.forward_query, long.forward_query);
@@ -412,7 +412,7 @@ fn an_id_that_is_not_signed_makes_the_ledger_go_by_the_body_too() {
         let signed = crate::signature::presets::vpn_enterprise()
             .sign(&secret, body.as_bytes(), now, None)
             .unwrap();
-        let mut verification = route.verifier.begin(&signed.to_headers(), now);
+        let mut verification = route.verifier.start(&signed.to_headers(), now);
         verification.update(body.into());
         let verified = verification.finish().unwrap();
         assert_eq!(verified.body_sha256().is_some(), hashed, "{event}");
@@ -455,7 +455,7 @@ fn secrets_come_from_variables_files_and_literals_with_a_newline_less() {
         let signed = crate::signature::presets::vpn_enterprise()
             .sign(&secret, b"{}", now, None)
             .unwrap();
-        let mut verification = verifier.begin(&signed.to_headers(), now);
+        let mut verification = verifier.start(&signed.to_headers(), now);
         verification.update("{}".into());
         assert!(verification.finish().is_ok());
     }
@@ -532,9 +532,12 @@ fn durations_and_sizes_have_units() {
 #[test]
 fn stored_events_are_tried_for_three_days_and_an_attempt_may_take_the_budget() {
     let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
-    for (delivery, handover) in [("queue", Handover::Queue), ("spill", Handover::Spill)] {
+    for (delivery, handover) in [
+        ("queue", DeliveryMode::Queue),
+        ("spill", DeliveryMode::Spill),
+    ] {
         let route = route(&format!("delivery: {delivery}, budget: 4s"));
-        assert_eq!(route.handover, handover);
+        assert_eq!(route.delivery_mode, handover);
         assert_eq!(route.accept_status, StatusCode::ACCEPTED);
         let retry = Backoff {
             initial: second * 5,
@@ -854,14 +857,14 @@ fn where_a_gateway_is_can_be_known_without_its_secrets() {
     let file = folder.path().join("hookstile.yaml");
     let admin = "admin: {address: 192.0.2.7:9180, token: {env: ADMIN_TOKEN}}";
     fs::write(&file, format!("{MINIMAL}{admin}\nstore: {{path: kept}}\n")).unwrap();
-    let found = whereabouts(&file, &|_| None, false).unwrap();
+    let found = admin_endpoint(&file, &|_| None, false).unwrap();
     assert_eq!(found.admin, "192.0.2.7:9180".parse().unwrap());
     assert_eq!(
         (found.store, found.token.is_none()),
         (Some(folder.path().join("kept")), true)
     );
     let with_token = |env: &dyn Fn(&str) -> Option<String>| {
-        whereabouts(&file, env, true).map(|found| found.token)
+        admin_endpoint(&file, env, true).map(|found| found.token)
     };
     assert!(
         with_token(&|_| None)

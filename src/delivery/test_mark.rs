@@ -29,7 +29,7 @@ impl TestMarks {
     }
 
     /// Whether these headers came with a test event that has this body.
-    pub fn are_of_test(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+    pub fn verify(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         let Some(mark) = headers
             .get(HEADER)
             .and_then(|value| hex::decode(value).ok())
@@ -52,12 +52,12 @@ mod tests {
     fn a_mark_is_of_one_event_and_one_store() {
         let marks = TestMarks::new([1; 16]);
         let with = |mark: &str| HeaderMap::from_iter([(HEADER, mark.parse().unwrap())]);
-        assert!(marks.are_of_test(&with(&marks.mark(b"{}")), b"{}"));
-        assert!(!marks.are_of_test(&with(&marks.mark(b"{}")), b"{ }"));
-        assert!(!marks.are_of_test(&with(&TestMarks::new([2; 16]).mark(b"{}")), b"{}"));
+        assert!(marks.verify(&with(&marks.mark(b"{}")), b"{}"));
+        assert!(!marks.verify(&with(&marks.mark(b"{}")), b"{ }"));
+        assert!(!marks.verify(&with(&TestMarks::new([2; 16]).mark(b"{}")), b"{}"));
         for wrong in ["", "true", "00"] {
-            assert!(!marks.are_of_test(&with(wrong), b"{}"), "{wrong}");
+            assert!(!marks.verify(&with(wrong), b"{}"), "{wrong}");
         }
-        assert!(!marks.are_of_test(&HeaderMap::new(), b"{}"));
+        assert!(!marks.verify(&HeaderMap::new(), b"{}"));
     }
 }

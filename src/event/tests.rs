@@ -45,7 +45,7 @@ fn id(value: impl std::fmt::Display) -> Result<EventId, EnvelopeError> {
 }
 
 fn kind(value: impl std::fmt::Display) -> Result<Box<str>, EnvelopeError> {
-    parse(format!(r#"{{"id":"e","type":{value}}}"#)).map(|event| event.kind)
+    parse(format!(r#"{{"id":"e","type":{value}}}"#)).map(|event| event.event_type)
 }
 
 fn time(value: &str) -> Result<i64, EnvelopeError> {
@@ -83,7 +83,7 @@ fn the_parts_are_found_wherever_they_stand() {
         .parse(body.as_bytes(), &HeaderMap::new())
         .expect("an event");
     assert_eq!(event.id, EventId::Text("evt_\u{e9}".into()));
-    assert_eq!(&*event.kind, "a");
+    assert_eq!(&*event.event_type, "a");
     assert_eq!(event.timestamp, Timestamp::from_second(1_755_857_730).ok());
 }
 
@@ -485,7 +485,10 @@ fn a_body_that_no_part_stands_in_may_be_anything() {
     };
     let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("push"))]);
     let event = spec.parse(b"a=1&b=\xff", &headers).expect("an event");
-    assert_eq!((event.id, &*event.kind), (EventId::BodyDigest, "push"));
+    assert_eq!(
+        (event.id, &*event.event_type),
+        (EventId::BodyDigest, "push")
+    );
 }
 
 #[test]
@@ -541,7 +544,7 @@ fn a_type_in_a_header_may_be_words() {
     };
     let parse = |value: &'static str| {
         let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(value))]);
-        spec.parse(b"", &headers).map(|event| event.kind)
+        spec.parse(b"", &headers).map(|event| event.event_type)
     };
     for kind in [
         "push",

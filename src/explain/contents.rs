@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 use super::readings::{place, values};
 use super::{Case, Change, What};
-use crate::signature::{Content, Header, Place, Scheme, TimePlace};
+use crate::signature::{Content, Header, Scheme, SignatureLocation, TimestampLocation};
 
 /// Bytes before and behind the body, and what it takes for them to be signed.
 pub(super) struct Framing {
@@ -152,15 +152,15 @@ fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
         scheme.time.as_ref().map(|time| &time.place),
         place(scheme, headers),
     ) {
-        (Some(TimePlace::Header(header)), _) => {
+        (Some(TimestampLocation::Header(header)), _) => {
             sources.extend(own(&values(headers, &header.name), "time", &header.name));
         }
-        (Some(TimePlace::Field(field)), Some(Place::Fields(fields))) => {
+        (Some(TimestampLocation::Field(field)), Some(SignatureLocation::Fields(fields))) => {
             let values = values(headers, &fields.header.name);
             let all = values
                 .into_iter()
                 .flatten()
-                .flat_map(|value| fields.of(value));
+                .flat_map(|value| fields.parse(value));
             let times: Vec<_> = all
                 .filter(|(name, _)| **name == **field)
                 .map(|(_, text)| Some(text))

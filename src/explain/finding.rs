@@ -7,14 +7,15 @@ use super::readings::{other_prefix, place, values};
 use super::{Case, Change, What};
 use crate::json::{MemberError, member};
 use crate::signature::{
-    Encoding, Failure, Fields, Header, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit,
+    Encoding, Header, HeaderFields, Scheme, SignatureError, SignatureFormat, SignatureLocation,
+    SignedTime, TimeUnit, TimestampLocation,
 };
 
 /// The failure, with where it is.
-pub(super) fn in_words(case: &Case<'_>, failure: Failure) -> String {
+pub(super) fn in_words(case: &Case<'_>, failure: SignatureError) -> String {
     let said = match failure {
-        Failure::Mismatch => well_formed(case),
-        Failure::Stale => case.scheme.time.as_ref().and_then(|time| {
+        SignatureError::Mismatch => well_formed(case),
+        SignatureError::Stale => case.scheme.time.as_ref().and_then(|time| {
             let at = time.unit.parse(time_text(case, case.scheme, time)?)?;
             let tolerance = time.tolerance.as_secs();
             Some(format!(
@@ -22,7 +23,7 @@ pub(super) fn in_words(case: &Case<'_>, failure: Failure) -> String {
                 how_far(at, case)
             ))
         }),
-        Failure::Missing | Failure::Malformed => signature(case)
+        SignatureError::Missing | SignatureError::Malformed => signature(case)
             .or_else(|| time(case))
             .or_else(|| signed_headers(case)),
     };
@@ -38,7 +39,7 @@ pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
             "`Content-Length` says {length}, and the body at hand has {body} bytes"
         ));
     }
-    if case.scheme.signed.wants_url() {
+    if case.scheme.signed.needs_url() {
         notes.push("the scheme signs the URL that the sender sends to, which is not given".into());
     }
     notes
@@ -111,25 +112,28 @@ fn in_unit(unit: TimeUnit) -> &'static str {
 fn time_text<'r>(case: &Case<'r>, scheme: &Scheme, time: &SignedTime) -> Option<&'r str> {
     let headers = &case.request.headers;
     match (&time.place, place(scheme, headers)) {
-        (TimePlace::Header(header), _) => values(headers, &header.name).first().copied().flatten(),
-        (TimePlace::Field(field), Some(Place::Fields(fields))) => {
+        (TimestampLocation::Header(header), _) => {
+            values(headers, &header.name).first().copied().flatten()
+        }
+        (TimestampLocation::Field(field), Some(SignatureLocation::Fields(fields))) => {
             let value = values(headers, &fields.header.name)
                 .first()
                 .copied()
                 .flatten()?;
             fields
-                .of(value)
+                .parse(value)
                 .find(|(name, _)| **name == **field)
                 .map(|(_, text)| text)
         }
-        (TimePlace::Field(_), _) => None,
+        (TimestampLocation::Field(_), _) => None,
     }
 }
 
 fn well_formed(case: &Case<'_>) -> Option<String> {
     let at = match place(case.scheme, &case.request.headers)? {
-        Place::Header(header) | Place::Fields(Fields { header, .. }) => header.spelling.to_string(),
-        Place::Body(in_body) => format!("the body's {}", in_body.pointer),
+        SignatureLocation::Header(header)
+        | SignatureLocation::Fields(HeaderFields { header, .. }) => header.spelling.to_string(),
+        SignatureLocation::Body(in_body) => format!("the body's {}", in_body.pointer),
     };
     Some(format!(
         "the signature in {at} is well formed, and no secret in use makes it"
@@ -150,18 +154,18 @@ fn signature(case: &Case<'_>) -> Option<String> {
         return Some(format!("the header {} is not there", names.join(" or ")));
     };
     match place {
-        Place::Header(header) => not_once(case, header).or_else(|| {
+        SignatureLocation::Header(header) => not_once(case, header).or_else(|| {
             let value = values(headers, &header.name).first().copied().flatten()?;
             unreadable(case.scheme, value, &header.spelling)
         }),
-        Place::Fields(fields) => not_once(case, &fields.header).or_else(|| {
+        SignatureLocation::Fields(fields) => not_once(case, &fields.header).or_else(|| {
             let name = &fields.header.spelling;
             let value = values(headers, &fields.header.name)
                 .first()
                 .copied()
                 .flatten()?;
             let wanted: Vec<_> = case.scheme.kinds.iter().map(|kind| &*kind.field).collect();
-            let own = fields.of(value).find_map(|(field, text)| {
+            let own = fields.parse(value).find_map(|(field, text)| {
                 case.scheme
                     .kinds
                     .iter()
@@ -175,7 +179,7 @@ fn signature(case: &Case<'_>) -> Option<String> {
                 }
             }
         }),
-        Place::Body(in_body) => {
+        SignatureLocation::Body(in_body) => {
             let headers: Vec<_> = case.scheme.places.iter().filter_map(header_of).collect();
             let instead = if headers.is_empty() {
                 ""
@@ -207,10 +211,11 @@ fn signature(case: &Case<'_>) -> Option<String> {
     }
 }
 
-fn header_of(place: &Place) -> Option<&Header> {
+fn header_of(place: &SignatureLocation) -> Option<&Header> {
     match place {
-        Place::Header(header) | Place::Fields(Fields { header, .. }) => Some(header),
-        Place::Body(_) => None,
+        SignatureLocation::Header(header)
+        | SignatureLocation::Fields(HeaderFields { header, .. }) => Some(header),
+        SignatureLocation::Body(_) => None,
     }
 }
 
@@ -224,12 +229,12 @@ fn unreadable(scheme: &Scheme, text: &str, place: &str) -> Option<String> {
         .then(|| wrong_form(first, text, place))?
 }
 
-fn wrong_form(kind: &Kind, text: &str, place: &str) -> Option<String> {
+fn wrong_form(kind: &SignatureFormat, text: &str, place: &str) -> Option<String> {
     let bare = text.strip_prefix(&*kind.prefix).unwrap_or(text);
     if bare.is_empty() {
         return Some(format!("{place} holds no signature"));
     }
-    if kind.takes(bare) {
+    if kind.accepts(bare) {
         return None;
     }
     if let Some((prefix, _)) = other_prefix(bare) {
@@ -284,14 +289,14 @@ fn not_once(case: &Case<'_>, header: &Header) -> Option<String> {
 /// What is wrong with the signed time.
 fn time(case: &Case<'_>) -> Option<String> {
     let time = case.scheme.time.as_ref()?;
-    if let TimePlace::Header(header) = &time.place
+    if let TimestampLocation::Header(header) = &time.place
         && let Some(wrong) = not_once(case, header)
     {
         return Some(wrong);
     }
     let place = match &time.place {
-        TimePlace::Header(header) => header.spelling.to_string(),
-        TimePlace::Field(field) => format!("the field `{field}`"),
+        TimestampLocation::Header(header) => header.spelling.to_string(),
+        TimestampLocation::Field(field) => format!("the field `{field}`"),
     };
     match time_text(case, case.scheme, time) {
         None => Some(format!("the time is not there: {place}")),
@@ -300,8 +305,10 @@ fn time(case: &Case<'_>) -> Option<String> {
             in_unit(time.unit)
         )),
         Some(_) => match &time.place {
-            TimePlace::Field(_) => Some(format!("the time is there more than once: {place}")),
-            TimePlace::Header(_) => None,
+            TimestampLocation::Field(_) => {
+                Some(format!("the time is there more than once: {place}"))
+            }
+            TimestampLocation::Header(_) => None,
         },
     }
 }

@@ -5,7 +5,9 @@ use http::{HeaderMap, HeaderName};
 use super::secrets::base64;
 use super::{Case, Change, What};
 use crate::json::member;
-use crate::signature::{Algorithm, Encoding, Fields, InBody, Kind, Place, Scheme};
+use crate::signature::{
+    Algorithm, Encoding, HeaderFields, InBody, Scheme, SignatureFormat, SignatureLocation,
+};
 
 /// A signature that the request may present, and what it takes to read it so.
 pub(super) struct Reading {
@@ -54,15 +56,17 @@ impl<'a> Readings<'a> {
         let mut texts = Vec::new();
         let mut cut = None;
         match place {
-            Some(Place::Header(header)) => {
+            Some(SignatureLocation::Header(header)) => {
                 in_header(headers, &header.name, &mut texts);
                 // A list of fields where one bare signature was expected.
                 for text in texts.iter().map(|text| text.written).collect::<Vec<_>>() {
                     texts.extend(loose_fields(text, &header.name));
                 }
             }
-            Some(Place::Fields(fields)) => in_fields(scheme, headers, fields, &mut texts),
-            Some(Place::Body(in_body)) => {
+            Some(SignatureLocation::Fields(fields)) => {
+                in_fields(scheme, headers, fields, &mut texts)
+            }
+            Some(SignatureLocation::Body(in_body)) => {
                 let body = std::str::from_utf8(&case.request.body).ok();
                 if let Some(found) = body.and_then(|body| member(body, &in_body.pointer).ok()) {
                     texts.push(Text {
@@ -101,12 +105,13 @@ impl<'a> Readings<'a> {
 }
 
 /// The place that counts: the first that the request has.
-pub(super) fn place<'s>(scheme: &'s Scheme, headers: &HeaderMap) -> Option<&'s Place> {
+pub(super) fn place<'s>(scheme: &'s Scheme, headers: &HeaderMap) -> Option<&'s SignatureLocation> {
     scheme.places.iter().find(|place| match place {
-        Place::Header(header) | Place::Fields(Fields { header, .. }) => {
+        SignatureLocation::Header(header)
+        | SignatureLocation::Fields(HeaderFields { header, .. }) => {
             headers.contains_key(&header.name)
         }
-        Place::Body(_) => true,
+        SignatureLocation::Body(_) => true,
     })
 }
 
@@ -149,7 +154,7 @@ fn once(name: &HeaderName, number: usize) -> Change {
 fn in_fields<'h>(
     scheme: &Scheme,
     headers: &'h HeaderMap,
-    fields: &Fields,
+    fields: &HeaderFields,
     texts: &mut Vec<Text<'h>>,
 ) {
     let name = &fields.header.name;
@@ -158,7 +163,7 @@ fn in_fields<'h>(
     for (number, value) in values.into_iter().enumerate() {
         let Some(value) = value else { continue };
         let again = twice.then(|| once(name, number));
-        for (field, text) in fields.of(value) {
+        for (field, text) in fields.parse(value) {
             let kind = scheme.kinds.iter().position(|kind| *kind.field == *field);
             let moved = again
                 .clone()
@@ -212,7 +217,7 @@ fn elsewhere<'h>(scheme: &Scheme, headers: &'h HeaderMap, texts: &mut Vec<Text<'
         ["signature", "hmac", "digest", "sign"]
             .iter()
             .any(|word| name.as_str().contains(word))
-            && !scheme.reads(name)
+            && !scheme.reads_header(name)
     };
     for (name, value) in headers.iter().filter(|(name, _)| looks_right(name)) {
         let Ok(text) = value.to_str() else { continue };
@@ -233,7 +238,7 @@ fn elsewhere<'h>(scheme: &Scheme, headers: &'h HeaderMap, texts: &mut Vec<Text<'
 }
 
 impl Text<'_> {
-    fn readings(&self, kind: &Kind) -> Vec<Reading> {
+    fn readings(&self, kind: &SignatureFormat) -> Vec<Reading> {
         let bare = self.written.trim().trim_matches(['"', '\'']).trim();
         let mut changes: Vec<_> = self.moved.iter().cloned().collect();
         if bare.len() != self.written.len() {

@@ -166,7 +166,7 @@ impl Search {
                     self.spend(framing.before.len() + body.len() + framing.behind.len())?;
                     self.tried += 1;
                     let parts = [&framing.before, body, &framing.behind];
-                    if reading.algorithm.made(&reading.tag, &key.bytes, &parts) {
+                    if reading.algorithm.produces(&reading.tag, &key.bytes, &parts) {
                         let of_body = rows.iter().map(|row| row.change());
                         let others = [&key.changes, &reading.changes, &framing.changes]
                             .into_iter()

@@ -10,7 +10,9 @@ use super::*;
 use crate::event::{IdSource, Source};
 use crate::json::Pointer;
 use crate::secret::Secret;
-use crate::signature::{Algorithm, Content, Encoding, Header, KeyEncoding, Place, presets};
+use crate::signature::{
+    Algorithm, Content, Encoding, Header, KeyEncoding, SignatureLocation, presets,
+};
 use crate::{explain, providers, secret, signature};
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZg==";
@@ -358,7 +360,7 @@ fn of_contents() -> Vec<Failing> {
         presets::square(),
     );
     let content = |scheme: &Scheme, text: &str| {
-        let id = Header::of("X-Request-Id");
+        let id = Header::from_static("X-Request-Id");
         other(scheme, |scheme| {
             scheme.signed = Content::parse(text, Some(&id)).unwrap()
         })
@@ -398,13 +400,13 @@ fn of_contents() -> Vec<Failing> {
         ),
         failing(
             &github,
-            signed(&other(&github, |scheme| scheme.signed = square.signed.clone().at(URL)), SECRET, BODY),
+            signed(&other(&github, |scheme| scheme.signed = square.signed.clone().with_url(URL)), SECRET, BODY),
             &[(What::Content, "`{url}{body}` were what is signed")],
         ),
         failing(
-            &other(&square, |scheme| scheme.signed = scheme.signed.clone().at(URL)),
+            &other(&square, |scheme| scheme.signed = scheme.signed.clone().with_url(URL)),
             signed(
-                &other(&square, |scheme| scheme.signed = scheme.signed.clone().at("https://hooks.example.com/in/")),
+                &other(&square, |scheme| scheme.signed = scheme.signed.clone().with_url("https://hooks.example.com/in/")),
                 SECRET,
                 BODY,
             ),
@@ -714,56 +716,61 @@ fn what_the_gateway_finds_is_said_with_its_header() {
         (
             &github,
             request(&[], "{"),
-            Failure::Missing,
+            SignatureError::Missing,
             "the header X-Hub-Signature-256 is not there",
         ),
         (
             &github,
             hub(""),
-            Failure::Missing,
+            SignatureError::Missing,
             "X-Hub-Signature-256 is empty",
         ),
         (
             &github,
             hub("sha256="),
-            Failure::Missing,
+            SignatureError::Missing,
             "holds no signature",
         ),
-        (&github, twice, Failure::Malformed, "is there 2 times"),
+        (
+            &github,
+            twice,
+            SignatureError::Malformed,
+            "is there 2 times",
+        ),
         (
             &github,
             hub("sha1=0123"),
-            Failure::Malformed,
+            SignatureError::Malformed,
             "begins with the prefix `sha1=`, and the scheme has `sha256=`",
         ),
         (
             &github,
             hub("sha256=0123"),
-            Failure::Malformed,
+            SignatureError::Malformed,
             "holds 4 hex digits, and hmac-sha256 has 64",
         ),
         (
             &github,
             hub("sha256=xyz"),
-            Failure::Malformed,
+            SignatureError::Malformed,
             "not hex (3 characters)",
         ),
         (
             &github,
             signed(&github, OLD, BODY),
-            Failure::Mismatch,
+            SignatureError::Mismatch,
             "X-Hub-Signature-256 is well formed",
         ),
         (
             &slack,
             timeless,
-            Failure::Missing,
+            SignatureError::Missing,
             "the header X-Slack-Request-Timestamp is not there",
         ),
         (
             &slack,
             signed_at(&slack, SECRET, BODY, Timestamp::UNIX_EPOCH),
-            Failure::Stale,
+            SignatureError::Stale,
             "1700000000 s (472222h 13m 20s) in the past; 300 s are allowed",
         ),
     ];
@@ -897,7 +904,10 @@ fn nothing_that_is_said_holds_a_secret_or_a_computed_signature() {
 #[test]
 fn a_signature_in_the_body_is_explained_as_well() {
     let scheme = presets::orbvpn();
-    assert!(matches!(scheme.places.last(), Some(Place::Body(_))));
+    assert!(matches!(
+        scheme.places.last(),
+        Some(SignatureLocation::Body(_))
+    ));
     let body = scheme
         .sign_in_body(&Secret::new(OLD).unwrap(), r#"{"id":"evt_1","type":"a"}"#)
         .unwrap();
@@ -909,7 +919,7 @@ fn a_signature_in_the_body_is_explained_as_well() {
         },
     ];
     let diagnosis = judge(&scheme, &request(&[], body), &secrets);
-    assert_eq!(diagnosis.failure, Failure::Mismatch);
+    assert_eq!(diagnosis.failure, SignatureError::Mismatch);
     assert!(
         diagnosis.found.contains("the body's /signature"),
         "{}",

@@ -14,13 +14,13 @@ use super::Gateway;
 use super::connection::{first_byte_of, last_wait_over};
 use super::peer::is_in;
 use crate::metrics::ProxyHeader;
-use crate::proxy_protocol::{BYTES_MAX, Invalid, Progress, Source, parse};
+use crate::proxy_protocol::{BYTES_MAX, Progress, ProxyHeaderError, Source, parse};
 
 /// Why no header was read.
 #[derive(Debug, thiserror::Error)]
 enum Unread {
     #[error("{0}")]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] ProxyHeaderError),
     #[error("the connection ended before it did")]
     Ended(#[from] io::Error),
 }
@@ -60,7 +60,7 @@ impl Gateway {
                 return None;
             }
         };
-        self.metrics.proxy_header(ProxyHeader::Ok);
+        self.metrics.count_proxy_header(ProxyHeader::Ok);
         Some(match source {
             Source::Local => peer,
             Source::Sender(sender) => {
@@ -71,7 +71,7 @@ impl Gateway {
     }
 
     fn refuse(&self, result: ProxyHeader, peer: IpAddr, error: &str) {
-        self.metrics.proxy_header(result);
+        self.metrics.count_proxy_header(result);
         self.tell("proxy_header", peer, error, "no PROXY protocol header");
     }
 }

@@ -13,13 +13,13 @@ use pingora_http::ResponseHeader;
 use serde_json::json;
 use tokio::time::timeout_at;
 
-use super::head::Fault;
+use super::head::HeadError;
 use crate::delivery::named_by_connection;
 use crate::event::EnvelopeError;
-use crate::handshake::Reply;
+use crate::handshake::HandshakeResponse;
 use crate::outcome::Code;
 use crate::route::OnDuplicate;
-use crate::signature::Failure;
+use crate::signature::SignatureError;
 use crate::store::StoreError;
 use crate::upstream::Response;
 
@@ -35,10 +35,10 @@ pub enum Outcome {
     PayloadMismatch(OnDuplicate),
     Ignored,
     /// A handshake, answered here.
-    Challenge(Reply),
-    InvalidSignature(Failure),
+    Challenge(HandshakeResponse),
+    InvalidSignature(SignatureError),
     InvalidEvent(EnvelopeError),
-    MalformedRequest(Fault),
+    MalformedRequest(HeadError),
     ForbiddenAddress,
     UnknownRoute,
     /// The route is switched off.
@@ -267,7 +267,7 @@ impl Answer {
         Ok(Self { head, body })
     }
 
-    fn of_handshake(reply: Reply) -> PingoraResult<Self> {
+    fn of_handshake(reply: HandshakeResponse) -> PingoraResult<Self> {
         let mut head = ResponseHeader::build(reply.status, Some(8))?;
         head.insert_header("Content-Type", reply.content_type)?;
         // It holds what the sender sent: no browser is to make a page of it.
@@ -359,10 +359,10 @@ mod tests {
     #[test]
     fn every_failed_authentication_has_the_same_body() {
         let bodies = [
-            Failure::Missing,
-            Failure::Malformed,
-            Failure::Mismatch,
-            Failure::Stale,
+            SignatureError::Missing,
+            SignatureError::Malformed,
+            SignatureError::Mismatch,
+            SignatureError::Stale,
         ]
         .map(|failure| answer(Outcome::InvalidSignature(failure)).body);
         assert!(bodies.iter().all(|body| *body == bodies[0]));

@@ -10,7 +10,7 @@ use prometheus::IntGauge;
 use tokio::time::timeout_at;
 
 use super::answer::Outcome;
-use super::head::{Fault, Head};
+use super::head::{Head, HeadError};
 use crate::signature::Verification;
 
 /// A body that was not wanted is read and thrown away up to this size, to keep the connection.
@@ -98,7 +98,7 @@ pub(super) async fn receive(
         let written = timeout_at(deadline.into(), session.write_continue_response()).await;
         written
             .map_err(|_| Outcome::BodyTimeout)?
-            .map_err(|_| Outcome::MalformedRequest(Fault::Unparsable))?;
+            .map_err(|_| Outcome::MalformedRequest(HeadError::Unparsable))?;
     }
     loop {
         let chunk = match timeout_at(deadline.into(), session.read_request_body()).await {
@@ -107,7 +107,7 @@ pub(super) async fn receive(
             Ok(Err(error)) if *error.etype() == ErrorType::ReadTimedout => {
                 return Err(Outcome::BodyTimeout);
             }
-            Ok(Err(_)) => return Err(Outcome::MalformedRequest(Fault::Unparsable)),
+            Ok(Err(_)) => return Err(Outcome::MalformedRequest(HeadError::Unparsable)),
             Err(_) => return Err(Outcome::BodyTimeout),
         };
         if verification.body_bytes() + chunk.len() > max {

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::answer::Outcome;
 use super::first_byte::{FirstByte, Watched};
-use super::head::Fault;
+use super::head::HeadError;
 use super::places::Place;
 use super::{Gateway, Incoming, Visit};
 use crate::outcome::Code;
@@ -56,7 +56,7 @@ pub struct Frontend {
 
 impl Frontend {
     /// Serves a connection that was accepted just now, in a task of its own. It has its place, or is turned away, from here on.
-    pub fn take(self: &Arc<Self>, mut stream: l4::Stream, shutdown: &ShutdownWatch) {
+    pub fn accept(self: &Arc<Self>, mut stream: l4::Stream, shutdown: &ShutdownWatch) {
         // What is written is whole, so waiting for more of it helps nobody. An error will come again with the first read.
         let _ = stream.set_nodelay();
         let peer = ip_of(
@@ -133,7 +133,7 @@ impl Frontend {
         self.gateway
             .metrics
             .unmatched
-            .answered(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
+            .count_response(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
         if self.tls.is_none() {
             let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
         }
@@ -309,7 +309,7 @@ fn refusal(error: &pingora_core::Error) -> Outcome {
     if words.contains("larger than") || words.contains("too many headers") {
         return Outcome::HeadersTooLarge;
     }
-    Outcome::MalformedRequest(Fault::Unparsable)
+    Outcome::MalformedRequest(HeadError::Unparsable)
 }
 
 /// The gateway as Pingora serves it over HTTP/2, stream by stream.

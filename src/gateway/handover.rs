@@ -7,13 +7,13 @@ use http::StatusCode;
 
 use super::answer::Outcome;
 use super::{Gateway, Visit};
-use crate::backoff::{Failed, Next};
-use crate::delivery::Delivery;
-use crate::ledger::{Attempt, Claim, Ending, Report};
+use crate::backoff::{AttemptFailure, RetryDecision};
+use crate::delivery::OutboundRequest;
+use crate::ledger::{Claim, ClaimOutcome, DeliveryReport, FailedAttempt};
 use crate::metrics::RouteMetrics;
-use crate::route::{Handover, Route};
-use crate::store::{Attempted, PAYLOAD_MAX, Payload, State, StoreError, Subject};
-use crate::upstream::{self, End, Response};
+use crate::route::{DeliveryMode, Route};
+use crate::store::{AttemptRecord, DeliveryState, EventMetadata, PAYLOAD_MAX, Payload, StoreError};
+use crate::upstream::{self, AttemptEnd, Response};
 
 /// Kept back of a `spill` route's time, for storing the event when the upstream has not answered: at most this, and at
 /// most a quarter of the whole.
@@ -22,8 +22,8 @@ const SPILL_RESERVE: Duration = Duration::from_millis(500);
 /// An event on its way, with what settling it needs.
 pub(super) struct Handing<'a> {
     pub route: &'a Route,
-    pub delivery: Delivery,
-    pub subject: Arc<Subject>,
+    pub delivery: OutboundRequest,
+    pub subject: Arc<EventMetadata>,
     /// The ledger is waited for until then.
     pub settle_by: Instant,
 }
@@ -47,9 +47,9 @@ impl Gateway {
         visit: &mut Visit<'_>,
     ) -> Outcome {
         let route = handing.route;
-        let spills = route.handover == Handover::Spill;
+        let spills = route.delivery_mode == DeliveryMode::Spill;
         // Taken for verified events only: nobody without a secret can use a route's places up.
-        let _permit = match route.admission.enter() {
+        let _permit = match route.admission.try_acquire() {
             Ok(permit) => permit,
             Err(_) if spills => return self.store(claim, handing, None, Duration::ZERO).await,
             Err(refusal) => {
@@ -68,39 +68,52 @@ impl Gateway {
                     return Outcome::StoreUnavailable(error);
                 }
                 connected
-                    .hand_over(&handing.delivery, number, possibly, deadline, || ())
+                    .deliver(&handing.delivery, number, possibly, deadline, || ())
                     .await
             }
         };
-        metrics.attempted(attempt.result(), attempt.duration.as_secs_f64());
+        metrics.record_attempt(attempt.metric_result(), attempt.duration.as_secs_f64());
         let record = attempt.to_record(at);
         match attempt.end {
-            End::Answered(response) => {
+            AttemptEnd::Answered(response) => {
                 visit.line.upstream_status = Some(response.status().as_u16());
                 if response.status().is_success() {
                     return self.handed_over(claim, handing, record, response).await;
                 }
                 if spills && is_trouble(response.status()) {
-                    let failed = response.refusal(self.clock.wall());
+                    let failed = response.to_failure(self.clock.wall());
                     return self
                         .store(
                             claim,
                             handing,
-                            Some((Attempt::Refused, record)),
+                            Some((FailedAttempt::Refused, record)),
                             pause(route, number, failed),
                         )
                         .await;
                 }
-                self.release(claim, handing, Attempt::Refused, record).await;
+                self.release(claim, handing, FailedAttempt::Refused, record)
+                    .await;
                 Outcome::UpstreamRejected(response)
             }
-            End::NotReached(failure) => {
-                self.no_answer(claim, handing, (Attempt::Refused, record), failure, spills)
-                    .await
+            AttemptEnd::NotReached(failure) => {
+                self.no_answer(
+                    claim,
+                    handing,
+                    (FailedAttempt::Refused, record),
+                    failure,
+                    spills,
+                )
+                .await
             }
-            End::Unknown(failure) => {
-                self.no_answer(claim, handing, (Attempt::Unknown, record), failure, spills)
-                    .await
+            AttemptEnd::Unknown(failure) => {
+                self.no_answer(
+                    claim,
+                    handing,
+                    (FailedAttempt::Unknown, record),
+                    failure,
+                    spills,
+                )
+                .await
             }
         }
     }
@@ -109,12 +122,12 @@ impl Gateway {
         &self,
         claim: Claim,
         handing: &Handing<'_>,
-        attempt: (Attempt, Attempted),
-        failure: upstream::Failure,
+        attempt: (FailedAttempt, AttemptRecord),
+        failure: upstream::UpstreamError,
         spills: bool,
     ) -> Outcome {
         if spills {
-            let pause = pause(handing.route, claim.attempt(), Failed::NoAnswer);
+            let pause = pause(handing.route, claim.attempt(), AttemptFailure::NoAnswer);
             return self.store(claim, handing, Some(attempt), pause).await;
         }
         self.release(claim, handing, attempt.0, attempt.1).await;
@@ -126,12 +139,15 @@ impl Gateway {
         &self,
         claim: Claim,
         handing: &Handing<'_>,
-        record: Attempted,
+        record: AttemptRecord,
         response: Response,
     ) -> Outcome {
-        let report = handing.report(Some(record), handing.payload_if_kept(State::Success));
+        let report = handing.report(
+            Some(record),
+            handing.payload_if_kept(DeliveryState::Success),
+        );
         match claim
-            .settle(Ending::HandedOver, report, handing.settle_by)
+            .settle(ClaimOutcome::Delivered, report, handing.settle_by)
             .await
         {
             Ok(()) => Outcome::Delivered(response),
@@ -144,10 +160,10 @@ impl Gateway {
         &self,
         claim: Claim,
         handing: &Handing<'_>,
-        attempt: Option<(Attempt, Attempted)>,
+        attempt: Option<(FailedAttempt, AttemptRecord)>,
         pause: Duration,
     ) -> Outcome {
-        let ending = Ending::Stored {
+        let ending = ClaimOutcome::Stored {
             after: attempt.as_ref().map(|(attempt, _)| *attempt),
             due_after: pause,
         };
@@ -160,7 +176,7 @@ impl Gateway {
 
     /// The sender must not hear of success. Its retry finds out what holds.
     fn not_settled(&self, error: StoreError) -> Outcome {
-        self.metrics.store().failed("complete");
+        self.metrics.store().count_error("complete");
         Outcome::StoreUnavailable(error)
     }
 
@@ -169,24 +185,24 @@ impl Gateway {
         &self,
         claim: Claim,
         handing: &Handing<'_>,
-        attempt: Attempt,
-        record: Attempted,
+        attempt: FailedAttempt,
+        record: AttemptRecord,
     ) {
-        let report = handing.report(Some(record), handing.payload_if_kept(State::Failed));
+        let report = handing.report(Some(record), handing.payload_if_kept(DeliveryState::Failed));
         if claim
-            .settle(Ending::Released(attempt), report, handing.settle_by)
+            .settle(ClaimOutcome::Released(attempt), report, handing.settle_by)
             .await
             .is_err()
         {
-            self.metrics.store().failed("complete");
+            self.metrics.store().count_error("complete");
         }
     }
 }
 
 impl Handing<'_> {
-    fn report(&self, attempt: Option<Attempted>, payload: Option<Payload>) -> Report {
-        Report {
-            subject: Arc::clone(&self.subject),
+    fn report(&self, attempt: Option<AttemptRecord>, payload: Option<Payload>) -> DeliveryReport {
+        DeliveryReport {
+            event: Arc::clone(&self.subject),
             attempt,
             payload,
         }
@@ -201,7 +217,7 @@ impl Handing<'_> {
 
     /// For an operator to look at. What is to be delivered later is always kept; the configuration sees to it that such a
     /// body is not too big either.
-    fn payload_if_kept(&self, state: State) -> Option<Payload> {
+    fn payload_if_kept(&self, state: DeliveryState) -> Option<Payload> {
         let kept =
             self.route.retain.keeps_payload(state) && self.delivery.body().len() <= PAYLOAD_MAX;
         kept.then(|| self.payload())
@@ -214,13 +230,13 @@ fn is_trouble(status: StatusCode) -> bool {
 }
 
 /// When a spilled event is tried again.
-fn pause(route: &Route, attempt: u32, failed: Failed) -> Duration {
+fn pause(route: &Route, attempt: u32, failed: AttemptFailure) -> Duration {
     match route
         .retry
-        .next(attempt, failed, Duration::ZERO, fastrand::f64())
+        .decide(attempt, failed, Duration::ZERO, fastrand::f64())
     {
-        Next::RetryAfter(pause) => pause,
+        RetryDecision::RetryAfter(pause) => pause,
         // Stored for one more attempt at the least.
-        Next::GiveUp(_) => Duration::ZERO,
+        RetryDecision::GiveUp(_) => Duration::ZERO,
     }
 }

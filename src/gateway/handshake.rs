@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use pingora_http::RequestHeader;
 
 use super::answer::Outcome;
-use crate::handshake::{AnsweredBy, Handshake, Query, Reply};
+use crate::handshake::{Handshake, HandshakeResponder, HandshakeResponse, SubscriptionQuery};
 use crate::route::Route;
-use crate::signature::{Failure, Verified};
+use crate::signature::{SignatureError, Verified};
 
 /// A handshake that was signed.
 pub(super) enum Asked {
-    Here(Reply),
+    Here(HandshakeResponse),
     /// The upstream answers it; for it, this is its type.
     Upstream(&'static str),
 }
@@ -29,21 +29,23 @@ pub(super) fn by_query(
         .uri
         .query()
         .filter(|_| head.method == Method::GET)
-        .and_then(Query::read)?;
-    Some(match token.answer(query, now) {
+        .and_then(SubscriptionQuery::parse)?;
+    Some(match token.respond(query, now) {
         Some(reply) => Ok(Outcome::Challenge(reply)),
-        None => Err(Outcome::InvalidSignature(Failure::Mismatch)),
+        None => Err(Outcome::InvalidSignature(SignatureError::Mismatch)),
     })
 }
 
 /// What becomes of a body that asks; `None` if it does not.
 pub(super) fn in_body(route: &Route, verified: &Verified) -> Option<Asked> {
     match &route.handshake {
-        Some(Handshake::Signed(question, AnsweredBy::Gateway)) => {
-            question.answer(verified, &route.verifier).map(Asked::Here)
+        Some(Handshake::Signed(question, HandshakeResponder::Gateway)) => {
+            question.reply(verified, &route.verifier).map(Asked::Here)
         }
-        Some(Handshake::Signed(question, AnsweredBy::Upstream)) if question.is_asked(verified) => {
-            Some(Asked::Upstream(question.kind))
+        Some(Handshake::Signed(question, HandshakeResponder::Upstream))
+            if question.is_handshake(verified) =>
+        {
+            Some(Asked::Upstream(question.event_type))
         }
         Some(Handshake::Signed(..) | Handshake::Query(_)) | None => None,
     }

@@ -32,7 +32,7 @@ pub struct Head {
 
 /// Why a head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum HeadError {
     Unparsable,
     Target,
     Host,
@@ -44,7 +44,7 @@ pub enum Fault {
     FieldName,
 }
 
-impl Fault {
+impl HeadError {
     /// For logs and answers: what is wrong.
     pub const fn describe(self) -> &'static str {
         match self {
@@ -101,7 +101,7 @@ impl Head {
         match &raw {
             Some(raw) => check_raw(raw, &head.headers)?,
             None if is_sound_target(head.raw_path()) => {}
-            None => return refuse(Fault::Target),
+            None => return refuse(HeadError::Target),
         }
         check_field_names(&head.headers)?;
         check_transfer_encoding(&head.headers)?;
@@ -116,7 +116,7 @@ impl Head {
     }
 }
 
-fn refuse<T>(fault: Fault) -> Result<T, Outcome> {
+fn refuse<T>(fault: HeadError) -> Result<T, Outcome> {
     Err(Outcome::MalformedRequest(fault))
 }
 
@@ -137,21 +137,21 @@ fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
         .unwrap_or(raw)
         .split(|&byte| byte == b'\n');
     if !lines.clone().all(|line| line.ends_with(b"\r")) {
-        return refuse(Fault::LineEnd);
+        return refuse(HeadError::LineEnd);
     }
     let request_line = lines.next().unwrap_or_default();
     if request_line == b"\r" {
-        return refuse(Fault::LineEnd);
+        return refuse(HeadError::LineEnd);
     }
     let target = request_line
         .split(|&byte| byte == b' ')
         .nth(1)
         .unwrap_or_default();
     if !is_sound_target(target) {
-        return refuse(Fault::Target);
+        return refuse(HeadError::Target);
     }
     if headers.contains_key(header::TRANSFER_ENCODING) && lines.any(is_content_length) {
-        return refuse(Fault::TransferEncoding);
+        return refuse(HeadError::TransferEncoding);
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ fn check_field_names(headers: &HeaderMap) -> Result<(), Outcome> {
         .keys()
         .any(|name| FRAMING.contains(&name.as_str()) || name.as_str().contains('"'))
     {
-        return refuse(Fault::FieldName);
+        return refuse(HeadError::FieldName);
     }
     Ok(())
 }
@@ -216,7 +216,7 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
         {
             Ok(())
         }
-        _ => refuse(Fault::TransferEncoding),
+        _ => refuse(HeadError::TransferEncoding),
     }
 }
 
@@ -236,7 +236,7 @@ const END_TO_END: [HeaderName; 10] = [
 
 fn check_connection(headers: &HeaderMap) -> Result<(), Outcome> {
     if named_by_connection(headers).any(|name| END_TO_END.contains(&name)) {
-        return refuse(Fault::Connection);
+        return refuse(HeadError::Connection);
     }
     Ok(())
 }
@@ -247,20 +247,20 @@ fn check_connection(headers: &HeaderMap) -> Result<(), Outcome> {
 /// # Errors
 /// `malformed_request`.
 pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<(), Outcome> {
-    if named_by_connection(headers).any(|name| route.reads(&name)) {
-        return refuse(Fault::Connection);
+    if named_by_connection(headers).any(|name| route.reads_header(&name)) {
+        return refuse(HeadError::Connection);
     }
     let is_taken_for_another = |name: &HeaderName| {
         let folded = name.as_str().replace('_', "-");
         folded != name.as_str()
-            && HeaderName::try_from(folded).is_ok_and(|folded| route.reads(&folded))
+            && HeaderName::try_from(folded).is_ok_and(|folded| route.reads_header(&folded))
     };
     if headers
         .keys()
-        .filter(|name| !route.reads(name))
+        .filter(|name| !route.reads_header(name))
         .any(is_taken_for_another)
     {
-        return refuse(Fault::FieldName);
+        return refuse(HeadError::FieldName);
     }
     Ok(())
 }
@@ -277,7 +277,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Outcome> {
     let size = text.parse().ok().filter(|_| plain);
     match (size, values.next()) {
         (Some(size), None) => Ok(Some(size)),
-        _ => refuse(Fault::ContentLength),
+        _ => refuse(HeadError::ContentLength),
     }
 }
 
@@ -289,7 +289,7 @@ fn expects_continue(head: &RequestHeader) -> Result<bool, Outcome> {
             // HTTP/1.0 knows no 1xx (RFC 9110 §10.1.1).
             Ok(head.version != Version::HTTP_10)
         }
-        _ => refuse(Fault::Expect),
+        _ => refuse(HeadError::Expect),
     }
 }
 
@@ -297,18 +297,18 @@ fn host(head: &RequestHeader) -> Result<Option<Box<str>>, Outcome> {
     let mut values = head.headers.get_all(header::HOST).iter();
     let from_header = values.next();
     if values.next().is_some() {
-        return refuse(Fault::Host);
+        return refuse(HeadError::Host);
     }
     // HTTP/2 has it in `:authority`; Pingora has checked that a Host beside it says the same.
     let text = match (from_header, head.uri.authority()) {
         (Some(value), _) => value.to_str().ok(),
         (None, Some(authority)) => Some(authority.as_str()),
-        (None, None) if head.version == Version::HTTP_11 => return refuse(Fault::Host),
+        (None, None) if head.version == Version::HTTP_11 => return refuse(HeadError::Host),
         (None, None) => return Ok(None),
     };
     match text.and_then(name_without_port) {
         Some(name) => Ok(Some(name.to_ascii_lowercase().into())),
-        None => refuse(Fault::Host),
+        None => refuse(HeadError::Host),
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use super::answer::Outcome;
 use super::{Gateway, Visit};
-use crate::delivery::{Arrival, Delivery};
+use crate::delivery::{InboundRequest, OutboundRequest};
 use crate::metrics::RouteMetrics;
 use crate::route::Route;
 use crate::signature::Unverified;
-use crate::upstream::End;
+use crate::upstream::AttemptEnd;
 
 impl Gateway {
     /// What did not verify, unless it is an event that the route does not take.
@@ -21,7 +21,7 @@ impl Gateway {
         route: &Route,
         metrics: &RouteMetrics,
         unverified: &Unverified,
-        arrival: &Arrival<'_>,
+        arrival: &InboundRequest<'_>,
         deadline: Instant,
         visit: &mut Visit<'_>,
     ) -> Outcome {
@@ -29,10 +29,11 @@ impl Gateway {
         let event = route
             .envelope
             .parse(unverified.body(), &arrival.head.headers);
-        if event.is_ok_and(|event| !route.events.takes(&event.kind)) {
+        if event.is_ok_and(|event| !route.events.accepts(&event.event_type)) {
             return Outcome::Ignored;
         }
-        let delivery = Delivery::unverified(unverified, &route.name, arrival, route.forward_query);
+        let delivery =
+            OutboundRequest::unverified(unverified, &route.name, arrival, route.forward_query);
         self.forward_once(route, metrics, &delivery, deadline, visit)
             .await
     }
@@ -42,25 +43,21 @@ impl Gateway {
         &self,
         route: &Route,
         metrics: &RouteMetrics,
-        delivery: &Delivery,
+        delivery: &OutboundRequest,
         deadline: Instant,
         visit: &mut Visit<'_>,
     ) -> Outcome {
-        let _permit = match route.admission.enter() {
+        let _permit = match route.admission.try_acquire() {
             Ok(permit) => permit,
             Err(refusal) => return refusal.into(),
         };
         let attempt = match self.client.connect(&route.upstream, deadline).await {
             Err(attempt) => attempt,
-            Ok(connected) => {
-                connected
-                    .hand_over(delivery, 1, false, deadline, || ())
-                    .await
-            }
+            Ok(connected) => connected.deliver(delivery, 1, false, deadline, || ()).await,
         };
-        metrics.attempted(attempt.result(), attempt.duration.as_secs_f64());
+        metrics.record_attempt(attempt.metric_result(), attempt.duration.as_secs_f64());
         match attempt.end {
-            End::Answered(response) => {
+            AttemptEnd::Answered(response) => {
                 visit.line.upstream_status = Some(response.status().as_u16());
                 if response.status().is_success() {
                     Outcome::Delivered(response)
@@ -68,7 +65,7 @@ impl Gateway {
                     Outcome::UpstreamRejected(response)
                 }
             }
-            End::NotReached(failure) | End::Unknown(failure) => failure.into(),
+            AttemptEnd::NotReached(failure) | AttemptEnd::Unknown(failure) => failure.into(),
         }
     }
 }

@@ -27,11 +27,11 @@ impl Gateway {
         // Begun is as good as a request in flight: a stop waits for it.
         match timeout(within, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
-                self.metrics.tls_handshake(TlsHandshake::Ok);
+                self.metrics.count_tls_handshake(TlsHandshake::Ok);
                 Some(stream)
             }
             Ok(Err(error)) => {
-                self.metrics.tls_handshake(TlsHandshake::Failed);
+                self.metrics.count_tls_handshake(TlsHandshake::Failed);
                 let words = error.to_string();
                 // Pingora's words for where it was stand before what rustls says.
                 let words = words.rsplit("tls connect error: ").next().unwrap_or(&words);
@@ -39,7 +39,7 @@ impl Gateway {
                 None
             }
             Err(_) => {
-                self.metrics.tls_handshake(TlsHandshake::Timeout);
+                self.metrics.count_tls_handshake(TlsHandshake::Timeout);
                 self.tell("tls_handshake", peer, "not in time", "no TLS handshake");
                 None
             }

@@ -78,7 +78,7 @@ impl<'a> Cursor<'a> {
 
     /// Consumes `byte` if it comes next.
     #[inline(always)]
-    pub(super) fn takes(&mut self, byte: u8) -> bool {
+    pub(super) fn consume_if(&mut self, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
         if bytes.get(self.at) != Some(&byte) {
             self.at = white_space_end(bytes, self.at);
@@ -135,7 +135,7 @@ impl<'a> Cursor<'a> {
                 }
                 b'{' | b'[' => {
                     open.push(first)?;
-                    if !self.takes(open.closing) {
+                    if !self.consume_if(open.closing) {
                         first = self.next_member(&open)?;
                         continue 'value;
                     }
@@ -219,7 +219,7 @@ impl<'a> Cursor<'a> {
 
     #[inline(always)]
     fn expect(&mut self, byte: u8) -> Result<(), NotJson> {
-        if self.takes(byte) {
+        if self.consume_if(byte) {
             Ok(())
         } else {
             Err(NotJson)

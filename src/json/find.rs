@@ -6,12 +6,12 @@
 
 use super::{
     cursor::{Cursor, MAX_DEPTH, NotJson, Text},
-    pointer::{Likeness, Pointer, Token},
+    pointer::{KeyMatch, Pointer, Step},
 };
 
 /// What stands where a pointer points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found<'a> {
+pub(crate) enum PointerValue<'a> {
     Nothing,
     Ambiguous,
     Text(Text<'a>),
@@ -28,22 +28,22 @@ struct Walk<'a, 'p, const N: usize> {
 
 /// One pointer, and how far it was followed.
 struct Target<'a, 'p> {
-    tokens: &'p [Token],
+    tokens: &'p [Step],
     /// One bit a level: the name was seen there. A path enters only one container a level (a second one would need a
     /// name twice above it), so no bit is ever reset.
     seen: u128,
-    found: Found<'a>,
+    found: PointerValue<'a>,
 }
 
 /// The targets, one bit each, whose path leads to the value at hand.
-type Live = u8;
+type ActiveTargets = u8;
 
 /// Reads the whole text and tells what stands at each of the pointers, eight at most.
 pub(crate) fn find<'a, const N: usize>(
     text: &'a str,
     pointers: [Option<&Pointer>; N],
-) -> Result<[Found<'a>; N], NotJson> {
-    const { assert!(N <= Live::BITS as usize, "a pointer has one bit") };
+) -> Result<[PointerValue<'a>; N], NotJson> {
+    const { assert!(N <= ActiveTargets::BITS as usize, "a pointer has one bit") };
     let mut walk = Walk {
         cursor: Cursor::new(text),
         targets: pointers.map(Target::new),
@@ -59,24 +59,24 @@ pub(crate) fn find<'a, const N: usize>(
 
 impl<const N: usize> Walk<'_, '_, N> {
     /// The value that starts with `first`, just consumed, `level` steps below the root.
-    fn value(&mut self, first: u8, live: Live, level: usize) -> Result<(), NotJson> {
+    fn value(&mut self, first: u8, live: ActiveTargets, level: usize) -> Result<(), NotJson> {
         if live == 0 {
             return self.cursor.skip_value(first, level);
         }
         let found = match first {
             b'{' => {
                 self.object(live, level)?;
-                Found::Other
+                PointerValue::Other
             }
             b'[' => {
                 self.array(live, level)?;
-                Found::Other
+                PointerValue::Other
             }
-            b'"' => Found::Text(self.cursor.string()?),
-            b'-' | b'0'..=b'9' => Found::Number(self.cursor.number()?),
+            b'"' => PointerValue::Text(self.cursor.string()?),
+            b'-' | b'0'..=b'9' => PointerValue::Number(self.cursor.number()?),
             _ => {
                 self.cursor.skip_scalar(first)?;
-                Found::Other
+                PointerValue::Other
             }
         };
         for (_, target) in alive(&mut self.targets, live) {
@@ -87,11 +87,11 @@ impl<const N: usize> Walk<'_, '_, N> {
         Ok(())
     }
 
-    fn object(&mut self, live: Live, level: usize) -> Result<(), NotJson> {
+    fn object(&mut self, live: ActiveTargets, level: usize) -> Result<(), NotJson> {
         if level >= MAX_DEPTH {
             return Err(NotJson);
         }
-        if self.cursor.takes(b'}') {
+        if self.cursor.consume_if(b'}') {
             return Ok(());
         }
         loop {
@@ -107,11 +107,11 @@ impl<const N: usize> Walk<'_, '_, N> {
         }
     }
 
-    fn array(&mut self, live: Live, level: usize) -> Result<(), NotJson> {
+    fn array(&mut self, live: ActiveTargets, level: usize) -> Result<(), NotJson> {
         if level >= MAX_DEPTH {
             return Err(NotJson);
         }
-        if self.cursor.takes(b']') {
+        if self.cursor.consume_if(b']') {
             return Ok(());
         }
         for index in 0.. {
@@ -128,29 +128,29 @@ impl<const N: usize> Walk<'_, '_, N> {
     }
 
     /// The targets whose path goes on into the member named `key`; notes those that a second such name makes ambiguous.
-    fn follow_key(&mut self, key: Text<'_>, live: Live, level: usize) -> Live {
+    fn follow_key(&mut self, key: Text<'_>, live: ActiveTargets, level: usize) -> ActiveTargets {
         let mut within = 0;
         for (bit, target) in alive(&mut self.targets, live) {
             let likeness = target
                 .tokens
                 .get(level)
-                .map_or(Likeness::Other, |token| token.likeness(key));
-            if likeness == Likeness::Other {
+                .map_or(KeyMatch::Other, |token| token.match_key(key));
+            if likeness == KeyMatch::Other {
                 continue;
             }
             if target.seen >> level & 1 == 1 {
-                target.found = Found::Ambiguous;
+                target.found = PointerValue::Ambiguous;
                 continue;
             }
             target.seen |= 1 << level;
-            if likeness == Likeness::Same {
+            if likeness == KeyMatch::Same {
                 within |= bit;
             }
         }
         within
     }
 
-    fn follow_index(&mut self, index: usize, live: Live, level: usize) -> Live {
+    fn follow_index(&mut self, index: usize, live: ActiveTargets, level: usize) -> ActiveTargets {
         alive(&mut self.targets, live)
             .filter(|(_, target)| {
                 target
@@ -167,7 +167,7 @@ impl<'p> Target<'_, 'p> {
         Self {
             tokens: pointer.map_or(&[], Pointer::tokens),
             seen: 0,
-            found: Found::Nothing,
+            found: PointerValue::Nothing,
         }
     }
 }
@@ -175,8 +175,8 @@ impl<'p> Target<'_, 'p> {
 /// The live targets, each with its bit.
 fn alive<'t, 'a, 'p>(
     targets: &'t mut [Target<'a, 'p>],
-    live: Live,
-) -> impl Iterator<Item = (Live, &'t mut Target<'a, 'p>)> {
+    live: ActiveTargets,
+) -> impl Iterator<Item = (ActiveTargets, &'t mut Target<'a, 'p>)> {
     targets
         .iter_mut()
         .enumerate()

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::find::{Found, find};
+use super::find::{PointerValue, find};
 use super::pointer::Pointer;
 
 /// A member whose value is a string, in a JSON text.
@@ -31,9 +31,11 @@ pub(crate) enum MemberError {
 pub(crate) fn member<'a>(text: &'a str, pointer: &Pointer) -> Result<Member<'a>, MemberError> {
     let [found] = find(text, [Some(pointer)]).map_err(|_| MemberError::Malformed)?;
     let value = match found {
-        Found::Nothing => return Err(MemberError::Missing),
-        Found::Text(value) => value.unescaped().ok_or(MemberError::Malformed)?,
-        Found::Ambiguous | Found::Number(_) | Found::Other => return Err(MemberError::Malformed),
+        PointerValue::Nothing => return Err(MemberError::Missing),
+        PointerValue::Text(value) => value.unescaped().ok_or(MemberError::Malformed)?,
+        PointerValue::Ambiguous | PointerValue::Number(_) | PointerValue::Other => {
+            return Err(MemberError::Malformed);
+        }
     };
     let name = pointer.name().ok_or(MemberError::Malformed)?;
     // `value` is a part of `text`: the difference of their places is where it stands.

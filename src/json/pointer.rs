@@ -10,11 +10,11 @@ use super::cursor::Text;
 /// A JSON pointer (RFC 6901, section 3), unescaped into its tokens: `/event/type`, `/items/0/id`, or empty for the
 /// whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pointer(Box<[Token]>);
+pub struct Pointer(Box<[Step]>);
 
 /// One step of a pointer: the key of a member, or the index of an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
+pub(super) struct Step {
     key: Box<str>,
     /// The key as [`fold`] leaves it; what a case-blind receiver would look for.
     folded: Box<str>,
@@ -24,7 +24,7 @@ pub(super) struct Token {
 
 /// How a key of the body stands to a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Likeness {
+pub(super) enum KeyMatch {
     /// The token's key, however it was escaped.
     Same,
     /// Not the same, but a receiver that matches names without case takes it for the same.
@@ -47,7 +47,7 @@ impl Pointer {
     /// A body may not be nested deeper than this, so a longer pointer finds nothing.
     pub const MAX_STEPS: usize = super::cursor::MAX_DEPTH;
 
-    pub(super) fn tokens(&self) -> &[Token] {
+    pub(super) fn tokens(&self) -> &[Step] {
         &self.0
     }
 
@@ -77,7 +77,7 @@ impl FromStr for Pointer {
         let steps = text.strip_prefix('/').ok_or(PointerError::NoLeadingSlash)?;
         let tokens = steps
             .split('/')
-            .map(Token::parse)
+            .map(Step::parse)
             .collect::<Result<Box<[_]>, _>>()?;
         if tokens.len() > Self::MAX_STEPS {
             return Err(PointerError::TooDeep);
@@ -94,7 +94,7 @@ impl fmt::Display for Pointer {
     }
 }
 
-impl Token {
+impl Step {
     fn parse(step: &str) -> Result<Self, PointerError> {
         let mut key = String::with_capacity(step.len());
         let mut chars = step.chars();
@@ -116,17 +116,17 @@ impl Token {
     }
 
     /// Two comparisons of bytes decide for nearly every key; the rest is exact.
-    pub(super) fn likeness(&self, key: Text<'_>) -> Likeness {
+    pub(super) fn match_key(&self, key: Text<'_>) -> KeyMatch {
         if key.starts_unlike(&self.folded) {
-            return Likeness::Other;
+            return KeyMatch::Other;
         }
         if key.unescaped() == Some(&*self.key) || key.chars().eq(self.key.chars()) {
-            return Likeness::Same;
+            return KeyMatch::Same;
         }
         if key.chars().map(fold).eq(self.folded.chars()) {
-            Likeness::Twin
+            KeyMatch::Twin
         } else {
-            Likeness::Other
+            KeyMatch::Other
         }
     }
 }
@@ -164,12 +164,12 @@ fn single(mut mapping: impl Iterator<Item = char>) -> Option<char> {
 mod tests {
     use super::{super::cursor::Text, *};
 
-    fn token(text: &str) -> Token {
-        Token::parse(text).expect("a token")
+    fn token(text: &str) -> Step {
+        Step::parse(text).expect("a token")
     }
 
-    fn likeness(pointer_step: &str, raw_key: &str) -> Likeness {
-        token(pointer_step).likeness(Text::from_raw(raw_key))
+    fn likeness(pointer_step: &str, raw_key: &str) -> KeyMatch {
+        token(pointer_step).match_key(Text::from_raw(raw_key))
     }
 
     #[test]
@@ -222,22 +222,22 @@ mod tests {
 
     #[test]
     fn a_key_is_the_same_however_it_is_escaped() {
-        assert_eq!(likeness("id", "id"), Likeness::Same);
-        assert_eq!(likeness("id", r"\u0069d"), Likeness::Same);
-        assert_eq!(likeness("a~1b", r"a\/b"), Likeness::Same);
-        assert_eq!(likeness("\u{1f389}", r"\ud83c\uDF89"), Likeness::Same);
+        assert_eq!(likeness("id", "id"), KeyMatch::Same);
+        assert_eq!(likeness("id", r"\u0069d"), KeyMatch::Same);
+        assert_eq!(likeness("a~1b", r"a\/b"), KeyMatch::Same);
+        assert_eq!(likeness("\u{1f389}", r"\ud83c\uDF89"), KeyMatch::Same);
     }
 
     #[test]
     fn a_key_that_differs_by_case_is_a_twin() {
         for key in ["ID", "Id", r"\u0049d", "\u{131}d"] {
-            assert_eq!(likeness("id", key), Likeness::Twin, "{key}");
+            assert_eq!(likeness("id", key), KeyMatch::Twin, "{key}");
         }
-        assert_eq!(likeness("ids", "id\u{17f}"), Likeness::Twin);
-        assert_eq!(likeness("key", r"\u212aey"), Likeness::Twin);
-        assert_eq!(likeness("\u{212a}", "k"), Likeness::Twin);
-        assert_eq!(likeness("\u{3c3}", "\u{3c2}"), Likeness::Twin);
-        assert_eq!(likeness("stra\u{df}e", "STRA\u{1e9e}E"), Likeness::Twin);
+        assert_eq!(likeness("ids", "id\u{17f}"), KeyMatch::Twin);
+        assert_eq!(likeness("key", r"\u212aey"), KeyMatch::Twin);
+        assert_eq!(likeness("\u{212a}", "k"), KeyMatch::Twin);
+        assert_eq!(likeness("\u{3c3}", "\u{3c2}"), KeyMatch::Twin);
+        assert_eq!(likeness("stra\u{df}e", "STRA\u{1e9e}E"), KeyMatch::Twin);
     }
 
     #[test]
@@ -252,8 +252,8 @@ mod tests {
             r"id\u0000",
             "\u{456}d",
         ] {
-            assert_eq!(likeness("id", key), Likeness::Other, "{key}");
+            assert_eq!(likeness("id", key), KeyMatch::Other, "{key}");
         }
-        assert_eq!(likeness("ss", "\u{df}"), Likeness::Other);
+        assert_eq!(likeness("ss", "\u{df}"), KeyMatch::Other);
     }
 }

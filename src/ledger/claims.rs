@@ -19,18 +19,18 @@ pub(super) const WAITERS_PER_EVENT: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Claims {
-    held: DashMap<EventKey, Slot>,
+    held: DashMap<EventKey, ClaimSlot>,
 }
 
 /// Made without a channel: most events never have a copy waiting.
 #[derive(Default)]
-struct Slot {
+struct ClaimSlot {
     released: Option<watch::Sender<()>>,
 }
 
 /// One step at the table.
 pub(super) enum Entry {
-    Mine(Hold),
+    Mine(LocalClaim),
     /// Somebody holds it; this ends when they let go.
     Held(Waiter),
     /// Somebody holds it, and enough wait already.
@@ -38,7 +38,7 @@ pub(super) enum Entry {
 }
 
 /// The claim on one event, given back on drop.
-pub(super) struct Hold {
+pub(super) struct LocalClaim {
     claims: Arc<Claims>,
     key: EventKey,
 }
@@ -51,12 +51,12 @@ impl Claims {
     }
 
     /// Takes the claim on `key`, waiting for its holder if `policy` says so; `None` when it is not to be had by then.
-    pub(super) async fn take(
+    pub(super) async fn try_claim(
         self: &Arc<Self>,
         key: EventKey,
         policy: InFlightPolicy,
         deadline: Instant,
-    ) -> Option<Hold> {
+    ) -> Option<LocalClaim> {
         loop {
             match (self.enter(key), policy) {
                 (Entry::Mine(hold), _) => return Some(hold),
@@ -72,8 +72,8 @@ impl Claims {
     pub(super) fn enter(self: &Arc<Self>, key: EventKey) -> Entry {
         match self.held.entry(key) {
             Place::Vacant(place) => {
-                place.insert(Slot::default());
-                Entry::Mine(Hold {
+                place.insert(ClaimSlot::default());
+                Entry::Mine(LocalClaim {
                     claims: Arc::clone(self),
                     key,
                 })
@@ -101,7 +101,7 @@ impl Waiter {
     }
 }
 
-impl Drop for Hold {
+impl Drop for LocalClaim {
     fn drop(&mut self) {
         self.claims.held.remove(&self.key);
     }
@@ -152,7 +152,7 @@ mod tests {
         #[test]
         fn one_holds_few_wait_and_all_who_wait_are_woken(steps in prop::collection::vec(step(), 0..100)) {
             let claims = Claims::new();
-            let mut holds: Vec<Hold> = Vec::new();
+            let mut holds: Vec<LocalClaim> = Vec::new();
             let mut waiting: Vec<Waiting> = Vec::new();
             for step in steps {
                 match step {
@@ -203,7 +203,7 @@ mod tests {
                 for round in 0..200u128 {
                     let key = (task + round) % 7;
                     if let Some(hold) = claims
-                        .take(EventKey(key), InFlightPolicy::Wait, deadline)
+                        .try_claim(EventKey(key), InFlightPolicy::Wait, deadline)
                         .await
                     {
                         assert!(inside.insert(key, ()).is_none(), "two holders of {key}");
@@ -228,18 +228,18 @@ mod tests {
     async fn a_waiter_gives_up_at_its_deadline() {
         let claims = Claims::new();
         let hold = claims
-            .take(EventKey(1), InFlightPolicy::Wait, Instant::now())
+            .try_claim(EventKey(1), InFlightPolicy::Wait, Instant::now())
             .await;
         assert!(hold.is_some());
         assert!(
             claims
-                .take(EventKey(1), InFlightPolicy::Wait, Instant::now())
+                .try_claim(EventKey(1), InFlightPolicy::Wait, Instant::now())
                 .await
                 .is_none()
         );
         let waiting = pin!(async {
             claims
-                .take(EventKey(1), InFlightPolicy::Reject, Instant::now())
+                .try_claim(EventKey(1), InFlightPolicy::Reject, Instant::now())
                 .await
         });
         assert!(waiting.await.is_none());

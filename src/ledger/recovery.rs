@@ -3,24 +3,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::claims::Hold;
-use super::{Claiming, InFlightPolicy, LEASE_MARGIN, Ledger, Names};
+use super::claims::LocalClaim;
+use super::{ClaimOptions, InFlightPolicy, LEASE_MARGIN, Ledger, Names};
 use crate::store::{
-    DeliveryId, DueAt, EventKey, Found, Held, Name, Record, Requeue, Requeued, State, StoreError,
+    ClaimLease, DeliveryId, DeliveryState, DueAt, EventKey, EventRow, KnownEvent, LedgerEntry,
+    Requeue, RequeueResult, StoreError,
 };
 
 /// The wish to deliver again.
 #[derive(Debug, Clone, Copy)]
-pub struct Redeliver {
+pub struct Redelivery {
     pub id: DeliveryId,
     /// Only if it still stands so.
-    pub from: Option<State>,
+    pub from: Option<DeliveryState>,
     pub due: DueAt,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Redelivery {
+pub enum RedeliveryResult {
     /// It waits, on this route.
     Waits(Arc<str>),
     /// A copy of the event is being handed over now.
@@ -33,7 +34,7 @@ pub enum Redelivery {
 
 /// What became of the wish to forget an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forgetting {
+pub enum ForgetResult {
     /// The next copy passes.
     Forgotten,
     /// A copy of the event is being handed over now.
@@ -42,13 +43,13 @@ pub enum Forgetting {
     Unknown,
 }
 
-impl From<Requeued> for Redelivery {
-    fn from(requeued: Requeued) -> Self {
+impl From<RequeueResult> for RedeliveryResult {
+    fn from(requeued: RequeueResult) -> Self {
         match requeued {
-            Requeued::Waits(route) => Self::Waits(route),
-            Requeued::Unknown => Self::Unknown,
-            Requeued::NoPayload => Self::NoPayload,
-            Requeued::InFlight => Self::InFlight,
+            RequeueResult::Queued(route) => Self::Waits(route),
+            RequeueResult::Unknown => Self::Unknown,
+            RequeueResult::NoPayload => Self::NoPayload,
+            RequeueResult::InFlight => Self::InFlight,
         }
     }
 }
@@ -63,25 +64,25 @@ impl Ledger {
     /// When it is not certain that they are stored.
     pub async fn redeliver(
         &self,
-        wanted: &[Redeliver],
+        wanted: &[Redelivery],
         window_of: impl Fn(&str) -> Duration,
-    ) -> Result<Vec<Redelivery>, StoreError> {
+    ) -> Result<Vec<RedeliveryResult>, StoreError> {
         let mut became = Vec::with_capacity(wanted.len());
         let (mut to_store, mut holds) = (Vec::new(), Vec::new());
-        for &Redeliver { id, from, due } in wanted {
-            let Some((route, keys)) = self.store.names(id).await? else {
-                became.push(Some(Redelivery::Unknown));
+        for &Redelivery { id, from, due } in wanted {
+            let Some((route, keys)) = self.store.event_keys(id).await? else {
+                became.push(Some(RedeliveryResult::Unknown));
                 continue;
             };
             let window = window_of(&route);
             let Some((completing, held)) = self.completing(keys, window).await? else {
-                became.push(Some(Redelivery::InFlight));
+                became.push(Some(RedeliveryResult::InFlight));
                 continue;
             };
             became.push(None);
             to_store.push(Requeue {
                 id,
-                from,
+                expected_state: from,
                 due,
                 completing,
                 window,
@@ -99,7 +100,8 @@ impl Ledger {
             .await
             .unwrap_or(Err(StoreError::Unavailable))?
             .into_iter();
-        let written = |known: Option<Redelivery>| known.or_else(|| requeued.next().map(Into::into));
+        let written =
+            |known: Option<RedeliveryResult>| known.or_else(|| requeued.next().map(Into::into));
         Ok(became.into_iter().filter_map(written).collect())
     }
 
@@ -109,7 +111,7 @@ impl Ledger {
         &self,
         keys: Vec<EventKey>,
         window: Duration,
-    ) -> Result<Option<(Vec<Name>, Vec<(Held, Hold)>)>, StoreError> {
+    ) -> Result<Option<(Vec<EventRow>, Vec<(ClaimLease, LocalClaim)>)>, StoreError> {
         let (mut completing, mut holds) = (Vec::new(), Vec::new());
         for key in keys {
             let Some((ours, hold, found)) = self.claim_for_operator(key, window).await? else {
@@ -117,14 +119,14 @@ impl Ledger {
             };
             if !matches!(
                 found,
-                Some(Found {
-                    record: Record::Completed { .. },
+                Some(KnownEvent {
+                    record: LedgerEntry::Completed { .. },
                     ..
                 })
             ) {
-                completing.push(Name {
+                completing.push(EventRow {
                     key,
-                    earlier: ours.place(),
+                    earlier: ours.row(),
                 });
             }
             // The store's goes first, so that the next copy here finds it free.
@@ -138,14 +140,18 @@ impl Ledger {
         &self,
         key: EventKey,
         window: Duration,
-    ) -> Result<Option<(Held, Hold, Option<Found>)>, StoreError> {
+    ) -> Result<Option<(ClaimLease, LocalClaim, Option<KnownEvent>)>, StoreError> {
         let now = Instant::now();
-        let Some(hold) = self.claims.take(key, InFlightPolicy::Reject, now).await else {
+        let Some(hold) = self
+            .claims
+            .try_claim(key, InFlightPolicy::Reject, now)
+            .await
+        else {
             return Ok(None);
         };
-        let how = Claiming {
+        let how = ClaimOptions {
             window,
-            policy: InFlightPolicy::Reject,
+            in_flight: InFlightPolicy::Reject,
             deadline: now + LEASE_MARGIN,
             forwards: false,
         };
@@ -158,18 +164,18 @@ impl Ledger {
     ///
     /// # Errors
     /// When it is not certain to be forgotten.
-    pub async fn forget(&self, names: Names) -> Result<Forgetting, StoreError> {
+    pub async fn forget(&self, names: Names) -> Result<ForgetResult, StoreError> {
         let (mut holds, mut claimed) = (Vec::new(), Vec::new());
         let mut wanted: Vec<_> = names.keys().collect();
         let mut rows = Vec::new();
         // Asked after each claim is ours. What is found may have another name, which has to be ours as well.
         while let Some(key) = wanted.pop() {
             let Some((ours, hold, _)) = self.claim_for_operator(key, Duration::ZERO).await? else {
-                return Ok(Forgetting::InFlight);
+                return Ok(ForgetResult::InFlight);
             };
             holds.push((ours, hold));
             claimed.push(key);
-            rows.extend(self.store.rows(key).await?);
+            rows.extend(self.store.find_rows(key).await?);
             wanted.extend(
                 rows.iter()
                     .map(|(other, _)| *other)
@@ -179,7 +185,7 @@ impl Ledger {
             wanted.dedup();
         }
         if rows.is_empty() {
-            return Ok(Forgetting::Unknown);
+            return Ok(ForgetResult::Unknown);
         }
         rows.sort_unstable();
         rows.dedup();
@@ -191,6 +197,6 @@ impl Ledger {
             forgotten
         });
         forgotten.await.unwrap_or(Err(StoreError::Unavailable))?;
-        Ok(Forgetting::Forgotten)
+        Ok(ForgetResult::Forgotten)
     }
 }

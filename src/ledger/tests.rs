@@ -23,10 +23,10 @@ impl std::ops::Deref for Kept {
     }
 }
 
-fn claiming(policy: InFlightPolicy, deadline: Instant) -> Claiming {
-    Claiming {
+fn claiming(policy: InFlightPolicy, deadline: Instant) -> ClaimOptions {
+    ClaimOptions {
         window: WINDOW,
-        policy,
+        in_flight: policy,
         deadline,
         forwards: true,
     }
@@ -65,8 +65,8 @@ fn ledger() -> Kept {
 }
 
 impl Claim {
-    fn report() -> Report {
-        let subject = Subject {
+    fn report() -> DeliveryReport {
+        let subject = EventMetadata {
             route: "route".into(),
             event_id: "a".into(),
             event_type: "t".into(),
@@ -74,14 +74,14 @@ impl Claim {
             secret: "current".into(),
             is_test: false,
         };
-        Report {
-            subject: Arc::new(subject),
+        DeliveryReport {
+            event: Arc::new(subject),
             attempt: None,
             payload: None,
         }
     }
 
-    async fn end(self, ending: Ending) {
+    async fn end(self, ending: ClaimOutcome) {
         self.settle(
             ending,
             Self::report(),
@@ -92,15 +92,17 @@ impl Claim {
     }
 
     async fn complete(self) {
-        self.end(Ending::HandedOver).await;
+        self.end(ClaimOutcome::Delivered).await;
     }
 
     async fn release(self) {
-        self.end(Ending::Released(Attempt::Refused)).await;
+        self.end(ClaimOutcome::Released(FailedAttempt::Refused))
+            .await;
     }
 
     async fn release_as_unknown(self) {
-        self.end(Ending::Released(Attempt::Unknown)).await;
+        self.end(ClaimOutcome::Released(FailedAttempt::Unknown))
+            .await;
     }
 }
 
@@ -124,7 +126,7 @@ fn digest(body: &str) -> PayloadDigest {
         vec![secret.for_scheme(&presets::vpn_enterprise()).unwrap()],
         false,
     );
-    let mut verification = verifier.begin(&signed.to_headers(), Timestamp::UNIX_EPOCH);
+    let mut verification = verifier.start(&signed.to_headers(), Timestamp::UNIX_EPOCH);
     verification.update(Bytes::copy_from_slice(body.as_bytes()));
     verification.finish().unwrap().digest()
 }
@@ -133,7 +135,11 @@ fn id(text: &str) -> EventId {
     EventId::Text(text.into())
 }
 
-async fn claim_as(ledger: &Arc<Ledger>, names: Names, body: &str) -> Result<Decision, StoreError> {
+async fn claim_as(
+    ledger: &Arc<Ledger>,
+    names: Names,
+    body: &str,
+) -> Result<ClaimDecision, StoreError> {
     let deadline = Instant::now() + Duration::from_secs(30);
     ledger
         .claim(
@@ -144,14 +150,14 @@ async fn claim_as(ledger: &Arc<Ledger>, names: Names, body: &str) -> Result<Deci
         .await
 }
 
-async fn claim(ledger: &Arc<Ledger>, event: &str) -> Decision {
+async fn claim(ledger: &Arc<Ledger>, event: &str) -> ClaimDecision {
     claim_as(ledger, ledger.names("route", &id(event), None), "body")
         .await
         .unwrap()
 }
 
 /// As `claim`, waiting for whoever holds it.
-async fn wait_for(ledger: &Arc<Ledger>, event: &str) -> Decision {
+async fn wait_for(ledger: &Arc<Ledger>, event: &str) -> ClaimDecision {
     let deadline = Instant::now() + Duration::from_secs(30);
     let names = ledger.names("route", &id(event), None);
     ledger
@@ -164,19 +170,19 @@ async fn wait_for(ledger: &Arc<Ledger>, event: &str) -> Decision {
         .unwrap()
 }
 
-fn claimed(decision: Decision) -> Claim {
+fn claimed(decision: ClaimDecision) -> Claim {
     match decision {
-        Decision::Claimed(claim) => claim,
+        ClaimDecision::Claimed(claim) => claim,
         other => panic!("not claimed but {}", name(&other)),
     }
 }
 
-fn name(decision: &Decision) -> &'static str {
+fn name(decision: &ClaimDecision) -> &'static str {
     match decision {
-        Decision::Claimed(_) => "claimed",
-        Decision::Duplicate => "duplicate",
-        Decision::PayloadMismatch => "mismatch",
-        Decision::InFlight => "in flight",
+        ClaimDecision::Claimed(_) => "claimed",
+        ClaimDecision::Duplicate => "duplicate",
+        ClaimDecision::PayloadMismatch => "mismatch",
+        ClaimDecision::InFlight => "in flight",
     }
 }
 
@@ -338,15 +344,15 @@ async fn a_forgotten_event_passes_once_as_if_it_had_never_come() {
     claimed(claim(&ledger, "a").await).complete().await;
     claimed(claim(&ledger, "b").await).complete().await;
     let names = ledger.names("route", &id("a"), None);
-    assert_eq!(ledger.forget(names).await, Ok(Forgetting::Forgotten));
-    assert_eq!(ledger.forget(names).await, Ok(Forgetting::Unknown));
+    assert_eq!(ledger.forget(names).await, Ok(ForgetResult::Forgotten));
+    assert_eq!(ledger.forget(names).await, Ok(ForgetResult::Unknown));
     let ledger = ledger.reopened().await;
     assert_eq!(name(&claim(&ledger, "b").await), "duplicate");
     let again = claimed(claim(&ledger, "a").await);
     assert_eq!((again.attempt(), again.possible_duplicate()), (1, false));
     again.complete().await;
     assert_eq!(name(&claim(&ledger, "a").await), "duplicate");
-    assert_eq!(ledger.store().ids(), 2);
+    assert_eq!(ledger.store().remembered_ids(), 2);
 }
 
 #[tokio::test]
@@ -361,9 +367,9 @@ async fn an_event_that_is_being_handed_over_is_not_forgotten_by_either_of_its_na
         .await;
     let body_in_flight = ledger
         .claims
-        .take(names.first, InFlightPolicy::Reject, Instant::now())
+        .try_claim(names.first, InFlightPolicy::Reject, Instant::now())
         .await;
-    assert_eq!(ledger.forget(by_id).await, Ok(Forgetting::InFlight));
+    assert_eq!(ledger.forget(by_id).await, Ok(ForgetResult::InFlight));
     drop(body_in_flight);
     assert_eq!(
         name(&claim_as(&ledger, names, "body").await.unwrap()),
@@ -371,9 +377,9 @@ async fn an_event_that_is_being_handed_over_is_not_forgotten_by_either_of_its_na
     );
     let in_flight = claimed(claim(&ledger, "b").await);
     let other = ledger.names("route", &id("b"), None);
-    assert_eq!(ledger.forget(other).await, Ok(Forgetting::InFlight));
+    assert_eq!(ledger.forget(other).await, Ok(ForgetResult::InFlight));
     in_flight.complete().await;
-    assert_eq!(ledger.forget(other).await, Ok(Forgetting::Forgotten));
+    assert_eq!(ledger.forget(other).await, Ok(ForgetResult::Forgotten));
 }
 
 #[tokio::test]
@@ -397,16 +403,16 @@ async fn an_event_of_two_names_is_forgotten_by_both_and_its_neighbours_are_not()
     }
     assert_eq!(
         ledger.forget(ledger.names("route", &id("b"), None)).await,
-        Ok(Forgetting::Forgotten)
+        Ok(ForgetResult::Forgotten)
     );
-    assert_eq!(ledger.store().ids(), 4);
+    assert_eq!(ledger.store().remembered_ids(), 4);
     let decision = |number: usize| claim_as(&ledger, names[number], "body");
     assert_eq!(name(&decision(0).await.unwrap()), "duplicate");
     assert_eq!(name(&decision(2).await.unwrap()), "duplicate");
     let again = claimed(decision(1).await.unwrap());
     assert_eq!(again.attempt(), 1);
     again.complete().await;
-    assert_eq!(ledger.store().ids(), 6);
+    assert_eq!(ledger.store().remembered_ids(), 6);
 }
 
 #[tokio::test]
@@ -416,35 +422,39 @@ async fn of_two_deliveries_that_share_a_body_one_is_redelivered_at_a_time() {
     for (event, number) in [("a", 1), ("b", 2)] {
         let names = ledger.names("route", &id(event), Some(&[1; 32]));
         let claim = claimed(claim_as(&ledger, names, "body").await.unwrap());
-        let subject = Subject {
+        let subject = EventMetadata {
             event_id: event.into(),
-            ..(*Claim::report().subject).clone()
+            ..(*Claim::report().event).clone()
         };
         let payload = Some(Payload {
             head: Bytes::from_static(b"head"),
             body: Bytes::from_static(b"body"),
         });
-        let report = Report {
-            subject: Arc::new(subject),
+        let report = DeliveryReport {
+            event: Arc::new(subject),
             attempt: None,
             payload,
         };
         let deadline = Instant::now() + Duration::from_secs(30);
         claim
-            .settle(Ending::Released(Attempt::Refused), report, deadline)
+            .settle(
+                ClaimOutcome::Released(FailedAttempt::Refused),
+                report,
+                deadline,
+            )
             .await
             .unwrap();
-        let due = ledger.store().due_now();
-        wanted.push(Redeliver {
+        let due = ledger.store().now_due();
+        wanted.push(Redelivery {
             id: DeliveryId(number),
-            from: Some(State::Failed),
+            from: Some(DeliveryState::Failed),
             due,
         });
     }
-    let waits = || Redelivery::Waits("route".into());
+    let waits = || RedeliveryResult::Waits("route".into());
     assert_eq!(
         ledger.redeliver(&wanted, |_| WINDOW).await.unwrap(),
-        [waits(), Redelivery::InFlight]
+        [waits(), RedeliveryResult::InFlight]
     );
     assert_eq!(
         ledger.redeliver(&wanted[1..], |_| WINDOW).await.unwrap(),
@@ -452,7 +462,7 @@ async fn of_two_deliveries_that_share_a_body_one_is_redelivered_at_a_time() {
     );
     assert_eq!(
         ledger.redeliver(&wanted[..1], |_| WINDOW).await.unwrap(),
-        [Redelivery::Unknown],
+        [RedeliveryResult::Unknown],
         "it waits already"
     );
 }

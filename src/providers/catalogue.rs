@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Asks, Habits, Preset, orbvpn, vpn_enterprise};
+use super::{Preset, PresetHandshake, SenderDefaults, orbvpn, vpn_enterprise};
 use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
-use crate::handshake::{Question, Wants};
+use crate::handshake::{Challenge, ChallengeReply};
 use crate::json::Pointer;
 use crate::route::OnDuplicate;
 use crate::signature::presets;
@@ -16,7 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// What is taken for granted of a sender with a scheme of the user's own.
-pub const UNKNOWN_SENDER: Habits = Habits {
+pub const UNKNOWN_SENDER: SenderDefaults = SenderDefaults {
     envelope: || in_body("/id", "/type"),
     budget: Duration::from_secs(10),
     on_duplicate: OnDuplicate::Reject,
@@ -31,7 +31,7 @@ pub const PRESETS: &[Preset] = &[
         name: "vpn-enterprise",
         title: "VPN Enterprise",
         scheme: presets::vpn_enterprise,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || in_body("/id", "/type"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Reject,
@@ -39,7 +39,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: vpn_enterprise::EVENT_TYPES,
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "user.created",
         notes: "",
     },
@@ -47,7 +47,7 @@ pub const PRESETS: &[Preset] = &[
         name: "orbvpn",
         title: "OrbVPN",
         scheme: presets::orbvpn,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || dated("/id", "/type", "/timestamp"),
             budget: Duration::from_secs(30),
             on_duplicate: OnDuplicate::Reject,
@@ -55,7 +55,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: orbvpn::EVENT_TYPES,
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "payment.completed",
         notes: "The signature is taken from `X-Signature`, else `X-Webhook-Signature`, else the body's member `signature`; see [below](#a-signature-in-the-body). It may be hex, with or without `sha256=`, or base64, which OrbVPN's published server source sends.",
     },
@@ -63,7 +63,7 @@ pub const PRESETS: &[Preset] = &[
         name: "github",
         title: "GitHub",
         scheme: presets::github,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || headed("x-github-delivery", "x-github-event"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -71,7 +71,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "push",
         notes: "GitHub sends nothing again by itself; for three days a delivery can be sent again by hand, under the same ID. Set the webhook's content type to `application/json` or leave it: the body is not read for the ID and the type.",
     },
@@ -79,7 +79,7 @@ pub const PRESETS: &[Preset] = &[
         name: "stripe",
         title: "Stripe",
         scheme: presets::stripe,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || in_body("/id", "/type"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -87,7 +87,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "charge.succeeded",
         notes: "The secret is the whole `whsec_…`, not decoded. Times in the future are refused beyond the tolerance, too, which Stripe's own libraries let pass.",
     },
@@ -95,7 +95,7 @@ pub const PRESETS: &[Preset] = &[
         name: "standard-webhooks",
         title: "Standard Webhooks",
         scheme: presets::standard_webhooks,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || signed_id("webhook-id"),
             budget: Duration::from_secs(15),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -103,7 +103,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(Duration::from_secs(75 * 3600 + 35 * 60 + 5)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "user.created",
         notes: "A secret is `whsec_` and base64 (HMAC-SHA256), or the public key `whpk_` and base64 (Ed25519, `v1a`).",
     },
@@ -111,7 +111,7 @@ pub const PRESETS: &[Preset] = &[
         name: "svix",
         title: "Svix",
         scheme: presets::svix,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || signed_id("svix-id"),
             budget: Duration::from_secs(15),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -119,7 +119,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(Duration::from_secs(27 * 3600 + 35 * 60 + 5)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "user.created",
         notes: "For senders that use the names `webhook-…`, take `standard-webhooks`.",
     },
@@ -127,7 +127,7 @@ pub const PRESETS: &[Preset] = &[
         name: "slack",
         title: "Slack",
         scheme: presets::slack,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || in_body("/event_id", "/event/type"),
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -135,7 +135,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(MINUTE.saturating_mul(6)),
             event_types: &[],
         },
-        asks: Asks::Signed(slack_url_verification),
+        handshake: PresetHandshake::Signed(slack_url_verification),
         example_type: "app_mention",
         notes: "For the Events API. Slash commands and interactivity send forms, which have no event ID in JSON: give those a route with `event: {id: {body_digest: true}, type: {header: Content-Type}}`.",
     },
@@ -143,7 +143,7 @@ pub const PRESETS: &[Preset] = &[
         name: "shopify",
         title: "Shopify",
         scheme: presets::shopify,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || headed("x-shopify-webhook-id", "x-shopify-topic"),
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -151,7 +151,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(HOUR.saturating_mul(4)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "orders/create",
         notes: "After eight failures in a row Shopify removes the subscription. After a change of the client secret it may sign with the old one for an hour: keep both.",
     },
@@ -159,7 +159,7 @@ pub const PRESETS: &[Preset] = &[
         name: "gitlab",
         title: "GitLab",
         scheme: presets::standard_webhooks,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: gitlab_envelope,
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -167,7 +167,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: None,
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "Push Hook",
         notes: "For webhooks with a *signing token* (Standard Webhooks), not for the plain `X-Gitlab-Token`.",
     },
@@ -175,7 +175,7 @@ pub const PRESETS: &[Preset] = &[
         name: "linear",
         title: "Linear",
         scheme: presets::linear,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: linear_envelope,
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -183,7 +183,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(MINUTE.saturating_mul(7 * 60 + 1)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "Issue",
         notes: "Linear's SDK also refuses a `webhookTimestamp` that is more than a minute away: `event: {max_age: 1m}` does that here.",
     },
@@ -191,7 +191,7 @@ pub const PRESETS: &[Preset] = &[
         name: "pagerduty",
         title: "PagerDuty",
         scheme: presets::pagerduty,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || in_body("/event/id", "/event/event_type"),
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -199,7 +199,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: None,
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "incident.triggered",
         notes: "Version 3 webhooks.",
     },
@@ -207,7 +207,7 @@ pub const PRESETS: &[Preset] = &[
         name: "paddle",
         title: "Paddle",
         scheme: presets::paddle,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || in_body("/event_id", "/event_type"),
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -215,7 +215,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "transaction.completed",
         notes: "Paddle Billing. The secret is the whole `pdl_ntfset_…`. Paddle's own library allows five seconds; here it is the usual five minutes, since clocks differ and IDs are remembered.",
     },
@@ -223,7 +223,7 @@ pub const PRESETS: &[Preset] = &[
         name: "square",
         title: "Square",
         scheme: presets::square,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || in_body("/event_id", "/type"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -231,7 +231,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(HOUR.saturating_mul(24)),
             event_types: &[],
         },
-        asks: Asks::Never,
+        handshake: PresetHandshake::Never,
         example_type: "payment.created",
         notes: "Square signs the URL that was entered there: say it with the route's `public_url`, letter for letter.",
     },
@@ -239,7 +239,7 @@ pub const PRESETS: &[Preset] = &[
         name: "zoom",
         title: "Zoom",
         scheme: presets::zoom,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || digested("/event"),
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -247,7 +247,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(MINUTE.saturating_mul(85)),
             event_types: &[],
         },
-        asks: Asks::Signed(zoom_url_validation),
+        handshake: PresetHandshake::Signed(zoom_url_validation),
         example_type: "meeting.started",
         notes: "The secret is the app's *secret token*. Zoom repeats its URL validation every 72 hours.",
     },
@@ -255,7 +255,7 @@ pub const PRESETS: &[Preset] = &[
         name: "meta",
         title: "Meta",
         scheme: presets::github,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || digested("/object"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -263,7 +263,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: None,
             event_types: &[],
         },
-        asks: Asks::Query,
+        handshake: PresetHandshake::Query,
         example_type: "whatsapp_business_account",
         notes: "Facebook, Instagram, WhatsApp. The secret is the app secret; the handshake needs `challenge: {verify_token: {env: META_VERIFY_TOKEN}}` with the token that was entered at Meta.",
     },
@@ -271,7 +271,7 @@ pub const PRESETS: &[Preset] = &[
         name: "discord",
         title: "Discord",
         scheme: presets::discord,
-        habits: Habits {
+        defaults: SenderDefaults {
             envelope: || digested("/event/type"),
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
@@ -279,7 +279,7 @@ pub const PRESETS: &[Preset] = &[
             retry_horizon: Some(MINUTE.saturating_mul(10)),
             event_types: &[],
         },
-        asks: Asks::Signed(discord_ping),
+        handshake: PresetHandshake::Signed(discord_ping),
         example_type: "APPLICATION_AUTHORIZED",
         notes: "Webhook events, not interactions. The secret is the application's public key, in hex.",
     },
@@ -346,32 +346,32 @@ fn linear_envelope() -> EnvelopeSpec {
 }
 
 /// Source: docs.slack.dev, "Using the Events API", URL verification.
-fn slack_url_verification() -> Question {
-    Question {
+fn slack_url_verification() -> Challenge {
+    Challenge {
         pointer: pointer("/type"),
-        word: "url_verification",
-        kind: "url_verification",
-        wants: Wants::Echo(pointer("/challenge")),
+        value: "url_verification",
+        event_type: "url_verification",
+        reply: ChallengeReply::Echo(pointer("/challenge")),
     }
 }
 
 /// Source: developers.zoom.us, "Validate your webhook endpoint".
-fn zoom_url_validation() -> Question {
-    Question {
+fn zoom_url_validation() -> Challenge {
+    Challenge {
         pointer: pointer("/event"),
-        word: "endpoint.url_validation",
-        kind: "endpoint.url_validation",
-        wants: Wants::Proof(pointer("/payload/plainToken")),
+        value: "endpoint.url_validation",
+        event_type: "endpoint.url_validation",
+        reply: ChallengeReply::Proof(pointer("/payload/plainToken")),
     }
 }
 
 /// Source: docs.discord.com, "Webhook events": a payload of type 0.
-fn discord_ping() -> Question {
-    Question {
+fn discord_ping() -> Challenge {
+    Challenge {
         pointer: pointer("/type"),
-        word: "0",
-        kind: "PING",
-        wants: Wants::NoContent,
+        value: "0",
+        event_type: "PING",
+        reply: ChallengeReply::NoContent,
     }
 }
 

@@ -21,9 +21,9 @@ pub struct Sample {
 pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
     let scheme = (preset.scheme)();
     let data = json!({ "made_up_by": "hookstile", "reference": id, "made_at": format!("{at:.3}") });
-    let sample = sample_of(
-        &(preset.habits.envelope)(),
-        &|header| scheme.signs(header),
+    let sample = sample_for_envelope(
+        &(preset.defaults.envelope)(),
+        &|header| scheme.signs_header(header),
         kind,
         id,
         at,
@@ -34,7 +34,7 @@ pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
 
 /// The same for any envelope. `is_signed` tells of a header whether signing adds it. `None` where nothing can stand at
 /// the envelope's pointers, since one leads through another.
-pub fn sample_of(
+pub fn sample_for_envelope(
     envelope: &EnvelopeSpec,
     is_signed: &dyn Fn(&HeaderName) -> bool,
     kind: &str,
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, EventId};
-    use crate::providers::{Asks, PRESETS};
+    use crate::providers::{PRESETS, PresetHandshake};
     use crate::secret::Secret;
     use crate::signature::{Algorithm, NamedSecret, Verifier};
 
@@ -113,7 +113,7 @@ mod tests {
     /// What is read of a signed sample by whoever receives it.
     fn received(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Event {
         let mut scheme = (preset.scheme)();
-        scheme.signed = scheme.signed.at("https://hooks.test/square");
+        scheme.signed = scheme.signed.with_url("https://hooks.test/square");
         let [sender, receiver] = secrets(preset);
         let Sample {
             headers: beside,
@@ -139,12 +139,12 @@ mod tests {
         .for_scheme(&scheme)
         .unwrap();
         let verifier = Verifier::new(scheme, vec![key], false);
-        let mut verification = verifier.begin(&headers, at);
+        let mut verification = verifier.start(&headers, at);
         verification.update(body.into());
         let genuine = verification
             .finish()
             .unwrap_or_else(|failure| panic!("{}: {failure:?}", preset.name));
-        (preset.habits.envelope)()
+        (preset.defaults.envelope)()
             .parse(genuine.body(), &headers)
             .unwrap()
     }
@@ -155,11 +155,16 @@ mod tests {
         for preset in PRESETS {
             for kind in [preset.example_type, "another.type"] {
                 let event = received(preset, kind, "evt_1", at);
-                let id = match (preset.habits.envelope)().id {
+                let id = match (preset.defaults.envelope)().id {
                     IdSource::BodyDigest => EventId::BodyDigest,
                     IdSource::Pointer(_) | IdSource::Header(_) => EventId::Text("evt_1".into()),
                 };
-                assert_eq!((event.id, &*event.kind), (id, kind), "{}", preset.name);
+                assert_eq!(
+                    (event.id, &*event.event_type),
+                    (id, kind),
+                    "{}",
+                    preset.name
+                );
                 assert_eq!(event.timestamp.unwrap_or(at), at, "{}", preset.name);
             }
         }
@@ -173,10 +178,10 @@ mod tests {
                 ["a", "a", "b"].map(|id| sample(preset, preset.example_type, id, at));
             assert_eq!(one, same);
             assert_ne!(one.body, other.body, "{}", preset.name);
-            if let Asks::Signed(question) = preset.asks {
+            if let PresetHandshake::Signed(question) = preset.handshake {
                 let body: Value = serde_json::from_slice(&one.body).unwrap();
                 let said = body.pointer(&question().pointer.to_string());
-                assert_ne!(said, Some(&question().word.into()), "{}", preset.name);
+                assert_ne!(said, Some(&question().value.into()), "{}", preset.name);
             }
         }
     }

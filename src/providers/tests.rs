@@ -12,7 +12,7 @@ fn every_preset_is_found_by_its_name_and_waits_longer_than_the_margin() {
             Some(preset.title)
         );
         assert!(
-            preset.habits.budget > Duration::from_secs(1),
+            preset.defaults.budget > Duration::from_secs(1),
             "{}",
             preset.name
         );
@@ -32,10 +32,10 @@ fn catalogues_list_each_type_once() {
 fn an_example_type_is_in_its_provider_s_catalogue() {
     for preset in PRESETS
         .iter()
-        .filter(|preset| !preset.habits.event_types.is_empty())
+        .filter(|preset| !preset.defaults.event_types.is_empty())
     {
         assert!(
-            preset.habits.event_types.contains(&preset.example_type),
+            preset.defaults.event_types.contains(&preset.example_type),
             "{}",
             preset.name
         );

@@ -33,7 +33,7 @@ fn with(version_and_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a header as it is read from a connection.
-fn read(bytes: &[u8]) -> Result<Progress, Invalid> {
+fn read(bytes: &[u8]) -> Result<Progress, ProxyHeaderError> {
     let mut begun = 0;
     loop {
         match parse(&bytes[..begun])? {
@@ -60,14 +60,14 @@ fn what_has_no_address_over_tcp_is_refused_and_does_not_become_the_balancers() {
     for family in WITHOUT_ADDRESS {
         assert_eq!(
             read(&with(PROXY, family, &[0; 216])),
-            Err(Invalid::WithoutAddress),
+            Err(ProxyHeaderError::WithoutAddress),
             "{family:#x}"
         );
     }
     for family in [0x01, 0x10, 0x13, 0x20, 0x41, 0xff] {
         assert_eq!(
             read(&with(PROXY, family, &[0; 216])),
-            Err(Invalid::Family(family))
+            Err(ProxyHeaderError::Family(family))
         );
     }
 }
@@ -76,23 +76,29 @@ fn what_has_no_address_over_tcp_is_refused_and_does_not_become_the_balancers() {
 fn a_header_says_what_is_wrong_with_it() {
     assert_eq!(
         read(&with(0x22, TCP_OVER_IPV4, &[0; 12])),
-        Err(Invalid::Command(2))
+        Err(ProxyHeaderError::Command(2))
     );
     assert_eq!(
         read(&with(0x11, TCP_OVER_IPV4, &[0; 12])),
-        Err(Invalid::Version(1))
+        Err(ProxyHeaderError::Version(1))
     );
     assert_eq!(
         read(&with(PROXY, TCP_OVER_IPV4, &[0; 11])),
-        Err(Invalid::TooShort)
+        Err(ProxyHeaderError::TooShort)
     );
     assert_eq!(
         read(&with(PROXY, TCP_OVER_IPV6, &[0; 35])),
-        Err(Invalid::TooShort)
+        Err(ProxyHeaderError::TooShort)
     );
-    assert_eq!(read(b"PROXY UNKNOWN\r\n"), Err(Invalid::Version1));
-    assert_eq!(read(b"POST / HTTP/1.1\r\n"), Err(Invalid::Signature));
-    assert_eq!(read(b"PRI * HTTP/2.0\r\n"), Err(Invalid::Signature));
+    assert_eq!(read(b"PROXY UNKNOWN\r\n"), Err(ProxyHeaderError::Version1));
+    assert_eq!(
+        read(b"POST / HTTP/1.1\r\n"),
+        Err(ProxyHeaderError::Signature)
+    );
+    assert_eq!(
+        read(b"PRI * HTTP/2.0\r\n"),
+        Err(ProxyHeaderError::Signature)
+    );
 }
 
 #[test]

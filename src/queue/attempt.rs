@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::backoff::{self, Failed, Next, Reason};
+use crate::backoff::{self, AttemptFailure, DeadLetterReason, RetryDecision};
 use crate::clock::Clock;
-use crate::delivery::Delivery;
+use crate::delivery::OutboundRequest;
 use crate::metrics::QueueMetrics;
 use crate::route::Route;
-use crate::store::{self, Attempted, DeliveryId, Queued, State, Store};
-use crate::upstream::{Client, End};
+use crate::store::{self, AttemptRecord, DeliveryId, DeliveryState, QueuedEvent, Store};
+use crate::upstream::{AttemptEnd, Client};
 
 /// Pauses between attempts to write down what happened, while the store is not available.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 
 /// All that one attempt needs.
-pub(super) struct Trial {
+pub(super) struct DeliveryAttempt {
     pub id: DeliveryId,
     pub store: Store,
     pub client: Arc<Client>,
@@ -25,22 +25,26 @@ pub(super) struct Trial {
     pub route: Arc<Route>,
     pub metrics: QueueMetrics,
     /// How far it is. Gone when it is over.
-    pub stage: watch::Sender<Stage>,
+    pub stage: watch::Sender<AttemptStage>,
 }
 
 /// How far an attempt is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum AttemptStage {
     Begun,
     /// The request is written, or could not be.
     Sent,
 }
 
-impl Trial {
+impl DeliveryAttempt {
     /// Answers its own ID, for the lane to know whose place is free.
     pub(super) async fn run(self) -> DeliveryId {
-        let _place = self.route.admission.wait().await;
-        match self.store.load(self.id, self.route.attempt_timeout).await {
+        let _place = self.route.admission.acquire().await;
+        match self
+            .store
+            .load_event(self.id, self.route.attempt_timeout)
+            .await
+        {
             Ok(Some(queued)) => self.attempt(queued).await,
             // Ended otherwise meanwhile.
             Ok(None) => {}
@@ -50,23 +54,27 @@ impl Trial {
         self.id
     }
 
-    async fn attempt(&self, queued: Queued) {
+    async fn attempt(&self, queued: QueuedEvent) {
         let number = queued.tried.attempts.saturating_add(1);
         let at = self.clock.wall();
         let stored = queued.payload.as_ref();
-        let Some(delivery) =
-            stored.and_then(|stored| Delivery::from_stored(&stored.head, stored.body.clone()))
+        let Some(delivery) = stored
+            .and_then(|stored| OutboundRequest::from_stored(&stored.head, stored.body.clone()))
         else {
             tracing::error!(delivery = %self.id, "what was stored can't be read; the event becomes a dead letter");
-            let attempt = Attempted {
+            let attempt = AttemptRecord {
                 at,
                 ms: 0,
                 status: None,
                 error: Some("what was stored can't be read".into()),
             };
-            self.metrics.dead_lettered(Reason::Unreadable);
+            self.metrics.count_dead_letter(DeadLetterReason::Unreadable);
             return self
-                .write(number, attempt, store::Next::Dead(Reason::Unreadable))
+                .write(
+                    number,
+                    attempt,
+                    store::AttemptOutcome::Dead(DeadLetterReason::Unreadable),
+                )
                 .await;
         };
         let deadline = Instant::now() + self.route.attempt_timeout;
@@ -74,16 +82,16 @@ impl Trial {
         let (made, underway) = match self.client.connect(&self.route.upstream, deadline).await {
             Err(made) => (made, None),
             Ok(connected) => {
-                let Ok(underway) = self.store.begin_stored(self.id, queued.until) else {
+                let Ok(underway) = self.store.begin_queued_attempt(self.id, queued.until) else {
                     // The store has said why. Not at once: the lane asks again when this returns.
                     return tokio::time::sleep(WRITE_AGAIN).await;
                 };
                 let sent = || {
-                    self.stage.send_replace(Stage::Sent);
+                    self.stage.send_replace(AttemptStage::Sent);
                 };
                 (
                     connected
-                        .hand_over(&delivery, number, possibly, deadline, sent)
+                        .deliver(&delivery, number, possibly, deadline, sent)
                         .await,
                     Some(underway),
                 )
@@ -92,48 +100,56 @@ impl Trial {
         let attempt = made.to_record(at);
         let age = queued.age.saturating_add(made.duration);
         let failed = match &made.end {
-            End::Answered(response) if response.status().is_success() => None,
-            End::Answered(response) => Some((response.refusal(self.clock.wall()), false)),
-            End::NotReached(_) => Some((Failed::NoAnswer, false)),
-            End::Unknown(_) => Some((Failed::NoAnswer, true)),
+            AttemptEnd::Answered(response) if response.status().is_success() => None,
+            AttemptEnd::Answered(response) => Some((response.to_failure(self.clock.wall()), false)),
+            AttemptEnd::NotReached(_) => Some((AttemptFailure::NoAnswer, false)),
+            AttemptEnd::Unknown(_) => Some((AttemptFailure::NoAnswer, true)),
         };
         let (outcome, next) = match failed {
             None => {
-                let keep_payload = self.route.retain.keeps_payload(State::Success);
-                ("delivered", store::Next::Done { keep_payload })
+                let keep_payload = self.route.retain.keeps_payload(DeliveryState::Success);
+                ("delivered", store::AttemptOutcome::Done { keep_payload })
             }
             Some((failed, unknown)) => {
-                match self.route.retry.next(number, failed, age, fastrand::f64()) {
-                    Next::RetryAfter(after) => (
+                match self
+                    .route
+                    .retry
+                    .decide(number, failed, age, fastrand::f64())
+                {
+                    RetryDecision::RetryAfter(after) => (
                         "retry",
-                        store::Next::Retry {
+                        store::AttemptOutcome::Retry {
                             after,
                             possibly_delivered: unknown,
                         },
                     ),
-                    Next::GiveUp(reason) => ("dead_letter", store::Next::Dead(reason)),
+                    RetryDecision::GiveUp(reason) => {
+                        ("dead_letter", store::AttemptOutcome::Dead(reason))
+                    }
                 }
             }
         };
         self.metrics
-            .attempted(made.result(), made.duration.as_secs_f64());
+            .record_attempt(made.metric_result(), made.duration.as_secs_f64());
         self.log(&queued, number, &attempt, outcome, next);
         self.write(number, attempt, next).await;
         if let Some(underway) = underway {
             underway.clear();
         }
         match next {
-            store::Next::Done { .. } => self.metrics.delivered_after(age.as_secs_f64()),
-            store::Next::Dead(reason) => self.metrics.dead_lettered(reason),
-            store::Next::Retry { .. } => {}
+            store::AttemptOutcome::Done { .. } => {
+                self.metrics.observe_delivery_delay(age.as_secs_f64())
+            }
+            store::AttemptOutcome::Dead(reason) => self.metrics.count_dead_letter(reason),
+            store::AttemptOutcome::Retry { .. } => {}
         }
     }
 
     /// Tells the store, until it has it: what happened is known here only.
-    async fn write(&self, number: u32, attempt: Attempted, next: store::Next) {
+    async fn write(&self, number: u32, attempt: AttemptRecord, next: store::AttemptOutcome) {
         while self
             .store
-            .attempted(self.id, number, attempt.clone(), next)
+            .record_attempt(self.id, number, attempt.clone(), next)
             .await
             .is_err()
         {
@@ -143,16 +159,18 @@ impl Trial {
 
     fn log(
         &self,
-        queued: &Queued,
+        queued: &QueuedEvent,
         number: u32,
-        attempt: &Attempted,
+        attempt: &AttemptRecord,
         outcome: &str,
-        next: store::Next,
+        next: store::AttemptOutcome,
     ) {
         let (retry_after, reason) = match next {
-            store::Next::Retry { after, .. } => (Some(after.as_secs_f64()), None),
-            store::Next::Dead(reason) => (None, Some(backoff::Reason::as_str(reason))),
-            store::Next::Done { .. } => (None, None),
+            store::AttemptOutcome::Retry { after, .. } => (Some(after.as_secs_f64()), None),
+            store::AttemptOutcome::Dead(reason) => {
+                (None, Some(backoff::DeadLetterReason::as_str(reason)))
+            }
+            store::AttemptOutcome::Done { .. } => (None, None),
         };
         tracing::info!(
             target: "hookstile::queue",

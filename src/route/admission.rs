@@ -26,11 +26,13 @@ pub struct RateLimit {
 
 /// A place among the requests that a route serves at once, given back on drop.
 #[derive(Debug)]
-pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct ConcurrencyPermit(
+    #[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit,
+);
 
 /// Why a request did not come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AdmissionError {
     /// The peer's address is outside `allow_from`.
     ForbiddenAddress,
     /// Over the rate; worth another try after this time.
@@ -58,42 +60,42 @@ impl Admission {
     ///
     /// # Errors
     /// The first [`Refusal`] that applies: the address, then the rate.
-    pub fn admit(&self, peer: IpAddr) -> Result<(), Refusal> {
+    pub fn admit(&self, peer: IpAddr) -> Result<(), AdmissionError> {
         if !self.allow_from.is_empty()
             && !self
                 .allow_from
                 .iter()
                 .any(|net| net.contains(&peer.to_canonical()))
         {
-            return Err(Refusal::ForbiddenAddress);
+            return Err(AdmissionError::ForbiddenAddress);
         }
         if let Some(rate) = &self.rate
             && let Err(not_until) = rate.check()
         {
             let retry_after = not_until.wait_time_from(DefaultClock::default().now());
-            return Err(Refusal::RateLimited { retry_after });
+            return Err(AdmissionError::RateLimited { retry_after });
         }
         Ok(())
     }
 
     /// Waits for a place among the attempts in flight.
-    pub async fn wait(&self) -> Option<Permit> {
+    pub async fn acquire(&self) -> Option<ConcurrencyPermit> {
         // The semaphore is never closed.
         Arc::clone(&self.in_flight)
             .acquire_owned()
             .await
             .ok()
-            .map(Permit)
+            .map(ConcurrencyPermit)
     }
 
     /// Takes a place among the attempts in flight.
     ///
     /// # Errors
     /// [`Refusal::TooManyAtOnce`].
-    pub fn enter(&self) -> Result<Permit, Refusal> {
+    pub fn try_acquire(&self) -> Result<ConcurrencyPermit, AdmissionError> {
         match Arc::clone(&self.in_flight).try_acquire_owned() {
-            Ok(permit) => Ok(Permit(permit)),
-            Err(_) => Err(Refusal::TooManyAtOnce),
+            Ok(permit) => Ok(ConcurrencyPermit(permit)),
+            Err(_) => Err(AdmissionError::TooManyAtOnce),
         }
     }
 }
@@ -121,7 +123,7 @@ mod tests {
             admission
                 .admit("198.51.100.1".parse().unwrap())
                 .unwrap_err(),
-            Refusal::ForbiddenAddress
+            AdmissionError::ForbiddenAddress
         );
     }
 
@@ -136,7 +138,9 @@ mod tests {
         assert!(admission.admit(PEER).is_ok());
         assert!(admission.admit(PEER).is_ok());
         match admission.admit(PEER).unwrap_err() {
-            Refusal::RateLimited { retry_after } => assert!(retry_after <= Duration::from_secs(1)),
+            AdmissionError::RateLimited { retry_after } => {
+                assert!(retry_after <= Duration::from_secs(1))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -144,9 +148,12 @@ mod tests {
     #[test]
     fn a_place_is_given_back_when_the_permit_is_dropped() {
         let admission = open(1);
-        let permit = admission.enter().unwrap();
-        assert_eq!(admission.enter().unwrap_err(), Refusal::TooManyAtOnce);
+        let permit = admission.try_acquire().unwrap();
+        assert_eq!(
+            admission.try_acquire().unwrap_err(),
+            AdmissionError::TooManyAtOnce
+        );
         drop(permit);
-        assert!(admission.enter().is_ok());
+        assert!(admission.try_acquire().is_ok());
     }
 }

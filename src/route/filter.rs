@@ -15,7 +15,7 @@ impl EventFilter {
     }
 
     /// Whether an event of type `kind` is handed over.
-    pub fn takes(&self, kind: &str) -> bool {
+    pub fn accepts(&self, kind: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| matches(pattern, kind))
     }
 }
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn no_patterns_take_every_type() {
-        assert!(filter(&[]).takes("anything"));
+        assert!(filter(&[]).accepts("anything"));
     }
 
     #[test]
@@ -71,7 +71,7 @@ mod tests {
         ];
         for (pattern, kind, expected) in cases {
             assert_eq!(
-                filter(&[pattern]).takes(kind),
+                filter(&[pattern]).accepts(kind),
                 expected,
                 "{pattern} against {kind}"
             );
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn one_matching_pattern_is_enough() {
-        assert!(filter(&["user.*", "billing.invoice.paid"]).takes("billing.invoice.paid"));
-        assert!(!filter(&["user.*", "billing.invoice.paid"]).takes("billing.invoice.failed"));
+        assert!(filter(&["user.*", "billing.invoice.paid"]).accepts("billing.invoice.paid"));
+        assert!(!filter(&["user.*", "billing.invoice.paid"]).accepts("billing.invoice.failed"));
     }
 }

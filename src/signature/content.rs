@@ -77,7 +77,7 @@ impl Content {
     }
 
     /// The same with `url` in the place of `{url}`.
-    pub fn at(mut self, url: &str) -> Self {
+    pub fn with_url(mut self, url: &str) -> Self {
         for part in self
             .before
             .iter_mut()
@@ -114,7 +114,7 @@ impl Content {
     }
 
     /// Whether the endpoint's URL is part of it, and not known yet.
-    pub fn wants_url(&self) -> bool {
+    pub fn needs_url(&self) -> bool {
         self.parts().any(|part| *part == Part::Url)
     }
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn content_reads_back_as_it_was_written() {
-        let id = Header::of("webhook-id");
+        let id = Header::from_static("webhook-id");
         for text in [
             "{body}",
             "{timestamp}.{body}",

@@ -12,7 +12,7 @@ pub struct Header {
 impl Header {
     /// # Panics
     /// When `spelling` is no header's name; for names that are written here. `config` makes the others itself.
-    pub fn of(spelling: &'static str) -> Self {
+    pub fn from_static(spelling: &'static str) -> Self {
         let name = HeaderName::from_bytes(spelling.as_bytes()).expect("the name of a header");
         Self {
             name,

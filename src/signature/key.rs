@@ -13,7 +13,7 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use zeroize::Zeroizing;
 
-use super::scheme::{Algorithm, Encoding, KeyEncoding, KeyForm, Kind, Scheme};
+use super::scheme::{Algorithm, Encoding, KeyEncoding, KeyForm, Scheme, SignatureFormat};
 use crate::secret::Secret;
 
 /// Bytes of an Ed25519 public key, and of the seed that is the private one (RFC 8032 §5.1.5).
@@ -163,7 +163,7 @@ impl Scheme {
 
     /// Whether a secret for this scheme says by its prefix what it is, and this one does not: it is taken for a key of
     /// the first kind.
-    pub fn leaves_open(&self, secret: &Secret) -> bool {
+    pub fn is_prefix_missing(&self, secret: &Secret) -> bool {
         self.kinds.len() > 1 && self.named_kind(secret).is_none()
     }
 
@@ -172,7 +172,7 @@ impl Scheme {
     }
 
     fn named_kind(&self, secret: &Secret) -> Option<usize> {
-        let names = |kind: &Kind| {
+        let names = |kind: &SignatureFormat| {
             let prefixes = [&kind.key.prefix, &kind.key.private_prefix];
             prefixes
                 .into_iter()
@@ -184,7 +184,7 @@ impl Scheme {
 
 impl Algorithm {
     /// Whether `tag` is what this algorithm and `key` make of `parts`, one after the other.
-    pub(crate) fn made(self, tag: &[u8], key: &[u8], parts: &[&[u8]]) -> bool {
+    pub(crate) fn produces(self, tag: &[u8], key: &[u8], parts: &[&[u8]]) -> bool {
         let Some(tag) = Tag::new(tag) else {
             return false;
         };
@@ -197,7 +197,7 @@ impl Algorithm {
             }
             None => key
                 .try_into()
-                .is_ok_and(|public| tag.is_by(public, &parts.concat())),
+                .is_ok_and(|public| tag.verifies(public, &parts.concat())),
         }
     }
 }
@@ -215,7 +215,7 @@ impl Key {
     }
 }
 
-impl Kind {
+impl SignatureFormat {
     fn decode(&self, secret: &Secret, prefix: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         /// Senders' dashboards show keys with and without the padding.
         const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -245,7 +245,7 @@ impl Kind {
     }
 
     /// Whether `text`, its prefix stripped, can be a signature of this kind.
-    pub(crate) fn takes(&self, text: &str) -> bool {
+    pub(crate) fn accepts(&self, text: &str) -> bool {
         self.read(text).is_some()
     }
 
@@ -283,7 +283,7 @@ impl Signer {
                 }
                 mac.finalize()
             }
-            SigningMaterial::Ed25519(pair) => Tag::of(pair.sign(&parts.concat()).as_ref()),
+            SigningMaterial::Ed25519(pair) => Tag::from_hmac(pair.sign(&parts.concat()).as_ref()),
         }
     }
 }
@@ -298,7 +298,7 @@ impl Tag {
         Some(tag)
     }
 
-    fn of(bytes: &[u8]) -> Self {
+    fn from_hmac(bytes: &[u8]) -> Self {
         Self::new(bytes).expect("no algorithm makes longer signatures")
     }
 
@@ -307,7 +307,7 @@ impl Tag {
     }
 
     /// Whether this is `message`'s signature by the owner of `public`.
-    pub(super) fn is_by(&self, public: &[u8; ED25519_KEY_BYTES], message: &[u8]) -> bool {
+    pub(super) fn verifies(&self, public: &[u8; ED25519_KEY_BYTES], message: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, public)
             .verify(message, self.as_slice())
             .is_ok()
@@ -336,9 +336,9 @@ impl Mac {
 
     pub(super) fn finalize(self) -> Tag {
         match self {
-            Self::Sha1(mac) => Tag::of(&mac.finalize().into_bytes()),
-            Self::Sha256(mac) => Tag::of(&mac.finalize().into_bytes()),
-            Self::Sha512(mac) => Tag::of(&mac.finalize().into_bytes()),
+            Self::Sha1(mac) => Tag::from_hmac(&mac.finalize().into_bytes()),
+            Self::Sha256(mac) => Tag::from_hmac(&mac.finalize().into_bytes()),
+            Self::Sha512(mac) => Tag::from_hmac(&mac.finalize().into_bytes()),
         }
     }
 
@@ -359,7 +359,7 @@ fn find_in<'t, M: hmac::Mac>(mac: M, candidates: impl Iterator<Item = &'t Tag>) 
         let same_length = Output::<M>::try_from(candidate.as_slice());
         found |= same_length.is_ok_and(|candidate| computed == CtOutput::new(candidate));
     }
-    found.then(|| Tag::of(&computed.into_bytes()))
+    found.then(|| Tag::from_hmac(&computed.into_bytes()))
 }
 
 /// Whether `public` encodes a point of order 1, 2, 4 or 8, under which signatures can be made without a private key:

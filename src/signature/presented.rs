@@ -3,11 +3,14 @@
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
-use super::Failure;
+use super::SignatureError;
 use super::content::Part;
 use super::header::Header;
 use super::key::Tag;
-use super::scheme::{Fields, InBody, Kind, Place, Scheme, SignedTime, TimePlace, TimeUnit};
+use super::scheme::{
+    HeaderFields, InBody, Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit,
+    TimestampLocation,
+};
 
 /// Signatures of one header that are looked at. A rotation needs two.
 const CANDIDATES_MAX: usize = 16;
@@ -40,25 +43,25 @@ pub(super) struct Candidate {
 impl<'a> Presented<'a> {
     /// # Errors
     /// What is missing or malformed.
-    pub(super) fn read(scheme: &'a Scheme, headers: &HeaderMap) -> Result<Self, Failure> {
+    pub(super) fn read(scheme: &'a Scheme, headers: &HeaderMap) -> Result<Self, SignatureError> {
         let place = scheme
             .places
             .iter()
             .find(|place| place.is_in(headers))
-            .ok_or(Failure::Missing)?;
+            .ok_or(SignatureError::Missing)?;
         let (candidates, field_time) = match place {
-            Place::Header(header) => {
+            SignatureLocation::Header(header) => {
                 let value = the_one(headers, header)?;
                 (Candidates::Read(vec![scheme.whole(value)?]), None)
             }
-            Place::Fields(fields) => {
+            SignatureLocation::Fields(fields) => {
                 let value = the_one(headers, &fields.header)?;
                 (
                     Candidates::Read(scheme.listed(fields, value)?),
                     Some((fields, value)),
                 )
             }
-            Place::Body(in_body) => (Candidates::InBody(in_body), None),
+            SignatureLocation::Body(in_body) => (Candidates::InBody(in_body), None),
         };
         let time = match &scheme.time {
             Some(time) => Some(time.find(headers, field_time)?),
@@ -84,7 +87,7 @@ impl<'a> Presented<'a> {
                         bytes.extend_from_slice(the_one(headers, header)?.as_bytes())
                     }
                     // Without the URL nothing can be checked.
-                    Part::Url => return Err(Failure::Missing),
+                    Part::Url => return Err(SignatureError::Missing),
                 }
             }
         }
@@ -93,10 +96,10 @@ impl<'a> Presented<'a> {
     }
 }
 
-impl Place {
+impl SignatureLocation {
     fn is_in(&self, headers: &HeaderMap) -> bool {
         match self {
-            Self::Header(header) | Self::Fields(Fields { header, .. }) => {
+            Self::Header(header) | Self::Fields(HeaderFields { header, .. }) => {
                 headers.contains_key(&header.name)
             }
             Self::Body(_) => true,
@@ -106,23 +109,23 @@ impl Place {
 
 impl Scheme {
     /// The candidate in a text that is nothing but the signature.
-    pub(super) fn whole(&self, text: &str) -> Result<Candidate, Failure> {
-        let mut worst = Failure::Missing;
+    pub(super) fn whole(&self, text: &str) -> Result<Candidate, SignatureError> {
+        let mut worst = SignatureError::Missing;
         for (kind, form) in self.kinds.iter().enumerate() {
             let text = form.stripped(text);
             match form.read(text) {
                 Some(tag) => return Ok(Candidate { kind, tag }),
                 None if text.is_empty() => {}
-                None => worst = Failure::Malformed,
+                None => worst = SignatureError::Malformed,
             }
         }
         Err(worst)
     }
 
     /// The candidates in a header with fields: those of them that can be signatures. Other fields say nothing.
-    fn listed(&self, fields: &Fields, value: &str) -> Result<Vec<Candidate>, Failure> {
-        let (mut candidates, mut worst, mut seen) = (Vec::new(), Failure::Missing, 0);
-        for (name, text) in fields.of(value) {
+    fn listed(&self, fields: &HeaderFields, value: &str) -> Result<Vec<Candidate>, SignatureError> {
+        let (mut candidates, mut worst, mut seen) = (Vec::new(), SignatureError::Missing, 0);
+        for (name, text) in fields.parse(value) {
             let Some(kind) = self.kinds.iter().position(|kind| *kind.field == *name) else {
                 continue;
             };
@@ -135,7 +138,7 @@ impl Scheme {
             match form.read(text) {
                 Some(tag) => candidates.push(Candidate { kind, tag }),
                 None if text.is_empty() => {}
-                None => worst = Failure::Malformed,
+                None => worst = SignatureError::Malformed,
             }
         }
         if candidates.is_empty() {
@@ -146,15 +149,15 @@ impl Scheme {
     }
 }
 
-impl Kind {
+impl SignatureFormat {
     fn stripped<'t>(&self, text: &'t str) -> &'t str {
         text.strip_prefix(&*self.prefix).unwrap_or(text)
     }
 }
 
-impl Fields {
+impl HeaderFields {
     /// Names and values, in order. What has no value is left out.
-    pub(crate) fn of<'v>(&self, value: &'v str) -> impl Iterator<Item = (&'v str, &'v str)> {
+    pub(crate) fn parse<'v>(&self, value: &'v str) -> impl Iterator<Item = (&'v str, &'v str)> {
         let white = [' ', '\t'];
         let fields = value
             .split(self.separator)
@@ -168,21 +171,21 @@ impl SignedTime {
     fn find<'v>(
         &self,
         headers: &'v HeaderMap,
-        fields: Option<(&Fields, &'v str)>,
-    ) -> Result<(&'v str, Timestamp), Failure> {
+        fields: Option<(&HeaderFields, &'v str)>,
+    ) -> Result<(&'v str, Timestamp), SignatureError> {
         let text = match (&self.place, fields) {
-            (TimePlace::Header(header), _) => the_one(headers, header)?,
-            (TimePlace::Field(name), Some((fields, value))) => {
-                let mut times = fields.of(value).filter(|(field, _)| **field == **name);
-                let (_, text) = times.next().ok_or(Failure::Missing)?;
+            (TimestampLocation::Header(header), _) => the_one(headers, header)?,
+            (TimestampLocation::Field(name), Some((fields, value))) => {
+                let mut times = fields.parse(value).filter(|(field, _)| **field == **name);
+                let (_, text) = times.next().ok_or(SignatureError::Missing)?;
                 if times.next().is_some() {
-                    return Err(Failure::Malformed);
+                    return Err(SignatureError::Malformed);
                 }
                 text
             }
-            (TimePlace::Field(_), None) => return Err(Failure::Missing),
+            (TimestampLocation::Field(_), None) => return Err(SignatureError::Missing),
         };
-        let time = self.unit.parse(text).ok_or(Failure::Malformed)?;
+        let time = self.unit.parse(text).ok_or(SignatureError::Malformed)?;
         Ok((text, time))
     }
 
@@ -220,15 +223,15 @@ impl TimeUnit {
 }
 
 /// The value of a header that must be there once, and not empty.
-fn the_one<'h>(headers: &'h HeaderMap, header: &Header) -> Result<&'h str, Failure> {
+fn the_one<'h>(headers: &'h HeaderMap, header: &Header) -> Result<&'h str, SignatureError> {
     let mut values = headers.get_all(&header.name).iter();
-    let value = values.next().ok_or(Failure::Missing)?;
+    let value = values.next().ok_or(SignatureError::Missing)?;
     if values.next().is_some() {
-        return Err(Failure::Malformed);
+        return Err(SignatureError::Malformed);
     }
-    let text = HeaderValue::to_str(value).map_err(|_| Failure::Malformed)?;
+    let text = HeaderValue::to_str(value).map_err(|_| SignatureError::Malformed)?;
     if text.is_empty() {
-        Err(Failure::Missing)
+        Err(SignatureError::Missing)
     } else {
         Ok(text)
     }

@@ -3,8 +3,8 @@
 //! Each has a vector of the provider's, or of its SDK's, in `tests/vectors`.
 
 use super::{
-    Algorithm, Content, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind, Place,
-    Scheme, SignedTime, TimePlace, TimeUnit,
+    Algorithm, Content, Encoding, Header, HeaderFields, InBody, KeyEncoding, KeyForm, Scheme,
+    SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 use crate::json::Pointer;
 
@@ -13,7 +13,7 @@ use crate::json::Pointer;
 pub fn vpn_enterprise() -> Scheme {
     of_the_body(
         &["X-VPN-Signature"],
-        Kind {
+        SignatureFormat {
             prefix: "sha256=".into(),
             ..hmac_sha256(Encoding::Hex)
         },
@@ -24,14 +24,14 @@ pub fn vpn_enterprise() -> Scheme {
 /// base64. Sources: the provider's API documentation; its published server source, which sends base64 in
 /// `X-Webhook-Signature`.
 pub fn orbvpn() -> Scheme {
-    let kind = Kind {
+    let kind = SignatureFormat {
         prefix: "sha256=".into(),
         encodings: vec![Encoding::Hex, Encoding::Base64],
         ..hmac_sha256(Encoding::Hex)
     };
     let mut scheme = of_the_body(&["X-Signature", "X-Webhook-Signature"], kind);
     let pointer = "/signature".parse::<Pointer>().expect("a JSON pointer");
-    scheme.places.push(Place::Body(InBody {
+    scheme.places.push(SignatureLocation::Body(InBody {
         pointer,
         compact: false,
     }));
@@ -42,7 +42,7 @@ pub fn orbvpn() -> Scheme {
 pub fn github() -> Scheme {
     of_the_body(
         &["X-Hub-Signature-256"],
-        Kind {
+        SignatureFormat {
             prefix: "sha256=".into(),
             ..hmac_sha256(Encoding::Hex)
         },
@@ -93,17 +93,17 @@ pub fn zoom() -> Scheme {
 
 /// `PagerDuty` V3: `v1=<hex>`, once for each active secret. Source: developer.pagerduty.com, "Verifying webhook signatures".
 pub fn pagerduty() -> Scheme {
-    let place = Fields {
-        header: Header::of("X-PagerDuty-Signature"),
+    let place = HeaderFields {
+        header: Header::from_static("X-PagerDuty-Signature"),
         separator: ',',
         assign: '=',
     };
-    let kind = Kind {
+    let kind = SignatureFormat {
         field: "v1".into(),
         ..hmac_sha256(Encoding::Hex)
     };
     Scheme {
-        places: vec![Place::Fields(place)],
+        places: vec![SignatureLocation::Fields(place)],
         kinds: vec![kind],
         signed: Content::body(),
         time: None,
@@ -135,7 +135,7 @@ pub fn linear() -> Scheme {
 /// Discord: Ed25519 over time and body; the secret is the application's public key. Source: docs.discord.com, "Setting
 /// up an endpoint".
 pub fn discord() -> Scheme {
-    let kind = Kind {
+    let kind = SignatureFormat {
         algorithm: Algorithm::Ed25519,
         key: KeyForm {
             prefix: "".into(),
@@ -156,8 +156,8 @@ pub fn discord() -> Scheme {
 }
 
 /// HMAC-SHA256 with the secret's text as the key, as most providers sign.
-fn hmac_sha256(encoding: Encoding) -> Kind {
-    Kind {
+fn hmac_sha256(encoding: Encoding) -> SignatureFormat {
+    SignatureFormat {
         algorithm: Algorithm::HmacSha256,
         encodings: vec![encoding],
         field: "".into(),
@@ -171,10 +171,10 @@ fn hmac_sha256(encoding: Encoding) -> Kind {
 }
 
 /// In one of these headers, over the raw body.
-fn of_the_body(headers: &[&'static str], kind: Kind) -> Scheme {
+fn of_the_body(headers: &[&'static str], kind: SignatureFormat) -> Scheme {
     let places = headers
         .iter()
-        .map(|header| Place::Header(Header::of(header)))
+        .map(|header| SignatureLocation::Header(Header::from_static(header)))
         .collect();
     Scheme {
         places,
@@ -186,13 +186,15 @@ fn of_the_body(headers: &[&'static str], kind: Kind) -> Scheme {
 
 /// In one header, its time in another; hex.
 fn timed(header: &'static str, prefix: &str, time: &'static str, signed: &str) -> Scheme {
-    let kind = Kind {
+    let kind = SignatureFormat {
         prefix: prefix.into(),
         ..hmac_sha256(Encoding::Hex)
     };
     Scheme {
         signed: content(signed, None),
-        time: Some(seconds(TimePlace::Header(Header::of(time)))),
+        time: Some(seconds(TimestampLocation::Header(Header::from_static(
+            time,
+        )))),
         ..of_the_body(&[header], kind)
     }
 }
@@ -200,17 +202,17 @@ fn timed(header: &'static str, prefix: &str, time: &'static str, signed: &str) -
 /// In a header with fields, its time beside it; hex.
 fn fielded(header: &'static str, separator: char, time: &str, signed: &str, field: &str) -> Scheme {
     Scheme {
-        places: vec![Place::Fields(Fields {
-            header: Header::of(header),
+        places: vec![SignatureLocation::Fields(HeaderFields {
+            header: Header::from_static(header),
             separator,
             assign: '=',
         })],
-        kinds: vec![Kind {
+        kinds: vec![SignatureFormat {
             field: field.into(),
             ..hmac_sha256(Encoding::Hex)
         }],
         signed: content(signed, None),
-        time: Some(seconds(TimePlace::Field(time.into()))),
+        time: Some(seconds(TimestampLocation::Field(time.into()))),
     }
 }
 
@@ -220,30 +222,32 @@ fn standard(id: &'static str, time: &'static str, header: &'static str) -> Schem
         private_prefix: private_prefix.into(),
         encoding: KeyEncoding::Base64,
     };
-    let symmetric = Kind {
+    let symmetric = SignatureFormat {
         field: "v1".into(),
         key: key("whsec_", ""),
         ..hmac_sha256(Encoding::Base64)
     };
-    let asymmetric = Kind {
+    let asymmetric = SignatureFormat {
         algorithm: Algorithm::Ed25519,
         field: "v1a".into(),
         key: key("whpk_", "whsk_"),
         ..hmac_sha256(Encoding::Base64)
     };
     Scheme {
-        places: vec![Place::Fields(Fields {
-            header: Header::of(header),
+        places: vec![SignatureLocation::Fields(HeaderFields {
+            header: Header::from_static(header),
             separator: ' ',
             assign: ',',
         })],
         kinds: vec![symmetric, asymmetric],
-        signed: content("{id}.{timestamp}.{body}", Some(&Header::of(id))),
-        time: Some(seconds(TimePlace::Header(Header::of(time)))),
+        signed: content("{id}.{timestamp}.{body}", Some(&Header::from_static(id))),
+        time: Some(seconds(TimestampLocation::Header(Header::from_static(
+            time,
+        )))),
     }
 }
 
-fn seconds(place: TimePlace) -> SignedTime {
+fn seconds(place: TimestampLocation) -> SignedTime {
     SignedTime {
         place,
         unit: TimeUnit::Seconds,

@@ -12,10 +12,10 @@ use crate::json::Pointer;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scheme {
     /// Where the signature may stand. The first that a request has is the one that counts.
-    pub places: Vec<Place>,
+    pub places: Vec<SignatureLocation>,
     /// The signatures that the provider makes: one, but for those that sign with public keys too. A secret says by its
     /// own prefix which it is for ([`KeyForm::prefix`]); if it does not, it is for the first.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<SignatureFormat>,
     /// Over which bytes.
     pub signed: Content,
     /// The signed time.
@@ -24,18 +24,18 @@ pub struct Scheme {
 
 /// Where a signature stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum SignatureLocation {
     /// It is the header's value, but for [`Kind::prefix`]. The header must be there once.
     Header(Header),
     /// It is one of a header's fields, as in `t=1700000000,v1=5257…`. The header must be there once.
-    Fields(Fields),
+    Fields(HeaderFields),
     /// It is a member of the JSON body, which is cut out, byte for byte, before the body is hashed.
     Body(InBody),
 }
 
 /// A header with fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fields {
+pub struct HeaderFields {
     pub header: Header,
     /// Between fields.
     pub separator: char,
@@ -54,7 +54,7 @@ pub struct InBody {
 
 /// One kind of signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kind {
+pub struct SignatureFormat {
     pub algorithm: Algorithm,
     /// The text forms that are taken; the first is the one to write. Their lengths tell them apart.
     pub encodings: Vec<Encoding>,
@@ -129,7 +129,7 @@ pub enum KeyEncoding {
 /// A time that is part of what is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedTime {
-    pub place: TimePlace,
+    pub place: TimestampLocation,
     pub unit: TimeUnit,
     /// How far from now it may be, into the past and into the future.
     pub tolerance: Duration,
@@ -145,7 +145,7 @@ impl SignedTime {
 
 /// Where a signed time stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TimePlace {
+pub enum TimestampLocation {
     /// In a header, which must be there once.
     Header(Header),
     /// In this field beside the signature ([`Place::Fields`]).
@@ -165,24 +165,25 @@ pub enum TimeUnit {
 
 impl Scheme {
     /// Whether the signature, its time, or anything else that is signed stands in this header.
-    pub fn reads(&self, name: &HeaderName) -> bool {
+    pub fn reads_header(&self, name: &HeaderName) -> bool {
         self.headers().any(|header| header.name == *name)
     }
 
     /// Whether this header's value is part of what is signed.
-    pub fn signs(&self, name: &HeaderName) -> bool {
+    pub fn signs_header(&self, name: &HeaderName) -> bool {
         self.signed.headers().any(|header| header.name == *name)
     }
 
     /// All headers that take part.
     pub fn headers(&self) -> impl Iterator<Item = &Header> {
         let places = self.places.iter().filter_map(|place| match place {
-            Place::Header(header) | Place::Fields(Fields { header, .. }) => Some(header),
-            Place::Body(_) => None,
+            SignatureLocation::Header(header)
+            | SignatureLocation::Fields(HeaderFields { header, .. }) => Some(header),
+            SignatureLocation::Body(_) => None,
         });
         let time = self.time.iter().filter_map(|time| match &time.place {
-            TimePlace::Header(header) => Some(header),
-            TimePlace::Field(_) => None,
+            TimestampLocation::Header(header) => Some(header),
+            TimestampLocation::Field(_) => None,
         });
         places.chain(time).chain(self.signed.headers())
     }

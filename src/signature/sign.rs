@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::content::Part;
 use super::key::{KeyError, Signer};
-use super::scheme::{Fields, InBody, Place, Scheme, TimePlace};
+use super::scheme::{HeaderFields, InBody, Scheme, SignatureLocation, TimestampLocation};
 use crate::json::{MemberError, compact, member};
 use crate::secret::Secret;
 
@@ -90,7 +90,7 @@ impl Scheme {
             }
             headers.push((header.spelling.clone(), id.into()));
         }
-        if let Some((TimePlace::Header(header), text)) =
+        if let Some((TimestampLocation::Header(header), text)) =
             time.as_ref().map(|(time, text)| (&time.place, text))
         {
             headers.push((header.spelling.clone(), text.clone()));
@@ -99,26 +99,26 @@ impl Scheme {
             match self
                 .places
                 .iter()
-                .find(|place| !matches!(place, Place::Body(_)))
+                .find(|place| !matches!(place, SignatureLocation::Body(_)))
             {
-                Some(Place::Header(header)) => (header.spelling.clone(), signature),
-                Some(Place::Fields(Fields {
+                Some(SignatureLocation::Header(header)) => (header.spelling.clone(), signature),
+                Some(SignatureLocation::Fields(HeaderFields {
                     header,
                     separator,
                     assign,
                 })) => {
                     let time = match time.as_ref().map(|(time, _)| &time.place) {
-                        Some(TimePlace::Field(name)) => {
+                        Some(TimestampLocation::Field(name)) => {
                             format!("{name}{assign}{time_text}{separator}")
                         }
-                        Some(TimePlace::Header(_)) | None => String::new(),
+                        Some(TimestampLocation::Header(_)) | None => String::new(),
                     };
                     (
                         header.spelling.clone(),
                         format!("{time}{}{assign}{signature}", kind.field),
                     )
                 }
-                Some(Place::Body(_)) | None => return Err(SignError::NotInHeader),
+                Some(SignatureLocation::Body(_)) | None => return Err(SignError::NotInHeader),
             },
         );
         Ok(Signed(headers))
@@ -138,7 +138,7 @@ impl Scheme {
         body: &str,
     ) -> Result<String, SignError> {
         let in_body = |place: &_| {
-            if let Place::Body(in_body) = place {
+            if let SignatureLocation::Body(in_body) = place {
                 Some(InBody::clone(in_body))
             } else {
                 None

@@ -63,8 +63,12 @@ fn headers(value: &[u8]) -> HeaderMap {
     headers
 }
 
-fn verify(verifier: &Verifier, headers: &HeaderMap, body: &[u8]) -> Result<Verified, Failure> {
-    let mut verification = verifier.begin(headers, Timestamp::UNIX_EPOCH);
+fn verify(
+    verifier: &Verifier,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Verified, SignatureError> {
+    let mut verification = verifier.start(headers, Timestamp::UNIX_EPOCH);
     for chunk in body.chunks(7) {
         verification.update(Bytes::copy_from_slice(chunk));
     }
@@ -88,7 +92,7 @@ fn rfc_4231_vectors_verify() {
 fn the_truncated_tag_of_rfc_4231_case_5_is_refused() {
     let truncated = headers(b"sha256=a3b6167473100ee06e0c796c2955552b");
     let outcome = verify(&verifier(&[0x0c; 20]), &truncated, b"Test With Truncation");
-    assert_eq!(outcome.unwrap_err(), Failure::Malformed);
+    assert_eq!(outcome.unwrap_err(), SignatureError::Malformed);
 }
 
 #[test]
@@ -145,7 +149,7 @@ fn a_signature_that_cannot_be_one_is_malformed() {
     ];
     for value in malformed {
         let outcome = verify(&verifier(key), &headers(value.as_bytes()), body);
-        assert_eq!(outcome.unwrap_err(), Failure::Malformed, "{value:?}");
+        assert_eq!(outcome.unwrap_err(), SignatureError::Malformed, "{value:?}");
     }
 }
 
@@ -154,12 +158,12 @@ fn an_absent_or_empty_signature_is_missing() {
     let (key, body, _) = RFC_4231[1];
     assert_eq!(
         verify(&verifier(key), &HeaderMap::new(), body).unwrap_err(),
-        Failure::Missing
+        SignatureError::Missing
     );
     for value in ["", "sha256="] {
         assert_eq!(
             verify(&verifier(key), &headers(value.as_bytes()), body).unwrap_err(),
-            Failure::Missing
+            SignatureError::Missing
         );
     }
 }
@@ -171,7 +175,7 @@ fn a_header_given_twice_is_refused_even_when_both_are_right() {
     twice.append("x-vpn-signature", HeaderValue::from_str(tag).unwrap());
     assert_eq!(
         verify(&verifier(key), &twice, body).unwrap_err(),
-        Failure::Malformed
+        SignatureError::Malformed
     );
 }
 
@@ -183,7 +187,7 @@ fn a_change_of_any_bit_is_a_mismatch() {
         tampered[bit / 8] ^= 1 << (bit % 8);
         assert_eq!(
             verify(&verifier(key), &headers(tag.as_bytes()), &tampered).unwrap_err(),
-            Failure::Mismatch
+            SignatureError::Mismatch
         );
     }
     let tag = hex::decode(tag).unwrap();
@@ -193,7 +197,7 @@ fn a_change_of_any_bit_is_a_mismatch() {
         let header = headers(hex::encode(tampered).as_bytes());
         assert_eq!(
             verify(&verifier(key), &header, body).unwrap_err(),
-            Failure::Mismatch
+            SignatureError::Mismatch
         );
     }
 }
@@ -226,11 +230,11 @@ fn a_secret_no_longer_verifies_from_the_moment_it_expires() {
     let header = headers(signed("old", b"").as_bytes());
     let at = |second| {
         verifier
-            .begin(&header, Timestamp::from_second(second).unwrap())
+            .start(&header, Timestamp::from_second(second).unwrap())
             .finish()
     };
     assert!(at(999).is_ok());
-    assert_eq!(at(1_000).unwrap_err(), Failure::Mismatch);
+    assert_eq!(at(1_000).unwrap_err(), SignatureError::Mismatch);
 }
 
 #[test]
@@ -263,7 +267,7 @@ fn base64_is_taken_in_the_standard_alphabet_with_its_padding_only() {
         if other != signed {
             assert_eq!(
                 verify(&verifier, &headers(&other), b"body").unwrap_err(),
-                Failure::Malformed,
+                SignatureError::Malformed,
                 "{other}"
             );
         }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::records::Attempted;
-use super::running::Running;
-use crate::backoff::Reason;
+use super::records::AttemptRecord;
+use super::uptime::Uptime;
+use crate::backoff::DeadLetterReason;
 use crate::signature::PayloadDigest;
 
 /// What an answer waits for.
@@ -51,11 +51,11 @@ impl Retain {
     };
 
     /// Whether the payload of a delivery is kept that is now `state`.
-    pub fn keeps_payload(self, state: State) -> bool {
+    pub fn keeps_payload(self, state: DeliveryState) -> bool {
         match state {
-            State::Pending | State::Dead => true,
-            State::Failed => self.payloads != Payloads::None,
-            State::Success => self.payloads == Payloads::All,
+            DeliveryState::Pending | DeliveryState::Dead => true,
+            DeliveryState::Failed => self.payloads != Payloads::None,
+            DeliveryState::Success => self.payloads == Payloads::All,
         }
     }
 }
@@ -66,7 +66,7 @@ pub struct EventKey(pub u128);
 
 /// Names an event's row to the engine that keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub(super) i64);
+pub struct RowId(pub(super) i64);
 
 /// Names one delivery. Later ones have greater numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,14 +88,14 @@ impl std::str::FromStr for DeliveryId {
 
 /// What is known of an event that was seen before and is not in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    pub record: Record,
+pub struct KnownEvent {
+    pub record: LedgerEntry,
     pub delivery: Option<DeliveryId>,
 }
 
 /// How an event is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct ClaimTerms {
     /// How long the claim lasts if its holder dies.
     pub lease: Duration,
     /// How long the outcome will be remembered.
@@ -105,24 +105,24 @@ pub struct Terms {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Record {
+pub enum LedgerEntry {
     /// Handed over. Never to be forwarded again while this record lives.
     Completed { digest: PayloadDigest },
     /// Tried without success; the next copy is forwarded.
-    Tried(Tried),
+    Attempted(AttemptHistory),
 }
 
 /// The failed attempts at an event so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tried {
+pub struct AttemptHistory {
     pub attempts: u32,
     /// Whether any of them may have been processed all the same, its answer being lost.
     pub possibly_delivered: bool,
 }
 
-impl Tried {
+impl AttemptHistory {
     /// What two records of one event tell together.
-    pub fn and(self, other: Self) -> Self {
+    pub fn merge(self, other: Self) -> Self {
         Self {
             attempts: self.attempts.max(other.attempts),
             possibly_delivered: self.possibly_delivered || other.possibly_delivered,
@@ -133,21 +133,21 @@ impl Tried {
 /// How a claim on an event ends: all of it is written together, or nothing.
 #[derive(Debug, Clone)]
 pub struct Settlement {
-    pub names: [Option<Name>; 2],
-    pub becomes: Record,
+    pub names: [Option<EventRow>; 2],
+    pub becomes: LedgerEntry,
     /// How long `becomes` is remembered.
     pub window: Duration,
     /// What holds if this can't be written.
-    pub if_lost: Tried,
+    pub if_lost: AttemptHistory,
     /// `None` keeps no record.
     pub delivery: Option<DeliveryChange>,
 }
 
 /// A name of an event, with the row that it has from earlier attempts.
 #[derive(Debug, Clone, Copy)]
-pub struct Name {
+pub struct EventRow {
     pub key: EventKey,
-    pub earlier: Option<Place>,
+    pub earlier: Option<RowId>,
 }
 
 /// What becomes of a delivery's record.
@@ -155,11 +155,11 @@ pub struct Name {
 pub struct DeliveryChange {
     /// Its record from earlier attempts.
     pub earlier: Option<DeliveryId>,
-    pub subject: Arc<Subject>,
-    pub state: State,
+    pub event: Arc<EventMetadata>,
+    pub state: DeliveryState,
     /// Attempts so far, this one included.
-    pub tried: Tried,
-    pub attempt: Option<Attempted>,
+    pub history: AttemptHistory,
+    pub attempt: Option<AttemptRecord>,
     /// To be kept. Needed for `State::Pending`.
     pub payload: Option<Payload>,
     /// When a pending delivery is due.
@@ -168,7 +168,7 @@ pub struct DeliveryChange {
 
 /// What a delivery is of.
 #[derive(Debug, Clone)]
-pub struct Subject {
+pub struct EventMetadata {
     pub route: Arc<str>,
     pub event_id: Arc<str>,
     pub event_type: Arc<str>,
@@ -188,7 +188,7 @@ pub struct Payload {
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum DeliveryState {
     /// Handed over.
     Success,
     /// Tried without success while the sender waited; the sender's retry passes.
@@ -199,7 +199,7 @@ pub enum State {
     Dead,
 }
 
-impl State {
+impl DeliveryState {
     pub const ALL: [Self; 4] = [Self::Success, Self::Failed, Self::Pending, Self::Dead];
 
     pub const fn as_str(self) -> &'static str {
@@ -218,7 +218,7 @@ impl State {
 
 /// What follows on an attempt at a stored event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum AttemptOutcome {
     /// Handed over.
     Done {
         keep_payload: bool,
@@ -227,12 +227,12 @@ pub enum Next {
         after: Duration,
         possibly_delivered: bool,
     },
-    Dead(Reason),
+    Dead(DeadLetterReason),
 }
 
 /// A route as the store has to know it.
 #[derive(Debug, Clone)]
-pub struct Lane {
+pub struct StoreRoute {
     pub route: Arc<str>,
     pub retain: Retain,
     /// Attempts at its stored events at once: that many may be of unknown outcome after a crash.
@@ -244,17 +244,17 @@ pub struct Lane {
 pub struct Requeue {
     pub id: DeliveryId,
     /// Only if it still stands so.
-    pub from: Option<State>,
+    pub expected_state: Option<DeliveryState>,
     pub due: DueAt,
     /// Names of its event where the ledger has to learn that it is stored.
-    pub completing: Vec<Name>,
+    pub completing: Vec<EventRow>,
     /// How long the ledger remembers those.
     pub window: Duration,
 }
 
 /// When an event is due. Its time goes on while no gateway runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DueAt(pub(super) Running);
+pub struct DueAt(pub(super) Uptime);
 
 impl DueAt {
     pub fn after(self, pause: Duration) -> Self {
@@ -264,9 +264,9 @@ impl DueAt {
 
 /// What became of the wish to deliver again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Requeued {
+pub enum RequeueResult {
     /// It waits, on this route.
-    Waits(Arc<str>),
+    Queued(Arc<str>),
     /// There is no such delivery, or it stands otherwise than was asked for.
     Unknown,
     /// Its payload is not kept.

@@ -10,17 +10,17 @@
 //! After a write that failed nothing is answered until the file was closed, opened and read anew.
 
 mod apply;
+mod attempt_journal;
 mod export;
-mod holder;
+mod folder_lock;
 mod index;
 mod offline;
 mod opening;
 mod read;
 mod schema;
 mod shared;
-mod time;
-mod under_way;
 mod upkeep;
+mod uptime_clock;
 mod write;
 
 use std::fs::{DirBuilder, File};
@@ -35,19 +35,20 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
-use holder::{Lock, Refused};
+use attempt_journal::InterruptedAttempt;
+use folder_lock::{Lock, LockError};
 use shared::Shared;
-use under_way::CutOff;
 use write::Job;
 
 use super::{
-    Attempted, COUNTED_MAX, Claimed, DeliveryChange, DeliveryId, DeliveryView, Due, DueAt,
-    DueEvent, Durability, EventKey, Filter, Found, Held, LISTED_BODY_MAX, Lane, Name, Next,
-    Payload, Place, Queued, RECORD_BYTES, Record, Requeue, Requeued, Retain, RouteRecord,
-    Settlement, State, StoreError, Subject, Terms, Tried, Until,
+    AttemptHistory, AttemptOutcome, AttemptRecord, COUNTED_MAX, ClaimLease, ClaimResult,
+    ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState, DueAt,
+    DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow, KnownEvent,
+    LISTED_BODY_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, Requeue,
+    RequeueResult, Retain, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };
+pub use attempt_journal::JournalEntry;
 pub use offline::OfflineStore;
-pub use under_way::Underway;
 
 /// Where the store is, and how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +123,7 @@ impl OpenError {
 /// Takes the folder, which must exist, for this process alone.
 fn lock(folder: &Path) -> Result<Lock, OpenError> {
     Lock::take(folder).map_err(|refused| match refused {
-        Refused::Held(holder) => {
+        LockError::Held(holder) => {
             let holder = if holder.is_empty() {
                 "another process".into()
             } else {
@@ -133,7 +134,7 @@ fn lock(folder: &Path) -> Result<Lock, OpenError> {
                 holder,
             }
         }
-        Refused::Io(source) => OpenError::folder(folder, source),
+        LockError::Io(source) => OpenError::folder(folder, source),
     })
 }
 
@@ -245,25 +246,28 @@ impl Store {
     }
 
     /// There is no other gateway to claim it from.
-    pub async fn claim(&self, key: EventKey, _: Terms) -> Result<Claimed, StoreError> {
+    pub async fn claim(&self, key: EventKey, _: ClaimTerms) -> Result<ClaimResult, StoreError> {
         let shared = &self.inner.shared;
         let places = shared.find(key)?;
         if places.is_empty() {
-            return Ok(Claimed::Here(Held::default(), None));
+            return Ok(ClaimResult::Acquired(ClaimLease::default(), None));
         }
         let now = shared.time.now();
         let found = self
             .read(move |reader| reader.confirm(key, &places, now))
             .await?;
         let (place, found) = found.unzip();
-        Ok(Claimed::Here(Held { place, lease: None }, found))
+        Ok(ClaimResult::Acquired(
+            ClaimLease { place, lease: None },
+            found,
+        ))
     }
 
     /// The rows that remember the event, by this name and by the other one it has, if any.
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
+    pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
         let shared = &self.inner.shared;
         let (places, now) = (shared.find(key)?, shared.time.now());
         self.read_within(&self.inner.operators_reads, move |reader| {
@@ -276,7 +280,7 @@ impl Store {
     ///
     /// # Errors
     /// When that is not certain.
-    pub async fn forget_event(&self, rows: Vec<(EventKey, Place)>) -> Result<(), StoreError> {
+    pub async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
         self.ask(|done| Job::ForgetEvent { rows, done }).await
     }
 
@@ -285,31 +289,31 @@ impl Store {
     ///
     /// # Errors
     /// When it can't be noted.
-    pub fn begin(
+    pub fn begin_attempt(
         &self,
         key: EventKey,
         attempts: u32,
         window: Duration,
-    ) -> Result<Underway, StoreError> {
-        let tried = Tried {
+    ) -> Result<JournalEntry, StoreError> {
+        let tried = AttemptHistory {
             attempts,
             possibly_delivered: true,
         };
-        self.note(CutOff::Event { key, tried, window })
+        self.note(InterruptedAttempt::Event { key, tried, window })
     }
 
     /// As [`Store::begin`], for an attempt at a stored event.
     ///
     /// # Errors
     /// When it can't be noted.
-    pub fn begin_stored(&self, id: DeliveryId) -> Result<Underway, StoreError> {
-        self.note(CutOff::Delivery(id))
+    pub fn begin_queued_attempt(&self, id: DeliveryId) -> Result<JournalEntry, StoreError> {
+        self.note(InterruptedAttempt::Delivery(id))
     }
 
-    fn note(&self, attempt: CutOff) -> Result<Underway, StoreError> {
+    fn note(&self, attempt: InterruptedAttempt) -> Result<JournalEntry, StoreError> {
         let shared = &self.inner.shared;
         shared.under_way.begin(attempt).map_err(|error| {
-            shared.metrics.failed("claim");
+            shared.metrics.count_error("claim");
             tracing::error!(%error, "an attempt could not be noted");
             StoreError::Unavailable
         })
@@ -364,7 +368,7 @@ impl Store {
     ///
     /// # Errors
     /// When that is not certain.
-    pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+    pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         self.ask(|done| Job::Pause {
             route,
             paused,
@@ -377,18 +381,18 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
         self.read_within(&self.inner.operators_reads, read::Reader::paused)
             .await
     }
 
     /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
-    pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
+    pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
         self.inner.shared.waker(route)
     }
 
     /// Tells of the routes that are served from now on. Without waiting: what was told before holds until then.
-    pub fn serve(&self, lanes: Vec<Lane>) {
+    pub fn update_routes(&self, lanes: Vec<StoreRoute>) {
         // The writer lives as long as this handle, unless it was closed.
         let _ = self.inner.send(Job::Serve(lanes));
     }
@@ -397,12 +401,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn due(
+    pub async fn due_events(
         &self,
         route: Arc<str>,
         holding: &[DeliveryId],
         most: usize,
-    ) -> Result<Due, StoreError> {
+    ) -> Result<DueEvents, StoreError> {
         let now = self.inner.shared.time.due_now();
         // Those that are being tried are due as well, and come first: asking for this many always finds the others.
         let limit = most.saturating_add(holding.len());
@@ -419,7 +423,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn load(&self, id: DeliveryId) -> Result<Option<Queued>, StoreError> {
+    pub async fn load_event(&self, id: DeliveryId) -> Result<Option<QueuedEvent>, StoreError> {
         let now = self.inner.shared.time.now();
         self.read(move |reader| reader.load(id, now)).await
     }
@@ -428,12 +432,12 @@ impl Store {
     ///
     /// # Errors
     /// When it is not certain to be written; to be told again.
-    pub async fn attempted(
+    pub async fn record_attempt(
         &self,
         id: DeliveryId,
         number: u32,
-        attempt: Attempted,
-        next: Next,
+        attempt: AttemptRecord,
+        next: AttemptOutcome,
     ) -> Result<(), StoreError> {
         self.ask(|done| Job::Attempted {
             id,
@@ -449,7 +453,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn names(
+    pub async fn event_keys(
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
@@ -458,7 +462,7 @@ impl Store {
     }
 
     /// This moment, for what is due.
-    pub fn due_now(&self) -> DueAt {
+    pub fn now_due(&self) -> DueAt {
         DueAt(self.inner.shared.time.due_now())
     }
 
@@ -467,7 +471,7 @@ impl Store {
     ///
     /// # Errors
     /// When it is not certain to be written.
-    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<Requeued>, StoreError> {
+    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
         self.ask(|done| Job::Requeue(wanted, done)).await
     }
 
@@ -475,7 +479,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
+    pub async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+    ) -> Result<Vec<DeliveryRecord>, StoreError> {
         let now = self.inner.shared.time.due_now();
         self.read_within(&self.inner.operators_reads, move |reader| {
             reader.deliveries(&filter, now)
@@ -488,7 +495,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
+    pub async fn count_deliveries(
+        &self,
+        filter: DeliveryFilter,
+    ) -> Result<Option<usize>, StoreError> {
         self.read_within(&self.inner.operators_reads, move |reader| {
             reader.count_deliveries(&filter)
         })
@@ -500,9 +510,9 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn matching(
+    pub async fn matching_deliveries(
         &self,
-        filter: Filter,
+        filter: DeliveryFilter,
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
@@ -516,7 +526,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't tell.
-    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
         let now = self.inner.shared.time.due_now();
         self.read_within(&self.inner.operators_reads, move |reader| {
             reader.delivery(id, now)
@@ -533,14 +543,14 @@ impl Store {
         &self,
         route: Arc<str>,
         since_day: i64,
-    ) -> Result<RouteRecord, StoreError> {
-        let (pending, dead) = self.waiting(&route);
+    ) -> Result<RouteDeliveryStats, StoreError> {
+        let (pending, dead) = self.queue_counts(&route);
         let record = self
             .read_within(&self.inner.operators_reads, move |reader| {
                 reader.route_record(&route, since_day)
             })
             .await?;
-        Ok(RouteRecord {
+        Ok(RouteDeliveryStats {
             pending,
             dead,
             ..record
@@ -548,7 +558,7 @@ impl Store {
     }
 
     /// How many of a route's events wait, and how many are dead letters.
-    pub fn waiting(&self, route: &str) -> (u64, u64) {
+    pub fn queue_counts(&self, route: &str) -> (u64, u64) {
         let counts = self.inner.shared.counts(route);
         (counts.pending, counts.dead)
     }
@@ -563,12 +573,12 @@ impl Store {
     }
 
     /// Events that are remembered now.
-    pub fn ids(&self) -> usize {
+    pub fn remembered_ids(&self) -> usize {
         self.inner.shared.index.len()
     }
 
     /// Bytes on disk.
-    pub fn bytes(&self) -> u64 {
+    pub fn size_bytes(&self) -> u64 {
         self.inner.shared.bytes()
     }
 
@@ -590,7 +600,7 @@ impl Store {
 
     /// As after a failure.
     #[cfg(test)]
-    pub(super) fn distrust(&self) {
+    pub(super) fn reopen_after_error(&self) {
         let _ = self.inner.send(Job::Distrust);
     }
 

@@ -10,12 +10,12 @@
 //! Nothing is remembered here that another gateway would have to know. While the server does not answer, nothing is
 //! claimed, and so nothing forwarded.
 
+mod batch;
 mod claims;
 mod connect;
-mod gather;
 mod import;
-mod line;
-mod look;
+mod pool;
+mod query;
 mod queue;
 mod rows;
 mod schema;
@@ -31,17 +31,17 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
-use super::running::Running;
+use super::uptime::Uptime;
 use super::{
-    Attempted, Claimed, DeliveryId, DeliveryView, Due, DueAt, Durability, EventKey, Filter, Lane,
-    Next, Place, Queued, Requeue, Requeued, Retain, Revision, RouteRecord, Settlement, StoreError,
-    Terms,
+    AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryFilter, DeliveryId,
+    DeliveryRecord, DueAt, DueEvents, Durability, EventKey, QueuedEvent, Requeue, RequeueResult,
+    Retain, Revision, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };
 use crate::metrics::StoreMetrics;
-use line::{Failed, Line, Lines, Slow, on};
+use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
 use upkeep::Standing;
 
-pub use claims::Lease;
+pub use claims::LeaseRow;
 pub use connect::Database;
 pub(super) use import::Import;
 
@@ -101,7 +101,7 @@ struct Inner {
 
 /// What this gateway's handles and tasks share.
 struct Shared {
-    lines: Arc<Lines>,
+    lines: Arc<ConnectionPool>,
     /// This gateway, as the queue knows it.
     owner: i64,
     max_ids: u64,
@@ -214,17 +214,17 @@ impl Store {
             shown: shown.clone(),
             why,
         };
-        let lines = Arc::new(Lines::new(pool, metrics));
+        let lines = Arc::new(ConnectionPool::new(pool, metrics));
         let mut line = lines
-            .lend()
+            .acquire()
             .await
             .map_err(|failed| unusable(failed.to_string()))?;
         let hash_key = schema::make_or_read(line.client_mut())
             .await
-            .map_err(|unfit| unusable(line::told(&unfit)))?;
+            .map_err(|unfit| unusable(pool::told(&unfit)))?;
         let loses = schema::may_lose(&line, relaxed)
             .await
-            .map_err(|error| unusable(line::told(&error)))?;
+            .map_err(|error| unusable(pool::told(&error)))?;
         for sentence in loses {
             tracing::warn!(server = shown, "{sentence}");
         }
@@ -252,9 +252,9 @@ impl Store {
         upkeep::tick(&line, &shared)
             .await
             .map_err(|failed| unusable(failed.to_string()))?;
-        let _ = line.judge(Ok(()));
+        let _ = line.release(Ok(()));
         let (claims, incoming) = mpsc::unbounded_channel();
-        gather::start(
+        batch::start(
             incoming,
             CLAIMS_AT_ONCE,
             |_| 0,
@@ -263,7 +263,7 @@ impl Store {
         let (writes, incoming) = mpsc::unbounded_channel();
         let own = Arc::clone(&shared);
         let bytes_of = |(job, _): &(write::Job, Counted)| job.bytes();
-        gather::start(incoming, WRITES_AT_ONCE, bytes_of, move |batch| {
+        batch::start(incoming, WRITES_AT_ONCE, bytes_of, move |batch| {
             Arc::clone(&own).write_all(batch)
         });
         tokio::spawn(upkeep::look(Arc::downgrade(&shared)));
@@ -307,7 +307,7 @@ impl Store {
         if full { Err(StoreError::Full) } else { Ok(()) }
     }
 
-    pub async fn claim(&self, key: EventKey, terms: Terms) -> Result<Claimed, StoreError> {
+    pub async fn claim(&self, key: EventKey, terms: ClaimTerms) -> Result<ClaimResult, StoreError> {
         self.check_open()?;
         let (at, token) = (
             Instant::now(),
@@ -330,11 +330,11 @@ impl Store {
                 .send(claims::Job::Claim(claim))
                 .map_err(|_| StoreError::Unavailable)?;
             match answer.await.unwrap_or(Err(StoreError::Unavailable))? {
-                claims::Answer::Is(claimed) => return Ok(claimed),
-                claims::Answer::Unclear => tokio::time::sleep(UNCLEAR_PAUSE).await,
+                claims::ClaimReply::Is(claimed) => return Ok(claimed),
+                claims::ClaimReply::Unclear => tokio::time::sleep(UNCLEAR_PAUSE).await,
             }
         }
-        Ok(Claimed::Elsewhere)
+        Ok(ClaimResult::HeldElsewhere)
     }
 
     pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
@@ -342,12 +342,12 @@ impl Store {
             .await
     }
 
-    pub async fn attempted(
+    pub async fn record_attempt(
         &self,
         id: DeliveryId,
         number: u32,
-        attempt: Attempted,
-        next: Next,
+        attempt: AttemptRecord,
+        next: AttemptOutcome,
     ) -> Result<(), StoreError> {
         self.write(|done| write::Job::Attempted {
             id,
@@ -359,26 +359,26 @@ impl Store {
         .await
     }
 
-    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<Requeued>, StoreError> {
+    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
         self.write(|done| write::Job::Requeue(wanted, done)).await
     }
 
-    pub async fn rows(&self, key: EventKey) -> Result<Vec<(EventKey, Place)>, StoreError> {
-        let rows = self.look(on!(line => look::rows(line, key))).await?;
+    pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
+        let rows = self.look(on!(line => query::rows(line, key))).await?;
         Ok(rows
             .into_iter()
-            .map(|(key, token)| (key, Place(token)))
+            .map(|(key, token)| (key, RowId(token)))
             .collect())
     }
 
-    pub async fn forget_event(&self, rows: Vec<(EventKey, Place)>) -> Result<(), StoreError> {
+    pub async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
         let keys: Vec<_> = rows.iter().map(|(key, _)| claims::uuid(*key)).collect();
         let tokens: Vec<_> = rows.iter().map(|(_, place)| place.0).collect();
         let (keys, tokens) = (&keys, &tokens);
         let sql =
             "DELETE FROM hookstile.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
             WHERE l.key = r.key AND l.token = r.token";
-        self.change(on!(line => line::bounded(line.execute(sql, &[keys, tokens]))))
+        self.change(on!(line => pool::bounded(line.execute(sql, &[keys, tokens]))))
             .await
     }
 
@@ -395,7 +395,7 @@ impl Store {
                 ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
             SELECT revision FROM told";
         let put = on!(line => line.row_if_any(sql, &[&&**name, definition, &seen.0]));
-        let row = self.ask("commit", Slow::Told, put).await?;
+        let row = self.ask("commit", OnTimeout::Fail, put).await?;
         Ok(row.map(|row| Revision(row.get(0))))
     }
 
@@ -407,10 +407,10 @@ impl Store {
     }
 
     pub async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
-        self.look(on!(line => look::webhooks(line))).await
+        self.look(on!(line => query::webhooks(line))).await
     }
 
-    pub async fn pause(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+    pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         let route = &route;
         let sql = if paused {
             "WITH told AS (UPDATE hookstile.store SET revision = revision + 1)
@@ -421,8 +421,8 @@ impl Store {
         self.change(on!(line => line.run(sql, &[&&**route]))).await
     }
 
-    pub async fn paused(&self) -> Result<Vec<String>, StoreError> {
-        self.look(on!(line => look::paused(line))).await
+    pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
+        self.look(on!(line => query::paused(line))).await
     }
 
     /// Changes when another gateway was told something by an operator.
@@ -430,7 +430,7 @@ impl Store {
         self.shared().revision.subscribe()
     }
 
-    pub fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
+    pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
         Arc::clone(
             locked(&self.shared().wakers)
                 .entry(Arc::clone(route))
@@ -438,7 +438,7 @@ impl Store {
         )
     }
 
-    pub fn serve(&self, lanes: Vec<Lane>) {
+    pub fn update_routes(&self, lanes: Vec<StoreRoute>) {
         let names: Vec<String> = lanes.iter().map(|lane| lane.route.to_string()).collect();
         *locked(&self.shared().lanes) = lanes
             .into_iter()
@@ -462,96 +462,103 @@ impl Store {
         });
     }
 
-    pub async fn due(
+    pub async fn due_events(
         &self,
         route: Arc<str>,
         holding: &[DeliveryId],
         most: usize,
-    ) -> Result<Due, StoreError> {
+    ) -> Result<DueEvents, StoreError> {
         let route = &route;
         let owner = self.shared().owner;
         self.ask(
             "read",
-            Slow::Told,
+            OnTimeout::Fail,
             on!(line => queue::take(line, route, holding, most, owner)),
         )
         .await
     }
 
-    pub async fn give_back(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
+    pub async fn release_events(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
         let owner = self.shared().owner;
         self.ask(
             "commit",
-            Slow::Told,
+            OnTimeout::Fail,
             on!(line => queue::give_back(line, ids, owner)),
         )
         .await
     }
 
-    pub async fn load(
+    pub async fn load_event(
         &self,
         id: DeliveryId,
         attempt: Duration,
-    ) -> Result<Option<Queued>, StoreError> {
+    ) -> Result<Option<QueuedEvent>, StoreError> {
         let owner = self.shared().owner;
         self.ask(
             "read",
-            Slow::Told,
+            OnTimeout::Fail,
             on!(line => queue::load(line, id, owner, attempt)),
         )
         .await
     }
 
-    pub async fn names(
+    pub async fn event_keys(
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.look(on!(line => look::names(line, id))).await
+        self.look(on!(line => query::names(line, id))).await
     }
 
-    pub fn due_now(&self) -> DueAt {
+    pub fn now_due(&self) -> DueAt {
         let (due_ms, asked) = *locked(&self.shared().due_now);
-        DueAt(Running(due_ms.unsigned_abs()).after(asked.elapsed()))
+        DueAt(Uptime(due_ms.unsigned_abs()).after(asked.elapsed()))
     }
 
-    pub async fn deliveries(&self, filter: Filter) -> Result<Vec<DeliveryView>, StoreError> {
+    pub async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+    ) -> Result<Vec<DeliveryRecord>, StoreError> {
         let filter = &filter;
-        self.look(on!(line => look::deliveries(line, filter))).await
-    }
-
-    pub async fn count_deliveries(&self, filter: Filter) -> Result<Option<usize>, StoreError> {
-        let filter = &filter;
-        self.look(on!(line => look::count_deliveries(line, filter)))
+        self.look(on!(line => query::deliveries(line, filter)))
             .await
     }
 
-    pub async fn matching(
+    pub async fn count_deliveries(
         &self,
-        filter: Filter,
+        filter: DeliveryFilter,
+    ) -> Result<Option<usize>, StoreError> {
+        let filter = &filter;
+        self.look(on!(line => query::count_deliveries(line, filter)))
+            .await
+    }
+
+    pub async fn matching_deliveries(
+        &self,
+        filter: DeliveryFilter,
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
         let filter = &filter;
-        self.look(on!(line => look::matching(line, filter, after, limit)))
+        self.look(on!(line => query::matching(line, filter, after, limit)))
             .await
     }
 
-    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, StoreError> {
-        self.look(on!(line => look::delivery(line, id))).await
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
+        self.look(on!(line => query::delivery(line, id))).await
     }
 
     pub async fn route_record(
         &self,
         route: Arc<str>,
         since_day: i64,
-    ) -> Result<RouteRecord, StoreError> {
+    ) -> Result<RouteDeliveryStats, StoreError> {
         let route = &route;
-        self.look(on!(line => look::route_record(line, route, since_day)))
+        self.look(on!(line => query::route_record(line, route, since_day)))
             .await
     }
 
     /// As it stood a moment ago.
-    pub fn waiting(&self, route: &str) -> (u64, u64) {
+    pub fn queue_counts(&self, route: &str) -> (u64, u64) {
         let standing = self.standing(route);
         (standing.pending, standing.dead)
     }
@@ -560,11 +567,11 @@ impl Store {
         self.standing(route).oldest
     }
 
-    pub fn ids(&self) -> usize {
+    pub fn remembered_ids(&self) -> usize {
         usize::try_from(self.shared().ids.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub fn size_bytes(&self) -> u64 {
         self.shared().bytes.load(Ordering::Relaxed)
     }
 
@@ -573,7 +580,7 @@ impl Store {
     pub async fn close(&self) {
         let begun = Instant::now();
         while self.inner.backlog.jobs.load(Ordering::Acquire) > 0
-            && begun.elapsed() < line::ANSWERED_WITHIN
+            && begun.elapsed() < pool::ANSWERED_WITHIN
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -605,9 +612,9 @@ impl Store {
         written.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
-    async fn look<T, F>(&self, work: impl FnMut(Line) -> F) -> Result<T, StoreError>
+    async fn look<T, F>(&self, work: impl FnMut(PooledConnection) -> F) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<T, Failed>>,
+        F: Future<Output = Result<T, QueryError>>,
     {
         // The semaphore is never closed.
         let _permit = self
@@ -616,24 +623,24 @@ impl Store {
             .acquire()
             .await
             .map_err(|_| StoreError::Unavailable)?;
-        self.ask("read", Slow::Told, work).await
+        self.ask("read", OnTimeout::Fail, work).await
     }
 
-    async fn change<F>(&self, work: impl FnMut(Line) -> F) -> Result<(), StoreError>
+    async fn change<F>(&self, work: impl FnMut(PooledConnection) -> F) -> Result<(), StoreError>
     where
-        F: Future<Output = Result<u64, Failed>>,
+        F: Future<Output = Result<u64, QueryError>>,
     {
-        self.ask("commit", Slow::TriedAgain, work).await.map(drop)
+        self.ask("commit", OnTimeout::Retry, work).await.map(drop)
     }
 
     async fn ask<T, F>(
         &self,
         operation: &'static str,
-        slow: Slow,
-        work: impl FnMut(Line) -> F,
+        slow: OnTimeout,
+        work: impl FnMut(PooledConnection) -> F,
     ) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<T, Failed>>,
+        F: Future<Output = Result<T, QueryError>>,
     {
         self.check_open()?;
         let lines = &self.shared().lines;

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{DeliveryId, Payload, State, Tried, Until};
+use super::{AttemptHistory, DeliveryId, DeliveryState, LeaseDeadline, Payload};
 
 /// One attempt, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempted {
+pub struct AttemptRecord {
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
     /// How long it took, in milliseconds.
@@ -26,7 +26,7 @@ pub struct Attempted {
 
 /// What of a route's stored events is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Due {
+pub struct DueEvents {
     pub events: Vec<DueEvent>,
     /// Whether no more are due than these and those that are being tried.
     pub all_seen: bool,
@@ -44,32 +44,32 @@ pub struct DueEvent {
 
 /// A stored event, with all that an attempt needs.
 #[derive(Debug, Clone)]
-pub struct Queued {
+pub struct QueuedEvent {
     pub event_id: Arc<str>,
     pub event_type: Arc<str>,
     /// Attempts so far.
-    pub tried: Tried,
+    pub tried: AttemptHistory,
     pub received_at: Timestamp,
     /// How long it has waited, outages of ours left out.
     pub age: Duration,
     /// `None` when it can't be read any more.
     pub payload: Option<Payload>,
     /// Until when it is this gateway's to try.
-    pub until: Until,
+    pub until: LeaseDeadline,
 }
 
 /// A delivery, for people and for the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeliveryView {
+pub struct DeliveryRecord {
     pub id: DeliveryId,
     pub route: String,
     pub event_id: String,
     pub event_type: String,
     pub received_at: Timestamp,
-    pub state: State,
+    pub state: DeliveryState,
     /// Why it is a dead letter.
     pub reason: Option<String>,
-    pub attempts: Vec<Attempted>,
+    pub attempts: Vec<AttemptRecord>,
     /// Attempts in all; those of before a record was kept are not among `attempts`.
     pub tried: u32,
     pub possibly_delivered: bool,
@@ -93,9 +93,9 @@ pub const LISTED_BODY_MAX: usize = 64 << 10;
 
 /// Which deliveries are asked for. Each `None` takes all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct DeliveryFilter {
     pub route: Option<String>,
-    pub state: Option<State>,
+    pub state: Option<DeliveryState>,
     pub event_type: Option<String>,
     pub event_id: Option<String>,
     /// Only those whose event was received then or later.
@@ -111,7 +111,7 @@ pub struct Filter {
 
 /// What is known of a route's deliveries as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RouteRecord {
+pub struct RouteDeliveryStats {
     pub created_at: Option<Timestamp>,
     pub last_success: Option<Timestamp>,
     pub last_failure: Option<Timestamp>,
@@ -129,7 +129,7 @@ pub struct RouteRecord {
 /// Deliveries that are counted for a list. Beyond it the count would cost more than the list.
 pub(super) const COUNTED_MAX: usize = 10_000;
 
-impl Filter {
+impl DeliveryFilter {
     /// `since` and `until` as arrivals are kept and shown: to the millisecond.
     pub(super) fn bounds(&self) -> [Option<i64>; 2] {
         let whole =
@@ -138,7 +138,7 @@ impl Filter {
     }
 }
 
-impl Attempted {
+impl AttemptRecord {
     pub(super) fn to_json(&self) -> String {
         // Numbers and short texts of our own: there is nothing that could fail.
         serde_json::to_string(self).unwrap_or_else(|_| "{}".into())

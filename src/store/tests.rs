@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::*;
-use crate::backoff::Reason;
+use crate::backoff::DeadLetterReason;
 use crate::metrics::Metrics;
 pub(super) use given::*;
 pub(super) use kept::{Files, Kept};
@@ -87,10 +87,10 @@ async fn a_record_takes_the_place_of_an_earlier_one(kept: &Kept) {
 async fn what_is_forgotten_is_new_again_and_its_neighbours_are_not(kept: &Kept) {
     let store = kept.open().await;
     for key in 1..=3 {
-        let delivery = Some(change(&key.to_string(), State::Success));
+        let delivery = Some(change(&key.to_string(), DeliveryState::Success));
         end(&store, key, completed(1), delivery).await;
     }
-    let rows = store.rows(EventKey(2)).await.unwrap();
+    let rows = store.find_rows(EventKey(2)).await.unwrap();
     assert_eq!(
         rows.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
         [EventKey(2)],
@@ -104,7 +104,7 @@ async fn what_is_forgotten_is_new_again_and_its_neighbours_are_not(kept: &Kept) 
         (record(&store, 1).await, record(&store, 3).await),
         (Some(completed(1)), Some(completed(1)))
     );
-    assert!(store.rows(EventKey(2)).await.unwrap().is_empty());
+    assert!(store.find_rows(EventKey(2)).await.unwrap().is_empty());
 }
 
 async fn a_record_lives_as_long_as_its_window_of_running_time(kept: &Kept) {
@@ -130,19 +130,26 @@ async fn time_between_runs_does_not_count(kept: &Kept) {
 async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered(kept: &Kept) {
     let store = kept.open().await;
     let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await];
-    let due = store.due("billing".into(), &[], 10).await.unwrap().events;
+    let due = store
+        .due_events("billing".into(), &[], 10)
+        .await
+        .unwrap()
+        .events;
     assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
     assert_eq!(due[0].payload_bytes, 8);
     assert!(
         store
-            .due("other".into(), &[], 10)
+            .due_events("other".into(), &[], 10)
             .await
             .unwrap()
             .events
             .is_empty()
     );
     let event = loaded(&store, ids[0]).await.unwrap();
-    assert_eq!((&*event.event_id, event.tried), ("a", Tried::default()));
+    assert_eq!(
+        (&*event.event_id, event.tried),
+        ("a", AttemptHistory::default())
+    );
     assert_eq!(event.payload.unwrap().body, Bytes::from_static(b"body"));
     waits(&store, (2, 0)).await;
     attempted(
@@ -150,7 +157,7 @@ async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered(kep
         ids[0],
         1,
         attempt(200),
-        Next::Done {
+        AttemptOutcome::Done {
             keep_payload: false,
         },
     )
@@ -160,7 +167,7 @@ async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered(kep
     let view = store.delivery(ids[0]).await.unwrap().unwrap();
     assert_eq!(
         (view.state, view.body, view.attempts),
-        (State::Success, None, vec![attempt(200)])
+        (DeliveryState::Success, None, vec![attempt(200)])
     );
     assert_eq!(
         record(&store, 1).await,
@@ -178,13 +185,13 @@ async fn a_pause_is_kept(kept: &Kept) {
         id,
         1,
         attempt(500),
-        Next::Retry {
+        AttemptOutcome::Retry {
             after,
             possibly_delivered: true,
         },
     )
     .await;
-    let due = store.due("billing".into(), &[], 10).await.unwrap();
+    let due = store.due_events("billing".into(), &[], 10).await.unwrap();
     assert!(due.events.is_empty() && due.all_seen, "{due:?}");
     assert!(
         due.next_in
@@ -194,7 +201,7 @@ async fn a_pause_is_kept(kept: &Kept) {
     kept.pass(&store, after);
     assert_eq!(
         store
-            .due("billing".into(), &[], 10)
+            .due_events("billing".into(), &[], 10)
             .await
             .unwrap()
             .events
@@ -204,7 +211,7 @@ async fn a_pause_is_kept(kept: &Kept) {
     let event = loaded(&store, id).await.unwrap();
     assert_eq!(
         event.tried,
-        Tried {
+        AttemptHistory {
             attempts: 1,
             possibly_delivered: true
         }
@@ -219,16 +226,23 @@ async fn a_pause_is_kept(kept: &Kept) {
 async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
     let store = kept.open().await;
     let id = queued(&store, 1, "a").await;
-    attempted(&store, id, 1, attempt(410), Next::Dead(Reason::Rejected)).await;
+    attempted(
+        &store,
+        id,
+        1,
+        attempt(410),
+        AttemptOutcome::Dead(DeadLetterReason::Rejected),
+    )
+    .await;
     waits(&store, (0, 1)).await;
     let view = store.delivery(id).await.unwrap().unwrap();
     assert_eq!(
         (view.state, view.reason.as_deref()),
-        (State::Dead, Some("rejected"))
+        (DeliveryState::Dead, Some("rejected"))
     );
     assert!(
         store
-            .due("billing".into(), &[], 10)
+            .due_events("billing".into(), &[], 10)
             .await
             .unwrap()
             .events
@@ -238,7 +252,7 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
     waits(&store, (0, 1)).await;
     assert_eq!(
         store.requeue(vec![now(&store, id)]).await.unwrap(),
-        [Requeued::Waits("billing".into())]
+        [RequeueResult::Queued("billing".into())]
     );
     waits(&store, (1, 0)).await;
     assert_eq!(
@@ -250,14 +264,14 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
             .requeue(vec![now(&store, DeliveryId(99))])
             .await
             .unwrap(),
-        [Requeued::Unknown]
+        [RequeueResult::Unknown]
     );
 }
 
 async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_restart(kept: &Kept) {
     let store = kept.open().await;
     let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await];
-    let start = store.due_now();
+    let start = store.now_due();
     // The later one is written first.
     for (id, seconds) in [(ids[1], 60), (ids[0], 30)] {
         let requeue = Requeue {
@@ -268,7 +282,7 @@ async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_resta
     }
     kept.pass(&store, Duration::from_secs(10));
     let store = kept.reopen(store).await;
-    let due = store.due("billing".into(), &[], 10).await.unwrap();
+    let due = store.due_events("billing".into(), &[], 10).await.unwrap();
     assert!(
         due.events.is_empty()
             && due
@@ -277,7 +291,11 @@ async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_resta
         "{due:?}"
     );
     kept.pass(&store, Duration::from_secs(50));
-    let due = store.due("billing".into(), &[], 10).await.unwrap().events;
+    let due = store
+        .due_events("billing".into(), &[], 10)
+        .await
+        .unwrap()
+        .events;
     assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
 }
 
@@ -289,28 +307,28 @@ async fn what_stands_otherwise_than_it_did_is_left_alone(kept: &Kept) {
         id,
         1,
         attempt(200),
-        Next::Done { keep_payload: true },
+        AttemptOutcome::Done { keep_payload: true },
     )
     .await;
     let dead = Requeue {
-        from: Some(State::Dead),
+        expected_state: Some(DeliveryState::Dead),
         ..now(&store, id)
     };
     assert_eq!(
         store.requeue(vec![dead]).await.unwrap(),
-        [Requeued::Unknown]
+        [RequeueResult::Unknown]
     );
     assert_eq!(
         store.delivery(id).await.unwrap().unwrap().state,
-        State::Success
+        DeliveryState::Success
     );
     let success = Requeue {
-        from: Some(State::Success),
+        expected_state: Some(DeliveryState::Success),
         ..now(&store, id)
     };
     assert_eq!(
         store.requeue(vec![success]).await.unwrap(),
-        [Requeued::Waits("billing".into())]
+        [RequeueResult::Queued("billing".into())]
     );
 }
 
@@ -323,19 +341,19 @@ async fn those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them(k
         });
         let change = DeliveryChange {
             payload,
-            ..change("a", State::Failed)
+            ..change("a", DeliveryState::Failed)
         };
         end(&store, key, tried(1), Some(change)).await;
     }
     queued(&store, 6, "b").await;
-    let filter = Filter {
-        state: Some(State::Failed),
+    let filter = DeliveryFilter {
+        state: Some(DeliveryState::Failed),
         route: Some("billing".into()),
-        ..Filter::default()
+        ..DeliveryFilter::default()
     };
     let page = async |after| {
         store
-            .matching(filter.clone(), DeliveryId(after), 3)
+            .matching_deliveries(filter.clone(), DeliveryId(after), 3)
             .await
             .unwrap()
     };
@@ -356,7 +374,7 @@ async fn those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them(k
 
 async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts(kept: &Kept) {
     let store = kept.open().await;
-    let mut failed = change("a", State::Failed);
+    let mut failed = change("a", DeliveryState::Failed);
     failed.attempt = Some(attempt(500));
     failed.payload = Some(Payload {
         head: Bytes::from_static(b"head"),
@@ -370,18 +388,18 @@ async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts(kept
     assert_eq!((record.successful, record.failed), (0, 1));
     let change = DeliveryChange {
         earlier: known.delivery,
-        ..change("a", State::Success)
+        ..change("a", DeliveryState::Success)
     };
     let again = store
-        .settle(settlement(1, held.place(), completed(1), Some(change)))
+        .settle(settlement(1, held.row(), completed(1), Some(change)))
         .await
         .unwrap();
-    held.settled();
+    held.mark_settled();
     assert_eq!(again, Some(id));
     let view = store.delivery(id).await.unwrap().unwrap();
     assert_eq!(
         (view.state, view.attempts),
-        (State::Success, vec![attempt(500), attempt(200)])
+        (DeliveryState::Success, vec![attempt(500), attempt(200)])
     );
     assert_eq!(
         view.body, None,
@@ -408,14 +426,14 @@ async fn a_success_that_is_delivered_again_counts_once(kept: &Kept) {
             id,
             number,
             attempt(200),
-            Next::Done { keep_payload: true },
+            AttemptOutcome::Done { keep_payload: true },
         )
         .await;
         let record = store.route_record("billing".into(), 0).await.unwrap();
         assert_eq!((record.successful, record.total_ms), (1, 12));
         assert_eq!(
             store.requeue(vec![now(&store, id)]).await.unwrap(),
-            [Requeued::Waits("billing".into())]
+            [RequeueResult::Queued("billing".into())]
         );
         assert!(loaded(&store, id).await.unwrap().tried.possibly_delivered);
     }
@@ -423,10 +441,16 @@ async fn a_success_that_is_delivered_again_counts_once(kept: &Kept) {
 
 async fn a_record_of_another_event_is_not_written_over(kept: &Kept) {
     let store = kept.open().await;
-    let first = end(&store, 1, completed(1), Some(change("a", State::Success))).await;
+    let first = end(
+        &store,
+        1,
+        completed(1),
+        Some(change("a", DeliveryState::Success)),
+    )
+    .await;
     let change = DeliveryChange {
         earlier: first,
-        ..change("b", State::Success)
+        ..change("b", DeliveryState::Success)
     };
     let second = end(&store, 2, completed(1), Some(change)).await;
     assert_ne!(first, second);
@@ -439,23 +463,30 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
             &store,
             key,
             completed(1),
-            Some(change(event, State::Success)),
+            Some(change(event, DeliveryState::Success)),
         )
         .await;
     }
     let dead = queued(&store, 4, "d").await;
-    attempted(&store, dead, 1, attempt(404), Next::Dead(Reason::Rejected)).await;
-    let find = async |filter: Filter| -> String {
+    attempted(
+        &store,
+        dead,
+        1,
+        attempt(404),
+        AttemptOutcome::Dead(DeadLetterReason::Rejected),
+    )
+    .await;
+    let find = async |filter: DeliveryFilter| -> String {
         let found = store
-            .deliveries(Filter { limit: 2, ..filter })
+            .deliveries(DeliveryFilter { limit: 2, ..filter })
             .await
             .unwrap();
         found.iter().map(|view| view.event_id.as_str()).collect()
     };
-    let all = Filter::default;
+    let all = DeliveryFilter::default;
     assert_eq!(find(all()).await, "dc");
     assert_eq!(
-        find(Filter {
+        find(DeliveryFilter {
             before: Some(DeliveryId(3)),
             ..all()
         })
@@ -463,16 +494,16 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
         "ba"
     );
     assert_eq!(
-        find(Filter {
-            state: Some(State::Dead),
+        find(DeliveryFilter {
+            state: Some(DeliveryState::Dead),
             ..all()
         })
         .await,
         "d"
     );
     assert_eq!(
-        find(Filter {
-            state: Some(State::Success),
+        find(DeliveryFilter {
+            state: Some(DeliveryState::Success),
             route: Some("billing".into()),
             ..all()
         })
@@ -480,7 +511,7 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
         "cb"
     );
     assert_eq!(
-        find(Filter {
+        find(DeliveryFilter {
             route: Some("other".into()),
             ..all()
         })
@@ -488,7 +519,7 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
         ""
     );
     assert_eq!(
-        find(Filter {
+        find(DeliveryFilter {
             event_id: Some("b".into()),
             ..all()
         })
@@ -496,7 +527,7 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
         "b"
     );
     assert_eq!(
-        find(Filter {
+        find(DeliveryFilter {
             event_type: Some("none".into()),
             ..all()
         })
@@ -512,16 +543,16 @@ async fn since_takes_its_moment_and_until_does_not(kept: &Kept) {
         (2, "2026-06-01T12:00:00.001Z"),
         (3, "2026-06-01T12:00:00.0015Z"),
     ] {
-        let change = received(&key.to_string(), at, State::Success);
+        let change = received(&key.to_string(), at, DeliveryState::Success);
         end(&store, key, completed(1), Some(change)).await;
     }
     let find = async |since: Option<&str>, until: Option<&str>| -> (String, Option<usize>) {
         let at = |text: Option<&str>| text.map(|text| text.parse().unwrap());
-        let filter = Filter {
+        let filter = DeliveryFilter {
             since: at(since),
             until: at(until),
             limit: 10,
-            ..Filter::default()
+            ..DeliveryFilter::default()
         };
         let found = store.deliveries(filter.clone()).await.unwrap();
         (
@@ -561,31 +592,38 @@ async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dea
     let store = kept.open().await;
     let waiting = queued(&store, 1, "waiting").await;
     let dead = queued(&store, 2, "dead").await;
-    attempted(&store, dead, 1, attempt(404), Next::Dead(Reason::Rejected)).await;
+    attempted(
+        &store,
+        dead,
+        1,
+        attempt(404),
+        AttemptOutcome::Dead(DeadLetterReason::Rejected),
+    )
+    .await;
     for key in 10..20 {
         let event = format!("evt_{key}");
         end(
             &store,
             key,
             completed(1),
-            Some(change(&event, State::Success)),
+            Some(change(&event, DeliveryState::Success)),
         )
         .await;
     }
     let lane = |retain| {
-        vec![Lane {
+        vec![StoreRoute {
             route: "billing".into(),
             retain,
             concurrency: 1,
         }]
     };
     // Room for three records without a payload.
-    store.serve(lane(Retain {
+    store.update_routes(lane(Retain {
         max_bytes: Some(900),
         ..KEEP
     }));
     all_left(&store, &["evt_19", "evt_18", "evt_17", "dead", "waiting"]).await;
-    store.serve(lane(Retain {
+    store.update_routes(lane(Retain {
         keep: Duration::from_secs(40),
         ..KEEP
     }));
@@ -601,10 +639,17 @@ async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dea
 
 async fn who_delivers_is_woken_by_whatever_stores_an_event(kept: &Kept) {
     let store = kept.open().await;
-    let waker = store.waker(&"billing".into());
+    let waker = store.queue_notifier(&"billing".into());
     let id = queued(&store, 1, "a").await;
     waker.notified().await;
-    attempted(&store, id, 1, attempt(410), Next::Dead(Reason::Rejected)).await;
+    attempted(
+        &store,
+        id,
+        1,
+        attempt(410),
+        AttemptOutcome::Dead(DeadLetterReason::Rejected),
+    )
+    .await;
     store.requeue(vec![now(&store, id)]).await.unwrap();
     waker.notified().await;
     // It was pending before, and is due earlier.
@@ -615,13 +660,13 @@ async fn who_delivers_is_woken_by_whatever_stores_an_event(kept: &Kept) {
 async fn an_attempt_that_is_told_twice_counts_once_and_no_number_of_them_fills_a_row(kept: &Kept) {
     let store = kept.open().await;
     let id = queued(&store, 1, "a").await;
-    let next = Next::Retry {
+    let next = AttemptOutcome::Retry {
         after: Duration::ZERO,
         possibly_delivered: false,
     };
     for number in 1..=150 {
         for _ in 0..2 {
-            let attempt = Attempted {
+            let attempt = AttemptRecord {
                 ms: number.into(),
                 ..attempt(500)
             };
@@ -658,9 +703,9 @@ async fn many_askers_share_a_commit(kept: &Kept) {
 async fn all_left(store: &Store, events: &[&str]) {
     for _ in 0..2_000 {
         let left = store
-            .deliveries(Filter {
+            .deliveries(DeliveryFilter {
                 limit: 100,
-                ..Filter::default()
+                ..DeliveryFilter::default()
             })
             .await
             .unwrap();
@@ -735,13 +780,13 @@ fn agrees(cases: u32, kept: &Kept) {
 async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
     // Time passes in steps of ten seconds: no record ends in the middle of one, its claim's lease included.
     const WINDOW: Duration = Duration::from_secs(95);
-    const TERMS: Terms = Terms {
+    const TERMS: ClaimTerms = ClaimTerms {
         lease: Duration::from_secs(4),
         window: WINDOW,
         forwards: false,
     };
     let mut store = kept.open().await;
-    let mut model: HashMap<u128, (Record, u64)> = HashMap::new();
+    let mut model: HashMap<u128, (LedgerEntry, u64)> = HashMap::new();
     let mut now = 0;
     for (number, step) in (1..).zip(steps) {
         match step {
@@ -753,8 +798,8 @@ async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
                 // A duplicate: nothing is claimed, and nothing ends.
                 if matches!(
                     known,
-                    Some(Found {
-                        record: Record::Completed { .. },
+                    Some(KnownEvent {
+                        record: LedgerEntry::Completed { .. },
                         ..
                     })
                 ) {
@@ -767,10 +812,10 @@ async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
                 };
                 let settled = Settlement {
                     window: WINDOW,
-                    ..settlement(key, held.place(), becomes, None)
+                    ..settlement(key, held.row(), becomes, None)
                 };
                 store.settle(settled).await.unwrap();
-                held.settled();
+                held.mark_settled();
                 model.insert(key, (becomes, now + 95));
             }
             Step::Pass(seconds) => {

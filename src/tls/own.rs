@@ -14,7 +14,7 @@ impl Listener {
     ///
     /// # Errors
     /// When TLS can't be set up.
-    pub fn client(&self) -> Result<Arc<ClientConfig>, Error> {
+    pub fn loopback_client(&self) -> Result<Arc<ClientConfig>, Error> {
         let provider = provider();
         let settings = self.0.load();
         let shown = settings
@@ -22,7 +22,7 @@ impl Listener {
             .iter()
             .filter_map(|one| one.shown.cert.first().cloned())
             .collect();
-        let own = OwnOnly {
+        let own = OwnCertificatesOnly {
             shown,
             provider: Arc::clone(&provider),
         };
@@ -38,12 +38,12 @@ impl Listener {
 
 /// Believes in these certificates, expired or not, and in no other.
 #[derive(Debug)]
-struct OwnOnly {
+struct OwnCertificatesOnly {
     shown: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for OwnOnly {
+impl ServerCertVerifier for OwnCertificatesOnly {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

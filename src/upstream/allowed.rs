@@ -77,7 +77,7 @@ fn lower(host: &str) -> Box<str> {
 }
 
 /// Why `url` may not be an upstream, if so. Names are looked at again whenever they are resolved.
-pub fn problem_of(url: &str, allowed: Option<&[AllowedUpstream]>) -> Option<String> {
+pub fn check_url(url: &str, allowed: Option<&[AllowedUpstream]>) -> Option<String> {
     let target = match Target::parse(url, None) {
         Ok(target) => target,
         Err(error) => return Some(format!("`url`: {error}.")),
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn is_allowed(pattern: &str, url: &str) -> bool {
-        problem_of(url, Some(&[pattern.parse().unwrap()])).is_none()
+        check_url(url, Some(&[pattern.parse().unwrap()])).is_none()
     }
 
     #[test]
@@ -179,14 +179,14 @@ mod tests {
             "http://user@127.0.0.1/",
             "file:///etc/passwd",
         ] {
-            assert!(problem_of(url, None).is_some(), "{url}");
+            assert!(check_url(url, None).is_some(), "{url}");
         }
         for url in [
             "http://127.0.0.1:3000/x",
             "https://app.example.com/",
             "http://[::1]:3000/",
         ] {
-            assert_eq!(problem_of(url, None), None, "{url}");
+            assert_eq!(check_url(url, None), None, "{url}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Known {
 }
 
 impl Addresses {
-    pub(super) fn of(target: &Target) -> Self {
+    pub(super) fn new(target: &Target) -> Self {
         match target.host.parse::<IpAddr>() {
             Ok(address) => Self::Fixed(Arc::new([SocketAddr::new(address, target.port)])),
             Err(_) => Self::Name {
@@ -85,7 +85,7 @@ impl Addresses {
     }
 
     /// From now on no address is used that [`is_forbidden`].
-    pub(super) fn guard(&mut self) {
+    pub(super) fn forbid_internal_addresses(&mut self) {
         match self {
             Self::Fixed(addresses) => {
                 let allowed = addresses

@@ -45,16 +45,16 @@ pub struct Definition {
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = NewWebhook)]
 #[serde(expecting = "an object")]
-pub struct New {
+pub struct NewWebhook {
     #[serde(flatten)]
-    pub given: Change,
+    pub given: WebhookChange,
 }
 
 /// What is given of a webhook; what is not stays as it is, or is what it usually is.
 #[derive(Clone, Default, Deserialize, ToSchema)]
 #[schema(as = WebhookChange)]
 #[serde(expecting = "an object")]
-pub struct Change {
+pub struct WebhookChange {
     /// The upstream's.
     #[schema(pattern = "^https?://")]
     pub url: Option<String>,
@@ -102,7 +102,7 @@ pub(super) const MORE: [&str; 17] = [
     "expect_every",
 ];
 
-impl Change {
+impl WebhookChange {
     /// What is wrong with it by itself.
     pub fn problems(&self) -> Vec<String> {
         let unknown = self.more.keys().filter(|key| !MORE.contains(&key.as_str()));
@@ -157,14 +157,14 @@ fn known() -> Vec<&'static str> {
     own.into_iter().chain(MORE).collect()
 }
 
-impl New {
+impl NewWebhook {
     /// Gives it a name, and a secret if it has none.
     ///
     /// # Errors
     /// What is wrong with it.
     pub(super) fn define(self) -> Result<(String, Definition), Vec<String>> {
         let mut problems = self.given.problems();
-        let Change {
+        let WebhookChange {
             url,
             events,
             description,
@@ -223,8 +223,8 @@ impl Definition {
         &self.secret
     }
 
-    pub(super) fn changed(&self, change: Change) -> Self {
-        let Change {
+    pub(super) fn changed(&self, change: WebhookChange) -> Self {
+        let WebhookChange {
             url,
             events,
             description,
@@ -280,7 +280,7 @@ impl Definition {
             .ok_or_else(|| vec!["There is no route.".to_owned()])?;
         route.active = self.active;
         if let Some(upstream) = Arc::get_mut(&mut route.upstream) {
-            upstream.guard();
+            upstream.forbid_internal_addresses();
         }
         Ok(route)
     }
@@ -309,7 +309,7 @@ fn as_yaml(json: &str) -> String {
 mod tests {
     use super::*;
 
-    fn new(document: Value) -> New {
+    fn new(document: Value) -> NewWebhook {
         serde_json::from_value(document).unwrap()
     }
 
@@ -326,7 +326,7 @@ mod tests {
             (&*route.name, &*route.path, route.active),
             (&*name, &*definition.path, true)
         );
-        assert!(route.events.takes("anything"));
+        assert!(route.events.accepts("anything"));
         let stored = Definition::from_stored(&definition.to_stored()).unwrap();
         assert_eq!(stored.to_stored(), definition.to_stored());
     }
@@ -336,7 +336,7 @@ mod tests {
         let (_, before) = new(json!({"url": "http://127.0.0.1/x", "secret": "s1", "budget": "3s"}))
             .define()
             .unwrap();
-        let change: Change =
+        let change: WebhookChange =
             serde_json::from_value(json!({"active": false, "max_body": "2MiB"})).unwrap();
         let after = before.changed(change);
         assert_eq!(

@@ -10,7 +10,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("outcome", ""),
     ("backoff", ""),
     ("metrics", "backoff outcome"),
-    ("watch", "metrics outcome"),
+    ("activity", "metrics outcome"),
     ("json", ""),
     ("signature", "json secret"),
     ("handshake", "json secret signature"),
@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("log", "outcome"),
     (
         "gateway",
-        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol queue route signature store tls upstream watch",
+        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol queue route signature store tls upstream activity",
     ),
     ("providers", "json signature handshake event route"),
     (
@@ -43,11 +43,11 @@ const ALLOWED: &[(&str, &str)] = &[
     ("webhooks", "config gateway route store upstream"),
     (
         "admin",
-        "delivery event json ledger log metrics outcome providers queue route secret signature store tls watch webhooks",
+        "delivery event json ledger log metrics outcome providers queue route secret signature store tls activity webhooks",
     ),
     (
         "app",
-        "admin clock config gateway ledger log metrics queue store tls upstream watch webhooks",
+        "admin clock config gateway ledger log metrics queue store tls upstream activity webhooks",
     ),
     ("cli", "*"),
 ];

@@ -45,7 +45,7 @@ impl Sessions {
             oldest.map(|oldest| sessions.remove(oldest));
         }
         sessions.push_back(Session {
-            digest: SecretDigest::of(id.as_bytes()),
+            digest: SecretDigest::new(id.as_bytes()),
             role,
             ends,
         });
@@ -58,13 +58,13 @@ impl Sessions {
         sessions.retain(|session| now < session.ends);
         sessions
             .iter()
-            .find(|session| session.digest.is_of(id.as_bytes()))
+            .find(|session| session.digest.matches(id.as_bytes()))
             .map(|session| session.role)
     }
 
     pub(super) fn end(&self, id: &str) {
         self.sessions()
-            .retain(|session| !session.digest.is_of(id.as_bytes()));
+            .retain(|session| !session.digest.matches(id.as_bytes()));
     }
 
     fn sessions(&self) -> MutexGuard<'_, VecDeque<Session>> {

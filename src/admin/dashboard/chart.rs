@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::words;
-use crate::watch::{MINUTES, Minute};
+use crate::activity::{MINUTES, MinuteBucket};
 
 /// A chart of requests, or of attempts.
 pub(super) struct Bars {
@@ -40,13 +40,13 @@ pub(super) struct Curve {
 }
 
 /// Requests by what became of them.
-pub(super) fn requests(hour: &[Minute; MINUTES], now: Timestamp) -> Bars {
+pub(super) fn requests(hour: &[MinuteBucket; MINUTES], now: Timestamp) -> Bars {
     bars(hour, now, |minute| {
         let requests = minute.requests;
         vec![
-            ("taken", requests.taken),
-            ("repeated", requests.repeated),
-            ("aside", requests.set_aside),
+            ("taken", requests.accepted),
+            ("repeated", requests.duplicate),
+            ("aside", requests.skipped),
             ("rejected", requests.rejected),
             ("failed", requests.failed),
         ]
@@ -54,7 +54,7 @@ pub(super) fn requests(hour: &[Minute; MINUTES], now: Timestamp) -> Bars {
 }
 
 /// Attempts at handing events over.
-pub(super) fn attempts(hour: &[Minute; MINUTES], now: Timestamp) -> Bars {
+pub(super) fn attempts(hour: &[MinuteBucket; MINUTES], now: Timestamp) -> Bars {
     bars(hour, now, |minute| {
         vec![
             ("taken", minute.attempts_succeeded),
@@ -65,7 +65,7 @@ pub(super) fn attempts(hour: &[Minute; MINUTES], now: Timestamp) -> Bars {
 
 /// What 95 of 100 requests took at the most.
 #[expect(clippy::cast_precision_loss, reason = "a place in a picture")]
-pub(super) fn p95(hour: &[Minute; MINUTES]) -> Option<Curve> {
+pub(super) fn p95(hour: &[MinuteBucket; MINUTES]) -> Option<Curve> {
     let top = hour
         .iter()
         .filter_map(|minute| minute.p95_seconds)
@@ -93,9 +93,9 @@ pub(super) fn p95(hour: &[Minute; MINUTES]) -> Option<Curve> {
 
 #[expect(clippy::cast_precision_loss, reason = "a height in a picture")]
 fn bars(
-    hour: &[Minute; MINUTES],
+    hour: &[MinuteBucket; MINUTES],
     now: Timestamp,
-    parts_of: impl Fn(&Minute) -> Vec<(&'static str, u64)>,
+    parts_of: impl Fn(&MinuteBucket) -> Vec<(&'static str, u64)>,
 ) -> Bars {
     let sum = |parts: &[(&str, u64)]| parts.iter().map(|(_, count)| count).sum::<u64>();
     let minutes: Vec<_> = hour.iter().map(parts_of).collect();
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn bars_are_stacked_from_the_bottom_and_the_highest_fills_the_chart() {
-        let mut hour = [Minute::default(); MINUTES];
-        hour[10].requests.taken = 30;
+        let mut hour = [MinuteBucket::default(); MINUTES];
+        hour[10].requests.accepted = 30;
         hour[10].requests.failed = 10;
         hour[59].requests.rejected = 20;
         let chart = requests(&hour, "2026-06-01T12:00:30Z".parse().unwrap());
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_quiet_hour_is_an_empty_chart() {
-        let hour = [Minute::default(); MINUTES];
+        let hour = [MinuteBucket::default(); MINUTES];
         let chart = attempts(&hour, Timestamp::UNIX_EPOCH);
         assert!(chart.minutes.is_empty() && chart.summary == "In the last hour: nothing.");
         assert!(p95(&hour).is_none());
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_minute_without_requests_parts_the_curve() {
-        let mut hour = [Minute::default(); MINUTES];
+        let mut hour = [MinuteBucket::default(); MINUTES];
         for (place, seconds) in [(0, 0.5), (1, 1.0), (3, 0.25)] {
             hour[place].p95_seconds = Some(seconds);
         }

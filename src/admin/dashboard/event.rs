@@ -11,7 +11,7 @@ use crate::admin::problem::Problem;
 use crate::admin::rest::delivery_id;
 use crate::admin::shape::{Attempt, Delivery, Header};
 use crate::json;
-use crate::store::{DeliveryView, State as Standing};
+use crate::store::{DeliveryRecord, DeliveryState as Standing};
 
 /// Of a body that is shown; the API has all of it.
 const SHOWN_BYTES: usize = 64 << 10;
@@ -62,7 +62,7 @@ impl Delivered {
             .route_alone(&view.route)
             .map(|route| route.handover.as_str());
         let (body, route) = (view.body.as_deref().map(Body::of), view.route.clone());
-        let delivery = Delivery::whole(DeliveryView { body: None, ..view });
+        let delivery = Delivery::whole(DeliveryRecord { body: None, ..view });
         let page = Page {
             search: delivery.event_id.clone(),
             ..page

@@ -9,7 +9,7 @@ use crate::admin::operations::Operations;
 use crate::admin::problem::Problem;
 use crate::admin::rest::filter;
 use crate::admin::shape::route_of;
-use crate::store::{DeliveryView, State as Standing};
+use crate::store::{DeliveryRecord, DeliveryState as Standing};
 
 const LISTED: usize = 50;
 
@@ -115,7 +115,7 @@ impl Events {
     }
 }
 
-pub(super) fn entry(view: DeliveryView, page: &Page) -> Entry {
+pub(super) fn entry(view: DeliveryRecord, page: &Page) -> Entry {
     let last = view
         .attempts
         .last()

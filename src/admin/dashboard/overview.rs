@@ -7,10 +7,10 @@ use axum::response::Response;
 use super::chart::{self, Bars};
 use super::troubles::{self, Severity, Trouble};
 use super::{Page, Shared, shown, words};
+use crate::activity::MINUTES;
 use crate::admin::glance::Glance;
 use crate::admin::operations::Health;
 use crate::admin::problem::Problem;
-use crate::watch::MINUTES;
 
 /// Routes that are shown unless all are asked for: those in trouble first, then the busiest.
 const ROUTES_SHOWN: usize = 100;
@@ -82,7 +82,7 @@ pub(super) async fn page(
                 };
                 if rows_left_out > 0 {
                     seen.sort_by_cached_key(|(severity, glance)| {
-                        std::cmp::Reverse((*severity, glance.requests().all()))
+                        std::cmp::Reverse((*severity, glance.requests().total()))
                     });
                     seen.truncate(ROUTES_SHOWN);
                 }
@@ -155,10 +155,10 @@ impl Row {
             class: severity.map_or("", Severity::class),
             spark: chart::requests(&glance.hour, page.now),
             rate: words::rate(glance.requests_per_second),
-            success: success(requests.taken, requests.failed),
+            success: success(requests.accepted, requests.failed),
             p95: p95.map_or_else(|| "–".into(), words::milliseconds),
             rejected: words::count(requests.rejected),
-            repeated: words::count(requests.repeated),
+            repeated: words::count(requests.duplicate),
             pending: words::count(glance.pending),
             oldest: glance.oldest_waiting.map(|at| words::ago(at, page.now)),
             dead: words::count(glance.dead),

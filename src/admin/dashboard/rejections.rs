@@ -6,9 +6,9 @@ use axum::response::Response;
 
 use super::words::{self, Why};
 use super::{Page, Shared, exact, shown};
+use crate::activity::RejectionCount;
 use crate::admin::operations::TurnedAway;
 use crate::admin::problem::Problem;
-use crate::watch::Rejected;
 
 const LISTED: usize = 200;
 
@@ -77,8 +77,8 @@ pub(super) async fn page(
     }))
 }
 
-pub(super) fn kinds(rejected: &[Rejected], page: &Page) -> Vec<Kind> {
-    let kind = |rejected: &Rejected| Kind {
+pub(super) fn kinds(rejected: &[RejectionCount], page: &Page) -> Vec<Kind> {
+    let kind = |rejected: &RejectionCount| Kind {
         name: rejected.kind.to_string(),
         count: words::count(rejected.count),
         last: page.ago(&rejected.last_at),

@@ -15,7 +15,7 @@ use crate::admin::glance::Glance;
 use crate::admin::operations::{Operations, Refused, Standing};
 use crate::admin::problem::Problem;
 use crate::admin::shape::webhook_id;
-use crate::store::Filter;
+use crate::store::DeliveryFilter;
 
 /// Rejections and deliveries that are shown; there are pages with more.
 const LISTED: usize = 8;
@@ -63,10 +63,10 @@ impl Route {
     async fn of(operations: &Operations, page: Page, name: &str) -> Result<Self, Refused> {
         let standing = operations.route(name).await?;
         let glance = operations.glance(name).await?;
-        let filter = Filter {
+        let filter = DeliveryFilter {
             route: Some(name.into()),
             limit: LISTED,
-            ..Filter::default()
+            ..DeliveryFilter::default()
         };
         let deliveries = operations.deliveries(filter).await?.deliveries;
         let turned_away = operations.turned_away(Some(name), LISTED)?.away;
@@ -152,12 +152,12 @@ fn figures(glance: &Glance, standing: &Standing, page: &Page) -> Vec<(&'static s
     let ago = |at: Option<Timestamp>| at.map_or_else(|| "never".into(), |at| page.ago(&at));
     let mut figures = vec![
         ("requests now", words::rate(glance.requests_per_second)),
-        ("taken, last hour", words::count(requests.taken)),
+        ("taken, last hour", words::count(requests.accepted)),
         (
             "success, last hour",
-            success(requests.taken, requests.failed),
+            success(requests.accepted, requests.failed),
         ),
-        ("duplicates, last hour", words::count(requests.repeated)),
+        ("duplicates, last hour", words::count(requests.duplicate)),
         ("turned away, last hour", words::count(requests.rejected)),
         ("waiting", words::count(glance.pending)),
         ("dead letters", words::count(glance.dead)),

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::words;
+use crate::activity::RejectionCount;
 use crate::admin::glance::Glance;
-use crate::watch::Rejected;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +85,7 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
         );
     }
     if let Some(kind) = glance.rejected.first() {
-        let (rejected, all) = (total(&glance.rejected), glance.requests().all());
+        let (rejected, all) = (total(&glance.rejected), glance.requests().total());
         if rejected >= REJECTED_MIN && rejected * REJECTED_PART >= all {
             let why = words::why(kind.kind.code.as_str(), kind.kind.reason);
             let text = format!(
@@ -156,7 +156,7 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
     troubles
 }
 
-fn total(rejected: &[Rejected]) -> u64 {
+fn total(rejected: &[RejectionCount]) -> u64 {
     rejected.iter().map(|kind| kind.count).sum()
 }
 
@@ -167,11 +167,11 @@ fn plural(count: u64, one: &'static str, many: &'static str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activity::{MINUTES, MinuteBucket, RejectionKind};
     use crate::admin::glance::SecretUse;
     use crate::admin::operations::ServedRoute;
     use crate::outcome::Code;
-    use crate::route::Handover;
-    use crate::watch::{Kind, MINUTES, Minute};
+    use crate::route::DeliveryMode;
 
     fn now() -> Timestamp {
         "2026-06-01T12:00:00Z".parse().unwrap()
@@ -186,11 +186,11 @@ mod tests {
                 provider: None,
                 url: String::new(),
                 events: Vec::new(),
-                handover: Handover::Queue,
+                handover: DeliveryMode::Queue,
                 active: true,
                 made_from: None,
             },
-            hour: [Minute::default(); MINUTES],
+            hour: [MinuteBucket::default(); MINUTES],
             requests_per_second: 0.0,
             pending: 0,
             dead: 0,
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_route_that_does_its_work_is_no_trouble() {
         let mut glance = glance();
-        glance.hour[MINUTES - 1].requests.taken = 1_000;
+        glance.hour[MINUTES - 1].requests.accepted = 1_000;
         glance.hour[MINUTES - 1].attempts_succeeded = 1_000;
         glance.hour[MINUTES - 1].attempts_failed = 5;
         glance.pending = 3;
@@ -227,11 +227,11 @@ mod tests {
         let mut glance = glance();
         glance.dead = 1;
         glance.hour[MINUTES - 1].attempts_failed = 3;
-        let kind = Kind {
+        let kind = RejectionKind {
             code: Code::InvalidSignature,
             reason: Some("mismatch"),
         };
-        glance.rejected = vec![Rejected {
+        glance.rejected = vec![RejectionCount {
             kind,
             count: 1_204,
             last_at: now(),
@@ -261,18 +261,18 @@ mod tests {
     #[test]
     fn a_few_rejections_among_many_requests_are_no_trouble() {
         let mut glance = glance();
-        let kind = Kind {
+        let kind = RejectionKind {
             code: Code::InvalidEvent,
             reason: Some("not_json"),
         };
-        glance.rejected = vec![Rejected {
+        glance.rejected = vec![RejectionCount {
             kind,
             count: 6,
             last_at: now(),
         }];
-        glance.hour[3].requests.taken = 200;
+        glance.hour[3].requests.accepted = 200;
         assert_eq!(texts(&glance), [""; 0]);
-        glance.hour[3].requests.taken = 100;
+        glance.hour[3].requests.accepted = 100;
         assert_eq!(texts(&glance).len(), 1);
     }
 }

@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 
 use crate::admin::operations::Page;
 use crate::admin::shape::{self, Attempt, Header};
-use crate::store::{self, DeliveryView};
+use crate::store::{self, DeliveryRecord};
 
 /// Where a delivery stands.
 #[derive(Enum, Clone, Copy, PartialEq, Eq)]
-#[graphql(remote = "store::State", rename_items = "lowercase")]
+#[graphql(remote = "store::DeliveryState", rename_items = "lowercase")]
 pub(super) enum DeliveryStatus {
     /// Handed over.
     Success,
@@ -25,7 +25,7 @@ pub(super) enum DeliveryStatus {
 impl DeliveryStatus {
     /// As REST's parameters have it.
     pub(super) fn name(self) -> String {
-        store::State::from(self).as_str().to_owned()
+        store::DeliveryState::from(self).as_str().to_owned()
     }
 }
 
@@ -63,8 +63,8 @@ pub(super) struct Delivery {
     event_data: Option<Json<Box<RawValue>>>,
 }
 
-impl From<DeliveryView> for Delivery {
-    fn from(view: DeliveryView) -> Self {
+impl From<DeliveryRecord> for Delivery {
+    fn from(view: DeliveryRecord) -> Self {
         let status = view.state.into();
         let shape = shape::Delivery::whole(view);
         Self {

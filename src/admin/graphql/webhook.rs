@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::operations::Standing;
 use crate::admin::shape::{self, ShortStats, Stored};
-use crate::webhooks::Change;
+use crate::webhooks::WebhookChange;
 
 /// A route, of the file or made over the API.
 #[derive(SimpleObject)]
@@ -101,8 +101,8 @@ pub(super) struct WebhookInput {
 }
 
 impl WebhookInput {
-    pub(super) fn split(self) -> (Option<ID>, Change) {
-        let change = Change {
+    pub(super) fn split(self) -> (Option<ID>, WebhookChange) {
+        let change = WebhookChange {
             url: Some(self.url),
             events: Some(self.events),
             description: self.description,

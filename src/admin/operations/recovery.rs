@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use super::{Operations, Refused};
-use crate::admin::Subject;
+use crate::admin::AdminState;
 use crate::admin::auth::Operator;
 use crate::event::{EventId, IdSource, named_digest};
-use crate::ledger::{Forgetting, Redeliver, Redelivery};
+use crate::ledger::{ForgetResult, Redelivery, RedeliveryResult};
 use crate::queue::Queue;
-use crate::store::{DeliveryId, Filter, State, Store, StoreError};
+use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, Store, StoreError};
 
 /// Which deliveries to redeliver, and how.
 pub struct Recovery {
     /// Without a state, those that failed or are dead.
-    pub filter: Filter,
+    pub filter: DeliveryFilter,
     /// Without one, all are due at once.
     pub pace: Option<Pace>,
     /// Only tells how many there are.
@@ -59,12 +59,12 @@ impl Pace {
 }
 
 impl Recovered {
-    fn count(&mut self, redelivered: &Redelivery) {
+    fn count(&mut self, redelivered: &RedeliveryResult) {
         match redelivered {
-            Redelivery::Waits(_) => self.accepted += 1,
-            Redelivery::InFlight => self.refuse(Refused::InFlight, 1),
-            Redelivery::Unknown => self.refuse(Refused::NoSuchDelivery, 1),
-            Redelivery::NoPayload => self.refuse(Refused::PayloadNotKept, 1),
+            RedeliveryResult::Waits(_) => self.accepted += 1,
+            RedeliveryResult::InFlight => self.refuse(Refused::InFlight, 1),
+            RedeliveryResult::Unknown => self.refuse(Refused::NoSuchDelivery, 1),
+            RedeliveryResult::NoPayload => self.refuse(Refused::PayloadNotKept, 1),
         }
     }
 
@@ -129,14 +129,14 @@ impl Operations {
 
     async fn redeliver_chosen(
         &self,
-        filter: &Filter,
+        filter: &DeliveryFilter,
         pace: Option<Pace>,
     ) -> Result<Recovered, Refused> {
         let _only = self
             .recovering
             .try_lock()
             .map_err(|_| Refused::RedeliveryUnderWay)?;
-        let Subject { store, queue, .. } = &self.subject;
+        let AdminState { store, queue, .. } = &self.subject;
         // All are known before the first is due: one that dies again is not tried for ever.
         let chosen = Chosen::of(store, filter).await?;
         chosen.check(pace)?;
@@ -158,7 +158,7 @@ impl Operations {
         self.told(filter, recovered?)
     }
 
-    fn told(&self, filter: &Filter, recovered: Recovered) -> Result<Recovered, Refused> {
+    fn told(&self, filter: &DeliveryFilter, recovered: Recovered) -> Result<Recovered, Refused> {
         if recovered.matched == 0 {
             self.check_known(filter)?;
         }
@@ -184,9 +184,9 @@ impl Operations {
                 (IdSource::Pointer(_) | IdSource::Header(_), _) => ledger.names(name, &id, None),
             };
             match ledger.forget(names).await? {
-                Forgetting::Forgotten => Ok(()),
-                Forgetting::InFlight => Err(Refused::InFlight),
-                Forgetting::Unknown => Err(Refused::NoSuchEvent),
+                ForgetResult::Forgotten => Ok(()),
+                ForgetResult::InFlight => Err(Refused::InFlight),
+                ForgetResult::Unknown => Err(Refused::NoSuchEvent),
             }
         };
         let subject = format!("{name}/{}", id.as_str().unwrap_or_default());
@@ -199,23 +199,27 @@ impl Operations {
 struct Chosen {
     matched: usize,
     /// Those whose payload is kept, the oldest first.
-    redeliverable: Vec<(DeliveryId, State)>,
+    redeliverable: Vec<(DeliveryId, DeliveryState)>,
 }
 
 impl Chosen {
-    async fn of(store: &Store, filter: &Filter) -> Result<Self, StoreError> {
+    async fn of(store: &Store, filter: &DeliveryFilter) -> Result<Self, StoreError> {
         let states = filter
             .state
-            .map_or(vec![State::Failed, State::Dead], |state| vec![state]);
+            .map_or(vec![DeliveryState::Failed, DeliveryState::Dead], |state| {
+                vec![state]
+            });
         let mut chosen = Self::default();
         for state in states {
-            let filter = Filter {
+            let filter = DeliveryFilter {
                 state: Some(state),
                 ..filter.clone()
             };
             let mut after = DeliveryId(0);
             loop {
-                let page = store.matching(filter.clone(), after, PAGE).await?;
+                let page = store
+                    .matching_deliveries(filter.clone(), after, PAGE)
+                    .await?;
                 chosen.matched += page.len();
                 chosen.redeliverable.extend(
                     page.iter()
@@ -265,12 +269,12 @@ async fn redeliver_all(
     pace: Option<Pace>,
 ) -> Result<Recovered, StoreError> {
     let mut recovered = chosen.counted();
-    let now = store.due_now();
+    let now = store.now_due();
     let wanted = (0..)
         .zip(chosen.redeliverable)
         .map(|(number, (id, state))| {
             let due = now.after(pace.map_or(Duration::ZERO, |pace| pace.after(number)));
-            Redeliver {
+            Redelivery {
                 id,
                 from: Some(state),
                 due,
@@ -282,7 +286,7 @@ async fn redeliver_all(
         for (wanted, became) in together.iter().zip(became) {
             match became {
                 // Another of these may have had the same body, and with it the same name.
-                Redelivery::InFlight => {
+                RedeliveryResult::InFlight => {
                     queue
                         .redeliver(&[*wanted])
                         .await?
@@ -325,7 +329,7 @@ mod tests {
         let some = |count: i64| Chosen {
             matched: 0,
             redeliverable: (0..count)
-                .map(|number| (DeliveryId(number), State::Dead))
+                .map(|number| (DeliveryId(number), DeliveryState::Dead))
                 .collect(),
         };
         assert_eq!(
@@ -341,13 +345,13 @@ mod tests {
     fn what_is_refused_is_counted_by_its_reason() {
         let chosen = Chosen {
             matched: 3,
-            redeliverable: vec![(DeliveryId(1), State::Dead)],
+            redeliverable: vec![(DeliveryId(1), DeliveryState::Dead)],
         };
         let mut recovered = chosen.counted();
         for became in [
-            Redelivery::NoPayload,
-            Redelivery::InFlight,
-            Redelivery::Waits("a".into()),
+            RedeliveryResult::NoPayload,
+            RedeliveryResult::InFlight,
+            RedeliveryResult::Waits("a".into()),
         ] {
             recovered.count(&became);
         }

@@ -18,7 +18,7 @@ use crate::admin::auth::Operator;
 use crate::admin::operations::{Operations, Refused};
 use crate::admin::problem::Problem;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, route_of};
-use crate::store::{self, DeliveryId, Filter};
+use crate::store::{self, DeliveryFilter, DeliveryId};
 
 const LIMIT_DEFAULT: usize = 20;
 const LIMIT_MAX: usize = 100;
@@ -68,7 +68,7 @@ async fn deliveries_of_webhook(
     let filter = filter(pairs(parameters)?, false)?;
     list(
         &operations,
-        Filter {
+        DeliveryFilter {
             route: Some(route),
             ..filter
         },
@@ -76,7 +76,7 @@ async fn deliveries_of_webhook(
     .await
 }
 
-async fn list(operations: &Operations, filter: Filter) -> Result<Response, Problem> {
+async fn list(operations: &Operations, filter: DeliveryFilter) -> Result<Response, Problem> {
     Ok(json(
         StatusCode::OK,
         &Deliveries::from(operations.deliveries(filter).await?),
@@ -146,11 +146,11 @@ pub(in crate::admin) fn delivery_id(text: &str) -> Result<DeliveryId, Refused> {
 }
 
 /// What a list is to hold. `any_webhook` lets it be one of all webhooks.
-pub(in crate::admin) fn filter(pairs: Pairs, any_webhook: bool) -> Result<Filter, Problem> {
-    let mut filter = Filter {
+pub(in crate::admin) fn filter(pairs: Pairs, any_webhook: bool) -> Result<DeliveryFilter, Problem> {
+    let mut filter = DeliveryFilter {
         limit: LIMIT_DEFAULT,
         with_bodies: true,
-        ..Filter::default()
+        ..DeliveryFilter::default()
     };
     let mut seen: Vec<String> = Vec::new();
     for (name, value) in pairs {
@@ -170,7 +170,7 @@ pub(in crate::admin) fn filter(pairs: Pairs, any_webhook: bool) -> Result<Filter
                 filter.before = Some(before);
             }
             "status" => {
-                let state = store::State::parse(&value);
+                let state = store::DeliveryState::parse(&value);
                 filter.state =
                     Some(state.ok_or_else(|| wrong("one of success, failed, pending and dead"))?);
             }
@@ -232,7 +232,11 @@ impl IntoParams for OfOne {
                 "A `next_cursor` of an earlier answer: what comes after it.",
                 text().pattern(Some("^(del_)?[0-9]{1,18}$")),
             ),
-            parameter("status", "Where they stand.", store::State::schema()),
+            parameter(
+                "status",
+                "Where they stand.",
+                store::DeliveryState::schema(),
+            ),
             parameter("event_type", "The event's type, as a whole.", text()),
             parameter("event_id", "The event's ID, as a whole.", text()),
             parameter("since", "Whose event was received then or later.", moment()),
@@ -290,7 +294,7 @@ mod tests {
 
     use super::*;
 
-    fn parse(query: &str) -> Result<Filter, String> {
+    fn parse(query: &str) -> Result<DeliveryFilter, String> {
         let uri = format!("http://localhost/deliveries?{query}")
             .parse()
             .unwrap();
@@ -306,9 +310,9 @@ mod tests {
             "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&webhook_id=wh_a&event_data=false&\
              since=2026-06-01T14:00:00%2B02:00&until=2026-06-01T12:00:00.5Z",
         );
-        let expected = Filter {
+        let expected = DeliveryFilter {
             route: Some("a".into()),
-            state: Some(store::State::Dead),
+            state: Some(store::DeliveryState::Dead),
             event_type: Some("user.created".into()),
             event_id: Some("evt 1".into()),
             since: Some("2026-06-01T12:00:00Z".parse().unwrap()),
@@ -320,10 +324,10 @@ mod tests {
         assert_eq!(filter, Ok(expected));
         assert_eq!(
             parse(""),
-            Ok(Filter {
+            Ok(DeliveryFilter {
                 limit: 20,
                 with_bodies: true,
-                ..Filter::default()
+                ..DeliveryFilter::default()
             })
         );
     }

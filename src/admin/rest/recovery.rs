@@ -37,7 +37,7 @@ pub(in crate::admin) struct Matching {
     #[schema(pattern = "^wh_")]
     pub webhook_id: Option<String>,
     /// Where they stand; `failed` and `dead` if not said.
-    #[schema(value_type = Option<store::State>)]
+    #[schema(value_type = Option<store::DeliveryState>)]
     pub status: Option<String>,
     /// The event's type, as a whole.
     pub event_type: Option<String>,
@@ -252,7 +252,7 @@ pub(in crate::admin) fn checked_id(event_id: &RawValue) -> Result<EventId, Probl
 mod tests {
     use super::*;
     use crate::admin::operations::Refused;
-    use crate::store::{Filter, State};
+    use crate::store::{DeliveryFilter, DeliveryState};
 
     fn check(body: &str) -> Result<Recovery, Problem> {
         serde_json::from_str::<Matching>(body)
@@ -272,7 +272,7 @@ mod tests {
             ),
             (
                 Some("a"),
-                Some(State::Dead),
+                Some(DeliveryState::Dead),
                 "2026-06-01T12:00:00Z".parse().ok()
             )
         );
@@ -284,7 +284,7 @@ mod tests {
             check(r#"{"event_id":"evt_1"}"#).unwrap_or_else(|problem| panic!("{problem:?}"));
         assert_eq!(
             plain.filter,
-            Filter {
+            DeliveryFilter {
                 event_id: Some("evt_1".into()),
                 ..plain.filter.clone()
             }

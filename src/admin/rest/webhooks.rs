@@ -16,7 +16,7 @@ use crate::admin::auth::Operator;
 use crate::admin::operations::Operations;
 use crate::admin::problem::Problem;
 use crate::admin::shape::{Done, OneWebhook, TestResult, Webhook, Webhooks};
-use crate::webhooks::{Change, New};
+use crate::webhooks::{NewWebhook, WebhookChange};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
@@ -67,7 +67,7 @@ async fn webhook(
     post,
     path = "/webhooks",
     tag = "webhooks",
-    request_body = New,
+    request_body = NewWebhook,
     responses(
         (status = 201, body = OneWebhook),
         (status = 409, description = "`taken`: another route has this path."),
@@ -100,7 +100,7 @@ async fn make(
     put,
     path = "/webhooks/{id}",
     tag = "webhooks",
-    request_body = Change,
+    request_body = WebhookChange,
     responses(
         (status = 200, body = OneWebhook),
         (status = 409, description = "`in_file`: it is changed there; or `taken`: another route has this path."),

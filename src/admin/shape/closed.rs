@@ -6,8 +6,8 @@ use utoipa::openapi::{Object, ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::outcome::Code;
-use crate::route::Handover;
-use crate::store::State;
+use crate::route::DeliveryMode;
+use crate::store::DeliveryState;
 
 pub(super) fn activity() -> Object {
     one_of(["active", "inactive"])
@@ -35,13 +35,13 @@ impl PartialSchema for Code {
     }
 }
 
-impl ToSchema for State {
+impl ToSchema for DeliveryState {
     fn name() -> std::borrow::Cow<'static, str> {
         "DeliveryStatus".into()
     }
 }
 
-impl PartialSchema for State {
+impl PartialSchema for DeliveryState {
     fn schema() -> RefOr<Schema> {
         one_of(Self::ALL.map(Self::as_str))
             .description(Some("Where a delivery stands."))
@@ -49,9 +49,9 @@ impl PartialSchema for State {
     }
 }
 
-impl ToSchema for Handover {}
+impl ToSchema for DeliveryMode {}
 
-impl PartialSchema for Handover {
+impl PartialSchema for DeliveryMode {
     fn schema() -> RefOr<Schema> {
         let all = [Self::Proxy, Self::Queue, Self::Spill].map(Self::as_str);
         one_of(all)

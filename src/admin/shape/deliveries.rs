@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{Header, headers, webhook_id};
 use crate::admin::operations::{Page, Recovered, Refused};
-use crate::store::{DeliveryView, State};
+use crate::store::{DeliveryRecord, DeliveryState};
 
 /// All attempts for one event.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -20,7 +20,7 @@ pub struct Delivery<Attempts> {
     pub received_at: Timestamp,
     /// When the last attempt began.
     pub delivered_at: Option<Timestamp>,
-    #[schema(value_type = State)]
+    #[schema(value_type = DeliveryState)]
     pub status: String,
     /// The last attempt's.
     pub response_status: Option<u16>,
@@ -99,7 +99,7 @@ pub struct RefusedCount {
 
 impl Delivery<u32> {
     /// As in a list.
-    pub fn listed(view: DeliveryView) -> Self {
+    pub fn listed(view: DeliveryRecord) -> Self {
         Self {
             headers: None,
             ..Self::of(view, |tried, _| tried)
@@ -109,13 +109,13 @@ impl Delivery<u32> {
 
 impl Delivery<Vec<Attempt>> {
     /// With its attempts.
-    pub fn whole(view: DeliveryView) -> Self {
+    pub fn whole(view: DeliveryRecord) -> Self {
         Self::of(view, |_, attempts| attempts)
     }
 }
 
 impl<Attempts> Delivery<Attempts> {
-    fn of(view: DeliveryView, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
+    fn of(view: DeliveryRecord, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
         let last = view.attempts.last().cloned();
         let unrecorded = view
             .tried
@@ -197,19 +197,19 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::{Attempted, DeliveryId, State};
+    use crate::store::{AttemptRecord, DeliveryId, DeliveryState};
 
-    fn view(body: &'static [u8]) -> DeliveryView {
+    fn view(body: &'static [u8]) -> DeliveryRecord {
         let at = "2026-06-01T00:00:00Z".parse().unwrap();
-        DeliveryView {
+        DeliveryRecord {
             id: DeliveryId(7),
             route: "billing".into(),
             event_id: "evt_1".into(),
             event_type: "user.created".into(),
             received_at: at,
-            state: State::Pending,
+            state: DeliveryState::Pending,
             reason: None,
-            attempts: vec![Attempted {
+            attempts: vec![AttemptRecord {
                 at,
                 ms: 5,
                 status: None,

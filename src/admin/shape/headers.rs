@@ -4,7 +4,7 @@ use async_graphql::SimpleObject;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::delivery::{Delivery, MASK};
+use crate::delivery::{MASK, OutboundRequest};
 
 /// A header as it is handed over.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
@@ -34,7 +34,7 @@ pub(super) fn shown(head: &[u8]) -> Vec<Header> {
         };
         Header { name, value }
     };
-    Delivery::stored_headers(head).map(show).collect()
+    OutboundRequest::stored_headers(head).map(show).collect()
 }
 
 fn is_private(name: &str) -> bool {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::webhook_id;
+use crate::activity;
 use crate::admin::operations::{Turned, TurnedAway};
 use crate::outcome::Code;
-use crate::watch;
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejections {
@@ -110,8 +110,10 @@ impl From<Turned> for Rejections {
 }
 
 /// Those of one route stand together.
-pub(super) fn by_route(rejected: Vec<(Option<Arc<str>>, Vec<watch::Rejected>)>) -> Vec<Rejected> {
-    let of_route = |(route, kinds): (Option<Arc<str>>, Vec<watch::Rejected>)| {
+pub(super) fn by_route(
+    rejected: Vec<(Option<Arc<str>>, Vec<activity::RejectionCount>)>,
+) -> Vec<Rejected> {
+    let of_route = |(route, kinds): (Option<Arc<str>>, Vec<activity::RejectionCount>)| {
         kinds.into_iter().map(move |rejected| Rejected {
             webhook_id: route.as_deref().map(webhook_id),
             route: route.as_deref().map(Into::into),

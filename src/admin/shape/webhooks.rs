@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use super::{closed, webhook_id};
 use crate::admin::operations::{Standing, Tested};
 use crate::outcome::Code;
-use crate::route::Handover;
-use crate::store::RouteRecord;
+use crate::route::DeliveryMode;
+use crate::store::RouteDeliveryStats;
 
 /// Shown in place of any secret, whatever it looks like.
 const MASKED: &str = "whsec_***masked***";
@@ -39,7 +39,7 @@ pub struct Webhook<Stats> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub provider: Option<String>,
-    #[schema(value_type = Handover)]
+    #[schema(value_type = DeliveryMode)]
     pub delivery: String,
     #[schema(schema_with = closed::source)]
     pub source: String,
@@ -121,7 +121,7 @@ pub struct TestResult {
 }
 
 impl<Stats> Webhook<Stats> {
-    fn of(standing: Standing, stats: impl FnOnce(&RouteRecord) -> Stats) -> Self {
+    fn of(standing: Standing, stats: impl FnOnce(&RouteDeliveryStats) -> Stats) -> Self {
         let Standing {
             route,
             record,

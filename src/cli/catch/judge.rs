@@ -9,24 +9,24 @@ use jiff::Timestamp;
 use crate::cli::admin::Failure;
 use crate::cli::input::SecretArgs;
 use crate::event::{EnvelopeError, EnvelopeSpec, Event};
-use crate::handshake::{Question, Reply};
+use crate::handshake::{Challenge, HandshakeResponse};
 use crate::providers;
 use crate::signature::{self, NamedSecret, Verifier};
 
 pub(super) struct Judge {
     verifier: Verifier,
     envelope: EnvelopeSpec,
-    question: Option<Question>,
+    question: Option<Challenge>,
 }
 
 /// What became of a request.
 pub(super) struct Verdict {
     /// The name of the secret, if it is genuine.
-    pub(super) verified: Result<Arc<str>, signature::Failure>,
+    pub(super) verified: Result<Arc<str>, signature::SignatureError>,
     /// Only of what is genuine and no handshake.
     pub(super) event: Option<Result<Event, EnvelopeError>>,
     /// The answer, if it is a handshake.
-    pub(super) handshake: Option<Reply>,
+    pub(super) handshake: Option<HandshakeResponse>,
 }
 
 impl Judge {
@@ -39,9 +39,9 @@ impl Judge {
             providers::find(provider).ok_or_else(|| Failure::Usage("no such provider".into()))?;
         let mut scheme = (preset.scheme)();
         if let Some(url) = url {
-            scheme.signed = scheme.signed.at(url);
+            scheme.signed = scheme.signed.with_url(url);
         }
-        if scheme.signed.wants_url() {
+        if scheme.signed.needs_url() {
             let problem = format!(
                 "{} signs the URL that was entered there: give it with --url",
                 preset.title
@@ -60,13 +60,13 @@ impl Judge {
         let verifier = Verifier::new(scheme, vec![key], false);
         Ok(Self {
             verifier,
-            envelope: (preset.habits.envelope)(),
-            question: preset.asks.question(),
+            envelope: (preset.defaults.envelope)(),
+            question: preset.handshake.challenge(),
         })
     }
 
     pub(super) fn verdict(&self, headers: &HeaderMap, body: &Bytes, now: Timestamp) -> Verdict {
-        let mut verification = self.verifier.begin(headers, now);
+        let mut verification = self.verifier.start(headers, now);
         verification.update(body.clone());
         let genuine = match verification.finish() {
             Ok(genuine) => genuine,
@@ -81,7 +81,7 @@ impl Judge {
         let handshake = self
             .question
             .as_ref()
-            .and_then(|question| question.answer(&genuine, &self.verifier));
+            .and_then(|question| question.reply(&genuine, &self.verifier));
         let event = handshake
             .is_none()
             .then(|| self.envelope.parse(genuine.body(), headers));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::judge::Verdict;
 use crate::cli::terminal;
 use crate::event::EventId;
-use crate::signature::Failure;
+use crate::signature::SignatureError;
 
 /// Bytes of a body that people are shown.
 const SHOWN_MAX: usize = 64 << 10;
@@ -136,7 +136,7 @@ impl Verdict {
                 );
             }
             Some(Ok(event)) => {
-                let kind = terminal::visible(&event.kind, false);
+                let kind = terminal::visible(&event.event_type, false);
                 match event.id.as_str() {
                     Some(id) => format!("event {} of type {kind}", terminal::visible(id, false)),
                     None => format!("an event of type {kind}"),
@@ -157,20 +157,22 @@ impl Verdict {
                 (Ok(_), _) => None,
             },
             "event_id": event.and_then(|event| EventId::as_str(&event.id)),
-            "event_type": event.map(|event| &event.kind),
+            "event_type": event.map(|event| &event.event_type),
             "handshake": self.handshake.is_some(),
         })
     }
 }
 
-fn why(failure: Failure) -> &'static str {
+fn why(failure: SignatureError) -> &'static str {
     match failure {
-        Failure::Missing => "there is no signature, or a part of what is signed is not there",
-        Failure::Malformed => "this can't be a signature, or its time is none",
-        Failure::Mismatch => {
+        SignatureError::Missing => {
+            "there is no signature, or a part of what is signed is not there"
+        }
+        SignatureError::Malformed => "this can't be a signature, or its time is none",
+        SignatureError::Mismatch => {
             "it is signed with another secret, or its bytes are not those that were signed"
         }
-        Failure::Stale => {
+        SignatureError::Stale => {
             "it is genuine, but was signed too long ago, or ahead of this machine's clock"
         }
     }

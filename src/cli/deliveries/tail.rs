@@ -14,7 +14,7 @@ use crate::admin::shape::{Delivery, route_of};
 use crate::cli::admin::{Admin, Failure, Gateway};
 use crate::cli::events::{PAGE, next, one_line, show};
 use crate::cli::terminal;
-use crate::store::{DeliveryId, Filter, State};
+use crate::store::{DeliveryFilter, DeliveryId, DeliveryState};
 
 /// Print deliveries as they come, until Ctrl-C
 ///
@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
     /// Only those that stand so
-    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(State::ALL.map(State::as_str)))]
+    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(DeliveryState::ALL.map(DeliveryState::as_str)))]
     status: Option<String>,
     /// Begin after this delivery (`del_17`, or 17; 0 for all that are kept), not with what comes from now on
     #[arg(long, value_name = "N")]
@@ -49,7 +49,7 @@ const WATCHED: usize = 500;
 /// A list that is followed.
 struct Tail {
     admin: Admin,
-    filter: Filter,
+    filter: DeliveryFilter,
     followed: Followed,
     /// Whether what is there at the first look is told as well.
     tells_first: bool,
@@ -85,17 +85,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 impl Tail {
     fn of(args: &Args) -> Result<Self, Failure> {
-        let state = args.status.as_deref().and_then(State::parse);
+        let state = args.status.as_deref().and_then(DeliveryState::parse);
         let watched = if state.is_some() { WATCHED } else { 0 };
         let followed = match args.since {
             Some(DeliveryId(number)) => Followed::since(number, watched),
             None => Followed::from_now(watched),
         };
-        let filter = Filter {
+        let filter = DeliveryFilter {
             route: args.route.clone(),
             state,
             limit: PAGE,
-            ..Filter::default()
+            ..DeliveryFilter::default()
         };
         Ok(Self {
             admin: args.gateway.admin()?,
@@ -138,7 +138,7 @@ impl Tail {
         let (mut look, mut lines) = (Look::default(), Vec::new());
         let mut before = None;
         'pages: loop {
-            let page = self.admin.page(&Filter {
+            let page = self.admin.page(&DeliveryFilter {
                 before,
                 ..self.filter.clone()
             })?;

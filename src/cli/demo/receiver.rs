@@ -91,7 +91,7 @@ fn verifier(scheme: Scheme, secret: &str) -> io::Result<Verifier> {
 async fn receive(State(counts): State<Arc<Counts>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     counts.requests.fetch_add(1, Ordering::SeqCst);
     let verified = counts.verifiers.iter().any(|verifier| {
-        let mut verification = verifier.begin(&headers, Timestamp::now());
+        let mut verification = verifier.start(&headers, Timestamp::now());
         verification.update(body.clone());
         verification.finish().is_ok()
     });

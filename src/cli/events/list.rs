@@ -8,7 +8,7 @@ use super::selection::Selection;
 use super::{Failure, PAGE, Place, next, one_line};
 use crate::admin::shape::{Deliveries, Delivery, route_of};
 use crate::cli::terminal;
-use crate::store::Filter;
+use crate::store::DeliveryFilter;
 
 /// List deliveries, the newest first.
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let source = args.place.open()?;
     let mut left = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let mut filter = Filter {
+    let mut filter = DeliveryFilter {
         limit: left.min(PAGE),
         with_bodies: args.json,
         ..args.selection.filter()

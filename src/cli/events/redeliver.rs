@@ -11,7 +11,7 @@ use crate::admin::Pace;
 use crate::admin::shape::{OneDelivery, Redelivered, webhook_id};
 use crate::cli::check::counted;
 use crate::cli::{FAILED, terminal};
-use crate::store::State;
+use crate::store::DeliveryState;
 
 /// Have events delivered again, whose payload is kept
 ///
@@ -71,7 +71,7 @@ fn pace(text: &str) -> Result<f64, String> {
 fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
     let filter = args.selection.filter();
     let state = if args.dead {
-        Some(State::Dead)
+        Some(DeliveryState::Dead)
     } else {
         filter.state
     };

@@ -4,7 +4,7 @@ use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 
 use crate::cli::input;
-use crate::store::{Filter, State};
+use crate::store::{DeliveryFilter, DeliveryState};
 
 /// Marks of deliveries; those have all of them.
 #[derive(Debug, Clone, clap::Args)]
@@ -13,7 +13,7 @@ pub(super) struct Selection {
     #[arg(long, value_name = "NAME")]
     pub route: Option<String>,
     /// Only those that stand so
-    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(State::ALL.map(State::as_str)))]
+    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(DeliveryState::ALL.map(DeliveryState::as_str)))]
     pub status: Option<String>,
     /// Only those of this event
     #[arg(long, value_name = "ID")]
@@ -40,15 +40,15 @@ pub(super) const SELECTING: [&str; 6] = [
 ];
 
 impl Selection {
-    pub fn filter(&self) -> Filter {
-        Filter {
+    pub fn filter(&self) -> DeliveryFilter {
+        DeliveryFilter {
             route: self.route.clone(),
-            state: self.status.as_deref().and_then(State::parse),
+            state: self.status.as_deref().and_then(DeliveryState::parse),
             event_type: self.event_type.clone(),
             event_id: self.event_id.clone(),
             since: self.since,
             until: self.until,
-            ..Filter::default()
+            ..DeliveryFilter::default()
         }
     }
 }

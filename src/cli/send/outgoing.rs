@@ -31,7 +31,7 @@ impl Outgoing {
         }
         scheme.signed = scheme
             .signed
-            .at(args.url.as_deref().unwrap_or(&args.target));
+            .with_url(args.url.as_deref().unwrap_or(&args.target));
         let at = args.at.unwrap_or_else(Timestamp::now);
         let at = args.tamper.map_or(at, |tamper| tamper.time_of(at));
         let id = args.id.clone().unwrap_or_else(input::new_id);
@@ -61,7 +61,7 @@ fn event(args: &Args, preset: &Preset, id: &str, at: Timestamp) -> Result<Sample
     let Some(path) = &args.body else {
         return Ok(Sample { headers, body });
     };
-    let envelope = (preset.habits.envelope)();
+    let envelope = (preset.defaults.envelope)();
     if args.id.is_some() && !matches!(envelope.id, IdSource::Header(_)) {
         return Err(Failure::Usage(format!(
             "--id: {} has the ID in the body, which is sent as it is",

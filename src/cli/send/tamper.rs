@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::outgoing::Outgoing;
 use crate::event::IdSource;
-use crate::json::{Found, find, member};
+use crate::json::{PointerValue, find, member};
 use crate::providers::Preset;
-use crate::signature::{Place, Scheme, SignedTime, TimePlace};
+use crate::signature::{Scheme, SignatureLocation, SignedTime, TimestampLocation};
 
 /// One way to spoil a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -47,9 +47,9 @@ impl Tamper {
             Self::Timestamp | Self::Stale | Self::Future if scheme.time.is_none() => Err(format!(
                 "{title} does not sign a time: there is none to tamper with"
             )),
-            Self::Id => match (preset.habits.envelope)().id {
+            Self::Id => match (preset.defaults.envelope)().id {
                 IdSource::BodyDigest => Err(format!("{title}'s events have no ID to tamper with")),
-                IdSource::Header(name) if !scheme.signs(&name) => Err(format!(
+                IdSource::Header(name) if !scheme.signs_header(&name) => Err(format!(
                     "{title} does not sign {name}: a request with another ID is as genuine"
                 )),
                 IdSource::Header(_) | IdSource::Pointer(_) => Ok(()),
@@ -102,15 +102,15 @@ impl Tamper {
                     change_time(request, scheme, time, at)?;
                 }
             }
-            Self::Id => match (preset.habits.envelope)().id {
+            Self::Id => match (preset.defaults.envelope)().id {
                 IdSource::Header(name) => {
                     change_header(request, &name, |id| change_last(id, id.len()))?;
                 }
                 IdSource::Pointer(pointer) => {
                     let text = std::str::from_utf8(&request.body).map_err(|_| NO_ID)?;
                     let id = match find(text, [Some(&pointer)]) {
-                        Ok([Found::Text(id)]) => id.unescaped().ok_or(NO_ID)?,
-                        Ok([Found::Number(id)]) => id,
+                        Ok([PointerValue::Text(id)]) => id.unescaped().ok_or(NO_ID)?,
+                        Ok([PointerValue::Number(id)]) => id,
                         _ => return Err(NO_ID.into()),
                     };
                     let start = offset(text, id);
@@ -180,9 +180,9 @@ pub(super) fn signature_header<'s>(
     request: &Outgoing,
 ) -> Option<&'s HeaderName> {
     let names = scheme.places.iter().filter_map(|place| match place {
-        Place::Header(header) => Some(&header.name),
-        Place::Fields(fields) => Some(&fields.header.name),
-        Place::Body(_) => None,
+        SignatureLocation::Header(header) => Some(&header.name),
+        SignatureLocation::Fields(fields) => Some(&fields.header.name),
+        SignatureLocation::Body(_) => None,
     });
     names
         .into_iter()
@@ -198,7 +198,7 @@ fn change_signature(
         return change_header(request, &name, change);
     }
     let in_body = scheme.places.iter().find_map(|place| {
-        if let Place::Body(place) = place {
+        if let SignatureLocation::Body(place) = place {
             Some(place)
         } else {
             None
@@ -228,8 +228,10 @@ fn change_time(
 ) -> Result<(), String> {
     let [old, new] = [at, at + SignedDuration::from_secs(1)].map(|at| time.unit.write(at));
     match &time.place {
-        TimePlace::Header(header) => change_header(request, &header.name, |_| Some(new.clone())),
-        TimePlace::Field(_) => match signature_header(scheme, request).cloned() {
+        TimestampLocation::Header(header) => {
+            change_header(request, &header.name, |_| Some(new.clone()))
+        }
+        TimestampLocation::Field(_) => match signature_header(scheme, request).cloned() {
             Some(name) => {
                 change_header(request, &name, |value| Some(value.replacen(&old, &new, 1)))
             }

@@ -69,7 +69,7 @@ impl Compiler<'_> {
                 let error = Diagnostic::error(span, "a token for looking, and none for changing");
                 self.report(error.help("without `token` anybody may do anything; add it"));
             }
-            Some(token) if digest.is_some_and(|digest| digest.is_of(token.secret.expose())) => {
+            Some(token) if digest.is_some_and(|digest| digest.matches(token.secret.expose())) => {
                 let error = Diagnostic::error(span, "the same as `token`");
                 self.report(error.help("whoever has it may do anything; make another one"));
             }

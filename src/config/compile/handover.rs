@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::config::de::Field;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw;
-use crate::route::{Handover, Replay};
+use crate::route::{DeliveryMode, Replay};
 use crate::store::{PAYLOAD_MAX, Payloads, Retain};
 
 const DEFAULT_INITIAL: Duration = Duration::from_secs(5);
@@ -21,10 +21,10 @@ const RETAINED_BYTES_MIN: usize = 1 << 20;
 
 impl Compiler<'_> {
     /// Warns about what a route that stores nothing says of stored events. `defaults` may say it for other routes.
-    pub(super) fn handover(&self, raw: &Layered<'_>) -> Handover {
+    pub(super) fn handover(&self, raw: &Layered<'_>) -> DeliveryMode {
         match raw.get(|route| &route.delivery).value() {
-            Some(raw::Delivery::Queue) => return Handover::Queue,
-            Some(raw::Delivery::Spill) => return Handover::Spill,
+            Some(raw::Delivery::Queue) => return DeliveryMode::Queue,
+            Some(raw::Delivery::Spill) => return DeliveryMode::Spill,
             None | Some(raw::Delivery::Proxy) => {}
         }
         if let Some(status) = raw.own.accept_status.given() {
@@ -49,7 +49,7 @@ impl Compiler<'_> {
                 "`{key}` is then only for events that are redelivered on request"
             )));
         }
-        Handover::Proxy
+        DeliveryMode::Proxy
     }
 
     pub(super) fn accept_status(&self, field: &Field<u16>) -> StatusCode {
@@ -112,11 +112,11 @@ impl Compiler<'_> {
     pub(super) fn compare_with_window(
         &self,
         raw: &Layered<'_>,
-        handover: Handover,
+        handover: DeliveryMode,
         retry: &Backoff,
         replay: Replay,
     ) {
-        if handover == Handover::Proxy || replay.window >= retry.horizon {
+        if handover == DeliveryMode::Proxy || replay.window >= retry.horizon {
             return;
         }
         let window = raw
@@ -155,7 +155,7 @@ impl Compiler<'_> {
     }
 
     /// Refuses bodies that are too big for the store where all of them are stored.
-    pub(super) fn check_storable(&self, raw: &Layered<'_>, handover: Handover, retain: Retain) {
+    pub(super) fn check_storable(&self, raw: &Layered<'_>, handover: DeliveryMode, retain: Retain) {
         let Some(size) = raw
             .get(|route| &route.max_body)
             .given()
@@ -172,8 +172,8 @@ impl Compiler<'_> {
             .value()
             .and_then(|retain| retain.payloads.given());
         let reason = match handover {
-            Handover::Queue | Handover::Spill => delivery,
-            Handover::Proxy => payloads
+            DeliveryMode::Queue | DeliveryMode::Spill => delivery,
+            DeliveryMode::Proxy => payloads
                 .filter(|_| retain.payloads == Payloads::All)
                 .map(|payloads| payloads.span),
         };

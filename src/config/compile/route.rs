@@ -14,11 +14,11 @@ use crate::config::tree::Span;
 use crate::config::values;
 use crate::config::{Authentication, Listen, raw};
 use crate::gateway::Limits;
-use crate::handshake::{AnsweredBy, Handshake, VerifyToken};
+use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
 use crate::ledger::InFlightPolicy;
-use crate::providers::{Asks, Habits, UNKNOWN_SENDER};
+use crate::providers::{PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
 use crate::route::{Admission, Budget, EventFilter, OnDuplicate, RateLimit, Replay, Route};
-use crate::signature::{Shadow, Verifier};
+use crate::signature::{Unenforced, Verifier};
 use crate::upstream::Upstream;
 
 /// A route as written, over the keys of `defaults`.
@@ -207,7 +207,7 @@ impl Compiler<'_> {
             methods,
             active: true,
             verifier: Verifier::new(sender?.scheme, secrets?, tell_sha256),
-            shadow,
+            unenforced: shadow,
             handshake: handshake.ok()?,
             envelope,
             events,
@@ -215,7 +215,7 @@ impl Compiler<'_> {
             budget,
             max_body,
             replay,
-            handover,
+            delivery_mode: handover,
             accept_status,
             retry,
             attempt_timeout,
@@ -244,12 +244,12 @@ impl Compiler<'_> {
             scheme: sender.scheme,
             secrets: secrets?,
             envelope,
-            asks: sender.asks.question(),
+            asks: sender.asks.challenge(),
         })
     }
 
     /// The permission to pass on what did not verify, where an operator gives it.
-    fn shadow(&self, field: &Field<bool>) -> Option<Shadow> {
+    fn shadow(&self, field: &Field<bool>) -> Option<Unenforced> {
         let enforce = field.given().filter(|enforce| !enforce.value)?;
         let warning = Diagnostic::warning(
             enforce.span,
@@ -259,7 +259,7 @@ impl Compiler<'_> {
             "for trying the gateway out in front of an application that checks signatures itself; leave it out as soon \
              as nothing fails any more",
         ));
-        Some(Shadow::declared())
+        Some(Unenforced::new())
     }
 
     /// What becomes of the provider's handshakes. `Err` when it is wrong.
@@ -272,7 +272,7 @@ impl Compiler<'_> {
             .given()
             .filter(|mode| mode.value == raw::ChallengeMode::Forward);
         match sender.asks {
-            Asks::Never => {
+            PresetHandshake::Never => {
                 let own = raw.own.challenge.given();
                 if let Some(own) =
                     own.filter(|_| forwards.is_some() || !challenge.verify_token.is_absent())
@@ -284,7 +284,7 @@ impl Compiler<'_> {
                 }
                 Ok(None)
             }
-            Asks::Signed(question) => {
+            PresetHandshake::Signed(question) => {
                 if let Some(token) = challenge.verify_token.given() {
                     let warning = Diagnostic::warning(
                         token.span,
@@ -293,13 +293,13 @@ impl Compiler<'_> {
                     self.report(warning.help("leave it out"));
                 }
                 let by = if forwards.is_some() {
-                    AnsweredBy::Upstream
+                    HandshakeResponder::Upstream
                 } else {
-                    AnsweredBy::Gateway
+                    HandshakeResponder::Gateway
                 };
                 Ok(Some(Handshake::Signed(question(), by)))
             }
-            Asks::Query => {
+            PresetHandshake::Query => {
                 if let Some(forward) = forwards {
                     let error =
                         Diagnostic::error(forward.span, "this provider's handshake is not signed");
@@ -390,7 +390,7 @@ impl Compiler<'_> {
             return;
         };
         let filter = EventFilter::new([pattern.value.as_str().into()]);
-        if known.is_empty() || known.iter().any(|kind| filter.takes(kind)) {
+        if known.is_empty() || known.iter().any(|kind| filter.accepts(kind)) {
             return;
         }
         let warning = Diagnostic::warning(pattern.span, format!("{title} has no such event type"));
@@ -434,7 +434,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn budget(&self, raw: &Layered<'_>, habits: &Habits) -> Budget {
+    fn budget(&self, raw: &Layered<'_>, habits: &SenderDefaults) -> Budget {
         let (total, margin) = (
             raw.get(|route| &route.budget),
             raw.get(|route| &route.budget_margin),
@@ -458,7 +458,12 @@ impl Compiler<'_> {
         budget
     }
 
-    fn max_body(&self, field: &Field<values::ByteSize>, habits: &Habits, limits: &Limits) -> usize {
+    fn max_body(
+        &self,
+        field: &Field<values::ByteSize>,
+        habits: &SenderDefaults,
+        limits: &Limits,
+    ) -> usize {
         let size = match field {
             Field::Absent => habits.max_body,
             given => match self.size(given, 1..=1 << 30, "1 byte to 1GiB") {

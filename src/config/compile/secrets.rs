@@ -119,7 +119,7 @@ impl Compiler<'_> {
             };
             self.report(Diagnostic::error(span, error.to_string()).help(help));
         };
-        if scheme.leaves_open(&secret.secret) {
+        if scheme.is_prefix_missing(&secret.secret) {
             let [first, second] = [0, 1].map(|kind| &*scheme.kinds[kind].key.prefix);
             let warning = Diagnostic::warning(
                 span,

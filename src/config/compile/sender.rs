@@ -8,16 +8,16 @@ use crate::config::raw;
 use crate::config::tree::Span;
 use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
 use crate::json::Pointer;
-use crate::providers::{self, Asks, Habits, PRESETS};
-use crate::signature::{Place, Scheme};
+use crate::providers::{self, PRESETS, PresetHandshake, SenderDefaults};
+use crate::signature::{Scheme, SignatureLocation};
 
 /// What a route gets when it says nothing about who sends.
 const DEFAULT_PROVIDER: &str = "vpn-enterprise";
 
 pub(super) struct Sender {
     pub scheme: Scheme,
-    pub habits: &'static Habits,
-    pub asks: Asks,
+    pub habits: &'static SenderDefaults,
+    pub asks: PresetHandshake,
     /// A known provider's name and title.
     pub provider: Option<&'static str>,
     pub title: Option<&'static str>,
@@ -29,9 +29,9 @@ impl Compiler<'_> {
         let (mut sender, place) = self.who_sends(route)?;
         let public_url = route.get(|route| &route.public_url);
         let url = public_url.given().and_then(|url| self.public_url(url));
-        if sender.scheme.signed.wants_url() {
+        if sender.scheme.signed.needs_url() {
             match url {
-                Some(url) => sender.scheme.signed = sender.scheme.signed.at(url),
+                Some(url) => sender.scheme.signed = sender.scheme.signed.with_url(url),
                 None if public_url.is_absent() => {
                     let error = Diagnostic::error(
                         place,
@@ -123,7 +123,7 @@ impl Compiler<'_> {
     pub(super) fn envelope(
         &self,
         field: &Field<raw::Event>,
-        habits: &Habits,
+        habits: &SenderDefaults,
         scheme: Option<&Scheme>,
     ) -> EnvelopeSpec {
         // A time that nobody asked for is no reason to refuse an event.
@@ -145,7 +145,7 @@ impl Compiler<'_> {
             && !header
                 .value
                 .parse()
-                .is_ok_and(|name| scheme.is_some_and(|scheme| scheme.signs(&name)))
+                .is_ok_and(|name| scheme.is_some_and(|scheme| scheme.signs_header(&name)))
         {
             let warning =
                 Diagnostic::warning(header.span, "the event type in a header is not signed");
@@ -205,7 +205,7 @@ impl Compiler<'_> {
             }
             (Field::Absent, Field::Given(name), Field::Absent) => {
                 let header = self.header_name(&name.value, name.span)?;
-                if !scheme.is_some_and(|scheme| scheme.signs(&header)) {
+                if !scheme.is_some_and(|scheme| scheme.signs_header(&header)) {
                     let warning =
                         Diagnostic::warning(name.span, "the event ID in a header is not signed");
                     self.report(
@@ -257,8 +257,8 @@ impl Compiler<'_> {
         place: Span,
     ) {
         let signatures = scheme.places.iter().filter_map(|found| match found {
-            Place::Body(in_body) => Some(&in_body.pointer),
-            Place::Header(_) | Place::Fields(_) => None,
+            SignatureLocation::Body(in_body) => Some(&in_body.pointer),
+            SignatureLocation::Header(_) | SignatureLocation::Fields(_) => None,
         });
         for signature in signatures {
             if envelope
@@ -288,8 +288,8 @@ impl Compiler<'_> {
 fn known(preset: &'static providers::Preset) -> Sender {
     Sender {
         scheme: (preset.scheme)(),
-        habits: &preset.habits,
-        asks: preset.asks,
+        habits: &preset.defaults,
+        asks: preset.handshake,
         provider: Some(preset.name),
         title: Some(preset.title),
     }
@@ -299,7 +299,7 @@ fn known(preset: &'static providers::Preset) -> Sender {
 pub(super) fn needs_body_digest(envelope: &EnvelopeSpec, scheme: Option<&Scheme>) -> bool {
     match &envelope.id {
         IdSource::Pointer(_) => false,
-        IdSource::Header(header) => !scheme.is_some_and(|scheme| scheme.signs(header)),
+        IdSource::Header(header) => !scheme.is_some_and(|scheme| scheme.signs_header(header)),
         IdSource::BodyDigest => true,
     }
 }

@@ -10,10 +10,10 @@ use crate::config::raw;
 use crate::config::tree::Span;
 use crate::config::values;
 use crate::json::Pointer;
-use crate::providers::{Asks, UNKNOWN_SENDER};
+use crate::providers::{PresetHandshake, UNKNOWN_SENDER};
 use crate::signature::{
-    Algorithm, Content, ContentError, Encoding, Fields, Header, InBody, KeyEncoding, KeyForm, Kind,
-    Place, Scheme, SignedTime, TimePlace, TimeUnit,
+    Algorithm, Content, ContentError, Encoding, Header, HeaderFields, InBody, KeyEncoding, KeyForm,
+    Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 
 impl Compiler<'_> {
@@ -39,13 +39,13 @@ impl Compiler<'_> {
         Some(Sender {
             scheme,
             habits: &UNKNOWN_SENDER,
-            asks: Asks::Never,
+            asks: PresetHandshake::Never,
             provider: None,
             title: None,
         })
     }
 
-    fn places(&self, raw: &raw::Signature, span: Span) -> Option<Vec<Place>> {
+    fn places(&self, raw: &raw::Signature, span: Span) -> Option<Vec<SignatureLocation>> {
         if raw.header.is_absent() && raw.field.is_absent() {
             let error = Diagnostic::error(span, "this does not say where the signature stands");
             self.report(error.help("give the `header`, or the body's `field`, that holds it"));
@@ -55,8 +55,8 @@ impl Compiler<'_> {
         if let Some(header) = raw.header.given() {
             let header = self.header(header)?;
             places.push(match raw.fields.given() {
-                Some(fields) => Place::Fields(self.fields(fields, header)?),
-                None => Place::Header(header),
+                Some(fields) => SignatureLocation::Fields(self.fields(fields, header)?),
+                None => SignatureLocation::Header(header),
             });
         } else if let Some(fields) = raw.fields.given() {
             let error = Diagnostic::error(
@@ -66,7 +66,7 @@ impl Compiler<'_> {
             self.report(error.help("add `header`, or leave `fields` out"));
         }
         if let Some(field) = raw.field.given() {
-            places.push(Place::Body(InBody {
+            places.push(SignatureLocation::Body(InBody {
                 pointer: self.member(field)?,
                 compact: raw.canonical.value().is_some(),
             }));
@@ -86,7 +86,11 @@ impl Compiler<'_> {
             .map(|name| Header { name, spelling })
     }
 
-    fn fields(&self, fields: &Located<raw::SignatureFields>, header: Header) -> Option<Fields> {
+    fn fields(
+        &self,
+        fields: &Located<raw::SignatureFields>,
+        header: Header,
+    ) -> Option<HeaderFields> {
         self.required(
             &fields.value.signature,
             fields.span,
@@ -104,7 +108,7 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Fields {
+        Some(HeaderFields {
             header,
             separator,
             assign,
@@ -197,8 +201,8 @@ impl Compiler<'_> {
                 );
                 return None;
             }
-            (Some(field), None) => TimePlace::Field(field.value.as_str().into()),
-            (None, Some(header)) => TimePlace::Header(self.header(header)?),
+            (Some(field), None) => TimestampLocation::Field(field.value.as_str().into()),
+            (None, Some(header)) => TimestampLocation::Header(self.header(header)?),
             (None, None) => {
                 if let Some(given) = raw.timestamp.given() {
                     let error =
@@ -257,7 +261,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn kind(&self, raw: &raw::Signature) -> Option<Kind> {
+    fn kind(&self, raw: &raw::Signature) -> Option<SignatureFormat> {
         let field = raw
             .fields
             .value()
@@ -282,7 +286,7 @@ impl Compiler<'_> {
             Some(raw::SecretEncoding::Base64) => KeyEncoding::Base64,
             Some(raw::SecretEncoding::Hex) => KeyEncoding::Hex,
         };
-        Some(Kind {
+        Some(SignatureFormat {
             algorithm,
             encodings: vec![encoding],
             field: field.map_or("", |field| &field.value).into(),

@@ -10,7 +10,7 @@ use crate::config::de::{Field, Pairs};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw;
 use crate::config::tree::Span;
-use crate::delivery::{is_framing, is_ours};
+use crate::delivery::{is_framing, is_hookstile_header};
 use crate::signature::Scheme;
 use crate::upstream::{Target, TrustedCa};
 
@@ -109,9 +109,9 @@ impl Compiler<'_> {
 fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str> {
     if is_framing(header) {
         Some("the gateway sets it, or drops it, itself")
-    } else if is_ours(header) {
+    } else if is_hookstile_header(header) {
         Some("`Hookstile-…` headers are the gateway's own")
-    } else if scheme.is_some_and(|scheme| scheme.reads(header)) {
+    } else if scheme.is_some_and(|scheme| scheme.reads_header(header)) {
         Some("the receiver gets the sender's signature as it is")
     } else {
         None

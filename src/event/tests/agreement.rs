@@ -128,7 +128,7 @@ fn check_kind(outcome: &Result<Event, EnvelopeError>, kind: Place<'_>) -> Result
         Place::Ambiguous => Err("type_ambiguous"),
         Place::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => {
             if let Ok(event) = outcome {
-                assert_eq!(*event.kind, **text);
+                assert_eq!(*event.event_type, **text);
             }
             Ok(())
         }

@@ -76,12 +76,12 @@ pub fn check(data: &[u8]) {
         .iter()
         .map(|preset| (preset.name, self::scheme(preset)))
         .collect();
-    let asks = preset.asks.question();
+    let asks = preset.handshake.challenge();
     let case = Case {
         request: &request,
         scheme: &scheme,
         candidates: &candidates,
-        envelope: &(preset.habits.envelope)(),
+        envelope: &(preset.defaults.envelope)(),
         asks: asks.as_ref(),
         others: &others,
         url: Some(URL),
@@ -95,7 +95,7 @@ pub fn check(data: &[u8]) {
         .for_scheme(&scheme)
         .expect("a key for every scheme");
     let verifier = Verifier::new(scheme.clone(), vec![key], false);
-    let mut verification = verifier.begin(&request.headers, now);
+    let mut verification = verifier.start(&request.headers, now);
     verification.update(request.body.clone());
     match (&verdict, verification.finish()) {
         (Verdict::Genuine { .. }, Ok(_)) => {}
@@ -122,7 +122,7 @@ fn preset(choice: u8) -> &'static Preset {
 fn scheme(preset: &Preset) -> Scheme {
     let scheme = (preset.scheme)();
     Scheme {
-        signed: scheme.signed.clone().at(URL),
+        signed: scheme.signed.clone().with_url(URL),
         ..scheme
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::event::{IdSource, Source};
-use crate::handshake::Wants;
-use crate::providers::{Asks, PRESETS, Preset};
+use crate::handshake::ChallengeReply;
+use crate::providers::{PRESETS, Preset, PresetHandshake};
 use crate::route::OnDuplicate;
 use crate::secret::Secret;
 use crate::signature::{
-    Algorithm, Encoding, Header, KeyEncoding, Place, Scheme, TimePlace, TimeUnit, presets,
+    Algorithm, Encoding, Header, KeyEncoding, Scheme, SignatureLocation, TimeUnit,
+    TimestampLocation, presets,
 };
 
 const INTRODUCTION: &str = "\
@@ -120,10 +121,10 @@ fn reference() -> String {
     page.push_str("## Event types\n\nWhat `hookstile check` knows of `events:`; other providers' types are not known, and not checked.\n");
     for preset in PRESETS
         .iter()
-        .filter(|preset| !preset.habits.event_types.is_empty())
+        .filter(|preset| !preset.defaults.event_types.is_empty())
     {
         let types: Vec<_> = preset
-            .habits
+            .defaults
             .event_types
             .iter()
             .map(|kind| format!("`{kind}`"))
@@ -134,11 +135,11 @@ fn reference() -> String {
 }
 
 fn row(preset: &Preset) -> String {
-    let (scheme, habits) = ((preset.scheme)(), &preset.habits);
+    let (scheme, habits) = ((preset.scheme)(), &preset.defaults);
     let envelope = (habits.envelope)();
     let id = match &envelope.id {
         IdSource::Pointer(pointer) => format!("`{pointer}`"),
-        IdSource::Header(header) if scheme.signs(header) => format!("`{header}`, signed"),
+        IdSource::Header(header) if scheme.signs_header(header) => format!("`{header}`, signed"),
         IdSource::Header(header) => format!("`{header}` + digest"),
         IdSource::BodyDigest => "digest".into(),
     };
@@ -163,10 +164,10 @@ fn row(preset: &Preset) -> String {
 }
 
 fn places(scheme: &Scheme) -> String {
-    let name = |place: &Place| match place {
-        Place::Header(Header { spelling, .. }) => format!("`{spelling}`"),
-        Place::Fields(fields) => format!("`{}`", fields.header.spelling),
-        Place::Body(in_body) => format!("body, `{}`", in_body.pointer),
+    let name = |place: &SignatureLocation| match place {
+        SignatureLocation::Header(Header { spelling, .. }) => format!("`{spelling}`"),
+        SignatureLocation::Fields(fields) => format!("`{}`", fields.header.spelling),
+        SignatureLocation::Body(in_body) => format!("body, `{}`", in_body.pointer),
     };
     scheme
         .places
@@ -193,8 +194,8 @@ fn section(preset: &Preset) -> String {
             TimeUnit::Rfc3339 => "RFC 3339",
         };
         let place = match &time.place {
-            TimePlace::Header(header) => format!("`{}`", header.spelling),
-            TimePlace::Field(field) => format!("the field `{field}`"),
+            TimestampLocation::Header(header) => format!("`{}`", header.spelling),
+            TimestampLocation::Field(field) => format!("the field `{field}`"),
         };
         let _ = writeln!(
             section,
@@ -202,7 +203,7 @@ fn section(preset: &Preset) -> String {
             written(time.tolerance)
         );
     }
-    if let Some(handshake) = handshake(preset.asks) {
+    if let Some(handshake) = handshake(preset.handshake) {
         let _ = writeln!(section, "* **Handshake**: {handshake}");
     }
     if !preset.notes.is_empty() {
@@ -221,7 +222,7 @@ fn algorithm(algorithm: Algorithm) -> &'static str {
     }
 }
 
-fn key(kind: &crate::signature::Kind) -> String {
+fn key(kind: &crate::signature::SignatureFormat) -> String {
     let what = if kind.algorithm == Algorithm::Ed25519 {
         "the secret is the public key"
     } else {
@@ -253,38 +254,40 @@ fn sent(scheme: &Scheme) -> String {
             .collect();
         let signature = format!("{}<{}>", kind.prefix, forms.join(" or "));
         kinds.push(match &scheme.places[0] {
-            Place::Fields(fields) => format!("`{}{}{signature}`", kind.field, fields.assign),
-            Place::Header(_) | Place::Body(_) => format!("`{signature}`"),
+            SignatureLocation::Fields(fields) => {
+                format!("`{}{}{signature}`", kind.field, fields.assign)
+            }
+            SignatureLocation::Header(_) | SignatureLocation::Body(_) => format!("`{signature}`"),
         });
     }
     let separated = match &scheme.places[0] {
-        Place::Fields(fields) if fields.separator == ' ' => ", spaces between several",
-        Place::Fields(fields) if fields.separator == ';' => ", `;` between fields",
-        Place::Fields(_) => ", `,` between fields",
-        Place::Header(_) | Place::Body(_) => "",
+        SignatureLocation::Fields(fields) if fields.separator == ' ' => ", spaces between several",
+        SignatureLocation::Fields(fields) if fields.separator == ';' => ", `;` between fields",
+        SignatureLocation::Fields(_) => ", `,` between fields",
+        SignatureLocation::Header(_) | SignatureLocation::Body(_) => "",
     };
     format!("{}{separated}", kinds.join(" and "))
 }
 
-fn handshake(asks: Asks) -> Option<String> {
+fn handshake(asks: PresetHandshake) -> Option<String> {
     match asks {
-        Asks::Never => None,
-        Asks::Query => Some(
+        PresetHandshake::Never => None,
+        PresetHandshake::Query => Some(
             "a GET with `hub.mode`, `hub.challenge` and `hub.verify_token` is answered with the challenge, if the token is the \
              route's `challenge.verify_token`. It is not signed, so it is never forwarded."
                 .into(),
         ),
-        Asks::Signed(question) => {
+        PresetHandshake::Signed(question) => {
             let question = question();
-            let reply = match &question.wants {
-                Wants::Echo(pointer) => format!("with what stands at `{pointer}`, as text"),
-                Wants::Proof(pointer) => format!("with what stands at `{pointer}`, and its HMAC under the secret"),
-                Wants::NoContent => "with 204".into(),
+            let reply = match &question.reply {
+                ChallengeReply::Echo(pointer) => format!("with what stands at `{pointer}`, as text"),
+                ChallengeReply::Proof(pointer) => format!("with what stands at `{pointer}`, and its HMAC under the secret"),
+                ChallengeReply::NoContent => "with 204".into(),
             };
             Some(format!(
                 "a signed body whose `{}` is `{}` is answered {reply}; with `challenge: forward` your application answers it, \
                  as an event of type `{}`.",
-                question.pointer, question.word, question.kind
+                question.pointer, question.value, question.event_type
             ))
         }
     }

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
-use super::handshake::Query;
-use super::providers::{Asks, PRESETS};
+use super::handshake::SubscriptionQuery;
+use super::providers::{PRESETS, PresetHandshake};
 use super::secret::Secret;
 use super::signature::{
-    Algorithm, NamedSecret, Place, Scheme, TimeUnit, Verified, Verifier, presets,
+    Algorithm, NamedSecret, Scheme, SignatureLocation, TimeUnit, Verified, Verifier, presets,
 };
 
 /// Base64 and hex at once, so that it is a key for every scheme but those of public keys, where it is one by chance.
@@ -32,7 +32,7 @@ fn other(number: usize) -> Scheme {
         (2, _) => scheme.kinds[0].algorithm = Algorithm::HmacSha512,
         _ => {
             for place in &mut scheme.places {
-                if let Place::Body(in_body) = place {
+                if let SignatureLocation::Body(in_body) = place {
                     in_body.compact = true;
                 }
             }
@@ -49,11 +49,11 @@ pub fn check(data: &[u8]) {
     };
     let place = usize::from(choice) % (PRESETS.len() + OTHERS);
     let (asks, scheme) = match PRESETS.get(place) {
-        Some(preset) => (preset.asks, (preset.scheme)()),
-        None => (Asks::Never, other(place - PRESETS.len())),
+        Some(preset) => (preset.handshake, (preset.scheme)()),
+        None => (PresetHandshake::Never, other(place - PRESETS.len())),
     };
     let scheme = Scheme {
-        signed: scheme.signed.clone().at("https://hooks.example.com/"),
+        signed: scheme.signed.clone().with_url("https://hooks.example.com/"),
         ..scheme
     };
     let end = rest.windows(2).position(|pair| pair == b"\n\n");
@@ -68,7 +68,7 @@ pub fn check(data: &[u8]) {
     let key = named.for_scheme(&scheme).expect("a key for every scheme");
     let verifier = Verifier::new(scheme.clone(), vec![key], true);
     let verify = |headers: &HeaderMap, body: &[u8]| -> Option<Verified> {
-        let mut verification = verifier.begin(headers, now);
+        let mut verification = verifier.start(headers, now);
         verification.update(Bytes::copy_from_slice(body));
         verification.finish().ok()
     };
@@ -92,8 +92,8 @@ pub fn check(data: &[u8]) {
         let symmetric = scheme.kinds[0].algorithm != Algorithm::Ed25519;
         let outcome = verify(&genuine, body);
         assert_eq!(outcome.is_some(), symmetric, "{place}");
-        if let (Some(body), Asks::Signed(question)) = (outcome, asks) {
-            let _ = question().answer(&body, &verifier);
+        if let (Some(body), PresetHandshake::Signed(question)) = (outcome, asks) {
+            let _ = question().reply(&body, &verifier);
         }
         // One header of it replaced: it verifies only with the signature still in it.
         let (signature, tag) = signed.iter().last().expect("the signature");
@@ -118,7 +118,7 @@ pub fn check(data: &[u8]) {
         }
     }
     if let Ok(text) = std::str::from_utf8(body) {
-        let _ = Query::read(text);
+        let _ = SubscriptionQuery::parse(text);
         in_body(&scheme, text, &verify);
     }
 }
@@ -128,7 +128,7 @@ fn in_body(scheme: &Scheme, text: &str, verify: &dyn Fn(&HeaderMap, &[u8]) -> Op
     let has_place = scheme
         .places
         .iter()
-        .any(|place| matches!(place, Place::Body(_)));
+        .any(|place| matches!(place, SignatureLocation::Body(_)));
     let signed = scheme.sign_in_body(&secret, text);
     assert!(has_place || signed.is_err());
     if let Ok(signed) = signed {

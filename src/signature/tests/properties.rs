@@ -17,7 +17,7 @@ fn schemes() -> Vec<(&'static str, Scheme)> {
         .map(|preset| (preset.name, (preset.scheme)()))
         .collect();
     for (_, scheme) in &mut schemes {
-        scheme.signed = scheme.signed.clone().at("https://hooks.example.com/");
+        scheme.signed = scheme.signed.clone().with_url("https://hooks.example.com/");
     }
     let with = |name, algorithm| {
         let mut scheme = presets::slack();
@@ -66,8 +66,8 @@ fn outcome(
     headers: &HeaderMap,
     body: &[u8],
     now: i64,
-) -> Result<Verified, Failure> {
-    let mut verification = verifier.begin(headers, Timestamp::from_second(now).unwrap());
+) -> Result<Verified, SignatureError> {
+    let mut verification = verifier.start(headers, Timestamp::from_second(now).unwrap());
     for chunk in body.chunks(11) {
         verification.update(Bytes::copy_from_slice(chunk));
     }
@@ -128,7 +128,7 @@ proptest! {
         bit in 0..7_u8,
     ) {
         let mut scheme = presets::orbvpn();
-        let Some(Place::Body(in_body)) = scheme.places.last_mut() else { unreachable!() };
+        let Some(SignatureLocation::Body(in_body)) = scheme.places.last_mut() else { unreachable!() };
         in_body.compact = compact;
         let (colon, comma) = if spaced { (": ", ", ") } else { (":", ",") };
         let members: Vec<_> = members.iter().map(|(name, value)| format!("\"m{name}\"{colon}\"{value}\"")).collect();

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
 use super::*;
-use crate::providers::{self, Asks, PRESETS};
+use crate::providers::{self, PRESETS, PresetHandshake};
 
 #[derive(Deserialize)]
 struct Vector {
@@ -34,7 +34,7 @@ impl Vector {
     fn verifier(&self) -> Verifier {
         let mut scheme = (providers::find(&self.preset).unwrap().scheme)();
         if let Some(url) = &self.public_url {
-            scheme.signed = scheme.signed.at(url);
+            scheme.signed = scheme.signed.with_url(url);
         }
         verifier_of(scheme, self.secret.as_bytes())
     }
@@ -49,9 +49,9 @@ impl Vector {
             .collect()
     }
 
-    fn verify(&self, body: &str, at: i64) -> Result<Verified, Failure> {
+    fn verify(&self, body: &str, at: i64) -> Result<Verified, SignatureError> {
         let verifier = self.verifier();
-        let mut verification = verifier.begin(&self.headers(), Timestamp::from_second(at).unwrap());
+        let mut verification = verifier.start(&self.headers(), Timestamp::from_second(at).unwrap());
         verification.update(Bytes::copy_from_slice(body.as_bytes()));
         verification.finish()
     }
@@ -64,7 +64,7 @@ fn what_others_signed_verifies_and_with_another_byte_it_does_not() {
         assert!(vector.verify(body, vector.at).is_ok(), "{preset}: {body}");
         assert_eq!(
             vector.verify(&format!("{body} "), vector.at).unwrap_err(),
-            Failure::Mismatch,
+            SignatureError::Mismatch,
             "{preset}"
         );
     }
@@ -107,8 +107,8 @@ fn what_the_sdks_signed_is_an_event_by_its_preset_or_a_handshake() {
     for vector in vectors {
         let preset = providers::find(&vector.preset).unwrap();
         let verified = vector.verify(&vector.body, vector.at).unwrap();
-        let event = (preset.habits.envelope)().parse(verified.body(), &vector.headers());
-        let asks = matches!(preset.asks, Asks::Signed(question) if question().is_asked(&verified));
+        let event = (preset.defaults.envelope)().parse(verified.body(), &vector.headers());
+        let asks = matches!(preset.handshake, PresetHandshake::Signed(question) if question().is_handshake(&verified));
         assert!(event.is_ok() || asks, "{}: {event:?}", vector.preset);
     }
 }

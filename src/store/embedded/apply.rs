@@ -8,10 +8,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::shared::{Counts, Shared};
 use super::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Lane, Name, Next, Place, RECORD_BYTES, Record,
-    Requeue, Requeued, Settlement, State, Subject, Tried,
+    AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState,
+    EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES, Requeue, RequeueResult, RowId,
+    Settlement, StoreRoute,
 };
-use crate::store::running::Running;
+use crate::store::uptime::Uptime;
 
 /// The attempts with one more, in SQL. Kept one by one are the first 10 of a delivery, and the latest 90; all are counted.
 macro_rules! attempts_with {
@@ -31,7 +32,7 @@ const DAY_MS: i64 = 86_400_000;
 pub(super) struct Cursor {
     pub next_delivery: i64,
     /// By the first place of a bucket.
-    pub next_place: HashMap<Place, i64>,
+    pub next_place: HashMap<RowId, i64>,
     pub routes: HashMap<Arc<str>, i64>,
 }
 
@@ -39,8 +40,8 @@ pub(super) struct Cursor {
 pub(super) struct Batch<'t> {
     pub sql: &'t Connection,
     pub cursor: &'t mut Cursor,
-    pub now: Running,
-    pub due_now: Running,
+    pub now: Uptime,
+    pub due_now: Uptime,
     pub wall_ms: i64,
     effects: Effects,
     tallies: HashMap<(i64, i64), Tally>,
@@ -50,9 +51,9 @@ pub(super) struct Batch<'t> {
 /// What follows from a committed transaction.
 #[derive(Default)]
 pub(super) struct Effects {
-    forgotten: Vec<(EventKey, Place)>,
-    remembered: Vec<(EventKey, Place)>,
-    moved: Vec<(Arc<str>, Option<State>, Option<State>)>,
+    forgotten: Vec<(EventKey, RowId)>,
+    remembered: Vec<(EventKey, RowId)>,
+    moved: Vec<(Arc<str>, Option<DeliveryState>, Option<DeliveryState>)>,
     /// The routes of events that are due at another time than before.
     requeued: Vec<Arc<str>>,
 }
@@ -76,7 +77,7 @@ struct Before {
     route: Arc<str>,
     route_id: i64,
     received_ms: i64,
-    state: State,
+    state: DeliveryState,
     payload_bytes: i64,
     event_id: String,
     tried: u32,
@@ -85,7 +86,7 @@ struct Before {
 }
 
 impl Before {
-    fn is_of(&self, subject: &Subject) -> bool {
+    fn is_of(&self, subject: &EventMetadata) -> bool {
         self.event_id == *subject.event_id && self.route == subject.route
     }
 }
@@ -94,8 +95,8 @@ impl<'t> Batch<'t> {
     pub(super) fn new(
         sql: &'t Connection,
         cursor: &'t mut Cursor,
-        now: Running,
-        due_now: Running,
+        now: Uptime,
+        due_now: Uptime,
         wall_ms: i64,
     ) -> Self {
         let effects = Effects::default();
@@ -166,8 +167,8 @@ impl<'t> Batch<'t> {
     /// Writes a row of the ledger in the place of an earlier one.
     pub(super) fn remember(
         &mut self,
-        name: Name,
-        becomes: Record,
+        name: EventRow,
+        becomes: LedgerEntry,
         window: Duration,
         delivery: Option<DeliveryId>,
     ) -> rusqlite::Result<()> {
@@ -175,13 +176,15 @@ impl<'t> Batch<'t> {
             self.forget_row(name.key, earlier)?;
         }
         let ends = self.now.after(window);
-        let bucket = Place::first_of_bucket(ends);
+        let bucket = RowId::first_of_bucket(ends);
         let number = self.cursor.next_place.entry(bucket).or_insert(0);
-        let place = Place(bucket.0 + *number);
+        let place = RowId(bucket.0 + *number);
         *number += 1;
         let (digest, tried) = match becomes {
-            Record::Completed { digest } => (Some(digest.to_bytes()), Tried::default()),
-            Record::Tried(tried) => (None, tried),
+            LedgerEntry::Completed { digest } => {
+                (Some(digest.to_bytes()), AttemptHistory::default())
+            }
+            LedgerEntry::Attempted(tried) => (None, tried),
         };
         let mut insert = self
             .sql
@@ -203,16 +206,17 @@ impl<'t> Batch<'t> {
     fn record(
         &mut self,
         change: &DeliveryChange,
-        names: &[Option<Name>; 2],
+        names: &[Option<EventRow>; 2],
     ) -> rusqlite::Result<DeliveryId> {
-        let keys = (change.state != State::Success).then(|| keys_blob(names));
-        let due = (change.state == State::Pending).then(|| self.due_now.after(change.due_after).0);
+        let keys = (change.state != DeliveryState::Success).then(|| keys_blob(names));
+        let due = (change.state == DeliveryState::Pending)
+            .then(|| self.due_now.after(change.due_after).0);
         let queued = due.map(|_| self.now.0);
         let ended = due.is_none().then_some(self.now.0);
         if let Some(id) = change.earlier
             && let Some(before) = self
                 .before(id)?
-                .filter(|before| before.is_of(&change.subject))
+                .filter(|before| before.is_of(&change.event))
         {
             let mut update = self.sql.prepare_cached(concat!(
                 "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3, possibly_delivered = ?4, due_ms = ?5,
@@ -220,12 +224,12 @@ impl<'t> Batch<'t> {
                 attempts_with!("?9"),
                 ") WHERE id = ?1"
             ))?;
-            let attempt = change.attempt.as_ref().map(Attempted::to_json);
+            let attempt = change.attempt.as_ref().map(AttemptRecord::to_json);
             update.execute(params![
                 id.0,
                 change.state.as_str(),
-                change.tried.attempts,
-                change.tried.possibly_delivered,
+                change.history.attempts,
+                change.history.possibly_delivered,
                 due,
                 queued,
                 ended,
@@ -238,8 +242,8 @@ impl<'t> Batch<'t> {
         }
         let id = DeliveryId(self.cursor.next_delivery);
         self.cursor.next_delivery += 1;
-        let route_id = self.route(&change.subject.route)?;
-        let received_ms = change.subject.received_at.as_millisecond();
+        let route_id = self.route(&change.event.route)?;
+        let received_ms = change.event.received_at.as_millisecond();
         let attempts = change
             .attempt
             .as_ref()
@@ -250,22 +254,22 @@ impl<'t> Batch<'t> {
         insert.execute(params![
             id.0,
             route_id,
-            change.subject.event_id,
-            change.subject.event_type,
+            change.event.event_id,
+            change.event.event_type,
             received_ms,
             change.state.as_str(),
-            change.tried.attempts,
-            change.tried.possibly_delivered,
+            change.history.attempts,
+            change.history.possibly_delivered,
             attempts,
             due,
             queued,
             ended,
             keys,
-            change.subject.secret,
-            change.subject.is_test,
+            change.event.secret,
+            change.event.is_test,
         ])?;
         let kept = self.keep(id, change, 0)?;
-        self.came(&change.subject.route, route_id, received_ms, change, kept);
+        self.came(&change.event.route, route_id, received_ms, change, kept);
         Ok(id)
     }
 
@@ -306,25 +310,28 @@ impl<'t> Batch<'t> {
         &mut self,
         id: DeliveryId,
         number: u32,
-        attempt: &Attempted,
-        next: Next,
+        attempt: &AttemptRecord,
+        next: AttemptOutcome,
     ) -> rusqlite::Result<()> {
-        let is_its = |before: &Before| before.state == State::Pending && before.tried < number;
+        let is_its =
+            |before: &Before| before.state == DeliveryState::Pending && before.tried < number;
         let Some(before) = self.before(id)?.filter(is_its) else {
             return Ok(());
         };
         let (state, due, unknown, reason) = match next {
-            Next::Done { .. } => (State::Success, None, false, None),
-            Next::Retry {
+            AttemptOutcome::Done { .. } => (DeliveryState::Success, None, false, None),
+            AttemptOutcome::Retry {
                 after,
                 possibly_delivered,
             } => (
-                State::Pending,
+                DeliveryState::Pending,
                 Some(self.due_now.after(after).0),
                 possibly_delivered,
                 None,
             ),
-            Next::Dead(reason) => (State::Dead, None, false, Some(reason.as_str())),
+            AttemptOutcome::Dead(reason) => {
+                (DeliveryState::Dead, None, false, Some(reason.as_str()))
+            }
         };
         let ended = due.is_none().then_some(self.now.0);
         let mut update = self.sql.prepare_cached(concat!(
@@ -344,7 +351,7 @@ impl<'t> Batch<'t> {
         ])?;
         let mut kept = before.payload_bytes;
         if next
-            == (Next::Done {
+            == (AttemptOutcome::Done {
                 keep_payload: false,
             })
         {
@@ -360,20 +367,20 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    pub(super) fn requeue(&mut self, requeue: &Requeue) -> rusqlite::Result<Requeued> {
+    pub(super) fn requeue(&mut self, requeue: &Requeue) -> rusqlite::Result<RequeueResult> {
         let &Requeue {
             id,
-            from,
+            expected_state: from,
             due,
             ref completing,
             window,
         } = requeue;
         let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
         let Some(before) = self.before(id)?.filter(is_wanted) else {
-            return Ok(Requeued::Unknown);
+            return Ok(RequeueResult::Unknown);
         };
         if before.payload_bytes == 0 {
-            return Ok(Requeued::NoPayload);
+            return Ok(RequeueResult::NoPayload);
         }
         let mut update = self.sql.prepare_cached(
             "UPDATE deliveries SET state = 'pending', reason = NULL, due_ms = ?2, queued_ms = ?3, ended_ms = NULL,
@@ -385,21 +392,21 @@ impl<'t> Batch<'t> {
         for name in completing {
             // Any body of this ID is a copy from now on: this one has been taken.
             let digest = crate::signature::PayloadDigest::unknown();
-            self.remember(*name, Record::Completed { digest }, window, Some(id))?;
+            self.remember(*name, LedgerEntry::Completed { digest }, window, Some(id))?;
         }
-        self.moved(&before, State::Pending, None, before.payload_bytes);
+        self.moved(&before, DeliveryState::Pending, None, before.payload_bytes);
         // Also one that was pending: its lane may sleep for longer than it now has to wait.
         self.effects.requeued.push(Arc::clone(&before.route));
-        Ok(Requeued::Waits(before.route))
+        Ok(RequeueResult::Queued(before.route))
     }
 
     /// Deletes an event's rows of the ledger, those that are still there.
-    pub(super) fn forget_event(&mut self, rows: &[(EventKey, Place)]) -> rusqlite::Result<()> {
+    pub(super) fn forget_event(&mut self, rows: &[(EventKey, RowId)]) -> rusqlite::Result<()> {
         rows.iter()
             .try_for_each(|&(key, place)| self.forget_row(key, place))
     }
 
-    fn forget_row(&mut self, key: EventKey, place: Place) -> rusqlite::Result<()> {
+    fn forget_row(&mut self, key: EventKey, place: RowId) -> rusqlite::Result<()> {
         let mut delete = self
             .sql
             .prepare_cached("DELETE FROM ledger WHERE place = ?1 AND key = ?2")?;
@@ -409,7 +416,7 @@ impl<'t> Batch<'t> {
     }
 
     /// Deletes up to `limit` rows of the ledger before `first`. Answers how many.
-    pub(super) fn sweep(&mut self, first: Place, limit: usize) -> rusqlite::Result<usize> {
+    pub(super) fn sweep(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
         self.cursor.next_place.retain(|bucket, _| *bucket >= first);
         let mut delete = self.sql.prepare_cached(
             "DELETE FROM ledger WHERE place IN (SELECT place FROM ledger WHERE place < ?1 ORDER BY place LIMIT ?2)",
@@ -420,7 +427,9 @@ impl<'t> Batch<'t> {
     /// Deletes records of deliveries that have ended.
     pub(super) fn forget(&mut self, ids: &[DeliveryId]) -> rusqlite::Result<()> {
         for &id in ids {
-            let ended = |before: &Before| matches!(before.state, State::Success | State::Failed);
+            let ended = |before: &Before| {
+                matches!(before.state, DeliveryState::Success | DeliveryState::Failed)
+            };
             let Some(before) = self.before(id)?.filter(ended) else {
                 continue;
             };
@@ -458,7 +467,7 @@ impl<'t> Batch<'t> {
         .map(drop)
     }
 
-    pub(super) fn serve(&mut self, lanes: &[Lane]) -> rusqlite::Result<()> {
+    pub(super) fn serve(&mut self, lanes: &[StoreRoute]) -> rusqlite::Result<()> {
         for lane in lanes {
             let id = self.route(&lane.route)?;
             let mut update = self
@@ -520,7 +529,13 @@ impl<'t> Batch<'t> {
     }
 
     /// Counts a delivery that stands elsewhere now.
-    fn moved(&mut self, before: &Before, to: State, attempt: Option<&Attempted>, kept: i64) {
+    fn moved(
+        &mut self,
+        before: &Before,
+        to: DeliveryState,
+        attempt: Option<&AttemptRecord>,
+        kept: i64,
+    ) {
         self.count(
             before.route_id,
             before.received_ms,
@@ -543,25 +558,25 @@ impl<'t> Batch<'t> {
     }
 
     /// Counts a delivery in (1) or out (-1); `last_ms` is what its last attempt took.
-    fn count(&mut self, route: i64, received_ms: i64, state: State, by: i64, last_ms: u64) {
+    fn count(&mut self, route: i64, received_ms: i64, state: DeliveryState, by: i64, last_ms: u64) {
         let tally = self
             .tallies
             .entry((route, received_ms.div_euclid(DAY_MS)))
             .or_default();
         match state {
-            State::Success => {
+            DeliveryState::Success => {
                 tally.successful += by;
                 tally.total_ms += by * i64::try_from(last_ms).unwrap_or(0);
             }
-            State::Failed | State::Dead => tally.failed += by,
-            State::Pending => {}
+            DeliveryState::Failed | DeliveryState::Dead => tally.failed += by,
+            DeliveryState::Pending => {}
         }
     }
 
-    fn touch(&mut self, route: i64, state: State, kept_bytes: i64) {
+    fn touch(&mut self, route: i64, state: DeliveryState, kept_bytes: i64) {
         let touch = self.routes.entry(route).or_default();
-        touch.last_success |= state == State::Success;
-        touch.last_failure |= matches!(state, State::Failed | State::Dead);
+        touch.last_success |= state == DeliveryState::Success;
+        touch.last_failure |= matches!(state, DeliveryState::Failed | DeliveryState::Dead);
         touch.kept_bytes += kept_bytes;
     }
 }
@@ -580,8 +595,9 @@ impl Effects {
         let mut stored = self.requeued;
         shared.with_counts(|counts| {
             for (route, from, to) in self.moved {
-                let is_stored =
-                    |state: Option<State>| matches!(state, Some(State::Pending | State::Dead));
+                let is_stored = |state: Option<DeliveryState>| {
+                    matches!(state, Some(DeliveryState::Pending | DeliveryState::Dead))
+                };
                 if !is_stored(from) && !is_stored(to) {
                     continue;
                 }
@@ -592,7 +608,7 @@ impl Effects {
                 if let Some(count) = to.and_then(|state| counts.of(state)) {
                     *count += 1;
                 }
-                if to == Some(State::Pending) && from != to {
+                if to == Some(DeliveryState::Pending) && from != to {
                     stored.push(route);
                 }
             }
@@ -604,24 +620,24 @@ impl Effects {
 }
 
 impl Counts {
-    pub(super) fn of(&mut self, state: State) -> Option<&mut u64> {
+    pub(super) fn of(&mut self, state: DeliveryState) -> Option<&mut u64> {
         match state {
-            State::Pending => Some(&mut self.pending),
-            State::Dead => Some(&mut self.dead),
-            State::Success | State::Failed => None,
+            DeliveryState::Pending => Some(&mut self.pending),
+            DeliveryState::Dead => Some(&mut self.dead),
+            DeliveryState::Success | DeliveryState::Failed => None,
         }
     }
 }
 
 /// What a record counts for what its route may keep: only those that have ended may go.
-fn kept_bytes(state: State, payload: i64) -> i64 {
+fn kept_bytes(state: DeliveryState, payload: i64) -> i64 {
     match state {
-        State::Success | State::Failed => RECORD_BYTES + payload,
-        State::Pending | State::Dead => 0,
+        DeliveryState::Success | DeliveryState::Failed => RECORD_BYTES + payload,
+        DeliveryState::Pending | DeliveryState::Dead => 0,
     }
 }
 
-fn keys_blob(names: &[Option<Name>; 2]) -> Vec<u8> {
+fn keys_blob(names: &[Option<EventRow>; 2]) -> Vec<u8> {
     names
         .iter()
         .flatten()

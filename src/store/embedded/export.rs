@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::OpenError;
 use super::offline::OfflineStore;
-use crate::store::moving::{DayRow, DeliveryRow, IdRow, RouteRow};
+use crate::store::migration::{DayRow, DeliveryRow, IdRow, RouteRow};
 
 impl OfflineStore {
     /// The key of the ledger's hashes.

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 
-use super::{EventKey, Place};
-use crate::store::running::Running;
+use super::{EventKey, RowId};
+use crate::store::uptime::Uptime;
 
 /// A power of two. At 20 million events each holds some 5,000.
 const SHARDS: usize = 4096;
@@ -18,13 +18,13 @@ const SHARDS: usize = 4096;
 /// Rows lie in buckets by the hour in which they end, so that expiry takes whole stretches of the table away.
 const BUCKET: u64 = 3_600_000;
 
-impl Place {
+impl RowId {
     /// The first place of the bucket for what ends at `ends`.
     #[expect(
         clippy::cast_possible_wrap,
         reason = "hours since a store was made, shifted by 32, are far from 63 bits"
     )]
-    pub(super) fn first_of_bucket(ends: Running) -> Self {
+    pub(super) fn first_of_bucket(ends: Uptime) -> Self {
         Self(
             (ends.0 / BUCKET)
                 .min(u64::from(u32::MAX >> 1))
@@ -49,7 +49,7 @@ impl Entry {
         clippy::cast_possible_truncation,
         reason = "taken apart and put together again"
     )]
-    fn new(fingerprint: u32, place: Place) -> Self {
+    fn new(fingerprint: u32, place: RowId) -> Self {
         let bits = place.0 as u64;
         Self {
             fingerprint,
@@ -58,8 +58,8 @@ impl Entry {
     }
 
     #[expect(clippy::cast_possible_wrap, reason = "as above")]
-    fn place(&self) -> Place {
-        Place((u64::from(self.place[0]) << 32 | u64::from(self.place[1])) as i64)
+    fn place(&self) -> RowId {
+        RowId((u64::from(self.place[0]) << 32 | u64::from(self.place[1])) as i64)
     }
 
     fn hash(&self) -> u64 {
@@ -81,7 +81,7 @@ impl Index {
     }
 
     /// Where the event's row may be: nowhere else, and seldom in more than one place.
-    pub(super) fn find(&self, key: EventKey) -> Vec<Place> {
+    pub(super) fn find(&self, key: EventKey) -> Vec<RowId> {
         let fingerprint = fingerprint(key);
         let shard = lock(self.shard(key));
         let same = shard
@@ -90,7 +90,7 @@ impl Index {
         same.map(Entry::place).collect()
     }
 
-    pub(super) fn insert(&self, key: EventKey, place: Place) {
+    pub(super) fn insert(&self, key: EventKey, place: RowId) {
         let fingerprint = fingerprint(key);
         lock(self.shard(key)).insert_unique(
             spread(fingerprint),
@@ -100,7 +100,7 @@ impl Index {
         self.len.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn remove(&self, key: EventKey, place: Place) {
+    pub(super) fn remove(&self, key: EventKey, place: RowId) {
         let fingerprint = fingerprint(key);
         let mut shard = lock(self.shard(key));
         let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.place() == place;
@@ -111,7 +111,7 @@ impl Index {
     }
 
     /// Forgets all places before `first`, a shard at a time.
-    pub(super) fn forget_before(&self, first: Place) {
+    pub(super) fn forget_before(&self, first: RowId) {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let before = shard.len();
@@ -172,13 +172,13 @@ mod tests {
     fn keys_that_share_shard_and_fingerprint_are_both_found() {
         let index = Index::new();
         let (one, other) = (EventKey(7), EventKey(7 | 1 << 64));
-        index.insert(one, Place(1));
-        index.insert(other, Place(2));
+        index.insert(one, RowId(1));
+        index.insert(other, RowId(2));
         let mut found = index.find(one);
         found.sort();
-        assert_eq!(found, [Place(1), Place(2)]);
-        index.remove(one, Place(1));
-        assert_eq!(index.find(other), [Place(2)]);
+        assert_eq!(found, [RowId(1), RowId(2)]);
+        index.remove(one, RowId(1));
+        assert_eq!(index.find(other), [RowId(2)]);
     }
 
     #[derive(Debug, Clone)]
@@ -202,14 +202,14 @@ mod tests {
         #[test]
         fn it_agrees_with_a_map(steps in prop::collection::vec(step(), 0..300)) {
             let index = Index::new();
-            let mut model: HashMap<u128, Place> = HashMap::new();
+            let mut model: HashMap<u128, RowId> = HashMap::new();
             for (number, step) in (0..).zip(steps) {
                 match step {
                     Step::Insert(key, hour) => {
                         if let Some(old) = model.remove(&key) {
                             index.remove(EventKey(key), old);
                         }
-                        let place = Place(Place::first_of_bucket(Running(hour * BUCKET)).0 + number);
+                        let place = RowId(RowId::first_of_bucket(Uptime(hour * BUCKET)).0 + number);
                         index.insert(EventKey(key), place);
                         model.insert(key, place);
                     }
@@ -219,7 +219,7 @@ mod tests {
                         }
                     }
                     Step::ForgetBefore(hour) => {
-                        let first = Place::first_of_bucket(Running(hour * BUCKET));
+                        let first = RowId::first_of_bucket(Uptime(hour * BUCKET));
                         index.forget_before(first);
                         model.retain(|_, place| *place >= first);
                     }

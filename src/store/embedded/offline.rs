@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::holder::Lock;
+use super::folder_lock::Lock;
 use super::read::Reader;
-use super::{DeliveryId, DeliveryView, Filter, OpenError, schema};
-use crate::store::running::Running;
+use super::{DeliveryFilter, DeliveryId, DeliveryRecord, OpenError, schema};
+use crate::store::uptime::Uptime;
 
 /// A store that is looked at.
 pub struct OfflineStore {
@@ -19,7 +19,7 @@ pub struct OfflineStore {
     pub(super) reader: Reader,
     pub(super) head: schema::Head,
     /// When this was opened, in the time of what is due.
-    pub(super) due_now: Running,
+    pub(super) due_now: Uptime,
     _lock: Lock,
 }
 
@@ -59,7 +59,7 @@ impl OfflineStore {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn deliveries(&self, filter: &Filter) -> Result<Vec<DeliveryView>, OpenError> {
+    pub fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<DeliveryRecord>, OpenError> {
         self.reader
             .deliveries(filter, self.due_now)
             .map_err(|source| OpenError::database(&self.file, source))
@@ -69,7 +69,7 @@ impl OfflineStore {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn count_deliveries(&self, filter: &Filter) -> Result<Option<usize>, OpenError> {
+    pub fn count_deliveries(&self, filter: &DeliveryFilter) -> Result<Option<usize>, OpenError> {
         self.reader
             .count_deliveries(filter)
             .map_err(|source| OpenError::database(&self.file, source))
@@ -79,7 +79,7 @@ impl OfflineStore {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryView>, OpenError> {
+    pub fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, OpenError> {
         self.reader
             .delivery(id, self.due_now)
             .map_err(|source| OpenError::database(&self.file, source))

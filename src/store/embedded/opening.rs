@@ -9,19 +9,21 @@ use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::apply::{Batch, Cursor};
-use super::holder::Lock;
+use super::attempt_journal::{AttemptJournal, InterruptedAttempt, PreviousRun};
+use super::folder_lock::Lock;
 use super::shared::{Counts, Shared};
-use super::time::RunningTime;
-use super::under_way::{CutOff, LastRun, UnderWay};
+use super::uptime_clock::UptimeClock;
 use super::write::Writer;
-use super::{DeliveryId, EventKey, Name, OpenError, Place, Record, Settings, read, schema};
+use super::{
+    DeliveryId, EventKey, EventRow, LedgerEntry, OpenError, RowId, Settings, read, schema,
+};
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
-use crate::store::running::Running;
+use crate::store::uptime::Uptime;
 
 /// Why the file could not be opened or read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(super) enum ReadError {
     #[error("{0}")]
     Sql(#[from] rusqlite::Error),
     #[error("{0}")]
@@ -39,7 +41,7 @@ struct Suspects {
 }
 
 impl Suspects {
-    fn mark(&self, connection: &Connection, due_now: Running) -> rusqlite::Result<()> {
+    fn mark(&self, connection: &Connection, due_now: Uptime) -> rusqlite::Result<()> {
         let mut mark =
             connection.prepare("UPDATE deliveries SET possibly_delivered = 1 WHERE id = ?1")?;
         for id in &self.deliveries {
@@ -74,15 +76,15 @@ pub(super) fn open(
     let wall_ms = Timestamp::now().as_millisecond();
     let database = |source| OpenError::database(&file, source);
     let folder = |source| OpenError::folder(&settings.folder, source);
-    let LastRun {
+    let PreviousRun {
         under_way,
         cut_off,
         was_noted,
-    } = UnderWay::open(&settings.folder).map_err(folder)?;
+    } = AttemptJournal::open(&settings.folder).map_err(folder)?;
     schema::make_private(&file).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
     let head = schema::read_or_make(&mut connection, &file, wall_ms)?;
-    let time = RunningTime::from(head.running, head.away_until(wall_ms), clock);
+    let time = UptimeClock::from(head.running, head.away_until(wall_ms), clock);
     let shared = Arc::new(Shared::new(
         settings,
         file.clone(),
@@ -106,17 +108,17 @@ pub(super) fn open(
     };
     for attempt in &cut_off {
         match *attempt {
-            CutOff::Event { key, tried, window } => {
+            InterruptedAttempt::Event { key, tried, window } => {
                 drop(writer.unrecorded.insert(key, (tried, window)))
             }
-            CutOff::Delivery(id) => suspects.deliveries.push(id),
+            InterruptedAttempt::Delivery(id) => suspects.deliveries.push(id),
         }
     }
     writer
         .take(connection, &suspects)
         .map_err(|failed| match failed {
-            Failed::Sql(source) => database(source),
-            Failed::Open(error) => error,
+            ReadError::Sql(source) => database(source),
+            ReadError::Open(error) => error,
         })?;
     let forgotten = shared.under_way.forget_last_run();
     forgotten.map_err(|source| OpenError::folder(&shared.settings.folder, source))?;
@@ -127,7 +129,7 @@ pub(super) fn open(
 
 impl Writer {
     /// Opens the file again after a failure.
-    pub(super) fn reopen(&mut self) -> Result<(), Failed> {
+    pub(super) fn reopen(&mut self) -> Result<(), ReadError> {
         let connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
         if schema::read_made(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
             return Err(OpenError::Foreign {
@@ -151,7 +153,7 @@ impl Writer {
     }
 
     /// Reads everything that is kept in memory, writes down what could not be written before, and opens the doors.
-    fn take(&mut self, mut connection: Connection, suspects: &Suspects) -> Result<(), Failed> {
+    fn take(&mut self, mut connection: Connection, suspects: &Suspects) -> Result<(), ReadError> {
         self.cursor = Cursor::default();
         let shared = Arc::clone(&self.shared);
         let now = shared.time.now();
@@ -171,14 +173,14 @@ impl Writer {
             let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
             let (earlier, found) = found.unzip();
             let tried = match found.map(|found| found.record) {
-                Some(Record::Completed { .. }) => continue,
-                Some(Record::Tried(before)) => before.and(tried),
+                Some(LedgerEntry::Completed { .. }) => continue,
+                Some(LedgerEntry::Attempted(before)) => before.merge(tried),
                 None => tried,
             };
             let delivery = found.and_then(|found| found.delivery);
             writing.remember(
-                Name { key, earlier },
-                Record::Tried(tried),
+                EventRow { key, earlier },
+                LedgerEntry::Attempted(tried),
                 window,
                 delivery,
             )?;
@@ -186,7 +188,7 @@ impl Writer {
         let effects = writing.end()?;
         suspects.mark(&transaction, shared.time.due_now())?;
         schema::write_boot(&transaction)?;
-        schema::write_time(&transaction, now, shared.time.away(), wall_ms, false)?;
+        schema::write_time(&transaction, now, shared.time.downtime(), wall_ms, false)?;
         transaction.commit()?;
         effects.take_place(&shared);
         self.unrecorded.clear();
@@ -196,23 +198,23 @@ impl Writer {
         Ok(())
     }
 
-    fn read_ledger(&mut self, connection: &Connection, now: Running) -> rusqlite::Result<()> {
+    fn read_ledger(&mut self, connection: &Connection, now: Uptime) -> rusqlite::Result<()> {
         let index = &self.shared.index;
         index.clear();
         let mut select = connection.prepare("SELECT place, key, ends_ms, delivery FROM ledger")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let place = Place(row.get(0)?);
+            let place = RowId(row.get(0)?);
             let next = self
                 .cursor
                 .next_place
-                .entry(Place(place.bucket() << 32))
+                .entry(RowId(place.bucket() << 32))
                 .or_insert(0);
             *next = (*next).max((place.0 & i64::from(u32::MAX)) + 1);
             // A number is not given again as long as an event's row names it.
             let delivery = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
             self.cursor.next_delivery = self.cursor.next_delivery.max(delivery + 1);
-            if Running(row.get(2)?) > now {
+            if Uptime(row.get(2)?) > now {
                 index.insert(EventKey(u128::from_be_bytes(row.get(1)?)), place);
             }
         }

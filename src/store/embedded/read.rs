@@ -8,16 +8,17 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    COUNTED_MAX, DeliveryId, DeliveryView, Due, DueEvent, EventKey, Filter, Found, LISTED_BODY_MAX,
-    Payload, Place, Queued, RECORD_BYTES, Record, RouteRecord, State, Tried, Until, schema,
+    AttemptHistory, COUNTED_MAX, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
+    DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BODY_MAX, LeaseDeadline, LedgerEntry,
+    Payload, QueuedEvent, RECORD_BYTES, RouteDeliveryStats, RowId, schema,
 };
 use crate::signature::PayloadDigest;
-use crate::store::running::Running;
+use crate::store::uptime::Uptime;
 
 /// A connection for looking at the store.
 pub(super) struct Reader(Connection);
 
-impl Filter {
+impl DeliveryFilter {
     /// Written so that the indexes can be used: by route alone, or by route and any state but success. The parameters are
     /// the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
     fn condition(&self) -> String {
@@ -26,7 +27,7 @@ impl Filter {
             None => "?2 IS NULL",
         };
         let of_state = match self.state {
-            Some(State::Success) => "state = ?3",
+            Some(DeliveryState::Success) => "state = ?3",
             Some(_) => "state = ?3 AND state <> 'success'",
             None => "?3 IS NULL",
         };
@@ -78,9 +79,9 @@ impl Reader {
     pub(super) fn confirm(
         &self,
         key: EventKey,
-        places: &[Place],
-        now: Running,
-    ) -> rusqlite::Result<Option<(Place, Found)>> {
+        places: &[RowId],
+        now: Uptime,
+    ) -> rusqlite::Result<Option<(RowId, KnownEvent)>> {
         confirm(&self.0, key, places, now)
     }
 
@@ -89,9 +90,9 @@ impl Reader {
     pub(super) fn rows(
         &self,
         key: EventKey,
-        places: &[Place],
-        now: Running,
-    ) -> rusqlite::Result<Vec<(EventKey, Place)>> {
+        places: &[RowId],
+        now: Uptime,
+    ) -> rusqlite::Result<Vec<(EventKey, RowId)>> {
         let mut select = self.0.prepare_cached(
             "SELECT other.key, other.place FROM ledger AS own JOIN ledger AS other
              ON other.place BETWEEN own.place - 1 AND own.place + 1
@@ -103,7 +104,7 @@ impl Reader {
             let found = select.query_map(params![place.0, key.0.to_be_bytes(), now.0], |row| {
                 Ok((
                     EventKey(u128::from_be_bytes(row.get(0)?)),
-                    Place(row.get(1)?),
+                    RowId(row.get(1)?),
                 ))
             })?;
             for row in found {
@@ -116,7 +117,12 @@ impl Reader {
         Ok(rows)
     }
 
-    pub(super) fn due(&self, route: &str, now: Running, limit: usize) -> rusqlite::Result<Due> {
+    pub(super) fn due(
+        &self,
+        route: &str,
+        now: Uptime,
+        limit: usize,
+    ) -> rusqlite::Result<DueEvents> {
         let mut select = self.0.prepare_cached(
             "SELECT deliveries.id, payload_bytes FROM deliveries
              WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms <= ?2
@@ -130,45 +136,49 @@ impl Reader {
         })?;
         // Of the same moment: an event that becomes due in between would be in neither.
         let events: Vec<DueEvent> = rows.collect::<rusqlite::Result<_>>()?;
-        Ok(Due {
+        Ok(DueEvents {
             all_seen: events.len() < limit,
             events,
             next_in: self.next_due(route, now)?,
         })
     }
 
-    fn next_due(&self, route: &str, now: Running) -> rusqlite::Result<Option<Duration>> {
+    fn next_due(&self, route: &str, now: Uptime) -> rusqlite::Result<Option<Duration>> {
         let mut select = self.0.prepare_cached(
             "SELECT min(due_ms) FROM deliveries
              WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms > ?2",
         )?;
         let due: Option<u64> = select.query_row(params![route, now.0], |row| row.get(0))?;
-        Ok(due.map(|due| Running(due).since(now)))
+        Ok(due.map(|due| Uptime(due).since(now)))
     }
 
-    pub(super) fn load(&self, id: DeliveryId, now: Running) -> rusqlite::Result<Option<Queued>> {
+    pub(super) fn load(
+        &self,
+        id: DeliveryId,
+        now: Uptime,
+    ) -> rusqlite::Result<Option<QueuedEvent>> {
         let mut select = self.0.prepare_cached(
             "SELECT event_id, event_type, tried, possibly_delivered, received_ms, queued_ms
              FROM deliveries WHERE id = ?1 AND state = 'pending'",
         )?;
         let queued = select.query_row([id.0], |row| {
-            Ok(Queued {
+            Ok(QueuedEvent {
                 event_id: row.get::<_, String>(0)?.into(),
                 event_type: row.get::<_, String>(1)?.into(),
-                tried: Tried {
+                tried: AttemptHistory {
                     attempts: row.get(2)?,
                     possibly_delivered: row.get(3)?,
                 },
                 received_at: timestamp(row, 4)?,
-                age: now.since(Running(row.get(5)?)),
+                age: now.since(Uptime(row.get(5)?)),
                 payload: None,
-                until: Until::EVER,
+                until: LeaseDeadline::EVER,
             })
         });
         let Some(queued) = queued.optional()? else {
             return Ok(None);
         };
-        Ok(Some(Queued {
+        Ok(Some(QueuedEvent {
             payload: self.payload(id)?,
             ..queued
         }))
@@ -231,8 +241,8 @@ impl Reader {
     pub(super) fn delivery(
         &self,
         id: DeliveryId,
-        now: Running,
-    ) -> rusqlite::Result<Option<DeliveryView>> {
+        now: Uptime,
+    ) -> rusqlite::Result<Option<DeliveryRecord>> {
         let mut select = self
             .0
             .prepare_cached(&format!("{VIEW} WHERE deliveries.id = ?2"))?;
@@ -243,9 +253,9 @@ impl Reader {
 
     pub(super) fn deliveries(
         &self,
-        filter: &Filter,
-        now: Running,
-    ) -> rusqlite::Result<Vec<DeliveryView>> {
+        filter: &DeliveryFilter,
+        now: Uptime,
+    ) -> rusqlite::Result<Vec<DeliveryRecord>> {
         let mut select = self.0.prepare_cached(&format!(
             "{VIEW} WHERE {} AND deliveries.id < ?8 ORDER BY deliveries.id DESC LIMIT ?9",
             filter.condition()
@@ -259,7 +269,7 @@ impl Reader {
                     0
                 },
                 filter.route,
-                filter.state.map(State::as_str),
+                filter.state.map(DeliveryState::as_str),
                 filter.event_type,
                 filter.event_id,
                 since,
@@ -273,12 +283,15 @@ impl Reader {
     }
 
     /// How many there are of these; `None` when there are more than [`COUNTED_MAX`].
-    pub(super) fn count_deliveries(&self, filter: &Filter) -> rusqlite::Result<Option<usize>> {
+    pub(super) fn count_deliveries(
+        &self,
+        filter: &DeliveryFilter,
+    ) -> rusqlite::Result<Option<usize>> {
         let mut select = self.0.prepare_cached(&format!(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?8)",
             filter.condition()
         ))?;
-        let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
+        let (state, [since, until]) = (filter.state.map(DeliveryState::as_str), filter.bounds());
         let count = select.query_row(
             params![
                 true,
@@ -299,7 +312,7 @@ impl Reader {
     /// kept.
     pub(super) fn matching(
         &self,
-        filter: &Filter,
+        filter: &DeliveryFilter,
         after: DeliveryId,
         limit: usize,
     ) -> rusqlite::Result<Vec<(DeliveryId, bool)>> {
@@ -307,7 +320,7 @@ impl Reader {
             "SELECT id, payload_bytes > 0 FROM deliveries WHERE id > ?1 AND {} ORDER BY id LIMIT ?8",
             filter.condition()
         ))?;
-        let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
+        let (state, [since, until]) = (filter.state.map(DeliveryState::as_str), filter.bounds());
         let rows = select.query_map(
             params![
                 after.0,
@@ -328,14 +341,14 @@ impl Reader {
         &self,
         route: &str,
         since_day: i64,
-    ) -> rusqlite::Result<RouteRecord> {
+    ) -> rusqlite::Result<RouteDeliveryStats> {
         let mut select = self.0.prepare_cached(
             "SELECT created_ms, last_success_ms, last_failure_ms, coalesce(sum(successful), 0), coalesce(sum(failed), 0),
              coalesce(sum(iif(day >= ?2, successful + failed, 0)), 0), coalesce(sum(total_ms), 0)
              FROM routes LEFT JOIN days ON days.route = id WHERE name = ?1 GROUP BY id",
         )?;
         let record = select.query_row(params![route, since_day], |row| {
-            Ok(RouteRecord {
+            Ok(RouteDeliveryStats {
                 created_at: optional_timestamp(row, 0)?,
                 last_success: optional_timestamp(row, 1)?,
                 last_failure: optional_timestamp(row, 2)?,
@@ -372,7 +385,7 @@ impl Reader {
     pub(super) fn expired(
         &self,
         route: &str,
-        now: Running,
+        now: Uptime,
         keep: Duration,
         mut over: u64,
         limit: usize,
@@ -384,7 +397,7 @@ impl Reader {
         let mut rows = select.query(params![route, limit])?;
         let (mut ids, mut freed) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
-            if now.since(Running(row.get(1)?)) < keep && over == 0 || freed > FREED_AT_ONCE {
+            if now.since(Uptime(row.get(1)?)) < keep && over == 0 || freed > FREED_AT_ONCE {
                 break;
             }
             let bytes = row.get::<_, u64>(2)? + RECORD_BYTES.unsigned_abs();
@@ -411,9 +424,9 @@ impl Reader {
 pub(super) fn confirm(
     connection: &Connection,
     key: EventKey,
-    places: &[Place],
-    now: Running,
-) -> rusqlite::Result<Option<(Place, Found)>> {
+    places: &[RowId],
+    now: Uptime,
+) -> rusqlite::Result<Option<(RowId, KnownEvent)>> {
     let mut select = connection.prepare_cached(
         "SELECT attempts, possibly_delivered, digest, delivery FROM ledger
          WHERE place = ?1 AND key = ?2 AND ends_ms > ?3",
@@ -423,17 +436,17 @@ pub(super) fn confirm(
         let found = select.query_row(params![place.0, key.0.to_be_bytes(), now.0], |row| {
             let digest: Option<[u8; 16]> = row.get(2)?;
             let record = match digest {
-                Some(digest) => Record::Completed {
+                Some(digest) => LedgerEntry::Completed {
                     digest: PayloadDigest::from_bytes(digest),
                 },
-                None => Record::Tried(Tried {
+                None => LedgerEntry::Attempted(AttemptHistory {
                     attempts: row.get(0)?,
                     possibly_delivered: row.get(1)?,
                 }),
             };
             Ok((
                 place,
-                Found {
+                KnownEvent {
                     record,
                     delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId),
                 },
@@ -444,8 +457,8 @@ pub(super) fn confirm(
             Some(
                 found @ (
                     _,
-                    Found {
-                        record: Record::Completed { .. },
+                    KnownEvent {
+                        record: LedgerEntry::Completed { .. },
                         ..
                     },
                 ),
@@ -456,10 +469,10 @@ pub(super) fn confirm(
     Ok(tried)
 }
 
-fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {
+fn view(row: &Row<'_>, now: Uptime) -> rusqlite::Result<DeliveryRecord> {
     let attempts: String = row.get(9)?;
     let due: Option<u64> = row.get(10)?;
-    Ok(DeliveryView {
+    Ok(DeliveryRecord {
         id: DeliveryId(row.get(0)?),
         route: row.get(1)?,
         event_id: row.get(2)?,
@@ -470,7 +483,7 @@ fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {
         tried: row.get(7)?,
         possibly_delivered: row.get(8)?,
         attempts: serde_json::from_str(&attempts).map_err(|error| wrong(9, error))?,
-        due_in: due.map(|due| Running(due).since(now)),
+        due_in: due.map(|due| Uptime(due).since(now)),
         payload_kept: row.get(11)?,
         secret: row.get(12)?,
         is_test: row.get(13)?,
@@ -479,9 +492,10 @@ fn view(row: &Row<'_>, now: Running) -> rusqlite::Result<DeliveryView> {
     })
 }
 
-pub(super) fn state_of(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+pub(super) fn state_of(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryState> {
     let text: String = row.get(column)?;
-    State::parse(&text).ok_or_else(|| wrong(column, format!("{text:?} is no state of a delivery")))
+    DeliveryState::parse(&text)
+        .ok_or_else(|| wrong(column, format!("{text:?} is no state of a delivery")))
 }
 
 fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 
-use super::{Durability, OpenError, holder};
-use crate::store::running::Running;
+use super::{Durability, OpenError, folder_lock};
+use crate::store::uptime::Uptime;
 
 /// `hook` in ASCII: lets `file` and others tell what this is.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
@@ -77,7 +77,7 @@ CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
 /// What the store knows of itself.
 pub(super) struct Head {
     pub hash_key: [u8; 16],
-    pub running: Running,
+    pub running: Uptime,
     pub away: Duration,
     pub wall_ms: i64,
     /// The last run ended in good order.
@@ -108,7 +108,7 @@ pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
     if file.try_exists()? {
         Ok(())
     } else {
-        holder::open_private(file).map(drop)
+        folder_lock::open_private(file).map(drop)
     }
 }
 
@@ -242,7 +242,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Option<Head>> {
             |row| {
                 Ok(Head {
                     hash_key: row.get(0)?,
-                    running: Running(row.get(1)?),
+                    running: Uptime(row.get(1)?),
                     away: Duration::from_millis(row.get(2)?),
                     wall_ms: row.get(3)?,
                     clean: row.get(4)?,
@@ -269,7 +269,7 @@ pub(super) fn write_boot(connection: &Connection) -> rusqlite::Result<()> {
 /// Writes the store's time down. `clean` at the end of a run in good order.
 pub(super) fn write_time(
     connection: &Connection,
-    running: Running,
+    running: Uptime,
     away: Duration,
     wall_ms: i64,
     clean: bool,

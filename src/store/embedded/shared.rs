@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
+use super::attempt_journal::AttemptJournal;
 use super::index::Index;
 use super::read::Reader;
-use super::time::RunningTime;
-use super::under_way::UnderWay;
-use super::{EventKey, Lane, Place, Settings, StoreError, schema};
+use super::uptime_clock::UptimeClock;
+use super::{EventKey, RowId, Settings, StoreError, StoreRoute, schema};
 use crate::metrics::StoreMetrics;
 
 pub(super) struct Shared {
@@ -20,7 +20,7 @@ pub(super) struct Shared {
     pub file: PathBuf,
     pub hash_key: [u8; 16],
     pub index: Index,
-    pub time: RunningTime,
+    pub time: UptimeClock,
     pub metrics: StoreMetrics,
     /// Whether what was written last is known to be written.
     open: AtomicBool,
@@ -35,8 +35,8 @@ pub(super) struct Shared {
     wakers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
     /// Bytes of what waits for the writer.
     backlog: AtomicUsize,
-    pub lanes: Mutex<Vec<Lane>>,
-    pub under_way: Arc<UnderWay>,
+    pub lanes: Mutex<Vec<StoreRoute>>,
+    pub under_way: Arc<AttemptJournal>,
 }
 
 /// What may wait for the writer, in bytes: a disk that hangs must not fill the memory with what was answered long ago.
@@ -69,9 +69,9 @@ impl Shared {
         settings: Settings,
         file: PathBuf,
         hash_key: [u8; 16],
-        time: RunningTime,
+        time: UptimeClock,
         metrics: StoreMetrics,
-        under_way: UnderWay,
+        under_way: AttemptJournal,
     ) -> Self {
         Self {
             settings,
@@ -101,7 +101,7 @@ impl Shared {
     }
 
     /// Where the event's row may be.
-    pub(super) fn find(&self, key: EventKey) -> Result<Vec<Place>, StoreError> {
+    pub(super) fn find(&self, key: EventKey) -> Result<Vec<RowId>, StoreError> {
         let closings = self.closings.load(Ordering::Acquire);
         self.check_open()?;
         let places = self.index.find(key);
@@ -227,7 +227,7 @@ impl Shared {
                 Ok(answer)
             });
         read.map_err(|error| {
-            self.metrics.failed("read");
+            self.metrics.count_error("read");
             tracing::error!(%error, file = %self.file.display(), "the store could not be read");
             StoreError::Unavailable
         })
@@ -246,7 +246,7 @@ impl Shared {
         self.used.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn serve(&self, lanes: Vec<Lane>) {
+    pub(super) fn serve(&self, lanes: Vec<StoreRoute>) {
         *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
     }
 

@@ -23,18 +23,18 @@ async fn what_is_forgotten_stays_forgotten_when_the_index_is_read_anew() {
             &store,
             key,
             completed(1),
-            Some(change(&key.to_string(), State::Success)),
+            Some(change(&key.to_string(), DeliveryState::Success)),
         )
         .await;
     }
     store
-        .forget_event(store.rows(EventKey(2)).await.unwrap())
+        .forget_event(store.find_rows(EventKey(2)).await.unwrap())
         .await
         .unwrap();
-    let reopened = store.waker(&"billing".into());
-    store.distrust();
+    let reopened = store.queue_notifier(&"billing".into());
+    store.reopen_after_error();
     reopened.notified().await;
-    assert_eq!((record(&store, 2).await, store.ids()), (None, 2));
+    assert_eq!((record(&store, 2).await, store.remembered_ids()), (None, 2));
     assert_eq!(
         (record(&store, 1).await, record(&store, 3).await),
         (Some(completed(1)), Some(completed(1)))
@@ -45,8 +45,11 @@ async fn what_is_forgotten_stays_forgotten_when_the_index_is_read_anew() {
 async fn who_delivers_is_woken_when_the_store_was_opened_anew() {
     let files = Files::new();
     let store = files.open();
-    let (waker, other) = (store.waker(&"billing".into()), store.waker(&"other".into()));
-    store.distrust();
+    let (waker, other) = (
+        store.queue_notifier(&"billing".into()),
+        store.queue_notifier(&"other".into()),
+    );
+    store.reopen_after_error();
     waker.notified().await;
     other.notified().await;
 }
@@ -159,7 +162,7 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
     ] {
         let files = Files::new();
         let store = files.open();
-        store.serve(vec![Lane {
+        store.update_routes(vec![StoreRoute {
             route: "billing".into(),
             retain: KEEP,
             concurrency: 2,
@@ -170,7 +173,11 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
             queued(&store, 3, "c").await,
         ];
         if !in_good_order {
-            drop(store.begin_stored(ids[1], Until::EVER).unwrap());
+            drop(
+                store
+                    .begin_queued_attempt(ids[1], LeaseDeadline::EVER)
+                    .unwrap(),
+            );
         }
         store.close(in_good_order).await;
         drop(store);
@@ -185,7 +192,7 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
         for (id, suspected) in ids.into_iter().zip(suspected) {
             assert_eq!(
                 store
-                    .load(id, Duration::from_secs(10))
+                    .load_event(id, Duration::from_secs(10))
                     .await
                     .unwrap()
                     .unwrap()
@@ -207,11 +214,11 @@ async fn a_file_that_has_gone_is_not_made_anew() {
         .unwrap();
     let folder = files.settings().folder;
     let (file, away) = (folder.join("hookstile.db"), folder.join("away.db"));
-    let reopened = store.waker(&"billing".into());
-    store.distrust();
+    let reopened = store.queue_notifier(&"billing".into());
+    store.reopen_after_error();
     reopened.notified().await;
     std::fs::rename(&file, &away).unwrap();
-    store.distrust();
+    store.reopen_after_error();
     while store.check_open().is_ok() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -223,7 +230,7 @@ async fn a_file_that_has_gone_is_not_made_anew() {
     std::fs::rename(&away, &file).unwrap();
     reopened.notified().await;
     assert_eq!(
-        (record(&store, 1).await, store.ids()),
+        (record(&store, 1).await, store.remembered_ids()),
         (Some(completed(1)), 1)
     );
 }
@@ -236,7 +243,7 @@ async fn a_payload_that_cannot_be_read_is_told_and_its_event_is_not() {
     let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
     file.execute("DELETE FROM payloads", []).unwrap();
     let event = store
-        .load(id, Duration::from_secs(10))
+        .load_event(id, Duration::from_secs(10))
         .await
         .unwrap()
         .unwrap();

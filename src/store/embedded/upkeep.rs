@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::shared::NotMoved;
 use super::write::Job;
-use super::{Inner, Place, Retain};
+use super::{Inner, Retain, RowId};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// How often an idle store writes its running time down.
@@ -22,7 +22,7 @@ const LOG_PAGES_LEAST: i64 = 1_024;
 const LOG_PAGES_MAX: i64 = 16_384;
 
 struct Upkeep {
-    swept: Option<Place>,
+    swept: Option<RowId>,
     ticked: Instant,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
 impl Upkeep {
     /// Forgets the events whose hour has ended: first in memory, then on disk, a little at a time.
     fn sweep_ledger(&mut self, store: &Inner) {
-        let first = Place::first_of_bucket(store.shared.time.now());
+        let first = RowId::first_of_bucket(store.shared.time.now());
         if self.swept == Some(first) {
             return;
         }
@@ -129,11 +129,11 @@ fn move_log(store: &Inner) {
         }
         Ok(_) => {}
         Err(NotMoved::NotTried(error)) => {
-            store.shared.metrics.failed("checkpoint");
+            store.shared.metrics.count_error("checkpoint");
             tracing::warn!(%error, "the store's log could not be looked at");
         }
         Err(NotMoved::Failed(error)) => {
-            store.shared.metrics.failed("checkpoint");
+            store.shared.metrics.count_error("checkpoint");
             tracing::error!(%error, "the store's log could not be moved into the database");
             // A flush that failed once may seem to succeed the next time, and be lost.
             let _ = store.send(Job::Distrust);

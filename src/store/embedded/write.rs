@@ -14,13 +14,13 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::apply::{Batch, Cursor, Effects};
-use super::holder::Lock;
+use super::folder_lock::Lock;
 use super::shared::Shared;
 use super::{
-    Attempted, DeliveryId, EventKey, Lane, Next, Place, Requeue, Requeued, Settlement, StoreError,
-    Tried, opening, schema,
+    AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryId, EventKey, Requeue, RequeueResult,
+    RowId, Settlement, StoreError, StoreRoute, opening, schema,
 };
-use crate::store::running::Running;
+use crate::store::uptime::Uptime;
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -31,15 +31,15 @@ pub(super) enum Job {
         id: DeliveryId,
         /// The attempt's.
         number: u32,
-        attempt: Attempted,
-        next: Next,
+        attempt: AttemptRecord,
+        next: AttemptOutcome,
         done: Done<()>,
     },
     /// Makes deliveries pending again.
-    Requeue(Vec<Requeue>, Done<Vec<Requeued>>),
+    Requeue(Vec<Requeue>, Done<Vec<RequeueResult>>),
     /// Deletes an event's rows of the ledger.
     ForgetEvent {
-        rows: Vec<(EventKey, Place)>,
+        rows: Vec<(EventKey, RowId)>,
         done: Done<()>,
     },
     /// Keeps a webhook's definition, or forgets it.
@@ -54,10 +54,10 @@ pub(super) enum Job {
         paused: bool,
         done: Done<()>,
     },
-    Serve(Vec<Lane>),
+    Serve(Vec<StoreRoute>),
     /// Deletes rows of the ledger before a place, some at a time; the answer is how many.
     Sweep {
-        first: Place,
+        first: RowId,
         limit: usize,
         done: std::sync::mpsc::SyncSender<usize>,
     },
@@ -119,8 +119,8 @@ pub(super) struct Writer {
     /// `None` while the file is closed.
     pub(super) connection: Option<Connection>,
     pub(super) cursor: Cursor,
-    pub(super) time_written: Running,
-    pub(super) unrecorded: HashMap<EventKey, (Tried, Duration)>,
+    pub(super) time_written: Uptime,
+    pub(super) unrecorded: HashMap<EventKey, (AttemptHistory, Duration)>,
     /// Given back when the writer ends, and the file is closed.
     pub(super) _lock: Lock,
 }
@@ -171,7 +171,7 @@ impl Writer {
         let shared = &self.shared;
         let (now, wall_ms) = (shared.time.now(), Timestamp::now().as_millisecond());
         let writes_time = now.since(self.time_written) >= WRITE_TIME_EVERY;
-        let mut write = || -> rusqlite::Result<(Effects, Vec<Answer>)> {
+        let mut write = || -> rusqlite::Result<(Effects, Vec<Reply>)> {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut writing = Batch::new(
@@ -187,7 +187,7 @@ impl Writer {
                 .collect::<rusqlite::Result<_>>()?;
             let effects = writing.end()?;
             if writes_time {
-                schema::write_time(&transaction, now, shared.time.away(), wall_ms, false)?;
+                schema::write_time(&transaction, now, shared.time.downtime(), wall_ms, false)?;
             }
             transaction.commit()?;
             Ok((effects, answers))
@@ -197,7 +197,7 @@ impl Writer {
                 if writes_time {
                     self.time_written = now;
                 }
-                shared.metrics.committed(began.elapsed());
+                shared.metrics.observe_commit(began.elapsed());
                 effects.take_place(shared);
                 for (job, answer) in batch.into_iter().zip(answers) {
                     tell(&self.shared, job, answer);
@@ -223,7 +223,7 @@ impl Writer {
             }
         }
         if batch.len() == 1 {
-            self.shared.metrics.failed("commit");
+            self.shared.metrics.count_error("commit");
             tracing::error!(%error, "the store refused to write something: a defect of the gateway");
             self.refuse(batch);
             return Ok(());
@@ -265,7 +265,7 @@ impl Writer {
     }
 
     fn remember_unrecorded(&mut self, settlement: &Settlement) {
-        if settlement.if_lost == Tried::default() {
+        if settlement.if_lost == AttemptHistory::default() {
             return;
         }
         for name in settlement.names.iter().flatten() {
@@ -278,7 +278,7 @@ impl Writer {
 
     /// Closes the file after an error, then tells those who waited. Until it was read again, nobody is told anything else.
     fn lose(&mut self, error: &dyn fmt::Display, batch: Vec<Job>) -> Lost {
-        self.shared.metrics.failed("commit");
+        self.shared.metrics.count_error("commit");
         tracing::error!(%error, file = %self.shared.file.display(), "the store failed; it is closed and opened anew");
         self.connection = None;
         self.shared.closed();
@@ -295,7 +295,7 @@ impl Writer {
                 Err(error) => {
                     self.connection = None;
                     self.shared.closed();
-                    self.shared.metrics.failed("open");
+                    self.shared.metrics.count_error("open");
                     tracing::warn!(%error, file = %self.shared.file.display(), "the store can't be opened yet");
                 }
             }
@@ -326,7 +326,7 @@ impl Writer {
             let closed = schema::write_time(
                 &connection,
                 shared.time.now(),
-                shared.time.away(),
+                shared.time.downtime(),
                 wall_ms,
                 in_good_order,
             );
@@ -356,16 +356,16 @@ fn is_of_one_job(error: &rusqlite::Error) -> bool {
 }
 
 /// What to tell whoever asked.
-enum Answer {
+enum Reply {
     Nothing,
     Delivery(Option<DeliveryId>),
-    Requeued(Vec<Requeued>),
+    Requeued(Vec<RequeueResult>),
     Rows(usize),
 }
 
-fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
+fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Reply> {
     Ok(match job {
-        Job::Settle(settlement, _) => Answer::Delivery(writing.settle(settlement)?),
+        Job::Settle(settlement, _) => Reply::Delivery(writing.settle(settlement)?),
         Job::Attempted {
             id,
             number,
@@ -374,45 +374,45 @@ fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Answer> {
             ..
         } => {
             writing.attempted(*id, *number, attempt, *next)?;
-            Answer::Nothing
+            Reply::Nothing
         }
         Job::Requeue(wanted, _) => {
             let requeued = wanted.iter().map(|requeue| writing.requeue(requeue));
-            Answer::Requeued(requeued.collect::<rusqlite::Result<_>>()?)
+            Reply::Requeued(requeued.collect::<rusqlite::Result<_>>()?)
         }
         Job::ForgetEvent { rows, .. } => {
             writing.forget_event(rows)?;
-            Answer::Nothing
+            Reply::Nothing
         }
         Job::Webhook {
             name, definition, ..
         } => {
             writing.webhook(name, definition.as_deref())?;
-            Answer::Nothing
+            Reply::Nothing
         }
         Job::Pause { route, paused, .. } => {
             writing.pause(route, *paused)?;
-            Answer::Nothing
+            Reply::Nothing
         }
         Job::Serve(lanes) => {
             writing.serve(lanes)?;
-            Answer::Nothing
+            Reply::Nothing
         }
-        Job::Sweep { first, limit, .. } => Answer::Rows(writing.sweep(*first, *limit)?),
+        Job::Sweep { first, limit, .. } => Reply::Rows(writing.sweep(*first, *limit)?),
         Job::Forget { ids, .. } => {
             writing.forget(ids)?;
-            Answer::Rows(ids.len())
+            Reply::Rows(ids.len())
         }
-        Job::Tick | Job::Checkpoint | Job::Distrust | Job::Close { .. } => Answer::Nothing,
+        Job::Tick | Job::Checkpoint | Job::Distrust | Job::Close { .. } => Reply::Nothing,
     })
 }
 
 /// Who asked may have gone meanwhile: what was written is written.
-fn tell(shared: &Shared, job: Job, answer: Answer) {
+fn tell(shared: &Shared, job: Job, answer: Reply) {
     match (job, answer) {
-        (Job::Settle(_, done), Answer::Delivery(id)) => drop(done.send(Ok(id))),
+        (Job::Settle(_, done), Reply::Delivery(id)) => drop(done.send(Ok(id))),
         (Job::Attempted { done, .. }, _) => drop(done.send(Ok(()))),
-        (Job::Requeue(_, done), Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
+        (Job::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
         (
             Job::ForgetEvent { done, .. } | Job::Webhook { done, .. } | Job::Pause { done, .. },
             _,
@@ -420,7 +420,7 @@ fn tell(shared: &Shared, job: Job, answer: Answer) {
             let _ = done.send(Ok(()));
         }
         (Job::Serve(lanes), _) => shared.serve(lanes),
-        (Job::Sweep { done, .. } | Job::Forget { done, .. }, Answer::Rows(rows)) => {
+        (Job::Sweep { done, .. } | Job::Forget { done, .. }, Reply::Rows(rows)) => {
             drop(done.send(rows))
         }
         _ => {}

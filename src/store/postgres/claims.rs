@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::line::{Failed, Line, Lines, Slow, on};
+use super::pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
 use super::{Backlog, Counted};
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Claimed, DeliveryId, EventKey, Found, Held, Place, Record, StoreError, Terms, Tried,
+    AttemptHistory, ClaimLease, ClaimResult, ClaimTerms, DeliveryId, EventKey, KnownEvent,
+    LedgerEntry, RowId, StoreError,
 };
 
 /// What is asked for.
@@ -30,22 +31,22 @@ pub(super) struct GiveBack {
 pub(super) struct Claim {
     pub key: EventKey,
     pub token: i64,
-    pub terms: Terms,
+    pub terms: ClaimTerms,
     /// When it was made.
     pub at: Instant,
     /// How it goes back.
     pub back: Jobs,
-    pub done: oneshot::Sender<Result<Answer, StoreError>>,
+    pub done: oneshot::Sender<Result<ClaimReply, StoreError>>,
 }
 
-pub(super) enum Answer {
-    Is(Claimed),
+pub(super) enum ClaimReply {
+    Is(ClaimResult),
     /// Somebody changed the row while it was looked at. Ask again.
     Unclear,
 }
 
 /// A claim that is in the database until it is settled or given back.
-pub struct Lease {
+pub struct LeaseRow {
     key: EventKey,
     token: i64,
     until: Instant,
@@ -59,17 +60,17 @@ pub(super) struct Jobs {
     pub backlog: Arc<Backlog>,
 }
 
-impl Lease {
-    pub(in crate::store) fn until(&self) -> Instant {
+impl LeaseRow {
+    pub(in crate::store) fn deadline(&self) -> Instant {
         self.until
     }
 
-    pub(in crate::store) fn settled(mut self) {
+    pub(in crate::store) fn mark_settled(mut self) {
         self.back = None;
     }
 }
 
-impl Drop for Lease {
+impl Drop for LeaseRow {
     fn drop(&mut self) {
         if let Some(back) = self.back.take() {
             back.give_back(self.key, self.token);
@@ -133,7 +134,7 @@ gone AS (DELETE FROM hookstile.ledger l USING given g WHERE l.key = g.key AND g.
 UPDATE hookstile.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0 FROM given g WHERE l.key = g.key AND NOT g.is_new";
 
 /// Does what was asked for.
-pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
+pub(super) async fn run(lines: Arc<ConnectionPool>, batch: Vec<Job>) {
     let (mut claims, mut back) = (Vec::new(), Vec::new());
     for job in batch {
         match job {
@@ -147,7 +148,7 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
         && let Err(failed) = {
             let back = &back;
             lines
-                .again(Slow::TriedAgain, on!(line => give_back(line, back)))
+                .again(OnTimeout::Retry, on!(line => give_back(line, back)))
                 .await
         }
     {
@@ -159,7 +160,7 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
     let asked = {
         let claims = &claims;
         lines
-            .again(Slow::Told, on!(line => claim(line, claims)))
+            .again(OnTimeout::Fail, on!(line => claim(line, claims)))
             .await
     };
     match asked {
@@ -169,7 +170,7 @@ pub(super) async fn run(lines: Arc<Lines>, batch: Vec<Job>) {
                     .iter()
                     .position(|found| found.key == claim.key)
                     .map(|at| answers.swap_remove(at));
-                let answer = answer.map_or(Answer::Unclear, |found| found.answer(&claim));
+                let answer = answer.map_or(ClaimReply::Unclear, |found| found.answer(&claim));
                 // If nobody takes it, it is dropped here, and so given back.
                 let _ = claim.done.send(Ok(answer));
             }
@@ -191,11 +192,11 @@ struct Row {
     mine: bool,
     seen: bool,
     completed: Option<PayloadDigest>,
-    tried: Tried,
+    tried: AttemptHistory,
     delivery: Option<DeliveryId>,
 }
 
-async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
+async fn claim(line: &PooledConnection, claims: &[Claim]) -> Result<Vec<Row>, QueryError> {
     let keys: Vec<_> = claims.iter().map(|claim| uuid(claim.key)).collect();
     let tokens: Vec<_> = claims.iter().map(|claim| claim.token).collect();
     let leases: Vec<_> = claims
@@ -220,7 +221,7 @@ async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
             completed: digest
                 .filter(|_| row.get(4))
                 .map(|digest| PayloadDigest::from_bytes(*digest.as_bytes())),
-            tried: Tried {
+            tried: AttemptHistory {
                 attempts: attempts.unsigned_abs(),
                 possibly_delivered: row.try_get(6)?,
             },
@@ -230,44 +231,44 @@ async fn claim(line: &Line, claims: &[Claim]) -> Result<Vec<Row>, Failed> {
     Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
 }
 
-async fn give_back(line: &Line, back: &[GiveBack]) -> Result<(), Failed> {
+async fn give_back(line: &PooledConnection, back: &[GiveBack]) -> Result<(), QueryError> {
     let keys: Vec<_> = back.iter().map(|given| uuid(given.key)).collect();
     let tokens: Vec<_> = back.iter().map(|given| given.token).collect();
     line.run(GIVE_BACK, &[&keys, &tokens]).await.map(drop)
 }
 
 impl Row {
-    fn answer(self, claim: &Claim) -> Answer {
+    fn answer(self, claim: &Claim) -> ClaimReply {
         if let Some(digest) = self.completed {
-            let found = Found {
-                record: Record::Completed { digest },
+            let found = KnownEvent {
+                record: LedgerEntry::Completed { digest },
                 delivery: self.delivery,
             };
-            return Answer::Is(Claimed::Here(Held::default(), Some(found)));
+            return ClaimReply::Is(ClaimResult::Acquired(ClaimLease::default(), Some(found)));
         }
         if !self.mine {
             return if self.seen {
-                Answer::Is(Claimed::Elsewhere)
+                ClaimReply::Is(ClaimResult::HeldElsewhere)
             } else {
-                Answer::Unclear
+                ClaimReply::Unclear
             };
         }
-        let lease = Lease {
+        let lease = LeaseRow {
             key: claim.key,
             token: claim.token,
             until: claim.at + claim.terms.lease,
             back: Some(claim.back.clone()),
         };
-        let held = Held {
-            place: Some(Place(claim.token)),
+        let held = ClaimLease {
+            place: Some(RowId(claim.token)),
             lease: Some(lease),
         };
-        let is_known = self.tried != Tried::default() || self.delivery.is_some();
-        let found = Found {
-            record: Record::Tried(self.tried),
+        let is_known = self.tried != AttemptHistory::default() || self.delivery.is_some();
+        let found = KnownEvent {
+            record: LedgerEntry::Attempted(self.tried),
             delivery: self.delivery,
         };
-        Answer::Is(Claimed::Here(held, is_known.then_some(found)))
+        ClaimReply::Is(ClaimResult::Acquired(held, is_known.then_some(found)))
     }
 }
 

@@ -6,15 +6,15 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::Settings;
-use super::line::{Line, Lines, told};
+use super::pool::{ConnectionPool, PooledConnection, told};
 use super::schema;
 use crate::metrics::StoreMetrics;
 use crate::store::RECORD_BYTES;
-use crate::store::moving::{DayRow, DeliveryRow, IdRow, MoveError, RouteRow};
+use crate::store::migration::{DayRow, DeliveryRow, IdRow, MoveError, RouteRow};
 
 /// A transaction that is undone unless it is committed.
 pub(in crate::store) struct Import {
-    line: Line,
+    line: PooledConnection,
 }
 
 /// No time counts as long as a transaction is open that has the lock.
@@ -54,7 +54,10 @@ impl Import {
         metrics: StoreMetrics,
     ) -> Result<Self, MoveError> {
         let pool = to.database.pool(false).map_err(failed)?;
-        let mut line = Lines::new(pool, metrics).lend().await.map_err(failed)?;
+        let mut line = ConnectionPool::new(pool, metrics)
+            .acquire()
+            .await
+            .map_err(failed)?;
         schema::make_or_read(line.client_mut())
             .await
             .map_err(|unfit| MoveError::Write(told(&unfit)))?;

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::claims::millis;
-use super::line::{Failed, Line, bounded};
-use super::look::timestamp;
-use crate::store::{DeliveryId, Due, DueEvent, Payload, Queued, Tried, Until};
+use super::pool::{PooledConnection, QueryError, bounded};
+use super::query::timestamp;
+use crate::store::{
+    AttemptHistory, DeliveryId, DueEvent, DueEvents, LeaseDeadline, Payload, QueuedEvent,
+};
 
 /// How long an event is kept for the attempt that is to begin.
 const TAKEN_FOR: Duration = Duration::from_secs(15);
@@ -44,12 +46,12 @@ SELECT event_id, event_type, tried, possibly_delivered, received_ms, (SELECT now
 FROM loaded LEFT JOIN hookstile.payloads ON delivery = id";
 
 pub(super) async fn take(
-    line: &Line,
+    line: &PooledConnection,
     route: &str,
     holding: &[DeliveryId],
     most: usize,
     owner: i64,
-) -> Result<Due, Failed> {
+) -> Result<DueEvents, QueryError> {
     let holding: Vec<_> = holding.iter().map(|id| id.0).collect();
     let most = i64::try_from(most).unwrap_or(i64::MAX);
     let (rows, next) = bounded(async {
@@ -75,7 +77,7 @@ pub(super) async fn take(
         })
     };
     let next: Option<i64> = next.map(|row| row.try_get(0)).transpose()?;
-    Ok(Due {
+    Ok(DueEvents {
         all_seen: i64::try_from(rows.len()).is_ok_and(|taken| taken < most),
         events: rows
             .iter()
@@ -85,19 +87,23 @@ pub(super) async fn take(
     })
 }
 
-pub(super) async fn give_back(line: &Line, ids: &[DeliveryId], owner: i64) -> Result<(), Failed> {
+pub(super) async fn give_back(
+    line: &PooledConnection,
+    ids: &[DeliveryId],
+    owner: i64,
+) -> Result<(), QueryError> {
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     line.run(GIVE_BACK, &[&ids, &owner]).await.map(drop)
 }
 
 pub(super) async fn load(
-    line: &Line,
+    line: &PooledConnection,
     id: DeliveryId,
     owner: i64,
     attempt: Duration,
-) -> Result<Option<Queued>, Failed> {
+) -> Result<Option<QueuedEvent>, QueryError> {
     let lease = attempt.saturating_add(MARGIN);
-    let until = Until(Instant::now().checked_add(lease));
+    let until = LeaseDeadline(Instant::now().checked_add(lease));
     let Some(row) = line
         .row_if_any(LOAD, &[&id.0, &owner, &millis(lease)])
         .await?
@@ -106,10 +112,10 @@ pub(super) async fn load(
     };
     let (attempts, age): (i32, Option<i64>) = (row.try_get(2)?, row.try_get(5)?);
     let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get(6)?, row.try_get(7)?);
-    Ok(Some(Queued {
+    Ok(Some(QueuedEvent {
         event_id: row.try_get::<_, &str>(0)?.into(),
         event_type: row.try_get::<_, &str>(1)?.into(),
-        tried: Tried {
+        tried: AttemptHistory {
             attempts: attempts.unsigned_abs(),
             possibly_delivered: row.try_get(3)?,
         },

@@ -7,10 +7,10 @@ use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use super::claims::uuid;
-use super::line::Line;
+use super::pool::PooledConnection;
 use crate::store::{
-    Attempted, DeliveryId, EventKey, Name, Payload, Place, RECORD_BYTES, Record, State, Subject,
-    Tried,
+    AttemptHistory, AttemptRecord, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow,
+    LedgerEntry, Payload, RECORD_BYTES, RowId,
 };
 
 const DAY_MS: i64 = 86_400_000;
@@ -19,7 +19,7 @@ const DAY_MS: i64 = 86_400_000;
 #[derive(Clone)]
 pub(super) struct Before {
     pub route: Arc<str>,
-    pub state: State,
+    pub state: DeliveryState,
     pub tried: u32,
     pub possibly_delivered: bool,
     pub queued_ms: Option<i64>,
@@ -44,7 +44,7 @@ impl Before {
         Ok(Self {
             route: row.try_get::<_, &str>(1)?.into(),
             // Only ever written by us, from this very set.
-            state: State::parse(row.try_get(2)?).unwrap_or(State::Dead),
+            state: DeliveryState::parse(row.try_get(2)?).unwrap_or(DeliveryState::Dead),
             tried: row.try_get::<_, i32>(3)?.unsigned_abs(),
             possibly_delivered: row.try_get(4)?,
             queued_ms: row.try_get(5)?,
@@ -58,14 +58,14 @@ impl Before {
         })
     }
 
-    pub(super) fn is_of(&self, subject: &Subject) -> bool {
+    pub(super) fn is_of(&self, subject: &EventMetadata) -> bool {
         self.event_id == *subject.event_id && self.route == subject.route
     }
 }
 
 /// Where a delivery stands now.
 pub(super) struct Changed {
-    pub state: State,
+    pub state: DeliveryState,
     pub reason: Option<&'static str>,
     pub tried: u32,
     pub possibly_delivered: bool,
@@ -250,23 +250,24 @@ impl Rows {
     /// A row of the ledger, which is nobody's claim from then on.
     pub(super) fn remember(
         &mut self,
-        name: Name,
+        name: EventRow,
         other: Option<EventKey>,
-        becomes: Record,
+        becomes: LedgerEntry,
         ends: i64,
         delivery: Option<DeliveryId>,
         forced: bool,
     ) {
         let (digest, tried) = match becomes {
-            Record::Completed { digest } => {
-                (Some(Uuid::from_bytes(digest.to_bytes())), Tried::default())
-            }
-            Record::Tried(tried) => (None, tried),
+            LedgerEntry::Completed { digest } => (
+                Some(Uuid::from_bytes(digest.to_bytes())),
+                AttemptHistory::default(),
+            ),
+            LedgerEntry::Attempted(tried) => (None, tried),
         };
         self.ledger.keys.push(uuid(name.key));
         self.ledger
             .tokens
-            .push(name.earlier.map_or(0, |Place(token)| token));
+            .push(name.earlier.map_or(0, |RowId(token)| token));
         self.ledger.ends.push(ends);
         self.ledger.forced.push(forced);
         self.ledger.attempts.push(tried.attempts.cast_signed());
@@ -279,9 +280,9 @@ impl Rows {
     pub(super) fn insert(
         &mut self,
         id: DeliveryId,
-        subject: &Subject,
+        subject: &EventMetadata,
         to: Changed,
-        attempt: Option<&Attempted>,
+        attempt: Option<&AttemptRecord>,
     ) {
         let received_ms = subject.received_at.as_millisecond();
         self.new.ids.push(id.0);
@@ -304,10 +305,11 @@ impl Rows {
         id: DeliveryId,
         before: &Before,
         to: Changed,
-        attempt: Option<&Attempted>,
+        attempt: Option<&AttemptRecord>,
     ) {
         self.changed.push(id.0);
-        self.changed_attempts.push(attempt.map(Attempted::to_json));
+        self.changed_attempts
+            .push(attempt.map(AttemptRecord::to_json));
         self.count(
             &before.route,
             before.received_ms,
@@ -346,47 +348,61 @@ impl Rows {
     }
 
     /// Counts a delivery in (1) or out (-1).
-    fn count(&mut self, route: &Arc<str>, received_ms: i64, state: State, by: i64, last_ms: i64) {
+    fn count(
+        &mut self,
+        route: &Arc<str>,
+        received_ms: i64,
+        state: DeliveryState,
+        by: i64,
+        last_ms: i64,
+    ) {
         let tally = self
             .days
             .entry((Arc::clone(route), received_ms.div_euclid(DAY_MS)))
             .or_default();
         match state {
-            State::Success => {
+            DeliveryState::Success => {
                 tally.successful += by;
                 tally.total_ms += by * last_ms;
             }
-            State::Failed | State::Dead => tally.failed += by,
-            State::Pending => {}
+            DeliveryState::Failed | DeliveryState::Dead => tally.failed += by,
+            DeliveryState::Pending => {}
         }
     }
 
-    fn stand(&mut self, route: &Arc<str>, from: Option<(State, i64)>, to: (State, i64)) {
+    fn stand(
+        &mut self,
+        route: &Arc<str>,
+        from: Option<(DeliveryState, i64)>,
+        to: (DeliveryState, i64),
+    ) {
         let count = self.standings.entry(Arc::clone(route)).or_default();
         for ((state, bytes), by) in from.map(|from| (from, -1)).into_iter().chain([(to, 1)]) {
             let bytes = by * (RECORD_BYTES + bytes);
             match state {
-                State::Pending => {
+                DeliveryState::Pending => {
                     count.pending += by;
                     count.waiting_bytes += bytes;
                 }
-                State::Dead => {
+                DeliveryState::Dead => {
                     count.dead += by;
                     count.waiting_bytes += bytes;
                 }
-                State::Success | State::Failed => count.kept_bytes += bytes,
+                DeliveryState::Success | DeliveryState::Failed => count.kept_bytes += bytes,
             }
         }
-        count.succeeded |= to.0 == State::Success;
-        count.failed |= matches!(to.0, State::Failed | State::Dead);
-        if to.0 == State::Pending && from.is_none_or(|(state, _)| state != State::Pending) {
+        count.succeeded |= to.0 == DeliveryState::Success;
+        count.failed |= matches!(to.0, DeliveryState::Failed | DeliveryState::Dead);
+        if to.0 == DeliveryState::Pending
+            && from.is_none_or(|(state, _)| state != DeliveryState::Pending)
+        {
             self.stored.push(Arc::clone(route));
         }
     }
 
     /// Writes all of them and commits, in one trip: sent in this order, without waiting for each other. After one that fails
     /// nothing is committed.
-    pub(super) async fn write(&self, line: &Line) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn write(&self, line: &PooledConnection) -> Result<(), tokio_postgres::Error> {
         let statements = Statements::on(line).await?;
         tokio::try_join!(
             biased;
@@ -404,7 +420,7 @@ impl Rows {
 
     async fn write_ledger(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         remember: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
         let l = &self.ledger;
@@ -431,7 +447,7 @@ impl Rows {
 
     async fn write_new(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         insert: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
         let (n, s) = (&self.new, &self.new.standing);
@@ -466,7 +482,7 @@ impl Rows {
 
     async fn write_changes(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         change: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
         let c = &self.changes;
@@ -497,7 +513,7 @@ impl Rows {
 
     async fn write_payloads(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         keep: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
         let p = &self.payloads;
@@ -511,7 +527,7 @@ impl Rows {
 
     async fn write_dropped(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         drop_payloads: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
         if self.dropped.is_empty() {
@@ -524,7 +540,7 @@ impl Rows {
 
     async fn write_standings(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         stand: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
         if self.standings.is_empty() {
@@ -556,7 +572,7 @@ impl Rows {
 
     async fn write_days(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         count: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
         if self.days.is_empty() {
@@ -588,7 +604,7 @@ struct Statements {
 }
 
 impl Statements {
-    async fn on(line: &Line) -> Result<Self, tokio_postgres::Error> {
+    async fn on(line: &PooledConnection) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             remember: line.prepare_cached(REMEMBER).await?,
             insert: line.prepare_cached(INSERT).await?,
@@ -617,6 +633,6 @@ impl Standing {
     }
 }
 
-fn last_ms(attempt: Option<&Attempted>) -> i64 {
+fn last_ms(attempt: Option<&AttemptRecord>) -> i64 {
     attempt.map_or(0, |attempt| i64::try_from(attempt.ms).unwrap_or(0))
 }

@@ -70,7 +70,7 @@ CREATE TABLE hookstile.paused (route text PRIMARY KEY);
 
 /// Why the tables can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unfit {
+pub(super) enum SchemaError {
     #[error(
         "the database was brought forward by a later version of hookstile (tables {found}, this one knows {VERSION})"
     )]
@@ -85,10 +85,10 @@ pub(super) enum Unfit {
 
 /// Makes the tables where there are none, alone: of several gateways that start at once, the others wait and find them.
 /// Answers the key of the ledger's hashes.
-pub(super) async fn make_or_read(client: &mut Client) -> Result<[u8; 16], Unfit> {
+pub(super) async fn make_or_read(client: &mut Client) -> Result<[u8; 16], SchemaError> {
     let encoding: String = client.query_one("SHOW server_encoding", &[]).await?.get(0);
     if encoding != "UTF8" {
-        return Err(Unfit::Encoding(encoding));
+        return Err(SchemaError::Encoding(encoding));
     }
     let transaction = client.transaction().await?;
     transaction
@@ -109,16 +109,16 @@ pub(super) async fn make_or_read(client: &mut Client) -> Result<[u8; 16], Unfit>
         .await?;
     let found = row.get(0);
     if found > VERSION {
-        return Err(Unfit::Later { found });
+        return Err(SchemaError::Later { found });
     }
     let key: Uuid = row.get(1);
     transaction.commit().await?;
     Ok(*key.as_bytes())
 }
 
-async fn make(transaction: &Transaction<'_>) -> Result<(), Unfit> {
+async fn make(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
     let mut key = [0; 16];
-    getrandom::fill(&mut key).map_err(Unfit::Random)?;
+    getrandom::fill(&mut key).map_err(SchemaError::Random)?;
     transaction.batch_execute(FIRST).await?;
     let insert = "INSERT INTO hookstile.store VALUES (true, $1, $2, 0, 0, clock_timestamp(), 0)";
     transaction

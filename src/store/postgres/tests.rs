@@ -7,7 +7,8 @@ use crate::store::tests::{
     settlement, tried,
 };
 use crate::store::{
-    Claimed, DeliveryId, EventKey, Held, Next, Record, State, Store, StoreError, Tried,
+    AttemptHistory, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState, EventKey,
+    LedgerEntry, Store, StoreError,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,16 +21,16 @@ macro_rules! two {
     };
 }
 
-async fn asked(store: &Store, key: u128) -> Option<(Held, Option<Record>)> {
+async fn asked(store: &Store, key: u128) -> Option<(ClaimLease, Option<LedgerEntry>)> {
     match store.claim(EventKey(key), TERMS).await.unwrap() {
-        Claimed::Here(held, found) => Some((held, found.map(|found| found.record))),
-        Claimed::Elsewhere => None,
+        ClaimResult::Acquired(held, found) => Some((held, found.map(|found| found.record))),
+        ClaimResult::HeldElsewhere => None,
     }
 }
 
 async fn possibly_delivered(store: &Store, id: DeliveryId) -> bool {
     store
-        .load(id, ATTEMPT)
+        .load_event(id, ATTEMPT)
         .await
         .unwrap()
         .unwrap()
@@ -59,20 +60,18 @@ async fn a_claim_that_lapsed_was_an_attempt_of_unknown_outcome() {
     let (held, found) = asked(&two, 1).await.unwrap();
     assert_eq!(
         found,
-        Some(Record::Tried(Tried {
+        Some(LedgerEntry::Attempted(AttemptHistory {
             attempts: 1,
             possibly_delivered: true
         }))
     );
     // Whoever comes late does not undo what the other is about to do.
-    let failed = one
-        .settle(settlement(1, late.place(), tried(1), None))
-        .await;
+    let failed = one.settle(settlement(1, late.row(), tried(1), None)).await;
     assert_eq!(failed, Err(StoreError::Unavailable));
-    two.settle(settlement(1, held.place(), tried(2), None))
+    two.settle(settlement(1, held.row(), tried(2), None))
         .await
         .unwrap();
-    held.settled();
+    held.mark_settled();
     assert_eq!(record(&one, 1).await, Some(tried(2)));
 }
 
@@ -82,13 +81,13 @@ async fn a_success_is_recorded_however_late() {
     let (late, _) = asked(&one, 1).await.unwrap();
     kept.pass(&one, TERMS.lease);
     let (held, _) = asked(&two, 1).await.unwrap();
-    let success = || Some(change("a", State::Success));
+    let success = || Some(change("a", DeliveryState::Success));
     let first = one
-        .settle(settlement(1, late.place(), completed(1), success()))
+        .settle(settlement(1, late.row(), completed(1), success()))
         .await
         .unwrap();
     let second = two
-        .settle(settlement(1, held.place(), completed(1), success()))
+        .settle(settlement(1, held.row(), completed(1), success()))
         .await
         .unwrap();
     assert_eq!(first, second, "one delivery");
@@ -117,7 +116,7 @@ async fn what_is_known_of_an_attempt_of_unknown_outcome_lasts_a_window_from_its_
     let (held, found) = asked(&two, 1).await.unwrap();
     assert_eq!(
         found,
-        Some(Record::Tried(Tried {
+        Some(LedgerEntry::Attempted(AttemptHistory {
             attempts: 1,
             possibly_delivered: true
         }))
@@ -133,11 +132,14 @@ async fn a_stored_event_is_one_gateway_s_to_try_until_its_lease_lapses() {
     two!(kept, one, two);
     let id = queued(&one, 1, "a").await;
     assert_eq!((due(&one).await, due(&two).await), (vec![id], vec![]));
-    assert!(two.load(id, ATTEMPT).await.unwrap().is_none());
+    assert!(two.load_event(id, ATTEMPT).await.unwrap().is_none());
     // It was not begun: nothing was sent.
     kept.pass(&one, SECOND * 15);
     assert_eq!(due(&two).await, [id]);
-    assert!(one.load(id, ATTEMPT).await.unwrap().is_none(), "too late");
+    assert!(
+        one.load_event(id, ATTEMPT).await.unwrap().is_none(),
+        "too late"
+    );
     assert!(!possibly_delivered(&two, id).await);
     kept.pass(&one, ATTEMPT + SECOND * 5);
     assert!(
@@ -154,21 +156,23 @@ async fn of_an_attempt_that_lost_its_lease_only_a_success_counts() {
     two!(kept, one, two);
     let id = queued(&one, 1, "a").await;
     due(&one).await;
-    one.load(id, ATTEMPT).await.unwrap().unwrap();
+    one.load_event(id, ATTEMPT).await.unwrap().unwrap();
     kept.pass(&one, ATTEMPT + SECOND * 10);
     assert_eq!(due(&two).await, [id]);
-    let retry = Next::Retry {
+    let retry = AttemptOutcome::Retry {
         after: SECOND * 60,
         possibly_delivered: false,
     };
-    one.attempted(id, 1, attempt(500), retry).await.unwrap();
+    one.record_attempt(id, 1, attempt(500), retry)
+        .await
+        .unwrap();
     let view = two.delivery(id).await.unwrap().unwrap();
-    assert_eq!((view.state, view.tried), (State::Pending, 0));
-    one.attempted(
+    assert_eq!((view.state, view.tried), (DeliveryState::Pending, 0));
+    one.record_attempt(
         id,
         1,
         attempt(200),
-        Next::Done {
+        AttemptOutcome::Done {
             keep_payload: false,
         },
     )
@@ -176,9 +180,9 @@ async fn of_an_attempt_that_lost_its_lease_only_a_success_counts() {
     .unwrap();
     assert_eq!(
         two.delivery(id).await.unwrap().unwrap().state,
-        State::Success
+        DeliveryState::Success
     );
-    assert!(two.load(id, ATTEMPT).await.unwrap().is_none());
+    assert!(two.load_event(id, ATTEMPT).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -186,16 +190,16 @@ async fn what_is_given_back_is_another_gateway_s_at_once() {
     two!(kept, one, two);
     let id = queued(&one, 1, "a").await;
     assert_eq!(due(&one).await, [id]);
-    one.give_back(&[id]).await;
+    one.release_events(&[id]).await;
     assert_eq!(due(&two).await, [id]);
-    one.give_back(&[id]).await;
+    one.release_events(&[id]).await;
     assert!(due(&one).await.is_empty(), "it is not ours any more");
 }
 
 #[tokio::test]
 async fn whoever_delivers_is_woken_by_what_another_gateway_stored() {
     two!(kept, one, two);
-    let waker = two.waker(&"billing".into());
+    let waker = two.queue_notifier(&"billing".into());
     queued(&one, 1, "a").await;
     waker.notified().await;
 }
@@ -222,7 +226,7 @@ async fn what_an_operator_said_to_one_gateway_is_told_to_the_other() {
         .await
         .unwrap();
     assert!(behind.is_none(), "what it saw has changed");
-    one.pause("billing".into(), true).await.unwrap();
+    one.set_paused("billing".into(), true).await.unwrap();
     revision.changed().await.unwrap();
-    assert_eq!(two.paused().await.unwrap(), ["billing"]);
+    assert_eq!(two.paused_routes().await.unwrap(), ["billing"]);
 }

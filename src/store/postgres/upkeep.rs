@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::Shared;
 use super::claims::millis;
-use super::line::{Failed, Line, bounded, on};
-use super::look::timestamp;
+use super::pool::{PooledConnection, QueryError, bounded, on};
+use super::query::timestamp;
 use crate::store::{RECORD_BYTES, Retain};
 
 /// So that what one gateway is told is seen by all within a second.
@@ -39,7 +39,7 @@ pub(super) async fn look(shared: Weak<Shared>) {
         let ticked = shared.with_line(on!(line => tick(line, shared))).await;
         match ticked {
             Ok(()) => shared.lines.answered(),
-            Err(Failed::Refused(_)) => {}
+            Err(QueryError::Refused(_)) => {}
             Err(failed) => {
                 shared.lines.note(false, &failed);
                 continue;
@@ -69,9 +69,9 @@ pub(super) async fn sweep(shared: Weak<Shared>) {
 
 impl Shared {
     /// Once, on a connection; a failure is told.
-    async fn with_line<F>(&self, work: impl FnOnce(Line) -> F) -> Result<(), Failed>
+    async fn with_line<F>(&self, work: impl FnOnce(PooledConnection) -> F) -> Result<(), QueryError>
     where
-        F: Future<Output = Result<(), Failed>>,
+        F: Future<Output = Result<(), QueryError>>,
     {
         let done = self.lines.with(work).await;
         if let Err(failed) = &done {
@@ -79,7 +79,7 @@ impl Shared {
                 self.lines.failed("read", failed);
             } else {
                 // That it is gone was said.
-                self.lines.metrics().failed("read");
+                self.lines.metrics().count_error("read");
             }
         }
         done
@@ -87,7 +87,7 @@ impl Shared {
 }
 
 /// Counts time, one gateway a second, and learns whether an operator changed something.
-pub(super) async fn tick(line: &Line, shared: &Shared) -> Result<(), Failed> {
+pub(super) async fn tick(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let tick = "UPDATE hookstile.store SET ticked_at = clock_timestamp(),
         running_ms = running_ms + least(greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000),
         away_ms = away_ms + greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000 - 5000, 0)::bigint
@@ -103,7 +103,7 @@ pub(super) async fn tick(line: &Line, shared: &Shared) -> Result<(), Failed> {
     Ok(())
 }
 
-async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
+async fn standings(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let sql = "SELECT route, pending, dead, CASE WHEN pending > 0 THEN (SELECT received_ms FROM hookstile.deliveries d
             WHERE d.route = w.route AND state = 'pending' AND state <> 'success' ORDER BY id LIMIT 1) END
         FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead FROM hookstile.standings
@@ -111,8 +111,9 @@ async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
     let rows = line.rows(sql, &[]).await?;
     let mut all = HashMap::new();
     for row in rows {
-        let number =
-            |column| Ok::<_, Failed>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0));
+        let number = |column| {
+            Ok::<_, QueryError>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
+        };
         let oldest = row.try_get::<_, Option<i64>>(3)?.map(timestamp);
         all.insert(
             row.try_get::<_, &str>(0)?.into(),
@@ -128,7 +129,7 @@ async fn standings(line: &Line, shared: &Shared) -> Result<(), Failed> {
 }
 
 /// Wakes those who deliver for routes of which something is due that nobody tries: one probe of the index a route.
-async fn wake(line: &Line, shared: &Shared) -> Result<(), Failed> {
+async fn wake(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock)
         SELECT asked.route FROM unnest($1::text[]) AS asked (route) CROSS JOIN LATERAL (SELECT FROM hookstile.deliveries d
             WHERE d.route = asked.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
@@ -145,7 +146,7 @@ async fn wake(line: &Line, shared: &Shared) -> Result<(), Failed> {
 }
 
 /// Bytes are what the tables take, pages for which there is no use now included; `max_size` is held to what is in use.
-async fn sizes(line: &Line, shared: &Shared) -> Result<(), Failed> {
+async fn sizes(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let sql = "SELECT (SELECT greatest(n_live_tup, 0)::bigint FROM pg_stat_user_tables
             WHERE schemaname = 'hookstile' AND relname = 'ledger'),
         (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -153,7 +154,7 @@ async fn sizes(line: &Line, shared: &Shared) -> Result<(), Failed> {
         (SELECT sum(kept_bytes + waiting_bytes)::bigint FROM hookstile.standings)";
     let row = line.row(sql, &[]).await?;
     let number = |column| {
-        Ok::<_, Failed>(
+        Ok::<_, QueryError>(
             row.try_get::<_, Option<i64>>(column)?
                 .unwrap_or(0)
                 .unsigned_abs(),
@@ -164,7 +165,7 @@ async fn sizes(line: &Line, shared: &Shared) -> Result<(), Failed> {
 }
 
 /// Lets go of what has ended: IDs after their window, records as their route keeps them. One gateway at a time.
-async fn sweep_alone(line: &Line, shared: &Shared) -> Result<(), Failed> {
+async fn sweep_alone(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     if !line
         .row("SELECT pg_try_advisory_lock($1)", &[&LOCK])
         .await?
@@ -206,7 +207,12 @@ struct Gone {
 
 /// Drops the first of a route's records that may go, those first that ended first. How many is written out: it says which plan
 /// is right.
-async fn drop_records(line: &Line, route: &str, keep: Duration, over: i64) -> Result<Gone, Failed> {
+async fn drop_records(
+    line: &PooledConnection,
+    route: &str,
+    keep: Duration,
+    over: i64,
+) -> Result<Gone, QueryError> {
     let sql = "
 WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
 first AS (SELECT id, ended_ms, sum($4 + payload_bytes) OVER (ORDER BY ended_ms, id) - ($4 + payload_bytes) AS freed

@@ -9,13 +9,13 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::claims::{key, millis, uuid};
-use super::line::{Failed, Line, Slow, bounded, on};
+use super::pool::{OnTimeout, PooledConnection, QueryError, bounded, on};
 use super::rows::{Before, Changed, Rows};
 use super::{Counted, Shared};
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, DeliveryChange, DeliveryId, EventKey, Name, Next, Place, Record, Requeue, Requeued,
-    Settlement, State, StoreError,
+    AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventRow,
+    LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
 };
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -33,20 +33,20 @@ pub(super) enum Job {
     Attempted {
         id: DeliveryId,
         number: u32,
-        attempt: Attempted,
-        next: Next,
+        attempt: AttemptRecord,
+        next: AttemptOutcome,
         done: Done<()>,
     },
-    Requeue(Vec<Requeue>, Done<Vec<Requeued>>),
+    Requeue(Vec<Requeue>, Done<Vec<RequeueResult>>),
 }
 
 /// What became of a job.
-enum Answer {
+enum Reply {
     Settled(Option<DeliveryId>),
     /// The claim lapsed, and the event is another's.
     Lost,
     Attempted,
-    Requeued(Vec<Requeued>),
+    Requeued(Vec<RequeueResult>),
 }
 
 /// A row of the ledger, as it stands.
@@ -87,7 +87,7 @@ impl Shared {
         let jobs = &batch;
         match self
             .lines
-            .again(Slow::TriedAgain, on!(line => self.transact(line, jobs)))
+            .again(OnTimeout::Retry, on!(line => self.transact(line, jobs)))
             .await
         {
             Ok((answers, stored)) => {
@@ -98,7 +98,7 @@ impl Shared {
                     job.tell(answer);
                 }
             }
-            Err(Failed::Refused(_)) if batch.len() > 1 => {
+            Err(QueryError::Refused(_)) if batch.len() > 1 => {
                 // One that can't be written does not stand in the way of the others.
                 for job in batch {
                     Box::pin(self.write(vec![job])).await;
@@ -115,9 +115,9 @@ impl Shared {
 
     async fn transact(
         &self,
-        line: &Line,
+        line: &PooledConnection,
         batch: &[Job],
-    ) -> Result<(Vec<Answer>, Vec<Arc<str>>), Failed> {
+    ) -> Result<(Vec<Reply>, Vec<Arc<str>>), QueryError> {
         let began = std::time::Instant::now();
         let mut writing = bounded(look(line, batch)).await?;
         let answers: Vec<_> = batch
@@ -125,7 +125,7 @@ impl Shared {
             .map(|job| writing.apply(job, self.owner))
             .collect();
         Box::pin(bounded(writing.rows.write(line))).await?;
-        self.lines.metrics().committed(began.elapsed());
+        self.lines.metrics().observe_commit(began.elapsed());
         Ok((answers, writing.rows.stored))
     }
 }
@@ -148,7 +148,7 @@ struct Writing {
 }
 
 /// Begins the transaction and looks at all rows that the jobs name, which nobody else changes until its end.
-async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Error> {
+async fn look(line: &PooledConnection, batch: &[Job]) -> Result<Writing, tokio_postgres::Error> {
     let (mut keys, mut ids, mut settlements) = (Vec::new(), Vec::new(), 0_i32);
     for job in batch {
         match job {
@@ -227,7 +227,7 @@ async fn look(line: &Line, batch: &[Job]) -> Result<Writing, tokio_postgres::Err
 
 /// Rows by one parameter; of nothing without asking.
 async fn rows_of(
-    line: &Line,
+    line: &PooledConnection,
     statement: &Statement,
     by: &(dyn ToSql + Sync),
     is_of_nothing: bool,
@@ -240,7 +240,7 @@ async fn rows_of(
 }
 
 impl Writing {
-    fn apply(&mut self, job: &Job, owner: i64) -> Answer {
+    fn apply(&mut self, job: &Job, owner: i64) -> Reply {
         match job {
             Job::Settle(settlement, _) => self.settle(settlement),
             Job::Attempted {
@@ -251,18 +251,18 @@ impl Writing {
                 ..
             } => {
                 self.attempted(*id, *number, attempt, *next, owner);
-                Answer::Attempted
+                Reply::Attempted
             }
             Job::Requeue(wanted, _) => {
-                Answer::Requeued(wanted.iter().map(|requeue| self.requeue(requeue)).collect())
+                Reply::Requeued(wanted.iter().map(|requeue| self.requeue(requeue)).collect())
             }
         }
     }
 
-    fn settle(&mut self, settlement: &Settlement) -> Answer {
+    fn settle(&mut self, settlement: &Settlement) -> Reply {
         match self.judge(settlement) {
-            Verdict::Written(delivery) => return Answer::Settled(delivery),
-            Verdict::Lost => return Answer::Lost,
+            Verdict::Written(delivery) => return Reply::Settled(delivery),
+            Verdict::Lost => return Reply::Lost,
             Verdict::Write => {}
         }
         let names = &settlement.names;
@@ -283,7 +283,7 @@ impl Writing {
                 was_handed_over,
             );
         }
-        Answer::Settled(id)
+        Reply::Settled(id)
     }
 
     /// Whether the claim is still ours. That an event was handed over is written in any case: it was.
@@ -293,7 +293,7 @@ impl Writing {
             let Some(row) = self.ledger.get(&name.key) else {
                 continue;
             };
-            let is_ours = name.earlier == Some(Place(row.token));
+            let is_ours = name.earlier == Some(RowId(row.token));
             match (is_ours, row.leased) {
                 (true, true) => {}
                 (true, false) => return Verdict::Written(row.delivery),
@@ -308,19 +308,19 @@ impl Writing {
     }
 
     /// Writes a delivery's record: anew, or over the one it has.
-    fn record(&mut self, change: &DeliveryChange, names: &[Option<Name>; 2]) -> DeliveryId {
+    fn record(&mut self, change: &DeliveryChange, names: &[Option<EventRow>; 2]) -> DeliveryId {
         let earlier = change
             .earlier
             .and_then(|id| Some((id, self.before.get(&id)?.clone())));
-        let earlier = earlier.filter(|(_, before)| before.is_of(&change.subject));
-        let keys = (change.state != State::Success).then(|| {
+        let earlier = earlier.filter(|(_, before)| before.is_of(&change.event));
+        let keys = (change.state != DeliveryState::Success).then(|| {
             names
                 .iter()
                 .flatten()
                 .flat_map(|name| name.key.0.to_be_bytes())
                 .collect()
         });
-        let due = (change.state == State::Pending)
+        let due = (change.state == DeliveryState::Pending)
             .then(|| self.rows.due_now.saturating_add(millis(change.due_after)));
         let kept = change
             .payload
@@ -330,8 +330,8 @@ impl Writing {
         let state = Changed {
             state: change.state,
             reason: None,
-            tried: change.tried.attempts,
-            possibly_delivered: change.tried.possibly_delivered,
+            tried: change.history.attempts,
+            possibly_delivered: change.history.possibly_delivered,
             due_ms: due,
             queued_ms: due.map(|_| self.rows.now),
             ended_ms: due.is_none().then_some(self.rows.now),
@@ -352,7 +352,7 @@ impl Writing {
             None => {
                 let id = DeliveryId(self.numbers.pop().unwrap_or_default());
                 self.rows
-                    .insert(id, &change.subject, state, change.attempt.as_ref());
+                    .insert(id, &change.event, state, change.attempt.as_ref());
                 id
             }
         };
@@ -367,17 +367,19 @@ impl Writing {
         &mut self,
         id: DeliveryId,
         number: u32,
-        attempt: &Attempted,
-        next: Next,
+        attempt: &AttemptRecord,
+        next: AttemptOutcome,
         owner: i64,
     ) {
-        let is_done = matches!(next, Next::Done { .. });
+        let is_done = matches!(next, AttemptOutcome::Done { .. });
         let is_its = |before: &Before| match before.state {
-            State::Pending if before.tried < number => is_done || before.lease_owner == Some(owner),
-            State::Pending | State::Dead => {
+            DeliveryState::Pending if before.tried < number => {
+                is_done || before.lease_owner == Some(owner)
+            }
+            DeliveryState::Pending | DeliveryState::Dead => {
                 is_done && before.tried >= number && before.told_by != Some(owner)
             }
-            State::Success | State::Failed => false,
+            DeliveryState::Success | DeliveryState::Failed => false,
         };
         let Some(before) = self
             .before
@@ -388,20 +390,22 @@ impl Writing {
             return;
         };
         let (state, due_ms, unknown, reason) = match next {
-            Next::Done { .. } => (State::Success, None, false, None),
-            Next::Retry {
+            AttemptOutcome::Done { .. } => (DeliveryState::Success, None, false, None),
+            AttemptOutcome::Retry {
                 after,
                 possibly_delivered,
             } => (
-                State::Pending,
+                DeliveryState::Pending,
                 Some(self.rows.due_now.saturating_add(millis(after))),
                 possibly_delivered,
                 None,
             ),
-            Next::Dead(reason) => (State::Dead, None, false, Some(reason.as_str())),
+            AttemptOutcome::Dead(reason) => {
+                (DeliveryState::Dead, None, false, Some(reason.as_str()))
+            }
         };
         let drops = next
-            == (Next::Done {
+            == (AttemptOutcome::Done {
                 keep_payload: false,
             });
         if drops {
@@ -415,7 +419,10 @@ impl Writing {
             due_ms,
             queued_ms: before.queued_ms,
             ended_ms: due_ms.is_none().then_some(self.rows.now),
-            keys: before.keys.clone().filter(|_| state != State::Success),
+            keys: before
+                .keys
+                .clone()
+                .filter(|_| state != DeliveryState::Success),
             payload_bytes: if drops { 0 } else { before.payload_bytes },
             keeps_lease: false,
             told_by: Some(owner),
@@ -425,8 +432,8 @@ impl Writing {
 
     /// What is known of the wish without writing: that its claims lapsed, or that it was written by an asking whose answer was
     /// lost.
-    fn of_requeue(&self, requeue: &Requeue) -> Option<Requeued> {
-        let is_ours = |name: &Name, row: &Claimed| name.earlier == Some(Place(row.token));
+    fn of_requeue(&self, requeue: &Requeue) -> Option<RequeueResult> {
+        let is_ours = |name: &EventRow, row: &Claimed| name.earlier == Some(RowId(row.token));
         for name in &requeue.completing {
             let row = self.ledger.get(&name.key).filter(|row| is_ours(name, row));
             match row {
@@ -435,18 +442,18 @@ impl Writing {
                     return self
                         .before
                         .get(&requeue.id)
-                        .map(|before| Requeued::Waits(Arc::clone(&before.route)));
+                        .map(|before| RequeueResult::Queued(Arc::clone(&before.route)));
                 }
-                _ => return Some(Requeued::InFlight),
+                _ => return Some(RequeueResult::InFlight),
             }
         }
         None
     }
 
-    fn requeue(&mut self, requeue: &Requeue) -> Requeued {
+    fn requeue(&mut self, requeue: &Requeue) -> RequeueResult {
         let &Requeue {
             id,
-            from,
+            expected_state: from,
             due,
             ref completing,
             window,
@@ -461,21 +468,21 @@ impl Writing {
             .filter(|before| is_wanted(before))
             .cloned()
         else {
-            return Requeued::Unknown;
+            return RequeueResult::Unknown;
         };
         if before.payload_bytes == 0 {
-            return Requeued::NoPayload;
+            return RequeueResult::NoPayload;
         }
         if self.rows.changes(id) {
             // Asked for twice.
-            return Requeued::Waits(before.route);
+            return RequeueResult::Queued(before.route);
         }
         let due_ms = i64::try_from(due.0.0).unwrap_or(i64::MAX / 4);
         let changed = Changed {
-            state: State::Pending,
+            state: DeliveryState::Pending,
             reason: None,
             tried: before.tried,
-            possibly_delivered: before.possibly_delivered || before.state == State::Success,
+            possibly_delivered: before.possibly_delivered || before.state == DeliveryState::Success,
             due_ms: Some(due_ms),
             // Its horizon counts from when it is due.
             queued_ms: Some(
@@ -487,21 +494,21 @@ impl Writing {
             keys: before.keys.clone(),
             payload_bytes: before.payload_bytes,
             // An attempt may be under way.
-            keeps_lease: before.state == State::Pending,
+            keeps_lease: before.state == DeliveryState::Pending,
             told_by: None,
         };
         self.rows.change(id, &before, changed, None);
         let ends = self.rows.now.saturating_add(millis(window));
         for name in completing {
             // Any body of this ID is a copy from now on: this one has been taken.
-            let record = Record::Completed {
+            let record = LedgerEntry::Completed {
                 digest: PayloadDigest::unknown(),
             };
             self.rows
                 .remember(*name, None, record, ends, Some(id), false);
         }
         self.rows.stored.push(Arc::clone(&before.route));
-        Requeued::Waits(before.route)
+        RequeueResult::Queued(before.route)
     }
 }
 
@@ -510,7 +517,7 @@ fn was_handed_over(settlement: &Settlement) -> bool {
     settlement
         .delivery
         .as_ref()
-        .is_some_and(|delivery| delivery.state == State::Success)
+        .is_some_and(|delivery| delivery.state == DeliveryState::Success)
 }
 
 impl Job {
@@ -528,7 +535,7 @@ impl Job {
 
     /// The rows that it names.
     fn names(&self) -> HashSet<RowName> {
-        let event = |name: &Name| RowName::Event(name.key);
+        let event = |name: &EventRow| RowName::Event(name.key);
         match self {
             Self::Settle(settlement, _) => {
                 let delivery = settlement
@@ -552,11 +559,11 @@ impl Job {
     }
 
     /// Who asked may have gone meanwhile: what was written is written.
-    fn tell(self, answer: Answer) {
+    fn tell(self, answer: Reply) {
         match (self, answer) {
-            (Self::Settle(_, done), Answer::Settled(id)) => drop(done.send(Ok(id))),
-            (Self::Attempted { done, .. }, Answer::Attempted) => drop(done.send(Ok(()))),
-            (Self::Requeue(_, done), Answer::Requeued(requeued)) => drop(done.send(Ok(requeued))),
+            (Self::Settle(_, done), Reply::Settled(id)) => drop(done.send(Ok(id))),
+            (Self::Attempted { done, .. }, Reply::Attempted) => drop(done.send(Ok(()))),
+            (Self::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
             (job, _) => job.refuse(StoreError::Unavailable),
         }
     }

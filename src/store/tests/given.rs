@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use crate::signature::PayloadDigest;
 use crate::store::{
-    Attempted, Claimed, DeliveryChange, DeliveryId, EventKey, Found, Held, Name, Next, Payload,
-    Payloads, Place, Queued, Record, Requeue, Retain, Settlement, State, Store, Subject, Terms,
-    Tried,
+    AttemptHistory, AttemptOutcome, AttemptRecord, ClaimLease, ClaimResult, ClaimTerms,
+    DeliveryChange, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow, KnownEvent,
+    LedgerEntry, Payload, Payloads, QueuedEvent, Requeue, Retain, RowId, Settlement, Store,
 };
 
 pub(in crate::store) const WINDOW: Duration = Duration::from_secs(96 * 3600);
@@ -21,21 +21,21 @@ pub(in crate::store) const KEEP: Retain = Retain {
 };
 pub(in crate::store) const ATTEMPT: Duration = Duration::from_secs(10);
 
-pub(in crate::store) fn completed(number: u8) -> Record {
-    Record::Completed {
+pub(in crate::store) fn completed(number: u8) -> LedgerEntry {
+    LedgerEntry::Completed {
         digest: PayloadDigest::from_bytes([number; 16]),
     }
 }
 
-pub(in crate::store) fn tried(attempts: u32) -> Record {
-    Record::Tried(Tried {
+pub(in crate::store) fn tried(attempts: u32) -> LedgerEntry {
+    LedgerEntry::Attempted(AttemptHistory {
         attempts,
         possibly_delivered: attempts > 1,
     })
 }
 
-pub(in crate::store) fn subject(event: &str) -> Arc<Subject> {
-    Arc::new(Subject {
+pub(in crate::store) fn subject(event: &str) -> Arc<EventMetadata> {
+    Arc::new(EventMetadata {
         route: "billing".into(),
         event_id: event.into(),
         event_type: "user.created".into(),
@@ -45,8 +45,8 @@ pub(in crate::store) fn subject(event: &str) -> Arc<Subject> {
     })
 }
 
-pub(in crate::store) fn attempt(status: u16) -> Attempted {
-    Attempted {
+pub(in crate::store) fn attempt(status: u16) -> AttemptRecord {
+    AttemptRecord {
         at: Timestamp::from_second(1_790_000_001).unwrap(),
         ms: 12,
         status: Some(status),
@@ -54,25 +54,25 @@ pub(in crate::store) fn attempt(status: u16) -> Attempted {
     }
 }
 
-pub(in crate::store) fn received(event: &str, at: &str, state: State) -> DeliveryChange {
-    let subject = Subject {
+pub(in crate::store) fn received(event: &str, at: &str, state: DeliveryState) -> DeliveryChange {
+    let subject = EventMetadata {
         received_at: at.parse().unwrap(),
         ..(*subject(event)).clone()
     };
     DeliveryChange {
-        subject: Arc::new(subject),
+        event: Arc::new(subject),
         ..change(event, state)
     }
 }
 
-pub(in crate::store) fn change(event: &str, state: State) -> DeliveryChange {
+pub(in crate::store) fn change(event: &str, state: DeliveryState) -> DeliveryChange {
     DeliveryChange {
         earlier: None,
-        subject: subject(event),
+        event: subject(event),
         state,
-        tried: Tried::default(),
-        attempt: (state != State::Pending).then(|| attempt(200)),
-        payload: (state == State::Pending).then(|| Payload {
+        history: AttemptHistory::default(),
+        attempt: (state != DeliveryState::Pending).then(|| attempt(200)),
+        payload: (state == DeliveryState::Pending).then(|| Payload {
             head: Bytes::from_static(b"head"),
             body: Bytes::from_static(b"body"),
         }),
@@ -82,12 +82,12 @@ pub(in crate::store) fn change(event: &str, state: State) -> DeliveryChange {
 
 pub(in crate::store) fn settlement(
     key: u128,
-    earlier: Option<Place>,
-    becomes: Record,
+    earlier: Option<RowId>,
+    becomes: LedgerEntry,
     delivery: Option<DeliveryChange>,
 ) -> Settlement {
     let names = [
-        Some(Name {
+        Some(EventRow {
             key: EventKey(key),
             earlier,
         }),
@@ -97,37 +97,40 @@ pub(in crate::store) fn settlement(
         names,
         becomes,
         window: WINDOW,
-        if_lost: Tried::default(),
+        if_lost: AttemptHistory::default(),
         delivery,
     }
 }
 
-pub(in crate::store) const TERMS: Terms = Terms {
+pub(in crate::store) const TERMS: ClaimTerms = ClaimTerms {
     lease: Duration::from_secs(10),
     window: WINDOW,
     forwards: true,
 };
 
 /// Claims an event; what another asker has of it is on its way back.
-pub(in crate::store) async fn claimed(store: &Store, key: u128) -> (Held, Option<Found>) {
+pub(in crate::store) async fn claimed(
+    store: &Store,
+    key: u128,
+) -> (ClaimLease, Option<KnownEvent>) {
     claimed_for(store, key, TERMS).await
 }
 
 pub(in crate::store) async fn claimed_for(
     store: &Store,
     key: u128,
-    terms: Terms,
-) -> (Held, Option<Found>) {
+    terms: ClaimTerms,
+) -> (ClaimLease, Option<KnownEvent>) {
     loop {
         match store.claim(EventKey(key), terms).await.unwrap() {
-            Claimed::Here(held, found) => return (held, found),
-            Claimed::Elsewhere => tokio::time::sleep(Duration::from_millis(1)).await,
+            ClaimResult::Acquired(held, found) => return (held, found),
+            ClaimResult::HeldElsewhere => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
 }
 
 /// What is known of an event.
-pub(in crate::store) async fn record(store: &Store, key: u128) -> Option<Record> {
+pub(in crate::store) async fn record(store: &Store, key: u128) -> Option<LedgerEntry> {
     claimed(store, key).await.1.map(|found| found.record)
 }
 
@@ -135,15 +138,15 @@ pub(in crate::store) async fn record(store: &Store, key: u128) -> Option<Record>
 pub(in crate::store) async fn end(
     store: &Store,
     key: u128,
-    becomes: Record,
+    becomes: LedgerEntry,
     delivery: Option<DeliveryChange>,
 ) -> Option<DeliveryId> {
     let (held, _) = claimed(store, key).await;
     let id = store
-        .settle(settlement(key, held.place(), becomes, delivery))
+        .settle(settlement(key, held.row(), becomes, delivery))
         .await
         .unwrap();
-    held.settled();
+    held.mark_settled();
     id
 }
 
@@ -152,7 +155,7 @@ pub(in crate::store) async fn queued(store: &Store, key: u128, event: &str) -> D
         store,
         key,
         completed(1),
-        Some(change(event, State::Pending)),
+        Some(change(event, DeliveryState::Pending)),
     )
     .await
     .unwrap()
@@ -160,14 +163,14 @@ pub(in crate::store) async fn queued(store: &Store, key: u128, event: &str) -> D
 
 /// Those that are due, which are ours to try from then on.
 pub(in crate::store) async fn due(store: &Store) -> Vec<DeliveryId> {
-    let due = store.due("billing".into(), &[], 10).await.unwrap();
+    let due = store.due_events("billing".into(), &[], 10).await.unwrap();
     due.events.into_iter().map(|event| event.id).collect()
 }
 
 /// Begins an attempt at a stored event.
-pub(in crate::store) async fn loaded(store: &Store, id: DeliveryId) -> Option<Queued> {
+pub(in crate::store) async fn loaded(store: &Store, id: DeliveryId) -> Option<QueuedEvent> {
     due(store).await;
-    store.load(id, ATTEMPT).await.unwrap()
+    store.load_event(id, ATTEMPT).await.unwrap()
 }
 
 /// Tries a stored event.
@@ -175,18 +178,21 @@ pub(in crate::store) async fn attempted(
     store: &Store,
     id: DeliveryId,
     number: u32,
-    attempt: Attempted,
-    next: Next,
+    attempt: AttemptRecord,
+    next: AttemptOutcome,
 ) {
     due(store).await;
-    store.attempted(id, number, attempt, next).await.unwrap();
+    store
+        .record_attempt(id, number, attempt, next)
+        .await
+        .unwrap();
 }
 
 pub(in crate::store) fn now(store: &Store, id: DeliveryId) -> Requeue {
     Requeue {
         id,
-        from: None,
-        due: store.due_now(),
+        expected_state: None,
+        due: store.now_due(),
         completing: Vec::new(),
         window: WINDOW,
     }
@@ -195,10 +201,10 @@ pub(in crate::store) fn now(store: &Store, id: DeliveryId) -> Requeue {
 /// Waits until so many wait and so many are dead, which a shared store learns a moment later.
 pub(in crate::store) async fn waits(store: &Store, expected: (u64, u64)) {
     for _ in 0..1_000 {
-        if store.waiting("billing") == expected {
+        if store.queue_counts("billing") == expected {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(store.waiting("billing"), expected);
+    assert_eq!(store.queue_counts("billing"), expected);
 }

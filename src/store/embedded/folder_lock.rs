@@ -12,7 +12,7 @@ pub(super) struct Lock {
 }
 
 /// Why a folder can't be had.
-pub(super) enum Refused {
+pub(super) enum LockError {
     /// Another process has it: what that one wrote of itself.
     Held(String),
     Io(io::Error),
@@ -22,21 +22,21 @@ const FILE: &str = "hookstile.lock";
 
 impl Lock {
     /// Takes the folder, which must exist.
-    pub(super) fn take(folder: &Path) -> Result<Self, Refused> {
-        let mut file = open_private(&folder.join(FILE)).map_err(Refused::Io)?;
+    pub(super) fn take(folder: &Path) -> Result<Self, LockError> {
+        let mut file = open_private(&folder.join(FILE)).map_err(LockError::Io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 // It may be writing this very moment; a process without a name is still one.
                 let _ = file.take(200).read_to_string(&mut holder);
-                return Err(Refused::Held(holder.trim().to_owned()));
+                return Err(LockError::Held(holder.trim().to_owned()));
             }
-            Err(TryLockError::Error(error)) => return Err(Refused::Io(error)),
+            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
         }
-        file.set_len(0).map_err(Refused::Io)?;
-        file.rewind().map_err(Refused::Io)?;
-        write!(file, "process {}", std::process::id()).map_err(Refused::Io)?;
+        file.set_len(0).map_err(LockError::Io)?;
+        file.rewind().map_err(LockError::Io)?;
+        write!(file, "process {}", std::process::id()).map_err(LockError::Io)?;
         Ok(Self { _file: file })
     }
 }
@@ -61,7 +61,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Lock::take(folder.path()).ok().unwrap();
         match Lock::take(folder.path()) {
-            Err(Refused::Held(holder)) => {
+            Err(LockError::Held(holder)) => {
                 assert_eq!(holder, format!("process {}", std::process::id()))
             }
             _ => panic!("taken twice"),

@@ -7,32 +7,32 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::metrics::{Reading, RouteMetrics};
-use crate::outcome::{Code, Fate};
+use crate::metrics::{RouteCounters, RouteMetrics};
+use crate::outcome::{Code, Disposition};
 
 /// Minutes that are kept, the one that is not over included.
 pub const MINUTES: usize = 60;
 const MINUTE_SECONDS: u64 = 60;
 
 /// A route's traffic.
-pub struct Traffic {
+pub struct RequestHistory {
     since: Instant,
     book: Mutex<Book>,
 }
 
 struct Book {
     metrics: Arc<RouteMetrics>,
-    last: Reading,
+    last: RouteCounters,
     /// The oldest first.
-    minutes: VecDeque<(u64, Minute)>,
+    minutes: VecDeque<(u64, MinuteBucket)>,
     /// Requests by duration in the last of `minutes`.
     durations: Vec<u64>,
 }
 
 /// One minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Minute {
-    pub requests: Requests,
+pub struct MinuteBucket {
+    pub requests: RequestCounts,
     /// Attempts at handing an event over that were answered with 2xx, whoever waited for them.
     pub attempts_succeeded: u64,
     /// All other attempts.
@@ -43,43 +43,43 @@ pub struct Minute {
 
 /// Requests by what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Requests {
-    pub taken: u64,
+pub struct RequestCounts {
+    pub accepted: u64,
     pub failed: u64,
-    pub repeated: u64,
-    pub set_aside: u64,
+    pub duplicate: u64,
+    pub skipped: u64,
     pub rejected: u64,
 }
 
-impl Requests {
-    pub fn all(self) -> u64 {
-        self.taken + self.failed + self.repeated + self.set_aside + self.rejected
+impl RequestCounts {
+    pub fn total(self) -> u64 {
+        self.accepted + self.failed + self.duplicate + self.skipped + self.rejected
     }
 
     fn add(&mut self, code: Code, count: u64) {
-        *match code.fate() {
-            Fate::Taken => &mut self.taken,
-            Fate::Failed => &mut self.failed,
-            Fate::Repeated => &mut self.repeated,
-            Fate::SetAside => &mut self.set_aside,
-            Fate::Rejected => &mut self.rejected,
+        *match code.disposition() {
+            Disposition::Accepted => &mut self.accepted,
+            Disposition::Failed => &mut self.failed,
+            Disposition::Duplicate => &mut self.duplicate,
+            Disposition::Skipped => &mut self.skipped,
+            Disposition::Rejected => &mut self.rejected,
         } += count;
     }
 }
 
-impl std::ops::AddAssign for Requests {
+impl std::ops::AddAssign for RequestCounts {
     fn add_assign(&mut self, other: Self) {
-        self.taken += other.taken;
+        self.accepted += other.accepted;
         self.failed += other.failed;
-        self.repeated += other.repeated;
-        self.set_aside += other.set_aside;
+        self.duplicate += other.duplicate;
+        self.skipped += other.skipped;
         self.rejected += other.rejected;
     }
 }
 
-impl Traffic {
+impl RequestHistory {
     pub(super) fn new(metrics: Arc<RouteMetrics>, since: Instant) -> Self {
-        let (last, minutes) = (metrics.read(), VecDeque::new());
+        let (last, minutes) = (metrics.sample(), VecDeque::new());
         Self {
             since,
             book: Mutex::new(Book {
@@ -97,17 +97,17 @@ impl Traffic {
     }
 
     /// Reads the counters. What they have gained is of the minute that `now` is in.
-    pub(super) fn look(&self, now: Instant) {
+    pub(super) fn sample(&self, now: Instant) {
         let minute = self.minute(now);
         let mut book = self.book();
-        let reading = book.metrics.read();
+        let reading = book.metrics.sample();
         book.note(reading, minute);
     }
 
     /// The last hour, the oldest minute first. The last is not over.
-    pub fn last_hour(&self, now: Instant) -> [Minute; MINUTES] {
+    pub fn last_hour(&self, now: Instant) -> [MinuteBucket; MINUTES] {
         let newest = self.minute(now);
-        let mut hour = [Minute::default(); MINUTES];
+        let mut hour = [MinuteBucket::default(); MINUTES];
         for (number, minute) in &self.book().minutes {
             let ago = usize::try_from(newest.saturating_sub(*number)).unwrap_or(usize::MAX);
             if let Some(place) = (MINUTES - 1).checked_sub(ago) {
@@ -123,7 +123,7 @@ impl Traffic {
     }
 
     /// How much of the minute that `now` is in is over, from 0 to 1.
-    pub fn part_of_minute(&self, now: Instant) -> f64 {
+    pub fn elapsed_part_of_minute(&self, now: Instant) -> f64 {
         let seconds = now.saturating_duration_since(self.since).as_secs_f64();
         (seconds / 60.0).fract()
     }
@@ -138,12 +138,12 @@ impl Traffic {
 }
 
 impl Book {
-    fn note(&mut self, reading: Reading, number: u64) {
+    fn note(&mut self, reading: RouteCounters, number: u64) {
         if reading == self.last {
             return;
         }
         if self.minutes.back().is_none_or(|(last, _)| *last < number) {
-            self.minutes.push_back((number, Minute::default()));
+            self.minutes.push_back((number, MinuteBucket::default()));
             self.durations = vec![0; reading.durations.len()];
             if self.minutes.len() > MINUTES {
                 self.minutes.pop_front();
@@ -208,13 +208,13 @@ mod tests {
     struct Route {
         _all: Metrics,
         metrics: Arc<RouteMetrics>,
-        traffic: Traffic,
+        traffic: RequestHistory,
     }
 
     fn route() -> Route {
         let all = Metrics::new().unwrap();
-        let metrics = Arc::new(all.route(&"billing".into(), [].iter()));
-        let traffic = Traffic::new(Arc::clone(&metrics), Instant::now());
+        let metrics = Arc::new(all.register_route(&"billing".into(), [].iter()));
+        let traffic = RequestHistory::new(Arc::clone(&metrics), Instant::now());
         Route {
             _all: all,
             metrics,
@@ -225,7 +225,7 @@ mod tests {
     impl Route {
         fn answered(&self, code: Code, times: usize) {
             for _ in 0..times {
-                self.metrics.requests.answered(code, StatusCode::OK);
+                self.metrics.requests.count_response(code, StatusCode::OK);
             }
         }
 
@@ -234,7 +234,7 @@ mod tests {
         }
 
         fn look(&self, second: u64) {
-            self.traffic.look(self.at(second));
+            self.traffic.sample(self.at(second));
         }
     }
 
@@ -249,22 +249,25 @@ mod tests {
         route.look(60);
         route.answered(Code::Duplicate, 2);
         route.answered(Code::BudgetExceeded, 4);
-        route.metrics.attempted(UpstreamResult::Success, 0.1);
-        route.metrics.attempted(UpstreamResult::Timeout, 0.1);
+        route.metrics.record_attempt(UpstreamResult::Success, 0.1);
+        route.metrics.record_attempt(UpstreamResult::Timeout, 0.1);
         route.look(125);
         let hour = route.traffic.last_hour(route.at(130));
-        let first = Requests {
-            taken: 4,
+        let first = RequestCounts {
+            accepted: 4,
             rejected: 7,
-            ..Requests::default()
+            ..RequestCounts::default()
         };
-        assert_eq!((hour[57].requests, hour[58]), (first, Minute::default()));
+        assert_eq!(
+            (hour[57].requests, hour[58]),
+            (first, MinuteBucket::default())
+        );
         assert_eq!(
             hour[59].requests,
-            Requests {
-                repeated: 2,
+            RequestCounts {
+                duplicate: 2,
                 failed: 4,
-                ..Requests::default()
+                ..RequestCounts::default()
             }
         );
         assert_eq!(
@@ -272,13 +275,13 @@ mod tests {
             (1, 1)
         );
         let later = route.traffic.last_hour(route.at(59 * 60));
-        assert_eq!((later[0].requests, later[2].requests.all()), (first, 6));
+        assert_eq!((later[0].requests, later[2].requests.total()), (first, 6));
         assert!(
             route
                 .traffic
                 .last_hour(route.at(2 * 3600))
                 .iter()
-                .all(|minute| *minute == Minute::default())
+                .all(|minute| *minute == MinuteBucket::default())
         );
     }
 
@@ -291,7 +294,7 @@ mod tests {
         }
         assert_eq!(route.traffic.book().minutes.len(), MINUTES);
         let hour = route.traffic.last_hour(route.at(199 * 60));
-        assert!(hour.iter().all(|minute| minute.requests.taken == 1));
+        assert!(hour.iter().all(|minute| minute.requests.accepted == 1));
     }
 
     #[test]
@@ -310,7 +313,10 @@ mod tests {
     fn durations_are_read_off_the_route_s_own_histogram() {
         let route = route();
         for _ in 0..20 {
-            route.metrics.requests.took(Duration::from_millis(40));
+            route
+                .metrics
+                .requests
+                .observe_duration(Duration::from_millis(40));
             route.answered(Code::Delivered, 1);
         }
         route.look(1);

@@ -22,15 +22,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What of something that took too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slow {
+pub(super) enum OnTimeout {
     /// It is tried again: much depends on it.
-    TriedAgain,
+    Retry,
     /// Whoever asked is told, and may ask again.
-    Told,
+    Fail,
 }
 
 /// All connections of this gateway, and whether the server answers.
-pub(super) struct Lines {
+pub(super) struct ConnectionPool {
     pool: Pool,
     /// Whether the server answered when it was asked last.
     up: AtomicBool,
@@ -38,13 +38,13 @@ pub(super) struct Lines {
 }
 
 /// A connection, lent. Dropped without [`Line::judge`], it is closed: nobody knows what is under way on it.
-pub(super) struct Line {
+pub(super) struct PooledConnection {
     object: Option<Object>,
 }
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(super) enum QueryError {
     /// The server is gone or in trouble. Whether it was done is not known.
     #[error("{0}")]
     Gone(String),
@@ -56,7 +56,7 @@ pub(super) enum Failed {
     Refused(#[from] tokio_postgres::Error),
 }
 
-impl Lines {
+impl ConnectionPool {
     pub(super) fn new(pool: Pool, metrics: StoreMetrics) -> Self {
         Self {
             pool,
@@ -73,42 +73,45 @@ impl Lines {
         }
     }
 
-    pub(super) async fn lend(&self) -> Result<Line, Failed> {
+    pub(super) async fn acquire(&self) -> Result<PooledConnection, QueryError> {
         match self.pool.get().await {
-            Ok(object) => Ok(Line {
+            Ok(object) => Ok(PooledConnection {
                 object: Some(object),
             }),
-            Err(PoolError::Timeout(TimeoutType::Wait)) => Err(Failed::Slow(format!(
+            Err(PoolError::Timeout(TimeoutType::Wait)) => Err(QueryError::Slow(format!(
                 "all connections are in use for {} s",
                 WAIT.as_secs()
             ))),
-            Err(error) => Err(Failed::Gone(told(&error))),
+            Err(error) => Err(QueryError::Gone(told(&error))),
         }
     }
 
     /// Does something on a connection, once.
-    pub(super) async fn with<T, F>(&self, work: impl FnOnce(Line) -> F) -> Result<T, Failed>
+    pub(super) async fn with<T, F>(
+        &self,
+        work: impl FnOnce(PooledConnection) -> F,
+    ) -> Result<T, QueryError>
     where
-        F: Future<Output = Result<T, Failed>>,
+        F: Future<Output = Result<T, QueryError>>,
     {
-        work(self.lend().await?).await
+        work(self.acquire().await?).await
     }
 
     /// Asks the server, again while it is in trouble, each time on another connection.
     pub(super) async fn again<T, F>(
         &self,
-        slow: Slow,
-        mut work: impl FnMut(Line) -> F,
-    ) -> Result<T, Failed>
+        slow: OnTimeout,
+        mut work: impl FnMut(PooledConnection) -> F,
+    ) -> Result<T, QueryError>
     where
-        F: Future<Output = Result<T, Failed>>,
+        F: Future<Output = Result<T, QueryError>>,
     {
         let mut tries = 0;
         loop {
             tries += 1;
             match self.with(&mut work).await {
-                failed @ Err(Failed::Slow(_)) if slow == Slow::Told => return failed,
-                Err(Failed::Gone(_) | Failed::Slow(_))
+                failed @ Err(QueryError::Slow(_)) if slow == OnTimeout::Fail => return failed,
+                Err(QueryError::Gone(_) | QueryError::Slow(_))
                     if tries < TRIES && self.check_up().is_ok() =>
                 {
                     tokio::time::sleep(PAUSE * tries).await;
@@ -130,14 +133,14 @@ impl Lines {
         if up {
             tracing::info!("the store's server answers again");
         } else {
-            self.metrics.failed("open");
+            self.metrics.count_error("open");
             tracing::error!(error = %failed, "the store's server can't be reached; events get 503 until it can");
         }
     }
 
     /// Counts and tells a failure that an asker hears of as one of the store.
-    pub(super) fn failed(&self, operation: &'static str, failed: &Failed) -> StoreError {
-        self.metrics.failed(operation);
+    pub(super) fn failed(&self, operation: &'static str, failed: &QueryError) -> StoreError {
+        self.metrics.count_error(operation);
         tracing::error!(error = %failed, operation, "the store's server did not do what it was asked for");
         StoreError::Unavailable
     }
@@ -161,9 +164,9 @@ impl Lines {
     }
 }
 
-impl Line {
+impl PooledConnection {
     /// Gives the connection back if all went well on it.
-    pub(super) fn judge<T>(mut self, done: Result<T, Failed>) -> Result<T, Failed> {
+    pub(super) fn release<T>(mut self, done: Result<T, QueryError>) -> Result<T, QueryError> {
         if done.is_ok() {
             drop(self.object.take());
         }
@@ -175,7 +178,7 @@ impl Line {
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Failed> {
+    ) -> Result<Vec<Row>, QueryError> {
         bounded(async { self.query(&self.prepare_cached(sql).await?, params).await }).await
     }
 
@@ -184,7 +187,7 @@ impl Line {
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Row, Failed> {
+    ) -> Result<Row, QueryError> {
         bounded(async {
             self.query_one(&self.prepare_cached(sql).await?, params)
                 .await
@@ -197,7 +200,7 @@ impl Line {
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<Row>, Failed> {
+    ) -> Result<Option<Row>, QueryError> {
         bounded(async {
             self.query_opt(&self.prepare_cached(sql).await?, params)
                 .await
@@ -210,7 +213,7 @@ impl Line {
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, Failed> {
+    ) -> Result<u64, QueryError> {
         bounded(async { self.execute(&self.prepare_cached(sql).await?, params).await }).await
     }
 
@@ -219,7 +222,7 @@ impl Line {
     }
 }
 
-impl Deref for Line {
+impl Deref for PooledConnection {
     type Target = ClientWrapper;
 
     fn deref(&self) -> &ClientWrapper {
@@ -227,7 +230,7 @@ impl Deref for Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         drop(self.object.take().map(Object::take));
     }
@@ -236,12 +239,12 @@ impl Drop for Line {
 /// Work on a connection that is lent for it, and given back when all went well.
 macro_rules! on {
     ($line:ident => $work:expr) => {
-        move |$line: $crate::store::postgres::line::Line| async move {
+        move |$line: $crate::store::postgres::pool::PooledConnection| async move {
             let done = {
                 let $line = &$line;
                 $work.await
             };
-            $line.judge(done)
+            $line.release(done)
         }
     };
 }
@@ -250,15 +253,15 @@ pub(super) use on;
 /// Waits for the server's answer, for as long as is right.
 pub(super) async fn bounded<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Failed> {
+) -> Result<T, QueryError> {
     match tokio::time::timeout(ANSWERED_WITHIN, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
-            Err(Failed::Slow(told(&error)))
+            Err(QueryError::Slow(told(&error)))
         }
-        Ok(Err(error)) if is_trouble(&error) => Err(Failed::Gone(told(&error))),
+        Ok(Err(error)) if is_trouble(&error) => Err(QueryError::Gone(told(&error))),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Failed::Slow(format!(
+        Err(_) => Err(QueryError::Slow(format!(
             "no answer within {} s",
             ANSWERED_WITHIN.as_secs()
         ))),

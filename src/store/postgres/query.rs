@@ -8,10 +8,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::claims::{key, uuid};
-use super::line::{Failed, Line, bounded};
+use super::pool::{PooledConnection, QueryError, bounded};
 use crate::store::{
-    Attempted, COUNTED_MAX, DeliveryId, DeliveryView, EventKey, Filter, LISTED_BODY_MAX, Revision,
-    RouteRecord, State,
+    AttemptRecord, COUNTED_MAX, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
+    EventKey, LISTED_BODY_MAX, Revision, RouteDeliveryStats,
 };
 
 const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
@@ -19,14 +19,14 @@ const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state
     LEFT JOIN hookstile.payloads ON payload_bytes BETWEEN 1 AND $1 AND delivery = d.id";
 
 /// The parameters are the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
-fn condition(filter: &Filter) -> String {
+fn condition(filter: &DeliveryFilter) -> String {
     let of_route = if filter.route.is_some() {
         "route = $2"
     } else {
         "$2::text IS NULL"
     };
     let of_state = match filter.state {
-        Some(State::Success) => "state = $3",
+        Some(DeliveryState::Success) => "state = $3",
         Some(_) => "state = $3 AND state <> 'success'",
         None => "$3::text IS NULL",
     };
@@ -38,12 +38,12 @@ fn condition(filter: &Filter) -> String {
 
 /// Runs a query whose first seven parameters are `bytes` and the filter's own.
 async fn filtered(
-    line: &Line,
+    line: &PooledConnection,
     sql: &str,
     bytes: i64,
-    filter: &Filter,
+    filter: &DeliveryFilter,
     others: &[&(dyn ToSql + Sync)],
-) -> Result<Vec<Row>, Failed> {
+) -> Result<Vec<Row>, QueryError> {
     // No text holds it here, and the server takes none that does.
     let holds_nul = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains('\0'));
     if [&filter.route, &filter.event_type, &filter.event_id]
@@ -52,7 +52,7 @@ async fn filtered(
     {
         return Ok(Vec::new());
     }
-    let (state, [since, until]) = (filter.state.map(State::as_str), filter.bounds());
+    let (state, [since, until]) = (filter.state.map(DeliveryState::as_str), filter.bounds());
     let own: [&(dyn ToSql + Sync); 7] = [
         &bytes,
         &filter.route,
@@ -66,7 +66,10 @@ async fn filtered(
     line.rows(sql, &all).await
 }
 
-pub(super) async fn deliveries(line: &Line, filter: &Filter) -> Result<Vec<DeliveryView>, Failed> {
+pub(super) async fn deliveries(
+    line: &PooledConnection,
+    filter: &DeliveryFilter,
+) -> Result<Vec<DeliveryRecord>, QueryError> {
     let sql = format!(
         "{VIEW} WHERE {} AND d.id < $8 ORDER BY d.id DESC LIMIT $9",
         condition(filter)
@@ -82,9 +85,9 @@ pub(super) async fn deliveries(line: &Line, filter: &Filter) -> Result<Vec<Deliv
 }
 
 pub(super) async fn count_deliveries(
-    line: &Line,
-    filter: &Filter,
-) -> Result<Option<usize>, Failed> {
+    line: &PooledConnection,
+    filter: &DeliveryFilter,
+) -> Result<Option<usize>, QueryError> {
     let sql = format!(
         "SELECT count(*) FROM (SELECT 1 FROM hookstile.deliveries WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
         condition(filter)
@@ -97,11 +100,11 @@ pub(super) async fn count_deliveries(
 }
 
 pub(super) async fn matching(
-    line: &Line,
-    filter: &Filter,
+    line: &PooledConnection,
+    filter: &DeliveryFilter,
     after: DeliveryId,
     limit: usize,
-) -> Result<Vec<(DeliveryId, bool)>, Failed> {
+) -> Result<Vec<(DeliveryId, bool)>, QueryError> {
     let sql = format!(
         "SELECT id, payload_bytes > 0 FROM hookstile.deliveries WHERE id > $1 AND {} ORDER BY id LIMIT $8",
         condition(filter)
@@ -114,7 +117,10 @@ pub(super) async fn matching(
         .collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
-pub(super) async fn delivery(line: &Line, id: DeliveryId) -> Result<Option<DeliveryView>, Failed> {
+pub(super) async fn delivery(
+    line: &PooledConnection,
+    id: DeliveryId,
+) -> Result<Option<DeliveryRecord>, QueryError> {
     let row = line
         .row_if_any(&format!("{VIEW} WHERE d.id = $2"), &[&i64::MAX, &id.0])
         .await?;
@@ -122,9 +128,9 @@ pub(super) async fn delivery(line: &Line, id: DeliveryId) -> Result<Option<Deliv
 }
 
 pub(super) async fn names(
-    line: &Line,
+    line: &PooledConnection,
     id: DeliveryId,
-) -> Result<Option<(String, Vec<EventKey>)>, Failed> {
+) -> Result<Option<(String, Vec<EventKey>)>, QueryError> {
     let sql = "SELECT route, keys FROM hookstile.deliveries WHERE id = $1";
     let Some(row) = line.row_if_any(sql, &[&id.0]).await? else {
         return Ok(None);
@@ -141,7 +147,10 @@ pub(super) async fn names(
 }
 
 /// The rows that remember the event, by this name and by its other one. A claim of which nothing is known is none.
-pub(super) async fn rows(line: &Line, of: EventKey) -> Result<Vec<(EventKey, i64)>, Failed> {
+pub(super) async fn rows(
+    line: &PooledConnection,
+    of: EventKey,
+) -> Result<Vec<(EventKey, i64)>, QueryError> {
     let sql = "SELECT key, token FROM hookstile.ledger
         WHERE key IN (SELECT $1 UNION SELECT other FROM hookstile.ledger WHERE key = $1)
         AND ends_ms > (SELECT now FROM hookstile.clock) AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
@@ -155,10 +164,10 @@ pub(super) async fn rows(line: &Line, of: EventKey) -> Result<Vec<(EventKey, i64
 
 /// As a whole, without what waits.
 pub(super) async fn route_record(
-    line: &Line,
+    line: &PooledConnection,
     route: &str,
     since_day: i64,
-) -> Result<RouteRecord, Failed> {
+) -> Result<RouteDeliveryStats, QueryError> {
     let sql = "SELECT (SELECT created_ms FROM hookstile.routes WHERE name = $1),
             (SELECT max(last_success_ms) FROM hookstile.standings WHERE route = $1),
             (SELECT max(last_failure_ms) FROM hookstile.standings WHERE route = $1),
@@ -174,7 +183,7 @@ pub(super) async fn route_record(
     let number = |column| {
         Ok::<_, tokio_postgres::Error>(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or(0))
     };
-    Ok(RouteRecord {
+    Ok(RouteDeliveryStats {
         created_at: at(0)?,
         last_success: at(1)?,
         last_failure: at(2)?,
@@ -188,7 +197,9 @@ pub(super) async fn route_record(
 }
 
 /// The revision first: what is changed meanwhile is then seen to have changed.
-pub(super) async fn webhooks(line: &Line) -> Result<(Revision, Vec<(String, String)>), Failed> {
+pub(super) async fn webhooks(
+    line: &PooledConnection,
+) -> Result<(Revision, Vec<(String, String)>), QueryError> {
     let revision = line
         .row("SELECT revision FROM hookstile.store", &[])
         .await?;
@@ -208,7 +219,7 @@ pub(super) async fn webhooks(line: &Line) -> Result<(Revision, Vec<(String, Stri
     ))
 }
 
-pub(super) async fn paused(line: &Line) -> Result<Vec<String>, Failed> {
+pub(super) async fn paused(line: &PooledConnection) -> Result<Vec<String>, QueryError> {
     let rows = line.rows("SELECT route FROM hookstile.paused", &[]).await?;
     Ok(rows
         .iter()
@@ -216,17 +227,17 @@ pub(super) async fn paused(line: &Line) -> Result<Vec<String>, Failed> {
         .collect::<Result<_, _>>()?)
 }
 
-fn view(row: &Row) -> Result<DeliveryView, tokio_postgres::Error> {
-    let attempts: Vec<Attempted> = serde_json::from_str(row.try_get(9)?).unwrap_or_default();
+fn view(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {
+    let attempts: Vec<AttemptRecord> = serde_json::from_str(row.try_get(9)?).unwrap_or_default();
     let due: Option<i64> = row.try_get(10)?;
-    Ok(DeliveryView {
+    Ok(DeliveryRecord {
         id: DeliveryId(row.try_get(0)?),
         route: row.try_get(1)?,
         event_id: row.try_get(2)?,
         event_type: row.try_get(3)?,
         received_at: timestamp(row.try_get(4)?),
         // Only ever written by us, from this very set.
-        state: State::parse(row.try_get(5)?).unwrap_or(State::Dead),
+        state: DeliveryState::parse(row.try_get(5)?).unwrap_or(DeliveryState::Dead),
         reason: row.try_get(6)?,
         tried: row.try_get::<_, i32>(7)?.unsigned_abs(),
         possibly_delivered: row.try_get(8)?,

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{DeliveryId, EventKey, Tried, holder};
+use super::{AttemptHistory, DeliveryId, EventKey, folder_lock};
 
 const FILE: &str = "hookstile.underway";
 
@@ -22,7 +22,7 @@ const SLOT_BYTES: usize = 32;
 const EVENT: u32 = 0x6576_6e74;
 const DELIVERY: u32 = 0x6465_6c76;
 
-pub(super) struct UnderWay {
+pub(super) struct AttemptJournal {
     file: File,
     slots: Mutex<Slots>,
 }
@@ -35,36 +35,36 @@ struct Slots {
 }
 
 /// What the run before has left.
-pub(super) struct LastRun {
-    pub under_way: UnderWay,
-    pub cut_off: Vec<CutOff>,
+pub(super) struct PreviousRun {
+    pub under_way: AttemptJournal,
+    pub cut_off: Vec<InterruptedAttempt>,
     /// There was a file: a backup of the database alone has none, and tells nothing of what was under way.
     pub was_noted: bool,
 }
 
 /// An attempt that is under way. Dropped without [`Underway::clear`], it is one of unknown outcome to the next run.
-pub struct Underway {
-    all: Arc<UnderWay>,
+pub struct JournalEntry {
+    all: Arc<AttemptJournal>,
     slot: u64,
 }
 
 /// An attempt that was cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CutOff {
+pub(super) enum InterruptedAttempt {
     Event {
         key: EventKey,
-        tried: Tried,
+        tried: AttemptHistory,
         window: Duration,
     },
     Delivery(DeliveryId),
 }
 
-impl UnderWay {
+impl AttemptJournal {
     /// Opens the file and reads what the last run left in it. It stays there until [`UnderWay::forget_last_run`].
-    pub(super) fn open(folder: &Path) -> io::Result<LastRun> {
+    pub(super) fn open(folder: &Path) -> io::Result<PreviousRun> {
         let path = folder.join(FILE);
         let was_noted = path.try_exists()?;
-        let mut file = holder::open_private(&path)?;
+        let mut file = folder_lock::open_private(&path)?;
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
         let cut_off = content
@@ -73,7 +73,7 @@ impl UnderWay {
             .iter()
             .filter_map(read)
             .collect();
-        Ok(LastRun {
+        Ok(PreviousRun {
             under_way: Self {
                 file,
                 slots: Mutex::default(),
@@ -89,7 +89,7 @@ impl UnderWay {
     }
 
     /// Notes that an attempt begins.
-    pub(super) fn begin(self: &Arc<Self>, attempt: CutOff) -> io::Result<Underway> {
+    pub(super) fn begin(self: &Arc<Self>, attempt: InterruptedAttempt) -> io::Result<JournalEntry> {
         let slot = self.with_slots(|slots| {
             slots.free.pop().unwrap_or_else(|| {
                 slots.count += 1;
@@ -103,7 +103,7 @@ impl UnderWay {
             self.with_slots(|slots| slots.free.push(slot));
             return Err(error);
         }
-        Ok(Underway {
+        Ok(JournalEntry {
             all: Arc::clone(self),
             slot,
         })
@@ -114,7 +114,7 @@ impl UnderWay {
     }
 }
 
-impl Underway {
+impl JournalEntry {
     /// The attempt's outcome is recorded.
     pub(crate) fn clear(self) {
         // A note that can't be cleared marks one event too many after a crash; the slot is not used again.
@@ -129,15 +129,17 @@ impl Underway {
     }
 }
 
-fn written(attempt: CutOff) -> [u8; SLOT_BYTES] {
+fn written(attempt: InterruptedAttempt) -> [u8; SLOT_BYTES] {
     let (name, window, attempts, mark) = match attempt {
-        CutOff::Event { key, tried, window } => (
+        InterruptedAttempt::Event { key, tried, window } => (
             key.0,
             u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             tried.attempts,
             EVENT,
         ),
-        CutOff::Delivery(DeliveryId(id)) => (u128::from(id.cast_unsigned()), 0, 0, DELIVERY),
+        InterruptedAttempt::Delivery(DeliveryId(id)) => {
+            (u128::from(id.cast_unsigned()), 0, 0, DELIVERY)
+        }
     };
     let mut slot = [0; SLOT_BYTES];
     slot[..16].copy_from_slice(&name.to_be_bytes());
@@ -147,21 +149,21 @@ fn written(attempt: CutOff) -> [u8; SLOT_BYTES] {
     slot
 }
 
-fn read(slot: &[u8; SLOT_BYTES]) -> Option<CutOff> {
+fn read(slot: &[u8; SLOT_BYTES]) -> Option<InterruptedAttempt> {
     let (name, rest) = slot.split_first_chunk()?;
     let (window, rest) = rest.split_first_chunk()?;
     let (attempts, mark) = rest.split_first_chunk()?;
     let name = u128::from_be_bytes(*name);
     match u32::from_be_bytes(*mark.first_chunk()?) {
-        EVENT => Some(CutOff::Event {
+        EVENT => Some(InterruptedAttempt::Event {
             key: EventKey(name),
-            tried: Tried {
+            tried: AttemptHistory {
                 attempts: u32::from_be_bytes(*attempts),
                 possibly_delivered: true,
             },
             window: Duration::from_millis(u64::from_be_bytes(*window)),
         }),
-        DELIVERY => Some(CutOff::Delivery(DeliveryId(
+        DELIVERY => Some(InterruptedAttempt::Delivery(DeliveryId(
             u64::try_from(name).ok()?.cast_signed(),
         ))),
         _ => None,
@@ -172,22 +174,22 @@ fn read(slot: &[u8; SLOT_BYTES]) -> Option<CutOff> {
 mod tests {
     use super::*;
 
-    fn event(key: u128, attempts: u32) -> CutOff {
-        let tried = Tried {
+    fn event(key: u128, attempts: u32) -> InterruptedAttempt {
+        let tried = AttemptHistory {
             attempts,
             possibly_delivered: true,
         };
-        CutOff::Event {
+        InterruptedAttempt::Event {
             key: EventKey(key),
             tried,
             window: Duration::from_secs(100),
         }
     }
 
-    fn opened(folder: &Path) -> (Arc<UnderWay>, Vec<CutOff>) {
-        let LastRun {
+    fn opened(folder: &Path) -> (Arc<AttemptJournal>, Vec<InterruptedAttempt>) {
+        let PreviousRun {
             under_way, cut_off, ..
-        } = UnderWay::open(folder).unwrap();
+        } = AttemptJournal::open(folder).unwrap();
         (Arc::new(under_way), cut_off)
     }
 
@@ -199,7 +201,7 @@ mod tests {
         let ended = under_way.begin(event(1, 1)).unwrap();
         drop(under_way.begin(event(u128::MAX, 3)).unwrap());
         ended.clear();
-        let stored = CutOff::Delivery(DeliveryId(i64::MAX));
+        let stored = InterruptedAttempt::Delivery(DeliveryId(i64::MAX));
         assert_eq!(
             under_way.begin(stored).unwrap().slot,
             0,

@@ -9,8 +9,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::attempt::{Stage, Trial};
-use super::{Phase, Serving};
+use super::attempt::{AttemptStage, DeliveryAttempt};
+use super::{Phase, WorkerRoute};
 use crate::clock::Clock;
 use crate::route::Route;
 use crate::store::{DeliveryId, Store, StoreError};
@@ -28,12 +28,12 @@ const ANSWERED_WITHIN: Duration = Duration::from_millis(10);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A lane at work.
-pub(super) struct Running {
+pub(super) struct RouteWorker {
     pub name: Arc<str>,
     pub store: Store,
     pub client: Arc<Client>,
     pub clock: Clock,
-    pub serving: watch::Receiver<Serving>,
+    pub serving: watch::Receiver<WorkerRoute>,
     /// Told by the store: an event was stored.
     pub woken: Arc<Notify>,
     pub delivering: Arc<AtomicU64>,
@@ -46,7 +46,7 @@ struct InFlight {
     bytes: HashMap<DeliveryId, usize>,
     trials: JoinSet<DeliveryId>,
     /// The attempt that was begun last.
-    latest: Option<watch::Receiver<Stage>>,
+    latest: Option<watch::Receiver<AttemptStage>>,
 }
 
 impl InFlight {
@@ -59,16 +59,20 @@ impl InFlight {
         if keeps_up && timeout(ANSWERED_WITHIN, over(&mut latest)).await.is_ok() {
             return;
         }
-        let _ = timeout(SENT_WITHIN, latest.wait_for(|stage| *stage == Stage::Sent)).await;
+        let _ = timeout(
+            SENT_WITHIN,
+            latest.wait_for(|stage| *stage == AttemptStage::Sent),
+        )
+        .await;
     }
 }
 
 /// Ends when the attempt is over.
-async fn over(stage: &mut watch::Receiver<Stage>) {
+async fn over(stage: &mut watch::Receiver<AttemptStage>) {
     while stage.changed().await.is_ok() {}
 }
 
-impl Running {
+impl RouteWorker {
     pub(super) async fn run(mut self) {
         let mut in_flight = InFlight::default();
         // Whoever could begin it lives as long as we do.
@@ -105,7 +109,7 @@ impl Running {
         &self,
         in_flight: &mut InFlight,
         route: &Arc<Route>,
-        serving: &Serving,
+        serving: &WorkerRoute,
     ) -> Result<Option<Instant>, StoreError> {
         let at_once = route.queue_concurrency;
         if in_flight.bytes.len() >= at_once {
@@ -115,7 +119,7 @@ impl Running {
         let holding: Vec<_> = in_flight.bytes.keys().copied().collect();
         let due = self
             .store
-            .due(Arc::clone(&self.name), &holding, free)
+            .due_events(Arc::clone(&self.name), &holding, free)
             .await?;
         let mut bytes: usize = in_flight.bytes.values().sum();
         let mut events = due.events.into_iter();
@@ -127,15 +131,15 @@ impl Running {
                     .chain(events)
                     .map(|event| event.id)
                     .collect();
-                self.store.give_back(&left).await;
+                self.store.release_events(&left).await;
                 return Ok(None);
             }
             in_flight.after_latest(due.all_seen).await;
             bytes += next.payload_bytes;
             in_flight.bytes.insert(next.id, next.payload_bytes);
-            let (stage, latest) = watch::channel(Stage::Begun);
+            let (stage, latest) = watch::channel(AttemptStage::Begun);
             in_flight.latest = Some(latest);
-            let trial = Trial {
+            let trial = DeliveryAttempt {
                 id: next.id,
                 store: self.store.clone(),
                 client: Arc::clone(&self.client),

@@ -13,7 +13,7 @@ type Kind = (Option<Arc<str>>, &'static str);
 
 /// How many lines of each kind were written in the current second. Kinds are routes times reasons: a bounded set.
 #[derive(Debug, Default)]
-pub struct Thinning(Mutex<HashMap<Kind, Window>>);
+pub struct LogSampler(Mutex<HashMap<Kind, Window>>);
 
 #[derive(Debug)]
 struct Window {
@@ -22,7 +22,7 @@ struct Window {
     left_out: u64,
 }
 
-impl Thinning {
+impl LogSampler {
     /// Whether a line of this kind is to be written at `now`; if so, how many before it were left out.
     pub fn admit(
         &self,
@@ -52,7 +52,7 @@ impl Thinning {
     }
 
     /// Writes how many lines were left out of kinds that have gone quiet, so that no count is kept to ourselves.
-    pub fn tell_left_out(&self, now: Instant) {
+    pub fn write_suppressed_counts(&self, now: Instant) {
         let mut windows = self.windows();
         windows.retain(|(route, reason), window| {
             if now.duration_since(window.since) < WINDOW {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_is_over_the_rate_is_left_out_and_told_with_the_next_line() {
-        let (thinning, now) = (Thinning::default(), Instant::now());
+        let (thinning, now) = (LogSampler::default(), Instant::now());
         let route = Arc::from("billing");
         let written = (0..25)
             .filter(|_| thinning.admit(Some(&route), "mismatch", now).is_some())
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn one_kind_does_not_silence_another() {
-        let (thinning, now) = (Thinning::default(), Instant::now());
+        let (thinning, now) = (LogSampler::default(), Instant::now());
         for _ in 0..100 {
             thinning.admit(None, "unknown_route", now);
         }

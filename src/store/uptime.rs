@@ -7,9 +7,9 @@ use std::time::Duration;
 
 /// Milliseconds of running time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Running(pub u64);
+pub(super) struct Uptime(pub u64);
 
-impl Running {
+impl Uptime {
     pub(super) fn after(self, by: Duration) -> Self {
         // At the most what a column of the store can hold: 292 million years.
         const MOST: u64 = i64::MAX.unsigned_abs();

@@ -9,33 +9,33 @@ use std::time::{Duration, Instant};
 use prometheus::IntGauge;
 
 /// When a route was heard last, and how often it should be.
-pub struct Silence {
+pub struct IdleSender {
     since: Instant,
     /// Milliseconds after `since`.
-    heard_ms: AtomicU64,
+    last_seen_ms: AtomicU64,
     /// Milliseconds; 0 expects nothing.
     expect_every_ms: AtomicU64,
     /// As it was told last.
-    silent: AtomicBool,
+    idle: AtomicBool,
     gauge: IntGauge,
 }
 
-impl Silence {
+impl IdleSender {
     /// Counts as heard at `since`.
     pub(super) fn new(since: Instant, gauge: IntGauge) -> Self {
-        let [heard_ms, expect_every_ms] = [0, 0].map(AtomicU64::new);
+        let [last_seen_ms, expect_every_ms] = [0, 0].map(AtomicU64::new);
         Self {
             since,
-            heard_ms,
+            last_seen_ms,
             expect_every_ms,
-            silent: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
             gauge,
         }
     }
 
     /// Notes a verified event.
-    pub fn heard(&self, now: Instant) {
-        self.heard_ms
+    pub fn event_seen(&self, now: Instant) {
+        self.last_seen_ms
             .fetch_max(self.running_ms(now), Ordering::Relaxed);
     }
 
@@ -50,17 +50,17 @@ impl Silence {
     }
 
     /// Whether the last verified event is longer ago than it should be.
-    pub fn is_silent(&self, now: Instant) -> bool {
-        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+    pub fn is_idle(&self, now: Instant) -> bool {
+        let heard = Duration::from_millis(self.last_seen_ms.load(Ordering::Relaxed));
         let ago = Duration::from_millis(self.running_ms(now)).saturating_sub(heard);
         self.expected_every().is_some_and(|every| ago > every)
     }
 
     /// Sets the gauge, and answers with what has changed since the last look.
-    pub(super) fn look(&self, now: Instant) -> Option<Change> {
-        let silent = self.is_silent(now);
+    pub(super) fn sample(&self, now: Instant) -> Option<Change> {
+        let silent = self.is_idle(now);
         self.gauge.set(silent.into());
-        match (self.silent.swap(silent, Ordering::Relaxed), silent) {
+        match (self.idle.swap(silent, Ordering::Relaxed), silent) {
             (false, true) => Some(Change::Silent),
             // One that nothing is expected of any more is not heard again by that.
             (true, false) if self.expected_every().is_some() => Some(Change::HeardAgain),
@@ -81,7 +81,7 @@ pub(super) enum Change {
 
 impl Change {
     /// Writes it to the log.
-    pub(super) fn tell(self, route: &str, expected_every: Option<Duration>) {
+    pub(super) fn log(self, route: &str, expected_every: Option<Duration>) {
         let expect_every_seconds = expected_every.map(|every| every.as_secs_f64());
         match self {
             Self::Silent => tracing::warn!(
@@ -107,9 +107,9 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn silence(expect_every: Option<Duration>) -> (Silence, Instant) {
+    fn silence(expect_every: Option<Duration>) -> (IdleSender, Instant) {
         let start = Instant::now();
-        let silence = Silence::new(start, IntGauge::new("silent", "silent").unwrap());
+        let silence = IdleSender::new(start, IntGauge::new("silent", "silent").unwrap());
         silence.expect(expect_every);
         (silence, start)
     }
@@ -117,14 +117,14 @@ mod tests {
     #[test]
     fn a_silence_begins_once_and_ends_once() {
         let (silence, start) = silence(Some(HOUR));
-        let look = |after: Duration| (silence.look(start + after), silence.gauge.get());
+        let look = |after: Duration| (silence.sample(start + after), silence.gauge.get());
         assert_eq!(look(HOUR), (None, 0), "from the start on it has an hour");
-        silence.heard(start + HOUR / 2);
+        silence.event_seen(start + HOUR / 2);
         assert_eq!(look(HOUR * 3 / 2), (None, 0));
         let late = HOUR * 3 / 2 + Duration::from_millis(1);
         assert_eq!(look(late), (Some(Change::Silent), 1));
         assert_eq!(look(HOUR * 9), (None, 1));
-        silence.heard(start + HOUR * 9);
+        silence.event_seen(start + HOUR * 9);
         assert_eq!(look(HOUR * 9), (Some(Change::HeardAgain), 0));
         assert_eq!(look(HOUR * 10), (None, 0));
     }
@@ -132,12 +132,12 @@ mod tests {
     #[test]
     fn a_route_of_which_nothing_is_expected_is_never_silent() {
         let (silence, start) = silence(None);
-        assert!(!silence.is_silent(start + HOUR * 9999));
+        assert!(!silence.is_idle(start + HOUR * 9999));
         silence.expect(Some(HOUR));
-        assert_eq!(silence.look(start + HOUR * 2), Some(Change::Silent));
+        assert_eq!(silence.sample(start + HOUR * 2), Some(Change::Silent));
         silence.expect(None);
         assert_eq!(
-            (silence.look(start + HOUR * 2), silence.gauge.get()),
+            (silence.sample(start + HOUR * 2), silence.gauge.get()),
             (None, 0)
         );
     }

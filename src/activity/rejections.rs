@@ -15,13 +15,13 @@ use crate::outcome::Code;
 
 /// What was turned away, and why: both from closed sets, so there are some dozens of kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kind {
+pub struct RejectionKind {
     pub code: Code,
     /// More than the code says.
     pub reason: Option<&'static str>,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for RejectionKind {
     /// As in `invalid_signature/mismatch`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code.as_str())?;
@@ -33,7 +33,7 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     pub at: Timestamp,
-    pub kind: Kind,
+    pub kind: RejectionKind,
     pub status: u16,
     pub method: Box<str>,
     /// Without the query: a token may stand there.
@@ -47,14 +47,14 @@ pub struct Rejection {
 
 /// How many of one kind there were in the last hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rejected {
-    pub kind: Kind,
+pub struct RejectionCount {
+    pub kind: RejectionKind,
     pub count: u64,
     pub last_at: Timestamp,
 }
 
 /// A route's rejections.
-pub struct Rejections {
+pub struct RejectionHistory {
     since: Instant,
     book: Mutex<Book>,
 }
@@ -74,7 +74,7 @@ struct Kept {
 
 /// One kind's counts.
 struct Count {
-    kind: Kind,
+    kind: RejectionKind,
     last_at: Timestamp,
     /// By the minute, with the number of the minute that each is of.
     minutes: [(u64, u64); MINUTES],
@@ -110,7 +110,7 @@ impl Rejection {
     }
 }
 
-impl Rejections {
+impl RejectionHistory {
     pub(super) fn new(since: Instant) -> Self {
         Self {
             since,
@@ -119,9 +119,9 @@ impl Rejections {
     }
 
     /// Counts one, and keeps what `describe` makes of it if there are not too many.
-    pub fn note(
+    pub fn record(
         &self,
-        kind: Kind,
+        kind: RejectionKind,
         at: Timestamp,
         now: Instant,
         describe: impl FnOnce() -> Rejection,
@@ -152,10 +152,10 @@ impl Rejections {
     }
 
     /// How many there were in the last hour, to the minute; the most frequent kind first.
-    pub fn last_hour(&self, now: Instant) -> Vec<Rejected> {
+    pub fn last_hour(&self, now: Instant) -> Vec<RejectionCount> {
         let minute = self.running(now).as_secs() / MINUTE;
         let in_hour = |of: u64| of + MINUTES as u64 > minute;
-        let rejected = |count: &Count| Rejected {
+        let rejected = |count: &Count| RejectionCount {
             kind: count.kind,
             count: count
                 .minutes
@@ -187,7 +187,7 @@ impl Rejections {
 
 impl Book {
     /// Whether there is room for another one of this kind in this second.
-    fn count(&mut self, kind: Kind, at: Timestamp, second: u64) -> bool {
+    fn count(&mut self, kind: RejectionKind, at: Timestamp, second: u64) -> bool {
         let known = self.counts.iter().position(|count| count.kind == kind);
         let index = known.unwrap_or_else(|| {
             self.counts.push(Count {
@@ -218,7 +218,7 @@ impl Book {
     /// Where there is no room, the oldest of the kind that has most goes.
     fn keep(&mut self, rejection: Rejection) {
         if self.kept.len() >= KEPT_MAX {
-            let of_kind = |kind: Kind| {
+            let of_kind = |kind: RejectionKind| {
                 self.kept
                     .iter()
                     .filter(|kept| kept.rejection.kind == kind)
@@ -254,16 +254,16 @@ fn cut(text: &str, bytes: usize) -> &str {
 mod tests {
     use super::*;
 
-    const MISMATCH: Kind = Kind {
+    const MISMATCH: RejectionKind = RejectionKind {
         code: Code::InvalidSignature,
         reason: Some("mismatch"),
     };
-    const STALE: Kind = Kind {
+    const STALE: RejectionKind = RejectionKind {
         code: Code::InvalidSignature,
         reason: Some("stale"),
     };
 
-    fn rejection(kind: Kind) -> Rejection {
+    fn rejection(kind: RejectionKind) -> Rejection {
         Rejection {
             at: Timestamp::UNIX_EPOCH,
             kind,
@@ -277,12 +277,12 @@ mod tests {
         }
     }
 
-    fn note(rejections: &Rejections, kind: Kind, at_second: u64) {
+    fn note(rejections: &RejectionHistory, kind: RejectionKind, at_second: u64) {
         let now = rejections.since + Duration::from_secs(at_second);
-        rejections.note(kind, Timestamp::UNIX_EPOCH, now, || rejection(kind));
+        rejections.record(kind, Timestamp::UNIX_EPOCH, now, || rejection(kind));
     }
 
-    fn in_last_hour(rejections: &Rejections, at_second: u64) -> Vec<(Kind, u64)> {
+    fn in_last_hour(rejections: &RejectionHistory, at_second: u64) -> Vec<(RejectionKind, u64)> {
         let counts = rejections.last_hour(rejections.since + Duration::from_secs(at_second));
         counts
             .into_iter()
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_counted_to_the_last_one_and_keeps_a_bounded_number() {
-        let rejections = Rejections::new(Instant::now());
+        let rejections = RejectionHistory::new(Instant::now());
         note(&rejections, STALE, 0);
         for number in 0..100_000 {
             note(&rejections, MISMATCH, number / 1000);
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_hour_later_nothing_is_left_of_a_count_and_the_last_ones_are_still_known() {
-        let rejections = Rejections::new(Instant::now());
+        let rejections = RejectionHistory::new(Instant::now());
         note(&rejections, MISMATCH, 30);
         note(&rejections, MISMATCH, 1830);
         assert_eq!(in_last_hour(&rejections, 3599), [(MISMATCH, 2)]);
