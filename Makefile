@@ -1,6 +1,7 @@
 .PHONY: demo test check deny fuzz fuzz-coverage bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
+export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
 export HOOKSTILE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
 export HOOKSTILE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
 
