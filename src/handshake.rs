@@ -1,7 +1,8 @@
-//! Handshakes: how a provider asks whether an endpoint is there and has its secret, and what it wants to hear.
+//! Handshakes: a provider's request that checks whether an endpoint exists and has its secret.
 //!
-//! Owns how such a request is told from an event, and its answer. Signed ones are looked at only once they have been
-//! verified; one that is not signed proves itself with a token. Knows no HTTP beyond a query string and a reply.
+//! Tells a handshake from an event, and makes the response. A signed handshake is read only after
+//! verification; an unsigned one proves itself with a token. Knows no HTTP beyond a query string and
+//! a response.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -12,51 +13,51 @@ use crate::json::{Pointer, PointerValue, Text, find};
 use crate::secret::SecretDigest;
 use crate::signature::{NamedSecret, Verified, Verifier};
 
-/// Handshakes are short. What is longer is not looked at, so that no event is read twice for nothing.
+/// The longest body that is checked for a handshake, in bytes, so that no large event is parsed twice.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// The longest challenge that is given back, in bytes of visible ASCII.
+/// The longest challenge that is echoed, in bytes of visible ASCII.
 const CHALLENGE_BYTES_MAX: usize = 1024;
 
-/// What a route does about its provider's handshakes.
+/// A route's rule for its provider's handshakes.
 pub enum Handshake {
-    /// They are signed, as events are.
+    /// A signed POST, like an event.
     Signed(Challenge, HandshakeResponder),
-    /// They are a GET, and prove themselves with a token.
+    /// A GET that proves itself with a token.
     Query(VerifyToken),
 }
 
-/// Who answers a handshake.
+/// The side that answers a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeResponder {
     Gateway,
     Upstream,
 }
 
-/// How a provider asks with a signed body.
+/// A handshake in a signed body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
-    /// Where the body says that it is a handshake.
+    /// The pointer to the member that marks a handshake.
     pub pointer: Pointer,
-    /// What stands there: a string, or a number's digits.
+    /// The member's value in a handshake: a string, or a number's digits.
     pub value: &'static str,
-    /// The event type that it has when the upstream answers it.
+    /// The event type of a handshake that the upstream answers.
     pub event_type: &'static str,
     pub reply: ChallengeReply,
 }
 
-/// The answer that a provider wants.
+/// The response that a provider expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChallengeReply {
-    /// The member as text. Slack's `challenge`.
+    /// The member as text: Slack's `challenge`.
     Echo(Pointer),
-    /// The member and its HMAC under the secret, as Zoom has it: `plainToken` and `encryptedToken`.
+    /// The member and its HMAC under the secret: Zoom's `plainToken` and `encryptedToken`.
     Proof(Pointer),
-    /// 204 and nothing in it. Discord's PING.
+    /// 204 without a body: Discord's PING.
     NoContent,
 }
 
-/// An answer to a handshake.
+/// A response to a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeResponse {
     pub status: StatusCode,
@@ -65,7 +66,7 @@ pub struct HandshakeResponse {
 }
 
 impl Challenge {
-    /// The answer, if `verified` is a handshake that can be answered.
+    /// Returns the response, if `verified` is a handshake that the gateway can answer.
     pub fn reply(&self, verified: &Verified, keys: &Verifier) -> Option<HandshakeResponse> {
         let challenge = match &self.reply {
             ChallengeReply::Echo(pointer) | ChallengeReply::Proof(pointer) => Some(pointer),
@@ -73,10 +74,11 @@ impl Challenge {
         };
         let found = self.find_challenge(verified.body(), challenge)?;
         match self.reply {
-            ChallengeReply::Echo(_) => Some(HandshakeResponse::text(challenge_of(found)?)),
+            ChallengeReply::Echo(_) => Some(HandshakeResponse::text(parse_challenge(found)?)),
             ChallengeReply::Proof(_) => {
-                // No more than tokens look like: the proof must be of no use as an event's signature.
-                let plain = challenge_of(found).filter(|plain| plain.bytes().all(is_of_token))?;
+                // Only a token's alphabet, so that the proof is useless as an event's signature.
+                let plain =
+                    parse_challenge(found).filter(|plain| plain.bytes().all(is_token_byte))?;
                 let proof = keys.hmac_of(verified, plain.as_bytes())?;
                 let body = json!({ "plainToken": plain, "encryptedToken": proof })
                     .to_string()
@@ -95,12 +97,12 @@ impl Challenge {
         }
     }
 
-    /// Whether `verified` is a handshake.
+    /// Returns whether `verified` is a handshake.
     pub fn is_handshake(&self, verified: &Verified) -> bool {
         self.find_challenge(verified.body(), None).is_some()
     }
 
-    /// What stands at `challenge` in a body that is a handshake.
+    /// Returns the value at `challenge`, if `body` is a handshake.
     fn find_challenge<'b>(
         &self,
         body: &'b [u8],
@@ -109,25 +111,25 @@ impl Challenge {
         let text = simdutf8::basic::from_utf8(body)
             .ok()
             .filter(|text| text.len() <= BODY_BYTES_MAX)?;
-        let [word, challenge] = find(text, [Some(&self.pointer), challenge]).ok()?;
-        let says = match word {
+        let [marker, challenge] = find(text, [Some(&self.pointer), challenge]).ok()?;
+        let is_handshake = match marker {
             PointerValue::Text(text) => text.chars().eq(self.value.chars()),
             PointerValue::Number(digits) => digits == self.value,
             PointerValue::Nothing | PointerValue::Ambiguous | PointerValue::Other => false,
         };
-        says.then_some(challenge)
+        is_handshake.then_some(challenge)
     }
 }
 
-fn challenge_of(found: PointerValue<'_>) -> Option<String> {
-    let PointerValue::Text(text) = found else {
+fn parse_challenge(value: PointerValue<'_>) -> Option<String> {
+    let PointerValue::Text(text) = value else {
         return None;
     };
     let text: String = Text::chars(text).take(CHALLENGE_BYTES_MAX + 1).collect();
     is_challenge(&text).then_some(text)
 }
 
-fn is_of_token(byte: u8) -> bool {
+fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"+/=_-".contains(&byte)
 }
 
@@ -146,17 +148,18 @@ impl HandshakeResponse {
     }
 }
 
-/// The token that proves Meta's GET to be Meta's: an operator enters the same one there.
+/// The token that proves a GET to come from Meta; the operator enters the same one there.
 ///
-/// Source: developers.facebook.com, "Webhooks, Getting started": `hub.mode`, `hub.verify_token`, `hub.challenge`.
+/// Source: developers.facebook.com, "Webhooks, Getting started": `hub.mode`, `hub.verify_token`,
+/// `hub.challenge`.
 #[derive(Debug)]
 pub struct VerifyToken {
     digest: SecretDigest,
-    /// From this moment on it is no longer accepted.
+    /// The moment from which the token is refused.
     expires: Option<Timestamp>,
 }
 
-/// The query of a GET that asks.
+/// The query of a handshake by GET.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SubscriptionQuery {
     token: String,
@@ -164,7 +167,7 @@ pub struct SubscriptionQuery {
 }
 
 impl SubscriptionQuery {
-    /// `None` for a query that is no handshake: another mode, or a part missing or there twice.
+    /// Parses a query. `None` if it is no handshake: another mode, or a part missing or repeated.
     pub fn parse(query: &str) -> Option<Self> {
         let one = |wanted: &str| {
             let mut values =
@@ -191,7 +194,7 @@ impl VerifyToken {
         }
     }
 
-    /// The answer to `query`, if it knows the token.
+    /// Returns the response, if `query` has the right token.
     pub fn respond(&self, query: SubscriptionQuery, now: Timestamp) -> Option<HandshakeResponse> {
         let valid = self.expires.is_none_or(|end| now < end);
         (self.digest.matches(query.token.as_bytes()) && valid)
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_has_expired_gets_no_answer() {
+    fn expired_token_gets_no_response() {
         let end = Timestamp::from_second(1_000).unwrap();
         let token = VerifyToken {
             expires: Some(end),
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_a_handshake_when_each_part_is_there_once() {
+    fn query_needs_each_part_once() {
         let asked = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meaty%20ham";
         let reply = token("meaty ham")
             .respond(
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_with_another_token_gets_no_answer() {
+    fn wrong_token_gets_no_response() {
         let token = token("meatyham");
         for wrong in ["", "meatyha", "meatyhamx", "MEATYHAM"] {
             let query = SubscriptionQuery::parse(&format!(

@@ -1,7 +1,7 @@
-//! JSON texts, read strictly and without building a tree: what stands at a pointer, and where.
+//! Strict JSON without a tree: the value at a pointer, and its position in the text.
 //!
-//! Owns the grammar and what is ambiguous. What the values mean is for `event` (the envelope), `signature` (one that
-//! stands in the body) and `handshake` to say.
+//! Decides on grammar and ambiguity. `event` (the envelope), `signature` (signatures in the body)
+//! and `handshake` decide what the values mean.
 
 mod block;
 mod cursor;

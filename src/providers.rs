@@ -1,6 +1,7 @@
-//! What is known of the systems that send webhooks, besides how they sign (that is `signature::presets`).
+//! The providers that send webhooks: preset names and defaults.
 //!
-//! Owns the presets' names and their defaults. Event catalogues are in files of their own, with their sources.
+//! Their signature schemes are in `signature::presets`. Lists of event types are in files of their
+//! own, with their sources.
 
 mod catalogue;
 pub mod orbvpn;
@@ -19,54 +20,54 @@ pub use sample::{Sample, sample, sample_for_envelope};
 
 /// A provider that a route can name.
 pub struct Preset {
-    /// What `provider:` says.
+    /// The name for `provider:`.
     pub name: &'static str,
-    /// What a message calls it.
+    /// The name in messages.
     pub title: &'static str,
     pub scheme: fn() -> Scheme,
     pub defaults: SenderDefaults,
     pub handshake: PresetHandshake,
-    /// An event type of it, for examples and test events.
+    /// An event type for examples and test events.
     pub example_type: &'static str,
-    /// What an operator should know besides, in Markdown.
+    /// Further advice for an operator, in Markdown.
     pub notes: &'static str,
 }
 
-/// How a sender behaves: a route's defaults come from here.
+/// A sender's behaviour, from which a route's defaults come.
 pub struct SenderDefaults {
     pub envelope: fn() -> EnvelopeSpec,
-    /// How long it waits for an answer.
+    /// The time that it waits for a response.
     pub budget: Duration,
     pub on_duplicate: OnDuplicate,
-    /// Bytes of the biggest body it may send.
+    /// Bytes of the largest body that it sends.
     pub max_body: usize,
-    /// For how long it sends an event again by itself; `None` when that is not known.
+    /// The time over which it retries an event; `None` if unknown.
     pub retry_horizon: Option<Duration>,
-    /// All its event types; empty when they are not known.
+    /// All its event types; empty if unknown.
     pub event_types: &'static [&'static str],
 }
 
-/// How a provider asks whether an endpoint is there, before it sends events.
+/// A provider's handshake, before it sends events.
 #[derive(Clone, Copy)]
 pub enum PresetHandshake {
     Never,
-    /// With a signed body.
+    /// A signed body.
     Signed(fn() -> Challenge),
-    /// With a GET and a token (Meta).
+    /// A GET with a token (Meta).
     Query,
 }
 
 impl PresetHandshake {
-    /// The signed question, where there is one.
+    /// Returns the challenge of a signed handshake.
     pub fn challenge(self) -> Option<Challenge> {
         match self {
-            Self::Signed(question) => Some(question()),
+            Self::Signed(challenge) => Some(challenge()),
             Self::Never | Self::Query => None,
         }
     }
 }
 
-/// The preset of this name.
+/// Finds the preset of this name.
 pub fn find(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name)
 }

@@ -1,69 +1,72 @@
-//! The PROXY protocol, version 2: how a load balancer that looks at no more than TCP tells whose connection it passes on.
+//! The PROXY protocol, version 2: the header by which a layer-4 load balancer passes on the
+//! sender's address.
 //!
-//! From bytes to an address, without a socket, after section 2.2 of
-//! <https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt>. Additions (TLVs) are not looked at, nor is the checksum among
-//! them (CRC32c): the protocol leaves both to the receiver, and TCP has a checksum of its own.
+//! Parses bytes into an address and knows no socket. Source: section 2.2 of
+//! <https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt>. Ignores the additions (TLVs) and
+//! the CRC32c checksum among them: the protocol leaves both to the receiver, and TCP has a checksum.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What every header begins with. No request over HTTP does, and no TLS handshake.
+/// The first bytes of every header. No HTTP request and no TLS handshake begins with them.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
-/// Unspecified, UDP over either, and both kinds of Unix socket.
+/// Families without a TCP address: unspecified, UDP over IPv4 and IPv6, both kinds of Unix socket.
 const WITHOUT_ADDRESS: [u8; 5] = [0x00, 0x12, 0x22, 0x31, 0x32];
 
-/// Source, destination and their ports.
+/// Bytes of the source address, the destination address and their ports.
 const IPV4_BYTES: usize = 12;
 const IPV6_BYTES: usize = 36;
 
-/// The bytes of a header that are looked at, at the most.
+/// Bytes of the longest header that is parsed, its additions left out.
 pub const BYTES_MAX: usize = 16 + IPV6_BYTES;
 
-/// How far reading a header has come.
+/// The state of reading a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// So many bytes more are needed, and are the header's: 1 to what is left of [`BYTES_MAX`].
+    /// The number of further bytes that belong to the header and are needed, from 1 to the rest of
+    /// [`BYTES_MAX`].
     Wants(usize),
-    /// So many bytes of the header, up to 65,535, follow those that were wanted, and say nothing to us.
+    /// The source, and the number of header bytes that follow and are to be skipped, up to 65,535.
     Read(Source, usize),
 }
 
-/// Where a connection comes from.
+/// The origin of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The balancer itself, as for a health check.
+    /// The load balancer itself, as for a health check.
     Local,
     Sender(SocketAddr),
 }
 
-/// Why what a connection begins with is no header that can be used.
+/// A reason why a connection's first bytes are no usable header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyHeaderError {
-    #[error("the connection begins with something else")]
+    #[error("the connection does not begin with a PROXY protocol header")]
     Signature,
-    #[error("it is of version 1 of the protocol; have version 2 sent")]
+    #[error("the header has version 1; configure the load balancer to send version 2")]
     Version1,
-    #[error("it is of version {0}; version 2 is known")]
+    #[error("the header has version {0}; only version 2 is supported")]
     Version(u8),
-    #[error("its command {0} is unknown")]
+    #[error("the header has the unknown command {0}")]
     Command(u8),
-    #[error("its family and protocol {0:#04x} are unknown")]
+    #[error("the header has the unknown family and protocol {0:#04x}")]
     Family(u8),
-    /// The protocol lets us take the balancer's address instead. That one is trusted, and the sender is not.
-    #[error("it has no address of a sender over TCP")]
+    /// The protocol allows falling back to the balancer's address. That address is trusted and the
+    /// sender is not, so such a header is refused.
+    #[error("the header has no TCP address of a sender")]
     WithoutAddress,
-    #[error("it is too short for its addresses")]
+    #[error("the header is too short for its addresses")]
     TooShort,
 }
 
-/// Reads a header as far as `begun` goes: its first bytes, and no more than were wanted so far.
+/// Parses the part of a header that has arrived: its first bytes, and no more than were wanted.
 ///
 /// # Errors
-/// As soon as it is clear that it is none.
+/// [`ProxyHeaderError`], as soon as the bytes cannot begin a usable header.
 pub fn parse(begun: &[u8]) -> Result<Progress, ProxyHeaderError> {
     let Some((signature, rest)) = begun.split_first_chunk() else {
         return Ok(Progress::Wants(SIGNATURE.len() - begun.len()));

@@ -1,8 +1,8 @@
-//! Signature schemes: from a request's head and the body bytes as they arrive to [`Verified`].
+//! Signature verification: turns a request's headers and its body, chunk by chunk, into [`Verified`].
 //!
-//! A scheme is data ([`Scheme`]); a provider preset and a user's own `signature:` make the same value. Owns
-//! extraction, hashing and comparison. Knows no Pingora, no clock (`now` is an argument) and no socket. A body is parsed
-//! only where the signature stands in it, and then for that alone.
+//! A scheme is data ([`Scheme`]); a provider preset and a user's own `signature:` make the same
+//! value. Extracts, hashes and compares. Knows no Pingora, no clock (`now` is an argument) and no
+//! socket. Parses a body only if the signature is in it, and then only for the signature.
 
 mod content;
 mod digest;
@@ -26,8 +26,8 @@ pub use digest::PayloadDigest;
 pub use header::Header;
 pub use key::{Key, KeyError, Signer};
 pub use scheme::{
-    Algorithm, Encoding, HeaderFields, InBody, KeyEncoding, KeyForm, Scheme, SignatureFormat,
-    SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
+    Algorithm, BodySignature, Encoding, HeaderFields, KeyEncoding, KeyFormat, Scheme,
+    SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 pub use sign::{SignError, Signed};
 
@@ -37,17 +37,17 @@ use key::{Mac, Material, Tag};
 use payload::Payload;
 use presented::{Candidate, Candidates, Presented};
 
-/// One of a route's secrets, as an operator names it.
+/// One of a route's secrets with the name that the operator gave it.
 #[derive(Debug)]
 pub struct NamedSecret {
-    /// Shown in metrics and logs, so that a rotation can be finished.
+    /// The name in metrics and logs, by which an operator sees when a rotation is complete.
     pub name: Arc<str>,
     pub secret: Secret,
-    /// From this moment on the secret no longer verifies anything.
+    /// The moment from which the secret verifies nothing.
     pub expires: Option<Timestamp>,
 }
 
-/// A [`NamedSecret`] that is a key for its route's scheme.
+/// A [`NamedSecret`] converted to a key of the route's scheme.
 #[derive(Debug)]
 pub struct NamedKey {
     pub name: Arc<str>,
@@ -56,8 +56,10 @@ pub struct NamedKey {
 }
 
 impl NamedSecret {
+    /// Converts the secret to a key of `scheme`.
+    ///
     /// # Errors
-    /// When the secret is not written as `scheme` says.
+    /// [`KeyError`] when the secret does not have the format that `scheme` expects.
     pub fn for_scheme(&self, scheme: &Scheme) -> Result<NamedKey, KeyError> {
         Ok(NamedKey {
             name: Arc::clone(&self.name),
@@ -67,69 +69,71 @@ impl NamedSecret {
     }
 }
 
-/// A scheme with a route's keys, prepared once and cloned per request.
+/// A scheme with a route's keys. Each HMAC key is prepared once and cloned for a request.
 pub struct Verifier {
     scheme: Scheme,
-    keys: Vec<Prepared>,
-    tells_sha256: bool,
-    /// The signature's tag is a digest of the body, so that no other is needed.
+    keys: Vec<PreparedKey>,
+    keeps_sha256: bool,
+    /// The signature's tag serves as the body's digest, so no other digest is needed.
     tag_is_digest: bool,
 }
 
-struct Prepared {
+struct PreparedKey {
     named: NamedKey,
     fingerprint: u32,
 }
 
 impl Verifier {
-    /// `tell_sha256` makes [`Verified::body_sha256`] available, for routes whose event ID is not in the signed bytes;
-    /// it costs about as much as the signature itself.
-    pub fn new(scheme: Scheme, keys: Vec<NamedKey>, tell_sha256: bool) -> Self {
+    /// Prepares the keys. `keep_sha256` makes [`Verified::body_sha256`] available, for routes whose
+    /// event ID is not in the signed bytes; it costs about as much as the signature itself.
+    pub fn new(scheme: Scheme, keys: Vec<NamedKey>, keep_sha256: bool) -> Self {
         let keys = keys
             .into_iter()
-            .map(|named| Prepared {
+            .map(|named| PreparedKey {
                 fingerprint: named.key.fingerprint(),
                 named,
             })
             .collect();
-        let tag_is_digest = scheme.signs_the_body_alone();
+        let tag_is_digest = scheme.signs_body_only();
         Self {
             scheme,
             keys,
-            tells_sha256: tell_sha256,
+            keeps_sha256: keep_sha256,
             tag_is_digest,
         }
     }
 
-    /// The names of all the route's secrets, in the order of the configuration, expired ones included.
+    /// Iterates over the names of the route's secrets in the order of the configuration, expired ones
+    /// included.
     pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.secrets().map(|(name, _)| name)
     }
 
-    /// The same with the moment from which each verifies nothing any more.
+    /// Iterates over the names of the route's secrets, each with its expiry.
     pub fn secrets(&self) -> impl Iterator<Item = (&Arc<str>, Option<Timestamp>)> {
         self.keys
             .iter()
             .map(|key| (&key.named.name, key.named.expires))
     }
 
-    /// Whether anything that is signed, or the signature itself, stands in this header.
+    /// Returns whether this header holds the signature or something that is signed.
     pub fn reads_header(&self, name: &HeaderName) -> bool {
         self.scheme.reads_header(name)
     }
 
-    /// Starts on a request, before its body arrives. `now` decides which secrets have expired, and what is stale.
+    /// Starts the verification of a request, before its body arrives. `now` decides which secrets have
+    /// expired and which signed times are stale.
     pub fn start(&self, headers: &HeaderMap, now: Timestamp) -> Verification<'_> {
         let presented = Presented::read(&self.scheme, headers);
         let macs = match &presented {
             Ok(Presented {
-                candidates: Candidates::Read(read),
+                candidates: Candidates::InHeader(read),
                 before,
                 ..
             }) => {
-                let wanted = |key: &&Prepared| {
+                let wanted = |key: &&PreparedKey| {
                     read.iter()
-                        .any(|candidate| candidate.kind == key.named.key.kind)
+                        .any(|candidate| candidate.format == key.named.key.format)
                 };
                 self.active(now)
                     .filter(wanted)
@@ -142,15 +146,15 @@ impl Verifier {
             })
             | Err(_) => Vec::new(),
         };
-        // Of a signature in the body the digest is taken at the end, of what it covers.
+        // For a signature in the body, the digest is computed at the end, over what it covers.
         let in_header = matches!(
             &presented,
             Ok(Presented {
-                candidates: Candidates::Read(_),
+                candidates: Candidates::InHeader(_),
                 ..
             })
         );
-        let sha256 = (self.hashes() && in_header).then(Sha256::new);
+        let sha256 = (self.needs_sha256() && in_header).then(Sha256::new);
         Verification {
             verifier: self,
             presented,
@@ -161,8 +165,8 @@ impl Verifier {
         }
     }
 
-    /// What the owner of the secret that `verified` was signed with would make of `message`, in hex: a proof to the
-    /// provider that this endpoint has its secret. `None` where secrets are public keys.
+    /// Returns the HMAC of `message` in hex, under the secret that verified `verified`: a proof to the
+    /// provider that this endpoint has its secret. `None` if secrets are public keys.
     pub fn hmac_of(&self, verified: &Verified, message: &[u8]) -> Option<String> {
         let key = self
             .keys
@@ -172,8 +176,9 @@ impl Verifier {
         Some(hex::encode(tag.as_slice()))
     }
 
-    /// Signs `body` as the sender would, with the first secret that has not expired: the headers to send, and the body.
-    /// For test events. `None` where that can't be done: secrets are public keys, or all have expired.
+    /// Signs a test event's `body` as the sender would, with the first secret that has not expired.
+    /// Returns the headers to send, and the body. `None` if secrets are public keys, or all have
+    /// expired.
     pub fn sign(
         &self,
         body: &str,
@@ -192,24 +197,24 @@ impl Verifier {
         )
     }
 
-    /// Whether this header's value is part of what is signed.
+    /// Returns whether this header's value is part of the signed content.
     pub fn signs_header(&self, name: &HeaderName) -> bool {
         self.scheme.signs_header(name)
     }
 
-    fn hashes(&self) -> bool {
-        self.tells_sha256 || !self.tag_is_digest
+    fn needs_sha256(&self) -> bool {
+        self.keeps_sha256 || !self.tag_is_digest
     }
 
-    fn active(&self, now: Timestamp) -> impl Iterator<Item = &Prepared> {
+    fn active(&self, now: Timestamp) -> impl Iterator<Item = &PreparedKey> {
         self.keys
             .iter()
             .filter(move |key| key.named.expires.is_none_or(|end| now < end))
     }
 }
 
-impl Prepared {
-    /// The key's MAC of what begins with `start`; `None` for keys of other algorithms.
+impl PreparedKey {
+    /// Returns the key's MAC with `start` already fed; `None` for keys of other algorithms.
     fn mac_after(&self, start: &[u8]) -> Option<Mac> {
         let Material::Hmac(mac) = &self.named.key.material else {
             return None;
@@ -221,7 +226,7 @@ impl Prepared {
 }
 
 impl Key {
-    /// Tells keys apart, and nothing about them.
+    /// Returns a number that tells keys apart and reveals nothing about them.
     fn fingerprint(&self) -> u32 {
         let mut first = [0; 4];
         match &self.material {
@@ -236,13 +241,13 @@ impl Key {
     }
 }
 
-/// A verification in progress: takes the body chunk by chunk, keeps it, and hashes it on the way.
+/// A verification in progress. Takes the body chunk by chunk, hashes and keeps it.
 ///
-/// The body is kept here so that what [`Verified`] holds is what was hashed.
+/// The body is kept here so that [`Verified`] holds exactly the bytes that were hashed.
 pub struct Verification<'a> {
     verifier: &'a Verifier,
     presented: Result<Presented<'a>, SignatureError>,
-    macs: Vec<(&'a Prepared, Mac)>,
+    macs: Vec<(&'a PreparedKey, Mac)>,
     sha256: Option<Sha256>,
     payload: Payload,
     now: Timestamp,
@@ -260,23 +265,24 @@ impl Verification<'_> {
         self.payload.push(chunk);
     }
 
-    /// Body bytes taken so far.
+    /// Returns the number of body bytes so far.
     pub fn body_bytes(&self) -> usize {
         self.payload.len()
     }
 
-    /// Compares the signatures with what every active secret makes: all of them, whole length, in constant time.
+    /// Compares the request's signatures with those of every active secret: all of them, at whole
+    /// length, in constant time.
     ///
     /// # Errors
-    /// Why the request is not authentic. The answer to the sender must not depend on which.
+    /// The reason why the request is not authentic. The response to the sender must not depend on it.
     pub fn finish(self) -> Result<Verified, SignatureError> {
         self.check().map_err(|unverified| unverified.failure)
     }
 
-    /// As [`Verification::finish`], but what is not authentic is given back, to be passed on as such.
+    /// Like [`Verification::finish`], but returns a body that is not authentic, to be forwarded marked.
     ///
     /// # Errors
-    /// What is not authentic, and why.
+    /// The unverified body with the reason.
     pub fn finish_unenforced(self, _: &Unenforced) -> Result<Verified, Unverified> {
         self.check()
     }
@@ -294,12 +300,12 @@ impl Verification<'_> {
         let mut sha256 = sha256.map(Sha256::finalize);
         let matched = presented.and_then(|presented| {
             let matched = match &presented.candidates {
-                Candidates::Read(candidates) => {
+                Candidates::InHeader(candidates) => {
                     verifier.find_key(&presented, candidates, macs, &body, now)
                 }
                 Candidates::InBody(in_body) => {
-                    let (candidate, signed) = verifier.cut_out(in_body, &body)?;
-                    sha256 = verifier.hashes().then(|| Sha256::digest(&signed));
+                    let (candidate, signed) = verifier.cut_signature(in_body, &body)?;
+                    sha256 = verifier.needs_sha256().then(|| Sha256::digest(&signed));
                     verifier.find_key_in_body(&presented, candidate, &signed, now)
                 }
             };
@@ -315,10 +321,10 @@ impl Verification<'_> {
         };
         let sha256: Option<[u8; 32]> = sha256.map(Into::into);
         let digest = match &sha256 {
-            Some(sha256) => PayloadDigest::of_body(sha256),
-            None => PayloadDigest::of_tag(key.fingerprint, tag.as_slice()),
+            Some(sha256) => PayloadDigest::from_body(sha256),
+            None => PayloadDigest::from_tag(key.fingerprint, tag.as_slice()),
         };
-        let body_sha256 = sha256.filter(|_| verifier.tells_sha256);
+        let body_sha256 = sha256.filter(|_| verifier.keeps_sha256);
         Ok(Verified {
             body,
             secret: Arc::clone(&key.named.name),
@@ -329,25 +335,25 @@ impl Verification<'_> {
 }
 
 impl Verifier {
-    /// The key that one of `candidates` was made with. `macs` have taken all but what is signed behind the body.
+    /// Finds the key that made one of `candidates`. `macs` were fed everything up to the body's end.
     fn find_key<'k>(
         &'k self,
         presented: &Presented<'_>,
         candidates: &[Candidate],
-        macs: Vec<(&'k Prepared, Mac)>,
+        macs: Vec<(&'k PreparedKey, Mac)>,
         body: &[u8],
         now: Timestamp,
-    ) -> Option<(&'k Prepared, Tag)> {
+    ) -> Option<(&'k PreparedKey, Tag)> {
         let of_kind = |kind| {
             candidates
                 .iter()
-                .filter(move |candidate| candidate.kind == kind)
+                .filter(move |candidate| candidate.format == kind)
                 .map(|found| &found.tag)
         };
         let mut matched = None;
         for (key, mut mac) in macs {
-            mac.update(&presented.behind);
-            let found = mac.find_in(of_kind(key.named.key.kind));
+            mac.update(&presented.after);
+            let found = mac.find_in(of_kind(key.named.key.format));
             matched = matched.or(found.map(|tag| (key, tag)));
         }
         let mut message = None;
@@ -355,9 +361,9 @@ impl Verifier {
             let Material::Ed25519(public) = &key.named.key.material else {
                 continue;
             };
-            for tag in of_kind(key.named.key.kind) {
+            for tag in of_kind(key.named.key.format) {
                 let message = message
-                    .get_or_insert_with(|| [&presented.before, body, &presented.behind].concat());
+                    .get_or_insert_with(|| [&presented.before, body, &presented.after].concat());
                 if matched.is_none() && tag.verifies(public, message) {
                     matched = Some((key, *tag));
                 }
@@ -366,10 +372,10 @@ impl Verifier {
         matched
     }
 
-    /// The signature that stands in the body, and what is left of the body without it.
-    fn cut_out(
+    /// Returns the signature in the body, and the body without it.
+    fn cut_signature(
         &self,
-        in_body: &InBody,
+        in_body: &BodySignature,
         body: &[u8],
     ) -> Result<(Candidate, String), SignatureError> {
         let text = simdutf8::basic::from_utf8(body).map_err(|_| SignatureError::Malformed)?;
@@ -377,7 +383,7 @@ impl Verifier {
             MemberError::Missing => SignatureError::Missing,
             MemberError::Malformed => SignatureError::Malformed,
         })?;
-        let candidate = self.scheme.whole(member.value)?;
+        let candidate = self.scheme.parse_one(member.value)?;
         let mut signed = [&text[..member.cut.start], &text[member.cut.end..]].concat();
         if in_body.compact {
             signed = compact(&signed);
@@ -385,39 +391,39 @@ impl Verifier {
         Ok((candidate, signed))
     }
 
-    /// As [`Verifier::find_key`], for a signature that stood in the body.
+    /// Like [`Verifier::find_key`], for a signature from the body.
     fn find_key_in_body(
         &self,
         presented: &Presented<'_>,
         candidate: Candidate,
         signed: &str,
         now: Timestamp,
-    ) -> Option<(&Prepared, Tag)> {
-        let start = |key: &Prepared| {
+    ) -> Option<(&PreparedKey, Tag)> {
+        let start = |key: &PreparedKey| {
             let mut mac = key.mac_after(&presented.before)?;
             mac.update(signed.as_bytes());
             Some(mac)
         };
         let keys = self
             .active(now)
-            .filter(|key| key.named.key.kind == candidate.kind);
+            .filter(|key| key.named.key.format == candidate.format);
         let macs = keys.filter_map(|key| Some((key, start(key)?))).collect();
         self.find_key(presented, &[candidate], macs, signed.as_bytes(), now)
     }
 }
 
-/// The permission to pass on what did not verify. `enforce: false` gives it, and nothing else.
+/// The permission to forward an unverified body. Only `enforce: false` gives it.
 #[derive(Debug, Clone, Copy)]
 pub struct Unenforced(());
 
 impl Unenforced {
-    /// An operator has said so, and was warned.
+    /// Makes the permission. The operator has configured it, and was warned.
     pub const fn new() -> Self {
         Self(())
     }
 }
 
-/// A body that did not verify, on a route that passes such on.
+/// A body that did not verify, on a route with `enforce: false`.
 #[derive(Debug)]
 pub struct Unverified {
     body: Bytes,
@@ -425,18 +431,18 @@ pub struct Unverified {
 }
 
 impl Unverified {
-    /// The body, byte for byte as received.
+    /// Returns the body, byte for byte as received.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// Why it did not verify.
+    /// Returns the reason why it did not verify.
     pub fn failure(&self) -> SignatureError {
         self.failure
     }
 }
 
-/// A body whose signature was checked. Only a [`Verification`] makes one.
+/// A body with a valid signature. Only a [`Verification`] makes one.
 #[derive(Debug)]
 pub struct Verified {
     body: Bytes,
@@ -446,43 +452,43 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// The body, byte for byte as received and hashed.
+    /// Returns the body, byte for byte as received and hashed.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The name of the secret that matched.
+    /// Returns the name of the secret that matched.
     pub fn secret(&self) -> &Arc<str> {
         &self.secret
     }
 
-    /// Tells two bodies of one event apart.
+    /// Returns the digest that tells two bodies of one event apart.
     pub fn digest(&self) -> PayloadDigest {
         self.digest
     }
 
-    /// SHA-256 of what the signature covers of the body, when the route's [`Verifier`] was asked for it: whoever replays
-    /// a body whose signature stands in it can't make it another one.
+    /// Returns the SHA-256 of the part of the body that the signature covers, if the route's
+    /// [`Verifier`] keeps it. A replay cannot change it by editing a signature in the body.
     pub fn body_sha256(&self) -> Option<&[u8; 32]> {
         self.body_sha256.as_ref()
     }
 }
 
-/// Why a request is not authentic.
+/// A reason why a request is not authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SignatureError {
-    /// No signature, or nothing where the scheme has something signed.
+    /// The signature, or another signed header, is missing.
     Missing,
-    /// A signature that can't be one: given twice, wrong length, not of the alphabet. Or a time that is none.
+    /// The signature is repeated, has the wrong length or alphabet; or the signed time is malformed.
     Malformed,
-    /// Well formed, and no active secret makes it.
+    /// The signature is well formed, but no active secret makes it.
     Mismatch,
-    /// Genuine, and its signed time is further from now than the scheme allows.
+    /// The signature is valid, but its signed time is further from now than the scheme allows.
     Stale,
 }
 
 impl SignatureError {
-    /// The closed set of labels in metrics and logs.
+    /// Returns the label for metrics and logs, of a closed set.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Missing => "missing",

@@ -1,7 +1,7 @@
-//! TLS for listeners: what one shows to those who connect, whom it lets in, and the handshake itself.
+//! TLS for listeners: certificates, client certificates, and the handshake.
 //!
-//! Owns how a certificate is chosen, and that all of it can be taken anew while connections go on. Where certificates come
-//! from is `config`'s business, how long a handshake may take the gateway's.
+//! Chooses a certificate by server name, and replaces all settings while connections are open.
+//! `config` reads the certificates; the gateway sets the deadline of a handshake.
 
 mod certificate;
 mod own;
@@ -22,19 +22,18 @@ use rustls_pki_types::CertificateDer;
 
 pub use certificate::{Certificate, Chain, KeyError, PemError, certificates};
 
-/// By preference (RFC 7301).
+/// The ALPN protocols, most preferred first (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// What a listener shows, and to whom.
+/// The TLS settings of one listener.
 pub struct Settings {
-    /// The first is shown to whoever asks for no name, or for one that none has.
+    /// At least one. The first serves clients that send no server name, or one without a match.
     certificates: Vec<Certificate>,
-    /// Everybody has to show a certificate of their own.
-    asks: bool,
+    requires_client_certificate: bool,
     config: Arc<ServerConfig>,
 }
 
-/// Why TLS can't be offered.
+/// A reason why TLS cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error("these CA certificates cannot be used: {0}")]
@@ -44,10 +43,11 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// `certificates` are not empty. With `client_ca`, senders must show a certificate that one of these has signed.
+    /// Makes the settings from at least one certificate. With `client_ca`, senders must present a
+    /// certificate that one of these CAs has signed.
     ///
     /// # Errors
-    /// [`SettingsError`]: a CA that can't be one, or no randomness.
+    /// [`SettingsError`]: a certificate that is no CA, or no source of randomness.
     pub fn new(
         certificates: Vec<Certificate>,
         client_ca: Option<Vec<CertificateDer<'static>>>,
@@ -55,30 +55,29 @@ impl Settings {
         let provider = provider();
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
-        let asks = client_ca.is_some();
+        let requires_client_certificate = client_ca.is_some();
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(ca) => {
-                let refuse = |error: String| SettingsError::ClientCa(error);
                 let mut roots = RootCertStore::empty();
                 for certificate in ca {
                     roots
                         .add(certificate)
-                        .map_err(|error| refuse(error.to_string()))?;
+                        .map_err(|error| SettingsError::ClientCa(error.to_string()))?;
                 }
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
-                builder
-                    .with_client_cert_verifier(verifier.map_err(|error| refuse(error.to_string()))?)
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                    .build()
+                    .map_err(|error| SettingsError::ClientCa(error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(&certificates)));
         config.alpn_protocols = PROTOCOLS.map(Vec::from).into();
-        // Keys that change by the hour, and are gone with these settings: a session of before a reload is not resumed.
+        // Ticket keys rotate and end with these settings, so a reload also ends session resumption.
         config.ticketer = ring::Ticketer::new()?;
         Ok(Self {
             certificates,
-            asks,
+            requires_client_certificate,
             config: Arc::new(config),
         })
     }
@@ -88,16 +87,16 @@ impl Settings {
     }
 }
 
-/// ring, and rustls' own choice of what is good enough.
+/// Returns ring with rustls' default cipher suites and key exchanges.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// Certificates by the names they are for.
+/// The certificates by DNS name.
 #[derive(Debug)]
 struct ByName {
     default: Option<Arc<CertifiedKey>>,
-    /// In lower case; `*` in the place of the first label stands for any.
+    /// Names in lower case. `*` as the first label matches any one label.
     named: HashMap<Box<str>, Arc<CertifiedKey>>,
 }
 
@@ -117,12 +116,13 @@ impl ByName {
         }
     }
 
-    fn of(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    /// Returns the certificate for `name`; an exact match goes before a wildcard.
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let name = name.to_ascii_lowercase();
-        let any = |(_, parent): (&str, &str)| self.named.get(&*format!("*.{parent}"));
-        self.named
-            .get(&*name)
-            .or_else(|| name.split_once('.').and_then(any))
+        self.named.get(&*name).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.named.get(&*format!("*.{parent}"))
+        })
     }
 }
 
@@ -130,13 +130,13 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         hello
             .server_name()
-            .and_then(|name| self.of(name))
+            .and_then(|name| self.find(name))
             .or(self.default.as_ref())
             .cloned()
     }
 }
 
-/// The TLS of a listener that is open. A handshake keeps to the settings it began with.
+/// The TLS of an open listener. A handshake ends with the settings it began with.
 pub struct Listener(ArcSwap<Settings>);
 
 impl Listener {
@@ -144,20 +144,20 @@ impl Listener {
         Self(ArcSwap::from_pointee(settings))
     }
 
-    /// Takes other settings for the connections to come.
+    /// Replaces the settings for new connections.
     pub fn replace(&self, settings: Settings) {
         self.0.store(Arc::new(settings));
     }
 
-    /// Whether everybody has to show a certificate of their own.
+    /// Returns whether each client must present a certificate.
     pub fn requires_client_certificate(&self) -> bool {
-        self.0.load().asks
+        self.0.load().requires_client_certificate
     }
 
-    /// Makes the handshake on a connection that was just accepted.
+    /// Makes the handshake on an accepted connection.
     ///
     /// # Errors
-    /// Why there was none. The peer was told, if it speaks TLS at all.
+    /// The reason why the handshake failed. The peer got an alert, if it speaks TLS at all.
     pub async fn accept(&self, stream: Stream) -> pingora_core::Result<Stream> {
         let Ok(socket) = stream.into_any().downcast::<l4::stream::Stream>() else {
             return pingora_core::Error::e_explain(ErrorType::InternalError, "TLS within TLS");
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_its_own_goes_before_a_wildcard_and_a_wildcard_is_one_label() {
+    fn exact_name_precedes_wildcard_of_one_label() {
         let certificates = [
             certificate(&["*.example.com"]),
             certificate(&["hooks.example.com", "example.com"]),
         ];
         let by_name = ByName::new(&certificates);
         let shown = |name| {
-            by_name.of(name).map(|found| {
+            by_name.find(name).map(|found| {
                 certificates
                     .iter()
                     .position(|it| Arc::ptr_eq(&it.shown, found))
@@ -210,21 +210,21 @@ mod tests {
     }
 
     #[test]
-    fn the_first_certificate_with_a_name_has_it() {
+    fn first_certificate_with_a_name_is_used() {
         let certificates = [certificate(&["a.test"]), certificate(&["a.test", "b.test"])];
         let by_name = ByName::new(&certificates);
         assert!(Arc::ptr_eq(
-            by_name.of("a.test").unwrap(),
+            by_name.find("a.test").unwrap(),
             &certificates[0].shown
         ));
         assert!(Arc::ptr_eq(
-            by_name.of("b.test").unwrap(),
+            by_name.find("b.test").unwrap(),
             &certificates[1].shown
         ));
     }
 
     #[test]
-    fn there_is_no_early_data_and_no_tls_before_1_2() {
+    fn settings_offer_no_early_data() {
         let settings = Settings::new(vec![certificate(&["a.test"])], None).unwrap();
         assert_eq!(settings.config.max_early_data_size, 0);
         assert_eq!(settings.config.alpn_protocols, [&b"h2"[..], b"http/1.1"]);

@@ -1,8 +1,9 @@
-//! The strict reading of one JSON text (RFC 8259), token by token, without building anything.
+//! A strict reader of one JSON text (RFC 8259), token by token, that builds nothing.
 //!
-//! Owns the grammar: what it accepts, `serde_json` accepts, in the parts that are skipped as well. That rules out
-//! what the RFC leaves open and receivers differ about: nesting of more than [`MAX_DEPTH`], escapes of unpaired
-//! surrogates, and numbers too large for a double. Does not know what is looked for: [`find`](super::find) does.
+//! Accepts only what `serde_json` accepts, also in the parts that are skipped. This excludes what
+//! the RFC leaves open and receivers treat differently: nesting deeper than [`MAX_DEPTH`], escapes
+//! of unpaired surrogates, and numbers too large for a double. [`find`](super::find) knows what is
+//! searched for; this module does not.
 
 #![expect(
     clippy::inline_always,
@@ -11,16 +12,16 @@
 
 use super::block::Specials;
 
-/// Levels of arrays and objects a text may have; `serde_json`'s own limit.
+/// The levels of arrays and objects that a text may have; `serde_json`'s own limit.
 pub const MAX_DEPTH: usize = 127;
 
-/// The text is not JSON as this module reads it.
+/// The error of a text that is not strict JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotJson;
 
-/// Reads a text from its start to its end, never back.
+/// A reader that goes through a text once, from start to end.
 ///
-/// The text is valid UTF-8 (RFC 8259, section 8.1); the grammar itself is all ASCII and read as bytes.
+/// The text is valid UTF-8 (RFC 8259, section 8.1); the grammar itself is ASCII and read as bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Cursor<'a> {
     text: &'a str,
@@ -28,20 +29,20 @@ pub(super) struct Cursor<'a> {
     specials: Specials,
 }
 
-/// A string between its quotes, its escapes known to be sound but not yet undone.
+/// A string between its quotes. Its escapes are valid, and not yet decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Text<'a> {
     raw: &'a str,
     escaped: bool,
 }
 
-/// The arrays and objects that are open: what may follow a value depends on the innermost.
+/// The open arrays and objects. The innermost decides what may follow a value.
 #[derive(Debug)]
 struct Nesting {
     depth: usize,
-    /// One bit a level, the innermost lowest: it is an object.
+    /// One bit a level, the innermost lowest: 1 for an object, 0 for an array.
     objects: u128,
-    /// The byte that closes the innermost.
+    /// The byte that closes the innermost level.
     closing: u8,
 }
 
@@ -54,7 +55,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Nothing but white space is left.
+    /// Checks that only white space is left.
     pub(super) fn end(self) -> Result<(), NotJson> {
         if white_space_end(self.text.as_bytes(), self.at) == self.text.len() {
             Ok(())
@@ -108,17 +109,17 @@ impl<'a> Cursor<'a> {
         Ok(Text { raw, escaped })
     }
 
-    /// Consumes the rest of a number whose first byte is consumed; the number as written.
+    /// Consumes the rest of a number whose first byte is consumed; returns the number as written.
     pub(super) fn number(&mut self) -> Result<&'a str, NotJson> {
         let start = self.at - 1;
         self.skip_number()?;
         self.text.get(start..self.at).ok_or(NotJson)
     }
 
-    /// Consumes the rest of a value whose first byte, `first`, is consumed. Around it, `depth` arrays and objects are
-    /// open.
+    /// Consumes the rest of a value whose first byte, `first`, is consumed, inside `depth` open arrays
+    /// and objects.
     pub(super) fn skip_value(&mut self, first: u8, depth: usize) -> Result<(), NotJson> {
-        // A copy that nothing else can see stays in registers: a third of the time.
+        // A copy that nothing else can see stays in registers, which takes a third of the time.
         let mut cursor = self.clone();
         cursor.skip_value_in_registers(first, depth)?;
         *self = cursor;
@@ -157,7 +158,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Consumes the next value's first byte, and its name if it has one.
+    /// Consumes the next value's name, if it has one, and its first byte.
     #[inline(always)]
     fn next_member(&mut self, open: &Nesting) -> Result<u8, NotJson> {
         if open.closing == b'}' {
@@ -189,7 +190,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Consumes the rest of a string, the closing quote included; whether it holds escapes.
+    /// Consumes the rest of a string with its closing quote; returns whether it holds escapes.
     #[inline(always)]
     fn skip_string(&mut self) -> Result<bool, NotJson> {
         let bytes = self.text.as_bytes();
@@ -228,7 +229,7 @@ impl<'a> Cursor<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// A string that was not written as JSON, such as a header's value.
+    /// Wraps a string that is not written as JSON, such as a header's value.
     pub(crate) fn plain(text: &'a str) -> Self {
         Self {
             raw: text,
@@ -236,12 +237,12 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The string itself, if no escape has to be undone.
+    /// Returns the string itself, if it holds no escapes.
     pub(crate) fn unescaped(self) -> Option<&'a str> {
         if self.escaped { None } else { Some(self.raw) }
     }
 
-    /// The characters the string stands for.
+    /// Iterates over the characters, escapes decoded.
     pub(crate) fn chars(self) -> impl Iterator<Item = char> {
         let mut rest = self.raw;
         std::iter::from_fn(move || {
@@ -254,8 +255,8 @@ impl<'a> Text<'a> {
         })
     }
 
-    /// Whether the first byte as written already tells that case is not all that makes the string differ from `folded`.
-    /// May say no where it could say yes.
+    /// Returns `true` if the first byte as written proves that the string differs from `folded` in
+    /// more than case. May return `false` although it does.
     pub(super) fn starts_unlike(self, folded: &str) -> bool {
         let first = self.raw.as_bytes().first().map(u8::to_ascii_lowercase);
         first.is_none_or(|first| first.is_ascii() && first != b'\\')
@@ -304,7 +305,7 @@ impl Nesting {
     }
 }
 
-/// Where the white space at `at` ends (RFC 8259, section 2).
+/// Returns the end of the white space at `at` (RFC 8259, section 2).
 fn white_space_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\r' | b'\t') = bytes.get(at) {
         at += 1;
@@ -312,8 +313,8 @@ fn white_space_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where the number at `start` ends (RFC 8259, section 6), if it is one and no larger than [`magnitude_is_safe`]
-/// allows.
+/// Returns the end of the number at `start` (RFC 8259, section 6); `None` if it is malformed, or
+/// larger than [`magnitude_is_safe`] allows.
 #[inline(always)]
 fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start + usize::from(bytes.get(start) == Some(&b'-'));
@@ -354,7 +355,7 @@ fn digits_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// At most 1e308, and so a finite double for every receiver, however it rounds.
+/// Returns whether the number is at most 1e308, and so a finite double however a receiver rounds.
 #[cold]
 fn magnitude_is_safe(number: &[u8]) -> bool {
     let value = str::from_utf8(number)
@@ -363,8 +364,8 @@ fn magnitude_is_safe(number: &[u8]) -> bool {
     value.is_some_and(|value| value.abs() <= 1e308)
 }
 
-/// The character that the escape at the start of `bytes` stands for, and the escape's length in bytes (RFC 8259,
-/// section 7). Half a surrogate pair stands for none.
+/// Decodes the escape at the start of `bytes` into a character and the escape's length in bytes
+/// (RFC 8259, section 7). Half a surrogate pair is no character.
 fn unescape(bytes: &[u8]) -> Option<(char, usize)> {
     let char = match bytes.get(1)? {
         b'"' => '"',
@@ -381,7 +382,7 @@ fn unescape(bytes: &[u8]) -> Option<(char, usize)> {
     Some((char, 2))
 }
 
-/// `\uXXXX`, or two of them for a character outside the basic plane.
+/// Decodes `\uXXXX`, or two of them for a character outside the basic plane.
 fn unescape_unicode(bytes: &[u8]) -> Option<(char, usize)> {
     let unit = code_unit(bytes)?;
     if let Some(char) = char::from_u32(unit) {

@@ -1,21 +1,22 @@
-//! The walk along the pointers' paths through a JSON text, in one pass.
+//! A walk along several pointers' paths through a JSON text, in one pass.
 //!
-//! Owns what is ambiguous: a name, or a twin of it by case, that stands twice in an object on a pointer's path.
-//! Receivers take the first, the last, or the one whose case they like; a ledger that guesses differently lets
-//! replays through. Everything off the paths is skipped by [`cursor`](super::cursor), which still checks its grammar.
+//! Decides what is ambiguous: a key, or its twin in another case, that an object on a pointer's path
+//! has twice. Receivers take the first, the last, or the one in the case they expect; a ledger that
+//! guesses differently lets replays through. [`cursor`](super::cursor) skips everything off the
+//! paths, and still checks its grammar.
 
 use super::{
     cursor::{Cursor, MAX_DEPTH, NotJson, Text},
     pointer::{KeyMatch, Pointer, Step},
 };
 
-/// What stands where a pointer points.
+/// The value at a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PointerValue<'a> {
     Nothing,
     Ambiguous,
     Text(Text<'a>),
-    /// As written.
+    /// The number as written.
     Number(&'a str),
     /// An object, an array, `true`, `false` or `null`.
     Other,
@@ -26,19 +27,19 @@ struct Walk<'a, 'p, const N: usize> {
     targets: [Target<'a, 'p>; N],
 }
 
-/// One pointer, and how far it was followed.
+/// The state of following one pointer.
 struct Target<'a, 'p> {
-    tokens: &'p [Step],
-    /// One bit a level: the name was seen there. A path enters only one container a level (a second one would need a
-    /// name twice above it), so no bit is ever reset.
+    steps: &'p [Step],
+    /// One bit a level: the key was seen there. A path enters one container a level (a second would
+    /// need the same key twice above it), so no bit is ever reset.
     seen: u128,
     found: PointerValue<'a>,
 }
 
-/// The targets, one bit each, whose path leads to the value at hand.
+/// The targets whose path leads to the current value, one bit each.
 type ActiveTargets = u8;
 
-/// Reads the whole text and tells what stands at each of the pointers, eight at most.
+/// Reads the whole text and returns the value at each pointer, eight at most.
 pub(crate) fn find<'a, const N: usize>(
     text: &'a str,
     pointers: [Option<&Pointer>; N],
@@ -58,7 +59,7 @@ pub(crate) fn find<'a, const N: usize>(
 }
 
 impl<const N: usize> Walk<'_, '_, N> {
-    /// The value that starts with `first`, just consumed, `level` steps below the root.
+    /// Reads the value that starts with `first`, just consumed, `level` steps below the root.
     fn value(&mut self, first: u8, live: ActiveTargets, level: usize) -> Result<(), NotJson> {
         if live == 0 {
             return self.cursor.skip_value(first, level);
@@ -80,7 +81,7 @@ impl<const N: usize> Walk<'_, '_, N> {
             }
         };
         for (_, target) in alive(&mut self.targets, live) {
-            if target.tokens.len() == level {
+            if target.steps.len() == level {
                 target.found = found;
             }
         }
@@ -127,15 +128,16 @@ impl<const N: usize> Walk<'_, '_, N> {
         Ok(())
     }
 
-    /// The targets whose path goes on into the member named `key`; notes those that a second such name makes ambiguous.
+    /// Returns the targets whose path goes on into the member `key`. Marks a target as ambiguous when
+    /// the key occurs a second time.
     fn follow_key(&mut self, key: Text<'_>, live: ActiveTargets, level: usize) -> ActiveTargets {
         let mut within = 0;
         for (bit, target) in alive(&mut self.targets, live) {
-            let likeness = target
-                .tokens
+            let matched = target
+                .steps
                 .get(level)
                 .map_or(KeyMatch::Other, |token| token.match_key(key));
-            if likeness == KeyMatch::Other {
+            if matched == KeyMatch::Other {
                 continue;
             }
             if target.seen >> level & 1 == 1 {
@@ -143,7 +145,7 @@ impl<const N: usize> Walk<'_, '_, N> {
                 continue;
             }
             target.seen |= 1 << level;
-            if likeness == KeyMatch::Same {
+            if matched == KeyMatch::Same {
                 within |= bit;
             }
         }
@@ -154,7 +156,7 @@ impl<const N: usize> Walk<'_, '_, N> {
         alive(&mut self.targets, live)
             .filter(|(_, target)| {
                 target
-                    .tokens
+                    .steps
                     .get(level)
                     .is_some_and(|token| token.index == Some(index))
             })
@@ -165,14 +167,14 @@ impl<const N: usize> Walk<'_, '_, N> {
 impl<'p> Target<'_, 'p> {
     fn new(pointer: Option<&'p Pointer>) -> Self {
         Self {
-            tokens: pointer.map_or(&[], Pointer::tokens),
+            steps: pointer.map_or(&[], Pointer::steps),
             seen: 0,
             found: PointerValue::Nothing,
         }
     }
 }
 
-/// The live targets, each with its bit.
+/// Iterates over the active targets, each with its bit.
 fn alive<'t, 'a, 'p>(
     targets: &'t mut [Target<'a, 'p>],
     live: ActiveTargets,

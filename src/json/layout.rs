@@ -1,10 +1,11 @@
-//! JSON laid out over lines, every token as it was sent: a name given twice stays twice, a number keeps its digits.
+//! JSON laid out over lines, each token as sent: a repeated key stays, a number keeps its digits.
 
 use serde::de::IgnoredAny;
 
 use super::{MAX_DEPTH, compact};
 
-/// `None` for what is no JSON, or nested so deep that its lines would be mostly indentation.
+/// Lays out `text` over indented lines. Returns `None` for text that is not JSON, or nested so
+/// deeply that the lines would be mostly indentation.
 pub(crate) fn pretty(text: &str) -> Option<String> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     let (mut lines, mut depth) = (String::with_capacity(text.len() * 2), 0);
@@ -54,7 +55,7 @@ pub(crate) fn pretty(text: &str) -> Option<String> {
     Some(lines)
 }
 
-/// How many times as long as the text its layout may be.
+/// The length of a layout, at most, in multiples of its text.
 const LONGER_MAX: usize = 8;
 
 fn break_line(lines: &mut String, depth: usize) {
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_token_stays_as_it_is() {
+    fn layout_keeps_every_token() {
         let text = r#" {"a":1.00,"a":[ ],"b":{"c\":{":"[,]\\","d":[1,{}]}} "#;
         let laid_out = r#"{
   "a": 1.00,
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_deep_is_not_blown_up() {
+    fn deep_nesting_has_no_layout() {
         let nested = |depth: usize, within: &str| {
             format!("{}{within}{}", "[".repeat(depth), "]".repeat(depth))
         };

@@ -1,33 +1,33 @@
-//! One member of a JSON text, to be cut out of it byte for byte.
+//! One member of a JSON text, to be cut out byte for byte.
 //!
-//! Owns which bytes a member is: its name, its value, and the comma that joined it to its neighbours.
+//! Decides which bytes belong to a member: its name, its value, and the comma to its neighbour.
 
 use std::ops::Range;
 
 use super::find::{PointerValue, find};
 use super::pointer::Pointer;
 
-/// A member whose value is a string, in a JSON text.
+/// A member of a JSON text whose value is a string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member<'a> {
     /// The string between its quotes. It holds no escapes.
     pub value: &'a str,
-    /// What goes when the member is cut out. For any member but an object's first that is everything from the comma
-    /// before it to the end of its value; for the first, everything from its name to the next member's name.
+    /// The range to cut out. For an object's first member: from its name to the next member's name.
+    /// For any other: from the comma before it to the end of its value.
     pub cut: Range<usize>,
 }
 
-/// Why there is no member to cut out.
+/// A reason why there is no member to cut out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemberError {
     /// The text is strict JSON and has no such member.
     Missing,
-    /// It is no JSON, or the member is there twice (by a name that differs in case or escapes only, too), is no string,
-    /// or is written with escapes.
+    /// The text is not JSON; or the member occurs twice (also if the names differ in case or escapes
+    /// only), is not a string, or is written with escapes.
     Malformed,
 }
 
-/// The member at `pointer`, which must name one.
+/// Finds the member at `pointer`, which must name a member.
 pub(crate) fn member<'a>(text: &'a str, pointer: &Pointer) -> Result<Member<'a>, MemberError> {
     let [found] = find(text, [Some(pointer)]).map_err(|_| MemberError::Malformed)?;
     let value = match found {
@@ -38,7 +38,7 @@ pub(crate) fn member<'a>(text: &'a str, pointer: &Pointer) -> Result<Member<'a>,
         }
     };
     let name = pointer.name().ok_or(MemberError::Malformed)?;
-    // `value` is a part of `text`: the difference of their places is where it stands.
+    // `value` is a slice of `text`, so the difference of their addresses is its offset.
     let opening = (value.as_ptr() as usize - text.as_ptr() as usize)
         .checked_sub(1)
         .ok_or(MemberError::Malformed)?;
@@ -53,18 +53,19 @@ pub(crate) fn member<'a>(text: &'a str, pointer: &Pointer) -> Result<Member<'a>,
     Ok(Member { value, cut })
 }
 
-/// RFC 8259 §2.
+/// The white space of RFC 8259 §2.
 const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// Where the name begins that ends `before`, a colon behind it. `None` if it is not written as `name` is: a string
-/// without escapes holds no quote, so what is between the last two is all of it.
+/// Returns the start of the name that ends `before`, with a colon behind it; `None` if it is not
+/// spelled like `name`. A string without escapes holds no quote, so the name is everything between
+/// the last two quotes.
 fn name_start(before: &str, name: &str) -> Option<usize> {
     let before = before.trim_end_matches(WHITE_SPACE).strip_suffix(':')?;
     let before = before.trim_end_matches(WHITE_SPACE).strip_suffix('"')?;
     before.strip_suffix(name)?.strip_suffix('"').map(str::len)
 }
 
-/// Where the next member's name begins, or `end` if there is none.
+/// Returns the start of the next member's name, or `end` if there is none.
 fn next_name(text: &str, end: usize) -> usize {
     let rest = text[end..].trim_start_matches(WHITE_SPACE);
     match rest.strip_prefix(',') {
@@ -73,7 +74,7 @@ fn next_name(text: &str, end: usize) -> usize {
     }
 }
 
-/// `text`, which is strict JSON, without the white space between its tokens.
+/// Removes the white space between the tokens of `text`, which is strict JSON.
 pub(crate) fn compact(text: &str) -> String {
     let mut compact = String::with_capacity(text.len());
     let (mut in_string, mut escaped) = (false, false);
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_goes_with_the_comma_that_joined_it_wherever_it_stands() {
+    fn member_is_cut_with_its_comma() {
         let cases = [
             (r#"{"a":1,"signature":"s"}"#, r#"{"a":1}"#),
             (r#"{"a":1,"signature":"s","b":2}"#, r#"{"a":1,"b":2}"#),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_receivers_may_read_differently_is_refused() {
+    fn ambiguous_member_is_malformed() {
         let malformed = [
             r#"{"signature":"s","signature":"s"}"#,
             r#"{"signature":"s","Signature":"s"}"#,
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_member_is_cut_out_of_its_own_object() {
+    fn nested_member_is_cut_from_its_object() {
         let text = r#"{"meta":{"v":1,"signature":"s"},"a":1}"#;
         let member = member(text, &"/meta/signature".parse().unwrap()).unwrap();
         assert_eq!(
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_of_an_array_is_no_member() {
+    fn array_element_is_no_member() {
         assert_eq!(
             member(r#"["s"]"#, &"/0".parse().unwrap()),
             Err(MemberError::Malformed)
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn compacting_leaves_out_white_space_outside_strings_only() {
+    fn compact_keeps_white_space_in_strings() {
         let text = "{ \"a b\" : [ 1.0 , \"\\\" x\\\\\" , \"\\u0020\" ] }\n";
         assert_eq!(compact(text), r#"{"a b":[1.0,"\" x\\","\u0020"]}"#);
     }

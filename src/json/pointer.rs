@@ -1,14 +1,14 @@
-//! Where something stands in a body: a JSON pointer (RFC 6901), compiled.
+//! A compiled JSON pointer (RFC 6901).
 //!
-//! Owns the pointer's grammar and how an object's key compares with a token. Knows nothing of the JSON text itself:
-//! [`find`](super::find) walks that.
+//! Parses the pointer and compares an object's key with one of its steps. [`find`](super::find)
+//! walks the JSON text.
 
 use std::{fmt, str::FromStr};
 
 use super::cursor::Text;
 
-/// A JSON pointer (RFC 6901, section 3), unescaped into its tokens: `/event/type`, `/items/0/id`, or empty for the
-/// whole document.
+/// A JSON pointer (RFC 6901, section 3), unescaped into its steps: `/event/type`, `/items/0/id`, or
+/// empty for the whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer(Box<[Step]>);
 
@@ -16,23 +16,23 @@ pub struct Pointer(Box<[Step]>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     key: Box<str>,
-    /// The key as [`fold`] leaves it; what a case-blind receiver would look for.
+    /// The key after [`fold_case`], as a receiver that ignores case compares it.
     folded: Box<str>,
-    /// Set when the token is also an array index: digits without a leading zero (RFC 6901, section 4).
+    /// The array index, if the step is one: digits without a leading zero (RFC 6901, section 4).
     pub(super) index: Option<usize>,
 }
 
-/// How a key of the body stands to a token.
+/// The result of comparing a key of the body with a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyMatch {
-    /// The token's key, however it was escaped.
+    /// The same key, whatever its escapes.
     Same,
-    /// Not the same, but a receiver that matches names without case takes it for the same.
+    /// Another key that a receiver which ignores case takes for the same.
     Twin,
     Other,
 }
 
-/// Why a text is no pointer.
+/// A reason why a text is not a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PointerError {
     #[error("a JSON pointer starts with `/`, as in `/id` or `/event/type` (RFC 6901)")]
@@ -44,26 +44,27 @@ pub enum PointerError {
 }
 
 impl Pointer {
-    /// A body may not be nested deeper than this, so a longer pointer finds nothing.
+    /// The most steps of a pointer. A body may not be nested deeper, so a longer one finds nothing.
     pub const MAX_STEPS: usize = super::cursor::MAX_DEPTH;
 
-    pub(super) fn tokens(&self) -> &[Step] {
+    pub(super) fn steps(&self) -> &[Step] {
         &self.0
     }
 
-    /// The keys on the way, from the outermost.
-    pub fn steps(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|token| &*token.key)
+    /// Iterates over the keys, from the outermost.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|step| &*step.key)
     }
 
-    /// Whether it points at what `other` points at, or at a part of that.
+    /// Returns whether this pointer's target is that of `other`, or a part of it.
     pub fn is_at_or_below(&self, other: &Self) -> bool {
         self.0.starts_with(&other.0)
     }
 
-    /// The name of the member that it points at, if that is not an element of an array; `None` for the whole document.
+    /// Returns the last key: the name of the member, unless that is an array's element. `None` for
+    /// the whole document.
     pub fn name(&self) -> Option<&str> {
-        self.0.last().map(|token| &*token.key)
+        self.0.last().map(|step| &*step.key)
     }
 }
 
@@ -74,23 +75,23 @@ impl FromStr for Pointer {
         if text.is_empty() {
             return Ok(Self(Box::default()));
         }
-        let steps = text.strip_prefix('/').ok_or(PointerError::NoLeadingSlash)?;
-        let tokens = steps
+        let keys = text.strip_prefix('/').ok_or(PointerError::NoLeadingSlash)?;
+        let steps = keys
             .split('/')
             .map(Step::parse)
             .collect::<Result<Box<[_]>, _>>()?;
-        if tokens.len() > Self::MAX_STEPS {
+        if steps.len() > Self::MAX_STEPS {
             return Err(PointerError::TooDeep);
         }
-        Ok(Self(tokens))
+        Ok(Self(steps))
     }
 }
 
 impl fmt::Display for Pointer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|token| {
-            write!(out, "/{}", token.key.replace('~', "~0").replace('/', "~1"))
-        })
+        self.0
+            .iter()
+            .try_for_each(|step| write!(out, "/{}", step.key.replace('~', "~0").replace('/', "~1")))
     }
 }
 
@@ -109,13 +110,13 @@ impl Step {
             });
         }
         Ok(Self {
-            folded: key.chars().map(fold).collect(),
+            folded: key.chars().map(fold_case).collect(),
             index: index(&key),
             key: key.into(),
         })
     }
 
-    /// Two comparisons of bytes decide for nearly every key; the rest is exact.
+    /// Compares the step with a key. Two comparisons of bytes decide for nearly every key.
     pub(super) fn match_key(&self, key: Text<'_>) -> KeyMatch {
         if key.starts_unlike(&self.folded) {
             return KeyMatch::Other;
@@ -123,7 +124,7 @@ impl Step {
         if key.unescaped() == Some(&*self.key) || key.chars().eq(self.key.chars()) {
             return KeyMatch::Same;
         }
-        if key.chars().map(fold).eq(self.folded.chars()) {
+        if key.chars().map(fold_case).eq(self.folded.chars()) {
             KeyMatch::Twin
         } else {
             KeyMatch::Other
@@ -137,12 +138,13 @@ fn index(key: &str) -> Option<usize> {
     if canonical { key.parse().ok() } else { None }
 }
 
-/// The one character that stands for all that differ from `char` only by case.
+/// Returns one representative for all characters that differ from `char` in case only.
 ///
-/// Follows Unicode simple case folding as Go's `encoding/json` applies it, where `ſ` (U+017F) is an `s` and the
-/// Kelvin sign (U+212A) a `k`. It is a little wider (`ı` is an `i`, as in Java's `equalsIgnoreCase`): a twin too many
-/// refuses a body that nobody sends, a twin too few lets two receivers read two IDs.
-fn fold(char: char) -> char {
+/// Follows Unicode simple case folding as Go's `encoding/json` applies it, where `ſ` (U+017F) is an
+/// `s` and the Kelvin sign (U+212A) a `k`. It is a little wider (`ı` is an `i`, as in Java's
+/// `equalsIgnoreCase`): one twin too many refuses a body that no provider sends, one too few lets
+/// two receivers read two IDs.
+fn fold_case(char: char) -> char {
     if char.is_ascii() {
         return char.to_ascii_lowercase();
     }
@@ -150,7 +152,8 @@ fn fold(char: char) -> char {
     single(upper.to_lowercase()).unwrap_or(upper)
 }
 
-/// Mappings to several characters (`ß` to `SS`) belong to full folding, which receivers do not apply to names.
+/// Returns the only character of a mapping. Mappings to several (`ß` to `SS`) belong to full folding,
+/// which receivers do not apply to names.
 fn single(mut mapping: impl Iterator<Item = char>) -> Option<char> {
     let first = mapping.next();
     if mapping.next().is_some() {
@@ -164,16 +167,16 @@ fn single(mut mapping: impl Iterator<Item = char>) -> Option<char> {
 mod tests {
     use super::{super::cursor::Text, *};
 
-    fn token(text: &str) -> Step {
+    fn step(text: &str) -> Step {
         Step::parse(text).expect("a token")
     }
 
-    fn likeness(pointer_step: &str, raw_key: &str) -> KeyMatch {
-        token(pointer_step).match_key(Text::from_raw(raw_key))
+    fn match_keys(pointer_step: &str, raw_key: &str) -> KeyMatch {
+        step(pointer_step).match_key(Text::from_raw(raw_key))
     }
 
     #[test]
-    fn a_pointer_reads_back_as_it_was_written() {
+    fn pointer_survives_a_round_trip() {
         for text in [
             "",
             "/id",
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pointer_is_refused() {
+    fn malformed_pointer_is_rejected() {
         assert_eq!("id".parse::<Pointer>(), Err(PointerError::NoLeadingSlash));
         assert_eq!("$.id".parse::<Pointer>(), Err(PointerError::NoLeadingSlash));
         assert_eq!("#/id".parse::<Pointer>(), Err(PointerError::NoLeadingSlash));
@@ -203,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn only_digits_without_a_leading_zero_are_an_index() {
-        assert_eq!(token("0").index, Some(0));
-        assert_eq!(token("17").index, Some(17));
+    fn index_has_no_leading_zero() {
+        assert_eq!(step("0").index, Some(0));
+        assert_eq!(step("17").index, Some(17));
         for text in [
             "",
             "00",
@@ -216,32 +219,32 @@ mod tests {
             "1e0",
             "99999999999999999999999",
         ] {
-            assert_eq!(token(text).index, None, "{text}");
+            assert_eq!(step(text).index, None, "{text}");
         }
     }
 
     #[test]
-    fn a_key_is_the_same_however_it_is_escaped() {
-        assert_eq!(likeness("id", "id"), KeyMatch::Same);
-        assert_eq!(likeness("id", r"\u0069d"), KeyMatch::Same);
-        assert_eq!(likeness("a~1b", r"a\/b"), KeyMatch::Same);
-        assert_eq!(likeness("\u{1f389}", r"\ud83c\uDF89"), KeyMatch::Same);
+    fn escaped_key_is_the_same() {
+        assert_eq!(match_keys("id", "id"), KeyMatch::Same);
+        assert_eq!(match_keys("id", r"\u0069d"), KeyMatch::Same);
+        assert_eq!(match_keys("a~1b", r"a\/b"), KeyMatch::Same);
+        assert_eq!(match_keys("\u{1f389}", r"\ud83c\uDF89"), KeyMatch::Same);
     }
 
     #[test]
-    fn a_key_that_differs_by_case_is_a_twin() {
+    fn key_in_another_case_is_a_twin() {
         for key in ["ID", "Id", r"\u0049d", "\u{131}d"] {
-            assert_eq!(likeness("id", key), KeyMatch::Twin, "{key}");
+            assert_eq!(match_keys("id", key), KeyMatch::Twin, "{key}");
         }
-        assert_eq!(likeness("ids", "id\u{17f}"), KeyMatch::Twin);
-        assert_eq!(likeness("key", r"\u212aey"), KeyMatch::Twin);
-        assert_eq!(likeness("\u{212a}", "k"), KeyMatch::Twin);
-        assert_eq!(likeness("\u{3c3}", "\u{3c2}"), KeyMatch::Twin);
-        assert_eq!(likeness("stra\u{df}e", "STRA\u{1e9e}E"), KeyMatch::Twin);
+        assert_eq!(match_keys("ids", "id\u{17f}"), KeyMatch::Twin);
+        assert_eq!(match_keys("key", r"\u212aey"), KeyMatch::Twin);
+        assert_eq!(match_keys("\u{212a}", "k"), KeyMatch::Twin);
+        assert_eq!(match_keys("\u{3c3}", "\u{3c2}"), KeyMatch::Twin);
+        assert_eq!(match_keys("stra\u{df}e", "STRA\u{1e9e}E"), KeyMatch::Twin);
     }
 
     #[test]
-    fn a_key_that_only_resembles_is_another() {
+    fn similar_key_is_another() {
         for key in [
             "",
             "i",
@@ -252,8 +255,8 @@ mod tests {
             r"id\u0000",
             "\u{456}d",
         ] {
-            assert_eq!(likeness("id", key), KeyMatch::Other, "{key}");
+            assert_eq!(match_keys("id", key), KeyMatch::Other, "{key}");
         }
-        assert_eq!(likeness("ss", "\u{df}"), KeyMatch::Other);
+        assert_eq!(match_keys("ss", "\u{df}"), KeyMatch::Other);
     }
 }

@@ -1,4 +1,5 @@
-//! The providers, each as one value. A new one is a few lines here, a scheme in `signature::presets`, and a vector.
+//! The providers, each as one value. A new one needs a few lines here, a scheme in
+//! `signature::presets`, and a test vector.
 
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ const MIB: usize = 1 << 20;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is taken for granted of a sender with a scheme of the user's own.
+/// The defaults for a sender with a user's own `signature:`.
 pub const UNKNOWN_SENDER: SenderDefaults = SenderDefaults {
-    envelope: || in_body("/id", "/type"),
+    envelope: || id_in_body("/id", "/type"),
     budget: Duration::from_secs(10),
     on_duplicate: OnDuplicate::Reject,
     max_body: MIB,
@@ -32,7 +33,7 @@ pub const PRESETS: &[Preset] = &[
         title: "VPN Enterprise",
         scheme: presets::vpn_enterprise,
         defaults: SenderDefaults {
-            envelope: || in_body("/id", "/type"),
+            envelope: || id_in_body("/id", "/type"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Reject,
             max_body: MIB,
@@ -48,7 +49,7 @@ pub const PRESETS: &[Preset] = &[
         title: "OrbVPN",
         scheme: presets::orbvpn,
         defaults: SenderDefaults {
-            envelope: || dated("/id", "/type", "/timestamp"),
+            envelope: || id_and_time_in_body("/id", "/type", "/timestamp"),
             budget: Duration::from_secs(30),
             on_duplicate: OnDuplicate::Reject,
             max_body: MIB,
@@ -57,14 +58,16 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "payment.completed",
-        notes: "The signature is taken from `X-Signature`, else `X-Webhook-Signature`, else the body's member `signature`; see [below](#a-signature-in-the-body). It may be hex, with or without `sha256=`, or base64, which OrbVPN's published server source sends.",
+        notes: "The signature is read from `X-Signature`, else from `X-Webhook-Signature`, else from \
+                the body's member `signature`; see [below](#a-signature-in-the-body). It may be hex, \
+                with or without `sha256=`, or base64, which OrbVPN's published server source sends.",
     },
     Preset {
         name: "github",
         title: "GitHub",
         scheme: presets::github,
         defaults: SenderDefaults {
-            envelope: || headed("x-github-delivery", "x-github-event"),
+            envelope: || id_in_header("x-github-delivery", "x-github-event"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 25 * MIB,
@@ -73,14 +76,15 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "push",
-        notes: "GitHub sends nothing again by itself; for three days a delivery can be sent again by hand, under the same ID. Set the webhook's content type to `application/json` or leave it: the body is not read for the ID and the type.",
+        notes: "GitHub does not retry. For three days a delivery can be redelivered by hand, under \
+                the same ID. Any content type works: ID and type are not read from the body.",
     },
     Preset {
         name: "stripe",
         title: "Stripe",
         scheme: presets::stripe,
         defaults: SenderDefaults {
-            envelope: || in_body("/id", "/type"),
+            envelope: || id_in_body("/id", "/type"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -89,14 +93,15 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "charge.succeeded",
-        notes: "The secret is the whole `whsec_…`, not decoded. Times in the future are refused beyond the tolerance, too, which Stripe's own libraries let pass.",
+        notes: "The secret is the whole `whsec_…`, not decoded. A signed time beyond the tolerance in \
+                the future is refused too; Stripe's own libraries accept it.",
     },
     Preset {
         name: "standard-webhooks",
         title: "Standard Webhooks",
         scheme: presets::standard_webhooks,
         defaults: SenderDefaults {
-            envelope: || signed_id("webhook-id"),
+            envelope: || id_in_signed_header("webhook-id"),
             budget: Duration::from_secs(15),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -105,14 +110,15 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "user.created",
-        notes: "A secret is `whsec_` and base64 (HMAC-SHA256), or the public key `whpk_` and base64 (Ed25519, `v1a`).",
+        notes: "The secret is `whsec_` and base64 (HMAC-SHA256), or the public key `whpk_` and base64 \
+                (Ed25519, `v1a`).",
     },
     Preset {
         name: "svix",
         title: "Svix",
         scheme: presets::svix,
         defaults: SenderDefaults {
-            envelope: || signed_id("svix-id"),
+            envelope: || id_in_signed_header("svix-id"),
             budget: Duration::from_secs(15),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -121,14 +127,14 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "user.created",
-        notes: "For senders that use the names `webhook-…`, take `standard-webhooks`.",
+        notes: "For senders whose headers are named `webhook-…`, use `standard-webhooks`.",
     },
     Preset {
         name: "slack",
         title: "Slack",
         scheme: presets::slack,
         defaults: SenderDefaults {
-            envelope: || in_body("/event_id", "/event/type"),
+            envelope: || id_in_body("/event_id", "/event/type"),
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -137,14 +143,16 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Signed(slack_url_verification),
         example_type: "app_mention",
-        notes: "For the Events API. Slash commands and interactivity send forms, which have no event ID in JSON: give those a route with `event: {id: {body_digest: true}, type: {header: Content-Type}}`.",
+        notes: "For the Events API. Slash commands and interactivity send forms, which have no event \
+                ID in JSON. Give them a route of their own with \
+                `event: {id: {body_digest: true}, type: {header: Content-Type}}`.",
     },
     Preset {
         name: "shopify",
         title: "Shopify",
         scheme: presets::shopify,
         defaults: SenderDefaults {
-            envelope: || headed("x-shopify-webhook-id", "x-shopify-topic"),
+            envelope: || id_in_header("x-shopify-webhook-id", "x-shopify-topic"),
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 5 * MIB,
@@ -153,7 +161,8 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "orders/create",
-        notes: "After eight failures in a row Shopify removes the subscription. After a change of the client secret it may sign with the old one for an hour: keep both.",
+        notes: "After eight failures in a row Shopify removes the subscription. After a change of the \
+                client secret it may sign with the old one for an hour: keep both.",
     },
     Preset {
         name: "gitlab",
@@ -185,14 +194,15 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "Issue",
-        notes: "Linear's SDK also refuses a `webhookTimestamp` that is more than a minute away: `event: {max_age: 1m}` does that here.",
+        notes: "Linear's SDK also refuses a `webhookTimestamp` that is more than a minute away. Here, \
+                `event: {max_age: 1m}` does that.",
     },
     Preset {
         name: "pagerduty",
         title: "PagerDuty",
         scheme: presets::pagerduty,
         defaults: SenderDefaults {
-            envelope: || in_body("/event/id", "/event/event_type"),
+            envelope: || id_in_body("/event/id", "/event/event_type"),
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 2 * MIB,
@@ -208,7 +218,7 @@ pub const PRESETS: &[Preset] = &[
         title: "Paddle",
         scheme: presets::paddle,
         defaults: SenderDefaults {
-            envelope: || in_body("/event_id", "/event_type"),
+            envelope: || id_in_body("/event_id", "/event_type"),
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 2 * MIB,
@@ -217,14 +227,16 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "transaction.completed",
-        notes: "Paddle Billing. The secret is the whole `pdl_ntfset_…`. Paddle's own library allows five seconds; here it is the usual five minutes, since clocks differ and IDs are remembered.",
+        notes: "Paddle Billing. The secret is the whole `pdl_ntfset_…`. Paddle's own library allows a \
+                tolerance of five seconds. Here it is five minutes, since clocks differ and the \
+                ledger stops replays.",
     },
     Preset {
         name: "square",
         title: "Square",
         scheme: presets::square,
         defaults: SenderDefaults {
-            envelope: || in_body("/event_id", "/type"),
+            envelope: || id_in_body("/event_id", "/type"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -233,14 +245,15 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Never,
         example_type: "payment.created",
-        notes: "Square signs the URL that was entered there: say it with the route's `public_url`, letter for letter.",
+        notes: "Square signs the URL that was entered there. Set the route's `public_url` to exactly \
+                that URL.",
     },
     Preset {
         name: "zoom",
         title: "Zoom",
         scheme: presets::zoom,
         defaults: SenderDefaults {
-            envelope: || digested("/event"),
+            envelope: || id_is_body_digest("/event"),
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -256,7 +269,7 @@ pub const PRESETS: &[Preset] = &[
         title: "Meta",
         scheme: presets::github,
         defaults: SenderDefaults {
-            envelope: || digested("/object"),
+            envelope: || id_is_body_digest("/object"),
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 3 * MIB,
@@ -265,14 +278,16 @@ pub const PRESETS: &[Preset] = &[
         },
         handshake: PresetHandshake::Query,
         example_type: "whatsapp_business_account",
-        notes: "Facebook, Instagram, WhatsApp. The secret is the app secret; the handshake needs `challenge: {verify_token: {env: META_VERIFY_TOKEN}}` with the token that was entered at Meta.",
+        notes: "Facebook, Instagram, WhatsApp. The secret is the app secret. The handshake needs \
+                `challenge: {verify_token: {env: META_VERIFY_TOKEN}}` with the token that was entered \
+                at Meta.",
     },
     Preset {
         name: "discord",
         title: "Discord",
         scheme: presets::discord,
         defaults: SenderDefaults {
-            envelope: || digested("/event/type"),
+            envelope: || id_is_body_digest("/event/type"),
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -285,8 +300,8 @@ pub const PRESETS: &[Preset] = &[
     },
 ];
 
-/// ID and type stand in the body.
-fn in_body(id: &str, kind: &str) -> EnvelopeSpec {
+/// Returns an envelope whose ID and type are in the body.
+fn id_in_body(id: &str, kind: &str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Pointer(pointer(id)),
         kind: Source::Pointer(pointer(kind)),
@@ -294,20 +309,20 @@ fn in_body(id: &str, kind: &str) -> EnvelopeSpec {
     }
 }
 
-/// So does a time, for routes that ask for it.
-fn dated(id: &str, kind: &str, time: &str) -> EnvelopeSpec {
+/// Returns an envelope with a time besides, for routes that set `max_age`.
+fn id_and_time_in_body(id: &str, kind: &str, time: &str) -> EnvelopeSpec {
     let timestamp = TimestampSpec {
         source: Source::Pointer(pointer(time)),
         max_age: None,
     };
     EnvelopeSpec {
         timestamp: Some(timestamp),
-        ..in_body(id, kind)
+        ..id_in_body(id, kind)
     }
 }
 
-/// ID and type stand in headers that are not signed.
-fn headed(id: &'static str, kind: &'static str) -> EnvelopeSpec {
+/// Returns an envelope whose ID and type are in unsigned headers.
+fn id_in_header(id: &'static str, kind: &'static str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Header(header(id)),
         kind: Source::Header(header(kind)),
@@ -315,37 +330,37 @@ fn headed(id: &'static str, kind: &'static str) -> EnvelopeSpec {
     }
 }
 
-/// The ID stands in a header that is signed.
-fn signed_id(id: &'static str) -> EnvelopeSpec {
+/// Returns an envelope whose ID is in a signed header.
+fn id_in_signed_header(id: &'static str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Header(header(id)),
-        ..in_body("/id", "/type")
+        ..id_in_body("/id", "/type")
     }
 }
 
-/// There is no ID: the same body is the same event.
-fn digested(kind: &str) -> EnvelopeSpec {
+/// Returns an envelope without an ID: the same body is the same event.
+fn id_is_body_digest(kind: &str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::BodyDigest,
-        ..in_body("/id", kind)
+        ..id_in_body("/id", kind)
     }
 }
 
 fn gitlab_envelope() -> EnvelopeSpec {
     EnvelopeSpec {
         kind: Source::Header(header("x-gitlab-event")),
-        ..signed_id("webhook-id")
+        ..id_in_signed_header("webhook-id")
     }
 }
 
 fn linear_envelope() -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Header(header("linear-delivery")),
-        ..dated("/id", "/type", "/webhookTimestamp")
+        ..id_and_time_in_body("/id", "/type", "/webhookTimestamp")
     }
 }
 
-/// Source: docs.slack.dev, "Using the Events API", URL verification.
+/// Returns Slack's URL verification. Source: docs.slack.dev, "Using the Events API".
 fn slack_url_verification() -> Challenge {
     Challenge {
         pointer: pointer("/type"),
@@ -355,7 +370,7 @@ fn slack_url_verification() -> Challenge {
     }
 }
 
-/// Source: developers.zoom.us, "Validate your webhook endpoint".
+/// Returns Zoom's URL validation. Source: developers.zoom.us, "Validate your webhook endpoint".
 fn zoom_url_validation() -> Challenge {
     Challenge {
         pointer: pointer("/event"),
@@ -365,7 +380,7 @@ fn zoom_url_validation() -> Challenge {
     }
 }
 
-/// Source: docs.discord.com, "Webhook events": a payload of type 0.
+/// Returns Discord's PING. Source: docs.discord.com, "Webhook events", a payload of type 0.
 fn discord_ping() -> Challenge {
     Challenge {
         pointer: pointer("/type"),

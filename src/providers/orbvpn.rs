@@ -1,7 +1,7 @@
-//! `OrbVPN`'s event types.
+//! The event types of `OrbVPN`.
 
-/// Source: the provider's API documentation (`payment.completed` and the four beside it), and the enumeration of event
-/// types in its published server source.
+/// All event types. Sources: the provider's API documentation (`payment.completed` and four others),
+/// and the enumeration of event types in its published server source.
 pub const EVENT_TYPES: &[&str] = &[
     "auth.login.success",
     "auth.login.failed",

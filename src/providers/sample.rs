@@ -1,4 +1,4 @@
-//! Made-up events: all that a provider's events are read for, where it stands, and little more.
+//! Sample events: ID, type and time where a provider's envelope has them, and little else.
 
 use http::HeaderName;
 use jiff::Timestamp;
@@ -8,16 +8,16 @@ use super::Preset;
 use crate::event::{EnvelopeSpec, IdSource, Source};
 use crate::json::Pointer;
 
-/// A made-up event, not signed yet.
+/// A sample event before it is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// But for those that signing adds.
+    /// The headers, except those that signing adds.
     pub headers: Vec<(HeaderName, String)>,
     pub body: Vec<u8>,
 }
 
-/// An event of this type, ID and time, as the envelope of `preset` reads it. Two with the same arguments are the same
-/// bytes; another ID makes another body, also for providers without IDs.
+/// Makes an event of this type, ID and time for the envelope of `preset`. The same arguments give
+/// the same bytes; another ID gives another body, also for providers without IDs.
 pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
     let scheme = (preset.scheme)();
     let data = json!({ "made_up_by": "hookstile", "reference": id, "made_at": format!("{at:.3}") });
@@ -32,8 +32,8 @@ pub fn sample(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Sample {
     sample.expect("every preset's pointers lead through objects")
 }
 
-/// The same for any envelope. `is_signed` tells of a header whether signing adds it. `None` where nothing can stand at
-/// the envelope's pointers, since one leads through another.
+/// Makes an event for any envelope. `is_signed` returns whether signing adds a header. `None` if the
+/// envelope's pointers exclude each other, since one leads through another.
 pub fn sample_for_envelope(
     envelope: &EnvelopeSpec,
     is_signed: &dyn Fn(&HeaderName) -> bool,
@@ -45,7 +45,7 @@ pub fn sample_for_envelope(
     let at = format!("{at:.3}");
     let (mut headers, mut body) = (Vec::new(), json!({}));
     match &envelope.id {
-        IdSource::Pointer(pointer) => put(&mut body, pointer, id)?,
+        IdSource::Pointer(pointer) => insert_at(&mut body, pointer, id)?,
         IdSource::Header(name) if is_signed(name) => {}
         IdSource::Header(name) => headers.push((name.clone(), id.to_owned())),
         IdSource::BodyDigest => {}
@@ -56,14 +56,14 @@ pub fn sample_for_envelope(
         .map(|time| (&time.source, at.as_str()));
     for (source, text) in [Some((&envelope.kind, kind)), time].into_iter().flatten() {
         match source {
-            Source::Pointer(pointer) => put(&mut body, pointer, text)?,
+            Source::Pointer(pointer) => insert_at(&mut body, pointer, text)?,
             Source::Header(name) => headers.push((name.clone(), text.to_owned())),
         }
     }
-    // What the envelope reads goes before.
+    // A member that the envelope reads takes precedence.
     body.as_object_mut()?.entry("data").or_insert(data);
     if !matches!(envelope.id, IdSource::Pointer(_)) {
-        // Where the ID is not in the body, an event may go by the body as well: it has to be one of its own.
+        // An event without an ID in its body may be identified by the body, which must be unique.
         body.as_object_mut()?
             .entry("made_up")
             .or_insert_with(|| json!({ "id": id, "at": at }));
@@ -74,15 +74,15 @@ pub fn sample_for_envelope(
     })
 }
 
-fn put(body: &mut Value, pointer: &Pointer, text: &str) -> Option<()> {
+fn insert_at(body: &mut Value, pointer: &Pointer, text: &str) -> Option<()> {
     let mut place = body;
-    for step in pointer.steps() {
+    for step in pointer.keys() {
         if place.is_null() {
             *place = json!({});
         }
         place = place.as_object_mut()?.entry(step).or_insert(Value::Null);
     }
-    // Something that stands there already would be lost.
+    // An existing value must not be overwritten.
     place.is_null().then(|| *place = text.into())
 }
 
@@ -96,9 +96,9 @@ mod tests {
     use crate::secret::Secret;
     use crate::signature::{Algorithm, NamedSecret, Verifier};
 
-    /// The sender's secret, and the receiver's.
+    /// Returns the sender's secret, and the receiver's.
     fn secrets(preset: &Preset) -> [Secret; 2] {
-        if (preset.scheme)().kinds[0].algorithm == Algorithm::Ed25519 {
+        if (preset.scheme)().formats[0].algorithm == Algorithm::Ed25519 {
             let public = Ed25519KeyPair::from_seed_unchecked(&[7; 32])
                 .unwrap()
                 .public_key()
@@ -110,20 +110,20 @@ mod tests {
         ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"; 2].map(|key| Secret::new(key).unwrap())
     }
 
-    /// What is read of a signed sample by whoever receives it.
+    /// Signs a sample and parses it as its receiver does.
     fn received(preset: &Preset, kind: &str, id: &str, at: Timestamp) -> Event {
         let mut scheme = (preset.scheme)();
         scheme.signed = scheme.signed.with_url("https://hooks.test/square");
         let [sender, receiver] = secrets(preset);
         let Sample {
-            headers: beside,
+            headers: unsigned,
             body,
         } = sample(preset, kind, id, at);
         let mut headers = scheme
             .sign(&sender, &body, at, Some(id))
             .unwrap()
             .to_headers();
-        for (name, value) in beside {
+        for (name, value) in unsigned {
             assert!(
                 !headers.contains_key(&name),
                 "{}: {name} is written once",
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn every_provider_s_sample_verifies_and_reads_back_as_what_it_was_made_of() {
+    fn sample_of_every_provider_verifies_and_parses() {
         let at: Timestamp = "2026-01-15T10:30:00Z".parse().unwrap();
         for preset in PRESETS {
             for kind in [preset.example_type, "another.type"] {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_no_handshake_and_another_id_is_another_event() {
+    fn sample_with_another_id_is_another_event() {
         let at = Timestamp::UNIX_EPOCH;
         for preset in PRESETS {
             let [one, same, other] =

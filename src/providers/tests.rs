@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 #[test]
-fn every_preset_is_found_by_its_name_and_waits_longer_than_the_margin() {
+fn every_preset_is_found_by_name() {
     for preset in PRESETS {
         assert_eq!(
             find(preset.name).map(|found| found.title),
@@ -29,7 +29,7 @@ fn catalogues_list_each_type_once() {
 }
 
 #[test]
-fn an_example_type_is_in_its_provider_s_catalogue() {
+fn example_type_is_in_the_catalogue() {
     for preset in PRESETS
         .iter()
         .filter(|preset| !preset.defaults.event_types.is_empty())

@@ -1,6 +1,6 @@
-//! VPN Enterprise's event types.
+//! The event types of VPN Enterprise.
 
-/// Source: the provider's webhook documentation, "Available Events".
+/// All event types. Source: the provider's webhook documentation, "Available Events".
 pub const EVENT_TYPES: &[&str] = &[
     "user.created",
     "user.updated",

@@ -7,7 +7,7 @@ use crate::proxy_protocol;
 
 mod hostile;
 
-/// A header over TCP as a balancer writes it.
+/// Writes a header over TCP as a load balancer does.
 fn written(sender: SocketAddr, receiver: SocketAddr, additions: &[u8]) -> Vec<u8> {
     let bytes = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -32,7 +32,7 @@ fn with(version_and_command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[version_and_command, family][..], &length, rest].concat()
 }
 
-/// Reads a header as it is read from a connection.
+/// Parses a header in the steps in which it arrives on a connection.
 fn read(bytes: &[u8]) -> Result<Progress, ProxyHeaderError> {
     let mut begun = 0;
     loop {
@@ -44,7 +44,7 @@ fn read(bytes: &[u8]) -> Result<Progress, ProxyHeaderError> {
 }
 
 #[test]
-fn the_balancers_own_connection_is_its_own_whatever_else_the_header_says() {
+fn local_command_ignores_the_addresses() {
     assert_eq!(
         read(&with(LOCAL, 0, b"")),
         Ok(Progress::Read(Source::Local, 0))
@@ -56,7 +56,7 @@ fn the_balancers_own_connection_is_its_own_whatever_else_the_header_says() {
 }
 
 #[test]
-fn what_has_no_address_over_tcp_is_refused_and_does_not_become_the_balancers() {
+fn header_without_tcp_address_is_rejected() {
     for family in WITHOUT_ADDRESS {
         assert_eq!(
             read(&with(PROXY, family, &[0; 216])),
@@ -73,7 +73,7 @@ fn what_has_no_address_over_tcp_is_refused_and_does_not_become_the_balancers() {
 }
 
 #[test]
-fn a_header_says_what_is_wrong_with_it() {
+fn each_invalid_header_has_its_own_error() {
     assert_eq!(
         read(&with(0x22, TCP_OVER_IPV4, &[0; 12])),
         Err(ProxyHeaderError::Command(2))
@@ -102,9 +102,9 @@ fn a_header_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn every_connection_of_the_corpus_begins_as_its_name_says() {
+fn corpus_headers_parse_as_their_names_say() {
     let mut seen = 0;
-    for (name, bytes) in crate::corpus::of("proxy_protocol") {
+    for (name, bytes) in crate::corpus::files("proxy_protocol") {
         hostile::check(&bytes);
         let kind = match read(&bytes) {
             Ok(Progress::Read(Source::Local, _)) => "local",
@@ -128,7 +128,7 @@ fn addresses() -> impl Strategy<Value = (SocketAddr, SocketAddr)> {
 
 proptest! {
     #[test]
-    fn the_sender_that_was_written_is_read(
+    fn sender_address_survives_a_round_trip(
         (sender, receiver) in addresses(),
         additions in prop::collection::vec(any::<u8>(), 0..400),
     ) {
@@ -138,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_read_beyond_the_header(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+    fn parser_never_reads_beyond_the_header(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
         hostile::check(&bytes);
         hostile::check(&[SIGNATURE, &bytes[..]].concat());
         hostile::check(&[SIGNATURE, &[PROXY, TCP_OVER_IPV6][..], &bytes].concat());

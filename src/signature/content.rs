@@ -1,14 +1,14 @@
-//! What is signed: `{body}`, or the body with other things around it, as in `{timestamp}.{body}`.
+//! The signed content: `{body}`, or the body with other parts around it, as in `{timestamp}.{body}`.
 
 use std::fmt;
 
 use super::header::Header;
 
-/// The signed content: the body, once, with parts before and behind it.
+/// The signed content: the body, once, with parts before and after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     pub(super) before: Vec<Part>,
-    pub(super) behind: Vec<Part>,
+    pub(super) after: Vec<Part>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,33 +18,34 @@ pub(super) enum Part {
     Timestamp,
     /// The event ID's header, as the sender wrote it.
     Id(Header),
-    /// The URL that the sender knows the endpoint by.
+    /// The URL of the endpoint as the sender knows it.
     Url,
 }
 
-/// Why a text describes no content.
+/// A reason why a text describes no signed content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContentError {
-    #[error("`{{body}}` must be in it, once: what is not signed anybody can change")]
+    #[error("`{{body}}` must occur exactly once; an unsigned body could be changed by anyone")]
     NotOneBody,
-    #[error("`{0}` is none of `{{body}}`, `{{timestamp}}`, `{{id}}` and `{{url}}`")]
+    #[error("`{0}` is unknown; use `{{body}}`, `{{timestamp}}`, `{{id}}` or `{{url}}`")]
     Unknown(String),
-    #[error("a brace is open, or closed, alone")]
+    #[error("a brace has no counterpart")]
     Unbalanced,
-    #[error("`{{id}}` needs the event ID to stand in a header (`event.id: {{header: NAME}}`)")]
+    #[error("`{{id}}` needs an event ID from a header (`event.id: {{header: NAME}}`)")]
     IdWithoutHeader,
 }
 
 impl Content {
-    /// The body and nothing else.
+    /// Returns the content that is the body and nothing else.
     pub fn body() -> Self {
         Self {
             before: Vec::new(),
-            behind: Vec::new(),
+            after: Vec::new(),
         }
     }
 
-    /// Reads a text with `{body}` once, and any number of `{timestamp}`, `{id}` and `{url}`. `id` is the event ID's header.
+    /// Parses a text with `{body}` once, and any number of `{timestamp}`, `{id}` and `{url}`. `id` is
+    /// the header of the event ID.
     pub fn parse(text: &str, id: Option<&Header>) -> Result<Self, ContentError> {
         let (mut before, mut parts) = (None, Vec::new());
         let mut rest = text;
@@ -72,16 +73,16 @@ impl Content {
         }
         Ok(Self {
             before: before.ok_or(ContentError::NotOneBody)?,
-            behind: parts,
+            after: parts,
         })
     }
 
-    /// The same with `url` in the place of `{url}`.
+    /// Replaces `{url}` by `url`.
     pub fn with_url(mut self, url: &str) -> Self {
         for part in self
             .before
             .iter_mut()
-            .chain(&mut self.behind)
+            .chain(&mut self.after)
             .filter(|part| **part == Part::Url)
         {
             *part = Part::Literal(url.into());
@@ -89,7 +90,7 @@ impl Content {
         self
     }
 
-    /// What is signed before and behind the body, by what stands for its parts. `None` where one of them is not given.
+    /// Returns the signed bytes before and after the body. `None` if a part of the content is missing.
     pub(crate) fn around(
         &self,
         time: Option<&[u8]>,
@@ -105,20 +106,20 @@ impl Content {
             });
             Some(bytes.collect::<Option<Vec<_>>>()?.concat())
         };
-        Some((joined(&self.before)?, joined(&self.behind)?))
+        Some((joined(&self.before)?, joined(&self.after)?))
     }
 
-    /// Whether the time is part of it.
+    /// Returns whether the time is signed.
     pub fn has_timestamp(&self) -> bool {
         self.parts().any(|part| *part == Part::Timestamp)
     }
 
-    /// Whether the endpoint's URL is part of it, and not known yet.
+    /// Returns whether the endpoint's URL is signed, and not yet known.
     pub fn needs_url(&self) -> bool {
         self.parts().any(|part| *part == Part::Url)
     }
 
-    /// The event ID's header, if that is part of it.
+    /// Returns the header of the event ID, if that is signed.
     pub fn id_header(&self) -> Option<&Header> {
         self.headers().next()
     }
@@ -130,12 +131,12 @@ impl Content {
         })
     }
 
-    pub(super) fn is_body_alone(&self) -> bool {
-        self.before.is_empty() && self.behind.is_empty()
+    pub(super) fn is_body_only(&self) -> bool {
+        self.before.is_empty() && self.after.is_empty()
     }
 
     fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.before.iter().chain(&self.behind)
+        self.before.iter().chain(&self.after)
     }
 }
 
@@ -145,7 +146,7 @@ impl fmt::Display for Content {
             .iter()
             .try_for_each(|part| write!(f, "{part}"))?;
         f.write_str("{body}")?;
-        self.behind.iter().try_for_each(|part| write!(f, "{part}"))
+        self.after.iter().try_for_each(|part| write!(f, "{part}"))
     }
 }
 
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_reads_back_as_it_was_written() {
+    fn content_survives_a_round_trip() {
         let id = Header::from_static("webhook-id");
         for text in [
             "{body}",
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn content_without_exactly_one_body_or_with_what_is_unknown_is_refused() {
+    fn malformed_content_is_rejected() {
         let cases = [
             ("", ContentError::NotOneBody),
             ("{timestamp}", ContentError::NotOneBody),

@@ -1,8 +1,8 @@
-//! The name of a header that takes part in a signature.
+//! The name of a header that is part of a signature scheme.
 
 use http::HeaderName;
 
-/// A header's name, for reading and as its provider writes it.
+/// A header's name for lookup, and its spelling by the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     pub name: HeaderName,
@@ -10,8 +10,10 @@ pub struct Header {
 }
 
 impl Header {
+    /// Makes a header from a name in the source code. `config` parses all other names itself.
+    ///
     /// # Panics
-    /// When `spelling` is no header's name; for names that are written here. `config` makes the others itself.
+    /// If `spelling` is not a header's name.
     pub fn from_static(spelling: &'static str) -> Self {
         let name = HeaderName::from_bytes(spelling.as_bytes()).expect("the name of a header");
         Self {

@@ -13,19 +13,19 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use zeroize::Zeroizing;
 
-use super::scheme::{Algorithm, Encoding, KeyEncoding, KeyForm, Scheme, SignatureFormat};
+use super::scheme::{Algorithm, Encoding, KeyEncoding, KeyFormat, Scheme, SignatureFormat};
 use crate::secret::Secret;
 
-/// Bytes of an Ed25519 public key, and of the seed that is the private one (RFC 8032 §5.1.5).
+/// Bytes of an Ed25519 public key, and of the seed that is the private key (RFC 8032 §5.1.5).
 const ED25519_KEY_BYTES: usize = 32;
 
-/// The longest signature that any algorithm makes.
+/// Bytes of the longest signature of any algorithm.
 const SIGNATURE_BYTES_MAX: usize = 64;
 
-/// A key to verify with. No formatter prints it.
+/// A verification key. No formatter prints it.
 pub struct Key {
-    /// Its place among the scheme's kinds.
-    pub(super) kind: usize,
+    /// An index into the scheme's formats.
+    pub(super) format: usize,
     pub(super) material: Material,
 }
 
@@ -34,14 +34,14 @@ pub struct Key {
     reason = "a route has a key or two, and each request reads them"
 )]
 pub(super) enum Material {
-    /// Prepared: what depends on the key alone is hashed.
+    /// A MAC whose key is already hashed in.
     Hmac(Mac),
     Ed25519([u8; ED25519_KEY_BYTES]),
 }
 
-/// A key to sign with. No formatter prints it.
+/// A signing key. No formatter prints it.
 pub struct Signer {
-    pub(super) kind: usize,
+    pub(super) format: usize,
     material: SigningMaterial,
 }
 
@@ -50,24 +50,24 @@ enum SigningMaterial {
     Ed25519(Ed25519KeyPair),
 }
 
-/// Why a secret is no key for a scheme. Says nothing of what the secret holds.
+/// A reason why a secret is no key for a scheme. Reveals nothing of the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    #[error("the secret is not base64, which the scheme asks for")]
+    #[error("the secret is not base64, which the scheme requires")]
     NotBase64,
-    #[error("the secret is not hex, which the scheme asks for")]
+    #[error("the secret is not hex, which the scheme requires")]
     NotHex,
-    #[error("the secret holds no key: nothing is left of it when it is decoded")]
+    #[error("the secret is empty after decoding")]
     Empty,
     #[error("the secret is not an Ed25519 public key of 32 bytes")]
     NotPublicKey,
     #[error(
-        "the secret is an Ed25519 public key under which anybody can sign; it may be a placeholder"
+        "the secret is a weak Ed25519 public key, under which anyone can sign; it may be a placeholder"
     )]
     WeakPublicKey,
-    #[error("the secret is a private key, which only the sender has; give its public key")]
+    #[error("the secret is a private key, which only the sender needs; give its public key")]
     PrivateKey,
-    #[error("the secret is not an Ed25519 private key of 32 bytes, which signing takes")]
+    #[error("the secret is not an Ed25519 private key of 32 bytes, which signing needs")]
     NotPrivateKey,
 }
 
@@ -86,13 +86,13 @@ pub(super) enum Mac {
 }
 
 impl Scheme {
-    /// The key that `secret` is, to verify with.
+    /// Converts `secret` to a verification key.
     ///
     /// # Errors
-    /// When the secret is not written as the scheme says.
+    /// [`KeyError`] when the secret does not have the format that the scheme expects.
     pub fn key(&self, secret: &Secret) -> Result<Key, KeyError> {
-        let kind = self.kind_of(secret);
-        let form = &self.kinds[kind];
+        let format = self.format_of(secret);
+        let form = &self.formats[format];
         if !form.key.private_prefix.is_empty()
             && secret
                 .expose()
@@ -112,23 +112,23 @@ impl Scheme {
                 Material::Ed25519(public)
             }
         };
-        Ok(Key { kind, material })
+        Ok(Key { format, material })
     }
 
-    /// The bytes of the key that `secret` is, to verify with.
+    /// Returns the bytes of the verification key that `secret` stands for.
     pub(crate) fn key_bytes(&self, secret: &Secret) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        let form = &self.kinds[self.kind_of(secret)];
+        let form = &self.formats[self.format_of(secret)];
         form.decode(secret, &form.key.prefix)
     }
 
-    /// The key that `secret` is, to sign with. For public-key signatures that is the private key.
+    /// Converts `secret` to a signing key. For public-key signatures, `secret` is the private key.
     ///
     /// # Errors
-    /// When the secret is not written as the scheme says.
+    /// [`KeyError`] when the secret does not have the format that the scheme expects.
     pub fn signer(&self, secret: &Secret) -> Result<Signer, KeyError> {
-        let kind = self.kind_of(secret);
-        let form = &self.kinds[kind];
-        let KeyForm {
+        let format = self.format_of(secret);
+        let form = &self.formats[format];
+        let KeyFormat {
             prefix,
             private_prefix,
             ..
@@ -150,7 +150,7 @@ impl Scheme {
         let material = match Mac::new(form.algorithm, &bytes) {
             Some(mac) => SigningMaterial::Hmac(Box::new(mac)),
             None => {
-                // Some tools write the public key behind the seed.
+                // Some tools append the public key to the seed.
                 let seed = bytes
                     .get(..ED25519_KEY_BYTES)
                     .filter(|_| matches!(bytes.len(), 32 | 64));
@@ -158,32 +158,32 @@ impl Scheme {
                 SigningMaterial::Ed25519(pair.ok_or(KeyError::NotPrivateKey)?)
             }
         };
-        Ok(Signer { kind, material })
+        Ok(Signer { format, material })
     }
 
-    /// Whether a secret for this scheme says by its prefix what it is, and this one does not: it is taken for a key of
-    /// the first kind.
+    /// Returns whether the scheme tells keys apart by prefix and `secret` has none. Such a secret is
+    /// taken for a key of the first format.
     pub fn is_prefix_missing(&self, secret: &Secret) -> bool {
-        self.kinds.len() > 1 && self.named_kind(secret).is_none()
+        self.formats.len() > 1 && self.format_by_prefix(secret).is_none()
     }
 
-    fn kind_of(&self, secret: &Secret) -> usize {
-        self.named_kind(secret).unwrap_or(0)
+    fn format_of(&self, secret: &Secret) -> usize {
+        self.format_by_prefix(secret).unwrap_or(0)
     }
 
-    fn named_kind(&self, secret: &Secret) -> Option<usize> {
-        let names = |kind: &SignatureFormat| {
-            let prefixes = [&kind.key.prefix, &kind.key.private_prefix];
+    fn format_by_prefix(&self, secret: &Secret) -> Option<usize> {
+        let names = |format: &SignatureFormat| {
+            let prefixes = [&format.key.prefix, &format.key.private_prefix];
             prefixes
                 .into_iter()
                 .any(|prefix| !prefix.is_empty() && secret.expose().starts_with(prefix.as_bytes()))
         };
-        self.kinds.iter().position(names)
+        self.formats.iter().position(names)
     }
 }
 
 impl Algorithm {
-    /// Whether `tag` is what this algorithm and `key` make of `parts`, one after the other.
+    /// Returns whether `tag` is this algorithm's signature of the concatenated `parts` under `key`.
     pub(crate) fn produces(self, tag: &[u8], key: &[u8], parts: &[&[u8]]) -> bool {
         let Some(tag) = Tag::new(tag) else {
             return false;
@@ -203,13 +203,13 @@ impl Algorithm {
 }
 
 impl Key {
-    /// The same key, to sign with; `None` for a public key.
+    /// Returns the same key for signing; `None` for a public key.
     pub(super) fn signer(&self) -> Option<Signer> {
         let Material::Hmac(mac) = &self.material else {
             return None;
         };
         Some(Signer {
-            kind: self.kind,
+            format: self.format,
             material: SigningMaterial::Hmac(Box::new(mac.clone())),
         })
     }
@@ -217,7 +217,7 @@ impl Key {
 
 impl SignatureFormat {
     fn decode(&self, secret: &Secret, prefix: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        /// Senders' dashboards show keys with and without the padding.
+        /// Providers' dashboards show keys with and without padding.
         const LENIENT: GeneralPurpose = GeneralPurpose::new(
             &alphabet::STANDARD,
             GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -236,17 +236,17 @@ impl SignatureFormat {
         }
     }
 
-    /// The signature that `text` stands for, its prefix stripped. `None` if it can't be one: other alphabet or length.
-    pub(super) fn read(&self, text: &str) -> Option<Tag> {
+    /// Parses a signature whose prefix is stripped. `None` for another alphabet or length.
+    pub(super) fn parse(&self, text: &str) -> Option<Tag> {
         let of_length = |tag: &Tag| tag.length == self.algorithm.signature_bytes();
         self.encodings
             .iter()
-            .find_map(|encoding| encoding.read(text).filter(of_length))
+            .find_map(|encoding| encoding.decode(text).filter(of_length))
     }
 
-    /// Whether `text`, its prefix stripped, can be a signature of this kind.
+    /// Returns whether `text`, its prefix stripped, can be a signature of this format.
     pub(crate) fn accepts(&self, text: &str) -> bool {
-        self.read(text).is_some()
+        self.parse(text).is_some()
     }
 
     pub(super) fn write(&self, tag: &Tag) -> String {
@@ -258,7 +258,7 @@ impl SignatureFormat {
 }
 
 impl Encoding {
-    fn read(self, text: &str) -> Option<Tag> {
+    fn decode(self, text: &str) -> Option<Tag> {
         let mut bytes = [0; SIGNATURE_BYTES_MAX + 2];
         let length = match self {
             Self::Hex => {
@@ -273,7 +273,7 @@ impl Encoding {
 }
 
 impl Signer {
-    /// Signs `parts`, one after the other.
+    /// Signs the concatenated `parts`.
     pub(super) fn sign(&self, parts: &[&[u8]]) -> Tag {
         match &self.material {
             SigningMaterial::Hmac(mac) => {
@@ -283,7 +283,9 @@ impl Signer {
                 }
                 mac.finalize()
             }
-            SigningMaterial::Ed25519(pair) => Tag::from_hmac(pair.sign(&parts.concat()).as_ref()),
+            SigningMaterial::Ed25519(pair) => {
+                Tag::from_algorithm(pair.sign(&parts.concat()).as_ref())
+            }
         }
     }
 }
@@ -298,7 +300,7 @@ impl Tag {
         Some(tag)
     }
 
-    fn from_hmac(bytes: &[u8]) -> Self {
+    fn from_algorithm(bytes: &[u8]) -> Self {
         Self::new(bytes).expect("no algorithm makes longer signatures")
     }
 
@@ -306,7 +308,7 @@ impl Tag {
         &self.bytes[..self.length]
     }
 
-    /// Whether this is `message`'s signature by the owner of `public`.
+    /// Returns whether this is a signature of `message` under the public key.
     pub(super) fn verifies(&self, public: &[u8; ED25519_KEY_BYTES], message: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, public)
             .verify(message, self.as_slice())
@@ -315,7 +317,7 @@ impl Tag {
 }
 
 impl Mac {
-    /// `None` for what is no MAC.
+    /// Prepares the MAC of a key. `None` for an algorithm that is no MAC.
     pub(super) fn new(algorithm: Algorithm, key: &[u8]) -> Option<Self> {
         const ANY_LENGTH: &str = "HMAC takes a key of any length";
         Some(match algorithm {
@@ -336,13 +338,14 @@ impl Mac {
 
     pub(super) fn finalize(self) -> Tag {
         match self {
-            Self::Sha1(mac) => Tag::from_hmac(&mac.finalize().into_bytes()),
-            Self::Sha256(mac) => Tag::from_hmac(&mac.finalize().into_bytes()),
-            Self::Sha512(mac) => Tag::from_hmac(&mac.finalize().into_bytes()),
+            Self::Sha1(mac) => Tag::from_algorithm(&mac.finalize().into_bytes()),
+            Self::Sha256(mac) => Tag::from_algorithm(&mac.finalize().into_bytes()),
+            Self::Sha512(mac) => Tag::from_algorithm(&mac.finalize().into_bytes()),
         }
     }
 
-    /// The tag, if it is among `candidates`. Compares with all of them, whole length, in constant time.
+    /// Returns the tag if it is among `candidates`. Compares with each of them at whole length, in
+    /// constant time.
     pub(super) fn find_in<'t>(self, candidates: impl Iterator<Item = &'t Tag>) -> Option<Tag> {
         match self {
             Self::Sha1(mac) => find_in(mac, candidates),
@@ -359,12 +362,12 @@ fn find_in<'t, M: hmac::Mac>(mac: M, candidates: impl Iterator<Item = &'t Tag>) 
         let same_length = Output::<M>::try_from(candidate.as_slice());
         found |= same_length.is_ok_and(|candidate| computed == CtOutput::new(candidate));
     }
-    found.then(|| Tag::from_hmac(&computed.into_bytes()))
+    found.then(|| Tag::from_algorithm(&computed.into_bytes()))
 }
 
-/// Whether `public` encodes a point of order 1, 2, 4 or 8, under which signatures can be made without a private key:
-/// all such encodings, but for the sign bit. Source: Chalkias, Garillot, Nikolaenko 2020,
-/// table 1.
+/// Returns whether `public` encodes a point of order 1, 2, 4 or 8, under which signatures can be made
+/// without a private key. Covers all such encodings, the sign bit aside.
+/// Source: Chalkias, Garillot, Nikolaenko 2020, table 1.
 fn is_of_small_order(public: &[u8; ED25519_KEY_BYTES]) -> bool {
     const ORDER_8: [[u8; ED25519_KEY_BYTES]; 2] = [
         *b"\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a",

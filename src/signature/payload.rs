@@ -1,10 +1,10 @@
-//! Body chunks on their way to one contiguous buffer.
+//! A buffer that joins body chunks.
 
 use bytes::{Bytes, BytesMut};
 
-/// A body as it arrives. Most webhooks come in one chunk, which is then kept as it is, without a copy.
+/// A body as it arrives. Most webhooks arrive in one chunk, which is kept without a copy.
 ///
-/// Grows with the bytes received, never with a length that was only announced.
+/// Grows with the bytes received, never with an announced length.
 #[derive(Default)]
 pub(super) enum Payload {
     #[default]

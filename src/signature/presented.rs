@@ -1,4 +1,5 @@
-//! What a request presents as its signature: the candidates, the signed time, and what else is signed beside the body.
+//! The signature that a request presents: the candidates, the signed time, and the signed content
+//! besides the body.
 
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
@@ -8,74 +9,76 @@ use super::content::Part;
 use super::header::Header;
 use super::key::Tag;
 use super::scheme::{
-    HeaderFields, InBody, Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit,
+    BodySignature, HeaderFields, Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit,
     TimestampLocation,
 };
 
-/// Signatures of one header that are looked at. A rotation needs two.
+/// The most signatures of one header that are checked. A rotation needs two.
 const CANDIDATES_MAX: usize = 16;
 
-/// Digits of the longest time.
+/// Bytes of the longest signed time.
 const TIME_BYTES_MAX: usize = 40;
 
-/// What a request's head says of its signature.
+/// The parts of a signature that a request's head holds.
 pub(super) struct Presented<'a> {
     pub candidates: Candidates<'a>,
     pub time: Option<Timestamp>,
-    /// What is signed before and behind the body.
+    /// The signed bytes before and after the body.
     pub before: Vec<u8>,
-    pub behind: Vec<u8>,
+    pub after: Vec<u8>,
 }
 
 pub(super) enum Candidates<'a> {
-    /// Those in a header, at least one, each with its kind.
-    Read(Vec<Candidate>),
-    /// They stand in the body.
-    InBody(&'a InBody),
+    /// The candidates of a header, at least one.
+    InHeader(Vec<Candidate>),
+    /// The signature is in the body.
+    InBody(&'a BodySignature),
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Candidate {
-    pub kind: usize,
+    pub format: usize,
     pub tag: Tag,
 }
 
 impl<'a> Presented<'a> {
+    /// Reads the signature from a request's headers.
+    ///
     /// # Errors
-    /// What is missing or malformed.
+    /// [`SignatureError`] if the signature, or another signed part, is missing or malformed.
     pub(super) fn read(scheme: &'a Scheme, headers: &HeaderMap) -> Result<Self, SignatureError> {
         let place = scheme
-            .places
+            .locations
             .iter()
             .find(|place| place.is_in(headers))
             .ok_or(SignatureError::Missing)?;
         let (candidates, field_time) = match place {
             SignatureLocation::Header(header) => {
-                let value = the_one(headers, header)?;
-                (Candidates::Read(vec![scheme.whole(value)?]), None)
+                let value = single_value(headers, header)?;
+                (Candidates::InHeader(vec![scheme.parse_one(value)?]), None)
             }
             SignatureLocation::Fields(fields) => {
-                let value = the_one(headers, &fields.header)?;
+                let value = single_value(headers, &fields.header)?;
                 (
-                    Candidates::Read(scheme.listed(fields, value)?),
+                    Candidates::InHeader(scheme.parse_fields(fields, value)?),
                     Some((fields, value)),
                 )
             }
             SignatureLocation::Body(in_body) => (Candidates::InBody(in_body), None),
         };
         let time = match &scheme.time {
-            Some(time) => Some(time.find(headers, field_time)?),
+            Some(time) => Some(time.read(headers, field_time)?),
             None => None,
         };
         let mut presented = Self {
             candidates,
             time: None,
             before: Vec::new(),
-            behind: Vec::new(),
+            after: Vec::new(),
         };
         for (parts, bytes) in [
             (&scheme.signed.before, &mut presented.before),
-            (&scheme.signed.behind, &mut presented.behind),
+            (&scheme.signed.after, &mut presented.after),
         ] {
             for part in parts {
                 match part {
@@ -84,9 +87,9 @@ impl<'a> Presented<'a> {
                         bytes.extend_from_slice(time.map_or("", |(text, _)| text).as_bytes())
                     }
                     Part::Id(header) => {
-                        bytes.extend_from_slice(the_one(headers, header)?.as_bytes())
+                        bytes.extend_from_slice(single_value(headers, header)?.as_bytes())
                     }
-                    // Without the URL nothing can be checked.
+                    // No signature can be checked without the URL.
                     Part::Url => return Err(SignatureError::Missing),
                 }
             }
@@ -108,13 +111,13 @@ impl SignatureLocation {
 }
 
 impl Scheme {
-    /// The candidate in a text that is nothing but the signature.
-    pub(super) fn whole(&self, text: &str) -> Result<Candidate, SignatureError> {
+    /// Parses a text that holds one signature and nothing else.
+    pub(super) fn parse_one(&self, text: &str) -> Result<Candidate, SignatureError> {
         let mut worst = SignatureError::Missing;
-        for (kind, form) in self.kinds.iter().enumerate() {
-            let text = form.stripped(text);
-            match form.read(text) {
-                Some(tag) => return Ok(Candidate { kind, tag }),
+        for (format, form) in self.formats.iter().enumerate() {
+            let text = form.strip_prefix(text);
+            match form.parse(text) {
+                Some(tag) => return Ok(Candidate { format, tag }),
                 None if text.is_empty() => {}
                 None => worst = SignatureError::Malformed,
             }
@@ -122,21 +125,25 @@ impl Scheme {
         Err(worst)
     }
 
-    /// The candidates in a header with fields: those of them that can be signatures. Other fields say nothing.
-    fn listed(&self, fields: &HeaderFields, value: &str) -> Result<Vec<Candidate>, SignatureError> {
+    /// Parses the candidates in a header with fields. Ignores fields that can be no signature.
+    fn parse_fields(
+        &self,
+        fields: &HeaderFields,
+        value: &str,
+    ) -> Result<Vec<Candidate>, SignatureError> {
         let (mut candidates, mut worst, mut seen) = (Vec::new(), SignatureError::Missing, 0);
         for (name, text) in fields.parse(value) {
-            let Some(kind) = self.kinds.iter().position(|kind| *kind.field == *name) else {
+            let Some(format) = self.formats.iter().position(|form| *form.field == *name) else {
                 continue;
             };
             seen += 1;
             if seen > CANDIDATES_MAX {
                 break;
             }
-            let form = &self.kinds[kind];
-            let text = form.stripped(text);
-            match form.read(text) {
-                Some(tag) => candidates.push(Candidate { kind, tag }),
+            let form = &self.formats[format];
+            let text = form.strip_prefix(text);
+            match form.parse(text) {
+                Some(tag) => candidates.push(Candidate { format, tag }),
                 None if text.is_empty() => {}
                 None => worst = SignatureError::Malformed,
             }
@@ -150,13 +157,13 @@ impl Scheme {
 }
 
 impl SignatureFormat {
-    fn stripped<'t>(&self, text: &'t str) -> &'t str {
+    fn strip_prefix<'t>(&self, text: &'t str) -> &'t str {
         text.strip_prefix(&*self.prefix).unwrap_or(text)
     }
 }
 
 impl HeaderFields {
-    /// Names and values, in order. What has no value is left out.
+    /// Iterates over names and values in order. Skips fields without a value.
     pub(crate) fn parse<'v>(&self, value: &'v str) -> impl Iterator<Item = (&'v str, &'v str)> {
         let white = [' ', '\t'];
         let fields = value
@@ -167,14 +174,14 @@ impl HeaderFields {
 }
 
 impl SignedTime {
-    /// The time's text and what it stands for.
-    fn find<'v>(
+    /// Reads the signed time: its text, and the time.
+    fn read<'v>(
         &self,
         headers: &'v HeaderMap,
         fields: Option<(&HeaderFields, &'v str)>,
     ) -> Result<(&'v str, Timestamp), SignatureError> {
-        let text = match (&self.place, fields) {
-            (TimestampLocation::Header(header), _) => the_one(headers, header)?,
+        let text = match (&self.location, fields) {
+            (TimestampLocation::Header(header), _) => single_value(headers, header)?,
             (TimestampLocation::Field(name), Some((fields, value))) => {
                 let mut times = fields.parse(value).filter(|(field, _)| **field == **name);
                 let (_, text) = times.next().ok_or(SignatureError::Missing)?;
@@ -189,7 +196,7 @@ impl SignedTime {
         Ok((text, time))
     }
 
-    /// Whether `time` is no further from `now` than the tolerance, before or after.
+    /// Returns whether `time` is within the tolerance of `now`, before or after.
     pub(crate) fn is_fresh(&self, time: Timestamp, now: Timestamp) -> bool {
         time.duration_since(now).unsigned_abs() <= self.tolerance
     }
@@ -212,7 +219,7 @@ impl TimeUnit {
         }
     }
 
-    /// `time` as a sender writes it.
+    /// Formats `time` as a sender writes it.
     pub fn write(self, time: Timestamp) -> String {
         match self {
             Self::Seconds => time.as_second().to_string(),
@@ -222,8 +229,8 @@ impl TimeUnit {
     }
 }
 
-/// The value of a header that must be there once, and not empty.
-fn the_one<'h>(headers: &'h HeaderMap, header: &Header) -> Result<&'h str, SignatureError> {
+/// Returns the value of a header that must occur once and not be empty.
+fn single_value<'h>(headers: &'h HeaderMap, header: &Header) -> Result<&'h str, SignatureError> {
     let mut values = headers.get_all(&header.name).iter();
     let value = values.next().ok_or(SignatureError::Missing)?;
     if values.next().is_some() {

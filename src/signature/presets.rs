@@ -1,17 +1,17 @@
-//! The providers' schemes as values. What else a preset sets (budget, event types) is in `providers`.
+//! The providers' signature schemes as values. `providers` has a preset's other defaults.
 //!
-//! Each has a vector of the provider's, or of its SDK's, in `tests/vectors`.
+//! Each scheme has a test vector that the provider or its SDK made, in `tests/vectors`.
 
 use super::{
-    Algorithm, Content, Encoding, Header, HeaderFields, InBody, KeyEncoding, KeyForm, Scheme,
-    SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
+    Algorithm, BodySignature, Content, Encoding, Header, HeaderFields, KeyEncoding, KeyFormat,
+    Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 use crate::json::Pointer;
 
-/// VPN Enterprise: `X-VPN-Signature: sha256=<hex>`, HMAC-SHA256 over the raw body.
+/// Returns VPN Enterprise's scheme: `X-VPN-Signature: sha256=<hex>`, HMAC-SHA256 over the raw body.
 /// Source: the provider's webhook documentation, "Webhook Signature Verification".
 pub fn vpn_enterprise() -> Scheme {
-    of_the_body(
+    signs_body(
         &["X-VPN-Signature"],
         SignatureFormat {
             prefix: "sha256=".into(),
@@ -20,27 +20,29 @@ pub fn vpn_enterprise() -> Scheme {
     )
 }
 
-/// `OrbVPN`: the body's member `signature`, or `X-Signature` or `X-Webhook-Signature`; hex, with or without `sha256=`, or
-/// base64. Sources: the provider's API documentation; its published server source, which sends base64 in
-/// `X-Webhook-Signature`.
+/// Returns `OrbVPN`'s scheme: the body's member `signature`, or `X-Signature`, or
+/// `X-Webhook-Signature`; hex, with or without `sha256=`, or base64. Sources: the provider's API
+/// documentation; its published server source, which sends base64 in `X-Webhook-Signature`.
 pub fn orbvpn() -> Scheme {
     let kind = SignatureFormat {
         prefix: "sha256=".into(),
         encodings: vec![Encoding::Hex, Encoding::Base64],
         ..hmac_sha256(Encoding::Hex)
     };
-    let mut scheme = of_the_body(&["X-Signature", "X-Webhook-Signature"], kind);
+    let mut scheme = signs_body(&["X-Signature", "X-Webhook-Signature"], kind);
     let pointer = "/signature".parse::<Pointer>().expect("a JSON pointer");
-    scheme.places.push(SignatureLocation::Body(InBody {
-        pointer,
-        compact: false,
-    }));
+    scheme
+        .locations
+        .push(SignatureLocation::Body(BodySignature {
+            pointer,
+            compact: false,
+        }));
     scheme
 }
 
-/// GitHub. Source: docs.github.com, "Validating webhook deliveries".
+/// Returns GitHub's scheme. Source: docs.github.com, "Validating webhook deliveries".
 pub fn github() -> Scheme {
-    of_the_body(
+    signs_body(
         &["X-Hub-Signature-256"],
         SignatureFormat {
             prefix: "sha256=".into(),
@@ -49,26 +51,28 @@ pub fn github() -> Scheme {
     )
 }
 
-/// Stripe: `t=<seconds>,v1=<hex>`, once for each active secret; the key is the whole `whsec_…`.
+/// Returns Stripe's scheme: `t=<seconds>,v1=<hex>`, with a `v1` for each active secret; the key is
+/// the whole `whsec_…`.
 /// Source: docs.stripe.com, "Verify webhook signatures manually".
 pub fn stripe() -> Scheme {
-    fielded("Stripe-Signature", ',', "t", "{timestamp}.{body}", "v1")
+    with_fields("Stripe-Signature", ',', "t", "{timestamp}.{body}", "v1")
 }
 
-/// Standard Webhooks: `v1,<base64>` (HMAC-SHA256) and `v1a,<base64>` (Ed25519) with spaces between.
-/// Source: its specification, "Signature scheme".
+/// Returns the scheme of Standard Webhooks: `v1,<base64>` (HMAC-SHA256) and `v1a,<base64>` (Ed25519),
+/// separated by spaces. Source: its specification, "Signature scheme".
 pub fn standard_webhooks() -> Scheme {
-    standard("webhook-id", "webhook-timestamp", "webhook-signature")
+    standard_webhooks_with("webhook-id", "webhook-timestamp", "webhook-signature")
 }
 
-/// Svix: Standard Webhooks under names of its own. Source: docs.svix.com, "Verifying webhooks manually".
+/// Returns Svix's scheme: Standard Webhooks under other header names. Source: docs.svix.com,
+/// "Verifying webhooks manually".
 pub fn svix() -> Scheme {
-    standard("svix-id", "svix-timestamp", "svix-signature")
+    standard_webhooks_with("svix-id", "svix-timestamp", "svix-signature")
 }
 
-/// Slack. Source: docs.slack.dev, "Verifying requests from Slack".
+/// Returns Slack's scheme. Source: docs.slack.dev, "Verifying requests from Slack".
 pub fn slack() -> Scheme {
-    timed(
+    with_time_header(
         "X-Slack-Signature",
         "v0=",
         "X-Slack-Request-Timestamp",
@@ -76,14 +80,14 @@ pub fn slack() -> Scheme {
     )
 }
 
-/// Shopify. Source: shopify.dev, "Verify webhook deliveries".
+/// Returns Shopify's scheme. Source: shopify.dev, "Verify webhook deliveries".
 pub fn shopify() -> Scheme {
-    of_the_body(&["X-Shopify-Hmac-SHA256"], hmac_sha256(Encoding::Base64))
+    signs_body(&["X-Shopify-Hmac-SHA256"], hmac_sha256(Encoding::Base64))
 }
 
-/// Zoom. Source: developers.zoom.us, "Verify webhook events".
+/// Returns Zoom's scheme. Source: developers.zoom.us, "Verify webhook events".
 pub fn zoom() -> Scheme {
-    timed(
+    with_time_header(
         "x-zm-signature",
         "v0=",
         "x-zm-request-timestamp",
@@ -91,7 +95,8 @@ pub fn zoom() -> Scheme {
     )
 }
 
-/// `PagerDuty` V3: `v1=<hex>`, once for each active secret. Source: developer.pagerduty.com, "Verifying webhook signatures".
+/// Returns the scheme of `PagerDuty` V3: `v1=<hex>` for each active secret. Source:
+/// developer.pagerduty.com, "Verifying webhook signatures".
 pub fn pagerduty() -> Scheme {
     let place = HeaderFields {
         header: Header::from_static("X-PagerDuty-Signature"),
@@ -103,41 +108,42 @@ pub fn pagerduty() -> Scheme {
         ..hmac_sha256(Encoding::Hex)
     };
     Scheme {
-        places: vec![SignatureLocation::Fields(place)],
-        kinds: vec![kind],
+        locations: vec![SignatureLocation::Fields(place)],
+        formats: vec![kind],
         signed: Content::body(),
         time: None,
     }
 }
 
-/// Paddle Billing: `ts=<seconds>;h1=<hex>`. Source: developer.paddle.com, "Verify webhook signatures".
+/// Returns the scheme of Paddle Billing: `ts=<seconds>;h1=<hex>`. Source: developer.paddle.com,
+/// "Verify webhook signatures".
 pub fn paddle() -> Scheme {
-    fielded("Paddle-Signature", ';', "ts", "{timestamp}:{body}", "h1")
+    with_fields("Paddle-Signature", ';', "ts", "{timestamp}:{body}", "h1")
 }
 
-/// Square: over the URL that it was given, and the body. Source: developer.squareup.com, "Verify and validate an event
-/// notification".
+/// Returns Square's scheme: signs the endpoint's URL and the body. Source: developer.squareup.com,
+/// "Verify and validate an event notification".
 pub fn square() -> Scheme {
     Scheme {
         signed: content("{url}{body}", None),
-        ..of_the_body(
+        ..signs_body(
             &["x-square-hmacsha256-signature"],
             hmac_sha256(Encoding::Base64),
         )
     }
 }
 
-/// Linear. Source: linear.app/developers, "Webhooks".
+/// Returns Linear's scheme. Source: linear.app/developers, "Webhooks".
 pub fn linear() -> Scheme {
-    of_the_body(&["Linear-Signature"], hmac_sha256(Encoding::Hex))
+    signs_body(&["Linear-Signature"], hmac_sha256(Encoding::Hex))
 }
 
-/// Discord: Ed25519 over time and body; the secret is the application's public key. Source: docs.discord.com, "Setting
-/// up an endpoint".
+/// Returns Discord's scheme: Ed25519 over time and body; the secret is the application's public key.
+/// Source: docs.discord.com, "Setting up an endpoint".
 pub fn discord() -> Scheme {
     let kind = SignatureFormat {
         algorithm: Algorithm::Ed25519,
-        key: KeyForm {
+        key: KeyFormat {
             prefix: "".into(),
             private_prefix: "".into(),
             encoding: KeyEncoding::Hex,
@@ -145,8 +151,8 @@ pub fn discord() -> Scheme {
         ..hmac_sha256(Encoding::Hex)
     };
     Scheme {
-        kinds: vec![kind],
-        ..timed(
+        formats: vec![kind],
+        ..with_time_header(
             "X-Signature-Ed25519",
             "",
             "X-Signature-Timestamp",
@@ -155,14 +161,14 @@ pub fn discord() -> Scheme {
     }
 }
 
-/// HMAC-SHA256 with the secret's text as the key, as most providers sign.
+/// Returns HMAC-SHA256 with the secret's text as the key, as most providers sign.
 fn hmac_sha256(encoding: Encoding) -> SignatureFormat {
     SignatureFormat {
         algorithm: Algorithm::HmacSha256,
         encodings: vec![encoding],
         field: "".into(),
         prefix: "".into(),
-        key: KeyForm {
+        key: KeyFormat {
             prefix: "".into(),
             private_prefix: "".into(),
             encoding: KeyEncoding::Utf8,
@@ -170,22 +176,27 @@ fn hmac_sha256(encoding: Encoding) -> SignatureFormat {
     }
 }
 
-/// In one of these headers, over the raw body.
-fn of_the_body(headers: &[&'static str], kind: SignatureFormat) -> Scheme {
+/// Returns a scheme that signs the raw body, with the signature in one of `headers`.
+fn signs_body(headers: &[&'static str], kind: SignatureFormat) -> Scheme {
     let places = headers
         .iter()
         .map(|header| SignatureLocation::Header(Header::from_static(header)))
         .collect();
     Scheme {
-        places,
-        kinds: vec![kind],
+        locations: places,
+        formats: vec![kind],
         signed: Content::body(),
         time: None,
     }
 }
 
-/// In one header, its time in another; hex.
-fn timed(header: &'static str, prefix: &str, time: &'static str, signed: &str) -> Scheme {
+/// Returns a scheme with a hex signature in one header, and the signed time in another.
+fn with_time_header(
+    header: &'static str,
+    prefix: &str,
+    time: &'static str,
+    signed: &str,
+) -> Scheme {
     let kind = SignatureFormat {
         prefix: prefix.into(),
         ..hmac_sha256(Encoding::Hex)
@@ -195,19 +206,25 @@ fn timed(header: &'static str, prefix: &str, time: &'static str, signed: &str) -
         time: Some(seconds(TimestampLocation::Header(Header::from_static(
             time,
         )))),
-        ..of_the_body(&[header], kind)
+        ..signs_body(&[header], kind)
     }
 }
 
-/// In a header with fields, its time beside it; hex.
-fn fielded(header: &'static str, separator: char, time: &str, signed: &str, field: &str) -> Scheme {
+/// Returns a scheme with a hex signature and the signed time as fields of one header.
+fn with_fields(
+    header: &'static str,
+    separator: char,
+    time: &str,
+    signed: &str,
+    field: &str,
+) -> Scheme {
     Scheme {
-        places: vec![SignatureLocation::Fields(HeaderFields {
+        locations: vec![SignatureLocation::Fields(HeaderFields {
             header: Header::from_static(header),
             separator,
             assign: '=',
         })],
-        kinds: vec![SignatureFormat {
+        formats: vec![SignatureFormat {
             field: field.into(),
             ..hmac_sha256(Encoding::Hex)
         }],
@@ -216,8 +233,8 @@ fn fielded(header: &'static str, separator: char, time: &str, signed: &str, fiel
     }
 }
 
-fn standard(id: &'static str, time: &'static str, header: &'static str) -> Scheme {
-    let key = |prefix: &str, private_prefix: &str| KeyForm {
+fn standard_webhooks_with(id: &'static str, time: &'static str, header: &'static str) -> Scheme {
+    let key = |prefix: &str, private_prefix: &str| KeyFormat {
         prefix: prefix.into(),
         private_prefix: private_prefix.into(),
         encoding: KeyEncoding::Base64,
@@ -234,12 +251,12 @@ fn standard(id: &'static str, time: &'static str, header: &'static str) -> Schem
         ..hmac_sha256(Encoding::Base64)
     };
     Scheme {
-        places: vec![SignatureLocation::Fields(HeaderFields {
+        locations: vec![SignatureLocation::Fields(HeaderFields {
             header: Header::from_static(header),
             separator: ' ',
             assign: ',',
         })],
-        kinds: vec![symmetric, asymmetric],
+        formats: vec![symmetric, asymmetric],
         signed: content("{id}.{timestamp}.{body}", Some(&Header::from_static(id))),
         time: Some(seconds(TimestampLocation::Header(Header::from_static(
             time,
@@ -249,7 +266,7 @@ fn standard(id: &'static str, time: &'static str, header: &'static str) -> Schem
 
 fn seconds(place: TimestampLocation) -> SignedTime {
     SignedTime {
-        place,
+        location: place,
         unit: TimeUnit::Seconds,
         tolerance: SignedTime::USUAL_TOLERANCE,
     }

@@ -1,4 +1,4 @@
-//! How a provider signs, as data: a preset and a user's own `signature:` make the same value.
+//! A provider's signature scheme as data. A preset and a user's own `signature:` make the same value.
 
 use std::time::Duration;
 
@@ -8,66 +8,67 @@ use super::content::Content;
 use super::header::Header;
 use crate::json::Pointer;
 
-/// How a provider signs.
+/// A provider's signature scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scheme {
-    /// Where the signature may stand. The first that a request has is the one that counts.
-    pub places: Vec<SignatureLocation>,
-    /// The signatures that the provider makes: one, but for those that sign with public keys too. A secret says by its
-    /// own prefix which it is for ([`KeyForm::prefix`]); if it does not, it is for the first.
-    pub kinds: Vec<SignatureFormat>,
-    /// Over which bytes.
+    /// The possible locations of the signature. The first one that a request has is used.
+    pub locations: Vec<SignatureLocation>,
+    /// The formats of the signature: one, or several for providers that also sign with private keys.
+    /// A secret's prefix ([`KeyFormat::prefix`]) selects its format; without one, the first applies.
+    pub formats: Vec<SignatureFormat>,
+    /// The signed bytes.
     pub signed: Content,
     /// The signed time.
     pub time: Option<SignedTime>,
 }
 
-/// Where a signature stands.
+/// The location of a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SignatureLocation {
-    /// It is the header's value, but for [`Kind::prefix`]. The header must be there once.
+    /// A header whose value is the signature after [`SignatureFormat::prefix`]. Must occur once.
     Header(Header),
-    /// It is one of a header's fields, as in `t=1700000000,v1=5257…`. The header must be there once.
+    /// A field of a header, as in `t=1700000000,v1=5257…`. The header must occur once.
     Fields(HeaderFields),
-    /// It is a member of the JSON body, which is cut out, byte for byte, before the body is hashed.
-    Body(InBody),
+    /// A member of the JSON body, cut out byte for byte before the body is hashed.
+    Body(BodySignature),
 }
 
 /// A header with fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderFields {
     pub header: Header,
-    /// Between fields.
+    /// The character between fields.
     pub separator: char,
-    /// Between a field's name and its value.
+    /// The character between a field's name and its value.
     pub assign: char,
 }
 
 /// A signature in the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InBody {
-    /// The member, a string without escapes.
+pub struct BodySignature {
+    /// The pointer to the member, a string without escapes.
     pub pointer: Pointer,
-    /// The sender hashed compact JSON: what is left of the body is hashed without the white space between its tokens.
+    /// The sender signed compact JSON: the rest of the body is hashed without white space between
+    /// its tokens.
     pub compact: bool,
 }
 
-/// One kind of signature.
+/// The format of a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignatureFormat {
     pub algorithm: Algorithm,
-    /// The text forms that are taken; the first is the one to write. Their lengths tell them apart.
+    /// The accepted encodings, told apart by length. Signing uses the first.
     pub encodings: Vec<Encoding>,
-    /// Its name in a header with [`Fields`]; of no meaning elsewhere.
+    /// The field's name in a header with [`HeaderFields`]; unused elsewhere.
     pub field: Box<str>,
-    /// Stripped from the signature where it stands there; its absence is no error.
+    /// An optional prefix of the signature, stripped if present.
     pub prefix: Box<str>,
-    pub key: KeyForm,
+    pub key: KeyFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// RFC 2104 over SHA-1. Not broken as a MAC; for providers that have nothing else.
+    /// RFC 2104 over SHA-1. Not broken as a MAC; for providers that offer nothing else.
     HmacSha1,
     HmacSha256,
     HmacSha512,
@@ -76,7 +77,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Bytes of a signature. A truncated one is never accepted (RFC 2104 §5 would allow it).
+    /// Returns the bytes of a signature. A truncated one is never accepted (RFC 2104 §5 would allow
+    /// it).
     pub const fn signature_bytes(self) -> usize {
         match self {
             Self::HmacSha1 => 20,
@@ -85,7 +87,7 @@ impl Algorithm {
         }
     }
 
-    /// As the configuration writes it.
+    /// Returns the name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HmacSha1 => "hmac-sha1",
@@ -101,58 +103,58 @@ impl Algorithm {
 pub enum Encoding {
     /// Two digits a byte, in either case.
     Hex,
-    /// Standard alphabet with padding (RFC 4648 §4).
+    /// The standard alphabet with padding (RFC 4648 §4).
     Base64,
 }
 
-/// How the text that a provider shows as the secret becomes a key.
+/// The rules that turn a provider's secret text into a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyForm {
-    /// Taken off before decoding, where it stands there.
+pub struct KeyFormat {
+    /// An optional prefix, stripped before decoding.
     pub prefix: Box<str>,
-    /// The same for the private keys of public-key signatures, which senders have.
+    /// The optional prefix of private keys for public-key signatures, which only senders have.
     pub private_prefix: Box<str>,
     pub encoding: KeyEncoding,
 }
 
-/// What a secret's text, without its prefix, stands for.
+/// The encoding of a secret's text after its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyEncoding {
-    /// Itself.
+    /// The text's own bytes.
     Utf8,
-    /// Standard alphabet, padded or not.
+    /// The standard alphabet, padded or not.
     Base64,
-    /// In either case.
+    /// Digits in either case.
     Hex,
 }
 
-/// A time that is part of what is signed.
+/// A timestamp in the signed content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedTime {
-    pub place: TimestampLocation,
+    pub location: TimestampLocation,
     pub unit: TimeUnit,
-    /// How far from now it may be, into the past and into the future.
+    /// The largest distance from now, into the past and into the future.
     pub tolerance: Duration,
 }
 
 impl SignedTime {
-    /// What the providers' own libraries allow.
+    /// The default tolerance, as in the providers' own libraries.
     pub const USUAL_TOLERANCE: Duration = Duration::from_secs(300);
 
-    /// Clocks do not differ by more, and senders sign each attempt anew.
+    /// The largest tolerance. Clocks do not differ by more, and senders sign each attempt again.
     pub const TOLERANCE_MAX: Duration = Duration::from_secs(3600);
 }
 
-/// Where a signed time stands.
+/// The location of a signed time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TimestampLocation {
-    /// In a header, which must be there once.
+    /// A header, which must occur once.
     Header(Header),
-    /// In this field beside the signature ([`Place::Fields`]).
+    /// A field of the signature's header ([`SignatureLocation::Fields`]).
     Field(Box<str>),
 }
 
-/// How a time is written. Digits only but for the last.
+/// The format of a time: digits only, except RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeUnit {
     /// Unix seconds.
@@ -164,35 +166,36 @@ pub enum TimeUnit {
 }
 
 impl Scheme {
-    /// Whether the signature, its time, or anything else that is signed stands in this header.
+    /// Returns whether this header holds the signature, its time, or other signed content.
     pub fn reads_header(&self, name: &HeaderName) -> bool {
         self.headers().any(|header| header.name == *name)
     }
 
-    /// Whether this header's value is part of what is signed.
+    /// Returns whether this header's value is part of the signed content.
     pub fn signs_header(&self, name: &HeaderName) -> bool {
         self.signed.headers().any(|header| header.name == *name)
     }
 
-    /// All headers that take part.
+    /// Iterates over all headers of the scheme.
     pub fn headers(&self) -> impl Iterator<Item = &Header> {
-        let places = self.places.iter().filter_map(|place| match place {
+        let places = self.locations.iter().filter_map(|place| match place {
             SignatureLocation::Header(header)
             | SignatureLocation::Fields(HeaderFields { header, .. }) => Some(header),
             SignatureLocation::Body(_) => None,
         });
-        let time = self.time.iter().filter_map(|time| match &time.place {
+        let time = self.time.iter().filter_map(|time| match &time.location {
             TimestampLocation::Header(header) => Some(header),
             TimestampLocation::Field(_) => None,
         });
         places.chain(time).chain(self.signed.headers())
     }
 
-    /// Whether a signature tells bodies apart, and nothing else: then it is a digest of the body.
-    pub(super) fn signs_the_body_alone(&self) -> bool {
-        self.signed.is_body_alone()
+    /// Returns whether a signature depends on the body and the key alone, and so is a digest of the
+    /// body.
+    pub(super) fn signs_body_only(&self) -> bool {
+        self.signed.is_body_only()
             && self
-                .kinds
+                .formats
                 .iter()
                 .all(|kind| kind.algorithm != Algorithm::Ed25519)
     }

@@ -1,25 +1,25 @@
-//! Signing, as a provider does: for `sign`, `send`, test events, and tests.
+//! Signing as a provider does, for `sign`, `send`, test events and tests.
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 
 use super::content::Part;
 use super::key::{KeyError, Signer};
-use super::scheme::{HeaderFields, InBody, Scheme, SignatureLocation, TimestampLocation};
+use super::scheme::{BodySignature, HeaderFields, Scheme, SignatureLocation, TimestampLocation};
 use crate::json::{MemberError, compact, member};
 use crate::secret::Secret;
 
-/// The headers to send, each by its name as the provider writes it. Empty where the signature is in the body.
+/// The headers to send, in the provider's spelling. Empty if the signature is in the body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signed(Vec<(Box<str>, String)>);
 
 impl Signed {
-    /// Names and values, the signature last.
+    /// Iterates over names and values, the signature last.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (&**name, value.as_str()))
     }
 
-    /// As a request has them.
+    /// Converts to the headers of a request.
     pub fn to_headers(&self) -> HeaderMap {
         let parsed = self
             .iter()
@@ -30,30 +30,30 @@ impl Signed {
     }
 }
 
-/// Why a body can't be signed.
+/// A reason why a body cannot be signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("the scheme signs the event ID, which is not given")]
+    #[error("the scheme signs the event ID, and none is given")]
     NoId,
-    #[error("an event ID in a header is 1 to 255 visible ASCII characters, none a comma")]
+    #[error("an event ID in a header has 1 to 255 visible ASCII characters without a comma")]
     BadId,
-    #[error("the scheme signs the endpoint's URL, which is not given")]
+    #[error("the scheme signs the endpoint's URL, and none is given")]
     NoUrl,
     #[error("the scheme has no signature in a header")]
     NotInHeader,
     #[error("the scheme has no signature in the body, or not at its top level")]
     NotInBody,
-    #[error("the body is not a JSON object without a member of that name, in any case")]
+    #[error("the body is not a JSON object, or already has the signature's member in some case")]
     NotAnObject,
 }
 
 impl Scheme {
-    /// The headers that a sender who signs at `now` puts beside `body`.
+    /// Signs `body` at `now` and returns the headers to send with it.
     ///
     /// # Errors
-    /// When something that the scheme signs is not given, or `secret` is no key for it.
+    /// [`SignError`] if a signed part is missing, or `secret` is no key for the scheme.
     pub fn sign(
         &self,
         secret: &Secret,
@@ -71,13 +71,13 @@ impl Scheme {
         now: Timestamp,
         id: Option<&str>,
     ) -> Result<Signed, SignError> {
-        let kind = &self.kinds[signer.kind];
+        let format = &self.formats[signer.format];
         let time = self.time.as_ref().map(|time| (time, time.unit.write(now)));
         let time_text = time.as_ref().map_or("", |(_, text)| text.as_str());
         let signature = format!(
             "{}{}",
-            kind.prefix,
-            self.tag_of(signer, body, time_text, id)?
+            format.prefix,
+            self.signature_text(signer, body, time_text, id)?
         );
         let mut headers = Vec::new();
         if let Some((header, id)) = self.signed.id_header().zip(id) {
@@ -91,13 +91,13 @@ impl Scheme {
             headers.push((header.spelling.clone(), id.into()));
         }
         if let Some((TimestampLocation::Header(header), text)) =
-            time.as_ref().map(|(time, text)| (&time.place, text))
+            time.as_ref().map(|(time, text)| (&time.location, text))
         {
             headers.push((header.spelling.clone(), text.clone()));
         }
         headers.push(
             match self
-                .places
+                .locations
                 .iter()
                 .find(|place| !matches!(place, SignatureLocation::Body(_)))
             {
@@ -107,7 +107,7 @@ impl Scheme {
                     separator,
                     assign,
                 })) => {
-                    let time = match time.as_ref().map(|(time, _)| &time.place) {
+                    let time = match time.as_ref().map(|(time, _)| &time.location) {
                         Some(TimestampLocation::Field(name)) => {
                             format!("{name}{assign}{time_text}{separator}")
                         }
@@ -115,7 +115,7 @@ impl Scheme {
                     };
                     (
                         header.spelling.clone(),
-                        format!("{time}{}{assign}{signature}", kind.field),
+                        format!("{time}{}{assign}{signature}", format.field),
                     )
                 }
                 Some(SignatureLocation::Body(_)) | None => return Err(SignError::NotInHeader),
@@ -124,10 +124,10 @@ impl Scheme {
         Ok(Signed(headers))
     }
 
-    /// `body`, a JSON object, with its signature as the last member.
+    /// Signs `body`, a JSON object, and adds the signature as its last member.
     ///
     /// # Errors
-    /// When there is no place for a signature, or `secret` is no key for the scheme.
+    /// [`SignError`] if the scheme has no signature in the body, or `secret` is no key for it.
     pub fn sign_in_body(&self, secret: &Secret, body: &str) -> Result<String, SignError> {
         self.sign_in_body_with(&self.signer(secret)?, body)
     }
@@ -139,16 +139,16 @@ impl Scheme {
     ) -> Result<String, SignError> {
         let in_body = |place: &_| {
             if let SignatureLocation::Body(in_body) = place {
-                Some(InBody::clone(in_body))
+                Some(BodySignature::clone(in_body))
             } else {
                 None
             }
         };
-        let InBody {
+        let BodySignature {
             pointer,
-            compact: of_compact,
+            compact: signs_compact,
         } = self
-            .places
+            .locations
             .iter()
             .find_map(in_body)
             .ok_or(SignError::NotInBody)?;
@@ -161,29 +161,29 @@ impl Scheme {
         {
             return Err(SignError::NotAnObject);
         }
-        let content = if of_compact {
+        let content = if signs_compact {
             compact(body)
         } else {
             body.to_owned()
         };
-        let tag = self.tag_of(signer, content.as_bytes(), "", None)?;
+        let tag = self.signature_text(signer, content.as_bytes(), "", None)?;
         let members = body
             .trim_end()
             .strip_suffix('}')
             .ok_or(SignError::NotAnObject)?
             .trim_end();
         let comma = if members.ends_with('{') { "" } else { "," };
-        let prefix = &self.kinds[signer.kind].prefix;
+        let prefix = &self.formats[signer.format].prefix;
         let whole = format!(
             "{members}{comma}\"{name}\":\"{prefix}{tag}\"{}",
             &body[members.len()..]
         );
-        // A member whose name differs by case only would make the new one ambiguous.
+        // A member whose name differs in case only would make the new one ambiguous.
         member(&whole, &pointer).map_err(|_| SignError::NotAnObject)?;
         Ok(whole)
     }
 
-    fn tag_of(
+    fn signature_text(
         &self,
         signer: &Signer,
         body: &[u8],
@@ -197,8 +197,8 @@ impl Scheme {
             Part::Url => Err(SignError::NoUrl),
         };
         let joined = |parts: &[Part]| parts.iter().map(bytes_of).collect::<Result<String, _>>();
-        let (before, behind) = (joined(&self.signed.before)?, joined(&self.signed.behind)?);
+        let (before, behind) = (joined(&self.signed.before)?, joined(&self.signed.after)?);
         let tag = signer.sign(&[before.as_bytes(), body, behind.as_bytes()]);
-        Ok(self.kinds[signer.kind].write(&tag))
+        Ok(self.formats[signer.format].write(&tag))
     }
 }

@@ -13,7 +13,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::provider;
 
-/// Why a file is not a list of certificates.
+/// A reason why a file is not a list of certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
     #[error("holds no PEM certificate (`-----BEGIN CERTIFICATE-----`)")]
@@ -22,7 +22,7 @@ pub enum PemError {
     Malformed,
 }
 
-/// Why a file is not the key of a certificate.
+/// A reason why a file is not the key of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("holds no PEM private key (`-----BEGIN PRIVATE KEY-----`)")]
@@ -30,7 +30,8 @@ pub enum KeyError {
     #[error("holds a private key that needs a passphrase")]
     Encrypted,
     #[error(
-        "holds a private key that cannot be used: RSA from 2048 bits on, ECDSA (P-256, P-384) and Ed25519 can"
+        "holds an unsupported private key; use RSA with at least 2048 bits, ECDSA (P-256, P-384) \
+         or Ed25519"
     )]
     Unusable,
     #[error("holds the key of another certificate")]
@@ -39,7 +40,7 @@ pub enum KeyError {
     Certificate(String),
 }
 
-/// All certificates of a PEM text, each of which can be parsed.
+/// Parses all certificates of a PEM text.
 ///
 /// # Errors
 /// [`PemError`] when there is none, or one is broken.
@@ -57,7 +58,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError
     }
 }
 
-/// A certificate, and those that lead from it to one that peers know.
+/// A certificate with the intermediates that lead to a root.
 pub struct Chain {
     certificates: Vec<CertificateDer<'static>>,
     names: Vec<Box<str>>,
@@ -66,7 +67,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The first certificate of a PEM text is the one that is shown.
+    /// Parses a PEM text, whose first certificate is the server's own.
     ///
     /// # Errors
     /// [`PemError`] when there is none, or one is broken.
@@ -88,10 +89,10 @@ impl Chain {
         })
     }
 
-    /// Puts it together with the private key of a PEM text.
+    /// Combines the chain with the private key of a PEM text.
     ///
     /// # Errors
-    /// [`KeyError`] when there is none, or it is not this certificate's.
+    /// [`KeyError`] when there is no key, or the key does not belong to this certificate.
     pub fn with_key(self, pem: &[u8]) -> Result<Certificate, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
             pem::Error::NoItemsFound if pem.windows(ENCRYPTED.len()).any(|at| at == ENCRYPTED) => {
@@ -105,7 +106,7 @@ impl Chain {
             .map_err(|_| KeyError::Unusable)?;
         let shown = CertifiedKey::new(self.certificates, key);
         match shown.keys_match() {
-            // A key that does not know its public half can't be compared; ring's do.
+            // A key that does not know its public half cannot be compared; ring's keys do.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(Error::InconsistentKeys(_)) => return Err(KeyError::OfAnother),
             Err(error) => return Err(KeyError::Certificate(error.to_string())),
@@ -120,7 +121,8 @@ impl Chain {
 
 const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
-/// The DNS names that a certificate is for. Names that stand in its subject alone count for nobody any more (RFC 9525).
+/// Returns the DNS names in a certificate's subject alternative names. Clients ignore the subject
+/// itself (RFC 9525).
 fn names(certificate: &X509Certificate<'_>) -> Result<Vec<Box<str>>, PemError> {
     let alternative = certificate
         .subject_alternative_name()
@@ -138,12 +140,12 @@ fn names(certificate: &X509Certificate<'_>) -> Result<Vec<Box<str>>, PemError> {
 /// A certificate with its key.
 pub struct Certificate {
     pub(super) shown: Arc<CertifiedKey>,
-    /// In lower case.
+    /// DNS names in lower case.
     pub names: Vec<Box<str>>,
     pub not_after: Timestamp,
 }
 
-/// Shows no key.
+/// Prints the names only, never the key.
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate")
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_and_its_key_are_read_with_names_in_lower_case() {
+    fn names_are_in_lower_case() {
         let (certificate, key) = pem(&["Hooks.Example.com", "*.example.com", "127.0.0.1"]);
         let read = Chain::from_pem(certificate.as_bytes())
             .unwrap()
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_told_from_one_that_is_none() {
+    fn each_wrong_key_has_its_own_error() {
         let (certificate, key) = pem(&["a.test"]);
         let (_, other) = pem(&["a.test"]);
         let refused = |key: &str| {
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_refused() {
+    fn malformed_certificate_is_rejected() {
         let refused = |pem: &str| Chain::from_pem(pem.as_bytes()).err();
         assert_eq!(refused(""), Some(PemError::NoCertificate));
         assert_eq!(
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_shows_no_key() {
+    fn debug_prints_no_key() {
         let (certificate, key) = pem(&["a.test"]);
         let read = Chain::from_pem(certificate.as_bytes())
             .unwrap()

@@ -1,4 +1,4 @@
-//! `docs/providers.md`, written from the presets; a test holds the file to it.
+//! The generator of `docs/providers.md` from the presets, and the test that the file is current.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -18,46 +18,52 @@ use crate::signature::{
 const INTRODUCTION: &str = "\
 # Providers
 
-A preset knows how its provider signs, where the event's ID and type stand, how long the provider waits, and what it makes of
-an answer. `provider: NAME` takes all of that; each key of the route that is given goes before it. A sender that is not here
-is [described](#a-scheme-of-your-own) with `signature:` and `event:`.
+A preset has a provider's signature scheme, the location of the event's ID and type, the time that
+the provider waits, and the response that it expects. `provider: NAME` selects one; a key of the
+route overrides the preset's value. Describe any other sender with `signature:` and `event:`, as
+[below](#a-scheme-of-your-own).
 
-This page is made from the code. Each preset is held to a signature that its provider published, or that its own SDK made or
-took (`tests/sdk`); the SDKs that sign are also run as clients against the gateway in the tests. Four are held to something
-else: VPN Enterprise and OrbVPN to their documents and OpenSSL, Meta to GitHub's SDK (the form is the same), GitLab to that of
-Standard Webhooks (so is its).
+This page is generated from the code. Each preset is tested with a signature that its provider
+published, or that its SDK made or accepted (`tests/sdk`). The SDKs that sign also run as clients
+against the gateway. Four presets are tested differently: VPN Enterprise and OrbVPN with their
+documents and OpenSSL, Meta with GitHub's SDK (the format is the same), and GitLab with the SDK of
+Standard Webhooks (likewise).
 
 ";
 
-const BEHIND_THE_TABLE: &str = "\
-*Waits* is how long the provider waits for an answer (`budget`), *duplicate* the answer to an event that was handed over before
-(`replay.on_duplicate`), *tries* how long an event may come again; `replay.window` must be longer (96h is the default).
-A signed time is checked when the event arrives. One that was stored (`queue`, `spill`) may be delivered hours later, under the
-headers that it came with: an application that checks signatures itself must then leave the time out of it.
+const LEGEND: &str = "\
+*Waits* is the time that the provider waits for a response (`budget`). *Duplicate* is the response
+to an event that was already delivered (`replay.on_duplicate`). *Retries for* is the time over which
+the provider retries an event; `replay.window` must be longer (the default is 96h).
 
-`+ digest`: the ID stands in no signed byte, so the ledger goes by the body's digest, too, and a replay under another ID is a
-duplicate all the same. *digest* alone: the provider has no ID, and the same body is the same event.
+A signed time is checked when the event arrives. A stored event (`queue`, `spill`) may be delivered
+hours later with its original headers. An application that verifies signatures itself must then
+ignore the signed time.
+
+`+ digest`: the ID is not signed, so the ledger also uses the body's digest; a replay under another
+ID is still a duplicate. *digest* alone: the provider sends no ID, and the same body is the same
+event.
 
 ";
 
 const IN_THE_BODY: &str = "\
 ## A signature in the body
 
-OrbVPN's events may carry their own signature, as a member of the JSON body:
+OrbVPN's events may carry their signature as a member of the JSON body:
 
 ```json
 SIGNED
 ```
 
-The signature covers the body without that member: cut out byte for byte, with the comma that joined it. A member that is not
-the object's first goes with the comma before it, up to the end of its value; the first goes up to the next member's name. All
-else, white space too, stays as it was sent:
+The signature covers the body without that member, which is cut out byte for byte with its comma.
+For the object's first member, the cut extends to the next member's name. For any other, it extends
+from the comma before it to the end of its value. Everything else, white space too, stays as sent:
 
 ```json
 PLAIN
 ```
 
-HMAC-SHA256 of these bytes under the secret `SECRET`, in hex, is the signature:
+The signature is the HMAC-SHA256 of these bytes under the secret `SECRET`, in hex:
 
 ```sh
 printf '%s' 'PLAIN' |
@@ -65,15 +71,23 @@ printf '%s' 'PLAIN' |
 # TAG
 ```
 
-In the header form the same body is sent as it is, with `X-Signature: sha256=TAG`.
-`hookstile sign --provider orbvpn --in-body` puts a signature into a body, without `--in-body` it prints the header.
+With a header instead, the same body is sent unchanged, with `X-Signature: sha256=TAG`.
+`hookstile sign --provider orbvpn --in-body` adds the signature to a body; without `--in-body` it
+prints the header.
 
-Refused with 401, since two receivers could read them differently: the member twice, also under a name that differs in case
-only; its name or value written with escapes; a value that is no string; a body that is not one strict JSON text. The event
-reaches your application as it was sent, the signature in it. When the header is there, it alone counts.
+These are refused with 401, since two receivers could read them differently:
 
-A scheme of your own does the same with `signature: {field: /signature}`; `canonical: json` is for senders that sign compact
-JSON and send it otherwise: what is left is hashed without the white space between its tokens, nothing else is changed.
+* the member twice, also under a name that differs in case only,
+* its name or value written with escapes,
+* a value that is not a string,
+* a body that is not one strict JSON text.
+
+The event reaches your application as sent, with the signature in it. If the header is present, only
+the header counts.
+
+A scheme of your own does the same with `signature: {field: /signature}`. `canonical: json` is for
+senders that sign compact JSON and send it in another layout: the rest of the body is then hashed
+without white space between its tokens. Nothing else changes.
 
 ";
 
@@ -91,10 +105,10 @@ signature:
 event: {id: /id, type: /type}
 ```
 
-All keys are in [configuration.md](configuration.md). A signature that is there several times is looked at up to sixteen times;
-a header that is there twice is refused. A signed time further from now than the tolerance, before or after, is refused like a
-wrong signature; the metric `signature_checks_total` says `stale`, which is a clock that is off, or a replay.
-`{id}` stands for the header that `event.id` names: an ID that is signed there needs no digest beside it.
+All keys are in [configuration.md](configuration.md). At most sixteen signatures of one header are
+checked; a repeated header is refused. A signed time beyond the tolerance, in the past or in the
+future, is refused like a wrong signature. The metric `signature_checks_total` then counts `stale`: a
+wrong clock, or a replay. `{id}` is the header that `event.id` names; a signed ID needs no digest.
 
 ";
 
@@ -102,23 +116,27 @@ const SECRET: &str = "whsec_example";
 const EXAMPLE: &str =
     r#"{"id":"evt_1","type":"payment.completed","timestamp":"2026-01-15T10:30:00Z"}"#;
 
-/// The page as Markdown.
+/// Renders the page as Markdown.
 fn reference() -> String {
     let mut page = String::from(INTRODUCTION);
     page.push_str(
-        "| `provider:` | signature | signed | event ID | event type | waits | duplicate | `max_body` | tries |\n",
+        "| `provider:` | signature | signed | event ID | event type | waits | duplicate \
+         | `max_body` | retries for |\n",
     );
     page.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
     for preset in PRESETS {
         page.push_str(&row(preset));
     }
-    let _ = write!(page, "\n{BEHIND_THE_TABLE}");
+    let _ = write!(page, "\n{LEGEND}");
     for preset in PRESETS {
         page.push_str(&section(preset));
     }
     page.push_str(&in_the_body());
     page.push_str(OF_YOUR_OWN);
-    page.push_str("## Event types\n\nWhat `hookstile check` knows of `events:`; other providers' types are not known, and not checked.\n");
+    page.push_str(
+        "## Event types\n\n`hookstile check` compares `events:` with these lists. It does not check \
+         the types of other providers.\n",
+    );
     for preset in PRESETS
         .iter()
         .filter(|preset| !preset.defaults.event_types.is_empty())
@@ -135,8 +153,8 @@ fn reference() -> String {
 }
 
 fn row(preset: &Preset) -> String {
-    let (scheme, habits) = ((preset.scheme)(), &preset.defaults);
-    let envelope = (habits.envelope)();
+    let (scheme, defaults) = ((preset.scheme)(), &preset.defaults);
+    let envelope = (defaults.envelope)();
     let id = match &envelope.id {
         IdSource::Pointer(pointer) => format!("`{pointer}`"),
         IdSource::Header(header) if scheme.signs_header(header) => format!("`{header}`, signed"),
@@ -147,19 +165,21 @@ fn row(preset: &Preset) -> String {
         Source::Pointer(pointer) => format!("`{pointer}`"),
         Source::Header(header) => format!("`{header}`"),
     };
-    let on_duplicate = match habits.on_duplicate {
+    let on_duplicate = match defaults.on_duplicate {
         OnDuplicate::Reject => 409,
         OnDuplicate::Acknowledge => 200,
     };
-    let tries = habits.retry_horizon.map_or_else(|| "?".into(), written);
+    let tries = defaults
+        .retry_horizon
+        .map_or_else(|| "?".into(), format_duration);
     format!(
         "| [`{}`](#{}) | {} | `{}` | {id} | {kind} | {} | {on_duplicate} | {}MiB | {tries} |\n",
         preset.name,
         preset.title.to_lowercase().replace(' ', "-"),
         places(&scheme),
         scheme.signed,
-        written(habits.budget),
-        habits.max_body >> 20,
+        format_duration(defaults.budget),
+        defaults.max_body >> 20,
     )
 }
 
@@ -170,7 +190,7 @@ fn places(scheme: &Scheme) -> String {
         SignatureLocation::Body(in_body) => format!("body, `{}`", in_body.pointer),
     };
     scheme
-        .places
+        .locations
         .iter()
         .map(name)
         .collect::<Vec<_>>()
@@ -181,7 +201,7 @@ fn section(preset: &Preset) -> String {
     let scheme = (preset.scheme)();
     let mut section = format!("## {}\n\n", preset.title);
     let kinds: Vec<_> = scheme
-        .kinds
+        .formats
         .iter()
         .map(|kind| format!("{}, {}", algorithm(kind.algorithm), key(kind)))
         .collect();
@@ -193,14 +213,14 @@ fn section(preset: &Preset) -> String {
             TimeUnit::Milliseconds => "Unix milliseconds",
             TimeUnit::Rfc3339 => "RFC 3339",
         };
-        let place = match &time.place {
+        let place = match &time.location {
             TimestampLocation::Header(header) => format!("`{}`", header.spelling),
             TimestampLocation::Field(field) => format!("the field `{field}`"),
         };
         let _ = writeln!(
             section,
-            "* **Time**: {place}, {unit}; at most {} from now, before or after.",
-            written(time.tolerance)
+            "* **Time**: {place}, {unit}; within {} of now, before or after.",
+            format_duration(time.tolerance)
         );
     }
     if let Some(handshake) = handshake(preset.handshake) {
@@ -240,10 +260,10 @@ fn key(kind: &crate::signature::SignatureFormat) -> String {
     format!("{what}{form}{stripped}")
 }
 
-/// What a signature of it looks like.
+/// Renders an example of the scheme's signature.
 fn sent(scheme: &Scheme) -> String {
     let mut kinds = Vec::new();
-    for kind in &scheme.kinds {
+    for kind in &scheme.formats {
         let forms: Vec<_> = kind
             .encodings
             .iter()
@@ -253,14 +273,14 @@ fn sent(scheme: &Scheme) -> String {
             })
             .collect();
         let signature = format!("{}<{}>", kind.prefix, forms.join(" or "));
-        kinds.push(match &scheme.places[0] {
+        kinds.push(match &scheme.locations[0] {
             SignatureLocation::Fields(fields) => {
                 format!("`{}{}{signature}`", kind.field, fields.assign)
             }
             SignatureLocation::Header(_) | SignatureLocation::Body(_) => format!("`{signature}`"),
         });
     }
-    let separated = match &scheme.places[0] {
+    let separated = match &scheme.locations[0] {
         SignatureLocation::Fields(fields) if fields.separator == ' ' => ", spaces between several",
         SignatureLocation::Fields(fields) if fields.separator == ';' => ", `;` between fields",
         SignatureLocation::Fields(_) => ", `,` between fields",
@@ -273,21 +293,24 @@ fn handshake(asks: PresetHandshake) -> Option<String> {
     match asks {
         PresetHandshake::Never => None,
         PresetHandshake::Query => Some(
-            "a GET with `hub.mode`, `hub.challenge` and `hub.verify_token` is answered with the challenge, if the token is the \
-             route's `challenge.verify_token`. It is not signed, so it is never forwarded."
+            "a GET with `hub.mode`, `hub.challenge` and `hub.verify_token` gets the challenge back, if \
+             the token is the route's `challenge.verify_token`. It is not signed, so it is never \
+             forwarded."
                 .into(),
         ),
-        PresetHandshake::Signed(question) => {
-            let question = question();
-            let reply = match &question.reply {
-                ChallengeReply::Echo(pointer) => format!("with what stands at `{pointer}`, as text"),
-                ChallengeReply::Proof(pointer) => format!("with what stands at `{pointer}`, and its HMAC under the secret"),
+        PresetHandshake::Signed(challenge) => {
+            let challenge = challenge();
+            let reply = match &challenge.reply {
+                ChallengeReply::Echo(pointer) => format!("with the value at `{pointer}`, as text"),
+                ChallengeReply::Proof(pointer) => {
+                    format!("with the value at `{pointer}` and its HMAC under the secret")
+                }
                 ChallengeReply::NoContent => "with 204".into(),
             };
             Some(format!(
-                "a signed body whose `{}` is `{}` is answered {reply}; with `challenge: forward` your application answers it, \
-                 as an event of type `{}`.",
-                question.pointer, question.value, question.event_type
+                "a signed body whose `{}` is `{}` is answered {reply}. With `challenge: forward`, your \
+                 application answers it, as an event of type `{}`.",
+                challenge.pointer, challenge.value, challenge.event_type
             ))
         }
     }
@@ -314,13 +337,13 @@ fn in_the_body() -> String {
         .replace("TAG", tag)
 }
 
-/// As a configuration has it.
-fn written(duration: Duration) -> String {
+/// Formats a duration as the configuration does.
+fn format_duration(duration: Duration) -> String {
     format!("{:#}", SignedDuration::try_from(duration).unwrap()).replace(' ', "")
 }
 
 #[test]
-fn the_page_is_current() {
+fn providers_page_is_current() {
     let (path, page) = (
         concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md"),
         reference(),

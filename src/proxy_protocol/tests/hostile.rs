@@ -1,10 +1,12 @@
-//! What must hold for the first bytes of any connection.
+//! Properties of the parser for the first bytes of any connection.
 //!
-//! Shared by the property tests, the replay of the corpus and the fuzz target, and so speaks only to the public interface.
+//! Shared by the property tests, the replay of the corpus and the fuzz target, so it uses only the
+//! public interface.
 
 use super::proxy_protocol::{BYTES_MAX, Progress, parse};
 
-/// Panics if a header is read from `bytes` in another way than byte for byte, or beyond its own length.
+/// Panics if parsing `bytes` at once and byte by byte differ, or if the parser reads beyond the
+/// header.
 pub fn check(bytes: &[u8]) {
     let mut begun = 0;
     let end = loop {

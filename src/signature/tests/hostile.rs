@@ -1,7 +1,7 @@
-//! Any bytes as headers and body of a request to any preset: nothing panics, nothing verifies that was not signed, and
-//! what was signed verifies.
+//! Properties of arbitrary bytes as headers and body of a request: nothing panics, only signed
+//! requests verify, and all of these do.
 //!
-//! Shared by the replay of the corpus and the fuzz target, and so speaks only to the public interface.
+//! Shared by the replay of the corpus and the fuzz target, so it uses only the public interface.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
@@ -14,10 +14,11 @@ use super::signature::{
     Algorithm, NamedSecret, Scheme, SignatureLocation, TimeUnit, Verified, Verifier, presets,
 };
 
-/// Base64 and hex at once, so that it is a key for every scheme but those of public keys, where it is one by chance.
+/// A text that is base64 and hex, so that it is a key for every HMAC scheme. It is a public key only
+/// by chance.
 const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-/// Schemes that no preset has.
+/// Returns a scheme that no preset has.
 const OTHERS: usize = 4;
 
 fn other(number: usize) -> Scheme {
@@ -29,9 +30,9 @@ fn other(number: usize) -> Scheme {
     match (number, scheme.time.as_mut()) {
         (0, Some(time)) => time.unit = TimeUnit::Milliseconds,
         (1, Some(time)) => time.unit = TimeUnit::Rfc3339,
-        (2, _) => scheme.kinds[0].algorithm = Algorithm::HmacSha512,
+        (2, _) => scheme.formats[0].algorithm = Algorithm::HmacSha512,
         _ => {
-            for place in &mut scheme.places {
+            for place in &mut scheme.locations {
                 if let SignatureLocation::Body(in_body) = place {
                     in_body.compact = true;
                 }
@@ -41,8 +42,8 @@ fn other(number: usize) -> Scheme {
     scheme
 }
 
-/// The first byte is the preset, or one of the others. Then come headers' values, a line each, for the headers that the scheme reads, one
-/// after the other; after an empty line, the body.
+/// Checks one input. The first byte selects the preset or another scheme. Then follow the values of
+/// the headers that the scheme reads, a line each, an empty line, and the body.
 pub fn check(data: &[u8]) {
     let Some((&choice, rest)) = data.split_first() else {
         return;
@@ -88,14 +89,14 @@ pub fn check(data: &[u8]) {
 
     if let Ok(signed) = scheme.sign(&secret(), body, now, Some("msg_1")) {
         let genuine = signed.to_headers();
-        // A public key's bytes are no private key's: only for HMAC are both the same secret.
-        let symmetric = scheme.kinds[0].algorithm != Algorithm::Ed25519;
+        // Only an HMAC key both signs and verifies.
+        let symmetric = scheme.formats[0].algorithm != Algorithm::Ed25519;
         let outcome = verify(&genuine, body);
         assert_eq!(outcome.is_some(), symmetric, "{place}");
         if let (Some(body), PresetHandshake::Signed(question)) = (outcome, asks) {
             let _ = question().reply(&body, &verifier);
         }
-        // One header of it replaced: it verifies only with the signature still in it.
+        // With one header replaced, the request verifies only if the signature is still in it.
         let (signature, tag) = signed.iter().last().expect("the signature");
         let tag = tag
             .rsplit(['=', ','])
@@ -126,7 +127,7 @@ pub fn check(data: &[u8]) {
 fn in_body(scheme: &Scheme, text: &str, verify: &dyn Fn(&HeaderMap, &[u8]) -> Option<Verified>) {
     let secret = Secret::new(SECRET).expect("not empty");
     let has_place = scheme
-        .places
+        .locations
         .iter()
         .any(|place| matches!(place, SignatureLocation::Body(_)));
     let signed = scheme.sign_in_body(&secret, text);

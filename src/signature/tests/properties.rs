@@ -1,4 +1,4 @@
-//! What is signed verifies, and nothing else does: for any body, any secret, and every scheme there is.
+//! Properties: for any body, any secret and every scheme, a signed request verifies and no other does.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use crate::providers::PRESETS;
 
 const NOW: i64 = 1_760_000_000;
 
-/// A scheme of every kind there is, by name.
+/// Returns schemes that cover every format and location, by name.
 fn schemes() -> Vec<(&'static str, Scheme)> {
     let mut schemes: Vec<_> = PRESETS
         .iter()
@@ -21,7 +21,7 @@ fn schemes() -> Vec<(&'static str, Scheme)> {
     }
     let with = |name, algorithm| {
         let mut scheme = presets::slack();
-        scheme.kinds[0].algorithm = algorithm;
+        scheme.formats[0].algorithm = algorithm;
         (name, scheme)
     };
     schemes.push(with("sha-1", Algorithm::HmacSha1));
@@ -32,12 +32,12 @@ fn schemes() -> Vec<(&'static str, Scheme)> {
     schemes
 }
 
-/// The secrets to sign and to verify with that `seed` makes for a scheme.
+/// Makes the signing secret and the verification secret of a scheme from `seed`.
 fn secrets(scheme: &Scheme, public: bool, seed: [u8; 32]) -> (Secret, Secret) {
     let kind = if public {
-        scheme.kinds.last().unwrap()
+        scheme.formats.last().unwrap()
     } else {
-        &scheme.kinds[0]
+        &scheme.formats[0]
     };
     let write = |bytes: &[u8], prefix: &str| {
         let text = match kind.key.encoding {
@@ -78,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_signed_verifies_and_no_single_bit_of_it_may_change(
+    fn signed_request_verifies_unchanged_only(
         (name, scheme) in select(schemes()),
         public in any::<bool>(),
         seed in any::<[u8; 32]>(),
@@ -89,7 +89,7 @@ proptest! {
         header in any::<Index>(),
     ) {
         let (signing, verifying) = secrets(&scheme, public, seed);
-        let hex_written = scheme.kinds[0].encodings[0] == Encoding::Hex;
+        let hex_written = scheme.formats[0].encodings[0] == Encoding::Hex;
         let now = Timestamp::from_second(NOW).unwrap();
         let signed = scheme.sign(&signing, &body, now, Some(&id)).unwrap();
         let verifier = verifier_of(scheme, verifying.expose());
@@ -103,8 +103,8 @@ proptest! {
             prop_assert!(outcome(&verifier, &headers, &changed, NOW).is_err(), "{}: body", name);
         }
 
-        // One bit of a header: the signature, the time or the ID. A letter of hex in the other case is no change, and
-        // neither is another bit of a prefix or of a field that says nothing, as long as the signature is the same.
+        // Flips one bit of a header: the signature, the time or the ID. A hex digit in the other case
+        // is no change; nor is a bit of a prefix or an unused field, if the signature stays the same.
         let (changed_name, value) = signed.iter().nth(header.index(signed.iter().count())).unwrap();
         let mut bytes = value.as_bytes().to_vec();
         let place = at.index(bytes.len());
@@ -119,7 +119,7 @@ proptest! {
     }
 
     #[test]
-    fn a_signature_in_the_body_verifies_wherever_it_stands_and_no_single_bit_of_the_rest_may_change(
+    fn body_signature_verifies_at_any_position(
         seed in any::<[u8; 32]>(),
         members in proptest::collection::vec(("[a-z]{1,6}", "[ -!#-\\[\\]-~]{0,12}"), 0..5),
         spaced in any::<bool>(),
@@ -128,7 +128,7 @@ proptest! {
         bit in 0..7_u8,
     ) {
         let mut scheme = presets::orbvpn();
-        let Some(SignatureLocation::Body(in_body)) = scheme.places.last_mut() else { unreachable!() };
+        let Some(SignatureLocation::Body(in_body)) = scheme.locations.last_mut() else { unreachable!() };
         in_body.compact = compact;
         let (colon, comma) = if spaced { (": ", ", ") } else { (":", ",") };
         let members: Vec<_> = members.iter().map(|(name, value)| format!("\"m{name}\"{colon}\"{value}\"")).collect();
@@ -141,7 +141,7 @@ proptest! {
         let mut changed = signed.clone().into_bytes();
         let place = at.index(changed.len());
         changed[place] ^= 1 << bit;
-        // A digit of the signature in the other case is the same digit.
+        // A hex digit in the other case is the same digit.
         let case_only = changed[place].eq_ignore_ascii_case(&signed.as_bytes()[place]) && !body.as_bytes().contains(&signed.as_bytes()[place]);
         let same_digit = changed[place].eq_ignore_ascii_case(&signed.as_bytes()[place])
             && signed.rfind("sha256=").is_some_and(|start| place > start + 6);
@@ -151,7 +151,7 @@ proptest! {
     }
 
     #[test]
-    fn no_header_makes_it_panic_and_none_that_was_made_up_verifies(
+    fn arbitrary_header_never_verifies(
         (_, scheme) in select(schemes()),
         seed in any::<[u8; 32]>(),
         values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..100), 0..4),

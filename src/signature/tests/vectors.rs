@@ -1,4 +1,4 @@
-//! Signatures that others made: published by the providers, or made and confirmed by their SDKs (`tests/sdk`).
+//! Test vectors that the providers published, or that their SDKs made and confirmed (`tests/sdk`).
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ struct Vector {
     secret: String,
     headers: BTreeMap<String, String>,
     body: String,
-    /// Unix seconds at which it is fresh.
+    /// The Unix time in seconds at which the signature is fresh.
     at: i64,
     public_url: Option<String>,
 }
@@ -58,7 +58,7 @@ impl Vector {
 }
 
 #[test]
-fn what_others_signed_verifies_and_with_another_byte_it_does_not() {
+fn vectors_verify_unchanged_only() {
     for vector in vectors() {
         let Vector { preset, body, .. } = &vector;
         assert!(vector.verify(body, vector.at).is_ok(), "{preset}: {body}");
@@ -71,7 +71,7 @@ fn what_others_signed_verifies_and_with_another_byte_it_does_not() {
 }
 
 #[test]
-fn what_others_signed_with_a_time_is_stale_beyond_the_tolerance_on_both_sides() {
+fn vectors_are_stale_beyond_the_tolerance() {
     let timed = || {
         vectors().into_iter().filter(|vector| {
             (providers::find(&vector.preset).unwrap().scheme)()
@@ -101,7 +101,7 @@ fn what_others_signed_with_a_time_is_stale_beyond_the_tolerance_on_both_sides() 
 }
 
 #[test]
-fn what_the_sdks_signed_is_an_event_by_its_preset_or_a_handshake() {
+fn sdk_vectors_are_events_or_handshakes() {
     let vectors: Vec<Vector> =
         serde_json::from_str(include_str!("../../../tests/sdk/vectors.json")).unwrap();
     for vector in vectors {
@@ -114,7 +114,7 @@ fn what_the_sdks_signed_is_an_event_by_its_preset_or_a_handshake() {
 }
 
 #[test]
-fn every_preset_but_our_own_providers_has_a_vector_of_somebody_else_s() {
+fn every_public_preset_has_a_foreign_vector() {
     let vectors = vectors();
     for preset in PRESETS
         .iter()
