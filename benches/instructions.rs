@@ -1,10 +1,11 @@
-//! A guard: how many instructions one event takes, counted by callgrind, which no neighbour disturbs, and held to what is
-//! written in `instructions.json`. More than 5 % over that fails (20 % for what is stored); `HOOKSTILE_REGENERATE=1` writes
-//! down what is counted.
+//! A regression guard: the number of instructions per event, counted by callgrind, which other
+//! processes on the machine do not disturb, and compared with `instructions.json`. More than 5 %
+//! above that fails (20 % for queued events); `HOOKSTILE_REGENERATE=1` rewrites the file.
 //!
-//! Each case runs in a process of its own, twice: for a few events, and for some more. The difference is what the events
-//! cost; starting, and whatever happens once, is in both. callgrind knows no SHA extensions, so SHA-256 counts some twenty
-//! times what it takes on a processor that has them. What the kernel does is not counted at all.
+//! Each case runs in a process of its own, twice: with a few events and with more. The difference
+//! is the cost of the events; the start and other one-time work is in both runs. callgrind has no
+//! SHA extensions, so SHA-256 counts about twenty times its real cost on a processor that has them.
+//! Work in the kernel is not counted.
 //!
 //! The profiles stay in `target/instructions`, for `callgrind_annotate --inclusive=yes`.
 
@@ -33,16 +34,17 @@ use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
 
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.json");
-/// The share over its baseline that a case may take.
+/// The fraction by which a case may exceed its baseline.
 const TOLERANCE: f64 = 0.05;
-/// For a case in which time has a part: how long SQLite's log is by then depends on when it was last moved into the database.
+/// The tolerance of a case that depends on time: the length of SQLite's log varies with the moment
+/// of its last checkpoint.
 const LOOSE: (&str, f64) = ("request/queue/1KiB", 0.2);
-/// Events of the first run and of the second.
+/// The number of events in the first run and in the second.
 const RUNS: [u64; 2] = [100, 400];
 
 const KIB: usize = 1 << 10;
 
-/// A case, and what it does for so many events.
+/// A case's name and the function that runs it for a number of events.
 type Case = (&'static str, fn(u64));
 const CASES: [Case; 10] = [
     ("verify/1KiB", |events| verify(events, KIB)),
@@ -90,12 +92,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints how each case stands to its baseline. Answers whether all are within it.
+/// Prints each case beside its baseline. Returns whether all are within the tolerance.
 fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> bool {
     let mut all = true;
     println!(
         "{:24}{:>14}{:>14}{:>9}",
-        "instructions an event", "baseline", "now", ""
+        "instructions per event", "baseline", "now", ""
     );
     for (&name, &now) in counted {
         let Some(&before) = baseline.get(name) else {
@@ -110,7 +112,7 @@ fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> boo
                 all = false;
                 "  too many"
             }
-            change if change < -tolerance => "  fewer: write it down",
+            change if change < -tolerance => "  fewer: update the baseline",
             _ => "",
         };
         println!(
@@ -120,7 +122,8 @@ fn holds(counted: &BTreeMap<&str, u64>, baseline: &BTreeMap<String, u64>) -> boo
     }
     if !all {
         println!(
-            "\nif that is what the change is worth: HOOKSTILE_REGENERATE=1 make instructions, and say why in its message"
+            "\nif the cost is justified: HOOKSTILE_REGENERATE=1 make instructions, \
+             and say why in the commit message"
         );
     }
     all
@@ -131,7 +134,7 @@ fn ratio(now: u64, before: u64) -> f64 {
     now as f64 / before as f64
 }
 
-/// Signs what is sent, where it is not counted.
+/// Signs the requests in advance, so that signing is not counted.
 fn sign_requests() {
     for size in [KIB, 16 * KIB] {
         let all: Vec<_> = (0..RUNS[1])
@@ -141,7 +144,7 @@ fn sign_requests() {
     }
 }
 
-/// Requests of equal length, one after the other.
+/// Returns the path of the signed requests of this body size, which all have the same length.
 fn signed(size: usize) -> PathBuf {
     folder().join(format!("requests-{size}"))
 }
@@ -152,7 +155,7 @@ fn folder() -> PathBuf {
     folder
 }
 
-/// Instructions that one event takes.
+/// Returns the number of instructions per event.
 fn count(name: &str) -> u64 {
     let [few, more] = RUNS.map(|events| run_under_callgrind(name, events));
     (more - few) / (RUNS[1] - RUNS[0])
@@ -239,9 +242,9 @@ fn replays(events: u64) {
     });
 }
 
-fn with_ledger(ask: impl FnOnce(&tokio::runtime::Runtime, &std::sync::Arc<Ledger>)) {
+fn with_ledger(run: impl FnOnce(&tokio::runtime::Runtime, &std::sync::Arc<Ledger>)) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    ask(&runtime(), &Ledger::new(ledger::open(folder.path())));
+    run(&runtime(), &Ledger::new(ledger::open(folder.path())));
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -250,7 +253,8 @@ enum Sent {
     Forged,
 }
 
-/// One after the other, over one connection; a stored one is delivered before the next is sent.
+/// Sends requests one after the other over one connection. A queued event is delivered before the
+/// next request is sent.
 fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
     let settings = log::Settings {
         format: Format::Json,
@@ -264,7 +268,7 @@ fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
     let (taken, delivered) = mpsc::channel();
     let app = runtime.block_on(gateway::gateway(receiver(taken), delivery, folder.path()));
     let mut connection = Connection::from(TcpStream::connect(app.data[0]).expect("it listens"));
-    let mut signed = fs::read(signed(size)).expect("they were signed");
+    let mut signed = fs::read(signed(size)).expect("signed in advance");
     let each = signed.len() / usize::try_from(RUNS[1]).expect("few");
     for request in signed
         .chunks_mut(each)
@@ -274,15 +278,15 @@ fn requests(events: u64, size: usize, delivery: &str, sent: Sent) {
         if sent == Sent::Forged {
             request[each - 4] ^= 1;
         }
-        let answer = connection.exchange(request);
+        let response = connection.exchange(request);
         let expected = match (sent, delivery) {
             (Sent::Forged, _) => "401",
             (Sent::Genuine, "queue") => "202",
             (Sent::Genuine, _) => "200",
         };
         assert!(
-            answer.starts_with(&format!("HTTP/1.1 {expected}")),
-            "{answer}"
+            response.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{response}"
         );
         if sent == Sent::Genuine {
             delivered.recv().expect("it is delivered");
@@ -298,7 +302,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-/// Takes what comes, over one connection after the other, and says so.
+/// Accepts every event, over one connection after the other, and reports each.
 fn receiver(taken: mpsc::Sender<()>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -306,8 +310,8 @@ fn receiver(taken: mpsc::Sender<()>) -> SocketAddr {
         for connection in listener.incoming() {
             let mut connection = Connection::from(connection.expect("a connection"));
             while connection.read_message().is_some() {
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
-                connection.stream.write_all(answer).expect("it reads");
+                let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
+                connection.stream.write_all(response).expect("it reads");
                 let _ = taken.send(());
             }
         }
@@ -315,7 +319,7 @@ fn receiver(taken: mpsc::Sender<()>) -> SocketAddr {
     address
 }
 
-/// Either end of a connection, with room for what comes, so that little of what is counted is this.
+/// Either end of a connection, with a large buffer, so that its own cost is small.
 struct Connection {
     stream: TcpStream,
     room: Vec<u8>,
@@ -337,7 +341,7 @@ impl Connection {
         self.read_message().expect("it answers")
     }
 
-    /// The head of a message, its body having been read as well; `None` at the end of the connection.
+    /// Reads a message and returns its head; returns `None` at the end of the connection.
     fn read_message(&mut self) -> Option<String> {
         let mut come = 0;
         loop {

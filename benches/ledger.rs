@@ -1,5 +1,5 @@
-//! What the ledger costs a new event (claim, complete) and a replay (claim), one after the other, without waiting for
-//! the disk to flush: what the disk and many at once make of it is `benches/store.rs`'s.
+//! The cost in the ledger of a new event (claim, complete) and of a replay (claim), one after the
+//! other, without disk flushes. `benches/store.rs` measures flushes and concurrency.
 
 #[path = "setup/ledger.rs"]
 mod setup;

@@ -1,7 +1,9 @@
-//! The whole way of a request, in one process: sender, gateway and receiver over loopback sockets, one at a time.
+//! The complete path of a request in one process: sender, gateway and receiver over loopback
+//! sockets, one at a time.
 //!
-//! `direct` is the same sender straight at the receiver; the difference is what the gateway adds. Figures of one
-//! machine say little; compare the rows of one run. Throughput and CPU time are for a side-by-side harness to measure.
+//! `direct` is the same sender connected straight to the receiver; the difference is the gateway's
+//! cost. Compare rows of one run only: absolute figures depend on the machine. `benches/compare`
+//! measures throughput and CPU time.
 
 #[path = "setup/gateway.rs"]
 mod setup;
@@ -56,19 +58,22 @@ async fn receiver() -> SocketAddr {
 
 async fn exchange(connection: &mut TcpStream, request: &[u8]) {
     connection.write_all(request).await.expect("it reads");
-    let mut answer = Vec::with_capacity(1024);
-    while !answer.ends_with(b"\r\n\r\nOK") {
-        let read = connection.read_buf(&mut answer).await.expect("it answers");
+    let mut response = Vec::with_capacity(1024);
+    while !response.ends_with(b"\r\n\r\nOK") {
+        let read = connection
+            .read_buf(&mut response)
+            .await
+            .expect("it answers");
         assert!(
-            read > 0 && answer.len() < 4096,
+            read > 0 && response.len() < 4096,
             "{}",
-            String::from_utf8_lossy(&answer)
+            String::from_utf8_lossy(&response)
         );
     }
     assert!(
-        answer.starts_with(b"HTTP/1.1 200"),
+        response.starts_with(b"HTTP/1.1 200"),
         "{}",
-        String::from_utf8_lossy(&answer)
+        String::from_utf8_lossy(&response)
     );
 }
 

@@ -1,7 +1,9 @@
-//! What the store takes: time a commit, bytes an ID in memory and on disk, seconds to open, and what expiry costs others.
+//! The cost of the store: time per commit, bytes per ID in memory and on disk, time to open, and
+//! the effect of expiry on other work.
 //!
-//! `cargo bench --bench store` runs with a million IDs and a hundred thousand stored events; `HOOKSTILE_BENCH_IDS` and
-//! `HOOKSTILE_BENCH_EVENTS` take other numbers. docs/store.md has the figures of one machine.
+//! `cargo bench --bench store` runs with a million IDs and a hundred thousand queued events;
+//! `HOOKSTILE_BENCH_IDS` and `HOOKSTILE_BENCH_EVENTS` set other numbers. docs/store.md has the
+//! figures of one machine.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -34,7 +36,7 @@ fn main() {
     let events = number("HOOKSTILE_BENCH_EVENTS", 100_000);
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        // First, so that its memory is not what others have left.
+        // The backlog runs first, so that its memory figure contains nothing of the others.
         backlog(events).await;
         commits().await;
         recorded().await;
@@ -49,7 +51,7 @@ fn number(name: &str, usual: u64) -> u64 {
         .unwrap_or(usual)
 }
 
-/// A store in a folder of its own, under a clock that is moved by hand.
+/// A store in a folder of its own, with a clock that the benchmark moves.
 struct Opened {
     folder: tempfile::TempDir,
     clock: Clock,
@@ -57,7 +59,7 @@ struct Opened {
     store: Store,
 }
 
-/// Bytes of a closed store, its log being moved into it.
+/// Returns the size of a closed store in bytes, after its log was checkpointed.
 fn file_bytes(folder: &Path) -> f64 {
     std::fs::metadata(folder.join("hookstile.db")).map_or(0, |file| file.len()) as f64
 }
@@ -87,7 +89,7 @@ fn open(folder: &Path, durability: Durability, clock: &Clock) -> Store {
     Store::embedded(settings, clock.clone(), metrics.store().clone()).expect("a store")
 }
 
-/// Completed IDs alone: one asker after the other, then many at once.
+/// Measures commits of completed IDs: one caller after the other, then many at once.
 async fn commits() {
     for durability in [Durability::Strict, Durability::Relaxed] {
         let opened = Opened::new(durability);
@@ -106,27 +108,27 @@ async fn commits() {
             spread(&mut alone)
         );
     }
-    for askers in [64, 256] {
+    for callers in [64, 256] {
         let opened = Opened::new(Durability::Strict);
         let (rate, mut waits) =
-            settle_many(&opened.store, 0..300_000, askers, |id| completed(id, None)).await;
+            settle_many(&opened.store, 0..300_000, callers, |id| completed(id, None)).await;
         println!(
-            "completed IDs, {askers} at once: {rate:.0}/s, {}",
+            "completed IDs, {callers} at once: {rate:.0}/s, {}",
             spread(&mut waits)
         );
     }
 }
 
-/// What the record of each delivery costs beside its ID, and a stored event.
+/// Measures commits that also write a delivery record, and commits of queued events.
 async fn recorded() {
     for (what, state) in [
         ("with a record", Some(DeliveryState::Success)),
-        ("with a stored event of 1 KiB", Some(DeliveryState::Pending)),
+        ("with a queued event of 1 KiB", Some(DeliveryState::Pending)),
     ] {
         let opened = Opened::new(Durability::Strict);
         let count = 200_000;
-        let make = move |id| completed(id, state);
-        let (rate, mut waits) = settle_many(&opened.store, 0..count, 256, make).await;
+        let (rate, mut waits) =
+            settle_many(&opened.store, 0..count, 256, move |id| completed(id, state)).await;
         opened.store.close(true).await;
         let bytes = file_bytes(opened.folder.path()) / count as f64;
         println!(
@@ -136,7 +138,8 @@ async fn recorded() {
     }
 }
 
-/// A whole window: memory and disk an ID, opening, looking up, and expiry beside other work.
+/// Measures a full replay window: memory and disk per ID, opening, lookups, and expiry beside other
+/// work.
 async fn window(ids: u64) {
     let before = resident();
     let opened = Opened::new(Durability::Relaxed);
@@ -172,12 +175,12 @@ async fn window(ids: u64) {
         assert!(is_known(&store, key(id * (ids / 20_000).max(1))).await);
         hits.push(began.elapsed());
     }
-    println!("look-up of a new ID: {}", spread(&mut misses));
-    println!("look-up of a known ID: {}", spread(&mut hits));
+    println!("lookup of a new ID: {}", spread(&mut misses));
+    println!("lookup of a known ID: {}", spread(&mut hits));
 
     let mut usual = Vec::new();
     settle_for(&store, ids, Duration::from_secs(3), &mut usual).await;
-    println!("commit while nothing expires: {}", spread(&mut usual));
+    println!("commit without expiry: {}", spread(&mut usual));
     pass(&store, &hand, WINDOW + 2 * HOUR);
     let (mut meanwhile, began) = (Vec::new(), Instant::now());
     let mut next = 2 * ids;
@@ -185,13 +188,13 @@ async fn window(ids: u64) {
         next = settle_for(&store, next, Duration::from_millis(500), &mut meanwhile).await;
     }
     println!(
-        "commit while the window expires: {}, over {:.1} s",
+        "commit during expiry: {}, over {:.1} s",
         spread(&mut meanwhile),
         began.elapsed().as_secs_f64()
     );
 }
 
-/// Stored events that nobody takes: they stay on disk.
+/// Measures queued events that are not delivered: they stay on disk.
 async fn backlog(events: u64) {
     let opened = Opened::new(Durability::Relaxed);
     let before = resident();
@@ -201,7 +204,7 @@ async fn backlog(events: u64) {
     .await;
     let memory = (resident() - before) as f64 / f64::from(1 << 20);
     println!(
-        "backlog of {events} events of 1 KiB: {memory:.1} MiB of memory in all (the IDs' index with it), stored at {rate:.0}/s"
+        "backlog of {events} events of 1 KiB: {memory:.1} MiB of memory in total (including the ID index), stored at {rate:.0}/s"
     );
     let began = Instant::now();
     let due = opened
@@ -216,7 +219,7 @@ async fn backlog(events: u64) {
     );
 }
 
-/// Settles one after the other for a while. Answers the next ID.
+/// Settles IDs one after the other for a while. Returns the next ID.
 async fn settle_for(store: &Store, from: u64, time: Duration, waits: &mut Vec<Duration>) -> u64 {
     let (began, mut id) = (Instant::now(), from);
     while began.elapsed() < time {
@@ -228,22 +231,22 @@ async fn settle_for(store: &Store, from: u64, time: Duration, waits: &mut Vec<Du
     id
 }
 
-/// Settles all of `ids` from `askers` tasks. Answers the rate, and how long each waited.
+/// Settles all of `ids` from `callers` tasks. Returns the rate and the latency of each.
 async fn settle_many(
     store: &Store,
     ids: std::ops::Range<u64>,
-    askers: u64,
+    callers: u64,
     make: impl Fn(u64) -> Settlement + Copy + Send + 'static,
 ) -> (f64, Vec<Duration>) {
     let count = ids.end - ids.start;
     let began = Instant::now();
-    let tasks: Vec<_> = (0..askers)
-        .map(|asker| {
+    let tasks: Vec<_> = (0..callers)
+        .map(|caller| {
             let (store, ids) = (store.clone(), ids.clone());
             tokio::spawn(async move {
                 let mut waits = Vec::new();
                 for id in
-                    (ids.start + asker..ids.end).step_by(usize::try_from(askers).expect("few"))
+                    (ids.start + caller..ids.end).step_by(usize::try_from(callers).expect("few"))
                 {
                     let asked = Instant::now();
                     store.settle(make(id)).await.expect("a disk");
@@ -260,7 +263,7 @@ async fn settle_many(
     (count as f64 / began.elapsed().as_secs_f64(), waits)
 }
 
-/// Keys as the ledger's hash makes them: spread over everything, each of its own.
+/// Returns a key distributed like the ledger's hash: unique and uniform.
 fn key(id: u64) -> EventKey {
     let mixed =
         u128::from(id.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
@@ -276,7 +279,7 @@ fn completed(id: u64, state: Option<DeliveryState>) -> Settlement {
             }),
             None,
         ],
-        becomes: LedgerEntry::Completed {
+        entry: LedgerEntry::Completed {
             digest: PayloadDigest::unknown(),
         },
         window: WINDOW,
@@ -308,7 +311,7 @@ fn completed(id: u64, state: Option<DeliveryState>) -> Settlement {
     }
 }
 
-/// Moves the clock on, in steps that the store believes.
+/// Advances the clock in steps that the store accepts.
 fn pass(store: &Store, hand: &ManualClock, time: Duration) {
     let step = Duration::from_secs(50);
     for _ in 0..time.as_secs().div_ceil(step.as_secs()) {
@@ -331,7 +334,7 @@ fn spread(waits: &mut [Duration]) -> String {
     )
 }
 
-/// Bytes of memory that this process has.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status

@@ -1,13 +1,17 @@
-//! Whether the time that a signature check takes tells how much of a wrong signature is right: `cargo bench --bench timing`.
+//! Tests whether the time of a signature check leaks how much of a wrong signature is right: `cargo
+//! bench --bench timing`.
 //!
-//! As dudect does it (Reparaz, Balasch, Verbauwhede: Dude, is my code constant time?, 2017): wrong signatures of two classes in
-//! random order, one in which no byte is right and one in which all but the last are; and Welch's t of their times, of all of
-//! them and of the fastest shares, since the slowest are the machine's. Each is of another body, and made before the clock
-//! runs, so that neither class comes from a warmer place. |t| from 4.5 on is a leak. Comparisons that end at the first wrong
-//! byte are measured beside: there one must be seen, else the test has proved nothing. Fails if either is otherwise.
+//! The method is dudect's (Reparaz, Balasch, Verbauwhede: Dude, is my code constant time?, 2017).
+//! Wrong signatures of two classes come in random order: in one class no byte is right, in the
+//! other all but the last are. Welch's t compares their times: all of them, and the fastest shares,
+//! because other work on the machine causes the slowest ones. Each signature is over another body
+//! and is made before the clock runs, so that neither class has warmer caches. |t| of 4.5 or more
+//! is a leak. Comparisons that end at the first wrong byte are measured as a control: they must
+//! show a leak, or the test has proved nothing. The benchmark fails if either result is unexpected.
 //!
-//! Seen on 2026-11-23 (2 cores of a shared AMD EPYC, others at work), five runs: |t| up to 3.4 for the check and its parts,
-//! typical times no more than 0.1 ns apart; where a comparison ends early, |t| from 948 on, and 7 to 11 ns.
+//! Seen on 2026-11-23 (2 cores of a shared, busy AMD EPYC), five runs: |t| up to 3.4 for the check
+//! and its parts, typical times at most 0.1 ns apart; for comparisons that end early, |t| from 948
+//! up, and 7 to 11 ns.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -22,15 +26,15 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use sha2::Sha256;
 
-/// Counted of each subject.
+/// The number of counted measurements of each subject.
 const MEASUREMENTS: usize = 5_000_000;
-/// Prepared at once: few, so that they stay in the processor's caches.
+/// The number of signatures prepared at once: few, so that they stay in the processor's caches.
 const BATCH: usize = 256;
-/// Measured first, to warm up and to say which times are slow, and not counted.
-const TRIAL: usize = 20_000;
-/// Shares of the measurements that are looked at, the fastest ones.
+/// The number of uncounted measurements at the start, which warm up and show which times are slow.
+const WARM_UP: usize = 20_000;
+/// The fastest shares of the measurements that are compared.
 const SHARES: [f64; 8] = [1.0, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25];
-/// The share that tells best how long one takes.
+/// The index of the share that best shows the typical time.
 const TYPICAL: usize = 4;
 const LEAKS_FROM: f64 = 4.5;
 const KEY: &str = "whsec_bench";
@@ -43,7 +47,7 @@ enum Class {
     AllButTheLastRight,
 }
 
-/// A body with its signature, and a wrong one.
+/// A body with its valid signature and a wrong one.
 struct Forged {
     body: Bytes,
     right: Tag,
@@ -130,7 +134,7 @@ fn main() -> ExitCode {
             |[right, wrong]| right == wrong,
         ),
     ];
-    println!("ending at the first wrong byte, which must be seen:");
+    println!("control, ending at the first wrong byte, must show a leak:");
     let leaky = [
         measure(
             "the rest of an HMAC, the comparison",
@@ -153,7 +157,7 @@ fn main() -> ExitCode {
     println!(
         "{}",
         if proved {
-            "no leak was seen where none may be"
+            "no leak found, and the control leaks"
         } else {
             "FAILED"
         }
@@ -165,16 +169,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures `run` on what `prepare` makes of each class, and prints and returns the greatest |t|.
+/// Measures `run` on the values that `prepare` makes of each class; prints and returns the greatest
+/// |t|.
 fn measure<I>(what: &str, prepare: impl Fn(Class) -> I, run: impl Fn(I) -> bool) -> f64 {
-    let mut trial = Vec::with_capacity(TRIAL + BATCH);
-    while trial.len() < TRIAL {
-        batch(&prepare, &run, |_, time| trial.push(time));
+    let mut warm_up = Vec::with_capacity(WARM_UP + BATCH);
+    while warm_up.len() < WARM_UP {
+        batch(&prepare, &run, |_, time| warm_up.push(time));
     }
-    trial.sort_by(f64::total_cmp);
+    warm_up.sort_by(f64::total_cmp);
     let slowest = SHARES.map(|share| {
         if share < 1.0 {
-            share_of(&trial, share)
+            share_of(&warm_up, share)
         } else {
             f64::INFINITY
         }
@@ -198,11 +203,11 @@ fn measure<I>(what: &str, prepare: impl Fn(Class) -> I, run: impl Fn(I) -> bool)
     t
 }
 
-/// Prepares some, measures each, and tells the nanoseconds that it took.
+/// Prepares some values, measures each, and reports the nanoseconds that it took.
 fn batch<I>(
     prepare: impl Fn(Class) -> I,
     run: impl Fn(I) -> bool,
-    mut tell: impl FnMut(Class, f64),
+    mut record: impl FnMut(Class, f64),
 ) {
     let classes = [Class::NothingRight, Class::AllButTheLastRight];
     let prepared: Vec<_> = (0..BATCH)
@@ -214,16 +219,16 @@ fn batch<I>(
         let start = Instant::now();
         black_box(run(input));
         let nanoseconds = u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX);
-        tell(class, f64::from(nanoseconds));
+        record(class, f64::from(nanoseconds));
     }
 }
 
-/// The value that this share of the sorted values does not exceed.
+/// Returns the value that this share of the sorted values does not exceed.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a trial is small"
+    reason = "the warm-up is small"
 )]
 fn share_of(sorted: &[f64], share: f64) -> f64 {
     sorted[((sorted.len() as f64 * share) as usize).min(sorted.len() - 1)]
@@ -233,12 +238,12 @@ fn share_of(sorted: &[f64], share: f64) -> f64 {
 struct Sample {
     count: f64,
     mean: f64,
-    /// Sum of the squared distances to the mean.
+    /// The sum of the squared distances to the mean.
     squares: f64,
 }
 
 impl Sample {
-    /// Welford's, which keeps its precision.
+    /// Adds a value by Welford's method, which keeps its precision.
     fn add(&mut self, value: f64) {
         self.count += 1.0;
         let distance = value - self.mean;
@@ -249,7 +254,7 @@ impl Sample {
     fn welch([a, b]: &[Self; 2]) -> f64 {
         let error = |sample: &Self| sample.squares / (sample.count - 1.0) / sample.count;
         let error = (error(a) + error(b)).sqrt();
-        // The fastest may all have taken the clock's same tick.
+        // The fastest may all have had the same clock tick.
         if error > 0.0 {
             (a.mean - b.mean) / error
         } else {

@@ -1,6 +1,6 @@
-//! What a signature check costs, beside the bare HMAC of the same bytes.
+//! The cost of a signature check compared with the bare HMAC of the same bytes.
 //!
-//! Budget: within 5 % of the bare HMAC from 64 KiB on, and under 1 µs over it at 1 KiB.
+//! Budget: within 5 % of the bare HMAC from 64 KiB up, and less than 1 µs above it at 1 KiB.
 
 use std::hint::black_box;
 
@@ -42,7 +42,7 @@ fn verify(c: &mut Criterion) {
         );
         let check = |verifier: &Verifier| {
             let mut verification = verifier.start(black_box(&headers), Timestamp::UNIX_EPOCH);
-            // Chunks as a socket gives them, sharing one buffer.
+            // Chunks as they arrive from a socket, sharing one buffer.
             for start in (0..size).step_by(1 << 16) {
                 verification.update(body.slice(start..size.min(start + (1 << 16))));
             }

@@ -1,4 +1,4 @@
-//! The command line: arguments to calls, and results to exit codes. No logic that the library lacks.
+//! The command line: parses arguments, calls the library and turns results into exit codes.
 //!
 //! Data goes to standard output, everything else to standard error.
 
@@ -29,15 +29,16 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::app;
 
-/// Exit codes beside 0, 1 for what failed, and clap's own 2 for wrong usage: those of sysexits.h.
+/// The exit code of a command that failed. Codes above 2 are those of sysexits.h.
 pub const FAILED: u8 = 1;
+/// The exit code of wrong usage, as clap's own errors have it.
 pub const USAGE: u8 = 2;
-/// `EX_UNAVAILABLE`: the admin listener can't be reached.
+/// `EX_UNAVAILABLE`: the admin listener cannot be reached.
 pub const UNREACHABLE: u8 = 69;
-/// `EX_NOPERM`: it wants another token.
+/// `EX_NOPERM`: the admin listener requires another token.
 pub const NOT_AUTHORISED: u8 = 77;
 
-/// A reverse proxy that lets only genuine webhooks through.
+/// A reverse proxy that forwards only verified webhooks
 #[derive(Debug, Parser)]
 #[command(name = "hookstile", version, about, arg_required_else_help = true)]
 struct Cli {
@@ -47,18 +48,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a configuration until SIGTERM; SIGHUP reloads it, SIGUSR2 puts the next program in place.
+    /// Run the gateway until SIGTERM. SIGHUP reloads the configuration, SIGUSR2 starts a new binary
     #[command(after_help = "Examples:
   hookstile run
   hookstile run --config /etc/hookstile/hookstile.yaml")]
     Run {
-        /// The configuration's file.
+        /// The configuration file
         #[arg(long, short, value_name = "FILE", default_value = "hookstile.yaml")]
         config: PathBuf,
     },
     Check(check::Args),
     Init(init::Args),
-    /// Print the JSON Schema of the configuration.
+    /// Print the JSON Schema of the configuration
     #[command(after_help = "Examples:
   hookstile schema > hookstile.schema.json
   hookstile schema | jq '.properties | keys'")]
@@ -79,7 +80,7 @@ enum Command {
     Man(man::Args),
 }
 
-/// Runs the program's command line.
+/// Parses the command line, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config } => run(&config),

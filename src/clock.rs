@@ -1,20 +1,20 @@
-//! Wall and monotonic time, so that what depends on time can be tested without waiting for it.
+//! Wall and monotonic time, replaceable so that a test need not wait.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// Where time comes from. Cheap to clone; clones of a manual clock move together.
+/// The source of time. Cheap to clone; clones of a manual clock share their time.
 #[derive(Debug, Clone)]
 pub enum Clock {
-    /// The machine's clocks.
+    /// The clocks of the operating system.
     System,
-    /// Stands still until it is moved.
+    /// A clock that advances only when a test advances it.
     Manual(Arc<ManualClock>),
 }
 
-/// A clock that a test moves.
+/// A clock that a test advances.
 #[derive(Debug)]
 pub struct ManualClock {
     started: Instant,
@@ -23,7 +23,7 @@ pub struct ManualClock {
 }
 
 impl Clock {
-    /// A clock that stands at this moment.
+    /// Creates a manual clock, set to the current time.
     pub fn manual() -> (Self, Arc<ManualClock>) {
         let manual = Arc::new(ManualClock {
             started: Instant::now(),
@@ -33,7 +33,8 @@ impl Clock {
         (Self::Manual(Arc::clone(&manual)), manual)
     }
 
-    /// Monotonic time: for deadlines and windows, which a changed wall clock must not touch.
+    /// Returns monotonic time: for deadlines and windows, which a change of the wall clock must not
+    /// affect.
     pub fn now(&self) -> Instant {
         match self {
             Self::System => Instant::now(),
@@ -41,7 +42,7 @@ impl Clock {
         }
     }
 
-    /// Wall time: for what is compared with a timestamp from outside, or shown.
+    /// Returns wall time: for comparison with timestamps from outside, and for display.
     pub fn wall(&self) -> Timestamp {
         match self {
             Self::System => Timestamp::now(),
@@ -51,6 +52,7 @@ impl Clock {
 }
 
 impl ManualClock {
+    /// Advances both the monotonic and the wall time.
     pub fn advance(&self, by: Duration) {
         *self.elapsed.lock().unwrap_or_else(PoisonError::into_inner) += by;
     }

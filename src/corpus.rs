@@ -1,11 +1,11 @@
-//! The hostile inputs in `tests/corpus`, for the tests that replay them.
+//! Loads the hostile inputs in `tests/corpus` for the tests that replay them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// The files of a folder there, by name.
-pub fn of(folder: &str) -> BTreeMap<String, Vec<u8>> {
+/// Returns the contents of the files in a folder of the corpus, by file name.
+pub fn files(folder: &str) -> BTreeMap<String, Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/corpus")
         .join(folder);

@@ -1,8 +1,9 @@
-//! Why a captured request is not genuine, and what would have to change for it to be.
+//! Explains why a captured request is not genuine, and what would have to change for it to be.
 //!
-//! Owns the hypotheses, the order in which they are tried, and their bound. Pure: knows no clock (`now` is an argument),
-//! no file and no socket. What it says holds no secret and no signature that it computed: for a body of somebody
-//! else's making that would be a signature to use.
+//! This module owns the hypotheses, the order in which they are tried, and the limits of the
+//! search. It is pure: it uses no clock (`now` is an argument), no file and no socket. Its results
+//! hold no secret and no computed signature, because an attacker could use the signature of a body
+//! that they wrote.
 
 mod bodies;
 pub mod captured;
@@ -26,43 +27,43 @@ use search::Search;
 /// A request as it was captured.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// What its first line asks for: a path with its query.
+    /// The request target of the first line: a path with its query.
     pub target: Option<String>,
     pub headers: HeaderMap,
-    /// Byte for byte.
+    /// The body, byte for byte.
     pub body: Bytes,
 }
 
-/// A secret that the request may have been signed with.
+/// A secret that may have signed the request.
 #[derive(Debug)]
 pub struct Candidate {
     pub named: NamedSecret,
-    /// The gateway has it too, unless it has expired. One that it has not is a hypothesis.
+    /// The gateway uses this secret, unless it has expired. Any other secret is a hypothesis.
     pub configured: bool,
 }
 
-/// A request with all that the gateway would judge it by, and what else to try.
+/// A request with everything that the gateway would verify it with, and what else to try.
 pub struct Case<'a> {
     pub request: &'a Request,
-    /// With the endpoint's URL in it, where that is signed and known.
+    /// The gateway's scheme, including the endpoint's URL if that is signed and known.
     pub scheme: &'a Scheme,
     pub candidates: &'a [Candidate],
     pub envelope: &'a EnvelopeSpec,
-    /// How the sender asks whether the endpoint is there.
-    pub asks: Option<&'a Challenge>,
-    /// Schemes of other senders, by name.
+    /// The provider's handshake, if it has one.
+    pub handshake: Option<&'a Challenge>,
+    /// The schemes of other providers, by name.
     pub others: &'a [(&'static str, Scheme)],
-    /// The URL that the sender knows the endpoint by.
+    /// The URL of the endpoint, as the sender knows it.
     pub url: Option<&'a str>,
-    /// When the request was received.
+    /// The time at which the request was received.
     pub now: Timestamp,
     pub limits: Limits,
 }
 
-/// Where the search ends, whatever was found.
+/// The limits of the search.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes hashed or rewritten. A second or two.
+    /// Bytes hashed or rewritten. The default takes a second or two.
     pub bytes: u64,
     /// Signatures computed.
     pub tries: u64,
@@ -77,68 +78,68 @@ impl Default for Limits {
     }
 }
 
-/// What is to be said of a request.
+/// The result for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Genuine {
-        /// The name of the secret that it was signed with.
+        /// The name of the secret that verified the request.
         secret: Arc<str>,
         content: GenuineContent,
     },
     NotGenuine(Diagnosis),
 }
 
-/// What a genuine request brings.
+/// The content of a genuine request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum GenuineContent {
     Event {
-        /// `None` where the body is its own ID.
+        /// The event ID; `None` if the body is the ID.
         id: Option<Box<str>>,
-        kind: Box<str>,
+        event_type: Box<str>,
     },
     Handshake,
-    /// The gateway refuses it.
+    /// An event that the gateway rejects.
     Invalid(EnvelopeError),
 }
 
-/// Why a request is not genuine.
+/// The reasons why a request is not genuine.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// What the gateway's metrics and log call it.
+    /// The failure as the gateway's metrics and log name it.
     pub failure: SignatureError,
-    /// The same in words, with the header.
+    /// The failure in words, with the header.
     pub found: String,
-    /// What stands out besides.
+    /// Other observations.
     pub notes: Vec<String>,
-    /// All with the same, smallest number of changes; the most telling first. Empty when nothing matches.
+    /// The explanations with the fewest changes, the most likely first. Empty if nothing matches.
     pub explanations: Vec<Explanation>,
     /// Signatures computed.
     pub tried: u64,
-    /// Not everything was tried: the limits came first.
+    /// The search reached its limits before everything was tried.
     pub cut_short: bool,
 }
 
-/// With these changes, and no others, the request would be genuine.
+/// A set of changes that makes the request genuine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// The name of the secret that it was signed with.
+    /// The name of the secret that signed the request.
     pub secret: Arc<str>,
     pub changes: Vec<Change>,
 }
 
-/// One thing that is other than the gateway expects.
+/// A difference between the request and what the gateway expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    pub what: What,
-    /// As in "it would match …".
+    pub kind: ChangeKind,
+    /// The end of the sentence "it would match …".
     pub how: String,
-    /// A sentence: what to do.
+    /// A sentence that says what to do.
     pub advice: String,
 }
 
-/// What a [`Change`] is about.
+/// The subject of a [`Change`]. Explanations are sorted by this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
+pub enum ChangeKind {
     Scheme,
     Secret,
     Signature,
@@ -148,8 +149,8 @@ pub enum What {
     Clock,
 }
 
-impl What {
-    /// The closed set of words in `--json`.
+impl ChangeKind {
+    /// Returns the word for `--json`; a closed set.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Scheme => "scheme",
@@ -164,9 +165,9 @@ impl What {
 }
 
 impl Change {
-    fn new(what: What, how: impl Into<String>, advice: impl Into<String>) -> Self {
+    fn new(kind: ChangeKind, how: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
-            what,
+            kind,
             how: how.into(),
             advice: advice.into(),
         }
@@ -174,8 +175,9 @@ impl Change {
 }
 
 impl Case<'_> {
-    /// Judges the request as the gateway does, and looks for what would make it genuine if it is not.
-    pub fn judge(&self) -> Verdict {
+    /// Verifies the request as the gateway does. If that fails, searches for changes that make it
+    /// genuine.
+    pub fn verify(&self) -> Verdict {
         let (keys, mut notes) = self.keys();
         let gateway = Verifier::new(self.scheme.clone(), keys, false);
         let mut verification = gateway.start(&self.request.headers, self.now);
@@ -183,12 +185,12 @@ impl Case<'_> {
         let failure = match verification.finish() {
             Ok(verified) => {
                 let content = if self
-                    .asks
-                    .is_some_and(|question| question.is_handshake(&verified))
+                    .handshake
+                    .is_some_and(|handshake| handshake.is_handshake(&verified))
                 {
                     GenuineContent::Handshake
                 } else {
-                    self.content()
+                    self.parse_content()
                 };
                 return Verdict::Genuine {
                     secret: Arc::clone(verified.secret()),
@@ -199,10 +201,10 @@ impl Case<'_> {
         };
         notes.extend(finding::notes(self));
         let mut search = Search::new(self.limits);
-        let explanations = search.run(self);
+        let explanations = search.explanations(self);
         Verdict::NotGenuine(Diagnosis {
             failure,
-            found: finding::in_words(self, failure),
+            found: finding::describe(self, failure),
             notes,
             explanations,
             tried: search.tried(),
@@ -210,7 +212,7 @@ impl Case<'_> {
         })
     }
 
-    /// The keys that the gateway has, and why some secrets are none.
+    /// Returns the gateway's keys, and a note for each secret that is not a key for the scheme.
     fn keys(&self) -> (Vec<NamedKey>, Vec<String>) {
         let (mut keys, mut notes) = (Vec::new(), Vec::new());
         for Candidate { named, configured } in self.candidates {
@@ -218,7 +220,7 @@ impl Case<'_> {
                 Ok(key) if *configured => keys.push(key),
                 Ok(_) => {}
                 Err(error) => notes.push(format!(
-                    "`{}` is no key for this scheme: {error}",
+                    "`{}` is not a key for this scheme: {error}",
                     named.name
                 )),
             }
@@ -226,7 +228,7 @@ impl Case<'_> {
         (keys, notes)
     }
 
-    fn content(&self) -> GenuineContent {
+    fn parse_content(&self) -> GenuineContent {
         let parsed = self
             .envelope
             .parse(&self.request.body, &self.request.headers);
@@ -235,7 +237,7 @@ impl Case<'_> {
         match fresh {
             Ok(event) => GenuineContent::Event {
                 id: event.id.as_str().map(Into::into),
-                kind: event.event_type,
+                event_type: event.event_type,
             },
             Err(error) => GenuineContent::Invalid(error),
         }

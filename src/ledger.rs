@@ -225,7 +225,7 @@ impl Ledger {
             *lease = Some(ours);
             is_new &= found.is_none();
             delivery = delivery.or(found.and_then(|found| found.delivery));
-            match found.map(|found| found.record) {
+            match found.map(|found| found.entry) {
                 Some(LedgerEntry::Completed { digest: first }) if first.contradicts(digest) => {
                     return Ok(ClaimDecision::PayloadMismatch);
                 }
@@ -321,7 +321,7 @@ impl Claim {
             let Some(name) = name else { continue };
             let until = lease
                 .as_ref()
-                .map_or(LeaseDeadline::EVER, ClaimLease::deadline);
+                .map_or(LeaseDeadline::UNLIMITED, ClaimLease::deadline);
             self.underway.push(self.ledger.store.begin_attempt(
                 name.key,
                 until,
@@ -422,7 +422,7 @@ impl Claim {
         };
         Settlement {
             names: self.names,
-            becomes,
+            entry: becomes,
             window: self.window,
             if_lost,
             delivery: Some(delivery),
@@ -454,7 +454,7 @@ impl Drop for Claim {
         let tried = self.before.and_then(FailedAttempt::Unknown);
         let settlement = Settlement {
             names: self.names,
-            becomes: LedgerEntry::Attempted(tried),
+            entry: LedgerEntry::Attempted(tried),
             window: self.window,
             if_lost: tried,
             delivery: None,

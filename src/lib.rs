@@ -1,21 +1,24 @@
-//! hookstile: a reverse proxy that lets only genuine webhooks through.
+//! hookstile: a reverse proxy that forwards only verified webhooks.
 //!
-//! The modules in the order of their dependencies; an import points up this list only, which a test checks:
+//! These are the modules, in the order of their dependencies. A module imports only from the lines
+//! above its own; ARCHITECTURE.md has the exact list, and a test checks it.
 //!
 //! ```text
-//! clock secret outcome metrics backoff   what everything else may use
-//! json signature handshake event    pure: from bytes to `Verified`, from `Verified` to an event
-//! explain                           pure: why a request is not genuine, and what would make it so
-//! store ledger                      what was handed over, what is in flight
-//! tls                               what listeners show, and whom they let in
-//! proxy_protocol                    pure: whose connection a balancer passes on
-//! delivery upstream                 what is sent, and one attempt at sending it
-//! route                             a route with all that a request needs, compiled
-//! queue                             stored events on their way to their upstreams
-//! log gateway                       the data plane: one request, one straight line
-//! admin                             health, readiness, metrics; deliveries, for operators
-//! providers config                  from YAML to routes, with every problem at once
-//! app cli                           everything put together, started and stopped
+//! clock secret outcome backoff    shared by all other modules
+//! metrics activity                Prometheus metrics; recent requests of each route, for operators
+//! json signature handshake event  pure: parse bytes, verify signatures, extract events
+//! explain                         pure: explain why verification failed, and what to change
+//! store ledger                    persist events and deliveries; claim event IDs
+//! tls                             server certificates, and the check of client certificates
+//! proxy_protocol                  pure: parse the PROXY protocol header of a load balancer
+//! delivery upstream               build the outbound request; run one delivery attempt
+//! route                           one compiled route, with all that its requests need
+//! queue                           deliver stored events to their upstreams
+//! log gateway                     the data plane: handle one request from head to response
+//! providers config                compile YAML to routes, and report every problem at once
+//! webhooks                        routes made over the API
+//! admin                           health, metrics, the APIs and the dashboard, for operators
+//! app cli                         start and stop the whole program
 //! ```
 
 #![forbid(unsafe_code)]

@@ -1,7 +1,7 @@
-//! What the gateway writes about itself: one line a request, and its own events.
+//! The log: one line for each request, and one for each event of the gateway itself.
 //!
-//! Owns the two formats and how rejections are thinned out. No line holds a body, a signature, a secret or an
-//! unescaped control character.
+//! This module owns the two formats and the sampling of rejections. No line holds a body, a
+//! signature, a secret or an unescaped control character.
 
 mod format;
 mod sampler;
@@ -21,38 +21,41 @@ pub use sampler::LogSampler;
 
 use crate::outcome::Code;
 
+/// The `log` section of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     pub format: Format,
     pub level: LevelFilter,
 }
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Plain text, for people.
     Pretty,
 }
 
-/// The target of the lines that tell of changes which operators asked for. They are written at any level.
+/// The target of lines about changes that operators made. They are logged at every level.
 pub const AUDIT: &str = "hookstile::audit";
 
-/// Lines that may wait for standard error to take them; what is over that is dropped rather than waited for.
-const LINES_WAITING_MAX: usize = 65_536;
+/// Lines buffered while standard error is slow. Further lines are dropped, so that a request never
+/// waits for the log.
+const BUFFERED_LINES_MAX: usize = 65_536;
 
-/// Starts logging to standard error. Keep the guard until the end: dropping it writes what still waits.
+/// Starts logging to standard error. Keep the guard until the program ends: dropping it flushes the
+/// buffered lines.
 ///
 /// # Errors
-/// When logging was started before.
+/// If logging was started before.
 pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
     let standard_error = BatchedWriter(BufWriter::with_capacity(64 * 1024, io::stderr()));
     let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_WAITING_MAX)
+        .buffered_lines_limit(BUFFERED_LINES_MAX)
         .lossy(true)
         .finish(standard_error);
-    let filter = filter(settings.level);
+    let filter = level_filter(settings.level);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .event_format(settings.format);
@@ -63,46 +66,49 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
     Ok(guard)
 }
 
-/// Standard error, written to no more often than every [`GATHERED_FOR`]: a line goes out at once, those that come soon
-/// after it together. Without the pause each line wakes the appender's thread, which looks for another for a while,
-/// writes the one, and sleeps again.
+/// Standard error, with a pause of [`FLUSH_PAUSE`] after each flush: the first line is written at
+/// once, lines that follow within the pause are written together. Without it every line wakes the
+/// appender's thread, which spins for a while, writes that one line and sleeps again.
 struct BatchedWriter(BufWriter<Stderr>);
 
-const BATCHED_FOR: Duration = Duration::from_millis(10);
+/// 10 ms: not noticeable to a reader of the log.
+const FLUSH_PAUSE: Duration = Duration::from_millis(10);
 
 impl Write for BatchedWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.write(line)
     }
 
-    /// The appender flushes when no line is waiting. In its own thread: nobody else waits for this.
+    /// Flushes, then pauses. The appender calls this in its own thread when no line is waiting, so
+    /// the pause delays only the log.
     fn flush(&mut self) -> io::Result<()> {
         let flushed = self.0.flush();
-        std::thread::sleep(BATCHED_FOR);
+        std::thread::sleep(FLUSH_PAUSE);
         flushed
     }
 }
 
-fn filter(level: LevelFilter) -> Targets {
-    // Whoever hangs up without a farewell has these two warn, once a connection.
+fn level_filter(level: LevelFilter) -> Targets {
+    // These two warn about every client that closes a connection without a TLS `close_notify`.
     let errors = LevelFilter::ERROR.min(level);
     Targets::new()
-        // Libraries log what peers sent: Pingora prints whole heads at debug. They speak up from `warn` on only.
+        // Libraries log what clients sent: Pingora prints whole heads at debug. They are limited to
+        // warnings.
         .with_default(LevelFilter::WARN.min(level))
         .with_targets([("pingora_core::protocols::tls", errors), ("rustls", errors)])
         .with_target("hookstile", level)
-        // Who changed what is no matter of detail.
+        // The audit trail does not depend on the level.
         .with_target(AUDIT, LevelFilter::INFO)
 }
 
-/// What is told of one request. Filled as it becomes known.
+/// The fields of a request's log line, filled in while the request is handled.
 #[derive(Debug, Default)]
 pub struct RequestLine {
     pub route: Option<Arc<str>>,
     pub event_id: Option<Arc<str>>,
     pub event_type: Option<Arc<str>>,
     pub secret: Option<Arc<str>>,
-    /// Passed on though it did not verify, for this reason.
+    /// The reason why verification failed, if the route forwards unverified requests.
     pub unverified: Option<&'static str>,
     pub upstream_status: Option<u16>,
     pub attempt: Option<u32>,
@@ -112,7 +118,7 @@ pub struct RequestLine {
 }
 
 impl RequestLine {
-    /// Writes the line. `suppressed` lines like it were left out before.
+    /// Writes the line. `suppressed` is the number of similar lines that sampling left out before.
     pub fn write_line(
         &self,
         code: Code,
@@ -150,13 +156,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_written_down_however_little_is_logged_and_libraries_say_no_more_than_warnings() {
-        let quiet = filter(LevelFilter::ERROR);
+    fn audit_lines_pass_every_level_and_libraries_only_warn() {
+        let quiet = level_filter(LevelFilter::ERROR);
         assert!(
             quiet.would_enable(AUDIT, &Level::INFO)
                 && !quiet.would_enable("hookstile::request", &Level::INFO)
         );
-        let loud = filter(LevelFilter::TRACE);
+        let loud = level_filter(LevelFilter::TRACE);
         assert!(
             loud.would_enable("hookstile::request", &Level::TRACE)
                 && !loud.would_enable("pingora_core", &Level::INFO)

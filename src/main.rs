@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-/// Measured 5 to 15 % less CPU per request than with the system's allocator.
+/// The allocator. Measured: 5 to 15 % less CPU per request than with the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

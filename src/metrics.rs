@@ -1,7 +1,8 @@
-//! Every series that is exported, under its contract name, with its handles resolved once.
+//! Every exported metric, with its handles resolved once.
 //!
-//! Labels are names of the configuration or of closed sets, never of a request, so the number of series is bounded by
-//! the configuration whatever is sent. All series of a route exist at 0 from the moment the route does.
+//! Label values are names from the configuration or from closed sets, never from a request, so the
+//! configuration bounds the number of series. All series of a route exist, at 0, from the moment
+//! the route exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +19,13 @@ use prometheus::{
 use crate::backoff::DeadLetterReason;
 use crate::outcome::Code;
 
-/// Seconds. Close around the usual budget of 10 s, so that a breach shows.
+/// Buckets in seconds. Dense around the usual budget of 10 s, so that exceeding it shows.
 const SECONDS: [f64; 18] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 9.0, 9.5, 10.0,
     12.5, 30.0,
 ];
 
-/// Bytes, 256 to 16 Mi in steps of four.
+/// Buckets in bytes, 256 B to 16 MiB, each four times the one before.
 const BYTES: [f64; 9] = [
     256.0,
     1024.0,
@@ -37,19 +38,20 @@ const BYTES: [f64; 9] = [
     16_777_216.0,
 ];
 
-/// Statuses that every route shows from the start: all that the gateway itself answers, and an upstream's usual ones.
+/// Statuses whose series every route has from the start: those of the gateway itself, and the usual
+/// ones of an upstream.
 const STATUSES: [u16; 20] = [
     200, 201, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 431, 500, 502, 503, 504,
     410,
 ];
 
-/// The label of requests that reached no route.
+/// The `route` label of requests that matched no route.
 const NO_ROUTE: &str = "";
 
-/// A signature check's result, as a label.
+/// The `result` label of a signature check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignatureCheck<'a> {
-    /// Verified with the secret of this name.
+    /// Verified, with the secret of this name.
     Ok(&'a str),
     Missing,
     Malformed,
@@ -57,7 +59,7 @@ pub enum SignatureCheck<'a> {
     Stale,
 }
 
-/// A ledger check's result, as a label.
+/// The `result` label of a ledger check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum LedgerCheck {
@@ -68,7 +70,7 @@ pub enum LedgerCheck {
     Error,
 }
 
-/// An attempt's result, as a label.
+/// The `result` label of a delivery attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum UpstreamResult {
@@ -81,7 +83,7 @@ pub enum UpstreamResult {
     Broken,
 }
 
-/// How a TLS handshake ended, as a label.
+/// The `result` label of a TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum TlsHandshake {
@@ -90,7 +92,7 @@ pub enum TlsHandshake {
     Timeout,
 }
 
-/// What became of the PROXY protocol's header on a connection, as a label.
+/// The `result` label of a PROXY protocol header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum ProxyHeader {
@@ -115,12 +117,13 @@ const HANDSHAKES: [&str; 3] = ["ok", "failed", "timeout"];
 const PROXY_HEADERS: [&str; 4] = ["ok", "invalid", "untrusted", "timeout"];
 const STORE_OPERATIONS: [&str; 6] = ["claim", "complete", "commit", "checkpoint", "open", "read"];
 
-/// Seconds: a disk flushes in 100 µs, a cloud's in some milliseconds, a sick one in seconds.
+/// Buckets in seconds: a local disk flushes in 100 µs, a cloud disk in milliseconds, a failing one
+/// in seconds.
 const COMMIT_SECONDS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
 
-/// What is counted of the store.
+/// The metrics of the store.
 #[derive(Clone)]
 pub struct StoreMetrics {
     commit_duration: Histogram,
@@ -128,26 +131,52 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// Notes how long a commit took, its flush included.
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let commit_duration = HistogramOpts::from(opts(
+            "store_commit_duration_seconds",
+            "Seconds from the start of a commit, which holds a batch of changes, to the end of its \
+             flush.",
+        ));
+        let errors = register(
+            registry,
+            counters(
+                "store_errors_total",
+                "Failed operations of the store, by operation.",
+                &["operation"],
+            )?,
+        )?;
+        for operation in STORE_OPERATIONS {
+            errors.with_label_values(&[operation]);
+        }
+        Ok(Self {
+            commit_duration: register(
+                registry,
+                Histogram::with_opts(commit_duration.buckets(COMMIT_SECONDS.to_vec()))?,
+            )?,
+            errors,
+        })
+    }
+
+    /// Records the duration of a commit, including its flush.
     pub fn observe_commit(&self, duration: Duration) {
         self.commit_duration.observe(duration.as_secs_f64());
     }
 
-    /// Counts a failure of an operation of ours.
+    /// Counts a failed operation; `operation` is one of [`STORE_OPERATIONS`].
     pub fn count_error(&self, operation: &'static str) {
         debug_assert!(STORE_OPERATIONS.contains(&operation));
         self.errors.with_label_values(&[operation]).inc();
     }
 }
 
-/// Seconds from an event's arrival to its delivery: from at once to three days.
+/// Buckets in seconds from an event's arrival to its delivery: up to three days.
 const DELAY_SECONDS: [f64; 13] = [
     0.05, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0,
 ];
 
 const QUEUE_STATES: [&str; 3] = ["pending", "delivering", "dead"];
 
-/// What is counted of a route's stored events.
+/// The metrics of a route's queue.
 #[derive(Clone)]
 pub struct QueueMetrics {
     events: [IntGauge; QUEUE_STATES.len()],
@@ -158,18 +187,18 @@ pub struct QueueMetrics {
     upstream: UpstreamMetrics,
 }
 
-/// What is counted of a route's attempts, whoever waits for them.
+/// The metrics of a route's delivery attempts, proxied and queued alike.
 #[derive(Clone)]
 struct UpstreamMetrics {
     requests: [IntCounter; UPSTREAM_RESULTS.len()],
     duration: Histogram,
 }
 
-/// The registry and all that is not of one route.
+/// The registry, and the metrics that belong to no single route.
 pub struct Metrics {
     registry: Registry,
-    families: Families,
-    /// Requests that reached no route.
+    families: MetricFamilies,
+    /// The metrics of requests that matched no route.
     pub unmatched: RequestMetrics,
     pub requests_in_flight: IntGauge,
     pub connections: IntGauge,
@@ -185,7 +214,7 @@ pub struct Metrics {
     config_last_reload_success_timestamp: IntGauge,
 }
 
-struct Families {
+struct MetricFamilies {
     requests: IntCounterVec,
     responses: IntCounterVec,
     request_duration: HistogramVec,
@@ -203,7 +232,7 @@ struct Families {
     queue_delivery_delay: HistogramVec,
 }
 
-/// What is counted of every request, matched or not.
+/// The metrics of requests, whether or not they matched a route.
 pub struct RequestMetrics {
     route: Arc<str>,
     requests: [IntCounter; Code::ALL.len()],
@@ -212,35 +241,37 @@ pub struct RequestMetrics {
     duration: Histogram,
 }
 
-/// What is counted of a route's requests.
+/// The metrics of one route.
 pub struct RouteMetrics {
     pub requests: RequestMetrics,
     body_bytes: Histogram,
     signature_ok: Vec<(Arc<str>, IntCounter)>,
     signature_failed: [IntCounter; SIGNATURE_FAILURES.len()],
     last_verified: IntGauge,
-    /// Whether nothing was verified for longer than the configuration expects.
+    /// 1 while no request was verified for longer than the route's `expect_every`.
     pub silent: IntGauge,
     ledger_checks: [IntCounter; LEDGER_CHECKS.len()],
     upstream: UpstreamMetrics,
     pub queue: QueueMetrics,
 }
 
-/// What a route's counters stand at.
+/// The current values of a route's counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteCounters {
-    /// Requests, in the order of [`Code::ALL`].
+    /// Requests by outcome, in the order of [`Code::ALL`].
     pub requests: [u64; Code::ALL.len()],
     pub attempts_succeeded: u64,
     pub attempts_failed: u64,
-    /// Requests by how long they took: up to each of [`RouteMetrics::DURATION_BOUNDS`] and above the one before it.
+    /// Requests by duration: each up to its bound in [`RouteMetrics::DURATION_BOUNDS`], and above
+    /// the bound before it.
     pub durations: Vec<u64>,
 }
 
-/// Counts one up while it lives.
+/// A guard that increments a gauge while it lives.
 pub struct InFlightGuard<'a>(&'a IntGauge);
 
 impl<'a> InFlightGuard<'a> {
+    /// Increments the gauge; dropping the guard decrements it.
     pub fn new(gauge: &'a IntGauge) -> Self {
         gauge.inc();
         Self(gauge)
@@ -254,32 +285,23 @@ impl Drop for InFlightGuard<'_> {
 }
 
 impl Metrics {
+    /// Registers all metrics.
+    ///
     /// # Errors
-    /// Only if two series had the same name, which a test excludes.
+    /// If two metrics have the same name, which a test excludes.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let families = Families::register(&registry)?;
+        let families = MetricFamilies::register(&registry)?;
         let gauge = |name, help| register(&registry, IntGauge::with_opts(opts(name, help))?);
-        let store_errors = register(
-            &registry,
-            counters(
-                "store_errors_total",
-                "Failures of the store.",
-                &["operation"],
-            )?,
-        )?;
-        for operation in STORE_OPERATIONS {
-            store_errors.with_label_values(&[operation]);
-        }
         let handshakes = register(
             &registry,
             counters(
                 "tls_handshakes_total",
-                "TLS handshakes with senders, by result.",
+                "TLS handshakes with clients, by result.",
                 &["result"],
             )?,
         )?;
-        let help = "Headers of the PROXY protocol from load balancers, by what became of them.";
+        let help = "PROXY protocol headers from load balancers, by result.";
         let proxy_headers = register(
             &registry,
             counters("proxy_headers_total", help, &["result"])?,
@@ -289,68 +311,52 @@ impl Metrics {
             IntGaugeVec::new(
                 opts(
                     "tls_certificate_expiry_timestamp_seconds",
-                    "When a certificate expires, in Unix seconds.",
+                    "Time at which a certificate expires, in Unix seconds.",
                 ),
                 &["listener", "certificate"],
             )?,
         )?;
-        let commit_duration = HistogramOpts::from(opts(
-            "store_commit_duration_seconds",
-            "From the start of a transaction to its end on the disk; each holds all that came since the last.",
-        ));
-        let commit_duration = register(
-            &registry,
-            Histogram::with_opts(commit_duration.buckets(COMMIT_SECONDS.to_vec()))?,
-        )?;
-        let build_info = register(
-            &registry,
-            IntGaugeVec::new(
-                opts("build_info", "Always 1; the label says what runs."),
-                &["version"],
-            )?,
-        )?;
-        build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
+        register_build_info(&registry)?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self {
-            unmatched: families.requests_of(NO_ROUTE.into()),
-            requests_in_flight: gauge("requests_in_flight", "Requests being served.")?,
-            connections: gauge("connections", "Open connections from senders.")?,
+            unmatched: families.request_metrics(NO_ROUTE.into()),
+            requests_in_flight: gauge("requests_in_flight", "Requests being handled.")?,
+            connections: gauge("connections", "Open connections from clients.")?,
             body_bytes_in_flight: gauge(
                 "body_bytes_in_flight",
-                "Body bytes received and not yet done with.",
+                "Bytes of request bodies held in memory.",
             )?,
             ledger_entries: gauge(
                 "ledger_entries",
-                "Event IDs that the ledger remembers: completed ones, and ones tried without success.",
+                "Event IDs that the ledger remembers, of completed events and of failed ones.",
             )?,
             store_bytes: gauge(
                 "store_bytes",
-                "Bytes on disk of the ledger, the queue and the records.",
+                "Size on disk of the ledger, the queue and the records, in bytes.",
             )?,
-            store: StoreMetrics {
-                commit_duration,
-                errors: store_errors,
-            },
+            store: StoreMetrics::register(&registry)?,
             proxy_headers: PROXY_HEADERS.map(|result| proxy_headers.with_label_values(&[result])),
             tls_handshakes: HANDSHAKES.map(|result| handshakes.with_label_values(&[result])),
             tls_certificate_expiry,
-            draining: gauge("draining", "1 from the signal to stop on.")?,
+            draining: gauge(
+                "draining",
+                "1 while the gateway drains before it stops, else 0.",
+            )?,
             config_last_reload_successful: gauge(
                 "config_last_reload_successful",
-                "Whether the configuration was valid when it was last read: 1 or 0.",
+                "1 if the configuration was valid when it was last read, else 0.",
             )?,
             config_last_reload_success_timestamp: gauge(
                 "config_last_reload_success_timestamp_seconds",
-                "When a valid configuration was last taken over, in Unix seconds.",
+                "Time at which a valid configuration was last applied, in Unix seconds.",
             )?,
             families,
             registry,
         })
     }
 
-    /// The handles of a route, whose series exist from now on. `secrets` are the names of its secrets.
+    /// Creates the series of a route and returns their handles. `secrets` are the names of its
+    /// secrets.
     pub fn register_route<'a>(
         &self,
         name: &Arc<str>,
@@ -371,7 +377,7 @@ impl Metrics {
             duration: families.upstream_duration.with_label_values(&[name]),
         };
         RouteMetrics {
-            requests: families.requests_of(Arc::clone(name)),
+            requests: families.request_metrics(Arc::clone(name)),
             body_bytes: families.request_body_bytes.with_label_values(&[name]),
             signature_ok: secrets
                 .map(|secret| (Arc::clone(secret), checks("ok", secret)))
@@ -381,28 +387,13 @@ impl Metrics {
             silent: families.route_silent.with_label_values(&[name]),
             ledger_checks: LEDGER_CHECKS
                 .map(|result| families.ledger_checks.with_label_values(&[&**name, result])),
-            queue: QueueMetrics {
-                events: QUEUE_STATES
-                    .map(|state| families.queue_events.with_label_values(&[&**name, state])),
-                oldest_age: families.queue_oldest_age.with_label_values(&[name]),
-                attempts: UPSTREAM_RESULTS.map(|result| {
-                    families
-                        .queue_attempts
-                        .with_label_values(&[&**name, result])
-                }),
-                dead_lettered: DeadLetterReason::ALL.map(|reason| {
-                    families
-                        .queue_dead_lettered
-                        .with_label_values(&[&**name, reason.as_str()])
-                }),
-                delivery_delay: families.queue_delivery_delay.with_label_values(&[name]),
-                upstream: upstream.clone(),
-            },
+            queue: families.queue_metrics(name, upstream.clone()),
             upstream,
         }
     }
 
-    /// Drops the series of a route that is no longer configured. Its requests still in flight are no longer seen.
+    /// Removes the series of a route that is no longer configured. Its requests that are still in
+    /// flight are no longer exported.
     pub fn forget_route(&self, route: &RouteMetrics) {
         let (name, families) = (&*route.requests.route, &self.families);
         for code in Code::ALL {
@@ -455,6 +446,7 @@ impl Metrics {
         }
     }
 
+    /// Records that a valid configuration was applied.
     pub fn config_loaded(&self, at: Timestamp) {
         self.config_last_reload_successful.set(1);
         self.config_last_reload_success_timestamp
@@ -469,33 +461,35 @@ impl Metrics {
         self.tls_handshakes[result as usize].inc();
     }
 
-    /// Says when the certificate in this file expires, which the listener at this address shows.
+    /// Sets when the certificate of this file expires, which the listener at this address presents.
     pub fn set_certificate_expiry(&self, listener: &str, file: &str, expires: Timestamp) {
         self.tls_certificate_expiry
             .with_label_values(&[listener, file])
             .set(expires.as_second());
     }
 
-    /// Forgets a certificate that is no longer shown.
+    /// Removes the series of a certificate that is no longer presented.
     pub fn forget_certificate(&self, listener: &str, file: &str) {
         let _ = self
             .tls_certificate_expiry
             .remove_label_values(&[listener, file]);
     }
 
+    /// Records that the configuration was read and is not valid.
     pub fn config_rejected(&self) {
         self.config_last_reload_successful.set(0);
     }
 
-    /// The handles for the store.
+    /// Returns the metrics of the store.
     pub fn store(&self) -> &StoreMetrics {
         &self.store
     }
 
-    /// All series in Prometheus' text format. The store's sizes are told here, since nothing else asks for them.
+    /// Writes all series in Prometheus' text format. The sizes of the store are arguments because
+    /// they are read only for this.
     ///
     /// # Errors
-    /// When a family is inconsistent, which would be a defect of ours.
+    /// If a metric is inconsistent, which would be a defect of this program.
     pub fn render(
         &self,
         ledger_entries: usize,
@@ -510,7 +504,7 @@ impl Metrics {
 }
 
 impl RequestMetrics {
-    /// Counts an answer.
+    /// Counts a response, by outcome and by status.
     pub fn count_response(&self, code: Code, status: StatusCode) {
         self.requests[code as usize].inc();
         match self
@@ -526,17 +520,17 @@ impl RequestMetrics {
         }
     }
 
-    /// Notes how long a request took, its answer included.
+    /// Records the duration of a request, including its response.
     pub fn observe_duration(&self, duration: Duration) {
         self.duration.observe(duration.as_secs_f64());
     }
 }
 
 impl RouteMetrics {
-    /// Seconds.
+    /// The upper bounds of the duration buckets, in seconds.
     pub const DURATION_BOUNDS: &[f64] = &SECONDS;
 
-    /// What the counters stand at now.
+    /// Returns the current values of the counters.
     pub fn sample(&self) -> RouteCounters {
         let [succeeded, failed @ ..] = &self.upstream.requests;
         let mut below = 0;
@@ -561,30 +555,31 @@ impl RouteMetrics {
         }
     }
 
-    /// When a request was verified last.
+    /// Returns the time of the last verified request.
     pub fn last_verified(&self) -> Option<Timestamp> {
         Timestamp::from_second(self.last_verified.get())
             .ok()
             .filter(|at| *at > Timestamp::UNIX_EPOCH)
     }
 
-    /// How many requests the secret of this name has verified.
+    /// Returns the number of requests verified with the secret of this name.
     pub fn verified_with(&self, secret: &str) -> u64 {
-        self.signature_ok_by(secret).map_or(0, IntCounter::get)
+        self.ok_counter(secret).map_or(0, IntCounter::get)
     }
 
-    fn signature_ok_by(&self, secret: &str) -> Option<&IntCounter> {
+    fn ok_counter(&self, secret: &str) -> Option<&IntCounter> {
         self.signature_ok
             .iter()
             .find(|(known, _)| **known == *secret)
             .map(|(_, counter)| counter)
     }
 
+    /// Counts a signature check, and sets the time of the last verified request.
     pub fn count_signature_check(&self, check: SignatureCheck<'_>, now: Timestamp) {
         let failed = match check {
             SignatureCheck::Ok(name) => {
                 self.last_verified.set(now.as_second());
-                if let Some(counter) = self.signature_ok_by(name) {
+                if let Some(counter) = self.ok_counter(name) {
                     counter.inc();
                 }
                 return;
@@ -619,7 +614,7 @@ impl UpstreamMetrics {
 }
 
 impl QueueMetrics {
-    /// An attempt at a stored event; it counts among all attempts as well.
+    /// Records an attempt to deliver a stored event, among the queue's and among all attempts.
     pub fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
         self.attempts[result as usize].inc();
         self.upstream.record_attempt(result, seconds);
@@ -633,7 +628,7 @@ impl QueueMetrics {
         self.dead_lettered[reason as usize].inc();
     }
 
-    /// Says how many events wait, are being tried, and were given up; and how many seconds the oldest has waited.
+    /// Sets the number of events by state, and the age in seconds of the oldest pending event.
     pub fn set_depth(&self, pending: u64, delivering: u64, dead: u64, oldest_seconds: f64) {
         for (gauge, count) in self.events.iter().zip([pending, delivering, dead]) {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -642,7 +637,7 @@ impl QueueMetrics {
     }
 }
 
-impl Families {
+impl MetricFamilies {
     fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter =
             |name, help, labels: &[&str]| register(registry, counters(name, help, labels)?);
@@ -653,18 +648,22 @@ impl Families {
         Ok(Self {
             requests: counter(
                 "requests_total",
-                "Requests by what became of them.",
+                "Requests by outcome.",
                 &["route", "outcome"],
             )?,
-            responses: counter("responses_total", "Answers by status.", &["route", "code"])?,
+            responses: counter(
+                "responses_total",
+                "Responses by status.",
+                &["route", "code"],
+            )?,
             request_duration: histogram(
                 "request_duration_seconds",
-                "From the first byte of a request to the last of its answer.",
+                "Seconds from the first byte of a request to the last byte of its response.",
                 &SECONDS,
             )?,
             request_body_bytes: histogram(
                 "request_body_bytes",
-                "Sizes of the bodies received.",
+                "Size of a received request body, in bytes.",
                 &BYTES,
             )?,
             signature_checks: counter(
@@ -677,7 +676,7 @@ impl Families {
                 IntGaugeVec::new(
                     opts(
                         "last_verified_timestamp_seconds",
-                        "When a signature was last verified, in Unix seconds.",
+                        "Time at which a signature was last verified, in Unix seconds.",
                     ),
                     &["route"],
                 )?,
@@ -687,7 +686,8 @@ impl Families {
                 IntGaugeVec::new(
                     opts(
                         "route_silent",
-                        "1 while nothing was verified for longer than the route's `expect_every`.",
+                        "1 while no request was verified for longer than the route's \
+                         `expect_every`, else 0.",
                     ),
                     &["route"],
                 )?,
@@ -699,12 +699,12 @@ impl Families {
             )?,
             upstream_requests: counter(
                 "upstream_requests_total",
-                "Attempts to hand an event over, by result.",
+                "Delivery attempts by result.",
                 &["route", "result"],
             )?,
             upstream_duration: histogram(
                 "upstream_duration_seconds",
-                "From the start of an attempt to its end.",
+                "Seconds from the start of a delivery attempt to its end.",
                 &SECONDS,
             )?,
             queue_events: register(
@@ -712,7 +712,7 @@ impl Families {
                 IntGaugeVec::new(
                     opts(
                         "queue_events",
-                        "Stored events: waiting, being tried, and given up (dead letters).",
+                        "Stored events by state: pending, delivering and dead (dead letters).",
                     ),
                     &["route", "state"],
                 )?,
@@ -722,30 +722,45 @@ impl Families {
                 GaugeVec::new(
                     opts(
                         "queue_oldest_event_age_seconds",
-                        "Since the arrival of the oldest event that waits; 0 if none.",
+                        "Seconds since the arrival of the oldest pending event, or 0.",
                     ),
                     &["route"],
                 )?,
             )?,
             queue_attempts: counter(
                 "queue_attempts_total",
-                "Attempts at stored events, by result.",
+                "Delivery attempts for stored events, by result.",
                 &["route", "result"],
             )?,
             queue_dead_lettered: counter(
                 "queue_dead_lettered_total",
-                "Events given up, by reason.",
+                "Dead-lettered events, by reason.",
                 &["route", "reason"],
             )?,
             queue_delivery_delay: histogram(
                 "queue_delivery_delay_seconds",
-                "From a stored event's arrival to its delivery, outages of the gateway left out.",
+                "Seconds from a stored event's arrival to its delivery, downtime excluded.",
                 &DELAY_SECONDS,
             )?,
         })
     }
 
-    fn requests_of(&self, route: Arc<str>) -> RequestMetrics {
+    fn queue_metrics(&self, route: &str, upstream: UpstreamMetrics) -> QueueMetrics {
+        QueueMetrics {
+            events: QUEUE_STATES.map(|state| self.queue_events.with_label_values(&[route, state])),
+            oldest_age: self.queue_oldest_age.with_label_values(&[route]),
+            attempts: UPSTREAM_RESULTS
+                .map(|result| self.queue_attempts.with_label_values(&[route, result])),
+            dead_lettered: DeadLetterReason::ALL.map(|reason| {
+                self.queue_dead_lettered
+                    .with_label_values(&[route, reason.as_str()])
+            }),
+            delivery_delay: self.queue_delivery_delay.with_label_values(&[route]),
+            upstream,
+        }
+    }
+
+    fn request_metrics(&self, route: Arc<str>) -> RequestMetrics {
         RequestMetrics {
             requests: Code::ALL
                 .map(|code| self.requests.with_label_values(&[&*route, code.as_str()])),
@@ -773,6 +788,15 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, pr
     IntCounterVec::new(opts(name, help), labels)
 }
 
+fn register_build_info(registry: &Registry) -> Result<(), prometheus::Error> {
+    let help = "Always 1. The label is the running version.";
+    let build_info = IntGaugeVec::new(opts("build_info", help), &["version"])?;
+    register(registry, build_info)?
+        .with_label_values(&[env!("CARGO_PKG_VERSION")])
+        .set(1);
+    Ok(())
+}
+
 fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     collector: C,
@@ -798,7 +822,7 @@ mod tests {
     }
 
     #[test]
-    fn every_series_of_a_route_exists_at_zero_from_the_start() {
+    fn series_of_a_new_route_exist_at_zero() {
         let metrics = Metrics::new().unwrap();
         let _route = billing(&metrics);
         let series = series(&metrics);
@@ -825,16 +849,19 @@ mod tests {
         }
     }
 
-    /// `HOOKSTILE_REGENERATE=1 cargo test --lib metrics` renews it.
+    /// `HOOKSTILE_REGENERATE=1 cargo test --lib metrics` regenerates the page.
     #[test]
-    fn the_reference_lists_every_series() {
+    fn reference_lists_every_metric() {
         let metrics = Metrics::new().unwrap();
         let _route = billing(&metrics);
         metrics.set_certificate_expiry("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
         let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
-            "# Metrics\n\nOn the admin listener at `/metrics`, in Prometheus' text format. Made from the code; requests that \
-             reached no route have `route=\"\"`.\n\n| name | type | what it tells |\n| --- | --- | --- |\n",
+            "# Metrics\n\nThe admin listener serves these at `/metrics`, in Prometheus' text \
+             format. \
+             Requests that matched no route have\n`route=\"\"`. This page is generated from the \
+             code.\n\n\
+             | name | type | meaning |\n| --- | --- | --- |\n",
         );
         for line in text
             .lines()
@@ -847,7 +874,7 @@ mod tests {
                 .unwrap();
             reference.extend(["| `hookstile_", name, "` | ", kind, " | ", help, " |\n"]);
         }
-        reference += "\n`process_*` are the usual ones of the client library.\n";
+        reference += "\nThe `process_*` metrics are those of the Prometheus client library.\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
         if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
             std::fs::write(path, &reference).unwrap();
@@ -856,7 +883,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_route_leaves_no_series_behind() {
+    fn forgotten_route_leaves_no_series() {
         let metrics = Metrics::new().unwrap();
         let before = series(&metrics).len();
         let route = billing(&metrics);
@@ -868,7 +895,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_once_under_its_outcome_and_its_status() {
+    fn response_counts_by_outcome_and_by_status() {
         let metrics = Metrics::new().unwrap();
         let route = billing(&metrics);
         route

@@ -1,6 +1,6 @@
-//! The closed set of what can become of a request: the codes of answers, metric labels and log lines alike.
+//! The closed set of outcomes of a request. Responses, metrics and the log all use these codes.
 
-/// One code for each row of the answers table in the README.
+/// The outcome of a request: one code for each row of the table in docs/answers.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Code {
@@ -30,23 +30,24 @@ pub enum Code {
     BudgetExceeded,
 }
 
-/// What became of a request, for those who look at many.
+/// The outcomes in five groups, for statistics over many requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// Handed over, or stored to be.
+    /// A new event that was delivered, or stored for delivery.
     Accepted,
-    /// Genuine, and not taken: the upstream's trouble, or ours.
+    /// An event that was not accepted because of a problem of the upstream or of the gateway.
     Failed,
-    /// A copy of what was taken before, or is being handed over.
+    /// A copy of an event that was accepted before, or is being delivered.
     Duplicate,
-    /// Genuine, and nothing to be handed over.
+    /// A verified request that needs no delivery: an event type that the route ignores, or a
+    /// handshake.
     Skipped,
-    /// Not as it should be.
+    /// A request that failed a check: signature, framing, address, limits.
     Rejected,
 }
 
 impl Code {
-    /// Every code, in the order of its number.
+    /// Every code, at the index of its own discriminant.
     pub const ALL: [Self; 24] = [
         Self::Delivered,
         Self::UpstreamRejected,
@@ -74,8 +75,8 @@ impl Code {
         Self::BudgetExceeded,
     ];
 
-    /// Whether the request was turned away for what it is or for what it came with, so that anybody can cause it at
-    /// will.
+    /// Returns whether the gateway rejected the request for reasons that any client can cause at
+    /// will. The log samples these.
     pub const fn is_rejection(self) -> bool {
         !matches!(
             self,
@@ -92,6 +93,7 @@ impl Code {
         )
     }
 
+    /// Returns the group that this outcome belongs to.
     pub const fn disposition(self) -> Disposition {
         match self {
             Self::Delivered | Self::Queued => Disposition::Accepted,
@@ -117,7 +119,7 @@ impl Code {
         }
     }
 
-    /// The name in `Hookstile-Outcome`, in problem documents, metrics and logs.
+    /// Returns the code as written in `Hookstile-Outcome`, problem documents, metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_lists_every_code_at_its_own_number() {
+    fn all_lists_every_code_at_its_index() {
         for (number, code) in Code::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, number);
         }

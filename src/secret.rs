@@ -1,7 +1,7 @@
-//! Key material: read once, shown never, wiped on drop.
+//! Key material: read once, never shown, wiped on drop.
 //!
-//! Owns the type that carries a secret through the program. Does not know where a secret came from
-//! (that is `config`) or what it signs (that is `signature`).
+//! This module owns the type that carries a secret through the program. It knows neither where a
+//! secret came from (`config` does) nor what it signs (`signature` does).
 
 use std::fmt;
 
@@ -9,17 +9,20 @@ use hmac::digest::CtOutput;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-/// A non-empty secret. Its bytes are wiped when it is dropped, and no formatter prints them.
+/// A non-empty secret. Its bytes are wiped on drop, and no formatter prints them.
 pub struct Secret(Zeroizing<Vec<u8>>);
 
-/// The secret had no bytes. An empty key would let anybody sign, so it can't be constructed.
+/// The error for a secret without bytes. Anyone could sign with an empty key, so a [`Secret`] is
+/// never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the secret is empty")]
 pub struct EmptySecret;
 
 impl Secret {
+    /// Creates a secret from its bytes.
+    ///
     /// # Errors
-    /// [`EmptySecret`] when there are no bytes.
+    /// [`EmptySecret`] if there are no bytes.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, EmptySecret> {
         let bytes = Zeroizing::new(bytes.into());
         if bytes.is_empty() {
@@ -28,34 +31,35 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// A secret file's content without the newline that editors put at its end.
+    /// Strips the newline that editors add at the end of a secret's file.
     pub fn without_newline(content: &[u8]) -> &[u8] {
         let content = content.strip_suffix(b"\n").unwrap_or(content);
         content.strip_suffix(b"\r").unwrap_or(content)
     }
 
-    /// For telling whether somebody has the secret.
+    /// Returns a digest to compare presented secrets with.
     pub fn digest(&self) -> SecretDigest {
         SecretDigest::new(&self.0)
     }
 
-    /// The key bytes, for a cryptographic function and nothing else.
+    /// Returns the key bytes. Pass them to cryptographic functions only.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// What is left of a secret to compare with: digests compare in the same time whatever was sent, and of whatever length.
+/// The SHA-256 digest of a secret. Comparing digests takes the same time for every presented value,
+/// whatever its length.
 #[derive(Debug)]
 pub struct SecretDigest(CtOutput<Sha256>);
 
 impl SecretDigest {
-    /// Whether these are the secret's bytes.
+    /// Returns whether `bytes` are the secret, in constant time.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         Self::new(bytes).0 == self.0
     }
 
-    /// The digest of these bytes.
+    /// Computes the digest of `bytes`.
     pub fn new(bytes: &[u8]) -> Self {
         Self(CtOutput::new(Sha256::digest(bytes)))
     }
@@ -72,12 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_secret_cannot_be_made() {
+    fn secret_must_not_be_empty() {
         assert_eq!(Secret::new("").unwrap_err(), EmptySecret);
     }
 
     #[test]
-    fn a_digest_is_of_its_own_secret_and_no_other() {
+    fn digest_matches_only_its_own_secret() {
         let digest = Secret::new("canary").unwrap().digest();
         assert!(digest.matches(b"canary"));
         for other in [&b""[..], b"canar", b"canary ", b"Canary"] {
@@ -86,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_does_not_show_the_secret() {
+    fn debug_output_hides_the_secret() {
         let shown = format!("{:?}", Secret::new("canary-4711").unwrap());
         assert!(!shown.contains("canary"), "{shown}");
     }

@@ -1,7 +1,8 @@
-//! What is remembered of events: which were handed over, which wait, and what became of each.
+//! Persistent state of events: the ledger of event IDs, the delivery queue and delivery records.
 //!
-//! The ledger and the queue above ask and tell in the domain's own verbs and words (`domain`, `records`).
-//! Two engines keep it, and nobody above knows which: `embedded`, SQLite for one gateway, and `postgres` for several.
+//! The modules above use only the types in `domain` and `records`. Two engines implement the store,
+//! and no caller depends on which one runs: `embedded` (SQLite, one gateway) and `postgres`
+//! (several gateways).
 
 mod claim_lease;
 mod domain;
@@ -19,7 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
-use records::COUNTED_MAX;
+use records::COUNT_LIMIT;
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
@@ -28,39 +29,40 @@ pub use domain::{
     Payloads, Requeue, RequeueResult, Retain, Revision, RowId, Settlement, StoreRoute,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
-pub use migration::{MoveError, Moved, move_into_shared};
+pub use migration::{MoveError, MoveSummary, move_into_shared};
 pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
 pub use records::{
     AttemptRecord, DeliveryFilter, DeliveryRecord, DueEvent, DueEvents, LISTED_BODY_MAX,
     QueuedEvent, RouteDeliveryStats,
 };
 
-/// What a delivery's record takes beside its payload, for bounding what is kept: about what its row and its places in
-/// the indexes take.
+/// Approximate bytes that a delivery's row and its index entries use besides the payload. Counted
+/// against the retention limits.
 const RECORD_BYTES: i64 = 300;
 
-/// Which store, and where.
+/// The engine to use, with its settings.
 #[derive(Debug, Clone)]
 pub enum Settings {
     Embedded(EmbeddedSettings),
     Shared(Box<SharedSettings>),
 }
 
-/// The store can't do what it must. Nothing is forwarded without it.
+/// The store cannot serve a request. The caller must not forward anything without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the store is full: it holds as much as `store.max_ids` or `store.max_size` allow, and forgets nothing early"
+        "the store is full: `store.max_ids` or `store.max_size` is reached, and nothing is \
+         forgotten early"
     )]
     Full,
     #[error(
-        "the store is not available: an error before this one tells why; it is being opened anew"
+        "the store is not available; it is being reopened, and an earlier log entry has the cause"
     )]
     Unavailable,
 }
 
 impl StoreError {
-    /// For logs: a label of a closed set. The store itself says once what is wrong.
+    /// Returns a log label from a closed set. The store itself logs the cause once.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Full => "store_full",
@@ -69,7 +71,7 @@ impl StoreError {
     }
 }
 
-/// The store. Clones are handles to the same one.
+/// A handle to the store. Clones share one engine.
 #[derive(Clone)]
 pub struct Store {
     engine: Engine,
@@ -81,42 +83,44 @@ enum Engine {
     Shared(postgres::Store),
 }
 
-/// Asks whichever engine there is.
-macro_rules! ask {
-    ($self:ident, $store:ident => $answer:expr) => {
+/// Calls the configured engine.
+macro_rules! dispatch {
+    ($self:ident, $store:ident => $call:expr) => {
         match &$self.engine {
-            Engine::Embedded($store) => $answer,
-            Engine::Shared($store) => $answer,
+            Engine::Embedded($store) => $call,
+            Engine::Shared($store) => $call,
         }
     };
 }
 
-/// As `ask!`, for what is awaited. What waits for a server is big, and would make each future so that holds it.
-macro_rules! await_it {
-    ($self:ident, $store:ident => $answer:expr) => {
+/// Calls the configured engine and awaits the result. Futures of the PostgreSQL engine are boxed,
+/// because their size would otherwise enlarge every future that contains one.
+macro_rules! dispatch_async {
+    ($self:ident, $store:ident => $call:expr) => {
         match &$self.engine {
-            Engine::Embedded($store) => $answer.await,
-            Engine::Shared($store) => Box::pin($answer).await,
+            Engine::Embedded($store) => $call.await,
+            Engine::Shared($store) => Box::pin($call).await,
         }
     };
 }
 
 impl Store {
-    /// Opens the store, making it where there is none.
+    /// Opens the store, and creates it if it does not exist.
     ///
     /// # Errors
-    /// It can't be reached or used, or another process has it that shares it with nobody.
+    /// Fails when the store cannot be reached or used, or when another process has the embedded
+    /// store open.
     pub async fn open(
         settings: Settings,
         clock: Clock,
         metrics: StoreMetrics,
     ) -> Result<Self, OpenError> {
         match settings {
-            // Reading many millions of IDs takes seconds, in which nobody else is to be kept from running.
+            // Reading many millions of IDs takes seconds and must not block the async runtime.
             Settings::Embedded(settings) => {
-                let opening =
+                let opened =
                     tokio::task::spawn_blocking(move || Self::embedded(settings, clock, metrics));
-                opening
+                opened
                     .await
                     .map_err(|error| OpenError::Start(std::io::Error::other(error)))?
             }
@@ -127,10 +131,12 @@ impl Store {
         }
     }
 
-    /// Opens the store in `settings.folder`, making it where there is none, and reads what is remembered. Blocks.
+    /// Opens the embedded store in `settings.folder`, creates it if it does not exist, and loads
+    /// its index. Blocks.
     ///
     /// # Errors
-    /// Another process has it, it can't be read, or it is not ours.
+    /// Fails when another process has the store open, or when the file cannot be read or is not a
+    /// hookstile store.
     pub fn embedded(
         settings: EmbeddedSettings,
         clock: Clock,
@@ -141,84 +147,86 @@ impl Store {
         })
     }
 
-    /// The key of the ledger's hashes: random, and the same for as long as anything is remembered.
+    /// Returns the random key of the ledger's hashes. It never changes during the life of a store.
     pub fn hash_key(&self) -> [u8; 16] {
-        ask!(self, store => store.hash_key())
+        dispatch!(self, store => store.hash_key())
     }
 
-    /// Makes sure that the store can be written and read.
+    /// Checks that the store can currently be read and written.
     ///
     /// # Errors
-    /// When it can't be, for now.
+    /// Fails while it cannot.
     pub fn check_open(&self) -> Result<(), StoreError> {
-        ask!(self, store => store.check_open())
+        dispatch!(self, store => store.check_open())
     }
 
-    /// Makes sure that one more event can be kept, before anything is forwarded on the strength of it.
+    /// Checks that there is room for one more event. Called before an event is forwarded.
     ///
     /// # Errors
-    /// When it can't.
+    /// Fails when the store is full or not available.
     pub fn check_room(&self) -> Result<(), StoreError> {
-        ask!(self, store => store.check_room())
+        dispatch!(self, store => store.check_room())
     }
 
-    /// The rows that remember the event, by this name and by the other one it has, if any.
+    /// Returns the ledger rows of an event, under this key and under its other key if it has one.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
-        await_it!(self, store => store.find_rows(key))
+        dispatch_async!(self, store => store.find_rows(key))
     }
 
-    /// Forgets an event: when this returns `Ok`, as durably as the settings promise.
+    /// Deletes an event's ledger rows. `Ok` means that the deletion is as durable as the settings
+    /// promise.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
-        await_it!(self, store => store.forget_event(rows))
+        dispatch_async!(self, store => store.forget_event(rows))
     }
 
-    /// Writes how a claim ended. When this returns `Ok`, it is as durable as the settings promise.
+    /// Settles a claim. `Ok` means that the settlement is as durable as the settings promise.
     ///
     /// # Errors
-    /// When that is not certain. What holds then is `settlement.if_lost`, or, if it was written all the same, what is
-    /// found when the store is read again.
+    /// Fails when the write is not certain to have succeeded. What applies then is
+    /// `settlement.if_lost`, or, if the write did reach the disk, what is found when the store is
+    /// read again.
     pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
-        await_it!(self, store => store.settle(settlement))
+        dispatch_async!(self, store => store.settle(settlement))
     }
 
-    /// Keeps what an operator said of a webhook, as durably as events are. `None`, and nothing is kept, if another gateway
-    /// was told something since `seen`.
+    /// Stores a webhook's definition, as durably as events. Returns `None` and stores nothing when
+    /// another gateway has changed operator data since revision `expected`.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn put_webhook(
         &self,
         name: Arc<str>,
         definition: String,
-        seen: Revision,
+        expected: Revision,
     ) -> Result<Option<Revision>, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store
                 .put_webhook(name, definition)
                 .await
-                .map(|()| Some(seen)),
-            Engine::Shared(store) => Box::pin(store.put_webhook(name, definition, seen)).await,
+                .map(|()| Some(expected)),
+            Engine::Shared(store) => Box::pin(store.put_webhook(name, definition, expected)).await,
         }
     }
 
-    /// Forgets a webhook's definition. What is known of its events stays.
+    /// Deletes a webhook's definition. The records of its events stay.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        await_it!(self, store => store.remove_webhook(name))
+        dispatch_async!(self, store => store.remove_webhook(name))
     }
 
-    /// All webhooks' names and definitions, and what operators had said by then.
+    /// Returns the names and definitions of all webhooks, and the revision that they belong to.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
         match &self.engine {
             Engine::Embedded(store) => Ok((Revision::default(), store.webhooks().await?)),
@@ -226,36 +234,38 @@ impl Store {
         }
     }
 
-    /// Keeps that a route's stored events wait until somebody says otherwise, or no longer.
+    /// Pauses or resumes the delivery of a route's queued events. A pause survives restarts.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        await_it!(self, store => store.set_paused(route, paused))
+        dispatch_async!(self, store => store.set_paused(route, paused))
     }
 
-    /// The routes that are paused.
+    /// Returns the names of the paused routes.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        await_it!(self, store => store.paused_routes())
+        dispatch_async!(self, store => store.paused_routes())
     }
 
-    /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
+    /// Returns the notifier of a route's queue. It is notified when an event is queued for this
+    /// route, by this gateway or another, and after the store is reopened.
     pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
-        ask!(self, store => store.queue_notifier(route))
+        dispatch!(self, store => store.queue_notifier(route))
     }
 
-    /// Tells of the routes that are served from now on. Without waiting: what was told before holds until then.
-    pub fn update_routes(&self, lanes: Vec<StoreRoute>) {
-        ask!(self, store => store.update_routes(lanes));
+    /// Sets the routes that are active from now on. Returns without waiting; the previous routes
+    /// apply until the engine has taken the change over.
+    pub fn update_routes(&self, routes: Vec<StoreRoute>) {
+        dispatch!(self, store => store.update_routes(routes));
     }
 
-    /// Writes how attempt number `number` at a stored event ended.
+    /// Records the outcome of attempt number `number` at a queued event.
     ///
     /// # Errors
-    /// When it is not certain to be written; to be told again.
+    /// Fails when the attempt is not certain to be recorded. The caller must then record it again.
     pub async fn record_attempt(
         &self,
         id: DeliveryId,
@@ -263,199 +273,202 @@ impl Store {
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError> {
-        await_it!(self, store => store.record_attempt(id, number, attempt, next))
+        dispatch_async!(self, store => store.record_attempt(id, number, attempt, next))
     }
 
-    /// A delivery's route, and the names of its event while that is not handed over; `None` if there is no such delivery.
+    /// Returns a delivery's route and, until the event is delivered, the ledger keys of the event;
+    /// `None` if there is no such delivery.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn event_keys(
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        await_it!(self, store => store.event_keys(id))
+        dispatch_async!(self, store => store.event_keys(id))
     }
 
-    /// This moment, for what is due.
+    /// Returns the current time on the clock that due times are measured with.
     pub fn now_due(&self) -> DueAt {
-        ask!(self, store => store.now_due())
+        dispatch!(self, store => store.now_due())
     }
 
-    /// Makes deliveries whose payload is kept pending, all of them together. Answers for each whether there was such a
-    /// delivery.
+    /// Makes deliveries pending again, in one transaction. Only deliveries whose payload is kept
+    /// can be requeued. Returns one result for each request, in order.
     ///
     /// # Errors
-    /// When it is not certain to be written.
-    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
-        await_it!(self, store => store.requeue(wanted))
+    /// Fails when the write is not certain to have succeeded.
+    pub async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
+        dispatch_async!(self, store => store.requeue(requeues))
     }
 
-    /// Deliveries, the newest first.
+    /// Returns the deliveries that match a filter, newest first.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Vec<DeliveryRecord>, StoreError> {
-        await_it!(self, store => store.deliveries(filter))
+        dispatch_async!(self, store => store.deliveries(filter))
     }
 
-    /// How many deliveries there are of these, whatever `limit` and `before` say; `None` when there are more than are
-    /// counted.
+    /// Counts the deliveries that match, ignoring `limit` and `before`. Returns `None` when there
+    /// are more than 10,000.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn count_deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Option<usize>, StoreError> {
-        await_it!(self, store => store.count_deliveries(filter))
+        dispatch_async!(self, store => store.count_deliveries(filter))
     }
 
-    /// Deliveries that match, whatever `limit` and `before` say, and come after `after`: the oldest first, `limit` at the
-    /// most, each with whether its payload is kept.
+    /// Returns up to `limit` deliveries that match and come after `after`, oldest first, each with
+    /// whether its payload is kept. Ignores the filter's own `limit` and `before`.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn matching_deliveries(
         &self,
         filter: DeliveryFilter,
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        await_it!(self, store => store.matching_deliveries(filter, after, limit))
+        dispatch_async!(self, store => store.matching_deliveries(filter, after, limit))
     }
 
-    /// One delivery.
+    /// Returns one delivery.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
-        await_it!(self, store => store.delivery(id))
+        dispatch_async!(self, store => store.delivery(id))
     }
 
-    /// What is known of a route's deliveries as a whole. `since_day` is the first day of the count of the last days, in
-    /// days since 1970.
+    /// Returns the totals of a route's deliveries. `since_day` is the first day of the recent
+    /// count, in days since 1970.
     ///
     /// # Errors
-    /// When the store can't tell.
-    pub async fn route_record(
+    /// Fails when the store cannot be read.
+    pub async fn route_stats(
         &self,
         route: Arc<str>,
         since_day: i64,
     ) -> Result<RouteDeliveryStats, StoreError> {
-        await_it!(self, store => store.route_record(route, since_day))
+        dispatch_async!(self, store => store.route_stats(route, since_day))
     }
 
-    /// How many of a route's events wait, and how many are dead letters.
+    /// Returns the number of a route's pending events and of its dead letters.
     pub fn queue_counts(&self, route: &str) -> (u64, u64) {
-        ask!(self, store => store.queue_counts(route))
+        dispatch!(self, store => store.queue_counts(route))
     }
 
-    /// When the oldest waiting event of a route arrived; blocks for a look-up.
+    /// Returns the arrival time of a route's oldest pending event. Blocks for a query.
     pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
-        ask!(self, store => store.oldest_waiting(route))
+        dispatch!(self, store => store.oldest_waiting(route))
     }
 
-    /// Events that are remembered now.
+    /// Returns the number of remembered event IDs.
     pub fn remembered_ids(&self) -> usize {
-        ask!(self, store => store.remembered_ids())
+        dispatch!(self, store => store.remembered_ids())
     }
 
-    /// Bytes on disk.
+    /// Returns the size of the store on disk, in bytes.
     pub fn size_bytes(&self) -> u64 {
-        ask!(self, store => store.size_bytes())
+        dispatch!(self, store => store.size_bytes())
     }
 
-    /// Claims an event for this gateway: until the claim is settled or dropped, or its lease lapses, no other has it. What
-    /// is known of the event comes with it.
+    /// Claims an event for this gateway. No other gateway can claim it until the claim is settled
+    /// or dropped, or its lease lapses. The result includes what is known of the event.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn claim(&self, key: EventKey, terms: ClaimTerms) -> Result<ClaimResult, StoreError> {
-        await_it!(self, store => store.claim(key, terms))
+        dispatch_async!(self, store => store.claim(key, terms))
     }
 
-    /// Notes that an attempt at an event that is `held` begins, the one of number `attempts`, so that a crash leaves it as
-    /// one of unknown outcome. To be cleared when the outcome is settled.
+    /// Journals that attempt number `attempts` at a claimed event begins, so that a crash leaves it
+    /// as an attempt of unknown outcome. The caller clears the entry once the outcome is settled.
     ///
     /// # Errors
-    /// When it can't be noted, or the claim is not ours any more. Nothing may be sent then.
+    /// Fails when the journal cannot be written, or when the lease has lapsed. Nothing may be sent
+    /// then.
     pub fn begin_attempt(
         &self,
         key: EventKey,
-        held: LeaseDeadline,
+        lease: LeaseDeadline,
         attempts: u32,
         window: Duration,
     ) -> Result<StartedAttempt, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store
                 .begin_attempt(key, attempts, window)
-                .map(|noted| StartedAttempt(Some(noted))),
-            // The claim is the note.
-            Engine::Shared(_) => held.check_not_lapsed().map(|()| StartedAttempt(None)),
+                .map(|entry| StartedAttempt(Some(entry))),
+            // The claim itself records the attempt.
+            Engine::Shared(_) => lease.check_not_lapsed().map(|()| StartedAttempt(None)),
         }
     }
 
-    /// As [`Store::begin`], for an attempt at a stored event.
+    /// Journals that an attempt at a queued event begins, like [`Store::begin_attempt`].
     ///
     /// # Errors
-    /// As [`Store::begin`].
+    /// Fails under the same conditions as [`Store::begin_attempt`].
     pub fn begin_queued_attempt(
         &self,
         id: DeliveryId,
-        held: LeaseDeadline,
+        lease: LeaseDeadline,
     ) -> Result<StartedAttempt, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store
                 .begin_queued_attempt(id)
-                .map(|noted| StartedAttempt(Some(noted))),
-            Engine::Shared(_) => held.check_not_lapsed().map(|()| StartedAttempt(None)),
+                .map(|entry| StartedAttempt(Some(entry))),
+            Engine::Shared(_) => lease.check_not_lapsed().map(|()| StartedAttempt(None)),
         }
     }
 
-    /// Stored events of a route that are due, `most` at the most, those that have waited longest first; and when the next
-    /// one will be. Those are this gateway's to try until they were tried or given back, for some seconds. `holding` are
-    /// those that it has already.
+    /// Leases up to `limit` due events of a route, longest waiting first, and returns when the next
+    /// one is due. The lease lasts some seconds: until then this gateway alone may attempt the
+    /// events, unless it releases them. `in_flight` are the events that the caller has already.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn due_events(
         &self,
         route: Arc<str>,
-        holding: &[DeliveryId],
-        most: usize,
+        in_flight: &[DeliveryId],
+        limit: usize,
     ) -> Result<DueEvents, StoreError> {
-        await_it!(self, store => store.due_events(route, holding, most))
+        dispatch_async!(self, store => store.due_events(route, in_flight, limit))
     }
 
-    /// Events that were due and are not tried after all.
+    /// Releases due events that are not attempted after all.
     pub async fn release_events(&self, ids: &[DeliveryId]) {
         if let Engine::Shared(store) = &self.engine {
-            // Otherwise they are free when their lease is over.
+            // On failure, the events become free when their leases lapse.
             let _ = Box::pin(store.release_events(ids)).await;
         }
     }
 
-    /// A stored event with its payload, for an attempt that takes up to `attempt`; `None` when it no longer waits, or is
-    /// another gateway's.
+    /// Loads a queued event with its payload, for an attempt that takes up to `attempt_timeout`.
+    /// Returns `None` when the event is no longer pending, or is leased by another gateway.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn load_event(
         &self,
         id: DeliveryId,
-        attempt: Duration,
+        attempt_timeout: Duration,
     ) -> Result<Option<QueuedEvent>, StoreError> {
         match &self.engine {
             Engine::Embedded(store) => store.load_event(id).await,
-            Engine::Shared(store) => Box::pin(store.load_event(id, attempt)).await,
+            Engine::Shared(store) => Box::pin(store.load_event(id, attempt_timeout)).await,
         }
     }
 
-    /// Changes when another gateway was told something about webhooks or pauses; `None` where there is no other.
+    /// Returns a counter that changes when any gateway changes webhooks or pauses; `None` for the
+    /// embedded engine.
     pub fn revision(&self) -> Option<watch::Receiver<i64>> {
         match &self.engine {
             Engine::Embedded(_) => None,
@@ -463,16 +476,16 @@ impl Store {
         }
     }
 
-    /// Writes what is still to be written and closes the store. Nothing can be asked afterwards. `in_good_order` says that
-    /// no attempt is under way whose outcome will not be known.
-    pub async fn close(&self, in_good_order: bool) {
+    /// Writes the outstanding jobs and closes the store. Every later call fails. `clean` states
+    /// that no attempt is in progress whose outcome will be lost.
+    pub async fn close(&self, clean: bool) {
         match &self.engine {
-            Engine::Embedded(store) => store.close(in_good_order).await,
+            Engine::Embedded(store) => store.close(clean).await,
             Engine::Shared(store) => store.close().await,
         }
     }
 
-    /// As after a failure.
+    /// Closes and reopens the database, as after a failed write.
     #[cfg(test)]
     fn reopen_after_error(&self) {
         if let Engine::Embedded(store) = &self.engine {
@@ -480,7 +493,7 @@ impl Store {
         }
     }
 
-    /// Counts running time, as the upkeep does: for clocks that stand still otherwise.
+    /// Advances the store uptime, as the upkeep thread does. For tests with a manual clock.
     #[doc(hidden)]
     pub fn tick(&self) {
         if let Engine::Embedded(store) = &self.engine {

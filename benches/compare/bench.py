@@ -1,4 +1,4 @@
-"""Loads one process at a time: the loader and the application on one core, the process that is measured on the other."""
+"""Loads one process at a time: the loader and the application on one core, the measured process on the other."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ DELIVERED_WITHIN = 120
 @dataclass(frozen=True)
 class Load:
     kib: int
-    # Events a second; None is as fast as the answers come.
+    # Events per second; None is as fast as the responses arrive.
     rate: int | None = None
 
     @property
@@ -35,8 +35,8 @@ class Load:
 
 @contextlib.contextmanager
 def bench(options, places):
-    """A bench with its application running; nothing is left of either at the end."""
-    # Inherited by the loader; peers are put on theirs.
+    """Yields a bench with its application running, and cleans up both at the end."""
+    # The loader inherits this core; peers are put on theirs.
     os.sched_setaffinity(0, {options.load_core})
     options.scratch.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), options.scratch / "upstream.log"
@@ -55,9 +55,9 @@ class Bench:
         self.loader = f"{places['tools']}/load"
 
     def application_count(self):
-        """Events that have reached the application so far."""
-        with urllib.request.urlopen(f"http://{self.upstream}/") as answer:
-            return int(answer.read())
+        """Returns the number of events that have reached the application so far."""
+        with urllib.request.urlopen(f"http://{self.upstream}/") as response:
+            return int(response.read())
 
     def running(self, peer):
         return running(peer, self.places, self.upstream, self.options.scratch / "run", self.options.proxy_core)
@@ -66,14 +66,15 @@ class Bench:
         return self.options.scratch / f"tags-{kib}"
 
     def sign(self, kib, count=None):
-        # No gateway takes more a second on one core; who would runs out of events and ends early, which loses nothing.
+        # No gateway exceeds this rate on one core. A faster one would run out of events and end
+        # early, which loses nothing.
         a_second = 1e6 / (14 + kib / 2)
         count = count or int(a_second * (self.options.seconds + WARM_UP)) + RATE
         arguments = ["sign", "--size", str(kib << 10), "--count", str(count), str(self.tags(kib))]
         subprocess.run([self.loader, *arguments], check=True)
 
     def verify(self, peer):
-        """That it does what it claims, at every size: without that, its speed says nothing."""
+        """Checks that the peer does what it claims, at every size; otherwise its speed means nothing."""
         with self.running(peer) as process:
             for kib in self.options.sizes:
                 before = self.application_count()
@@ -96,7 +97,7 @@ class Bench:
             time.sleep(0.05)
 
     def measure(self, peer, load):
-        """One stretch of load on a new process."""
+        """Measures one stretch of load on a new process."""
         with self.running(peer) as process:
             time.sleep(0.3)
             idle = process.group.rss_bytes()
@@ -104,7 +105,7 @@ class Bench:
             return {**measured, "rss_idle_mib": idle / 2**20}
 
     def load(self, process, load, seconds=None, first=0, last=None, delivers_later=False):
-        """Events from number `first` on, for `seconds` or up to number `last`."""
+        """Sends events from number `first` on, for `seconds` or up to number `last`."""
         group, cpu_start, count = process.group, process.group.cpu_seconds(), self.application_count()
         arguments = ["run", "--to", f"127.0.0.1:{process.port}", "--size", load.kib << 10, "--connections", CONNECTIONS]
         arguments += ["--seconds", seconds or self.options.seconds, "--warm-up", WARM_UP, "--first", first]
@@ -151,23 +152,23 @@ class Bench:
 
 
 def add_options(parser):
-    """What both commands take; parses."""
+    """Adds the options that both commands share, and parses."""
     cores = sorted(os.sched_getaffinity(0))
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each stretch of load that is measured")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each measured stretch of load")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     parser.add_argument("--hookstile", type=Path, default=REPOSITORY / "target/release/hookstile")
-    parser.add_argument("--tools", type=Path, default=HERE / "target/release", help="folder of what is built here")
-    parser.add_argument("--scratch", type=Path, default=HERE / "target/scratch", help="on the disk that the store would be on")
+    parser.add_argument("--tools", type=Path, default=HERE / "target/release", help="folder of the programs built here")
+    parser.add_argument("--scratch", type=Path, default=HERE / "target/scratch", help="on the disk that holds the store")
     parser.add_argument("--proxy-core", type=int, default=cores[-1])
     parser.add_argument("--load-core", type=int, default=cores[0])
     options = parser.parse_args()
     if options.proxy_core == options.load_core:
-        parser.error("the peer and the load need a core each")
+        parser.error("the peer and the loader need a core each")
     return options
 
 
 def stop_on_signals():
-    """So that nothing is left running."""
+    """Exits on signals, so that nothing is left running."""
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: sys.exit(1))
 

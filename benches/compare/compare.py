@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Loads hookstile and its peers in turn and writes what came of it: see README.md. Standard library only."""
+"""Loads hookstile and its peers in turn and writes the results: see README.md. Standard library only."""
 
 import argparse
 import datetime
@@ -13,13 +13,13 @@ from bench import CONNECTIONS, RATE, Load, add_options, bench, machine, say, sto
 from peers import HERE, PEERS, fill, places
 from processes import Failed
 
-# Who answers fewer a second, unpaced, would only show its queue at the fixed rate.
+# A peer below this unpaced rate would only show its queue at the fixed rate.
 FAST_ENOUGH = RATE * 1.25
 
 
 def rounds(side_by_side, peers, loads, count, failed):
-    """All peers after one another at one load, then at the next; every other round backwards, so that a machine that gets
-    slower or faster favours nobody."""
+    """Runs all peers in turn at one load, then at the next; every other round in reverse order, so that
+    a machine that gets slower or faster favours no peer."""
     records = []
     too_slow = set()
     for number in range(count):
@@ -51,8 +51,8 @@ def versions(peers, places):
         if peer.crate:
             found[peer.name] = f"{peer.crate} {locked[peer.crate]}"
         elif peer.version:
-            answer = subprocess.run(shlex.split(fill(peer.version, places)), capture_output=True, text=True)
-            found[peer.name] = (answer.stdout or answer.stderr).split("\n")[0].strip()
+            output = subprocess.run(shlex.split(fill(peer.version, places)), capture_output=True, text=True)
+            found[peer.name] = (output.stdout or output.stderr).split("\n")[0].strip()
     return found
 
 

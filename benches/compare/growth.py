@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What hookstile's cost grows with: CPU µs per request of 1 KiB and memory, against one thing at a time. See README.md."""
+"""Measures how hookstile's cost grows: CPU µs per 1 KiB request and memory, while one parameter grows at a time. See README.md."""
 
 import argparse
 import contextlib
@@ -26,7 +26,7 @@ SECRETS = (1, 2, 4, 8, 16)
 REMEMBERED = (0, 100_000, 1_000_000)
 IDLE = (0, 1_000, 10_000)
 WAITING = (0, 10_000, 100_000)
-# Idle connections of one loopback address; the next has as many again.
+# Idle connections of one loopback address; the next address has as many again.
 AN_ADDRESS = 1_000
 WEBHOOK = "/webhooks/wh_webhooks-vpn-enterprise"
 FILLED_WITHIN = 600
@@ -49,7 +49,7 @@ def by_size(desk):
 
 
 def by_routes(desk):
-    """Also what the start and a reload take, as an operator sees it."""
+    """Also measures the start and a reload, as an operator sees them."""
     for count in ROUTES:
         start = time.monotonic()
         with desk.running(with_values(variant=more_routes(count))) as process:
@@ -64,7 +64,7 @@ def by_routes(desk):
 
 
 def by_secrets(desk):
-    """The one that matches is the last: every other is tried before it."""
+    """The matching secret is the last, so every other one is tried first."""
     for count in SECRETS:
         others = "".join(f"{{value: whsec_another_{number:02}}}, " for number in range(1, count))
         yield f"{count} secrets", desk.measure(with_values(secrets=others + "{env: WEBHOOK_SECRET}"), KIB)
@@ -94,7 +94,7 @@ def by_idle_connections(desk):
 
 
 def by_waiting(desk):
-    """Taking events in while others wait on disk, delivery being paused; and how fast all of them go out after that."""
+    """Measures accepting events while others wait on disk with delivery paused, and then how fast all are delivered."""
     for count in WAITING:
         with desk.running(with_values(variant="    delivery: queue")) as process:
             ask(process, f"{WEBHOOK}/pause")
@@ -118,8 +118,8 @@ def fill(desk, process, first, last):
 def ask(process, path):
     url = f"http://{process.admin}{path}"
     request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"}, method="POST")
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.read()
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return response.read()
 
 
 GROWTHS = {
@@ -131,7 +131,7 @@ GROWTHS = {
     "waiting": by_waiting,
 }
 
-# What each row shows, where it has it.
+# The figures that a row shows, if it has them.
 FIGURES = {
     "cpu_us": "CPU µs per request",
     "rps": "req/s",
@@ -147,7 +147,7 @@ PANEL, NAMES, BAR, ROW = 430, 180, 170, 20
 
 
 def medians(runs):
-    """Rows of several runs, title → figure → median."""
+    """Returns the rows of several runs: title → figure → median."""
     return {
         title: {figure: median(run[title][figure] for run in runs) if value is not None else None for figure, value in row.items()}
         for title, row in runs[0].items()
@@ -158,7 +158,7 @@ def markdown(results):
     parts = [
         f"# What hookstile's cost grows with, {results['date']}",
         machine_line(results["machine"]),
-        f"One core, 1 KiB where nothing else is said; medians of {results['rounds']} runs.",
+        f"One core, 1 KiB unless stated otherwise; medians of {results['rounds']} runs.",
     ]
     for name, rows in results["growths"].items():
         shown = [figure for figure in FIGURES if any(row.get(figure) is not None for row in rows.values())]
@@ -171,7 +171,7 @@ def markdown(results):
 
 
 def chart(results):
-    """A panel a growth, each to its own scale: CPU time per request."""
+    """Draws one panel for each growth, to its own scale: CPU time per request."""
     panels = list(results["growths"].items())
     tallest = max(len(rows) for _, rows in panels)
     deep, high = -(-len(panels) // 2), ROW * tallest + 44
@@ -199,7 +199,7 @@ def main():
     with bench(options, places(options.hookstile, options.tools)) as desk:
         for kib in SIZES:
             desk.sign(kib)
-        # What fills a store, and what is measured with that in it.
+        # Filling a store, and measuring with that store.
         desk.sign(1, count=2 * REMEMBERED[-1])
         runs = {name: [] for name in options.of.split(",")}
         for _ in range(options.rounds):

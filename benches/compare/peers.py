@@ -1,4 +1,4 @@
-"""Who is compared: how each is started, and what it claims to do. The configurations are in `peers/`."""
+"""The peers: how each is started, and what it claims to do. The configurations are in `peers/`."""
 
 import base64
 import getpass
@@ -12,10 +12,11 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 THIRD_PARTY = REPOSITORY / "target/third-party/bench"
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
-# Of `src/event.rs`.
+# The same as in `src/event.rs`.
 SECRET = "whsec_4f1c8a70d2b94f0e8b6a53c7d91e2f60"
 
-# What keeps HAProxy's big buffers from going back to the system after each request, and being asked for anew.
+# Settings that keep HAProxy's big buffers from being returned to the system after each request and
+# requested again.
 MALLOC_TUNED = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -27,27 +28,27 @@ MALLOC_TUNED = {
 class Peer:
     name: str
     title: str
-    # With `{{…}}` for what is known at the start only: see `fill`.
+    # With `{{…}}` for values that are known only at the start: see `fill`.
     command: str
-    # What is written to the run's folder first, filled in as well.
+    # The configuration, written to the run's folder first, with its values filled in.
     configuration: str | None = None
-    # Files and programs without which it is skipped.
+    # The files and programs without which the peer is skipped.
     needs: tuple[str, ...] = ()
     verifies: bool = True
     stops_replays: bool = False
-    # False for an application that verifies for itself, with no gateway before it.
+    # False for an application that verifies for itself, without a gateway in front.
     forwards: bool = True
-    # It answers first and delivers afterwards: its CPU time counts until all is delivered.
+    # It answers first and delivers later: its CPU time counts until all events are delivered.
     delivers_later: bool = False
     environment: dict[str, str] = field(default_factory=dict)
-    # What its configuration has besides.
+    # Text that is appended to its configuration.
     values: dict[str, str] = field(default_factory=dict)
-    # The command that tells its version, or the crate that it is built from.
+    # The command that prints its version, or the crate that it is built from.
     version: str | None = None
     crate: str | None = None
 
     def missing(self, places):
-        """What it needs and this machine lacks."""
+        """Returns what the peer needs and this machine lacks."""
         needed = [fill(need, places) for need in self.needs]
         return [need for need in needed if not (Path(need).exists() or shutil.which(need))]
 
@@ -57,7 +58,7 @@ def fill(text, values):
 
 
 def places(hookstile, tools):
-    """The values that are the same for all peers and runs."""
+    """Returns the values that are the same for all peers and runs."""
     return {
         "hookstile": hookstile,
         "tools": tools,

@@ -1,4 +1,4 @@
-"""Processes that are measured: started on a core of their own, watched in /proc, and gone at the end whatever happens."""
+"""The measured processes: started on a core of their own, observed in /proc, and always ended at the end."""
 
 import contextlib
 import os
@@ -19,20 +19,20 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Failed(Exception):
-    """A peer did not do what it must; the message is for whoever looks into it."""
+    """A peer failed; the message explains how."""
 
 
 @dataclass(frozen=True)
 class Running:
     group: "Group"
     port: int
-    # Of hookstile's admin listener, and its configuration: what a reload reads.
+    # The address of hookstile's admin listener, and its configuration, which a reload reads.
     admin: str
     configuration: Path | None
 
 
 class Group:
-    """A process and all that it started: the process group of that ID."""
+    """A process and all its children: the process group of that ID."""
 
     def __init__(self, popen):
         self.popen = popen
@@ -41,13 +41,13 @@ class Group:
         for entry in os.listdir("/proc"):
             if entry.isdigit():
                 with contextlib.suppress(OSError, ValueError):
-                    # The name, in brackets, may hold anything.
+                    # The name, in brackets, may contain anything.
                     stat = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
                     if int(stat[2]) == self.popen.pid:
                         yield entry, stat
 
     def cpu_seconds(self):
-        """User and system time so far, of those that have ended too."""
+        """Returns the user and system time so far, including that of ended children."""
         return sum(sum(map(int, stat[11:15])) for _, stat in self._stats()) / TICKS
 
     def rss_bytes(self):
@@ -60,7 +60,7 @@ class Group:
 
 @contextlib.contextmanager
 def started(command, core, environment, output):
-    """Starts `command` on `core`; its group is killed at the end. Nobody needs anything of what it would still write."""
+    """Starts `command` on `core`; its group is killed at the end. Its remaining output is discarded."""
     popen = subprocess.Popen(
         ["taskset", "-c", str(core), *command],
         env={**os.environ, **environment},
@@ -87,7 +87,7 @@ def await_listener(group, port, log):
     deadline = time.monotonic() + READY_WITHIN
     while time.monotonic() < deadline:
         if group.popen.poll() is not None:
-            raise Failed(f"it ended at once: {tail(log)}")
+            raise Failed(f"it exited at once: {tail(log)}")
         with contextlib.suppress(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port)).close()
             return
@@ -101,7 +101,7 @@ def tail(log):
 
 @contextlib.contextmanager
 def running(peer, places, upstream, scratch, core):
-    """A new process of `peer`, with nothing remembered, that listens."""
+    """Yields a new, listening process of `peer`, with an empty store."""
     run, ram = scratch / peer.name, Path("/dev/shm") / f"hookstile-compare-{os.getpid()}"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)

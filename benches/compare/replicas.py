@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a shared store costs beside the embedded one, with one, two and three gateways: see README.md. Standard library only."""
+"""Measures the cost of a shared store compared with the embedded one, with one, two and three gateways: see README.md. Standard library only."""
 
 import argparse
 import contextlib
@@ -22,13 +22,13 @@ from report import machine_line, number
 SHARED = "store: {postgres: {url: {env: DATABASE_URL}}}"
 QUEUE = "    delivery: queue\n"
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-# Paced: what an answer takes where nothing is short.
+# Paced, to measure the response time of an unloaded system.
 PACE = 1000
 
 FIGURES = {
     "rps": "requests/s",
-    "cpu_us": "CPU µs a request, all gateways",
-    "engine_us": "CPU µs a request, PostgreSQL",
+    "cpu_us": "CPU µs per request, all gateways",
+    "engine_us": "CPU µs per request, PostgreSQL",
     "p50_us": "p50 µs",
     "p99_us": "p99 µs",
 }
@@ -49,14 +49,14 @@ class Server(Group):
 
 @contextlib.contextmanager
 def postgres(options):
-    """A server as it is installed, but for its port, on the gateways' core; empty."""
+    """Yields an empty server on the gateways' core, with the installed settings except its port."""
     folder = options.scratch / "postgres"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     programs, port = PROGRAMS[-1], free_port()
     as_user = []
     if os.getuid() == 0:
-        # It does not run as root.
+        # PostgreSQL refuses to run as root.
         user = pwd.getpwnam("postgres")
         os.chown(folder, user.pw_uid, user.pw_gid)
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
@@ -78,7 +78,7 @@ def postgres(options):
 
 
 def measured(desk, gateways, load, queue, shared):
-    """One stretch of load on new processes, the connections spread over the gateways."""
+    """Measures one stretch of load on new processes, with the connections spread over the gateways."""
     with contextlib.ExitStack() as stack:
         engine, environment = None, {}
         if shared:
@@ -143,8 +143,8 @@ def markdown(results):
         f"# hookstile on a shared store, {results['date']}",
         machine_line(results["machine"]),
         f"All gateways and {results['postgres']} (as installed: it flushes each commit) on one core, the load on the other; 1 KiB;"
-        f" medians of {results['rounds']} rounds. Requests/s and CPU time as fast as the answers come over {CONNECTIONS} connections,"
-        f" p50 and p99 at {PACE} a second. With `queue` the CPU time is that of the deliveries too.",
+        f" medians of {results['rounds']} rounds. Requests/s and CPU time as fast as the responses arrive over {CONNECTIONS} connections,"
+        f" p50 and p99 at {PACE} a second. With `queue` the CPU time includes the deliveries.",
     ]
     lines = [f"| | {' | '.join(FIGURES.values())} |", f"| --- |{' ---: |' * len(FIGURES)}"]
     for title, row in results["rows"].items():
@@ -154,7 +154,7 @@ def markdown(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="what a shared store costs beside the embedded one")
+    parser = argparse.ArgumentParser(description="the cost of a shared store compared with the embedded one")
     parser.add_argument("--rounds", type=int, default=3)
     options = add_options(parser)
     stop_on_signals()

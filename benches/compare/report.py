@@ -1,4 +1,4 @@
-"""What a run's records come to: medians, spreads and ratios to hookstile, as JSON, as tables and as a chart."""
+"""Summarises a run: medians, spreads and ratios to hookstile, as JSON, as tables and as a chart."""
 
 import json
 from html import escape
@@ -7,7 +7,8 @@ from statistics import median
 from peers import PEERS
 
 BASELINE = "hookstile"
-# On the chart a bar ends at so many times hookstile's own: those that are slower would leave no room for the rest.
+# On the chart a bar ends at this multiple of hookstile's own: slower peers would leave no room for
+# the rest.
 LONGEST = 4
 CHARTED = (1, 16, 256)
 
@@ -21,7 +22,7 @@ def write(results, folder):
 
 
 def summary(records):
-    """load → peer → figure → median, least, most, and the ratio to hookstile at the same load in the same run."""
+    """Returns load → peer → figure → median, least, most, and the ratio to hookstile at the same load in the same run."""
     found = {}
     for record in records:
         figures = found.setdefault(record["load"], {}).setdefault(record["peer"], {})
@@ -43,7 +44,7 @@ def markdown(results):
     settings, loads = results["settings"], results["summary"]
     unpaced = [load for load in loads if "@" not in load]
     paced = next((load for load in loads if "@" in load), None)
-    # Memory is looked at where bodies are big, but of a usual size.
+    # Memory is compared where bodies are big, but of a usual size.
     big = "256KiB" if "256KiB" in unpaced else unpaced[-1] if unpaced else None
     parts = [
         f"# hookstile side by side, {results['date']}",
@@ -55,7 +56,7 @@ def markdown(results):
         "## Requests per second",
         table(results, [(load, load, "rps", plain) for load in unpaced]),
         "## Latency and memory",
-        f"Latency at {settings['rate']:,} events/s of 1 KiB, in µs, from the moment at which each was due. Memory is RSS in MiB,"
+        f"Latency at {settings['rate']:,} events/s of 1 KiB, in µs, from the time at which each was due. Memory is RSS in MiB,"
         f" of all processes: before the first request, and the most under load at {label(big)}.",
         table(
             results,
@@ -84,7 +85,7 @@ def machine_line(about):
 
 
 def table(results, columns):
-    """A row a peer. A column is the load, its heading, the figure, and how that is written."""
+    """Returns a table with a row per peer. A column is the load, its heading, the figure, and its format."""
     yes = {True: "yes", False: "–"}
     rows = [["peer", "verifies", "stops replays", *(label(heading) for _, heading, _, _ in columns)]]
     rows.append(["---", "---", "---", *("---:" for _ in columns)])
@@ -101,7 +102,7 @@ def measured(results):
 
 
 def label(load):
-    """`16KiB` as people write it."""
+    """Returns a size such as `16KiB` as text for people."""
     if load is None:
         return "–"
     number, unit = load.removesuffix("KiB"), "KiB"
@@ -143,7 +144,7 @@ NAMES, PANEL, BAR, ROW, TOP = 280, 230, 150, 22, 64
 
 
 def chart(results):
-    """Horizontal bars: CPU time per request, a panel for each size, each to its own scale."""
+    """Draws horizontal bars: CPU time per request, a panel for each size, each to its own scale."""
     loads = [f"{kib}KiB" for kib in CHARTED if f"{kib}KiB" in results["summary"]]
     peers = measured(results)
     width, height = NAMES + PANEL * len(loads), TOP + ROW * len(peers) + 34
@@ -168,7 +169,7 @@ def svg(title, width, height, parts):
 
 
 def bar(kind, x, y, length, text):
-    """A bar with what it stands for behind it."""
+    """Yields a bar with its value behind it."""
     yield f'<rect class="{kind}" x="{x}" y="{y}" width="{length:.1f}" height="15" rx="2"/>'
     yield f'<text class="note" x="{x + length + 6:.1f}" y="{y + 12}">{text}</text>'
 
@@ -189,6 +190,6 @@ def bars(figures, peers, left, heading):
         if (cost := costs.get(peer.name)) is None:
             continue
         length = max(1, BAR * min(cost, longest) / longest)
-        # Cut where the bar would go on.
+        # The bar is cut off where it would continue.
         text = number(cost) + (" »" if cost > longest else "")
         yield from bar(kind_of(peer), left, TOP + ROW * row, length, text)

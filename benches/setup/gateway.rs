@@ -1,4 +1,4 @@
-//! A gateway in this process, with one route, and the events that it takes.
+//! A gateway in this process, with one route, and the events that it accepts.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +10,7 @@ use hookstile::signature::presets;
 
 pub const KEY: &str = "whsec_bench";
 
-/// Its store is in `folder`; `delivery` is the route's.
+/// Starts a gateway with its store in `folder` and one route with this `delivery` mode.
 pub async fn gateway(receiver: SocketAddr, delivery: &str, folder: &Path) -> App {
     let folder = folder.display();
     let yaml = format!(
@@ -25,7 +25,7 @@ pub async fn gateway(receiver: SocketAddr, delivery: &str, folder: &Path) -> App
         .expect("it starts")
 }
 
-/// A body of `size` bytes: what providers send, names and values every few bytes.
+/// Returns a body of `size` bytes like those of providers: names and values every few bytes.
 pub fn event(number: u64, size: usize) -> String {
     const ITEM: &str = r#"{"user":"usr_8f14e45fceea","plan":"premium","bytes":1073741824,"active":true,"region":"eu-west-1"},"#;
     let mut body =
@@ -41,7 +41,7 @@ pub fn event(number: u64, size: usize) -> String {
     body
 }
 
-/// The request that brings it.
+/// Returns the signed request with that event.
 pub fn signed_request(number: u64, size: usize) -> Vec<u8> {
     let body = event(number, size);
     let signed = presets::vpn_enterprise()

@@ -1,4 +1,4 @@
-//! A ledger on a store of its own, and the events that it is asked about.
+//! A ledger with a store of its own, and the events to claim in it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub fn open(folder: &Path) -> Store {
     Store::embedded(settings, Clock::System, metrics.store().clone()).expect("a store")
 }
 
-/// A digest can only be had from a verified body.
+/// Returns a digest, which only a verified body can provide.
 pub fn digest() -> PayloadDigest {
     let secret = || Secret::new("key").expect("not empty");
     let signed = presets::vpn_enterprise()

@@ -1,4 +1,5 @@
-//! Whatever bytes are given for a captured request, reading them ends, with a request or with the line that is wrong.
+//! Captured requests from any bytes: parsing ends with a request, or with the number of the wrong
+//! line.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Whatever a configuration file says, checking it ends, and the report can be shown.
+//! Configuration files from any text: checking one ends, and its report can be printed.
 
 #![no_main]
 

@@ -1,11 +1,13 @@
-//! Any bytes as a verified body: the envelope must not panic, and must read what a plain model on `serde_json` reads.
+//! Verified bodies from any bytes: the event parser must not panic, and must agree with a plain
+//! model on `serde_json`.
 //!
 //! ```text
-//! cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope -- -dict=fuzz/envelope.dict
+//! cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope \
+//!     -- -dict=fuzz/envelope.dict
 //! ```
 //!
-//! The first directory takes what is found. A body that fails belongs into `tests/corpus/envelope`, named after the
-//! outcome it should have; `cargo test` replays that directory.
+//! The first directory receives the findings. Add a failing body to `tests/corpus/envelope`, named
+//! after its expected outcome; `cargo test` replays that directory.
 
 #![no_main]
 

@@ -1,6 +1,7 @@
-//! A captured request, signed or not: it is judged as the gateway judges it, and what is said of it gives nothing away.
+//! Captured requests, signed or not: the verdict must equal the gateway's, and the explanation must
+//! reveal no secret.
 //!
-//! A request that fails belongs into `tests/corpus/explain`, which `cargo test` replays.
+//! Add a failing request to `tests/corpus/explain`, which `cargo test` replays.
 
 #![no_main]
 

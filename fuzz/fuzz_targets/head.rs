@@ -1,6 +1,8 @@
-//! Any bytes as a request over HTTP/1.1: what is let in, a strict reader reads alike, head and body.
+//! HTTP/1.1 requests from any bytes: a strict parser must read every accepted request the same way,
+//! head and body.
 //!
-//! A request that fails belongs into `tests/corpus/head`, named `in` or `out`; `cargo test` replays that directory.
+//! Add a failing request to `tests/corpus/head`, named `in` or `out`; `cargo test` replays that
+//! directory.
 
 #![no_main]
 

@@ -1,11 +1,13 @@
-//! Whatever a connection begins with, no byte is read that is not the header's, and nothing panics.
+//! Connections that start with any bytes: the PROXY protocol parser must not panic, and must
+//! consume only the header.
 //!
 //! ```text
 //! cargo +nightly fuzz run proxy_protocol fuzz/corpus/proxy_protocol tests/corpus/proxy_protocol
 //! ```
 //!
-//! The first directory takes what is found. A connection that fails belongs into `tests/corpus/proxy_protocol`, named after
-//! what it should be; `cargo test` replays that directory.
+//! The first directory receives the findings. Add a failing connection to
+//! `tests/corpus/proxy_protocol`, named after its expected result; `cargo test` replays that
+//! directory.
 
 #![no_main]
 

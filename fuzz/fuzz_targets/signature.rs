@@ -1,11 +1,12 @@
-//! Any bytes as headers and body of a request: nothing may panic or verify that nobody signed, and what was signed must.
+//! Headers and bodies from any bytes: nothing may panic, an unsigned request must not verify, and a
+//! signed one must.
 //!
 //! ```text
 //! cargo +nightly fuzz run signature fuzz/corpus/signature tests/corpus/signature
 //! ```
 //!
-//! The first directory takes what is found. A request that fails belongs into `tests/corpus/signature`, which
-//! `cargo test` replays.
+//! The first directory receives the findings. Add a failing request to `tests/corpus/signature`,
+//! which `cargo test` replays.
 
 #![no_main]
 

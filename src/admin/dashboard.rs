@@ -1,17 +1,17 @@
-//! The dashboard: pages for a browser, over the same operations as the API. Each can be read without JavaScript; with it,
-//! a page keeps itself current and its buttons work.
+//! The dashboard: pages for a browser over the same operations as the API. Each page can be read
+//! without JavaScript; with it, pages refresh themselves and have actions.
 //!
-//! Whatever comes from outside gets into a page through a template, which escapes it. Nothing is loaded from elsewhere,
-//! and the policy that goes with every page lets nothing in that stands in the page itself.
+//! All outside data gets into a page through a template, which escapes it. Pages load nothing from
+//! other hosts, and the content security policy forbids inline scripts and styles.
 
 mod chart;
 mod event;
 mod events;
 mod login;
 mod overview;
+mod problems;
 mod rejections;
 mod route;
-mod troubles;
 mod words;
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use super::problem::Problem;
 
 type Shared = State<Arc<Operations>>;
 
-/// With each page. What stands in a page runs nothing, and nothing is asked of others.
+/// The headers of every page: no inline scripts, and no requests to other hosts.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -42,7 +42,7 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
         ),
     ),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
-    // Not less: without a referrer a browser says no origin with a form either.
+    // `no-referrer` would make browsers omit the origin of a form too, which the login checks.
     (
         header::REFERRER_POLICY,
         HeaderValue::from_static("same-origin"),
@@ -88,10 +88,10 @@ pub(super) fn router(operations: Arc<Operations>, door: Arc<Door>) -> Router {
         .merge(login::router(door))
         .merge(open)
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
-        .layer(from_fn(dress))
+        .layer(from_fn(add_headers))
 }
 
-/// As [`auth::guard`], but a browser is answered with pages, and whoever has not logged in gets the form to do so.
+/// Like [`auth::guard`], but a browser gets an error page, or the login form.
 async fn guard(
     State(door): State<Arc<Door>>,
     ConnectInfo(ends): ConnectInfo<Ends>,
@@ -117,50 +117,50 @@ async fn guard(
     ) {
         Ok(caller) => auth::pass(caller, request, next).await,
         Err(problem) if !is_browser => problem.into_response(),
-        Err(Problem::Unauthorized) => login::asked_for(&request),
-        Err(problem) => refusal(&problem),
+        Err(Problem::Unauthorized) => login::redirect_form(&request),
+        Err(problem) => error_page(&problem),
     }
 }
 
-async fn dress(request: Request, next: Next) -> Response {
+async fn add_headers(request: Request, next: Next) -> Response {
     let mut response = auth::private(next.run(request).await);
     response.headers_mut().extend(HEADERS);
     response
 }
 
-/// Nothing secret is in them; they are fetched before the login.
+/// Serves a static file. The login page needs these, so they are public.
 fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse + Clone {
     ([(header::CONTENT_TYPE, kind)], content)
 }
 
-/// What each page has around it.
+/// The data that every page has.
 struct Page {
     version: &'static str,
     now: Timestamp,
-    /// Whether the buttons may be pressed.
-    changes: bool,
-    /// Whether there is anything to log out of.
+    /// The user may make changes.
+    can_change: bool,
+    /// The user has a session.
     logged_in: bool,
-    /// What is looked for.
+    /// The text in the search field.
     search: String,
 }
 
 impl Page {
-    fn of(caller: Caller) -> Self {
-        let changes = caller.role == Role::Operator;
+    fn for_caller(caller: Caller) -> Self {
+        let can_change = caller.role == Role::Operator;
         Self {
-            changes,
+            can_change,
             logged_in: caller.means == Means::Login,
-            ..Self::nobodys()
+            ..Self::anonymous()
         }
     }
 
-    fn nobodys() -> Self {
+    fn anonymous() -> Self {
         let (version, now) = (env!("CARGO_PKG_VERSION"), Timestamp::now());
         Self {
             version,
             now,
-            changes: false,
+            can_change: false,
             logged_in: false,
             search: String::new(),
         }
@@ -175,26 +175,28 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Ok(Self::of(Caller::from_request_parts(parts, state).await?))
+        Ok(Self::for_caller(
+            Caller::from_request_parts(parts, state).await?,
+        ))
     }
 }
 
-/// A page that says what can't be had.
+/// The page for an error.
 #[derive(Template)]
-#[template(path = "refusal.html")]
-struct Refusal {
+#[template(path = "error.html")]
+struct ErrorPage {
     page: Page,
     title: &'static str,
     detail: String,
 }
 
-fn refusal(problem: &Problem) -> Response {
+fn error_page(problem: &Problem) -> Response {
     let status = problem.status();
     let title = status.canonical_reason().unwrap_or("Error");
     render(
         status,
-        &Refusal {
-            page: Page::nobodys(),
+        &ErrorPage {
+            page: Page::anonymous(),
             title,
             detail: problem.detail().into_owned(),
         },
@@ -210,25 +212,25 @@ fn render(status: StatusCode, template: &impl Template) -> Response {
         )
             .into_response(),
         Err(error) => {
-            tracing::error!(%error, "a page could not be made");
+            tracing::error!(%error, "rendering a page failed");
             (
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "This page could not be made; the log tells why.\n",
+                "This page could not be rendered; see the log.\n",
             )
                 .into_response()
         }
     }
 }
 
-/// What a page is answered with: itself, or why it can't be had.
-fn shown<T: Template>(page: Result<T, Problem>) -> Response {
+/// Responds with a page, or with the page for its error.
+fn respond<T: Template>(page: Result<T, Problem>) -> Response {
     match page {
         Ok(page) => render(StatusCode::OK, &page),
-        Err(problem) => refusal(&problem),
+        Err(problem) => error_page(&problem),
     }
 }
 
-/// A time as pages show it in full.
-fn exact(at: &Timestamp) -> String {
+/// Formats a time in full.
+fn format_exact(at: &Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S%.3f UTC").to_string()
 }

@@ -484,7 +484,7 @@ impl Operations {
         let today = Timestamp::now().as_second().div_euclid(DAY_SECONDS);
         let store = &self.subject.store;
         let record = store
-            .route_record(Arc::clone(&route.name), today - RECENT_DAYS + 1)
+            .route_stats(Arc::clone(&route.name), today - RECENT_DAYS + 1)
             .await?;
         let oldest_waiting = if record.pending > 0 {
             let (store, name) = (store.clone(), Arc::clone(&route.name));

@@ -1,4 +1,5 @@
-//! The admin listener from outside: where it is, with what token, and what its answers mean for this process.
+//! The client of the admin listener: finds its URL and token, sends requests, and turns errors into
+//! exit codes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,124 +19,131 @@ use crate::admin::shape::Problem;
 use crate::config::{self, AdminEndpoint, Report};
 use crate::secret::Secret;
 
-/// Which gateway.
+/// The arguments that select a gateway.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Gateway {
-    /// The admin listener [default: what the configuration says, else 127.0.0.1:9180]
+pub struct GatewayArgs {
+    /// URL of the admin listener [default: from the configuration, else http://127.0.0.1:9180]
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     admin: Option<String>,
-    /// The gateway's configuration, for the admin listener's address and token [default: hookstile.yaml if it is there
-    /// and --admin is not given]
+    /// Configuration file to read the admin listener's address and token from [default:
+    /// hookstile.yaml, if it exists and --admin is not given]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
-/// The admin listener.
-pub(super) struct Admin {
+/// A client of the admin listener.
+pub(super) struct AdminClient {
     agent: Agent,
     url: String,
     token: Option<HeaderValue>,
 }
 
-/// Why a command did not do what it was asked.
+/// The error of a command. Each variant has an exit code.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum CommandError {
     #[error("{0}")]
     Usage(String),
-    #[error("the configuration is not valid")]
+    #[error("the configuration is invalid")]
     Configuration(Box<Report>),
     #[error("the admin listener at {url} cannot be reached: {reason}")]
     Unreachable { url: String, reason: String },
     #[error(
-        "{url} lets nobody in without the right token: set {TOKEN_VARIABLE}, or give the configuration that has it"
+        "{url} requires an admin token: set {TOKEN_VARIABLE}, or give the configuration that has \
+         it with --config"
     )]
     NotAuthorised { url: String },
-    /// The token is not one for this.
+    /// The token is valid, but does not permit this.
     #[error("{0}")]
     Forbidden(Box<Problem>),
-    /// What was asked for can't be had, and the admin listener says why.
+    /// The admin listener rejected the request, and says why.
     #[error("{0}")]
-    Refused(Box<Problem>),
-    /// The gateway is in trouble, or what answers is no gateway.
+    Rejected(Box<Problem>),
+    /// The gateway failed, the response is not a gateway's, or something failed on this machine.
     #[error("{0}")]
     Failed(String),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 
-/// Goes before the configuration's token.
+/// The variable with the admin token. Takes precedence over the configuration's token.
 const TOKEN_VARIABLE: &str = "HOOKSTILE_ADMIN_TOKEN";
 const CONFIG: &str = "hookstile.yaml";
 const DEFAULT_URL: &str = "http://127.0.0.1:9180";
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// A list reads the disk, and a single event may be a long one.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Bytes of an answer: the biggest body that is kept, and what JSON adds to it.
-const ANSWER_MAX: u64 = 300 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A list reads the disk, and a single event may be large.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of a response: the largest kept body, with the overhead of JSON.
+const RESPONSE_BYTES_MAX: u64 = 300 << 20;
 
-impl Gateway {
-    /// The configuration that was named, or that lies here; not if the admin listener was named alone.
+impl GatewayArgs {
+    /// Returns the configuration to read: the one given, else the one in the current folder unless
+    /// `--admin` is given.
     pub(super) fn configuration(&self) -> Option<PathBuf> {
-        let here =
-            || Some(PathBuf::from(CONFIG)).filter(|path| self.admin.is_none() && path.is_file());
-        self.config.clone().or_else(here)
+        self.config.clone().or_else(|| {
+            Some(PathBuf::from(CONFIG)).filter(|path| self.admin.is_none() && path.is_file())
+        })
     }
 
-    pub(super) fn admin(&self) -> Result<Admin, Failure> {
+    /// Creates the client for this gateway.
+    pub(super) fn admin(&self) -> Result<AdminClient, CommandError> {
         let env = |name: &str| std::env::var(name).ok();
-        let given = env(TOKEN_VARIABLE)
+        let from_env = env(TOKEN_VARIABLE)
             .filter(|token| !token.is_empty())
             .map(String::into_bytes);
-        let found = self
+        let endpoint = self
             .configuration()
-            .map(|path| whereabouts(&path, given.is_none()))
+            .map(|path| admin_endpoint(&path, from_env.is_none()))
             .transpose()?;
-        let url = match (&self.admin, &found) {
+        let url = match (&self.admin, &endpoint) {
             (Some(url), _) => url.clone(),
-            (None, Some(found)) => url_of(found.admin)?,
+            (None, Some(endpoint)) => local_url(endpoint.admin)?,
             (None, None) => DEFAULT_URL.into(),
         };
-        let of_configuration = || {
-            found
+        let from_config = || {
+            endpoint
                 .as_ref()?
                 .token
                 .as_ref()
                 .map(|token| Secret::expose(&token.secret).to_vec())
         };
-        let token = given
-            .or_else(of_configuration)
-            .map(|token| bearer(&token))
+        let token = from_env
+            .or_else(from_config)
+            .map(|token| bearer_header(&token))
             .transpose()?;
-        Ok(Admin::new(url, token))
+        Ok(AdminClient::new(url, token))
     }
 }
 
-pub(super) fn whereabouts(config: &Path, with_token: bool) -> Result<AdminEndpoint, Failure> {
+/// Reads the admin listener's address, and its token if `with_token`, from a configuration.
+pub(super) fn admin_endpoint(
+    config: &Path,
+    with_token: bool,
+) -> Result<AdminEndpoint, CommandError> {
     let env = |name: &str| std::env::var(name).ok();
     config::admin_endpoint(config, &env, with_token)
-        .map_err(|report| Failure::Configuration(Box::new(report)))
+        .map_err(|report| CommandError::Configuration(Box::new(report)))
 }
 
-fn bearer(token: &[u8]) -> Result<HeaderValue, Failure> {
+fn bearer_header(token: &[u8]) -> Result<HeaderValue, CommandError> {
     let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).map_err(|_| {
-        Failure::Failed("the admin token holds characters that no header can".into())
+        CommandError::Failed("the admin token contains characters that a header cannot hold".into())
     })?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// Where an address that is listened on is reached from here.
-fn url_of(address: SocketAddr) -> Result<String, Failure> {
+/// Returns the URL at which this machine reaches a listener's address.
+fn local_url(address: SocketAddr) -> Result<String, CommandError> {
     if address.port() == 0 {
         let problem =
-            "the configuration leaves the admin listener's port to the system; give --admin URL";
-        return Err(Failure::Usage(problem.into()));
+            "the configuration lets the system choose the admin listener's port; give --admin URL";
+        return Err(CommandError::Usage(problem.into()));
     }
     Ok(format!("http://{}", reachable(address)))
 }
 
-/// Takes `host:port` for a URL, too.
+/// Parses a URL; also accepts `host:port`.
 fn parse_url(text: &str) -> Result<String, String> {
     let url = if text.contains("://") {
         text.to_owned()
@@ -146,7 +154,7 @@ fn parse_url(text: &str) -> Result<String, String> {
         .parse()
         .map_err(|_| "not a URL; write http://host:port")?;
     if uri.scheme_str() != Some("http") {
-        return Err("the admin listener speaks http".into());
+        return Err("the admin listener uses http".into());
     }
     match uri.authority() {
         Some(authority) if !authority.as_str().contains('@') && uri.query().is_none() => Ok(
@@ -156,15 +164,15 @@ fn parse_url(text: &str) -> Result<String, String> {
     }
 }
 
-impl Admin {
+impl AdminClient {
     fn new(url: String, token: Option<HeaderValue>) -> Self {
         let config = Agent::config_builder()
-            // The token and the events are for the gateway alone, which is near: no proxy has to see them.
+            // No proxy may see the token and the events; the gateway is usually on this machine.
             .proxy(None)
             .max_redirects(0)
             .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_WITHIN))
-            .timeout_global(Some(ANSWER_WITHIN))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_global(Some(RESPONSE_TIMEOUT))
             .build();
         Self {
             agent: config.into(),
@@ -181,7 +189,7 @@ impl Admin {
         &self,
         path: &str,
         query: &[(&str, String)],
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandError> {
         let mut request = self.agent.get(format!("{}{path}", self.url));
         for (name, value) in query {
             request = request.query(name, value);
@@ -189,26 +197,26 @@ impl Admin {
         if let Some(token) = &self.token {
             request = request.header("authorization", token);
         }
-        self.answer(request.call())
+        self.read_response(request.call())
     }
 
     pub(super) fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         document: &impl Serialize,
-    ) -> Result<T, Failure> {
-        self.post_within(path, document, ANSWER_WITHIN)
+    ) -> Result<T, CommandError> {
+        self.post_within(path, document, RESPONSE_TIMEOUT)
     }
 
-    /// For what may take long.
+    /// Posts with a longer timeout, for slow operations.
     pub(super) fn post_within<T: DeserializeOwned>(
         &self,
         path: &str,
         document: &impl Serialize,
-        within: Duration,
-    ) -> Result<T, Failure> {
-        let body =
-            serde_json::to_vec(document).map_err(|error| Failure::Failed(error.to_string()))?;
+        timeout: Duration,
+    ) -> Result<T, CommandError> {
+        let body = serde_json::to_vec(document)
+            .map_err(|error| CommandError::Failed(error.to_string()))?;
         let mut request = self
             .agent
             .post(format!("{}{path}", self.url))
@@ -216,61 +224,61 @@ impl Admin {
         if let Some(token) = &self.token {
             request = request.header("authorization", token);
         }
-        self.answer(
+        self.read_response(
             request
                 .config()
-                .timeout_global(Some(within))
+                .timeout_global(Some(timeout))
                 .build()
                 .send(body),
         )
     }
 
-    fn answer<T: DeserializeOwned>(
+    fn read_response<T: DeserializeOwned>(
         &self,
-        answered: Result<Response<ureq::Body>, ureq::Error>,
-    ) -> Result<T, Failure> {
-        let unreachable = |error: ureq::Error| Failure::Unreachable {
+        result: Result<Response<ureq::Body>, ureq::Error>,
+    ) -> Result<T, CommandError> {
+        let unreachable = |error: ureq::Error| CommandError::Unreachable {
             url: self.url.clone(),
             reason: error.to_string(),
         };
-        let mut response = answered.map_err(unreachable)?;
+        let mut response = result.map_err(unreachable)?;
         let status = response.status();
         let body = response
             .body_mut()
             .with_config()
-            .limit(ANSWER_MAX)
+            .limit(RESPONSE_BYTES_MAX)
             .read_to_vec()
             .map_err(unreachable)?;
         if status == StatusCode::UNAUTHORIZED {
-            return Err(Failure::NotAuthorised {
+            return Err(CommandError::NotAuthorised {
                 url: self.url.clone(),
             });
         }
         if !status.is_success() {
             return Err(match serde_json::from_slice::<Problem>(&body) {
                 Ok(problem) if status == StatusCode::FORBIDDEN => {
-                    Failure::Forbidden(problem.into())
+                    CommandError::Forbidden(problem.into())
                 }
-                Ok(problem) if status.is_client_error() => Failure::Refused(problem.into()),
-                Ok(problem) => Failure::Failed(problem.to_string()),
-                Err(_) => Failure::Failed(format!(
-                    "{} answered with {status}; is it a gateway's admin listener?",
+                Ok(problem) if status.is_client_error() => CommandError::Rejected(problem.into()),
+                Ok(problem) => CommandError::Failed(problem.to_string()),
+                Err(_) => CommandError::Failed(format!(
+                    "{} responded with {status}; is it a gateway's admin listener?",
                     self.url
                 )),
             });
         }
         serde_json::from_slice(&body).map_err(|error| {
-            Failure::Failed(format!(
-                "{} answered with something else than was asked for ({error}); is it a gateway's admin listener, of \
-                 this version?",
+            CommandError::Failed(format!(
+                "{} sent an unexpected response ({error}); is it the admin listener of a gateway \
+                 of this version?",
                 self.url
             ))
         })
     }
 }
 
-impl Failure {
-    /// Says what happened, and how the process ends.
+impl CommandError {
+    /// Prints the error and returns the exit code.
     pub(super) fn exit(self) -> ExitCode {
         let code = match &self {
             Self::Configuration(report) => {
@@ -283,9 +291,9 @@ impl Failure {
             Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => UNREACHABLE,
             Self::NotAuthorised { .. } | Self::Forbidden(_) => NOT_AUTHORISED,
-            Self::Refused(_) | Self::Failed(_) | Self::Output(_) => FAILED,
+            Self::Rejected(_) | Self::Failed(_) | Self::Output(_) => FAILED,
         };
-        terminal::tell(&self.to_string());
+        terminal::print_message(&self.to_string());
         ExitCode::from(code)
     }
 }
@@ -295,8 +303,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_listened_on_becomes_one_to_connect_to() {
-        let url = |address: &str| url_of(address.parse().unwrap()).ok();
+    fn local_url_is_reachable_from_this_machine() {
+        let url = |address: &str| local_url(address.parse().unwrap()).ok();
         assert_eq!(
             url("127.0.0.1:9180").as_deref(),
             Some("http://127.0.0.1:9180")
@@ -311,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_taken_with_or_without_scheme_and_slash() {
+    fn url_parses_with_or_without_scheme_and_slash() {
         for text in [
             "http://localhost:9180",
             "http://localhost:9180/",

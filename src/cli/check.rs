@@ -1,4 +1,4 @@
-//! `hookstile check`: says everything that is wrong with a configuration, without serving anything.
+//! `hookstile check`: reports every problem of a configuration, without starting the gateway.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -7,27 +7,27 @@ use std::process::ExitCode;
 use super::terminal;
 use crate::config::{self, Report, Severity};
 
-/// sysexits.h, `EX_CONFIG`.
+/// `EX_CONFIG` of sysexits.h: the configuration is invalid.
 pub const BAD_CONFIGURATION: u8 = 78;
 
 /// Check a configuration file
 ///
-/// Prints every problem with its place in the file. Exit status: 0 when the file can be used, with or without warnings;
-/// 78 when it can't.
+/// Prints every problem with its line in the file. Exit status: 0 if the configuration is valid,
+/// with or without warnings; 78 if it is invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile check --config /etc/hookstile/hookstile.yaml
   hookstile check --json | jq -r .message")]
 pub struct Args {
-    /// The file to check
+    /// File to check
     #[arg(long, value_name = "FILE", default_value = "hookstile.yaml")]
     pub config: PathBuf,
-    /// Print the problems as JSON on standard output, one object a line
+    /// Print the problems as JSON on standard output, one object per line
     #[arg(long)]
     pub json: bool,
 }
 
-/// Checks `args.config` in the environment of this process.
+/// Checks `args.config` with the environment variables of this process.
 pub fn run(args: &Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     match config::load(&args.config, &env) {
@@ -40,8 +40,8 @@ pub fn run(args: &Args) -> ExitCode {
                     std::io::stderr(),
                     "{}: valid, {}, {}",
                     args.config.display(),
-                    counted(routes, "route"),
-                    counted(warnings, "warning")
+                    plural(routes, "route"),
+                    plural(warnings, "warning")
                 );
             }
             ExitCode::SUCCESS
@@ -57,8 +57,8 @@ pub fn run(args: &Args) -> ExitCode {
                     std::io::stderr(),
                     "{}: {}, {}",
                     args.config.display(),
-                    counted(errors, "error"),
-                    counted(warnings, "warning")
+                    plural(errors, "error"),
+                    plural(warnings, "warning")
                 );
             }
             ExitCode::from(BAD_CONFIGURATION)
@@ -66,18 +66,20 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Text goes to standard error, coloured on a terminal unless `NO_COLOR` is set.
+/// Prints a report: JSON to standard output, or text to standard error, in colour on a terminal
+/// unless `NO_COLOR` is set.
 pub(super) fn print(report: &Report, json: bool) {
-    // A reader that has gone away is no reason to fail.
+    // A closed pipe is not an error.
     let _ = if json {
         std::io::stdout().write_all(report.to_json_lines().as_bytes())
     } else {
         let mut stderr = std::io::stderr();
-        let text = report.to_text(terminal::takes_colour(&stderr));
+        let text = report.to_text(terminal::supports_colour(&stderr));
         stderr.write_all(text.as_bytes())
     };
 }
 
-pub(super) fn counted(count: usize, noun: &str) -> String {
+/// Formats a count with its noun, with an `s` unless the count is 1.
+pub(super) fn plural(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

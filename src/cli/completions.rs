@@ -1,4 +1,4 @@
-//! `hookstile completions`: what a shell needs to complete this program's command line.
+//! `hookstile completions`: prints a shell's completion script.
 
 use std::process::ExitCode;
 
@@ -6,13 +6,13 @@ use clap_complete::Shell;
 
 use super::terminal;
 
-/// Print a shell's completions for this program
+/// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile completions bash > ~/.local/share/bash-completion/completions/hookstile
   hookstile completions fish > ~/.config/fish/completions/hookstile.fish")]
 pub struct Args {
-    /// The shell
+    /// Shell to complete for
     shell: Shell,
 }
 

@@ -1,21 +1,21 @@
-//! `hookstile deliveries`: deliveries as they come.
+//! `hookstile deliveries`: follows deliveries as they arrive.
 
-mod follow;
 mod tail;
+mod tracker;
 
 use std::process::ExitCode;
 
-use super::admin::Failure;
+use super::admin::CommandError;
 
-/// Watch deliveries as they come.
+/// Watch deliveries as they arrive
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Tail(tail::Args),
 }
 
 pub(super) fn run(command: &Command) -> ExitCode {
-    let ended = match command {
+    let result = match command {
         Command::Tail(args) => tail::run(args),
     };
-    ended.unwrap_or_else(Failure::exit)
+    result.unwrap_or_else(CommandError::exit)
 }

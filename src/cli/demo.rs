@@ -1,7 +1,8 @@
-//! `hookstile demo`: a receiver, the gateway and a sender in one process, and what becomes of each event.
+//! `hookstile demo`: runs a sender, the gateway and a receiver in one process, and shows the
+//! outcome of each event.
 //!
-//! Everything goes over real sockets on free ports of the loopback interface; only the receiver and the sender are
-//! made up.
+//! All traffic uses real sockets on free ports of the loopback interface. Only the sender and the
+//! receiver are simulated.
 
 mod receiver;
 mod sender;
@@ -21,19 +22,20 @@ use crate::config;
 use crate::providers::{orbvpn, vpn_enterprise};
 use crate::secret::Secret;
 use crate::signature::{Scheme, Signed, presets};
-use receiver::{Receiver, Seen};
-use sender::{Answer, Sender};
+use receiver::{Receiver, ReceiverCounts};
+use sender::{GatewayResponse, Sender};
 use table::Table;
 
-/// Show what becomes of events: a receiver, the gateway and a sender in one process
+/// Run a sender, the gateway and a receiver in one process, and show the outcome of each event
 ///
-/// Sends every known event type, and four events that must not pass. Needs no configuration and no service.
+/// Sends every known event type, then four requests that the gateway must reject or time out. Needs
+/// no configuration and no running gateway.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile demo
   hookstile demo --json | jq -r '[.event_type, .outcome] | @tsv'")]
 pub struct Args {
-    /// Print one JSON object a line instead of a table.
+    /// Print one JSON object per line instead of a table
     #[arg(long)]
     json: bool,
 }
@@ -41,16 +43,16 @@ pub struct Args {
 const SECRET: &str = "whsec_demo_current";
 const HALF_AN_HOUR: SignedDuration = SignedDuration::from_mins(30);
 
-/// One thing that is sent, and what should become of it.
-struct Act {
-    what: &'static str,
-    kind: &'static str,
+/// One request of the demo, with the expected result.
+struct DemoStep {
+    label: &'static str,
+    event_type: &'static str,
     path: &'static str,
     body: Vec<u8>,
     signature: Signed,
     status: u16,
     outcome: &'static str,
-    /// Whether the receiver should see it.
+    /// The expectation that the request reaches the receiver.
     arrives: bool,
 }
 
@@ -62,7 +64,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    match runtime.block_on(play(args)) {
+    match runtime.block_on(run_steps(args)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILED),
         Err(problem) => {
@@ -72,47 +74,52 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Plays all acts. Answers whether each went as it should.
-async fn play(args: &Args) -> Result<bool, String> {
+/// Runs all steps and returns whether each had the expected result.
+async fn run_steps(args: &Args) -> Result<bool, String> {
     let receiver = Receiver::start(SECRET)
         .await
-        .map_err(|error| format!("the receiver cannot start: {error}"))?;
+        .map_err(|error| format!("cannot start the receiver: {error}"))?;
     let store = tempfile::tempdir()
-        .map_err(|error| format!("cannot make a folder for the store: {error}"))?;
-    let app = gateway(receiver.address, store.path()).await?;
+        .map_err(|error| format!("cannot create a folder for the store: {error}"))?;
+    let app = start_gateway(receiver.address, store.path()).await?;
     let address = app.data[0];
     eprintln!(
         "gateway   http://{address}   metrics http://{}/metrics",
         app.admin
     );
     eprintln!(
-        "receiver  http://{}   behind the gateway; it checks every signature again",
+        "receiver  http://{}   behind the gateway; verifies every signature again",
         receiver.address
     );
 
-    let acts = acts()?;
-    let sender = Sender::to(address);
-    let mut table = Table::new(args.json, acts.len());
-    for act in acts {
-        let seen_before = receiver.seen();
-        let answer = sender.post(act.path, &act.signature, &act.body).await?;
-        let seen = receiver.seen().since(&seen_before);
-        table.row(&act, &answer, seen, as_it_should(&act, &answer, seen));
+    let steps = demo_steps()?;
+    let sender = Sender::new(address);
+    let mut table = Table::new(args.json, steps.len());
+    for step in steps {
+        let before = receiver.counts();
+        let response = sender.post(step.path, &step.signature, &step.body).await?;
+        let received = receiver.counts().since(&before);
+        let as_expected = matches_expectation(&step, &response, received);
+        table.row(&step, &response, received, as_expected);
     }
-    let all_went_well = table.end();
+    let all_as_expected = table.end();
     app.stop(Duration::ZERO).await;
-    Ok(all_went_well)
+    Ok(all_as_expected)
 }
 
-fn as_it_should(act: &Act, answer: &Answer, seen: Seen) -> bool {
-    let arrived = seen.requests == 1 && seen.verified == 1;
-    let kept_out = seen.requests == 0;
-    answer.status == act.status
-        && answer.outcome == act.outcome
-        && if act.arrives { arrived } else { kept_out }
+fn matches_expectation(
+    step: &DemoStep,
+    response: &GatewayResponse,
+    received: ReceiverCounts,
+) -> bool {
+    let expected = usize::from(step.arrives);
+    response.status == step.status
+        && response.outcome == step.outcome
+        && received.requests == expected
+        && received.verified == expected
 }
 
-async fn gateway(receiver: SocketAddr, store: &Path) -> Result<App, String> {
+async fn start_gateway(receiver: SocketAddr, store: &Path) -> Result<App, String> {
     let store = store.display();
     let yaml = format!(
         r#"
@@ -121,9 +128,15 @@ listen: [{{address: "127.0.0.1:0"}}]
 admin: {{address: "127.0.0.1:0"}}
 defaults: {{secrets: [{{env: DEMO_SECRET, name: current}}]}}
 routes:
-  - {{path: /webhooks/vpn-enterprise, provider: vpn-enterprise, upstream: "http://{receiver}/vpn-enterprise"}}
-  - {{path: /webhooks/orbvpn, provider: orbvpn, upstream: "http://{receiver}/orbvpn"}}
-  - {{path: /webhooks/stripe, provider: stripe, upstream: "http://{receiver}/stripe"}}
+  - path: /webhooks/vpn-enterprise
+    provider: vpn-enterprise
+    upstream: http://{receiver}/vpn-enterprise
+  - path: /webhooks/orbvpn
+    provider: orbvpn
+    upstream: http://{receiver}/orbvpn
+  - path: /webhooks/stripe
+    provider: stripe
+    upstream: http://{receiver}/stripe
   - path: /webhooks/slow
     provider: vpn-enterprise
     budget: 1500ms
@@ -138,120 +151,114 @@ routes:
         .map_err(|error: app::Error| error.to_string())
 }
 
-/// Every event type of both providers, then what must not pass.
-fn acts() -> Result<Vec<Act>, String> {
-    let current = Secret::new(SECRET).map_err(|error| error.to_string())?;
-    let mut acts = Vec::new();
-    let mut number = 0;
-    let mut event = |kind: &str| {
-        number += 1;
-        let event = json!({
-            "id": format!("evt_demo_{number:03}"),
-            "type": kind,
-            "timestamp": "2026-01-15T10:30:00Z",
-            "data": { "user_id": "usr_456", "note": "made up by hookstile demo" },
-        });
-        event.to_string()
-    };
-    let now = Timestamp::now();
-    let sign = |scheme: &Scheme, secret, body: &str, at| {
-        scheme
-            .sign(secret, body.as_bytes(), at, None)
-            .map_err(|error| error.to_string())
-    };
-    let (what, status, outcome) = ("genuine", 200, "delivered");
-    let (path, scheme) = ("/webhooks/vpn-enterprise", presets::vpn_enterprise());
-    for &kind in vpn_enterprise::EVENT_TYPES {
-        let body = event(kind);
-        let signature = sign(&scheme, &current, &body, now)?;
-        acts.push(Act {
-            what,
-            kind,
-            path,
+/// Returns the steps: every event type of both providers, then the requests that must fail.
+fn demo_steps() -> Result<Vec<DemoStep>, String> {
+    let secret = Secret::new(SECRET).map_err(|error| error.to_string())?;
+    let mut steps = genuine_steps(&secret)?;
+    let failing = failing_steps(&secret, &steps)?;
+    steps.extend(failing);
+    Ok(steps)
+}
+
+/// Returns a step for every event type of both providers.
+fn genuine_steps(secret: &Secret) -> Result<Vec<DemoStep>, String> {
+    let mut steps = Vec::new();
+    for &event_type in vpn_enterprise::EVENT_TYPES {
+        let body = event_body(steps.len() + 1, event_type);
+        let signature = sign(&presets::vpn_enterprise(), secret, &body, Timestamp::now())?;
+        steps.push(DemoStep {
+            label: "genuine",
+            event_type,
+            path: "/webhooks/vpn-enterprise",
             body: body.into(),
             signature,
-            status,
-            outcome,
+            status: 200,
+            outcome: "delivered",
             arrives: true,
         });
     }
-    for &kind in orbvpn::EVENT_TYPES {
+    for &event_type in orbvpn::EVENT_TYPES {
         let body = presets::orbvpn()
-            .sign_in_body(&current, &event(kind))
-            .map_err(|error| error.to_string())?
-            .into();
-        let path = "/webhooks/orbvpn";
-        acts.push(Act {
-            what,
-            kind,
-            path,
-            body,
+            .sign_in_body(secret, &event_body(steps.len() + 1, event_type))
+            .map_err(|error| error.to_string())?;
+        steps.push(DemoStep {
+            label: "genuine",
+            event_type,
+            path: "/webhooks/orbvpn",
+            body: body.into(),
             signature: Signed::default(),
-            status,
-            outcome,
+            status: 200,
+            outcome: "delivered",
             arrives: true,
         });
     }
+    Ok(steps)
+}
 
-    let kind = "user.created";
-    let body = event(kind);
-    let signature = sign(&scheme, &current, &body, now)?;
-    let body = format!("{body} ").into();
-    let (status, outcome) = (401, "invalid_signature");
-    acts.push(Act {
-        what: "tampered",
-        kind,
-        path,
-        body,
-        signature,
-        status,
-        outcome,
-        arrives: false,
-    });
+/// Returns the requests that must fail. One of them replays the first genuine step.
+fn failing_steps(secret: &Secret, genuine: &[DemoStep]) -> Result<Vec<DemoStep>, String> {
+    let first = genuine.first().ok_or("there is no event to replay")?;
+    let number = genuine.len();
+    let (now, vpn_enterprise) = (Timestamp::now(), presets::vpn_enterprise());
+    let tampered = event_body(number + 1, "user.created");
+    let stale = event_body(number + 2, "charge.succeeded");
+    let slow = event_body(number + 3, "user.created");
+    Ok(vec![
+        DemoStep {
+            label: "tampered",
+            event_type: "user.created",
+            path: "/webhooks/vpn-enterprise",
+            signature: sign(&vpn_enterprise, secret, &tampered, now)?,
+            body: format!("{tampered} ").into(),
+            status: 401,
+            outcome: "invalid_signature",
+            arrives: false,
+        },
+        DemoStep {
+            label: "replayed",
+            event_type: "user.created",
+            path: "/webhooks/vpn-enterprise",
+            signature: first.signature.clone(),
+            body: first.body.clone(),
+            status: 409,
+            outcome: "duplicate",
+            arrives: false,
+        },
+        DemoStep {
+            label: "stale",
+            event_type: "charge.succeeded",
+            path: "/webhooks/stripe",
+            signature: sign(&presets::stripe(), secret, &stale, now - HALF_AN_HOUR)?,
+            body: stale.into(),
+            status: 401,
+            outcome: "invalid_signature",
+            arrives: false,
+        },
+        DemoStep {
+            label: "over budget",
+            event_type: "user.created",
+            path: "/webhooks/slow",
+            signature: sign(&vpn_enterprise, secret, &slow, now)?,
+            body: slow.into(),
+            status: 504,
+            outcome: "budget_exceeded",
+            arrives: true,
+        },
+    ])
+}
 
-    let (body, signature) = (acts[0].body.clone(), acts[0].signature.clone());
-    let (status, outcome) = (409, "duplicate");
-    acts.push(Act {
-        what: "replayed",
-        kind,
-        path,
-        body,
-        signature,
-        status,
-        outcome,
-        arrives: false,
-    });
+fn event_body(number: usize, event_type: &str) -> String {
+    json!({
+        "id": format!("evt_demo_{number:03}"),
+        "type": event_type,
+        "timestamp": "2026-01-15T10:30:00Z",
+        "data": { "user_id": "usr_456", "note": "generated by hookstile demo" },
+    })
+    .to_string()
+}
 
-    let (path, kind, body) = (
-        "/webhooks/stripe",
-        "charge.succeeded",
-        event("charge.succeeded"),
-    );
-    let signature = sign(&presets::stripe(), &current, &body, now - HALF_AN_HOUR)?;
-    let (body, status, outcome) = (body.into(), 401, "invalid_signature");
-    acts.push(Act {
-        what: "stale",
-        kind,
-        path,
-        body,
-        signature,
-        status,
-        outcome,
-        arrives: false,
-    });
-
-    let (path, kind, body) = ("/webhooks/slow", "user.created", event("user.created"));
-    let signature = sign(&scheme, &current, &body, now)?;
-    let (body, status, outcome) = (body.into(), 504, "budget_exceeded");
-    acts.push(Act {
-        what: "over budget",
-        kind,
-        path,
-        body,
-        signature,
-        status,
-        outcome,
-        arrives: true,
-    });
-    Ok(acts)
+fn sign(scheme: &Scheme, secret: &Secret, body: &str, at: Timestamp) -> Result<Signed, String> {
+    scheme
+        .sign(secret, body.as_bytes(), at, None)
+        .map_err(|error| error.to_string())
 }

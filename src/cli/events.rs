@@ -1,5 +1,5 @@
-//! `hookstile events`: looks at deliveries, through the admin listener or in the store itself, and has events delivered
-//! again or forgotten.
+//! `hookstile events`: shows deliveries, through the admin listener or from the store's files, and
+//! redelivers or forgets events.
 
 mod forget;
 mod list;
@@ -9,12 +9,12 @@ pub(super) mod show;
 
 use std::process::ExitCode;
 
-use super::admin::{self, Admin, Failure, Gateway};
+use super::admin::{self, AdminClient, CommandError, GatewayArgs};
 use crate::admin::Page;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, webhook_id};
 use crate::store::{DeliveryFilter, DeliveryId, OfflineStore, OpenError};
 
-/// Look at deliveries and dead letters, and have events delivered again or forgotten.
+/// Show deliveries and dead letters; redeliver or forget events
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     List(list::Args),
@@ -23,67 +23,68 @@ pub enum Command {
     Forget(forget::Args),
 }
 
-/// Where to look.
+/// The arguments that select where deliveries are read from.
 #[derive(Debug, clap::Args)]
-struct Place {
+struct DeliverySourceArgs {
     #[command(flatten)]
-    gateway: Gateway,
-    /// Look at the store itself, while no gateway runs
+    gateway: GatewayArgs,
+    /// Read the store's files directly; only while no gateway runs
     #[arg(long, conflicts_with = "admin")]
     offline: bool,
 }
 
-/// Where deliveries are looked up.
-enum Source {
-    Admin(Admin),
+/// The source that deliveries are read from.
+enum DeliverySource {
+    Admin(AdminClient),
     Store(OfflineStore),
 }
 
 pub(super) fn run(command: &Command) -> ExitCode {
-    let ended = match command {
+    let result = match command {
         Command::List(args) => list::run(args),
         Command::Show(args) => show::run(args),
         Command::Redeliver(args) => redeliver::run(args),
         Command::Forget(args) => forget::run(args),
     };
-    ended.unwrap_or_else(Failure::exit)
+    result.unwrap_or_else(CommandError::exit)
 }
 
-impl Place {
-    fn open(&self) -> Result<Source, Failure> {
+impl DeliverySourceArgs {
+    fn connect(&self) -> Result<DeliverySource, CommandError> {
         if !self.offline {
-            return self.gateway.admin().map(Source::Admin);
+            return self.gateway.admin().map(DeliverySource::Admin);
         }
         let config = self.gateway.configuration().ok_or_else(|| {
-            Failure::Usage(
-                "--offline needs the configuration that says where the store is: --config FILE"
-                    .into(),
+            CommandError::Usage(
+                "--offline requires the configuration with the store's path: --config FILE".into(),
             )
         })?;
-        let folder = admin::whereabouts(&config, false)?.store.ok_or_else(|| {
-            Failure::Usage(
-                "the configuration keeps events in PostgreSQL: ask any gateway that runs, without --offline".into(),
-            )
-        })?;
+        let folder = admin::admin_endpoint(&config, false)?
+            .store
+            .ok_or_else(|| {
+                CommandError::Usage(
+                    "the store is in PostgreSQL: query a running gateway, without --offline".into(),
+                )
+            })?;
         OfflineStore::open(&folder)
-            .map(Source::Store)
-            .map_err(failed)
+            .map(DeliverySource::Store)
+            .map_err(store_error)
     }
 }
 
-impl Source {
-    /// Up to `filter.limit` deliveries, the newest first.
-    fn page(&self, filter: &DeliveryFilter) -> Result<Deliveries, Failure> {
+impl DeliverySource {
+    /// Returns up to `filter.limit` deliveries, the newest first.
+    fn page(&self, filter: &DeliveryFilter) -> Result<Deliveries, CommandError> {
         match self {
-            Self::Admin(admin) => admin.page(filter),
+            Self::Admin(admin) => admin.deliveries_page(filter),
             Self::Store(store) => {
                 let one_more = DeliveryFilter {
                     limit: filter.limit + 1,
                     ..filter.clone()
                 };
-                let total = store.count_deliveries(filter).map_err(failed)?;
+                let total = store.count_deliveries(filter).map_err(store_error)?;
                 Ok(Page::cut(
-                    store.deliveries(&one_more).map_err(failed)?,
+                    store.deliveries(&one_more).map_err(store_error)?,
                     filter.limit,
                     total,
                 )
@@ -92,24 +93,29 @@ impl Source {
         }
     }
 
-    fn delivery(&self, id: &str) -> Result<OneDelivery, Failure> {
-        let id = delivery_id(id).map_err(Failure::Refused)?;
+    fn delivery(&self, id: &str) -> Result<OneDelivery, CommandError> {
+        let id = delivery_id(id).map_err(CommandError::Rejected)?;
         match self {
             Self::Admin(admin) => admin.get(&format!("/deliveries/{id}"), &[]),
-            Self::Store(store) => match store.delivery(id).map_err(failed)? {
+            Self::Store(store) => match store.delivery(id).map_err(store_error)? {
                 Some(view) => Ok(OneDelivery {
                     success: true,
                     delivery: Delivery::whole(view),
                 }),
-                None => Err(Failure::Refused(unknown(&id.to_string()).into())),
+                None => Err(CommandError::Rejected(
+                    unknown_delivery(&id.to_string()).into(),
+                )),
             },
         }
     }
 }
 
-impl Admin {
-    /// Up to `filter.limit` deliveries, the newest first.
-    pub(super) fn page(&self, filter: &DeliveryFilter) -> Result<Deliveries, Failure> {
+impl AdminClient {
+    /// Returns up to `filter.limit` deliveries, the newest first.
+    pub(super) fn deliveries_page(
+        &self,
+        filter: &DeliveryFilter,
+    ) -> Result<Deliveries, CommandError> {
         let mut query = vec![
             ("limit", filter.limit.to_string()),
             ("event_data", filter.with_bodies.to_string()),
@@ -132,12 +138,13 @@ impl Admin {
     }
 }
 
-/// A store that can't be opened or read.
-fn failed(error: OpenError) -> Failure {
-    Failure::Failed(match error {
-        OpenError::Held { folder, holder } => {
+/// Converts the error of a store that cannot be opened or read.
+fn store_error(error: OpenError) -> CommandError {
+    CommandError::Failed(match error {
+        OpenError::InUse { folder, holder } => {
             format!(
-                "the store in {folder} is in use by {holder}; ask the gateway that runs, without --offline"
+                "the store in {folder} is in use by {holder}: query the running gateway, without \
+                 --offline"
             )
         }
         error => error.to_string(),
@@ -145,11 +152,11 @@ fn failed(error: OpenError) -> Failure {
 }
 
 fn delivery_id(text: &str) -> Result<DeliveryId, Box<Problem>> {
-    text.parse().map_err(|_| unknown(text).into())
+    text.parse().map_err(|_| unknown_delivery(text).into())
 }
 
-/// As the admin listener says it.
-fn unknown(id: &str) -> Problem {
+/// Returns the problem that the admin listener reports for an unknown delivery.
+fn unknown_delivery(id: &str) -> Problem {
     let detail = format!("There is no delivery {id}.");
     Problem {
         code: "unknown_delivery".into(),
@@ -158,21 +165,22 @@ fn unknown(id: &str) -> Problem {
     }
 }
 
-/// Deliveries that are asked for at once.
-pub(super) const PAGE: usize = 100;
+/// Deliveries per request.
+pub(super) const PAGE_SIZE: usize = 100;
 
-/// Where the next page begins.
-pub(super) fn next(page: &Deliveries) -> Result<Option<DeliveryId>, Failure> {
+/// Returns the cursor of the next page, if there is one.
+pub(super) fn next_cursor(page: &Deliveries) -> Result<Option<DeliveryId>, CommandError> {
     let cursor = page.next_cursor.as_deref().filter(|_| page.has_more);
     cursor
         .map(str::parse)
         .transpose()
-        .map_err(|_| Failure::Failed("the answer's cursor is not one of ours".into()))
+        .map_err(|_| CommandError::Failed("the response holds an invalid cursor".into()))
 }
 
-/// A document on one line. JSON has line feeds between its tokens only, where a space does as well.
-pub(super) fn one_line(document: &impl serde::Serialize) -> Result<String, Failure> {
+/// Writes a document on one line. JSON has line feeds only between its tokens, where a space means
+/// the same.
+pub(super) fn one_line(document: &impl serde::Serialize) -> Result<String, CommandError> {
     let text =
-        serde_json::to_string(document).map_err(|error| Failure::Failed(error.to_string()))?;
+        serde_json::to_string(document).map_err(|error| CommandError::Failed(error.to_string()))?;
     Ok(text.replace(['\n', '\r'], " "))
 }

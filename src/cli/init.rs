@@ -1,4 +1,4 @@
-//! `hookstile init`: writes a commented configuration to start from.
+//! `hookstile init`: writes a commented starter configuration.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -8,23 +8,23 @@ use std::process::ExitCode;
 use super::USAGE;
 use crate::providers::{self, PRESETS, PresetHandshake};
 
-/// Write a commented configuration file to start from
+/// Write a commented starter configuration
 ///
-/// A file that exists is left alone.
+/// Never overwrites an existing file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile init
   hookstile init --provider stripe --output stripe.yaml")]
 pub struct Args {
-    /// Who sends the webhooks
+    /// Provider that sends the webhooks
     #[arg(long, value_name = "NAME", default_value = "vpn-enterprise")]
     pub provider: String,
-    /// The file to write
+    /// File to write
     #[arg(long, value_name = "FILE", default_value = "hookstile.yaml")]
     pub output: PathBuf,
 }
 
-/// Writes `args.output`, unless it exists or the provider is unknown.
+/// Writes `args.output`, unless the file exists or the provider is unknown.
 pub fn run(args: &Args) -> ExitCode {
     let mut stderr = io::stderr();
     let output = args.output.display();
@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> ExitCode {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let _ = writeln!(
                 stderr,
-                "error: {output} exists already; give another file with --output"
+                "error: {output} already exists; choose another file with --output"
             );
             ExitCode::FAILURE
         }
@@ -64,10 +64,10 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// The starter configuration for a provider; `None` when there is no such preset.
+/// Returns the starter configuration for a provider, or `None` if no preset has that name.
 pub fn starter(provider: &str) -> Option<String> {
     let preset = providers::find(provider)?;
-    let asks = if matches!(preset.handshake, PresetHandshake::Query) {
+    let challenge = if matches!(preset.handshake, PresetHandshake::Query) {
         VERIFY_TOKEN
     } else {
         ""
@@ -77,47 +77,54 @@ pub fn starter(provider: &str) -> Option<String> {
     } else {
         ""
     };
-    let text = STARTER.replace("EXTRAS", &format!("{asks}{url}"));
+    let text = STARTER.replace("EXTRAS", &format!("{challenge}{url}"));
     Some(
         text.replace("PROVIDER", preset.name)
             .replace("TITLE", preset.title),
     )
 }
 
-const VERIFY_TOKEN: &str =
-    "    # The token that was entered at TITLE, which asks for it before it sends.
+const VERIFY_TOKEN: &str = "\
+    # The verify token that you entered at TITLE, which sends it to check the endpoint.
     challenge: {verify_token: {env: WEBHOOK_VERIFY_TOKEN}}
 ";
 
-const PUBLIC_URL: &str = "    # The URL that was entered at TITLE, letter for letter: it is signed.
+const PUBLIC_URL: &str = "\
+    # The webhook URL exactly as you entered it at TITLE, which signs it along with the body.
     public_url: https://YOUR-HOST/webhooks/PROVIDER
 ";
 
 const STARTER: &str = "\
-# hookstile's configuration. All keys: docs/configuration.md, or `hookstile schema`.
-# Check it with `hookstile check --config FILE`, serve it with `hookstile run --config FILE`.
+# hookstile configuration.
+#   Check it:  hookstile check --config FILE
+#   Run it:    hookstile run --config FILE
+#   All keys:  docs/configuration.md, or `hookstile schema` for your editor
 
-# Where webhooks come in. Listen on 0.0.0.0 once a firewall or a proxy stands in front.
+# Webhooks arrive here. For a public endpoint, add `tls:` or put a TLS proxy in front of it, and
+# change the address to 0.0.0.0 if requests come from other machines.
 listen:
   - address: 127.0.0.1:8080
 
-# Health checks and metrics. Another address than this machine's own needs a `token`.
+# Dashboard (/ui), API, metrics (/metrics) and health checks (/healthz, /readyz). Keep this listener
+# private. An address that other machines can reach requires `token:`.
 admin:
   address: 127.0.0.1:9180
 
 routes:
-  # TITLE sends here: the URL to enter there is https://YOUR-HOST/webhooks/PROVIDER
+  # Enter this URL at TITLE: https://YOUR-HOST/webhooks/PROVIDER
   - path: /webhooks/PROVIDER
     provider: PROVIDER
-    # The secret that TITLE shows for the webhook, in this environment variable; or {file: PATH}.
-    # To change it without a gap, list both, each with a `name`, until nothing is signed with the old one any more.
+    # The signing secret that TITLE shows for the webhook, read from this environment variable.
+    # Use {file: PATH} to read it from a file. To rotate the secret without rejecting events, list
+    # both secrets, each with a `name:`, until the old one is no longer used.
     secrets:
       - env: WEBHOOK_SECRET
-EXTRAS    # Your application. It gets what is genuine, once, as it was sent.
+EXTRAS    # Your application. It receives only verified events, unchanged, each event ID once.
     upstream: http://127.0.0.1:3000/webhooks/PROVIDER
-    # Event types to hand over; others are acknowledged and dropped. Default: all.
+    # Only these event types are delivered; others are acknowledged and dropped. Default: all types.
     # events: [\"user.*\"]
-    # Store events first, answer 202, and deliver until your application takes them. Default: proxy, its answer passed back.
+    # How events are delivered. `proxy` (default) returns your application's response to the sender.
+    # `queue` stores the event, responds with 202, and retries until your application accepts it.
     # delivery: queue
 ";
 
@@ -127,10 +134,10 @@ mod tests {
     use crate::config;
 
     #[test]
-    fn the_starter_is_valid_without_warnings_for_every_provider() {
+    fn starter_is_valid_for_every_provider() {
         for preset in PRESETS {
             let text = starter(preset.name).unwrap();
-            let prefix = (preset.scheme)().kinds[0].key.prefix.to_string();
+            let prefix = (preset.scheme)().formats[0].key.prefix.to_string();
             let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
             let env = |_: &str| Some(format!("{prefix}{key}"));
             let loaded = config::load_text("hookstile.yaml", text.clone(), &env).unwrap();
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_exists_is_left_alone() {
+    fn init_never_overwrites_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("hookstile.yaml");
         let args = Args {

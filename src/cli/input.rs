@@ -1,4 +1,4 @@
-//! What several commands take: a secret, a body, a time.
+//! Arguments that several commands share: secrets, bodies and times.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,22 +10,23 @@ use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
 use crate::providers::PRESETS;
 use crate::secret::Secret;
+use crate::store::DeliveryState;
 
-/// Where a secret is. Never the secret itself: arguments are for everybody on the machine to see.
+/// The location of a secret. Never the secret itself: every user of the machine can see arguments.
 #[derive(Debug, Clone, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct SecretArgs {
-    /// The environment variable that holds the secret.
+    /// Environment variable that holds the secret
     #[arg(long, value_name = "VAR")]
     pub secret_env: Option<String>,
-    /// The file that holds the secret. A newline at its end is dropped.
+    /// File that holds the secret; a trailing newline is ignored
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 }
 
 impl SecretArgs {
-    /// What the secret is called: the variable's name, or the file's.
-    pub fn place(&self) -> String {
+    /// Returns the name of the secret: its variable's, or its file's.
+    pub fn source_name(&self) -> String {
         let file = self
             .secret_file
             .as_ref()
@@ -33,8 +34,10 @@ impl SecretArgs {
         self.secret_env.clone().or(file).unwrap_or_default()
     }
 
+    /// Reads the secret.
+    ///
     /// # Errors
-    /// When it can't be read, or is empty. Says nothing of what it holds.
+    /// If the secret cannot be read, or is empty. The message never holds its content.
     pub fn read(&self) -> Result<Secret, String> {
         let bytes = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
@@ -49,26 +52,26 @@ impl SecretArgs {
             }
             (None, None) => return Err("give --secret-env or --secret-file".into()),
         };
-        Secret::new(bytes).map_err(|error| format!("{}: {error}", self.place()))
+        Secret::new(bytes).map_err(|error| format!("{}: {error}", self.source_name()))
     }
 }
 
-/// As [`SecretArgs`], for several secrets, or none.
+/// The locations of any number of secrets; see [`SecretArgs`].
 #[derive(Debug, Clone, clap::Args)]
 pub struct SecretsArgs {
-    /// An environment variable that holds a secret to try. May be given again.
+    /// Environment variable that holds a secret to try; repeatable
     #[arg(long, value_name = "VAR")]
     pub secret_env: Vec<String>,
-    /// A file that holds a secret to try. A newline at its end is dropped. May be given again.
+    /// File that holds a secret to try; a trailing newline is ignored; repeatable
     #[arg(long, value_name = "FILE")]
     pub secret_file: Vec<PathBuf>,
 }
 
 impl SecretsArgs {
-    /// Each with the name that it is called by: its variable's, or its file's.
+    /// Reads the secrets, each with the name of its variable or file.
     ///
     /// # Errors
-    /// As [`SecretArgs::read`].
+    /// If a secret cannot be read, or is empty; see [`SecretArgs::read`].
     pub fn read(&self) -> Result<Vec<(String, Secret)>, String> {
         let variables = self
             .secret_env
@@ -92,8 +95,8 @@ impl SecretsArgs {
     }
 }
 
-/// The bytes of a file, or of standard input.
-pub fn body(path: Option<&Path>) -> Result<Vec<u8>, String> {
+/// Reads a body from a file, or from standard input.
+pub fn read_body(path: Option<&Path>) -> Result<Vec<u8>, String> {
     let read = |path: Option<&Path>| -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         match path {
@@ -108,12 +111,17 @@ pub fn body(path: Option<&Path>) -> Result<Vec<u8>, String> {
     })
 }
 
-/// The name of a provider that has a preset.
-pub fn provider() -> PossibleValuesParser {
+/// Returns the clap parser for the name of a provider with a preset.
+pub fn provider_names() -> PossibleValuesParser {
     PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name))
 }
 
-/// A time to wait, such as `30s` or `1m 30s`.
+/// Returns the clap parser for the status of a delivery.
+pub fn delivery_status() -> PossibleValuesParser {
+    PossibleValuesParser::new(DeliveryState::ALL.map(DeliveryState::as_str))
+}
+
+/// Parses a duration above 0, such as `30s` or `1m 30s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let duration = text
         .parse::<SignedDuration>()
@@ -124,19 +132,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration such as `30s`".to_owned())
 }
 
-/// RFC 3339, or Unix seconds.
-pub fn moment(text: &str) -> Result<Timestamp, String> {
+/// Parses a time: RFC 3339, or Unix seconds.
+pub fn timestamp(text: &str) -> Result<Timestamp, String> {
     let seconds = text
         .parse()
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());
     seconds
         .or_else(|| text.parse().ok())
-        .ok_or_else(|| "expected RFC 3339, or Unix seconds".to_owned())
+        .ok_or_else(|| "expected RFC 3339 or Unix seconds".to_owned())
 }
 
-/// RFC 3339, or how long ago, as `2h`, `7d` or `1d 12h ago`. A day has 24 hours, a week 7 days.
-pub fn moment_or_ago(text: &str) -> Result<Timestamp, String> {
+/// Parses a time: RFC 3339, or an age such as `2h`, `7d` or `1d 12h ago`. A day has 24 hours, a
+/// week 7 days.
+pub fn timestamp_or_ago(text: &str) -> Result<Timestamp, String> {
     let ago = || {
         let span: Span = text.parse().ok()?;
         let ago = span
@@ -148,10 +157,10 @@ pub fn moment_or_ago(text: &str) -> Result<Timestamp, String> {
     text.parse()
         .ok()
         .or_else(ago)
-        .ok_or_else(|| "expected RFC 3339, or how long ago, such as `2h` or `7d`".to_owned())
+        .ok_or_else(|| "expected RFC 3339, or an age such as `2h` or `7d`".to_owned())
 }
 
-/// An event ID that nobody had before.
+/// Generates a unique event ID.
 pub fn new_id() -> String {
     format!("msg_{:032x}", fastrand::u128(..))
 }
@@ -161,9 +170,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_a_date_or_how_long_ago() {
+    fn timestamp_is_a_date_or_an_age() {
         assert_eq!(
-            moment_or_ago("2026-06-01T14:00:00+02:00"),
+            timestamp_or_ago("2026-06-01T14:00:00+02:00"),
             Ok("2026-06-01T12:00:00Z".parse().unwrap())
         );
         for (text, hours) in [
@@ -173,7 +182,7 @@ mod tests {
             ("1d 12h", 36),
             ("1w", 168),
         ] {
-            let (before, at) = (Timestamp::now(), moment_or_ago(text).unwrap());
+            let (before, at) = (Timestamp::now(), timestamp_or_ago(text).unwrap());
             let ago = SignedDuration::from_hours(hours);
             assert!(
                 (before - ago..=Timestamp::now() - ago).contains(&at),
@@ -181,7 +190,7 @@ mod tests {
             );
         }
         for wrong in ["", "yesterday", "2", "2026-06-01", "1mo", "12:00"] {
-            assert!(moment_or_ago(wrong).is_err(), "{wrong}");
+            assert!(timestamp_or_ago(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `hookstile man`: the manual pages, made from what `--help` says.
+//! `hookstile man`: generates the manual pages from the `--help` texts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use clap_mangen::Man;
 
 use super::terminal;
 
-/// Print this program's manual page, or write those of all commands
+/// Print the manual page, or write the pages of all commands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile man | man -l -
   hookstile man --dir ~/.local/share/man/man1")]
 pub struct Args {
-    /// Write a page for the program and for each command into this folder, which is made if it is not there
+    /// Write a page for the program and for each command into this folder; creates the folder
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `hookstile move-store`: moves an embedded store into the PostgreSQL that the configuration names.
+//! `hookstile move-store`: moves an embedded store into the configured PostgreSQL database.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,19 +8,23 @@ use crate::config;
 use crate::metrics::Metrics;
 use crate::store::{self, Settings};
 
-/// Move an embedded store into the PostgreSQL that the configuration names
+/// Move an embedded store into the configured PostgreSQL database
 ///
-/// Everything moves: remembered IDs, stored events, records of deliveries, webhooks of the API and pauses. No gateway may run on either, and the database must hold no events. Afterwards the folder is called FOLDER.moved, and is of no more use than a backup. Exit status: 0 when it was moved, 1 when not (both are as they were), 78 when FILE is not valid or keeps its events in no PostgreSQL.
+/// Moves everything: event IDs, stored events, delivery records, webhooks made over the API, and
+/// paused routes. No gateway may use either store meanwhile, and the database must hold no events.
+/// Afterwards the folder is renamed to FOLDER.moved; keep it as a backup or delete it. Exit status:
+/// 0 if the store was moved; 1 if not, with both stores unchanged; 78 if the configuration is
+/// invalid or has no `store.postgres`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   systemctl stop hookstile
   hookstile move-store --from /var/lib/hookstile --config /etc/hookstile/hookstile.yaml
   systemctl start hookstile")]
 pub struct Args {
-    /// The embedded store's folder: what `store.path` was
+    /// Folder of the embedded store, the former `store.path`
     #[arg(long, value_name = "FOLDER")]
     from: PathBuf,
-    /// The configuration, with `store.postgres`
+    /// Configuration file with `store.postgres`
     #[arg(long, short, value_name = "FILE", default_value = "hookstile.yaml")]
     config: PathBuf,
 }
@@ -35,25 +39,28 @@ pub(super) fn run(args: &Args) -> ExitCode {
         }
     };
     let Settings::Shared(to) = store else {
-        terminal::tell(&format!(
-            "{}: `store` names no `postgres` to move to",
+        terminal::print_message(&format!(
+            "{}: the configuration has no `store.postgres` to move to",
             args.config.display()
         ));
         return ExitCode::from(check::BAD_CONFIGURATION);
     };
-    match moved(args, *to) {
-        Ok(told) => {
-            terminal::tell(&told);
+    match move_store(args, *to) {
+        Ok(summary) => {
+            terminal::print_message(&summary);
             ExitCode::SUCCESS
         }
         Err(error) => {
-            terminal::tell(&format!("not moved: {error}"));
+            terminal::print_message(&format!("not moved: {error}"));
             ExitCode::from(FAILED)
         }
     }
 }
 
-fn moved(args: &Args, to: store::SharedSettings) -> Result<String, Box<dyn std::error::Error>> {
+fn move_store(
+    args: &Args,
+    to: store::SharedSettings,
+) -> Result<String, Box<dyn std::error::Error>> {
     let metrics = Metrics::new()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -64,14 +71,14 @@ fn moved(args: &Args, to: store::SharedSettings) -> Result<String, Box<dyn std::
         metrics.store().clone(),
     ))?;
     Ok(format!(
-        "moved {}, {} and {}; the folder is {} now",
-        check::counted(moved.ids, "ID"),
+        "moved {}, {} and {}; the folder is now {}",
+        check::plural(moved.ids, "ID"),
         if moved.deliveries == 1 {
             "1 delivery".to_owned()
         } else {
             format!("{} deliveries", moved.deliveries)
         },
-        check::counted(moved.webhooks, "webhook"),
+        check::plural(moved.webhooks, "webhook"),
         moved.folder.display()
     ))
 }

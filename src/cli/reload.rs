@@ -1,33 +1,35 @@
-//! `hookstile reload`: has a running gateway read its configuration again.
+//! `hookstile reload`: makes a running gateway reload its configuration.
 
 use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::admin::{Failure, Gateway};
+use super::admin::{CommandError, GatewayArgs};
 use super::{FAILED, check, terminal};
 use crate::admin::shape::{Problem, Reloaded};
 
-/// Have the gateway read its configuration again
+/// Make a running gateway reload its configuration
 ///
-/// All routes change at once, or nothing does. Exit status: 0 when it was taken, 1 when it is not valid (the problems are printed), 69 when the gateway can't be reached, 77 when it wants another token, 78 when FILE does not even say where the gateway is.
+/// All routes change at once, or none. Exit status: 0 if the configuration was applied; 1 if it is
+/// invalid, with its problems printed; 69 if the gateway cannot be reached; 77 if it requires
+/// another token; 78 if the admin listener's address cannot be read from FILE.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile reload
-  hookstile check --config /etc/hookstile/hookstile.yaml && hookstile reload --config /etc/hookstile/hookstile.yaml")]
+  hookstile reload --config /etc/hookstile/hookstile.yaml")]
 pub struct Args {
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    reload(args).unwrap_or_else(Failure::exit)
+    reload(args).unwrap_or_else(CommandError::exit)
 }
 
-fn reload(args: &Args) -> Result<ExitCode, Failure> {
+fn reload(args: &Args) -> Result<ExitCode, CommandError> {
     match args
         .gateway
         .admin()?
@@ -38,14 +40,14 @@ fn reload(args: &Args) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Ok(reloaded) => {
-            tell(&reloaded.warnings);
+            print_messages(&reloaded.warnings);
             terminal::print(&format!(
                 "reloaded: {}",
-                check::counted(reloaded.routes, "route")
+                check::plural(reloaded.routes, "route")
             ))?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(Failure::Refused(problem)) if problem.code == "invalid_configuration" => {
+        Err(CommandError::Rejected(problem)) if problem.code == "invalid_configuration" => {
             let Problem {
                 code,
                 detail,
@@ -57,9 +59,9 @@ fn reload(args: &Args) -> Result<ExitCode, Failure> {
                     json!({"success": false, "code": code, "detail": detail, "problems": problems});
                 terminal::print(&terminal::json_line(&document))?;
             } else {
-                tell(&problems);
-                terminal::tell(
-                    "not reloaded: the configuration is not valid, and the old one stays",
+                print_messages(&problems);
+                terminal::print_message(
+                    "not reloaded: the configuration is invalid; the gateway keeps the current one",
                 );
             }
             Ok(ExitCode::from(FAILED))
@@ -68,8 +70,8 @@ fn reload(args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
-fn tell(lines: &[String]) {
+fn print_messages(lines: &[String]) {
     for line in lines {
-        terminal::tell(&terminal::visible(line, false));
+        terminal::print_message(&terminal::visible(line, false));
     }
 }

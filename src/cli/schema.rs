@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::config::schema::json_schema;
 
-/// Prints the schema on standard output.
+/// Prints the schema to standard output.
 pub fn run() -> ExitCode {
     match std::io::stdout().write_all(json_schema().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
-//! `hookstile send`: one signed event to any endpoint, and what came back.
+//! `hookstile send`: sends a signed event to any endpoint and prints the response.
 
 mod client;
-mod outgoing;
+mod request;
 mod tamper;
 
 use std::path::PathBuf;
@@ -11,116 +11,123 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri, header};
 use jiff::Timestamp;
 
-use super::admin::Failure;
+use super::admin::CommandError;
 use super::input::{self, SecretArgs};
 use super::{FAILED, terminal};
 use client::Client;
-use outgoing::Outgoing;
+use request::SignedRequest;
 use tamper::Tamper;
 
-/// Send a signed event to an endpoint, and print what came back
+/// Send a signed event to an endpoint and print the response
 ///
-/// The event is made up as the provider writes its own, unless there is a file with one. Exit status: 0 when every
-/// answer was 2xx, 1 when not. With --tamper it is the other way round: 0 when every request was refused with a 4xx.
+/// Generates an event in the provider's format, unless --body gives one. Exit status: 0 if every
+/// response was 2xx, else 1. With --tamper: 0 if every request was rejected with a 4xx, else 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookstile send http://127.0.0.1:8080/webhooks/stripe --provider stripe --secret-env WEBHOOK_SECRET --times 2
-  hookstile send https://example.com/hooks --provider github --secret-file key --body push.json --tamper signature")]
+  hookstile send http://127.0.0.1:8080/webhooks/stripe --provider stripe \\
+    --secret-env WEBHOOK_SECRET --times 2
+  hookstile send https://example.com/hooks --provider github --secret-file key \\
+    --body push.json --tamper signature")]
 pub struct Args {
-    /// Where to send to, http or https
-    #[arg(value_name = "URL", value_parser = url)]
+    /// URL to send to, http or https
+    #[arg(value_name = "URL", value_parser = parse_url)]
     target: String,
-    /// Who is said to send: whose scheme signs, and whose events are made up
-    #[arg(long, value_name = "NAME", value_parser = input::provider())]
+    /// Provider to imitate: its signature scheme and its event format
+    #[arg(long, value_name = "NAME", value_parser = input::provider_names())]
     provider: String,
     #[command(flatten)]
     secret: SecretArgs,
-    /// A file with the body, which is sent as it is [default: a made-up event]
+    /// File with the body, sent unchanged [default: a generated event]
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The event's type [default: one of the provider's]
+    /// Event type [default: one of the provider's]
     #[arg(long = "type", value_name = "TYPE")]
-    kind: Option<String>,
-    /// The event's ID [default: a new one]
+    event_type: Option<String>,
+    /// Event ID [default: a new one]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// The time of the event and of signing: RFC 3339, or Unix seconds [default: now]
-    #[arg(long, value_name = "TIME", value_parser = input::moment)]
+    /// Time of the event and of its signature: RFC 3339 or Unix seconds [default: now]
+    #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
     at: Option<Timestamp>,
-    /// The URL that is signed, where the scheme signs one [default: the one that is sent to]
+    /// URL to sign, if the scheme signs one [default: the URL to send to]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Put the signature into the body, where the scheme has that
+    /// Put the signature into the body, if the scheme allows that
     #[arg(long)]
     in_body: bool,
-    /// A header to send besides, or in the place of one; may be given again
-    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = field)]
+    /// Header to add or replace; repeatable
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Spoil the request in this way after it was signed
+    /// Tamper with the signed request in this way
     #[arg(long, value_name = "HOW")]
     tamper: Option<Tamper>,
-    /// Send the same bytes so many times, one after the other
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Send the same request this many times, one after the other
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     times: u32,
-    /// How long to wait for each answer
+    /// Timeout for each response
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = input::duration)]
     timeout: Duration,
-    /// Print one JSON object a request
+    /// Print one JSON object per request
     #[arg(long)]
     json: bool,
-    /// Show what is sent, the signature included
+    /// Print the request headers, including the signature
     #[arg(long, short)]
     verbose: bool,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    send(args).unwrap_or_else(Failure::exit)
+    send(args).unwrap_or_else(CommandError::exit)
 }
 
-fn send(args: &Args) -> Result<ExitCode, Failure> {
-    let request = Outgoing::of(args)?;
+fn send(args: &Args) -> Result<ExitCode, CommandError> {
+    let request = SignedRequest::new(args)?;
     if args.verbose && !args.json {
-        tell_head(args, &request);
+        print_head(args, &request);
     }
-    let client = Client::to(&args.target, args.timeout);
-    let mut as_it_should = true;
+    let client = Client::new(&args.target, args.timeout);
+    let mut as_expected = true;
     for _ in 0..args.times {
-        let answer = client.post(&args.target, &request).map_err(|reason| {
-            Failure::Failed(format!(
+        let response = client.post(&args.target, &request).map_err(|reason| {
+            CommandError::Failed(format!(
                 "cannot send to {}: {reason}",
                 terminal::visible(&args.target, false)
             ))
         })?;
         let text = if args.json {
-            answer.to_json(&request, args.verbose)
+            response.to_json(&request, args.verbose)
         } else {
-            answer.to_text()
+            response.to_text()
         };
         terminal::print(&text)?;
-        as_it_should &= match args.tamper {
-            None => answer.status.is_success(),
-            Some(_) => answer.status.is_client_error(),
+        as_expected &= match args.tamper {
+            None => response.status.is_success(),
+            Some(_) => response.status.is_client_error(),
         };
     }
-    Ok(if as_it_should {
+    Ok(if as_expected {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(FAILED)
     })
 }
 
-fn tell_head(args: &Args, request: &Outgoing) {
-    terminal::tell(&format!("POST {}", terminal::visible(&args.target, false)));
+fn print_head(args: &Args, request: &SignedRequest) {
+    terminal::print_message(&format!("POST {}", terminal::visible(&args.target, false)));
     for (name, value) in &request.headers {
-        terminal::tell(&format!(
+        terminal::print_message(&format!(
             "  {name}: {}",
             terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false)
         ));
     }
-    terminal::tell(&format!("  {} bytes of body", request.body.len()));
+    terminal::print_message(&format!("  {} bytes of body", request.body.len()));
 }
 
-fn url(text: &str) -> Result<String, String> {
+fn parse_url(text: &str) -> Result<String, String> {
     let uri: Uri = text
         .parse()
         .map_err(|_| "not a URL; write http://host/path")?;
@@ -129,17 +136,17 @@ fn url(text: &str) -> Result<String, String> {
             Ok(text.to_owned())
         }
         (Some("http" | "https"), Some(_)) => {
-            Err("a password in an argument is for everybody to see".into())
+            Err("a URL with a password is not allowed: other users can see arguments".into())
         }
-        _ => Err("not a URL of http or https; write http://host/path".into()),
+        _ => Err("not an http or https URL; write http://host/path".into()),
     }
 }
 
-fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("expected `Name: value`")?;
-    let name = HeaderName::try_from(name.trim()).map_err(|_| "this is no header's name")?;
+    let name = HeaderName::try_from(name.trim()).map_err(|_| "not a valid header name")?;
     let value = HeaderValue::try_from(value.trim())
-        .map_err(|_| "a header's value has no control characters")?;
+        .map_err(|_| "a header value must not hold control characters")?;
     if [
         header::CONTENT_LENGTH,
         header::TRANSFER_ENCODING,
@@ -147,7 +154,7 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     ]
     .contains(&name)
     {
-        return Err(format!("{name} follows from the request itself"));
+        return Err(format!("{name} is set by the HTTP client"));
     }
     Ok((name, value))
 }
@@ -157,13 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_of_http_or_https_and_hold_no_password() {
+    fn url_must_be_http_without_password() {
         for text in [
             "http://localhost",
             "https://example.com:8443/a?b=c",
             "http://[::1]:1/x",
         ] {
-            assert_eq!(url(text).as_deref(), Ok(text));
+            assert_eq!(parse_url(text).as_deref(), Ok(text));
         }
         for text in [
             "localhost:80",
@@ -172,15 +179,15 @@ mod tests {
             "http://user:password@localhost/",
             "",
         ] {
-            assert!(url(text).is_err(), "{text}");
+            assert!(parse_url(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn a_header_is_a_name_and_a_value_and_none_that_frames_the_body() {
-        let given = field("X-Test:  a: b ").unwrap();
+    fn header_must_be_valid_and_not_frame_the_body() {
+        let parsed = parse_header("X-Test:  a: b ").unwrap();
         assert_eq!(
-            (given.0.as_str(), given.1.to_str().unwrap()),
+            (parsed.0.as_str(), parsed.1.to_str().unwrap()),
             ("x-test", "a: b")
         );
         for text in [
@@ -191,7 +198,7 @@ mod tests {
             "Content-Length: 3",
             "transfer-encoding: chunked",
         ] {
-            assert!(field(text).is_err(), "{text}");
+            assert!(parse_header(text).is_err(), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `hookstile sign`: what a sender puts beside a body, or into it.
+//! `hookstile sign`: prints the signature headers for a body, or the body with its signature.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use super::terminal;
 use crate::providers;
 use crate::signature::{SignError, Signed};
 
-/// Sign a body as a provider would, and print the headers to send, `Name: value` a line.
+/// Sign a body as a provider would, and print the headers to send
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   echo '{\"id\":\"evt_1\",\"type\":\"user.created\"}' > event.json
@@ -18,27 +18,27 @@ use crate::signature::{SignError, Signed};
   curl -H \"$(hookstile sign --provider vpn-enterprise --secret-file key --body event.json)\" \\
     --data-binary @event.json http://127.0.0.1:8080/webhooks/vpn-enterprise")]
 pub struct Args {
-    /// Whose scheme signs.
-    #[arg(long, value_name = "NAME", value_parser = input::provider())]
+    /// Provider whose signature scheme to use
+    #[arg(long, value_name = "NAME", value_parser = input::provider_names())]
     provider: String,
     #[command(flatten)]
     secret: SecretArgs,
-    /// The body's file; standard input without it.
+    /// File with the body [default: standard input]
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The event ID, where the scheme signs it. Default: a new one.
+    /// Event ID, if the scheme signs it [default: a new one]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// The time of signing, where the scheme signs it: RFC 3339, or Unix seconds. Default: now.
-    #[arg(long, value_name = "TIME", value_parser = input::moment)]
+    /// Time to sign, if the scheme signs one: RFC 3339 or Unix seconds [default: now]
+    #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
     at: Option<Timestamp>,
-    /// The URL that will be sent to, where the scheme signs it.
+    /// URL that the request will be sent to, if the scheme signs it
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Print the body with the signature in it instead, where the scheme has that.
+    /// Print the body with the signature in it instead, if the scheme allows that
     #[arg(long, conflicts_with_all = ["json", "id", "at", "url"])]
     in_body: bool,
-    /// Print one JSON object, name to value, instead.
+    /// Print the headers as one JSON object instead
     #[arg(long)]
     json: bool,
 }
@@ -48,13 +48,13 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn output(args: &Args) -> Result<String, String> {
-    let preset = providers::find(&args.provider).ok_or("no such provider")?;
+    let preset = providers::find(&args.provider).ok_or("unknown provider")?;
     let secret = args.secret.read()?;
-    let body = input::body(args.body.as_deref())?;
+    let body = input::read_body(args.body.as_deref())?;
     let mut scheme = (preset.scheme)();
     if args.in_body {
         let body =
-            String::from_utf8(body).map_err(|_| "the body is not UTF-8, so it is no JSON")?;
+            String::from_utf8(body).map_err(|_| "the body is not UTF-8, so it is not JSON")?;
         return scheme
             .sign_in_body(&secret, &body)
             .map_err(|error| error.to_string());

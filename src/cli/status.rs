@@ -1,31 +1,32 @@
-//! `hookstile status`: whether a gateway is there and ready, and how its routes stand.
+//! `hookstile status`: shows whether a gateway is ready, and the status of its routes.
 
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::admin::{Failure, Gateway};
+use super::admin::{CommandError, GatewayArgs};
 use super::{FAILED, terminal};
 use crate::admin::shape::{self, LongStats, Rejected, Webhook};
 
-/// Show whether the gateway is ready, and for each route what was delivered, what waits, and what was turned away
+/// Show whether the gateway is ready, and each route's delivered, pending and rejected events
 ///
-/// Exit status: 0 when it is ready, 1 when it is not or takes no new events, 69 when it can't be reached, 77 when it wants another token.
+/// Exit status: 0 if the gateway is ready; 1 if it is not, or accepts no new events; 69 if it
+/// cannot be reached; 77 if it requires another token.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile status
   hookstile status --admin http://127.0.0.1:9180 --json | jq .ready")]
 pub struct Args {
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
-/// What a script gets.
+/// The JSON document that the command prints.
 #[derive(Serialize)]
-struct Told<'a> {
+struct StatusDocument<'a> {
     reachable: bool,
     admin: &'a str,
     #[serde(flatten)]
@@ -33,24 +34,24 @@ struct Told<'a> {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    show(args).unwrap_or_else(Failure::exit)
+    show(args).unwrap_or_else(CommandError::exit)
 }
 
-fn show(args: &Args) -> Result<ExitCode, Failure> {
+fn show(args: &Args) -> Result<ExitCode, CommandError> {
     let admin = args.gateway.admin()?;
-    let asked = admin.get::<shape::Status>("/status", &[]);
+    let result = admin.get::<shape::Status>("/status", &[]);
     if args.json {
-        let reachable = !matches!(asked, Err(Failure::Unreachable { .. }));
-        let told = Told {
+        let reachable = !matches!(result, Err(CommandError::Unreachable { .. }));
+        let document = StatusDocument {
             reachable,
             admin: admin.url(),
-            status: asked.as_ref().ok(),
+            status: result.as_ref().ok(),
         };
-        let text =
-            serde_json::to_string(&told).map_err(|error| Failure::Failed(error.to_string()))?;
+        let text = serde_json::to_string(&document)
+            .map_err(|error| CommandError::Failed(error.to_string()))?;
         terminal::print(&text)?;
     }
-    let status = asked?;
+    let status = result?;
     if !args.json {
         print(admin.url(), &status)?;
     }
@@ -61,10 +62,10 @@ fn show(args: &Args) -> Result<ExitCode, Failure> {
     })
 }
 
-fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
+fn print(url: &str, status: &shape::Status) -> Result<(), CommandError> {
     let ready = match &status.reason {
         Some(reason) => format!("NOT READY: {reason}"),
-        None if status.store_full => "STORE FULL: new events are answered with 503".into(),
+        None if status.store_full => "STORE FULL: new events get 503".into(),
         None => "ready".into(),
     };
     terminal::print(&terminal::visible(
@@ -102,7 +103,7 @@ fn print(url: &str, status: &shape::Status) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_routes(status: &shape::Status) -> Result<(), Failure> {
+fn print_routes(status: &shape::Status) -> Result<(), CommandError> {
     let heading = [
         "ROUTE",
         "DELIVERY",
@@ -121,18 +122,18 @@ fn print_routes(status: &shape::Status) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A line a route: hours of rejections are to be seen at once.
-fn print_rejected(rejected: &[Rejected]) -> Result<(), Failure> {
-    for of_route in rejected.chunk_by(|one, next| one.route == next.route) {
-        let name = of_route[0].route.as_deref().unwrap_or("no route");
-        let kinds: Vec<_> = of_route
+/// Prints the rejections of the last hour, one line per route.
+fn print_rejected(rejected: &[Rejected]) -> Result<(), CommandError> {
+    for rejections in rejected.chunk_by(|one, next| one.route == next.route) {
+        let name = rejections[0].route.as_deref().unwrap_or("no route");
+        let counts: Vec<_> = rejections
             .iter()
-            .map(|kind| format!("{} {}", kind.count, kind.name()))
+            .map(|rejection| format!("{} {}", rejection.count, rejection.name()))
             .collect();
-        let last = terminal::time(of_route.iter().map(|kind| kind.last_at).max());
+        let last = terminal::time(rejections.iter().map(|rejection| rejection.last_at).max());
         let line = format!(
             "{name}: rejected in the last hour: {}, last at {last}",
-            kinds.join(", ")
+            counts.join(", ")
         );
         terminal::print(&terminal::visible(&line, false))?;
     }

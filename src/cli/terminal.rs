@@ -1,4 +1,4 @@
-//! What is printed: lines, columns, and nothing that a terminal would take for a command.
+//! Prints lines and columns, with everything escaped that a terminal would interpret.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::FAILED;
 
-/// Whether to colour what is written there: on a terminal, unless `NO_COLOR` is set (no-color.org).
-pub(super) fn takes_colour(stream: &impl IsTerminal) -> bool {
+/// Returns whether to write colours: on a terminal, unless `NO_COLOR` is set (no-color.org).
+pub(super) fn supports_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
@@ -21,31 +21,31 @@ pub(super) fn print(line: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-/// Ends a command: its data to standard output, or what went wrong to standard error.
+/// Ends a command: prints its data to standard output, or its error to standard error.
 pub(super) fn finish(output: Result<String, String>) -> ExitCode {
     let output = match output {
         Ok(output) => output,
         Err(problem) => {
-            tell(&problem);
+            print_message(&problem);
             return ExitCode::from(FAILED);
         }
     };
     match io::stdout().lock().write_all(output.as_bytes()) {
-        // A reader that has seen enough is no failure.
+        // A closed pipe is not an error.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            tell(&format!("cannot write: {error}"));
+            print_message(&format!("cannot write to standard output: {error}"));
             ExitCode::from(FAILED)
         }
         _ => ExitCode::SUCCESS,
     }
 }
 
-/// Tells people something that is no data. Nobody may be listening.
-pub(super) fn tell(line: &str) {
+/// Prints a message to standard error, ignoring errors.
+pub(super) fn print_message(line: &str) {
     let _ = writeln!(io::stderr().lock(), "hookstile: {line}");
 }
 
-/// Text from outside, with its control characters made visible. Line feeds stay when `lines` says so.
+/// Escapes the control characters of text from outside; with `lines`, keeps line feeds and tabs.
 pub(super) fn visible(text: &str, lines: bool) -> Cow<'_, str> {
     let harmless = |c: char| !c.is_control() || (lines && matches!(c, '\n' | '\t'));
     if text.chars().all(harmless) {
@@ -62,8 +62,8 @@ pub(super) fn visible(text: &str, lines: bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// A JSON document on one line, without a character that a terminal would obey. They stand in strings only, where an
-/// escape means the same.
+/// Writes a JSON document on one line, with control characters escaped. They occur only in strings,
+/// where an escape means the same.
 pub(super) fn json_line(document: &Value) -> String {
     let mut line = String::new();
     for c in document.to_string().chars() {
@@ -76,7 +76,7 @@ pub(super) fn json_line(document: &Value) -> String {
     line
 }
 
-/// Header fields as JSON: a value by its name, or several.
+/// Converts header fields to JSON: each name with its value, or with a list of its values.
 pub(super) fn json_fields(headers: &HeaderMap) -> Map<String, Value> {
     let text = |value: &HeaderValue| Value::from(String::from_utf8_lossy(value.as_bytes()));
     let values = |name| -> Value {
@@ -93,7 +93,7 @@ pub(super) fn json_fields(headers: &HeaderMap) -> Map<String, Value> {
         .collect()
 }
 
-/// Rows with their columns aligned; the first is the heading.
+/// Formats rows as lines with aligned columns; the first row is the heading.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let rows: Vec<[Cow<'_, str>; N]> = rows
         .iter()
@@ -105,17 +105,18 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let aligned = |row: &[Cow<'_, str>; N]| {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(aligned).collect()
+    rows.iter()
+        .map(|row| {
+            let cells = row
+                .iter()
+                .zip(widths)
+                .map(|(cell, width)| format!("{cell:width$}"));
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        })
+        .collect()
 }
 
-/// To the second; `-` where there is none.
+/// Formats a time to the second, or `-` for none.
 pub(super) fn time(at: Option<Timestamp>) -> String {
     at.map_or_else(
         || "-".into(),
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_made_visible() {
+    fn visible_escapes_control_characters() {
         assert_eq!(visible("evt_1", false), "evt_1");
         assert_eq!(
             visible("a\u{1b}[2Jb\nc\u{9b}1m", false),
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn json_keeps_its_meaning_without_control_characters() {
+    fn json_line_escapes_control_characters() {
         let document = Value::from("a\u{1b}\u{7f}\u{9b}\u{e9}");
         let line = json_line(&document);
         assert_eq!(line, "\"a\\u001b\\u007f\\u009b\u{e9}\"");

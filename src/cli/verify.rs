@@ -1,4 +1,4 @@
-//! `hookstile verify`: why a captured request is not genuine, and what to change. Sends nothing.
+//! `hookstile verify`: explains why a captured request fails verification, and what to change.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -20,66 +20,72 @@ use crate::explain::{Candidate, Case, Diagnosis, GenuineContent, Limits, Request
 use crate::providers::{self, PRESETS};
 use crate::signature::{NamedSecret, Scheme};
 
-/// The biggest capture, in bytes. The gateway takes no bigger body.
+/// The largest capture, in bytes. The gateway accepts no larger body.
 const CAPTURE_BYTES_MAX: u64 = 1 << 30;
 
 /// Explain why a captured request fails verification, and what to change
 ///
-/// Judges it as the gateway would. If it is not genuine, tries what usually goes wrong with secrets, signatures, bodies and
-/// clocks, and says with which change it would be. Sends nothing, and prints no secret. Exit status: 0 when it is genuine and
-/// an event, 1 when not, 2 when it can't be judged, 78 for a bad configuration.
+/// Verifies the request as the gateway would. If that fails, tries the usual mistakes with secrets,
+/// signatures, bodies and clocks, and prints the changes that make the request genuine. Works
+/// offline and prints no secret. Exit status: 0 if the request is genuine and holds an event or a
+/// handshake; 1 if not; 2 if it cannot be verified; 78 if the configuration is invalid.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile verify --request captured.http --config hookstile.yaml --route billing
   hookstile verify --headers head.txt --body body.bin --provider github \\
     --secret-env WEBHOOK_SECRET --secret-file old.key --at 2026-01-31T12:00:00Z")]
 pub struct Args {
-    /// A saved message: raw HTTP (request line, headers, blank line, body), or a curl command line.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["headers", "body"], required_unless_present = "headers")]
+    /// File with the request: raw HTTP (request line, headers, blank line, body), or a curl command
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["headers", "body"],
+        required_unless_present = "headers"
+    )]
     request: Option<PathBuf>,
-    /// The headers, `Name: value` a line.
+    /// File with the headers, one `Name: value` per line
     #[arg(long, value_name = "FILE")]
     headers: Option<PathBuf>,
-    /// The body that goes with --headers, byte for byte; standard input without it, or with `-`.
+    /// File with the body for --headers, byte for byte [default: -, standard input]
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// Whose scheme it should be signed with.
+    /// Provider whose scheme should have signed the request
     #[arg(long, value_name = "NAME", required_unless_present = "config", conflicts_with = "config",
         value_parser = PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name)))]
     provider: Option<String>,
-    /// The configuration with the route that it was sent to.
+    /// Configuration file with the route that the request was sent to
     #[arg(long, short, value_name = "FILE", requires = "route")]
     config: Option<PathBuf>,
-    /// The route's name. Its secrets are tried, those that have expired too.
+    /// Name of the route; all its secrets are tried, including expired ones
     #[arg(long, value_name = "NAME", requires = "config")]
     route: Option<String>,
     #[command(flatten)]
     secrets: SecretsArgs,
-    /// When it was received: RFC 3339, or Unix seconds. Default: now.
-    #[arg(long, value_name = "TIME", value_parser = input::moment)]
+    /// Time at which the request was received: RFC 3339 or Unix seconds [default: now]
+    #[arg(long, value_name = "TIME", value_parser = input::timestamp)]
     at: Option<Timestamp>,
-    /// The URL that the sender sent it to, where the scheme signs it.
+    /// URL that the sender sent the request to, if the scheme signs it
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Print one JSON object instead.
+    /// Print one JSON object instead
     #[arg(long)]
     json: bool,
 }
 
-/// Why there is no verdict.
-enum Unjudged {
+/// The error of a request that could not be verified.
+enum VerifyError {
     Usage(String),
     Config(config::Report),
 }
 
-impl From<String> for Unjudged {
+impl From<String> for VerifyError {
     fn from(problem: String) -> Self {
         Self::Usage(problem)
     }
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    match judge(args) {
+    match verify(args) {
         Ok(verdict) => {
             let genuine = matches!(
                 &verdict,
@@ -91,7 +97,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
             let shown = if args.json {
                 format!("{}\n", to_json(&verdict))
             } else {
-                in_words(&verdict)
+                to_text(&verdict)
             };
             let printed = terminal::finish(Ok(shown));
             if genuine {
@@ -100,27 +106,27 @@ pub(super) fn run(args: &Args) -> ExitCode {
                 ExitCode::from(FAILED)
             }
         }
-        Err(Unjudged::Usage(problem)) => {
-            terminal::tell(&visible(&problem, false));
+        Err(VerifyError::Usage(problem)) => {
+            terminal::print_message(&visible(&problem, false));
             ExitCode::from(USAGE)
         }
-        Err(Unjudged::Config(report)) => {
+        Err(VerifyError::Config(report)) => {
             check::print(&report, false);
             ExitCode::from(BAD_CONFIGURATION)
         }
     }
 }
 
-fn judge(args: &Args) -> Result<Verdict, Unjudged> {
+fn verify(args: &Args) -> Result<Verdict, VerifyError> {
     let request = args.request()?;
-    let given = args.secrets.read()?;
+    let extra = args.secrets.read()?;
     let mut authentication = args.authentication()?;
     let with_config = args.config.is_some();
     let configured = authentication.secrets.drain(..).map(|named| Candidate {
         named,
         configured: true,
     });
-    let given = given.into_iter().map(|(name, secret)| Candidate {
+    let extra = extra.into_iter().map(|(name, secret)| Candidate {
         named: NamedSecret {
             name: name.into(),
             secret,
@@ -128,58 +134,60 @@ fn judge(args: &Args) -> Result<Verdict, Unjudged> {
         },
         configured: !with_config,
     });
-    let candidates: Vec<_> = configured.chain(given).collect();
+    let candidates: Vec<_> = configured.chain(extra).collect();
     if candidates.is_empty() {
         return Err("give a secret to try: --secret-env or --secret-file"
             .to_owned()
             .into());
     }
-    let at_url = |mut scheme: Scheme| {
-        if let Some(url) = &args.url {
-            scheme.signed = scheme.signed.with_url(url);
-        }
-        scheme
-    };
     let mut others: Vec<(&'static str, Scheme)> = Vec::new();
     for preset in PRESETS {
-        let scheme = at_url((preset.scheme)());
+        let scheme = args.with_url((preset.scheme)());
         if !others.iter().any(|(_, other)| *other == scheme) {
             others.push((preset.name, scheme));
         }
     }
     let case = Case {
         request: &request,
-        scheme: &at_url(authentication.scheme),
+        scheme: &args.with_url(authentication.scheme),
         candidates: &candidates,
         envelope: &authentication.envelope,
-        asks: authentication.asks.as_ref(),
+        handshake: authentication.asks.as_ref(),
         others: &others,
         url: args.url.as_deref(),
         now: args.at.unwrap_or_else(Timestamp::now),
         limits: Limits::default(),
     };
-    Ok(case.judge())
+    Ok(case.verify())
 }
 
 impl Args {
+    fn with_url(&self, mut scheme: Scheme) -> Scheme {
+        if let Some(url) = &self.url {
+            scheme.signed = scheme.signed.with_url(url);
+        }
+        scheme
+    }
+
     fn request(&self) -> Result<Request, String> {
-        let said =
+        let with_path =
             |path: &Path, problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
         if let Some(path) = &self.request {
             let text = read(Some(path))?;
             let folder = path.parent().unwrap_or(Path::new(""));
             let mut files = |name: &str| match name {
                 "-" => read(None),
-                // As in the folder where the command was saved.
+                // Relative paths refer to the folder of the saved command.
                 name => read(Some(&folder.join(name))),
             };
-            return Request::parse(&text, &mut files).map_err(|error| said(path, &error));
+            return Request::parse(&text, &mut files).map_err(|error| with_path(path, &error));
         }
         let path = self
             .headers
             .as_deref()
             .ok_or("give --request, or --headers")?;
-        let head = Request::parse_head(&read(Some(path))?).map_err(|error| said(path, &error))?;
+        let head =
+            Request::parse_head(&read(Some(path))?).map_err(|error| with_path(path, &error))?;
         let body = self.body.as_deref().filter(|path| *path != Path::new("-"));
         Ok(Request {
             body: read(body)?.into(),
@@ -187,17 +195,17 @@ impl Args {
         })
     }
 
-    fn authentication(&self) -> Result<Authentication, Unjudged> {
+    fn authentication(&self) -> Result<Authentication, VerifyError> {
         if let (Some(path), Some(route)) = (&self.config, &self.route) {
             let env = |name: &str| std::env::var(name).ok();
-            return config::authentication(path, &env, route).map_err(Unjudged::Config);
+            return config::authentication(path, &env, route).map_err(VerifyError::Config);
         }
         let preset = self.provider.as_deref().and_then(providers::find);
         let preset = preset.ok_or_else(|| "give --provider, or --config and --route".to_owned())?;
         Ok(Authentication {
             scheme: (preset.scheme)(),
             secrets: Vec::new(),
-            // A time that no route asks for is no reason to refuse an event.
+            // Without a route, no freshness rule applies.
             envelope: EnvelopeSpec {
                 timestamp: None,
                 ..(preset.defaults.envelope)()
@@ -207,7 +215,7 @@ impl Args {
     }
 }
 
-/// A capture's file, or standard input.
+/// Reads a capture from a file, or from standard input.
 fn read(path: Option<&Path>) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = match path {
@@ -218,38 +226,46 @@ fn read(path: Option<&Path>) -> Result<Vec<u8>, String> {
             .take(CAPTURE_BYTES_MAX + 1)
             .read_to_end(&mut bytes),
     };
-    let place = path.map_or_else(
+    let name = path.map_or_else(
         || "standard input".into(),
         |path| path.display().to_string(),
     );
     match read {
-        Err(error) => Err(format!("cannot read {place}: {error}")),
+        Err(error) => Err(format!("cannot read {name}: {error}")),
         Ok(_) if bytes.len() as u64 > CAPTURE_BYTES_MAX => {
-            Err(format!("{place} is bigger than 1 GiB"))
+            Err(format!("{name} is larger than 1 GiB"))
         }
         Ok(_) => Ok(bytes),
     }
 }
 
-fn in_words(verdict: &Verdict) -> String {
+fn to_text(verdict: &Verdict) -> String {
     let mut lines = Vec::new();
     match verdict {
         Verdict::Genuine { secret, content } => {
             lines.push(format!("genuine: signed with the secret `{secret}`"));
             lines.push(match content {
-                GenuineContent::Event { id: Some(id), kind } => {
-                    format!("event: `{id}`, of type `{kind}`")
+                GenuineContent::Event {
+                    id: Some(id),
+                    event_type,
+                } => {
+                    format!("event: `{id}`, of type `{event_type}`")
                 }
-                GenuineContent::Event { id: None, kind } => {
-                    format!("event: of type `{kind}`; its body is its ID")
+                GenuineContent::Event {
+                    id: None,
+                    event_type,
+                } => {
+                    format!("event: of type `{event_type}`, identified by its body")
                 }
-                GenuineContent::Handshake => "event: none; it is the sender's handshake".into(),
+                GenuineContent::Handshake => {
+                    "event: none; the request is the provider's handshake".into()
+                }
                 GenuineContent::Invalid(error) => {
-                    format!("but the gateway refuses it (invalid_event): {error}")
+                    format!("but the gateway rejects it (invalid_event): {error}")
                 }
             });
         }
-        Verdict::NotGenuine(diagnosis) => diagnosis_in_words(diagnosis, &mut lines),
+        Verdict::NotGenuine(diagnosis) => push_diagnosis(diagnosis, &mut lines),
     }
     let mut text = String::new();
     for line in lines {
@@ -258,7 +274,7 @@ fn in_words(verdict: &Verdict) -> String {
     text
 }
 
-fn diagnosis_in_words(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
+fn push_diagnosis(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
     lines.push(format!(
         "not genuine: {} ({})",
         diagnosis.found,
@@ -272,7 +288,7 @@ fn diagnosis_in_words(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
             .map(|change| change.how.as_str())
             .collect();
         lines.push(String::new());
-        // A change to another secret names it already.
+        // A change to another secret already names that secret.
         let secret = match format!("`{}`", explanation.secret) {
             name if changes.iter().any(|how| how.contains(&name)) => String::new(),
             name => format!(" (secret {name})"),
@@ -290,7 +306,7 @@ fn diagnosis_in_words(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
     }
     if diagnosis.explanations.is_empty() {
         let stopped = if diagnosis.cut_short {
-            ", where the search was cut short"
+            "; the search was stopped at its limit"
         } else {
             ""
         };
@@ -299,15 +315,17 @@ fn diagnosis_in_words(diagnosis: &Diagnosis, lines: &mut Vec<String>) {
             diagnosis.tried
         ));
         lines.push(
-            "left: the secret is another one, or the body was changed in a way that was not tried"
+            "remaining causes: a different secret, or a change to the body that was not tried"
                 .into(),
         );
         lines.push(
-            "what to do: Copy the secret anew from the sender's settings into a file, and try it with --secret-file."
+            "what to do: Copy the secret again from the provider's settings into a file, and \
+             try it with --secret-file."
                 .into(),
         );
         lines.push(
-            "what to do: Capture the request's raw bytes in front of every proxy and framework, and verify those."
+            "what to do: Capture the raw bytes of the request before any proxy or framework \
+             changes them, and verify those."
                 .into(),
         );
     }
@@ -318,8 +336,8 @@ fn to_json(verdict: &Verdict) -> Value {
     match verdict {
         Verdict::Genuine { secret, content } => {
             let event = match content {
-                GenuineContent::Event { id, kind } => {
-                    json!({"id": id.as_deref().map(shown), "type": shown(kind)})
+                GenuineContent::Event { id, event_type } => {
+                    json!({"id": id.as_deref().map(shown), "type": shown(event_type)})
                 }
                 GenuineContent::Handshake => json!({"handshake": true}),
                 GenuineContent::Invalid(error) => {
@@ -327,15 +345,27 @@ fn to_json(verdict: &Verdict) -> Value {
                 }
             };
             json!({
-                "verified": true, "failure": null, "secret": shown(secret), "event": event, "explanations": [], "tried": 0,
+                "verified": true,
+                "failure": null,
+                "secret": shown(secret),
+                "event": event,
+                "explanations": [],
+                "tried": 0,
             })
         }
         Verdict::NotGenuine(diagnosis) => {
             let explanations = diagnosis.explanations.iter().map(|explanation| {
                 let changes = explanation.changes.iter().map(|change| {
-                    json!({"what": change.what.label(), "how": shown(&change.how), "advice": shown(&change.advice)})
+                    json!({
+                        "what": change.kind.label(),
+                        "how": shown(&change.how),
+                        "advice": shown(&change.advice),
+                    })
                 });
-                json!({"secret": shown(&explanation.secret), "changes": changes.collect::<Vec<_>>()})
+                json!({
+                    "secret": shown(&explanation.secret),
+                    "changes": changes.collect::<Vec<_>>(),
+                })
             });
             json!({
                 "verified": false,

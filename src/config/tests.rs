@@ -794,7 +794,7 @@ fn full_of_canaries() -> String {
 
 #[test]
 fn whatever_fuzzing_found_is_a_configuration_or_has_a_report() {
-    for source in crate::corpus::of("found/config").into_values() {
+    for source in crate::corpus::files("found/config").into_values() {
         let source = String::from_utf8(source).unwrap();
         match check_text(&source) {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),

@@ -760,7 +760,7 @@ fn reasons_are_a_closed_set_of_words() {
 /// A file is named `<outcome>--<what it shows>.json`; `timestamp` in the name asks for one at `/at`.
 #[test]
 fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
-    let corpus = crate::corpus::of("envelope");
+    let corpus = crate::corpus::files("envelope");
     assert!(corpus.len() > 50, "the corpus was found");
     for (name, body) in corpus {
         let spec = if name.contains("timestamp") {
@@ -778,7 +778,7 @@ fn every_body_of_the_corpus_has_the_outcome_in_its_name() {
 
 #[test]
 fn every_body_that_fuzzing_found_is_read_as_the_model_reads_it() {
-    for body in crate::corpus::of("found/envelope").values() {
+    for body in crate::corpus::files("found/envelope").values() {
         agreement::check(body);
     }
 }

@@ -1,4 +1,4 @@
-//! Hypotheses about the body: what may have become of its bytes between the sender and the capture.
+//! Hypotheses about the body: how its bytes may have changed between the sender and the capture.
 
 mod json;
 
@@ -7,42 +7,44 @@ use std::io::Read;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::{HeaderMap, header};
 
-use super::{Change, What};
+use super::{Change, ChangeKind};
 use crate::json::{Pointer, member};
 use json::Style;
 
-/// A compressed body may become this big. What is bigger is no webhook.
+/// The largest decompressed body, in bytes. Larger ones are not webhooks.
 const INFLATED_BYTES_MAX: u64 = 16 << 20;
 
-/// One hypothesis.
-pub(super) struct Row {
-    of: Transform,
+/// A hypothesis about the body.
+pub(super) struct BodyHypothesis {
+    transform: Transform,
     how: &'static str,
     advice: &'static str,
 }
 
 enum Transform {
-    /// Of the bytes alone.
+    /// A function of the bytes.
     Bytes(fn(&[u8]) -> Option<Vec<u8>>),
-    /// Of the bytes, as the headers say.
+    /// A function of the bytes and the headers.
     WithHeaders(fn(&[u8], &HeaderMap) -> Option<Vec<u8>>),
+    /// The same JSON in another style.
     Json(Style),
 }
 
-impl Row {
-    /// What the sender would have signed; `None` where the hypothesis does not apply, or makes no difference.
-    pub(super) fn of(&self, body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
-        let other = match &self.of {
-            Transform::Bytes(of) => of(body),
-            Transform::WithHeaders(of) => of(body, headers),
+impl BodyHypothesis {
+    /// Returns the body that the sender would have signed, or `None` if the hypothesis does not
+    /// apply or changes nothing.
+    pub(super) fn apply(&self, body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
+        let other = match &self.transform {
+            Transform::Bytes(transform) => transform(body),
+            Transform::WithHeaders(transform) => transform(body, headers),
             Transform::Json(style) => style.write(body),
         };
         other.filter(|other| other != body)
     }
 
-    /// In bytes hashed. Parsing takes longer.
+    /// Returns the cost of applying the hypothesis, in bytes hashed. Parsing JSON takes longer.
     pub(super) fn cost(&self, length: usize) -> usize {
-        if let Transform::Json(_) = self.of {
+        if let Transform::Json(_) = self.transform {
             length * 4
         } else {
             length
@@ -50,33 +52,39 @@ impl Row {
     }
 
     pub(super) fn change(&self) -> Change {
-        Change::new(What::Body, self.how, self.advice)
+        Change::new(ChangeKind::Body, self.how, self.advice)
     }
 }
 
-const RE_SERIALISED: &str = "Something on the way parsed the JSON and wrote it anew: verify, and pass on, the bytes as \
-                             they came (a framework's raw body).";
-const SAVED: &str = "Saving the body changed it (an editor, `echo`): save the bytes as they came.";
-const LINE_ENDS: &str = "Something converted line ends, as text modes and `git` do: save and pass on the bytes as they came.";
+const RE_SERIALISED: &str = "Something between the sender and the gateway parsed the JSON and \
+                             wrote it again: forward and verify the raw bytes (a framework's raw \
+                             body).";
+const SAVED: &str = "Saving the body changed it (an editor, `echo`): save the raw bytes.";
+const LINE_ENDINGS: &str = "Something converted line endings, as text modes and `git` do: save and \
+                            forward the raw bytes.";
 
-const fn bytes(of: fn(&[u8]) -> Option<Vec<u8>>, how: &'static str, advice: &'static str) -> Row {
-    Row {
-        of: Transform::Bytes(of),
+const fn bytes(
+    transform: fn(&[u8]) -> Option<Vec<u8>>,
+    how: &'static str,
+    advice: &'static str,
+) -> BodyHypothesis {
+    BodyHypothesis {
+        transform: Transform::Bytes(transform),
         how,
         advice,
     }
 }
 
-const fn json(style: Style, how: &'static str) -> Row {
-    Row {
-        of: Transform::Json(style),
+const fn json(style: Style, how: &'static str) -> BodyHypothesis {
+    BodyHypothesis {
+        transform: Transform::Json(style),
         how,
         advice: RE_SERIALISED,
     }
 }
 
-/// In the order in which they are tried.
-pub(super) const ROWS: &[Row] = &[
+/// All hypotheses, in the order in which they are tried.
+pub(super) const BODY_HYPOTHESES: &[BodyHypothesis] = &[
     bytes(
         |body| {
             body.strip_suffix(b"\n")
@@ -92,7 +100,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     bytes(
         |body| Some([body, b"\r\n"].concat()),
-        "if the body had a Windows line end at its end",
+        "if the body ended with a Windows line ending",
         SAVED,
     ),
     bytes(
@@ -100,8 +108,8 @@ pub(super) const ROWS: &[Row] = &[
         "without the white space around the body",
         SAVED,
     ),
-    Row {
-        of: Transform::WithHeaders(|body, headers| {
+    BodyHypothesis {
+        transform: Transform::WithHeaders(|body, headers| {
             body.get(..content_length(headers)?).map(<[u8]>::to_vec)
         }),
         how: "if the body ended where `Content-Length` says",
@@ -109,27 +117,27 @@ pub(super) const ROWS: &[Row] = &[
     },
     bytes(
         |body| Some(replaced(body, b"\r\n", b"\n")),
-        "if the body's line ends were LF",
-        LINE_ENDS,
+        "if the body's line endings were LF",
+        LINE_ENDINGS,
     ),
     bytes(
         |body| Some(replaced(&replaced(body, b"\r\n", b"\n"), b"\n", b"\r\n")),
-        "if the body's line ends were CRLF",
-        LINE_ENDS,
+        "if the body's line endings were CRLF",
+        LINE_ENDINGS,
     ),
     bytes(
         |body| body.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec),
         "without the byte order mark before the body",
-        "An editor put a byte order mark before the body: save the bytes as they came.",
+        "An editor put a byte order mark before the body: save the raw bytes.",
     ),
-    Row {
-        of: Transform::WithHeaders(inflated),
+    BodyHypothesis {
+        transform: Transform::WithHeaders(decompress),
         how: "if the body were decompressed",
-        advice: "The sender signs before it compresses: switch compression off there, or decompress in front of the \
-                 gateway.",
+        advice: "The sender signs before it compresses: turn off its compression, or decompress \
+                 before the gateway.",
     },
-    Row {
-        of: Transform::WithHeaders(dechunked),
+    BodyHypothesis {
+        transform: Transform::WithHeaders(dechunk),
         how: "without the chunked framing in the body",
         advice: "The capture holds the transfer coding: save the body without it.",
     },
@@ -197,14 +205,16 @@ pub(super) const ROWS: &[Row] = &[
         RE_SERIALISED,
     ),
     bytes(
-        without_signature,
+        remove_signature,
         "without the member `signature` in the body",
-        "The sender adds `signature` after signing: say `field: /signature` in a `signature:` of your own.",
+        "The sender adds `signature` after signing: set `field: /signature` in your own \
+         `signature:`.",
     ),
     bytes(
-        of_form,
+        form_payload,
         "if the form's `payload` were the body",
-        "The sender signs the JSON and sends it in a form: let it send `application/json`.",
+        "The sender signs the JSON and sends it as a form: configure it to send \
+         `application/json`.",
     ),
 ];
 
@@ -227,7 +237,7 @@ fn replaced(body: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     replaced
 }
 
-/// The body's length as the request says it.
+/// Returns the body's length according to `Content-Length`.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers
         .get(header::CONTENT_LENGTH)?
@@ -237,7 +247,7 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
-fn names(headers: &HeaderMap, header: header::HeaderName, word: &str) -> bool {
+fn header_contains(headers: &HeaderMap, header: header::HeaderName, word: &str) -> bool {
     let mut values = headers
         .get_all(header)
         .iter()
@@ -245,7 +255,7 @@ fn names(headers: &HeaderMap, header: header::HeaderName, word: &str) -> bool {
     values.any(|value| value.to_ascii_lowercase().contains(word))
 }
 
-fn inflated(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
+fn decompress(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
     let read = |decoder: &mut dyn Read| {
         let mut inflated = Vec::new();
         decoder
@@ -257,16 +267,17 @@ fn inflated(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
     if body.starts_with(&[0x1f, 0x8b]) {
         return read(&mut MultiGzDecoder::new(body));
     }
-    // `deflate` means zlib (RFC 9110 §8.4.1.2), and some senders leave its two bytes out.
-    if body.first() == Some(&0x78) || names(headers, header::CONTENT_ENCODING, "deflate") {
+    // `deflate` means zlib (RFC 9110 §8.4.1.2), but some senders omit its two-byte header.
+    if body.first() == Some(&0x78) || header_contains(headers, header::CONTENT_ENCODING, "deflate")
+    {
         return read(&mut ZlibDecoder::new(body)).or_else(|| read(&mut DeflateDecoder::new(body)));
     }
     None
 }
 
-/// RFC 9112 §7.1.
-fn dechunked(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
-    if !names(headers, header::TRANSFER_ENCODING, "chunked") {
+/// Decodes the chunked transfer coding (RFC 9112 §7.1).
+fn dechunk(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
+    if !header_contains(headers, header::TRANSFER_ENCODING, "chunked") {
         return None;
     }
     let (mut whole, mut rest) = (Vec::new(), body);
@@ -287,7 +298,7 @@ fn dechunked(body: &[u8], headers: &HeaderMap) -> Option<Vec<u8>> {
     }
 }
 
-fn without_signature(body: &[u8]) -> Option<Vec<u8>> {
+fn remove_signature(body: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).ok()?;
     let found = member(text, &"/signature".parse::<Pointer>().ok()?).ok()?;
     Some(
@@ -297,7 +308,7 @@ fn without_signature(body: &[u8]) -> Option<Vec<u8>> {
     )
 }
 
-fn of_form(body: &[u8]) -> Option<Vec<u8>> {
+fn form_payload(body: &[u8]) -> Option<Vec<u8>> {
     if !body.starts_with(b"payload=") && !body.windows(9).any(|window| window == b"&payload=") {
         return None;
     }

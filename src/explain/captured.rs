@@ -1,6 +1,6 @@
-//! Captured requests as people save them: raw HTTP, or a curl command line.
+//! Parses captured requests as people save them: raw HTTP, or a curl command.
 //!
-//! Owns both notations. Reads bytes from outside: whatever they are, there is a request or an error with its line.
+//! The input is untrusted. Every input gives a request, or an error with its line.
 
 mod curl;
 mod http1;
@@ -8,23 +8,23 @@ mod shell;
 
 use super::Request;
 
-/// Why a text is no captured request.
+/// The error of a text that is not a captured request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct CapturedError {
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
     pub problem: String,
 }
 
-/// Looks up the file that a curl command names; `-` is standard input. The error says why it can't.
+/// Reads the file that a curl command names; `-` is standard input. The error is a message.
 pub type Files<'a> = dyn FnMut(&str) -> Result<Vec<u8>, String> + 'a;
 
 impl Request {
-    /// Reads a saved message: a curl command line if its first word is `curl`, else raw HTTP.
+    /// Parses a saved message: a curl command if its first word is `curl`, else raw HTTP.
     ///
     /// # Errors
-    /// What can't be read, and where.
+    /// The problem, with its line.
     pub fn parse(text: &[u8], files: &mut Files<'_>) -> Result<Self, CapturedError> {
         match curl::command(text) {
             Some((command, line)) => curl::parse(command, line, files),
@@ -32,10 +32,10 @@ impl Request {
         }
     }
 
-    /// Reads a head alone: `Name: value` a line, with or without the request's line before. The body is empty.
+    /// Parses a head without a body: one `Name: value` per line, with or without a first line.
     ///
     /// # Errors
-    /// What can't be read, and where.
+    /// The problem, with its line.
     pub fn parse_head(text: &[u8]) -> Result<Self, CapturedError> {
         http1::parse_head(text)
     }
@@ -55,10 +55,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_corpus_is_read_or_refused_with_one_of_its_lines() {
+    fn corpus_parses_or_fails_with_a_valid_line() {
         let requests = ["captured", "found/captured"].map(|folder| {
             let mut requests = 0;
-            for text in crate::corpus::of(folder).into_values() {
+            for text in crate::corpus::files(folder).into_values() {
                 let mut files = |name: &str| {
                     if name.len() < 8 {
                         Ok(name.into())

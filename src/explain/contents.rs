@@ -1,19 +1,19 @@
-//! Hypotheses about the signed content: what stands around the body, and where it is taken from.
+//! Hypotheses about the signed content: the parts around the body, and the sources of these parts.
 
 use http::HeaderMap;
 
-use super::readings::{place, values};
-use super::{Case, Change, What};
+use super::readings::{header_values, signature_location};
+use super::{Case, Change, ChangeKind};
 use crate::signature::{Content, Header, Scheme, SignatureLocation, TimestampLocation};
 
-/// Bytes before and behind the body, and what it takes for them to be signed.
+/// The bytes that are signed before and after the body, with the changes that this implies.
 pub(super) struct Framing {
     pub before: Vec<u8>,
-    pub behind: Vec<u8>,
+    pub after: Vec<u8>,
     pub changes: Vec<Change>,
 }
 
-/// What other senders sign.
+/// The signed content of other providers.
 const TEMPLATES: &[&str] = &[
     "{body}",
     "{timestamp}.{body}",
@@ -31,21 +31,28 @@ const TEMPLATES: &[&str] = &[
     "{body}{url}",
 ];
 
-/// Times, IDs and URLs that are looked at, each. A request has one or two.
+/// The most times, IDs and URLs to try, each. A request usually has one or two.
 const SOURCES_MAX: usize = 6;
 
-/// The longest text that is taken for a time or an ID.
+/// The longest time or ID, in bytes.
 const SOURCE_BYTES_MAX: usize = 64;
 
-/// A text that a template's part may stand for.
+/// A text that may fill a part of a template.
 #[derive(Clone)]
 struct Source {
     text: String,
-    /// Where it stands, if the scheme says otherwise or nothing.
-    elsewhere: Option<String>,
+    /// The location of the text, if it differs from the scheme's.
+    other_location: Option<String>,
 }
 
-/// All framings, each once, with at most two changes.
+/// The texts that may fill the parts of a template.
+struct Sources {
+    times: Vec<Source>,
+    ids: Vec<Source>,
+    urls: Vec<Source>,
+}
+
+/// Returns all framings with at most two changes, without duplicates.
 pub(super) fn framings(case: &Case<'_>, scheme: &Scheme) -> Vec<Framing> {
     let headers = &case.request.headers;
     let any_id = Header {
@@ -58,105 +65,120 @@ pub(super) fn framings(case: &Case<'_>, scheme: &Scheme) -> Vec<Framing> {
         .filter_map(|text| Content::parse(text, Some(&any_id)).ok());
     let templates = std::iter::once(own)
         .chain(others.filter(|other| other.to_string() != scheme.signed.to_string()));
-    let (times, ids, urls) = (times(scheme, headers), ids(scheme, headers), urls(case));
+    let sources = Sources {
+        times: time_sources(scheme, headers),
+        ids: id_sources(scheme, headers),
+        urls: url_sources(case),
+    };
     let mut framings: Vec<Framing> = Vec::new();
     for (number, template) in templates.enumerate() {
-        let text = template.to_string();
-        let wanted = |part, sources| {
-            if text.contains(part) {
-                some_of(sources)
-            } else {
-                vec![None]
-            }
-        };
-        for time in wanted("{timestamp}", &times) {
-            for id in wanted("{id}", &ids) {
-                for url in wanted("{url}", &urls) {
-                    let bytes = |source: Option<&Source>| {
-                        source.map(|source| source.text.clone().into_bytes())
-                    };
-                    let (time_text, id_text, url_text) = (bytes(time), bytes(id), bytes(url));
-                    let around = template.around(
-                        time_text.as_deref(),
-                        id_text.as_deref(),
-                        url_text.as_deref(),
-                    );
-                    let Some((before, behind)) = around else {
-                        continue;
-                    };
-                    let known = |other: &Framing| other.before == before && other.behind == behind;
-                    if framings.iter().any(known) {
-                        continue;
-                    }
-                    let changes = changes((number > 0).then_some(&text), &[time, id, url]);
-                    if changes.len() <= 2 {
-                        framings.push(Framing {
-                            before,
-                            behind,
-                            changes,
-                        });
-                    }
-                }
-            }
-        }
+        push_framings(&template, number > 0, &sources, &mut framings);
     }
     framings.sort_by_key(|framing| framing.changes.len());
     framings
 }
 
-fn some_of(sources: &[Source]) -> Vec<Option<&Source>> {
-    sources.iter().map(Some).collect()
-}
-
-/// `template` is another than the scheme's. A source that goes with it is no change of its own where the scheme has none.
-fn changes(template: Option<&String>, sources: &[Option<&Source>]) -> Vec<Change> {
-    let places: Vec<_> = sources
-        .iter()
-        .flatten()
-        .filter_map(|source| source.elsewhere.as_deref())
-        .collect();
-    match template {
-        Some(template) => {
-            let shown = template.replace('\n', "\\n");
-            let with = if places.is_empty() {
-                String::new()
-            } else {
-                format!(" with {}", places.join(" and "))
-            };
-            vec![Change::new(
-                What::Content,
-                format!("if `{shown}` were what is signed{with}"),
-                format!(
-                    "Take the provider that signs so, or say `signed: \"{shown}\"` in a `signature:` of your own."
-                ),
-            )]
+/// Adds the framings of a template, with every combination of its sources.
+fn push_framings(
+    template: &Content,
+    is_other: bool,
+    sources: &Sources,
+    framings: &mut Vec<Framing>,
+) {
+    let text = template.to_string();
+    let needed = |part, sources| {
+        if text.contains(part) {
+            as_options(sources)
+        } else {
+            vec![None]
         }
-        None => {
-            let change = |place: &&str| {
-                Change::new(
-                    What::Content,
-                    format!("with {place}"),
-                    "Something is not taken from where the sender takes it: say in a `signature:` of your own, or with \
-                     `public_url`, where it stands.",
-                )
-            };
-            places.iter().map(change).collect()
+    };
+    for time in needed("{timestamp}", &sources.times) {
+        for id in needed("{id}", &sources.ids) {
+            for url in needed("{url}", &sources.urls) {
+                let [time_text, id_text, url_text] =
+                    [time, id, url].map(|source| source.map(|source| source.text.as_bytes()));
+                let Some((before, after)) = template.around(time_text, id_text, url_text) else {
+                    continue;
+                };
+                if framings
+                    .iter()
+                    .any(|other| other.before == before && other.after == after)
+                {
+                    continue;
+                }
+                let changes = changes(is_other.then_some(&text), &[time, id, url]);
+                if changes.len() <= 2 {
+                    framings.push(Framing {
+                        before,
+                        after,
+                        changes,
+                    });
+                }
+            }
         }
     }
 }
 
-/// Times as the request writes them: the scheme's own first.
-fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
+fn as_options(sources: &[Source]) -> Vec<Option<&Source>> {
+    sources.iter().map(Some).collect()
+}
+
+/// Returns the changes for a template that differs from the scheme's, or for sources that do. With
+/// another template, its sources are part of that one change.
+fn changes(template: Option<&String>, sources: &[Option<&Source>]) -> Vec<Change> {
+    let locations: Vec<_> = sources
+        .iter()
+        .flatten()
+        .filter_map(|source| source.other_location.as_deref())
+        .collect();
+    match template {
+        Some(template) => {
+            let shown = template.replace('\n', "\\n");
+            let with = if locations.is_empty() {
+                String::new()
+            } else {
+                format!(" with {}", locations.join(" and "))
+            };
+            vec![Change::new(
+                ChangeKind::Content,
+                format!("if `{shown}` were the signed content{with}"),
+                format!(
+                    "Choose the provider that signs this content, or set `signed: \"{shown}\"` in \
+                     your own `signature:`."
+                ),
+            )]
+        }
+        None => {
+            let change = |location: &&str| {
+                Change::new(
+                    ChangeKind::Content,
+                    format!("with {location}"),
+                    "The sender takes this part from another location: set it in your own \
+                     `signature:`, or with `public_url`.",
+                )
+            };
+            locations.iter().map(change).collect()
+        }
+    }
+}
+
+/// Returns the times in the request, as written: the one the scheme names first.
+fn time_sources(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     let mut sources = Vec::new();
     match (
-        scheme.time.as_ref().map(|time| &time.place),
-        place(scheme, headers),
+        scheme.time.as_ref().map(|time| &time.location),
+        signature_location(scheme, headers),
     ) {
         (Some(TimestampLocation::Header(header)), _) => {
-            sources.extend(own(&values(headers, &header.name), "time", &header.name));
+            sources.extend(from_expected_location(
+                &header_values(headers, &header.name),
+                "time",
+                &header.name,
+            ));
         }
         (Some(TimestampLocation::Field(field)), Some(SignatureLocation::Fields(fields))) => {
-            let values = values(headers, &fields.header.name);
+            let values = header_values(headers, &fields.header.name);
             let all = values
                 .into_iter()
                 .flatten()
@@ -165,7 +187,7 @@ fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
                 .filter(|(name, _)| **name == **field)
                 .map(|(_, text)| Some(text))
                 .collect();
-            sources.extend(own(&times, "time", field));
+            sources.extend(from_expected_location(&times, "time", field));
         }
         _ => {}
     }
@@ -175,7 +197,7 @@ fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
         if named_so || is_unix_time(text) {
             sources.push(Source {
                 text: text.into(),
-                elsewhere: Some(format!("the time from `{name}`")),
+                other_location: Some(format!("the time from `{name}`")),
             });
         }
         for (field, text) in text
@@ -183,28 +205,29 @@ fn times(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
             .filter_map(|field| field.trim().split_once('='))
         {
             if is_unix_time(text) {
-                let elsewhere = format!("the time from the field `{field}` of `{name}`");
+                let location = format!("the time from the field `{field}` of `{name}`");
                 sources.push(Source {
                     text: text.into(),
-                    elsewhere: Some(elsewhere),
+                    other_location: Some(location),
                 });
             }
         }
     }
-    each_once(sources)
+    deduplicate(sources)
 }
 
-/// Seconds of this century, or milliseconds.
+/// Returns whether a text may be Unix seconds or milliseconds of this century.
 fn is_unix_time(text: &str) -> bool {
     matches!(text.len(), 10 | 13) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Event IDs: the scheme's own first, then those of headers that are named so.
-fn ids(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
+/// Returns the event IDs in the request: the one the scheme names first, then those in headers
+/// whose name ends with `id`.
+fn id_sources(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
     let mut sources = Vec::new();
     if let Some(header) = scheme.signed.id_header() {
-        sources.extend(own(
-            &values(headers, &header.name),
+        sources.extend(from_expected_location(
+            &header_values(headers, &header.name),
             "event ID",
             &header.name,
         ));
@@ -218,39 +241,47 @@ fn ids(scheme: &Scheme, headers: &HeaderMap) -> Vec<Source> {
         {
             sources.push(Source {
                 text: text.into(),
-                elsewhere: Some(format!("the event ID from `{name}`")),
+                other_location: Some(format!("the event ID from `{name}`")),
             });
         }
     }
-    each_once(sources)
+    deduplicate(sources)
 }
 
-/// What stands where the scheme says. If that is more than one, none of them is right as it is.
-fn own(texts: &[Option<&str>], what: &str, place: impl std::fmt::Display) -> Vec<Source> {
-    let twice = texts.len() > 1;
+/// Returns the texts at the location that the scheme names. If there are several, each is a change.
+fn from_expected_location(
+    texts: &[Option<&str>],
+    what: &str,
+    location: impl std::fmt::Display,
+) -> Vec<Source> {
+    let repeated = texts.len() > 1;
     let numbered = texts
         .iter()
         .enumerate()
         .filter_map(|(number, text)| Some((number, (*text)?)));
     let source = |(number, text): (usize, &str)| Source {
         text: text.into(),
-        elsewhere: twice
-            .then(|| format!("the {what} from value number {} of `{place}`", number + 1)),
+        other_location: repeated.then(|| {
+            format!(
+                "the {what} from value number {} of `{location}`",
+                number + 1
+            )
+        }),
     };
     numbered.map(source).collect()
 }
 
-/// The URL that was given, then what the request says of it.
-fn urls(case: &Case<'_>) -> Vec<Source> {
+/// Returns the given URL first, then those that the request suggests.
+fn url_sources(case: &Case<'_>) -> Vec<Source> {
     let mut sources = Vec::new();
     let other = |text: String| Source {
-        elsewhere: Some(format!("the URL `{text}`")),
+        other_location: Some(format!("the URL `{text}`")),
         text,
     };
     if let Some(url) = case.url {
         sources.push(Source {
             text: url.into(),
-            elsewhere: None,
+            other_location: None,
         });
         sources.push(other(match url.strip_suffix('/') {
             Some(bare) => bare.into(),
@@ -275,10 +306,10 @@ fn urls(case: &Case<'_>) -> Vec<Source> {
             None => {}
         }
     }
-    each_once(sources)
+    deduplicate(sources)
 }
 
-fn each_once(sources: Vec<Source>) -> Vec<Source> {
+fn deduplicate(sources: Vec<Source>) -> Vec<Source> {
     let mut kept: Vec<Source> = Vec::new();
     for source in sources {
         if kept.len() < SOURCES_MAX && !kept.iter().any(|other| other.text == source.text) {

@@ -1,52 +1,53 @@
-//! What the gateway finds wrong, in words: which header, how long, how late.
+//! Describes what the gateway finds wrong: the header, its length, its time.
 
+use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 
 use super::bodies::content_length;
-use super::readings::{other_prefix, place, values};
-use super::{Case, Change, What};
+use super::readings::{header_values, other_prefix, signature_location};
+use super::{Case, Change, ChangeKind};
 use crate::json::{MemberError, member};
 use crate::signature::{
-    Encoding, Header, HeaderFields, Scheme, SignatureError, SignatureFormat, SignatureLocation,
-    SignedTime, TimeUnit, TimestampLocation,
+    BodySignature, Encoding, Header, HeaderFields, Scheme, SignatureError, SignatureFormat,
+    SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 
-/// The failure, with where it is.
-pub(super) fn in_words(case: &Case<'_>, failure: SignatureError) -> String {
+/// Describes a failure, with its location.
+pub(super) fn describe(case: &Case<'_>, failure: SignatureError) -> String {
     let said = match failure {
-        SignatureError::Mismatch => well_formed(case),
+        SignatureError::Mismatch => describe_mismatch(case),
         SignatureError::Stale => case.scheme.time.as_ref().and_then(|time| {
             let at = time.unit.parse(time_text(case, case.scheme, time)?)?;
             let tolerance = time.tolerance.as_secs();
             Some(format!(
-                "the signature is genuine, but its time is {}; {tolerance} s are allowed",
-                how_far(at, case)
+                "the signature is correct, but its time is {}; {tolerance} s are allowed",
+                describe_distance(at, case)
             ))
         }),
-        SignatureError::Missing | SignatureError::Malformed => signature(case)
-            .or_else(|| time(case))
-            .or_else(|| signed_headers(case)),
+        SignatureError::Missing | SignatureError::Malformed => describe_signature(case)
+            .or_else(|| describe_time(case))
+            .or_else(|| describe_signed_id(case)),
     };
     said.unwrap_or_else(|| format!("the signature is {}", failure.label()))
 }
 
-/// What stands out besides.
+/// Returns other observations about the request.
 pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     let body = case.request.body.len();
     if let Some(length) = content_length(&case.request.headers).filter(|length| *length != body) {
         notes.push(format!(
-            "`Content-Length` says {length}, and the body at hand has {body} bytes"
+            "`Content-Length` is {length}, but the captured body has {body} bytes"
         ));
     }
     if case.scheme.signed.needs_url() {
-        notes.push("the scheme signs the URL that the sender sends to, which is not given".into());
+        notes.push("the scheme signs the URL of the endpoint, which is not given (--url)".into());
     }
     notes
 }
 
-/// What is wrong with the signed time, if it is there.
-pub(super) fn clock(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
+/// Returns the change that the signed time needs, if it is there and wrong.
+pub(super) fn clock_change(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
     let time = scheme.time.as_ref()?;
     let text = time_text(case, scheme, time)?;
     let Some(at) = time.unit.parse(text) else {
@@ -56,18 +57,21 @@ pub(super) fn clock(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
             .find(|unit| unit.parse(text).is_some())
         else {
             return Some(Change::new(
-                What::Clock,
-                format!("if its time could be read as {}", in_unit(time.unit)),
-                format!("Let the sender write its time as {}.", in_unit(time.unit)),
+                ChangeKind::Clock,
+                format!("if its time could be read as {}", unit_name(time.unit)),
+                format!(
+                    "Configure the sender to write its time as {}.",
+                    unit_name(time.unit)
+                ),
             ));
         };
         return Some(Change::new(
-            What::Clock,
-            format!("if its time were read as {}", in_unit(unit)),
+            ChangeKind::Clock,
+            format!("if its time were read as {}", unit_name(unit)),
             format!(
-                "The sender writes {}: say so with `timestamp.unit`, or let it write {}.",
-                in_unit(unit),
-                in_unit(time.unit)
+                "The sender writes {}: set `timestamp.unit`, or configure it to write {}.",
+                unit_name(unit),
+                unit_name(time.unit)
             ),
         ));
     };
@@ -75,19 +79,19 @@ pub(super) fn clock(case: &Case<'_>, scheme: &Scheme) -> Option<Change> {
         return None;
     }
     let advice = if at > case.now {
-        "The sender's clock is ahead, or this machine's is behind: compare both with NTP."
+        "The sender's clock is ahead, or this machine's is behind: synchronise both with NTP."
     } else {
-        "The request was held up or sent again late, or a clock is off. For an old capture, say with --at when it was \
-         received."
+        "The request was delayed or resent, or a clock is wrong. For an old capture, give the time \
+         at which it was received with --at."
     };
     Some(Change::new(
-        What::Clock,
-        format!("if its time were not {}", how_far(at, case)),
+        ChangeKind::Clock,
+        format!("if its time were not {}", describe_distance(at, case)),
         advice,
     ))
 }
 
-fn how_far(at: Timestamp, case: &Case<'_>) -> String {
+fn describe_distance(at: Timestamp, case: &Case<'_>) -> String {
     let distance = at.duration_since(case.now);
     let side = if distance.is_negative() {
         "in the past"
@@ -101,7 +105,7 @@ fn how_far(at: Timestamp, case: &Case<'_>) -> String {
     )
 }
 
-fn in_unit(unit: TimeUnit) -> &'static str {
+fn unit_name(unit: TimeUnit) -> &'static str {
     match unit {
         TimeUnit::Seconds => "Unix seconds",
         TimeUnit::Milliseconds => "Unix milliseconds",
@@ -111,15 +115,10 @@ fn in_unit(unit: TimeUnit) -> &'static str {
 
 fn time_text<'r>(case: &Case<'r>, scheme: &Scheme, time: &SignedTime) -> Option<&'r str> {
     let headers = &case.request.headers;
-    match (&time.place, place(scheme, headers)) {
-        (TimestampLocation::Header(header), _) => {
-            values(headers, &header.name).first().copied().flatten()
-        }
+    match (&time.location, signature_location(scheme, headers)) {
+        (TimestampLocation::Header(header), _) => first_value(headers, &header.name),
         (TimestampLocation::Field(field), Some(SignatureLocation::Fields(fields))) => {
-            let value = values(headers, &fields.header.name)
-                .first()
-                .copied()
-                .flatten()?;
+            let value = first_value(headers, &fields.header.name)?;
             fields
                 .parse(value)
                 .find(|(name, _)| **name == **field)
@@ -129,153 +128,163 @@ fn time_text<'r>(case: &Case<'r>, scheme: &Scheme, time: &SignedTime) -> Option<
     }
 }
 
-fn well_formed(case: &Case<'_>) -> Option<String> {
-    let at = match place(case.scheme, &case.request.headers)? {
+fn describe_mismatch(case: &Case<'_>) -> Option<String> {
+    let at = match signature_location(case.scheme, &case.request.headers)? {
         SignatureLocation::Header(header)
         | SignatureLocation::Fields(HeaderFields { header, .. }) => header.spelling.to_string(),
         SignatureLocation::Body(in_body) => format!("the body's {}", in_body.pointer),
     };
     Some(format!(
-        "the signature in {at} is well formed, and no secret in use makes it"
+        "the signature in {at} is well formed, but no active secret produces it"
     ))
 }
 
-/// What is wrong with the signature itself.
-fn signature(case: &Case<'_>) -> Option<String> {
+/// Describes what is wrong with the signature itself.
+fn describe_signature(case: &Case<'_>) -> Option<String> {
     let headers = &case.request.headers;
-    let Some(place) = place(case.scheme, headers) else {
+    let Some(location) = signature_location(case.scheme, headers) else {
         let names: Vec<_> = case
             .scheme
-            .places
+            .locations
             .iter()
-            .filter_map(header_of)
+            .filter_map(location_header)
             .map(|header| &*header.spelling)
             .collect();
-        return Some(format!("the header {} is not there", names.join(" or ")));
+        return Some(format!("the header {} is missing", names.join(" or ")));
     };
-    match place {
-        SignatureLocation::Header(header) => not_once(case, header).or_else(|| {
-            let value = values(headers, &header.name).first().copied().flatten()?;
-            unreadable(case.scheme, value, &header.spelling)
+    match location {
+        SignatureLocation::Header(header) => describe_header(case, header).or_else(|| {
+            let value = first_value(headers, &header.name)?;
+            describe_unreadable(case.scheme, value, &header.spelling)
         }),
-        SignatureLocation::Fields(fields) => not_once(case, &fields.header).or_else(|| {
-            let name = &fields.header.spelling;
-            let value = values(headers, &fields.header.name)
-                .first()
-                .copied()
-                .flatten()?;
-            let wanted: Vec<_> = case.scheme.kinds.iter().map(|kind| &*kind.field).collect();
-            let own = fields.parse(value).find_map(|(field, text)| {
-                case.scheme
-                    .kinds
-                    .iter()
-                    .find(|kind| *kind.field == *field)
-                    .map(|kind| (field, text, kind))
-            });
-            match own {
-                None => Some(format!("{name} has no field `{}`", wanted.join("` or `"))),
-                Some((field, text, kind)) => {
-                    wrong_form(kind, text, &format!("the field `{field}` of {name}"))
-                }
-            }
-        }),
-        SignatureLocation::Body(in_body) => {
-            let headers: Vec<_> = case.scheme.places.iter().filter_map(header_of).collect();
-            let instead = if headers.is_empty() {
-                ""
-            } else {
-                ", nor is one of the scheme's headers"
-            };
-            let Ok(text) = std::str::from_utf8(&case.request.body) else {
-                return Some(format!(
-                    "the body is not UTF-8, so {} can't be read{instead}",
-                    in_body.pointer
-                ));
-            };
-            match member(text, &in_body.pointer) {
-                Ok(found) => unreadable(
-                    case.scheme,
-                    found.value,
-                    &format!("the body's {}", in_body.pointer),
-                ),
-                Err(MemberError::Missing) => Some(format!(
-                    "the body's {} is not there{instead}",
-                    in_body.pointer
-                )),
-                Err(MemberError::Malformed) => Some(format!(
-                    "the body is not JSON, or its {} is there twice or no plain string{instead}",
-                    in_body.pointer
-                )),
-            }
+        SignatureLocation::Fields(fields) => {
+            describe_header(case, &fields.header).or_else(|| describe_field(case, fields))
+        }
+        SignatureLocation::Body(in_body) => describe_body_signature(case, in_body),
+    }
+}
+
+/// Describes what is wrong with a signature in a field of a header.
+fn describe_field(case: &Case<'_>, fields: &HeaderFields) -> Option<String> {
+    let name = &fields.header.spelling;
+    let value = first_value(&case.request.headers, &fields.header.name)?;
+    let formats = &case.scheme.formats;
+    let found = fields.parse(value).find_map(|(field, text)| {
+        formats
+            .iter()
+            .find(|format| *format.field == *field)
+            .map(|format| (field, text, format))
+    });
+    match found {
+        None => {
+            let wanted: Vec<_> = formats.iter().map(|format| &*format.field).collect();
+            Some(format!("{name} has no field `{}`", wanted.join("` or `")))
+        }
+        Some((field, text, format)) => {
+            describe_format(format, text, &format!("the field `{field}` of {name}"))
         }
     }
 }
 
-fn header_of(place: &SignatureLocation) -> Option<&Header> {
-    match place {
+/// Describes what is wrong with a signature in the body.
+fn describe_body_signature(case: &Case<'_>, in_body: &BodySignature) -> Option<String> {
+    let pointer = &in_body.pointer;
+    let has_headers = case
+        .scheme
+        .locations
+        .iter()
+        .any(|location| location_header(location).is_some());
+    let others = if has_headers {
+        "; the scheme's headers are missing, too"
+    } else {
+        ""
+    };
+    let Ok(text) = std::str::from_utf8(&case.request.body) else {
+        return Some(format!(
+            "the body is not UTF-8, so {pointer} cannot be read{others}"
+        ));
+    };
+    match member(text, pointer) {
+        Ok(found) => {
+            describe_unreadable(case.scheme, found.value, &format!("the body's {pointer}"))
+        }
+        Err(MemberError::Missing) => Some(format!("the body's {pointer} is missing{others}")),
+        Err(MemberError::Malformed) => Some(format!(
+            "the body is not JSON, or its {pointer} is repeated or not a plain string{others}"
+        )),
+    }
+}
+
+fn first_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    header_values(headers, name).first().copied().flatten()
+}
+
+fn location_header(location: &SignatureLocation) -> Option<&Header> {
+    match location {
         SignatureLocation::Header(header)
         | SignatureLocation::Fields(HeaderFields { header, .. }) => Some(header),
         SignatureLocation::Body(_) => None,
     }
 }
 
-/// The signature fits none of the scheme's kinds.
-fn unreadable(scheme: &Scheme, text: &str, place: &str) -> Option<String> {
-    let first = scheme.kinds.first()?;
+/// Describes the format of a signature that matches none of the scheme's formats.
+fn describe_unreadable(scheme: &Scheme, text: &str, location: &str) -> Option<String> {
+    let first = scheme.formats.first()?;
     scheme
-        .kinds
+        .formats
         .iter()
-        .all(|kind| wrong_form(kind, text, place).is_some())
-        .then(|| wrong_form(first, text, place))?
+        .all(|format| describe_format(format, text, location).is_some())
+        .then(|| describe_format(first, text, location))?
 }
 
-fn wrong_form(kind: &SignatureFormat, text: &str, place: &str) -> Option<String> {
-    let bare = text.strip_prefix(&*kind.prefix).unwrap_or(text);
+fn describe_format(format: &SignatureFormat, text: &str, location: &str) -> Option<String> {
+    let bare = text.strip_prefix(&*format.prefix).unwrap_or(text);
     if bare.is_empty() {
-        return Some(format!("{place} holds no signature"));
+        return Some(format!("{location} holds no signature"));
     }
-    if kind.accepts(bare) {
+    if format.accepts(bare) {
         return None;
     }
     if let Some((prefix, _)) = other_prefix(bare) {
-        let wanted = if kind.prefix.is_empty() {
+        let wanted = if format.prefix.is_empty() {
             "none".into()
         } else {
-            format!("`{}`", kind.prefix)
+            format!("`{}`", format.prefix)
         };
         return Some(format!(
-            "{place} begins with the prefix `{prefix}`, and the scheme has {wanted}"
+            "{location} begins with the prefix `{prefix}`, but the scheme has {wanted}"
         ));
     }
-    let wanted = kind.algorithm.signature_bytes();
-    let (algorithm, length) = (kind.algorithm.as_str(), bare.len());
-    let of_hex = bare.bytes().all(|byte| byte.is_ascii_hexdigit());
-    Some(match kind.encodings.first() {
-        Some(Encoding::Hex) if of_hex => {
+    let wanted = format.algorithm.signature_bytes();
+    let (algorithm, length) = (format.algorithm.as_str(), bare.len());
+    let is_hex = bare.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Some(match format.encodings.first() {
+        Some(Encoding::Hex) if is_hex => {
             format!(
-                "{place} holds {length} hex digits, and {algorithm} has {}",
+                "{location} holds {length} hex digits, but {algorithm} has {}",
                 wanted * 2
             )
         }
         Some(Encoding::Hex) => {
-            format!("{place} holds something that is not hex ({length} characters)")
+            format!("{location} is not hex ({length} characters)")
         }
         _ => format!(
-            "{place} holds something that is not base64 of {wanted} bytes, as {algorithm} has ({length} characters)"
+            "{location} is not base64 of {wanted} bytes, the length of {algorithm} ({length} \
+             characters)"
         ),
     })
 }
 
-fn not_once(case: &Case<'_>, header: &Header) -> Option<String> {
+fn describe_header(case: &Case<'_>, header: &Header) -> Option<String> {
     let mut values = case.request.headers.get_all(&header.name).iter();
     let name = &header.spelling;
     let Some(value) = values.next() else {
-        return Some(format!("the header {name} is not there"));
+        return Some(format!("the header {name} is missing"));
     };
     let more = values.count();
     if more > 0 {
         return Some(format!(
-            "the header {name} is there {} times, and may be there once",
+            "the header {name} is there {} times, but must be there once",
             more + 1
         ));
     }
@@ -286,37 +295,35 @@ fn not_once(case: &Case<'_>, header: &Header) -> Option<String> {
     }
 }
 
-/// What is wrong with the signed time.
-fn time(case: &Case<'_>) -> Option<String> {
+/// Describes what is wrong with the signed time.
+fn describe_time(case: &Case<'_>) -> Option<String> {
     let time = case.scheme.time.as_ref()?;
-    if let TimestampLocation::Header(header) = &time.place
-        && let Some(wrong) = not_once(case, header)
+    if let TimestampLocation::Header(header) = &time.location
+        && let Some(wrong) = describe_header(case, header)
     {
         return Some(wrong);
     }
-    let place = match &time.place {
+    let location = match &time.location {
         TimestampLocation::Header(header) => header.spelling.to_string(),
         TimestampLocation::Field(field) => format!("the field `{field}`"),
     };
     match time_text(case, case.scheme, time) {
-        None => Some(format!("the time is not there: {place}")),
+        None => Some(format!("the time is missing: {location}")),
         Some(text) if time.unit.parse(text).is_none() => Some(format!(
-            "the time in {place} can't be read as {}",
-            in_unit(time.unit)
+            "the time in {location} cannot be read as {}",
+            unit_name(time.unit)
         )),
-        Some(_) => match &time.place {
-            TimestampLocation::Field(_) => {
-                Some(format!("the time is there more than once: {place}"))
-            }
+        Some(_) => match &time.location {
+            TimestampLocation::Field(_) => Some(format!("the time is repeated: {location}")),
             TimestampLocation::Header(_) => None,
         },
     }
 }
 
-/// What is wrong with what else is signed.
-fn signed_headers(case: &Case<'_>) -> Option<String> {
+/// Describes what is wrong with the signed event ID.
+fn describe_signed_id(case: &Case<'_>) -> Option<String> {
     case.scheme
         .signed
         .id_header()
-        .and_then(|header| not_once(case, header))
+        .and_then(|header| describe_header(case, header))
 }

@@ -1,33 +1,34 @@
-//! Hypotheses about the signature's text: where it stands, and how it is to be read.
+//! Hypotheses about the signature: its location in the request, and its format.
 
 use http::{HeaderMap, HeaderName};
 
-use super::secrets::base64;
-use super::{Case, Change, What};
+use super::secrets::decode_base64;
+use super::{Case, Change, ChangeKind};
 use crate::json::member;
 use crate::signature::{
-    Algorithm, Encoding, HeaderFields, InBody, Scheme, SignatureFormat, SignatureLocation,
+    Algorithm, BodySignature, Encoding, HeaderFields, Scheme, SignatureFormat, SignatureLocation,
 };
 
-/// A signature that the request may present, and what it takes to read it so.
+/// A possible signature of the request, with the changes that this reading implies.
 pub(super) struct Reading {
     pub algorithm: Algorithm,
     pub tag: Vec<u8>,
     pub changes: Vec<Change>,
 }
 
-/// What a request presents.
+/// All possible signatures of a request.
 pub(super) struct Readings<'a> {
     pub all: Vec<Reading>,
-    /// The signature stands in the body, and is cut out of it before the body is hashed.
-    pub cut: Option<&'a InBody>,
+    /// Set if the signature is in the body, from which it is removed before hashing.
+    pub cut: Option<&'a BodySignature>,
 }
 
-/// Texts that are looked at, as many as the gateway does. The shortest signature, SHA-1's in base64, has 27 characters.
+/// The most texts to try, the same number as in the gateway.
 const TEXTS_MAX: usize = 16;
+/// The lengths of a signature's text. The shortest, SHA-1 in base64, has 27 characters.
 const TEXT_BYTES: std::ops::RangeInclusive<usize> = 27..=256;
 
-/// What senders write before a signature.
+/// Prefixes that senders write before a signature.
 pub(super) const PREFIXES: &[&str] = &[
     "sha256=",
     "sha1=",
@@ -42,37 +43,37 @@ pub(super) const PREFIXES: &[&str] = &[
 ];
 
 /// A text that may be the signature.
-struct Text<'t> {
-    written: &'t str,
-    kind: usize,
-    /// It does not stand where the scheme says.
-    moved: Option<Change>,
+struct CandidateText<'t> {
+    text: &'t str,
+    format: usize,
+    /// The change that the text's location implies, if it differs from the scheme's.
+    location_change: Option<Change>,
 }
 
 impl<'a> Readings<'a> {
-    pub(super) fn of(case: &Case<'_>, scheme: &'a Scheme) -> Self {
+    pub(super) fn new(case: &Case<'_>, scheme: &'a Scheme) -> Self {
         let headers = &case.request.headers;
-        let place = place(scheme, headers);
+        let location = signature_location(scheme, headers);
         let mut texts = Vec::new();
         let mut cut = None;
-        match place {
+        match location {
             Some(SignatureLocation::Header(header)) => {
-                in_header(headers, &header.name, &mut texts);
-                // A list of fields where one bare signature was expected.
-                for text in texts.iter().map(|text| text.written).collect::<Vec<_>>() {
+                push_header_values(headers, &header.name, &mut texts);
+                // The header may be a list of fields where a bare signature was expected.
+                for text in texts.iter().map(|text| text.text).collect::<Vec<_>>() {
                     texts.extend(loose_fields(text, &header.name));
                 }
             }
             Some(SignatureLocation::Fields(fields)) => {
-                in_fields(scheme, headers, fields, &mut texts)
+                push_fields(scheme, headers, fields, &mut texts)
             }
             Some(SignatureLocation::Body(in_body)) => {
                 let body = std::str::from_utf8(&case.request.body).ok();
                 if let Some(found) = body.and_then(|body| member(body, &in_body.pointer).ok()) {
-                    texts.push(Text {
-                        written: found.value,
-                        kind: 0,
-                        moved: None,
+                    texts.push(CandidateText {
+                        text: found.value,
+                        format: 0,
+                        location_change: None,
                     });
                     cut = Some(in_body);
                 }
@@ -80,15 +81,15 @@ impl<'a> Readings<'a> {
             None => {}
         }
         if cut.is_none() {
-            elsewhere(scheme, headers, &mut texts);
+            push_other_headers(scheme, headers, &mut texts);
         }
         texts.truncate(TEXTS_MAX);
         let mut all: Vec<Reading> = Vec::new();
         for text in &texts {
-            let Some(kind) = scheme.kinds.get(text.kind) else {
+            let Some(format) = scheme.formats.get(text.format) else {
                 continue;
             };
-            for reading in text.readings(kind) {
+            for reading in text.readings(format) {
                 let known = |other: &Reading| {
                     other.algorithm == reading.algorithm && other.tag == reading.tag
                 };
@@ -104,9 +105,12 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// The place that counts: the first that the request has.
-pub(super) fn place<'s>(scheme: &'s Scheme, headers: &HeaderMap) -> Option<&'s SignatureLocation> {
-    scheme.places.iter().find(|place| match place {
+/// Returns the location that the gateway reads: the first of the scheme's that the request has.
+pub(super) fn signature_location<'s>(
+    scheme: &'s Scheme,
+    headers: &HeaderMap,
+) -> Option<&'s SignatureLocation> {
+    scheme.locations.iter().find(|location| match location {
         SignatureLocation::Header(header)
         | SignatureLocation::Fields(HeaderFields { header, .. }) => {
             headers.contains_key(&header.name)
@@ -115,8 +119,9 @@ pub(super) fn place<'s>(scheme: &'s Scheme, headers: &HeaderMap) -> Option<&'s S
     })
 }
 
-/// All values of a header; `None` for one that is no text, which makes another no less a second one.
-pub(super) fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Option<&'h str>> {
+/// Returns all values of a header, with `None` for one that is not text: it still counts as a
+/// repetition.
+pub(super) fn header_values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Option<&'h str>> {
     headers
         .get_all(name)
         .iter()
@@ -124,162 +129,177 @@ pub(super) fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<Optio
         .collect()
 }
 
-fn in_header<'h>(headers: &'h HeaderMap, name: &HeaderName, texts: &mut Vec<Text<'h>>) {
-    let values = values(headers, name);
-    let twice = values.len() > 1;
+fn push_header_values<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+    texts: &mut Vec<CandidateText<'h>>,
+) {
+    let values = header_values(headers, name);
+    let repeated = values.len() > 1;
     for (number, text) in values.into_iter().enumerate() {
         let Some(text) = text else { continue };
-        let moved = twice.then(|| once(name, number));
-        texts.push(Text {
-            written: text,
-            kind: 0,
-            moved,
+        let change = repeated.then(|| repeated_header_change(name, number));
+        texts.push(CandidateText {
+            text,
+            format: 0,
+            location_change: change,
         });
     }
 }
 
-fn once(name: &HeaderName, number: usize) -> Change {
+fn repeated_header_change(name: &HeaderName, number: usize) -> Change {
     Change::new(
-        What::Signature,
+        ChangeKind::Signature,
         format!(
-            "if `{name}` stood there once, with its value number {}",
+            "if `{name}` were there once, with its value number {}",
             number + 1
         ),
         format!(
-            "Something adds a second `{name}`, which is refused: look at the proxies on the way."
+            "Something adds a second `{name}`, which is rejected: check the proxies in between."
         ),
     )
 }
 
-fn in_fields<'h>(
+fn push_fields<'h>(
     scheme: &Scheme,
     headers: &'h HeaderMap,
     fields: &HeaderFields,
-    texts: &mut Vec<Text<'h>>,
+    texts: &mut Vec<CandidateText<'h>>,
 ) {
     let name = &fields.header.name;
-    let values = values(headers, name);
-    let twice = values.len() > 1;
+    let values = header_values(headers, name);
+    let repeated = values.len() > 1;
     for (number, value) in values.into_iter().enumerate() {
         let Some(value) = value else { continue };
-        let again = twice.then(|| once(name, number));
+        let again = repeated.then(|| repeated_header_change(name, number));
         for (field, text) in fields.parse(value) {
-            let kind = scheme.kinds.iter().position(|kind| *kind.field == *field);
+            let format = scheme
+                .formats
+                .iter()
+                .position(|format| *format.field == *field);
             let moved = again
                 .clone()
-                .or_else(|| kind.is_none().then(|| in_field(field, name)));
-            texts.push(Text {
-                written: text,
-                kind: kind.unwrap_or(0),
-                moved,
+                .or_else(|| format.is_none().then(|| field_change(field, name)));
+            texts.push(CandidateText {
+                text,
+                format: format.unwrap_or(0),
+                location_change: moved,
             });
         }
         let bare = Change::new(
-            What::Signature,
+            ChangeKind::Signature,
             format!("if all of `{name}` were the signature, without fields"),
-            "The sender writes no fields: take another provider, or a `signature:` without `fields`.",
+            "The sender writes no fields: choose another provider, or a `signature:` without \
+             `fields`.",
         );
-        texts.push(Text {
-            written: value,
-            kind: 0,
-            moved: Some(bare),
+        texts.push(CandidateText {
+            text: value,
+            format: 0,
+            location_change: Some(bare),
         });
     }
 }
 
-fn in_field(field: &str, header: &HeaderName) -> Change {
+fn field_change(field: &str, header: &HeaderName) -> Change {
     Change::new(
-        What::Signature,
+        ChangeKind::Signature,
         format!("if the signature were taken from the field `{field}` of `{header}`"),
-        format!("Say `fields: {{signature: {field}}}` in a `signature:` of your own."),
+        format!("Set `fields: {{signature: {field}}}` in your own `signature:`."),
     )
 }
 
-/// Fields by the punctuation that senders use.
-fn loose_fields<'h>(value: &'h str, header: &HeaderName) -> Vec<Text<'h>> {
+/// Splits a value into fields, by all punctuation that senders use.
+fn loose_fields<'h>(value: &'h str, header: &HeaderName) -> Vec<CandidateText<'h>> {
     let fields = value
         .split([',', ';', ' '])
         .filter_map(|field| field.trim().split_once('='));
     let fields =
         fields.filter(|(_, text)| TEXT_BYTES.contains(&text.len()) && value.len() > text.len() + 8);
     fields
-        .map(|(field, text)| Text {
-            written: text,
-            kind: 0,
-            moved: Some(in_field(field, header)),
+        .map(|(field, text)| CandidateText {
+            text,
+            format: 0,
+            location_change: Some(field_change(field, header)),
         })
         .collect()
 }
 
-/// In headers of which the scheme says nothing.
-fn elsewhere<'h>(scheme: &Scheme, headers: &'h HeaderMap, texts: &mut Vec<Text<'h>>) {
-    let looks_right = |name: &HeaderName| {
+/// Adds texts from headers that the scheme does not name.
+fn push_other_headers<'h>(
+    scheme: &Scheme,
+    headers: &'h HeaderMap,
+    texts: &mut Vec<CandidateText<'h>>,
+) {
+    let may_hold_signature = |name: &HeaderName| {
         ["signature", "hmac", "digest", "sign"]
             .iter()
             .any(|word| name.as_str().contains(word))
             && !scheme.reads_header(name)
     };
-    for (name, value) in headers.iter().filter(|(name, _)| looks_right(name)) {
+    for (name, value) in headers.iter().filter(|(name, _)| may_hold_signature(name)) {
         let Ok(text) = value.to_str() else { continue };
         let moved = Change::new(
-            What::Signature,
+            ChangeKind::Signature,
             format!("if the signature were taken from `{name}`"),
             format!(
-                "The sender puts it into `{name}`: take the provider that does, or a `signature:` with `header: {name}`."
+                "The sender puts it into `{name}`: choose the provider that does, or set `header: \
+                 {name}` in your own `signature:`."
             ),
         );
-        texts.push(Text {
-            written: text,
-            kind: 0,
-            moved: Some(moved),
+        texts.push(CandidateText {
+            text,
+            format: 0,
+            location_change: Some(moved),
         });
         texts.extend(loose_fields(text, name));
     }
 }
 
-impl Text<'_> {
-    fn readings(&self, kind: &SignatureFormat) -> Vec<Reading> {
-        let bare = self.written.trim().trim_matches(['"', '\'']).trim();
-        let mut changes: Vec<_> = self.moved.iter().cloned().collect();
-        if bare.len() != self.written.len() {
+impl CandidateText<'_> {
+    fn readings(&self, format: &SignatureFormat) -> Vec<Reading> {
+        let bare = self.text.trim().trim_matches(['"', '\'']).trim();
+        let mut changes: Vec<_> = self.location_change.iter().cloned().collect();
+        if bare.len() != self.text.len() {
             changes.push(Change::new(
-                What::Signature,
+                ChangeKind::Signature,
                 "without the quotes or white space around the signature",
                 "The sender must write the bare signature.",
             ));
         }
-        let own = bare.strip_prefix(&*kind.prefix).unwrap_or(bare);
+        let own = bare.strip_prefix(&*format.prefix).unwrap_or(bare);
         let (prefix, text) =
             other_prefix(own).map_or((None, own), |(prefix, text)| (Some(prefix), text));
         if !TEXT_BYTES.contains(&text.len()) {
             return Vec::new();
         }
         let mut readings = Vec::new();
-        for (tag, encoding) in decoded(text) {
-            for &algorithm in algorithms(tag.len(), kind.algorithm) {
+        for (tag, encoding) in decode_tag(text) {
+            for &algorithm in algorithms(tag.len(), format.algorithm) {
                 let mut changes = changes.clone();
-                // A prefix that goes with another place, or with another algorithm, is no change of its own.
-                if let Some(prefix) =
-                    prefix.filter(|_| self.moved.is_none() && algorithm == kind.algorithm)
+                // A prefix is part of another location or algorithm, not a change of its own.
+                if let Some(prefix) = prefix
+                    .filter(|_| self.location_change.is_none() && algorithm == format.algorithm)
                 {
                     changes.push(Change::new(
-                        What::Signature,
+                        ChangeKind::Signature,
                         format!("if `{prefix}` were the signature's prefix"),
                         format!(
-                            "Say `prefix: \"{prefix}\"` in a `signature:` of your own, or let the sender leave it out."
+                            "Set `prefix: \"{prefix}\"` in your own `signature:`, or configure the \
+                             sender to omit it."
                         ),
                     ));
                 }
-                if !kind.encodings.iter().any(|own| encoding.is(*own)) {
+                if !format.encodings.iter().any(|own| encoding.matches(*own)) {
                     changes.push(encoding.change());
                 }
-                if algorithm != kind.algorithm {
+                if algorithm != format.algorithm {
                     changes.push(Change::new(
-                        What::Algorithm,
+                        ChangeKind::Algorithm,
                         format!("if the algorithm were {}", algorithm.as_str()),
                         format!(
-                            "Let the sender sign with {}, or say `algorithm: {}` in a `signature:` of your own.",
-                            kind.algorithm.as_str(),
+                            "Configure the sender to sign with {}, or set `algorithm: {}` in your \
+                             own `signature:`.",
+                            format.algorithm.as_str(),
                             algorithm.as_str()
                         ),
                     ));
@@ -295,7 +315,7 @@ impl Text<'_> {
     }
 }
 
-/// A prefix of another scheme, in either case, and what is behind it.
+/// Splits off a prefix of another scheme, in upper or lower case.
 pub(super) fn other_prefix(text: &str) -> Option<(&str, &str)> {
     PREFIXES.iter().find_map(|prefix| {
         let (start, rest) = text.split_at_checked(prefix.len())?;
@@ -304,39 +324,39 @@ pub(super) fn other_prefix(text: &str) -> Option<(&str, &str)> {
 }
 
 #[derive(Clone, Copy)]
-enum Form {
+enum TagEncoding {
     Hex,
     Base64,
-    /// In the URL-safe alphabet, or without its padding.
+    /// Base64 in the URL-safe alphabet, or without padding.
     LooseBase64,
     /// Base64 of hex digits.
     Base64OfHex,
 }
 
-fn decoded(text: &str) -> Vec<(Vec<u8>, Form)> {
+fn decode_tag(text: &str) -> Vec<(Vec<u8>, TagEncoding)> {
     let mut found = Vec::new();
     if let Ok(tag) = hex::decode(text) {
-        found.push((tag, Form::Hex));
+        found.push((tag, TagEncoding::Hex));
     }
-    if let Some(bytes) = base64(text.as_bytes()) {
+    if let Some(bytes) = decode_base64(text.as_bytes()) {
         let strict = text.len().is_multiple_of(4) && !text.contains(['-', '_']);
         if let Ok(tag) = hex::decode(&*bytes) {
-            found.push((tag, Form::Base64OfHex));
+            found.push((tag, TagEncoding::Base64OfHex));
         }
         found.push((
             bytes.to_vec(),
             if strict {
-                Form::Base64
+                TagEncoding::Base64
             } else {
-                Form::LooseBase64
+                TagEncoding::LooseBase64
             },
         ));
     }
     found
 }
 
-impl Form {
-    fn is(self, encoding: Encoding) -> bool {
+impl TagEncoding {
+    fn matches(self, encoding: Encoding) -> bool {
         matches!(
             (self, encoding),
             (Self::Hex, Encoding::Hex) | (Self::Base64, Encoding::Base64)
@@ -347,28 +367,30 @@ impl Form {
         let (how, advice) = match self {
             Self::Hex => (
                 "if the signature were read as hex",
-                "The sender writes hex: say `encoding: hex`.",
+                "The sender writes hex: set `encoding: hex`.",
             ),
             Self::Base64 => (
                 "if the signature were read as base64",
-                "The sender writes base64: say `encoding: base64`.",
+                "The sender writes base64: set `encoding: base64`.",
             ),
             Self::LooseBase64 => (
                 "if the signature were read as URL-safe or unpadded base64",
-                "The sender must write base64 in the standard alphabet and with its padding.",
+                "The sender must write base64 in the standard alphabet, with padding.",
             ),
             Self::Base64OfHex => (
                 "if the signature were read as base64 of hex digits",
-                "The sender encodes twice: it must write the hex digits, or base64 of the bytes themselves.",
+                "The sender encodes twice: it must write either hex, or base64 of the bytes \
+                 themselves.",
             ),
         };
-        Change::new(What::Signature, how, advice)
+        Change::new(ChangeKind::Signature, how, advice)
     }
 }
 
-/// Those whose signatures have this length. `usual` says which 64 bytes are by: Ed25519 or SHA-512.
-fn algorithms(length: usize, usual: Algorithm) -> &'static [Algorithm] {
-    match (length, usual) {
+/// Returns the algorithms whose signatures have this length. `expected` distinguishes Ed25519 and
+/// HMAC-SHA-512 apart: both have 64 bytes.
+fn algorithms(length: usize, expected: Algorithm) -> &'static [Algorithm] {
+    match (length, expected) {
         (20, _) => &[Algorithm::HmacSha1],
         (32, _) => &[Algorithm::HmacSha256],
         (64, Algorithm::Ed25519) => &[Algorithm::Ed25519, Algorithm::HmacSha512],

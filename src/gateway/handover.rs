@@ -127,7 +127,7 @@ impl Gateway {
         spills: bool,
     ) -> Outcome {
         if spills {
-            let pause = pause(handing.route, claim.attempt(), AttemptFailure::NoAnswer);
+            let pause = pause(handing.route, claim.attempt(), AttemptFailure::NoResponse);
             return self.store(claim, handing, Some(attempt), pause).await;
         }
         self.release(claim, handing, attempt.0, attempt.1).await;
@@ -237,6 +237,6 @@ fn pause(route: &Route, attempt: u32, failed: AttemptFailure) -> Duration {
     {
         RetryDecision::RetryAfter(pause) => pause,
         // Stored for one more attempt at the least.
-        RetryDecision::GiveUp(_) => Duration::ZERO,
+        RetryDecision::DeadLetter(_) => Duration::ZERO,
     }
 }

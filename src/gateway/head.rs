@@ -348,13 +348,13 @@ mod tests {
     #[test]
     fn a_strict_reader_reads_alike_what_is_let_in() {
         let mut let_in = 0;
-        for (name, sent) in crate::corpus::of("head") {
+        for (name, sent) in crate::corpus::files("head") {
             let is_in = strict::check(&sent);
             assert_eq!(is_in, name.starts_with("in--"), "{name}");
             let_in += usize::from(is_in);
         }
         assert!(let_in >= 10, "the corpus was found");
-        for sent in crate::corpus::of("found/head").values() {
+        for sent in crate::corpus::files("found/head").values() {
             strict::check(sent);
         }
     }

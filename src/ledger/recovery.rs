@@ -120,7 +120,7 @@ impl Ledger {
             if !matches!(
                 found,
                 Some(KnownEvent {
-                    record: LedgerEntry::Completed { .. },
+                    entry: LedgerEntry::Completed { .. },
                     ..
                 })
             ) {

@@ -1,4 +1,4 @@
-//! The two line formats.
+//! Writes a log line in either format.
 
 use std::fmt::{self, Write};
 
@@ -30,7 +30,7 @@ where
                 write!(
                     writer,
                     r#"{{"time":"{now:.3}","level":"{}""#,
-                    level(*metadata.level())
+                    level_name(*metadata.level())
                 )?;
                 if !metadata.target().starts_with("hookstile") {
                     writer.write_str(r#","target":"#)?;
@@ -53,7 +53,7 @@ where
                 writeln!(
                     writer,
                     "{now:.3} {:5} {}{}",
-                    level(*metadata.level()),
+                    level_name(*metadata.level()),
                     fields.message,
                     fields.rest
                 )
@@ -62,7 +62,7 @@ where
     }
 }
 
-fn level(level: Level) -> &'static str {
+fn level_name(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
         Level::WARN => "warn",
@@ -78,8 +78,8 @@ struct JsonFields<'a, 'w> {
 }
 
 impl JsonFields<'_, '_> {
-    /// Writes a field. Names are identifiers of this program, or of a library's: nothing in them has to be escaped.
-    fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
+    /// Writes a field. Field names are Rust identifiers, so they need no escaping.
+    fn write_field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         let writer = &mut *self.writer;
         self.written = self.written.and_then(|()| {
             writer.write_str(",\"")?;
@@ -92,29 +92,29 @@ impl JsonFields<'_, '_> {
 
 impl Visit for JsonFields<'_, '_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.field(field, |writer| write_json(writer, value));
+        self.write_field(field, |writer| write_json(writer, value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.field(field, |writer| write!(writer, "{value}"));
+        self.write_field(field, |writer| write!(writer, "{value}"));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.field(field, |writer| write!(writer, "{value}"));
+        self.write_field(field, |writer| write!(writer, "{value}"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field, |writer| write!(writer, "{value}"));
+        self.write_field(field, |writer| write!(writer, "{value}"));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         if value.is_finite() {
-            self.field(field, |writer| write!(writer, "{value}"));
+            self.write_field(field, |writer| write!(writer, "{value}"));
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.field(field, |writer| write_json(writer, &format!("{value:?}")));
+        self.write_field(field, |writer| write_json(writer, &format!("{value:?}")));
     }
 }
 
@@ -144,8 +144,8 @@ impl Visit for PrettyFields {
     }
 }
 
-/// A JSON string. Beyond what RFC 8259 asks for, everything is escaped that could move a terminal's cursor or turn
-/// the direction of its text.
+/// Writes a JSON string. Beyond what RFC 8259 requires, escapes every character that could move a
+/// terminal's cursor or change the direction of its text.
 fn write_json(writer: &mut impl Write, text: &str) -> fmt::Result {
     writer.write_char('"')?;
     let mut rest = text;
@@ -177,11 +177,19 @@ fn push_escaped(line: &mut String, text: &str) {
     }
 }
 
-/// Control characters, line and paragraph separators, and the marks that change a text's direction. All are of the
-/// basic plane, so four hexadecimal digits name them.
+/// Returns whether a character must be escaped: control characters, line and paragraph separators,
+/// and the marks that change a text's direction. All are in the Basic Multilingual Plane, so four
+/// hexadecimal digits are enough.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(
+            character,
+            '\u{061c}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+                | '\u{feff}'
+        )
 }
 
 #[cfg(test)]
@@ -197,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_moves_a_cursor_is_written_as_it_is() {
+    fn terminal_control_characters_are_escaped() {
         let hostile = "a\u{1b}[2J\u{7f}\u{9b}\r\n\u{202e}z";
         let (mut pretty, json) = (String::new(), json(hostile));
         push_escaped(&mut pretty, hostile);
@@ -208,7 +216,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_json_string_says_what_it_was_made_of(text in any::<String>()) {
+        fn json_string_round_trips(text in any::<String>()) {
             prop_assert_eq!(serde_json::from_str::<String>(&json(&text)).unwrap(), text);
         }
     }

@@ -1,29 +1,33 @@
-//! Rejections, thinned out: a flood of them must not fill a disk, and must not go unseen either.
+//! Samples the log lines of rejections: a flood of them must not fill the disk, and must still be
+//! visible.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines a second for one route and reason. What is over that is counted and told with the next line.
+/// Lines per second for one route and reason. Further lines are counted, and the next line that is
+/// written carries their number.
 const LINES_PER_SECOND: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-type Kind = (Option<Arc<str>>, &'static str);
+/// The route, if any, and the reason of a rejection.
+type SampleKey = (Option<Arc<str>>, &'static str);
 
-/// How many lines of each kind were written in the current second. Kinds are routes times reasons: a bounded set.
+/// The number of lines written in the current second, for each route and reason: a bounded set.
 #[derive(Debug, Default)]
-pub struct LogSampler(Mutex<HashMap<Kind, Window>>);
+pub struct LogSampler(Mutex<HashMap<SampleKey, Window>>);
 
 #[derive(Debug)]
 struct Window {
     since: Instant,
     lines: u32,
-    left_out: u64,
+    suppressed: u64,
 }
 
 impl LogSampler {
-    /// Whether a line of this kind is to be written at `now`; if so, how many before it were left out.
+    /// Decides whether to write a line at `now`. If so, returns how many lines before it were
+    /// suppressed.
     pub fn admit(
         &self,
         route: Option<&Arc<str>>,
@@ -34,43 +38,44 @@ impl LogSampler {
         let window = windows.entry((route.cloned(), reason)).or_insert(Window {
             since: now,
             lines: 0,
-            left_out: 0,
+            suppressed: 0,
         });
         if now.duration_since(window.since) >= WINDOW {
             *window = Window {
                 since: now,
                 lines: 0,
-                left_out: window.left_out,
+                suppressed: window.suppressed,
             };
         }
         if window.lines < LINES_PER_SECOND {
             window.lines += 1;
-            return Some(std::mem::take(&mut window.left_out));
+            return Some(std::mem::take(&mut window.suppressed));
         }
-        window.left_out += 1;
+        window.suppressed += 1;
         None
     }
 
-    /// Writes how many lines were left out of kinds that have gone quiet, so that no count is kept to ourselves.
+    /// Logs the number of suppressed lines for each route and reason that had no line since, so
+    /// that no count is lost.
     pub fn write_suppressed_counts(&self, now: Instant) {
         let mut windows = self.windows();
         windows.retain(|(route, reason), window| {
             if now.duration_since(window.since) < WINDOW {
                 return true;
             }
-            if window.left_out > 0 {
+            if window.suppressed > 0 {
                 tracing::info!(
                     route = route.as_deref(),
                     reason,
-                    suppressed = window.left_out,
-                    "rejections left out"
+                    suppressed = window.suppressed,
+                    "rejection log lines suppressed"
                 );
             }
             false
         });
     }
 
-    fn windows(&self) -> MutexGuard<'_, HashMap<Kind, Window>> {
+    fn windows(&self) -> MutexGuard<'_, HashMap<SampleKey, Window>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,32 +85,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_over_the_rate_is_left_out_and_told_with_the_next_line() {
-        let (thinning, now) = (LogSampler::default(), Instant::now());
+    fn sampler_reports_suppressed_lines_with_the_next_one() {
+        let (sampler, now) = (LogSampler::default(), Instant::now());
         let route = Arc::from("billing");
         let written = (0..25)
-            .filter(|_| thinning.admit(Some(&route), "mismatch", now).is_some())
+            .filter(|_| sampler.admit(Some(&route), "mismatch", now).is_some())
             .count();
         assert_eq!(written, 10);
         assert_eq!(
-            thinning.admit(Some(&route), "mismatch", now + WINDOW),
+            sampler.admit(Some(&route), "mismatch", now + WINDOW),
             Some(15)
         );
         assert_eq!(
-            thinning.admit(Some(&route), "mismatch", now + WINDOW),
+            sampler.admit(Some(&route), "mismatch", now + WINDOW),
             Some(0)
         );
     }
 
     #[test]
-    fn one_kind_does_not_silence_another() {
-        let (thinning, now) = (LogSampler::default(), Instant::now());
+    fn routes_and_reasons_are_sampled_separately() {
+        let (sampler, now) = (LogSampler::default(), Instant::now());
         for _ in 0..100 {
-            thinning.admit(None, "unknown_route", now);
+            sampler.admit(None, "unknown_route", now);
         }
-        assert_eq!(thinning.admit(None, "unparsable", now), Some(0));
+        assert_eq!(sampler.admit(None, "unparsable", now), Some(0));
         assert_eq!(
-            thinning.admit(Some(&Arc::from("billing")), "unknown_route", now),
+            sampler.admit(Some(&Arc::from("billing")), "unknown_route", now),
             Some(0)
         );
     }

@@ -55,7 +55,7 @@ impl DeliveryAttempt {
     }
 
     async fn attempt(&self, queued: QueuedEvent) {
-        let number = queued.tried.attempts.saturating_add(1);
+        let number = queued.history.attempts.saturating_add(1);
         let at = self.clock.wall();
         let stored = queued.payload.as_ref();
         let Some(delivery) = stored
@@ -78,11 +78,11 @@ impl DeliveryAttempt {
                 .await;
         };
         let deadline = Instant::now() + self.route.attempt_timeout;
-        let possibly = queued.tried.possibly_delivered;
+        let possibly = queued.history.possibly_delivered;
         let (made, underway) = match self.client.connect(&self.route.upstream, deadline).await {
             Err(made) => (made, None),
             Ok(connected) => {
-                let Ok(underway) = self.store.begin_queued_attempt(self.id, queued.until) else {
+                let Ok(underway) = self.store.begin_queued_attempt(self.id, queued.deadline) else {
                     // The store has said why. Not at once: the lane asks again when this returns.
                     return tokio::time::sleep(WRITE_AGAIN).await;
                 };
@@ -102,13 +102,13 @@ impl DeliveryAttempt {
         let failed = match &made.end {
             AttemptEnd::Answered(response) if response.status().is_success() => None,
             AttemptEnd::Answered(response) => Some((response.to_failure(self.clock.wall()), false)),
-            AttemptEnd::NotReached(_) => Some((AttemptFailure::NoAnswer, false)),
-            AttemptEnd::Unknown(_) => Some((AttemptFailure::NoAnswer, true)),
+            AttemptEnd::NotReached(_) => Some((AttemptFailure::NoResponse, false)),
+            AttemptEnd::Unknown(_) => Some((AttemptFailure::NoResponse, true)),
         };
         let (outcome, next) = match failed {
             None => {
                 let keep_payload = self.route.retain.keeps_payload(DeliveryState::Success);
-                ("delivered", store::AttemptOutcome::Done { keep_payload })
+                ("delivered", store::AttemptOutcome::Delivered { keep_payload })
             }
             Some((failed, unknown)) => {
                 match self
@@ -123,7 +123,7 @@ impl DeliveryAttempt {
                             possibly_delivered: unknown,
                         },
                     ),
-                    RetryDecision::GiveUp(reason) => {
+                    RetryDecision::DeadLetter(reason) => {
                         ("dead_letter", store::AttemptOutcome::Dead(reason))
                     }
                 }
@@ -137,7 +137,7 @@ impl DeliveryAttempt {
             underway.clear();
         }
         match next {
-            store::AttemptOutcome::Done { .. } => {
+            store::AttemptOutcome::Delivered { .. } => {
                 self.metrics.observe_delivery_delay(age.as_secs_f64())
             }
             store::AttemptOutcome::Dead(reason) => self.metrics.count_dead_letter(reason),
@@ -170,7 +170,7 @@ impl DeliveryAttempt {
             store::AttemptOutcome::Dead(reason) => {
                 (None, Some(backoff::DeadLetterReason::as_str(reason)))
             }
-            store::AttemptOutcome::Done { .. } => (None, None),
+            store::AttemptOutcome::Delivered { .. } => (None, None),
         };
         tracing::info!(
             target: "hookstile::queue",

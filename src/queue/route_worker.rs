@@ -134,7 +134,7 @@ impl RouteWorker {
                 self.store.release_events(&left).await;
                 return Ok(None);
             }
-            in_flight.after_latest(due.all_seen).await;
+            in_flight.after_latest(due.is_complete).await;
             bytes += next.payload_bytes;
             in_flight.bytes.insert(next.id, next.payload_bytes);
             let (stage, latest) = watch::channel(AttemptStage::Begun);
@@ -151,7 +151,7 @@ impl RouteWorker {
             in_flight.trials.spawn(trial.run());
             self.delivering.fetch_add(1, Ordering::Relaxed);
         }
-        if !due.all_seen {
+        if !due.is_complete {
             // The place that becomes free next is for one of those.
             return Ok(None);
         }

@@ -1,42 +1,43 @@
-//! What holds while an event is handed over: the claim on it, and the note that an attempt is under way.
+//! Leases and journal entries that exist while an event is being delivered.
 
 use std::time::Instant;
 
 use super::{KnownEvent, RowId, StoreError, embedded, postgres};
 
-/// What became of the wish to claim an event.
+/// The result of a claim.
 pub enum ClaimResult {
-    /// No other gateway is handing it over; and what is known of it.
+    /// This gateway holds the claim; with what is known of the event.
     Acquired(ClaimLease, Option<KnownEvent>),
-    /// Another gateway has it.
+    /// Another gateway holds the claim.
     HeldElsewhere,
 }
 
-/// An event's claim among gateways. Dropped before it is settled, it is given back.
+/// The claim on an event among gateways. Dropping it before it is settled releases the claim.
 #[derive(Default)]
 pub struct ClaimLease {
-    /// The event's row.
-    pub(super) place: Option<RowId>,
+    /// The event's ledger row.
+    pub(super) row: Option<RowId>,
     pub(super) lease: Option<postgres::LeaseRow>,
 }
 
-/// Until when no other gateway takes what this one has taken.
+/// The time until which no other gateway can take over the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseDeadline(pub(super) Option<Instant>);
 
-/// An attempt that is under way. Dropped without [`Underway::clear`], it is one of unknown outcome to the next run.
+/// An attempt in progress. If it is dropped without [`StartedAttempt::clear`], the next run treats
+/// it as an attempt of unknown outcome.
 pub struct StartedAttempt(pub(super) Option<embedded::JournalEntry>);
 
 impl ClaimLease {
     pub fn row(&self) -> Option<RowId> {
-        self.place
+        self.row
     }
 
     pub fn deadline(&self) -> LeaseDeadline {
         LeaseDeadline(self.lease.as_ref().map(postgres::LeaseRow::deadline))
     }
 
-    /// It is settled, or its end says what became of the event.
+    /// Marks the claim as settled, so that dropping the lease does not release it.
     pub fn mark_settled(self) {
         if let Some(lease) = self.lease {
             lease.mark_settled();
@@ -45,14 +46,16 @@ impl ClaimLease {
 }
 
 impl LeaseDeadline {
-    /// Where there is one gateway only.
-    pub const EVER: Self = Self(None);
+    /// No deadline, because there is only one gateway.
+    pub const UNLIMITED: Self = Self(None);
 
+    /// Checks that the lease has not lapsed.
+    ///
     /// # Errors
-    /// When it is over. Nothing may be sent then.
+    /// Fails when it has. Nothing may be sent then.
     pub(super) fn check_not_lapsed(self) -> Result<(), StoreError> {
-        let is_over = self.0.is_some_and(|end| Instant::now() >= end);
-        if is_over {
+        let has_lapsed = self.0.is_some_and(|end| Instant::now() >= end);
+        if has_lapsed {
             Err(StoreError::Unavailable)
         } else {
             Ok(())
@@ -61,10 +64,10 @@ impl LeaseDeadline {
 }
 
 impl StartedAttempt {
-    /// The attempt's outcome is recorded.
+    /// Clears the journal entry, once the attempt's outcome is recorded.
     pub fn clear(self) {
-        if let Some(noted) = self.0 {
-            noted.clear();
+        if let Some(entry) = self.0 {
+            entry.clear();
         }
     }
 }

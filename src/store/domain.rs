@@ -1,4 +1,4 @@
-//! What the store is told and what it answers: the domain's words, with no engine in them.
+//! The types of the store's interface, independent of the engine.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,26 +12,30 @@ use super::uptime::Uptime;
 use crate::backoff::DeadLetterReason;
 use crate::signature::PayloadDigest;
 
-/// What an answer waits for.
+/// The event that a response waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Until the disk has it: survives the loss of power.
+    /// The disk has flushed the write: it survives a power loss.
     Strict,
-    /// Until the system has it: survives the end of the process, not the loss of power.
+    /// The operating system has the write: it survives the end of the process, but not a power
+    /// loss.
     Relaxed,
 }
 
-/// What is kept of deliveries that have ended, for an operator to look at. Nothing of it is needed to deliver.
+/// The retention of records of ended deliveries, which operators read. Delivering does not need
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retain {
     pub payloads: Payloads,
-    /// How long a record is kept, its payload with it.
+    /// The time for which a record and its payload are kept.
     pub keep: Duration,
-    /// Bytes of a route's records and payloads above which the oldest go; `None` is no bound.
+    /// The limit of a route's records and payloads, in bytes, above which the oldest are deleted;
+    /// `None` is no limit.
     pub max_bytes: Option<u64>,
 }
 
-/// Which payloads are kept after the end. Those of queued events and of dead letters are kept in any case.
+/// The payloads that are kept after a delivery has ended. Those of queued events and of dead
+/// letters are always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payloads {
     None,
@@ -39,18 +43,19 @@ pub enum Payloads {
     All,
 }
 
-/// The biggest body that is kept, in bytes: it is one row of a database, and in memory as a whole whenever it is tried.
+/// The largest body that can be stored, in bytes. A body is one database row, and is held in memory
+/// as a whole during every attempt.
 pub const PAYLOAD_MAX: usize = 256 << 20;
 
 impl Retain {
-    /// Where nothing else is said: payloads of what failed, for a week, up to a gibibyte a route.
-    pub const USUAL: Self = Self {
+    /// The default: payloads of failed deliveries, for a week, up to 1 GiB for each route.
+    pub const DEFAULT: Self = Self {
         payloads: Payloads::Failed,
         keep: Duration::from_secs(7 * 86_400),
         max_bytes: Some(1 << 30),
     };
 
-    /// Whether the payload of a delivery is kept that is now `state`.
+    /// Returns whether the payload of a delivery in this state is kept.
     pub fn keeps_payload(self, state: DeliveryState) -> bool {
         match state {
             DeliveryState::Pending | DeliveryState::Dead => true,
@@ -60,15 +65,16 @@ impl Retain {
     }
 }
 
-/// Names one event on one route: a keyed 128-bit hash, so that nobody outside can aim a collision.
+/// The key of one event on one route: a keyed 128-bit hash, so that nobody outside can construct a
+/// collision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKey(pub u128);
 
-/// Names an event's row to the engine that keeps it.
+/// The identifier of an event's ledger row, assigned by the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId(pub(super) i64);
 
-/// Names one delivery. Later ones have greater numbers.
+/// The identifier of a delivery. Later deliveries have greater numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId(pub i64);
 
@@ -86,29 +92,29 @@ impl std::str::FromStr for DeliveryId {
     }
 }
 
-/// What is known of an event that was seen before and is not in flight.
+/// The ledger's knowledge of an event that arrived before and is not in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownEvent {
-    pub record: LedgerEntry,
+    pub entry: LedgerEntry,
     pub delivery: Option<DeliveryId>,
 }
 
-/// How an event is claimed.
+/// The parameters of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClaimTerms {
-    /// How long the claim lasts if its holder dies.
+    /// The time after which the claim lapses if its holder dies.
     pub lease: Duration,
-    /// How long the outcome will be remembered.
+    /// The time for which the outcome will be remembered.
     pub window: Duration,
-    /// Whether the event is sent while it is claimed: what became of it is then unknown after a lease that lapsed.
+    /// The event is sent while it is claimed. If the lease lapses, the outcome is then unknown.
     pub forwards: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LedgerEntry {
-    /// Handed over. Never to be forwarded again while this record lives.
+    /// The event was delivered, and is never forwarded again while this entry exists.
     Completed { digest: PayloadDigest },
-    /// Tried without success; the next copy is forwarded.
+    /// All attempts failed so far. The next copy of the event is forwarded.
     Attempted(AttemptHistory),
 }
 
@@ -116,12 +122,12 @@ pub enum LedgerEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AttemptHistory {
     pub attempts: u32,
-    /// Whether any of them may have been processed all the same, its answer being lost.
+    /// An attempt may have been processed although its response was lost.
     pub possibly_delivered: bool,
 }
 
 impl AttemptHistory {
-    /// What two records of one event tell together.
+    /// Combines two entries of one event.
     pub fn merge(self, other: Self) -> Self {
         Self {
             attempts: self.attempts.max(other.attempts),
@@ -130,72 +136,72 @@ impl AttemptHistory {
     }
 }
 
-/// How a claim on an event ends: all of it is written together, or nothing.
+/// The end of a claim. It is written as a whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Settlement {
     pub names: [Option<EventRow>; 2],
-    pub becomes: LedgerEntry,
-    /// How long `becomes` is remembered.
+    pub entry: LedgerEntry,
+    /// The time for which `entry` is remembered.
     pub window: Duration,
-    /// What holds if this can't be written.
+    /// The history that applies if the settlement cannot be written.
     pub if_lost: AttemptHistory,
-    /// `None` keeps no record.
+    /// The change to the delivery record; `None` keeps no record.
     pub delivery: Option<DeliveryChange>,
 }
 
-/// A name of an event, with the row that it has from earlier attempts.
+/// A key of an event, with the row that it has from earlier attempts.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRow {
     pub key: EventKey,
     pub earlier: Option<RowId>,
 }
 
-/// What becomes of a delivery's record.
+/// A change to a delivery record.
 #[derive(Debug, Clone)]
 pub struct DeliveryChange {
-    /// Its record from earlier attempts.
+    /// The record from earlier attempts.
     pub earlier: Option<DeliveryId>,
     pub event: Arc<EventMetadata>,
     pub state: DeliveryState,
-    /// Attempts so far, this one included.
+    /// The attempts so far, including this one.
     pub history: AttemptHistory,
     pub attempt: Option<AttemptRecord>,
-    /// To be kept. Needed for `State::Pending`.
+    /// The payload to store. Required for [`DeliveryState::Pending`].
     pub payload: Option<Payload>,
-    /// When a pending delivery is due.
+    /// The delay until a pending delivery is due.
     pub due_after: Duration,
 }
 
-/// What a delivery is of.
+/// The event that a delivery belongs to.
 #[derive(Debug, Clone)]
 pub struct EventMetadata {
     pub route: Arc<str>,
     pub event_id: Arc<str>,
     pub event_type: Arc<str>,
     pub received_at: Timestamp,
-    /// The name of the secret that verified it.
+    /// The name of the secret that verified the event.
     pub secret: Arc<str>,
-    /// Made by the gateway itself, as an operator asked.
+    /// A test event that the gateway made at an operator's request.
     pub is_test: bool,
 }
 
-/// What is needed to deliver later.
+/// The request head and body that a later delivery needs.
 #[derive(Debug, Clone)]
 pub struct Payload {
     pub head: Bytes,
     pub body: Bytes,
 }
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryState {
-    /// Handed over.
+    /// The event was delivered.
     Success,
-    /// Tried without success while the sender waited; the sender's retry passes.
+    /// The attempt failed while the sender waited. The sender's retry passes.
     Failed,
-    /// Stored, and to be tried.
+    /// The event is queued for an attempt.
     Pending,
-    /// Stored, and given up.
+    /// The event is stored as a dead letter.
     Dead,
 }
 
@@ -216,11 +222,11 @@ impl DeliveryState {
     }
 }
 
-/// What follows on an attempt at a stored event.
+/// The outcome of an attempt at a queued event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// Handed over.
-    Done {
+    /// The upstream accepted the event.
+    Delivered {
         keep_payload: bool,
     },
     Retry {
@@ -230,29 +236,30 @@ pub enum AttemptOutcome {
     Dead(DeadLetterReason),
 }
 
-/// A route as the store has to know it.
+/// The settings of a route that the store needs.
 #[derive(Debug, Clone)]
 pub struct StoreRoute {
     pub route: Arc<str>,
     pub retain: Retain,
-    /// Attempts at its stored events at once: that many may be of unknown outcome after a crash.
+    /// The number of concurrent attempts at the route's queued events. After a crash, that many may
+    /// have an unknown outcome.
     pub concurrency: usize,
 }
 
-/// The wish to deliver again.
+/// A request to deliver an event again.
 #[derive(Debug, Clone)]
 pub struct Requeue {
     pub id: DeliveryId,
-    /// Only if it still stands so.
+    /// The state that the delivery must still have; `None` accepts any.
     pub expected_state: Option<DeliveryState>,
     pub due: DueAt,
-    /// Names of its event where the ledger has to learn that it is stored.
+    /// The event's keys that the ledger must mark as completed, because the event is queued again.
     pub completing: Vec<EventRow>,
-    /// How long the ledger remembers those.
+    /// The time for which the ledger remembers those keys.
     pub window: Duration,
 }
 
-/// When an event is due. Its time goes on while no gateway runs.
+/// The time at which an event is due. Due times advance while no gateway runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DueAt(pub(super) Uptime);
 
@@ -262,19 +269,19 @@ impl DueAt {
     }
 }
 
-/// What became of the wish to deliver again.
+/// The result of a [`Requeue`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequeueResult {
-    /// It waits, on this route.
+    /// The delivery is pending on this route.
     Queued(Arc<str>),
-    /// There is no such delivery, or it stands otherwise than was asked for.
+    /// There is no such delivery, or its state is not the expected one.
     Unknown,
-    /// Its payload is not kept.
+    /// The payload is not kept.
     NoPayload,
-    /// A copy of its event is being handed over by another gateway.
+    /// Another gateway is delivering a copy of the event.
     InFlight,
 }
 
-/// A count of what operators changed, among gateways that share a store.
+/// A counter of operator changes, among gateways that share a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Revision(pub(super) i64);

@@ -1,13 +1,15 @@
-//! The store in SQLite: one file, one writer, one gateway.
+//! The embedded engine: SQLite, with one file, one writer thread and one gateway.
 //!
-//! * `write` is a thread that takes all that has come since its last commit into one transaction, so that many
-//!   requests share one flush to the disk, and none waits for a timer;
-//! * `index` answers from memory whether an event may be known, which nearly none is; the row is read only then;
-//! * `opening` reads what memory holds, at the start and after a failure;
-//! * `read` looks rows up, on connections of its own, beside the writer;
-//! * `upkeep` is a thread that lets go of what has expired, moves the log into the database, and counts time.
+//! * `write` runs the writer thread. It commits all jobs that have arrived since its last commit in
+//!   one transaction, so that many requests share one disk flush and none waits for a timer.
+//! * `index` answers from memory whether an event may be known. Nearly none is; only then is the
+//!   row read.
+//! * `opening` loads the index and the counters, at the start and after a failure.
+//! * `read` runs queries on its own connections, beside the writer.
+//! * `upkeep` runs a thread that deletes what has expired, checkpoints the write-ahead log, and
+//!   counts uptime.
 //!
-//! After a write that failed nothing is answered until the file was closed, opened and read anew.
+//! After a failed write, every call fails until the file has been closed, reopened and read again.
 
 mod apply;
 mod attempt_journal;
@@ -36,12 +38,12 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 use attempt_journal::InterruptedAttempt;
-use folder_lock::{Lock, LockError};
+use folder_lock::{FolderLock, LockError};
 use shared::Shared;
 use write::Job;
 
 use super::{
-    AttemptHistory, AttemptOutcome, AttemptRecord, COUNTED_MAX, ClaimLease, ClaimResult,
+    AttemptHistory, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease, ClaimResult,
     ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState, DueAt,
     DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow, KnownEvent,
     LISTED_BODY_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, Requeue,
@@ -50,21 +52,22 @@ use super::{
 pub use attempt_journal::JournalEntry;
 pub use offline::OfflineStore;
 
-/// Where the store is, and how it is kept.
+/// The settings of an embedded store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The store's own folder. Made when it is missing.
+    /// The store's own folder. It is created if it does not exist.
     pub folder: PathBuf,
     pub durability: Durability,
-    /// Event IDs that are remembered at the most; above it, new events get 503.
+    /// The limit of remembered event IDs. Above it, new events get 503.
     pub max_ids: usize,
-    /// Bytes on disk from which on new events get 503; `None` leaves it to the disk.
+    /// The size on disk, in bytes, from which on new events get 503; `None` sets no limit but the
+    /// disk's.
     pub max_bytes: Option<u64>,
 }
 
 impl Settings {
-    /// Without bounds, for a store that is looked at.
-    pub(super) fn at(folder: &Path) -> Self {
+    /// Returns settings without limits, for the import into another store.
+    pub(super) fn without_limits(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
             durability: Durability::Strict,
@@ -74,11 +77,11 @@ impl Settings {
     }
 }
 
-/// Why a store can't be opened.
+/// The reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the store in {folder} is in use by {holder}; two gateways need a folder each")]
-    Held { folder: String, holder: String },
+    InUse { folder: String, holder: String },
     #[error("cannot use the store's folder {folder}: {source}")]
     Folder {
         folder: String,
@@ -92,7 +95,7 @@ pub enum OpenError {
     #[error("there is no store in {folder}")]
     Missing { folder: String },
     #[error(
-        "{file} was not written by this program, or by a later version of it; it was left as it is"
+        "{file} was not written by this program, or by a later version of it; it was not changed"
     )]
     Foreign { file: String },
     #[error("cannot start the store: {0}")]
@@ -120,16 +123,16 @@ impl OpenError {
     }
 }
 
-/// Takes the folder, which must exist, for this process alone.
-fn lock(folder: &Path) -> Result<Lock, OpenError> {
-    Lock::take(folder).map_err(|refused| match refused {
-        LockError::Held(holder) => {
+/// Locks the folder, which must exist, for this process.
+fn lock_folder(folder: &Path) -> Result<FolderLock, OpenError> {
+    FolderLock::acquire(folder).map_err(|error| match error {
+        LockError::InUse(holder) => {
             let holder = if holder.is_empty() {
                 "another process".into()
             } else {
                 holder
             };
-            OpenError::Held {
+            OpenError::InUse {
                 folder: folder.display().to_string(),
                 holder,
             }
@@ -138,30 +141,32 @@ fn lock(folder: &Path) -> Result<Lock, OpenError> {
     })
 }
 
-/// The store. Clones are handles to the same one; the last to go closes it.
+/// A handle to the store. Clones share one store, which is closed when the last one is dropped.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// More would not be answered sooner.
-const READS_AT_ONCE: usize = 8;
-const OPERATORS_READS_AT_ONCE: usize = 2;
+/// The number of concurrent queries for events. More would not be faster.
+const READ_CONCURRENCY: usize = 8;
+/// The number of concurrent queries for operators.
+const OPERATOR_READ_CONCURRENCY: usize = 2;
 
 struct Inner {
     shared: Arc<Shared>,
-    /// Look-ups at once. Each has a connection with a cache, and a thread.
+    /// Limits concurrent queries. Each uses a connection with its own cache, and a thread.
     reads: Semaphore,
-    /// For operators, whose questions may take long: they are not to stand in the way of events.
-    operators_reads: Semaphore,
-    /// Bounded by `Shared::check_room`.
+    /// Limits queries for operators. They may take long, and must not delay events.
+    operator_reads: Semaphore,
+    /// The writer's queue. [`Shared::check_room`] bounds it.
     jobs: std::sync::mpsc::Sender<Job>,
-    /// Ends the upkeep when it goes.
-    _running: std::sync::mpsc::Sender<()>,
+    /// Stops the upkeep thread when it is dropped.
+    _stop_upkeep: std::sync::mpsc::Sender<()>,
 }
 
-/// Makes the folder, if it is not there: for its owner only, since payloads are in it.
-fn make(folder: &Path) -> io::Result<()> {
+/// Creates the folder if it does not exist. Only its owner can read it, because it will hold
+/// payloads.
+fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.try_exists()? {
         return Ok(());
     }
@@ -169,7 +174,7 @@ fn make(folder: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(folder)?;
-    // It has to be there after the loss of power, too.
+    // Flushes the parent folder, so that the new folder survives a power loss.
     match folder.canonicalize()?.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
@@ -179,29 +184,31 @@ fn make(folder: &Path) -> io::Result<()> {
 impl Inner {
     fn send(&self, job: Job) -> Result<(), StoreError> {
         let bytes = job.bytes();
-        self.shared.queued(bytes);
+        self.shared.add_to_backlog(bytes);
         self.jobs.send(job).map_err(|_| {
-            self.shared.taken(bytes);
+            self.shared.remove_from_backlog(bytes);
             StoreError::Unavailable
         })
     }
 }
 
 impl Store {
-    /// Opens the store in `settings.folder`, making it where there is none, and reads what is remembered.
+    /// Opens the store in `settings.folder`, creates it if it does not exist, and loads its index.
     ///
     /// # Errors
-    /// Another process has it, it can't be read, or it is not ours.
+    /// Fails when another process has the store open, or when the file cannot be read or is not a
+    /// hookstile store.
     pub fn open(
         settings: Settings,
         clock: Clock,
         metrics: StoreMetrics,
     ) -> Result<Self, OpenError> {
-        make(&settings.folder).map_err(|source| OpenError::folder(&settings.folder, source))?;
-        let lock = lock(&settings.folder)?;
+        create_folder(&settings.folder)
+            .map_err(|source| OpenError::folder(&settings.folder, source))?;
+        let lock = lock_folder(&settings.folder)?;
         let (shared, writer) = opening::open(settings, lock, clock, metrics)?;
         let (jobs, incoming) = std::sync::mpsc::channel();
-        let (running, stopped) = std::sync::mpsc::channel();
+        let (stop_upkeep, stopped) = std::sync::mpsc::channel();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.into())
@@ -211,10 +218,10 @@ impl Store {
         spawn("store", Box::new(move || writer.run(&incoming)))?;
         let inner = Arc::new(Inner {
             shared,
-            reads: Semaphore::new(READS_AT_ONCE),
-            operators_reads: Semaphore::new(OPERATORS_READS_AT_ONCE),
+            reads: Semaphore::new(READ_CONCURRENCY),
+            operator_reads: Semaphore::new(OPERATOR_READ_CONCURRENCY),
             jobs,
-            _running: running,
+            _stop_upkeep: stop_upkeep,
         });
         let upkeep = Arc::downgrade(&inner);
         spawn(
@@ -224,71 +231,72 @@ impl Store {
         Ok(Self { inner })
     }
 
-    /// The key of the ledger's hashes: random, and the same for as long as anything is remembered.
+    /// Returns the random key of the ledger's hashes. It never changes during the life of a store.
     pub fn hash_key(&self) -> [u8; 16] {
         self.inner.shared.hash_key
     }
 
-    /// Makes sure that the store can be written and read.
+    /// Checks that the store can currently be read and written.
     ///
     /// # Errors
-    /// When it can't be, for now.
+    /// Fails while it cannot.
     pub fn check_open(&self) -> Result<(), StoreError> {
         self.inner.shared.check_open()
     }
 
-    /// Makes sure that one more event can be kept, before anything is forwarded on the strength of it.
+    /// Checks that there is room for one more event. Called before an event is forwarded.
     ///
     /// # Errors
-    /// When it can't.
+    /// Fails when the store is full or not available.
     pub fn check_room(&self) -> Result<(), StoreError> {
         self.inner.shared.check_room()
     }
 
-    /// There is no other gateway to claim it from.
+    /// Returns what is known of the event. No lease is needed, because no other gateway exists.
     pub async fn claim(&self, key: EventKey, _: ClaimTerms) -> Result<ClaimResult, StoreError> {
         let shared = &self.inner.shared;
-        let places = shared.find(key)?;
-        if places.is_empty() {
+        let rows = shared.candidate_rows(key)?;
+        if rows.is_empty() {
             return Ok(ClaimResult::Acquired(ClaimLease::default(), None));
         }
-        let now = shared.time.now();
+        let now = shared.uptime.now();
         let found = self
-            .read(move |reader| reader.confirm(key, &places, now))
+            .read(move |reader| reader.confirm(key, &rows, now))
             .await?;
-        let (place, found) = found.unzip();
+        let (row, found) = found.unzip();
         Ok(ClaimResult::Acquired(
-            ClaimLease { place, lease: None },
+            ClaimLease { row, lease: None },
             found,
         ))
     }
 
-    /// The rows that remember the event, by this name and by the other one it has, if any.
+    /// Returns the ledger rows of an event, under this key and under its other key if it has one.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
         let shared = &self.inner.shared;
-        let (places, now) = (shared.find(key)?, shared.time.now());
-        self.read_within(&self.inner.operators_reads, move |reader| {
-            reader.rows(key, &places, now)
+        let (rows, now) = (shared.candidate_rows(key)?, shared.uptime.now());
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.event_rows(key, &rows, now)
         })
         .await
     }
 
-    /// Forgets an event: when this returns `Ok`, as durably as the settings promise.
+    /// Deletes an event's ledger rows. `Ok` means that the deletion is as durable as the settings
+    /// promise.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
-        self.ask(|done| Job::ForgetEvent { rows, done }).await
+        self.write(|done| Job::ForgetEvent { rows, done }).await
     }
 
-    /// Notes that the event's attempt number `attempts` begins, so that a crash leaves it as one of unknown outcome. To be
-    /// cleared when the outcome is settled.
+    /// Journals that the event's attempt number `attempts` begins, so that a crash leaves it as an
+    /// attempt of unknown outcome. The caller clears the entry once the outcome is settled.
     ///
     /// # Errors
-    /// When it can't be noted.
+    /// Fails when the journal cannot be written. Nothing may be sent then.
     pub fn begin_attempt(
         &self,
         key: EventKey,
@@ -299,42 +307,47 @@ impl Store {
             attempts,
             possibly_delivered: true,
         };
-        self.note(InterruptedAttempt::Event { key, tried, window })
+        self.begin_journal_entry(InterruptedAttempt::Event {
+            key,
+            history: tried,
+            window,
+        })
     }
 
-    /// As [`Store::begin`], for an attempt at a stored event.
+    /// Journals that an attempt at a queued event begins, like [`Store::begin_attempt`].
     ///
     /// # Errors
-    /// When it can't be noted.
+    /// Fails when the journal cannot be written. Nothing may be sent then.
     pub fn begin_queued_attempt(&self, id: DeliveryId) -> Result<JournalEntry, StoreError> {
-        self.note(InterruptedAttempt::Delivery(id))
+        self.begin_journal_entry(InterruptedAttempt::Delivery(id))
     }
 
-    fn note(&self, attempt: InterruptedAttempt) -> Result<JournalEntry, StoreError> {
+    fn begin_journal_entry(&self, attempt: InterruptedAttempt) -> Result<JournalEntry, StoreError> {
         let shared = &self.inner.shared;
-        shared.under_way.begin(attempt).map_err(|error| {
+        shared.journal.begin(attempt).map_err(|error| {
             shared.metrics.count_error("claim");
-            tracing::error!(%error, "an attempt could not be noted");
+            tracing::error!(%error, "cannot write to the attempt journal");
             StoreError::Unavailable
         })
     }
 
-    /// Writes how a claim ended. When this returns `Ok`, it is as durable as the settings promise.
+    /// Settles a claim. `Ok` means that the settlement is as durable as the settings promise.
     ///
     /// # Errors
-    /// When that is not certain. What holds then is `settlement.if_lost`, or, if it was written all the same, what is
-    /// found when the store is read again.
+    /// Fails when the write is not certain to have succeeded. What applies then is
+    /// `settlement.if_lost`, or, if the write did reach the disk, what is found when the store is
+    /// read again.
     pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
-        self.ask(|done| Job::Settle(Box::new(settlement), done))
+        self.write(|done| Job::Settle(Box::new(settlement), done))
             .await
     }
 
-    /// Keeps what an operator said of a webhook, as durably as events are.
+    /// Stores a webhook's definition, as durably as events.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
-        self.ask(|done| Job::Webhook {
+        self.write(|done| Job::SetWebhook {
             name,
             definition: Some(definition.into()),
             done,
@@ -342,12 +355,12 @@ impl Store {
         .await
     }
 
-    /// Forgets a webhook's definition. What is known of its events stays.
+    /// Deletes a webhook's definition. The records of its events stay.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
-        self.ask(|done| Job::Webhook {
+        self.write(|done| Job::SetWebhook {
             name,
             definition: None,
             done,
@@ -355,21 +368,21 @@ impl Store {
         .await
     }
 
-    /// All webhooks' names and definitions.
+    /// Returns the names and definitions of all webhooks.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
-        self.read_within(&self.inner.operators_reads, read::Reader::webhooks)
+        self.read_within(&self.inner.operator_reads, read::Reader::webhooks)
             .await
     }
 
-    /// Keeps that a route's stored events wait until somebody says otherwise, or no longer.
+    /// Pauses or resumes the delivery of a route's queued events. A pause survives restarts.
     ///
     /// # Errors
-    /// When that is not certain.
+    /// Fails when the write is not certain to have succeeded.
     pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
-        self.ask(|done| Job::Pause {
+        self.write(|done| Job::SetPaused {
             route,
             paused,
             done,
@@ -377,61 +390,65 @@ impl Store {
         .await
     }
 
-    /// The routes that are paused.
+    /// Returns the names of the paused routes.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        self.read_within(&self.inner.operators_reads, read::Reader::paused)
+        self.read_within(&self.inner.operator_reads, read::Reader::paused_routes)
             .await
     }
 
-    /// Is told when an event was stored for the route, by whom ever, and when the store was opened anew.
+    /// Returns the notifier of a route's queue. It is notified when an event is queued for this
+    /// route, and after the store is reopened.
     pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
-        self.inner.shared.waker(route)
+        self.inner.shared.notifier(route)
     }
 
-    /// Tells of the routes that are served from now on. Without waiting: what was told before holds until then.
-    pub fn update_routes(&self, lanes: Vec<StoreRoute>) {
-        // The writer lives as long as this handle, unless it was closed.
-        let _ = self.inner.send(Job::Serve(lanes));
+    /// Sets the routes that are active from now on. Returns without waiting; the previous routes
+    /// apply until the writer has committed the change.
+    pub fn update_routes(&self, routes: Vec<StoreRoute>) {
+        // The writer lives as long as this handle, unless the store was closed.
+        let _ = self.inner.send(Job::UpdateRoutes(routes));
     }
 
-    /// Stored events of a route that are due, those that have waited longest first; and when the next one will be.
+    /// Returns up to `limit` due events of a route, longest waiting first and without those
+    /// `in_flight`, and the time until the next one is due.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn due_events(
         &self,
         route: Arc<str>,
-        holding: &[DeliveryId],
-        most: usize,
+        in_flight: &[DeliveryId],
+        limit: usize,
     ) -> Result<DueEvents, StoreError> {
-        let now = self.inner.shared.time.due_now();
-        // Those that are being tried are due as well, and come first: asking for this many always finds the others.
-        let limit = most.saturating_add(holding.len());
+        let now = self.inner.shared.uptime.now_due();
+        // Events in flight are due as well and come first, so this many rows always include the
+        // others.
+        let rows = limit.saturating_add(in_flight.len());
         let mut due = self
-            .read(move |reader| reader.due(&route, now, limit))
+            .read(move |reader| reader.due_events(&route, now, rows))
             .await?;
-        due.all_seen = due.events.len() < limit;
-        due.events.retain(|event| !holding.contains(&event.id));
-        due.events.truncate(most);
+        due.is_complete = due.events.len() < rows;
+        due.events.retain(|event| !in_flight.contains(&event.id));
+        due.events.truncate(limit);
         Ok(due)
     }
 
-    /// A stored event with its payload; `None` when it no longer waits.
+    /// Loads a queued event with its payload. Returns `None` when it is no longer pending.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn load_event(&self, id: DeliveryId) -> Result<Option<QueuedEvent>, StoreError> {
-        let now = self.inner.shared.time.now();
-        self.read(move |reader| reader.load(id, now)).await
+        let now = self.inner.shared.uptime.now();
+        self.read(move |reader| reader.load_event(id, now)).await
     }
 
-    /// Writes how attempt number `number` at a stored event ended.
+    /// Records the outcome of attempt number `number` at a queued event.
     ///
     /// # Errors
-    /// When it is not certain to be written; to be told again.
+    /// Fails when the attempt is not certain to be recorded. The caller must then record it again.
     pub async fn record_attempt(
         &self,
         id: DeliveryId,
@@ -439,7 +456,7 @@ impl Store {
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError> {
-        self.ask(|done| Job::Attempted {
+        self.write(|done| Job::RecordAttempt {
             id,
             number,
             attempt,
@@ -449,105 +466,108 @@ impl Store {
         .await
     }
 
-    /// A delivery's route, and the names of its event while that is not handed over; `None` if there is no such delivery.
+    /// Returns a delivery's route and, until the event is delivered, the ledger keys of the event;
+    /// `None` if there is no such delivery.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn event_keys(
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.read_within(&self.inner.operators_reads, move |reader| reader.names(id))
-            .await
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.event_keys(id)
+        })
+        .await
     }
 
-    /// This moment, for what is due.
+    /// Returns the current time on the clock that due times are measured with.
     pub fn now_due(&self) -> DueAt {
-        DueAt(self.inner.shared.time.due_now())
+        DueAt(self.inner.shared.uptime.now_due())
     }
 
-    /// Makes deliveries whose payload is kept pending, all of them together. Answers for each whether there was such a
-    /// delivery.
+    /// Makes deliveries pending again, in one transaction. Only deliveries whose payload is kept
+    /// can be requeued. Returns one result for each request, in order.
     ///
     /// # Errors
-    /// When it is not certain to be written.
-    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
-        self.ask(|done| Job::Requeue(wanted, done)).await
+    /// Fails when the write is not certain to have succeeded.
+    pub async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
+        self.write(|done| Job::Requeue(requeues, done)).await
     }
 
-    /// Deliveries, the newest first.
+    /// Returns the deliveries that match a filter, newest first.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Vec<DeliveryRecord>, StoreError> {
-        let now = self.inner.shared.time.due_now();
-        self.read_within(&self.inner.operators_reads, move |reader| {
+        let now = self.inner.shared.uptime.now_due();
+        self.read_within(&self.inner.operator_reads, move |reader| {
             reader.deliveries(&filter, now)
         })
         .await
     }
 
-    /// How many deliveries there are of these, whatever `limit` and `before` say; `None` when there are more than are
-    /// counted.
+    /// Counts the deliveries that match, ignoring `limit` and `before`. Returns `None` when there
+    /// are more than 10,000.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn count_deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Option<usize>, StoreError> {
-        self.read_within(&self.inner.operators_reads, move |reader| {
+        self.read_within(&self.inner.operator_reads, move |reader| {
             reader.count_deliveries(&filter)
         })
         .await
     }
 
-    /// Deliveries that match, whatever `limit` and `before` say, and come after `after`: the oldest first, `limit` at the
-    /// most, each with whether its payload is kept.
+    /// Returns up to `limit` deliveries that match and come after `after`, oldest first, each with
+    /// whether its payload is kept. Ignores the filter's own `limit` and `before`.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn matching_deliveries(
         &self,
         filter: DeliveryFilter,
         after: DeliveryId,
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
-        self.read_within(&self.inner.operators_reads, move |reader| {
-            reader.matching(&filter, after, limit)
+        self.read_within(&self.inner.operator_reads, move |reader| {
+            reader.matching_deliveries(&filter, after, limit)
         })
         .await
     }
 
-    /// One delivery.
+    /// Returns one delivery.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// Fails when the store cannot be read.
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
-        let now = self.inner.shared.time.due_now();
-        self.read_within(&self.inner.operators_reads, move |reader| {
+        let now = self.inner.shared.uptime.now_due();
+        self.read_within(&self.inner.operator_reads, move |reader| {
             reader.delivery(id, now)
         })
         .await
     }
 
-    /// What is known of a route's deliveries as a whole. `since_day` is the first day of the count of the last days, in
-    /// days since 1970.
+    /// Returns the totals of a route's deliveries. `since_day` is the first day of the recent
+    /// count, in days since 1970.
     ///
     /// # Errors
-    /// When the store can't tell.
-    pub async fn route_record(
+    /// Fails when the store cannot be read.
+    pub async fn route_stats(
         &self,
         route: Arc<str>,
         since_day: i64,
     ) -> Result<RouteDeliveryStats, StoreError> {
         let (pending, dead) = self.queue_counts(&route);
         let record = self
-            .read_within(&self.inner.operators_reads, move |reader| {
-                reader.route_record(&route, since_day)
+            .read_within(&self.inner.operator_reads, move |reader| {
+                reader.route_stats(&route, since_day)
             })
             .await?;
         Ok(RouteDeliveryStats {
@@ -557,13 +577,13 @@ impl Store {
         })
     }
 
-    /// How many of a route's events wait, and how many are dead letters.
+    /// Returns the number of a route's pending events and of its dead letters.
     pub fn queue_counts(&self, route: &str) -> (u64, u64) {
         let counts = self.inner.shared.counts(route);
         (counts.pending, counts.dead)
     }
 
-    /// When the oldest waiting event of a route arrived; blocks for a look-up.
+    /// Returns the arrival time of a route's oldest pending event. Blocks for a query.
     pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
         self.inner
             .shared
@@ -572,47 +592,40 @@ impl Store {
             .flatten()
     }
 
-    /// Events that are remembered now.
+    /// Returns the number of remembered event IDs.
     pub fn remembered_ids(&self) -> usize {
         self.inner.shared.index.len()
     }
 
-    /// Bytes on disk.
+    /// Returns the size of the store on disk, in bytes.
     pub fn size_bytes(&self) -> u64 {
-        self.inner.shared.bytes()
+        self.inner.shared.file_bytes()
     }
 
-    /// Writes what is still to be written and closes the file. Nothing can be asked afterwards. `in_good_order` says that
-    /// no attempt is under way whose outcome will not be known.
-    pub async fn close(&self, in_good_order: bool) {
+    /// Writes the outstanding jobs and closes the file. Every later call fails. `clean` states that
+    /// no attempt is in progress whose outcome will be lost.
+    pub async fn close(&self, clean: bool) {
         let (done, closed) = oneshot::channel();
-        if self
-            .inner
-            .send(Job::Close {
-                in_good_order,
-                done,
-            })
-            .is_ok()
-        {
+        if self.inner.send(Job::Close { clean, done }).is_ok() {
             let _ = closed.await;
         }
     }
 
-    /// As after a failure.
+    /// Closes and reopens the database, as after a failed write.
     #[cfg(test)]
     pub(super) fn reopen_after_error(&self) {
-        let _ = self.inner.send(Job::Distrust);
+        let _ = self.inner.send(Job::Reopen);
     }
 
-    /// Counts running time, as the upkeep does: for clocks that stand still otherwise.
+    /// Advances the store uptime, as the upkeep thread does. For tests with a manual clock.
     pub fn tick(&self) {
-        self.inner.shared.time.tick();
+        self.inner.shared.uptime.tick();
     }
 
-    async fn ask<T>(&self, job: impl FnOnce(write::Done<T>) -> Job) -> Result<T, StoreError> {
-        let (done, written) = oneshot::channel();
+    async fn write<T>(&self, job: impl FnOnce(write::Done<T>) -> Job) -> Result<T, StoreError> {
+        let (done, result) = oneshot::channel();
         self.inner.send(job(done))?;
-        written.await.unwrap_or(Err(StoreError::Unavailable))
+        result.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
     async fn read<T: Send + 'static>(
@@ -624,11 +637,11 @@ impl Store {
 
     async fn read_within<T: Send + 'static>(
         &self,
-        room: &Semaphore,
+        limit: &Semaphore,
         query: impl FnOnce(&read::Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         // The semaphore is never closed.
-        let _permit = room.acquire().await.map_err(|_| StoreError::Unavailable)?;
+        let _permit = limit.acquire().await.map_err(|_| StoreError::Unavailable)?;
         let shared = Arc::clone(&self.inner.shared);
         tokio::task::spawn_blocking(move || shared.read(query))
             .await

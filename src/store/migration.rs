@@ -1,4 +1,4 @@
-//! An embedded store moved into a shared one: everything, as it stands, while no gateway serves either.
+//! Moves an embedded store into a shared one, completely, while no gateway uses either.
 
 use std::path::{Path, PathBuf};
 
@@ -8,34 +8,35 @@ use super::{EmbeddedSettings, OpenError, SharedSettings, Store};
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 
-/// Rows that are in memory at once.
-const ROWS_AT_ONCE: usize = 2_000;
+/// The number of rows held in memory at once.
+const BATCH_ROWS: usize = 2_000;
 
-/// What was moved.
+/// The counts of what was moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moved {
+pub struct MoveSummary {
     pub ids: usize,
     pub deliveries: usize,
     pub webhooks: usize,
-    /// Where the embedded store's folder is now, for nobody to serve it again.
+    /// The new path of the embedded store's folder, so that no gateway uses it again.
     pub folder: PathBuf,
 }
 
-/// Why a store was not moved. Both are as they were.
+/// The reason why a store was not moved. Except for `Rename`, both stores are unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveError {
     #[error("{0}")]
     Open(#[from] OpenError),
-    #[error("{0} is there already; an embedded store was moved from here before")]
+    #[error("{0} exists; an embedded store was already moved from here")]
     MovedBefore(PathBuf),
     #[error("cannot write to the database: {0}")]
     Write(String),
-    #[error("the database holds events already; an embedded store is moved into an empty one")]
+    #[error("the database holds events already; the target must be empty")]
     NotEmpty,
     #[error("a gateway serves from the database; stop it first")]
-    Served,
+    InUse,
     #[error(
-        "everything was moved, but {folder} cannot be renamed: {source}; see to it that no gateway serves from it again"
+        "everything was moved, but {folder} cannot be renamed: {source}; make sure that no gateway \
+         uses it again"
     )]
     Rename {
         folder: PathBuf,
@@ -43,9 +44,9 @@ pub enum MoveError {
     },
 }
 
-/// A remembered ID.
+/// A remembered event ID.
 pub(super) struct IdRow {
-    pub place: i64,
+    pub row: i64,
     pub key: [u8; 16],
     pub ends_ms: i64,
     pub attempts: i32,
@@ -55,7 +56,7 @@ pub(super) struct IdRow {
     pub other: Option<[u8; 16]>,
 }
 
-/// A delivery with what is kept of its payload.
+/// A delivery, with its payload if that is kept.
 pub(super) struct DeliveryRow {
     pub id: i64,
     pub route: String,
@@ -93,47 +94,50 @@ pub(super) struct DayRow {
     pub total_ms: i64,
 }
 
-/// Moves the embedded store in `folder` into the database, which must be empty, and renames the folder.
+/// Moves the embedded store in `folder` into the database, which must be empty, and renames the
+/// folder.
 ///
 /// # Errors
-/// Either store can't be used, or a gateway serves from it.
+/// Fails when either store cannot be used, or when a gateway uses it.
 pub async fn move_into_shared(
     folder: &Path,
     to: SharedSettings,
     metrics: StoreMetrics,
-) -> Result<Moved, MoveError> {
-    let aside = moved_folder(folder);
-    if aside.exists() {
-        return Err(MoveError::MovedBefore(aside));
+) -> Result<MoveSummary, MoveError> {
+    let moved_to = moved_folder(folder);
+    if moved_to.exists() {
+        return Err(MoveError::MovedBefore(moved_to));
     }
-    settle_attempts(folder, metrics.clone()).await?;
+    settle_interrupted_attempts(folder, metrics.clone()).await?;
     let from = OfflineStore::open(folder)?;
     let mut import = Import::begin(&to, metrics).await?;
-    let mut moved = Moved {
+    let mut moved = MoveSummary {
         ids: 0,
         deliveries: 0,
         webhooks: 0,
-        folder: aside,
+        folder: moved_to,
     };
-    import.time(from.hash_key(), from.times()).await?;
+    import.set_time(from.hash_key(), from.times()).await?;
     let mut after = i64::MIN;
     loop {
-        let rows = from.ids(after, ROWS_AT_ONCE)?;
+        let rows = from.ids(after, BATCH_ROWS)?;
         let Some(last) = rows.last() else { break };
-        (after, moved.ids) = (last.place, moved.ids + rows.len());
-        import.ids(&rows).await?;
+        (after, moved.ids) = (last.row, moved.ids + rows.len());
+        import.insert_ids(&rows).await?;
     }
     after = i64::MIN;
     loop {
-        let rows = from.delivery_rows(after, ROWS_AT_ONCE)?;
+        let rows = from.delivery_rows(after, BATCH_ROWS)?;
         let Some(last) = rows.last() else { break };
         (after, moved.deliveries) = (last.id, moved.deliveries + rows.len());
-        import.deliveries(&rows).await?;
+        import.insert_deliveries(&rows).await?;
     }
     let webhooks = from.webhooks()?;
     moved.webhooks = webhooks.len();
-    import.operators(&webhooks, &from.paused()?).await?;
-    import.counts(&from.routes()?, &from.days()?).await?;
+    import
+        .insert_operator_data(&webhooks, &from.paused_routes()?)
+        .await?;
+    import.insert_counts(&from.routes()?, &from.days()?).await?;
     import.commit().await?;
     drop(from);
     std::fs::rename(folder, &moved.folder).map_err(|source| MoveError::Rename {
@@ -143,11 +147,15 @@ pub async fn move_into_shared(
     Ok(moved)
 }
 
-/// Has the embedded store note what a gateway that was killed may have had under way.
-async fn settle_attempts(folder: &Path, metrics: StoreMetrics) -> Result<(), MoveError> {
-    // It must be there; opening it to serve would make it.
+/// Opens and closes the embedded store, which records the interrupted attempts of a gateway that
+/// was killed.
+async fn settle_interrupted_attempts(
+    folder: &Path,
+    metrics: StoreMetrics,
+) -> Result<(), MoveError> {
+    // Opening the store for writing would create a missing one, so this checks first.
     drop(OfflineStore::open(folder)?);
-    let settings = EmbeddedSettings::at(folder);
+    let settings = EmbeddedSettings::without_limits(folder);
     Store::embedded(settings, Clock::System, metrics)?
         .close(true)
         .await;

@@ -1,14 +1,15 @@
-//! The store in PostgreSQL: several gateways, one ledger and one queue.
+//! The shared engine: PostgreSQL, with one ledger and one queue for several gateways.
 //!
-//! * `connect` makes a pool of connections from a URL, `line` lends them and tells trouble from refusal;
-//! * `schema` has the tables, and what the server may lose;
-//! * `gather` lets many askers share a statement: `claims`, `write`;
-//! * `queue` takes stored events for as long as a lease, `look` looks things up;
-//! * `import` fills empty tables with what an embedded store held;
-//! * `upkeep` counts time, learns what others did, and lets go of what has expired.
+//! * `connect` creates the connection pool from a URL; `pool` acquires and releases its
+//!   connections, and tells server failures from rejected statements;
+//! * `schema` has the tables, and warns when the server may lose acknowledged writes;
+//! * `batch` combines concurrent jobs into one statement, for `claims` and `write`;
+//! * `queue` leases queued events to one gateway; `query` runs operators' queries;
+//! * `import` fills empty tables with the contents of an embedded store;
+//! * `upkeep` counts uptime, polls for changes by other gateways, and deletes what has expired.
 //!
-//! Nothing is remembered here that another gateway would have to know. While the server does not answer, nothing is
-//! claimed, and so nothing forwarded.
+//! This module keeps no state in memory that another gateway would need. While the server does not
+//! respond, nothing is claimed, and so nothing is forwarded.
 
 mod batch;
 mod claims;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio_postgres::types::ToSql;
 
 use super::uptime::Uptime;
 use super::{
@@ -39,50 +41,52 @@ use super::{
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
-use upkeep::Standing;
+use upkeep::RouteCounts;
 
 pub use claims::LeaseRow;
 pub use connect::Database;
 pub(super) use import::Import;
 
-/// Where the store is, and how much it may hold.
+/// The settings of a shared store.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub database: Database,
     pub durability: Durability,
-    /// Event IDs that are remembered at the most, as the server's statistics count them.
+    /// The limit of remembered event IDs, as the server's statistics count them.
     pub max_ids: usize,
-    /// Bytes of what is kept, about, from which on new events get 503: pages that the server has yet to use again do not
-    /// count.
+    /// The approximate size of the stored data, in bytes, from which on new events get 503. Free
+    /// pages of the tables do not count.
     pub max_bytes: Option<u64>,
 }
 
-/// Why the store can't be opened.
+/// The reason why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("cannot make connections to {shown}: {why}")]
-    Pool { shown: String, why: String },
-    #[error("cannot use the store in PostgreSQL at {shown}: {why}")]
-    Unusable { shown: String, why: String },
+    #[error("cannot create a connection pool for {server}: {reason}")]
+    Pool { server: String, reason: String },
+    #[error("cannot use the PostgreSQL store at {server}: {reason}")]
+    Unusable { server: String, reason: String },
 }
 
-/// Transactions at once, of each kind: while one is under way, the next gathers. What one costs the server hardly grows with
-/// what is in it.
-const CLAIMS_AT_ONCE: usize = 1;
-const WRITES_AT_ONCE: usize = 1;
-/// What may wait to be written, in bytes: a server that hangs must not fill the memory with what was answered long ago.
-const BACKLOG_BYTES: usize = 64 << 20;
-/// What an event ID takes with its index, about.
+/// The number of concurrent transactions of each kind. While one runs, jobs collect for the next,
+/// because the cost of a transaction hardly grows with the number of its jobs.
+const CLAIM_WORKERS: usize = 1;
+const WRITE_WORKERS: usize = 1;
+/// The limit of jobs that wait to be written, in bytes. Without it, a server that hangs would fill
+/// the memory with jobs whose callers have long had an error.
+const BACKLOG_MAX_BYTES: usize = 64 << 20;
+/// The approximate size of an event ID with its index entry, in bytes.
 const ID_BYTES: u64 = 250;
-/// Pause until routes are told of again.
-const TELL_AGAIN: Duration = Duration::from_secs(1);
-/// For operators, whose questions may take long: they are not to stand in the way of events.
-const OPERATORS_READS_AT_ONCE: usize = 2;
-/// Pauses between two questions whether a row is still being changed.
-const UNCLEAR_PAUSE: Duration = Duration::from_millis(2);
-const UNCLEAR_TRIES: usize = 5;
+/// The pause before the active routes are sent again.
+const UPDATE_ROUTES_RETRY: Duration = Duration::from_secs(1);
+/// The number of concurrent queries for operators. They may take long, and must not delay events.
+const OPERATOR_READ_CONCURRENCY: usize = 2;
+/// The pause before a claim that raced with another transaction is tried again.
+const RACE_PAUSE: Duration = Duration::from_millis(2);
+/// The limit of tries of a claim that races with other transactions.
+const RACE_TRIES: usize = 5;
 
-/// The store. Clones are handles to the same one.
+/// A handle to the store. Clones share one store.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -91,98 +95,98 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     hash_key: [u8; 16],
-    claims: claims::Jobs,
-    writes: mpsc::UnboundedSender<(write::Job, Counted)>,
+    claims: claims::ClaimQueue,
+    writes: mpsc::UnboundedSender<(write::Job, BacklogEntry)>,
     backlog: Arc<Backlog>,
-    operators_reads: Semaphore,
-    /// Tokens of this gateway's claims: a random number to begin with, and one more for each.
+    operator_reads: Semaphore,
+    /// The next claim token. Tokens start at a random number and increase by one for each claim.
     tokens: AtomicI64,
 }
 
-/// What this gateway's handles and tasks share.
+/// The state that this gateway's handles and tasks share.
 struct Shared {
-    lines: Arc<ConnectionPool>,
-    /// This gateway, as the queue knows it.
+    pool: Arc<ConnectionPool>,
+    /// The random ID of this gateway in the queue's leases.
     owner: i64,
     max_ids: u64,
     max_bytes: Option<u64>,
     revision: watch::Sender<i64>,
-    /// The time of what is due, when it was asked for last.
-    due_now: Mutex<(i64, Instant)>,
-    standings: Mutex<HashMap<Box<str>, Standing>>,
-    wakers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
-    lanes: Mutex<HashMap<Arc<str>, Retain>>,
+    /// The last polled time for due times, in milliseconds, and the moment of that poll.
+    now_due: Mutex<(i64, Instant)>,
+    route_counts: Mutex<HashMap<Box<str>, RouteCounts>>,
+    notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
+    retains: Mutex<HashMap<Arc<str>, Retain>>,
     ids: AtomicU64,
     bytes: AtomicU64,
     bytes_in_use: AtomicU64,
 }
 
-/// What is to be written.
+/// The jobs that are not yet written.
 #[derive(Default)]
 struct Backlog {
     jobs: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-/// A part of the backlog, until it is dropped.
-struct Counted {
-    of: Arc<Backlog>,
+/// A job's part of the backlog. It is subtracted when this is dropped.
+struct BacklogEntry {
+    backlog: Arc<Backlog>,
     bytes: usize,
 }
 
-impl Counted {
+impl BacklogEntry {
     fn new(of: &Arc<Backlog>, bytes: usize) -> Self {
         of.jobs.fetch_add(1, Ordering::AcqRel);
         of.bytes.fetch_add(bytes, Ordering::AcqRel);
         Self {
-            of: Arc::clone(of),
+            backlog: Arc::clone(of),
             bytes,
         }
     }
 }
 
-impl Drop for Counted {
+impl Drop for BacklogEntry {
     fn drop(&mut self) {
-        self.of.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.of.jobs.fetch_sub(1, Ordering::AcqRel);
+        self.backlog.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.backlog.jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    fn wake(&self, route: &str) {
-        if let Some(waker) = locked(&self.wakers).get(route) {
-            waker.notify_one();
+    fn notify_route(&self, route: &str) {
+        if let Some(notifier) = lock(&self.notifiers).get(route) {
+            notifier.notify_one();
         }
     }
 
-    /// Those that we deliver for and of which events wait.
-    fn routes_that_wait(&self) -> Vec<String> {
-        let standings = locked(&self.standings);
-        let waits = |route: &Arc<str>| {
-            standings
+    /// Returns the routes with a worker in this gateway that have pending events.
+    fn waiting_routes(&self) -> Vec<String> {
+        let route_counts = lock(&self.route_counts);
+        let has_pending = |route: &Arc<str>| {
+            route_counts
                 .get(&**route)
-                .is_some_and(|standing| standing.pending > 0)
+                .is_some_and(|counts| counts.pending > 0)
         };
-        locked(&self.wakers)
+        lock(&self.notifiers)
             .keys()
-            .filter(|route| waits(route))
+            .filter(|route| has_pending(route))
             .map(|route| route.to_string())
             .collect()
     }
 
-    fn set_standings(&self, all: HashMap<Box<str>, Standing>) {
-        *locked(&self.standings) = all;
+    fn set_route_counts(&self, all: HashMap<Box<str>, RouteCounts>) {
+        *lock(&self.route_counts) = all;
     }
 
-    fn set_due_now(&self, due_ms: i64) {
-        *locked(&self.due_now) = (due_ms, Instant::now());
+    fn set_now_due(&self, due_ms: i64) {
+        *lock(&self.now_due) = (due_ms, Instant::now());
     }
 
-    /// `kept` are the bytes of records and payloads.
+    /// Stores the polled sizes. `kept` is the size of records and payloads, in bytes.
     fn set_sizes(&self, ids: u64, bytes: u64, kept: u64) {
         self.ids.store(ids, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
@@ -192,41 +196,41 @@ impl Shared {
         );
     }
 
-    fn retain_of(&self, route: &str) -> Option<Retain> {
-        locked(&self.lanes).get(route).copied()
+    fn retain(&self, route: &str) -> Option<Retain> {
+        lock(&self.retains).get(route).copied()
     }
 }
 
 impl Store {
-    /// Opens the store, making its tables where there are none.
+    /// Opens the store, and creates its tables if they do not exist.
     ///
     /// # Errors
-    /// The server can't be reached, or its tables not be used.
+    /// Fails when the server cannot be reached or its tables cannot be used.
     pub async fn open(settings: Settings, metrics: StoreMetrics) -> Result<Self, OpenError> {
-        let shown = settings.database.shown();
+        let server = settings.database.log_name();
         let relaxed = settings.durability == Durability::Relaxed;
         let pool = settings.database.pool(relaxed);
         let pool = pool.map_err(|error| OpenError::Pool {
-            shown: shown.clone(),
-            why: error.to_string(),
+            server: server.clone(),
+            reason: error.to_string(),
         })?;
-        let unusable = |why: String| OpenError::Unusable {
-            shown: shown.clone(),
-            why,
+        let unusable = |reason: String| OpenError::Unusable {
+            server: server.clone(),
+            reason,
         };
-        let lines = Arc::new(ConnectionPool::new(pool, metrics));
-        let mut line = lines
+        let pool = Arc::new(ConnectionPool::new(pool, metrics));
+        let mut connection = pool
             .acquire()
             .await
-            .map_err(|failed| unusable(failed.to_string()))?;
-        let hash_key = schema::make_or_read(line.client_mut())
+            .map_err(|error| unusable(error.to_string()))?;
+        let hash_key = schema::read_or_create(connection.client_mut())
             .await
-            .map_err(|unfit| unusable(pool::told(&unfit)))?;
-        let loses = schema::may_lose(&line, relaxed)
+            .map_err(|error| unusable(pool::error_chain(&error)))?;
+        let warnings = schema::durability_warnings(&connection, relaxed)
             .await
-            .map_err(|error| unusable(pool::told(&error)))?;
-        for sentence in loses {
-            tracing::warn!(server = shown, "{sentence}");
+            .map_err(|error| unusable(pool::error_chain(&error)))?;
+        for warning in warnings {
+            tracing::warn!(server, "{warning}");
         }
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| unusable(error.to_string()))?;
@@ -236,51 +240,51 @@ impl Store {
                 .map_or(0, |bytes| i64::from_be_bytes(*bytes))
         });
         let shared = Arc::new(Shared {
-            lines: Arc::clone(&lines),
+            pool: Arc::clone(&pool),
             owner,
             max_ids: settings.max_ids as u64,
             max_bytes: settings.max_bytes,
             revision: watch::Sender::new(0),
-            due_now: Mutex::new((0, Instant::now())),
-            standings: Mutex::default(),
-            wakers: Mutex::default(),
-            lanes: Mutex::default(),
+            now_due: Mutex::new((0, Instant::now())),
+            route_counts: Mutex::default(),
+            notifiers: Mutex::default(),
+            retains: Mutex::default(),
             ids: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             bytes_in_use: AtomicU64::new(0),
         });
-        upkeep::tick(&line, &shared)
+        upkeep::tick(&connection, &shared)
             .await
-            .map_err(|failed| unusable(failed.to_string()))?;
-        let _ = line.release(Ok(()));
+            .map_err(|error| unusable(error.to_string()))?;
+        let _ = connection.release(Ok(()));
         let (claims, incoming) = mpsc::unbounded_channel();
         batch::start(
             incoming,
-            CLAIMS_AT_ONCE,
+            CLAIM_WORKERS,
             |_| 0,
-            move |batch| claims::run(Arc::clone(&lines), batch),
+            move |batch| claims::run_batch(Arc::clone(&pool), batch),
         );
         let (writes, incoming) = mpsc::unbounded_channel();
-        let own = Arc::clone(&shared);
-        let bytes_of = |(job, _): &(write::Job, Counted)| job.bytes();
-        batch::start(incoming, WRITES_AT_ONCE, bytes_of, move |batch| {
-            Arc::clone(&own).write_all(batch)
+        let batch_shared = Arc::clone(&shared);
+        let bytes_of = |(job, _): &(write::Job, BacklogEntry)| job.bytes();
+        batch::start(incoming, WRITE_WORKERS, bytes_of, move |batch| {
+            Arc::clone(&batch_shared).write_all(batch)
         });
-        tokio::spawn(upkeep::look(Arc::downgrade(&shared)));
+        tokio::spawn(upkeep::poll(Arc::downgrade(&shared)));
         tokio::spawn(upkeep::sweep(Arc::downgrade(&shared)));
-        tracing::info!(server = shown, "the shared store is open");
+        tracing::info!(server, "shared store opened");
         let backlog = Arc::<Backlog>::default();
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 hash_key,
-                claims: claims::Jobs {
+                claims: claims::ClaimQueue {
                     jobs: claims,
                     backlog: Arc::clone(&backlog),
                 },
                 writes,
                 backlog,
-                operators_reads: Semaphore::new(OPERATORS_READS_AT_ONCE),
+                operator_reads: Semaphore::new(OPERATOR_READ_CONCURRENCY),
                 tokens: AtomicI64::new(token),
             }),
         })
@@ -291,37 +295,37 @@ impl Store {
     }
 
     pub fn check_open(&self) -> Result<(), StoreError> {
-        self.shared().lines.check_up()
+        self.shared().pool.check_available()
     }
 
     pub fn check_room(&self) -> Result<(), StoreError> {
         self.check_open()?;
         let shared = self.shared();
-        if self.inner.backlog.bytes.load(Ordering::Relaxed) > BACKLOG_BYTES {
+        if self.inner.backlog.bytes.load(Ordering::Relaxed) > BACKLOG_MAX_BYTES {
             return Err(StoreError::Unavailable);
         }
         let bytes_full = shared
             .max_bytes
-            .is_some_and(|most| shared.bytes_in_use.load(Ordering::Relaxed) >= most);
+            .is_some_and(|limit| shared.bytes_in_use.load(Ordering::Relaxed) >= limit);
         let full = bytes_full || shared.ids.load(Ordering::Relaxed) >= shared.max_ids;
         if full { Err(StoreError::Full) } else { Ok(()) }
     }
 
     pub async fn claim(&self, key: EventKey, terms: ClaimTerms) -> Result<ClaimResult, StoreError> {
         self.check_open()?;
-        let (at, token) = (
+        let (started, token) = (
             Instant::now(),
             self.inner.tokens.fetch_add(1, Ordering::Relaxed),
         );
-        for _ in 0..UNCLEAR_TRIES {
-            let (done, answer) = oneshot::channel();
-            let back = self.inner.claims.clone();
+        for _ in 0..RACE_TRIES {
+            let (done, reply) = oneshot::channel();
+            let queue = self.inner.claims.clone();
             let claim = claims::Claim {
                 key,
                 token,
                 terms,
-                at,
-                back,
+                started,
+                queue,
                 done,
             };
             self.inner
@@ -329,9 +333,9 @@ impl Store {
                 .jobs
                 .send(claims::Job::Claim(claim))
                 .map_err(|_| StoreError::Unavailable)?;
-            match answer.await.unwrap_or(Err(StoreError::Unavailable))? {
-                claims::ClaimReply::Is(claimed) => return Ok(claimed),
-                claims::ClaimReply::Unclear => tokio::time::sleep(UNCLEAR_PAUSE).await,
+            match reply.await.unwrap_or(Err(StoreError::Unavailable))? {
+                claims::ClaimReply::Known(result) => return Ok(result),
+                claims::ClaimReply::Raced => tokio::time::sleep(RACE_PAUSE).await,
             }
         }
         Ok(ClaimResult::HeldElsewhere)
@@ -349,7 +353,7 @@ impl Store {
         attempt: AttemptRecord,
         next: AttemptOutcome,
     ) -> Result<(), StoreError> {
-        self.write(|done| write::Job::Attempted {
+        self.write(|done| write::Job::RecordAttempt {
             id,
             number,
             attempt,
@@ -359,12 +363,14 @@ impl Store {
         .await
     }
 
-    pub async fn requeue(&self, wanted: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
-        self.write(|done| write::Job::Requeue(wanted, done)).await
+    pub async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
+        self.write(|done| write::Job::Requeue(requeues, done)).await
     }
 
     pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
-        let rows = self.look(on!(line => query::rows(line, key))).await?;
+        let rows = self
+            .query(on!(connection => query::event_rows(connection, key)))
+            .await?;
         Ok(rows
             .into_iter()
             .map(|(key, token)| (key, RowId(token)))
@@ -378,86 +384,97 @@ impl Store {
         let sql =
             "DELETE FROM hookstile.ledger l USING unnest($1::uuid[], $2::bigint[]) AS r (key, token)
             WHERE l.key = r.key AND l.token = r.token";
-        self.change(on!(line => pool::bounded(line.execute(sql, &[keys, tokens]))))
-            .await
+        self.execute(
+            on!(connection => pool::with_timeout(connection.execute(sql, &[keys, tokens]))),
+        )
+        .await
     }
 
     pub async fn put_webhook(
         &self,
         name: Arc<str>,
         definition: String,
-        seen: Revision,
+        expected: Revision,
     ) -> Result<Option<Revision>, StoreError> {
-        let (name, definition) = (&name, &definition);
-        let sql =
-            "WITH told AS (UPDATE hookstile.store SET revision = revision + 1 WHERE revision = $3 RETURNING revision),
-            put AS (INSERT INTO hookstile.webhooks SELECT $1, $2 FROM told
+        let (name, definition, expected) = (&*name, &definition, expected.0);
+        let sql = "
+            WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1
+                WHERE revision = $3 RETURNING revision),
+            stored AS (INSERT INTO hookstile.webhooks SELECT $1, $2 FROM bumped
                 ON CONFLICT (name) DO UPDATE SET definition = excluded.definition)
-            SELECT revision FROM told";
-        let put = on!(line => line.row_if_any(sql, &[&&**name, definition, &seen.0]));
-        let row = self.ask("commit", OnTimeout::Fail, put).await?;
+            SELECT revision FROM bumped";
+        let params: [&(dyn ToSql + Sync); 3] = [&name, definition, &expected];
+        let query = on!(connection => connection.query_opt_cached(sql, &params));
+        let row = self.run("commit", OnTimeout::Fail, query).await?;
         Ok(row.map(|row| Revision(row.get(0))))
     }
 
     pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
         let name = &name;
-        let sql = "WITH told AS (UPDATE hookstile.store SET revision = revision + 1)
+        let sql = "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
             DELETE FROM hookstile.webhooks WHERE name = $1";
-        self.change(on!(line => line.run(sql, &[&&**name]))).await
+        self.execute(on!(connection => connection.execute_cached(sql, &[&&**name])))
+            .await
     }
 
     pub async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
-        self.look(on!(line => query::webhooks(line))).await
+        self.query(on!(connection => query::webhooks(connection)))
+            .await
     }
 
     pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         let route = &route;
         let sql = if paused {
-            "WITH told AS (UPDATE hookstile.store SET revision = revision + 1)
+            "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
              INSERT INTO hookstile.paused VALUES ($1) ON CONFLICT DO NOTHING"
         } else {
-            "WITH told AS (UPDATE hookstile.store SET revision = revision + 1) DELETE FROM hookstile.paused WHERE route = $1"
+            "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
+             DELETE FROM hookstile.paused WHERE route = $1"
         };
-        self.change(on!(line => line.run(sql, &[&&**route]))).await
+        self.execute(on!(connection => connection.execute_cached(sql, &[&&**route])))
+            .await
     }
 
     pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
-        self.look(on!(line => query::paused(line))).await
+        self.query(on!(connection => query::paused_routes(connection)))
+            .await
     }
 
-    /// Changes when another gateway was told something by an operator.
+    /// Returns a counter that changes when any gateway changes webhooks or pauses.
     pub fn revision(&self) -> watch::Receiver<i64> {
         self.shared().revision.subscribe()
     }
 
     pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
         Arc::clone(
-            locked(&self.shared().wakers)
+            lock(&self.shared().notifiers)
                 .entry(Arc::clone(route))
                 .or_default(),
         )
     }
 
-    pub fn update_routes(&self, lanes: Vec<StoreRoute>) {
-        let names: Vec<String> = lanes.iter().map(|lane| lane.route.to_string()).collect();
-        *locked(&self.shared().lanes) = lanes
+    pub fn update_routes(&self, routes: Vec<StoreRoute>) {
+        let names: Vec<String> = routes.iter().map(|route| route.route.to_string()).collect();
+        *lock(&self.shared().retains) = routes
             .into_iter()
-            .map(|lane| (lane.route, lane.retain))
+            .map(|route| (route.route, route.retain))
             .collect();
         let store = self.clone();
         tokio::spawn(async move {
-            let sql = "INSERT INTO hookstile.routes SELECT name, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+            let sql = "
+                INSERT INTO hookstile.routes SELECT name,
+                    (extract(epoch FROM clock_timestamp()) * 1000)::bigint
                 FROM unnest($1::text[]) AS r (name) ORDER BY name ON CONFLICT DO NOTHING";
             let names = &names;
             while store
-                .change(on!(line => line.run(sql, &[names])))
+                .execute(on!(connection => connection.execute_cached(sql, &[names])))
                 .await
                 .is_err()
             {
-                if store.shared().lines.is_closed() {
+                if store.shared().pool.is_closed() {
                     return;
                 }
-                tokio::time::sleep(TELL_AGAIN).await;
+                tokio::time::sleep(UPDATE_ROUTES_RETRY).await;
             }
         });
     }
@@ -465,25 +482,25 @@ impl Store {
     pub async fn due_events(
         &self,
         route: Arc<str>,
-        holding: &[DeliveryId],
-        most: usize,
+        in_flight: &[DeliveryId],
+        limit: usize,
     ) -> Result<DueEvents, StoreError> {
         let route = &route;
         let owner = self.shared().owner;
-        self.ask(
+        self.run(
             "read",
             OnTimeout::Fail,
-            on!(line => queue::take(line, route, holding, most, owner)),
+            on!(connection => queue::lease_due_events(connection, route, in_flight, limit, owner)),
         )
         .await
     }
 
     pub async fn release_events(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
         let owner = self.shared().owner;
-        self.ask(
+        self.run(
             "commit",
             OnTimeout::Fail,
-            on!(line => queue::give_back(line, ids, owner)),
+            on!(connection => queue::release_events(connection, ids, owner)),
         )
         .await
     }
@@ -491,13 +508,13 @@ impl Store {
     pub async fn load_event(
         &self,
         id: DeliveryId,
-        attempt: Duration,
+        attempt_timeout: Duration,
     ) -> Result<Option<QueuedEvent>, StoreError> {
         let owner = self.shared().owner;
-        self.ask(
+        self.run(
             "read",
             OnTimeout::Fail,
-            on!(line => queue::load(line, id, owner, attempt)),
+            on!(connection => queue::load_event(connection, id, owner, attempt_timeout)),
         )
         .await
     }
@@ -506,12 +523,13 @@ impl Store {
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
-        self.look(on!(line => query::names(line, id))).await
+        self.query(on!(connection => query::event_keys(connection, id)))
+            .await
     }
 
     pub fn now_due(&self) -> DueAt {
-        let (due_ms, asked) = *locked(&self.shared().due_now);
-        DueAt(Uptime(due_ms.unsigned_abs()).after(asked.elapsed()))
+        let (due_ms, polled_at) = *lock(&self.shared().now_due);
+        DueAt(Uptime(due_ms.unsigned_abs()).after(polled_at.elapsed()))
     }
 
     pub async fn deliveries(
@@ -519,7 +537,7 @@ impl Store {
         filter: DeliveryFilter,
     ) -> Result<Vec<DeliveryRecord>, StoreError> {
         let filter = &filter;
-        self.look(on!(line => query::deliveries(line, filter)))
+        self.query(on!(connection => query::deliveries(connection, filter)))
             .await
     }
 
@@ -528,7 +546,7 @@ impl Store {
         filter: DeliveryFilter,
     ) -> Result<Option<usize>, StoreError> {
         let filter = &filter;
-        self.look(on!(line => query::count_deliveries(line, filter)))
+        self.query(on!(connection => query::count_deliveries(connection, filter)))
             .await
     }
 
@@ -539,32 +557,33 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(DeliveryId, bool)>, StoreError> {
         let filter = &filter;
-        self.look(on!(line => query::matching(line, filter, after, limit)))
+        self.query(on!(connection => query::matching_deliveries(connection, filter, after, limit)))
             .await
     }
 
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
-        self.look(on!(line => query::delivery(line, id))).await
+        self.query(on!(connection => query::delivery(connection, id)))
+            .await
     }
 
-    pub async fn route_record(
+    pub async fn route_stats(
         &self,
         route: Arc<str>,
         since_day: i64,
     ) -> Result<RouteDeliveryStats, StoreError> {
         let route = &route;
-        self.look(on!(line => query::route_record(line, route, since_day)))
+        self.query(on!(connection => query::route_stats(connection, route, since_day)))
             .await
     }
 
-    /// As it stood a moment ago.
+    /// Returns the last polled numbers of a route's pending events and of its dead letters.
     pub fn queue_counts(&self, route: &str) -> (u64, u64) {
-        let standing = self.standing(route);
-        (standing.pending, standing.dead)
+        let counts = self.route_counts(route);
+        (counts.pending, counts.dead)
     }
 
     pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
-        self.standing(route).oldest
+        self.route_counts(route).oldest_waiting
     }
 
     pub fn remembered_ids(&self) -> usize {
@@ -575,20 +594,21 @@ impl Store {
         self.shared().bytes.load(Ordering::Relaxed)
     }
 
-    /// What was told before is written, and nothing can be asked afterwards. Attempts under way keep their leases: they
-    /// lapse, and another gateway takes over.
+    /// Writes the outstanding jobs, within the statement timeout, and closes the pool. Every later
+    /// call fails. Attempts in progress keep their leases; when these lapse, another gateway takes
+    /// over.
     pub async fn close(&self) {
-        let begun = Instant::now();
+        let started = Instant::now();
         while self.inner.backlog.jobs.load(Ordering::Acquire) > 0
-            && begun.elapsed() < pool::ANSWERED_WITHIN
+            && started.elapsed() < pool::STATEMENT_TIMEOUT
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.shared().lines.close();
+        self.shared().pool.close();
     }
 
-    fn standing(&self, route: &str) -> Standing {
-        locked(&self.shared().standings)
+    fn route_counts(&self, route: &str) -> RouteCounts {
+        lock(&self.shared().route_counts)
             .get(route)
             .copied()
             .unwrap_or_default()
@@ -602,52 +622,51 @@ impl Store {
         &self,
         job: impl FnOnce(write::Done<T>) -> write::Job,
     ) -> Result<T, StoreError> {
-        let (done, written) = oneshot::channel();
+        let (done, result) = oneshot::channel();
         let job = job(done);
-        let counted = Counted::new(&self.inner.backlog, job.bytes());
+        let counted = BacklogEntry::new(&self.inner.backlog, job.bytes());
         self.inner
             .writes
             .send((job, counted))
             .map_err(|_| StoreError::Unavailable)?;
-        written.await.unwrap_or(Err(StoreError::Unavailable))
+        result.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
-    async fn look<T, F>(&self, work: impl FnMut(PooledConnection) -> F) -> Result<T, StoreError>
+    async fn query<T, F>(&self, work: impl FnMut(PooledConnection) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, QueryError>>,
     {
         // The semaphore is never closed.
         let _permit = self
             .inner
-            .operators_reads
+            .operator_reads
             .acquire()
             .await
             .map_err(|_| StoreError::Unavailable)?;
-        self.ask("read", OnTimeout::Fail, work).await
+        self.run("read", OnTimeout::Fail, work).await
     }
 
-    async fn change<F>(&self, work: impl FnMut(PooledConnection) -> F) -> Result<(), StoreError>
+    async fn execute<F>(&self, work: impl FnMut(PooledConnection) -> F) -> Result<(), StoreError>
     where
         F: Future<Output = Result<u64, QueryError>>,
     {
-        self.ask("commit", OnTimeout::Retry, work).await.map(drop)
+        self.run("commit", OnTimeout::Retry, work).await.map(drop)
     }
 
-    async fn ask<T, F>(
+    async fn run<T, F>(
         &self,
         operation: &'static str,
-        slow: OnTimeout,
+        on_timeout: OnTimeout,
         work: impl FnMut(PooledConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, QueryError>>,
     {
         self.check_open()?;
-        let lines = &self.shared().lines;
-        lines
-            .again(slow, work)
+        let pool = &self.shared().pool;
+        pool.run(on_timeout, work)
             .await
-            .map_err(|failed| lines.failed(operation, &failed))
+            .map_err(|error| pool.log_failure(operation, &error))
     }
 }
 

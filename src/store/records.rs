@@ -1,4 +1,4 @@
-//! What is kept of deliveries, as it is told and looked up: no engine in it.
+//! Delivery records and the filters that select them, independent of the engine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,56 +9,56 @@ use serde::{Deserialize, Serialize};
 
 use super::{AttemptHistory, DeliveryId, DeliveryState, LeaseDeadline, Payload};
 
-/// One attempt, as it is kept.
+/// The record of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRecord {
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
-    /// How long it took, in milliseconds.
+    /// The duration of the attempt, in milliseconds.
     pub ms: u64,
-    /// What the upstream answered with.
+    /// The status code of the upstream's response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Why there was no answer.
+    /// The reason why there was no response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What of a route's stored events is due.
+/// The due events of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueEvents {
     pub events: Vec<DueEvent>,
-    /// Whether no more are due than these and those that are being tried.
-    pub all_seen: bool,
-    /// How long until the first is due that is not yet; `None` when no other waits.
+    /// No other event is due, apart from those that are being attempted.
+    pub is_complete: bool,
+    /// The time until the next event becomes due; `None` when no other event is pending.
     pub next_in: Option<Duration>,
 }
 
-/// A stored event that is due.
+/// A queued event that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DueEvent {
     pub id: DeliveryId,
-    /// Of its head and body.
+    /// The size of the head and the body.
     pub payload_bytes: usize,
 }
 
-/// A stored event, with all that an attempt needs.
+/// A queued event, with everything that an attempt needs.
 #[derive(Debug, Clone)]
 pub struct QueuedEvent {
     pub event_id: Arc<str>,
     pub event_type: Arc<str>,
-    /// Attempts so far.
-    pub tried: AttemptHistory,
+    /// The attempts so far.
+    pub history: AttemptHistory,
     pub received_at: Timestamp,
-    /// How long it has waited, outages of ours left out.
+    /// The time for which the event has waited, not counting the store's downtime.
     pub age: Duration,
-    /// `None` when it can't be read any more.
+    /// The payload; `None` when it can no longer be read.
     pub payload: Option<Payload>,
-    /// Until when it is this gateway's to try.
-    pub until: LeaseDeadline,
+    /// The end of this gateway's lease on the event.
+    pub deadline: LeaseDeadline,
 }
 
-/// A delivery, for people and for the API.
+/// A delivery as operators and the API see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryRecord {
     pub id: DeliveryId,
@@ -67,80 +67,82 @@ pub struct DeliveryRecord {
     pub event_type: String,
     pub received_at: Timestamp,
     pub state: DeliveryState,
-    /// Why it is a dead letter.
+    /// The reason why the delivery is a dead letter.
     pub reason: Option<String>,
     pub attempts: Vec<AttemptRecord>,
-    /// Attempts in all; those of before a record was kept are not among `attempts`.
-    pub tried: u32,
+    /// The number of all attempts. `attempts` lacks those that were made before a record was kept.
+    pub attempt_count: u32,
     pub possibly_delivered: bool,
-    /// When a pending one is tried next.
+    /// The time until a pending delivery is attempted next.
     pub due_in: Option<Duration>,
-    /// Whether it can be delivered again.
+    /// The payload is kept, so the delivery can be requeued.
     pub payload_kept: bool,
-    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    /// The name of the secret that verified the event; `None` for events that an earlier version
+    /// accepted.
     pub secret: Option<String>,
-    /// Made by the gateway itself, as an operator asked.
+    /// A test event that the gateway made at an operator's request.
     pub is_test: bool,
-    /// The head as it is handed over, where it is kept and was asked for.
+    /// The head as it is sent to the upstream, if it is kept and was requested.
     pub head: Option<Bytes>,
-    /// The event as it came, where it is kept and was asked for.
+    /// The body as it was received, if it is kept and was requested.
     pub body: Option<Bytes>,
 }
 
-/// The biggest payload of which a list holds the body, so that a list of many is not many bodies. A bigger one comes with
-/// its delivery alone.
+/// The largest payload, in bytes, whose body is included in a list. Larger bodies are only returned
+/// with their own delivery, so that a long list stays small.
 pub const LISTED_BODY_MAX: usize = 64 << 10;
 
-/// Which deliveries are asked for. Each `None` takes all.
+/// A selection of deliveries. A field that is `None` matches all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeliveryFilter {
     pub route: Option<String>,
     pub state: Option<DeliveryState>,
     pub event_type: Option<String>,
     pub event_id: Option<String>,
-    /// Only those whose event was received then or later.
+    /// Selects events received at this time or later.
     pub since: Option<Timestamp>,
-    /// Only those whose event was received earlier.
+    /// Selects events received before this time.
     pub until: Option<Timestamp>,
-    /// Only those before this one.
+    /// Selects deliveries with a smaller ID.
     pub before: Option<DeliveryId>,
     pub limit: usize,
-    /// Whether bodies are asked for, those up to [`LISTED_BODY_MAX`].
+    /// Includes bodies of payloads up to [`LISTED_BODY_MAX`].
     pub with_bodies: bool,
 }
 
-/// What is known of a route's deliveries as a whole.
+/// The totals of a route's deliveries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteDeliveryStats {
     pub created_at: Option<Timestamp>,
     pub last_success: Option<Timestamp>,
     pub last_failure: Option<Timestamp>,
     pub successful: u64,
-    /// Failed, and dead letters.
+    /// The number of failed deliveries and dead letters.
     pub failed: u64,
-    /// Of those whose event arrived in the last days.
+    /// The number of ended deliveries whose event arrived in the last days.
     pub recent: u64,
-    /// Of the attempts that succeeded, all together.
+    /// The total duration of the successful attempts, in milliseconds.
     pub total_ms: u64,
     pub pending: u64,
     pub dead: u64,
 }
 
-/// Deliveries that are counted for a list. Beyond it the count would cost more than the list.
-pub(super) const COUNTED_MAX: usize = 10_000;
+/// The highest count that is reported for a list. Beyond it, counting would cost more than listing.
+pub(super) const COUNT_LIMIT: usize = 10_000;
 
 impl DeliveryFilter {
-    /// `since` and `until` as arrivals are kept and shown: to the millisecond.
-    pub(super) fn bounds(&self) -> [Option<i64>; 2] {
-        let whole =
+    /// Returns `since` and `until` in milliseconds, rounded up, because arrival times are stored
+    /// and shown to the millisecond.
+    pub(super) fn time_bounds(&self) -> [Option<i64>; 2] {
+        let round_up =
             |at: Timestamp| at.as_millisecond() + i64::from(at.subsec_nanosecond() % 1_000_000 > 0);
-        [self.since.map(whole), self.until.map(whole)]
+        [self.since.map(round_up), self.until.map(round_up)]
     }
 }
 
 impl AttemptRecord {
     pub(super) fn to_json(&self) -> String {
-        // Numbers and short texts of our own: there is nothing that could fail.
+        // Serialising numbers and short strings cannot fail.
         serde_json::to_string(self).unwrap_or_else(|_| "{}".into())
     }
 }

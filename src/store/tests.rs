@@ -1,11 +1,11 @@
-//! What every engine of the store promises, proved on each of them.
+//! Tests of what both engines guarantee, run on each of them.
 
 #[path = "../../tests/it/harness/cluster.rs"]
 mod cluster;
-mod given;
-mod kept;
+mod fixtures;
 #[path = "../../tests/it/harness/programs.rs"]
 mod programs;
+mod test_store;
 
 use std::collections::HashMap;
 
@@ -16,25 +16,25 @@ use proptest::test_runner::TestRunner;
 use super::*;
 use crate::backoff::DeadLetterReason;
 use crate::metrics::Metrics;
-pub(super) use given::*;
-pub(super) use kept::{Files, Kept};
+pub(super) use fixtures::*;
+pub(super) use test_store::{TestFolder, TestStore};
 
-/// Less than what a busy machine may take for a test, and more than it takes.
-const MOMENT: Duration = Duration::from_secs(20);
+/// The tolerance of time comparisons: more than a test takes, even on a busy machine.
+const TOLERANCE: Duration = Duration::from_secs(20);
 
 macro_rules! on_each_engine {
     ($($name:ident)*) => {
         mod embedded {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(&super::Kept::embedded()).await;
+                super::$name(&super::TestStore::embedded()).await;
             })*
         }
         mod shared {
             $(#[tokio::test]
             async fn $name() {
-                if let Some(kept) = super::Kept::shared() {
-                    super::$name(&kept).await;
+                if let Some(test_store) = super::TestStore::shared() {
+                    super::$name(&test_store).await;
                 }
             })*
         }
@@ -42,93 +42,93 @@ macro_rules! on_each_engine {
 }
 
 on_each_engine! {
-    what_was_settled_is_known_and_survives_a_restart
-    a_record_takes_the_place_of_an_earlier_one
-    what_is_forgotten_is_new_again_and_its_neighbours_are_not
-    a_record_lives_as_long_as_its_window_of_running_time
-    time_between_runs_does_not_count
-    a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered
-    a_pause_is_kept
-    a_dead_letter_is_kept_whole_and_can_be_delivered_again
-    what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_restart
-    what_stands_otherwise_than_it_did_is_left_alone
-    those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them
-    a_failed_delivery_and_its_success_are_one_record_with_two_attempts
-    a_success_that_is_delivered_again_counts_once
-    a_record_of_another_event_is_not_written_over
-    deliveries_are_found_by_any_of_their_marks_newest_first
-    since_takes_its_moment_and_until_does_not
-    records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dead_stay
-    who_delivers_is_woken_by_whatever_stores_an_event
-    an_attempt_that_is_told_twice_counts_once_and_no_number_of_them_fills_a_row
-    many_askers_share_a_commit
+    settled_events_survive_a_restart
+    later_entry_replaces_the_earlier_one
+    forgetting_an_event_leaves_other_events
+    entry_expires_after_its_window_of_uptime
+    downtime_does_not_expire_entries
+    queued_events_are_due_in_order_until_delivered
+    retry_waits_for_its_delay
+    dead_letter_keeps_its_payload_and_can_be_requeued
+    requeue_keeps_its_due_time_over_a_restart
+    requeue_skips_deliveries_in_another_state
+    matching_deliveries_are_paged_oldest_first
+    success_after_a_failure_extends_its_record
+    redelivered_success_counts_once
+    record_of_another_event_is_not_overwritten
+    deliveries_are_filtered_newest_first
+    since_is_inclusive_and_until_exclusive
+    retention_deletes_only_ended_records
+    queueing_an_event_notifies_its_route
+    repeated_attempt_counts_once_and_history_is_bounded
+    concurrent_settlements_share_commits
 }
 
-async fn what_was_settled_is_known_and_survives_a_restart(kept: &Kept) {
-    let store = kept.open().await;
-    end(&store, 1, completed(7), None).await;
-    end(&store, 2, tried(2), None).await;
-    assert_eq!(record(&store, 1).await, Some(completed(7)));
-    assert_eq!(record(&store, 3).await, None);
+async fn settled_events_survive_a_restart(test_store: &TestStore) {
+    let store = test_store.open().await;
+    settle(&store, 1, completed(7), None).await;
+    settle(&store, 2, tried(2), None).await;
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(7)));
+    assert_eq!(ledger_entry(&store, 3).await, None);
     let key = store.hash_key();
-    let store = kept.reopen(store).await;
-    assert_eq!(record(&store, 1).await, Some(completed(7)));
-    assert_eq!(record(&store, 2).await, Some(tried(2)));
+    let store = test_store.reopen(store).await;
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(7)));
+    assert_eq!(ledger_entry(&store, 2).await, Some(tried(2)));
     assert_eq!(store.hash_key(), key);
 }
 
-async fn a_record_takes_the_place_of_an_earlier_one(kept: &Kept) {
-    let store = kept.open().await;
-    end(&store, 1, tried(1), None).await;
-    end(&store, 1, completed(1), None).await;
-    assert_eq!(record(&store, 1).await, Some(completed(1)));
+async fn later_entry_replaces_the_earlier_one(test_store: &TestStore) {
+    let store = test_store.open().await;
+    settle(&store, 1, tried(1), None).await;
+    settle(&store, 1, completed(1), None).await;
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }
 
-async fn what_is_forgotten_is_new_again_and_its_neighbours_are_not(kept: &Kept) {
-    let store = kept.open().await;
+async fn forgetting_an_event_leaves_other_events(test_store: &TestStore) {
+    let store = test_store.open().await;
     for key in 1..=3 {
-        let delivery = Some(change(&key.to_string(), DeliveryState::Success));
-        end(&store, key, completed(1), delivery).await;
+        let delivery = Some(delivery_change(&key.to_string(), DeliveryState::Success));
+        settle(&store, key, completed(1), delivery).await;
     }
     let rows = store.find_rows(EventKey(2)).await.unwrap();
     assert_eq!(
         rows.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
         [EventKey(2)],
-        "neighbours of other deliveries"
+        "adjacent rows belong to other deliveries"
     );
     store.forget_event(rows).await.unwrap();
-    assert_eq!(record(&store, 2).await, None);
-    let store = kept.reopen(store).await;
-    assert_eq!(record(&store, 2).await, None);
+    assert_eq!(ledger_entry(&store, 2).await, None);
+    let store = test_store.reopen(store).await;
+    assert_eq!(ledger_entry(&store, 2).await, None);
     assert_eq!(
-        (record(&store, 1).await, record(&store, 3).await),
+        (ledger_entry(&store, 1).await, ledger_entry(&store, 3).await),
         (Some(completed(1)), Some(completed(1)))
     );
     assert!(store.find_rows(EventKey(2)).await.unwrap().is_empty());
 }
 
-async fn a_record_lives_as_long_as_its_window_of_running_time(kept: &Kept) {
-    let store = kept.open().await;
-    end(&store, 1, completed(1), None).await;
-    kept.pass(&store, WINDOW.saturating_sub(MOMENT));
-    assert_eq!(record(&store, 1).await, Some(completed(1)));
-    // A claim's lease may be in it.
-    kept.pass(&store, MOMENT + TERMS.lease);
-    assert_eq!(record(&store, 1).await, None);
+async fn entry_expires_after_its_window_of_uptime(test_store: &TestStore) {
+    let store = test_store.open().await;
+    settle(&store, 1, completed(1), None).await;
+    test_store.advance(&store, WINDOW.saturating_sub(TOLERANCE));
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
+    // The expiry may include a claim's lease.
+    test_store.advance(&store, TOLERANCE + TERMS.lease);
+    assert_eq!(ledger_entry(&store, 1).await, None);
 }
 
-async fn time_between_runs_does_not_count(kept: &Kept) {
-    let store = kept.open().await;
-    end(&store, 1, completed(1), None).await;
+async fn downtime_does_not_expire_entries(test_store: &TestStore) {
+    let store = test_store.open().await;
+    settle(&store, 1, completed(1), None).await;
     store.close(true).await;
     drop(store);
-    kept.pass_away(2 * WINDOW);
-    let store = kept.open().await;
-    assert_eq!(record(&store, 1).await, Some(completed(1)));
+    test_store.advance_while_closed(2 * WINDOW);
+    let store = test_store.open().await;
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }
 
-async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered(kept: &Kept) {
-    let store = kept.open().await;
+async fn queued_events_are_due_in_order_until_delivered(test_store: &TestStore) {
+    let store = test_store.open().await;
     let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await];
     let due = store
         .due_events("billing".into(), &[], 10)
@@ -145,42 +145,42 @@ async fn a_stored_event_is_due_in_the_order_of_arrival_until_it_is_delivered(kep
             .events
             .is_empty()
     );
-    let event = loaded(&store, ids[0]).await.unwrap();
+    let event = begin_attempt(&store, ids[0]).await.unwrap();
     assert_eq!(
-        (&*event.event_id, event.tried),
+        (&*event.event_id, event.history),
         ("a", AttemptHistory::default())
     );
     assert_eq!(event.payload.unwrap().body, Bytes::from_static(b"body"));
-    waits(&store, (2, 0)).await;
-    attempted(
+    wait_for_counts(&store, (2, 0)).await;
+    record_attempt(
         &store,
         ids[0],
         1,
         attempt(200),
-        AttemptOutcome::Done {
+        AttemptOutcome::Delivered {
             keep_payload: false,
         },
     )
     .await;
-    waits(&store, (1, 0)).await;
-    assert!(loaded(&store, ids[0]).await.is_none());
+    wait_for_counts(&store, (1, 0)).await;
+    assert!(begin_attempt(&store, ids[0]).await.is_none());
     let view = store.delivery(ids[0]).await.unwrap().unwrap();
     assert_eq!(
         (view.state, view.body, view.attempts),
         (DeliveryState::Success, None, vec![attempt(200)])
     );
     assert_eq!(
-        record(&store, 1).await,
+        ledger_entry(&store, 1).await,
         Some(completed(1)),
-        "delivered, and still known"
+        "delivered, and still remembered"
     );
 }
 
-async fn a_pause_is_kept(kept: &Kept) {
-    let store = kept.open().await;
+async fn retry_waits_for_its_delay(test_store: &TestStore) {
+    let store = test_store.open().await;
     let id = queued(&store, 1, "a").await;
     let after = Duration::from_secs(30);
-    attempted(
+    record_attempt(
         &store,
         id,
         1,
@@ -192,13 +192,13 @@ async fn a_pause_is_kept(kept: &Kept) {
     )
     .await;
     let due = store.due_events("billing".into(), &[], 10).await.unwrap();
-    assert!(due.events.is_empty() && due.all_seen, "{due:?}");
+    assert!(due.events.is_empty() && due.is_complete, "{due:?}");
     assert!(
         due.next_in
-            .is_some_and(|pause| pause <= after && pause + MOMENT > after),
+            .is_some_and(|pause| pause <= after && pause + TOLERANCE > after),
         "{due:?}"
     );
-    kept.pass(&store, after);
+    test_store.advance(&store, after);
     assert_eq!(
         store
             .due_events("billing".into(), &[], 10)
@@ -208,25 +208,25 @@ async fn a_pause_is_kept(kept: &Kept) {
             .len(),
         1
     );
-    let event = loaded(&store, id).await.unwrap();
+    let event = begin_attempt(&store, id).await.unwrap();
     assert_eq!(
-        event.tried,
+        event.history,
         AttemptHistory {
             attempts: 1,
             possibly_delivered: true
         }
     );
     assert!(
-        event.age >= after && event.age < after + MOMENT,
+        event.age >= after && event.age < after + TOLERANCE,
         "{:?}",
         event.age
     );
 }
 
-async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
-    let store = kept.open().await;
+async fn dead_letter_keeps_its_payload_and_can_be_requeued(test_store: &TestStore) {
+    let store = test_store.open().await;
     let id = queued(&store, 1, "a").await;
-    attempted(
+    record_attempt(
         &store,
         id,
         1,
@@ -234,7 +234,7 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
         AttemptOutcome::Dead(DeadLetterReason::Rejected),
     )
     .await;
-    waits(&store, (0, 1)).await;
+    wait_for_counts(&store, (0, 1)).await;
     let view = store.delivery(id).await.unwrap().unwrap();
     assert_eq!(
         (view.state, view.reason.as_deref()),
@@ -248,40 +248,45 @@ async fn a_dead_letter_is_kept_whole_and_can_be_delivered_again(kept: &Kept) {
             .events
             .is_empty()
     );
-    let store = kept.reopen(store).await;
-    waits(&store, (0, 1)).await;
+    let store = test_store.reopen(store).await;
+    wait_for_counts(&store, (0, 1)).await;
     assert_eq!(
-        store.requeue(vec![now(&store, id)]).await.unwrap(),
+        store.requeue(vec![requeue_now(&store, id)]).await.unwrap(),
         [RequeueResult::Queued("billing".into())]
     );
-    waits(&store, (1, 0)).await;
+    wait_for_counts(&store, (1, 0)).await;
     assert_eq!(
-        loaded(&store, id).await.unwrap().payload.unwrap().body,
+        begin_attempt(&store, id)
+            .await
+            .unwrap()
+            .payload
+            .unwrap()
+            .body,
         Bytes::from_static(b"body")
     );
     assert_eq!(
         store
-            .requeue(vec![now(&store, DeliveryId(99))])
+            .requeue(vec![requeue_now(&store, DeliveryId(99))])
             .await
             .unwrap(),
         [RequeueResult::Unknown]
     );
 }
 
-async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_restart(kept: &Kept) {
-    let store = kept.open().await;
+async fn requeue_keeps_its_due_time_over_a_restart(test_store: &TestStore) {
+    let store = test_store.open().await;
     let ids = [queued(&store, 1, "a").await, queued(&store, 2, "b").await];
     let start = store.now_due();
-    // The later one is written first.
+    // The later due time is written first.
     for (id, seconds) in [(ids[1], 60), (ids[0], 30)] {
         let requeue = Requeue {
             due: start.after(Duration::from_secs(seconds)),
-            ..now(&store, id)
+            ..requeue_now(&store, id)
         };
         store.requeue(vec![requeue]).await.unwrap();
     }
-    kept.pass(&store, Duration::from_secs(10));
-    let store = kept.reopen(store).await;
+    test_store.advance(&store, Duration::from_secs(10));
+    let store = test_store.reopen(store).await;
     let due = store.due_events("billing".into(), &[], 10).await.unwrap();
     assert!(
         due.events.is_empty()
@@ -290,7 +295,7 @@ async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_resta
                 .is_some_and(|pause| pause <= Duration::from_secs(20)),
         "{due:?}"
     );
-    kept.pass(&store, Duration::from_secs(50));
+    test_store.advance(&store, Duration::from_secs(50));
     let due = store
         .due_events("billing".into(), &[], 10)
         .await
@@ -299,20 +304,20 @@ async fn what_is_delivered_again_is_due_when_it_was_asked_for_also_after_a_resta
     assert_eq!(due.iter().map(|due| due.id).collect::<Vec<_>>(), ids);
 }
 
-async fn what_stands_otherwise_than_it_did_is_left_alone(kept: &Kept) {
-    let store = kept.open().await;
+async fn requeue_skips_deliveries_in_another_state(test_store: &TestStore) {
+    let store = test_store.open().await;
     let id = queued(&store, 1, "a").await;
-    attempted(
+    record_attempt(
         &store,
         id,
         1,
         attempt(200),
-        AttemptOutcome::Done { keep_payload: true },
+        AttemptOutcome::Delivered { keep_payload: true },
     )
     .await;
     let dead = Requeue {
         expected_state: Some(DeliveryState::Dead),
-        ..now(&store, id)
+        ..requeue_now(&store, id)
     };
     assert_eq!(
         store.requeue(vec![dead]).await.unwrap(),
@@ -324,7 +329,7 @@ async fn what_stands_otherwise_than_it_did_is_left_alone(kept: &Kept) {
     );
     let success = Requeue {
         expected_state: Some(DeliveryState::Success),
-        ..now(&store, id)
+        ..requeue_now(&store, id)
     };
     assert_eq!(
         store.requeue(vec![success]).await.unwrap(),
@@ -332,8 +337,8 @@ async fn what_stands_otherwise_than_it_did_is_left_alone(kept: &Kept) {
     );
 }
 
-async fn those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them(kept: &Kept) {
-    let store = kept.open().await;
+async fn matching_deliveries_are_paged_oldest_first(test_store: &TestStore) {
+    let store = test_store.open().await;
     for key in 1..=5 {
         let payload = (key != 3).then(|| Payload {
             head: Bytes::from_static(b"head"),
@@ -341,9 +346,9 @@ async fn those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them(k
         });
         let change = DeliveryChange {
             payload,
-            ..change("a", DeliveryState::Failed)
+            ..delivery_change("a", DeliveryState::Failed)
         };
-        end(&store, key, tried(1), Some(change)).await;
+        settle(&store, key, tried(1), Some(change)).await;
     }
     queued(&store, 6, "b").await;
     let filter = DeliveryFilter {
@@ -372,29 +377,29 @@ async fn those_that_match_come_in_pages_oldest_first_with_what_is_kept_of_them(k
     assert_eq!(page(5).await, []);
 }
 
-async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts(kept: &Kept) {
-    let store = kept.open().await;
-    let mut failed = change("a", DeliveryState::Failed);
+async fn success_after_a_failure_extends_its_record(test_store: &TestStore) {
+    let store = test_store.open().await;
+    let mut failed = delivery_change("a", DeliveryState::Failed);
     failed.attempt = Some(attempt(500));
     failed.payload = Some(Payload {
         head: Bytes::from_static(b"head"),
         body: Bytes::from_static(b"body"),
     });
-    let id = end(&store, 1, tried(1), Some(failed)).await.unwrap();
-    let (held, known) = claimed(&store, 1).await;
+    let id = settle(&store, 1, tried(1), Some(failed)).await.unwrap();
+    let (lease, known) = claim(&store, 1).await;
     let known = known.unwrap();
     assert_eq!(known.delivery, Some(id));
-    let record = store.route_record("billing".into(), 0).await.unwrap();
+    let record = store.route_stats("billing".into(), 0).await.unwrap();
     assert_eq!((record.successful, record.failed), (0, 1));
     let change = DeliveryChange {
         earlier: known.delivery,
-        ..change("a", DeliveryState::Success)
+        ..delivery_change("a", DeliveryState::Success)
     };
     let again = store
-        .settle(settlement(1, held.row(), completed(1), Some(change)))
+        .settle(settlement(1, lease.row(), completed(1), Some(change)))
         .await
         .unwrap();
-    held.mark_settled();
+    lease.mark_settled();
     assert_eq!(again, Some(id));
     let view = store.delivery(id).await.unwrap().unwrap();
     assert_eq!(
@@ -403,9 +408,9 @@ async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts(kept
     );
     assert_eq!(
         view.body, None,
-        "a payload is kept as long as the delivery has failed"
+        "the payload of a failed delivery is deleted on success"
     );
-    let record = store.route_record("billing".into(), 0).await.unwrap();
+    let record = store.route_stats("billing".into(), 0).await.unwrap();
     assert_eq!(
         (
             record.successful,
@@ -417,58 +422,64 @@ async fn a_failed_delivery_and_its_success_are_one_record_with_two_attempts(kept
     );
 }
 
-async fn a_success_that_is_delivered_again_counts_once(kept: &Kept) {
-    let store = kept.open().await;
+async fn redelivered_success_counts_once(test_store: &TestStore) {
+    let store = test_store.open().await;
     let id = queued(&store, 1, "a").await;
     for number in 1..=3 {
-        attempted(
+        record_attempt(
             &store,
             id,
             number,
             attempt(200),
-            AttemptOutcome::Done { keep_payload: true },
+            AttemptOutcome::Delivered { keep_payload: true },
         )
         .await;
-        let record = store.route_record("billing".into(), 0).await.unwrap();
+        let record = store.route_stats("billing".into(), 0).await.unwrap();
         assert_eq!((record.successful, record.total_ms), (1, 12));
         assert_eq!(
-            store.requeue(vec![now(&store, id)]).await.unwrap(),
+            store.requeue(vec![requeue_now(&store, id)]).await.unwrap(),
             [RequeueResult::Queued("billing".into())]
         );
-        assert!(loaded(&store, id).await.unwrap().tried.possibly_delivered);
+        assert!(
+            begin_attempt(&store, id)
+                .await
+                .unwrap()
+                .history
+                .possibly_delivered
+        );
     }
 }
 
-async fn a_record_of_another_event_is_not_written_over(kept: &Kept) {
-    let store = kept.open().await;
-    let first = end(
+async fn record_of_another_event_is_not_overwritten(test_store: &TestStore) {
+    let store = test_store.open().await;
+    let first = settle(
         &store,
         1,
         completed(1),
-        Some(change("a", DeliveryState::Success)),
+        Some(delivery_change("a", DeliveryState::Success)),
     )
     .await;
     let change = DeliveryChange {
         earlier: first,
-        ..change("b", DeliveryState::Success)
+        ..delivery_change("b", DeliveryState::Success)
     };
-    let second = end(&store, 2, completed(1), Some(change)).await;
+    let second = settle(&store, 2, completed(1), Some(change)).await;
     assert_ne!(first, second);
 }
 
-async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
-    let store = kept.open().await;
+async fn deliveries_are_filtered_newest_first(test_store: &TestStore) {
+    let store = test_store.open().await;
     for (key, event) in [(1, "a"), (2, "b"), (3, "c")] {
-        end(
+        settle(
             &store,
             key,
             completed(1),
-            Some(change(event, DeliveryState::Success)),
+            Some(delivery_change(event, DeliveryState::Success)),
         )
         .await;
     }
     let dead = queued(&store, 4, "d").await;
-    attempted(
+    record_attempt(
         &store,
         dead,
         1,
@@ -536,15 +547,15 @@ async fn deliveries_are_found_by_any_of_their_marks_newest_first(kept: &Kept) {
     );
 }
 
-async fn since_takes_its_moment_and_until_does_not(kept: &Kept) {
-    let store = kept.open().await;
+async fn since_is_inclusive_and_until_exclusive(test_store: &TestStore) {
+    let store = test_store.open().await;
     for (key, at) in [
         (1, "2026-06-01T12:00:00Z"),
         (2, "2026-06-01T12:00:00.001Z"),
         (3, "2026-06-01T12:00:00.0015Z"),
     ] {
-        let change = received(&key.to_string(), at, DeliveryState::Success);
-        end(&store, key, completed(1), Some(change)).await;
+        let change = change_received_at(&key.to_string(), at, DeliveryState::Success);
+        settle(&store, key, completed(1), Some(change)).await;
     }
     let find = async |since: Option<&str>, until: Option<&str>| -> (String, Option<usize>) {
         let at = |text: Option<&str>| text.map(|text| text.parse().unwrap());
@@ -586,13 +597,11 @@ async fn since_takes_its_moment_and_until_does_not(kept: &Kept) {
     );
 }
 
-async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dead_stay(
-    kept: &Kept,
-) {
-    let store = kept.open().await;
+async fn retention_deletes_only_ended_records(test_store: &TestStore) {
+    let store = test_store.open().await;
     let waiting = queued(&store, 1, "waiting").await;
     let dead = queued(&store, 2, "dead").await;
-    attempted(
+    record_attempt(
         &store,
         dead,
         1,
@@ -602,47 +611,47 @@ async fn records_go_when_they_are_old_or_too_many_and_those_that_wait_or_are_dea
     .await;
     for key in 10..20 {
         let event = format!("evt_{key}");
-        end(
+        settle(
             &store,
             key,
             completed(1),
-            Some(change(&event, DeliveryState::Success)),
+            Some(delivery_change(&event, DeliveryState::Success)),
         )
         .await;
     }
-    let lane = |retain| {
+    let routes = |retain| {
         vec![StoreRoute {
             route: "billing".into(),
             retain,
             concurrency: 1,
         }]
     };
-    // Room for three records without a payload.
-    store.update_routes(lane(Retain {
+    // The limit holds three records without a payload.
+    store.update_routes(routes(Retain {
         max_bytes: Some(900),
-        ..KEEP
+        ..RETAIN
     }));
-    all_left(&store, &["evt_19", "evt_18", "evt_17", "dead", "waiting"]).await;
-    store.update_routes(lane(Retain {
+    wait_for_records(&store, &["evt_19", "evt_18", "evt_17", "dead", "waiting"]).await;
+    store.update_routes(routes(Retain {
         keep: Duration::from_secs(40),
-        ..KEEP
+        ..RETAIN
     }));
-    kept.pass(&store, Duration::from_secs(50));
-    all_left(&store, &["dead", "waiting"]).await;
-    assert!(loaded(&store, waiting).await.is_some());
+    test_store.advance(&store, Duration::from_secs(50));
+    wait_for_records(&store, &["dead", "waiting"]).await;
+    assert!(begin_attempt(&store, waiting).await.is_some());
     assert_eq!(
-        record(&store, 19).await,
+        ledger_entry(&store, 19).await,
         Some(completed(1)),
-        "the ledger does not go with the records"
+        "retention does not affect the ledger"
     );
 }
 
-async fn who_delivers_is_woken_by_whatever_stores_an_event(kept: &Kept) {
-    let store = kept.open().await;
+async fn queueing_an_event_notifies_its_route(test_store: &TestStore) {
+    let store = test_store.open().await;
     let waker = store.queue_notifier(&"billing".into());
     let id = queued(&store, 1, "a").await;
     waker.notified().await;
-    attempted(
+    record_attempt(
         &store,
         id,
         1,
@@ -650,15 +659,15 @@ async fn who_delivers_is_woken_by_whatever_stores_an_event(kept: &Kept) {
         AttemptOutcome::Dead(DeadLetterReason::Rejected),
     )
     .await;
-    store.requeue(vec![now(&store, id)]).await.unwrap();
+    store.requeue(vec![requeue_now(&store, id)]).await.unwrap();
     waker.notified().await;
-    // It was pending before, and is due earlier.
-    store.requeue(vec![now(&store, id)]).await.unwrap();
+    // The delivery was pending already, and is now due earlier.
+    store.requeue(vec![requeue_now(&store, id)]).await.unwrap();
     waker.notified().await;
 }
 
-async fn an_attempt_that_is_told_twice_counts_once_and_no_number_of_them_fills_a_row(kept: &Kept) {
-    let store = kept.open().await;
+async fn repeated_attempt_counts_once_and_history_is_bounded(test_store: &TestStore) {
+    let store = test_store.open().await;
     let id = queued(&store, 1, "a").await;
     let next = AttemptOutcome::Retry {
         after: Duration::ZERO,
@@ -670,37 +679,37 @@ async fn an_attempt_that_is_told_twice_counts_once_and_no_number_of_them_fills_a
                 ms: number.into(),
                 ..attempt(500)
             };
-            attempted(&store, id, number, attempt, next).await;
+            record_attempt(&store, id, number, attempt, next).await;
         }
     }
     let view = store.delivery(id).await.unwrap().unwrap();
-    assert_eq!(view.tried, 150);
+    assert_eq!(view.attempt_count, 150);
     let times: Vec<_> = view.attempts.iter().map(|attempt| attempt.ms).collect();
     assert_eq!(times, (1..=10).chain(61..=150).collect::<Vec<u64>>());
 }
 
-async fn many_askers_share_a_commit(kept: &Kept) {
-    let store = kept.open().await;
-    let before = commits(&kept.metrics);
-    let asked: Vec<_> = (1..=500)
+async fn concurrent_settlements_share_commits(test_store: &TestStore) {
+    let store = test_store.open().await;
+    let before = commits(&test_store.metrics);
+    let settlements: Vec<_> = (1..=500)
         .map(|key| {
             let store = store.clone();
-            tokio::spawn(async move { end(&store, key, completed(1), None).await })
+            tokio::spawn(async move { settle(&store, key, completed(1), None).await })
         })
         .collect();
-    for asked in asked {
-        asked.await.unwrap();
+    for settlement in settlements {
+        settlement.await.unwrap();
     }
-    assert_eq!(record(&store, 500).await, Some(completed(1)));
-    let commits = commits(&kept.metrics) - before;
+    assert_eq!(ledger_entry(&store, 500).await, Some(completed(1)));
+    let commits = commits(&test_store.metrics) - before;
     assert!(
         commits < 250.0,
-        "{commits} commits for 500 that came together"
+        "{commits} commits for 500 concurrent settlements"
     );
 }
 
-/// Waits for the upkeep to have left these.
-async fn all_left(store: &Store, events: &[&str]) {
+/// Waits until the upkeep has deleted all records but these.
+async fn wait_for_records(store: &Store, events: &[&str]) {
     for _ in 0..2_000 {
         let left = store
             .deliveries(DeliveryFilter {
@@ -718,7 +727,7 @@ async fn all_left(store: &Store, events: &[&str]) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("never left: {events:?}");
+    panic!("other records remain than {events:?}");
 }
 
 fn commits(metrics: &Metrics) -> f64 {
@@ -729,36 +738,36 @@ fn commits(metrics: &Metrics) -> f64 {
     line.unwrap().parse().unwrap()
 }
 
-/// One step against the store and against a map.
+/// A step that is applied to the store and to a map.
 #[derive(Debug, Clone)]
 enum Step {
     Settle { key: u128, completed: bool },
     Pass(u64),
-    Restart { in_good_order: bool },
+    Restart { clean: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0u128..6, any::<bool>()).prop_map(|(key, completed)| Step::Settle { key, completed }),
         2 => (0u64..20).prop_map(|tens| Step::Pass(tens * 10)),
-        1 => any::<bool>().prop_map(|in_good_order| Step::Restart { in_good_order }),
+        1 => any::<bool>().prop_map(|clean| Step::Restart { clean }),
     ]
 }
 
 #[test]
-fn the_embedded_ledger_agrees_with_a_map_over_restarts_and_time() {
-    agrees(48, &Kept::embedded());
+fn embedded_ledger_agrees_with_a_map() {
+    check_against_model(48, &TestStore::embedded());
 }
 
 #[test]
-fn the_shared_ledger_agrees_with_a_map_over_restarts_and_time() {
-    if let Some(kept) = Kept::shared() {
-        agrees(6, &kept);
+fn shared_ledger_agrees_with_a_map() {
+    if let Some(test_store) = TestStore::shared() {
+        check_against_model(6, &test_store);
     }
 }
 
 #[track_caller]
-fn agrees(cases: u32, kept: &Kept) {
+fn check_against_model(cases: u32, test_store: &TestStore) {
     let steps = prop::collection::vec(step(), 0..60);
     let config = ProptestConfig {
         cases,
@@ -766,26 +775,27 @@ fn agrees(cases: u32, kept: &Kept) {
         ..ProptestConfig::default()
     };
     let checked = TestRunner::new(config).run(&steps, |steps| {
-        kept.clear();
+        test_store.clear();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(agrees_over(steps, kept));
+        runtime.block_on(run_steps(steps, test_store));
         Ok(())
     });
     checked.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
-    // Time passes in steps of ten seconds: no record ends in the middle of one, its claim's lease included.
+async fn run_steps(steps: Vec<Step>, test_store: &TestStore) {
+    // Time passes in steps of ten seconds, so that no entry expires in the middle of one, even with
+    // its claim's lease.
     const WINDOW: Duration = Duration::from_secs(95);
     const TERMS: ClaimTerms = ClaimTerms {
         lease: Duration::from_secs(4),
         window: WINDOW,
         forwards: false,
     };
-    let mut store = kept.open().await;
+    let mut store = test_store.open().await;
     let mut model: HashMap<u128, (LedgerEntry, u64)> = HashMap::new();
     let mut now = 0;
     for (number, step) in (1..).zip(steps) {
@@ -794,38 +804,38 @@ async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
                 key,
                 completed: done,
             } => {
-                let (held, known) = claimed_for(&store, key, TERMS).await;
-                // A duplicate: nothing is claimed, and nothing ends.
+                let (lease, known) = claim_with(&store, key, TERMS).await;
+                // A duplicate is not claimed, so nothing is settled.
                 if matches!(
                     known,
                     Some(KnownEvent {
-                        record: LedgerEntry::Completed { .. },
+                        entry: LedgerEntry::Completed { .. },
                         ..
                     })
                 ) {
                     continue;
                 }
-                let becomes = if done {
+                let entry = if done {
                     completed(number)
                 } else {
                     tried(number.into())
                 };
-                let settled = Settlement {
+                let settlement = Settlement {
                     window: WINDOW,
-                    ..settlement(key, held.row(), becomes, None)
+                    ..settlement(key, lease.row(), entry, None)
                 };
-                store.settle(settled).await.unwrap();
-                held.mark_settled();
-                model.insert(key, (becomes, now + 95));
+                store.settle(settlement).await.unwrap();
+                lease.mark_settled();
+                model.insert(key, (entry, now + 95));
             }
             Step::Pass(seconds) => {
-                kept.pass(&store, Duration::from_secs(seconds));
+                test_store.advance(&store, Duration::from_secs(seconds));
                 now += seconds;
             }
-            Step::Restart { in_good_order } => {
-                store.close(in_good_order).await;
+            Step::Restart { clean } => {
+                store.close(clean).await;
                 drop(store);
-                store = kept.open().await;
+                store = test_store.open().await;
             }
         }
         for key in 0..6 {
@@ -833,8 +843,8 @@ async fn agrees_over(steps: Vec<Step>, kept: &Kept) {
                 .get(&key)
                 .filter(|(_, ends)| now < *ends)
                 .map(|(record, _)| *record);
-            let (_, found) = claimed_for(&store, key, TERMS).await;
-            assert_eq!(found.map(|found| found.record), expected, "{key} at {now}");
+            let (_, found) = claim_with(&store, key, TERMS).await;
+            assert_eq!(found.map(|found| found.entry), expected, "{key} at {now}");
         }
     }
     store.close(true).await;

@@ -1,6 +1,6 @@
-// A browser at the dashboard: Debian's Chromium, driven by Playwright. What is to be done is the first argument, the
-// gateway's admin listener and what else there is to know are JSON in the second. Fails by throwing; packages are those
-// of HOOKSTILE_NODE_MODULES.
+// A browser on the dashboard: Debian's Chromium, driven by Playwright. The first argument is the
+// scenario; the second is JSON with the gateway's admin listener and the scenario's data. A failure
+// throws. The packages are in HOOKSTILE_NODE_MODULES.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -11,8 +11,8 @@ const { resolve } = createRequire(`${process.env.HOOKSTILE_NODE_MODULES}/`);
 const playwright = await import(pathToFileURL(resolve('playwright-core')));
 const { chromium } = playwright.default ?? playwright;
 
-const [, , scenario, given] = process.argv;
-const { base, token, ...known } = JSON.parse(given);
+const [, , scenario, argument] = process.argv;
+const { base, token, ...data } = JSON.parse(argument);
 
 const browser = await chromium.launch({
   executablePath: process.env.HOOKSTILE_CHROMIUM,
@@ -22,8 +22,8 @@ const browser = await chromium.launch({
   ],
 });
 
-// A page that fails on whatever goes wrong in it: an error of a script, something that the policy keeps out, a dialog
-// that nobody asked for.
+// Opens a page that fails on any problem: a script error, a violation of the content security
+// policy, or an unexpected dialog.
 async function open(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   context.setDefaultTimeout(15_000);
@@ -53,13 +53,13 @@ async function logIn(page, path = '/', as = token) {
   await page.waitForURL(base + path);
 }
 
-const pages = () => ['/', `/ui/routes/${known.route}`, '/ui/events', `/ui/events/${known.delivery}`, '/ui/rejections'];
+const pages = () => ['/', `/ui/routes/${data.route}`, '/ui/events', `/ui/events/${data.delivery}`, '/ui/rejections'];
 
 const scenarios = {
   async login() {
     const page = await open();
-    const answer = await page.goto(`${base}/ui/events?status=dead`);
-    assert.equal(answer.status(), 401);
+    const response = await page.goto(`${base}/ui/events?status=dead`);
+    assert.equal(response.status(), 401);
     await page.fill('#token', 'wrong');
     await page.click('main button');
     assert.match(await page.textContent('[role=alert]'), /not the token/);
@@ -80,54 +80,54 @@ const scenarios = {
   async reading() {
     const page = await open({ javaScriptEnabled: false });
     await logIn(page);
-    const row = page.locator('tr', { hasText: known.route });
+    const row = page.locator('tr', { hasText: data.route });
     assert.match(await row.textContent(), /queue/);
     await row.locator('a').click();
-    assert.match(await page.textContent('main'), /The signature is well formed, and none of the route's secrets makes it/);
+    assert.match(await page.textContent('main'), /The signature is well formed, but none of the route's secrets makes it/);
     assert.ok(!(await page.isVisible('.actions')), 'buttons that would do nothing');
-    await page.fill('#search', known.event);
+    await page.fill('#search', data.event);
     await page.press('#search', 'Enter');
     await page.click('a.open');
     const steps = await page.locator('.timeline li strong').allTextContents();
-    assert.deepEqual(steps, known.steps);
+    assert.deepEqual(steps, data.steps);
     const timeline = await page.textContent('.timeline');
     assert.ok(timeline.includes('with the secret current') && timeline.includes('the upstream answered 404'), timeline);
     const headers = await page.textContent('.headers');
     assert.ok(headers.includes('X-VPN-Signature') && !headers.includes('sha256='), headers);
-    assert.ok((await page.textContent('pre')).includes(known.event));
+    assert.ok((await page.textContent('pre')).includes(data.event));
     assert.ok(await page.isVisible('text=hookstile events redeliver'));
     page.verify();
   },
 
   async acting() {
     const page = await open();
-    await logIn(page, `/ui/routes/${known.route}`);
+    await logIn(page, `/ui/routes/${data.route}`);
     await page.click('text=Redeliver the dead letters');
-    await page.waitForSelector('#said:has-text("1 of 1 will be delivered again")');
+    await page.waitForSelector('#message:has-text("1 of 1 will be delivered again")');
     assert.match(page.dialogs[0], /Deliver 1 of 1 again/);
     await page.click('text=Send a test event');
-    await page.waitForSelector('#said:has-text("queued, status 202")');
+    await page.waitForSelector('#message:has-text("queued, status 202")');
     await page.click('text=Pause the queue');
     await page.waitForSelector('text=Resume the queue');
-    assert.match(await page.textContent('.troubles'), /paused/);
+    assert.match(await page.textContent('.problems'), /paused/);
     await page.click('text=Resume the queue');
     await page.waitForSelector('text=Pause the queue');
-    await page.goto(`${base}/ui/events/${known.delivery}`);
+    await page.goto(`${base}/ui/events/${data.delivery}`);
     await page.waitForSelector('h1 .status.success');
     page.verify();
   },
 
-  // One delivery alone, refused first for a reason that is told.
+  // A single delivery, whose redelivery is first refused with a reason.
   async redelivering() {
     const page = await open();
-    await logIn(page, `/ui/events/${known.delivery}`);
+    await logIn(page, `/ui/events/${data.delivery}`);
     await page.click('button:has-text("Redeliver")');
-    await page.waitForSelector('#said:has-text("will be delivered again")');
+    await page.waitForSelector('#message:has-text("will be delivered again")');
     await page.waitForSelector('h1 .status.success');
     page.verify();
   },
 
-  async looking() {
+  async reading() {
     const page = await open();
     for (const path of pages()) {
       await (path === '/' ? logIn(page) : page.goto(base + path));
@@ -136,19 +136,19 @@ const scenarios = {
     page.verify();
   },
 
-  // Whatever senders put in: it is shown as it is, and does nothing.
+  // Text from senders is shown as it is and has no effect.
   async hostile() {
     const page = await open();
     await logIn(page);
     for (const path of pages()) {
       await page.goto(base + path);
       const text = await page.textContent('main');
-      if (path.startsWith('/ui/events')) assert.ok(text.includes(known.event), `${path}: ${text}`);
-      if (path === '/ui/rejections') assert.ok(text.includes(known.userAgent), text);
+      if (path.startsWith('/ui/events')) assert.ok(text.includes(data.event), `${path}: ${text}`);
+      if (path === '/ui/rejections') assert.ok(text.includes(data.userAgent), text);
       assert.equal(await page.locator('main :is(script, img, iframe, [onerror], [onclick])').count(), 0, path);
       assert.equal(await page.evaluate(() => globalThis.pwned), undefined, path);
     }
-    assert.ok((await page.goto(`${base}/ui/events/${known.delivery}`)) && (await page.textContent('pre')).includes(known.body));
+    assert.ok((await page.goto(`${base}/ui/events/${data.delivery}`)) && (await page.textContent('pre')).includes(data.body));
     const search = `/ui/events?event_id=${encodeURIComponent('"><script>pwned=1</script>')}`;
     await page.goto(base + search);
     assert.equal(await page.inputValue('#search'), '"><script>pwned=1</script>');
@@ -160,13 +160,13 @@ const scenarios = {
     assert.deepEqual([await page.evaluate(() => globalThis.pwned), page.dialogs], [undefined, []]);
   },
 
-  // Prints a line when the page is up, and waits for what comes then.
-  async living() {
+  // Prints a line when the page is loaded, then waits for its updates.
+  async updating() {
     const page = await open();
     await logIn(page, '/ui/events');
     await page.evaluate(() => { globalThis.loaded = 'once'; });
     console.log('watching');
-    await page.waitForSelector(`a.open:has-text("${known.event}")`);
+    await page.waitForSelector(`a.open:has-text("${data.event}")`);
     assert.equal(await page.evaluate(() => globalThis.loaded), 'once', 'the page was not loaded again');
     page.verify();
   },
@@ -181,7 +181,7 @@ const scenarios = {
     await page.keyboard.press('Enter');
     await page.waitForURL(/\/ui\/events\/del_/);
     await page.keyboard.press('/');
-    await page.keyboard.type(known.event);
+    await page.keyboard.type(data.event);
     await page.keyboard.press('Enter');
     await page.waitForURL(/event_id=/);
     await page.keyboard.press('l');
@@ -191,7 +191,7 @@ const scenarios = {
     page.verify();
   },
 
-  // On a phone nothing sticks out; in the dark it is dark; and whoever can't see it can use it.
+  // On a phone nothing overflows, the dark scheme is dark, and the page is accessible.
   async everywhere() {
     const axe = readFileSync(resolve('axe-core/axe.min.js'), 'utf8');
     for (const colorScheme of ['light', 'dark']) {
@@ -209,17 +209,17 @@ const scenarios = {
     }
   },
 
-  // For the documentation.
+  // Takes the pictures for the documentation.
   async pictures() {
     const page = await open({ viewport: { width: 1180, height: 760 } });
     await logIn(page);
-    await page.waitForSelector('rect.taken');
-    await page.screenshot({ path: `${known.folder}/dashboard.png` });
-    await page.goto(`${base}/ui/events/${known.delivery}`);
-    await page.screenshot({ path: `${known.folder}/dashboard-event.png` });
+    await page.waitForSelector('rect.accepted');
+    await page.screenshot({ path: `${data.folder}/dashboard.png` });
+    await page.goto(`${base}/ui/events/${data.delivery}`);
+    await page.screenshot({ path: `${data.folder}/dashboard-event.png` });
     const phone = await open({ viewport: { width: 390, height: 760 }, colorScheme: 'dark' });
     await logIn(phone);
-    await phone.screenshot({ path: `${known.folder}/dashboard-phone.png` });
+    await phone.screenshot({ path: `${data.folder}/dashboard-phone.png` });
   },
 };
 

@@ -1,9 +1,10 @@
-//! Who may use the admin listener: by which names, with which token, and what is written down of every change.
+//! Access to the admin listener: the host names and tokens it accepts, and the audit log of every
+//! change.
 
 use serde_json::{Value, json};
 
 use crate::harness::command::{command, finish};
-use crate::harness::patience::eventually;
+use crate::harness::wait::eventually;
 use crate::harness::*;
 
 const TOKEN: &str = "admin_it_token_41d7";
@@ -17,8 +18,11 @@ fn guarded(route: Route) -> Setup {
         .env("READ", READ_TOKEN)
 }
 
-async fn send(gateway: &Gateway, request: Request) -> Answer {
-    Client::connect(gateway.admin()).await.send(request).await
+async fn send(gateway: &Gateway, request: Request) -> Response {
+    Client::connect(gateway.admin_address())
+        .await
+        .send(request)
+        .await
 }
 
 fn get(path: &str, token: &str) -> Request {
@@ -34,13 +38,13 @@ fn post(path: &str, token: &str, document: &Value) -> Request {
     request.header("Authorization", &format!("Bearer {token}"))
 }
 
-fn parsed(answer: &Answer) -> Value {
-    serde_json::from_slice(&answer.body)
-        .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+fn parsed(response: &Response) -> Value {
+    serde_json::from_slice(&response.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", response.text()))
 }
 
-/// Waits for the audit line with these members.
-async fn audited(gateway: &Gateway, members: Value) -> Value {
+/// Waits for the audit log line that has these members.
+async fn audit_line(gateway: &Gateway, members: Value) -> Value {
     let fits = |line: &Value| {
         members
             .as_object()
@@ -54,18 +58,18 @@ async fn audited(gateway: &Gateway, members: Value) -> Value {
             .into_iter()
             .find(|line| line["message"] == "audit" && fits(line))
     };
-    eventually(format!("it is written down: {members}"), async || {
+    eventually(format!("the audit log has {members}"), async || {
         find().is_some()
     })
     .await;
     find().unwrap()
 }
 
-async fn run(gateway: &Gateway, token: &str, line: &str) -> crate::harness::command::Run {
+async fn run_cli(gateway: &Gateway, token: &str, line: &str) -> crate::harness::command::Run {
     let mut command = command();
     command
         .args(line.split(' '))
-        .arg(format!("--admin=http://{}", gateway.admin()));
+        .arg(format!("--admin=http://{}", gateway.admin_address()));
     command
         .env("HOOKSTILE_ADMIN_TOKEN", token)
         .current_dir(std::env::temp_dir());
@@ -73,7 +77,7 @@ async fn run(gateway: &Gateway, token: &str, line: &str) -> crate::harness::comm
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
+async fn read_token_cannot_change_anything() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(guarded(Route::to(&upstream))).await;
     for path in [
@@ -116,9 +120,9 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
         ("POST", "/reload", json!({})),
     ];
     for (method, path, document) in writes {
-        let answer = send(&gateway, post(path, READ_TOKEN, &document).method(method)).await;
+        let response = send(&gateway, post(path, READ_TOKEN, &document).method(method)).await;
         assert_eq!(
-            (answer.status, parsed(&answer)["code"].as_str()),
+            (response.status, parsed(&response)["code"].as_str()),
             (403, Some("read_only")),
             "{method} {path}"
         );
@@ -143,7 +147,7 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
         "forgetEvent(id: \"wh_hooks\", eventId: \"evt_1\")",
     ];
     for mutation in mutations {
-        let answer = send(
+        let response = send(
             &gateway,
             post(
                 "/graphql",
@@ -151,15 +155,15 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
                 &json!({"query": format!("mutation {{ {mutation} }}")}),
             ),
         );
-        let answer = parsed(&answer.await);
+        let response = parsed(&response.await);
         assert_eq!(
-            answer["errors"][0]["extensions"]["code"], "read_only",
-            "{mutation}: {answer}"
+            response["errors"][0]["extensions"]["code"], "read_only",
+            "{mutation}: {response}"
         );
     }
     upstream.assert_untouched();
-    run(&gateway, READ_TOKEN, "status").await.assert(0);
-    let refused = run(&gateway, READ_TOKEN, "reload").await;
+    run_cli(&gateway, READ_TOKEN, "status").await.assert(0);
+    let refused = run_cli(&gateway, READ_TOKEN, "reload").await;
     assert!(
         refused.assert(77).stderr.contains("for looking"),
         "{}",
@@ -169,7 +173,7 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_listener_goes_by_the_names_that_the_configuration_adds_and_no_others() {
+async fn admin_listener_accepts_only_configured_hosts() {
     let gateway = Gateway::start(guarded(Route::to(&Upstream::ok()))).await;
     for (host, status) in [
         ("ops.example.com", 200),
@@ -199,7 +203,7 @@ async fn the_listener_goes_by_the_names_that_the_configuration_adds_and_no_other
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
+async fn audit_log_records_each_change_and_its_result() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(guarded(
         Route::to(&upstream).with("retain", "{payloads: all}"),
@@ -209,7 +213,7 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    eventually("it is recorded", async || {
+    eventually("the delivery is recorded", async || {
         parsed(&send(&gateway, get("/deliveries", TOKEN)).await)["deliveries"][0]["status"]
             == "success"
     })
@@ -334,14 +338,14 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
             ["forget", "gone/evt_1", "unknown_webhook"],
         ),
     ];
-    audited(
+    audit_line(
         &gateway,
         json!({"operation": "make_webhook", "subject": name, "outcome": "done"}),
     )
     .await;
     for (method, path, document, [operation, subject, outcome]) in changes {
         send(&gateway, post(&path, TOKEN, &document).method(method)).await;
-        let line = audited(
+        let line = audit_line(
             &gateway,
             json!({"operation": operation, "subject": subject, "outcome": outcome}),
         )
@@ -372,7 +376,7 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
     )
     .await;
     send(&gateway, post("/reload", TOKEN, &json!({}))).await;
-    eventually("the reload is written down", async || {
+    eventually("the audit log has the reload", async || {
         gateway
             .lines()
             .iter()
@@ -386,27 +390,27 @@ async fn every_change_that_is_asked_for_is_written_down_with_what_came_of_it() {
         .iter()
         .filter(|line| line["message"] == "audit")
         .count();
-    assert_eq!(after, before + 1, "looking is no change");
+    assert_eq!(after, before + 1, "reading is not a change");
     for secret in [TOKEN, READ_TOKEN] {
         assert!(!gateway.output().contains(secret));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_sends_slowly_to_the_admin_listener_loses_the_place() {
+async fn slow_admin_client_loses_its_connection() {
     let gateway = Gateway::start(guarded(Route::to(&Upstream::ok()))).await;
     let login = b"POST /ui/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\ntok";
-    let mut head = Client::connect(gateway.admin()).await;
+    let mut head = Client::connect(gateway.admin_address()).await;
     head.write(b"GET / HTTP/1.1\r\n").await;
-    let mut body = Client::connect(gateway.admin()).await;
+    let mut body = Client::connect(gateway.admin_address()).await;
     body.write(login).await;
-    assert_eq!(body.answer().await.status, 408);
-    head.closed().await;
+    assert_eq!(body.read_response().await.status, 408);
+    head.wait_for_close().await;
     assert_eq!(send(&gateway, get("/status", TOKEN)).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_wish_of_who_may_not_is_written_down_as_well() {
+async fn audit_log_records_forbidden_attempts() {
     let gateway = Gateway::start(guarded(Route::to(&Upstream::ok()))).await;
     send(
         &gateway,
@@ -414,11 +418,11 @@ async fn the_wish_of_who_may_not_is_written_down_as_well() {
     )
     .await;
     let refused = json!({"operation": "change", "subject": "/webhooks/wh_hooks/resume", "outcome": "read_only"});
-    audited(&gateway, refused).await;
+    audit_line(&gateway, refused).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_header_of_a_scheme_of_ones_own_is_named_and_not_shown() {
+async fn custom_signature_header_is_redacted() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream)
         .signature("{header: X-Check}")

@@ -1,23 +1,24 @@
-//! Who is let in, and how many at once: before a body is read, and long before the upstream.
+//! Admission: rate limits, allow-lists, trusted proxies, and limits on concurrency, memory and
+//! connections. They apply before a body is read and before the upstream is contacted.
 
 use serde_json::json;
 
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_the_rate_the_answer_is_429_and_nothing_is_forwarded() {
+async fn excess_rate_gets_429_and_is_not_forwarded() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("rate_limit", "{per_second: 1, burst: 3}");
     let gateway = Gateway::start(route).await;
     let mut outcomes = Vec::new();
     for number in 0..10 {
-        let answer = gateway.send(Event::new(&format!("evt_{number}"))).await;
-        if answer.status == 429 {
-            answer
+        let response = gateway.send(Event::new(&format!("evt_{number}"))).await;
+        if response.status == 429 {
+            response
                 .assert_problem(429, "rate_limited")
                 .assert_retry_after();
         }
-        outcomes.push(answer.outcome().to_owned());
+        outcomes.push(response.outcome().to_owned());
     }
     let delivered = outcomes
         .iter()
@@ -30,14 +31,14 @@ async fn over_the_rate_the_answer_is_429_and_nothing_is_forwarded() {
     assert_eq!(
         outcomes[..3],
         ["delivered"; 3],
-        "the burst passes: {outcomes:?}"
+        "the burst is admitted: {outcomes:?}"
     );
     assert!(limited >= 1 && delivered + limited == 10, "{outcomes:?}");
     assert_eq!(upstream.count(), delivered);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rate_limited_event_passes_later() {
+async fn rate_limited_event_passes_later() {
     let upstream = Upstream::ok();
     let gateway =
         Gateway::start(Route::to(&upstream).with("rate_limit", "{per_second: 2, burst: 1}")).await;
@@ -45,7 +46,7 @@ async fn a_rate_limited_event_passes_later() {
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    eventually("the next event passes", async || {
+    eventually("the next event is admitted", async || {
         gateway.send(Event::new("evt_2")).await.outcome() == "delivered"
     })
     .await;
@@ -53,7 +54,7 @@ async fn a_rate_limited_event_passes_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_routes_rate_is_not_anothers() {
+async fn rate_limit_is_per_route() {
     let upstream = Upstream::ok();
     let slow = Route::to(&upstream)
         .named("slow")
@@ -75,7 +76,7 @@ async fn one_routes_rate_is_not_anothers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_listed_addresses_are_let_in() {
+async fn allow_list_admits_listed_addresses_only() {
     let upstream = Upstream::ok();
     let listed = Route::to(&upstream)
         .named("listed")
@@ -105,7 +106,7 @@ async fn only_listed_addresses_are_let_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trusted_proxy_is_believed_about_its_client() {
+async fn trusted_proxy_names_client_address() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("allow_from", "[203.0.113.0/24]");
     let gateway =
@@ -119,7 +120,7 @@ async fn a_trusted_proxy_is_believed_about_its_client() {
         .send(from("evt_1", "198.51.100.9"))
         .await
         .assert(403, "forbidden_address");
-    // Only the address nearest to the trusted proxy counts; what stands left of it is the client's own word.
+    // Only the address nearest to the trusted proxy counts; the client itself supplied the rest.
     gateway
         .send(from("evt_1", "203.0.113.7, 198.51.100.9"))
         .await
@@ -134,7 +135,7 @@ async fn a_trusted_proxy_is_believed_about_its_client() {
         .await
         .assert(200, "delivered");
     let peer = gateway
-        .logged(json!({"event_id": "evt_1", "outcome": "delivered"}))
+        .wait_for_request_log(json!({"event_id": "evt_1", "outcome": "delivered"}))
         .await["peer"]
         .to_string();
     assert!(peer.contains("203.0.113.7"), "{peer}");
@@ -146,7 +147,7 @@ async fn a_trusted_proxy_is_believed_about_its_client() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trusted_proxy_is_believed_about_addresses_and_nothing_else() {
+async fn trusted_proxy_is_trusted_for_addresses_only() {
     let upstream = Upstream::ok();
     let gateway =
         Gateway::start(Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1/32]"))
@@ -165,7 +166,7 @@ async fn a_trusted_proxy_is_believed_about_addresses_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_a_routes_concurrency_the_answer_is_503_and_others_are_served() {
+async fn route_concurrency_limit_answers_503() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let narrow = Route::to(&upstream)
@@ -175,7 +176,7 @@ async fn over_a_routes_concurrency_the_answer_is_503_and_others_are_served() {
     let mut held = gateway.connect().await;
     held.write(&Event::new("evt_1").post().at("/webhooks/narrow").bytes())
         .await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     let second = gateway
         .send(Event::new("evt_2").post().at("/webhooks/narrow"))
         .await;
@@ -187,8 +188,8 @@ async fn over_a_routes_concurrency_the_answer_is_503_and_others_are_served() {
         .await
         .assert(200, "delivered");
     gate.open();
-    held.answer().await.assert(200, "delivered");
-    eventually("the place is free again", async || {
+    held.read_response().await.assert(200, "delivered");
+    eventually("the route has capacity again", async || {
         gateway
             .send(Event::new("evt_2").post().at("/webhooks/narrow"))
             .await
@@ -200,7 +201,7 @@ async fn over_a_routes_concurrency_the_answer_is_503_and_others_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_in_flight_are_bounded_over_all_requests_and_given_back() {
+async fn memory_limit_bounds_bodies_in_flight() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("max_body", "64KiB");
     let gateway =
@@ -226,19 +227,19 @@ async fn bodies_in_flight_are_bounded_over_all_requests_and_given_back() {
     upstream.assert_untouched();
     for (mut client, request) in slow {
         client.write(&request.body[request.body.len() - 1..]).await;
-        client.answer().await.assert(200, "delivered");
+        client.read_response().await.assert(200, "delivered");
     }
     gateway
         .send(Event::sized("evt_late", 60_000))
         .await
         .assert(200, "delivered");
     gateway
-        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .wait_for_metric("body_bytes_in_flight", &[], 0.0)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_beyond_the_limit_do_not_disturb_those_within_it() {
+async fn excess_connections_do_not_disturb_others() {
     let upstream = Upstream::ok();
     let gateway =
         Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{connections: 3}")).await;
@@ -252,10 +253,13 @@ async fn connections_beyond_the_limit_do_not_disturb_those_within_it() {
         within_limit.push(client);
     }
     let mut beyond = gateway.connect().await;
-    let answer = beyond
+    let response = beyond
         .send_raw(&Event::new("evt_beyond").post().bytes())
         .await;
-    assert!(answer.is_none_or(|answer| (answer.status, answer.outcome()) == (503, "overloaded")));
+    assert!(
+        response
+            .is_none_or(|response| (response.status, response.outcome()) == (503, "overloaded"))
+    );
     for (number, client) in within_limit.iter_mut().enumerate() {
         client
             .send(Event::new(&format!("evt_again_{number}")))
@@ -264,24 +268,24 @@ async fn connections_beyond_the_limit_do_not_disturb_those_within_it() {
     }
     assert_eq!(upstream.count(), 6);
     drop(within_limit);
-    there_is_room_again(&gateway, "evt_after").await;
+    wait_until_admitted(&gateway, "evt_after").await;
 }
 
-/// Waits until a connection is let in that brings this event.
-async fn there_is_room_again(gateway: &Gateway, event_id: &str) {
-    eventually("there is room again", async || {
-        let answer = gateway
+/// Waits until a connection that carries this event is admitted.
+async fn wait_until_admitted(gateway: &Gateway, event_id: &str) {
+    eventually("a connection is admitted again", async || {
+        let response = gateway
             .connect()
             .await
             .send_raw(&Event::new(event_id).post().bytes())
             .await;
-        answer.is_some_and(|answer| ["delivered", "duplicate"].contains(&answer.outcome()))
+        response.is_some_and(|response| ["delivered", "duplicate"].contains(&response.outcome()))
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_address_has_its_connections_and_leaves_others_theirs() {
+async fn address_connection_limit_spares_others() {
     let upstream = Upstream::ok();
     let limits = "{connections_per_address: 2}";
     let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", limits)).await;
@@ -295,17 +299,19 @@ async fn one_address_has_its_connections_and_leaves_others_theirs() {
         .send(Event::new("evt_2"))
         .await
         .assert(200, "delivered");
-    // Told before it has said a word.
+    // The response arrives before the client has sent anything.
     let mut beyond = gateway.connect().await;
     beyond
-        .answer()
+        .read_response()
         .await
         .assert(503, "overloaded")
         .assert_retry_after();
-    beyond.closed().await;
+    beyond.wait_for_close().await;
     let labels = [("route", ""), ("outcome", "overloaded")];
-    gateway.metric_reaches("requests_total", &labels, 1.0).await;
-    let mut other = Client::connect_from([127, 0, 0, 2].into(), gateway.data()).await;
+    gateway
+        .wait_for_metric("requests_total", &labels, 1.0)
+        .await;
+    let mut other = Client::connect_from([127, 0, 0, 2].into(), gateway.public_address()).await;
     other
         .send(Event::new("evt_3"))
         .await
@@ -315,11 +321,11 @@ async fn one_address_has_its_connections_and_leaves_others_theirs() {
         .await
         .assert(200, "delivered");
     drop(second);
-    there_is_room_again(&gateway, "evt_5").await;
+    wait_until_admitted(&gateway, "evt_5").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trusted_proxy_is_bound_by_the_connections_of_all_only() {
+async fn trusted_proxy_has_no_address_connection_limit() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1/32]");
     let gateway = Gateway::start(setup.with("limits", "{connections_per_address: 1}")).await;

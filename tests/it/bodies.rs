@@ -1,17 +1,18 @@
-//! Bodies of every size and framing arrive byte-identical, and those over the limit do not arrive.
+//! Bodies of every size and framing arrive byte-identical; larger ones than the limit are rejected.
 
 use crate::harness::sender::digest;
 use crate::harness::*;
 
 const LIMIT: usize = 1 << 20;
-/// From the smallest JSON event to `max_body`, and the sizes round Pingora's 64 KiB buffer.
+/// Sizes from the smallest JSON event to `max_body`, including those around Pingora's 64 KiB
+/// buffer.
 const SIZES: [usize; 7] = [64, 1024, 65_535, 65_536, 65_537, 300_001, LIMIT];
 
 fn event(size: usize) -> Event {
     Event::sized(&format!("evt_{size}"), size)
 }
 
-/// The last request at the upstream carries this body, framed once and by us.
+/// Asserts that the last request at the upstream carries this body, framed once by the gateway.
 #[track_caller]
 fn assert_arrived(upstream: &Upstream, body: &[u8]) {
     let received = upstream.last();
@@ -29,7 +30,7 @@ async fn gateway_for(upstream: &Upstream) -> Gateway {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_with_a_length_arrives_byte_identical_at_every_size() {
+async fn sized_body_arrives_intact() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     for size in SIZES {
@@ -39,7 +40,7 @@ async fn a_body_with_a_length_arrives_byte_identical_at_every_size() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chunked_body_arrives_byte_identical_at_every_size() {
+async fn chunked_body_arrives_intact() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     for (size, chunk) in SIZES
@@ -55,7 +56,7 @@ async fn a_chunked_body_arrives_byte_identical_at_every_size() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_over_h2c_arrives_byte_identical_at_every_size() {
+async fn h2c_body_arrives_intact() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let mut client = gateway.connect_h2().await;
@@ -66,7 +67,7 @@ async fn a_body_over_h2c_arrives_byte_identical_at_every_size() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_of_one_byte_arrives() {
+async fn one_byte_body_arrives() {
     let upstream = Upstream::ok();
     let scheme =
         r#"{header: X-VPN-Signature, algorithm: hmac-sha256, encoding: hex, prefix: "sha256="}"#;
@@ -105,7 +106,7 @@ async fn a_body_of_one_byte_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kept_alive_connection_carries_every_size_and_framing() {
+async fn kept_connection_carries_every_framing() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let mut client = gateway.connect().await;
@@ -122,7 +123,7 @@ async fn a_kept_alive_connection_carries_every_size_and_framing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_is_kept_after_a_reject() {
+async fn connection_is_kept_after_reject() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let mut client = gateway.connect().await;
@@ -147,8 +148,8 @@ async fn a_connection_is_kept_after_a_reject() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_body_is_never_taken_for_the_next_request() {
-    // The refused body spells a request; on a kept connection it must not become one.
+async fn rejected_body_is_never_the_next_request() {
+    // The rejected body spells a request. On a kept connection it must not become one.
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let hidden = Event::new("evt_hidden").post().bytes();
@@ -156,7 +157,7 @@ async fn a_refused_body_is_never_taken_for_the_next_request() {
     let carrier = Request::post(&hidden).at("/webhooks/elsewhere");
     client.send(carrier).await.assert(404, "unknown_route");
     let next = client.send_raw(&Event::new("evt_1").post().bytes()).await;
-    assert!(next.is_none_or(|answer| answer.outcome() == "delivered"));
+    assert!(next.is_none_or(|response| response.outcome() == "delivered"));
     gateway
         .send(Event::new("evt_2"))
         .await
@@ -169,7 +170,7 @@ async fn a_refused_body_is_never_taken_for_the_next_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_expects_100_gets_it_before_it_sends_the_body() {
+async fn expect_100_is_answered_before_the_body() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let mut client = gateway.connect().await;
@@ -189,7 +190,7 @@ async fn a_sender_that_expects_100_gets_it_before_it_sends_the_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_100_comes_on_a_kept_connection_too_after_an_accept_and_after_a_reject() {
+async fn expect_100_is_answered_on_kept_connection() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     for (id, first) in [
@@ -214,11 +215,11 @@ async fn a_100_comes_on_a_kept_connection_too_after_an_accept_and_after_a_reject
     );
 }
 
-/// Sends the head, waits for the 100, sends the body.
-async fn expect_100(client: &mut Client, request: Request) -> Answer {
+/// Sends the head, waits for the `100 Continue`, then sends the body.
+async fn expect_100(client: &mut Client, request: Request) -> Response {
     let request = request.header("Expect", "100-continue");
     client.write(&request.head_bytes()).await;
-    assert_eq!(client.answer().await.status, 100);
+    assert_eq!(client.read_response().await.status, 100);
     client
         .send_raw(&request.body_bytes())
         .await
@@ -226,7 +227,7 @@ async fn expect_100(client: &mut Client, request: Request) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_refused_by_its_head_gets_no_100() {
+async fn rejected_head_gets_no_100() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let event = Event::new("evt_1");
@@ -244,13 +245,13 @@ async fn a_request_refused_by_its_head_gets_no_100() {
         client
             .write(&request.header("Expect", "100-continue").head_bytes())
             .await;
-        client.answer().await.assert(status, outcome);
+        client.read_response().await.assert(status, outcome);
     }
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_one_byte_over_the_limit_is_refused_and_the_connection_closed() {
+async fn oversized_body_is_rejected_and_closed() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let event = Event::sized("evt_big", LIMIT + 1);
@@ -265,13 +266,13 @@ async fn a_body_one_byte_over_the_limit_is_refused_and_the_connection_closed() {
             .send(request)
             .await
             .assert_problem(413, "body_too_large");
-        client.closed().await;
+        client.wait_for_close().await;
     }
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_declared_size_over_the_limit_is_refused_before_any_body_is_read() {
+async fn oversized_length_is_rejected_before_body() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     for declared in ["1048577", "1073741824", "9223372036854775807"] {
@@ -282,18 +283,21 @@ async fn a_declared_size_over_the_limit_is_refused_before_any_body_is_read() {
             .header("Content-Length", declared)
             .head_bytes();
         client.write(&head).await;
-        client.answer().await.assert_problem(413, "body_too_large");
-        client.closed().await;
+        client
+            .read_response()
+            .await
+            .assert_problem(413, "body_too_large");
+        client.wait_for_close().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_over_the_limit_is_refused_over_h2c_too() {
+async fn oversized_h2c_body_is_rejected() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("max_body", "64KiB")).await;
     let mut client = gateway.connect_h2().await;
-    let answer = client.try_send(Event::sized("evt_big", 65_537), &[]).await;
-    answer.expect("an answer").assert(413, "body_too_large");
+    let response = client.try_send(Event::sized("evt_big", 65_537), &[]).await;
+    response.expect("an answer").assert(413, "body_too_large");
     upstream.assert_untouched();
     gateway
         .connect_h2()
@@ -304,7 +308,7 @@ async fn a_body_over_the_limit_is_refused_over_h2c_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endless_chunked_body_is_cut_at_the_limit() {
+async fn endless_chunked_body_is_cut_at_limit() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("max_body", "16KiB")).await;
     let head = Event::new("evt_1").post().chunked(1).head_bytes();
@@ -322,7 +326,7 @@ async fn an_endless_chunked_body_is_cut_at_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_that_look_odd_arrive_as_they_are() {
+async fn odd_bodies_arrive_unchanged() {
     let upstream = Upstream::ok();
     let gateway = gateway_for(&upstream).await;
     let odd = [

@@ -1,4 +1,5 @@
-//! A wall clock that jumps between two starts changes nothing: windows and horizons count the gateway's own time.
+//! A jump of the wall clock between two starts changes nothing: replay windows and retry horizons
+//! count the store's uptime.
 
 use std::process::Command;
 
@@ -6,12 +7,14 @@ use crate::harness::programs::{program, tool};
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
-/// The gateway with a wall clock as `faketime` describes it (`+10d`); `None` where there is no faketime. It is to be stopped, not killed:
-/// the library leaves things in `/dev/shm` otherwise.
-pub fn clock_like(description: &str) -> Option<Under> {
+/// Returns a launcher whose wall clock `faketime` shifts as described (`+10d`), or `None` without
+/// faketime. Stop such a gateway instead of killing it: otherwise the library leaves files in
+/// `/dev/shm`.
+pub fn launcher_with_clock(description: &str) -> Option<Launcher> {
     let found = program("HOOKSTILE_FAKETIME", "faketime");
     let faketime = tool("faketime", found, "clocks that jump")?;
-    // The command itself stays beside what it starts; its library alone will do, and only it knows where that is.
+    // The faketime command stays as the parent process, so the test preloads its library instead;
+    // only the command knows where the library is.
     let library = Command::new(faketime)
         .args(["-m", "-f", "+0", "sh", "-c", "echo $LD_PRELOAD"])
         .output();
@@ -21,7 +24,7 @@ pub fn clock_like(description: &str) -> Option<Under> {
         ("FAKETIME", description),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    Some(Under::environment(
+    Some(Launcher::environment(
         environment
             .map(|(name, value)| (name.into(), value.into()))
             .into(),
@@ -29,7 +32,7 @@ pub fn clock_like(description: &str) -> Option<Under> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_jumps_expires_no_completed_event() {
+async fn clock_jump_expires_no_completed_event() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream)).stopping_at_once();
     let mut gateway = Gateway::start(setup.clone()).await;
@@ -39,11 +42,13 @@ async fn a_clock_that_jumps_expires_no_completed_event() {
         .assert(200, "delivered");
     let offsets = ["+10d", "-10d", "+10d", "+0d"];
     for (number, offset) in offsets.into_iter().enumerate() {
-        let Some(under) = clock_like(offset) else {
+        let Some(launcher) = launcher_with_clock(offset) else {
             return;
         };
         gateway.stop().await;
-        gateway.restart_with(setup.clone().under(under)).await;
+        gateway
+            .restart_with(setup.clone().launched_by(launcher))
+            .await;
         for earlier in 0..=number {
             gateway
                 .send(Event::new(&format!("evt_{earlier}")))
@@ -60,7 +65,7 @@ async fn a_clock_that_jumps_expires_no_completed_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_jumps_neither_gives_a_queued_event_up_nor_holds_it_back() {
+async fn clock_jump_keeps_retry_schedule() {
     for offset in ["+10d", "-10d"] {
         let closed = ClosedPort::new();
         let route = Route::to_url(&closed.url()).with("delivery", "queue");
@@ -76,23 +81,23 @@ async fn a_clock_that_jumps_neither_gives_a_queued_event_up_nor_holds_it_back() 
             .assert(202, "queued");
         let failed = [("route", "hooks"), ("result", "connect_error")];
         gateway
-            .metrics_past("queue_attempts_total", &failed, 1.0)
+            .wait_for_metric_at_least("queue_attempts_total", &failed, 1.0)
             .await;
         gateway.stop().await;
-        let Some(under) = clock_like(offset) else {
+        let Some(launcher) = launcher_with_clock(offset) else {
             return;
         };
-        gateway.restart_with(setup.under(under)).await;
+        gateway.restart_with(setup.launched_by(launcher)).await;
         gateway
-            .metrics_past("queue_attempts_total", &failed, 2.0)
+            .wait_for_metric_at_least("queue_attempts_total", &failed, 2.0)
             .await;
         let metrics = gateway.metrics().await;
         metrics.assert_value("queue_events", &[("state", "dead")], 0.0);
         metrics.assert_value("queue_dead_lettered_total", &[("route", "hooks")], 0.0);
         let upstream = closed.open([Reply::ok()]);
-        upstream.received(1).await;
+        upstream.wait_for_requests(1).await;
         gateway
-            .metric_reaches("queue_events", &[("route", "hooks")], 0.0)
+            .wait_for_metric("queue_events", &[("route", "hooks")], 0.0)
             .await;
         gateway.stop().await;
         assert_eq!(upstream.event_ids(), ["evt_1"], "{offset}");
@@ -100,7 +105,7 @@ async fn a_clock_that_jumps_neither_gives_a_queued_event_up_nor_holds_it_back() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queued_event_is_shown_to_have_arrived_when_it_did_after_the_clock_has_jumped() {
+async fn clock_jump_keeps_arrival_time() {
     let closed = ClosedPort::new();
     let route = Route::to_url(&closed.url())
         .with("delivery", "queue")
@@ -114,21 +119,21 @@ async fn a_queued_event_is_shown_to_have_arrived_when_it_did_after_the_clock_has
         .assert(202, "queued");
     let after = jiff::Timestamp::now();
     gateway.stop().await;
-    let Some(under) = clock_like("+10d") else {
+    let Some(launcher) = launcher_with_clock("+10d") else {
         return;
     };
-    gateway.restart_with(setup.under(under)).await;
+    gateway.restart_with(setup.launched_by(launcher)).await;
     let upstream = closed.open([Reply::ok()]);
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.stop().await;
     let request = upstream.last();
-    let told = request
+    let arrival = request
         .header("Hookstile-Received-At")
-        .expect("a time of arrival");
-    let told: jiff::Timestamp = told.parse().expect("RFC 3339");
+        .expect("an arrival time");
+    let arrival: jiff::Timestamp = arrival.parse().expect("RFC 3339");
     let second = jiff::SignedDuration::from_secs(1);
     assert!(
-        (before - second..=after).contains(&told),
-        "{told} is between {before} and {after}"
+        (before - second..=after).contains(&arrival),
+        "{arrival} is between {before} and {after}"
     );
 }

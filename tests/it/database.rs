@@ -1,23 +1,23 @@
-//! What a gateway makes of the PostgreSQL that it finds when it starts.
+//! The PostgreSQL that a gateway connects to when it starts: its version, settings, TLS and hosts.
 
 use std::time::Duration;
 
 use crate::harness::tls::Authority;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
-use crate::replicas::{replicas, shared};
+use crate::replicas::{replicas, shared_store_setup};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_four_that_start_at_once_on_an_empty_database_all_come_up_on_one_store() {
+async fn four_gateways_initialize_one_database() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
     let upstream = Upstream::ok();
     let mut gateways: Vec<_> = (0..4)
-        .map(|_| Gateway::launch(shared(Route::to(&upstream), &postgres.url())))
+        .map(|_| Gateway::launch(shared_store_setup(Route::to(&upstream), &postgres.url())))
         .collect();
     for gateway in &mut gateways {
-        gateway.comes_up().await.expect("it starts");
+        gateway.wait_until_up().await.expect("it starts");
     }
     gateways[0]
         .send(Event::new("evt_1"))
@@ -32,7 +32,7 @@ async fn of_four_that_start_at_once_on_an_empty_database_all_come_up_on_one_stor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_a_later_version_has_changed_is_left_alone() {
+async fn newer_database_is_left_unchanged() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -40,7 +40,8 @@ async fn a_database_that_a_later_version_has_changed_is_left_alone() {
     let [mut first] = replicas(&Route::to(&upstream), &postgres).await;
     first.stop().await;
     postgres.sql("update hookstile.store set version = 99");
-    let (code, output) = Gateway::refuses(shared(Route::to(&upstream), &postgres.url())).await;
+    let (code, output) =
+        Gateway::refuses(shared_store_setup(Route::to(&upstream), &postgres.url())).await;
     assert_eq!(code, Some(1), "{output}");
     assert!(
         output.contains("later version of hookstile (tables 99"),
@@ -51,7 +52,7 @@ async fn a_database_that_a_later_version_has_changed_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_database_may_lose_is_warned_of_at_the_start() {
+async fn start_warns_of_unsafe_database_settings() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -66,7 +67,7 @@ async fn what_the_database_may_lose_is_warned_of_at_the_start() {
         })
     };
     let [usual] = replicas(&Route::to(&upstream), &postgres).await;
-    // The tests' own server runs without it.
+    // The server that the tests start runs without it.
     assert!(warns(&usual, "`fsync` is off"), "{}", usual.output());
     assert!(
         !warns(&usual, "`synchronous_commit` is off"),
@@ -83,7 +84,7 @@ async fn what_the_database_may_lose_is_warned_of_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_is_spoken_to_by_tls_if_its_certificate_is_of_the_authority_that_is_named() {
+async fn database_tls_verifies_the_configured_authority() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let Some(postgres) = Postgres::start_with_tls(&authority.issue("127.0.0.1")).await else {
         return;
@@ -94,7 +95,7 @@ async fn a_database_is_spoken_to_by_tls_if_its_certificate_is_of_the_authority_t
             "postgres://hookstile@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
             postgres.address()
         );
-        shared(Route::to(&upstream), &url).file("ca.pem", named.pem())
+        shared_store_setup(Route::to(&upstream), &url).file("ca.pem", named.pem())
     };
     let gateway = Gateway::start(by_tls(&authority)).await;
     gateway
@@ -110,7 +111,7 @@ async fn a_database_is_spoken_to_by_tls_if_its_certificate_is_of_the_authority_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_without_tls_that_is_to_have_it_is_refused() {
+async fn required_tls_rejects_plain_database() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -119,20 +120,26 @@ async fn a_database_without_tls_that_is_to_have_it_is_refused() {
         "postgres://hookstile@{}/postgres?sslrootcert=ca.pem&sslmode=verify-full",
         postgres.address()
     );
-    let (code, output) =
-        Gateway::refuses(shared(Route::to(&upstream), &url).file("ca.pem", authority.pem())).await;
+    let (code, output) = Gateway::refuses(
+        shared_store_setup(Route::to(&upstream), &url).file("ca.pem", authority.pem()),
+    )
+    .await;
     assert_eq!(code, Some(1), "{output}");
     assert!(output.contains("TLS"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_several_hosts_one_that_is_down_is_passed_over_at_the_start_and_later() {
+async fn unreachable_database_host_is_skipped() {
     let Some(mut postgres) = Postgres::start().await else {
         return;
     };
     let (down, upstream) = (ClosedPort::new(), Upstream::ok());
     let hosts = format!("{},{}", down.address(), postgres.address());
-    let gateway = Gateway::start(shared(Route::to(&upstream), &Postgres::url_at(hosts))).await;
+    let gateway = Gateway::start(shared_store_setup(
+        Route::to(&upstream),
+        &Postgres::url_at(hosts),
+    ))
+    .await;
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -140,33 +147,36 @@ async fn of_several_hosts_one_that_is_down_is_passed_over_at_the_start_and_later
     postgres.crash().await;
     postgres.restart().await;
     let again = async { while gateway.send(Event::new("evt_2")).await.status != 200 {} };
-    within("it is found again", again).await;
+    within("the gateway reconnects", again).await;
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"]);
 }
 
-/// When the system asks the peers of this port's connections whether they are still there.
+/// Returns the remaining keepalive timers of this port's connections.
 fn keepalives(port: u16) -> Vec<Duration> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
     let of = format!(":{port:04X}");
-    let timer = |line: &str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let is_open = fields[1].ends_with(&of) && fields[3] == "01";
-        let ticks =
-            u64::from_str_radix(fields[5].strip_prefix("02:").filter(|_| is_open)?, 16).ok()?;
-        Some(Duration::from_millis(ticks * 10))
-    };
-    table.lines().skip(1).filter_map(timer).collect()
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line: &str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let is_open = fields[1].ends_with(&of) && fields[3] == "01";
+            let ticks =
+                u64::from_str_radix(fields[5].strip_prefix("02:").filter(|_| is_open)?, 16).ok()?;
+            Some(Duration::from_millis(ticks * 10))
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_asks_soon_whether_a_gateway_that_says_nothing_is_still_there() {
+async fn database_probes_silent_gateways() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
     let upstream = Upstream::ok();
     let [_gateway] = replicas(&Route::to(&upstream), &postgres).await;
     let mut soonest = Vec::new();
-    eventually("there are connections", async || {
+    eventually("the gateway is connected", async || {
         soonest = keepalives(postgres.address().port());
         !soonest.is_empty()
     })

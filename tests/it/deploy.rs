@@ -1,8 +1,8 @@
-//! What is given to whoever runs the gateway: rules that Prometheus takes and that fire when they should, a dashboard and
-//! manifests that name nothing that does not exist, and the messages that a supervisor waits for.
+//! The files for operators: Prometheus rules that load and fire when they should, a dashboard and
+//! manifests that name only existing things, and the notifications that a supervisor waits for.
 
-mod balancer; // HAProxy before several gateways
-mod manifests; // Kubernetes, compose, and the configurations that they bring
+mod balancer; // HAProxy in front of several gateways
+mod manifests; // Kubernetes, compose, and the configurations they contain
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
@@ -25,7 +25,7 @@ fn read(path: &str) -> String {
 const RULES: &str = "deploy/prometheus/hookstile.rules.yml";
 const RULE_TESTS: &str = "deploy/prometheus/hookstile.rules.test.yml";
 const DASHBOARD: &str = "deploy/grafana/hookstile.json";
-/// What an autoscaler goes by, and the rule that shows it the metric.
+/// The file that an autoscaler reads, and the adapter rule that exposes its metric.
 const AUTOSCALER: [&str; 2] = [
     "deploy/kubernetes/replicas/horizontalpodautoscaler.yaml",
     "deploy/prometheus/adapter.yml",
@@ -39,29 +39,29 @@ fn promtool(skipped: &str) -> Option<PathBuf> {
     )
 }
 
-/// Runs promtool in the folder of the rules.
-fn promtool_agrees(promtool: &Path, arguments: &[&str]) {
+/// Runs promtool in the folder of the rules and asserts that it succeeds.
+fn assert_promtool_passes(promtool: &Path, arguments: &[&str]) {
     let folder = root().join("deploy/prometheus");
     let output = Command::new(promtool)
         .args(arguments)
         .current_dir(folder)
         .output()
         .expect("promtool runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
+    assert!(output.status.success(), "promtool {arguments:?}:\n{text}");
 }
 
 #[test]
-fn promtool_takes_the_rules_and_every_alert_fires_when_it_should() {
+fn promtool_fires_every_alert_when_due() {
     let Some(promtool) = promtool("the check of the alert rules") else {
         return;
     };
-    promtool_agrees(&promtool, &["check", "rules", "hookstile.rules.yml"]);
-    promtool_agrees(&promtool, &["test", "rules", "hookstile.rules.test.yml"]);
+    assert_promtool_passes(&promtool, &["check", "rules", "hookstile.rules.yml"]);
+    assert_promtool_passes(&promtool, &["test", "rules", "hookstile.rules.test.yml"]);
 }
 
-/// The values of a key, one a line, as the rules are written.
+/// Returns the values of a key, which stand one on a line in the rules.
 fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     text.lines()
         .filter_map(|line| {
@@ -74,19 +74,18 @@ fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn every_alert_has_a_severity_a_runbook_and_both_kinds_of_test() {
-    let (rules, tests, operations) = (read(RULES), read(RULE_TESTS), read("docs/operations.md"));
-    let anchor = |heading: &str| {
-        heading
-            .trim_start_matches('#')
-            .trim()
-            .to_lowercase()
-            .replace(' ', "-")
-    };
+fn every_alert_has_severity_runbook_and_tests() {
+    let (rules, tests, operations) = (read(RULES), read(RULE_TESTS), read("docs/alerts.md"));
     let headings: BTreeSet<String> = operations
         .lines()
         .filter(|line| line.starts_with('#'))
-        .map(anchor)
+        .map(|heading: &str| {
+            heading
+                .trim_start_matches('#')
+                .trim()
+                .to_lowercase()
+                .replace(' ', "-")
+        })
         .collect();
     let alerts = values(&rules, "alert");
     assert!(alerts.len() > 20, "{alerts:?}");
@@ -110,11 +109,11 @@ fn every_alert_has_a_severity_a_runbook_and_both_kinds_of_test() {
         );
         let _ = (has("summary"), has("description"));
         let heading = has("runbook")
-            .strip_prefix("docs/operations.md#")
-            .expect("a heading of docs/operations.md");
+            .strip_prefix("docs/alerts.md#")
+            .expect("a heading of docs/alerts.md");
         assert!(
             headings.contains(heading),
-            "{alert}: docs/operations.md has no heading {heading:?}"
+            "{alert}: docs/alerts.md has no heading {heading:?}"
         );
         let case = tests
             .split("- name: ")
@@ -137,12 +136,12 @@ fn every_alert_has_a_severity_a_runbook_and_both_kinds_of_test() {
         let alert = format!("Hookstile{heading}");
         assert!(
             alerts.contains(&alert.as_str()),
-            "docs/operations.md tells of {alert}, which is no alert"
+            "docs/alerts.md describes {alert}, which is not an alert"
         );
     }
 }
 
-/// Every `PromQL` expression of the rules, block scalars included.
+/// Returns every `PromQL` expression of the rules, including block scalars.
 fn rule_expressions() -> Vec<String> {
     let rules = read(RULES);
     let mut found = Vec::new();
@@ -164,7 +163,7 @@ fn rule_expressions() -> Vec<String> {
     found
 }
 
-/// Every `PromQL` expression of the dashboard, with Grafana's variables filled in.
+/// Returns every `PromQL` expression of the dashboard, with Grafana's variables filled in.
 fn dashboard_expressions() -> Vec<String> {
     fn collect(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -192,7 +191,7 @@ fn dashboard_expressions() -> Vec<String> {
 }
 
 #[test]
-fn the_dashboard_is_whole() {
+fn dashboard_is_complete() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
     assert!(
         dashboard["schemaVersion"]
@@ -232,49 +231,50 @@ fn the_dashboard_is_whole() {
     }
 }
 
-/// `promtool check rules` reads `PromQL` in every version of it, so each expression is made a rule.
+/// Every version of `promtool check rules` parses `PromQL`, so each expression becomes a rule.
 #[test]
-fn every_expression_of_the_dashboard_is_promql() {
+fn every_dashboard_expression_is_promql() {
     let Some(promtool) = promtool("the check of the dashboard's expressions") else {
         return;
     };
-    let rule = |(number, expression)| serde_json::json!({ "record": format!("panel:{number}"), "expr": expression });
     let rules: Vec<_> = dashboard_expressions()
         .into_iter()
         .enumerate()
-        .map(rule)
+        .map(|(number, expression)| serde_json::json!({ "record": format!("panel:{number}"), "expr": expression }))
         .collect();
     assert!(rules.len() > 30);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("dashboard.yml");
-    // JSON is YAML.
+    // JSON is valid YAML.
     let groups = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
     std::fs::write(&file, groups.to_string()).expect("a writable folder");
-    promtool_agrees(
+    assert_promtool_passes(
         &promtool,
         &["check", "rules", file.to_str().expect("UTF-8")],
     );
 }
 
-/// The metrics and recorded series that an expression names.
+/// Returns the metrics and recorded series that an expression names.
 fn names(expression: &str) -> Vec<String> {
-    // What is quoted is a label's value, not a name.
+    // Quoted text is a label's value, not a name.
     let unquoted: String = expression
         .split('"')
         .step_by(2)
         .collect::<Vec<_>>()
         .join(" ");
     let words = unquoted.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
-    let named = |word: &&str| {
-        word.starts_with("hookstile_")
-            || word.starts_with("process_")
-            || word.trim_matches(':').contains(':')
-    };
-    words.filter(named).map(str::to_owned).collect()
+    words
+        .filter(|word: &&str| {
+            word.starts_with("hookstile_")
+                || word.starts_with("process_")
+                || word.trim_matches(':').contains(':')
+        })
+        .map(str::to_owned)
+        .collect()
 }
 
-/// The metrics that a file of [`AUTOSCALER`] names, outside of its comments.
-fn scaled_by(path: &str) -> String {
+/// Returns the metrics that a file of [`AUTOSCALER`] names, comments excluded.
+fn autoscaler_metric(path: &str) -> String {
     let text = read(path);
     let lines = text
         .lines()
@@ -289,13 +289,13 @@ fn scaled_by(path: &str) -> String {
 }
 
 #[test]
-fn the_adapter_shows_the_autoscaler_its_metric() {
-    let [wanted, shown] = AUTOSCALER.map(scaled_by);
+fn adapter_exposes_autoscaler_metric() {
+    let [wanted, shown] = AUTOSCALER.map(autoscaler_metric);
     assert_eq!(wanted, shown);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_metric_that_is_named_exists() {
+async fn every_named_metric_exists() {
     let rules = read(RULES);
     let recorded = values(&rules, "record");
     let reference = read("docs/metrics.md");
@@ -310,7 +310,7 @@ async fn every_metric_that_is_named_exists() {
         .into_iter()
         .chain(dashboard_expressions())
         .collect();
-    for expression in expressions.iter().chain(&AUTOSCALER.map(scaled_by)) {
+    for expression in expressions.iter().chain(&AUTOSCALER.map(autoscaler_metric)) {
         for name in names(expression) {
             let family = ["_bucket", "_sum", "_count"]
                 .iter()
@@ -321,7 +321,7 @@ async fn every_metric_that_is_named_exists() {
                     && exported
                         .lines()
                         .any(|line| line.starts_with(&format!("{name} ")));
-            assert!(exists, "there is no {name}, which is named in {expression}");
+            assert!(exists, "{name} does not exist, but {expression} uses it");
         }
     }
     // Not every metric has an alert, but an operator should see all of them.
@@ -337,7 +337,7 @@ async fn every_metric_that_is_named_exists() {
     }
 }
 
-/// A supervisor's socket.
+/// A supervisor's notification socket.
 struct Supervisor {
     socket: UnixDatagram,
     heard: String,
@@ -353,7 +353,7 @@ impl Supervisor {
         }
     }
 
-    fn hear(&mut self) -> &str {
+    fn receive(&mut self) -> &str {
         let mut datagram = [0; 4096];
         while let Ok(length) = self.socket.recv(&mut datagram) {
             self.heard += std::str::from_utf8(&datagram[..length]).expect("text");
@@ -361,10 +361,10 @@ impl Supervisor {
         &self.heard
     }
 
-    /// Waits for a line, and forgets all that was heard.
-    async fn hears(&mut self, line: &str) -> String {
-        eventually(format!("the supervisor hears {line}"), async || {
-            self.hear().lines().any(|heard| heard.starts_with(line))
+    /// Waits for a line, then discards everything received so far.
+    async fn wait_for(&mut self, line: &str) -> String {
+        eventually(format!("the supervisor receives {line}"), async || {
+            self.receive().lines().any(|heard| heard.starts_with(line))
         })
         .await;
         std::mem::take(&mut self.heard)
@@ -372,7 +372,7 @@ impl Supervisor {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_supervisor_hears_of_the_start_reloads_and_the_stop() {
+async fn supervisor_is_notified_of_start_reload_and_stop() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut supervisor = Supervisor::listen(folder.path());
     let upstream = Upstream::ok();
@@ -383,12 +383,12 @@ async fn a_supervisor_hears_of_the_start_reloads_and_the_stop() {
             folder.path().join("notify").to_str().expect("UTF-8"),
         );
     let gateway = Gateway::start(setup.clone()).await;
-    let started = supervisor.hears("READY=1").await;
+    let started = supervisor.wait_for("READY=1").await;
     assert!(
         started.contains(&format!(
             "STATUS=serving on {}, admin on {}",
-            gateway.data(),
-            gateway.admin()
+            gateway.public_address(),
+            gateway.admin_address()
         )),
         "{started}"
     );
@@ -398,7 +398,7 @@ async fn a_supervisor_hears_of_the_start_reloads_and_the_stop() {
         .assert(200, "delivered");
 
     gateway.signal("HUP");
-    let reloaded = supervisor.hears("READY=1").await;
+    let reloaded = supervisor.wait_for("READY=1").await;
     let usec = reloaded
         .lines()
         .find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
@@ -411,22 +411,22 @@ async fn a_supervisor_hears_of_the_start_reloads_and_the_stop() {
     gateway.rewrite_text("routes: nonsense\n");
     gateway.signal("HUP");
     let refused = supervisor
-        .hears("STATUS=serving with the old configuration")
+        .wait_for("STATUS=serving with the old configuration")
         .await;
     assert!(refused.contains("READY=1\n"), "{refused}");
 
     gateway.signal("TERM");
-    let stopping = supervisor.hears("STOPPING=1").await;
-    // Drain, grace, and ten seconds for the store.
+    let stopping = supervisor.wait_for("STOPPING=1").await;
+    // The drain, the grace period, and ten seconds for the store.
     assert!(
         stopping.contains("EXTEND_TIMEOUT_USEC=31000000\n"),
         "{stopping}"
     );
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_supervisor_hears_nothing_of_a_start_that_fails() {
+async fn failed_start_does_not_notify_supervisor() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut supervisor = Supervisor::listen(folder.path());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -440,5 +440,5 @@ async fn a_supervisor_hears_nothing_of_a_start_that_fails() {
         );
     let (code, _) = Gateway::refuses(setup).await;
     assert_eq!(code, Some(1));
-    assert_eq!(supervisor.hear(), "");
+    assert_eq!(supervisor.receive(), "");
 }

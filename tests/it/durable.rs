@@ -1,4 +1,5 @@
-//! What is completed stays completed, whatever becomes of the process: one sync, and only then the answer.
+//! Durability: a completed event stays completed whatever happens to the process, because the
+//! response waits for one sync.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use crate::harness::strace::SYNCS;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
-/// How a gateway ends that is to be started again.
+/// The way a gateway ends before it is started again.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Stopped,
@@ -16,7 +17,7 @@ enum End {
 
 const ENDS: [End; 2] = [End::Stopped, End::Killed];
 
-async fn started_again(gateway: &mut Gateway, after: End) {
+async fn restart_after(gateway: &mut Gateway, after: End) {
     match after {
         End::Stopped => assert_eq!(gateway.stop().await.code(), Some(0)),
         End::Killed => drop(gateway.kill().await),
@@ -29,13 +30,13 @@ fn setup(route: Route) -> Setup {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_completed_event_is_known_after_a_stop_and_after_a_kill() {
+async fn completed_event_survives_stop_and_kill() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
     for (number, end) in ENDS.into_iter().enumerate() {
         let id = format!("evt_{number}");
         gateway.send(Event::new(&id)).await.assert(200, "delivered");
-        started_again(&mut gateway, end).await;
+        restart_after(&mut gateway, end).await;
         for earlier in 0..=number {
             let copy = Event::new(&format!("evt_{earlier}"));
             gateway.send(copy).await.assert_problem(409, "duplicate");
@@ -49,7 +50,7 @@ async fn a_completed_event_is_known_after_a_stop_and_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_body_for_a_completed_id_is_known_after_a_restart() {
+async fn payload_mismatch_is_detected_after_restart() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
     gateway
@@ -57,7 +58,7 @@ async fn another_body_for_a_completed_id_is_known_after_a_restart() {
         .await
         .assert(200, "delivered");
     for end in ENDS {
-        started_again(&mut gateway, end).await;
+        restart_after(&mut gateway, end).await;
         gateway
             .send(Event::typed("evt_1", "user.deleted"))
             .await
@@ -71,7 +72,7 @@ async fn another_body_for_a_completed_id_is_known_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_attempts_at_an_event_are_counted_on_after_a_restart() {
+async fn attempt_count_survives_restart() {
     let upstream = Upstream::deciding(|request, attempt| {
         let refused = request.header("Hookstile-Event-Id") == Some("evt_1") && attempt < 3;
         if refused {
@@ -87,12 +88,13 @@ async fn the_attempts_at_an_event_are_counted_on_after_a_restart() {
             .await
             .assert(500, "upstream_rejected");
         upstream.last().assert_header("Hookstile-Attempt", attempt);
-        // No answer waits for the count to be written; one that does wait comes after it.
+        // No response waits until the count is written; a response that does wait for a write comes
+        // after it.
         gateway
             .send(Event::new(&format!("evt_other_{attempt}")))
             .await
             .assert(200, "delivered");
-        started_again(&mut gateway, end).await;
+        restart_after(&mut gateway, end).await;
     }
     gateway
         .send(Event::new("evt_1"))
@@ -104,7 +106,7 @@ async fn the_attempts_at_an_event_are_counted_on_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attempt_of_unknown_outcome_is_told_to_the_upstream_after_a_restart() {
+async fn unknown_attempt_is_marked_after_restart() {
     for end in ENDS {
         let upstream = Upstream::deciding(|request, attempt| {
             let first = request.header("Hookstile-Event-Id") == Some("evt_1") && attempt == 1;
@@ -122,7 +124,7 @@ async fn an_attempt_of_unknown_outcome_is_told_to_the_upstream_after_a_restart()
             .send(Event::new("evt_2"))
             .await
             .assert(200, "delivered");
-        started_again(&mut gateway, end).await;
+        restart_after(&mut gateway, end).await;
         gateway
             .send(Event::new("evt_1"))
             .await
@@ -134,7 +136,7 @@ async fn an_attempt_of_unknown_outcome_is_told_to_the_upstream_after_a_restart()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renamed_route_has_a_ledger_of_its_own_after_a_restart() {
+async fn renamed_route_has_its_own_ledger() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
     gateway
@@ -158,10 +160,10 @@ async fn a_renamed_route_has_a_ledger_of_its_own_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_process_on_the_same_store_is_refused_naming_the_first() {
+async fn locked_store_is_rejected_naming_the_holder() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
-    let refusal = gateway.refuses_a_second().await;
+    let refusal = gateway.refuses_second_process().await;
     assert_eq!(refusal.code, Some(1), "{}", refusal.output);
     let pid = gateway.pid().to_string();
     assert!(
@@ -171,15 +173,15 @@ async fn a_second_process_on_the_same_store_is_refused_naming_the_first() {
     );
     assert!(
         refusal.output.contains("hookstile-data"),
-        "the store is named: {}",
+        "the message names the store: {}",
         refusal.output
     );
-    // The first one has not noticed, and leaves nothing behind that would refuse the next.
+    // The first gateway is not affected, and leaves nothing that would block the next one.
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    started_again(&mut gateway, End::Killed).await;
+    restart_after(&mut gateway, End::Killed).await;
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -187,15 +189,15 @@ async fn a_second_process_on_the_same_store_is_refused_naming_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_cannot_be_made_is_told_at_the_start() {
+async fn uncreatable_store_fails_the_start() {
     let upstream = Upstream::ok();
-    // Nobody can make a folder there, not even root.
+    // Even root can't create a folder there.
     let setup = setup(Route::to(&upstream)).with("store", "{path: /proc/hookstile-data}");
     let (code, output) = Gateway::refuses(setup).await;
     assert_eq!(code, Some(1), "{output}");
     assert!(
         output.contains("/proc/hookstile-data"),
-        "the folder is named: {output}"
+        "the message names the folder: {output}"
     );
     assert!(
         !output.contains("\"listening\"") && !output.contains("panicked"),
@@ -204,7 +206,7 @@ async fn a_store_that_cannot_be_made_is_told_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_no_store_is_told_at_the_start_and_left_as_it_is() {
+async fn foreign_file_fails_the_start_unchanged() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
     gateway
@@ -213,7 +215,7 @@ async fn a_store_that_is_no_store_is_told_at_the_start_and_left_as_it_is() {
         .assert(200, "delivered");
     gateway.stop().await;
     let databases = gateway.databases();
-    assert!(!databases.is_empty(), "the store is somewhere");
+    assert!(!databases.is_empty(), "the store has files");
     let garbage: Vec<u8> = (0..16384_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -223,17 +225,17 @@ async fn a_store_that_is_no_store_is_told_at_the_start_and_left_as_it_is() {
     let refusal = gateway
         .try_restart_with(setup(Route::to(&upstream)))
         .await
-        .expect_err("garbage is refused");
+        .expect_err("garbage is rejected");
     assert_eq!(refusal.code, Some(1), "{}", refusal.output);
     assert!(
         refusal.output.contains("hookstile-data"),
-        "the store is named: {}",
+        "the message names the store: {}",
         refusal.output
     );
     assert!(!refusal.output.contains("panicked"), "{}", refusal.output);
     for database in &databases {
         assert_eq!(
-            std::fs::read(database).expect("it is there"),
+            std::fs::read(database).expect("the file is still there"),
             garbage,
             "{} was changed",
             database.display()
@@ -242,7 +244,7 @@ async fn a_store_that_is_no_store_is_told_at_the_start_and_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_store_is_seen_in_the_metrics() {
+async fn metrics_show_the_store() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(setup(Route::to(&upstream))).await;
     let before = gateway.metrics().await;
@@ -259,14 +261,14 @@ async fn the_store_is_seen_in_the_metrics() {
     after.assert_at_least("store_commit_duration_seconds_count", &[], commits + 10.0);
     after.assert_at_least("store_bytes", &[], 1.0);
     after.assert_value("ledger_entries", &[], 10.0);
-    started_again(&mut gateway, End::Killed).await;
+    restart_after(&mut gateway, End::Killed).await;
     let again = gateway.metrics().await;
     again.assert_value("ledger_entries", &[], 10.0);
     again.assert_at_least("store_bytes", &[], 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_owner_can_read_the_store() {
+async fn store_is_readable_by_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let upstream = Upstream::ok();
     let gateway = Gateway::start(setup(Route::to(&upstream).with("delivery", "queue"))).await;
@@ -276,7 +278,7 @@ async fn only_the_owner_can_read_the_store() {
         .assert(202, "queued");
     for path in gateway.store_files().into_iter().chain([gateway.store()]) {
         let mode = std::fs::metadata(&path)
-            .expect("it is there")
+            .expect("the file exists")
             .permissions()
             .mode();
         assert_eq!(
@@ -289,7 +291,7 @@ async fn only_the_owner_can_read_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_with_as_many_ids_as_may_be_answers_503_and_forgets_none() {
+async fn full_store_answers_503_and_forgets_nothing() {
     let upstream = Upstream::ok();
     let mut gateway =
         Gateway::start(setup(Route::to(&upstream)).with("store", "{max_ids: 1000}")).await;
@@ -313,14 +315,14 @@ async fn a_store_with_as_many_ids_as_may_be_answers_503_and_forgets_none() {
                 .await
                 .assert(409, "duplicate");
         }
-        started_again(&mut gateway, end).await;
+        restart_after(&mut gateway, end).await;
     }
     assert_eq!(upstream.count(), 1000);
 }
 
-/// The gateway under strace, warmed up, with the number of syncs so far.
-async fn followed(strace: &Strace, setup: Setup, good: (u16, &str)) -> (Gateway, usize) {
-    let gateway = Gateway::start(setup.under(strace.under())).await;
+/// Starts the gateway under strace and warms it up; returns it with the number of syncs so far.
+async fn start_traced(strace: &Strace, setup: Setup, good: (u16, &str)) -> (Gateway, usize) {
+    let gateway = Gateway::start(setup.launched_by(strace.launcher())).await;
     let mut client = gateway.connect().await;
     for number in 0..5 {
         client
@@ -328,34 +330,40 @@ async fn followed(strace: &Strace, setup: Setup, good: (u16, &str)) -> (Gateway,
             .await
             .assert(good.0, good.1);
     }
-    // An answer of another kind, so that those before it are in the trace when it is.
+    // A response of another kind: when the trace has it, the trace has all earlier ones.
     client
         .send(Request::new("POST", "/elsewhere"))
         .await
         .assert(404, "unknown_route");
-    let marked = || strace.trace().lines.iter().any(|line| line.answers(404));
-    eventually("the last answer is in the trace", async || marked()).await;
+    eventually("the trace has the last response", async || {
+        strace
+            .trace()
+            .lines
+            .iter()
+            .any(|line| line.is_response(404))
+    })
+    .await;
     (gateway, strace.trace().lines.len())
 }
 
-fn following_syncs_and_answers() -> Option<Strace> {
-    Strace::following(&format!("{SYNCS},write,writev,sendto,sendmsg")).map(Strace::for_good)
+fn trace_syncs_and_responses() -> Option<Strace> {
+    Strace::new(&format!("{SYNCS},write,writev,sendto,sendmsg")).map(Strace::without_detach)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lone_request_pays_one_sync_and_its_answer_comes_after_it() {
+async fn single_request_responds_after_one_sync() {
     for (delivery, good) in [("proxy", (200, "delivered")), ("queue", (202, "queued"))] {
-        let Some(strace) = following_syncs_and_answers() else {
+        let Some(strace) = trace_syncs_and_responses() else {
             return;
         };
-        // A receiver that never answers: the queue's own work does not mix with what is counted.
+        // A receiver that never responds, so that the queue's own writes are not counted.
         let upstream = if delivery == "queue" {
             Upstream::replying([Reply::hang()])
         } else {
             Upstream::ok()
         };
         let route = Route::to(&upstream).with("delivery", delivery);
-        let (gateway, warm) = followed(&strace, setup(route), good).await;
+        let (gateway, warm) = start_traced(&strace, setup(route), good).await;
         let mut client = gateway.connect().await;
         for number in 0..20 {
             client
@@ -363,41 +371,42 @@ async fn a_lone_request_pays_one_sync_and_its_answer_comes_after_it() {
                 .await
                 .assert(good.0, good.1);
         }
-        eventually("all answers are in the trace", async || {
+        eventually("the trace has all responses", async || {
             strace.trace().lines[warm..]
                 .iter()
-                .filter(|line| line.answers(good.0))
+                .filter(|line| line.is_response(good.0))
                 .count()
                 == 20
         })
         .await;
-        let (mut syncs, mut answers) = (0, 0);
+        let (mut syncs, mut responses) = (0, 0);
         let lines = &strace.trace().lines[warm..];
         for line in lines {
             syncs += usize::from(line.ends_a_sync());
-            answers += usize::from(line.answers(good.0));
+            responses += usize::from(line.is_response(good.0));
             assert!(
-                answers <= syncs,
-                "answer {answers} left before its sync: {lines:#?}"
+                responses <= syncs,
+                "response {responses} was sent before its sync: {lines:#?}"
             );
         }
         assert_eq!(
             syncs, 20,
-            "syncs for 20 requests, one after the other ({delivery}): {lines:#?}"
+            "syncs for 20 consecutive requests ({delivery}): {lines:#?}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_at_one_time_share_their_syncs() {
-    let Some(strace) = following_syncs_and_answers() else {
+async fn concurrent_requests_share_syncs() {
+    let Some(strace) = trace_syncs_and_responses() else {
         return;
     };
     let upstream = Upstream::ok();
-    let (gateway, warm) = followed(&strace, setup(Route::to(&upstream)), (200, "delivered")).await;
+    let (gateway, warm) =
+        start_traced(&strace, setup(Route::to(&upstream)), (200, "delivered")).await;
     let senders: Vec<_> = (0..64)
         .map(|number| {
-            let to = gateway.data();
+            let to = gateway.public_address();
             tokio::spawn(async move {
                 Client::connect(to)
                     .await
@@ -415,18 +424,18 @@ async fn requests_at_one_time_share_their_syncs() {
     let syncs = strace.trace().syncs_since(warm);
     assert!(
         (1..60).contains(&syncs),
-        "{syncs} syncs for 64 requests at one time"
+        "{syncs} syncs for 64 concurrent requests"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relaxed_durability_waits_for_no_sync_and_survives_a_kill() {
-    let Some(strace) = following_syncs_and_answers() else {
+async fn relaxed_durability_survives_kill_without_sync() {
+    let Some(strace) = trace_syncs_and_responses() else {
         return;
     };
     let upstream = Upstream::ok();
     let setup = setup(Route::to(&upstream)).with("store", "{durability: relaxed}");
-    let (mut gateway, warm) = followed(&strace, setup.clone(), (200, "delivered")).await;
+    let (mut gateway, warm) = start_traced(&strace, setup.clone(), (200, "delivered")).await;
     let mut client = gateway.connect().await;
     for number in 0..50 {
         client
@@ -435,9 +444,14 @@ async fn relaxed_durability_waits_for_no_sync_and_survives_a_kill() {
             .assert(200, "delivered");
     }
     let syncs = strace.trace().syncs_since(warm);
-    assert!(syncs < 10, "{syncs} syncs for 50 requests that need none");
+    assert!(
+        syncs < 10,
+        "{syncs} syncs for 50 requests that need no sync"
+    );
     gateway.kill().await;
-    gateway.restart_with(setup.under(Under::default())).await;
+    gateway
+        .restart_with(setup.launched_by(Launcher::default()))
+        .await;
     for number in 0..50 {
         gateway
             .send(Event::new(&format!("evt_{number}")))
@@ -448,7 +462,7 @@ async fn relaxed_durability_waits_for_no_sync_and_survives_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_may_stand_elsewhere_and_moves_with_its_folder() {
+async fn store_folder_can_be_moved() {
     let upstream = Upstream::ok();
     let elsewhere = tempfile::tempdir().expect("a folder");
     let at = |folder: PathBuf| {
@@ -462,9 +476,9 @@ async fn a_store_may_stand_elsewhere_and_moves_with_its_folder() {
     gateway.stop().await;
     assert!(
         !gateway.store().exists(),
-        "nothing is kept where it is not wanted"
+        "nothing is stored in the default folder"
     );
-    // A stopped gateway's folder is all there is: copied, it is a backup.
+    // The folder of a stopped gateway is complete: a copy of it is a backup.
     let copy = elsewhere.path().join("two");
     std::fs::create_dir(&copy).expect("a folder");
     for entry in std::fs::read_dir(elsewhere.path().join("one")).expect("the store") {
@@ -479,7 +493,7 @@ async fn a_store_may_stand_elsewhere_and_moves_with_its_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_never_reached_the_upstream_is_not_remembered_as_completed() {
+async fn undelivered_event_is_not_completed() {
     let closed = ClosedPort::new();
     let mut gateway = Gateway::start(setup(Route::to_url(&closed.url()))).await;
     gateway
@@ -487,7 +501,7 @@ async fn an_event_that_never_reached_the_upstream_is_not_remembered_as_completed
         .await
         .assert(502, "upstream_unreachable");
     for end in ENDS {
-        started_again(&mut gateway, end).await;
+        restart_after(&mut gateway, end).await;
         gateway
             .send(Event::new("evt_1"))
             .await
@@ -504,7 +518,7 @@ async fn an_event_that_never_reached_the_upstream_is_not_remembered_as_completed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_program_that_looks_at_the_store_takes_nothing_from_it() {
+async fn foreign_reader_takes_nothing_from_store() {
     let found = program("HOOKSTILE_SQLITE3", "sqlite3");
     let Some(sqlite3) = tool("sqlite3", found, "another program beside the gateway") else {
         return;
@@ -515,7 +529,8 @@ async fn another_program_that_looks_at_the_store_takes_nothing_from_it() {
         .send(Event::new("evt_before"))
         .await
         .assert(200, "delivered");
-    // The writer, a reader and the one that moves the log: all that the gateway ever opens.
+    // The writer, a reader and the connection that checkpoints the log: the gateway never opens
+    // more.
     let database = gateway
         .store()
         .join("hookstile.db")
@@ -530,14 +545,17 @@ async fn another_program_that_looks_at_the_store_takes_nothing_from_it() {
             .filter(|link| std::fs::read_link(link.path()).is_ok_and(|path| path == database))
             .count()
     };
-    eventually("the store is in full use", async || opened() >= 3).await;
+    eventually("the gateway has opened all its connections", async || {
+        opened() >= 3
+    })
+    .await;
     for _ in 0..2 {
-        // The last connection to go removes the log; this one is not the last, and has to know that.
-        let look = std::process::Command::new(&sqlite3)
+        // The last connection to close deletes the log. This one is not the last, and must know it.
+        let check = std::process::Command::new(&sqlite3)
             .arg(&database)
             .arg("SELECT count(*) FROM ledger")
             .output();
-        assert!(look.expect("sqlite3 runs").status.success());
+        assert!(check.expect("sqlite3 runs").status.success());
     }
     gateway
         .send(Event::new("evt_after"))

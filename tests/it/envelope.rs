@@ -1,11 +1,12 @@
-//! An event that two receivers could read differently is refused; a plain one passes. Seen from outside.
+//! Ambiguous events, which two receivers could read differently, are rejected; plain ones are
+//! delivered.
 
 use serde_json::json;
 
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ambiguous_or_unusable_event_is_refused_before_it_moves() {
+async fn ambiguous_event_is_rejected() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
@@ -57,9 +58,9 @@ async fn an_ambiguous_or_unusable_event_is_refused_before_it_moves() {
     ];
     for body in bodies {
         let shown = String::from_utf8_lossy(&body).into_owned();
-        let answer = client.send(Event::raw(body)).await;
+        let response = client.send(Event::raw(body)).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (400, "invalid_event"),
             "{shown}"
         );
@@ -72,7 +73,7 @@ async fn an_ambiguous_or_unusable_event_is_refused_before_it_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unambiguous_event_passes_and_is_named_to_both_sides() {
+async fn unambiguous_event_passes_with_its_id() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let longest = "x".repeat(255);
@@ -116,7 +117,7 @@ async fn an_unambiguous_event_passes_and_is_named_to_both_sides() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_number_and_the_string_of_the_same_digits_are_two_events() {
+async fn number_and_string_ids_are_two_events() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -139,7 +140,7 @@ async fn the_number_and_the_string_of_the_same_digits_are_two_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn big_numbers_that_javascript_would_round_together_are_two_events() {
+async fn big_number_ids_are_not_rounded() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -154,7 +155,7 @@ async fn big_numbers_that_javascript_would_round_together_are_two_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_escaped_id_is_the_same_event_as_its_plain_spelling() {
+async fn escaped_id_equals_plain_id() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -169,7 +170,7 @@ async fn an_escaped_id_is_the_same_event_as_its_plain_spelling() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_outside_ascii_is_an_id() {
+async fn non_ascii_id_is_accepted() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -184,7 +185,7 @@ async fn an_id_outside_ascii_is_an_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pointers_and_headers_say_where_the_envelope_is() {
+async fn pointers_and_headers_locate_envelope() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with(
         "event",
@@ -207,17 +208,19 @@ async fn pointers_and_headers_say_where_the_envelope_is() {
         .await
         .assert(400, "invalid_event");
     upstream.assert_untouched();
-    let answer = gateway
+    let response = gateway
         .send(event.post().header("X-Event-Type", "in.the.header"))
         .await;
-    answer.assert(200, "delivered").assert_event_id("evt_deep");
+    response
+        .assert(200, "delivered")
+        .assert_event_id("evt_deep");
     upstream
         .last()
         .assert_header("Hookstile-Event-Type", "in.the.header");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_id_in_an_unsigned_header_does_not_make_a_captured_body_new() {
+async fn unsigned_id_does_not_renew_captured_body() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("event", "{id: {header: X-Delivery}, type: /type}");
     let gateway = Gateway::start(route).await;
@@ -234,7 +237,7 @@ async fn a_new_id_in_an_unsigned_header_does_not_make_a_captured_body_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stale_or_future_event_is_refused_where_the_route_asks() {
+async fn max_age_rejects_stale_and_future_events() {
     let upstream = Upstream::ok();
     let envelope = "{id: /id, type: /type, timestamp: /at, max_age: 5m}";
     let gateway = Gateway::start(Route::to(&upstream).with("event", envelope)).await;
@@ -258,7 +261,7 @@ async fn a_stale_or_future_event_is_refused_where_the_route_asks() {
     }
     upstream.assert_untouched();
     gateway
-        .logged(json!({"outcome": "invalid_event", "reason": "stale"}))
+        .wait_for_request_log(json!({"outcome": "invalid_event", "reason": "stale"}))
         .await;
     gateway
         .send(at("now", now.to_string()))
@@ -271,7 +274,7 @@ async fn a_stale_or_future_event_is_refused_where_the_route_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_max_age_an_old_event_passes_because_providers_retry_for_days() {
+async fn old_event_passes_without_max_age() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("event", "{id: /id, type: /type, timestamp: /at}");
     let gateway = Gateway::start(route).await;
@@ -280,13 +283,13 @@ async fn without_max_age_an_old_event_passes_because_providers_retry_for_days() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_type_the_route_does_not_take_is_acknowledged_and_dropped() {
+async fn unlisted_event_type_is_ignored() {
     let upstream = Upstream::ok();
     let gateway =
         Gateway::start(Route::to(&upstream).with("events", r#"["user.*", billing.invoice.paid]"#))
             .await;
-    let typed = |kind: &str| Event::typed(&format!("evt {kind}"), kind);
-    for kind in [
+    let typed = |event_type: &str| Event::typed(&format!("evt {event_type}"), event_type);
+    for event_type in [
         "users.created",
         "user",
         "billing.invoice",
@@ -295,14 +298,17 @@ async fn an_event_type_the_route_does_not_take_is_acknowledged_and_dropped() {
         "USER.created",
     ] {
         gateway
-            .send(typed(kind))
+            .send(typed(event_type))
             .await
             .assert(200, "ignored")
-            .assert_event_id(&format!("evt {kind}"));
+            .assert_event_id(&format!("evt {event_type}"));
     }
     upstream.assert_untouched();
-    for kind in ["user.created", "user.mfa.enabled", "billing.invoice.paid"] {
-        gateway.send(typed(kind)).await.assert(200, "delivered");
+    for event_type in ["user.created", "user.mfa.enabled", "billing.invoice.paid"] {
+        gateway
+            .send(typed(event_type))
+            .await
+            .assert(200, "delivered");
     }
     // An ignored event is not remembered either.
     gateway

@@ -1,4 +1,4 @@
-//! `hookstile verify` says why a captured request is not genuine, and what to change.
+//! `hookstile verify` explains why a captured request is not genuine, and how to fix it.
 
 use std::fs;
 use std::path::Path;
@@ -11,16 +11,17 @@ const SECRET: &str = "canary-current-4711";
 const OLD_SECRET: &str = "canary-old-0815";
 const BODY: &str = r#"{"id":"evt_1","type":"user.created"}"#;
 
-/// A folder with what an operator has: secrets, a configuration, and a capture of an event signed with `SECRET`.
-struct Desk(TempDir);
+/// A folder with an operator's files: secrets, a configuration, and a capture of an event signed
+/// with `SECRET`.
+struct Workspace(TempDir);
 
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     #[track_caller]
     fn assert(self, code: i32, parts: &[&str]) -> Self {
         let all = format!("{}{}", self.stdout, self.stderr);
@@ -44,19 +45,19 @@ impl Said {
     }
 }
 
-impl Desk {
+impl Workspace {
     fn new() -> Self {
-        let desk = Self(TempDir::new().expect("a temporary folder"));
-        desk.write("key", SECRET);
-        desk.write("old", OLD_SECRET);
-        desk.write("body", BODY);
-        desk.write(
+        let workspace = Self(TempDir::new().expect("a temporary folder"));
+        workspace.write("key", SECRET);
+        workspace.write("old", OLD_SECRET);
+        workspace.write("body", BODY);
+        workspace.write(
             "hookstile.yaml",
             "routes:\n  - path: /hooks\n    name: hooks\n    provider: vpn-enterprise\n    \
              upstream: http://127.0.0.1:3000/\n    \
              secrets: [{file: key, name: current}, {file: old, name: previous, expires: 2020-01-01T00:00:00Z}]\n",
         );
-        desk
+        workspace
     }
 
     fn path(&self) -> &Path {
@@ -67,7 +68,7 @@ impl Desk {
         fs::write(self.path().join(name), content).expect("a writable folder");
     }
 
-    fn run(&self, line: &str) -> Said {
+    fn run(&self, line: &str) -> CommandOutput {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
         command
             .args(line.split(' '))
@@ -79,14 +80,14 @@ impl Desk {
             .output()
             .expect("the binary runs");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Said {
+        CommandOutput {
             code: output.status.code(),
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         }
     }
 
-    /// The header lines of a sender with this secret.
+    /// Returns the header lines of a sender with this secret.
     fn signed(&self, secret: &str) -> String {
         self.run(&format!(
             "sign --provider vpn-enterprise --secret-file {secret} --body body"
@@ -96,44 +97,44 @@ impl Desk {
 }
 
 #[test]
-fn a_genuine_request_exits_with_0_and_names_its_secret() {
-    let desk = Desk::new();
-    desk.write("head", desk.signed("key"));
+fn genuine_request_exits_0_and_names_secret() {
+    let workspace = Workspace::new();
+    workspace.write("head", workspace.signed("key"));
     let verify = "verify --headers head --body body";
-    let said = desk.run(&format!(
+    let output = workspace.run(&format!(
         "{verify} --provider vpn-enterprise --secret-env OLD --secret-env CURRENT"
     ));
-    said.assert(
+    output.assert(
         0,
         &[
             "genuine: signed with the secret `CURRENT`",
             "`evt_1`, of type `user.created`",
         ],
     );
-    let said = desk.run(&format!(
+    let output = workspace.run(&format!(
         "{verify} --config hookstile.yaml --route hooks --json"
     ));
-    let answer = said.assert(0, &[]).json();
+    let response = output.assert(0, &[]).json();
     assert_eq!(
-        (&answer["verified"], &answer["secret"]),
+        (&response["verified"], &response["secret"]),
         (&json!(true), &json!("current")),
-        "{answer}"
+        "{response}"
     );
     assert_eq!(
-        answer["event"],
+        response["event"],
         json!({"id": "evt_1", "type": "user.created"}),
-        "{answer}"
+        "{response}"
     );
 }
 
 #[test]
-fn a_genuine_request_that_is_no_event_exits_with_1() {
-    let desk = Desk::new();
-    desk.write("body", "{}");
-    desk.write("head", desk.signed("key"));
-    let said =
-        desk.run("verify --headers head --body body --provider vpn-enterprise --secret-file key");
-    said.assert(
+fn genuine_request_without_event_exits_1() {
+    let workspace = Workspace::new();
+    workspace.write("body", "{}");
+    workspace.write("head", workspace.signed("key"));
+    let output = workspace
+        .run("verify --headers head --body body --provider vpn-enterprise --secret-file key");
+    output.assert(
         1,
         &[
             "genuine: signed with the secret `key`",
@@ -144,19 +145,19 @@ fn a_genuine_request_that_is_no_event_exits_with_1() {
 }
 
 #[test]
-fn raw_http_whose_body_got_a_newline_is_explained() {
-    let desk = Desk::new();
+fn raw_http_with_added_newline_is_explained() {
+    let workspace = Workspace::new();
     for end in ["\n", "\r\n"] {
         let head = format!(
             "POST /hooks HTTP/1.1\nHost: example.com\n{}",
-            desk.signed("key")
+            workspace.signed("key")
         )
         .replace('\n', end);
-        desk.write("captured", format!("{head}{end}{BODY}"));
+        workspace.write("captured", format!("{head}{end}{BODY}"));
         let verify = "verify --request captured --provider vpn-enterprise --secret-env CURRENT";
-        desk.run(verify).assert(0, &["genuine"]);
-        desk.write("captured", format!("{head}{end}{BODY}\n"));
-        desk.run(verify).assert(
+        workspace.run(verify).assert(0, &["genuine"]);
+        workspace.write("captured", format!("{head}{end}{BODY}\n"));
+        workspace.run(verify).assert(
             1,
             &[
                 "not genuine: the signature in X-VPN-Signature",
@@ -168,9 +169,9 @@ fn raw_http_whose_body_got_a_newline_is_explained() {
 }
 
 #[test]
-fn a_curl_command_is_read_as_curl_would_send_it() {
-    let desk = Desk::new();
-    let signed = desk.signed("key");
+fn curl_command_is_parsed_as_curl_sends_it() {
+    let workspace = Workspace::new();
+    let signed = workspace.signed("key");
     let header = signed.trim_end();
     let verify = "verify --request captured --provider vpn-enterprise --secret-file key";
     for data in [
@@ -178,109 +179,112 @@ fn a_curl_command_is_read_as_curl_would_send_it() {
         "-d @body".into(),
         format!("-d $'{BODY}'"),
     ] {
-        desk.write(
+        workspace.write(
             "captured",
             format!("curl https://example.com/hooks \\\n  -H '{header}' \\\n  {data}\n"),
         );
-        desk.run(verify).assert(0, &["genuine"]);
+        workspace.run(verify).assert(0, &["genuine"]);
     }
-    desk.write("body", format!("{BODY}\n"));
-    desk.write(
+    workspace.write("body", format!("{BODY}\n"));
+    workspace.write(
         "captured",
         format!("curl https://example.com/hooks -H '{header}' --data-binary @body"),
     );
-    desk.run(verify).assert(1, &["no newline at its end"]);
-    desk.write(
+    workspace.run(verify).assert(1, &["no newline at its end"]);
+    workspace.write(
         "captured",
         format!("curl https://example.com/hooks \\\n -H '{header}' -F a=b"),
     );
-    desk.run(verify).assert(2, &["captured: line 2", "-F"]);
+    workspace.run(verify).assert(2, &["captured: line 2", "-F"]);
 }
 
 #[test]
-fn an_expired_secret_of_the_route_is_found() {
-    let desk = Desk::new();
-    desk.write("head", desk.signed("old"));
+fn expired_secret_is_found() {
+    let workspace = Workspace::new();
+    workspace.write("head", workspace.signed("old"));
     let verify = "verify --headers head --body body --config hookstile.yaml --route hooks";
-    desk.run(verify).assert(
+    workspace.run(verify).assert(
         1,
         &[
             "with the secret `previous` instead, which expired at 2020-01-01T00:00:00Z",
             "rotation",
         ],
     );
-    desk.run(&format!("{verify} --at 2019-06-01T00:00:00Z"))
+    workspace
+        .run(&format!("{verify} --at 2019-06-01T00:00:00Z"))
         .assert(0, &["signed with the secret `previous`"]);
 }
 
 #[test]
-fn json_names_every_change_and_what_to_do() {
-    let desk = Desk::new();
-    desk.write("head", desk.signed("old"));
-    desk.write("body", format!("{BODY}\n"));
+fn json_lists_every_change_and_fix() {
+    let workspace = Workspace::new();
+    workspace.write("head", workspace.signed("old"));
+    workspace.write("body", format!("{BODY}\n"));
     let verify = "verify --headers head --body body --config hookstile.yaml --route hooks --json";
-    let answer = desk.run(verify).assert(1, &[]).json();
+    let response = workspace.run(verify).assert(1, &[]).json();
     assert_eq!(
-        (&answer["verified"], &answer["failure"]),
+        (&response["verified"], &response["failure"]),
         (&json!(false), &json!("mismatch")),
-        "{answer}"
+        "{response}"
     );
-    assert_eq!(answer["secret"], Value::Null, "{answer}");
+    assert_eq!(response["secret"], Value::Null, "{response}");
     assert!(
-        answer["tried"].as_u64().is_some_and(|tried| tried > 10),
-        "{answer}"
+        response["tried"].as_u64().is_some_and(|tried| tried > 10),
+        "{response}"
     );
-    let changes = answer["explanations"][0]["changes"]
+    let changes = response["explanations"][0]["changes"]
         .as_array()
         .expect("a list");
     let about: Vec<_> = changes
         .iter()
         .map(|change| change["what"].as_str().expect("a word"))
         .collect();
-    assert_eq!(about, ["secret", "body"], "{answer}");
+    assert_eq!(about, ["secret", "body"], "{response}");
     assert!(
         changes
             .iter()
             .all(|change| change["how"].is_string() && change["advice"].is_string()),
-        "{answer}"
+        "{response}"
     );
 }
 
 #[test]
-fn a_wrong_secret_is_not_explained_away() {
-    let desk = Desk::new();
-    desk.write("head", desk.signed("old"));
-    let said = desk
+fn wrong_secret_is_not_explained_away() {
+    let workspace = Workspace::new();
+    workspace.write("head", workspace.signed("old"));
+    let output = workspace
         .run("verify --headers head --body body --provider vpn-enterprise --secret-env CURRENT");
-    said.assert(
+    output.assert(
         1,
         &[
             "nothing that was tried matches",
-            "what to do: Copy the secret anew",
+            "what to do: Copy the secret again",
             "raw bytes",
         ],
     );
 }
 
 #[test]
-fn what_the_sender_wrote_moves_no_terminal() {
-    let desk = Desk::new();
+fn sender_text_cannot_control_terminal() {
+    let workspace = Workspace::new();
     let url = "http://h/\u{1b}[2J\u{9b}1m";
-    desk.write(
+    workspace.write(
         "captured",
         format!("curl '{url}' -H 'X-VPN-Signature: \u{9b}x=y' -d '{BODY}'"),
     );
-    desk.run("verify --request captured --provider vpn-enterprise --secret-env CURRENT")
+    workspace
+        .run("verify --request captured --provider vpn-enterprise --secret-env CURRENT")
         .assert(1, &["not genuine"]);
-    desk.run("verify --request captured --provider square --secret-env CURRENT --json")
+    workspace
+        .run("verify --request captured --provider square --secret-env CURRENT --json")
         .assert(1, &["\"verified\""]);
 }
 
 #[test]
-fn what_cannot_be_judged_exits_with_2_and_a_bad_configuration_with_78() {
-    let desk = Desk::new();
-    desk.write("head", desk.signed("key"));
-    desk.write("broken", "X-VPN-Signature\n");
+fn unusable_capture_exits_2_bad_config_78() {
+    let workspace = Workspace::new();
+    workspace.write("head", workspace.signed("key"));
+    workspace.write("broken", "X-VPN-Signature\n");
     let cases = [
         (2, "verify", "--request"),
         (
@@ -334,7 +338,7 @@ fn what_cannot_be_judged_exits_with_2_and_a_bad_configuration_with_78() {
             "none.yaml",
         ),
     ];
-    for (code, line, said) in cases {
-        desk.run(line).assert(code, &[said]);
+    for (code, line, output) in cases {
+        workspace.run(line).assert(code, &[output]);
     }
 }

@@ -1,4 +1,5 @@
-//! A disk that fails at any write or sync, and one that is full: what was acknowledged stays, nothing else is.
+//! A disk that fails at any write or sync, or is full: acknowledged events are kept, and no others
+//! are acknowledged.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,65 +9,66 @@ use crate::harness::programs::{program, tool};
 use crate::harness::strace::{SYNCS, WRITES};
 use crate::harness::*;
 
-/// Which calls of a thread are hit, one in each round: around the first ones the store is opened, then it works.
+/// The call of a thread to fail, one in each round. The first ones open the store; the later ones
+/// use it.
 const SYNC_NUMBERS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const WRITE_NUMBERS: [usize; 12] = [1, 2, 3, 4, 5, 7, 10, 14, 19, 25, 32, 40];
 
-/// So many events more without a hit, and the round is over.
-const ENOUGH: usize = 150;
+/// A round ends after this many events without an injected fault.
+const EVENTS_PER_ROUND: usize = 150;
 
 /// Kills the gateway at the Nth of these calls on the store's files, for each N.
-async fn killed_at(calls: &str, numbers: [usize; 12]) {
-    if Strace::following(calls).is_none() {
+async fn kill_at_each(calls: &str, numbers: [usize; 12]) {
+    if Strace::new(calls).is_none() {
         return;
     }
-    let mut trial = Trial::start().await;
-    let files = trial.gateway.store_files();
+    let mut load_test = LoadTest::start().await;
+    let files = load_test.gateway.store_files();
     for number in numbers {
-        trial.kill().await;
+        load_test.kill().await;
         let inject = format!("signal=KILL:when={number}");
-        let strace = Strace::following(calls)
+        let strace = Strace::new(calls)
             .expect("seen above")
-            .on(&files)
+            .on_files(&files)
             .injecting(calls, &inject);
-        let started = trial.setup_under(strace.under());
-        let accepted = trial.accepted();
-        if trial.gateway.try_restart_with(started).await.is_ok() {
-            eventually("the gateway is killed, or has done enough", async || {
-                trial.gateway.is_gone() || trial.accepted() > accepted + ENOUGH
+        let started = load_test.setup_with_launcher(strace.launcher());
+        let accepted = load_test.accepted();
+        if load_test.gateway.try_restart_with(started).await.is_ok() {
+            eventually("the gateway is killed or the round is over", async || {
+                load_test.gateway.is_gone() || load_test.accepted() > accepted + EVENTS_PER_ROUND
             })
             .await;
         }
         let killed = strace.trace().killed().unwrap_or_else(Instant::now);
-        trial.kill().await;
-        trial.disturbed(Disturbance::since(killed));
-        trial.restart().await;
-        trial.progresses(2).await;
+        load_test.kill().await;
+        load_test.record_disturbance(Disturbance::since(killed));
+        load_test.restart().await;
+        load_test.wait_for_progress(2).await;
     }
-    trial.judge().await;
+    load_test.finish().await;
 }
 
 /// Fails the Nth of these calls on the store's files, for each N.
-async fn failing_at(calls: &str, error: &str, numbers: [usize; 12]) {
-    if Strace::following(calls).is_none() {
+async fn fail_at_each(calls: &str, error: &str, numbers: [usize; 12]) {
+    if Strace::new(calls).is_none() {
         return;
     }
-    let mut trial = Trial::start().await;
-    let files = trial.gateway.store_files();
+    let mut load_test = LoadTest::start().await;
+    let files = load_test.gateway.store_files();
     for number in numbers {
-        trial.kill().await;
+        load_test.kill().await;
         let inject = format!("error={error}:when={number}");
-        let strace = Strace::following(calls)
+        let strace = Strace::new(calls)
             .expect("seen above")
-            .on(&files)
+            .on_files(&files)
             .injecting(calls, &inject);
-        let (started, accepted) = (Instant::now(), trial.accepted());
-        let setup = trial.setup_under(strace.under());
-        if let Err(refusal) = trial.gateway.try_restart_with(setup).await {
+        let (started, accepted) = (Instant::now(), load_test.accepted());
+        let setup = load_test.setup_with_launcher(strace.launcher());
+        if let Err(refusal) = load_test.gateway.try_restart_with(setup).await {
             assert_eq!(
                 refusal.code,
                 Some(1),
-                "a store that can't be opened is told: {}",
+                "the log reports the store that can't be opened: {}",
                 refusal.output
             );
             assert!(
@@ -74,64 +76,65 @@ async fn failing_at(calls: &str, error: &str, numbers: [usize; 12]) {
                 "and which: {}",
                 refusal.output
             );
-            trial.disturbed(Disturbance::since(started));
-            trial.restart().await;
+            load_test.record_disturbance(Disturbance::since(started));
+            load_test.restart().await;
         } else {
-            eventually("a call fails, or enough is done", async || {
+            eventually("a call fails or the round is over", async || {
                 assert!(
-                    !trial.gateway.is_gone(),
-                    "an error of the disk ends no gateway"
+                    !load_test.gateway.is_gone(),
+                    "a disk error must not end the gateway"
                 );
-                !strace.trace().injected().is_empty() || trial.accepted() > accepted + ENOUGH
+                !strace.trace().injected().is_empty()
+                    || load_test.accepted() > accepted + EVENTS_PER_ROUND
             })
             .await;
-            strace.detach(&trial.gateway).await;
-            trial.gateway.is_ready().await;
+            strace.detach(&load_test.gateway).await;
+            load_test.gateway.wait_until_ready().await;
             if let Some(first) = strace.trace().injected().first() {
-                trial.disturbed(Disturbance::since(*first));
+                load_test.record_disturbance(Disturbance::since(*first));
             }
         }
-        trial.progresses(2).await;
+        load_test.wait_for_progress(2).await;
     }
-    trial.judge().await;
+    load_test.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_at_any_sync_it_keeps_every_promise() {
-    killed_at(SYNCS, SYNC_NUMBERS).await;
+async fn kill_at_any_sync_keeps_every_promise() {
+    kill_at_each(SYNCS, SYNC_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_at_any_write_it_keeps_every_promise() {
-    killed_at(WRITES, WRITE_NUMBERS).await;
+async fn kill_at_any_write_keeps_every_promise() {
+    kill_at_each(WRITES, WRITE_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sync_that_fails_breaks_no_promise() {
-    failing_at(SYNCS, "EIO", SYNC_NUMBERS).await;
+async fn failed_sync_breaks_no_promise() {
+    fail_at_each(SYNCS, "EIO", SYNC_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_fails_breaks_no_promise() {
-    failing_at(WRITES, "EIO", WRITE_NUMBERS).await;
+async fn failed_write_breaks_no_promise() {
+    fail_at_each(WRITES, "EIO", WRITE_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_without_room_breaks_no_promise() {
-    failing_at(WRITES, "ENOSPC", WRITE_NUMBERS).await;
+async fn full_disk_write_breaks_no_promise() {
+    fail_at_each(WRITES, "ENOSPC", WRITE_NUMBERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_at_any_sync_while_the_store_is_made_it_starts_the_next_time() {
+async fn kill_during_store_creation_allows_next_start() {
     for number in [1, 2, 3, 5, 8] {
-        let Some(strace) = Strace::following(SYNCS) else {
+        let Some(strace) = Strace::new(SYNCS) else {
             return;
         };
         let strace = strace.injecting(SYNCS, &format!("signal=KILL:when={number}"));
         let upstream = Upstream::ok();
         let setup = Setup::from(Route::to(&upstream));
-        let mut gateway = Gateway::launch(setup.clone().under(strace.under()));
-        let _ = gateway.comes_up().await;
+        let mut gateway = Gateway::launch(setup.clone().launched_by(strace.launcher()));
+        let _ = gateway.wait_until_up().await;
         gateway.kill().await;
         gateway.restart_with(setup).await;
         gateway
@@ -146,24 +149,23 @@ async fn killed_at_any_sync_while_the_store_is_made_it_starts_the_next_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_failed_sync_nothing_is_acknowledged_until_the_store_was_opened_again() {
+async fn failed_sync_blocks_success_until_reopen() {
     for delivery in ["proxy", "queue"] {
-        let Some(strace) =
-            Strace::following(&format!("openat,{SYNCS},write,writev,sendto,sendmsg"))
+        let Some(strace) = Strace::new(&format!("openat,{SYNCS},write,writev,sendto,sendmsg"))
         else {
             return;
         };
-        // Well after the start; whichever request that is.
+        // The failing sync is well after the start, whichever request causes it.
         let strace = strace.injecting(SYNCS, "error=EIO:when=30");
-        // A stored event is never answered here: the end of its attempt would be a commit of its own, and no request fail
-        // with it.
+        // Stored events get no response here: the end of an attempt would be a commit of its own,
+        // and its failure would fail no request.
         let upstream = Upstream::replying([if delivery == "queue" {
             Reply::hang()
         } else {
             Reply::ok()
         }]);
         let route = Route::to(&upstream).with("delivery", delivery);
-        let gateway = Gateway::start(Setup::from(route).under(strace.under())).await;
+        let gateway = Gateway::start(Setup::from(route).launched_by(strace.launcher())).await;
         let mut client = gateway.connect().await;
         let (good, outcome) = if delivery == "proxy" {
             (200, "delivered")
@@ -173,26 +175,26 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_store_was_opened_
         let mut number = 0;
         let failed = loop {
             number += 1;
-            assert!(number < 200, "the sync that fails is never reached");
-            let answer = client.send(Event::new(&format!("evt_{number}"))).await;
-            if answer.status != good {
-                break answer;
+            assert!(number < 200, "no request reaches the failing sync");
+            let response = client.send(Event::new(&format!("evt_{number}"))).await;
+            if response.status != good {
+                break response;
             }
-            answer.assert(good, outcome);
+            response.assert(good, outcome);
         };
         failed
             .assert_problem(503, "store_unavailable")
             .assert_retry_after();
         eventually("the sender's retry is accepted", async || {
-            let answer = gateway.send(Event::new(&format!("evt_{number}"))).await;
-            match answer.outcome() {
-                "store_unavailable" => answer
+            let response = gateway.send(Event::new(&format!("evt_{number}"))).await;
+            match response.outcome() {
+                "store_unavailable" => response
                     .assert_problem(503, "store_unavailable")
                     .assert_retry_after(),
-                "duplicate" => answer.assert(409, "duplicate"),
-                _ => answer.assert(good, outcome),
+                "duplicate" => response.assert(409, "duplicate"),
+                _ => response.assert(good, outcome),
             };
-            answer.status != 503
+            response.status != 503
         })
         .await;
         client
@@ -203,16 +205,16 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_store_was_opened_
         let refused = trace
             .iter()
             .position(|line| line.text.contains("(INJECTED)"))
-            .expect("a sync was refused");
+            .expect("the trace has the failed sync");
         let after = &trace[refused..];
         let opened = after
             .iter()
             .position(|line| line.opens_below(&gateway.store()));
         let acknowledged = after
             .iter()
-            .position(|line| line.answers(good))
-            .expect("the last answer");
-        let opened = opened.expect("the store was opened again");
+            .position(|line| line.is_response(good))
+            .expect("the trace has the last response");
+        let opened = opened.expect("the store was reopened");
         assert!(
             opened < acknowledged,
             "opened at {opened}, acknowledged at {acknowledged} after the failure"
@@ -225,7 +227,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_store_was_opened_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_disk_fails_nothing_is_acknowledged_and_afterwards_it_recovers_by_itself() {
+async fn failing_disk_acknowledges_nothing() {
     let upstreams = [Upstream::ok(), Upstream::ok()];
     let routes = [
         Route::to(&upstreams[0]).named("proxy"),
@@ -234,7 +236,7 @@ async fn while_the_disk_fails_nothing_is_acknowledged_and_afterwards_it_recovers
             .with("delivery", "queue"),
     ];
     let mut gateway = Gateway::start(Setup::new(routes).stopping_at_once()).await;
-    let Some(strace) = Strace::following(SYNCS) else {
+    let Some(strace) = Strace::new(SYNCS) else {
         return;
     };
     let strace = strace.injecting(SYNCS, "error=EIO");
@@ -253,12 +255,12 @@ async fn while_the_disk_fails_nothing_is_acknowledged_and_afterwards_it_recovers
     }
     for number in 1..=5 {
         for route in ["proxy", "queue"] {
-            let answer = gateway.send(event(route, number)).await;
-            answer
+            let response = gateway.send(event(route, number)).await;
+            response
                 .assert_problem(503, "store_unavailable")
                 .assert_retry_after();
         }
-        // Whether it trusts its memory now or not, it forwards no copy.
+        // The gateway forwards no copy, whether it trusts its memory or not.
         let copy = gateway.send(event("proxy", 0)).await;
         assert!(
             ["duplicate", "store_unavailable"].contains(&copy.outcome()),
@@ -266,17 +268,17 @@ async fn while_the_disk_fails_nothing_is_acknowledged_and_afterwards_it_recovers
         );
     }
     assert!(!strace.trace().injected().is_empty(), "the disk has failed");
-    eventually("it says that it is not ready", async || {
+    eventually("the gateway reports that it is not ready", async || {
         gateway.admin_get("/readyz").await.status == 503
     })
     .await;
     assert_eq!(
         gateway.admin_get("/healthz").await.status,
         200,
-        "alive all the same"
+        "the gateway is still alive"
     );
     strace.detach(&gateway).await;
-    gateway.is_ready().await;
+    gateway.wait_until_ready().await;
     for route in ["proxy", "queue"] {
         for number in 1..=5 {
             eventually("a retry is accepted", async || {
@@ -286,7 +288,7 @@ async fn while_the_disk_fails_nothing_is_acknowledged_and_afterwards_it_recovers
         }
     }
     for upstream in &upstreams {
-        eventually("all are delivered", async || {
+        eventually("all events are delivered", async || {
             let ids: std::collections::BTreeSet<_> = upstream.event_ids().into_iter().collect();
             ids.len() == 6
         })
@@ -304,13 +306,14 @@ async fn while_the_disk_fails_nothing_is_acknowledged_and_afterwards_it_recovers
     }
 }
 
-/// The gateway with a small file system of its own for its store, where the system lets us make one.
-fn on_a_small_disk() -> Option<Under> {
+/// Gives the gateway's store a small file system of its own, if the system allows the test to make
+/// one.
+fn on_a_small_disk() -> Option<Launcher> {
     let unshare = program("HOOKSTILE_UNSHARE", "unshare")?;
     let mount = "mount -t tmpfs -o size=12m hookstile hookstile-data";
     let line = format!("mkdir -p hookstile-data && {mount} && exec \"$@\"");
     let tries: [&[&str]; 2] = [&["--mount"], &["--mount", "--user", "--map-root-user"]];
-    let works = |flags: &&&[&str]| {
+    let flags = tries.iter().find(|flags: &&&[&str]| {
         let probe = "mount -t tmpfs probe /mnt";
         let mut command = std::process::Command::new(&unshare);
         command
@@ -318,34 +321,33 @@ fn on_a_small_disk() -> Option<Under> {
             .args(["sh", "-c", probe])
             .output()
             .is_ok_and(|output| output.status.success())
-    };
-    let flags = tries.iter().find(works)?;
+    })?;
     let mut command = vec![unshare.clone().into_os_string()];
     command.extend(flags.iter().map(Into::into));
     command.extend(["sh", "-c", &line, "sh"].map(Into::into));
-    Some(Under::command(command))
+    Some(Launcher::command(command))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_answers_503_and_recovers_when_there_is_room() {
-    let disk = on_a_small_disk().map(|under| (PathBuf::new(), under));
+async fn full_disk_answers_503_then_recovers() {
+    let disk = on_a_small_disk().map(|launcher| (PathBuf::new(), launcher));
     let found = tool(
         "a mount namespace",
         disk.as_ref().map(|(path, _)| path.clone()),
         "a disk that is really full",
     );
-    let (Some(_), Some((_, under))) = (found, disk) else {
+    let (Some(_), Some((_, launcher))) = (found, disk) else {
         return;
     };
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("delivery", "queue");
-    let gateway = Gateway::start(Setup::from(route).under(under)).await;
+    let gateway = Gateway::start(Setup::from(route).launched_by(launcher)).await;
     let inside = PathBuf::from(format!(
         "/proc/{}/root{}",
         gateway.pid(),
         gateway.store().display()
     ));
-    assert!(inside.is_dir(), "the gateway's own view of its store");
+    assert!(inside.is_dir(), "the store is on the gateway's own mount");
     let filler = inside.join("filler");
     let mut client = gateway.connect().await;
     let mut acknowledged = Vec::new();
@@ -366,20 +368,17 @@ async fn a_full_disk_answers_503_and_recovers_when_there_is_room() {
         .arg("if=/dev/zero")
         .arg(format!("of={}", filler.display()))
         .output();
-    assert!(
-        !fill.expect("dd").status.success(),
-        "dd ends for want of room"
-    );
-    // There may be room yet in what the store has of the disk.
+    assert!(!fill.expect("dd").status.success(), "dd fills the disk");
+    // The files of the store may still have free space.
     let mut refused = 0;
     for _ in 0..4000 {
         let id = next();
-        let answer = client.send(Event::sized(&id, 4096)).await;
-        if answer.status == 202 {
+        let response = client.send(Event::sized(&id, 4096)).await;
+        if response.status == 202 {
             acknowledged.push(id);
             continue;
         }
-        answer
+        response
             .assert_problem(503, "store_unavailable")
             .assert_retry_after();
         refused += 1;
@@ -387,13 +386,13 @@ async fn a_full_disk_answers_503_and_recovers_when_there_is_room() {
             break;
         }
     }
-    assert_eq!(refused, 20, "a full disk is told to the sender");
+    assert_eq!(refused, 20, "the sender learns that the disk is full");
     let copy = gateway.send(Event::sized(&acknowledged[0], 1024)).await;
     assert!(
         ["duplicate", "store_unavailable"].contains(&copy.outcome()),
         "{copy:?}"
     );
-    std::fs::remove_file(&filler).expect("room is made");
+    std::fs::remove_file(&filler).expect("the filler can be removed");
     let after = next();
     eventually("it recovers", async || {
         gateway.send(Event::sized(&after, 1024)).await.status != 503
@@ -401,53 +400,58 @@ async fn a_full_disk_answers_503_and_recovers_when_there_is_room() {
     .await;
     acknowledged.push(after);
     let mut ids = std::collections::BTreeSet::new();
-    eventually("all that was acknowledged is delivered", async || {
+    eventually("all acknowledged events are delivered", async || {
         ids = upstream.event_ids().into_iter().collect();
         acknowledged.iter().all(|id| ids.contains(id))
     })
     .await;
-    gateway.is_ready().await;
+    gateway.wait_until_ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_room_for_a_while_nothing_is_acknowledged_that_is_lost() {
-    let Some(strace) = Strace::following(WRITES) else {
+async fn full_disk_loses_no_acknowledged_event() {
+    let Some(strace) = Strace::new(WRITES) else {
         return;
     };
-    let mut trial = Trial::start().await;
+    let mut load_test = LoadTest::start().await;
     let strace = strace
-        .on(&trial.gateway.store_files())
+        .on_files(&load_test.gateway.store_files())
         .injecting(WRITES, "error=ENOSPC");
     for _ in 0..3 {
-        if !strace.attach(&trial.gateway).await {
+        if !strace.attach(&load_test.gateway).await {
             return;
         }
-        let seen = strace.trace().injected().len();
-        eventually("the store runs into it", async || {
-            strace.trace().injected().len() > seen
+        let earlier = strace.trace().injected().len();
+        eventually("the store fails a write", async || {
+            strace.trace().injected().len() > earlier
         })
         .await;
-        let accepted = trial.accepted();
-        // Copies of completed events are still told so; of the new ones there are six at the most under way.
+        let accepted = load_test.accepted();
+        // Copies of completed events are still answered as such; at most six new events are in
+        // flight.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(trial.accepted() <= accepted + 6, "nothing new is accepted");
-        strace.detach(&trial.gateway).await;
-        trial.gateway.is_ready().await;
-        let from = strace.trace().injected()[seen];
-        trial.disturbed(Disturbance::since(from));
-        trial.progresses(3).await;
+        assert!(
+            load_test.accepted() <= accepted + 6,
+            "no new event is accepted"
+        );
+        strace.detach(&load_test.gateway).await;
+        load_test.gateway.wait_until_ready().await;
+        let from = strace.trace().injected()[earlier];
+        load_test.record_disturbance(Disturbance::since(from));
+        load_test.wait_for_progress(3).await;
     }
-    trial.judge().await;
+    load_test.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_came_of_an_attempt_is_kept_until_the_disk_takes_it() {
+async fn attempt_result_is_kept_until_disk_recovers() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let route = Route::to(&upstream).with("delivery", "queue");
     let gateway = Gateway::start(Setup::from(route).stopping_at_once()).await;
-    // Not a flush: what was written before one fails is found again.
-    let Some(strace) = Strace::following("pwrite64") else {
+    // Faults the writes, not a flush: the reopened store finds everything written before a failed
+    // flush.
+    let Some(strace) = Strace::new("pwrite64") else {
         return;
     };
     let strace = strace.injecting("pwrite64", "error=EIO");
@@ -455,28 +459,28 @@ async fn what_came_of_an_attempt_is_kept_until_the_disk_takes_it() {
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     if !strace.attach(&gateway).await {
         return;
     }
     gate.open();
-    eventually("it could not be written", async || {
+    eventually("the write fails", async || {
         !strace.trace().injected().is_empty()
     })
     .await;
     strace.detach(&gateway).await;
-    gateway.is_ready().await;
+    gateway.wait_until_ready().await;
     gateway
-        .metric_reaches("queue_events", &[("route", "hooks")], 0.0)
+        .wait_for_metric("queue_events", &[("route", "hooks")], 0.0)
         .await;
     gateway
         .send(Event::new("evt_2"))
         .await
         .assert(202, "queued");
-    upstream.received(2).await;
+    upstream.wait_for_requests(2).await;
     assert_eq!(
         upstream.event_ids(),
         ["evt_1", "evt_2"],
-        "delivered once: what came of it was known all the time"
+        "delivered once: the result was known all along"
     );
 }

@@ -1,42 +1,42 @@
-//! The API over GraphQL: the call that `OrbVPN` documents, what REST has beside it, and no more than may be asked at once.
+//! The GraphQL API: the call that `OrbVPN` documents, parity with REST, and the limits on a query.
 
 use serde_json::{Value, json};
 
-use crate::harness::patience::eventually;
+use crate::harness::wait::eventually;
 use crate::harness::*;
 
 const CONFIGURE: &str = "mutation ConfigureWebhook($webhook: WebhookInput!) { \
                          configureWebhook(webhook: $webhook) { id url events active createdAt } }";
 const TOKEN: &str = "admin_it_token_9c21";
 
-async fn post(gateway: &Gateway, document: &Value) -> Answer {
+async fn post(gateway: &Gateway, document: &Value) -> Response {
     gateway.admin_post("/graphql", document).await
 }
 
-/// Asks, and reads the answer, errors and all.
-async fn ask(gateway: &Gateway, query: &str, variables: Value) -> Value {
-    let answer = post(gateway, &json!({"query": query, "variables": variables})).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.assert_header("Content-Type", "application/json");
-    answer.assert_header("Cache-Control", "no-store");
-    serde_json::from_slice(&answer.body).expect("JSON")
+/// Sends a query and returns the whole response, errors included.
+async fn run_query(gateway: &Gateway, query: &str, variables: Value) -> Value {
+    let response = post(gateway, &json!({"query": query, "variables": variables})).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.assert_header("Content-Type", "application/json");
+    response.assert_header("Cache-Control", "no-store");
+    serde_json::from_slice(&response.body).expect("JSON")
 }
 
-/// Asks for what there is.
-async fn data(gateway: &Gateway, query: &str, variables: Value) -> Value {
-    let answer = ask(gateway, query, variables).await;
-    assert!(answer.get("errors").is_none(), "{query}: {answer}");
-    answer["data"].clone()
+/// Sends a query that must succeed and returns its data.
+async fn query_data(gateway: &Gateway, query: &str, variables: Value) -> Value {
+    let response = run_query(gateway, query, variables).await;
+    assert!(response.get("errors").is_none(), "{query}: {response}");
+    response["data"].clone()
 }
 
-/// Asks for what is refused: the sentence.
-async fn refused(gateway: &Gateway, query: &str, variables: Value, code: &str) -> String {
-    let answer = ask(gateway, query, variables).await;
+/// Sends a query that must fail with this code and returns the error message.
+async fn query_error(gateway: &Gateway, query: &str, variables: Value, code: &str) -> String {
+    let response = run_query(gateway, query, variables).await;
     assert_eq!(
-        answer["errors"][0]["extensions"]["code"], code,
-        "{query}: {answer}"
+        response["errors"][0]["extensions"]["code"], code,
+        "{query}: {response}"
     );
-    answer["errors"][0]["message"]
+    response["errors"][0]["message"]
         .as_str()
         .expect("a sentence")
         .to_owned()
@@ -69,19 +69,19 @@ fn in_body(id: &str) -> Request {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orbvpn_s_own_call_makes_a_webhook_that_verifies_its_events_and_outlives_a_kill() {
+async fn orbvpn_call_creates_durable_webhook() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(Route::to(&upstream)).await;
     let call = json!({"query": CONFIGURE, "variables": {"webhook": input(&upstream)}, "operationName": "ConfigureWebhook"});
-    let answer = post(&gateway, &call).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let answer: Value = serde_json::from_slice(&answer.body).unwrap();
-    let made = &answer["data"]["configureWebhook"];
+    let response = post(&gateway, &call).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    let response: Value = serde_json::from_slice(&response.body).unwrap();
+    let made = &response["data"]["configureWebhook"];
     let expected = json!({
         "id": made["id"], "url": upstream.url(), "events": ["subscription.created", "user.*"], "active": true,
         "createdAt": made["createdAt"],
     });
-    assert_eq!(*made, expected, "{answer}");
+    assert_eq!(*made, expected, "{response}");
     assert!(
         made["createdAt"]
             .as_str()
@@ -113,7 +113,7 @@ async fn orbvpn_s_own_call_makes_a_webhook_that_verifies_its_events_and_outlives
         .send(forged)
         .await
         .assert_problem(401, "invalid_signature");
-    let shown = data(
+    let shown = query_data(
         &gateway,
         "query ($id: ID!) { webhook(id: $id) { provider path source secret } }",
         made.clone(),
@@ -123,12 +123,12 @@ async fn orbvpn_s_own_call_makes_a_webhook_that_verifies_its_events_and_outlives
     assert_eq!(shown["webhook"], expected);
     assert!(
         !gateway.output().contains("orb-secret-1"),
-        "the log holds the secret"
+        "the log contains the secret"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_that_is_made_is_in_that_answer_alone_and_what_is_not_given_stays() {
+async fn generated_secret_is_shown_once() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let configure = "mutation ($webhook: WebhookInput!) { \
@@ -138,7 +138,8 @@ async fn a_secret_that_is_made_is_in_that_answer_alone_and_what_is_not_given_sta
         "settings": {"delivery": "queue"},
     });
     let made =
-        data(&gateway, configure, json!({"webhook": webhook})).await["configureWebhook"].clone();
+        query_data(&gateway, configure, json!({"webhook": webhook})).await["configureWebhook"]
+            .clone();
     let secret = made["secret"].as_str().expect("a secret").to_owned();
     assert_eq!(
         (&made["description"], &made["delivery"]),
@@ -148,7 +149,8 @@ async fn a_secret_that_is_made_is_in_that_answer_alone_and_what_is_not_given_sta
     gateway.send(event("evt_1")).await.assert(202, "queued");
     let change = json!({"id": made["id"], "url": upstream.url(), "events": ["*"], "active": false});
     let changed =
-        data(&gateway, configure, json!({"webhook": change})).await["configureWebhook"].clone();
+        query_data(&gateway, configure, json!({"webhook": change})).await["configureWebhook"]
+            .clone();
     let expected = json!({
         "id": made["id"], "secret": null, "active": false, "status": "inactive", "description": "mine",
         "delivery": "queue",
@@ -158,21 +160,21 @@ async fn a_secret_that_is_made_is_in_that_answer_alone_and_what_is_not_given_sta
         .send(event("evt_2"))
         .await
         .assert_problem(503, "inactive");
-    let listed = data(&gateway, "{ webhooks { id secret } }", json!({})).await;
+    let listed = query_data(&gateway, "{ webhooks { id secret } }", json!({})).await;
     assert_eq!(
         listed["webhooks"][1],
         json!({"id": made["id"], "secret": null})
     );
     let remove = "mutation ($id: ID!) { deleteWebhook(id: $id) }";
     assert_eq!(
-        data(&gateway, remove, json!({"id": made["id"]})).await["deleteWebhook"],
+        query_data(&gateway, remove, json!({"id": made["id"]})).await["deleteWebhook"],
         true
     );
     gateway
         .send(event("evt_3"))
         .await
         .assert(404, "unknown_route");
-    refused(
+    query_error(
         &gateway,
         remove,
         json!({"id": made["id"]}),
@@ -182,27 +184,27 @@ async fn a_secret_that_is_made_is_in_that_answer_alone_and_what_is_not_given_sta
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_fails_takes_nothing_with_it_that_did_not() {
+async fn failed_operation_spares_the_others() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let two = "mutation ($webhook: WebhookInput!) { \
                a: configureWebhook(webhook: $webhook) { secret } b: deleteWebhook(id: \"wh_none\") }";
-    let answer = ask(&gateway, two, json!({"webhook": input(&upstream)})).await;
+    let response = run_query(&gateway, two, json!({"webhook": input(&upstream)})).await;
     assert_eq!(
-        answer["data"],
+        response["data"],
         json!({"a": {"secret": "orb-secret-1"}, "b": null}),
-        "{answer}"
+        "{response}"
     );
-    let error = &answer["errors"][0];
+    let error = &response["errors"][0];
     assert_eq!(
         (&error["path"], &error["extensions"]["code"]),
         (&json!(["b"]), &json!("unknown_webhook"))
     );
-    assert_eq!(answer["errors"].as_array().map(Vec::len), Some(1));
+    assert_eq!(response["errors"].as_array().map(Vec::len), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_comes_back_with_the_code_and_the_sentence_that_rest_has() {
+async fn errors_match_rest_codes_and_messages() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let (url, events) = (upstream.url(), json!([]));
@@ -250,10 +252,10 @@ async fn what_is_wrong_comes_back_with_the_code_and_the_sentence_that_rest_has()
             "invalid_query",
         ),
     ] {
-        let said = refused(&gateway, CONFIGURE, json!({"webhook": webhook}), code).await;
+        let message = query_error(&gateway, CONFIGURE, json!({"webhook": webhook}), code).await;
         let rest = match code {
             "invalid_webhook" | "taken" if webhook.get("settings").is_none() => {
-                // The place that is told is one in the definition, of which the provider is a part.
+                // The error location lies inside the definition, which includes the provider.
                 let mut webhook = webhook;
                 webhook["provider"] = json!("orbvpn");
                 gateway.admin_post("/webhooks", &webhook).await
@@ -263,7 +265,7 @@ async fn what_is_wrong_comes_back_with_the_code_and_the_sentence_that_rest_has()
         let rest: Value = serde_json::from_slice(&rest.body).unwrap();
         assert_eq!(
             (rest["code"].as_str(), rest["detail"].as_str()),
-            (Some(code), Some(&*said))
+            (Some(code), Some(&*message))
         );
     }
     for (query, code) in [
@@ -291,13 +293,13 @@ async fn what_is_wrong_comes_back_with_the_code_and_the_sentence_that_rest_has()
         ("{", "invalid_query"),
         ("", "invalid_query"),
     ] {
-        refused(&gateway, query, json!({}), code).await;
+        query_error(&gateway, query, json!({}), code).await;
     }
     assert_eq!(gateway.api("/webhooks").await["total"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_may_be_asked_at_once_is_refused_and_what_tools_ask_is_not() {
+async fn oversized_queries_are_rejected() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let aliases = |field: &str, count: usize| {
@@ -325,13 +327,16 @@ async fn more_than_may_be_asked_at_once_is_refused_and_what_tools_ask_is_not() {
             "]".repeat(20_000)
         ),
     ] {
-        let said = refused(&gateway, &query, json!({}), "invalid_query").await;
-        assert!(said.contains("complex") || said.contains("deep"), "{said}");
+        let message = query_error(&gateway, &query, json!({}), "invalid_query").await;
+        assert!(
+            message.contains("complex") || message.contains("deep"),
+            "{message}"
+        );
     }
     upstream.assert_untouched();
-    let known = data(&gateway, INTROSPECTION, json!({})).await;
+    let known = query_data(&gateway, INTROSPECTION, json!({})).await;
     assert_eq!(known["__schema"]["mutationType"]["name"], "Mutation");
-    data(
+    query_data(
         &gateway,
         &format!("{{ {} }}", aliases("webhook(id: \"wh_hooks\") { id }", 100)),
         json!({}),
@@ -340,7 +345,7 @@ async fn more_than_may_be_asked_at_once_is_refused_and_what_tools_ask_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_json_that_is_sent_with_the_token_is_answered() {
+async fn only_authorized_json_is_answered() {
     let upstream = Upstream::ok();
     let admin = r#"{address: "127.0.0.1:0", token: {file: admin.token}}"#;
     let setup = Setup::from(Route::to(&upstream))
@@ -348,75 +353,83 @@ async fn only_json_that_is_sent_with_the_token_is_answered() {
         .file("admin.token", TOKEN);
     let gateway = Gateway::start(setup).await;
     let query = json!({"query": "{ webhooks { id } }"}).to_string();
-    let to = |request: Request| {
+    let to_graphql = |request: Request| {
         request
             .at("/graphql")
-            .set("Host", &gateway.admin().to_string())
+            .set("Host", &gateway.admin_address().to_string())
     };
-    let mine = |request: Request| to(request).header("Authorization", &format!("Bearer {TOKEN}"));
+    let authorized =
+        |request: Request| to_graphql(request).header("Authorization", &format!("Bearer {TOKEN}"));
     let good = || Request::post(query.as_bytes());
     for (what, request, status) in [
-        ("no token", to(good()), 401),
+        ("no token", to_graphql(good()), 401),
         (
             "another token",
-            to(good()).header("Authorization", "Bearer other"),
+            to_graphql(good()).header("Authorization", "Bearer other"),
             401,
         ),
         (
             "another host",
-            mine(good()).set("Host", "evil.example"),
+            authorized(good()).set("Host", "evil.example"),
             421,
         ),
         (
             "another origin",
-            mine(good()).header("Origin", "https://evil.example"),
+            authorized(good()).header("Origin", "https://evil.example"),
             403,
         ),
         (
             "a form",
-            mine(good()).set("Content-Type", "application/x-www-form-urlencoded"),
+            authorized(good()).set("Content-Type", "application/x-www-form-urlencoded"),
             415,
         ),
         (
             "GraphQL that is no JSON",
-            mine(good()).set("Content-Type", "application/graphql"),
+            authorized(good()).set("Content-Type", "application/graphql"),
             415,
         ),
-        ("GET", mine(Request::new("GET", "/graphql")), 405),
+        ("GET", authorized(Request::new("GET", "/graphql")), 405),
         (
             "GET with a query",
-            mine(Request::new("GET", "/graphql")).at("/graphql?query=%7Bwebhooks%7Bid%7D%7D"),
+            authorized(Request::new("GET", "/graphql")).at("/graphql?query=%7Bwebhooks%7Bid%7D%7D"),
             405,
         ),
-        ("no JSON", mine(Request::post(b"{ webhooks { id } }")), 400),
-        ("no query", mine(Request::post(b"{}")), 400),
+        (
+            "no JSON",
+            authorized(Request::post(b"{ webhooks { id } }")),
+            400,
+        ),
+        ("no query", authorized(Request::post(b"{}")), 400),
         (
             "several at once",
-            mine(Request::post(format!("[{query},{query}]").as_bytes())),
+            authorized(Request::post(format!("[{query},{query}]").as_bytes())),
             400,
         ),
         (
             "too much",
-            mine(Request::post(
+            authorized(Request::post(
                 json!({"query": "#".repeat(100_000)}).to_string().as_bytes(),
             )),
             413,
         ),
-        ("as it should be", mine(good()), 200),
+        ("as it should be", authorized(good()), 200),
     ] {
-        let answer = Client::connect(gateway.admin()).await.send(request).await;
-        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+        let response = Client::connect(gateway.admin_address())
+            .await
+            .send(request)
+            .await;
+        assert_eq!(response.status, status, "{what}: {}", response.text());
         let kind = if status == 200 {
             "application/json"
         } else {
             "application/problem+json"
         };
-        answer.assert_header("Content-Type", kind);
+        response.assert_header("Content-Type", kind);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
+async fn deliveries_match_rest_and_redeliver() {
     let upstream = Upstream::replying([
         Reply::status(404),
         Reply::status(404),
@@ -430,14 +443,14 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
             .with("retry", retry),
     )
     .await;
-    // No number of ours holds these digits.
+    // No number type of the gateway can hold these digits.
     let body = r#"{"id":"evt_1","type":"user.created","data":{"n":12345678901234567890.10}}"#;
     gateway
         .send(Event::raw(body).post())
         .await
         .assert(202, "queued");
     gateway
-        .metric_reaches(
+        .wait_for_metric(
             "queue_events",
             &[("route", "hooks"), ("state", "dead")],
             1.0,
@@ -472,33 +485,37 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
             "event_type=vpn.connected",
         ),
     ] {
-        let ours = data(&gateway, query, variables).await["deliveries"].clone();
+        let graphql = query_data(&gateway, query, variables).await["deliveries"].clone();
         let rest = gateway
             .api(&format!("/webhooks/wh_hooks/deliveries?{parameters}"))
             .await;
         let pages = (&rest["total"], &rest["has_more"], &rest["next_cursor"]);
         assert_eq!(
-            (&ours["total"], &ours["hasMore"], &ours["nextCursor"]),
+            (
+                &graphql["total"],
+                &graphql["hasMore"],
+                &graphql["nextCursor"]
+            ),
             pages
         );
-        let (ours, rest) = (
-            ours["deliveries"].as_array().unwrap(),
+        let (graphql, rest) = (
+            graphql["deliveries"].as_array().unwrap(),
             rest["deliveries"].as_array().unwrap(),
         );
-        assert_eq!(ours.len(), rest.len());
-        for (ours, rest) in ours.iter().zip(rest) {
-            for (name, value) in ours.as_object().unwrap() {
-                assert_eq!(*value, rest[snake(name)], "{name}: {ours} {rest}");
+        assert_eq!(graphql.len(), rest.len());
+        for (graphql, rest) in graphql.iter().zip(rest) {
+            for (name, value) in graphql.as_object().unwrap() {
+                assert_eq!(*value, rest[snake(name)], "{name}: {graphql} {rest}");
             }
         }
     }
 
     let one = "{ delivery(id: \"del_1\") { attempts { number status error } eventData } }";
-    let answer = post(&gateway, &json!({"query": one})).await;
+    let response = post(&gateway, &json!({"query": one})).await;
     assert!(
-        answer.text().contains(&format!("\"eventData\":{body}")),
+        response.text().contains(&format!("\"eventData\":{body}")),
         "{}",
-        answer.text()
+        response.text()
     );
     let listed = post(
         &gateway,
@@ -510,7 +527,7 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
         "{}",
         listed.text()
     );
-    let again = data(
+    let again = query_data(
         &gateway,
         "mutation { redeliver(id: \"del_1\") { id eventId } }",
         json!({}),
@@ -520,8 +537,8 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
         again["redeliver"],
         json!({"id": "del_1", "eventId": "evt_1"})
     );
-    eventually("it is delivered", async || {
-        data(
+    eventually("the event is delivered", async || {
+        query_data(
             &gateway,
             "{ delivery(id: \"del_1\") { status } }",
             json!({}),
@@ -533,17 +550,17 @@ async fn deliveries_are_listed_as_rest_lists_them_and_can_be_had_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_test_event_goes_through_the_front_door() {
+async fn test_event_uses_public_listener() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let made =
-        data(&gateway, CONFIGURE, json!({"webhook": input(&upstream)})).await["configureWebhook"]
+        query_data(&gateway, CONFIGURE, json!({"webhook": input(&upstream)})).await["configureWebhook"]
             .clone();
     let test = "mutation ($id: ID!, $eventType: String, $customData: JSON) { \
                 testWebhook(id: $id, eventType: $eventType, customData: $customData) \
                 { success status outcome eventType durationMs } }";
     let variables = json!({"id": made["id"], "eventType": "user.created", "customData": {"n": 7}});
-    let tested = data(&gateway, test, variables).await["testWebhook"].clone();
+    let tested = query_data(&gateway, test, variables).await["testWebhook"].clone();
     assert_eq!(
         (&tested["success"], &tested["outcome"]),
         (&json!(true), &json!("delivered")),
@@ -554,7 +571,7 @@ async fn a_test_event_goes_through_the_front_door() {
         (&body["type"], &body["data"]["n"]),
         (&json!("user.created"), &json!(7))
     );
-    let usual = data(&gateway, test, json!({"id": "wh_hooks"})).await["testWebhook"].clone();
+    let usual = query_data(&gateway, test, json!({"id": "wh_hooks"})).await["testWebhook"].clone();
     assert_eq!(
         (&usual["eventType"], &usual["status"]),
         (&json!("webhook.test"), &json!(200))
@@ -572,7 +589,7 @@ fn snake(camel: &str) -> String {
     snake
 }
 
-/// As graphql-js 16 asks.
+/// The introspection query that graphql-js 16 sends.
 const INTROSPECTION: &str = "
 query IntrospectionQuery { __schema {
   queryType { name } mutationType { name } subscriptionType { name }
@@ -596,11 +613,11 @@ fragment TypeRef on __Type { kind name ofType { kind name ofType { kind name ofT
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_is_paused_and_goes_on() {
+async fn queue_pauses_and_resumes() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
     let id = json!({"id": "wh_hooks"});
-    let paused = data(
+    let paused = query_data(
         &gateway,
         "mutation ($id: ID!) { pauseWebhook(id: $id) { id queue { paused } } }",
         id.clone(),
@@ -611,12 +628,12 @@ async fn a_queue_is_paused_and_goes_on() {
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    let resumed = data(
+    let resumed = query_data(
         &gateway,
         "mutation ($id: ID!) { resumeWebhook(id: $id) { queue { paused } } }",
         id,
     )
     .await;
     assert_eq!(resumed["resumeWebhook"]["queue"]["paused"], false);
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
 }

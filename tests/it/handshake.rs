@@ -1,4 +1,5 @@
-//! A provider's handshake is answered at the gateway once it is verified, and the upstream never sees it.
+//! Provider handshakes: the gateway answers them once verified, and the upstream never receives
+//! them.
 
 use ring::signature::Ed25519KeyPair;
 use serde_json::json;
@@ -24,7 +25,7 @@ const URL_VERIFICATION: &[u8] =
 const CHALLENGE: &str = "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slack_s_url_verification_is_answered_when_it_is_signed_and_only_then() {
+async fn slack_url_verification_must_be_signed() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "slack")).await;
     gateway
@@ -36,11 +37,11 @@ async fn slack_s_url_verification_is_answered_when_it_is_signed_and_only_then() 
         .await
         .assert_problem(401, "invalid_signature");
     for _ in 0..2 {
-        let answer = gateway.send(slack(URL_VERIFICATION, SECRET)).await;
-        answer
+        let response = gateway.send(slack(URL_VERIFICATION, SECRET)).await;
+        response
             .assert(200, "challenge")
             .assert_header("Content-Type", "text/plain");
-        assert_eq!(answer.text(), CHALLENGE);
+        assert_eq!(response.text(), CHALLENGE);
     }
     upstream.assert_untouched();
     gateway.metrics().await.assert_value(
@@ -49,12 +50,12 @@ async fn slack_s_url_verification_is_answered_when_it_is_signed_and_only_then() 
         2.0,
     );
     gateway
-        .logged(json!({"outcome": "challenge", "status": 200}))
+        .wait_for_request_log(json!({"outcome": "challenge", "status": 200}))
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_only_looks_like_a_handshake_is_an_event() {
+async fn lookalike_handshake_is_an_event() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "slack")).await;
     let callback = br#"{"type":"event_callback","challenge":"x","event_id":"Ev1","event":{"type":"url_verification"}}"#;
@@ -80,7 +81,7 @@ async fn an_event_that_only_looks_like_a_handshake_is_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handshake_is_the_upstream_s_when_the_route_forwards_it() {
+async fn forwarded_handshake_reaches_upstream() {
     let upstream = Upstream::replying([Reply::full(200, "", CHALLENGE.as_bytes())]);
     let route = Route::to(&upstream)
         .with("provider", "slack")
@@ -97,14 +98,14 @@ async fn a_handshake_is_the_upstream_s_when_the_route_forwards_it() {
         .assert_problem(401, "invalid_signature");
     upstream.assert_untouched();
     for count in 1..=2 {
-        // It may be repeated: it is no event, and in no ledger.
-        let answer = gateway.send(slack(URL_VERIFICATION, SECRET)).await;
-        answer.assert(200, "delivered");
-        assert_eq!(answer.text(), CHALLENGE);
-        let seen = upstream.last();
-        assert_eq!(seen.body, URL_VERIFICATION);
-        seen.assert_header("Hookstile-Event-Type", "url_verification");
-        seen.assert_no_header("Hookstile-Event-Id");
+        // A handshake may be repeated: it is not an event and is in no ledger.
+        let response = gateway.send(slack(URL_VERIFICATION, SECRET)).await;
+        response.assert(200, "delivered");
+        assert_eq!(response.text(), CHALLENGE);
+        let received = upstream.last();
+        assert_eq!(received.body, URL_VERIFICATION);
+        received.assert_header("Hookstile-Event-Type", "url_verification");
+        received.assert_no_header("Hookstile-Event-Id");
         assert_eq!(upstream.count(), count);
     }
 }
@@ -114,7 +115,7 @@ const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae
 const PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn discord_s_ping_is_answered_with_204_and_what_others_signed_with_401() {
+async fn discord_ping_must_be_signed() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("provider", "discord");
     let gateway = Gateway::start(Setup::from(route).env("WEBHOOK_SECRET", PUBLIC)).await;
@@ -128,11 +129,11 @@ async fn discord_s_ping_is_answered_with_204_and_what_others_signed_with_401() {
     };
     let ping = br#"{"version":1,"application_id":"1234560123453231555","type":0}"#;
     for _ in 0..2 {
-        let answer = gateway.send(signed(ping, SEED)).await;
-        answer.assert(204, "challenge");
-        assert!(answer.body.is_empty() && answer.header("Content-Type").is_some());
+        let response = gateway.send(signed(ping, SEED)).await;
+        response.assert(204, "challenge");
+        assert!(response.body.is_empty() && response.header("Content-Type").is_some());
     }
-    // Discord sends such on purpose, and takes the endpoint out if they pass.
+    // Discord sends such requests on purpose, and removes the endpoint if they are accepted.
     let other = SEED.replace('9', "8");
     gateway
         .send(signed(ping, &other))
@@ -154,8 +155,7 @@ async fn discord_s_ping_is_answered_with_204_and_what_others_signed_with_401() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zoom_s_url_validation_is_answered_with_the_token_and_its_hmac_under_the_secret_that_signed()
- {
+async fn zoom_validation_is_answered_with_matched_secret() {
     let upstream = Upstream::ok();
     let secrets = "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]";
     let gateway = Gateway::start(
@@ -166,14 +166,14 @@ async fn zoom_s_url_validation_is_answered_with_the_token_and_its_hmac_under_the
     .await;
     let body = br#"{"payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"},"event_ts":1654503849680,"event":"endpoint.url_validation"}"#;
     for secret in [SECRET, OLD_SECRET] {
-        let answer = gateway.send(zoom(body, secret)).await;
-        answer
+        let response = gateway.send(zoom(body, secret)).await;
+        response
             .assert(200, "challenge")
             .assert_header("Content-Type", "application/json");
         let proof = hmac_hex(secret, b"qgg8vlvZRS6UYooatFL8Aw");
         let expected = json!({"plainToken": "qgg8vlvZRS6UYooatFL8Aw", "encryptedToken": proof});
         assert_eq!(
-            serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap(),
+            serde_json::from_slice::<serde_json::Value>(&response.body).unwrap(),
             expected
         );
     }
@@ -190,23 +190,23 @@ async fn zoom_s_url_validation_is_answered_with_the_token_and_its_hmac_under_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn meta_s_get_is_answered_when_it_knows_the_token_and_its_events_are_posted() {
+async fn meta_get_needs_token_and_events_are_posted() {
     let upstream = Upstream::ok();
     let challenge = "{verify_token: {env: VERIFY_TOKEN}}";
     let route = Route::to(&upstream)
         .with("provider", "meta")
         .with("challenge", challenge);
     let gateway = Gateway::start(Setup::from(route).env("VERIFY_TOKEN", "meatyhamhock")).await;
-    let ask = |query: &str| gateway.send(Request::new("GET", &format!("{PATH}?{query}")));
-    let answer =
-        ask("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyhamhock").await;
-    answer
+    let get = |query: &str| gateway.send(Request::new("GET", &format!("{PATH}?{query}")));
+    let response =
+        get("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyhamhock").await;
+    response
         .assert(200, "challenge")
         .assert_header("X-Content-Type-Options", "nosniff");
-    assert_eq!(answer.text(), "1158201444");
-    let wrong = ask("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyham").await;
+    assert_eq!(response.text(), "1158201444");
+    let wrong = get("hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyham").await;
     wrong.assert_problem(401, "invalid_signature");
-    ask("hub.mode=unsubscribe&hub.challenge=1&hub.verify_token=meatyhamhock")
+    get("hub.mode=unsubscribe&hub.challenge=1&hub.verify_token=meatyhamhock")
         .await
         .assert(405, "method_not_allowed");
     gateway
@@ -221,7 +221,7 @@ async fn meta_s_get_is_answered_when_it_knows_the_token_and_its_events_are_poste
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_without_the_token_takes_no_get() {
+async fn route_without_token_rejects_get() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "meta")).await;
     let query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token=";

@@ -1,33 +1,34 @@
-//! What every claim is driven with: the real binary, fake receivers that record what reached them,
-//! and senders that speak raw bytes. No HTTP framework on either side, because the bytes are the claim.
+//! The harness that drives every test: the real binary, fake upstreams that record every byte that
+//! reaches them, and senders that write raw bytes. Neither side uses an HTTP framework, because the
+//! claims are about bytes.
 
 pub mod cluster;
 pub mod command;
-pub mod cut;
 pub mod fleet;
 pub mod frames;
 pub mod gateway;
 pub mod history;
+pub mod link;
+pub mod load_test;
 pub mod metrics;
-pub mod patience;
 pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod sender;
 pub mod strace;
 pub mod tls;
-pub mod trial;
 pub mod upstream;
+pub mod wait;
 pub mod wire;
 
-pub use cut::Cut;
 pub use fleet::Fleet;
-pub use gateway::{Gateway, OLD_SECRET, PATH, Route, SECRET, Setup, Under};
+pub use gateway::{Gateway, Launcher, OLD_SECRET, PATH, Route, SECRET, Setup};
 pub use history::{Duplicate, History};
+pub use link::Link;
+pub use load_test::LoadTest;
 pub use metrics::Metrics;
-pub use patience::{eventually, within};
 pub use postgres::Postgres;
-pub use sender::{Answer, Client, Event, Request, hmac_hex, sign};
+pub use sender::{Client, Event, Request, Response, hmac_hex, sign};
 pub use strace::Strace;
-pub use trial::Trial;
 pub use upstream::{Gate, Reply, Upstream};
+pub use wait::{eventually, within};

@@ -1,11 +1,12 @@
-//! The hostile corpus over HTTP/1.1: requests that two parsers could read differently are refused, or forwarded as exactly
-//! one canonical request. Each carries a good signature, so that nothing but the flaw can stop it.
+//! The hostile corpus over HTTP/1.1: requests that two parsers could read differently are rejected,
+//! or forwarded as exactly one canonical request. Each carries a valid signature, so that only the
+//! flaw can stop it.
 
 use crate::harness::sender::chunks;
 use crate::harness::upstream::Received;
 use crate::harness::*;
 
-/// A genuine event's request with its head's lines and its body's bytes in the test's hands.
+/// A genuine event's request whose head lines and body bytes the test controls.
 struct Raw {
     start: String,
     host: String,
@@ -39,13 +40,13 @@ impl Raw {
         self
     }
 
-    /// In place of the `Content-Length`.
+    /// Replaces the `Content-Length` line.
     fn framed(mut self, lines: &str) -> Self {
         self.rest = lines.into();
         self
     }
 
-    /// Besides the `Content-Length`.
+    /// Adds header lines beside the `Content-Length`.
     fn with(mut self, lines: &str) -> Self {
         self.rest.push_str(lines);
         self
@@ -66,10 +67,11 @@ impl Raw {
     }
 }
 
-/// Sends each case on a connection of its own: one of these statuses (0 stands for a connection closed without
-/// an answer), not a byte at the upstream, nothing asked of the ledger, and the gateway serves on. Where the framing is
-/// in doubt (400, 408, 431), one answer and then the connection's end: whatever follows is not taken for a request.
-async fn assert_all_refused(cases: Vec<(&str, Raw)>, statuses: &[u16]) {
+/// Sends each case on a connection of its own and asserts that it is rejected: one of these
+/// statuses (0 is a connection closed without a response), no byte at the upstream, no ledger
+/// lookup, and a gateway that keeps serving. If the framing is in doubt (400, 408, 431), the
+/// connection ends after one response, so that the bytes that follow are not read as a request.
+async fn assert_all_rejected(cases: Vec<(&str, Raw)>, statuses: &[u16]) {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(
         Route::to(&upstream)
@@ -80,18 +82,19 @@ async fn assert_all_refused(cases: Vec<(&str, Raw)>, statuses: &[u16]) {
     let mut sent = Vec::new();
     for (flaw, raw) in cases {
         let (mut client, bytes) = (gateway.connect().await, raw.bytes());
-        // Side by side: a refused sender is listened to for a moment before its connection ends.
+        // Cases run concurrently, because the gateway keeps reading from a rejected sender for a
+        // moment before it closes the connection.
         let sending = tokio::spawn(async move {
-            let Some(answer) = client.send_raw(&bytes).await else {
+            let Some(response) = client.send_raw(&bytes).await else {
                 return (0, String::new(), String::new());
             };
-            let ends = [400, 408, 431].contains(&answer.status);
+            let ends = [400, 408, 431].contains(&response.status);
             let more = if ends {
                 client.rest().await
             } else {
                 String::new()
             };
-            (answer.status, answer.outcome().to_owned(), more)
+            (response.status, response.outcome().to_owned(), more)
         });
         sent.push((flaw, sending));
     }
@@ -123,21 +126,22 @@ async fn assert_all_refused(cases: Vec<(&str, Raw)>, statuses: &[u16]) {
     assert_eq!(upstream.event_ids(), ["evt_barrier"]);
 }
 
-/// Sends each case: accepted, and forwarded as one canonical request, of which every byte is accounted for.
+/// Sends each case and asserts that it is accepted and forwarded as one canonical request, with
+/// every byte accounted for.
 async fn assert_all_accepted(cases: Vec<(&str, Event, Raw)>) {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let count = cases.len();
     for (shape, event, raw) in cases {
         let before = upstream.bytes();
-        let answer = gateway
+        let response = gateway
             .connect()
             .await
             .send_raw(&raw.bytes())
             .await
             .expect("an answer");
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (200, "delivered"),
             "{shape:?}"
         );
@@ -152,7 +156,8 @@ async fn assert_all_accepted(cases: Vec<(&str, Event, Raw)>) {
     assert_eq!(upstream.count(), count);
 }
 
-/// One request line, of ours; plain fields, each line whole; one length, the body's.
+/// Asserts that the gateway wrote the request line, that each field is one plain line, and that the
+/// only length is the body's.
 #[track_caller]
 fn assert_canonical(received: &Received, body: &[u8], shape: &str) {
     let head =
@@ -188,7 +193,7 @@ fn chunked() -> Raw {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_length_together_with_a_transfer_coding_is_refused() {
+async fn length_with_transfer_encoding_is_rejected() {
     let length = format!("Content-Length: {}\r\n", event().body.len());
     let coded = chunks(&event().body, 10);
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n";
@@ -225,11 +230,11 @@ async fn a_length_together_with_a_transfer_coding_is_refused() {
                 .payload([coded.clone(), smuggled.into()].concat()),
         ),
     ];
-    assert_all_refused(cases, &[400]).await;
+    assert_all_rejected(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_coding_that_is_not_exactly_chunked_is_refused() {
+async fn only_chunked_transfer_encoding_is_accepted() {
     let te = |value: &str| chunked().framed(&format!("Transfer-Encoding: {value}\r\n"));
     let lines = |lines: &str| chunked().framed(lines);
     let cases = vec![
@@ -272,20 +277,20 @@ async fn a_transfer_coding_that_is_not_exactly_chunked_is_refused() {
             chunked().start(&format!("POST {PATH} HTTP/1.0")),
         ),
     ];
-    assert_all_refused(cases, &[400]).await;
+    assert_all_rejected(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_coding_under_another_name_frames_nothing() {
+async fn misspelled_transfer_encoding_is_no_framing() {
     let cases = vec![(
         "underscore",
         chunked().framed("Transfer_Encoding: chunked\r\n"),
     )];
-    assert_all_refused(cases, &[400, 401]).await;
+    assert_all_rejected(cases, &[400, 401]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_length_that_is_not_one_plain_number_is_refused() {
+async fn malformed_length_is_rejected() {
     let n = event().body.len();
     let cl = |value: String| raw().framed(&format!("Content-Length: {value}\r\n"));
     let cases = vec![
@@ -323,11 +328,11 @@ async fn a_length_that_is_not_one_plain_number_is_refused() {
             raw().framed(&format!("Content-Length:\r\n {n}\r\n")),
         ),
     ];
-    assert_all_refused(cases, &[400]).await;
+    assert_all_rejected(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_absurd_length_is_refused() {
+async fn absurd_length_is_rejected() {
     let cl = |value: &str| raw().framed(&format!("Content-Length: {value}\r\n"));
     let cases = vec![
         ("20 digits", cl("99999999999999999999")),
@@ -337,11 +342,11 @@ async fn an_absurd_length_is_refused() {
             cl(&(18_446_744_073_709_551_616u128 + event().body.len() as u128).to_string()),
         ),
     ];
-    assert_all_refused(cases, &[400, 413]).await;
+    assert_all_rejected(cases, &[400, 413]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_with_broken_lines_is_refused() {
+async fn broken_header_lines_are_rejected() {
     let cases = vec![
         ("bare LF after one field", raw().with("X-A: 1\nX-B: 2\r\n")),
         (
@@ -383,11 +388,11 @@ async fn a_head_with_broken_lines_is_refused() {
         ("byte 0xff in the name", raw().with("X-\u{ff}: 1\r\n")),
         ("parenthesis in the name", raw().with("X-(A): 1\r\n")),
     ];
-    assert_all_refused(cases, &[400]).await;
+    assert_all_rejected(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_whose_lines_all_end_in_a_bare_lf_is_refused() {
+async fn bare_lf_head_is_rejected() {
     let upstream = Upstream::ok();
     let gateway =
         Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{header_timeout: 1s}"))
@@ -395,19 +400,19 @@ async fn a_head_whose_lines_all_end_in_a_bare_lf_is_refused() {
     let text = String::from_utf8(raw().bytes())
         .expect("text")
         .replace("\r\n", "\n");
-    let answer = gateway
+    let response = gateway
         .connect()
         .await
         .send_raw(text.as_bytes())
         .await
         .expect("an answer");
-    // A strict reader never sees the end of this head.
-    assert!([400, 408].contains(&answer.status), "{answer:?}");
+    // A strict parser never finds the end of this head.
+    assert!([400, 408].contains(&response.status), "{response:?}");
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_line_that_is_not_http_1_is_refused() {
+async fn non_http_1_start_line_is_rejected() {
     let cases = vec![
         ("HTTP/1.2", raw().start(&format!("POST {PATH} HTTP/1.2"))),
         ("HTTP/3.0", raw().start(&format!("POST {PATH} HTTP/3.0"))),
@@ -433,11 +438,11 @@ async fn a_start_line_that_is_not_http_1_is_refused() {
         ),
         ("TLS hello", raw().start("\x16\x03\x01\x02\x00\x01")),
     ];
-    assert_all_refused(cases, &[400, 505, 0]).await;
+    assert_all_rejected(cases, &[400, 505, 0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_without_exactly_one_plain_host_is_refused() {
+async fn exactly_one_plain_host_is_required() {
     let cases = vec![
         ("none", raw().host("")),
         (
@@ -462,11 +467,11 @@ async fn a_request_without_exactly_one_plain_host_is_refused() {
             raw().target(&format!("http://other.test{PATH}")),
         ),
     ];
-    assert_all_refused(cases, &[400]).await;
+    assert_all_rejected(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_header_cannot_take_the_signature_away() {
+async fn connection_header_cannot_remove_signature() {
     let cases = vec![
         (
             "names the signature",
@@ -486,11 +491,11 @@ async fn a_connection_header_cannot_take_the_signature_away() {
             raw().with("Connection: close, Content-Type\r\n"),
         ),
     ];
-    assert_all_refused(cases, &[400]).await;
+    assert_all_rejected(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_header_that_a_receiver_could_take_for_the_signature_is_refused() {
+async fn lookalike_signature_header_is_rejected() {
     // CGI-like receivers fold `_` into `-`.
     let cases = vec![
         (
@@ -511,11 +516,11 @@ async fn a_header_that_a_receiver_could_take_for_the_signature_is_refused() {
             raw().with("Transfer_Encoding: chunked\r\n"),
         ),
     ];
-    assert_all_refused(cases, &[400]).await;
+    assert_all_rejected(cases, &[400]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_expectation_is_refused() {
+async fn unknown_expectation_is_rejected() {
     let cases = vec![
         ("unknown", raw().with("Expect: miracles\r\n")),
         (
@@ -524,11 +529,11 @@ async fn an_unknown_expectation_is_refused() {
         ),
         ("folded", raw().with("Expect:\r\n 100-continue\r\n")),
     ];
-    assert_all_refused(cases, &[400, 417]).await;
+    assert_all_rejected(cases, &[400, 417]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_target_that_only_resembles_the_path_finds_no_route() {
+async fn lookalike_path_finds_no_route() {
     let targets = [
         "*",
         "/",
@@ -569,12 +574,12 @@ async fn a_target_that_only_resembles_the_path_finds_no_route() {
         .into_iter()
         .map(|target| (target, raw().target(target)))
         .collect();
-    assert_all_refused(cases, &[400, 404]).await;
+    assert_all_rejected(cases, &[400, 404]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_spelling_of_a_path_reaches_a_neighbour() {
-    // Traefik's CVE-2025-66490: `%2F` and `..` led past the rule that was to guard the neighbour.
+async fn path_spelling_cannot_reach_other_route() {
+    // Traefik's CVE-2025-66490: `%2F` and `..` bypassed the rule that guarded the other route.
     let (open, guarded) = (Upstream::ok(), Upstream::ok());
     let other = "[{env: WEBHOOK_SECRET_OLD}]";
     let routes = [
@@ -597,21 +602,24 @@ async fn no_spelling_of_a_path_reaches_a_neighbour() {
         "/webhooks/b/./c",
         "/webhooks/b\\..\\a",
     ] {
-        let answer = gateway.send(event.post().at(target)).await;
-        assert!([400, 404].contains(&answer.status), "{target}: {answer:?}");
+        let response = gateway.send(event.post().at(target)).await;
+        assert!(
+            [400, 404].contains(&response.status),
+            "{target}: {response:?}"
+        );
     }
     open.assert_untouched();
     guarded.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_method_that_is_not_the_routes_is_refused_with_its_body() {
+async fn wrong_method_is_rejected_with_its_body() {
     let methods = ["GET", "PUT", "OPTIONS", "TRACE", "post", "Post", "PROPFIND"];
     let cases = methods
         .into_iter()
         .map(|method| (method, raw().start(&format!("{method} {PATH} HTTP/1.1"))))
         .collect();
-    assert_all_refused(cases, &[405]).await;
+    assert_all_rejected(cases, &[405]).await;
     let connect = vec![
         ("CONNECT", raw().start("CONNECT hooks.test:443 HTTP/1.1")),
         (
@@ -619,12 +627,12 @@ async fn a_method_that_is_not_the_routes_is_refused_with_its_body() {
             raw().start(&format!("CONNECT {PATH} HTTP/1.1")),
         ),
     ];
-    assert_all_refused(connect, &[400, 404, 405, 0]).await;
+    assert_all_rejected(connect, &[400, 404, 405, 0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_follows_a_body_where_none_belongs_is_taken_for_nothing() {
-    // A parser before us that gives GET no body takes the body for the next request (RFC 9110 §9.3.1).
+async fn unexpected_body_is_not_a_request() {
+    // A proxy that expects no body with GET reads the body as the next request (RFC 9110 §9.3.1).
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let hidden = Event::new("evt_hidden").post().bytes();
@@ -649,7 +657,7 @@ async fn what_follows_a_body_where_none_belongs_is_taken_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_chunk_is_refused() {
+async fn broken_chunk_is_rejected() {
     let body = String::from_utf8(event().body).expect("text");
     let size = format!("{:x}", body.len());
     let coded = |first: String, rest: &str| chunked().payload(format!("{first}{body}{rest}"));
@@ -709,12 +717,13 @@ async fn a_broken_chunk_is_refused() {
             coded(format!("{size};{}\r\n", "x".repeat(70_000)), good),
         ),
     ];
-    assert_all_refused(cases, &[400, 408]).await;
+    assert_all_rejected(cases, &[400, 408]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_after_a_refused_chunked_body_is_taken_for_a_request() {
-    // Pingora takes a chunk without a size for the last one. A parser before us may read on; so nobody's guess counts.
+async fn rejected_chunked_body_hides_no_request() {
+    // Pingora reads a chunk without a size as the last one. A proxy in front may keep reading, so
+    // the gateway rejects it instead of guessing.
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
@@ -722,15 +731,16 @@ async fn nothing_after_a_refused_chunked_body_is_taken_for_a_request() {
     client
         .write(&Event::new("evt_smuggled").post().bytes())
         .await;
-    let answer = client.answer().await;
-    assert!([400, 401, 408].contains(&answer.status), "{answer:?}");
-    client.closed().await;
+    let response = client.read_response().await;
+    assert!([400, 401, 408].contains(&response.status), "{response:?}");
+    client.wait_for_close().await;
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_chunks_line_may_hold_besides_its_size_changes_no_byte() {
-    // Pingora takes these. What is forwarded is framed by us, and is what the signature vouches for.
+async fn chunk_extensions_change_no_byte() {
+    // Pingora accepts these. The gateway frames the forwarded body itself, and the signature covers
+    // its bytes.
     let numbered = |n: usize| Event::new(&format!("evt_{n}"));
     let endings = [
         "\r\n",
@@ -741,32 +751,38 @@ async fn what_a_chunks_line_may_hold_besides_its_size_changes_no_byte() {
         ";\n\r\n",
         "; a=\"\n0\"\r\n",
     ];
-    let case = |(n, ending): (usize, &'static str)| {
-        let body = numbered(n).body;
-        let coded = [
-            format!("{:x}{ending}", body.len()).as_bytes(),
-            &body,
-            b"\r\n0\r\n\r\n",
-        ]
-        .concat();
-        (
-            ending,
-            numbered(n),
-            Raw::new(&numbered(n))
-                .framed("Transfer-Encoding: chunked\r\n")
-                .payload(coded),
-        )
-    };
-    assert_all_accepted(endings.into_iter().enumerate().map(case).collect()).await;
+    assert_all_accepted(
+        endings
+            .into_iter()
+            .enumerate()
+            .map(|(n, ending): (usize, &'static str)| {
+                let body = numbered(n).body;
+                let coded = [
+                    format!("{:x}{ending}", body.len()).as_bytes(),
+                    &body,
+                    b"\r\n0\r\n\r\n",
+                ]
+                .concat();
+                (
+                    ending,
+                    numbered(n),
+                    Raw::new(&numbered(n))
+                        .framed("Transfer-Encoding: chunked\r\n")
+                        .payload(coded),
+                )
+            })
+            .collect(),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chunked_body_without_its_last_chunk_moves_nothing() {
+async fn unfinished_chunked_body_is_not_delivered() {
     let mut cut = chunked();
     cut.payload.truncate(cut.payload.len() - 5);
     let mut half_end = chunked();
     half_end.payload.truncate(half_end.payload.len() - 2);
-    assert_all_refused(
+    assert_all_rejected(
         vec![("no last chunk", cut), ("half a last chunk", half_end)],
         &[400, 408],
     )
@@ -774,7 +790,7 @@ async fn a_chunked_body_without_its_last_chunk_moves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trailers_count_for_nothing() {
+async fn trailers_are_ignored() {
     let signature = raw().signature;
     let mut in_trailer = chunked();
     in_trailer.payload.truncate(in_trailer.payload.len() - 2);
@@ -782,7 +798,7 @@ async fn trailers_count_for_nothing() {
         .payload
         .extend(format!("{signature}\r\n").bytes());
     in_trailer.signature = String::new();
-    assert_all_refused(vec![("signature in a trailer", in_trailer)], &[400, 401]).await;
+    assert_all_rejected(vec![("signature in a trailer", in_trailer)], &[400, 401]).await;
 
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -801,7 +817,7 @@ async fn trailers_count_for_nothing() {
             .payload(chunks(&event.body, 10));
         raw.payload.truncate(raw.payload.len() - 2);
         raw.payload.extend(format!("{trailer}\r\n\r\n").bytes());
-        let answer = gateway
+        let response = gateway
             .connect()
             .await
             .send_raw(&raw.bytes())
@@ -809,10 +825,10 @@ async fn trailers_count_for_nothing() {
             .expect("an answer");
         assert!(
             [(200, "delivered"), (400, "malformed_request")]
-                .contains(&(answer.status, answer.outcome())),
-            "{trailer}: {answer:?}"
+                .contains(&(response.status, response.outcome())),
+            "{trailer}: {response:?}"
         );
-        if answer.status == 200 {
+        if response.status == 200 {
             let received = upstream.last();
             assert_eq!(received.body, event.body, "{trailer}");
             received.assert_header("Content-Length", &event.body.len().to_string());
@@ -822,31 +838,33 @@ async fn trailers_count_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trailers_over_h2c_count_for_nothing() {
+async fn h2c_trailers_are_ignored() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = event();
     let signature = sign(SECRET, &event.body);
     let unsigned = event.post().without("X-VPN-Signature");
-    let answer = gateway
+    let response = gateway
         .connect_h2()
         .await
         .try_send(unsigned, &[("x-vpn-signature", &signature)])
         .await;
-    assert!(answer.is_none_or(|answer| [400, 401].contains(&answer.status)));
+    assert!(response.is_none_or(|response| [400, 401].contains(&response.status)));
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_length_over_h2c_that_is_not_the_bodys_moves_nothing() {
+async fn wrong_h2c_length_is_not_delivered() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for wrong in [event().body.len() - 1, event().body.len() + 1, 0] {
         let request = event().post().header("Content-Length", &wrong.to_string());
-        let answer = gateway.connect_h2().await.try_send(request, &[]).await;
+        let response = gateway.connect_h2().await.try_send(request, &[]).await;
         assert!(
-            answer.as_ref().is_none_or(|answer| answer.status == 400),
-            "{wrong}: {answer:?}"
+            response
+                .as_ref()
+                .is_none_or(|response| response.status == 400),
+            "{wrong}: {response:?}"
         );
     }
     upstream.assert_untouched();
@@ -859,7 +877,7 @@ async fn a_length_over_h2c_that_is_not_the_bodys_moves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upgrade_is_ignored_and_opens_no_tunnel() {
+async fn upgrade_is_ignored() {
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n";
     for upgrade in ["websocket", "h2c", "foo"] {
         let upstream = Upstream::ok();
@@ -871,13 +889,13 @@ async fn an_upgrade_is_ignored_and_opens_no_tunnel() {
             .with(&lines)
             .payload([event().body, smuggled.into()].concat());
         let mut client = gateway.connect().await;
-        let answer = client.send_raw(&raw.bytes()).await.expect("an answer");
+        let response = client.send_raw(&raw.bytes()).await.expect("an answer");
         assert!(
             [(200, "delivered"), (400, "malformed_request")]
-                .contains(&(answer.status, answer.outcome())),
-            "{answer:?}"
+                .contains(&(response.status, response.outcome())),
+            "{response:?}"
         );
-        client.closed().await;
+        client.wait_for_close().await;
         assert!(
             upstream
                 .requests()
@@ -889,7 +907,7 @@ async fn an_upgrade_is_ignored_and_opens_no_tunnel() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_follows_a_request_is_never_forwarded_with_it() {
+async fn following_request_is_never_forwarded() {
     let smuggled = format!("POST {PATH} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 0\r\n\r\n");
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -903,26 +921,26 @@ async fn what_follows_a_request_is_never_forwarded_with_it() {
         }
         raw.payload.extend(smuggled.bytes());
         let mut client = gateway.connect().await;
-        let answer = client.send_raw(&raw.bytes()).await.expect("an answer");
-        answer.assert(200, "delivered");
-        client.closed().await;
+        let response = client.send_raw(&raw.bytes()).await.expect("an answer");
+        response.assert(200, "delivered");
+        client.wait_for_close().await;
         assert_canonical(&upstream.last(), &event.body, "followed");
     }
     assert_eq!(upstream.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_of_declared_length_zero_leaves_its_tail_outside() {
+async fn zero_length_body_excludes_its_tail() {
     let tail = "GET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n";
     let cases = vec![
         ("CL.0", raw().framed("Content-Length: 0\r\n").payload(tail)),
         ("no length", raw().framed("").payload(tail)),
     ];
-    assert_all_refused(cases, &[400, 401]).await;
+    assert_all_rejected(cases, &[400, 401]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn odd_but_lawful_requests_are_forwarded_canonically() {
+async fn odd_valid_requests_are_made_canonical() {
     let numbered = |n: usize| Event::new(&format!("evt_{n}"));
     let plain = |n: usize| Raw::new(&numbered(n));
     let chunked = |n: usize, te: &str| plain(n).framed(te).payload(chunks(&numbered(n).body, 10));
@@ -994,7 +1012,7 @@ async fn odd_but_lawful_requests_are_forwarded_canonically() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_many_or_too_large_header_fields_are_refused() {
+async fn oversized_header_fields_are_rejected() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream)).with("limits", "{header_bytes: 8KiB}");
     let gateway = Gateway::start(setup).await;
@@ -1025,9 +1043,9 @@ async fn too_many_or_too_large_header_fields_are_refused() {
         ),
     ];
     for (flaw, request) in cases {
-        let answer = gateway.send(request).await;
+        let response = gateway.send(request).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (431, "headers_too_large"),
             "{flaw}"
         );

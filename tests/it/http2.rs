@@ -1,5 +1,6 @@
-//! The hostile corpus over HTTP/2, frame by frame: what is malformed, what would become another request on the way to an
-//! HTTP/1.1 upstream, and floods. Each request is signed, so that nothing but the flaw can stop it.
+//! The hostile corpus over HTTP/2, frame by frame: malformed frames, fields that would become
+//! another request to an HTTP/1.1 upstream, and floods. Each request is signed, so that only the
+//! flaw can stop it.
 
 use crate::harness::frames::*;
 use crate::harness::*;
@@ -7,7 +8,7 @@ use crate::harness::*;
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// A genuine event's fields, in the test's hands.
+/// A genuine event's fields, which the test controls.
 #[derive(Clone)]
 struct Fields(Vec<(String, String)>);
 
@@ -43,7 +44,7 @@ impl Fields {
         self
     }
 
-    /// Another value where the field stands.
+    /// Replaces the value of the field in place.
     fn set(mut self, name: &str, value: &str) -> Self {
         for field in self.0.iter_mut().filter(|(n, _)| n == name) {
             value.clone_into(&mut field.1);
@@ -63,7 +64,7 @@ impl Fields {
         frame(HEADERS, flags | END_HEADERS, stream, &self.block())
     }
 
-    /// The whole request, on the first stream.
+    /// Returns the whole request, on the first stream.
     fn request(&self) -> Vec<u8> {
         [
             self.headers(1, 0),
@@ -77,14 +78,15 @@ fn event() -> Event {
     Event::new("evt_1")
 }
 
-/// A request that is turned away by its path, and so costs nothing.
-fn stray() -> Fields {
+/// Returns a request that is rejected by its path, and so costs nothing.
+fn unknown_path_request() -> Fields {
     Fields::new().set(":path", "/elsewhere")
 }
 
-/// Sends each case on a connection of its own: ended as said, not a byte at the upstream, nothing asked of the ledger, and
-/// a connection that was open all the time is served on.
-async fn assert_all_refused(cases: Vec<(&str, Vec<u8>)>, right: impl Fn(End) -> bool) {
+/// Sends each case on a connection of its own and asserts that it ends as expected, that no byte
+/// reaches the upstream, that the ledger is not asked, and that a connection which was open
+/// throughout still works.
+async fn assert_all_rejected(cases: Vec<(&str, Vec<u8>)>, right: impl Fn(End) -> bool) {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(
         Route::to(&upstream)
@@ -99,7 +101,7 @@ async fn assert_all_refused(cases: Vec<(&str, Vec<u8>)>, right: impl Fn(End) -> 
         .assert(401, "invalid_signature");
     let mut wrong = Vec::new();
     for (flaw, bytes) in cases {
-        let mut frames = Frames::connect(gateway.data()).await;
+        let mut frames = RawHttp2::connect(gateway.public_address()).await;
         frames.write(&bytes).await;
         let end = frames.end().await;
         if !right(end) {
@@ -120,8 +122,8 @@ async fn assert_all_refused(cases: Vec<(&str, Vec<u8>)>, right: impl Fn(End) -> 
     assert_eq!(upstream.event_ids(), ["evt_1"]);
 }
 
-/// A stream reset, the connection given up, or 400.
-fn is_refusal(end: End) -> bool {
+/// Returns whether the stream was reset, the connection closed, or the status is 400.
+fn is_rejection(end: End) -> bool {
     end != End::Answered(200)
         && matches!(
             end,
@@ -129,12 +131,12 @@ fn is_refusal(end: End) -> bool {
         )
 }
 
-fn is_the_connections_end(end: End) -> bool {
+fn is_connection_end(end: End) -> bool {
     matches!(end, End::GoAway(_) | End::Closed)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sound_request_by_hand_is_delivered_as_one_canonical_request() {
+async fn handmade_request_is_delivered_canonically() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let unknown = frame(0xfe, 0xff, 1, b"of no known type");
@@ -155,7 +157,7 @@ async fn a_sound_request_by_hand_is_delivered_as_one_canonical_request() {
         ]
         .concat();
         let end = frame(DATA, END_STREAM, 1, &event.body[9..]);
-        let mut frames = Frames::connect(gateway.data()).await;
+        let mut frames = RawHttp2::connect(gateway.public_address()).await;
         let bytes = upstream.bytes();
         frames
             .write(&[before, fields.headers(1, 0), body, end].concat())
@@ -176,7 +178,7 @@ async fn a_sound_request_by_hand_is_delivered_as_one_canonical_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fields_that_would_be_another_request_over_http_1_are_refused() {
+async fn fields_unsafe_over_http_1_are_rejected() {
     let with = |name: &str, value: &str| Fields::new().with(name, value).request();
     let set = |name: &str, value: &str| Fields::new().set(name, value).request();
     let cases = vec![
@@ -297,11 +299,11 @@ async fn fields_that_would_be_another_request_over_http_1_are_refused() {
                 .request(),
         ),
     ];
-    assert_all_refused(cases, is_refusal).await;
+    assert_all_rejected(cases, is_rejection).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_over_http_2_that_only_resembles_the_routes_finds_none() {
+async fn lookalike_http2_path_finds_no_route() {
     let set = |path: &str| Fields::new().set(":path", path).request();
     let paths = [
         "*",
@@ -319,14 +321,14 @@ async fn a_path_over_http_2_that_only_resembles_the_routes_finds_none() {
             .without(":scheme")
             .request(),
     )]);
-    assert_all_refused(cases.collect(), |end| {
-        is_refusal(end) || [End::Answered(404), End::Answered(405)].contains(&end)
+    assert_all_rejected(cases.collect(), |end| {
+        is_rejection(end) || [End::Answered(404), End::Answered(405)].contains(&end)
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trailers_by_hand_count_for_nothing() {
+async fn handmade_trailers_are_ignored() {
     let signature = sign(SECRET, &event().body);
     let unsigned = Fields::new().without("x-vpn-signature");
     let trailed = |trailers: &[(&str, &str)], flags: u8| {
@@ -354,13 +356,13 @@ async fn trailers_by_hand_count_for_nothing() {
             trailed(&[("x-a", "b")], 0),
         ),
     ];
-    assert_all_refused(cases, |end| is_refusal(end) || end == End::Answered(401)).await;
+    assert_all_rejected(cases, |end| is_rejection(end) || end == End::Answered(401)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frame_that_breaks_the_protocol_ends_its_connection_and_no_other() {
+async fn invalid_frame_closes_only_its_connection() {
     let fields = Fields::new();
-    let open = stray().headers(1, 0);
+    let open = unknown_path_request().headers(1, 0);
     let after_open = |bytes: Vec<u8>| [open.clone(), bytes].concat();
     let cases = vec![
         (
@@ -461,7 +463,7 @@ async fn a_frame_that_breaks_the_protocol_ends_its_connection_and_no_other() {
             frame(HEADERS, END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0x7f]),
         ),
     ];
-    assert_all_refused(cases, is_the_connections_end).await;
+    assert_all_rejected(cases, is_connection_end).await;
     let dependent = frame(
         HEADERS,
         END_HEADERS | END_STREAM | WITH_PRIORITY,
@@ -472,18 +474,21 @@ async fn a_frame_that_breaks_the_protocol_ends_its_connection_and_no_other() {
         ("a stream that depends on itself", dependent),
         (
             "a second head that does not end the stream",
-            after_open(stray().headers(1, 0)),
+            after_open(unknown_path_request().headers(1, 0)),
         ),
         (
             "a window of nothing for a stream",
             after_open(frame(WINDOW_UPDATE, 0, 1, &[0; 4])),
         ),
     ];
-    assert_all_refused(streams, |end| is_refusal(end) || end == End::Answered(404)).await;
+    assert_all_rejected(streams, |end| {
+        is_rejection(end) || end == End::Answered(404)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_the_preface_is_not_http_2() {
+async fn wrong_preface_is_not_http2() {
     let upstream = Upstream::ok();
     let gateway =
         Gateway::start(Setup::from(Route::to(&upstream)).with("limits", "{header_timeout: 1s}"))
@@ -494,24 +499,29 @@ async fn what_is_not_the_preface_is_not_http_2() {
         "PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
         let bytes = [start.as_bytes(), &Fields::new().request()].concat();
-        let answer = gateway.connect().await.send_raw(&bytes).await;
+        let response = gateway.connect().await.send_raw(&bytes).await;
         assert!(
-            answer.as_ref().is_none_or(|answer| answer.status == 400),
-            "{start:?}: {answer:?}"
+            response
+                .as_ref()
+                .is_none_or(|response| response.status == 400),
+            "{start:?}: {response:?}"
         );
     }
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_gateway_says_how_much_it_takes_over_http_2() {
+async fn gateway_announces_its_http2_limits() {
     const MAX_CONCURRENT_STREAMS: u16 = 3;
     const MAX_HEADER_LIST_SIZE: u16 = 6;
     let gateway = Gateway::start(
         Setup::from(Route::to(&Upstream::ok())).with("limits", "{header_bytes: 8KiB}"),
     )
     .await;
-    let settings = Frames::connect(gateway.data()).await.settings().await;
+    let settings = RawHttp2::connect(gateway.public_address())
+        .await
+        .settings()
+        .await;
     for (setting, value) in [
         (MAX_CONCURRENT_STREAMS, 100),
         (MAX_HEADER_LIST_SIZE, 16_384),
@@ -526,18 +536,21 @@ async fn the_gateway_says_how_much_it_takes_over_http_2() {
         (9_000, End::Answered(431)),
         (14_000, End::Answered(431)),
     ] {
-        let mut frames = Frames::connect(gateway.data()).await;
+        let mut frames = RawHttp2::connect(gateway.public_address()).await;
         frames
             .write(
-                &stray()
+                &unknown_path_request()
                     .with("x-large", &"x".repeat(large))
                     .headers(1, END_STREAM),
             )
             .await;
         assert_eq!(frames.end().await, end, "{large}");
     }
-    let mut far_over = Frames::connect(gateway.data()).await;
-    let (first, rest) = (stray().block(), block([("x-large", &*"x".repeat(16_000))]));
+    let mut far_over = RawHttp2::connect(gateway.public_address()).await;
+    let (first, rest) = (
+        unknown_path_request().block(),
+        block([("x-large", &*"x".repeat(16_000))]),
+    );
     far_over
         .write(
             &[
@@ -550,9 +563,10 @@ async fn the_gateway_says_how_much_it_takes_over_http_2() {
     assert_eq!(far_over.end().await, End::Answered(431));
 }
 
-/// Floods a gateway, and says how it ended the connection, if it did. Memory stays where it was, the upstream hears
-/// nothing, and a connection that was open all the time is served on.
-async fn flooded(opening: &[u8], bytes: &[u8], times: usize) -> Option<End> {
+/// Floods a gateway and returns how it ended the connection, if it did. Asserts that memory stays
+/// flat, that the upstream receives nothing, and that a connection which was open throughout still
+/// works.
+async fn flood_gateway(opening: &[u8], bytes: &[u8], times: usize) -> Option<End> {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut bystander = gateway.connect_h2().await;
@@ -561,45 +575,51 @@ async fn flooded(opening: &[u8], bytes: &[u8], times: usize) -> Option<End> {
         .await
         .assert(401, "invalid_signature");
     let before = gateway.resident_bytes();
-    let mut frames = Frames::connect(gateway.data()).await;
+    let mut frames = RawHttp2::connect(gateway.public_address()).await;
     frames.write(opening).await;
     let end = frames.flood(bytes, times).await;
     let grown = gateway.resident_bytes().saturating_sub(before);
     assert!(grown < 32 << 20, "grew by {grown} bytes");
     upstream.assert_untouched();
     bystander.send(event()).await.assert(200, "delivered");
-    gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 0.0)
+        .await;
     end
 }
 
-/// Frames for streams 1, 3, 5 and so on.
-fn streams(count: u32, of: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
-    (0..count).flat_map(|n| of(2 * n + 1)).collect()
+/// Returns frames for streams 1, 3, 5 and so on.
+fn frames_on_streams(count: u32, frame_for: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+    (0..count).flat_map(|n| frame_for(2 * n + 1)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_are_opened_and_reset_end_the_connection() {
+async fn rapid_reset_closes_connection() {
     // CVE-2023-44487, rapid reset.
-    let bytes = streams(20_000, |id| {
+    let bytes = frames_on_streams(20_000, |id| {
         [
-            stray().headers(id, END_STREAM),
+            unknown_path_request().headers(id, END_STREAM),
             frame(RST_STREAM, 0, id, &[0, 0, 0, 8]),
         ]
         .concat()
     });
     assert_eq!(
-        flooded(&[], &bytes, 1).await,
+        flood_gateway(&[], &bytes, 1).await,
         Some(End::GoAway(ENHANCE_YOUR_CALM))
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_the_gateway_is_made_to_reset_end_the_connection() {
-    // CVE-2025-8671, MadeYouReset: the reset is ours, the work is done all the same.
-    let bytes = streams(20_000, |id| {
-        [stray().headers(id, 0), frame(WINDOW_UPDATE, 0, id, &[0; 4])].concat()
+async fn forced_resets_close_connection() {
+    // CVE-2025-8671, MadeYouReset: the gateway resets the stream, but the work has been done.
+    let bytes = frames_on_streams(20_000, |id| {
+        [
+            unknown_path_request().headers(id, 0),
+            frame(WINDOW_UPDATE, 0, id, &[0; 4]),
+        ]
+        .concat()
     });
-    let end = flooded(&[], &bytes, 1).await;
+    let end = flood_gateway(&[], &bytes, 1).await;
     assert!(
         matches!(end, Some(End::GoAway(ENHANCE_YOUR_CALM | PROTOCOL_ERROR))),
         "{end:?}"
@@ -607,66 +627,68 @@ async fn streams_that_the_gateway_is_made_to_reset_end_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn malformed_streams_end_the_connection() {
-    let bytes = streams(1_000, |id| {
+async fn malformed_streams_close_connection() {
+    let bytes = frames_on_streams(1_000, |id| {
         Fields::new()
             .with("connection", "close")
             .headers(id, END_STREAM)
     });
-    let end = flooded(&[], &bytes, 1).await;
-    assert!(end.is_some_and(is_the_connections_end), "{end:?}");
+    let end = flood_gateway(&[], &bytes, 1).await;
+    assert!(end.is_some_and(is_connection_end), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_header_block_without_end_ends_the_connection() {
-    // CVE-2024-27316 and its kin, the CONTINUATION flood.
+async fn endless_header_block_closes_connection() {
+    // CVE-2024-27316 and related: the CONTINUATION flood.
     for block in [block([("x-a", "b")]), Vec::new()] {
-        let end = flooded(
-            &frame(HEADERS, 0, 1, &stray().block()),
+        let end = flood_gateway(
+            &frame(HEADERS, 0, 1, &unknown_path_request().block()),
             &frame(CONTINUATION, 0, 1, &block),
             100_000,
         )
         .await;
-        assert!(end.is_some_and(is_the_connections_end), "{end:?}");
+        assert!(end.is_some_and(is_connection_end), "{end:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_field_that_is_referred_to_again_and_again_takes_no_memory() {
-    // The HPACK bomb: one entry of 4,000 bytes in the dynamic table, then references of one byte each.
+async fn repeated_hpack_reference_takes_no_memory() {
+    // The HPACK bomb: one entry of 4,000 bytes in the dynamic table, then references of one byte
+    // each.
     let mut entry = vec![0x40];
     entry.extend(&block([("x-a", &*"x".repeat(3_900))])[1..]);
     let opening = frame(
         HEADERS,
         END_HEADERS | END_STREAM,
         1,
-        &[stray().block(), entry].concat(),
+        &[unknown_path_request().block(), entry].concat(),
     );
     let references = frame(
         HEADERS,
         END_HEADERS | END_STREAM,
         3,
-        &[stray().block(), vec![0xbe; 10_000]].concat(),
+        &[unknown_path_request().block(), vec![0xbe; 10_000]].concat(),
     );
-    let end = flooded(&opening, &references, 1).await;
-    assert!(end.is_none_or(is_the_connections_end), "{end:?}");
+    let end = flood_gateway(&opening, &references, 1).await;
+    assert!(end.is_none_or(is_connection_end), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn data_frames_that_hold_nothing_end_the_connection() {
+async fn empty_data_frames_close_connection() {
     // CVE-2019-9518.
     let open = Fields::new().headers(1, 0);
     for empty in [frame(DATA, 0, 1, &[]), frame(DATA, PADDED, 1, &[0])] {
         assert_eq!(
-            flooded(&open, &empty.repeat(100), 2_000).await,
+            flood_gateway(&open, &empty.repeat(100), 2_000).await,
             Some(End::GoAway(ENHANCE_YOUR_CALM))
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_that_ask_for_an_answer_each_take_no_memory() {
-    // CVE-2019-9512 and -9515: pings and settings. A connection that is read from is served; nothing is heaped up.
+async fn frames_needing_replies_take_no_memory() {
+    // CVE-2019-9512 and CVE-2019-9515: pings and settings. The gateway serves a connection whose
+    // replies are read, and must not queue them.
     let windows = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
     let priorities = frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1]);
     for bytes in [
@@ -675,21 +697,21 @@ async fn frames_that_ask_for_an_answer_each_take_no_memory() {
         windows,
         priorities,
     ] {
-        let end = flooded(&[], &bytes.repeat(1_000), 100).await;
-        assert!(end.is_none_or(is_the_connections_end), "{end:?}");
+        let end = flood_gateway(&[], &bytes.repeat(1_000), 100).await;
+        assert!(end.is_none_or(is_connection_end), "{end:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_reads_are_not_heaped_up_and_the_connection_is_let_go() {
+async fn unread_responses_are_bounded_and_closed() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream)).with("limits", "{idle_timeout: 1s}");
     let gateway = Gateway::start(setup).await;
     let before = gateway.resident_bytes();
-    for ask in [frame(PING, 0, 0, &[7; 8]), setting(3, 100)] {
-        let mut deaf = Frames::connect(gateway.data()).await;
-        let bytes = ask.repeat(10_000);
-        // Until the sockets are full, or all that there is, is written.
+    for frame_with_reply in [frame(PING, 0, 0, &[7; 8]), setting(3, 100)] {
+        let mut deaf = RawHttp2::connect(gateway.public_address()).await;
+        let bytes = frame_with_reply.repeat(10_000);
+        // Ends when the sockets are full or everything is written.
         let writing = async {
             for _ in 0..200 {
                 deaf.write(&bytes).await;
@@ -698,19 +720,19 @@ async fn answers_that_nobody_reads_are_not_heaped_up_and_the_connection_is_let_g
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), writing).await;
         let grown = gateway.resident_bytes().saturating_sub(before);
         assert!(grown < 32 << 20, "grew by {grown} bytes");
-        gateway.metric_reaches("connections", &[], 0.0).await;
+        gateway.wait_for_metric("connections", &[], 0.0).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_window_of_one_byte_holds_nothing_beyond_the_budget() {
+async fn one_byte_window_is_held_to_budget() {
     let upstream = Upstream::replying([Reply::full(200, "", &vec![b'x'; 500_000])]);
     let route = Route::to(&upstream)
         .with("budget", "2s")
         .with("budget_margin", "500ms");
     let gateway = Gateway::start(Setup::from(route).with("limits", "{idle_timeout: 1s}")).await;
     for window in [0, 1] {
-        let mut frames = Frames::connect(gateway.data()).await;
+        let mut frames = RawHttp2::connect(gateway.public_address()).await;
         frames
             .write(
                 &[
@@ -735,9 +757,13 @@ async fn a_window_of_one_byte_holds_nothing_beyond_the_budget() {
                 )
                 .await;
         }
-        gateway.metrics_past("requests_in_flight", &[], 40.0).await;
-        gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
-        frames.closed().await;
-        gateway.metric_reaches("connections", &[], 0.0).await;
+        gateway
+            .wait_for_metric_at_least("requests_in_flight", &[], 40.0)
+            .await;
+        gateway
+            .wait_for_metric("requests_in_flight", &[], 0.0)
+            .await;
+        frames.wait_for_close().await;
+        gateway.wait_for_metric("connections", &[], 0.0).await;
     }
 }

@@ -1,11 +1,11 @@
-//! What an operator sees of deliveries and can do about them: over the admin listener, on the command line, and in the
-//! store itself.
+//! The operator's view of deliveries and the actions on them: over the admin listener, on the
+//! command line, and in the store itself.
 
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::command::{Run, beside as hookstile, command, finish};
+use crate::harness::command::{Run, command, finish, run_cli as hookstile};
 use crate::harness::process::Process;
 use crate::harness::programs::{program, tool};
 use crate::harness::upstream::ClosedPort;
@@ -20,8 +20,8 @@ fn queue_to(upstream: &Upstream) -> Route {
         .with("retry", QUICK)
 }
 
-/// What becomes a dead letter: refused for good, three times.
-fn refusing() -> Upstream {
+/// An upstream that rejects an event three times for good, which makes it a dead letter.
+fn rejecting_upstream() -> Upstream {
     Upstream::replying([
         Reply::status(404),
         Reply::status(404),
@@ -37,28 +37,31 @@ fn with_token(route: Route) -> Setup {
         .file("admin.token", TOKEN)
 }
 
-/// Asks the admin listener, whatever `Host` says.
-async fn ask(gateway: &Gateway, request: Request) -> Answer {
-    Client::connect(gateway.admin()).await.send(request).await
+/// Sends a request to the admin listener, with any `Host`.
+async fn send_to_admin(gateway: &Gateway, request: Request) -> Response {
+    Client::connect(gateway.admin_address())
+        .await
+        .send(request)
+        .await
 }
 
-fn to_admin(gateway: &Gateway, method: &str, path: &str) -> Request {
-    Request::new(method, path).set("Host", &gateway.admin().to_string())
+fn admin_request(gateway: &Gateway, method: &str, path: &str) -> Request {
+    Request::new(method, path).set("Host", &gateway.admin_address().to_string())
 }
 
-/// A document of the API.
+/// Returns a document of the API.
 async fn get(gateway: &Gateway, path: &str) -> Value {
-    let answer = ask(gateway, to_admin(gateway, "GET", path)).await;
-    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-    answer.assert_header("Content-Type", "application/json");
-    let document: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    let response = send_to_admin(gateway, admin_request(gateway, "GET", path)).await;
+    assert_eq!(response.status, 200, "{path}: {}", response.text());
+    response.assert_header("Content-Type", "application/json");
+    let document: Value = serde_json::from_slice(&response.body).expect("JSON");
     assert_eq!(document["success"], true, "{document}");
     document
 }
 
-async fn redeliver(gateway: &Gateway, id: &str) -> Answer {
-    let request = to_admin(gateway, "POST", &format!("/deliveries/{id}/redeliver"));
-    ask(
+async fn redeliver(gateway: &Gateway, id: &str) -> Response {
+    let request = admin_request(gateway, "POST", &format!("/deliveries/{id}/redeliver"));
+    send_to_admin(
         gateway,
         request
             .header("Content-Type", "application/json")
@@ -68,10 +71,10 @@ async fn redeliver(gateway: &Gateway, id: &str) -> Answer {
 }
 
 #[track_caller]
-fn assert_problem(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    answer.assert_header("Content-Type", "application/problem+json");
-    let problem: Value = serde_json::from_slice(&answer.body).expect("a problem is JSON");
+fn assert_problem(response: &Response, status: u16, code: &str) {
+    assert_eq!(response.status, status, "{}", response.text());
+    response.assert_header("Content-Type", "application/problem+json");
+    let problem: Value = serde_json::from_slice(&response.body).expect("a problem is JSON");
     assert_eq!(
         (&problem["status"], &problem["code"]),
         (&json!(status), &json!(code)),
@@ -90,7 +93,7 @@ fn assert_problem(answer: &Answer, status: u16, code: &str) {
 async fn dead_letter(gateway: &Gateway, event: Event) {
     gateway.send(event).await.assert(202, "queued");
     gateway
-        .metric_reaches(
+        .wait_for_metric(
             "queue_events",
             &[("route", "hooks"), ("state", "dead")],
             1.0,
@@ -98,15 +101,15 @@ async fn dead_letter(gateway: &Gateway, event: Event) {
         .await;
 }
 
-async fn is_delivered(gateway: &Gateway, id: &str) {
+async fn wait_until_delivered(gateway: &Gateway, id: &str) {
     let path = format!("/deliveries/{id}");
-    eventually("it is delivered", async || {
+    eventually("the event is delivered", async || {
         get(gateway, &path).await["delivery"]["status"] == "success"
     })
     .await;
 }
 
-/// Runs `hookstile` in the gateway's folder, where the configuration is.
+/// Runs `hookstile` in the gateway's folder, which contains the configuration.
 async fn hookstile_offline(gateway: &Gateway, line: &str) -> Run {
     let mut command = command();
     command
@@ -118,12 +121,12 @@ async fn hookstile_offline(gateway: &Gateway, line: &str) -> Run {
 
 async fn stop(gateway: &Gateway) {
     gateway.signal("INT");
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn webhooks_are_the_routes_with_what_became_of_their_events() {
-    let upstream = refusing();
+async fn webhooks_list_routes_with_event_counts() {
+    let upstream = rejecting_upstream();
     let other = Upstream::ok();
     let route = queue_to(&upstream).with("events", r#"["user.*"]"#);
     let own = Route::to(&other)
@@ -135,8 +138,8 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
         .send(Event::new("evt_2"))
         .await
         .assert(202, "queued");
-    upstream.received(4).await;
-    eventually("it is recorded", async || {
+    upstream.wait_for_requests(4).await;
+    eventually("the deliveries are recorded", async || {
         get(&gateway, "/webhooks").await["webhooks"][0]["delivery_stats"]["successful"] == 1
     })
     .await;
@@ -186,19 +189,19 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
         "/webhooks/wh_other/deliveries",
     ] {
         assert_problem(
-            &ask(&gateway, to_admin(&gateway, "GET", unknown)).await,
+            &send_to_admin(&gateway, admin_request(&gateway, "GET", unknown)).await,
             404,
             "unknown_webhook",
         );
     }
     assert_problem(
-        &ask(&gateway, to_admin(&gateway, "GET", "/webhook")).await,
+        &send_to_admin(&gateway, admin_request(&gateway, "GET", "/webhook")).await,
         404,
         "unknown_path",
     );
-    let wrong_method = ask(
+    let wrong_method = send_to_admin(
         &gateway,
-        to_admin(&gateway, "GET", "/deliveries/del_1/redeliver"),
+        admin_request(&gateway, "GET", "/deliveries/del_1/redeliver"),
     )
     .await;
     assert_problem(&wrong_method, 405, "method_not_allowed");
@@ -206,7 +209,7 @@ async fn webhooks_are_the_routes_with_what_became_of_their_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_shows_in_the_webhooks_and_leaves_the_deliveries_of_a_route_that_is_gone() {
+async fn reload_updates_webhooks_and_keeps_deliveries() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -215,12 +218,16 @@ async fn a_reload_shows_in_the_webhooks_and_leaves_the_deliveries_of_a_route_tha
         .assert(200, "delivered");
     gateway.rewrite(Route::to(&upstream).named("added"));
     gateway.signal("HUP");
-    eventually("the new route is shown", async || {
+    eventually("the API lists the new route", async || {
         get(&gateway, "/webhooks").await["webhooks"][0]["id"] == "wh_added"
     })
     .await;
     assert_problem(
-        &ask(&gateway, to_admin(&gateway, "GET", "/webhooks/wh_hooks")).await,
+        &send_to_admin(
+            &gateway,
+            admin_request(&gateway, "GET", "/webhooks/wh_hooks"),
+        )
+        .await,
         404,
         "unknown_webhook",
     );
@@ -229,19 +236,23 @@ async fn a_reload_shows_in_the_webhooks_and_leaves_the_deliveries_of_a_route_tha
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delivery_shows_its_event_and_its_attempts() {
-    let upstream = refusing();
+async fn delivery_shows_event_and_attempts() {
+    let upstream = rejecting_upstream();
     let gateway = Gateway::start(queue_to(&upstream)).await;
-    // No number of ours holds these digits.
+    // No number type of the gateway can hold these digits.
     let body = r#"{"id":"evt_1","type":"user.created","data":{"n":12345678901234567890.10}}"#;
     dead_letter(&gateway, Event::raw(body)).await;
-    let answer = ask(&gateway, to_admin(&gateway, "GET", "/deliveries/del_1")).await;
+    let response = send_to_admin(
+        &gateway,
+        admin_request(&gateway, "GET", "/deliveries/del_1"),
+    )
+    .await;
     assert!(
-        answer.text().contains(&format!("\"event_data\":{body}")),
+        response.text().contains(&format!("\"event_data\":{body}")),
         "{}",
-        answer.text()
+        response.text()
     );
-    answer.assert_header("Cache-Control", "no-store");
+    response.assert_header("Cache-Control", "no-store");
 
     let delivery = get(&gateway, "/deliveries/del_1").await["delivery"].clone();
     let fixed = json!({
@@ -292,16 +303,16 @@ async fn a_delivery_shows_its_event_and_its_attempts() {
             .find(|header| header["name"] == name)
     };
     assert_eq!(
-        header("X-VPN-Signature").expect("it is named")["value"],
+        header("X-VPN-Signature").expect("the header is listed")["value"],
         "***"
     );
     assert_eq!(
-        header("Hookstile-Event-Id").expect("it is shown")["value"],
+        header("Hookstile-Event-Id").expect("the header is shown")["value"],
         "evt_1"
     );
     for unknown in ["/deliveries/del_9", "/deliveries/evt_1"] {
         assert_problem(
-            &ask(&gateway, to_admin(&gateway, "GET", unknown)).await,
+            &send_to_admin(&gateway, admin_request(&gateway, "GET", unknown)).await,
             404,
             "unknown_delivery",
         );
@@ -309,7 +320,7 @@ async fn a_delivery_shows_its_event_and_its_attempts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pending_delivery_tells_when_it_is_tried_next_and_what_went_wrong() {
+async fn pending_delivery_shows_next_attempt() {
     let closed = ClosedPort::new();
     let route = Route::to_url(&closed.url()).with("delivery", "queue");
     let route = route.with("retry", "{initial: 50m, max_interval: 1h}");
@@ -319,7 +330,7 @@ async fn a_pending_delivery_tells_when_it_is_tried_next_and_what_went_wrong() {
         .await
         .assert(202, "queued");
     let delivery = async || get(&gateway, "/deliveries/del_1").await["delivery"].clone();
-    eventually("it was tried", async || {
+    eventually("the first attempt fails", async || {
         delivery().await["attempt_count"] == 1
     })
     .await;
@@ -343,7 +354,7 @@ async fn a_pending_delivery_tells_when_it_is_tried_next_and_what_went_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deliveries_of_all_webhooks_are_listed_too_and_a_parameter_that_means_nothing_is_refused() {
+async fn delivery_list_rejects_invalid_parameters() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
     let other = Upstream::ok();
     let gateway = Gateway::start(Setup::new([
@@ -388,21 +399,21 @@ async fn deliveries_of_all_webhooks_are_listed_too_and_a_parameter_that_means_no
         "limit=1&limit=1",
         "statsu=dead",
     ] {
-        let answer = ask(
+        let response = send_to_admin(
             &gateway,
-            to_admin(
+            admin_request(
                 &gateway,
                 "GET",
                 &format!("/webhooks/wh_hooks/deliveries?{query}"),
             ),
         )
         .await;
-        assert_problem(&answer, 400, "invalid_parameter");
+        assert_problem(&response, 400, "invalid_parameter");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_event_comes_with_its_delivery_and_not_with_a_list() {
+async fn long_payload_is_shown_with_single_delivery() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("retain", "{payloads: all}")).await;
     let event = Event::sized("evt_long", 200_000);
@@ -415,17 +426,17 @@ async fn a_long_event_comes_with_its_delivery_and_not_with_a_list() {
     let sent: Value = serde_json::from_slice(&event.body).expect("JSON");
     assert!(
         get(&gateway, "/deliveries/del_1").await["delivery"]["event_data"] == sent,
-        "the event as it came"
+        "the event is unchanged"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_token_everything_but_health_and_metrics_needs_it() {
+async fn token_guards_all_but_health_and_metrics() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(with_token(Route::to(&upstream))).await;
     for path in ["/healthz", "/readyz", "/metrics"] {
         let request = Request::new("GET", path).set("Host", "prometheus-target.example");
-        assert_eq!(ask(&gateway, request).await.status, 200, "{path}");
+        assert_eq!(send_to_admin(&gateway, request).await.status, 200, "{path}");
     }
     let paths = [
         "/",
@@ -438,62 +449,71 @@ async fn with_a_token_everything_but_health_and_metrics_needs_it() {
     ];
     for path in paths {
         for authorization in [None, Some("Bearer wrong"), Some(&*format!("Basic {TOKEN}"))] {
-            let request = to_admin(&gateway, "GET", path);
+            let request = admin_request(&gateway, "GET", path);
             let request = match authorization {
                 Some(value) => request.header("Authorization", value),
                 None => request,
             };
-            let answer = ask(&gateway, request).await;
-            assert_problem(&answer, 401, "unauthorized");
-            answer.assert_header("WWW-Authenticate", "Bearer");
+            let response = send_to_admin(&gateway, request).await;
+            assert_problem(&response, 401, "unauthorized");
+            response.assert_header("WWW-Authenticate", "Bearer");
         }
     }
-    let request =
-        to_admin(&gateway, "GET", "/webhooks").header("Authorization", &format!("Bearer {TOKEN}"));
-    assert_eq!(ask(&gateway, request).await.status, 200);
+    let request = admin_request(&gateway, "GET", "/webhooks")
+        .header("Authorization", &format!("Bearer {TOKEN}"));
+    assert_eq!(send_to_admin(&gateway, request).await.status, 200);
     assert!(!gateway.output().contains(TOKEN));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_that_was_led_here_gets_nothing() {
+async fn cross_site_browser_request_gets_nothing() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for host in ["evil.example", "127.0.0.1.evil.example", "192.0.2.1"] {
         let request = Request::new("GET", "/webhooks").set("Host", host);
-        assert_problem(&ask(&gateway, request).await, 421, "misdirected");
+        assert_problem(&send_to_admin(&gateway, request).await, 421, "misdirected");
     }
     for host in ["localhost", "127.0.0.1:1", "[::1]:9180"] {
         assert_eq!(
-            ask(&gateway, Request::new("GET", "/webhooks").set("Host", host))
+            send_to_admin(&gateway, Request::new("GET", "/webhooks").set("Host", host))
                 .await
                 .status,
             200,
             "{host}"
         );
     }
-    let change =
-        || to_admin(&gateway, "POST", "/deliveries/del_1/redeliver").header("Content-Length", "0");
+    let change = || {
+        admin_request(&gateway, "POST", "/deliveries/del_1/redeliver").header("Content-Length", "0")
+    };
     assert_problem(
-        &ask(&gateway, change()).await,
+        &send_to_admin(&gateway, change()).await,
         415,
         "unsupported_media_type",
     );
     let form = change().header("Content-Type", "application/x-www-form-urlencoded");
-    assert_problem(&ask(&gateway, form).await, 415, "unsupported_media_type");
+    assert_problem(
+        &send_to_admin(&gateway, form).await,
+        415,
+        "unsupported_media_type",
+    );
     let json = || change().header("Content-Type", "application/json");
     for origin in ["https://evil.example", "null"] {
         assert_problem(
-            &ask(&gateway, json().header("Origin", origin)).await,
+            &send_to_admin(&gateway, json().header("Origin", origin)).await,
             403,
             "cross_origin",
         );
     }
-    let same = json().header("Origin", &format!("http://{}", gateway.admin()));
-    assert_problem(&ask(&gateway, same).await, 404, "unknown_delivery");
+    let same = json().header("Origin", &format!("http://{}", gateway.admin_address()));
+    assert_problem(
+        &send_to_admin(&gateway, same).await,
+        404,
+        "unknown_delivery",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_is_being_handed_over_is_not_redelivered() {
+async fn event_in_delivery_is_not_redelivered() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::status(500), Reply::ok().after(&gate)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -503,29 +523,29 @@ async fn an_event_that_is_being_handed_over_is_not_redelivered() {
         .assert(500, "upstream_rejected");
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    upstream.received(2).await;
+    upstream.wait_for_requests(2).await;
     assert_problem(&redeliver(&gateway, "del_1").await, 409, "in_flight");
     gate.open();
-    sender.answer().await.assert(200, "delivered");
+    sender.read_response().await.assert(200, "delivered");
     assert_eq!(upstream.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_not_kept_is_not_redelivered() {
-    let upstream = refusing();
+async fn unstored_event_is_not_redelivered() {
+    let upstream = rejecting_upstream();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     let event = Event::new("evt_1");
     dead_letter(&gateway, event.clone()).await;
-    let answer = redeliver(&gateway, "del_1").await;
-    assert_eq!(answer.status, 202, "{}", answer.text());
-    let accepted: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    let response = redeliver(&gateway, "del_1").await;
+    assert_eq!(response.status, 202, "{}", response.text());
+    let accepted: Value = serde_json::from_slice(&response.body).expect("JSON");
     assert_eq!(
         (&accepted["success"], &accepted["delivery"]["id"]),
         (&json!(true), &json!("del_1"))
     );
-    upstream.received(4).await;
+    upstream.wait_for_requests(4).await;
     assert_eq!(upstream.last().body, event.body);
-    is_delivered(&gateway, "del_1").await;
+    wait_until_delivered(&gateway, "del_1").await;
     assert_eq!(
         get(&gateway, "/webhooks/wh_hooks").await["webhook"]["queue"]["dead"],
         0
@@ -535,8 +555,8 @@ async fn what_was_not_kept_is_not_redelivered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_says_what_there_is_and_what_there_is_not() {
-    let upstream = refusing();
+async fn cli_reports_found_and_missing_deliveries() {
+    let upstream = rejecting_upstream();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
 
@@ -562,7 +582,7 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
     assert_eq!(
         document,
         get(&gateway, "/deliveries").await,
-        "the API's own document"
+        "the same document as the API's"
     );
     let none = hookstile(&gateway, "events list --status success").await;
     assert_eq!(
@@ -602,8 +622,8 @@ async fn the_command_line_says_what_there_is_and_what_there_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_event_is_redelivered_that_can_be_and_the_others_are_named() {
-    let upstream = refusing();
+async fn redeliver_names_events_it_cannot_redeliver() {
+    let upstream = rejecting_upstream();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
     let mixed = hookstile(&gateway, "events redeliver del_7 del_1").await;
@@ -612,8 +632,8 @@ async fn each_event_is_redelivered_that_can_be_and_the_others_are_named() {
         "{}",
         mixed.stderr
     );
-    upstream.received(4).await;
-    is_delivered(&gateway, "del_1").await;
+    upstream.wait_for_requests(4).await;
+    wait_until_delivered(&gateway, "del_1").await;
     let refused = hookstile(&gateway, "events redeliver --json del_1")
         .await
         .assert(1)
@@ -629,7 +649,7 @@ async fn each_event_is_redelivered_that_can_be_and_the_others_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_list_comes_in_pages_and_is_one_document() {
+async fn long_list_is_paged_into_one_document() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut sender = gateway.connect().await;
@@ -663,7 +683,7 @@ async fn a_long_list_comes_in_pages_and_is_one_document() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_dead_letters_of_a_route_are_redelivered_in_the_order_they_came() {
+async fn dead_letters_are_redelivered_in_order() {
     let upstream = Upstream::replying([vec![Reply::status(410); 9], vec![Reply::ok()]].concat());
     let gateway = Gateway::start(queue_to(&upstream).with("concurrency", "1")).await;
     for number in 1..=3 {
@@ -673,7 +693,7 @@ async fn all_dead_letters_of_a_route_are_redelivered_in_the_order_they_came() {
             .assert(202, "queued");
     }
     gateway
-        .metric_reaches(
+        .wait_for_metric(
             "queue_events",
             &[("route", "hooks"), ("state", "dead")],
             3.0,
@@ -687,10 +707,10 @@ async fn all_dead_letters_of_a_route_are_redelivered_in_the_order_they_came() {
         "{}",
         run.stdout
     );
-    upstream.received(12).await;
+    upstream.wait_for_requests(12).await;
     assert_eq!(upstream.event_ids()[9..], ["evt_1", "evt_2", "evt_3"]);
     gateway
-        .metric_reaches(
+        .wait_for_metric(
             "queue_events",
             &[("route", "hooks"), ("state", "dead")],
             0.0,
@@ -699,7 +719,7 @@ async fn all_dead_letters_of_a_route_are_redelivered_in_the_order_they_came() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn status_tells_whether_the_gateway_is_there_and_ready() {
+async fn status_reports_running_and_ready() {
     let upstream = Upstream::ok();
     let setup = with_token(queue_to(&upstream)).with("shutdown", "{drain: 60s, grace: 5s}");
     let gateway = Gateway::start(setup).await;
@@ -708,7 +728,7 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
         .await
         .assert(202, "queued");
     gateway
-        .metric_reaches(
+        .wait_for_metric(
             "queue_events",
             &[("route", "hooks"), ("state", "pending")],
             0.0,
@@ -721,7 +741,7 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
         "{}",
         refused.stderr
     );
-    // The token is the configuration's, whatever else that one refers to.
+    // The token comes from the configuration, even if other values in it can't be resolved.
     let known = hookstile(&gateway, "status --config hookstile.yaml").await;
     assert!(
         known.assert(0).stdout.contains("  ready\n") && known.stdout.contains("\nhooks "),
@@ -731,15 +751,20 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
     let with_variable = async |token: &str| {
         let mut command = command();
         command.current_dir(gateway.directory());
-        command.args(["status", "--json", "--admin", &gateway.admin().to_string()]);
-        // Nothing answers there: the gateway is asked without a proxy in between.
+        command.args([
+            "status",
+            "--json",
+            "--admin",
+            &gateway.admin_address().to_string(),
+        ]);
+        // No proxy listens there, so the command must reach the gateway without one.
         command
             .env("HOOKSTILE_ADMIN_TOKEN", token)
             .envs(["http_proxy", "ALL_PROXY"].map(|n| (n, "http://127.0.0.1:1")));
         finish(command).await
     };
-    let told = with_variable(TOKEN).await;
-    let status = told.assert(0).json();
+    let members_of = with_variable(TOKEN).await;
+    let status = members_of.assert(0).json();
     assert_eq!(
         (&status["reachable"], &status["ready"]),
         (&json!(true), &json!(true)),
@@ -769,14 +794,14 @@ async fn status_tells_whether_the_gateway_is_there_and_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_has_seen_enough_is_no_failure() {
+async fn closed_output_pipe_is_no_failure() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    let admin = format!("--admin={}", gateway.admin());
+    let admin = format!("--admin={}", gateway.admin_address());
     for line in [
         &["events", "list"][..],
         &["events", "show", "del_1"],
@@ -804,8 +829,8 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_store_is_looked_at_while_no_gateway_runs_and_only_then() {
-    let upstream = refusing();
+async fn cli_reads_store_only_while_stopped() {
+    let upstream = rejecting_upstream();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
     let (list, show) = (
@@ -846,7 +871,7 @@ async fn the_store_is_looked_at_while_no_gateway_runs_and_only_then() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn looking_for_a_store_that_is_not_there_makes_none() {
+async fn reading_missing_store_creates_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let offline = async || {
         let mut command = command();
@@ -873,7 +898,7 @@ async fn looking_for_a_store_that_is_not_there_makes_none() {
     std::fs::create_dir(folder.path().join("kept")).expect("a writable folder");
     std::fs::write(
         folder.path().join("kept/hookstile.db"),
-        "something else, longer than the header of a database that SQLite wants to see before it says anything at all",
+        "not a database, but longer than the 100 bytes of SQLite's header. ".repeat(2),
     )
     .expect("a writable folder");
     let foreign = offline().await;
@@ -888,12 +913,12 @@ async fn looking_for_a_store_that_is_not_there_makes_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
+async fn live_backup_opens_as_store() {
     let found = program("HOOKSTILE_SQLITE3", "sqlite3");
     let Some(sqlite3) = tool("sqlite3", found, "the backup of a running gateway's store") else {
         return;
     };
-    let upstream = refusing();
+    let upstream = rejecting_upstream();
     let gateway = Gateway::start(queue_to(&upstream)).await;
     dead_letter(&gateway, Event::new("evt_1")).await;
     for (name, line) in [
@@ -940,20 +965,20 @@ async fn a_backup_taken_while_the_gateway_runs_opens_as_a_store() {
     }
 }
 
-/// `hookstile deliveries tail`, once it follows.
+/// Starts `hookstile deliveries tail` and waits until it follows.
 async fn tail(gateway: &Gateway, line: &str) -> Process {
     let mut command = command();
     command.current_dir(gateway.directory());
     command
         .args(["deliveries", "tail"])
         .args(line.split_whitespace());
-    let tail = Process::spawn(command.arg(format!("--admin=http://{}", gateway.admin())));
-    tail.says("following the deliveries").await;
+    let tail = Process::spawn(command.arg(format!("--admin=http://{}", gateway.admin_address())));
+    tail.wait_for_output("following the deliveries").await;
     tail
 }
 
-/// What a member of each line of JSON says.
-fn told(tail: &Process, member: &str) -> Vec<String> {
+/// Returns this member of each JSON line on standard output.
+fn members_of(tail: &Process, member: &str) -> Vec<String> {
     let stdout = tail.stdout();
     let complete = stdout.rfind('\n').map_or("", |end| &stdout[..end]);
     let text = |line: &str| {
@@ -968,7 +993,7 @@ fn told(tail: &Process, member: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tail_tells_each_delivery_once_however_many_come_between_two_looks() {
+async fn tail_prints_each_delivery_once() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -987,46 +1012,46 @@ async fn tail_tells_each_delivery_once_however_many_come_between_two_looks() {
             .assert(200, "delivered");
     }
     let all: Vec<_> = (0..300).map(|number| format!("evt_{number}")).collect();
-    eventually("all are told", async || {
-        told(&tail, "event_id").len() >= 300
+    eventually("all deliveries are printed", async || {
+        members_of(&tail, "event_id").len() >= 300
     })
     .await;
-    eventually("all are told", async || {
-        told(&since, "event_id").len() >= 299
+    eventually("all deliveries are printed", async || {
+        members_of(&since, "event_id").len() >= 299
     })
     .await;
     gateway
         .send(Event::new("evt_last"))
         .await
         .assert(200, "delivered");
-    eventually("the last is told", async || {
-        told(&tail, "event_id")
+    eventually("the last delivery is printed", async || {
+        members_of(&tail, "event_id")
             .last()
             .is_some_and(|id| id == "evt_last")
     })
     .await;
     assert_eq!(
-        told(&tail, "event_id"),
+        members_of(&tail, "event_id"),
         [&all[..], &["evt_last".into()]].concat()
     );
     for signal in ["INT", "TERM"] {
         let child = if signal == "INT" { &tail } else { &since };
         child.signal(signal);
         assert_eq!(
-            child.exited().await.code(),
+            child.wait_for_exit().await.code(),
             Some(0),
             "{signal}: {}",
             child.output()
         );
     }
-    assert_eq!(told(&since, "event_id")[..299], all[1..]);
+    assert_eq!(members_of(&since, "event_id")[..299], all[1..]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tail_tells_of_one_route_and_of_an_older_event_that_comes_to_the_status_asked_for() {
+async fn tail_filters_by_route_and_status() {
     let (gate, other) = (Gate::shut(), Upstream::ok());
-    let refusing = Upstream::replying([Reply::status(410).after(&gate)]);
-    let queue = queue_to(&refusing).with("retry", "{initial: 1ms, max_interval: 10ms}");
+    let rejecting_upstream = Upstream::replying([Reply::status(410).after(&gate)]);
+    let queue = queue_to(&rejecting_upstream).with("retry", "{initial: 1ms, max_interval: 10ms}");
     let gateway = Gateway::start(Setup::new([queue, Route::to(&other).named("other")])).await;
     gateway
         .send(Event::new("evt_old"))
@@ -1039,11 +1064,14 @@ async fn tail_tells_of_one_route_and_of_an_older_event_that_comes_to_the_status_
     let dead = tail(&gateway, "--status dead --route hooks --json").await;
     let successes = tail(&gateway, "--route other --since 0").await;
     gate.open();
-    eventually("its death is told", async || {
-        told(&dead, "event_id") == ["evt_old"]
+    eventually("the dead letter is printed", async || {
+        members_of(&dead, "event_id") == ["evt_old"]
     })
     .await;
-    eventually("it is told", async || successes.stdout().contains("evt_1")).await;
+    eventually("the delivery is printed", async || {
+        successes.stdout().contains("evt_1")
+    })
+    .await;
     let line = successes.stdout();
     assert!(
         line.lines().count() == 1 && line.contains("success") && line.contains("user.created"),
@@ -1062,7 +1090,7 @@ async fn tail_tells_of_one_route_and_of_an_older_event_that_comes_to_the_status_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tail_waits_for_a_gateway_that_is_gone_for_a_moment_and_says_so_once() {
+async fn tail_waits_for_gateway_and_says_so_once() {
     let upstream = Upstream::ok();
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .expect("a port")
@@ -1074,13 +1102,16 @@ async fn tail_waits_for_a_gateway_that_is_gone_for_a_moment_and_says_so_once() {
     let mut gateway = Gateway::start(setup).await;
     let tail = tail(&gateway, "--json").await;
     gateway.stop().await;
-    tail.says("cannot be reached").await;
+    tail.wait_for_output("cannot be reached").await;
     gateway.restart().await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    eventually("it is told", async || told(&tail, "event_id") == ["evt_1"]).await;
+    eventually("the delivery is printed", async || {
+        members_of(&tail, "event_id") == ["evt_1"]
+    })
+    .await;
     assert_eq!(
         tail.output().matches("waiting for it").count(),
         1,
@@ -1092,7 +1123,7 @@ async fn tail_waits_for_a_gateway_that_is_gone_for_a_moment_and_says_so_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tail_ends_when_nobody_reads_any_more() {
+async fn tail_ends_when_output_closes() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -1103,7 +1134,7 @@ async fn tail_ends_when_nobody_reads_any_more() {
     command.current_dir(gateway.directory());
     command
         .args(["deliveries", "tail", "--since", "0"])
-        .arg(format!("--admin=http://{}", gateway.admin()));
+        .arg(format!("--admin=http://{}", gateway.admin_address()));
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -1,24 +1,27 @@
-//! An event is handed over once, and never lost to a delivery that failed.
+//! The ledger: an event is delivered once, and a failed delivery never loses it.
 
 use serde_json::json;
 
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
-/// Starts sending and does not wait for the answer.
-fn background(gateway: &Gateway, request: impl Into<Request>) -> tokio::task::JoinHandle<Answer> {
-    let (to, request) = (gateway.data(), request.into());
+/// Sends the request in the background.
+fn send_in_background(
+    gateway: &Gateway,
+    request: impl Into<Request>,
+) -> tokio::task::JoinHandle<Response> {
+    let (to, request) = (gateway.public_address(), request.into());
     tokio::spawn(async move { Client::connect(to).await.send(request).await })
 }
 
-async fn answer_of(task: tokio::task::JoinHandle<Answer>) -> Answer {
+async fn response_of(task: tokio::task::JoinHandle<Response>) -> Response {
     within("the background sender's answer", task)
         .await
         .expect("no panic in the sender")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_completed_event_is_never_forwarded_again() {
+async fn completed_event_is_never_forwarded_again() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = Event::new("evt_1");
@@ -52,13 +55,13 @@ async fn a_completed_event_is_never_forwarded_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_the_upstream_refused_is_released_and_the_retry_passes() {
+async fn rejected_event_is_released_for_retry() {
     for status in [500, 503, 400, 404, 409, 410, 429, 301, 304] {
         let upstream = Upstream::replying([Reply::status(status), Reply::ok()]);
         let gateway = Gateway::start(Route::to(&upstream)).await;
         let event = Event::new("evt_1");
-        let answer = gateway.send(event.clone()).await;
-        assert_eq!(answer.outcome(), "upstream_rejected", "upstream {status}");
+        let response = gateway.send(event.clone()).await;
+        assert_eq!(response.outcome(), "upstream_rejected", "upstream {status}");
         gateway.send(event.clone()).await.assert(200, "delivered");
         upstream.last().assert_header("Hookstile-Attempt", "2");
         upstream
@@ -70,7 +73,7 @@ async fn an_event_the_upstream_refused_is_released_and_the_retry_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attempts_are_counted_until_one_succeeds() {
+async fn attempts_are_counted_until_success() {
     let upstream = Upstream::replying([
         Reply::status(500),
         Reply::status(503),
@@ -92,12 +95,12 @@ async fn attempts_are_counted_until_one_succeeds() {
         .collect();
     assert_eq!(attempts, ["1", "2", "3", "4"].map(|n| Some(n.to_owned())));
     gateway
-        .logged(json!({"event_id": "evt_1", "outcome": "delivered", "attempt": 4}))
+        .wait_for_request_log(json!({"event_id": "evt_1", "outcome": "delivered", "attempt": 4}))
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_released_event_may_come_back_with_another_body() {
+async fn released_event_may_change_its_body() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -120,7 +123,7 @@ async fn a_released_event_may_come_back_with_another_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_never_reached_the_upstream_is_released_without_a_mark() {
+async fn unreached_upstream_releases_event_unmarked() {
     let closed = ClosedPort::new();
     let gateway = Gateway::start(Route::to_url(&closed.url())).await;
     gateway
@@ -146,8 +149,8 @@ async fn an_event_that_never_reached_the_upstream_is_released_without_a_mark() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hand_over_that_broke_after_the_request_was_sent_is_unknown_and_its_retry_is_marked() {
-    let upstream = Upstream::replying([Reply::cut(), Reply::ok()]);
+async fn broken_delivery_marks_its_retry() {
+    let upstream = Upstream::replying([Reply::disconnect(), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
         .send(Event::new("evt_1"))
@@ -174,7 +177,7 @@ async fn a_hand_over_that_broke_after_the_request_was_sent_is_unknown_and_its_re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hand_over_that_timed_out_is_unknown_and_its_retry_is_marked() {
+async fn timed_out_delivery_marks_its_retry() {
     let upstream = Upstream::replying([Reply::hang(), Reply::ok()]);
     let gateway = Gateway::start(
         Route::to(&upstream)
@@ -207,16 +210,16 @@ async fn a_hand_over_that_timed_out_is_unknown_and_its_retry_is_marked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixteen_concurrent_copies_reach_the_upstream_once() {
+async fn concurrent_copies_are_delivered_once() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let copies: Vec<_> = (0..16)
-        .map(|_| background(&gateway, Event::new("evt_1")))
+        .map(|_| send_in_background(&gateway, Event::new("evt_1")))
         .collect();
-    upstream.received(1).await;
-    // One is being handed over and four wait for it; the other eleven are told at once.
-    eventually("all but five are answered", async || {
+    upstream.wait_for_requests(1).await;
+    // One copy is being delivered and four wait for it; the other eleven are answered at once.
+    eventually("all but five copies are answered", async || {
         copies.iter().filter(|copy| copy.is_finished()).count() == 11
     })
     .await;
@@ -224,15 +227,15 @@ async fn sixteen_concurrent_copies_reach_the_upstream_once() {
     gate.open();
     let mut outcomes = std::collections::BTreeMap::new();
     for copy in copies {
-        let answer = answer_of(copy).await;
-        if answer.outcome() == "in_flight" {
-            answer
+        let response = response_of(copy).await;
+        if response.outcome() == "in_flight" {
+            response
                 .assert_problem(409, "in_flight")
                 .assert_retry_after()
                 .assert_event_id("evt_1");
         }
         *outcomes
-            .entry((answer.status, answer.outcome().to_owned()))
+            .entry((response.status, response.outcome().to_owned()))
             .or_insert(0) += 1;
     }
     let expected = [
@@ -245,20 +248,20 @@ async fn sixteen_concurrent_copies_reach_the_upstream_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_of_many_events_at_once_reach_the_upstream_once_each() {
+async fn concurrent_events_are_delivered_once_each() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let events = (0..80)
-        .map(|n| background(&gateway, Event::new(&format!("evt_{}", n % 20))))
+        .map(|n| send_in_background(&gateway, Event::new(&format!("evt_{}", n % 20))))
         .collect::<Vec<_>>();
     let mut delivered = 0;
     for task in events {
-        let answer = answer_of(task).await;
+        let response = response_of(task).await;
         assert!(
-            ["delivered", "duplicate", "in_flight"].contains(&answer.outcome()),
-            "{answer:?}"
+            ["delivered", "duplicate", "in_flight"].contains(&response.outcome()),
+            "{response:?}"
         );
-        delivered += usize::from(answer.outcome() == "delivered");
+        delivered += usize::from(response.outcome() == "delivered");
     }
     let mut ids = upstream.event_ids();
     ids.sort();
@@ -267,12 +270,12 @@ async fn copies_of_many_events_at_once_reach_the_upstream_once_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_flight_reject_answers_a_copy_at_once() {
+async fn in_flight_reject_answers_copy_at_once() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(Route::to(&upstream).with("replay", "{in_flight: reject}")).await;
-    let first = background(&gateway, Event::new("evt_1"));
-    upstream.received(1).await;
+    let first = send_in_background(&gateway, Event::new("evt_1"));
+    upstream.wait_for_requests(1).await;
     let copy = gateway.send(Event::new("evt_1")).await;
     copy.assert_problem(409, "in_flight").assert_retry_after();
     assert!(
@@ -280,7 +283,7 @@ async fn in_flight_reject_answers_a_copy_at_once() {
         "the copy was answered while the first was being delivered"
     );
     gate.open();
-    answer_of(first).await.assert(200, "delivered");
+    response_of(first).await.assert(200, "delivered");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -289,24 +292,26 @@ async fn in_flight_reject_answers_a_copy_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_waiting_copy_gets_its_own_try_when_the_first_was_released() {
+async fn waiting_copy_is_tried_after_release() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::status(500).after(&gate), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let first = background(&gateway, Event::new("evt_1"));
-    upstream.received(1).await;
-    let copy = background(&gateway, Event::new("evt_1"));
-    gateway.metric_reaches("requests_in_flight", &[], 2.0).await;
+    let first = send_in_background(&gateway, Event::new("evt_1"));
+    upstream.wait_for_requests(1).await;
+    let copy = send_in_background(&gateway, Event::new("evt_1"));
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 2.0)
+        .await;
     assert_eq!(upstream.count(), 1);
     gate.open();
-    answer_of(first).await.assert(500, "upstream_rejected");
-    answer_of(copy).await.assert(200, "delivered");
+    response_of(first).await.assert(500, "upstream_rejected");
+    response_of(copy).await.assert(200, "delivered");
     upstream.last().assert_header("Hookstile-Attempt", "2");
     assert_eq!(upstream.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiting_copies_are_tried_one_after_the_other_never_together() {
+async fn waiting_copies_are_tried_one_at_a_time() {
     let gates = [Gate::shut(), Gate::shut(), Gate::shut()];
     let replies: Vec<_> = gates
         .iter()
@@ -315,60 +320,62 @@ async fn waiting_copies_are_tried_one_after_the_other_never_together() {
     let upstream = Upstream::replying(replies);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let copies: Vec<_> = (0..3)
-        .map(|_| background(&gateway, Event::new("evt_1")))
+        .map(|_| send_in_background(&gateway, Event::new("evt_1")))
         .collect();
-    gateway.metric_reaches("requests_in_flight", &[], 3.0).await;
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 3.0)
+        .await;
     for (number, gate) in gates.iter().enumerate() {
-        upstream.received(number + 1).await;
-        assert_eq!(upstream.count(), number + 1, "one at a time");
+        upstream.wait_for_requests(number + 1).await;
+        assert_eq!(upstream.count(), number + 1, "one attempt at a time");
         gate.open();
     }
     for copy in copies {
-        answer_of(copy).await.assert(500, "upstream_rejected");
+        response_of(copy).await.assert(500, "upstream_rejected");
     }
     assert_eq!(upstream.count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_in_flight_does_not_hold_up_another() {
+async fn event_in_flight_does_not_block_another() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let held = background(&gateway, Event::new("evt_1"));
-    upstream.received(1).await;
+    let held = send_in_background(&gateway, Event::new("evt_1"));
+    upstream.wait_for_requests(1).await;
     gateway
         .send(Event::new("evt_2"))
         .await
         .assert(200, "delivered");
     assert!(!held.is_finished());
     gate.open();
-    answer_of(held).await.assert(200, "delivered");
+    response_of(held).await.assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_hangs_up_does_not_stop_the_hand_over() {
+async fn hung_up_sender_does_not_stop_delivery() {
     for politely in [true, false] {
         let gate = Gate::shut();
         let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
         let gateway = Gateway::start(Route::to(&upstream)).await;
         let mut sender = gateway.connect().await;
         sender.write(&Event::new("evt_1").post().bytes()).await;
-        upstream.received(1).await;
+        upstream.wait_for_requests(1).await;
         if politely {
             drop(sender);
         } else {
             sender.reset();
         }
-        // Time enough for the gateway to notice: other events come and go meanwhile.
+        // Other events come and go meanwhile, which gives the gateway time to notice the hang-up.
         for number in 0..50 {
             gateway
                 .send(Event::new(&format!("evt_other_{number}")))
                 .await
                 .assert(200, "delivered");
         }
-        let copy = background(&gateway, Event::new("evt_1"));
+        let copy = send_in_background(&gateway, Event::new("evt_1"));
         gate.open();
-        answer_of(copy).await.assert(409, "duplicate");
+        response_of(copy).await.assert(409, "duplicate");
         gateway
             .send(Event::new("evt_1"))
             .await
@@ -385,13 +392,13 @@ async fn a_sender_that_hangs_up_does_not_stop_the_hand_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_over_h2c_that_resets_its_stream_does_not_stop_the_hand_over() {
+async fn h2c_reset_does_not_stop_delivery() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect_h2().await;
     let sending = tokio::spawn(async move { client.try_send(Event::new("evt_1"), &[]).await });
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     sending.abort();
     let _ = sending.await;
     for number in 0..50 {
@@ -402,7 +409,7 @@ async fn a_sender_over_h2c_that_resets_its_stream_does_not_stop_the_hand_over() 
     }
     gate.open();
     gateway
-        .metric_reaches(
+        .wait_for_metric(
             "upstream_requests_total",
             &[("route", "hooks"), ("result", "2xx")],
             51.0,
@@ -416,7 +423,7 @@ async fn a_sender_over_h2c_that_resets_its_stream_does_not_stop_the_hand_over() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_hangs_up_within_the_body_leaves_nothing_behind() {
+async fn hang_up_within_body_leaves_nothing() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut bytes = Event::sized("evt_1", 5000).post().bytes();
@@ -424,7 +431,9 @@ async fn a_sender_that_hangs_up_within_the_body_leaves_nothing_behind() {
     let mut sender = gateway.connect().await;
     sender.write(&bytes).await;
     sender.reset();
-    gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 0.0)
+        .await;
     upstream.assert_untouched();
     gateway
         .send(Event::sized("evt_1", 5000))
@@ -438,7 +447,7 @@ async fn a_sender_that_hangs_up_within_the_body_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_id_on_two_routes_is_two_events() {
+async fn same_id_on_two_routes_is_two_events() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Setup::new([
         Route::to(&upstream).named("one"),
@@ -466,7 +475,7 @@ async fn the_same_id_on_two_routes_is_two_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ids_that_differ_in_anything_are_different_events() {
+async fn ids_differing_in_anything_are_distinct() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let ids = [
@@ -488,16 +497,18 @@ async fn ids_that_differ_in_anything_are_different_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_acknowledged_duplicate_is_never_acknowledged_before_the_first_has_succeeded() {
+async fn duplicate_is_never_acknowledged_before_success() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::status(500).after(&gate), Reply::status(500)]);
     let gateway =
         Gateway::start(Route::to(&upstream).with("replay", "{on_duplicate: acknowledge}")).await;
-    let first = background(&gateway, Event::new("evt_1"));
-    upstream.received(1).await;
-    let copy = background(&gateway, Event::new("evt_1"));
-    gateway.metric_reaches("requests_in_flight", &[], 2.0).await;
+    let first = send_in_background(&gateway, Event::new("evt_1"));
+    upstream.wait_for_requests(1).await;
+    let copy = send_in_background(&gateway, Event::new("evt_1"));
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 2.0)
+        .await;
     gate.open();
-    answer_of(first).await.assert(500, "upstream_rejected");
-    answer_of(copy).await.assert(500, "upstream_rejected");
+    response_of(first).await.assert(500, "upstream_rejected");
+    response_of(copy).await.assert(500, "upstream_rejected");
 }

@@ -1,19 +1,21 @@
-//! One line a request, and in no line anything that should not be read.
+//! The log: one line for each request, and nothing in any line that must stay private.
 
 use serde_json::{Value, json};
 
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_request_is_one_line_that_tells_what_became_of_it() {
+async fn each_request_logs_one_line() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
         .send(Event::typed("evt_1", "user.created"))
         .await
         .assert(200, "delivered");
-    let line = gateway.logged(json!({"event_id": "evt_1"})).await;
-    let told = [
+    let line = gateway
+        .wait_for_request_log(json!({"event_id": "evt_1"}))
+        .await;
+    let expected = [
         ("route", "hooks"),
         ("outcome", "delivered"),
         ("event_type", "user.created"),
@@ -21,7 +23,7 @@ async fn each_request_is_one_line_that_tells_what_became_of_it() {
         ("message", "request"),
         ("level", "info"),
     ];
-    for (member, value) in told {
+    for (member, value) in expected {
         assert_eq!(line[member], value, "{line}");
     }
     assert_eq!(
@@ -53,13 +55,13 @@ async fn each_request_is_one_line_that_tells_what_became_of_it() {
         .await
         .assert(409, "duplicate");
     gateway
-        .logged(json!({"event_id": "evt_1", "outcome": "duplicate", "status": 409}))
+        .wait_for_request_log(json!({"event_id": "evt_1", "outcome": "duplicate", "status": 409}))
         .await;
     assert_eq!(gateway.access_lines().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rejected_request_is_told_with_its_reason() {
+async fn rejected_request_logs_its_reason() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = Event::new("evt_1");
@@ -76,22 +78,22 @@ async fn a_rejected_request_is_told_with_its_reason() {
         .await
         .assert(404, "unknown_route");
     let line = gateway
-        .logged(json!({"outcome": "invalid_signature", "reason": "mismatch", "route": "hooks", "status": 401}))
+        .wait_for_request_log(json!({"outcome": "invalid_signature", "reason": "mismatch", "route": "hooks", "status": 401}))
         .await;
     assert!(
         line.get("event_id").is_none(),
-        "an unverified ID is not repeated: {line}"
+        "an unverified ID is not logged: {line}"
     );
     gateway
-        .logged(json!({"outcome": "invalid_signature", "reason": "missing"}))
+        .wait_for_request_log(json!({"outcome": "invalid_signature", "reason": "missing"}))
         .await;
     gateway
-        .logged(json!({"outcome": "unknown_route", "status": 404}))
+        .wait_for_request_log(json!({"outcome": "unknown_route", "status": 404}))
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_trace_of_the_sender_is_in_the_line() {
+async fn log_line_contains_sender_trace() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
@@ -100,14 +102,16 @@ async fn the_trace_of_the_sender_is_in_the_line() {
         .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"));
     gateway.send(request).await.assert(200, "delivered");
     assert_eq!(
-        gateway.logged(json!({"event_id": "evt_1"})).await["trace_id"],
+        gateway
+            .wait_for_request_log(json!({"event_id": "evt_1"}))
+            .await["trace_id"],
         trace
     );
 }
 
-/// Makes the gateway talk about good, bad, broken and failing requests that all carry canaries, and returns the
-/// canaries that must never be read.
-async fn provoke(gateway: &Gateway) -> Vec<String> {
+/// Makes the gateway log valid, invalid, broken and failing requests that all carry canaries;
+/// returns the canaries that must never appear.
+async fn send_canaries(gateway: &Gateway) -> Vec<String> {
     let event = Event::raw(r#"{"id":"evt_1","type":"t","data":"canary-in-the-body"}"#);
     let signature = hmac_hex(SECRET, &event.body);
     let wrong = hmac_hex("wrong", &event.body);
@@ -148,7 +152,7 @@ async fn provoke(gateway: &Gateway) -> Vec<String> {
     );
     gateway.signal("HUP");
     gateway
-        .metric_reaches("config_last_reload_successful", &[], 0.0)
+        .wait_for_metric("config_last_reload_successful", &[], 0.0)
         .await;
     let canaries = [
         SECRET,
@@ -164,7 +168,7 @@ async fn provoke(gateway: &Gateway) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_signature_or_body_is_in_any_output_at_any_level() {
+async fn log_contains_no_secret_signature_or_body() {
     for format in ["json", "pretty"] {
         let upstream = Upstream::ok();
         let closed = upstream::ClosedPort::new();
@@ -183,15 +187,12 @@ async fn no_secret_signature_or_body_is_in_any_output_at_any_level() {
                 .env("RUST_BACKTRACE", "1"),
         )
         .await;
-        let canaries = provoke(&gateway).await;
+        let canaries = send_canaries(&gateway).await;
         let metrics = gateway.metrics().await.text;
         gateway.signal("TERM");
-        gateway.exited().await;
+        gateway.wait_for_exit().await;
         let output = gateway.output();
-        assert!(
-            output.contains("evt_1"),
-            "the log tells something: {output}"
-        );
+        assert!(output.contains("evt_1"), "the log is not empty: {output}");
         for canary in canaries {
             let leak = output.lines().find(|line| line.contains(&canary));
             assert!(leak.is_none(), "{format}: {canary} in the log: {leak:?}");
@@ -201,7 +202,7 @@ async fn no_secret_signature_or_body_is_in_any_output_at_any_level() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn control_characters_never_reach_the_log_unescaped() {
+async fn log_escapes_control_characters() {
     for format in ["json", "pretty"] {
         let upstream = Upstream::ok();
         let setup = Setup::from(Route::to(&upstream))
@@ -241,18 +242,20 @@ async fn control_characters_never_reach_the_log_unescaped() {
         })
         .await;
         for (number, line) in gateway.output().split('\n').enumerate() {
-            let odd = |c: char| {
-                c.is_control()
-                    || ('\u{202a}'..='\u{202e}').contains(&c)
-                    || ('\u{2066}'..='\u{2069}').contains(&c)
-            };
-            assert!(!line.chars().any(odd), "{format}, line {number}: {line:?}");
+            assert!(
+                !line.chars().any(|c: char| {
+                    c.is_control()
+                        || ('\u{202a}'..='\u{202e}').contains(&c)
+                        || ('\u{2066}'..='\u{2069}').contains(&c)
+                }),
+                "{format}, line {number}: {line:?}"
+            );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rejections_are_rate_limited_and_what_was_left_out_is_counted() {
+async fn rejection_logs_are_sampled_and_counted() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
@@ -263,7 +266,7 @@ async fn rejections_are_rate_limited_and_what_was_left_out_is_counted() {
             .await
             .assert(401, "invalid_signature");
     }
-    // Another reason and a good request are not left out with them.
+    // Another reason and a valid request are not suppressed with them.
     client
         .send(Event::new("evt_x").post().without("X-VPN-Signature"))
         .await
@@ -273,10 +276,10 @@ async fn rejections_are_rate_limited_and_what_was_left_out_is_counted() {
         .await
         .assert(200, "delivered");
     gateway
-        .logged(json!({"outcome": "invalid_signature", "reason": "missing"}))
+        .wait_for_request_log(json!({"outcome": "invalid_signature", "reason": "missing"}))
         .await;
     gateway
-        .logged(json!({"event_id": "evt_good", "outcome": "delivered"}))
+        .wait_for_request_log(json!({"event_id": "evt_good", "outcome": "delivered"}))
         .await;
     let lines = gateway
         .access_lines()
@@ -287,19 +290,19 @@ async fn rejections_are_rate_limited_and_what_was_left_out_is_counted() {
         (1..total / 4).contains(&lines),
         "{lines} lines for {total} rejections"
     );
-    // The count comes along with a later line; one more rejection now and then brings it out.
-    eventually("the count is told", async || {
+    // A later line carries the count; one more rejection now and then triggers that line.
+    eventually("the count is logged", async || {
         client.send(Event::new("evt_more").forged()).await;
         gateway
             .lines()
             .iter()
-            .any(|line| left_out(line) >= (total / 4) as u64)
+            .any(|line| suppressed_count(line) >= (total / 4) as u64)
     })
     .await;
 }
 
-/// The count in a line of how many like it were left out.
-fn left_out(line: &Value) -> u64 {
+/// Returns how many similar lines were suppressed before this one.
+fn suppressed_count(line: &Value) -> u64 {
     ["suppressed", "left_out", "omitted", "skipped", "dropped"]
         .iter()
         .filter_map(|name| line[name].as_u64())
@@ -308,7 +311,7 @@ fn left_out(line: &Value) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deliveries_are_never_left_out() {
+async fn deliveries_are_always_logged() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;

@@ -1,4 +1,5 @@
-//! Every series is there from the start, counts what happened, and no stranger can add one.
+//! Metrics: every series exists from the start and counts correctly, and no request can add a
+//! series.
 
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,7 +32,7 @@ const OUTCOMES: [&str; 20] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_series_is_there_at_zero_from_the_start() {
+async fn every_series_starts_at_zero() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Setup::new([
         Route::to(&upstream),
@@ -40,7 +41,7 @@ async fn every_series_is_there_at_zero_from_the_start() {
     .await;
     let metrics = gateway.metrics().await;
     for route in ["hooks", "second"] {
-        // Those that can happen once a route is known; the rest stands under `route=""`.
+        // The outcomes of requests with a known route; the rest is counted under `route=""`.
         for outcome in OUTCOMES
             .iter()
             .filter(|o| !["unknown_route", "malformed_request", "headers_too_large"].contains(o))
@@ -127,7 +128,7 @@ async fn every_series_is_there_at_zero_from_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_buckets_are_those_of_the_contract() {
+async fn histogram_buckets_match_the_contract() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let metrics = gateway.metrics().await;
@@ -153,7 +154,7 @@ async fn the_buckets_are_those_of_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happened_is_counted_once_and_under_its_name() {
+async fn each_result_is_counted_once() {
     let upstream = Upstream::replying([Reply::ok(), Reply::status(500), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream).with("events", "[user.created]")).await;
     gateway
@@ -196,9 +197,9 @@ async fn what_happened_is_counted_once_and_under_its_name() {
         .send(Event::new("evt_5").post().at("/elsewhere"))
         .await
         .assert(404, "unknown_route");
-    gateway.metric_reaches("requests_total", &[], 9.0).await;
+    gateway.wait_for_metric("requests_total", &[], 9.0).await;
     gateway
-        .metric_reaches("request_duration_seconds_count", &[("route", "hooks")], 8.0)
+        .wait_for_metric("request_duration_seconds_count", &[("route", "hooks")], 8.0)
         .await;
     let metrics = gateway.metrics().await;
     let counted = [
@@ -276,7 +277,7 @@ async fn what_happened_is_counted_once_and_under_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gauges_of_the_present_rise_and_fall() {
+async fn gauges_rise_and_fall() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -288,23 +289,27 @@ async fn gauges_of_the_present_rise_and_fall() {
             .await;
         clients.push(client);
     }
-    upstream.received(3).await;
-    gateway.metric_reaches("requests_in_flight", &[], 3.0).await;
-    gateway.metric_reaches("connections", &[], 3.0).await;
+    upstream.wait_for_requests(3).await;
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 3.0)
+        .await;
+    gateway.wait_for_metric("connections", &[], 3.0).await;
     gate.open();
     for client in &mut clients {
-        client.answer().await.assert(200, "delivered");
+        client.read_response().await.assert(200, "delivered");
     }
-    gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
-    drop(clients);
-    gateway.metric_reaches("connections", &[], 0.0).await;
     gateway
-        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .wait_for_metric("requests_in_flight", &[], 0.0)
+        .await;
+    drop(clients);
+    gateway.wait_for_metric("connections", &[], 0.0).await;
+    gateway
+        .wait_for_metric("body_bytes_in_flight", &[], 0.0)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hostile_paths_hosts_and_methods_add_no_series() {
+async fn hostile_requests_add_no_series() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Setup::new([
         Route::to(&upstream),
@@ -326,24 +331,30 @@ async fn hostile_paths_hosts_and_methods_add_no_series() {
     let total: u32 = total.unwrap_or(if ci { 100_000 } else { 20_000 });
     let senders = 4;
     let tasks: Vec<_> = (0..senders)
-        .map(|sender| tokio::spawn(hostile(gateway.data(), sender, total / senders)))
+        .map(|sender| {
+            tokio::spawn(send_hostile(
+                gateway.public_address(),
+                sender,
+                total / senders,
+            ))
+        })
         .collect();
     for task in tasks {
         task.await.expect("no panic in a sender");
     }
     gateway
-        .metric_reaches("requests_total", &[], f64::from(total))
+        .wait_for_metric("requests_total", &[], f64::from(total))
         .await;
     assert_eq!(
         names(&gateway.metrics().await),
         before,
-        "series before and after"
+        "the series are unchanged"
     );
     upstream.assert_untouched();
 }
 
-/// Requests under names that a careless metric, log or table would keep, over a kept-alive connection.
-async fn hostile(to: std::net::SocketAddr, sender: u32, count: u32) {
+/// Sends requests whose names a careless metric, log or table would keep, over a kept connection.
+async fn send_hostile(to: std::net::SocketAddr, sender: u32, count: u32) {
     let mut client = Client::connect(to).await;
     let methods = ["POST", "GET", "BREW", "PROPFIND", "X"];
     for number in 0..count {
@@ -355,14 +366,14 @@ async fn hostile(to: std::net::SocketAddr, sender: u32, count: u32) {
         };
         let request = Request::new(methods[number as usize % 5], &path)
             .set("Host", &format!("host-{sender}-{number}.example.com"));
-        let answer = client
+        let response = client
             .send(
                 request
                     .header("Content-Length", "0")
                     .header("Hookstile-Route", "forged"),
             )
             .await;
-        assert_eq!(answer.status, 404, "{path}");
+        assert_eq!(response.status, 404, "{path}");
     }
 }
 
@@ -390,19 +401,19 @@ async fn events_and_senders_add_no_series() {
             .await
             .assert(200, "delivered");
     }
-    gateway.metric_reaches("requests_total", &[], 200.0).await;
+    gateway.wait_for_metric("requests_total", &[], 200.0).await;
     assert_eq!(names(&gateway.metrics().await), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unusual_status_of_the_upstream_is_counted() {
+async fn unusual_upstream_status_is_counted() {
     let upstream = Upstream::replying([Reply::status(299), Reply::status(418), Reply::status(599)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for number in 0..3 {
         gateway.send(Event::new(&format!("evt_{number}"))).await;
     }
     gateway
-        .metric_reaches("responses_total", &[("route", "hooks")], 3.0)
+        .wait_for_metric("responses_total", &[("route", "hooks")], 3.0)
         .await;
     let metrics = gateway.metrics().await;
     for result in ["2xx", "4xx", "5xx"] {
@@ -415,7 +426,7 @@ async fn an_unusual_status_of_the_upstream_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn promtool_finds_nothing_to_complain_about() {
+async fn promtool_accepts_metrics() {
     let found = program("HOOKSTILE_PROMTOOL", "promtool");
     let Some(promtool) = tool("promtool", found, "the check of the metrics' text") else {
         return;
@@ -439,16 +450,16 @@ async fn promtool_finds_nothing_to_complain_about() {
         .stderr(Stdio::piped())
         .output()
         .expect("promtool runs");
-    let said = String::from_utf8_lossy(&check.stderr).into_owned()
+    let output = String::from_utf8_lossy(&check.stderr).into_owned()
         + &String::from_utf8_lossy(&check.stdout);
     assert!(
-        check.status.success() && said.trim().is_empty(),
-        "promtool: {said}"
+        check.status.success() && output.trim().is_empty(),
+        "promtool: {output}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_real_prometheus_scrapes_it() {
+async fn prometheus_scrapes_metrics() {
     let found = program("HOOKSTILE_PROMETHEUS", "prometheus");
     let Some(prometheus) = tool("prometheus", found, "the scrape by a real Prometheus") else {
         return;
@@ -462,10 +473,10 @@ async fn a_real_prometheus_scrapes_it() {
     let folder = gateway.directory();
     let targets = format!(
         "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs: [{{job_name: hookstile, static_configs: [{{targets: [\"{}\"]}}]}}]\n",
-        gateway.admin()
+        gateway.admin_address()
     );
     std::fs::write(folder.join("prometheus.yml"), targets).expect("a writable folder");
-    // Prometheus does not say which port it got, so it is given one that was free a moment ago.
+    // Prometheus does not report its port, so the test gives it one that was just free.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a free port");
@@ -475,13 +486,13 @@ async fn a_real_prometheus_scrapes_it() {
         .args(["--config.file=prometheus.yml", "--storage.tsdb.path=tsdb"]);
     let process = Process::spawn(command.arg(format!("--web.listen-address={port}")));
     process
-        .says("Server is ready to receive web requests")
+        .wait_for_output("Server is ready to receive web requests")
         .await;
     let value = async |query: &str| {
         let request = Request::new("GET", &format!("/api/v1/query?query={query}"));
-        let answer: serde_json::Value =
+        let response: serde_json::Value =
             serde_json::from_slice(&Client::connect(port).await.send(request).await.body).ok()?;
-        answer["data"]["result"][0]["value"][1]
+        response["data"]["result"][0]["value"][1]
             .as_str()
             .map(str::to_owned)
     };
@@ -490,7 +501,7 @@ async fn a_real_prometheus_scrapes_it() {
     })
     .await;
     let delivered = "hookstile_requests_total%7Boutcome%3D%22delivered%22%2Croute%3D%22hooks%22%7D";
-    eventually("Prometheus knows the count", async || {
+    eventually("Prometheus has the count", async || {
         value(delivered).await.as_deref() == Some("1")
     })
     .await;

@@ -1,5 +1,5 @@
-//! The admin API against its own documents: schemathesis makes requests from them, right ones and wrong ones, and judges
-//! the answers. What it is told is in `tests/schemathesis/`.
+//! The admin API against its own documents: schemathesis generates valid and invalid requests from
+//! them and checks the responses. Its configuration is in `tests/schemathesis/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,26 +12,29 @@ use crate::harness::*;
 const TOKEN: &str = "admin_it_token_41d7";
 
 fn schemathesis() -> Option<PathBuf> {
-    let beside =
+    let script =
         program("HOOKSTILE_PYTHON", "python3").map(|python| python.with_file_name("schemathesis"));
     tool(
         "schemathesis beside HOOKSTILE_PYTHON",
-        beside.filter(|path| path.is_file()),
+        script.filter(|path| path.is_file()),
         "the API against its documents",
     )
 }
 
-async fn ask(gateway: &Gateway, request: Request) -> Value {
+async fn send_to_admin(gateway: &Gateway, request: Request) -> Value {
     let request = request
         .set("Host", "localhost")
         .header("Authorization", &format!("Bearer {TOKEN}"));
-    let answer = Client::connect(gateway.admin()).await.send(request).await;
-    assert!(answer.status < 300, "{}", answer.text());
-    serde_json::from_slice(&answer.body)
-        .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+    let response = Client::connect(gateway.admin_address())
+        .await
+        .send(request)
+        .await;
+    assert!(response.status < 300, "{}", response.text());
+    serde_json::from_slice(&response.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", response.text()))
 }
 
-/// Takes most, refuses one event for good, and has no time for another.
+/// An upstream that accepts most events, rejects one for good, and is unavailable for another.
 fn upstream() -> Upstream {
     Upstream::deciding(|request, _| match request.header("Hookstile-Event-Id") {
         Some("evt_dead") => Reply::status(410),
@@ -40,11 +43,11 @@ fn upstream() -> Upstream {
     })
 }
 
-/// A gateway with a delivery in each state, a request that was turned away, and a webhook that was made over the API,
-/// of which it also answers the ID.
-async fn lived_in(upstream: &Upstream) -> (Gateway, String) {
+/// Starts a gateway that has a delivery in each state, a rejected request, and a webhook created
+/// over the API; returns it with the webhook's ID.
+async fn gateway_with_data(upstream: &Upstream) -> (Gateway, String) {
     let proxied = Route::to(upstream).named("proxied");
-    // Its event type stands in a header.
+    // The route reads its event type from a header.
     let headed = Route::to(upstream)
         .named("headed")
         .with("provider", "github");
@@ -56,7 +59,7 @@ async fn lived_in(upstream: &Upstream) -> (Gateway, String) {
         "retry",
         "{initial: 20ms, factor: 10, max_interval: 1h, horizon: 2h}",
     );
-    // Nothing that is made up may be sent anywhere else.
+    // No generated URL may point anywhere else.
     let admin = format!(
         r#"{{address: "127.0.0.1:0", token: {{env: ADMIN}}, allowed_upstreams: ["{}"]}}"#,
         upstream.url()
@@ -87,25 +90,26 @@ async fn lived_in(upstream: &Upstream) -> (Gateway, String) {
     ] {
         let path = format!("/deliveries?status={state}&event_id=evt_{event}");
         eventually(format!("evt_{event} is recorded as {state}"), async || {
-            ask(&gateway, Request::new("GET", &path)).await["total"] == 1
+            send_to_admin(&gateway, Request::new("GET", &path)).await["total"] == 1
         })
         .await;
     }
     let made = json!({"url": upstream.url()}).to_string();
-    let made = ask(&gateway, Request::post(made.as_bytes()).at("/webhooks")).await;
+    let made = send_to_admin(&gateway, Request::post(made.as_bytes()).at("/webhooks")).await;
     (
         gateway,
         made["webhook"]["id"].as_str().expect("an ID").to_owned(),
     )
 }
 
-/// The number it begins with is the same each time, unless `HOOKSTILE_SEED` says otherwise.
-async fn finds_nothing(configuration: &str, document: &str) {
+/// Runs schemathesis and asserts that it finds nothing. The seed is fixed unless `HOOKSTILE_SEED`
+/// sets another.
+async fn assert_schemathesis_passes(configuration: &str, document: &str) {
     let Some(schemathesis) = schemathesis() else {
         return;
     };
     let upstream = upstream();
-    let (gateway, webhook) = lived_in(&upstream).await;
+    let (gateway, webhook) = gateway_with_data(&upstream).await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis");
     let mut text = std::fs::read_to_string(folder.join(configuration)).expect("a configuration");
     let url = upstream.url();
@@ -125,28 +129,28 @@ async fn finds_nothing(configuration: &str, document: &str) {
         .arg("--config-file")
         .arg(configuration);
     command.args(["run", "--no-color", "--seed", &seed]);
-    command.arg(format!("http://{}{document}", gateway.admin()));
+    command.arg(format!("http://{}{document}", gateway.admin_address()));
     command
         .env("HOOKSTILE_UPSTREAM", url)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     command.env("HYPOTHESIS_STORAGE_DIRECTORY", gateway.directory());
     let run = tokio::task::spawn_blocking(move || command.output().expect("schemathesis runs"));
     let output = run.await.expect("no panic");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let report = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{said}{}",
+        "{report}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(!gateway.is_gone(), "the gateway lives");
+    assert!(!gateway.is_gone(), "the gateway is still running");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_rest_api_is_what_its_document_says() {
-    finds_nothing("rest.toml", "/openapi.json").await;
+async fn rest_api_matches_its_document() {
+    assert_schemathesis_passes("rest.toml", "/openapi.json").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_graphql_api_is_what_its_schema_says() {
-    finds_nothing("graphql.toml", "/graphql").await;
+async fn graphql_api_matches_its_schema() {
+    assert_schemathesis_passes("graphql.toml", "/graphql").await;
 }

@@ -1,32 +1,33 @@
-//! Several gateways of which one stands still or is cut off from their PostgreSQL, and a PostgreSQL that does or is.
+//! Several gateways, one of which is stalled or disconnected from their PostgreSQL; and a
+//! PostgreSQL that is stalled or crashes.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::history::Disturbance;
 use crate::harness::upstream::NeverAccepts;
 use crate::harness::*;
-use crate::replicas::{on, replicas, shared, three_under_load};
+use crate::replicas::{replicas, shared_store_setup, start_three_under_load, with_database};
 
-/// Below the 4 seconds that a statement may take, so that it is the budget that ends the waiting.
+/// Below the 4 seconds that a statement may take, so that the budget ends the wait.
 const BUDGET: Duration = Duration::from_secs(3);
 
-/// What a gateway says of an event once it can: a store that was just disturbed may be slow, and whoever had the event
-/// holds it until a lease ends.
-async fn asked_again(gateway: &Gateway, event: &Event) -> Answer {
+/// Sends the event until the store responds. A store that was just disturbed may be slow, and the
+/// previous holder keeps the event until its lease ends.
+async fn retry_until_answered(gateway: &Gateway, event: &Event) -> Response {
     let asking = async {
         loop {
-            let answer = gateway.send(event.post()).await;
-            if answer.status != 503 && answer.outcome() != "in_flight" {
-                return answer;
+            let response = gateway.send(event.post()).await;
+            if response.status != 503 && response.outcome() != "in_flight" {
+                return response;
             }
         }
     };
-    within("an answer of the store", asking).await
+    within("the store responds", asking).await
 }
 
-/// Waits until it has nothing in its hands.
-async fn has_let_go(gateway: &Gateway) {
-    eventually("it lets go", async || {
+/// Waits until the gateway has nothing in flight.
+async fn wait_until_idle(gateway: &Gateway) {
+    eventually("the gateway has nothing in flight", async || {
         let metrics = gateway.metrics().await;
         let delivering = metrics
             .find("queue_events", &[("state", "delivering")])
@@ -36,8 +37,8 @@ async fn has_let_go(gateway: &Gateway) {
     .await;
 }
 
-/// Waits for so long, as the server counts it.
-async fn passes_at(postgres: &Postgres, time: Duration) {
+/// Waits for this time by the server's clock.
+async fn wait_server_time(postgres: &Postgres, time: Duration) {
     let now = || {
         postgres
             .sql("select now from hookstile.clock")
@@ -49,7 +50,7 @@ async fn passes_at(postgres: &Postgres, time: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_stood_still_for_longer_than_its_claim_undoes_nothing_of_what_another_did() {
+async fn stalled_claim_undoes_nothing() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -72,16 +73,18 @@ async fn a_replica_that_stood_still_for_longer_than_its_claim_undoes_nothing_of_
     client.write(&event.post().bytes()).await;
     eventually("the first copy arrives", async || upstream.count() == 1).await;
     one.freeze().await;
-    asked_again(&two, &event).await.assert(200, "delivered");
+    retry_until_answered(&two, &event)
+        .await
+        .assert(200, "delivered");
     let second = upstream.last();
     second.assert_header("Hookstile-Attempt", "2");
     second.assert_header("Hookstile-Possible-Duplicate", "true");
     gate.open();
-    one.thaw();
-    // It writes down what it knows of its attempt before it answers.
-    assert_ne!(client.answer().await.status, 200);
+    one.resume();
+    // The gateway records the result of its attempt before it responds.
+    assert_ne!(client.read_response().await.status, 200);
     for gateway in [&one, &two] {
-        asked_again(gateway, &event)
+        retry_until_answered(gateway, &event)
             .await
             .assert_problem(409, "duplicate");
     }
@@ -89,15 +92,15 @@ async fn a_replica_that_stood_still_for_longer_than_its_claim_undoes_nothing_of_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_stood_still_while_it_connected_sends_nothing_once_another_has_taken_over() {
+async fn stalled_connect_sends_nothing() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
     let claimed = "select count(*) from hookstile.ledger where lease_ends_ms is not null";
-    let taken = "select count(*) from hookstile.deliveries where begun";
-    for (delivery, begun, outcome) in [
+    let queued_attempt = "select count(*) from hookstile.deliveries where begun";
+    for (delivery, held_query, outcome) in [
         ("proxy", claimed, (200, "delivered")),
-        ("queue", taken, (409, "duplicate")),
+        ("queue", queued_attempt, (409, "duplicate")),
     ] {
         let (unreachable, upstream) = (NeverAccepts::new().await, Upstream::ok());
         let route = |url: &str| {
@@ -106,39 +109,46 @@ async fn a_replica_that_stood_still_while_it_connected_sends_nothing_once_anothe
                 .with("delivery", delivery);
             route.with("budget", "2s").with("attempt_timeout", "1s")
         };
-        let one = Gateway::start(shared(route(&unreachable.url()), &postgres.url())).await;
+        let one = Gateway::start(shared_store_setup(
+            route(&unreachable.url()),
+            &postgres.url(),
+        ))
+        .await;
         let request = Event::new("evt_1")
             .post()
             .at(&format!("/webhooks/{delivery}"));
         let mut client = one.connect().await;
         client.write(&request.bytes()).await;
-        eventually("it has the event", async || postgres.sql(begun) == "1").await;
+        eventually("the gateway holds the event", async || {
+            postgres.sql(held_query) == "1"
+        })
+        .await;
         one.freeze().await;
         let reached = unreachable.accept();
-        let two = Gateway::start(shared(route(&upstream.url()), &postgres.url())).await;
+        let two = Gateway::start(shared_store_setup(route(&upstream.url()), &postgres.url())).await;
         let asking = async {
             loop {
-                let answer = two.send(request.clone()).await;
-                if (answer.status, answer.outcome()) == outcome && upstream.count() == 1 {
+                let response = two.send(request.clone()).await;
+                if (response.status, response.outcome()) == outcome && upstream.count() == 1 {
                     return;
                 }
             }
         };
-        within("another takes over", asking).await;
-        eventually("the system has connected for it", async || {
-            reached.open() == 1
-        })
+        within("the other gateway takes over", asking).await;
+        eventually(
+            "the stalled gateway's connection is established",
+            async || reached.open() == 1,
+        )
         .await;
-        one.thaw();
-        client.answer().await;
-        has_let_go(&one).await;
+        one.resume();
+        client.read_response().await;
+        wait_until_idle(&one).await;
         assert_eq!((reached.count(), upstream.count()), (0, 1), "{delivery}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_stood_still_over_an_attempt_at_a_stored_event_undoes_nothing_of_what_another_did()
- {
+async fn stalled_queue_attempt_undoes_nothing() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -161,61 +171,70 @@ async fn a_replica_that_stood_still_over_an_attempt_at_a_stored_event_undoes_not
     eventually("the first attempt", async || upstream.count() == 1).await;
     still.freeze().await;
     let [other] = replicas(&route, &postgres).await;
-    eventually("another takes over", async || upstream.count() == 2).await;
+    eventually("the other gateway takes over", async || {
+        upstream.count() == 2
+    })
+    .await;
     upstream
         .last()
         .assert_header("Hookstile-Possible-Duplicate", "true");
     let is_success = async |gateway: &Gateway| {
         gateway.api("/deliveries").await["deliveries"][0]["status"] == "success"
     };
-    eventually("it is delivered", async || is_success(&other).await).await;
+    eventually("the event is delivered", async || is_success(&other).await).await;
     gate.open();
-    still.thaw();
-    has_let_go(&still).await;
+    still.resume();
+    wait_until_idle(&still).await;
     assert!(is_success(&still).await);
     assert_eq!(upstream.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_stand_still_for_longer_than_their_leases_under_load_keep_every_promise() {
+async fn stalled_replicas_under_load_keep_every_promise() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let mut trial = three_under_load(&postgres).await;
-    // Longer than a claim's lease, and than that of an attempt at a stored event.
+    let mut load_test = start_three_under_load(&postgres).await;
+    // Longer than the lease of a claim, and than the lease of a queued event's attempt.
     for time in [6, 12] {
         let from = Instant::now();
-        trial.gateway.freeze().await;
-        passes_at(&postgres, Duration::from_secs(time)).await;
-        trial.progresses(1).await;
-        trial.gateway.thaw();
-        trial.progresses(5).await;
-        trial.disturbed(Disturbance::since(from));
-        trial.turns_to_the_next();
+        load_test.gateway.freeze().await;
+        wait_server_time(&postgres, Duration::from_secs(time)).await;
+        load_test.wait_for_progress(1).await;
+        load_test.gateway.resume();
+        load_test.wait_for_progress(5).await;
+        load_test.record_disturbance(Disturbance::since(from));
+        load_test.select_next_gateway();
     }
-    trial.judge().await;
+    load_test.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_cut_off_forwards_nothing_while_another_goes_on_and_needs_no_restart() {
+async fn cut_off_replica_forwards_nothing() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let mut line = Cut::to(postgres.address()).await;
+    let mut link = Link::open(postgres.address()).await;
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("budget", "3s");
-    let cut_off = Gateway::start(shared(route.clone(), &Postgres::url_at(line.address()))).await;
+    let cut_off = Gateway::start(shared_store_setup(
+        route.clone(),
+        &Postgres::url_at(link.address()),
+    ))
+    .await;
     let [other] = replicas(&route, &postgres).await;
     cut_off
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    line.cut();
-    // First while it is not known yet, then while it is.
+    link.partition();
+    // At first the gateway has not noticed the partition yet; later it has.
     for number in 2..5 {
-        let (answer, elapsed) = cut_off.timed(Event::new(&format!("evt_{number}"))).await;
-        answer.assert_retry_after();
-        assert_eq!(answer.status, 503, "{answer:?}");
+        let (response, elapsed) = cut_off
+            .send_timed(Event::new(&format!("evt_{number}")))
+            .await;
+        response.assert_retry_after();
+        assert_eq!(response.status, 503, "{response:?}");
         assert!(elapsed < BUDGET, "answered after {elapsed:?}");
     }
     other
@@ -227,18 +246,18 @@ async fn a_replica_that_is_cut_off_forwards_nothing_while_another_goes_on_and_ne
         .await
         .assert(200, "delivered");
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"]);
-    line.mend().await;
-    asked_again(&cut_off, &Event::new("evt_3"))
+    link.restore().await;
+    retry_until_answered(&cut_off, &Event::new("evt_3"))
         .await
         .assert(200, "delivered");
-    asked_again(&cut_off, &Event::new("evt_2"))
+    retry_until_answered(&cut_off, &Event::new("evt_2"))
         .await
         .assert_problem(409, "duplicate");
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2", "evt_3"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_engine_that_stands_still_costs_503_inside_the_budget_and_nothing_is_forwarded() {
+async fn frozen_database_costs_503_in_budget() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -247,59 +266,59 @@ async fn an_engine_that_stands_still_costs_503_inside_the_budget_and_nothing_is_
     one.send(Event::new("evt_1")).await.assert(200, "delivered");
     postgres.freeze().await;
     for number in 2..5 {
-        let (answer, elapsed) = one.timed(Event::new(&format!("evt_{number}"))).await;
-        answer.assert_retry_after();
-        assert_eq!(answer.status, 503, "{answer:?}");
+        let (response, elapsed) = one.send_timed(Event::new(&format!("evt_{number}"))).await;
+        response.assert_retry_after();
+        assert_eq!(response.status, 503, "{response:?}");
         assert!(elapsed < BUDGET, "answered after {elapsed:?}");
     }
     assert_eq!(upstream.event_ids(), ["evt_1"]);
-    postgres.thaw();
-    asked_again(&one, &Event::new("evt_2"))
+    postgres.resume();
+    retry_until_answered(&one, &Event::new("evt_2"))
         .await
         .assert(200, "delivered");
-    asked_again(&one, &Event::new("evt_1"))
+    retry_until_answered(&one, &Event::new("evt_1"))
         .await
         .assert_problem(409, "duplicate");
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_cut_off_again_and_again_under_load_keeps_every_promise() {
+async fn cut_off_replica_under_load_keeps_every_promise() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let mut line = Cut::to(postgres.address()).await;
-    let mut trial = three_under_load(&postgres).await;
-    trial
-        .is_joined_by(on(
-            &Postgres::url_at(line.address()),
-            trial.setup_under(Under::default()),
+    let mut link = Link::open(postgres.address()).await;
+    let mut load_test = start_three_under_load(&postgres).await;
+    load_test
+        .add_gateway(with_database(
+            &Postgres::url_at(link.address()),
+            load_test.setup_with_launcher(Launcher::default()),
         ))
         .await;
     for round in 0..4 {
-        trial.progresses(round * 7 % 25).await;
+        load_test.wait_for_progress(round * 7 % 25).await;
         let from = Instant::now();
         if round % 2 == 0 {
-            line.cut();
+            link.partition();
         } else {
-            line.sever().await;
+            link.sever().await;
         }
-        trial.progresses(10).await;
-        line.mend().await;
-        trial.progresses(5).await;
-        trial.disturbed(Disturbance::since(from));
+        load_test.wait_for_progress(10).await;
+        link.restore().await;
+        load_test.wait_for_progress(5).await;
+        load_test.record_disturbance(Disturbance::since(from));
     }
-    trial.judge().await;
+    load_test.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_engine_that_crashes_and_stands_still_under_load_breaks_no_promise_of_its_replicas() {
+async fn database_crashes_under_load_break_no_promise() {
     let Some(mut postgres) = Postgres::start().await else {
         return;
     };
-    let mut trial = three_under_load(&postgres).await;
+    let mut load_test = start_three_under_load(&postgres).await;
     for round in 0..4 {
-        trial.progresses(5 + round * 7 % 25).await;
+        load_test.wait_for_progress(5 + round * 7 % 25).await;
         let from = Instant::now();
         if round % 2 == 0 {
             postgres.crash().await;
@@ -308,10 +327,10 @@ async fn an_engine_that_crashes_and_stands_still_under_load_breaks_no_promise_of
             postgres.freeze().await;
             // Longer than a budget, and shorter than a statement may take.
             tokio::time::sleep(Duration::from_millis(2500)).await;
-            postgres.thaw();
+            postgres.resume();
         }
-        trial.progresses(5).await;
-        trial.disturbed(Disturbance::since(from));
+        load_test.wait_for_progress(5).await;
+        load_test.record_disturbance(Disturbance::since(from));
     }
-    trial.judge().await;
+    load_test.finish().await;
 }

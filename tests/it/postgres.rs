@@ -1,4 +1,5 @@
-//! The PostgreSQL that tests run against, and the line to it: disturbed as they will be in earnest.
+//! The PostgreSQL that the tests run against and the network link to it: the disturbances work as
+//! real ones do.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -8,10 +9,11 @@ use tokio::net::TcpStream;
 
 use crate::harness::*;
 
-/// Asks whether the server would speak TLS: the shortest question of its protocol, answered with one byte.
+/// The request that asks whether the server speaks TLS: the shortest message of the protocol,
+/// answered with one byte.
 const ASKS_FOR_TLS: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-async fn ask(address: SocketAddr) -> TcpStream {
+async fn ask_for_tls(address: SocketAddr) -> TcpStream {
     let mut stream = within("a connection", TcpStream::connect(address))
         .await
         .expect("a connection");
@@ -37,7 +39,7 @@ fn is_unanswered(stream: &TcpStream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_engine_of_the_tests_survives_a_crash() {
+async fn test_database_survives_crash() {
     let Some(mut postgres) = Postgres::start().await else {
         return;
     };
@@ -48,57 +50,57 @@ async fn the_engine_of_the_tests_survives_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_engine_answers_once_it_is_thawed() {
+async fn frozen_database_answers_once_resumed() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
     postgres.freeze().await;
-    let mut stream = ask(postgres.address()).await;
+    let mut stream = ask_for_tls(postgres.address()).await;
     is_unanswered(&stream);
-    postgres.thaw();
+    postgres.resume();
     is_answered(&mut stream).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cut_line_passes_nothing_until_it_is_mended() {
+async fn blocked_link_passes_nothing_until_restored() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let mut line = Cut::to(postgres.address()).await;
-    let mut before = ask(line.address()).await;
+    let mut link = Link::open(postgres.address()).await;
+    let mut before = ask_for_tls(link.address()).await;
     is_answered(&mut before).await;
-    line.cut();
+    link.partition();
     before
         .write_all(&ASKS_FOR_TLS)
         .await
-        .expect("a connection that nobody has closed");
-    let mut during = ask(line.address()).await;
-    // Time enough for an answer, were there one.
-    is_answered(&mut ask(postgres.address()).await).await;
+        .expect("an open connection");
+    let mut during = ask_for_tls(link.address()).await;
+    // A response that was sent would arrive within this time.
+    is_answered(&mut ask_for_tls(postgres.address()).await).await;
     is_unanswered(&before);
     is_unanswered(&during);
-    line.mend().await;
+    link.restore().await;
     is_answered(&mut during).await;
-    // Asked twice, it complains; but it was asked.
-    within("an answer", before.read_u8())
+    // The server rejects a second request, but it responds to it.
+    within("a response", before.read_u8())
         .await
         .expect("an answer");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_severed_line_closes_and_refuses_until_it_is_mended() {
+async fn severed_link_refuses_until_restored() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let mut line = Cut::to(postgres.address()).await;
-    let mut before = ask(line.address()).await;
+    let mut link = Link::open(postgres.address()).await;
+    let mut before = ask_for_tls(link.address()).await;
     is_answered(&mut before).await;
-    line.sever().await;
+    link.sever().await;
     assert!(within("the end", before.read_u8()).await.is_err(), "closed");
-    let refused = TcpStream::connect(line.address())
+    let refused = TcpStream::connect(link.address())
         .await
-        .expect_err("nobody listens");
+        .expect_err("no listener");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    line.mend().await;
-    is_answered(&mut ask(line.address()).await).await;
+    link.restore().await;
+    is_answered(&mut ask_for_tls(link.address()).await).await;
 }

@@ -1,4 +1,5 @@
-//! Accepted now, delivered when the upstream takes it: once if all goes well, never lost, and never in another's way.
+//! Queued delivery: events are accepted at once and delivered when the upstream is ready. None is
+//! lost, none is repeated without a fault, and no route blocks another.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::harness::*;
 
 const HOOKS: (&str, &str) = ("route", "hooks");
 
-/// A queued route that tries again soon.
+/// Gives the route a queue with short retry intervals.
 fn queued(route: Route) -> Route {
     route.with("delivery", "queue").with(
         "retry",
@@ -22,12 +23,12 @@ fn setup(route: Route) -> Setup {
     Setup::from(route).stopping_at_once()
 }
 
-async fn queue_is_empty(gateway: &Gateway) {
-    gateway.metric_reaches("queue_events", &[], 0.0).await;
+async fn wait_for_empty_queue(gateway: &Gateway) {
+    gateway.wait_for_metric("queue_events", &[], 0.0).await;
 }
 
-/// Sends events, one after the other, each accepted.
-async fn accepted(gateway: &Gateway, ids: impl IntoIterator<Item = String>) {
+/// Sends the events one after the other and asserts that each is accepted.
+async fn send_accepted(gateway: &Gateway, ids: impl IntoIterator<Item = String>) {
     let mut client = gateway.connect().await;
     for id in ids {
         client.send(Event::new(&id)).await.assert(202, "queued");
@@ -51,7 +52,7 @@ fn attempt_numbers(requests: &[Received]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sender_is_answered_at_once_although_the_upstream_hangs() {
+async fn sender_is_answered_while_upstream_hangs() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(queued(Route::to(&upstream))).await;
@@ -60,7 +61,7 @@ async fn the_sender_is_answered_at_once_although_the_upstream_hangs() {
         .await
         .assert(202, "queued")
         .assert_event_id("evt_1");
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway
         .send(Event::new("evt_2"))
         .await
@@ -70,12 +71,12 @@ async fn the_sender_is_answered_at_once_although_the_upstream_hangs() {
     metrics.assert_value("requests_total", &[HOOKS, ("outcome", "queued")], 2.0);
     metrics.assert_value("queue_events", &[HOOKS], 2.0);
     gate.open();
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(upstream.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_status_of_an_acceptance_may_be_200() {
+async fn accept_status_can_be_200() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(queued(Route::to(&upstream)).with("accept_status", "200")).await;
     gateway
@@ -83,12 +84,12 @@ async fn the_status_of_an_acceptance_may_be_200() {
         .await
         .assert(200, "queued")
         .assert_event_id("evt_1");
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(upstream.event_ids(), ["evt_1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_of_an_accepted_event_is_a_duplicate_before_and_after_its_delivery() {
+async fn copy_of_queued_event_is_a_duplicate() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(queued(Route::to(&upstream))).await;
@@ -103,39 +104,47 @@ async fn a_copy_of_an_accepted_event_is_a_duplicate_before_and_after_its_deliver
         .await
         .assert_problem(409, "payload_mismatch");
     gate.open();
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     gateway.send(event).await.assert_problem(409, "duplicate");
     assert_eq!(upstream.count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_at_one_time_are_accepted_once() {
+async fn concurrent_copies_are_accepted_once() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(queued(Route::to(&upstream))).await;
     let copy = |number: usize| {
-        let (to, event) = (gateway.data(), Event::new(&format!("evt_{}", number % 10)));
+        let (to, event) = (
+            gateway.public_address(),
+            Event::new(&format!("evt_{}", number % 10)),
+        );
         tokio::spawn(async move { Client::connect(to).await.send(event).await })
     };
     let copies: Vec<_> = (0..80).map(copy).collect();
     let mut queued = 0;
     for copy in copies {
-        let answer = within("an answer", copy)
+        let response = within("an answer", copy)
             .await
             .expect("no panic in a sender");
         assert!(
-            ["queued", "duplicate", "in_flight"].contains(&answer.outcome()),
-            "{answer:?}"
+            ["queued", "duplicate", "in_flight"].contains(&response.outcome()),
+            "{response:?}"
         );
-        queued += usize::from(answer.outcome() == "queued");
+        queued += usize::from(response.outcome() == "queued");
     }
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!((queued, upstream.count()), (10, 10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_attempt_brings_what_the_sender_sent() {
-    // Closed in between: a kept connection that proves dead would be replaced within the attempt.
-    let upstream = Upstream::replying([Reply::status(503).then_close(), Reply::cut(), Reply::ok()]);
+async fn every_attempt_sends_the_original_request() {
+    // The upstream closes in between: the attempt itself would replace a kept connection that turns
+    // out dead.
+    let upstream = Upstream::replying([
+        Reply::status(503).then_close(),
+        Reply::disconnect(),
+        Reply::ok(),
+    ]);
     let route = queued(Route::to(&upstream)).with("headers", "{X-Custom-Header: your-value}");
     let gateway = Gateway::start(route).await;
     let mut body = br#"{"id":"evt_1", "type":"user.created","data":"#.to_vec();
@@ -156,11 +165,11 @@ async fn every_attempt_brings_what_the_sender_sent() {
         .chunked(7);
     gateway.send(request).await.assert(202, "queued");
     let after = Timestamp::now();
-    upstream.received(3).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(3).await;
+    wait_for_empty_queue(&gateway).await;
     let requests = upstream.requests();
     assert_eq!(attempt_numbers(&requests), ["1", "2", "3"]);
-    let mut told = Vec::new();
+    let mut arrival_times = Vec::new();
     for request in &requests {
         assert_eq!(
             (request.method.as_str(), request.target.as_str()),
@@ -188,7 +197,7 @@ async fn every_attempt_brings_what_the_sender_sent() {
         ] {
             request.assert_no_header(dropped);
         }
-        told.push(
+        arrival_times.push(
             request
                 .header("Hookstile-Received-At")
                 .expect("a time")
@@ -197,13 +206,13 @@ async fn every_attempt_brings_what_the_sender_sent() {
     }
     requests[1].assert_no_header("Hookstile-Possible-Duplicate");
     requests[2].assert_header("Hookstile-Possible-Duplicate", "true");
-    told.dedup();
+    arrival_times.dedup();
     assert_eq!(
-        told.len(),
+        arrival_times.len(),
         1,
-        "the time of arrival, whatever attempt it is: {told:?}"
+        "every attempt carries the arrival time: {arrival_times:?}"
     );
-    let arrived: Timestamp = told[0].parse().expect("RFC 3339");
+    let arrived: Timestamp = arrival_times[0].parse().expect("RFC 3339");
     let millisecond = jiff::SignedDuration::from_millis(1);
     assert!(
         (before - millisecond..=after).contains(&arrived),
@@ -212,7 +221,7 @@ async fn every_attempt_brings_what_the_sender_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_senders_own_idempotency_key_and_a_large_body_are_kept() {
+async fn idempotency_key_and_large_body_are_kept() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
     let gateway = Gateway::start(queued(Route::to(&upstream)).with("max_body", "4MiB")).await;
     let event = Event::sized("evt_1", 3 << 20);
@@ -220,8 +229,8 @@ async fn a_senders_own_idempotency_key_and_a_large_body_are_kept() {
         .send(event.post().header("Idempotency-Key", "theirs"))
         .await
         .assert(202, "queued");
-    upstream.received(2).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(2).await;
+    wait_for_empty_queue(&gateway).await;
     for request in upstream.requests() {
         request.assert_header("Idempotency-Key", "theirs");
         assert!(request.body == event.body, "byte for byte");
@@ -229,7 +238,7 @@ async fn a_senders_own_idempotency_key_and_a_large_body_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_upstream_is_tried_until_it_takes_the_event() {
+async fn failing_upstream_is_retried_until_accepted() {
     let statuses = [500, 503, 408, 409, 425, 429, 301, 502];
     let mut replies: Vec<_> = statuses.into_iter().map(Reply::status).collect();
     replies.push(Reply::ok());
@@ -242,8 +251,8 @@ async fn a_failing_upstream_is_tried_until_it_takes_the_event() {
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    upstream.received(statuses.len() + 1).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(statuses.len() + 1).await;
+    wait_for_empty_queue(&gateway).await;
     let requests = upstream.requests();
     assert_eq!(
         attempt_numbers(&requests),
@@ -266,7 +275,7 @@ async fn a_failing_upstream_is_tried_until_it_takes_the_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attempt_that_timed_out_is_of_unknown_outcome_and_the_next_one_says_so() {
+async fn timed_out_attempt_marks_the_next() {
     let upstream = Upstream::replying([Reply::hang(), Reply::status(500), Reply::ok()]);
     let gateway =
         Gateway::start(queued(Route::to(&upstream)).with("attempt_timeout", "300ms")).await;
@@ -274,8 +283,8 @@ async fn an_attempt_that_timed_out_is_of_unknown_outcome_and_the_next_one_says_s
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    upstream.received(3).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(3).await;
+    wait_for_empty_queue(&gateway).await;
     let requests = upstream.requests();
     requests[0].assert_no_header("Hookstile-Possible-Duplicate");
     requests[1].assert_header("Hookstile-Possible-Duplicate", "true");
@@ -287,31 +296,28 @@ async fn an_attempt_that_timed_out_is_of_unknown_outcome_and_the_next_one_says_s
     }
 }
 
-/// Sends an event, and answers how long after the first attempt at it the second one came.
-async fn pause_after_the_first_attempt(gateway: &Gateway, upstream: &Upstream) -> Duration {
+/// Sends an event and returns the time between its first and its second attempt.
+async fn time_to_second_attempt(gateway: &Gateway, upstream: &Upstream) -> Duration {
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    upstream.received(2).await;
+    upstream.wait_for_requests(2).await;
     let requests = upstream.requests();
     requests[1].at - requests[0].at
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_after_in_seconds_is_waited_for() {
+async fn retry_after_seconds_is_obeyed() {
     let upstream = Upstream::replying([Reply::full(503, "Retry-After: 2\r\n", b""), Reply::ok()]);
     let route = queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 1m}");
     let gateway = Gateway::start(route).await;
-    let waited = pause_after_the_first_attempt(&gateway, &upstream).await;
-    assert!(
-        waited >= Duration::from_secs(2),
-        "tried again after {waited:?}"
-    );
+    let waited = time_to_second_attempt(&gateway, &upstream).await;
+    assert!(waited >= Duration::from_secs(2), "retried after {waited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_after_as_a_date_is_waited_for() {
+async fn retry_after_date_is_obeyed() {
     let upstream = Upstream::deciding(|_, attempt| {
         if attempt > 1 {
             return Reply::ok();
@@ -322,16 +328,16 @@ async fn a_retry_after_as_a_date_is_waited_for() {
     });
     let route = queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 1m}");
     let gateway = Gateway::start(route).await;
-    let waited = pause_after_the_first_attempt(&gateway, &upstream).await;
-    // Such a date has whole seconds: it lies between two and three seconds ahead.
+    let waited = time_to_second_attempt(&gateway, &upstream).await;
+    // An HTTP date has whole seconds, so it lies between two and three seconds ahead.
     assert!(
         waited >= Duration::from_millis(1900),
-        "tried again after {waited:?}"
+        "retried after {waited:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_after_is_waited_for_no_longer_than_the_longest_interval() {
+async fn retry_after_is_capped_at_longest_interval() {
     let upstream =
         Upstream::replying([Reply::full(503, "Retry-After: 86400\r\n", b""), Reply::ok()]);
     let route = queued(Route::to(&upstream)).with("retry", "{initial: 10ms, max_interval: 200ms}");
@@ -340,12 +346,12 @@ async fn a_retry_after_is_waited_for_no_longer_than_the_longest_interval() {
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    upstream.received(2).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(2).await;
+    wait_for_empty_queue(&gateway).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_permanent_refusal_is_believed_the_third_time() {
+async fn third_permanent_failure_is_final() {
     for status in [410, 404, 400, 422] {
         let upstream = Upstream::replying([Reply::status(status)]);
         let gateway = Gateway::start(queued(Route::to(&upstream))).await;
@@ -354,7 +360,7 @@ async fn a_permanent_refusal_is_believed_the_third_time() {
             .await
             .assert(202, "queued");
         gateway
-            .metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0)
+            .wait_for_metric("queue_events", &[HOOKS, ("state", "dead")], 1.0)
             .await;
         assert_eq!(
             attempt_numbers(&upstream.requests()),
@@ -380,7 +386,7 @@ async fn a_permanent_refusal_is_believed_the_third_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_outlives_the_horizon_becomes_a_dead_letter_and_stays_one() {
+async fn expired_event_becomes_dead_letter() {
     let closed = ClosedPort::new();
     let route = queued(Route::to_url(&closed.url()));
     let route = route.with("retry", "{initial: 50ms, max_interval: 200ms, horizon: 1s}");
@@ -390,7 +396,7 @@ async fn an_event_that_outlives_the_horizon_becomes_a_dead_letter_and_stays_one(
         .await
         .assert(202, "queued");
     gateway
-        .metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0)
+        .wait_for_metric("queue_events", &[HOOKS, ("state", "dead")], 1.0)
         .await;
     gateway.metrics().await.assert_value(
         "queue_dead_lettered_total",
@@ -410,26 +416,26 @@ async fn an_event_that_outlives_the_horizon_becomes_a_dead_letter_and_stays_one(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrency_bounds_the_attempts_in_flight_and_no_more() {
+async fn concurrency_limits_attempts_in_flight() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(queued(Route::to(&upstream)).with("concurrency", "3")).await;
-    accepted(&gateway, numbered(10)).await;
-    upstream.received(3).await;
+    send_accepted(&gateway, numbered(10)).await;
+    upstream.wait_for_requests(3).await;
     gateway
-        .metric_reaches("queue_events", &[HOOKS, ("state", "delivering")], 3.0)
+        .wait_for_metric("queue_events", &[HOOKS, ("state", "delivering")], 3.0)
         .await;
     gateway
-        .metric_reaches("queue_events", &[HOOKS, ("state", "pending")], 7.0)
+        .wait_for_metric("queue_events", &[HOOKS, ("state", "pending")], 7.0)
         .await;
     assert_eq!(upstream.count(), 3);
     gate.open();
-    queue_is_empty(&gateway).await;
-    assert_eq!((upstream.count(), upstream.most_at_once()), (10, 3));
+    wait_for_empty_queue(&gateway).await;
+    assert_eq!((upstream.count(), upstream.most_concurrent()), (10, 3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_hangs_or_is_gone_does_not_delay_another_routes_events() {
+async fn hanging_upstream_does_not_delay_other_routes() {
     let (hanging, closed, well) = (
         Upstream::replying([Reply::hang()]),
         ClosedPort::new(),
@@ -444,7 +450,7 @@ async fn an_upstream_that_hangs_or_is_gone_does_not_delay_another_routes_events(
     ];
     let gateway = Gateway::start(Setup::new(routes)).await;
     let mut client = gateway.connect().await;
-    // More than may be in flight at once.
+    // More events than may be in flight at once.
     for number in 0..50 {
         for route in ["hanging", "gone"] {
             let event = Event::new(&format!("evt_{number}"));
@@ -461,7 +467,7 @@ async fn an_upstream_that_hangs_or_is_gone_does_not_delay_another_routes_events(
             .send(event.post().at("/webhooks/well"))
             .await
             .assert(202, "queued");
-        well.received(number + 1).await;
+        well.wait_for_requests(number + 1).await;
         assert!(
             start.elapsed() < Duration::from_secs(2),
             "delivered after {:?}",
@@ -475,30 +481,30 @@ async fn an_upstream_that_hangs_or_is_gone_does_not_delay_another_routes_events(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_attempts_are_made_in_the_order_of_arrival() {
+async fn first_attempts_follow_arrival_order() {
     let expected: Vec<_> = numbered(50).collect();
-    // One at a time, whatever waits: a gate makes all of them wait.
+    // One attempt at a time; the closed gate makes all events wait.
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(queued(Route::to(&upstream)).with("concurrency", "1")).await;
-    accepted(&gateway, numbered(50)).await;
+    send_accepted(&gateway, numbered(50)).await;
     gate.open();
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(upstream.event_ids(), expected);
-    // Several at a time, from a sender that waits for each acceptance.
+    // Several attempts at a time, from a sender that waits for each acceptance.
     let upstream = Upstream::ok();
     let gateway = Gateway::start(queued(Route::to(&upstream))).await;
-    accepted(&gateway, numbered(50)).await;
-    queue_is_empty(&gateway).await;
+    send_accepted(&gateway, numbered(50)).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(upstream.event_ids(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_is_delivered_once_after_a_stop_and_after_a_kill() {
+async fn waiting_events_survive_stop_and_kill() {
     for killed in [false, true] {
         let closed = ClosedPort::new();
         let mut gateway = Gateway::start(setup(queued(Route::to_url(&closed.url())))).await;
-        accepted(&gateway, numbered(20)).await;
+        send_accepted(&gateway, numbered(20)).await;
         if killed {
             gateway.kill().await;
         } else {
@@ -510,7 +516,7 @@ async fn what_waits_is_delivered_once_after_a_stop_and_after_a_kill() {
             .await
             .assert_value("queue_events", &[HOOKS], 20.0);
         let upstream = closed.open([Reply::ok()]);
-        queue_is_empty(&gateway).await;
+        wait_for_empty_queue(&gateway).await;
         let mut ids = upstream.event_ids();
         ids.sort();
         let mut expected: Vec<_> = numbered(20).collect();
@@ -523,7 +529,7 @@ async fn what_waits_is_delivered_once_after_a_stop_and_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attempt_cut_off_by_a_kill_is_made_again_and_told() {
+async fn interrupted_attempt_is_retried_marked() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let mut gateway = Gateway::start(setup(queued(Route::to(&upstream)))).await;
@@ -531,17 +537,17 @@ async fn an_attempt_cut_off_by_a_kill_is_made_again_and_told() {
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.kill().await;
     gateway.restart().await;
-    upstream.received(2).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(2).await;
+    wait_for_empty_queue(&gateway).await;
     upstream.requests()[1].assert_header("Hookstile-Possible-Duplicate", "true");
     assert_eq!(upstream.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_accepted_is_never_queued() {
+async fn rejected_request_is_never_queued() {
     let upstream = Upstream::ok();
     let route = queued(Route::to(&upstream))
         .with("events", "[user.created]")
@@ -575,12 +581,12 @@ async fn what_is_not_accepted_is_never_queued() {
         .send(Event::new("evt_5"))
         .await
         .assert(202, "queued");
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(upstream.event_ids(), ["evt_5"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_queue_is_seen_in_the_metrics() {
+async fn metrics_show_the_queue() {
     let closed = ClosedPort::new();
     let gateway = Gateway::start(queued(Route::to_url(&closed.url()))).await;
     let start = gateway.metrics().await;
@@ -607,7 +613,7 @@ async fn the_queue_is_seen_in_the_metrics() {
     }
     start.assert_value("queue_oldest_event_age_seconds", &[HOOKS], 0.0);
     start.assert_value("queue_delivery_delay_seconds_count", &[HOOKS], 0.0);
-    accepted(&gateway, numbered(3)).await;
+    send_accepted(&gateway, numbered(3)).await;
     let age = async || {
         gateway
             .metrics()
@@ -624,9 +630,9 @@ async fn the_queue_is_seen_in_the_metrics() {
         1.0,
     );
     let upstream = closed.open([Reply::ok()]);
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     gateway
-        .metric_reaches("queue_delivery_delay_seconds_count", &[HOOKS], 3.0)
+        .wait_for_metric("queue_delivery_delay_seconds_count", &[HOOKS], 3.0)
         .await;
     let metrics = gateway.metrics().await;
     metrics.assert_value("queue_attempts_total", &[HOOKS, ("result", "2xx")], 3.0);
@@ -636,13 +642,13 @@ async fn the_queue_is_seen_in_the_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_that_is_removed_keeps_its_events_and_delivers_them_when_it_is_back() {
+async fn removed_route_keeps_events_until_it_returns() {
     let (closed, other) = (ClosedPort::new(), Upstream::ok());
     let hooks = || queued(Route::to_url(&closed.url()));
     let rest = || queued(Route::to(&other)).named("other");
     let both = || Setup::new([hooks(), rest()]).stopping_at_once();
     let mut gateway = Gateway::start(both()).await;
-    accepted(&gateway, numbered(3)).await;
+    send_accepted(&gateway, numbered(3)).await;
     gateway.rewrite(Setup::new([rest()]).stopping_at_once());
     gateway.signal("HUP");
     eventually("the route is gone", async || {
@@ -651,8 +657,8 @@ async fn a_route_that_is_removed_keeps_its_events_and_delivers_them_when_it_is_b
     .await;
     let event = Event::new("evt_other").post().at("/webhooks/other");
     gateway.send(event).await.assert(202, "queued");
-    other.received(1).await;
-    // Neither a reload nor a restart without the route forgets them.
+    other.wait_for_requests(1).await;
+    // Neither a reload nor a restart without the route drops its events.
     gateway.stop().await;
     gateway
         .restart_with(Setup::new([rest()]).stopping_at_once())
@@ -664,33 +670,33 @@ async fn a_route_that_is_removed_keeps_its_events_and_delivers_them_when_it_is_b
     })
     .await;
     let upstream = closed.open([Reply::ok()]);
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     let mut ids = upstream.event_ids();
     ids.sort();
     assert_eq!(ids, ["evt_0", "evt_1", "evt_2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_changed_upstream_gets_what_waits() {
+async fn changed_upstream_gets_waiting_events() {
     let (closed, new) = (ClosedPort::new(), Upstream::ok());
     let gateway = Gateway::start(queued(Route::to_url(&closed.url()))).await;
-    accepted(&gateway, numbered(3)).await;
+    send_accepted(&gateway, numbered(3)).await;
     gateway.rewrite(queued(Route::to(&new)));
     gateway.signal("HUP");
-    new.received(3).await;
-    queue_is_empty(&gateway).await;
+    new.wait_for_requests(3).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(new.count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_with_a_full_queue_ends_in_time_and_loses_nothing() {
+async fn stop_with_full_queue_loses_nothing() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let setup =
         Setup::from(queued(Route::to(&upstream))).with("shutdown", "{drain: 0s, grace: 1s}");
     let mut gateway = Gateway::start(setup).await;
-    accepted(&gateway, numbered(100)).await;
-    upstream.received(1).await;
+    send_accepted(&gateway, numbered(100)).await;
+    upstream.wait_for_requests(1).await;
     let start = Instant::now();
     assert_eq!(gateway.stop().await.code(), Some(0));
     assert!(
@@ -700,77 +706,77 @@ async fn a_stop_with_a_full_queue_ends_in_time_and_loses_nothing() {
     );
     gate.open();
     gateway.restart().await;
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     let ids: std::collections::BTreeSet<_> = upstream.event_ids().into_iter().collect();
     assert_eq!(ids.len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attempts_in_flight_are_finished_within_the_grace_of_a_stop() {
+async fn stop_finishes_attempts_within_grace() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let setup =
         Setup::from(queued(Route::to(&upstream))).with("shutdown", "{drain: 0s, grace: 15s}");
     let mut gateway = Gateway::start(setup).await;
-    accepted(&gateway, numbered(3)).await;
-    upstream.received(3).await;
+    send_accepted(&gateway, numbered(3)).await;
+    upstream.wait_for_requests(3).await;
     gateway.signal("TERM");
     eventually("the listener is closed", async || {
-        tokio::net::TcpStream::connect(gateway.data())
+        tokio::net::TcpStream::connect(gateway.public_address())
             .await
             .is_err()
     })
     .await;
     gate.open();
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
     gateway.restart().await;
     gateway
         .metrics()
         .await
         .assert_value("queue_events", &[], 0.0);
-    assert_eq!(upstream.count(), 3, "none was made twice");
+    assert_eq!(upstream.count(), 3, "no attempt is repeated");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_does_not_send_a_backlog_all_at_once() {
+async fn restart_does_not_send_backlog_at_once() {
     let upstream = Upstream::replying([Reply::ok().slowly(Duration::from_millis(5))]);
     let closed = ClosedPort::new();
     let mut gateway = Gateway::start(setup(
         queued(Route::to_url(&closed.url())).with("concurrency", "4"),
     ))
     .await;
-    accepted(&gateway, numbered(200)).await;
+    send_accepted(&gateway, numbered(200)).await;
     gateway.kill().await;
     gateway
         .restart_with(setup(queued(Route::to(&upstream)).with("concurrency", "4")))
         .await;
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(upstream.count(), 200);
     assert!(
-        upstream.most_at_once() <= 4,
+        upstream.most_concurrent() <= 4,
         "{} attempts at once",
-        upstream.most_at_once()
+        upstream.most_concurrent()
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_stays_on_disk_and_not_in_memory() {
+async fn backlog_stays_on_disk() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let mut gateway = Gateway::start(setup(
         queued(Route::to(&upstream)).with("attempt_timeout", "60s"),
     ))
     .await;
-    // Whatever it needs for so many senders at once, it has after these.
-    fill(&gateway, "warm", 2_000).await;
+    // These events make the process allocate what it needs for this many senders.
+    queue_events(&gateway, "warm", 2_000).await;
     let before = gateway.resident_bytes();
-    fill(&gateway, "evt", 20_000).await;
+    queue_events(&gateway, "evt", 20_000).await;
     let grown = gateway.resident_bytes().saturating_sub(before);
     gateway
         .metrics()
         .await
         .assert_value("queue_events", &[HOOKS], 22_000.0);
-    // The bodies alone are 20 MiB.
+    // The bodies alone take 20 MiB.
     assert!(
         grown < 12 << 20,
         "20,000 events of 1 KiB on disk, and {} KiB more in memory",
@@ -795,11 +801,11 @@ async fn a_backlog_stays_on_disk_and_not_in_memory() {
         .assert_value("queue_events", &[HOOKS], 22_000.0);
 }
 
-/// Queues so many events of 1 KiB, from 32 connections at once.
-async fn fill(gateway: &Gateway, prefix: &'static str, count: usize) {
+/// Queues `count` events of 1 KiB over 32 concurrent connections.
+async fn queue_events(gateway: &Gateway, prefix: &'static str, count: usize) {
     let senders = 32;
     let sender = |sender: usize| {
-        let to = gateway.data();
+        let to = gateway.public_address();
         tokio::spawn(async move {
             let mut client = Client::connect(to).await;
             for number in 0..count / senders + usize::from(sender < count % senders) {
@@ -814,17 +820,17 @@ async fn fill(gateway: &Gateway, prefix: &'static str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_load_without_any_trouble_every_event_is_delivered_exactly_once() {
+async fn load_without_faults_delivers_exactly_once() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(queued(Route::to(&upstream))).await;
-    let fleet = Fleet::start(&gateway.front(), PATH, 8);
-    fleet.progresses(500).await;
+    let fleet = Fleet::start(&gateway.endpoint(), PATH, 8);
+    fleet.wait_for_progress(500).await;
     let sent: Vec<Sent> = fleet.finish().await;
-    queue_is_empty(&gateway).await;
+    wait_for_empty_queue(&gateway).await;
     let attempts = upstream.attempts();
     let (disturbances, dead) = (Vec::new(), std::collections::BTreeSet::new());
     let history = History {
-        duplicate: Duplicate::IsAccepted,
+        duplicate: Duplicate::Accepted,
         sent,
         attempts,
         disturbances,

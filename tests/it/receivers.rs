@@ -1,5 +1,5 @@
-//! Receivers as the provider's documents describe them take what the gateway forwards, and their own code agrees
-//! with the gateway about what is genuine. They live in `tests/receivers/`.
+//! Receivers written as the provider documents them accept the forwarded events, and their code
+//! agrees with the gateway about which signatures are valid. They are in `tests/receivers/`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn receivers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/receivers")
 }
 
-/// `node`, with the modules of `HOOKSTILE_NODE_MODULES` where that is set.
+/// Returns `node`, with the modules of `HOOKSTILE_NODE_MODULES` if that is set.
 fn node(arguments: &[&str]) -> Option<Command> {
     let mut command = Command::new(program("HOOKSTILE_NODE", "node")?);
     if let Some(modules) = std::env::var_os("HOOKSTILE_NODE_MODULES") {
@@ -29,7 +29,7 @@ fn node(arguments: &[&str]) -> Option<Command> {
     Some(command)
 }
 
-/// The Python of `HOOKSTILE_PYTHON` (one in a virtual environment will do), or `python3`.
+/// Returns the Python of `HOOKSTILE_PYTHON` (a virtual environment works) or `python3`.
 fn python(arguments: &[&str]) -> Option<Command> {
     let mut command = Command::new(program("HOOKSTILE_PYTHON", "python3")?);
     command
@@ -41,7 +41,7 @@ fn python(arguments: &[&str]) -> Option<Command> {
     Some(command)
 }
 
-/// The command, when running this probe first succeeds.
+/// Returns the command if this probe succeeds.
 fn usable(what: &str, probe: Option<Command>, command: Option<Command>) -> Option<Command> {
     let works = probe.is_some_and(|mut probe| {
         probe
@@ -58,24 +58,24 @@ fn usable(what: &str, probe: Option<Command>, command: Option<Command>) -> Optio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_providers_express_receiver_accepts_what_is_forwarded() {
+async fn express_receiver_accepts_forwarded_events() {
     let probe = node(&["-e", "require.resolve('express')"]);
     let Some(mut command) = usable("node with express", probe, node(&["express.js"])) else {
         return;
     };
-    accepts_what_is_forwarded(Process::spawn(&mut command)).await;
+    assert_accepts_forwarded(Process::spawn(&mut command)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_providers_flask_receiver_accepts_what_is_forwarded() {
+async fn flask_receiver_accepts_forwarded_events() {
     let probe = python(&["-c", "import flask"]);
     let Some(mut command) = usable("python3 with flask", probe, python(&["flask_app.py"])) else {
         return;
     };
-    accepts_what_is_forwarded(Process::spawn(&mut command)).await;
+    assert_accepts_forwarded(Process::spawn(&mut command)).await;
 }
 
-async fn accepts_what_is_forwarded(receiver: Process) {
+async fn assert_accepts_forwarded(receiver: Process) {
     let Some(curl) = tool("curl", program("HOOKSTILE_CURL", "curl"), "sending by curl") else {
         return;
     };
@@ -87,12 +87,12 @@ async fn accepts_what_is_forwarded(receiver: Process) {
         return;
     };
     let address = receiver
-        .says("listening on ")
+        .wait_for_output("listening on ")
         .await
         .replace("listening on ", "");
     let url = format!("http://{address}{PATH}");
     let gateway = Gateway::start(Route::to_url(&url)).await;
-    let front = format!("http://{}{PATH}", gateway.data());
+    let endpoint = format!("http://{}{PATH}", gateway.public_address());
     let file = gateway.directory().join("event.json");
     let send = |url: &str, body: &str, signature: &str| {
         std::fs::write(&file, body).expect("a writable folder");
@@ -146,19 +146,19 @@ async fn accepts_what_is_forwarded(receiver: Process) {
         let signature = sign(body);
         assert!(
             send(&url, &format!("{body} "), &signature).ends_with(" 401"),
-            "the receiver itself verifies"
+            "the receiver verifies signatures itself"
         );
         assert!(
-            send(&front, &format!("{body} "), &signature).ends_with(" 401"),
-            "the gateway refuses a tampered one"
+            send(&endpoint, &format!("{body} "), &signature).ends_with(" 401"),
+            "the gateway rejects a tampered event"
         );
-        assert_eq!(send(&front, body, &signature), "OK 200", "{kind}");
+        assert_eq!(send(&endpoint, body, &signature), "OK 200", "{kind}");
         assert!(
-            send(&front, body, &signature).ends_with(" 409"),
-            "the gateway refuses a replayed one"
+            send(&endpoint, body, &signature).ends_with(" 409"),
+            "the gateway rejects a replayed event"
         );
         receiver
-            .says(&format!("event {kind} evt_{}", number + 1))
+            .wait_for_output(&format!("event {kind} evt_{}", number + 1))
             .await;
     }
     let taken = receiver
@@ -169,21 +169,23 @@ async fn accepts_what_is_forwarded(receiver: Process) {
     assert_eq!(
         taken,
         bodies.len(),
-        "each event once: {}",
+        "each event arrives once: {}",
         receiver.output()
     );
 }
 
-/// What the gateway, the Node receiver and the Python receiver make of a header. The receivers' code is the measure
-/// for what passes; where it is stricter about spelling, or falls over, the gateway is the one that answers.
+/// The verdicts of the gateway, the Node receiver and the Python receiver on a header. The
+/// receivers' code decides what must pass. Where it is stricter about spelling, or crashes, the
+/// gateway's verdict is the documented one.
 type Verdicts = [&'static str; 3];
 const GENUINE: Verdicts = ["accept", "accept", "accept"];
 const FORGED: Verdicts = ["refuse", "refuse", "refuse"];
-/// Hex is compared as text there: upper case is another text. The contract takes hex in either case.
+/// The receivers compare hex as text, so they reject upper case. The gateway accepts hex in either
+/// case (docs/semantics.md, Signature).
 const UPPER_CASE: Verdicts = ["accept", "refuse", "refuse"];
 /// `timingSafeEqual` throws on unequal lengths, which Express turns into a 500.
 const WRONG_LENGTH: Verdicts = ["refuse", "throw", "refuse"];
-/// Neither sample looks whether there is a header; `compare_digest` takes ASCII only.
+/// Neither sample checks that the header exists; `compare_digest` accepts only ASCII.
 const UNUSABLE: Verdicts = ["refuse", "throw", "throw"];
 
 fn corpus() -> Vec<(Vec<u8>, Option<String>, Verdicts)> {
@@ -237,13 +239,13 @@ fn corpus() -> Vec<(Vec<u8>, Option<String>, Verdicts)> {
     corpus
 }
 
-/// What a receiver's function says to each case.
-fn judged_by(mut command: Command) -> Vec<String> {
+/// Returns the verdict of a receiver's function on each case.
+fn verdicts_of(mut command: Command) -> Vec<String> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("the judge starts");
+        .expect("the verifier starts");
     let mut lines = String::new();
     for (body, header, _) in corpus() {
         lines.push_str(&json!({"body": hex::encode(body), "header": header}).to_string());
@@ -254,8 +256,8 @@ fn judged_by(mut command: Command) -> Vec<String> {
         .take()
         .expect("piped")
         .write_all(lines.as_bytes())
-        .expect("the judge reads");
-    let output = child.wait_with_output().expect("the judge ends");
+        .expect("the verifier reads its input");
+    let output = child.wait_with_output().expect("the verifier exits");
     String::from_utf8(output.stdout)
         .expect("text")
         .lines()
@@ -264,17 +266,20 @@ fn judged_by(mut command: Command) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_verdicts(judge: usize, verdicts: &[String]) {
+fn assert_verdicts(verifier: usize, verdicts: &[String]) {
     let corpus = corpus();
-    assert_eq!(verdicts.len(), corpus.len(), "one verdict a case");
+    assert_eq!(verdicts.len(), corpus.len(), "one verdict per case");
     for ((body, header, expected), verdict) in corpus.iter().zip(verdicts) {
         let body = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
-        assert_eq!(verdict, expected[judge], "body {body:?}, header {header:?}");
+        assert_eq!(
+            verdict, expected[verifier],
+            "body {body:?}, header {header:?}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_gateway_judges_the_corpus_as_documented() {
+async fn gateway_judges_corpus_as_documented() {
     let upstream = Upstream::ok();
     let envelope = "{id: {body_digest: true}, type: {header: X-Event-Type}}";
     let gateway = Gateway::start(Route::to(&upstream).with("event", envelope)).await;
@@ -284,8 +289,8 @@ async fn the_gateway_judges_the_corpus_as_documented() {
         let request = header.iter().fold(request, |request, header| {
             request.header("X-VPN-Signature", header)
         });
-        let answer = gateway.send(request).await;
-        verdicts.push(match (answer.status, answer.outcome()) {
+        let response = gateway.send(request).await;
+        verdicts.push(match (response.status, response.outcome()) {
             (200, "delivered") | (409, "duplicate") => "accept".to_owned(),
             (401, "invalid_signature") | (400, "malformed_request") => "refuse".to_owned(),
             other => format!("{other:?}"),
@@ -295,17 +300,17 @@ async fn the_gateway_judges_the_corpus_as_documented() {
 }
 
 #[test]
-fn the_providers_node_code_judges_the_corpus_as_documented() {
+fn provider_node_code_agrees_with_corpus() {
     let Some(command) = usable("node", node(&["-e", ""]), node(&["corpus.js"])) else {
         return;
     };
-    assert_verdicts(1, &judged_by(command));
+    assert_verdicts(1, &verdicts_of(command));
 }
 
 #[test]
-fn the_providers_python_code_judges_the_corpus_as_documented() {
+fn provider_python_code_agrees_with_corpus() {
     let Some(command) = usable("python3", python(&["-c", ""]), python(&["corpus.py"])) else {
         return;
     };
-    assert_verdicts(2, &judged_by(command));
+    assert_verdicts(2, &verdicts_of(command));
 }

@@ -1,4 +1,5 @@
-//! Every delivery can be looked at, over the API and the command line, and the dead sent again.
+//! Delivery records: every delivery is visible over the API and the command line, and dead letters
+//! can be redelivered.
 
 use std::process::Command;
 
@@ -17,23 +18,24 @@ fn queued(route: Route) -> Route {
     )
 }
 
-/// What the command line said.
-struct Said {
+/// The output of a run of the command line.
+struct CommandOutput {
     code: Option<i32>,
     stdout: String,
     all: String,
 }
 
-impl Said {
-    /// Its standard output as JSON, after success.
+impl CommandOutput {
+    /// Parses standard output as JSON after asserting success.
     fn json(&self) -> Value {
         assert_eq!(self.code, Some(0), "{}", self.all);
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.all))
     }
 }
 
-/// Runs `hookstile` in the gateway's folder, told where its admin listener is unless it is to look at the store itself.
-async fn hookstile(gateway: &Gateway, arguments: &[&str]) -> Said {
+/// Runs `hookstile` in the gateway's folder, with the admin listener's address unless it is to read
+/// the store itself.
+async fn hookstile(gateway: &Gateway, arguments: &[&str]) -> CommandOutput {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
     command
         .args(arguments)
@@ -42,18 +44,18 @@ async fn hookstile(gateway: &Gateway, arguments: &[&str]) -> Said {
     if !arguments.contains(&"--offline") {
         command
             .arg("--admin")
-            .arg(format!("http://{}", gateway.admin()));
+            .arg(format!("http://{}", gateway.admin_address()));
     }
     let process = Process::spawn(&mut command);
-    let code = process.exited().await.code();
-    Said {
+    let code = process.wait_for_exit().await.code();
+    CommandOutput {
         code,
         stdout: process.stdout(),
         all: process.output(),
     }
 }
 
-/// Waits for one delivery of the route with this status, and returns it.
+/// Waits for a delivery of this event with this status, and returns it.
 async fn delivery(gateway: &Gateway, event_id: &str, status: &str) -> Value {
     let path = format!("/webhooks/wh_hooks/deliveries?event_id={event_id}&status={status}");
     let mut found = Value::Null;
@@ -65,7 +67,8 @@ async fn delivery(gateway: &Gateway, event_id: &str, status: &str) -> Value {
     found
 }
 
-/// A gateway with a delivery that succeeded at once, one that needed three attempts, and a dead letter.
+/// Starts a gateway with a delivery that succeeded at once, one that needed three attempts, and a
+/// dead letter.
 async fn with_deliveries(upstream: &Upstream) -> Gateway {
     let gateway = Gateway::start(Setup::from(queued(Route::to(upstream))).stopping_at_once()).await;
     gateway
@@ -81,18 +84,19 @@ async fn with_deliveries(upstream: &Upstream) -> Gateway {
         .await
         .assert(202, "queued");
     gateway
-        .metric_reaches("queue_events", &[HOOKS, ("state", "dead")], 1.0)
+        .wait_for_metric("queue_events", &[HOOKS, ("state", "dead")], 1.0)
         .await;
     for state in ["pending", "delivering"] {
         gateway
-            .metric_reaches("queue_events", &[HOOKS, ("state", state)], 0.0)
+            .wait_for_metric("queue_events", &[HOOKS, ("state", state)], 0.0)
             .await;
     }
     gateway
 }
 
-/// Takes `evt_good` at once, `evt_late` the third time, and `evt_dead` the fourth.
-fn choosy() -> Upstream {
+/// An upstream that accepts `evt_good` at once, `evt_late` the third time, and `evt_dead` the
+/// fourth.
+fn failing_by_event() -> Upstream {
     Upstream::deciding(
         |request, attempt| match (request.header("Hookstile-Event-Id"), attempt) {
             (Some("evt_late"), 1) => Reply::status(503),
@@ -104,16 +108,16 @@ fn choosy() -> Upstream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deliveries_are_listed_as_the_providers_documents_show_it() {
-    let upstream = choosy();
+async fn deliveries_match_provider_documentation() {
+    let upstream = failing_by_event();
     let gateway = with_deliveries(&upstream).await;
     delivery(&gateway, "evt_late", "success").await;
-    let answer = gateway.api("/webhooks/wh_hooks/deliveries").await;
-    assert_eq!(answer["success"], true, "{answer}");
-    assert_eq!(answer["total"], 3, "{answer}");
-    assert_eq!(answer["has_more"], false, "{answer}");
-    let deliveries = answer["deliveries"].as_array().expect("a list");
-    assert_eq!(deliveries.len(), 3, "{answer}");
+    let response = gateway.api("/webhooks/wh_hooks/deliveries").await;
+    assert_eq!(response["success"], true, "{response}");
+    assert_eq!(response["total"], 3, "{response}");
+    assert_eq!(response["has_more"], false, "{response}");
+    let deliveries = response["deliveries"].as_array().expect("a list");
+    assert_eq!(deliveries.len(), 3, "{response}");
     for delivery in deliveries {
         assert!(
             delivery["id"]
@@ -154,12 +158,12 @@ async fn deliveries_are_listed_as_the_providers_documents_show_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_goes_page_by_page_and_by_what_is_asked_for() {
-    let upstream = choosy();
+async fn list_is_paged_and_filtered() {
+    let upstream = failing_by_event();
     let gateway = with_deliveries(&upstream).await;
     delivery(&gateway, "evt_late", "success").await;
-    let ids = |answer: &Value| -> Vec<String> {
-        let deliveries = answer["deliveries"].as_array().expect("a list").iter();
+    let ids = |response: &Value| -> Vec<String> {
+        let deliveries = response["deliveries"].as_array().expect("a list").iter();
         deliveries
             .map(|delivery| delivery["event_id"].as_str().expect("an ID").to_owned())
             .collect()
@@ -171,7 +175,7 @@ async fn a_list_goes_page_by_page_and_by_what_is_asked_for() {
     assert_eq!(ids(&page), all[..2]);
     let cursor = page["next_cursor"]
         .as_str()
-        .expect("where the next page begins");
+        .expect("a cursor to the next page");
     let rest = gateway
         .api(&format!("{list}?limit=2&cursor={cursor}"))
         .await;
@@ -206,18 +210,18 @@ async fn a_list_goes_page_by_page_and_by_what_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delivery_is_shown_with_each_of_its_attempts() {
-    let upstream = choosy();
+async fn delivery_shows_each_attempt() {
+    let upstream = failing_by_event();
     let gateway = with_deliveries(&upstream).await;
     let late = delivery(&gateway, "evt_late", "success").await;
     let id = late["id"].as_str().expect("an ID");
-    let answer = gateway.api(&format!("/deliveries/{id}")).await;
-    assert_eq!(answer["success"], true, "{answer}");
-    let shown = &answer["delivery"];
+    let response = gateway.api(&format!("/deliveries/{id}")).await;
+    assert_eq!(response["success"], true, "{response}");
+    let shown = &response["delivery"];
     assert_eq!(
         (&shown["event_id"], &shown["status"]),
         (&json!("evt_late"), &json!("success")),
-        "{answer}"
+        "{response}"
     );
     let attempts = shown["attempts"].as_array().expect("a list of attempts");
     let statuses: Vec<_> = attempts
@@ -231,7 +235,7 @@ async fn a_delivery_is_shown_with_each_of_its_attempts() {
             (&json!(2), &json!(429)),
             (&json!(3), &json!(200))
         ],
-        "{answer}"
+        "{response}"
     );
     let mut before = None;
     for attempt in attempts {
@@ -242,24 +246,24 @@ async fn a_delivery_is_shown_with_each_of_its_attempts() {
             .expect("RFC 3339");
         assert!(
             before.replace(at).is_none_or(|before| before <= at),
-            "in order: {answer}"
+            "in order: {response}"
         );
         assert!(
             attempt["duration_ms"]
                 .as_f64()
                 .is_some_and(|ms| (0.0..10_000.0).contains(&ms)),
-            "{answer}"
+            "{response}"
         );
         assert!(
             attempt["error"].is_null(),
-            "an answer is no error: {answer}"
+            "a response is not an error: {response}"
         );
     }
     assert_eq!(gateway.admin_get("/deliveries/del_none").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attempt_without_an_answer_is_shown_with_its_error() {
+async fn failed_attempt_shows_its_error() {
     let closed = ClosedPort::new();
     let gateway = Gateway::start(queued(Route::to_url(&closed.url()))).await;
     gateway
@@ -267,7 +271,7 @@ async fn an_attempt_without_an_answer_is_shown_with_its_error() {
         .await
         .assert(202, "queued");
     gateway
-        .metrics_past(
+        .wait_for_metric_at_least(
             "queue_attempts_total",
             &[HOOKS, ("result", "connect_error")],
             1.0,
@@ -276,7 +280,7 @@ async fn an_attempt_without_an_answer_is_shown_with_its_error() {
     let pending = delivery(&gateway, "evt_1", "pending").await;
     let id = pending["id"].as_str().expect("an ID");
     let mut first = Value::Null;
-    eventually("the attempt is shown", async || {
+    eventually("the API shows the attempt", async || {
         first = gateway.api(&format!("/deliveries/{id}")).await["delivery"]["attempts"][0].clone();
         !first.is_null()
     })
@@ -295,7 +299,7 @@ async fn an_attempt_without_an_answer_is_shown_with_its_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proxied_event_is_recorded_too_and_rejected_and_copied_requests_are_not() {
+async fn only_proxied_events_are_recorded() {
     let upstream = Upstream::replying([Reply::ok(), Reply::status(500)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -327,32 +331,32 @@ async fn a_proxied_event_is_recorded_too_and_rejected_and_copied_requests_are_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn webhooks_are_the_routes_with_what_became_of_their_deliveries() {
-    let upstream = choosy();
+async fn webhooks_show_delivery_results() {
+    let upstream = failing_by_event();
     let gateway = with_deliveries(&upstream).await;
     delivery(&gateway, "evt_late", "success").await;
-    let answer = gateway.api("/webhooks").await;
-    assert_eq!(answer["success"], true, "{answer}");
-    let webhook = &answer["webhooks"][0];
+    let response = gateway.api("/webhooks").await;
+    assert_eq!(response["success"], true, "{response}");
+    let webhook = &response["webhooks"][0];
     assert_eq!(
         (&webhook["id"], &webhook["url"]),
         (&json!("wh_hooks"), &json!(upstream.url())),
-        "{answer}"
+        "{response}"
     );
-    assert_eq!(webhook["secret"], "whsec_***masked***", "{answer}");
+    assert_eq!(webhook["secret"], "whsec_***masked***", "{response}");
     assert_eq!(
         (&webhook["path"], &webhook["delivery"]),
         (&json!(PATH), &json!("queue")),
-        "{answer}"
+        "{response}"
     );
     assert_eq!(
         (&webhook["provider"], &webhook["source"]),
         (&json!("vpn-enterprise"), &json!("file")),
-        "{answer}"
+        "{response}"
     );
-    assert_eq!(webhook["delivery_stats"]["successful"], 2, "{answer}");
-    assert_eq!(webhook["delivery_stats"]["failed"], 1, "{answer}");
-    assert!(!answer.to_string().contains(SECRET), "{answer}");
+    assert_eq!(webhook["delivery_stats"]["successful"], 2, "{response}");
+    assert_eq!(webhook["delivery_stats"]["failed"], 1, "{response}");
+    assert!(!response.to_string().contains(SECRET), "{response}");
     let one = gateway.api("/webhooks/wh_hooks").await;
     let stats = &one["webhook"]["delivery_stats"];
     assert_eq!(stats["total_deliveries"], 3, "{one}");
@@ -369,10 +373,10 @@ async fn webhooks_are_the_routes_with_what_became_of_their_deliveries() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_letter_is_delivered_again_on_request() {
-    let upstream = choosy();
+async fn dead_letter_is_redelivered_on_request() {
+    let upstream = failing_by_event();
     let mut gateway = with_deliveries(&upstream).await;
-    // Also after a restart: it is kept.
+    // The record survives a restart.
     gateway.kill().await;
     gateway.restart().await;
     let dead = delivery(&gateway, "evt_dead", "dead").await;
@@ -380,17 +384,17 @@ async fn a_dead_letter_is_delivered_again_on_request() {
         "/deliveries/{}/redeliver",
         dead["id"].as_str().expect("an ID")
     );
-    let answer = gateway.admin_post(&path, &json!({})).await;
+    let response = gateway.admin_post(&path, &json!({})).await;
     assert!(
-        (200..300).contains(&answer.status),
-        "{answer:?}: {}",
-        answer.text()
+        (200..300).contains(&response.status),
+        "{response:?}: {}",
+        response.text()
     );
-    eventually("it is delivered", async || {
+    eventually("the event is delivered", async || {
         upstream.requests_for("evt_dead").len() == 4
     })
     .await;
-    gateway.metric_reaches("queue_events", &[], 0.0).await;
+    gateway.wait_for_metric("queue_events", &[], 0.0).await;
     let requests = upstream.requests_for("evt_dead");
     assert_eq!(requests[3].body, requests[0].body);
     assert_eq!(
@@ -405,21 +409,21 @@ async fn a_dead_letter_is_delivered_again_on_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redelivery_needs_json_and_something_to_deliver() {
-    let upstream = choosy();
+async fn redelivery_needs_json_and_a_payload() {
+    let upstream = failing_by_event();
     let gateway = with_deliveries(&upstream).await;
     let dead = delivery(&gateway, "evt_dead", "dead").await;
     let path = format!(
         "/deliveries/{}/redeliver",
         dead["id"].as_str().expect("an ID")
     );
-    let admin = gateway.admin().to_string();
+    let admin = gateway.admin_address().to_string();
     let form = Request::post(b"a=b")
         .at(&path)
         .set("Host", &admin)
         .set("Content-Type", "text/plain");
     assert_eq!(
-        Client::connect(gateway.admin())
+        Client::connect(gateway.admin_address())
             .await
             .send(form)
             .await
@@ -441,8 +445,8 @@ async fn a_redelivery_needs_json_and_something_to_deliver() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_lists_shows_and_redelivers() {
-    let upstream = choosy();
+async fn cli_lists_shows_and_redelivers() {
+    let upstream = failing_by_event();
     let gateway = with_deliveries(&upstream).await;
     let dead = delivery(&gateway, "evt_dead", "dead").await;
     let id = dead["id"].as_str().expect("an ID");
@@ -464,7 +468,7 @@ async fn the_command_line_lists_shows_and_redelivers() {
     assert_eq!(show["delivery"]["event_id"], "evt_dead", "{show}");
     let redelivered = hookstile(&gateway, &["events", "redeliver", id]).await;
     assert_eq!(redelivered.code, Some(0), "{}", redelivered.all);
-    eventually("it is delivered", async || {
+    eventually("the event is delivered", async || {
         upstream.requests_for("evt_dead").len() == 4
     })
     .await;
@@ -482,19 +486,19 @@ async fn the_command_line_lists_shows_and_redelivers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_says_that_the_gateway_cannot_be_reached() {
-    let upstream = choosy();
+async fn cli_reports_unreachable_gateway() {
+    let upstream = failing_by_event();
     let mut gateway = with_deliveries(&upstream).await;
     gateway.stop().await;
     for arguments in [&["events", "list"][..], &["status"]] {
-        let said = hookstile(&gateway, arguments).await;
-        assert_eq!(said.code, Some(69), "{}", said.all);
+        let output = hookstile(&gateway, arguments).await;
+        assert_eq!(output.code, Some(69), "{}", output.all);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_gateways_events_can_be_looked_at_and_a_running_ones_store_is_left_alone() {
-    let upstream = choosy();
+async fn store_is_readable_only_when_stopped() {
+    let upstream = failing_by_event();
     let mut gateway = with_deliveries(&upstream).await;
     delivery(&gateway, "evt_late", "success").await;
     let arguments = [
@@ -509,7 +513,7 @@ async fn a_stopped_gateways_events_can_be_looked_at_and_a_running_ones_store_is_
     assert_eq!(refused.code, Some(1), "{}", refused.all);
     assert!(
         refused.all.contains(&gateway.pid().to_string()),
-        "the holder is named: {}",
+        "the message names the holder: {}",
         refused.all
     );
     gateway.kill().await;

@@ -1,42 +1,59 @@
-//! After an outage: all that failed is delivered again, at a pace, and an event is forgotten so that it may pass once more.
+//! Recovery after an outage: redelivering all failed events at a pace, and forgetting an event so
+//! that it is delivered once more.
 
 use serde_json::{Value, json};
 
-use crate::harness::command::beside as hookstile;
+use crate::harness::command::run_cli as hookstile;
 use crate::harness::*;
 
 const REDELIVER: &str = "/deliveries/redeliver";
 const FORGET: &str = "/webhooks/wh_hooks/forget";
 
-fn parsed(answer: &Answer) -> Value {
-    serde_json::from_slice(&answer.body)
-        .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+fn parsed(response: &Response) -> Value {
+    serde_json::from_slice(&response.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", response.text()))
 }
 
-/// Asks for what is done: the document.
-async fn done(gateway: &Gateway, path: &str, body: Value, status: u16) -> Value {
-    let answer = gateway.admin_post(path, &body).await;
-    assert_eq!(answer.status, status, "{path} {body}: {}", answer.text());
-    parsed(&answer)
-}
-
-/// Asks for what is refused: the sentence.
-async fn refused(gateway: &Gateway, path: &str, body: Value, status: u16, code: &str) -> String {
-    let answer = gateway.admin_post(path, &body).await;
+/// Posts a request that must succeed and returns its document.
+async fn post_ok(gateway: &Gateway, path: &str, body: Value, status: u16) -> Value {
+    let response = gateway.admin_post(path, &body).await;
     assert_eq!(
-        (answer.status, &parsed(&answer)["code"]),
+        response.status,
+        status,
+        "{path} {body}: {}",
+        response.text()
+    );
+    parsed(&response)
+}
+
+/// Posts a request that must be rejected with this code and returns the error's detail.
+async fn post_rejected(
+    gateway: &Gateway,
+    path: &str,
+    body: Value,
+    status: u16,
+    code: &str,
+) -> String {
+    let response = gateway.admin_post(path, &body).await;
+    assert_eq!(
+        (response.status, &parsed(&response)["code"]),
         (status, &json!(code)),
         "{path} {body}: {}",
-        answer.text()
+        response.text()
     );
-    parsed(&answer)["detail"]
+    parsed(&response)["detail"]
         .as_str()
         .expect("a sentence")
         .to_owned()
 }
 
-/// What is told of a redelivery.
-fn told(dry_run: bool, matched: u64, accepted: u64, refused: &[(&str, u64)]) -> Value {
+/// Returns the expected summary of a redelivery.
+fn redelivery_summary(
+    dry_run: bool,
+    matched: u64,
+    accepted: u64,
+    refused: &[(&str, u64)],
+) -> Value {
     let refused: Vec<_> = refused
         .iter()
         .map(|(code, count)| json!({"code": code, "count": count}))
@@ -44,13 +61,13 @@ fn told(dry_run: bool, matched: u64, accepted: u64, refused: &[(&str, u64)]) -> 
     json!({"success": true, "dry_run": dry_run, "matched": matched, "accepted": accepted, "refused": refused})
 }
 
-/// Fails so often, then takes all.
-fn failing(times: usize) -> Upstream {
+/// Starts an upstream that fails this many times and then accepts everything.
+fn failing_upstream(times: usize) -> Upstream {
     Upstream::replying([vec![Reply::status(500); times], vec![Reply::ok()]].concat())
 }
 
-/// Has events fail: `evt_1` and on, each received in another millisecond.
-async fn fail(gateway: &Gateway, events: usize) {
+/// Sends events that fail: `evt_1` and on, each received in another millisecond.
+async fn fail_events(gateway: &Gateway, events: usize) {
     for number in 1..=events {
         gateway
             .send(Event::new(&format!("evt_{number}")))
@@ -58,7 +75,7 @@ async fn fail(gateway: &Gateway, events: usize) {
             .assert(500, "upstream_rejected");
         let now = || jiff::Timestamp::now().as_millisecond();
         let answered = now();
-        eventually("the clock goes on", async || now() > answered).await;
+        eventually("the clock advances", async || now() > answered).await;
     }
 }
 
@@ -66,15 +83,15 @@ async fn delivery(gateway: &Gateway, number: u64) -> Value {
     gateway.api(&format!("/deliveries/del_{number}")).await["delivery"].clone()
 }
 
-async fn stands(gateway: &Gateway, number: u64, status: &str) {
+async fn wait_for_status(gateway: &Gateway, number: u64, status: &str) {
     eventually(format!("del_{number} is {status}"), async || {
         delivery(gateway, number).await["status"] == status
     })
     .await;
 }
 
-/// Seconds until it is tried.
-async fn due(gateway: &Gateway, number: u64) -> u64 {
+/// Returns the seconds until the next attempt.
+async fn seconds_until_attempt(gateway: &Gateway, number: u64) -> u64 {
     let delivery = delivery(gateway, number).await;
     assert_eq!(delivery["status"], "pending", "{delivery}");
     delivery["next_attempt_in_seconds"]
@@ -83,12 +100,12 @@ async fn due(gateway: &Gateway, number: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_that_failed_are_delivered_again_oldest_first_and_nothing_else_is() {
-    let (upstream, other) = (failing(70), failing(1));
+async fn failed_events_are_redelivered_oldest_first() {
+    let (upstream, other) = (failing_upstream(70), failing_upstream(1));
     let route = Route::to(&upstream).with("concurrency", "1");
     let gateway = Gateway::start(Setup::new([route, Route::to(&other).named("other")])).await;
-    // More than are written together.
-    fail(&gateway, 70).await;
+    // More events than one batch commits.
+    fail_events(&gateway, 70).await;
     gateway
         .send(Event::new("evt_other").post().at("/webhooks/other"))
         .await
@@ -98,37 +115,37 @@ async fn all_that_failed_are_delivered_again_oldest_first_and_nothing_else_is() 
         .await
         .assert(200, "delivered");
     assert_eq!(
-        done(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await,
-        told(false, 70, 70, &[])
+        post_ok(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await,
+        redelivery_summary(false, 70, 70, &[])
     );
-    upstream.received(141).await;
+    upstream.wait_for_requests(141).await;
     let expected: Vec<_> = (1..=70).map(|number| format!("evt_{number}")).collect();
     assert_eq!(upstream.event_ids()[71..], expected);
-    stands(&gateway, 70, "success").await;
+    wait_for_status(&gateway, 70, "success").await;
     assert_eq!(
-        done(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await,
-        told(false, 0, 0, &[])
+        post_ok(&gateway, REDELIVER, json!({"webhook_id": "wh_hooks"}), 202).await,
+        redelivery_summary(false, 0, 0, &[])
     );
     assert_eq!(delivery(&gateway, 71).await["status"], "failed");
     assert_eq!((upstream.count(), other.count()), (141, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_pace_is_kept_in_order_and_outlives_a_kill() {
-    let upstream = failing(4);
+async fn redelivery_pace_survives_kill() {
+    let upstream = failing_upstream(4);
     let mut gateway = Gateway::start(Route::to(&upstream)).await;
-    fail(&gateway, 4).await;
-    let asked = json!({"status": "failed", "per_second": 0.001});
+    fail_events(&gateway, 4).await;
+    let selection = json!({"status": "failed", "per_second": 0.001});
     assert_eq!(
-        done(&gateway, REDELIVER, asked, 202).await,
-        told(false, 4, 4, &[])
+        post_ok(&gateway, REDELIVER, selection, 202).await,
+        redelivery_summary(false, 4, 4, &[])
     );
-    stands(&gateway, 1, "success").await;
-    for round in ["as it was asked for", "after a kill"] {
+    wait_for_status(&gateway, 1, "success").await;
+    for round in ["as requested", "after a kill"] {
         let (second, third, fourth) = (
-            due(&gateway, 2).await,
-            due(&gateway, 3).await,
-            due(&gateway, 4).await,
+            seconds_until_attempt(&gateway, 2).await,
+            seconds_until_attempt(&gateway, 3).await,
+            seconds_until_attempt(&gateway, 4).await,
         );
         assert!((500..=1_000).contains(&second), "{round}: {second}");
         assert!(
@@ -143,22 +160,22 @@ async fn the_pace_is_kept_in_order_and_outlives_a_kill() {
         gateway.restart().await;
     }
     assert_eq!(upstream.count(), 5);
-    // What waits is had at once where that is asked for.
+    // A redelivery without a pace sends all waiting events at once.
     assert_eq!(
-        done(&gateway, REDELIVER, json!({"status": "pending"}), 202).await,
-        told(false, 3, 3, &[])
+        post_ok(&gateway, REDELIVER, json!({"status": "pending"}), 202).await,
+        redelivery_summary(false, 3, 3, &[])
     );
-    upstream.received(8).await;
+    upstream.wait_for_requests(8).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dry_run_tells_what_can_be_redelivered_and_changes_nothing() {
-    let (upstream, forgetful) = (failing(3), failing(2));
+async fn dry_run_changes_nothing() {
+    let (upstream, forgetful) = (failing_upstream(3), failing_upstream(2));
     let other = Route::to(&forgetful)
         .named("other")
         .with("retain", "{payloads: none}");
     let gateway = Gateway::start(Setup::new([Route::to(&upstream), other])).await;
-    fail(&gateway, 3).await;
+    fail_events(&gateway, 3).await;
     for id in ["evt_1", "evt_2"] {
         let event = Event::new(id).post().at("/webhooks/other");
         gateway.send(event).await.assert(500, "upstream_rejected");
@@ -166,53 +183,53 @@ async fn a_dry_run_tells_what_can_be_redelivered_and_changes_nothing() {
     let before = gateway.api("/deliveries").await;
     let not_kept = [("payload_not_kept", 2)];
     assert_eq!(
-        done(
+        post_ok(
             &gateway,
             REDELIVER,
             json!({"status": "failed", "dry_run": true}),
             200
         )
         .await,
-        told(true, 5, 3, &not_kept)
+        redelivery_summary(true, 5, 3, &not_kept)
     );
     assert_eq!(
-        done(
+        post_ok(
             &gateway,
             REDELIVER,
             json!({"event_id": "evt_1", "dry_run": true}),
             200
         )
         .await,
-        told(true, 2, 1, &[("payload_not_kept", 1)])
+        redelivery_summary(true, 2, 1, &[("payload_not_kept", 1)])
     );
     assert_eq!(gateway.api("/deliveries").await, before);
     assert_eq!((upstream.count(), forgetful.count()), (3, 2));
     assert_eq!(
-        done(&gateway, REDELIVER, json!({"status": "failed"}), 202).await,
-        told(false, 5, 3, &not_kept)
+        post_ok(&gateway, REDELIVER, json!({"status": "failed"}), 202).await,
+        redelivery_summary(false, 5, 3, &not_kept)
     );
-    upstream.received(6).await;
+    upstream.wait_for_requests(6).await;
     assert_eq!(forgetful.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_asked_for_wrongly_redelivers_nothing() {
-    let upstream = failing(1);
+async fn invalid_redelivery_request_changes_nothing() {
+    let upstream = failing_upstream(1);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    fail(&gateway, 1).await;
+    fail_events(&gateway, 1).await;
     for everything in [
         json!({}),
         json!({"dry_run": true}),
         json!({"per_second": 5}),
     ] {
-        let detail = refused(&gateway, REDELIVER, everything, 400, "invalid_body").await;
+        let detail = post_rejected(&gateway, REDELIVER, everything, 400, "invalid_body").await;
         assert!(detail.contains("at least one of"), "{detail}");
     }
     let nothing = Request::post(b"")
         .at(REDELIVER)
-        .set("Host", &gateway.admin().to_string());
+        .set("Host", &gateway.admin_address().to_string());
     assert_eq!(
-        Client::connect(gateway.admin())
+        Client::connect(gateway.admin_address())
             .await
             .send(nothing)
             .await
@@ -233,10 +250,10 @@ async fn what_is_asked_for_wrongly_redelivers_nothing() {
         (json!({"since": "yesterday"}), "since"),
         (json!({"statsu": "failed"}), "statsu"),
     ] {
-        let detail = refused(&gateway, REDELIVER, wrong, 400, "invalid_body").await;
+        let detail = post_rejected(&gateway, REDELIVER, wrong, 400, "invalid_body").await;
         assert!(detail.contains(named), "{detail}");
     }
-    refused(
+    post_rejected(
         &gateway,
         REDELIVER,
         json!({"webhook_id": "wh_none"}),
@@ -244,7 +261,7 @@ async fn what_is_asked_for_wrongly_redelivers_nothing() {
         "unknown_webhook",
     )
     .await;
-    refused(
+    post_rejected(
         &gateway,
         "/webhooks/wh_hooks/recover",
         json!({}),
@@ -253,7 +270,7 @@ async fn what_is_asked_for_wrongly_redelivers_nothing() {
     )
     .await;
     let recover = json!({"since": "2026-01-01T00:00:00Z"});
-    refused(
+    post_rejected(
         &gateway,
         "/webhooks/wh_none/recover",
         recover,
@@ -271,10 +288,10 @@ async fn what_is_asked_for_wrongly_redelivers_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_recovers_what_came_since_and_lists_have_the_same_bounds() {
-    let upstream = failing(3);
+async fn webhook_recovers_events_since_a_time() {
+    let upstream = failing_upstream(3);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    fail(&gateway, 3).await;
+    fail_events(&gateway, 3).await;
     let at = |text: &Value| {
         text.as_str()
             .expect("a time")
@@ -305,20 +322,20 @@ async fn a_webhook_recovers_what_came_since_and_lists_have_the_same_bounds() {
     let recover = "/webhooks/wh_hooks/recover";
     let since = json!({"since": second, "dry_run": true});
     assert_eq!(
-        done(&gateway, recover, since, 200).await,
-        told(true, 2, 2, &[])
+        post_ok(&gateway, recover, since, 200).await,
+        redelivery_summary(true, 2, 2, &[])
     );
     assert_eq!(
-        done(&gateway, recover, json!({"since": second}), 202).await,
-        told(false, 2, 2, &[])
+        post_ok(&gateway, recover, json!({"since": second}), 202).await,
+        redelivery_summary(false, 2, 2, &[])
     );
-    upstream.received(5).await;
+    upstream.wait_for_requests(5).await;
     assert_eq!(upstream.event_ids()[3..], ["evt_2", "evt_3"]);
     assert_eq!(delivery(&gateway, 1).await["status"], "failed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_whose_copy_is_under_way_is_refused_and_its_copy_s_outcome_counts() {
+async fn redelivery_is_refused_while_a_copy_is_in_flight() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([
         Reply::status(500),
@@ -327,79 +344,88 @@ async fn an_event_whose_copy_is_under_way_is_refused_and_its_copy_s_outcome_coun
         Reply::ok(),
     ]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    fail(&gateway, 2).await;
+    fail_events(&gateway, 2).await;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    upstream.received(3).await;
-    let answer = done(&gateway, REDELIVER, json!({"status": "failed"}), 202).await;
-    assert_eq!(answer, told(false, 2, 1, &[("in_flight", 1)]));
-    upstream.received(4).await;
+    upstream.wait_for_requests(3).await;
+    let response = post_ok(&gateway, REDELIVER, json!({"status": "failed"}), 202).await;
+    assert_eq!(
+        response,
+        redelivery_summary(false, 2, 1, &[("in_flight", 1)])
+    );
+    upstream.wait_for_requests(4).await;
     gate.open();
-    sender.answer().await.assert(200, "delivered");
-    stands(&gateway, 1, "success").await;
-    stands(&gateway, 2, "success").await;
+    sender.read_response().await.assert(200, "delivered");
+    wait_for_status(&gateway, 1, "success").await;
+    wait_for_status(&gateway, 2, "success").await;
     assert_eq!(upstream.count(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_that_is_paused_or_gone_keeps_what_is_redelivered_until_it_is_back() {
-    let upstream = failing(2);
+async fn paused_or_removed_route_keeps_redeliveries() {
+    let upstream = failing_upstream(2);
     let route = || Route::to(&upstream).with("retry", "{initial: 50m}");
     let gateway = Gateway::start(route()).await;
-    fail(&gateway, 1).await;
-    done(&gateway, "/webhooks/wh_hooks/pause", json!({}), 200).await;
+    fail_events(&gateway, 1).await;
+    post_ok(&gateway, "/webhooks/wh_hooks/pause", json!({}), 200).await;
     assert_eq!(
-        done(&gateway, REDELIVER, json!({"status": "failed"}), 202).await,
-        told(false, 1, 1, &[])
+        post_ok(&gateway, REDELIVER, json!({"status": "failed"}), 202).await,
+        redelivery_summary(false, 1, 1, &[])
     );
-    assert_eq!((due(&gateway, 1).await, upstream.count()), (0, 1));
-    done(&gateway, "/webhooks/wh_hooks/resume", json!({}), 200).await;
-    // The second failure: of the same event, this time as a stored one.
-    upstream.received(2).await;
+    assert_eq!(
+        (seconds_until_attempt(&gateway, 1).await, upstream.count()),
+        (0, 1)
+    );
+    post_ok(&gateway, "/webhooks/wh_hooks/resume", json!({}), 200).await;
+    // The second failure of the same event, this time of its queued copy.
+    upstream.wait_for_requests(2).await;
     eventually("it waits", async || {
         delivery(&gateway, 1).await["attempt_count"] == 2
     })
     .await;
     gateway.rewrite(route().named("another"));
     gateway.signal("HUP");
-    eventually("it is gone", async || {
+    eventually("the route is removed", async || {
         gateway.api("/webhooks").await["webhooks"][0]["id"] == "wh_another"
     })
     .await;
-    let asked = json!({"webhook_id": "wh_hooks", "status": "pending"});
+    let selection = json!({"webhook_id": "wh_hooks", "status": "pending"});
     assert_eq!(
-        done(&gateway, REDELIVER, asked, 202).await,
-        told(false, 1, 1, &[])
+        post_ok(&gateway, REDELIVER, selection, 202).await,
+        redelivery_summary(false, 1, 1, &[])
     );
-    assert_eq!((due(&gateway, 1).await, upstream.count()), (0, 2));
+    assert_eq!(
+        (seconds_until_attempt(&gateway, 1).await, upstream.count()),
+        (0, 2)
+    );
     gateway.rewrite(route());
     gateway.signal("HUP");
-    stands(&gateway, 1, "success").await;
+    wait_for_status(&gateway, 1, "success").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_redelivery_of_many_goes_at_a_time_and_goes_on_when_nobody_waits_for_it() {
-    let upstream = failing(3);
+async fn bulk_redeliveries_run_one_at_a_time() {
+    let upstream = failing_upstream(3);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    fail(&gateway, 3).await;
-    // Another writer holds the store up for a moment.
+    fail_events(&gateway, 3).await;
+    // Another writer locks the store for a moment.
     let database = gateway.databases().remove(0);
     let store = rusqlite::Connection::open(database).expect("the store");
     store
         .busy_timeout(std::time::Duration::from_secs(10))
         .expect("a setting");
     store.execute_batch("BEGIN IMMEDIATE").expect("a lock");
-    let mut client = Client::connect(gateway.admin()).await;
+    let mut client = Client::connect(gateway.admin_address()).await;
     let body = json!({"status": "failed"}).to_string();
     let request = Request::post(body.as_bytes())
         .at(REDELIVER)
-        .set("Host", &gateway.admin().to_string());
+        .set("Host", &gateway.admin_address().to_string());
     client.write(&request.bytes()).await;
-    eventually("it is under way", async || {
+    eventually("the redelivery runs", async || {
         gateway.output().contains("as an operator asked")
     })
     .await;
-    refused(
+    post_rejected(
         &gateway,
         REDELIVER,
         json!({"status": "dead"}),
@@ -409,19 +435,19 @@ async fn one_redelivery_of_many_goes_at_a_time_and_goes_on_when_nobody_waits_for
     .await;
     let dry = json!({"status": "failed", "dry_run": true});
     assert_eq!(
-        done(&gateway, REDELIVER, dry, 200).await,
-        told(true, 3, 3, &[])
+        post_ok(&gateway, REDELIVER, dry, 200).await,
+        redelivery_summary(true, 3, 3, &[])
     );
     drop(client);
     store.execute_batch("ROLLBACK").expect("no lock");
-    upstream.received(6).await;
+    upstream.wait_for_requests(6).await;
     let done =
         |line: &Value| line["operation"] == "redeliver_matching" && line["outcome"] == "done";
-    eventually("it is written down", async || {
+    eventually("the audit log has the redelivery", async || {
         gateway.lines().iter().any(done)
     })
     .await;
-    eventually("the next one may begin", async || {
+    eventually("the next redelivery may start", async || {
         gateway
             .admin_post(REDELIVER, &json!({"status": "dead"}))
             .await
@@ -432,7 +458,7 @@ async fn one_redelivery_of_many_goes_at_a_time_and_goes_on_when_nobody_waits_for
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forgotten_event_passes_once_also_after_a_kill() {
+async fn forgotten_event_passes_once_despite_kill() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(Route::to(&upstream)).await;
     for id in ["evt_1", "evt_2"] {
@@ -443,12 +469,12 @@ async fn a_forgotten_event_passes_once_also_after_a_kill() {
         .await
         .assert(409, "duplicate");
     assert_eq!(
-        done(&gateway, FORGET, json!({"event_id": "evt_1"}), 200).await,
+        post_ok(&gateway, FORGET, json!({"event_id": "evt_1"}), 200).await,
         json!({"success": true})
     );
     gateway.kill().await;
     gateway.restart().await;
-    refused(
+    post_rejected(
         &gateway,
         FORGET,
         json!({"event_id": "evt_1"}),
@@ -476,7 +502,7 @@ async fn a_forgotten_event_passes_once_also_after_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_is_forgotten_by_all_its_names() {
+async fn event_is_forgotten_under_all_its_ids() {
     let upstream = Upstream::ok();
     let in_header = Route::to(&upstream).with("event", "{id: {header: X-Delivery}, type: /type}");
     let digest = Route::to(&upstream)
@@ -486,7 +512,7 @@ async fn an_event_is_forgotten_by_all_its_names() {
     let event = |id: &str| Event::new("whatever").post().header("X-Delivery", id);
     gateway.send(event("first")).await.assert(200, "delivered");
     assert_eq!(gateway.send(event("second")).await.status, 409);
-    refused(
+    post_rejected(
         &gateway,
         FORGET,
         json!({"event_id": "second"}),
@@ -494,18 +520,18 @@ async fn an_event_is_forgotten_by_all_its_names() {
         "unknown_event",
     )
     .await;
-    done(&gateway, FORGET, json!({"event_id": "first"}), 200).await;
+    post_ok(&gateway, FORGET, json!({"event_id": "first"}), 200).await;
     gateway.send(event("second")).await.assert(200, "delivered");
     assert_eq!(
         gateway.send(event("third")).await.status,
         409,
-        "the body is known again"
+        "the body is remembered again"
     );
     let by_digest = format!(
         "sha256:{}",
         crate::harness::sender::digest(&Event::new("whatever").body)
     );
-    done(&gateway, FORGET, json!({"event_id": by_digest}), 200).await;
+    post_ok(&gateway, FORGET, json!({"event_id": by_digest}), 200).await;
     gateway.send(event("third")).await.assert(200, "delivered");
 
     let by_body = || Event::new("whatever").post().at("/webhooks/digest");
@@ -514,7 +540,7 @@ async fn an_event_is_forgotten_by_all_its_names() {
     let shown =
         gateway.api("/webhooks/wh_digest/deliveries").await["deliveries"][0]["event_id"].clone();
     let forget = "/webhooks/wh_digest/forget";
-    refused(
+    post_rejected(
         &gateway,
         forget,
         json!({"event_id": "whatever"}),
@@ -522,13 +548,13 @@ async fn an_event_is_forgotten_by_all_its_names() {
         "unknown_event",
     )
     .await;
-    done(&gateway, forget, json!({"event_id": shown}), 200).await;
+    post_ok(&gateway, forget, json!({"event_id": shown}), 200).await;
     gateway.send(by_body()).await.assert(200, "delivered");
     gateway.send(by_body()).await.assert(409, "duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pace_that_would_hide_dead_letters_for_longer_than_three_days_is_refused() {
+async fn pace_beyond_three_days_is_rejected() {
     let upstream = Upstream::replying([Reply::status(500)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for id in ["evt_1", "evt_2"] {
@@ -538,7 +564,7 @@ async fn a_pace_that_would_hide_dead_letters_for_longer_than_three_days_is_refus
             .assert(500, "upstream_rejected");
     }
     let slow = json!({"webhook_id": "wh_hooks", "per_second": 0.000_001});
-    refused(
+    post_rejected(
         &gateway,
         "/deliveries/redeliver",
         slow,
@@ -550,7 +576,7 @@ async fn a_pace_that_would_hide_dead_letters_for_longer_than_three_days_is_refus
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_very_id_is_forgotten_and_not_while_its_event_is_handed_over() {
+async fn forget_needs_exact_id_and_no_delivery() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([
         Reply::ok(),
@@ -563,8 +589,8 @@ async fn only_the_very_id_is_forgotten_and_not_while_its_event_is_handed_over() 
     let number = || Event::raw(r#"{"id":1,"type":"t"}"#);
     gateway.send(text()).await.assert(200, "delivered");
     gateway.send(number()).await.assert(200, "delivered");
-    done(&gateway, FORGET, json!({"event_id": 1}), 200).await;
-    refused(
+    post_ok(&gateway, FORGET, json!({"event_id": 1}), 200).await;
+    post_rejected(
         &gateway,
         FORGET,
         json!({"event_id": 1}),
@@ -575,19 +601,19 @@ async fn only_the_very_id_is_forgotten_and_not_while_its_event_is_handed_over() 
     gateway.send(text()).await.assert(409, "duplicate");
     let mut sender = gateway.connect().await;
     sender.write(&number().post().bytes()).await;
-    upstream.received(3).await;
-    refused(&gateway, FORGET, json!({"event_id": 1}), 409, "in_flight").await;
+    upstream.wait_for_requests(3).await;
+    post_rejected(&gateway, FORGET, json!({"event_id": 1}), 409, "in_flight").await;
     gate.open();
-    sender.answer().await.assert(200, "delivered");
+    sender.read_response().await.assert(200, "delivered");
     for wrong in [
         json!({}),
         json!({"event_id": null}),
         json!({"event_id": 1.5}),
         json!({"event_id": ""}),
     ] {
-        refused(&gateway, FORGET, wrong, 400, "invalid_body").await;
+        post_rejected(&gateway, FORGET, wrong, 400, "invalid_body").await;
     }
-    refused(
+    post_rejected(
         &gateway,
         "/webhooks/wh_none/forget",
         json!({"event_id": "1"}),
@@ -598,15 +624,15 @@ async fn only_the_very_id_is_forgotten_and_not_while_its_event_is_handed_over() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_stored_of_a_forgotten_event_is_delivered_all_the_same() {
+async fn forgotten_event_in_queue_is_delivered() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
-    done(&gateway, "/webhooks/wh_hooks/pause", json!({}), 200).await;
+    post_ok(&gateway, "/webhooks/wh_hooks/pause", json!({}), 200).await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    done(&gateway, FORGET, json!({"event_id": "evt_1"}), 200).await;
+    post_ok(&gateway, FORGET, json!({"event_id": "evt_1"}), 200).await;
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -615,19 +641,19 @@ async fn what_is_stored_of_a_forgotten_event_is_delivered_all_the_same() {
         .send(Event::new("evt_1"))
         .await
         .assert(409, "duplicate");
-    done(&gateway, "/webhooks/wh_hooks/resume", json!({}), 200).await;
-    upstream.received(2).await;
-    stands(&gateway, 1, "success").await;
-    stands(&gateway, 2, "success").await;
+    post_ok(&gateway, "/webhooks/wh_hooks/resume", json!({}), 200).await;
+    upstream.wait_for_requests(2).await;
+    wait_for_status(&gateway, 1, "success").await;
+    wait_for_status(&gateway, 2, "success").await;
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn graphql_does_the_same_under_the_same_rules() {
-    let upstream = failing(2);
+async fn graphql_recovery_has_the_same_rules() {
+    let upstream = failing_upstream(2);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    fail(&gateway, 2).await;
-    let ask = async |query: &str| {
+    fail_events(&gateway, 2).await;
+    let run_query = async |query: &str| {
         parsed(
             &gateway
                 .admin_post("/graphql", &json!({"query": query}))
@@ -635,24 +661,28 @@ async fn graphql_does_the_same_under_the_same_rules() {
         )
     };
     let counts = "{ success dryRun matched accepted refused { code count } }";
-    let told = |dry_run, matched, accepted| json!({"success": true, "dryRun": dry_run, "matched": matched, "accepted": accepted, "refused": []});
-    let dry = ask(&format!(
+    let redelivery_summary = |dry_run, matched, accepted| json!({"success": true, "dryRun": dry_run, "matched": matched, "accepted": accepted, "refused": []});
+    let dry = run_query(&format!(
         "mutation {{ redeliverMatching(status: failed, dryRun: true) {counts} }}"
     ))
     .await;
-    assert_eq!(dry["data"]["redeliverMatching"], told(true, 2, 2), "{dry}");
+    assert_eq!(
+        dry["data"]["redeliverMatching"],
+        redelivery_summary(true, 2, 2),
+        "{dry}"
+    );
     let second = delivery(&gateway, 2).await["received_at"].clone();
-    let recovered = ask(&format!(
+    let recovered = run_query(&format!(
         r#"mutation {{ recoverWebhook(id: "wh_hooks", since: {second}) {counts} }}"#
     ))
     .await;
     assert_eq!(
         recovered["data"]["recoverWebhook"],
-        told(false, 1, 1),
+        redelivery_summary(false, 1, 1),
         "{recovered}"
     );
-    stands(&gateway, 2, "success").await;
-    let since = ask(&format!(
+    wait_for_status(&gateway, 2, "success").await;
+    let since = run_query(&format!(
         "{{ deliveries(since: {second}) {{ deliveries {{ eventId }} }} }}"
     ))
     .await;
@@ -661,18 +691,18 @@ async fn graphql_does_the_same_under_the_same_rules() {
         json!([{"eventId": "evt_2"}]),
         "{since}"
     );
-    let again = ask(&format!(
+    let again = run_query(&format!(
         r#"mutation {{ redeliverMatching(eventId: "evt_1") {counts} }}"#
     ))
     .await;
     assert_eq!(
         again["data"]["redeliverMatching"],
-        told(false, 1, 1),
+        redelivery_summary(false, 1, 1),
         "{again}"
     );
-    stands(&gateway, 1, "success").await;
+    wait_for_status(&gateway, 1, "success").await;
     let forget = r#"mutation { forgetEvent(id: "wh_hooks", eventId: "evt_1") }"#;
-    assert_eq!(ask(forget).await["data"]["forgetEvent"], true);
+    assert_eq!(run_query(forget).await["data"]["forgetEvent"], true);
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -712,22 +742,22 @@ async fn graphql_does_the_same_under_the_same_rules() {
             "invalid_query",
         ),
     ] {
-        let answer = ask(&format!("mutation {{ {query} }}")).await;
+        let response = run_query(&format!("mutation {{ {query} }}")).await;
         assert_eq!(
-            answer["errors"][0]["extensions"]["code"], code,
-            "{query}: {answer}"
+            response["errors"][0]["extensions"]["code"], code,
+            "{query}: {response}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
-    let (upstream, forgetful) = (failing(2), failing(1));
+async fn cli_redelivers_and_forgets() {
+    let (upstream, forgetful) = (failing_upstream(2), failing_upstream(1));
     let other = Route::to(&forgetful)
         .named("other")
         .with("retain", "{payloads: none}");
     let gateway = Gateway::start(Setup::new([Route::to(&upstream), other])).await;
-    fail(&gateway, 2).await;
+    fail_events(&gateway, 2).await;
     gateway
         .send(Event::new("evt_1").post().at("/webhooks/other"))
         .await
@@ -744,7 +774,7 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
         dry.stderr
     );
     let none = hookstile(&gateway, "events redeliver --until 1h --json").await;
-    assert_eq!(none.assert(0).json(), told(false, 0, 0, &[]));
+    assert_eq!(none.assert(0).json(), redelivery_summary(false, 0, 0, &[]));
     let listed = hookstile(&gateway, "events list --since 1h --route hooks --json")
         .await
         .assert(0)
@@ -765,11 +795,11 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
     .await;
     assert_eq!(
         all.assert(1).json(),
-        told(false, 3, 2, &[("payload_not_kept", 1)])
+        redelivery_summary(false, 3, 2, &[("payload_not_kept", 1)])
     );
-    upstream.received(4).await;
-    stands(&gateway, 1, "success").await;
-    stands(&gateway, 2, "success").await;
+    upstream.wait_for_requests(4).await;
+    wait_for_status(&gateway, 1, "success").await;
+    wait_for_status(&gateway, 2, "success").await;
     assert!(
         hookstile(&gateway, "events redeliver --route none")
             .await
@@ -820,7 +850,7 @@ async fn the_command_line_redelivers_and_forgets_and_ends_as_it_went() {
         hookstile(&gateway, wrong).await.assert(2);
     }
     gateway.signal("INT");
-    gateway.exited().await;
+    gateway.wait_for_exit().await;
     hookstile(&gateway, "events redeliver --dead")
         .await
         .assert(69);

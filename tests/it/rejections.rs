@@ -1,17 +1,17 @@
-//! What was turned away is seen by whoever looks after the gateway, in bounded memory, and nothing of it that proves
-//! anything.
+//! Rejected requests: operators can list them, memory is bounded, and a rejection holds nothing
+//! that could prove a signature.
 
 use serde_json::{Value, json};
 
-use crate::harness::command::beside;
+use crate::harness::command::run_cli;
 use crate::harness::*;
 
 fn list(document: &Value) -> &Vec<Value> {
     document["rejections"].as_array().expect("a list")
 }
 
-/// How many a list stands for.
-fn counted(rejections: &[Value]) -> u64 {
+/// Returns the total number of requests behind a list.
+fn total_count(rejections: &[Value]) -> u64 {
     rejections
         .iter()
         .map(|rejection| 1 + rejection["left_out"].as_u64().expect("a number"))
@@ -19,7 +19,7 @@ fn counted(rejections: &[Value]) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_bad_signatures_is_counted_to_the_last_one_and_kept_in_bounds() {
+async fn bad_signature_flood_is_counted_and_bounded() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Setup::new([
         Route::to(&upstream),
@@ -39,14 +39,14 @@ async fn a_flood_of_bad_signatures_is_counted_to_the_last_one_and_kept_in_bounds
     let rejections = list(&document);
     assert!(rejections.len() <= 100, "{}", rejections.len());
     assert_eq!(
-        (document["success"].as_bool(), counted(rejections)),
+        (document["success"].as_bool(), total_count(rejections)),
         (Some(true), 601),
         "{document}"
     );
     let oldest = rejections.last().expect("some");
     assert_eq!(
         oldest["reason"], "missing",
-        "a flood does not drive out what is rare"
+        "a flood does not displace rare rejections"
     );
     assert!(gateway.api("/webhooks/wh_quiet/rejections").await["rejections"] == json!([]));
 
@@ -58,7 +58,7 @@ async fn a_flood_of_bad_signatures_is_counted_to_the_last_one_and_kept_in_bounds
         .map(|kind| &kind["count"])
         .collect();
     assert_eq!(kinds, [&json!(600), &json!(1)], "{rejected}");
-    let shown = beside(&gateway, "status").await.stdout;
+    let shown = run_cli(&gateway, "status").await.stdout;
     let line = "hooks: rejected in the last hour: 600 invalid_signature/mismatch, 1 invalid_signature/missing, last at 2";
     assert!(shown.contains(line), "{shown}");
     assert!(
@@ -68,7 +68,7 @@ async fn a_flood_of_bad_signatures_is_counted_to_the_last_one_and_kept_in_bounds
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rejection_tells_who_asked_for_what_and_why_it_was_refused() {
+async fn rejection_shows_sender_target_and_reason() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = Event::new("evt_1");
@@ -134,7 +134,7 @@ async fn a_rejection_tells_who_asked_for_what_and_why_it_was_refused() {
         (1, &json!(4), &json!(true))
     );
     assert!(
-        beside(&gateway, "status")
+        run_cli(&gateway, "status")
             .await
             .stdout
             .contains("no route: rejected in the last hour: 1 ")
@@ -153,13 +153,13 @@ async fn a_rejection_tells_who_asked_for_what_and_why_it_was_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_rejection_holds_a_signature_a_secret_a_body_or_more_of_a_text_than_it_may() {
+async fn rejection_holds_no_secret_or_long_text() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = Event::raw(r#"{"id":"evt_1","type":"user.created","data":"in_the_body"}"#);
-    let signature = sign("whsec_of_somebody_else", &event.body);
+    let signature = sign("whsec_of_another_sender", &event.body);
     let request = event
-        .signed_with("whsec_of_somebody_else")
+        .signed_with("whsec_of_another_sender")
         .header("Authorization", "Bearer in_a_header");
     gateway
         .send(request.header("Cookie", "in_a_cookie"))
@@ -191,7 +191,7 @@ async fn no_rejection_holds_a_signature_a_secret_a_body_or_more_of_a_text_than_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_keeps_the_rejections_of_a_route_that_stays() {
+async fn reload_keeps_rejections_of_kept_route() {
     let upstream = Upstream::ok();
     let two = Setup::new([Route::to(&upstream), Route::to(&upstream).named("second")]);
     let gateway = Gateway::start(two.clone()).await;

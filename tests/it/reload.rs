@@ -1,4 +1,5 @@
-//! A changed configuration is taken whole, at once and without a pause, or not at all.
+//! Reload: a changed configuration applies completely, at once and without interruption, or not at
+//! all.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -7,17 +8,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::command::beside as hookstile;
+use crate::harness::command::run_cli as hookstile;
 use crate::harness::*;
 
-/// The route under test, with its upstream swapped for another.
+/// The configuration under test, which may name another upstream.
 fn setup(upstream: &Upstream) -> Setup {
     Setup::from(Route::to(upstream))
 }
 
 async fn wait_until_served_by(gateway: &Gateway, upstream: &Upstream) {
     let mut number = 0;
-    eventually("the new configuration serves", async || {
+    eventually("the new configuration is active", async || {
         number += 1;
         gateway
             .send(Event::new(&format!("evt_probe_{number}")))
@@ -28,7 +29,7 @@ async fn wait_until_served_by(gateway: &Gateway, upstream: &Upstream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sighup_swaps_the_routes() {
+async fn sighup_replaces_routes() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     gateway
@@ -55,7 +56,7 @@ async fn sighup_swaps_the_routes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_changed_in_place_is_taken_without_a_signal() {
+async fn in_place_change_is_loaded_without_signal() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     gateway.rewrite(setup(&new));
@@ -63,7 +64,7 @@ async fn a_file_changed_in_place_is_taken_without_a_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_renamed_over_the_old_one_is_taken_each_time() {
+async fn renamed_file_is_loaded_each_time() {
     let upstreams = [Upstream::ok(), Upstream::ok(), Upstream::ok()];
     let gateway = Gateway::start(setup(&upstreams[0])).await;
     for upstream in &upstreams[1..] {
@@ -73,7 +74,7 @@ async fn a_file_renamed_over_the_old_one_is_taken_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_is_seen_beside_a_log_that_is_written_all_the_time() {
+async fn change_is_detected_beside_busy_log() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     let mut log = std::fs::File::create(gateway.directory().join("hookstile.log"))
@@ -90,8 +91,9 @@ async fn a_change_is_seen_beside_a_log_that_is_written_all_the_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_configuration_behind_swapped_symlinks_is_taken() {
-    // As Kubernetes mounts a ConfigMap: the file is a link through a folder link that is replaced.
+async fn swapped_symlink_is_loaded() {
+    // As Kubernetes mounts a ConfigMap: the file is reached through a link to a folder, and that
+    // link is replaced.
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     let folder = gateway.directory().to_owned();
@@ -109,7 +111,7 @@ async fn a_configuration_behind_swapped_symlinks_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_file_changes_nothing_is_told_and_is_seen_in_the_metric() {
+async fn bad_file_changes_nothing() {
     let (upstream, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&upstream)).await;
     let bad = [
@@ -123,7 +125,7 @@ async fn a_bad_file_changes_nothing_is_told_and_is_seen_in_the_metric() {
         gateway.rewrite_text(text);
         gateway.signal("HUP");
         gateway
-            .metric_reaches("config_last_reload_successful", &[], 0.0)
+            .wait_for_metric("config_last_reload_successful", &[], 0.0)
             .await;
         gateway
             .send(Event::new(&format!("evt_{number}")))
@@ -132,27 +134,27 @@ async fn a_bad_file_changes_nothing_is_told_and_is_seen_in_the_metric() {
         gateway.rewrite(setup(&upstream));
         gateway.signal("HUP");
         gateway
-            .metric_reaches("config_last_reload_successful", &[], 1.0)
+            .wait_for_metric("config_last_reload_successful", &[], 1.0)
             .await;
     }
     assert_eq!((new.connections(), upstream.count()), (0, bad.len()));
-    for told in ["upstraem", "HOOKSTILE_IT_UNSET"] {
+    for expected in ["upstraem", "HOOKSTILE_IT_UNSET"] {
         assert!(
-            gateway.output().contains(told),
-            "the log tells {told}: {}",
+            gateway.output().contains(expected),
+            "the log contains {expected}: {}",
             gateway.output()
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_gone_changes_nothing() {
+async fn missing_file_changes_nothing() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(setup(&upstream)).await;
     std::fs::remove_file(gateway.config()).expect("the file was there");
     gateway.signal("HUP");
     gateway
-        .metric_reaches("config_last_reload_successful", &[], 0.0)
+        .wait_for_metric("config_last_reload_successful", &[], 0.0)
         .await;
     gateway
         .send(Event::new("evt_1"))
@@ -161,12 +163,12 @@ async fn a_file_that_is_gone_changes_nothing() {
     gateway.rewrite(setup(&upstream));
     gateway.signal("HUP");
     gateway
-        .metric_reaches("config_last_reload_successful", &[], 1.0)
+        .wait_for_metric("config_last_reload_successful", &[], 1.0)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_routes_change_at_once_and_no_request_falls_between() {
+async fn all_routes_change_at_once() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let both = |upstream: &Upstream| {
         Setup::new([
@@ -194,22 +196,20 @@ async fn all_routes_change_at_once_and_no_request_falls_between() {
             gateway.signal("HUP");
         }
         if number > 100 && !served_by_new[number] {
-            tokio::time::sleep(Duration::from_millis(1)).await; // leaves the processor to the reload
+            // Leaves the processor to the reload.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    assert!(
-        served_by_new[599],
-        "the reload came through within the test"
-    );
+    assert!(served_by_new[599], "the reload applies within the test");
     assert!(
         served_by_new.is_sorted(),
-        "once one route is new, none is old"
+        "no route is old once another is new"
     );
     assert_eq!(old.count() + new.count(), 600);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_in_flight_finishes_on_the_old_configuration() {
+async fn request_in_flight_keeps_old_configuration() {
     let gate = Gate::shut();
     let old = Upstream::replying([
         Reply::full(200, "", b"from the old").after(&gate),
@@ -219,13 +219,13 @@ async fn a_request_in_flight_finishes_on_the_old_configuration() {
     let gateway = Gateway::start(setup(&old)).await;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    old.received(1).await;
+    old.wait_for_requests(1).await;
     gateway.rewrite(setup(&new));
     gateway.signal("HUP");
     wait_until_served_by(&gateway, &new).await;
     gate.open();
     assert_eq!(
-        sender.answer().await.assert(200, "delivered").text(),
+        sender.read_response().await.assert(200, "delivered").text(),
         "from the old"
     );
     assert_eq!(
@@ -239,7 +239,7 @@ async fn a_request_in_flight_finishes_on_the_old_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_ledger_outlives_a_reload() {
+async fn ledger_survives_reload() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     gateway
@@ -257,7 +257,7 @@ async fn the_ledger_outlives_a_reload() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_in_flight_over_a_reload_still_stops_its_copy() {
+async fn event_in_flight_blocks_copies_after_reload() {
     let gate = Gate::shut();
     let (old, new) = (
         Upstream::replying([Reply::ok().after(&gate), Reply::ok()]),
@@ -266,7 +266,7 @@ async fn an_event_in_flight_over_a_reload_still_stops_its_copy() {
     let gateway = Gateway::start(Route::to(&old).with("replay", "{in_flight: reject}")).await;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    old.received(1).await;
+    old.wait_for_requests(1).await;
     gateway.rewrite(Route::to(&new).with("replay", "{in_flight: reject}"));
     gateway.signal("HUP");
     wait_until_served_by(&gateway, &new).await;
@@ -275,7 +275,7 @@ async fn an_event_in_flight_over_a_reload_still_stops_its_copy() {
         .await
         .assert(409, "in_flight");
     gate.open();
-    sender.answer().await.assert(200, "delivered");
+    sender.read_response().await.assert(200, "delivered");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -283,7 +283,7 @@ async fn an_event_in_flight_over_a_reload_still_stops_its_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotated_secret_file_counts_from_the_reload_on() {
+async fn rotated_secret_file_takes_effect_on_reload() {
     let upstream = Upstream::ok();
     let setup =
         Setup::from(Route::to(&upstream).with("secrets", "[{file: webhook.key, name: current}]"));
@@ -295,7 +295,7 @@ async fn a_rotated_secret_file_counts_from_the_reload_on() {
     std::fs::write(gateway.directory().join("webhook.key"), "whsec_second\n")
         .expect("a writable folder");
     gateway.signal("HUP");
-    eventually("the new secret opens", async || {
+    eventually("the new secret is accepted", async || {
         gateway
             .send(Event::new("evt_2").signed_with("whsec_second"))
             .await
@@ -310,7 +310,7 @@ async fn a_rotated_secret_file_counts_from_the_reload_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_route_is_gone_and_kept_connections_see_it() {
+async fn removed_route_is_gone_on_kept_connections() {
     let upstream = Upstream::ok();
     let removed = Route::to(&upstream).named("removed");
     let gateway = Gateway::start(Setup::new([Route::to(&upstream), removed])).await;
@@ -322,7 +322,7 @@ async fn a_removed_route_is_gone_and_kept_connections_see_it() {
     gateway.rewrite(setup(&upstream));
     gateway.signal("HUP");
     let mut number = 1;
-    eventually("the route is gone", async || {
+    eventually("the route is removed", async || {
         number += 1;
         let request = Event::new(&format!("evt_{number}"))
             .post()
@@ -337,15 +337,15 @@ async fn a_removed_route_is_gone_and_kept_connections_see_it() {
 }
 
 async fn reload(gateway: &Gateway) -> (u16, Value) {
-    let answer = gateway.admin_post("/reload", &json!({})).await;
+    let response = gateway.admin_post("/reload", &json!({})).await;
     (
-        answer.status,
-        serde_json::from_slice(&answer.body).expect("JSON"),
+        response.status,
+        serde_json::from_slice(&response.body).expect("JSON"),
     )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_over_the_api_has_happened_when_it_is_answered() {
+async fn api_reload_is_complete_when_answered() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(setup(&upstream)).await;
     let secret = "literal_secret_of_a_reload_51c2";
@@ -379,7 +379,7 @@ async fn a_reload_over_the_api_has_happened_when_it_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_over_the_api_refuses_a_bad_file_with_each_problem_and_changes_nothing() {
+async fn api_reload_lists_each_problem() {
     let (upstream, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&upstream)).await;
     let secret = "literal_secret_of_a_reload_51c2";
@@ -399,8 +399,11 @@ async fn a_reload_over_the_api_refuses_a_bad_file_with_each_problem_and_changes_
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    for told in ["upstraem", "out of range"] {
-        assert!(problem.to_string().contains(told), "{told} in {problem}");
+    for expected in ["upstraem", "out of range"] {
+        assert!(
+            problem.to_string().contains(expected),
+            "{expected} in {problem}"
+        );
     }
     assert!(
         problems
@@ -424,7 +427,7 @@ async fn a_reload_over_the_api_refuses_a_bad_file_with_each_problem_and_changes_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_reloads_and_prints_what_is_wrong() {
+async fn reload_command_prints_problems() {
     let (old, new) = (Upstream::ok(), Upstream::ok());
     let gateway = Gateway::start(setup(&old)).await;
     gateway.rewrite(setup(&new));
@@ -457,7 +460,7 @@ async fn the_command_reloads_and_prints_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_needs_the_token() {
+async fn reload_needs_token() {
     let upstream = Upstream::ok();
     let admin = r#"{address: "127.0.0.1:0", token: {value: admin_it_token_77aa}}"#;
     let gateway = Gateway::start(setup(&upstream).with("admin", admin)).await;
@@ -469,18 +472,19 @@ async fn a_reload_needs_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_reloads_under_load_fail_no_request_and_drop_no_connection() {
+async fn hundred_reloads_under_load_fail_nothing() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let stopping = Arc::new(AtomicBool::new(false));
     let senders: Vec<_> = (0..8)
         .map(|sender| {
-            let (address, stopping) = (gateway.data(), Arc::clone(&stopping));
+            let (address, stopping) = (gateway.public_address(), Arc::clone(&stopping));
             tokio::spawn(async move {
                 let mut client = Client::connect(address).await;
                 let mut sent = 0;
                 while !stopping.load(Ordering::SeqCst) {
-                    // One connection all along: `send` fails the test when it is closed.
+                    // The sender keeps one connection: `send` fails the test when the connection is
+                    // closed.
                     client
                         .send(Event::new(&format!("evt_{sender}_{sent}")))
                         .await
@@ -494,8 +498,8 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_drop_no_connection() {
     for round in 0..100 {
         let budget = if round % 2 == 0 { "9s" } else { "10s" };
         gateway.rewrite(Route::to(&upstream).with("budget", budget));
-        let (status, said) = reload(&gateway).await;
-        assert_eq!(status, 200, "{said}");
+        let (status, body) = reload(&gateway).await;
+        assert_eq!(status, 200, "{body}");
     }
     stopping.store(true, Ordering::SeqCst);
     let mut sent = 0;
@@ -503,9 +507,5 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_drop_no_connection() {
         sent += sender.await.expect("no request failed");
     }
     assert!(sent >= 100, "{sent} requests");
-    assert_eq!(
-        upstream.count(),
-        sent,
-        "each reached the upstream, and once"
-    );
+    assert_eq!(upstream.count(), sent, "each event arrives once");
 }

@@ -1,14 +1,15 @@
-//! Several gateways on one PostgreSQL: one ledger, one queue, whatever becomes of any of them.
+//! Several gateways on one PostgreSQL: they share one ledger and one queue, whatever happens to any
+//! of them.
 
-use crate::clock::clock_like;
+use crate::clock::launcher_with_clock;
 use crate::harness::*;
 
-/// Keeps its events in this database.
-pub fn shared(route: Route, url: &str) -> Setup {
-    on(url, Setup::from(route).stopping_at_once())
+/// Configures a store in this database.
+pub fn shared_store_setup(route: Route, url: &str) -> Setup {
+    with_database(url, Setup::from(route).stopping_at_once())
 }
 
-pub fn on(url: &str, setup: Setup) -> Setup {
+pub fn with_database(url: &str, setup: Setup) -> Setup {
     setup
         .with("store", "{postgres: {url: {env: DATABASE_URL}}}")
         .env("DATABASE_URL", url)
@@ -17,25 +18,28 @@ pub fn on(url: &str, setup: Setup) -> Setup {
 pub async fn replicas<const N: usize>(route: &Route, postgres: &Postgres) -> [Gateway; N] {
     let mut gateways = Vec::new();
     for _ in 0..N {
-        gateways.push(Gateway::start(shared(route.clone(), &postgres.url())).await);
+        gateways.push(Gateway::start(shared_store_setup(route.clone(), &postgres.url())).await);
     }
     gateways.try_into().unwrap_or_else(|_| unreachable!())
 }
 
-/// Three of them, and senders that go from one to the next.
-pub async fn three_under_load(postgres: &Postgres) -> Trial {
-    let brief = |route: Route| route.with("budget", "2s").with("attempt_timeout", "1s");
-    let mut trial = Trial::start_with(|setup| on(&postgres.url(), setup), brief).await;
+/// Starts three gateways under load, with senders that rotate between them.
+pub async fn start_three_under_load(postgres: &Postgres) -> LoadTest {
+    let mut load_test = LoadTest::start_with(
+        |setup| with_database(&postgres.url(), setup),
+        |route| route.with("budget", "2s").with("attempt_timeout", "1s"),
+    )
+    .await;
     for _ in 0..2 {
-        trial
-            .is_joined_by(trial.setup_under(Under::default()))
+        load_test
+            .add_gateway(load_test.setup_with_launcher(Launcher::default()))
             .await;
     }
-    trial
+    load_test
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_replica_completed_is_a_duplicate_to_all_and_after_their_restart() {
+async fn completed_event_is_duplicate_everywhere() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -61,7 +65,7 @@ async fn what_one_replica_completed_is_a_duplicate_to_all_and_after_their_restar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_at_another_replica_waits_for_the_first_and_is_its_duplicate() {
+async fn copy_at_other_replica_waits_for_first() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -74,7 +78,7 @@ async fn a_copy_at_another_replica_waits_for_the_first_and_is_its_duplicate() {
         eventually("the first copy arrives", async || upstream.count() == 1).await;
         let second = two.send(Event::new("evt_1"));
         let opened = async {
-            // The claim is asked for by then, and not to be had.
+            // By then the second replica has asked for the claim and did not get it.
             eventually("both are in flight", async || {
                 two.metrics().await.value("requests_in_flight", &[]) > 0.5
             })
@@ -90,7 +94,7 @@ async fn a_copy_at_another_replica_waits_for_the_first_and_is_its_duplicate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_claim_of_a_killed_replica_lapses_and_the_next_attempt_is_marked() {
+async fn killed_replica_claim_lapses() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -110,11 +114,11 @@ async fn the_claim_of_a_killed_replica_lapses_and_the_next_attempt_is_marked() {
     eventually("the first copy arrives", async || upstream.count() == 1).await;
     one.kill().await;
     loop {
-        let answer = two.send(Event::new("evt_1")).await;
-        if answer.status == 200 {
+        let response = two.send(Event::new("evt_1")).await;
+        if response.status == 200 {
             break;
         }
-        answer.assert_problem(409, "in_flight");
+        response.assert_problem(409, "in_flight");
     }
     let last = upstream.last();
     last.assert_header("Hookstile-Attempt", "2");
@@ -122,7 +126,7 @@ async fn the_claim_of_a_killed_replica_lapses_and_the_next_attempt_is_marked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_a_killed_replica_was_delivering_is_taken_over_and_marked() {
+async fn killed_replica_delivery_is_taken_over() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -140,14 +144,17 @@ async fn an_event_that_a_killed_replica_was_delivering_is_taken_over_and_marked(
     one.send(Event::new("evt_1")).await.assert(202, "queued");
     eventually("the first attempt", async || upstream.count() == 1).await;
     one.kill().await;
-    eventually("another takes over", async || upstream.count() == 2).await;
+    eventually("the other replica takes over", async || {
+        upstream.count() == 2
+    })
+    .await;
     upstream
         .last()
         .assert_header("Hookstile-Possible-Duplicate", "true");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_engine_that_is_gone_costs_503_and_no_restart() {
+async fn lost_database_costs_503_but_no_restart() {
     let Some(mut postgres) = Postgres::start().await else {
         return;
     };
@@ -168,63 +175,66 @@ async fn an_engine_that_is_gone_costs_503_and_no_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_that_is_made_at_one_replica_is_served_by_the_others() {
+async fn webhook_created_at_one_replica_works_at_all() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
     let upstream = Upstream::ok();
     let [one, two] = replicas(&Route::to(&upstream), &postgres).await;
     let document = format!(r#"{{"url": "{}"}}"#, upstream.url());
-    let ask = Request::post(document.as_bytes())
+    let request = Request::post(document.as_bytes())
         .at("/webhooks")
-        .set("Host", &one.admin().to_string());
-    let made = Client::connect(one.admin()).await.send(ask).await;
+        .set("Host", &one.admin_address().to_string());
+    let made = Client::connect(one.admin_address())
+        .await
+        .send(request)
+        .await;
     assert_eq!(made.status, 201, "{}", made.text());
-    eventually("the other has it", async || {
+    eventually("the other replica has the webhook", async || {
         two.api("/webhooks").await["total"] == 2
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_one_after_the_other_under_one_load_three_replicas_keep_every_promise() {
+async fn replica_kills_under_load_keep_every_promise() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let mut trial = three_under_load(&postgres).await;
+    let mut load_test = start_three_under_load(&postgres).await;
     for round in 0..6 {
-        trial.progresses(round * 7 % 25).await;
-        trial.kill().await;
-        // The others take over what it had.
-        trial.progresses(2).await;
-        trial.restart().await;
-        trial.turns_to_the_next();
+        load_test.wait_for_progress(round * 7 % 25).await;
+        load_test.kill().await;
+        // The others take over the events of the killed one.
+        load_test.wait_for_progress(2).await;
+        load_test.restart().await;
+        load_test.select_next_gateway();
     }
-    trial.progresses(10).await;
-    trial.judge().await;
+    load_test.wait_for_progress(10).await;
+    load_test.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn added_and_removed_under_load_replicas_lose_nothing_and_repeat_nothing() {
+async fn scaling_under_load_loses_nothing() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
-    let mut trial = three_under_load(&postgres).await;
+    let mut load_test = start_three_under_load(&postgres).await;
     for round in 0..3 {
-        trial.progresses(round * 7 % 25).await;
-        trial.is_left().await;
-        trial.progresses(5).await;
-        trial
-            .is_joined_by(trial.setup_under(Under::default()))
+        load_test.wait_for_progress(round * 7 % 25).await;
+        load_test.remove_gateway().await;
+        load_test.wait_for_progress(5).await;
+        load_test
+            .add_gateway(load_test.setup_with_launcher(Launcher::default()))
             .await;
     }
-    trial.progresses(5).await;
-    // Nothing was killed: not one delivery may have been repeated.
-    trial.judge().await;
+    load_test.wait_for_progress(5).await;
+    // No process was killed, so no delivery may be repeated.
+    load_test.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stored_events_are_spread_and_each_replica_tries_as_many_at_once_as_it_may() {
+async fn queued_events_spread_within_concurrency() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -236,7 +246,7 @@ async fn stored_events_are_spread_and_each_replica_tries_as_many_at_once_as_it_m
         .with("concurrency", "2");
     let two: [_; 2] = replicas(&route, &postgres).await;
     for number in 0..12 {
-        // All by way of one of them.
+        // All events arrive through one of them.
         two[0]
             .send(Event::new(&format!("evt_{number}")))
             .await
@@ -244,20 +254,20 @@ async fn stored_events_are_spread_and_each_replica_tries_as_many_at_once_as_it_m
     }
     for gateway in &two {
         gateway
-            .metric_reaches("queue_events", &[("state", "delivering")], 2.0)
+            .wait_for_metric("queue_events", &[("state", "delivering")], 2.0)
             .await;
     }
-    eventually("they are all tried", async || upstream.count() == 4).await;
+    eventually("all events are attempted", async || upstream.count() == 4).await;
     gate.open();
     eventually("all arrive", async || upstream.count() == 12).await;
-    assert_eq!(upstream.most_at_once(), 4);
+    assert_eq!(upstream.most_concurrent(), 4);
     for number in 0..12 {
         assert_eq!(upstream.requests_for(&format!("evt_{number}")).len(), 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
+async fn skewed_replica_clocks_make_no_difference() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -279,7 +289,7 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
         .named("queue")
         .with("delivery", "queue")
         .with("attempt_timeout", "3s");
-    let setup = on(
+    let setup = with_database(
         &postgres.url(),
         Setup::new([at_once, stored]).stopping_at_once(),
     );
@@ -288,10 +298,10 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
         |id: &str, delivery: &str| Event::new(id).post().at(&format!("/webhooks/{delivery}"));
     let mut wrong = Vec::new();
     for offset in ["+10m", "-10m"] {
-        let Some(under) = clock_like(offset) else {
+        let Some(launcher) = launcher_with_clock(offset) else {
             return;
         };
-        let gateway = Gateway::start(setup.clone().under(under)).await;
+        let gateway = Gateway::start(setup.clone().launched_by(launcher)).await;
         for (first, second, id) in [(&gateway, &right, "from"), (&right, &gateway, "to")] {
             let twice = event(&format!("{id}_{offset}"), "proxy");
             first.send(twice.clone()).await.assert(200, "delivered");
@@ -330,8 +340,12 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
                 .filter(|id| id.starts_with("held"))
                 .count()
         };
-        eventually("both are tried", async || held() == 2 * (number + 1)).await;
-        // To the others as good as dead. Killed, faketime would leave things behind.
+        eventually("both events are attempted", async || {
+            held() == 2 * (number + 1)
+        })
+        .await;
+        // To the others it looks dead. faketime would leave files behind if the process were
+        // killed.
         gateway.freeze().await;
     }
     let lease = |table| {
@@ -358,13 +372,13 @@ async fn replicas_whose_clocks_are_ten_minutes_off_are_like_the_others() {
         }
     }
     for (gateway, _) in &mut wrong {
-        gateway.thaw();
+        gateway.resume();
         gateway.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_webhooks_made_on_one_path_at_two_replicas_at_once_one_is_refused() {
+async fn conflicting_new_webhooks_keep_one() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };

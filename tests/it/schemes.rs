@@ -1,4 +1,5 @@
-//! Schemes of the user's own, signatures in the body, several candidates in one header, and every preset's rules.
+//! Signature schemes: custom ones, signatures in the body, several signatures in one header, and
+//! the rules of every preset.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,21 +7,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::clock::clock_like;
-use crate::harness::patience::eventually;
+use crate::clock::launcher_with_clock;
+use crate::harness::wait::eventually;
 use crate::harness::*;
 
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// HMAC of `{time}.{body}`.
+/// Returns the HMAC of `{time}.{body}`.
 fn dotted(secret: &str, time: i64, body: &[u8]) -> String {
     hmac_hex(secret, &[format!("{time}.").as_bytes(), body].concat())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scheme_with_fields_and_a_signed_time_is_checked_whole() {
+async fn custom_scheme_checks_fields_and_time() {
     let upstream = Upstream::ok();
     let scheme = r#"{header: X-Own, fields: {signature: v1, timestamp: t, separator: ","}, signed: "{timestamp}.{body}", timestamp: {tolerance: 60s}}"#;
     let gateway = Gateway::start(Route::to(&upstream).signature(scheme)).await;
@@ -45,9 +46,9 @@ async fn a_scheme_with_fields_and_a_signed_time_is_checked_whole() {
         ("too late", stale(-90)),
         ("too early", stale(90)),
     ] {
-        let answer = gateway.send(post(&value)).await;
+        let response = gateway.send(post(&value)).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (401, "invalid_signature"),
             "{what}: {value}"
         );
@@ -68,7 +69,7 @@ async fn a_scheme_with_fields_and_a_signed_time_is_checked_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixteen_candidates_are_looked_at_and_no_more() {
+async fn sixteen_candidates_are_checked_at_most() {
     let upstream = Upstream::ok();
     let scheme = "{header: X-Own, fields: {signature: v1}}";
     let gateway = Gateway::start(Route::to(&upstream).signature(scheme)).await;
@@ -90,7 +91,7 @@ async fn sixteen_candidates_are_looked_at_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_leaves_no_gap_and_the_metrics_say_which_secret_is_used() {
+async fn rotation_leaves_no_gap_and_names_secret() {
     let upstream = Upstream::ok();
     let secrets = "[{env: WEBHOOK_SECRET, name: new}, {env: WEBHOOK_SECRET_OLD, name: old}]";
     let route = Route::to(&upstream)
@@ -127,7 +128,7 @@ async fn a_rotation_leaves_no_gap_and_the_metrics_say_which_secret_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orbvpn_signs_in_the_body_or_in_a_header() {
+async fn orbvpn_signature_is_in_body_or_header() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "orbvpn")).await;
     let plain = |id: &str| {
@@ -171,9 +172,9 @@ async fn orbvpn_signs_in_the_body_or_in_a_header() {
         ),
         ("no JSON", inside("evt_0", SECRET) + "x"),
     ] {
-        let answer = gateway.send(Request::post(body.as_bytes())).await;
+        let response = gateway.send(Request::post(body.as_bytes())).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (401, "invalid_signature"),
             "{what}: {body}"
         );
@@ -188,7 +189,7 @@ async fn orbvpn_signs_in_the_body_or_in_a_header() {
     assert_eq!(
         upstream.last().body,
         body.as_bytes(),
-        "the signature's member arrives, too"
+        "the signature member arrives as well"
     );
     for (header, id) in [("X-Signature", "evt_2"), ("X-Webhook-Signature", "evt_3")] {
         let body = plain(id);
@@ -208,7 +209,7 @@ async fn orbvpn_signs_in_the_body_or_in_a_header() {
         .send(Request::post(body.as_bytes()).header("X-Webhook-Signature", &tag))
         .await
         .assert(200, "delivered");
-    // A header that is there is the one that counts, also when it is wrong.
+    // If the header is present, it decides, even when it is wrong.
     let body = inside("evt_5", SECRET);
     let wrong = Request::post(body.as_bytes())
         .header("X-Signature", &sign("not the secret", body.as_bytes()));
@@ -219,7 +220,7 @@ async fn orbvpn_signs_in_the_body_or_in_a_header() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signature_in_the_body_may_be_of_the_compact_form() {
+async fn body_signature_covers_compact_json() {
     let upstream = Upstream::ok();
     let gateway =
         Gateway::start(Route::to(&upstream).signature("{field: /meta/sig, canonical: json}")).await;
@@ -240,7 +241,7 @@ async fn a_signature_in_the_body_may_be_of_the_compact_form() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_in_an_unsigned_header_does_not_get_a_replay_past_the_ledger() {
+async fn unsigned_header_id_cannot_bypass_ledger() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "github")).await;
     let post = |delivery: &str, body: &[u8]| {
@@ -277,7 +278,7 @@ async fn an_id_in_an_unsigned_header_does_not_get_a_replay_past_the_ledger() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_that_is_signed_anew_is_a_duplicate_and_no_other_payload() {
+async fn resigned_retry_is_a_duplicate() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "stripe")).await;
     let post = |at: i64, body: &[u8]| {
@@ -302,7 +303,7 @@ async fn a_retry_that_is_signed_anew_is_a_duplicate_and_no_other_payload() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scheme_over_the_url_wants_the_public_one() {
+async fn url_scheme_needs_public_url() {
     let upstream = Upstream::ok();
     let (code, output) = Gateway::refuses(Route::to(&upstream).with("provider", "square")).await;
     assert_eq!(code, Some(78));
@@ -327,7 +328,7 @@ async fn a_scheme_over_the_url_wants_the_public_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_that_is_no_key_for_its_scheme_is_refused_and_not_shown() {
+async fn unusable_secret_is_rejected_and_not_shown() {
     let upstream = Upstream::ok();
     for (preset, says) in [("standard-webhooks", "not base64"), ("discord", "not hex")] {
         let setup = Setup::from(Route::to(&upstream).with("provider", preset))
@@ -350,7 +351,7 @@ async fn a_secret_that_is_no_key_for_its_scheme_is_refused_and_not_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orbvpn_s_time_is_no_reason_to_refuse_an_event_until_the_route_asks() {
+async fn orbvpn_timestamp_is_checked_only_if_configured() {
     let upstream = Upstream::ok();
     let post = |id: &str, at: &str| {
         let body = json!({"id": id, "type": "user.created", "timestamp": at})
@@ -382,30 +383,29 @@ async fn orbvpn_s_time_is_no_reason_to_refuse_an_event_until_the_route_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_says_when_a_secret_is_no_longer_used() {
+async fn log_says_when_old_secret_is_unused() {
     let upstream = Upstream::ok();
-    // A day passes in about three seconds.
-    let Some(under) = clock_like("+0 x30000") else {
+    // At this rate, a day passes in about three seconds.
+    let Some(launcher) = launcher_with_clock("+0 x30000") else {
         return;
     };
     let secrets = "[{env: WEBHOOK_SECRET, name: new}, {env: WEBHOOK_SECRET_OLD, name: old}]";
     let setup = Setup::from(Route::to(&upstream).with("secrets", secrets))
         .stopping_at_once()
-        .under(under);
+        .launched_by(launcher);
     let mut gateway = Gateway::start(setup).await;
     gateway
         .send(Event::new("evt_0").signed_with(OLD_SECRET))
         .await
         .assert(200, "delivered");
     let number = AtomicUsize::new(0);
-    // The new one is used again and again; the log is written to every five seconds.
-    eventually("the log says so", async || {
+    // The new secret is used again and again; the check for unused secrets runs every five seconds.
+    eventually("the log has the warning", async || {
         let event = Event::new(&format!("evt_{}", number.fetch_add(1, Ordering::Relaxed)));
         gateway.send(event.signed_with(SECRET)).await;
-        let told = |line: &Value| {
+        gateway.lines().iter().any(|line: &Value| {
             line["secret"] == "old" && line["message"].to_string().contains("take it out")
-        };
-        gateway.lines().iter().any(told)
+        })
     })
     .await;
     let lines = gateway.lines();
@@ -419,7 +419,7 @@ async fn the_log_says_when_a_secret_is_no_longer_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_signature_in_the_body_leaves_open_makes_no_other_event_of_a_replay() {
+async fn unsigned_body_parts_make_no_new_event() {
     let upstream = Upstream::ok();
     let event = "{id: {body_digest: true}, type: /type}";
     let gateway = Gateway::start(
@@ -461,7 +461,7 @@ async fn what_a_signature_in_the_body_leaves_open_makes_no_other_event_of_a_repl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_public_key_under_which_anybody_can_sign_is_refused() {
+async fn weak_public_key_is_rejected() {
     let upstream = Upstream::ok();
     let eights = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a";
     for key in [

@@ -1,5 +1,5 @@
-//! The providers' own SDKs as senders and as judges: what they sign is taken, whatever is changed is not, and what
-//! `hookstile sign` makes they take. They are behind the drivers in `tests/sdk/`.
+//! The providers' own SDKs: the gateway accepts their signatures and rejects any change, and they
+//! accept the signatures of `hookstile sign`. The drivers in `tests/sdk/` run them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::harness::programs::{program, tool};
 use crate::harness::sender::digest;
 use crate::harness::*;
 
-/// A driver and the packages behind it.
+/// A driver and the SDKs that it runs.
 struct Sdks {
     child: Child,
     to: ChildStdin,
@@ -72,20 +72,20 @@ impl Sdks {
         }
     }
 
-    fn ask(&mut self, question: &Value) -> Value {
-        writeln!(self.to, "{question}").expect("the driver reads");
+    fn call(&mut self, request: &Value) -> Value {
+        writeln!(self.to, "{request}").expect("the driver reads");
         let mut line = String::new();
         self.from.read_line(&mut line).expect("the driver answers");
-        let answer: Value =
+        let response: Value =
             serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         let answered = ["headers", "verified", "answer"]
             .iter()
-            .any(|member| answer.get(member).is_some());
-        assert!(answered, "{question}: {answer}");
-        answer
+            .any(|member| response.get(member).is_some());
+        assert!(answered, "{request}: {response}");
+        response
     }
 
-    /// The headers that the SDK puts beside `body`.
+    /// Returns the headers that the SDK adds to `body`.
     fn sign(
         &mut self,
         sdk: &str,
@@ -95,9 +95,9 @@ impl Sdks {
     ) -> Vec<(String, String)> {
         let id = format!("msg_{timestamp}");
         let body = STANDARD.encode(body);
-        let question = json!({"sdk": sdk, "op": "sign", "secret": secret, "id": id, "timestamp": timestamp, "body": body});
-        let answer = self.ask(&question);
-        let headers = answer["headers"].as_object().expect("headers").iter();
+        let request = json!({"sdk": sdk, "op": "sign", "secret": secret, "id": id, "timestamp": timestamp, "body": body});
+        let response = self.call(&request);
+        let headers = response["headers"].as_object().expect("headers").iter();
         headers
             .map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned()))
             .collect()
@@ -112,8 +112,8 @@ impl Sdks {
         url: &str,
     ) -> bool {
         let body = STANDARD.encode(body);
-        let question = json!({"sdk": sdk, "op": "verify", "secret": secret, "headers": headers, "body": body, "url": url});
-        self.ask(&question)["verified"]
+        let request = json!({"sdk": sdk, "op": "verify", "secret": secret, "headers": headers, "body": body, "url": url});
+        self.call(&request)["verified"]
             .as_bool()
             .expect("a verdict")
     }
@@ -138,28 +138,28 @@ fn unix_now() -> i64 {
 const STANDARD_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const OTHER_SECRET: &str = "whsec_b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm90aGU=";
 
-/// A preset with the SDKs that sign for it.
+/// A preset and the SDKs that sign for it.
 struct Sender {
     preset: &'static str,
     sdk: &'static str,
     secret: &'static str,
-    /// Its time is signed.
-    timed: bool,
-    /// Its ID is signed, under this name.
+    /// Set if the signature covers the time.
+    signs_time: bool,
+    /// The name under which the signature covers the ID.
     id: Option<&'static str>,
 }
 
 const fn sender(
     preset: &'static str,
     sdk: &'static str,
-    timed: bool,
+    signs_time: bool,
     id: Option<&'static str>,
 ) -> Sender {
     Sender {
         preset,
         sdk,
         secret: STANDARD_SECRET,
-        timed,
+        signs_time,
         id,
     }
 }
@@ -188,7 +188,7 @@ const OF_PYPI: [Sender; 4] = [
     sender("slack", "slack_sdk", true, None),
 ];
 
-/// An event that each of these providers might send.
+/// Returns an event that any of these providers might send.
 fn event(id: &str) -> String {
     let event = json!({
         "id": id, "object": "event", "event_id": id, "type": "user.created", "event": {"type": "app_mention"},
@@ -210,18 +210,18 @@ fn request(preset: &str, headers: &[(String, String)], body: &str) -> Request {
     }
 }
 
-async fn takes_what_they_sign_and_nothing_else(mut sdks: Sdks, senders: &[Sender]) {
+async fn assert_only_signed_accepted(mut sdks: Sdks, senders: &[Sender]) {
     for sender in senders {
-        takes_what_it_signs_and_nothing_else(&mut sdks, sender).await;
+        assert_only_signed_accepted_by(&mut sdks, sender).await;
     }
 }
 
-async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) {
+async fn assert_only_signed_accepted_by(sdks: &mut Sdks, sender: &Sender) {
     let Sender {
         preset,
         sdk,
         secret,
-        timed,
+        signs_time,
         id,
     } = *sender;
     let upstream = Upstream::ok();
@@ -229,9 +229,9 @@ async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) 
     let route = route.with("secrets", "[{env: SDK_SECRET, name: current}]");
     let gateway = Gateway::start(Setup::from(route).env("SDK_SECRET", STANDARD_SECRET)).await;
     let refuse = async |what: &str, request: Request| {
-        let answer = gateway.send(request).await;
+        let response = gateway.send(request).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (401, "invalid_signature"),
             "{preset}: {what}"
         );
@@ -247,7 +247,7 @@ async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) 
         with_body(&serde_json::to_string_pretty(&parsed).expect("JSON")),
     )
     .await;
-    refuse("a newline more", with_body(&format!("{body}\n"))).await;
+    refuse("an added newline", with_body(&format!("{body}\n"))).await;
     refuse("truncated", with_body(&body[..body.len() - 1])).await;
     refuse("another price", with_body(&body.replace("10.5", "0.5"))).await;
     refuse(
@@ -281,7 +281,7 @@ async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) 
         )
         .await;
     }
-    if timed {
+    if signs_time {
         for off in [-3600, -310, 310, 3600] {
             refuse(
                 "stale",
@@ -302,14 +302,14 @@ async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) 
         "{preset}: byte for byte"
     );
     gateway.send(genuine).await.assert(200, "duplicate");
-    assert_eq!(upstream.count(), 1, "{preset}: the replay went nowhere");
+    assert_eq!(upstream.count(), 1, "{preset}: the replay is not forwarded");
     let metrics = gateway.metrics().await;
     metrics.assert_value(
         "signature_checks_total",
         &[("route", preset), ("result", "ok"), ("secret", "current")],
         2.0,
     );
-    let stale = if timed { 4.0 } else { 0.0 };
+    let stale = if signs_time { 4.0 } else { 0.0 };
     metrics.assert_value(
         "signature_checks_total",
         &[("route", preset), ("result", "stale")],
@@ -318,20 +318,20 @@ async fn takes_what_it_signs_and_nothing_else(sdks: &mut Sdks, sender: &Sender) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_sdks_of_npm_sign_is_taken_and_nothing_that_was_changed() {
+async fn npm_sdk_signatures_verify() {
     let Some(sdks) = Sdks::node() else { return };
-    takes_what_they_sign_and_nothing_else(sdks, &OF_NPM).await;
+    assert_only_signed_accepted(sdks, &OF_NPM).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zoom_s_validation_is_answered_as_its_sdk_answers_it() {
+async fn zoom_validation_matches_its_sdk() {
     let Some(mut sdks) = Sdks::node() else { return };
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "zoom")).await;
     let body = r#"{"event":"endpoint.url_validation","payload":{"plainToken":"q9ibPhGeRZ6ayx5WTrXjRw"},"event_ts":1689061099652}"#;
-    let headers = signed_by_us("zoom", SECRET, body, "https://hooks.example.com");
-    let question = json!({"sdk": "@zoom/rivet", "op": "answer", "secret": SECRET, "headers": headers, "body": STANDARD.encode(body)});
-    let theirs = sdks.ask(&question)["answer"].clone();
+    let headers = sign_headers("zoom", SECRET, body, "https://hooks.example.com");
+    let request = json!({"sdk": "@zoom/rivet", "op": "answer", "secret": SECRET, "headers": headers, "body": STANDARD.encode(body)});
+    let theirs = sdks.call(&request)["answer"].clone();
     let request = headers
         .as_object()
         .expect("headers")
@@ -339,24 +339,24 @@ async fn zoom_s_validation_is_answered_as_its_sdk_answers_it() {
         .fold(Request::post(body.as_bytes()), |request, (name, value)| {
             request.header(name, value.as_str().expect("text"))
         });
-    let ours = gateway.send(request).await;
-    ours.assert(200, "challenge");
+    let response = gateway.send(request).await;
+    response.assert(200, "challenge");
     let parsed = |text: &[u8]| serde_json::from_slice::<Value>(text).expect("JSON");
     assert_eq!(theirs["status"], json!(200));
     assert_eq!(
-        parsed(&ours.body),
+        parsed(&response.body),
         parsed(theirs["body"].as_str().expect("text").as_bytes())
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_sdks_of_pypi_sign_is_taken_and_nothing_that_was_changed() {
+async fn pypi_sdk_signatures_verify() {
     let Some(sdks) = Sdks::python() else { return };
-    takes_what_they_sign_and_nothing_else(sdks, &OF_PYPI).await;
+    assert_only_signed_accepted(sdks, &OF_PYPI).await;
 }
 
-/// What `hookstile sign` prints for `body`.
-fn signed_by_us(preset: &str, secret: &str, body: &str, url: &str) -> Value {
+/// Returns the headers that `hookstile sign` prints for `body`.
+fn sign_headers(preset: &str, secret: &str, body: &str, url: &str) -> Value {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("body.json");
     std::fs::write(&file, body).expect("a writable folder");
@@ -385,8 +385,9 @@ fn signed_by_us(preset: &str, secret: &str, body: &str, url: &str) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// The judges: a preset, the SDK that verifies for it, and the secrets to sign and to verify with.
-fn accepted_by(mut sdks: Sdks, judges: &[(&str, &str, &str, &str)]) {
+/// Asserts that each SDK accepts a signature of `hookstile sign`. A case is a preset, the SDK that
+/// verifies for it, and the secrets to sign and to verify with.
+fn assert_sdks_accept(mut sdks: Sdks, verifiers: &[(&str, &str, &str, &str)]) {
     const URL: &str = "https://hooks.example.com/webhooks";
     let milliseconds = unix_now() * 1000;
     let body = json!({
@@ -394,8 +395,8 @@ fn accepted_by(mut sdks: Sdks, judges: &[(&str, &str, &str, &str)]) {
         "webhookTimestamp": milliseconds, "action": "create", "data": {}, "payload": {"object": {"topic": "Zoë"}},
     });
     let body = body.to_string();
-    for (preset, sdk, signing, verifying) in judges {
-        let mut headers = signed_by_us(preset, signing, &body, URL);
+    for (preset, sdk, signing, verifying) in verifiers {
+        let mut headers = sign_headers(preset, signing, &body, URL);
         if *preset == "shopify" {
             for name in [
                 "X-Shopify-Topic",
@@ -408,12 +409,12 @@ fn accepted_by(mut sdks: Sdks, judges: &[(&str, &str, &str, &str)]) {
         }
         assert!(
             sdks.verifies(sdk, verifying, &headers, &body, URL),
-            "{sdk} takes it"
+            "{sdk} accepts it"
         );
         let changed = body.replace("evt_1", "evt_2");
         assert!(
             !sdks.verifies(sdk, verifying, &headers, &changed, URL),
-            "{sdk} refuses a change"
+            "{sdk} rejects a change"
         );
     }
 }
@@ -423,10 +424,10 @@ const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae
 const PUBLIC: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 
 #[test]
-fn what_we_sign_the_sdks_of_npm_take() {
+fn npm_sdks_accept_our_signatures() {
     let Some(sdks) = Sdks::node() else { return };
     let same = |preset, sdk| (preset, sdk, STANDARD_SECRET, STANDARD_SECRET);
-    let judges = [
+    let verifiers = [
         same("stripe", "stripe"),
         same("github", "@octokit/webhooks-methods"),
         same("meta", "@octokit/webhooks-methods"),
@@ -439,19 +440,19 @@ fn what_we_sign_the_sdks_of_npm_take() {
         same("zoom", "@zoom/rivet"),
         ("discord", "discord-interactions", SEED, PUBLIC),
     ];
-    accepted_by(sdks, &judges);
+    assert_sdks_accept(sdks, &verifiers);
 }
 
 #[test]
-fn what_we_sign_the_sdks_of_pypi_take() {
+fn pypi_sdks_accept_our_signatures() {
     let Some(sdks) = Sdks::python() else { return };
     let same = |preset, sdk| (preset, sdk, STANDARD_SECRET, STANDARD_SECRET);
-    let judges = [
+    let verifiers = [
         same("stripe", "stripe"),
         same("standard-webhooks", "standardwebhooks"),
         same("svix", "svix"),
         same("slack", "slack_sdk"),
         same("square", "square"),
     ];
-    accepted_by(sdks, &judges);
+    assert_sdks_accept(sdks, &verifiers);
 }

@@ -1,34 +1,34 @@
-//! Passed on at once where that works; kept, and delivered later, where it does not.
+//! Spill: an event is delivered at once if possible; otherwise it is queued and delivered later.
 
 use std::time::Duration;
 
 use crate::harness::upstream::{ClosedPort, NeverAccepts};
 use crate::harness::*;
 
-fn spilling(route: Route) -> Route {
+fn with_spill(route: Route) -> Route {
     route.with("delivery", "spill").with(
         "retry",
         "{initial: 50ms, factor: 2, max_interval: 500ms, horizon: 1h}",
     )
 }
 
-async fn queue_is_empty(gateway: &Gateway) {
+async fn wait_for_empty_queue(gateway: &Gateway) {
     gateway
-        .metric_reaches("queue_events", &[("route", "hooks")], 0.0)
+        .wait_for_metric("queue_events", &[("route", "hooks")], 0.0)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_takes_the_event_answers_as_in_proxy_mode() {
+async fn accepting_upstream_answers_as_in_proxy_mode() {
     let reply = Reply::full(201, "X-App: 7\r\nContent-Type: text/plain\r\n", b"made");
     let upstream = Upstream::replying([reply]);
-    let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
-    let answer = gateway.send(Event::new("evt_1")).await;
-    answer
+    let gateway = Gateway::start(with_spill(Route::to(&upstream))).await;
+    let response = gateway.send(Event::new("evt_1")).await;
+    response
         .assert(201, "delivered")
         .assert_event_id("evt_1")
         .assert_header("X-App", "7");
-    assert_eq!(answer.text(), "made");
+    assert_eq!(response.text(), "made");
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -39,10 +39,10 @@ async fn an_upstream_that_takes_the_event_answers_as_in_proxy_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_in_trouble_gets_the_event_later_and_the_sender_a_202() {
+async fn failing_upstream_gets_event_later() {
     for status in [500, 502, 503, 504, 429] {
         let upstream = Upstream::replying([Reply::status(status), Reply::ok()]);
-        let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
+        let gateway = Gateway::start(with_spill(Route::to(&upstream))).await;
         let event = Event::new("evt_1");
         gateway
             .send(event.clone())
@@ -53,8 +53,8 @@ async fn an_upstream_in_trouble_gets_the_event_later_and_the_sender_a_202() {
             .send(event.clone())
             .await
             .assert_problem(409, "duplicate");
-        upstream.received(2).await;
-        queue_is_empty(&gateway).await;
+        upstream.wait_for_requests(2).await;
+        wait_for_empty_queue(&gateway).await;
         let second = upstream.requests_for("evt_1").pop().expect("two attempts");
         second.assert_header("Hookstile-Attempt", "2");
         second.assert_no_header("Hookstile-Possible-Duplicate");
@@ -65,23 +65,23 @@ async fn an_upstream_in_trouble_gets_the_event_later_and_the_sender_a_202() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_cannot_be_reached_gets_the_event_later() {
+async fn unreachable_upstream_gets_event_later() {
     let closed = ClosedPort::new();
-    let gateway = Gateway::start(spilling(Route::to_url(&closed.url()))).await;
+    let gateway = Gateway::start(with_spill(Route::to_url(&closed.url()))).await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
     gateway
-        .metric_reaches(
+        .wait_for_metric(
             "requests_total",
             &[("route", "hooks"), ("outcome", "queued")],
             1.0,
         )
         .await;
     let upstream = closed.open([Reply::ok()]);
-    upstream.received(1).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(1).await;
+    wait_for_empty_queue(&gateway).await;
     upstream
         .last()
         .assert_no_header("Hookstile-Possible-Duplicate");
@@ -93,15 +93,15 @@ async fn an_upstream_that_cannot_be_reached_gets_the_event_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_breaks_after_the_request_was_sent_is_repeated_and_told() {
-    let upstream = Upstream::replying([Reply::cut(), Reply::ok()]);
-    let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
+async fn broken_connection_is_retried_and_marked() {
+    let upstream = Upstream::replying([Reply::disconnect(), Reply::ok()]);
+    let gateway = Gateway::start(with_spill(Route::to(&upstream))).await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(202, "queued");
-    upstream.received(2).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(2).await;
+    wait_for_empty_queue(&gateway).await;
     upstream
         .last()
         .assert_header("Hookstile-Possible-Duplicate", "true");
@@ -109,12 +109,12 @@ async fn a_connection_that_breaks_after_the_request_was_sent_is_repeated_and_tol
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_the_upstream_refuses_is_the_senders_again() {
+async fn rejected_event_goes_back_to_sender() {
     for (status, passed) in [(400, 400), (404, 404), (422, 422), (410, 502)] {
         let upstream = Upstream::replying([Reply::status(status), Reply::ok()]);
-        let gateway = Gateway::start(spilling(Route::to(&upstream))).await;
-        let answer = gateway.send(Event::new("evt_1")).await;
-        answer.assert(passed, "upstream_rejected");
+        let gateway = Gateway::start(with_spill(Route::to(&upstream))).await;
+        let response = gateway.send(Event::new("evt_1")).await;
+        response.assert(passed, "upstream_rejected");
         gateway
             .metrics()
             .await
@@ -129,17 +129,17 @@ async fn an_event_the_upstream_refuses_is_the_senders_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_hangs_costs_the_sender_no_more_than_the_budget() {
+async fn hanging_upstream_costs_sender_the_budget() {
     let upstream = Upstream::replying([Reply::hang(), Reply::ok()]);
-    let route = spilling(Route::to(&upstream))
+    let route = with_spill(Route::to(&upstream))
         .with("budget", "2s")
         .with("budget_margin", "700ms");
     let gateway = Gateway::start(route).await;
-    let (answer, took) = gateway.timed(Event::new("evt_1")).await;
-    answer.assert(202, "queued");
+    let (response, took) = gateway.send_timed(Event::new("evt_1")).await;
+    response.assert(202, "queued");
     assert!(took < Duration::from_secs(2), "answered after {took:?}");
-    upstream.received(2).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(2).await;
+    wait_for_empty_queue(&gateway).await;
     let second = upstream.last();
     second.assert_header("Hookstile-Possible-Duplicate", "true");
     second.assert_header("Hookstile-Attempt", "2");
@@ -151,21 +151,21 @@ async fn an_upstream_that_hangs_costs_the_sender_no_more_than_the_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_that_accepts_no_connection_costs_the_sender_no_more_than_the_budget() {
+async fn unaccepting_upstream_costs_sender_the_budget() {
     let full = NeverAccepts::new().await;
-    let route = spilling(Route::to_url(&full.url()))
+    let route = with_spill(Route::to_url(&full.url()))
         .with("budget", "2s")
         .with("budget_margin", "700ms");
     let gateway = Gateway::start(route).await;
-    let (answer, took) = gateway.timed(Event::new("evt_1")).await;
-    answer.assert(202, "queued");
+    let (response, took) = gateway.send_timed(Event::new("evt_1")).await;
+    response.assert(202, "queued");
     assert!(took < Duration::from_secs(2), "answered after {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_spilled_event_survives_a_kill() {
+async fn spilled_event_survives_kill() {
     let closed = ClosedPort::new();
-    let mut gateway = Gateway::start(spilling(Route::to_url(&closed.url()))).await;
+    let mut gateway = Gateway::start(with_spill(Route::to_url(&closed.url()))).await;
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -177,7 +177,7 @@ async fn a_spilled_event_survives_a_kill() {
         .await
         .assert_problem(409, "duplicate");
     let upstream = closed.open([Reply::ok()]);
-    upstream.received(1).await;
-    queue_is_empty(&gateway).await;
+    upstream.wait_for_requests(1).await;
+    wait_for_empty_queue(&gateway).await;
     assert_eq!(upstream.event_ids(), ["evt_1"]);
 }

@@ -1,9 +1,10 @@
-//! A configuration that is wrong, or asks for what this version lacks, starts nothing.
+//! The start: a configuration that is wrong, or needs a feature that this version lacks, does not
+//! start.
 
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unusable_configuration_is_refused_with_exit_code_78() {
+async fn unusable_configuration_exits_78() {
     let upstream = Upstream::ok();
     let route = || Route::to(&upstream);
     let cases = [
@@ -31,7 +32,7 @@ async fn an_unusable_configuration_is_refused_with_exit_code_78() {
         assert_eq!(code, Some(78), "{named}: {output}");
         assert!(
             output.contains(named),
-            "the message names {named}: {output}"
+            "the message must name {named}: {output}"
         );
         assert!(!output.contains("\"listening\""), "{output}");
     }
@@ -39,7 +40,7 @@ async fn an_unusable_configuration_is_refused_with_exit_code_78() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_secret_never_opens_a_route() {
+async fn empty_secret_never_opens_route() {
     let upstream = Upstream::ok();
     let empty_file = Route::to(&upstream).with("secrets", "[{file: empty.key}]");
     for content in ["", "\n"] {
@@ -52,7 +53,7 @@ async fn an_empty_secret_never_opens_a_route() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_problems_are_told_at_once() {
+async fn all_problems_are_reported_at_once() {
     let upstream = Upstream::ok();
     let wrong = Route::to(&upstream)
         .with("budget", "soon")
@@ -61,12 +62,15 @@ async fn all_problems_are_told_at_once() {
     let (code, output) = Gateway::refuses(wrong).await;
     assert_eq!(code, Some(78));
     for named in ["budget", "max_body", "fax"] {
-        assert!(output.contains(named), "{named} is told: {output}");
+        assert!(
+            output.contains(named),
+            "the output must name {named}: {output}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_lines_are_enough_for_a_route() {
+async fn four_lines_configure_a_route() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).without("name")).await;
     gateway

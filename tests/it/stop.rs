@@ -1,11 +1,12 @@
-//! SIGTERM: no longer ready, still serving, then finishing, then gone with exit code 0.
+//! SIGTERM: the gateway becomes unready, keeps serving, finishes its requests and exits with code
+//! 0.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn during_the_drain_it_is_not_ready_and_still_serves() {
+async fn draining_gateway_is_unready_but_serves() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(
         Setup::from(Route::to(&upstream)).with("shutdown", "{drain: 3s, grace: 5s}"),
@@ -33,12 +34,12 @@ async fn during_the_drain_it_is_not_ready_and_still_serves() {
         .send(Event::new("evt_3"))
         .await
         .assert(200, "delivered");
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2", "evt_3"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_in_flight_is_finished_before_the_end() {
+async fn stop_finishes_request_in_flight() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(
@@ -47,21 +48,21 @@ async fn a_request_in_flight_is_finished_before_the_end() {
     .await;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.signal("TERM");
     eventually("the listener is closed", async || {
-        tokio::net::TcpStream::connect(gateway.data())
+        tokio::net::TcpStream::connect(gateway.public_address())
             .await
             .is_err()
     })
     .await;
     gate.open();
-    sender.answer().await.assert(200, "delivered");
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    sender.read_response().await.assert(200, "delivered");
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hand_over_whose_sender_hung_up_is_finished_before_the_end() {
+async fn stop_finishes_delivery_of_gone_sender() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let gateway = Gateway::start(
@@ -70,22 +71,22 @@ async fn a_hand_over_whose_sender_hung_up_is_finished_before_the_end() {
     .await;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     sender.reset();
     gateway.signal("TERM");
     eventually("the listener is closed", async || {
-        tokio::net::TcpStream::connect(gateway.data())
+        tokio::net::TcpStream::connect(gateway.public_address())
             .await
             .is_err()
     })
     .await;
-    assert_eq!(upstream.open(), 1, "the hand-over is not cut");
+    assert_eq!(upstream.open(), 1, "the delivery is not interrupted");
     gate.open();
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_gateway_is_gone_soon_after_its_drain() {
+async fn idle_gateway_stops_soon_after_drain() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(
         Setup::from(Route::to(&upstream)).with("shutdown", "{drain: 200ms, grace: 2s}"),
@@ -97,7 +98,7 @@ async fn an_idle_gateway_is_gone_soon_after_its_drain() {
         .assert(200, "delivered");
     let start = Instant::now();
     gateway.signal("TERM");
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
     assert!(
         start.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -107,20 +108,20 @@ async fn an_idle_gateway_is_gone_soon_after_its_drain() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_outlives_the_grace_does_not_hold_the_end_up() {
+async fn long_request_does_not_delay_stop() {
     let upstream = Upstream::replying([Reply::hang()]);
     let route = Route::to(&upstream).with("budget", "60s");
     let gateway =
         Gateway::start(Setup::from(route).with("shutdown", "{drain: 200ms, grace: 1s}")).await;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.signal("TERM");
-    gateway.exited().await;
+    gateway.wait_for_exit().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigint_stops_it_too() {
+async fn sigint_stops_gateway() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(
         Setup::from(Route::to(&upstream)).with("shutdown", "{drain: 200ms, grace: 1s}"),
@@ -131,5 +132,5 @@ async fn sigint_stops_it_too() {
         .await
         .assert(200, "delivered");
     gateway.signal("INT");
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
 }

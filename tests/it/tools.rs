@@ -1,4 +1,4 @@
-//! The tools beside the gateway: a sender, a receiver, completions and manual pages.
+//! The command-line tools: `send`, `catch`, completions and manual pages.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ use crate::harness::tls::Authority;
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
-/// Text for most, base64 for those that want that.
+/// A secret that is text for most providers and base64 for those that require it.
 const TOOLS_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// The seed that is Discord's private key.
+/// The seed of the private key for Discord.
 const SEED: [u8; 32] = [7; 32];
 const SQUARE_URL: &str = "https://hooks.test/as-entered-at-square";
 
@@ -51,7 +51,7 @@ const TIMED: [&str; 8] = [
     "zoom",
     "discord",
 ];
-/// Providers without an ID, or with one that they don't sign.
+/// Providers without an event ID, or with one that they don't sign.
 const WITHOUT_SIGNED_ID: [&str; 6] = ["github", "shopify", "linear", "zoom", "meta", "discord"];
 
 fn public_key() -> String {
@@ -70,7 +70,7 @@ fn command() -> Command {
     command
         .env("DISCORD_SEED", hex::encode(SEED))
         .env("DISCORD_PUBLIC_KEY", public_key());
-    // No proxy is asked for what is on this machine.
+    // Requests to this machine must not go through a proxy.
     command.env("ALL_PROXY", "http://127.0.0.1:1");
     command
 }
@@ -81,7 +81,7 @@ async fn hookstile(arguments: &[&str]) -> Run {
     finish(command).await
 }
 
-/// `hookstile send` as this provider, with more arguments.
+/// Runs `hookstile send` as this provider, with more arguments.
 async fn send(url: &str, provider: &str, more: &[&str]) -> Run {
     let secret = if provider == "discord" {
         "DISCORD_SEED"
@@ -96,26 +96,31 @@ async fn send(url: &str, provider: &str, more: &[&str]) -> Run {
     hookstile(&arguments).await
 }
 
-/// A gateway with a route for every provider, all to one upstream.
-async fn gateway_for_all(upstream: &Upstream) -> Gateway {
-    let route = |name: &str| {
-        let secret = if name == "discord" {
-            "DISCORD_PUBLIC_KEY"
-        } else {
-            "TOOLS_SECRET"
-        };
-        let secrets = format!("[{{env: {secret}, name: current}}]");
-        let route = Route::to(upstream)
-            .named(name)
-            .with("provider", name)
-            .with("secrets", &secrets);
-        if name == "square" {
-            route.with("public_url", SQUARE_URL)
-        } else {
-            route
-        }
+/// Returns a route for this provider, with the secret that the provider can use.
+fn route_for(upstream: &Upstream, name: &str) -> Route {
+    let secret = if name == "discord" {
+        "DISCORD_PUBLIC_KEY"
+    } else {
+        "TOOLS_SECRET"
     };
-    let routes: Vec<_> = PRESETS.iter().map(|preset| route(preset.name)).collect();
+    let secrets = format!("[{{env: {secret}, name: current}}]");
+    let route = Route::to(upstream)
+        .named(name)
+        .with("provider", name)
+        .with("secrets", &secrets);
+    if name == "square" {
+        route.with("public_url", SQUARE_URL)
+    } else {
+        route
+    }
+}
+
+/// Starts a gateway with a route for every provider, all to one upstream.
+async fn gateway_for_all(upstream: &Upstream) -> Gateway {
+    let routes: Vec<_> = PRESETS
+        .iter()
+        .map(|preset| route_for(upstream, preset.name))
+        .collect();
     let setup = Setup::new(routes)
         .env("TOOLS_SECRET", TOOLS_SECRET)
         .env("DISCORD_PUBLIC_KEY", &public_key());
@@ -123,7 +128,7 @@ async fn gateway_for_all(upstream: &Upstream) -> Gateway {
 }
 
 fn url_of(gateway: &Gateway, name: &str) -> String {
-    format!("http://{}/webhooks/{name}", gateway.data())
+    format!("http://{}/webhooks/{name}", gateway.public_address())
 }
 
 /// A running `hookstile catch`.
@@ -138,11 +143,11 @@ impl Catch {
         command
             .args(["catch", "--listen", "127.0.0.1:0"])
             .args(arguments);
-        Self::of(Process::spawn(&mut command)).await
+        Self::from_process(Process::spawn(&mut command)).await
     }
 
-    async fn of(process: Process) -> Self {
-        let line = process.says("listening on http://").await;
+    async fn from_process(process: Process) -> Self {
+        let line = process.wait_for_output("listening on http://").await;
         let (_, address) = line.split_once("http://").expect("just seen");
         let address = address.parse().expect("an address");
         Self { process, address }
@@ -152,16 +157,16 @@ impl Catch {
         format!("http://{}/caught?a=1", self.address)
     }
 
-    /// Waits for its own end, which must be a good one.
-    async fn ended(&self) -> String {
-        let status = self.process.exited().await;
+    /// Waits until the process exits, and asserts that it succeeded.
+    async fn wait_for_exit(&self) -> String {
+        let status = self.process.wait_for_exit().await;
         assert_eq!(status.code(), Some(0), "{}", self.process.output());
         self.process.stdout()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_sent_for_every_provider_is_delivered_as_it_was_sent() {
+async fn sent_event_is_delivered() {
     let upstream = Upstream::ok();
     let gateway = gateway_for_all(&upstream).await;
     for preset in PRESETS {
@@ -172,16 +177,16 @@ async fn what_is_sent_for_every_provider_is_delivered_as_it_was_sent() {
         )
         .await;
         run.assert(0);
-        let told = &run.json_lines()[0];
+        let result = &run.json_lines()[0];
         assert_eq!(
-            (&told["status"], &told["outcome"]),
+            (&result["status"], &result["outcome"]),
             (&json!(200), &json!("delivered")),
             "{}",
             preset.name
         );
         let received = upstream.last();
         assert_eq!(
-            told["sent"]["bytes"],
+            result["sent"]["bytes"],
             received.body.len(),
             "{}",
             preset.name
@@ -189,12 +194,12 @@ async fn what_is_sent_for_every_provider_is_delivered_as_it_was_sent() {
         received.assert_header("Hookstile-Route", preset.name);
         received.assert_header("Hookstile-Event-Type", preset.example_type);
         assert_eq!(
-            told["event_id"].as_str(),
+            result["event_id"].as_str(),
             received.header("Hookstile-Event-Id"),
             "{}",
             preset.name
         );
-        for (name, value) in told["sent"]["headers"].as_object().expect("headers") {
+        for (name, value) in result["sent"]["headers"].as_object().expect("headers") {
             assert_eq!(
                 received.header(name),
                 value.as_str(),
@@ -204,17 +209,17 @@ async fn what_is_sent_for_every_provider_is_delivered_as_it_was_sent() {
         }
         assert!(
             !(run.stdout + &run.stderr).contains("whsec_"),
-            "the secret is not told"
+            "the secret is not printed"
         );
     }
     assert_eq!(upstream.count(), PRESETS.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_provider_s_answer_tells_which_check_failed() {
+async fn response_hides_which_check_failed() {
     let upstream = Upstream::ok();
     let gateway = gateway_for_all(&upstream).await;
-    let mut answers = BTreeSet::new();
+    let mut responses = BTreeSet::new();
     for preset in PRESETS {
         let body = br#"{"id":"evt_1"}"#;
         let plain = || Request::post(body).at(&format!("/webhooks/{}", preset.name));
@@ -258,21 +263,21 @@ async fn no_provider_s_answer_tells_which_check_failed() {
         .into_iter()
         .flatten()
         {
-            let mut answer = gateway.send(request).await;
-            answer.assert_problem(401, "invalid_signature");
-            answer
+            let mut response = gateway.send(request).await;
+            response.assert_problem(401, "invalid_signature");
+            response
                 .headers
                 .0
                 .retain(|(name, _)| !name.eq_ignore_ascii_case("Date"));
-            answers.insert(format!("{answer:?}"));
+            responses.insert(format!("{response:?}"));
         }
     }
-    assert_eq!(answers.len(), 1, "{answers:#?}");
+    assert_eq!(responses.len(), 1, "{responses:#?}");
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_was_tampered_with_is_refused_for_every_provider() {
+async fn tampered_event_is_rejected() {
     let upstream = Upstream::ok();
     let gateway = gateway_for_all(&upstream).await;
     let in_body = [("orbvpn", &["--in-body"][..])];
@@ -295,12 +300,12 @@ async fn whatever_was_tampered_with_is_refused_for_every_provider() {
             };
             if applies {
                 run.assert(0);
-                let told = &run.json_lines()[0];
-                assert_eq!(told["outcome"], "invalid_signature", "{name}, {how}");
+                let result = &run.json_lines()[0];
+                assert_eq!(result["outcome"], "invalid_signature", "{name}, {how}");
             } else {
                 run.assert(2);
                 assert!(
-                    run.stderr.contains("tamper") || run.stderr.contains("as genuine"),
+                    run.stderr.contains("tamper") || run.stderr.contains("still genuine"),
                     "{}",
                     run.stderr
                 );
@@ -311,19 +316,19 @@ async fn whatever_was_tampered_with_is_refused_for_every_provider() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_tampered_with_and_is_accepted_is_a_failure() {
+async fn accepted_tampered_event_is_a_failure() {
     let catch = Catch::start(&["--count", "1", "--status", "202"]).await;
     let run = send(&catch.url(), "github", &["--tamper", "signature"]).await;
     run.assert(1);
     assert!(run.stdout.starts_with("202  in "), "{}", run.stdout);
-    catch.ended().await;
+    catch.wait_for_exit().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_second_of_two_copies_is_a_duplicate() {
+async fn second_copy_is_a_duplicate() {
     let upstream = Upstream::ok();
     let gateway = gateway_for_all(&upstream).await;
-    // As their providers want to hear it: 409, or 200.
+    // The status that the provider expects: 409 or 200.
     for (name, code, status) in [
         ("vpn-enterprise", 1, 409),
         ("stripe", 0, 200),
@@ -332,13 +337,13 @@ async fn the_second_of_two_copies_is_a_duplicate() {
     ] {
         let run = send(&url_of(&gateway, name), name, &["--times", "2", "--json"]).await;
         run.assert(code);
-        let told: Vec<_> = run
+        let result: Vec<_> = run
             .json_lines()
             .iter()
-            .map(|told| (told["status"].clone(), told["outcome"].clone()))
+            .map(|result| (result["status"].clone(), result["outcome"].clone()))
             .collect();
         assert_eq!(
-            told,
+            result,
             [
                 (json!(200), json!("delivered")),
                 (json!(status), json!("duplicate"))
@@ -350,7 +355,7 @@ async fn the_second_of_two_copies_is_a_duplicate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_is_sent_as_it_is_and_the_headers_as_they_are_given() {
+async fn file_and_headers_are_sent_unchanged() {
     let upstream = Upstream::ok();
     let gateway = gateway_for_all(&upstream).await;
     let folder = tempfile::tempdir().expect("a folder");
@@ -379,7 +384,7 @@ async fn a_file_is_sent_as_it_is_and_the_headers_as_they_are_given() {
     received.assert_header("X-GitHub-Delivery", "7d3f");
     received.assert_header("Hookstile-Event-Type", "issues");
 
-    // What stands in the body can't be given besides.
+    // Values that are part of the body can't be set separately.
     for more in [
         ["--body", path, "--id", "evt_1"],
         ["--body", path, "--type", "issues"],
@@ -413,14 +418,14 @@ async fn a_file_is_sent_as_it_is_and_the_headers_as_they_are_given() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nobody_listens_it_says_so_and_fails() {
+async fn missing_listener_is_reported_and_fails() {
     let port = ClosedPort::new();
     let run = send(&port.url(), "github", &[]).await;
     run.assert(1);
     assert_eq!(run.stdout, "");
-    let said = format!("hookstile: cannot send to {}: ", port.url());
+    let expected = format!("hookstile: cannot send to {}: ", port.url());
     assert!(
-        run.stderr.starts_with(&said) && run.stderr.contains("refused"),
+        run.stderr.starts_with(&expected) && run.stderr.contains("refused"),
         "{}",
         run.stderr
     );
@@ -439,7 +444,7 @@ async fn where_nobody_listens_it_says_so_and_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redirects_are_shown_and_not_followed() {
+async fn redirects_are_shown_not_followed() {
     let elsewhere = Upstream::ok();
     let location = format!("Location: {}\r\n", elsewhere.url());
     let upstream = Upstream::replying([Reply::full(307, &location, b"")]);
@@ -450,7 +455,7 @@ async fn redirects_are_shown_and_not_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn https_is_spoken_to_whom_the_system_trusts() {
+async fn https_uses_system_trust() {
     let authority = Authority::new();
     let folder = tempfile::tempdir().expect("a folder");
     let roots = folder.path().join("roots.pem");
@@ -482,7 +487,7 @@ async fn https_is_spoken_to_whom_the_system_trusts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_caught_is_verified_and_nothing_is_refused() {
+async fn catch_verifies_but_never_rejects() {
     let verifying = [
         "--provider",
         "stripe",
@@ -512,13 +517,13 @@ async fn what_is_caught_is_verified_and_nothing_is_refused() {
             "NOT_THE_SECRET",
         ];
         hookstile(&forged).await.assert(0);
-        let told = catch.ended().await;
+        let result = catch.wait_for_exit().await;
         assert!(!catch.process.output().contains(TOOLS_SECRET));
         if json {
-            let told = documents(&told);
-            let verifications: Vec<_> = told
+            let result = documents(&result);
+            let verifications: Vec<_> = result
                 .iter()
-                .map(|told| told["verification"].clone())
+                .map(|result| result["verification"].clone())
                 .collect();
             let refused = |reason| {
                 json!({ "verified": false, "secret": null, "reason": reason, "event_id": null, "event_type": null,
@@ -531,30 +536,31 @@ async fn what_is_caught_is_verified_and_nothing_is_refused() {
                 [genuine, refused("stale"), refused("mismatch")]
             );
             assert_eq!(
-                (&told[0]["method"], &told[0]["target"]),
+                (&result[0]["method"], &result[0]["target"]),
                 (&json!("POST"), &json!("/caught?a=1"))
             );
             let body: Value =
-                serde_json::from_str(told[0]["body"].as_str().expect("a text")).expect("JSON");
+                serde_json::from_str(result[0]["body"].as_str().expect("a text")).expect("JSON");
             assert_eq!(body["id"], "evt_7");
-            assert!(told[0]["headers"]["stripe-signature"].is_string());
+            assert!(result[0]["headers"]["stripe-signature"].is_string());
         } else {
             assert!(
-                told.contains("verified with TOOLS_SECRET, event evt_7 of type charge.refunded\n"),
-                "{told}"
+                result
+                    .contains("verified with TOOLS_SECRET, event evt_7 of type charge.refunded\n"),
+                "{result}"
             );
-            assert!(told.contains("\nNOT VERIFIED, stale: "), "{told}");
-            assert!(told.contains("\nNOT VERIFIED, mismatch: "), "{told}");
+            assert!(result.contains("\nNOT VERIFIED, stale: "), "{result}");
+            assert!(result.contains("\nNOT VERIFIED, mismatch: "), "{result}");
             assert!(
-                told.contains("\n    \"id\": \"evt_7\",\n"),
-                "laid out: {told}"
+                result.contains("\n    \"id\": \"evt_7\",\n"),
+                "laid out: {result}"
             );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_provider_s_event_is_verified_by_the_receiver_too() {
+async fn catch_verifies_every_provider() {
     for preset in PRESETS {
         let secret = if preset.name == "discord" {
             "DISCORD_PUBLIC_KEY"
@@ -575,18 +581,18 @@ async fn every_provider_s_event_is_verified_by_the_receiver_too() {
         }
         let catch = Catch::start(&arguments).await;
         send(&catch.url(), preset.name, &[]).await.assert(0);
-        let told = &documents(&catch.ended().await)[0]["verification"];
-        assert_eq!(told["verified"], true, "{}: {told}", preset.name);
+        let result = &documents(&catch.wait_for_exit().await)[0]["verification"];
+        assert_eq!(result["verified"], true, "{}: {result}", preset.name);
         assert_eq!(
-            told["event_type"], preset.example_type,
-            "{}: {told}",
+            result["event_type"], preset.example_type,
+            "{}: {result}",
             preset.name
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_key_signs_and_its_public_key_verifies() {
+async fn private_key_signs_and_public_key_verifies() {
     let [private, public] =
         [SEED.to_vec(), hex::decode(public_key()).expect("hex")].map(|key| BASE64.encode(key));
     let (private, public) = (format!("whsk_{private}"), format!("whpk_{public}"));
@@ -602,7 +608,7 @@ async fn a_private_key_signs_and_its_public_key_verifies() {
             "KEY",
         ]);
         command.args(["--count", "2", "--json"]).env("KEY", &public);
-        Catch::of(Process::spawn(&mut command)).await
+        Catch::from_process(Process::spawn(&mut command)).await
     };
     let send = |key: &str, more: &[&str]| {
         let mut command = command();
@@ -622,16 +628,16 @@ async fn a_private_key_signs_and_its_public_key_verifies() {
     let run = send(&public, &[]).await;
     run.assert(1);
     assert!(run.stderr.contains("private key"), "{}", run.stderr);
-    let told = documents(&catch.ended().await);
-    let reasons: Vec<_> = told
+    let result = documents(&catch.wait_for_exit().await);
+    let reasons: Vec<_> = result
         .iter()
-        .map(|told| told["verification"]["reason"].clone())
+        .map(|result| result["verification"]["reason"].clone())
         .collect();
     assert_eq!(reasons, [Value::Null, json!("mismatch")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_provider_s_handshake_gets_the_answer_it_wants() {
+async fn catch_answers_provider_handshake() {
     let folder = tempfile::tempdir().expect("a folder");
     let proof = hmac_hex(TOOLS_SECRET, b"qgg8vlvZRS6UYooatFL8Aw");
     let cases = [
@@ -649,9 +655,9 @@ async fn a_provider_s_handshake_gets_the_answer_it_wants() {
         ),
         ("discord", r#"{"version":1,"type":0}"#, 204, String::new()),
     ];
-    for (name, asked, status, answer) in cases {
+    for (name, body, status, response) in cases {
         let file = folder.path().join(name);
-        std::fs::write(&file, asked).expect("a writable folder");
+        std::fs::write(&file, body).expect("a writable folder");
         let secret = if name == "discord" {
             "DISCORD_PUBLIC_KEY"
         } else {
@@ -665,40 +671,40 @@ async fn a_provider_s_handshake_gets_the_answer_it_wants() {
             &["--json", "--body", file.to_str().expect("UTF-8")],
         )
         .await;
-        let told = &run.assert(0).json_lines()[0];
+        let result = &run.assert(0).json_lines()[0];
         assert_eq!(
-            (&told["status"], &told["body"]),
-            (&json!(status), &json!(answer)),
+            (&result["status"], &result["body"]),
+            (&json!(status), &json!(response)),
             "{name}"
         );
-        let told = catch.ended().await;
-        assert!(told.contains(", a handshake, answered\n"), "{told}");
+        let result = catch.wait_for_exit().await;
+        assert!(result.contains(", a handshake, answered\n"), "{result}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_the_gateway_it_shows_what_the_gateway_adds() {
+async fn catch_shows_headers_added_by_gateway() {
     let catch = Catch::start(&["--count", "1"]).await;
     let gateway = Gateway::start(Route::to_url(&catch.url())).await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    let told = catch.ended().await;
+    let result = catch.wait_for_exit().await;
     for header in [
         "hookstile-event-id: evt_1",
         "hookstile-event-type: user.created",
         "hookstile-route: hooks",
     ] {
         assert!(
-            told.contains(&format!("\n  {header}\n")),
-            "{header}: {told}"
+            result.contains(&format!("\n  {header}\n")),
+            "{header}: {result}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_from_outside_reaches_the_terminal_raw() {
+async fn outside_text_reaches_terminal_escaped() {
     let hostile = "\x1b[2J\x1b]0;owned\x07\r\x08\x7f\u{9b}31m\u{85}";
     let json = json!({ "a": "\u{9b}31m\u{7f}" }).to_string();
     let bodies = [
@@ -729,24 +735,24 @@ async fn nothing_from_outside_reaches_the_terminal_raw() {
                     .expect("a connection");
                 let request = [b"POST ", head, rest.as_bytes(), body].concat();
                 stream.write_all(&request).await.expect("written");
-                let mut answer = Vec::new();
-                within("an answer", stream.read_to_end(&mut answer))
+                let mut response = Vec::new();
+                within("an answer", stream.read_to_end(&mut response))
                     .await
                     .expect("an answer");
-                assert!(answer.starts_with(b"HTTP/1.1 "), "{answer:?}");
+                assert!(response.starts_with(b"HTTP/1.1 "), "{response:?}");
             }
         }
         catch.process.signal("TERM");
-        let told = catch.ended().await;
-        assert!(told.contains("31m"), "the bodies are shown: {told}");
+        let result = catch.wait_for_exit().await;
+        assert!(result.contains("31m"), "the bodies are shown: {result}");
         assert_eq!(
-            told.chars().find(|c| c.is_control() && *c != '\n'),
+            result.chars().find(|c| c.is_control() && *c != '\n'),
             None,
-            "{told:?}"
+            "{result:?}"
         );
         assert!(
-            !told.lines().any(|line| line.starts_with("POST /spoofed")),
-            "{told}"
+            !result.lines().any(|line| line.starts_with("POST /spoofed")),
+            "{result}"
         );
     }
     let upstream = Upstream::replying([Reply::full(
@@ -766,7 +772,7 @@ async fn nothing_from_outside_reaches_the_terminal_raw() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_beyond_the_limit_is_refused_and_told() {
+async fn oversized_body_is_rejected_and_reported() {
     let catch = Catch::start(&["--count", "1"]).await;
     let mut stream = TcpStream::connect(catch.address)
         .await
@@ -777,18 +783,23 @@ async fn a_body_beyond_the_limit_is_refused_and_told() {
         body.len()
     );
     stream.write_all(head.as_bytes()).await.expect("written");
-    // It may hang up before it has all of it.
+    // `catch` may close the connection before it has read everything.
     let _ = stream.write_all(&body).await;
-    let mut answer = [0; 12];
-    within("an answer", stream.read_exact(&mut answer))
+    let mut response = [0; 12];
+    within("an answer", stream.read_exact(&mut response))
         .await
         .expect("an answer");
-    assert_eq!(&answer, b"HTTP/1.1 413");
-    assert!(catch.ended().await.contains("\nthe body is over 32 MiB"));
+    assert_eq!(&response, b"HTTP/1.1 413");
+    assert!(
+        catch
+            .wait_for_exit()
+            .await
+            .contains("\nthe body is over 32 MiB")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_provider_without_a_secret_is_wrong_usage_and_so_is_a_secret_without_a_provider() {
+async fn provider_and_secret_must_come_together() {
     let cases: [&[&str]; 5] = [
         &["catch", "--provider", "stripe"],
         &["catch", "--secret-env", "TOOLS_SECRET"],
@@ -824,7 +835,7 @@ async fn a_provider_without_a_secret_is_wrong_usage_and_so_is_a_secret_without_a
     .assert(1);
 }
 
-/// The commands that the program's help lists.
+/// Returns the commands that the program's help lists.
 async fn commands() -> BTreeSet<String> {
     let help = hookstile(&["--help"]).await.stdout;
     let lines = help
@@ -853,7 +864,7 @@ async fn completions_name_every_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_command_has_a_manual_page_with_examples() {
+async fn every_command_has_a_manual_page() {
     let folder: TempDir = tempfile::tempdir().expect("a folder");
     let pages = folder.path().join("share/man1");
     hookstile(&["man", "--dir", pages.to_str().expect("UTF-8")])

@@ -1,4 +1,4 @@
-//! SIGUSR2: the next program in the same process, on the same sockets, and nobody who sends meanwhile hears of it.
+//! SIGUSR2: the new binary takes over the process and its sockets, and no sender notices.
 
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::harness::tls::{Authority, Trust};
 use crate::harness::*;
 
-/// A gateway whose program can be replaced.
+/// A gateway whose binary can be replaced.
 struct Installed {
     gateway: Gateway,
     program: PathBuf,
@@ -24,25 +24,25 @@ impl Installed {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("hookstile");
         install(Path::new(env!("CARGO_BIN_EXE_hookstile")), &program);
-        // The binary's own path comes first in what follows, and is dropped.
-        let become_it = format!("shift; exec {} \"$@\"", program.display());
-        let under = Under::command(["sh", "-c", &become_it, "sh"].map(Into::into).into());
+        // The binary's own path is the first argument, which the shell drops.
+        let exec_binary = format!("shift; exec {} \"$@\"", program.display());
+        let launcher = Launcher::command(["sh", "-c", &exec_binary, "sh"].map(Into::into).into());
         Self {
-            gateway: Gateway::start(setup.into().under(under)).await,
+            gateway: Gateway::start(setup.into().launched_by(launcher)).await,
             program,
             _folder: folder,
         }
     }
 
-    /// Asks for the upgrade, and waits until the next program serves.
+    /// Triggers the upgrade and waits until the new process serves.
     async fn upgrade(&self) {
         let starts = starts(&self.gateway);
         self.gateway.signal("USR2");
-        self.serves_again(starts).await;
+        self.wait_until_serving(starts).await;
     }
 
-    async fn serves_again(&self, starts: usize) {
-        eventually("the next program serves", async || {
+    async fn wait_until_serving(&self, starts: usize) {
+        eventually("the new process serves", async || {
             assert!(
                 !self.gateway.is_gone(),
                 "it ended:\n{}",
@@ -51,7 +51,7 @@ impl Installed {
             self::starts(&self.gateway) > starts
         })
         .await;
-        self.gateway.is_ready().await;
+        self.gateway.wait_until_ready().await;
     }
 
     fn running(&self) -> u64 {
@@ -60,14 +60,15 @@ impl Installed {
     }
 }
 
-/// Puts a copy of `program` at `place`, as a package manager does: what runs keeps its file.
-fn install(program: &Path, place: &Path) {
-    let fresh = place.with_extension("new");
+/// Installs a copy of `program` at `place` as a package manager does: the running process keeps its
+/// file.
+fn install(program: &Path, target: &Path) {
+    let fresh = target.with_extension("new");
     std::fs::copy(program, &fresh).expect("a copy");
-    std::fs::rename(fresh, place).expect("a rename");
+    std::fs::rename(fresh, target).expect("a rename");
 }
 
-/// How often a program has begun to listen.
+/// Counts the starts of a listener in the log.
 fn starts(gateway: &Gateway) -> usize {
     gateway
         .lines()
@@ -77,7 +78,7 @@ fn starts(gateway: &Gateway) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
+async fn upgrades_under_load_lose_nothing() {
     let (now, later) = (Upstream::ok(), Upstream::ok());
     let routes = [
         Route::to(&now).named("now"),
@@ -91,10 +92,13 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
     let began = Instant::now();
     let senders: Vec<_> = (0..12)
         .map(|sender| {
-            let (address, stopping, answered) =
-                (installed.gateway.data(), stopping.clone(), answered.clone());
+            let (address, stopping, answered) = (
+                installed.gateway.public_address(),
+                stopping.clone(),
+                answered.clone(),
+            );
             tokio::spawn(async move {
-                // Some keep their connection for as long as they may; some never do.
+                // Some senders keep their connection as long as possible; some never do.
                 let keeps = sender % 3 > 0;
                 let (path, status, outcome) = [
                     ("/webhooks/now", 200, "delivered"),
@@ -104,12 +108,12 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
                 let mut sent = 0;
                 while !stopping.load(Ordering::SeqCst) {
                     let event = Event::new(&format!("evt_{sender}_{sent}"));
-                    let answer = client.send(event.post().at(path)).await;
-                    answer.assert(status, outcome);
+                    let response = client.send(event.post().at(path)).await;
+                    response.assert(status, outcome);
                     sent += 1;
                     answered.fetch_add(1, Ordering::SeqCst);
                     if !keeps
-                        || answer
+                        || response
                             .header("Connection")
                             .is_some_and(|value| value == "close")
                     {
@@ -135,7 +139,7 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
         assert_ne!(
             installed.running(),
             before,
-            "the file that was put there is what runs"
+            "the installed file is the one that runs"
         );
     }
     stopping.store(true, Ordering::SeqCst);
@@ -145,27 +149,27 @@ async fn ten_upgrades_under_load_fail_no_request_and_deliver_each_event_once() {
         sent[sender % 2] += task.await.expect("no request failed");
     }
     assert!(sent[0] > 100 && sent[1] > 100, "{sent:?} requests");
-    assert_eq!(now.count(), sent[0], "each was forwarded, and once");
-    later.received(sent[1]).await;
+    assert_eq!(now.count(), sent[0], "each event is forwarded once");
+    later.wait_for_requests(sent[1]).await;
     installed
         .gateway
-        .metric_reaches("queue_events", &[], 0.0)
+        .wait_for_metric("queue_events", &[], 0.0)
         .await;
-    assert_eq!(later.count(), sent[1], "each was delivered, and once");
+    assert_eq!(later.count(), sent[1], "each event is delivered once");
     eprintln!("{sent:?} events in {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_program() {
+async fn new_process_answers_while_old_finishes() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let installed = Installed::start(Route::to(&upstream)).await;
     let gateway = &installed.gateway;
     let (mut early, starts) = (gateway.connect().await, starts(gateway));
     early.write(&Event::new("evt_early").post().bytes()).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || {
+    eventually("the old process stops accepting", async || {
         gateway.output().contains("making way")
     })
     .await;
@@ -175,12 +179,12 @@ async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_progra
         .await;
     gate.open();
     early
-        .answer()
+        .read_response()
         .await
         .assert(200, "delivered")
         .assert_header("Connection", "close");
-    installed.serves_again(starts).await;
-    meanwhile.answer().await.assert(200, "delivered");
+    installed.wait_until_serving(starts).await;
+    meanwhile.read_response().await.assert(200, "delivered");
     gateway
         .send(Event::new("evt_early"))
         .await
@@ -189,7 +193,7 @@ async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_progra
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_2_and_tls_too_who_connects_meanwhile_is_answered_by_the_next_program() {
+async fn new_process_answers_http2_and_tls() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let (authority, listen) = (
@@ -203,16 +207,16 @@ async fn over_http_2_and_tls_too_who_connects_meanwhile_is_answered_by_the_next_
         .file("tls.key", &shown.key);
     let installed = Installed::start(setup).await;
     let (gateway, starts) = (&installed.gateway, starts(&installed.gateway));
-    let (address, trust) = (gateway.data(), Trust::of(&authority));
+    let (address, trust) = (gateway.public_address(), Trust::new(&authority));
     let mut early = Client::connect_tls(address, &trust, "hooks.test", &["h2"])
         .await
         .expect("a handshake")
         .h2()
         .await;
     let in_flight = tokio::spawn(async move { early.send(Event::new("evt_early")).await });
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || {
+    eventually("the old process stops accepting", async || {
         gateway.output().contains("making way")
     })
     .await;
@@ -224,13 +228,13 @@ async fn over_http_2_and_tls_too_who_connects_meanwhile_is_answered_by_the_next_
     });
     gate.open();
     in_flight.await.expect("an answer").assert(200, "delivered");
-    installed.serves_again(starts).await;
+    installed.wait_until_serving(starts).await;
     meanwhile.await.expect("an answer").assert(200, "delivered");
     assert_eq!(upstream.event_ids(), ["evt_early", "evt_meanwhile"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
+async fn attempts_finish_before_upgrade_completes() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);
     let installed = Installed::start(Route::to(&upstream).with("delivery", "queue")).await;
@@ -239,9 +243,9 @@ async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
         .send(Event::new("evt_slow"))
         .await
         .assert(202, "queued");
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || {
+    eventually("the old process stops accepting", async || {
         gateway.output().contains("making way")
     })
     .await;
@@ -250,9 +254,9 @@ async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
         .await
         .assert(202, "queued");
     gate.open();
-    installed.serves_again(starts).await;
-    upstream.received(2).await;
-    gateway.metric_reaches("queue_events", &[], 0.0).await;
+    installed.wait_until_serving(starts).await;
+    upstream.wait_for_requests(2).await;
+    gateway.wait_for_metric("queue_events", &[], 0.0).await;
     assert_eq!(upstream.event_ids(), ["evt_slow", "evt_next"]);
     for request in upstream.requests() {
         request.assert_no_header("Hookstile-Possible-Duplicate");
@@ -260,7 +264,7 @@ async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_counts_from_the_next_start_counts_from_an_upgrade() {
+async fn upgrade_applies_restart_only_settings() {
     let upstream = Upstream::ok();
     let installed = Installed::start(Route::to(&upstream)).await;
     let gateway = &installed.gateway;
@@ -276,7 +280,7 @@ async fn what_counts_from_the_next_start_counts_from_an_upgrade() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_would_not_start_is_not_taken() {
+async fn unusable_new_binary_is_not_used() {
     let upstream = Upstream::ok();
     let installed = Installed::start(Route::to(&upstream)).await;
     let gateway = &installed.gateway;
@@ -287,26 +291,26 @@ async fn a_program_that_would_not_start_is_not_taken() {
             .filter(|line| line["message"].to_string().contains("not upgraded"))
             .count()
     };
-    // An old configuration's program, or a broken one.
+    // A broken binary, or one for another configuration.
     install(Path::new("/bin/false"), &installed.program);
     gateway.signal("USR2");
-    eventually("it says so", async || refusals() == 1).await;
+    eventually("the refusal is logged", async || refusals() == 1).await;
     gateway
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    // None at all.
-    std::fs::remove_file(&installed.program).expect("to remove it");
+    // No binary at all.
+    std::fs::remove_file(&installed.program).expect("the binary can be removed");
     gateway.signal("USR2");
-    eventually("it says so", async || refusals() == 2).await;
-    // A configuration that it refuses.
+    eventually("the refusal is logged", async || refusals() == 2).await;
+    // A binary that rejects the configuration.
     install(
         Path::new(env!("CARGO_BIN_EXE_hookstile")),
         &installed.program,
     );
     gateway.rewrite_text("routes: [{}]\n");
     gateway.signal("USR2");
-    eventually("it says so", async || refusals() == 3).await;
+    eventually("the refusal is logged", async || refusals() == 3).await;
     gateway
         .send(Event::new("evt_2"))
         .await
@@ -321,35 +325,35 @@ async fn a_program_that_would_not_start_is_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_while_it_makes_way_is_a_stop() {
+async fn stop_during_upgrade_is_a_stop() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate)]);
     let installed = Installed::start(Route::to(&upstream)).await;
     let gateway = &installed.gateway;
     let mut sender = gateway.connect().await;
     sender.write(&Event::new("evt_1").post().bytes()).await;
-    upstream.received(1).await;
+    upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
-    eventually("it makes way", async || {
+    eventually("the old process stops accepting", async || {
         gateway.output().contains("making way")
     })
     .await;
     gateway.signal("TERM");
     gate.open();
-    sender.answer().await.assert(200, "delivered");
-    assert_eq!(gateway.exited().await.code(), Some(0));
+    sender.read_response().await.assert(200, "delivered");
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
     assert_eq!(starts(gateway), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn senders_that_connect_while_it_is_down_wait_where_the_supervisor_holds_the_socket() {
+async fn supervisor_socket_holds_senders_while_down() {
     let upstream = Upstream::ok();
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = socket.local_addr().expect("an address");
     let setup =
         Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{address}"}}]"#));
-    let mut gateway = Gateway::start(setup.handed(socket)).await;
-    assert_eq!(gateway.data(), address);
+    let mut gateway = Gateway::start(setup.with_socket(socket)).await;
+    assert_eq!(gateway.public_address(), address);
     gateway
         .send(Event::new("evt_1"))
         .await
@@ -358,11 +362,11 @@ async fn senders_that_connect_while_it_is_down_wait_where_the_supervisor_holds_t
     let mut patient = Client::connect(address).await;
     patient.write(&Event::new("evt_2").post().bytes()).await;
     gateway.restart().await;
-    patient.answer().await.assert(200, "delivered");
+    patient.read_response().await.assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_that_no_listener_is_for_is_closed_and_told() {
+async fn unused_inherited_socket_is_closed_and_logged() {
     let upstream = Upstream::ok();
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = socket.local_addr().expect("an address").to_string();
@@ -372,17 +376,17 @@ async fn a_socket_that_no_listener_is_for_is_closed_and_told() {
     let setup =
         Setup::from(Route::to(&upstream)).with("listen", &format!(r#"[{{address: "{other}"}}]"#));
     let setup = setup.with("admin", r#"{address: "[::1]:0"}"#);
-    let gateway = Gateway::start(setup.handed(socket)).await;
-    let told = gateway
+    let gateway = Gateway::start(setup.with_socket(socket)).await;
+    let line = gateway
         .lines()
         .into_iter()
         .find(|line| line["address"] == *address)
-        .expect("it says so");
+        .expect("a log line about the socket");
     assert!(
-        told["message"]
+        line["message"]
             .to_string()
             .contains("no listener of the configuration is for"),
-        "{told}"
+        "{line}"
     );
     gateway
         .send(Event::new("evt_1"))

@@ -1,9 +1,9 @@
-//! Nothing of an unverified request moves, and nothing of it is remembered.
+//! Verification: nothing of an unverified request is forwarded or remembered.
 
 use crate::harness::*;
 
-/// Every way a signature can be wrong, as a request for the same event.
-fn unverified(event: &Event) -> Vec<(&'static str, Request)> {
+/// Returns one request for the same event for every way a signature can be wrong.
+fn unverified_requests(event: &Event) -> Vec<(&'static str, Request)> {
     let good = sign(SECRET, &event.body);
     let hex = good.strip_prefix("sha256=").expect("our own prefix");
     let other = sign(SECRET, b"another body");
@@ -72,14 +72,14 @@ fn unverified(event: &Event) -> Vec<(&'static str, Request)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unverified_request_never_connects_to_the_upstream() {
+async fn unverified_request_never_connects() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = Event::new("evt_1");
-    for (flaw, request) in unverified(&event) {
-        let answer = gateway.send(request).await;
+    for (flaw, request) in unverified_requests(&event) {
+        let response = gateway.send(request).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (401, "invalid_signature"),
             "signature {flaw}"
         );
@@ -89,7 +89,8 @@ async fn an_unverified_request_never_connects_to_the_upstream() {
             "signature {flaw}: upstream touched"
         );
     }
-    // The barrier: a genuine request arrives, on the first connection there ever was.
+    // A genuine event follows: it arrives on the upstream's first connection, so there was none
+    // before.
     gateway.send(event).await.assert(200, "delivered");
     assert_eq!(
         (upstream.connections(), upstream.event_ids()),
@@ -98,15 +99,15 @@ async fn an_unverified_request_never_connects_to_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unverified_request_over_h2c_never_connects_to_the_upstream() {
+async fn unverified_h2c_request_never_connects() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect_h2().await;
     let event = Event::new("evt_1");
-    for (flaw, request) in unverified(&event) {
-        let answer = client.send(request).await;
+    for (flaw, request) in unverified_requests(&event) {
+        let response = client.send(request).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (401, "invalid_signature"),
             "signature {flaw}"
         );
@@ -117,27 +118,27 @@ async fn an_unverified_request_over_h2c_never_connects_to_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_authentication_failures_answer_with_one_byte_identical_body() {
+async fn authentication_failures_look_identical() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut bodies = std::collections::BTreeSet::new();
-    for (_, request) in unverified(&Event::new("evt_1"))
+    for (_, request) in unverified_requests(&Event::new("evt_1"))
         .into_iter()
-        .chain(unverified(&Event::new("evt_2")))
+        .chain(unverified_requests(&Event::new("evt_2")))
     {
-        let answer = gateway.send(request).await;
-        answer.assert_problem(401, "invalid_signature");
+        let response = gateway.send(request).await;
+        response.assert_problem(401, "invalid_signature");
         assert!(
-            answer.header("Hookstile-Event-Id").is_none(),
-            "an unverified ID is not repeated"
+            response.header("Hookstile-Event-Id").is_none(),
+            "the response omits an unverified ID"
         );
-        bodies.insert(answer.text());
+        bodies.insert(response.text());
     }
     assert_eq!(bodies.len(), 1, "{bodies:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_refused_request_of_any_kind_connects_to_the_upstream() {
+async fn rejected_request_never_connects() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream)
         .with("events", "[user.created]")
@@ -175,7 +176,7 @@ async fn no_refused_request_of_any_kind_connects_to_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_changed_bit_anywhere_in_the_body_is_refused() {
+async fn one_changed_bit_is_rejected() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
@@ -193,7 +194,7 @@ async fn one_changed_bit_anywhere_in_the_body_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signature_over_anything_but_the_raw_bytes_is_refused() {
+async fn signature_must_cover_raw_bytes() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let spaced = br#"{ "id": "evt_1", "type": "user.created" }"#;
@@ -211,7 +212,7 @@ async fn a_signature_over_anything_but_the_raw_bytes_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_valid_signature_passes_in_every_documented_spelling() {
+async fn valid_signature_passes_in_every_spelling() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let spell = |id: &str, spelling: fn(String) -> String| {
@@ -239,10 +240,10 @@ async fn a_valid_signature_passes_in_every_documented_spelling() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forged_copy_does_not_block_the_real_event() {
+async fn forged_copy_does_not_block_real_event() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    for (_, forged) in unverified(&Event::new("evt_victim")) {
+    for (_, forged) in unverified_requests(&Event::new("evt_victim")) {
         gateway.send(forged).await.assert(401, "invalid_signature");
     }
     gateway
@@ -256,7 +257,7 @@ async fn a_forged_copy_does_not_block_the_real_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_of_an_unverified_event_is_remembered() {
+async fn unverified_event_is_not_remembered() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
@@ -277,7 +278,7 @@ async fn nothing_of_an_unverified_event_is_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forged_copy_of_a_completed_event_learns_nothing() {
+async fn forged_copy_of_completed_event_learns_nothing() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let known = Event::new("evt_known");
@@ -289,8 +290,9 @@ async fn a_forged_copy_of_a_completed_event_learns_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unverified_body_is_not_parsed() {
-    // A body that is no JSON, and an event the route does not take: unsigned, both are told apart by nothing.
+async fn unverified_body_is_not_parsed() {
+    // Unsigned requests with a body that is not JSON, and with an event type the route does not
+    // accept: their responses do not differ.
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("events", "[user.created]")).await;
     for body in [
@@ -313,7 +315,7 @@ async fn an_unverified_body_is_not_parsed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_old_and_the_new_secret_are_both_accepted_and_told_apart() {
+async fn old_and_new_secret_are_accepted_and_named() {
     let upstream = Upstream::ok();
     let secrets = "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]";
     let gateway = Gateway::start(Route::to(&upstream).with("secrets", secrets)).await;
@@ -343,20 +345,20 @@ async fn the_old_and_the_new_secret_are_both_accepted_and_told_apart() {
     assert_eq!((checks("current"), checks("old")), (1.0, 2.0));
     assert_eq!(
         gateway
-            .logged(serde_json::json!({"event_id": "evt_1"}))
+            .wait_for_request_log(serde_json::json!({"event_id": "evt_1"}))
             .await["secret"],
         "old"
     );
     assert_eq!(
         gateway
-            .logged(serde_json::json!({"event_id": "evt_2"}))
+            .wait_for_request_log(serde_json::json!({"event_id": "evt_2"}))
             .await["secret"],
         "current"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_signed_with_either_secret_is_one_event() {
+async fn either_secret_gives_the_same_event() {
     let upstream = Upstream::ok();
     let secrets = "[{env: WEBHOOK_SECRET, name: current}, {env: WEBHOOK_SECRET_OLD, name: old}]";
     let gateway = Gateway::start(Route::to(&upstream).with("secrets", secrets)).await;
@@ -373,7 +375,7 @@ async fn an_event_signed_with_either_secret_is_one_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_secret_opens_nothing() {
+async fn expired_secret_is_rejected() {
     let upstream = Upstream::ok();
     let old = "{env: WEBHOOK_SECRET_OLD, name: old, expires: 2020-01-01T00:00:00Z}";
     let secrets = format!("[{{env: WEBHOOK_SECRET, name: current}}, {old}]");
@@ -389,7 +391,7 @@ async fn an_expired_secret_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_from_a_file_loses_its_trailing_newline_and_nothing_else() {
+async fn secret_file_loses_only_its_final_newline() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("secrets", "[{file: webhook.key}]");
     let gateway =
@@ -409,7 +411,7 @@ async fn a_secret_from_a_file_loses_its_trailing_newline_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_whsec_prefix_is_part_of_the_key() {
+async fn whsec_prefix_is_part_of_key() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let stripped = SECRET
@@ -426,7 +428,7 @@ async fn the_whsec_prefix_is_part_of_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_opens_its_own_route_only() {
+async fn secret_opens_its_own_route_only() {
     let upstream = Upstream::ok();
     let one = Route::to(&upstream).named("one");
     let two = Route::to(&upstream)
@@ -450,7 +452,7 @@ async fn a_secret_opens_its_own_route_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_custom_hex_scheme_has_its_own_header_and_prefix() {
+async fn custom_hex_scheme_uses_own_header_and_prefix() {
     let upstream = Upstream::ok();
     let scheme = r#"{header: X-Acme-Digest, algorithm: hmac-sha256, encoding: hex, prefix: "v1:"}"#;
     let route = Route::to(&upstream)
@@ -479,7 +481,7 @@ async fn a_custom_hex_scheme_has_its_own_header_and_prefix() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_custom_base64_scheme_takes_one_spelling_only() {
+async fn custom_base64_scheme_has_one_spelling() {
     let upstream = Upstream::ok();
     let scheme = "{header: X-Acme-Hmac, algorithm: hmac-sha256, encoding: base64}";
     let route = Route::to(&upstream)
@@ -509,19 +511,21 @@ async fn a_custom_base64_scheme_takes_one_spelling_only() {
 
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |three: &[u8]| {
-        let bits = three
-            .iter()
-            .fold(0, |bits, byte| bits << 8 | u32::from(*byte))
-            << (8 * (3 - three.len()));
-        let digit = |n: usize| {
-            if n <= three.len() {
-                ALPHABET[(bits >> (18 - 6 * n)) as usize & 63]
-            } else {
-                b'='
-            }
-        };
-        [0, 1, 2, 3].map(|n| char::from(digit(n)))
-    };
-    bytes.chunks(3).flat_map(group).collect()
+    bytes
+        .chunks(3)
+        .flat_map(|three: &[u8]| {
+            let bits = three
+                .iter()
+                .fold(0, |bits, byte| bits << 8 | u32::from(*byte))
+                << (8 * (3 - three.len()));
+            let digit = |n: usize| {
+                if n <= three.len() {
+                    ALPHABET[(bits >> (18 - 6 * n)) as usize & 63]
+                } else {
+                    b'='
+                }
+            };
+            [0, 1, 2, 3].map(|n| char::from(digit(n)))
+        })
+        .collect()
 }

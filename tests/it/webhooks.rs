@@ -1,39 +1,40 @@
-//! Webhooks made over the API: served at once, kept through restarts and kills, and no way to reach what they should not.
+//! Webhooks created over the API: they serve at once, survive restarts and kills, and can't reach
+//! upstreams outside the allowed list.
 
 use serde_json::{Value, json};
 
-use crate::harness::patience::eventually;
+use crate::harness::wait::eventually;
 use crate::harness::*;
 
-async fn write(gateway: &Gateway, method: &str, path: &str, document: &Value) -> Answer {
+async fn send_json(gateway: &Gateway, method: &str, path: &str, document: &Value) -> Response {
     let request = Request::post(document.to_string().as_bytes())
         .at(path)
         .method(method);
-    Client::connect(gateway.admin())
+    Client::connect(gateway.admin_address())
         .await
-        .send(request.set("Host", &gateway.admin().to_string()))
+        .send(request.set("Host", &gateway.admin_address().to_string()))
         .await
 }
 
-fn parsed(answer: &Answer) -> Value {
-    serde_json::from_slice(&answer.body)
-        .unwrap_or_else(|error| panic!("{error}: {}", answer.text()))
+fn parsed(response: &Response) -> Value {
+    serde_json::from_slice(&response.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", response.text()))
 }
 
-fn refused(answer: &Answer, status: u16, code: &str) {
+fn assert_problem(response: &Response, status: u16, code: &str) {
     assert_eq!(
-        (answer.status, parsed(answer)["code"].as_str()),
+        (response.status, parsed(response)["code"].as_str()),
         (status, Some(code)),
         "{}",
-        answer.text()
+        response.text()
     );
 }
 
-/// Makes one: its document, with the secret in it.
-async fn make(gateway: &Gateway, document: &Value) -> Value {
-    let answer = write(gateway, "POST", "/webhooks", document).await;
-    assert_eq!(answer.status, 201, "{}", answer.text());
-    let made = parsed(&answer);
+/// Creates a webhook and returns its document, with the secret.
+async fn create_webhook(gateway: &Gateway, document: &Value) -> Value {
+    let response = send_json(gateway, "POST", "/webhooks", document).await;
+    assert_eq!(response.status, 201, "{}", response.text());
+    let made = parsed(&response);
     assert_eq!(made["success"], true);
     made["webhook"].clone()
 }
@@ -46,10 +47,10 @@ fn event_for(webhook: &Value, id: &str) -> Request {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_that_is_made_serves_at_once_and_its_secret_is_shown_this_once() {
+async fn new_webhook_works_and_shows_secret_once() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let webhook = make(
+    let webhook = create_webhook(
         &gateway,
         &json!({"url": upstream.url(), "events": ["user.*"], "description": "mine"}),
     )
@@ -86,17 +87,17 @@ async fn a_webhook_that_is_made_serves_at_once_and_its_secret_is_shown_this_once
         !gateway
             .output()
             .contains(webhook["secret"].as_str().unwrap()),
-        "the log holds the secret"
+        "the log contains the secret"
     );
     assert_eq!(gateway.api("/webhooks").await["total"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_webhook_is_there_after_a_kill_and_after_a_reload() {
+async fn webhook_survives_kill_and_reload() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(Route::to(&upstream)).await;
     let document = json!({"url": upstream.url(), "provider": "orbvpn", "secret": "mine", "path": "/made", "headers": {"X-A": "b"}});
-    let webhook = make(&gateway, &document).await;
+    let webhook = create_webhook(&gateway, &document).await;
     let event = |id: &str| {
         let body = Event::new(id).body;
         Request::post(&body)
@@ -110,13 +111,15 @@ async fn a_webhook_is_there_after_a_kill_and_after_a_reload() {
     gateway.rewrite(Route::to(&upstream).with("budget", "9s"));
     gateway.signal("HUP");
     gateway
-        .metrics_past("config_last_reload_success_timestamp_seconds", &[], 1.0)
+        .wait_for_metric_at_least("config_last_reload_success_timestamp_seconds", &[], 1.0)
         .await;
     gateway.send(event("evt_2")).await.assert(200, "delivered");
     gateway.send(event("evt_1")).await.assert(409, "duplicate");
     let path = format!("/webhooks/{}", webhook["id"].as_str().unwrap());
     assert_eq!(
-        write(&gateway, "DELETE", &path, &json!({})).await.status,
+        send_json(&gateway, "DELETE", &path, &json!({}))
+            .await
+            .status,
         200
     );
     gateway
@@ -130,23 +133,25 @@ async fn a_webhook_is_there_after_a_kill_and_after_a_reload() {
         .await
         .assert(404, "unknown_route");
     assert_eq!(
-        write(&gateway, "DELETE", &path, &json!({})).await.status,
+        send_json(&gateway, "DELETE", &path, &json!({}))
+            .await
+            .status,
         404
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_given_stays_and_what_is_switched_off_answers_503() {
+async fn update_keeps_omitted_fields() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let webhook = make(&gateway, &json!({"url": upstream.url(), "active": false})).await;
+    let webhook = create_webhook(&gateway, &json!({"url": upstream.url(), "active": false})).await;
     let path = format!("/webhooks/{}", webhook["id"].as_str().unwrap());
-    let answer = gateway.send(event_for(&webhook, "evt_1")).await;
-    answer.assert_problem(503, "inactive");
-    answer.assert_retry_after();
+    let response = gateway.send(event_for(&webhook, "evt_1")).await;
+    response.assert_problem(503, "inactive");
+    response.assert_retry_after();
     upstream.assert_untouched();
     let changed = parsed(
-        &write(
+        &send_json(
             &gateway,
             "PUT",
             &path,
@@ -173,12 +178,12 @@ async fn what_is_not_given_stays_and_what_is_switched_off_answers_503() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_of_the_file_is_neither_changed_nor_shadowed() {
+async fn file_route_cannot_be_changed_or_hidden() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for (method, document) in [("PUT", json!({"active": false})), ("DELETE", json!({}))] {
-        refused(
-            &write(&gateway, method, "/webhooks/wh_hooks", &document).await,
+        assert_problem(
+            &send_json(&gateway, method, "/webhooks/wh_hooks", &document).await,
             409,
             "in_file",
         );
@@ -187,25 +192,25 @@ async fn a_route_of_the_file_is_neither_changed_nor_shadowed() {
         json!({"url": upstream.url(), "path": PATH}),
         json!({"url": upstream.url(), "path": PATH, "host": "hooks.test"}),
     ] {
-        refused(
-            &write(&gateway, "POST", "/webhooks", &document).await,
+        assert_problem(
+            &send_json(&gateway, "POST", "/webhooks", &document).await,
             409,
             "taken",
         );
     }
-    let made = make(&gateway, &json!({"url": upstream.url(), "path": "/made"})).await;
-    let again = write(
+    let made = create_webhook(&gateway, &json!({"url": upstream.url(), "path": "/made"})).await;
+    let again = send_json(
         &gateway,
         "POST",
         "/webhooks",
         &json!({"url": upstream.url(), "path": "/made"}),
     )
     .await;
-    refused(&again, 409, "taken");
-    // A file that takes the path later goes before.
+    assert_problem(&again, 409, "taken");
+    // A route for this path that is added to the file later takes precedence.
     gateway.rewrite(Route::to(&upstream).with("path", "/made"));
     gateway.signal("HUP");
-    eventually("the file's route is served", async || {
+    eventually("the file's route is active", async || {
         gateway
             .send(Event::new("evt_1").post().at("/made"))
             .await
@@ -220,7 +225,7 @@ async fn a_route_of_the_file_is_neither_changed_nor_shadowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_a_webhook_is_refused_with_its_reasons() {
+async fn invalid_webhook_is_rejected_with_reasons() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for (document, says) in [
@@ -247,27 +252,30 @@ async fn what_cannot_be_a_webhook_is_refused_with_its_reasons() {
         ),
         (json!({"url": "file:///etc/passwd"}), "url"),
     ] {
-        let answer = write(&gateway, "POST", "/webhooks", &document).await;
-        refused(&answer, 422, "invalid_webhook");
+        let response = send_json(&gateway, "POST", "/webhooks", &document).await;
+        assert_problem(&response, 422, "invalid_webhook");
         assert!(
-            answer.text().contains(says),
+            response.text().contains(says),
             "{document}: {}",
-            answer.text()
+            response.text()
         );
     }
     for text in ["", "[]", "{\"url\":", "{\"url\": 7}"] {
         let request = Request::post(text.as_bytes())
             .at("/webhooks")
-            .set("Host", &gateway.admin().to_string());
-        refused(
-            &Client::connect(gateway.admin()).await.send(request).await,
+            .set("Host", &gateway.admin_address().to_string());
+        assert_problem(
+            &Client::connect(gateway.admin_address())
+                .await
+                .send(request)
+                .await,
             400,
             "invalid_body",
         );
     }
     let long = json!({"url": upstream.url(), "description": "x".repeat(100_000)});
-    refused(
-        &write(&gateway, "POST", "/webhooks", &long).await,
+    assert_problem(
+        &send_json(&gateway, "POST", "/webhooks", &long).await,
         413,
         "body_too_large",
     );
@@ -275,7 +283,7 @@ async fn what_cannot_be_a_webhook_is_refused_with_its_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn upstreams_are_held_to_the_list_where_there_is_one() {
+async fn upstream_must_be_on_configured_list() {
     let upstream = Upstream::ok();
     let admin = format!(
         r#"{{address: "127.0.0.1:0", allowed_upstreams: ["http://{}/hooks"]}}"#,
@@ -283,14 +291,14 @@ async fn upstreams_are_held_to_the_list_where_there_is_one() {
     );
     let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("admin", &admin)).await;
     let url = |path: &str| json!({"url": format!("http://{}{path}", upstream.address())});
-    make(&gateway, &url("/hooks/a")).await;
+    create_webhook(&gateway, &url("/hooks/a")).await;
     for other in [
         url("/"),
         url("/hookster"),
         json!({"url": "http://127.0.0.1:1/hooks/a"}),
     ] {
-        refused(
-            &write(&gateway, "POST", "/webhooks", &other).await,
+        assert_problem(
+            &send_json(&gateway, "POST", "/webhooks", &other).await,
             422,
             "invalid_webhook",
         );
@@ -298,7 +306,7 @@ async fn upstreams_are_held_to_the_list_where_there_is_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
+async fn test_event_is_signed_sent_and_recorded() {
     let upstream = Upstream::ok();
     let in_body = Route::to(&upstream)
         .named("inside")
@@ -312,7 +320,7 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
         Setup::new([Route::to(&upstream), in_body, standard]).env("STANDARD_SECRET", key),
     )
     .await;
-    let made = make(
+    let made = create_webhook(
         &gateway,
         &json!({"url": upstream.url(), "provider": "github"}),
     )
@@ -324,7 +332,7 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
         made["id"].as_str().unwrap(),
     ] {
         let tested = parsed(
-            &write(
+            &send_json(
                 &gateway,
                 "POST",
                 &format!("/webhooks/{id}/test"),
@@ -365,20 +373,20 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
         false
     );
     let document = json!({"event_type": "user.created", "custom_data": {"n": 7}});
-    let tested = parsed(&write(&gateway, "POST", "/webhooks/wh_hooks/test", &document).await);
+    let tested = parsed(&send_json(&gateway, "POST", "/webhooks/wh_hooks/test", &document).await);
     assert_eq!(tested["event_type"], "user.created");
     let body: Value = serde_json::from_slice(&upstream.last().body).unwrap();
     assert_eq!(
         (&body["type"], &body["data"]["n"]),
         (&json!("user.created"), &json!(7))
     );
-    refused(
-        &write(&gateway, "POST", "/webhooks/wh_none/test", &json!({})).await,
+    assert_problem(
+        &send_json(&gateway, "POST", "/webhooks/wh_none/test", &json!({})).await,
         404,
         "unknown_webhook",
     );
-    refused(
-        &write(
+    assert_problem(
+        &send_json(
             &gateway,
             "POST",
             "/webhooks/wh_hooks/test",
@@ -388,8 +396,8 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
         400,
         "invalid_body",
     );
-    refused(
-        &write(
+    assert_problem(
+        &send_json(
             &gateway,
             "POST",
             "/webhooks/wh_hooks/test",
@@ -402,26 +410,25 @@ async fn a_test_event_goes_through_the_front_door_signed_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_type_that_cannot_stand_in_a_header_is_told_so_where_it_would_have_to() {
+async fn event_type_unfit_for_header_is_reported() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "github")).await;
-    let answer = write(
+    let response = send_json(
         &gateway,
         "POST",
         "/webhooks/wh_hooks/test",
         &json!({"event_type": "a\nb"}),
     )
     .await;
-    refused(&answer, 422, "not_in_header");
+    assert_problem(&response, 422, "not_in_header");
     upstream.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_route_goes_on_taking_events_and_delivers_them_when_it_is_resumed_through_a_kill()
-{
+async fn paused_route_accepts_and_delivers_on_resume() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(Route::to(&upstream).with("delivery", "queue")).await;
-    let paused = parsed(&write(&gateway, "POST", "/webhooks/wh_hooks/pause", &json!({})).await);
+    let paused = parsed(&send_json(&gateway, "POST", "/webhooks/wh_hooks/pause", &json!({})).await);
     assert_eq!(paused["webhook"]["queue"]["paused"], true);
     gateway
         .send(Event::new("evt_1"))
@@ -433,17 +440,18 @@ async fn a_paused_route_goes_on_taking_events_and_delivers_them_when_it_is_resum
         .send(Event::new("evt_2"))
         .await
         .assert(202, "queued");
-    // Another one that waits tells that the lane has looked, had it not been paused.
+    // Both events are pending: a route worker that ignored the pause would have sent one by now.
     gateway
-        .metric_reaches("queue_events", &[("state", "pending")], 2.0)
+        .wait_for_metric("queue_events", &[("state", "pending")], 2.0)
         .await;
     upstream.assert_untouched();
-    let resumed = parsed(&write(&gateway, "POST", "/webhooks/wh_hooks/resume", &json!({})).await);
+    let resumed =
+        parsed(&send_json(&gateway, "POST", "/webhooks/wh_hooks/resume", &json!({})).await);
     assert_eq!(resumed["webhook"]["queue"]["paused"], false);
-    upstream.received(2).await;
+    upstream.wait_for_requests(2).await;
     assert_eq!(upstream.event_ids(), ["evt_1", "evt_2"]);
-    refused(
-        &write(&gateway, "POST", "/webhooks/wh_none/pause", &json!({})).await,
+    assert_problem(
+        &send_json(&gateway, "POST", "/webhooks/wh_none/pause", &json!({})).await,
         404,
         "unknown_webhook",
     );

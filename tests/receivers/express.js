@@ -1,6 +1,7 @@
-// A receiver as the provider's documents describe one for Node: Express, the raw body, HMAC-SHA256 in hex,
-// an optional `sha256=` in front, a constant-time comparison. It knows nothing of the gateway.
-// Needs `express` (NODE_PATH) and WEBHOOK_SECRET; says on which port it listens.
+// A receiver as the provider's documentation describes one for Node: Express, the raw body,
+// HMAC-SHA256 in hex, an optional `sha256=` prefix, a constant-time comparison. It knows nothing of
+// the gateway. It needs `express` (NODE_PATH) and WEBHOOK_SECRET, and prints the port it listens
+// on.
 'use strict';
 
 const crypto = require('node:crypto');
@@ -8,7 +9,7 @@ const crypto = require('node:crypto');
 function verifySignature(rawBody, signature, secret) {
   const expected = crypto.createHmac('sha256', secret).update(rawBody).digest('hex');
   const given = signature.startsWith('sha256=') ? signature.slice('sha256='.length) : signature;
-  // Throws when the lengths differ; the documents leave it at that.
+  // Throws when the lengths differ; the documentation does not handle that case either.
   return crypto.timingSafeEqual(Buffer.from(given), Buffer.from(expected));
 }
 

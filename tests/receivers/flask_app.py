@@ -1,6 +1,6 @@
-"""A receiver as the provider's documents describe one for Python: Flask, the raw body, HMAC-SHA256 in hex,
+"""A receiver as the provider's documentation describes one for Python: Flask, the raw body, HMAC-SHA256 in hex,
 an optional `sha256=` in front, a constant-time comparison. It knows nothing of the gateway.
-Needs `flask` and WEBHOOK_SECRET; says on which port it listens."""
+It needs `flask` and WEBHOOK_SECRET, and prints the port it listens on."""
 
 import hashlib
 import hmac

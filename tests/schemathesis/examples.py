@@ -1,4 +1,4 @@
-"""Values that go with each other, so that most of the webhooks that are made up are made: a schema can't say all. And
+"""Consistent example values, so that most generated webhooks are valid, which a schema alone can't express; and
 events that can be forgotten."""
 
 import os
@@ -30,6 +30,6 @@ def before_load_schema(context, raw_schema):
         properties = raw_schema["components"]["schemas"][name]["properties"]
         for key, example in EXAMPLES.items():
             properties[key]["examples"] = [example]
-    # No dictionary serves what may be a text or a number.
+    # A dictionary can't generate a value that is either a string or a number.
     forgotten = raw_schema["components"]["schemas"]["EventToForget"]["properties"]["event_id"]
     forgotten["examples"] = ["evt_good", "evt_kept"]

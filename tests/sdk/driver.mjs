@@ -1,13 +1,13 @@
-// The providers' Node SDKs behind one pipe: a JSON object a line in, one a line out, as `README.md` tells.
-// Owns the translation to each SDK's call; what a verdict means is the SDK's to say, and the tests' to judge.
-// The packages are those of HOOKSTILE_NODE_MODULES.
+// The providers' Node SDKs behind one pipe: a JSON object per line in, one per line out, as
+// described in `README.md`. The driver only translates to each SDK's call; the SDK decides the
+// verdict, and the tests check it. The packages are in HOOKSTILE_NODE_MODULES.
 
 import { Console } from 'node:console';
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
-// SDKs log to the console (Zoom's logs every event); stdout carries answers alone.
+// SDKs log to the console (Zoom's logs every event), so stdout is reserved for responses.
 globalThis.console = new Console(process.stderr);
 
 const { resolve } = createRequire(`${process.env.HOOKSTILE_NODE_MODULES}/`);
@@ -22,7 +22,7 @@ function header(headers, name) {
   return found && headers[found];
 }
 
-// Standard Webhooks and its Svix dialect differ in the headers' names alone.
+// Standard Webhooks and its Svix dialect differ only in the header names.
 function standard(Webhook, prefix) {
   return {
     sign: ({ secret, id, timestamp, body }) => ({
@@ -30,13 +30,13 @@ function standard(Webhook, prefix) {
       [`${prefix}-timestamp`]: String(timestamp),
       [`${prefix}-signature`]: new Webhook(secret).sign(id, new Date(timestamp * 1000), body),
     }),
-    // What it returns is the parsed body, which may be anything: it refuses by throwing.
+    // It returns the parsed body, which may be any value, and rejects by throwing.
     verify: ({ secret, headers, body }) => (new Webhook(secret).verify(body, headers), true),
   };
 }
 
-// Per SDK what it can do: `sign` gives headers, `verify` a boolean or an exception, `answer` an HTTP response.
-// Bodies are Buffers; `String(body)` stands where an SDK takes nothing else.
+// The operations of each SDK: `sign` returns headers, `verify` a boolean or an exception, `answer`
+// an HTTP response. Bodies are Buffers; `String(body)` is for SDKs that accept only strings.
 const sdks = {
   async stripe() {
     const { webhooks } = await load('stripe');
@@ -50,7 +50,7 @@ const sdks = {
   },
 
   async '@octokit/webhooks-methods'() {
-    // By path: the package exports nothing to what asks as `require` does.
+    // Loaded by path: the package has no export for `require`.
     const { sign, verify } = await load('./@octokit/webhooks-methods/dist-node/index.js');
     return {
       sign: async ({ secret, body }) => ({ 'X-Hub-Signature-256': await sign(secret, String(body)) }),
@@ -115,7 +115,7 @@ const sdks = {
 
   async '@zoom/rivet'() {
     const { AwsLambdaReceiver } = await load('@zoom/rivet/meetings');
-    // The verifier itself is private; the Lambda receiver is the one way in that opens no port.
+    // The verifier itself is private; the Lambda receiver is the only entry that opens no port.
     const receive = ({ secret, headers, body }) =>
       new AwsLambdaReceiver({ webhooksSecretToken: secret }).start()({ headers, body: String(body) });
     return {
@@ -124,7 +124,7 @@ const sdks = {
         if (response.statusCode !== 200) throw new Error(response.body);
         return true;
       },
-      // What Zoom's `endpoint.url_validation` is answered with.
+      // The response to Zoom's `endpoint.url_validation`.
       answer: async (request) => {
         const { statusCode, body } = await receive(request);
         return { status: statusCode, body };

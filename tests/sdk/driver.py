@@ -1,4 +1,4 @@
-"""The providers' Python SDKs behind one pipe: a JSON object a line in, one a line out, as `README.md` tells.
+"""The providers' Python SDKs behind one pipe: a JSON object a line in, one a line out, as described in `README.md`.
 Owns the translation to each SDK's call; what a verdict means is the SDK's to say, and the tests' to judge.
 Runs with the python of HOOKSTILE_PYTHON."""
 
@@ -29,7 +29,7 @@ def stripe():
 
 
 def standard(webhook, prefix):
-    """Standard Webhooks and its Svix dialect differ in the headers' names alone."""
+    """Standard Webhooks and its Svix dialect differ only in the header names."""
 
     def sign(request):
         time = datetime.fromtimestamp(request["timestamp"], timezone.utc)
@@ -87,7 +87,7 @@ def square():
     return {"verify": verify}
 
 
-# Imported when first asked for: some of the packages take a second.
+# Imported on first use: some of the packages take a second.
 SDKS = {
     "stripe": stripe,
     "standardwebhooks": standardwebhooks,

@@ -1,13 +1,13 @@
-//! The events that are sent: what they hold, how they are signed, and how a request with one looks.
+//! The events of the load: their content, their signatures, and the requests that carry them.
 
 use std::fmt::Write;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// What all peers verify with.
+/// The secret with which all peers verify.
 pub const SECRET: &str = "whsec_4f1c8a70d2b94f0e8b6a53c7d91e2f60";
-/// Where all peers take events.
+/// The path on which all peers accept events.
 pub const PATH: &str = "/webhooks/vpn-enterprise";
 
 pub type Tag = [u8; 32];
@@ -17,15 +17,15 @@ const ITEM: &str =
     r#"{"user":"usr_8f14e45fceea","plan":"premium","bytes":1073741824,"active":true,"region":"eu-west-1"},"#;
 const CLOSING: &str = r#"{}],"note":""#;
 
-/// Events of one size. They differ in their ID, which stands at the front; the rest is shared, so that a million of them
-/// take no more memory than their tags.
+/// Events of one size. They differ in their ID, which is at the front; the rest is shared, so that
+/// a million of them take no more memory than their signatures.
 pub struct Events {
     size: usize,
     rest: Vec<u8>,
 }
 
 impl Events {
-    /// `size` in bytes, at least 256.
+    /// Creates events of `size` bytes, at least 256.
     pub fn new(size: usize) -> Self {
         assert!(size >= 256, "an event takes 256 bytes");
         let mut rest =
@@ -50,7 +50,8 @@ impl Events {
         mac.finalize().into_bytes().into()
     }
 
-    /// The request up to where [`rest`](Self::rest) goes on: its head, and its body's beginning.
+    /// Writes the head of the request and the beginning of its body; [`rest`](Self::rest) is the
+    /// remainder.
     pub fn begin(&self, number: usize, tag: &Tag, request: &mut Vec<u8>) {
         let mut signature = [0; 64];
         hex::encode_to_slice(tag, &mut signature).expect("twice as long");

@@ -1,4 +1,4 @@
-//! What the loader and the peers that are built here share.
+//! The code that the loader and the peers built here share.
 
 pub mod event;
 pub mod exchange;

@@ -1,69 +1,69 @@
-//! Charts of the last hour, as figures for SVG: a bar a minute, what became of its requests stacked in it.
+//! Charts of the last hour as SVG coordinates: a bar a minute, its requests stacked by outcome.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::words;
 use crate::activity::{MINUTES, MinuteBucket};
 
-/// A chart of requests, or of attempts.
+/// A bar chart of requests or attempts.
 pub(super) struct Bars {
     pub minutes: Vec<Bar>,
-    /// What the highest bar stands for.
+    /// The count of the highest bar.
     pub top: String,
-    /// All of it in a sentence, for those who don't see it.
+    /// The chart in a sentence, for screen readers.
     pub summary: String,
 }
 
-/// A minute.
+/// The bar of one minute.
 pub(super) struct Bar {
-    /// From the left, in units of a bar's width.
+    /// The position from the left, in units of a bar's width.
     pub x: usize,
     pub parts: Vec<Part>,
-    /// What it shows, in words.
+    /// The bar's counts in words.
     pub title: String,
 }
 
-/// What became of some of a minute's requests.
+/// A segment of a bar: the requests with one outcome.
 pub(super) struct Part {
-    /// The name of its colour.
+    /// The CSS class.
     pub class: &'static str,
-    /// From the top, in hundredths of the chart's height.
+    /// The distance from the top, in hundredths of the chart's height.
     pub y: f64,
     pub height: f64,
 }
 
-/// A curve over the hour.
+/// A curve over the last hour.
 pub(super) struct Curve {
-    /// Places that are joined; a minute without a value parts them.
+    /// Line segments; a minute without a value interrupts the curve.
     pub lines: Vec<String>,
     pub top: String,
 }
 
-/// Requests by what became of them.
+/// Charts requests by outcome.
 pub(super) fn requests(hour: &[MinuteBucket; MINUTES], now: Timestamp) -> Bars {
-    bars(hour, now, |minute| {
+    stack_bars(hour, now, |minute| {
         let requests = minute.requests;
         vec![
-            ("taken", requests.accepted),
-            ("repeated", requests.duplicate),
-            ("aside", requests.skipped),
+            ("accepted", requests.accepted),
+            ("duplicate", requests.duplicate),
+            ("skipped", requests.skipped),
             ("rejected", requests.rejected),
             ("failed", requests.failed),
         ]
     })
 }
 
-/// Attempts at handing events over.
+/// Charts delivery attempts by result.
 pub(super) fn attempts(hour: &[MinuteBucket; MINUTES], now: Timestamp) -> Bars {
-    bars(hour, now, |minute| {
+    stack_bars(hour, now, |minute| {
         vec![
-            ("taken", minute.attempts_succeeded),
+            ("accepted", minute.attempts_succeeded),
             ("failed", minute.attempts_failed),
         ]
     })
 }
 
-/// What 95 of 100 requests took at the most.
+/// Charts the 95th percentile of request durations.
 #[expect(clippy::cast_precision_loss, reason = "a place in a picture")]
 pub(super) fn p95(hour: &[MinuteBucket; MINUTES]) -> Option<Curve> {
     let top = hour
@@ -92,7 +92,7 @@ pub(super) fn p95(hour: &[MinuteBucket; MINUTES]) -> Option<Curve> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a height in a picture")]
-fn bars(
+fn stack_bars(
     hour: &[MinuteBucket; MINUTES],
     now: Timestamp,
     parts_of: impl Fn(&MinuteBucket) -> Vec<(&'static str, u64)>,
@@ -134,7 +134,7 @@ fn bars(
     Bars {
         minutes: drawn,
         top: words::count(top),
-        summary: format!("In the last hour: {}.", in_words(&all)),
+        summary: format!("In the last hour: {}.", counts_in_words(&all)),
     }
 }
 
@@ -143,27 +143,25 @@ fn title(x: usize, parts: &[(&'static str, u64)], now: Timestamp) -> String {
     let at = now
         .checked_sub(SignedDuration::from_mins(ago))
         .unwrap_or(now);
-    format!("{} UTC: {}", at.strftime("%H:%M"), in_words(parts))
+    format!("{} UTC: {}", at.strftime("%H:%M"), counts_in_words(parts))
 }
 
-fn in_words(parts: &[(&'static str, u64)]) -> String {
-    let said: Vec<_> = parts
+fn counts_in_words(parts: &[(&'static str, u64)]) -> String {
+    let counts: Vec<_> = parts
         .iter()
         .filter(|(_, count)| *count > 0)
-        .map(|(class, n)| format!("{} {}", words::count(*n), name(class)))
+        .map(|(class, n)| format!("{} {}", words::count(*n), class_in_words(class)))
         .collect();
-    if said.is_empty() {
+    if counts.is_empty() {
         "nothing".into()
     } else {
-        said.join(", ")
+        counts.join(", ")
     }
 }
 
-fn name(class: &str) -> &str {
+fn class_in_words(class: &str) -> &str {
     match class {
-        "repeated" => "duplicates",
-        "aside" => "set aside",
-        "rejected" => "turned away",
+        "duplicate" => "duplicates",
         class => class,
     }
 }
@@ -173,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_are_stacked_from_the_bottom_and_the_highest_fills_the_chart() {
+    fn bars_are_stacked_from_the_bottom() {
         let mut hour = [MinuteBucket::default(); MINUTES];
         hour[10].requests.accepted = 30;
         hour[10].requests.failed = 10;
@@ -183,29 +181,29 @@ mod tests {
             chart.minutes.iter().map(|bar| bar.x).collect::<Vec<_>>(),
             [10, 59]
         );
-        let places = |bar: &Bar| {
+        let segments = |bar: &Bar| {
             bar.parts
                 .iter()
                 .map(|part| (part.class, part.y, part.height))
                 .collect::<Vec<_>>()
         };
         assert_eq!(
-            places(&chart.minutes[0]),
-            [("taken", 25.0, 75.0), ("failed", 0.0, 25.0)]
+            segments(&chart.minutes[0]),
+            [("accepted", 25.0, 75.0), ("failed", 0.0, 25.0)]
         );
-        assert_eq!(places(&chart.minutes[1]), [("rejected", 50.0, 50.0)]);
-        assert_eq!(chart.minutes[0].title, "11:11 UTC: 30 taken, 10 failed");
+        assert_eq!(segments(&chart.minutes[1]), [("rejected", 50.0, 50.0)]);
+        assert_eq!(chart.minutes[0].title, "11:11 UTC: 30 accepted, 10 failed");
         assert_eq!(
             (&*chart.top, &*chart.summary),
             (
                 "40",
-                "In the last hour: 30 taken, 20 turned away, 10 failed."
+                "In the last hour: 30 accepted, 20 rejected, 10 failed."
             )
         );
     }
 
     #[test]
-    fn a_quiet_hour_is_an_empty_chart() {
+    fn hour_without_requests_has_no_bars() {
         let hour = [MinuteBucket::default(); MINUTES];
         let chart = attempts(&hour, Timestamp::UNIX_EPOCH);
         assert!(chart.minutes.is_empty() && chart.summary == "In the last hour: nothing.");
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_without_requests_parts_the_curve() {
+    fn minute_without_requests_interrupts_the_curve() {
         let mut hour = [MinuteBucket::default(); MINUTES];
         for (place, seconds) in [(0, 0.5), (1, 1.0), (3, 0.25)] {
             hour[place].p95_seconds = Some(seconds);

@@ -1,11 +1,11 @@
-//! One delivery: what happened to the event, step by step, with its headers and its body where they are kept.
+//! The page of one delivery: its steps, and its headers and body if they are kept.
 
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::{Page, Shared, exact, shown, words};
+use super::{Page, Shared, format_exact, respond, words};
 use crate::admin::operations::Operations;
 use crate::admin::problem::Problem;
 use crate::admin::rest::delivery_id;
@@ -13,12 +13,12 @@ use crate::admin::shape::{Attempt, Delivery, Header};
 use crate::json;
 use crate::store::{DeliveryRecord, DeliveryState as Standing};
 
-/// Of a body that is shown; the API has all of it.
+/// The bytes of a body that the page shows; the API returns the whole body.
 const SHOWN_BYTES: usize = 64 << 10;
 
 #[derive(Template)]
 #[template(path = "event.html")]
-struct Delivered {
+struct EventPage {
     page: Page,
     id: String,
     route: String,
@@ -32,7 +32,7 @@ struct Delivered {
     body: Option<Body>,
 }
 
-/// One thing that happened.
+/// A step in the life of a delivery.
 struct Step {
     class: &'static str,
     at: String,
@@ -51,17 +51,17 @@ pub(super) async fn page(
     page: Page,
     Path(id): Path<String>,
 ) -> Response {
-    shown(Delivered::of(&operations, page, &id).await)
+    respond(EventPage::load(&operations, page, &id).await)
 }
 
-impl Delivered {
-    async fn of(operations: &Operations, page: Page, id: &str) -> Result<Self, Problem> {
+impl EventPage {
+    async fn load(operations: &Operations, page: Page, id: &str) -> Result<Self, Problem> {
         let view = operations.delivery(delivery_id(id)?).await?;
         let (state, received_at) = (view.state, view.received_at);
-        let handover = operations
+        let mode = operations
             .route_alone(&view.route)
             .map(|route| route.handover.as_str());
-        let (body, route) = (view.body.as_deref().map(Body::of), view.route.clone());
+        let (body, route) = (view.body.as_deref().map(Body::new), view.route.clone());
         let delivery = Delivery::whole(DeliveryRecord { body: None, ..view });
         let page = Page {
             search: delivery.event_id.clone(),
@@ -72,7 +72,7 @@ impl Delivered {
             route,
             status: state.as_str(),
             is_test: delivery.test,
-            steps: steps(&delivery, state, received_at, handover),
+            steps: steps(&delivery, state, received_at, mode),
             payload_kept: delivery.payload_kept,
             headers: delivery.headers.unwrap_or_default(),
             body,
@@ -87,9 +87,9 @@ fn steps(
     delivery: &Delivery<Vec<Attempt>>,
     state: Standing,
     received_at: Timestamp,
-    handover: Option<&str>,
+    delivery_mode: Option<&str>,
 ) -> Vec<Step> {
-    let at = exact(&received_at);
+    let at = format_exact(&received_at);
     let step = |class, title: &str, detail: String| Step {
         class,
         at: at.clone(),
@@ -101,35 +101,37 @@ fn steps(
         step(
             "good",
             "received",
-            handover.map_or_else(String::new, |handover| {
-                format!("on a route with delivery: {handover}")
+            delivery_mode.map_or_else(String::new, |mode| {
+                format!("on a route with `delivery: {mode}`")
             }),
         ),
         step(
             "good",
             "verified",
             secret.map_or_else(
-                || "its signature".into(),
+                || "the signature is valid".into(),
                 |secret| format!("with the secret `{secret}`"),
             ),
         ),
         step(
             "good",
             "claimed in the ledger",
-            "no event of this ID had been handed over".into(),
+            "no event with this ID had been delivered".into(),
         ),
     ];
     steps.extend(delivery.attempts.iter().map(attempt));
     let last = steps
         .last()
         .map_or_else(String::new, |step| step.at.clone());
-    steps.push(end(delivery, state, last));
+    steps.push(last_step(delivery, state, last));
     if delivery.possible_duplicate && state != Standing::Success {
         steps.push(Step {
-            class: "note",
+            class: "notice",
             at: String::new(),
             title: "possible duplicate".into(),
-            detail: "an attempt may have been processed though its answer was lost; the upstream is told".into(),
+            detail: "the upstream may have processed an attempt whose response was lost; the next \
+                     attempt is marked"
+                .into(),
         });
     }
     steps
@@ -142,17 +144,17 @@ fn attempt(attempt: &Attempt) -> Step {
     let result = match (attempt.status, &attempt.error) {
         (Some(status), _) => format!("the upstream answered {status}"),
         (None, Some(error)) => error.clone(),
-        (None, None) => "no answer".into(),
+        (None, None) => "no response".into(),
     };
     Step {
         class: if good { "good" } else { "bad" },
-        at: exact(&attempt.at),
+        at: format_exact(&attempt.at),
         title: format!("attempt {}", attempt.number),
-        detail: format!("{result}, after {}", took(attempt.duration_ms)),
+        detail: format!("{result}, after {}", format_duration(attempt.duration_ms)),
     }
 }
 
-fn took(milliseconds: u64) -> String {
+fn format_duration(milliseconds: u64) -> String {
     match milliseconds {
         0 => "less than 1\u{a0}ms".into(),
         1..10_000 => format!("{milliseconds}\u{a0}ms"),
@@ -160,17 +162,17 @@ fn took(milliseconds: u64) -> String {
     }
 }
 
-fn end(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> Step {
+fn last_step(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> Step {
     let (class, title, detail) = match state {
         Standing::Success => (
             "good",
             "delivered",
-            "completed in the ledger: no copy is forwarded inside the window".into(),
+            "completed in the ledger: no copy is delivered within the window".into(),
         ),
         Standing::Failed => (
             "bad",
             "released",
-            "the sender was told, and its retry passes".into(),
+            "the sender got the error, and its retry will be accepted".into(),
         ),
         Standing::Pending => {
             let next = delivery.next_attempt_in_seconds;
@@ -179,17 +181,17 @@ fn end(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> Step {
                 |seconds| format!("in {}", words::span(seconds)),
             );
             (
-                "note",
+                "notice",
                 "waiting",
                 format!("stored; the next attempt is due {next}"),
             )
         }
         Standing::Dead => {
-            let reason = delivery.reason.as_deref().unwrap_or("given up");
+            let reason = delivery.reason.as_deref().unwrap_or("unknown reason");
             (
                 "bad",
                 "dead letter",
-                format!("given up: {reason}; kept until it is redelivered"),
+                format!("{reason}; kept until it is redelivered"),
             )
         }
     };
@@ -202,7 +204,7 @@ fn end(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> Step {
 }
 
 impl Body {
-    fn of(bytes: &[u8]) -> Self {
+    fn new(bytes: &[u8]) -> Self {
         let cut = bytes.len() > SHOWN_BYTES;
         let shown = String::from_utf8_lossy(if cut { &bytes[..SHOWN_BYTES] } else { bytes });
         let text = if cut { None } else { json::pretty(&shown) };

@@ -1,10 +1,10 @@
-//! Deliveries: the newest as they come, or those that are looked for.
+//! The page of deliveries: the newest, or those that match a search.
 
 use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
-use super::{Page, Shared, exact, shown};
+use super::{Page, Shared, format_exact, respond};
 use crate::admin::operations::Operations;
 use crate::admin::problem::Problem;
 use crate::admin::rest::filter;
@@ -17,17 +17,17 @@ const LISTED: usize = 50;
 #[template(path = "events.html")]
 struct Events {
     page: Page,
-    asked: Asked,
+    query: EventQuery,
     statuses: Vec<&'static str>,
     deliveries: Vec<Entry>,
     total: String,
-    /// The query of the page after this one.
+    /// The query of the next page.
     next: Option<String>,
 }
 
-/// What is looked for, as it stands in the form.
+/// The search as the form shows it.
 #[derive(Default)]
-struct Asked {
+struct EventQuery {
     webhook_id: String,
     status: String,
     event_type: String,
@@ -44,8 +44,8 @@ pub(super) struct Entry {
     pub is_test: bool,
     pub ago: String,
     pub at: String,
-    pub tried: u32,
-    /// What the last attempt came to.
+    pub attempts: u32,
+    /// The result of the last attempt.
     pub last: String,
 }
 
@@ -54,14 +54,14 @@ pub(super) async fn page(
     page: Page,
     RawQuery(query): RawQuery,
 ) -> Response {
-    shown(Events::of(&operations, page, &query.unwrap_or_default()).await)
+    respond(Events::load(&operations, page, &query.unwrap_or_default()).await)
 }
 
 impl Events {
-    async fn of(operations: &Operations, page: Page, query: &str) -> Result<Self, Problem> {
-        let mut asked = Asked::default();
+    async fn load(operations: &Operations, page: Page, query: &str) -> Result<Self, Problem> {
+        let mut search = EventQuery::default();
         let given = form_urlencoded::parse(query.as_bytes()).into_owned();
-        // A form sends its empty fields, too.
+        // A form also sends its empty fields.
         let mut pairs: Vec<_> = given
             .filter(|(_, value)| !value.trim().is_empty())
             .collect();
@@ -71,10 +71,10 @@ impl Events {
                 *value = crate::admin::shape::webhook_id(value);
             }
             match name.as_str() {
-                "webhook_id" => asked.webhook_id = route_of(value).unwrap_or_default().to_owned(),
-                "status" => asked.status.clone_from(value),
-                "event_type" => asked.event_type.clone_from(value),
-                "event_id" => asked.event_id.clone_from(value),
+                "webhook_id" => search.webhook_id = route_of(value).unwrap_or_default().to_owned(),
+                "status" => search.status.clone_from(value),
+                "event_type" => search.event_type.clone_from(value),
+                "event_id" => search.event_id.clone_from(value),
                 _ => {}
             }
         }
@@ -95,18 +95,18 @@ impl Events {
             |total| super::words::count(total as u64),
         );
         let page = Page {
-            search: asked.event_id.clone(),
+            search: search.event_id.clone(),
             ..page
         };
         let deliveries = found
             .deliveries
             .into_iter()
-            .map(|view| entry(view, &page))
+            .map(|view| list_entry(view, &page))
             .collect();
         let statuses = Standing::ALL.map(Standing::as_str).into();
         Ok(Self {
             page,
-            asked,
+            query: search,
             statuses,
             deliveries,
             total,
@@ -115,7 +115,7 @@ impl Events {
     }
 }
 
-pub(super) fn entry(view: DeliveryRecord, page: &Page) -> Entry {
+pub(super) fn list_entry(view: DeliveryRecord, page: &Page) -> Entry {
     let last = view
         .attempts
         .last()
@@ -132,8 +132,8 @@ pub(super) fn entry(view: DeliveryRecord, page: &Page) -> Entry {
         status: view.state.as_str(),
         is_test: view.is_test,
         ago: page.ago(&view.received_at),
-        at: exact(&view.received_at),
-        tried: view.tried,
+        at: format_exact(&view.received_at),
+        attempts: view.attempt_count,
         last: last.unwrap_or_else(|| "–".into()),
     }
 }

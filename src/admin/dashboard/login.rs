@@ -1,4 +1,4 @@
-//! Logging in and out: a form, and the cookie that stands for the token from then on.
+//! Login and logout: a form for the token, and a session cookie in its place.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use jiff::Timestamp;
 
-use super::{Page, refusal, render};
+use super::{Page, error_page, render};
 use crate::admin::auth::{COOKIE, Caller, Door, Ends, LASTS, Means, Role, check_origin};
 use crate::admin::problem::Problem;
 
-/// A token, and where to go from there.
+/// The most bytes of a form: a token and a path.
 const FORM_BYTES_MAX: usize = 8 << 10;
 
 #[derive(Template)]
 #[template(path = "login.html")]
 struct Login<'a> {
     page: Page,
-    /// A page of ours.
+    /// The path to open after the login.
     next: &'a str,
     wrong: bool,
 }
@@ -35,8 +35,8 @@ pub(super) fn router(door: Arc<Door>) -> Router {
         .with_state(door)
 }
 
-/// What somebody gets who has not logged in: the form, which leads back to where they wanted to go.
-pub(super) fn asked_for(request: &Request) -> Response {
+/// Responds with the login form, which leads back to the requested page.
+pub(super) fn redirect_form(request: &Request) -> Response {
     let wanted = request
         .uri()
         .path_and_query()
@@ -56,7 +56,7 @@ fn form(status: StatusCode, next: &str, wrong: bool) -> Response {
     let mut response = render(
         status,
         &Login {
-            page: Page::nobodys(),
+            page: Page::anonymous(),
             next,
             wrong,
         },
@@ -75,8 +75,8 @@ async fn log_in(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if let Err(problem) = sent_from_here(&door, ends, &uri, &headers) {
-        return refusal(&problem);
+    if let Err(problem) = check_form_origin(&door, ends, &uri, &headers) {
+        return error_page(&problem);
     }
     let (mut token, mut next) = (String::new(), String::new());
     for (name, value) in form_urlencoded::parse(&body) {
@@ -86,12 +86,12 @@ async fn log_in(
             _ => {}
         }
     }
-    let next = if is_ours(&next) { &next } else { "/" };
+    let next = if is_local_path(&next) { &next } else { "/" };
     let caller = visitor(ends);
     match door.log_in(&token, Timestamp::now()) {
         Some(Ok(session)) => {
             caller.audit("log_in", "", "done");
-            // Over TLS it stays there; a proxy in front may have taken that off.
+            // `Secure` if the browser uses TLS, even if a proxy in front terminates it.
             let secure = headers
                 .get(header::ORIGIN)
                 .is_some_and(|origin| origin.as_bytes().starts_with(b"https:"));
@@ -110,7 +110,7 @@ async fn log_in(
                 .into_response()
         }
         Some(Err(error)) => {
-            tracing::error!(%error, "a login could not begin: the system has no random bytes");
+            tracing::error!(%error, "login failed: the system has no random bytes");
             StatusCode::SERVICE_UNAVAILABLE.into_response()
         }
         None => {
@@ -126,8 +126,8 @@ async fn log_out(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(problem) = sent_from_here(&door, ends, &uri, &headers) {
-        return refusal(&problem);
+    if let Err(problem) = check_form_origin(&door, ends, &uri, &headers) {
+        return error_page(&problem);
     }
     door.log_out(&headers);
     visitor(ends).audit("log_out", "", "done");
@@ -142,7 +142,7 @@ async fn log_out(
         .into_response()
 }
 
-/// Somebody at the form, of whom nothing is known but where they are.
+/// Returns an anonymous caller for the audit log, known by address only.
 fn visitor(ends: Ends) -> Caller {
     Caller {
         role: Role::Reader,
@@ -151,12 +151,17 @@ fn visitor(ends: Ends) -> Caller {
     }
 }
 
-fn sent_from_here(door: &Door, ends: Ends, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_form_origin(
+    door: &Door,
+    ends: Ends,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), Problem> {
     check_origin(headers, &door.host(uri, headers, ends)?)
 }
 
-/// Whether a browser that is led there stays with us: `//other` and `/\other` are other hosts.
-fn is_ours(next: &str) -> bool {
+/// Returns whether a redirect to `next` stays on this host; `//other` and `/\other` do not.
+fn is_local_path(next: &str) -> bool {
     let rest = next.strip_prefix('/');
     rest.is_some_and(|rest| !rest.starts_with(['/', '\\']))
         && next.bytes().all(|byte| byte.is_ascii_graphic())
@@ -167,9 +172,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_leads_to_pages_of_ours_alone() {
-        for ours in ["/", "/ui/events?event_id=a%20b", "/ui/routes/a"] {
-            assert!(is_ours(ours), "{ours}");
+    fn login_redirects_to_local_pages_only() {
+        for local in ["/", "/ui/events?event_id=a%20b", "/ui/routes/a"] {
+            assert!(is_local_path(local), "{local}");
         }
         for other in [
             "",
@@ -180,7 +185,7 @@ mod tests {
             "/a\r\nb",
             "/\t/evil",
         ] {
-            assert!(!is_ours(other), "{other}");
+            assert!(!is_local_path(other), "{other}");
         }
     }
 }

@@ -1,23 +1,23 @@
-//! The first page: what is wrong, and all routes at a glance.
+//! The first page: the problems, and a summary of all routes.
 
 use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
 use super::chart::{self, Bars};
-use super::troubles::{self, Severity, Trouble};
-use super::{Page, Shared, shown, words};
+use super::problems::{self, ProblemNotice, Severity};
+use super::{Page, Shared, respond, words};
 use crate::activity::MINUTES;
 use crate::admin::glance::Glance;
 use crate::admin::operations::Health;
 use crate::admin::problem::Problem;
 
-/// Routes that are shown unless all are asked for: those in trouble first, then the busiest.
+/// The most routes on the page, unless all are requested: those with problems, then the busiest.
 const ROUTES_SHOWN: usize = 100;
-/// So many requests that match no route in an hour are more than chance.
+/// Requests without a route in the last hour that make a problem.
 const UNMATCHED_MIN: u64 = 20;
-/// Troubles that are told one by one.
-const TROUBLES_TOLD: usize = 20;
+/// The most problems that are listed one by one.
+const PROBLEMS_LISTED: usize = 20;
 
 #[derive(Template)]
 #[template(path = "overview.html")]
@@ -25,11 +25,11 @@ struct Overview {
     page: Page,
     event_ids: String,
     store_mib: String,
-    troubles: Vec<Trouble>,
-    troubles_left_out: usize,
+    problems: Vec<ProblemNotice>,
+    problems_omitted: usize,
     rows: Vec<Row>,
-    rows_left_out: usize,
-    /// Requests in the last hour that no route was found for.
+    rows_omitted: usize,
+    /// Requests without a route in the last hour.
     unmatched: String,
 }
 
@@ -43,7 +43,7 @@ struct Row {
     success: String,
     p95: String,
     rejected: String,
-    repeated: String,
+    duplicates: String,
     pending: String,
     oldest: Option<String>,
     dead: String,
@@ -56,7 +56,7 @@ pub(super) async fn page(
     RawQuery(query): RawQuery,
 ) -> Response {
     let all = query.as_deref() == Some("all");
-    shown(
+    respond(
         operations
             .glances()
             .await
@@ -64,23 +64,23 @@ pub(super) async fn page(
             .map(|glances| {
                 let health = operations.health();
                 let unmatched = operations.unmatched_in_last_hour();
-                let mut troubles = of_gateway(&health, unmatched);
+                let mut problems = gateway_problems(&health, unmatched);
                 let mut seen = Vec::with_capacity(glances.len());
                 for glance in &glances {
-                    let of_route = troubles::of_route(glance, page.now);
-                    let severity = of_route.iter().map(|trouble| trouble.severity).max();
-                    troubles.extend(of_route);
+                    let of_this_route = problems::route_problems(glance, page.now);
+                    let severity = of_this_route.iter().map(|problem| problem.severity).max();
+                    problems.extend(of_this_route);
                     seen.push((severity, glance));
                 }
-                troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
-                let troubles_left_out = troubles.len().saturating_sub(TROUBLES_TOLD);
-                troubles.truncate(TROUBLES_TOLD);
-                let rows_left_out = if all {
+                problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
+                let problems_omitted = problems.len().saturating_sub(PROBLEMS_LISTED);
+                problems.truncate(PROBLEMS_LISTED);
+                let rows_omitted = if all {
                     0
                 } else {
                     seen.len().saturating_sub(ROUTES_SHOWN)
                 };
-                if rows_left_out > 0 {
+                if rows_omitted > 0 {
                     seen.sort_by_cached_key(|(severity, glance)| {
                         std::cmp::Reverse((*severity, glance.requests().total()))
                     });
@@ -88,7 +88,7 @@ pub(super) async fn page(
                 }
                 let rows = seen
                     .into_iter()
-                    .map(|(severity, glance)| Row::of(glance, severity, &page))
+                    .map(|(severity, glance)| Row::new(glance, severity, &page))
                     .collect();
                 let unmatched = words::count(unmatched);
                 let event_ids = words::count(health.event_ids as u64);
@@ -97,52 +97,54 @@ pub(super) async fn page(
                     page,
                     event_ids,
                     store_mib,
-                    troubles,
-                    troubles_left_out,
+                    problems,
+                    problems_omitted,
                     rows,
-                    rows_left_out,
+                    rows_omitted,
                     unmatched,
                 }
             }),
     )
 }
 
-fn of_gateway(health: &Health, unmatched: u64) -> Vec<Trouble> {
-    let alarm = |text: &str, mend: &str| Trouble {
-        severity: Severity::Alarm,
+fn gateway_problems(health: &Health, unmatched: u64) -> Vec<ProblemNotice> {
+    let critical = |text: &str, advice: &str| ProblemNotice {
+        severity: Severity::Critical,
         route: None,
         text: text.into(),
-        mend: mend.into(),
+        advice: advice.into(),
     };
-    let mut troubles = Vec::new();
+    let mut problems = Vec::new();
     if let Some(reason) = &health.not_ready {
-        troubles.push(alarm(
+        problems.push(critical(
             &format!("not ready: {reason}"),
-            "Senders get 503 and come again. The log tells more.",
+            "Senders get 503 and retry. The log has the details.",
         ));
     }
     if health.store_full {
-        troubles.push(alarm(
+        problems.push(critical(
             "the store is full",
             "New events get 503. Raise `store.max_ids` or `store.max_size`, or make room on the disk.",
         ));
     }
     if unmatched >= UNMATCHED_MIN {
-        troubles.push(Trouble {
+        problems.push(ProblemNotice {
             severity: Severity::Warning,
             route: None,
             text: format!(
                 "{} requests matched no route in the last hour",
                 words::count(unmatched)
             ),
-            mend: words::why("unknown_route", None).mend.into(),
+            advice: words::explain_rejection("unknown_route", None)
+                .advice
+                .into(),
         });
     }
-    troubles
+    problems
 }
 
 impl Row {
-    fn of(glance: &Glance, severity: Option<Severity>, page: &Page) -> Self {
+    fn new(glance: &Glance, severity: Option<Severity>, page: &Page) -> Self {
         let requests = glance.requests();
         let p95 = glance.hour[MINUTES - 5..]
             .iter()
@@ -155,10 +157,10 @@ impl Row {
             class: severity.map_or("", Severity::class),
             spark: chart::requests(&glance.hour, page.now),
             rate: words::rate(glance.requests_per_second),
-            success: success(requests.accepted, requests.failed),
+            success: success_rate(requests.accepted, requests.failed),
             p95: p95.map_or_else(|| "–".into(), words::milliseconds),
             rejected: words::count(requests.rejected),
-            repeated: words::count(requests.duplicate),
+            duplicates: words::count(requests.duplicate),
             pending: words::count(glance.pending),
             oldest: glance.oldest_waiting.map(|at| words::ago(at, page.now)),
             dead: words::count(glance.dead),
@@ -167,9 +169,9 @@ impl Row {
     }
 }
 
-/// The part of genuine, new events that was taken. Rounded down: 100 % is all of them.
-pub(super) fn success(taken: u64, failed: u64) -> String {
-    match (taken * 1_000).checked_div(taken + failed) {
+/// Formats the share of genuine, new events that were accepted, rounded down: 100 % is all of them.
+pub(super) fn success_rate(accepted: u64, failed: u64) -> String {
+    match (accepted * 1_000).checked_div(accepted + failed) {
         None => "–".into(),
         Some(1_000) => "100\u{a0}%".into(),
         Some(tenths) => format!("{}.{}\u{a0}%", tenths / 10, tenths % 10),
@@ -182,9 +184,9 @@ mod tests {
 
     #[test]
     fn success_is_rounded_down() {
-        assert_eq!(success(0, 0), "–");
-        assert_eq!(success(5, 0), "100\u{a0}%");
-        assert_eq!(success(99_999, 1), "99.9\u{a0}%");
-        assert_eq!(success(0, 7), "0.0\u{a0}%");
+        assert_eq!(success_rate(0, 0), "–");
+        assert_eq!(success_rate(5, 0), "100\u{a0}%");
+        assert_eq!(success_rate(99_999, 1), "99.9\u{a0}%");
+        assert_eq!(success_rate(0, 7), "0.0\u{a0}%");
     }
 }

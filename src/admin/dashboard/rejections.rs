@@ -1,11 +1,11 @@
-//! Requests that were turned away, and why, in words.
+//! The page of rejected requests, each with an explanation.
 
 use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
-use super::words::{self, Why};
-use super::{Page, Shared, exact, shown};
+use super::words::{self, Explanation};
+use super::{Page, Shared, format_exact, respond};
 use crate::activity::RejectionCount;
 use crate::admin::operations::TurnedAway;
 use crate::admin::problem::Problem;
@@ -16,35 +16,35 @@ const LISTED: usize = 200;
 #[template(path = "rejections.html")]
 struct Rejections {
     page: Page,
-    /// Of this route alone.
+    /// The only route on the page, if any.
     route: Option<String>,
-    turned_away: Vec<Turned>,
+    rejected: Vec<RejectedRequest>,
     total: usize,
 }
 
-/// How many of one kind there were in the last hour, and why.
-pub(super) struct Kind {
+/// The count of one kind of rejection in the last hour, with an explanation.
+pub(super) struct RejectionGroup {
     pub name: String,
     pub count: String,
     pub last: String,
-    pub why: Why,
+    pub explanation: Explanation,
 }
 
-/// A request that was turned away.
-pub(super) struct Turned {
+/// A rejected request.
+pub(super) struct RejectedRequest {
     pub ago: String,
     pub at: String,
     pub route: Option<String>,
     pub kind: String,
     pub status: u16,
-    /// Method and path, as far as they could be read.
+    /// The method and the path, as far as they could be parsed.
     pub request: String,
     pub peer: String,
     pub bytes: String,
     pub user_agent: String,
-    /// How many like it came after it.
-    pub left_out: u64,
-    pub why: Why,
+    /// The number of later requests of the kind that were not kept.
+    pub suppressed: u64,
+    pub explanation: Explanation,
 }
 
 pub(super) async fn page(
@@ -59,41 +59,41 @@ pub(super) async fn page(
     let route = route
         .filter(|route| !route.is_empty())
         .map(std::borrow::Cow::into_owned);
-    let turned = operations
+    let list = operations
         .turned_away(route.as_deref(), LISTED)
         .map_err(Problem::from);
-    shown(turned.map(|turned| {
-        let turned_away = turned
+    respond(list.map(|list| {
+        let rejected = list
             .away
             .iter()
-            .map(|turned| Turned::of(turned, &page))
+            .map(|request| RejectedRequest::new(request, &page))
             .collect();
         Rejections {
             page,
             route,
-            turned_away,
-            total: turned.total,
+            rejected,
+            total: list.total,
         }
     }))
 }
 
-pub(super) fn kinds(rejected: &[RejectionCount], page: &Page) -> Vec<Kind> {
-    let kind = |rejected: &RejectionCount| Kind {
+pub(super) fn group_rejections(rejected: &[RejectionCount], page: &Page) -> Vec<RejectionGroup> {
+    let kind = |rejected: &RejectionCount| RejectionGroup {
         name: rejected.kind.to_string(),
         count: words::count(rejected.count),
         last: page.ago(&rejected.last_at),
-        why: words::why(rejected.kind.code.as_str(), rejected.kind.reason),
+        explanation: words::explain_rejection(rejected.kind.code.as_str(), rejected.kind.reason),
     };
     rejected.iter().map(kind).collect()
 }
 
-impl Turned {
-    pub(super) fn of(turned: &TurnedAway, page: &Page) -> Self {
-        let rejection = &turned.rejection;
+impl RejectedRequest {
+    pub(super) fn new(request: &TurnedAway, page: &Page) -> Self {
+        let rejection = &request.rejection;
         Self {
             ago: page.ago(&rejection.at),
-            at: exact(&rejection.at),
-            route: turned.route.as_deref().map(Into::into),
+            at: format_exact(&rejection.at),
+            route: request.route.as_deref().map(Into::into),
             kind: rejection.kind.to_string(),
             status: rejection.status,
             request: format!("{} {}", rejection.method, rejection.path)
@@ -106,8 +106,11 @@ impl Turned {
                 .body_bytes
                 .map_or_else(|| "–".into(), |bytes| words::count(bytes as u64)),
             user_agent: rejection.user_agent.as_deref().unwrap_or("–").into(),
-            left_out: turned.left_out,
-            why: words::why(rejection.kind.code.as_str(), rejection.kind.reason),
+            suppressed: request.left_out,
+            explanation: words::explain_rejection(
+                rejection.kind.code.as_str(),
+                rejection.kind.reason,
+            ),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One route: its last hour, its secrets, what it turned away and what it delivered, and the buttons.
+//! The page of one route: its last hour, rejections, deliveries, secrets, and actions.
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -7,17 +7,17 @@ use jiff::Timestamp;
 
 use super::chart::{self, Bars, Curve};
 use super::events::{self, Entry};
-use super::overview::success;
-use super::rejections::{self, Kind, Turned};
-use super::troubles::{self, Trouble};
-use super::{Page, Shared, exact, shown, words};
+use super::overview::success_rate;
+use super::problems::{self, ProblemNotice};
+use super::rejections::{self, RejectedRequest, RejectionGroup};
+use super::{Page, Shared, format_exact, respond, words};
 use crate::admin::glance::Glance;
 use crate::admin::operations::{Operations, Refused, Standing};
 use crate::admin::problem::Problem;
 use crate::admin::shape::webhook_id;
 use crate::store::DeliveryFilter;
 
-/// Rejections and deliveries that are shown; there are pages with more.
+/// The most rejections and deliveries on the page; pages of their own have more.
 const LISTED: usize = 8;
 
 #[derive(Template)]
@@ -27,14 +27,14 @@ struct Route {
     name: String,
     id: String,
     facts: Vec<(&'static str, String)>,
-    troubles: Vec<Trouble>,
+    problems: Vec<ProblemNotice>,
     requests: Bars,
     attempts: Bars,
     p95: Option<Curve>,
     figures: Vec<(&'static str, String)>,
     secrets: Vec<Secret>,
-    kinds: Vec<Kind>,
-    turned_away: Vec<Turned>,
+    rejection_groups: Vec<RejectionGroup>,
+    rejected: Vec<RejectedRequest>,
     deliveries: Vec<Entry>,
     paused: bool,
     dead: u64,
@@ -52,15 +52,15 @@ pub(super) async fn page(
     page: Page,
     Path(name): Path<String>,
 ) -> Response {
-    shown(
-        Route::of(&operations, page, &name)
+    respond(
+        Route::load(&operations, page, &name)
             .await
             .map_err(Problem::from),
     )
 }
 
 impl Route {
-    async fn of(operations: &Operations, page: Page, name: &str) -> Result<Self, Refused> {
+    async fn load(operations: &Operations, page: Page, name: &str) -> Result<Self, Refused> {
         let standing = operations.route(name).await?;
         let glance = operations.glance(name).await?;
         let filter = DeliveryFilter {
@@ -69,25 +69,25 @@ impl Route {
             ..DeliveryFilter::default()
         };
         let deliveries = operations.deliveries(filter).await?.deliveries;
-        let turned_away = operations.turned_away(Some(name), LISTED)?.away;
+        let rejected = operations.turned_away(Some(name), LISTED)?.away;
         Ok(Self {
             name: name.into(),
             id: webhook_id(name),
             facts: facts(&standing, &page),
-            troubles: troubles::of_route(&glance, page.now),
+            problems: problems::route_problems(&glance, page.now),
             requests: chart::requests(&glance.hour, page.now),
             attempts: chart::attempts(&glance.hour, page.now),
             p95: chart::p95(&glance.hour),
             figures: figures(&glance, &standing, &page),
             secrets: secrets(&glance, page.now),
-            kinds: rejections::kinds(&glance.rejected, &page),
-            turned_away: turned_away
+            rejection_groups: rejections::group_rejections(&glance.rejected, &page),
+            rejected: rejected
                 .iter()
-                .map(|turned| Turned::of(turned, &page))
+                .map(|request| RejectedRequest::new(request, &page))
                 .collect(),
             deliveries: deliveries
                 .into_iter()
-                .map(|view| events::entry(view, &page))
+                .map(|view| events::list_entry(view, &page))
                 .collect(),
             paused: glance.paused,
             dead: glance.dead,
@@ -152,13 +152,13 @@ fn figures(glance: &Glance, standing: &Standing, page: &Page) -> Vec<(&'static s
     let ago = |at: Option<Timestamp>| at.map_or_else(|| "never".into(), |at| page.ago(&at));
     let mut figures = vec![
         ("requests now", words::rate(glance.requests_per_second)),
-        ("taken, last hour", words::count(requests.accepted)),
+        ("accepted, last hour", words::count(requests.accepted)),
         (
             "success, last hour",
-            success(requests.accepted, requests.failed),
+            success_rate(requests.accepted, requests.failed),
         ),
         ("duplicates, last hour", words::count(requests.duplicate)),
-        ("turned away, last hour", words::count(requests.rejected)),
+        ("rejected, last hour", words::count(requests.rejected)),
         ("waiting", words::count(glance.pending)),
         ("dead letters", words::count(glance.dead)),
         ("last verified", ago(glance.last_verified)),
@@ -178,7 +178,7 @@ fn secrets(glance: &Glance, now: Timestamp) -> Vec<Secret> {
     let secret = |secret: &crate::admin::glance::SecretUse| Secret {
         name: secret.name.to_string(),
         verified: words::count(secret.verified),
-        expires: secret.expires.as_ref().map(exact),
+        expires: secret.expires.as_ref().map(format_exact),
         expired: secret.expires.is_some_and(|end| end <= now),
     };
     glance.secrets.iter().map(secret).collect()

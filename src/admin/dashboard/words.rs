@@ -1,118 +1,123 @@
-//! Figures and codes in words.
+//! Figures and rejection codes in words.
 
 use jiff::Timestamp;
 
-/// Why a request was turned away, for whoever can mend it.
-pub(super) struct Why {
-    /// What was wrong.
-    pub what: &'static str,
-    /// What to do about it.
-    pub mend: &'static str,
+/// The explanation of a rejection for an operator.
+pub(super) struct Explanation {
+    pub cause: &'static str,
+    /// The action that an operator should take.
+    pub advice: &'static str,
 }
 
-/// Codes are those of `Hookstile-Outcome`, reasons those of the log.
-pub(super) fn why(code: &str, reason: Option<&str>) -> Why {
-    let (what, mend) = match (code, reason) {
+/// Explains a rejection by its code in `Hookstile-Outcome` and its reason in the log.
+pub(super) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation {
+    let (cause, advice) = match (code, reason) {
         ("invalid_signature", Some("missing")) => (
-            "It came without the header, or the field, that the signature stands in.",
-            "Is it the provider at all? If so: does the route have the provider's scheme, and does no proxy on the way \
-             drop the header?",
+            "The request has no signature header, or not the field with the signature.",
+            "If the provider sent it, compare the route's scheme with the provider's, and check that \
+             no proxy drops the header. Otherwise it is a scanner.",
         ),
         ("invalid_signature", Some("malformed")) => (
-            "The signature is not written as the route's scheme writes it, or is there more than once.",
-            "Compare the route's `provider` or `signature` with what the sender documents.",
+            "The signature does not have the format of the route's scheme, or is repeated.",
+            "Compare the route's `provider` or `signature` with the sender's documentation.",
         ),
         ("invalid_signature", Some("mismatch")) => (
-            "The signature is well formed, and none of the route's secrets makes it for this body.",
-            "Nearly always the secret: was it changed at the provider, or here? Else something on the way writes the body \
-             anew. Capture a request and ask `hookstile verify`.",
+            "The signature is well formed, but none of the route's secrets makes it for this body.",
+            "Compare the secret here with the provider's; one of them usually was changed. If they \
+             are equal, a proxy on the way changes the body: capture a request and run \
+             `hookstile verify`.",
         ),
         ("invalid_signature", Some("stale")) => (
-            "The signature is genuine, and its time is too far from now.",
-            "A clock is off, or the request was held up. Check this machine's clock first.",
+            "The signature is valid, but its time is too far from now.",
+            "Check this machine's clock first. Otherwise the sender's clock is wrong, or the request \
+             was delayed.",
         ),
         ("invalid_event", Some("stale")) => (
             "The event's own time is further from now than the route's `max_age` allows.",
-            "If the provider retries old events, raise `max_age` or leave it out.",
+            "If the provider retries old events, raise `max_age` or remove it.",
         ),
         ("invalid_event", Some("invalid_utf8" | "not_json")) => (
-            "The signature is genuine, and the body is not one JSON text.",
-            "Does the provider send forms or something else here? Take the ID and the type from headers then.",
+            "The signature is valid, but the body is not one JSON text.",
+            "If the provider sends forms or another format, read the ID and the type from headers.",
         ),
         ("invalid_event", Some(reason)) if reason.ends_with("_missing") => (
-            "The signature is genuine, and the event's ID, type or time is not where the route looks for it.",
+            "The signature is valid, but the event's ID, type or time is not where the route reads it.",
             "Compare the route's `event` with a real event.",
         ),
         ("invalid_event", Some(reason)) if reason.ends_with("_ambiguous") => (
-            "The event says its ID, type or time more than once, and receivers could read different ones.",
-            "The sender has to write each name once.",
+            "The event has its ID, type or time more than once, and receivers could read different ones.",
+            "The sender must write each key once.",
         ),
         ("invalid_event", _) => (
-            "The signature is genuine, and the event's ID, type or time can't be used as it is.",
-            "Compare the route's `event` with a real event; IDs are texts of 1 to 255 bytes, or integers.",
+            "The signature is valid, but the event's ID, type or time is malformed.",
+            "Compare the route's `event` with a real event; an ID is a string of 1 to 255 bytes, or an \
+             integer.",
         ),
         ("malformed_request", _) => (
-            "Its framing, target or headers could be read in two ways, so nothing was read from it.",
-            "No provider sends such. A proxy in front may garble it; else somebody is trying things.",
+            "Two parsers could read the framing, the target or the headers differently.",
+            "No provider sends such requests. A proxy in front may garble them; otherwise it is a \
+             scanner.",
         ),
         ("forbidden_address", _) => (
             "The sender's address is not in the route's `allow_from`.",
-            "If the provider's addresses changed, add them. Behind a proxy, set `trusted_proxies`.",
+            "If the provider's addresses have changed, add them. Behind a proxy, set \
+             `trusted_proxies`.",
         ),
         ("unknown_route", _) => (
             "No route has this path and host.",
-            "Compare the URL that is entered at the provider with the routes' paths, to the letter.",
+            "Compare the URL at the provider with the routes' paths, letter by letter.",
         ),
         ("inactive", _) => (
-            "The webhook is switched off.",
-            "Switch it on again: `active`.",
+            "The webhook is inactive.",
+            "Set `active` to accept its events again.",
         ),
         ("method_not_allowed", _) => (
-            "The route does not take this method.",
-            "Webhooks come with POST.",
+            "The route does not accept this method.",
+            "Webhooks use POST.",
         ),
         ("body_timeout", _) => (
             "The body did not arrive in time.",
-            "A slow line or a slow sender; the route's `budget` bounds it.",
+            "The connection or the sender is slow; the route's `budget` bounds the wait.",
         ),
         ("body_too_large", _) => (
             "The body is larger than the route's `max_body`.",
-            "Raise `max_body` if it is genuine.",
+            "Raise `max_body` if the provider sends bodies of that size.",
         ),
         ("headers_too_large", _) => (
-            "The head is larger than `limits.header_bytes`.",
-            "Raise it if a proxy in front adds that much.",
+            "The request's head is larger than `limits.header_bytes`.",
+            "Raise the limit if a proxy in front adds that many headers.",
         ),
         ("rate_limited", _) => (
-            "It came faster than the route's `rate_limit` allows.",
-            "The provider comes again later. Raise the limit if the upstream can take more.",
+            "Requests arrived faster than the route's `rate_limit` allows.",
+            "The provider retries later. Raise the limit if the upstream can take more.",
         ),
         ("in_flight", _) => (
-            "A copy of the same event was being handed over, and did not end in time.",
-            "Nothing: the provider comes again. If it happens often, the upstream is slow.",
+            "A copy of the same event was being delivered and did not finish in time.",
+            "No action is needed: the provider retries. If it happens often, the upstream is slow.",
         ),
         ("overloaded", _) => (
             "Connections, bodies in memory or the route's `concurrency` were at their limit.",
-            "Is the upstream slow? Else raise the limit that the metrics show as reached.",
+            "Check whether the upstream is slow. Otherwise raise the limit that the metrics show as \
+             reached.",
         ),
         ("draining", _) => (
             "The gateway was stopping.",
-            "Nothing: the provider comes again.",
+            "No action is needed: the provider retries.",
         ),
-        _ => ("It was not as it should be.", "The log has a line for it."),
+        _ => ("The request was refused.", "See its line in the log."),
     };
-    Why { what, mend }
+    Explanation { cause, advice }
 }
 
-/// A sentence's parts: those between backticks are code.
-pub(super) fn parts(sentence: &str) -> impl Iterator<Item = (bool, &str)> {
+/// Splits a sentence into parts, each with a mark for code, which is written between backticks.
+pub(super) fn code_spans(sentence: &str) -> impl Iterator<Item = (bool, &str)> {
     sentence
         .split('`')
         .enumerate()
         .map(|(place, part)| (place % 2 == 1, part))
 }
 
-/// A count with its thousands apart.
+/// Formats a count with thin spaces between thousands.
 pub(super) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -125,7 +130,7 @@ pub(super) fn count(count: u64) -> String {
     text
 }
 
-/// How long ago something was, in its greatest unit.
+/// Formats the time since `at` in its largest unit.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(at.as_second());
     if seconds <= 0 {
@@ -135,7 +140,7 @@ pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// Seconds in their greatest unit.
+/// Formats seconds in their largest unit.
 pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}\u{a0}s"),
@@ -145,7 +150,7 @@ pub(super) fn span(seconds: u64) -> String {
     }
 }
 
-/// A duration, as short as it is exact enough.
+/// Formats a duration in milliseconds or seconds, with two significant digits or more.
 pub(super) fn milliseconds(seconds: f64) -> String {
     match seconds * 1_000.0 {
         ms if ms < 10.0 => format!("{ms:.1}\u{a0}ms"),
@@ -154,7 +159,7 @@ pub(super) fn milliseconds(seconds: f64) -> String {
     }
 }
 
-/// Events in a second, or in a minute where there are few.
+/// Formats a rate per second, or per minute if it is below one a second.
 pub(super) fn rate(per_second: f64) -> String {
     match per_second {
         rate if rate >= 100.0 => format!("{rate:.0}/s"),
@@ -171,8 +176,8 @@ mod tests {
     use crate::outcome::Code;
 
     #[test]
-    fn every_rejection_has_words_of_its_own() {
-        let unknown = why("", None).what;
+    fn every_rejection_has_an_explanation() {
+        let unknown = explain_rejection("", None).cause;
         for code in Code::ALL.into_iter().filter(|code| code.is_rejection()) {
             let reasons: &[Option<&str>] = match code {
                 Code::InvalidSignature => &[
@@ -191,14 +196,14 @@ mod tests {
             };
             for reason in reasons {
                 assert_ne!(
-                    why(code.as_str(), *reason).what,
+                    explain_rejection(code.as_str(), *reason).cause,
                     unknown,
                     "{code:?} {reason:?}"
                 );
             }
         }
-        let stale = why("invalid_event", Some(EnvelopeError::Stale.reason()));
-        assert!(stale.mend.contains("max_age"));
+        let stale = explain_rejection("invalid_event", Some(EnvelopeError::Stale.reason()));
+        assert!(stale.advice.contains("max_age"));
     }
 
     #[test]

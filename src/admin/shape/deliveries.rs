@@ -118,7 +118,7 @@ impl<Attempts> Delivery<Attempts> {
     fn of(view: DeliveryRecord, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
         let last = view.attempts.last().cloned();
         let unrecorded = view
-            .tried
+            .attempt_count
             .saturating_sub(u32::try_from(view.attempts.len()).unwrap_or(u32::MAX));
         let attempts = (1..).zip(view.attempts).map(|(number, attempt)| Attempt {
             number: unrecorded.saturating_add(number),
@@ -138,8 +138,8 @@ impl<Attempts> Delivery<Attempts> {
             response_status: last.as_ref().and_then(|last| last.status),
             response_time_ms: last.as_ref().map(|last| last.ms),
             error: last.and_then(|last| last.error),
-            attempts: shown(view.tried, attempts.collect()),
-            attempt_count: view.tried,
+            attempts: shown(view.attempt_count, attempts.collect()),
+            attempt_count: view.attempt_count,
             reason: view.reason,
             next_attempt_in_seconds: view
                 .due_in
@@ -215,7 +215,7 @@ mod tests {
                 status: None,
                 error: Some("no answer in time".into()),
             }],
-            tried: 3,
+            attempt_count: 3,
             possibly_delivered: true,
             due_in: Some(std::time::Duration::from_millis(1_001)),
             payload_kept: true,

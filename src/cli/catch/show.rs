@@ -1,5 +1,6 @@
-//! A request that was caught, for people or for scripts. What came from outside is indented, so that no body looks
-//! like a line of ours, and holds nothing that a terminal would obey.
+//! Formats a received request, for people or for scripts. Everything that the sender wrote is
+//! indented, so that no body can imitate a line of this program, and has its control characters
+//! escaped.
 
 use std::net::SocketAddr;
 
@@ -10,27 +11,28 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::judge::Verdict;
+use super::verifier::VerificationResult;
 use crate::cli::terminal;
 use crate::event::EventId;
 use crate::signature::SignatureError;
 
-/// Bytes of a body that people are shown.
+/// Bytes of a text body that are shown.
 const SHOWN_MAX: usize = 64 << 10;
-/// Bytes of a body that is no text.
+/// Bytes of a binary body that are shown.
 const HEX_MAX: usize = 64;
-const HEX_A_LINE: usize = 16;
+const HEX_BYTES_PER_LINE: usize = 16;
 
-pub(super) struct Caught {
+/// A request as it was received.
+pub(super) struct ReceivedRequest {
     pub(super) at: Timestamp,
     pub(super) peer: SocketAddr,
     pub(super) method: String,
     pub(super) target: String,
     pub(super) headers: HeaderMap,
-    /// Or what a body is answered with that was not read.
+    /// The body, or the status to respond with if it could not be read.
     pub(super) body: Result<Bytes, StatusCode>,
-    /// `None` where nobody asked for one.
-    pub(super) verdict: Option<Verdict>,
+    /// `None` if no provider is given.
+    pub(super) verification: Option<VerificationResult>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +57,8 @@ impl Style {
     }
 }
 
-impl Caught {
-    /// Lines, an empty one last.
+impl ReceivedRequest {
+    /// Formats the request as lines for people; the last one is empty.
     pub(super) fn to_text(&self, style: Style) -> String {
         let what =
             terminal::visible(&format!("{} {}", self.method, self.target), false).into_owned();
@@ -67,33 +69,36 @@ impl Caught {
             style.paint(BOLD, &what),
             self.peer
         )];
-        lines.extend(self.verdict.as_ref().map(|verdict| verdict.to_line(style)));
-        let ours = |name: &HeaderName| name.as_str().starts_with("hookstile-");
-        let field = |(name, value): (&HeaderName, &HeaderValue)| {
-            let name = style.paint(if ours(name) { CYAN } else { FAINT }, &format!("{name}:"));
-            format!(
-                "  {name} {}",
-                terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false)
-            )
-        };
-        let (by_hookstile, by_sender): (Vec<_>, Vec<_>) =
-            self.headers.iter().partition(|(name, _)| ours(name));
-        lines.extend(by_hookstile.into_iter().chain(by_sender).map(field));
+        lines.extend(
+            self.verification
+                .as_ref()
+                .map(|verdict| verdict.to_line(style)),
+        );
+        let (by_gateway, by_sender): (Vec<_>, Vec<_>) = self
+            .headers
+            .iter()
+            .partition(|(name, _)| is_from_gateway(name));
+        lines.extend(
+            by_gateway
+                .into_iter()
+                .chain(by_sender)
+                .map(|(name, value)| format_header(name, value, style)),
+        );
         match &self.body {
             Ok(body) if body.is_empty() => {}
             Ok(body) => {
                 lines.push(String::new());
-                lines.extend(shown(body).lines().map(|line| format!("  {line}")));
+                lines.extend(format_body(body).lines().map(|line| format!("  {line}")));
             }
             Err(StatusCode::REQUEST_TIMEOUT) => {
                 lines.push("the body did not arrive in time".into())
             }
-            Err(_) => lines.push("the body is over 32 MiB, or broke off".into()),
+            Err(_) => lines.push("the body is over 32 MiB, or the connection broke".into()),
         }
         lines.join("\n") + "\n\n"
     }
 
-    /// One object.
+    /// Formats the request as one JSON object.
     pub(super) fn to_json(&self) -> String {
         let body = self.body.as_ref().ok();
         let text = body.and_then(|body| std::str::from_utf8(body).ok());
@@ -109,21 +114,25 @@ impl Caught {
         if let Some(body) = body.filter(|_| text.is_none()) {
             document["body_base64"] = BASE64.encode(body).into();
         }
-        if let Some(verdict) = &self.verdict {
+        if let Some(verdict) = &self.verification {
             document["verification"] = verdict.to_json();
         }
         terminal::json_line(&document)
     }
 }
 
-impl Verdict {
+impl VerificationResult {
     fn to_line(&self, style: Style) -> String {
         let secret = match &self.verified {
             Ok(secret) => terminal::visible(secret, false),
             Err(failure) => {
                 return style.paint(
                     RED,
-                    &format!("NOT VERIFIED, {}: {}", failure.label(), why(*failure)),
+                    &format!(
+                        "NOT VERIFIED, {}: {}",
+                        failure.label(),
+                        describe_failure(*failure)
+                    ),
                 );
             }
         };
@@ -132,14 +141,17 @@ impl Verdict {
             Some(Err(error)) => {
                 return style.paint(
                     RED,
-                    &format!("verified with {secret}, but no event: {error}"),
+                    &format!("verified with {secret}, but not a valid event: {error}"),
                 );
             }
             Some(Ok(event)) => {
-                let kind = terminal::visible(&event.event_type, false);
+                let event_type = terminal::visible(&event.event_type, false);
                 match event.id.as_str() {
-                    Some(id) => format!("event {} of type {kind}", terminal::visible(id, false)),
-                    None => format!("an event of type {kind}"),
+                    Some(id) => format!(
+                        "event {} of type {event_type}",
+                        terminal::visible(id, false)
+                    ),
+                    None => format!("an event of type {event_type}"),
                 }
             }
         };
@@ -163,22 +175,33 @@ impl Verdict {
     }
 }
 
-fn why(failure: SignatureError) -> &'static str {
+fn is_from_gateway(name: &HeaderName) -> bool {
+    name.as_str().starts_with("hookstile-")
+}
+
+fn format_header(name: &HeaderName, value: &HeaderValue, style: Style) -> String {
+    let colour = if is_from_gateway(name) { CYAN } else { FAINT };
+    format!(
+        "  {} {}",
+        style.paint(colour, &format!("{name}:")),
+        terminal::visible(&String::from_utf8_lossy(value.as_bytes()), false)
+    )
+}
+
+fn describe_failure(failure: SignatureError) -> &'static str {
     match failure {
-        SignatureError::Missing => {
-            "there is no signature, or a part of what is signed is not there"
-        }
-        SignatureError::Malformed => "this can't be a signature, or its time is none",
+        SignatureError::Missing => "the signature, or a part that it covers, is missing",
+        SignatureError::Malformed => "the signature or its timestamp has the wrong format",
         SignatureError::Mismatch => {
-            "it is signed with another secret, or its bytes are not those that were signed"
+            "it is signed with another secret, or its body was changed after signing"
         }
         SignatureError::Stale => {
-            "it is genuine, but was signed too long ago, or ahead of this machine's clock"
+            "the signature is correct, but its time is too old, or ahead of this machine's clock"
         }
     }
 }
 
-fn shown(body: &[u8]) -> String {
+fn format_body(body: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(body) else {
         return hex_dump(body);
     };
@@ -192,7 +215,7 @@ fn shown(body: &[u8]) -> String {
         .unwrap_or_default();
     let start = &text[..end];
     format!(
-        "{}\n({} bytes more)",
+        "{}\n({} more bytes)",
         terminal::visible(start, true),
         text.len() - start.len()
     )
@@ -200,8 +223,8 @@ fn shown(body: &[u8]) -> String {
 
 fn hex_dump(body: &[u8]) -> String {
     let start = &body[..body.len().min(HEX_MAX)];
-    let mut lines = vec![format!("{} bytes that are no text:", body.len())];
-    lines.extend(start.chunks(HEX_A_LINE).map(hex::encode));
+    let mut lines = vec![format!("{} bytes of binary data:", body.len())];
+    lines.extend(start.chunks(HEX_BYTES_PER_LINE).map(hex::encode));
     if body.len() > HEX_MAX {
         lines.push("…".into());
     }
@@ -212,7 +235,7 @@ fn hex_dump(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn caught(body: &'static [u8]) -> Caught {
+    fn received(body: &'static [u8]) -> ReceivedRequest {
         let headers = [
             ("x-test", "a"),
             ("hookstile-event-id", "evt_1"),
@@ -224,45 +247,57 @@ mod tests {
                 HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             )
         });
-        Caught {
+        ReceivedRequest {
             at: "2026-01-15T10:30:00.5Z".parse().unwrap(),
             peer: ([127, 0, 0, 1], 5).into(),
             method: "POST".into(),
             target: "/hooks".into(),
             headers: headers.into_iter().collect(),
             body: Ok(body.into()),
-            verdict: None,
+            verification: None,
         }
     }
 
     #[test]
-    fn people_see_the_gateway_s_headers_first_and_json_laid_out() {
-        let expected = "10:30:00.500Z  POST /hooks  from 127.0.0.1:5\n  hookstile-event-id: evt_1\n  x-test: a\n  \
-                        x-test: b\\u{9b}c\n\n  {\n    \"a\": \"\\u{7f}\"\n  }\n\n";
-        assert_eq!(caught(b"{\"a\":\"\x7f\"}").to_text(Style::Plain), expected);
+    fn text_shows_gateway_headers_first_and_indents_json() {
+        let expected = [
+            "10:30:00.500Z  POST /hooks  from 127.0.0.1:5",
+            "  hookstile-event-id: evt_1",
+            "  x-test: a",
+            "  x-test: b\\u{9b}c",
+            "",
+            "  {",
+            "    \"a\": \"\\u{7f}\"",
+            "  }",
+            "\n",
+        ];
+        assert_eq!(
+            received(b"{\"a\":\"\x7f\"}").to_text(Style::Plain),
+            expected.join("\n")
+        );
         assert!(
-            caught(b"")
+            received(b"")
                 .to_text(Style::Coloured)
                 .contains("\x1b[36mhookstile-event-id:\x1b[0m evt_1")
         );
     }
 
     #[test]
-    fn what_is_no_json_is_text_or_hex() {
-        let text = caught(b"a=1&b=\x1b[2J").to_text(Style::Plain);
+    fn body_other_than_json_is_text_or_hex() {
+        let text = received(b"a=1&b=\x1b[2J").to_text(Style::Plain);
         assert!(text.ends_with("\n\n  a=1&b=\\u{1b}[2J\n\n"), "{text}");
-        let text = caught(b"\xff\x00abcdefghijklmnop").to_text(Style::Plain);
+        let text = received(b"\xff\x00abcdefghijklmnop").to_text(Style::Plain);
         assert!(
-            text.contains("  18 bytes that are no text:\n  ff006162"),
+            text.contains("  18 bytes of binary data:\n  ff006162"),
             "{text}"
         );
         assert_eq!(hex_dump(&[0; 65]).lines().count(), 6);
-        assert!(shown(&vec![b'a'; SHOWN_MAX + 7]).ends_with("\n(7 bytes more)"));
+        assert!(format_body(&vec![b'a'; SHOWN_MAX + 7]).ends_with("\n(7 more bytes)"));
     }
 
     #[test]
-    fn a_script_gets_every_byte_of_the_body() {
-        let read = |body| -> Value { serde_json::from_str(&caught(body).to_json()).unwrap() };
+    fn json_holds_every_byte_of_the_body() {
+        let read = |body| -> Value { serde_json::from_str(&received(body).to_json()).unwrap() };
         assert_eq!(read(b"{\"a\": 1.0}\x7f")["body"], "{\"a\": 1.0}\u{7f}");
         assert_eq!(read(b"")["headers"]["x-test"], json!(["a", "b\u{9b}c"]));
         let binary = read(b"\xff\x00");

@@ -5,20 +5,21 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::follow::{Followed, Look};
+use super::tracker::{DeliveryTracker, Poll};
 use crate::admin::shape::{Delivery, route_of};
-use crate::cli::admin::{Admin, Failure, Gateway};
-use crate::cli::events::{PAGE, next, one_line, show};
-use crate::cli::terminal;
+use crate::cli::admin::{AdminClient, CommandError, GatewayArgs};
+use crate::cli::events::{PAGE_SIZE, next_cursor, one_line, show};
+use crate::cli::{input, terminal};
 use crate::store::{DeliveryFilter, DeliveryId, DeliveryState};
 
-/// Print deliveries as they come, until Ctrl-C
+/// Print deliveries as they arrive, until Ctrl-C
 ///
-/// Each is printed once, the oldest first, as it stands when it is first seen. With --status, it is when it first stands so; of the newest 500 that do, in case an older event has come to that. A gateway that is gone for a moment is waited for.
+/// Prints each delivery once, oldest first, with its status at that time. With --status, prints a
+/// delivery when it first has that status; this covers the newest 500 deliveries with it. While the
+/// gateway is unreachable, the command waits for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile deliveries tail
@@ -26,39 +27,40 @@ use crate::store::{DeliveryFilter, DeliveryId, DeliveryState};
   hookstile deliveries tail --since del_17 --json | jq -r .event_id")]
 pub struct Args {
     #[command(flatten)]
-    gateway: Gateway,
-    /// Only those of this route
+    gateway: GatewayArgs,
+    /// Only deliveries of this route
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
-    /// Only those that stand so
-    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(DeliveryState::ALL.map(DeliveryState::as_str)))]
+    /// Only deliveries with this status
+    #[arg(long, value_name = "STATUS", value_parser = input::delivery_status())]
     status: Option<String>,
-    /// Begin after this delivery (`del_17`, or 17; 0 for all that are kept), not with what comes from now on
+    /// Start after this delivery (del_17 or 17; 0 for all kept) [default: only new deliveries]
     #[arg(long, value_name = "N")]
     since: Option<DeliveryId>,
-    /// Print one JSON object a delivery, without the event
+    /// Print one JSON object per delivery, without the event
     #[arg(long)]
     json: bool,
 }
 
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// How many of those that stand so are looked at each time: an event may come to that long after it came.
-const WATCHED: usize = 500;
+/// The number of deliveries with the wanted status that each poll reads again: a delivery may reach
+/// that status long after it was received.
+const RECHECKED: usize = 500;
 
-/// A list that is followed.
+/// A list of deliveries that is followed.
 struct Tail {
-    admin: Admin,
+    admin: AdminClient,
     filter: DeliveryFilter,
-    followed: Followed,
-    /// Whether what is there at the first look is told as well.
-    tells_first: bool,
+    tracker: DeliveryTracker,
+    /// The option to print the deliveries that the first poll finds.
+    print_first: bool,
     json: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let failed = |error: std::io::Error| Failure::Failed(error.to_string());
-    let tail = Tail::of(args)?;
+pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
+    let failed = |error: std::io::Error| CommandError::Failed(error.to_string());
+    let tail = Tail::new(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -68,14 +70,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             signal(SignalKind::interrupt()).map_err(failed)?,
             signal(SignalKind::terminate()).map_err(failed)?,
         );
-        let (end, ended) = oneshot::channel();
-        // It may wait long for the gateway or the output. A signal waits for neither: it ends the process, and the
-        // thread with it.
+        let (end, follower) = oneshot::channel();
+        // The thread may block on the gateway or on the output. A signal must not wait for it: it
+        // ends the process, and the thread with it.
         thread::spawn(move || end.send(tail.follow()));
         tokio::select! {
-            ended = ended => match ended {
+            result = follower => match result {
                 Ok(Err(failure)) => Err(failure),
-                Err(_) => Err(Failure::Failed("the deliveries can't be followed any more".into())),
+                Err(_) => Err(CommandError::Failed("following stopped unexpectedly".into())),
             },
             _ = interrupted.recv() => Ok(ExitCode::SUCCESS),
             _ = terminated.recv() => Ok(ExitCode::SUCCESS),
@@ -84,72 +86,72 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 impl Tail {
-    fn of(args: &Args) -> Result<Self, Failure> {
+    fn new(args: &Args) -> Result<Self, CommandError> {
         let state = args.status.as_deref().and_then(DeliveryState::parse);
-        let watched = if state.is_some() { WATCHED } else { 0 };
-        let followed = match args.since {
-            Some(DeliveryId(number)) => Followed::since(number, watched),
-            None => Followed::from_now(watched),
+        let rechecked = if state.is_some() { RECHECKED } else { 0 };
+        let tracker = match args.since {
+            Some(DeliveryId(number)) => DeliveryTracker::since(number, rechecked),
+            None => DeliveryTracker::from_now(rechecked),
         };
         let filter = DeliveryFilter {
             route: args.route.clone(),
             state,
-            limit: PAGE,
+            limit: PAGE_SIZE,
             ..DeliveryFilter::default()
         };
         Ok(Self {
             admin: args.gateway.admin()?,
             filter,
-            followed,
-            tells_first: args.since.is_some(),
+            tracker,
+            print_first: args.since.is_some(),
             json: args.json,
         })
     }
 
-    /// Goes on until the output is closed, or the gateway refuses.
-    fn follow(mut self) -> Result<Infallible, Failure> {
-        let first = self.look()?;
-        terminal::tell(&format!("following the deliveries of {}", self.admin.url()));
-        if self.tells_first {
+    /// Polls until standard output is closed, or the gateway rejects the request.
+    fn follow(mut self) -> Result<Infallible, CommandError> {
+        let first = self.poll()?;
+        terminal::print_message(&format!("following the deliveries of {}", self.admin.url()));
+        if self.print_first {
             print(&first)?;
         }
-        let mut gone = false;
+        let mut waiting = false;
         loop {
             thread::sleep(POLL_EVERY);
-            match self.look() {
+            match self.poll() {
                 Ok(new) => {
-                    gone = false;
+                    waiting = false;
                     print(&new)?;
                 }
-                Err(failure @ (Failure::Unreachable { .. } | Failure::Failed(_))) => {
-                    if !gone {
-                        terminal::tell(&format!("{failure}; waiting for it"));
+                Err(failure @ (CommandError::Unreachable { .. } | CommandError::Failed(_))) => {
+                    if !waiting {
+                        terminal::print_message(&format!("{failure}; waiting for it"));
                     }
-                    gone = true;
+                    waiting = true;
                 }
                 Err(failure) => return Err(failure),
             }
         }
     }
 
-    /// A line for each new delivery, the oldest first. All pages up to what is known are read before any is told, so
-    /// that one that can't be read leaves nothing half told.
-    fn look(&mut self) -> Result<Vec<String>, Failure> {
-        let (mut look, mut lines) = (Look::default(), Vec::new());
+    /// Returns a line for each new delivery, the oldest first. Reads all pages with new deliveries
+    /// before any is printed, so that a failed page leaves none half printed.
+    fn poll(&mut self) -> Result<Vec<String>, CommandError> {
+        let (mut poll, mut lines) = (Poll::default(), Vec::new());
         let mut before = None;
         'pages: loop {
-            let page = self.admin.page(&DeliveryFilter {
+            let page = self.admin.deliveries_page(&DeliveryFilter {
                 before,
                 ..self.filter.clone()
             })?;
-            before = next(&page)?;
+            before = next_cursor(&page)?;
             for delivery in page.deliveries {
-                let DeliveryId(number) = delivery.id.parse().map_err(|_| not_ours())?;
-                match self.followed.sees(&mut look, number) {
+                let DeliveryId(number) = delivery.id.parse().map_err(|_| invalid_response())?;
+                match self.tracker.observe(&mut poll, number) {
                     Some(true) => lines.push(if self.json {
                         one_line(&delivery)?
                     } else {
-                        line(&delivery)
+                        format_line(&delivery)
                     }),
                     Some(false) => {}
                     None => break 'pages,
@@ -159,25 +161,26 @@ impl Tail {
                 break;
             }
         }
-        self.followed.looked(look);
+        self.tracker.finish_poll(poll);
         lines.reverse();
         Ok(lines)
     }
 }
 
-fn not_ours() -> Failure {
-    Failure::Failed("the answer's deliveries are not those of a gateway".into())
+fn invalid_response() -> CommandError {
+    CommandError::Failed("the response holds an invalid delivery ID".into())
 }
 
-fn print(lines: &[String]) -> Result<(), Failure> {
+fn print(lines: &[String]) -> Result<(), CommandError> {
     lines
         .iter()
         .try_for_each(|line| terminal::print(line))
-        .map_err(Failure::from)
+        .map_err(CommandError::from)
 }
 
-/// Widths that most fit into: the lines to come are not known.
-fn line(delivery: &Delivery<u32>) -> String {
+/// Formats a delivery as a line. The columns have fixed widths that fit most values, because later
+/// lines are not known yet.
+fn format_line(delivery: &Delivery<u32>) -> String {
     let line = format!(
         "{}  {:<8}  {:<7}  {}  {}  {}  {}",
         terminal::time(Some(delivery.received_at)),
@@ -186,7 +189,7 @@ fn line(delivery: &Delivery<u32>) -> String {
         route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id),
         delivery.event_type,
         delivery.event_id,
-        show::result(delivery.response_status, delivery.error.as_deref()),
+        show::attempt_result(delivery.response_status, delivery.error.as_deref()),
     );
     terminal::visible(&line, false).into_owned()
 }

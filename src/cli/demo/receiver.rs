@@ -1,4 +1,4 @@
-//! The demo's receiver: an application behind the gateway, which trusts nobody and checks each signature itself.
+//! The demo's receiver: an application behind the gateway that verifies each signature again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,30 +17,30 @@ use tokio::net::TcpListener;
 use crate::secret::Secret;
 use crate::signature::{NamedSecret, Scheme, Verifier, presets};
 
-/// Longer than any budget in the demo.
-const TOO_LONG: Duration = Duration::from_secs(20);
+/// The response time of the slow endpoint, longer than any budget in the demo.
+const SLOW_RESPONSE: Duration = Duration::from_secs(20);
 
 pub(super) struct Receiver {
     pub(super) address: SocketAddr,
-    counts: Arc<Counts>,
+    state: Arc<ReceiverState>,
 }
 
-struct Counts {
+struct ReceiverState {
     verifiers: [Verifier; 2],
     requests: AtomicUsize,
     verified: AtomicUsize,
 }
 
-/// What the receiver has seen so far.
+/// The numbers of received and of verified requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ReceiverCounts {
     pub(super) requests: usize,
     pub(super) verified: usize,
 }
 
 impl Receiver {
     pub(super) async fn start(secret: &str) -> io::Result<Self> {
-        let counts = Arc::new(Counts {
+        let state = Arc::new(ReceiverState {
             verifiers: [
                 verifier(presets::vpn_enterprise(), secret)?,
                 verifier(presets::orbvpn(), secret)?,
@@ -53,22 +53,22 @@ impl Receiver {
             .route("/orbvpn", post(receive))
             .route("/stripe", post(receive))
             .route("/slow", post(receive_slowly))
-            .with_state(Arc::clone(&counts));
+            .with_state(Arc::clone(&state));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(Self { address, counts })
+        Ok(Self { address, state })
     }
 
-    pub(super) fn seen(&self) -> Seen {
-        Seen {
-            requests: self.counts.requests.load(Ordering::SeqCst),
-            verified: self.counts.verified.load(Ordering::SeqCst),
+    pub(super) fn counts(&self) -> ReceiverCounts {
+        ReceiverCounts {
+            requests: self.state.requests.load(Ordering::SeqCst),
+            verified: self.state.verified.load(Ordering::SeqCst),
         }
     }
 }
 
-impl Seen {
+impl ReceiverCounts {
     pub(super) fn since(self, before: &Self) -> Self {
         Self {
             requests: self.requests - before.requests,
@@ -88,9 +88,13 @@ fn verifier(scheme: Scheme, secret: &str) -> io::Result<Verifier> {
     Ok(Verifier::new(scheme, vec![key], false))
 }
 
-async fn receive(State(counts): State<Arc<Counts>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    counts.requests.fetch_add(1, Ordering::SeqCst);
-    let verified = counts.verifiers.iter().any(|verifier| {
+async fn receive(
+    State(state): State<Arc<ReceiverState>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    state.requests.fetch_add(1, Ordering::SeqCst);
+    let verified = state.verifiers.iter().any(|verifier| {
         let mut verification = verifier.start(&headers, Timestamp::now());
         verification.update(body.clone());
         verification.finish().is_ok()
@@ -98,12 +102,16 @@ async fn receive(State(counts): State<Arc<Counts>>, headers: HeaderMap, body: By
     if !verified {
         return StatusCode::UNAUTHORIZED;
     }
-    counts.verified.fetch_add(1, Ordering::SeqCst);
+    state.verified.fetch_add(1, Ordering::SeqCst);
     StatusCode::OK
 }
 
-async fn receive_slowly(counts: State<Arc<Counts>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let status = receive(counts, headers, body).await;
-    tokio::time::sleep(TOO_LONG).await;
+async fn receive_slowly(
+    state: State<Arc<ReceiverState>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    let status = receive(state, headers, body).await;
+    tokio::time::sleep(SLOW_RESPONSE).await;
     status
 }

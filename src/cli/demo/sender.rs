@@ -1,4 +1,4 @@
-//! The demo's sender: posts to the gateway as a provider would.
+//! The demo's sender: posts events to the gateway as a provider would.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,15 +16,15 @@ pub(super) struct Sender {
     authority: String,
 }
 
-pub(super) struct Answer {
+pub(super) struct GatewayResponse {
     pub(super) status: u16,
-    /// What `Hookstile-Outcome` says.
+    /// The value of `Hookstile-Outcome`.
     pub(super) outcome: String,
-    pub(super) after: Duration,
+    pub(super) duration: Duration,
 }
 
 impl Sender {
-    pub(super) fn to(gateway: SocketAddr) -> Self {
+    pub(super) fn new(gateway: SocketAddr) -> Self {
         let peer = HttpPeer::new(gateway, false, String::new());
         Self {
             connector: Connector::new(None),
@@ -38,7 +38,7 @@ impl Sender {
         path: &str,
         signature: &Signed,
         body: &[u8],
-    ) -> Result<Answer, String> {
+    ) -> Result<GatewayResponse, String> {
         self.try_post(path, signature, body)
             .await
             .map_err(|error| format!("cannot send to the gateway: {error}"))
@@ -49,7 +49,7 @@ impl Sender {
         path: &str,
         signature: &Signed,
         body: &[u8],
-    ) -> pingora_core::Result<Answer> {
+    ) -> pingora_core::Result<GatewayResponse> {
         let started = Instant::now();
         let mut head = RequestHeader::build("POST", path.as_bytes(), Some(4))?;
         head.insert_header("Host", &*self.authority)?;
@@ -75,14 +75,14 @@ impl Sender {
                 (head.status.as_u16(), outcome.unwrap_or_default().to_owned())
             });
         while session.read_response_body().await?.is_some() {}
-        let answer = Answer {
+        let response = GatewayResponse {
             status,
             outcome,
-            after: started.elapsed(),
+            duration: started.elapsed(),
         };
         self.connector
             .release_http_session(session, &self.peer, None)
             .await;
-        Ok(answer)
+        Ok(response)
     }
 }

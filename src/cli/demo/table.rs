@@ -1,74 +1,88 @@
-//! What became of each act, as a table for people or lines for scripts.
+//! Prints the result of each step, as a table for people or as JSON lines for scripts.
 
 use serde_json::json;
 
-use super::Act;
-use super::receiver::Seen;
-use super::sender::Answer;
+use super::DemoStep;
+use super::receiver::ReceiverCounts;
+use super::sender::GatewayResponse;
 
 pub(super) struct Table {
     json: bool,
-    acts: usize,
+    steps: usize,
     rows: usize,
-    went_well: usize,
+    as_expected: usize,
 }
 
 impl Table {
-    pub(super) fn new(json: bool, acts: usize) -> Self {
+    pub(super) fn new(json: bool, steps: usize) -> Self {
         if !json {
             println!();
             println!(
-                "{:>3}  {:12} {:34} {:>6} {:18} {:>8}  {:22} as it should",
-                "#", "sent", "event type", "answer", "outcome", "after", "the receiver saw"
+                "{:>3}  {:12} {:34} {:>6} {:18} {:>8}  {:22} as expected",
+                "#", "sent", "event type", "status", "outcome", "time", "received upstream"
             );
         }
         Self {
             json,
-            acts,
+            steps,
             rows: 0,
-            went_well: 0,
+            as_expected: 0,
         }
     }
 
-    pub(super) fn row(&mut self, act: &Act, answer: &Answer, seen: Seen, went_well: bool) {
+    pub(super) fn row(
+        &mut self,
+        step: &DemoStep,
+        response: &GatewayResponse,
+        received: ReceiverCounts,
+        as_expected: bool,
+    ) {
         self.rows += 1;
-        self.went_well += usize::from(went_well);
-        let millis = answer.after.as_secs_f64() * 1e3;
+        self.as_expected += usize::from(as_expected);
+        let millis = response.duration.as_secs_f64() * 1e3;
         if self.json {
             let row = json!({
-                "sent": act.what, "event_type": act.kind, "status": answer.status, "outcome": answer.outcome,
-                "duration_ms": (millis * 1e3).round() / 1e3, "receiver_requests": seen.requests,
-                "receiver_verified": seen.verified, "as_it_should": went_well,
+                "sent": step.label,
+                "event_type": step.event_type,
+                "status": response.status,
+                "outcome": response.outcome,
+                "duration_ms": (millis * 1e3).round() / 1e3,
+                "receiver_requests": received.requests,
+                "receiver_verified": received.verified,
+                "as_it_should": as_expected,
             });
             println!("{row}");
             return;
         }
-        let saw = match seen {
-            Seen { requests: 0, .. } => "nothing",
-            Seen {
+        let shown = match received {
+            ReceiverCounts { requests: 0, .. } => "nothing",
+            ReceiverCounts {
                 requests: 1,
                 verified: 1,
-            } => "1 request, signed",
-            Seen { requests: 1, .. } => "1 request, NOT SIGNED",
+            } => "1 request, verified",
+            ReceiverCounts { requests: 1, .. } => "1 request, NOT VERIFIED",
             _ => "several requests",
         };
         println!(
-            "{:>3}  {:12} {:34} {:>6} {:18} {:>6.1}ms  {saw:22} {}",
+            "{:>3}  {:12} {:34} {:>6} {:18} {:>6.1}ms  {shown:22} {}",
             self.rows,
-            act.what,
-            act.kind,
-            answer.status,
-            answer.outcome,
+            step.label,
+            step.event_type,
+            response.status,
+            response.outcome,
             millis,
-            if went_well { "yes" } else { "NO" },
+            if as_expected { "yes" } else { "NO" },
         );
     }
 
-    /// Answers whether all acts went well.
+    /// Prints the summary and returns whether all steps had the expected result.
     pub(super) fn end(self) -> bool {
-        let all = self.went_well == self.acts;
+        let all = self.as_expected == self.steps;
         if !self.json {
-            println!("\n{} of {} went as they should.", self.went_well, self.acts);
+            println!(
+                "\n{} of {} steps had the expected result.",
+                self.as_expected, self.steps
+            );
         }
         all
     }

@@ -1,30 +1,31 @@
-//! `hookstile events forget`.
+//! `hookstile events forget`: removes an event ID from the ledger.
 
 use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Admin, Failure, Gateway, one_line};
+use super::{AdminClient, CommandError, GatewayArgs, one_line};
 use crate::admin::shape::{Done, webhook_id};
 use crate::cli::terminal;
 
-/// Let an event pass again: the ledger forgets its ID
+/// Forget an event ID, so that the next event with it is accepted
 ///
-/// The next copy of it is forwarded or stored as if it had never come; one that is stored and waits is delivered all the same. An ID of digits is taken for a text, and for a number where no such text is known.
+/// The next event with this ID is forwarded or stored like a new one. An event with this ID that is
+/// already stored is still delivered. An ID of digits is looked up as text first, then as a number.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile events forget --route billing evt_123
   hookstile events forget --route billing --json 1024")]
 pub struct Args {
-    /// Whose event
+    /// Route of the event
     #[arg(long, value_name = "NAME")]
     route: String,
-    /// The event's ID, as `hookstile events list` shows it
+    /// Event ID, as shown by `hookstile events list`
     #[arg(value_name = "EVENT_ID", allow_hyphen_values = true)]
     event_id: String,
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -35,13 +36,13 @@ struct Document<'a, Id> {
     event_id: &'a Id,
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let admin = args.gateway.admin()?;
     let Args {
         route, event_id, ..
     } = args;
-    let done = match (forget(&admin, route, event_id), number(event_id)) {
-        (Err(Failure::Refused(problem)), Some(number)) if problem.code == "unknown_event" => {
+    let done = match (forget(&admin, route, event_id), as_number(event_id)) {
+        (Err(CommandError::Rejected(problem)), Some(number)) if problem.code == "unknown_event" => {
             forget(&admin, route, &number)
         }
         (done, _) => done,
@@ -51,20 +52,24 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         let event_id = terminal::visible(event_id, false);
         terminal::print(&format!(
-            "{event_id} is forgotten: the next event of this ID on {route} passes"
+            "{event_id} is forgotten: the next event with this ID on {route} is accepted"
         ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The ID as a number, with all its digits.
-fn number(event_id: &str) -> Option<Box<RawValue>> {
+/// Parses the ID as an integer, with all its digits.
+fn as_number(event_id: &str) -> Option<Box<RawValue>> {
     RawValue::from_string(event_id.into())
         .ok()
         .filter(|_| event_id.parse::<i128>().is_ok())
 }
 
-fn forget(admin: &Admin, route: &str, event_id: &impl Serialize) -> Result<Done, Failure> {
+fn forget(
+    admin: &AdminClient,
+    route: &str,
+    event_id: &impl Serialize,
+) -> Result<Done, CommandError> {
     let id: String = form_urlencoded::byte_serialize(webhook_id(route).as_bytes()).collect();
     admin.post(&format!("/webhooks/{id}/forget"), &Document { event_id })
 }

@@ -1,16 +1,16 @@
-//! `hookstile events list`.
+//! `hookstile events list`: lists deliveries.
 
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use super::selection::Selection;
-use super::{Failure, PAGE, Place, next, one_line};
+use super::{CommandError, DeliverySourceArgs, PAGE_SIZE, next_cursor, one_line};
 use crate::admin::shape::{Deliveries, Delivery, route_of};
 use crate::cli::terminal;
 use crate::store::DeliveryFilter;
 
-/// List deliveries, the newest first.
+/// List deliveries, newest first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile events list --status dead --route billing
@@ -19,40 +19,47 @@ use crate::store::DeliveryFilter;
   hookstile events list --offline --config /etc/hookstile/hookstile.yaml")]
 pub struct Args {
     #[command(flatten)]
-    place: Place,
+    source: DeliverySourceArgs,
     #[command(flatten)]
     selection: Selection,
-    /// How many at the most
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Maximum number of deliveries
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     limit: u64,
-    /// Print one JSON document, with the events where they are kept and not longer than 64KiB
+    /// Print one JSON document, with each event that is kept and at most 64 KiB long
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let source = args.place.open()?;
-    let mut left = usize::try_from(args.limit).unwrap_or(usize::MAX);
+pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
+    let source = args.source.connect()?;
+    let mut remaining = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let mut filter = DeliveryFilter {
-        limit: left.min(PAGE),
+        limit: remaining.min(PAGE_SIZE),
         with_bodies: args.json,
         ..args.selection.filter()
     };
     let mut first = true;
     loop {
         let page = source.page(&filter)?;
-        left = left.saturating_sub(page.deliveries.len());
+        remaining = remaining.saturating_sub(page.deliveries.len());
         if args.json {
             print_json(&page.deliveries, first)?;
         } else {
             print_table(&page.deliveries, first)?;
         }
-        match next(&page)? {
-            Some(before) if left > 0 => {
-                (filter.before, filter.limit) = (Some(before), left.min(PAGE))
+        match next_cursor(&page)? {
+            Some(before) if remaining > 0 => {
+                (filter.before, filter.limit) = (Some(before), remaining.min(PAGE_SIZE))
             }
             _ if args.json => break end_json(&page)?,
-            _ if first && page.deliveries.is_empty() => break terminal::tell("no deliveries"),
+            _ if first && page.deliveries.is_empty() => {
+                break terminal::print_message("no deliveries");
+            }
             _ => break,
         }
         first = false;
@@ -60,8 +67,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The document is the API's, with a delivery a line. It is written as the pages come, however many are asked for.
-fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), Failure> {
+/// Prints a page of the API's JSON document, one delivery per line. Pages are printed as they
+/// arrive, so memory does not grow with the limit.
+fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), CommandError> {
     if first {
         terminal::print(r#"{"success":true,"deliveries":["#)?;
     }
@@ -72,7 +80,7 @@ fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), Failure> 
     Ok(())
 }
 
-fn end_json(last: &Deliveries) -> Result<(), Failure> {
+fn end_json(last: &Deliveries) -> Result<(), CommandError> {
     let rest =
         json!({"total": last.total, "has_more": last.has_more, "next_cursor": last.next_cursor})
             .to_string();
@@ -82,7 +90,7 @@ fn end_json(last: &Deliveries) -> Result<(), Failure> {
     ))?)
 }
 
-fn print_table(deliveries: &[Delivery<u32>], with_heading: bool) -> Result<(), Failure> {
+fn print_table(deliveries: &[Delivery<u32>], with_heading: bool) -> Result<(), CommandError> {
     if deliveries.is_empty() {
         return Ok(());
     }
@@ -116,7 +124,7 @@ fn row(delivery: &Delivery<u32>) -> [String; 9] {
         delivery.event_id.clone(),
         terminal::time(Some(delivery.received_at)),
         delivery.attempt_count.to_string(),
-        super::show::result(delivery.response_status, delivery.error.as_deref()),
+        super::show::attempt_result(delivery.response_status, delivery.error.as_deref()),
         note,
     ]
 }

@@ -1,21 +1,23 @@
-//! `hookstile events redeliver`.
+//! `hookstile events redeliver`: redelivers stored events.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Map, json};
 
-use super::selection::{SELECTING, Selection};
-use super::{Admin, Failure, Gateway, delivery_id, one_line};
+use super::selection::{SELECTION_ARGS, Selection};
+use super::{AdminClient, CommandError, GatewayArgs, delivery_id, one_line};
 use crate::admin::Pace;
 use crate::admin::shape::{OneDelivery, Redelivered, webhook_id};
-use crate::cli::check::counted;
+use crate::cli::check::plural;
 use crate::cli::{FAILED, terminal};
 use crate::store::DeliveryState;
 
-/// Have events delivered again, whose payload is kept
+/// Redeliver events whose payload is kept
 ///
-/// By their IDs, or all that match, the oldest first; without --status, those that failed or are dead. What has become due while a route was paused, or the gateway was down, is due at once, whatever the pace.
+/// Selects deliveries by ID, or all that match, oldest first. Without --status, selects failed and
+/// dead ones. Deliveries that became due while a route was paused or the gateway was down are due
+/// at once, whatever --per-second says.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile events redeliver del_17 del_18
@@ -23,52 +25,52 @@ use crate::store::DeliveryState;
   hookstile events redeliver --route billing --since 2h --dry-run
   hookstile events redeliver --route billing --since 2h --per-second 20")]
 pub struct Args {
-    /// The deliveries, as `hookstile events list` names them
+    /// Deliveries, as listed by `hookstile events list`
     #[arg(
-        required_unless_present_any = SELECTING.into_iter().chain(["dead"]),
-        conflicts_with_all = SELECTING.into_iter().chain(["dead", "dry_run", "per_second"]),
+        required_unless_present_any = SELECTION_ARGS.into_iter().chain(["dead"]),
+        conflicts_with_all = SELECTION_ARGS.into_iter().chain(["dead", "dry_run", "per_second"]),
         value_name = "ID"
     )]
     ids: Vec<String>,
     #[command(flatten)]
     selection: Selection,
-    /// As --status dead
+    /// Same as --status dead
     #[arg(long, conflicts_with = "status")]
     dead: bool,
-    /// Only say how many there are, and how many of them can be delivered again
+    /// Only print how many deliveries match, and how many of them can be redelivered
     #[arg(long)]
     dry_run: bool,
-    /// How many are due each second, above 0 and up to 10000 [default: all at once]
-    #[arg(long, value_name = "N", value_parser = pace)]
+    /// Deliveries per second, above 0 and at most 10000 [default: all at once]
+    #[arg(long, value_name = "N", value_parser = parse_pace)]
     per_second: Option<f64>,
     #[command(flatten)]
-    gateway: Gateway,
+    gateway: GatewayArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
-/// A million are written meanwhile, also on a slow disk.
-const REDELIVERED_WITHIN: Duration = Duration::from_secs(3600);
+/// One hour: enough to write a million deliveries on a slow disk.
+const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let admin = args.gateway.admin()?;
     if args.ids.is_empty() {
-        matching(args, &admin)
+        redeliver_matching(args, &admin)
     } else {
-        each(args, &admin)
+        redeliver_each(args, &admin)
     }
 }
 
-fn pace(text: &str) -> Result<f64, String> {
+fn parse_pace(text: &str) -> Result<f64, String> {
     let number = text
         .parse()
         .ok()
         .filter(|number| Pace::per_second(*number).is_some());
-    number.ok_or_else(|| format!("expected a number above 0, {} at the most", Pace::MAX))
+    number.ok_or_else(|| format!("expected a number above 0, at most {}", Pace::MAX))
 }
 
-fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
+fn redeliver_matching(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
     let filter = args.selection.filter();
     let state = if args.dead {
         Some(DeliveryState::Dead)
@@ -91,12 +93,12 @@ fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
         ("per_second", args.per_second.map(Into::into)),
         ("dry_run", Some(args.dry_run.into())),
     ];
-    let given = optional
+    let document: Map<_, _> = optional
         .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    let document: Map<_, _> = given.collect();
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect();
     let redelivered: Redelivered =
-        admin.post_within("/deliveries/redeliver", &document, REDELIVERED_WITHIN)?;
+        admin.post_within("/deliveries/redeliver", &document, REDELIVER_TIMEOUT)?;
     let Redelivered {
         matched,
         accepted,
@@ -104,20 +106,20 @@ fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
         ..
     } = &redelivered;
     for refused in refused {
-        terminal::tell(&format!(
+        terminal::print_message(&format!(
             "{}: {}",
-            counted(refused.count, "event"),
+            plural(refused.count, "event"),
             refused.code
         ));
     }
     if args.json {
         terminal::print(&one_line(&redelivered)?)?;
     } else {
-        let (events, does) = (
-            counted(*matched, "event"),
-            if args.dry_run { "can" } else { "will" },
-        );
-        terminal::print(&format!("{accepted} of {events} {does} be delivered again"))?;
+        let verb = if args.dry_run { "can" } else { "will" };
+        terminal::print(&format!(
+            "{accepted} of {} {verb} be delivered again",
+            plural(*matched, "event")
+        ))?;
     }
     Ok(if args.dry_run || accepted == matched {
         ExitCode::SUCCESS
@@ -126,20 +128,20 @@ fn matching(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
     })
 }
 
-fn each(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
+fn redeliver_each(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
     let (mut accepted, mut refused) = (Vec::new(), Vec::new());
     let mut failure = None;
     for id in &args.ids {
         match redeliver(admin, id) {
             Ok(()) => {
-                // Whoever reads the output may have gone; what was asked for is done all the same.
+                // A closed pipe must not keep the other deliveries from being redelivered.
                 if !args.json {
                     let _ = terminal::print(&format!("{id} will be delivered again"));
                 }
                 accepted.push(id);
             }
-            Err(Failure::Refused(problem)) => {
-                terminal::tell(&format!("{id}: {problem}"));
+            Err(CommandError::Rejected(problem)) => {
+                terminal::print_message(&format!("{id}: {problem}"));
                 refused.push(json!({"id": id, "code": problem.code, "detail": problem.detail}));
             }
             Err(error) => {
@@ -169,8 +171,8 @@ fn each(args: &Args, admin: &Admin) -> Result<ExitCode, Failure> {
     }
 }
 
-fn redeliver(admin: &Admin, id: &str) -> Result<(), Failure> {
-    let id = delivery_id(id).map_err(Failure::Refused)?;
+fn redeliver(admin: &AdminClient, id: &str) -> Result<(), CommandError> {
+    let id = delivery_id(id).map_err(CommandError::Rejected)?;
     admin
         .post::<OneDelivery>(&format!("/deliveries/{id}/redeliver"), &json!({}))
         .map(drop)

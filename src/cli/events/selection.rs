@@ -1,36 +1,35 @@
-//! Which deliveries a command is about.
+//! The arguments that select deliveries.
 
-use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
 
 use crate::cli::input;
 use crate::store::{DeliveryFilter, DeliveryState};
 
-/// Marks of deliveries; those have all of them.
+/// Conditions on deliveries; a delivery must satisfy all of them.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Selection {
-    /// Only those of this route
+    /// Only deliveries of this route
     #[arg(long, value_name = "NAME")]
     pub route: Option<String>,
-    /// Only those that stand so
-    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(DeliveryState::ALL.map(DeliveryState::as_str)))]
+    /// Only deliveries with this status
+    #[arg(long, value_name = "STATUS", value_parser = input::delivery_status())]
     pub status: Option<String>,
-    /// Only those of this event
+    /// Only deliveries of this event
     #[arg(long, value_name = "ID")]
     pub event_id: Option<String>,
-    /// Only those of this event type
+    /// Only deliveries of this event type
     #[arg(long = "type", value_name = "TYPE")]
     pub event_type: Option<String>,
-    /// Only those received then or later: RFC 3339, or how long ago, as 2h or 7d
-    #[arg(long, value_name = "TIME", value_parser = input::moment_or_ago)]
+    /// Only events received at this time or later: RFC 3339, or an age such as 2h or 7d
+    #[arg(long, value_name = "TIME", value_parser = input::timestamp_or_ago)]
     pub since: Option<Timestamp>,
-    /// Only those received earlier
-    #[arg(long, value_name = "TIME", value_parser = input::moment_or_ago)]
+    /// Only events received before this time: RFC 3339, or an age such as 2h or 7d
+    #[arg(long, value_name = "TIME", value_parser = input::timestamp_or_ago)]
     pub until: Option<Timestamp>,
 }
 
-/// The arguments of a [`Selection`], as clap has them.
-pub(super) const SELECTING: [&str; 6] = [
+/// The clap IDs of the arguments in a [`Selection`].
+pub(super) const SELECTION_ARGS: [&str; 6] = [
     "route",
     "status",
     "event_id",
@@ -40,6 +39,7 @@ pub(super) const SELECTING: [&str; 6] = [
 ];
 
 impl Selection {
+    /// Returns the conditions as a filter of the store.
     pub fn filter(&self) -> DeliveryFilter {
         DeliveryFilter {
             route: self.route.clone(),

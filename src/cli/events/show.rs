@@ -1,29 +1,29 @@
-//! `hookstile events show`.
+//! `hookstile events show`: shows one delivery.
 
 use std::process::ExitCode;
 
-use super::{Failure, Place, one_line};
+use super::{CommandError, DeliverySourceArgs, one_line};
 use crate::admin::shape::{Attempt, Delivery, route_of};
 use crate::cli::terminal;
 
-/// Show one delivery with its attempts, and the event where it is kept.
+/// Show one delivery with its attempts, and its event if that is kept
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   hookstile events show del_17
   hookstile events show del_17 --json | jq '.delivery.attempts'")]
 pub struct Args {
-    /// The delivery, as `hookstile events list` names it
+    /// Delivery, as listed by `hookstile events list`
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    place: Place,
+    source: DeliverySourceArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let found = args.place.open()?.delivery(&args.id)?;
+pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
+    let found = args.source.connect()?.delivery(&args.id)?;
     if args.json {
         terminal::print(&one_line(&found)?)?;
     } else {
@@ -32,8 +32,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What an attempt came to.
-pub(in crate::cli) fn result(status: Option<u16>, error: Option<&str>) -> String {
+/// Formats the result of an attempt: the status, or the error.
+pub(in crate::cli) fn attempt_result(status: Option<u16>, error: Option<&str>) -> String {
     match (status, error) {
         (Some(status), _) => status.to_string(),
         (None, Some(error)) => error.to_owned(),
@@ -41,63 +41,13 @@ pub(in crate::cli) fn result(status: Option<u16>, error: Option<&str>) -> String
     }
 }
 
-fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
-    let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-    let mut facts = vec![
-        ["delivery", &delivery.id].map(str::to_owned),
-        [
-            "route",
-            route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id),
-        ]
-        .map(str::to_owned),
-        ["event", &delivery.event_id].map(str::to_owned),
-        ["type", &delivery.event_type].map(str::to_owned),
-        [
-            "verified with",
-            delivery.verified_with.as_deref().unwrap_or("-"),
-        ]
-        .map(str::to_owned),
-        ["received", &terminal::time(Some(delivery.received_at))].map(str::to_owned),
-        ["status", &delivery.status].map(str::to_owned),
-    ];
-    facts.extend(
-        delivery
-            .test
-            .then(|| ["test event", "yes"].map(str::to_owned)),
-    );
-    facts.extend(
-        delivery
-            .reason
-            .as_ref()
-            .map(|reason| ["reason", reason].map(str::to_owned)),
-    );
-    facts.extend(
-        delivery
-            .next_attempt_in_seconds
-            .map(|seconds| ["next attempt".into(), format!("in {seconds}s")]),
-    );
-    facts.push([
-        "possible duplicate".into(),
-        yes_or_no(delivery.possible_duplicate),
-    ]);
-    facts.push(["payload kept".into(), yes_or_no(delivery.payload_kept)]);
-    for line in terminal::columns(&facts) {
+fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), CommandError> {
+    for line in terminal::columns(&properties(delivery)) {
         terminal::print(&line)?;
     }
-    let mut attempts = vec![["ATTEMPT", "AT", "TOOK", "RESULT"].map(str::to_owned)];
-    attempts.extend(delivery.attempts.iter().map(|attempt| {
-        [
-            attempt.number.to_string(),
-            terminal::time(Some(attempt.at)),
-            format!("{}ms", attempt.duration_ms),
-            result(attempt.status, attempt.error.as_deref()),
-        ]
-    }));
-    if attempts.len() > 1 {
+    if !delivery.attempts.is_empty() {
         terminal::print("")?;
-        for line in terminal::columns(&attempts) {
-            terminal::print(&line)?;
-        }
+        print_attempts(&delivery.attempts)?;
     }
     if let Some(headers) = delivery
         .headers
@@ -106,15 +56,66 @@ fn print(delivery: &Delivery<Vec<Attempt>>) -> Result<(), Failure> {
     {
         terminal::print("")?;
         for header in headers {
-            terminal::print(&terminal::visible(
-                &format!("{}: {}", header.name, header.value),
-                false,
-            ))?;
+            let line = format!("{}: {}", header.name, header.value);
+            terminal::print(&terminal::visible(&line, false))?;
         }
     }
     if let Some(event) = &delivery.event_data {
         terminal::print("")?;
         terminal::print(&terminal::visible(event.get(), true))?;
+    }
+    Ok(())
+}
+
+/// Returns the properties of a delivery, each a name and a value.
+fn properties(delivery: &Delivery<Vec<Attempt>>) -> Vec<[String; 2]> {
+    let route = route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id);
+    let verified_with = delivery.verified_with.as_deref().unwrap_or("-");
+    let mut properties = vec![
+        ["delivery".into(), delivery.id.clone()],
+        ["route".into(), route.into()],
+        ["event".into(), delivery.event_id.clone()],
+        ["type".into(), delivery.event_type.clone()],
+        ["verified with".into(), verified_with.into()],
+        [
+            "received".into(),
+            terminal::time(Some(delivery.received_at)),
+        ],
+        ["status".into(), delivery.status.clone()],
+    ];
+    if delivery.test {
+        properties.push(["test event".into(), "yes".into()]);
+    }
+    if let Some(reason) = &delivery.reason {
+        properties.push(["reason".into(), reason.clone()]);
+    }
+    if let Some(seconds) = delivery.next_attempt_in_seconds {
+        properties.push(["next attempt".into(), format!("in {seconds}s")]);
+    }
+    properties.push([
+        "possible duplicate".into(),
+        yes_or_no(delivery.possible_duplicate),
+    ]);
+    properties.push(["payload kept".into(), yes_or_no(delivery.payload_kept)]);
+    properties
+}
+
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.into()
+}
+
+fn print_attempts(attempts: &[Attempt]) -> Result<(), CommandError> {
+    let mut rows = vec![["ATTEMPT", "AT", "DURATION", "RESULT"].map(str::to_owned)];
+    rows.extend(attempts.iter().map(|attempt| {
+        [
+            attempt.number.to_string(),
+            terminal::time(Some(attempt.at)),
+            format!("{}ms", attempt.duration_ms),
+            attempt_result(attempt.status, attempt.error.as_deref()),
+        ]
+    }));
+    for line in terminal::columns(&rows) {
+        terminal::print(&line)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The HTTP client, and what is shown of an answer.
+//! The HTTP client, and the formatting of a response.
 
 use std::io::Read as _;
 use std::net::IpAddr;
@@ -9,29 +9,29 @@ use serde_json::{Value, json};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Proxy};
 
-use super::outgoing::Outgoing;
+use super::request::SignedRequest;
 use crate::cli::terminal;
 
-/// Bytes of an answer that are read.
-const ANSWER_MAX: usize = 64 << 10;
+/// Bytes of a response's body that are read.
+const RESPONSE_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes of an answer that are shown to people.
+/// Bytes of a response's body that are shown as text.
 const SHOWN_MAX: usize = 1 << 10;
 
 pub(super) struct Client(Agent);
 
-pub(super) struct Answer {
+pub(super) struct Response {
     pub(super) status: StatusCode,
     headers: HeaderMap,
-    /// The first [`ANSWER_MAX`] bytes, and one more if there are more.
+    /// The first [`RESPONSE_BYTES_MAX`] bytes, plus one if the body is longer.
     body: Vec<u8>,
-    after: Duration,
+    duration: Duration,
 }
 
 impl Client {
-    /// For requests to this URL.
-    pub(super) fn to(url: &str, timeout: Duration) -> Self {
-        let proxy = if is_this_machine(url) {
+    /// Creates a client for requests to this URL.
+    pub(super) fn new(url: &str, timeout: Duration) -> Self {
+        let proxy = if is_local(url) {
             None
         } else {
             Proxy::try_from_env()
@@ -40,7 +40,7 @@ impl Client {
             .proxy(proxy)
             .max_redirects(0)
             .http_status_as_error(false)
-            // Each request stands for one of a provider's, which comes over a connection of its own.
+            // Providers usually open a connection for each request.
             .max_idle_connections(0)
             .timeout_global(Some(timeout))
             .user_agent(concat!("hookstile/", env!("CARGO_PKG_VERSION")))
@@ -53,9 +53,11 @@ impl Client {
         Self(config.into())
     }
 
+    /// Sends a request and reads the response.
+    ///
     /// # Errors
-    /// Why there is no answer.
-    pub(super) fn post(&self, url: &str, request: &Outgoing) -> Result<Answer, String> {
+    /// The reason why there is no response.
+    pub(super) fn post(&self, url: &str, request: &SignedRequest) -> Result<Response, String> {
         let reason = |error: ureq::Error| match error {
             ureq::Error::Io(error) => error.to_string(),
             error => error.to_string(),
@@ -67,22 +69,25 @@ impl Client {
         let started = Instant::now();
         let mut response = post.send(&request.body[..]).map_err(reason)?;
         let mut body = Vec::new();
-        let mut read = response.body_mut().as_reader().take(ANSWER_MAX as u64 + 1);
+        let mut read = response
+            .body_mut()
+            .as_reader()
+            .take(RESPONSE_BYTES_MAX as u64 + 1);
         read.read_to_end(&mut body)
-            .map_err(|error| format!("the answer broke off: {error}"))?;
+            .map_err(|error| format!("the response is incomplete: {error}"))?;
         let after = started.elapsed();
         let (head, _) = response.into_parts();
-        Ok(Answer {
+        Ok(Response {
             status: head.status,
             headers: head.headers,
             body,
-            after,
+            duration: after,
         })
     }
 }
 
-/// What no proxy can reach.
-fn is_this_machine(url: &str) -> bool {
+/// Returns whether a URL points to this machine, which a proxy cannot reach.
+fn is_local(url: &str) -> bool {
     let uri = url.parse::<Uri>().ok();
     let host = uri
         .as_ref()
@@ -92,20 +97,20 @@ fn is_this_machine(url: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-impl Answer {
-    /// A line, and the body below it if that is a short text.
+impl Response {
+    /// Formats the response as a line, with the body below it if that is a short text.
     pub(super) fn to_text(&self) -> String {
         let after = format!("in {:.1} ms", self.milliseconds());
         let [outcome, id] = ["hookstile-outcome", "hookstile-event-id"]
             .map(|name| self.header(name).unwrap_or_default());
-        let answered = format!("{} {outcome}", self.status.as_u16());
+        let status = format!("{} {outcome}", self.status.as_u16());
         let event = if id.is_empty() {
             String::new()
         } else {
             format!("event {id}")
         };
-        let told = [answered.trim_end(), &after, &event].join("  ");
-        let mut lines = vec![terminal::visible(told.trim_end(), false).into_owned()];
+        let line = [status.trim_end(), &after, &event].join("  ");
+        let mut lines = vec![terminal::visible(line.trim_end(), false).into_owned()];
         match self.text().filter(|text| text.len() <= SHOWN_MAX) {
             Some(body) => {
                 lines.extend(
@@ -114,16 +119,17 @@ impl Answer {
                         .map(|line| format!("  {line}")),
                 );
             }
-            None if self.body.len() > ANSWER_MAX => {
-                lines.push(format!("  (more than {ANSWER_MAX} bytes)"))
+            None if self.body.len() > RESPONSE_BYTES_MAX => {
+                lines.push(format!("  (more than {RESPONSE_BYTES_MAX} bytes)"))
             }
             None => lines.push(format!("  ({} bytes)", self.body.len())),
         }
         lines.join("\n")
     }
 
-    /// One object, with what was sent. The signature is shown to those who want all of it.
-    pub(super) fn to_json(&self, request: &Outgoing, verbose: bool) -> String {
+    /// Formats the response and the sent headers as one JSON object. The signature is `null` unless
+    /// `verbose`.
+    pub(super) fn to_json(&self, request: &SignedRequest, verbose: bool) -> String {
         let mut sent = terminal::json_fields(&request.headers);
         if let Some(signature) = request.signature.as_ref().filter(|_| !verbose) {
             sent.insert(signature.to_string(), Value::Null);
@@ -139,18 +145,18 @@ impl Answer {
     }
 
     fn milliseconds(&self) -> f64 {
-        self.after.as_secs_f64() * 1e3
+        self.duration.as_secs_f64() * 1e3
     }
 
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body, if all of it was read and it is text.
+    /// Returns the body, if it was read completely and is text.
     fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.body)
             .ok()
-            .filter(|text| text.len() <= ANSWER_MAX)
+            .filter(|text| text.len() <= RESPONSE_BYTES_MAX)
     }
 }
 
@@ -158,7 +164,7 @@ impl Answer {
 mod tests {
     use super::*;
 
-    fn answer(body: &[u8]) -> Answer {
+    fn response(body: &[u8]) -> Response {
         let headers = [
             ("hookstile-outcome", "duplicate"),
             ("hookstile-event-id", "evt_1"),
@@ -166,22 +172,22 @@ mod tests {
         let headers =
             headers.map(|(name, value)| (name.try_into().unwrap(), value.try_into().unwrap()));
         let after = Duration::from_micros(12_345);
-        Answer {
+        Response {
             status: StatusCode::CONFLICT,
             headers: headers.into_iter().collect(),
             body: body.to_vec(),
-            after,
+            duration: after,
         }
     }
 
     #[test]
-    fn no_proxy_is_asked_for_this_machine() {
+    fn local_urls_bypass_the_proxy() {
         for url in [
             "http://localhost:80/a",
             "http://127.0.0.1/",
             "https://[::1]:8443/x",
         ] {
-            assert!(is_this_machine(url), "{url}");
+            assert!(is_local(url), "{url}");
         }
         for url in [
             "http://localhost.example/",
@@ -189,34 +195,34 @@ mod tests {
             "https://[2001:db8::1]/",
             "http://127.0.0.1.nip/",
         ] {
-            assert!(!is_this_machine(url), "{url}");
+            assert!(!is_local(url), "{url}");
         }
     }
 
     #[test]
-    fn an_answer_is_a_line_and_its_body_when_that_is_a_short_text() {
+    fn response_text_has_only_short_text_bodies() {
         let line = "409 duplicate  in 12.3 ms  event evt_1";
-        assert_eq!(answer(b"").to_text(), line);
+        assert_eq!(response(b"").to_text(), line);
         assert_eq!(
-            answer(b"a\nb\x1b[2J\n").to_text(),
+            response(b"a\nb\x1b[2J\n").to_text(),
             format!("{line}\n  a\n  b\\u{{1b}}[2J")
         );
         assert_eq!(
-            answer(b"\xff\xfe").to_text(),
+            response(b"\xff\xfe").to_text(),
             format!("{line}\n  (2 bytes)")
         );
         assert_eq!(
-            answer(&[b'a'; 2000]).to_text(),
+            response(&[b'a'; 2000]).to_text(),
             format!("{line}\n  (2000 bytes)")
         );
         assert_eq!(
-            answer(&vec![b'a'; ANSWER_MAX + 1]).to_text(),
+            response(&vec![b'a'; RESPONSE_BYTES_MAX + 1]).to_text(),
             format!("{line}\n  (more than 65536 bytes)")
         );
     }
 
     #[test]
-    fn the_signature_is_shown_only_to_those_who_ask() {
+    fn json_hides_the_signature_unless_verbose() {
         let header = |name: &'static str, value| {
             (
                 http::HeaderName::from_static(name),
@@ -228,22 +234,26 @@ mod tests {
             header("x-other", "a"),
             header("x-other", "b"),
         ];
-        let request = Outgoing {
+        let request = SignedRequest {
             headers: headers.into_iter().collect(),
             body: b"{}".to_vec(),
             unsigned: b"{}".to_vec(),
             signature: Some("x-signature".try_into().unwrap()),
         };
-        let told = |verbose| -> Value {
-            serde_json::from_str(&answer(b"no").to_json(&request, verbose)).unwrap()
+        let json = |verbose| -> Value {
+            serde_json::from_str(&response(b"no").to_json(&request, verbose)).unwrap()
         };
         assert_eq!(
-            told(false),
+            json(false),
             json!({
-                "status": 409, "outcome": "duplicate", "event_id": "evt_1", "duration_ms": 12.345, "body": "no",
+                "status": 409,
+                "outcome": "duplicate",
+                "event_id": "evt_1",
+                "duration_ms": 12.345,
+                "body": "no",
                 "sent": { "headers": { "x-signature": null, "x-other": ["a", "b"] }, "bytes": 2 },
             })
         );
-        assert_eq!(told(true)["sent"]["headers"]["x-signature"], "5257");
+        assert_eq!(json(true)["sent"]["headers"]["x-signature"], "5257");
     }
 }

@@ -1,46 +1,49 @@
-//! What is done to a request after it was signed, so that whoever receives it has something to refuse.
+//! Tampers with a signed request, so that a correct receiver must reject it.
 
 use http::{HeaderName, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::outgoing::Outgoing;
+use super::request::SignedRequest;
 use crate::event::IdSource;
 use crate::json::{PointerValue, find, member};
 use crate::providers::Preset;
 use crate::signature::{Scheme, SignatureLocation, SignedTime, TimestampLocation};
 
-/// One way to spoil a request.
+/// A way to tamper with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tamper {
-    /// One byte of the body is another.
+    /// Change one byte of the body
     Body,
-    /// One digit of the signature is another.
+    /// Change one digit of the signature
     Signature,
-    /// The signed time is another: a second later.
+    /// Change the signed time to a second later
     Timestamp,
-    /// The event ID is another.
+    /// Change the event ID
     Id,
-    /// Signed an hour ago.
+    /// Sign with a time one hour ago
     Stale,
-    /// Signed an hour ahead.
+    /// Sign with a time one hour ahead
     Future,
-    /// There is no signature.
+    /// Remove the signature
     Missing,
-    /// The same JSON, written otherwise.
+    /// Write the same JSON with different white space
     Reserialise,
-    /// The signature is cut short.
+    /// Cut off the end of the signature
     Truncate,
 }
 
-/// Far beyond every tolerance.
+/// An hour, far beyond every preset's tolerance.
 const AN_HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-/// Characters that are cut off a signature: whole bytes in hex and in base64.
+/// Characters to cut off a signature: whole bytes both in hex and in base64.
 const CUT: usize = 8;
 
 impl Tamper {
-    /// Why there is nothing to tamper with in what this provider sends.
+    /// Checks that this provider's requests have something to tamper with.
+    ///
+    /// # Errors
+    /// The reason why they do not.
     pub(super) fn check(self, preset: &Preset, scheme: &Scheme) -> Result<(), String> {
         let title = preset.title;
         match self {
@@ -50,7 +53,7 @@ impl Tamper {
             Self::Id => match (preset.defaults.envelope)().id {
                 IdSource::BodyDigest => Err(format!("{title}'s events have no ID to tamper with")),
                 IdSource::Header(name) if !scheme.signs_header(&name) => Err(format!(
-                    "{title} does not sign {name}: a request with another ID is as genuine"
+                    "{title} does not sign {name}: a request with another ID is still genuine"
                 )),
                 IdSource::Header(_) | IdSource::Pointer(_) => Ok(()),
             },
@@ -58,8 +61,8 @@ impl Tamper {
         }
     }
 
-    /// The time that is signed in the place of `at`.
-    pub(super) fn time_of(self, at: Timestamp) -> Timestamp {
+    /// Returns the time to sign instead of `at`.
+    pub(super) fn shift_time(self, at: Timestamp) -> Timestamp {
         match self {
             Self::Stale => at - AN_HOUR,
             Self::Future => at + AN_HOUR,
@@ -67,13 +70,13 @@ impl Tamper {
         }
     }
 
-    /// Spoils `request`, which was signed at `at`.
+    /// Tampers with `request`, which was signed at `at`.
     ///
     /// # Errors
-    /// When its body has nothing to spoil in this way.
-    pub(super) fn spoil(
+    /// If its body has nothing to tamper with in this way.
+    pub(super) fn apply(
         self,
-        request: &mut Outgoing,
+        request: &mut SignedRequest,
         preset: &Preset,
         scheme: &Scheme,
         at: Timestamp,
@@ -83,7 +86,7 @@ impl Tamper {
             Self::Body => {
                 let last = request.unsigned.iter().rposition(u8::is_ascii_alphanumeric);
                 let last = last.ok_or("the body has no letter or digit to change")?;
-                request.body[last] = another(request.body[last]);
+                request.body[last] = other_byte(request.body[last]);
             }
             Self::Reserialise => request.body = reserialised(&request.body)?,
             Self::Missing => match signature_header(scheme, request) {
@@ -119,7 +122,7 @@ impl Tamper {
                         .rposition(|byte| byte.is_ascii_alphanumeric())
                         .ok_or(NO_ID)?
                         + start;
-                    request.body[end] = another(request.body[end]);
+                    request.body[end] = other_byte(request.body[end]);
                 }
                 IdSource::BodyDigest => {}
             },
@@ -130,13 +133,13 @@ impl Tamper {
 
 const NO_ID: &str = "the body has no event ID to tamper with";
 
-/// Where `part`, which is a part of `text`, begins in it.
+/// Returns the offset of `part` in `text`, of which it is a slice.
 fn offset(text: &str, part: &str) -> usize {
     part.as_ptr() as usize - text.as_ptr() as usize
 }
 
-/// Another of the same kind: digits stay digits (in hex, too), letters stay letters.
-fn another(byte: u8) -> u8 {
+/// Returns another byte of the same class: digits (also in hex) stay digits, letters stay letters.
+fn other_byte(byte: u8) -> u8 {
     match byte {
         b'0' => b'1',
         b'1'..=b'9' => b'0',
@@ -147,59 +150,62 @@ fn another(byte: u8) -> u8 {
     }
 }
 
-/// `text` with the last letter or digit before `end` changed.
+/// Returns `text` with the last letter or digit before `end` changed.
 fn change_last(text: &str, end: usize) -> Option<String> {
     let at = text.as_bytes()[..end]
         .iter()
         .rposition(u8::is_ascii_alphanumeric)?;
-    let changed = char::from(another(text.as_bytes()[at]));
+    let changed = char::from(other_byte(text.as_bytes()[at]));
     Some(format!("{}{changed}{}", &text[..at], &text[at + 1..]))
 }
 
 fn reserialised(body: &[u8]) -> Result<Vec<u8>, String> {
-    let no_json = |error: serde_json::Error| {
-        format!("the body is not JSON, so it can't be written otherwise: {error}")
+    let not_json = |error: serde_json::Error| {
+        format!("the body is not JSON, so it cannot be reserialised: {error}")
     };
-    let value: Value = serde_json::from_slice(body).map_err(no_json)?;
-    let pretty = serde_json::to_vec_pretty(&value).map_err(no_json)?;
-    let otherwise = if pretty == body {
-        serde_json::to_vec(&value).map_err(no_json)?
+    let value: Value = serde_json::from_slice(body).map_err(not_json)?;
+    let pretty = serde_json::to_vec_pretty(&value).map_err(not_json)?;
+    let reserialised = if pretty == body {
+        serde_json::to_vec(&value).map_err(not_json)?
     } else {
         pretty
     };
-    if otherwise == body {
-        Err("this JSON can't be written otherwise".into())
+    if reserialised == body {
+        Err("this JSON has no other serialisation".into())
     } else {
-        Ok(otherwise)
+        Ok(reserialised)
     }
 }
 
-/// The header in which this request has its signature; `None` where that is in the body.
+/// Returns the header that holds this request's signature, or `None` if the body holds it.
 pub(super) fn signature_header<'s>(
     scheme: &'s Scheme,
-    request: &Outgoing,
+    request: &SignedRequest,
 ) -> Option<&'s HeaderName> {
-    let names = scheme.places.iter().filter_map(|place| match place {
-        SignatureLocation::Header(header) => Some(&header.name),
-        SignatureLocation::Fields(fields) => Some(&fields.header.name),
-        SignatureLocation::Body(_) => None,
-    });
+    let names = scheme
+        .locations
+        .iter()
+        .filter_map(|location| match location {
+            SignatureLocation::Header(header) => Some(&header.name),
+            SignatureLocation::Fields(fields) => Some(&fields.header.name),
+            SignatureLocation::Body(_) => None,
+        });
     names
         .into_iter()
         .find(|name| request.headers.contains_key(*name))
 }
 
 fn change_signature(
-    request: &mut Outgoing,
+    request: &mut SignedRequest,
     scheme: &Scheme,
     change: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
     if let Some(name) = signature_header(scheme, request).cloned() {
         return change_header(request, &name, change);
     }
-    let in_body = scheme.places.iter().find_map(|place| {
-        if let SignatureLocation::Body(place) = place {
-            Some(place)
+    let in_body = scheme.locations.iter().find_map(|location| {
+        if let SignatureLocation::Body(location) = location {
+            Some(location)
         } else {
             None
         }
@@ -207,7 +213,7 @@ fn change_signature(
     let text = std::str::from_utf8(&request.body).ok();
     let found = text
         .zip(in_body)
-        .and_then(|(text, place)| Some((text, member(text, &place.pointer).ok()?.value)));
+        .and_then(|(text, location)| Some((text, member(text, &location.pointer).ok()?.value)));
     let (text, value) = found.ok_or("there is no signature to tamper with")?;
     let start = offset(text, value);
     let changed = change(value).ok_or("there is no signature to tamper with")?;
@@ -221,13 +227,13 @@ fn change_signature(
 }
 
 fn change_time(
-    request: &mut Outgoing,
+    request: &mut SignedRequest,
     scheme: &Scheme,
     time: &SignedTime,
     at: Timestamp,
 ) -> Result<(), String> {
     let [old, new] = [at, at + SignedDuration::from_secs(1)].map(|at| time.unit.write(at));
-    match &time.place {
+    match &time.location {
         TimestampLocation::Header(header) => {
             change_header(request, &header.name, |_| Some(new.clone()))
         }
@@ -241,7 +247,7 @@ fn change_time(
 }
 
 fn change_header(
-    request: &mut Outgoing,
+    request: &mut SignedRequest,
     name: &HeaderName,
     change: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
@@ -263,9 +269,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_byte_is_of_the_same_kind_so_that_hex_base64_and_json_stay_what_they_are() {
+    fn other_byte_keeps_the_character_class() {
         for byte in (b'0'..=b'9').chain(b'a'..=b'z').chain(b'A'..=b'Z') {
-            let changed = another(byte);
+            let changed = other_byte(byte);
             assert_ne!(changed, byte);
             assert_eq!(changed.is_ascii_digit(), byte.is_ascii_digit());
             assert_eq!(changed.is_ascii_lowercase(), byte.is_ascii_lowercase());
@@ -274,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_letter_or_digit_before_the_end_changes() {
+    fn change_last_changes_last_alphanumeric_before_end() {
         assert_eq!(change_last("evt_1=", 6).as_deref(), Some("evt_0="));
         assert_eq!(change_last("evt_1=", 4).as_deref(), Some("eva_1="));
         assert_eq!(change_last("==", 2), None);
     }
 
     #[test]
-    fn json_is_written_otherwise_or_not_at_all() {
+    fn reserialised_json_differs_or_fails() {
         assert_eq!(
             reserialised(b"{\"a\":1}").as_deref(),
             Ok(&b"{\n  \"a\": 1\n}"[..])

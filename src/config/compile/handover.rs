@@ -145,12 +145,12 @@ impl Compiler<'_> {
         Retain {
             payloads: match retain.payloads.value() {
                 Some(raw::Payloads::None) => Payloads::None,
-                None => Retain::USUAL.payloads,
+                None => Retain::DEFAULT.payloads,
                 Some(raw::Payloads::Failed) => Payloads::Failed,
                 Some(raw::Payloads::All) => Payloads::All,
             },
-            keep: self.positive(&retain.keep).unwrap_or(Retain::USUAL.keep),
-            max_bytes: size.map_or(Retain::USUAL.max_bytes, |size| Some(size as u64)),
+            keep: self.positive(&retain.keep).unwrap_or(Retain::DEFAULT.keep),
+            max_bytes: size.map_or(Retain::DEFAULT.max_bytes, |size| Some(size as u64)),
         }
     }
 

@@ -120,7 +120,7 @@ impl Compiler<'_> {
             self.report(Diagnostic::error(span, error.to_string()).help(help));
         };
         if scheme.is_prefix_missing(&secret.secret) {
-            let [first, second] = [0, 1].map(|kind| &*scheme.kinds[kind].key.prefix);
+            let [first, second] = [0, 1].map(|kind| &*scheme.formats[kind].key.prefix);
             let warning = Diagnostic::warning(
                 span,
                 format!("the secret begins neither with `{first}` nor with `{second}`"),

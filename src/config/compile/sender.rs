@@ -256,7 +256,7 @@ impl Compiler<'_> {
         scheme: &Scheme,
         place: Span,
     ) {
-        let signatures = scheme.places.iter().filter_map(|found| match found {
+        let signatures = scheme.locations.iter().filter_map(|found| match found {
             SignatureLocation::Body(in_body) => Some(&in_body.pointer),
             SignatureLocation::Header(_) | SignatureLocation::Fields(_) => None,
         });

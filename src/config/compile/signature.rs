@@ -12,7 +12,7 @@ use crate::config::values;
 use crate::json::Pointer;
 use crate::providers::{PresetHandshake, UNKNOWN_SENDER};
 use crate::signature::{
-    Algorithm, Content, ContentError, Encoding, Header, HeaderFields, InBody, KeyEncoding, KeyForm,
+    Algorithm, Content, ContentError, Encoding, Header, HeaderFields, BodySignature, KeyEncoding, KeyFormat,
     Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 
@@ -31,8 +31,8 @@ impl Compiler<'_> {
         let (places, signed, time) = (places?, signed?, time?);
         self.compare_time(raw, &signed, time.as_ref());
         let scheme = Scheme {
-            places,
-            kinds: vec![kind?],
+            locations: places,
+            formats: vec![kind?],
             signed,
             time,
         };
@@ -66,7 +66,7 @@ impl Compiler<'_> {
             self.report(error.help("add `header`, or leave `fields` out"));
         }
         if let Some(field) = raw.field.given() {
-            places.push(SignatureLocation::Body(InBody {
+            places.push(SignatureLocation::Body(BodySignature {
                 pointer: self.member(field)?,
                 compact: raw.canonical.value().is_some(),
             }));
@@ -223,7 +223,7 @@ impl Compiler<'_> {
         let tolerance = self.within(&time.tolerance, range, "more than 0s, at most 1h");
         let tolerance = tolerance.map_or(SignedTime::USUAL_TOLERANCE, |tolerance| tolerance.0);
         Some(Some(SignedTime {
-            place,
+            location: place,
             unit,
             tolerance,
         }))
@@ -291,7 +291,7 @@ impl Compiler<'_> {
             encodings: vec![encoding],
             field: field.map_or("", |field| &field.value).into(),
             prefix: text(&raw.prefix),
-            key: KeyForm {
+            key: KeyFormat {
                 prefix: text(&raw.strip_prefix),
                 private_prefix: "".into(),
                 encoding: key_encoding,

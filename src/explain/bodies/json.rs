@@ -1,41 +1,41 @@
-//! JSON written anew, as the libraries of senders and proxies write it.
+//! Writes JSON again, in the styles of the libraries that senders and proxies use.
 //!
-//! Numbers stay as they stand, and keys in their order unless they are sorted. Serde's own writers change numbers, and
-//! can't keep a string's escapes.
+//! Numbers keep their spelling, and keys keep their order unless they are sorted. Serde's writers
+//! cannot do this: they change numbers and a string's escapes.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::json::find;
 
-/// A tree takes many times its text.
+/// The largest text to parse, in bytes. The tree takes many times the memory of its text.
 const TEXT_BYTES_MAX: usize = 4 << 20;
 
-/// How a library writes JSON.
+/// A library's style of writing JSON.
 #[derive(Clone, Copy)]
 pub(super) struct Style {
     comma: &'static str,
     colon: &'static str,
-    /// Spaces a level, each value on a line of its own.
+    /// Spaces per level, with each value on its own line.
     indent: Option<usize>,
     strings: Strings,
     sorted: bool,
-    /// `/` is written `\/`.
+    /// Writes `/` as `\/`.
     slashed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Strings {
-    AsTheyStand,
-    /// Only what must be escaped is.
+    Unchanged,
+    /// Escapes only what must be escaped.
     Plain,
-    /// So is all that is not ASCII.
+    /// Escapes everything that is not ASCII, too.
     Ascii,
 }
 
 impl Style {
     pub(super) const fn compact() -> Self {
-        let strings = Strings::AsTheyStand;
+        let strings = Strings::Unchanged;
         Self {
             comma: ",",
             colon: ":",
@@ -90,24 +90,24 @@ impl Style {
         }
     }
 
-    /// `None` for what is no JSON, or too long for a tree.
+    /// Writes the body in this style; returns `None` if it is not JSON, or too long to parse.
     pub(super) fn write(self, body: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(body)
             .ok()
             .filter(|text| text.len() <= TEXT_BYTES_MAX && is_valid(text))?;
         let value = Reader { rest: text }.value()?;
         let mut written = String::with_capacity(text.len());
-        self.value(&value, 0, &mut written);
+        self.write_value(&value, 0, &mut written);
         Some(written.into_bytes())
     }
 
-    fn value(self, value: &Value<'_>, level: usize, to: &mut String) {
+    fn write_value(self, value: &Value<'_>, level: usize, to: &mut String) {
         match value {
             Value::Scalar(text) => to.push_str(text),
-            Value::String(raw) => self.string(raw, to),
+            Value::String(raw) => self.write_string(raw, to),
             Value::Array(values) => {
-                self.list('[', ']', values, level, to, |value, to| {
-                    self.value(value, level + 1, to)
+                self.write_list('[', ']', values, level, to, |value, to| {
+                    self.write_value(value, level + 1, to)
                 });
             }
             Value::Object(members) => {
@@ -118,49 +118,49 @@ impl Style {
                 if self.sorted {
                     members.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
                 }
-                self.list('{', '}', &members, level, to, |(key, _, value), to| {
-                    self.string(key, to);
+                self.write_list('{', '}', &members, level, to, |(key, _, value), to| {
+                    self.write_string(key, to);
                     to.push_str(self.colon);
-                    self.value(value, level + 1, to);
+                    self.write_value(value, level + 1, to);
                 });
             }
         }
     }
 
-    fn list<T>(
+    fn write_list<T>(
         self,
         open: char,
         close: char,
-        of: &[T],
+        items: &[T],
         level: usize,
         to: &mut String,
         each: impl Fn(&T, &mut String),
     ) {
         to.push(open);
-        for (number, item) in of.iter().enumerate() {
+        for (number, item) in items.iter().enumerate() {
             if number > 0 {
                 to.push_str(self.comma);
             }
-            self.line(level + 1, to);
+            self.write_line_break(level + 1, to);
             each(item, to);
         }
-        if !of.is_empty() {
-            self.line(level, to);
+        if !items.is_empty() {
+            self.write_line_break(level, to);
         }
         to.push(close);
     }
 
-    fn line(self, level: usize, to: &mut String) {
+    fn write_line_break(self, level: usize, to: &mut String) {
         if let Some(spaces) = self.indent {
             to.push('\n');
             to.extend(std::iter::repeat_n(' ', spaces * level));
         }
     }
 
-    /// `raw` is what stands between the quotes.
-    fn string(self, raw: &str, to: &mut String) {
+    /// Writes a string; `raw` is the text between its quotes.
+    fn write_string(self, raw: &str, to: &mut String) {
         let start = to.len() + 1;
-        if self.strings == Strings::AsTheyStand {
+        if self.strings == Strings::Unchanged {
             let _ = write!(to, "\"{raw}\"");
         } else {
             let text = unescaped(raw);
@@ -198,21 +198,22 @@ fn unescaped(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether this is one strict JSON text.
+/// Returns whether this is exactly one valid JSON text.
 pub(super) fn is_valid(text: &str) -> bool {
     find(text, []).is_ok()
 }
 
-/// A value with its scalars as they stand.
+/// A JSON value with the original spelling of its scalars.
 enum Value<'a> {
     Scalar(&'a str),
-    /// Between its quotes.
+    /// The text between the quotes.
     String(&'a str),
     Array(Vec<Value<'a>>),
     Object(Vec<(&'a str, Value<'a>)>),
 }
 
-/// Reads what is known to be valid, and so nested no deeper than [`crate::json::MAX_DEPTH`].
+/// A parser for text that is known to be valid, and so nested at most [`crate::json::MAX_DEPTH`]
+/// deep.
 struct Reader<'a> {
     rest: &'a str,
 }
@@ -234,7 +235,7 @@ impl<'a> Reader<'a> {
                 self.items('}', |reader| {
                     reader.peek()?;
                     let key = reader.string()?;
-                    reader.takes(':').then_some(())?;
+                    reader.consume(':').then_some(())?;
                     members.push((key, reader.value()?));
                     Some(())
                 })?;
@@ -254,15 +255,15 @@ impl<'a> Reader<'a> {
 
     fn items(&mut self, close: char, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         self.rest = &self.rest[1..];
-        if self.takes(close) {
+        if self.consume(close) {
             return Some(());
         }
         loop {
             each(self)?;
-            if self.takes(close) {
+            if self.consume(close) {
                 return Some(());
             }
-            self.takes(',').then_some(())?;
+            self.consume(',').then_some(())?;
         }
     }
 
@@ -284,7 +285,7 @@ impl<'a> Reader<'a> {
         self.rest.chars().next()
     }
 
-    fn takes(&mut self, wanted: char) -> bool {
+    fn consume(&mut self, wanted: char) -> bool {
         let next = self.peek();
         if next == Some(wanted) {
             self.rest = &self.rest[wanted.len_utf8()..];
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_written_as_the_libraries_write_it() {
+    fn styles_match_common_libraries() {
         let cases = [
             (Style::compact(), r#"{"b":[1.0,"é\/\n",{},[]],"a":null}"#),
             (
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_left_alone() {
+    fn invalid_json_is_not_written() {
         for text in ["", "{", "{} x", "nul"] {
             assert!(Style::compact().write(text.as_bytes()).is_none(), "{text}");
         }
@@ -348,12 +349,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_means_the_same(text in r#"[\[\]{}",:0-9a\\/u é-]{0,24}"#) {
+        fn written_json_means_the_same(text in r#"[\[\]{}",:0-9a\\/u é-]{0,24}"#) {
             let value = serde_json::from_str::<serde_json::Value>(&text).ok();
-            for style in [Style::compact(), Style::spaced().ascii().slashed(), Style::pretty(4).plain().sorted()] {
+            for style in [
+                Style::compact(),
+                Style::spaced().ascii().slashed(),
+                Style::pretty(4).plain().sorted(),
+            ] {
                 let written = style.write(text.as_bytes());
                 if let Some(written) = written {
-                    prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&written).ok(), value.clone());
+                    let written = serde_json::from_slice::<serde_json::Value>(&written).ok();
+                    prop_assert_eq!(written, value.clone());
                 }
             }
         }

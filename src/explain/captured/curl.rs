@@ -1,18 +1,19 @@
-//! A curl command line: the request that it would send.
+//! Parses a curl command into the request that it would send.
 //!
-//! Source: curl's manual page. What changes the body and is not known here is an error: a body that was guessed
-//! explains nothing.
+//! Source: curl's manual page. An unsupported option that changes the body is an error, because a
+//! guessed body explains nothing.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue};
 
-use super::http1::{add, add_line};
+use super::http1::{add_header, add_header_line};
 use super::shell::{Word, words};
 use super::{CapturedError, Files};
 use crate::explain::Request;
 
-/// Options with an argument that says nothing of what is signed. Others without one are left out, too.
+/// Options whose argument does not affect what is signed. Unknown options without an argument are
+/// ignored, too.
 const SKIPPED: &[&str] = &[
     "-A",
     "--user-agent",
@@ -76,31 +77,31 @@ const SKIPPED: &[&str] = &[
     "--aws-sigv4",
 ];
 
-/// Options that make a body that is not known here.
+/// Options whose effect on the body is not supported, each with its error.
 const UNKNOWN: &[(&str, &str)] = &[
     (
         "-F",
-        "a form of parts (`-F`) has a boundary that curl makes up: save the bytes that were sent",
+        "a form of parts (`-F`) has a random boundary: save the bytes that were sent",
     ),
     (
         "--form",
-        "a form of parts (`--form`) has a boundary that curl makes up: save the bytes that were sent",
+        "a form of parts (`--form`) has a random boundary: save the bytes that were sent",
     ),
     (
         "--form-string",
-        "a form of parts has a boundary that curl makes up: save the bytes that were sent",
+        "a form of parts has a random boundary: save the bytes that were sent",
     ),
     (
         "--data-urlencode",
-        "`--data-urlencode` is not known here: give the body with `--data-raw`, encoded",
+        "`--data-urlencode` is not supported: give the body with `--data-raw`, encoded",
     ),
     (
         "-T",
-        "an upload (`-T`) is not known here: give the body with `--data-binary`",
+        "an upload (`-T`) is not supported: give the body with `--data-binary`",
     ),
     (
         "--upload-file",
-        "an upload (`--upload-file`) is not known here: give the body with `--data-binary`",
+        "an upload (`--upload-file`) is not supported: give the body with `--data-binary`",
     ),
     (
         "-G",
@@ -112,26 +113,26 @@ const UNKNOWN: &[(&str, &str)] = &[
     ),
     (
         "-K",
-        "a file of options (`-K`) is not known here: write them out",
+        "a file of options (`-K`) is not supported: write the options out",
     ),
     (
         "--config",
-        "a file of options (`--config`) is not known here: write them out",
+        "a file of options (`--config`) is not supported: write the options out",
     ),
 ];
 
-/// How an option's data becomes the body.
+/// The way in which an option's data becomes the body.
 #[derive(Clone, Copy)]
-enum Data {
-    /// `-d`: a file's line ends and NULs are left out.
+enum DataMode {
+    /// `-d`: strips CR, LF and NUL bytes from a file.
     Stripped,
-    /// `--data-binary`, `--json`: a file as it is.
+    /// `--data-binary`, `--json`: uses a file unchanged.
     Binary,
-    /// `--data-raw`: `@` means nothing.
+    /// `--data-raw`: `@` has no meaning.
     Raw,
 }
 
-/// The command and its line, if `text` is one of curl, a prompt before it or not.
+/// Returns the command and its line, if `text` is a curl command, with or without a prompt.
 pub(super) fn command(text: &[u8]) -> Option<(&[u8], usize)> {
     let command = text.trim_ascii_start();
     let command = command
@@ -165,7 +166,7 @@ pub(super) fn parse(
         let at = |problem: String| CapturedError::new(line, problem);
         let text = text(&word)?;
         if only_urls || !text.starts_with('-') || text == "-" {
-            curl.url(text);
+            curl.set_url(text);
             continue;
         }
         if text == "--" {
@@ -188,7 +189,7 @@ pub(super) fn parse(
                     .next()
                     .ok_or_else(|| at(format!("`{option}` has no argument")))?,
             };
-            curl.option(&option, &argument).map_err(at)?;
+            curl.apply_option(&option, &argument).map_err(at)?;
         }
     }
     Ok(curl.finish())
@@ -199,7 +200,7 @@ fn text(word: &Word) -> Result<&str, CapturedError> {
         .map_err(|_| CapturedError::new(word.line, "an option or URL is not UTF-8"))
 }
 
-/// The options in a word, each with what is attached to it: `-sSd@file` is three.
+/// Splits a word into its options, each with the attached argument: `-sSd@file` is three options.
 fn options(word: &str) -> Vec<(String, Option<&str>)> {
     if word.starts_with("--") {
         return vec![(word.to_owned(), None)];
@@ -218,16 +219,16 @@ fn options(word: &str) -> Vec<(String, Option<&str>)> {
 }
 
 fn takes_argument(option: &str) -> bool {
-    data_of(option).is_some()
+    data_mode(option).is_some()
         || matches!(option, "-H" | "--header" | "--url" | "--json")
         || SKIPPED.contains(&option)
 }
 
-fn data_of(option: &str) -> Option<Data> {
+fn data_mode(option: &str) -> Option<DataMode> {
     match option {
-        "-d" | "--data" | "--data-ascii" => Some(Data::Stripped),
-        "--data-binary" | "--json" => Some(Data::Binary),
-        "--data-raw" => Some(Data::Raw),
+        "-d" | "--data" | "--data-ascii" => Some(DataMode::Stripped),
+        "--data-binary" | "--json" => Some(DataMode::Binary),
+        "--data-raw" => Some(DataMode::Raw),
         _ => None,
     }
 }
@@ -236,17 +237,17 @@ struct Curl<'f, 'a> {
     request: Request,
     data: Option<Vec<u8>>,
     json: bool,
-    /// The URL's.
+    /// The host of the URL.
     host: Option<String>,
     files: &'f mut Files<'a>,
 }
 
 impl Curl<'_, '_> {
-    fn option(&mut self, option: &str, argument: &Word) -> Result<(), String> {
-        if let Some(data) = data_of(option) {
+    fn apply_option(&mut self, option: &str, argument: &Word) -> Result<(), String> {
+        if let Some(data) = data_mode(option) {
             let is_json = option == "--json";
             self.json |= is_json;
-            let bytes = self.bytes_of(data, &argument.bytes)?;
+            let bytes = self.data_bytes(data, &argument.bytes)?;
             match &mut self.data {
                 None => self.data = Some(bytes),
                 Some(data) => {
@@ -259,44 +260,45 @@ impl Curl<'_, '_> {
             return Ok(());
         }
         match option {
-            "-H" | "--header" => self.header(&argument.bytes),
+            "-H" | "--header" => self.add_header(&argument.bytes),
             "--url" => {
-                self.url(&String::from_utf8_lossy(&argument.bytes));
+                self.set_url(&String::from_utf8_lossy(&argument.bytes));
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    fn bytes_of(&mut self, data: Data, argument: &[u8]) -> Result<Vec<u8>, String> {
+    fn data_bytes(&mut self, data: DataMode, argument: &[u8]) -> Result<Vec<u8>, String> {
         let file = match (data, argument.strip_prefix(b"@")) {
-            (Data::Raw, _) | (_, None) => return Ok(argument.to_vec()),
+            (DataMode::Raw, _) | (_, None) => return Ok(argument.to_vec()),
             (_, Some(file)) => file,
         };
-        let mut content = self.file(file)?;
-        if let Data::Stripped = data {
+        let mut content = self.read_file(file)?;
+        if let DataMode::Stripped = data {
             content.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
         }
         Ok(content)
     }
 
-    fn file(&mut self, name: &[u8]) -> Result<Vec<u8>, String> {
+    fn read_file(&mut self, name: &[u8]) -> Result<Vec<u8>, String> {
         let name = std::str::from_utf8(name).map_err(|_| "a file's name is not UTF-8")?;
         (self.files)(name)
     }
 
-    /// `Name: value`, `Name;` for an empty value, `Name:` for none, `@file` for one a line.
-    fn header(&mut self, argument: &[u8]) -> Result<(), String> {
+    /// Adds headers: `Name: value`, `Name;` with an empty value, `Name:` without effect, or `@file`
+    /// with one per line.
+    fn add_header(&mut self, argument: &[u8]) -> Result<(), String> {
         if let Some(file) = argument.strip_prefix(b"@") {
-            let content = self.file(file)?;
+            let content = self.read_file(file)?;
             let lines = content.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
             return lines
                 .filter(|line| !line.is_empty())
-                .try_for_each(|line| add_line(line, &mut self.request.headers));
+                .try_for_each(|line| add_header_line(line, &mut self.request.headers));
         }
         let colon = argument.contains(&b':');
         match argument.strip_suffix(b";") {
-            Some(name) if !colon => return add(name, b"", &mut self.request.headers),
+            Some(name) if !colon => return add_header(name, b"", &mut self.request.headers),
             _ => {}
         }
         let removes = argument
@@ -306,10 +308,10 @@ impl Curl<'_, '_> {
         if removes {
             return Ok(());
         }
-        add_line(argument, &mut self.request.headers)
+        add_header_line(argument, &mut self.request.headers)
     }
 
-    fn url(&mut self, url: &str) {
+    fn set_url(&mut self, url: &str) {
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
         let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let slash = if target.starts_with('/') { "" } else { "/" };
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn data_becomes_the_body_that_curl_would_send() {
+    fn data_options_make_the_body_curl_sends() {
         let cases: &[(&str, &[u8])] = &[
             ("curl http://x/ -d '{\"a\":1}'", b"{\"a\":1}"),
             ("$ curl -sSd '{}' x", b"{}"),
@@ -384,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_host_and_target_are_those_that_curl_would_send() {
+    fn headers_host_and_target_match_curl() {
         let request = read(
             "curl \\\n -H 'X-Sig: a=b' -H \"Y:\" -HZ\\; -H @head 'https://u:p@h:1/p?q=1#f' -d ''",
         )
@@ -410,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_make_another_body_is_refused_with_its_line() {
+    fn unsupported_body_options_are_errors() {
         for text in [
             "curl \\\n -F a=b",
             "curl x \\\n --data-urlencode a",
@@ -425,14 +427,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic(text in r#"(curl|POST /|A: b|-d|-H|@body|['"\\$ \n:;@{}a-]|\\u|\PC){0,40}"#) {
+        fn parser_never_panics_on_text(
+            text in r#"(curl|POST /|A: b|-d|-H|@body|['"\\$ \n:;@{}a-]|\\u|\PC){0,40}"#,
+        ) {
             let _ = read(&text);
             let _ = read(&format!("curl {text}"));
             let _ = Request::parse_head(text.as_bytes());
         }
 
         #[test]
-        fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
+        fn parser_never_panics_on_bytes(bytes: Vec<u8>) {
             let mut none = |_: &str| Err(String::new());
             let _ = Request::parse(&bytes, &mut none);
             let _ = Request::parse(&[b"curl ", &bytes[..]].concat(), &mut none);

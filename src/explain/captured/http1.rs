@@ -1,4 +1,4 @@
-//! Raw HTTP: a request line, headers, a blank line, and the body to the last byte.
+//! Parses raw HTTP: a request line, headers, a blank line, and the body to the last byte.
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -7,11 +7,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::CapturedError;
 use crate::explain::Request;
 
-/// More is no webhook; the gateway takes fewer.
+/// The most headers. The gateway itself accepts fewer.
 const HEADERS_MAX: usize = 1000;
 
 pub(super) fn parse(text: &[u8]) -> Result<Request, CapturedError> {
-    let (mut request, body) = head(text)?;
+    let (mut request, body) = parse_until_blank_line(text)?;
     let Some(body) = body else {
         let problem = "there is no blank line between the headers and the body";
         return Err(CapturedError::new(
@@ -24,7 +24,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Request, CapturedError> {
 }
 
 pub(super) fn parse_head(text: &[u8]) -> Result<Request, CapturedError> {
-    match head(text)? {
+    match parse_until_blank_line(text)? {
         (request, None) => Ok(request),
         (request, Some(rest)) if rest.trim_ascii().is_empty() => Ok(request),
         (_, Some(rest)) => {
@@ -33,14 +33,14 @@ pub(super) fn parse_head(text: &[u8]) -> Result<Request, CapturedError> {
                 .count();
             Err(CapturedError::new(
                 line,
-                "there is more behind the headers; a whole message is for --request",
+                "text follows the headers; give a whole message with --request",
             ))
         }
     }
 }
 
-/// The head, and what is behind its blank line, if there is one.
-fn head(text: &[u8]) -> Result<(Request, Option<&[u8]>), CapturedError> {
+/// Parses the head, and returns it with the bytes after its blank line, if there is one.
+fn parse_until_blank_line(text: &[u8]) -> Result<(Request, Option<&[u8]>), CapturedError> {
     let mut request = Request::default();
     let mut rest = text;
     for number in 1.. {
@@ -55,7 +55,7 @@ fn head(text: &[u8]) -> Result<(Request, Option<&[u8]>), CapturedError> {
             return Ok((request, Some(rest)));
         }
         if number == 1
-            && let Some(target) = first_line(line)
+            && let Some(target) = parse_first_line(line)
         {
             request.target = target;
             continue;
@@ -66,17 +66,18 @@ fn head(text: &[u8]) -> Result<(Request, Option<&[u8]>), CapturedError> {
                 format!("there are more than {HEADERS_MAX} headers"),
             ));
         }
-        field(line, &mut request).map_err(|problem| CapturedError::new(number, problem))?;
+        parse_field(line, &mut request).map_err(|problem| CapturedError::new(number, problem))?;
     }
     Ok((request, None))
 }
 
-/// The target of a request line, or `Some(None)` for a status line; `None` for what is neither.
+/// Returns the target of a request line, `Some(None)` for a status line, or `None` for any other
+/// line.
 #[expect(
     clippy::option_option,
-    reason = "a status line has no target, and is a first line all the same"
+    reason = "a status line is a first line without a target"
 )]
-fn first_line(line: &[u8]) -> Option<Option<String>> {
+fn parse_first_line(line: &[u8]) -> Option<Option<String>> {
     let text = std::str::from_utf8(line).ok()?;
     if text.starts_with("HTTP/") {
         return Some(None);
@@ -88,39 +89,44 @@ fn first_line(line: &[u8]) -> Option<Option<String>> {
     (is_method && is_version).then(|| Some(target.to_owned()))
 }
 
-fn field(line: &[u8], request: &mut Request) -> Result<(), String> {
+fn parse_field(line: &[u8], request: &mut Request) -> Result<(), String> {
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         return Err(
-            "a header that goes on over several lines is refused by the gateway too".into(),
+            "a header on several lines is not supported; the gateway rejects it, too".into(),
         );
     }
-    // HTTP/2 writes what the first line says as headers (RFC 9113 §8.3.1).
+    // HTTP/2 has pseudo-header fields instead of a request line (RFC 9113 §8.3.1).
     if let Some(pseudo) = line.strip_prefix(b":") {
-        let (name, value) = split(pseudo).ok_or("there is no colon behind the header's name")?;
+        let (name, value) =
+            split_field(pseudo).ok_or("there is no colon after the header's name")?;
         match name {
             b"path" => request.target = Some(String::from_utf8_lossy(value).into_owned()),
-            b"authority" => add(b"host", value, &mut request.headers)?,
+            b"authority" => add_header(b"host", value, &mut request.headers)?,
             _ => {}
         }
         return Ok(());
     }
-    let (name, value) = split(line).ok_or("there is no colon behind the header's name")?;
+    let (name, value) = split_field(line).ok_or("there is no colon after the header's name")?;
     if name.eq_ignore_ascii_case(HOST.as_str().as_bytes()) && request.headers.contains_key(HOST) {
-        return Err("a request has one `Host`".into());
+        return Err("a request has only one `Host`".into());
     }
-    add(name, value, &mut request.headers)
+    add_header(name, value, &mut request.headers)
 }
 
-fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     Some((&line[..colon], line[colon + 1..].trim_ascii()))
 }
 
-/// Adds one header to those that are there.
-pub(super) fn add(name: &[u8], value: &[u8], headers: &mut HeaderMap) -> Result<(), String> {
+/// Adds a header, beside any of the same name.
+pub(super) fn add_header(name: &[u8], value: &[u8], headers: &mut HeaderMap) -> Result<(), String> {
     let parsed = HeaderName::from_bytes(name);
-    let name =
-        parsed.map_err(|_| format!("`{}` is no header's name", String::from_utf8_lossy(name)))?;
+    let name = parsed.map_err(|_| {
+        format!(
+            "`{}` is not a valid header name",
+            String::from_utf8_lossy(name)
+        )
+    })?;
     let value = HeaderValue::from_bytes(value)
         .map_err(|_| format!("the value of `{name}` holds control characters"))?;
     headers
@@ -129,10 +135,10 @@ pub(super) fn add(name: &[u8], value: &[u8], headers: &mut HeaderMap) -> Result<
     Ok(())
 }
 
-/// Adds the header of a line `Name: value`.
-pub(super) fn add_line(line: &[u8], headers: &mut HeaderMap) -> Result<(), String> {
-    let (name, value) = split(line).ok_or("a header is written `Name: value`")?;
-    add(name, value, headers)
+/// Parses a line `Name: value` and adds the header.
+pub(super) fn add_header_line(line: &[u8], headers: &mut HeaderMap) -> Result<(), String> {
+    let (name, value) = split_field(line).ok_or("a header must be written `Name: value`")?;
+    add_header(name, value, headers)
 }
 
 #[cfg(test)]
@@ -140,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_is_every_byte_behind_the_blank_line() {
+    fn body_is_every_byte_after_the_blank_line() {
         let head = "POST /hooks?x=1 HTTP/1.1\nHost: example.com\nX-Signature:  abc \n";
         for head in [head.to_owned(), head.replace('\n', "\r\n")] {
             let blank = if head.contains('\r') { "\r\n" } else { "\n" };
@@ -154,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_may_begin_with_a_request_a_status_or_a_header() {
+    fn head_starts_with_request_status_or_header() {
         for first in [
             "",
             "POST / HTTP/1.1\n",
@@ -168,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line() {
+    fn errors_name_their_line() {
         let cases = [
             ("POST / HTTP/1.1\nHost: a\n", 3, "blank line"),
             ("POST / HTTP/1.1\nHost a\n\n", 2, "colon"),

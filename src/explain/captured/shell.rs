@@ -1,10 +1,12 @@
-//! One command line of a POSIX shell, and what `$'…'` means in most of them, split into words.
+//! Splits one command of a POSIX shell into words, with the common extension `$'…'`.
 //!
-//! Crates for this know no `$'…'`, which browsers write when they copy a request, and give no line.
+//! Existing crates do not support `$'…'`, which browsers use when they copy a request as curl, and
+//! report no line numbers.
 
 use super::CapturedError;
 
-/// The words of the first command in `text`, which begins at `line`. Variables and substitutions are unknown here, and an error.
+/// Returns the words of the first command in `text`, which starts at `line`. Variables and
+/// substitutions are errors, because their values are unknown.
 pub(super) fn words(text: &[u8], line: usize) -> Result<Vec<Word>, CapturedError> {
     let mut lexer = Lexer { rest: text, line };
     let mut words = Vec::new();
@@ -25,10 +27,13 @@ struct Lexer<'a> {
 }
 
 impl Lexer<'_> {
-    /// `None` at the end of the command.
+    /// Returns the next word, or `None` at the end of the command.
     fn word(&mut self) -> Result<Option<Word>, CapturedError> {
         loop {
-            if self.takes(b"\\\n") || self.takes(b"\\\r\n") || self.takes(b" ") || self.takes(b"\t")
+            if self.consume(b"\\\n")
+                || self.consume(b"\\\r\n")
+                || self.consume(b" ")
+                || self.consume(b"\t")
             {
                 continue;
             }
@@ -37,7 +42,7 @@ impl Lexer<'_> {
         let line = self.line;
         let mut word: Option<Vec<u8>> = None;
         loop {
-            if self.takes(b"\\\n") || self.takes(b"\\\r\n") {
+            if self.consume(b"\\\n") || self.consume(b"\\\r\n") {
                 continue;
             }
             if self.rest.starts_with(b"$'") {
@@ -70,7 +75,7 @@ impl Lexer<'_> {
         let opened = self.line;
         self.rest = &self.rest[1..];
         loop {
-            match self.next("").map_err(|_| open(opened, "'"))? {
+            match self.next("").map_err(|_| unclosed_quote(opened, "'"))? {
                 b'\'' => return Ok(()),
                 byte => word.push(byte),
             }
@@ -81,11 +86,11 @@ impl Lexer<'_> {
         let opened = self.line;
         self.rest = &self.rest[1..];
         loop {
-            if self.takes(b"\\\n") {
+            if self.consume(b"\\\n") {
                 continue;
             }
             match self.rest {
-                [] => return Err(open(opened, "\"")),
+                [] => return Err(unclosed_quote(opened, "\"")),
                 [b'"', rest @ ..] => {
                     self.rest = rest;
                     return Ok(());
@@ -99,10 +104,10 @@ impl Lexer<'_> {
         }
     }
 
-    /// The rest of `$'…'`.
+    /// Reads the rest of `$'…'`.
     fn escaped(&mut self, word: &mut Vec<u8>) -> Result<(), CapturedError> {
         let opened = self.line;
-        let unclosed = |_| open(opened, "$'");
+        let unclosed = |_| unclosed_quote(opened, "$'");
         loop {
             match self.next("").map_err(unclosed)? {
                 b'\'' => return Ok(()),
@@ -141,7 +146,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// At least one digit, and at most `most`.
+    /// Reads a number of 1 to `most` digits.
     fn number(&mut self, most: usize, radix: u32) -> Result<u32, CapturedError> {
         let is_digit = |byte: &&u8| char::from(**byte).is_digit(radix);
         let length = self.rest.iter().take(most).take_while(is_digit).count();
@@ -154,19 +159,19 @@ impl Lexer<'_> {
     }
 
     fn bad_escape(&self) -> CapturedError {
-        CapturedError::new(self.line, "an escape in `$'…'` stands for no character")
+        CapturedError::new(self.line, "an escape in `$'…'` is not a valid character")
     }
 
-    /// A byte that stands for itself, unless the shell would put something else there.
+    /// Reads a literal byte. Fails if the shell would substitute something for it.
     fn literal(&mut self) -> Result<u8, CapturedError> {
         let begins_name =
             |byte: &u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'{' | b'(');
         match self.rest {
             [b'`', ..] => {
-                return Err(self.unknown("what the shell would put in the place of a backtick"));
+                return Err(self.unknown("the output of a backtick command"));
             }
             [b'$', next, ..] if begins_name(next) => {
-                return Err(self.unknown("what the shell would put in the place of a `$`"));
+                return Err(self.unknown("the value of a `$` expansion"));
             }
             _ => {}
         }
@@ -176,7 +181,7 @@ impl Lexer<'_> {
     fn unknown(&self, what: &str) -> CapturedError {
         CapturedError::new(
             self.line,
-            format!("{what} is not known here: write it out, or quote it with '…'"),
+            format!("{what} is unknown: write it out, or quote it with '…'"),
         )
     }
 
@@ -190,7 +195,7 @@ impl Lexer<'_> {
         Ok(byte)
     }
 
-    fn takes(&mut self, wanted: &[u8]) -> bool {
+    fn consume(&mut self, wanted: &[u8]) -> bool {
         let rest = self.rest.strip_prefix(wanted);
         if let Some(rest) = rest {
             self.rest = rest;
@@ -200,11 +205,8 @@ impl Lexer<'_> {
     }
 }
 
-fn open(line: usize, quote: &str) -> CapturedError {
-    CapturedError::new(
-        line,
-        format!("the quote {quote} is opened here and not closed"),
-    )
+fn unclosed_quote(line: usize, quote: &str) -> CapturedError {
+    CapturedError::new(line, format!("the quote {quote} opened here is not closed"))
 }
 
 #[cfg(test)]
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_split_as_a_shell_splits_them() {
+    fn words_split_like_in_a_shell() {
         let cases: &[(&str, &[&str])] = &[
             ("", &[]),
             ("  a\tb ", &["a", "b"]),
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_shell_would_not_take_or_would_replace_is_told_with_its_line() {
+    fn errors_and_substitutions_name_their_line() {
         let cases = [
             ("a \\\n 'b", 2),
             ("\"a", 1),

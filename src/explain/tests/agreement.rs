@@ -1,7 +1,7 @@
-//! A request in any of the captured forms, genuine in part or not at all: it is judged as the gateway judges it, within
-//! the limits, and what is said holds neither a secret nor a signature that nobody sent.
+//! Checks that a captured request gets the same verdict as from the gateway, within the limits, and
+//! that the result holds neither a secret nor a signature that was not in the request.
 //!
-//! Shared by the replay of the corpus and the fuzz target, and so speaks only to the public interface.
+//! The corpus test and the fuzz target share this file, so it uses only the public interface.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use super::providers::{PRESETS, Preset};
 use super::secret::Secret;
 use super::signature::{NamedSecret, Scheme, Verifier};
 
-/// Base64 and hex at once, so that both are keys for every scheme.
+/// Valid as base64 and as hex, so that it is a key for every scheme.
 const CURRENT: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const OLD: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 const URL: &str = "https://hooks.example.com/";
@@ -20,8 +20,8 @@ const LIMITS: Limits = Limits {
     tries: 300,
 };
 
-/// What becomes of a body between the sender and the capture.
-const SPOILT: [fn(&str) -> String; 5] = [
+/// Changes of a body between the sender and the capture.
+const BODY_CHANGES: [fn(&str) -> String; 5] = [
     |body| body.to_owned(),
     |body| format!("{body}\n"),
     |body| body.replace('\n', "\r\n"),
@@ -29,9 +29,9 @@ const SPOILT: [fn(&str) -> String; 5] = [
     |body| body.replace('/', "\\/"),
 ];
 
-/// The first byte is the preset that the gateway has, the second the one that the request is signed by, with the secret
-/// of the third; the fourth is what becomes of the body then. After them comes the captured request, whose headers stand
-/// before those of the signature.
+/// Checks one input. Its first byte selects the gateway's preset, the second the sender's, the
+/// third the secret, and the fourth the change of the body after signing. The captured request
+/// follows; the headers of the signature are added after its own.
 pub fn check(data: &[u8]) {
     let [gateways, senders, secret, spoilt, captured @ ..] = data else {
         return;
@@ -57,7 +57,7 @@ pub fn check(data: &[u8]) {
         now,
     );
     if let Ok(body) = std::str::from_utf8(&request.body) {
-        request.body = SPOILT[usize::from(*spoilt) % SPOILT.len()](body).into();
+        request.body = BODY_CHANGES[usize::from(*spoilt) % BODY_CHANGES.len()](body).into();
     }
 
     let candidate = |name: &str, text, configured| {
@@ -76,19 +76,19 @@ pub fn check(data: &[u8]) {
         .iter()
         .map(|preset| (preset.name, self::scheme(preset)))
         .collect();
-    let asks = preset.handshake.challenge();
+    let handshake = preset.handshake.challenge();
     let case = Case {
         request: &request,
         scheme: &scheme,
         candidates: &candidates,
         envelope: &(preset.defaults.envelope)(),
-        asks: asks.as_ref(),
+        handshake: handshake.as_ref(),
         others: &others,
         url: Some(URL),
         now,
         limits: LIMITS,
     };
-    let verdict = case.judge();
+    let verdict = case.verify();
 
     let key = candidates[0]
         .named
@@ -110,9 +110,9 @@ pub fn check(data: &[u8]) {
                 "{diagnosis:?}"
             );
         }
-        (verdict, judged) => panic!("{verdict:?}, but {judged:?}"),
+        (verdict, verification) => panic!("{verdict:?}, but {verification:?}"),
     }
-    assert_tells_nothing(&format!("{verdict:?}"), &request, &scheme, now);
+    assert_reveals_nothing(&format!("{verdict:?}"), &request, &scheme, now);
 }
 
 fn preset(choice: u8) -> &'static Preset {
@@ -127,7 +127,7 @@ fn scheme(preset: &Preset) -> Scheme {
     }
 }
 
-/// Signs as a sender does, in a header or in the body, where that can be done.
+/// Signs the request in a header, or in the body, if the scheme allows either.
 fn sign(request: &mut Request, scheme: &Scheme, secret: &str, now: Timestamp) {
     let secret = Secret::new(secret).expect("not empty");
     if let Ok(signed) = scheme.sign(&secret, &request.body, now, Some("msg_1")) {
@@ -142,8 +142,9 @@ fn sign(request: &mut Request, scheme: &Scheme, secret: &str, now: Timestamp) {
     }
 }
 
-/// The right signature of a body is a secret too: whoever has it can send that body.
-fn assert_tells_nothing(said: &str, request: &Request, scheme: &Scheme, now: Timestamp) {
+/// Asserts that a result reveals neither a secret nor the correct signature of the body, which
+/// would let an attacker send that body.
+fn assert_reveals_nothing(said: &str, request: &Request, scheme: &Scheme, now: Timestamp) {
     let sent = format!("{request:?}");
     for text in [CURRENT, OLD] {
         assert!(!said.contains(text) || sent.contains(text), "{said}");

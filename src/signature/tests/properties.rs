@@ -92,7 +92,7 @@ proptest! {
         let hex_written = scheme.formats[0].encodings[0] == Encoding::Hex;
         let now = Timestamp::from_second(NOW).unwrap();
         let signed = scheme.sign(&signing, &body, now, Some(&id)).unwrap();
-        let verifier = verifier_of(scheme, verifying.expose());
+        let verifier = verifier_for(scheme, verifying.expose());
         let headers = signed.to_headers();
         let verified = outcome(&verifier, &headers, &body, NOW).unwrap();
         prop_assert_eq!(verified.body(), &body[..], "{}", name);
@@ -135,7 +135,7 @@ proptest! {
         let body = format!("{{{}}}", members.join(comma));
         let (secret, _) = secrets(&scheme, false, seed);
         let signed = scheme.sign_in_body(&secret, &body).unwrap();
-        let verifier = verifier_of(scheme, secret.expose());
+        let verifier = verifier_for(scheme, secret.expose());
         prop_assert!(outcome(&verifier, &HeaderMap::new(), signed.as_bytes(), NOW).is_ok(), "{}", signed);
 
         let mut changed = signed.clone().into_bytes();
@@ -159,7 +159,7 @@ proptest! {
     ) {
         let (_, verifying) = secrets(&scheme, true, seed);
         let names: Vec<_> = scheme.headers().map(|header| header.name.clone()).collect();
-        let verifier = verifier_of(scheme, verifying.expose());
+        let verifier = verifier_for(scheme, verifying.expose());
         let mut headers = HeaderMap::new();
         for (name, value) in names.iter().cycle().zip(values) {
             if let Ok(value) = HeaderValue::from_bytes(&value) {

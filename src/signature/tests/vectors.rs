@@ -36,7 +36,7 @@ impl Vector {
         if let Some(url) = &self.public_url {
             scheme.signed = scheme.signed.with_url(url);
         }
-        verifier_of(scheme, self.secret.as_bytes())
+        verifier_for(scheme, self.secret.as_bytes())
     }
 
     fn headers(&self) -> HeaderMap {

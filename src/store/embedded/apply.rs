@@ -1,4 +1,4 @@
-//! What each job does within a transaction, and what follows from it in memory once that is committed.
+//! Applies jobs within a transaction, and applies a committed transaction to the in-memory state.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::shared::{Counts, Shared};
+use super::shared::{QueueCounts, Shared};
 use super::{
     AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState,
     EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES, Requeue, RequeueResult, RowId,
@@ -14,11 +14,13 @@ use super::{
 };
 use crate::store::uptime::Uptime;
 
-/// The attempts with one more, in SQL. Kept one by one are the first 10 of a delivery, and the latest 90; all are counted.
+/// SQL that appends an attempt. A delivery keeps its first 10 attempts and its latest 90; all of
+/// them are counted.
 macro_rules! attempts_with {
     ($attempt:literal) => {
         concat!(
-            "json_insert(iif(json_array_length(attempts) >= 100, json_remove(attempts, '$[10]'), attempts), '$[#]', json(",
+            "json_insert(iif(json_array_length(attempts) >= 100, json_remove(attempts, '$[10]'),
+             attempts), '$[#]', json(",
             $attempt,
             "))"
         )
@@ -27,53 +29,53 @@ macro_rules! attempts_with {
 
 const DAY_MS: i64 = 86_400_000;
 
-/// The numbers that the next rows get, and the routes' own.
+/// The next row numbers, and the IDs of the routes.
 #[derive(Default)]
 pub(super) struct Cursor {
     pub next_delivery: i64,
-    /// By the first place of a bucket.
-    pub next_place: HashMap<RowId, i64>,
+    /// The next number within each bucket, by the bucket's first row ID.
+    pub next_row: HashMap<RowId, i64>,
     pub routes: HashMap<Arc<str>, i64>,
 }
 
-/// One transaction under way.
-pub(super) struct Batch<'t> {
-    pub sql: &'t Connection,
+/// An open transaction that jobs are applied to.
+pub(super) struct BatchWriter<'t> {
+    pub connection: &'t Connection,
     pub cursor: &'t mut Cursor,
     pub now: Uptime,
-    pub due_now: Uptime,
+    pub now_due: Uptime,
     pub wall_ms: i64,
     effects: Effects,
-    tallies: HashMap<(i64, i64), Tally>,
-    routes: HashMap<i64, RouteTouch>,
+    day_deltas: HashMap<(i64, i64), DayDelta>,
+    route_deltas: HashMap<i64, RouteDelta>,
 }
 
-/// What follows from a committed transaction.
+/// The changes to the in-memory state that follow from a committed transaction.
 #[derive(Default)]
 pub(super) struct Effects {
-    forgotten: Vec<(EventKey, RowId)>,
-    remembered: Vec<(EventKey, RowId)>,
-    moved: Vec<(Arc<str>, Option<DeliveryState>, Option<DeliveryState>)>,
-    /// The routes of events that are due at another time than before.
+    removed: Vec<(EventKey, RowId)>,
+    added: Vec<(EventKey, RowId)>,
+    state_changes: Vec<(Arc<str>, Option<DeliveryState>, Option<DeliveryState>)>,
+    /// The routes of events whose due time has changed.
     requeued: Vec<Arc<str>>,
 }
 
 #[derive(Default)]
-struct Tally {
+struct DayDelta {
     successful: i64,
     failed: i64,
     total_ms: i64,
 }
 
 #[derive(Default)]
-struct RouteTouch {
+struct RouteDelta {
     last_success: bool,
     last_failure: bool,
     kept_bytes: i64,
 }
 
-/// A delivery as it stood before a change.
-struct Before {
+/// A delivery as it is stored before a change.
+struct StoredDelivery {
     route: Arc<str>,
     route_id: i64,
     received_ms: i64,
@@ -81,63 +83,64 @@ struct Before {
     payload_bytes: i64,
     event_id: String,
     tried: u32,
-    /// What the last attempt took, in milliseconds.
+    /// The duration of the last attempt, in milliseconds.
     last_ms: u64,
 }
 
-impl Before {
-    fn is_of(&self, subject: &EventMetadata) -> bool {
-        self.event_id == *subject.event_id && self.route == subject.route
+impl StoredDelivery {
+    fn belongs_to(&self, event: &EventMetadata) -> bool {
+        self.event_id == *event.event_id && self.route == event.route
     }
 }
 
-impl<'t> Batch<'t> {
+impl<'t> BatchWriter<'t> {
     pub(super) fn new(
-        sql: &'t Connection,
+        connection: &'t Connection,
         cursor: &'t mut Cursor,
         now: Uptime,
-        due_now: Uptime,
+        now_due: Uptime,
         wall_ms: i64,
     ) -> Self {
         let effects = Effects::default();
         Self {
-            sql,
+            connection,
             cursor,
             now,
-            due_now,
+            now_due,
             wall_ms,
             effects,
-            tallies: HashMap::new(),
-            routes: HashMap::new(),
+            day_deltas: HashMap::new(),
+            route_deltas: HashMap::new(),
         }
     }
 
-    /// Writes what all jobs together come to. To be called last.
-    pub(super) fn end(self) -> rusqlite::Result<Effects> {
-        for ((route, day), tally) in self.tallies {
-            let mut count = self.sql.prepare_cached(
+    /// Writes the sums of all jobs. Called last.
+    pub(super) fn finish(self) -> rusqlite::Result<Effects> {
+        for ((route, day), delta) in self.day_deltas {
+            let mut count = self.connection.prepare_cached(
                 "INSERT INTO days VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
                  successful = successful + ?3, failed = failed + ?4, total_ms = total_ms + ?5",
             )?;
             count.execute(params![
                 route,
                 day,
-                tally.successful,
-                tally.failed,
-                tally.total_ms
+                delta.successful,
+                delta.failed,
+                delta.total_ms
             ])?;
         }
-        for (route, touch) in self.routes {
-            let mut note = self.sql.prepare_cached(
+        for (route, delta) in self.route_deltas {
+            let mut update = self.connection.prepare_cached(
                 "UPDATE routes SET last_success_ms = iif(?2, ?4, last_success_ms),
-                 last_failure_ms = iif(?3, ?4, last_failure_ms), kept_bytes = kept_bytes + ?5 WHERE id = ?1",
+                 last_failure_ms = iif(?3, ?4, last_failure_ms), kept_bytes = kept_bytes + ?5
+                 WHERE id = ?1",
             )?;
-            note.execute(params![
+            update.execute(params![
                 route,
-                touch.last_success,
-                touch.last_failure,
+                delta.last_success,
+                delta.last_failure,
                 self.wall_ms,
-                touch.kept_bytes
+                delta.kept_bytes
             ])?;
         }
         Ok(self.effects)
@@ -149,48 +152,48 @@ impl<'t> Batch<'t> {
     ) -> rusqlite::Result<Option<DeliveryId>> {
         let Settlement {
             names,
-            becomes,
+            entry,
             window,
             delivery,
             ..
         } = settlement;
         let id = delivery
             .as_ref()
-            .map(|delivery| self.record(delivery, names))
+            .map(|delivery| self.record_delivery(delivery, names))
             .transpose()?;
         for name in names.iter().flatten() {
-            self.remember(*name, *becomes, *window, id)?;
+            self.write_entry(*name, *entry, *window, id)?;
         }
         Ok(id)
     }
 
-    /// Writes a row of the ledger in the place of an earlier one.
-    pub(super) fn remember(
+    /// Writes a ledger row and deletes the earlier one.
+    pub(super) fn write_entry(
         &mut self,
         name: EventRow,
-        becomes: LedgerEntry,
+        entry: LedgerEntry,
         window: Duration,
         delivery: Option<DeliveryId>,
     ) -> rusqlite::Result<()> {
         if let Some(earlier) = name.earlier {
-            self.forget_row(name.key, earlier)?;
+            self.delete_row(name.key, earlier)?;
         }
         let ends = self.now.after(window);
         let bucket = RowId::first_of_bucket(ends);
-        let number = self.cursor.next_place.entry(bucket).or_insert(0);
-        let place = RowId(bucket.0 + *number);
+        let number = self.cursor.next_row.entry(bucket).or_insert(0);
+        let row_id = RowId(bucket.0 + *number);
         *number += 1;
-        let (digest, tried) = match becomes {
+        let (digest, tried) = match entry {
             LedgerEntry::Completed { digest } => {
                 (Some(digest.to_bytes()), AttemptHistory::default())
             }
             LedgerEntry::Attempted(tried) => (None, tried),
         };
         let mut insert = self
-            .sql
+            .connection
             .prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
         insert.execute(params![
-            place.0,
+            row_id.0,
             name.key.0.to_be_bytes(),
             ends.0,
             tried.attempts,
@@ -198,29 +201,30 @@ impl<'t> Batch<'t> {
             digest,
             delivery.map(|id| id.0),
         ])?;
-        self.effects.remembered.push((name.key, place));
+        self.effects.added.push((name.key, row_id));
         Ok(())
     }
 
-    /// Writes a delivery's record: anew, or over the one it has.
-    fn record(
+    /// Writes a delivery record: a new one, or an update of the earlier one.
+    fn record_delivery(
         &mut self,
         change: &DeliveryChange,
         names: &[Option<EventRow>; 2],
     ) -> rusqlite::Result<DeliveryId> {
         let keys = (change.state != DeliveryState::Success).then(|| keys_blob(names));
         let due = (change.state == DeliveryState::Pending)
-            .then(|| self.due_now.after(change.due_after).0);
+            .then(|| self.now_due.after(change.due_after).0);
         let queued = due.map(|_| self.now.0);
         let ended = due.is_none().then_some(self.now.0);
         if let Some(id) = change.earlier
-            && let Some(before) = self
-                .before(id)?
-                .filter(|before| before.is_of(&change.event))
+            && let Some(stored) = self
+                .stored_delivery(id)?
+                .filter(|stored| stored.belongs_to(&change.event))
         {
-            let mut update = self.sql.prepare_cached(concat!(
-                "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3, possibly_delivered = ?4, due_ms = ?5,
-                     queued_ms = ?6, ended_ms = ?7, keys = ?8, attempts = iif(?9 IS NULL, attempts, ",
+            let mut update = self.connection.prepare_cached(concat!(
+                "UPDATE deliveries SET state = ?2, reason = NULL, tried = ?3,
+                     possibly_delivered = ?4, due_ms = ?5, queued_ms = ?6, ended_ms = ?7, keys = ?8,
+                     attempts = iif(?9 IS NULL, attempts, ",
                 attempts_with!("?9"),
                 ") WHERE id = ?1"
             ))?;
@@ -236,20 +240,21 @@ impl<'t> Batch<'t> {
                 keys,
                 attempt,
             ])?;
-            let kept = self.keep(id, change, before.payload_bytes)?;
-            self.moved(&before, change.state, change.attempt.as_ref(), kept);
+            let kept = self.store_payload(id, change, stored.payload_bytes)?;
+            self.count_change(&stored, change.state, change.attempt.as_ref(), kept);
             return Ok(id);
         }
         let id = DeliveryId(self.cursor.next_delivery);
         self.cursor.next_delivery += 1;
-        let route_id = self.route(&change.event.route)?;
+        let route_id = self.route_id(&change.event.route)?;
         let received_ms = change.event.received_at.as_millisecond();
         let attempts = change
             .attempt
             .as_ref()
             .map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json()));
-        let mut insert = self.sql.prepare_cached(
-            "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11, ?12, ?13, ?14, ?15)",
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, ?9, 0, ?10, ?11,
+             ?12, ?13, ?14, ?15)",
         )?;
         insert.execute(params![
             id.0,
@@ -268,30 +273,31 @@ impl<'t> Batch<'t> {
             change.event.secret,
             change.event.is_test,
         ])?;
-        let kept = self.keep(id, change, 0)?;
-        self.came(&change.event.route, route_id, received_ms, change, kept);
+        let kept = self.store_payload(id, change, 0)?;
+        self.count_new(&change.event.route, route_id, received_ms, change, kept);
         Ok(id)
     }
 
-    /// Keeps a delivery's payload, or drops the one that was kept. Answers how many bytes are kept now.
-    fn keep(
+    /// Stores a delivery's payload, or deletes the stored one. Returns the number of payload bytes
+    /// that are stored now.
+    fn store_payload(
         &mut self,
         id: DeliveryId,
         change: &DeliveryChange,
-        before: i64,
+        stored_bytes: i64,
     ) -> rusqlite::Result<i64> {
         let kept = match &change.payload {
             Some(payload) => {
                 let bytes =
                     i64::try_from(payload.head.len() + payload.body.len()).unwrap_or(i64::MAX);
                 let mut insert = self
-                    .sql
+                    .connection
                     .prepare_cached("INSERT OR REPLACE INTO payloads VALUES (?1, ?2, ?3)")?;
                 insert.execute(params![id.0, &payload.head[..], &payload.body[..]])?;
                 bytes
             }
-            None if before > 0 => {
-                self.sql
+            None if stored_bytes > 0 => {
+                self.connection
                     .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
                     .execute([id.0])?;
                 0
@@ -299,33 +305,35 @@ impl<'t> Batch<'t> {
             None => return Ok(0),
         };
         let mut update = self
-            .sql
+            .connection
             .prepare_cached("UPDATE deliveries SET payload_bytes = ?2 WHERE id = ?1")?;
         update.execute(params![id.0, kept])?;
         Ok(kept)
     }
 
-    /// Told again, after a commit of which nobody knew whether it lasted, it changes nothing.
-    pub(super) fn attempted(
+    /// Records an attempt. Recording the same attempt again changes nothing: the caller repeats it
+    /// after a commit whose outcome it does not know.
+    pub(super) fn record_attempt(
         &mut self,
         id: DeliveryId,
         number: u32,
         attempt: &AttemptRecord,
         next: AttemptOutcome,
     ) -> rusqlite::Result<()> {
-        let is_its =
-            |before: &Before| before.state == DeliveryState::Pending && before.tried < number;
-        let Some(before) = self.before(id)?.filter(is_its) else {
+        let is_next = |stored: &StoredDelivery| {
+            stored.state == DeliveryState::Pending && stored.tried < number
+        };
+        let Some(stored) = self.stored_delivery(id)?.filter(is_next) else {
             return Ok(());
         };
         let (state, due, unknown, reason) = match next {
-            AttemptOutcome::Done { .. } => (DeliveryState::Success, None, false, None),
+            AttemptOutcome::Delivered { .. } => (DeliveryState::Success, None, false, None),
             AttemptOutcome::Retry {
                 after,
                 possibly_delivered,
             } => (
                 DeliveryState::Pending,
-                Some(self.due_now.after(after).0),
+                Some(self.now_due.after(after).0),
                 possibly_delivered,
                 None,
             ),
@@ -334,9 +342,10 @@ impl<'t> Batch<'t> {
             }
         };
         let ended = due.is_none().then_some(self.now.0);
-        let mut update = self.sql.prepare_cached(concat!(
-            "UPDATE deliveries SET state = ?2, reason = ?3, tried = tried + 1, due_ms = ?4, ended_ms = ?5,
-                 possibly_delivered = possibly_delivered OR ?6, keys = iif(?2 = 'success', NULL, keys), attempts = ",
+        let mut update = self.connection.prepare_cached(concat!(
+            "UPDATE deliveries SET state = ?2, reason = ?3, tried = tried + 1, due_ms = ?4,
+                 ended_ms = ?5, possibly_delivered = possibly_delivered OR ?6,
+                 keys = iif(?2 = 'success', NULL, keys), attempts = ",
             attempts_with!("?7"),
             " WHERE id = ?1"
         ))?;
@@ -349,140 +358,158 @@ impl<'t> Batch<'t> {
             unknown,
             attempt.to_json(),
         ])?;
-        let mut kept = before.payload_bytes;
+        let mut kept = stored.payload_bytes;
         if next
-            == (AttemptOutcome::Done {
+            == (AttemptOutcome::Delivered {
                 keep_payload: false,
             })
         {
-            self.sql
+            self.connection
                 .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
                 .execute([id.0])?;
-            self.sql
+            self.connection
                 .prepare_cached("UPDATE deliveries SET payload_bytes = 0 WHERE id = ?1")?
                 .execute([id.0])?;
             kept = 0;
         }
-        self.moved(&before, state, Some(attempt), kept);
+        self.count_change(&stored, state, Some(attempt), kept);
         Ok(())
     }
 
     pub(super) fn requeue(&mut self, requeue: &Requeue) -> rusqlite::Result<RequeueResult> {
         let &Requeue {
             id,
-            expected_state: from,
+            expected_state,
             due,
             ref completing,
             window,
         } = requeue;
-        let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
-        let Some(before) = self.before(id)?.filter(is_wanted) else {
+        let is_wanted = |stored: &StoredDelivery| {
+            expected_state.is_none_or(|expected| expected == stored.state)
+        };
+        let Some(stored) = self.stored_delivery(id)?.filter(is_wanted) else {
             return Ok(RequeueResult::Unknown);
         };
-        if before.payload_bytes == 0 {
+        if stored.payload_bytes == 0 {
             return Ok(RequeueResult::NoPayload);
         }
-        let mut update = self.sql.prepare_cached(
-            "UPDATE deliveries SET state = 'pending', reason = NULL, due_ms = ?2, queued_ms = ?3, ended_ms = NULL,
-             possibly_delivered = possibly_delivered OR state = 'success' WHERE id = ?1",
+        let mut update = self.connection.prepare_cached(
+            "UPDATE deliveries SET state = 'pending', reason = NULL, due_ms = ?2, queued_ms = ?3,
+             ended_ms = NULL, possibly_delivered = possibly_delivered OR state = 'success'
+             WHERE id = ?1",
         )?;
-        // Its horizon counts from when it is due.
-        let queued = self.now.after(due.0.since(self.due_now));
+        // The delivery horizon counts from the due time.
+        let queued = self.now.after(due.0.since(self.now_due));
         update.execute(params![id.0, due.0.0, queued.0])?;
         for name in completing {
-            // Any body of this ID is a copy from now on: this one has been taken.
+            // The digest is unknown, so any body with this ID is a duplicate from now on.
             let digest = crate::signature::PayloadDigest::unknown();
-            self.remember(*name, LedgerEntry::Completed { digest }, window, Some(id))?;
+            self.write_entry(*name, LedgerEntry::Completed { digest }, window, Some(id))?;
         }
-        self.moved(&before, DeliveryState::Pending, None, before.payload_bytes);
-        // Also one that was pending: its lane may sleep for longer than it now has to wait.
-        self.effects.requeued.push(Arc::clone(&before.route));
-        Ok(RequeueResult::Queued(before.route))
+        self.count_change(&stored, DeliveryState::Pending, None, stored.payload_bytes);
+        // This includes deliveries that were pending: the route worker may sleep past the new due
+        // time.
+        self.effects.requeued.push(Arc::clone(&stored.route));
+        Ok(RequeueResult::Queued(stored.route))
     }
 
-    /// Deletes an event's rows of the ledger, those that are still there.
+    /// Deletes an event's ledger rows, if they still exist.
     pub(super) fn forget_event(&mut self, rows: &[(EventKey, RowId)]) -> rusqlite::Result<()> {
         rows.iter()
-            .try_for_each(|&(key, place)| self.forget_row(key, place))
+            .try_for_each(|&(key, row_id)| self.delete_row(key, row_id))
     }
 
-    fn forget_row(&mut self, key: EventKey, place: RowId) -> rusqlite::Result<()> {
+    fn delete_row(&mut self, key: EventKey, row_id: RowId) -> rusqlite::Result<()> {
         let mut delete = self
-            .sql
-            .prepare_cached("DELETE FROM ledger WHERE place = ?1 AND key = ?2")?;
-        delete.execute(params![place.0, key.0.to_be_bytes()])?;
-        self.effects.forgotten.push((key, place));
+            .connection
+            .prepare_cached("DELETE FROM ledger WHERE row_id = ?1 AND key = ?2")?;
+        delete.execute(params![row_id.0, key.0.to_be_bytes()])?;
+        self.effects.removed.push((key, row_id));
         Ok(())
     }
 
-    /// Deletes up to `limit` rows of the ledger before `first`. Answers how many.
-    pub(super) fn sweep(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
-        self.cursor.next_place.retain(|bucket, _| *bucket >= first);
-        let mut delete = self.sql.prepare_cached(
-            "DELETE FROM ledger WHERE place IN (SELECT place FROM ledger WHERE place < ?1 ORDER BY place LIMIT ?2)",
+    /// Deletes up to `limit` ledger rows before `first`. Returns their number.
+    pub(super) fn sweep_ledger(&mut self, first: RowId, limit: usize) -> rusqlite::Result<usize> {
+        self.cursor.next_row.retain(|bucket, _| *bucket >= first);
+        let mut delete = self.connection.prepare_cached(
+            "DELETE FROM ledger WHERE row_id IN (SELECT row_id FROM ledger WHERE row_id < ?1
+             ORDER BY row_id LIMIT ?2)",
         )?;
         delete.execute(params![first.0, limit])
     }
 
-    /// Deletes records of deliveries that have ended.
-    pub(super) fn forget(&mut self, ids: &[DeliveryId]) -> rusqlite::Result<()> {
+    /// Deletes the records of deliveries that have ended.
+    pub(super) fn delete_records(&mut self, ids: &[DeliveryId]) -> rusqlite::Result<()> {
         for &id in ids {
-            let ended = |before: &Before| {
-                matches!(before.state, DeliveryState::Success | DeliveryState::Failed)
+            let ended = |stored: &StoredDelivery| {
+                matches!(stored.state, DeliveryState::Success | DeliveryState::Failed)
             };
-            let Some(before) = self.before(id)?.filter(ended) else {
+            let Some(stored) = self.stored_delivery(id)?.filter(ended) else {
                 continue;
             };
-            self.sql
+            self.connection
                 .prepare_cached("DELETE FROM payloads WHERE delivery = ?1")?
                 .execute([id.0])?;
-            self.sql
+            self.connection
                 .prepare_cached("DELETE FROM deliveries WHERE id = ?1")?
                 .execute([id.0])?;
-            self.routes.entry(before.route_id).or_default().kept_bytes -=
-                RECORD_BYTES + before.payload_bytes;
+            self.route_deltas
+                .entry(stored.route_id)
+                .or_default()
+                .kept_bytes -= RECORD_BYTES + stored.payload_bytes;
         }
         Ok(())
     }
 
-    pub(super) fn pause(&mut self, route: &str, paused: bool) -> rusqlite::Result<()> {
+    pub(super) fn set_paused(&mut self, route: &str, paused: bool) -> rusqlite::Result<()> {
         let sql = if paused {
             "INSERT INTO paused VALUES (?1) ON CONFLICT DO NOTHING"
         } else {
             "DELETE FROM paused WHERE route = ?1"
         };
-        self.sql.prepare_cached(sql)?.execute([route]).map(drop)
+        self.connection
+            .prepare_cached(sql)?
+            .execute([route])
+            .map(drop)
     }
 
-    pub(super) fn webhook(&mut self, name: &str, definition: Option<&str>) -> rusqlite::Result<()> {
+    pub(super) fn set_webhook(
+        &mut self,
+        name: &str,
+        definition: Option<&str>,
+    ) -> rusqlite::Result<()> {
         match definition {
             Some(definition) => self
-                .sql
+                .connection
                 .prepare_cached(
-                    "INSERT INTO webhooks VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET definition = excluded.definition",
+                    "INSERT INTO webhooks VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
+                     SET definition = excluded.definition",
                 )?
                 .execute(params![name, definition]),
-            None => self.sql.prepare_cached("DELETE FROM webhooks WHERE name = ?1")?.execute([name]),
+            None => self
+                .connection
+                .prepare_cached("DELETE FROM webhooks WHERE name = ?1")?
+                .execute([name]),
         }
         .map(drop)
     }
 
-    pub(super) fn serve(&mut self, lanes: &[StoreRoute]) -> rusqlite::Result<()> {
-        for lane in lanes {
-            let id = self.route(&lane.route)?;
+    pub(super) fn update_routes(&mut self, routes: &[StoreRoute]) -> rusqlite::Result<()> {
+        for route in routes {
+            let id = self.route_id(&route.route)?;
             let mut update = self
-                .sql
+                .connection
                 .prepare_cached("UPDATE routes SET concurrency = ?2 WHERE id = ?1")?;
-            update.execute(params![id, lane.concurrency])?;
+            update.execute(params![id, route.concurrency])?;
         }
         Ok(())
     }
 
-    fn route(&mut self, name: &Arc<str>) -> rusqlite::Result<i64> {
+    fn route_id(&mut self, name: &Arc<str>) -> rusqlite::Result<i64> {
         if let Some(&id) = self.cursor.routes.get(name) {
             return Ok(id);
         }
-        let mut insert = self.sql.prepare_cached(
+        let mut insert = self.connection.prepare_cached(
             "INSERT INTO routes (name, created_ms, concurrency) VALUES (?1, ?2, 1) RETURNING id",
         )?;
         let id = insert.query_row(params![name, self.wall_ms], |row| row.get(0))?;
@@ -490,29 +517,29 @@ impl<'t> Batch<'t> {
         Ok(id)
     }
 
-    fn before(&self, id: DeliveryId) -> rusqlite::Result<Option<Before>> {
-        let mut select = self.sql.prepare_cached(
+    fn stored_delivery(&self, id: DeliveryId) -> rusqlite::Result<Option<StoredDelivery>> {
+        let mut select = self.connection.prepare_cached(
             "SELECT routes.name, route, received_ms, state, payload_bytes, event_id, tried,
              coalesce(json_extract(attempts, '$[#-1].ms'), 0) FROM deliveries
              JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
         )?;
-        let before = select.query_row([id.0], |row| {
-            Ok(Before {
+        let delivery = select.query_row([id.0], |row| {
+            Ok(StoredDelivery {
                 route: row.get::<_, String>(0)?.into(),
                 route_id: row.get(1)?,
                 received_ms: row.get(2)?,
-                state: super::read::state_of(row, 3)?,
+                state: super::read::read_state(row, 3)?,
                 payload_bytes: row.get(4)?,
                 event_id: row.get(5)?,
                 tried: row.get(6)?,
                 last_ms: row.get(7)?,
             })
         });
-        before.optional()
+        delivery.optional()
     }
 
     /// Counts a new delivery.
-    fn came(
+    fn count_new(
         &mut self,
         route: &Arc<str>,
         route_id: i64,
@@ -521,106 +548,114 @@ impl<'t> Batch<'t> {
         kept: i64,
     ) {
         let last_ms = change.attempt.as_ref().map_or(0, |attempt| attempt.ms);
-        self.count(route_id, received_ms, change.state, 1, last_ms);
-        self.touch(route_id, change.state, kept_bytes(change.state, kept));
+        self.count_day(route_id, received_ms, change.state, 1, last_ms);
+        self.update_route(route_id, change.state, kept_bytes(change.state, kept));
         self.effects
-            .moved
+            .state_changes
             .push((Arc::clone(route), None, Some(change.state)));
     }
 
-    /// Counts a delivery that stands elsewhere now.
-    fn moved(
+    /// Counts a delivery whose state has changed.
+    fn count_change(
         &mut self,
-        before: &Before,
+        stored: &StoredDelivery,
         to: DeliveryState,
         attempt: Option<&AttemptRecord>,
         kept: i64,
     ) {
-        self.count(
-            before.route_id,
-            before.received_ms,
-            before.state,
+        self.count_day(
+            stored.route_id,
+            stored.received_ms,
+            stored.state,
             -1,
-            before.last_ms,
+            stored.last_ms,
         );
-        self.count(
-            before.route_id,
-            before.received_ms,
+        self.count_day(
+            stored.route_id,
+            stored.received_ms,
             to,
             1,
             attempt.map_or(0, |attempt| attempt.ms),
         );
-        let grown = kept_bytes(to, kept) - kept_bytes(before.state, before.payload_bytes);
-        self.touch(before.route_id, to, grown);
+        let growth = kept_bytes(to, kept) - kept_bytes(stored.state, stored.payload_bytes);
+        self.update_route(stored.route_id, to, growth);
         self.effects
-            .moved
-            .push((Arc::clone(&before.route), Some(before.state), Some(to)));
+            .state_changes
+            .push((Arc::clone(&stored.route), Some(stored.state), Some(to)));
     }
 
-    /// Counts a delivery in (1) or out (-1); `last_ms` is what its last attempt took.
-    fn count(&mut self, route: i64, received_ms: i64, state: DeliveryState, by: i64, last_ms: u64) {
-        let tally = self
-            .tallies
+    /// Adds a delivery to its day's counts (`by` is 1) or subtracts it (-1). `last_ms` is the
+    /// duration of its last attempt.
+    fn count_day(
+        &mut self,
+        route: i64,
+        received_ms: i64,
+        state: DeliveryState,
+        by: i64,
+        last_ms: u64,
+    ) {
+        let delta = self
+            .day_deltas
             .entry((route, received_ms.div_euclid(DAY_MS)))
             .or_default();
         match state {
             DeliveryState::Success => {
-                tally.successful += by;
-                tally.total_ms += by * i64::try_from(last_ms).unwrap_or(0);
+                delta.successful += by;
+                delta.total_ms += by * i64::try_from(last_ms).unwrap_or(0);
             }
-            DeliveryState::Failed | DeliveryState::Dead => tally.failed += by,
+            DeliveryState::Failed | DeliveryState::Dead => delta.failed += by,
             DeliveryState::Pending => {}
         }
     }
 
-    fn touch(&mut self, route: i64, state: DeliveryState, kept_bytes: i64) {
-        let touch = self.routes.entry(route).or_default();
-        touch.last_success |= state == DeliveryState::Success;
-        touch.last_failure |= matches!(state, DeliveryState::Failed | DeliveryState::Dead);
-        touch.kept_bytes += kept_bytes;
+    fn update_route(&mut self, route: i64, state: DeliveryState, kept_bytes: i64) {
+        let delta = self.route_deltas.entry(route).or_default();
+        delta.last_success |= state == DeliveryState::Success;
+        delta.last_failure |= matches!(state, DeliveryState::Failed | DeliveryState::Dead);
+        delta.kept_bytes += kept_bytes;
     }
 }
 
 impl Effects {
-    pub(super) fn take_place(self, shared: &Shared) {
-        for (key, place) in self.forgotten {
-            shared.index.remove(key, place);
+    pub(super) fn apply(self, shared: &Shared) {
+        for (key, row_id) in self.removed {
+            shared.index.remove(key, row_id);
         }
-        for (key, place) in self.remembered {
-            shared.index.insert(key, place);
+        for (key, row_id) in self.added {
+            shared.index.insert(key, row_id);
         }
-        if self.moved.is_empty() {
+        if self.state_changes.is_empty() {
             return;
         }
-        let mut stored = self.requeued;
+        let mut routes_to_notify = self.requeued;
         shared.with_counts(|counts| {
-            for (route, from, to) in self.moved {
-                let is_stored = |state: Option<DeliveryState>| {
+            for (route, from, to) in self.state_changes {
+                let is_counted = |state: Option<DeliveryState>| {
                     matches!(state, Some(DeliveryState::Pending | DeliveryState::Dead))
                 };
-                if !is_stored(from) && !is_stored(to) {
+                if !is_counted(from) && !is_counted(to) {
                     continue;
                 }
                 let counts = counts.entry(Arc::clone(&route)).or_default();
-                if let Some(count) = from.and_then(|state| counts.of(state)) {
+                if let Some(count) = from.and_then(|state| counts.for_state(state)) {
                     *count = count.saturating_sub(1);
                 }
-                if let Some(count) = to.and_then(|state| counts.of(state)) {
+                if let Some(count) = to.and_then(|state| counts.for_state(state)) {
                     *count += 1;
                 }
                 if to == Some(DeliveryState::Pending) && from != to {
-                    stored.push(route);
+                    routes_to_notify.push(route);
                 }
             }
         });
-        for route in stored {
-            shared.wake(&route);
+        for route in routes_to_notify {
+            shared.notify_route(&route);
         }
     }
 }
 
-impl Counts {
-    pub(super) fn of(&mut self, state: DeliveryState) -> Option<&mut u64> {
+impl QueueCounts {
+    pub(super) fn for_state(&mut self, state: DeliveryState) -> Option<&mut u64> {
         match state {
             DeliveryState::Pending => Some(&mut self.pending),
             DeliveryState::Dead => Some(&mut self.dead),
@@ -629,7 +664,8 @@ impl Counts {
     }
 }
 
-/// What a record counts for what its route may keep: only those that have ended may go.
+/// Returns the bytes that a record counts against its route's retention limit. Only ended
+/// deliveries count, because only those may be deleted.
 fn kept_bytes(state: DeliveryState, payload: i64) -> i64 {
     match state {
         DeliveryState::Success | DeliveryState::Failed => RECORD_BYTES + payload,

@@ -1,9 +1,9 @@
-//! What is being handed over at this moment, in a file that outlives the process: after a crash, those are the events
-//! of which nobody knows whether they arrived.
+//! The attempt journal: the attempts in progress, in a file that outlives the process. After a
+//! crash, these are the events of which it is unknown whether they were delivered.
 //!
-//! It is written without a flush, so it survives the end of the process, however it ends, and not the loss of power:
-//! an attempt is not worth a flush of its own. A slot is written before the first byte is sent, and cleared when the
-//! outcome is in the ledger.
+//! The file is written without a flush: it survives any end of the process, but not a power loss,
+//! because a flush for each attempt would cost too much. A slot is written before the first byte is
+//! sent, and cleared when the outcome is in the ledger.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use super::{AttemptHistory, DeliveryId, EventKey, folder_lock};
 
-const FILE: &str = "hookstile.underway";
+const FILE: &str = "hookstile.attempts";
 
-/// For an event: its key (16 bytes), window in milliseconds (8), attempts with this one (4), and a mark (4). For a stored
-/// one: its delivery's number in the place of the key, and another mark. Anything else is a free slot.
+/// The size of a slot. For an event it holds the key (16 bytes), the window in milliseconds (8),
+/// the number of attempts including this one (4), and a marker (4). For a queued event it holds the
+/// delivery ID in place of the key, and another marker. Anything else is a free slot.
 const SLOT_BYTES: usize = 32;
 const EVENT: u32 = 0x6576_6e74;
 const DELIVERY: u32 = 0x6465_6c76;
@@ -30,65 +31,68 @@ pub(super) struct AttemptJournal {
 #[derive(Default)]
 struct Slots {
     free: Vec<u64>,
-    /// Slots in the file.
+    /// The number of slots in the file.
     count: u64,
 }
 
-/// What the run before has left.
+/// The journal, and what the previous run left in it.
 pub(super) struct PreviousRun {
-    pub under_way: AttemptJournal,
-    pub cut_off: Vec<InterruptedAttempt>,
-    /// There was a file: a backup of the database alone has none, and tells nothing of what was under way.
-    pub was_noted: bool,
+    pub journal: AttemptJournal,
+    pub interrupted: Vec<InterruptedAttempt>,
+    /// The file existed. A backup of the database alone has none, and says nothing of interrupted
+    /// attempts.
+    pub file_existed: bool,
 }
 
-/// An attempt that is under way. Dropped without [`Underway::clear`], it is one of unknown outcome to the next run.
+/// The entry of an attempt in progress. If it is dropped without [`JournalEntry::clear`], the next
+/// run treats the attempt as one of unknown outcome.
 pub struct JournalEntry {
-    all: Arc<AttemptJournal>,
+    journal: Arc<AttemptJournal>,
     slot: u64,
 }
 
-/// An attempt that was cut off.
+/// An attempt that was interrupted by the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InterruptedAttempt {
     Event {
         key: EventKey,
-        tried: AttemptHistory,
+        history: AttemptHistory,
         window: Duration,
     },
     Delivery(DeliveryId),
 }
 
 impl AttemptJournal {
-    /// Opens the file and reads what the last run left in it. It stays there until [`UnderWay::forget_last_run`].
+    /// Opens the file and reads what the previous run left in it. The entries stay there until
+    /// [`AttemptJournal::clear_previous_run`].
     pub(super) fn open(folder: &Path) -> io::Result<PreviousRun> {
         let path = folder.join(FILE);
-        let was_noted = path.try_exists()?;
+        let file_existed = path.try_exists()?;
         let mut file = folder_lock::open_private(&path)?;
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
-        let cut_off = content
+        let interrupted = content
             .as_chunks::<SLOT_BYTES>()
             .0
             .iter()
-            .filter_map(read)
+            .filter_map(decode)
             .collect();
         Ok(PreviousRun {
-            under_way: Self {
+            journal: Self {
                 file,
                 slots: Mutex::default(),
             },
-            cut_off,
-            was_noted,
+            interrupted,
+            file_existed,
         })
     }
 
-    /// Empties the file, once what it held is in the ledger.
-    pub(super) fn forget_last_run(&self) -> io::Result<()> {
+    /// Empties the file. Called once its entries are in the ledger.
+    pub(super) fn clear_previous_run(&self) -> io::Result<()> {
         self.file.set_len(0)
     }
 
-    /// Notes that an attempt begins.
+    /// Writes an entry for an attempt that begins.
     pub(super) fn begin(self: &Arc<Self>, attempt: InterruptedAttempt) -> io::Result<JournalEntry> {
         let slot = self.with_slots(|slots| {
             slots.free.pop().unwrap_or_else(|| {
@@ -98,13 +102,13 @@ impl AttemptJournal {
         });
         if let Err(error) = self
             .file
-            .write_all_at(&written(attempt), slot * SLOT_BYTES as u64)
+            .write_all_at(&encode(attempt), slot * SLOT_BYTES as u64)
         {
             self.with_slots(|slots| slots.free.push(slot));
             return Err(error);
         }
         Ok(JournalEntry {
-            all: Arc::clone(self),
+            journal: Arc::clone(self),
             slot,
         })
     }
@@ -115,23 +119,28 @@ impl AttemptJournal {
 }
 
 impl JournalEntry {
-    /// The attempt's outcome is recorded.
+    /// Clears the entry, once the attempt's outcome is recorded.
     pub(crate) fn clear(self) {
-        // A note that can't be cleared marks one event too many after a crash; the slot is not used again.
+        // An entry that cannot be cleared marks one event too many after a crash; its slot is not
+        // reused.
         if self
-            .all
+            .journal
             .file
             .write_all_at(&[0; SLOT_BYTES], self.slot * SLOT_BYTES as u64)
             .is_ok()
         {
-            self.all.with_slots(|slots| slots.free.push(self.slot));
+            self.journal.with_slots(|slots| slots.free.push(self.slot));
         }
     }
 }
 
-fn written(attempt: InterruptedAttempt) -> [u8; SLOT_BYTES] {
+fn encode(attempt: InterruptedAttempt) -> [u8; SLOT_BYTES] {
     let (name, window, attempts, mark) = match attempt {
-        InterruptedAttempt::Event { key, tried, window } => (
+        InterruptedAttempt::Event {
+            key,
+            history: tried,
+            window,
+        } => (
             key.0,
             u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             tried.attempts,
@@ -149,7 +158,7 @@ fn written(attempt: InterruptedAttempt) -> [u8; SLOT_BYTES] {
     slot
 }
 
-fn read(slot: &[u8; SLOT_BYTES]) -> Option<InterruptedAttempt> {
+fn decode(slot: &[u8; SLOT_BYTES]) -> Option<InterruptedAttempt> {
     let (name, rest) = slot.split_first_chunk()?;
     let (window, rest) = rest.split_first_chunk()?;
     let (attempts, mark) = rest.split_first_chunk()?;
@@ -157,7 +166,7 @@ fn read(slot: &[u8; SLOT_BYTES]) -> Option<InterruptedAttempt> {
     match u32::from_be_bytes(*mark.first_chunk()?) {
         EVENT => Some(InterruptedAttempt::Event {
             key: EventKey(name),
-            tried: AttemptHistory {
+            history: AttemptHistory {
                 attempts: u32::from_be_bytes(*attempts),
                 possibly_delivered: true,
             },
@@ -181,41 +190,43 @@ mod tests {
         };
         InterruptedAttempt::Event {
             key: EventKey(key),
-            tried,
+            history: tried,
             window: Duration::from_secs(100),
         }
     }
 
-    fn opened(folder: &Path) -> (Arc<AttemptJournal>, Vec<InterruptedAttempt>) {
+    fn open(folder: &Path) -> (Arc<AttemptJournal>, Vec<InterruptedAttempt>) {
         let PreviousRun {
-            under_way, cut_off, ..
+            journal,
+            interrupted,
+            ..
         } = AttemptJournal::open(folder).unwrap();
-        (Arc::new(under_way), cut_off)
+        (Arc::new(journal), interrupted)
     }
 
     #[test]
-    fn what_was_under_way_is_found_by_the_next_run_and_what_ended_is_not() {
+    fn next_run_finds_the_attempts_that_did_not_end() {
         let folder = tempfile::tempdir().unwrap();
-        let (under_way, nothing) = opened(folder.path());
-        assert!(nothing.is_empty());
-        let ended = under_way.begin(event(1, 1)).unwrap();
-        drop(under_way.begin(event(u128::MAX, 3)).unwrap());
+        let (journal, found) = open(folder.path());
+        assert!(found.is_empty());
+        let ended = journal.begin(event(1, 1)).unwrap();
+        drop(journal.begin(event(u128::MAX, 3)).unwrap());
         ended.clear();
-        let stored = InterruptedAttempt::Delivery(DeliveryId(i64::MAX));
+        let queued = InterruptedAttempt::Delivery(DeliveryId(i64::MAX));
         assert_eq!(
-            under_way.begin(stored).unwrap().slot,
+            journal.begin(queued).unwrap().slot,
             0,
-            "a slot is used again"
+            "a free slot is reused"
         );
-        let (_, found) = opened(folder.path());
-        assert_eq!(found, [stored, event(u128::MAX, 3)]);
+        let (_, found) = open(folder.path());
+        assert_eq!(found, [queued, event(u128::MAX, 3)]);
     }
 
     #[test]
-    fn a_torn_or_foreign_slot_is_no_event() {
+    fn torn_or_foreign_slots_are_ignored() {
         let folder = tempfile::tempdir().unwrap();
-        let torn = [&[7_u8; 96][..], &written(event(1, 1))[..31]].concat();
+        let torn = [&[7_u8; 96][..], &encode(event(1, 1))[..31]].concat();
         std::fs::write(folder.path().join(FILE), torn).unwrap();
-        assert!(opened(folder.path()).1.is_empty());
+        assert!(open(folder.path()).1.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! All rows of a store that no gateway serves, for another engine.
+//! Reads all rows of an offline store, for the import into another engine.
 
 use rusqlite::params;
 
@@ -7,26 +7,28 @@ use super::offline::OfflineStore;
 use crate::store::migration::{DayRow, DeliveryRow, IdRow, RouteRow};
 
 impl OfflineStore {
-    /// The key of the ledger's hashes.
+    /// Returns the key of the ledger's hashes.
     pub(in crate::store) fn hash_key(&self) -> [u8; 16] {
-        self.head.hash_key
+        self.header.hash_key
     }
 
-    /// The running time, and the time of what is due, in milliseconds.
+    /// Returns the store uptime, and the current time for due times, both in milliseconds.
     pub(in crate::store) fn times(&self) -> (u64, u64) {
-        (self.head.running.0, self.due_now.0)
+        (self.header.uptime.0, self.now_due.0)
     }
 
-    /// Those that are still remembered, in the order of their places.
+    /// Returns the IDs that are still remembered, ordered by row ID.
     pub(in crate::store) fn ids(&self, after: i64, limit: usize) -> Result<Vec<IdRow>, OpenError> {
-        let sql =
-            "SELECT own.place, own.key, own.ends_ms, own.attempts, own.possibly_delivered, own.digest, own.delivery,
-                (SELECT other.key FROM ledger AS other WHERE other.place IN (own.place - 1, own.place + 1)
+        let sql = "SELECT own.row_id, own.key, own.ends_ms, own.attempts, own.possibly_delivered,
+                own.digest, own.delivery,
+                (SELECT other.key FROM ledger AS other
+                 WHERE other.row_id IN (own.row_id - 1, own.row_id + 1)
                  AND other.delivery = own.delivery)
-            FROM ledger AS own WHERE own.place > ?1 AND own.ends_ms > ?2 ORDER BY own.place LIMIT ?3";
-        self.rows(sql, params![after, self.head.running.0, limit], |row| {
+            FROM ledger AS own WHERE own.row_id > ?1 AND own.ends_ms > ?2
+            ORDER BY own.row_id LIMIT ?3";
+        self.rows(sql, params![after, self.header.uptime.0, limit], |row| {
             Ok(IdRow {
-                place: row.get(0)?,
+                row: row.get(0)?,
                 key: row.get(1)?,
                 ends_ms: row.get(2)?,
                 attempts: row.get(3)?,
@@ -38,15 +40,18 @@ impl OfflineStore {
         })
     }
 
-    /// In the order of their numbers.
+    /// Returns the deliveries, ordered by ID.
     pub(in crate::store) fn delivery_rows(
         &self,
         after: i64,
         limit: usize,
     ) -> Result<Vec<DeliveryRow>, OpenError> {
-        let sql = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
-                possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms, keys, secret, test, head, body
-            FROM deliveries JOIN routes ON routes.id = route LEFT JOIN payloads ON delivery = deliveries.id
+        let sql = "
+            SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason,
+                tried, possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms,
+                keys, secret, test, head, body
+            FROM deliveries JOIN routes ON routes.id = route
+            LEFT JOIN payloads ON delivery = deliveries.id
             WHERE deliveries.id > ?1 ORDER BY deliveries.id LIMIT ?2";
         self.rows(sql, params![after, limit], |row| {
             let (head, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(17)?, row.get(18)?);
@@ -79,9 +84,9 @@ impl OfflineStore {
             .map_err(|source| OpenError::database(&self.file, source))
     }
 
-    pub(in crate::store) fn paused(&self) -> Result<Vec<String>, OpenError> {
+    pub(in crate::store) fn paused_routes(&self) -> Result<Vec<String>, OpenError> {
         self.reader
-            .paused()
+            .paused_routes()
             .map_err(|source| OpenError::database(&self.file, source))
     }
 
@@ -101,7 +106,9 @@ impl OfflineStore {
     }
 
     pub(in crate::store) fn days(&self) -> Result<Vec<DayRow>, OpenError> {
-        let sql = "SELECT name, day, successful, failed, total_ms FROM days JOIN routes ON routes.id = route";
+        let sql = "
+            SELECT name, day, successful, failed, total_ms
+            FROM days JOIN routes ON routes.id = route";
         self.rows(sql, [], |row| {
             Ok(DayRow {
                 route: row.get(0)?,

@@ -1,36 +1,37 @@
-//! One process a store: a lock that the system gives back when its holder ends, however it ends.
+//! Locks the store's folder for one process. The operating system releases the lock when the
+//! process ends, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// The right to a store's folder, for as long as this lives.
-pub(super) struct Lock {
-    /// The lock is the open file's.
+/// The exclusive lock on a store's folder. Dropping it releases the lock.
+pub(super) struct FolderLock {
+    /// The lock belongs to the open file.
     _file: File,
 }
 
-/// Why a folder can't be had.
+/// The reason why a folder cannot be locked.
 pub(super) enum LockError {
-    /// Another process has it: what that one wrote of itself.
-    Held(String),
+    /// Another process holds the lock; the text that it wrote about itself.
+    InUse(String),
     Io(io::Error),
 }
 
 const FILE: &str = "hookstile.lock";
 
-impl Lock {
-    /// Takes the folder, which must exist.
-    pub(super) fn take(folder: &Path) -> Result<Self, LockError> {
+impl FolderLock {
+    /// Locks the folder, which must exist.
+    pub(super) fn acquire(folder: &Path) -> Result<Self, LockError> {
         let mut file = open_private(&folder.join(FILE)).map_err(LockError::Io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // It may be writing this very moment; a process without a name is still one.
+                // The holder may be writing at this moment. Without a name it is still the holder.
                 let _ = file.take(200).read_to_string(&mut holder);
-                return Err(LockError::Held(holder.trim().to_owned()));
+                return Err(LockError::InUse(holder.trim().to_owned()));
             }
             Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
         }
@@ -41,7 +42,8 @@ impl Lock {
     }
 }
 
-/// Opens a file, making it where there is none: one that nobody but its owner may look into. Payloads are somebody's.
+/// Opens a file and creates it if it does not exist. Only its owner can read it, because the store
+/// holds payloads.
 pub(super) fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -57,16 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_had_by_one_and_the_other_hears_by_whom() {
+    fn a_locked_folder_is_refused_with_its_holder() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Lock::take(folder.path()).ok().unwrap();
-        match Lock::take(folder.path()) {
-            Err(LockError::Held(holder)) => {
+        let first = FolderLock::acquire(folder.path()).ok().unwrap();
+        match FolderLock::acquire(folder.path()) {
+            Err(LockError::InUse(holder)) => {
                 assert_eq!(holder, format!("process {}", std::process::id()))
             }
-            _ => panic!("taken twice"),
+            _ => panic!("locked twice"),
         }
         drop(first);
-        assert!(Lock::take(folder.path()).is_ok());
+        assert!(FolderLock::acquire(folder.path()).is_ok());
     }
 }

@@ -1,8 +1,10 @@
-//! Which events are remembered, and where their rows are: 12 bytes an event, in many small tables.
+//! An in-memory index of the remembered events and their ledger rows: 12 bytes for each event, in
+//! many small tables.
 //!
-//! An entry is a fingerprint and a place. A fingerprint that fits proves nothing, the row is read to be sure; one that
-//! does not fit proves that the event is new, which is what nearly every request is. A table grows or is swept under
-//! its own lock, some thousand entries at a time, so that nobody waits long.
+//! An entry is a fingerprint and a row ID. A fingerprint that matches proves nothing, so the row is
+//! read to be sure. One that does not match proves that the event is new, as nearly every event is.
+//! A table grows or is swept under its own lock, a few thousand entries at a time, so that no
+//! caller waits long.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,21 +14,22 @@ use hashbrown::HashTable;
 use super::{EventKey, RowId};
 use crate::store::uptime::Uptime;
 
-/// A power of two. At 20 million events each holds some 5,000.
+/// The number of tables, a power of two. At 20 million events each holds some 5,000 entries.
 const SHARDS: usize = 4096;
 
-/// Rows lie in buckets by the hour in which they end, so that expiry takes whole stretches of the table away.
-const BUCKET: u64 = 3_600_000;
+/// The width of a bucket, in milliseconds: one hour. Rows are ordered by the hour in which they
+/// expire, so that expiry deletes whole ranges of the table.
+const BUCKET_MS: u64 = 3_600_000;
 
 impl RowId {
-    /// The first place of the bucket for what ends at `ends`.
+    /// Returns the first row ID of the bucket for entries that expire at `ends`.
     #[expect(
         clippy::cast_possible_wrap,
         reason = "hours since a store was made, shifted by 32, are far from 63 bits"
     )]
     pub(super) fn first_of_bucket(ends: Uptime) -> Self {
         Self(
-            (ends.0 / BUCKET)
+            (ends.0 / BUCKET_MS)
                 .min(u64::from(u32::MAX >> 1))
                 .wrapping_shl(32) as i64,
         )
@@ -39,31 +42,31 @@ impl RowId {
 
 struct Entry {
     fingerprint: u32,
-    /// In two halves, so that an entry has 12 bytes, not 16.
-    place: [u32; 2],
+    /// The row ID in two halves, so that an entry takes 12 bytes instead of 16.
+    row_id: [u32; 2],
 }
 
 impl Entry {
     #[expect(
         clippy::cast_sign_loss,
         clippy::cast_possible_truncation,
-        reason = "taken apart and put together again"
+        reason = "split into halves and joined again"
     )]
-    fn new(fingerprint: u32, place: RowId) -> Self {
-        let bits = place.0 as u64;
+    fn new(fingerprint: u32, row_id: RowId) -> Self {
+        let bits = row_id.0 as u64;
         Self {
             fingerprint,
-            place: [(bits >> 32) as u32, bits as u32],
+            row_id: [(bits >> 32) as u32, bits as u32],
         }
     }
 
     #[expect(clippy::cast_possible_wrap, reason = "as above")]
-    fn place(&self) -> RowId {
-        RowId((u64::from(self.place[0]) << 32 | u64::from(self.place[1])) as i64)
+    fn row_id(&self) -> RowId {
+        RowId((u64::from(self.row_id[0]) << 32 | u64::from(self.row_id[1])) as i64)
     }
 
     fn hash(&self) -> u64 {
-        spread(self.fingerprint)
+        hash_fingerprint(self.fingerprint)
     }
 }
 
@@ -80,49 +83,50 @@ impl Index {
         }
     }
 
-    /// Where the event's row may be: nowhere else, and seldom in more than one place.
+    /// Returns the rows that may be the event's. There are no others, and there is seldom more than
+    /// one.
     pub(super) fn find(&self, key: EventKey) -> Vec<RowId> {
         let fingerprint = fingerprint(key);
-        let shard = lock(self.shard(key));
+        let shard = lock_shard(self.shard(key));
         let same = shard
-            .iter_hash(spread(fingerprint))
+            .iter_hash(hash_fingerprint(fingerprint))
             .filter(|entry| entry.fingerprint == fingerprint);
-        same.map(Entry::place).collect()
+        same.map(Entry::row_id).collect()
     }
 
-    pub(super) fn insert(&self, key: EventKey, place: RowId) {
+    pub(super) fn insert(&self, key: EventKey, row_id: RowId) {
         let fingerprint = fingerprint(key);
-        lock(self.shard(key)).insert_unique(
-            spread(fingerprint),
-            Entry::new(fingerprint, place),
+        lock_shard(self.shard(key)).insert_unique(
+            hash_fingerprint(fingerprint),
+            Entry::new(fingerprint, row_id),
             Entry::hash,
         );
         self.len.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn remove(&self, key: EventKey, place: RowId) {
+    pub(super) fn remove(&self, key: EventKey, row_id: RowId) {
         let fingerprint = fingerprint(key);
-        let mut shard = lock(self.shard(key));
-        let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.place() == place;
-        if let Ok(entry) = shard.find_entry(spread(fingerprint), is_it) {
+        let mut shard = lock_shard(self.shard(key));
+        let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.row_id() == row_id;
+        if let Ok(entry) = shard.find_entry(hash_fingerprint(fingerprint), is_it) {
             entry.remove();
             self.len.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Forgets all places before `first`, a shard at a time.
+    /// Removes all rows before `first`, locking one shard at a time.
     pub(super) fn forget_before(&self, first: RowId) {
         for shard in &self.shards {
-            let mut shard = lock(shard);
+            let mut shard = lock_shard(shard);
             let before = shard.len();
-            shard.retain(|entry| entry.place() >= first);
+            shard.retain(|entry| entry.row_id() >= first);
             self.len.fetch_sub(before - shard.len(), Ordering::Relaxed);
         }
     }
 
     pub(super) fn clear(&self) {
         for shard in &self.shards {
-            lock(shard).clear();
+            lock_shard(shard).clear();
         }
         self.len.store(0, Ordering::Relaxed);
     }
@@ -139,19 +143,20 @@ impl Index {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the low quarter is as good as any"
+    reason = "any 32 bits of the hash will do"
 )]
 fn fingerprint(key: EventKey) -> u32 {
     key.0 as u32
 }
 
-/// The table takes its tag from the top bits of a hash and its place from the low ones.
-fn spread(fingerprint: u32) -> u64 {
+/// Spreads a fingerprint over 64 bits, because the hash table uses the top bits as a tag and the
+/// low bits as a position.
+fn hash_fingerprint(fingerprint: u32) -> u64 {
     u64::from(fingerprint).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-fn lock(shard: &Mutex<HashTable<Entry>>) -> MutexGuard<'_, HashTable<Entry>> {
-    // No call under the lock panics half way.
+fn lock_shard(shard: &Mutex<HashTable<Entry>>) -> MutexGuard<'_, HashTable<Entry>> {
+    // No operation under the lock panics halfway, so a poisoned lock is safe to use.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -189,7 +194,7 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        // Few keys and few shards, so that they meet.
+        // Few keys and few shards, so that they collide.
         let key = || (0u128..4, 0u128..3).prop_map(|(shard, low)| shard << 116 | low);
         prop_oneof![
             6 => (key(), 0u64..10).prop_map(|(key, hour)| Step::Insert(key, hour)),
@@ -200,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_map(steps in prop::collection::vec(step(), 0..300)) {
+        fn index_agrees_with_a_map(steps in prop::collection::vec(step(), 0..300)) {
             let index = Index::new();
             let mut model: HashMap<u128, RowId> = HashMap::new();
             for (number, step) in (0..).zip(steps) {
@@ -209,9 +214,10 @@ mod tests {
                         if let Some(old) = model.remove(&key) {
                             index.remove(EventKey(key), old);
                         }
-                        let place = RowId(RowId::first_of_bucket(Uptime(hour * BUCKET)).0 + number);
-                        index.insert(EventKey(key), place);
-                        model.insert(key, place);
+                        let bucket = RowId::first_of_bucket(Uptime(hour * BUCKET_MS));
+                        let row_id = RowId(bucket.0 + number);
+                        index.insert(EventKey(key), row_id);
+                        model.insert(key, row_id);
                     }
                     Step::Remove(key) => {
                         if let Some(old) = model.remove(&key) {
@@ -219,9 +225,9 @@ mod tests {
                         }
                     }
                     Step::ForgetBefore(hour) => {
-                        let first = RowId::first_of_bucket(Uptime(hour * BUCKET));
+                        let first = RowId::first_of_bucket(Uptime(hour * BUCKET_MS));
                         index.forget_before(first);
-                        model.retain(|_, place| *place >= first);
+                        model.retain(|_, row_id| *row_id >= first);
                     }
                 }
                 prop_assert_eq!(index.len(), model.len());

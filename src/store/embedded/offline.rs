@@ -1,36 +1,37 @@
-//! The store while no gateway serves it, for looking at.
+//! Read access to a store that no gateway has open.
 //!
-//! Nothing is made, changed or let go of, and nobody else can open it meanwhile. (Closing it may move the log into the
-//! database, as closing it always does.)
+//! Nothing is created, changed or deleted, and no other process can open the store meanwhile.
+//! (Closing it may checkpoint the write-ahead log, as closing always does.)
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::folder_lock::Lock;
+use super::folder_lock::FolderLock;
 use super::read::Reader;
 use super::{DeliveryFilter, DeliveryId, DeliveryRecord, OpenError, schema};
 use crate::store::uptime::Uptime;
 
-/// A store that is looked at.
+/// A store that is open for reading only.
 pub struct OfflineStore {
     pub(super) file: PathBuf,
-    /// Closed before the lock is given back.
+    /// Closed before the lock is released.
     pub(super) reader: Reader,
-    pub(super) head: schema::Head,
-    /// When this was opened, in the time of what is due.
-    pub(super) due_now: Uptime,
-    _lock: Lock,
+    pub(super) header: schema::StoreHeader,
+    /// The time of opening, on the clock that due times are measured with.
+    pub(super) now_due: Uptime,
+    _lock: FolderLock,
 }
 
 impl OfflineStore {
     /// Opens the store in `folder`.
     ///
     /// # Errors
-    /// There is none, a process has it, it can't be read, or it is not ours.
+    /// Fails when there is no store, when another process has it open, or when the file cannot be
+    /// read or is not a hookstile store.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
         let file = schema::file(folder);
-        // Asked before anything is opened, because opening makes what is missing.
+        // Checked first, because opening would create missing files.
         if !file
             .try_exists()
             .map_err(|source| OpenError::folder(folder, source))?
@@ -39,49 +40,49 @@ impl OfflineStore {
                 folder: folder.display().to_string(),
             });
         }
-        let lock = super::lock(folder)?;
+        let lock = super::lock_folder(folder)?;
         let connection =
             schema::open_to_read(&file).map_err(|source| OpenError::database(&file, source))?;
-        let head = schema::read_made(&connection, &file)?;
-        let due_now = head
-            .running
-            .after(head.away_until(Timestamp::now().as_millisecond()));
+        let header = schema::read_header(&connection, &file)?;
+        let now_due = header
+            .uptime
+            .after(header.downtime_until(Timestamp::now().as_millisecond()));
         Ok(Self {
             file,
-            reader: Reader::on(connection),
-            head,
-            due_now,
+            reader: Reader::new(connection),
+            header,
+            now_due,
             _lock: lock,
         })
     }
 
-    /// Deliveries, the newest first.
+    /// Returns the deliveries that match a filter, newest first.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// Fails when the file cannot be read.
     pub fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<DeliveryRecord>, OpenError> {
         self.reader
-            .deliveries(filter, self.due_now)
+            .deliveries(filter, self.now_due)
             .map_err(|source| OpenError::database(&self.file, source))
     }
 
-    /// How many there are of these; `None` when there are more than are counted.
+    /// Counts the deliveries that match. Returns `None` when there are more than 10,000.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// Fails when the file cannot be read.
     pub fn count_deliveries(&self, filter: &DeliveryFilter) -> Result<Option<usize>, OpenError> {
         self.reader
             .count_deliveries(filter)
             .map_err(|source| OpenError::database(&self.file, source))
     }
 
-    /// One delivery.
+    /// Returns one delivery.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// Fails when the file cannot be read.
     pub fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, OpenError> {
         self.reader
-            .delivery(id, self.due_now)
+            .delivery(id, self.now_due)
             .map_err(|source| OpenError::database(&self.file, source))
     }
 }

@@ -1,5 +1,5 @@
-//! Opening the file, at the start and after a failure: what is kept in memory is read from it, and what was cut off is
-//! marked, before anybody is let in.
+//! Opens the file, at the start and after a failure: loads what is kept in memory, and marks the
+//! interrupted attempts, before any other access is allowed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::apply::{Batch, Cursor};
+use super::apply::{BatchWriter, Cursor};
 use super::attempt_journal::{AttemptJournal, InterruptedAttempt, PreviousRun};
-use super::folder_lock::Lock;
-use super::shared::{Counts, Shared};
+use super::folder_lock::FolderLock;
+use super::shared::{QueueCounts, Shared};
 use super::uptime_clock::UptimeClock;
 use super::write::Writer;
 use super::{
@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 use crate::store::uptime::Uptime;
 
-/// Why the file could not be opened or read.
+/// The reason why the file could not be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
     #[error("{0}")]
@@ -30,24 +30,24 @@ pub(super) enum ReadError {
     Open(#[from] OpenError),
 }
 
-/// Stored events whose last attempt may have arrived, nobody having heard of it.
+/// The queued events whose last attempt may have been delivered without a recorded outcome.
 #[derive(Default)]
-struct Suspects {
-    /// Attempts that the end of the process cut off.
-    deliveries: Vec<DeliveryId>,
-    /// After the end of the machine, which ones those were is not known; but they are among the first that were due on
-    /// their route.
-    first_of_each_route: bool,
+struct SuspectDeliveries {
+    /// The deliveries whose attempts were interrupted by the end of the process.
+    interrupted: Vec<DeliveryId>,
+    /// Marks the first due events of each route, up to its concurrency. Needed after a crash of the
+    /// machine, because the journal may then be incomplete.
+    first_due_of_each_route: bool,
 }
 
-impl Suspects {
-    fn mark(&self, connection: &Connection, due_now: Uptime) -> rusqlite::Result<()> {
+impl SuspectDeliveries {
+    fn mark(&self, connection: &Connection, now_due: Uptime) -> rusqlite::Result<()> {
         let mut mark =
             connection.prepare("UPDATE deliveries SET possibly_delivered = 1 WHERE id = ?1")?;
-        for id in &self.deliveries {
+        for id in &self.interrupted {
             mark.execute([id.0])?;
         }
-        if !self.first_of_each_route {
+        if !self.first_due_of_each_route {
             return Ok(());
         }
         let mut routes = connection.prepare("SELECT id, concurrency FROM routes")?;
@@ -59,16 +59,16 @@ impl Suspects {
              WHERE route = ?1 AND state = 'pending' AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3)",
         )?;
         for (route, concurrency) in routes {
-            mark.execute((route, due_now.0, concurrency))?;
+            mark.execute((route, now_due.0, concurrency))?;
         }
         Ok(())
     }
 }
 
-/// Opens the file and reads what is remembered.
+/// Opens the file and loads the index and the counters.
 pub(super) fn open(
     settings: Settings,
-    lock: Lock,
+    lock: FolderLock,
     clock: Clock,
     metrics: StoreMetrics,
 ) -> Result<(Arc<Shared>, Writer), OpenError> {
@@ -77,53 +77,64 @@ pub(super) fn open(
     let database = |source| OpenError::database(&file, source);
     let folder = |source| OpenError::folder(&settings.folder, source);
     let PreviousRun {
-        under_way,
-        cut_off,
-        was_noted,
+        journal,
+        interrupted,
+        file_existed,
     } = AttemptJournal::open(&settings.folder).map_err(folder)?;
-    schema::make_private(&file).map_err(folder)?;
+    schema::create_private(&file).map_err(folder)?;
     let mut connection = schema::open(&file, settings.durability).map_err(database)?;
-    let head = schema::read_or_make(&mut connection, &file, wall_ms)?;
-    let time = UptimeClock::from(head.running, head.away_until(wall_ms), clock);
+    let header = schema::read_or_create(&mut connection, &file, wall_ms)?;
+    let time = UptimeClock::resume(header.uptime, header.downtime_until(wall_ms), clock);
     let shared = Arc::new(Shared::new(
         settings,
         file.clone(),
-        head.hash_key,
+        header.hash_key,
         time,
         metrics,
-        under_way,
+        journal,
     ));
     let mut writer = Writer {
         shared: Arc::clone(&shared),
         connection: None,
         cursor: Cursor::default(),
-        time_written: head.running,
-        unrecorded: HashMap::new(),
+        time_written: header.uptime,
+        unwritten: HashMap::new(),
         _lock: lock,
     };
     let began = Instant::now();
-    let mut suspects = Suspects {
-        first_of_each_route: !(head.clean || head.same_boot && was_noted),
-        ..Suspects::default()
+    let mut suspects = SuspectDeliveries {
+        first_due_of_each_route: !(header.clean || header.same_boot && file_existed),
+        ..SuspectDeliveries::default()
     };
-    for attempt in &cut_off {
+    for attempt in &interrupted {
         match *attempt {
-            InterruptedAttempt::Event { key, tried, window } => {
-                drop(writer.unrecorded.insert(key, (tried, window)))
+            InterruptedAttempt::Event {
+                key,
+                history: tried,
+                window,
+            } => {
+                let _ = writer.unwritten.insert(key, (tried, window));
             }
-            InterruptedAttempt::Delivery(id) => suspects.deliveries.push(id),
+            InterruptedAttempt::Delivery(id) => suspects.interrupted.push(id),
         }
     }
     writer
-        .take(connection, &suspects)
-        .map_err(|failed| match failed {
+        .load(connection, &suspects)
+        .map_err(|error| match error {
             ReadError::Sql(source) => database(source),
             ReadError::Open(error) => error,
         })?;
-    let forgotten = shared.under_way.forget_last_run();
-    forgotten.map_err(|source| OpenError::folder(&shared.settings.folder, source))?;
+    let cleared = shared.journal.clear_previous_run();
+    cleared.map_err(|source| OpenError::folder(&shared.settings.folder, source))?;
     let (ids, seconds) = (shared.index.len(), began.elapsed().as_secs_f64());
-    tracing::info!(file = %file.display(), ids, seconds, clean = head.clean, cut_off = cut_off.len(), "the store is open");
+    tracing::info!(
+        file = %file.display(),
+        ids,
+        seconds,
+        clean = header.clean,
+        interrupted = interrupted.len(),
+        "store opened"
+    );
     Ok((shared, writer))
 }
 
@@ -131,14 +142,14 @@ impl Writer {
     /// Opens the file again after a failure.
     pub(super) fn reopen(&mut self) -> Result<(), ReadError> {
         let connection = schema::open(&self.shared.file, self.shared.settings.durability)?;
-        if schema::read_made(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
+        if schema::read_header(&connection, &self.shared.file)?.hash_key != self.shared.hash_key {
             return Err(OpenError::Foreign {
                 file: self.shared.file.display().to_string(),
             }
             .into());
         }
-        // What the log holds may be in memory only, if a flush of it failed. Moved into the database and flushed there,
-        // it is on the disk, or this fails too.
+        // The write-ahead log may be in memory only, if a flush of it failed. A full checkpoint
+        // moves it into the database and flushes that, or fails as well.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
             match row.get::<_, i32>(0)? {
                 0 => Ok(()),
@@ -148,74 +159,79 @@ impl Writer {
                 )),
             }
         })?;
-        // Attempts that are under way have not lost those who wait for them.
-        self.take(connection, &Suspects::default())
+        // Attempts in progress still have callers that will record their outcomes.
+        self.load(connection, &SuspectDeliveries::default())
     }
 
-    /// Reads everything that is kept in memory, writes down what could not be written before, and opens the doors.
-    fn take(&mut self, mut connection: Connection, suspects: &Suspects) -> Result<(), ReadError> {
+    /// Loads everything that is kept in memory, writes the entries that could not be written
+    /// before, and opens the store for readers.
+    fn load(
+        &mut self,
+        mut connection: Connection,
+        suspects: &SuspectDeliveries,
+    ) -> Result<(), ReadError> {
         self.cursor = Cursor::default();
         let shared = Arc::clone(&self.shared);
-        let now = shared.time.now();
+        let now = shared.uptime.now();
         self.read_ledger(&connection, now)?;
         self.read_deliveries(&connection)?;
         let wall_ms = Timestamp::now().as_millisecond();
-        // A write that has to succeed: a store that can only be read is of no use to anybody.
+        // This write must succeed: a read-only store is of no use.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut writing = Batch::new(
+        let mut batch = BatchWriter::new(
             &transaction,
             &mut self.cursor,
             now,
-            shared.time.due_now(),
+            shared.uptime.now_due(),
             wall_ms,
         );
-        for (&key, &(tried, window)) in &self.unrecorded {
+        for (&key, &(tried, window)) in &self.unwritten {
             let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
             let (earlier, found) = found.unzip();
-            let tried = match found.map(|found| found.record) {
+            let tried = match found.map(|found| found.entry) {
                 Some(LedgerEntry::Completed { .. }) => continue,
                 Some(LedgerEntry::Attempted(before)) => before.merge(tried),
                 None => tried,
             };
             let delivery = found.and_then(|found| found.delivery);
-            writing.remember(
+            batch.write_entry(
                 EventRow { key, earlier },
                 LedgerEntry::Attempted(tried),
                 window,
                 delivery,
             )?;
         }
-        let effects = writing.end()?;
-        suspects.mark(&transaction, shared.time.due_now())?;
+        let effects = batch.finish()?;
+        suspects.mark(&transaction, shared.uptime.now_due())?;
         schema::write_boot(&transaction)?;
-        schema::write_time(&transaction, now, shared.time.downtime(), wall_ms, false)?;
+        schema::write_time(&transaction, now, shared.uptime.downtime(), wall_ms, false)?;
         transaction.commit()?;
-        effects.take_place(&shared);
-        self.unrecorded.clear();
+        effects.apply(&shared);
+        self.unwritten.clear();
         self.time_written = now;
         self.connection = Some(connection);
-        shared.opened();
+        shared.mark_open();
         Ok(())
     }
 
     fn read_ledger(&mut self, connection: &Connection, now: Uptime) -> rusqlite::Result<()> {
         let index = &self.shared.index;
         index.clear();
-        let mut select = connection.prepare("SELECT place, key, ends_ms, delivery FROM ledger")?;
+        let mut select = connection.prepare("SELECT row_id, key, ends_ms, delivery FROM ledger")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let place = RowId(row.get(0)?);
-            let next = self
+            let row_id = RowId(row.get(0)?);
+            let next_row = self
                 .cursor
-                .next_place
-                .entry(RowId(place.bucket() << 32))
+                .next_row
+                .entry(RowId(row_id.bucket() << 32))
                 .or_insert(0);
-            *next = (*next).max((place.0 & i64::from(u32::MAX)) + 1);
-            // A number is not given again as long as an event's row names it.
+            *next_row = (*next_row).max((row_id.0 & i64::from(u32::MAX)) + 1);
+            // A delivery ID is not reused while a ledger row refers to it.
             let delivery = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
             self.cursor.next_delivery = self.cursor.next_delivery.max(delivery + 1);
             if Uptime(row.get(2)?) > now {
-                index.insert(EventKey(u128::from_be_bytes(row.get(1)?)), place);
+                index.insert(EventKey(u128::from_be_bytes(row.get(1)?)), row_id);
             }
         }
         Ok(())
@@ -234,10 +250,10 @@ impl Writer {
              WHERE state <> 'success' AND state IN ('pending', 'dead') GROUP BY route, state",
         )?;
         let mut rows = select.query([])?;
-        let mut all: HashMap<Arc<str>, Counts> = HashMap::new();
+        let mut all: HashMap<Arc<str>, QueueCounts> = HashMap::new();
         while let Some(row) = rows.next()? {
             let counts = all.entry(row.get::<_, String>(0)?.into()).or_default();
-            if let Some(count) = counts.of(read::state_of(row, 1)?) {
+            if let Some(count) = counts.for_state(read::read_state(row, 1)?) {
                 *count = row.get(2)?;
             }
         }

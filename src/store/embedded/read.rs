@@ -1,4 +1,4 @@
-//! Looking things up, on connections that can't write, beside the writer.
+//! Queries, on connections that cannot write, beside the writer.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,41 +8,45 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    AttemptHistory, COUNTED_MAX, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
+    AttemptHistory, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
     DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BODY_MAX, LeaseDeadline, LedgerEntry,
     Payload, QueuedEvent, RECORD_BYTES, RouteDeliveryStats, RowId, schema,
 };
 use crate::signature::PayloadDigest;
 use crate::store::uptime::Uptime;
 
-/// A connection for looking at the store.
+/// A read-only connection to the store.
 pub(super) struct Reader(Connection);
 
 impl DeliveryFilter {
-    /// Written so that the indexes can be used: by route alone, or by route and any state but success. The parameters are
-    /// the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
+    /// Returns the filter's SQL condition, written so that SQLite can use the indexes: by route
+    /// alone, or by route and any state but success. The parameters are the route (2), the state
+    /// (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
     fn condition(&self) -> String {
-        let of_route = match self.route {
+        let route = match self.route {
             Some(_) => "route = (SELECT id FROM routes WHERE name = ?2)",
             None => "?2 IS NULL",
         };
-        let of_state = match self.state {
+        let state = match self.state {
             Some(DeliveryState::Success) => "state = ?3",
             Some(_) => "state = ?3 AND state <> 'success'",
             None => "?3 IS NULL",
         };
         format!(
-            "{of_route} AND {of_state} AND (?4 IS NULL OR event_type = ?4) AND (?5 IS NULL OR event_id = ?5)
+            "{route} AND {state} AND (?4 IS NULL OR event_type = ?4)
+             AND (?5 IS NULL OR event_id = ?5)
              AND (?6 IS NULL OR received_ms >= ?6) AND (?7 IS NULL OR received_ms < ?7)"
         )
     }
 }
 
-/// Bytes of records and payloads that one transaction frees, about.
-const FREED_AT_ONCE: u64 = 4 << 20;
+/// The approximate limit of bytes, of records and payloads, that one transaction frees.
+const FREED_BYTES_MAX: u64 = 4 << 20;
 
-const VIEW: &str = "SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
-    possibly_delivered, attempts, due_ms, payload_bytes > 0, secret, test, head, body FROM deliveries JOIN routes ON routes.id = route
+const SELECT_DELIVERY: &str = "
+    SELECT deliveries.id, routes.name, event_id, event_type, received_ms, state, reason, tried,
+        possibly_delivered, attempts, due_ms, payload_bytes > 0, secret, test, head, body
+    FROM deliveries JOIN routes ON routes.id = route
     LEFT JOIN payloads ON payload_bytes BETWEEN 1 AND ?1 AND delivery = deliveries.id";
 
 impl Reader {
@@ -50,7 +54,7 @@ impl Reader {
         &self.0
     }
 
-    pub(super) fn paused(&self) -> rusqlite::Result<Vec<String>> {
+    pub(super) fn paused_routes(&self) -> rusqlite::Result<Vec<String>> {
         self.0
             .prepare("SELECT route FROM paused")?
             .query_map([], |row| row.get(0))?
@@ -70,38 +74,38 @@ impl Reader {
         schema::open_to_read(file).map(Self)
     }
 
-    /// On a connection that is open already.
-    pub(super) fn on(connection: Connection) -> Self {
+    /// Wraps an open connection.
+    pub(super) fn new(connection: Connection) -> Self {
         Self(connection)
     }
 
-    /// The event's row, if it is in one of these places and has not ended.
+    /// Returns the event's row, if it is one of these rows and has not expired.
     pub(super) fn confirm(
         &self,
         key: EventKey,
-        places: &[RowId],
+        candidates: &[RowId],
         now: Uptime,
     ) -> rusqlite::Result<Option<(RowId, KnownEvent)>> {
-        confirm(&self.0, key, places, now)
+        confirm(&self.0, key, candidates, now)
     }
 
-    /// The rows that the event has in these places, and those of its other name: written with them by one settlement, it
-    /// lies beside them and tells of the same delivery.
-    pub(super) fn rows(
+    /// Returns the event's rows among these, and the rows of its other key. One settlement writes
+    /// both, so the other key's row is adjacent and refers to the same delivery.
+    pub(super) fn event_rows(
         &self,
         key: EventKey,
-        places: &[RowId],
+        candidates: &[RowId],
         now: Uptime,
     ) -> rusqlite::Result<Vec<(EventKey, RowId)>> {
         let mut select = self.0.prepare_cached(
-            "SELECT other.key, other.place FROM ledger AS own JOIN ledger AS other
-             ON other.place BETWEEN own.place - 1 AND own.place + 1
-             AND (other.place = own.place OR other.delivery = own.delivery)
-             WHERE own.place = ?1 AND own.key = ?2 AND own.ends_ms > ?3",
+            "SELECT other.key, other.row_id FROM ledger AS own JOIN ledger AS other
+             ON other.row_id BETWEEN own.row_id - 1 AND own.row_id + 1
+             AND (other.row_id = own.row_id OR other.delivery = own.delivery)
+             WHERE own.row_id = ?1 AND own.key = ?2 AND own.ends_ms > ?3",
         )?;
         let mut rows = Vec::new();
-        for place in places {
-            let found = select.query_map(params![place.0, key.0.to_be_bytes(), now.0], |row| {
+        for row_id in candidates {
+            let found = select.query_map(params![row_id.0, key.0.to_be_bytes(), now.0], |row| {
                 Ok((
                     EventKey(u128::from_be_bytes(row.get(0)?)),
                     RowId(row.get(1)?),
@@ -117,7 +121,7 @@ impl Reader {
         Ok(rows)
     }
 
-    pub(super) fn due(
+    pub(super) fn due_events(
         &self,
         route: &str,
         now: Uptime,
@@ -125,7 +129,8 @@ impl Reader {
     ) -> rusqlite::Result<DueEvents> {
         let mut select = self.0.prepare_cached(
             "SELECT deliveries.id, payload_bytes FROM deliveries
-             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms <= ?2
+             WHERE route = (SELECT id FROM routes WHERE name = ?1)
+             AND state = 'pending' AND due_ms <= ?2
              ORDER BY due_ms, deliveries.id LIMIT ?3",
         )?;
         let rows = select.query_map(params![route, now.0, limit], |row| {
@@ -134,10 +139,11 @@ impl Reader {
                 payload_bytes: row.get(1)?,
             })
         })?;
-        // Of the same moment: an event that becomes due in between would be in neither.
+        // Both queries use the same `now`. Otherwise an event that becomes due in between would be
+        // in neither.
         let events: Vec<DueEvent> = rows.collect::<rusqlite::Result<_>>()?;
         Ok(DueEvents {
-            all_seen: events.len() < limit,
+            is_complete: events.len() < limit,
             events,
             next_in: self.next_due(route, now)?,
         })
@@ -146,13 +152,14 @@ impl Reader {
     fn next_due(&self, route: &str, now: Uptime) -> rusqlite::Result<Option<Duration>> {
         let mut select = self.0.prepare_cached(
             "SELECT min(due_ms) FROM deliveries
-             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND due_ms > ?2",
+             WHERE route = (SELECT id FROM routes WHERE name = ?1)
+             AND state = 'pending' AND due_ms > ?2",
         )?;
         let due: Option<u64> = select.query_row(params![route, now.0], |row| row.get(0))?;
         Ok(due.map(|due| Uptime(due).since(now)))
     }
 
-    pub(super) fn load(
+    pub(super) fn load_event(
         &self,
         id: DeliveryId,
         now: Uptime,
@@ -165,14 +172,14 @@ impl Reader {
             Ok(QueuedEvent {
                 event_id: row.get::<_, String>(0)?.into(),
                 event_type: row.get::<_, String>(1)?.into(),
-                tried: AttemptHistory {
+                history: AttemptHistory {
                     attempts: row.get(2)?,
                     possibly_delivered: row.get(3)?,
                 },
                 received_at: timestamp(row, 4)?,
                 age: now.since(Uptime(row.get(5)?)),
                 payload: None,
-                until: LeaseDeadline::EVER,
+                deadline: LeaseDeadline::UNLIMITED,
             })
         });
         let Some(queued) = queued.optional()? else {
@@ -184,7 +191,7 @@ impl Reader {
         }))
     }
 
-    /// `None` for one that is damaged or gone.
+    /// Returns a payload, or `None` if it is damaged or missing.
     fn payload(&self, id: DeliveryId) -> rusqlite::Result<Option<Payload>> {
         let mut select = self
             .0
@@ -205,12 +212,13 @@ impl Reader {
         }
     }
 
-    pub(super) fn names(
+    pub(super) fn event_keys(
         &self,
         id: DeliveryId,
     ) -> rusqlite::Result<Option<(String, Vec<EventKey>)>> {
         let mut select = self.0.prepare_cached(
-            "SELECT routes.name, keys FROM deliveries JOIN routes ON routes.id = route WHERE deliveries.id = ?1",
+            "SELECT routes.name, keys FROM deliveries JOIN routes ON routes.id = route
+             WHERE deliveries.id = ?1",
         )?;
         let found: Option<(String, Option<Vec<u8>>)> = select
             .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -230,7 +238,8 @@ impl Reader {
     pub(super) fn oldest_waiting(&self, route: &str) -> rusqlite::Result<Option<Timestamp>> {
         let mut select = self.0.prepare_cached(
             "SELECT received_ms FROM deliveries
-             WHERE route = (SELECT id FROM routes WHERE name = ?1) AND state = 'pending' AND state <> 'success'
+             WHERE route = (SELECT id FROM routes WHERE name = ?1)
+             AND state = 'pending' AND state <> 'success'
              ORDER BY rowid LIMIT 1",
         )?;
         select
@@ -245,9 +254,9 @@ impl Reader {
     ) -> rusqlite::Result<Option<DeliveryRecord>> {
         let mut select = self
             .0
-            .prepare_cached(&format!("{VIEW} WHERE deliveries.id = ?2"))?;
+            .prepare_cached(&format!("{SELECT_DELIVERY} WHERE deliveries.id = ?2"))?;
         select
-            .query_row(params![i64::MAX, id.0], |row| view(row, now))
+            .query_row(params![i64::MAX, id.0], |row| read_delivery(row, now))
             .optional()
     }
 
@@ -257,10 +266,11 @@ impl Reader {
         now: Uptime,
     ) -> rusqlite::Result<Vec<DeliveryRecord>> {
         let mut select = self.0.prepare_cached(&format!(
-            "{VIEW} WHERE {} AND deliveries.id < ?8 ORDER BY deliveries.id DESC LIMIT ?9",
+            "{SELECT_DELIVERY} WHERE {} AND deliveries.id < ?8
+             ORDER BY deliveries.id DESC LIMIT ?9",
             filter.condition()
         ))?;
-        let [since, until] = filter.bounds();
+        let [since, until] = filter.time_bounds();
         let rows = select.query_map(
             params![
                 if filter.with_bodies {
@@ -277,12 +287,12 @@ impl Reader {
                 filter.before.map_or(i64::MAX, |before| before.0),
                 filter.limit,
             ],
-            |row| view(row, now),
+            |row| read_delivery(row, now),
         )?;
         rows.collect()
     }
 
-    /// How many there are of these; `None` when there are more than [`COUNTED_MAX`].
+    /// Counts the deliveries that match. Returns `None` when there are more than [`COUNT_LIMIT`].
     pub(super) fn count_deliveries(
         &self,
         filter: &DeliveryFilter,
@@ -291,7 +301,10 @@ impl Reader {
             "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?8)",
             filter.condition()
         ))?;
-        let (state, [since, until]) = (filter.state.map(DeliveryState::as_str), filter.bounds());
+        let (state, [since, until]) = (
+            filter.state.map(DeliveryState::as_str),
+            filter.time_bounds(),
+        );
         let count = select.query_row(
             params![
                 true,
@@ -301,26 +314,30 @@ impl Reader {
                 filter.event_id,
                 since,
                 until,
-                COUNTED_MAX + 1
+                COUNT_LIMIT + 1
             ],
             |row| row.get(0),
         )?;
-        Ok(Some(count).filter(|count| *count <= COUNTED_MAX))
+        Ok(Some(count).filter(|count| *count <= COUNT_LIMIT))
     }
 
-    /// Those that match and come after `after`, the oldest first, `limit` at the most: each with whether its payload is
-    /// kept.
-    pub(super) fn matching(
+    /// Returns up to `limit` deliveries that match and come after `after`, oldest first, each with
+    /// whether its payload is kept.
+    pub(super) fn matching_deliveries(
         &self,
         filter: &DeliveryFilter,
         after: DeliveryId,
         limit: usize,
     ) -> rusqlite::Result<Vec<(DeliveryId, bool)>> {
         let mut select = self.0.prepare_cached(&format!(
-            "SELECT id, payload_bytes > 0 FROM deliveries WHERE id > ?1 AND {} ORDER BY id LIMIT ?8",
+            "SELECT id, payload_bytes > 0 FROM deliveries WHERE id > ?1 AND {}
+             ORDER BY id LIMIT ?8",
             filter.condition()
         ))?;
-        let (state, [since, until]) = (filter.state.map(DeliveryState::as_str), filter.bounds());
+        let (state, [since, until]) = (
+            filter.state.map(DeliveryState::as_str),
+            filter.time_bounds(),
+        );
         let rows = select.query_map(
             params![
                 after.0,
@@ -337,14 +354,15 @@ impl Reader {
         rows.collect()
     }
 
-    pub(super) fn route_record(
+    pub(super) fn route_stats(
         &self,
         route: &str,
         since_day: i64,
     ) -> rusqlite::Result<RouteDeliveryStats> {
         let mut select = self.0.prepare_cached(
-            "SELECT created_ms, last_success_ms, last_failure_ms, coalesce(sum(successful), 0), coalesce(sum(failed), 0),
-             coalesce(sum(iif(day >= ?2, successful + failed, 0)), 0), coalesce(sum(total_ms), 0)
+            "SELECT created_ms, last_success_ms, last_failure_ms, coalesce(sum(successful), 0),
+             coalesce(sum(failed), 0), coalesce(sum(iif(day >= ?2, successful + failed, 0)), 0),
+             coalesce(sum(total_ms), 0)
              FROM routes LEFT JOIN days ON days.route = id WHERE name = ?1 GROUP BY id",
         )?;
         let record = select.query_row(params![route, since_day], |row| {
@@ -363,7 +381,7 @@ impl Reader {
         Ok(record.optional()?.unwrap_or_default())
     }
 
-    /// Bytes of the file that hold something.
+    /// Returns the size of the file's used pages, in bytes.
     pub(super) fn used_bytes(&self) -> rusqlite::Result<u64> {
         let number = |pragma| {
             self.0
@@ -372,7 +390,7 @@ impl Reader {
         Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
     }
 
-    /// The names of the routes that have records of ended deliveries.
+    /// Returns the names of the routes that have records of ended deliveries.
     pub(super) fn routes_with_records(&self) -> rusqlite::Result<Vec<String>> {
         let mut select = self
             .0
@@ -380,8 +398,9 @@ impl Reader {
         select.query_map([], |row| row.get(0))?.collect()
     }
 
-    /// Records of a route that may go, those first that ended first: those that ended `keep` ago, and, `over` being more
-    /// than 0, as many more as make up for so many bytes. At most `limit`, and no more than a transaction should free.
+    /// Returns the records of a route that may be deleted, first ended first: those that ended
+    /// `keep` ago, and, if `over` is more than 0, as many more as free that many bytes. Returns at
+    /// most `limit` records, and no more than one transaction should free.
     pub(super) fn expired(
         &self,
         route: &str,
@@ -391,13 +410,14 @@ impl Reader {
         limit: usize,
     ) -> rusqlite::Result<Vec<DeliveryId>> {
         let mut select = self.0.prepare_cached(
-            "SELECT id, ended_ms, payload_bytes FROM deliveries WHERE route = (SELECT id FROM routes WHERE name = ?1)
+            "SELECT id, ended_ms, payload_bytes FROM deliveries
+             WHERE route = (SELECT id FROM routes WHERE name = ?1)
              AND state IN ('success', 'failed') ORDER BY ended_ms LIMIT ?2",
         )?;
         let mut rows = select.query(params![route, limit])?;
         let (mut ids, mut freed) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
-            if now.since(Uptime(row.get(1)?)) < keep && over == 0 || freed > FREED_AT_ONCE {
+            if now.since(Uptime(row.get(1)?)) < keep && over == 0 || freed > FREED_BYTES_MAX {
                 break;
             }
             let bytes = row.get::<_, u64>(2)? + RECORD_BYTES.unsigned_abs();
@@ -408,7 +428,7 @@ impl Reader {
         Ok(ids)
     }
 
-    /// Bytes of a route's ended deliveries.
+    /// Returns the bytes of a route's ended deliveries.
     pub(super) fn kept_bytes(&self, route: &str) -> rusqlite::Result<u64> {
         let mut select = self
             .0
@@ -420,20 +440,20 @@ impl Reader {
     }
 }
 
-/// As [`Reader::confirm`], on any connection.
+/// Returns the event's row, like [`Reader::confirm`], on any connection.
 pub(super) fn confirm(
     connection: &Connection,
     key: EventKey,
-    places: &[RowId],
+    candidates: &[RowId],
     now: Uptime,
 ) -> rusqlite::Result<Option<(RowId, KnownEvent)>> {
     let mut select = connection.prepare_cached(
         "SELECT attempts, possibly_delivered, digest, delivery FROM ledger
-         WHERE place = ?1 AND key = ?2 AND ends_ms > ?3",
+         WHERE row_id = ?1 AND key = ?2 AND ends_ms > ?3",
     )?;
     let mut tried = None;
-    for &place in places {
-        let found = select.query_row(params![place.0, key.0.to_be_bytes(), now.0], |row| {
+    for &row_id in candidates {
+        let found = select.query_row(params![row_id.0, key.0.to_be_bytes(), now.0], |row| {
             let digest: Option<[u8; 16]> = row.get(2)?;
             let record = match digest {
                 Some(digest) => LedgerEntry::Completed {
@@ -445,20 +465,20 @@ pub(super) fn confirm(
                 }),
             };
             Ok((
-                place,
+                row_id,
                 KnownEvent {
-                    record,
+                    entry: record,
                     delivery: row.get::<_, Option<i64>>(3)?.map(DeliveryId),
                 },
             ))
         });
         match found.optional()? {
-            // Whatever else there is.
+            // A completed entry takes precedence over any other.
             Some(
                 found @ (
                     _,
                     KnownEvent {
-                        record: LedgerEntry::Completed { .. },
+                        entry: LedgerEntry::Completed { .. },
                         ..
                     },
                 ),
@@ -469,7 +489,7 @@ pub(super) fn confirm(
     Ok(tried)
 }
 
-fn view(row: &Row<'_>, now: Uptime) -> rusqlite::Result<DeliveryRecord> {
+fn read_delivery(row: &Row<'_>, now: Uptime) -> rusqlite::Result<DeliveryRecord> {
     let attempts: String = row.get(9)?;
     let due: Option<u64> = row.get(10)?;
     Ok(DeliveryRecord {
@@ -478,11 +498,11 @@ fn view(row: &Row<'_>, now: Uptime) -> rusqlite::Result<DeliveryRecord> {
         event_id: row.get(2)?,
         event_type: row.get(3)?,
         received_at: timestamp(row, 4)?,
-        state: state_of(row, 5)?,
+        state: read_state(row, 5)?,
         reason: row.get(6)?,
-        tried: row.get(7)?,
+        attempt_count: row.get(7)?,
         possibly_delivered: row.get(8)?,
-        attempts: serde_json::from_str(&attempts).map_err(|error| wrong(9, error))?,
+        attempts: serde_json::from_str(&attempts).map_err(|error| conversion_error(9, error))?,
         due_in: due.map(|due| Uptime(due).since(now)),
         payload_kept: row.get(11)?,
         secret: row.get(12)?,
@@ -492,14 +512,14 @@ fn view(row: &Row<'_>, now: Uptime) -> rusqlite::Result<DeliveryRecord> {
     })
 }
 
-pub(super) fn state_of(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryState> {
+pub(super) fn read_state(row: &Row<'_>, column: usize) -> rusqlite::Result<DeliveryState> {
     let text: String = row.get(column)?;
     DeliveryState::parse(&text)
-        .ok_or_else(|| wrong(column, format!("{text:?} is no state of a delivery")))
+        .ok_or_else(|| conversion_error(column, format!("{text:?} is not a delivery state")))
 }
 
 fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
-    Timestamp::from_millisecond(row.get(column)?).map_err(|error| wrong(column, error))
+    Timestamp::from_millisecond(row.get(column)?).map_err(|error| conversion_error(column, error))
 }
 
 fn optional_timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
@@ -507,7 +527,7 @@ fn optional_timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T
     value.map(|_| timestamp(row, column)).transpose()
 }
 
-fn wrong(
+fn conversion_error(
     column: usize,
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> rusqlite::Error {

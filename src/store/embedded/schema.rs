@@ -1,7 +1,8 @@
-//! The file: its tables, how it is opened, and what is known of the store itself.
+//! The database file: its tables, how it is opened, and the store's header row.
 //!
-//! Rows that come with every request are only ever appended: those of the ledger by the hour of their end, deliveries
-//! by their arrival. A table keyed by a random ID would be ten times slower, and write sixty times as much.
+//! Rows written with every request are only ever appended: ledger rows by the hour in which they
+//! expire, deliveries by their arrival. A table keyed by a random ID would be ten times slower, and
+//! write sixty times as much.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,99 +13,103 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavio
 use super::{Durability, OpenError, folder_lock};
 use crate::store::uptime::Uptime;
 
-/// `hook` in ASCII: lets `file` and others tell what this is.
+/// `hook` in ASCII. Tools such as `file` identify the format by it.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
 const VERSION: i32 = 2;
 
-/// Pages that the writer keeps in memory: 8 MiB.
+/// The writer's page cache, in KiB: 8 MiB.
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
+/// The page cache of each reader, in KiB: 1 MiB.
 const READER_CACHE_KIB: i32 = 1024;
 
 const TABLES: &str = "
--- One row: the store itself. `running_ms` is the time the store was open, all runs together; `away_ms` the time between
--- runs; `wall_ms` when this was written, in Unix time. `clean` says that the last run ended in good order, `boot` names
--- the machine's run that it was part of.
+-- One row: the store's header. `uptime_ms` is the time for which the store was open, over all runs;
+-- `downtime_ms` the time between runs; `wall_ms` the Unix time of this write. `clean` states that
+-- the last run was shut down cleanly, `boot` is the machine's boot ID during that run.
 CREATE TABLE store (
-    hash_key BLOB NOT NULL, running_ms INTEGER NOT NULL, away_ms INTEGER NOT NULL, wall_ms INTEGER NOT NULL,
-    clean INTEGER NOT NULL, boot TEXT NOT NULL
+    hash_key BLOB NOT NULL, uptime_ms INTEGER NOT NULL, downtime_ms INTEGER NOT NULL,
+    wall_ms INTEGER NOT NULL, clean INTEGER NOT NULL, boot TEXT NOT NULL
 );
--- Routes, as long as anything is known of them. `concurrency` is what was last served.
+-- Routes that have any records. `concurrency` is the last active setting.
 CREATE TABLE routes (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_ms INTEGER NOT NULL, concurrency INTEGER NOT NULL,
-    last_success_ms INTEGER, last_failure_ms INTEGER, kept_bytes INTEGER NOT NULL DEFAULT 0
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_ms INTEGER NOT NULL,
+    concurrency INTEGER NOT NULL, last_success_ms INTEGER, last_failure_ms INTEGER,
+    kept_bytes INTEGER NOT NULL DEFAULT 0
 );
--- Event IDs. `place` is the hour of the row's end (in running time), shifted by 32, plus a number. A row with a digest is
--- completed; one without was tried `attempts` times.
+-- Event IDs. `row_id` is the hour in which the row expires (in uptime), shifted by 32 bits, plus a
+-- number. A row with a digest is completed; one without had `attempts` failed attempts.
 CREATE TABLE ledger (
-    place INTEGER PRIMARY KEY, key BLOB NOT NULL, ends_ms INTEGER NOT NULL, attempts INTEGER NOT NULL,
-    possibly_delivered INTEGER NOT NULL, digest BLOB, delivery INTEGER
+    row_id INTEGER PRIMARY KEY, key BLOB NOT NULL, ends_ms INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, digest BLOB, delivery INTEGER
 );
--- Deliveries: all attempts for one event on one route. `attempts` is a JSON array. `due_ms` and `queued_ms` while it is
--- pending, `ended_ms` since it is not; `keys` are its event's in the ledger, unless it was handed over. `secret` is the
--- name of the one that verified it, NULL from before version 2; `test` says that the gateway made it itself.
+-- Deliveries: all attempts for one event on one route. `attempts` is a JSON array. `due_ms` and
+-- `queued_ms` are set while the delivery is pending, `ended_ms` once it has ended; `keys` are the
+-- event's ledger keys, until it is delivered. `secret` is the name of the secret that verified the
+-- event, NULL before version 2; `test` marks an event that the gateway made itself.
 CREATE TABLE deliveries (
-    id INTEGER PRIMARY KEY, route INTEGER NOT NULL, event_id TEXT NOT NULL, event_type TEXT NOT NULL,
-    received_ms INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT, tried INTEGER NOT NULL,
-    possibly_delivered INTEGER NOT NULL, attempts TEXT NOT NULL, payload_bytes INTEGER NOT NULL,
-    due_ms INTEGER, queued_ms INTEGER, ended_ms INTEGER, keys BLOB, secret TEXT,
-    test INTEGER NOT NULL DEFAULT 0
+    id INTEGER PRIMARY KEY, route INTEGER NOT NULL, event_id TEXT NOT NULL,
+    event_type TEXT NOT NULL, received_ms INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT,
+    tried INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, attempts TEXT NOT NULL,
+    payload_bytes INTEGER NOT NULL, due_ms INTEGER, queued_ms INTEGER, ended_ms INTEGER, keys BLOB,
+    secret TEXT, test INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX deliveries_of_route ON deliveries (route);
 CREATE INDEX deliveries_due ON deliveries (route, due_ms) WHERE state = 'pending';
 CREATE INDEX deliveries_ended ON deliveries (route, ended_ms) WHERE state IN ('success', 'failed');
 CREATE INDEX deliveries_open ON deliveries (route, state) WHERE state <> 'success';
--- What is needed to deliver: the head as it goes to the upstream, and the body as it came.
+-- The request head as it is sent to the upstream, and the body as it was received.
 CREATE TABLE payloads (delivery INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL);
 -- Ended deliveries by the day (since 1970, UTC) on which the event arrived.
 CREATE TABLE days (
-    route INTEGER NOT NULL, day INTEGER NOT NULL, successful INTEGER NOT NULL, failed INTEGER NOT NULL,
-    total_ms INTEGER NOT NULL, PRIMARY KEY (route, day)
+    route INTEGER NOT NULL, day INTEGER NOT NULL, successful INTEGER NOT NULL,
+    failed INTEGER NOT NULL, total_ms INTEGER NOT NULL, PRIMARY KEY (route, day)
 ) WITHOUT ROWID;
 ";
 
-/// What makes version 2 of version 1.
-const SECOND: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT;
+/// Upgrades version 1 to version 2.
+const UPGRADE_TO_VERSION_2: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT;
     ALTER TABLE deliveries ADD COLUMN test INTEGER NOT NULL DEFAULT 0";
 
-/// What operators say. Made on opening, where it is missing.
-const OPERATORS_TABLES: &str = "
--- Webhooks made over the API: what was given, as JSON, the secret in it.
+/// The tables of operator data. Created on opening if they do not exist.
+const OPERATOR_TABLES: &str = "
+-- Webhooks made over the API: the definition as JSON, including the secret.
 CREATE TABLE IF NOT EXISTS webhooks (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID;
--- Routes whose stored events wait until somebody says otherwise.
+-- Paused routes.
 CREATE TABLE IF NOT EXISTS paused (route TEXT PRIMARY KEY) WITHOUT ROWID;
 ";
 
-/// What the store knows of itself.
-pub(super) struct Head {
+/// The store's header row.
+pub(super) struct StoreHeader {
     pub hash_key: [u8; 16],
-    pub running: Uptime,
-    pub away: Duration,
+    pub uptime: Uptime,
+    pub downtime: Duration,
     pub wall_ms: i64,
-    /// The last run ended in good order.
+    /// The last run was shut down cleanly.
     pub clean: bool,
-    /// The machine was not started anew since, so what was written without a flush is still there.
+    /// The machine has not been restarted since, so writes without a flush are still there.
     pub same_boot: bool,
 }
 
-impl Head {
-    /// The time between runs, the one until `now_ms` included. A clock that went back tells nothing of how long it was.
-    pub(super) fn away_until(&self, now_ms: i64) -> Duration {
-        self.away.saturating_add(Duration::from_millis(
+impl StoreHeader {
+    /// Returns the total downtime, including the time from the last run until `now_ms`. If the wall
+    /// clock went back, that time is unknown and counts as zero.
+    pub(super) fn downtime_until(&self, now_ms: i64) -> Duration {
+        self.downtime.saturating_add(Duration::from_millis(
             u64::try_from(now_ms - self.wall_ms).unwrap_or(0),
         ))
     }
 }
 
-/// The store's file in its folder.
+/// Returns the path of the database file in a folder.
 pub(super) fn file(folder: &Path) -> PathBuf {
     folder.join("hookstile.db")
 }
 
-/// Makes an empty file where there is none. SQLite gives the files beside it the rights of this one.
+/// Creates an empty file if none exists. SQLite gives the files beside it the same permissions.
 ///
-/// Not to be called while a connection is open: closing any descriptor of the file would take the process' locks on it
-/// away (SQLite, "How To Corrupt An SQLite Database File", 2.2).
-pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
+/// Must not be called while a connection is open: closing any descriptor of the file would release
+/// the process's locks on it (SQLite, "How To Corrupt An SQLite Database File", 2.2).
+pub(super) fn create_private(file: &Path) -> std::io::Result<()> {
     if file.try_exists()? {
         Ok(())
     } else {
@@ -112,29 +117,31 @@ pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Has a statement prepared once, whatever is bound to it: a new `LIMIT ?` would have it prepared anew each time.
-fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+/// Makes SQLite keep a prepared plan whatever values are bound. Otherwise a new `LIMIT ?` value
+/// would cause a new plan each time.
+fn enable_stable_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map(drop)
 }
 
-/// Opens the file for writing. It must be there: one that has gone since it was read is not to be made anew.
+/// Opens the file for writing. The file must exist: one that has disappeared since it was read must
+/// not be created again.
 pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(
         file,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     connection.set_prepared_statement_cache_capacity(64);
-    keep_plans(&connection)?;
+    enable_stable_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     let journal: String =
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     if journal != "wal" {
-        // A network's file system, most likely.
+        // This is most likely a network file system.
         return Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
-            Some("this file system cannot hold a write-ahead log".into()),
+            Some("this file system does not support a write-ahead log".into()),
         ));
     }
     let synchronous = match durability {
@@ -142,33 +149,34 @@ pub(super) fn open(file: &Path, durability: Durability) -> rusqlite::Result<Conn
         Durability::Relaxed => "normal",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
-    // The log is moved into the database by the upkeep, not by a commit that somebody waits for.
+    // The upkeep thread checkpoints the write-ahead log, so that no caller waits for it in a
+    // commit.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "memory")?;
     Ok(connection)
 }
 
-/// Opens the file for looking at it.
+/// Opens the file for reading.
 pub(super) fn open_to_read(file: &Path) -> rusqlite::Result<Connection> {
-    // Reading a write-ahead log takes a shared file beside it, which has to be written.
+    // Reading in WAL mode needs a shared-memory file beside the database, which must be writable.
     let connection = Connection::open_with_flags(
         file,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    keep_plans(&connection)?;
+    enable_stable_plans(&connection)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     Ok(connection)
 }
 
-/// Reads what the store knows of itself, making its tables where there are none.
-pub(super) fn read_or_make(
+/// Reads the store's header, and creates the tables if the file is empty.
+pub(super) fn read_or_create(
     connection: &mut Connection,
     file: &Path,
     wall_ms: i64,
-) -> Result<Head, OpenError> {
+) -> Result<StoreHeader, OpenError> {
     let database = |source| OpenError::Database {
         file: file.display().to_string(),
         source,
@@ -182,19 +190,19 @@ pub(super) fn read_or_make(
     if version == 0 && tables == 0 {
         let mut hash_key = [0; 16];
         getrandom::fill(&mut hash_key).map_err(OpenError::Random)?;
-        make(connection, hash_key, wall_ms).map_err(database)?;
+        create(connection, hash_key, wall_ms).map_err(database)?;
     } else if version == 1 {
-        bring_forward(connection).map_err(database)?;
+        upgrade(connection).map_err(database)?;
     }
-    let head = read_made(connection, file)?;
+    let head = read_header(connection, file)?;
     connection
-        .execute_batch(OPERATORS_TABLES)
+        .execute_batch(OPERATOR_TABLES)
         .map_err(database)?;
     Ok(head)
 }
 
-/// Reads what the store knows of itself; a file without our tables is left as it is.
-pub(super) fn read_made(connection: &Connection, file: &Path) -> Result<Head, OpenError> {
+/// Reads the store's header. A file of another program is left unchanged.
+pub(super) fn read_header(connection: &Connection, file: &Path) -> Result<StoreHeader, OpenError> {
     let foreign = || OpenError::Foreign {
         file: file.display().to_string(),
     };
@@ -207,10 +215,12 @@ pub(super) fn read_made(connection: &Connection, file: &Path) -> Result<Head, Op
     if number("user_version")? != VERSION || number("application_id")? != APPLICATION_ID {
         return Err(foreign());
     }
-    read(connection).map_err(database)?.ok_or_else(foreign)
+    select_header(connection)
+        .map_err(database)?
+        .ok_or_else(foreign)
 }
 
-fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqlite::Result<()> {
+fn create(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
     transaction.execute(
@@ -222,31 +232,31 @@ fn make(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusqli
     transaction.commit()
 }
 
-/// From version 1. Another program's file of that version is left as it is.
-fn bring_forward(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Upgrades the file from version 1. Another program's file with that version is left unchanged.
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if transaction.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0))?
         == APPLICATION_ID
     {
-        transaction.execute_batch(SECOND)?;
+        transaction.execute_batch(UPGRADE_TO_VERSION_2)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()
 }
 
-fn read(connection: &Connection) -> rusqlite::Result<Option<Head>> {
+fn select_header(connection: &Connection) -> rusqlite::Result<Option<StoreHeader>> {
     connection
         .query_row(
-            "SELECT hash_key, running_ms, away_ms, wall_ms, clean, boot FROM store",
+            "SELECT hash_key, uptime_ms, downtime_ms, wall_ms, clean, boot FROM store",
             [],
             |row| {
-                Ok(Head {
+                Ok(StoreHeader {
                     hash_key: row.get(0)?,
-                    running: Uptime(row.get(1)?),
-                    away: Duration::from_millis(row.get(2)?),
+                    uptime: Uptime(row.get(1)?),
+                    downtime: Duration::from_millis(row.get(2)?),
                     wall_ms: row.get(3)?,
                     clean: row.get(4)?,
-                    same_boot: boot()
+                    same_boot: boot_id()
                         .is_some_and(|boot| row.get(5).is_ok_and(|before: String| before == boot)),
                 })
             },
@@ -254,19 +264,22 @@ fn read(connection: &Connection) -> rusqlite::Result<Option<Head>> {
         .optional()
 }
 
-/// The name of this run of the machine, where the system has one.
-fn boot() -> Option<String> {
+/// Returns the machine's boot ID, if the system has one.
+fn boot_id() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
-/// Notes in which run of the machine the store is open.
+/// Writes the machine's current boot ID.
 pub(super) fn write_boot(connection: &Connection) -> rusqlite::Result<()> {
     connection
-        .execute("UPDATE store SET boot = ?1", [boot().unwrap_or_default()])
+        .execute(
+            "UPDATE store SET boot = ?1",
+            [boot_id().unwrap_or_default()],
+        )
         .map(drop)
 }
 
-/// Writes the store's time down. `clean` at the end of a run in good order.
+/// Writes the store's uptime and downtime. `clean` is set at the end of a clean shutdown.
 pub(super) fn write_time(
     connection: &Connection,
     running: Uptime,
@@ -276,22 +289,23 @@ pub(super) fn write_time(
 ) -> rusqlite::Result<()> {
     let away = i64::try_from(away.as_millis()).unwrap_or(i64::MAX);
     let mut update = connection.prepare_cached(
-        "UPDATE store SET running_ms = ?1, away_ms = ?2, wall_ms = ?3, clean = ?4",
+        "UPDATE store SET uptime_ms = ?1, downtime_ms = ?2, wall_ms = ?3, clean = ?4",
     )?;
     update
         .execute(params![running.0, away, wall_ms, clean])
         .map(drop)
 }
 
-/// The log's length, and what of it has been moved into the database, in pages.
-pub(super) fn log_pages(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+/// Returns the length of the write-ahead log and how much of it is checkpointed, in pages.
+pub(super) fn wal_pages(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
         Ok((row.get(1)?, row.get(2)?))
     })
 }
 
-/// Moves what can be moved of the log without waiting for anybody. Answers the log's length and what was moved, in pages.
-pub(super) fn checkpoint_passively(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+/// Checkpoints as much of the write-ahead log as is possible without waiting. Returns the log's
+/// length and how much of it is checkpointed, in pages.
+pub(super) fn checkpoint_passive(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
         Ok((row.get(1)?, row.get(2)?))
     })

@@ -1,4 +1,4 @@
-//! What the store's threads and its askers share.
+//! The state that the store's threads and its callers share.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,46 +20,48 @@ pub(super) struct Shared {
     pub file: PathBuf,
     pub hash_key: [u8; 16],
     pub index: Index,
-    pub time: UptimeClock,
+    pub uptime: UptimeClock,
     pub metrics: StoreMetrics,
-    /// Whether what was written last is known to be written.
+    /// The last write is known to have succeeded.
     open: AtomicBool,
-    /// How often the file was closed.
-    closings: AtomicU64,
-    /// Bytes of the file that hold something.
-    used: AtomicU64,
-    /// None while the file is closed.
+    /// The number of times the file was closed.
+    close_count: AtomicU64,
+    /// The size of the file's used pages, in bytes.
+    used_bytes: AtomicU64,
+    /// The connections; `None` while the file is closed.
     connections: RwLock<Option<Connections>>,
-    waiting: Mutex<HashMap<Arc<str>, Counts>>,
-    /// Those who deliver a route's stored events.
-    wakers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
-    /// Bytes of what waits for the writer.
+    queue_counts: Mutex<HashMap<Arc<str>, QueueCounts>>,
+    /// The notifiers of the route workers, by route.
+    notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
+    /// The size of the jobs that wait for the writer, in bytes.
     backlog: AtomicUsize,
-    pub lanes: Mutex<Vec<StoreRoute>>,
-    pub under_way: Arc<AttemptJournal>,
+    pub routes: Mutex<Vec<StoreRoute>>,
+    pub journal: Arc<AttemptJournal>,
 }
 
-/// What may wait for the writer, in bytes: a disk that hangs must not fill the memory with what was answered long ago.
-const BACKLOG_BYTES: usize = 64 << 20;
+/// The limit of jobs that wait for the writer, in bytes. Without it, a disk that hangs would fill
+/// the memory with jobs whose callers have long had an error.
+const BACKLOG_MAX_BYTES: usize = 64 << 20;
 
-/// Connections beside the writer's.
+/// The connections beside the writer's.
 #[derive(Default)]
 struct Connections {
     idle: Mutex<Vec<Reader>>,
-    /// Moves the log into the database.
-    mover: Mutex<Option<Connection>>,
+    /// The connection that checkpoints the write-ahead log.
+    checkpointer: Mutex<Option<Connection>>,
 }
 
-/// Why the log was not moved.
-pub(super) enum NotMoved {
-    /// For want of a file descriptor, say. The next round tries again.
-    NotTried(rusqlite::Error),
+/// The reason why a checkpoint failed.
+pub(super) enum CheckpointError {
+    /// The checkpoint did not start, for example for lack of a file descriptor. The next round
+    /// retries.
+    NotAttempted(rusqlite::Error),
     Failed(rusqlite::Error),
 }
 
-/// Stored events of a route.
+/// The numbers of a route's pending events and dead letters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(super) struct QueueCounts {
     pub pending: u64,
     pub dead: u64,
 }
@@ -69,26 +71,26 @@ impl Shared {
         settings: Settings,
         file: PathBuf,
         hash_key: [u8; 16],
-        time: UptimeClock,
+        uptime: UptimeClock,
         metrics: StoreMetrics,
-        under_way: AttemptJournal,
+        journal: AttemptJournal,
     ) -> Self {
         Self {
             settings,
             file,
             hash_key,
             index: Index::new(),
-            time,
+            uptime,
             metrics,
             open: AtomicBool::new(false),
-            closings: AtomicU64::new(0),
-            used: AtomicU64::new(0),
+            close_count: AtomicU64::new(0),
+            used_bytes: AtomicU64::new(0),
             connections: RwLock::new(None),
-            waiting: Mutex::default(),
-            wakers: Mutex::default(),
+            queue_counts: Mutex::default(),
+            notifiers: Mutex::default(),
             backlog: AtomicUsize::new(0),
-            lanes: Mutex::default(),
-            under_way: Arc::new(under_way),
+            routes: Mutex::default(),
+            journal: Arc::new(journal),
         }
     }
 
@@ -100,14 +102,14 @@ impl Shared {
         }
     }
 
-    /// Where the event's row may be.
-    pub(super) fn find(&self, key: EventKey) -> Result<Vec<RowId>, StoreError> {
-        let closings = self.closings.load(Ordering::Acquire);
+    /// Returns the rows that may be the event's.
+    pub(super) fn candidate_rows(&self, key: EventKey) -> Result<Vec<RowId>, StoreError> {
+        let closings = self.close_count.load(Ordering::Acquire);
         self.check_open()?;
-        let places = self.index.find(key);
-        // An index that is being read anew knows nothing of most events.
-        if self.closings.load(Ordering::Acquire) == closings {
-            Ok(places)
+        let rows = self.index.find(key);
+        // While the index is being reloaded, it lacks most events.
+        if self.close_count.load(Ordering::Acquire) == closings {
+            Ok(rows)
         } else {
             Err(StoreError::Unavailable)
         }
@@ -115,13 +117,13 @@ impl Shared {
 
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         self.check_open()?;
-        if self.backlog.load(Ordering::Relaxed) > BACKLOG_BYTES {
+        if self.backlog.load(Ordering::Relaxed) > BACKLOG_MAX_BYTES {
             return Err(StoreError::Unavailable);
         }
         let bytes_full = self
             .settings
             .max_bytes
-            .is_some_and(|most| self.used.load(Ordering::Relaxed) >= most);
+            .is_some_and(|limit| self.used_bytes.load(Ordering::Relaxed) >= limit);
         if bytes_full || self.index.len() >= self.settings.max_ids {
             Err(StoreError::Full)
         } else {
@@ -129,54 +131,58 @@ impl Shared {
         }
     }
 
-    /// Lets readers in.
-    pub(super) fn opened(&self) {
+    /// Opens the store for readers and notifies all route workers.
+    pub(super) fn mark_open(&self) {
         *self
             .connections
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Some(Connections::default());
         self.open.store(true, Ordering::Release);
-        for waker in self.wakers().values() {
-            waker.notify_one();
+        for notifier in self.notifiers().values() {
+            notifier.notify_one();
         }
     }
 
-    /// What is told when an event was stored for this route, whoever stored it.
-    pub(super) fn waker(&self, route: &Arc<str>) -> Arc<Notify> {
-        Arc::clone(self.wakers().entry(Arc::clone(route)).or_default())
+    /// Returns the notifier of a route's queue.
+    pub(super) fn notifier(&self, route: &Arc<str>) -> Arc<Notify> {
+        Arc::clone(self.notifiers().entry(Arc::clone(route)).or_default())
     }
 
-    pub(super) fn wake(&self, route: &str) {
-        if let Some(waker) = self.wakers().get(route) {
-            waker.notify_one();
+    pub(super) fn notify_route(&self, route: &str) {
+        if let Some(notifier) = self.notifiers().get(route) {
+            notifier.notify_one();
         }
     }
 
-    fn wakers(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Notify>>> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn notifiers(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Notify>>> {
+        self.notifiers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn queued(&self, bytes: usize) {
+    pub(super) fn add_to_backlog(&self, bytes: usize) {
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn taken(&self, bytes: usize) {
+    pub(super) fn remove_from_backlog(&self, bytes: usize) {
         self.backlog.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Waits for the readers that are at it and lets no more in, so that every connection is closed.
-    pub(super) fn closed(&self) {
+    /// Closes the store: waits for running queries and admits no more, so that every connection is
+    /// closed.
+    pub(super) fn close_connections(&self) {
         self.open.store(false, Ordering::Release);
-        self.closings.fetch_add(1, Ordering::AcqRel);
+        self.close_count.fetch_add(1, Ordering::AcqRel);
         *self
             .connections
             .write()
             .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Moves what can be moved of the log into the database, beside the writer, once `least` pages have gathered. Answers
-    /// the log's length and what of it has been moved, in pages; nothing while the file is closed.
-    pub(super) fn move_log(&self, least: i64) -> Result<Option<(i64, i64)>, NotMoved> {
+    /// Checkpoints the write-ahead log, beside the writer, if at least `min_pages` pages are not
+    /// yet checkpointed. Returns the log's length and how much of it is checkpointed, in pages;
+    /// `None` while the file is closed.
+    pub(super) fn checkpoint(&self, min_pages: i64) -> Result<Option<(i64, i64)>, CheckpointError> {
         let connections = self
             .connections
             .read()
@@ -184,27 +190,27 @@ impl Shared {
         let Some(connections) = &*connections else {
             return Ok(None);
         };
-        let mut own = connections
-            .mover
+        let mut checkpointer = connections
+            .checkpointer
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let connection = match own.take() {
+        let connection = match checkpointer.take() {
             Some(connection) => connection,
-            None => {
-                schema::open(&self.file, self.settings.durability).map_err(NotMoved::NotTried)?
-            }
+            None => schema::open(&self.file, self.settings.durability)
+                .map_err(CheckpointError::NotAttempted)?,
         };
-        let (pages, before) = schema::log_pages(&connection).map_err(NotMoved::NotTried)?;
-        let moved = if pages - before >= least {
-            schema::checkpoint_passively(&connection).map_err(NotMoved::Failed)?
+        let (pages, checkpointed) =
+            schema::wal_pages(&connection).map_err(CheckpointError::NotAttempted)?;
+        let progress = if pages - checkpointed >= min_pages {
+            schema::checkpoint_passive(&connection).map_err(CheckpointError::Failed)?
         } else {
-            (pages, before)
+            (pages, checkpointed)
         };
-        *own = Some(connection);
-        Ok(Some(moved))
+        *checkpointer = Some(connection);
+        Ok(Some(progress))
     }
 
-    /// Runs a query on a connection of its own. Blocks.
+    /// Runs a query on its own connection. Blocks.
     pub(super) fn read<T>(
         &self,
         query: impl FnOnce(&Reader) -> rusqlite::Result<T>,
@@ -228,30 +234,38 @@ impl Shared {
             });
         read.map_err(|error| {
             self.metrics.count_error("read");
-            tracing::error!(%error, file = %self.file.display(), "the store could not be read");
+            tracing::error!(%error, file = %self.file.display(), "store read failed");
             StoreError::Unavailable
         })
     }
 
-    pub(super) fn counts(&self, route: &str) -> Counts {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.get(route).copied().unwrap_or_default()
+    pub(super) fn counts(&self, route: &str) -> QueueCounts {
+        let counts = self
+            .queue_counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        counts.get(route).copied().unwrap_or_default()
     }
 
-    pub(super) fn with_counts(&self, change: impl FnOnce(&mut HashMap<Arc<str>, Counts>)) {
-        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn with_counts(&self, change: impl FnOnce(&mut HashMap<Arc<str>, QueueCounts>)) {
+        change(
+            &mut self
+                .queue_counts
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 
-    pub(super) fn set_used(&self, bytes: u64) {
-        self.used.store(bytes, Ordering::Relaxed);
+    pub(super) fn set_used_bytes(&self, bytes: u64) {
+        self.used_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn serve(&self, lanes: Vec<StoreRoute>) {
-        *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+    pub(super) fn set_routes(&self, routes: Vec<StoreRoute>) {
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
     }
 
-    /// Bytes of the files.
-    pub(super) fn bytes(&self) -> u64 {
+    /// Returns the size of the files, in bytes.
+    pub(super) fn file_bytes(&self) -> u64 {
         let mut log = self.file.clone().into_os_string();
         log.push("-wal");
         let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());

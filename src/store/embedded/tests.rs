@@ -1,29 +1,30 @@
-//! What only a store in files promises.
+//! Tests of what only the embedded engine guarantees.
 
 use super::super::tests::{
-    Files, KEEP, WINDOW, change, completed, end, queued, record, settlement, tried,
+    RETAIN, TestFolder, WINDOW, completed, delivery_change, ledger_entry, queued, settle,
+    settlement, tried,
 };
 use crate::store::*;
 
 #[tokio::test]
-async fn a_leap_of_the_clock_does_not_count() {
-    let files = Files::new();
+async fn clock_jump_does_not_expire_entries() {
+    let files = TestFolder::new();
     let store = files.open();
-    end(&store, 1, completed(1), None).await;
-    files.hand.advance(2 * WINDOW);
-    assert_eq!(record(&store, 1).await, Some(completed(1)));
+    settle(&store, 1, completed(1), None).await;
+    files.manual_clock.advance(2 * WINDOW);
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }
 
 #[tokio::test]
-async fn what_is_forgotten_stays_forgotten_when_the_index_is_read_anew() {
-    let files = Files::new();
+async fn forgotten_event_stays_forgotten_after_reopening() {
+    let files = TestFolder::new();
     let store = files.open();
     for key in 1..=3 {
-        end(
+        settle(
             &store,
             key,
             completed(1),
-            Some(change(&key.to_string(), DeliveryState::Success)),
+            Some(delivery_change(&key.to_string(), DeliveryState::Success)),
         )
         .await;
     }
@@ -34,30 +35,33 @@ async fn what_is_forgotten_stays_forgotten_when_the_index_is_read_anew() {
     let reopened = store.queue_notifier(&"billing".into());
     store.reopen_after_error();
     reopened.notified().await;
-    assert_eq!((record(&store, 2).await, store.remembered_ids()), (None, 2));
     assert_eq!(
-        (record(&store, 1).await, record(&store, 3).await),
+        (ledger_entry(&store, 2).await, store.remembered_ids()),
+        (None, 2)
+    );
+    assert_eq!(
+        (ledger_entry(&store, 1).await, ledger_entry(&store, 3).await),
         (Some(completed(1)), Some(completed(1)))
     );
 }
 
 #[tokio::test]
-async fn who_delivers_is_woken_when_the_store_was_opened_anew() {
-    let files = Files::new();
+async fn reopening_notifies_all_routes() {
+    let files = TestFolder::new();
     let store = files.open();
-    let (waker, other) = (
+    let (notifier, other) = (
         store.queue_notifier(&"billing".into()),
         store.queue_notifier(&"other".into()),
     );
     store.reopen_after_error();
-    waker.notified().await;
+    notifier.notified().await;
     other.notified().await;
 }
 
 #[tokio::test]
-async fn of_two_records_of_an_event_the_completed_one_holds() {
+async fn completed_entry_takes_precedence() {
     for (first, second) in [(tried(1), completed(1)), (completed(1), tried(1))] {
-        let files = Files::new();
+        let files = TestFolder::new();
         let store = files.open();
         store
             .settle(settlement(1, None, first, None))
@@ -67,13 +71,13 @@ async fn of_two_records_of_an_event_the_completed_one_holds() {
             .settle(settlement(1, None, second, None))
             .await
             .unwrap();
-        assert_eq!(record(&store, 1).await, Some(completed(1)));
+        assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
     }
 }
 
 #[tokio::test]
-async fn a_full_store_says_so_and_forgets_nothing() {
-    let files = Files::new();
+async fn full_store_refuses_and_forgets_nothing() {
+    let files = TestFolder::new();
     let store = files
         .try_open(EmbeddedSettings {
             max_ids: 1,
@@ -86,27 +90,27 @@ async fn a_full_store_says_so_and_forgets_nothing() {
         .await
         .unwrap();
     assert_eq!(store.check_room(), Err(StoreError::Full));
-    assert_eq!(record(&store, 1).await, Some(completed(1)));
+    assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }
 
 #[tokio::test]
-async fn a_second_store_on_the_folder_is_refused_by_name() {
-    let files = Files::new();
+async fn error_for_a_locked_folder_names_the_holder() {
+    let files = TestFolder::new();
     let _first = files.open();
-    let refused = files.try_open(files.settings()).err().unwrap().to_string();
+    let error = files.try_open(files.settings()).err().unwrap().to_string();
     assert!(
-        refused.contains(&format!("process {}", std::process::id())),
-        "{refused}"
+        error.contains(&format!("process {}", std::process::id())),
+        "{error}"
     );
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
+async fn foreign_file_is_refused_and_left_unchanged() {
     for content in [
-        b"not a database, and long enough to be looked at as one".repeat(100),
+        b"not a database, and long enough to be read as one".repeat(100),
         Vec::new(),
     ] {
-        let files = Files::new();
+        let files = TestFolder::new();
         let folder = files.settings().folder;
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("hookstile.db");
@@ -130,22 +134,23 @@ async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_store_of_the_version_before_is_brought_forward_with_all_that_it_holds() {
-    let files = Files::new();
+async fn previous_version_is_upgraded_with_its_data() {
+    let files = TestFolder::new();
     let store = files.open();
     let id = queued(&store, 1, "a").await;
     store.close(true).await;
     drop(store);
     let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
     file.execute_batch(
-        "ALTER TABLE deliveries DROP COLUMN secret; ALTER TABLE deliveries DROP COLUMN test; PRAGMA user_version = 1",
+        "ALTER TABLE deliveries DROP COLUMN secret; ALTER TABLE deliveries DROP COLUMN test;
+         PRAGMA user_version = 1",
     )
     .unwrap();
     drop(file);
     let store = files.open();
     let secret = async |id| store.delivery(id).await.unwrap().unwrap().secret;
     assert_eq!(
-        (record(&store, 1).await, secret(id).await),
+        (ledger_entry(&store, 1).await, secret(id).await),
         (Some(completed(1)), None)
     );
     let id = queued(&store, 2, "b").await;
@@ -153,18 +158,18 @@ async fn a_store_of_the_version_before_is_brought_forward_with_all_that_it_holds
 }
 
 #[tokio::test]
-async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_others() {
+async fn crash_marks_only_possibly_interrupted_attempts() {
     let (none, second, first_two) = ([false; 3], [false, true, false], [true, true, false]);
-    for (in_good_order, same_boot, suspected) in [
+    for (clean, same_boot, suspected) in [
         (true, false, none),
         (false, true, second),
         (false, false, first_two),
     ] {
-        let files = Files::new();
+        let files = TestFolder::new();
         let store = files.open();
         store.update_routes(vec![StoreRoute {
             route: "billing".into(),
-            retain: KEEP,
+            retain: RETAIN,
             concurrency: 2,
         }]);
         let ids = [
@@ -172,21 +177,21 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
             queued(&store, 2, "b").await,
             queued(&store, 3, "c").await,
         ];
-        if !in_good_order {
+        if !clean {
             drop(
                 store
-                    .begin_queued_attempt(ids[1], LeaseDeadline::EVER)
+                    .begin_queued_attempt(ids[1], LeaseDeadline::UNLIMITED)
                     .unwrap(),
             );
         }
-        store.close(in_good_order).await;
+        store.close(clean).await;
         drop(store);
         if !same_boot {
             let file =
                 rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
             file.execute("UPDATE store SET boot = 'another'", [])
                 .unwrap();
-            let _ = std::fs::remove_file(files.settings().folder.join("hookstile.underway"));
+            let _ = std::fs::remove_file(files.settings().folder.join("hookstile.attempts"));
         }
         let store = files.open();
         for (id, suspected) in ids.into_iter().zip(suspected) {
@@ -196,7 +201,7 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
                     .await
                     .unwrap()
                     .unwrap()
-                    .tried
+                    .history
                     .possibly_delivered,
                 suspected
             );
@@ -205,19 +210,19 @@ async fn after_a_crash_those_that_may_have_been_under_way_are_suspected_and_no_o
 }
 
 #[tokio::test]
-async fn a_file_that_has_gone_is_not_made_anew() {
-    let files = Files::new();
+async fn missing_file_is_not_created_again() {
+    let files = TestFolder::new();
     let store = files.open();
     store
         .settle(settlement(1, None, completed(1), None))
         .await
         .unwrap();
     let folder = files.settings().folder;
-    let (file, away) = (folder.join("hookstile.db"), folder.join("away.db"));
+    let (file, moved) = (folder.join("hookstile.db"), folder.join("moved.db"));
     let reopened = store.queue_notifier(&"billing".into());
     store.reopen_after_error();
     reopened.notified().await;
-    std::fs::rename(&file, &away).unwrap();
+    std::fs::rename(&file, &moved).unwrap();
     store.reopen_after_error();
     while store.check_open().is_ok() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -227,17 +232,17 @@ async fn a_file_that_has_gone_is_not_made_anew() {
         Err(StoreError::Unavailable)
     );
     assert!(!file.exists());
-    std::fs::rename(&away, &file).unwrap();
+    std::fs::rename(&moved, &file).unwrap();
     reopened.notified().await;
     assert_eq!(
-        (record(&store, 1).await, store.remembered_ids()),
+        (ledger_entry(&store, 1).await, store.remembered_ids()),
         (Some(completed(1)), 1)
     );
 }
 
 #[tokio::test]
-async fn a_payload_that_cannot_be_read_is_told_and_its_event_is_not() {
-    let files = Files::new();
+async fn event_with_a_lost_payload_is_still_loaded() {
+    let files = TestFolder::new();
     let store = files.open();
     let id = queued(&store, 1, "a").await;
     let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();

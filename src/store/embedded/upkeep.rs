@@ -1,70 +1,73 @@
-//! What has to be done now and then, off the way of every request: counting time, letting go of what has ended, and
-//! moving the log into the database.
+//! Periodic work outside of requests: counts uptime, deletes what has expired, and checkpoints the
+//! write-ahead log.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::shared::NotMoved;
+use super::shared::CheckpointError;
 use super::write::Job;
 use super::{Inner, Retain, RowId};
 
-const EVERY: Duration = Duration::from_secs(1);
-/// How often an idle store writes its running time down.
-const TICK_EVERY: Duration = Duration::from_secs(60);
-/// Rows that one transaction deletes: some hundred microseconds' work, which those who commit meanwhile wait for.
-const ROWS_AT_ONCE: usize = 500;
-/// Pages of 4 KiB that are moved into the database at once: 4 MiB. The log then begins anew, which costs the next commit
-/// a second flush.
-const LOG_PAGES_LEAST: i64 = 1_024;
-/// The log's length, in pages, from which on the writer helps to move it: 64 MiB.
-const LOG_PAGES_MAX: i64 = 16_384;
+/// The pause between two rounds.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The interval at which an idle store writes its uptime.
+const WRITE_TIME_INTERVAL: Duration = Duration::from_secs(60);
+/// The limit of rows that one transaction deletes. It takes some hundred microseconds, for which
+/// other commits wait.
+const ROWS_PER_DELETE: usize = 500;
+/// The number of 4 KiB pages from which on the log is checkpointed: 4 MiB. After a checkpoint the
+/// log restarts, which costs the next commit a second flush.
+const CHECKPOINT_MIN_PAGES: i64 = 1_024;
+/// The length of the log, in pages, from which on the writer helps to checkpoint it: 64 MiB.
+const WAL_MAX_PAGES: i64 = 16_384;
 
 struct Upkeep {
-    swept: Option<RowId>,
-    ticked: Instant,
+    swept_before: Option<RowId>,
+    time_written_at: Instant,
 }
 
 /// Runs until the store is dropped.
 pub(super) fn run(store: &Weak<Inner>, stopped: &Receiver<()>) {
     let mut upkeep = Upkeep {
-        swept: None,
-        ticked: Instant::now(),
+        swept_before: None,
+        time_written_at: Instant::now(),
     };
-    while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+    while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
         let Some(store) = store.upgrade() else { return };
-        store.shared.time.tick();
+        store.shared.uptime.tick();
         if store.shared.check_open().is_err() {
             continue;
         }
         upkeep.sweep_ledger(&store);
         sweep_records(&store);
-        move_log(&store);
+        checkpoint(&store);
         if let Ok(used) = store.shared.read(|reader| reader.used_bytes()) {
-            store.shared.set_used(used);
+            store.shared.set_used_bytes(used);
         }
-        if upkeep.ticked.elapsed() >= TICK_EVERY {
-            upkeep.ticked = Instant::now();
-            let _ = store.send(Job::Tick);
+        if upkeep.time_written_at.elapsed() >= WRITE_TIME_INTERVAL {
+            upkeep.time_written_at = Instant::now();
+            let _ = store.send(Job::WriteTime);
         }
     }
 }
 
 impl Upkeep {
-    /// Forgets the events whose hour has ended: first in memory, then on disk, a little at a time.
+    /// Deletes the events whose hour has passed: first in memory, then on disk, in small
+    /// transactions.
     fn sweep_ledger(&mut self, store: &Inner) {
-        let first = RowId::first_of_bucket(store.shared.time.now());
-        if self.swept == Some(first) {
+        let first = RowId::first_of_bucket(store.shared.uptime.now());
+        if self.swept_before == Some(first) {
             return;
         }
         store.shared.index.forget_before(first);
         loop {
             let (done, rows) = sync_channel(1);
             if store
-                .send(Job::Sweep {
+                .send(Job::SweepLedger {
                     first,
-                    limit: ROWS_AT_ONCE,
+                    limit: ROWS_PER_DELETE,
                     done,
                 })
                 .is_err()
@@ -72,71 +75,78 @@ impl Upkeep {
                 return;
             }
             match rows.recv() {
-                Ok(ROWS_AT_ONCE..) => {}
+                Ok(ROWS_PER_DELETE..) => {}
                 Ok(_) => break,
-                // The store failed; the next round tries again.
+                // The write failed; the next round retries.
                 Err(_) => return,
             }
         }
-        self.swept = Some(first);
+        self.swept_before = Some(first);
     }
 }
 
-/// Drops records of deliveries that are older, or more, than their route keeps.
+/// Deletes the records that exceed their route's retention, by age or by size.
 fn sweep_records(store: &Inner) {
-    let Ok(routes) = store.shared.read(|reader| reader.routes_with_records()) else {
+    let Ok(names) = store.shared.read(|reader| reader.routes_with_records()) else {
         return;
     };
-    let lanes = store
+    let active = store
         .shared
-        .lanes
+        .routes
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    let retains: HashMap<_, _> = lanes
+    let retains: HashMap<_, _> = active
         .iter()
-        .map(|lane| (Arc::clone(&lane.route), lane.retain))
+        .map(|route| (Arc::clone(&route.route), route.retain))
         .collect();
-    drop(lanes);
-    for route in routes {
-        // Of a route that is no longer configured, what is usual.
-        let retain = retains.get(&*route).copied().unwrap_or(Retain::USUAL);
-        // A little at a time, so that those who commit meanwhile don't wait; and until all is done that can be.
-        while drop_records(store, &route, retain) {}
+    drop(active);
+    for name in names {
+        // A route that is no longer configured gets the default retention.
+        let retain = retains.get(&*name).copied().unwrap_or(Retain::DEFAULT);
+        // Small transactions, so that other commits do not wait long, until everything expired is
+        // deleted.
+        while delete_expired_records(store, &name, retain) {}
     }
 }
 
-/// Drops the first of a route's records that may go. Answers whether there were any, and they are gone.
-fn drop_records(store: &Inner, route: &str, retain: Retain) -> bool {
-    let now = store.shared.time.now();
+/// Deletes the first of a route's expired records. Returns whether there were any and they were
+/// deleted.
+fn delete_expired_records(store: &Inner, route: &str, retain: Retain) -> bool {
+    let now = store.shared.uptime.now();
     let ids = store.shared.read(|reader| {
         let kept = reader.kept_bytes(route)?;
-        let over = retain.max_bytes.map_or(0, |most| kept.saturating_sub(most));
-        reader.expired(route, now, retain.keep, over, ROWS_AT_ONCE)
+        let over = retain
+            .max_bytes
+            .map_or(0, |limit| kept.saturating_sub(limit));
+        reader.expired(route, now, retain.keep, over, ROWS_PER_DELETE)
     });
     let Some(ids) = ids.ok().filter(|ids| !ids.is_empty()) else {
         return false;
     };
     let (done, rows) = sync_channel(1);
-    store.send(Job::Forget { ids, done }).is_ok() && rows.recv().is_ok()
+    store.send(Job::DeleteRecords { ids, done }).is_ok() && rows.recv().is_ok()
 }
 
-/// Moves the log into the database, beside the writer. Only what comes meanwhile is left for the writer, and only if
-/// that is what keeps the log from beginning anew.
-fn move_log(store: &Inner) {
-    match store.shared.move_log(LOG_PAGES_LEAST) {
-        Ok(Some((pages, moved))) if pages > LOG_PAGES_MAX && moved < pages => {
+/// Checkpoints the write-ahead log, beside the writer. The writer only checkpoints what arrives
+/// meanwhile, and only if that keeps the log from restarting.
+fn checkpoint(store: &Inner) {
+    match store.shared.checkpoint(CHECKPOINT_MIN_PAGES) {
+        Ok(Some((pages, moved))) if pages > WAL_MAX_PAGES && moved < pages => {
             let _ = store.send(Job::Checkpoint);
         }
         Ok(_) => {}
-        Err(NotMoved::NotTried(error)) => {
+        Err(CheckpointError::NotAttempted(error)) => {
             store.shared.metrics.count_error("checkpoint");
-            tracing::warn!(%error, "the store's log could not be looked at");
+            tracing::warn!(%error, "cannot read the state of the store's write-ahead log");
         }
-        Err(NotMoved::Failed(error)) => {
+        Err(CheckpointError::Failed(error)) => {
             store.shared.metrics.count_error("checkpoint");
-            tracing::error!(%error, "the store's log could not be moved into the database");
-            // A flush that failed once may seem to succeed the next time, and be lost.
-            let _ = store.send(Job::Distrust);
+            tracing::error!(
+                %error,
+                "cannot checkpoint the store's write-ahead log; reopening the database"
+            );
+            // A flush that failed may appear to succeed the next time, although its data is lost.
+            let _ = store.send(Job::Reopen);
         }
     }
 }

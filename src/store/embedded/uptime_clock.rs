@@ -1,4 +1,4 @@
-//! Counting the store's own time, by this process' clock.
+//! Counts the store uptime with this process's monotonic clock.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -6,54 +6,50 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::store::uptime::Uptime;
 
-/// The longest step that is believed. [`RunningTime::tick`] is called far more often, so a longer one means that the
-/// machine slept, or that somebody turned the clock.
-const LONGEST_STEP: Duration = Duration::from_secs(60);
+/// The longest step that counts. [`UptimeClock::tick`] is called far more often, so a longer step
+/// means that the machine slept or that the clock was set.
+const STEP_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct UptimeClock {
     clock: Clock,
     counted: RwLock<(Uptime, Instant)>,
-    /// Time between runs, as the wall clock told it. Only what is *due* is measured with it: being early is harmless.
-    away: Duration,
+    /// The total time between runs, measured with the wall clock. It only affects due times, where
+    /// being early is harmless.
+    downtime: Duration,
 }
 
 impl UptimeClock {
-    /// Goes on from `before`; `away` is the time between runs so far, all of them together.
-    pub(super) fn from(before: Uptime, away: Duration, clock: Clock) -> Self {
+    /// Resumes from uptime `before`. `downtime` is the total time between all runs so far.
+    pub(super) fn resume(before: Uptime, downtime: Duration, clock: Clock) -> Self {
         let now = clock.now();
         Self {
             clock,
             counted: RwLock::new((before, now)),
-            away,
+            downtime,
         }
     }
 
     pub(super) fn now(&self) -> Uptime {
         let (counted, at) = *self.counted.read().unwrap_or_else(PoisonError::into_inner);
-        counted.after(
-            self.clock
-                .now()
-                .saturating_duration_since(at)
-                .min(LONGEST_STEP),
-        )
+        counted.after(self.clock.now().saturating_duration_since(at).min(STEP_MAX))
     }
 
-    /// What time it is for those who wait: the time between runs counts.
-    pub(super) fn due_now(&self) -> Uptime {
-        self.now().after(self.away)
+    /// Returns the time that due times are compared with: uptime plus downtime.
+    pub(super) fn now_due(&self) -> Uptime {
+        self.now().after(self.downtime)
     }
 
     pub(super) fn downtime(&self) -> Duration {
-        self.away
+        self.downtime
     }
 
-    /// Counts what has passed. Called every second or so.
+    /// Adds the time since the last call. Called about every second.
     pub(super) fn tick(&self) {
         let mut counted = self.counted.write().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
         let (before, at) = *counted;
         *counted = (
-            before.after(now.saturating_duration_since(at).min(LONGEST_STEP)),
+            before.after(now.saturating_duration_since(at).min(STEP_MAX)),
             now,
         );
     }
@@ -64,24 +60,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_on_where_it_stopped_and_time_between_runs_counts_for_what_is_due_only() {
-        let (clock, hand) = Clock::manual();
-        let time = UptimeClock::from(Uptime(5_000), Duration::from_secs(100), clock);
-        hand.advance(Duration::from_secs(2));
+    fn downtime_counts_for_due_times_only() {
+        let (clock, manual) = Clock::manual();
+        let time = UptimeClock::resume(Uptime(5_000), Duration::from_secs(100), clock);
+        manual.advance(Duration::from_secs(2));
         assert_eq!(time.now(), Uptime(7_000));
-        assert_eq!(time.due_now(), Uptime(107_000));
+        assert_eq!(time.now_due(), Uptime(107_000));
     }
 
     #[test]
-    fn a_leap_counts_for_a_minute_at_the_most_and_ordinary_steps_count_whole() {
-        let (clock, hand) = Clock::manual();
-        let time = UptimeClock::from(Uptime(0), Duration::ZERO, clock);
-        hand.advance(Duration::from_secs(10 * 24 * 3600));
+    fn a_long_step_counts_for_at_most_a_minute() {
+        let (clock, manual) = Clock::manual();
+        let time = UptimeClock::resume(Uptime(0), Duration::ZERO, clock);
+        manual.advance(Duration::from_secs(10 * 24 * 3600));
         assert_eq!(time.now(), Uptime(60_000));
         time.tick();
         assert_eq!(time.now(), Uptime(60_000));
         for _ in 0..100 {
-            hand.advance(Duration::from_millis(1_500));
+            manual.advance(Duration::from_millis(1_500));
             time.tick();
         }
         assert_eq!(time.now(), Uptime(210_000));

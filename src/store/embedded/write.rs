@@ -1,7 +1,9 @@
-//! The one writer: a thread that takes all that has come since its last commit into one transaction.
+//! The writer thread. It commits all jobs that have arrived since its last commit in one
+//! transaction.
 //!
-//! Nobody waits for a timer: a lone request is committed at once, and while the disk is busy with it, those that come
-//! gather for the next. An answer leaves after the commit that holds it, and not at all if that one failed.
+//! There is no timer: a single job is committed at once, and jobs that arrive while the disk is
+//! busy form the next batch. A caller gets its reply after the commit that contains its job, and an
+//! error if that commit failed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,8 +15,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::apply::{Batch, Cursor, Effects};
-use super::folder_lock::Lock;
+use super::apply::{BatchWriter, Cursor, Effects};
+use super::folder_lock::FolderLock;
 use super::shared::Shared;
 use super::{
     AttemptHistory, AttemptOutcome, AttemptRecord, DeliveryId, EventKey, Requeue, RequeueResult,
@@ -24,12 +26,12 @@ use crate::store::uptime::Uptime;
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the writer is asked for.
+/// A job for the writer.
 pub(super) enum Job {
     Settle(Box<Settlement>, Done<Option<DeliveryId>>),
-    Attempted {
+    RecordAttempt {
         id: DeliveryId,
-        /// The attempt's.
+        /// The number of the attempt.
         number: u32,
         attempt: AttemptRecord,
         next: AttemptOutcome,
@@ -37,49 +39,50 @@ pub(super) enum Job {
     },
     /// Makes deliveries pending again.
     Requeue(Vec<Requeue>, Done<Vec<RequeueResult>>),
-    /// Deletes an event's rows of the ledger.
+    /// Deletes an event's ledger rows.
     ForgetEvent {
         rows: Vec<(EventKey, RowId)>,
         done: Done<()>,
     },
-    /// Keeps a webhook's definition, or forgets it.
-    Webhook {
+    /// Stores a webhook's definition, or deletes it.
+    SetWebhook {
         name: Arc<str>,
         definition: Option<Box<str>>,
         done: Done<()>,
     },
-    /// Keeps that a route's stored events wait, or no longer.
-    Pause {
+    /// Pauses or resumes a route.
+    SetPaused {
         route: Arc<str>,
         paused: bool,
         done: Done<()>,
     },
-    Serve(Vec<StoreRoute>),
-    /// Deletes rows of the ledger before a place, some at a time; the answer is how many.
-    Sweep {
+    /// Sets the active routes.
+    UpdateRoutes(Vec<StoreRoute>),
+    /// Deletes up to `limit` ledger rows before `first`. The reply is their number.
+    SweepLedger {
         first: RowId,
         limit: usize,
         done: std::sync::mpsc::SyncSender<usize>,
     },
-    /// Deletes records of ended deliveries.
-    Forget {
+    /// Deletes the records of ended deliveries. The reply is their number.
+    DeleteRecords {
         ids: Vec<DeliveryId>,
         done: std::sync::mpsc::SyncSender<usize>,
     },
-    /// Writes the running time down.
-    Tick,
-    /// Moves what is left of the log, so that it can begin anew.
+    /// Writes the store uptime. The commit itself does it.
+    WriteTime,
+    /// Checkpoints the rest of the write-ahead log, so that SQLite can restart it.
     Checkpoint,
-    /// The file can't be trusted until it was read again.
-    Distrust,
+    /// Closes and reopens the file, which cannot be trusted until it has been read again.
+    Reopen,
     Close {
-        in_good_order: bool,
+        clean: bool,
         done: oneshot::Sender<()>,
     },
 }
 
 impl Job {
-    /// About what it takes in memory.
+    /// Returns the job's approximate size in memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Settle(settlement, _) => {
@@ -95,24 +98,25 @@ impl Job {
     }
 }
 
-/// What a job takes beside its payload, about.
+/// The approximate size of a job besides its payload, in bytes.
 const JOB_BYTES: usize = 512;
 
-/// Jobs in one transaction. More would make the first ones wait without sparing much.
+/// The limit of jobs in one transaction. More would delay the first ones and save little.
 const BATCH_MAX: usize = 1024;
-/// Payload bytes in one transaction, about.
+/// The approximate limit of payload bytes in one transaction.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Waits between attempts to open the file again.
+/// The first and the longest pause between attempts to reopen the file.
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
 const REOPEN_LAST: Duration = Duration::from_secs(1);
 
-/// How often the running time is written down with other jobs.
-const WRITE_TIME_EVERY: Duration = Duration::from_secs(1);
+/// The interval at which the uptime is written together with other jobs.
+const WRITE_TIME_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Settlements that could not be written and are remembered until they can. Each was a request in flight; more than
-/// this come only while the disk is gone for long, and are dropped.
-const UNRECORDED_MAX: usize = 100_000;
+/// The limit of settlements that could not be written and are kept in memory until they can. Each
+/// was a request in flight. More than this only occur while the disk is gone for long, and are
+/// dropped.
+const UNWRITTEN_MAX: usize = 100_000;
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -120,34 +124,34 @@ pub(super) struct Writer {
     pub(super) connection: Option<Connection>,
     pub(super) cursor: Cursor,
     pub(super) time_written: Uptime,
-    pub(super) unrecorded: HashMap<EventKey, (AttemptHistory, Duration)>,
-    /// Given back when the writer ends, and the file is closed.
-    pub(super) _lock: Lock,
+    pub(super) unwritten: HashMap<EventKey, (AttemptHistory, Duration)>,
+    /// Released when the writer ends and the file is closed.
+    pub(super) _lock: FolderLock,
 }
 
-/// The file is closed, after an error that was told.
-struct Lost;
+/// The error of a commit after which the file was closed. The cause is already logged.
+struct DatabaseClosed;
 
 impl Drop for Writer {
-    /// However it ends: without a writer nobody may be let in.
+    /// Closes the store however the writer ends: without a writer, no call may succeed.
     fn drop(&mut self) {
-        self.shared.closed();
+        self.shared.close_connections();
     }
 }
 
 impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
-            // Whoever shares a core with us goes first: what they bring is flushed with this.
+            // Tasks that share this core run first: their jobs are committed with this one.
             std::thread::yield_now();
             let mut batch = Vec::new();
-            let closing = gather(first, jobs, &mut batch, &self.shared);
+            let close = collect_batch(first, jobs, &mut batch, &self.shared);
             let written = batch.is_empty() || self.commit(batch).is_ok();
-            if !written && closing.is_none() {
+            if !written && close.is_none() {
                 self.recover(jobs);
             }
-            if let Some((in_good_order, done)) = closing {
-                self.close(in_good_order);
+            if let Some((clean, done)) = close {
+                self.close(clean);
                 drop(self);
                 let _ = done.send(());
                 return;
@@ -156,137 +160,150 @@ impl Writer {
         self.close(true);
     }
 
-    /// Writes a batch and tells all who wait for it; or closes the file and tells them that it failed, in this order: who
-    /// hears of a failure must find the doors shut, or it would go by what was known before.
-    fn commit(&mut self, batch: Vec<Job>) -> Result<(), Lost> {
+    /// Commits a batch and replies to its callers. On failure, closes the database *before*
+    /// replying, so that no caller can act on the stale in-memory index.
+    fn commit(&mut self, batch: Vec<Job>) -> Result<(), DatabaseClosed> {
         let Some(connection) = &mut self.connection else {
-            self.refuse(batch);
+            self.reject(batch);
             return Ok(());
         };
-        if batch.iter().any(|job| matches!(job, Job::Distrust)) {
-            return Err(self.lose(&"the log could not be moved into the database", batch));
+        if batch.iter().any(|job| matches!(job, Job::Reopen)) {
+            return Err(
+                self.close_after_error(&"the write-ahead log could not be checkpointed", batch)
+            );
         }
         let began = Instant::now();
         let checkpoint = batch.iter().any(|job| matches!(job, Job::Checkpoint));
         let shared = &self.shared;
-        let (now, wall_ms) = (shared.time.now(), Timestamp::now().as_millisecond());
-        let writes_time = now.since(self.time_written) >= WRITE_TIME_EVERY;
+        let (now, wall_ms) = (shared.uptime.now(), Timestamp::now().as_millisecond());
+        let writes_time = now.since(self.time_written) >= WRITE_TIME_INTERVAL;
         let mut write = || -> rusqlite::Result<(Effects, Vec<Reply>)> {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let mut writing = Batch::new(
+            let mut batch_writer = BatchWriter::new(
                 &transaction,
                 &mut self.cursor,
                 now,
-                shared.time.due_now(),
+                shared.uptime.now_due(),
                 wall_ms,
             );
-            let answers = batch
+            let replies = batch
                 .iter()
-                .map(|job| apply(&mut writing, job))
+                .map(|job| apply(&mut batch_writer, job))
                 .collect::<rusqlite::Result<_>>()?;
-            let effects = writing.end()?;
+            let effects = batch_writer.finish()?;
             if writes_time {
-                schema::write_time(&transaction, now, shared.time.downtime(), wall_ms, false)?;
+                schema::write_time(&transaction, now, shared.uptime.downtime(), wall_ms, false)?;
             }
             transaction.commit()?;
-            Ok((effects, answers))
+            Ok((effects, replies))
         };
         match write() {
-            Ok((effects, answers)) => {
+            Ok((effects, replies)) => {
                 if writes_time {
                     self.time_written = now;
                 }
                 shared.metrics.observe_commit(began.elapsed());
-                effects.take_place(shared);
-                for (job, answer) in batch.into_iter().zip(answers) {
-                    tell(&self.shared, job, answer);
+                effects.apply(shared);
+                for (job, result) in batch.into_iter().zip(replies) {
+                    reply(&self.shared, job, result);
                 }
             }
-            Err(error) if is_of_one_job(&error) => return self.commit_apart(batch, &error),
-            Err(error) => return Err(self.lose(&error, batch)),
+            Err(error) if is_job_error(&error) => return self.commit_one_by_one(batch, &error),
+            Err(error) => return Err(self.close_after_error(&error, batch)),
         }
         if checkpoint {
-            let moved = schema::checkpoint_passively(connection);
-            moved.map_err(|error| self.lose(&error, Vec::new()))?;
+            let checkpointed = schema::checkpoint_passive(connection);
+            checkpointed.map_err(|error| self.close_after_error(&error, Vec::new()))?;
         }
         Ok(())
     }
 
-    /// Writes each job by itself, so that one that can't be written does not stand in the way of the others.
-    fn commit_apart(&mut self, mut batch: Vec<Job>, error: &rusqlite::Error) -> Result<(), Lost> {
-        // Rolled back, with what it had numbered.
+    /// Commits each job in its own transaction, so that a job that cannot be written does not fail
+    /// the others.
+    fn commit_one_by_one(
+        &mut self,
+        mut batch: Vec<Job>,
+        error: &rusqlite::Error,
+    ) -> Result<(), DatabaseClosed> {
+        // The transaction was rolled back, and with it the IDs of new routes.
         if let Some(connection) = &self.connection {
             match opening::read_routes(connection) {
                 Ok(routes) => self.cursor.routes = routes,
-                Err(error) => return Err(self.lose(&error, batch)),
+                Err(error) => return Err(self.close_after_error(&error, batch)),
             }
         }
         if batch.len() == 1 {
             self.shared.metrics.count_error("commit");
-            tracing::error!(%error, "the store refused to write something: a defect of the gateway");
-            self.refuse(batch);
+            tracing::error!(%error, "the database rejected a write; this is a bug in the gateway");
+            self.reject(batch);
             return Ok(());
         }
         batch.reverse();
         while let Some(job) = batch.pop() {
-            if let Err(lost) = self.commit(vec![job]) {
-                self.refuse(batch);
-                return Err(lost);
+            if let Err(closed) = self.commit(vec![job]) {
+                self.reject(batch);
+                return Err(closed);
             }
         }
         Ok(())
     }
 
-    /// Tells those who wait that nothing was written, and remembers what then holds.
-    fn refuse(&mut self, batch: Vec<Job>) {
+    /// Replies to the callers that nothing was written, and keeps the histories that then apply.
+    fn reject(&mut self, batch: Vec<Job>) {
         for job in batch {
             match job {
                 Job::Settle(settlement, done) => {
-                    self.remember_unrecorded(&settlement);
+                    self.remember_unwritten(&settlement);
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
-                Job::Attempted { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
+                Job::RecordAttempt { done, .. } => drop(done.send(Err(StoreError::Unavailable))),
                 Job::Requeue(_, done) => drop(done.send(Err(StoreError::Unavailable))),
                 Job::ForgetEvent { done, .. }
-                | Job::Webhook { done, .. }
-                | Job::Pause { done, .. } => {
+                | Job::SetWebhook { done, .. }
+                | Job::SetPaused { done, .. } => {
                     let _ = done.send(Err(StoreError::Unavailable));
                 }
-                Job::Serve(lanes) => self.shared.serve(lanes),
-                Job::Sweep { .. }
-                | Job::Forget { .. }
-                | Job::Tick
+                Job::UpdateRoutes(routes) => self.shared.set_routes(routes),
+                Job::SweepLedger { .. }
+                | Job::DeleteRecords { .. }
+                | Job::WriteTime
                 | Job::Checkpoint
-                | Job::Distrust => {}
+                | Job::Reopen => {}
                 Job::Close { done, .. } => drop(done.send(())),
             }
         }
     }
 
-    fn remember_unrecorded(&mut self, settlement: &Settlement) {
+    fn remember_unwritten(&mut self, settlement: &Settlement) {
         if settlement.if_lost == AttemptHistory::default() {
             return;
         }
         for name in settlement.names.iter().flatten() {
-            if self.unrecorded.len() < UNRECORDED_MAX {
-                self.unrecorded
+            if self.unwritten.len() < UNWRITTEN_MAX {
+                self.unwritten
                     .insert(name.key, (settlement.if_lost, settlement.window));
             }
         }
     }
 
-    /// Closes the file after an error, then tells those who waited. Until it was read again, nobody is told anything else.
-    fn lose(&mut self, error: &dyn fmt::Display, batch: Vec<Job>) -> Lost {
+    /// Closes the file after an error, then replies to the callers. Until the file has been read
+    /// again, every call fails.
+    fn close_after_error(&mut self, error: &dyn fmt::Display, batch: Vec<Job>) -> DatabaseClosed {
         self.shared.metrics.count_error("commit");
-        tracing::error!(%error, file = %self.shared.file.display(), "the store failed; it is closed and opened anew");
+        tracing::error!(
+            %error,
+            file = %self.shared.file.display(),
+            "store write failed; reopening the database"
+        );
         self.connection = None;
-        self.shared.closed();
-        self.refuse(batch);
-        Lost
+        self.shared.close_connections();
+        self.reject(batch);
+        DatabaseClosed
     }
 
-    /// Opens the file and reads it anew, as often as it takes. What is asked meanwhile is refused.
+    /// Reopens the file and reads it, retrying until it succeeds. Jobs that arrive meanwhile are
+    /// rejected.
     fn recover(&mut self, jobs: &Receiver<Job>) {
         let mut pause = REOPEN_FIRST;
         loop {
@@ -294,9 +311,13 @@ impl Writer {
                 Ok(()) => break,
                 Err(error) => {
                     self.connection = None;
-                    self.shared.closed();
+                    self.shared.close_connections();
                     self.shared.metrics.count_error("open");
-                    tracing::warn!(%error, file = %self.shared.file.display(), "the store can't be opened yet");
+                    tracing::warn!(
+                        %error,
+                        file = %self.shared.file.display(),
+                        "the store can't be opened yet; retrying"
+                    );
                 }
             }
             let until = Instant::now() + pause;
@@ -308,40 +329,43 @@ impl Writer {
                         return;
                     }
                     Ok(job) => {
-                        self.shared.taken(job.bytes());
-                        self.refuse(vec![job]);
+                        self.shared.remove_from_backlog(job.bytes());
+                        self.reject(vec![job]);
                     }
                     Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
         }
-        tracing::info!(ids = self.shared.index.len(), "the store is open again");
+        tracing::info!(ids = self.shared.index.len(), "store reopened");
     }
 
-    fn close(&mut self, in_good_order: bool) {
+    fn close(&mut self, clean: bool) {
         if let Some(connection) = self.connection.take() {
             let shared = &self.shared;
             let wall_ms = Timestamp::now().as_millisecond();
             let closed = schema::write_time(
                 &connection,
-                shared.time.now(),
-                shared.time.downtime(),
+                shared.uptime.now(),
+                shared.uptime.downtime(),
                 wall_ms,
-                in_good_order,
+                clean,
             );
-            shared.closed();
-            // The last connection moves the log into the database as it goes.
+            shared.close_connections();
+            // Closing the last connection checkpoints the write-ahead log.
             if let Err(error) = closed.and_then(|()| connection.close().map_err(|(_, error)| error))
             {
-                tracing::warn!(%error, "the store was not closed in good order; nothing that was answered is lost");
+                tracing::warn!(
+                    %error,
+                    "the store was not closed cleanly; nothing that was acknowledged is lost"
+                );
             }
         }
     }
 }
 
-/// Whether an error is about what was to be written, not about the file.
-fn is_of_one_job(error: &rusqlite::Error) -> bool {
+/// Returns whether an error is about the data of one job, not about the file.
+fn is_job_error(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{
         ConstraintViolation, ParameterOutOfRange, TooBig, TypeMismatch, Unknown,
     };
@@ -350,12 +374,12 @@ fn is_of_one_job(error: &rusqlite::Error) -> bool {
             code,
             ConstraintViolation | ParameterOutOfRange | TooBig | TypeMismatch | Unknown
         ),
-        // A value that could not be made into a column's, or the other way round.
+        // A value could not be converted to or from its column's type.
         None => true,
     }
 }
 
-/// What to tell whoever asked.
+/// The result of a job.
 enum Reply {
     Nothing,
     Delivery(Option<DeliveryId>),
@@ -363,72 +387,75 @@ enum Reply {
     Rows(usize),
 }
 
-fn apply(writing: &mut Batch<'_>, job: &Job) -> rusqlite::Result<Reply> {
+fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
     Ok(match job {
-        Job::Settle(settlement, _) => Reply::Delivery(writing.settle(settlement)?),
-        Job::Attempted {
+        Job::Settle(settlement, _) => Reply::Delivery(batch.settle(settlement)?),
+        Job::RecordAttempt {
             id,
             number,
             attempt,
             next,
             ..
         } => {
-            writing.attempted(*id, *number, attempt, *next)?;
+            batch.record_attempt(*id, *number, attempt, *next)?;
             Reply::Nothing
         }
-        Job::Requeue(wanted, _) => {
-            let requeued = wanted.iter().map(|requeue| writing.requeue(requeue));
+        Job::Requeue(requeues, _) => {
+            let requeued = requeues.iter().map(|requeue| batch.requeue(requeue));
             Reply::Requeued(requeued.collect::<rusqlite::Result<_>>()?)
         }
         Job::ForgetEvent { rows, .. } => {
-            writing.forget_event(rows)?;
+            batch.forget_event(rows)?;
             Reply::Nothing
         }
-        Job::Webhook {
+        Job::SetWebhook {
             name, definition, ..
         } => {
-            writing.webhook(name, definition.as_deref())?;
+            batch.set_webhook(name, definition.as_deref())?;
             Reply::Nothing
         }
-        Job::Pause { route, paused, .. } => {
-            writing.pause(route, *paused)?;
+        Job::SetPaused { route, paused, .. } => {
+            batch.set_paused(route, *paused)?;
             Reply::Nothing
         }
-        Job::Serve(lanes) => {
-            writing.serve(lanes)?;
+        Job::UpdateRoutes(routes) => {
+            batch.update_routes(routes)?;
             Reply::Nothing
         }
-        Job::Sweep { first, limit, .. } => Reply::Rows(writing.sweep(*first, *limit)?),
-        Job::Forget { ids, .. } => {
-            writing.forget(ids)?;
+        Job::SweepLedger { first, limit, .. } => Reply::Rows(batch.sweep_ledger(*first, *limit)?),
+        Job::DeleteRecords { ids, .. } => {
+            batch.delete_records(ids)?;
             Reply::Rows(ids.len())
         }
-        Job::Tick | Job::Checkpoint | Job::Distrust | Job::Close { .. } => Reply::Nothing,
+        Job::WriteTime | Job::Checkpoint | Job::Reopen | Job::Close { .. } => Reply::Nothing,
     })
 }
 
-/// Who asked may have gone meanwhile: what was written is written.
-fn tell(shared: &Shared, job: Job, answer: Reply) {
-    match (job, answer) {
+/// Sends a job's result to its caller. The caller may be gone; the write stays committed.
+fn reply(shared: &Shared, job: Job, result: Reply) {
+    match (job, result) {
         (Job::Settle(_, done), Reply::Delivery(id)) => drop(done.send(Ok(id))),
-        (Job::Attempted { done, .. }, _) => drop(done.send(Ok(()))),
+        (Job::RecordAttempt { done, .. }, _) => drop(done.send(Ok(()))),
         (Job::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
         (
-            Job::ForgetEvent { done, .. } | Job::Webhook { done, .. } | Job::Pause { done, .. },
+            Job::ForgetEvent { done, .. }
+            | Job::SetWebhook { done, .. }
+            | Job::SetPaused { done, .. },
             _,
         ) => {
             let _ = done.send(Ok(()));
         }
-        (Job::Serve(lanes), _) => shared.serve(lanes),
-        (Job::Sweep { done, .. } | Job::Forget { done, .. }, Reply::Rows(rows)) => {
-            drop(done.send(rows))
+        (Job::UpdateRoutes(routes), _) => shared.set_routes(routes),
+        (Job::SweepLedger { done, .. } | Job::DeleteRecords { done, .. }, Reply::Rows(rows)) => {
+            let _ = done.send(rows);
         }
         _ => {}
     }
 }
 
-/// Takes what has come, up to a transaction's worth. Answers who waits for the end, if it is the end.
-fn gather(
+/// Collects the jobs that have arrived, up to the limits of one transaction. Returns the caller of
+/// [`Job::Close`] if the store is to be closed.
+fn collect_batch(
     first: Job,
     jobs: &Receiver<Job>,
     batch: &mut Vec<Job>,
@@ -437,13 +464,10 @@ fn gather(
     let mut bytes = 0;
     let mut job = first;
     loop {
-        shared.taken(job.bytes());
+        shared.remove_from_backlog(job.bytes());
         bytes += job.bytes();
         match job {
-            Job::Close {
-                in_good_order,
-                done,
-            } => return Some((in_good_order, done)),
+            Job::Close { clean, done } => return Some((clean, done)),
             other => batch.push(other),
         }
         if batch.len() >= BATCH_MAX || bytes >= BATCH_BYTES {

@@ -1,16 +1,17 @@
-//! Many askers, few statements: what has come since the last one goes with the next. No timer; the answer that is waited
-//! for does the gathering.
+//! Batches concurrent jobs into one statement. While a statement is in flight, new jobs queue up
+//! and form the next batch; there is no timer.
 
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc};
 
-/// Jobs in one batch.
+/// The limit of jobs in one batch.
 const JOBS_MAX: usize = 512;
-/// Payload bytes in one batch, about.
+/// The approximate limit of payload bytes in one batch.
 const BYTES_MAX: usize = 8 << 20;
 
-/// Has `run` do the jobs, as many as have come, in so many places at once. Ends when the senders are dropped.
+/// Starts `workers` tasks that pass the queued jobs to `run`, one batch at a time. They end when
+/// the senders are dropped.
 pub(super) fn start<J, F>(
     incoming: mpsc::UnboundedReceiver<J>,
     workers: usize,
@@ -25,7 +26,7 @@ pub(super) fn start<J, F>(
         let (incoming, run) = (Arc::clone(&incoming), Arc::clone(&run));
         tokio::spawn(async move {
             loop {
-                let batch = gather(&mut *incoming.lock().await, bytes_of).await;
+                let batch = next_batch(&mut *incoming.lock().await, bytes_of).await;
                 if batch.is_empty() {
                     return;
                 }
@@ -35,7 +36,10 @@ pub(super) fn start<J, F>(
     }
 }
 
-async fn gather<J>(incoming: &mut mpsc::UnboundedReceiver<J>, bytes_of: fn(&J) -> usize) -> Vec<J> {
+async fn next_batch<J>(
+    incoming: &mut mpsc::UnboundedReceiver<J>,
+    bytes_of: fn(&J) -> usize,
+) -> Vec<J> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let mut next = incoming.recv().await;
     while let Some(job) = next {

@@ -1,4 +1,4 @@
-//! Claims on events, among gateways: taken, given back, and taken over from those that died.
+//! Claims on events among gateways: acquired, released, and taken over after their lease lapsed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,196 +7,216 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
-use super::{Backlog, Counted};
+use super::{Backlog, BacklogEntry};
 use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptHistory, ClaimLease, ClaimResult, ClaimTerms, DeliveryId, EventKey, KnownEvent,
     LedgerEntry, RowId, StoreError,
 };
 
-/// What is asked for.
+/// A job for the claims task.
 pub(super) enum Job {
     Claim(Claim),
-    GiveBack(GiveBack),
+    Release(Release),
 }
 
-/// A claim that goes back, and the count of what is to be written before the store closes.
-pub(super) struct GiveBack {
+/// A claim to release. The backlog entry delays closing the store until it is released.
+pub(super) struct Release {
     key: EventKey,
     token: i64,
-    _counted: Counted,
+    _backlog_entry: BacklogEntry,
 }
 
-/// The wish to claim an event.
+/// A request to claim an event.
 pub(super) struct Claim {
     pub key: EventKey,
     pub token: i64,
     pub terms: ClaimTerms,
-    /// When it was made.
-    pub at: Instant,
-    /// How it goes back.
-    pub back: Jobs,
+    /// The time of the request, at which the lease starts.
+    pub started: Instant,
+    /// The queue for releasing the claim.
+    pub queue: ClaimQueue,
     pub done: oneshot::Sender<Result<ClaimReply, StoreError>>,
 }
 
 pub(super) enum ClaimReply {
-    Is(ClaimResult),
-    /// Somebody changed the row while it was looked at. Ask again.
-    Unclear,
+    Known(ClaimResult),
+    /// Another transaction changed the row meanwhile. The caller retries.
+    Raced,
 }
 
-/// A claim that is in the database until it is settled or given back.
+/// A claim that exists in the database until it is settled or released.
 pub struct LeaseRow {
     key: EventKey,
     token: i64,
-    until: Instant,
-    back: Option<Jobs>,
+    deadline: Instant,
+    queue: Option<ClaimQueue>,
 }
 
-/// How claims go back.
+/// The queue of the claims task.
 #[derive(Clone)]
-pub(super) struct Jobs {
+pub(super) struct ClaimQueue {
     pub jobs: mpsc::UnboundedSender<Job>,
     pub backlog: Arc<Backlog>,
 }
 
 impl LeaseRow {
     pub(in crate::store) fn deadline(&self) -> Instant {
-        self.until
+        self.deadline
     }
 
     pub(in crate::store) fn mark_settled(mut self) {
-        self.back = None;
+        self.queue = None;
     }
 }
 
 impl Drop for LeaseRow {
     fn drop(&mut self) {
-        if let Some(back) = self.back.take() {
-            back.give_back(self.key, self.token);
+        if let Some(queue) = self.queue.take() {
+            queue.release(self.key, self.token);
         }
     }
 }
 
-impl Jobs {
-    fn give_back(&self, key: EventKey, token: i64) {
-        // Nobody to take it back any more: the lease ends by itself.
-        let given = GiveBack {
+impl ClaimQueue {
+    fn release(&self, key: EventKey, token: i64) {
+        // If the claims task has ended, the lease lapses by itself.
+        let claim = Release {
             key,
             token,
-            _counted: Counted::new(&self.backlog, 0),
+            _backlog_entry: BacklogEntry::new(&self.backlog, 0),
         };
-        let _ = self.jobs.send(Job::GiveBack(given));
+        let _ = self.jobs.send(Job::Release(claim));
     }
 }
 
-/// A claim that lapsed was an attempt of unknown outcome, where its holder forwards. A claim that finds its own token was
-/// made by an asking whose answer was lost. What is seen to be another's is not inserted: the conflict alone would wait for
-/// whoever is changing the row, and write. Rows are looked up one by one, as no plan that was made early can make it otherwise.
+/// Acquires claims. A lapsed claim counts as an attempt of unknown outcome if its holder forwards.
+/// A claim that finds its own token was made by a try whose reply was lost. A row that another
+/// gateway visibly holds is not inserted: the conflict alone would wait for the transaction that
+/// changes the row, and would write. Rows are looked up one by one, which no early plan can turn
+/// into a scan.
 const CLAIM: &str = "
 WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
-asked AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[])
+requested AS (SELECT *
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[])
     AS a (key, token, lease_ms, window_ms, forwards)),
 claimed AS (
     INSERT INTO hookstile.ledger AS l
         (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered)
-    SELECT key, token, now + lease_ms, forwards, now + lease_ms + window_ms, now, 0, false FROM asked, clock
-    WHERE (SELECT k.digest IS NOT NULL AND k.ends_ms > now OR k.lease_ends_ms > now AND k.token <> asked.token
-        FROM hookstile.ledger k WHERE k.key = asked.key) IS NOT TRUE
+    SELECT key, token, now + lease_ms, forwards, now + lease_ms + window_ms, now, 0, false
+    FROM requested, clock
+    WHERE (SELECT k.digest IS NOT NULL AND k.ends_ms > now
+            OR k.lease_ends_ms > now AND k.token <> requested.token
+        FROM hookstile.ledger k WHERE k.key = requested.key) IS NOT TRUE
     ORDER BY key
     ON CONFLICT (key) DO UPDATE SET
-        token = excluded.token, lease_ends_ms = excluded.lease_ends_ms, forwards = excluded.forwards,
-        ends_ms = greatest(l.ends_ms, excluded.ends_ms), digest = NULL,
+        token = excluded.token, lease_ends_ms = excluded.lease_ends_ms,
+        forwards = excluded.forwards, ends_ms = greatest(l.ends_ms, excluded.ends_ms),
+        digest = NULL,
         ends_before_ms = CASE WHEN l.lease_ends_ms IS NOT NULL AND l.token = excluded.token
             THEN l.ends_before_ms ELSE l.ends_ms END,
-        attempts = CASE WHEN l.ends_ms <= (SELECT now FROM clock) THEN 0 WHEN l.lease_ends_ms IS NOT NULL
-            AND l.forwards AND l.token <> excluded.token THEN l.attempts + 1 ELSE l.attempts END,
+        attempts = CASE WHEN l.ends_ms <= (SELECT now FROM clock) THEN 0
+            WHEN l.lease_ends_ms IS NOT NULL AND l.forwards AND l.token <> excluded.token
+            THEN l.attempts + 1 ELSE l.attempts END,
         possibly_delivered = l.ends_ms > (SELECT now FROM clock) AND (l.possibly_delivered
             OR l.lease_ends_ms IS NOT NULL AND l.forwards AND l.token <> excluded.token),
         delivery = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.delivery END,
         other = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.other END
     WHERE (l.digest IS NULL OR l.ends_ms <= (SELECT now FROM clock))
-        AND (l.lease_ends_ms IS NULL OR l.lease_ends_ms <= (SELECT now FROM clock) OR l.token = excluded.token)
+        AND (l.lease_ends_ms IS NULL OR l.lease_ends_ms <= (SELECT now FROM clock)
+            OR l.token = excluded.token)
     RETURNING key, attempts, possibly_delivered, delivery
 )
-SELECT a.key, c.key IS NOT NULL, l.key IS NOT NULL, l.digest, l.digest IS NOT NULL AND l.ends_ms > now,
-    coalesce(c.attempts, 0), coalesce(c.possibly_delivered, false), coalesce(c.delivery, l.delivery)
-FROM asked a CROSS JOIN clock LEFT JOIN claimed c ON c.key = a.key
-LEFT JOIN LATERAL (SELECT * FROM hookstile.ledger l WHERE c.key IS NULL AND l.key = a.key LIMIT 1) AS l ON true";
+SELECT a.key, c.key IS NOT NULL, l.key IS NOT NULL,
+    l.digest, l.digest IS NOT NULL AND l.ends_ms > now, coalesce(c.attempts, 0),
+    coalesce(c.possibly_delivered, false), coalesce(c.delivery, l.delivery)
+FROM requested a CROSS JOIN clock LEFT JOIN claimed c ON c.key = a.key
+LEFT JOIN LATERAL (SELECT * FROM hookstile.ledger l WHERE c.key IS NULL AND l.key = a.key
+    LIMIT 1) AS l ON true";
 
-/// A claim of which nothing is to be remembered leaves nothing behind; one that only looked prolongs nothing.
-const GIVE_BACK: &str = "
-WITH given AS MATERIALIZED (
+/// Releases claims. A claim of an event without history is deleted; otherwise the row gets back the
+/// expiry that it had before, so that a claim alone prolongs nothing.
+const RELEASE: &str = "
+WITH released AS MATERIALIZED (
     SELECT l.key, l.attempts = 0 AND NOT l.possibly_delivered AND l.delivery IS NULL AS is_new
-    FROM hookstile.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token) ON l.key = g.key AND l.token = g.token
+    FROM hookstile.ledger l JOIN unnest($1::uuid[], $2::bigint[]) AS g (key, token)
+        ON l.key = g.key AND l.token = g.token
     WHERE l.key = ANY($1) AND l.lease_ends_ms IS NOT NULL ORDER BY l.key FOR UPDATE OF l),
-gone AS (DELETE FROM hookstile.ledger l USING given g WHERE l.key = g.key AND g.is_new)
-UPDATE hookstile.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0 FROM given g WHERE l.key = g.key AND NOT g.is_new";
+deleted AS (DELETE FROM hookstile.ledger l USING released g WHERE l.key = g.key AND g.is_new)
+UPDATE hookstile.ledger l SET lease_ends_ms = NULL, ends_ms = ends_before_ms, token = 0
+    FROM released g WHERE l.key = g.key AND NOT g.is_new";
 
-/// Does what was asked for.
-pub(super) async fn run(lines: Arc<ConnectionPool>, batch: Vec<Job>) {
-    let (mut claims, mut back) = (Vec::new(), Vec::new());
+/// Runs a batch: first the releases, then the claims.
+pub(super) async fn run_batch(pool: Arc<ConnectionPool>, batch: Vec<Job>) {
+    let (mut claims, mut releases) = (Vec::new(), Vec::new());
     for job in batch {
         match job {
-            // Whoever has stopped waiting was answered: nobody would give the claim back.
+            // A caller that has stopped waiting would never release the claim.
             Job::Claim(claim) if claim.done.is_closed() => {}
             Job::Claim(claim) => claims.push(claim),
-            Job::GiveBack(given) => back.push(given),
+            Job::Release(claim) => releases.push(claim),
         }
     }
-    if !back.is_empty()
-        && let Err(failed) = {
-            let back = &back;
-            lines
-                .again(OnTimeout::Retry, on!(line => give_back(line, back)))
-                .await
+    if !releases.is_empty()
+        && let Err(error) = {
+            let releases = &releases;
+            pool.run(
+                OnTimeout::Retry,
+                on!(connection => release(connection, releases)),
+            )
+            .await
         }
     {
-        lines.failed("claim", &failed);
+        pool.log_failure("claim", &error);
     }
     if claims.is_empty() {
         return;
     }
-    let asked = {
+    let acquired = {
         let claims = &claims;
-        lines
-            .again(OnTimeout::Fail, on!(line => claim(line, claims)))
-            .await
+        pool.run(
+            OnTimeout::Fail,
+            on!(connection => acquire(connection, claims)),
+        )
+        .await
     };
-    match asked {
-        Ok(mut answers) => {
+    match acquired {
+        Ok(mut rows) => {
             for claim in claims {
-                let answer = answers
+                let row = rows
                     .iter()
-                    .position(|found| found.key == claim.key)
-                    .map(|at| answers.swap_remove(at));
-                let answer = answer.map_or(ClaimReply::Unclear, |found| found.answer(&claim));
-                // If nobody takes it, it is dropped here, and so given back.
-                let _ = claim.done.send(Ok(answer));
+                    .position(|row| row.key == claim.key)
+                    .map(|index| rows.swap_remove(index));
+                let reply = row.map_or(ClaimReply::Raced, |row| row.into_reply(&claim));
+                // If the caller is gone, the claim is dropped here, and so released.
+                let _ = claim.done.send(Ok(reply));
             }
         }
-        Err(failed) => {
-            let error = lines.failed("claim", &failed);
+        Err(error) => {
+            let error = pool.log_failure("claim", &error);
             for claim in claims {
-                // It may have been made all the same.
-                claim.back.give_back(claim.key, claim.token);
+                // The claim may have been made nevertheless.
+                claim.queue.release(claim.key, claim.token);
                 let _ = claim.done.send(Err(error));
             }
         }
     }
 }
 
-/// A row as it was found.
-struct Row {
+/// A row of the result of [`CLAIM`].
+struct ClaimedRow {
     key: EventKey,
-    mine: bool,
-    seen: bool,
+    acquired: bool,
+    exists: bool,
     completed: Option<PayloadDigest>,
-    tried: AttemptHistory,
+    history: AttemptHistory,
     delivery: Option<DeliveryId>,
 }
 
-async fn claim(line: &PooledConnection, claims: &[Claim]) -> Result<Vec<Row>, QueryError> {
+async fn acquire(
+    connection: &PooledConnection,
+    claims: &[Claim],
+) -> Result<Vec<ClaimedRow>, QueryError> {
     let keys: Vec<_> = claims.iter().map(|claim| uuid(claim.key)).collect();
     let tokens: Vec<_> = claims.iter().map(|claim| claim.token).collect();
     let leases: Vec<_> = claims
@@ -208,67 +228,70 @@ async fn claim(line: &PooledConnection, claims: &[Claim]) -> Result<Vec<Row>, Qu
         .map(|claim| millis(claim.terms.window))
         .collect();
     let forwards: Vec<_> = claims.iter().map(|claim| claim.terms.forwards).collect();
-    let rows = line
-        .rows(CLAIM, &[&keys, &tokens, &leases, &windows, &forwards])
+    let rows = connection
+        .query_cached(CLAIM, &[&keys, &tokens, &leases, &windows, &forwards])
         .await?;
-    let row = |row: &tokio_postgres::Row| -> Result<Row, tokio_postgres::Error> {
+    let parse_row = |row: &tokio_postgres::Row| -> Result<ClaimedRow, tokio_postgres::Error> {
         let digest: Option<Uuid> = row.try_get(3)?;
         let attempts: i32 = row.try_get(5)?;
-        Ok(Row {
+        Ok(ClaimedRow {
             key: key(row.try_get(0)?),
-            mine: row.try_get(1)?,
-            seen: row.try_get(2)?,
+            acquired: row.try_get(1)?,
+            exists: row.try_get(2)?,
             completed: digest
                 .filter(|_| row.get(4))
                 .map(|digest| PayloadDigest::from_bytes(*digest.as_bytes())),
-            tried: AttemptHistory {
+            history: AttemptHistory {
                 attempts: attempts.unsigned_abs(),
                 possibly_delivered: row.try_get(6)?,
             },
             delivery: row.try_get::<_, Option<i64>>(7)?.map(DeliveryId),
         })
     };
-    Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
+    Ok(rows.iter().map(parse_row).collect::<Result<_, _>>()?)
 }
 
-async fn give_back(line: &PooledConnection, back: &[GiveBack]) -> Result<(), QueryError> {
-    let keys: Vec<_> = back.iter().map(|given| uuid(given.key)).collect();
-    let tokens: Vec<_> = back.iter().map(|given| given.token).collect();
-    line.run(GIVE_BACK, &[&keys, &tokens]).await.map(drop)
+async fn release(connection: &PooledConnection, releases: &[Release]) -> Result<(), QueryError> {
+    let keys: Vec<_> = releases.iter().map(|claim| uuid(claim.key)).collect();
+    let tokens: Vec<_> = releases.iter().map(|claim| claim.token).collect();
+    connection
+        .execute_cached(RELEASE, &[&keys, &tokens])
+        .await
+        .map(drop)
 }
 
-impl Row {
-    fn answer(self, claim: &Claim) -> ClaimReply {
+impl ClaimedRow {
+    fn into_reply(self, claim: &Claim) -> ClaimReply {
         if let Some(digest) = self.completed {
             let found = KnownEvent {
-                record: LedgerEntry::Completed { digest },
+                entry: LedgerEntry::Completed { digest },
                 delivery: self.delivery,
             };
-            return ClaimReply::Is(ClaimResult::Acquired(ClaimLease::default(), Some(found)));
+            return ClaimReply::Known(ClaimResult::Acquired(ClaimLease::default(), Some(found)));
         }
-        if !self.mine {
-            return if self.seen {
-                ClaimReply::Is(ClaimResult::HeldElsewhere)
+        if !self.acquired {
+            return if self.exists {
+                ClaimReply::Known(ClaimResult::HeldElsewhere)
             } else {
-                ClaimReply::Unclear
+                ClaimReply::Raced
             };
         }
         let lease = LeaseRow {
             key: claim.key,
             token: claim.token,
-            until: claim.at + claim.terms.lease,
-            back: Some(claim.back.clone()),
+            deadline: claim.started + claim.terms.lease,
+            queue: Some(claim.queue.clone()),
         };
-        let held = ClaimLease {
-            place: Some(RowId(claim.token)),
+        let lease = ClaimLease {
+            row: Some(RowId(claim.token)),
             lease: Some(lease),
         };
-        let is_known = self.tried != AttemptHistory::default() || self.delivery.is_some();
+        let is_known = self.history != AttemptHistory::default() || self.delivery.is_some();
         let found = KnownEvent {
-            record: LedgerEntry::Attempted(self.tried),
+            entry: LedgerEntry::Attempted(self.history),
             delivery: self.delivery,
         };
-        ClaimReply::Is(ClaimResult::Acquired(held, is_known.then_some(found)))
+        ClaimReply::Known(ClaimResult::Acquired(lease, is_known.then_some(found)))
     }
 }
 
@@ -281,7 +304,7 @@ pub(super) fn key(uuid: Uuid) -> EventKey {
 }
 
 pub(super) fn millis(duration: Duration) -> i64 {
-    // 292 million years leave room to be added to.
+    // The limit leaves room for additions without overflow.
     i64::try_from(duration.as_millis())
         .unwrap_or(i64::MAX)
         .min(i64::MAX / 4)

@@ -1,4 +1,4 @@
-//! Where the database is, and connections to it.
+//! The database's URL, and the connection pool made from it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,28 +12,35 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls;
 
-const CONNECTIONS: usize = 10;
-/// For a free connection of the pool, and for the look at one that comes back.
-pub(super) const WAIT: Duration = Duration::from_secs(2);
-/// For a new connection, over all hosts.
-const CREATE: Duration = Duration::from_secs(5);
-/// For one address of one host.
-const CONNECT: Duration = Duration::from_secs(2);
+/// The number of connections in the pool of one gateway.
+const POOL_SIZE: usize = 10;
+/// The timeout for a free connection of the pool, and for the check of a connection that is reused.
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The timeout for a new connection, over all hosts.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout for one address of one host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The idle time after which TCP keepalives start.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// How long what we sent may go without the peer's acknowledgement.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// The time for which sent data may stay unacknowledged (`TCP_USER_TIMEOUT`).
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Times in milliseconds, the keepalives in seconds. A statement ends before we stop waiting for it. The server keeps its plan:
-/// one that was made while the tables were empty has to use their indexes all the same. The server asks too whether we are
-/// still there: it would keep the sessions of a gateway out of reach, and their locks, for two hours.
-const OPTIONS: &str = "-c statement_timeout=3500 -c lock_timeout=2000 \
+/// Session settings. Times are in milliseconds, the keepalives in seconds. A statement ends before
+/// the gateway stops waiting for it. The server keeps prepared plans, so sequential scans are off:
+/// a plan made while the tables were empty must still use their indexes. The server sends
+/// keepalives too: otherwise it would keep the sessions of an unreachable gateway, and their locks,
+/// for two hours.
+const SESSION_OPTIONS: &str = "-c statement_timeout=3500 -c lock_timeout=2000 \
     -c idle_in_transaction_session_timeout=5000 -c client_min_messages=warning \
     -c jit=off -c enable_seqscan=off \
-    -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 -c tcp_user_timeout=30000";
+    -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 \
+    -c tcp_user_timeout=30000";
 
-const FILES: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
+/// The URL parameters that name files.
+const FILE_PARAMETERS: [&str; 3] = ["sslrootcert", "sslcert", "sslkey"];
 
-/// Where the database is and how it is reached; made from a URL as libpq writes it. Its Debug shows no password.
+/// The address of the database and how to connect to it, parsed from a libpq URL. Its `Debug`
+/// output contains no password.
 #[derive(Clone)]
 pub struct Database {
     config: Config,
@@ -41,26 +48,27 @@ pub struct Database {
 }
 
 impl Database {
-    /// Stricter than libpq: whatever `sslmode` asks for TLS has the certificate and the host's name verified, and
-    /// without `sslmode` only a database on this machine is reached without TLS. Reads the files that the URL names.
+    /// Parses a URL, more strictly than libpq: every `sslmode` that asks for TLS verifies the
+    /// certificate and the host name, and without `sslmode` only a database on this machine is
+    /// reached without TLS. Reads the files that the URL names.
     ///
     /// # Errors
-    /// A sentence on what is wrong with the URL, never the URL or its password.
+    /// Returns a sentence on the problem, which never contains the URL or its password.
     pub fn parse(url: &str) -> Result<Self, String> {
-        check_form(url)?;
+        check_syntax(url)?;
         let (address, query) = url.split_once('?').unwrap_or((url, ""));
-        let given = Parameters::parse(query)?;
-        let mut config = format!("{address}?{}", given.of_the_driver())
+        let parameters = Parameters::parse(query)?;
+        let mut config = format!("{address}?{}", parameters.for_driver())
             .parse::<Config>()
             .map_err(|error| {
                 let reason = error
                     .into_source()
                     .map_or_else(String::new, |source| format!(": {source}"));
-                format!("the database's URL is not understood{reason}")
+                format!("the database URL is not valid{reason}")
             })?;
         check_hosts(&config)?;
-        set_defaults(&mut config, &given)?;
-        let tls = tls_for(&config, &given)?;
+        set_defaults(&mut config, &parameters)?;
+        let tls = tls_connector(&config, &parameters)?;
         config.ssl_mode(if tls.is_some() {
             SslMode::Require
         } else {
@@ -69,8 +77,8 @@ impl Database {
         Ok(Self { config, tls })
     }
 
-    /// For logs: `host:port[,host:port]/dbname`.
-    pub fn shown(&self) -> String {
+    /// Returns the address for logs: `host:port[,host:port]/dbname`.
+    pub fn log_name(&self) -> String {
         let ports = self.config.get_ports();
         let host = |(index, host): (usize, &Host)| {
             let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
@@ -87,7 +95,7 @@ impl Database {
             .enumerate()
             .map(host)
             .collect();
-        // The server takes the user's name for the database's if there is none.
+        // The server uses the user's name if the URL names no database.
         let database = self
             .config
             .get_dbname()
@@ -96,31 +104,32 @@ impl Database {
         format!("{}/{database}", hosts.join(","))
     }
 
-    /// Connects to nothing yet. With `relaxed`, a commit does not wait for the database's disk.
+    /// Creates the pool, without connecting yet. With `relaxed`, a commit does not wait for the
+    /// database's disk.
     pub(super) fn pool(&self, relaxed: bool) -> Result<Pool, BuildError> {
-        let how = ManagerConfig {
+        let manager_config = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let config = self.session(relaxed);
+        let config = self.session_config(relaxed);
         let manager = match &self.tls {
-            Some(tls) => Manager::from_config(config, tls.clone(), how),
-            None => Manager::from_config(config, NoTls, how),
+            Some(tls) => Manager::from_config(config, tls.clone(), manager_config),
+            None => Manager::from_config(config, NoTls, manager_config),
         };
         Pool::builder(manager)
-            .max_size(CONNECTIONS)
+            .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(WAIT))
-            .create_timeout(Some(CREATE))
-            .recycle_timeout(Some(WAIT))
+            .wait_timeout(Some(ACQUIRE_TIMEOUT))
+            .create_timeout(Some(CREATE_TIMEOUT))
+            .recycle_timeout(Some(ACQUIRE_TIMEOUT))
             .build()
     }
 
-    fn session(&self, relaxed: bool) -> Config {
-        let mut options = vec![OPTIONS];
+    fn session_config(&self, relaxed: bool) -> Config {
+        let mut options = vec![SESSION_OPTIONS];
         if relaxed {
             options.push("-c synchronous_commit=off");
         }
-        // Last, as the last word counts.
+        // The URL's own options come last, because the last setting wins.
         options.extend(self.config.get_options());
         let mut config = self.config.clone();
         config.options(options.join(" "));
@@ -130,24 +139,23 @@ impl Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Database").field(&self.shown()).finish()
+        f.debug_tuple("Database").field(&self.log_name()).finish()
     }
 }
 
-/// The driver would take a part of a password that is not encoded for a host, which is shown.
-fn check_form(url: &str) -> Result<(), String> {
+/// Checks the URL's syntax. The driver would take an unencoded part of a password for a host, and
+/// hosts are logged.
+fn check_syntax(url: &str) -> Result<(), String> {
     let Some(rest) = ["postgres://", "postgresql://"]
         .into_iter()
         .find_map(|scheme| url.strip_prefix(scheme))
     else {
-        return Err(
-            "the database's URL does not start with postgres:// or postgresql://".to_owned(),
-        );
+        return Err("the database URL does not start with postgres:// or postgresql://".to_owned());
     };
     let (authority, others) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.matches('@').count() > 1 || others.contains('@') {
         return Err(
-            "`@`, `/` and `?` within a part of the database's URL are written %40, %2F and %3F"
+            "`@`, `/` and `?` within a part of the database URL must be written %40, %2F and %3F"
                 .to_owned(),
         );
     }
@@ -158,7 +166,8 @@ fn check_hosts(config: &Config) -> Result<(), String> {
     let hosts = config.get_hosts();
     if hosts.is_empty() {
         return Err(
-            "the database's URL names no host; a Unix socket is `?host=/its/folder`".to_owned(),
+            "the database URL names no host; for a Unix socket, write `?host=/its/folder`"
+                .to_owned(),
         );
     }
     if hosts
@@ -166,53 +175,58 @@ fn check_hosts(config: &Config) -> Result<(), String> {
         .any(|host| matches!(host, Host::Tcp(name) if name.is_empty() || name.contains(',')))
     {
         return Err(
-            "a host of the database's URL has no name; several are `//first:5432,second:5432/`"
+            "a host in the database URL has no name; write several as `//first:5432,second:5432/`"
                 .to_owned(),
         );
     }
     let addresses = config.get_hostaddrs().len();
     if addresses != 0 && addresses != hosts.len() {
         return Err(format!(
-            "the database's URL has {addresses} `hostaddr` for {} hosts",
+            "the database URL has {addresses} `hostaddr` for {} hosts",
             hosts.len()
         ));
     }
     let ports = config.get_ports().len();
     if ports > 1 && ports != hosts.len() {
         return Err(format!(
-            "the database's URL has {ports} ports for {} hosts; write `host:port`",
+            "the database URL has {ports} ports for {} hosts; write `host:port`",
             hosts.len()
         ));
     }
     Ok(())
 }
 
-fn set_defaults(config: &mut Config, given: &Parameters<'_>) -> Result<(), String> {
-    if !given.has("connect_timeout") {
-        config.connect_timeout(CONNECT);
+fn set_defaults(config: &mut Config, parameters: &Parameters<'_>) -> Result<(), String> {
+    if !parameters.has("connect_timeout") {
+        config.connect_timeout(CONNECT_TIMEOUT);
     }
-    if !given.has("application_name") {
+    if !parameters.has("application_name") {
         config.application_name("hookstile");
     }
-    if !given.has("keepalives_idle") {
+    if !parameters.has("keepalives_idle") {
         config.keepalives_idle(KEEPALIVE_IDLE);
     }
-    if !given.has("target_session_attrs") && config.get_hosts().len() > 1 {
+    if !parameters.has("target_session_attrs") && config.get_hosts().len() > 1 {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
-    let unacknowledged = match given.get("tcp_user_timeout").map(str::parse::<u64>) {
-        None => UNACKNOWLEDGED,
+    let user_timeout = match parameters.get("tcp_user_timeout").map(str::parse::<u64>) {
+        None => TCP_USER_TIMEOUT,
         Some(Ok(milliseconds)) => Duration::from_millis(milliseconds),
-        Some(Err(_)) => return Err("`tcp_user_timeout` is a number of milliseconds".to_owned()),
+        Some(Err(_)) => {
+            return Err("`tcp_user_timeout` must be a number of milliseconds".to_owned());
+        }
     };
-    if !unacknowledged.is_zero() {
-        config.tcp_user_timeout(unacknowledged);
+    if !user_timeout.is_zero() {
+        config.tcp_user_timeout(user_timeout);
     }
     Ok(())
 }
 
-fn tls_for(config: &Config, given: &Parameters<'_>) -> Result<Option<MakeRustlsConnect>, String> {
-    let wanted = match given.get("sslmode") {
+fn tls_connector(
+    config: &Config,
+    parameters: &Parameters<'_>,
+) -> Result<Option<MakeRustlsConnect>, String> {
+    let wants_tls = match parameters.get("sslmode") {
         Some("disable") => false,
         Some("require" | "verify-ca" | "verify-full") => true,
         Some(mode @ ("allow" | "prefer")) => {
@@ -225,12 +239,15 @@ fn tls_for(config: &Config, given: &Parameters<'_>) -> Result<Option<MakeRustlsC
                 "`sslmode` is `verify-full`, `verify-ca`, `require` or `disable`".to_owned(),
             );
         }
-        None => !is_on_this_machine(config),
+        None => !is_local(config),
     };
-    if !wanted {
-        return match FILES.into_iter().find(|name| given.has(name)) {
+    if !wants_tls {
+        return match FILE_PARAMETERS
+            .into_iter()
+            .find(|name| parameters.has(name))
+        {
             Some(name) => Err(format!(
-                "`{name}` is of no use without TLS; write `sslmode=verify-full` too"
+                "`{name}` has no effect without TLS; add `sslmode=verify-full`"
             )),
             None => Ok(None),
         };
@@ -241,21 +258,22 @@ fn tls_for(config: &Config, given: &Parameters<'_>) -> Result<Option<MakeRustlsC
         .any(|host| matches!(host, Host::Unix(_)))
     {
         return Err(
-            "PostgreSQL speaks no TLS over a Unix socket; write `sslmode=disable`".to_owned(),
+            "PostgreSQL does not support TLS over a Unix socket; write `sslmode=disable`"
+                .to_owned(),
         );
     }
-    let file = |name: &'static str| given.get(name).map(Path::new);
-    let own = match (file("sslcert"), file("sslkey")) {
+    let file = |name: &'static str| parameters.get(name).map(Path::new);
+    let client_certificate = match (file("sslcert"), file("sslkey")) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
-        _ => return Err("`sslcert` and `sslkey` are given together or not at all".to_owned()),
+        _ => return Err("`sslcert` and `sslkey` must be given together".to_owned()),
     };
-    // libpq's word for the system's roots.
+    // `system` is libpq's word for the system's root certificates.
     let roots = file("sslrootcert").filter(|path| *path != Path::new("system"));
-    tls::connector(roots, own).map(Some)
+    tls::connector(roots, client_certificate).map(Some)
 }
 
-fn is_on_this_machine(config: &Config) -> bool {
+fn is_local(config: &Config) -> bool {
     let is_local = |host: &Host| match host {
         Host::Unix(_) => true,
         Host::Tcp(name) => {
@@ -269,7 +287,7 @@ fn is_on_this_machine(config: &Config) -> bool {
         && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
 }
 
-/// What follows the URL's `?`.
+/// The parameters after the URL's `?`.
 struct Parameters<'a>(Vec<Parameter<'a>>);
 
 struct Parameter<'a> {
@@ -283,10 +301,10 @@ impl<'a> Parameters<'a> {
         let parameter = |as_written: &'a str| {
             if !as_written.contains('=') {
                 return Err(
-                    "a parameter of the database's URL has no value; write `name=value`".to_owned(),
+                    "a parameter of the database URL has no value; write `name=value`".to_owned(),
                 );
             }
-            // A plus is no space in these URLs.
+            // A plus sign does not mean a space in these URLs.
             let plain = as_written.replace('+', "%2B");
             let (name, value) = form_urlencoded::parse(plain.as_bytes())
                 .into_owned()
@@ -306,7 +324,7 @@ impl<'a> Parameters<'a> {
             .map(Self)
     }
 
-    /// The last one counts.
+    /// Returns a parameter's value. The last one of a name counts.
     fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
@@ -318,10 +336,12 @@ impl<'a> Parameters<'a> {
         self.get(name).is_some()
     }
 
-    /// Without those that the driver does not know, or not as libpq does: its `tcp_user_timeout` is in seconds.
-    fn of_the_driver(&self) -> String {
-        let is_ours =
-            |name: &str| FILES.contains(&name) || ["sslmode", "tcp_user_timeout"].contains(&name);
+    /// Returns the query string without the parameters that the driver does not know, or interprets
+    /// unlike libpq: it reads `tcp_user_timeout` in seconds.
+    fn for_driver(&self) -> String {
+        let is_ours = |name: &str| {
+            FILE_PARAMETERS.contains(&name) || ["sslmode", "tcp_user_timeout"].contains(&name)
+        };
         let theirs = self.0.iter().filter(|parameter| !is_ours(&parameter.name));
         theirs
             .map(|parameter| parameter.as_written)
@@ -344,7 +364,7 @@ mod tests {
         Database::parse(url).unwrap_err()
     }
 
-    /// A folder with `ca.pem`, which is also a client's certificate, and its `key.pem`.
+    /// Creates a folder with `ca.pem`, which is also a client certificate, and its `key.pem`.
     fn certificates() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["db.example".to_owned()]).unwrap();
@@ -358,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_shown_with_their_ports_and_the_database() {
+    fn log_name_has_hosts_ports_and_database() {
         for (url, shown) in [
             ("postgres://u:p@localhost/hooks", "localhost:5432/hooks"),
             (
@@ -376,12 +396,12 @@ mod tests {
             ),
             ("postgres://u@localhost", "localhost:5432/u"),
         ] {
-            assert_eq!(parsed(url).shown(), shown, "{url}");
+            assert_eq!(parsed(url).log_name(), shown, "{url}");
         }
     }
 
     #[test]
-    fn of_several_hosts_the_one_that_takes_writes_is_used() {
+    fn several_hosts_prefer_the_writable_one() {
         let attrs = |url| parsed(url).config.get_target_session_attrs();
         assert_eq!(
             attrs("postgres://u@a,b/d?sslmode=disable"),
@@ -398,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_database_on_this_machine_is_reached_without_tls_unasked() {
+    fn only_local_databases_default_to_no_tls() {
         for url in [
             "postgres://u@localhost/d",
             "postgres://u@127.0.0.2,[::1]/d",
@@ -426,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_may_fall_back_to_plain_text_is_refused() {
+    fn sslmode_with_plain_text_fallback_is_refused() {
         for mode in ["allow", "prefer"] {
             let error = refused(&format!("postgres://u@localhost/d?sslmode={mode}"));
             assert!(
@@ -446,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_certificate_comes_with_its_key() {
+    fn client_certificate_requires_its_key() {
         let folder = certificates();
         let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("key.pem"));
         let start = format!(
@@ -462,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_used_is_named() {
+    fn error_names_the_unusable_file() {
         let folder = certificates();
         let refused = |name: &str| {
             let path = folder.path().join(name);
@@ -476,30 +496,31 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_would_not_be_used_is_refused() {
+    fn certificate_without_tls_is_refused() {
         assert!(
             refused("postgres://u@localhost/d?sslrootcert=/ca.pem")
-                .contains("`sslrootcert` is of no use")
+                .contains("`sslrootcert` has no effect")
         );
     }
 
     #[test]
-    fn hosts_have_a_name_and_one_port_each() {
+    fn hosts_need_a_name_and_one_port_each() {
         assert!(refused("postgres:///d").contains("no host"));
         assert!(refused("postgres://u@localhost,/d").contains("no name"));
         assert!(refused("postgres://u@localhost/d?port=1").contains("2 ports"));
     }
 
     #[test]
-    fn a_connection_has_time_limits_unless_the_url_has_others() {
+    fn url_overrides_the_default_timeouts() {
         let config = parsed("postgres://u@localhost/d").config;
-        assert_eq!(config.get_connect_timeout(), Some(&CONNECT));
-        assert_eq!(config.get_tcp_user_timeout(), Some(&UNACKNOWLEDGED));
+        assert_eq!(config.get_connect_timeout(), Some(&CONNECT_TIMEOUT));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&TCP_USER_TIMEOUT));
         assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);
         assert!(config.get_keepalives());
         assert_eq!(config.get_application_name(), Some("hookstile"));
 
-        let query = "connect_timeout=7&tcp_user_timeout=1500&keepalives_idle=60&keepalives=0&application_name=a+b";
+        let query = "connect_timeout=7&tcp_user_timeout=1500&keepalives_idle=60&keepalives=0\
+            &application_name=a+b";
         let config = parsed(&format!("postgres://u@localhost/d?{query}")).config;
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
         assert_eq!(
@@ -513,18 +534,27 @@ mod tests {
     }
 
     #[test]
-    fn the_urls_options_have_the_last_word() {
+    fn url_options_override_the_defaults() {
         let database = parsed("postgres://u@localhost/d?options=-c%20lock_timeout%3D1");
-        let options = |relaxed| database.session(relaxed).get_options().unwrap().to_owned();
-        assert_eq!(options(false), format!("{OPTIONS} -c lock_timeout=1"));
+        let options = |relaxed| {
+            database
+                .session_config(relaxed)
+                .get_options()
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(
+            options(false),
+            format!("{SESSION_OPTIONS} -c lock_timeout=1")
+        );
         assert_eq!(
             options(true),
-            format!("{OPTIONS} -c synchronous_commit=off -c lock_timeout=1")
+            format!("{SESSION_OPTIONS} -c synchronous_commit=off -c lock_timeout=1")
         );
     }
 
     #[test]
-    fn a_password_is_shown_nowhere() {
+    fn password_is_never_shown() {
         let database = parsed("postgres://u:hunter2@localhost/d");
         assert_eq!(database.config.get_password(), Some(&b"hunter2"[..]));
         assert_eq!(format!("{database:?}"), r#"Database("localhost:5432/d")"#);
@@ -547,14 +577,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_parameter_is_refused_by_its_name() {
+    fn error_names_the_unknown_parameter() {
         assert!(refused("postgres://u@localhost/d?sslcrl=x").contains("`sslcrl`"));
     }
 
     #[test]
-    fn a_pool_is_made_without_a_connection() {
+    fn pool_is_created_without_connecting() {
         let pool = parsed("postgres://u@localhost/d").pool(true).unwrap();
-        assert_eq!(pool.status().max_size, CONNECTIONS);
+        assert_eq!(pool.status().max_size, POOL_SIZE);
         assert_eq!(pool.status().size, 0);
     }
 }

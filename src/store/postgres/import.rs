@@ -1,4 +1,4 @@
-//! What an embedded store held, written into empty tables: all of it in one transaction.
+//! Imports an embedded store into empty tables, in one transaction.
 
 use std::fmt::Display;
 
@@ -6,46 +6,54 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::Settings;
-use super::pool::{ConnectionPool, PooledConnection, told};
+use super::pool::{ConnectionPool, PooledConnection, error_chain};
 use super::schema;
 use crate::metrics::StoreMetrics;
 use crate::store::RECORD_BYTES;
 use crate::store::migration::{DayRow, DeliveryRow, IdRow, MoveError, RouteRow};
 
-/// A transaction that is undone unless it is committed.
+/// An import transaction. It is rolled back unless it is committed.
 pub(in crate::store) struct Import {
-    line: PooledConnection,
+    connection: PooledConnection,
 }
 
-/// No time counts as long as a transaction is open that has the lock.
-const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
-    LOCK TABLE hookstile.store, hookstile.ledger, hookstile.deliveries, hookstile.webhooks, hookstile.paused";
+/// Locks the tables. While a transaction holds this lock, no gateway can count uptime.
+const BEGIN: &str = "
+    BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
+    LOCK TABLE hookstile.store, hookstile.ledger, hookstile.deliveries, hookstile.webhooks,
+        hookstile.paused";
 
 const STATE: &str =
     "SELECT EXISTS (SELECT FROM hookstile.ledger) OR EXISTS (SELECT FROM hookstile.deliveries)
         OR EXISTS (SELECT FROM hookstile.webhooks) OR EXISTS (SELECT FROM hookstile.paused),
-    running_ms > 0 AND clock_timestamp() - ticked_at < interval '3 seconds' FROM hookstile.store";
+    uptime_ms > 0 AND clock_timestamp() - ticked_at < interval '3 seconds' FROM hookstile.store";
 
 const IDS: &str = "INSERT INTO hookstile.ledger
-    (key, token, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest, delivery, other)
+    (key, token, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest,
+        delivery, other)
     SELECT key, 0, false, ends, ends, attempts, possibly, digest, delivery, other
-    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::boolean[], $5::uuid[], $6::bigint[], $7::uuid[])
+    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::boolean[], $5::uuid[], $6::bigint[],
+        $7::uuid[])
         AS r (key, ends, attempts, possibly, digest, delivery, other) ON CONFLICT DO NOTHING";
 
-const DELIVERIES: &str = "INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, state, reason, tried,
-        possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms, keys, secret, test)
-    SELECT id, route, event, kind, received, state, reason, tried, possibly, attempts::jsonb, bytes, due, queued, ended, keys,
-        secret, test
-    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::integer[],
-        $9::boolean[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[], $16::text[],
-        $17::boolean[])
-        AS r (id, route, event, kind, received, state, reason, tried, possibly, attempts, bytes, due, queued, ended, keys,
-            secret, test)";
+const DELIVERIES: &str = "
+    INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, state, reason,
+        tried, possibly_delivered, attempts, payload_bytes, due_ms, queued_ms, ended_ms, keys,
+        secret, test)
+    SELECT id, route, event_id, event_type, received, state, reason, tried, possibly,
+        attempts::jsonb, bytes, due, queued, ended, keys, secret, test
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+        $7::text[], $8::integer[], $9::boolean[], $10::text[], $11::bigint[], $12::bigint[],
+        $13::bigint[], $14::bigint[], $15::bytea[], $16::text[], $17::boolean[])
+        AS r (id, route, event_id, event_type, received, state, reason, tried, possibly, attempts,
+            bytes, due, queued, ended, keys, secret, test)";
 
-const COUNTS: &str = "INSERT INTO hookstile.standings (route, part, pending, dead, kept_bytes, waiting_bytes)
-    SELECT route, 0, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead'),
+const COUNTS: &str = "
+    INSERT INTO hookstile.route_counts (route, part, pending, dead, kept_bytes, waiting_bytes)
+    SELECT route, 0, count(*) FILTER (WHERE state = 'pending'),
+        count(*) FILTER (WHERE state = 'dead'),
         coalesce(sum($1 + payload_bytes) FILTER (WHERE state IN ('success', 'failed')), 0)::bigint,
-        coalesce(sum($1 + payload_bytes) FILTER (WHERE state IN ('pending', 'dead')), 0)::bigint
+            coalesce(sum($1 + payload_bytes) FILTER (WHERE state IN ('pending', 'dead')), 0)::bigint
     FROM hookstile.deliveries GROUP BY route";
 
 impl Import {
@@ -53,46 +61,51 @@ impl Import {
         to: &Settings,
         metrics: StoreMetrics,
     ) -> Result<Self, MoveError> {
-        let pool = to.database.pool(false).map_err(failed)?;
-        let mut line = ConnectionPool::new(pool, metrics)
+        let pool = to.database.pool(false).map_err(connection_error)?;
+        let mut connection = ConnectionPool::new(pool, metrics)
             .acquire()
             .await
-            .map_err(failed)?;
-        schema::make_or_read(line.client_mut())
+            .map_err(connection_error)?;
+        schema::read_or_create(connection.client_mut())
             .await
-            .map_err(|unfit| MoveError::Write(told(&unfit)))?;
-        line.batch_execute(BEGIN).await.map_err(write)?;
-        let row = line.query_one(STATE, &[]).await.map_err(write)?;
+            .map_err(|error| MoveError::Write(error_chain(&error)))?;
+        connection.batch_execute(BEGIN).await.map_err(write_error)?;
+        let row = connection
+            .query_one(STATE, &[])
+            .await
+            .map_err(write_error)?;
         match (
-            row.try_get(1).map_err(write)?,
-            row.try_get(0).map_err(write)?,
+            row.try_get(1).map_err(write_error)?,
+            row.try_get(0).map_err(write_error)?,
         ) {
-            (true, _) => Err(MoveError::Served),
+            (true, _) => Err(MoveError::InUse),
             (false, true) => Err(MoveError::NotEmpty),
-            (false, false) => Ok(Self { line }),
+            (false, false) => Ok(Self { connection }),
         }
     }
 
-    /// The store's own time goes on where it stood: `running_ms` and `due_ms`.
-    pub(in crate::store) async fn time(
+    /// Sets the clock of the store, which continues at `uptime_ms` and `due_ms`, and its hash key.
+    pub(in crate::store) async fn set_time(
         &mut self,
         hash_key: [u8; 16],
-        (running_ms, due_ms): (u64, u64),
+        (uptime_ms, due_ms): (u64, u64),
     ) -> Result<(), MoveError> {
-        let away = due_ms.saturating_sub(running_ms).cast_signed();
-        let sql = "UPDATE hookstile.store SET hash_key = $1, running_ms = $2, away_ms = $3, ticked_at = clock_timestamp()";
+        let downtime = due_ms.saturating_sub(uptime_ms).cast_signed();
+        let sql = "
+            UPDATE hookstile.store SET hash_key = $1, uptime_ms = $2, downtime_ms = $3,
+                ticked_at = clock_timestamp()";
         self.execute(
             sql,
             &[
                 &Uuid::from_bytes(hash_key),
-                &running_ms.cast_signed(),
-                &away,
+                &uptime_ms.cast_signed(),
+                &downtime,
             ],
         )
         .await
     }
 
-    pub(in crate::store) async fn ids(&mut self, rows: &[IdRow]) -> Result<(), MoveError> {
+    pub(in crate::store) async fn insert_ids(&mut self, rows: &[IdRow]) -> Result<(), MoveError> {
         let keys = column(rows, |row| Uuid::from_bytes(row.key));
         let digests = column(rows, |row| row.digest.map(Uuid::from_bytes));
         let others = column(rows, |row| row.other.map(Uuid::from_bytes));
@@ -119,7 +132,7 @@ impl Import {
         .await
     }
 
-    pub(in crate::store) async fn deliveries(
+    pub(in crate::store) async fn insert_deliveries(
         &mut self,
         rows: &[DeliveryRow],
     ) -> Result<(), MoveError> {
@@ -146,7 +159,7 @@ impl Import {
             ],
         )
         .await?;
-        // One by one: each may be as big as a request.
+        // Payloads are inserted one by one, because each may be as large as a request.
         for row in rows {
             let Some((head, body)) = &row.payload else {
                 continue;
@@ -160,7 +173,7 @@ impl Import {
         Ok(())
     }
 
-    pub(in crate::store) async fn operators(
+    pub(in crate::store) async fn insert_operator_data(
         &mut self,
         webhooks: &[(String, String)],
         paused: &[String],
@@ -179,15 +192,17 @@ impl Import {
         .await
     }
 
-    /// What is counted, of which a part is in the rows that were written.
-    pub(in crate::store) async fn counts(
+    /// Inserts the counts. Some of them are computed from the rows that were inserted before.
+    pub(in crate::store) async fn insert_counts(
         &mut self,
         routes: &[RouteRow],
         days: &[DayRow],
     ) -> Result<(), MoveError> {
         self.execute(COUNTS, &[&RECORD_BYTES]).await?;
-        let told = "INSERT INTO hookstile.standings VALUES ($1, 0, 0, 0, 0, 0, $2, $3) ON CONFLICT (route, part)
-            DO UPDATE SET last_success_ms = excluded.last_success_ms, last_failure_ms = excluded.last_failure_ms";
+        let last_times = "
+            INSERT INTO hookstile.route_counts VALUES ($1, 0, 0, 0, 0, 0, $2, $3)
+            ON CONFLICT (route, part) DO UPDATE SET last_success_ms = excluded.last_success_ms,
+                last_failure_ms = excluded.last_failure_ms";
         for RouteRow {
             name,
             created_ms,
@@ -198,7 +213,7 @@ impl Import {
             let route = "INSERT INTO hookstile.routes VALUES ($1, $2) ON CONFLICT (name) DO UPDATE
                 SET created_ms = excluded.created_ms";
             self.execute(route, &[name, created_ms]).await?;
-            self.execute(told, &[name, last_success_ms, last_failure_ms])
+            self.execute(last_times, &[name, last_success_ms, last_failure_ms])
                 .await?;
         }
         for DayRow {
@@ -213,18 +228,23 @@ impl Import {
             self.execute(sql, &[route, day, successful, failed, total_ms])
                 .await?;
         }
-        // The next number is above all that were given.
-        let numbers = "SELECT setval('hookstile.delivery_numbers', max(id)) FROM hookstile.deliveries HAVING count(*) > 0";
+        // The next ID must exceed all existing ones.
+        let numbers = "
+            SELECT setval('hookstile.delivery_numbers', max(id))
+            FROM hookstile.deliveries HAVING count(*) > 0";
         self.execute(numbers, &[]).await
     }
 
     pub(in crate::store) async fn commit(self) -> Result<(), MoveError> {
-        self.line.batch_execute("COMMIT").await.map_err(write)?;
-        // Without statistics the first plans would be for empty tables.
-        self.line
+        self.connection
+            .batch_execute("COMMIT")
+            .await
+            .map_err(write_error)?;
+        // Without statistics, the first plans would assume empty tables.
+        self.connection
             .batch_execute("ANALYZE hookstile.ledger, hookstile.deliveries")
             .await
-            .map_err(write)
+            .map_err(write_error)
     }
 
     async fn execute(
@@ -232,11 +252,15 @@ impl Import {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<(), MoveError> {
-        let statement = self.line.prepare_cached(sql).await.map_err(write)?;
-        self.line
+        let statement = self
+            .connection
+            .prepare_cached(sql)
+            .await
+            .map_err(write_error)?;
+        self.connection
             .execute(&statement, params)
             .await
-            .map_err(write)
+            .map_err(write_error)
             .map(drop)
     }
 }
@@ -245,11 +269,11 @@ fn column<'r, R, T>(rows: &'r [R], field: impl FnMut(&'r R) -> T) -> Vec<T> {
     rows.iter().map(field).collect()
 }
 
-fn failed(error: impl Display) -> MoveError {
+fn connection_error(error: impl Display) -> MoveError {
     MoveError::Write(error.to_string())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn write(error: tokio_postgres::Error) -> MoveError {
-    MoveError::Write(told(&error))
+fn write_error(error: tokio_postgres::Error) -> MoveError {
+    MoveError::Write(error_chain(&error))
 }

@@ -1,4 +1,4 @@
-//! Connections to the server: lent for a moment, and given back only while nothing is wrong with them.
+//! The connection pool. A connection is released to the pool only while nothing is wrong with it.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,50 +9,52 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
-use super::connect::WAIT;
+use super::connect::ACQUIRE_TIMEOUT;
 use crate::metrics::StoreMetrics;
 use crate::store::StoreError;
 
-/// How long a statement may take at the most, the way to the server included.
-pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+/// The timeout for a statement, including the way to the server.
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How often the server is asked before those who wait hear of trouble.
+/// The number of tries before the callers get an error.
 const TRIES: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause before the first retry. It grows with each retry.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What of something that took too long.
+/// The reaction to a timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnTimeout {
-    /// It is tried again: much depends on it.
+    /// Retries, because the write matters more than the delay.
     Retry,
-    /// Whoever asked is told, and may ask again.
+    /// Fails at once. The caller may retry.
     Fail,
 }
 
-/// All connections of this gateway, and whether the server answers.
+/// The connections of this gateway, and the last known state of the server.
 pub(super) struct ConnectionPool {
     pool: Pool,
-    /// Whether the server answered when it was asked last.
-    up: AtomicBool,
+    /// The server responded to the last request.
+    is_available: AtomicBool,
     metrics: StoreMetrics,
 }
 
-/// A connection, lent. Dropped without [`Line::judge`], it is closed: nobody knows what is under way on it.
+/// A connection of the pool. If it is dropped without [`PooledConnection::release`], it is closed,
+/// because the state of its session is unknown.
 pub(super) struct PooledConnection {
     object: Option<Object>,
 }
 
-/// Why something was not done.
+/// The reason why a statement failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum QueryError {
-    /// The server is gone or in trouble. Whether it was done is not known.
+    /// The server is unavailable. The statement may have been executed.
     #[error("{0}")]
-    Gone(String),
-    /// It took too long. Whether it was done is not known.
+    Unavailable(String),
+    /// The statement timed out. It may have been executed.
     #[error("{0}")]
-    Slow(String),
-    /// The server does not want what it was given: a defect of ours.
-    #[error("{}", told(.0))]
+    TimedOut(String),
+    /// The server rejected the statement, which is a bug in the gateway.
+    #[error("{}", error_chain(.0))]
     Refused(#[from] tokio_postgres::Error),
 }
 
@@ -60,13 +62,13 @@ impl ConnectionPool {
     pub(super) fn new(pool: Pool, metrics: StoreMetrics) -> Self {
         Self {
             pool,
-            up: AtomicBool::new(true),
+            is_available: AtomicBool::new(true),
             metrics,
         }
     }
 
-    pub(super) fn check_up(&self) -> Result<(), StoreError> {
-        if self.up.load(Ordering::Acquire) {
+    pub(super) fn check_available(&self) -> Result<(), StoreError> {
+        if self.is_available.load(Ordering::Acquire) {
             Ok(())
         } else {
             Err(StoreError::Unavailable)
@@ -78,16 +80,16 @@ impl ConnectionPool {
             Ok(object) => Ok(PooledConnection {
                 object: Some(object),
             }),
-            Err(PoolError::Timeout(TimeoutType::Wait)) => Err(QueryError::Slow(format!(
-                "all connections are in use for {} s",
-                WAIT.as_secs()
+            Err(PoolError::Timeout(TimeoutType::Wait)) => Err(QueryError::TimedOut(format!(
+                "no free connection within {} s",
+                ACQUIRE_TIMEOUT.as_secs()
             ))),
-            Err(error) => Err(QueryError::Gone(told(&error))),
+            Err(error) => Err(QueryError::Unavailable(error_chain(&error))),
         }
     }
 
-    /// Does something on a connection, once.
-    pub(super) async fn with<T, F>(
+    /// Runs work on a connection, once.
+    pub(super) async fn run_once<T, F>(
         &self,
         work: impl FnOnce(PooledConnection) -> F,
     ) -> Result<T, QueryError>
@@ -97,10 +99,10 @@ impl ConnectionPool {
         work(self.acquire().await?).await
     }
 
-    /// Asks the server, again while it is in trouble, each time on another connection.
-    pub(super) async fn again<T, F>(
+    /// Runs work on a connection. Retries on another connection while the server is unavailable.
+    pub(super) async fn run<T, F>(
         &self,
-        slow: OnTimeout,
+        on_timeout: OnTimeout,
         mut work: impl FnMut(PooledConnection) -> F,
     ) -> Result<T, QueryError>
     where
@@ -109,45 +111,50 @@ impl ConnectionPool {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.with(&mut work).await {
-                failed @ Err(QueryError::Slow(_)) if slow == OnTimeout::Fail => return failed,
-                Err(QueryError::Gone(_) | QueryError::Slow(_))
-                    if tries < TRIES && self.check_up().is_ok() =>
+            match self.run_once(&mut work).await {
+                error @ Err(QueryError::TimedOut(_)) if on_timeout == OnTimeout::Fail => {
+                    return error;
+                }
+                Err(QueryError::Unavailable(_) | QueryError::TimedOut(_))
+                    if tries < TRIES && self.check_available().is_ok() =>
                 {
-                    tokio::time::sleep(PAUSE * tries).await;
+                    tokio::time::sleep(RETRY_PAUSE * tries).await;
                 }
                 Ok(done) => {
-                    self.answered();
+                    self.mark_available();
                     return Ok(done);
                 }
-                failed => return failed,
+                error => return error,
             }
         }
     }
 
-    /// Notes what became of something; says so once when the server goes, and when it is back.
-    pub(super) fn note(&self, up: bool, failed: &dyn std::fmt::Display) {
-        if self.up.swap(up, Ordering::AcqRel) == up {
+    /// Sets whether the server is available. Logs once when the state changes.
+    pub(super) fn set_available(&self, is_available: bool, error: &dyn std::fmt::Display) {
+        if self.is_available.swap(is_available, Ordering::AcqRel) == is_available {
             return;
         }
-        if up {
-            tracing::info!("the store's server answers again");
+        if is_available {
+            tracing::info!("the store's database is available again");
         } else {
             self.metrics.count_error("open");
-            tracing::error!(error = %failed, "the store's server can't be reached; events get 503 until it can");
+            tracing::error!(
+                %error,
+                "the store's database is unavailable; events get 503 until it is back"
+            );
         }
     }
 
-    /// Counts and tells a failure that an asker hears of as one of the store.
-    pub(super) fn failed(&self, operation: &'static str, failed: &QueryError) -> StoreError {
+    /// Counts and logs a failure, and returns the error for the caller.
+    pub(super) fn log_failure(&self, operation: &'static str, error: &QueryError) -> StoreError {
         self.metrics.count_error(operation);
-        tracing::error!(error = %failed, operation, "the store's server did not do what it was asked for");
+        tracing::error!(%error, operation, "a database operation of the store failed");
         StoreError::Unavailable
     }
 
-    /// Notes that the server answered.
-    pub(super) fn answered(&self) {
-        self.note(true, &"");
+    /// Marks the server as available.
+    pub(super) fn mark_available(&self) {
+        self.set_available(true, &"");
     }
 
     pub(super) fn metrics(&self) -> &StoreMetrics {
@@ -159,13 +166,13 @@ impl ConnectionPool {
     }
 
     pub(super) fn close(&self) {
-        self.up.store(false, Ordering::Release);
+        self.is_available.store(false, Ordering::Release);
         self.pool.close();
     }
 }
 
 impl PooledConnection {
-    /// Gives the connection back if all went well on it.
+    /// Releases the connection to the pool if the work succeeded.
     pub(super) fn release<T>(mut self, done: Result<T, QueryError>) -> Result<T, QueryError> {
         if done.is_ok() {
             drop(self.object.take());
@@ -173,52 +180,54 @@ impl PooledConnection {
         done
     }
 
-    /// The rows of a query, which is prepared once a connection.
-    pub(super) async fn rows(
+    /// Returns the rows of a query. Statements are prepared once per connection.
+    pub(super) async fn query_cached(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, QueryError> {
-        bounded(async { self.query(&self.prepare_cached(sql).await?, params).await }).await
+        with_timeout(async { self.query(&self.prepare_cached(sql).await?, params).await }).await
     }
 
-    /// The one row of a query, which is prepared once a connection.
-    pub(super) async fn row(
+    /// Returns the only row of a query.
+    pub(super) async fn query_one_cached(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, QueryError> {
-        bounded(async {
+        with_timeout(async {
             self.query_one(&self.prepare_cached(sql).await?, params)
                 .await
         })
         .await
     }
 
-    /// Its one row, if there is one.
-    pub(super) async fn row_if_any(
+    /// Returns the only row of a query, if there is one.
+    pub(super) async fn query_opt_cached(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, QueryError> {
-        bounded(async {
+        with_timeout(async {
             self.query_opt(&self.prepare_cached(sql).await?, params)
                 .await
         })
         .await
     }
 
-    /// Does what a statement says, which is prepared once a connection; answers how many rows it was.
-    pub(super) async fn run(
+    /// Executes a statement and returns the number of affected rows.
+    pub(super) async fn execute_cached(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, QueryError> {
-        bounded(async { self.execute(&self.prepare_cached(sql).await?, params).await }).await
+        with_timeout(async { self.execute(&self.prepare_cached(sql).await?, params).await }).await
     }
 
     pub(super) fn client_mut(&mut self) -> &mut tokio_postgres::Client {
-        self.object.as_mut().expect("lent until it is judged")
+        self.object
+            .as_mut()
+            .expect("a pooled connection keeps its object until it is released")
     }
 }
 
@@ -226,7 +235,9 @@ impl Deref for PooledConnection {
     type Target = ClientWrapper;
 
     fn deref(&self) -> &ClientWrapper {
-        self.object.as_ref().expect("lent until it is judged")
+        self.object
+            .as_ref()
+            .expect("a pooled connection keeps its object until it is released")
     }
 }
 
@@ -236,51 +247,55 @@ impl Drop for PooledConnection {
     }
 }
 
-/// Work on a connection that is lent for it, and given back when all went well.
+/// Builds a closure that runs work on a connection and releases the connection if it succeeded.
 macro_rules! on {
-    ($line:ident => $work:expr) => {
-        move |$line: $crate::store::postgres::pool::PooledConnection| async move {
+    ($connection:ident => $work:expr) => {
+        move |$connection: $crate::store::postgres::pool::PooledConnection| async move {
             let done = {
-                let $line = &$line;
+                let $connection = &$connection;
                 $work.await
             };
-            $line.release(done)
+            $connection.release(done)
         }
     };
 }
 pub(super) use on;
 
-/// Waits for the server's answer, for as long as is right.
-pub(super) async fn bounded<T>(
+/// Awaits a response of the server, with the statement timeout.
+pub(super) async fn with_timeout<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, QueryError> {
-    match tokio::time::timeout(ANSWERED_WITHIN, work).await {
+    match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
-            Err(QueryError::Slow(told(&error)))
+            Err(QueryError::TimedOut(error_chain(&error)))
         }
-        Ok(Err(error)) if is_trouble(&error) => Err(QueryError::Gone(told(&error))),
+        Ok(Err(error)) if is_server_error(&error) => {
+            Err(QueryError::Unavailable(error_chain(&error)))
+        }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(QueryError::Slow(format!(
-            "no answer within {} s",
-            ANSWERED_WITHIN.as_secs()
+        Err(_) => Err(QueryError::TimedOut(format!(
+            "no response within {} s",
+            STATEMENT_TIMEOUT.as_secs()
         ))),
     }
 }
 
-/// Whether an error tells of the server or the moment, not of what was asked for.
-fn is_trouble(error: &tokio_postgres::Error) -> bool {
+/// Returns whether an error comes from the server's state or from concurrency, not from the
+/// statement itself.
+fn is_server_error(error: &tokio_postgres::Error) -> bool {
     let Some(state) = error.code() else {
         return true;
     };
-    let of_class = |class: &str| state.code().starts_with(class);
-    // Connection, resources, an operator or the system stepping in, what others do at the same time.
-    of_class("08")
-        || of_class("53")
-        || of_class("57")
-        || of_class("58")
-        || of_class("40")
-        || of_class("55")
+    let has_class = |class: &str| state.code().starts_with(class);
+    // Connection failure, insufficient resources, operator intervention, system error, rollback by
+    // a conflict, and object not in the required state.
+    has_class("08")
+        || has_class("53")
+        || has_class("57")
+        || has_class("58")
+        || has_class("40")
+        || has_class("55")
         || [
             SqlState::READ_ONLY_SQL_TRANSACTION,
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
@@ -288,8 +303,8 @@ fn is_trouble(error: &tokio_postgres::Error) -> bool {
         .contains(state)
 }
 
-/// An error with its causes, of which the first alone says little.
-pub(super) fn told(error: &dyn std::error::Error) -> String {
+/// Formats an error with its causes, because the outermost one alone says little.
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,4 +1,4 @@
-//! Looking things up, for operators.
+//! Queries for operators.
 
 use std::time::Duration;
 
@@ -8,43 +8,48 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::claims::{key, uuid};
-use super::pool::{PooledConnection, QueryError, bounded};
+use super::pool::{PooledConnection, QueryError, with_timeout};
 use crate::store::{
-    AttemptRecord, COUNTED_MAX, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
+    AttemptRecord, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
     EventKey, LISTED_BODY_MAX, Revision, RouteDeliveryStats,
 };
 
-const VIEW: &str = "SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
-    attempts::text, due_ms - (SELECT due FROM hookstile.clock), payload_bytes > 0, secret, test, head, body FROM hookstile.deliveries d
+const SELECT_DELIVERY: &str = "
+    SELECT d.id, route, event_id, event_type, received_ms, state, reason, tried, possibly_delivered,
+        attempts::text, due_ms - (SELECT due FROM hookstile.clock), payload_bytes > 0, secret, test,
+        head, body
+    FROM hookstile.deliveries d
     LEFT JOIN hookstile.payloads ON payload_bytes BETWEEN 1 AND $1 AND delivery = d.id";
 
-/// The parameters are the route (2), the state (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
+/// Returns the filter's SQL condition. The parameters are the route (2), the state (3), the event's
+/// type (4) and ID (5), and the bounds of its arrival (6, 7).
 fn condition(filter: &DeliveryFilter) -> String {
-    let of_route = if filter.route.is_some() {
+    let route = if filter.route.is_some() {
         "route = $2"
     } else {
         "$2::text IS NULL"
     };
-    let of_state = match filter.state {
+    let state = match filter.state {
         Some(DeliveryState::Success) => "state = $3",
         Some(_) => "state = $3 AND state <> 'success'",
         None => "$3::text IS NULL",
     };
     format!(
-        "{of_route} AND {of_state} AND ($4::text IS NULL OR event_type = $4) AND ($5::text IS NULL OR event_id = $5)
+        "{route} AND {state} AND ($4::text IS NULL OR event_type = $4)
+         AND ($5::text IS NULL OR event_id = $5)
          AND ($6::bigint IS NULL OR received_ms >= $6) AND ($7::bigint IS NULL OR received_ms < $7)"
     )
 }
 
-/// Runs a query whose first seven parameters are `bytes` and the filter's own.
-async fn filtered(
-    line: &PooledConnection,
+/// Runs a query whose first seven parameters are `bytes` and those of the filter.
+async fn query_filtered(
+    connection: &PooledConnection,
     sql: &str,
     bytes: i64,
     filter: &DeliveryFilter,
     others: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, QueryError> {
-    // No text holds it here, and the server takes none that does.
+    // PostgreSQL stores no text with a NUL and rejects such a parameter, so nothing can match.
     let holds_nul = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains('\0'));
     if [&filter.route, &filter.event_type, &filter.event_id]
         .into_iter()
@@ -52,7 +57,10 @@ async fn filtered(
     {
         return Ok(Vec::new());
     }
-    let (state, [since, until]) = (filter.state.map(DeliveryState::as_str), filter.bounds());
+    let (state, [since, until]) = (
+        filter.state.map(DeliveryState::as_str),
+        filter.time_bounds(),
+    );
     let own: [&(dyn ToSql + Sync); 7] = [
         &bytes,
         &filter.route,
@@ -63,76 +71,88 @@ async fn filtered(
         &until,
     ];
     let all: Vec<_> = own.into_iter().chain(others.iter().copied()).collect();
-    line.rows(sql, &all).await
+    connection.query_cached(sql, &all).await
 }
 
 pub(super) async fn deliveries(
-    line: &PooledConnection,
+    connection: &PooledConnection,
     filter: &DeliveryFilter,
 ) -> Result<Vec<DeliveryRecord>, QueryError> {
     let sql = format!(
-        "{VIEW} WHERE {} AND d.id < $8 ORDER BY d.id DESC LIMIT $9",
+        "{SELECT_DELIVERY} WHERE {} AND d.id < $8 ORDER BY d.id DESC LIMIT $9",
         condition(filter)
     );
     let bytes = if filter.with_bodies {
-        count(LISTED_BODY_MAX)
+        to_i64(LISTED_BODY_MAX)
     } else {
         0
     };
     let before = filter.before.map_or(i64::MAX, |before| before.0);
-    let rows = filtered(line, &sql, bytes, filter, &[&before, &count(filter.limit)]).await?;
-    Ok(rows.iter().map(view).collect::<Result<_, _>>()?)
+    let rows = query_filtered(
+        connection,
+        &sql,
+        bytes,
+        filter,
+        &[&before, &to_i64(filter.limit)],
+    )
+    .await?;
+    Ok(rows.iter().map(read_delivery).collect::<Result<_, _>>()?)
 }
 
 pub(super) async fn count_deliveries(
-    line: &PooledConnection,
+    connection: &PooledConnection,
     filter: &DeliveryFilter,
 ) -> Result<Option<usize>, QueryError> {
     let sql = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM hookstile.deliveries WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
+        "SELECT count(*) FROM (SELECT 1 FROM hookstile.deliveries
+         WHERE $1::bigint = 0 AND {} LIMIT $8) AS found",
         condition(filter)
     );
-    let rows = filtered(line, &sql, 0, filter, &[&count(COUNTED_MAX + 1)]).await?;
+    let rows = query_filtered(connection, &sql, 0, filter, &[&to_i64(COUNT_LIMIT + 1)]).await?;
     let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
     Ok(usize::try_from(found)
         .ok()
-        .filter(|found| *found <= COUNTED_MAX))
+        .filter(|found| *found <= COUNT_LIMIT))
 }
 
-pub(super) async fn matching(
-    line: &PooledConnection,
+pub(super) async fn matching_deliveries(
+    connection: &PooledConnection,
     filter: &DeliveryFilter,
     after: DeliveryId,
     limit: usize,
 ) -> Result<Vec<(DeliveryId, bool)>, QueryError> {
     let sql = format!(
-        "SELECT id, payload_bytes > 0 FROM hookstile.deliveries WHERE id > $1 AND {} ORDER BY id LIMIT $8",
+        "SELECT id, payload_bytes > 0 FROM hookstile.deliveries WHERE id > $1 AND {}
+         ORDER BY id LIMIT $8",
         condition(filter)
     );
-    let rows = filtered(line, &sql, after.0, filter, &[&count(limit)]).await?;
-    let each = |row: &Row| Ok((DeliveryId(row.try_get(0)?), row.try_get(1)?));
+    let rows = query_filtered(connection, &sql, after.0, filter, &[&to_i64(limit)]).await?;
+    let parse = |row: &Row| Ok((DeliveryId(row.try_get(0)?), row.try_get(1)?));
     Ok(rows
         .iter()
-        .map(each)
+        .map(parse)
         .collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
 pub(super) async fn delivery(
-    line: &PooledConnection,
+    connection: &PooledConnection,
     id: DeliveryId,
 ) -> Result<Option<DeliveryRecord>, QueryError> {
-    let row = line
-        .row_if_any(&format!("{VIEW} WHERE d.id = $2"), &[&i64::MAX, &id.0])
+    let row = connection
+        .query_opt_cached(
+            &format!("{SELECT_DELIVERY} WHERE d.id = $2"),
+            &[&i64::MAX, &id.0],
+        )
         .await?;
-    Ok(row.as_ref().map(view).transpose()?)
+    Ok(row.as_ref().map(read_delivery).transpose()?)
 }
 
-pub(super) async fn names(
-    line: &PooledConnection,
+pub(super) async fn event_keys(
+    connection: &PooledConnection,
     id: DeliveryId,
 ) -> Result<Option<(String, Vec<EventKey>)>, QueryError> {
     let sql = "SELECT route, keys FROM hookstile.deliveries WHERE id = $1";
-    let Some(row) = line.row_if_any(sql, &[&id.0]).await? else {
+    let Some(row) = connection.query_opt_cached(sql, &[&id.0]).await? else {
         return Ok(None);
     };
     let keys: Option<Vec<u8>> = row.try_get(1)?;
@@ -146,37 +166,42 @@ pub(super) async fn names(
     )))
 }
 
-/// The rows that remember the event, by this name and by its other one. A claim of which nothing is known is none.
-pub(super) async fn rows(
-    line: &PooledConnection,
-    of: EventKey,
+/// Returns the ledger rows of an event, under this key and its other key. A claim without history
+/// does not count.
+pub(super) async fn event_rows(
+    connection: &PooledConnection,
+    event: EventKey,
 ) -> Result<Vec<(EventKey, i64)>, QueryError> {
     let sql = "SELECT key, token FROM hookstile.ledger
         WHERE key IN (SELECT $1 UNION SELECT other FROM hookstile.ledger WHERE key = $1)
-        AND ends_ms > (SELECT now FROM hookstile.clock) AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
-    let rows = bounded(line.query(sql, &[&uuid(of)])).await?;
-    let each = |row: &Row| Ok((key(row.try_get(0)?), row.try_get(1)?));
+        AND ends_ms > (SELECT now FROM hookstile.clock)
+        AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
+    let rows = with_timeout(connection.query(sql, &[&uuid(event)])).await?;
+    let parse = |row: &Row| Ok((key(row.try_get(0)?), row.try_get(1)?));
     Ok(rows
         .iter()
-        .map(each)
+        .map(parse)
         .collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
-/// As a whole, without what waits.
-pub(super) async fn route_record(
-    line: &PooledConnection,
+/// Returns the totals of a route's deliveries.
+pub(super) async fn route_stats(
+    connection: &PooledConnection,
     route: &str,
     since_day: i64,
 ) -> Result<RouteDeliveryStats, QueryError> {
     let sql = "SELECT (SELECT created_ms FROM hookstile.routes WHERE name = $1),
-            (SELECT max(last_success_ms) FROM hookstile.standings WHERE route = $1),
-            (SELECT max(last_failure_ms) FROM hookstile.standings WHERE route = $1),
+            (SELECT max(last_success_ms) FROM hookstile.route_counts WHERE route = $1),
+            (SELECT max(last_failure_ms) FROM hookstile.route_counts WHERE route = $1),
             coalesce(sum(successful), 0)::bigint, coalesce(sum(failed), 0)::bigint,
-            coalesce(sum(successful + failed) FILTER (WHERE day >= $2), 0)::bigint, coalesce(sum(total_ms), 0)::bigint,
-            (SELECT coalesce(sum(pending), 0)::bigint FROM hookstile.standings WHERE route = $1),
-            (SELECT coalesce(sum(dead), 0)::bigint FROM hookstile.standings WHERE route = $1)
+            coalesce(sum(successful + failed) FILTER (WHERE day >= $2), 0)::bigint,
+            coalesce(sum(total_ms), 0)::bigint,
+            (SELECT coalesce(sum(pending), 0)::bigint FROM hookstile.route_counts WHERE route = $1),
+            (SELECT coalesce(sum(dead), 0)::bigint FROM hookstile.route_counts WHERE route = $1)
         FROM hookstile.days WHERE route = $1";
-    let row = line.row(sql, &[&route, &since_day]).await?;
+    let row = connection
+        .query_one_cached(sql, &[&route, &since_day])
+        .await?;
     let at = |column| {
         Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<i64>>(column)?.map(timestamp))
     };
@@ -196,38 +221,43 @@ pub(super) async fn route_record(
     })
 }
 
-/// The revision first: what is changed meanwhile is then seen to have changed.
+/// Returns all webhooks and their revision. The revision is read first, so that a change in between
+/// shows up as a newer revision.
 pub(super) async fn webhooks(
-    line: &PooledConnection,
+    connection: &PooledConnection,
 ) -> Result<(Revision, Vec<(String, String)>), QueryError> {
-    let revision = line
-        .row("SELECT revision FROM hookstile.store", &[])
+    let revision = connection
+        .query_one_cached("SELECT revision FROM hookstile.store", &[])
         .await?;
     let revision = Revision(revision.try_get(0)?);
-    let rows = line
-        .rows(
+    let rows = connection
+        .query_cached(
             "SELECT name, definition FROM hookstile.webhooks ORDER BY name",
             &[],
         )
         .await?;
-    let each = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    let parse = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
     Ok((
         revision,
         rows.iter()
-            .map(each)
+            .map(parse)
             .collect::<Result<_, tokio_postgres::Error>>()?,
     ))
 }
 
-pub(super) async fn paused(line: &PooledConnection) -> Result<Vec<String>, QueryError> {
-    let rows = line.rows("SELECT route FROM hookstile.paused", &[]).await?;
+pub(super) async fn paused_routes(
+    connection: &PooledConnection,
+) -> Result<Vec<String>, QueryError> {
+    let rows = connection
+        .query_cached("SELECT route FROM hookstile.paused", &[])
+        .await?;
     Ok(rows
         .iter()
         .map(|row| row.try_get(0))
         .collect::<Result<_, _>>()?)
 }
 
-fn view(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {
+fn read_delivery(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {
     let attempts: Vec<AttemptRecord> = serde_json::from_str(row.try_get(9)?).unwrap_or_default();
     let due: Option<i64> = row.try_get(10)?;
     Ok(DeliveryRecord {
@@ -236,10 +266,10 @@ fn view(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {
         event_id: row.try_get(2)?,
         event_type: row.try_get(3)?,
         received_at: timestamp(row.try_get(4)?),
-        // Only ever written by us, from this very set.
+        // The gateway only writes states of this set.
         state: DeliveryState::parse(row.try_get(5)?).unwrap_or(DeliveryState::Dead),
         reason: row.try_get(6)?,
-        tried: row.try_get::<_, i32>(7)?.unsigned_abs(),
+        attempt_count: row.try_get::<_, i32>(7)?.unsigned_abs(),
         possibly_delivered: row.try_get(8)?,
         attempts,
         due_in: due.map(|due| Duration::from_millis(u64::try_from(due).unwrap_or(0))),
@@ -251,11 +281,11 @@ fn view(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {
     })
 }
 
-/// Written by us, from a moment that could be told.
+/// Returns a stored time. The gateway only writes valid ones.
 pub(super) fn timestamp(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn count(number: usize) -> i64 {
+fn to_i64(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

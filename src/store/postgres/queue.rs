@@ -1,70 +1,79 @@
-//! Stored events: taken by one gateway at a time, for as long as its lease.
+//! The delivery queue: each queued event is leased to one gateway at a time.
 
 use std::time::{Duration, Instant};
 
 use super::claims::millis;
-use super::pool::{PooledConnection, QueryError, bounded};
+use super::pool::{PooledConnection, QueryError, with_timeout};
 use super::query::timestamp;
 use crate::store::{
     AttemptHistory, DeliveryId, DueEvent, DueEvents, LeaseDeadline, Payload, QueuedEvent,
 };
 
-/// How long an event is kept for the attempt that is to begin.
-const TAKEN_FOR: Duration = Duration::from_secs(15);
-/// An attempt's lease is longer than the attempt may take by this: to write what came of it.
-const MARGIN: Duration = Duration::from_secs(10);
+/// The lease of a due event until its attempt begins.
+const FETCH_LEASE: Duration = Duration::from_secs(15);
+/// The time by which an attempt's lease exceeds the attempt timeout, for recording the outcome.
+const RECORD_MARGIN: Duration = Duration::from_secs(10);
 
-/// Of a lease that lapsed after its attempt had begun nobody knows what came of it. The time is no table here: what is joined
-/// is no bound of the index.
-const TAKE: &str = "
+/// Leases due events. If a lease lapsed after its attempt had begun, the outcome is unknown. The
+/// current time is a subquery and not a joined table, because the index cannot use a joined value
+/// as a bound.
+const LEASE_DUE: &str = "
 WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock),
-free AS MATERIALIZED (
+available AS MATERIALIZED (
     SELECT d.id FROM hookstile.deliveries d WHERE d.route = $1 AND d.state = 'pending'
-        AND d.due_ms <= (SELECT due FROM clock) AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
+        AND d.due_ms <= (SELECT due FROM clock)
+        AND (d.lease_ends_ms IS NULL OR d.lease_ends_ms <= (SELECT now FROM clock))
         AND d.id <> ALL($2)
     ORDER BY d.due_ms, d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED),
-taken AS (
+leased AS (
     UPDATE hookstile.deliveries d SET lease_owner = $4, lease_ends_ms = clock.now + $5,
         possibly_delivered = d.possibly_delivered OR d.begun, begun = false
-    FROM free, clock WHERE d.id = free.id RETURNING d.id, d.payload_bytes, d.due_ms)
-SELECT id, payload_bytes FROM taken ORDER BY due_ms, id";
+    FROM available, clock WHERE d.id = available.id RETURNING d.id, d.payload_bytes, d.due_ms)
+SELECT id, payload_bytes FROM leased ORDER BY due_ms, id";
 
-/// In the order of the index, for any plan to use that one.
-const NEXT: &str = "SELECT due_ms - (SELECT due FROM hookstile.clock) FROM hookstile.deliveries
-    WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT due FROM hookstile.clock) ORDER BY due_ms, id LIMIT 1";
+/// Returns the time until the next event is due. The order is that of the index, so that any plan
+/// uses it.
+const NEXT_DUE: &str = "SELECT due_ms - (SELECT due FROM hookstile.clock) FROM hookstile.deliveries
+    WHERE route = $1 AND state = 'pending' AND due_ms > (SELECT due FROM hookstile.clock)
+        ORDER BY due_ms, id LIMIT 1";
 
-const GIVE_BACK: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
+/// Releases leases whose attempt has not begun.
+const RELEASE: &str = "UPDATE hookstile.deliveries SET lease_owner = NULL, lease_ends_ms = NULL
     WHERE id = ANY($1) AND lease_owner = $2 AND NOT begun";
 
-/// By its number alone: a server that knows nothing of the table yet would look through all that are pending.
+/// Loads an event and extends its lease. `state || ''` keeps the planner from using the index of
+/// pending deliveries: a server without statistics would scan all of them.
 const LOAD: &str = "
 WITH loaded AS (
-    UPDATE hookstile.deliveries SET begun = true, lease_ends_ms = (SELECT now FROM hookstile.clock) + $3
+    UPDATE hookstile.deliveries SET begun = true,
+        lease_ends_ms = (SELECT now FROM hookstile.clock) + $3
     WHERE id = $1 AND state || '' = 'pending' AND lease_owner = $2
     RETURNING id, event_id, event_type, tried, possibly_delivered, received_ms, queued_ms)
-SELECT event_id, event_type, tried, possibly_delivered, received_ms, (SELECT now FROM hookstile.clock) - queued_ms, head, body
+SELECT event_id, event_type, tried, possibly_delivered, received_ms,
+    (SELECT now FROM hookstile.clock) - queued_ms, head, body
 FROM loaded LEFT JOIN hookstile.payloads ON delivery = id";
 
-pub(super) async fn take(
-    line: &PooledConnection,
+pub(super) async fn lease_due_events(
+    connection: &PooledConnection,
     route: &str,
-    holding: &[DeliveryId],
-    most: usize,
+    in_flight: &[DeliveryId],
+    limit: usize,
     owner: i64,
 ) -> Result<DueEvents, QueryError> {
-    let holding: Vec<_> = holding.iter().map(|id| id.0).collect();
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let (rows, next) = bounded(async {
-        let take = line.prepare_cached(TAKE).await?;
-        let next = line.prepare_cached(NEXT).await?;
-        // First: what is taken is told.
-        let next = line.query_opt(&next, &[&route]).await?;
+    let in_flight: Vec<_> = in_flight.iter().map(|id| id.0).collect();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let (rows, next) = with_timeout(async {
+        let lease_due = connection.prepare_cached(LEASE_DUE).await?;
+        let next_due = connection.prepare_cached(NEXT_DUE).await?;
+        // Queried first, so that leased events are always returned.
+        let next = connection.query_opt(&next_due, &[&route]).await?;
         Ok((
-            line.query(
-                &take,
-                &[&route, &holding, &most, &owner, &millis(TAKEN_FOR)],
-            )
-            .await?,
+            connection
+                .query(
+                    &lease_due,
+                    &[&route, &in_flight, &limit, &owner, &millis(FETCH_LEASE)],
+                )
+                .await?,
             next,
         ))
     })
@@ -78,7 +87,7 @@ pub(super) async fn take(
     };
     let next: Option<i64> = next.map(|row| row.try_get(0)).transpose()?;
     Ok(DueEvents {
-        all_seen: i64::try_from(rows.len()).is_ok_and(|taken| taken < most),
+        is_complete: i64::try_from(rows.len()).is_ok_and(|leased| leased < limit),
         events: rows
             .iter()
             .map(event)
@@ -87,25 +96,28 @@ pub(super) async fn take(
     })
 }
 
-pub(super) async fn give_back(
-    line: &PooledConnection,
+pub(super) async fn release_events(
+    connection: &PooledConnection,
     ids: &[DeliveryId],
     owner: i64,
 ) -> Result<(), QueryError> {
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
-    line.run(GIVE_BACK, &[&ids, &owner]).await.map(drop)
+    connection
+        .execute_cached(RELEASE, &[&ids, &owner])
+        .await
+        .map(drop)
 }
 
-pub(super) async fn load(
-    line: &PooledConnection,
+pub(super) async fn load_event(
+    connection: &PooledConnection,
     id: DeliveryId,
     owner: i64,
-    attempt: Duration,
+    attempt_timeout: Duration,
 ) -> Result<Option<QueuedEvent>, QueryError> {
-    let lease = attempt.saturating_add(MARGIN);
-    let until = LeaseDeadline(Instant::now().checked_add(lease));
-    let Some(row) = line
-        .row_if_any(LOAD, &[&id.0, &owner, &millis(lease)])
+    let lease = attempt_timeout.saturating_add(RECORD_MARGIN);
+    let deadline = LeaseDeadline(Instant::now().checked_add(lease));
+    let Some(row) = connection
+        .query_opt_cached(LOAD, &[&id.0, &owner, &millis(lease)])
         .await?
     else {
         return Ok(None);
@@ -115,7 +127,7 @@ pub(super) async fn load(
     Ok(Some(QueuedEvent {
         event_id: row.try_get::<_, &str>(0)?.into(),
         event_type: row.try_get::<_, &str>(1)?.into(),
-        tried: AttemptHistory {
+        history: AttemptHistory {
             attempts: attempts.unsigned_abs(),
             possibly_delivered: row.try_get(3)?,
         },
@@ -125,6 +137,6 @@ pub(super) async fn load(
             head: head.into(),
             body: body.into(),
         }),
-        until,
+        deadline,
     }))
 }

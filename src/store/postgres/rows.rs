@@ -1,4 +1,4 @@
-//! The rows of one transaction: gathered by column, as the server takes them, and written with it.
+//! The rows of one transaction, collected by column as `unnest` needs them, and written together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::store::{
 
 const DAY_MS: i64 = 86_400_000;
 
-/// A delivery as it stood before a change.
+/// A delivery as it is stored before a change.
 #[derive(Clone)]
-pub(super) struct Before {
+pub(super) struct StoredDelivery {
     pub route: Arc<str>,
     pub state: DeliveryState,
     pub tried: u32,
@@ -26,24 +26,25 @@ pub(super) struct Before {
     pub keys: Option<Vec<u8>>,
     pub payload_bytes: i64,
     pub lease_owner: Option<i64>,
-    /// Who told of the last attempt.
-    pub told_by: Option<i64>,
+    /// The gateway that recorded the last attempt.
+    pub recorded_by: Option<i64>,
     event_id: String,
     received_ms: i64,
-    /// What the last attempt took.
+    /// The duration of the last attempt, in milliseconds.
     last_ms: i64,
 }
 
-impl Before {
+impl StoredDelivery {
     pub(super) const SELECT: &str =
         "SELECT id, route, state, tried, possibly_delivered, queued_ms, keys, payload_bytes,
-        lease_owner, event_id, received_ms, coalesce((attempts -> -1 ->> 'ms')::bigint, 0), told_by
+        lease_owner, event_id, received_ms, coalesce((attempts -> -1 ->> 'ms')::bigint, 0),
+        recorded_by
         FROM hookstile.deliveries WHERE id = ANY($1) ORDER BY id FOR UPDATE";
 
     pub(super) fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             route: row.try_get::<_, &str>(1)?.into(),
-            // Only ever written by us, from this very set.
+            // The gateway only writes states of this set.
             state: DeliveryState::parse(row.try_get(2)?).unwrap_or(DeliveryState::Dead),
             tried: row.try_get::<_, i32>(3)?.unsigned_abs(),
             possibly_delivered: row.try_get(4)?,
@@ -54,17 +55,17 @@ impl Before {
             event_id: row.try_get(9)?,
             received_ms: row.try_get(10)?,
             last_ms: row.try_get(11)?,
-            told_by: row.try_get(12)?,
+            recorded_by: row.try_get(12)?,
         })
     }
 
-    pub(super) fn is_of(&self, subject: &EventMetadata) -> bool {
-        self.event_id == *subject.event_id && self.route == subject.route
+    pub(super) fn belongs_to(&self, event: &EventMetadata) -> bool {
+        self.event_id == *event.event_id && self.route == event.route
     }
 }
 
-/// Where a delivery stands now.
-pub(super) struct Changed {
+/// The new state of a delivery.
+pub(super) struct NewState {
     pub state: DeliveryState,
     pub reason: Option<&'static str>,
     pub tried: u32,
@@ -75,81 +76,81 @@ pub(super) struct Changed {
     pub keys: Option<Vec<u8>>,
     pub payload_bytes: i64,
     pub keeps_lease: bool,
-    /// Who tells of the attempt that led here; `None` for none.
-    pub told_by: Option<i64>,
+    /// The gateway that records the attempt; `None` if the change is not an attempt.
+    pub recorded_by: Option<i64>,
 }
 
-/// All that a transaction writes.
+/// All rows that a transaction writes.
 pub(super) struct Rows {
     pub now: i64,
-    pub due_now: i64,
+    pub now_due: i64,
     wall_ms: i64,
-    /// The part of the counts that is this transaction's.
+    /// The part of the counts that this transaction updates.
     part: i16,
-    /// Routes whose events were stored.
-    pub stored: Vec<Arc<str>>,
-    ledger: Ledger,
-    new: New,
-    changes: Standing,
-    changed: Vec<i64>,
+    /// The routes to notify of queued events.
+    pub notify: Vec<Arc<str>>,
+    ledger: LedgerColumns,
+    new_deliveries: NewDeliveries,
+    changed_states: StateColumns,
+    changed_ids: Vec<i64>,
     changed_attempts: Vec<Option<String>>,
-    payloads: Payloads,
-    dropped: Vec<i64>,
-    standings: BTreeMap<Arc<str>, Count>,
-    days: BTreeMap<(Arc<str>, i64), Tally>,
+    payloads: PayloadColumns,
+    dropped_payloads: Vec<i64>,
+    route_deltas: BTreeMap<Arc<str>, RouteDelta>,
+    day_deltas: BTreeMap<(Arc<str>, i64), DayDelta>,
 }
 
 #[derive(Default)]
-struct Ledger {
+struct LedgerColumns {
     keys: Vec<Uuid>,
     tokens: Vec<i64>,
     ends: Vec<i64>,
     forced: Vec<bool>,
     attempts: Vec<i32>,
-    possibly: Vec<bool>,
+    possibly_delivered: Vec<bool>,
     digests: Vec<Option<Uuid>>,
     deliveries: Vec<Option<i64>>,
     others: Vec<Option<Uuid>>,
 }
 
 #[derive(Default)]
-struct New {
+struct NewDeliveries {
     ids: Vec<i64>,
     routes: Vec<String>,
-    events: Vec<String>,
-    kinds: Vec<String>,
+    event_ids: Vec<String>,
+    event_types: Vec<String>,
     received: Vec<i64>,
     attempts: Vec<String>,
     secrets: Vec<String>,
     tests: Vec<bool>,
-    standing: Standing,
+    states: StateColumns,
 }
 
-/// The columns of [`Changed`].
+/// The columns of [`NewState`].
 #[derive(Default)]
-struct Standing {
+struct StateColumns {
     states: Vec<&'static str>,
     reasons: Vec<Option<&'static str>>,
     tried: Vec<i32>,
-    possibly: Vec<bool>,
+    possibly_delivered: Vec<bool>,
     due: Vec<Option<i64>>,
     queued: Vec<Option<i64>>,
     ended: Vec<Option<i64>>,
     keys: Vec<Option<Vec<u8>>>,
     payload_bytes: Vec<i64>,
     keeps_lease: Vec<bool>,
-    told_by: Vec<Option<i64>>,
+    recorded_by: Vec<Option<i64>>,
 }
 
 #[derive(Default)]
-struct Payloads {
+struct PayloadColumns {
     ids: Vec<i64>,
     heads: Vec<Vec<u8>>,
     bodies: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
-struct Count {
+struct RouteDelta {
     pending: i64,
     dead: i64,
     kept_bytes: i64,
@@ -159,105 +160,116 @@ struct Count {
 }
 
 #[derive(Default)]
-struct Tally {
+struct DayDelta {
     successful: i64,
     failed: i64,
     total_ms: i64,
 }
 
-/// Not over a claim that another has made since the row was looked at and not found, unless it is `forced`, which travels as
-/// `forwards`.
-const REMEMBER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
-    (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest, delivery, other)
+/// Writes ledger rows. Does not overwrite a claim that another gateway has made since the row was
+/// looked up and not found, unless the row is `forced`, which is passed as `forwards`.
+const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
+    (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered,
+        digest, delivery, other)
     SELECT key, token, NULL, forced, ends, ends, attempts, possibly, digest, delivery, other
-    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[], $6::boolean[], $7::uuid[],
-        $8::bigint[], $9::uuid[])
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[], $6::boolean[],
+        $7::uuid[], $8::bigint[], $9::uuid[])
         AS r (key, token, ends, forced, attempts, possibly, digest, delivery, other) ORDER BY key
     ON CONFLICT (key) DO UPDATE SET token = excluded.token, lease_ends_ms = NULL, forwards = false,
         ends_ms = greatest(l.ends_ms, excluded.ends_ms), attempts = excluded.attempts,
-        possibly_delivered = excluded.possibly_delivered, digest = excluded.digest, delivery = excluded.delivery,
-        other = coalesce(excluded.other, l.other)
+        possibly_delivered = excluded.possibly_delivered, digest = excluded.digest,
+        delivery = excluded.delivery, other = coalesce(excluded.other, l.other)
     WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
     SELECT hookstile.check_all(count(*), cardinality($1)) FROM written";
 
-const INSERT: &str = "INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts, secret, test,
-        state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys, payload_bytes)
-    SELECT id, route, event, kind, received, attempts::jsonb, secret, test, state, reason, tried, possibly, due, queued,
-        ended, keys, bytes
-    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::boolean[],
-        $9::text[], $10::text[], $11::integer[], $12::boolean[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[],
-        $17::bigint[])
-        AS r (id, route, event, kind, received, attempts, secret, test, state, reason, tried, possibly, due, queued, ended,
-            keys, bytes)";
+const INSERT_DELIVERIES: &str = "
+    INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, attempts,
+        secret, test, state, reason, tried, possibly_delivered, due_ms, queued_ms, ended_ms, keys,
+        payload_bytes)
+    SELECT id, route, event_id, event_type, received, attempts::jsonb, secret, test, state, reason,
+        tried, possibly, due, queued, ended, keys, bytes
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+        $7::text[], $8::boolean[], $9::text[], $10::text[], $11::integer[], $12::boolean[],
+        $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[], $17::bigint[])
+        AS r (id, route, event_id, event_type, received, attempts, secret, test, state, reason,
+            tried, possibly, due, queued, ended, keys, bytes)";
 
-/// Kept one by one are the first 10 attempts of a delivery, and the latest 90; all are counted.
-const CHANGE: &str = "UPDATE hookstile.deliveries d SET state = r.state, reason = r.reason, tried = r.tried,
-        possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended, keys = r.keys,
-        payload_bytes = r.bytes,
-        lease_owner = CASE WHEN r.keeps THEN d.lease_owner END, lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
-        begun = r.keeps AND d.begun, told_by = coalesce(r.told_by, d.told_by),
+/// Updates deliveries. A delivery keeps its first 10 attempts and its latest 90; all of them are
+/// counted.
+const UPDATE_DELIVERIES: &str = "
+    UPDATE hookstile.deliveries d SET state = r.state, reason = r.reason, tried = r.tried,
+        possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended,
+        keys = r.keys, payload_bytes = r.bytes,
+        lease_owner = CASE WHEN r.keeps THEN d.lease_owner END,
+        lease_ends_ms = CASE WHEN r.keeps THEN d.lease_ends_ms END,
+        begun = r.keeps AND d.begun, recorded_by = coalesce(r.recorded_by, d.recorded_by),
         attempts = CASE WHEN r.attempt IS NULL THEN d.attempts
             WHEN jsonb_array_length(d.attempts) >= 100 THEN (d.attempts - 10) || r.attempt::jsonb
             ELSE d.attempts || r.attempt::jsonb END
-    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[], $7::bigint[], $8::bigint[],
-        $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[], $13::bigint[])
-        AS r (id, attempt, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps, told_by)
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::boolean[],
+        $7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[], $12::boolean[],
+        $13::bigint[])
+        AS r (id, attempt, state, reason, tried, possibly, due, queued, ended, keys, bytes, keeps,
+            recorded_by)
     WHERE d.id = r.id AND d.id = ANY($1)";
 
-const KEEP: &str =
+const STORE_PAYLOADS: &str =
     "INSERT INTO hookstile.payloads SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])
     ON CONFLICT (delivery) DO UPDATE SET head = excluded.head, body = excluded.body";
-const DROP: &str = "DELETE FROM hookstile.payloads WHERE delivery = ANY($1)";
+const DROP_PAYLOADS: &str = "DELETE FROM hookstile.payloads WHERE delivery = ANY($1)";
 
-const STAND: &str = "INSERT INTO hookstile.standings AS s
-    SELECT route, $9::smallint, pending, dead, kept, waiting, CASE WHEN succeeded THEN $8::bigint END,
-        CASE WHEN failed THEN $8::bigint END
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::boolean[])
+const ADD_ROUTE_COUNTS: &str = "INSERT INTO hookstile.route_counts AS c
+    SELECT route, $9::smallint, pending, dead, kept, waiting,
+        CASE WHEN succeeded THEN $8::bigint END, CASE WHEN failed THEN $8::bigint END
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[],
+        $7::boolean[])
         AS r (route, pending, dead, kept, waiting, succeeded, failed) ORDER BY route
-    ON CONFLICT (route, part) DO UPDATE SET pending = s.pending + excluded.pending, dead = s.dead + excluded.dead,
-        kept_bytes = s.kept_bytes + excluded.kept_bytes, waiting_bytes = s.waiting_bytes + excluded.waiting_bytes,
-        last_success_ms = coalesce(excluded.last_success_ms, s.last_success_ms),
-        last_failure_ms = coalesce(excluded.last_failure_ms, s.last_failure_ms)";
+    ON CONFLICT (route, part) DO UPDATE SET pending = c.pending + excluded.pending,
+        dead = c.dead + excluded.dead, kept_bytes = c.kept_bytes + excluded.kept_bytes,
+        waiting_bytes = c.waiting_bytes + excluded.waiting_bytes,
+        last_success_ms = coalesce(excluded.last_success_ms, c.last_success_ms),
+        last_failure_ms = coalesce(excluded.last_failure_ms, c.last_failure_ms)";
 
-const COUNT: &str = "INSERT INTO hookstile.days AS t
+const ADD_DAY_COUNTS: &str = "INSERT INTO hookstile.days AS d
     SELECT route, day, $6::smallint, successful, failed, total
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
         AS r (route, day, successful, failed, total) ORDER BY route, day
-    ON CONFLICT (route, day, part) DO UPDATE SET successful = t.successful + excluded.successful,
-        failed = t.failed + excluded.failed, total_ms = t.total_ms + excluded.total_ms";
+    ON CONFLICT (route, day, part) DO UPDATE SET successful = d.successful + excluded.successful,
+        failed = d.failed + excluded.failed, total_ms = d.total_ms + excluded.total_ms";
 
 impl Rows {
-    /// None yet. `now` and `due_now` are the store's own time, `wall_ms` the server's.
-    pub(super) fn at(now: i64, due_now: i64, wall_ms: i64, part: i16) -> Self {
+    /// Creates an empty set of rows. `now` and `now_due` are the store's own time, `wall_ms` is the
+    /// server's.
+    pub(super) fn new(now: i64, now_due: i64, wall_ms: i64, part: i16) -> Self {
         Self {
             now,
-            due_now,
+            now_due,
             wall_ms,
             part,
-            stored: Vec::new(),
-            ledger: Ledger::default(),
-            new: New::default(),
-            changes: Standing::default(),
-            changed: Vec::new(),
+            notify: Vec::new(),
+            ledger: LedgerColumns::default(),
+            new_deliveries: NewDeliveries::default(),
+            changed_states: StateColumns::default(),
+            changed_ids: Vec::new(),
             changed_attempts: Vec::new(),
-            payloads: Payloads::default(),
-            dropped: Vec::new(),
-            standings: BTreeMap::new(),
-            days: BTreeMap::new(),
+            payloads: PayloadColumns::default(),
+            dropped_payloads: Vec::new(),
+            route_deltas: BTreeMap::new(),
+            day_deltas: BTreeMap::new(),
         }
     }
 
-    /// A row of the ledger, which is nobody's claim from then on.
-    pub(super) fn remember(
+    /// Adds a ledger row, which ends the claim on it.
+    pub(super) fn write_entry(
         &mut self,
         name: EventRow,
         other: Option<EventKey>,
-        becomes: LedgerEntry,
+        entry: LedgerEntry,
         ends: i64,
         delivery: Option<DeliveryId>,
         forced: bool,
     ) {
-        let (digest, tried) = match becomes {
+        let (digest, tried) = match entry {
             LedgerEntry::Completed { digest } => (
                 Some(Uuid::from_bytes(digest.to_bytes())),
                 AttemptHistory::default(),
@@ -271,7 +283,9 @@ impl Rows {
         self.ledger.ends.push(ends);
         self.ledger.forced.push(forced);
         self.ledger.attempts.push(tried.attempts.cast_signed());
-        self.ledger.possibly.push(tried.possibly_delivered);
+        self.ledger
+            .possibly_delivered
+            .push(tried.possibly_delivered);
         self.ledger.digests.push(digest);
         self.ledger.deliveries.push(delivery.map(|id| id.0));
         self.ledger.others.push(other.map(uuid));
@@ -280,61 +294,65 @@ impl Rows {
     pub(super) fn insert(
         &mut self,
         id: DeliveryId,
-        subject: &EventMetadata,
-        to: Changed,
+        event: &EventMetadata,
+        to: NewState,
         attempt: Option<&AttemptRecord>,
     ) {
-        let received_ms = subject.received_at.as_millisecond();
-        self.new.ids.push(id.0);
-        self.new.routes.push(subject.route.to_string());
-        self.new.events.push(subject.event_id.to_string());
-        self.new.kinds.push(subject.event_type.to_string());
-        self.new.received.push(received_ms);
-        self.new.attempts.push(
+        let received_ms = event.received_at.as_millisecond();
+        self.new_deliveries.ids.push(id.0);
+        self.new_deliveries.routes.push(event.route.to_string());
+        self.new_deliveries
+            .event_ids
+            .push(event.event_id.to_string());
+        self.new_deliveries
+            .event_types
+            .push(event.event_type.to_string());
+        self.new_deliveries.received.push(received_ms);
+        self.new_deliveries.attempts.push(
             attempt.map_or_else(|| "[]".into(), |attempt| format!("[{}]", attempt.to_json())),
         );
-        self.new.secrets.push(subject.secret.to_string());
-        self.new.tests.push(subject.is_test);
-        self.count(&subject.route, received_ms, to.state, 1, last_ms(attempt));
-        self.stand(&subject.route, None, (to.state, to.payload_bytes));
-        self.new.standing.push(to);
+        self.new_deliveries.secrets.push(event.secret.to_string());
+        self.new_deliveries.tests.push(event.is_test);
+        self.count_day(&event.route, received_ms, to.state, 1, last_ms(attempt));
+        self.count_route(&event.route, None, (to.state, to.payload_bytes));
+        self.new_deliveries.states.push(to);
     }
 
     pub(super) fn change(
         &mut self,
         id: DeliveryId,
-        before: &Before,
-        to: Changed,
+        before: &StoredDelivery,
+        to: NewState,
         attempt: Option<&AttemptRecord>,
     ) {
-        self.changed.push(id.0);
+        self.changed_ids.push(id.0);
         self.changed_attempts
             .push(attempt.map(AttemptRecord::to_json));
-        self.count(
+        self.count_day(
             &before.route,
             before.received_ms,
             before.state,
             -1,
             before.last_ms,
         );
-        self.count(
+        self.count_day(
             &before.route,
             before.received_ms,
             to.state,
             1,
             attempt.map_or(before.last_ms, |attempt| last_ms(Some(attempt))),
         );
-        self.stand(
+        self.count_route(
             &before.route,
             Some((before.state, before.payload_bytes)),
             (to.state, to.payload_bytes),
         );
-        self.changes.push(to);
+        self.changed_states.push(to);
     }
 
-    /// Whether it is among those that change.
-    pub(super) fn changes(&self, id: DeliveryId) -> bool {
-        self.changed.contains(&id.0)
+    /// Returns whether a delivery is already changed in this transaction.
+    pub(super) fn is_changed(&self, id: DeliveryId) -> bool {
+        self.changed_ids.contains(&id.0)
     }
 
     pub(super) fn keep_payload(&mut self, id: DeliveryId, payload: &Payload) {
@@ -344,11 +362,11 @@ impl Rows {
     }
 
     pub(super) fn drop_payload(&mut self, id: DeliveryId) {
-        self.dropped.push(id.0);
+        self.dropped_payloads.push(id.0);
     }
 
-    /// Counts a delivery in (1) or out (-1).
-    fn count(
+    /// Adds a delivery to its day's counts (`by` is 1) or subtracts it (-1).
+    fn count_day(
         &mut self,
         route: &Arc<str>,
         received_ms: i64,
@@ -356,280 +374,299 @@ impl Rows {
         by: i64,
         last_ms: i64,
     ) {
-        let tally = self
-            .days
+        let delta = self
+            .day_deltas
             .entry((Arc::clone(route), received_ms.div_euclid(DAY_MS)))
             .or_default();
         match state {
             DeliveryState::Success => {
-                tally.successful += by;
-                tally.total_ms += by * last_ms;
+                delta.successful += by;
+                delta.total_ms += by * last_ms;
             }
-            DeliveryState::Failed | DeliveryState::Dead => tally.failed += by,
+            DeliveryState::Failed | DeliveryState::Dead => delta.failed += by,
             DeliveryState::Pending => {}
         }
     }
 
-    fn stand(
+    fn count_route(
         &mut self,
         route: &Arc<str>,
         from: Option<(DeliveryState, i64)>,
         to: (DeliveryState, i64),
     ) {
-        let count = self.standings.entry(Arc::clone(route)).or_default();
+        let delta = self.route_deltas.entry(Arc::clone(route)).or_default();
         for ((state, bytes), by) in from.map(|from| (from, -1)).into_iter().chain([(to, 1)]) {
             let bytes = by * (RECORD_BYTES + bytes);
             match state {
                 DeliveryState::Pending => {
-                    count.pending += by;
-                    count.waiting_bytes += bytes;
+                    delta.pending += by;
+                    delta.waiting_bytes += bytes;
                 }
                 DeliveryState::Dead => {
-                    count.dead += by;
-                    count.waiting_bytes += bytes;
+                    delta.dead += by;
+                    delta.waiting_bytes += bytes;
                 }
-                DeliveryState::Success | DeliveryState::Failed => count.kept_bytes += bytes,
+                DeliveryState::Success | DeliveryState::Failed => delta.kept_bytes += bytes,
             }
         }
-        count.succeeded |= to.0 == DeliveryState::Success;
-        count.failed |= matches!(to.0, DeliveryState::Failed | DeliveryState::Dead);
+        delta.succeeded |= to.0 == DeliveryState::Success;
+        delta.failed |= matches!(to.0, DeliveryState::Failed | DeliveryState::Dead);
         if to.0 == DeliveryState::Pending
             && from.is_none_or(|(state, _)| state != DeliveryState::Pending)
         {
-            self.stored.push(Arc::clone(route));
+            self.notify.push(Arc::clone(route));
         }
     }
 
-    /// Writes all of them and commits, in one trip: sent in this order, without waiting for each other. After one that fails
-    /// nothing is committed.
-    pub(super) async fn write(&self, line: &PooledConnection) -> Result<(), tokio_postgres::Error> {
-        let statements = Statements::on(line).await?;
+    /// Writes all rows and commits, in one round trip: the statements are sent in this order
+    /// without waiting for each other. If one fails, nothing is committed.
+    pub(super) async fn write(
+        &self,
+        connection: &PooledConnection,
+    ) -> Result<(), tokio_postgres::Error> {
+        let statements = Statements::prepare(connection).await?;
         tokio::try_join!(
             biased;
-            self.write_ledger(line, &statements.remember),
-            self.write_new(line, &statements.insert),
-            self.write_changes(line, &statements.change),
-            self.write_payloads(line, &statements.keep),
-            self.write_dropped(line, &statements.drop),
-            self.write_standings(line, &statements.stand),
-            self.write_days(line, &statements.count),
-            line.batch_execute("COMMIT"),
+            self.write_ledger(connection, &statements.ledger),
+            self.write_new(connection, &statements.insert),
+            self.write_changes(connection, &statements.change),
+            self.write_payloads(connection, &statements.store_payloads),
+            self.write_dropped(connection, &statements.drop_payloads),
+            self.write_route_counts(connection, &statements.route_counts),
+            self.write_days(connection, &statements.days),
+            connection.batch_execute("COMMIT"),
         )?;
         Ok(())
     }
 
     async fn write_ledger(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         remember: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        let l = &self.ledger;
-        if l.keys.is_empty() {
+        let rows = &self.ledger;
+        if rows.keys.is_empty() {
             return Ok(());
         }
-        line.execute(
-            remember,
-            &[
-                &l.keys,
-                &l.tokens,
-                &l.ends,
-                &l.forced,
-                &l.attempts,
-                &l.possibly,
-                &l.digests,
-                &l.deliveries,
-                &l.others,
-            ],
-        )
-        .await
-        .map(drop)
+        connection
+            .execute(
+                remember,
+                &[
+                    &rows.keys,
+                    &rows.tokens,
+                    &rows.ends,
+                    &rows.forced,
+                    &rows.attempts,
+                    &rows.possibly_delivered,
+                    &rows.digests,
+                    &rows.deliveries,
+                    &rows.others,
+                ],
+            )
+            .await
+            .map(drop)
     }
 
     async fn write_new(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         insert: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        let (n, s) = (&self.new, &self.new.standing);
-        if n.ids.is_empty() {
+        let (rows, states) = (&self.new_deliveries, &self.new_deliveries.states);
+        if rows.ids.is_empty() {
             return Ok(());
         }
-        line.execute(
-            insert,
-            &[
-                &n.ids,
-                &n.routes,
-                &n.events,
-                &n.kinds,
-                &n.received,
-                &n.attempts,
-                &n.secrets,
-                &n.tests,
-                &s.states,
-                &s.reasons,
-                &s.tried,
-                &s.possibly,
-                &s.due,
-                &s.queued,
-                &s.ended,
-                &s.keys,
-                &s.payload_bytes,
-            ],
-        )
-        .await
-        .map(drop)
+        connection
+            .execute(
+                insert,
+                &[
+                    &rows.ids,
+                    &rows.routes,
+                    &rows.event_ids,
+                    &rows.event_types,
+                    &rows.received,
+                    &rows.attempts,
+                    &rows.secrets,
+                    &rows.tests,
+                    &states.states,
+                    &states.reasons,
+                    &states.tried,
+                    &states.possibly_delivered,
+                    &states.due,
+                    &states.queued,
+                    &states.ended,
+                    &states.keys,
+                    &states.payload_bytes,
+                ],
+            )
+            .await
+            .map(drop)
     }
 
     async fn write_changes(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         change: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        let c = &self.changes;
-        if self.changed.is_empty() {
+        let states = &self.changed_states;
+        if self.changed_ids.is_empty() {
             return Ok(());
         }
-        line.execute(
-            change,
-            &[
-                &self.changed,
-                &self.changed_attempts,
-                &c.states,
-                &c.reasons,
-                &c.tried,
-                &c.possibly,
-                &c.due,
-                &c.queued,
-                &c.ended,
-                &c.keys,
-                &c.payload_bytes,
-                &c.keeps_lease,
-                &c.told_by,
-            ],
-        )
-        .await
-        .map(drop)
+        connection
+            .execute(
+                change,
+                &[
+                    &self.changed_ids,
+                    &self.changed_attempts,
+                    &states.states,
+                    &states.reasons,
+                    &states.tried,
+                    &states.possibly_delivered,
+                    &states.due,
+                    &states.queued,
+                    &states.ended,
+                    &states.keys,
+                    &states.payload_bytes,
+                    &states.keeps_lease,
+                    &states.recorded_by,
+                ],
+            )
+            .await
+            .map(drop)
     }
 
     async fn write_payloads(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         keep: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        let p = &self.payloads;
-        if p.ids.is_empty() {
+        let rows = &self.payloads;
+        if rows.ids.is_empty() {
             return Ok(());
         }
-        line.execute(keep, &[&p.ids, &p.heads, &p.bodies])
+        connection
+            .execute(keep, &[&rows.ids, &rows.heads, &rows.bodies])
             .await
             .map(drop)
     }
 
     async fn write_dropped(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         drop_payloads: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        if self.dropped.is_empty() {
+        if self.dropped_payloads.is_empty() {
             return Ok(());
         }
-        line.execute(drop_payloads, &[&self.dropped])
+        connection
+            .execute(drop_payloads, &[&self.dropped_payloads])
             .await
             .map(drop)
     }
 
-    async fn write_standings(
+    async fn write_route_counts(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         stand: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        if self.standings.is_empty() {
+        if self.route_deltas.is_empty() {
             return Ok(());
         }
-        let routes: Vec<&str> = self.standings.keys().map(|route| &**route).collect();
-        let of = |field: fn(&Count) -> i64| self.standings.values().map(field).collect::<Vec<_>>();
-        let is = |field: fn(&Count) -> bool| self.standings.values().map(field).collect::<Vec<_>>();
-        let (pending, dead) = (of(|c| c.pending), of(|c| c.dead));
-        let (kept, waiting) = (of(|c| c.kept_bytes), of(|c| c.waiting_bytes));
-        let (succeeded, failed) = (is(|c| c.succeeded), is(|c| c.failed));
-        line.execute(
-            stand,
-            &[
-                &routes,
-                &pending,
-                &dead,
-                &kept,
-                &waiting,
-                &succeeded,
-                &failed,
-                &self.wall_ms,
-                &self.part,
-            ],
-        )
-        .await
-        .map(drop)
+        let routes: Vec<&str> = self.route_deltas.keys().map(|route| &**route).collect();
+        let sums = |field: fn(&RouteDelta) -> i64| {
+            self.route_deltas.values().map(field).collect::<Vec<_>>()
+        };
+        let flags = |field: fn(&RouteDelta) -> bool| {
+            self.route_deltas.values().map(field).collect::<Vec<_>>()
+        };
+        let (pending, dead) = (sums(|c| c.pending), sums(|c| c.dead));
+        let (kept, waiting) = (sums(|c| c.kept_bytes), sums(|c| c.waiting_bytes));
+        let (succeeded, failed) = (flags(|c| c.succeeded), flags(|c| c.failed));
+        connection
+            .execute(
+                stand,
+                &[
+                    &routes,
+                    &pending,
+                    &dead,
+                    &kept,
+                    &waiting,
+                    &succeeded,
+                    &failed,
+                    &self.wall_ms,
+                    &self.part,
+                ],
+            )
+            .await
+            .map(drop)
     }
 
     async fn write_days(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         count: &Statement,
     ) -> Result<(), tokio_postgres::Error> {
-        if self.days.is_empty() {
+        if self.day_deltas.is_empty() {
             return Ok(());
         }
-        let routes: Vec<&str> = self.days.keys().map(|(route, _)| &**route).collect();
-        let days: Vec<i64> = self.days.keys().map(|(_, day)| *day).collect();
-        let of = |field: fn(&Tally) -> i64| self.days.values().map(field).collect::<Vec<_>>();
-        let (successful, failed, total) =
-            (of(|t| t.successful), of(|t| t.failed), of(|t| t.total_ms));
-        line.execute(
-            count,
-            &[&routes, &days, &successful, &failed, &total, &self.part],
-        )
-        .await
-        .map(drop)
+        let routes: Vec<&str> = self.day_deltas.keys().map(|(route, _)| &**route).collect();
+        let days: Vec<i64> = self.day_deltas.keys().map(|(_, day)| *day).collect();
+        let sums =
+            |field: fn(&DayDelta) -> i64| self.day_deltas.values().map(field).collect::<Vec<_>>();
+        let (successful, failed, total) = (
+            sums(|t| t.successful),
+            sums(|t| t.failed),
+            sums(|t| t.total_ms),
+        );
+        connection
+            .execute(
+                count,
+                &[&routes, &days, &successful, &failed, &total, &self.part],
+            )
+            .await
+            .map(drop)
     }
 }
 
-/// Prepared on a connection: what waits to be prepared would be sent after what does not.
+/// The statements, prepared before any is sent. A statement that still had to be prepared would be
+/// sent after the later ones.
 struct Statements {
-    remember: Statement,
+    ledger: Statement,
     insert: Statement,
     change: Statement,
-    keep: Statement,
-    drop: Statement,
-    stand: Statement,
-    count: Statement,
+    store_payloads: Statement,
+    drop_payloads: Statement,
+    route_counts: Statement,
+    days: Statement,
 }
 
 impl Statements {
-    async fn on(line: &PooledConnection) -> Result<Self, tokio_postgres::Error> {
+    async fn prepare(connection: &PooledConnection) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
-            remember: line.prepare_cached(REMEMBER).await?,
-            insert: line.prepare_cached(INSERT).await?,
-            change: line.prepare_cached(CHANGE).await?,
-            keep: line.prepare_cached(KEEP).await?,
-            drop: line.prepare_cached(DROP).await?,
-            stand: line.prepare_cached(STAND).await?,
-            count: line.prepare_cached(COUNT).await?,
+            ledger: connection.prepare_cached(WRITE_LEDGER).await?,
+            insert: connection.prepare_cached(INSERT_DELIVERIES).await?,
+            change: connection.prepare_cached(UPDATE_DELIVERIES).await?,
+            store_payloads: connection.prepare_cached(STORE_PAYLOADS).await?,
+            drop_payloads: connection.prepare_cached(DROP_PAYLOADS).await?,
+            route_counts: connection.prepare_cached(ADD_ROUTE_COUNTS).await?,
+            days: connection.prepare_cached(ADD_DAY_COUNTS).await?,
         })
     }
 }
 
-impl Standing {
-    fn push(&mut self, to: Changed) {
+impl StateColumns {
+    fn push(&mut self, to: NewState) {
         self.states.push(to.state.as_str());
         self.reasons.push(to.reason);
         self.tried.push(to.tried.cast_signed());
-        self.possibly.push(to.possibly_delivered);
+        self.possibly_delivered.push(to.possibly_delivered);
         self.due.push(to.due_ms);
         self.queued.push(to.queued_ms);
         self.ended.push(to.ended_ms);
         self.keys.push(to.keys);
         self.payload_bytes.push(to.payload_bytes);
         self.keeps_lease.push(to.keeps_lease);
-        self.told_by.push(to.told_by);
+        self.recorded_by.push(to.recorded_by);
     }
 }
 

@@ -1,10 +1,10 @@
-//! What only a store that gateways share promises.
+//! Tests of what only the shared engine guarantees.
 
 use std::time::Duration;
 
 use crate::store::tests::{
-    ATTEMPT, Kept, TERMS, attempt, change, claimed, completed, due, end, queued, record,
-    settlement, tried,
+    ATTEMPT_TIMEOUT, TERMS, TestStore, attempt, claim, completed, delivery_change, due_ids,
+    ledger_entry, queued, settle, settlement, tried,
 };
 use crate::store::{
     AttemptHistory, AttemptOutcome, ClaimLease, ClaimResult, DeliveryId, DeliveryState, EventKey,
@@ -13,51 +13,53 @@ use crate::store::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Two gateways on one database.
+/// Opens two gateways on one database.
 macro_rules! two {
-    ($kept:ident, $one:ident, $two:ident) => {
-        let Some($kept) = Kept::shared() else { return };
-        let ($one, $two) = ($kept.open().await, $kept.open().await);
+    ($test_store:ident, $one:ident, $two:ident) => {
+        let Some($test_store) = TestStore::shared() else {
+            return;
+        };
+        let ($one, $two) = ($test_store.open().await, $test_store.open().await);
     };
 }
 
-async fn asked(store: &Store, key: u128) -> Option<(ClaimLease, Option<LedgerEntry>)> {
+async fn try_claim(store: &Store, key: u128) -> Option<(ClaimLease, Option<LedgerEntry>)> {
     match store.claim(EventKey(key), TERMS).await.unwrap() {
-        ClaimResult::Acquired(held, found) => Some((held, found.map(|found| found.record))),
+        ClaimResult::Acquired(lease, found) => Some((lease, found.map(|found| found.entry))),
         ClaimResult::HeldElsewhere => None,
     }
 }
 
 async fn possibly_delivered(store: &Store, id: DeliveryId) -> bool {
     store
-        .load_event(id, ATTEMPT)
+        .load_event(id, ATTEMPT_TIMEOUT)
         .await
         .unwrap()
         .unwrap()
-        .tried
+        .history
         .possibly_delivered
 }
 
 #[tokio::test]
-async fn a_claim_is_one_gateway_s_until_it_is_given_back() {
-    two!(kept, one, two);
-    let (held, found) = asked(&one, 1).await.unwrap();
+async fn claim_excludes_other_gateways_until_released() {
+    two!(test_store, one, two);
+    let (lease, found) = try_claim(&one, 1).await.unwrap();
     assert_eq!(found, None);
-    assert!(asked(&two, 1).await.is_none());
-    drop(held);
-    let (_held, found) = claimed(&two, 1).await;
+    assert!(try_claim(&two, 1).await.is_none());
+    drop(lease);
+    let (_lease, found) = claim(&two, 1).await;
     assert!(found.is_none(), "nothing was sent");
-    assert!(asked(&one, 1).await.is_none());
+    assert!(try_claim(&one, 1).await.is_none());
 }
 
 #[tokio::test]
-async fn a_claim_that_lapsed_was_an_attempt_of_unknown_outcome() {
-    two!(kept, one, two);
-    let (late, _) = asked(&one, 1).await.unwrap();
-    kept.pass(&one, TERMS.lease.saturating_sub(SECOND * 5));
-    assert!(asked(&two, 1).await.is_none());
-    kept.pass(&one, SECOND * 5);
-    let (held, found) = asked(&two, 1).await.unwrap();
+async fn lapsed_claim_counts_as_an_unknown_attempt() {
+    two!(test_store, one, two);
+    let (late, _) = try_claim(&one, 1).await.unwrap();
+    test_store.advance(&one, TERMS.lease.saturating_sub(SECOND * 5));
+    assert!(try_claim(&two, 1).await.is_none());
+    test_store.advance(&one, SECOND * 5);
+    let (lease, found) = try_claim(&two, 1).await.unwrap();
     assert_eq!(
         found,
         Some(LedgerEntry::Attempted(AttemptHistory {
@@ -65,55 +67,57 @@ async fn a_claim_that_lapsed_was_an_attempt_of_unknown_outcome() {
             possibly_delivered: true
         }))
     );
-    // Whoever comes late does not undo what the other is about to do.
-    let failed = one.settle(settlement(1, late.row(), tried(1), None)).await;
-    assert_eq!(failed, Err(StoreError::Unavailable));
-    two.settle(settlement(1, held.row(), tried(2), None))
+    // A late settlement must not undo what the other gateway is about to do.
+    let result = one.settle(settlement(1, late.row(), tried(1), None)).await;
+    assert_eq!(result, Err(StoreError::Unavailable));
+    two.settle(settlement(1, lease.row(), tried(2), None))
         .await
         .unwrap();
-    held.mark_settled();
-    assert_eq!(record(&one, 1).await, Some(tried(2)));
+    lease.mark_settled();
+    assert_eq!(ledger_entry(&one, 1).await, Some(tried(2)));
 }
 
 #[tokio::test]
-async fn a_success_is_recorded_however_late() {
-    two!(kept, one, two);
-    let (late, _) = asked(&one, 1).await.unwrap();
-    kept.pass(&one, TERMS.lease);
-    let (held, _) = asked(&two, 1).await.unwrap();
-    let success = || Some(change("a", DeliveryState::Success));
+async fn late_success_is_recorded() {
+    two!(test_store, one, two);
+    let (late, _) = try_claim(&one, 1).await.unwrap();
+    test_store.advance(&one, TERMS.lease);
+    let (lease, _) = try_claim(&two, 1).await.unwrap();
+    let success = || Some(delivery_change("a", DeliveryState::Success));
     let first = one
         .settle(settlement(1, late.row(), completed(1), success()))
         .await
         .unwrap();
     let second = two
-        .settle(settlement(1, held.row(), completed(1), success()))
+        .settle(settlement(1, lease.row(), completed(1), success()))
         .await
         .unwrap();
     assert_eq!(first, second, "one delivery");
-    assert_eq!(record(&two, 1).await, Some(completed(1)));
+    assert_eq!(ledger_entry(&two, 1).await, Some(completed(1)));
 }
 
 #[tokio::test]
-async fn a_claim_that_only_looked_prolongs_nothing() {
-    let Some(kept) = Kept::shared() else { return };
-    let store = kept.open().await;
-    end(&store, 1, tried(1), None).await;
-    kept.pass(&store, TERMS.window / 2);
-    assert_eq!(record(&store, 1).await, Some(tried(1)));
-    kept.pass(&store, TERMS.window / 2 + TERMS.lease);
-    assert_eq!(record(&store, 1).await, None);
+async fn released_claim_prolongs_nothing() {
+    let Some(test_store) = TestStore::shared() else {
+        return;
+    };
+    let store = test_store.open().await;
+    settle(&store, 1, tried(1), None).await;
+    test_store.advance(&store, TERMS.window / 2);
+    assert_eq!(ledger_entry(&store, 1).await, Some(tried(1)));
+    test_store.advance(&store, TERMS.window / 2 + TERMS.lease);
+    assert_eq!(ledger_entry(&store, 1).await, None);
 }
 
 #[tokio::test]
-async fn what_is_known_of_an_attempt_of_unknown_outcome_lasts_a_window_from_its_lease_s_end() {
-    two!(kept, one, two);
-    let (_late, _) = asked(&one, 1).await.unwrap();
-    kept.pass(
+async fn unknown_attempt_expires_a_window_after_its_lease() {
+    two!(test_store, one, two);
+    let (_late, _) = try_claim(&one, 1).await.unwrap();
+    test_store.advance(
         &one,
         (TERMS.lease + TERMS.window).saturating_sub(SECOND * 20),
     );
-    let (held, found) = asked(&two, 1).await.unwrap();
+    let (lease, found) = try_claim(&two, 1).await.unwrap();
     assert_eq!(
         found,
         Some(LedgerEntry::Attempted(AttemptHistory {
@@ -121,44 +125,47 @@ async fn what_is_known_of_an_attempt_of_unknown_outcome_lasts_a_window_from_its_
             possibly_delivered: true
         }))
     );
-    drop(held);
-    assert!(record(&two, 1).await.is_some());
-    kept.pass(&one, SECOND * 20);
-    assert_eq!(record(&two, 1).await, None);
+    drop(lease);
+    assert!(ledger_entry(&two, 1).await.is_some());
+    test_store.advance(&one, SECOND * 20);
+    assert_eq!(ledger_entry(&two, 1).await, None);
 }
 
 #[tokio::test]
-async fn a_stored_event_is_one_gateway_s_to_try_until_its_lease_lapses() {
-    two!(kept, one, two);
+async fn queued_event_is_leased_to_one_gateway() {
+    two!(test_store, one, two);
     let id = queued(&one, 1, "a").await;
-    assert_eq!((due(&one).await, due(&two).await), (vec![id], vec![]));
-    assert!(two.load_event(id, ATTEMPT).await.unwrap().is_none());
-    // It was not begun: nothing was sent.
-    kept.pass(&one, SECOND * 15);
-    assert_eq!(due(&two).await, [id]);
+    assert_eq!(
+        (due_ids(&one).await, due_ids(&two).await),
+        (vec![id], vec![])
+    );
+    assert!(two.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().is_none());
+    // The attempt had not begun, so nothing was sent.
+    test_store.advance(&one, SECOND * 15);
+    assert_eq!(due_ids(&two).await, [id]);
     assert!(
-        one.load_event(id, ATTEMPT).await.unwrap().is_none(),
+        one.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().is_none(),
         "too late"
     );
     assert!(!possibly_delivered(&two, id).await);
-    kept.pass(&one, ATTEMPT + SECOND * 5);
+    test_store.advance(&one, ATTEMPT_TIMEOUT + SECOND * 5);
     assert!(
-        due(&one).await.is_empty(),
-        "what came of it is still to be written"
+        due_ids(&one).await.is_empty(),
+        "the outcome may still be recorded"
     );
-    kept.pass(&one, SECOND * 5);
-    assert_eq!(due(&one).await, [id]);
+    test_store.advance(&one, SECOND * 5);
+    assert_eq!(due_ids(&one).await, [id]);
     assert!(possibly_delivered(&one, id).await);
 }
 
 #[tokio::test]
-async fn of_an_attempt_that_lost_its_lease_only_a_success_counts() {
-    two!(kept, one, two);
+async fn attempt_without_a_lease_records_only_success() {
+    two!(test_store, one, two);
     let id = queued(&one, 1, "a").await;
-    due(&one).await;
-    one.load_event(id, ATTEMPT).await.unwrap().unwrap();
-    kept.pass(&one, ATTEMPT + SECOND * 10);
-    assert_eq!(due(&two).await, [id]);
+    due_ids(&one).await;
+    one.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().unwrap();
+    test_store.advance(&one, ATTEMPT_TIMEOUT + SECOND * 10);
+    assert_eq!(due_ids(&two).await, [id]);
     let retry = AttemptOutcome::Retry {
         after: SECOND * 60,
         possibly_delivered: false,
@@ -167,12 +174,15 @@ async fn of_an_attempt_that_lost_its_lease_only_a_success_counts() {
         .await
         .unwrap();
     let view = two.delivery(id).await.unwrap().unwrap();
-    assert_eq!((view.state, view.tried), (DeliveryState::Pending, 0));
+    assert_eq!(
+        (view.state, view.attempt_count),
+        (DeliveryState::Pending, 0)
+    );
     one.record_attempt(
         id,
         1,
         attempt(200),
-        AttemptOutcome::Done {
+        AttemptOutcome::Delivered {
             keep_payload: false,
         },
     )
@@ -182,36 +192,39 @@ async fn of_an_attempt_that_lost_its_lease_only_a_success_counts() {
         two.delivery(id).await.unwrap().unwrap().state,
         DeliveryState::Success
     );
-    assert!(two.load_event(id, ATTEMPT).await.unwrap().is_none());
+    assert!(two.load_event(id, ATTEMPT_TIMEOUT).await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn what_is_given_back_is_another_gateway_s_at_once() {
-    two!(kept, one, two);
+async fn released_event_is_free_at_once() {
+    two!(test_store, one, two);
     let id = queued(&one, 1, "a").await;
-    assert_eq!(due(&one).await, [id]);
+    assert_eq!(due_ids(&one).await, [id]);
     one.release_events(&[id]).await;
-    assert_eq!(due(&two).await, [id]);
+    assert_eq!(due_ids(&two).await, [id]);
     one.release_events(&[id]).await;
-    assert!(due(&one).await.is_empty(), "it is not ours any more");
+    assert!(
+        due_ids(&one).await.is_empty(),
+        "the lease belongs to the other gateway"
+    );
 }
 
 #[tokio::test]
-async fn whoever_delivers_is_woken_by_what_another_gateway_stored() {
-    two!(kept, one, two);
-    let waker = two.queue_notifier(&"billing".into());
+async fn event_from_another_gateway_notifies_the_route() {
+    two!(test_store, one, two);
+    let notifier = two.queue_notifier(&"billing".into());
     queued(&one, 1, "a").await;
-    waker.notified().await;
+    notifier.notified().await;
 }
 
 #[tokio::test]
-async fn what_an_operator_said_to_one_gateway_is_told_to_the_other() {
-    two!(kept, one, two);
+async fn operator_changes_reach_the_other_gateway() {
+    two!(test_store, one, two);
     let mut revision = two.revision().unwrap();
     revision.mark_unchanged();
-    let (seen, _) = one.webhooks().await.unwrap();
+    let (revision_read, _) = one.webhooks().await.unwrap();
     assert!(
-        one.put_webhook("shop".into(), "{}".into(), seen)
+        one.put_webhook("shop".into(), "{}".into(), revision_read)
             .await
             .unwrap()
             .is_some()
@@ -221,11 +234,11 @@ async fn what_an_operator_said_to_one_gateway_is_told_to_the_other() {
         two.webhooks().await.unwrap().1,
         [("shop".into(), "{}".into())]
     );
-    let behind = two
-        .put_webhook("other".into(), "{}".into(), seen)
+    let outdated = two
+        .put_webhook("other".into(), "{}".into(), revision_read)
         .await
         .unwrap();
-    assert!(behind.is_none(), "what it saw has changed");
+    assert!(outdated.is_none(), "the revision has changed");
     one.set_paused("billing".into(), true).await.unwrap();
     revision.changed().await.unwrap();
     assert_eq!(two.paused_routes().await.unwrap(), ["billing"]);

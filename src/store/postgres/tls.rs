@@ -1,4 +1,4 @@
-//! TLS to the database: whom we trust, and what we show.
+//! TLS to the database: the trusted CAs and the client certificate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,27 +9,28 @@ use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// TLS 1.2 or 1.3 that verifies the server's certificate and its name, by the CAs in `roots` or else by the system's.
-/// `own` is our certificate and its key. All files are PEM.
+/// Returns a connector for TLS 1.2 or 1.3 that verifies the server's certificate and name, with the
+/// CAs in `roots` or else the system's. `client_certificate` is a certificate and its key. All
+/// files are PEM.
 ///
 /// # Errors
-/// A sentence that names the file that can't be used.
+/// Returns a sentence that names the unusable file.
 pub(super) fn connector(
     roots: Option<&Path>,
-    own: Option<(&Path, &Path)>,
+    client_certificate: Option<(&Path, &Path)>,
 ) -> Result<MakeRustlsConnect, String> {
     let roots = match roots {
-        Some(path) => roots_of(path)?,
+        Some(path) => read_roots(path)?,
         None => system_roots()?,
     };
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
         .with_root_certificates(roots);
-    let mut config = match own {
+    let mut config = match client_certificate {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => builder
-            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+            .with_client_auth_cert(read_certificates(certificate)?, read_private_key(key)?)
             .map_err(|error| {
                 format!(
                     "{} and {} cannot be used together: {error}",
@@ -38,7 +39,7 @@ pub(super) fn connector(
                 )
             })?,
     };
-    // A server that is spoken to by TLS from the first byte insists on it.
+    // PostgreSQL requires ALPN for connections that start with TLS (`sslnegotiation=direct`).
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(MakeRustlsConnect::new(config))
 }
@@ -55,9 +56,9 @@ fn system_roots() -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore, String> {
+fn read_roots(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in read_certificates(path)? {
         roots
             .add(certificate)
             .map_err(|error| format!("{} cannot be used as a CA: {error}", path.display()))?;
@@ -65,19 +66,19 @@ fn roots_of(path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let refuse = |error: pem::Error| format!("{} cannot be read: {error}", path.display());
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read_error = |error: pem::Error| format!("{} cannot be read: {error}", path.display());
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(refuse)?
+        .map_err(read_error)?
         .collect::<Result<_, _>>()
-        .map_err(refuse)?;
+        .map_err(read_error)?;
     if certificates.is_empty() {
         return Err(format!("{} holds no PEM certificate", path.display()));
     }
     Ok(certificates)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
         pem::Error::NoItemsFound => format!(
             "{} holds no PEM private key without a passphrase",

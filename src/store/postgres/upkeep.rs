@@ -1,4 +1,5 @@
-//! What each gateway looks at again and again: the time, what others have changed, what is due; and what may go.
+//! Periodic work of each gateway: polls the clock, the changes of others and the due events, and
+//! deletes what has expired.
 
 use std::collections::HashMap;
 use std::sync::Weak;
@@ -8,107 +9,126 @@ use jiff::Timestamp;
 
 use super::Shared;
 use super::claims::millis;
-use super::pool::{PooledConnection, QueryError, bounded, on};
+use super::pool::{PooledConnection, QueryError, on, with_timeout};
 use super::query::timestamp;
 use crate::store::{RECORD_BYTES, Retain};
 
-/// So that what one gateway is told is seen by all within a second.
-const LOOK_EVERY: Duration = Duration::from_millis(400);
-const SWEEP_EVERY: Duration = Duration::from_secs(2);
-/// Rows that one statement deletes.
-const ROWS_AT_ONCE: i64 = 500;
-/// One gateway sweeps at a time.
-const LOCK: i64 = 0x686f_6f6b_7377_6565;
+/// The poll interval. All gateways see a change within a second.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
+/// The pause between two sweeps.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// The limit of rows that one statement deletes.
+const ROWS_PER_DELETE: i64 = 500;
+/// The advisory lock with which one gateway sweeps at a time.
+const SWEEP_LOCK: i64 = 0x686f_6f6b_7377_6565;
 
-/// What of a route is known without asking.
+/// The last polled counts of a route.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Standing {
+pub(super) struct RouteCounts {
     pub pending: u64,
     pub dead: u64,
-    pub oldest: Option<Timestamp>,
+    pub oldest_waiting: Option<Timestamp>,
 }
 
-/// Looks at what changes, for as long as the store is there. Whether the server counts as there is told by this alone.
-pub(super) async fn look(shared: Weak<Shared>) {
+/// Polls the database for as long as the store exists. Only this task decides that the server is
+/// unavailable.
+pub(super) async fn poll(shared: Weak<Shared>) {
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
         let shared = &*shared;
-        let ticked = shared.with_line(on!(line => tick(line, shared))).await;
+        let ticked = shared
+            .run_once(on!(connection => tick(connection, shared)))
+            .await;
         match ticked {
-            Ok(()) => shared.lines.answered(),
+            Ok(()) => shared.pool.mark_available(),
             Err(QueryError::Refused(_)) => {}
-            Err(failed) => {
-                shared.lines.note(false, &failed);
+            Err(error) => {
+                shared.pool.set_available(false, &error);
                 continue;
             }
         }
-        let _ = shared.with_line(on!(line => standings(line, shared))).await;
-        let _ = shared.with_line(on!(line => wake(line, shared))).await;
+        let _ = shared
+            .run_once(on!(connection => read_route_counts(connection, shared)))
+            .await;
+        let _ = shared
+            .run_once(on!(connection => notify_due_routes(connection, shared)))
+            .await;
     }
 }
 
-/// Lets go of what has ended, again and again, and learns how much there is.
+/// Deletes what has expired and polls the sizes, for as long as the store exists.
 pub(super) async fn sweep(shared: Weak<Shared>) {
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
         let Some(shared) = shared.upgrade() else {
             return;
         };
         let shared = &*shared;
-        if shared.lines.check_up().is_ok() {
-            let _ = shared.with_line(on!(line => sizes(line, shared))).await;
+        if shared.pool.check_available().is_ok() {
             let _ = shared
-                .with_line(on!(line => sweep_alone(line, shared)))
+                .run_once(on!(connection => read_sizes(connection, shared)))
+                .await;
+            let _ = shared
+                .run_once(on!(connection => sweep_exclusively(connection, shared)))
                 .await;
         }
     }
 }
 
 impl Shared {
-    /// Once, on a connection; a failure is told.
-    async fn with_line<F>(&self, work: impl FnOnce(PooledConnection) -> F) -> Result<(), QueryError>
+    /// Runs work on a connection, once, and logs a failure.
+    async fn run_once<F>(&self, work: impl FnOnce(PooledConnection) -> F) -> Result<(), QueryError>
     where
         F: Future<Output = Result<(), QueryError>>,
     {
-        let done = self.lines.with(work).await;
-        if let Err(failed) = &done {
-            if self.lines.check_up().is_ok() {
-                self.lines.failed("read", failed);
+        let done = self.pool.run_once(work).await;
+        if let Err(error) = &done {
+            if self.pool.check_available().is_ok() {
+                self.pool.log_failure("read", error);
             } else {
-                // That it is gone was said.
-                self.lines.metrics().count_error("read");
+                // That the server is unavailable is already logged.
+                self.pool.metrics().count_error("read");
             }
         }
         done
     }
 }
 
-/// Counts time, one gateway a second, and learns whether an operator changed something.
-pub(super) async fn tick(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
+/// Counts uptime, at most once a second over all gateways, and reads the revision of operator data.
+pub(super) async fn tick(connection: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let tick = "UPDATE hookstile.store SET ticked_at = clock_timestamp(),
-        running_ms = running_ms + least(greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000),
-        away_ms = away_ms + greatest(extract(epoch FROM clock_timestamp() - ticked_at) * 1000 - 5000, 0)::bigint
-        WHERE ticked_at NOT BETWEEN clock_timestamp() - interval '900 milliseconds' AND clock_timestamp()";
-    line.run(tick, &[]).await?;
+        uptime_ms = uptime_ms + least(greatest(
+            extract(epoch FROM clock_timestamp() - ticked_at) * 1000, 0)::bigint, 5000),
+        downtime_ms = downtime_ms + greatest(
+            extract(epoch FROM clock_timestamp() - ticked_at) * 1000 - 5000, 0)::bigint
+        WHERE ticked_at NOT BETWEEN clock_timestamp() - interval '900 milliseconds'
+            AND clock_timestamp()";
+    connection.execute_cached(tick, &[]).await?;
     let sql = "SELECT revision, due FROM hookstile.store, hookstile.clock";
-    let row = line.row(sql, &[]).await?;
+    let row = connection.query_one_cached(sql, &[]).await?;
     let revision = row.try_get(0)?;
-    shared.set_due_now(row.try_get(1)?);
+    shared.set_now_due(row.try_get(1)?);
     shared
         .revision
         .send_if_modified(|known| std::mem::replace(known, revision) != revision);
     Ok(())
 }
 
-async fn standings(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
-    let sql = "SELECT route, pending, dead, CASE WHEN pending > 0 THEN (SELECT received_ms FROM hookstile.deliveries d
-            WHERE d.route = w.route AND state = 'pending' AND state <> 'success' ORDER BY id LIMIT 1) END
-        FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead FROM hookstile.standings
-            GROUP BY route) AS w WHERE pending <> 0 OR dead <> 0";
-    let rows = line.rows(sql, &[]).await?;
+async fn read_route_counts(
+    connection: &PooledConnection,
+    shared: &Shared,
+) -> Result<(), QueryError> {
+    let sql = "
+        SELECT route, pending, dead, CASE WHEN pending > 0 THEN (
+            SELECT received_ms FROM hookstile.deliveries d
+            WHERE d.route = c.route AND state = 'pending' AND state <> 'success'
+            ORDER BY id LIMIT 1) END
+        FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead
+            FROM hookstile.route_counts GROUP BY route) AS c WHERE pending <> 0 OR dead <> 0";
+    let rows = connection.query_cached(sql, &[]).await?;
     let mut all = HashMap::new();
     for row in rows {
         let number = |column| {
@@ -117,42 +137,50 @@ async fn standings(line: &PooledConnection, shared: &Shared) -> Result<(), Query
         let oldest = row.try_get::<_, Option<i64>>(3)?.map(timestamp);
         all.insert(
             row.try_get::<_, &str>(0)?.into(),
-            Standing {
+            RouteCounts {
                 pending: number(1)?,
                 dead: number(2)?,
-                oldest,
+                oldest_waiting: oldest,
             },
         );
     }
-    shared.set_standings(all);
+    shared.set_route_counts(all);
     Ok(())
 }
 
-/// Wakes those who deliver for routes of which something is due that nobody tries: one probe of the index a route.
-async fn wake(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
+/// Notifies the workers of routes with due events that no gateway has leased. Probes the index once
+/// per route.
+async fn notify_due_routes(
+    connection: &PooledConnection,
+    shared: &Shared,
+) -> Result<(), QueryError> {
     let sql = "WITH clock AS MATERIALIZED (SELECT now, due FROM hookstile.clock)
-        SELECT asked.route FROM unnest($1::text[]) AS asked (route) CROSS JOIN LATERAL (SELECT FROM hookstile.deliveries d
-            WHERE d.route = asked.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
-            AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM clock)) ORDER BY due_ms LIMIT 1) AS free";
-    let waiting = shared.routes_that_wait();
+        SELECT r.route FROM unnest($1::text[]) AS r (route)
+            CROSS JOIN LATERAL (SELECT FROM hookstile.deliveries d
+            WHERE d.route = r.route AND state = 'pending' AND due_ms <= (SELECT due FROM clock)
+            AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM clock))
+            ORDER BY due_ms LIMIT 1) AS due";
+    let waiting = shared.waiting_routes();
     if waiting.is_empty() {
         return Ok(());
     }
-    let rows = line.rows(sql, &[&waiting]).await?;
+    let rows = connection.query_cached(sql, &[&waiting]).await?;
     for row in rows {
-        shared.wake(row.try_get(0)?);
+        shared.notify_route(row.try_get(0)?);
     }
     Ok(())
 }
 
-/// Bytes are what the tables take, pages for which there is no use now included; `max_size` is held to what is in use.
-async fn sizes(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
+/// Polls the sizes. The reported size includes free pages of the tables; `max_size` applies to the
+/// data in use.
+async fn read_sizes(connection: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
     let sql = "SELECT (SELECT greatest(n_live_tup, 0)::bigint FROM pg_stat_user_tables
             WHERE schemaname = 'hookstile' AND relname = 'ledger'),
-        (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+        (SELECT sum(pg_total_relation_size(c.oid))::bigint
+            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
             WHERE nspname = 'hookstile' AND relkind = 'r'),
-        (SELECT sum(kept_bytes + waiting_bytes)::bigint FROM hookstile.standings)";
-    let row = line.row(sql, &[]).await?;
+        (SELECT sum(kept_bytes + waiting_bytes)::bigint FROM hookstile.route_counts)";
+    let row = connection.query_one_cached(sql, &[]).await?;
     let number = |column| {
         Ok::<_, QueryError>(
             row.try_get::<_, Option<i64>>(column)?
@@ -164,72 +192,87 @@ async fn sizes(line: &PooledConnection, shared: &Shared) -> Result<(), QueryErro
     Ok(())
 }
 
-/// Lets go of what has ended: IDs after their window, records as their route keeps them. One gateway at a time.
-async fn sweep_alone(line: &PooledConnection, shared: &Shared) -> Result<(), QueryError> {
-    if !line
-        .row("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+/// Deletes expired IDs, and records that exceed their route's retention. One gateway does so at a
+/// time.
+async fn sweep_exclusively(
+    connection: &PooledConnection,
+    shared: &Shared,
+) -> Result<(), QueryError> {
+    if !connection
+        .query_one_cached("SELECT pg_try_advisory_lock($1)", &[&SWEEP_LOCK])
         .await?
         .try_get::<_, bool>(0)?
     {
         return Ok(());
     }
-    // A connection that is closed by an error gives the lock back too.
+    // If an error closes the connection, the lock is released too.
     let ledger = "DELETE FROM hookstile.ledger WHERE key IN (SELECT key FROM hookstile.ledger
         WHERE ends_ms <= (SELECT now FROM hookstile.clock)
         AND (lease_ends_ms IS NULL OR lease_ends_ms <= (SELECT now FROM hookstile.clock))
         ORDER BY ends_ms LIMIT $1 FOR UPDATE SKIP LOCKED)";
-    // Planned each time: what has ended may be a little or nearly all.
-    while bounded(line.execute(ledger, &[&ROWS_AT_ONCE])).await? == ROWS_AT_ONCE.unsigned_abs() {}
-    let kept = "SELECT route, sum(kept_bytes)::bigint FROM hookstile.standings GROUP BY route HAVING sum(kept_bytes) > 0";
-    for row in line.rows(kept, &[]).await? {
+    // Not prepared, so that it is planned each time: the expired part may be small or nearly
+    // everything.
+    while with_timeout(connection.execute(ledger, &[&ROWS_PER_DELETE])).await?
+        == ROWS_PER_DELETE.unsigned_abs()
+    {}
+    let kept = "
+        SELECT route, sum(kept_bytes)::bigint FROM hookstile.route_counts GROUP BY route
+            HAVING sum(kept_bytes) > 0";
+    for row in connection.query_cached(kept, &[]).await? {
         let (route, kept): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let retain = shared.retain_of(&route).unwrap_or(Retain::USUAL);
-        let mut over = retain.max_bytes.map_or(0, |most| {
-            kept.saturating_sub(i64::try_from(most).unwrap_or(i64::MAX))
+        let retain = shared.retain(&route).unwrap_or(Retain::DEFAULT);
+        let mut over = retain.max_bytes.map_or(0, |limit| {
+            kept.saturating_sub(i64::try_from(limit).unwrap_or(i64::MAX))
         });
         loop {
-            let gone = drop_records(line, &route, retain.keep, over).await?;
-            over = over.saturating_sub(gone.bytes);
-            if gone.records < ROWS_AT_ONCE {
+            let deleted = delete_expired_records(connection, &route, retain.keep, over).await?;
+            over = over.saturating_sub(deleted.bytes);
+            if deleted.records < ROWS_PER_DELETE {
                 break;
             }
         }
     }
-    line.run("SELECT pg_advisory_unlock($1)", &[&LOCK])
+    connection
+        .execute_cached("SELECT pg_advisory_unlock($1)", &[&SWEEP_LOCK])
         .await
         .map(drop)
 }
 
-struct Gone {
+struct Deleted {
     records: i64,
     bytes: i64,
 }
 
-/// Drops the first of a route's records that may go, those first that ended first. How many is written out: it says which plan
-/// is right.
-async fn drop_records(
-    line: &PooledConnection,
+/// Deletes the first of a route's expired records, first ended first. The limit is a literal,
+/// because it decides which plan is right.
+async fn delete_expired_records(
+    connection: &PooledConnection,
     route: &str,
     keep: Duration,
     over: i64,
-) -> Result<Gone, QueryError> {
+) -> Result<Deleted, QueryError> {
     let sql = "
 WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
-first AS (SELECT id, ended_ms, sum($4 + payload_bytes) OVER (ORDER BY ended_ms, id) - ($4 + payload_bytes) AS freed
-    FROM (SELECT id, ended_ms, payload_bytes FROM hookstile.deliveries WHERE route = $1 AND state IN ('success', 'failed')
+first AS (SELECT id, ended_ms,
+        sum($4 + payload_bytes) OVER (ORDER BY ended_ms, id) - ($4 + payload_bytes) AS freed
+    FROM (SELECT id, ended_ms, payload_bytes FROM hookstile.deliveries
+        WHERE route = $1 AND state IN ('success', 'failed')
         ORDER BY ended_ms LIMIT 500) AS oldest),
-gone AS (DELETE FROM hookstile.deliveries d USING first, clock WHERE d.id = first.id AND state IN ('success', 'failed')
-    AND (first.ended_ms <= now - $2 OR first.freed < $3::bigint) RETURNING d.id, $4 + d.payload_bytes AS bytes),
-dropped AS (DELETE FROM hookstile.payloads p USING gone WHERE p.delivery = gone.id),
-told AS (INSERT INTO hookstile.standings AS s SELECT $1, 0, 0, 0, -sum(bytes)::bigint, 0 FROM gone HAVING count(*) > 0
-    ON CONFLICT (route, part) DO UPDATE SET kept_bytes = s.kept_bytes + excluded.kept_bytes)
-SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM gone";
+deleted AS (DELETE FROM hookstile.deliveries d USING first, clock WHERE d.id = first.id
+    AND state IN ('success', 'failed')
+    AND (first.ended_ms <= now - $2 OR first.freed < $3::bigint)
+    RETURNING d.id, $4 + d.payload_bytes AS bytes),
+dropped AS (DELETE FROM hookstile.payloads p USING deleted WHERE p.delivery = deleted.id),
+counted AS (INSERT INTO hookstile.route_counts AS c SELECT $1, 0, 0, 0, -sum(bytes)::bigint, 0
+    FROM deleted HAVING count(*) > 0
+    ON CONFLICT (route, part) DO UPDATE SET kept_bytes = c.kept_bytes + excluded.kept_bytes)
+SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM deleted";
     let keep = millis(keep);
-    let gone = line
-        .row(sql, &[&route, &keep, &over, &RECORD_BYTES])
+    let deleted = connection
+        .query_one_cached(sql, &[&route, &keep, &over, &RECORD_BYTES])
         .await?;
-    Ok(Gone {
-        records: gone.try_get(0)?,
-        bytes: gone.try_get(1)?,
+    Ok(Deleted {
+        records: deleted.try_get(0)?,
+        bytes: deleted.try_get(1)?,
     })
 }

@@ -1,5 +1,5 @@
-//! What is written: how claims and attempts ended. Many at once, in one transaction of two trips: what stands is looked at
-//! and held, and what becomes of it is written.
+//! Writes the outcomes of claims and attempts. A batch is one transaction of two round trips: the
+//! first locks and reads the rows, the second writes the changes and commits.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::claims::{key, millis, uuid};
-use super::pool::{OnTimeout, PooledConnection, QueryError, bounded, on};
-use super::rows::{Before, Changed, Rows};
-use super::{Counted, Shared};
+use super::pool::{OnTimeout, PooledConnection, QueryError, on, with_timeout};
+use super::rows::{NewState, Rows, StoredDelivery};
+use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventRow,
@@ -20,17 +20,17 @@ use crate::store::{
 
 pub(super) type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// A row, of the ledger or of the deliveries.
+/// The identity of a row that a job changes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum RowName {
+enum RowKey {
     Event(EventKey),
     Delivery(DeliveryId),
 }
 
-/// What is asked for.
+/// A write job.
 pub(super) enum Job {
     Settle(Box<Settlement>, Done<Option<DeliveryId>>),
-    Attempted {
+    RecordAttempt {
         id: DeliveryId,
         number: u32,
         attempt: AttemptRecord,
@@ -40,74 +40,77 @@ pub(super) enum Job {
     Requeue(Vec<Requeue>, Done<Vec<RequeueResult>>),
 }
 
-/// What became of a job.
+/// The result of a job.
 enum Reply {
     Settled(Option<DeliveryId>),
-    /// The claim lapsed, and the event is another's.
-    Lost,
-    Attempted,
+    /// The claim lapsed, and another gateway has taken the event over.
+    ClaimLost,
+    AttemptRecorded,
     Requeued(Vec<RequeueResult>),
 }
 
-/// A row of the ledger, as it stands.
+/// A ledger row as it is stored.
 #[derive(Clone, Copy)]
-struct Claimed {
+struct LedgerRow {
     token: i64,
     leased: bool,
     completed: bool,
     delivery: Option<DeliveryId>,
 }
 
-/// What a settlement finds.
-enum Verdict {
+/// The result of checking a settlement's claim.
+enum SettleCheck {
     Write,
-    /// It is written already, by an asking whose answer was lost.
-    Written(Option<DeliveryId>),
-    Lost,
+    /// An earlier try, whose reply was lost, has already written it.
+    AlreadyWritten(Option<DeliveryId>),
+    ClaimLost,
 }
 
 impl Shared {
-    /// Writes all of them, those that name the same rows one after the other.
-    pub(super) async fn write_all(self: Arc<Self>, batch: Vec<(Job, Counted)>) {
-        let (mut left, _counted): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        while !left.is_empty() {
-            let mut taken = HashSet::new();
-            let (now, later): (Vec<_>, Vec<_>) = left.into_iter().partition(|job| {
-                let names = job.names();
-                let is_alone = taken.is_disjoint(&names);
-                taken.extend(names);
-                is_alone
+    /// Writes all jobs. Jobs that change the same row are written one after the other.
+    pub(super) async fn write_all(self: Arc<Self>, batch: Vec<(Job, BacklogEntry)>) {
+        let (mut remaining, _backlog): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        while !remaining.is_empty() {
+            let mut used_keys = HashSet::new();
+            let (now, later): (Vec<_>, Vec<_>) = remaining.into_iter().partition(|job| {
+                let keys = job.row_keys();
+                let is_independent = used_keys.is_disjoint(&keys);
+                used_keys.extend(keys);
+                is_independent
             });
             self.write(now).await;
-            left = later;
+            remaining = later;
         }
     }
 
     async fn write(&self, batch: Vec<Job>) {
         let jobs = &batch;
         match self
-            .lines
-            .again(OnTimeout::Retry, on!(line => self.transact(line, jobs)))
+            .pool
+            .run(
+                OnTimeout::Retry,
+                on!(connection => self.transact(connection, jobs)),
+            )
             .await
         {
-            Ok((answers, stored)) => {
-                for route in stored {
-                    self.wake(&route);
+            Ok((replies, routes)) => {
+                for route in routes {
+                    self.notify_route(&route);
                 }
-                for (job, answer) in batch.into_iter().zip(answers) {
-                    job.tell(answer);
+                for (job, result) in batch.into_iter().zip(replies) {
+                    job.reply(result);
                 }
             }
             Err(QueryError::Refused(_)) if batch.len() > 1 => {
-                // One that can't be written does not stand in the way of the others.
+                // A job that cannot be written must not fail the others.
                 for job in batch {
                     Box::pin(self.write(vec![job])).await;
                 }
             }
-            Err(failed) => {
-                let error = self.lines.failed("commit", &failed);
+            Err(error) => {
+                let error = self.pool.log_failure("commit", &error);
                 for job in batch {
-                    job.refuse(error);
+                    job.fail(error);
                 }
             }
         }
@@ -115,40 +118,46 @@ impl Shared {
 
     async fn transact(
         &self,
-        line: &PooledConnection,
+        connection: &PooledConnection,
         batch: &[Job],
     ) -> Result<(Vec<Reply>, Vec<Arc<str>>), QueryError> {
         let began = std::time::Instant::now();
-        let mut writing = bounded(look(line, batch)).await?;
-        let answers: Vec<_> = batch
+        let mut transaction = with_timeout(begin(connection, batch)).await?;
+        let replies: Vec<_> = batch
             .iter()
-            .map(|job| writing.apply(job, self.owner))
+            .map(|job| transaction.apply(job, self.owner))
             .collect();
-        Box::pin(bounded(writing.rows.write(line))).await?;
-        self.lines.metrics().observe_commit(began.elapsed());
-        Ok((answers, writing.rows.stored))
+        Box::pin(with_timeout(transaction.rows.write(connection))).await?;
+        self.pool.metrics().observe_commit(began.elapsed());
+        Ok((replies, transaction.rows.notify))
     }
 }
 
-const HELD: &str =
-    "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL AND ends_ms > (SELECT now FROM hookstile.clock), delivery
+/// Locks and reads ledger rows.
+const LOCK_LEDGER: &str = "SELECT key, token, lease_ends_ms IS NOT NULL, digest IS NOT NULL
+     AND ends_ms > (SELECT now FROM hookstile.clock), delivery
     FROM hookstile.ledger WHERE key = ANY($1) ORDER BY key FOR UPDATE";
-const NUMBERS: &str =
+const NEXT_DELIVERY_IDS: &str =
     "SELECT nextval('hookstile.delivery_numbers') FROM generate_series(1, $1::integer)";
-/// With the part of the counts that is this transaction's alone, unless there are many.
+/// Reads the clock, and picks a part of the counts that no other transaction uses at the moment,
+/// unless there are more transactions than parts.
 const CLOCK: &str = "SELECT now, due, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-    coalesce((SELECT part FROM generate_series(1, 32) AS part WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
+    coalesce((SELECT part FROM generate_series(1, 32) AS part
+        WHERE pg_try_advisory_xact_lock(1752131427, part) LIMIT 1), 1)
         ::smallint FROM hookstile.clock";
 
-struct Writing {
-    ledger: HashMap<EventKey, Claimed>,
-    before: HashMap<DeliveryId, Before>,
-    numbers: Vec<i64>,
+struct WriteTransaction {
+    ledger: HashMap<EventKey, LedgerRow>,
+    stored: HashMap<DeliveryId, StoredDelivery>,
+    next_ids: Vec<i64>,
     rows: Rows,
 }
 
-/// Begins the transaction and looks at all rows that the jobs name, which nobody else changes until its end.
-async fn look(line: &PooledConnection, batch: &[Job]) -> Result<Writing, tokio_postgres::Error> {
+/// Begins the transaction, and locks and reads all rows that the jobs name.
+async fn begin(
+    connection: &PooledConnection,
+    batch: &[Job],
+) -> Result<WriteTransaction, tokio_postgres::Error> {
     let (mut keys, mut ids, mut settlements) = (Vec::new(), Vec::new(), 0_i32);
     for job in batch {
         match job {
@@ -163,11 +172,11 @@ async fn look(line: &PooledConnection, batch: &[Job]) -> Result<Writing, tokio_p
                         .map(|id| id.0),
                 );
             }
-            Job::Attempted { id, .. } => ids.push(id.0),
-            Job::Requeue(wanted, _) => {
-                ids.extend(wanted.iter().map(|requeue| requeue.id.0));
+            Job::RecordAttempt { id, .. } => ids.push(id.0),
+            Job::Requeue(requeues, _) => {
+                ids.extend(requeues.iter().map(|requeue| requeue.id.0));
                 keys.extend(
-                    wanted
+                    requeues
                         .iter()
                         .flat_map(|requeue| &requeue.completing)
                         .map(|name| uuid(name.key)),
@@ -175,144 +184,152 @@ async fn look(line: &PooledConnection, batch: &[Job]) -> Result<Writing, tokio_p
             }
         }
     }
-    let (held, before) = (
-        line.prepare_cached(HELD).await?,
-        line.prepare_cached(Before::SELECT).await?,
+    let (lock_ledger, select_stored) = (
+        connection.prepare_cached(LOCK_LEDGER).await?,
+        connection.prepare_cached(StoredDelivery::SELECT).await?,
     );
-    let (numbers, clock) = (
-        line.prepare_cached(NUMBERS).await?,
-        line.prepare_cached(CLOCK).await?,
+    let (next_ids, clock) = (
+        connection.prepare_cached(NEXT_DELIVERY_IDS).await?,
+        connection.prepare_cached(CLOCK).await?,
     );
-    // Sent in this order, without waiting for each other.
-    let ((), held, before, numbers, clock) = tokio::try_join!(
+    // Sent in this order, without waiting for each other (pipelined).
+    let ((), ledger_rows, stored_rows, id_rows, clock) = tokio::try_join!(
         biased;
-        line.batch_execute("BEGIN"),
-        rows_of(line, &held, &keys, keys.is_empty()),
-        rows_of(line, &before, &ids, ids.is_empty()),
-        rows_of(line, &numbers, &settlements, settlements == 0),
-        line.query_one(&clock, &[]),
+        connection.batch_execute("BEGIN"),
+        query_unless_empty(connection, &lock_ledger, &keys, keys.is_empty()),
+        query_unless_empty(connection, &select_stored, &ids, ids.is_empty()),
+        query_unless_empty(connection, &next_ids, &settlements, settlements == 0),
+        connection.query_one(&clock, &[]),
     )?;
     let mut ledger = HashMap::new();
-    for row in &held {
+    for row in &ledger_rows {
         let delivery = row.try_get::<_, Option<i64>>(4)?.map(DeliveryId);
-        let claimed = Claimed {
+        let ledger_row = LedgerRow {
             token: row.try_get(1)?,
             leased: row.try_get(2)?,
             completed: row.try_get(3)?,
             delivery,
         };
-        ledger.insert(key(row.try_get(0)?), claimed);
+        ledger.insert(key(row.try_get(0)?), ledger_row);
     }
-    let before = before
+    let stored = stored_rows
         .iter()
-        .map(|row| Ok((DeliveryId(row.try_get(0)?), Before::read(row)?)));
-    let rows = Rows::at(
+        .map(|row| Ok((DeliveryId(row.try_get(0)?), StoredDelivery::read(row)?)));
+    let rows = Rows::new(
         clock.try_get(0)?,
         clock.try_get(1)?,
         clock.try_get(2)?,
         clock.try_get(3)?,
     );
-    let mut numbers: Vec<i64> = numbers
+    let mut next_ids: Vec<i64> = id_rows
         .iter()
         .map(|row| row.try_get(0))
         .collect::<Result<_, _>>()?;
-    numbers.reverse();
-    Ok(Writing {
+    next_ids.reverse();
+    Ok(WriteTransaction {
         ledger,
-        before: before.collect::<Result<_, tokio_postgres::Error>>()?,
-        numbers,
+        stored: stored.collect::<Result<_, tokio_postgres::Error>>()?,
+        next_ids,
         rows,
     })
 }
 
-/// Rows by one parameter; of nothing without asking.
-async fn rows_of(
-    line: &PooledConnection,
+/// Queries rows by one parameter. Skips the query if the parameter is empty.
+async fn query_unless_empty(
+    connection: &PooledConnection,
     statement: &Statement,
-    by: &(dyn ToSql + Sync),
-    is_of_nothing: bool,
+    param: &(dyn ToSql + Sync),
+    is_empty: bool,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
-    if is_of_nothing {
+    if is_empty {
         Ok(Vec::new())
     } else {
-        line.query(statement, &[by]).await
+        connection.query(statement, &[param]).await
     }
 }
 
-impl Writing {
+impl WriteTransaction {
     fn apply(&mut self, job: &Job, owner: i64) -> Reply {
         match job {
             Job::Settle(settlement, _) => self.settle(settlement),
-            Job::Attempted {
+            Job::RecordAttempt {
                 id,
                 number,
                 attempt,
                 next,
                 ..
             } => {
-                self.attempted(*id, *number, attempt, *next, owner);
-                Reply::Attempted
+                self.record_attempt(*id, *number, attempt, *next, owner);
+                Reply::AttemptRecorded
             }
-            Job::Requeue(wanted, _) => {
-                Reply::Requeued(wanted.iter().map(|requeue| self.requeue(requeue)).collect())
-            }
+            Job::Requeue(requeues, _) => Reply::Requeued(
+                requeues
+                    .iter()
+                    .map(|requeue| self.requeue(requeue))
+                    .collect(),
+            ),
         }
     }
 
     fn settle(&mut self, settlement: &Settlement) -> Reply {
-        match self.judge(settlement) {
-            Verdict::Written(delivery) => return Reply::Settled(delivery),
-            Verdict::Lost => return Reply::Lost,
-            Verdict::Write => {}
+        match self.check_claim(settlement) {
+            SettleCheck::AlreadyWritten(delivery) => return Reply::Settled(delivery),
+            SettleCheck::ClaimLost => return Reply::ClaimLost,
+            SettleCheck::Write => {}
         }
         let names = &settlement.names;
-        let was_handed_over = was_handed_over(settlement);
+        let delivered = was_delivered(settlement);
         let id = settlement
             .delivery
             .as_ref()
-            .map(|change| self.record(change, names));
+            .map(|change| self.record_delivery(change, names));
         let ends = self.rows.now.saturating_add(millis(settlement.window));
         for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
             let Some(name) = name else { continue };
-            self.rows.remember(
+            self.rows.write_entry(
                 name,
                 other.map(|other| other.key),
-                settlement.becomes,
+                settlement.entry,
                 ends,
                 id,
-                was_handed_over,
+                delivered,
             );
         }
         Reply::Settled(id)
     }
 
-    /// Whether the claim is still ours. That an event was handed over is written in any case: it was.
-    fn judge(&self, settlement: &Settlement) -> Verdict {
-        let was_handed_over = was_handed_over(settlement);
+    /// Checks that this gateway still holds the claim. A successful delivery is written in any
+    /// case.
+    fn check_claim(&self, settlement: &Settlement) -> SettleCheck {
+        let delivered = was_delivered(settlement);
         for name in settlement.names.iter().flatten() {
             let Some(row) = self.ledger.get(&name.key) else {
                 continue;
             };
-            let is_ours = name.earlier == Some(RowId(row.token));
-            match (is_ours, row.leased) {
+            let is_own = name.earlier == Some(RowId(row.token));
+            match (is_own, row.leased) {
                 (true, true) => {}
-                (true, false) => return Verdict::Written(row.delivery),
-                (false, _) if was_handed_over && row.completed => {
-                    return Verdict::Written(row.delivery);
+                (true, false) => return SettleCheck::AlreadyWritten(row.delivery),
+                (false, _) if delivered && row.completed => {
+                    return SettleCheck::AlreadyWritten(row.delivery);
                 }
-                (false, _) if was_handed_over => {}
-                (false, _) => return Verdict::Lost,
+                (false, _) if delivered => {}
+                (false, _) => return SettleCheck::ClaimLost,
             }
         }
-        Verdict::Write
+        SettleCheck::Write
     }
 
-    /// Writes a delivery's record: anew, or over the one it has.
-    fn record(&mut self, change: &DeliveryChange, names: &[Option<EventRow>; 2]) -> DeliveryId {
+    /// Writes a delivery record: a new one, or an update of the earlier one.
+    fn record_delivery(
+        &mut self,
+        change: &DeliveryChange,
+        names: &[Option<EventRow>; 2],
+    ) -> DeliveryId {
         let earlier = change
             .earlier
-            .and_then(|id| Some((id, self.before.get(&id)?.clone())));
-        let earlier = earlier.filter(|(_, before)| before.is_of(&change.event));
+            .and_then(|id| Some((id, self.stored.get(&id)?.clone())));
+        let earlier = earlier.filter(|(_, stored)| stored.belongs_to(&change.event));
         let keys = (change.state != DeliveryState::Success).then(|| {
             names
                 .iter()
@@ -321,13 +338,13 @@ impl Writing {
                 .collect()
         });
         let due = (change.state == DeliveryState::Pending)
-            .then(|| self.rows.due_now.saturating_add(millis(change.due_after)));
+            .then(|| self.rows.now_due.saturating_add(millis(change.due_after)));
         let kept = change
             .payload
             .as_ref()
             .map_or(0, |payload| payload.head.len() + payload.body.len());
         let kept = i64::try_from(kept).unwrap_or(i64::MAX);
-        let state = Changed {
+        let state = NewState {
             state: change.state,
             reason: None,
             tried: change.history.attempts,
@@ -338,7 +355,7 @@ impl Writing {
             keys,
             payload_bytes: kept,
             keeps_lease: false,
-            told_by: None,
+            recorded_by: None,
         };
         let id = match earlier {
             Some((id, before)) => {
@@ -350,7 +367,7 @@ impl Writing {
                 id
             }
             None => {
-                let id = DeliveryId(self.numbers.pop().unwrap_or_default());
+                let id = DeliveryId(self.next_ids.pop().unwrap_or_default());
                 self.rows
                     .insert(id, &change.event, state, change.attempt.as_ref());
                 id
@@ -362,8 +379,9 @@ impl Writing {
         id
     }
 
-    /// Told again, it changes nothing. What another gateway tries by now, or has tried, is its to tell of, but for a success.
-    fn attempted(
+    /// Records an attempt. Recording the same attempt again changes nothing. If another gateway has
+    /// taken the event over, only a success is recorded.
+    fn record_attempt(
         &mut self,
         id: DeliveryId,
         number: u32,
@@ -371,32 +389,32 @@ impl Writing {
         next: AttemptOutcome,
         owner: i64,
     ) {
-        let is_done = matches!(next, AttemptOutcome::Done { .. });
-        let is_its = |before: &Before| match before.state {
+        let is_done = matches!(next, AttemptOutcome::Delivered { .. });
+        let is_recordable = |before: &StoredDelivery| match before.state {
             DeliveryState::Pending if before.tried < number => {
                 is_done || before.lease_owner == Some(owner)
             }
             DeliveryState::Pending | DeliveryState::Dead => {
-                is_done && before.tried >= number && before.told_by != Some(owner)
+                is_done && before.tried >= number && before.recorded_by != Some(owner)
             }
             DeliveryState::Success | DeliveryState::Failed => false,
         };
         let Some(before) = self
-            .before
+            .stored
             .get(&id)
-            .filter(|before| is_its(before))
+            .filter(|before| is_recordable(before))
             .cloned()
         else {
             return;
         };
-        let (state, due_ms, unknown, reason) = match next {
-            AttemptOutcome::Done { .. } => (DeliveryState::Success, None, false, None),
+        let (state, due_ms, outcome_unknown, reason) = match next {
+            AttemptOutcome::Delivered { .. } => (DeliveryState::Success, None, false, None),
             AttemptOutcome::Retry {
                 after,
                 possibly_delivered,
             } => (
                 DeliveryState::Pending,
-                Some(self.rows.due_now.saturating_add(millis(after))),
+                Some(self.rows.now_due.saturating_add(millis(after))),
                 possibly_delivered,
                 None,
             ),
@@ -404,18 +422,18 @@ impl Writing {
                 (DeliveryState::Dead, None, false, Some(reason.as_str()))
             }
         };
-        let drops = next
-            == (AttemptOutcome::Done {
+        let drop_payload = next
+            == (AttemptOutcome::Delivered {
                 keep_payload: false,
             });
-        if drops {
+        if drop_payload {
             self.rows.drop_payload(id);
         }
-        let changed = Changed {
+        let new_state = NewState {
             state,
             reason,
             tried: before.tried.saturating_add(1),
-            possibly_delivered: before.possibly_delivered || unknown,
+            possibly_delivered: before.possibly_delivered || outcome_unknown,
             due_ms,
             queued_ms: before.queued_ms,
             ended_ms: due_ms.is_none().then_some(self.rows.now),
@@ -423,24 +441,28 @@ impl Writing {
                 .keys
                 .clone()
                 .filter(|_| state != DeliveryState::Success),
-            payload_bytes: if drops { 0 } else { before.payload_bytes },
+            payload_bytes: if drop_payload {
+                0
+            } else {
+                before.payload_bytes
+            },
             keeps_lease: false,
-            told_by: Some(owner),
+            recorded_by: Some(owner),
         };
-        self.rows.change(id, &before, changed, Some(attempt));
+        self.rows.change(id, &before, new_state, Some(attempt));
     }
 
-    /// What is known of the wish without writing: that its claims lapsed, or that it was written by an asking whose answer was
-    /// lost.
-    fn of_requeue(&self, requeue: &Requeue) -> Option<RequeueResult> {
-        let is_ours = |name: &EventRow, row: &Claimed| name.earlier == Some(RowId(row.token));
+    /// Returns the result of a requeue that needs no write: its claims lapsed, or an earlier try,
+    /// whose reply was lost, has already written it.
+    fn known_requeue(&self, requeue: &Requeue) -> Option<RequeueResult> {
+        let is_own = |name: &EventRow, row: &LedgerRow| name.earlier == Some(RowId(row.token));
         for name in &requeue.completing {
-            let row = self.ledger.get(&name.key).filter(|row| is_ours(name, row));
+            let row = self.ledger.get(&name.key).filter(|row| is_own(name, row));
             match row {
                 Some(row) if row.leased => {}
                 Some(row) if row.delivery == Some(requeue.id) => {
                     return self
-                        .before
+                        .stored
                         .get(&requeue.id)
                         .map(|before| RequeueResult::Queued(Arc::clone(&before.route)));
                 }
@@ -453,19 +475,21 @@ impl Writing {
     fn requeue(&mut self, requeue: &Requeue) -> RequeueResult {
         let &Requeue {
             id,
-            expected_state: from,
+            expected_state,
             due,
             ref completing,
             window,
         } = requeue;
-        if let Some(known) = self.of_requeue(requeue) {
+        if let Some(known) = self.known_requeue(requeue) {
             return known;
         }
-        let is_wanted = |before: &Before| from.is_none_or(|from| from == before.state);
+        let is_expected = |before: &StoredDelivery| {
+            expected_state.is_none_or(|expected| expected == before.state)
+        };
         let Some(before) = self
-            .before
+            .stored
             .get(&id)
-            .filter(|before| is_wanted(before))
+            .filter(|stored| is_expected(stored))
             .cloned()
         else {
             return RequeueResult::Unknown;
@@ -473,47 +497,47 @@ impl Writing {
         if before.payload_bytes == 0 {
             return RequeueResult::NoPayload;
         }
-        if self.rows.changes(id) {
-            // Asked for twice.
+        if self.rows.is_changed(id) {
+            // The same batch requeues it twice.
             return RequeueResult::Queued(before.route);
         }
         let due_ms = i64::try_from(due.0.0).unwrap_or(i64::MAX / 4);
-        let changed = Changed {
+        let new_state = NewState {
             state: DeliveryState::Pending,
             reason: None,
             tried: before.tried,
             possibly_delivered: before.possibly_delivered || before.state == DeliveryState::Success,
             due_ms: Some(due_ms),
-            // Its horizon counts from when it is due.
+            // The delivery horizon counts from the due time.
             queued_ms: Some(
                 self.rows
                     .now
-                    .saturating_add(due_ms.saturating_sub(self.rows.due_now).max(0)),
+                    .saturating_add(due_ms.saturating_sub(self.rows.now_due).max(0)),
             ),
             ended_ms: None,
             keys: before.keys.clone(),
             payload_bytes: before.payload_bytes,
-            // An attempt may be under way.
+            // An attempt may be in progress.
             keeps_lease: before.state == DeliveryState::Pending,
-            told_by: None,
+            recorded_by: None,
         };
-        self.rows.change(id, &before, changed, None);
+        self.rows.change(id, &before, new_state, None);
         let ends = self.rows.now.saturating_add(millis(window));
         for name in completing {
-            // Any body of this ID is a copy from now on: this one has been taken.
+            // The digest is unknown, so any body with this ID is a duplicate from now on.
             let record = LedgerEntry::Completed {
                 digest: PayloadDigest::unknown(),
             };
             self.rows
-                .remember(*name, None, record, ends, Some(id), false);
+                .write_entry(*name, None, record, ends, Some(id), false);
         }
-        self.rows.stored.push(Arc::clone(&before.route));
+        self.rows.notify.push(Arc::clone(&before.route));
         RequeueResult::Queued(before.route)
     }
 }
 
-/// Written in any case: it was.
-fn was_handed_over(settlement: &Settlement) -> bool {
+/// Returns whether the event was delivered. That is recorded even if the claim has lapsed.
+fn was_delivered(settlement: &Settlement) -> bool {
     settlement
         .delivery
         .as_ref()
@@ -521,7 +545,7 @@ fn was_handed_over(settlement: &Settlement) -> bool {
 }
 
 impl Job {
-    /// What its payload weighs, in bytes.
+    /// Returns the size of the job's payload, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let Self::Settle(settlement, _) = self else {
             return 0;
@@ -533,9 +557,9 @@ impl Job {
         payload.map_or(0, |payload| payload.head.len() + payload.body.len())
     }
 
-    /// The rows that it names.
-    fn names(&self) -> HashSet<RowName> {
-        let event = |name: &EventRow| RowName::Event(name.key);
+    /// Returns the rows that the job changes.
+    fn row_keys(&self) -> HashSet<RowKey> {
+        let event = |name: &EventRow| RowKey::Event(name.key);
         match self {
             Self::Settle(settlement, _) => {
                 let delivery = settlement
@@ -543,35 +567,35 @@ impl Job {
                     .as_ref()
                     .and_then(|delivery| delivery.earlier);
                 let events = settlement.names.iter().flatten().map(event);
-                events.chain(delivery.map(RowName::Delivery)).collect()
+                events.chain(delivery.map(RowKey::Delivery)).collect()
             }
-            Self::Attempted { id, .. } => HashSet::from([RowName::Delivery(*id)]),
-            Self::Requeue(wanted, _) => {
-                let events = wanted
+            Self::RecordAttempt { id, .. } => HashSet::from([RowKey::Delivery(*id)]),
+            Self::Requeue(requeues, _) => {
+                let events = requeues
                     .iter()
                     .flat_map(|requeue| &requeue.completing)
                     .map(event);
                 events
-                    .chain(wanted.iter().map(|requeue| RowName::Delivery(requeue.id)))
+                    .chain(requeues.iter().map(|requeue| RowKey::Delivery(requeue.id)))
                     .collect()
             }
         }
     }
 
-    /// Who asked may have gone meanwhile: what was written is written.
-    fn tell(self, answer: Reply) {
-        match (self, answer) {
+    /// Sends the result to the caller. The caller may be gone; the write stays committed.
+    fn reply(self, result: Reply) {
+        match (self, result) {
             (Self::Settle(_, done), Reply::Settled(id)) => drop(done.send(Ok(id))),
-            (Self::Attempted { done, .. }, Reply::Attempted) => drop(done.send(Ok(()))),
+            (Self::RecordAttempt { done, .. }, Reply::AttemptRecorded) => drop(done.send(Ok(()))),
             (Self::Requeue(_, done), Reply::Requeued(requeued)) => drop(done.send(Ok(requeued))),
-            (job, _) => job.refuse(StoreError::Unavailable),
+            (job, _) => job.fail(StoreError::Unavailable),
         }
     }
 
-    fn refuse(self, error: StoreError) {
+    fn fail(self, error: StoreError) {
         match self {
             Self::Settle(_, done) => drop(done.send(Err(error))),
-            Self::Attempted { done, .. } => drop(done.send(Err(error))),
+            Self::RecordAttempt { done, .. } => drop(done.send(Err(error))),
             Self::Requeue(_, done) => drop(done.send(Err(error))),
         }
     }

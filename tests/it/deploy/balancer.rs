@@ -1,4 +1,4 @@
-//! `HAProxy` before several gateways, as `deploy/docker/replicas` has it.
+//! `HAProxy` in front of several gateways, configured as in `deploy/docker/replicas`.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use tempfile::TempDir;
 
 use super::{read, root};
-use crate::harness::fleet::Front;
+use crate::harness::fleet::Endpoint;
 use crate::harness::process::Process;
 use crate::harness::programs::{program, tool};
 use crate::harness::*;
@@ -17,31 +17,31 @@ use crate::harness::*;
 const CONFIGURATION: &str = "deploy/docker/replicas/haproxy.cfg";
 
 fn haproxy() -> Option<PathBuf> {
-    let debians = || Some(PathBuf::from("/usr/sbin/haproxy")).filter(|path| path.is_file());
     tool(
         "HAProxy",
-        program("HOOKSTILE_HAPROXY", "haproxy").or_else(debians),
+        program("HOOKSTILE_HAPROXY", "haproxy")
+            .or_else(|| Some(PathBuf::from("/usr/sbin/haproxy")).filter(|path| path.is_file())),
         "the balancer before several gateways",
     )
 }
 
 #[test]
-fn haproxy_takes_its_configuration() {
+fn haproxy_accepts_its_configuration() {
     let Some(haproxy) = haproxy() else { return };
     let output = Command::new(haproxy)
         .args(["-c", "-f", CONFIGURATION])
         .current_dir(root())
         .output()
         .expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && !said.contains("[WARNING]"),
-        "{said}"
+        output.status.success() && !text.contains("[WARNING]"),
+        "{text}"
     );
 }
 
-/// `HAProxy` with the configuration that is shipped, before gateways of a test's own.
+/// `HAProxy` with the shipped configuration, in front of a test's gateways.
 struct Balancer {
     process: Process,
     address: SocketAddr,
@@ -51,22 +51,22 @@ struct Balancer {
 impl Balancer {
     fn before(haproxy: PathBuf, gateways: &[&Gateway]) -> Self {
         let server = |(number, gateway): (u16, &&Gateway)| {
-            let (data, admin) = (gateway.data(), gateway.admin().port());
+            let (data, admin) = (gateway.public_address(), gateway.admin_address().port());
             format!("    server gateway{number} {data} check port {admin}\n")
         };
         let servers = (1..).zip(gateways).map(server).collect::<Vec<_>>().concat();
         let mut text = read(CONFIGURATION);
-        for (ours, theirs) in [
+        for (shipped, replacement) in [
             ("bind :8080\n", "bind fd@3\n"),
-            // So that an ordinary user's limit of open files will do.
+            // Keeps within an ordinary user's limit of open files.
             ("maxconn 10000\n", "maxconn 200\n"),
             (
                 "    server-template gateway 10 hookstile:8080 resolvers docker init-addr none\n",
                 &servers,
             ),
         ] {
-            assert!(text.contains(ours), "{ours}");
-            text = text.replace(ours, theirs);
+            assert!(text.contains(shipped), "{shipped}");
+            text = text.replace(shipped, replacement);
         }
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("haproxy.cfg");
@@ -75,13 +75,13 @@ impl Balancer {
         let address = listener.local_addr().expect("an address");
         let mut command = Command::new(haproxy);
         command.args(["-db", "-f"]).arg(file);
-        let handed = FdMapping {
+        let mapping = FdMapping {
             parent_fd: OwnedFd::from(listener),
             child_fd: 3,
         };
         command
-            .fd_mappings(vec![handed])
-            .expect("a number of its own");
+            .fd_mappings(vec![mapping])
+            .expect("a free file descriptor number");
         Self {
             process: Process::spawn(&mut command),
             address,
@@ -91,7 +91,7 @@ impl Balancer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_the_balancer_gateways_that_stop_one_after_the_other_fail_no_request() {
+async fn rolling_stop_fails_no_request() {
     let (Some(haproxy), Some(postgres)) = (haproxy(), Postgres::start().await) else {
         return;
     };
@@ -107,13 +107,13 @@ async fn behind_the_balancer_gateways_that_stop_one_after_the_other_fail_no_requ
         Gateway::start(setup.clone()).await,
     ];
     let balancer = Balancer::before(haproxy, &[&one, &two, &three]);
-    let front = Front::default();
-    front.set(Some(balancer.address));
-    let fleet = Fleet::start(&front, PATH, 4);
-    fleet.progresses(50).await;
+    let endpoint = Endpoint::default();
+    endpoint.set(Some(balancer.address));
+    let fleet = Fleet::start(&endpoint, PATH, 4);
+    fleet.wait_for_progress(50).await;
     for (name, gateway) in [("gateway1", &mut one), ("gateway2", &mut two)] {
         gateway
-            .metrics_past(
+            .wait_for_metric_at_least(
                 "requests_total",
                 &[("route", "hooks"), ("outcome", "delivered")],
                 1.0,
@@ -123,16 +123,16 @@ async fn behind_the_balancer_gateways_that_stop_one_after_the_other_fail_no_requ
         let left = format!("{name} is DOWN, reason: Layer7 wrong status, code: 503");
         assert!(
             balancer.process.output().contains(&left),
-            "it was told before:\n{}",
+            "the balancer noticed earlier:\n{}",
             balancer.process.output()
         );
-        fleet.progresses(50).await;
+        fleet.wait_for_progress(50).await;
     }
     let sent = fleet.finish().await;
     let failed: Vec<_> = sent
         .iter()
-        .filter(|sent| !matches!(&sent.answer, Some((_, outcome)) if outcome == "delivered" || outcome == "duplicate"))
-        .map(|sent| (&sent.id, &sent.answer))
+        .filter(|sent| !matches!(&sent.response, Some((_, outcome)) if outcome == "delivered" || outcome == "duplicate"))
+        .map(|sent| (&sent.id, &sent.response))
         .collect();
     assert!(
         failed.is_empty(),
@@ -144,5 +144,5 @@ async fn behind_the_balancer_gateways_that_stop_one_after_the_other_fail_no_requ
     let count = events.len();
     events.sort();
     events.dedup();
-    assert_eq!(events.len(), count, "each event arrived once");
+    assert_eq!(events.len(), count, "each event arrives once");
 }

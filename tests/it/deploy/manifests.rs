@@ -1,5 +1,5 @@
-//! What brings gateways up, one or several: manifests that Kubernetes takes and that fit each other, and configurations that
-//! the gateway takes.
+//! The ways to run one or several gateways: manifests that Kubernetes accepts and that agree with
+//! each other, and configurations that the gateway accepts.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
 const BASE: &str = "deploy/kubernetes/base";
-/// One gateway, and several. Each builds on [`BASE`].
+/// The manifests of one gateway and of several. Each builds on [`BASE`].
 const VARIANTS: [&str; 2] = ["deploy/kubernetes/one", "deploy/kubernetes/replicas"];
 const REPLICAS: &str = "deploy/kubernetes/replicas";
 const COMPOSE: &str = "deploy/docker/replicas/compose.yaml";
@@ -20,13 +20,13 @@ const COMPOSE_CONFIGURATION: &str = "deploy/docker/replicas/hookstile/hookstile.
 const BALANCER: &str = "deploy/docker/replicas/haproxy.cfg";
 
 const SECRET_OF_SOME_LENGTH: &str = "a-secret-of-some-length";
-/// Connections to PostgreSQL that one gateway may have; and the `max_connections` that are usual there, and those among them
-/// that are not for ordinary roles.
+/// The connections to PostgreSQL that one gateway may open, the usual `max_connections` there, and
+/// how many of those are reserved for special roles.
 const CONNECTIONS: u64 = 10;
 const USUAL_CONNECTIONS: u64 = 100;
 const RESERVED_CONNECTIONS: u64 = 3;
 
-/// The files of a folder of manifests, its `kustomization.yaml` left out.
+/// Returns the manifest files of a folder, without its `kustomization.yaml`.
 fn manifests(folder: &str) -> Vec<String> {
     let entries =
         std::fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
@@ -46,7 +46,7 @@ fn manifests(folder: &str) -> Vec<String> {
     paths
 }
 
-/// YAML files as values, by the parser that schemathesis brings; `None` where it is missing.
+/// Parses YAML files with the parser that schemathesis installs; returns `None` without it.
 fn parsed(paths: &[String], skipped: &str) -> Option<Vec<Value>> {
     let script = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(path)) for path in sys.argv[1:]]))";
     let python = program("HOOKSTILE_PYTHON", "python3").filter(|python| {
@@ -69,40 +69,39 @@ fn parsed(paths: &[String], skipped: &str) -> Option<Vec<Value>> {
 }
 
 #[test]
-fn kubernetes_knows_every_field_of_the_manifests() {
-    let beside = program("HOOKSTILE_PYTHON", "python3")
+fn manifests_use_known_kubernetes_fields() {
+    let script = program("HOOKSTILE_PYTHON", "python3")
         .map(|python| python.with_file_name("kubernetes-validate"));
-    let beside = beside.filter(|path| path.is_file());
+    let script = script.filter(|path| path.is_file());
     let Some(validate) = tool(
         "kubernetes-validate beside HOOKSTILE_PYTHON",
-        beside,
+        script,
         "the manifests against schemas",
     ) else {
         return;
     };
-    let of_an_operator = |path: &String| path.ends_with("/podmonitor.yaml");
     let all = [BASE]
         .into_iter()
         .chain(VARIANTS)
         .flat_map(manifests)
-        .filter(|path| !of_an_operator(path));
+        .filter(|path| !path.ends_with("/podmonitor.yaml"));
     let all: Vec<PathBuf> = all.map(|path| root().join(path)).collect();
     let output = Command::new(validate)
         .arg("--strict")
         .args(&all)
         .output()
         .expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    let passed = said
+    let passed = text
         .lines()
         .filter(|line| line.contains(" passed for resource "))
         .count();
-    assert!(output.status.success() && passed == all.len(), "{said}");
+    assert!(output.status.success() && passed == all.len(), "{text}");
 }
 
 #[test]
-fn the_kustomizations_name_every_manifest_beside_them() {
+fn kustomizations_list_every_manifest() {
     for folder in [BASE].into_iter().chain(VARIANTS) {
         let kustomization = read(&format!("{folder}/kustomization.yaml"));
         let named: BTreeSet<_> = kustomization
@@ -118,11 +117,11 @@ fn the_kustomizations_name_every_manifest_beside_them() {
     }
 }
 
-/// One way to bring gateways up in Kubernetes.
+/// One way to run gateways in Kubernetes.
 struct Variant(Vec<Value>);
 
 impl Variant {
-    fn of(folder: &str) -> Option<Self> {
+    fn parse(folder: &str) -> Option<Self> {
         let paths: Vec<_> = manifests(BASE)
             .into_iter()
             .chain(manifests(folder))
@@ -137,9 +136,7 @@ impl Variant {
     }
 
     fn one(&self, kind: &str) -> &Value {
-        self.all(kind)
-            .next()
-            .unwrap_or_else(|| panic!("there is no {kind}"))
+        self.all(kind).next().unwrap_or_else(|| panic!("no {kind}"))
     }
 
     fn workload(&self) -> &Value {
@@ -167,17 +164,17 @@ impl Variant {
     }
 }
 
-/// What stands behind each occurrence of a mark, up to one of the characters that end it.
-fn behind<'a>(text: &'a str, mark: &'a str, ends: &'a [char]) -> impl Iterator<Item = &'a str> {
+/// Returns the text after each occurrence of a mark, up to one of the characters that end it.
+fn text_after<'a>(text: &'a str, mark: &'a str, ends: &'a [char]) -> impl Iterator<Item = &'a str> {
     text.split(mark)
         .skip(1)
         .map(move |rest| rest.split(ends).next().expect("a part"))
 }
 
 #[test]
-fn the_manifests_mean_the_same_pods_ports_and_secrets() {
+fn manifests_agree_on_pods_ports_and_secrets() {
     for folder in VARIANTS {
-        let Some(variant) = Variant::of(folder) else {
+        let Some(variant) = Variant::parse(folder) else {
             return;
         };
         let (workload, container) = (variant.workload(), variant.container());
@@ -230,13 +227,13 @@ fn the_manifests_mean_the_same_pods_ports_and_secrets() {
         let secret = mounted
             .map(|volume| &volume["secret"]["secretName"])
             .find(|name| !name.is_null());
-        for key in behind(configuration, "/etc/hookstile-secrets/", &['}', ',']) {
+        for key in text_after(configuration, "/etc/hookstile-secrets/", &['}', ',']) {
             assert!(
                 variant.secret_has(secret.expect("a Secret"), key),
                 "{folder}: {key}"
             );
         }
-        for name in behind(configuration, "{env: ", &['}', ',']) {
+        for name in text_after(configuration, "{env: ", &['}', ',']) {
             let variables = container["env"].as_array().expect("an environment");
             let variable = variables.iter().find(|variable| variable["name"] == name);
             let from = &variable.unwrap_or_else(|| panic!("{folder}: {name}"))["valueFrom"]["secretKeyRef"];
@@ -248,10 +245,11 @@ fn the_manifests_mean_the_same_pods_ports_and_secrets() {
     }
 }
 
-/// While one is replaced the others serve, and however many the autoscaler adds find connections to PostgreSQL.
+/// While one replica is replaced, the others keep serving, and as many as the autoscaler adds find
+/// free connections to PostgreSQL.
 #[test]
-fn replicas_are_replaced_one_by_one_and_all_find_connections() {
-    let Some(variant) = Variant::of(REPLICAS) else {
+fn rolling_update_leaves_connections() {
+    let Some(variant) = Variant::parse(REPLICAS) else {
         return;
     };
     let (workload, scaler) = (
@@ -266,7 +264,7 @@ fn replicas_are_replaced_one_by_one_and_all_find_connections() {
     }
     assert!(
         workload["spec"]["replicas"].is_null(),
-        "which would be at odds with the autoscaler"
+        "a fixed count would conflict with the autoscaler"
     );
     let rolling = &workload["spec"]["strategy"]["rollingUpdate"];
     let [surge, least, most] = [
@@ -295,13 +293,13 @@ fn replicas_are_replaced_one_by_one_and_all_find_connections() {
         .any(|volume| volume["persistentVolumeClaim"].is_object());
     assert!(
         !claims && workload["spec"]["volumeClaimTemplates"].is_null(),
-        "replicas keep nothing on a disk"
+        "replicas store nothing on disk"
     );
 }
 
 #[test]
-fn what_several_and_one_gateway_run_as_differs_in_the_store_alone() {
-    let [one, several] = VARIANTS.map(Variant::of);
+fn single_and_replicated_pods_differ_in_store_only() {
+    let [one, several] = VARIANTS.map(Variant::parse);
     let (Some(one), Some(several)) = (one, several) else {
         return;
     };
@@ -318,7 +316,7 @@ fn what_several_and_one_gateway_run_as_differs_in_the_store_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_asks_how_a_gateway_is_asks_for_what_it_answers() {
+async fn health_probes_match_gateway_endpoints() {
     let manifests: Vec<_> = VARIANTS
         .into_iter()
         .flat_map(manifests)
@@ -326,10 +324,10 @@ async fn whoever_asks_how_a_gateway_is_asks_for_what_it_answers() {
         .collect();
     let mut paths: BTreeSet<_> = manifests
         .iter()
-        .flat_map(|manifest| behind(manifest, "httpGet: {path: ", &[',']))
+        .flat_map(|manifest| text_after(manifest, "httpGet: {path: ", &[',']))
         .collect();
     let balancer = read(BALANCER);
-    paths.extend(behind(&balancer, "option httpchk GET ", &['\n']));
+    paths.extend(text_after(&balancer, "option httpchk GET ", &['\n']));
     assert_eq!(paths, BTreeSet::from(["/healthz", "/readyz"]));
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -339,7 +337,7 @@ async fn whoever_asks_how_a_gateway_is_asks_for_what_it_answers() {
 }
 
 #[test]
-fn the_balancer_of_compose_is_the_one_door_and_finds_the_gateways() {
+fn compose_exposes_only_the_balancer() {
     let Some(documents) = parsed(&[COMPOSE.to_owned()], "how compose.yaml fits the balancer")
     else {
         return;
@@ -353,7 +351,7 @@ fn the_balancer_of_compose_is_the_one_door_and_finds_the_gateways() {
         panic!("{doors:?}")
     };
     let (configuration, gateways) = (read(BALANCER), read(COMPOSE_CONFIGURATION));
-    let listens = behind(&configuration, "    bind :", &['\n', ' '])
+    let listens = text_after(&configuration, "    bind :", &['\n', ' '])
         .next()
         .expect("a bind");
     assert_eq!(
@@ -363,12 +361,12 @@ fn the_balancer_of_compose_is_the_one_door_and_finds_the_gateways() {
         Some(listens)
     );
 
-    let (name, port) = behind(&configuration, "server-template gateway 10 ", &[' '])
+    let (name, port) = text_after(&configuration, "server-template gateway 10 ", &[' '])
         .next()
         .expect("gateways")
         .split_once(':')
         .expect("a port");
-    let check = behind(&configuration, "default-server check port ", &[' '])
+    let check = text_after(&configuration, "default-server check port ", &[' '])
         .next()
         .expect("a check");
     for port in [port, check] {
@@ -400,19 +398,19 @@ fn the_balancer_of_compose_is_the_one_door_and_finds_the_gateways() {
         gateways.contains(&format!("trusted_proxies: [{trusted}/32]")),
         "{trusted}"
     );
-    for name in behind(&gateways, "{env: ", &['}', ',']) {
+    for name in text_after(&gateways, "{env: ", &['}', ',']) {
         let value = gateway["environment"][name]
             .as_str()
             .unwrap_or_else(|| panic!("{name}"));
         assert!(
             value.contains(":?"),
-            "{name} has to be given, and is {value}"
+            "{name} must be required, but is {value}"
         );
     }
 }
 
-/// The configuration inside a `ConfigMap`: a block scalar.
-fn configuration_of_the_config_map(folder: &str) -> String {
+/// Returns the configuration inside a `ConfigMap`, which is a block scalar.
+fn config_map_configuration(folder: &str) -> String {
     let manifest = read(&format!("{folder}/configmap.yaml"));
     let (_, block) = manifest
         .split_once("  hookstile.yaml: |\n")
@@ -424,16 +422,15 @@ fn configuration_of_the_config_map(folder: &str) -> String {
 }
 
 #[test]
-fn the_configurations_that_are_shipped_are_valid() {
+fn shipped_configurations_are_valid() {
     let folder = tempfile::tempdir().expect("a folder");
     for secret in ["billing-current", "admin-token"] {
         std::fs::write(folder.path().join(secret), SECRET_OF_SOME_LENGTH)
             .expect("a writable folder");
     }
     let here = folder.path().to_str().expect("UTF-8");
-    let of_pods = VARIANTS.map(|folder| {
-        configuration_of_the_config_map(folder).replace("/etc/hookstile-secrets", here)
-    });
+    let of_pods = VARIANTS
+        .map(|folder| config_map_configuration(folder).replace("/etc/hookstile-secrets", here));
     for yaml in [
         read("deploy/docker/hookstile.yaml"),
         read(COMPOSE_CONFIGURATION),
@@ -454,16 +451,16 @@ fn the_configurations_that_are_shipped_are_valid() {
             "postgres://hookstile:password@db.example.com/hookstile?sslmode=disable",
         );
         let output = check.output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
         assert!(
-            output.status.success() && said.contains("0 warnings"),
-            "{said}\n{yaml}"
+            output.status.success() && text.contains("0 warnings"),
+            "{text}\n{yaml}"
         );
     }
 }
 
-/// The seconds behind each occurrence of a key.
+/// Returns the number of seconds after each occurrence of a key.
 fn seconds(text: &str, key: &str) -> Vec<u64> {
     let values = text
         .lines()
@@ -479,10 +476,10 @@ fn seconds(text: &str, key: &str) -> Vec<u64> {
         .collect()
 }
 
-/// Those who stop the gateway wait for longer than its drain and its grace period take.
+/// Every stop timeout is longer than the gateway's drain and grace period together.
 #[test]
-fn whoever_stops_it_waits_for_drain_and_grace() {
-    // The defaults, 5 s and 15 s, which these repeat.
+fn stop_timeouts_cover_drain_and_grace() {
+    // These files repeat the defaults, 5 s and 15 s.
     let repeated = VARIANTS.map(|folder| format!("{folder}/configmap.yaml"));
     for path in repeated
         .iter()
@@ -512,7 +509,7 @@ fn whoever_stops_it_waits_for_drain_and_grace() {
             "{path}: {key} {found:?}"
         );
     }
-    // What the balancer still passes on has ended by then.
+    // The balancer's remaining connections have ended by then.
     let (balancer, compose) = (
         seconds(&read(BALANCER), "hard-stop-after"),
         seconds(&read(COMPOSE), "stop_grace_period:"),

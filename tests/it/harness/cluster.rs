@@ -1,4 +1,4 @@
-//! The data of a PostgreSQL of a test's own, and its programs.
+//! The data folder of a test's own PostgreSQL, and the server's programs.
 
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use tempfile::TempDir;
 
 use super::programs::{program, tool};
 
-/// PostgreSQL does not run as root; a root runs it as the user that its package makes.
+/// The user that PostgreSQL's package creates. Root runs the server as this user, because
+/// PostgreSQL refuses to run as root.
 const USER: &str = "postgres";
 
 /// A folder with an empty database. The server's superuser is `hookstile`, without a password.
@@ -18,7 +19,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// `None` where there is no PostgreSQL.
+    /// Creates an empty database; returns `None` without PostgreSQL.
     pub fn new() -> Option<Self> {
         let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
         let programs = server.parent().expect("a program in a folder").to_owned();
@@ -26,7 +27,7 @@ impl Cluster {
             programs,
             folder: tempfile::tempdir().expect("a folder"),
         };
-        give_away(cluster.folder());
+        give_to_server_user(cluster.folder());
         let mut initdb = cluster.unprivileged("initdb");
         initdb.args([
             "-A",
@@ -47,12 +48,12 @@ impl Cluster {
         self.folder.path()
     }
 
-    /// A program of PostgreSQL's.
+    /// Returns the command for a program of PostgreSQL.
     pub fn program(&self, name: &str) -> Command {
         Command::new(self.programs.join(name))
     }
 
-    /// A program of PostgreSQL's in the folder, as a user who is not root.
+    /// Returns the command for a program of PostgreSQL, in the folder, as a user other than root.
     pub fn unprivileged(&self, name: &str) -> Command {
         let program = self.programs.join(name);
         let mut command = Command::new(if is_root() {
@@ -73,7 +74,7 @@ impl Cluster {
         command
     }
 
-    /// Runs SQL through psql: the rows, one a line, their columns between `|`.
+    /// Runs SQL through psql and returns the rows, one on a line, with columns separated by `|`.
     #[track_caller]
     pub fn sql(&self, url: &str, sql: &str) -> String {
         stdout(
@@ -84,7 +85,8 @@ impl Cluster {
     }
 }
 
-/// The server's program: the one on the `PATH`, or the newest of those that Debian keeps beside each other.
+/// Returns the server's path: the one on the `PATH`, or the newest version that Debian has
+/// installed.
 fn installed() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -94,15 +96,15 @@ fn installed() -> Option<PathBuf> {
         .map(|version| version.path().join("bin/postgres"))
         .filter(|path| path.is_file())
         .max();
-    // The others are beside the program itself, not beside a link to it.
+    // The other programs are beside the program itself, not beside a link to it.
     program("HOOKSTILE_POSTGRES", "postgres")
         .or(newest)?
         .canonicalize()
         .ok()
 }
 
-/// Makes a file or folder the server's user's own.
-pub fn give_away(path: &Path) {
+/// Gives a file or folder to the server's user.
+pub fn give_to_server_user(path: &Path) {
     if is_root() {
         let (user, group) = ids();
         chown(path, Some(user), Some(group)).expect("root may give a file away");
@@ -113,7 +115,7 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").expect("Linux").uid() == 0
 }
 
-/// The user's and the group's number of [`USER`].
+/// Returns the user ID and group ID of [`USER`].
 fn ids() -> (u32, u32) {
     let users = std::fs::read_to_string("/etc/passwd").expect("a list of users");
     let entry = users
@@ -132,7 +134,7 @@ fn ids() -> (u32, u32) {
     (number(), number())
 }
 
-/// What a command that must succeed has written, without the last line's end.
+/// Runs a command that must succeed and returns its output without the last line break.
 #[track_caller]
 pub fn stdout(command: &mut Command) -> String {
     let output = command

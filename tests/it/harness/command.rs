@@ -1,13 +1,13 @@
-//! The command line: one run of the binary, from its arguments to all that it wrote.
+//! Runs of the command line: the arguments, and the complete output.
 
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use super::gateway::Gateway;
-use super::patience::within;
+use super::wait::within;
 
-/// A run that has ended.
+/// A finished run.
 pub struct Run {
     pub code: Option<i32>,
     pub stdout: String,
@@ -27,25 +27,28 @@ impl Run {
         self
     }
 
-    /// Its JSON document.
+    /// Parses standard output as one JSON document.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 
-    /// Its JSON documents, one a line.
+    /// Parses standard output as JSON documents, one on a line.
     pub fn json_lines(&self) -> Vec<Value> {
         documents(&self.stdout)
     }
 }
 
-/// JSON documents, one a line.
+/// Parses JSON documents, one on a line.
 pub fn documents(lines: &str) -> Vec<Value> {
-    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    lines.lines().map(parse).collect()
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
 }
 
-/// The binary, with nothing to read and no token from outside.
+/// Returns the command for the binary, without standard input and without a token from the
+/// environment.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookstile"));
     command
@@ -65,12 +68,12 @@ pub async fn finish(mut command: Command) -> Run {
     }
 }
 
-/// Runs `hookstile` beside the gateway, told where its admin listener is.
-pub async fn beside(gateway: &Gateway, line: &str) -> Run {
+/// Runs `hookstile` with the address of the gateway's admin listener.
+pub async fn run_cli(gateway: &Gateway, line: &str) -> Run {
     let mut command = command();
     command
         .current_dir(gateway.directory())
         .args(line.split(' '));
-    command.arg(format!("--admin=http://{}", gateway.admin()));
+    command.arg(format!("--admin=http://{}", gateway.admin_address()));
     finish(command).await
 }

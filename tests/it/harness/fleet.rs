@@ -1,4 +1,5 @@
-//! Senders under load that behave as providers do: each event is signed once, and sent again until it is accepted.
+//! Senders under load that behave as providers do: they sign each event once and send it again
+//! until it is accepted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,14 +12,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::history::Sent;
-use super::patience::{eventually, within};
 use super::sender::{Client, Event};
+use super::wait::{eventually, within};
 
-/// Where senders find the gateway. It moves when the gateway is started again, and is nowhere while it is down.
+/// The address of a gateway. It changes when the gateway restarts, and is `None` while the gateway
+/// is down.
 #[derive(Clone, Default)]
-pub struct Front(Arc<Mutex<Option<SocketAddr>>>);
+pub struct Endpoint(Arc<Mutex<Option<SocketAddr>>>);
 
-impl Front {
+impl Endpoint {
     pub fn set(&self, address: Option<SocketAddr>) {
         *self.0.lock().expect("not poisoned") = address;
     }
@@ -28,47 +30,49 @@ impl Front {
     }
 }
 
-/// All gateways that senders may find, as behind a load balancer that passes over those that are down.
+/// The addresses of all gateways, as a load balancer uses them: gateways that are down are skipped.
 #[derive(Clone, Default)]
-pub struct Fronts(Arc<Mutex<Vec<Front>>>);
+pub struct Endpoints(Arc<Mutex<Vec<Endpoint>>>);
 
-impl Fronts {
-    pub fn add(&self, front: Front) {
-        self.0.lock().expect("not poisoned").push(front);
+impl Endpoints {
+    pub fn add(&self, endpoint: Endpoint) {
+        self.0.lock().expect("not poisoned").push(endpoint);
     }
 
-    /// Where the copy of this number goes.
+    /// Returns the address for the copy with this number.
     fn address(&self, number: usize) -> Option<SocketAddr> {
-        let fronts = self.0.lock().expect("not poisoned");
-        let up: Vec<_> = fronts.iter().filter_map(Front::address).collect();
+        let endpoints = self.0.lock().expect("not poisoned");
+        let up: Vec<_> = endpoints.iter().filter_map(Endpoint::address).collect();
         up.get(number.checked_rem(up.len())?).copied()
     }
 }
 
-impl From<&Front> for Fronts {
-    fn from(front: &Front) -> Self {
-        Self(Arc::new(Mutex::new(vec![front.clone()])))
+impl From<&Endpoint> for Endpoints {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self(Arc::new(Mutex::new(vec![endpoint.clone()])))
     }
 }
 
-/// How long a sender waits for an answer, as from a gateway that stands still.
-const GIVES_UP_AFTER: Duration = Duration::from_secs(5);
+/// The longest time that a sender waits for a response, which a stalled gateway may never send.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A provider waits for minutes; here it is this long, so that a test sees many retries.
+/// The pause before a retry. Providers wait for minutes; the short pause lets a test see many
+/// retries.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
-/// Every so many events, an older one is sent once more; and every so many, two copies go at once.
+/// One event in this many is followed by a replay of an older one; one in this many is sent twice
+/// at once.
 const REPLAY_EVERY: usize = 4;
 const TWINS_EVERY: usize = 7;
 
-/// Senders at work, each on connections of its own.
+/// Running senders, each with its own connections.
 pub struct Fleet {
     shared: Arc<Shared>,
     senders: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    fronts: Fronts,
+    endpoints: Endpoints,
     path: String,
     prefix: String,
     stopping: AtomicBool,
@@ -77,15 +81,16 @@ struct Shared {
 }
 
 impl Fleet {
-    /// So many send to this path until [`Fleet::finish`].
-    pub fn start(front: &Front, path: &str, senders: usize) -> Self {
-        Self::start_as("evt", &front.into(), path, senders)
+    /// Starts this many senders to the path, which run until [`Fleet::finish`].
+    pub fn start(endpoint: &Endpoint, path: &str, senders: usize) -> Self {
+        Self::start_as("evt", &endpoint.into(), path, senders)
     }
 
-    /// The same with event IDs that begin like this, for a second fleet; each copy goes to the next gateway.
-    pub fn start_as(prefix: &str, fronts: &Fronts, path: &str, senders: usize) -> Self {
+    /// Starts senders whose event IDs have this prefix, so that two fleets differ; each copy goes
+    /// to the next gateway.
+    pub fn start_as(prefix: &str, endpoints: &Endpoints, path: &str, senders: usize) -> Self {
         let shared = Arc::new(Shared {
-            fronts: fronts.clone(),
+            endpoints: endpoints.clone(),
             path: path.to_owned(),
             prefix: prefix.to_owned(),
             stopping: AtomicBool::new(false),
@@ -98,21 +103,21 @@ impl Fleet {
         Self { shared, senders }
     }
 
-    /// How many events were accepted so far.
+    /// Returns the number of events accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many more events were accepted.
+    /// Waits until this many more events are accepted.
     #[track_caller]
-    pub fn progresses(&self, by: usize) -> impl Future<Output = ()> {
+    pub fn wait_for_progress(&self, by: usize) -> impl Future<Output = ()> {
         let target = self.accepted() + by;
         eventually(format!("{by} more events are accepted"), async move || {
             self.accepted() >= target
         })
     }
 
-    /// No new events; those that were begun are sent until they are accepted.
+    /// Stops creating events, and waits until all started events are accepted.
     pub async fn finish(self) -> Vec<Sent> {
         self.shared.stopping.store(true, Ordering::SeqCst);
         for sender in self.senders {
@@ -133,7 +138,7 @@ impl Shared {
 struct Sender {
     shared: Arc<Shared>,
     number: usize,
-    /// Copies that it has sent.
+    /// The number of copies sent so far.
     copies: usize,
     clients: HashMap<SocketAddr, Client>,
 }
@@ -153,10 +158,10 @@ impl Sender {
         while !self.shared.stopping.load(Ordering::SeqCst) {
             let count = events.len();
             let id = format!("{}_{}_{count}", self.shared.prefix, self.number);
-            // From small to a few pages of the store.
+            // The sizes vary from small to a few pages of the store.
             let event = Event::sized(&id, 80 + count % 9 * 700);
             let twin = (count % TWINS_EVERY == TWINS_EVERY - 1).then(|| {
-                // To another gateway, where there is one.
+                // The second copy goes to another gateway, if there is one.
                 let mut second = Self::new(&self.shared, self.number, self.copies + 1);
                 let (id, event) = (id.clone(), event.clone());
                 tokio::spawn(async move { second.send(&id, &event).await })
@@ -170,7 +175,7 @@ impl Sender {
             }
             events.push(event);
             if count % REPLAY_EVERY == REPLAY_EVERY - 1 {
-                // Sometimes the last one, sometimes one of long ago.
+                // Replays the last event at times, and an old one at others.
                 let which = if count % 8 < 4 { count } else { count / 2 };
                 let id = format!("{}_{}_{which}", self.shared.prefix, self.number);
                 self.send(&id, &events[which].clone()).await;
@@ -178,9 +183,9 @@ impl Sender {
         }
     }
 
-    /// One copy; whether the sender need not send another.
+    /// Sends one copy and returns whether the event needs no other.
     async fn send(&mut self, id: &str, event: &Event) -> bool {
-        let Some(gateway) = self.shared.fronts.address(self.copies) else {
+        let Some(gateway) = self.shared.endpoints.address(self.copies) else {
             return false;
         };
         self.copies += 1;
@@ -193,18 +198,18 @@ impl Sender {
         let Some(mut client) = client else {
             return false;
         };
-        let answer = timeout(GIVES_UP_AFTER, client.send_raw(&request.bytes()))
+        let response = timeout(RESPONSE_TIMEOUT, client.send_raw(&request.bytes()))
             .await
             .unwrap_or(None);
         let ended = Instant::now();
-        if answer
+        if response
             .as_ref()
-            .is_some_and(|answer| answer.header("Connection") != Some("close"))
+            .is_some_and(|response| response.header("Connection") != Some("close"))
         {
             self.clients.insert(gateway, client);
         }
-        let answer = answer.map(|answer| (answer.status, answer.outcome().to_owned()));
-        let accepted = answer.as_ref().is_some_and(|(status, outcome)| {
+        let response = response.map(|response| (response.status, response.outcome().to_owned()));
+        let accepted = response.as_ref().is_some_and(|(status, outcome)| {
             (200..300).contains(status) || outcome == "duplicate" || outcome == "payload_mismatch"
         });
         let body = Bytes::from(event.body.clone());
@@ -213,7 +218,7 @@ impl Sender {
             body,
             began,
             ended,
-            answer,
+            response,
         });
         accepted
     }

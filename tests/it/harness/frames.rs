@@ -1,5 +1,5 @@
-//! HTTP/2 by hand (RFC 9113): frames of any bytes to the gateway, and what comes back. Header blocks are literals, so that
-//! a test can put into them what no library would.
+//! HTTP/2 by hand (RFC 9113): sends frames with any bytes to the gateway and reads its frames.
+//! Header blocks are literals, so that a test can put into them what no library would send.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::patience::within;
+use super::wait::within;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -27,16 +27,16 @@ pub const WITH_PRIORITY: u8 = 0x20;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(frame_type: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame's length");
     let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
+    frame.extend([frame_type, flags]);
     frame.extend(stream.to_be_bytes());
     frame.extend(payload);
     frame
 }
 
-/// A settings frame with this one setting.
+/// Returns a settings frame with this one setting.
 pub fn setting(id: u16, value: u32) -> Vec<u8> {
     frame(
         SETTINGS,
@@ -46,7 +46,8 @@ pub fn setting(id: u16, value: u32) -> Vec<u8> {
     )
 }
 
-/// Fields as a header block (RFC 7541 §6.2.2: literals without indexing, no Huffman coding).
+/// Encodes fields as a header block (RFC 7541 §6.2.2: literals without indexing, no Huffman
+/// coding).
 pub fn block<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -59,7 +60,7 @@ pub fn block<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8
     block
 }
 
-/// A string's length (RFC 7541 §5.1, with a prefix of 7 bits).
+/// Writes a string's length (RFC 7541 §5.1, with a prefix of 7 bits).
 fn length(block: &mut Vec<u8>, length: usize) {
     let Some(mut rest) = length.checked_sub(127) else {
         return block.push(low_byte(length));
@@ -76,24 +77,24 @@ fn low_byte(number: usize) -> u8 {
     number.to_le_bytes()[0]
 }
 
-/// What a stream or its connection came to.
+/// The result of a stream or of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Answered(u16),
     /// `RST_STREAM` with this code (RFC 9113 §7).
     Reset(u32),
     GoAway(u32),
-    /// The connection was closed, with nothing said.
+    /// The connection was closed without a frame.
     Closed,
 }
 
-/// One cleartext connection, its preface and an empty settings frame sent.
-pub struct Frames {
+/// A cleartext connection that has sent its preface and an empty settings frame.
+pub struct RawHttp2 {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
 }
 
-impl Frames {
+impl RawHttp2 {
     pub async fn connect(to: SocketAddr) -> Self {
         let stream = within("connect", TcpStream::connect(to))
             .await
@@ -107,33 +108,36 @@ impl Frames {
         frames
     }
 
-    /// Writes bytes and reads nothing. A connection that is closed already swallows them.
+    /// Writes bytes and reads nothing. Writing to a closed connection does nothing.
     pub async fn write(&mut self, bytes: &[u8]) {
         let _ = within("write", self.write.write_all(bytes)).await;
     }
 
-    /// The first thing that is said of any stream, or of the connection. The first answer of a connection can be read only.
+    /// Returns the first result of any stream or of the connection. Only the first response of a
+    /// connection can be decoded.
     pub async fn end(&mut self) -> End {
         within("an end over HTTP/2", next_end(&mut self.read)).await
     }
 
-    /// The settings that the gateway begins with.
+    /// Returns the gateway's initial settings.
     pub async fn settings(&mut self) -> Vec<(u16, u32)> {
-        let (kind, payload) = within("settings", read_frame(&mut self.read))
+        let (frame_type, payload) = within("settings", read_frame(&mut self.read))
             .await
             .expect("a frame");
-        assert_eq!(kind, SETTINGS);
-        let setting = |bytes: &[u8]| {
-            (
-                u16::from_be_bytes([bytes[0], bytes[1]]),
-                number(&bytes[2..]),
-            )
-        };
-        payload.chunks_exact(6).map(setting).collect()
+        assert_eq!(frame_type, SETTINGS);
+        payload
+            .chunks_exact(6)
+            .map(|bytes: &[u8]| {
+                (
+                    u16::from_be_bytes([bytes[0], bytes[1]]),
+                    number(&bytes[2..]),
+                )
+            })
+            .collect()
     }
 
-    /// Writes again and again and reads at the same time, until the gateway has ended the connection, or has read all that
-    /// was written: how it ended it, if it did.
+    /// Writes the bytes again and again while reading, until the gateway ends the connection or has
+    /// read everything. Returns how it ended the connection, if it did.
     pub async fn flood(self, bytes: &[u8], times: usize) -> Option<End> {
         const LAST: [u8; 8] = *b"the last";
         let Self {
@@ -167,7 +171,7 @@ impl Frames {
     }
 
     /// Waits until the gateway closes the connection.
-    pub async fn closed(&mut self) {
+    pub async fn wait_for_close(&mut self) {
         let closing = async { while read_frame(&mut self.read).await.is_some() {} };
         within("the gateway closes the connection", closing).await;
     }
@@ -185,23 +189,23 @@ async fn next_end(read: &mut OwnedReadHalf) -> End {
     }
 }
 
-/// A frame's type and payload, or `None` at the connection's end.
+/// Reads a frame's type and payload; returns `None` at the end of the connection.
 async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Vec<u8>)> {
     let mut head = [0; 9];
     from.read_exact(&mut head).await.ok()?;
-    let [a, b, c, kind, ..] = head;
+    let [a, b, c, frame_type, ..] = head;
     let length = u32::from_be_bytes([0, a, b, c]);
     let mut payload = vec![0; usize::try_from(length).expect("a length")];
     from.read_exact(&mut payload).await.ok()?;
-    Some((kind, payload))
+    Some((frame_type, payload))
 }
 
 fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[..4].try_into().expect("four bytes"))
 }
 
-/// The status at the start of a connection's first answer: from the static table, or in digits, Huffman-coded or plain.
-/// 0 for one that is a reference to an earlier answer.
+/// Decodes the status at the start of a connection's first response: from the static table, or as
+/// digits, Huffman-coded or plain. Returns 0 for a reference to an earlier response.
 fn status(block: &[u8]) -> u16 {
     const KNOWN: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     let start = block
@@ -222,7 +226,7 @@ fn status(block: &[u8]) -> u16 {
         .fold(0, |status, digit| status * 10 + u16::from(digit))
 }
 
-/// Digits (RFC 7541 appendix B): 0 to 2 have five bits, 3 to 9 six.
+/// Decodes digits (RFC 7541 appendix B): 0 to 2 have five bits, 3 to 9 six.
 fn huffman_digits(coded: &[u8]) -> Vec<u8> {
     let bits: Vec<u8> = coded
         .iter()

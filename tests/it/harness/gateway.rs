@@ -1,4 +1,4 @@
-//! The gateway under test: the real binary, its configuration, its log and its end.
+//! The gateway under test: the real binary, its configuration, its log and its exit.
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
@@ -12,20 +12,21 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::fleet::Front;
+use super::fleet::Endpoint;
 use super::history::Disturbance;
 use super::metrics::Metrics;
-use super::patience::eventually;
 use super::process::{Process, freeze};
-use super::sender::{Answer, Client, H2Client, Request};
+use super::sender::{Client, H2Client, Request, Response};
 use super::upstream::Upstream;
+use super::wait::eventually;
 
 pub const PATH: &str = "/webhooks/vpn-enterprise";
-/// The route's secret, and the one before it.
+/// The route's current and previous secret.
 pub const SECRET: &str = "whsec_it_current_8c1f5a";
 pub const OLD_SECRET: &str = "whsec_it_previous_77d02e";
 
-/// One route of the configuration: named `hooks`, signed with [`SECRET`], unless the test says otherwise.
+/// One route of the configuration: named `hooks` and signed with [`SECRET`] unless the test changes
+/// it.
 #[derive(Clone)]
 pub struct Route {
     keys: Vec<(String, String)>,
@@ -58,27 +59,29 @@ impl Route {
         self
     }
 
-    /// Under another name and path.
+    /// Sets another name and path.
     pub fn named(self, name: &str) -> Self {
         let path = format!("/webhooks/{name}");
         self.with("name", name).with("path", &path)
     }
 
-    /// Under a signature scheme of its own, in place of the preset.
+    /// Sets a custom signature scheme in place of the preset.
     pub fn signature(self, scheme: &str) -> Self {
         self.without("provider").with("signature", scheme)
     }
 }
 
-/// A command that the binary is started by (its own line follows), or an environment, that changes its world.
+/// A command that starts the binary, whose own command line follows, or environment variables for
+/// it.
 #[derive(Clone, Default)]
-pub struct Under {
+pub struct Launcher {
     command: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
 }
 
-impl Under {
-    /// The command must become the binary (`exec`): what a test kills is the process it started.
+impl Launcher {
+    /// Starts the binary by this command, which must `exec` it: the process that a test kills is
+    /// the one it started.
     pub fn command(command: Vec<OsString>) -> Self {
         Self {
             command,
@@ -94,28 +97,28 @@ impl Under {
     }
 }
 
-/// A whole configuration, with the environment and the files it refers to.
+/// A complete configuration, with the environment and the files it refers to.
 #[derive(Clone)]
 pub struct Setup {
     keys: Vec<(String, String)>,
     routes: Vec<Route>,
     environment: Vec<(String, String)>,
     files: Vec<(String, String)>,
-    under: Under,
-    /// Handed over, as systemd does.
+    launcher: Launcher,
+    /// The sockets that the binary inherits, as from systemd.
     sockets: Vec<Arc<TcpListener>>,
 }
 
 impl Setup {
     pub fn new(routes: impl Into<Vec<Route>>) -> Self {
-        let (environment, files, under, sockets) =
-            (Vec::new(), Vec::new(), Under::default(), Vec::new());
+        let (environment, files, launcher, sockets) =
+            (Vec::new(), Vec::new(), Launcher::default(), Vec::new());
         let setup = Self {
             keys: Vec::new(),
             routes: routes.into(),
             environment,
             files,
-            under,
+            launcher,
             sockets,
         };
         setup
@@ -137,24 +140,24 @@ impl Setup {
         self
     }
 
-    /// A file beside the configuration.
+    /// Adds a file beside the configuration.
     pub fn file(mut self, name: &str, content: &str) -> Self {
         self.files.push((name.into(), content.into()));
         self
     }
 
-    /// Stops at once when nothing is in flight.
+    /// Makes the gateway stop at once when nothing is in flight.
     pub fn stopping_at_once(self) -> Self {
         self.with("shutdown", "{drain: 0s, grace: 5s}")
     }
 
-    pub fn under(mut self, under: Under) -> Self {
-        self.under = under;
+    pub fn launched_by(mut self, launcher: Launcher) -> Self {
+        self.launcher = launcher;
         self
     }
 
-    /// With this socket handed over at each start.
-    pub fn handed(mut self, socket: TcpListener) -> Self {
+    /// Passes this socket to the binary at each start.
+    pub fn with_socket(mut self, socket: TcpListener) -> Self {
         self.sockets.push(Arc::new(socket));
         self
     }
@@ -182,13 +185,14 @@ impl From<Route> for Setup {
     }
 }
 
-/// A gateway, which a test may kill and start again in the same folder. Killed by its own handle when the test ends.
+/// A gateway, which a test may kill and restart in the same folder. It is killed by its own handle
+/// when the test ends.
 pub struct Gateway {
     setup: Setup,
     process: Process,
     directory: TempDir,
-    front: Front,
-    /// Once it is up.
+    endpoint: Endpoint,
+    /// The listeners' addresses, once the gateway is up.
     listening: Option<Listening>,
 }
 
@@ -198,9 +202,9 @@ struct Listening {
     admin: SocketAddr,
 }
 
-/// Why a gateway did not come up: its exit code, and all it said.
+/// The exit code and the output of a gateway that did not start.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct StartError {
     pub code: Option<i32>,
     pub output: String,
 }
@@ -209,11 +213,11 @@ impl Gateway {
     /// Starts the binary and waits until it is ready.
     pub async fn start(setup: impl Into<Setup>) -> Self {
         let mut gateway = Self::launch(setup);
-        gateway.must_come_up().await;
+        gateway.expect_up().await;
         gateway
     }
 
-    /// Starts the binary, in a folder of its own.
+    /// Starts the binary in a folder of its own.
     pub fn launch(setup: impl Into<Setup>) -> Self {
         let (setup, directory) = (setup.into(), tempfile::tempdir().expect("a folder"));
         let process = spawn(&setup, directory.path());
@@ -221,70 +225,75 @@ impl Gateway {
             setup,
             process,
             directory,
-            front: Front::default(),
+            endpoint: Endpoint::default(),
             listening: None,
         }
     }
 
-    /// Runs the binary on a configuration it must refuse: its exit code and all it said.
+    /// Runs the binary on a configuration that it must reject; returns its exit code and its
+    /// output.
     pub async fn refuses(setup: impl Into<Setup>) -> (Option<i32>, String) {
         let directory = tempfile::tempdir().expect("a folder");
         let process = spawn(&setup.into(), directory.path());
-        let status = process.exited().await;
+        let status = process.wait_for_exit().await;
         (status.code(), process.output())
     }
 
-    /// SIGKILL: the time in which it died.
+    /// Sends SIGKILL; returns the time in which the process died.
     pub async fn kill(&mut self) -> Disturbance {
-        self.front.set(None);
+        self.endpoint.set(None);
         let from = Instant::now();
         self.process.kill();
-        self.process.exited().await;
+        self.process.wait_for_exit().await;
         Disturbance::since(from)
     }
 
-    /// SIGSTOP: it keeps all it has and does nothing. Senders go elsewhere meanwhile, those that wait for it apart.
+    /// Sends SIGSTOP: the process keeps everything but does nothing. New senders use other gateways
+    /// meanwhile; waiting ones keep waiting.
     pub async fn freeze(&self) {
-        self.front.set(None);
+        self.endpoint.set(None);
         freeze(&[self.pid()]).await;
     }
 
-    pub fn thaw(&self) {
+    pub fn resume(&self) {
         self.signal("CONT");
-        self.front.set(Some(self.data()));
+        self.endpoint.set(Some(self.public_address()));
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits for the exit.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
-        let status = self.exited().await;
-        self.front.set(None);
+        let status = self.wait_for_exit().await;
+        self.endpoint.set(None);
         status
     }
 
-    /// Starts it again as it was, in the same folder.
+    /// Restarts it with the same configuration, in the same folder.
     pub async fn restart(&mut self) {
         self.restart_with(self.setup.clone()).await;
     }
 
-    /// Starts it again in the same folder, otherwise configured.
+    /// Restarts it in the same folder with another configuration.
     pub async fn restart_with(&mut self, setup: impl Into<Setup>) {
         self.launch_with(setup);
-        self.must_come_up().await;
+        self.expect_up().await;
     }
 
-    /// The same for one that may not come up.
+    /// Restarts it when it may fail to start.
     ///
     /// # Errors
-    /// How it ended instead.
-    pub async fn try_restart_with(&mut self, setup: impl Into<Setup>) -> Result<(), Refusal> {
+    /// Returns the exit code and the output if it exits instead.
+    pub async fn try_restart_with(&mut self, setup: impl Into<Setup>) -> Result<(), StartError> {
         self.launch_with(setup);
-        self.comes_up().await
+        self.wait_until_up().await
     }
 
-    /// The same without waiting for anything.
+    /// Launches it again without waiting.
     pub fn launch_with(&mut self, setup: impl Into<Setup>) {
-        assert!(self.process.exit().is_some(), "the one before has ended");
+        assert!(
+            self.process.exit().is_some(),
+            "the previous process has ended"
+        );
         self.setup = setup.into();
         self.listening = None;
         self.process = spawn(&self.setup, self.directory.path());
@@ -293,48 +302,49 @@ impl Gateway {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// How it ended instead.
-    pub async fn comes_up(&mut self) -> Result<(), Refusal> {
-        let Some(listening) = up(&self.process).await else {
-            let status = self.process.exited().await;
-            return Err(Refusal {
+    /// Returns the exit code and the output if it exits instead.
+    pub async fn wait_until_up(&mut self) -> Result<(), StartError> {
+        let Some(listening) = wait_for_listeners(&self.process).await else {
+            let status = self.process.wait_for_exit().await;
+            return Err(StartError {
                 code: status.code(),
                 output: self.process.output(),
             });
         };
         self.listening = Some(listening);
-        self.front.set(Some(listening.data));
+        self.endpoint.set(Some(listening.data));
         Ok(())
     }
 
-    async fn must_come_up(&mut self) {
-        if let Err(refusal) = self.comes_up().await {
+    async fn expect_up(&mut self) {
+        if let Err(error) = self.wait_until_up().await {
             panic!(
                 "the gateway did not start, exit code {:?}:\n{}",
-                refusal.code, refusal.output
+                error.code, error.output
             );
         }
     }
 
-    /// Another process on the same folder, which must be refused: its exit code and all it said.
-    pub async fn refuses_a_second(&self) -> Refusal {
+    /// Runs a second process on the same folder, which must be refused; returns its exit code and
+    /// its output.
+    pub async fn refuses_second_process(&self) -> StartError {
         let process = spawn(&self.setup, self.directory.path());
-        let status = process.exited().await;
-        Refusal {
+        let status = process.wait_for_exit().await;
+        StartError {
             code: status.code(),
             output: process.output(),
         }
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it reports that it is ready.
     #[track_caller]
-    pub fn is_ready(&self) -> impl Future<Output = ()> {
+    pub fn wait_until_ready(&self) -> impl Future<Output = ()> {
         eventually("the gateway is ready", async || {
             self.admin_get("/readyz").await.status == 200
         })
     }
 
-    /// Whether the process has ended.
+    /// Returns whether the process has exited.
     pub fn is_gone(&self) -> bool {
         self.process.exit().is_some()
     }
@@ -343,7 +353,7 @@ impl Gateway {
         self.process.id()
     }
 
-    /// Memory that the process holds, in bytes.
+    /// Returns the resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("a running process");
@@ -357,7 +367,8 @@ impl Gateway {
         kib.map(|kib: u64| kib * 1024).expect("a resident size")
     }
 
-    /// Sockets that the process has open. (Of the store's files more are opened as they are wanted, and kept.)
+    /// Counts the open sockets of the process. The store opens more files on demand and keeps them,
+    /// so files are not counted.
     pub fn open_sockets(&self) -> usize {
         let files =
             std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running process");
@@ -367,17 +378,17 @@ impl Gateway {
             .count()
     }
 
-    /// Where senders find it, also after it was started again.
-    pub fn front(&self) -> Front {
-        self.front.clone()
+    /// Returns the gateway's address for senders, which follows restarts.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
     }
 
-    /// The store's folder, unless the configuration names another.
+    /// Returns the store's folder, unless the configuration names another.
     pub fn store(&self) -> PathBuf {
         self.directory.path().join("hookstile-data")
     }
 
-    /// The store's files, those that live only while the gateway runs included.
+    /// Returns the store's files, including those that exist only while the gateway runs.
     pub fn store_files(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.store()).expect("the store's folder");
         entries
@@ -386,74 +397,82 @@ impl Gateway {
             .collect()
     }
 
-    /// Where webhooks go.
-    pub fn data(&self) -> SocketAddr {
+    /// Returns the address of the public listener.
+    pub fn public_address(&self) -> SocketAddr {
         self.listening.expect("the gateway is up").data
     }
 
-    pub fn admin(&self) -> SocketAddr {
+    pub fn admin_address(&self) -> SocketAddr {
         self.listening.expect("the gateway is up").admin
     }
 
     pub async fn connect(&self) -> Client {
-        Client::connect(self.data()).await
+        Client::connect(self.public_address()).await
     }
 
     pub async fn connect_h2(&self) -> H2Client {
-        H2Client::connect(self.data()).await
+        H2Client::connect(self.public_address()).await
     }
 
-    /// One request on a connection of its own.
-    pub async fn send(&self, request: impl Into<Request>) -> Answer {
+    /// Sends one request on a connection of its own.
+    pub async fn send(&self, request: impl Into<Request>) -> Response {
         self.connect().await.send(request).await
     }
 
-    /// The same, with the time from the first byte sent to the last byte received.
-    pub async fn timed(&self, request: impl Into<Request>) -> (Answer, Duration) {
+    /// Sends one request and returns the time from the first byte sent to the last byte received.
+    pub async fn send_timed(&self, request: impl Into<Request>) -> (Response, Duration) {
         let mut client = self.connect().await;
         let start = Instant::now();
-        let answer = client.send(request).await;
-        (answer, start.elapsed())
+        let response = client.send(request).await;
+        (response, start.elapsed())
     }
 
-    pub async fn admin_get(&self, path: &str) -> Answer {
-        let request = Request::new("GET", path).set("Host", &self.admin().to_string());
-        Client::connect(self.admin()).await.send(request).await
+    pub async fn admin_get(&self, path: &str) -> Response {
+        let request = Request::new("GET", path).set("Host", &self.admin_address().to_string());
+        Client::connect(self.admin_address())
+            .await
+            .send(request)
+            .await
     }
 
-    /// The store's databases.
+    /// Returns the paths of the store's databases.
     pub fn databases(&self) -> Vec<PathBuf> {
-        let is_database = |path: &PathBuf| {
-            std::fs::read(path).is_ok_and(|content| content.starts_with(b"SQLite format 3\0"))
-        };
-        self.store_files().into_iter().filter(is_database).collect()
+        self.store_files()
+            .into_iter()
+            .filter(|path: &PathBuf| {
+                std::fs::read(path).is_ok_and(|content| content.starts_with(b"SQLite format 3\0"))
+            })
+            .collect()
     }
 
-    /// `GET` of the admin listener's API: its JSON, with status 200.
+    /// Sends `GET` to the admin API and returns the JSON of a 200 response.
     pub async fn api(&self, path: &str) -> Value {
-        let answer = self.admin_get(path).await;
-        assert_eq!(answer.status, 200, "GET {path}: {}", answer.text());
-        serde_json::from_slice(&answer.body)
-            .unwrap_or_else(|error| panic!("GET {path}: {error}: {}", answer.text()))
+        let response = self.admin_get(path).await;
+        assert_eq!(response.status, 200, "GET {path}: {}", response.text());
+        serde_json::from_slice(&response.body)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}: {}", response.text()))
     }
 
-    /// `POST` of a JSON document to the admin listener.
-    pub async fn admin_post(&self, path: &str, document: &Value) -> Answer {
+    /// Posts a JSON document to the admin listener.
+    pub async fn admin_post(&self, path: &str, document: &Value) -> Response {
         let request = Request::post(document.to_string().as_bytes())
             .at(path)
-            .set("Host", &self.admin().to_string());
-        Client::connect(self.admin()).await.send(request).await
+            .set("Host", &self.admin_address().to_string());
+        Client::connect(self.admin_address())
+            .await
+            .send(request)
+            .await
     }
 
     pub async fn metrics(&self) -> Metrics {
-        let answer = self.admin_get("/metrics").await;
-        assert_eq!(answer.status, 200, "/metrics: {}", answer.text());
-        Metrics::parse(answer.text())
+        let response = self.admin_get("/metrics").await;
+        assert_eq!(response.status, 200, "/metrics: {}", response.text());
+        Metrics::parse(response.text())
     }
 
-    /// Waits until a series has reached a value: answers are written before they are counted.
+    /// Waits until a series has reached a value: responses are written before they are counted.
     #[track_caller]
-    pub fn metric_reaches(
+    pub fn wait_for_metric(
         &self,
         name: &str,
         labels: &[(&str, &str)],
@@ -465,9 +484,9 @@ impl Gateway {
         })
     }
 
-    /// Waits until a series has reached a value or gone past it.
+    /// Waits until a series has reached or passed a value.
     #[track_caller]
-    pub fn metrics_past(
+    pub fn wait_for_metric_at_least(
         &self,
         name: &str,
         labels: &[(&str, &str)],
@@ -479,21 +498,21 @@ impl Gateway {
         })
     }
 
-    /// Log lines so far.
+    /// Returns the log lines so far.
     pub fn lines(&self) -> Vec<Value> {
-        let parse = |line: &String| {
-            serde_json::from_str(line)
-                .unwrap_or_else(|error| panic!("a log line that is not JSON ({error}): {line:?}"))
-        };
         self.process
             .lines()
             .iter()
             .filter(|line| !line.is_empty())
-            .map(parse)
+            .map(|line: &String| {
+                serde_json::from_str(line).unwrap_or_else(|error| {
+                    panic!("a log line that is not JSON ({error}): {line:?}")
+                })
+            })
             .collect()
     }
 
-    /// The lines of requests.
+    /// Returns the log lines of requests.
     pub fn access_lines(&self) -> Vec<Value> {
         self.lines()
             .into_iter()
@@ -501,24 +520,25 @@ impl Gateway {
             .collect()
     }
 
-    /// Waits for a request's line with these members, and returns it.
+    /// Waits for a request's log line with these members, and returns it.
     #[track_caller]
-    pub fn logged(&self, members: Value) -> impl Future<Output = Value> {
-        let fits = move |line: &Value| {
-            members
-                .as_object()
-                .expect("members")
-                .iter()
-                .all(|(k, v)| line.get(k) == Some(v))
+    pub fn wait_for_request_log(&self, members: Value) -> impl Future<Output = Value> {
+        let find = move || {
+            self.access_lines().into_iter().find(|line: &Value| {
+                members
+                    .as_object()
+                    .expect("members")
+                    .iter()
+                    .all(|(k, v)| line.get(k) == Some(v))
+            })
         };
-        let find = move || self.access_lines().into_iter().find(&fits);
         async move {
             eventually("the request is logged", async || find().is_some()).await;
             find().expect("just seen")
         }
     }
 
-    /// Everything the process has written.
+    /// Returns everything the process has written.
     pub fn output(&self) -> String {
         self.process.output()
     }
@@ -527,8 +547,8 @@ impl Gateway {
         self.process.signal(name);
     }
 
-    pub async fn exited(&self) -> ExitStatus {
-        self.process.exited().await
+    pub async fn wait_for_exit(&self) -> ExitStatus {
+        self.process.wait_for_exit().await
     }
 
     pub fn config(&self) -> PathBuf {
@@ -539,7 +559,7 @@ impl Gateway {
         self.directory.path()
     }
 
-    /// Writes the configuration file anew, in place.
+    /// Rewrites the configuration file in place.
     pub fn rewrite(&self, setup: impl Into<Setup>) {
         self.rewrite_text(&setup.into().yaml());
     }
@@ -548,7 +568,7 @@ impl Gateway {
         std::fs::write(self.config(), yaml).expect("a writable configuration");
     }
 
-    /// Puts another file in the configuration's place, as editors and Kubernetes do.
+    /// Replaces the configuration with another file, as editors and Kubernetes do.
     pub fn rename_over(&self, setup: impl Into<Setup>) {
         let fresh = self.directory.path().join(".hookstile.yaml.new");
         std::fs::write(&fresh, setup.into().yaml()).expect("a writable folder");
@@ -561,7 +581,7 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             let lines = self.process.lines();
             eprintln!(
-                "the gateway's last words:\n{}",
+                "the gateway's output:\n{}",
                 lines[lines.len().saturating_sub(25)..].join("\n")
             );
         }
@@ -573,7 +593,7 @@ fn spawn(setup: &Setup, folder: &Path) -> Process {
     for (name, content) in &setup.files {
         std::fs::write(folder.join(name), content).expect("a writable folder");
     }
-    let mut line = setup.under.command.clone();
+    let mut line = setup.launcher.command.clone();
     line.extend(
         [
             env!("CARGO_BIN_EXE_hookstile"),
@@ -588,25 +608,25 @@ fn spawn(setup: &Setup, folder: &Path) -> Process {
     command
         .env_remove("RUST_LOG")
         .envs(setup.environment.iter().cloned());
-    command.envs(setup.under.environment.iter().cloned());
+    command.envs(setup.launcher.environment.iter().cloned());
     if !setup.sockets.is_empty() {
-        let copy = |socket: &Arc<TcpListener>| OwnedFd::from(socket.try_clone().expect("a copy"));
         let numbered = (3..)
             .zip(&setup.sockets)
             .map(|(child_fd, socket)| FdMapping {
-                parent_fd: copy(socket),
+                parent_fd: OwnedFd::from(socket.try_clone().expect("a copy")),
                 child_fd,
             });
         command.env("LISTEN_FDS", setup.sockets.len().to_string());
         command
             .fd_mappings(numbered.collect())
-            .expect("each has a number of its own");
+            .expect("a distinct file descriptor");
     }
     Process::spawn(&mut command)
 }
 
-/// Waits until the gateway is ready: its data and admin addresses, or `None` when it has ended instead.
-async fn up(process: &Process) -> Option<Listening> {
+/// Waits until the gateway is ready; returns its public and admin addresses, or `None` if it exited
+/// instead.
+async fn wait_for_listeners(process: &Process) -> Option<Listening> {
     let address = |listener| {
         process
             .lines()
@@ -625,18 +645,19 @@ async fn up(process: &Process) -> Option<Listening> {
         let Some(mut client) = Client::try_connect(admin).await else {
             return false;
         };
-        let answer = client
+        let response = client
             .send_raw(&request.bytes())
             .await
-            .filter(|answer| answer.status == 200);
-        ready = answer.map(|_| Listening { data, admin });
+            .filter(|response| response.status == 200);
+        ready = response.map(|_| Listening { data, admin });
         ready.is_some()
     })
     .await;
     ready
 }
 
-/// The address in a line that tells that this listener is up: JSON, or `pretty` where a test asked for it.
+/// Returns the address from a log line that reports this listener: JSON, or `pretty` if a test
+/// configured that.
 fn listening_address(line: &str, listener: &str) -> Option<SocketAddr> {
     if let Ok(line) = serde_json::from_str::<Value>(line) {
         let fits = line["message"] == "listening" && line["listener"] == listener;

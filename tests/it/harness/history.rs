@@ -1,5 +1,5 @@
-//! What senders, receiver and test did, and the rules that every such history must keep: pure, and blind to how the
-//! gateway does it.
+//! The events of a run as senders, upstream and test saw them, and the rules that every such
+//! history must keep. The rules are pure and know nothing of the gateway's implementation.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -7,32 +7,33 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-/// One copy of an event that a sender sent.
+/// A copy of an event that a sender sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub id: String,
     pub body: Bytes,
     pub began: Instant,
     pub ended: Instant,
-    /// Status and outcome, if there was an answer.
-    pub answer: Option<(u16, String)>,
+    /// The status and outcome of the response, if there was one.
+    pub response: Option<(u16, String)>,
 }
 
-/// One attempt at handing an event over, as the receiver saw it.
+/// An attempt to deliver an event, as the upstream saw it.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub id: String,
     pub body: Vec<u8>,
     pub began: Instant,
-    /// `None` while it is open.
+    /// The end of the attempt; `None` while it is open.
     pub ended: Option<Instant>,
-    /// What was answered, when all of it was written.
+    /// The status of the response, if all of it was written.
     pub status: Option<u16>,
-    /// Whether the receiver was told that it may have it already.
+    /// Set if the request said that the upstream may already have the event.
     pub marked: bool,
 }
 
-/// A time in which the gateway was killed, or its disk failed: the outcome of what it was doing is unknown.
+/// A time in which the gateway was killed or its disk failed: the outcome of work in progress is
+/// unknown.
 #[derive(Clone, Copy, Debug)]
 pub struct Disturbance {
     pub from: Instant,
@@ -40,7 +41,7 @@ pub struct Disturbance {
 }
 
 impl Disturbance {
-    /// One that is over.
+    /// Creates a disturbance that has just ended.
     pub fn since(from: Instant) -> Self {
         Self {
             from,
@@ -49,13 +50,13 @@ impl Disturbance {
     }
 }
 
-/// What `duplicate` tells a sender.
+/// The meaning of `duplicate` for a sender.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Duplicate {
-    /// The event was handed over: the route has no queue.
-    IsDelivered,
-    /// The event was handed over, or will be.
-    IsAccepted,
+    /// The event was delivered: the route has no queue.
+    Delivered,
+    /// The event was delivered, or will be.
+    Accepted,
 }
 
 /// Everything that happened to some events on one route.
@@ -65,31 +66,33 @@ pub struct History {
     pub sent: Vec<Sent>,
     pub attempts: Vec<Attempt>,
     pub disturbances: Vec<Disturbance>,
-    /// The IDs that were dead letters at the end.
+    /// The IDs of the events that were dead letters at the end.
     pub dead: BTreeSet<String>,
 }
 
-/// A promise that was broken for one event.
+/// A broken promise for one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Violation {
-    /// Acknowledged, and neither taken by the receiver nor among the dead letters.
+    /// The event was acknowledged, but neither accepted by the upstream nor among the dead letters.
     Lost,
-    /// Forwarded after a sender had been told that it was delivered.
+    /// The event was forwarded after a sender had been told that it was delivered.
     ForwardedAgain,
-    /// Forwarded after the receiver had taken it, and nothing had happened that could make this uncertain.
+    /// The event was forwarded after the upstream had accepted it, without a disturbance that could
+    /// make this uncertain.
     Repeated,
-    /// Forwarded after the receiver had taken it, and the receiver was not told so.
+    /// The event was forwarded after the upstream had accepted it, without the mark for a possible
+    /// duplicate.
     Unmarked,
-    /// Two attempts at one time.
+    /// Two attempts overlapped.
     Overlapping,
-    /// Forwarded with another body than it was sent with.
+    /// The event was forwarded with another body than it was sent with.
     Altered,
-    /// Forwarded, and never sent.
+    /// The event was forwarded, but never sent.
     Invented,
 }
 
 impl Attempt {
-    fn was_taken(&self) -> bool {
+    fn was_accepted(&self) -> bool {
         self.status
             .is_some_and(|status| (200..300).contains(&status))
     }
@@ -97,12 +100,12 @@ impl Attempt {
 
 impl Sent {
     pub fn outcome(&self) -> Option<&str> {
-        self.answer.as_ref().map(|(_, outcome)| outcome.as_str())
+        self.response.as_ref().map(|(_, outcome)| outcome.as_str())
     }
 }
 
 impl History {
-    /// Every broken promise, by event ID.
+    /// Returns every broken promise, by event ID.
     pub fn violations(&self) -> BTreeSet<(String, Violation)> {
         let mut sent: HashMap<&str, Vec<&Sent>> = HashMap::new();
         for copy in &self.sent {
@@ -116,7 +119,7 @@ impl History {
         for (id, copies) in &sent {
             let mut attempts = attempts.remove(id).unwrap_or_default();
             attempts.sort_by_key(|attempt| attempt.began);
-            let broken = self.of_event(id, copies, &attempts);
+            let broken = self.violations_of(id, copies, &attempts);
             found.extend(
                 broken
                     .into_iter()
@@ -137,14 +140,14 @@ impl History {
         if let Some((id, _)) = violations.first() {
             let some: Vec<_> = violations.iter().take(10).collect();
             panic!(
-                "{} broken promises, such as {some:?}; one of the stories:\n{}",
+                "{} broken promises, such as {some:?}; one of the events:\n{}",
                 violations.len(),
-                self.story(id)
+                self.describe(id)
             );
         }
     }
 
-    /// How many events were acknowledged.
+    /// Returns the number of acknowledged events.
     pub fn acknowledged(&self) -> usize {
         let acknowledged = self.sent.iter().filter(|copy| self.acknowledges(copy));
         acknowledged
@@ -153,35 +156,35 @@ impl History {
             .len()
     }
 
-    fn of_event(&self, id: &str, copies: &[&Sent], attempts: &[&Attempt]) -> Vec<Violation> {
+    fn violations_of(&self, id: &str, copies: &[&Sent], attempts: &[&Attempt]) -> Vec<Violation> {
         let mut broken = Vec::new();
         let acknowledged = copies.iter().any(|copy| self.acknowledges(copy));
         if acknowledged
-            && !attempts.iter().any(|attempt| attempt.was_taken())
+            && !attempts.iter().any(|attempt| attempt.was_accepted())
             && !self.dead.contains(id)
         {
             broken.push(Violation::Lost);
         }
-        let told = copies
+        let reported = copies
             .iter()
-            .filter(|copy| self.tells_of_delivery(copy))
+            .filter(|copy| self.reports_delivery(copy))
             .map(|copy| copy.ended)
             .min();
         if attempts
             .iter()
-            .any(|attempt| told.is_some_and(|told| attempt.began > told))
+            .any(|attempt| reported.is_some_and(|reported| attempt.began > reported))
         {
             broken.push(Violation::ForwardedAgain);
         }
         let after_taken = attempts
             .iter()
-            .skip_while(|attempt| !attempt.was_taken())
+            .skip_while(|attempt| !attempt.was_accepted())
             .skip(1);
         if after_taken.into_iter().any(|attempt| !attempt.marked) {
             broken.push(Violation::Unmarked);
         }
         for pair in attempts.windows(2) {
-            if pair[0].was_taken() && !self.disturbed_between(pair[0].began, pair[1].began) {
+            if pair[0].was_accepted() && !self.disturbed_between(pair[0].began, pair[1].began) {
                 broken.push(Violation::Repeated);
             }
             if pair[0].ended.is_none_or(|ended| ended > pair[1].began) {
@@ -199,14 +202,14 @@ impl History {
 
     fn acknowledges(&self, copy: &Sent) -> bool {
         matches!(copy.outcome(), Some("queued"))
-            || self.tells_of_delivery(copy)
+            || self.reports_delivery(copy)
             || copy.outcome() == Some("duplicate")
     }
 
-    fn tells_of_delivery(&self, copy: &Sent) -> bool {
+    fn reports_delivery(&self, copy: &Sent) -> bool {
         match copy.outcome() {
             Some("delivered") => true,
-            Some("duplicate") => self.duplicate == Duplicate::IsDelivered,
+            Some("duplicate") => self.duplicate == Duplicate::Delivered,
             _ => false,
         }
     }
@@ -217,12 +220,12 @@ impl History {
             .any(|disturbance| disturbance.from <= later && disturbance.to >= earlier)
     }
 
-    /// What happened to one event, in order.
-    fn story(&self, id: &str) -> String {
+    /// Describes what happened to one event, in order.
+    fn describe(&self, id: &str) -> String {
         let mut lines: Vec<(Instant, String)> = Vec::new();
         for copy in self.sent.iter().filter(|copy| copy.id == id) {
             lines.push((copy.began, "sent".into()));
-            lines.push((copy.ended, format!("answered {:?}", copy.answer)));
+            lines.push((copy.ended, format!("answered {:?}", copy.response)));
         }
         for attempt in self.attempts.iter().filter(|attempt| attempt.id == id) {
             let mark = if attempt.marked { ", marked" } else { "" };
@@ -255,16 +258,21 @@ impl History {
         }
         lines.sort_by_key(|(at, _)| *at);
         let start = lines.first().map(|(at, _)| *at);
-        let line = |(at, what): &(Instant, String)| {
-            format!(
-                "  {:>10.3} ms  {what}\n",
-                start
-                    .map_or(Duration::ZERO, |start| *at - start)
-                    .as_secs_f64()
-                    * 1e3
-            )
-        };
-        format!("{id}\n{}", lines.iter().map(line).collect::<String>())
+        format!(
+            "{id}\n{}",
+            lines
+                .iter()
+                .map(|(at, what): &(Instant, String)| {
+                    format!(
+                        "  {:>10.3} ms  {what}\n",
+                        start
+                            .map_or(Duration::ZERO, |start| *at - start)
+                            .as_secs_f64()
+                            * 1e3
+                    )
+                })
+                .collect::<String>()
+        )
     }
 }
 
@@ -278,13 +286,13 @@ impl fmt::Display for Violation {
 mod tests {
     use super::*;
 
-    /// A history of one event, told in milliseconds.
-    struct Told {
+    /// A builder for the history of one event, with times in milliseconds.
+    struct HistoryBuilder {
         start: Instant,
         history: History,
     }
 
-    impl Told {
+    impl HistoryBuilder {
         fn new(duplicate: Duplicate) -> Self {
             let history = History {
                 duplicate,
@@ -304,14 +312,14 @@ mod tests {
         }
 
         fn sent(mut self, from: u64, to: u64, outcome: Option<&str>) -> Self {
-            let answer = outcome.map(|outcome| (200, outcome.to_owned()));
+            let response = outcome.map(|outcome| (200, outcome.to_owned()));
             let (began, ended) = (self.at(from), self.at(to));
             self.history.sent.push(Sent {
                 id: "evt".into(),
                 body: "body".into(),
                 began,
                 ended,
-                answer,
+                response,
             });
             self
         }
@@ -353,16 +361,16 @@ mod tests {
 
     const TAKEN: Option<u16> = Some(200);
 
-    fn proxied() -> Told {
-        Told::new(Duplicate::IsDelivered)
+    fn proxied() -> HistoryBuilder {
+        HistoryBuilder::new(Duplicate::Delivered)
     }
 
-    fn queued() -> Told {
-        Told::new(Duplicate::IsAccepted)
+    fn queued() -> HistoryBuilder {
+        HistoryBuilder::new(Duplicate::Accepted)
     }
 
     #[test]
-    fn what_should_happen_breaks_no_promise() {
+    fn expected_history_breaks_no_promise() {
         let plain = proxied()
             .sent(0, 9, Some("delivered"))
             .attempt(2, Some(5), TAKEN)
@@ -383,11 +391,11 @@ mod tests {
             .attempt(20, Some(21), TAKEN);
         assert_eq!(later.found(), []);
         let unanswered = proxied().sent(0, 5, None);
-        assert_eq!(unanswered.found(), [], "nobody was promised anything");
+        assert_eq!(unanswered.found(), [], "no sender was promised anything");
     }
 
     #[test]
-    fn an_acknowledged_event_that_nobody_took_is_lost() {
+    fn undelivered_acknowledged_event_is_lost() {
         assert_eq!(
             queued().sent(0, 5, Some("queued")).found(),
             [Violation::Lost]
@@ -401,7 +409,8 @@ mod tests {
             proxied().sent(0, 5, Some("delivered")).found(),
             [Violation::Lost]
         );
-        // The 202 itself was lost with the gateway; the copy's answer is an acknowledgement too.
+        // The 202 itself was lost with the gateway, but the copy's response is an acknowledgement
+        // too.
         assert_eq!(
             queued()
                 .sent(0, 5, None)
@@ -416,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_is_not_lost() {
+    fn dead_letter_is_not_lost() {
         let mut dead = queued()
             .sent(0, 5, Some("queued"))
             .attempt(6, Some(7), Some(410));
@@ -425,8 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_after_the_sender_was_told_of_delivery_is_found_even_when_the_gateway_was_killed()
-    {
+    fn attempt_after_reported_delivery_is_found() {
         let again = proxied()
             .sent(0, 9, Some("delivered"))
             .attempt(2, Some(5), TAKEN)
@@ -445,13 +453,14 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_queue_a_duplicate_may_still_wait_for_its_delivery() {
+    fn queued_duplicate_may_still_await_delivery() {
         let waiting = queued()
             .sent(0, 5, Some("queued"))
             .sent(6, 7, Some("duplicate"))
             .attempt(9, Some(10), TAKEN);
         assert_eq!(waiting.found(), []);
-        // Spilled or passed on at once: `delivered` means the same everywhere.
+        // On a spill route, `delivered` has the same meaning whether the event was delivered at
+        // once or queued.
         let delivered = queued()
             .sent(0, 5, Some("delivered"))
             .attempt(1, Some(2), TAKEN)
@@ -463,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_after_one_that_was_taken_needs_a_disturbance_between() {
+    fn repeated_delivery_needs_a_disturbance() {
         let repeated = || {
             queued()
                 .sent(0, 5, Some("queued"))
@@ -490,26 +499,27 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_after_one_that_was_taken_is_marked_whatever_happened_between() {
+    fn repeated_delivery_must_be_marked() {
         let marks = |marks: [bool; 3]| {
-            let mut told = queued()
+            let mut builder = queued()
                 .sent(0, 5, Some("queued"))
                 .attempt(6, Some(7), Some(500))
                 .attempt(8, Some(9), TAKEN);
-            told = told.disturbed(10, 11).attempt(20, Some(21), TAKEN);
-            told.history
+            builder = builder.disturbed(10, 11).attempt(20, Some(21), TAKEN);
+            builder
+                .history
                 .attempts
                 .iter_mut()
                 .zip(marks)
                 .for_each(|(attempt, marked)| attempt.marked = marked);
-            told.found()
+            builder.found()
         };
         assert_eq!(marks([false, false, true]), []);
         assert_eq!(marks([false, true, false]), [Violation::Unmarked]);
     }
 
     #[test]
-    fn two_attempts_at_one_time_are_found() {
+    fn concurrent_attempts_are_found() {
         let sent = || queued().sent(0, 5, Some("queued"));
         let overlapping = sent()
             .attempt(6, Some(20), Some(500))
@@ -536,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn another_body_and_an_event_nobody_sent_are_found() {
+    fn foreign_bodies_and_events_are_found() {
         let mut altered = queued()
             .sent(0, 5, Some("queued"))
             .attempt(6, Some(7), TAKEN);
@@ -549,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_is_judged_by_itself() {
+    fn events_are_judged_separately() {
         let mut two = queued()
             .sent(0, 5, Some("queued"))
             .attempt(6, Some(20), TAKEN)

@@ -1,4 +1,4 @@
-//! A line to an address that can be cut, as a network is, or severed, as by a machine that goes down.
+//! A network link that can be partitioned, or severed as if the machine had gone down.
 
 use std::net::SocketAddr;
 
@@ -11,35 +11,36 @@ use tokio::task::JoinSet;
 use super::upstream::ClosedPort;
 
 /// A TCP proxy on a port of its own.
-pub struct Cut {
+pub struct Link {
     to: SocketAddr,
     port: ClosedPort,
-    whole: watch::Sender<bool>,
-    /// The one task that accepts, and that holds all connections; none while the line is severed.
+    connected: watch::Sender<bool>,
+    /// The one task, which accepts and owns all connections; empty while the link is severed.
     accepting: JoinSet<()>,
 }
 
-impl Cut {
-    /// A line that is whole.
-    pub async fn to(to: SocketAddr) -> Self {
-        let (whole, _) = watch::channel(true);
-        let mut cut = Self {
+impl Link {
+    /// Opens a working link to an address.
+    pub async fn open(to: SocketAddr) -> Self {
+        let (connected, _) = watch::channel(true);
+        let mut link = Self {
             to,
             port: ClosedPort::new(),
-            whole,
+            connected,
             accepting: JoinSet::new(),
         };
-        cut.mend().await;
-        cut
+        link.restore().await;
+        link
     }
 
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// From here on no byte passes and no connection gets through, and neither side is told: a network partition.
-    pub fn cut(&self) {
-        self.whole.send_replace(false);
+    /// Partitions the network: no byte passes, no connection succeeds, and neither side is
+    /// notified.
+    pub fn partition(&self) {
+        self.connected.send_replace(false);
     }
 
     /// Closes all connections and refuses new ones.
@@ -47,46 +48,51 @@ impl Cut {
         self.accepting.shutdown().await;
     }
 
-    /// Makes the line whole: what a cut held back arrives, what was severed has to connect again.
-    pub async fn mend(&mut self) {
-        self.whole.send_replace(true);
+    /// Restores the link: delayed bytes arrive after a partition; severed connections must
+    /// reconnect.
+    pub async fn restore(&mut self) {
+        self.connected.send_replace(true);
         if self.accepting.is_empty() {
             let listener = TcpListener::bind(self.address())
                 .await
-                .expect("the port that we hold");
+                .expect("the reserved port");
             self.accepting
-                .spawn(accept(listener, self.to, self.whole.subscribe()));
+                .spawn(accept(listener, self.to, self.connected.subscribe()));
         }
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, whole: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, to: SocketAddr, connected: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
-        connections.spawn(connect(near, to, whole.clone()));
+        connections.spawn(connect(near, to, connected.clone()));
     }
 }
 
-async fn connect(near: TcpStream, to: SocketAddr, mut whole: watch::Receiver<bool>) {
-    let _ = whole.wait_for(|whole| *whole).await;
+async fn connect(near: TcpStream, to: SocketAddr, mut connected: watch::Receiver<bool>) {
+    let _ = connected.wait_for(|connected| *connected).await;
     let Ok(far) = TcpStream::connect(to).await else {
         return;
     };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
     tokio::join!(
-        pass(near_read, far_write, whole.clone()),
-        pass(far_read, near_write, whole)
+        forward(near_read, far_write, connected.clone()),
+        forward(far_read, near_write, connected)
     );
 }
 
-/// One direction, until its end, which is passed on too.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut whole: watch::Receiver<bool>) {
+/// Forwards one direction up to and including its end.
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut connected: watch::Receiver<bool>,
+) {
     let mut chunk = vec![0; 8192];
     loop {
         let count = from.read(&mut chunk).await.unwrap_or(0);
-        // What was read while the line is cut waits here.
-        let _ = whole.wait_for(|whole| *whole).await;
+        // Bytes that were read during a partition wait here.
+        let _ = connected.wait_for(|connected| *connected).await;
         if count == 0 || to.write_all(&chunk[..count]).await.is_err() {
             return;
         }

@@ -1,4 +1,4 @@
-//! What `/metrics` says, as numbers.
+//! Scrapes of `/metrics`, parsed into numbers.
 
 use std::collections::BTreeMap;
 
@@ -11,24 +11,24 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn parse(text: String) -> Self {
-        let sample = |line: &str| {
-            let (series, value) = line
-                .rsplit_once(' ')
-                .unwrap_or_else(|| panic!("not a sample: {line}"));
-            let value = value
-                .parse()
-                .unwrap_or_else(|_| panic!("not a number: {line}"));
-            (series.to_owned(), value)
-        };
         let series = text
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
-            .map(sample)
+            .map(|line: &str| {
+                let (series, value) = line
+                    .rsplit_once(' ')
+                    .unwrap_or_else(|| panic!("not a sample: {line}"));
+                let value = value
+                    .parse()
+                    .unwrap_or_else(|_| panic!("not a number: {line}"));
+                (series.to_owned(), value)
+            })
             .collect();
         Self { text, series }
     }
 
-    /// The sum over all series of this name (without `hookstile_`) that carry these labels; they must exist.
+    /// Returns the sum over all series of this name (without `hookstile_`) with these labels. At
+    /// least one must exist.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.find(name, labels).unwrap_or_else(|| {
@@ -62,22 +62,21 @@ impl Metrics {
             .iter()
             .map(|(label, value)| format!("{label}=\"{value}\""))
             .collect();
-        let fits = |series: &str| {
-            let (full, rest) = series.split_once('{').unwrap_or((series, "}"));
-            let present: Vec<&str> = rest.trim_end_matches('}').split(',').collect();
-            full.strip_prefix("hookstile_") == Some(name)
-                && wanted.iter().all(|label| present.contains(&label.as_str()))
-        };
         let values: Vec<f64> = self
             .series
             .iter()
-            .filter(|(series, _)| fits(series))
+            .filter(|(series, _)| {
+                let (full, rest) = series.split_once('{').unwrap_or((series, "}"));
+                let present: Vec<&str> = rest.trim_end_matches('}').split(',').collect();
+                full.strip_prefix("hookstile_") == Some(name)
+                    && wanted.iter().all(|label| present.contains(&label.as_str()))
+            })
             .map(|(_, value)| *value)
             .collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
-    /// Each series with its labels.
+    /// Returns each series with its labels.
     pub fn names(&self) -> Vec<&str> {
         self.series.keys().map(String::as_str).collect()
     }

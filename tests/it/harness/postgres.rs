@@ -1,17 +1,17 @@
-//! A real PostgreSQL of a test's own, which may be crashed, started again and frozen.
+//! A test's own PostgreSQL server, which the test may crash, restart and freeze.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use super::cluster::{Cluster, give_away};
-use super::patience::eventually;
+use super::cluster::{Cluster, give_to_server_user};
 use super::process::{Process, freeze, signal};
 use super::tls::Issued;
 use super::upstream::ClosedPort;
+use super::wait::eventually;
 
-/// What the server is started with. Without fsync: tests kill the process, never the machine.
+/// The server's settings. Without fsync, because tests kill the process and never the machine.
 const SETTINGS: [&str; 4] = [
     "listen_addresses=127.0.0.1",
     "max_connections=100",
@@ -19,7 +19,7 @@ const SETTINGS: [&str; 4] = [
     "fsync=off",
 ];
 
-/// A server on a port that stays its own. Stopped, and its data removed, when the test ends.
+/// A server whose port stays the same. It stops, and its data is removed, when the test ends.
 pub struct Postgres {
     process: Process,
     cluster: Cluster,
@@ -27,32 +27,32 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a server with an empty database; `None` where there is no PostgreSQL.
+    /// Starts a server with an empty database; returns `None` without PostgreSQL.
     pub async fn start() -> Option<Self> {
         Self::start_with(None).await
     }
 
-    /// One that speaks TLS to those who ask for it, and shows this certificate.
-    pub async fn start_with_tls(shows: &Issued) -> Option<Self> {
-        Self::start_with(Some(shows)).await
+    /// Starts a server that also speaks TLS, with this certificate.
+    pub async fn start_with_tls(certificate: &Issued) -> Option<Self> {
+        Self::start_with(Some(certificate)).await
     }
 
-    async fn start_with(shows: Option<&Issued>) -> Option<Self> {
+    async fn start_with(certificate: Option<&Issued>) -> Option<Self> {
         let (cluster, port) = (Cluster::new()?, ClosedPort::new());
         if let Some(Issued {
             certificate, key, ..
-        }) = shows
+        }) = certificate
         {
-            own_file(&cluster, "server.crt", certificate);
-            own_file(&cluster, "server.key", key);
-            own_file(&cluster, "postgresql.auto.conf", "ssl = on\n");
+            write_private_file(&cluster, "server.crt", certificate);
+            write_private_file(&cluster, "server.key", key);
+            write_private_file(&cluster, "postgresql.auto.conf", "ssl = on\n");
         }
         let postgres = Self {
-            process: serve(&cluster, port.address()),
+            process: spawn_server(&cluster, port.address()),
             cluster,
             port,
         };
-        postgres.is_ready().await;
+        postgres.wait_until_ready().await;
         Some(postgres)
     }
 
@@ -64,46 +64,51 @@ impl Postgres {
         Self::url_at(self.address())
     }
 
-    /// By way of another address, or of several.
+    /// Returns a URL with another address, or with several.
     pub fn url_at(hosts: impl std::fmt::Display) -> String {
         format!("postgres://hookstile@{hosts}/postgres?sslmode=disable")
     }
 
-    /// Runs SQL through psql: the rows, one a line, their columns between `|`.
+    /// Runs SQL through psql and returns the rows, one on a line, with columns separated by `|`.
     #[track_caller]
     pub fn sql(&self, sql: &str) -> String {
         self.cluster.sql(&self.url(), sql)
     }
 
-    /// An immediate shutdown: nothing is written out, every connection breaks, and the next start has to recover.
+    /// Shuts down immediately: nothing is flushed, every connection breaks, and the next start must
+    /// recover.
     pub async fn crash(&mut self) {
         self.process.signal("QUIT");
-        self.process.exited().await;
+        self.process.wait_for_exit().await;
     }
 
-    /// Starts it again on the same data and port, and waits until it has recovered.
+    /// Starts the server again on the same data and port, and waits until it has recovered.
     pub async fn restart(&mut self) {
-        assert!(self.process.exit().is_some(), "the one before has ended");
-        self.process = serve(&self.cluster, self.address());
-        self.is_ready().await;
+        assert!(
+            self.process.exit().is_some(),
+            "the previous process has ended"
+        );
+        self.process = spawn_server(&self.cluster, self.address());
+        self.wait_until_ready().await;
     }
 
-    /// Stops all its processes where they are: connections stay open, and nothing is answered.
+    /// Stops all its processes where they are: connections stay open, but nothing is answered.
     pub async fn freeze(&self) {
         let postmaster = self.process.id();
-        // First, so that it starts no more children, and keeps the IDs of those that end.
+        // The postmaster is first, so that it starts no more children and keeps the IDs of those
+        // that exit.
         freeze(&[postmaster]).await;
         freeze(&children(postmaster)).await;
     }
 
-    pub fn thaw(&self) {
+    pub fn resume(&self) {
         let postmaster = self.process.id();
         signal("CONT", &children(postmaster));
         signal("CONT", &[postmaster]);
     }
 
     #[track_caller]
-    fn is_ready(&self) -> impl Future<Output = ()> {
+    fn wait_until_ready(&self) -> impl Future<Output = ()> {
         eventually("PostgreSQL is ready", async || {
             assert!(
                 self.process.exit().is_none(),
@@ -127,11 +132,11 @@ impl Drop for Postgres {
             return;
         }
         if std::thread::panicking() {
-            eprintln!("PostgreSQL's last words:\n{}", self.process.output());
+            eprintln!("PostgreSQL's output:\n{}", self.process.output());
         }
-        // Not SIGKILL at once, after which its shared memory would stay. It gives its children 5 seconds.
+        // SIGKILL would leave its shared memory behind. SIGQUIT gives the children 5 seconds.
         self.process.signal("QUIT");
-        self.thaw();
+        self.resume();
         for _ in 0..1000 {
             if self.process.exit().is_some() {
                 break;
@@ -141,15 +146,15 @@ impl Drop for Postgres {
     }
 }
 
-/// A file that only the server's user may read, as it asks of a key.
-fn own_file(cluster: &Cluster, name: &str, content: &str) {
+/// Writes a file that only the server's user may read, which PostgreSQL requires of a key.
+fn write_private_file(cluster: &Cluster, name: &str, content: &str) {
     let path = cluster.folder().join(name);
     std::fs::write(&path, content).expect("a writable folder");
-    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our own file");
-    give_away(&path);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("the test owns the file");
+    give_to_server_user(&path);
 }
 
-fn serve(cluster: &Cluster, address: SocketAddr) -> Process {
+fn spawn_server(cluster: &Cluster, address: SocketAddr) -> Process {
     let mut command = cluster.unprivileged("postgres");
     command
         .arg("-D")

@@ -1,4 +1,5 @@
-//! Child processes: killed by their own handle, never by name, and never outliving their test for long.
+//! Child processes: killed by their own handle, never by name, and never outliving their test for
+//! long.
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -6,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::patience::eventually;
+use super::wait::eventually;
 
-/// No test runs longer than this: whatever it waits for then dies under it.
+/// The longest life of a child. A test that still waits for it then fails.
 const LIFETIME: Duration = Duration::from_secs(100);
 
 type Collected = Arc<Mutex<Vec<u8>>>;
@@ -47,14 +48,14 @@ impl Process {
         }
     }
 
-    /// Everything written so far, standard output first.
+    /// Returns everything written so far, standard output first.
     pub fn output(&self) -> String {
         let stdout = self.stdout.lock().expect("not poisoned");
         let stderr = self.stderr.lock().expect("not poisoned");
         String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr)
     }
 
-    /// The complete lines of standard error.
+    /// Returns the complete lines of standard error.
     pub fn lines(&self) -> Vec<String> {
         let stderr = self.stderr.lock().expect("not poisoned");
         let complete = stderr.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
@@ -65,7 +66,7 @@ impl Process {
     }
 
     /// Waits for a line that contains the text, on either stream, and returns it.
-    pub async fn says(&self, text: &str) -> String {
+    pub async fn wait_for_output(&self, text: &str) -> String {
         let find = || {
             self.output()
                 .lines()
@@ -84,7 +85,7 @@ impl Process {
         find().expect("just seen")
     }
 
-    /// What was written to standard output so far.
+    /// Returns everything written to standard output so far.
     pub fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout.lock().expect("not poisoned")).into_owned()
     }
@@ -93,12 +94,12 @@ impl Process {
         self.child.lock().expect("not poisoned").id()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&self) {
         let _ = self.child.lock().expect("not poisoned").kill();
     }
 
-    /// Sends a signal by name (`TERM`, `HUP`) to this child, if it still runs.
+    /// Sends a signal by name (`TERM`, `HUP`) to the child, if it still runs.
     pub fn signal(&self, name: &str) {
         let mut child = self.child.lock().expect("not poisoned");
         if child.try_wait().expect("a child to wait for").is_none() {
@@ -122,8 +123,8 @@ impl Process {
             .expect("a child to wait for")
     }
 
-    /// Waits for the child's own end, and for the last of what it wrote.
-    pub async fn exited(&self) -> ExitStatus {
+    /// Waits for the child's exit and for the rest of its output.
+    pub async fn wait_for_exit(&self) -> ExitStatus {
         eventually("the child exits", async || self.exit().is_some()).await;
         eventually("all is read", async || {
             self.readers.iter().all(JoinHandle::is_finished)
@@ -153,21 +154,21 @@ fn collect(mut from: impl Read + Send + 'static) -> (Collected, JoinHandle<()>) 
     (collected, reader)
 }
 
-/// Stops them where they are.
+/// Stops the processes where they are.
 pub async fn freeze(processes: &[u32]) {
     signal("STOP", processes);
     for process in processes {
-        eventually(format!("process {process} stands still"), async || {
+        eventually(format!("process {process} is stopped"), async || {
             let status =
                 std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-            // Stopped, or ended before.
+            // Stopped, or already exited.
             status.is_empty() || status.contains("State:\tT") || status.contains("State:\tZ")
         })
         .await;
     }
 }
 
-/// Sends a signal to each that still runs.
+/// Sends a signal to each process that still runs.
 pub fn signal(name: &str, processes: &[u32]) {
     for process in processes {
         let _ = Command::new("sh")

@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// A tool of the machine: its path, or `None` after saying what is skipped. With `CI=true` it must be there.
+/// Returns the path of a tool, or prints what is skipped and returns `None`. With `CI=true` a
+/// missing tool fails the test.
 pub fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf> {
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -11,7 +12,7 @@ pub fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf
             !ci,
             "{what} is missing, and CI=true means that nothing is skipped"
         );
-        // Written past the test runner's capture, so that a skip is seen.
+        // Written past the test runner's capture, so that the skip is visible.
         let _ = writeln!(std::io::stderr(), "SKIPPED, {what} is missing: {skipped}");
     }
     found

@@ -1,4 +1,4 @@
-//! Senders: signed events, requests as bytes, a kept-alive HTTP/1.1 client and an h2c client.
+//! Senders: signed events, requests as bytes, a keep-alive HTTP/1.1 client and an h2c client.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,28 +13,29 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 use super::gateway::{PATH, SECRET};
-use super::patience::within;
 use super::tls::{Issued, Trust};
+use super::wait::within;
 use super::wire::{Headers, Kind, Message, Reader};
 
-/// HMAC-SHA256 as lower-case hex.
+/// Returns the HMAC-SHA256 as lower-case hex.
 pub fn hmac_hex(secret: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any key length");
     mac.update(body);
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// The signature header's value as the provider writes it.
+/// Returns the signature header's value as the provider writes it.
 pub fn sign(secret: &str, body: &[u8]) -> String {
     format!("sha256={}", hmac_hex(secret, body))
 }
 
-/// SHA-256 as hex: bodies are compared by it, so that a failure does not print a megabyte.
+/// Returns the SHA-256 as hex. Bodies are compared by it, so that a failure does not print a
+/// megabyte.
 pub fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// What a provider has to tell.
+/// An event of the provider.
 #[derive(Clone)]
 pub struct Event {
     pub body: Vec<u8>,
@@ -45,9 +46,9 @@ impl Event {
         Self::typed(id, "user.created")
     }
 
-    pub fn typed(id: &str, kind: &str) -> Self {
+    pub fn typed(id: &str, event_type: &str) -> Self {
         Self::raw(format!(
-            r#"{{"id":"{id}","type":"{kind}","data":{{"n":1}}}}"#
+            r#"{{"id":"{id}","type":"{event_type}","data":{{"n":1}}}}"#
         ))
     }
 
@@ -55,7 +56,7 @@ impl Event {
         Self { body: body.into() }
     }
 
-    /// A JSON event of exactly so many bytes, none of them like its neighbours for long.
+    /// Creates a JSON event of exactly this many bytes, without long repetitions.
     pub fn sized(id: &str, length: usize) -> Self {
         let start = format!(r#"{{"id":"{id}","type":"user.created","data":""#);
         let filler = (0..).map(|n: u32| b'a' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 26);
@@ -65,7 +66,7 @@ impl Event {
         Self { body }
     }
 
-    /// The request a genuine provider makes of it.
+    /// Returns the request that a genuine provider sends for the event.
     pub fn post(&self) -> Request {
         self.signed_with(SECRET)
     }
@@ -74,7 +75,7 @@ impl Event {
         Request::post(&self.body).header("X-VPN-Signature", &sign(secret, &self.body))
     }
 
-    /// The same request by somebody who does not know the secret.
+    /// Returns the same request from a sender who does not know the secret.
     pub fn forged(&self) -> Request {
         self.signed_with("not the secret")
     }
@@ -129,7 +130,7 @@ impl Request {
         self
     }
 
-    /// Puts the field in the place of any other of this name.
+    /// Replaces all fields of this name.
     pub fn set(self, name: &str, value: &str) -> Self {
         self.without(name).header(name, value)
     }
@@ -150,7 +151,7 @@ impl Request {
         self
     }
 
-    /// Neither declares a length nor chunks: the fields given are all there is.
+    /// Neither declares a length nor uses chunks: only the given fields are sent.
     pub fn unframed(mut self) -> Self {
         self.framing = Framing::None;
         self
@@ -190,7 +191,7 @@ impl From<Event> for Request {
     }
 }
 
-/// A body in the chunked coding, last chunk included.
+/// Encodes a body in chunks of this size, including the last chunk.
 pub fn chunks(body: &[u8], size: usize) -> Vec<u8> {
     let mut coded = Vec::new();
     for chunk in body.chunks(size) {
@@ -202,15 +203,15 @@ pub fn chunks(body: &[u8], size: usize) -> Vec<u8> {
     coded
 }
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: Headers,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)
     }
@@ -223,7 +224,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The status, and exactly one `Hookstile-Outcome` with this value.
+    /// Asserts the status and exactly one `Hookstile-Outcome` with this value.
     #[track_caller]
     pub fn assert(&self, status: u16, outcome: &str) -> &Self {
         assert_eq!(
@@ -240,14 +241,14 @@ impl Answer {
         self
     }
 
-    /// An error the gateway made: RFC 9457, with our `code`.
+    /// Asserts an error response of the gateway: RFC 9457, with this `code`.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, code: &str) -> &Self {
         self.assert(status, code);
-        let kind = self.header("Content-Type").unwrap_or_default();
+        let content_type = self.header("Content-Type").unwrap_or_default();
         assert!(
-            kind.starts_with("application/problem+json"),
-            "content type {kind:?}"
+            content_type.starts_with("application/problem+json"),
+            "content type {content_type:?}"
         );
         let problem: Value = serde_json::from_slice(&self.body).expect("a problem is JSON");
         assert_eq!(problem["status"], status, "{problem}");
@@ -275,7 +276,7 @@ impl Answer {
         self
     }
 
-    /// `Retry-After` in whole seconds, at least one.
+    /// Asserts a `Retry-After` in whole seconds, at least one.
     #[track_caller]
     pub fn assert_retry_after(&self) -> &Self {
         let seconds = self
@@ -303,7 +304,7 @@ impl Answer {
     }
 }
 
-/// One HTTP/1.1 connection to the gateway.
+/// An HTTP/1.1 connection to the gateway.
 pub struct Client<S = TcpStream> {
     stream: S,
     reader: Reader,
@@ -321,7 +322,7 @@ impl Client {
         }
     }
 
-    /// From another address of this machine, such as 127.0.0.2.
+    /// Connects from another address of this machine, such as 127.0.0.2.
     pub async fn connect_from(from: IpAddr, to: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket
@@ -336,7 +337,7 @@ impl Client {
         }
     }
 
-    /// With room for so few bytes that an answer can't lie there unread.
+    /// Connects with a receive buffer so small that a response can't stay there unread.
     pub async fn connect_narrow(to: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a socket option");
@@ -349,7 +350,7 @@ impl Client {
         }
     }
 
-    /// `None` when nobody listens there.
+    /// Connects, or returns `None` if no process listens there.
     pub async fn try_connect(to: SocketAddr) -> Option<Self> {
         let stream = within("connect", TcpStream::connect(to)).await.ok()?;
         stream.set_nodelay(true).ok()?;
@@ -364,10 +365,10 @@ impl Client {
         self.stream.set_zero_linger().expect("a socket option");
     }
 
-    /// The same connection under TLS.
+    /// Upgrades the connection to TLS.
     ///
     /// # Errors
-    /// When there was no handshake.
+    /// Returns an error if the handshake fails.
     pub async fn secure(
         self,
         trust: &Trust,
@@ -386,10 +387,10 @@ impl Client {
     }
 }
 
-/// A connection that is a [`Trust`]'s.
+/// A connection over TLS, made with a [`Trust`].
 impl Client<TlsStream<TcpStream>> {
     /// # Errors
-    /// When there was no handshake.
+    /// Returns an error if the handshake fails.
     pub async fn connect_tls(
         to: SocketAddr,
         trust: &Trust,
@@ -402,7 +403,7 @@ impl Client<TlsStream<TcpStream>> {
             .await
     }
 
-    /// What both sides have agreed to speak.
+    /// Returns the protocol that both sides negotiated.
     pub fn protocol(&self) -> Option<String> {
         self.stream
             .get_ref()
@@ -421,7 +422,7 @@ impl Client<TlsStream<TcpStream>> {
         shown.is_some_and(|shown| shown.as_ref() == issued.der)
     }
 
-    /// Hangs up without TLS' farewell.
+    /// Hangs up without TLS' close notification.
     pub fn reset(self) {
         self.stream
             .into_inner()
@@ -432,15 +433,16 @@ impl Client<TlsStream<TcpStream>> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Client<S> {
-    /// The same connection for HTTP/2.
+    /// Turns the connection into an HTTP/2 one.
     pub async fn h2(self) -> H2Client {
         H2Client::over(self.stream).await
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    /// Sends and reads at the same time: an early answer is seen, and a body that nobody reads blocks nothing.
-    pub async fn send(&mut self, request: impl Into<Request>) -> Answer {
+    /// Sends and reads at the same time, so that an early response is received and an unread body
+    /// blocks nothing.
+    pub async fn send(&mut self, request: impl Into<Request>) -> Response {
         let request = request.into();
         let kind = if request.method == "HEAD" {
             Kind::ResponseToHead
@@ -449,31 +451,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         };
         self.exchange(&request.bytes(), kind)
             .await
-            .expect("an answer, not a closed connection")
+            .expect("a response, not a closed connection")
     }
 
-    /// `None` when the connection was closed instead.
-    pub async fn try_send(&mut self, request: impl Into<Request>) -> Option<Answer> {
+    /// Sends a request; returns `None` if the connection was closed instead.
+    pub async fn try_send(&mut self, request: impl Into<Request>) -> Option<Response> {
         self.send_raw(&request.into().bytes()).await
     }
 
-    /// Sends bytes, whatever they are, and reads one final answer; `None` when the connection was closed instead.
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> Option<Answer> {
+    /// Sends any bytes and reads one final response; returns `None` if the connection was closed
+    /// instead.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> Option<Response> {
         self.exchange(bytes, Kind::Response).await
     }
 
-    /// Writes bytes and reads nothing. A connection that is closed already swallows them.
+    /// Writes bytes and reads nothing. Writing to a closed connection does nothing.
     pub async fn write(&mut self, bytes: &[u8]) {
         let _ = within("write", self.stream.write_all(bytes)).await;
     }
 
-    /// Writes bytes and reads nothing. `false` when the connection is closed.
+    /// Writes bytes and reads nothing. Returns `false` if the connection is closed.
     pub async fn write_some(&mut self, bytes: &[u8]) -> bool {
         within("write", self.stream.write_all(bytes)).await.is_ok()
     }
 
-    /// Writes one byte at a time until all are written or the other side answers, and returns the answer.
-    pub async fn trickle(&mut self, bytes: &[u8], pause: Duration) -> Option<Answer> {
+    /// Writes one byte at a time until all are written or a response begins; returns the response.
+    pub async fn trickle(&mut self, bytes: &[u8], pause: Duration) -> Option<Response> {
         let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let reader = &mut self.reader;
         let mut writing = std::pin::pin!(async {
@@ -485,32 +488,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             std::future::pending::<()>().await;
         });
-        let answer = async {
+        let response = async {
             tokio::select! {
-                answer = final_answer(reader, &mut read, Kind::Response) => answer,
+                response = final_response(reader, &mut read, Kind::Response) => response,
                 () = &mut writing => unreachable!("pends for ever"),
             }
         };
-        within("an answer to a trickle", answer).await
+        within("a response to slow bytes", response).await
     }
 
-    /// The next answer, a `100 Continue` included.
-    pub async fn answer(&mut self) -> Answer {
+    /// Reads the next response, which may be a `100 Continue`.
+    pub async fn read_response(&mut self) -> Response {
         let message = within(
             "an answer",
             self.reader.message(&mut self.stream, Kind::Response),
         )
         .await;
-        Answer::new(
+        Response::new(
             message
-                .expect("a whole answer")
-                .expect("an answer, not a closed connection"),
+                .expect("a complete response")
+                .expect("a response, not a closed connection"),
         )
     }
 
-    /// Waits for the gateway to close this connection; nothing more may come on it.
+    /// Waits until the gateway closes this connection; no more bytes may arrive on it.
     #[track_caller]
-    pub fn closed(&mut self) -> impl Future<Output = ()> {
+    pub fn wait_for_close(&mut self) -> impl Future<Output = ()> {
         let at = std::panic::Location::caller();
         async move {
             let rest = within(
@@ -520,13 +523,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .await;
             assert!(
                 rest.is_empty(),
-                "more on a connection to be closed: {:?} ({at})",
+                "more bytes on a connection that must close: {:?} ({at})",
                 String::from_utf8_lossy(&rest)
             );
         }
     }
 
-    /// Everything that still comes until the gateway closes this connection.
+    /// Reads everything until the gateway closes this connection.
     pub async fn rest(&mut self) -> String {
         let rest = within(
             "the gateway closes the connection",
@@ -536,35 +539,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         String::from_utf8_lossy(&rest).into_owned()
     }
 
-    async fn exchange(&mut self, bytes: &[u8], kind: Kind) -> Option<Answer> {
+    async fn exchange(&mut self, bytes: &[u8], kind: Kind) -> Option<Response> {
         let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let writing = async {
             let _ = write.write_all(bytes).await;
             std::future::pending::<()>().await;
         };
-        let answer = async {
+        let response = async {
             tokio::select! {
-                answer = final_answer(&mut self.reader, &mut read, kind) => answer,
+                response = final_response(&mut self.reader, &mut read, kind) => response,
                 () = writing => unreachable!("pends for ever"),
             }
         };
-        within("an answer", answer).await
+        within("an answer", response).await
     }
 }
 
-async fn final_answer<R>(reader: &mut Reader, from: &mut R, kind: Kind) -> Option<Answer>
+async fn final_response<R>(reader: &mut Reader, from: &mut R, kind: Kind) -> Option<Response>
 where
     R: tokio::io::AsyncRead + Unpin,
 {
     loop {
-        let answer = Answer::new(reader.message(from, kind).await.ok()??);
-        if answer.status >= 200 {
-            return Some(answer);
+        let response = Response::new(reader.message(from, kind).await.ok()??);
+        if response.status >= 200 {
+            return Some(response);
         }
     }
 }
 
-/// One cleartext HTTP/2 connection to the gateway, by prior knowledge.
+/// A cleartext HTTP/2 connection to the gateway, by prior knowledge.
 #[derive(Clone)]
 pub struct H2Client {
     sender: h2::client::SendRequest<Bytes>,
@@ -589,44 +592,45 @@ impl H2Client {
         Self { sender }
     }
 
-    pub async fn send(&mut self, request: impl Into<Request>) -> Answer {
+    pub async fn send(&mut self, request: impl Into<Request>) -> Response {
         self.try_send(request, &[])
             .await
-            .expect("an answer, not a reset stream")
+            .expect("a response, not a reset stream")
     }
 
-    /// Sends a request with trailers; `None` when the stream was reset instead of answered.
+    /// Sends a request with trailers; returns `None` if the stream was reset instead.
     pub async fn try_send(
         &mut self,
         request: impl Into<Request>,
         trailers: &[(&str, &str)],
-    ) -> Option<Answer> {
+    ) -> Option<Response> {
         let request = request.into();
-        within("an answer over HTTP/2", self.exchange(request, trailers))
+        within("a response over HTTP/2", self.exchange(request, trailers))
             .await
             .ok()
     }
 
-    /// Sends head and body and leaves the stream open; the answer that comes all the same.
-    pub async fn send_unfinished(&mut self, request: Request) -> Answer {
+    /// Sends head and body, leaves the stream open, and returns the response that arrives
+    /// nevertheless.
+    pub async fn send_unfinished(&mut self, request: Request) -> Response {
         let sending = async {
             let mut sender = self.sender.clone().ready().await?;
-            let (response, mut stream) = sender.send_request(h2_head(&request), false)?;
+            let (response_future, mut stream) = sender.send_request(h2_head(&request), false)?;
             stream.send_data(Bytes::from(request.body.clone()), false)?;
-            receive(response).await
+            receive(response_future).await
         };
-        within("an answer over HTTP/2", sending)
+        within("a response over HTTP/2", sending)
             .await
-            .expect("an answer, not a reset stream")
+            .expect("a response, not a reset stream")
     }
 
     async fn exchange(
         &mut self,
         request: Request,
         trailers: &[(&str, &str)],
-    ) -> Result<Answer, h2::Error> {
+    ) -> Result<Response, h2::Error> {
         let mut sender = self.sender.clone().ready().await?;
-        let (response, mut stream) = sender.send_request(h2_head(&request), false)?;
+        let (response_future, mut stream) = sender.send_request(h2_head(&request), false)?;
         let mut body = Bytes::from(request.body);
         let sending = async move {
             while !body.is_empty() {
@@ -643,13 +647,13 @@ impl H2Client {
                 let _ = stream.send_trailers(h2_fields(trailers.iter().copied()));
             }
         };
-        let ((), answer) = tokio::join!(sending, receive(response));
-        answer
+        let ((), response) = tokio::join!(sending, receive(response_future));
+        response
     }
 }
 
-async fn receive(response: h2::client::ResponseFuture) -> Result<Answer, h2::Error> {
-    let (head, mut content) = response.await?.into_parts();
+async fn receive(response_future: h2::client::ResponseFuture) -> Result<Response, h2::Error> {
+    let (head, mut content) = response_future.await?.into_parts();
     let mut body = Vec::new();
     while let Some(data) = content.data().await {
         let data = data?;
@@ -663,7 +667,7 @@ async fn receive(response: h2::client::ResponseFuture) -> Result<Answer, h2::Err
         .iter()
         .map(|(name, value)| (name.to_string(), text(value)))
         .collect();
-    Ok(Answer {
+    Ok(Response {
         status: head.status.as_u16(),
         headers: Headers(headers),
         body,

@@ -1,6 +1,7 @@
-//! The gateway under strace: what it asks the system for, in order, and what the system refuses it.
+//! The gateway under strace: its system calls in order, and injected failures.
 //!
-//! The tracer is the gateway's grandchild (`-D`), so that the process a test starts and kills is the gateway itself.
+//! The tracer is the gateway's grandchild (`-D`), so that the process a test starts and kills is
+//! the gateway itself.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,16 +10,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
-use super::gateway::{Gateway, Under};
-use super::patience::eventually;
+use super::gateway::{Gateway, Launcher};
 use super::programs::{program, tool};
+use super::wait::eventually;
 
-/// Calls that put data on stable storage.
+/// The calls that flush data to stable storage.
 pub const SYNCS: &str = "fsync,fdatasync";
-/// Calls that put bytes into files.
+/// The calls that write bytes to files.
 pub const WRITES: &str = "write,pwrite64,writev,pwritev,ftruncate";
 
-/// Which calls to follow, and what to do to them.
+/// The calls to trace, and the faults to inject into them.
 pub struct Strace {
     program: PathBuf,
     log: TempDir,
@@ -26,15 +27,15 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// Follows these calls; `None` where there is no strace.
-    pub fn following(calls: &str) -> Option<Self> {
+    /// Traces these calls; returns `None` without strace.
+    pub fn new(calls: &str) -> Option<Self> {
         let program = tool(
             "strace",
             program("HOOKSTILE_STRACE", "strace"),
             "faults and the order of system calls",
         )?;
         let log = tempfile::tempdir().expect("a folder");
-        // -I 2: it may be ended by a signal, and then lets go of the gateway.
+        // -I 2: a signal may end strace, which then detaches from the gateway.
         let fixed = ["-D", "-I", "2", "-f", "-q", "-ttt", "-y", "-s", "48"].map(OsString::from);
         let strace = Self {
             program,
@@ -44,36 +45,37 @@ impl Strace {
         Some(strace.with(["-e", &format!("trace={calls}")]))
     }
 
-    /// Does this to those calls: `error=EIO:when=3`, `signal=KILL:when=3+`. Calls are counted by thread.
+    /// Injects this fault into those calls: `error=EIO:when=3`, `signal=KILL:when=3+`. Calls are
+    /// counted per thread.
     pub fn injecting(self, calls: &str, what: &str) -> Self {
         self.with(["-e", &format!("inject={calls}:{what}")])
     }
 
-    /// Follows and injects on these files only.
-    pub fn on(mut self, files: &[PathBuf]) -> Self {
+    /// Traces and injects on these files only.
+    pub fn on_files(mut self, files: &[PathBuf]) -> Self {
         for file in files {
             self.arguments.extend([OsString::from("-P"), file.into()]);
         }
         self
     }
 
-    /// Stops the gateway at the followed calls only, which is much faster; but then the tracer can't let go of it, and
-    /// injects no signals.
-    pub fn for_good(self) -> Self {
+    /// Stops the gateway at the traced calls only, which is much faster. The tracer then can't
+    /// detach, and injects no signals.
+    pub fn without_detach(self) -> Self {
         self.with(["--seccomp-bpf"])
     }
 
-    pub fn under(&self) -> Under {
+    pub fn launcher(&self) -> Launcher {
         let mut command = vec![self.program.clone().into_os_string()];
         command.extend(self.arguments.iter().cloned());
         command.extend([OsString::from("-o"), self.log.path().join("trace").into()]);
-        Under::command(command)
+        Launcher::command(command)
     }
 
-    /// Starts to follow a gateway that runs. `false` where the system does not allow that.
+    /// Attaches to a running gateway. Returns `false` if the system does not allow that.
     pub async fn attach(&self, gateway: &Gateway) -> bool {
         let mut command = Command::new(&self.program);
-        // `-D` is for a command that strace starts itself. The log goes on where it ended.
+        // `-D` is only for a command that strace starts itself. The log is appended to.
         command.args(self.arguments.iter().filter(|argument| *argument != "-D"));
         command
             .arg("-A")
@@ -87,12 +89,12 @@ impl Strace {
             .spawn()
             .expect("strace starts");
         let mut allowed = true;
-        eventually("strace has all threads", async || {
+        eventually("strace traces all threads", async || {
             allowed = tracer.try_wait().expect("a child to wait for").is_none();
             !allowed || tracers(gateway.pid()).iter().all(|tracer| *tracer != 0)
         })
         .await;
-        // It ends when it has let go of the gateway, or with it.
+        // strace ends when it detaches from the gateway, or with it.
         std::thread::spawn(move || tracer.wait());
         tool(
             "ptrace of another process",
@@ -102,13 +104,13 @@ impl Strace {
         .is_some()
     }
 
-    /// What was seen so far.
+    /// Returns the trace so far.
     pub fn trace(&self) -> Trace {
         let text = std::fs::read(self.log.path().join("trace")).unwrap_or_default();
         Trace::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// Lets go of the gateway, which runs on undisturbed.
+    /// Detaches from the gateway, which keeps running.
     pub async fn detach(&self, gateway: &Gateway) {
         if let Some(tracer) = tracers(gateway.pid())
             .into_iter()
@@ -119,7 +121,7 @@ impl Strace {
                 .status()
                 .expect("sh");
         }
-        eventually("strace lets go", async || {
+        eventually("strace detaches", async || {
             tracers(gateway.pid()).iter().all(|tracer| *tracer == 0)
         })
         .await;
@@ -131,7 +133,7 @@ impl Strace {
     }
 }
 
-/// The process that traces each thread of this one, or 0.
+/// Returns the tracer's process ID for each thread of this process, or 0.
 fn tracers(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -148,14 +150,14 @@ fn tracers(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// One moment of the trace: a call's begin or end, or both.
+/// One line of the trace: the begin or the end of a call, or both.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub text: String,
     pub at: Instant,
 }
 
-/// What strace saw, in order.
+/// The trace so far, in order.
 pub struct Trace {
     pub lines: Vec<Line>,
 }
@@ -169,22 +171,24 @@ impl Trace {
                 .expect("after 1970"),
         );
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        let line = |line: &str| {
-            // `1234 1700000000.123456 fsync(7</tmp/…>) = 0`
-            let (_, rest) = line.trim_start().split_once(' ')?;
-            let (time, text) = rest.trim_start().split_once(' ')?;
-            let ago = wall.saturating_sub(Duration::from_secs_f64(time.parse().ok()?));
-            Some(Line {
-                text: text.to_owned(),
-                at: now.checked_sub(ago)?,
-            })
-        };
         Self {
-            lines: complete.lines().filter_map(line).collect(),
+            lines: complete
+                .lines()
+                .filter_map(|line: &str| {
+                    // `1234 1700000000.123456 fsync(7</tmp/…>) = 0`
+                    let (_, rest) = line.trim_start().split_once(' ')?;
+                    let (time, text) = rest.trim_start().split_once(' ')?;
+                    let ago = wall.saturating_sub(Duration::from_secs_f64(time.parse().ok()?));
+                    Some(Line {
+                        text: text.to_owned(),
+                        at: now.checked_sub(ago)?,
+                    })
+                })
+                .collect(),
         }
     }
 
-    /// Syncs that have come back, whether done or refused, since the trace had so many lines.
+    /// Counts the syncs that have returned, done or failed, after this many lines.
     pub fn syncs_since(&self, lines: usize) -> usize {
         self.lines[lines..]
             .iter()
@@ -192,7 +196,7 @@ impl Trace {
             .count()
     }
 
-    /// When the gateway was killed.
+    /// Returns the time at which the gateway was killed.
     pub fn killed(&self) -> Option<Instant> {
         self.lines
             .iter()
@@ -200,7 +204,7 @@ impl Trace {
             .map(|line| line.at)
     }
 
-    /// When calls were interfered with.
+    /// Returns the times at which faults were injected.
     pub fn injected(&self) -> Vec<Instant> {
         self.lines
             .iter()
@@ -211,7 +215,7 @@ impl Trace {
 }
 
 impl Line {
-    /// The end of a sync, which may stand apart from its begin.
+    /// Returns whether the line is the end of a sync, which may be apart from its begin.
     pub fn ends_a_sync(&self) -> bool {
         let whole = self.text.starts_with("fsync(") || self.text.starts_with("fdatasync(");
         let resumed = self.text.starts_with("<... fsync resumed>")
@@ -219,15 +223,15 @@ impl Line {
         resumed || (whole && !self.text.ends_with("<unfinished ...>"))
     }
 
-    /// The begin of an answer to a sender with this status.
-    pub fn answers(&self, status: u16) -> bool {
+    /// Returns whether the line is the begin of a response with this status to a sender.
+    pub fn is_response(&self, status: u16) -> bool {
         let sends = ["write(", "writev(", "sendto(", "sendmsg("]
             .iter()
             .any(|call| self.text.starts_with(call));
         sends && self.text.contains(&format!("HTTP/1.1 {status} "))
     }
 
-    /// Opens a file below this folder.
+    /// Returns whether the line opens a file below this folder.
     pub fn opens_below(&self, folder: &Path) -> bool {
         let name = folder
             .file_name()

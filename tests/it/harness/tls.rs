@@ -1,5 +1,5 @@
-//! Certificates for receivers behind TLS and for the gateway itself: an authority of our own, what it signs, and who
-//! believes it.
+//! Certificates for upstreams behind TLS and for the gateway itself: a test's own authority, the
+//! certificates it issues, and the clients that trust it.
 
 use std::io;
 use std::sync::Arc;
@@ -46,12 +46,13 @@ impl Authority {
         }
     }
 
-    /// What goes into the route's `ca` file.
+    /// Returns the content of the route's `ca` file.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// A server that shows a certificate of this authority for one DNS name or IP address.
+    /// Returns a server identity with a certificate of this authority for one DNS name or IP
+    /// address.
     pub fn identity(&self, name: &str) -> Identity {
         let issued = self.issue(name);
         let config = builder(ServerConfig::builder_with_provider, DEFAULT_VERSIONS)
@@ -61,12 +62,12 @@ impl Authority {
         Identity(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// A certificate of this authority for one DNS name or IP address, and its key.
+    /// Issues a certificate for one DNS name or IP address, with its key.
     pub fn issue(&self, name: &str) -> Issued {
         self.issue_for(name, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// The same for one who connects.
+    /// Issues a client certificate.
     pub fn issue_to_client(&self, name: &str) -> Issued {
         self.issue_for(name, ExtendedKeyUsagePurpose::ClientAuth)
     }
@@ -74,7 +75,8 @@ impl Authority {
     fn issue_for(&self, name: &str, purpose: ExtendedKeyUsagePurpose) -> Issued {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        // Another name than the authority's, or some verifiers take the certificate for self-signed.
+        // The name differs from the authority's; otherwise some verifiers treat the certificate as
+        // self-signed.
         params
             .distinguished_name
             .push(DnType::CommonName, "a receiver");
@@ -96,7 +98,7 @@ pub struct Issued {
     pub key: String,
 }
 
-/// What a receiver shows to those who connect.
+/// The certificate and key of a TLS server.
 #[derive(Clone)]
 pub struct Identity(TlsAcceptor);
 
@@ -106,26 +108,26 @@ impl Identity {
     }
 }
 
-/// What a sender believes, shows and speaks.
+/// A client's TLS settings: the authority it trusts, its certificate and its protocols.
 #[derive(Clone)]
 pub struct Trust {
-    /// `None` believes anybody.
+    /// The trusted authority; `None` accepts any certificate.
     authority: Option<CertificateDer<'static>>,
     shows: Option<Issued>,
     versions: Vec<&'static SupportedProtocolVersion>,
 }
 
 impl Trust {
-    pub fn of(authority: &Authority) -> Self {
+    pub fn new(authority: &Authority) -> Self {
         let authority =
             CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate");
         Self {
             authority: Some(authority),
-            ..Self::anybody()
+            ..Self::any_certificate()
         }
     }
 
-    pub fn anybody() -> Self {
+    pub fn any_certificate() -> Self {
         Self {
             authority: None,
             shows: None,
@@ -133,7 +135,7 @@ impl Trust {
         }
     }
 
-    /// TLS of this version alone.
+    /// Allows only this version of TLS.
     pub fn version(self, version: &'static SupportedProtocolVersion) -> Self {
         Self {
             versions: vec![version],
@@ -163,7 +165,7 @@ impl Trust {
             }
             None => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anybody)),
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate)),
         };
         let mut config = match &self.shows {
             None => builder.with_no_client_auth(),
@@ -195,11 +197,11 @@ fn private_key(pem: &str) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).expect("a PKCS #8 key")
 }
 
-/// Does not ask whose certificate it is shown.
+/// A verifier that accepts any certificate.
 #[derive(Debug)]
-struct Anybody;
+struct AnyCertificate;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,5 @@
-//! Fake receivers: scripted answers on a free port, and a record of every connection, byte, request and attempt.
+//! Fake upstreams: scripted replies on a free port, and a record of every connection, byte, request
+//! and attempt.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,11 +18,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::history::Attempt;
-use super::patience::eventually;
 use super::tls::Identity;
+use super::wait::eventually;
 use super::wire::{Headers, Kind, Message, Reader};
 
-/// Holds an answer back until the test opens it.
+/// Holds a reply back until the test opens it.
 #[derive(Clone)]
 pub struct Gate(Arc<Semaphore>);
 
@@ -39,7 +40,7 @@ impl Gate {
     }
 }
 
-/// What a receiver does with one request.
+/// The handling of one request by a fake upstream.
 #[derive(Clone)]
 pub struct Reply {
     gate: Option<Gate>,
@@ -56,17 +57,18 @@ enum After {
 }
 
 impl Reply {
-    /// `200 OK` with the body `OK`.
+    /// Replies `200 OK` with the body `OK`.
     pub fn ok() -> Self {
         Self::full(200, "X-App: fake\r\n", b"OK")
     }
 
-    /// Any status with a short body.
+    /// Replies any status with a short body.
     pub fn status(status: u16) -> Self {
         Self::full(status, "", format!("upstream says {status}").as_bytes())
     }
 
-    /// A status, extra header lines (each ending in CRLF) and a body where the status has one.
+    /// Replies a status, extra header lines (each ending in CRLF), and a body if the status allows
+    /// one.
     pub fn full(status: u16, lines: &str, body: &[u8]) -> Self {
         if status < 200 || status == 204 || status == 304 {
             return Self::raw(format!("HTTP/1.1 {status} Scripted\r\n{lines}\r\n"));
@@ -78,7 +80,7 @@ impl Reply {
         Self::raw([head.as_bytes(), body].concat())
     }
 
-    /// Exactly these bytes.
+    /// Replies exactly these bytes.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self {
             gate: None,
@@ -88,13 +90,13 @@ impl Reply {
         }
     }
 
-    /// Reads the request and says nothing, until the other side goes.
+    /// Reads the request and sends nothing until the other side hangs up.
     pub fn hang() -> Self {
         Self::raw([]).then_stall()
     }
 
-    /// Reads the request and closes without an answer.
-    pub fn cut() -> Self {
+    /// Reads the request and closes the connection without a reply.
+    pub fn disconnect() -> Self {
         Self::raw([]).then_close()
     }
 
@@ -103,32 +105,32 @@ impl Reply {
         self
     }
 
-    /// Takes so long over it.
+    /// Waits this long before the reply.
     pub fn slowly(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
     }
 
-    /// Closes the connection after the answer, without having said so.
+    /// Closes the connection after the reply, without announcing it.
     pub fn then_close(mut self) -> Self {
         self.after = After::Close;
         self
     }
 
-    /// Leaves the answer as far as it is written, and the connection open.
+    /// Leaves the reply unfinished and the connection open.
     pub fn then_stall(mut self) -> Self {
         self.after = After::Stall;
         self
     }
 
-    /// The status that its bytes begin with, if any.
-    fn code(&self) -> Option<u16> {
+    /// Returns the status at the start of the reply's bytes, if any.
+    fn status_code(&self) -> Option<u16> {
         let code = self.bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
         str::from_utf8(code).ok()?.parse().ok()
     }
 
-    /// Waits for what holds this answer back.
-    async fn due(&self) {
+    /// Waits until the reply may be sent.
+    async fn wait_until_due(&self) {
         if let Some(gate) = &self.gate {
             gate.opened().await;
         }
@@ -142,11 +144,11 @@ impl Reply {
     }
 }
 
-/// Which reply a request gets.
+/// The choice of the reply to a request.
 enum Script {
     /// The first reply for the first request and so on; the last one for all that follow.
     InTurn(Vec<Reply>),
-    /// What this says, told the request and which attempt at its event it is, from 1.
+    /// A function of the request and of the number of the attempt at its event, from 1.
     Decided(Box<Decide>),
 }
 
@@ -165,16 +167,16 @@ impl Script {
     }
 }
 
-/// One request as it reached a receiver.
+/// A request as it reached the upstream.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: String,
     pub target: String,
     pub headers: Headers,
     pub body: Vec<u8>,
-    /// The head's bytes as they came.
+    /// The raw bytes of the head.
     pub head: Vec<u8>,
-    /// Which connection it came on, counted from 0.
+    /// The number of the connection, from 0.
     pub connection: usize,
     pub at: Instant,
 }
@@ -229,7 +231,7 @@ struct Record {
 #[derive(Default)]
 struct Arrivals {
     requests: Vec<Received>,
-    /// How each of the requests ended: as many entries, in the same order.
+    /// The end of each request: as many entries as requests, in the same order.
     ends: Vec<End>,
     /// The arrivals of each event, by its ID.
     of_event: HashMap<String, Vec<usize>>,
@@ -239,7 +241,7 @@ struct Arrivals {
 struct End {
     ended: Option<Instant>,
     status: Option<u16>,
-    /// The connection of an attempt that has not ended: it tells whether the gateway has let go of it.
+    /// The connection of an attempt that has not ended: it shows whether the gateway has closed it.
     connection: Option<Arc<Socket>>,
 }
 
@@ -248,8 +250,9 @@ impl Record {
         self.arrivals.lock().expect("no panic in the fake")
     }
 
-    /// Notes an attempt; returns which arrival it is, from 0, and which at its event, from 1.
-    fn begin(&self, request: Received, connection: &Arc<Socket>) -> (usize, usize) {
+    /// Records an attempt; returns the number of the arrival, from 0, and of the attempt at its
+    /// event, from 1.
+    fn begin_attempt(&self, request: Received, connection: &Arc<Socket>) -> (usize, usize) {
         let mut arrivals = self.arrivals();
         let Arrivals {
             requests,
@@ -265,8 +268,8 @@ impl Record {
             )
             .or_default();
         for earlier in same.iter() {
-            // A gateway that gave up, or was killed, has closed its end before it could begin anew; that we have
-            // not been woken to see it is no overlap.
+            // A gateway that gave up or was killed has closed its end before it starts another
+            // attempt. A close that this task has not processed yet is no overlap.
             let end = &mut ends[*earlier];
             if end
                 .connection
@@ -289,19 +292,20 @@ impl Record {
         (requests.len() - 1, attempt)
     }
 
-    /// Notes that the attempt is over. This goes before the answer's bytes: the gateway may act on them at once.
-    fn end(&self, arrival: usize) {
+    /// Records the end of the attempt. This precedes the reply's bytes, because the gateway may act
+    /// on them at once.
+    fn end_attempt(&self, arrival: usize) {
         let end = &mut self.arrivals().ends[arrival];
         end.connection = None;
         end.ended.get_or_insert_with(Instant::now);
     }
 
-    fn answered(&self, arrival: usize, status: Option<u16>) {
+    fn record_status(&self, arrival: usize, status: Option<u16>) {
         self.arrivals().ends[arrival].status = status;
     }
 }
 
-/// Whether the other side of a connection has closed it; does not wait, and takes nothing from it.
+/// Returns whether the other side has closed the connection, without waiting or consuming bytes.
 fn hung_up(connection: &Socket) -> bool {
     match connection.peek(&mut [MaybeUninit::uninit()]) {
         Ok(count) => count == 0,
@@ -309,7 +313,7 @@ fn hung_up(connection: &Socket) -> bool {
     }
 }
 
-/// A receiver under the test's control. Stops with its handle.
+/// An upstream under the test's control. It stops with its handle.
 pub struct Upstream {
     address: SocketAddr,
     scheme: &'static str,
@@ -318,27 +322,29 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Answers everything with `200 OK`.
+    /// Replies `200 OK` to everything.
     pub fn ok() -> Self {
         Self::replying([Reply::ok()])
     }
 
-    /// Answers the first request with the first reply and so on; the last one for all that follow.
+    /// Replies to the first request with the first reply and so on; the last one for all that
+    /// follow.
     pub fn replying(replies: impl Into<Vec<Reply>>) -> Self {
-        Self::on(bind(), Script::InTurn(replies.into()), None)
+        Self::start(bind(), Script::InTurn(replies.into()), None)
     }
 
-    /// Answers as the function says, which is told the request and which attempt at its event it is, from 1.
+    /// Replies as the function decides from the request and the number of the attempt at its event,
+    /// from 1.
     pub fn deciding(decide: impl Fn(&Received, usize) -> Reply + Send + Sync + 'static) -> Self {
-        Self::on(bind(), Script::Decided(Box::new(decide)), None)
+        Self::start(bind(), Script::Decided(Box::new(decide)), None)
     }
 
-    /// The same behind TLS.
+    /// Replies in turn, behind TLS.
     pub fn tls(identity: Identity, replies: impl Into<Vec<Reply>>) -> Self {
-        Self::on(bind(), Script::InTurn(replies.into()), Some(identity))
+        Self::start(bind(), Script::InTurn(replies.into()), Some(identity))
     }
 
-    fn on(socket: TcpSocket, script: Script, identity: Option<Identity>) -> Self {
+    fn start(socket: TcpSocket, script: Script, identity: Option<Identity>) -> Self {
         let listener = socket.listen(1024).expect("listen");
         let address = listener.local_addr().expect("an address");
         let record = Arc::new(Record::default());
@@ -356,22 +362,23 @@ impl Upstream {
         self.address
     }
 
-    /// The address a route hands events over to.
+    /// Returns the URL to which a route delivers events.
     pub fn url(&self) -> String {
         format!("{}://{}/receiver", self.scheme, self.address)
     }
 
-    /// Connections accepted so far.
+    /// Returns the number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.record.connections.load(Ordering::SeqCst)
     }
 
-    /// Connections that are open now.
+    /// Returns the number of connections that are open now.
     pub fn open(&self) -> usize {
         self.record.open.load(Ordering::SeqCst)
     }
 
-    /// Request bytes read so far, on all connections (behind TLS: decrypted ones).
+    /// Returns the number of request bytes read so far, on all connections (behind TLS: decrypted
+    /// ones).
     pub fn bytes(&self) -> usize {
         self.record.bytes.load(Ordering::SeqCst)
     }
@@ -384,12 +391,12 @@ impl Upstream {
         self.record.arrivals().requests.clone()
     }
 
-    /// How many requests have arrived.
+    /// Returns the number of requests that have arrived.
     pub fn count(&self) -> usize {
         self.record.arrivals().requests.len()
     }
 
-    /// The requests that brought this event, in the order of arrival.
+    /// Returns the requests with this event, in the order of arrival.
     pub fn requests_for(&self, id: &str) -> Vec<Received> {
         let arrivals = self.record.arrivals();
         arrivals
@@ -401,39 +408,39 @@ impl Upstream {
             .collect()
     }
 
-    /// Every attempt so far, in the order of arrival.
+    /// Returns every attempt so far, in the order of arrival.
     pub fn attempts(&self) -> Vec<Attempt> {
         let arrivals = self.record.arrivals();
-        let attempt = |(request, end): (&Received, &End)| Attempt {
-            id: request
-                .header("Hookstile-Event-Id")
-                .unwrap_or_default()
-                .to_owned(),
-            body: request.body.clone(),
-            began: request.at,
-            ended: end.ended,
-            status: end.status,
-            marked: request.header("Hookstile-Possible-Duplicate") == Some("true"),
-        };
         arrivals
             .requests
             .iter()
             .zip(&arrivals.ends)
-            .map(attempt)
+            .map(|(request, end): (&Received, &End)| Attempt {
+                id: request
+                    .header("Hookstile-Event-Id")
+                    .unwrap_or_default()
+                    .to_owned(),
+                body: request.body.clone(),
+                began: request.at,
+                ended: end.ended,
+                status: end.status,
+                marked: request.header("Hookstile-Possible-Duplicate") == Some("true"),
+            })
             .collect()
     }
 
-    /// The most attempts that were ever open at one time.
-    pub fn most_at_once(&self) -> usize {
+    /// Returns the highest number of attempts that were open at one time.
+    pub fn most_concurrent(&self) -> usize {
         let attempts = self.attempts();
-        let open_at = |moment| {
-            let open =
-                |a: &&Attempt| a.began <= moment && a.ended.is_none_or(|ended| ended > moment);
-            attempts.iter().filter(open).count()
-        };
         attempts
             .iter()
-            .map(|attempt| open_at(attempt.began))
+            .map(|Attempt { began: moment, .. }| {
+                attempts
+                    .iter()
+                    .filter(|other| other.began <= *moment)
+                    .filter(|other| other.ended.is_none_or(|ended| ended > *moment))
+                    .count()
+            })
             .max()
             .unwrap_or(0)
     }
@@ -444,17 +451,19 @@ impl Upstream {
             .expect("a request reached the upstream")
     }
 
-    /// The event IDs in the order of arrival.
+    /// Returns the event IDs in the order of arrival.
     pub fn event_ids(&self) -> Vec<String> {
-        let id = |r: &Received| {
-            r.header("Hookstile-Event-Id")
-                .unwrap_or_default()
-                .to_owned()
-        };
-        self.requests().iter().map(id).collect()
+        self.requests()
+            .iter()
+            .map(|r: &Received| {
+                r.header("Hookstile-Event-Id")
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+            .collect()
     }
 
-    pub async fn received(&self, count: usize) {
+    pub async fn wait_for_requests(&self, count: usize) {
         eventually("the upstream receives the request", async || {
             self.count() >= count
         })
@@ -477,7 +486,8 @@ impl Drop for Upstream {
     }
 }
 
-/// A port that refuses connections, until a receiver starts on it, or whoever asks for exactly this one: nobody else gets it.
+/// A reserved port that refuses connections until an upstream starts on it. No other process gets
+/// it, except by asking for exactly this port.
 pub struct ClosedPort(TcpSocket);
 
 impl ClosedPort {
@@ -494,7 +504,7 @@ impl ClosedPort {
     }
 
     pub fn open(self, replies: impl Into<Vec<Reply>>) -> Upstream {
-        Upstream::on(self.0, Script::InTurn(replies.into()), None)
+        Upstream::start(self.0, Script::InTurn(replies.into()), None)
     }
 }
 
@@ -509,7 +519,8 @@ impl NeverAccepts {
         let listener = bind().listen(0).expect("listen");
         let address = listener.local_addr().expect("an address");
         let mut queued = Vec::new();
-        // The kernel takes one more than the backlog; when a connect does not come back, it is full.
+        // The kernel takes one more than the backlog. When a connect does not return, the backlog
+        // is full.
         while let Ok(Ok(stream)) = tokio::time::timeout(
             std::time::Duration::from_millis(300),
             TcpStream::connect(address),
@@ -529,7 +540,7 @@ impl NeverAccepts {
         )
     }
 
-    /// Starts accepting after all.
+    /// Starts accepting.
     pub fn accept(self) -> Upstream {
         let address = self.listener.local_addr().expect("an address");
         let record = Arc::new(Record::default());
@@ -553,7 +564,7 @@ fn bind() -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket
         .set_reuseaddr(true)
-        .expect("a port that another may listen on while we only hold it");
+        .expect("a port that is reserved but may still be listened on");
     socket
         .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
         .expect("a free port");
@@ -581,9 +592,9 @@ async fn accept(
                 socket: Arc::new(socket.into()),
             };
             let _ = match identity {
-                None => serve(stream, connection, &script, &record).await,
+                None => handle_connection(stream, connection, &script, &record).await,
                 Some(identity) => match identity.accept(stream).await {
-                    Ok(stream) => serve(stream, connection, &script, &record).await,
+                    Ok(stream) => handle_connection(stream, connection, &script, &record).await,
                     Err(error) => {
                         record.failed_handshakes.fetch_add(1, Ordering::SeqCst);
                         Err(error)
@@ -597,11 +608,11 @@ async fn accept(
 
 struct Connection {
     number: usize,
-    /// The same socket once more, so that another task can see whether it was closed.
+    /// A second handle of the socket, so that another task can see whether it was closed.
     socket: Arc<Socket>,
 }
 
-async fn serve<S>(
+async fn handle_connection<S>(
     mut stream: S,
     connection: Connection,
     script: &Script,
@@ -613,13 +624,13 @@ where
     let mut reader = Reader::counting(record.bytes.clone());
     while let Some(message) = reader.message(&mut stream, Kind::Request).await? {
         let request = Received::new(message, connection.number);
-        let (arrival, attempt) = record.begin(request.clone(), &connection.socket);
+        let (arrival, attempt) = record.begin_attempt(request.clone(), &connection.socket);
         let reply = script.reply(&request, arrival, attempt);
         if reply.is_held_back() {
             tokio::select! {
-                () = reply.due() => {}
+                () = reply.wait_until_due() => {}
                 _ = reader.rest(&mut stream) => {
-                    record.end(arrival);
+                    record.end_attempt(arrival);
                     return Ok(());
                 }
             }
@@ -628,13 +639,13 @@ where
             stream.write_all(&reply.bytes).await?;
             stream.flush().await?;
             reader.rest(&mut stream).await;
-            record.end(arrival);
+            record.end_attempt(arrival);
             return Ok(());
         }
-        record.end(arrival);
+        record.end_attempt(arrival);
         stream.write_all(&reply.bytes).await?;
         stream.flush().await?;
-        record.answered(arrival, reply.code());
+        record.record_status(arrival, reply.status_code());
         if reply.after == After::Close {
             let _ = stream.shutdown().await;
             return Ok(());

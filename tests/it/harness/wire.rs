@@ -1,4 +1,4 @@
-//! HTTP/1.1 messages as bytes: one strict little reader, used by the fake receiver and by the sender.
+//! HTTP/1.1 messages as bytes: a small, strict reader that the fake upstream and the sender share.
 
 use std::io;
 use std::sync::Arc;
@@ -12,10 +12,9 @@ pub struct Headers(pub Vec<(String, String)>);
 
 impl Headers {
     pub fn all(&self, name: &str) -> Vec<&str> {
-        let same = |(n, _): &&(String, String)| n.eq_ignore_ascii_case(name);
         self.0
             .iter()
-            .filter(same)
+            .filter(|(n, _): &&(String, String)| n.eq_ignore_ascii_case(name))
             .map(|(_, v)| v.as_str())
             .collect()
     }
@@ -29,7 +28,7 @@ impl Headers {
     }
 }
 
-/// One message: its start line, fields and decoded body, and the head as it came.
+/// One message: its start line, fields and decoded body, and the raw head.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub start: String,
@@ -38,18 +37,18 @@ pub struct Message {
     pub head: Vec<u8>,
 }
 
-/// Where a body without `Content-Length` and `Transfer-Encoding` ends.
+/// The end of a body that has neither `Content-Length` nor `Transfer-Encoding`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
-    /// There is none.
+    /// A request: it has no body.
     Request,
-    /// At the end of the connection.
+    /// A response: the body ends with the connection.
     Response,
-    /// There is none, whatever the head says.
+    /// A response to `HEAD`: it has no body, whatever its head says.
     ResponseToHead,
 }
 
-/// Reads messages off one connection and counts every byte.
+/// Reads messages from one connection and counts every byte.
 #[derive(Default)]
 pub struct Reader {
     buffer: Vec<u8>,
@@ -64,19 +63,19 @@ impl Reader {
         }
     }
 
-    /// The next message, or `None` when the connection ended before one began.
+    /// Reads the next message; returns `None` if the connection ended before one began.
     pub async fn message<R>(&mut self, from: &mut R, kind: Kind) -> io::Result<Option<Message>>
     where
         R: AsyncRead + Unpin,
     {
-        let Some(head) = self.head(from).await? else {
+        let Some(head) = self.read_head(from).await? else {
             return Ok(None);
         };
         let (start, headers) = parse_head(&head)?;
-        let body = match body_of(&start, &headers, kind)? {
+        let body = match body_framing(&start, &headers, kind)? {
             Body::None => Vec::new(),
-            Body::Length(length) => self.take(from, length).await?,
-            Body::Chunked => self.chunks(from).await?,
+            Body::Length(length) => self.read_exact(from, length).await?,
+            Body::Chunked => self.read_chunks(from).await?,
             Body::UntilClose => self.rest(from).await,
         };
         Ok(Some(Message {
@@ -87,13 +86,16 @@ impl Reader {
         }))
     }
 
-    /// Everything up to the end of the connection, however it ends.
+    /// Reads everything up to the end of the connection, however it ends.
     pub async fn rest<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> Vec<u8> {
         while matches!(self.fill(from).await, Ok(n) if n > 0) {}
         std::mem::take(&mut self.buffer)
     }
 
-    async fn head<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<Option<Vec<u8>>> {
+    async fn read_head<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+    ) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
                 return Ok(Some(self.buffer.drain(..end + 4).collect()));
@@ -108,7 +110,7 @@ impl Reader {
         }
     }
 
-    async fn take<R: AsyncRead + Unpin>(
+    async fn read_exact<R: AsyncRead + Unpin>(
         &mut self,
         from: &mut R,
         length: usize,
@@ -121,23 +123,23 @@ impl Reader {
         Ok(self.buffer.drain(..length).collect())
     }
 
-    async fn chunks<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<Vec<u8>> {
+    async fn read_chunks<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
-            let size = self.line(from).await?;
+            let size = self.read_line(from).await?;
             let size = usize::from_str_radix(&size, 16).map_err(|_| broken("chunk size"))?;
             if size == 0 {
-                while !self.line(from).await?.is_empty() {}
+                while !self.read_line(from).await?.is_empty() {}
                 return Ok(body);
             }
-            body.extend(self.take(from, size).await?);
-            if self.take(from, 2).await? != b"\r\n" {
+            body.extend(self.read_exact(from, size).await?);
+            if self.read_exact(from, 2).await? != b"\r\n" {
                 return Err(broken("chunk end"));
             }
         }
     }
 
-    async fn line<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<String> {
+    async fn read_line<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<String> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n") {
                 let line = self
@@ -170,7 +172,7 @@ enum Body {
     UntilClose,
 }
 
-fn body_of(start: &str, headers: &Headers, kind: Kind) -> io::Result<Body> {
+fn body_framing(start: &str, headers: &Headers, kind: Kind) -> io::Result<Body> {
     let code = start.split(' ').nth(1).unwrap_or_default();
     let bodiless =
         kind != Kind::Request && (code.starts_with('1') || code == "204" || code == "304");
@@ -202,13 +204,14 @@ fn parse_head(head: &[u8]) -> io::Result<(String, Headers)> {
         .collect();
     let mut lines = text.split("\r\n");
     let start = lines.next().unwrap_or_default().to_owned();
-    let field = |line: &str| {
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| broken("field without a colon"))?;
-        Ok((name.to_owned(), value.trim().to_owned()))
-    };
-    let fields = lines.map(field).collect::<io::Result<_>>()?;
+    let fields = lines
+        .map(|line: &str| {
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| broken("field without a colon"))?;
+            Ok((name.to_owned(), value.trim().to_owned()))
+        })
+        .collect::<io::Result<_>>()?;
     Ok((start, Headers(fields)))
 }
 

@@ -1,4 +1,4 @@
-// HMAC-SHA256 by njs's own crypto module. njs has no constant-time comparison: this one looks at every character.
+// HMAC-SHA256 by njs's own crypto module. njs has no constant-time comparison: this one compares every character.
 import crypto from 'crypto';
 
 const secret = process.env.WEBHOOK_SECRET;

@@ -1,4 +1,5 @@
-//! Signs events, sends them, and says how long it took. One thread; what it sends is in memory before the clock runs.
+//! The load generator: signs events, sends them and reports the times. It has one thread, and
+//! everything it sends is in memory before the clock runs.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -17,7 +18,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// The longest that one answer may take.
+/// The longest that a response may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
@@ -28,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Writes the tags of events 0 to COUNT.
+    /// Writes the signatures of events 0 to COUNT.
     Sign {
         #[arg(long)]
         size: usize,
@@ -36,14 +37,15 @@ enum Task {
         count: usize,
         file: PathBuf,
     },
-    /// Sends a valid event, one that was tampered with, and the valid one again; prints the answers' statuses.
+    /// Sends a valid event, a tampered one, and the valid one again; prints the statuses.
     Probe {
         #[arg(long)]
         to: SocketAddr,
         #[arg(long)]
         size: usize,
     },
-    /// Sends events: first to warm up, then, on a line on stdin, for the record. Ends early when there are no more.
+    /// Sends events: first to warm up, then, after a line on stdin, for the measurement. Ends early
+    /// when there are no more.
     Run {
         #[arg(long)]
         to: SocketAddr,
@@ -55,16 +57,16 @@ enum Task {
         seconds: f64,
         #[arg(long)]
         warm_up: f64,
-        /// Events a second; without it, as fast as the answers come.
+        /// Events per second; without it, as fast as the responses arrive.
         #[arg(long)]
         rate: Option<f64>,
         /// The number of the first event.
         #[arg(long, default_value_t = 0)]
         first: usize,
-        /// The number after the last event; without it, all that are signed.
+        /// The number after the last event; without it, all signed events.
         #[arg(long, default_value_t = usize::MAX)]
         last: usize,
-        /// What `sign` has written.
+        /// The file that `sign` has written.
         tags: PathBuf,
     },
 }
@@ -86,8 +88,8 @@ struct Report {
 }
 
 fn main() -> io::Result<()> {
-    // A paced sender wakes when it asked to: the system may otherwise add 50 µs. Where it can't be had, all peers are
-    // measured without it.
+    // A paced sender must wake when it asked to; the system may otherwise add 50 µs. If the setting
+    // is not available, all peers are measured without it.
     let _ = fs::write("/proc/self/timerslack_ns", "1");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Arguments::parse().task {
@@ -117,7 +119,7 @@ fn sign(events: &Events, count: usize, file: &Path) -> io::Result<()> {
 }
 
 async fn probe(to: SocketAddr, events: &Events) -> io::Result<Statuses> {
-    // Numbers that no load reaches, and no probe of another size.
+    // Numbers that no load reaches, and that no probe of another size uses.
     let event = usize::MAX - events.size();
     let other = event - 1;
     let tag = events.sign(event);
@@ -131,7 +133,7 @@ async fn probe(to: SocketAddr, events: &Events) -> io::Result<Statuses> {
 async fn exchange(connection: &mut Connection, events: &Events, number: usize, tag: &Tag) -> io::Result<u16> {
     match timeout(PATIENCE, connection.exchange(events, number, tag)).await {
         Ok(status) => status,
-        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "no answer in 20 s")),
+        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "no response in 20 s")),
     }
 }
 
@@ -144,7 +146,7 @@ struct Load {
 
 impl Load {
     async fn run(&self, connections: &mut [Connection], warm_up: f64, seconds: f64) -> io::Result<Report> {
-        // No more than a fifth of the events, however fast the peer is.
+        // The warm-up uses at most a fifth of the events, however fast the peer is.
         let first = self.next.get();
         self.stretch(connections, first + (self.tags.len() - first) / 5, warm_up).await?;
         let warm_up_requests = self.next.get() - first;
@@ -163,7 +165,7 @@ impl Load {
         Ok(Report { requests, warm_up_requests, seconds, p50_us: percentile(0.5), p99_us: percentile(0.99) })
     }
 
-    /// Sends events below number `end` for `seconds`, and returns how long each took.
+    /// Sends events below number `end` for `seconds`, and returns the time of each.
     async fn stretch(&self, connections: &mut [Connection], end: usize, seconds: f64) -> io::Result<Vec<Duration>> {
         let (first, start, length) = (self.next.get(), Instant::now(), Duration::from_secs_f64(seconds));
         let pace = self.rate.map(|rate| Pace::start(Duration::from_secs_f64(1.0 / rate), length, connections.len()));
@@ -195,8 +197,8 @@ impl Load {
     }
 }
 
-/// Turns to send at a fixed rate. Those that nobody took in time are still there: whoever takes one late counts from when
-/// it was due.
+/// Permits to send at a fixed rate. Permits that are not used in time remain; a sender that uses
+/// one late counts from the time at which it was due.
 struct Pace {
     start: Instant,
     interval: Duration,
@@ -205,7 +207,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// A thread of its own keeps the time: the runtime's timers know milliseconds only.
+    /// Starts a thread that keeps the time, because the runtime's timers have millisecond
+    /// resolution.
     fn start(interval: Duration, length: Duration, senders: usize) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let events = length.div_duration_f64(interval) as usize;
@@ -217,7 +220,7 @@ impl Pace {
                 thread::sleep(due.saturating_duration_since(Instant::now()));
                 turns.add_permits(1);
             }
-            // One more each, to find that there is nothing left.
+            // One more permit for each sender, so that it finds the end.
             turns.add_permits(senders);
         });
         pace

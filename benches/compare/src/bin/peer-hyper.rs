@@ -1,4 +1,5 @@
-//! A plain proxy on hyper that verifies, and with `--replay` refuses IDs it has seen: in memory, nothing else.
+//! A plain proxy on hyper that verifies signatures and, with `--replay`, rejects known IDs, which
+//! it keeps in memory only.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -26,13 +27,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const MOST_BYTES: usize = 1 << 20;
 
 type Full = http_body_util::Full<Bytes>;
-type Answer = Response<Either<Incoming, Empty<Bytes>>>;
+type ProxyResponse = Response<Either<Incoming, Empty<Bytes>>>;
 
 struct Proxy {
     key: Hmac<Sha256>,
     upstream: Uri,
     client: Client<HttpConnector, Full>,
-    seen: Option<Mutex<HashSet<String>>>,
+    known: Option<Mutex<HashSet<String>>>,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         key: Hmac::new_from_slice(SECRET.as_bytes())?,
         upstream: format!("http://{upstream}{PATH}").parse()?,
         client: Client::builder(TokioExecutor::new()).build(connector),
-        seen: options.contains(&"--replay".to_owned()).then(Mutex::default),
+        known: options.contains(&"--replay".to_owned()).then(Mutex::default),
     });
     let listener = TcpListener::bind(listen.parse::<SocketAddr>()?).await?;
     loop {
@@ -62,37 +63,37 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let proxy = Arc::clone(&proxy);
         tokio::spawn(async move {
             let service =
-                hyper::service::service_fn(|request| async { Ok::<_, Infallible>(proxy.pass(request).await) });
+                hyper::service::service_fn(|request| async { Ok::<_, Infallible>(proxy.forward(request).await) });
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
         });
     }
 }
 
 impl Proxy {
-    async fn pass(&self, request: Request<Incoming>) -> Answer {
-        self.try_pass(request).await.unwrap_or_else(|status| {
-            let mut answer = Response::new(Either::Right(Empty::new()));
-            *answer.status_mut() = status;
-            answer
+    async fn forward(&self, request: Request<Incoming>) -> ProxyResponse {
+        self.try_forward(request).await.unwrap_or_else(|status| {
+            let mut response = Response::new(Either::Right(Empty::new()));
+            *response.status_mut() = status;
+            response
         })
     }
 
-    async fn try_pass(&self, request: Request<Incoming>) -> Result<Answer, StatusCode> {
+    async fn try_forward(&self, request: Request<Incoming>) -> Result<ProxyResponse, StatusCode> {
         let (mut head, body) = request.into_parts();
         let tag = tag(&head.headers).ok_or(StatusCode::UNAUTHORIZED)?;
         let body = self.verified(body, &tag).await?;
-        if let Some(seen) = &self.seen {
+        if let Some(known) = &self.known {
             let event: Event = serde_json::from_slice(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
-            if !seen.lock().expect("nobody panics with it").insert(event.id.into_owned()) {
+            if !known.lock().expect("not poisoned").insert(event.id.into_owned()) {
                 return Err(StatusCode::CONFLICT);
             }
         }
         head.uri = self.upstream.clone();
-        let answer = self.client.request(Request::from_parts(head, Full::new(body))).await;
-        Ok(answer.map_err(|_| StatusCode::BAD_GATEWAY)?.map(Either::Left))
+        let response = self.client.request(Request::from_parts(head, Full::new(body))).await;
+        Ok(response.map_err(|_| StatusCode::BAD_GATEWAY)?.map(Either::Left))
     }
 
-    /// The body, hashed as it comes.
+    /// Reads the body and hashes it as it arrives.
     async fn verified(&self, body: Incoming, tag: &[u8]) -> Result<Bytes, StatusCode> {
         let mut body = Limited::new(body, MOST_BYTES);
         let mut mac = self.key.clone();

@@ -1,5 +1,5 @@
-//! Pingora as it comes: passes everything on and checks nothing. What a gateway on Pingora can't be cheaper than, unless it
-//! does without `ProxyHttp`.
+//! Bare Pingora: forwards everything and checks nothing. It is the lowest possible cost of a
+//! gateway that uses Pingora's `ProxyHttp`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

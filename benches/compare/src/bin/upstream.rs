@@ -1,4 +1,5 @@
-//! The application behind the gateways: reads the body and answers 200. `GET` answers how many events came.
+//! The application behind the gateways: reads the body and answers 200. `GET` returns the number of
+//! events received.
 
 use std::cell::Cell;
 use std::io::{Error, ErrorKind, Result};
@@ -24,14 +25,15 @@ async fn main() -> Result<()> {
             loop {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                spawn_local(serve(stream, Rc::clone(&events)));
+                spawn_local(handle_connection(stream, Rc::clone(&events)));
             }
         })
         .await
 }
 
-/// Until the connection ends, or says what we don't read: a proxy shows that as a failure of its own.
-async fn serve(mut stream: TcpStream, events: Rc<Cell<usize>>) -> Result<()> {
+/// Handles a connection until it ends or sends something unexpected, which a proxy reports as a
+/// failure of its own.
+async fn handle_connection(mut stream: TcpStream, events: Rc<Cell<usize>>) -> Result<()> {
     let mut buffer = vec![0; READ_AT_ONCE];
     let mut filled = 0;
     loop {
@@ -51,20 +53,21 @@ async fn serve(mut stream: TcpStream, events: Rc<Cell<usize>>) -> Result<()> {
                 read => left = left.saturating_sub(read),
             }
         }
-        // Nobody pipelines here.
+        // No peer pipelines its requests.
         filled = 0;
         if is_event {
             events.set(events.get() + 1);
             stream.write_all(OK).await?;
         } else {
             let count = events.get().to_string();
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{count}", count.len());
-            stream.write_all(answer.as_bytes()).await?;
+            let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{count}", count.len());
+            stream.write_all(response.as_bytes()).await?;
         }
     }
 }
 
-/// Bytes of the head and of the body, and whether it is a POST; `None` while the head is not all there.
+/// Returns the lengths of the head and of the body, and whether the request is a POST; `None` while
+/// the head is incomplete.
 fn head(bytes: &[u8]) -> Result<Option<(usize, usize, bool)>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);

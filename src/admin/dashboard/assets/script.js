@@ -4,14 +4,14 @@
 const REFRESH_MS = 3000;
 const ANSWER_MS = 10000;
 const main = document.getElementById("main");
-const said = document.getElementById("said");
+const message = document.getElementById("message");
 const live = document.getElementById("live");
 
 function say(text) {
-  said.textContent = text;
-  said.hidden = false;
+  message.textContent = text;
+  message.hidden = false;
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => { said.hidden = true; }, 8000);
+  say.timer = setTimeout(() => { message.hidden = true; }, 8000);
 }
 
 function showControls() {

@@ -1,18 +1,19 @@
-//! `enforce: false`: what does not verify is forwarded, marked, and touches nothing that a genuine event needs.
+//! `enforce: false`: an unverified request is forwarded, marked, and changes nothing that a genuine
+//! event needs.
 
 use serde_json::json;
 
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
-fn shadow(upstream: &Upstream) -> Route {
+fn unenforced_route(upstream: &Upstream) -> Route {
     Route::to(upstream).with("enforce", "false")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_verify_is_forwarded_marked_and_counted() {
+async fn unverified_request_is_marked_and_counted() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(shadow(&upstream)).await;
+    let gateway = Gateway::start(unenforced_route(&upstream)).await;
     let event = Event::new("evt_1");
     for (number, (result, request)) in [
         ("mismatch", event.forged()),
@@ -29,13 +30,14 @@ async fn what_does_not_verify_is_forwarded_marked_and_counted() {
             .send(request.header("Hookstile-Verified", "true"))
             .await
             .assert(200, "delivered");
-        let seen = upstream.last();
-        seen.assert_header("Hookstile-Verified", "false");
-        // A receiver that goes by IDs must not take the genuine event for a copy of this.
-        seen.assert_no_header("Hookstile-Event-Id");
-        seen.assert_no_header("Idempotency-Key");
+        let received = upstream.last();
+        received.assert_header("Hookstile-Verified", "false");
+        // A receiver that deduplicates by ID must not mistake the genuine event for a copy of this
+        // one.
+        received.assert_no_header("Hookstile-Event-Id");
+        received.assert_no_header("Idempotency-Key");
         assert_eq!(
-            (seen.body, upstream.count()),
+            (received.body, upstream.count()),
             (event.body.clone(), number + 1)
         );
         let metrics = gateway.metrics().await;
@@ -45,7 +47,7 @@ async fn what_does_not_verify_is_forwarded_marked_and_counted() {
             1.0,
         );
         gateway
-            .logged(json!({"outcome": "delivered", "unverified": result}))
+            .wait_for_request_log(json!({"outcome": "delivered", "unverified": result}))
             .await;
     }
     gateway.metrics().await.assert_value(
@@ -56,9 +58,9 @@ async fn what_does_not_verify_is_forwarded_marked_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forged_event_does_not_use_up_the_genuine_one_s_id() {
+async fn forged_event_does_not_use_up_genuine_id() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(shadow(&upstream)).await;
+    let gateway = Gateway::start(unenforced_route(&upstream)).await;
     let event = Event::new("evt_1");
     gateway.send(event.forged()).await.assert(200, "delivered");
     gateway.send(event.forged()).await.assert(200, "delivered");
@@ -68,13 +70,13 @@ async fn a_forged_event_does_not_use_up_the_genuine_one_s_id() {
     gateway.send(event.forged()).await.assert(200, "delivered");
     assert_eq!(upstream.count(), 4);
     let total = gateway.api("/webhooks/wh_hooks/deliveries").await["total"].clone();
-    assert_eq!(total, json!(1), "what nobody vouches for leaves no record");
+    assert_eq!(total, json!(1), "an unverified request leaves no record");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_event_passes_too_and_what_the_route_does_not_take_does_not() {
+async fn non_event_is_forwarded_but_filtered_type_is_not() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(shadow(&upstream).with("events", r#"["user.*"]"#)).await;
+    let gateway = Gateway::start(unenforced_route(&upstream).with("events", r#"["user.*"]"#)).await;
     gateway
         .send(Event::typed("evt_0", "vpn.connected").forged())
         .await
@@ -85,7 +87,7 @@ async fn what_is_no_event_passes_too_and_what_the_route_does_not_take_does_not()
         .await
         .assert(200, "delivered");
     upstream.last().assert_header("Hookstile-Verified", "false");
-    // What verifies is held to the same as ever.
+    // A verified event is handled as on any other route.
     gateway
         .send(Event::raw("{}").post())
         .await
@@ -93,9 +95,9 @@ async fn what_is_no_event_passes_too_and_what_the_route_does_not_take_does_not()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_holds_what_is_genuine_and_the_rest_is_forwarded_at_once() {
+async fn queue_stores_genuine_and_forwards_unverified() {
     let upstream = Upstream::replying([Reply::status(500), Reply::ok()]);
-    let gateway = Gateway::start(shadow(&upstream).with("delivery", "queue")).await;
+    let gateway = Gateway::start(unenforced_route(&upstream).with("delivery", "queue")).await;
     gateway
         .send(Event::new("evt_1").forged())
         .await
@@ -104,12 +106,12 @@ async fn a_queue_holds_what_is_genuine_and_the_rest_is_forwarded_at_once() {
         .send(Event::new("evt_1").post())
         .await
         .assert(202, "queued");
-    upstream.received(2).await;
+    upstream.wait_for_requests(2).await;
     upstream.last().assert_no_header("Hookstile-Verified");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unreachable_or_silent_upstream_is_told_as_ever() {
+async fn upstream_failure_is_reported_normally() {
     let port = ClosedPort::new();
     let gateway = Gateway::start(Route::to_url(&port.url()).with("enforce", "false")).await;
     gateway
@@ -117,7 +119,7 @@ async fn an_unreachable_or_silent_upstream_is_told_as_ever() {
         .await
         .assert_problem(502, "upstream_unreachable");
     let upstream = Upstream::replying([Reply::hang()]);
-    let gateway = Gateway::start(shadow(&upstream).with("budget", "1500ms")).await;
+    let gateway = Gateway::start(unenforced_route(&upstream).with("budget", "1500ms")).await;
     gateway
         .send(Event::new("evt_1").forged())
         .await
@@ -125,9 +127,9 @@ async fn an_unreachable_or_silent_upstream_is_told_as_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shadow_route_is_never_started_without_a_warning() {
+async fn unenforced_route_always_warns_at_start() {
     let upstream = Upstream::ok();
-    let gateway = Gateway::start(shadow(&upstream)).await;
+    let gateway = Gateway::start(unenforced_route(&upstream)).await;
     assert!(
         gateway.output().contains("open to anybody"),
         "{}",

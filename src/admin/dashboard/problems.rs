@@ -1,4 +1,4 @@
-//! What is wrong, worst first: what somebody who was woken has to read before anything else.
+//! The problems of the gateway and its routes, worst first.
 
 use jiff::Timestamp;
 
@@ -6,69 +6,69 @@ use super::words;
 use crate::activity::RejectionCount;
 use crate::admin::glance::Glance;
 
-/// How bad it is.
+/// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Severity {
-    /// To be known, and no harm.
-    Note,
-    /// Events wait, are late or are turned away.
+    /// No event is at risk.
+    Notice,
+    /// Events wait, are late or are rejected.
     Warning,
-    /// Events are refused or given up.
-    Alarm,
+    /// Deliveries fail, or events are dead-lettered.
+    Critical,
 }
 
 impl Severity {
     pub(super) const fn class(self) -> &'static str {
         match self {
-            Self::Note => "note",
+            Self::Notice => "notice",
             Self::Warning => "warning",
-            Self::Alarm => "alarm",
+            Self::Critical => "critical",
         }
     }
 }
 
-/// One thing that is wrong.
+/// A problem and what to do about it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct ProblemNotice {
     pub severity: Severity,
     /// `None` for the gateway as a whole.
     pub route: Option<String>,
     pub text: String,
-    /// What to do about it.
-    pub mend: String,
+    /// The action that an operator should take.
+    pub advice: String,
 }
 
-/// An event that waits longer than this is late.
+/// The time in seconds after which a waiting event is late.
 const LATE_SECONDS: i64 = 15 * 60;
-/// So many requests turned away in an hour are more than chance, if they are this part of all.
+/// Rejections in the last hour that make a problem, if they are also one in [`REJECTED_PART`] requests.
 const REJECTED_MIN: u64 = 5;
 const REJECTED_PART: u64 = 20;
-/// So many attempts without success in five minutes are more than chance, if they are this part of all.
+/// Failed attempts in five minutes that make a problem, if they are also one in [`FAILED_PART`].
 const FAILED_MIN: u64 = 3;
 const FAILED_PART: u64 = 10;
 
-/// What is wrong with a route.
-pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
-    let mut troubles = Vec::new();
-    let mut add = |severity, text: String, mend: &str| {
+/// Returns a route's problems.
+pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNotice> {
+    let mut problems = Vec::new();
+    let mut add = |severity, text: String, advice: &str| {
         let route = Some(glance.route.name.to_string());
-        troubles.push(Trouble {
+        problems.push(ProblemNotice {
             severity,
             route,
             text,
-            mend: mend.into(),
+            advice: advice.into(),
         });
     };
     if glance.dead > 0 {
         let text = format!(
-            "{} {} given up",
+            "{} {} dead-lettered",
             words::count(glance.dead),
             plural(glance.dead, "event was", "events were")
         );
         add(
-            Severity::Alarm,
+            Severity::Critical,
             text,
-            "See what the upstream answered, mend it, and redeliver the dead letters.",
+            "Check the upstream's responses, fix the cause, and redeliver the dead letters.",
         );
     }
     let (_, succeeded, failed) = glance.lately();
@@ -79,61 +79,61 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
             words::count(succeeded + failed)
         );
         add(
-            Severity::Alarm,
+            Severity::Critical,
             text,
-            "Is the upstream up? Its answers are with the deliveries that failed.",
+            "Check whether the upstream is running. Failed deliveries show its responses.",
         );
     }
     if let Some(kind) = glance.rejected.first() {
         let (rejected, all) = (total(&glance.rejected), glance.requests().total());
         if rejected >= REJECTED_MIN && rejected * REJECTED_PART >= all {
-            let why = words::why(kind.kind.code.as_str(), kind.kind.reason);
+            let why = words::explain_rejection(kind.kind.code.as_str(), kind.kind.reason);
             let text = format!(
-                "{} {} turned away in the last hour, most as {}",
+                "{} {} rejected in the last hour, most as {}",
                 words::count(rejected),
                 plural(rejected, "request was", "requests were"),
                 kind.kind
             );
-            add(Severity::Warning, text, why.mend);
+            add(Severity::Warning, text, why.advice);
         }
     }
     if glance.silent {
         let every = glance
             .expect_every
             .map_or_else(String::new, |every| words::span(every.as_secs()));
-        let text = format!("nothing was verified for more than {every}");
+        let text = format!("no event was verified for more than {every}");
         add(
             Severity::Warning,
             text,
-            "Does the provider still send? Look at its own page for this endpoint.",
+            "Check at the provider whether it still sends to this endpoint.",
         );
     }
     let late =
         |oldest: &Timestamp| now.as_second().saturating_sub(oldest.as_second()) > LATE_SECONDS;
     if let Some(oldest) = glance.oldest_waiting.filter(late) {
         let text = format!(
-            "the oldest event that waits came {}",
+            "the oldest waiting event arrived {}",
             words::ago(oldest, now)
         );
         add(
             Severity::Warning,
             text,
-            "Is the upstream up? The deliveries tell what it answered.",
+            "Check whether the upstream is running. The deliveries show its responses.",
         );
     }
     if glance.paused {
         let text = format!("paused, {} waiting", words::count(glance.pending));
         add(
-            Severity::Note,
+            Severity::Notice,
             text,
-            "Resume it when the upstream is ready.",
+            "Resume the queue when the upstream is ready.",
         );
     }
     if !glance.route.active {
         add(
-            Severity::Note,
+            Severity::Notice,
             "switched off".into(),
-            "Senders get 503 until it is switched on.",
+            "Senders get 503 until the webhook is active again.",
         );
     }
     for secret in &glance.secrets {
@@ -149,11 +149,11 @@ pub(super) fn of_route(glance: &Glance, now: Timestamp) -> Vec<Trouble> {
             add(
                 Severity::Warning,
                 text,
-                "Finish the rotation at the provider, or move its `expires`.",
+                "Finish the rotation at the provider, or move the secret's `expires`.",
             );
         }
     }
-    troubles
+    problems
 }
 
 fn total(rejected: &[RejectionCount]) -> u64 {
@@ -205,14 +205,14 @@ mod tests {
     }
 
     fn texts(glance: &Glance) -> Vec<String> {
-        of_route(glance, now())
+        route_problems(glance, now())
             .into_iter()
-            .map(|trouble| trouble.text)
+            .map(|problem| problem.text)
             .collect()
     }
 
     #[test]
-    fn a_route_that_does_its_work_is_no_trouble() {
+    fn working_route_has_no_problem() {
         let mut glance = glance();
         glance.hour[MINUTES - 1].requests.accepted = 1_000;
         glance.hour[MINUTES - 1].attempts_succeeded = 1_000;
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trouble_is_told() {
+    fn each_problem_is_listed() {
         let mut glance = glance();
         glance.dead = 1;
         glance.hour[MINUTES - 1].attempts_failed = 3;
@@ -246,11 +246,11 @@ mod tests {
             verified: 1,
         }];
         let expected = [
-            "1 event was given up",
+            "1 event was dead-lettered",
             "3 of 3 attempts failed in the last 5\u{a0}minutes",
-            "1\u{202f}204 requests were turned away in the last hour, most as invalid_signature/mismatch",
-            "nothing was verified for more than 1\u{a0}h",
-            "the oldest event that waits came 2\u{a0}h ago",
+            "1\u{202f}204 requests were rejected in the last hour, most as invalid_signature/mismatch",
+            "no event was verified for more than 1\u{a0}h",
+            "the oldest waiting event arrived 2\u{a0}h ago",
             "paused, 7 waiting",
             "switched off",
             "the secret `old` is in use and expires in 5\u{a0}h",
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_rejections_among_many_requests_are_no_trouble() {
+    fn few_rejections_are_no_problem() {
         let mut glance = glance();
         let kind = RejectionKind {
             code: Code::InvalidEvent,

@@ -1,25 +1,25 @@
-//! Section 3 of the contract, row by row: status, outcome, problem document, event ID.
+//! The table in docs/answers.md, row by row: status, outcome, problem document, event ID.
 
 use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn delivered_passes_the_upstreams_answer_through() {
+async fn delivered_forwards_upstream_response() {
     let lines =
         "X-App: receiver\r\nContent-Type: text/plain\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
     let upstream = Upstream::replying([Reply::full(201, lines, b"made it\r\n")]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let answer = gateway.send(Event::new("evt_1")).await;
-    answer.assert(201, "delivered").assert_event_id("evt_1");
-    answer
+    let response = gateway.send(Event::new("evt_1")).await;
+    response.assert(201, "delivered").assert_event_id("evt_1");
+    response
         .assert_header("X-App", "receiver")
         .assert_header("Content-Type", "text/plain");
-    assert_eq!(answer.headers.all("Set-Cookie"), ["a=1", "b=2"]);
-    assert_eq!(answer.body, b"made it\r\n");
+    assert_eq!(response.headers.all("Set-Cookie"), ["a=1", "b=2"]);
+    assert_eq!(response.body, b"made it\r\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn delivered_means_every_2xx() {
+async fn delivered_covers_every_2xx() {
     let replies = [
         Reply::status(200),
         Reply::status(202),
@@ -38,7 +38,7 @@ async fn delivered_means_every_2xx() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_framing_of_an_upstreams_answer_passes() {
+async fn every_response_framing_is_forwarded() {
     let large = "x".repeat(300_000);
     let replies = [
         Reply::raw(
@@ -56,32 +56,32 @@ async fn every_framing_of_an_upstreams_answer_passes() {
         .into_iter()
         .enumerate()
     {
-        let answer = client.send(Event::new(&format!("evt_{number}"))).await;
+        let response = client.send(Event::new(&format!("evt_{number}"))).await;
         assert_eq!(
-            answer.assert(200, "delivered").text().len(),
+            response.assert(200, "delivered").text().len(),
             body.len(),
             "answer {number}"
         );
-        assert!(answer.text() == body, "answer {number}");
+        assert!(response.text() == body, "answer {number}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_cannot_speak_for_the_gateway() {
+async fn upstream_cannot_set_gateway_headers() {
     let lines = "Hookstile-Outcome: duplicate\r\nHookstile-Event-Id: forged\r\nKeep-Alive: timeout=99\r\nConnection: X-Hop\r\nX-Hop: 1\r\n";
     let upstream = Upstream::replying([Reply::full(200, lines, b"OK")]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
-    let answer = gateway.send(Event::new("evt_1")).await;
-    answer.assert(200, "delivered").assert_event_id("evt_1");
+    let response = gateway.send(Event::new("evt_1")).await;
+    response.assert(200, "delivered").assert_event_id("evt_1");
     assert!(
-        !answer.headers.has("X-Hop") && answer.header("Keep-Alive") != Some("timeout=99"),
-        "{answer:?}"
+        !response.headers.has("X-Hop") && response.header("Keep-Alive") != Some("timeout=99"),
+        "{response:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn upstream_rejected_keeps_the_status_save_those_that_harm_the_provider() {
-    let seen = [
+async fn upstream_rejected_keeps_harmless_statuses() {
+    let forwarded = [
         (400, 400),
         (401, 401),
         (404, 404),
@@ -101,7 +101,7 @@ async fn upstream_rejected_keeps_the_status_save_those_that_harm_the_provider() 
         (308, 502),
         (101, 502),
     ];
-    for (upstream_status, status) in seen.into_iter().chain(hidden) {
+    for (upstream_status, status) in forwarded.into_iter().chain(hidden) {
         let lines = if upstream_status < 400 {
             "Location: http://127.0.0.1:1/\r\n"
         } else {
@@ -110,33 +110,33 @@ async fn upstream_rejected_keeps_the_status_save_those_that_harm_the_provider() 
         let upstream =
             Upstream::replying([Reply::full(upstream_status, lines, b"no").then_close()]);
         let gateway = Gateway::start(Route::to(&upstream)).await;
-        let answer = gateway.send(Event::new("evt_1")).await;
+        let response = gateway.send(Event::new("evt_1")).await;
         assert_eq!(
-            (answer.status, answer.outcome()),
+            (response.status, response.outcome()),
             (status, "upstream_rejected"),
             "upstream {upstream_status}"
         );
-        answer.assert_event_id("evt_1");
+        response.assert_event_id("evt_1");
         if status == upstream_status {
             assert_eq!(
-                (answer.text(), answer.header("Retry-After")),
+                (response.text(), response.header("Retry-After")),
                 ("no".to_owned(), Some("7"))
             );
         }
         assert!(
-            !answer.headers.has("Location"),
-            "a redirect is not for the provider: {answer:?}"
+            !response.headers.has("Location"),
+            "a redirect is not forwarded to the provider: {response:?}"
         );
         assert_eq!(
             upstream.count(),
             1,
-            "an answer {upstream_status} is not retried here"
+            "a response {upstream_status} is not retried here"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_interim_answer_is_not_the_answer() {
+async fn interim_response_is_not_final() {
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
     let upstream = Upstream::replying([Reply::raw(early)]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -147,7 +147,7 @@ async fn an_interim_answer_is_not_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn duplicate_is_a_409_by_default_and_a_200_where_asked() {
+async fn duplicate_status_follows_on_duplicate() {
     let upstream = Upstream::ok();
     let reject = Route::to(&upstream).named("reject");
     let acknowledge = Route::to(&upstream)
@@ -170,7 +170,7 @@ async fn duplicate_is_a_409_by_default_and_a_200_where_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn payload_mismatch_is_answered_as_a_duplicate_and_counted_apart() {
+async fn payload_mismatch_is_counted_apart() {
     let upstream = Upstream::ok();
     let reject = Route::to(&upstream).named("reject");
     let acknowledge = Route::to(&upstream)
@@ -190,7 +190,7 @@ async fn payload_mismatch_is_answered_as_a_duplicate_and_counted_apart() {
             .assert(status, "payload_mismatch")
             .assert_event_id("evt_1");
         gateway
-            .metric_reaches(
+            .wait_for_metric(
                 "requests_total",
                 &[("route", name), ("outcome", "payload_mismatch")],
                 1.0,
@@ -212,7 +212,7 @@ async fn payload_mismatch_is_answered_as_a_duplicate_and_counted_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_error_of_the_gateway_is_a_problem_document() {
+async fn every_gateway_error_is_problem_json() {
     let upstream = Upstream::ok();
     let closed = ClosedPort::new();
     let hooks = Route::to(&upstream).with("max_body", "2KiB");
@@ -256,7 +256,7 @@ async fn every_error_of_the_gateway_is_a_problem_document() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_event_id_is_told_once_it_is_known_and_not_before() {
+async fn event_id_header_is_set_once_known() {
     let upstream = Upstream::ok();
     let closed = ClosedPort::new();
     let gateway = Gateway::start(Setup::new([
@@ -281,13 +281,13 @@ async fn the_event_id_is_told_once_it_is_known_and_not_before() {
         event.post().method("PUT"),
         Event::raw("{}").post(),
     ] {
-        let answer = gateway.send(request).await;
-        assert!(!answer.headers.has("Hookstile-Event-Id"), "{answer:?}");
+        let response = gateway.send(request).await;
+        assert!(!response.headers.has("Hookstile-Event-Id"), "{response:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn method_not_allowed_names_the_methods_that_are() {
+async fn method_not_allowed_lists_allowed_methods() {
     let upstream = Upstream::ok();
     let both = Route::to(&upstream)
         .named("both")
@@ -297,8 +297,8 @@ async fn method_not_allowed_names_the_methods_that_are() {
     for method in [
         "GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "BREW", "post",
     ] {
-        let answer = gateway.send(event.post().method(method)).await;
-        answer
+        let response = gateway.send(event.post().method(method)).await;
+        response
             .assert(405, "method_not_allowed")
             .assert_header("Allow", "POST");
     }
@@ -321,7 +321,7 @@ async fn method_not_allowed_names_the_methods_that_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_with_a_host_answers_under_that_host_only() {
+async fn route_host_must_match() {
     let upstream = Upstream::ok();
     let other = Upstream::ok();
     let named = Route::to(&upstream).with("host", "hooks.example.com");
@@ -369,7 +369,7 @@ async fn a_route_with_a_host_answers_under_that_host_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_answers_are_the_same_over_h2c() {
+async fn responses_are_the_same_over_h2c() {
     let upstream = Upstream::replying([Reply::ok(), Reply::status(500)]);
     let gateway = Gateway::start(Route::to(&upstream).with("max_body", "2KiB")).await;
     let mut client = gateway.connect_h2().await;
@@ -409,7 +409,7 @@ async fn the_answers_are_the_same_over_h2c() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_data_listener_serves_no_admin_path() {
+async fn public_listener_serves_no_admin_path() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for path in [

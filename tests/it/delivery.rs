@@ -1,4 +1,4 @@
-//! What the upstream gets to see, and over which connections.
+//! Delivery to the upstream: the request it receives, and the connections it is sent over.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::harness::upstream::ClosedPort;
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn method_target_and_end_to_end_headers_reach_the_upstream() {
+async fn request_line_and_headers_reach_upstream() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let event = Event::new("evt_1");
@@ -47,7 +47,7 @@ async fn method_target_and_end_to_end_headers_reach_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_upstream_is_told_about_the_event() {
+async fn upstream_receives_event_headers() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -72,7 +72,7 @@ async fn the_upstream_is_told_about_the_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_providers_own_idempotency_key_is_kept() {
+async fn provider_idempotency_key_is_kept() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -87,7 +87,7 @@ async fn a_providers_own_idempotency_key_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn spoofed_gateway_headers_are_dropped_in_every_spelling() {
+async fn spoofed_gateway_headers_are_dropped() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let spoofed = |id: &str| {
@@ -121,7 +121,7 @@ async fn spoofed_gateway_headers_are_dropped_in_every_spelling() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn spoofed_gateway_headers_with_underscores_never_arrive() {
+async fn spoofed_underscore_headers_are_dropped() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for name in [
@@ -145,7 +145,7 @@ async fn spoofed_gateway_headers_with_underscores_never_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hop_by_hop_headers_end_here() {
+async fn hop_by_hop_headers_are_removed() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let request = Event::new("evt_1")
@@ -179,7 +179,7 @@ async fn hop_by_hop_headers_end_here() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_header_named_by_connection_ends_here() {
+async fn connection_listed_header_is_removed() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let named = "keep-alive, X-Hop, x-other ,Hookstile-Event-Id";
@@ -200,7 +200,7 @@ async fn a_header_named_by_connection_ends_here() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sender_is_named_in_the_forwarded_headers() {
+async fn forwarded_headers_name_the_sender() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
@@ -223,7 +223,7 @@ async fn the_sender_is_named_in_the_forwarded_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forwarded_headers_of_a_stranger_are_not_believed() {
+async fn untrusted_forwarded_headers_are_dropped() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let request = Event::new("evt_1")
@@ -239,7 +239,7 @@ async fn forwarded_headers_of_a_stranger_are_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_of_the_route_are_added() {
+async fn route_headers_are_added() {
     let upstream = Upstream::ok();
     let headers = "{X-Custom-Header: your-value, Authorization: Bearer for-the-receiver}";
     let gateway = Gateway::start(Route::to(&upstream).with("headers", headers)).await;
@@ -260,7 +260,7 @@ async fn headers_of_the_route_are_added() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_query_goes_along_only_where_the_route_says_so() {
+async fn query_is_forwarded_only_if_configured() {
     let upstream = Upstream::ok();
     let plain = Route::to(&upstream).named("plain");
     let query = Route::to(&upstream)
@@ -286,7 +286,7 @@ async fn the_query_goes_along_only_where_the_route_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_to_the_upstream_are_reused() {
+async fn upstream_connections_are_reused() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     for number in 0..20 {
@@ -299,7 +299,7 @@ async fn connections_to_the_upstream_are_reused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_broke_or_was_not_read_to_its_end_is_not_reused() {
+async fn broken_or_unread_connection_is_not_reused() {
     let unread = "HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno and more than was declared";
     let upstream = Upstream::replying([Reply::raw(unread), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -307,14 +307,14 @@ async fn a_connection_that_broke_or_was_not_read_to_its_end_is_not_reused() {
         .send(Event::new("evt_1"))
         .await
         .assert(500, "upstream_rejected");
-    let answer = gateway.send(Event::new("evt_2")).await;
-    answer.assert(200, "delivered");
-    assert_eq!(answer.text(), "OK");
+    let response = gateway.send(Event::new("evt_2")).await;
+    response.assert(200, "delivered");
+    assert_eq!(response.text(), "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooled_connection_closed_by_the_upstream_does_not_surface() {
-    // The receiver closes after every answer without having said so, as a restarting one does.
+async fn closed_pooled_connection_is_invisible() {
+    // The receiver closes after every response without announcing it, as a restarting one does.
     let upstream = Upstream::replying([Reply::ok().then_close()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let mut client = gateway.connect().await;
@@ -327,14 +327,14 @@ async fn a_pooled_connection_closed_by_the_upstream_does_not_surface() {
     assert_eq!(
         upstream.event_ids().len(),
         40,
-        "each event once: {:?}",
+        "each event arrives once: {:?}",
         upstream.event_ids()
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooled_connection_that_dies_with_the_request_on_it_is_tried_once_more_and_marked() {
-    let upstream = Upstream::replying([Reply::ok(), Reply::cut(), Reply::ok()]);
+async fn dead_pooled_connection_is_retried_once() {
+    let upstream = Upstream::replying([Reply::ok(), Reply::disconnect(), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
         .send(Event::new("evt_1"))
@@ -360,8 +360,8 @@ async fn a_pooled_connection_that_dies_with_the_request_on_it_is_tried_once_more
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_event_survives_a_dead_pooled_connection_whole() {
-    let upstream = Upstream::replying([Reply::ok(), Reply::cut(), Reply::ok()]);
+async fn large_event_survives_dead_pooled_connection() {
+    let upstream = Upstream::replying([Reply::ok(), Reply::disconnect(), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
         .send(Event::new("evt_1"))
@@ -374,13 +374,13 @@ async fn a_large_event_survives_a_dead_pooled_connection_whole() {
         .assert(200, "delivered");
     assert!(
         upstream.last().body == large.body,
-        "the second try carries the whole body"
+        "the second attempt carries the whole body"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_death_is_the_end_of_it() {
-    let upstream = Upstream::replying([Reply::ok(), Reply::cut()]);
+async fn second_connection_failure_is_final() {
+    let upstream = Upstream::replying([Reply::ok(), Reply::disconnect()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
         .send(Event::new("evt_1"))
@@ -394,8 +394,8 @@ async fn a_second_death_is_the_end_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fresh_connection_that_dies_with_the_request_on_it_is_not_tried_again() {
-    let upstream = Upstream::replying([Reply::cut(), Reply::ok()]);
+async fn dead_new_connection_is_not_retried() {
+    let upstream = Upstream::replying([Reply::disconnect(), Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
     gateway
         .send(Event::new("evt_1"))
@@ -409,7 +409,7 @@ async fn a_fresh_connection_that_dies_with_the_request_on_it_is_not_tried_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooled_connection_that_dies_within_its_answer_is_not_tried_again() {
+async fn partial_response_is_not_retried() {
     let partial = Reply::raw("HTTP/1.1 200 OK\r\nContent-Le").then_close();
     let upstream = Upstream::replying([Reply::ok(), partial, Reply::ok()]);
     let gateway = Gateway::start(Route::to(&upstream)).await;
@@ -429,7 +429,7 @@ async fn a_pooled_connection_that_dies_within_its_answer_is_not_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_is_not_http_is_a_502() {
+async fn non_http_response_is_502() {
     for garbage in [
         "SSH-2.0-OpenSSH_9.2\r\n\r\n",
         "HTTP/1.1 abc OK\r\n\r\n",
@@ -445,7 +445,7 @@ async fn an_answer_that_is_not_http_is_a_502() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_connection_is_a_502_and_other_routes_do_not_notice() {
+async fn refused_connection_is_502_on_its_route_only() {
     let upstream = Upstream::ok();
     let closed = ClosedPort::new();
     let gateway = Gateway::start(Setup::new([
@@ -462,7 +462,9 @@ async fn a_refused_connection_is_a_502_and_other_routes_do_not_notice() {
         .await
         .assert(200, "delivered");
     gateway
-        .logged(json!({"route": "dead", "outcome": "upstream_unreachable", "status": 502}))
+        .wait_for_request_log(
+            json!({"route": "dead", "outcome": "upstream_unreachable", "status": 502}),
+        )
         .await;
     gateway.metrics().await.assert_value(
         "upstream_requests_total",
@@ -477,7 +479,8 @@ async fn a_refused_connection_is_a_502_and_other_routes_do_not_notice() {
     );
 }
 
-/// A route to a receiver behind TLS, under this name, trusting this authority (or the system's only).
+/// Starts a gateway with a route to a TLS upstream of this name, trusting this authority, or only
+/// the system's if there is none.
 async fn gateway_to_tls(upstream: &Upstream, name: &str, ca: Option<&Authority>) -> Gateway {
     let url = format!("https://{name}:{}/receiver", upstream.address().port());
     let target = match ca {
@@ -489,7 +492,7 @@ async fn gateway_to_tls(upstream: &Upstream, name: &str, ca: Option<&Authority>)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_https_upstream_is_served_when_the_configured_authority_vouches_for_it() {
+async fn https_upstream_with_trusted_authority_is_used() {
     let authority = Authority::new();
     for name in ["localhost", "127.0.0.1"] {
         let upstream = Upstream::tls(authority.identity(name), [Reply::ok()]);
@@ -510,7 +513,7 @@ async fn an_https_upstream_is_served_when_the_configured_authority_vouches_for_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_https_upstream_of_another_authority_is_sent_nothing() {
+async fn https_upstream_with_wrong_authority_gets_nothing() {
     let upstream = Upstream::tls(Authority::new().identity("localhost"), [Reply::ok()]);
     let gateway = gateway_to_tls(&upstream, "localhost", Some(&Authority::new())).await;
     gateway
@@ -518,22 +521,22 @@ async fn an_https_upstream_of_another_authority_is_sent_nothing() {
         .await
         .assert_problem(502, "upstream_unreachable");
     assert_eq!((upstream.count(), upstream.bytes()), (0, 0));
-    eventually("the handshake fails at the upstream too", async || {
+    eventually("the upstream counts the failed handshake", async || {
         upstream.failed_handshakes() >= 1
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_https_upstream_of_another_name_is_sent_nothing() {
+async fn https_upstream_with_wrong_name_gets_nothing() {
     let authority = Authority::new();
-    for (shown, asked) in [
+    for (shown, requested) in [
         ("receiver.example.com", "localhost"),
         ("localhost", "127.0.0.1"),
         ("127.0.0.2", "127.0.0.1"),
     ] {
         let upstream = Upstream::tls(authority.identity(shown), [Reply::ok()]);
-        let gateway = gateway_to_tls(&upstream, asked, Some(&authority)).await;
+        let gateway = gateway_to_tls(&upstream, requested, Some(&authority)).await;
         gateway
             .send(Event::new("evt_1"))
             .await
@@ -541,13 +544,13 @@ async fn an_https_upstream_of_another_name_is_sent_nothing() {
         assert_eq!(
             (upstream.count(), upstream.bytes()),
             (0, 0),
-            "{shown} for {asked}"
+            "{shown} for {requested}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_authority_is_not_trusted_unless_configured() {
+async fn private_authority_must_be_configured() {
     let upstream = Upstream::tls(Authority::new().identity("localhost"), [Reply::ok()]);
     let gateway = gateway_to_tls(&upstream, "localhost", None).await;
     gateway
@@ -558,7 +561,7 @@ async fn a_private_authority_is_not_trusted_unless_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_https_route_never_falls_back_to_cleartext() {
+async fn https_route_never_uses_cleartext() {
     let upstream = Upstream::ok();
     let url = format!("https://127.0.0.1:{}/receiver", upstream.address().port());
     let gateway = Gateway::start(
@@ -567,7 +570,7 @@ async fn an_https_route_never_falls_back_to_cleartext() {
             .with("budget_margin", "500ms"),
     )
     .await;
-    let answer = gateway.send(Event::new("evt_1")).await;
-    assert!([502, 504].contains(&answer.status), "{answer:?}");
+    let response = gateway.send(Event::new("evt_1")).await;
+    assert!([502, 504].contains(&response.status), "{response:?}");
     assert_eq!(upstream.count(), 0);
 }

@@ -1,4 +1,5 @@
-//! Senders that take their time, by the thousand: good traffic is served on, and memory and files stay bounded.
+//! Slow senders by the thousand: the gateway keeps serving valid traffic, and its memory and open
+//! files stay bounded.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ const SENDERS: u32 = 2_000;
 const HEADER_BYTES: u64 = 32 << 10;
 const BODIES: u64 = 4 << 20;
 
-/// What docs/operations.md says the process takes at the most, for its IDs and its stored events not counted.
+/// The memory bound of docs/memory.md, without the memory for event IDs and queued events.
 fn memory_bound(connections: u32, streams: u32, header_bytes: u64, bodies: u64) -> u64 {
     (128 << 20)
         + u64::from(connections) * ((160 << 10) + 2 * header_bytes)
@@ -21,7 +22,8 @@ fn memory_bound(connections: u32, streams: u32, header_bytes: u64, bodies: u64) 
         + 2 * bodies
 }
 
-/// Whether a process may have the files that this takes: each connection is one on either side.
+/// Returns whether a process may open the files that this needs: each connection is one file on
+/// either side.
 fn may_open_files(count: u32) -> bool {
     let limits = std::fs::read_to_string("/proc/self/limits").expect("a running process");
     let line = limits
@@ -33,7 +35,7 @@ fn may_open_files(count: u32) -> bool {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true");
         assert!(
             !ci,
-            "{soft} open files are too few for {SENDERS} senders, and CI=true means that nothing is skipped"
+            "{soft} open files are too few for {SENDERS} senders, \\\n             and CI=true skips nothing"
         );
         let _ = writeln!(
             std::io::stderr(),
@@ -44,13 +46,14 @@ fn may_open_files(count: u32) -> bool {
     true
 }
 
-/// The slowest of a hundred, with the others left out.
+/// Returns the 99th percentile.
 fn p99(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() * 99 / 100]
 }
 
-/// Good events one after the other on a kept connection: each is delivered inside the budget; how long each took.
+/// Sends valid events one after the other on a kept connection, asserts that each is delivered
+/// within the budget, and returns the time each took.
 async fn good_traffic(gateway: &Gateway, prefix: &str) -> Vec<Duration> {
     let mut client = gateway.connect().await;
     let mut times = Vec::new();
@@ -65,21 +68,22 @@ async fn good_traffic(gateway: &Gateway, prefix: &str) -> Vec<Duration> {
     times
 }
 
-/// Sends a start, then a byte now and then; when it is cut off, again from the start.
-async fn drip(to: std::net::SocketAddr, start: Vec<u8>, over: Arc<AtomicBool>) {
+/// Sends a start, then a byte now and then; begins again when it is cut off.
+async fn send_slowly(to: std::net::SocketAddr, start: Vec<u8>, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
         let Some(mut client) = Client::try_connect(to).await else {
             continue;
         };
         client.write(&start).await;
         while !over.load(Ordering::Relaxed) && client.write_some(b"a").await {
-            tokio::time::sleep(Duration::from_millis(500)).await; // the sender's own slowness, part of the claim
+            // The sender is slow on purpose; this delay is part of the claim.
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
+async fn slow_senders_do_not_block_others() {
     if !may_open_files(2 * SENDERS + 500) {
         return;
     }
@@ -89,13 +93,13 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
     );
     let gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("limits", &limits)).await;
     let unloaded = p99(good_traffic(&gateway, "before").await);
-    gateway.metric_reaches("connections", &[], 0.0).await;
+    gateway.wait_for_metric("connections", &[], 0.0).await;
     let (sockets, memory) = (gateway.open_sockets(), gateway.resident_bytes());
 
     let large = Event::sized("evt_slow", 1 << 20).post();
     let kinds = [
         b"POST /webhooks/vpn-enterprise HTTP/1.1\r\nHost: hooks.test\r\nX-Un".to_vec(),
-        // A MiB is announced, some bytes come.
+        // The head announces 1 MiB, but only some bytes follow.
         [large.head_bytes(), b"{\"id\":".to_vec()].concat(),
         [
             large.clone().chunked(1).head_bytes(),
@@ -107,11 +111,15 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
     let over = Arc::new(AtomicBool::new(false));
     let mut senders = JoinSet::new();
     for kind in kinds.iter().cycle().take(SENDERS as usize) {
-        senders.spawn(drip(gateway.data(), kind.clone(), Arc::clone(&over)));
+        senders.spawn(send_slowly(
+            gateway.public_address(),
+            kind.clone(),
+            Arc::clone(&over),
+        ));
     }
-    // Some are being cut off, and come back.
+    // Some senders are cut off and come back.
     gateway
-        .metrics_past("connections", &[], f64::from(SENDERS - SENDERS / 20))
+        .wait_for_metric_at_least("connections", &[], f64::from(SENDERS - SENDERS / 20))
         .await;
     let loaded = p99(good_traffic(&gateway, "during").await);
     let (connections, held) = (SENDERS + 2, gateway.resident_bytes());
@@ -127,17 +135,19 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
     assert!(held < bound, "{held} bytes resident, the bound is {bound}");
     assert!(
         announced_held < 100_000.0,
-        "counts what came, not what was announced: {announced_held}"
+        "memory follows received bytes, not announced ones: {announced_held}"
     );
 
     over.store(true, Ordering::Relaxed);
     senders.join_all().await;
-    gateway.metric_reaches("connections", &[], 0.0).await;
-    gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
+    gateway.wait_for_metric("connections", &[], 0.0).await;
     gateway
-        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .wait_for_metric("requests_in_flight", &[], 0.0)
         .await;
-    eventually("its sockets are closed", async || {
+    gateway
+        .wait_for_metric("body_bytes_in_flight", &[], 0.0)
+        .await;
+    eventually("the gateway closes the sockets", async || {
         gateway.open_sockets() <= sockets
     })
     .await;
@@ -148,13 +158,13 @@ async fn two_thousand_slow_senders_hold_up_nobody_and_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_without_end_is_held_to_its_limit() {
+async fn endless_head_is_held_to_limit() {
     const HEADS: usize = 300;
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream)).with("limits", "{header_bytes: 8KiB}");
     let gateway = Gateway::start(setup).await;
     let before = gateway.resident_bytes();
-    // Short of Pingora's own limit, and not at its end.
+    // Below Pingora's own limit, and without the end of the head.
     let head = [
         b"POST / HTTP/1.1\r\nHost: hooks.test\r\nX-A: ".to_vec(),
         vec![b'a'; 900_000],
@@ -176,7 +186,7 @@ async fn a_head_without_end_is_held_to_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
+async fn unread_response_is_cut_in_budget() {
     let upstream = Upstream::replying([Reply::full(200, "", &vec![b'x'; 1_000_000])]);
     let route = Route::to(&upstream)
         .with("budget", "2s")
@@ -189,9 +199,9 @@ async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
     let sockets = gateway.open_sockets() - upstream.open();
     let mut deaf = Vec::new();
     for _ in 0..20 {
-        deaf.push(Client::connect_narrow(gateway.data()).await);
+        deaf.push(Client::connect_narrow(gateway.public_address()).await);
     }
-    // The sockets' own buffers take an answer or two of a megabyte; eight they don't.
+    // The socket buffers hold one or two responses of a megabyte, but not eight.
     for round in 0..8 {
         for (number, client) in deaf.iter_mut().enumerate() {
             client
@@ -199,12 +209,14 @@ async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
                 .await;
         }
         if round == 0 {
-            upstream.received(21).await;
+            upstream.wait_for_requests(21).await;
         }
-        gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
+        gateway
+            .wait_for_metric("requests_in_flight", &[], 0.0)
+            .await;
     }
-    gateway.metric_reaches("connections", &[], 0.0).await;
-    eventually("its sockets are closed", async || {
+    gateway.wait_for_metric("connections", &[], 0.0).await;
+    eventually("the gateway closes the sockets", async || {
         gateway.open_sockets() <= sockets + upstream.open()
     })
     .await;
@@ -212,7 +224,7 @@ async fn a_sender_that_does_not_read_its_answer_is_let_go_within_the_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_over_http_2_count_among_the_bytes_in_flight() {
+async fn http2_heads_count_as_bytes_in_flight() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("max_body", "16KiB");
     let gateway =
@@ -226,7 +238,7 @@ async fn heads_over_http_2_count_among_the_bytes_in_flight() {
         })
         .collect();
     gateway
-        .metrics_past("body_bytes_in_flight", &[], 60_000.0)
+        .wait_for_metric_at_least("body_bytes_in_flight", &[], 60_000.0)
         .await;
     let mut another = gateway.connect_h2().await;
     another
@@ -239,7 +251,7 @@ async fn heads_over_http_2_count_among_the_bytes_in_flight() {
         sending.abort();
     }
     gateway
-        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .wait_for_metric("body_bytes_in_flight", &[], 0.0)
         .await;
     another
         .send(bulky("evt_late"))
@@ -248,7 +260,7 @@ async fn heads_over_http_2_count_among_the_bytes_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_follows_the_streams_of_a_connection_and_not_what_they_announce() {
+async fn memory_follows_streams_not_announcements() {
     const CONNECTIONS: u32 = 20;
     const STREAMS: u32 = 100;
     let upstream = Upstream::ok();
@@ -272,7 +284,7 @@ async fn memory_follows_the_streams_of_a_connection_and_not_what_they_announce()
     }
     let streams = CONNECTIONS * STREAMS;
     gateway
-        .metrics_past("requests_in_flight", &[], f64::from(streams))
+        .wait_for_metric_at_least("requests_in_flight", &[], f64::from(streams))
         .await;
     let resident = gateway.resident_bytes();
     let bound = memory_bound(CONNECTIONS, streams, HEADER_BYTES, BODIES);
@@ -291,8 +303,10 @@ async fn memory_follows_the_streams_of_a_connection_and_not_what_they_announce()
         .assert(200, "delivered");
     held.abort_all();
     while held.join_next().await.is_some() {}
-    gateway.metric_reaches("requests_in_flight", &[], 0.0).await;
     gateway
-        .metric_reaches("body_bytes_in_flight", &[], 0.0)
+        .wait_for_metric("requests_in_flight", &[], 0.0)
+        .await;
+    gateway
+        .wait_for_metric("body_bytes_in_flight", &[], 0.0)
         .await;
 }

@@ -1,4 +1,4 @@
-//! Whether a request is genuine, and which event it is: as the gateway would say, for one provider and one secret.
+//! Verifies a request and parses its event as the gateway would, for one provider and one secret.
 
 use std::sync::Arc;
 
@@ -6,72 +6,78 @@ use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
 
-use crate::cli::admin::Failure;
+use crate::cli::admin::CommandError;
 use crate::cli::input::SecretArgs;
 use crate::event::{EnvelopeError, EnvelopeSpec, Event};
 use crate::handshake::{Challenge, HandshakeResponse};
 use crate::providers;
 use crate::signature::{self, NamedSecret, Verifier};
 
-pub(super) struct Judge {
+/// A verifier for one provider and one secret.
+pub(super) struct RequestVerifier {
     verifier: Verifier,
     envelope: EnvelopeSpec,
-    question: Option<Challenge>,
+    handshake: Option<Challenge>,
 }
 
-/// What became of a request.
-pub(super) struct Verdict {
-    /// The name of the secret, if it is genuine.
+/// The result of verifying a request.
+pub(super) struct VerificationResult {
+    /// The name of the secret that verified the request.
     pub(super) verified: Result<Arc<str>, signature::SignatureError>,
-    /// Only of what is genuine and no handshake.
+    /// The event; `None` if the request is not genuine, or a handshake.
     pub(super) event: Option<Result<Event, EnvelopeError>>,
-    /// The answer, if it is a handshake.
+    /// The response, if the request is a handshake.
     pub(super) handshake: Option<HandshakeResponse>,
 }
 
-impl Judge {
-    pub(super) fn of(
+impl RequestVerifier {
+    pub(super) fn new(
         provider: &str,
         secret: &SecretArgs,
         url: Option<&str>,
-    ) -> Result<Self, Failure> {
-        let preset =
-            providers::find(provider).ok_or_else(|| Failure::Usage("no such provider".into()))?;
+    ) -> Result<Self, CommandError> {
+        let preset = providers::find(provider)
+            .ok_or_else(|| CommandError::Usage("unknown provider".into()))?;
         let mut scheme = (preset.scheme)();
         if let Some(url) = url {
             scheme.signed = scheme.signed.with_url(url);
         }
         if scheme.signed.needs_url() {
             let problem = format!(
-                "{} signs the URL that was entered there: give it with --url",
+                "{} signs the URL of the endpoint: give it with --url",
                 preset.title
             );
-            return Err(Failure::Usage(problem));
+            return Err(CommandError::Usage(problem));
         }
-        let name = secret.place().into();
+        let name = secret.source_name().into();
         let secret = NamedSecret {
             name,
-            secret: secret.read().map_err(Failure::Failed)?,
+            secret: secret.read().map_err(CommandError::Failed)?,
             expires: None,
         };
         let key = secret
             .for_scheme(&scheme)
-            .map_err(|error| Failure::Failed(error.to_string()))?;
+            .map_err(|error| CommandError::Failed(error.to_string()))?;
         let verifier = Verifier::new(scheme, vec![key], false);
         Ok(Self {
             verifier,
             envelope: (preset.defaults.envelope)(),
-            question: preset.handshake.challenge(),
+            handshake: preset.handshake.challenge(),
         })
     }
 
-    pub(super) fn verdict(&self, headers: &HeaderMap, body: &Bytes, now: Timestamp) -> Verdict {
+    pub(super) fn verify(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+        now: Timestamp,
+    ) -> VerificationResult {
         let mut verification = self.verifier.start(headers, now);
         verification.update(body.clone());
         let genuine = match verification.finish() {
             Ok(genuine) => genuine,
             Err(failure) => {
-                return Verdict {
+                return VerificationResult {
                     verified: Err(failure),
                     event: None,
                     handshake: None,
@@ -79,13 +85,13 @@ impl Judge {
             }
         };
         let handshake = self
-            .question
+            .handshake
             .as_ref()
-            .and_then(|question| question.reply(&genuine, &self.verifier));
+            .and_then(|challenge| challenge.reply(&genuine, &self.verifier));
         let event = handshake
             .is_none()
             .then(|| self.envelope.parse(genuine.body(), headers));
-        Verdict {
+        VerificationResult {
             verified: Ok(Arc::clone(genuine.secret())),
             event,
             handshake,

@@ -1,14 +1,14 @@
-//! Waiting: always for a condition, never for a time, and never for ever.
+//! Waiting for conditions. No test waits for a fixed time, and none waits for ever.
 
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long anything may take before a test gives up on it. Far above what it takes, because two cores are shared.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest wait before a test fails: far above the usual time, because two cores are shared.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Polls until the condition holds; fails the test, naming it, when it does not within [`PATIENCE`].
+/// Polls until the condition holds. Fails the test with the condition's name after [`TIMEOUT`].
 #[track_caller]
 pub fn eventually<W, F>(what: W, condition: F) -> impl Future<Output = ()>
 where
@@ -18,7 +18,7 @@ where
     let at = std::panic::Location::caller();
     let mut condition = condition;
     async move {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !condition().await {
             assert!(Instant::now() < deadline, "never happened: {what} ({at})");
             sleep(Duration::from_millis(10)).await;
@@ -26,12 +26,12 @@ where
     }
 }
 
-/// Awaits a future; fails the test, naming it, when it does not finish within [`PATIENCE`].
+/// Awaits a future. Fails the test with its name after [`TIMEOUT`].
 #[track_caller]
 pub fn within<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let at = std::panic::Location::caller();
     async move {
-        timeout(PATIENCE, future)
+        timeout(TIMEOUT, future)
             .await
             .unwrap_or_else(|_| panic!("took too long: {what} ({at})"))
     }

@@ -1,61 +1,61 @@
-//! All three ways of handing over under load in one gateway, or in several, for tests that do their worst to them; the
-//! history of each is judged at the end.
+//! A load test: all three delivery modes under load, with one gateway or several, while the test
+//! disturbs them. At the end the history of each route is checked.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::process::Command;
 use std::time::Duration;
 
-use super::fleet::{Fleet, Fronts};
-use super::gateway::{Gateway, Route, Setup, Under};
+use super::fleet::{Endpoints, Fleet};
+use super::gateway::{Gateway, Launcher, Route, Setup};
 use super::history::{Disturbance, Duplicate, History, Sent};
-use super::patience::{eventually, within};
 use super::programs::{program, tool};
 use super::sender::Event;
 use super::upstream::{Received, Reply, Upstream};
+use super::wait::{eventually, within};
 
-/// Senders on each route.
+/// The number of senders on each route.
 const SENDERS: usize = 2;
 
-/// Events of each route whose IDs must still be known after the last start.
-const ASKED_AGAIN: usize = 60;
+/// The number of each route's events whose IDs must still be known after the last start.
+const REMEMBERED: usize = 60;
 
-/// One route with its senders and its receiver.
-struct Lane {
+/// A route with its senders and its upstream.
+struct LoadedRoute {
     delivery: &'static str,
     duplicate: Duplicate,
     upstream: Upstream,
     fleet: Fleet,
 }
 
-impl Lane {
+impl LoadedRoute {
     fn path(delivery: &str) -> String {
         format!("/webhooks/{delivery}")
     }
 }
 
-pub struct Trial {
-    /// The one that is disturbed.
+pub struct LoadTest {
+    /// The gateway that the test disturbs.
     pub gateway: Gateway,
-    beside: VecDeque<Gateway>,
-    fronts: Fronts,
+    others: VecDeque<Gateway>,
+    endpoints: Endpoints,
     setup: Setup,
-    lanes: Vec<Lane>,
+    routes: Vec<LoadedRoute>,
     disturbances: Vec<Disturbance>,
 }
 
-impl Trial {
-    /// A gateway under load, on the way.
+impl LoadTest {
+    /// Starts a gateway under load and waits until it has accepted some events.
     pub async fn start() -> Self {
         Self::start_with(|setup| setup, |route| route).await
     }
 
-    /// The same with another configuration.
+    /// Starts a load test with a changed configuration.
     pub async fn start_with(
         change: impl Fn(Setup) -> Setup,
         change_route: impl Fn(Route) -> Route,
     ) -> Self {
         let upstreams =
-            ["proxy", "queue", "spill"].map(|delivery| (delivery, Upstream::deciding(moody)));
+            ["proxy", "queue", "spill"].map(|delivery| (delivery, Upstream::deciding(unreliable)));
         let route = |(delivery, upstream): &(&'static str, Upstream)| {
             let route = change_route(
                 Route::to(upstream)
@@ -73,70 +73,73 @@ impl Trial {
         let setup =
             change(Setup::new(upstreams.iter().map(route).collect::<Vec<_>>()).stopping_at_once());
         let gateway = Gateway::start(setup.clone()).await;
-        let fronts = Fronts::from(&gateway.front());
-        let lane = |(delivery, upstream): (&'static str, Upstream)| {
-            let duplicate = if delivery == "proxy" {
-                Duplicate::IsDelivered
-            } else {
-                Duplicate::IsAccepted
-            };
-            let fleet = Fleet::start_as(delivery, &fronts, &Lane::path(delivery), SENDERS);
-            Lane {
-                delivery,
-                duplicate,
-                upstream,
-                fleet,
-            }
-        };
-        let lanes = upstreams.into_iter().map(lane).collect();
-        let (beside, disturbances) = (VecDeque::new(), Vec::new());
-        let trial = Self {
+        let endpoints = Endpoints::from(&gateway.endpoint());
+        let routes = upstreams
+            .into_iter()
+            .map(|(delivery, upstream): (&'static str, Upstream)| {
+                let duplicate = if delivery == "proxy" {
+                    Duplicate::Delivered
+                } else {
+                    Duplicate::Accepted
+                };
+                let fleet =
+                    Fleet::start_as(delivery, &endpoints, &LoadedRoute::path(delivery), SENDERS);
+                LoadedRoute {
+                    delivery,
+                    duplicate,
+                    upstream,
+                    fleet,
+                }
+            })
+            .collect();
+        let (others, disturbances) = (VecDeque::new(), Vec::new());
+        let load_test = Self {
             gateway,
-            beside,
-            fronts,
+            others,
+            endpoints,
             setup,
-            lanes,
+            routes,
             disturbances,
         };
-        trial.progresses(5).await;
-        trial
+        load_test.wait_for_progress(5).await;
+        load_test
     }
 
-    /// Another gateway, which the copies of events go to as well from here on.
-    pub async fn is_joined_by(&mut self, setup: Setup) {
+    /// Starts another gateway, which also receives copies of events from now on.
+    pub async fn add_gateway(&mut self, setup: Setup) {
         let gateway = Gateway::start(setup).await;
-        self.fronts.add(gateway.front());
-        self.beside.push_back(gateway);
+        self.endpoints.add(gateway.endpoint());
+        self.others.push_back(gateway);
     }
 
-    /// The next in turn is the one that is disturbed.
-    pub fn turns_to_the_next(&mut self) {
-        if let Some(next) = self.beside.pop_front() {
-            self.beside
+    /// Makes the next gateway in turn the one that the test disturbs.
+    pub fn select_next_gateway(&mut self) {
+        if let Some(next) = self.others.pop_front() {
+            self.others
                 .push_back(std::mem::replace(&mut self.gateway, next));
         }
     }
 
-    /// It stops as it is asked to, and is not started again.
-    pub async fn is_left(&mut self) {
+    /// Stops the disturbed gateway for good; the next one takes its place.
+    pub async fn remove_gateway(&mut self) {
         assert_eq!(self.gateway.stop().await.code(), Some(0));
-        self.gateway = self.beside.pop_front().expect("another");
+        self.gateway = self.others.pop_front().expect("another");
     }
 
     pub fn accepted(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.fleet.accepted()).sum()
+        self.routes.iter().map(|route| route.fleet.accepted()).sum()
     }
 
-    /// Waits until each route has accepted so many more events.
-    pub async fn progresses(&self, by: usize) {
-        for lane in &self.lanes {
-            lane.fleet.progresses(by).await;
+    /// Waits until each route has accepted this many more events.
+    pub async fn wait_for_progress(&self, by: usize) {
+        for route in &self.routes {
+            route.fleet.wait_for_progress(by).await;
         }
     }
 
-    /// The gateway's configuration, to be started by another command.
-    pub fn setup_under(&self, under: Under) -> Setup {
-        self.setup.clone().under(under)
+    /// Returns the gateway's configuration, started by this launcher.
+    pub fn setup_with_launcher(&self, launcher: Launcher) -> Setup {
+        self.setup.clone().launched_by(launcher)
     }
 
     pub async fn restart(&mut self) {
@@ -145,40 +148,40 @@ impl Trial {
 
     pub async fn kill(&mut self) {
         let disturbance = self.gateway.kill().await;
-        self.disturbed(disturbance);
+        self.record_disturbance(disturbance);
     }
 
-    pub fn disturbed(&mut self, disturbance: Disturbance) {
+    pub fn record_disturbance(&mut self, disturbance: Disturbance) {
         self.disturbances.push(disturbance);
     }
 
-    /// Ends the load, waits until the queues are empty, and holds everything that happened to the promises; then
-    /// kills the gateway once more, and asks whether it still knows what it had accepted.
-    pub async fn judge(mut self) {
+    /// Ends the load, waits until the queues are empty, kills the gateway once more and checks that
+    /// it still knows the accepted events. Then checks the complete history against every promise.
+    pub async fn finish(mut self) {
         let mut histories = Vec::new();
         let mut upstreams = Vec::new();
-        for lane in std::mem::take(&mut self.lanes) {
-            histories.push((lane.delivery, lane.duplicate, lane.fleet.finish().await));
-            upstreams.push(lane.upstream);
+        for route in std::mem::take(&mut self.routes) {
+            histories.push((route.delivery, route.duplicate, route.fleet.finish().await));
+            upstreams.push(route.upstream);
         }
-        self.queues_are_empty().await;
+        self.wait_for_empty_queues().await;
         self.kill().await;
         self.restart().await;
         for ((delivery, _, sent), upstream) in histories.iter_mut().zip(&upstreams) {
             let before = upstream.count();
-            self.knows_again(delivery, sent).await;
+            self.assert_remembers(delivery, sent).await;
             assert_eq!(
                 upstream.count(),
                 before,
-                "copies of accepted events reach the upstream of {delivery}"
+                "copies of accepted events must not reach the upstream of {delivery}"
             );
         }
-        self.queues_are_empty().await;
-        for gateway in self.beside.iter_mut().chain([&mut self.gateway]) {
+        self.wait_for_empty_queues().await;
+        for gateway in self.others.iter_mut().chain([&mut self.gateway]) {
             assert_eq!(gateway.stop().await.code(), Some(0));
         }
         if !self.is_shared() {
-            assert_store_is_whole(&self.gateway);
+            assert_store_is_intact(&self.gateway);
         }
         let disturbances = self.disturbances;
         for ((delivery, duplicate, sent), upstream) in histories.into_iter().zip(&upstreams) {
@@ -201,17 +204,17 @@ impl Trial {
         }
     }
 
-    /// A store in PostgreSQL has no file.
+    /// Returns whether the store is in PostgreSQL, which has no file.
     fn is_shared(&self) -> bool {
         !self.gateway.store().exists()
     }
 
-    async fn queues_are_empty(&self) {
+    async fn wait_for_empty_queues(&self) {
         eventually("the queues are empty", async || {
             if self.is_shared() {
-                // The gauges are behind, or of one gateway alone.
-                let answer = self.gateway.admin_get("/deliveries?status=pending").await;
-                return answer.status == 200 && answer.text().contains(r#""total":0"#);
+                // The gauges lag behind, or cover one gateway only.
+                let response = self.gateway.admin_get("/deliveries?status=pending").await;
+                return response.status == 200 && response.text().contains(r#""total":0"#);
             }
             let metrics = self.gateway.metrics().await;
             let waiting = ["pending", "delivering"]
@@ -221,8 +224,9 @@ impl Trial {
         .await;
     }
 
-    /// Sends copies of some accepted events, early and late ones; all must be duplicates.
-    async fn knows_again(&self, delivery: &str, sent: &[Sent]) {
+    /// Sends copies of some accepted events, early and late ones, and asserts that all are
+    /// duplicates.
+    async fn assert_remembers(&self, delivery: &str, sent: &[Sent]) {
         let accepted: Vec<_> = sent
             .iter()
             .filter(|copy| copy.outcome().is_some_and(is_accepted))
@@ -232,30 +236,30 @@ impl Trial {
         for copy in accepted
             .iter()
             .rev()
-            .step_by(accepted.len().div_ceil(ASKED_AGAIN))
+            .step_by(accepted.len().div_ceil(REMEMBERED))
         {
             let again = async {
                 loop {
-                    let answer = client
+                    let response = client
                         .send(
                             Event::raw(copy.body.to_vec())
                                 .post()
-                                .at(&Lane::path(delivery)),
+                                .at(&LoadedRoute::path(delivery)),
                         )
                         .await;
-                    // A shared store may be slow; senders ask again.
-                    if answer.status != 503 || !self.is_shared() {
-                        return answer;
+                    // A shared store may be slow, so the sender retries.
+                    if response.status != 503 || !self.is_shared() {
+                        return response;
                     }
                 }
             };
-            let answer = within("an answer of the store", again).await;
+            let response = within("the store responds", again).await;
             assert_eq!(
-                answer.outcome(),
+                response.outcome(),
                 "duplicate",
                 "{} was answered {:?} before",
                 copy.id,
-                copy.answer
+                copy.response
             );
         }
     }
@@ -265,20 +269,21 @@ fn is_accepted(outcome: &str) -> bool {
     ["delivered", "queued", "duplicate"].contains(&outcome)
 }
 
-/// A receiver as they are: mostly well, at times slow, out of order, or gone after the request.
-fn moody(request: &Received, attempt: usize) -> Reply {
-    let mood: usize = request.body.iter().map(|byte| usize::from(*byte)).sum();
-    match (mood % 10, attempt) {
+/// Replies as a real upstream does: usually at once, at times slowly, out of order, or with a
+/// connection that breaks after the request.
+fn unreliable(request: &Received, attempt: usize) -> Reply {
+    let variant: usize = request.body.iter().map(|byte| usize::from(*byte)).sum();
+    match (variant % 10, attempt) {
         (1, 1) => Reply::status(500),
         (3, 1 | 2) => Reply::status(503),
-        (5, 1) => Reply::cut(),
+        (5, 1) => Reply::disconnect(),
         (7, _) => Reply::ok().slowly(Duration::from_millis(15)),
         _ => Reply::ok(),
     }
 }
 
-/// Has the engine itself look at every database of a gateway that has ended.
-pub fn assert_store_is_whole(gateway: &Gateway) {
+/// Runs SQLite's integrity check on every database of a stopped gateway.
+pub fn assert_store_is_intact(gateway: &Gateway) {
     let Some(sqlite3) = tool(
         "sqlite3",
         program("HOOKSTILE_SQLITE3", "sqlite3"),
@@ -294,9 +299,9 @@ pub fn assert_store_is_whole(gateway: &Gateway) {
             .arg("PRAGMA integrity_check")
             .output()
             .expect("sqlite3 runs");
-        let said = String::from_utf8_lossy(&check.stdout);
+        let output = String::from_utf8_lossy(&check.stdout);
         assert_eq!(
-            said.trim(),
+            output.trim(),
             "ok",
             "{}: {}",
             database.display(),

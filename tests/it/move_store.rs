@@ -1,12 +1,13 @@
-//! An embedded store that is moved into PostgreSQL: what was promised before is kept after.
+//! Moving an embedded store to PostgreSQL: every promise made before holds after the move.
 
 use serde_json::json;
 
 use crate::harness::command::{Run, command, finish};
 use crate::harness::*;
 
-/// Writes a configuration beside the gateway's own that differs from it in the store, and moves the store there.
-async fn moved(gateway: &Gateway, url: &str) -> Run {
+/// Writes a configuration that differs from the gateway's only in its store, and moves the store
+/// there.
+async fn move_store_to(gateway: &Gateway, url: &str) -> Run {
     let config = std::fs::read_to_string(gateway.config()).expect("the configuration");
     let shared = format!("{config}\nstore: {{postgres: {{url: {{env: DATABASE_URL}}}}}}\n");
     std::fs::write(gateway.directory().join("shared.yaml"), shared).expect("a file");
@@ -24,14 +25,14 @@ async fn moved(gateway: &Gateway, url: &str) -> Run {
     finish(command).await
 }
 
-fn shared(route: &Route, url: &str) -> Setup {
+fn shared_store_setup(route: &Route, url: &str) -> Setup {
     Setup::from(route.clone())
         .with("store", "{postgres: {url: {env: DATABASE_URL}}}")
         .env("DATABASE_URL", url)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_that_an_embedded_store_held_is_there_after_it_was_moved() {
+async fn moved_store_keeps_everything() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -48,9 +49,9 @@ async fn all_that_an_embedded_store_held_is_there_after_it_was_moved() {
         embedded.send(Event::new(event)).await.assert(202, "queued");
     }
     embedded
-        .metric_reaches("queue_events", &[("state", "dead")], 1.0)
+        .wait_for_metric("queue_events", &[("state", "dead")], 1.0)
         .await;
-    upstream.received(3).await;
+    upstream.wait_for_requests(3).await;
     let webhook = embedded
         .admin_post("/webhooks", &json!({"url": upstream.url()}))
         .await;
@@ -73,7 +74,7 @@ async fn all_that_an_embedded_store_held_is_there_after_it_was_moved() {
     embedded.kill().await;
     let attempts = upstream.count();
 
-    let run = moved(&embedded, &postgres.url()).await;
+    let run = move_store_to(&embedded, &postgres.url()).await;
     assert!(
         run.assert(0)
             .stderr
@@ -82,7 +83,7 @@ async fn all_that_an_embedded_store_held_is_there_after_it_was_moved() {
         run.stderr
     );
 
-    let one = Gateway::start(shared(&route, &postgres.url())).await;
+    let one = Gateway::start(shared_store_setup(&route, &postgres.url())).await;
     for event in ["evt_1", "evt_2", "evt_dead", "evt_waits"] {
         one.send(Event::new(event))
             .await
@@ -95,26 +96,26 @@ async fn all_that_an_embedded_store_held_is_there_after_it_was_moved() {
             .collect::<Vec<_>>()
     };
     assert_eq!(events(&one.api("/deliveries").await), events(&deliveries));
-    one.metric_reaches("queue_events", &[("state", "dead")], 1.0)
+    one.wait_for_metric("queue_events", &[("state", "dead")], 1.0)
         .await;
-    assert_eq!(upstream.count(), attempts, "it is paused still");
+    assert_eq!(upstream.count(), attempts, "the route is still paused");
     assert_eq!(
         one.admin_post("/webhooks/wh_hooks/resume", &json!({}))
             .await
             .status,
         200
     );
-    upstream.received(attempts + 1).await;
+    upstream.wait_for_requests(attempts + 1).await;
     assert_eq!(
         upstream.event_ids().last().map(String::as_str),
         Some("evt_waits")
     );
     one.send(Event::new("evt_new")).await.assert(202, "queued");
-    upstream.received(attempts + 2).await;
+    upstream.wait_for_requests(attempts + 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_is_moved_once_and_not_while_a_gateway_serves_either() {
+async fn store_moves_once_and_only_while_unused() {
     let Some(postgres) = Postgres::start().await else {
         return;
     };
@@ -125,7 +126,7 @@ async fn a_store_is_moved_once_and_not_while_a_gateway_serves_either() {
         .send(Event::new("evt_1"))
         .await
         .assert(200, "delivered");
-    let served = moved(&embedded, &postgres.url()).await;
+    let served = move_store_to(&embedded, &postgres.url()).await;
     assert!(
         served.assert(1).stderr.contains("process"),
         "{}",
@@ -133,12 +134,12 @@ async fn a_store_is_moved_once_and_not_while_a_gateway_serves_either() {
     );
     embedded.kill().await;
 
-    let mut one = Gateway::start(shared(&route, &postgres.url())).await;
-    eventually("it counts time", async || {
-        postgres.sql("select running_ms > 0 from hookstile.store") == "t"
+    let mut one = Gateway::start(shared_store_setup(&route, &postgres.url())).await;
+    eventually("the store's clock runs", async || {
+        postgres.sql("select uptime_ms > 0 from hookstile.store") == "t"
     })
     .await;
-    let served = moved(&embedded, &postgres.url()).await;
+    let served = move_store_to(&embedded, &postgres.url()).await;
     assert!(
         served
             .assert(1)
@@ -149,15 +150,18 @@ async fn a_store_is_moved_once_and_not_while_a_gateway_serves_either() {
     );
     one.send(Event::new("evt_2")).await.assert(200, "delivered");
     one.kill().await;
-    eventually("it is noticed to be gone", async || {
-        let refused = moved(&embedded, &postgres.url()).await;
-        refused.assert(1).stderr.contains("holds events already")
-    })
+    eventually(
+        "the database notices that the gateway is gone",
+        async || {
+            let refused = move_store_to(&embedded, &postgres.url()).await;
+            refused.assert(1).stderr.contains("holds events already")
+        },
+    )
     .await;
 
     postgres.sql("drop schema hookstile cascade");
-    moved(&embedded, &postgres.url()).await.assert(0);
-    let again = moved(&embedded, &postgres.url()).await;
+    move_store_to(&embedded, &postgres.url()).await.assert(0);
+    let again = move_store_to(&embedded, &postgres.url()).await;
     assert!(
         again.assert(1).stderr.contains("hookstile-data.moved"),
         "{}",
@@ -166,7 +170,7 @@ async fn a_store_is_moved_once_and_not_while_a_gateway_serves_either() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_database_in_the_configuration_nothing_is_moved() {
+async fn move_needs_a_configured_database() {
     let upstream = Upstream::ok();
     let mut gateway = Gateway::start(Route::to(&upstream)).await;
     gateway.kill().await;

@@ -1,24 +1,27 @@
-//! A route that hears nothing for longer than it should says so, once, and again when that is over.
+//! Idle senders: a route without a verified event for longer than `expect_every` is logged once,
+//! and once more when an event is verified again.
 
 use serde_json::json;
 
-use crate::harness::command::beside;
+use crate::harness::command::run_cli;
 use crate::harness::*;
 
-/// How many lines of the log say so, at this level.
-fn told(gateway: &Gateway, level: &str, text: &str) -> usize {
-    let says = |line: &serde_json::Value| {
-        line["level"] == level
-            && line["message"]
-                .as_str()
-                .is_some_and(|message| message.contains(text))
-    };
-    gateway.lines().iter().filter(|line| says(line)).count()
+/// Counts the log lines of this level that contain the text.
+fn count_log_lines(gateway: &Gateway, level: &str, text: &str) -> usize {
+    gateway
+        .lines()
+        .iter()
+        .filter(|line| {
+            line["level"] == level
+                && line["message"]
+                    .as_str()
+                    .is_some_and(|message| message.contains(text))
+        })
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_that_hears_nothing_for_longer_than_it_should_is_silent_until_an_event_is_verified()
-{
+async fn route_is_idle_until_an_event_verifies() {
     let upstream = Upstream::ok();
     let watched = Route::to(&upstream).with("expect_every", "2s");
     let gateway = Gateway::start(Setup::new([
@@ -27,9 +30,9 @@ async fn a_route_that_hears_nothing_for_longer_than_it_should_is_silent_until_an
     ]))
     .await;
     gateway
-        .metric_reaches("route_silent", &[("route", "hooks")], 1.0)
+        .wait_for_metric("route_silent", &[("route", "hooks")], 1.0)
         .await;
-    // Whoever sends something else is not heard.
+    // Only a verified event counts, so this one does not.
     gateway
         .send(Event::new("evt_0").forged())
         .await
@@ -49,25 +52,25 @@ async fn a_route_that_hears_nothing_for_longer_than_it_should_is_silent_until_an
         (&json!(false), None),
         "{other}"
     );
-    let shown = beside(&gateway, "status").await.stdout;
+    let shown = run_cli(&gateway, "status").await.stdout;
     assert!(
         shown.contains("hooks: SILENT: no event verified for more than 2s"),
         "{shown}"
     );
     assert!(!shown.contains("unwatched: SILENT"), "{shown}");
 
-    eventually("the log has it", async || {
-        told(&gateway, "warn", "expect_every") > 0
+    eventually("the idle sender is logged", async || {
+        count_log_lines(&gateway, "warn", "expect_every") > 0
     })
     .await;
     assert_eq!(
-        told(&gateway, "warn", "expect_every"),
+        count_log_lines(&gateway, "warn", "expect_every"),
         1,
-        "once, however often it was asked"
+        "logged once, however often the status is read"
     );
 
     let mut number = 0;
-    eventually("it is heard", async || {
+    eventually("an event is verified", async || {
         number += 1;
         gateway
             .send(Event::new(&format!("evt_{number}")))
@@ -80,36 +83,36 @@ async fn a_route_that_hears_nothing_for_longer_than_it_should_is_silent_until_an
             == Some(0.0)
     })
     .await;
-    eventually("the log has both", async || {
-        told(&gateway, "info", "verified again") > 0
+    eventually("the log has both lines", async || {
+        count_log_lines(&gateway, "info", "verified again") > 0
     })
     .await;
     gateway
-        .metric_reaches("route_silent", &[("route", "hooks")], 1.0)
+        .wait_for_metric("route_silent", &[("route", "hooks")], 1.0)
         .await;
-    eventually("it is told anew", async || {
-        told(&gateway, "warn", "expect_every") >= 2
+    eventually("the idle sender is logged again", async || {
+        count_log_lines(&gateway, "warn", "expect_every") >= 2
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_tells_of_a_silence_that_nobody_asks_for() {
+async fn idle_sender_is_logged() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("expect_every", "100ms")).await;
-    eventually("the log has it", async || {
-        told(&gateway, "warn", "expect_every") > 0
+    eventually("the idle sender is logged", async || {
+        count_log_lines(&gateway, "warn", "expect_every") > 0
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_changes_what_is_expected_and_not_when_a_route_was_heard() {
+async fn reload_changes_limit_and_keeps_last_event_time() {
     let upstream = Upstream::ok();
     let expecting = |every: &str| Setup::from(Route::to(&upstream).with("expect_every", every));
     let gateway = Gateway::start(expecting("100ms")).await;
     let silent = [("route", "hooks")];
-    gateway.metric_reaches("route_silent", &silent, 1.0).await;
+    gateway.wait_for_metric("route_silent", &silent, 1.0).await;
     gateway.rewrite(expecting("1h"));
     assert_eq!(gateway.admin_post("/reload", &json!({})).await.status, 200);
     gateway

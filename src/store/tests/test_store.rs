@@ -1,4 +1,4 @@
-//! An engine of a test's own, and how its time passes.
+//! A store for one test, on either engine, with control over its time.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -10,43 +10,44 @@ use crate::metrics::Metrics;
 use crate::store::postgres::Database;
 use crate::store::{Durability, EmbeddedSettings, OpenError, Settings, SharedSettings, Store};
 
-pub(in crate::store) struct Kept {
+pub(in crate::store) struct TestStore {
     pub engine: Engine,
     pub metrics: Metrics,
 }
 
 pub(in crate::store) enum Engine {
-    Embedded(Files),
-    Shared(Server),
+    Embedded(TestFolder),
+    Shared(TestServer),
 }
 
-/// A folder for an embedded store, whose time passes by hand.
-pub(in crate::store) struct Files {
+/// A folder for an embedded store, with a manual clock.
+pub(in crate::store) struct TestFolder {
     pub folder: tempfile::TempDir,
     pub clock: Clock,
-    pub hand: Arc<ManualClock>,
+    pub manual_clock: Arc<ManualClock>,
 }
 
-/// A PostgreSQL that is reached through a socket in its folder. Its time is real, and goes on beside what is let pass.
-pub(in crate::store) struct Server(Cluster);
+/// A PostgreSQL server with a socket in its folder. Its clock is real; advanced time is added to
+/// it.
+pub(in crate::store) struct TestServer(Cluster);
 
-impl Kept {
+impl TestStore {
     pub fn embedded() -> Self {
         Self {
-            engine: Engine::Embedded(Files::new()),
+            engine: Engine::Embedded(TestFolder::new()),
             metrics: Metrics::new().unwrap(),
         }
     }
 
-    /// `None` where there is no PostgreSQL.
+    /// Starts a shared store. Returns `None` where PostgreSQL is not installed.
     pub fn shared() -> Option<Self> {
         Some(Self {
-            engine: Engine::Shared(Server::start()?),
+            engine: Engine::Shared(TestServer::start()?),
             metrics: Metrics::new().unwrap(),
         })
     }
 
-    /// Opens it, anew or again; in PostgreSQL also as one more gateway.
+    /// Opens the store; in PostgreSQL also as one more gateway.
     pub async fn open(&self) -> Store {
         let (settings, clock) = match &self.engine {
             Engine::Embedded(files) => (Settings::Embedded(files.settings()), files.clock.clone()),
@@ -60,22 +61,22 @@ impl Kept {
             .unwrap()
     }
 
-    /// Closes it and opens it again.
+    /// Closes the store and opens it again.
     pub async fn reopen(&self, store: Store) -> Store {
         store.close(true).await;
         drop(store);
         self.open().await
     }
 
-    /// Lets running time pass.
-    pub fn pass(&self, store: &Store, time: Duration) {
+    /// Advances the store uptime.
+    pub fn advance(&self, store: &Store, time: Duration) {
         match &self.engine {
             Engine::Embedded(files) => {
-                // In steps that are believed.
+                // Longer steps would not count in full.
                 let mut left = time;
                 while !left.is_zero() {
                     let step = left.min(Duration::from_secs(50));
-                    files.hand.advance(step);
+                    files.manual_clock.advance(step);
                     store.tick();
                     left -= step;
                 }
@@ -83,16 +84,16 @@ impl Kept {
             Engine::Shared(server) => {
                 let ms = time.as_millis();
                 server.sql(&format!(
-                    "UPDATE hookstile.store SET running_ms = running_ms + {ms}"
+                    "UPDATE hookstile.store SET uptime_ms = uptime_ms + {ms}"
                 ));
             }
         }
     }
 
-    /// Lets time pass in which the store, which is closed, is not there.
-    pub fn pass_away(&self, time: Duration) {
+    /// Advances the time while the store is closed.
+    pub fn advance_while_closed(&self, time: Duration) {
         match &self.engine {
-            Engine::Embedded(files) => files.hand.advance(time),
+            Engine::Embedded(files) => files.manual_clock.advance(time),
             Engine::Shared(server) => {
                 let ms = time.as_millis();
                 server.sql(&format!(
@@ -102,7 +103,7 @@ impl Kept {
         }
     }
 
-    /// Forgets everything, while no store is open.
+    /// Deletes all data, while no store is open.
     pub fn clear(&self) {
         match &self.engine {
             Engine::Embedded(files) => drop(std::fs::remove_dir_all(files.settings().folder)),
@@ -111,13 +112,13 @@ impl Kept {
     }
 }
 
-impl Files {
+impl TestFolder {
     pub fn new() -> Self {
-        let (clock, hand) = Clock::manual();
+        let (clock, manual_clock) = Clock::manual();
         Self {
             folder: tempfile::tempdir().unwrap(),
             clock,
-            hand,
+            manual_clock,
         }
     }
 
@@ -144,7 +145,7 @@ impl Files {
     }
 }
 
-impl Server {
+impl TestServer {
     fn start() -> Option<Self> {
         let cluster = Cluster::new()?;
         let folder = cluster.folder().display();
@@ -184,7 +185,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         let mut stop = self.0.unprivileged("pg_ctl");
         run(stop
@@ -193,11 +194,11 @@ impl Drop for Server {
     }
 }
 
-/// A command whose children may keep its output open.
+/// Runs a command whose children may keep its output open.
 fn run(command: &mut Command) {
     let status = command
         .stdout(std::process::Stdio::null())
         .status()
-        .expect("PostgreSQL's own program");
+        .expect("PostgreSQL's pg_ctl");
     assert!(status.success(), "{command:?}");
 }

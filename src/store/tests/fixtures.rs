@@ -1,4 +1,4 @@
-//! What tests of the store begin with.
+//! Fixtures for tests of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::store::{
 };
 
 pub(in crate::store) const WINDOW: Duration = Duration::from_secs(96 * 3600);
-pub(in crate::store) const KEEP: Retain = Retain {
+pub(in crate::store) const RETAIN: Retain = Retain {
     payloads: Payloads::Failed,
     keep: Duration::from_secs(7 * 86_400),
     max_bytes: None,
 };
-pub(in crate::store) const ATTEMPT: Duration = Duration::from_secs(10);
+pub(in crate::store) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(in crate::store) fn completed(number: u8) -> LedgerEntry {
     LedgerEntry::Completed {
@@ -34,7 +34,7 @@ pub(in crate::store) fn tried(attempts: u32) -> LedgerEntry {
     })
 }
 
-pub(in crate::store) fn subject(event: &str) -> Arc<EventMetadata> {
+pub(in crate::store) fn metadata(event: &str) -> Arc<EventMetadata> {
     Arc::new(EventMetadata {
         route: "billing".into(),
         event_id: event.into(),
@@ -54,21 +54,25 @@ pub(in crate::store) fn attempt(status: u16) -> AttemptRecord {
     }
 }
 
-pub(in crate::store) fn received(event: &str, at: &str, state: DeliveryState) -> DeliveryChange {
+pub(in crate::store) fn change_received_at(
+    event: &str,
+    at: &str,
+    state: DeliveryState,
+) -> DeliveryChange {
     let subject = EventMetadata {
         received_at: at.parse().unwrap(),
-        ..(*subject(event)).clone()
+        ..(*metadata(event)).clone()
     };
     DeliveryChange {
         event: Arc::new(subject),
-        ..change(event, state)
+        ..delivery_change(event, state)
     }
 }
 
-pub(in crate::store) fn change(event: &str, state: DeliveryState) -> DeliveryChange {
+pub(in crate::store) fn delivery_change(event: &str, state: DeliveryState) -> DeliveryChange {
     DeliveryChange {
         earlier: None,
-        event: subject(event),
+        event: metadata(event),
         state,
         history: AttemptHistory::default(),
         attempt: (state != DeliveryState::Pending).then(|| attempt(200)),
@@ -83,7 +87,7 @@ pub(in crate::store) fn change(event: &str, state: DeliveryState) -> DeliveryCha
 pub(in crate::store) fn settlement(
     key: u128,
     earlier: Option<RowId>,
-    becomes: LedgerEntry,
+    entry: LedgerEntry,
     delivery: Option<DeliveryChange>,
 ) -> Settlement {
     let names = [
@@ -95,7 +99,7 @@ pub(in crate::store) fn settlement(
     ];
     Settlement {
         names,
-        becomes,
+        entry: entry,
         window: WINDOW,
         if_lost: AttemptHistory::default(),
         delivery,
@@ -108,87 +112,84 @@ pub(in crate::store) const TERMS: ClaimTerms = ClaimTerms {
     forwards: true,
 };
 
-/// Claims an event; what another asker has of it is on its way back.
-pub(in crate::store) async fn claimed(
-    store: &Store,
-    key: u128,
-) -> (ClaimLease, Option<KnownEvent>) {
-    claimed_for(store, key, TERMS).await
+/// Claims an event. Waits while another claim on it is being released.
+pub(in crate::store) async fn claim(store: &Store, key: u128) -> (ClaimLease, Option<KnownEvent>) {
+    claim_with(store, key, TERMS).await
 }
 
-pub(in crate::store) async fn claimed_for(
+pub(in crate::store) async fn claim_with(
     store: &Store,
     key: u128,
     terms: ClaimTerms,
 ) -> (ClaimLease, Option<KnownEvent>) {
     loop {
         match store.claim(EventKey(key), terms).await.unwrap() {
-            ClaimResult::Acquired(held, found) => return (held, found),
+            ClaimResult::Acquired(lease, found) => return (lease, found),
             ClaimResult::HeldElsewhere => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
 }
 
-/// What is known of an event.
-pub(in crate::store) async fn record(store: &Store, key: u128) -> Option<LedgerEntry> {
-    claimed(store, key).await.1.map(|found| found.record)
+/// Returns the ledger entry of an event.
+pub(in crate::store) async fn ledger_entry(store: &Store, key: u128) -> Option<LedgerEntry> {
+    claim(store, key).await.1.map(|found| found.entry)
 }
 
-/// Claims an event and ends it so.
-pub(in crate::store) async fn end(
+/// Claims an event and settles it.
+pub(in crate::store) async fn settle(
     store: &Store,
     key: u128,
-    becomes: LedgerEntry,
+    entry: LedgerEntry,
     delivery: Option<DeliveryChange>,
 ) -> Option<DeliveryId> {
-    let (held, _) = claimed(store, key).await;
+    let (lease, _) = claim(store, key).await;
     let id = store
-        .settle(settlement(key, held.row(), becomes, delivery))
+        .settle(settlement(key, lease.row(), entry, delivery))
         .await
         .unwrap();
-    held.mark_settled();
+    lease.mark_settled();
     id
 }
 
 pub(in crate::store) async fn queued(store: &Store, key: u128, event: &str) -> DeliveryId {
-    end(
+    settle(
         store,
         key,
         completed(1),
-        Some(change(event, DeliveryState::Pending)),
+        Some(delivery_change(event, DeliveryState::Pending)),
     )
     .await
     .unwrap()
 }
 
-/// Those that are due, which are ours to try from then on.
-pub(in crate::store) async fn due(store: &Store) -> Vec<DeliveryId> {
+/// Leases and returns the due events.
+pub(in crate::store) async fn due_ids(store: &Store) -> Vec<DeliveryId> {
     let due = store.due_events("billing".into(), &[], 10).await.unwrap();
     due.events.into_iter().map(|event| event.id).collect()
 }
 
-/// Begins an attempt at a stored event.
-pub(in crate::store) async fn loaded(store: &Store, id: DeliveryId) -> Option<QueuedEvent> {
-    due(store).await;
-    store.load_event(id, ATTEMPT).await.unwrap()
+/// Begins an attempt at a queued event.
+pub(in crate::store) async fn begin_attempt(store: &Store, id: DeliveryId) -> Option<QueuedEvent> {
+    due_ids(store).await;
+    store.load_event(id, ATTEMPT_TIMEOUT).await.unwrap()
 }
 
-/// Tries a stored event.
-pub(in crate::store) async fn attempted(
+/// Records an attempt at a queued event.
+pub(in crate::store) async fn record_attempt(
     store: &Store,
     id: DeliveryId,
     number: u32,
     attempt: AttemptRecord,
     next: AttemptOutcome,
 ) {
-    due(store).await;
+    due_ids(store).await;
     store
         .record_attempt(id, number, attempt, next)
         .await
         .unwrap();
 }
 
-pub(in crate::store) fn now(store: &Store, id: DeliveryId) -> Requeue {
+pub(in crate::store) fn requeue_now(store: &Store, id: DeliveryId) -> Requeue {
     Requeue {
         id,
         expected_state: None,
@@ -198,8 +199,8 @@ pub(in crate::store) fn now(store: &Store, id: DeliveryId) -> Requeue {
     }
 }
 
-/// Waits until so many wait and so many are dead, which a shared store learns a moment later.
-pub(in crate::store) async fn waits(store: &Store, expected: (u64, u64)) {
+/// Waits for these numbers of pending events and dead letters, which a shared store polls.
+pub(in crate::store) async fn wait_for_counts(store: &Store, expected: (u64, u64)) {
     for _ in 0..1_000 {
         if store.queue_counts("billing") == expected {
             return;
