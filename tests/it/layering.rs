@@ -33,24 +33,48 @@ const ALLOWED: &[(&str, &str)] = &[
     ("log", "outcome"),
     (
         "gateway",
-        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol queue route signature store tls upstream activity",
+        "backoff clock delivery event handshake ledger log metrics outcome proxy_protocol route signature store tls upstream activity",
     ),
     ("providers", "json signature handshake event route"),
     (
         "config",
         "backoff delivery providers gateway handshake json log route store tls upstream ledger event signature secret",
     ),
-    ("webhooks", "config gateway route store upstream"),
+    ("webhooks", "config route store upstream"),
     (
         "admin",
         "delivery event json ledger log metrics outcome providers queue route secret signature store tls activity webhooks",
     ),
     (
         "app",
-        "admin clock config gateway ledger log metrics queue store tls upstream activity webhooks",
+        "admin clock config gateway ledger log metrics queue route store tls upstream activity webhooks",
     ),
     ("cli", "*"),
 ];
+
+/// The steps of a connection that run before its first request, and know nothing of requests.
+const CONNECTION_STEPS: [&str; 6] = [
+    "connection_limits",
+    "first_byte",
+    "protocol",
+    "proxy_header",
+    "tls_accept",
+    "wait",
+];
+
+#[test]
+fn connection_steps_import_nothing_of_requests() {
+    let listener = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway/listener");
+    for step in CONNECTION_STEPS {
+        let code = fs::read_to_string(listener.join(format!("{step}.rs"))).unwrap();
+        for later in ["request", "response", "http1", "http2"] {
+            let import = code
+                .lines()
+                .find(|line| line.starts_with("use ") && line.contains(&format!("{later}::")));
+            assert_eq!(import, None, "{step} must not import `{later}`");
+        }
+    }
+}
 
 #[test]
 fn imports_point_up_the_list_only() {

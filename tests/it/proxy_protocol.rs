@@ -188,7 +188,7 @@ async fn it_is_the_sender_over_http_2_and_within_tls_too() {
     broken.write(b"GET / HTTP/1.1\r\n\r\n").await;
     broken.rest().await;
     assert_eq!(
-        line(&secured, "no TLS handshake").await["peer"],
+        line(&secured, "TLS handshake failed").await["peer"],
         "203.0.113.7"
     );
 }
@@ -302,7 +302,10 @@ async fn what_begins_with_anything_else_is_closed_unanswered_counted_and_told_bu
         client.closed().await;
     }
     counted(&gateway, "invalid", 106.0).await;
-    let told = gateway.output().matches("no PROXY protocol header").count();
+    let told = gateway
+        .output()
+        .matches("no valid PROXY protocol header")
+        .count();
     assert!((1..60).contains(&told), "{told} lines");
     upstream.assert_untouched();
     gateway.metric_reaches("connections", &[], 0.0).await;
@@ -326,7 +329,7 @@ async fn nobody_but_a_trusted_proxy_may_name_a_sender_or_connect_at_all() {
     }
     counted(&gateway, "untrusted", 3.0).await;
     assert_eq!(
-        line(&gateway, "no PROXY protocol header").await["peer"],
+        line(&gateway, "no valid PROXY protocol header").await["peer"],
         "127.0.0.2"
     );
     upstream.assert_untouched();

@@ -403,17 +403,15 @@ async fn the_log_says_when_a_secret_is_no_longer_used() {
         let event = Event::new(&format!("evt_{}", number.fetch_add(1, Ordering::Relaxed)));
         gateway.send(event.signed_with(SECRET)).await;
         let told = |line: &Value| {
-            line["secret"] == "old" && line["message"].to_string().contains("take it out")
+            line["secret"] == "old" && line["message"].to_string().contains("remove it once")
         };
         gateway.lines().iter().any(told)
     })
     .await;
     let lines = gateway.lines();
     assert!(
-        !lines
-            .iter()
-            .any(|line| line["secret"] == "new"
-                && line["message"].to_string().contains("take it out"))
+        !lines.iter().any(|line| line["secret"] == "new"
+            && line["message"].to_string().contains("remove it once"))
     );
     gateway.stop().await;
 }

@@ -166,7 +166,7 @@ async fn who_connects_while_a_request_is_finished_is_answered_by_the_next_progra
     upstream.received(1).await;
     gateway.signal("USR2");
     eventually("it makes way", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     let mut meanwhile = gateway.connect().await;
@@ -213,7 +213,7 @@ async fn over_http_2_and_tls_too_who_connects_meanwhile_is_answered_by_the_next_
     upstream.received(1).await;
     gateway.signal("USR2");
     eventually("it makes way", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     let meanwhile = tokio::spawn(async move {
@@ -242,7 +242,7 @@ async fn attempts_under_way_end_first_and_events_are_taken_until_they_have() {
     upstream.received(1).await;
     gateway.signal("USR2");
     eventually("it makes way", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     gateway
@@ -331,7 +331,7 @@ async fn a_stop_while_it_makes_way_is_a_stop() {
     upstream.received(1).await;
     gateway.signal("USR2");
     eventually("it makes way", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     gateway.signal("TERM");
