@@ -168,8 +168,8 @@ impl FileWatch {
     }
 }
 
-/// Returns whether an event can mean a new content. On Linux a written file counts when it is closed:
-/// a file that is kept open, such as a log, would never leave its folder quiet.
+/// Returns whether an event can mean a new content. On Linux a written file counts when it is
+/// closed: a file that is kept open, such as a log, would never leave its folder quiet.
 fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,

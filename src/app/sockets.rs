@@ -1,7 +1,7 @@
 //! The sockets to listen on: inherited by this process, or opened by it.
 //!
-//! A listening socket outlives the process that opened it when another one inherits it; senders that
-//! connect in between wait in the system's queue. systemd passes sockets on that way
+//! A listening socket outlives the process that opened it when another one inherits it; senders
+//! that connect in between wait in the system's queue. systemd passes sockets on that way
 //! (`sd_listen_fds(3)`), and so does an upgrade in place.
 
 use std::io;
@@ -46,9 +46,9 @@ impl Sockets {
         sockets
     }
 
-    /// Returns a listening socket for each of `addresses`, with its real address. Port 0 stands for
-    /// any inherited socket of that IP address, or else for a port that the system chooses.
-    /// Inherited sockets that match no address are closed, or connections would wait there for ever.
+    /// Returns a listening socket for each of `addresses`, with its real address. Port 0 means any
+    /// inherited socket of that IP address, or else a port that the system chooses. Inherited
+    /// sockets that match no address are closed, or connections would wait there for ever.
     ///
     /// # Errors
     /// When an address cannot be listened on.

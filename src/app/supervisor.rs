@@ -26,7 +26,8 @@ pub(super) fn reloading() {
     }
 }
 
-/// Reports that the new binary is about to start under the same process ID; it reports ready itself.
+/// Reports that the new binary is about to start under the same process ID. It reports ready
+/// itself.
 pub(super) fn upgrading() {
     reloading();
     notify(&[NotifyState::Status("upgrading to the new binary")]);

@@ -116,8 +116,8 @@ async fn close(mut session: ServerSession) {
     let _ = timeout(CLOSE_TIMEOUT, session.shutdown()).await;
 }
 
-/// Returns the rejection for a head that Pingora could not read. Only the text of its error tells a
-/// head that is too large from a malformed one.
+/// Returns the rejection for a head that Pingora could not read. Only the text of the error differs
+/// between a head that is too large and a malformed one.
 fn rejection_of(error: &pingora_core::Error) -> Rejection {
     let text = error.to_string();
     if text.contains("larger than") || text.contains("too many headers") {

@@ -19,10 +19,11 @@ pub(super) async fn peek_first_byte(
 ) -> Option<u8> {
     let mut shutdown = shutdown.clone();
     let mut first = [0];
-    tokio::select! {
-        peeked = timeout(within, stream.try_peek(&mut first)) => peeked.ok()?.ok().map(|_| first[0]),
-        () = shutdown_wait(&mut shutdown) => None,
-    }
+    let peeked = tokio::select! {
+        peeked = timeout(within, stream.try_peek(&mut first)) => peeked,
+        () = shutdown_wait(&mut shutdown) => return None,
+    };
+    matches!(peeked, Ok(Ok(_))).then_some(first[0])
 }
 
 /// Waits until the gateway shuts down and no longer waits for requests on their way.

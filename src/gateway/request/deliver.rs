@@ -101,18 +101,15 @@ impl Gateway {
         };
         let record = Some(attempt.to_record(started_at));
         let outcome = claim_outcome(route, claim.attempt(), &attempt.end, &self.clock);
-        match outcome {
-            ClaimOutcome::Stored { .. } => self.store(route, claimed, outcome, record).await,
-            ClaimOutcome::Delivered => {
-                self.settle(route, claimed, outcome, record).await?;
-                outcome_of(attempt.end)
-            }
-            ClaimOutcome::Released(_) => {
-                // The sender is answered alike if this fails: its retry passes either way.
-                let _ = self.settle(route, claimed, outcome, record).await;
-                outcome_of(attempt.end)
-            }
+        if let ClaimOutcome::Stored { .. } = outcome {
+            return self.store(route, claimed, outcome, record).await;
         }
+        let settled = self.settle(route, claimed, outcome, record).await;
+        // After a failed attempt the response is the same whether or not this was written.
+        if outcome == ClaimOutcome::Delivered {
+            settled?;
+        }
+        outcome_of(attempt.end)
     }
 
     /// Stores the event for the queue, after an attempt if there was one.
@@ -238,8 +235,8 @@ fn retry_pause(route: &Route, attempt: u32, failure: AttemptFailure) -> Duration
     }
 }
 
-/// Returns whether the payload is kept. A stored event always keeps it, and the configuration limits
-/// its size; for other outcomes the route decides, up to [`PAYLOAD_MAX`].
+/// Returns whether the payload is kept. A stored event always keeps it, and the configuration
+/// limits its size; for other outcomes the route decides, up to [`PAYLOAD_MAX`].
 fn retains_payload(route: &Route, request: &OutboundRequest, outcome: ClaimOutcome) -> bool {
     let state = match outcome {
         ClaimOutcome::Stored { .. } => return true,

@@ -29,7 +29,7 @@ pub(in crate::gateway) struct Exchange<'s> {
     pub(super) peer: IpAddr,
     /// The scheme: `http` or `https`.
     scheme: &'static str,
-    /// Tells whether the session has a head that can be read.
+    /// Set when the session has a head that can be read.
     pub(super) has_head: bool,
     /// The head once it has passed its checks; until then, one without host and body.
     pub(super) head: Head,

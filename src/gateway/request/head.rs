@@ -1,7 +1,8 @@
 //! The checks of a request's head, made before anything else is done with it.
 //!
-//! Pingora's parser is lenient where a receiver behind the gateway might read the same bytes another
-//! way. Ambiguous heads are rejected here (RFC 9112 §6, §11.2); webhook senders send none of them.
+//! Pingora's parser is lenient where a receiver behind the gateway might read the same bytes
+//! another way. Ambiguous heads are rejected here (RFC 9112 §6, §11.2); webhook senders send none
+//! of them.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Version};
@@ -56,7 +57,8 @@ impl MalformedHead {
         match self {
             Self::Unparsable => "the request could not be parsed",
             Self::Target => {
-                "the request target must be a path of visible ASCII, without encoded control characters"
+                "the request target must be a path of visible ASCII, \
+                 without encoded control characters"
             }
             Self::Host => "there must be exactly one Host, with a valid name",
             Self::ContentLength => "Content-Length must be given at most once, in digits",
@@ -67,7 +69,8 @@ impl MalformedHead {
             Self::Expect => "the only supported expectation is 100-continue",
             Self::LineEnd => "lines must end in CR LF, and the first line must be the request line",
             Self::FieldName => {
-                "a header name differs only in `_` from one that frames or authenticates the request"
+                "a header name differs only in `_` from one that frames or authenticates \
+                 the request"
             }
         }
     }

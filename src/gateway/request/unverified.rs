@@ -2,7 +2,8 @@
 //! and handshakes that the upstream answers.
 //!
 //! Neither is recorded in the ledger or the store. The ID of an unverified event proves nothing, so
-//! a forged event must not block the genuine one; and a handshake, which has no ID, may be repeated.
+//! a forged event must not block the genuine one; and a handshake, which has no ID, may be
+//! repeated.
 
 use super::exchange::Exchange;
 use super::forward::outcome_of;

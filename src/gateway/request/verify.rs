@@ -107,8 +107,8 @@ impl Gateway {
     }
 }
 
-/// Returns the ID that the event has in headers, records and responses. Without one of its own it is
-/// named by the digest of its body.
+/// Returns the ID that the event has in headers, records and responses. Without an ID of its own
+/// it is named by the digest of its body.
 fn event_id(event: &Event, verified: &Verified) -> Arc<str> {
     match event.id.as_str() {
         Some(id) => id.into(),

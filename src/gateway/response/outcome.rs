@@ -78,8 +78,8 @@ impl Outcome {
         }
     }
 
-    /// Returns the reason for the log, where there is more to say than the code does: a label from a
-    /// closed set.
+    /// Returns the reason for the log, where there is more to say than the code does: a label from
+    /// a closed set.
     pub(in crate::gateway) fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Delivered(response) | Self::UpstreamRejected(response) if response.truncated => {
