@@ -84,7 +84,10 @@ impl Sockets {
             let address = socket
                 .local_addr()
                 .map_or_else(|error| error.to_string(), |address| address.to_string());
-            tracing::warn!(%address, "an inherited socket matches no listener; closed");
+            tracing::warn!(
+                %address,
+                "an inherited socket matches no listener of the configuration; closed"
+            );
         }
     }
 

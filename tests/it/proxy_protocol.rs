@@ -293,7 +293,7 @@ async fn what_begins_with_anything_else_is_closed_unanswered_counted_and_told_bu
     eventually("it is told", async || {
         gateway
             .output()
-            .contains("the connection ended before it did")
+            .contains("the connection ended before the header did")
     })
     .await;
     for _ in 0..100 {

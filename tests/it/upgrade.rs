@@ -381,7 +381,7 @@ async fn a_socket_that_no_listener_is_for_is_closed_and_told() {
     assert!(
         told["message"]
             .to_string()
-            .contains("no listener of the configuration is for"),
+            .contains("matches no listener of the configuration"),
         "{told}"
     );
     gateway
