@@ -858,10 +858,8 @@ mod tests {
         let text = metrics.render(0, 0).unwrap();
         let mut reference = String::from(
             "# Metrics\n\nThe admin listener serves these at `/metrics`, in Prometheus' text \
-             format. \
-             Requests that matched no route have\n`route=\"\"`. This page is generated from the \
-             code.\n\n\
-             | name | type | meaning |\n| --- | --- | --- |\n",
+             format.\nRequests that matched no route have `route=\"\"`. This page is generated \
+             from the code.\n\n| name | type | meaning |\n| --- | --- | --- |\n",
         );
         for line in text
             .lines()

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
-use crate::gateway::Gateway;
 use crate::route::Route;
 use crate::store::{Revision, Store, StoreError};
 use crate::upstream::{AllowedUpstream, check_url};
@@ -45,9 +44,15 @@ pub enum WebhookError {
     Store(#[from] StoreError),
 }
 
+/// The receiver of the routes that are served from now on. When `publish` returns, every component
+/// uses them.
+pub trait RoutePublisher: Send + Sync {
+    fn publish(&self, routes: Vec<Arc<Route>>);
+}
+
 /// All routes that are served, and the one way to change them.
 pub struct Registry {
-    gateway: Arc<Gateway>,
+    publisher: Box<dyn RoutePublisher>,
     store: Store,
     allowed: Option<Vec<AllowedUpstream>>,
     state: Mutex<State>,
@@ -75,7 +80,7 @@ impl Registry {
     /// # Errors
     /// When the store can't be read.
     pub async fn start(
-        gateway: Arc<Gateway>,
+        publisher: Box<dyn RoutePublisher>,
         store: Store,
         file: Vec<Route>,
         allowed: Option<Vec<AllowedUpstream>>,
@@ -89,7 +94,7 @@ impl Registry {
         };
         let served = watch::Sender::new(Arc::from([]));
         let registry = Self {
-            gateway,
+            publisher,
             store,
             allowed,
             state: Mutex::new(state),
@@ -243,7 +248,7 @@ impl Registry {
                 made_from,
             });
         }
-        self.gateway.update_routes(
+        self.publisher.publish(
             served
                 .iter()
                 .map(|served| Arc::clone(&served.route))

@@ -9,7 +9,7 @@
 use hookstile::gateway::Head;
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/gateway/head/tests/strict.rs"]
+#[path = "../../src/gateway/request/head/tests/strict.rs"]
 mod strict;
 
 fuzz_target!(|sent: &[u8]| {

@@ -1,4 +1,5 @@
-//! When the configuration is read again: on a signal, and when its file or a certificate has changed.
+//! Reads the configuration again: on a signal, on request, and when its file or a certificate has
+//! changed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,72 +15,78 @@ use super::{App, supervisor, tls};
 use crate::admin::{NotReloaded, Reloaded};
 use crate::config;
 
-/// Editors and orchestrators write in several steps; the file is read when it has been quiet for this long.
-const QUIET_FOR: Duration = Duration::from_millis(200);
+/// The time without a change after which a file is read: editors and orchestrators write in several
+/// steps.
+const QUIET_TIME: Duration = Duration::from_millis(200);
 
-/// What was in a file, to tell whether it has changed. No file's content is kept: some hold keys.
+/// The SHA-256 of a file's content, by which a change is noticed. The content itself is not kept:
+/// some files hold keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Content([u8; 32]);
 
 impl Content {
-    /// `None` when the file can't be read.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    /// Hashes a file. Returns `None` when it cannot be read.
+    pub(super) fn of_file(path: &Path) -> Option<Self> {
         std::fs::read(path)
             .ok()
             .map(|content| Self(Sha256::digest(Zeroizing::new(content)).into()))
     }
 }
 
-/// Watches the configuration's file, and the certificates that it names. Their folders are watched, not the files
-/// themselves: files are replaced by renaming, and Kubernetes swaps a symbolic link beside them.
+/// A watch on the configuration's file and the TLS files that it names. Watches their folders and
+/// not the files: files are replaced by renaming, and Kubernetes swaps a symbolic link beside them.
 pub(super) struct FileWatch {
     path: PathBuf,
-    seen: Option<Content>,
+    /// The content of the configuration's file when it was last loaded.
+    loaded: Option<Content>,
+    /// The files that the configuration names, each with its content when it was last loaded.
     named: Vec<(PathBuf, Option<Content>)>,
-    /// A change was told and not yet looked at. Kept here because waiting for quiet may be given up and begun again.
+    /// Set when a folder has changed and the files were not compared yet. Kept here because
+    /// [`FileWatch::changed`] may be cancelled and called again.
     pending: bool,
     events: mpsc::Receiver<()>,
     watcher: Option<RecommendedWatcher>,
-    /// Folders that are watched.
+    /// The folders that are watched.
     folders: HashSet<PathBuf>,
 }
 
 impl FileWatch {
-    /// `seen` is what the file held before it was first loaded, `named` the other files.
-    pub(super) fn new(path: &Path, seen: Option<Content>, named: Vec<PathBuf>) -> Self {
-        let (tell, events) = mpsc::channel(1);
+    /// Starts watching. `loaded` is the file's content from before it was loaded, and `named` are
+    /// the other files.
+    pub(super) fn new(path: &Path, loaded: Option<Content>, named: Vec<PathBuf>) -> Self {
+        let (sender, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| tells_of_a_change(event.kind)) {
-                // A full channel means that a change is waiting to be seen already.
-                let _ = tell.try_send(());
+            if event.is_ok_and(|event| is_change(event.kind)) {
+                // A full channel means that a change is pending already.
+                let _ = sender.try_send(());
             }
         });
-        let watcher = watcher.map_err(|error| unwatched(path, &error)).ok();
-        // Looked at once in any case: it may have changed between loading and watching.
-        let (path, folders) = (path.to_owned(), HashSet::new());
+        let watcher = watcher.map_err(|error| warn_unwatched(path, &error)).ok();
         let mut watch = Self {
-            path,
-            seen,
+            path: path.to_owned(),
+            loaded,
             named: Vec::new(),
+            // The files are compared once in any case: one may have changed between loading and
+            // watching.
             pending: true,
             events,
             watcher,
-            folders,
+            folders: HashSet::new(),
         };
-        watch.look_after(named);
+        watch.watch_files(named);
         watch
     }
 
-    /// The configuration's own file.
+    /// Returns the path of the configuration's own file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Watches these files besides the configuration's own.
-    fn look_after(&mut self, named: Vec<PathBuf>) {
+    /// Watches `named` besides the configuration's own file.
+    fn watch_files(&mut self, named: Vec<PathBuf>) {
         self.named = named
             .into_iter()
-            .map(|path| (path.clone(), Content::of(&path)))
+            .map(|path| (path.clone(), Content::of_file(&path)))
             .collect();
         for path in std::iter::once(&self.path).chain(self.named.iter().map(|(path, _)| path)) {
             let folder = match path.parent() {
@@ -92,12 +99,13 @@ impl FileWatch {
             if self.folders.insert(folder.to_owned())
                 && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
             {
-                unwatched(path, &error);
+                warn_unwatched(path, &error);
             }
         }
     }
 
-    /// Ends when a file's content differs from what was last loaded. One that is not there may be on its way.
+    /// Waits until a file's content differs from what was last loaded. A missing file counts as
+    /// unchanged: it may be about to be replaced.
     pub(super) async fn changed(&mut self) {
         loop {
             if !self.pending {
@@ -106,31 +114,35 @@ impl FileWatch {
                 }
                 self.pending = true;
             }
-            tokio::time::sleep(QUIET_FOR).await;
+            tokio::time::sleep(QUIET_TIME).await;
             while self.events.try_recv().is_ok() {
-                tokio::time::sleep(QUIET_FOR).await;
+                tokio::time::sleep(QUIET_TIME).await;
             }
             self.pending = false;
-            let named = self.named.iter().map(|(path, seen)| (path, *seen));
-            let mut files = std::iter::once((&self.path, self.seen)).chain(named);
-            if files.any(|(path, seen)| Content::of(path).is_some_and(|now| Some(now) != seen)) {
+            let named = self.named.iter().map(|(path, loaded)| (path, *loaded));
+            let mut files = std::iter::once((&self.path, self.loaded)).chain(named);
+            if files.any(|(path, loaded)| {
+                Content::of_file(path).is_some_and(|content| Some(content) != loaded)
+            }) {
                 return;
             }
         }
     }
 
-    /// Reads the configuration again and gives it, or what is wrong with it, to `app`. Both are in the log afterwards,
-    /// whoever else is told.
+    /// Reads the configuration again and applies it to `app`. Either way the result is logged.
+    ///
+    /// # Errors
+    /// When the configuration is not valid. The old one stays in effect.
     pub(super) async fn reload(
         &mut self,
         app: &mut App,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Reloaded, NotReloaded> {
         supervisor::reloading();
-        self.seen = Content::of(&self.path);
-        // As they are now: what changes from here on is another change.
-        for (path, seen) in &mut self.named {
-            *seen = Content::of(path);
+        // Hashed before they are loaded, so that a change made meanwhile is noticed.
+        self.loaded = Content::of_file(&self.path);
+        for (path, loaded) in &mut self.named {
+            *loaded = Content::of_file(path);
         }
         match config::load(&self.path, env) {
             Ok(loaded) => {
@@ -141,7 +153,7 @@ impl FileWatch {
                 let routes = loaded.config.routes.len();
                 let named = tls::files(&loaded.config);
                 if !named.iter().eq(self.named.iter().map(|(path, _)| path)) {
-                    self.look_after(named);
+                    self.watch_files(named);
                 }
                 app.reload(loaded.config).await;
                 supervisor::ready(&app.data, app.admin);
@@ -156,9 +168,9 @@ impl FileWatch {
     }
 }
 
-/// A file that is written to and kept open, as a log is, would keep its folder from ever being quiet: that a file was written counts when
-/// it is closed, where the system tells of that.
-fn tells_of_a_change(kind: EventKind) -> bool {
+/// Returns whether an event can mean a new content. On Linux a written file counts when it is
+/// closed: a file that is kept open, such as a log, would never leave its folder quiet.
+fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
         EventKind::Access(_) => false,
@@ -167,6 +179,10 @@ fn tells_of_a_change(kind: EventKind) -> bool {
     }
 }
 
-fn unwatched(path: &Path, error: &notify::Error) {
-    tracing::warn!(file = %path.display(), %error, "this file is not watched; send SIGHUP after a change");
+fn warn_unwatched(path: &Path, error: &notify::Error) {
+    tracing::warn!(
+        file = %path.display(),
+        %error,
+        "file cannot be watched; send SIGHUP after a change"
+    );
 }

@@ -1,7 +1,8 @@
-//! The sockets to listen on: handed over to this process, or opened by it.
+//! The sockets to listen on: inherited by this process, or opened by it.
 //!
-//! A listening socket outlives the process that opened it when the next one is given it; whoever connects in between waits
-//! in the system's own queue. systemd gives sockets that way (`sd_listen_fds(3)`), and so do we when our program is replaced.
+//! A listening socket outlives the process that opened it when another one inherits it; senders
+//! that connect in between wait in the system's queue. systemd passes sockets on that way
+//! (`sd_listen_fds(3)`), and so does an upgrade in place.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,100 +15,118 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Error;
 
-/// `SD_LISTEN_FDS_START`
-const FIRST: RawFd = 3;
+/// The first inherited descriptor: `SD_LISTEN_FDS_START`.
+const FIRST_FD: RawFd = 3;
 
-/// Connections that may wait to be accepted: as many as the system allows (`net.core.somaxconn`).
+/// The connections that may wait to be accepted. The system lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// Listening sockets that are, or are to be, given to the next process too.
+/// The listening sockets of the process, which the new binary inherits at an upgrade.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// Handed over, and not asked for yet.
-    handed: Vec<TcpListener>,
-    /// Why others that were handed over are none. Told when there is a log.
-    refused: Vec<io::Error>,
+    /// The inherited sockets that no listener uses yet.
+    inherited: Vec<TcpListener>,
+    /// The errors of inherited descriptors that are not TCP sockets, kept until there is a log.
+    unusable: Vec<io::Error>,
     used: Vec<TcpListener>,
 }
 
 impl Sockets {
-    /// Those that were handed to this process. To be called before it has threads: the environment is changed.
+    /// Returns the sockets that this process inherits. Changes the environment, so call it before
+    /// there are other threads.
     pub fn inherited() -> Self {
-        let mut given = ListenFd::from_env();
+        let mut descriptors = ListenFd::from_env();
         let mut sockets = Self::default();
-        for at in 0..given.len() {
-            match given.take_tcp_listener(at) {
-                Ok(socket) => sockets.handed.extend(socket),
-                Err(error) => sockets.refused.push(error),
+        for index in 0..descriptors.len() {
+            match descriptors.take_tcp_listener(index) {
+                Ok(socket) => sockets.inherited.extend(socket),
+                Err(error) => sockets.unusable.push(error),
             }
         }
         sockets
     }
 
-    /// Sockets that listen on `addresses`, with where they are. Where a port is 0 it is any of that address that was handed over, or
-    /// one that the system chooses. What was handed over and is not asked for is closed: connections would wait there for ever.
+    /// Returns a listening socket for each of `addresses`, with its real address. Port 0 means any
+    /// inherited socket of that IP address, or else a port that the system chooses. Inherited
+    /// sockets that match no address are closed, or connections would wait there for ever.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on.
     pub(super) fn listen(
         &mut self,
         addresses: &[SocketAddr],
     ) -> Result<Vec<(SocketAddr, TcpListener)>, Error> {
-        let mut handed: Vec<_> = addresses
+        let mut inherited: Vec<_> = addresses
             .iter()
-            .map(|address| self.take(|bound| bound == *address))
+            .map(|address| self.take_inherited(|bound| bound == *address))
             .collect();
-        for (address, socket) in addresses.iter().zip(&mut handed) {
+        for (address, socket) in addresses.iter().zip(&mut inherited) {
             if socket.is_none() && address.port() == 0 {
-                *socket = self.take(|bound| bound.ip() == address.ip());
+                *socket = self.take_inherited(|bound| bound.ip() == address.ip());
             }
         }
-        for error in self.refused.drain(..) {
-            tracing::warn!(%error, "what was handed over besides TCP sockets is not used");
+        self.close_unused();
+        addresses
+            .iter()
+            .zip(inherited)
+            .map(|(&address, inherited)| {
+                self.open(address, inherited)
+                    .map_err(|source| Error::Listen { address, source })
+            })
+            .collect()
+    }
+
+    fn close_unused(&mut self) {
+        for error in self.unusable.drain(..) {
+            tracing::warn!(%error, "an inherited descriptor is not a TCP socket; not used");
         }
-        for socket in self.handed.drain(..) {
+        for socket in self.inherited.drain(..) {
             let address = socket
                 .local_addr()
                 .map_or_else(|error| error.to_string(), |address| address.to_string());
-            tracing::warn!(%address, "a socket was handed over that no listener of the configuration is for: closed");
+            tracing::warn!(
+                %address,
+                "an inherited socket matches no listener of the configuration; closed"
+            );
         }
-        let open = |(&address, handed)| {
-            self.open(address, handed)
-                .map_err(|source| Error::Listen { address, source })
-        };
-        addresses.iter().zip(handed).map(open).collect()
     }
 
     fn open(
         &mut self,
         address: SocketAddr,
-        handed: Option<TcpListener>,
+        inherited: Option<TcpListener>,
     ) -> io::Result<(SocketAddr, TcpListener)> {
-        let socket = handed.map_or_else(|| bind(address), Ok)?;
+        let socket = inherited.map_or_else(|| bind(address), Ok)?;
         socket.set_nonblocking(true)?;
         let opened = (socket.local_addr()?, socket.try_clone()?);
         self.used.push(socket);
         Ok(opened)
     }
 
-    /// Takes the first that was handed over and is bound like this.
-    fn take(&mut self, fits: impl Fn(SocketAddr) -> bool) -> Option<TcpListener> {
-        let at = self
-            .handed
+    /// Removes and returns the first inherited socket whose address `matches`.
+    fn take_inherited(&mut self, matches: impl Fn(SocketAddr) -> bool) -> Option<TcpListener> {
+        let index = self
+            .inherited
             .iter()
-            .position(|socket| socket.local_addr().is_ok_and(&fits))?;
-        Some(self.handed.remove(at))
+            .position(|socket| socket.local_addr().is_ok_and(&matches))?;
+        Some(self.inherited.remove(index))
     }
 
-    /// Gives the sockets to the process that `command` becomes with this one's number.
-    pub(super) fn pass_on(self, command: &mut Command) -> io::Result<()> {
-        let place = |(child_fd, socket)| FdMapping {
-            parent_fd: OwnedFd::from(socket),
-            child_fd,
-        };
-        let places: Vec<_> = (FIRST..).zip(self.used).map(place).collect();
+    /// Passes the sockets to `command`, which must be executed in place of this process: the
+    /// receiver checks the process ID.
+    pub(super) fn pass_to(self, command: &mut Command) -> io::Result<()> {
+        let mappings: Vec<_> = (FIRST_FD..)
+            .zip(self.used)
+            .map(|(child_fd, socket)| FdMapping {
+                parent_fd: OwnedFd::from(socket),
+                child_fd,
+            })
+            .collect();
         command
-            .env("LISTEN_FDS", places.len().to_string())
+            .env("LISTEN_FDS", mappings.len().to_string())
             .env("LISTEN_PID", std::process::id().to_string());
         command.env_remove("LISTEN_FDNAMES");
-        command.fd_mappings(places).map_err(io::Error::other)?;
+        command.fd_mappings(mappings).map_err(io::Error::other)?;
         Ok(())
     }
 }
@@ -118,7 +137,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // The connections of a process that has just ended don't keep the next one out.
+    // Connections of a process that has just ended must not block the address.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -137,29 +156,30 @@ mod tests {
     }
 
     #[test]
-    fn hundreds_may_wait_to_be_accepted() {
+    fn hundreds_of_connections_may_wait() {
         let (address, _listener) = sockets(&["127.0.0.1:0".parse().unwrap()]).remove(0);
-        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-        let waiting: Vec<_> = (0..300).map(connect).collect();
+        let waiting: Vec<_> = (0..300)
+            .map(|_| TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap())
+            .collect();
         assert_eq!(waiting.len(), 300);
     }
 
     #[test]
-    fn a_port_that_is_named_is_not_taken_by_a_listener_that_takes_any() {
+    fn named_port_is_not_used_for_port_zero() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut opened = sockets(&[any, any]);
         let (named, second) = opened.pop().unwrap();
         let (other, first) = opened.pop().unwrap();
-        let mut handed = Sockets {
-            handed: vec![second, first],
+        let mut sockets = Sockets {
+            inherited: vec![second, first],
             ..Sockets::default()
         };
-        let taken: Vec<_> = handed
+        let bound: Vec<_> = sockets
             .listen(&[any, named])
             .unwrap()
             .into_iter()
             .map(|(address, _)| address)
             .collect();
-        assert_eq!(taken, [other, named]);
+        assert_eq!(bound, [other, named]);
     }
 }

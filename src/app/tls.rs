@@ -1,4 +1,4 @@
-//! The TLS of the listeners that are open, and its renewal by a reload.
+//! The TLS settings of the open listeners, which a reload replaces.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::config::{Config, Listen, ListenTls};
 use crate::metrics::Metrics;
-use crate::tls::{Listener, Settings};
+use crate::tls::Listener;
 
-/// The files that the listeners' TLS is made from.
+/// Returns the files that the TLS settings of the listeners are read from.
 pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     config
         .listen
@@ -18,21 +18,21 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Listeners with TLS, in the order of the configuration.
-pub(super) struct Secured {
+/// The open listeners with TLS, in the order of the configuration.
+pub(super) struct Listeners {
     metrics: Arc<Metrics>,
-    listeners: Vec<Secure>,
+    listeners: Vec<TlsListener>,
 }
 
-struct Secure {
-    /// As it is configured; the system may have chosen another port.
+struct TlsListener {
+    /// The configured address; the system may have chosen another port.
     address: SocketAddr,
     listener: Arc<Listener>,
-    /// Their files.
+    /// The files of its certificates.
     certificates: Vec<Box<str>>,
 }
 
-impl Secured {
+impl Listeners {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
@@ -40,16 +40,16 @@ impl Secured {
         }
     }
 
-    /// The TLS of a listener that is about to be opened.
+    /// Adds a listener that is about to be opened, and returns its TLS settings.
     pub(super) fn open(&mut self, address: SocketAddr, tls: ListenTls) -> Arc<Listener> {
-        export(&self.metrics, address, &tls);
+        export_expiry(&self.metrics, address, &tls);
         let ListenTls {
             settings,
             certificates,
             ..
         } = tls;
         let listener = Arc::new(Listener::new(settings));
-        self.listeners.push(Secure {
+        self.listeners.push(TlsListener {
             address,
             listener: Arc::clone(&listener),
             certificates,
@@ -57,17 +57,18 @@ impl Secured {
         listener
     }
 
-    /// Takes newly loaded certificates for the listeners that have the same address still. What else has changed of
-    /// listeners counts from the next start.
-    pub(super) fn replace(&mut self, mut listen: Vec<Listen>) {
+    /// Applies newly loaded TLS settings to the listeners whose address is unchanged. Other changes
+    /// of listeners take effect after a restart.
+    pub(super) fn replace_settings(&mut self, mut configured: Vec<Listen>) {
         for open in &mut self.listeners {
-            let same = listen
+            let index = configured
                 .iter()
                 .position(|listen| listen.address == open.address && listen.tls.is_some());
-            let Some(tls) = same.and_then(|at| listen.remove(at).tls) else {
+            let Some(tls) = index.and_then(|index| configured.remove(index).tls) else {
                 tracing::warn!(
                     listener = %open.address,
-                    "the configuration has no TLS for this listener any more; it keeps its certificates until the next start"
+                    "the configuration has no TLS for this listener any more; \
+                     it keeps its certificates until a restart"
                 );
                 continue;
             };
@@ -75,21 +76,16 @@ impl Secured {
                 self.metrics
                     .forget_certificate(&open.address.to_string(), file);
             }
-            export(&self.metrics, open.address, &tls);
-            let ListenTls {
-                settings,
-                certificates,
-                ..
-            } = tls;
-            open.listener.replace(settings);
-            open.certificates = certificates;
+            export_expiry(&self.metrics, open.address, &tls);
+            open.listener.replace(tls.settings);
+            open.certificates = tls.certificates;
         }
     }
 }
 
-fn export(metrics: &Metrics, address: SocketAddr, tls: &ListenTls) {
-    let settings: &Settings = &tls.settings;
-    for (file, certificate) in tls.certificates.iter().zip(settings.certificates()) {
+fn export_expiry(metrics: &Metrics, address: SocketAddr, tls: &ListenTls) {
+    let certificates = tls.settings.certificates();
+    for (file, certificate) in tls.certificates.iter().zip(certificates) {
         metrics.set_certificate_expiry(&address.to_string(), file, certificate.not_after);
     }
 }

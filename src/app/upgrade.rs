@@ -1,6 +1,7 @@
-//! The next program in this one's place: the same process, other code.
+//! The upgrade in place: the process is replaced by the new binary and keeps its ID and sockets.
 //!
-//! The program's file is replaced first. What is run is what this process was started as, so a changed symbolic link counts.
+//! The binary's file is replaced first. The new binary is started by the name that this process was
+//! started by, so a changed symbolic link takes effect.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,10 +14,13 @@ use tokio::time::timeout;
 
 use super::sockets::Sockets;
 
-/// For the next program to look at the configuration.
-const CHECKED_WITHIN: Duration = Duration::from_secs(30);
+/// The longest that the new binary may take to check the configuration.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Asks the next program whether it would start with the configuration at `path`: as long as it would not, this one serves on.
+/// Lets the new binary check the configuration at `path`.
+///
+/// # Errors
+/// When it would not start with that configuration. This process must go on then.
 pub(super) async fn check(path: PathBuf) -> Result<(), String> {
     let program = program()?;
     let mut check = tokio::process::Command::new(&program);
@@ -26,7 +30,7 @@ pub(super) async fn check(path: PathBuf) -> Result<(), String> {
         .arg(&path)
         .kill_on_drop(true);
     let name = program.to_string_lossy();
-    match timeout(CHECKED_WITHIN, check.output()).await {
+    match timeout(CHECK_TIMEOUT, check.output()).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => Err(format!(
             "`{name} check --config {}`: {}: {}",
@@ -37,21 +41,22 @@ pub(super) async fn check(path: PathBuf) -> Result<(), String> {
         Ok(Err(error)) => Err(format!("cannot run {name}: {error}")),
         Err(_) => Err(format!(
             "`{name} check` takes longer than {} s",
-            CHECKED_WITHIN.as_secs()
+            CHECK_TIMEOUT.as_secs()
         )),
     }
 }
 
-/// Becomes the next program, which is given our arguments and `sockets`. Comes back with the error when that fails.
-pub(super) fn become_next(sockets: Sockets) -> io::Error {
+/// Replaces the process by the new binary, which gets the same arguments and inherits `sockets`.
+/// Returns only on failure, with the error.
+pub(super) fn exec(sockets: Sockets) -> io::Error {
     let program = match program() {
         Ok(program) => program,
         Err(error) => return io::Error::other(error),
     };
-    let mut next = Command::new(program);
-    next.args(std::env::args_os().skip(1));
-    match sockets.pass_on(&mut next) {
-        Ok(()) => next.exec(),
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    match sockets.pass_to(&mut command) {
+        Ok(()) => command.exec(),
         Err(error) => error,
     }
 }

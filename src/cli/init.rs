@@ -84,13 +84,13 @@ pub fn starter(provider: &str) -> Option<String> {
     )
 }
 
-const VERIFY_TOKEN: &str = "\
-    # The verify token that you entered at TITLE, which sends it to check the endpoint.
+const VERIFY_TOKEN: &str =
+    "    # The verify token that you entered at TITLE, which sends it to check the endpoint.
     challenge: {verify_token: {env: WEBHOOK_VERIFY_TOKEN}}
 ";
 
-const PUBLIC_URL: &str = "\
-    # The webhook URL exactly as you entered it at TITLE, which signs it along with the body.
+const PUBLIC_URL: &str =
+    "    # The webhook URL exactly as you entered it at TITLE, which signs it along with the body.
     public_url: https://YOUR-HOST/webhooks/PROVIDER
 ";
 

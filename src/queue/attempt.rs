@@ -108,7 +108,10 @@ impl DeliveryAttempt {
         let (outcome, next) = match failed {
             None => {
                 let keep_payload = self.route.retain.keeps_payload(DeliveryState::Success);
-                ("delivered", store::AttemptOutcome::Delivered { keep_payload })
+                (
+                    "delivered",
+                    store::AttemptOutcome::Delivered { keep_payload },
+                )
             }
             Some((failed, unknown)) => {
                 match self

@@ -6,6 +6,30 @@ use std::path::{Path, PathBuf};
 
 const LIST_HEADING: &str = "## Imports";
 
+/// The steps of a connection that run before its first request, and know nothing of requests.
+const CONNECTION_STEPS: [&str; 6] = [
+    "connection_limits",
+    "first_byte",
+    "protocol",
+    "proxy_header",
+    "tls_accept",
+    "wait",
+];
+
+#[test]
+fn connection_steps_import_nothing_of_requests() {
+    let listener = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway/listener");
+    for step in CONNECTION_STEPS {
+        let code = fs::read_to_string(listener.join(format!("{step}.rs"))).unwrap();
+        for later in ["request", "response", "http1", "http2"] {
+            let import = code
+                .lines()
+                .find(|line| line.starts_with("use ") && line.contains(&format!("{later}::")));
+            assert_eq!(import, None, "{step} must not import `{later}`");
+        }
+    }
+}
+
 #[test]
 fn modules_import_only_what_architecture_lists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -404,16 +404,14 @@ async fn log_says_when_old_secret_is_unused() {
         let event = Event::new(&format!("evt_{}", number.fetch_add(1, Ordering::Relaxed)));
         gateway.send(event.signed_with(SECRET)).await;
         gateway.lines().iter().any(|line: &Value| {
-            line["secret"] == "old" && line["message"].to_string().contains("take it out")
+            line["secret"] == "old" && line["message"].to_string().contains("remove it once")
         })
     })
     .await;
     let lines = gateway.lines();
     assert!(
-        !lines
-            .iter()
-            .any(|line| line["secret"] == "new"
-                && line["message"].to_string().contains("take it out"))
+        !lines.iter().any(|line| line["secret"] == "new"
+            && line["message"].to_string().contains("remove it once"))
     );
     gateway.stop().await;
 }

@@ -170,7 +170,7 @@ async fn new_process_answers_while_old_finishes() {
     upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
     eventually("the old process stops accepting", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     let mut meanwhile = gateway.connect().await;
@@ -217,7 +217,7 @@ async fn new_process_answers_http2_and_tls() {
     upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
     eventually("the old process stops accepting", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     let meanwhile = tokio::spawn(async move {
@@ -246,7 +246,7 @@ async fn attempts_finish_before_upgrade_completes() {
     upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
     eventually("the old process stops accepting", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     gateway
@@ -335,7 +335,7 @@ async fn stop_during_upgrade_is_a_stop() {
     upstream.wait_for_requests(1).await;
     gateway.signal("USR2");
     eventually("the old process stops accepting", async || {
-        gateway.output().contains("making way")
+        gateway.output().contains("upgrading: waiting")
     })
     .await;
     gateway.signal("TERM");
@@ -385,7 +385,7 @@ async fn unused_inherited_socket_is_closed_and_logged() {
     assert!(
         line["message"]
             .to_string()
-            .contains("no listener of the configuration is for"),
+            .contains("matches no listener of the configuration"),
         "{line}"
     );
     gateway

@@ -12,8 +12,8 @@ use crate::config::values;
 use crate::json::Pointer;
 use crate::providers::{PresetHandshake, UNKNOWN_SENDER};
 use crate::signature::{
-    Algorithm, Content, ContentError, Encoding, Header, HeaderFields, BodySignature, KeyEncoding, KeyFormat,
-    Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
+    Algorithm, BodySignature, Content, ContentError, Encoding, Header, HeaderFields, KeyEncoding,
+    KeyFormat, Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
 };
 
 impl Compiler<'_> {

@@ -1,7 +1,7 @@
-//! A connection that knows when a request's first byte came, the moment from which its budget counts, and that gives no more
-//! bytes for a head than one may have.
+//! A stream that records when a request's first byte arrives, the moment from which its budget
+//! counts, and that stops reading when a head exceeds its limit.
 //!
-//! Pingora has no hook for either (it takes a head of 1 MiB), so the stream itself is wrapped.
+//! Pingora has no hook for either (it accepts a head of 1 MiB), so the stream itself is wrapped.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,82 +20,87 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::sync::Notify;
 
-/// When the first byte since the last [`FirstByte::rearm`] was read, and how many have been read for the head.
+/// The time of a request's first byte, and the bytes read for its head so far. Clones share both.
 #[derive(Debug, Clone, Default)]
-pub(super) struct FirstByte(Arc<Seen>);
+pub(super) struct FirstByte(Arc<State>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct State {
     at: Mutex<Option<Instant>>,
-    came: Notify,
-    /// `usize::MAX` once the head is whole: what comes then is not the head's.
+    received: Notify,
+    /// The bytes read for the head; [`HEAD_COMPLETE`] once it is complete.
     head_bytes: AtomicUsize,
     too_large: Notify,
 }
 
+/// The value of [`State::head_bytes`] while the bytes read do not belong to a head.
+const HEAD_COMPLETE: usize = usize::MAX;
+
 impl FirstByte {
+    /// Returns when the first byte since the last [`FirstByte::rearm`] was read, if any was.
     pub(super) fn get(&self) -> Option<Instant> {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the first byte.
-    pub(super) async fn came(&self) -> Instant {
+    pub(super) async fn received(&self) -> Instant {
         loop {
             if let Some(at) = self.get() {
                 return at;
             }
-            self.0.came.notified().await;
+            self.0.received.notified().await;
         }
     }
 
-    /// The next byte read is the first of another request.
+    /// Treats the next byte as the first of another request.
     pub(super) fn rearm(&self) {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.0.head_bytes.store(0, Ordering::Relaxed);
     }
 
-    /// What is read from now on is not the head's.
-    pub(super) fn head_is_whole(&self) {
-        self.0.head_bytes.store(usize::MAX, Ordering::Relaxed);
+    /// Stops counting: the bytes read from now on do not belong to the head.
+    pub(super) fn head_complete(&self) {
+        self.0.head_bytes.store(HEAD_COMPLETE, Ordering::Relaxed);
     }
 
-    /// Waits until more was read than a head may have.
-    pub(super) async fn head_is_too_large(&self) {
+    /// Waits until the head exceeds its limit.
+    pub(super) async fn head_too_large(&self) {
         self.0.too_large.notified().await;
     }
 
-    /// Whether more was read than the `max` bytes of a head that is not whole yet.
-    fn is_over(&self, max: usize) -> bool {
+    /// Returns whether an incomplete head has exceeded `max` bytes.
+    fn exceeds(&self, max: usize) -> bool {
         let bytes = self.0.head_bytes.load(Ordering::Relaxed);
-        bytes > max && bytes != usize::MAX
+        bytes > max && bytes != HEAD_COMPLETE
     }
 
-    fn note(&self, bytes: usize) {
-        if self.0.head_bytes.load(Ordering::Relaxed) != usize::MAX {
+    fn record_read(&self, bytes: usize) {
+        if self.0.head_bytes.load(Ordering::Relaxed) != HEAD_COMPLETE {
             self.0.head_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         let mut at = self.0.at.lock().unwrap_or_else(PoisonError::into_inner);
         if at.is_none() {
             *at = Some(Instant::now());
-            self.0.came.notify_one();
+            self.0.received.notify_one();
         }
     }
 }
 
-/// For the head of an answer and a short body to leave together.
+/// The size of the write buffer in bytes: room for a response head and a short body, so that they
+/// leave in one piece.
 const WRITE_BUFFER: usize = 2 << 10;
 
-/// A stream that tells a [`FirstByte`] what it reads, and gathers what is written until it is flushed. Otherwise it is the stream
-/// it wraps; but it can be peeked into also where there is TLS on that one.
-pub(super) struct Watched {
+/// A stream that reports its reads to a [`FirstByte`] and buffers its writes until they are
+/// flushed. Unlike the stream it wraps, it can be peeked into on top of TLS too.
+pub(super) struct FirstByteStream {
     stream: BufWriter<Stream>,
     first_byte: FirstByte,
     header_bytes_max: usize,
-    /// Read from the stream, and not yet by anybody else.
-    ahead: Vec<u8>,
+    /// The bytes that were peeked at and not yet read.
+    peeked: Vec<u8>,
 }
 
-impl Watched {
+impl FirstByteStream {
     fn inner(&self) -> &Stream {
         self.stream.get_ref()
     }
@@ -106,25 +111,25 @@ impl Watched {
             stream,
             first_byte,
             header_bytes_max,
-            ahead: Vec::new(),
+            peeked: Vec::new(),
         }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for FirstByteStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let taken = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..taken]);
-            self.ahead.drain(..taken);
+        if !self.peeked.is_empty() {
+            let copied = self.peeked.len().min(buf.remaining());
+            buf.put_slice(&self.peeked[..copied]);
+            self.peeked.drain(..copied);
             return Poll::Ready(Ok(()));
         }
-        if self.first_byte.is_over(self.header_bytes_max) {
-            // Whoever waits for the head hears of it another way, and reads no more.
+        if self.first_byte.exceeds(self.header_bytes_max) {
+            // The reader of the head learns of it from `head_too_large` and reads no more.
             self.first_byte.0.too_large.notify_one();
             return Poll::Pending;
         }
@@ -132,13 +137,13 @@ impl AsyncRead for Watched {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = buf.filled().len() - before;
         if polled.is_ready() && read > 0 {
-            self.first_byte.note(read);
+            self.first_byte.record_read(read);
         }
         polled
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for FirstByteStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -169,41 +174,41 @@ impl AsyncWrite for Watched {
 }
 
 #[async_trait]
-impl Shutdown for Watched {
+impl Shutdown for FirstByteStream {
     async fn shutdown(&mut self) {
-        // Who has gone reads nothing more.
+        // A failed flush means that the sender has gone; the stream is closed either way.
         let _ = self.stream.flush().await;
         Shutdown::shutdown(&mut **self.stream.get_mut()).await;
     }
 }
 
 #[async_trait]
-impl Peek for Watched {
-    /// May be given up while it waits: nothing that was read is lost.
+impl Peek for FirstByteStream {
+    /// Fills `buf` with the next bytes, which stay to be read. Cancel-safe: no byte is lost.
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        while self.ahead.len() < buf.len() {
-            let missing = buf.len() - self.ahead.len();
+        while self.peeked.len() < buf.len() {
+            let missing = buf.len() - self.peeked.len();
             let read = self.stream.read(&mut buf[..missing]).await?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.ahead.extend_from_slice(&buf[..read]);
-            self.first_byte.note(read);
+            self.peeked.extend_from_slice(&buf[..read]);
+            self.first_byte.record_read(read);
         }
-        buf.copy_from_slice(&self.ahead[..buf.len()]);
+        buf.copy_from_slice(&self.peeked[..buf.len()]);
         Ok(true)
     }
 }
 
-// Whatever Pingora asks a connection of is the stream's own.
+// Everything else that Pingora asks of a connection is answered by the wrapped stream.
 
-impl UniqueID for Watched {
+impl UniqueID for FirstByteStream {
     fn id(&self) -> UniqueIDType {
         self.inner().id()
     }
 }
 
-impl Ssl for Watched {
+impl Ssl for FirstByteStream {
     fn get_ssl(&self) -> Option<&TlsRef> {
         self.inner().get_ssl()
     }
@@ -217,27 +222,27 @@ impl Ssl for Watched {
     }
 }
 
-impl GetTimingDigest for Watched {
+impl GetTimingDigest for FirstByteStream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         self.inner().get_timing_digest()
     }
 }
 
-impl GetProxyDigest for Watched {
+impl GetProxyDigest for FirstByteStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         self.inner().get_proxy_digest()
     }
 }
 
-impl GetSocketDigest for Watched {
+impl GetSocketDigest for FirstByteStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.inner().get_socket_digest()
     }
 }
 
-impl fmt::Debug for Watched {
+impl fmt::Debug for FirstByteStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched")
+        f.debug_struct("FirstByteStream")
             .field("id", &self.inner().id())
             .finish_non_exhaustive()
     }

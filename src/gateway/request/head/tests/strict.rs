@@ -1,7 +1,8 @@
-//! What a strict reader makes of a request's bytes (RFC 9112), worked out a second time, plainly and without Pingora. Who
-//! stands before us or behind us may be as strict, so what is let in must be read alike by both.
+//! A strict reader of requests (RFC 9112), written a second time, plainly and without Pingora. A
+//! proxy in front of the gateway or a receiver behind it may be as strict, so both readers must
+//! agree on every request that is accepted.
 //!
-//! Shared by the replay of the corpus and the fuzz target, and so speaks only to the public interface.
+//! Shared by the replay of the corpus and the fuzz target, and so uses the public interface only.
 
 use std::io::Cursor;
 use std::pin::pin;
@@ -14,8 +15,8 @@ use super::Head;
 
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// Panics if a head is let in that a strict reader refuses or reads otherwise, or if it reads another body. Answers
-/// whether the head is let in.
+/// Returns whether the head is accepted. Panics if the strict reader rejects or reads otherwise
+/// what is accepted, head or body.
 pub fn check(sent: &[u8]) -> bool {
     let mut session = ServerSession::new_http1(Box::new(Cursor::new(sent.to_vec())));
     session.set_read_timeout(None);
@@ -25,7 +26,7 @@ pub fn check(sent: &[u8]) -> bool {
     let Ok(head) = Head::check(&session, HEADER_BYTES_MAX) else {
         return false;
     };
-    let strict = Request::read(sent).expect("a strict reader reads what is let in");
+    let strict = Request::read(sent).expect("a strict reader accepts the head");
     let lenient = session.req_header();
     assert_eq!(lenient.method.as_str().as_bytes(), strict.method);
     assert_eq!(lenient.headers, strict.headers);
@@ -59,7 +60,7 @@ pub fn check(sent: &[u8]) -> bool {
             assert!(!head.chunked && head.content_length.is_none());
             Some(Vec::new())
         }
-        (Some(_), Some(_)) => panic!("a length beside a coding was let in"),
+        (Some(_), Some(_)) => panic!("a length beside a coding was accepted"),
     };
     if let (Some(read), Some(body)) = (body_of(&mut session), body) {
         assert_eq!(read, body, "a strict reader reads another body");
@@ -67,7 +68,7 @@ pub fn check(sent: &[u8]) -> bool {
     true
 }
 
-/// What Pingora reads, if it finds its end.
+/// Returns the body that Pingora reads, if it finds its end.
 fn body_of(session: &mut ServerSession) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = at_once(session.read_request_body()).ok()? {
@@ -76,7 +77,7 @@ fn body_of(session: &mut ServerSession) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// All bytes are there, so there is nothing to wait for.
+/// Returns the output of a future that has nothing to wait for: all bytes are there.
 fn at_once<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -88,12 +89,12 @@ struct Request<'a> {
     method: &'a [u8],
     target: &'a [u8],
     headers: HeaderMap,
-    /// What comes after the head.
+    /// The bytes after the head.
     rest: &'a [u8],
 }
 
 impl<'a> Request<'a> {
-    /// `None` for what is no request by the letter.
+    /// Reads a head. Returns `None` for bytes that are no request by the letter.
     fn read(sent: &'a [u8]) -> Option<Self> {
         let end = sent.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
         let mut lines = Lines(&sent[..end + 2]);
@@ -137,15 +138,15 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The value of a field that is there at most once.
+    /// Returns the value of a field that is there at most once.
     fn only(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
         let value = values.next()?;
-        assert!(values.next().is_none(), "a second {name} was let in");
+        assert!(values.next().is_none(), "a second {name} was accepted");
         Some(value.to_str().expect("text"))
     }
 
-    /// The absolute form without its scheme.
+    /// Returns a target in absolute form without its scheme.
     fn absolute(&self) -> Option<&'a [u8]> {
         let end = self
             .target
@@ -170,7 +171,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Lower case, without the port. Only HTTP/1.0 may come without it, and then there is none, in an absolute form either.
+    /// Returns the host in lower case, without the port. Only HTTP/1.0 may have no Host, and then
+    /// the absolute form gives none either.
     fn host(&self) -> Option<String> {
         let authority = self.only("host")?;
         let port = authority
@@ -180,17 +182,19 @@ impl<'a> Request<'a> {
     }
 }
 
-/// As Pingora writes a target in which there are bytes that none may have. That changes neither where it ends nor what
-/// follows, so it is let through.
+/// Percent-encodes the bytes that a target may not have, as Pingora does. That changes neither
+/// where the target ends nor what follows, so it is accepted.
 fn encoded(target: &[u8]) -> Vec<u8> {
-    let encode = |&byte: &u8| match byte {
-        b' ' | b'"' | b'<' | b'>' | 0x80.. => format!("%{byte:02X}").into_bytes(),
-        _ => vec![byte],
-    };
-    target.iter().flat_map(encode).collect()
+    target
+        .iter()
+        .flat_map(|&byte| match byte {
+            b' ' | b'"' | b'<' | b'>' | 0x80.. => format!("%{byte:02X}").into_bytes(),
+            _ => vec![byte],
+        })
+        .collect()
 }
 
-/// Lines that end in CR LF; `None` for one in which either stands alone, or a NUL.
+/// The lines that end in CR LF; `None` for a line with a lone CR or LF, or with a NUL.
 struct Lines<'a>(&'a [u8]);
 
 impl<'a> Iterator for Lines<'a> {
@@ -211,7 +215,8 @@ fn is_token(text: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
-/// A chunked body (RFC 9112 §7.1); `None` where it is none by the letter. Trailers are not looked into.
+/// Decodes a chunked body (RFC 9112 §7.1). Returns `None` for one that is none by the letter.
+/// Trailers are not read.
 fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {

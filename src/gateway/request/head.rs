@@ -1,38 +1,45 @@
-//! What a request's head must be like before anything is done with it.
+//! The checks of a request's head, made before anything else is done with it.
 //!
-//! Pingora's parser is lenient where a receiver behind us might read the same bytes another way; what is ambiguous is
-//! refused here (RFC 9112 §6, §11.2). Webhook senders send none of it.
+//! Pingora's parser is lenient where a receiver behind the gateway might read the same bytes
+//! another way. Ambiguous heads are rejected here (RFC 9112 §6, §11.2); webhook senders send none
+//! of them.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 
-use super::answer::Outcome;
 use crate::delivery::named_by_connection;
 use crate::route::Route;
 
-/// More fields than any sender and the proxies before us put on a webhook together.
+/// The most fields of a head: more than a sender and the proxies behind it add to a webhook.
 const FIELDS_MAX: usize = 100;
 
-/// A head that was found sound, and what is needed of it.
-#[derive(Debug, Clone)]
+/// The facts of a head that has passed its checks.
+#[derive(Debug, Clone, Default)]
 pub struct Head {
-    /// What it takes up.
+    /// The size of the head in bytes.
     pub bytes: usize,
-    /// Lower case, without a port.
+    /// The host in lower case, without the port.
     pub host: Option<Box<str>>,
-    /// The announced size of the body; `None` when it comes in chunks or is absent.
+    /// The announced size of the body in bytes; `None` when it is chunked or absent.
     pub content_length: Option<u64>,
-    /// The body comes in chunks.
+    /// Set when the body is sent in chunks.
     pub chunked: bool,
-    /// The sender waits for our word before it sends the body.
+    /// Set when the sender waits for 100 (Continue) before it sends the body.
     pub expects_continue: bool,
 }
 
-/// Why a head is refused.
+/// The reason why a head is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadError {
+    TooLarge,
+    Malformed(MalformedHead),
+}
+
+/// The part of a head that is malformed or ambiguous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MalformedHead {
     Unparsable,
     Target,
     Host,
@@ -44,13 +51,14 @@ pub enum HeadError {
     FieldName,
 }
 
-impl HeadError {
-    /// For logs and answers: what is wrong.
+impl MalformedHead {
+    /// Returns the text for logs and responses.
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Unparsable => "the request could not be parsed",
             Self::Target => {
-                "the request target must be a path of visible ASCII, without encoded control characters"
+                "the request target must be a path of visible ASCII, \
+                 without encoded control characters"
             }
             Self::Host => "there must be exactly one Host, with a valid name",
             Self::ContentLength => "Content-Length must be given at most once, in digits",
@@ -58,15 +66,16 @@ impl HeadError {
                 "Transfer-Encoding must be `chunked` alone, and without Content-Length"
             }
             Self::Connection => "Connection names a header that must reach the receiver",
-            Self::Expect => "the only expectation that is met is 100-continue",
-            Self::LineEnd => "lines must end in CR LF, and the first one is the request's",
+            Self::Expect => "the only supported expectation is 100-continue",
+            Self::LineEnd => "lines must end in CR LF, and the first line must be the request line",
             Self::FieldName => {
-                "a header name differs in `_` only from one that frames or authenticates the request"
+                "a header name differs only in `_` from one that frames or authenticates \
+                 the request"
             }
         }
     }
 
-    /// For metrics and logs.
+    /// Returns the label for metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Unparsable => "unparsable",
@@ -86,8 +95,8 @@ impl Head {
     /// Checks the head that `session` has read.
     ///
     /// # Errors
-    /// `malformed_request` or `headers_too_large`.
-    pub fn check(session: &ServerSession, header_bytes_max: usize) -> Result<Self, Outcome> {
+    /// When the head is larger than `header_bytes_max`, malformed or ambiguous.
+    pub fn check(session: &ServerSession, header_bytes_max: usize) -> Result<Self, HeadError> {
         let head = session.req_header();
         let raw = session
             .as_http1()
@@ -96,12 +105,12 @@ impl Head {
             .as_ref()
             .map_or_else(|| size_of_fields(&head.headers), |raw| raw.len());
         if size > header_bytes_max || head.headers.len() > FIELDS_MAX {
-            return Err(Outcome::HeadersTooLarge);
+            return Err(HeadError::TooLarge);
         }
         match &raw {
             Some(raw) => check_raw(raw, &head.headers)?,
             None if is_sound_target(head.raw_path()) => {}
-            None => return refuse(HeadError::Target),
+            None => return reject(MalformedHead::Target),
         }
         check_field_names(&head.headers)?;
         check_transfer_encoding(&head.headers)?;
@@ -116,11 +125,11 @@ impl Head {
     }
 }
 
-fn refuse<T>(fault: HeadError) -> Result<T, Outcome> {
-    Err(Outcome::MalformedRequest(fault))
+fn reject<T>(malformed: MalformedHead) -> Result<T, HeadError> {
+    Err(HeadError::Malformed(malformed))
 }
 
-/// Fields as HTTP/2 counts them (RFC 9113 §6.5.2).
+/// Returns the size of the fields as HTTP/2 counts it (RFC 9113 §6.5.2).
 fn size_of_fields(headers: &HeaderMap) -> usize {
     headers
         .iter()
@@ -128,36 +137,36 @@ fn size_of_fields(headers: &HeaderMap) -> usize {
         .sum()
 }
 
-/// What only the bytes themselves show: Pingora takes bare LF for CR LF, any form of target, and drops a
-/// Content-Length that stands beside a Transfer-Encoding. The target's bytes are not the sender's where it could not read
-/// those: it percent-encodes them, a bare CR too, which ends a line for some.
-fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), Outcome> {
+/// Checks what only the raw bytes show: Pingora accepts a bare LF as CR LF and any form of target,
+/// and drops a Content-Length beside a Transfer-Encoding. It also percent-encodes the bytes of a
+/// target that it cannot read, among them a bare CR, which ends a line for some receivers.
+fn check_raw(raw: &[u8], headers: &HeaderMap) -> Result<(), HeadError> {
     let mut lines = raw
         .strip_suffix(b"\n")
         .unwrap_or(raw)
         .split(|&byte| byte == b'\n');
     if !lines.clone().all(|line| line.ends_with(b"\r")) {
-        return refuse(HeadError::LineEnd);
+        return reject(MalformedHead::LineEnd);
     }
     let request_line = lines.next().unwrap_or_default();
     if request_line == b"\r" {
-        return refuse(HeadError::LineEnd);
+        return reject(MalformedHead::LineEnd);
     }
     let target = request_line
         .split(|&byte| byte == b' ')
         .nth(1)
         .unwrap_or_default();
     if !is_sound_target(target) {
-        return refuse(HeadError::Target);
+        return reject(MalformedHead::Target);
     }
     if headers.contains_key(header::TRANSFER_ENCODING) && lines.any(is_content_length) {
-        return refuse(HeadError::TransferEncoding);
+        return reject(MalformedHead::TransferEncoding);
     }
     Ok(())
 }
 
-/// The origin form, or the absolute form that a server must take too (RFC 9112 §3.2.2). Pingora has checked that the
-/// latter's host is the Host header's.
+/// Returns whether a target has the origin form, or the absolute form that a server must accept too
+/// (RFC 9112 §3.2.2). Pingora has checked that the latter's host is that of the Host header.
 fn is_sound_target(target: &[u8]) -> bool {
     let absolute = [&b"http://"[..], b"https://"]
         .iter()
@@ -191,20 +200,20 @@ fn is_content_length(line: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
-/// A receiver that folds `_` into `-`, as CGI does, would take some for framing. And h2 has names with a quote, which are no
-/// tokens (RFC 9110 §5.6.2).
-fn check_field_names(headers: &HeaderMap) -> Result<(), Outcome> {
+/// Rejects names that a receiver which folds `_` into `-`, as CGI does, would take for framing; and
+/// names with a quote, which are no tokens (RFC 9110 §5.6.2) but which h2 accepts.
+fn check_field_names(headers: &HeaderMap) -> Result<(), HeadError> {
     const FRAMING: [&str; 2] = ["transfer_encoding", "content_length"];
     if headers
         .keys()
         .any(|name| FRAMING.contains(&name.as_str()) || name.as_str().contains('"'))
     {
-        return refuse(HeadError::FieldName);
+        return reject(MalformedHead::FieldName);
     }
     Ok(())
 }
 
-fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
+fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), HeadError> {
     let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(()),
@@ -216,11 +225,12 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
         {
             Ok(())
         }
-        _ => refuse(HeadError::TransferEncoding),
+        _ => reject(MalformedHead::TransferEncoding),
     }
 }
 
-/// Headers that go to the end of the way whatever `Connection` says. Naming one can only be meant to have it dropped.
+/// The end-to-end headers that `Connection` must not name: a sender could only mean to have a proxy
+/// drop them.
 const END_TO_END: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
@@ -234,85 +244,88 @@ const END_TO_END: [HeaderName; 10] = [
     HeaderName::from_static("x-forwarded-proto"),
 ];
 
-fn check_connection(headers: &HeaderMap) -> Result<(), Outcome> {
+fn check_connection(headers: &HeaderMap) -> Result<(), HeadError> {
     if named_by_connection(headers).any(|name| END_TO_END.contains(&name)) {
-        return refuse(HeadError::Connection);
+        return reject(MalformedHead::Connection);
     }
     Ok(())
 }
 
-/// Refuses a head in which `Connection` names one of the headers that `route` reads, or another one could be taken for it:
-/// they must reach the upstream, which may want to check them again, and may fold `_` into `-`.
+/// Rejects a head in which `Connection` names a header that `route` reads, or in which another
+/// header could be mistaken for one. Those headers must reach the upstream, which may check them
+/// again and may fold `_` into `-`.
 ///
 /// # Errors
-/// `malformed_request`.
-pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<(), Outcome> {
+/// When the head is malformed for this route.
+pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<(), HeadError> {
     if named_by_connection(headers).any(|name| route.reads_header(&name)) {
-        return refuse(HeadError::Connection);
+        return reject(MalformedHead::Connection);
     }
-    let is_taken_for_another = |name: &HeaderName| {
-        let folded = name.as_str().replace('_', "-");
-        folded != name.as_str()
-            && HeaderName::try_from(folded).is_ok_and(|folded| route.reads_header(&folded))
-    };
     if headers
         .keys()
-        .filter(|name| !route.reads_header(name))
-        .any(is_taken_for_another)
+        .any(|name| !route.reads_header(name) && reads_folded(route, name))
     {
-        return refuse(HeadError::FieldName);
+        return reject(MalformedHead::FieldName);
     }
     Ok(())
 }
 
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Outcome> {
+/// Returns whether `name` has a `_`, and `route` reads the header that it is with `-` instead.
+fn reads_folded(route: &Route, name: &HeaderName) -> bool {
+    let folded = name.as_str().replace('_', "-");
+    folded != name.as_str()
+        && HeaderName::try_from(folded).is_ok_and(|folded| route.reads_header(&folded))
+}
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
     let text = value.to_str().unwrap_or_default();
-    // A zero before it is lawful, and octal to some.
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit())
+    // A leading zero is lawful, but some receivers read it as octal.
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
         && (text.len() == 1 || !text.starts_with('0'));
-    let size = text.parse().ok().filter(|_| plain);
+    let size = text.parse().ok().filter(|_| is_plain);
     match (size, values.next()) {
         (Some(size), None) => Ok(Some(size)),
-        _ => refuse(HeadError::ContentLength),
+        _ => reject(MalformedHead::ContentLength),
     }
 }
 
-fn expects_continue(head: &RequestHeader) -> Result<bool, Outcome> {
+fn expects_continue(head: &RequestHeader) -> Result<bool, HeadError> {
     let mut values = head.headers.get_all(header::EXPECT).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(false),
         (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            // HTTP/1.0 knows no 1xx (RFC 9110 §10.1.1).
+            // HTTP/1.0 has no 1xx responses (RFC 9110 §10.1.1).
             Ok(head.version != Version::HTTP_10)
         }
-        _ => refuse(HeadError::Expect),
+        _ => reject(MalformedHead::Expect),
     }
 }
 
-fn host(head: &RequestHeader) -> Result<Option<Box<str>>, Outcome> {
+fn host(head: &RequestHeader) -> Result<Option<Box<str>>, HeadError> {
     let mut values = head.headers.get_all(header::HOST).iter();
     let from_header = values.next();
     if values.next().is_some() {
-        return refuse(HeadError::Host);
+        return reject(MalformedHead::Host);
     }
-    // HTTP/2 has it in `:authority`; Pingora has checked that a Host beside it says the same.
+    // HTTP/2 has the host in `:authority`; Pingora has checked that a Host beside it agrees.
     let text = match (from_header, head.uri.authority()) {
         (Some(value), _) => value.to_str().ok(),
         (None, Some(authority)) => Some(authority.as_str()),
-        (None, None) if head.version == Version::HTTP_11 => return refuse(HeadError::Host),
+        (None, None) if head.version == Version::HTTP_11 => return reject(MalformedHead::Host),
         (None, None) => return Ok(None),
     };
     match text.and_then(name_without_port) {
         Some(name) => Ok(Some(name.to_ascii_lowercase().into())),
-        None => refuse(HeadError::Host),
+        None => reject(MalformedHead::Host),
     }
 }
 
-/// The name of `name[:port]` or `[address][:port]`, if that is what the text is (RFC 3986 §3.2).
+/// Returns the name in `name[:port]` or `[address][:port]`; `None` for any other text (RFC 3986
+/// §3.2).
 fn name_without_port(text: &str) -> Option<&str> {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -321,22 +334,28 @@ fn name_without_port(text: &str) -> Option<&str> {
         }
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~[]:%".contains(&byte);
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
-    let sound = !name.is_empty() && name.bytes().all(allowed);
-    (sound && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))).then_some(name)
+    let is_name = !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~[]:%".contains(&byte));
+    let digits = if port.is_empty() {
+        port
+    } else {
+        port.strip_prefix(':')?
+    };
+    (is_name && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(name)
 }
 
-/// The trace that a `traceparent` names (W3C Trace Context §3.2), which the upstream will see too.
+/// Returns the trace ID of a well-formed `traceparent` (W3C Trace Context §3.2), which the upstream
+/// receives too.
 pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     let mut parts = headers.get(TRACEPARENT)?.to_str().ok()?.split('-');
     let (version, trace_id) = (parts.next()?, parts.next()?);
-    let lower_hex = |text: &str| {
-        text.bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    (version.len() == 2 && trace_id.len() == 32 && lower_hex(trace_id)).then_some(trace_id)
+    let is_lower_hex = trace_id
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (version.len() == 2 && trace_id.len() == 32 && is_lower_hex).then_some(trace_id)
 }
 
 #[cfg(test)]
@@ -346,21 +365,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_strict_reader_reads_alike_what_is_let_in() {
-        let mut let_in = 0;
+    fn accepted_heads_read_alike_by_a_strict_reader() {
+        let mut accepted_heads = 0;
         for (name, sent) in crate::corpus::files("head") {
-            let is_in = strict::check(&sent);
-            assert_eq!(is_in, name.starts_with("in--"), "{name}");
-            let_in += usize::from(is_in);
+            let accepted = strict::check(&sent);
+            assert_eq!(accepted, name.starts_with("in--"), "{name}");
+            accepted_heads += usize::from(accepted);
         }
-        assert!(let_in >= 10, "the corpus was found");
+        assert!(accepted_heads >= 10, "the corpus was found");
         for sent in crate::corpus::files("found/head").values() {
             strict::check(sent);
         }
     }
 
     #[test]
-    fn a_host_is_its_name_without_the_port() {
+    fn host_is_the_name_without_port() {
         for (text, name) in [
             ("hooks.example.com", Some("hooks.example.com")),
             ("hooks.example.com:8080", Some("hooks.example.com")),
@@ -380,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_well_formed_trace_is_named() {
+    fn trace_id_requires_well_formed_traceparent() {
         let id = |text: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("traceparent", http::HeaderValue::from_static(text));

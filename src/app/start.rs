@@ -1,0 +1,242 @@
+//! The start: builds the components in the order of their dependencies, then opens the listeners.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::chores::Chores;
+use super::update_routes::RouteUpdater;
+use super::{App, Error, Sockets, listen, tls};
+use crate::activity::Activity;
+use crate::admin::{self, Reloads};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::gateway::{self, Gateway, Limits, Listener};
+use crate::ledger::Ledger;
+use crate::log::LogSampler;
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::route::Route;
+use crate::store::{self, Store};
+use crate::upstream::{AllowedUpstream, Client};
+use crate::webhooks::Registry;
+
+/// The pause before routes are read again that another gateway has changed.
+const FOLLOW_RETRY: Duration = Duration::from_millis(500);
+
+/// The components that listeners are opened for.
+struct Components {
+    metrics: Arc<Metrics>,
+    store: Store,
+    ledger: Arc<Ledger>,
+    queue: Arc<Queue>,
+    activity: Arc<Activity>,
+    gateway: Arc<Gateway>,
+    log_sampler: Arc<LogSampler>,
+    clock: Clock,
+}
+
+/// The listeners of the data plane, open.
+struct DataListeners {
+    addresses: Vec<SocketAddr>,
+    /// The listeners that a sender can connect to without a load balancer.
+    public: Vec<admin::Front>,
+    tls: tls::Listeners,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl App {
+    /// Starts all components, on inherited `sockets` where they match. When this returns, all
+    /// listeners accept.
+    ///
+    /// # Errors
+    /// When the store cannot be opened, an address cannot be listened on, or the system refuses
+    /// something else.
+    pub async fn start(config: Config, mut sockets: Sockets) -> Result<Self, Error> {
+        let components = Components::new(config.store, config.limits).await?;
+        let allowed_upstreams = config.admin.allowed_upstreams.clone();
+        let registry = components.serve_routes(config.routes, allowed_upstreams);
+        let registry = registry.await.map_err(io::Error::other)?;
+        let (draining, draining_changes) = watch::channel(false);
+        let (stopping, stopping_changes) = watch::channel(false);
+        let (reload_requests, reloads) = Reloads::new();
+        let addresses: Vec<_> = std::iter::once(config.admin.address)
+            .chain(config.listen.iter().map(|listen| listen.address))
+            .collect();
+        let mut opened = sockets.listen(&addresses)?.into_iter();
+        let (_, admin_socket) = opened.next().expect("as many as addresses");
+        let data = config.listen.into_iter().zip(opened);
+        let data = components.open_data_listeners(data, &stopping_changes)?;
+        let state = admin::AdminState {
+            metrics: Arc::clone(&components.metrics),
+            store: components.store.clone(),
+            ledger: Arc::clone(&components.ledger),
+            queue: Arc::clone(&components.queue),
+            registry: Arc::clone(&registry),
+            front: data.public,
+            watch: Arc::clone(&components.activity),
+            draining: draining_changes,
+            reloads: reload_requests,
+        };
+        let admin = start_admin(admin_socket, state, &config.admin)?;
+        components.queue.start();
+        Ok(Self {
+            chores: components.chores(),
+            gateway: components.gateway,
+            queue: components.queue,
+            store: components.store,
+            metrics: components.metrics,
+            registry,
+            data: data.addresses,
+            admin,
+            tls_listeners: data.tls,
+            draining,
+            reloads,
+            stopping,
+            listeners: data.tasks,
+            sockets,
+            shutdown: config.shutdown,
+        })
+    }
+}
+
+impl Components {
+    async fn new(store: store::Settings, limits: Limits) -> Result<Self, Error> {
+        let metrics = Arc::new(Metrics::new()?);
+        let clock = Clock::System;
+        let store = Store::open(store, clock.clone(), metrics.store().clone()).await?;
+        let ledger = Ledger::new(store.clone());
+        let client = Arc::new(Client::default());
+        let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
+        let activity = Activity::new(clock.now());
+        let log_sampler = Arc::new(LogSampler::default());
+        let dependencies = gateway::Dependencies {
+            ledger: Arc::clone(&ledger),
+            client,
+            metrics: Arc::clone(&metrics),
+            activity: Arc::clone(&activity),
+            log_sampler: Arc::clone(&log_sampler),
+            clock: clock.clone(),
+        };
+        Ok(Self {
+            metrics,
+            store,
+            ledger,
+            queue,
+            activity,
+            gateway: Gateway::new(limits, dependencies),
+            log_sampler,
+            clock,
+        })
+    }
+
+    /// Serves the routes of the file and of the store, and follows the changes that other gateways
+    /// make in the store.
+    async fn serve_routes(
+        &self,
+        routes: Vec<Route>,
+        allowed_upstreams: Option<Vec<AllowedUpstream>>,
+    ) -> Result<Arc<Registry>, store::StoreError> {
+        // Taken before anything is read, so that a change made meanwhile is read again.
+        let revision = self.store.revision();
+        self.queue.load_paused().await?;
+        let publisher = Box::new(self.route_updater());
+        let store = self.store.clone();
+        let registry = Registry::start(publisher, store, routes, allowed_upstreams);
+        let registry = Arc::new(registry.await?);
+        self.metrics.config_loaded(Timestamp::now());
+        if let Some(revision) = revision {
+            let queue = Arc::clone(&self.queue);
+            tokio::spawn(follow(revision, Arc::clone(&registry), queue));
+        }
+        Ok(registry)
+    }
+
+    fn route_updater(&self) -> RouteUpdater {
+        RouteUpdater {
+            gateway: Arc::clone(&self.gateway),
+            queue: Arc::clone(&self.queue),
+            metrics: Arc::clone(&self.metrics),
+            activity: Arc::clone(&self.activity),
+            clock: self.clock.clone(),
+        }
+    }
+
+    fn chores(&self) -> Chores {
+        Chores::new(
+            Arc::clone(&self.gateway),
+            Arc::clone(&self.activity),
+            Arc::clone(&self.log_sampler),
+            self.clock.clone(),
+        )
+    }
+
+    /// Starts a listener on each socket.
+    fn open_data_listeners(
+        &self,
+        sockets: impl Iterator<Item = (config::Listen, (SocketAddr, TcpListener))>,
+        stopping: &watch::Receiver<bool>,
+    ) -> io::Result<DataListeners> {
+        let mut listeners = DataListeners {
+            addresses: Vec::new(),
+            public: Vec::new(),
+            tls: tls::Listeners::new(Arc::clone(&self.metrics)),
+            tasks: Vec::new(),
+        };
+        for (configured, (address, socket)) in sockets {
+            let proxy_protocol = configured.proxy_protocol;
+            let tls = configured
+                .tls
+                .map(|tls| listeners.tls.open(configured.address, tls));
+            let listener = Listener {
+                gateway: Arc::clone(&self.gateway),
+                tls: tls.clone(),
+                proxy_protocol,
+            };
+            let task = listen::start(socket, listener, stopping.clone())?;
+            tracing::info!(
+                listener = "data",
+                %address,
+                tls = tls.is_some(),
+                proxy_protocol,
+                "listening"
+            );
+            listeners.tasks.push(task);
+            listeners.addresses.push(address);
+            if !proxy_protocol {
+                listeners.public.push(admin::Front { address, tls });
+            }
+        }
+        Ok(listeners)
+    }
+}
+
+fn start_admin(
+    socket: TcpListener,
+    state: admin::AdminState,
+    config: &config::Admin,
+) -> io::Result<SocketAddr> {
+    let access = admin::Access {
+        token: config.token.as_ref(),
+        read_token: config.read_token.as_ref(),
+        hosts: &config.hosts,
+    };
+    let address = admin::start(socket, state, access)?;
+    tracing::info!(listener = "admin", %address, "listening");
+    Ok(address)
+}
+
+/// Applies what operators change through other gateways, for as long as the store is open.
+async fn follow(mut revision: watch::Receiver<i64>, registry: Arc<Registry>, queue: Arc<Queue>) {
+    while revision.changed().await.is_ok() {
+        while registry.reload_stored().await.is_err() || queue.load_paused().await.is_err() {
+            // The store has logged the reason.
+            tokio::time::sleep(FOLLOW_RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The fan-out of new routes to the components that hold them: metrics, queue, activity, gateway.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::activity::{Activity, RouteActivity, TrackedRoute};
+use crate::clock::Clock;
+use crate::gateway::{Gateway, RouteSnapshot};
+use crate::metrics::{Metrics, RouteMetrics};
+use crate::queue::Queue;
+use crate::route::{Route, RouteTable};
+use crate::webhooks::RoutePublisher;
+
+/// The components that hold routes.
+pub(super) struct RouteUpdater {
+    pub gateway: Arc<Gateway>,
+    pub queue: Arc<Queue>,
+    pub metrics: Arc<Metrics>,
+    pub activity: Arc<Activity>,
+    pub clock: Clock,
+}
+
+impl RoutePublisher for RouteUpdater {
+    /// Updates the gateway last, so that a request finds its route in every other component.
+    fn publish(&self, routes: Vec<Arc<Route>>) {
+        let table = RouteTable::new(routes);
+        let names: HashSet<Arc<str>> = table
+            .routes()
+            .iter()
+            .map(|route| Arc::clone(&route.name))
+            .collect();
+        let metrics = self.register_metrics(table.routes());
+        self.update_queue(table.routes(), &metrics);
+        let activity = self.update_activity(table.routes(), &metrics);
+        let snapshot = RouteSnapshot::new(table, metrics, activity);
+        let previous = self.gateway.update_routes(Arc::new(snapshot));
+        for (route, metrics) in previous.iter() {
+            if !names.contains(&route.name) {
+                self.metrics.forget_route(metrics);
+            }
+        }
+    }
+}
+
+impl RouteUpdater {
+    fn register_metrics(&self, routes: &[Arc<Route>]) -> Vec<Arc<RouteMetrics>> {
+        routes
+            .iter()
+            .map(|route| {
+                let secrets = route.verifier.secret_names();
+                Arc::new(self.metrics.register_route(&route.name, secrets))
+            })
+            .collect()
+    }
+
+    fn update_queue(&self, routes: &[Arc<Route>], metrics: &[Arc<RouteMetrics>]) {
+        let metrics = metrics.iter().map(|metrics| &metrics.queue);
+        self.queue.update_routes(routes.iter().zip(metrics));
+    }
+
+    fn update_activity(
+        &self,
+        routes: &[Arc<Route>],
+        metrics: &[Arc<RouteMetrics>],
+    ) -> Vec<Arc<RouteActivity>> {
+        let tracked = routes
+            .iter()
+            .zip(metrics)
+            .map(|(route, metrics)| TrackedRoute {
+                route: &route.name,
+                expect_every: route.expect_every,
+                metrics,
+            });
+        self.activity.update_routes(tracked, self.clock.now())
+    }
+}

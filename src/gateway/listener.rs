@@ -1,0 +1,169 @@
+//! The listener stage: turns an accepted connection into requests.
+//!
+//! A connection passes these steps in order: connection limits, PROXY protocol header, TLS
+//! handshake, protocol detection, and then its requests, one after the other over HTTP/1.1 or
+//! stream by stream over HTTP/2. Only the last step, [`http1`] and [`http2`], knows of requests.
+
+pub(super) mod connection_limits;
+mod first_byte;
+mod http1;
+mod http2;
+mod protocol;
+mod proxy_header;
+mod tls_accept;
+mod wait;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use pingora_core::protocols::l4::stream as l4;
+use pingora_core::protocols::{GetSocketDigest as _, Shutdown, Stream};
+use pingora_core::server::ShutdownWatch;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use super::{Gateway, address};
+use crate::outcome::Code;
+use crate::tls;
+use connection_limits::ConnectionPermit;
+use first_byte::{FirstByte, FirstByteStream};
+use protocol::Protocol;
+
+/// The longest that closing a connection may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest that writing [`OVERLOADED`] may take.
+const OVERLOADED_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The response to a connection over the limit, which is closed without reading a request.
+const OVERLOADED: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nHookstile-Outcome: overloaded\r\nRetry-After: 2\r\n\
+    Content-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// A listener of the data plane: how its connections begin, and the gateway that serves them.
+pub struct Listener {
+    pub gateway: Arc<Gateway>,
+    /// The TLS settings; `None` where the listener has no TLS.
+    pub tls: Option<Arc<tls::Listener>>,
+    /// Expects each connection to begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+}
+
+impl Listener {
+    /// Handles a connection that was just accepted, in a task of its own. When this returns, the
+    /// connection has its permit or will be rejected.
+    pub fn accept(self: &Arc<Self>, mut stream: l4::Stream, shutdown: &ShutdownWatch) {
+        // Responses are written in one piece, so delaying a write gains nothing. An error would
+        // show again at the first read.
+        let _ = stream.set_nodelay();
+        let digest = stream.get_socket_digest();
+        let peer = address::ip_of(digest.as_ref().and_then(|digest| digest.peer_addr()));
+        let connection = Connection::open(&self.gateway, peer);
+        let (listener, shutdown) = (Arc::clone(self), shutdown.clone());
+        tokio::spawn(async move {
+            let stream = Box::new(stream);
+            match connection {
+                Some(connection) => listener.handle(stream, peer, connection, shutdown).await,
+                None => listener.reject_overloaded(stream).await,
+            }
+        });
+    }
+
+    /// Takes a connection through its steps until it is closed.
+    async fn handle(
+        &self,
+        mut stream: Stream,
+        mut peer: IpAddr,
+        mut connection: Connection,
+        shutdown: ShutdownWatch,
+    ) {
+        let gateway = &self.gateway;
+        let limits = &gateway.limits;
+        if self.proxy_protocol {
+            let header = self.read_proxy_header(&mut stream, peer, &shutdown);
+            let Some(client) = header.await else { return };
+            if !connection.reassign(client) {
+                return self.reject_overloaded(stream).await;
+            }
+            peer = client;
+        }
+        if let Some(tls) = &self.tls {
+            // Boxed: a connection needs no room for the handshake once it is over.
+            let accepted = Box::pin(self.accept_tls(stream, peer, tls, &shutdown)).await;
+            let Some(accepted) = accepted else { return };
+            stream = accepted;
+        }
+        let first_byte = FirstByte::default();
+        stream = Box::new(FirstByteStream::new(
+            stream,
+            first_byte.clone(),
+            limits.header_bytes,
+        ));
+        match protocol::detect(&mut stream, limits, &shutdown).await {
+            None => {}
+            Some(Protocol::Http1) => gateway.serve_http1(stream, first_byte, shutdown).await,
+            Some(Protocol::Http2) => {
+                // Over HTTP/2 heads are bounded stream by stream.
+                first_byte.head_complete();
+                http2::serve_connection(connection, stream, &shutdown).await;
+            }
+        }
+    }
+
+    /// Answers a connection over the limit and closes it. With TLS it is closed without an answer,
+    /// which would take a handshake.
+    async fn reject_overloaded(&self, mut stream: Stream) {
+        self.gateway
+            .metrics
+            .unmatched
+            .count_response(Code::Overloaded, StatusCode::SERVICE_UNAVAILABLE);
+        if self.tls.is_none() {
+            let _ = timeout(OVERLOADED_TIMEOUT, stream.write_all(OVERLOADED)).await;
+        }
+        let _ = timeout(CLOSE_TIMEOUT, Shutdown::shutdown(&mut *stream)).await;
+    }
+
+    /// Logs a connection that failed before its first request, sampled by `kind`.
+    fn log_failed_connection(&self, kind: &'static str, peer: IpAddr, error: &str, message: &str) {
+        let sampler = &self.gateway.log_sampler;
+        if let Some(suppressed) = sampler.admit(None, kind, Instant::now()) {
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            tracing::info!(%peer, error, suppressed, "{message}");
+        }
+    }
+}
+
+/// An open connection with its permit. Each HTTP/2 stream holds on to it: a delivery goes on after
+/// the sender has disconnected, and a stop waits for it.
+struct Connection {
+    gateway: Arc<Gateway>,
+    permit: ConnectionPermit,
+}
+
+impl Connection {
+    /// Counts a connection from `peer` as open. Returns `None` at the limit.
+    fn open(gateway: &Arc<Gateway>, peer: IpAddr) -> Option<Self> {
+        let permit = gateway.connection_limits.try_acquire(peer)?;
+        gateway.metrics.connections.inc();
+        Some(Self {
+            gateway: Arc::clone(gateway),
+            permit,
+        })
+    }
+
+    /// Counts the connection for `client`. Returns `false` when `client` is at its limit.
+    #[must_use]
+    fn reassign(&mut self, client: IpAddr) -> bool {
+        self.gateway
+            .connection_limits
+            .reassign(&mut self.permit, client)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.gateway.metrics.connections.dec();
+    }
+}

@@ -1,0 +1,127 @@
+//! The requests of an HTTP/1.1 connection, one after the other on Pingora's session.
+
+use std::time::Instant;
+
+use pingora_core::ErrorType;
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use tokio::time::timeout;
+
+use super::CLOSE_TIMEOUT;
+use super::first_byte::FirstByte;
+use super::wait::shutdown_wait;
+use crate::gateway::request::exchange::Exchange;
+use crate::gateway::request::head::MalformedHead;
+use crate::gateway::response::Rejection;
+use crate::gateway::{Gateway, Limits};
+
+impl Gateway {
+    /// Handles the requests of a connection for as long as it is kept.
+    pub(super) async fn serve_http1(
+        &self,
+        mut stream: Stream,
+        first_byte: FirstByte,
+        mut shutdown: ShutdownWatch,
+    ) {
+        let is_tls = stream.get_ssl_digest().is_some();
+        loop {
+            let mut session = new_session(stream);
+            let read = read_head(&mut session, &first_byte, &self.limits, &mut shutdown).await;
+            let Some(began) = first_byte.get() else {
+                return;
+            };
+            let received_at = self.clock.wall();
+            match read {
+                ReadHead::Complete => first_byte.head_complete(),
+                ReadHead::Nothing => return,
+                ReadHead::Rejected(rejection) => {
+                    session.set_keepalive(None);
+                    let exchange = Exchange::without_head(&mut session, began, received_at, is_tls);
+                    self.reject(exchange, rejection).await;
+                    return close(session).await;
+                }
+            }
+            // Boxed: most connections are idle most of the time and need no room for a request.
+            let exchange = Exchange::new(&mut session, began, received_at, is_tls);
+            if !Box::pin(self.handle(exchange, &shutdown)).await {
+                return close(session).await;
+            }
+            let Ok(Some(reusable)) = session.finish().await else {
+                return;
+            };
+            (stream, _) = reusable.into_parts();
+            first_byte.rearm();
+        }
+    }
+}
+
+fn new_session(stream: Stream) -> ServerSession {
+    let mut session = ServerSession::new_http1(stream);
+    // The gateway decides whether a connection is kept; Pingora would give it up at the first
+    // 100 (Continue).
+    session.set_close_on_response_before_downstream_finish(false);
+    // The gateway puts a deadline of its own around every read.
+    session.set_read_timeout(None);
+    session
+}
+
+/// The result of reading a head.
+enum ReadHead {
+    Complete,
+    /// There is no request to answer.
+    Nothing,
+    Rejected(Rejection),
+}
+
+/// Reads a head: within the idle timeout until its first byte, within the header timeout from then
+/// on.
+async fn read_head(
+    session: &mut ServerSession,
+    first_byte: &FirstByte,
+    limits: &Limits,
+    shutdown: &mut ShutdownWatch,
+) -> ReadHead {
+    tokio::select! {
+        biased;
+        read = session.read_request() => match read {
+            Ok(true) => ReadHead::Complete,
+            Err(error) if *error.etype() == ErrorType::InvalidHTTPHeader => {
+                ReadHead::Rejected(rejection_of(&error))
+            }
+            Ok(false) | Err(_) => ReadHead::Nothing,
+        },
+        () = first_byte.head_too_large() => ReadHead::Rejected(Rejection::HeadersTooLarge),
+        timed_out = head_timeout(first_byte, limits, shutdown) => timed_out,
+    }
+}
+
+/// Waits until one of the timeouts of reading a head is over, or the shutdown ends an idle wait.
+async fn head_timeout(
+    first_byte: &FirstByte,
+    limits: &Limits,
+    shutdown: &mut ShutdownWatch,
+) -> ReadHead {
+    let received: Instant = tokio::select! {
+        received = first_byte.received() => received,
+        () = tokio::time::sleep(limits.idle_timeout) => return ReadHead::Nothing,
+        () = shutdown_wait(shutdown) => return ReadHead::Nothing,
+    };
+    tokio::time::sleep_until((received + limits.header_timeout).into()).await;
+    ReadHead::Rejected(Rejection::BodyTimeout)
+}
+
+/// Closes a connection, without waiting for a sender that does not read what is left to be written.
+async fn close(mut session: ServerSession) {
+    let _ = timeout(CLOSE_TIMEOUT, session.shutdown()).await;
+}
+
+/// Returns the rejection for a head that Pingora could not read. Only the text of the error differs
+/// between a head that is too large and a malformed one.
+fn rejection_of(error: &pingora_core::Error) -> Rejection {
+    let text = error.to_string();
+    if text.contains("larger than") || text.contains("too many headers") {
+        return Rejection::HeadersTooLarge;
+    }
+    Rejection::MalformedRequest(MalformedHead::Unparsable)
+}

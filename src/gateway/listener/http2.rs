@@ -1,0 +1,82 @@
+//! The requests of an HTTP/2 connection, stream by stream on Pingora's session.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::server::ShutdownWatch;
+
+use super::Connection;
+use crate::gateway::Limits;
+use crate::gateway::request::exchange::Exchange;
+
+/// The most streams that a connection may have open (RFC 9113 §5.1.2 recommends at least 100).
+const STREAMS_MAX: u32 = 100;
+
+/// The most streams that may break the protocol before their connection is closed.
+const FAULTY_STREAMS_MAX: usize = 32;
+
+/// A connection as Pingora serves it over HTTP/2.
+struct Http2 {
+    options: HttpServerOptions,
+    connection: Connection,
+}
+
+/// Lets Pingora accept the streams of a connection, each of which it gives to `process_new_http`.
+pub(super) async fn serve_connection(
+    connection: Connection,
+    stream: Stream,
+    shutdown: &ShutdownWatch,
+) {
+    let http2 = Arc::new(Http2 {
+        options: server_options(&connection.gateway.limits),
+        connection,
+    });
+    ServerApp::process_new(&http2, stream, shutdown).await;
+}
+
+#[async_trait]
+impl HttpServerApp for Http2 {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        // Pingora passes a stream on once its head is complete.
+        let (first_byte, gateway) = (Instant::now(), &self.connection.gateway);
+        let digest = session.digest();
+        let is_tls = digest.is_some_and(|digest| digest.ssl_digest.is_some());
+        let received_at = gateway.clock.wall();
+        let exchange = Exchange::new(&mut session, first_byte, received_at, is_tls);
+        gateway.handle(exchange, shutdown).await;
+        let _ = session.finish().await;
+        None
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        let header_bytes =
+            u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
+        let mut options = default_h2_options();
+        options.max_concurrent_streams(STREAMS_MAX);
+        // A head up to twice the limit is rejected and counted by the gateway; a larger one gets
+        // the bare 431 of h2.
+        options.max_header_list_size(header_bytes.saturating_mul(2));
+        options.max_local_error_reset_streams(Some(FAULTY_STREAMS_MAX));
+        Some(options)
+    }
+}
+
+fn server_options(limits: &Limits) -> HttpServerOptions {
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    options.h2_idle_timeout = Some(limits.idle_timeout);
+    options
+}

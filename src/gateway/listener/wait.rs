@@ -1,0 +1,34 @@
+//! Waiting for bytes on a connection that has sent none yet, or none since its last request.
+
+use std::time::Duration;
+
+use pingora_core::protocols::Stream;
+use pingora_core::server::ShutdownWatch;
+use tokio::time::timeout;
+
+/// The time that an idle connection stays open after the shutdown has begun, for a request that is
+/// already on its way.
+const LAST_REQUEST_WAIT: Duration = Duration::from_millis(500);
+
+/// Waits for a connection's first byte and returns it; the byte stays to be read. Returns `None`
+/// when none arrives within `within`, or before the shutdown ends the wait.
+pub(super) async fn peek_first_byte(
+    stream: &mut Stream,
+    within: Duration,
+    shutdown: &ShutdownWatch,
+) -> Option<u8> {
+    let mut shutdown = shutdown.clone();
+    let mut first = [0];
+    let peeked = tokio::select! {
+        peeked = timeout(within, stream.try_peek(&mut first)) => peeked,
+        () = shutdown_wait(&mut shutdown) => return None,
+    };
+    matches!(peeked, Ok(Ok(_))).then_some(first[0])
+}
+
+/// Waits until the gateway shuts down and no longer waits for requests on their way.
+pub(super) async fn shutdown_wait(shutdown: &mut ShutdownWatch) {
+    // An error means that the sender of the signal is gone: the process is ending.
+    let _ = shutdown.wait_for(|stopping| *stopping).await;
+    tokio::time::sleep(LAST_REQUEST_WAIT).await;
+}

@@ -1,0 +1,54 @@
+//! Step 5: claims the event in the ledger, so that no copy of it is delivered meanwhile.
+
+use super::exchange::Exchange;
+use super::verify::VerifiedEvent;
+use crate::gateway::Gateway;
+use crate::gateway::response::Rejection;
+use crate::gateway::route_snapshot::MatchedRoute;
+use crate::ledger::{Claim, ClaimDecision, ClaimOptions};
+use crate::metrics::LedgerCheck;
+use crate::route::DeliveryMode;
+
+impl Gateway {
+    /// Claims an event.
+    ///
+    /// # Errors
+    /// `duplicate`, `payload_mismatch` or `in_flight`; or `store_unavailable`, and then nothing may
+    /// be forwarded.
+    pub(super) async fn claim(
+        &self,
+        exchange: &Exchange<'_>,
+        matched: MatchedRoute<'_>,
+        event: &VerifiedEvent,
+    ) -> Result<Claim, Rejection> {
+        let route = matched.route;
+        let on_duplicate = route.replay.on_duplicate;
+        let options = ClaimOptions {
+            window: route.replay.window,
+            in_flight: route.replay.in_flight,
+            deadline: exchange.deadline(route),
+            forwards: route.delivery_mode != DeliveryMode::Queue,
+        };
+        let body_sha256 = event.verified.body_sha256();
+        let names = self.ledger.names(&route.name, &event.event.id, body_sha256);
+        let digest = event.verified.digest();
+        let (check, claim) = match self.ledger.claim(names, digest, options).await {
+            Ok(ClaimDecision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
+            Ok(ClaimDecision::Duplicate) => (
+                LedgerCheck::Duplicate,
+                Err(Rejection::Duplicate(on_duplicate)),
+            ),
+            Ok(ClaimDecision::PayloadMismatch) => (
+                LedgerCheck::PayloadMismatch,
+                Err(Rejection::PayloadMismatch(on_duplicate)),
+            ),
+            Ok(ClaimDecision::InFlight) => (LedgerCheck::InFlight, Err(Rejection::InFlight)),
+            Err(error) => {
+                self.metrics.store().count_error("claim");
+                (LedgerCheck::Error, Err(Rejection::StoreUnavailable(error)))
+            }
+        };
+        matched.metrics.count_ledger_check(check);
+        claim
+    }
+}

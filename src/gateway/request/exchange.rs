@@ -1,0 +1,121 @@
+//! One request and its response, as the steps share it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use pingora_core::protocols::http::ServerSession;
+
+use super::client_address::Forwarded;
+use super::head::Head;
+use crate::delivery::InboundRequest;
+use crate::gateway::address;
+use crate::gateway::route_snapshot::MatchedRoute;
+use crate::log::RequestLine;
+use crate::route::Route;
+
+/// The time in which the response to a request without a route must be written, counted from the
+/// first byte of its head.
+const UNROUTED_BUDGET: Duration = Duration::from_secs(10);
+
+/// A request on its way through the steps, with everything that its response and its log line need
+/// however it ends.
+pub(in crate::gateway) struct Exchange<'s> {
+    pub(super) session: &'s mut ServerSession,
+    /// The time of the head's first byte, from which the budget counts.
+    pub(super) first_byte: Instant,
+    /// The address that is connected to the gateway, or that its PROXY protocol header names.
+    pub(super) peer: IpAddr,
+    /// The scheme: `http` or `https`.
+    scheme: &'static str,
+    /// Set when the session has a head that can be read.
+    pub(super) has_head: bool,
+    /// The head once it has passed its checks; until then, one without host and body.
+    pub(super) head: Head,
+    /// The time at which the head was complete.
+    pub(super) received_at: Timestamp,
+    pub(super) matched: Option<MatchedRoute<'s>>,
+    /// The sender and the earlier hops; before admission, the peer and none.
+    pub(super) forwarded: Forwarded,
+    /// The log line, filled in as its fields become known.
+    pub(super) log_line: RequestLine,
+}
+
+impl<'s> Exchange<'s> {
+    /// Begins the exchange for a head that `session` has read.
+    pub(in crate::gateway) fn new(
+        session: &'s mut ServerSession,
+        first_byte: Instant,
+        received_at: Timestamp,
+        is_tls: bool,
+    ) -> Self {
+        Self {
+            has_head: true,
+            ..Self::without_head(session, first_byte, received_at, is_tls)
+        }
+    }
+
+    /// Begins the exchange for a head that could not be read.
+    pub(in crate::gateway) fn without_head(
+        session: &'s mut ServerSession,
+        first_byte: Instant,
+        received_at: Timestamp,
+        is_tls: bool,
+    ) -> Self {
+        let peer = address::ip_of(session.client_addr());
+        Self {
+            session,
+            first_byte,
+            peer,
+            scheme: if is_tls { "https" } else { "http" },
+            has_head: false,
+            head: Head::default(),
+            received_at,
+            matched: None,
+            forwarded: Forwarded::direct(peer),
+            log_line: RequestLine {
+                peer: Some(peer),
+                ..RequestLine::default()
+            },
+        }
+    }
+
+    /// Records the route that the request was matched to.
+    pub(super) fn set_route(&mut self, matched: MatchedRoute<'s>) {
+        self.matched = Some(matched);
+        self.log_line.route = Some(Arc::clone(&matched.route.name));
+    }
+
+    /// Returns the request as an outbound request is made from it.
+    pub(super) fn inbound(&self) -> InboundRequest<'_> {
+        InboundRequest {
+            head: self.session.req_header(),
+            peer: self.peer,
+            forwarded_for: self.forwarded.forwarded_for.as_deref(),
+            scheme: self.scheme,
+            host: self.head.host.as_deref(),
+            at: self.received_at,
+        }
+    }
+
+    /// Returns when the outcome must be known, so that the response can still be written in time.
+    pub(super) fn deadline(&self, route: &Route) -> Instant {
+        route.budget.deadline(self.first_byte)
+    }
+
+    /// Returns until when settling the claim is waited for: half of the budget's margin is left for
+    /// the response.
+    pub(super) fn settle_deadline(&self, route: &Route) -> Instant {
+        let deadline = self.deadline(route);
+        deadline + self.response_deadline().saturating_duration_since(deadline) / 2
+    }
+
+    /// Returns when the response must be written at the latest: at the end of the whole budget.
+    pub(super) fn response_deadline(&self) -> Instant {
+        let budget = self
+            .matched
+            .map_or(UNROUTED_BUDGET, |matched| matched.route.budget.total);
+        self.first_byte + budget
+    }
+}

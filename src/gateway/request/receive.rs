@@ -1,0 +1,85 @@
+//! Step 3: reads the body within its deadline and its limits, and hashes it as it arrives.
+
+use std::time::Instant;
+
+use pingora_core::ErrorType;
+use pingora_core::protocols::http::ServerSession;
+use tokio::time::timeout_at;
+
+use super::body_memory::BodyReservation;
+use super::exchange::Exchange;
+use super::head::{Head, MalformedHead};
+use crate::gateway::response::Rejection;
+use crate::gateway::route_snapshot::MatchedRoute;
+use crate::signature::Verification;
+
+/// Reads the whole body into a verification of the route.
+///
+/// # Errors
+/// `body_too_large`, `body_timeout`, `overloaded` or `malformed_request`.
+pub(super) async fn receive<'r>(
+    exchange: &mut Exchange<'_>,
+    matched: MatchedRoute<'r>,
+    memory: &mut BodyReservation<'_>,
+) -> Result<Verification<'r>, Rejection> {
+    let route = matched.route;
+    let deadline = exchange.deadline(route);
+    if exchange.session.is_http2() {
+        // An HTTP/1.1 connection has one head at a time, an HTTP/2 connection up to a hundred.
+        memory.grow(exchange.head.bytes)?;
+    }
+    let headers = &exchange.session.req_header().headers;
+    let mut verification = route.verifier.start(headers, exchange.received_at);
+    let read = read_body(
+        exchange.session,
+        &exchange.head,
+        route.max_body,
+        deadline,
+        &mut verification,
+        memory,
+    )
+    .await;
+    exchange.log_line.body_bytes = Some(verification.body_bytes());
+    read?;
+    matched.metrics.observe_body(verification.body_bytes());
+    Ok(verification)
+}
+
+async fn read_body(
+    session: &mut ServerSession,
+    head: &Head,
+    max: usize,
+    deadline: Instant,
+    verification: &mut Verification<'_>,
+    memory: &mut BodyReservation<'_>,
+) -> Result<(), Rejection> {
+    if head
+        .content_length
+        .is_some_and(|length| length > max as u64)
+    {
+        return Err(Rejection::BodyTooLarge);
+    }
+    if head.expects_continue && !session.is_body_done() {
+        // Bounded too: a sender that reads nothing would block the write for ever.
+        let written = timeout_at(deadline.into(), session.write_continue_response()).await;
+        written
+            .map_err(|_| Rejection::BodyTimeout)?
+            .map_err(|_| Rejection::MalformedRequest(MalformedHead::Unparsable))?;
+    }
+    loop {
+        let chunk = match timeout_at(deadline.into(), session.read_request_body()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) if *error.etype() == ErrorType::ReadTimedout => {
+                return Err(Rejection::BodyTimeout);
+            }
+            Ok(Err(_)) => return Err(Rejection::MalformedRequest(MalformedHead::Unparsable)),
+            Err(_) => return Err(Rejection::BodyTimeout),
+        };
+        if verification.body_bytes() + chunk.len() > max {
+            return Err(Rejection::BodyTooLarge);
+        }
+        memory.grow(chunk.len())?;
+        verification.update(chunk);
+    }
+}

@@ -1,0 +1,95 @@
+//! The last step: counts, writes and logs the response.
+
+use std::time::Instant;
+
+use http::{HeaderValue, StatusCode};
+
+use super::exchange::Exchange;
+use crate::activity::{self, RejectionKind};
+use crate::gateway::Gateway;
+use crate::gateway::response::{Outcome, Response};
+use crate::outcome::Code;
+
+impl Gateway {
+    /// Counts, writes and logs the response. Returns whether it was written completely.
+    pub(super) async fn respond(&self, exchange: &mut Exchange<'_>, outcome: Outcome) -> bool {
+        let (code, reason) = (outcome.code(), outcome.reason());
+        let response = Response::new(outcome, exchange.log_line.event_id.as_deref());
+        let status = response
+            .as_ref()
+            .map_or(StatusCode::BAD_GATEWAY, Response::status);
+        let requests = exchange
+            .matched
+            .map_or(&self.metrics.unmatched, |matched| &matched.metrics.requests);
+        // Counted before the response leaves, so that its reader finds it counted.
+        requests.count_response(code, status);
+        if code.is_rejection() {
+            self.record_rejection(exchange, RejectionKind { code, reason }, status);
+        }
+        let written = match response {
+            Ok(response) => {
+                let deadline = exchange.response_deadline();
+                response.write(exchange.session, deadline).await
+            }
+            Err(error) => {
+                tracing::error!(%error, "response could not be built");
+                false
+            }
+        };
+        let duration = exchange.first_byte.elapsed();
+        requests.observe_duration(duration);
+        if let Some(suppressed) = self.sample_log_line(exchange, code, reason) {
+            exchange
+                .log_line
+                .write_line(code, reason, status.as_u16(), duration, suppressed);
+        }
+        written
+    }
+
+    /// Returns whether the request's log line is to be written: if so, the number of lines like it
+    /// that were suppressed before. Only rejections are sampled.
+    fn sample_log_line(
+        &self,
+        exchange: &Exchange<'_>,
+        code: Code,
+        reason: Option<&'static str>,
+    ) -> Option<u64> {
+        if !code.is_rejection() {
+            return Some(0);
+        }
+        let kind = reason.unwrap_or(code.as_str());
+        let route = exchange.log_line.route.as_ref();
+        self.log_sampler.admit(route, kind, Instant::now())
+    }
+
+    /// Records a rejected request in the activity of its route, or of requests without a route.
+    fn record_rejection(&self, exchange: &Exchange<'_>, kind: RejectionKind, status: StatusCode) {
+        let at = self.clock.wall();
+        let activity = exchange
+            .matched
+            .map_or(self.activity.unmatched(), |matched| matched.activity);
+        activity.rejections.record(kind, at, self.clock.now(), || {
+            let log_line = &exchange.log_line;
+            let rejection = activity::Rejection {
+                at,
+                kind,
+                status: status.as_u16(),
+                method: Box::default(),
+                path: Box::default(),
+                peer: log_line.peer,
+                body_bytes: log_line.body_bytes,
+                trace_id: log_line.trace_id.clone(),
+                user_agent: None,
+            };
+            if !exchange.has_head {
+                return rejection;
+            }
+            let request = exchange.session.req_header();
+            let user_agent = request
+                .headers
+                .get(http::header::USER_AGENT)
+                .map(HeaderValue::as_bytes);
+            rejection.of_request(request.method.as_str(), request.uri.path(), user_agent)
+        });
+    }
+}

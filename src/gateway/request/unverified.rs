@@ -1,0 +1,59 @@
+//! Requests that are forwarded without a claim: unverified ones, on a route with `enforce: false`,
+//! and handshakes that the upstream answers.
+//!
+//! Neither is recorded in the ledger or the store. The ID of an unverified event proves nothing, so
+//! a forged event must not block the genuine one; and a handshake, which has no ID, may be
+//! repeated.
+
+use super::exchange::Exchange;
+use super::forward::outcome_of;
+use super::verify::Checked;
+use crate::delivery::OutboundRequest;
+use crate::gateway::Gateway;
+use crate::gateway::response::{Outcome, Rejection};
+use crate::gateway::route_snapshot::MatchedRoute;
+use crate::route::Route;
+use crate::signature::Unverified;
+
+/// Checks an unverified request: it is forwarded, marked as such, unless it is an event of a type
+/// that the route does not accept.
+pub(super) fn check(
+    exchange: &mut Exchange<'_>,
+    route: &Route,
+    unverified: &Unverified,
+) -> Checked {
+    exchange.log_line.unverified = Some(unverified.failure().label());
+    let inbound = exchange.inbound();
+    let event = route
+        .envelope
+        .parse(unverified.body(), &inbound.head.headers);
+    if event.is_ok_and(|event| !route.events.accepts(&event.event_type)) {
+        return Checked::Answered(Outcome::Ignored);
+    }
+    Checked::Unclaimed(OutboundRequest::unverified(
+        unverified,
+        &route.name,
+        &inbound,
+        route.forward_query,
+    ))
+}
+
+impl Gateway {
+    /// Makes the one attempt at delivering a request without a claim.
+    ///
+    /// # Errors
+    /// `overloaded`, `upstream_unreachable` or `budget_exceeded`.
+    pub(super) async fn forward_unclaimed(
+        &self,
+        exchange: &mut Exchange<'_>,
+        matched: MatchedRoute<'_>,
+        request: &OutboundRequest,
+    ) -> Result<Outcome, Rejection> {
+        let _permit = matched.route.admission.try_acquire()?;
+        let deadline = exchange.deadline(matched.route);
+        let attempt = self
+            .forward(exchange, matched, request, None, deadline)
+            .await?;
+        outcome_of(attempt.end)
+    }
+}

@@ -1,0 +1,126 @@
+//! Step 4: checks the signature, and reads the event from the verified body.
+
+use std::sync::Arc;
+
+use super::exchange::Exchange;
+use super::handshake::{self, SignedHandshake};
+use crate::delivery::{EventLabel, OutboundRequest};
+use crate::event::{Event, digest_name};
+use crate::gateway::Gateway;
+use crate::gateway::response::{Outcome, Rejection};
+use crate::gateway::route_snapshot::MatchedRoute;
+use crate::metrics::SignatureCheck;
+use crate::signature::{SignatureError, Verification, Verified};
+
+/// The result of checking a request.
+pub(super) enum Checked {
+    Event(VerifiedEvent),
+    /// A request that is forwarded at once, without a claim: see [`super::unverified`].
+    Unclaimed(OutboundRequest),
+    /// A request that is answered at once and not forwarded.
+    Answered(Outcome),
+}
+
+/// A verified and fresh event of a type that the route accepts.
+pub(super) struct VerifiedEvent {
+    pub(super) verified: Verified,
+    pub(super) event: Event,
+    pub(super) label: EventLabel,
+}
+
+impl Gateway {
+    /// Checks the signature, then whether the body is a handshake or an event for the route.
+    ///
+    /// # Errors
+    /// `invalid_signature` or `invalid_event`.
+    pub(super) fn verify(
+        &self,
+        exchange: &mut Exchange<'_>,
+        matched: MatchedRoute<'_>,
+        verification: Verification<'_>,
+    ) -> Result<Checked, Rejection> {
+        let MatchedRoute { route, metrics, .. } = matched;
+        let now = exchange.received_at;
+        let verified = match &route.unenforced {
+            None => verification.finish(),
+            Some(unenforced) => match verification.finish_unenforced(unenforced) {
+                Ok(verified) => Ok(verified),
+                Err(unverified) => {
+                    metrics.count_signature_check(failed_check(unverified.failure()), now);
+                    return Ok(super::unverified::check(exchange, route, &unverified));
+                }
+            },
+        };
+        let check = match &verified {
+            Ok(verified) => SignatureCheck::Ok(verified.secret()),
+            Err(error) => failed_check(*error),
+        };
+        metrics.count_signature_check(check, now);
+        let verified = verified?;
+        exchange.log_line.secret = Some(Arc::clone(verified.secret()));
+        match handshake::find_in_body(route, &verified) {
+            Some(SignedHandshake::Gateway(response)) => {
+                Ok(Checked::Answered(Outcome::Challenge(response)))
+            }
+            Some(SignedHandshake::Upstream(event_type)) => {
+                let inbound = exchange.inbound();
+                let request =
+                    OutboundRequest::handshake(&verified, &route.name, event_type, &inbound);
+                Ok(Checked::Unclaimed(request))
+            }
+            None => self.read_event(exchange, matched, verified),
+        }
+    }
+
+    /// Reads the event from a verified body.
+    fn read_event(
+        &self,
+        exchange: &mut Exchange<'_>,
+        matched: MatchedRoute<'_>,
+        verified: Verified,
+    ) -> Result<Checked, Rejection> {
+        let MatchedRoute {
+            route, activity, ..
+        } = matched;
+        if let Some(sender) = &activity.sender {
+            sender.idle.event_seen(self.clock.now());
+        }
+        let headers = &exchange.session.req_header().headers;
+        let event = route.envelope.parse(verified.body(), headers)?;
+        let label = EventLabel {
+            route: Arc::clone(&route.name),
+            event_id: event_id(&event, &verified),
+            event_type: (*event.event_type).into(),
+            is_test: self.test_marks.verify(headers, verified.body()),
+        };
+        exchange.log_line.event_id = Some(Arc::clone(&label.event_id));
+        exchange.log_line.event_type = Some(Arc::clone(&label.event_type));
+        route.envelope.check_fresh(&event, exchange.received_at)?;
+        if !route.events.accepts(&event.event_type) {
+            return Ok(Checked::Answered(Outcome::Ignored));
+        }
+        Ok(Checked::Event(VerifiedEvent {
+            verified,
+            event,
+            label,
+        }))
+    }
+}
+
+/// Returns the ID that the event has in headers, records and responses. Without an ID of its own
+/// it is named by the digest of its body.
+fn event_id(event: &Event, verified: &Verified) -> Arc<str> {
+    match event.id.as_str() {
+        Some(id) => id.into(),
+        None => digest_name(verified.body_sha256().unwrap_or(&[0; 32])).into(),
+    }
+}
+
+fn failed_check(error: SignatureError) -> SignatureCheck<'static> {
+    match error {
+        SignatureError::Missing => SignatureCheck::Missing,
+        SignatureError::Malformed => SignatureCheck::Malformed,
+        SignatureError::Mismatch => SignatureCheck::Mismatch,
+        SignatureError::Stale => SignatureCheck::Stale,
+    }
+}

@@ -1,0 +1,254 @@
+//! The response to a request: the one mapping from its outcome to status, headers and body.
+
+mod outcome;
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Method, StatusCode, Version};
+use pingora_core::Result as PingoraResult;
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
+use serde_json::json;
+use tokio::time::timeout_at;
+
+use crate::delivery::named_by_connection;
+use crate::handshake::HandshakeResponse;
+use crate::upstream::Response as UpstreamResponse;
+
+pub(super) use outcome::{Outcome, Rejection};
+
+const HOOKSTILE_OUTCOME: &str = "Hookstile-Outcome";
+const HOOKSTILE_EVENT_ID: &str = "Hookstile-Event-Id";
+
+/// The headers of an upstream's response that are not passed on: those that concern its connection
+/// to the gateway (RFC 9110 §7.6.1), and those that the gateway sets itself.
+const NOT_PASSED_ON: [HeaderName; 13] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::DATE,
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("alt-svc"),
+    HeaderName::from_static("hookstile-event-id"),
+    HeaderName::from_static("hookstile-outcome"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// A response, ready to be written.
+pub(super) struct Response {
+    head: Box<ResponseHeader>,
+    body: Bytes,
+}
+
+impl Response {
+    /// Builds the response to a request. `event_id` is known for verified events only.
+    ///
+    /// # Errors
+    /// When a header of the upstream's response cannot be set.
+    pub(super) fn new(outcome: Outcome, event_id: Option<&str>) -> PingoraResult<Self> {
+        let (code, status) = (outcome.code(), outcome.status());
+        let mut response = match outcome {
+            Outcome::Delivered(upstream) | Outcome::UpstreamRejected(upstream) => {
+                Self::from_upstream(upstream, status)?
+            }
+            Outcome::Challenge(reply) => Self::from_handshake(reply)?,
+            outcome => Self::from_gateway(&outcome)?,
+        };
+        response
+            .head
+            .insert_header(HOOKSTILE_OUTCOME, code.as_str())?;
+        if let Some(id) = event_id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
+            response.head.insert_header(HOOKSTILE_EVENT_ID, id)?;
+        }
+        Ok(response)
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    /// Passes an upstream's response on under `status`.
+    fn from_upstream(upstream: UpstreamResponse, status: StatusCode) -> PingoraResult<Self> {
+        let UpstreamResponse { mut head, body, .. } = upstream;
+        head.set_version(Version::HTTP_11);
+        let hop_by_hop: Vec<_> = named_by_connection(&head.headers).collect();
+        for name in NOT_PASSED_ON.iter().chain(&hop_by_hop) {
+            head.remove_header(name);
+        }
+        if head.status != status {
+            head.remove_header(&header::LOCATION);
+            head.set_status(status)?;
+            head.set_reason_phrase(None)?;
+        }
+        let has_no_body = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if !has_no_body {
+            head.insert_header("Content-Length", body.len())?;
+        }
+        Ok(Self { head, body })
+    }
+
+    fn from_handshake(reply: HandshakeResponse) -> PingoraResult<Self> {
+        let mut head = ResponseHeader::build(reply.status, Some(8))?;
+        head.insert_header("Content-Type", reply.content_type)?;
+        // The body echoes what the sender sent, so no browser may render it as a page.
+        head.insert_header("X-Content-Type-Options", "nosniff")?;
+        if reply.status != StatusCode::NO_CONTENT {
+            head.insert_header("Content-Length", reply.body.len())?;
+        }
+        Ok(Self {
+            head: Box::new(head),
+            body: reply.body,
+        })
+    }
+
+    /// Builds a response of the gateway itself: JSON, or a problem document for an error.
+    fn from_gateway(outcome: &Outcome) -> PingoraResult<Self> {
+        let status = outcome.status();
+        let (content_type, document) = if status.is_success() {
+            (
+                "application/json",
+                json!({ "outcome": outcome.code().as_str(), "detail": outcome.detail() }),
+            )
+        } else {
+            ("application/problem+json", problem(outcome, status))
+        };
+        let body = Bytes::from(document.to_string());
+        let mut head = ResponseHeader::build(status, Some(8))?;
+        head.insert_header("Content-Type", content_type)?;
+        head.insert_header("Content-Length", body.len())?;
+        if let Some(wait) = outcome.retry_after() {
+            head.insert_header("Retry-After", whole_seconds(wait))?;
+        }
+        if let Outcome::Rejected(Rejection::MethodNotAllowed(methods)) = outcome {
+            let allowed: Vec<_> = methods.iter().map(Method::as_str).collect();
+            head.insert_header("Allow", allowed.join(", "))?;
+        }
+        Ok(Self {
+            head: Box::new(head),
+            body,
+        })
+    }
+
+    /// Writes the whole response by `deadline`. Returns `false` when that failed; the connection
+    /// must be closed then.
+    pub(super) async fn write(self, session: &mut ServerSession, deadline: Instant) -> bool {
+        let written = pin!(async {
+            session.write_response_header(self.head).await?;
+            session.write_response_body(self.body, true).await
+        });
+        matches!(timeout_at(deadline.into(), written).await, Ok(Ok(())))
+    }
+}
+
+/// Returns the problem document (RFC 9457) of an outcome.
+fn problem(outcome: &Outcome, status: StatusCode) -> serde_json::Value {
+    let code = outcome.code().as_str();
+    json!({
+        "type": format!("urn:hookstile:problem:{code}"),
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": outcome.detail(),
+        "code": code,
+    })
+}
+
+/// Returns a wait in seconds, rounded up and at least 1: RFC 9110 §10.2.3 has whole seconds only.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signature::SignatureError;
+
+    fn response(outcome: Outcome) -> Response {
+        Response::new(outcome, None).unwrap()
+    }
+
+    fn upstream_response(status: u16) -> UpstreamResponse {
+        let mut head = ResponseHeader::build(status, None).unwrap();
+        head.insert_header("X-App", "kept").unwrap();
+        head.insert_header("Connection", "close, X-Hop").unwrap();
+        head.insert_header("X-Hop", "1").unwrap();
+        head.insert_header("Hookstile-Outcome", "spoofed").unwrap();
+        UpstreamResponse {
+            head: Box::new(head),
+            body: Bytes::from_static(b"body"),
+            truncated: false,
+        }
+    }
+
+    #[test]
+    fn failed_authentications_have_the_same_body() {
+        let bodies = [
+            SignatureError::Missing,
+            SignatureError::Malformed,
+            SignatureError::Mismatch,
+            SignatureError::Stale,
+        ]
+        .map(|error| response(Outcome::Rejected(error.into())).body);
+        assert!(bodies.iter().all(|body| *body == bodies[0]));
+    }
+
+    #[test]
+    fn error_is_a_problem_document_with_its_code() {
+        let response = response(Outcome::Rejected(Rejection::UnknownRoute));
+        let document: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+        assert_eq!(
+            response.head.headers["content-type"],
+            "application/problem+json"
+        );
+        assert_eq!(document["code"], "unknown_route");
+        assert_eq!(document["status"], 404);
+        assert!(
+            document["type"].is_string()
+                && document["title"].is_string()
+                && document["detail"].is_string()
+        );
+    }
+
+    #[test]
+    fn upstream_response_passes_without_reserved_headers() {
+        let response = response(Outcome::Delivered(upstream_response(201)));
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.head.headers["x-app"], "kept");
+        assert_eq!(response.head.headers["content-length"], "4");
+        assert_eq!(response.head.headers["hookstile-outcome"], "delivered");
+        assert!(!response.head.headers.contains_key("connection"));
+        assert!(!response.head.headers.contains_key("x-hop"));
+    }
+
+    #[test]
+    fn harmful_upstream_statuses_become_502() {
+        for (upstream, expected) in [
+            (101, 502),
+            (301, 502),
+            (304, 502),
+            (410, 502),
+            (404, 404),
+            (500, 500),
+            (429, 429),
+        ] {
+            assert_eq!(
+                response(Outcome::UpstreamRejected(upstream_response(upstream))).status(),
+                expected,
+                "{upstream}"
+            );
+        }
+    }
+
+    #[test]
+    fn wait_is_rounded_up_to_whole_seconds() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+    }
+}

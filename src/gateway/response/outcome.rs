@@ -1,0 +1,297 @@
+//! The closed set of outcomes, each with its code, status and detail.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::event::EnvelopeError;
+use crate::gateway::request::body_memory::BodyMemoryExhausted;
+use crate::gateway::request::head::{HeadError, MalformedHead};
+use crate::handshake::HandshakeResponse;
+use crate::outcome::Code;
+use crate::route::{AdmissionError, OnDuplicate};
+use crate::signature::SignatureError;
+use crate::store::StoreError;
+use crate::upstream::{Response as UpstreamResponse, UpstreamError};
+
+/// The outcome of a request, with what its response needs.
+#[derive(Debug)]
+pub(in crate::gateway) enum Outcome {
+    /// The upstream answered 2xx.
+    Delivered(UpstreamResponse),
+    /// The upstream answered with another status.
+    UpstreamRejected(UpstreamResponse),
+    /// The event is stored and will be delivered; answered with this status.
+    Queued(StatusCode),
+    /// The route does not accept events of this type.
+    Ignored,
+    /// A handshake that the gateway answers.
+    Challenge(HandshakeResponse),
+    /// The line ended early.
+    Rejected(Rejection),
+}
+
+/// The reason why a request ended early: it is not delivered, or the delivery failed without a
+/// response of the upstream.
+#[derive(Debug)]
+pub(in crate::gateway) enum Rejection {
+    Duplicate(OnDuplicate),
+    PayloadMismatch(OnDuplicate),
+    InFlight,
+    InvalidSignature(SignatureError),
+    InvalidEvent(EnvelopeError),
+    MalformedRequest(MalformedHead),
+    ForbiddenAddress,
+    UnknownRoute,
+    /// The route is switched off.
+    Inactive,
+    /// The method is not one of these, which the route accepts.
+    MethodNotAllowed(Vec<Method>),
+    BodyTimeout,
+    BodyTooLarge,
+    HeadersTooLarge,
+    /// The rate is exceeded for this long.
+    RateLimited(Duration),
+    UpstreamUnreachable,
+    Overloaded,
+    StoreUnavailable(StoreError),
+    BudgetExceeded,
+}
+
+/// The `Retry-After` of failures of the gateway, which pass quickly.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The `Retry-After` of a route that an operator has switched off.
+const RETRY_AFTER_INACTIVE: Duration = Duration::from_secs(60);
+
+impl Outcome {
+    /// Returns the code for metrics, logs and responses.
+    pub(in crate::gateway) fn code(&self) -> Code {
+        match self {
+            Self::Delivered(_) => Code::Delivered,
+            Self::UpstreamRejected(_) => Code::UpstreamRejected,
+            Self::Queued(_) => Code::Queued,
+            Self::Ignored => Code::Ignored,
+            Self::Challenge(_) => Code::Challenge,
+            Self::Rejected(rejection) => rejection.code(),
+        }
+    }
+
+    /// Returns the reason for the log, where there is more to say than the code does: a label from
+    /// a closed set.
+    pub(in crate::gateway) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Delivered(response) | Self::UpstreamRejected(response) if response.truncated => {
+                Some("response_too_large")
+            }
+            Self::Rejected(rejection) => rejection.reason(),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the connection must be closed because the rest of the request is unreadable.
+    pub(in crate::gateway) fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected(
+                Rejection::BodyTimeout
+                    | Rejection::BodyTooLarge
+                    | Rejection::HeadersTooLarge
+                    | Rejection::MalformedRequest(_)
+            )
+        )
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Delivered(response) => response.status(),
+            Self::UpstreamRejected(response) => rejected_status(response.status()),
+            Self::Queued(status) => *status,
+            Self::Ignored => StatusCode::OK,
+            Self::Challenge(response) => response.status,
+            Self::Rejected(rejection) => rejection.status(),
+        }
+    }
+
+    /// Returns one sentence for a person who reads the response.
+    pub(super) fn detail(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Delivered(_) => "The event was delivered.",
+            Self::UpstreamRejected(_) => "The receiver rejected the event.",
+            Self::Queued(_) => "The event is stored and will be delivered.",
+            Self::Ignored => "The endpoint does not accept events of this type.",
+            Self::Challenge(_) => "The endpoint exists.",
+            Self::Rejected(rejection) => return rejection.detail(),
+        })
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Rejected(rejection) => rejection.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+impl Rejection {
+    fn code(&self) -> Code {
+        match self {
+            Self::Duplicate(_) => Code::Duplicate,
+            Self::PayloadMismatch(_) => Code::PayloadMismatch,
+            Self::InFlight => Code::InFlight,
+            Self::InvalidSignature(_) => Code::InvalidSignature,
+            Self::InvalidEvent(_) => Code::InvalidEvent,
+            Self::MalformedRequest(_) => Code::MalformedRequest,
+            Self::ForbiddenAddress => Code::ForbiddenAddress,
+            Self::UnknownRoute => Code::UnknownRoute,
+            Self::Inactive => Code::Inactive,
+            Self::MethodNotAllowed(_) => Code::MethodNotAllowed,
+            Self::BodyTimeout => Code::BodyTimeout,
+            Self::BodyTooLarge => Code::BodyTooLarge,
+            Self::HeadersTooLarge => Code::HeadersTooLarge,
+            Self::RateLimited(_) => Code::RateLimited,
+            Self::UpstreamUnreachable => Code::UpstreamUnreachable,
+            Self::Overloaded => Code::Overloaded,
+            Self::StoreUnavailable(_) => Code::StoreUnavailable,
+            Self::BudgetExceeded => Code::BudgetExceeded,
+        }
+    }
+
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::InvalidSignature(error) => Some(error.label()),
+            Self::InvalidEvent(error) => Some(error.reason()),
+            Self::MalformedRequest(malformed) => Some(malformed.label()),
+            Self::StoreUnavailable(error) => Some(error.label()),
+            _ => None,
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Duplicate(OnDuplicate::Reject)
+            | Self::PayloadMismatch(OnDuplicate::Reject)
+            | Self::InFlight => StatusCode::CONFLICT,
+            Self::Duplicate(OnDuplicate::Acknowledge)
+            | Self::PayloadMismatch(OnDuplicate::Acknowledge) => StatusCode::OK,
+            Self::InvalidSignature(_) => StatusCode::UNAUTHORIZED,
+            Self::InvalidEvent(_) | Self::MalformedRequest(_) => StatusCode::BAD_REQUEST,
+            Self::ForbiddenAddress => StatusCode::FORBIDDEN,
+            Self::UnknownRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            Self::Inactive | Self::Overloaded | Self::StoreUnavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::BudgetExceeded => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// Returns one sentence for a person. All failed authentications have the same one.
+    fn detail(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Duplicate(_) => {
+                "An event with this ID was delivered before; it was not forwarded again."
+            }
+            Self::PayloadMismatch(_) => {
+                "An event with this ID was delivered before, with another body; \
+                 it was not forwarded again."
+            }
+            Self::InFlight => "The same event is being delivered now and did not end in time.",
+            Self::InvalidSignature(_) => "The signature is missing, malformed, stale or wrong.",
+            Self::InvalidEvent(error) => return Cow::Owned(error.to_string()),
+            Self::MalformedRequest(malformed) => malformed.describe(),
+            Self::ForbiddenAddress => "Requests from this address are not allowed.",
+            Self::UnknownRoute => "There is no endpoint at this host and path.",
+            Self::Inactive => "The endpoint is switched off; try again later.",
+            Self::MethodNotAllowed(_) => "The endpoint does not accept this method.",
+            Self::BodyTimeout => "The request did not arrive in time.",
+            Self::BodyTooLarge => "The body is larger than the endpoint accepts.",
+            Self::HeadersTooLarge => "The header section is too large.",
+            Self::RateLimited(_) => "Too many requests; try again later.",
+            Self::UpstreamUnreachable => {
+                "The receiver could not be reached, or the connection to it failed."
+            }
+            Self::Overloaded => "The gateway is at its limit; try again later.",
+            Self::StoreUnavailable(_) => {
+                "The gateway cannot record the event now, so it was not forwarded."
+            }
+            Self::BudgetExceeded => "The receiver did not answer in time.",
+        })
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::InFlight | Self::Overloaded | Self::StoreUnavailable(_) => Some(RETRY_AFTER),
+            Self::Inactive => Some(RETRY_AFTER_INACTIVE),
+            Self::RateLimited(wait) => Some(*wait),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the status for a response of the upstream that is not 2xx. 1xx and 3xx do not answer a
+/// webhook, and 410 makes some providers delete the endpoint.
+fn rejected_status(status: StatusCode) -> StatusCode {
+    if status.is_informational() || status.is_redirection() || status == StatusCode::GONE {
+        return StatusCode::BAD_GATEWAY;
+    }
+    status
+}
+
+impl From<HeadError> for Rejection {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::TooLarge => Self::HeadersTooLarge,
+            HeadError::Malformed(malformed) => Self::MalformedRequest(malformed),
+        }
+    }
+}
+
+impl From<AdmissionError> for Rejection {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::ForbiddenAddress => Self::ForbiddenAddress,
+            AdmissionError::RateLimited { retry_after } => Self::RateLimited(retry_after),
+            AdmissionError::TooManyAtOnce => Self::Overloaded,
+        }
+    }
+}
+
+impl From<BodyMemoryExhausted> for Rejection {
+    fn from(_: BodyMemoryExhausted) -> Self {
+        Self::Overloaded
+    }
+}
+
+impl From<SignatureError> for Rejection {
+    fn from(error: SignatureError) -> Self {
+        Self::InvalidSignature(error)
+    }
+}
+
+impl From<EnvelopeError> for Rejection {
+    fn from(error: EnvelopeError) -> Self {
+        Self::InvalidEvent(error)
+    }
+}
+
+impl From<StoreError> for Rejection {
+    fn from(error: StoreError) -> Self {
+        Self::StoreUnavailable(error)
+    }
+}
+
+impl From<UpstreamError> for Rejection {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::TimedOut => Self::BudgetExceeded,
+            UpstreamError::Unreachable | UpstreamError::Broken => Self::UpstreamUnreachable,
+        }
+    }
+}

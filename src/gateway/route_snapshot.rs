@@ -1,0 +1,56 @@
+//! The routes of one configuration, each with its metrics and its activity.
+
+use std::sync::Arc;
+
+use crate::activity::RouteActivity;
+use crate::metrics::RouteMetrics;
+use crate::route::{Route, RouteTable};
+
+/// The routes that requests are matched against, immutable: a reload swaps the whole snapshot.
+#[derive(Default)]
+pub struct RouteSnapshot {
+    table: RouteTable,
+    /// The metrics of each route, in the order of the table.
+    metrics: Vec<Arc<RouteMetrics>>,
+    /// The activity of each route, in the order of the table.
+    activity: Vec<Arc<RouteActivity>>,
+}
+
+/// The route that a request was matched to, with what is recorded for it.
+#[derive(Clone, Copy)]
+pub(super) struct MatchedRoute<'s> {
+    pub route: &'s Route,
+    pub metrics: &'s RouteMetrics,
+    pub activity: &'s RouteActivity,
+}
+
+impl RouteSnapshot {
+    /// Creates a snapshot. `metrics` and `activity` have one element for each route of `table`, in
+    /// its order.
+    pub fn new(
+        table: RouteTable,
+        metrics: Vec<Arc<RouteMetrics>>,
+        activity: Vec<Arc<RouteActivity>>,
+    ) -> Self {
+        Self {
+            table,
+            metrics,
+            activity,
+        }
+    }
+
+    /// Returns each route with its metrics.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Route>, &Arc<RouteMetrics>)> {
+        self.table.routes().iter().zip(&self.metrics)
+    }
+
+    /// Returns the route for `host` (lower case, without port) and `path`.
+    pub(super) fn find(&self, host: Option<&str>, path: &str) -> Option<MatchedRoute<'_>> {
+        let index = self.table.find(host, path)?;
+        Some(MatchedRoute {
+            route: &self.table.routes()[index],
+            metrics: &self.metrics[index],
+            activity: &self.activity[index],
+        })
+    }
+}
