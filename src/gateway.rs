@@ -32,7 +32,7 @@ use pingora_core::server::ShutdownWatch;
 use crate::activity::{Activity, Rejection, RejectionKind, RouteActivity, TrackedRoute};
 use crate::clock::Clock;
 use crate::delivery::{EventLabel, InboundRequest, OutboundRequest, TestMarks};
-use crate::event::{EnvelopeError, Event, digest_name};
+use crate::event::{EnvelopeError, Event, EventIdentity};
 use crate::ledger::{Claim, ClaimDecision, ClaimOptions, Ledger};
 use crate::log::{self, LogSampler};
 use crate::metrics::{InFlightGuard, LedgerCheck, Metrics, RouteMetrics, SignatureCheck};
@@ -402,9 +402,8 @@ impl Gateway {
         verified: &Verified,
         deadline: Instant,
     ) -> Result<Claim, Outcome> {
-        let names = self
-            .ledger
-            .names(&route.name, &event.id, verified.body_sha256());
+        let identity = EventIdentity::new(event, verified);
+        let keys = self.ledger.keys(&route.name, identity);
         let Replay {
             window,
             in_flight,
@@ -417,7 +416,7 @@ impl Gateway {
             deadline,
             forwards,
         };
-        let (check, decision) = match self.ledger.claim(names, verified.digest(), how).await {
+        let (check, decision) = match self.ledger.claim(keys, verified.digest(), how).await {
             Ok(ClaimDecision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
             Ok(ClaimDecision::Duplicate) => (
                 LedgerCheck::Duplicate,
@@ -445,10 +444,7 @@ impl Gateway {
         verified: &Verified,
         arrival: &InboundRequest<'_>,
     ) -> EventLabel {
-        let event_id = match (event.id.as_str(), verified.body_sha256()) {
-            (Some(id), _) => id.into(),
-            (None, sha256) => digest_name(sha256.unwrap_or(&[0; 32])).into(),
-        };
+        let event_id = EventIdentity::new(event, verified).name().into();
         let is_test = self.tests.verify(&arrival.head.headers, verified.body());
         EventLabel {
             route: Arc::clone(&route.name),

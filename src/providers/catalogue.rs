@@ -289,7 +289,7 @@ pub const PRESETS: &[Preset] = &[
 fn in_body(id: &str, kind: &str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Pointer(pointer(id)),
-        kind: Source::Pointer(pointer(kind)),
+        event_type: Source::Pointer(pointer(kind)),
         timestamp: None,
     }
 }
@@ -310,7 +310,7 @@ fn dated(id: &str, kind: &str, time: &str) -> EnvelopeSpec {
 fn headed(id: &'static str, kind: &'static str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Header(header(id)),
-        kind: Source::Header(header(kind)),
+        event_type: Source::Header(header(kind)),
         timestamp: None,
     }
 }
@@ -333,7 +333,7 @@ fn digested(kind: &str) -> EnvelopeSpec {
 
 fn gitlab_envelope() -> EnvelopeSpec {
     EnvelopeSpec {
-        kind: Source::Header(header("x-gitlab-event")),
+        event_type: Source::Header(header("x-gitlab-event")),
         ..signed_id("webhook-id")
     }
 }

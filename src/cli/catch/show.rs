@@ -137,7 +137,7 @@ impl Verdict {
             }
             Some(Ok(event)) => {
                 let kind = terminal::visible(&event.event_type, false);
-                match event.id.as_str() {
+                match event.id.as_ref().map(EventId::as_str) {
                     Some(id) => format!("event {} of type {kind}", terminal::visible(id, false)),
                     None => format!("an event of type {kind}"),
                 }
@@ -156,7 +156,7 @@ impl Verdict {
                 (Ok(_), Some(Err(error))) => Some(error.reason()),
                 (Ok(_), _) => None,
             },
-            "event_id": event.and_then(|event| EventId::as_str(&event.id)),
+            "event_id": event.and_then(|event| event.id.as_ref()).map(EventId::as_str),
             "event_type": event.map(|event| &event.event_type),
             "handshake": self.handshake.is_some(),
         })

@@ -68,7 +68,7 @@ fn event(args: &Args, preset: &Preset, id: &str, at: Timestamp) -> Result<Sample
             preset.title
         )));
     }
-    if args.kind.is_some() && !matches!(envelope.kind, Source::Header(_)) {
+    if args.kind.is_some() && !matches!(envelope.event_type, Source::Header(_)) {
         return Err(Failure::Usage(format!(
             "--type: {} has the type in the body, which is sent as it is",
             preset.title
