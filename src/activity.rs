@@ -1,8 +1,8 @@
 //! The recent activity of each route beside its metrics: rejected requests, the time of the last
 //! verified event, and the requests of the last hour.
 //!
-//! Kept in memory, bounded, and across reloads for the routes that stay. A request writes only to the
-//! activity of its own route.
+//! Kept in memory, bounded, and across reloads for the routes that stay. A request writes only to
+//! the activity of its own route.
 
 mod idle_sender;
 mod rejections;
@@ -66,8 +66,8 @@ impl Activity {
         })
     }
 
-    /// Replaces the tracked routes, and returns their activities in the same order. Keeps the activity
-    /// of routes that stay, and forgets that of others.
+    /// Replaces the tracked routes, and returns their activities in the same order. Keeps the
+    /// activity of routes that stay, and forgets that of others.
     pub fn update_routes<'r>(
         &self,
         tracked: impl IntoIterator<Item = TrackedRoute<'r>>,
@@ -113,8 +113,9 @@ impl Activity {
             .collect()
     }
 
-    /// Samples the counters of all routes, sets the gauges of idle senders, and logs senders that have
-    /// become idle or active. Call this several times a minute, and before the activity is read.
+    /// Samples the counters of all routes, sets the gauges of idle senders, and logs senders that
+    /// have become idle or active. Call this several times a minute, and before the activity is
+    /// read.
     pub fn sample(&self, now: Instant) {
         for activity in &self.routes().in_order {
             activity.sample(now);

@@ -20,8 +20,8 @@ use crate::signature::{Unverified, Verified};
 pub use test_mark::{HEADER as TEST_MARK, TestMarks};
 
 /// A request that is ready to be sent to an upstream, as often as necessary. It is made from a
-/// [`Verified`] body, from the stored form of such a request, or from an [`Unverified`] body, which is
-/// marked.
+/// [`Verified`] body, from the stored form of such a request, or from an [`Unverified`] body, which
+/// is marked.
 pub struct OutboundRequest {
     method: Method,
     query: Option<Box<str>>,
@@ -48,7 +48,7 @@ pub struct EventLabel {
     pub event_id: Arc<str>,
     /// At most 255 bytes, no control characters.
     pub event_type: Arc<str>,
-    /// Whether the gateway itself made the event, at an operator's request.
+    /// `true` if the gateway itself made the event, at an operator's request.
     pub is_test: bool,
 }
 

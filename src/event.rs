@@ -92,8 +92,9 @@ pub enum EnvelopeError {
     #[error("the body is not valid UTF-8; send JSON encoded as UTF-8")]
     InvalidUtf8,
     #[error(
-        "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark or anything after it, \
-         nested at most {} deep, without unpaired surrogate escapes and numbers beyond 1e308",
+        "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark and with \
+         nothing after it, nested at most {} deep, without unpaired surrogate escapes and numbers \
+         beyond 1e308",
         MAX_DEPTH
     )]
     NotJson,
@@ -102,41 +103,49 @@ pub enum EnvelopeError {
     )]
     IdMissing,
     #[error(
-        "the event's ID, or a name leading to it, is given more than once; give it once, whatever the case"
+        "the event's ID, or a name on the way to it, occurs more than once; send it once, \
+         counting names that differ only in case"
     )]
     IdAmbiguous,
     #[error(
-        "the event's ID is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
-         (in a header: visible ASCII without commas) or an integer of at most {INTEGER_BYTES_MAX} characters"
+        "the event's ID is invalid; send a string of 1 to {TEXT_BYTES_MAX} bytes without control \
+         characters (in a header: visible ASCII without commas) or an integer of at most \
+         {INTEGER_BYTES_MAX} characters"
     )]
     IdMalformed,
     #[error(
-        "the event has no type where the route expects it; send one, or set the route's `event.type`"
+        "the event has no type where the route expects it; send one, or set the route's \
+         `event.type`"
     )]
     TypeMissing,
     #[error(
-        "the event's type, or a name leading to it, is given more than once; give it once, whatever the case"
+        "the event's type, or a name on the way to it, occurs more than once; send it once, \
+         counting names that differ only in case"
     )]
     TypeAmbiguous,
     #[error(
-        "the event's type is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
-         (in a header: visible ASCII and spaces, without commas)"
+        "the event's type is invalid; send a string of 1 to {TEXT_BYTES_MAX} bytes without control \
+         characters (in a header: visible ASCII and spaces, without commas)"
     )]
     TypeMalformed,
     #[error(
-        "the event has no timestamp where the route expects it; send one, or set the route's `event.timestamp`"
+        "the event has no timestamp where the route expects it; send one, or set the route's \
+         `event.timestamp`"
     )]
     TimestampMissing,
     #[error(
-        "the event's timestamp, or a name leading to it, is given more than once; give it once, whatever the case"
+        "the event's timestamp, or a name on the way to it, occurs more than once; send it once, \
+         counting names that differ only in case"
     )]
     TimestampAmbiguous,
     #[error(
-        "the event's timestamp is unusable; send an RFC 3339 date and time, or Unix seconds or milliseconds"
+        "the event's timestamp is invalid; send an RFC 3339 date and time, or Unix seconds or \
+         milliseconds"
     )]
     TimestampMalformed,
     #[error(
-        "the event's timestamp is too far from now; check the sender's clock, or raise the route's `max_age`"
+        "the event's timestamp is too far from now; check the sender's clock, or raise the route's \
+         `max_age`"
     )]
     Stale,
 }
@@ -172,8 +181,9 @@ impl EnvelopeSpec {
     ///
     /// # Errors
     ///
-    /// Reports a body that is not JSON before anything else, then the ID, the type and the timestamp,
-    /// in this order. Never [`EnvelopeError::Stale`]: see [`check_fresh`](Self::check_fresh).
+    /// Reports a body that is not JSON before anything else, then the ID, the type and the
+    /// timestamp, in this order. Never [`EnvelopeError::Stale`]: see
+    /// [`check_fresh`](Self::check_fresh).
     pub fn parse(&self, body: &[u8], headers: &HeaderMap) -> Result<Event, EnvelopeError> {
         let time = self.timestamp.as_ref().map(|spec| &spec.source);
         let [id, event_type, timestamp] = find_in_body(
@@ -197,7 +207,7 @@ impl EnvelopeSpec {
         })
     }
 
-    /// Refuses an event whose time is further from `now` than the route's `max_age`.
+    /// Rejects an event with a time that is further from `now` than the route's `max_age`.
     ///
     /// # Errors
     ///
@@ -211,7 +221,7 @@ impl EnvelopeSpec {
 }
 
 impl TimestampSpec {
-    /// Refuses `at` if it is more than `max_age` before or after `now`.
+    /// Rejects `at` if it is more than `max_age` before or after `now`.
     ///
     /// # Errors
     ///
@@ -275,8 +285,8 @@ impl EventId {
     }
 
     /// Writes the ID into a hasher, so that no two IDs write the same bytes and none is a prefix of
-    /// another. Unlike [`Hash`], the bytes are the same on every machine and in every version: stored
-    /// keys depend on them.
+    /// another. Unlike [`Hash`], the bytes are the same on every machine and in every version:
+    /// stored keys depend on them.
     pub fn feed(&self, hasher: &mut impl Hasher) {
         let (tag, text): (u8, &str) = match self {
             Self::Text(text) => (1, text),
@@ -321,7 +331,8 @@ fn find_in_body<'a>(
 }
 
 /// Finds a header that occurs once and holds visible ASCII without a comma: nothing that a proxy or
-/// a receiver would trim, split or join. Spaces between words are allowed: GitLab's types have them.
+/// a receiver would trim, split or join. Spaces between words are allowed: GitLab's types have
+/// them.
 fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> PointerValue<'a> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {

@@ -3,12 +3,12 @@
 //! ```text
 //! absent ──claim──▶ claimed ──complete──▶ completed (for the window)
 //!    ▲                 ├──release──▶ attempted: the next copy is delivered
-//!    └──window ends──  └──release as unknown──▶ attempted, possibly delivered: the next copy is
-//!                                               delivered, marked as a possible duplicate
+//!    └──window ends──  └──release as unknown──▶ attempted, possibly delivered: the next
+//!                                               copy is delivered, marked as a possible duplicate
 //! ```
 //!
-//! Owns these states, and the order in which the copies of an event wait for each other. The `store`
-//! keeps the records. Only verified events reach this module.
+//! Owns these states, and the order in which the copies of an event wait for each other. The
+//! `store` keeps the records. Only verified events reach this module.
 
 mod claim;
 mod claim_table;
@@ -53,7 +53,7 @@ pub struct ClaimOptions {
     pub in_flight: InFlightPolicy,
     /// The time until which a copy waits at most.
     pub deadline: Instant,
-    /// Whether the event is sent while it is claimed. `false` if it is stored instead.
+    /// `true` if the event is sent while it is claimed, `false` if it is stored instead.
     pub forwards: bool,
 }
 
@@ -192,8 +192,8 @@ impl Ledger {
         }
     }
 
-    /// Returns the number of claims that were dropped unsettled since the start. Each is a defect of
-    /// the gateway.
+    /// Returns the number of claims that were dropped unsettled since the start. Each is a defect
+    /// of the gateway.
     pub fn abandoned(&self) -> u64 {
         self.abandoned.load(Ordering::Relaxed)
     }

@@ -1,9 +1,10 @@
-//! Delivery of stored events to their upstreams. Each route has a queue with a worker of its own, so
-//! that no route waits for another.
+//! Delivery of stored events to their upstreams. Each route has a queue with a worker of its own,
+//! so that no route waits for another.
 //!
 //! Owns when an event is attempted, how often, and when it becomes a dead letter. The events
-//! themselves stay on disk: a worker holds only the events of its current attempts in memory, however
-//! many are queued. It sleeps until an event is stored, an attempt ends, or a pause is over.
+//! themselves stay on disk: a worker holds only the events of its current attempts in memory,
+//! however many are queued. It sleeps until an event is stored, an attempt ends, or a pause is
+//! over.
 
 mod attempt;
 mod route_worker;
@@ -56,13 +57,13 @@ struct RouteQueue {
     delivering: Arc<AtomicU64>,
 }
 
-/// The route that a worker delivers for. It changes with the configuration; an attempt keeps the one
-/// that it began with.
+/// The route that a worker delivers for. It changes with the configuration; an attempt keeps the
+/// one that it began with.
 #[derive(Clone)]
 struct WorkerRoute {
     /// `None` if the route is no longer configured: its events wait.
     route: Option<Arc<Route>>,
-    /// Whether an operator paused the route: its events wait.
+    /// `true` if an operator paused the route: its events wait.
     paused: bool,
     metrics: QueueMetrics,
 }
@@ -103,8 +104,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Pauses or resumes the delivery of a route's stored events. A pause survives restarts. Attempts
-    /// in flight are not affected.
+    /// Pauses or resumes the delivery of a route's stored events. A pause survives restarts.
+    /// Attempts in flight are not affected.
     ///
     /// # Errors
     /// When the change may not be stored. It has no effect then.
@@ -169,7 +170,7 @@ impl Queue {
         self.store().update_routes(store_routes);
     }
 
-    /// Queues deliveries whose payload is stored for another attempt. Returns one result for each.
+    /// Queues deliveries again, if their payloads are still stored. Returns one result for each.
     ///
     /// # Errors
     /// When they may not be stored.

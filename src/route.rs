@@ -34,7 +34,7 @@ pub struct Route {
     /// The preset that the scheme comes from, for people. `None` for a custom scheme.
     pub provider: Option<&'static str>,
     pub methods: Vec<Method>,
-    /// Whether the route accepts requests. `false` if it is switched off.
+    /// `false` if the route is switched off and accepts no requests.
     pub active: bool,
     pub verifier: Verifier,
     /// If set (`enforce: false`), requests that do not verify are forwarded, marked as unverified.
@@ -61,7 +61,7 @@ pub struct Route {
     /// The longest time between two verified events before the sender counts as idle.
     pub expect_every: Option<Duration>,
     pub upstream: Arc<Upstream>,
-    /// Whether the sender's query string is appended to the upstream's path.
+    /// `true` if the sender's query string is appended to the upstream's path.
     pub forward_query: bool,
 }
 

@@ -1,7 +1,7 @@
 //! One attempt at delivering a request to its upstream, within a deadline.
 //!
-//! Owns the connections and the three ends of an attempt: answered, never reached, or unknown. Their
-//! consequences for the ledger and the sender are decided by `gateway`.
+//! Owns the connections and the three ends of an attempt: answered, never reached, or unknown.
+//! Their consequences for the ledger and the sender are decided by `gateway`.
 
 mod allowed;
 mod resolve;
@@ -36,8 +36,8 @@ use crate::store::AttemptRecord;
 use resolve::Addresses;
 
 /// The time for which an idle connection is kept in the pool. It is below the shortest time-out in
-/// common use (Node.js closes after 5 s), so that a pooled connection is seldom one that the upstream
-/// has just closed.
+/// common use (Node.js closes after 5 s), so that a pooled connection is seldom one that the
+/// upstream has just closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The largest response body that is forwarded, in bytes. Responses to webhooks are short, and
@@ -76,8 +76,8 @@ pub enum AttemptEnd {
     Answered(Response),
     /// Nothing was sent: the event was certainly not processed.
     NotReached(UpstreamError),
-    /// The request was sent, at least in part, and no whole response arrived: the event may have been
-    /// processed.
+    /// The request was sent, at least in part, and no whole response arrived: the event may have
+    /// been processed.
     Unknown(UpstreamError),
 }
 
@@ -137,7 +137,7 @@ impl AttemptReport {
 pub struct Response {
     pub head: Box<ResponseHeader>,
     pub body: Bytes,
-    /// Whether the body was larger than [`RESPONSE_BYTES_MAX`] and is therefore left empty.
+    /// `true` if the body was larger than 1 MiB and is therefore left empty.
     pub truncated: bool,
 }
 
@@ -204,7 +204,7 @@ struct Connection {
     /// Boxed, because it is big and would be copied into every future on the way.
     peer: Box<HttpPeer>,
     stream: Stream,
-    /// Whether it came from the pool.
+    /// `true` if it came from the pool.
     reused: bool,
 }
 
@@ -285,7 +285,11 @@ impl Client {
                     });
                 }
                 Err(error) => {
-                    tracing::debug!(upstream = %upstream.target.authority, %error, "connect to upstream failed")
+                    tracing::debug!(
+                        upstream = %upstream.target.authority,
+                        %error,
+                        "connect to upstream failed"
+                    );
                 }
             }
         }
@@ -312,8 +316,8 @@ impl Client {
         let written = write(&mut stream, &head, body).await;
         drop(head);
         on_sent();
-        // An upstream may respond and close without having read the body, so a failed write does not
-        // end the exchange.
+        // An upstream may respond and close without having read the body, so a failed write does
+        // not end the exchange.
         let mut http = HttpSession::new_with_options(stream, &*peer);
         let mut informational = 0;
         match read_head(&mut http, &mut informational).await {
@@ -339,12 +343,12 @@ impl Client {
 }
 
 impl Connected<'_> {
-    /// Delivers `request` in one attempt that ends by `deadline`. `attempt` is its number, which the
-    /// upstream sees. `on_sent` is called when the request is written, or writing it failed.
+    /// Delivers `request` in one attempt that ends by `deadline`. `attempt` is its number, which
+    /// the upstream sees. `on_sent` is called when the request is written, or writing it failed.
     ///
-    /// The request is sent twice in one case only: a pooled connection turned out to be closed before
-    /// any byte of the response. That does not prove that nothing arrived, so the second request is
-    /// marked as a possible duplicate.
+    /// The request is sent twice in one case only: a pooled connection turned out to be closed
+    /// before any byte of the response. That does not prove that nothing arrived, so the second
+    /// request is marked as a possible duplicate.
     pub async fn deliver(
         self,
         request: &OutboundRequest,

@@ -15,7 +15,7 @@ pub struct IdleSender {
     last_seen_ms: AtomicU64,
     /// Milliseconds; 0 expects no events.
     expect_every_ms: AtomicU64,
-    /// Whether the sender was idle at the last sample.
+    /// `true` if the sender was idle at the last sample.
     idle: AtomicBool,
     gauge: IntGauge,
 }

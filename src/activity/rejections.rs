@@ -1,7 +1,8 @@
 //! The last rejected requests, and the number of rejections in the last hour.
 //!
-//! Anyone can cause rejections, at any rate. So a rejection costs a short lock of its own route and a
-//! count. Only the first few per second and kind are kept, and one kind does not displace the others.
+//! Anyone can cause rejections, at any rate. So a rejection costs a short lock of its own route and
+//! a count. Only the first few per second and kind are kept, and one kind does not displace the
+//! others.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -86,8 +87,8 @@ struct KindCount {
 
 /// The number of rejections that are kept per route: 100, each about 1 KiB.
 const KEPT_MAX: usize = 100;
-/// The number of rejections that are kept per second and kind. Further ones are counted with the last
-/// one that was kept.
+/// The number of rejections that are kept per second and kind. Further ones are counted with the
+/// last one that was kept.
 const KEPT_PER_SECOND: u32 = 10;
 /// The longest path that is kept, in bytes.
 pub const PATH_MAX: usize = 256;
@@ -122,7 +123,8 @@ impl RejectionHistory {
         }
     }
 
-    /// Counts a rejection, and keeps the one that `describe` returns if its kind is below the limit.
+    /// Counts a rejection, and keeps the one that `describe` returns if its kind is below the
+    /// limit.
     pub fn record(
         &self,
         kind: RejectionKind,
@@ -145,8 +147,8 @@ impl RejectionHistory {
         state.keep(describe());
     }
 
-    /// Returns the rejections that were kept, the newest first, each with the number of rejections of
-    /// the same kind that followed and were not kept.
+    /// Returns the rejections that were kept, the newest first, each with the number of rejections
+    /// of the same kind that followed and were not kept.
     pub fn recent(&self) -> Vec<(Arc<Rejection>, u64)> {
         self.state()
             .kept

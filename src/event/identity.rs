@@ -1,4 +1,4 @@
-//! The identity of an event: what makes two requests on one route the same event.
+//! The identity of an event, by which the ledger recognises its copies.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,8 @@ use crate::signature::Verified;
 
 const DIGEST_PREFIX: &str = "sha256:";
 
-/// What makes two requests on one route the same event: one variant for each rule.
+/// The identity of an event on its route: two requests with the same identity are the same event.
+/// There is one variant for each rule.
 ///
 /// A further rule is a further variant. The compiler then asks for its keys in the ledger and for
 /// its [`name`](Self::name).

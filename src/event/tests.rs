@@ -762,8 +762,8 @@ fn reasons_are_distinct_words() {
     }));
 }
 
-/// A file is named `<outcome>--<what it shows>.json`. With `timestamp` in the name, the envelope has
-/// one at `/at`.
+/// A file is named `<outcome>--<what it shows>.json`. With `timestamp` in the name, the envelope
+/// has one at `/at`.
 #[test]
 fn corpus_body_has_the_outcome_in_its_name() {
     let corpus = crate::corpus::of("envelope");

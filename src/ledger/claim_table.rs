@@ -52,8 +52,8 @@ impl ClaimTable {
         Arc::default()
     }
 
-    /// Acquires the claim on `key`. Waits for its holder, until `deadline` at most, if `policy` says
-    /// so. Returns `None` if the claim is still held then.
+    /// Acquires the claim on `key`. Waits for its holder, until `deadline` at most, if `policy`
+    /// says so. Returns `None` if the claim is still held then.
     pub(super) async fn claim(
         self: &Arc<Self>,
         key: EventKey,
@@ -156,7 +156,9 @@ mod tests {
         /// Compares the table with a model of it over any order of steps: the holders, the waiters
         /// and the waiters that are woken.
         #[test]
-        fn table_has_one_holder_and_wakes_all_waiters(steps in prop::collection::vec(step(), 0..100)) {
+        fn table_has_one_holder_and_wakes_all_waiters(
+            steps in prop::collection::vec(step(), 0..100)
+        ) {
             let table = ClaimTable::new();
             let mut claims: Vec<LocalClaim> = Vec::new();
             let mut waiting: Vec<Waiting> = Vec::new();
@@ -173,7 +175,8 @@ mod tests {
                             }
                             TryClaim::Held(waiter) => {
                                 prop_assert!(held && waiters < WAITERS_PER_EVENT);
-                                waiting.push(Waiting { key, released: Box::pin(waiter.released()) });
+                                let released = Box::pin(waiter.released());
+                                waiting.push(Waiting { key, released });
                             }
                             TryClaim::Crowded => prop_assert!(held && waiters == WAITERS_PER_EVENT),
                         }

@@ -7,8 +7,9 @@ use crate::store::{
     ClaimLease, EventKey, EventRow, LeaseDeadline, StartedAttempt, Store, StoreError,
 };
 
-/// One name of an event that this gateway claims. Dropping it releases the store's claim before the
-/// local one, so that the next copy on this gateway finds the store's claim free.
+/// One name of an event that this gateway claims: a key with its row in the store. Dropping it
+/// releases the store's claim before the local one, so that the next copy on this gateway finds the
+/// store's claim free.
 pub(super) struct ClaimedName {
     /// The key, and the row that earlier attempts left under it.
     row: EventRow,

@@ -530,7 +530,9 @@ proptest! {
                     now += seconds;
                     continue;
                 }
-                if matches!(model, Model::Completed { until } | Model::Attempted { until, .. } if until <= now) {
+                if let Model::Completed { until } | Model::Attempted { until, .. } = model
+                    && until <= now
+                {
                     model = Model::Absent;
                 }
                 let decision = wait_for(&ledger, "a").await;

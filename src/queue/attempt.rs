@@ -153,8 +153,8 @@ impl DeliveryAttempt {
         }
     }
 
-    /// Records the outcome in the store. Repeats that until it succeeds, because the outcome is known
-    /// only here.
+    /// Records the outcome in the store. Repeats that until it succeeds, because the outcome is
+    /// known only here.
     async fn record(&self, number: u32, attempt: AttemptRecord, next: store::AttemptOutcome) {
         while self
             .store

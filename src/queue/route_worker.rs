@@ -23,8 +23,8 @@ const BYTES_IN_FLIGHT: usize = 16 << 20;
 /// The longest time that an event waits for the request of the previous one to be sent, before it
 /// overtakes.
 const SENT_WITHIN: Duration = Duration::from_millis(100);
-/// The longest time that an event waits for the response to the previous one, while fewer events are
-/// due than may be attempted at once.
+/// The longest time that an event waits for the response to the previous one, while fewer events
+/// are due than may be attempted at once.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(10);
 
 /// The pause before the store is queried again after an error.
@@ -55,9 +55,9 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Waits until the next event may be sent without overtaking the previous one. That must be sent
-    /// and, as long as the worker keeps up with the events that are due, also answered. Both waits
-    /// are short, so that a slow upstream delays nothing.
+    /// Waits until the next event may be sent without overtaking the previous one. That must be
+    /// sent and, as long as the worker keeps up with the events that are due, also answered. Both
+    /// waits are short, so that a slow upstream delays nothing.
     async fn wait_for_latest(&mut self, keeps_up: bool) {
         let Some(mut latest) = self.latest.take() else {
             return;
@@ -116,8 +116,8 @@ impl RouteWorker {
         }
     }
 
-    /// Starts as many attempts as the route allows. Returns the time at which the next event is due,
-    /// or `None` if the worker only needs to wait for another signal.
+    /// Starts as many attempts as the route allows. Returns the time at which the next event is
+    /// due, or `None` if the worker only needs to wait for another signal.
     async fn start_attempts(
         &self,
         in_flight: &mut InFlight,

@@ -21,8 +21,8 @@ impl EventFilter {
     }
 }
 
-/// Matches from left to right, each part between stars at its first occurrence. Takes time linear in
-/// both lengths.
+/// Matches from left to right, each part between stars at its first occurrence. Takes time linear
+/// in both lengths.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return pattern == text;

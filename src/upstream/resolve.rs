@@ -20,7 +20,7 @@ pub(super) enum Addresses {
         host: Box<str>,
         port: u16,
         resolved: ArcSwapOption<Resolved>,
-        /// Whether addresses that [`is_forbidden`] are left out.
+        /// `true` if addresses that [`is_forbidden`] are left out.
         guarded: bool,
     },
 }

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::event::{EnvelopeError, EnvelopeSpec, Event, EventId, IdSource, Source, TimestampSpec};
 
-/// Pointers to the ID, the type and the timestamp: usual, shared and nested ones, array elements and
-/// odd names.
+/// Pointers to the ID, the type and the timestamp: usual, shared and nested ones, array elements
+/// and odd names.
 const POINTERS: [[&str; 3]; 5] = [
     ["/id", "/type", "/at"],
     ["/id", "/id", "/id"],
@@ -60,8 +60,8 @@ pub fn check(body: &[u8]) {
     }
 }
 
-/// Returns whether `body` holds a key that `serde_json`, with its feature `raw_value`, takes for its
-/// own mark and accepts only before a string.
+/// Returns whether `body` holds a key that `serde_json`, with its feature `raw_value`, takes for
+/// its own mark and accepts only before a string.
 fn holds_a_key_of_serde_json(body: &[u8]) -> bool {
     const MARK: &[u8] = b"$serde_json::private::";
     body.windows(MARK.len()).any(|bytes| bytes == MARK)
@@ -98,8 +98,8 @@ fn check_id(outcome: &Result<Event, EnvelopeError>, id: Found<'_>) -> Result<(),
     Ok(())
 }
 
-/// Checks an ID that `serde_json` reads as a float. It keeps no digits of an integer beyond 64 bits,
-/// so the model cannot tell such an integer from a fraction.
+/// Checks an ID that `serde_json` reads as a float. It keeps no digits of an integer beyond 64
+/// bits, so the model cannot tell such an integer from a fraction.
 fn check_float(
     outcome: &Result<Event, EnvelopeError>,
     number: Option<f64>,

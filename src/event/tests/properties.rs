@@ -12,14 +12,20 @@ proptest! {
 
     #[test]
     fn json_is_read_as_serde_json_reads_it(text in json()) {
-        prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "the generator makes JSON: {text}");
+        prop_assert!(
+            serde_json::from_str::<serde_json::Value>(&text).is_ok(),
+            "the generator makes JSON: {text}"
+        );
         agreement::check(text.as_bytes());
     }
 
     #[test]
     fn damaged_json_is_read_as_serde_json_reads_it(
         text in json(),
-        damage in vec((any::<sample::Index>(), 0..5_u8, any::<u8>(), sample::select(SIGNIFICANT)), 1..4),
+        damage in vec(
+            (any::<sample::Index>(), 0..5_u8, any::<u8>(), sample::select(SIGNIFICANT)),
+            1..4,
+        ),
     ) {
         let mut body = text.into_bytes();
         for (index, kind, any, significant) in damage {
@@ -38,8 +44,8 @@ proptest! {
     #[test]
     fn noise_is_read_as_serde_json_reads_it(
         pieces in vec(sample::select(&[
-            "{", "}", "[", "]", ",", ":", "\"", "\\", "\"id\":", "\"ID\":", "\"type\":", "\"event\":{", "1", "0", "-",
-            ".", "e", "\"a\"", "null", "true", " ", "\n", "\\u0069", "\\ud800", "\u{e9}", "\0",
+            "{", "}", "[", "]", ",", ":", "\"", "\\", "\"id\":", "\"ID\":", "\"type\":",
+            "\"event\":{", "1", "0", "-", ".", "e", "\"a\"", "null", "true", " ", "\n", "\\u0069", "\\ud800", "\u{e9}", "\0",
         ][..]), 0..24),
     ) {
         agreement::check(pieces.concat().as_bytes());
@@ -86,7 +92,10 @@ fn key() -> impl Strategy<Value = String> {
             "k", "\u{212a}", "s", "\u{17f}", "", "a/b", "A/B", "0",
         ][..],
     );
-    prop_oneof![6 => (names, vec(any::<u8>(), 8)).prop_map(|(name, styles)| quoted(name, &styles)), 1 => string()]
+    prop_oneof![
+        6 => (names, vec(any::<u8>(), 8)).prop_map(|(name, styles)| quoted(name, &styles)),
+        1 => string(),
+    ]
 }
 
 fn string() -> impl Strategy<Value = String> {
