@@ -327,10 +327,10 @@ impl HeaderWriter {
                 has_key |= *name == IDEMPOTENCY_KEY;
                 match spelled {
                     HeaderNameVariant::Case(spelled) => {
-                        lines.push_line(spelled.as_slice(), value.as_bytes())
+                        lines.push_line(spelled.as_slice(), value.as_bytes());
                     }
                     HeaderNameVariant::Titled(spelled) => {
-                        lines.push_line(spelled.as_bytes(), value.as_bytes())
+                        lines.push_line(spelled.as_bytes(), value.as_bytes());
                     }
                 }
             }

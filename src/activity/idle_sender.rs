@@ -91,7 +91,7 @@ impl Change {
                  check that the sender still sends, and signs with a secret of this route"
             ),
             Self::BecameActive => {
-                tracing::info!(route, expect_every_seconds, "events are verified again")
+                tracing::info!(route, expect_every_seconds, "events are verified again");
             }
         }
     }

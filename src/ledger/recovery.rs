@@ -76,18 +76,18 @@ impl Ledger {
         }
         let store = self.store.clone();
         // In a task of its own: like any claim, it is settled even if the caller is gone.
-        let requeued = tokio::spawn(async move {
-            let requeued = store.requeue(requeues).await;
+        let storing = tokio::spawn(async move {
+            let stored = store.requeue(requeues).await;
             drop(claimed);
-            requeued
+            stored
         });
-        let mut requeued = requeued
+        let mut stored = storing
             .await
             .unwrap_or(Err(StoreError::Unavailable))?
             .into_iter();
         Ok(results
             .into_iter()
-            .filter_map(|known| known.or_else(|| requeued.next()))
+            .filter_map(|known| known.or_else(|| stored.next()))
             .collect())
     }
 
@@ -174,12 +174,12 @@ impl Ledger {
         rows.dedup();
         let store = self.store.clone();
         // In a task of its own, as above.
-        let forgotten = tokio::spawn(async move {
+        let forgetting = tokio::spawn(async move {
             let forgotten = store.forget_event(rows).await;
             drop(names);
             forgotten
         });
-        forgotten.await.unwrap_or(Err(StoreError::Unavailable))?;
+        forgetting.await.unwrap_or(Err(StoreError::Unavailable))?;
         Ok(ForgetResult::Forgotten)
     }
 }
