@@ -139,7 +139,7 @@ mod tests {
         assert!(admission.admit(CLIENT).is_ok());
         match admission.admit(CLIENT).unwrap_err() {
             AdmissionError::RateLimited { retry_after } => {
-                assert!(retry_after <= Duration::from_secs(1))
+                assert!(retry_after <= Duration::from_secs(1));
             }
             other => panic!("{other:?}"),
         }
