@@ -1,12 +1,10 @@
 //! The event envelope: the ID, type and time of an event, read from bytes whose signature was
 //! verified.
 //!
-//! Owns what counts as an ID, a type and a timestamp, when a body is ambiguous about them, and what
-//! the identity of an event is. An ambiguous body is refused: an ID that two receivers may read
-//! differently does not protect against replays. Does not own the clock (`now` is an argument), the
-//! event types that a route accepts, or the IDs that were used before.
-
-mod identity;
+//! Owns what counts as an ID, a type and a timestamp, and when a body is ambiguous about them. An
+//! ambiguous body is refused: an ID that two receivers may read differently does not protect against
+//! replays. Does not own the clock (`now` is an argument), the event types that a route accepts, or
+//! the IDs that were used before.
 
 use std::{borrow::Cow, hash::Hasher, time::Duration};
 
@@ -18,8 +16,6 @@ use crate::json::{MAX_DEPTH, Pointer, PointerValue, Text, find};
 
 #[cfg(test)]
 mod tests;
-
-pub use identity::EventIdentity;
 
 /// The number of parts: the ID, the type and the timestamp.
 const PARTS: usize = 3;
@@ -69,7 +65,8 @@ pub struct TimestampSpec {
 /// The parts that the envelope of a verified body holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `None` on a route with [`IdSource::BodyDigest`]. See [`EventIdentity::new`].
+    /// `None` on a route with [`IdSource::BodyDigest`]. The ledger then
+    /// identifies the event by its body.
     pub id: Option<EventId>,
     /// The event type: 1 to [`TEXT_BYTES_MAX`] bytes without control characters.
     pub event_type: Box<str>,

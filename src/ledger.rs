@@ -13,6 +13,7 @@
 mod claim;
 mod claim_table;
 mod claimed_names;
+mod identity;
 mod keys;
 mod recovery;
 
@@ -22,7 +23,6 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
-use crate::event::EventIdentity;
 use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptHistory, ClaimLease, ClaimResult, ClaimTerms, EventKey, KnownEvent, LedgerEntry, Store,
@@ -32,6 +32,7 @@ use claim_table::ClaimTable;
 use claimed_names::{ClaimedName, ClaimedNames};
 
 pub use claim::{Claim, ClaimOutcome, DeliveryReport, FailedAttempt};
+pub use identity::EventIdentity;
 pub use keys::EventKeys;
 pub use recovery::{ForgetResult, Redelivery, RedeliveryResult};
 

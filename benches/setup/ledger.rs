@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookstile::clock::Clock;
-use hookstile::event::{EventId, EventIdentity};
+use hookstile::event::EventId;
 use hookstile::ledger::{
-    ClaimDecision, ClaimOptions, ClaimOutcome, DeliveryReport, InFlightPolicy, Ledger,
+    ClaimDecision, ClaimOptions, ClaimOutcome, DeliveryReport, EventIdentity, InFlightPolicy,
+    Ledger,
 };
 use hookstile::metrics::Metrics;
 use hookstile::secret::Secret;

@@ -4,7 +4,8 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use crate::event::{EventId, EventIdentity};
+use super::EventIdentity;
+use crate::event::EventId;
 use crate::store::EventKey;
 
 /// The one or two keys of an event on a route. Made by [`Ledger::keys`](super::Ledger::keys).

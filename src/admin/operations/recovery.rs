@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{Operations, Refused};
 use crate::admin::AdminState;
 use crate::admin::auth::Operator;
-use crate::event::{EventId, EventIdentity};
-use crate::ledger::{ForgetResult, Redelivery, RedeliveryResult};
+use crate::event::EventId;
+use crate::ledger::{EventIdentity, ForgetResult, Redelivery, RedeliveryResult};
 use crate::queue::Queue;
 use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, Store, StoreError};
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Event, EventId, IdSource};
+use crate::event::{Event, EventId, IdSource};
 use crate::signature::Verified;
 
 const DIGEST_PREFIX: &str = "sha256:";
@@ -12,7 +12,7 @@ const DIGEST_PREFIX: &str = "sha256:";
 /// The identity of an event on its route: two requests with the same identity are the same event.
 /// There is one variant for each rule.
 ///
-/// A further rule is a further variant. The compiler then asks for its keys in the ledger and for
+/// A further rule is a further variant. The compiler then asks for its keys and for
 /// its [`name`](Self::name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventIdentity<'e> {
