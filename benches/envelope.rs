@@ -50,7 +50,7 @@ fn envelope(criterion: &mut Criterion) {
         };
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(pointer("/id")),
-            kind: Source::Pointer(pointer("/type")),
+            event_type: Source::Pointer(pointer("/type")),
             timestamp: timed.then_some(timestamp),
         };
         let mut group = criterion.benchmark_group(format!("envelope/{shape}"));

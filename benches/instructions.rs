@@ -214,7 +214,7 @@ fn envelope(events: u64, size: usize) {
     let pointer = |text: &str| text.parse().expect("a pointer");
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/id")),
-        kind: Source::Pointer(pointer("/type")),
+        event_type: Source::Pointer(pointer("/type")),
         timestamp: None,
     };
     let body = gateway::event(1, size);

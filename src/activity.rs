@@ -1,7 +1,8 @@
-//! What is remembered of a route's senders beside the metrics: whom it turned away, when one was heard last, and what the
-//! last hour was like.
+//! The recent activity of each route beside its metrics: rejected requests, the time of the last
+//! verified event, and the requests of the last hour.
 //!
-//! In memory, bounded, and kept over reloads for the routes that stay. Requests write to their route's part alone.
+//! Kept in memory, bounded, and across reloads for the routes that stay. A request writes only to
+//! the activity of its own route.
 
 mod idle_sender;
 mod rejections;
@@ -17,7 +18,7 @@ pub use idle_sender::IdleSender;
 pub use rejections::{Rejection, RejectionCount, RejectionHistory, RejectionKind};
 pub use request_history::{MINUTES, MinuteBucket, RequestCounts, RequestHistory};
 
-/// All routes that are served, and the requests that match none.
+/// The activity of all active routes, and of the requests that match no route.
 pub struct Activity {
     routes: Mutex<RouteActivities>,
     unmatched: Arc<RouteActivity>,
@@ -29,31 +30,31 @@ struct RouteActivities {
     by_route: HashMap<Arc<str>, Arc<RouteActivity>>,
 }
 
-/// A route that is to be watched.
+/// A route whose activity is tracked.
 pub struct TrackedRoute<'r> {
     pub route: &'r Arc<str>,
-    /// How often something is to be heard.
+    /// The longest time between two verified events before the sender counts as idle.
     pub expect_every: Option<Duration>,
     pub metrics: &'r Arc<RouteMetrics>,
 }
 
-/// One route's part, or that of the requests that match none.
+/// The activity of one route, or of the requests that match no route.
 pub struct RouteActivity {
-    /// `None` for requests that match none.
+    /// The route's name. `None` for requests that match no route.
     pub route: Option<Arc<str>>,
     pub rejections: RejectionHistory,
-    /// `None` for requests that match none.
+    /// `None` for requests that match no route.
     pub sender: Option<SenderActivity>,
 }
 
-/// What is remembered of a route, and not of requests that match none.
+/// The part of the activity that only routes have.
 pub struct SenderActivity {
     pub idle: IdleSender,
     pub history: RequestHistory,
 }
 
 impl Activity {
-    /// `now` is the start.
+    /// Creates the activity of no routes yet. `now` is the start of the process.
     pub fn new(now: Instant) -> Arc<Self> {
         Arc::new(Self {
             routes: Mutex::default(),
@@ -65,44 +66,44 @@ impl Activity {
         })
     }
 
-    /// The parts of these routes, which are served from now on. Those of others are forgotten.
+    /// Replaces the tracked routes, and returns their activities in the same order. Keeps the
+    /// activity of routes that stay, and forgets that of others.
     pub fn update_routes<'r>(
         &self,
-        sights: impl IntoIterator<Item = TrackedRoute<'r>>,
+        tracked: impl IntoIterator<Item = TrackedRoute<'r>>,
         now: Instant,
     ) -> Vec<Arc<RouteActivity>> {
         let mut routes = self.routes();
-        let part = |sight: TrackedRoute<'r>| {
-            let part = match routes.by_route.get(sight.route) {
+        let mut updated = RouteActivities::default();
+        for tracked in tracked {
+            let activity = match routes.by_route.get(tracked.route) {
                 Some(kept) => Arc::clone(kept),
-                None => Arc::new(RouteActivity::new(&sight, now)),
+                None => Arc::new(RouteActivity::new(&tracked, now)),
             };
-            if let Some(heard) = &part.sender {
-                heard.idle.expect(sight.expect_every);
-                heard.history.read_from(Arc::clone(sight.metrics));
+            if let Some(sender) = &activity.sender {
+                sender.idle.expect(tracked.expect_every);
+                sender.history.read_from(Arc::clone(tracked.metrics));
             }
-            part
-        };
-        let parts: Vec<_> = sights.into_iter().map(part).collect();
-        let named = |part: &Arc<RouteActivity>| Some((part.route.clone()?, Arc::clone(part)));
-        *routes = RouteActivities {
-            by_route: parts.iter().filter_map(named).collect(),
-            in_order: parts.clone(),
-        };
-        parts
+            updated
+                .by_route
+                .insert(Arc::clone(tracked.route), Arc::clone(&activity));
+            updated.in_order.push(activity);
+        }
+        *routes = updated;
+        routes.in_order.clone()
     }
 
-    /// The part of requests that match no route.
+    /// Returns the activity of requests that match no route.
     pub fn unmatched(&self) -> &RouteActivity {
         &self.unmatched
     }
 
-    /// The part of the route of this name, while it is served.
+    /// Returns the activity of the route of this name, if it is active.
     pub fn route(&self, name: &str) -> Option<Arc<RouteActivity>> {
         self.routes().by_route.get(name).map(Arc::clone)
     }
 
-    /// All parts, in the order of the routes.
+    /// Returns all activities in the order of the routes, with that of unmatched requests last.
     pub fn all(&self) -> Vec<Arc<RouteActivity>> {
         self.routes()
             .in_order
@@ -112,13 +113,13 @@ impl Activity {
             .collect()
     }
 
-    /// Looks at what the routes' counters have gained, and for those that have fallen silent: sets their gauges, and tells
-    /// of those that have or are heard again. To be called some times a minute, and before any of it is read.
+    /// Samples the counters of all routes, sets the gauges of idle senders, and logs senders that
+    /// have become idle or active. Call this several times a minute, and before the activity is
+    /// read.
     pub fn sample(&self, now: Instant) {
-        self.routes()
-            .in_order
-            .iter()
-            .for_each(|watched| watched.sample(now));
+        for activity in &self.routes().in_order {
+            activity.sample(now);
+        }
     }
 
     fn routes(&self) -> MutexGuard<'_, RouteActivities> {
@@ -127,27 +128,25 @@ impl Activity {
 }
 
 impl RouteActivity {
-    /// As [`Watch::look`], for one route.
+    /// Samples this route like [`Activity::sample`].
     pub fn sample(&self, now: Instant) {
-        let (Some(route), Some(heard)) = (&self.route, &self.sender) else {
+        let (Some(route), Some(sender)) = (&self.route, &self.sender) else {
             return;
         };
-        heard.history.sample(now);
-        if let Some(change) = heard.idle.sample(now) {
-            change.log(route, heard.idle.expected_every());
+        sender.history.sample(now);
+        if let Some(change) = sender.idle.sample(now) {
+            change.log(route, sender.idle.expected_every());
         }
     }
 
-    fn new(sight: &TrackedRoute<'_>, now: Instant) -> Self {
-        let silence = IdleSender::new(now, sight.metrics.silent.clone());
-        let heard = SenderActivity {
-            idle: silence,
-            history: RequestHistory::new(Arc::clone(sight.metrics), now),
-        };
+    fn new(tracked: &TrackedRoute<'_>, now: Instant) -> Self {
         Self {
-            route: Some(Arc::clone(sight.route)),
+            route: Some(Arc::clone(tracked.route)),
             rejections: RejectionHistory::new(now),
-            sender: Some(heard),
+            sender: Some(SenderActivity {
+                idle: IdleSender::new(now, tracked.metrics.silent.clone()),
+                history: RequestHistory::new(Arc::clone(tracked.metrics), now),
+            }),
         }
     }
 }
@@ -158,44 +157,37 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn a_route_that_stays_keeps_its_part_and_one_that_goes_loses_it() {
+    fn reload_keeps_the_activity_of_routes_that_stay() {
         let (now, [a, b]) = (Instant::now(), ["a", "b"].map(Arc::from));
-        let watch = Activity::new(now);
-        let all = Metrics::new().unwrap();
-        let metrics = Arc::new(all.register_route(&a, [].iter()));
-        let serve = |names: &[&Arc<str>]| {
-            let sight = |name: &&'_ Arc<str>| {
-                (
-                    Arc::clone(name),
-                    Some(Duration::from_secs(names.len() as u64)),
-                )
-            };
-            let sights: Vec<_> = names.iter().map(sight).collect();
-            let sights = sights.iter().map(|(route, every)| TrackedRoute {
+        let activity = Activity::new(now);
+        let registry = Metrics::new().unwrap();
+        let metrics = Arc::new(registry.register_route(&a, [].iter()));
+        let update = |names: &[&Arc<str>]| {
+            let tracked = names.iter().map(|route| TrackedRoute {
                 route,
-                expect_every: *every,
+                expect_every: Some(Duration::from_secs(names.len() as u64)),
                 metrics: &metrics,
             });
-            watch.update_routes(sights, now)
+            activity.update_routes(tracked, now)
         };
-        let before = serve(&[&a, &b]);
-        let after = serve(&[&b]);
-        assert!(Arc::ptr_eq(&before[1], &after[0]) && watch.route("a").is_none());
+        let before = update(&[&a, &b]);
+        let after = update(&[&b]);
+        assert!(Arc::ptr_eq(&before[1], &after[0]) && activity.route("a").is_none());
         let expected = after[0]
             .sender
             .as_ref()
-            .and_then(|heard| heard.idle.expected_every());
+            .and_then(|sender| sender.idle.expected_every());
         assert_eq!(
             expected,
             Some(Duration::from_secs(1)),
             "as the new configuration has it"
         );
-        let again = serve(&[&a, &b]);
+        let again = update(&[&a, &b]);
         assert!(!Arc::ptr_eq(&before[0], &again[0]) && Arc::ptr_eq(&before[1], &again[1]));
-        let names: Vec<_> = watch
+        let names: Vec<_> = activity
             .all()
             .iter()
-            .map(|watched| watched.route.clone())
+            .map(|activity| activity.route.clone())
             .collect();
         assert_eq!(names, [Some(a), Some(b), None]);
     }

@@ -1,7 +1,8 @@
-//! What may be sent to an upstream: a verified body under the headers that belong to it.
+//! The request that is sent to an upstream: a verified body with its headers.
 //!
-//! Owns which of a sender's headers pass and which of ours are set (contract §8, RFC 9110 §7.6.1), the form in which that is
-//! stored, and the head of an attempt as HTTP/1.1 writes it. Where it is sent and what comes back is `upstream`'s.
+//! Owns the choice of the sender's headers that are forwarded and of the gateway's that are set
+//! (contract §8, RFC 9110 §7.6.1), the stored form of a request, and the head of an attempt as
+//! HTTP/1.1 writes it. Sending it and reading the response is `upstream`'s.
 
 mod test_mark;
 
@@ -18,8 +19,9 @@ use crate::signature::{Unverified, Verified};
 
 pub use test_mark::{HEADER as TEST_MARK, TestMarks};
 
-/// An event ready to be handed over, as often as it takes. Only a [`Verified`] body makes one, or what was stored of
-/// such a one; or an [`Unverified`] one, which is marked.
+/// A request that is ready to be sent to an upstream, as often as necessary. It is made from a
+/// [`Verified`] body, from the stored form of such a request, or from an [`Unverified`] body, which
+/// is marked.
 pub struct OutboundRequest {
     method: Method,
     query: Option<Box<str>>,
@@ -27,43 +29,44 @@ pub struct OutboundRequest {
     body: Bytes,
 }
 
-/// Headers as HTTP/1.1 writes them (RFC 9112 §5), one a line. They are never more than that: what they were when they
-/// came in was looked at then; on its way out nobody looks for one, but for those that a route sets over them.
+/// Headers as HTTP/1.1 writes them (RFC 9112 §5), one per line. They were checked when the request
+/// arrived. Afterwards they are only copied, except for those that a route replaces.
 #[derive(Clone)]
 struct HeaderLines(Bytes);
 
-/// Lines that are being written.
+/// Header lines that are being written.
 struct HeaderWriter(Vec<u8>);
 
-/// About what a head takes.
+/// The usual size of a head, in bytes.
 const HEAD_BYTES: usize = 1024;
 
-/// What a delivery says of its event.
+/// The event's metadata that its headers carry.
 #[derive(Debug, Clone)]
 pub struct EventLabel {
     pub route: Arc<str>,
     /// At most 255 bytes, no control characters.
     pub event_id: Arc<str>,
-    /// As `event_id`.
+    /// At most 255 bytes, no control characters.
     pub event_type: Arc<str>,
-    /// Made by the gateway itself, as an operator asked.
+    /// `true` if the gateway itself made the event, at an operator's request.
     pub is_test: bool,
 }
 
-/// How the event came in.
+/// The request in which an event arrived.
 pub struct InboundRequest<'a> {
     pub head: &'a RequestHeader,
-    /// Who is connected to us.
+    /// The address of the connected peer.
     pub peer: IpAddr,
-    /// Earlier hops, as told by a peer that is trusted.
+    /// The addresses before it, from the `X-Forwarded-For` of a trusted proxy.
     pub forwarded_for: Option<&'a str>,
     /// `http` or `https`.
     pub scheme: &'a str,
     pub host: Option<&'a str>,
+    /// The time of arrival.
     pub at: Timestamp,
 }
 
-/// Headers about a connection, or about a message's framing on it.
+/// Headers about a connection, or about the framing of a message.
 const FRAMING: [HeaderName; 13] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -80,8 +83,8 @@ const FRAMING: [HeaderName; 13] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Headers that are set anew for the upstream.
-const SET_ANEW: [HeaderName; 3] = [
+/// Headers that the gateway replaces with its own values.
+const REPLACED: [HeaderName; 3] = [
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-proto"),
@@ -89,22 +92,23 @@ const SET_ANEW: [HeaderName; 3] = [
 
 const ATTEMPT: &str = "Hookstile-Attempt";
 const POSSIBLE_DUPLICATE: &str = "Hookstile-Possible-Duplicate";
-const SET_WHEN_SENT: [&str; 2] = [ATTEMPT, POSSIBLE_DUPLICATE];
+/// Headers that are set for each attempt, so a stored request does not have them.
+const PER_ATTEMPT: [&str; 2] = [ATTEMPT, POSSIBLE_DUPLICATE];
 
-/// Shown in place of a header's value that is nobody's business.
+/// The text that replaces the value of a private header.
 pub const MASK: &str = "***";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl OutboundRequest {
-    /// `forward_query` appends the sender's query string.
+    /// Creates the request of an event. `forward_query` keeps the sender's query string.
     pub fn new(
         verified: &Verified,
         label: &EventLabel,
-        arrival: &InboundRequest<'_>,
+        inbound: &InboundRequest<'_>,
         forward_query: bool,
     ) -> Self {
-        let (mut lines, has_key) = HeaderWriter::begin(verified.body(), &label.route, arrival);
+        let (mut lines, has_key) = HeaderWriter::begin(verified.body(), &label.route, inbound);
         lines.set("Hookstile-Event-Id", &label.event_id);
         lines.set("Hookstile-Event-Type", &label.event_type);
         if label.is_test {
@@ -113,55 +117,57 @@ impl OutboundRequest {
         if !has_key {
             lines.set("Idempotency-Key", &label.event_id);
         }
-        Self::new_request(verified.body(), lines, arrival, forward_query)
+        Self::from_lines(verified.body(), lines, inbound, forward_query)
     }
 
-    /// A provider's handshake, which is no event and has no ID.
+    /// Creates the request of a provider's handshake, which is not an event and has no ID.
     pub fn handshake(
         verified: &Verified,
         route: &str,
-        kind: &'static str,
-        arrival: &InboundRequest<'_>,
+        event_type: &'static str,
+        inbound: &InboundRequest<'_>,
     ) -> Self {
-        let (mut lines, _) = HeaderWriter::begin(verified.body(), route, arrival);
-        lines.set("Hookstile-Event-Type", kind);
-        Self::new_request(verified.body(), lines, arrival, false)
+        let (mut lines, _) = HeaderWriter::begin(verified.body(), route, inbound);
+        lines.set("Hookstile-Event-Type", event_type);
+        Self::from_lines(verified.body(), lines, inbound, false)
     }
 
-    /// What did not verify, on a route that passes such on, marked. Nobody vouches for an ID in it, so it gets none: a
-    /// receiver that goes by IDs must not take the genuine event for its copy.
+    /// Creates the request of a body that did not verify, marked, on a route that forwards such
+    /// bodies. It gets no event ID, because an unverified ID may be forged: a receiver that
+    /// deduplicates by ID must not mistake the genuine event for a copy of this one.
     pub fn unverified(
         unverified: &Unverified,
         route: &str,
-        arrival: &InboundRequest<'_>,
+        inbound: &InboundRequest<'_>,
         forward_query: bool,
     ) -> Self {
-        let (mut lines, _) = HeaderWriter::begin(unverified.body(), route, arrival);
+        let (mut lines, _) = HeaderWriter::begin(unverified.body(), route, inbound);
         lines.set("Hookstile-Verified", "false");
-        Self::new_request(unverified.body(), lines, arrival, forward_query)
+        Self::from_lines(unverified.body(), lines, inbound, forward_query)
     }
 
-    fn new_request(
+    fn from_lines(
         body: &Bytes,
         lines: HeaderWriter,
-        arrival: &InboundRequest<'_>,
+        inbound: &InboundRequest<'_>,
         forward_query: bool,
     ) -> Self {
-        let query = arrival
+        let query = inbound
             .head
             .uri
             .query()
             .filter(|_| forward_query)
             .map(Into::into);
         Self {
-            method: arrival.head.method.clone(),
+            method: inbound.head.method.clone(),
             query,
             lines: HeaderLines(lines.0.into()),
             body: body.clone(),
         }
     }
 
-    /// The head as it is stored: written like that of an HTTP/1.1 request, names in the sender's spelling.
+    /// Returns the head as it is stored: written like the head of an HTTP/1.1 request, with header
+    /// names in the sender's spelling.
     pub fn to_stored(&self) -> Bytes {
         let mut stored = Vec::with_capacity(self.lines.0.len() + 64);
         stored.extend_from_slice(self.method.as_str().as_bytes());
@@ -175,14 +181,15 @@ impl OutboundRequest {
         stored.into()
     }
 
-    /// What [`Delivery::to_stored`] made, with the body it belongs to; `None` for anything else.
+    /// Parses a head that [`to_stored`](Self::to_stored) made, with the body that it belongs to.
+    /// Returns `None` for anything else.
     pub fn from_stored(stored: &Bytes, body: Bytes) -> Option<Self> {
         let first_line = stored.iter().position(|&byte| byte == b'\n')? + 1;
         let start = std::str::from_utf8(stored[..first_line].strip_suffix(b"\r\n")?).ok()?;
         let (method, target) = start.strip_suffix(" HTTP/1.1")?.split_once(' ')?;
         let query = target.strip_prefix('/')?.strip_prefix('?');
         let lines = HeaderLines(stored.slice(first_line..));
-        if !target.bytes().all(|byte| byte > b' ') || !lines.are_of(&body) {
+        if !target.bytes().all(|byte| byte > b' ') || !lines.may_precede(&body) {
             return None;
         }
         Some(Self {
@@ -193,26 +200,25 @@ impl OutboundRequest {
         })
     }
 
-    /// The headers of what [`Delivery::to_stored`] made, in their order, names in the sender's spelling.
+    /// Returns the headers of a stored head, in their order, with names in the sender's spelling.
     pub fn stored_headers(stored: &[u8]) -> impl Iterator<Item = (String, String)> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        let header = move |line: &[u8]| {
-            let colon = line.iter().position(|&byte| byte == b':')?;
-            Some((text(&line[..colon]), text(&line[colon + 1..])))
-        };
         stored
             .split(|&byte| byte == b'\n')
             .skip(1)
-            .filter_map(header)
+            .filter_map(move |line| {
+                let colon = line.iter().position(|&byte| byte == b':')?;
+                Some((text(&line[..colon]), text(&line[colon + 1..])))
+            })
     }
 
-    /// The same head with [`MASK`] in place of the values of these headers.
+    /// Returns a stored head with [`MASK`] in place of the values of private headers.
     pub fn masked(stored: &[u8], is_private: impl Fn(&HeaderName) -> bool) -> Bytes {
         let mut masked = HeaderWriter(Vec::with_capacity(stored.len()));
         for line in stored.split_inclusive(|&byte| byte == b'\n') {
-            let name = name_of(line);
+            let name = line_name(line);
             if HeaderName::from_bytes(name).is_ok_and(|name| is_private(&name)) {
-                masked.line(name, MASK.as_bytes());
+                masked.push_line(name, MASK.as_bytes());
             } else {
                 masked.0.extend_from_slice(line);
             }
@@ -220,46 +226,49 @@ impl OutboundRequest {
         masked.0.into()
     }
 
-    /// The body, byte for byte as received.
+    /// Returns the body, byte for byte as received.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The head of an attempt, whole. `path` is the upstream's path and query, `host` what it is called, and `over` are
-    /// headers of the route's own, set over what the sender sent.
+    /// Renders the whole head of an attempt. `path` is the upstream's path and query, `host` its
+    /// name, and `route_headers` are the route's own headers, which replace the sender's.
     pub(crate) fn render_head(
         &self,
         path: &str,
         host: &str,
-        over: &[(HeaderName, HeaderValue)],
+        route_headers: &[(HeaderName, HeaderValue)],
         attempt: u32,
         possible_duplicate: bool,
     ) -> Vec<u8> {
         let mut head = HeaderWriter(Vec::with_capacity(self.lines.0.len() + HEAD_BYTES));
-        let joint = if path.contains('?') { "&" } else { "?" };
+        let separator = if path.contains('?') { "&" } else { "?" };
         let query = self.query.as_deref();
         for part in [
             self.method.as_str(),
             " ",
             path,
-            query.map_or("", |_| joint),
+            query.map_or("", |_| separator),
             query.unwrap_or(""),
         ] {
             head.0.extend_from_slice(part.as_bytes());
         }
         head.0.extend_from_slice(b" HTTP/1.1\r\n");
         head.set("Host", host);
-        if over.is_empty() {
+        if route_headers.is_empty() {
             head.0.extend_from_slice(&self.lines.0);
         } else {
-            let is_over = |line| over.iter().any(|(name, _)| is_named(line, name.as_str()));
-            self.lines
-                .each()
-                .filter(|line| !is_over(line))
-                .for_each(|line| head.0.extend_from_slice(line));
+            for line in self.lines.iter() {
+                if !route_headers
+                    .iter()
+                    .any(|(name, _)| is_named(line, name.as_str()))
+                {
+                    head.0.extend_from_slice(line);
+                }
+            }
         }
-        for (name, value) in over {
-            head.line(name.as_str().as_bytes(), value.as_bytes());
+        for (name, value) in route_headers {
+            head.push_line(name.as_str().as_bytes(), value.as_bytes());
         }
         head.set(ATTEMPT, &attempt.to_string());
         if possible_duplicate {
@@ -271,138 +280,146 @@ impl OutboundRequest {
 }
 
 impl HeaderLines {
-    /// Whether they are headers that may stand before `body`: with its length, once, and nothing else that is set when it is
-    /// sent. Nobody looks at them again.
-    fn are_of(&self, body: &Bytes) -> bool {
+    /// Returns whether these headers may be sent before `body`: they hold its length, exactly once,
+    /// and no other header that is set when the request is sent. They are not checked again.
+    fn may_precede(&self, body: &Bytes) -> bool {
         let (length, mut lengths) = (body.len().to_string(), 0);
-        let mut may_stand = |(name, value): (HeaderName, &[u8])| {
+        for line in self.iter() {
+            let Some((name, value)) = parse_line(line) else {
+                return false;
+            };
             if name == header::CONTENT_LENGTH {
                 lengths += 1;
-                return value == length.as_bytes();
-            }
-            !is_framing(&name)
-                && !SET_WHEN_SENT
+                if value != length.as_bytes() {
+                    return false;
+                }
+            } else if is_framing(&name)
+                || PER_ATTEMPT
                     .iter()
                     .any(|set| set.eq_ignore_ascii_case(name.as_str()))
-        };
-        self.each()
-            .map(header_of)
-            .all(|header| header.is_some_and(&mut may_stand))
-            && lengths == 1
+            {
+                return false;
+            }
+        }
+        lengths == 1
     }
 
-    /// Each with its end.
-    fn each(&self) -> impl Iterator<Item = &[u8]> {
+    /// Returns the lines, each with its line end.
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split_inclusive(|&byte| byte == b'\n')
     }
 }
 
 impl HeaderWriter {
-    /// What every delivery says, and whether an idempotency key of the sender's is in it.
-    fn begin(body: &Bytes, route: &str, arrival: &InboundRequest<'_>) -> (Self, bool) {
+    /// Writes the headers that every request has. Returns them, and whether the sender's
+    /// idempotency key is among them.
+    fn begin(body: &Bytes, route: &str, inbound: &InboundRequest<'_>) -> (Self, bool) {
         let mut lines = Self(Vec::with_capacity(HEAD_BYTES));
-        let of_connection: Vec<_> = named_by_connection(&arrival.head.headers).collect();
+        let hop_by_hop: Vec<_> = named_by_connection(&inbound.head.headers).collect();
         let mut has_key = false;
-        // In the order of `headers`, which knows no spelling.
-        let mut names = arrival.head.headers.iter().map(|(name, _)| name);
-        let copied = arrival.head.map(|spelled, value| {
+        // Both iterate in the same order; only `RequestHeader::map` knows the spelling.
+        let mut names = inbound.head.headers.iter().map(|(name, _)| name);
+        let copied = inbound.head.map(|spelled, value| {
             if let Some(name) = names
                 .next()
-                .filter(|name| passes(name) && !of_connection.contains(name))
+                .filter(|name| is_forwarded(name) && !hop_by_hop.contains(name))
             {
                 has_key |= *name == IDEMPOTENCY_KEY;
                 match spelled {
                     HeaderNameVariant::Case(spelled) => {
-                        lines.line(spelled.as_slice(), value.as_bytes())
+                        lines.push_line(spelled.as_slice(), value.as_bytes());
                     }
                     HeaderNameVariant::Titled(spelled) => {
-                        lines.line(spelled.as_bytes(), value.as_bytes())
+                        lines.push_line(spelled.as_bytes(), value.as_bytes());
                     }
                 }
             }
             Ok(())
         });
-        debug_assert!(copied.is_ok(), "nothing in it fails");
+        debug_assert!(copied.is_ok(), "the closure does not fail");
         lines.set("Content-Length", &body.len().to_string());
         lines.set("Hookstile-Route", route);
         lines.set(
             "Hookstile-Received-At",
-            &to_milliseconds(arrival.at).to_string(),
+            &to_milliseconds(inbound.at).to_string(),
         );
-        let peer = arrival.peer.to_canonical();
-        let hops = arrival
+        let peer = inbound.peer.to_canonical();
+        let forwarded_for = inbound
             .forwarded_for
-            .map_or_else(|| peer.to_string(), |hops| format!("{hops}, {peer}"));
-        lines.set("X-Forwarded-For", &hops);
-        lines.set("X-Forwarded-Proto", arrival.scheme);
-        if let Some(host) = arrival.host {
+            .map_or_else(|| peer.to_string(), |earlier| format!("{earlier}, {peer}"));
+        lines.set("X-Forwarded-For", &forwarded_for);
+        lines.set("X-Forwarded-Proto", inbound.scheme);
+        if let Some(host) = inbound.host {
             lines.set("X-Forwarded-Host", host);
         }
         (lines, has_key)
     }
 
-    /// A header of ours.
+    /// Writes one of the gateway's own headers.
     fn set(&mut self, name: &'static str, value: &str) {
-        // Nothing that could end the line, whatever is in it.
+        // A value must not end the line, whatever it holds.
         let fits = is_value(value.as_bytes());
         debug_assert!(fits, "{name} has a value that no header can hold");
         if fits {
-            self.line(name.as_bytes(), value.as_bytes());
+            self.push_line(name.as_bytes(), value.as_bytes());
         }
     }
 
-    fn line(&mut self, name: &[u8], value: &[u8]) {
+    fn push_line(&mut self, name: &[u8], value: &[u8]) {
         for part in [name, b": ", value, b"\r\n"] {
             self.0.extend_from_slice(part);
         }
     }
 }
 
-fn passes(name: &HeaderName) -> bool {
-    !(is_framing(name) || SET_ANEW.contains(name) || is_hookstile_header(name))
+/// Returns whether a sender's header is forwarded.
+fn is_forwarded(name: &HeaderName) -> bool {
+    !(is_framing(name) || REPLACED.contains(name) || is_hookstile_header(name))
 }
 
-/// The name and the value that make a line, its end included.
-fn header_of(line: &[u8]) -> Option<(HeaderName, &[u8])> {
-    let value = value_of(line).filter(|value| is_value(value))?;
-    Some((HeaderName::from_bytes(name_of(line)).ok()?, value))
+/// Parses a line, which includes its line end, into the header's name and value.
+fn parse_line(line: &[u8]) -> Option<(HeaderName, &[u8])> {
+    let value = line_value(line).filter(|value| is_value(value))?;
+    Some((HeaderName::from_bytes(line_name(line)).ok()?, value))
 }
 
-/// What a field's value may be made of (RFC 9110 §5.5).
+/// Returns whether these bytes may form a field value (RFC 9110 §5.5).
 fn is_value(value: &[u8]) -> bool {
     value
         .iter()
         .all(|&byte| byte == b'\t' || byte >= b' ' && byte != 0x7f)
 }
 
-/// The name that a header's line begins with.
-fn name_of(line: &[u8]) -> &[u8] {
+/// Returns the name at the start of a header's line.
+fn line_name(line: &[u8]) -> &[u8] {
     line.split(|&byte| byte == b':').next().unwrap_or(line)
 }
 
-fn value_of(line: &[u8]) -> Option<&[u8]> {
-    line.get(name_of(line).len()..)?
+fn line_value(line: &[u8]) -> Option<&[u8]> {
+    line.get(line_name(line).len()..)?
         .strip_prefix(b": ")?
         .strip_suffix(b"\r\n")
 }
 
 fn is_named(line: &[u8], name: &str) -> bool {
-    name_of(line).eq_ignore_ascii_case(name.as_bytes())
+    line_name(line).eq_ignore_ascii_case(name.as_bytes())
 }
 
-/// The headers that `Connection` says are of this connection only (RFC 9110 §7.6.1).
+/// Returns the headers that `Connection` limits to this connection (RFC 9110 §7.6.1).
 pub fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
     let values = headers.get_all(header::CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
 }
 
-/// Whether a header is about a connection or a message's framing, and so the gateway's own to set.
+/// Returns whether a header is about a connection or the framing of a message. Such headers are set
+/// by the gateway.
 pub fn is_framing(name: &HeaderName) -> bool {
     FRAMING.contains(name)
 }
 
-/// Whether a sender's header could be taken for one of ours. `_` counts as `-`: CGI-like receivers fold them.
+/// Returns whether a sender's header could be taken for one of the gateway's. `_` counts as `-`:
+/// CGI-like receivers fold them.
 pub fn is_hookstile_header(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     name.get(..9).is_some_and(|start| start == b"hookstile")
@@ -443,14 +460,14 @@ mod tests {
         verification.finish().unwrap()
     }
 
-    /// The headers that an upstream gets, as they are spelled.
+    /// Returns the headers that an upstream receives, as they are spelled.
     fn delivered(sent: &[(&'static str, &str)]) -> Vec<(String, String)> {
-        delivered_over(sent, &[])
+        delivered_with(sent, &[])
     }
 
-    fn delivered_over(
+    fn delivered_with(
         sent: &[(&'static str, &str)],
-        over: &[(HeaderName, HeaderValue)],
+        route_headers: &[(HeaderName, HeaderValue)],
     ) -> Vec<(String, String)> {
         let mut head = RequestHeader::build("POST", b"/in?a=b", None).unwrap();
         for (name, value) in sent {
@@ -462,7 +479,7 @@ mod tests {
             event_type: "user.created".into(),
             is_test: false,
         };
-        let arrival = InboundRequest {
+        let inbound = InboundRequest {
             head: &head,
             peer: "203.0.113.9".parse().unwrap(),
             forwarded_for: None,
@@ -470,11 +487,11 @@ mod tests {
             host: Some("hooks.example.com"),
             at: Timestamp::UNIX_EPOCH,
         };
-        let delivery = OutboundRequest::new(&verified(b"{}"), &label, &arrival, true);
+        let delivery = OutboundRequest::new(&verified(b"{}"), &label, &inbound, true);
         let stored =
             OutboundRequest::from_stored(&delivery.to_stored(), Bytes::from_static(b"{}")).unwrap();
         let head = |delivery: &OutboundRequest| {
-            delivery.render_head("/app?key=1", "app.internal", over, 2, true)
+            delivery.render_head("/app?key=1", "app.internal", route_headers, 2, true)
         };
         assert_eq!(head(&stored), head(&delivery), "storing changes nothing");
         let head = String::from_utf8(head(&delivery)).unwrap();
@@ -497,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn end_to_end_headers_pass_with_their_order_and_spelling() {
+    fn end_to_end_headers_keep_their_order_and_spelling() {
         let head = delivered(&[
             ("X-VPN-Signature", "sha256=ab"),
             ("x-Multi", "1"),
@@ -514,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_one_connection_do_not_pass() {
+    fn hop_by_hop_headers_are_not_forwarded() {
         let head = delivered(&[
             ("Connection", "keep-alive, X-Hop"),
             ("X-Hop", "1"),
@@ -541,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sender_says_in_our_name_is_dropped_in_any_spelling() {
+    fn senders_hookstile_headers_are_dropped_in_any_spelling() {
         let head = delivered(&[
             ("Hookstile-Event-Id", "spoofed"),
             ("hookstile_event_id", "spoofed"),
@@ -555,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sender_says_of_its_way_is_said_anew() {
+    fn forwarded_headers_are_replaced() {
         let head = delivered(&[
             ("X-Forwarded-For", "198.51.100.1"),
             ("X-Forwarded-Host", "evil.example.com"),
@@ -569,8 +586,8 @@ mod tests {
     }
 
     #[test]
-    fn a_route_s_own_headers_stand_in_the_place_of_the_sender_s() {
-        let over = [(
+    fn route_headers_replace_the_senders() {
+        let route_headers = [(
             HeaderName::from_static("authorization"),
             HeaderValue::from_static("Bearer ours"),
         )];
@@ -579,13 +596,13 @@ mod tests {
             ("AUTHORIZATION", "theirs too"),
             ("X-App", "kept"),
         ];
-        let head = delivered_over(&sent, &over);
+        let head = delivered_with(&sent, &route_headers);
         assert_eq!(values(&head, "authorization"), ["Bearer ours"]);
         assert_eq!(values(&head, "x-app"), ["kept"]);
     }
 
     #[test]
-    fn the_upstream_is_told_what_it_gets() {
+    fn upstream_receives_the_events_metadata() {
         let head = delivered(&[]);
         for (name, value) in [
             ("hookstile-event-type", "user.created"),
@@ -603,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stored_head_makes_no_delivery() {
+    fn malformed_stored_head_is_rejected() {
         let body = Bytes::from_static(b"{}");
         let is_one = |stored: &[u8]| {
             OutboundRequest::from_stored(&Bytes::copy_from_slice(stored), body.clone()).is_some()
@@ -636,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_values_of_private_headers_are_masked() {
+    fn masking_hides_the_values_of_private_headers() {
         let stored = b"POST / HTTP/1.1\r\nX-Check: secret\r\nAccept: a: b\r\n";
         let masked = OutboundRequest::masked(stored, |name| name == "x-check");
         assert_eq!(
@@ -646,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_s_own_idempotency_key_is_kept() {
+    fn senders_idempotency_key_is_kept() {
         assert_eq!(
             values(
                 &delivered(&[("Idempotency-Key", "theirs")]),

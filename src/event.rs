@@ -1,8 +1,10 @@
-//! The event envelope: ID, type and time of an event, read from the bytes whose signature was verified.
+//! The event envelope: the ID, type and time of an event, read from bytes whose signature was
+//! verified.
 //!
-//! Owns what counts as an ID, a type and a timestamp, and when a body leaves open which one it means. It refuses
-//! rather than guesses: an ID that two receivers may read differently is no protection against replays. Owns neither
-//! the clock (`now` is an argument), nor whether an event type is wanted, nor what an ID was used for before.
+//! Owns what counts as an ID, a type and a timestamp, and when a body is ambiguous about them. An
+//! ambiguous body is refused: an ID that two receivers may read differently does not protect against
+//! replays. Does not own the clock (`now` is an argument), the event types that a route accepts, or
+//! the IDs that were used before.
 
 use std::{borrow::Cow, hash::Hasher, time::Duration};
 
@@ -15,23 +17,21 @@ use crate::json::{MAX_DEPTH, Pointer, PointerValue, Text, find};
 #[cfg(test)]
 mod tests;
 
-/// The ID, the type and the timestamp.
+/// The number of parts: the ID, the type and the timestamp.
 const PARTS: usize = 3;
 
-/// Longest ID or type, in bytes of UTF-8 after unescaping.
+/// The longest ID or type, in bytes of UTF-8 after unescaping.
 pub const TEXT_BYTES_MAX: usize = 255;
 
-/// Longest integer ID, in bytes with its sign: every signed 128-bit integer fits.
+/// The longest integer ID, in bytes with its sign: every signed 128-bit integer fits.
 pub const INTEGER_BYTES_MAX: usize = 40;
 
-const DIGEST_NAME: &str = "sha256:";
-
-/// Where the parts of a route's envelope stand.
+/// The places of a route's envelope parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvelopeSpec {
     pub id: IdSource,
-    pub kind: Source,
-    /// `None` where events carry no time, or nobody asks for it; given, an event without it is refused.
+    pub event_type: Source,
+    /// `None` if the route reads no timestamp. If set, an event without a timestamp is refused.
     pub timestamp: Option<TimestampSpec>,
 }
 
@@ -39,7 +39,7 @@ pub struct EnvelopeSpec {
 pub enum IdSource {
     Pointer(Pointer),
     Header(HeaderName),
-    /// For senders without IDs: the body is its own ID, and the caller has its digest.
+    /// For senders without IDs: the SHA-256 of the body identifies the event.
     BodyDigest,
 }
 
@@ -49,46 +49,49 @@ pub enum Source {
     Header(HeaderName),
 }
 
-/// Where the event's time stands, and how far from now it may be.
+/// The place of the event's time, and its greatest distance from now.
 ///
-/// The time is an RFC 3339 string (at most nanoseconds), or whole Unix seconds or milliseconds as a JSON integer or a
-/// string of digits. Numbers below 100,000,000,000 are seconds (up to the year 5138), all others milliseconds (from
-/// March 1973).
+/// The time is an RFC 3339 string (at most nanoseconds), or whole Unix seconds or milliseconds as a
+/// JSON integer or a string of digits. Numbers below 100,000,000,000 are seconds (up to the year
+/// 5138), all others milliseconds (from March 1973).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimestampSpec {
     pub source: Source,
-    /// Both into the past and into the future. `None` leaves it unchecked: providers retry old events for days.
+    /// The limit into the past and into the future. `None` leaves the time unchecked: providers
+    /// retry old events for days.
     pub max_age: Option<Duration>,
 }
 
-/// What the envelope says about a verified body.
+/// The parts that the envelope of a verified body holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    pub id: EventId,
-    /// 1 to [`TEXT_BYTES_MAX`] bytes without control characters; the event type.
+    /// `None` on a route with [`IdSource::BodyDigest`]. The ledger then
+    /// identifies the event by its body.
+    pub id: Option<EventId>,
+    /// The event type: 1 to [`TEXT_BYTES_MAX`] bytes without control characters.
     pub event_type: Box<str>,
     pub timestamp: Option<Timestamp>,
 }
 
-/// What makes an event the same event. `"1"` and `1` are two.
+/// An ID that the sender gave the event. `"1"` and `1` are different IDs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventId {
-    /// 1 to [`TEXT_BYTES_MAX`] bytes without control characters; not normalised, and not always ASCII.
+    /// 1 to [`TEXT_BYTES_MAX`] bytes without control characters; not normalised, not always ASCII.
     Text(Box<str>),
-    /// The digits as they were sent, at most [`INTEGER_BYTES_MAX`] bytes; receivers may round them, we do not.
+    /// The digits as they were sent, at most [`INTEGER_BYTES_MAX`] bytes. Receivers may round them;
+    /// the gateway does not.
     Integer(Box<str>),
-    /// The digest of the body, which the caller has.
-    BodyDigest,
 }
 
-/// Why a verified body is no event. Says nothing of what the body holds.
+/// The reason why a verified body is not a valid event. Reveals nothing of the body's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
     #[error("the body is not valid UTF-8; send JSON encoded as UTF-8")]
     InvalidUtf8,
     #[error(
-        "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark or anything after it, \
-         nested at most {} deep, without unpaired surrogate escapes and numbers beyond 1e308",
+        "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark and with \
+         nothing after it, nested at most {} deep, without unpaired surrogate escapes and numbers \
+         beyond 1e308",
         MAX_DEPTH
     )]
     NotJson,
@@ -97,100 +100,111 @@ pub enum EnvelopeError {
     )]
     IdMissing,
     #[error(
-        "the event's ID, or a name leading to it, is given more than once; give it once, whatever the case"
+        "the event's ID, or a name on the way to it, occurs more than once; send it once, \
+         counting names that differ only in case"
     )]
     IdAmbiguous,
     #[error(
-        "the event's ID is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
-         (in a header: visible ASCII without commas) or an integer of at most {INTEGER_BYTES_MAX} characters"
+        "the event's ID is invalid; send a string of 1 to {TEXT_BYTES_MAX} bytes without control \
+         characters (in a header: visible ASCII without commas) or an integer of at most \
+         {INTEGER_BYTES_MAX} characters"
     )]
     IdMalformed,
     #[error(
-        "the event has no type where the route expects it; send one, or set the route's `event.type`"
+        "the event has no type where the route expects it; send one, or set the route's \
+         `event.type`"
     )]
     TypeMissing,
     #[error(
-        "the event's type, or a name leading to it, is given more than once; give it once, whatever the case"
+        "the event's type, or a name on the way to it, occurs more than once; send it once, \
+         counting names that differ only in case"
     )]
     TypeAmbiguous,
     #[error(
-        "the event's type is unusable; send a string of 1 to {TEXT_BYTES_MAX} bytes without control characters \
-         (in a header: visible ASCII and spaces, without commas)"
+        "the event's type is invalid; send a string of 1 to {TEXT_BYTES_MAX} bytes without control \
+         characters (in a header: visible ASCII and spaces, without commas)"
     )]
     TypeMalformed,
     #[error(
-        "the event has no timestamp where the route expects it; send one, or set the route's `event.timestamp`"
+        "the event has no timestamp where the route expects it; send one, or set the route's \
+         `event.timestamp`"
     )]
     TimestampMissing,
     #[error(
-        "the event's timestamp, or a name leading to it, is given more than once; give it once, whatever the case"
+        "the event's timestamp, or a name on the way to it, occurs more than once; send it once, \
+         counting names that differ only in case"
     )]
     TimestampAmbiguous,
     #[error(
-        "the event's timestamp is unusable; send an RFC 3339 date and time, or Unix seconds or milliseconds"
+        "the event's timestamp is invalid; send an RFC 3339 date and time, or Unix seconds or \
+         milliseconds"
     )]
     TimestampMalformed,
     #[error(
-        "the event's timestamp is too far from now; check the sender's clock, or raise the route's `max_age`"
+        "the event's timestamp is too far from now; check the sender's clock, or raise the route's \
+         `max_age`"
     )]
     Stale,
 }
 
 impl EnvelopeSpec {
-    /// Whether a part stands in this header.
+    /// Returns whether a part is read from this header.
     #[must_use]
-    pub fn reads(&self, name: &HeaderName) -> bool {
+    pub fn reads_header(&self, name: &HeaderName) -> bool {
         let time = self.timestamp.as_ref().map(|spec| &spec.source);
         matches!(&self.id, IdSource::Header(header) if header == name)
-            || [Some(&self.kind), time]
+            || [Some(&self.event_type), time]
                 .into_iter()
                 .flatten()
                 .any(|source| matches!(source, Source::Header(header) if header == name))
     }
 
-    /// Where parts stand in the body.
+    /// Returns the pointers of the parts that are read from the body.
     pub fn pointers(&self) -> impl Iterator<Item = &Pointer> {
         let time = self
             .timestamp
             .as_ref()
             .and_then(|spec| spec.source.pointer());
-        [self.id.pointer(), self.kind.pointer(), time]
+        [self.id.pointer(), self.event_type.pointer(), time]
             .into_iter()
             .flatten()
     }
 
-    /// Reads the parts from where they stand. `body` must be verified; `headers` may be covered by no signature.
+    /// Parses the parts from `body`, which must be verified, and from `headers`, which no signature
+    /// may cover.
     ///
-    /// If any part stands in the body, the whole body must be one strict JSON text. If none does, it is not looked at.
+    /// If any part is in the body, the whole body must be one strict JSON text. Otherwise the body
+    /// is not read.
     ///
     /// # Errors
     ///
-    /// A body that is not JSON is reported before anything else, then the ID, the type and the timestamp in this
-    /// order. Never [`EnvelopeError::Stale`]: see [`check_fresh`](Self::check_fresh).
+    /// Reports a body that is not JSON before anything else, then the ID, the type and the
+    /// timestamp, in this order. Never [`EnvelopeError::Stale`]: see
+    /// [`check_fresh`](Self::check_fresh).
     pub fn parse(&self, body: &[u8], headers: &HeaderMap) -> Result<Event, EnvelopeError> {
         let time = self.timestamp.as_ref().map(|spec| &spec.source);
-        let [id, kind, timestamp] = find_in_body(
+        let [id, event_type, timestamp] = find_in_body(
             body,
             [
                 self.id.pointer(),
-                self.kind.pointer(),
+                self.event_type.pointer(),
                 time.and_then(Source::pointer),
             ],
         )?;
         Ok(Event {
             id: match &self.id {
-                IdSource::Pointer(_) => event_id(id)?,
-                IdSource::Header(name) => event_id(find_id_in_headers(headers, name))?,
-                IdSource::BodyDigest => EventId::BodyDigest,
+                IdSource::Pointer(_) => Some(parse_id(id)?),
+                IdSource::Header(name) => Some(parse_id(find_id_in_headers(headers, name))?),
+                IdSource::BodyDigest => None,
             },
-            event_type: event_kind(self.kind.or_in_headers(kind, headers))?,
+            event_type: parse_event_type(self.event_type.select(event_type, headers))?,
             timestamp: time
-                .map(|source| event_time(source.or_in_headers(timestamp, headers)))
+                .map(|source| parse_time(source.select(timestamp, headers)))
                 .transpose()?,
         })
     }
 
-    /// Refuses an event whose time is further from `now` than the route's `max_age`.
+    /// Rejects an event with a time that is further from `now` than the route's `max_age`.
     ///
     /// # Errors
     ///
@@ -204,7 +218,7 @@ impl EnvelopeSpec {
 }
 
 impl TimestampSpec {
-    /// Refuses `at` if it is more than `max_age` before or after `now`.
+    /// Rejects `at` if it is more than `max_age` before or after `now`.
     ///
     /// # Errors
     ///
@@ -236,11 +250,8 @@ impl Source {
         }
     }
 
-    fn or_in_headers<'a>(
-        &self,
-        in_body: PointerValue<'a>,
-        headers: &'a HeaderMap,
-    ) -> PointerValue<'a> {
+    /// Returns the value at this source: the one found in the body, or the header's.
+    fn select<'a>(&self, in_body: PointerValue<'a>, headers: &'a HeaderMap) -> PointerValue<'a> {
         match self {
             Self::Pointer(_) => in_body,
             Self::Header(name) => find_in_headers(headers, name),
@@ -248,48 +259,35 @@ impl Source {
     }
 }
 
-/// What an event is called that has no ID but the SHA-256 of its body.
-pub fn digest_name(sha256: &[u8; 32]) -> String {
-    format!("{DIGEST_NAME}{}", hex::encode(sha256))
-}
-
-/// The digest in such a name.
-pub fn named_digest(name: &str) -> Option<[u8; 32]> {
-    let mut sha256 = [0; 32];
-    hex::decode_to_slice(name.strip_prefix(DIGEST_NAME)?, &mut sha256).ok()?;
-    Some(sha256)
-}
-
 impl EventId {
-    /// An ID as a body has it: a JSON string or integer, held to the same rules.
+    /// Parses an ID from a JSON string or integer, by the same rules as an ID in a body.
     ///
     /// # Errors
     ///
     /// [`EnvelopeError::IdMalformed`] only.
     pub fn from_json(value: &RawValue) -> Result<Self, EnvelopeError> {
         match serde_json::from_str::<String>(value.get()) {
-            Ok(text) => event_id(PointerValue::Text(Text::plain(&text))),
-            Err(_) => event_id(PointerValue::Number(value.get())),
+            Ok(text) => parse_id(PointerValue::Text(Text::plain(&text))),
+            Err(_) => parse_id(PointerValue::Number(value.get())),
         }
     }
 
-    /// The ID as text, for people and headers; `None` where the body's digest is the ID. Both `"1"` and `1` give `1`:
-    /// use [`feed`](Self::feed) where they must differ.
+    /// Returns the ID as text, for people and headers. Both `"1"` and `1` give `1`: use
+    /// [`feed`](Self::feed) where they must differ.
     #[must_use]
-    pub fn as_str(&self) -> Option<&str> {
+    pub fn as_str(&self) -> &str {
         match self {
-            Self::Text(text) | Self::Integer(text) => Some(text),
-            Self::BodyDigest => None,
+            Self::Text(text) | Self::Integer(text) => text,
         }
     }
 
-    /// Writes the ID into a hasher, so that no two IDs write the same bytes and none is the start of another. Unlike
-    /// [`Hash`], the bytes are the same on every machine and in every version: stored keys depend on them.
+    /// Writes the ID into a hasher, so that no two IDs write the same bytes and none is a prefix of
+    /// another. Unlike [`Hash`], the bytes are the same on every machine and in every version:
+    /// stored keys depend on them.
     pub fn feed(&self, hasher: &mut impl Hasher) {
         let (tag, text): (u8, &str) = match self {
             Self::Text(text) => (1, text),
             Self::Integer(digits) => (2, digits),
-            Self::BodyDigest => (3, ""),
         };
         hasher.write(&[tag]);
         hasher.write(&(text.len() as u64).to_le_bytes());
@@ -298,7 +296,7 @@ impl EventId {
 }
 
 impl EnvelopeError {
-    /// One word of a closed set, for the log and the metrics.
+    /// Returns one word of a closed set, for the log and the metrics.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -329,8 +327,9 @@ fn find_in_body<'a>(
     find(text, pointers).map_err(|_| EnvelopeError::NotJson)
 }
 
-/// A header counts if it stands there once, as visible ASCII without a comma: nothing a proxy or a receiver would
-/// trim, split or join. What is no ID may have spaces between its words: GitLab's types do.
+/// Finds a header that occurs once and holds visible ASCII without a comma: nothing that a proxy or
+/// a receiver would trim, split or join. Spaces between words are allowed: GitLab's types have
+/// them.
 fn find_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> PointerValue<'a> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {
@@ -352,7 +351,7 @@ fn is_words(text: &str) -> bool {
             .all(|byte| matches!(byte, b' '..=b'~') && byte != b',')
 }
 
-/// The same for an ID, which is one word.
+/// Finds an ID in a header. Unlike [`find_in_headers`], it must not contain spaces.
 fn find_id_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> PointerValue<'a> {
     match find_in_headers(headers, name) {
         PointerValue::Text(text) if text.unescaped().is_none_or(|text| text.contains(' ')) => {
@@ -362,7 +361,7 @@ fn find_id_in_headers<'a>(headers: &'a HeaderMap, name: &HeaderName) -> PointerV
     }
 }
 
-fn event_id(found: PointerValue<'_>) -> Result<EventId, EnvelopeError> {
+fn parse_id(found: PointerValue<'_>) -> Result<EventId, EnvelopeError> {
     match found {
         PointerValue::Nothing => Err(EnvelopeError::IdMissing),
         PointerValue::Ambiguous => Err(EnvelopeError::IdAmbiguous),
@@ -376,7 +375,7 @@ fn event_id(found: PointerValue<'_>) -> Result<EventId, EnvelopeError> {
     }
 }
 
-fn event_kind(found: PointerValue<'_>) -> Result<Box<str>, EnvelopeError> {
+fn parse_event_type(found: PointerValue<'_>) -> Result<Box<str>, EnvelopeError> {
     match found {
         PointerValue::Nothing => Err(EnvelopeError::TypeMissing),
         PointerValue::Ambiguous => Err(EnvelopeError::TypeAmbiguous),
@@ -385,34 +384,36 @@ fn event_kind(found: PointerValue<'_>) -> Result<Box<str>, EnvelopeError> {
     }
 }
 
-fn event_time(found: PointerValue<'_>) -> Result<Timestamp, EnvelopeError> {
+fn parse_time(found: PointerValue<'_>) -> Result<Timestamp, EnvelopeError> {
     let time = match found {
         PointerValue::Nothing => return Err(EnvelopeError::TimestampMissing),
         PointerValue::Ambiguous => return Err(EnvelopeError::TimestampAmbiguous),
         PointerValue::Text(text) => {
-            printable(text).and_then(|text| unix(&text).or_else(|| rfc3339(&text)))
+            printable(text).and_then(|text| parse_unix(&text).or_else(|| parse_rfc3339(&text)))
         }
-        PointerValue::Number(number) => unix(number),
+        PointerValue::Number(number) => parse_unix(number),
         PointerValue::Other => None,
     };
     time.ok_or(EnvelopeError::TimestampMalformed)
 }
 
-/// The string with its escapes undone, if it is fit to be an ID or a type.
+/// Unescapes the text. Returns `None` if it does not qualify as an ID or a type.
 fn printable(text: Text<'_>) -> Option<Cow<'_, str>> {
     let text = match text.unescaped() {
         Some(plain) => Cow::Borrowed(plain),
-        // One character more than can fit, so that a longer string is seen to be one.
+        // One character more than fits, so that a longer text is detected.
         None => Cow::Owned(text.chars().take(TEXT_BYTES_MAX + 1).collect()),
     };
     let fits = (1..=TEXT_BYTES_MAX).contains(&text.len());
-    // Unicode's control characters (Cc) are C0, DEL and C1; most texts need no look into Unicode.
+    // Unicode's control characters (Cc) are C0, DEL and C1. Most texts are ASCII and pass the first
+    // test.
     let plain =
         text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(char::is_control);
     if fits && plain { Some(text) } else { None }
 }
 
-/// `number` is in JSON's grammar, so that anything but a sign and digits makes it a fraction or gives it an exponent.
+/// Returns whether `number`, which follows JSON's grammar, is an integer: anything but a sign and
+/// digits makes it a fraction or gives it an exponent.
 fn is_integer_id(number: &str) -> bool {
     let digits = number.strip_prefix('-').unwrap_or(number);
     number.len() <= INTEGER_BYTES_MAX
@@ -420,8 +421,8 @@ fn is_integer_id(number: &str) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Unix seconds or milliseconds; see [`TimestampSpec`].
-fn unix(digits: &str) -> Option<Timestamp> {
+/// Parses Unix seconds or milliseconds. See [`TimestampSpec`].
+fn parse_unix(digits: &str) -> Option<Timestamp> {
     const MILLISECONDS_FROM: i64 = 100_000_000_000;
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -432,8 +433,9 @@ fn unix(digits: &str) -> Option<Timestamp> {
     }
 }
 
-/// `jiff` reads more than RFC 3339 (time zones in brackets, dates without separators), which receivers may not.
-fn rfc3339(text: &str) -> Option<Timestamp> {
+/// Parses RFC 3339 strictly. `jiff` alone accepts more (time zones in brackets, dates without
+/// separators), which receivers may not read.
+fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let (date_time, rest) = text.split_at_checked("YYYY-MM-DDThh:mm:ss".len())?;
     let offset = match rest.strip_prefix('.') {
         Some(fraction) => fraction.trim_start_matches(|char: char| char.is_ascii_digit()),
@@ -446,14 +448,15 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
     if shaped { text.parse().ok() } else { None }
 }
 
-/// Every `0` of `shape` stands for a digit, everything else for itself in either case.
+/// Returns whether `text` matches `shape`: every `0` there is any digit, everything else is itself,
+/// in either case.
 fn has_shape(text: &str, shape: &str) -> bool {
-    let fits = |(byte, shape): (u8, u8)| {
-        if shape == b'0' {
-            byte.is_ascii_digit()
-        } else {
-            byte.eq_ignore_ascii_case(&shape)
-        }
-    };
-    text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(fits)
+    text.len() == shape.len()
+        && text
+            .bytes()
+            .zip(shape.bytes())
+            .all(|(byte, shape)| match shape {
+                b'0' => byte.is_ascii_digit(),
+                _ => byte.eq_ignore_ascii_case(&shape),
+            })
 }

@@ -236,7 +236,7 @@ impl Case<'_> {
             parsed.and_then(|event| self.envelope.check_fresh(&event, self.now).map(|()| event));
         match fresh {
             Ok(event) => GenuineContent::Event {
-                id: event.id.as_str().map(Into::into),
+                id: event.id.as_ref().map(|id| id.as_str().into()),
                 event_type: event.event_type,
             },
             Err(error) => GenuineContent::Invalid(error),

@@ -1,8 +1,10 @@
-//! Stored events on their way to their upstreams: a lane for each route, none of which waits for another.
+//! Delivery of stored events to their upstreams. Each route has a queue with a worker of its own,
+//! so that no route waits for another.
 //!
-//! Owns when an event is tried, how often, and when it is given up. The events themselves stay on disk: a lane holds in
-//! memory what is being tried at this moment and nothing else, however many wait. It sleeps until an event is stored,
-//! an attempt ends, or a pause is over.
+//! Owns when an event is attempted, how often, and when it becomes a dead letter. The events
+//! themselves stay on disk: a worker holds only the events of its current attempts in memory,
+//! however many are queued. It sleeps until an event is stored, an attempt ends, or a pause is
+//! over.
 
 mod attempt;
 mod route_worker;
@@ -23,12 +25,12 @@ use crate::route::{Replay, Route};
 use crate::store::{self, Store, StoreError};
 use crate::upstream::Client;
 
-/// The dispatcher.
+/// The dispatcher of stored events.
 pub struct Queue {
     ledger: Arc<Ledger>,
     client: Arc<Client>,
     clock: Clock,
-    lanes: Mutex<RouteQueues>,
+    routes: Mutex<RouteQueues>,
     phase: watch::Sender<Phase>,
 }
 
@@ -36,31 +38,32 @@ pub struct Queue {
 enum Phase {
     Waiting,
     Running,
-    /// No attempt begins any more.
+    /// No further attempt begins.
     Stopping,
 }
 
 #[derive(Default)]
 struct RouteQueues {
     by_route: HashMap<Arc<str>, RouteQueue>,
-    /// Routes whose events wait until an operator says otherwise.
+    /// Routes that an operator paused.
     paused: HashSet<Arc<str>>,
-    running: JoinSet<()>,
+    workers: JoinSet<()>,
 }
 
-/// A route's lane, from outside.
+/// The handle of a route's worker.
 struct RouteQueue {
     route: watch::Sender<WorkerRoute>,
-    /// Attempts under way.
+    /// The number of attempts in flight.
     delivering: Arc<AtomicU64>,
 }
 
-/// What a lane works with. Changes with the configuration; attempts end with what they began with.
+/// The route that a worker delivers for. It changes with the configuration; an attempt keeps the
+/// one that it began with.
 #[derive(Clone)]
 struct WorkerRoute {
-    /// `None` when the route is no longer configured: its events wait.
+    /// `None` if the route is no longer configured: its events wait.
     route: Option<Arc<Route>>,
-    /// An operator wants its events to wait.
+    /// `true` if an operator paused the route: its events wait.
     paused: bool,
     metrics: QueueMetrics,
 }
@@ -72,15 +75,16 @@ impl Queue {
             ledger,
             client,
             clock,
-            lanes: Mutex::default(),
+            routes: Mutex::default(),
             phase,
         })
     }
 
-    /// Learns which routes are paused. To be called before any is served, and when another gateway was told to pause one.
+    /// Loads the paused routes from the store. Call this before any route is served, and after
+    /// another gateway changed them.
     ///
     /// # Errors
-    /// When the store can't tell.
+    /// When the store cannot be read.
     pub async fn load_paused(&self) -> Result<(), StoreError> {
         let paused: HashSet<Arc<str>> = self
             .store()
@@ -89,115 +93,113 @@ impl Queue {
             .into_iter()
             .map(Into::into)
             .collect();
-        let mut lanes = self.lanes();
-        for (name, lane) in &lanes.by_route {
+        let mut routes = self.routes();
+        for (name, queue) in &routes.by_route {
             let now = paused.contains(name);
-            lane.route
-                .send_if_modified(|serving| std::mem::replace(&mut serving.paused, now) != now);
+            queue
+                .route
+                .send_if_modified(|current| std::mem::replace(&mut current.paused, now) != now);
         }
-        lanes.paused = paused;
+        routes.paused = paused;
         Ok(())
     }
 
-    /// Lets a route's stored events wait, through restarts too, or has them delivered again. Attempts under way end as they
-    /// will.
+    /// Pauses or resumes the delivery of a route's stored events. A pause survives restarts.
+    /// Attempts in flight are not affected.
     ///
     /// # Errors
-    /// When that is not certain to be kept; it has no effect then.
+    /// When the change may not be stored. It has no effect then.
     pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         self.store().set_paused(Arc::clone(&route), paused).await?;
-        let mut lanes = self.lanes();
-        if let Some(lane) = lanes.by_route.get(&route) {
-            lane.route.send_modify(|serving| serving.paused = paused);
+        let mut routes = self.routes();
+        if let Some(queue) = routes.by_route.get(&route) {
+            queue.route.send_modify(|current| current.paused = paused);
         }
         if paused {
-            lanes.paused.insert(route);
+            routes.paused.insert(route);
         } else {
-            lanes.paused.remove(&route);
+            routes.paused.remove(&route);
         }
         Ok(())
     }
 
-    /// Whether a route's stored events wait until an operator says otherwise.
+    /// Returns whether an operator paused the route.
     pub fn is_paused(&self, route: &str) -> bool {
-        self.lanes().paused.contains(route)
+        self.routes().paused.contains(route)
     }
 
-    /// Begins to deliver: when it is certain that we go on running.
+    /// Starts the delivery. Call this once it is certain that the process keeps running.
     pub fn start(&self) {
         self.phase.send_replace(Phase::Running);
     }
 
-    /// Delivers for these routes from now on. Events of others wait until their route is back.
+    /// Replaces the routes to deliver for. Events of other routes wait until their route is back.
     pub fn update_routes<'a>(
         &self,
         routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics)>,
     ) {
-        let mut lanes = self.lanes();
-        let mut told = Vec::new();
-        let mut gone: HashSet<_> = lanes.by_route.keys().cloned().collect();
+        let mut queues = self.routes();
+        let mut store_routes = Vec::new();
+        let mut removed: HashSet<_> = queues.by_route.keys().cloned().collect();
         for (route, metrics) in routes {
-            gone.remove(&route.name);
-            told.push(store::StoreRoute {
+            removed.remove(&route.name);
+            store_routes.push(store::StoreRoute {
                 route: Arc::clone(&route.name),
                 retain: route.retain,
                 concurrency: route.queue_concurrency,
             });
-            let paused = lanes.paused.contains(&route.name);
-            let serving = WorkerRoute {
+            let worker_route = WorkerRoute {
                 route: Some(Arc::clone(route)),
-                paused,
+                paused: queues.paused.contains(&route.name),
                 metrics: metrics.clone(),
             };
-            if let Some(lane) = lanes.by_route.get(&route.name) {
-                lane.route.send_replace(serving);
+            if let Some(queue) = queues.by_route.get(&route.name) {
+                queue.route.send_replace(worker_route);
                 continue;
             }
-            let (lane, runs) = self.open(&route.name, serving);
-            lanes.by_route.insert(Arc::clone(&route.name), lane);
-            lanes.running.spawn(runs.run());
+            let (queue, worker) = self.new_route_queue(&route.name, worker_route);
+            queues.by_route.insert(Arc::clone(&route.name), queue);
+            queues.workers.spawn(worker.run());
         }
-        for name in gone {
-            if let Some(lane) = lanes.by_route.get(&name) {
-                lane.route.send_modify(|serving| serving.route = None);
+        for name in removed {
+            if let Some(queue) = queues.by_route.get(&name) {
+                queue.route.send_modify(|current| current.route = None);
             }
         }
-        drop(lanes);
-        self.store().update_routes(told);
+        drop(queues);
+        self.store().update_routes(store_routes);
     }
 
-    /// Tries stored events again, or those whose payload was kept. Answers for each what becomes of it.
+    /// Queues deliveries again, if their payloads are still stored. Returns one result for each.
     ///
     /// # Errors
-    /// When it is not certain that they are stored.
+    /// When they may not be stored.
     pub async fn redeliver(
         &self,
-        wanted: &[Redelivery],
+        requested: &[Redelivery],
     ) -> Result<Vec<RedeliveryResult>, StoreError> {
-        let window_of = |route: &str| {
-            self.route(route)
-                .map_or(Replay::USUAL_WINDOW, |route| route.replay.window)
-        };
-        self.ledger.redeliver(wanted, window_of).await
+        self.ledger
+            .redeliver(requested, |route| {
+                self.route(route)
+                    .map_or(Replay::USUAL_WINDOW, |route| route.replay.window)
+            })
+            .await
     }
 
-    /// Sets the gauges of all lanes. Blocks for look-ups.
+    /// Sets the gauges of all routes. Blocks while it queries the store.
     pub fn update_gauges(&self) {
-        let lanes: Vec<_> = self
-            .lanes()
+        let queues: Vec<_> = self
+            .routes()
             .by_route
             .iter()
-            .map(|(name, lane)| {
-                let delivering = lane.delivering.load(Ordering::Relaxed);
-                (
-                    Arc::clone(name),
-                    lane.route.borrow().metrics.clone(),
-                    delivering,
-                )
+            .map(|(name, queue)| {
+                let delivering = queue.delivering.load(Ordering::Relaxed);
+                let metrics = queue.route.borrow().metrics.clone();
+                (Arc::clone(name), metrics, delivering)
             })
             .collect();
         let now = self.clock.wall();
-        for (name, metrics, delivering) in lanes {
+        for (name, metrics, delivering) in queues {
             let (pending, dead) = self.store().queue_counts(&name);
             let oldest = if pending > 0 {
                 self.store().oldest_waiting(&name)
@@ -208,62 +210,57 @@ impl Queue {
                 pending.saturating_sub(delivering),
                 delivering,
                 dead,
-                oldest.map_or(0.0, |at| age(now, at)),
+                oldest.map_or(0.0, |at| age_seconds(now, at)),
             );
         }
     }
 
-    /// Begins no more attempts, and waits for those under way until `grace` is over. Answers whether all have ended.
+    /// Begins no more attempts, and waits for those in flight for `grace` at most. Returns whether
+    /// all have ended.
     pub async fn stop(&self, grace: Duration) -> bool {
         self.phase.send_replace(Phase::Stopping);
-        let mut running = std::mem::take(&mut self.lanes().running);
-        let all = async { while running.join_next().await.is_some() {} };
-        tokio::time::timeout(grace, all).await.is_ok()
+        let mut workers = std::mem::take(&mut self.routes().workers);
+        let all_ended = async { while workers.join_next().await.is_some() {} };
+        tokio::time::timeout(grace, all_ended).await.is_ok()
     }
 
-    fn open(
+    fn new_route_queue(
         &self,
         name: &Arc<str>,
-        serving: WorkerRoute,
+        route: WorkerRoute,
     ) -> (RouteQueue, route_worker::RouteWorker) {
         let delivering = Arc::new(AtomicU64::new(0));
-        let (serving, served) = watch::channel(serving);
-        let running = route_worker::RouteWorker {
+        let (route, receiver) = watch::channel(route);
+        let worker = route_worker::RouteWorker {
             name: Arc::clone(name),
             store: self.store().clone(),
             client: Arc::clone(&self.client),
             clock: self.clock.clone(),
-            serving: served,
+            route: receiver,
             woken: self.store().queue_notifier(name),
             delivering: Arc::clone(&delivering),
             phase: self.phase.subscribe(),
         };
-        (
-            RouteQueue {
-                route: serving,
-                delivering,
-            },
-            running,
-        )
+        (RouteQueue { route, delivering }, worker)
     }
 
     fn route(&self, name: &str) -> Option<Arc<Route>> {
-        self.lanes()
+        self.routes()
             .by_route
             .get(name)
-            .and_then(|lane| lane.route.borrow().route.clone())
+            .and_then(|queue| queue.route.borrow().route.clone())
     }
 
     fn store(&self) -> &Store {
         self.ledger.store()
     }
 
-    fn lanes(&self) -> MutexGuard<'_, RouteQueues> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn routes(&self) -> MutexGuard<'_, RouteQueues> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Seconds, and none below zero: a clock may have been set back.
-fn age(now: Timestamp, at: Timestamp) -> f64 {
+/// Returns the age in seconds, at least 0: the clock may have been set back.
+fn age_seconds(now: Timestamp, at: Timestamp) -> f64 {
     now.duration_since(at).as_secs_f64().max(0.0)
 }

@@ -1,7 +1,7 @@
-//! Routes, compiled: everything a request needs once its host and path are known.
+//! Compiled routes: everything that a request needs once its host and path are known.
 //!
-//! Owns look-up and the per-route rules. Knows nothing of YAML (that is `config`) nor of what happens to a request
-//! (that is `gateway`).
+//! Owns the look-up and the rules of each route. Does not read YAML (`config` does) and does not
+//! handle requests (`gateway` does).
 
 mod admission;
 mod filter;
@@ -23,68 +23,68 @@ use crate::signature::{Unenforced, Verifier};
 use crate::store::Retain;
 use crate::upstream::Upstream;
 
-/// One path with its provider's scheme, its secrets, its rules and its upstream.
+/// One path with its provider's signature scheme, its secrets, its rules and its upstream.
 pub struct Route {
-    /// Unique; a metric label and part of every ledger key.
+    /// The unique name: a metric label, and part of every ledger key.
     pub name: Arc<str>,
-    /// Lower case, without a port; `None` takes any host.
+    /// The host in lower case, without a port. `None` matches any host.
     pub host: Option<Box<str>>,
-    /// Compared byte for byte with the request's path. Nothing is decoded or normalised.
+    /// The path, compared byte for byte with the request's. Nothing is decoded or normalised.
     pub path: Box<str>,
-    /// The preset that the scheme came from, for people; `None` for one of the user's own.
+    /// The preset that the scheme comes from, for people. `None` for a custom scheme.
     pub provider: Option<&'static str>,
     pub methods: Vec<Method>,
-    /// Switched off, it takes nothing.
+    /// `false` if the route is switched off and accepts no requests.
     pub active: bool,
     pub verifier: Verifier,
-    /// Lets what did not verify pass, marked.
+    /// If set (`enforce: false`), requests that do not verify are forwarded, marked as unverified.
     pub unenforced: Option<Unenforced>,
-    /// What becomes of the provider's handshakes; `None` where it has none.
+    /// The handling of the provider's handshakes. `None` if the provider has none.
     pub handshake: Option<Handshake>,
     pub envelope: EnvelopeSpec,
     pub events: EventFilter,
     pub admission: Admission,
     pub budget: Budget,
-    /// Largest body in bytes.
+    /// The largest accepted body, in bytes.
     pub max_body: usize,
     pub replay: Replay,
     pub delivery_mode: DeliveryMode,
-    /// What an event is answered with that was stored: 202 or 200.
+    /// The status of the response to an event that was stored: 202 or 200.
     pub accept_status: StatusCode,
-    /// For events that were stored.
+    /// The retry policy for stored events.
     pub retry: Backoff,
-    /// How long one attempt at a stored event may take.
+    /// The longest time that one attempt at a stored event may take.
     pub attempt_timeout: Duration,
-    /// Attempts at stored events at once.
+    /// The number of attempts at stored events that may be in flight at once.
     pub queue_concurrency: usize,
     pub retain: Retain,
-    /// How often something is verified at least, while all is well.
+    /// The longest time between two verified events before the sender counts as idle.
     pub expect_every: Option<Duration>,
     pub upstream: Arc<Upstream>,
-    /// Whether the sender's query string is appended to the upstream's path.
+    /// `true` if the sender's query string is appended to the upstream's path.
     pub forward_query: bool,
 }
 
 impl Route {
-    /// Whether the signature or the envelope stands in this header.
+    /// Returns whether a part of the signature or the envelope is read from this header.
     pub fn reads_header(&self, name: &HeaderName) -> bool {
-        self.verifier.reads_header(name) || self.envelope.reads(name)
+        self.verifier.reads_header(name) || self.envelope.reads_header(name)
     }
 }
 
-/// How a verified event gets to the upstream (contract §8).
+/// The way in which a verified event is delivered to the upstream (contract §8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryMode {
-    /// Forwarded at once; the upstream's answer is passed back.
+    /// The event is forwarded at once, and the sender receives the upstream's response.
     Proxy,
-    /// Stored, acknowledged, and delivered afterwards.
+    /// The event is stored, acknowledged, and delivered afterwards.
     Queue,
-    /// As `Proxy`, and as `Queue` when that fails.
+    /// `Proxy` first, and `Queue` if that fails.
     Spill,
 }
 
 impl DeliveryMode {
-    /// As the configuration writes it.
+    /// Returns the mode as the configuration spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
@@ -94,51 +94,54 @@ impl DeliveryMode {
     }
 }
 
-/// The time a provider waits for an answer (contract §7).
+/// The time for which a provider waits for a response (contract §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Counted from the first byte of the request's head.
+    /// The whole time, counted from the first byte of the request's head.
     pub total: Duration,
-    /// Kept back so that the answer is written, not only decided, in time. Less than `total`.
+    /// The part that is reserved for writing the response. Less than `total`.
     pub margin: Duration,
 }
 
 impl Budget {
-    /// When the answer to a request whose first byte came at `first_byte` must be on its way.
+    /// Returns the time by which the gateway must start to write the response to a request whose
+    /// first byte arrived at `first_byte`.
     pub fn deadline(&self, first_byte: Instant) -> Instant {
         first_byte + self.usable()
     }
 
-    /// What there is to use of it.
+    /// Returns the budget without its margin.
     pub fn usable(&self) -> Duration {
         self.total.saturating_sub(self.margin)
     }
 }
 
-/// What replays meet (contract §6).
+/// Replay protection: how long event IDs are remembered, and how duplicates are answered (contract
+/// §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replay {
-    /// How long a completed ID is remembered.
+    /// The time for which a completed ID is remembered.
     pub window: Duration,
     pub on_duplicate: OnDuplicate,
     pub in_flight: InFlightPolicy,
 }
 
 impl Replay {
-    /// Longer than any provider that we know sends an event again.
+    /// The default window: longer than any known provider retries an event.
     pub const USUAL_WINDOW: Duration = Duration::from_secs(96 * 3600);
 }
 
-/// How a duplicate is answered. It is never forwarded.
+/// The response to a duplicate, which is never forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDuplicate {
-    /// 409.
+    /// The response is 409.
     Reject,
-    /// 200, for providers that take a 4xx as a reason to try for days or to switch the endpoint off.
+    /// The response is 200, for providers that react to a 4xx by retrying for days or by switching
+    /// the endpoint off.
     Acknowledge,
 }
 
-/// All routes, found by path and then host.
+/// All routes, indexed by path and then by host.
 #[derive(Default)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
@@ -146,7 +149,7 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Takes routes of which no two have the same path and host; `config` has checked that.
+    /// Indexes `routes`. No two may have the same path and host; `config` has checked that.
     pub fn new(routes: Vec<Arc<Route>>) -> Self {
         let mut by_path: HashMap<Box<str>, Vec<usize>> = HashMap::new();
         for (index, route) in routes.iter().enumerate() {
@@ -158,13 +161,13 @@ impl RouteTable {
         Self { routes, by_path }
     }
 
-    /// The index of the route for `path` and `host` (lower case, without port). A route that names the host goes
-    /// before one that takes any.
+    /// Returns the index of the route for `path` and `host` (lower case, without a port). A route
+    /// that names the host takes precedence over one that matches any host.
     pub fn find(&self, host: Option<&str>, path: &str) -> Option<usize> {
         let candidates = self.by_path.get(path)?;
         candidates.iter().copied().find(|&index| {
-            let wanted = self.routes[index].host.as_deref();
-            wanted.is_none() || wanted == host
+            let route_host = self.routes[index].host.as_deref();
+            route_host.is_none() || route_host == host
         })
     }
 

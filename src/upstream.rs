@@ -1,7 +1,7 @@
-//! One attempt at handing a delivery to its upstream, inside a deadline.
+//! One attempt at delivering a request to its upstream, within a deadline.
 //!
-//! Owns the connections and what is known of an attempt's end: answered, never reached, or unknown. What that means
-//! for the ledger and for the sender is decided by `gateway`.
+//! Owns the connections and the three ends of an attempt: answered, never reached, or unknown.
+//! Their consequences for the ledger and the sender are decided by `gateway`.
 
 mod allowed;
 mod resolve;
@@ -35,23 +35,25 @@ use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
 use resolve::Addresses;
 
-/// How long an idle connection is kept. Below the shortest time-out in common use (Node.js closes after 5 s), so that
-/// a kept connection is seldom one that the upstream has just closed.
-const KEPT_IDLE: Duration = Duration::from_secs(4);
+/// The time for which an idle connection is kept in the pool. It is below the shortest time-out in
+/// common use (Node.js closes after 5 s), so that a pooled connection is seldom one that the
+/// upstream has just closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The largest answer that is passed on. Webhook answers are short; more than this is read by nobody.
+/// The largest response body that is forwarded, in bytes. Responses to webhooks are short, and
+/// senders do not read more than this.
 const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Informational (1xx) answers that are skipped before the final one.
+/// The number of informational (1xx) responses that are skipped before the final one.
 const INFORMATIONAL_MAX: usize = 16;
 
-/// The pause before a second try to connect to a sole address that refused the first.
+/// The pause before a second try to connect to a sole address after the first one failed.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 
-/// An upstream of a route: where it is, and what is known of its addresses.
+/// The upstream of a route: its location, and its addresses as last resolved.
 pub struct Upstream {
     target: Target,
-    /// The route's own, set over what the sender sent.
+    /// The route's own headers, which replace the sender's.
     headers: Vec<(HeaderName, HeaderValue)>,
     addresses: Addresses,
 }
@@ -61,35 +63,36 @@ pub struct Client {
     connector: TransportConnector,
 }
 
-/// How an attempt ended.
+/// The end of an attempt, with its duration.
 pub struct AttemptReport {
     pub end: AttemptEnd,
     pub duration: Duration,
 }
 
-/// What is known at the end of an attempt.
+/// The end of an attempt, as far as the gateway knows it.
 #[derive(Debug)]
 pub enum AttemptEnd {
-    /// A whole answer came.
+    /// A whole response arrived.
     Answered(Response),
     /// Nothing was sent: the event was certainly not processed.
     NotReached(UpstreamError),
-    /// The request was sent, at least in part, and no whole answer came: the event may have been processed.
+    /// The request was sent, at least in part, and no whole response arrived: the event may have
+    /// been processed.
     Unknown(UpstreamError),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamError {
-    /// The deadline came first.
+    /// The deadline passed.
     TimedOut,
     /// The name could not be resolved, or no address could be connected to.
     Unreachable,
-    /// The connection failed, or what came back is not HTTP.
+    /// The connection failed, or the response is not HTTP.
     Broken,
 }
 
 impl AttemptReport {
-    /// What is counted of it.
+    /// Returns the result as the metrics count it.
     pub fn metric_result(&self) -> UpstreamResult {
         match &self.end {
             AttemptEnd::Answered(response) => match response.status().as_u16() {
@@ -105,7 +108,7 @@ impl AttemptReport {
         }
     }
 
-    /// What is kept of it. It began at `at`.
+    /// Returns the record of this attempt, which began at `at`.
     pub fn to_record(&self, at: Timestamp) -> AttemptRecord {
         let (status, error) = match &self.end {
             AttemptEnd::Answered(response) => (Some(response.status().as_u16()), None),
@@ -129,17 +132,17 @@ impl AttemptReport {
     }
 }
 
-/// An upstream's answer.
+/// An upstream's response.
 #[derive(Debug)]
 pub struct Response {
     pub head: Box<ResponseHeader>,
     pub body: Bytes,
-    /// The body was larger than is passed on, and left out.
+    /// `true` if the body was larger than 1 MiB and is therefore left empty.
     pub truncated: bool,
 }
 
 impl Upstream {
-    /// `headers` are set on every request, over what the sender sent.
+    /// Creates an upstream. `headers` are set on every request and replace the sender's.
     pub fn new(target: Target, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
         Self {
             addresses: Addresses::new(&target),
@@ -148,12 +151,13 @@ impl Upstream {
         }
     }
 
-    /// From now on link-local and clouds' metadata addresses are not connected to, whatever the name stands for.
+    /// Forbids connections to link-local addresses and to the metadata addresses of clouds, even if
+    /// the name resolves to them.
     pub fn forbid_internal_addresses(&mut self) {
         self.addresses.forbid_internal_addresses();
     }
 
-    /// Where it is, for people.
+    /// Returns the upstream's URL, for people.
     pub fn url(&self) -> String {
         self.target.url()
     }
@@ -164,7 +168,7 @@ impl Response {
         self.head.status
     }
 
-    /// What it says to one who would try again, `now` being the time.
+    /// Returns the failure that this response means, with its `Retry-After` counted from `now`.
     pub fn to_failure(&self, now: Timestamp) -> AttemptFailure {
         let retry_after = self
             .head
@@ -187,55 +191,56 @@ impl Default for Client {
     }
 }
 
-/// A connection to an upstream, over which nothing was sent yet.
+/// An attempt that is connected to its upstream and has sent nothing yet.
 pub struct Connected<'a> {
     client: &'a Client,
     upstream: &'a Upstream,
-    link: Link,
+    connection: Connection,
     started: Instant,
 }
 
 /// An open connection.
-struct Link {
-    /// Boxed: it is big, and would be copied into every future on the way.
+struct Connection {
+    /// Boxed, because it is big and would be copied into every future on the way.
     peer: Box<HttpPeer>,
     stream: Stream,
-    /// It came from the pool.
+    /// `true` if it came from the pool.
     reused: bool,
 }
 
-/// Whether a connection may come from the pool.
+/// The use of the pool for a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pool {
     Use,
     Avoid,
 }
 
-/// An exchange that did not bring a whole answer.
+/// The reason why an exchange brought no whole response.
 enum ExchangeError {
-    /// A pooled connection proved dead before a byte of an answer came.
+    /// A pooled connection turned out to be closed before a byte of the response arrived.
     Stale,
     Other,
 }
 
 impl Client {
-    /// Connects to the upstream, by `deadline`. Nothing is sent yet, so a failure is an attempt that never reached it.
+    /// Connects to the upstream, by `deadline`. Nothing is sent yet, so a failure means that the
+    /// attempt never reached it.
     ///
     /// # Errors
-    /// The attempt, ended.
+    /// The report of the attempt, which is over.
     pub async fn connect<'a>(
         &'a self,
         upstream: &'a Upstream,
         deadline: Instant,
     ) -> Result<Connected<'a>, AttemptReport> {
         let started = Instant::now();
-        let failure = match timeout_at(deadline.into(), pin!(self.link(upstream, Pool::Use))).await
+        let failure = match timeout_at(deadline.into(), pin!(self.open(upstream, Pool::Use))).await
         {
-            Ok(Ok(link)) => {
+            Ok(Ok(connection)) => {
                 return Ok(Connected {
                     client: self,
                     upstream,
-                    link,
+                    connection,
                     started,
                 });
             }
@@ -248,9 +253,9 @@ impl Client {
         })
     }
 
-    /// A connection, pooled or new, to one of the upstream's addresses. A failed connect has sent nothing, so the next
-    /// address is tried, and a sole address once more.
-    async fn link(&self, upstream: &Upstream, pool: Pool) -> Result<Link, UpstreamError> {
+    /// Opens a connection, pooled or new, to one of the upstream's addresses. A failed connect has
+    /// sent nothing, so the next address is tried, and a sole address once more.
+    async fn open(&self, upstream: &Upstream, pool: Pool) -> Result<Connection, UpstreamError> {
         let addresses = upstream
             .addresses
             .get()
@@ -273,14 +278,18 @@ impl Client {
             };
             match connected {
                 Ok((stream, reused)) => {
-                    return Ok(Link {
+                    return Ok(Connection {
                         peer,
                         stream,
                         reused,
                     });
                 }
                 Err(error) => {
-                    tracing::debug!(upstream = %upstream.target.authority, %error, "connect failed")
+                    tracing::debug!(
+                        upstream = %upstream.target.authority,
+                        %error,
+                        "connect to upstream failed"
+                    );
                 }
             }
         }
@@ -288,35 +297,36 @@ impl Client {
         Err(UpstreamError::Unreachable)
     }
 
-    /// Sends a request and reads the answer.
+    /// Sends a request and reads the response.
     ///
-    /// Pingora's session reads only: it would write the head by itself, flushed, before it is given the body, and what
-    /// it writes it wants as a map of headers.
+    /// Pingora's session only reads. For writing it would need the headers as a map, and it would
+    /// flush the head before it takes the body.
     async fn send(
         &self,
-        link: Link,
+        connection: Connection,
         head: Vec<u8>,
         body: &Bytes,
-        sent: impl FnOnce(),
+        on_sent: impl FnOnce(),
     ) -> Result<Response, ExchangeError> {
-        let Link {
+        let Connection {
             peer,
             mut stream,
             reused,
-        } = link;
+        } = connection;
         let written = write(&mut stream, &head, body).await;
         drop(head);
-        sent();
-        // An upstream may answer and close without having read the body, so a failed write is no end yet.
+        on_sent();
+        // An upstream may respond and close without having read the body, so a failed write does
+        // not end the exchange.
         let mut http = HttpSession::new_with_options(stream, &*peer);
         let mut informational = 0;
         match read_head(&mut http, &mut informational).await {
             Ok(()) => {}
-            Err(error) if reused && informational == 0 && nothing_came(&error) => {
+            Err(error) if reused && informational == 0 && is_before_first_byte(&error) => {
                 return Err(ExchangeError::Stale);
             }
             Err(error) => {
-                tracing::debug!(%error, "no answer from the upstream");
+                tracing::debug!(%error, "no response from the upstream");
                 return Err(ExchangeError::Other);
             }
         }
@@ -325,7 +335,7 @@ impl Client {
             http.respect_keepalive();
             if let Some(stream) = http.reuse().await {
                 self.connector
-                    .release_stream(stream, peer.reuse_hash(), Some(KEPT_IDLE));
+                    .release_stream(stream, peer.reuse_hash(), Some(IDLE_TIMEOUT));
             }
         }
         Ok(response)
@@ -333,25 +343,26 @@ impl Client {
 }
 
 impl Connected<'_> {
-    /// Hands `delivery` over once, ending by `deadline`. `number` is the attempt's, for the upstream to see; `sent` is
-    /// called when the request is written, or could not be.
+    /// Delivers `request` in one attempt that ends by `deadline`. `attempt` is its number, which
+    /// the upstream sees. `on_sent` is called when the request is written, or writing it failed.
     ///
-    /// The event is sent twice in one case only: a pooled connection proved dead before any answer byte, which does
-    /// not prove that nothing arrived. The second sending is marked as a possible duplicate.
+    /// The request is sent twice in one case only: a pooled connection turned out to be closed
+    /// before any byte of the response. That does not prove that nothing arrived, so the second
+    /// request is marked as a possible duplicate.
     pub async fn deliver(
         self,
-        delivery: &OutboundRequest,
-        number: u32,
+        request: &OutboundRequest,
+        attempt: u32,
         possible_duplicate: bool,
         deadline: Instant,
-        sent: impl FnOnce(),
+        on_sent: impl FnOnce(),
     ) -> AttemptReport {
         let started = self.started;
-        let exchange = pin!(self.exchange(delivery, number, possible_duplicate, sent));
+        let exchange = pin!(self.exchange(request, attempt, possible_duplicate, on_sent));
         let end = match timeout_at(deadline.into(), exchange).await {
             Ok(Ok(response)) => AttemptEnd::Answered(response),
             Ok(Err(failure)) => AttemptEnd::Unknown(failure),
-            // The exchange is not gone on with, and its connection goes with it.
+            // Dropping the exchange closes its connection.
             Err(_) => AttemptEnd::Unknown(UpstreamError::TimedOut),
         };
         AttemptReport {
@@ -362,51 +373,58 @@ impl Connected<'_> {
 
     async fn exchange(
         self,
-        delivery: &OutboundRequest,
-        number: u32,
+        request: &OutboundRequest,
+        attempt: u32,
         possible_duplicate: bool,
-        sent: impl FnOnce(),
+        on_sent: impl FnOnce(),
     ) -> Result<Response, UpstreamError> {
         let Self {
             client,
             upstream,
-            link,
+            connection,
             ..
         } = self;
         let Upstream {
             target, headers, ..
         } = upstream;
         let head = |possible_duplicate| {
-            delivery.render_head(
+            request.render_head(
                 &target.path_and_query,
                 &target.authority,
                 headers,
-                number,
+                attempt,
                 possible_duplicate,
             )
         };
         match client
-            .send(link, head(possible_duplicate), delivery.body(), sent)
+            .send(
+                connection,
+                head(possible_duplicate),
+                request.body(),
+                on_sent,
+            )
             .await
         {
             Ok(response) => return Ok(response),
             Err(ExchangeError::Other) => return Err(UpstreamError::Broken),
             Err(ExchangeError::Stale) => {}
         }
-        // New, so it can't be stale.
-        let link = client.link(upstream, Pool::Avoid).await?;
-        let again = client.send(link, head(true), delivery.body(), || ()).await;
-        again.map_err(|_| UpstreamError::Broken)
+        // A new connection cannot be stale.
+        let connection = client.open(upstream, Pool::Avoid).await?;
+        client
+            .send(connection, head(true), request.body(), || ())
+            .await
+            .map_err(|_| UpstreamError::Broken)
     }
 }
 
-/// Head and body in one piece, where the connection can take them so.
+/// Writes head and body with one call if the connection supports that.
 async fn write(stream: &mut Stream, head: &[u8], body: &[u8]) -> io::Result<()> {
     stream.write_all_buf(&mut head.chain(body)).await?;
     stream.flush().await
 }
 
-/// Reads heads up to the first that is no informational one.
+/// Reads heads up to the first one that is not informational.
 async fn read_head(
     session: &mut HttpSession,
     informational: &mut usize,
@@ -414,7 +432,7 @@ async fn read_head(
     while *informational < INFORMATIONAL_MAX {
         session.read_response().await?;
         let status = session.resp_header().map(|head| head.status);
-        // 101 ends a request too: we never ask for another protocol.
+        // 101 ends a request too: the gateway never asks for another protocol.
         if status.is_none_or(|status| {
             !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
         }) {
@@ -424,14 +442,17 @@ async fn read_head(
     }
     PingoraError::e_explain(
         pingora_core::ErrorType::InvalidHTTPHeader,
-        "informational answers without end",
+        "too many informational responses",
     )
 }
 
-/// Whether a connection failed before a byte of an answer. Pingora tells how many came in words only.
-fn nothing_came(error: &PingoraError) -> bool {
-    let words = error.context.as_ref().map(|context| context.as_str());
-    words.is_some_and(|words| words.ends_with("already read: 0"))
+/// Returns whether a connection failed before the first byte of a response. Pingora reports the
+/// number of bytes only in the error's text.
+fn is_before_first_byte(error: &PingoraError) -> bool {
+    error
+        .context
+        .as_ref()
+        .is_some_and(|context| context.as_str().ends_with("already read: 0"))
 }
 
 async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeError> {
@@ -459,7 +480,7 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
 }
 
 fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {
-    // Pingora takes an address, not a name: a name would be resolved on this thread, and a failure be a panic.
+    // Takes an address: Pingora would resolve a name on this thread, and panic if that fails.
     let mut peer = HttpPeer::new(address, target.tls, target.host.to_string());
     peer.options.connection_timeout = target.connect_timeout;
     peer.options.total_connection_timeout = target.connect_timeout;
@@ -470,7 +491,7 @@ fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {
     peer
 }
 
-/// Seconds, or a date (RFC 9110 §10.2.3). A date in the past asks for no pause.
+/// Parses `Retry-After`: seconds, or a date (RFC 9110 §10.2.3). A date in the past means no pause.
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -485,7 +506,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_retry_after_is_seconds_or_a_date() {
+    fn retry_after_is_seconds_or_a_date() {
         let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
         let parse = |text| parse_retry_after(text, now);
         assert_eq!(parse("120"), Some(Duration::from_secs(120)));

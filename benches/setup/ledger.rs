@@ -8,7 +8,8 @@ use bytes::Bytes;
 use hookstile::clock::Clock;
 use hookstile::event::EventId;
 use hookstile::ledger::{
-    ClaimDecision, ClaimOptions, ClaimOutcome, DeliveryReport, InFlightPolicy, Ledger,
+    ClaimDecision, ClaimOptions, ClaimOutcome, DeliveryReport, EventIdentity, InFlightPolicy,
+    Ledger,
 };
 use hookstile::metrics::Metrics;
 use hookstile::secret::Secret;
@@ -20,7 +21,7 @@ const WINDOW: Duration = Duration::from_secs(96 * 3600);
 
 pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> ClaimDecision {
     let id = EventId::Text(format!("evt_{number:020}").into());
-    let names = ledger.names("billing", &id, None);
+    let keys = ledger.keys("billing", EventIdentity::Id(&id));
     let deadline = Instant::now() + Duration::from_secs(10);
     let claiming = ClaimOptions {
         window: WINDOW,
@@ -28,7 +29,7 @@ pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> 
         deadline,
         forwards: true,
     };
-    ledger.claim(names, digest, claiming).await.expect("room")
+    ledger.claim(keys, digest, claiming).await.expect("room")
 }
 
 pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {

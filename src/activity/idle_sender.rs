@@ -1,27 +1,27 @@
-//! Whether a route that should hear something now and then has heard nothing for too long: an endpoint that a provider
-//! has switched off looks like a quiet day.
+//! Detection of an idle sender: a route that should receive events regularly has received none for
+//! too long. Otherwise an endpoint that a provider has switched off would look like a quiet day.
 //!
-//! Looked at now and then; a request only leaves a time.
+//! A request only stores its time. The check runs when the activity is sampled.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 
-/// When a route was heard last, and how often it should be.
+/// The last verified event of a route, and the time within which the next one is expected.
 pub struct IdleSender {
     since: Instant,
     /// Milliseconds after `since`.
     last_seen_ms: AtomicU64,
-    /// Milliseconds; 0 expects nothing.
+    /// Milliseconds; 0 expects no events.
     expect_every_ms: AtomicU64,
-    /// As it was told last.
+    /// `true` if the sender was idle at the last sample.
     idle: AtomicBool,
     gauge: IntGauge,
 }
 
 impl IdleSender {
-    /// Counts as heard at `since`.
+    /// Starts to wait for an event at `since`.
     pub(super) fn new(since: Instant, gauge: IntGauge) -> Self {
         let [last_seen_ms, expect_every_ms] = [0, 0].map(AtomicU64::new);
         Self {
@@ -33,10 +33,10 @@ impl IdleSender {
         }
     }
 
-    /// Notes a verified event.
+    /// Stores the time of a verified event.
     pub fn event_seen(&self, now: Instant) {
         self.last_seen_ms
-            .fetch_max(self.running_ms(now), Ordering::Relaxed);
+            .fetch_max(self.uptime_ms(now), Ordering::Relaxed);
     }
 
     pub(super) fn expect(&self, every: Option<Duration>) {
@@ -49,49 +49,49 @@ impl IdleSender {
         (every > 0).then(|| Duration::from_millis(every))
     }
 
-    /// Whether the last verified event is longer ago than it should be.
+    /// Returns whether the last verified event is longer ago than expected.
     pub fn is_idle(&self, now: Instant) -> bool {
-        let heard = Duration::from_millis(self.last_seen_ms.load(Ordering::Relaxed));
-        let ago = Duration::from_millis(self.running_ms(now)).saturating_sub(heard);
+        let last_seen = Duration::from_millis(self.last_seen_ms.load(Ordering::Relaxed));
+        let ago = Duration::from_millis(self.uptime_ms(now)).saturating_sub(last_seen);
         self.expected_every().is_some_and(|every| ago > every)
     }
 
-    /// Sets the gauge, and answers with what has changed since the last look.
+    /// Sets the gauge, and returns the change since the last sample.
     pub(super) fn sample(&self, now: Instant) -> Option<Change> {
-        let silent = self.is_idle(now);
-        self.gauge.set(silent.into());
-        match (self.idle.swap(silent, Ordering::Relaxed), silent) {
-            (false, true) => Some(Change::Silent),
-            // One that nothing is expected of any more is not heard again by that.
-            (true, false) if self.expected_every().is_some() => Some(Change::HeardAgain),
+        let idle = self.is_idle(now);
+        self.gauge.set(idle.into());
+        match (self.idle.swap(idle, Ordering::Relaxed), idle) {
+            (false, true) => Some(Change::BecameIdle),
+            // A route that expects no events any more has not become active by that.
+            (true, false) if self.expected_every().is_some() => Some(Change::BecameActive),
             _ => None,
         }
     }
 
-    fn running_ms(&self, now: Instant) -> u64 {
+    fn uptime_ms(&self, now: Instant) -> u64 {
         milliseconds(now.saturating_duration_since(self.since))
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    Silent,
-    HeardAgain,
+    BecameIdle,
+    BecameActive,
 }
 
 impl Change {
-    /// Writes it to the log.
+    /// Writes the change to the log.
     pub(super) fn log(self, route: &str, expected_every: Option<Duration>) {
         let expect_every_seconds = expected_every.map(|every| every.as_secs_f64());
         match self {
-            Self::Silent => tracing::warn!(
+            Self::BecameIdle => tracing::warn!(
                 route,
                 expect_every_seconds,
-                "no event was verified for longer than the route's expect_every: does the sender still send, and \
-                 sign with a secret that is known here?"
+                "no event was verified for longer than the route's expect_every; \
+                 check that the sender still sends, and signs with a secret of this route"
             ),
-            Self::HeardAgain => {
-                tracing::info!(route, expect_every_seconds, "events are verified again")
+            Self::BecameActive => {
+                tracing::info!(route, expect_every_seconds, "events are verified again");
             }
         }
     }
@@ -107,37 +107,41 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn silence(expect_every: Option<Duration>) -> (IdleSender, Instant) {
+    fn idle_sender(expect_every: Option<Duration>) -> (IdleSender, Instant) {
         let start = Instant::now();
-        let silence = IdleSender::new(start, IntGauge::new("silent", "silent").unwrap());
-        silence.expect(expect_every);
-        (silence, start)
+        let sender = IdleSender::new(start, IntGauge::new("silent", "silent").unwrap());
+        sender.expect(expect_every);
+        (sender, start)
     }
 
     #[test]
-    fn a_silence_begins_once_and_ends_once() {
-        let (silence, start) = silence(Some(HOUR));
-        let look = |after: Duration| (silence.sample(start + after), silence.gauge.get());
-        assert_eq!(look(HOUR), (None, 0), "from the start on it has an hour");
-        silence.event_seen(start + HOUR / 2);
-        assert_eq!(look(HOUR * 3 / 2), (None, 0));
-        let late = HOUR * 3 / 2 + Duration::from_millis(1);
-        assert_eq!(look(late), (Some(Change::Silent), 1));
-        assert_eq!(look(HOUR * 9), (None, 1));
-        silence.event_seen(start + HOUR * 9);
-        assert_eq!(look(HOUR * 9), (Some(Change::HeardAgain), 0));
-        assert_eq!(look(HOUR * 10), (None, 0));
-    }
-
-    #[test]
-    fn a_route_of_which_nothing_is_expected_is_never_silent() {
-        let (silence, start) = silence(None);
-        assert!(!silence.is_idle(start + HOUR * 9999));
-        silence.expect(Some(HOUR));
-        assert_eq!(silence.sample(start + HOUR * 2), Some(Change::Silent));
-        silence.expect(None);
+    fn sender_becomes_idle_once_and_active_once() {
+        let (sender, start) = idle_sender(Some(HOUR));
+        let sample = |after: Duration| (sender.sample(start + after), sender.gauge.get());
         assert_eq!(
-            (silence.sample(start + HOUR * 2), silence.gauge.get()),
+            sample(HOUR),
+            (None, 0),
+            "the first hour counts from the start"
+        );
+        sender.event_seen(start + HOUR / 2);
+        assert_eq!(sample(HOUR * 3 / 2), (None, 0));
+        let late = HOUR * 3 / 2 + Duration::from_millis(1);
+        assert_eq!(sample(late), (Some(Change::BecameIdle), 1));
+        assert_eq!(sample(HOUR * 9), (None, 1));
+        sender.event_seen(start + HOUR * 9);
+        assert_eq!(sample(HOUR * 9), (Some(Change::BecameActive), 0));
+        assert_eq!(sample(HOUR * 10), (None, 0));
+    }
+
+    #[test]
+    fn sender_without_expectation_is_never_idle() {
+        let (sender, start) = idle_sender(None);
+        assert!(!sender.is_idle(start + HOUR * 9999));
+        sender.expect(Some(HOUR));
+        assert_eq!(sender.sample(start + HOUR * 2), Some(Change::BecameIdle));
+        sender.expect(None);
+        assert_eq!(
+            (sender.sample(start + HOUR * 2), sender.gauge.get()),
             (None, 0)
         );
     }

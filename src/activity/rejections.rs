@@ -1,7 +1,8 @@
-//! The last requests that were turned away, and how many there were in the last hour.
+//! The last rejected requests, and the number of rejections in the last hour.
 //!
-//! Anybody can cause them, at any rate. So a rejection costs a short lock of its own route and a count; only the first few
-//! a second of each kind are written down, and those of one kind don't drive out the others.
+//! Anyone can cause rejections, at any rate. So a rejection costs a short lock of its own route and
+//! a count. Only the first few per second and kind are kept, and one kind does not displace the
+//! others.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,39 +14,40 @@ use jiff::Timestamp;
 
 use crate::outcome::Code;
 
-/// What was turned away, and why: both from closed sets, so there are some dozens of kinds.
+/// The code and the reason of a rejection. Both come from closed sets, so there are some dozens of
+/// kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RejectionKind {
     pub code: Code,
-    /// More than the code says.
+    /// The detail that the code does not give.
     pub reason: Option<&'static str>,
 }
 
 impl fmt::Display for RejectionKind {
-    /// As in `invalid_signature/mismatch`.
+    /// Writes the kind as in `invalid_signature/mismatch`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code.as_str())?;
         self.reason.map_or(Ok(()), |reason| write!(f, "/{reason}"))
     }
 }
 
-/// A request that was turned away. Holds no body and of its headers one: nothing that proves anything, nor a query.
+/// A rejected request. Holds no body, no query and only one header, so that it contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     pub at: Timestamp,
     pub kind: RejectionKind,
     pub status: u16,
     pub method: Box<str>,
-    /// Without the query: a token may stand there.
+    /// The path without the query, which may hold a token.
     pub path: Box<str>,
     pub peer: Option<IpAddr>,
-    /// As many as were read.
+    /// The number of body bytes that were read.
     pub body_bytes: Option<usize>,
     pub trace_id: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
 }
 
-/// How many of one kind there were in the last hour.
+/// The number of rejections of one kind in the last hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RejectionCount {
     pub kind: RejectionKind,
@@ -56,55 +58,58 @@ pub struct RejectionCount {
 /// A route's rejections.
 pub struct RejectionHistory {
     since: Instant,
-    book: Mutex<Book>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Book {
+struct State {
     /// The oldest first.
-    kept: VecDeque<Kept>,
-    counts: Vec<Count>,
+    kept: VecDeque<KeptRejection>,
+    counts: Vec<KindCount>,
 }
 
-struct Kept {
+struct KeptRejection {
     rejection: Arc<Rejection>,
-    /// How many like it came after it and were left out.
-    left_out: u64,
+    /// The number of rejections of the same kind that followed and were not kept.
+    suppressed: u64,
 }
 
-/// One kind's counts.
-struct Count {
+/// The counts of one kind.
+struct KindCount {
     kind: RejectionKind,
     last_at: Timestamp,
-    /// By the minute, with the number of the minute that each is of.
+    /// The number of each minute, with its count. Minute `n` is at index `n % MINUTES`.
     minutes: [(u64, u64); MINUTES],
-    /// The second of the last that was kept, and how many of it are.
+    /// The second of the last rejection, and the number of rejections in it.
     second: u64,
-    kept_in_second: u32,
+    count_in_second: u32,
 }
 
-/// At most 100 × about 1 KiB a route.
+/// The number of rejections that are kept per route: 100, each about 1 KiB.
 const KEPT_MAX: usize = 100;
-/// Of one kind. What is over that is counted with the last one that was kept.
-const KEPT_A_SECOND: u32 = 10;
-/// Bytes of a path, a method or a user agent that are kept.
+/// The number of rejections that are kept per second and kind. Further ones are counted with the
+/// last one that was kept.
+const KEPT_PER_SECOND: u32 = 10;
+/// The longest path that is kept, in bytes.
 pub const PATH_MAX: usize = 256;
+/// The longest method that is kept, in bytes.
 const METHOD_MAX: usize = 16;
+/// The longest user agent that is kept, in bytes.
 const USER_AGENT_MAX: usize = 128;
 
 const MINUTES: usize = 60;
-const MINUTE: u64 = 60;
+const MINUTE_SECONDS: u64 = 60;
 
 impl Rejection {
-    /// Keeps as much of these texts as has room.
+    /// Sets these texts, each cut to the length that is kept.
     #[must_use]
     pub fn of_request(self, method: &str, path: &str, user_agent: Option<&[u8]>) -> Self {
         let user_agent = user_agent.map(|value| value.get(..USER_AGENT_MAX).unwrap_or(value));
         Self {
-            method: cut(method, METHOD_MAX).into(),
-            path: cut(path, PATH_MAX).into(),
+            method: truncate(method, METHOD_MAX).into(),
+            path: truncate(path, PATH_MAX).into(),
             user_agent: user_agent
-                .map(|value| cut(&String::from_utf8_lossy(value), USER_AGENT_MAX).into()),
+                .map(|value| truncate(&String::from_utf8_lossy(value), USER_AGENT_MAX).into()),
             ..self
         }
     }
@@ -114,11 +119,12 @@ impl RejectionHistory {
     pub(super) fn new(since: Instant) -> Self {
         Self {
             since,
-            book: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    /// Counts one, and keeps what `describe` makes of it if there are not too many.
+    /// Counts a rejection, and keeps the one that `describe` returns if its kind is below the
+    /// limit.
     pub fn record(
         &self,
         kind: RejectionKind,
@@ -126,124 +132,135 @@ impl RejectionHistory {
         now: Instant,
         describe: impl FnOnce() -> Rejection,
     ) {
-        let second = self.running(now).as_secs();
-        let mut book = self.book();
-        if !book.count(kind, at, second) {
-            let last = book
+        let second = self.uptime(now).as_secs();
+        let mut state = self.state();
+        if !state.count(kind, at, second) {
+            let last = state
                 .kept
                 .iter_mut()
                 .rfind(|kept| kept.rejection.kind == kind);
             if let Some(last) = last {
-                last.left_out += 1;
+                last.suppressed += 1;
                 return;
             }
         }
-        book.keep(describe());
+        state.keep(describe());
     }
 
-    /// Those that were kept, the newest first, each with how many like it came after it and were left out.
+    /// Returns the rejections that were kept, the newest first, each with the number of rejections
+    /// of the same kind that followed and were not kept.
     pub fn recent(&self) -> Vec<(Arc<Rejection>, u64)> {
-        self.book()
+        self.state()
             .kept
             .iter()
             .rev()
-            .map(|kept| (Arc::clone(&kept.rejection), kept.left_out))
+            .map(|kept| (Arc::clone(&kept.rejection), kept.suppressed))
             .collect()
     }
 
-    /// How many there were in the last hour, to the minute; the most frequent kind first.
+    /// Counts the rejections of the last hour, to the minute, with the most frequent kind first.
     pub fn last_hour(&self, now: Instant) -> Vec<RejectionCount> {
-        let minute = self.running(now).as_secs() / MINUTE;
-        let in_hour = |of: u64| of + MINUTES as u64 > minute;
-        let rejected = |count: &Count| RejectionCount {
-            kind: count.kind,
-            count: count
-                .minutes
-                .iter()
-                .filter(|(of, _)| in_hour(*of))
-                .map(|(_, count)| count)
-                .sum(),
-            last_at: count.last_at,
-        };
+        let minute = self.uptime(now).as_secs() / MINUTE_SECONDS;
         let mut kinds: Vec<_> = self
-            .book()
+            .state()
             .counts
             .iter()
-            .map(rejected)
+            .map(|count| count.last_hour(minute))
             .filter(|kind| kind.count > 0)
             .collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
         kinds
     }
 
-    fn running(&self, now: Instant) -> Duration {
+    fn uptime(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
-    /// Whether there is room for another one of this kind in this second.
+impl State {
+    /// Counts a rejection. Returns whether its kind is still below the limit of this second.
     fn count(&mut self, kind: RejectionKind, at: Timestamp, second: u64) -> bool {
         let known = self.counts.iter().position(|count| count.kind == kind);
         let index = known.unwrap_or_else(|| {
-            self.counts.push(Count {
+            self.counts.push(KindCount {
                 kind,
                 last_at: at,
                 minutes: [(0, 0); MINUTES],
                 second,
-                kept_in_second: 0,
+                count_in_second: 0,
             });
             self.counts.len() - 1
         });
-        let count = &mut self.counts[index];
-        count.last_at = at;
-        let minute = second / MINUTE;
-        let place = usize::try_from(minute % MINUTES as u64).unwrap_or_default();
-        let (of, in_minute) = &mut count.minutes[place];
-        if *of != minute {
-            (*of, *in_minute) = (minute, 0);
-        }
-        *in_minute += 1;
-        if count.second != second {
-            (count.second, count.kept_in_second) = (second, 0);
-        }
-        count.kept_in_second = count.kept_in_second.saturating_add(1);
-        count.kept_in_second <= KEPT_A_SECOND
+        self.counts[index].add(at, second)
     }
 
-    /// Where there is no room, the oldest of the kind that has most goes.
+    /// Keeps a rejection. If there is no room, the oldest one of the most frequent kind is removed.
     fn keep(&mut self, rejection: Rejection) {
         if self.kept.len() >= KEPT_MAX {
-            let of_kind = |kind: RejectionKind| {
-                self.kept
-                    .iter()
-                    .filter(|kept| kept.rejection.kind == kind)
-                    .count()
-            };
-            let most = self
+            let most_frequent = self
                 .counts
                 .iter()
                 .map(|count| count.kind)
-                .max_by_key(|kind| of_kind(*kind));
+                .max_by_key(|kind| self.kept_of_kind(*kind));
             let oldest = self
                 .kept
                 .iter()
-                .position(|kept| Some(kept.rejection.kind) == most);
+                .position(|kept| Some(kept.rejection.kind) == most_frequent);
             self.kept.remove(oldest.unwrap_or_default());
         }
-        self.kept.push_back(Kept {
+        self.kept.push_back(KeptRejection {
             rejection: Arc::new(rejection),
-            left_out: 0,
+            suppressed: 0,
         });
+    }
+
+    fn kept_of_kind(&self, kind: RejectionKind) -> usize {
+        self.kept
+            .iter()
+            .filter(|kept| kept.rejection.kind == kind)
+            .count()
     }
 }
 
-/// The first bytes of a text, whole characters only.
-fn cut(text: &str, bytes: usize) -> &str {
+impl KindCount {
+    /// Counts one rejection. Returns whether the kind is still below the limit of this second.
+    fn add(&mut self, at: Timestamp, second: u64) -> bool {
+        self.last_at = at;
+        let minute = second / MINUTE_SECONDS;
+        let index = usize::try_from(minute % MINUTES as u64).unwrap_or_default();
+        let (number, count) = &mut self.minutes[index];
+        if *number != minute {
+            (*number, *count) = (minute, 0);
+        }
+        *count += 1;
+        if self.second != second {
+            (self.second, self.count_in_second) = (second, 0);
+        }
+        self.count_in_second = self.count_in_second.saturating_add(1);
+        self.count_in_second <= KEPT_PER_SECOND
+    }
+
+    /// Returns the count of the hour that ends with `minute`.
+    fn last_hour(&self, minute: u64) -> RejectionCount {
+        RejectionCount {
+            kind: self.kind,
+            count: self
+                .minutes
+                .iter()
+                .filter(|(number, _)| number + MINUTES as u64 > minute)
+                .map(|(_, count)| count)
+                .sum(),
+            last_at: self.last_at,
+        }
+    }
+}
+
+/// Returns the first bytes of a text, in whole characters.
+fn truncate(text: &str, bytes: usize) -> &str {
     let end = (0..=bytes.min(text.len()))
         .rev()
         .find(|&end| text.is_char_boundary(end));
@@ -277,7 +294,7 @@ mod tests {
         }
     }
 
-    fn note(rejections: &RejectionHistory, kind: RejectionKind, at_second: u64) {
+    fn record(rejections: &RejectionHistory, kind: RejectionKind, at_second: u64) {
         let now = rejections.since + Duration::from_secs(at_second);
         rejections.record(kind, Timestamp::UNIX_EPOCH, now, || rejection(kind));
     }
@@ -291,11 +308,11 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_counted_to_the_last_one_and_keeps_a_bounded_number() {
+    fn flood_is_fully_counted_and_keeps_a_bounded_number() {
         let rejections = RejectionHistory::new(Instant::now());
-        note(&rejections, STALE, 0);
+        record(&rejections, STALE, 0);
         for number in 0..100_000 {
-            note(&rejections, MISMATCH, number / 1000);
+            record(&rejections, MISMATCH, number / 1000);
         }
         assert_eq!(
             in_last_hour(&rejections, 100),
@@ -306,9 +323,9 @@ mod tests {
         assert_eq!((recent[0].0.kind, recent[0].1), (MISMATCH, 990));
         assert_eq!(
             recent[99].0.kind, STALE,
-            "the flood has not driven out what is rare"
+            "the flood has not displaced the rare kind"
         );
-        // Ten a second are kept, and the last of them counts those that are not.
+        // Ten per second are kept, and the last of them counts the others.
         assert!(
             recent[..99]
                 .chunks(10)
@@ -317,15 +334,15 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_later_nothing_is_left_of_a_count_and_the_last_ones_are_still_known() {
+    fn count_ends_after_an_hour_and_kept_rejections_stay() {
         let rejections = RejectionHistory::new(Instant::now());
-        note(&rejections, MISMATCH, 30);
-        note(&rejections, MISMATCH, 1830);
+        record(&rejections, MISMATCH, 30);
+        record(&rejections, MISMATCH, 1830);
         assert_eq!(in_last_hour(&rejections, 3599), [(MISMATCH, 2)]);
         assert_eq!(in_last_hour(&rejections, 3600), [(MISMATCH, 1)]);
         assert_eq!(in_last_hour(&rejections, 5400), []);
         assert_eq!(rejections.recent().len(), 2);
-        note(&rejections, MISMATCH, 7200);
+        record(&rejections, MISMATCH, 7200);
         assert_eq!(in_last_hour(&rejections, 7200), [(MISMATCH, 1)]);
     }
 

@@ -1,7 +1,7 @@
-//! What a route was asked for and what became of it, minute by minute over the last hour.
+//! The requests of a route by disposition, per minute over the last hour.
 //!
-//! Read off the route's counters now and then: requests know nothing of it. Minutes in which nothing happened take no
-//! room.
+//! Sampled from the route's counters, so that requests do no work for it. Minutes without requests
+//! take no room.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,38 +10,38 @@ use std::time::Instant;
 use crate::metrics::{RouteCounters, RouteMetrics};
 use crate::outcome::{Code, Disposition};
 
-/// Minutes that are kept, the one that is not over included.
+/// The number of minutes that are kept, including the current one.
 pub const MINUTES: usize = 60;
 const MINUTE_SECONDS: u64 = 60;
 
-/// A route's traffic.
+/// The request history of a route.
 pub struct RequestHistory {
     since: Instant,
-    book: Mutex<Book>,
+    state: Mutex<State>,
 }
 
-struct Book {
+struct State {
     metrics: Arc<RouteMetrics>,
     last: RouteCounters,
-    /// The oldest first.
+    /// The number of each minute with its counts, the oldest first.
     minutes: VecDeque<(u64, MinuteBucket)>,
-    /// Requests by duration in the last of `minutes`.
+    /// The requests by duration in the last of `minutes`.
     durations: Vec<u64>,
 }
 
-/// One minute.
+/// The counts of one minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MinuteBucket {
     pub requests: RequestCounts,
-    /// Attempts at handing an event over that were answered with 2xx, whoever waited for them.
+    /// Delivery attempts that were answered with 2xx, whether a sender waited for them or not.
     pub attempts_succeeded: u64,
-    /// All other attempts.
+    /// All other delivery attempts.
     pub attempts_failed: u64,
-    /// So many seconds 95 of 100 requests took at the most, about; none without requests.
+    /// The estimated 95th percentile of the request durations, in seconds. `None` without requests.
     pub p95_seconds: Option<f64>,
 }
 
-/// Requests by what became of them.
+/// The requests by disposition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestCounts {
     pub accepted: u64,
@@ -82,7 +82,7 @@ impl RequestHistory {
         let (last, minutes) = (metrics.sample(), VecDeque::new());
         Self {
             since,
-            book: Mutex::new(Book {
+            state: Mutex::new(State {
                 metrics,
                 last,
                 minutes,
@@ -91,38 +91,38 @@ impl RequestHistory {
         }
     }
 
-    /// Reads off these from now on, whose counters go on from where those before stood.
+    /// Replaces the metrics that are sampled. Their counters must continue the previous ones.
     pub(super) fn read_from(&self, metrics: Arc<RouteMetrics>) {
-        self.book().metrics = metrics;
+        self.state().metrics = metrics;
     }
 
-    /// Reads the counters. What they have gained is of the minute that `now` is in.
+    /// Samples the counters, and adds their increase to the minute of `now`.
     pub(super) fn sample(&self, now: Instant) {
         let minute = self.minute(now);
-        let mut book = self.book();
-        let reading = book.metrics.sample();
-        book.note(reading, minute);
+        let mut state = self.state();
+        let reading = state.metrics.sample();
+        state.add(reading, minute);
     }
 
-    /// The last hour, the oldest minute first. The last is not over.
+    /// Returns the last hour, the oldest minute first. The last minute is not over.
     pub fn last_hour(&self, now: Instant) -> [MinuteBucket; MINUTES] {
         let newest = self.minute(now);
         let mut hour = [MinuteBucket::default(); MINUTES];
-        for (number, minute) in &self.book().minutes {
+        for (number, minute) in &self.state().minutes {
             let ago = usize::try_from(newest.saturating_sub(*number)).unwrap_or(usize::MAX);
-            if let Some(place) = (MINUTES - 1).checked_sub(ago) {
-                hour[place] = *minute;
+            if let Some(index) = (MINUTES - 1).checked_sub(ago) {
+                hour[index] = *minute;
             }
         }
         hour
     }
 
-    /// The metrics that are read.
+    /// Returns the metrics that are sampled.
     pub fn metrics(&self) -> Arc<RouteMetrics> {
-        Arc::clone(&self.book().metrics)
+        Arc::clone(&self.state().metrics)
     }
 
-    /// How much of the minute that `now` is in is over, from 0 to 1.
+    /// Returns the elapsed part of the minute of `now`, from 0 to 1.
     pub fn elapsed_part_of_minute(&self, now: Instant) -> f64 {
         let seconds = now.saturating_duration_since(self.since).as_secs_f64();
         (seconds / 60.0).fract()
@@ -132,13 +132,14 @@ impl RequestHistory {
         now.saturating_duration_since(self.since).as_secs() / MINUTE_SECONDS
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
-    fn note(&mut self, reading: RouteCounters, number: u64) {
+impl State {
+    /// Adds the increase since the last sample to the minute of this number.
+    fn add(&mut self, reading: RouteCounters, number: u64) {
         if reading == self.last {
             return;
         }
@@ -152,43 +153,45 @@ impl Book {
         let Some((_, minute)) = self.minutes.back_mut() else {
             return;
         };
-        let gained = |now: u64, before: u64| now.saturating_sub(before);
         for (code, (now, before)) in Code::ALL
             .into_iter()
             .zip(reading.requests.iter().zip(&self.last.requests))
         {
-            minute.requests.add(code, gained(*now, *before));
+            minute.requests.add(code, now.saturating_sub(*before));
         }
-        minute.attempts_succeeded +=
-            gained(reading.attempts_succeeded, self.last.attempts_succeeded);
-        minute.attempts_failed += gained(reading.attempts_failed, self.last.attempts_failed);
+        minute.attempts_succeeded += reading
+            .attempts_succeeded
+            .saturating_sub(self.last.attempts_succeeded);
+        minute.attempts_failed += reading
+            .attempts_failed
+            .saturating_sub(self.last.attempts_failed);
         for (sum, (now, before)) in self
             .durations
             .iter_mut()
             .zip(reading.durations.iter().zip(&self.last.durations))
         {
-            *sum += gained(*now, *before);
+            *sum += now.saturating_sub(*before);
         }
         minute.p95_seconds = quantile(0.95, &self.durations, RouteMetrics::DURATION_BOUNDS);
         self.last = reading;
     }
 }
 
-/// The value below which this part of what was counted lies, as Prometheus' `histogram_quantile` has it: evenly spread
-/// between a bucket's bounds. What lies above the last bound counts as that.
+/// Estimates a quantile of a histogram like Prometheus' `histogram_quantile`: values are evenly
+/// distributed within a bucket, and values above the last bound count as that bound.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn quantile(part: f64, buckets: &[u64], bounds: &[f64]) -> Option<f64> {
-    let all: u64 = buckets.iter().sum();
-    if all == 0 {
+fn quantile(quantile: f64, buckets: &[u64], bounds: &[f64]) -> Option<f64> {
+    let total: u64 = buckets.iter().sum();
+    if total == 0 {
         return None;
     }
-    let rank = part * all as f64;
+    let rank = quantile * total as f64;
     let mut below = 0.0;
-    for (place, count) in buckets.iter().enumerate() {
+    for (index, count) in buckets.iter().enumerate() {
         let count = *count as f64;
         if below + count >= rank && count > 0.0 {
-            let lower = place.checked_sub(1).map_or(0.0, |before| bounds[before]);
-            let upper = *bounds.get(place).or(bounds.last())?;
+            let lower = index.checked_sub(1).map_or(0.0, |before| bounds[before]);
+            let upper = *bounds.get(index).or(bounds.last())?;
             return Some(lower.min(upper) + (upper - lower.min(upper)) * (rank - below) / count);
         }
         below += count;
@@ -206,53 +209,53 @@ mod tests {
     use crate::metrics::{Metrics, UpstreamResult};
 
     struct Route {
-        _all: Metrics,
+        _registry: Metrics,
         metrics: Arc<RouteMetrics>,
-        traffic: RequestHistory,
+        history: RequestHistory,
     }
 
     fn route() -> Route {
-        let all = Metrics::new().unwrap();
-        let metrics = Arc::new(all.register_route(&"billing".into(), [].iter()));
-        let traffic = RequestHistory::new(Arc::clone(&metrics), Instant::now());
+        let registry = Metrics::new().unwrap();
+        let metrics = Arc::new(registry.register_route(&"billing".into(), [].iter()));
+        let history = RequestHistory::new(Arc::clone(&metrics), Instant::now());
         Route {
-            _all: all,
+            _registry: registry,
             metrics,
-            traffic,
+            history,
         }
     }
 
     impl Route {
-        fn answered(&self, code: Code, times: usize) {
+        fn count(&self, code: Code, times: usize) {
             for _ in 0..times {
                 self.metrics.requests.count_response(code, StatusCode::OK);
             }
         }
 
         fn at(&self, second: u64) -> Instant {
-            self.traffic.since + Duration::from_secs(second)
+            self.history.since + Duration::from_secs(second)
         }
 
-        fn look(&self, second: u64) {
-            self.traffic.sample(self.at(second));
+        fn sample(&self, second: u64) {
+            self.history.sample(self.at(second));
         }
     }
 
     #[test]
-    fn what_happens_is_of_the_minute_in_which_it_is_seen() {
+    fn increase_belongs_to_the_minute_of_its_sample() {
         let route = route();
-        route.answered(Code::Delivered, 3);
-        route.look(5);
-        route.answered(Code::Queued, 1);
-        route.answered(Code::InvalidSignature, 7);
-        route.look(59);
-        route.look(60);
-        route.answered(Code::Duplicate, 2);
-        route.answered(Code::BudgetExceeded, 4);
+        route.count(Code::Delivered, 3);
+        route.sample(5);
+        route.count(Code::Queued, 1);
+        route.count(Code::InvalidSignature, 7);
+        route.sample(59);
+        route.sample(60);
+        route.count(Code::Duplicate, 2);
+        route.count(Code::BudgetExceeded, 4);
         route.metrics.record_attempt(UpstreamResult::Success, 0.1);
         route.metrics.record_attempt(UpstreamResult::Timeout, 0.1);
-        route.look(125);
-        let hour = route.traffic.last_hour(route.at(130));
+        route.sample(125);
+        let hour = route.history.last_hour(route.at(130));
         let first = RequestCounts {
             accepted: 4,
             rejected: 7,
@@ -274,11 +277,11 @@ mod tests {
             (hour[59].attempts_succeeded, hour[59].attempts_failed),
             (1, 1)
         );
-        let later = route.traffic.last_hour(route.at(59 * 60));
+        let later = route.history.last_hour(route.at(59 * 60));
         assert_eq!((later[0].requests, later[2].requests.total()), (first, 6));
         assert!(
             route
-                .traffic
+                .history
                 .last_hour(route.at(2 * 3600))
                 .iter()
                 .all(|minute| *minute == MinuteBucket::default())
@@ -286,23 +289,23 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_of_traffic_is_all_that_is_kept() {
+    fn history_keeps_one_hour() {
         let route = route();
         for minute in 0..200 {
-            route.answered(Code::Delivered, 1);
-            route.look(minute * 60);
+            route.count(Code::Delivered, 1);
+            route.sample(minute * 60);
         }
-        assert_eq!(route.traffic.book().minutes.len(), MINUTES);
-        let hour = route.traffic.last_hour(route.at(199 * 60));
+        assert_eq!(route.history.state().minutes.len(), MINUTES);
+        let hour = route.history.last_hour(route.at(199 * 60));
         assert!(hour.iter().all(|minute| minute.requests.accepted == 1));
     }
 
     #[test]
-    fn the_quantile_lies_between_the_bounds_of_its_bucket() {
+    fn quantile_lies_between_the_bounds_of_its_bucket() {
         let bounds = [0.1, 0.5, 1.0];
         assert_eq!(quantile(0.95, &[0, 0, 0, 0], &bounds), None);
-        let near = |found: Option<f64>, wanted: f64| {
-            found.is_some_and(|found| (found - wanted).abs() < 1e-9)
+        let near = |found: Option<f64>, expected: f64| {
+            found.is_some_and(|found| (found - expected).abs() < 1e-9)
         };
         assert!(near(quantile(0.95, &[100, 0, 0, 0], &bounds), 0.095));
         assert!(near(quantile(0.95, &[90, 10, 0, 0], &bounds), 0.3));
@@ -310,17 +313,17 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_read_off_the_route_s_own_histogram() {
+    fn durations_are_read_from_the_routes_histogram() {
         let route = route();
         for _ in 0..20 {
             route
                 .metrics
                 .requests
                 .observe_duration(Duration::from_millis(40));
-            route.answered(Code::Delivered, 1);
+            route.count(Code::Delivered, 1);
         }
-        route.look(1);
-        let p95 = route.traffic.last_hour(route.at(1))[59]
+        route.sample(1);
+        let p95 = route.history.last_hour(route.at(1))[59]
             .p95_seconds
             .unwrap();
         assert!((0.025..=0.05).contains(&p95), "{p95}");

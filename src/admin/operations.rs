@@ -256,12 +256,12 @@ impl Operations {
         let done = async {
             let wanted = Redelivery {
                 id,
-                from: None,
+                expected_state: None,
                 due: self.subject.store.now_due(),
             };
             let redelivered = self.subject.queue.redeliver(&[wanted]).await?.pop();
             match redelivered.unwrap_or(RedeliveryResult::Unknown) {
-                RedeliveryResult::Waits(_) => self.delivery(id).await,
+                RedeliveryResult::Queued(_) => self.delivery(id).await,
                 RedeliveryResult::InFlight => Err(Refused::InFlight),
                 RedeliveryResult::Unknown => Err(Refused::NoSuchDelivery),
                 RedeliveryResult::NoPayload => Err(Refused::PayloadNotKept),

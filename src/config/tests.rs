@@ -422,7 +422,7 @@ fn an_id_that_is_not_signed_makes_the_ledger_go_by_the_body_too() {
         IdSource::BodyDigest
     ));
     assert!(matches!(
-        route("event: {type: {header: X-Type}}").envelope.kind,
+        route("event: {type: {header: X-Type}}").envelope.event_type,
         Source::Header(_)
     ));
     assert!(

@@ -1,20 +1,20 @@
-//! What tells a test event of the gateway's own from events of a provider: a header that nobody else can make.
+//! The mark of the gateway's own test events: a header that only the gateway can make.
 //!
-//! Test events come in at the front door like any other, so they have to say what they are, and prove it: a sender that
-//! has a route's secret could otherwise pass genuine events off as tests.
+//! Test events arrive at the public listener like any other event, so they must prove what they
+//! are: otherwise a sender with a route's secret could pass genuine events off as tests.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 
-/// Comes with a test event, and goes no further.
+/// The header that a test event carries to the gateway. It is not forwarded.
 pub const HEADER: HeaderName = HeaderName::from_static("hookstile-test-mark");
 
-/// Makes and knows the marks of one store's gateway.
+/// The key of one store, for making and verifying marks.
 pub struct TestMarks(Hmac<Sha256>);
 
 impl TestMarks {
-    /// `key` is the store's own.
+    /// Derives the key for marks from the store's own `key`.
     pub fn new(key: [u8; 16]) -> Self {
         let mut mac = Hmac::new_from_slice(&key)
             .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
@@ -22,13 +22,13 @@ impl TestMarks {
         Self(mac)
     }
 
-    /// The header's value for a test event with this body.
+    /// Returns the header's value for a test event with this body.
     pub fn mark(&self, body: &[u8]) -> String {
         let mac = self.0.clone().chain_update(body);
         hex::encode(mac.finalize().into_bytes())
     }
 
-    /// Whether these headers came with a test event that has this body.
+    /// Returns whether these headers hold the mark of a test event with this body.
     pub fn verify(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         let Some(mark) = headers
             .get(HEADER)
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_of_one_event_and_one_store() {
+    fn mark_is_valid_for_one_event_and_one_store() {
         let marks = TestMarks::new([1; 16]);
         let with = |mark: &str| HeaderMap::from_iter([(HEADER, mark.parse().unwrap())]);
         assert!(marks.verify(&with(&marks.mark(b"{}")), b"{}"));

@@ -82,7 +82,7 @@ fn verify_with(
     let pointer = |text: &str| text.parse::<Pointer>().unwrap();
     let envelope = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/id")),
-        kind: Source::Pointer(pointer("/type")),
+        event_type: Source::Pointer(pointer("/type")),
         timestamp: None,
     };
     let others = [

@@ -1,188 +1,171 @@
-//! What an operator may have done about events that the ledger knows: stored for another try, or forgotten.
+//! Operators' actions on events that the ledger knows: storing them for another attempt, and
+//! forgetting them.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::claims::LocalClaim;
-use super::{ClaimOptions, InFlightPolicy, LEASE_MARGIN, Ledger, Names};
+use super::claimed_names::ClaimedName;
+use super::{ClaimOptions, EventKeys, InFlightPolicy, LEASE_MARGIN, Ledger};
 use crate::store::{
-    ClaimLease, DeliveryId, DeliveryState, DueAt, EventKey, EventRow, KnownEvent, LedgerEntry,
-    Requeue, RequeueResult, StoreError,
+    DeliveryId, DeliveryState, DueAt, EventKey, EventRow, KnownEvent, LedgerEntry, Requeue,
+    StoreError,
 };
 
-/// The wish to deliver again.
+pub use crate::store::RequeueResult as RedeliveryResult;
+
+/// A request to deliver again.
 #[derive(Debug, Clone, Copy)]
 pub struct Redelivery {
     pub id: DeliveryId,
-    /// Only if it still stands so.
-    pub from: Option<DeliveryState>,
+    /// The state that the delivery must still be in. `None` accepts any.
+    pub expected_state: Option<DeliveryState>,
     pub due: DueAt,
 }
 
-/// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RedeliveryResult {
-    /// It waits, on this route.
-    Waits(Arc<str>),
-    /// A copy of the event is being handed over now.
-    InFlight,
-    /// There is no such delivery, or it stands otherwise than was asked for.
-    Unknown,
-    /// Its payload was not kept.
-    NoPayload,
-}
-
-/// What became of the wish to forget an event.
+/// The result of a request to forget an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForgetResult {
-    /// The next copy passes.
+    /// The event is forgotten: the next copy is delivered.
     Forgotten,
-    /// A copy of the event is being handed over now.
+    /// A copy of the event is being delivered now.
     InFlight,
-    /// It is not remembered.
+    /// The ledger does not know the event.
     Unknown,
-}
-
-impl From<RequeueResult> for RedeliveryResult {
-    fn from(requeued: RequeueResult) -> Self {
-        match requeued {
-            RequeueResult::Queued(route) => Self::Waits(route),
-            RequeueResult::Unknown => Self::Unknown,
-            RequeueResult::NoPayload => Self::NoPayload,
-            RequeueResult::InFlight => Self::InFlight,
-        }
-    }
 }
 
 impl Ledger {
-    /// Stores deliveries for another try, as an operator asked, each while no copy of its event is being handed over. If
-    /// the ledger does not have an event as handed over, it has from then on, for the window of its route.
+    /// Stores deliveries for another attempt, each while no copy of its event is being delivered.
+    /// An event that the ledger does not have as completed becomes completed, for the window of its
+    /// route.
     ///
-    /// All are written together; of two that share a name, the later one is in flight.
+    /// All are written together. Of two deliveries that share a name, the later one is in flight.
     ///
     /// # Errors
-    /// When it is not certain that they are stored.
+    /// When they may not be stored.
     pub async fn redeliver(
         &self,
-        wanted: &[Redelivery],
+        requested: &[Redelivery],
         window_of: impl Fn(&str) -> Duration,
     ) -> Result<Vec<RedeliveryResult>, StoreError> {
-        let mut became = Vec::with_capacity(wanted.len());
-        let (mut to_store, mut holds) = (Vec::new(), Vec::new());
-        for &Redelivery { id, from, due } in wanted {
+        // `None` for those that are passed to the store, which returns their results in this order.
+        let mut results = Vec::with_capacity(requested.len());
+        let (mut requeues, mut claimed) = (Vec::new(), Vec::new());
+        for &Redelivery {
+            id,
+            expected_state,
+            due,
+        } in requested
+        {
             let Some((route, keys)) = self.store.event_keys(id).await? else {
-                became.push(Some(RedeliveryResult::Unknown));
+                results.push(Some(RedeliveryResult::Unknown));
                 continue;
             };
             let window = window_of(&route);
-            let Some((completing, held)) = self.completing(keys, window).await? else {
-                became.push(Some(RedeliveryResult::InFlight));
+            let Some((completing, names)) = self.claim_for_redelivery(keys, window).await? else {
+                results.push(Some(RedeliveryResult::InFlight));
                 continue;
             };
-            became.push(None);
-            to_store.push(Requeue {
+            results.push(None);
+            requeues.push(Requeue {
                 id,
-                expected_state: from,
+                expected_state,
                 due,
                 completing,
                 window,
             });
-            holds.extend(held);
+            claimed.extend(names);
         }
         let store = self.store.clone();
-        // Settled whatever becomes of whoever asked, like any claim.
-        let requeued = tokio::spawn(async move {
-            let requeued = store.requeue(to_store).await;
-            drop(holds);
-            requeued
+        // In a task of its own: like any claim, it is settled even if the caller is gone.
+        let storing = tokio::spawn(async move {
+            let stored = store.requeue(requeues).await;
+            drop(claimed);
+            stored
         });
-        let mut requeued = requeued
+        let mut stored = storing
             .await
             .unwrap_or(Err(StoreError::Unavailable))?
             .into_iter();
-        let written =
-            |known: Option<RedeliveryResult>| known.or_else(|| requeued.next().map(Into::into));
-        Ok(became.into_iter().filter_map(written).collect())
+        Ok(results
+            .into_iter()
+            .filter_map(|known| known.or_else(|| stored.next()))
+            .collect())
     }
 
-    /// Claims the names of a stored event: those that the ledger does not have as handed over, and the claims on all;
-    /// `None` when a copy is being handed over.
-    async fn completing(
+    /// Claims all keys of a stored event. Returns the rows that the ledger does not have as
+    /// completed, and the claims. Returns `None` if a copy is being delivered.
+    async fn claim_for_redelivery(
         &self,
         keys: Vec<EventKey>,
         window: Duration,
-    ) -> Result<Option<(Vec<EventRow>, Vec<(ClaimLease, LocalClaim)>)>, StoreError> {
-        let (mut completing, mut holds) = (Vec::new(), Vec::new());
+    ) -> Result<Option<(Vec<EventRow>, Vec<ClaimedName>)>, StoreError> {
+        let (mut completing, mut names) = (Vec::new(), Vec::new());
         for key in keys {
-            let Some((ours, hold, found)) = self.claim_for_operator(key, window).await? else {
+            let Some((name, known)) = self.claim_for_operator(key, window).await? else {
                 return Ok(None);
             };
             if !matches!(
-                found,
+                known,
                 Some(KnownEvent {
                     entry: LedgerEntry::Completed { .. },
                     ..
                 })
             ) {
-                completing.push(EventRow {
-                    key,
-                    earlier: ours.row(),
-                });
+                completing.push(name.row());
             }
-            // The store's goes first, so that the next copy here finds it free.
-            holds.push((ours, hold));
+            names.push(name);
         }
-        Ok(Some((completing, holds)))
+        Ok(Some((completing, names)))
     }
 
-    /// Claims a name, here and among gateways; `None` when a copy is being handed over.
+    /// Claims a key, on this gateway and in the store. Returns `None` if a copy is being delivered.
     async fn claim_for_operator(
         &self,
         key: EventKey,
         window: Duration,
-    ) -> Result<Option<(ClaimLease, LocalClaim, Option<KnownEvent>)>, StoreError> {
+    ) -> Result<Option<(ClaimedName, Option<KnownEvent>)>, StoreError> {
         let now = Instant::now();
-        let Some(hold) = self
-            .claims
-            .try_claim(key, InFlightPolicy::Reject, now)
-            .await
-        else {
+        let Some(local) = self.claims.claim(key, InFlightPolicy::Reject, now).await else {
             return Ok(None);
         };
-        let how = ClaimOptions {
+        let mut name = ClaimedName::new(key, local);
+        let options = ClaimOptions {
             window,
             in_flight: InFlightPolicy::Reject,
             deadline: now + LEASE_MARGIN,
             forwards: false,
         };
-        let claimed = self.claim_among_gateways(key, how).await?;
-        Ok(claimed.map(|(ours, found)| (ours, hold, found)))
+        let Some((lease, known)) = self.claim_in_store(key, options).await? else {
+            return Ok(None);
+        };
+        name.set_lease(lease);
+        Ok(Some((name, known)))
     }
 
-    /// Forgets an event, as an operator asked, while no copy of it is being handed over: by the names given, and by the
-    /// other one that it has. What is stored of it waits on.
+    /// Forgets an event while no copy of it is being delivered, under the given keys and the other
+    /// one that it may have. A delivery of it that is stored stays stored.
     ///
     /// # Errors
-    /// When it is not certain to be forgotten.
-    pub async fn forget(&self, names: Names) -> Result<ForgetResult, StoreError> {
-        let (mut holds, mut claimed) = (Vec::new(), Vec::new());
-        let mut wanted: Vec<_> = names.keys().collect();
+    /// When the event may not be forgotten.
+    pub async fn forget(&self, keys: EventKeys) -> Result<ForgetResult, StoreError> {
+        let (mut names, mut claimed) = (Vec::new(), Vec::new());
+        let mut unclaimed: Vec<_> = keys.iter().collect();
         let mut rows = Vec::new();
-        // Asked after each claim is ours. What is found may have another name, which has to be ours as well.
-        while let Some(key) = wanted.pop() {
-            let Some((ours, hold, _)) = self.claim_for_operator(key, Duration::ZERO).await? else {
+        // Rows are queried after each claim is held. They may name another key, which has to be
+        // claimed as well.
+        while let Some(key) = unclaimed.pop() {
+            let Some((name, _)) = self.claim_for_operator(key, Duration::ZERO).await? else {
                 return Ok(ForgetResult::InFlight);
             };
-            holds.push((ours, hold));
+            names.push(name);
             claimed.push(key);
             rows.extend(self.store.find_rows(key).await?);
-            wanted.extend(
+            unclaimed.extend(
                 rows.iter()
                     .map(|(other, _)| *other)
                     .filter(|other| !claimed.contains(other)),
             );
-            wanted.sort_unstable();
-            wanted.dedup();
+            unclaimed.sort_unstable();
+            unclaimed.dedup();
         }
         if rows.is_empty() {
             return Ok(ForgetResult::Unknown);
@@ -190,13 +173,13 @@ impl Ledger {
         rows.sort_unstable();
         rows.dedup();
         let store = self.store.clone();
-        // As above: settled whatever becomes of whoever asked.
-        let forgotten = tokio::spawn(async move {
+        // In a task of its own, as above.
+        let forgetting = tokio::spawn(async move {
             let forgotten = store.forget_event(rows).await;
-            drop(holds);
+            drop(names);
             forgotten
         });
-        forgotten.await.unwrap_or(Err(StoreError::Unavailable))?;
+        forgetting.await.unwrap_or(Err(StoreError::Unavailable))?;
         Ok(ForgetResult::Forgotten)
     }
 }

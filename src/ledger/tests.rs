@@ -4,12 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Clock;
+use crate::event::EventId;
 use crate::secret::Secret;
 use crate::signature::{NamedSecret, Verifier, presets};
+use crate::store::{DeliveryId, DeliveryState, EventMetadata, Payload};
 
 const WINDOW: Duration = Duration::from_secs(100);
 
-/// A ledger with the folder it is kept in.
+/// A ledger with the folder of its store.
 struct Kept {
     ledger: Arc<Ledger>,
     folder: tempfile::TempDir,
@@ -33,7 +35,7 @@ fn claiming(policy: InFlightPolicy, deadline: Instant) -> ClaimOptions {
 }
 
 impl Kept {
-    /// Another ledger on the same folder, after the end of this one.
+    /// Closes this ledger and opens another one on the same folder.
     async fn reopened(self) -> Self {
         self.ledger.store().close(false).await;
         let folder = self.folder;
@@ -81,9 +83,9 @@ impl Claim {
         }
     }
 
-    async fn end(self, ending: ClaimOutcome) {
+    async fn settle_as(self, outcome: ClaimOutcome) {
         self.settle(
-            ending,
+            outcome,
             Self::report(),
             Instant::now() + Duration::from_secs(30),
         )
@@ -92,21 +94,21 @@ impl Claim {
     }
 
     async fn complete(self) {
-        self.end(ClaimOutcome::Delivered).await;
+        self.settle_as(ClaimOutcome::Delivered).await;
     }
 
     async fn release(self) {
-        self.end(ClaimOutcome::Released(FailedAttempt::Refused))
+        self.settle_as(ClaimOutcome::Released(FailedAttempt::Refused))
             .await;
     }
 
     async fn release_as_unknown(self) {
-        self.end(ClaimOutcome::Released(FailedAttempt::Unknown))
+        self.settle_as(ClaimOutcome::Released(FailedAttempt::Unknown))
             .await;
     }
 }
 
-/// Digests come from verified bodies only, here as everywhere.
+/// Returns the digest of a body. Only verified bodies have one.
 fn digest(body: &str) -> PayloadDigest {
     let signed = presets::vpn_enterprise()
         .sign(
@@ -135,15 +137,26 @@ fn id(text: &str) -> EventId {
     EventId::Text(text.into())
 }
 
+/// Returns the keys of an event that its ID identifies.
+fn keys(ledger: &Arc<Ledger>, event: &str) -> EventKeys {
+    ledger.keys("route", EventIdentity::Id(&id(event)))
+}
+
+/// Returns the keys of an event that its ID or its body identifies.
+fn keys_with_body(ledger: &Arc<Ledger>, event: &str, sha256: [u8; 32]) -> EventKeys {
+    let id = &id(event);
+    ledger.keys("route", EventIdentity::IdOrBody { id, sha256 })
+}
+
 async fn claim_as(
     ledger: &Arc<Ledger>,
-    names: Names,
+    keys: EventKeys,
     body: &str,
 ) -> Result<ClaimDecision, StoreError> {
     let deadline = Instant::now() + Duration::from_secs(30);
     ledger
         .claim(
-            names,
+            keys,
             digest(body),
             claiming(InFlightPolicy::Reject, deadline),
         )
@@ -151,18 +164,15 @@ async fn claim_as(
 }
 
 async fn claim(ledger: &Arc<Ledger>, event: &str) -> ClaimDecision {
-    claim_as(ledger, ledger.names("route", &id(event), None), "body")
-        .await
-        .unwrap()
+    claim_as(ledger, keys(ledger, event), "body").await.unwrap()
 }
 
-/// As `claim`, waiting for whoever holds it.
+/// Claims like `claim`, but waits for the holder.
 async fn wait_for(ledger: &Arc<Ledger>, event: &str) -> ClaimDecision {
     let deadline = Instant::now() + Duration::from_secs(30);
-    let names = ledger.names("route", &id(event), None);
     ledger
         .claim(
-            names,
+            keys(ledger, event),
             digest("body"),
             claiming(InFlightPolicy::Wait, deadline),
         )
@@ -187,7 +197,7 @@ fn name(decision: &ClaimDecision) -> &'static str {
 }
 
 #[tokio::test]
-async fn a_completed_event_is_a_duplicate_until_its_window_ends() {
+async fn completed_event_is_a_duplicate_until_its_window_ends() {
     let (clock, hand) = Clock::manual();
     let ledger = ledger_at(&clock, 10);
     claimed(claim(&ledger, "a").await).complete().await;
@@ -201,7 +211,7 @@ async fn a_completed_event_is_a_duplicate_until_its_window_ends() {
 }
 
 #[tokio::test]
-async fn a_released_event_passes_again_as_the_next_attempt() {
+async fn released_event_is_claimed_as_the_next_attempt() {
     let ledger = ledger();
     claimed(claim(&ledger, "a").await).release().await;
     let second = claimed(claim(&ledger, "a").await);
@@ -209,7 +219,7 @@ async fn a_released_event_passes_again_as_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_marks_every_later_attempt() {
+async fn unknown_outcome_marks_every_later_attempt() {
     let ledger = ledger();
     claimed(claim(&ledger, "a").await)
         .release_as_unknown()
@@ -220,7 +230,7 @@ async fn an_unknown_outcome_marks_every_later_attempt() {
 }
 
 #[tokio::test]
-async fn a_claim_dropped_unsettled_counts_as_unknown() {
+async fn unsettled_claim_counts_as_unknown_outcome() {
     let ledger = ledger();
     drop(claimed(claim(&ledger, "a").await));
     assert!(claimed(wait_for(&ledger, "a").await).possible_duplicate());
@@ -228,15 +238,15 @@ async fn a_claim_dropped_unsettled_counts_as_unknown() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_the_end_of_the_process_cut_off_is_of_unknown_outcome() {
+async fn attempt_interrupted_by_a_kill_has_unknown_outcome() {
     for (begun, possible_duplicate) in [(true, true), (false, false)] {
         let ledger = ledger();
-        let mut cut_off = claimed(claim(&ledger, "a").await);
+        let mut interrupted = claimed(claim(&ledger, "a").await);
         if begun {
-            cut_off.begin_attempt().unwrap();
+            interrupted.begin_attempt().unwrap();
         }
-        // As a kill does: nothing of it runs any more.
-        std::mem::forget(cut_off);
+        // Like a kill: no destructor runs.
+        std::mem::forget(interrupted);
         let ledger = ledger.reopened().await;
         let retry = claimed(claim(&ledger, "a").await);
         assert_eq!(
@@ -247,45 +257,45 @@ async fn an_attempt_that_the_end_of_the_process_cut_off_is_of_unknown_outcome() 
 }
 
 #[tokio::test]
-async fn a_completed_event_with_another_body_is_a_mismatch() {
+async fn completed_event_with_another_body_is_a_mismatch() {
     let ledger = ledger();
-    let names = ledger.names("route", &id("a"), None);
-    claimed(claim_as(&ledger, names, "one").await.unwrap())
+    let keys = keys(&ledger, "a");
+    claimed(claim_as(&ledger, keys, "one").await.unwrap())
         .complete()
         .await;
     assert_eq!(
-        name(&claim_as(&ledger, names, "two").await.unwrap()),
+        name(&claim_as(&ledger, keys, "two").await.unwrap()),
         "mismatch"
     );
     assert_eq!(
-        name(&claim_as(&ledger, names, "one").await.unwrap()),
+        name(&claim_as(&ledger, keys, "one").await.unwrap()),
         "duplicate"
     );
 }
 
 #[tokio::test]
-async fn a_released_event_may_come_again_with_another_body() {
+async fn released_event_may_return_with_another_body() {
     let ledger = ledger();
-    let names = ledger.names("route", &id("a"), None);
-    claimed(claim_as(&ledger, names, "one").await.unwrap())
+    let keys = keys(&ledger, "a");
+    claimed(claim_as(&ledger, keys, "one").await.unwrap())
         .release()
         .await;
     assert_eq!(
-        name(&claim_as(&ledger, names, "two").await.unwrap()),
+        name(&claim_as(&ledger, keys, "two").await.unwrap()),
         "claimed"
     );
 }
 
 #[tokio::test]
-async fn the_same_id_on_two_routes_is_two_events_and_text_differs_from_a_number() {
+async fn keys_differ_by_route_and_by_id_type() {
     let ledger = ledger();
     claimed(claim(&ledger, "1").await).complete().await;
-    let elsewhere = ledger.names("other", &id("1"), None);
+    let elsewhere = ledger.keys("other", EventIdentity::Id(&id("1")));
     assert_eq!(
         name(&claim_as(&ledger, elsewhere, "body").await.unwrap()),
         "claimed"
     );
-    let number = ledger.names("route", &EventId::Integer("1".into()), None);
+    let number = ledger.keys("route", EventIdentity::Id(&EventId::Integer("1".into())));
     assert_eq!(
         name(&claim_as(&ledger, number, "body").await.unwrap()),
         "claimed"
@@ -293,19 +303,18 @@ async fn the_same_id_on_two_routes_is_two_events_and_text_differs_from_a_number(
 }
 
 #[tokio::test]
-async fn an_unsigned_id_does_not_make_a_captured_body_new() {
+async fn unsigned_id_does_not_make_a_captured_body_new() {
     let ledger = ledger();
-    let body = [1; 32];
-    let first = ledger.names("route", &id("delivery-1"), Some(&body));
+    let first = keys_with_body(&ledger, "delivery-1", [1; 32]);
     claimed(claim_as(&ledger, first, "body").await.unwrap())
         .complete()
         .await;
-    let same_body = ledger.names("route", &id("delivery-2"), Some(&body));
+    let same_body = keys_with_body(&ledger, "delivery-2", [1; 32]);
     assert_eq!(
         name(&claim_as(&ledger, same_body, "body").await.unwrap()),
         "duplicate"
     );
-    let same_id = ledger.names("route", &id("delivery-1"), Some(&[2; 32]));
+    let same_id = keys_with_body(&ledger, "delivery-1", [2; 32]);
     assert_ne!(
         name(&claim_as(&ledger, same_id, "other").await.unwrap()),
         "claimed"
@@ -313,19 +322,18 @@ async fn an_unsigned_id_does_not_make_a_captured_body_new() {
 }
 
 #[tokio::test]
-async fn a_copy_in_flight_is_refused_or_waits_for_its_turn() {
+async fn copy_in_flight_is_rejected_or_waits() {
     let ledger = ledger();
     let first = claimed(claim(&ledger, "a").await);
     assert_eq!(name(&claim(&ledger, "a").await), "in flight");
     let waiting = tokio::spawn({
         let ledger = Arc::clone(&*ledger);
         async move {
-            let names = ledger.names("route", &id("a"), None);
             let deadline = Instant::now() + Duration::from_secs(30);
             name(
                 &ledger
                     .claim(
-                        names,
+                        keys(&ledger, "a"),
                         digest("body"),
                         claiming(InFlightPolicy::Wait, deadline),
                     )
@@ -339,13 +347,13 @@ async fn a_copy_in_flight_is_refused_or_waits_for_its_turn() {
 }
 
 #[tokio::test]
-async fn a_forgotten_event_passes_once_as_if_it_had_never_come() {
+async fn forgotten_event_is_claimed_as_a_new_one() {
     let ledger = ledger();
     claimed(claim(&ledger, "a").await).complete().await;
     claimed(claim(&ledger, "b").await).complete().await;
-    let names = ledger.names("route", &id("a"), None);
-    assert_eq!(ledger.forget(names).await, Ok(ForgetResult::Forgotten));
-    assert_eq!(ledger.forget(names).await, Ok(ForgetResult::Unknown));
+    let keys = keys(&ledger, "a");
+    assert_eq!(ledger.forget(keys).await, Ok(ForgetResult::Forgotten));
+    assert_eq!(ledger.forget(keys).await, Ok(ForgetResult::Unknown));
     let ledger = ledger.reopened().await;
     assert_eq!(name(&claim(&ledger, "b").await), "duplicate");
     let again = claimed(claim(&ledger, "a").await);
@@ -356,57 +364,50 @@ async fn a_forgotten_event_passes_once_as_if_it_had_never_come() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_being_handed_over_is_not_forgotten_by_either_of_its_names() {
+async fn event_in_flight_is_not_forgotten_by_either_key() {
     let ledger = ledger();
-    let (names, by_id) = (
-        ledger.names("route", &id("a"), Some(&[1; 32])),
-        ledger.names("route", &id("a"), None),
-    );
-    claimed(claim_as(&ledger, names, "body").await.unwrap())
+    let by_id = keys(&ledger, "a");
+    let keys = keys_with_body(&ledger, "a", [1; 32]);
+    claimed(claim_as(&ledger, keys, "body").await.unwrap())
         .complete()
         .await;
     let body_in_flight = ledger
         .claims
-        .try_claim(names.first, InFlightPolicy::Reject, Instant::now())
+        .claim(keys.first, InFlightPolicy::Reject, Instant::now())
         .await;
     assert_eq!(ledger.forget(by_id).await, Ok(ForgetResult::InFlight));
     drop(body_in_flight);
     assert_eq!(
-        name(&claim_as(&ledger, names, "body").await.unwrap()),
+        name(&claim_as(&ledger, keys, "body").await.unwrap()),
         "duplicate"
     );
     let in_flight = claimed(claim(&ledger, "b").await);
-    let other = ledger.names("route", &id("b"), None);
+    let other = ledger.keys("route", EventIdentity::Id(&id("b")));
     assert_eq!(ledger.forget(other).await, Ok(ForgetResult::InFlight));
     in_flight.complete().await;
     assert_eq!(ledger.forget(other).await, Ok(ForgetResult::Forgotten));
 }
 
 #[tokio::test]
-async fn an_event_of_two_names_is_forgotten_by_both_and_its_neighbours_are_not() {
+async fn forgetting_removes_both_keys_and_no_others() {
     let ledger = ledger();
-    let bodies = [[1; 32], [2; 32], [3; 32]];
-    let names = ["a", "b", "c"].map(id);
-    let names: Vec<_> = names
-        .iter()
-        .zip(&bodies)
-        .map(|(id, body)| ledger.names("route", id, Some(body)))
-        .collect();
-    for names in &names {
-        // Written over once, so that their places have moved.
-        claimed(claim_as(&ledger, *names, "body").await.unwrap())
+    let events = [("a", [1; 32]), ("b", [2; 32]), ("c", [3; 32])]
+        .map(|(id, body)| keys_with_body(&ledger, id, body));
+    for keys in events {
+        // Written twice, so that the rows have moved.
+        claimed(claim_as(&ledger, keys, "body").await.unwrap())
             .release()
             .await;
-        claimed(claim_as(&ledger, *names, "body").await.unwrap())
+        claimed(claim_as(&ledger, keys, "body").await.unwrap())
             .complete()
             .await;
     }
     assert_eq!(
-        ledger.forget(ledger.names("route", &id("b"), None)).await,
+        ledger.forget(keys(&ledger, "b")).await,
         Ok(ForgetResult::Forgotten)
     );
     assert_eq!(ledger.store().remembered_ids(), 4);
-    let decision = |number: usize| claim_as(&ledger, names[number], "body");
+    let decision = |number: usize| claim_as(&ledger, events[number], "body");
     assert_eq!(name(&decision(0).await.unwrap()), "duplicate");
     assert_eq!(name(&decision(2).await.unwrap()), "duplicate");
     let again = claimed(decision(1).await.unwrap());
@@ -416,12 +417,12 @@ async fn an_event_of_two_names_is_forgotten_by_both_and_its_neighbours_are_not()
 }
 
 #[tokio::test]
-async fn of_two_deliveries_that_share_a_body_one_is_redelivered_at_a_time() {
+async fn deliveries_that_share_a_body_are_requeued_one_by_one() {
     let ledger = ledger();
-    let mut wanted = Vec::new();
+    let mut requested = Vec::new();
     for (event, number) in [("a", 1), ("b", 2)] {
-        let names = ledger.names("route", &id(event), Some(&[1; 32]));
-        let claim = claimed(claim_as(&ledger, names, "body").await.unwrap());
+        let keys = keys_with_body(&ledger, event, [1; 32]);
+        let claim = claimed(claim_as(&ledger, keys, "body").await.unwrap());
         let subject = EventMetadata {
             event_id: event.into(),
             ..(*Claim::report().event).clone()
@@ -445,40 +446,40 @@ async fn of_two_deliveries_that_share_a_body_one_is_redelivered_at_a_time() {
             .await
             .unwrap();
         let due = ledger.store().now_due();
-        wanted.push(Redelivery {
+        requested.push(Redelivery {
             id: DeliveryId(number),
-            from: Some(DeliveryState::Failed),
+            expected_state: Some(DeliveryState::Failed),
             due,
         });
     }
-    let waits = || RedeliveryResult::Waits("route".into());
+    let queued = || RedeliveryResult::Queued("route".into());
     assert_eq!(
-        ledger.redeliver(&wanted, |_| WINDOW).await.unwrap(),
-        [waits(), RedeliveryResult::InFlight]
+        ledger.redeliver(&requested, |_| WINDOW).await.unwrap(),
+        [queued(), RedeliveryResult::InFlight]
     );
     assert_eq!(
-        ledger.redeliver(&wanted[1..], |_| WINDOW).await.unwrap(),
-        [waits()]
+        ledger.redeliver(&requested[1..], |_| WINDOW).await.unwrap(),
+        [queued()]
     );
     assert_eq!(
-        ledger.redeliver(&wanted[..1], |_| WINDOW).await.unwrap(),
+        ledger.redeliver(&requested[..1], |_| WINDOW).await.unwrap(),
         [RedeliveryResult::Unknown],
-        "it waits already"
+        "it is queued already"
     );
 }
 
 #[tokio::test]
-async fn a_full_store_lets_nothing_through() {
+async fn full_store_rejects_new_events() {
     let ledger = ledger_at(&Clock::System, 1);
     claimed(claim(&ledger, "a").await).complete().await;
-    let names = ledger.names("route", &id("b"), None);
+    let keys = keys(&ledger, "b");
     assert_eq!(
-        claim_as(&ledger, names, "body").await.err(),
+        claim_as(&ledger, keys, "body").await.err(),
         Some(StoreError::Full)
     );
 }
 
-/// What may happen to an event, one step at a time.
+/// One step in the life of an event.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Complete,
@@ -494,7 +495,7 @@ enum Model {
     Completed {
         until: u64,
     },
-    Tried {
+    Attempted {
         attempts: u32,
         unknown: bool,
         until: u64,
@@ -514,9 +515,9 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// The states of contract §6, over any order of outcomes and waits.
+    /// Compares the ledger with the states of contract §6, over any order of outcomes and waits.
     #[test]
-    fn the_ledger_agrees_with_its_state_machine(steps in prop::collection::vec(step(), 0..60)) {
+    fn ledger_agrees_with_its_state_machine(steps in prop::collection::vec(step(), 0..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let (clock, hand) = Clock::manual();
@@ -529,7 +530,9 @@ proptest! {
                     now += seconds;
                     continue;
                 }
-                if matches!(model, Model::Completed { until } | Model::Tried { until, .. } if until <= now) {
+                if let Model::Completed { until } | Model::Attempted { until, .. } = model
+                    && until <= now
+                {
                     model = Model::Absent;
                 }
                 let decision = wait_for(&ledger, "a").await;
@@ -539,7 +542,7 @@ proptest! {
                 }
                 let claim = claimed(decision);
                 let (attempts, unknown) = match model {
-                    Model::Tried { attempts, unknown, .. } => (attempts, unknown),
+                    Model::Attempted { attempts, unknown, .. } => (attempts, unknown),
                     _ => (0, false),
                 };
                 assert_eq!((claim.attempt(), claim.possible_duplicate()), (attempts + 1, unknown));
@@ -551,16 +554,16 @@ proptest! {
                     }
                     Step::Release => {
                         claim.release().await;
-                        Model::Tried { attempts: attempts + 1, unknown, until }
+                        Model::Attempted { attempts: attempts + 1, unknown, until }
                     }
                     Step::Unknown => {
                         claim.release_as_unknown().await;
-                        Model::Tried { attempts: attempts + 1, unknown: true, until }
+                        Model::Attempted { attempts: attempts + 1, unknown: true, until }
                     }
                     Step::Abandon => {
                         drop(claim);
                         claimed(wait_for(&ledger, "a").await).release_untried();
-                        Model::Tried { attempts: attempts + 1, unknown: true, until }
+                        Model::Attempted { attempts: attempts + 1, unknown: true, until }
                     }
                     Step::Wait(_) => unreachable!("handled above"),
                 };

@@ -304,7 +304,7 @@ pub const PRESETS: &[Preset] = &[
 fn id_in_body(id: &str, kind: &str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Pointer(pointer(id)),
-        kind: Source::Pointer(pointer(kind)),
+        event_type: Source::Pointer(pointer(kind)),
         timestamp: None,
     }
 }
@@ -325,7 +325,7 @@ fn id_and_time_in_body(id: &str, kind: &str, time: &str) -> EnvelopeSpec {
 fn id_in_header(id: &'static str, kind: &'static str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Header(header(id)),
-        kind: Source::Header(header(kind)),
+        event_type: Source::Header(header(kind)),
         timestamp: None,
     }
 }
@@ -348,7 +348,7 @@ fn id_is_body_digest(kind: &str) -> EnvelopeSpec {
 
 fn gitlab_envelope() -> EnvelopeSpec {
     EnvelopeSpec {
-        kind: Source::Header(header("x-gitlab-event")),
+        event_type: Source::Header(header("x-gitlab-event")),
         ..id_in_signed_header("webhook-id")
     }
 }

@@ -54,7 +54,10 @@ pub fn sample_for_envelope(
         .timestamp
         .as_ref()
         .map(|time| (&time.source, at.as_str()));
-    for (source, text) in [Some((&envelope.kind, kind)), time].into_iter().flatten() {
+    for (source, text) in [Some((&envelope.event_type, kind)), time]
+        .into_iter()
+        .flatten()
+    {
         match source {
             Source::Pointer(pointer) => insert_at(&mut body, pointer, text)?,
             Source::Header(name) => headers.push((name.clone(), text.to_owned())),
@@ -156,8 +159,10 @@ mod tests {
             for kind in [preset.example_type, "another.type"] {
                 let event = received(preset, kind, "evt_1", at);
                 let id = match (preset.defaults.envelope)().id {
-                    IdSource::BodyDigest => EventId::BodyDigest,
-                    IdSource::Pointer(_) | IdSource::Header(_) => EventId::Text("evt_1".into()),
+                    IdSource::BodyDigest => None,
+                    IdSource::Pointer(_) | IdSource::Header(_) => {
+                        Some(EventId::Text("evt_1".into()))
+                    }
                 };
                 assert_eq!(
                     (event.id, &*event.event_type),

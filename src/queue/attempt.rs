@@ -1,11 +1,13 @@
-//! One attempt at a stored event, and what follows from it, written down before the event lets go of its place.
+//! One attempt at a stored event. Its outcome is recorded before the worker may start another
+//! attempt in its stead.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::backoff::{self, AttemptFailure, DeadLetterReason, RetryDecision};
+use crate::backoff::{AttemptFailure, DeadLetterReason, RetryDecision};
 use crate::clock::Clock;
 use crate::delivery::OutboundRequest;
 use crate::metrics::QueueMetrics;
@@ -13,10 +15,10 @@ use crate::route::Route;
 use crate::store::{self, AttemptRecord, DeliveryId, DeliveryState, QueuedEvent, Store};
 use crate::upstream::{AttemptEnd, Client};
 
-/// Pauses between attempts to write down what happened, while the store is not available.
-const WRITE_AGAIN: Duration = Duration::from_millis(500);
+/// The pause before another try at the store while it is not available.
+const STORE_RETRY: Duration = Duration::from_millis(500);
 
-/// All that one attempt needs.
+/// One attempt at a stored event, with everything that it needs.
 pub(super) struct DeliveryAttempt {
     pub id: DeliveryId,
     pub store: Store,
@@ -24,139 +26,148 @@ pub(super) struct DeliveryAttempt {
     pub clock: Clock,
     pub route: Arc<Route>,
     pub metrics: QueueMetrics,
-    /// How far it is. Gone when it is over.
+    /// The progress of the attempt. Dropped when the attempt is over.
     pub stage: watch::Sender<AttemptStage>,
 }
 
-/// How far an attempt is.
+/// The progress of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttemptStage {
     Begun,
-    /// The request is written, or could not be.
+    /// The request is written, or writing it failed.
     Sent,
 }
 
 impl DeliveryAttempt {
-    /// Answers its own ID, for the lane to know whose place is free.
+    /// Runs the attempt. Returns the ID of the delivery, so that the worker knows which one ended.
     pub(super) async fn run(self) -> DeliveryId {
-        let _place = self.route.admission.acquire().await;
+        let _permit = self.route.admission.acquire().await;
         match self
             .store
             .load_event(self.id, self.route.attempt_timeout)
             .await
         {
-            Ok(Some(queued)) => self.attempt(queued).await,
-            // Ended otherwise meanwhile.
+            Ok(Some(queued)) => self.deliver(queued).await,
+            // The delivery has ended in another way meanwhile.
             Ok(None) => {}
-            // The store has said why. Not before it may be well again: the lane would ask at once.
-            Err(_) => tokio::time::sleep(WRITE_AGAIN).await,
+            // The store has logged the reason. Waits, because the worker queries the store again at
+            // once when this returns.
+            Err(_) => tokio::time::sleep(STORE_RETRY).await,
         }
         self.id
     }
 
-    async fn attempt(&self, queued: QueuedEvent) {
+    async fn deliver(&self, queued: QueuedEvent) {
         let number = queued.history.attempts.saturating_add(1);
         let at = self.clock.wall();
-        let stored = queued.payload.as_ref();
-        let Some(delivery) = stored
-            .and_then(|stored| OutboundRequest::from_stored(&stored.head, stored.body.clone()))
+        let Some(request) = queued
+            .payload
+            .as_ref()
+            .and_then(|payload| OutboundRequest::from_stored(&payload.head, payload.body.clone()))
         else {
-            tracing::error!(delivery = %self.id, "what was stored can't be read; the event becomes a dead letter");
-            let attempt = AttemptRecord {
-                at,
-                ms: 0,
-                status: None,
-                error: Some("what was stored can't be read".into()),
-            };
-            self.metrics.count_dead_letter(DeadLetterReason::Unreadable);
-            return self
-                .write(
-                    number,
-                    attempt,
-                    store::AttemptOutcome::Dead(DeadLetterReason::Unreadable),
-                )
-                .await;
+            return self.dead_letter_unreadable(number, at).await;
         };
         let deadline = Instant::now() + self.route.attempt_timeout;
-        let possibly = queued.history.possibly_delivered;
-        let (made, underway) = match self.client.connect(&self.route.upstream, deadline).await {
-            Err(made) => (made, None),
+        let possible_duplicate = queued.history.possibly_delivered;
+        let (report, started) = match self.client.connect(&self.route.upstream, deadline).await {
+            Err(report) => (report, None),
             Ok(connected) => {
-                let Ok(underway) = self.store.begin_queued_attempt(self.id, queued.deadline) else {
-                    // The store has said why. Not at once: the lane asks again when this returns.
-                    return tokio::time::sleep(WRITE_AGAIN).await;
+                let Ok(started) = self.store.begin_queued_attempt(self.id, queued.deadline) else {
+                    // The store has logged the reason. Waits, because the worker queries the store
+                    // again at once when this returns.
+                    return tokio::time::sleep(STORE_RETRY).await;
                 };
-                let sent = || {
+                let on_sent = || {
                     self.stage.send_replace(AttemptStage::Sent);
                 };
-                (
-                    connected
-                        .deliver(&delivery, number, possibly, deadline, sent)
-                        .await,
-                    Some(underway),
-                )
+                let report = connected
+                    .deliver(&request, number, possible_duplicate, deadline, on_sent)
+                    .await;
+                (report, Some(started))
             }
         };
-        let attempt = made.to_record(at);
-        let age = queued.age.saturating_add(made.duration);
-        let failed = match &made.end {
-            AttemptEnd::Answered(response) if response.status().is_success() => None,
-            AttemptEnd::Answered(response) => Some((response.to_failure(self.clock.wall()), false)),
-            AttemptEnd::NotReached(_) => Some((AttemptFailure::NoResponse, false)),
-            AttemptEnd::Unknown(_) => Some((AttemptFailure::NoResponse, true)),
-        };
-        let (outcome, next) = match failed {
-            None => {
-                let keep_payload = self.route.retain.keeps_payload(DeliveryState::Success);
-                (
-                    "delivered",
-                    store::AttemptOutcome::Delivered { keep_payload },
-                )
-            }
-            Some((failed, unknown)) => {
-                match self
-                    .route
-                    .retry
-                    .decide(number, failed, age, fastrand::f64())
-                {
-                    RetryDecision::RetryAfter(after) => (
-                        "retry",
-                        store::AttemptOutcome::Retry {
-                            after,
-                            possibly_delivered: unknown,
-                        },
-                    ),
-                    RetryDecision::DeadLetter(reason) => {
-                        ("dead_letter", store::AttemptOutcome::Dead(reason))
-                    }
-                }
-            }
-        };
+        let record = report.to_record(at);
+        let age = queued.age.saturating_add(report.duration);
+        let (outcome, next) = self.decide(&report.end, number, age);
         self.metrics
-            .record_attempt(made.metric_result(), made.duration.as_secs_f64());
-        self.log(&queued, number, &attempt, outcome, next);
-        self.write(number, attempt, next).await;
-        if let Some(underway) = underway {
-            underway.clear();
+            .record_attempt(report.metric_result(), report.duration.as_secs_f64());
+        self.log(&queued, number, &record, outcome, next);
+        self.record(number, record, next).await;
+        if let Some(started) = started {
+            started.clear();
         }
         match next {
             store::AttemptOutcome::Delivered { .. } => {
-                self.metrics.observe_delivery_delay(age.as_secs_f64())
+                self.metrics.observe_delivery_delay(age.as_secs_f64());
             }
             store::AttemptOutcome::Dead(reason) => self.metrics.count_dead_letter(reason),
             store::AttemptOutcome::Retry { .. } => {}
         }
     }
 
-    /// Tells the store, until it has it: what happened is known here only.
-    async fn write(&self, number: u32, attempt: AttemptRecord, next: store::AttemptOutcome) {
+    /// Makes a delivery whose stored request cannot be parsed a dead letter.
+    async fn dead_letter_unreadable(&self, number: u32, at: Timestamp) {
+        const ERROR: &str = "the stored request is unreadable";
+        tracing::error!(delivery = %self.id, "{ERROR}; the event becomes a dead letter");
+        let record = AttemptRecord {
+            at,
+            ms: 0,
+            status: None,
+            error: Some(ERROR.into()),
+        };
+        let reason = DeadLetterReason::Unreadable;
+        self.metrics.count_dead_letter(reason);
+        self.record(number, record, store::AttemptOutcome::Dead(reason))
+            .await;
+    }
+
+    /// Decides the next step after an attempt. Returns it with its name in the log.
+    fn decide(
+        &self,
+        end: &AttemptEnd,
+        number: u32,
+        age: Duration,
+    ) -> (&'static str, store::AttemptOutcome) {
+        let (failure, possibly_delivered) = match end {
+            AttemptEnd::Answered(response) if response.status().is_success() => {
+                let keep_payload = self.route.retain.keeps_payload(DeliveryState::Success);
+                return (
+                    "delivered",
+                    store::AttemptOutcome::Delivered { keep_payload },
+                );
+            }
+            AttemptEnd::Answered(response) => (response.to_failure(self.clock.wall()), false),
+            AttemptEnd::NotReached(_) => (AttemptFailure::NoResponse, false),
+            AttemptEnd::Unknown(_) => (AttemptFailure::NoResponse, true),
+        };
+        match self
+            .route
+            .retry
+            .decide(number, failure, age, fastrand::f64())
+        {
+            RetryDecision::RetryAfter(after) => (
+                "retry",
+                store::AttemptOutcome::Retry {
+                    after,
+                    possibly_delivered,
+                },
+            ),
+            RetryDecision::DeadLetter(reason) => {
+                ("dead_letter", store::AttemptOutcome::Dead(reason))
+            }
+        }
+    }
+
+    /// Records the outcome in the store. Repeats that until it succeeds, because the outcome is
+    /// known only here.
+    async fn record(&self, number: u32, attempt: AttemptRecord, next: store::AttemptOutcome) {
         while self
             .store
             .record_attempt(self.id, number, attempt.clone(), next)
             .await
             .is_err()
         {
-            tokio::time::sleep(WRITE_AGAIN).await;
+            tokio::time::sleep(STORE_RETRY).await;
         }
     }
 
@@ -170,9 +181,7 @@ impl DeliveryAttempt {
     ) {
         let (retry_after, reason) = match next {
             store::AttemptOutcome::Retry { after, .. } => (Some(after.as_secs_f64()), None),
-            store::AttemptOutcome::Dead(reason) => {
-                (None, Some(backoff::DeadLetterReason::as_str(reason)))
-            }
+            store::AttemptOutcome::Dead(reason) => (None, Some(DeadLetterReason::as_str(reason))),
             store::AttemptOutcome::Delivered { .. } => (None, None),
         };
         tracing::info!(

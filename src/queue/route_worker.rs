@@ -1,4 +1,5 @@
-//! One route's lane: takes what is due, oldest first, and keeps as many attempts going as the route allows.
+//! The worker of one route: starts attempts at the events that are due, oldest first, up to the
+//! route's `concurrency`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,47 +17,56 @@ use crate::route::Route;
 use crate::store::{DeliveryId, Store, StoreError};
 use crate::upstream::Client;
 
-/// Payload bytes that a lane holds in memory at once, unless a single event is bigger.
+/// Payload bytes that a worker holds in memory at once, unless a single event is bigger.
 const BYTES_IN_FLIGHT: usize = 16 << 20;
 
-/// How long an event waits for the one before it to be sent, before it overtakes.
+/// The longest time that an event waits for the request of the previous one to be sent, before it
+/// overtakes.
 const SENT_WITHIN: Duration = Duration::from_millis(100);
-/// How long an event waits for the one before it to be answered, while there are fewer than may be tried at once.
+/// The longest time that an event waits for the response to the previous one, while fewer events
+/// are due than may be attempted at once.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(10);
 
-/// The pause before the store is asked again that could not tell.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The pause before the store is queried again after an error.
+const STORE_RETRY: Duration = Duration::from_secs(1);
 
-/// A lane at work.
+/// The worker of one route.
 pub(super) struct RouteWorker {
     pub name: Arc<str>,
     pub store: Store,
     pub client: Arc<Client>,
     pub clock: Clock,
-    pub serving: watch::Receiver<WorkerRoute>,
-    /// Told by the store: an event was stored.
+    pub route: watch::Receiver<WorkerRoute>,
+    /// Notified when an event is queued for this route, by this gateway or another, and after the
+    /// store is reopened.
     pub woken: Arc<Notify>,
     pub delivering: Arc<AtomicU64>,
     pub phase: watch::Receiver<Phase>,
 }
 
-/// The attempts under way.
+/// The attempts in flight.
 #[derive(Default)]
 struct InFlight {
+    /// The payload bytes of each delivery.
     bytes: HashMap<DeliveryId, usize>,
-    trials: JoinSet<DeliveryId>,
-    /// The attempt that was begun last.
+    attempts: JoinSet<DeliveryId>,
+    /// The progress of the attempt that began last.
     latest: Option<watch::Receiver<AttemptStage>>,
 }
 
 impl InFlight {
-    /// Waits until the next event may be sent without overtaking the one before it: that has to be sent; and answered too,
-    /// as long as the lane keeps up with what comes. An upstream that is slow is not waited for.
-    async fn after_latest(&mut self, keeps_up: bool) {
+    /// Waits until the next event may be sent without overtaking the previous one. That must be
+    /// sent and, as long as the worker keeps up with the events that are due, also answered. Both
+    /// waits are short, so that a slow upstream delays nothing.
+    async fn wait_for_latest(&mut self, keeps_up: bool) {
         let Some(mut latest) = self.latest.take() else {
             return;
         };
-        if keeps_up && timeout(ANSWERED_WITHIN, over(&mut latest)).await.is_ok() {
+        if keeps_up
+            && timeout(ANSWERED_WITHIN, wait_until_over(&mut latest))
+                .await
+                .is_ok()
+        {
             return;
         }
         let _ = timeout(
@@ -67,98 +77,101 @@ impl InFlight {
     }
 }
 
-/// Ends when the attempt is over.
-async fn over(stage: &mut watch::Receiver<AttemptStage>) {
+/// Returns when the attempt is over.
+async fn wait_until_over(stage: &mut watch::Receiver<AttemptStage>) {
     while stage.changed().await.is_ok() {}
 }
 
 impl RouteWorker {
     pub(super) async fn run(mut self) {
         let mut in_flight = InFlight::default();
-        // Whoever could begin it lives as long as we do.
+        // Fails only if the queue is gone.
         let _ = self.phase.wait_for(|phase| *phase != Phase::Waiting).await;
         while *self.phase.borrow_and_update() == Phase::Running {
-            let serving = self.serving.borrow_and_update().clone();
-            let wake_at = match &serving.route {
-                Some(_) if serving.paused => None,
+            let current = self.route.borrow_and_update().clone();
+            let wake_at = match &current.route {
+                Some(_) if current.paused => None,
                 Some(route) => self
-                    .fill(&mut in_flight, route, &serving)
+                    .start_attempts(&mut in_flight, route, &current)
                     .await
                     .unwrap_or_else(|_| {
-                        // The store has said why.
-                        Some(Instant::now() + ASK_AGAIN)
+                        // The store has logged the reason.
+                        Some(Instant::now() + STORE_RETRY)
                     }),
                 None => None,
             };
             tokio::select! {
                 () = self.woken.notified() => {}
-                Some(ended) = in_flight.trials.join_next() => self.note_ended(&mut in_flight, ended),
+                Some(ended) = in_flight.attempts.join_next() => {
+                    self.remove_ended(&mut in_flight, ended);
+                }
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
-                // Either side goes only with the queue.
-                changed = self.serving.changed() => if changed.is_err() { break },
+                // Both senders live as long as the queue.
+                changed = self.route.changed() => if changed.is_err() { break },
                 changed = self.phase.changed() => if changed.is_err() { break },
             }
         }
-        while let Some(ended) = in_flight.trials.join_next().await {
-            self.note_ended(&mut in_flight, ended);
+        while let Some(ended) = in_flight.attempts.join_next().await {
+            self.remove_ended(&mut in_flight, ended);
         }
     }
 
-    /// Begins as many attempts as may be. Answers when there is more to do, if nothing else happens; `None` is never.
-    async fn fill(
+    /// Starts as many attempts as the route allows. Returns the time at which the next event is
+    /// due, or `None` if the worker only needs to wait for another signal.
+    async fn start_attempts(
         &self,
         in_flight: &mut InFlight,
         route: &Arc<Route>,
-        serving: &WorkerRoute,
+        current: &WorkerRoute,
     ) -> Result<Option<Instant>, StoreError> {
-        let at_once = route.queue_concurrency;
-        if in_flight.bytes.len() >= at_once {
+        let concurrency = route.queue_concurrency;
+        if in_flight.bytes.len() >= concurrency {
             return Ok(None);
         }
-        let (asked_at, free) = (Instant::now(), at_once - in_flight.bytes.len());
-        let holding: Vec<_> = in_flight.bytes.keys().copied().collect();
+        let (queried_at, free) = (Instant::now(), concurrency - in_flight.bytes.len());
+        let attempting: Vec<_> = in_flight.bytes.keys().copied().collect();
         let due = self
             .store
-            .due_events(Arc::clone(&self.name), &holding, free)
+            .due_events(Arc::clone(&self.name), &attempting, free)
             .await?;
         let mut bytes: usize = in_flight.bytes.values().sum();
         let mut events = due.events.into_iter();
         while let Some(next) = events.next() {
-            let is_told = self.phase.has_changed().unwrap_or(true)
-                || self.serving.has_changed().unwrap_or(true);
-            if is_told || bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
-                let left: Vec<_> = std::iter::once(next)
+            let is_outdated = self.phase.has_changed().unwrap_or(true)
+                || self.route.has_changed().unwrap_or(true);
+            if is_outdated || bytes > 0 && bytes + next.payload_bytes > BYTES_IN_FLIGHT {
+                let remaining: Vec<_> = std::iter::once(next)
                     .chain(events)
                     .map(|event| event.id)
                     .collect();
-                self.store.release_events(&left).await;
+                self.store.release_events(&remaining).await;
                 return Ok(None);
             }
-            in_flight.after_latest(due.is_complete).await;
+            in_flight.wait_for_latest(due.is_complete).await;
             bytes += next.payload_bytes;
             in_flight.bytes.insert(next.id, next.payload_bytes);
             let (stage, latest) = watch::channel(AttemptStage::Begun);
             in_flight.latest = Some(latest);
-            let trial = DeliveryAttempt {
+            let attempt = DeliveryAttempt {
                 id: next.id,
                 store: self.store.clone(),
                 client: Arc::clone(&self.client),
                 clock: self.clock.clone(),
                 route: Arc::clone(route),
-                metrics: serving.metrics.clone(),
+                metrics: current.metrics.clone(),
                 stage,
             };
-            in_flight.trials.spawn(trial.run());
+            in_flight.attempts.spawn(attempt.run());
             self.delivering.fetch_add(1, Ordering::Relaxed);
         }
         if !due.is_complete {
-            // The place that becomes free next is for one of those.
+            // More events are due: the next one starts when an attempt ends.
             return Ok(None);
         }
-        Ok(due.next_in.map(|pause| asked_at + pause))
+        Ok(due.next_in.map(|pause| queried_at + pause))
     }
 
-    fn note_ended(
+    fn remove_ended(
         &self,
         in_flight: &mut InFlight,
         ended: Result<DeliveryId, tokio::task::JoinError>,
@@ -166,14 +179,15 @@ impl RouteWorker {
         match ended {
             Ok(id) => drop(in_flight.bytes.remove(&id)),
             Err(error) => {
-                // A panic of ours: whose place it had is not known any more. None is under way when all are counted anew.
-                tracing::error!(route = &*self.name, %error, "an attempt ended in a defect of the gateway");
-                if in_flight.trials.is_empty() {
+                // The attempt panicked, so its delivery is not known. The bytes are cleared once no
+                // attempt is in flight.
+                tracing::error!(route = &*self.name, %error, "delivery attempt panicked");
+                if in_flight.attempts.is_empty() {
                     in_flight.bytes.clear();
                 }
             }
         }
         self.delivering
-            .store(in_flight.trials.len() as u64, Ordering::Relaxed);
+            .store(in_flight.attempts.len() as u64, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,5 @@
-//! Who may come in at all, decided on the head before a body byte is read; and how many events may be in flight at once.
+//! Admission: the client addresses and the request rate that a route allows, checked on the head
+//! before a body byte is read; and the number of events that may be in flight at once.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -10,62 +11,61 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A route's allow-list, rate and concurrency.
+/// A route's allow-list, rate limit and concurrency limit.
 pub struct Admission {
     allow_from: Vec<IpNet>,
     rate: Option<DefaultDirectRateLimiter>,
     in_flight: Arc<Semaphore>,
 }
 
-/// A steady rate with room for a burst. Both at least 1.
+/// A steady rate with a burst on top. Both are at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     pub per_second: NonZeroU32,
     pub burst: NonZeroU32,
 }
 
-/// A place among the requests that a route serves at once, given back on drop.
+/// A permit for one event in flight on the route. Dropping it releases the permit.
 #[derive(Debug)]
 pub struct ConcurrencyPermit(
     #[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit,
 );
 
-/// Why a request did not come in.
+/// The reason why a request was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdmissionError {
-    /// The peer's address is outside `allow_from`.
+    /// The client's address is outside `allow_from`.
     ForbiddenAddress,
-    /// Over the rate; worth another try after this time.
+    /// The rate limit is exceeded. A retry may succeed after `retry_after`.
     RateLimited { retry_after: Duration },
-    /// `concurrency` requests are being served already.
+    /// `concurrency` events are in flight already.
     TooManyAtOnce,
 }
 
 impl Admission {
-    /// An empty `allow_from` lets every address in.
+    /// Creates the limits of a route. An empty `allow_from` admits every address.
     pub fn new(allow_from: Vec<IpNet>, rate: Option<RateLimit>, concurrency: usize) -> Self {
-        let limiter = |limit: RateLimit| {
-            DefaultDirectRateLimiter::direct(
-                Quota::per_second(limit.per_second).allow_burst(limit.burst),
-            )
-        };
         Self {
             allow_from,
-            rate: rate.map(limiter),
+            rate: rate.map(|limit| {
+                DefaultDirectRateLimiter::direct(
+                    Quota::per_second(limit.per_second).allow_burst(limit.burst),
+                )
+            }),
             in_flight: Arc::new(Semaphore::new(concurrency)),
         }
     }
 
-    /// Lets a request from `peer` in, or says why not.
+    /// Admits a request from `client`.
     ///
     /// # Errors
-    /// The first [`Refusal`] that applies: the address, then the rate.
-    pub fn admit(&self, peer: IpAddr) -> Result<(), AdmissionError> {
+    /// The first [`AdmissionError`] that applies: the address, then the rate.
+    pub fn admit(&self, client: IpAddr) -> Result<(), AdmissionError> {
         if !self.allow_from.is_empty()
             && !self
                 .allow_from
                 .iter()
-                .any(|net| net.contains(&peer.to_canonical()))
+                .any(|net| net.contains(&client.to_canonical()))
         {
             return Err(AdmissionError::ForbiddenAddress);
         }
@@ -78,7 +78,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Waits for a place among the attempts in flight.
+    /// Waits for a permit for one more attempt in flight.
     pub async fn acquire(&self) -> Option<ConcurrencyPermit> {
         // The semaphore is never closed.
         Arc::clone(&self.in_flight)
@@ -88,10 +88,10 @@ impl Admission {
             .map(ConcurrencyPermit)
     }
 
-    /// Takes a place among the attempts in flight.
+    /// Acquires a permit for one more attempt in flight.
     ///
     /// # Errors
-    /// [`Refusal::TooManyAtOnce`].
+    /// [`AdmissionError::TooManyAtOnce`].
     pub fn try_acquire(&self) -> Result<ConcurrencyPermit, AdmissionError> {
         match Arc::clone(&self.in_flight).try_acquire_owned() {
             Ok(permit) => Ok(ConcurrencyPermit(permit)),
@@ -104,16 +104,16 @@ impl Admission {
 mod tests {
     use super::*;
 
-    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
 
     fn open(concurrency: usize) -> Admission {
         Admission::new(Vec::new(), None, concurrency)
     }
 
     #[test]
-    fn an_address_outside_the_list_is_refused_and_a_mapped_one_inside_is_not() {
+    fn allow_list_rejects_other_addresses_and_maps_ipv4() {
         let admission = Admission::new(vec!["203.0.113.0/24".parse().unwrap()], None, 10);
-        assert!(admission.admit(PEER).is_ok());
+        assert!(admission.admit(CLIENT).is_ok());
         assert!(
             admission
                 .admit("::ffff:203.0.113.9".parse().unwrap())
@@ -128,25 +128,25 @@ mod tests {
     }
 
     #[test]
-    fn the_burst_comes_in_and_what_is_over_it_is_told_when_to_come_back() {
+    fn rate_limit_admits_the_burst_and_then_says_when_to_retry() {
         let one = NonZeroU32::MIN;
         let rate = RateLimit {
             per_second: one,
             burst: one.saturating_add(1),
         };
         let admission = Admission::new(Vec::new(), Some(rate), 10);
-        assert!(admission.admit(PEER).is_ok());
-        assert!(admission.admit(PEER).is_ok());
-        match admission.admit(PEER).unwrap_err() {
+        assert!(admission.admit(CLIENT).is_ok());
+        assert!(admission.admit(CLIENT).is_ok());
+        match admission.admit(CLIENT).unwrap_err() {
             AdmissionError::RateLimited { retry_after } => {
-                assert!(retry_after <= Duration::from_secs(1))
+                assert!(retry_after <= Duration::from_secs(1));
             }
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_place_is_given_back_when_the_permit_is_dropped() {
+    fn dropping_a_permit_releases_it() {
         let admission = open(1);
         let permit = admission.try_acquire().unwrap();
         assert_eq!(

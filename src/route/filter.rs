@@ -1,6 +1,7 @@
-//! Which event types a route takes.
+//! The event types that a route accepts.
 
-/// Patterns of the route's `events:`. `*` stands for any run of characters, dots included. No patterns take all.
+/// The patterns of the route's `events:`. `*` matches any sequence of characters, dots included.
+/// Without patterns, every type is accepted.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter(Vec<Box<str>>);
 
@@ -9,18 +10,19 @@ impl EventFilter {
         Self(patterns.into_iter().collect())
     }
 
-    /// As they were written; none take all.
+    /// Returns the patterns as they were written.
     pub fn patterns(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|pattern| &**pattern)
     }
 
-    /// Whether an event of type `kind` is handed over.
-    pub fn accepts(&self, kind: &str) -> bool {
-        self.0.is_empty() || self.0.iter().any(|pattern| matches(pattern, kind))
+    /// Returns whether events of this type are delivered.
+    pub fn accepts(&self, event_type: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| matches(pattern, event_type))
     }
 }
 
-/// Greedy matching from left to right: each part between stars at its first place. Linear in both lengths.
+/// Matches from left to right, each part between stars at its first occurrence. Takes time linear
+/// in both lengths.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return pattern == text;
@@ -50,12 +52,12 @@ mod tests {
     }
 
     #[test]
-    fn no_patterns_take_every_type() {
+    fn filter_without_patterns_accepts_every_type() {
         assert!(filter(&[]).accepts("anything"));
     }
 
     #[test]
-    fn a_star_stands_for_any_run_of_characters_and_all_else_for_itself() {
+    fn star_matches_any_sequence_of_characters() {
         let cases = [
             ("user.*", "user.created", true),
             ("user.*", "user.password.changed", true),
@@ -69,11 +71,11 @@ mod tests {
             ("user.created", "user.created", true),
             ("user.created", "User.Created", false),
         ];
-        for (pattern, kind, expected) in cases {
+        for (pattern, event_type, expected) in cases {
             assert_eq!(
-                filter(&[pattern]).accepts(kind),
+                filter(&[pattern]).accepts(event_type),
                 expected,
-                "{pattern} against {kind}"
+                "{pattern} against {event_type}"
             );
         }
     }

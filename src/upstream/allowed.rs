@@ -1,4 +1,5 @@
-//! Which upstreams a webhook made over the API may name. Whoever has the admin token must not reach more with it.
+//! The upstreams that a webhook made over the API may name. The admin token must not give access to
+//! other ones.
 
 use std::net::IpAddr;
 
@@ -7,10 +8,11 @@ use http::Uri;
 use super::resolve::is_forbidden;
 use super::target::Target;
 
-/// One entry of `admin.allowed_upstreams`: `http://127.0.0.1:3000/hooks/*`, `https://*.internal.example.com`.
+/// One entry of `admin.allowed_upstreams`, such as `http://127.0.0.1:3000/hooks/*` or
+/// `https://*.internal.example.com`.
 ///
-/// Scheme and port must be the same. A `*.` before the host stands for one or more labels. The path is a beginning, of
-/// whole segments; without one every path will do.
+/// Scheme and port must be equal. A `*.` before the host matches one or more labels. The path is a
+/// prefix of whole segments. Without a path, every path matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedUpstream {
     tls: bool,
@@ -20,7 +22,7 @@ pub struct AllowedUpstream {
     path: Box<str>,
 }
 
-/// Why a text is none.
+/// The error for a text that is not such a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a URL, as in `https://*.internal.example.com` or `http://127.0.0.1:3000/hooks`")]
 pub struct PatternError;
@@ -41,7 +43,7 @@ impl std::str::FromStr for AllowedUpstream {
         }
         Ok(Self {
             tls: target.tls,
-            host: lower(&target.host),
+            host: normalize(&target.host),
             any_subdomain,
             port: target.port,
             path: path.into(),
@@ -51,7 +53,7 @@ impl std::str::FromStr for AllowedUpstream {
 
 impl AllowedUpstream {
     fn allows(&self, target: &Target) -> bool {
-        let host = lower(&target.host);
+        let host = normalize(&target.host);
         let subdomain = host
             .strip_suffix(&*self.host)
             .is_some_and(|before| before.len() > 1 && before.ends_with('.'));
@@ -72,34 +74,35 @@ impl AllowedUpstream {
     }
 }
 
-fn lower(host: &str) -> Box<str> {
+fn normalize(host: &str) -> Box<str> {
     host.trim_end_matches('.').to_ascii_lowercase().into()
 }
 
-/// Why `url` may not be an upstream, if so. Names are looked at again whenever they are resolved.
+/// Returns the problem if `url` may not be an upstream. The addresses of a name are checked again
+/// whenever it is resolved.
 pub fn check_url(url: &str, allowed: Option<&[AllowedUpstream]>) -> Option<String> {
     let target = match Target::parse(url, None) {
         Ok(target) => target,
         Err(error) => return Some(format!("`url`: {error}.")),
     };
-    let host = lower(&target.host);
+    let host = normalize(&target.host);
     let last = host.rsplit('.').next().unwrap_or_default();
     let address = host.parse::<IpAddr>();
-    // `0x7f.1`, `2130706433`: resolvers read them as addresses, people don't.
+    // Resolvers read `0x7f.1` and `2130706433` as addresses; people do not.
     let disguised = address.is_err() && last.starts_with(|first: char| first.is_ascii_digit());
     if address.is_ok_and(is_forbidden) || disguised || &*host == "metadata.google.internal" {
         return Some(
-            "`url` is a link-local or a cloud's metadata address, which is never an upstream."
+            "`url` is a link-local address or a cloud's metadata address, which is never allowed."
                 .into(),
         );
     }
-    // What a URL's parser and a resolver could read differently.
+    // A URL parser and a resolver could read such characters differently.
     if url.parse::<Uri>().is_err() || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Some("`url` holds characters that a URL does not.".into());
+        return Some("`url` has characters that are not allowed in a URL.".into());
     }
     match allowed {
         Some(allowed) if !allowed.iter().any(|pattern| pattern.allows(&target)) => {
-            Some("`url` is none of those that `admin.allowed_upstreams` allows.".into())
+            Some("`url` is not among `admin.allowed_upstreams`.".into())
         }
         _ => None,
     }
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_allows_its_own_scheme_host_port_and_path_and_what_is_below() {
+    fn pattern_allows_its_origin_and_the_paths_below() {
         let pattern = "http://127.0.0.1:3000/hooks/*";
         for url in [
             "http://127.0.0.1:3000/hooks",
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_labels_before_the_host_and_nothing_else() {
+    fn star_matches_labels_before_the_host_only() {
         let pattern = "https://*.internal.example.com";
         for url in [
             "https://a.internal.example.com/x",
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_addresses_are_refused_however_they_are_written() {
+    fn metadata_addresses_are_rejected_in_any_notation() {
         for url in [
             "http://169.254.169.254/latest",
             "http://[::ffff:169.254.169.254]/",

@@ -1,4 +1,4 @@
-//! An upstream's addresses: resolved without blocking, and again when the answer has aged.
+//! An upstream's addresses: resolved without blocking, and again after some seconds.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use tokio::net::lookup_host;
 
 use super::Target;
 
-/// How long an answer of the resolver is used. The system's own cache, where there is one, knows the record's true
-/// lifetime; `getaddrinfo` does not tell it.
-const USED_FOR: Duration = Duration::from_secs(10);
+/// The time for which resolved addresses are used. `getaddrinfo` does not return the lifetime of a
+/// record; the system's own cache, if there is one, observes it.
+const LIFETIME: Duration = Duration::from_secs(10);
 
 pub(super) enum Addresses {
-    /// The URL holds an address.
+    /// The address that the URL holds.
     Fixed(Arc<[SocketAddr]>),
     Name {
         host: Box<str>,
         port: u16,
-        known: ArcSwapOption<Known>,
-        /// Whatever the name stands for, it must not be one of those that [`is_forbidden`].
+        resolved: ArcSwapOption<Resolved>,
+        /// `true` if addresses that [`is_forbidden`] are left out.
         guarded: bool,
     },
 }
 
-pub(super) struct Known {
+pub(super) struct Resolved {
     addresses: Arc<[SocketAddr]>,
-    since: Instant,
+    at: Instant,
 }
 
 impl Addresses {
@@ -37,29 +37,29 @@ impl Addresses {
             Err(_) => Self::Name {
                 host: target.host.clone(),
                 port: target.port,
-                known: ArcSwapOption::empty(),
+                resolved: ArcSwapOption::empty(),
                 guarded: false,
             },
         }
     }
 
-    /// At least one address, or `None` when the name can't be resolved.
+    /// Returns at least one address, or `None` if the name cannot be resolved.
     pub(super) async fn get(&self) -> Option<Arc<[SocketAddr]>> {
-        let (host, port, known, guarded) = match self {
+        let (host, port, resolved, guarded) = match self {
             Self::Fixed(addresses) => {
                 return Some(Arc::clone(addresses)).filter(|addresses| !addresses.is_empty());
             }
             Self::Name {
                 host,
                 port,
-                known,
+                resolved,
                 guarded,
-            } => (host, *port, known, *guarded),
+            } => (host, *port, resolved, *guarded),
         };
-        if let Some(fresh) = known
+        if let Some(fresh) = resolved
             .load()
             .as_ref()
-            .filter(|known| known.since.elapsed() < USED_FOR)
+            .filter(|resolved| resolved.at.elapsed() < LIFETIME)
         {
             return Some(Arc::clone(&fresh.addresses));
         }
@@ -71,20 +71,20 @@ impl Addresses {
                 if addresses.is_empty() {
                     return None;
                 }
-                known.store(Some(Arc::new(Known {
+                resolved.store(Some(Arc::new(Resolved {
                     addresses: Arc::clone(&addresses),
-                    since: Instant::now(),
+                    at: Instant::now(),
                 })));
                 Some(addresses)
             }
             Err(error) => {
-                tracing::warn!(%host, %error, "the upstream's name could not be resolved");
+                tracing::warn!(%host, %error, "upstream name could not be resolved");
                 None
             }
         }
     }
 
-    /// From now on no address is used that [`is_forbidden`].
+    /// Leaves out addresses that [`is_forbidden`] from now on.
     pub(super) fn forbid_internal_addresses(&mut self) {
         match self {
             Self::Fixed(addresses) => {
@@ -98,20 +98,20 @@ impl Addresses {
         }
     }
 
-    /// Makes the next attempt resolve anew: none of the addresses could be connected to.
+    /// Makes the next attempt resolve the name again. Called when no address could be connected to.
     pub(super) fn forget(&self) {
-        if let Self::Name { known, .. } = self {
-            known.store(None);
+        if let Self::Name { resolved, .. } = self {
+            resolved.store(None);
         }
     }
 }
 
-/// Addresses at which clouds tell a machine its credentials, and whatever else is on the same link only: no place for an
-/// upstream that somebody named over the API.
+/// Returns whether an address is link-local, or one at which clouds give a machine its credentials.
+/// An upstream that was named over the API must not be there.
 pub(super) fn is_forbidden(address: IpAddr) -> bool {
-    match unwrapped(address) {
+    match embedded_ipv4(address) {
         IpAddr::V4(address) => {
-            // Alibaba's, Oracle's and Azure's are not link-local.
+            // The metadata addresses of Alibaba, Oracle and Azure are not link-local.
             address.is_link_local()
                 || matches!(
                     address.octets(),
@@ -119,15 +119,16 @@ pub(super) fn is_forbidden(address: IpAddr) -> bool {
                 )
         }
         IpAddr::V6(address) => {
-            let of_clouds =
-                ["fd00:ec2::254", "fd20:ce::254"].map(|known| known.parse::<Ipv6Addr>());
-            address.is_unicast_link_local() || of_clouds.contains(&Ok(address))
+            let metadata =
+                ["fd00:ec2::254", "fd20:ce::254"].map(|address| address.parse::<Ipv6Addr>());
+            address.is_unicast_link_local() || metadata.contains(&Ok(address))
         }
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for: mapped (RFC 4291 §2.5.5), NAT64 (RFC 6052) or 6to4 (RFC 3056).
-fn unwrapped(address: IpAddr) -> IpAddr {
+/// Returns the IPv4 address that an IPv6 address embeds: mapped (RFC 4291 §2.5.5), NAT64 (RFC 6052)
+/// or 6to4 (RFC 3056). Returns other addresses unchanged.
+fn embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address.to_canonical() else {
         return address.to_canonical();
     };
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn link_local_and_metadata_addresses_are_forbidden_and_others_are_not() {
+    fn link_local_and_metadata_addresses_are_forbidden() {
         for forbidden in [
             "169.254.169.254",
             "::ffff:169.254.169.254",

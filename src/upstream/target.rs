@@ -1,44 +1,46 @@
-//! Where an upstream is: a URL taken apart, with nothing resolved yet.
+//! The location of an upstream: a parsed URL, with nothing resolved yet.
 
 use std::time::Duration;
 
 use super::trust::TrustedCa;
 
-/// An upstream's address and path. The path is a constant of the configuration: no request ever changes it.
+/// An upstream's host, port and path. The path comes from the configuration, and no request changes
+/// it.
 #[derive(Clone)]
 pub struct Target {
     pub tls: bool,
     /// A name or an address literal; an IPv6 literal without brackets.
     pub host: Box<str>,
     pub port: u16,
-    /// What the `Host` header says: the host, and the port unless it is the scheme's own.
+    /// The value of the `Host` header: the host, and the port unless it is the scheme's default.
     pub authority: Box<str>,
-    /// Begins with `/`; may hold a query.
+    /// The path, which begins with `/`, and the query if there is one.
     pub path_and_query: Box<str>,
-    /// Certificates that may sign the upstream's; `None` trusts the system's.
+    /// The CA certificates that the upstream's certificate must be signed with. `None` trusts the
+    /// system's.
     pub ca: Option<TrustedCa>,
-    /// The longest a single connect, TLS included, may take; `None` leaves it to the budget.
+    /// The longest time that one connect, TLS included, may take. `None` leaves it to the budget.
     pub connect_timeout: Option<Duration>,
 }
 
-/// Why a text is not an upstream's URL.
+/// The reason why a text is not an upstream's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     #[error("not a URL; write http://host:port/path or https://host/path")]
     NotAUrl,
     #[error("the scheme must be http or https")]
     Scheme,
-    #[error("user information does not belong into an upstream's URL; use `headers:`")]
+    #[error("an upstream's URL must not have user information; use `headers:`")]
     UserInformation,
     #[error("a fragment (`#…`) is never sent; leave it out")]
     Fragment,
 }
 
 impl Target {
-    /// Takes an absolute `http` or `https` URL apart. An absent path is `/`.
+    /// Parses an absolute `http` or `https` URL. An absent path is `/`.
     ///
     /// # Errors
-    /// [`UrlError`]; the text never quotes the URL.
+    /// [`UrlError`], whose text never quotes the URL.
     pub fn parse(url: &str, connect_timeout: Option<Duration>) -> Result<Self, UrlError> {
         if url.contains('#') {
             return Err(UrlError::Fragment);
@@ -47,7 +49,7 @@ impl Target {
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(UrlError::NotAUrl);
         };
-        let (tls, own_port) = match scheme {
+        let (tls, default_port) = match scheme {
             "http" => (false, 80),
             "https" => (true, 443),
             _ => return Err(UrlError::Scheme),
@@ -65,12 +67,12 @@ impl Target {
             Some(0) => return Err(UrlError::NotAUrl),
             Some(port) => port,
             None if explicit_port => return Err(UrlError::NotAUrl),
-            None => own_port,
+            None => default_port,
         };
         if host.is_empty() {
             return Err(UrlError::NotAUrl);
         }
-        // Displayed, a query without a path has one.
+        // `to_string` adds the path to a query without one.
         let path_and_query = uri
             .path_and_query()
             .map_or_else(|| "/".to_owned(), ToString::to_string);
@@ -78,7 +80,7 @@ impl Target {
             tls,
             host: host.into(),
             port,
-            authority: if port == own_port {
+            authority: if port == default_port {
                 bracketed.into()
             } else {
                 format!("{bracketed}:{port}").into()
@@ -89,7 +91,7 @@ impl Target {
         })
     }
 
-    /// The URL, in its normal form.
+    /// Returns the URL in its normal form.
     pub fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}{}", self.authority, self.path_and_query)
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_taken_apart() {
+    fn url_is_parsed_into_its_parts() {
         let cases = [
             (
                 "http://127.0.0.1:3000/hooks",
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_upstream_url_is_refused() {
+    fn invalid_upstream_url_is_rejected() {
         for (url, error) in [
             ("127.0.0.1:3000", UrlError::NotAUrl),
             ("/just/a/path", UrlError::NotAUrl),

@@ -1,4 +1,4 @@
-//! Certificates that an operator trusts to sign an upstream's, in the form Pingora takes.
+//! The CA certificates that an operator trusts for an upstream, in the form that Pingora takes.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
@@ -15,14 +15,14 @@ pub struct TrustedCa {
 }
 
 impl TrustedCa {
-    /// Takes all certificates of a PEM text.
+    /// Parses all certificates of a PEM text.
     ///
     /// # Errors
-    /// [`PemError`] when there is none, or one is broken.
+    /// [`PemError`] if there is none, or one is malformed.
     pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
         let mut certificates = Vec::new();
         let mut hasher = DefaultHasher::new();
-        // Each can be parsed: Pingora's own conversion panics on what it can't.
+        // `tls::certificates` has parsed each: Pingora's own conversion panics on a malformed one.
         for der in tls::certificates(pem)? {
             hasher.write(&der);
             certificates.push(WrappedX509::new(der.to_vec(), parse_x509));
@@ -37,7 +37,8 @@ impl TrustedCa {
         Arc::clone(&self.certificates)
     }
 
-    /// Keeps connections that were verified against different certificates apart in the pool.
+    /// Returns a fingerprint that separates connections in the pool by the certificates that they
+    /// were verified against.
     pub(super) fn fingerprint(&self) -> u64 {
         self.fingerprint
     }

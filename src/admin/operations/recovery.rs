@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{Operations, Refused};
 use crate::admin::AdminState;
 use crate::admin::auth::Operator;
-use crate::event::{EventId, IdSource, named_digest};
-use crate::ledger::{ForgetResult, Redelivery, RedeliveryResult};
+use crate::event::EventId;
+use crate::ledger::{EventIdentity, ForgetResult, Redelivery, RedeliveryResult};
 use crate::queue::Queue;
 use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, Store, StoreError};
 
@@ -61,7 +61,7 @@ impl Pace {
 impl Recovered {
     fn count(&mut self, redelivered: &RedeliveryResult) {
         match redelivered {
-            RedeliveryResult::Waits(_) => self.accepted += 1,
+            RedeliveryResult::Queued(_) => self.accepted += 1,
             RedeliveryResult::InFlight => self.refuse(Refused::InFlight, 1),
             RedeliveryResult::Unknown => self.refuse(Refused::NoSuchDelivery, 1),
             RedeliveryResult::NoPayload => self.refuse(Refused::PayloadNotKept, 1),
@@ -170,26 +170,15 @@ impl Operations {
         let done = async {
             let route = self.find(name)?.route;
             let ledger = &self.subject.ledger;
-            let digest = if let EventId::Text(text) = &id {
-                named_digest(text)
-            } else {
-                None
-            };
-            let names = match (&route.envelope.id, digest) {
-                // Where the ID is not in the body, an event goes by its body, too.
-                (IdSource::BodyDigest | IdSource::Header(_), Some(sha256)) => {
-                    ledger.names(name, &EventId::BodyDigest, Some(&sha256))
-                }
-                (IdSource::BodyDigest, None) => return Err(Refused::NoSuchEvent),
-                (IdSource::Pointer(_) | IdSource::Header(_), _) => ledger.names(name, &id, None),
-            };
-            match ledger.forget(names).await? {
+            let identity = EventIdentity::from_operator(&route.envelope.id, &id)
+                .ok_or(Refused::NoSuchEvent)?;
+            match ledger.forget(ledger.keys(name, identity)).await? {
                 ForgetResult::Forgotten => Ok(()),
                 ForgetResult::InFlight => Err(Refused::InFlight),
                 ForgetResult::Unknown => Err(Refused::NoSuchEvent),
             }
         };
-        let subject = format!("{name}/{}", id.as_str().unwrap_or_default());
+        let subject = format!("{name}/{}", id.as_str());
         operator.audited("forget", &subject, done.await)
     }
 }
@@ -276,7 +265,7 @@ async fn redeliver_all(
             let due = now.after(pace.map_or(Duration::ZERO, |pace| pace.after(number)));
             Redelivery {
                 id,
-                from: Some(state),
+                expected_state: Some(state),
                 due,
             }
         });
@@ -351,7 +340,7 @@ mod tests {
         for became in [
             RedeliveryResult::NoPayload,
             RedeliveryResult::InFlight,
-            RedeliveryResult::Waits("a".into()),
+            RedeliveryResult::Queued("a".into()),
         ] {
             recovered.count(&became);
         }

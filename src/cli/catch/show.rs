@@ -146,7 +146,7 @@ impl VerificationResult {
             }
             Some(Ok(event)) => {
                 let event_type = terminal::visible(&event.event_type, false);
-                match event.id.as_str() {
+                match event.id.as_ref().map(EventId::as_str) {
                     Some(id) => format!(
                         "event {} of type {event_type}",
                         terminal::visible(id, false)
@@ -168,7 +168,7 @@ impl VerificationResult {
                 (Ok(_), Some(Err(error))) => Some(error.reason()),
                 (Ok(_), _) => None,
             },
-            "event_id": event.and_then(|event| EventId::as_str(&event.id)),
+            "event_id": event.and_then(|event| event.id.as_ref()).map(EventId::as_str),
             "event_type": event.map(|event| &event.event_type),
             "handshake": self.handshake.is_some(),
         })

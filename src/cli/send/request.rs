@@ -68,7 +68,7 @@ fn event(args: &Args, preset: &Preset, id: &str, at: Timestamp) -> Result<Sample
             preset.title
         )));
     }
-    if args.event_type.is_some() && !matches!(envelope.kind, Source::Header(_)) {
+    if args.event_type.is_some() && !matches!(envelope.event_type, Source::Header(_)) {
         return Err(CommandError::Usage(format!(
             "--type: {} has the type in the body, and --body is sent unchanged",
             preset.title

@@ -188,7 +188,7 @@ impl Compiler<'_> {
         }
         EnvelopeSpec {
             id: id.unwrap_or(usual.id),
-            kind: source(&event.value.kind).unwrap_or(usual.kind),
+            event_type: source(&event.value.kind).unwrap_or(usual.event_type),
             timestamp,
         }
     }

@@ -1,7 +1,7 @@
-//! What the envelope must say about a body, worked out a second time: slowly, plainly, and on top of `serde_json`.
+//! A second, simple implementation of the envelope on top of `serde_json`, to compare with.
 //!
-//! Shared by the property tests, the replay of the corpus and the fuzz target, and so speaks only to the public
-//! interface.
+//! Shared by the property tests, the replay of the corpus and the fuzz target, so it uses only the
+//! public interface.
 
 use std::fmt;
 
@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::event::{EnvelopeError, EnvelopeSpec, Event, EventId, IdSource, Source, TimestampSpec};
 
-/// ID, type and timestamp: the usual places, shared ones, nested ones, elements of arrays, and odd names.
+/// Pointers to the ID, the type and the timestamp: usual, shared and nested ones, array elements
+/// and odd names.
 const POINTERS: [[&str; 3]; 5] = [
     ["/id", "/type", "/at"],
     ["/id", "/id", "/id"],
@@ -19,7 +20,7 @@ const POINTERS: [[&str; 3]; 5] = [
     ["", "/", "/a~1b"],
 ];
 
-/// Panics if the envelope reads anything from `body` that the model does not.
+/// Panics if the envelope reads from `body` anything that the model does not read.
 pub fn check(body: &[u8]) {
     let model = serde_json::from_slice::<Tree>(body).ok();
     let alike = model.is_some() == serde_json::from_slice::<Value>(body).is_ok();
@@ -27,10 +28,10 @@ pub fn check(body: &[u8]) {
         alike || holds_a_key_of_serde_json(body),
         "the model reads what serde_json reads"
     );
-    for [id, kind, at] in POINTERS {
+    for [id, event_type, at] in POINTERS {
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(id.parse().expect("a pointer")),
-            kind: Source::Pointer(kind.parse().expect("a pointer")),
+            event_type: Source::Pointer(event_type.parse().expect("a pointer")),
             timestamp: Some(TimestampSpec {
                 source: Source::Pointer(at.parse().expect("a pointer")),
                 max_age: None,
@@ -51,20 +52,24 @@ pub fn check(body: &[u8]) {
                     "serde_json accepts what was refused"
                 );
             }
-            Some(tree) => check_parts(outcome, [id, kind, at].map(|pointer| tree.at(pointer))),
+            Some(tree) => check_parts(
+                outcome,
+                [id, event_type, at].map(|pointer| tree.at(pointer)),
+            ),
         }
     }
 }
 
-/// With its feature `raw_value`, `serde_json` takes such a key for its own mark, and nothing but a string behind it.
+/// Returns whether `body` holds a key that `serde_json`, with its feature `raw_value`, takes for
+/// its own mark and accepts only before a string.
 fn holds_a_key_of_serde_json(body: &[u8]) -> bool {
     const MARK: &[u8] = b"$serde_json::private::";
     body.windows(MARK.len()).any(|bytes| bytes == MARK)
 }
 
-fn check_parts(outcome: Result<Event, EnvelopeError>, [id, kind, at]: [Place<'_>; 3]) {
+fn check_parts(outcome: Result<Event, EnvelopeError>, [id, event_type, at]: [Found<'_>; 3]) {
     let expected = check_id(&outcome, id)
-        .and_then(|()| check_kind(&outcome, kind))
+        .and_then(|()| check_event_type(&outcome, event_type))
         .and_then(|()| check_time(&outcome, at));
     match expected {
         Ok(()) => assert!(outcome.is_ok(), "{outcome:?}, but nothing is wrong"),
@@ -72,35 +77,36 @@ fn check_parts(outcome: Result<Event, EnvelopeError>, [id, kind, at]: [Place<'_>
     }
 }
 
-fn check_id(outcome: &Result<Event, EnvelopeError>, id: Place<'_>) -> Result<(), &'static str> {
+fn check_id(outcome: &Result<Event, EnvelopeError>, id: Found<'_>) -> Result<(), &'static str> {
     let expected = match id {
-        Place::Nothing => return Err("id_missing"),
-        Place::Ambiguous => return Err("id_ambiguous"),
-        Place::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => {
+        Found::Nothing => return Err("id_missing"),
+        Found::Ambiguous => return Err("id_ambiguous"),
+        Found::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => {
             EventId::Text(text.as_str().into())
         }
-        Place::Value(Tree::Leaf(Value::Number(number))) if number.is_f64() => {
+        Found::Value(Tree::Leaf(Value::Number(number))) if number.is_f64() => {
             return check_float(outcome, number.as_f64());
         }
-        Place::Value(Tree::Leaf(Value::Number(number))) => {
+        Found::Value(Tree::Leaf(Value::Number(number))) => {
             EventId::Integer(number.to_string().into())
         }
-        Place::Value(_) => return Err("id_malformed"),
+        Found::Value(_) => return Err("id_malformed"),
     };
     if let Ok(event) = outcome {
-        assert_eq!(event.id, expected);
+        assert_eq!(event.id, Some(expected));
     }
     Ok(())
 }
 
-/// `serde_json` keeps no digits of an integer beyond 64 bits, so the model cannot tell it from a fraction.
+/// Checks an ID that `serde_json` reads as a float. It keeps no digits of an integer beyond 64
+/// bits, so the model cannot tell such an integer from a fraction.
 fn check_float(
     outcome: &Result<Event, EnvelopeError>,
     number: Option<f64>,
 ) -> Result<(), &'static str> {
     match outcome {
         Ok(Event {
-            id: EventId::Integer(digits),
+            id: Some(EventId::Integer(digits)),
             ..
         }) => {
             let (ours, theirs) = (
@@ -122,25 +128,28 @@ fn check_float(
     }
 }
 
-fn check_kind(outcome: &Result<Event, EnvelopeError>, kind: Place<'_>) -> Result<(), &'static str> {
-    match kind {
-        Place::Nothing => Err("type_missing"),
-        Place::Ambiguous => Err("type_ambiguous"),
-        Place::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => {
+fn check_event_type(
+    outcome: &Result<Event, EnvelopeError>,
+    event_type: Found<'_>,
+) -> Result<(), &'static str> {
+    match event_type {
+        Found::Nothing => Err("type_missing"),
+        Found::Ambiguous => Err("type_ambiguous"),
+        Found::Value(Tree::Leaf(Value::String(text))) if is_printable(text) => {
             if let Ok(event) = outcome {
                 assert_eq!(*event.event_type, **text);
             }
             Ok(())
         }
-        Place::Value(_) => Err("type_malformed"),
+        Found::Value(_) => Err("type_malformed"),
     }
 }
 
-fn check_time(outcome: &Result<Event, EnvelopeError>, at: Place<'_>) -> Result<(), &'static str> {
+fn check_time(outcome: &Result<Event, EnvelopeError>, at: Found<'_>) -> Result<(), &'static str> {
     match at {
-        Place::Nothing => Err("timestamp_missing"),
-        Place::Ambiguous => Err("timestamp_ambiguous"),
-        Place::Value(Tree::Leaf(Value::Number(number)))
+        Found::Nothing => Err("timestamp_missing"),
+        Found::Ambiguous => Err("timestamp_ambiguous"),
+        Found::Value(Tree::Leaf(Value::Number(number)))
             if number.as_u64().is_some_and(|n| n < 253_402_207_200_000) =>
         {
             let number = i128::from(number.as_u64().unwrap_or_default());
@@ -157,9 +166,9 @@ fn check_time(outcome: &Result<Event, EnvelopeError>, at: Place<'_>) -> Result<(
             }
             Ok(())
         }
-        // Which strings are times has unit tests of its own.
-        Place::Value(Tree::Leaf(Value::String(_))) if outcome.is_ok() => Ok(()),
-        Place::Value(_) => Err("timestamp_malformed"),
+        // The strings that are times have unit tests of their own.
+        Found::Value(Tree::Leaf(Value::String(_))) if outcome.is_ok() => Ok(()),
+        Found::Value(_) => Err("timestamp_malformed"),
     }
 }
 
@@ -170,7 +179,7 @@ fn is_printable(text: &str) -> bool {
             .any(|c| matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'))
 }
 
-/// A JSON value that keeps every member of an object, in the order they came.
+/// A JSON value that keeps every member of an object in the order of the text.
 enum Tree {
     Object(Vec<(String, Tree)>),
     Array(Vec<Tree>),
@@ -178,29 +187,29 @@ enum Tree {
 }
 
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Found<'a> {
     Nothing,
     Ambiguous,
     Value(&'a Tree),
 }
 
 impl Tree {
-    fn at(&self, pointer: &str) -> Place<'_> {
+    fn at(&self, pointer: &str) -> Found<'_> {
         pointer
             .split('/')
             .skip(1)
-            .fold(Place::Value(self), |place, step| match place {
-                Place::Value(Self::Object(members)) => {
+            .fold(Found::Value(self), |found, step| match found {
+                Found::Value(Self::Object(members)) => {
                     member(members, &step.replace("~1", "/").replace("~0", "~"))
                 }
-                Place::Value(Self::Array(elements)) => match step.parse::<usize>() {
+                Found::Value(Self::Array(elements)) => match step.parse::<usize>() {
                     Ok(index) if index.to_string() == step => {
-                        elements.get(index).map_or(Place::Nothing, Place::Value)
+                        elements.get(index).map_or(Found::Nothing, Found::Value)
                     }
-                    _ => Place::Nothing,
+                    _ => Found::Nothing,
                 },
-                Place::Value(Self::Leaf(_)) => Place::Nothing,
-                nowhere => nowhere,
+                Found::Value(Self::Leaf(_)) => Found::Nothing,
+                not_found => not_found,
             })
     }
 
@@ -215,19 +224,19 @@ impl Tree {
     }
 }
 
-fn member<'a>(members: &'a [(String, Tree)], name: &str) -> Place<'a> {
+fn member<'a>(members: &'a [(String, Tree)], name: &str) -> Found<'a> {
     let alike: Vec<_> = members
         .iter()
         .filter(|(key, _)| fold(key) == fold(name))
         .collect();
     match alike[..] {
-        [(key, value)] if key == name => Place::Value(value),
-        [] | [_] => Place::Nothing,
-        _ => Place::Ambiguous,
+        [(key, value)] if key == name => Found::Value(value),
+        [] | [_] => Found::Nothing,
+        _ => Found::Ambiguous,
     }
 }
 
-/// Enough for the ASCII names in [`POINTERS`].
+/// Folds a name's case. This is sufficient for the ASCII names in [`POINTERS`].
 fn fold(name: &str) -> String {
     let fold = |char| match char {
         '\u{17f}' => 's',

@@ -1,32 +1,38 @@
-//! Bodies that nobody thought of: JSON written in every manner, the same with damage, and noise in JSON's alphabet.
+//! Generated bodies: JSON in every style, JSON with damage, and noise in JSON's alphabet.
 
 use proptest::{collection::vec, prelude::*, sample};
 
 use super::agreement;
 
-/// Bytes that mean something to a reader of JSON.
-const TELLING: &[u8] = b"\"\\{}[]:,0-.eE \n\x00\x7f\xff\xc3";
+/// Bytes that are significant to a JSON parser.
+const SIGNIFICANT: &[u8] = b"\"\\{}[]:,0-.eE \n\x00\x7f\xff\xc3";
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
 
     #[test]
-    fn json_in_any_manner_is_read_as_serde_json_reads_it(text in json()) {
-        prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "the generator makes JSON: {text}");
+    fn json_is_read_as_serde_json_reads_it(text in json()) {
+        prop_assert!(
+            serde_json::from_str::<serde_json::Value>(&text).is_ok(),
+            "the generator makes JSON: {text}"
+        );
         agreement::check(text.as_bytes());
     }
 
     #[test]
     fn damaged_json_is_read_as_serde_json_reads_it(
         text in json(),
-        damage in vec((any::<sample::Index>(), 0..5_u8, any::<u8>(), sample::select(TELLING)), 1..4),
+        damage in vec(
+            (any::<sample::Index>(), 0..5_u8, any::<u8>(), sample::select(SIGNIFICANT)),
+            1..4,
+        ),
     ) {
         let mut body = text.into_bytes();
-        for (place, manner, any, telling) in damage {
-            let at = place.index(body.len() + 1);
-            match manner {
-                0 => body.insert(at, telling),
-                1 if at < body.len() => body[at] = telling,
+        for (index, kind, any, significant) in damage {
+            let at = index.index(body.len() + 1);
+            match kind {
+                0 => body.insert(at, significant),
+                1 if at < body.len() => body[at] = significant,
                 2 if at < body.len() => body[at] = any,
                 3 if at < body.len() => { body.remove(at); }
                 _ => body.truncate(at),
@@ -38,15 +44,15 @@ proptest! {
     #[test]
     fn noise_is_read_as_serde_json_reads_it(
         pieces in vec(sample::select(&[
-            "{", "}", "[", "]", ",", ":", "\"", "\\", "\"id\":", "\"ID\":", "\"type\":", "\"event\":{", "1", "0", "-",
-            ".", "e", "\"a\"", "null", "true", " ", "\n", "\\u0069", "\\ud800", "\u{e9}", "\0",
+            "{", "}", "[", "]", ",", ":", "\"", "\\", "\"id\":", "\"ID\":", "\"type\":",
+            "\"event\":{", "1", "0", "-", ".", "e", "\"a\"", "null", "true", " ", "\n", "\\u0069", "\\ud800", "\u{e9}", "\0",
         ][..]), 0..24),
     ) {
         agreement::check(pieces.concat().as_bytes());
     }
 }
 
-/// A JSON text, its white space and escapes left to chance.
+/// Generates JSON texts with random white space and escapes.
 fn json() -> impl Strategy<Value = String> {
     let other =
         sample::select(&["null", "true", "false", "{}", "[]", "[ ]"][..]).prop_map(String::from);
@@ -78,7 +84,7 @@ fn space() -> impl Strategy<Value = String> {
     prop_oneof![4 => Just(String::new()), 1 => "[ \n\r\t]{1,3}", 1 => Just(" ".repeat(70))]
 }
 
-/// Often a name that a pointer of [`agreement`] looks for, or nearly.
+/// Generates keys: often one that a pointer of [`agreement`] looks for, or a near miss.
 fn key() -> impl Strategy<Value = String> {
     let names = sample::select(
         &[
@@ -86,7 +92,10 @@ fn key() -> impl Strategy<Value = String> {
             "k", "\u{212a}", "s", "\u{17f}", "", "a/b", "A/B", "0",
         ][..],
     );
-    prop_oneof![6 => (names, vec(any::<u8>(), 8)).prop_map(|(name, manners)| quoted(name, &manners)), 1 => string()]
+    prop_oneof![
+        6 => (names, vec(any::<u8>(), 8)).prop_map(|(name, styles)| quoted(name, &styles)),
+        1 => string(),
+    ]
 }
 
 fn string() -> impl Strategy<Value = String> {
@@ -96,14 +105,14 @@ fn string() -> impl Strategy<Value = String> {
         1 => "[ -~]{50,300}",
         1 => Just("2026-08-22T10:15:30Z".to_owned()),
     ];
-    (text, vec(any::<u8>(), 8)).prop_map(|(text, manners)| quoted(&text, &manners))
+    (text, vec(any::<u8>(), 8)).prop_map(|(text, styles)| quoted(&text, &styles))
 }
 
-/// Escapes what must be, and other characters as `manners` says.
-fn quoted(text: &str, manners: &[u8]) -> String {
+/// Quotes a text. Escapes what must be escaped, and other characters as `styles` says.
+fn quoted(text: &str, styles: &[u8]) -> String {
     let mut out = String::from("\"");
     for (n, char) in text.chars().enumerate() {
-        match (char, manners[n % manners.len()]) {
+        match (char, styles[n % styles.len()]) {
             ('"' | '\\' | '/', 0..128) => out.extend(['\\', char]),
             ('\n', 0..128) => out.push_str("\\n"),
             ('\0'..' ' | '"' | '\\', _) | (_, 0..32) => {

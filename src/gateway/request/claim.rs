@@ -5,7 +5,7 @@ use super::verify::VerifiedEvent;
 use crate::gateway::Gateway;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
-use crate::ledger::{Claim, ClaimDecision, ClaimOptions};
+use crate::ledger::{Claim, ClaimDecision, ClaimOptions, EventIdentity};
 use crate::metrics::LedgerCheck;
 use crate::route::DeliveryMode;
 
@@ -29,10 +29,10 @@ impl Gateway {
             deadline: exchange.deadline(route),
             forwards: route.delivery_mode != DeliveryMode::Queue,
         };
-        let body_sha256 = event.verified.body_sha256();
-        let names = self.ledger.names(&route.name, &event.event.id, body_sha256);
+        let identity = EventIdentity::new(&event.event, &event.verified);
+        let keys = self.ledger.keys(&route.name, identity);
         let digest = event.verified.digest();
-        let (check, claim) = match self.ledger.claim(names, digest, options).await {
+        let (check, claim) = match self.ledger.claim(keys, digest, options).await {
             Ok(ClaimDecision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
             Ok(ClaimDecision::Duplicate) => (
                 LedgerCheck::Duplicate,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::exchange::Exchange;
 use super::handshake::{self, SignedHandshake};
 use crate::delivery::{EventLabel, OutboundRequest};
-use crate::event::{Event, digest_name};
+use crate::event::Event;
 use crate::gateway::Gateway;
 use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::ledger::EventIdentity;
 use crate::metrics::SignatureCheck;
 use crate::signature::{SignatureError, Verification, Verified};
 
@@ -89,7 +90,7 @@ impl Gateway {
         let event = route.envelope.parse(verified.body(), headers)?;
         let label = EventLabel {
             route: Arc::clone(&route.name),
-            event_id: event_id(&event, &verified),
+            event_id: EventIdentity::new(&event, &verified).name().into(),
             event_type: (*event.event_type).into(),
             is_test: self.test_marks.verify(headers, verified.body()),
         };
@@ -104,15 +105,6 @@ impl Gateway {
             event,
             label,
         }))
-    }
-}
-
-/// Returns the ID that the event has in headers, records and responses. Without an ID of its own
-/// it is named by the digest of its body.
-fn event_id(event: &Event, verified: &Verified) -> Arc<str> {
-    match event.id.as_str() {
-        Some(id) => id.into(),
-        None => digest_name(verified.body_sha256().unwrap_or(&[0; 32])).into(),
     }
 }
 

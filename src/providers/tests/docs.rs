@@ -161,7 +161,7 @@ fn row(preset: &Preset) -> String {
         IdSource::Header(header) => format!("`{header}` + digest"),
         IdSource::BodyDigest => "digest".into(),
     };
-    let kind = match &envelope.kind {
+    let kind = match &envelope.event_type {
         Source::Pointer(pointer) => format!("`{pointer}`"),
         Source::Header(header) => format!("`{header}`"),
     };

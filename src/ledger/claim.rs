@@ -1,0 +1,216 @@
+//! A claim on an event, from the decision that it may be delivered to the outcome that the store
+//! records.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout_at;
+
+use super::Ledger;
+use super::claimed_names::ClaimedNames;
+use crate::signature::PayloadDigest;
+use crate::store::{
+    AttemptHistory, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventMetadata,
+    LedgerEntry, Payload, Settlement, StoreError,
+};
+
+/// The right to deliver an event. Settle it: dropped unsettled, it counts as an attempt with an
+/// unknown outcome.
+pub struct Claim {
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) digest: PayloadDigest,
+    pub(super) window: Duration,
+    /// The failed attempts before this claim.
+    pub(super) earlier: AttemptHistory,
+    /// The record of the earlier attempts.
+    pub(super) delivery: Option<DeliveryId>,
+    pub(super) settled: bool,
+    pub(super) names: ClaimedNames,
+}
+
+/// The outcome with which a claim is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// The upstream accepted the event: inside the window, no copy is delivered.
+    Delivered,
+    /// The event is to be stored, and counts as delivered once it is.
+    Stored {
+        /// The failed attempt before it, if there was one.
+        after: Option<FailedAttempt>,
+        /// The pause before its first attempt from the queue.
+        due_after: Duration,
+    },
+    /// The attempt failed: the next copy is delivered.
+    Released(FailedAttempt),
+}
+
+/// A failed attempt, as far as the ledger distinguishes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedAttempt {
+    /// The upstream rejected the event or was never reached.
+    Refused,
+    /// The event was sent and no response came. The next attempt is marked as a possible duplicate.
+    Unknown,
+}
+
+/// The record of a delivery that the store keeps beside the ledger's own rows.
+#[derive(Debug, Clone)]
+pub struct DeliveryReport {
+    pub event: Arc<EventMetadata>,
+    pub attempt: Option<AttemptRecord>,
+    /// The payload to keep. [`ClaimOutcome::Stored`] needs it.
+    pub payload: Option<Payload>,
+}
+
+impl Claim {
+    /// Returns the number of this attempt: 1 for an event that was never attempted.
+    pub fn attempt(&self) -> u32 {
+        self.earlier.attempts.saturating_add(1)
+    }
+
+    /// Returns whether the upstream may have processed an earlier attempt whose response was lost.
+    pub fn possible_duplicate(&self) -> bool {
+        self.earlier.possibly_delivered
+    }
+
+    /// Records that an attempt begins. Call it once, before the event is sent: if the process is
+    /// killed before the claim is settled, the attempt counts as one with an unknown outcome.
+    ///
+    /// # Errors
+    /// When that cannot be recorded. Nothing may be sent then.
+    pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
+        let attempt = self.attempt();
+        self.names
+            .begin_attempt(&self.ledger.store, attempt, self.window)
+    }
+
+    /// Releases the claim after all without an attempt, and restores the state before the claim.
+    pub fn release_untried(mut self) {
+        self.names.clear_attempts();
+        self.settled = true;
+    }
+
+    /// Records the outcome of the delivery, and waits for that until `deadline` at most. No copy of
+    /// the event is let through before it is recorded, even if that takes longer.
+    ///
+    /// # Errors
+    /// When the outcome may not be recorded. The sender must not see success then.
+    pub async fn settle(
+        self,
+        outcome: ClaimOutcome,
+        report: DeliveryReport,
+        deadline: Instant,
+    ) -> Result<(), StoreError> {
+        let settling = tokio::spawn(self.write(outcome, report));
+        match timeout_at(deadline.into(), settling).await {
+            Ok(Ok(written)) => written,
+            // Out of time; or the task panicked, and dropping the claim has recorded that.
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable),
+        }
+    }
+
+    async fn write(
+        mut self,
+        outcome: ClaimOutcome,
+        report: DeliveryReport,
+    ) -> Result<(), StoreError> {
+        let settlement = self.settlement(outcome, report);
+        self.settled = true;
+        self.names.mark_settled();
+        let written = self.ledger.store.settle(settlement).await;
+        if written.is_ok() {
+            self.names.clear_attempts();
+        }
+        // The local claims are released with `self`: after the write, whatever its result.
+        written.map(drop)
+    }
+
+    fn settlement(&self, outcome: ClaimOutcome, report: DeliveryReport) -> Settlement {
+        let (state, entry, history, due_after) = match outcome {
+            ClaimOutcome::Delivered => (
+                DeliveryState::Success,
+                self.completed(),
+                self.earlier.and_then(FailedAttempt::Refused),
+                Duration::ZERO,
+            ),
+            ClaimOutcome::Stored { after, due_after } => (
+                DeliveryState::Pending,
+                self.completed(),
+                after.map_or(self.earlier, |attempt| self.earlier.and_then(attempt)),
+                due_after,
+            ),
+            ClaimOutcome::Released(attempt) => (
+                DeliveryState::Failed,
+                LedgerEntry::Attempted(self.earlier.and_then(attempt)),
+                self.earlier.and_then(attempt),
+                Duration::ZERO,
+            ),
+        };
+        let if_lost = if outcome == ClaimOutcome::Delivered {
+            self.earlier.and_then(FailedAttempt::Unknown)
+        } else {
+            history
+        };
+        let delivery = DeliveryChange {
+            earlier: self.delivery,
+            event: report.event,
+            state,
+            history,
+            attempt: report.attempt,
+            payload: report.payload,
+            due_after,
+        };
+        Settlement {
+            names: self.names.rows(),
+            entry,
+            window: self.window,
+            if_lost,
+            delivery: Some(delivery),
+        }
+    }
+
+    fn completed(&self) -> LedgerEntry {
+        LedgerEntry::Completed {
+            digest: self.digest,
+        }
+    }
+}
+
+impl AttemptHistory {
+    fn and_then(self, attempt: FailedAttempt) -> Self {
+        Self {
+            attempts: self.attempts.saturating_add(1),
+            possibly_delivered: self.possibly_delivered || attempt == FailedAttempt::Unknown,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        self.ledger.abandoned.fetch_add(1, Ordering::Relaxed);
+        let history = self.earlier.and_then(FailedAttempt::Unknown);
+        let settlement = Settlement {
+            names: self.names.rows(),
+            entry: LedgerEntry::Attempted(history),
+            window: self.window,
+            if_lost: history,
+            delivery: None,
+        };
+        let store = self.ledger.store.clone();
+        self.names.mark_settled();
+        let mut names = std::mem::take(&mut self.names);
+        // Only the next copy waits for this.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if store.settle(settlement).await.is_ok() {
+                    names.clear_attempts();
+                }
+                drop(names);
+            });
+        }
+    }
+}
