@@ -11,6 +11,7 @@ mod first_byte;
 mod handover;
 mod handshake;
 mod head;
+mod in_process;
 mod passing;
 mod peer;
 mod places;
@@ -50,6 +51,7 @@ use rotation::{Rotation, SecretUse};
 
 pub use connection::Frontend;
 pub use head::Head;
+pub use in_process::InProcessListener;
 
 /// Bounds on what senders can make us hold, whatever they send.
 #[derive(Debug, Clone)]

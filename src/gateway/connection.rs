@@ -15,6 +15,7 @@ use pingora_core::protocols::l4::stream as l4;
 use pingora_core::protocols::{ALPN, GetSocketDigest as _, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::answer::Outcome;
@@ -65,6 +66,17 @@ impl Frontend {
                 .as_ref()
                 .and_then(|socket| socket.peer_addr()),
         );
+        self.accept_stream(Box::new(stream), peer, shutdown);
+    }
+
+    /// Serves a new connection from `peer` in a task of its own, or rejects it at the limits. The
+    /// connection holds its permit when this returns.
+    pub(super) fn accept_stream(
+        self: &Arc<Self>,
+        stream: Stream,
+        peer: IpAddr,
+        shutdown: &ShutdownWatch,
+    ) -> JoinHandle<()> {
         let place = self
             .gateway
             .places
@@ -73,14 +85,10 @@ impl Frontend {
         let (frontend, shutdown) = (Arc::clone(self), shutdown.clone());
         tokio::spawn(async move {
             match place {
-                Some(connection) => {
-                    frontend
-                        .serve(Box::new(stream), peer, connection, shutdown)
-                        .await
-                }
-                None => frontend.turn_away(Box::new(stream)).await,
+                Some(connection) => frontend.serve(stream, peer, connection, shutdown).await,
+                None => frontend.turn_away(stream).await,
             }
-        });
+        })
     }
 
     async fn serve(
