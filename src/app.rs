@@ -23,10 +23,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::activity::Activity;
-use crate::admin::{self, AskedReload, Reloads};
+use crate::admin::{self, ReloadHandle, ReloadRequest};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::gateway::{Frontend, Gateway};
+use crate::gateway::{Frontend, Gateway, InProcessListener};
 use crate::ledger::Ledger;
 use crate::log;
 use crate::metrics::Metrics;
@@ -77,7 +77,7 @@ pub struct App {
     secured: tls::Secured,
     draining: watch::Sender<bool>,
     /// Reloads that operators ask for.
-    reloads: mpsc::Receiver<AskedReload>,
+    reloads: mpsc::Receiver<ReloadRequest>,
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     sockets: Sockets,
@@ -211,14 +211,19 @@ impl App {
 
         let (draining, draining_seen) = watch::channel(false);
         let (stopping, stopping_seen) = watch::channel(false);
-        let (ask_reload, reloads) = Reloads::new();
+        let (ask_reload, reloads) = ReloadHandle::new();
         let addresses: Vec<_> = std::iter::once(address)
             .chain(config.listen.iter().map(|listen| listen.address))
             .collect();
         let mut opened = sockets.listen(&addresses)?.into_iter();
         let (_, admin) = opened.next().expect("as many as addresses");
         let (mut data, mut listeners) = (Vec::new(), Vec::new());
-        let (mut front, mut secured) = (Vec::new(), tls::Secured::new(Arc::clone(&metrics)));
+        let in_process = InProcessListener::new(
+            Arc::clone(&gateway),
+            tls::is_everywhere(&config.listen),
+            stopping_seen.clone(),
+        );
+        let mut secured = tls::Secured::new(Arc::clone(&metrics));
         for (
             config::Listen {
                 address: configured,
@@ -229,18 +234,15 @@ impl App {
         ) in config.listen.into_iter().zip(opened)
         {
             let tls = tls.map(|tls| secured.open(configured, tls));
+            let has_tls = tls.is_some();
             let frontend = Frontend {
                 gateway: Arc::clone(&gateway),
-                tls: tls.clone(),
+                tls,
                 proxy_protocol,
             };
             let listener = listen::start(socket, frontend, stopping_seen.clone())?;
-            tracing::info!(listener = "data", %address, tls = tls.is_some(), proxy_protocol, "listening");
+            tracing::info!(listener = "data", %address, tls = has_tls, proxy_protocol, "listening");
             data.push(address);
-            // There nobody but a balancer gets in.
-            if !proxy_protocol {
-                front.push(admin::Front { address, tls });
-            }
             listeners.push(listener);
         }
         let subject = admin::AdminState {
@@ -249,8 +251,8 @@ impl App {
             ledger: Arc::clone(&ledger),
             queue: Arc::clone(&queue),
             registry: Arc::clone(&registry),
-            front,
-            watch,
+            in_process,
+            activity: watch,
             draining: draining_seen,
             reloads: ask_reload,
         };

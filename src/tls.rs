@@ -4,7 +4,6 @@
 //! from is `config`'s business, how long a handshake may take the gateway's.
 
 mod certificate;
-mod own;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,8 +28,6 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 pub struct Settings {
     /// The first is shown to whoever asks for no name, or for one that none has.
     certificates: Vec<Certificate>,
-    /// Everybody has to show a certificate of their own.
-    asks: bool,
     config: Arc<ServerConfig>,
 }
 
@@ -55,7 +52,6 @@ impl Settings {
         let provider = provider();
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
-        let asks = client_ca.is_some();
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(ca) => {
@@ -78,7 +74,6 @@ impl Settings {
         config.ticketer = ring::Ticketer::new()?;
         Ok(Self {
             certificates,
-            asks,
             config: Arc::new(config),
         })
     }
@@ -147,11 +142,6 @@ impl Listener {
     /// Takes other settings for the connections to come.
     pub fn replace(&self, settings: Settings) {
         self.0.store(Arc::new(settings));
-    }
-
-    /// Whether everybody has to show a certificate of their own.
-    pub fn requires_client_certificate(&self) -> bool {
-        self.0.load().asks
     }
 
     /// Makes the handshake on a connection that was just accepted.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::{App, supervisor, tls};
-use crate::admin::{NotReloaded, Reloaded};
+use crate::admin::{ReloadError, Reloaded};
 use crate::config;
 
 /// Editors and orchestrators write in several steps; the file is read when it has been quiet for this long.
@@ -125,7 +125,7 @@ impl FileWatch {
         &mut self,
         app: &mut App,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Reloaded, NotReloaded> {
+    ) -> Result<Reloaded, ReloadError> {
         supervisor::reloading();
         self.seen = Content::of(&self.path);
         // As they are now: what changes from here on is another change.
@@ -150,7 +150,7 @@ impl FileWatch {
             Err(report) => {
                 app.refuse_reload(&report);
                 supervisor::reload_refused();
-                Err(NotReloaded::Invalid(report.summaries().collect()))
+                Err(ReloadError::Invalid(report.summaries().collect()))
             }
         }
     }

@@ -10,7 +10,7 @@ pub(super) mod show;
 use std::process::ExitCode;
 
 use super::admin::{self, Admin, Failure, Gateway};
-use crate::admin::Page;
+use crate::admin::DeliveryPage;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, webhook_id};
 use crate::store::{DeliveryFilter, DeliveryId, OfflineStore, OpenError};
 
@@ -82,7 +82,7 @@ impl Source {
                     ..filter.clone()
                 };
                 let total = store.count_deliveries(filter).map_err(failed)?;
-                Ok(Page::cut(
+                Ok(DeliveryPage::new(
                     store.deliveries(&one_more).map_err(failed)?,
                     filter.limit,
                     total,

@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use jiff::Timestamp;
 
-use super::{Page, refusal, render};
-use crate::admin::auth::{COOKIE, Caller, Door, Ends, LASTS, Means, Role, check_origin};
-use crate::admin::problem::Problem;
+use super::page::{Page, refusal, render};
+use crate::admin::audit::{AuthMethod, Caller, Role};
+use crate::admin::auth::{Authenticator, COOKIE, ConnectionAddrs, SESSION_DURATION, check_origin};
+use crate::admin::error::ApiError;
 
 /// A token, and where to go from there.
 const FORM_BYTES_MAX: usize = 8 << 10;
@@ -27,12 +28,12 @@ struct Login<'a> {
     wrong: bool,
 }
 
-pub(super) fn router(door: Arc<Door>) -> Router {
+pub(super) fn router(authenticator: Arc<Authenticator>) -> Router {
     Router::new()
         .route("/ui/login", post(log_in))
         .route("/ui/logout", post(log_out))
         .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
-        .with_state(door)
+        .with_state(authenticator)
 }
 
 /// What somebody gets who has not logged in: the form, which leads back to where they wanted to go.
@@ -69,13 +70,13 @@ fn form(status: StatusCode, next: &str, wrong: bool) -> Response {
 }
 
 async fn log_in(
-    State(door): State<Arc<Door>>,
-    ConnectInfo(ends): ConnectInfo<Ends>,
+    State(authenticator): State<Arc<Authenticator>>,
+    ConnectInfo(addrs): ConnectInfo<ConnectionAddrs>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if let Err(problem) = sent_from_here(&door, ends, &uri, &headers) {
+    if let Err(problem) = sent_from_here(&authenticator, addrs, &uri, &headers) {
         return refusal(&problem);
     }
     let (mut token, mut next) = (String::new(), String::new());
@@ -87,8 +88,8 @@ async fn log_in(
         }
     }
     let next = if is_ours(&next) { &next } else { "/" };
-    let caller = visitor(ends);
-    match door.log_in(&token, Timestamp::now()) {
+    let caller = visitor(addrs);
+    match authenticator.log_in(&token, Timestamp::now()) {
         Some(Ok(session)) => {
             caller.audit("log_in", "", "done");
             // Over TLS it stays there; a proxy in front may have taken that off.
@@ -96,7 +97,7 @@ async fn log_in(
                 .get(header::ORIGIN)
                 .is_some_and(|origin| origin.as_bytes().starts_with(b"https:"));
             let secure = if secure { "; Secure" } else { "" };
-            let seconds = LASTS.as_secs();
+            let seconds = SESSION_DURATION.as_secs();
             let cookie = format!(
                 "{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}"
             );
@@ -121,16 +122,16 @@ async fn log_in(
 }
 
 async fn log_out(
-    State(door): State<Arc<Door>>,
-    ConnectInfo(ends): ConnectInfo<Ends>,
+    State(authenticator): State<Arc<Authenticator>>,
+    ConnectInfo(addrs): ConnectInfo<ConnectionAddrs>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(problem) = sent_from_here(&door, ends, &uri, &headers) {
+    if let Err(problem) = sent_from_here(&authenticator, addrs, &uri, &headers) {
         return refusal(&problem);
     }
-    door.log_out(&headers);
-    visitor(ends).audit("log_out", "", "done");
+    authenticator.log_out(&headers);
+    visitor(addrs).audit("log_out", "", "done");
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
     (
         StatusCode::SEE_OTHER,
@@ -143,16 +144,21 @@ async fn log_out(
 }
 
 /// Somebody at the form, of whom nothing is known but where they are.
-fn visitor(ends: Ends) -> Caller {
+fn visitor(addrs: ConnectionAddrs) -> Caller {
     Caller {
         role: Role::Reader,
-        means: Means::Login,
-        peer: Some(ends.peer()),
+        method: AuthMethod::Login,
+        peer: Some(addrs.peer()),
     }
 }
 
-fn sent_from_here(door: &Door, ends: Ends, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    check_origin(headers, &door.host(uri, headers, ends)?)
+fn sent_from_here(
+    authenticator: &Authenticator,
+    addrs: ConnectionAddrs,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), ApiError> {
+    check_origin(headers, &authenticator.host(uri, headers, addrs)?)
 }
 
 /// Whether a browser that is led there stays with us: `//other` and `/\other` are other hosts.

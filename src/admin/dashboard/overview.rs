@@ -1,16 +1,17 @@
-//! The first page: what is wrong, and all routes at a glance.
+//! The first page: what is wrong, and all routes at a status.
 
 use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
 use super::chart::{self, Bars};
+use super::page::{Page, Shared, shown};
 use super::troubles::{self, Severity, Trouble};
-use super::{Page, Shared, shown, words};
+use super::words;
 use crate::activity::MINUTES;
-use crate::admin::glance::Glance;
-use crate::admin::operations::Health;
-use crate::admin::problem::Problem;
+use crate::admin::error::ApiError;
+use crate::admin::operations::gateway::Health;
+use crate::admin::operations::status::RouteStatus;
 
 /// Routes that are shown unless all are asked for: those in trouble first, then the busiest.
 const ROUTES_SHOWN: usize = 100;
@@ -58,19 +59,19 @@ pub(super) async fn page(
     let all = query.as_deref() == Some("all");
     shown(
         operations
-            .glances()
+            .route_statuses()
             .await
-            .map_err(Problem::from)
-            .map(|glances| {
+            .map_err(ApiError::from)
+            .map(|statuses| {
                 let health = operations.health();
                 let unmatched = operations.unmatched_in_last_hour();
                 let mut troubles = of_gateway(&health, unmatched);
-                let mut seen = Vec::with_capacity(glances.len());
-                for glance in &glances {
-                    let of_route = troubles::of_route(glance, page.now);
+                let mut seen = Vec::with_capacity(statuses.len());
+                for status in &statuses {
+                    let of_route = troubles::of_route(status, page.now);
                     let severity = of_route.iter().map(|trouble| trouble.severity).max();
                     troubles.extend(of_route);
-                    seen.push((severity, glance));
+                    seen.push((severity, status));
                 }
                 troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
                 let troubles_left_out = troubles.len().saturating_sub(TROUBLES_TOLD);
@@ -81,14 +82,14 @@ pub(super) async fn page(
                     seen.len().saturating_sub(ROUTES_SHOWN)
                 };
                 if rows_left_out > 0 {
-                    seen.sort_by_cached_key(|(severity, glance)| {
-                        std::cmp::Reverse((*severity, glance.requests().total()))
+                    seen.sort_by_cached_key(|(severity, status)| {
+                        std::cmp::Reverse((*severity, status.requests().total()))
                     });
                     seen.truncate(ROUTES_SHOWN);
                 }
                 let rows = seen
                     .into_iter()
-                    .map(|(severity, glance)| Row::of(glance, severity, &page))
+                    .map(|(severity, status)| Row::of(status, severity, &page))
                     .collect();
                 let unmatched = words::count(unmatched);
                 let event_ids = words::count(health.event_ids as u64);
@@ -142,27 +143,27 @@ fn of_gateway(health: &Health, unmatched: u64) -> Vec<Trouble> {
 }
 
 impl Row {
-    fn of(glance: &Glance, severity: Option<Severity>, page: &Page) -> Self {
-        let requests = glance.requests();
-        let p95 = glance.hour[MINUTES - 5..]
+    fn of(status: &RouteStatus, severity: Option<Severity>, page: &Page) -> Self {
+        let requests = status.requests();
+        let p95 = status.hour[MINUTES - 5..]
             .iter()
             .rev()
             .find_map(|minute| minute.p95_seconds);
         Self {
-            name: glance.route.name.to_string(),
-            provider: glance.route.provider.unwrap_or("own scheme"),
-            delivery: glance.route.handover.as_str(),
+            name: status.route.name.to_string(),
+            provider: status.route.provider.unwrap_or("own scheme"),
+            delivery: status.route.delivery_mode.as_str(),
             class: severity.map_or("", Severity::class),
-            spark: chart::requests(&glance.hour, page.now),
-            rate: words::rate(glance.requests_per_second),
+            spark: chart::requests(&status.hour, page.now),
+            rate: words::rate(status.requests_per_second),
             success: success(requests.accepted, requests.failed),
             p95: p95.map_or_else(|| "–".into(), words::milliseconds),
             rejected: words::count(requests.rejected),
             repeated: words::count(requests.duplicate),
-            pending: words::count(glance.pending),
-            oldest: glance.oldest_waiting.map(|at| words::ago(at, page.now)),
-            dead: words::count(glance.dead),
-            last_verified: glance.last_verified.map(|at| words::ago(at, page.now)),
+            pending: words::count(status.pending),
+            oldest: status.oldest_waiting.map(|at| words::ago(at, page.now)),
+            dead: words::count(status.dead),
+            last_verified: status.last_verified.map(|at| words::ago(at, page.now)),
         }
     }
 }

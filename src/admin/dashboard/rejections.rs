@@ -4,11 +4,11 @@ use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
+use super::page::{Page, Shared, exact, shown};
 use super::words::{self, Why};
-use super::{Page, Shared, exact, shown};
 use crate::activity::RejectionCount;
-use crate::admin::operations::TurnedAway;
-use crate::admin::problem::Problem;
+use crate::admin::error::ApiError;
+use crate::admin::operations::rejections::RejectedRequest;
 
 const LISTED: usize = 200;
 
@@ -60,11 +60,11 @@ pub(super) async fn page(
         .filter(|route| !route.is_empty())
         .map(std::borrow::Cow::into_owned);
     let turned = operations
-        .turned_away(route.as_deref(), LISTED)
-        .map_err(Problem::from);
+        .rejections(route.as_deref(), LISTED)
+        .map_err(ApiError::from);
     shown(turned.map(|turned| {
         let turned_away = turned
-            .away
+            .requests
             .iter()
             .map(|turned| Turned::of(turned, &page))
             .collect();
@@ -88,7 +88,7 @@ pub(super) fn kinds(rejected: &[RejectionCount], page: &Page) -> Vec<Kind> {
 }
 
 impl Turned {
-    pub(super) fn of(turned: &TurnedAway, page: &Page) -> Self {
+    pub(super) fn of(turned: &RejectedRequest, page: &Page) -> Self {
         let rejection = &turned.rejection;
         Self {
             ago: page.ago(&rejection.at),
