@@ -161,7 +161,7 @@ async fn whoever_has_the_token_for_looking_looks_and_changes_nothing() {
     run(&gateway, READ_TOKEN, "status").await.assert(0);
     let refused = run(&gateway, READ_TOKEN, "reload").await;
     assert!(
-        refused.assert(77).stderr.contains("for looking"),
+        refused.assert(77).stderr.contains("may only read"),
         "{}",
         refused.stderr
     );

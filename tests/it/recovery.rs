@@ -396,7 +396,7 @@ async fn one_redelivery_of_many_goes_at_a_time_and_goes_on_when_nobody_waits_for
         .set("Host", &gateway.admin().to_string());
     client.write(&request.bytes()).await;
     eventually("it is under way", async || {
-        gateway.output().contains("as an operator asked")
+        gateway.output().contains("bulk redelivery started")
     })
     .await;
     refused(
