@@ -1,76 +1,59 @@
-//! The admin listener: health, readiness and metrics for machines, and the API for operators; apart from the data plane.
+//! The admin listener: health and metrics for machines, and the API and dashboard for operators.
 //!
-//! It has threads and a runtime of its own, so that it answers when the data plane is busy, and the data plane never
-//! serves its paths. `operations` is what can be done, `rest`, `graphql` and `shape` how it is asked for and answered
-//! over HTTP, `openapi` what is written of that, `dashboard` the same for a browser, `auth` who may, `problem` how a refusal
-//! is worded.
+//! It has threads and a runtime of its own, so that it answers while the data plane is busy, and
+//! the data plane serves none of its paths. Imports point down this list only:
+//!
+//! * `rest`, `graphql`, `openapi` and `dashboard` map requests to operations.
+//! * `listen`, `auth` and `http` accept connections, authenticate callers, and read and write JSON.
+//! * `shape` is the JSON of responses.
+//! * `operations` is everything that an operator can do.
+//! * `parameters`, `query`, `audit`, `state` and `error` are what all of these share.
 
+mod audit;
 mod auth;
 mod dashboard;
-mod front;
-mod glance;
+mod error;
 mod graphql;
 mod health;
+mod http;
 mod listen;
 mod openapi;
 mod operations;
-mod problem;
+mod parameters;
+mod query;
 mod reload;
 mod rest;
 pub mod shape;
-mod test;
+mod state;
+mod webhook_id;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
-use crate::activity::Activity;
-use crate::ledger::Ledger;
-use crate::metrics::Metrics;
-use crate::queue::Queue;
-use crate::store::Store;
-use crate::webhooks::Registry;
-use auth::Door;
+use auth::Authenticator;
 use operations::Operations;
 
 pub use auth::Access;
-pub use front::{Front, reachable};
-pub use operations::{Pace, Page};
-pub use reload::{AskedReload, NotReloaded, Reloaded, Reloads};
+pub use query::{DeliveryPage, Pace};
+pub use reload::{ReloadError, ReloadHandle, ReloadRequest, Reloaded};
+pub use state::AdminState;
 
-/// What the admin listener tells about.
-#[derive(Clone)]
-pub struct AdminState {
-    pub metrics: Arc<Metrics>,
-    pub store: Store,
-    pub ledger: Arc<Ledger>,
-    pub queue: Arc<Queue>,
-    /// The routes that are served, and the way to change them.
-    pub registry: Arc<Registry>,
-    /// Where senders connect to. At least one.
-    pub front: Vec<Front>,
-    pub watch: Arc<Activity>,
-    /// `true` from the signal to stop on.
-    pub draining: watch::Receiver<bool>,
-    pub reloads: Reloads,
-}
-
-/// One may be busy with a long page while the other says that we live.
+/// The runtime's threads: while one renders a long page, the other answers health checks.
 const THREADS: usize = 2;
 
-/// Serves on `listener` until the process ends. With a token, all but health and metrics needs one.
+/// Serves on `listener` until the process ends.
 ///
 /// # Errors
 /// When the thread or its runtime can't be started.
 pub fn start(
     listener: std::net::TcpListener,
-    subject: AdminState,
+    state: AdminState,
     access: Access<'_>,
 ) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
@@ -80,24 +63,36 @@ pub fn start(
         .thread_name("admin")
         .enable_all()
         .build()?;
-    let router = router(subject, Door::new(access));
+    let router = router(state, Authenticator::new(access));
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             match TcpListener::from_std(listener) {
-                Ok(listener) => listen::serve(listener, router).await,
-                Err(error) => tracing::error!(%error, "the admin listener could not begin"),
+                Ok(listener) => listen::run(listener, router).await,
+                Err(error) => tracing::error!(%error, "admin listener failed to start"),
             }
         });
     })?;
     Ok(address)
 }
 
-fn router(subject: AdminState, door: Door) -> Router {
-    let open = Router::from(health::routes()).with_state(subject.clone());
-    let operations = Arc::new(Operations::new(subject));
-    let door = Arc::new(door);
-    let pages = dashboard::router(Arc::clone(&operations), Arc::clone(&door));
-    let guarded = rest::router(Arc::clone(&operations)).merge(graphql::router(operations));
+/// Returns an address at which this machine reaches a listener that is bound to `address`.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn router(state: AdminState, authenticator: Authenticator) -> Router {
+    let open = Router::from(health::routes()).with_state(state.clone());
+    let operations = Arc::new(Operations::new(state));
+    let authenticator = Arc::new(authenticator);
+    let pages = dashboard::router(Arc::clone(&operations), Arc::clone(&authenticator));
+    let api = rest::router(Arc::clone(&operations))
+        .merge(openapi::router(Arc::clone(&operations)))
+        .merge(graphql::router(operations));
     open.merge(pages)
-        .merge(guarded.layer(from_fn_with_state(door, auth::guard)))
+        .merge(api.layer(from_fn_with_state(authenticator, auth::guard)))
 }

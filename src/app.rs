@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::admin::AskedReload;
+use crate::admin::ReloadRequest;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
@@ -72,7 +72,7 @@ pub struct App {
     tls_listeners: tls::Listeners,
     draining: watch::Sender<bool>,
     /// The reloads that operators request.
-    reloads: mpsc::Receiver<AskedReload>,
+    reloads: mpsc::Receiver<ReloadRequest>,
     stopping: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     sockets: Sockets,

@@ -28,6 +28,7 @@ use request::body_memory::BodyMemory;
 
 pub use limits::Limits;
 pub use listener::Listener;
+pub use listener::in_process::InProcessListener;
 pub use request::head::Head;
 pub use route_snapshot::RouteSnapshot;
 

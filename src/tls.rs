@@ -4,7 +4,6 @@
 //! `config` reads the certificates; the gateway sets the deadline of a handshake.
 
 mod certificate;
-mod own;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +28,6 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 pub struct Settings {
     /// At least one. The first serves clients that send no server name, or one without a match.
     certificates: Vec<Certificate>,
-    requires_client_certificate: bool,
     config: Arc<ServerConfig>,
 }
 
@@ -55,7 +53,6 @@ impl Settings {
         let provider = provider();
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
-        let requires_client_certificate = client_ca.is_some();
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(ca) => {
@@ -77,7 +74,6 @@ impl Settings {
         config.ticketer = ring::Ticketer::new()?;
         Ok(Self {
             certificates,
-            requires_client_certificate,
             config: Arc::new(config),
         })
     }
@@ -147,11 +143,6 @@ impl Listener {
     /// Replaces the settings for new connections.
     pub fn replace(&self, settings: Settings) {
         self.0.store(Arc::new(settings));
-    }
-
-    /// Returns whether each client must present a certificate.
-    pub fn requires_client_certificate(&self) -> bool {
-        self.0.load().requires_client_certificate
     }
 
     /// Makes the handshake on an accepted connection.

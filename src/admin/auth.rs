@@ -1,15 +1,16 @@
-//! Who may use the API: the right `Host`, the token, and for a change no page of another origin.
+//! Authentication for the API and the dashboard: the right `Host`, a token or session, and for a
+//! change no page of another origin.
 //!
-//! `Host` is what protects a listener without a token: a page can lead a browser here by a name of its own that
-//! resolves to a loopback address (DNS rebinding), but then the browser says that name.
+//! `Host` protects a listener without a token. A page can lead a browser here by a name of its own
+//! that resolves to a loopback address (DNS rebinding), but the browser then sends that name.
 
-mod caller;
 mod session;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
@@ -17,49 +18,51 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use tokio::net::TcpStream;
 
-use super::problem::Problem;
+use super::audit::{AuthMethod, Caller, Operator, Role};
+use super::error::ApiError;
 use crate::secret::SecretDigest;
 use crate::signature::NamedSecret;
 use session::Sessions;
 
-pub(super) use caller::{Caller, Means, Operator, Role};
-pub(super) use session::LASTS;
+/// The duration of a login, unless its token expires earlier.
+pub(super) use session::DURATION as SESSION_DURATION;
 
-/// Who may use the listener, and by what names. Without a token anybody may do anything.
+/// The tokens and names of the listener. Without a token, any caller is an operator.
 #[derive(Debug, Clone, Copy)]
 pub struct Access<'a> {
     pub token: Option<&'a NamedSecret>,
-    /// For those who may only look.
+    /// The token of callers who may only read.
     pub read_token: Option<&'a NamedSecret>,
     /// Names besides the machine's own, in lower case.
     pub hosts: &'a [Box<str>],
 }
 
-/// What a request has to show.
-pub(super) struct Door {
-    /// None: it is open.
-    keys: Vec<Key>,
-    /// The machine's and those of the configuration.
+/// Authenticates requests.
+pub(super) struct Authenticator {
+    /// The accepted tokens; empty where none is needed.
+    tokens: Vec<Token>,
+    /// The names of the machine and of the configuration.
     hosts: Vec<Box<str>>,
     sessions: Sessions,
 }
 
-struct Key {
+struct Token {
     digest: SecretDigest,
     expires: Option<Timestamp>,
     role: Role,
 }
 
-/// The two ends of a connection. Ours is the listener's own address also when it listens on all of them.
+/// The addresses of a connection. The local one is specific, even if the listener is bound to all
+/// addresses.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
+pub(super) struct ConnectionAddrs {
     local: Option<IpAddr>,
     peer: IpAddr,
 }
 
-impl Ends {
-    /// `None` where the other end has gone.
-    pub(super) fn of(stream: &TcpStream) -> Option<Self> {
+impl ConnectionAddrs {
+    /// Returns `None` when the peer has disconnected.
+    pub(super) fn from_stream(stream: &TcpStream) -> Option<Self> {
         let local = stream.local_addr().ok();
         Some(Self {
             local: local.map(|address| address.ip()),
@@ -67,38 +70,38 @@ impl Ends {
         })
     }
 
-    /// Whoever is connected.
     pub(super) fn peer(self) -> IpAddr {
         self.peer
     }
 }
 
-/// The cookie of a browser that has logged in.
+/// The name of the session cookie.
 pub(super) const COOKIE: &str = "hookstile_session";
 
-/// Lets a request pass to the API, or answers it.
+/// Authenticates a request to the API, and runs or rejects it.
 pub(super) async fn guard(
-    State(door): State<Arc<Door>>,
-    ConnectInfo(ends): ConnectInfo<Ends>,
+    State(authenticator): State<Arc<Authenticator>>,
+    ConnectInfo(addrs): ConnectInfo<ConnectionAddrs>,
     request: Request,
     next: Next,
 ) -> Response {
-    let admitted = door.admit(
+    let authenticated = authenticator.authenticate(
         request.method(),
         request.uri(),
         request.headers(),
-        ends,
+        addrs,
         Timestamp::now(),
     );
-    let response = match admitted {
-        Ok(caller) => pass(caller, request, next).await,
-        Err(problem) => problem.into_response(),
+    let response = match authenticated {
+        Ok(caller) => run_as(caller, request, next).await,
+        Err(error) => error.into_response(),
     };
     private(response)
 }
 
-/// Has a request answered that was let in. A change is carried out and written down though who asked hangs up.
-pub(super) async fn pass(caller: Caller, mut request: Request, next: Next) -> Response {
+/// Runs an authenticated request. A change runs to its end and is audited even if the client
+/// disconnects.
+pub(super) async fn run_as(caller: Caller, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(caller);
     if request.method().is_safe() {
         return next.run(request).await;
@@ -109,7 +112,7 @@ pub(super) async fn pass(caller: Caller, mut request: Request, next: Next) -> Re
     }
 }
 
-/// Events are in the answers.
+/// Forbids caching of a response, which may hold events.
 pub(super) fn private(mut response: Response) -> Response {
     response
         .headers_mut()
@@ -121,50 +124,52 @@ pub(super) fn private(mut response: Response) -> Response {
     response
 }
 
-impl Door {
+impl Authenticator {
     pub(super) fn new(access: Access<'_>) -> Self {
-        let key = |role| {
-            move |token: &NamedSecret| Key {
-                digest: token.secret.digest(),
-                expires: token.expires,
-                role,
-            }
-        };
-        let keys = [
-            access.token.map(key(Role::Operator)),
-            access.read_token.map(key(Role::Reader)),
-        ];
-        // Linux; elsewhere the machine goes by its addresses.
-        let own = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let own = own
+        let tokens = [
+            (access.token, Role::Operator),
+            (access.read_token, Role::Reader),
+        ]
+        .into_iter()
+        .filter_map(|(token, role)| Some((token?, role)))
+        .map(|(token, role)| Token {
+            digest: token.secret.digest(),
+            expires: token.expires,
+            role,
+        })
+        .collect();
+        // Linux only; other systems are addressed by IP address.
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let hostname = hostname
             .as_deref()
             .map(str::trim)
             .filter(|name| !name.is_empty())
             .map(Into::into);
         let hosts = ["localhost".into()]
             .into_iter()
-            .chain(own)
+            .chain(hostname)
             .chain(access.hosts.iter().cloned())
             .collect();
         Self {
-            keys: keys.into_iter().flatten().collect(),
+            tokens,
             hosts,
             sessions: Sessions::default(),
         }
     }
 
-    pub(super) fn admit(
+    /// Authenticates a request and, for a change, checks its origin and content type.
+    pub(super) fn authenticate(
         &self,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-        ends: Ends,
+        addrs: ConnectionAddrs,
         now: Timestamp,
-    ) -> Result<Caller, Problem> {
-        let host = self.host(uri, headers, ends)?;
+    ) -> Result<Caller, ApiError> {
+        let host = self.host(uri, headers, addrs)?;
         let caller = self
-            .caller(headers, ends, now)
-            .ok_or(Problem::Unauthorized)?;
+            .caller(headers, addrs, now)
+            .ok_or(ApiError::Unauthorized)?;
         if !method.is_safe() {
             check_origin(headers, &host)?;
             check_content_type(headers)?;
@@ -172,36 +177,40 @@ impl Door {
         Ok(caller)
     }
 
-    /// By what name the listener is asked.
+    /// Returns the host that a request addresses, if it is one of this listener's names.
     pub(super) fn host(
         &self,
         uri: &Uri,
         headers: &HeaderMap,
-        ends: Ends,
-    ) -> Result<Authority, Problem> {
-        addressed(uri, headers)
-            .filter(|host| self.is_ours(host, ends.local))
-            .ok_or(Problem::Misdirected)
+        addrs: ConnectionAddrs,
+    ) -> Result<Authority, ApiError> {
+        target_host(uri, headers)
+            .filter(|host| self.is_own_host(host, addrs.local))
+            .ok_or(ApiError::Misdirected)
     }
 
-    fn caller(&self, headers: &HeaderMap, ends: Ends, now: Timestamp) -> Option<Caller> {
-        let caller = |role, means| Caller {
-            role,
-            means,
-            peer: Some(ends.peer),
+    fn caller(
+        &self,
+        headers: &HeaderMap,
+        addrs: ConnectionAddrs,
+        now: Timestamp,
+    ) -> Option<Caller> {
+        let (role, method) = if self.tokens.is_empty() {
+            (Role::Operator, AuthMethod::Open)
+        } else if headers.contains_key(header::AUTHORIZATION) {
+            (self.token(bearer(headers)?, now)?.role, AuthMethod::Token)
+        } else {
+            let role = self.sessions.role(cookie(headers)?, now)?;
+            (role, AuthMethod::Login)
         };
-        if self.keys.is_empty() {
-            return Some(caller(Role::Operator, Means::Nothing));
-        }
-        if headers.contains_key(header::AUTHORIZATION) {
-            let key = self.key(bearer(headers)?, now)?;
-            return Some(caller(key.role, Means::Token));
-        }
-        let role = self.sessions.role(cookie(headers)?, now)?;
-        Some(caller(role, Means::Login))
+        Some(Caller {
+            role,
+            method,
+            peer: Some(addrs.peer),
+        })
     }
 
-    /// Begins a session for whoever has this token, and answers its cookie's value; `None` if it is nobody's.
+    /// Begins a session with a token, and returns the cookie's value; `None` for an unknown token.
     ///
     /// # Errors
     /// When the system has no random bytes.
@@ -210,33 +219,34 @@ impl Door {
         token: &str,
         now: Timestamp,
     ) -> Option<Result<String, getrandom::Error>> {
-        let key = self.key(token, now)?;
-        let ends = now.saturating_add(LASTS).unwrap_or(now);
+        let token = self.token(token, now)?;
+        let end = now.saturating_add(SESSION_DURATION).unwrap_or(now);
         Some(self.sessions.begin(
-            key.role,
-            key.expires.map_or(ends, |expires| ends.min(expires)),
+            token.role,
+            token.expires.map_or(end, |expires| end.min(expires)),
         ))
     }
 
-    /// Ends the session that these headers are of.
+    /// Ends the session whose cookie the headers carry.
     pub(super) fn log_out(&self, headers: &HeaderMap) {
         if let Some(id) = cookie(headers) {
             self.sessions.end(id);
         }
     }
 
-    /// The key that this token is. All are compared with, whichever it is.
-    fn key(&self, token: &str, now: Timestamp) -> Option<&Key> {
-        let same = |key: &Key| {
-            key.digest.matches(token.as_bytes()) && key.expires.is_none_or(|end| now < end)
-        };
-        self.keys
-            .iter()
-            .fold(None, |found, key| if same(key) { Some(key) } else { found })
+    /// Finds the token with this text. Compares with every token, so that the time taken does not
+    /// depend on which one matches.
+    fn token(&self, text: &str, now: Timestamp) -> Option<&Token> {
+        self.tokens.iter().fold(None, |found, token| {
+            let matches =
+                token.digest.matches(text.as_bytes()) && token.expires.is_none_or(|end| now < end);
+            if matches { Some(token) } else { found }
+        })
     }
 
-    /// The port is of no interest: it may be forwarded.
-    fn is_ours(&self, host: &Authority, local: Option<IpAddr>) -> bool {
+    /// Returns whether a host is the listener's own. The port is ignored, since it may be
+    /// forwarded.
+    fn is_own_host(&self, host: &Authority, local: Option<IpAddr>) -> bool {
         let name = host.host();
         let literal = name
             .strip_prefix('[')
@@ -252,7 +262,30 @@ impl Door {
     }
 }
 
-/// The token of `Authorization: Bearer`.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // Inserted by `run_as`; a route outside the guard has no caller.
+        parts
+            .extensions
+            .get()
+            .copied()
+            .ok_or(ApiError::Unauthorized)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Caller::from_request_parts(parts, state)
+            .await?
+            .operator(parts.uri.path())
+    }
+}
+
+/// Returns the token of `Authorization: Bearer`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = sole(headers, &header::AUTHORIZATION)?.split_once(' ')?;
     scheme
@@ -260,7 +293,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then(|| token.trim_start_matches(' '))
 }
 
-/// The session's cookie, if it is there exactly once.
+/// Returns the session cookie's value, if the cookie is there exactly once.
 fn cookie(headers: &HeaderMap) -> Option<&str> {
     let values = headers
         .get_all(header::COOKIE)
@@ -269,50 +302,52 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     let pairs = values
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));
-    let mut ours = pairs
+    let mut sessions = pairs
         .filter(|(name, _)| *name == COOKIE)
         .map(|(_, value)| value);
-    ours.next().filter(|_| ours.next().is_none())
+    sessions.next().filter(|_| sessions.next().is_none())
 }
 
-/// Whom the request is for: the target says it when it is an absolute one (RFC 9112 §3.2.2), else `Host`.
-fn addressed(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
+/// Returns the host that a request is for: that of an absolute target (RFC 9112 §3.2.2), or else
+/// that of the `Host` header.
+fn target_host(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     match uri.authority() {
         Some(authority) => Some(authority.clone()),
         None => sole(headers, &header::HOST)?.parse().ok(),
     }
 }
 
-/// Browsers name the page's origin with every change; nobody else has to.
-pub(super) fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), Problem> {
+/// Checks that a change comes from no page of another origin. Browsers send `Origin` with every
+/// change; other clients need not.
+pub(super) fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), ApiError> {
     if !headers.contains_key(header::ORIGIN) {
         return Ok(());
     }
     let origin = sole(headers, &header::ORIGIN).unwrap_or_default();
-    // A proxy in front may have taken TLS off.
+    // Both schemes are accepted: a proxy in front may have terminated TLS.
     let authority = origin
         .strip_prefix("http://")
         .or_else(|| origin.strip_prefix("https://"));
-    let same = authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()));
-    if same {
+    if authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str())) {
         Ok(())
     } else {
-        Err(Problem::CrossOrigin)
+        Err(ApiError::CrossOrigin)
     }
 }
 
-/// A form can't send this type, so a page of another origin can't without being asked first.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let kind = sole(headers, &header::CONTENT_TYPE).unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
+/// Checks for JSON. A form can't send this type, so a page of another origin needs a CORS
+/// preflight, which is never granted.
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let content_type = sole(headers, &header::CONTENT_TYPE).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         Ok(())
     } else {
-        Err(Problem::UnsupportedMediaType)
+        Err(ApiError::UnsupportedMediaType)
     }
 }
 
-/// The header's value, if it is there exactly once and is text.
+/// Returns a header's value, if the header is there exactly once and is text.
 fn sole<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
@@ -328,7 +363,7 @@ mod tests {
 
     const READ_TOKEN: &str = "read-token-4712";
 
-    fn door(expires: Option<&str>) -> Door {
+    fn with_tokens(expires: Option<&str>) -> Authenticator {
         let expires = expires.map(|end| end.parse().unwrap());
         let token = |secret| NamedSecret {
             name: "token".into(),
@@ -336,36 +371,36 @@ mod tests {
             expires,
         };
         let (token, read_token) = (token(TOKEN), token(READ_TOKEN));
-        Door::new(Access {
+        Authenticator::new(Access {
             token: Some(&token),
             read_token: Some(&read_token),
             hosts: &[],
         })
     }
 
-    fn open_door() -> Door {
-        Door::new(Access {
+    fn open() -> Authenticator {
+        Authenticator::new(Access {
             token: None,
             read_token: None,
             hosts: &["gate-1".into()],
         })
     }
 
-    fn ask(
-        door: &Door,
+    fn check(
+        authenticator: &Authenticator,
         method: &str,
         target: &str,
         headers: &[(&str, &str)],
-    ) -> Result<(), Problem> {
-        admit(door, method, target, headers).map(drop)
+    ) -> Result<(), ApiError> {
+        authenticate(authenticator, method, target, headers).map(drop)
     }
 
-    fn admit(
-        door: &Door,
+    fn authenticate(
+        authenticator: &Authenticator,
         method: &str,
         target: &str,
         headers: &[(&str, &str)],
-    ) -> Result<Caller, Problem> {
+    ) -> Result<Caller, ApiError> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(
@@ -373,15 +408,15 @@ mod tests {
                 HeaderValue::from_str(value).unwrap(),
             );
         }
-        let ends = Ends {
+        let addrs = ConnectionAddrs {
             local: Some("192.0.2.7".parse().unwrap()),
             peer: "192.0.2.9".parse().unwrap(),
         };
-        door.admit(
+        authenticator.authenticate(
             &method.parse().unwrap(),
             &target.parse().unwrap(),
             &map,
-            ends,
+            addrs,
             now(),
         )
     }
@@ -391,8 +426,8 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_not_the_listener_s_own_or_a_loopback_name_is_misdirected() {
-        let door = open_door();
+    fn foreign_host_is_misdirected() {
+        let authenticator = open();
         for host in [
             "localhost",
             "LOCALHOST:1",
@@ -402,7 +437,7 @@ mod tests {
             "gate-1:9180",
         ] {
             assert_eq!(
-                ask(&door, "GET", "/webhooks", &[("host", host)]),
+                check(&authenticator, "GET", "/webhooks", &[("host", host)]),
                 Ok(()),
                 "{host}"
             );
@@ -417,29 +452,35 @@ mod tests {
             "a b",
         ] {
             assert_eq!(
-                ask(&door, "GET", "/webhooks", &[("host", host)]),
-                Err(Problem::Misdirected),
+                check(&authenticator, "GET", "/webhooks", &[("host", host)]),
+                Err(ApiError::Misdirected),
                 "{host}"
             );
         }
-        assert_eq!(ask(&door, "GET", "/", &[]), Err(Problem::Misdirected));
+        assert_eq!(
+            check(&authenticator, "GET", "/", &[]),
+            Err(ApiError::Misdirected)
+        );
         let twice = [("host", "localhost"), ("host", "localhost")];
-        assert_eq!(ask(&door, "GET", "/", &twice), Err(Problem::Misdirected));
-        let absolute = ask(
-            &door,
+        assert_eq!(
+            check(&authenticator, "GET", "/", &twice),
+            Err(ApiError::Misdirected)
+        );
+        let absolute = check(
+            &authenticator,
             "GET",
             "http://evil.example/webhooks",
             &[("host", "localhost")],
         );
-        assert_eq!(absolute, Err(Problem::Misdirected));
+        assert_eq!(absolute, Err(ApiError::Misdirected));
     }
 
     #[test]
-    fn only_the_token_itself_opens_a_door_that_has_one() {
-        let door = door(None);
+    fn only_the_exact_token_is_accepted() {
+        let authenticator = with_tokens(None);
         let with = |value: &str| {
-            ask(
-                &door,
+            check(
+                &authenticator,
                 "GET",
                 "/",
                 &[("host", "localhost"), ("authorization", value)],
@@ -456,41 +497,56 @@ mod tests {
             "Basic admin-token-4711",
             "admin-token-4711",
         ] {
-            assert_eq!(with(value), Err(Problem::Unauthorized), "{value}");
+            assert_eq!(with(value), Err(ApiError::Unauthorized), "{value}");
         }
         assert_eq!(
-            ask(&door, "GET", "/", &[("host", "localhost")]),
-            Err(Problem::Unauthorized)
+            check(&authenticator, "GET", "/", &[("host", "localhost")]),
+            Err(ApiError::Unauthorized)
         );
         let right = ("authorization", "Bearer admin-token-4711");
         assert_eq!(
-            ask(&door, "GET", "/", &[("host", "localhost"), right, right]),
-            Err(Problem::Unauthorized)
+            check(
+                &authenticator,
+                "GET",
+                "/",
+                &[("host", "localhost"), right, right]
+            ),
+            Err(ApiError::Unauthorized)
         );
     }
 
     #[test]
-    fn an_expired_token_lets_nobody_in() {
+    fn expired_token_is_rejected() {
         let right = [
             ("host", "localhost"),
             ("authorization", "Bearer admin-token-4711"),
         ];
         assert_eq!(
-            ask(&door(Some("2026-06-01T00:00:01Z")), "GET", "/", &right),
+            check(
+                &with_tokens(Some("2026-06-01T00:00:01Z")),
+                "GET",
+                "/",
+                &right
+            ),
             Ok(())
         );
         assert_eq!(
-            ask(&door(Some("2026-06-01T00:00:00Z")), "GET", "/", &right),
-            Err(Problem::Unauthorized)
+            check(
+                &with_tokens(Some("2026-06-01T00:00:00Z")),
+                "GET",
+                "/",
+                &right
+            ),
+            Err(ApiError::Unauthorized)
         );
     }
 
     #[test]
-    fn each_token_gives_its_own_role_and_so_does_the_session_that_it_began() {
-        let door = door(None);
+    fn token_and_its_session_have_the_same_role() {
+        let authenticator = with_tokens(None);
         for (token, role) in [(TOKEN, Role::Operator), (READ_TOKEN, Role::Reader)] {
-            let caller = admit(
-                &door,
+            let caller = authenticate(
+                &authenticator,
                 "GET",
                 "/",
                 &[
@@ -499,13 +555,13 @@ mod tests {
                 ],
             );
             assert_eq!(
-                caller.map(|caller| (caller.role, caller.means)),
-                Ok((role, Means::Token))
+                caller.map(|caller| (caller.role, caller.method)),
+                Ok((role, AuthMethod::Token))
             );
-            let session = door.log_in(token, now()).unwrap().unwrap();
+            let session = authenticator.log_in(token, now()).unwrap().unwrap();
             let with = |cookie: &str| {
-                admit(
-                    &door,
+                authenticate(
+                    &authenticator,
                     "GET",
                     "/",
                     &[("host", "localhost"), ("cookie", cookie)],
@@ -513,15 +569,15 @@ mod tests {
             };
             let caller = with(&format!("a=b; hookstile_session={session}; c=d"));
             assert_eq!(
-                caller.map(|caller| (caller.role, caller.means)),
-                Ok((role, Means::Login))
+                caller.map(|caller| (caller.role, caller.method)),
+                Ok((role, AuthMethod::Login))
             );
             for other in ["", "hookstile_session=", "hookstile_session=x"] {
-                assert_eq!(with(other), Err(Problem::Unauthorized), "{other}");
+                assert_eq!(with(other), Err(ApiError::Unauthorized), "{other}");
             }
             let twice = format!("hookstile_session={session}; hookstile_session={session}");
-            assert_eq!(with(&twice), Err(Problem::Unauthorized));
-            door.log_out(
+            assert_eq!(with(&twice), Err(ApiError::Unauthorized));
+            authenticator.log_out(
                 &format!("hookstile_session={session}")
                     .parse()
                     .map(|cookie| HeaderMap::from_iter([(header::COOKIE, cookie)]))
@@ -529,18 +585,18 @@ mod tests {
             );
             assert_eq!(
                 with(&format!("hookstile_session={session}")),
-                Err(Problem::Unauthorized)
+                Err(ApiError::Unauthorized)
             );
         }
-        assert!(door.log_in("other", now()).is_none());
+        assert!(authenticator.log_in("other", now()).is_none());
     }
 
     #[test]
-    fn a_change_needs_json_and_no_other_origin() {
-        let door = open_door();
+    fn change_needs_json_and_the_same_origin() {
+        let authenticator = open();
         let change = |headers: &[(&str, &str)]| {
-            ask(
-                &door,
+            check(
+                &authenticator,
                 "POST",
                 "/x",
                 &[&[("host", "localhost:9180")], headers].concat(),
@@ -548,10 +604,10 @@ mod tests {
         };
         let json = ("content-type", "application/json; charset=utf-8");
         assert_eq!(change(&[json]), Ok(()));
-        assert_eq!(change(&[]), Err(Problem::UnsupportedMediaType));
+        assert_eq!(change(&[]), Err(ApiError::UnsupportedMediaType));
         assert_eq!(
             change(&[("content-type", "text/plain")]),
-            Err(Problem::UnsupportedMediaType)
+            Err(ApiError::UnsupportedMediaType)
         );
         for origin in ["http://localhost:9180", "https://LOCALHOST:9180"] {
             assert_eq!(change(&[json, ("origin", origin)]), Ok(()), "{origin}");
@@ -565,13 +621,13 @@ mod tests {
         ] {
             assert_eq!(
                 change(&[json, ("origin", origin)]),
-                Err(Problem::CrossOrigin),
+                Err(ApiError::CrossOrigin),
                 "{origin}"
             );
         }
         assert_eq!(
-            ask(
-                &door,
+            check(
+                &authenticator,
                 "GET",
                 "/x",
                 &[("host", "localhost"), ("origin", "null")]

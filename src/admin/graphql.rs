@@ -1,7 +1,7 @@
-//! The API over GraphQL: from a query to operations, and from what came of them to an answer.
+//! The GraphQL API: maps queries and mutations to operations, and their results to responses.
 //!
-//! `configureWebhook` is the call that `OrbVPN` documents; beside it is what REST has. What fails carries the code and the
-//! sentence that REST would have answered with.
+//! `configureWebhook` is the mutation that `OrbVPN` documents; the rest mirrors REST. An error
+//! carries the code and the detail that REST responds with.
 
 mod bounds;
 mod delivery;
@@ -23,45 +23,47 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 
-use super::auth::{Caller, Operator};
-use super::operations::{Operations, Refused};
-use super::problem::Problem;
-use super::rest::{
-    BODY_BYTES_MAX, Body, Matching, Test, checked_id, delivery_id, filter, json, parse,
-};
-use super::shape::{Redelivered, TestResult, route_of};
+use super::audit::{Caller, Operator};
+use super::error::{ApiError, OperationError};
+use super::http::{BODY_BYTES_MAX, Body, json, parse};
+use super::operations::Operations;
+use super::query::{self, DeliverySelection, RedeliveryQuery, TestEvent};
+use super::shape::deliveries::Redelivered;
+use super::shape::webhooks::TestResult;
+use crate::store::DeliveryFilter;
 use crate::webhooks::NewWebhook;
-use bounds::bounded;
-use delivery::{Delivery, DeliveryPage, DeliveryStatus};
+use bounds::check_bounds;
+use delivery::{Delivery, DeliveryList, DeliveryStatus};
 use webhook::{Webhook, WebhookInput};
 
-/// What tools ask to learn the schema is 15 deep; our own types are 4.
+/// The deepest query. Tools that read the schema send one 15 deep; the API's own types are 4 deep.
 const DEPTH_MAX: usize = 16;
 
-/// Fields, where what costs more counts for more. What tools ask to learn the schema is some 250.
+/// The largest complexity: fields, weighted by what they cost. Tools that read the schema request
+/// some 250 fields.
 const COMPLEXITY_MAX: usize = 300;
 
-/// A list of deliveries is read from the disk.
-const LIST_COSTS: usize = 30;
+/// The complexity of a list of deliveries, which is read from the disk.
+const LIST_COST: usize = 30;
 
-/// A body is read whole, however big.
-const DELIVERY_COSTS: usize = 120;
+/// The complexity of one delivery, whose body is read whole, however large.
+const DELIVERY_COST: usize = 120;
 
-/// A test event is waited for as long as the route's budget says.
-const TEST_COSTS: usize = 100;
+/// The complexity of a test event, which waits for as long as the route's budget allows.
+const TEST_COST: usize = 100;
 
-/// Redelivering many takes as long as the disk needs for all of them.
-const REDELIVERING_COSTS: usize = 100;
+/// The complexity of a bulk redelivery, which takes as long as the disk needs.
+const REDELIVERY_COST: usize = 100;
 
-/// The code of what is no valid query.
+/// The error code of an invalid query.
 const INVALID_QUERY: &str = "invalid_query";
 
 type Api = Schema<Query, Mutation, EmptySubscription>;
 
 pub(super) fn router(operations: Arc<Operations>) -> Router {
     Router::new()
-        .route("/graphql", post(answer))
-        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
+        .route("/graphql", post(execute))
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(schema().data(operations).finish())
 }
@@ -72,10 +74,10 @@ fn schema() -> SchemaBuilder<Query, Mutation, EmptySubscription> {
         .limit_complexity(COMPLEXITY_MAX)
 }
 
-/// A query as it is sent. One at a time: a list of them would be beside the limits.
+/// A request's body. It holds one query: a batch of queries would evade the limits.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Asked {
+struct QueryBody {
     query: String,
     #[serde(default)]
     operation_name: Option<String>,
@@ -83,20 +85,20 @@ struct Asked {
     variables: Variables,
 }
 
-async fn answer(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, Problem> {
-    let Asked {
+async fn execute(State(api): State<Api>, caller: Caller, body: Body) -> Result<Response, ApiError> {
+    let QueryBody {
         query,
         operation_name,
         variables,
     } = parse(body)?;
     let mut request = Request::new(query).variables(variables).data(caller);
     request.operation_name = operation_name;
-    let mut response = match bounded(&mut request) {
+    let mut response = match check_bounds(&mut request) {
         Ok(()) => api.execute(request).await,
         Err(error) => async_graphql::Response::from_errors(vec![error]),
     };
     for error in &mut response.errors {
-        // What has none comes from reading and checking the query.
+        // Errors without a code come from parsing and validating the query.
         let extensions = error.extensions.get_or_insert_default();
         if extensions.get("code").is_none() {
             extensions.set("code", INVALID_QUERY);
@@ -105,39 +107,39 @@ async fn answer(State(api): State<Api>, caller: Caller, body: Body) -> Result<Re
     Ok(json(StatusCode::OK, &response))
 }
 
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
-        Self::new(problem.detail())
-            .extend_with(|_, extensions| extensions.set("code", problem.code()))
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Self {
+        Self::new(error.detail()).extend_with(|_, extensions| extensions.set("code", error.code()))
     }
 }
 
-/// By hand, since `?` would make an error of anything that can be shown, without its code.
-fn refused(refused: Refused) -> Error {
-    Problem::from(refused).into()
+/// Converts an operation's error. `?` alone would use the conversion from any displayable type,
+/// which drops the code.
+fn failed(error: OperationError) -> Error {
+    ApiError::from(error).into()
 }
 
 fn operations<'c>(context: &Context<'c>) -> &'c Operations {
     context.data_unchecked::<Arc<Operations>>()
 }
 
-/// Who asks, if they may change things.
+/// Returns the caller as an operator, if it may change things.
 fn operator(context: &Context<'_>) -> Result<Operator, Error> {
     Ok(context.data_unchecked::<Caller>().operator("/graphql")?)
 }
 
-fn named(id: &ID) -> Result<&str, Error> {
-    route_of(id).ok_or_else(|| refused(Refused::NoSuchWebhook))
+fn route_name(id: &ID) -> Result<&str, Error> {
+    query::route_name(id).map_err(failed)
 }
 
-/// An event's ID as it was given: `1` and `"1"` are two.
+/// An event ID in its JSON type: `1` and `"1"` differ.
 struct EventId(ConstValue);
 
-/// An event's ID: a string, or an integer.
+/// An event ID: a string, or an integer.
 #[Scalar]
 impl ScalarType for EventId {
     fn parse(value: ConstValue) -> InputValueResult<Self> {
-        // What it may be is for `checked_id` to say, in the words that REST has.
+        // `query::event_id` validates it, with the error that REST has.
         Ok(Self(value))
     }
 
@@ -146,43 +148,40 @@ impl ScalarType for EventId {
     }
 }
 
-/// One field's answer. What fails is `null` beside its error, and takes nothing with it: in the field next to it may be
-/// a secret that is shown this once.
-type Answered<T> = Option<Result<T, Error>>;
+/// The result of one field. An error makes only this field `null`: the field next to it may hold a
+/// secret that is shown only once.
+type Nullable<T> = Option<Result<T, Error>>;
 
-async fn answered<T>(done: impl Future<Output = Result<T, Error>>) -> Answered<T> {
-    Some(done.await)
+async fn field<T>(result: impl Future<Output = Result<T, Error>>) -> Nullable<T> {
+    Some(result.await)
 }
 
 struct Query;
 
 #[Object]
 impl Query {
-    /// All routes that are served.
-    #[graphql(complexity = "LIST_COSTS + child_complexity")]
-    async fn webhooks(&self, context: &Context<'_>) -> Answered<Vec<Webhook>> {
-        answered(async {
-            let standings = operations(context).routes().await.map_err(refused)?;
-            Ok(standings.into_iter().map(Into::into).collect())
+    /// Lists all active routes.
+    #[graphql(complexity = "LIST_COST + child_complexity")]
+    async fn webhooks(&self, context: &Context<'_>) -> Nullable<Vec<Webhook>> {
+        field(async {
+            let routes = operations(context).routes().await.map_err(failed)?;
+            Ok(routes.into_iter().map(Into::into).collect())
         })
         .await
     }
 
-    async fn webhook(&self, context: &Context<'_>, id: ID) -> Answered<Webhook> {
-        answered(async {
-            Ok(operations(context)
-                .route(named(&id)?)
-                .await
-                .map_err(refused)?
-                .into())
+    async fn webhook(&self, context: &Context<'_>, id: ID) -> Nullable<Webhook> {
+        field(async {
+            let route = operations(context).route(route_name(&id)?).await;
+            Ok(route.map_err(failed)?.into())
         })
         .await
     }
 
-    /// Up to `limit` deliveries, from 1 to 100; 20 if not said otherwise. `since` and `until` bound when the event was
-    /// received; `until` is not included.
+    /// Lists up to `limit` deliveries, the newest first: from 1 to 100, by default 20. `since` and
+    /// `until` bound the time at which the event was received; `until` is exclusive.
     #[allow(clippy::too_many_arguments)]
-    #[graphql(complexity = "LIST_COSTS + child_complexity")]
+    #[graphql(complexity = "LIST_COST + child_complexity")]
     async fn deliveries(
         &self,
         context: &Context<'_>,
@@ -194,158 +193,163 @@ impl Query {
         until: Option<Timestamp>,
         limit: Option<i32>,
         cursor: Option<String>,
-    ) -> Answered<DeliveryPage> {
-        answered(async {
-            let bodies = context
+    ) -> Nullable<DeliveryList> {
+        field(async {
+            let with_bodies = context
                 .look_ahead()
                 .field("deliveries")
                 .field("eventData")
                 .exists();
-            // As REST's parameters, and held to what these are held to.
-            let pairs = [
-                ("webhook_id", webhook_id.map(|id| id.0)),
-                ("status", status.map(DeliveryStatus::name)),
-                ("event_type", event_type),
-                ("event_id", event_id),
-                ("since", since.map(|at| at.to_string())),
-                ("until", until.map(|at| at.to_string())),
-                ("limit", limit.map(|limit| limit.to_string())),
-                ("cursor", cursor),
-                ("event_data", Some(bodies.to_string())),
-            ];
-            let pairs = pairs
-                .into_iter()
-                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-                .collect();
-            Ok(operations(context)
-                .deliveries(filter(pairs, true)?)
-                .await
-                .map_err(refused)?
-                .into())
+            let selection = DeliverySelection {
+                route: selected_route(webhook_id.as_ref())?,
+                state: status.map(Into::into),
+                event_type,
+                event_id,
+                since,
+                until,
+            };
+            let limit = match limit {
+                Some(limit) => query::limit(limit.into())?,
+                None => query::LIMIT_DEFAULT,
+            };
+            let before = match cursor {
+                Some(cursor) => Some(query::cursor(&cursor)?),
+                None => None,
+            };
+            let filter = DeliveryFilter {
+                before,
+                limit,
+                with_bodies,
+                ..selection.into_filter()?
+            };
+            let page = operations(context).deliveries(filter).await;
+            Ok(page.map_err(failed)?.into())
         })
         .await
     }
 
-    #[graphql(complexity = "DELIVERY_COSTS + child_complexity")]
-    async fn delivery(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
-        answered(async {
-            let id = delivery_id(&id).map_err(refused)?;
-            Ok(operations(context)
-                .delivery(id)
-                .await
-                .map_err(refused)?
-                .into())
+    #[graphql(complexity = "DELIVERY_COST + child_complexity")]
+    async fn delivery(&self, context: &Context<'_>, id: ID) -> Nullable<Delivery> {
+        field(async {
+            let id = query::delivery_id(&id).map_err(failed)?;
+            let delivery = operations(context).delivery(id).await;
+            Ok(delivery.map_err(failed)?.into())
         })
         .await
     }
 }
 
+fn selected_route(webhook_id: Option<&ID>) -> Result<Option<String>, Error> {
+    let name = webhook_id.map(route_name).transpose()?;
+    Ok(name.map(Into::into))
+}
+
 struct Mutation;
 
-async fn pause(context: &Context<'_>, id: &ID, paused: bool) -> Answered<Webhook> {
-    answered(async {
-        Ok(operations(context)
-            .pause(operator(context)?, named(id)?, paused)
-            .await
-            .map_err(refused)?
-            .into())
+async fn set_paused(context: &Context<'_>, id: &ID, paused: bool) -> Nullable<Webhook> {
+    field(async {
+        let route = operations(context)
+            .set_paused(operator(context)?, route_name(id)?, paused)
+            .await;
+        Ok(route.map_err(failed)?.into())
     })
     .await
 }
 
 #[Object]
 impl Mutation {
-    /// Makes a webhook, or with an `id` changes that one. It is stored and served before this is answered.
+    /// Creates a webhook, or changes the one with the given `id`. It is stored and active before
+    /// the response is sent.
     async fn configure_webhook(
         &self,
         context: &Context<'_>,
         webhook: WebhookInput,
-    ) -> Answered<Webhook> {
-        answered(async {
+    ) -> Nullable<Webhook> {
+        field(async {
             let operator = operator(context)?;
             let (id, mut given) = webhook.split();
             if let Some(id) = id {
-                return Ok(operations(context)
-                    .change(operator, named(&id)?, given)
-                    .await
-                    .map_err(refused)?
-                    .into());
+                let route = operations(context)
+                    .update_webhook(operator, route_name(&id)?, given)
+                    .await;
+                return Ok(route.map_err(failed)?.into());
             }
             given.provider.get_or_insert_with(|| "orbvpn".into());
-            let (standing, definition) = operations(context)
-                .make(operator, NewWebhook { given })
+            let (route, definition) = operations(context)
+                .create_webhook(operator, NewWebhook { given })
                 .await
-                .map_err(refused)?;
-            // The only time that it is shown.
-            Ok(Webhook::from(standing).with_secret(definition.secret()))
+                .map_err(failed)?;
+            // The only response that shows the secret.
+            Ok(Webhook::from(route).with_secret(definition.secret()))
         })
         .await
     }
 
-    /// Removes a webhook that was made over the API. Its stored events wait until one of its name is back.
-    async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Answered<bool> {
-        answered(async {
+    /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
+    /// same name exists again.
+    async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<bool> {
+        field(async {
             operations(context)
-                .remove(operator(context)?, named(&id)?)
+                .delete_webhook(operator(context)?, route_name(&id)?)
                 .await
-                .map_err(refused)?;
+                .map_err(failed)?;
             Ok(true)
         })
         .await
     }
 
-    /// Lets a route's stored events wait, through restarts too. Also for routes of the file.
-    async fn pause_webhook(&self, context: &Context<'_>, id: ID) -> Answered<Webhook> {
-        pause(context, &id, true).await
+    /// Pauses the delivery of a route's stored events, through restarts too. Routes of the file
+    /// can be paused as well.
+    async fn pause_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<Webhook> {
+        set_paused(context, &id, true).await
     }
 
-    /// Has them delivered again.
-    async fn resume_webhook(&self, context: &Context<'_>, id: ID) -> Answered<Webhook> {
-        pause(context, &id, false).await
+    /// Resumes the delivery of a route's stored events.
+    async fn resume_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<Webhook> {
+        set_paused(context, &id, false).await
     }
 
-    /// Sends an event through the gateway's own front door, signed with the route's secret; `webhook.test` if not said
-    /// otherwise.
-    #[graphql(complexity = "TEST_COSTS + child_complexity")]
+    /// Sends a test event through the gateway, signed with the route's secret; its type is
+    /// `webhook.test` by default.
+    #[graphql(complexity = "TEST_COST + child_complexity")]
     async fn test_webhook(
         &self,
         context: &Context<'_>,
         id: ID,
         event_type: Option<String>,
         custom_data: Option<Json<Value>>,
-    ) -> Answered<TestResult> {
-        answered(async {
-            let usual = Test::default();
-            let kind = event_type.unwrap_or(usual.event_type);
-            let data = custom_data.map_or(usual.custom_data, |Json(data)| data);
-            Ok(operations(context)
-                .test(operator(context)?, named(&id)?, &kind, data)
-                .await
-                .map_err(refused)?
-                .into())
+    ) -> Nullable<TestResult> {
+        field(async {
+            let default = TestEvent::default();
+            let event = TestEvent {
+                event_type: event_type.unwrap_or(default.event_type),
+                custom_data: custom_data.map_or(default.custom_data, |Json(data)| data),
+            };
+            let outcome = operations(context)
+                .send_test_event(operator(context)?, route_name(&id)?, event)
+                .await;
+            Ok(outcome.map_err(failed)?.into())
         })
         .await
     }
 
-    /// Has an event tried again now.
-    #[graphql(complexity = "DELIVERY_COSTS + child_complexity")]
-    async fn redeliver(&self, context: &Context<'_>, id: ID) -> Answered<Delivery> {
-        answered(async {
-            let id = delivery_id(&id).map_err(refused)?;
-            Ok(operations(context)
-                .redeliver(operator(context)?, id)
-                .await
-                .map_err(refused)?
-                .into())
+    /// Delivers an event again, now.
+    #[graphql(complexity = "DELIVERY_COST + child_complexity")]
+    async fn redeliver(&self, context: &Context<'_>, id: ID) -> Nullable<Delivery> {
+        field(async {
+            let id = query::delivery_id(&id).map_err(failed)?;
+            let delivery = operations(context).redeliver(operator(context)?, id).await;
+            Ok(delivery.map_err(failed)?.into())
         })
         .await
     }
 
-    /// Has all events tried again that match, the oldest first: without a status, those that failed or are dead. At least
-    /// one of the first six has to be given. With `perSecond`, above 0 and up to 10,000, so many are due each second; a
-    /// dry run only counts.
+    /// Redelivers all matching events, the oldest first; without a status, the failed and the dead
+    /// ones. At least one of the first six arguments is required. `perSecond`, above 0 and up to
+    /// 10,000, is the number of events that become due per second. A dry run counts them and
+    /// changes nothing.
     #[allow(clippy::too_many_arguments)]
-    #[graphql(complexity = "REDELIVERING_COSTS + child_complexity")]
+    #[graphql(complexity = "REDELIVERY_COST + child_complexity")]
     async fn redeliver_matching(
         &self,
         context: &Context<'_>,
@@ -357,29 +361,29 @@ impl Mutation {
         until: Option<Timestamp>,
         per_second: Option<f64>,
         #[graphql(default)] dry_run: bool,
-    ) -> Answered<Redelivered> {
-        let matching = Matching {
-            webhook_id: webhook_id.map(|id| id.0),
-            status: status.map(DeliveryStatus::name),
-            event_type,
-            event_id,
-            since: since.map(|at| at.to_string()),
-            until: until.map(|at| at.to_string()),
-            dry_run,
-            per_second,
-        };
-        answered(async {
+    ) -> Nullable<Redelivered> {
+        field(async {
             let operator = operator(context)?;
-            let redelivered = operations(context)
-                .redeliver_matching(operator, matching.check()?)
+            let selection = DeliverySelection {
+                route: selected_route(webhook_id.as_ref())?,
+                state: status.map(Into::into),
+                event_type,
+                event_id,
+                since,
+                until,
+            };
+            let query = RedeliveryQuery::new(selection, per_second, dry_run)?;
+            let report = operations(context)
+                .redeliver_matching(operator, query)
                 .await;
-            Ok(redelivered.map_err(refused)?.into())
+            Ok(report.map_err(failed)?.into())
         })
         .await
     }
 
-    /// Has all of a webhook's events tried again that failed or are dead and were received at `since` or later.
-    #[graphql(complexity = "REDELIVERING_COSTS + child_complexity")]
+    /// Redelivers a webhook's failed and dead deliveries whose event was received at `since` or
+    /// later.
+    #[graphql(complexity = "REDELIVERY_COST + child_complexity")]
     async fn recover_webhook(
         &self,
         context: &Context<'_>,
@@ -387,41 +391,38 @@ impl Mutation {
         since: Timestamp,
         per_second: Option<f64>,
         #[graphql(default)] dry_run: bool,
-    ) -> Answered<Redelivered> {
-        let (webhook_id, since) = (Some(id.0), Some(since.to_string()));
-        let matching = Matching {
-            webhook_id,
-            since,
-            dry_run,
-            per_second,
-            ..Matching::default()
-        };
-        answered(async {
-            Ok(operations(context)
-                .recover(operator(context)?, matching.check()?)
-                .await
-                .map_err(refused)?
-                .into())
+    ) -> Nullable<Redelivered> {
+        field(async {
+            let operator = operator(context)?;
+            let selection = DeliverySelection {
+                route: selected_route(Some(&id))?,
+                since: Some(since),
+                ..DeliverySelection::default()
+            };
+            let query = RedeliveryQuery::new(selection, per_second, dry_run)?;
+            let report = operations(context).recover(operator, query).await;
+            Ok(report.map_err(failed)?.into())
         })
         .await
     }
 
-    /// Lets an event of this ID pass again. What is stored of it waits on.
+    /// Removes an event ID from the ledger, so that the event is accepted again. Its stored
+    /// deliveries are kept.
     async fn forget_event(
         &self,
         context: &Context<'_>,
         id: ID,
         event_id: EventId,
-    ) -> Answered<bool> {
-        answered(async {
+    ) -> Nullable<bool> {
+        field(async {
             let operator = operator(context)?;
             let event_id = to_raw_value(&event_id.0)
-                .map_err(|error| Problem::InvalidBody(error.to_string()))?;
-            let (name, event_id) = (named(&id)?, checked_id(&event_id)?);
+                .map_err(|error| ApiError::InvalidBody(error.to_string()))?;
+            let (name, event_id) = (route_name(&id)?, query::event_id(&event_id)?);
             operations(context)
                 .forget(operator, name, event_id)
                 .await
-                .map_err(refused)?;
+                .map_err(failed)?;
             Ok(true)
         })
         .await
@@ -432,12 +433,12 @@ impl Mutation {
 mod tests {
     use super::*;
 
-    /// `HOOKSTILE_REGENERATE=1 cargo test --lib graphql` renews it.
+    /// `HOOKSTILE_REGENERATE=1 cargo test --lib graphql` rewrites the file.
     #[test]
-    fn the_schema_is_the_one_that_is_written_down() {
+    fn schema_matches_its_file() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schema.graphql");
         let schema = format!(
-            "# The API's GraphQL schema. Made from the code.\n\n{}\n",
+            "# The API's GraphQL schema, generated from the code.\n\n{}\n",
             schema().finish().sdl().trim()
         );
         if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
@@ -446,7 +447,7 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(path).unwrap(),
             schema,
-            "HOOKSTILE_REGENERATE=1 cargo test --lib renews it"
+            "HOOKSTILE_REGENERATE=1 cargo test --lib rewrites it"
         );
     }
 }

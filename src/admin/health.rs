@@ -1,4 +1,4 @@
-//! What machines ask: whether we live, whether to send us requests, and the metrics.
+//! Liveness, readiness and metrics, for machines.
 
 use std::time::Instant;
 
@@ -8,9 +8,10 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::AdminState;
+use super::state::AdminState;
 
-/// Open to anybody, under any name: orchestrators and Prometheus ask by addresses of their own.
+/// Returns the routes, which need no token and accept any `Host`: orchestrators and Prometheus use
+/// addresses of their own.
 pub(super) fn routes() -> OpenApiRouter<AdminState> {
     OpenApiRouter::default()
         .routes(routes!(healthz))
@@ -18,60 +19,51 @@ pub(super) fn routes() -> OpenApiRouter<AdminState> {
         .routes(routes!(metrics))
 }
 
-impl AdminState {
-    /// Whether to send us requests: not while draining, nor while events can't be recorded. The upstreams don't matter;
-    /// a gateway in front of a broken one still has to answer.
-    ///
-    /// # Errors
-    /// Why not.
-    pub(super) fn ready(&self) -> Result<(), String> {
-        if *self.draining.borrow() {
-            return Err("draining".into());
-        }
-        self.store.check_open().map_err(|error| error.to_string())
-    }
-}
-
-/// Whether the process lives.
-#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "It does.", body = String)))]
+/// Reports that the process is alive.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "health",
+    responses((status = 200, description = "The process is alive.", body = String))
+)]
 async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether to send it requests.
+/// Reports whether requests should be sent to this gateway.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "health",
     responses(
-        (status = 200, description = "Yes.", body = String),
-        (status = 503, description = "No, and why not.", body = String),
+        (status = 200, description = "The gateway takes events.", body = String),
+        (status = 503, description = "It does not; the body says why.", body = String),
     )
 )]
-async fn readyz(State(subject): State<AdminState>) -> (StatusCode, String) {
-    match subject.ready() {
+async fn readyz(State(state): State<AdminState>) -> (StatusCode, String) {
+    match state.check_ready() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-/// The metrics, for Prometheus.
+/// Returns the metrics, for Prometheus.
 #[utoipa::path(
     get,
     path = "/metrics",
     tag = "health",
     responses(
-        (status = 200, description = "In the text format.", body = String),
-        (status = 500, description = "They can't be written.", body = String),
+        (status = 200, description = "The metrics in the text format.", body = String),
+        (status = 500, description = "The metrics cannot be rendered.", body = String),
     )
 )]
-async fn metrics(State(subject): State<AdminState>) -> Response {
+async fn metrics(State(state): State<AdminState>) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
-        subject.queue.update_gauges();
-        subject.watch.sample(Instant::now());
-        subject
+        state.queue.update_gauges();
+        state.activity.sample(Instant::now());
+        state
             .metrics
-            .render(subject.store.remembered_ids(), subject.store.size_bytes())
+            .render(state.store.remembered_ids(), state.store.size_bytes())
     });
     match rendered
         .await

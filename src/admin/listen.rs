@@ -1,6 +1,7 @@
-//! Connections to the admin listener: so many at once, and none that keeps its place by sending slowly.
+//! Connections to the admin listener: limited in number, and closed when they send too slowly.
 //!
-//! They share the process's descriptors with senders, and most of what is sent here comes before the token is looked at.
+//! They share the process's file descriptors with senders, and most of what arrives here arrives
+//! before a token is checked.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,53 +20,53 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
-use super::auth::Ends;
-use super::problem::Problem;
-use super::rest::BODY_BYTES_MAX;
+use super::auth::ConnectionAddrs;
+use super::error::ApiError;
+use super::http::BODY_BYTES_MAX;
 
-/// More than operators, their pages and Prometheus have.
-const CONNECTIONS: usize = 256;
+/// The most connections at once: more than operators, their pages and Prometheus open.
+const CONNECTIONS_MAX: usize = 256;
 
-/// For a head, and then for a body, to arrive.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
+/// The time in which a head, and then a body, must arrive.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After an error of the system: out of descriptors, most likely.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause after a failed accept: most likely, the process is out of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves until the process ends.
-pub(super) async fn serve(listener: TcpListener, router: Router) -> ! {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+/// Accepts connections until the process ends.
+pub(super) async fn run(listener: TcpListener, router: Router) -> ! {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        // The semaphore is never closed. Who comes meanwhile waits in the system's own queue.
-        let place = Arc::clone(&places).acquire_owned().await;
+        // The semaphore is never closed. Further connections wait in the system's accept queue.
+        let permit = Arc::clone(&permits).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 let router = router.clone();
                 tokio::spawn(async move {
-                    let _place = place;
-                    answer(stream, router).await;
+                    let _permit = permit;
+                    serve_connection(stream, router).await;
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin listener could not take a connection");
-                tokio::time::sleep(PAUSE).await;
+                tracing::warn!(%error, "admin listener: accept failed");
+                tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
     }
 }
 
-async fn answer(stream: TcpStream, router: Router) {
-    let Some(ends) = Ends::of(&stream) else {
+async fn serve_connection(stream: TcpStream, router: Router) {
+    let Some(addrs) = ConnectionAddrs::from_stream(&stream) else {
         return;
     };
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(ends));
+        request.extensions_mut().insert(ConnectInfo(addrs));
         let router = router.clone();
         async move {
-            let request = match arrived(request).await {
+            let request = match read_body(request).await {
                 Ok(request) => request,
-                Err(problem) => return Ok::<Response, Infallible>(problem.into_response()),
+                Err(error) => return Ok::<Response, Infallible>(error.into_response()),
             };
             router.oneshot(request).await
         }
@@ -73,19 +74,19 @@ async fn answer(stream: TcpStream, router: Router) {
     let mut connection = http1::Builder::new();
     connection
         .timer(TokioTimer::new())
-        .header_read_timeout(ARRIVES_WITHIN);
-    // A sender that breaks off is its own business.
+        .header_read_timeout(READ_TIMEOUT);
+    // An error is the client's: it broke the protocol or hung up.
     let _ = connection
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-/// The request with its body, which is small here whatever is asked for.
-async fn arrived(request: Request) -> Result<Request, Problem> {
+/// Reads a request's body into memory.
+async fn read_body(request: Request) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
-    match timeout(ARRIVES_WITHIN, to_bytes(body, BODY_BYTES_MAX)).await {
+    match timeout(READ_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, body.into())),
-        Ok(Err(_)) => Err(Problem::BodyTooLarge),
-        Err(_) => Err(Problem::BodyTimeout),
+        Ok(Err(_)) => Err(ApiError::BodyTooLarge),
+        Err(_) => Err(ApiError::BodyTimeout),
     }
 }

@@ -1,7 +1,11 @@
-//! The REST API's OpenAPI document: what the handlers and the types say, and what all answers have in common.
+//! The REST API's OpenAPI document: the annotations of handlers and types, and what all responses
+//! have in common.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use axum::Router;
+use axum::http::header;
+use axum::response::{IntoResponse, Response as HttpResponse};
 use serde_json::Value;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
@@ -13,24 +17,27 @@ use utoipa::openapi::{
     ResponseBuilder, Schema, SecurityRequirement,
 };
 use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::operations::Refused;
-use super::problem::Problem;
-use super::{health, rest, shape};
+use super::error::{ApiError, OperationError};
+use super::operations::Operations;
+use super::shape::problem::Problem;
+use super::{health, rest};
 use crate::store::StoreError;
 use crate::webhooks::{self, Schemas};
 
-/// As it is served, and written down in `docs/openapi.json`.
-pub(super) static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-    let mut document = serde_json::to_value(document()).expect("maps with names, and text");
-    add_other_keys(&mut document["components"]["schemas"]);
+/// The document that is served, and kept in `docs/openapi.json`.
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    let mut document = serde_json::to_value(build()).expect("maps with names, and text");
+    add_route_keys(&mut document["components"]["schemas"]);
     let text = format!("{document:#}\n").replace("#/$defs/", "#/components/schemas/");
     NAMES
         .iter()
         .fold(text, |text, (generic, name)| text.replace(generic, name))
 });
 
-/// What generic types are called in the document.
+/// The names of generic types in the document.
 const NAMES: [(&str, &str); 4] = [
     ("Delivery_Vec_Attempt", "Delivery"),
     ("Delivery_u32", "ListedDelivery"),
@@ -38,71 +45,107 @@ const NAMES: [(&str, &str); 4] = [
     ("Webhook_ShortStats", "ListedWebhook"),
 ];
 
-/// The name that the token's scheme goes by in the document.
+/// The name of the token's security scheme.
 const TOKEN: &str = "token";
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "hookstile's admin API",
-        description = "Webhooks, deliveries and the gateway itself, for operators. Beside it is the same over GraphQL, at `/graphql`.",
+        description = "Webhooks, deliveries and the gateway itself, for operators. The same is \
+                       available over GraphQL, at `/graphql`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    components(schemas(shape::Problem)),
+    components(schemas(Problem)),
     tags(
-        (name = "webhooks", description = "The routes that are served; those made here can be changed and removed."),
-        (name = "deliveries", description = "What became of each event."),
-        (name = "rejections", description = "Requests that were turned away."),
+        (
+            name = "webhooks",
+            description = "The active routes; those made over the API can be changed and removed.",
+        ),
+        (name = "deliveries", description = "The delivery of each event."),
+        (name = "rejections", description = "Rejected requests."),
         (name = "gateway", description = "The gateway as a whole."),
-        (name = "health", description = "For orchestrators and Prometheus; open to anybody, under any name."),
+        (
+            name = "health",
+            description = "For orchestrators and Prometheus: no token, and any `Host`.",
+        ),
     )
 )]
 struct Api;
 
-fn document() -> utoipa::openapi::OpenApi {
-    let mut guarded = rest::routes().into_openapi();
-    for (path, item) in &mut guarded.paths.paths {
-        add_what_is_common(path, item);
+fn routes() -> OpenApiRouter<Arc<Operations>> {
+    OpenApiRouter::default().routes(routes!(document))
+}
+
+pub(super) fn router(operations: Arc<Operations>) -> Router {
+    Router::from(routes())
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .with_state(operations)
+}
+
+/// Returns this document.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "gateway",
+    responses((status = 200, body = Object))
+)]
+async fn document() -> HttpResponse {
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        DOCUMENT.as_str(),
+    )
+        .into_response()
+}
+
+fn build() -> utoipa::openapi::OpenApi {
+    let mut api = rest::routes().merge(routes()).into_openapi();
+    for (path, item) in &mut api.paths.paths {
+        add_common(path, item);
     }
     let mut document = Api::openapi();
-    document.merge(guarded);
+    document.merge(api);
     document.merge(health::routes().into_openapi());
     let components = document.components.get_or_insert_default();
     if let Some(RefOr::T(Schema::Object(change))) = components.schemas.get_mut("WebhookChange") {
         change.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
         let mut new = change.clone();
-        // Not `null`, where there is nothing to stay as it is.
+        // `url` is not nullable: a new webhook has none that could stay.
         if let Some(RefOr::T(Schema::Object(url))) = new.properties.get_mut("url") {
             url.schema_type = Type::String.into();
         }
         let new = ObjectBuilder::from(new).required("url");
         components.schemas.insert(
             "NewWebhook".into(),
-            new.description(Some("A webhook to be made.")).into(),
+            new.description(Some("A webhook to create.")).into(),
         );
     }
     for schema in components.schemas.values_mut() {
-        require_what_is_always_there(schema);
+        require_nullable(schema);
     }
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("`admin.token`, if there is one."));
+        .description(Some("`admin.token`, if one is configured."));
     components.add_security_scheme(TOKEN, SecurityScheme::Http(scheme.build()));
     document
 }
 
-/// What a path's operations share: who may ask, and how is answered what can't be done.
-fn add_what_is_common(path: &str, item: &mut PathItem) {
-    let unknown = if path.starts_with("/deliveries/") {
-        Refused::NoSuchDelivery
-    } else {
-        Refused::NoSuchWebhook
-    };
-    let is_named = path.contains("{id}");
-    if is_named {
-        let (description, pattern) = match unknown {
-            Refused::NoSuchDelivery => ("A delivery's.", "^(del_)?[0-9]{1,18}$"),
-            _ => ("A webhook's: `wh_` and the route's name.", "^wh_"),
+/// Adds what all operations of a path share: authentication, and error responses.
+fn add_common(path: &str, item: &mut PathItem) {
+    let mut unknown = None;
+    if path.contains("{id}") {
+        let (description, pattern, error) = if path.starts_with("/deliveries/") {
+            (
+                "The delivery's ID.",
+                "^(del_)?[0-9]{1,18}$",
+                OperationError::NoSuchDelivery,
+            )
+        } else {
+            (
+                "The webhook's ID: `wh_` and the route's name.",
+                "^wh_",
+                OperationError::NoSuchWebhook,
+            )
         };
         let id = ObjectBuilder::new()
             .schema_type(Type::String)
@@ -111,10 +154,11 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
             .name("id")
             .parameter_in(ParameterIn::Path)
             .required(Required::True)
-            .schema(Some(id));
-        item.parameters = Some(vec![id.description(Some(description)).build().into()]);
+            .schema(Some(id))
+            .description(Some(description));
+        item.parameters = Some(vec![id.build().into()]);
+        unknown = Some(ApiError::from(error));
     }
-    let unknown = Problem::from(unknown);
     for (operation, changes) in [
         (&mut item.get, false),
         (&mut item.post, true),
@@ -123,42 +167,12 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
     ] {
         let Some(operation) = operation else { continue };
         operation.security = Some(vec![SecurityRequirement::new(TOKEN, [""; 0])]);
-        let mut problems = vec![Problem::Unauthorized, Problem::Misdirected];
-        if changes {
-            problems.extend([
-                Problem::CrossOrigin,
-                Problem::ReadOnly,
-                Problem::UnsupportedMediaType,
-            ]);
+        let errors = common_errors(operation, changes);
+        if changes && operation.request_body.is_none() {
+            add_ignored_body(operation);
         }
-        if operation.request_body.is_some() {
-            problems.extend([
-                Problem::InvalidBody("The body is not as it should be.".into()),
-                Problem::BodyTooLarge,
-            ]);
-        } else if changes {
-            take_any_body(operation);
-        }
-        if operation.parameters.is_some() {
-            problems.push(Problem::InvalidParameter(
-                "A parameter is unknown, or not as it should be.".into(),
-            ));
-        }
-        for problem in problems.iter().chain(is_named.then_some(&unknown)) {
-            let description = format!("`{}`: {}", problem.code(), problem.detail());
-            let status = problem.status().as_u16().to_string();
-            match operation.responses.responses.get_mut(&status) {
-                Some(RefOr::T(known)) => {
-                    known.description = format!("{description} {}", known.description)
-                }
-                _ => {
-                    let response = ResponseBuilder::new().description(description).build();
-                    operation
-                        .responses
-                        .responses
-                        .insert(status, response.into());
-                }
-            }
+        for error in errors.iter().chain(&unknown) {
+            add_error(operation, error);
         }
         for (status, response) in &mut operation.responses.responses {
             if let RefOr::T(response) = response {
@@ -168,8 +182,46 @@ fn add_what_is_common(path: &str, item: &mut PathItem) {
     }
 }
 
-/// A form can't send this type; so it has to be said where there is nothing to send.
-fn take_any_body(operation: &mut Operation) {
+/// Returns the errors that any operation of this kind can be answered with.
+fn common_errors(operation: &Operation, changes: bool) -> Vec<ApiError> {
+    let mut errors = vec![ApiError::Unauthorized, ApiError::Misdirected];
+    if changes {
+        errors.extend([
+            ApiError::CrossOrigin,
+            ApiError::ReadOnly,
+            ApiError::UnsupportedMediaType,
+        ]);
+    }
+    if operation.request_body.is_some() {
+        errors.extend([
+            ApiError::InvalidBody("The body is not valid.".into()),
+            ApiError::BodyTooLarge,
+        ]);
+    }
+    if operation.parameters.is_some() {
+        errors.push(ApiError::InvalidParameter(
+            "A parameter is unknown or invalid.".into(),
+        ));
+    }
+    errors
+}
+
+/// Adds an error to the response of its status.
+fn add_error(operation: &mut Operation, error: &ApiError) {
+    let description = format!("`{}`: {}", error.code(), error.detail());
+    let status = error.status().as_u16().to_string();
+    let responses = &mut operation.responses.responses;
+    match responses.get_mut(&status) {
+        Some(RefOr::T(known)) => known.description = format!("{description} {}", known.description),
+        _ => {
+            let response = ResponseBuilder::new().description(description).build();
+            responses.insert(status, response.into());
+        }
+    }
+}
+
+/// Documents a body that is ignored. The content type is required, since a form can't send it.
+fn add_ignored_body(operation: &mut Operation) {
     let any = ContentBuilder::new().schema(Some(Schema::Object(Object::with_type(
         SchemaType::AnyValue,
     ))));
@@ -177,12 +229,13 @@ fn take_any_body(operation: &mut Operation) {
         .content("application/json", any.build())
         .required(Some(Required::True));
     let body = body.description(Some(
-        "Not read, and may be empty; but its type must be said.",
+        "Ignored, and may be empty; but the content type is required.",
     ));
     operation.request_body = Some(body.build().into());
 }
 
-/// Says what an annotation leaves out: that it is a problem, and what of it is the same everywhere.
+/// Completes a response with what its annotation leaves out: the description, and for an error the
+/// headers and the problem document.
 fn complete(status: &str, response: &mut Response) {
     if status.starts_with('2') {
         if response.description.is_empty() {
@@ -191,31 +244,32 @@ fn complete(status: &str, response: &mut Response) {
         return;
     }
     if response.description.is_empty() {
-        let problem = Problem::from(Refused::Store(StoreError::Unavailable));
-        response.description = format!("`{}`: {}", problem.code(), problem.detail());
+        let error = ApiError::from(OperationError::Store(StoreError::Unavailable));
+        response.description = format!("`{}`: {}", error.code(), error.detail());
     }
-    let header = match status {
+    let header_type = match status {
         "401" => Some(("WWW-Authenticate", Type::String)),
         "503" => Some(("Retry-After", Type::Integer)),
         _ => None,
     };
-    if let Some((name, kind)) = header {
+    if let Some((name, schema_type)) = header_type {
         let header = HeaderBuilder::new()
-            .schema(Some(Object::with_type(kind)))
+            .schema(Some(Object::with_type(schema_type)))
             .build();
         response.headers.insert(name.into(), header.into());
     }
     let content = ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name(shape::Problem::name())))
+        .schema(Some(Ref::from_schema_name(Problem::name())))
         .build();
     response
         .content
         .insert("application/problem+json".into(), content.into());
 }
 
-/// In an answer, what may be `null` is there all the same; what is left out instead is never `null`. In what is asked,
-/// which alone refuses what is unknown, it need not be there.
-fn require_what_is_always_there(schema: &mut RefOr<Schema>) {
+/// Marks the nullable members of responses as required: they are `null` and never left out, and
+/// members that are left out are never `null`. Request bodies, the only schemas that refuse unknown
+/// members, stay as they are.
+fn require_nullable(schema: &mut RefOr<Schema>) {
     match schema {
         RefOr::T(Schema::Object(object)) if object.additional_properties.is_none() => {
             let nullable = object
@@ -225,14 +279,11 @@ fn require_what_is_always_there(schema: &mut RefOr<Schema>) {
             object
                 .required
                 .extend(nullable.map(|(name, _)| name.clone()).collect::<Vec<_>>());
-            object
-                .properties
-                .values_mut()
-                .for_each(require_what_is_always_there);
+            object.properties.values_mut().for_each(require_nullable);
         }
         RefOr::T(Schema::Array(array)) => {
             if let ArrayItems::RefOrSchema(items) = &mut array.items {
-                require_what_is_always_there(items);
+                require_nullable(items);
             }
         }
         _ => {}
@@ -246,8 +297,8 @@ fn may_be_null(schema: &RefOr<Schema>) -> bool {
     matches!(&object.schema_type, SchemaType::Array(types) if types.contains(&Type::Null))
 }
 
-/// A webhook's definition takes some of a route's keys as well.
-fn add_other_keys(schemas: &mut Value) {
+/// Adds the keys of a route that a webhook's definition accepts as well.
+fn add_route_keys(schemas: &mut Value) {
     let Schemas { keys, named } = webhooks::schemas();
     for definition in ["NewWebhook", "WebhookChange"] {
         let properties = schemas[definition]["properties"]
@@ -265,9 +316,9 @@ fn add_other_keys(schemas: &mut Value) {
 mod tests {
     use super::*;
 
-    /// `HOOKSTILE_REGENERATE=1 cargo test --lib openapi` renews it.
+    /// `HOOKSTILE_REGENERATE=1 cargo test --lib openapi` rewrites the file.
     #[test]
-    fn the_document_is_the_one_that_is_written_down() {
+    fn document_matches_its_file() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
         if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
             std::fs::write(path, &*DOCUMENT).unwrap();
@@ -275,7 +326,7 @@ mod tests {
         let written = std::fs::read_to_string(path).unwrap();
         assert_eq!(
             written, *DOCUMENT,
-            "HOOKSTILE_REGENERATE=1 cargo test --lib renews it"
+            "HOOKSTILE_REGENERATE=1 cargo test --lib rewrites it"
         );
     }
 }

@@ -1,48 +1,47 @@
-//! Reloading at an operator's word: what the admin listener asks of the process, and what it is told.
-//!
-//! Reading the configuration is the process's business; here is only the way there and back.
+//! Reloads that an operator requests over the API. The process reads the configuration; this is
+//! the channel to it and back.
 
 use tokio::sync::{mpsc, oneshot};
 
-/// A configuration that was taken.
+/// A configuration that was accepted.
 #[derive(Debug)]
 pub struct Reloaded {
-    /// How many routes it has.
+    /// The number of its routes.
     pub routes: usize,
-    /// What the operator should know, each in one line.
+    /// Warnings for the operator, each on one line.
     pub warnings: Vec<String>,
 }
 
-/// Why nothing was changed.
+/// The reason why nothing was changed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotReloaded {
-    /// What is wrong with it, each problem in one line.
-    #[error("The configuration is not valid; the old one stays.")]
+pub enum ReloadError {
+    /// The problems of the configuration, each on one line.
+    #[error("The configuration is invalid; the previous one stays active.")]
     Invalid(Vec<String>),
-    #[error("The gateway is about to stop.")]
+    #[error("The gateway is stopping.")]
     Stopping,
 }
 
-/// Somebody who waits for a reload. Dropped unanswered, it hears that the process is about to end.
-pub type AskedReload = oneshot::Sender<Result<Reloaded, NotReloaded>>;
+/// The reply channel of a requested reload. Dropping it replies [`ReloadError::Stopping`].
+pub type ReloadRequest = oneshot::Sender<Result<Reloaded, ReloadError>>;
 
-/// Asks for reloads, one at a time.
+/// Requests reloads, one at a time.
 #[derive(Clone)]
-pub struct Reloads(mpsc::Sender<AskedReload>);
+pub struct ReloadHandle(mpsc::Sender<ReloadRequest>);
 
-impl Reloads {
-    /// Also returns where the process hears of them.
-    pub fn new() -> (Self, mpsc::Receiver<AskedReload>) {
-        let (ask, asked) = mpsc::channel(1);
-        (Self(ask), asked)
+impl ReloadHandle {
+    /// Creates a handle and the receiver of its requests.
+    pub fn new() -> (Self, mpsc::Receiver<ReloadRequest>) {
+        let (sender, receiver) = mpsc::channel(1);
+        (Self(sender), receiver)
     }
 
-    pub(super) async fn ask(&self) -> Result<Reloaded, NotReloaded> {
-        let (answer, answered) = oneshot::channel();
+    pub(super) async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let (reply, replied) = oneshot::channel();
         self.0
-            .send(answer)
+            .send(reply)
             .await
-            .map_err(|_| NotReloaded::Stopping)?;
-        answered.await.unwrap_or(Err(NotReloaded::Stopping))
+            .map_err(|_| ReloadError::Stopping)?;
+        replied.await.unwrap_or(Err(ReloadError::Stopping))
     }
 }

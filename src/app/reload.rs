@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::{App, supervisor, tls};
-use crate::admin::{NotReloaded, Reloaded};
+use crate::admin::{ReloadError, Reloaded};
 use crate::config;
 
 /// The time without a change after which a file is read: editors and orchestrators write in several
@@ -137,7 +137,7 @@ impl FileWatch {
         &mut self,
         app: &mut App,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Reloaded, NotReloaded> {
+    ) -> Result<Reloaded, ReloadError> {
         supervisor::reloading();
         // Hashed before they are loaded, so that a change made meanwhile is noticed.
         self.loaded = Content::of_file(&self.path);
@@ -162,7 +162,7 @@ impl FileWatch {
             Err(report) => {
                 app.refuse_reload(&report);
                 supervisor::reload_refused();
-                Err(NotReloaded::Invalid(report.summaries().collect()))
+                Err(ReloadError::Invalid(report.summaries().collect()))
             }
         }
     }

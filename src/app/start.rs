@@ -13,10 +13,10 @@ use super::chores::Chores;
 use super::update_routes::RouteUpdater;
 use super::{App, Error, Sockets, listen, tls};
 use crate::activity::Activity;
-use crate::admin::{self, Reloads};
+use crate::admin::{self, ReloadHandle};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::gateway::{self, Gateway, Limits, Listener};
+use crate::gateway::{self, Gateway, InProcessListener, Limits, Listener};
 use crate::ledger::Ledger;
 use crate::log::LogSampler;
 use crate::metrics::Metrics;
@@ -44,8 +44,6 @@ struct Components {
 /// The listeners of the data plane, open.
 struct DataListeners {
     addresses: Vec<SocketAddr>,
-    /// The listeners that a sender can connect to without a load balancer.
-    public: Vec<admin::Front>,
     tls: tls::Listeners,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -64,12 +62,17 @@ impl App {
         let registry = registry.await.map_err(io::Error::other)?;
         let (draining, draining_changes) = watch::channel(false);
         let (stopping, stopping_changes) = watch::channel(false);
-        let (reload_requests, reloads) = Reloads::new();
+        let (reload_requests, reloads) = ReloadHandle::new();
         let addresses: Vec<_> = std::iter::once(config.admin.address)
             .chain(config.listen.iter().map(|listen| listen.address))
             .collect();
         let mut opened = sockets.listen(&addresses)?.into_iter();
         let (_, admin_socket) = opened.next().expect("as many as addresses");
+        let in_process = InProcessListener::new(
+            Arc::clone(&components.gateway),
+            tls::is_everywhere(&config.listen),
+            stopping_changes.clone(),
+        );
         let data = config.listen.into_iter().zip(opened);
         let data = components.open_data_listeners(data, &stopping_changes)?;
         let state = admin::AdminState {
@@ -78,8 +81,8 @@ impl App {
             ledger: Arc::clone(&components.ledger),
             queue: Arc::clone(&components.queue),
             registry: Arc::clone(&registry),
-            front: data.public,
-            watch: Arc::clone(&components.activity),
+            in_process,
+            activity: Arc::clone(&components.activity),
             draining: draining_changes,
             reloads: reload_requests,
         };
@@ -184,7 +187,6 @@ impl Components {
     ) -> io::Result<DataListeners> {
         let mut listeners = DataListeners {
             addresses: Vec::new(),
-            public: Vec::new(),
             tls: tls::Listeners::new(Arc::clone(&self.metrics)),
             tasks: Vec::new(),
         };
@@ -193,24 +195,22 @@ impl Components {
             let tls = configured
                 .tls
                 .map(|tls| listeners.tls.open(configured.address, tls));
+            let has_tls = tls.is_some();
             let listener = Listener {
                 gateway: Arc::clone(&self.gateway),
-                tls: tls.clone(),
+                tls,
                 proxy_protocol,
             };
             let task = listen::start(socket, listener, stopping.clone())?;
             tracing::info!(
                 listener = "data",
                 %address,
-                tls = tls.is_some(),
+                tls = has_tls,
                 proxy_protocol,
                 "listening"
             );
             listeners.tasks.push(task);
             listeners.addresses.push(address);
-            if !proxy_protocol {
-                listeners.public.push(admin::Front { address, tls });
-            }
         }
         Ok(listeners)
     }

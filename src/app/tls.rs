@@ -18,6 +18,16 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Returns whether every listener for direct connections has TLS; or every listener, if all are
+/// behind a load balancer.
+pub(super) fn is_everywhere(listen: &[Listen]) -> bool {
+    let any_direct = listen.iter().any(|listen| !listen.proxy_protocol);
+    listen
+        .iter()
+        .filter(|listen| !(any_direct && listen.proxy_protocol))
+        .all(|listen| listen.tls.is_some())
+}
+
 /// The open listeners with TLS, in the order of the configuration.
 pub(super) struct Listeners {
     metrics: Arc<Metrics>,

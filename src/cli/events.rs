@@ -10,7 +10,7 @@ pub(super) mod show;
 use std::process::ExitCode;
 
 use super::admin::{self, AdminClient, CommandError, GatewayArgs};
-use crate::admin::Page;
+use crate::admin::DeliveryPage;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, webhook_id};
 use crate::store::{DeliveryFilter, DeliveryId, OfflineStore, OpenError};
 
@@ -83,7 +83,7 @@ impl DeliverySource {
                     ..filter.clone()
                 };
                 let total = store.count_deliveries(filter).map_err(store_error)?;
-                Ok(Page::cut(
+                Ok(DeliveryPage::new(
                     store.deliveries(&one_more).map_err(store_error)?,
                     filter.limit,
                     total,

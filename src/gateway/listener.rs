@@ -8,6 +8,7 @@ pub(super) mod connection_limits;
 mod first_byte;
 mod http1;
 mod http2;
+pub(super) mod in_process;
 mod protocol;
 mod proxy_header;
 mod tls_accept;
@@ -22,6 +23,7 @@ use pingora_core::protocols::l4::stream as l4;
 use pingora_core::protocols::{GetSocketDigest as _, Shutdown, Stream};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{Gateway, address};
@@ -60,15 +62,25 @@ impl Listener {
         let _ = stream.set_nodelay();
         let digest = stream.get_socket_digest();
         let peer = address::ip_of(digest.as_ref().and_then(|digest| digest.peer_addr()));
+        self.accept_stream(Box::new(stream), peer, shutdown);
+    }
+
+    /// Handles a new connection from `peer` in a task of its own, or rejects it at the limits. The
+    /// connection holds its permit when this returns.
+    fn accept_stream(
+        self: &Arc<Self>,
+        stream: Stream,
+        peer: IpAddr,
+        shutdown: &ShutdownWatch,
+    ) -> JoinHandle<()> {
         let connection = Connection::open(&self.gateway, peer);
         let (listener, shutdown) = (Arc::clone(self), shutdown.clone());
         tokio::spawn(async move {
-            let stream = Box::new(stream);
             match connection {
                 Some(connection) => listener.handle(stream, peer, connection, shutdown).await,
                 None => listener.reject_overloaded(stream).await,
             }
-        });
+        })
     }
 
     /// Takes a connection through its steps until it is closed.

@@ -165,7 +165,7 @@ async fn read_token_cannot_change_anything() {
     run_cli(&gateway, READ_TOKEN, "status").await.assert(0);
     let refused = run_cli(&gateway, READ_TOKEN, "reload").await;
     assert!(
-        refused.assert(77).stderr.contains("for looking"),
+        refused.assert(77).stderr.contains("may only read"),
         "{}",
         refused.stderr
     );

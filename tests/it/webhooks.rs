@@ -410,6 +410,32 @@ async fn test_event_is_signed_sent_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_event_comes_from_loopback() {
+    let upstream = Upstream::ok();
+    let allowed = Route::to(&upstream).with("allow_from", "[127.0.0.1/32]");
+    let elsewhere = Route::to(&upstream)
+        .named("elsewhere")
+        .with("allow_from", "[203.0.113.0/24]");
+    let gateway = Gateway::start(Setup::new([allowed, elsewhere])).await;
+    for (id, status, outcome) in [
+        ("wh_hooks", 200, "delivered"),
+        ("wh_elsewhere", 403, "forbidden_address"),
+    ] {
+        let path = format!("/webhooks/{id}/test");
+        let tested = parsed(&send_json(&gateway, "POST", &path, &json!({})).await);
+        assert_eq!(
+            (&tested["status"], &tested["outcome"]),
+            (&json!(status), &json!(outcome)),
+            "{tested}"
+        );
+    }
+    let delivered = upstream.last();
+    delivered.assert_header("X-Forwarded-For", "127.0.0.1");
+    delivered.assert_header("X-Forwarded-Proto", "http");
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_type_unfit_for_header_is_reported() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "github")).await;

@@ -1,19 +1,17 @@
-//! Browsers that have logged in: a cookie stands for the token that was typed in.
-//!
-//! In memory alone: a restart logs everybody out.
+//! Sessions of browsers that have logged in. They are kept in memory only: a restart ends them all.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Role;
+use crate::admin::audit::Role;
 use crate::secret::SecretDigest;
 
-/// How long a login lasts, unless its token expires before.
-pub(in crate::admin) const LASTS: SignedDuration = SignedDuration::from_hours(12);
+/// The duration of a session, unless its token expires earlier.
+pub(in crate::admin) const DURATION: SignedDuration = SignedDuration::from_hours(12);
 
-/// With one token: more than there are people. With one more, the oldest of these has to log in again.
+/// The most sessions of one role. One more ends the oldest of them.
 const SESSIONS_MAX: usize = 64;
 
 #[derive(Default)]
@@ -22,40 +20,37 @@ pub(super) struct Sessions(Mutex<VecDeque<Session>>);
 struct Session {
     digest: SecretDigest,
     role: Role,
-    ends: Timestamp,
+    end: Timestamp,
 }
 
 impl Sessions {
-    /// Begins one that ends at `ends`. Answers the cookie's value.
+    /// Begins a session that lasts until `end`, and returns the cookie's value.
     ///
     /// # Errors
     /// When the system has no random bytes.
-    pub(super) fn begin(&self, role: Role, ends: Timestamp) -> Result<String, getrandom::Error> {
+    pub(super) fn begin(&self, role: Role, end: Timestamp) -> Result<String, getrandom::Error> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
         let id = hex::encode(bytes);
-        let mut sessions = self.sessions();
-        if sessions
-            .iter()
-            .filter(|session| session.role == role)
-            .count()
-            >= SESSIONS_MAX
+        let mut sessions = self.lock();
+        let of_role = sessions.iter().filter(|session| session.role == role);
+        if of_role.count() >= SESSIONS_MAX
+            && let Some(oldest) = sessions.iter().position(|session| session.role == role)
         {
-            let oldest = sessions.iter().position(|session| session.role == role);
-            oldest.map(|oldest| sessions.remove(oldest));
+            sessions.remove(oldest);
         }
         sessions.push_back(Session {
             digest: SecretDigest::new(id.as_bytes()),
             role,
-            ends,
+            end,
         });
         Ok(id)
     }
 
-    /// Whose cookie this is.
+    /// Returns the role of the session with this cookie.
     pub(super) fn role(&self, id: &str, now: Timestamp) -> Option<Role> {
-        let mut sessions = self.sessions();
-        sessions.retain(|session| now < session.ends);
+        let mut sessions = self.lock();
+        sessions.retain(|session| now < session.end);
         sessions
             .iter()
             .find(|session| session.digest.matches(id.as_bytes()))
@@ -63,11 +58,11 @@ impl Sessions {
     }
 
     pub(super) fn end(&self, id: &str) {
-        self.sessions()
+        self.lock()
             .retain(|session| !session.digest.matches(id.as_bytes()));
     }
 
-    fn sessions(&self) -> MutexGuard<'_, VecDeque<Session>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Session>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,7 +74,7 @@ mod tests {
     const END: Timestamp = Timestamp::UNIX_EPOCH;
 
     #[test]
-    fn a_session_is_known_until_it_ends_and_by_its_own_cookie_alone() {
+    fn session_is_valid_until_its_end() {
         let (sessions, before) = (Sessions::default(), END - SignedDuration::from_secs(1));
         let [reader, operator] =
             [Role::Reader, Role::Operator].map(|role| sessions.begin(role, END).unwrap());
@@ -99,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn one_login_too_many_ends_the_oldest() {
+    fn session_over_the_limit_ends_the_oldest() {
         let (sessions, before) = (Sessions::default(), END - SignedDuration::from_secs(1));
         let operator = sessions.begin(Role::Operator, END).unwrap();
         let ids: Vec<_> = (0..=SESSIONS_MAX)

@@ -5,11 +5,13 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use jiff::Timestamp;
 
-use super::{Page, Shared, format_exact, respond, words};
+use super::page::{Page, Shared, format_exact, respond};
+use super::words;
+use crate::admin::error::ApiError;
 use crate::admin::operations::Operations;
-use crate::admin::problem::Problem;
-use crate::admin::rest::delivery_id;
-use crate::admin::shape::{Attempt, Delivery, Header};
+use crate::admin::query::delivery_id;
+use crate::admin::shape::deliveries::{Attempt, Delivery};
+use crate::admin::shape::headers::Header;
 use crate::json;
 use crate::store::{DeliveryRecord, DeliveryState as Standing};
 
@@ -55,12 +57,12 @@ pub(super) async fn page(
 }
 
 impl EventPage {
-    async fn load(operations: &Operations, page: Page, id: &str) -> Result<Self, Problem> {
+    async fn load(operations: &Operations, page: Page, id: &str) -> Result<Self, ApiError> {
         let view = operations.delivery(delivery_id(id)?).await?;
         let (state, received_at) = (view.state, view.received_at);
         let mode = operations
-            .route_alone(&view.route)
-            .map(|route| route.handover.as_str());
+            .served_route(&view.route)
+            .map(|route| route.delivery_mode.as_str());
         let (body, route) = (view.body.as_deref().map(Body::new), view.route.clone());
         let delivery = Delivery::whole(DeliveryRecord { body: None, ..view });
         let page = Page {

@@ -4,11 +4,11 @@ use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
-use super::{Page, Shared, format_exact, respond};
+use super::page::{Page, Shared, format_exact, respond};
+use crate::admin::error::ApiError;
 use crate::admin::operations::Operations;
-use crate::admin::problem::Problem;
-use crate::admin::rest::filter;
-use crate::admin::shape::route_of;
+use crate::admin::parameters::delivery_filter;
+use crate::admin::webhook_id::{route_of, webhook_id};
 use crate::store::{DeliveryRecord, DeliveryState as Standing};
 
 const LISTED: usize = 50;
@@ -58,7 +58,7 @@ pub(super) async fn page(
 }
 
 impl Events {
-    async fn load(operations: &Operations, page: Page, query: &str) -> Result<Self, Problem> {
+    async fn load(operations: &Operations, page: Page, query: &str) -> Result<Self, ApiError> {
         let mut search = EventQuery::default();
         let given = form_urlencoded::parse(query.as_bytes()).into_owned();
         // A form also sends its empty fields.
@@ -68,7 +68,7 @@ impl Events {
         for (name, value) in &mut pairs {
             *value = value.trim().to_owned();
             if name == "webhook_id" && route_of(value).is_none() {
-                *value = crate::admin::shape::webhook_id(value);
+                *value = webhook_id(value);
             }
             match name.as_str() {
                 "webhook_id" => search.webhook_id = route_of(value).unwrap_or_default().to_owned(),
@@ -82,7 +82,9 @@ impl Events {
             ("limit".into(), LISTED.to_string()),
             ("event_data".into(), "false".into()),
         ]);
-        let found = operations.deliveries(filter(pairs.clone(), true)?).await?;
+        let found = operations
+            .deliveries(delivery_filter(pairs.clone(), true)?)
+            .await?;
         pairs.retain(|(name, _)| !matches!(name.as_str(), "limit" | "event_data" | "cursor"));
         let next = found.next.map(|next| {
             pairs.push(("cursor".into(), next.to_string()));

@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use jiff::Timestamp;
 
-use super::{Page, error_page, render};
-use crate::admin::auth::{COOKIE, Caller, Door, Ends, LASTS, Means, Role, check_origin};
-use crate::admin::problem::Problem;
+use super::page::{Page, error_page, render};
+use crate::admin::audit::{AuthMethod, Caller, Role};
+use crate::admin::auth::{Authenticator, COOKIE, ConnectionAddrs, SESSION_DURATION, check_origin};
+use crate::admin::error::ApiError;
 
 /// The most bytes of a form: a token and a path.
 const FORM_BYTES_MAX: usize = 8 << 10;
@@ -27,12 +28,12 @@ struct Login<'a> {
     wrong: bool,
 }
 
-pub(super) fn router(door: Arc<Door>) -> Router {
+pub(super) fn router(authenticator: Arc<Authenticator>) -> Router {
     Router::new()
         .route("/ui/login", post(log_in))
         .route("/ui/logout", post(log_out))
         .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
-        .with_state(door)
+        .with_state(authenticator)
 }
 
 /// Responds with the login form, which leads back to the requested page.
@@ -69,13 +70,13 @@ fn form(status: StatusCode, next: &str, wrong: bool) -> Response {
 }
 
 async fn log_in(
-    State(door): State<Arc<Door>>,
-    ConnectInfo(ends): ConnectInfo<Ends>,
+    State(authenticator): State<Arc<Authenticator>>,
+    ConnectInfo(addrs): ConnectInfo<ConnectionAddrs>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if let Err(problem) = check_form_origin(&door, ends, &uri, &headers) {
+    if let Err(problem) = check_form_origin(&authenticator, addrs, &uri, &headers) {
         return error_page(&problem);
     }
     let (mut token, mut next) = (String::new(), String::new());
@@ -87,8 +88,8 @@ async fn log_in(
         }
     }
     let next = if is_local_path(&next) { &next } else { "/" };
-    let caller = visitor(ends);
-    match door.log_in(&token, Timestamp::now()) {
+    let caller = visitor(addrs);
+    match authenticator.log_in(&token, Timestamp::now()) {
         Some(Ok(session)) => {
             caller.audit("log_in", "", "done");
             // `Secure` if the browser uses TLS, even if a proxy in front terminates it.
@@ -96,7 +97,7 @@ async fn log_in(
                 .get(header::ORIGIN)
                 .is_some_and(|origin| origin.as_bytes().starts_with(b"https:"));
             let secure = if secure { "; Secure" } else { "" };
-            let seconds = LASTS.as_secs();
+            let seconds = SESSION_DURATION.as_secs();
             let cookie = format!(
                 "{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}"
             );
@@ -121,16 +122,16 @@ async fn log_in(
 }
 
 async fn log_out(
-    State(door): State<Arc<Door>>,
-    ConnectInfo(ends): ConnectInfo<Ends>,
+    State(authenticator): State<Arc<Authenticator>>,
+    ConnectInfo(addrs): ConnectInfo<ConnectionAddrs>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(problem) = check_form_origin(&door, ends, &uri, &headers) {
+    if let Err(problem) = check_form_origin(&authenticator, addrs, &uri, &headers) {
         return error_page(&problem);
     }
-    door.log_out(&headers);
-    visitor(ends).audit("log_out", "", "done");
+    authenticator.log_out(&headers);
+    visitor(addrs).audit("log_out", "", "done");
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
     (
         StatusCode::SEE_OTHER,
@@ -143,21 +144,21 @@ async fn log_out(
 }
 
 /// Returns an anonymous caller for the audit log, known by address only.
-fn visitor(ends: Ends) -> Caller {
+fn visitor(addrs: ConnectionAddrs) -> Caller {
     Caller {
         role: Role::Reader,
-        means: Means::Login,
-        peer: Some(ends.peer()),
+        method: AuthMethod::Login,
+        peer: Some(addrs.peer()),
     }
 }
 
 fn check_form_origin(
-    door: &Door,
-    ends: Ends,
+    authenticator: &Authenticator,
+    addrs: ConnectionAddrs,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<(), Problem> {
-    check_origin(headers, &door.host(uri, headers, ends)?)
+) -> Result<(), ApiError> {
+    check_origin(headers, &authenticator.host(uri, headers, addrs)?)
 }
 
 /// Returns whether a redirect to `next` stays on this host; `//other` and `/\other` do not.

@@ -5,12 +5,13 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
 use super::chart::{self, Bars};
+use super::page::{Page, Shared, respond};
 use super::problems::{self, ProblemNotice, Severity};
-use super::{Page, Shared, respond, words};
+use super::words;
 use crate::activity::MINUTES;
-use crate::admin::glance::Glance;
-use crate::admin::operations::Health;
-use crate::admin::problem::Problem;
+use crate::admin::error::ApiError;
+use crate::admin::operations::gateway::Health;
+use crate::admin::operations::status::RouteStatus;
 
 /// The most routes on the page, unless all are requested: those with problems, then the busiest.
 const ROUTES_SHOWN: usize = 100;
@@ -58,19 +59,19 @@ pub(super) async fn page(
     let all = query.as_deref() == Some("all");
     respond(
         operations
-            .glances()
+            .route_statuses()
             .await
-            .map_err(Problem::from)
-            .map(|glances| {
+            .map_err(ApiError::from)
+            .map(|statuses| {
                 let health = operations.health();
                 let unmatched = operations.unmatched_in_last_hour();
                 let mut problems = gateway_problems(&health, unmatched);
-                let mut seen = Vec::with_capacity(glances.len());
-                for glance in &glances {
-                    let of_this_route = problems::route_problems(glance, page.now);
+                let mut seen = Vec::with_capacity(statuses.len());
+                for status in &statuses {
+                    let of_this_route = problems::route_problems(status, page.now);
                     let severity = of_this_route.iter().map(|problem| problem.severity).max();
                     problems.extend(of_this_route);
-                    seen.push((severity, glance));
+                    seen.push((severity, status));
                 }
                 problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
                 let problems_omitted = problems.len().saturating_sub(PROBLEMS_LISTED);
@@ -81,14 +82,14 @@ pub(super) async fn page(
                     seen.len().saturating_sub(ROUTES_SHOWN)
                 };
                 if rows_omitted > 0 {
-                    seen.sort_by_cached_key(|(severity, glance)| {
-                        std::cmp::Reverse((*severity, glance.requests().total()))
+                    seen.sort_by_cached_key(|(severity, status)| {
+                        std::cmp::Reverse((*severity, status.requests().total()))
                     });
                     seen.truncate(ROUTES_SHOWN);
                 }
                 let rows = seen
                     .into_iter()
-                    .map(|(severity, glance)| Row::new(glance, severity, &page))
+                    .map(|(severity, status)| Row::new(status, severity, &page))
                     .collect();
                 let unmatched = words::count(unmatched);
                 let event_ids = words::count(health.event_ids as u64);
@@ -144,27 +145,27 @@ fn gateway_problems(health: &Health, unmatched: u64) -> Vec<ProblemNotice> {
 }
 
 impl Row {
-    fn new(glance: &Glance, severity: Option<Severity>, page: &Page) -> Self {
-        let requests = glance.requests();
-        let p95 = glance.hour[MINUTES - 5..]
+    fn new(status: &RouteStatus, severity: Option<Severity>, page: &Page) -> Self {
+        let requests = status.requests();
+        let p95 = status.hour[MINUTES - 5..]
             .iter()
             .rev()
             .find_map(|minute| minute.p95_seconds);
         Self {
-            name: glance.route.name.to_string(),
-            provider: glance.route.provider.unwrap_or("own scheme"),
-            delivery: glance.route.handover.as_str(),
+            name: status.route.name.to_string(),
+            provider: status.route.provider.unwrap_or("own scheme"),
+            delivery: status.route.delivery_mode.as_str(),
             class: severity.map_or("", Severity::class),
-            spark: chart::requests(&glance.hour, page.now),
-            rate: words::rate(glance.requests_per_second),
+            spark: chart::requests(&status.hour, page.now),
+            rate: words::rate(status.requests_per_second),
             success: success_rate(requests.accepted, requests.failed),
             p95: p95.map_or_else(|| "–".into(), words::milliseconds),
             rejected: words::count(requests.rejected),
             duplicates: words::count(requests.duplicate),
-            pending: words::count(glance.pending),
-            oldest: glance.oldest_waiting.map(|at| words::ago(at, page.now)),
-            dead: words::count(glance.dead),
-            last_verified: glance.last_verified.map(|at| words::ago(at, page.now)),
+            pending: words::count(status.pending),
+            oldest: status.oldest_waiting.map(|at| words::ago(at, page.now)),
+            dead: words::count(status.dead),
+            last_verified: status.last_verified.map(|at| words::ago(at, page.now)),
         }
     }
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::words;
 use crate::activity::RejectionCount;
-use crate::admin::glance::Glance;
+use crate::admin::operations::status::RouteStatus;
 
 /// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,10 +48,10 @@ const FAILED_MIN: u64 = 3;
 const FAILED_PART: u64 = 10;
 
 /// Returns a route's problems.
-pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNotice> {
+pub(super) fn route_problems(status: &RouteStatus, now: Timestamp) -> Vec<ProblemNotice> {
     let mut problems = Vec::new();
     let mut add = |severity, text: String, advice: &str| {
-        let route = Some(glance.route.name.to_string());
+        let route = Some(status.route.name.to_string());
         problems.push(ProblemNotice {
             severity,
             route,
@@ -59,11 +59,11 @@ pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNoti
             advice: advice.into(),
         });
     };
-    if glance.dead > 0 {
+    if status.dead > 0 {
         let text = format!(
             "{} {} dead-lettered",
-            words::count(glance.dead),
-            plural(glance.dead, "event was", "events were")
+            words::count(status.dead),
+            plural(status.dead, "event was", "events were")
         );
         add(
             Severity::Critical,
@@ -71,7 +71,7 @@ pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNoti
             "Check the upstream's responses, fix the cause, and redeliver the dead letters.",
         );
     }
-    let (_, succeeded, failed) = glance.lately();
+    let (_, succeeded, failed) = status.recent();
     if failed >= FAILED_MIN && failed * FAILED_PART >= succeeded + failed {
         let text = format!(
             "{} of {} attempts failed in the last 5\u{a0}minutes",
@@ -84,8 +84,8 @@ pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNoti
             "Check whether the upstream is running. Failed deliveries show its responses.",
         );
     }
-    if let Some(kind) = glance.rejected.first() {
-        let (rejected, all) = (total(&glance.rejected), glance.requests().total());
+    if let Some(kind) = status.rejected.first() {
+        let (rejected, all) = (total(&status.rejected), status.requests().total());
         if rejected >= REJECTED_MIN && rejected * REJECTED_PART >= all {
             let why = words::explain_rejection(kind.kind.code.as_str(), kind.kind.reason);
             let text = format!(
@@ -97,8 +97,8 @@ pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNoti
             add(Severity::Warning, text, why.advice);
         }
     }
-    if glance.silent {
-        let every = glance
+    if status.silent {
+        let every = status
             .expect_every
             .map_or_else(String::new, |every| words::span(every.as_secs()));
         let text = format!("no event was verified for more than {every}");
@@ -110,7 +110,7 @@ pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNoti
     }
     let late =
         |oldest: &Timestamp| now.as_second().saturating_sub(oldest.as_second()) > LATE_SECONDS;
-    if let Some(oldest) = glance.oldest_waiting.filter(late) {
+    if let Some(oldest) = status.oldest_waiting.filter(late) {
         let text = format!(
             "the oldest waiting event arrived {}",
             words::ago(oldest, now)
@@ -121,22 +121,22 @@ pub(super) fn route_problems(glance: &Glance, now: Timestamp) -> Vec<ProblemNoti
             "Check whether the upstream is running. The deliveries show its responses.",
         );
     }
-    if glance.paused {
-        let text = format!("paused, {} waiting", words::count(glance.pending));
+    if status.paused {
+        let text = format!("paused, {} waiting", words::count(status.pending));
         add(
             Severity::Notice,
             text,
             "Resume the queue when the upstream is ready.",
         );
     }
-    if !glance.route.active {
+    if !status.route.active {
         add(
             Severity::Notice,
             "switched off".into(),
             "Senders get 503 until the webhook is active again.",
         );
     }
-    for secret in &glance.secrets {
+    for secret in &status.secrets {
         let ends = secret
             .expires
             .filter(|end| *end > now && end.as_second() - now.as_second() < 86_400);
@@ -168,8 +168,8 @@ fn plural(count: u64, one: &'static str, many: &'static str) -> &'static str {
 mod tests {
     use super::*;
     use crate::activity::{MINUTES, MinuteBucket, RejectionKind};
-    use crate::admin::glance::SecretUse;
-    use crate::admin::operations::ServedRoute;
+    use crate::admin::operations::routes::ServedRoute;
+    use crate::admin::operations::status::SecretUse;
     use crate::outcome::Code;
     use crate::route::DeliveryMode;
 
@@ -177,8 +177,8 @@ mod tests {
         "2026-06-01T12:00:00Z".parse().unwrap()
     }
 
-    fn glance() -> Glance {
-        Glance {
+    fn status() -> RouteStatus {
+        RouteStatus {
             route: ServedRoute {
                 name: "billing".into(),
                 host: None,
@@ -186,9 +186,9 @@ mod tests {
                 provider: None,
                 url: String::new(),
                 events: Vec::new(),
-                handover: DeliveryMode::Queue,
+                delivery_mode: DeliveryMode::Queue,
                 active: true,
-                made_from: None,
+                definition: None,
             },
             hour: [MinuteBucket::default(); MINUTES],
             requests_per_second: 0.0,
@@ -204,8 +204,8 @@ mod tests {
         }
     }
 
-    fn texts(glance: &Glance) -> Vec<String> {
-        route_problems(glance, now())
+    fn texts(status: &RouteStatus) -> Vec<String> {
+        route_problems(status, now())
             .into_iter()
             .map(|problem| problem.text)
             .collect()
@@ -213,34 +213,34 @@ mod tests {
 
     #[test]
     fn working_route_has_no_problem() {
-        let mut glance = glance();
-        glance.hour[MINUTES - 1].requests.accepted = 1_000;
-        glance.hour[MINUTES - 1].attempts_succeeded = 1_000;
-        glance.hour[MINUTES - 1].attempts_failed = 5;
-        glance.pending = 3;
-        glance.oldest_waiting = Some("2026-06-01T11:50:00Z".parse().unwrap());
-        assert_eq!(texts(&glance), [""; 0]);
+        let mut status = status();
+        status.hour[MINUTES - 1].requests.accepted = 1_000;
+        status.hour[MINUTES - 1].attempts_succeeded = 1_000;
+        status.hour[MINUTES - 1].attempts_failed = 5;
+        status.pending = 3;
+        status.oldest_waiting = Some("2026-06-01T11:50:00Z".parse().unwrap());
+        assert_eq!(texts(&status), [""; 0]);
     }
 
     #[test]
     fn each_problem_is_listed() {
-        let mut glance = glance();
-        glance.dead = 1;
-        glance.hour[MINUTES - 1].attempts_failed = 3;
+        let mut status = status();
+        status.dead = 1;
+        status.hour[MINUTES - 1].attempts_failed = 3;
         let kind = RejectionKind {
             code: Code::InvalidSignature,
             reason: Some("mismatch"),
         };
-        glance.rejected = vec![RejectionCount {
+        status.rejected = vec![RejectionCount {
             kind,
             count: 1_204,
             last_at: now(),
         }];
-        (glance.silent, glance.expect_every) = (true, Some(std::time::Duration::from_secs(3_600)));
-        glance.oldest_waiting = Some("2026-06-01T10:00:00Z".parse().unwrap());
-        (glance.paused, glance.pending, glance.route.active) = (true, 7, false);
+        (status.silent, status.expect_every) = (true, Some(std::time::Duration::from_secs(3_600)));
+        status.oldest_waiting = Some("2026-06-01T10:00:00Z".parse().unwrap());
+        (status.paused, status.pending, status.route.active) = (true, 7, false);
         let expires = Some("2026-06-01T17:00:00Z".parse().unwrap());
-        glance.secrets = vec![SecretUse {
+        status.secrets = vec![SecretUse {
             name: "old".into(),
             expires,
             verified: 1,
@@ -255,24 +255,24 @@ mod tests {
             "switched off",
             "the secret `old` is in use and expires in 5\u{a0}h",
         ];
-        assert_eq!(texts(&glance), expected);
+        assert_eq!(texts(&status), expected);
     }
 
     #[test]
     fn few_rejections_are_no_problem() {
-        let mut glance = glance();
+        let mut status = status();
         let kind = RejectionKind {
             code: Code::InvalidEvent,
             reason: Some("not_json"),
         };
-        glance.rejected = vec![RejectionCount {
+        status.rejected = vec![RejectionCount {
             kind,
             count: 6,
             last_at: now(),
         }];
-        glance.hour[3].requests.accepted = 200;
-        assert_eq!(texts(&glance), [""; 0]);
-        glance.hour[3].requests.accepted = 100;
-        assert_eq!(texts(&glance).len(), 1);
+        status.hour[3].requests.accepted = 200;
+        assert_eq!(texts(&status), [""; 0]);
+        status.hour[3].requests.accepted = 100;
+        assert_eq!(texts(&status).len(), 1);
     }
 }

@@ -4,11 +4,11 @@ use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 
+use super::page::{Page, Shared, format_exact, respond};
 use super::words::{self, Explanation};
-use super::{Page, Shared, format_exact, respond};
 use crate::activity::RejectionCount;
-use crate::admin::operations::TurnedAway;
-use crate::admin::problem::Problem;
+use crate::admin::error::ApiError;
+use crate::admin::operations::rejections::RejectedRequest;
 
 const LISTED: usize = 200;
 
@@ -18,7 +18,7 @@ struct Rejections {
     page: Page,
     /// The only route on the page, if any.
     route: Option<String>,
-    rejected: Vec<RejectedRequest>,
+    rejected: Vec<RejectedRow>,
     total: usize,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct RejectionGroup {
 }
 
 /// A rejected request.
-pub(super) struct RejectedRequest {
+pub(super) struct RejectedRow {
     pub ago: String,
     pub at: String,
     pub route: Option<String>,
@@ -60,13 +60,13 @@ pub(super) async fn page(
         .filter(|route| !route.is_empty())
         .map(std::borrow::Cow::into_owned);
     let list = operations
-        .turned_away(route.as_deref(), LISTED)
-        .map_err(Problem::from);
+        .rejections(route.as_deref(), LISTED)
+        .map_err(ApiError::from);
     respond(list.map(|list| {
         let rejected = list
-            .away
+            .requests
             .iter()
-            .map(|request| RejectedRequest::new(request, &page))
+            .map(|request| RejectedRow::new(request, &page))
             .collect();
         Rejections {
             page,
@@ -87,8 +87,8 @@ pub(super) fn group_rejections(rejected: &[RejectionCount], page: &Page) -> Vec<
     rejected.iter().map(kind).collect()
 }
 
-impl RejectedRequest {
-    pub(super) fn new(request: &TurnedAway, page: &Page) -> Self {
+impl RejectedRow {
+    pub(super) fn new(request: &RejectedRequest, page: &Page) -> Self {
         let rejection = &request.rejection;
         Self {
             ago: page.ago(&rejection.at),

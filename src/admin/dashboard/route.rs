@@ -8,13 +8,15 @@ use jiff::Timestamp;
 use super::chart::{self, Bars, Curve};
 use super::events::{self, Entry};
 use super::overview::success_rate;
+use super::page::{Page, Shared, format_exact, respond};
 use super::problems::{self, ProblemNotice};
-use super::rejections::{self, RejectedRequest, RejectionGroup};
-use super::{Page, Shared, format_exact, respond, words};
-use crate::admin::glance::Glance;
-use crate::admin::operations::{Operations, Refused, Standing};
-use crate::admin::problem::Problem;
-use crate::admin::shape::webhook_id;
+use super::rejections::{self, RejectedRow, RejectionGroup};
+use super::words;
+use crate::admin::error::{ApiError, OperationError};
+use crate::admin::operations::Operations;
+use crate::admin::operations::routes::RouteSummary;
+use crate::admin::operations::status::{RouteStatus, SecretUse};
+use crate::admin::webhook_id::webhook_id;
 use crate::store::DeliveryFilter;
 
 /// The most rejections and deliveries on the page; pages of their own have more.
@@ -34,7 +36,7 @@ struct Route {
     figures: Vec<(&'static str, String)>,
     secrets: Vec<Secret>,
     rejection_groups: Vec<RejectionGroup>,
-    rejected: Vec<RejectedRequest>,
+    rejected: Vec<RejectedRow>,
     deliveries: Vec<Entry>,
     paused: bool,
     dead: u64,
@@ -55,59 +57,59 @@ pub(super) async fn page(
     respond(
         Route::load(&operations, page, &name)
             .await
-            .map_err(Problem::from),
+            .map_err(ApiError::from),
     )
 }
 
 impl Route {
-    async fn load(operations: &Operations, page: Page, name: &str) -> Result<Self, Refused> {
-        let standing = operations.route(name).await?;
-        let glance = operations.glance(name).await?;
+    async fn load(operations: &Operations, page: Page, name: &str) -> Result<Self, OperationError> {
+        let summary = operations.route(name).await?;
+        let status = operations.route_status(name).await?;
         let filter = DeliveryFilter {
             route: Some(name.into()),
             limit: LISTED,
             ..DeliveryFilter::default()
         };
         let deliveries = operations.deliveries(filter).await?.deliveries;
-        let rejected = operations.turned_away(Some(name), LISTED)?.away;
+        let rejected = operations.rejections(Some(name), LISTED)?.requests;
         Ok(Self {
             name: name.into(),
             id: webhook_id(name),
-            facts: facts(&standing, &page),
-            problems: problems::route_problems(&glance, page.now),
-            requests: chart::requests(&glance.hour, page.now),
-            attempts: chart::attempts(&glance.hour, page.now),
-            p95: chart::p95(&glance.hour),
-            figures: figures(&glance, &standing, &page),
-            secrets: secrets(&glance, page.now),
-            rejection_groups: rejections::group_rejections(&glance.rejected, &page),
+            facts: facts(&summary, &page),
+            problems: problems::route_problems(&status, page.now),
+            requests: chart::requests(&status.hour, page.now),
+            attempts: chart::attempts(&status.hour, page.now),
+            p95: chart::p95(&status.hour),
+            figures: figures(&status, &summary, &page),
+            secrets: secrets(&status, page.now),
+            rejection_groups: rejections::group_rejections(&status.rejected, &page),
             rejected: rejected
                 .iter()
-                .map(|request| RejectedRequest::new(request, &page))
+                .map(|request| RejectedRow::new(request, &page))
                 .collect(),
             deliveries: deliveries
                 .into_iter()
                 .map(|view| events::list_entry(view, &page))
                 .collect(),
-            paused: glance.paused,
-            dead: glance.dead,
+            paused: status.paused,
+            dead: status.dead,
             page,
         })
     }
 }
 
-fn facts(standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
-    let route = &standing.route;
+fn facts(summary: &RouteSummary, page: &Page) -> Vec<(&'static str, String)> {
+    let route = &summary.route;
     let events = if route.events.is_empty() {
         "all".into()
     } else {
         route.events.join(", ")
     };
     let since = route
-        .made_from
+        .definition
         .as_ref()
-        .map(|made| made.created_at)
-        .or(standing.record.created_at);
+        .map(|definition| definition.created_at)
+        .or(summary.stats.created_at);
     let mut facts = vec![
         (
             "path",
@@ -118,11 +120,11 @@ fn facts(standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
         ),
         ("provider", route.provider.unwrap_or("own scheme").into()),
         ("upstream", route.url.clone()),
-        ("delivery", route.handover.as_str().into()),
+        ("delivery", route.delivery_mode.as_str().into()),
         ("event types", events),
         (
             "defined",
-            if route.made_from.is_some() {
+            if route.definition.is_some() {
                 "over the API".into()
             } else {
                 "in the file".into()
@@ -131,14 +133,14 @@ fn facts(standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
     ];
     facts.extend(since.map(|at| ("known since", page.ago(&at))));
     facts.extend(
-        standing
+        summary
             .expect_every
             .map(|every| ("expected every", words::span(every.as_secs()))),
     );
     let description = route
-        .made_from
+        .definition
         .as_ref()
-        .map(|made| made.description.clone());
+        .map(|definition| definition.description.clone());
     facts.extend(
         description
             .filter(|text| !text.is_empty())
@@ -147,11 +149,15 @@ fn facts(standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn figures(glance: &Glance, standing: &Standing, page: &Page) -> Vec<(&'static str, String)> {
-    let (requests, record) = (glance.requests(), &standing.record);
+fn figures(
+    status: &RouteStatus,
+    summary: &RouteSummary,
+    page: &Page,
+) -> Vec<(&'static str, String)> {
+    let (requests, record) = (status.requests(), &summary.stats);
     let ago = |at: Option<Timestamp>| at.map_or_else(|| "never".into(), |at| page.ago(&at));
     let mut figures = vec![
-        ("requests now", words::rate(glance.requests_per_second)),
+        ("requests now", words::rate(status.requests_per_second)),
         ("accepted, last hour", words::count(requests.accepted)),
         (
             "success, last hour",
@@ -159,27 +165,27 @@ fn figures(glance: &Glance, standing: &Standing, page: &Page) -> Vec<(&'static s
         ),
         ("duplicates, last hour", words::count(requests.duplicate)),
         ("rejected, last hour", words::count(requests.rejected)),
-        ("waiting", words::count(glance.pending)),
-        ("dead letters", words::count(glance.dead)),
-        ("last verified", ago(glance.last_verified)),
+        ("waiting", words::count(status.pending)),
+        ("dead letters", words::count(status.dead)),
+        ("last verified", ago(status.last_verified)),
         ("last success", ago(record.last_success)),
         ("last failure", ago(record.last_failure)),
         ("delivered in all", words::count(record.successful)),
     ];
     figures.extend(
-        glance
+        status
             .oldest_waiting
             .map(|at| ("oldest waiting", page.ago(&at))),
     );
     figures
 }
 
-fn secrets(glance: &Glance, now: Timestamp) -> Vec<Secret> {
-    let secret = |secret: &crate::admin::glance::SecretUse| Secret {
+fn secrets(status: &RouteStatus, now: Timestamp) -> Vec<Secret> {
+    let secret = |secret: &SecretUse| Secret {
         name: secret.name.to_string(),
         verified: words::count(secret.verified),
         expires: secret.expires.as_ref().map(format_exact),
         expired: secret.expires.is_some_and(|end| end <= now),
     };
-    glance.secrets.iter().map(secret).collect()
+    status.secrets.iter().map(secret).collect()
 }

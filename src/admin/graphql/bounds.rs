@@ -1,20 +1,20 @@
-//! What a query may ask for, found out before it would take long or too much of the stack.
+//! Bounds on a query that hold before it is validated, which could take long or overflow the stack.
 
 use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
 use async_graphql::{Request, ServerError};
 
-/// Selections once all fragments are put in place, each time they are named: more than the complexity allows, and few
-/// enough to be counted at once.
+/// The most selections, each fragment counted wherever it is spread. That is more than the
+/// complexity allows, and few enough to be counted quickly.
 const SELECTIONS_MAX: usize = 2_000;
 
-/// Opening brackets, those in texts as well: nothing is nested deeper than there are.
+/// The most opening brackets, those in strings included; they bound how deep anything is nested.
 const BRACKETS_MAX: usize = 256;
 
-/// Selections within selections and fragments.
+/// The deepest nesting of selections and fragments.
 const NESTING_MAX: usize = 64;
 
-/// Refuses what would take long, or too much of the stack, before it can be found out how complex it is.
-pub(super) fn bounded(request: &mut Request) -> Result<(), ServerError> {
+/// Rejects a query that is over one of the bounds.
+pub(super) fn check_bounds(request: &mut Request) -> Result<(), ServerError> {
     let brackets = request
         .query
         .bytes()
@@ -25,20 +25,17 @@ pub(super) fn bounded(request: &mut Request) -> Result<(), ServerError> {
     let document = request.parsed_query()?;
     let mut left = SELECTIONS_MAX;
     for (_, operation) in document.operations.iter() {
-        if !within(
-            &mut left,
-            document,
-            &operation.node.selection_set.node,
-            NESTING_MAX,
-        ) {
+        let set = &operation.node.selection_set.node;
+        if !count_selections(&mut left, document, set, NESTING_MAX) {
             return Err(ServerError::new("Query is too complex.", None));
         }
     }
     Ok(())
 }
 
-/// Takes a set's selections from what is `left`. A fragment that names itself uses it up, or gets too deep.
-fn within(
+/// Subtracts a set's selections from `left`, and returns whether it is within the bounds. A
+/// fragment that spreads itself runs into one of them.
+fn count_selections(
     left: &mut usize,
     document: &ExecutableDocument,
     set: &SelectionSet,
@@ -52,20 +49,15 @@ fn within(
             return false;
         };
         *left = fewer;
-        match &selection.node {
-            Selection::Field(field) => {
-                within(left, document, &field.node.selection_set.node, depth)
-            }
-            Selection::InlineFragment(inline) => {
-                within(left, document, &inline.node.selection_set.node, depth)
-            }
+        let inner = match &selection.node {
+            Selection::Field(field) => Some(&field.node.selection_set),
+            Selection::InlineFragment(inline) => Some(&inline.node.selection_set),
             Selection::FragmentSpread(spread) => document
                 .fragments
                 .get(&spread.node.fragment_name.node)
-                .is_none_or(|fragment| {
-                    within(left, document, &fragment.node.selection_set.node, depth)
-                }),
-        }
+                .map(|fragment| &fragment.node.selection_set),
+        };
+        inner.is_none_or(|set| count_selections(left, document, &set.node, depth))
     })
 }
 
@@ -74,12 +66,12 @@ mod tests {
     use super::*;
     use crate::admin::graphql::schema;
 
-    fn is_bounded(query: &str) -> Result<(), String> {
-        bounded(&mut Request::new(query)).map_err(|error| error.message)
+    fn check(query: &str) -> Result<(), String> {
+        check_bounds(&mut Request::new(query)).map_err(|error| error.message)
     }
 
     #[test]
-    fn fragments_that_multiply_or_name_themselves_are_refused_before_they_are_followed() {
+    fn multiplying_and_cyclic_fragments_are_rejected() {
         let doubling = (0..40).map(|n| {
             format!(
                 "fragment f{n} on Query {{ ...f{next} ...f{next} }}",
@@ -89,16 +81,16 @@ mod tests {
         let doubling = doubling.collect::<Vec<_>>().join(" ");
         let doubling =
             format!("{{ ...f0 }} {doubling} fragment f40 on Query {{ webhooks {{ id }} }}");
-        assert!(is_bounded(&doubling).is_err());
-        assert!(is_bounded("{ ...f } fragment f on Query { ...f ...f }").is_err());
+        assert!(check(&doubling).is_err());
+        assert!(check("{ ...f } fragment f on Query { ...f ...f }").is_err());
         assert_eq!(
-            is_bounded("{ ...f ...f ...none } fragment f on Query { webhooks { id } }"),
+            check("{ ...f ...f ...none } fragment f on Query { webhooks { id } }"),
             Ok(())
         );
     }
 
     #[test]
-    fn brackets_in_brackets_are_refused_before_they_are_read() {
+    fn deeply_nested_brackets_are_rejected() {
         for (open, between) in [
             ("{a", ""),
             ("[", ""),
@@ -110,16 +102,12 @@ mod tests {
                 "{{ webhook(id: {}",
                 format!("{open}{between}").repeat(10_000)
             );
-            assert_eq!(
-                is_bounded(&query),
-                Err("Query is too complex.".into()),
-                "{open}"
-            );
+            assert_eq!(check(&query), Err("Query is too complex.".into()), "{open}");
         }
     }
 
     #[tokio::test]
-    async fn as_many_brackets_as_may_be_are_read_without_harm() {
+    async fn brackets_up_to_the_limit_are_harmless() {
         for (before, open, close) in [
             ("{ webhook(id: ", "[", "]"),
             ("{ webhook(id: ", "{a:", "1}"),
@@ -132,7 +120,7 @@ mod tests {
                 format!("{query}) {{ id }} }}")
             };
             let mut request = Request::new(query);
-            let harmless = match bounded(&mut request) {
+            let harmless = match check_bounds(&mut request) {
                 Ok(()) => !schema().finish().execute(request).await.errors.is_empty(),
                 Err(_) => true,
             };

@@ -1,35 +1,29 @@
-//! A delivery, and a page of them.
+//! Deliveries in GraphQL.
 
 use async_graphql::{Enum, ID, Json, SimpleObject};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use crate::admin::operations::Page;
-use crate::admin::shape::{self, Attempt, Header};
+use crate::admin::query::DeliveryPage;
+use crate::admin::shape::deliveries::{self as shape, Attempt};
+use crate::admin::shape::headers::Header;
 use crate::store::{self, DeliveryRecord};
 
-/// Where a delivery stands.
+/// The status of a delivery.
 #[derive(Enum, Clone, Copy, PartialEq, Eq)]
 #[graphql(remote = "store::DeliveryState", rename_items = "lowercase")]
 pub(super) enum DeliveryStatus {
-    /// Handed over.
+    /// Delivered.
     Success,
-    /// Tried without success while the sender waited; the sender's retry passes.
+    /// Attempted without success while the sender waited; the sender's retry is accepted.
     Failed,
-    /// Stored, and to be tried.
+    /// Stored, and waiting for an attempt.
     Pending,
-    /// Stored, and given up.
+    /// Stored, and dead-lettered.
     Dead,
 }
 
-impl DeliveryStatus {
-    /// As REST's parameters have it.
-    pub(super) fn name(self) -> String {
-        store::DeliveryState::from(self).as_str().to_owned()
-    }
-}
-
-/// All attempts for one event.
+/// The delivery of one event, with all its attempts.
 #[derive(SimpleObject)]
 pub(super) struct Delivery {
     id: ID,
@@ -37,36 +31,37 @@ pub(super) struct Delivery {
     event_type: String,
     event_id: String,
     received_at: Timestamp,
-    /// When the last attempt began.
+    /// The time at which the last attempt began.
     delivered_at: Option<Timestamp>,
     status: DeliveryStatus,
-    /// The last attempt's.
+    /// The upstream's status in the last attempt.
     response_status: Option<u16>,
+    /// The duration of the last attempt, in milliseconds.
     response_time_ms: Option<u64>,
     error: Option<String>,
     attempts: Vec<Attempt>,
     attempt_count: u32,
-    /// Why it is a dead letter.
+    /// The reason why the event is a dead letter.
     reason: Option<String>,
     next_attempt_in_seconds: Option<u64>,
-    /// Whether the upstream may have processed it although nothing says so.
+    /// Set if the upstream may have processed the event although no attempt succeeded.
     possible_duplicate: bool,
-    /// Whether it can be delivered again.
+    /// Set if the event can be delivered again.
     payload_kept: bool,
-    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    /// The name of the secret that verified the event; `null` if an earlier version stored it.
     verified_with: Option<String>,
-    /// Made by the gateway itself, as an operator asked.
+    /// Set for a test event.
     test: bool,
-    /// As they are handed over, where they are kept and a single delivery is asked for.
+    /// The delivered headers, where they are kept; only for a single delivery.
     headers: Option<Vec<Header>>,
-    /// The body as it came: a number keeps all its digits.
+    /// The body as received: numbers keep all their digits.
     event_data: Option<Json<Box<RawValue>>>,
 }
 
 impl From<DeliveryRecord> for Delivery {
-    fn from(view: DeliveryRecord) -> Self {
-        let status = view.state.into();
-        let shape = shape::Delivery::whole(view);
+    fn from(record: DeliveryRecord) -> Self {
+        let status = record.state.into();
+        let shape = shape::Delivery::whole(record);
         Self {
             id: shape.id.into(),
             webhook_id: shape.webhook_id.into(),
@@ -92,25 +87,29 @@ impl From<DeliveryRecord> for Delivery {
     }
 }
 
-/// Deliveries, the newest first.
+/// A page of deliveries, the newest first.
 #[derive(SimpleObject)]
-pub(super) struct DeliveryPage {
+#[graphql(name = "DeliveryPage")]
+pub(super) struct DeliveryList {
     deliveries: Vec<Delivery>,
-    /// How many there are on all pages; `null` when they are more than are counted.
+    /// The number of deliveries on all pages; `null` when there are more than 10,000.
     total: Option<usize>,
     has_more: bool,
-    /// To be given as `cursor`, for the ones before.
+    /// The `cursor` of the next page.
     next_cursor: Option<String>,
 }
 
-impl From<Page> for DeliveryPage {
-    fn from(page: Page) -> Self {
+impl From<DeliveryPage> for DeliveryList {
+    fn from(page: DeliveryPage) -> Self {
         let next_cursor = page.next.map(|next| next.to_string());
-        let listed = |view| Delivery {
-            headers: None,
-            ..Delivery::from(view)
-        };
-        let deliveries = page.deliveries.into_iter().map(listed).collect();
+        let deliveries = page
+            .deliveries
+            .into_iter()
+            .map(|record| Delivery {
+                headers: None,
+                ..Delivery::from(record)
+            })
+            .collect();
         Self {
             deliveries,
             total: page.total,

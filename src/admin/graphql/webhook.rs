@@ -1,4 +1,4 @@
-//! A webhook, as it is shown and as it is given.
+//! Webhooks in GraphQL: the output and the input.
 
 use std::collections::BTreeMap;
 
@@ -7,44 +7,45 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use crate::admin::operations::Standing;
-use crate::admin::shape::{self, ShortStats, Stored};
+use crate::admin::operations::routes::RouteSummary;
+use crate::admin::shape::webhooks::{self as shape, QueueStats, ShortStats};
 use crate::webhooks::WebhookChange;
 
-/// A route, of the file or made over the API.
+/// A route, defined in the file or over the API.
 #[derive(SimpleObject)]
 pub(super) struct Webhook {
     id: ID,
-    /// The upstream's.
+    /// The upstream's URL.
     url: String,
-    /// Patterns of event types; `*` takes all.
+    /// Patterns of event types; `*` accepts all.
     events: Vec<String>,
     active: bool,
-    /// `active` or `inactive`, as REST has it.
+    /// `active` or `inactive`, as in REST.
     status: String,
     created_at: Option<Timestamp>,
-    /// In the answer to `configureWebhook` that made the webhook, and nowhere else.
+    /// The secret, in the response to the `configureWebhook` that created the webhook; otherwise
+    /// `null`.
     secret: Option<String>,
     name: String,
     description: Option<String>,
     host: Option<String>,
-    /// Where the provider is to send events to.
+    /// The path that the provider sends events to.
     path: String,
     provider: Option<String>,
     /// `proxy` or `queue`.
     delivery: String,
     /// `file` or `api`.
     source: String,
-    /// When a delivery ended last.
+    /// The time at which a delivery last ended.
     last_delivery: Option<Timestamp>,
     delivery_stats: ShortStats,
-    queue: Stored,
+    queue: QueueStats,
 }
 
-impl From<Standing> for Webhook {
-    fn from(standing: Standing) -> Self {
-        let active = standing.route.active;
-        let shape: shape::Webhook<ShortStats> = standing.into();
+impl From<RouteSummary> for Webhook {
+    fn from(summary: RouteSummary) -> Self {
+        let active = summary.route.active;
+        let shape: shape::Webhook<ShortStats> = summary.into();
         Self {
             id: shape.id.into(),
             url: shape.url,
@@ -76,31 +77,32 @@ impl Webhook {
     }
 }
 
-/// A webhook to be made, or with an `id` to be changed.
+/// A webhook to create, or with an `id` to change.
 #[derive(InputObject)]
 pub(super) struct WebhookInput {
-    /// Of the webhook that is to be changed. What is not given of it stays.
+    /// The webhook to change; fields that are not given stay.
     id: Option<ID>,
-    /// The upstream's.
+    /// The upstream's URL.
     url: String,
-    /// Patterns of event types; none, or `*`, take all.
+    /// Patterns of event types; an empty list, or `*`, accepts all.
     events: Vec<String>,
-    /// Made if not given.
+    /// The secret; generated if not given.
     secret: Option<String>,
-    /// A new one is, if not said otherwise.
+    /// `true` by default.
     active: Option<bool>,
-    /// Added to what is handed over: names with values.
+    /// Headers that are added to every delivery: names with values.
     headers: Option<Json<BTreeMap<String, String>>>,
     description: Option<String>,
-    /// `/webhooks/ID` if not given.
+    /// `/webhooks/ID` by default.
     path: Option<String>,
-    /// `orbvpn` if not given.
+    /// `orbvpn` by default.
     provider: Option<String>,
-    /// Other keys of a route, as the configuration has them.
+    /// Further keys of a route, as in the configuration.
     settings: Option<Json<Map<String, Value>>>,
 }
 
 impl WebhookInput {
+    /// Returns the ID and the change.
     pub(super) fn split(self) -> (Option<ID>, WebhookChange) {
         let change = WebhookChange {
             url: Some(self.url),

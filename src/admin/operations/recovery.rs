@@ -1,204 +1,196 @@
-//! After an outage: many events delivered again, at a pace, and an event forgotten so that it may pass once more.
+//! Recovery after an outage: bulk redelivery at a pace, and forgetting an event so that it is
+//! accepted again.
 
 use std::time::Duration;
 
-use super::{Operations, Refused};
-use crate::admin::AdminState;
-use crate::admin::auth::Operator;
+use super::Operations;
+use crate::admin::audit::Operator;
+use crate::admin::error::OperationError;
+use crate::admin::query::{Pace, RedeliveryQuery};
+use crate::admin::state::AdminState;
 use crate::event::EventId;
 use crate::ledger::{EventIdentity, ForgetResult, Redelivery, RedeliveryResult};
 use crate::queue::Queue;
 use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, Store, StoreError};
 
-/// Which deliveries to redeliver, and how.
-pub struct Recovery {
-    /// Without a state, those that failed or are dead.
-    pub filter: DeliveryFilter,
-    /// Without one, all are due at once.
-    pub pace: Option<Pace>,
-    /// Only tells how many there are.
-    pub dry_run: bool,
-}
-
-/// How many events a second are due at the most: above 0, and no more than [`Pace::MAX`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace(f64);
-
-/// What became of a [`Recovery`].
+/// The outcome of a bulk redelivery.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
+pub struct RedeliveryReport {
     pub dry_run: bool,
     pub matched: usize,
-    /// Those that will be delivered again; in a dry run, those that could be.
+    /// The number of deliveries that are due again; in a dry run, of those that could be.
     pub accepted: usize,
-    /// Why the others are not, each with how many they are.
-    pub refused: Vec<(Refused, usize)>,
+    /// The reasons why the others are not due again, each with their number.
+    pub refused: Vec<(OperationError, usize)>,
 }
 
-/// The last event is due within this. A slower pace would hide what was given up among what waits.
+/// The time within which the last delivery is due. At a slower pace, dead letters would look like
+/// waiting events for days.
 const LONGEST: Duration = Duration::from_secs(72 * 3_600);
 
-/// IDs that are read at once.
+/// The number of IDs that are read from the store at once.
 const PAGE: usize = 1_000;
 
-/// Redeliveries that are written together, with one flush. Copies of their events wait that long.
-const TOGETHER: usize = 64;
+/// The number of redeliveries that are written at once, with one flush. Copies of their events
+/// wait for that long.
+const BATCH: usize = 64;
 
-impl Pace {
-    pub const MAX: f64 = 10_000.0;
-
-    /// `None` for a number that is no pace.
-    pub fn per_second(number: f64) -> Option<Self> {
-        (number > 0.0 && number <= Self::MAX).then_some(Self(number))
-    }
-
-    /// How long after the first one the one with `before` others before it is due.
-    fn after(self, before: u32) -> Duration {
-        Duration::try_from_secs_f64(f64::from(before) / self.0).unwrap_or(Duration::MAX)
-    }
-}
-
-impl Recovered {
-    fn count(&mut self, redelivered: &RedeliveryResult) {
-        match redelivered {
+impl RedeliveryReport {
+    fn count(&mut self, result: &RedeliveryResult) {
+        match result {
             RedeliveryResult::Queued(_) => self.accepted += 1,
-            RedeliveryResult::InFlight => self.refuse(Refused::InFlight, 1),
-            RedeliveryResult::Unknown => self.refuse(Refused::NoSuchDelivery, 1),
-            RedeliveryResult::NoPayload => self.refuse(Refused::PayloadNotKept, 1),
+            RedeliveryResult::InFlight => self.refuse(OperationError::InFlight, 1),
+            RedeliveryResult::Unknown => self.refuse(OperationError::NoSuchDelivery, 1),
+            RedeliveryResult::NoPayload => self.refuse(OperationError::PayloadNotKept, 1),
         }
     }
 
-    fn refuse(&mut self, refused: Refused, count: usize) {
-        match self.refused.iter_mut().find(|(known, _)| *known == refused) {
+    fn refuse(&mut self, error: OperationError, count: usize) {
+        match self.refused.iter_mut().find(|(known, _)| *known == error) {
             Some((_, counted)) => *counted += count,
-            None if count > 0 => self.refused.push((refused, count)),
+            None if count > 0 => self.refused.push((error, count)),
             None => {}
         }
     }
 }
 
 impl Operations {
-    /// Has all events tried again that match, the oldest first.
+    /// Redelivers all matching deliveries, the oldest first.
     pub async fn redeliver_matching(
         &self,
         operator: Operator,
-        recovery: Recovery,
-    ) -> Result<Recovered, Refused> {
-        self.carry_out("redeliver_matching", operator, recovery)
+        query: RedeliveryQuery,
+    ) -> Result<RedeliveryReport, OperationError> {
+        self.run_redelivery("redeliver_matching", operator, query)
             .await
     }
 
-    /// The same for a webhook after an outage.
+    /// Redelivers a webhook's deliveries after an outage, as
+    /// [`redeliver_matching`](Self::redeliver_matching) does.
     pub async fn recover(
         &self,
         operator: Operator,
-        recovery: Recovery,
-    ) -> Result<Recovered, Refused> {
-        self.carry_out("recover", operator, recovery).await
+        query: RedeliveryQuery,
+    ) -> Result<RedeliveryReport, OperationError> {
+        self.run_redelivery("recover", operator, query).await
     }
 
-    /// A dry run changes nothing, and is not written down.
-    async fn carry_out(
+    /// Runs a bulk redelivery or a dry run, which changes nothing and is not audited.
+    async fn run_redelivery(
         &self,
         operation: &'static str,
         operator: Operator,
-        recovery: Recovery,
-    ) -> Result<Recovered, Refused> {
-        let Recovery {
+        query: RedeliveryQuery,
+    ) -> Result<RedeliveryReport, OperationError> {
+        let RedeliveryQuery {
             filter,
             pace,
             dry_run,
-        } = recovery;
+        } = query;
         if dry_run {
-            let chosen = Chosen::of(&self.subject.store, &filter).await?;
-            chosen.check(pace)?;
-            let recovered = Recovered {
-                dry_run,
-                accepted: chosen.redeliverable.len(),
-                ..chosen.counted()
-            };
-            return self.told(&filter, recovered);
+            let matches = Matches::find(&self.state.store, &filter).await?;
+            matches.check_pace(pace)?;
+            return self.checked(
+                &filter,
+                RedeliveryReport {
+                    dry_run,
+                    accepted: matches.redeliverable.len(),
+                    ..matches.report()
+                },
+            );
         }
-        let recovered = self.redeliver_chosen(&filter, pace).await;
+        let report = self.redeliver_matches(&filter, pace).await;
         operator.audited(
             operation,
             filter.route.as_deref().unwrap_or_default(),
-            recovered,
+            report,
         )
     }
 
-    async fn redeliver_chosen(
+    async fn redeliver_matches(
         &self,
         filter: &DeliveryFilter,
         pace: Option<Pace>,
-    ) -> Result<Recovered, Refused> {
-        let _only = self
-            .recovering
+    ) -> Result<RedeliveryReport, OperationError> {
+        let _running = self
+            .redelivery
             .try_lock()
-            .map_err(|_| Refused::RedeliveryUnderWay)?;
-        let AdminState { store, queue, .. } = &self.subject;
-        // All are known before the first is due: one that dies again is not tried for ever.
-        let chosen = Chosen::of(store, filter).await?;
-        chosen.check(pace)?;
+            .map_err(|_| OperationError::RedeliveryRunning)?;
+        let AdminState { store, queue, .. } = &self.state;
+        // All are found before the first is due, so that one which dies again is not found again.
+        let matches = Matches::find(store, filter).await?;
+        matches.check_pace(pace)?;
         tracing::info!(
-            matched = chosen.matched,
+            matched = matches.matched,
             route = filter.route,
-            per_second = pace.map(|pace| pace.0),
-            "events are delivered again, as an operator asked"
+            per_second = pace.map(Pace::per_second),
+            "bulk redelivery started"
         );
-        let recovered = redeliver_all(queue, store, chosen, pace).await;
-        match &recovered {
-            Ok(Recovered {
+        let report = redeliver_all(queue, store, matches, pace).await;
+        match &report {
+            Ok(RedeliveryReport {
                 matched, accepted, ..
-            }) => tracing::info!(matched, accepted, "the redelivery is stored"),
+            }) => tracing::info!(matched, accepted, "bulk redelivery stored"),
             Err(error) => {
-                tracing::error!(%error, "the redelivery was broken off; what was stored of it stays")
+                tracing::error!(%error, "bulk redelivery aborted; the part already stored stays");
             }
         }
-        self.told(filter, recovered?)
+        self.checked(filter, report?)
     }
 
-    fn told(&self, filter: &DeliveryFilter, recovered: Recovered) -> Result<Recovered, Refused> {
-        if recovered.matched == 0 {
-            self.check_known(filter)?;
+    /// Returns the report, unless nothing matched because the filter names an unknown route.
+    fn checked(
+        &self,
+        filter: &DeliveryFilter,
+        report: RedeliveryReport,
+    ) -> Result<RedeliveryReport, OperationError> {
+        if report.matched == 0 {
+            self.check_route_exists(filter)?;
         }
-        Ok(recovered)
+        Ok(report)
     }
 
-    /// Lets an event of this ID pass again. What is stored of it waits on.
-    pub async fn forget(&self, operator: Operator, name: &str, id: EventId) -> Result<(), Refused> {
-        let done = async {
-            let route = self.find(name)?.route;
-            let ledger = &self.subject.ledger;
-            let identity = EventIdentity::from_operator(&route.envelope.id, &id)
-                .ok_or(Refused::NoSuchEvent)?;
-            match ledger.forget(ledger.keys(name, identity)).await? {
-                ForgetResult::Forgotten => Ok(()),
-                ForgetResult::InFlight => Err(Refused::InFlight),
-                ForgetResult::Unknown => Err(Refused::NoSuchEvent),
-            }
-        };
+    /// Removes an event ID from the ledger, so that the event is accepted again. Its stored
+    /// deliveries are kept.
+    pub async fn forget(
+        &self,
+        operator: Operator,
+        name: &str,
+        id: EventId,
+    ) -> Result<(), OperationError> {
+        let result = self.forget_in_ledger(name, &id).await;
         let subject = format!("{name}/{}", id.as_str());
-        operator.audited("forget", &subject, done.await)
+        operator.audited("forget", &subject, result)
+    }
+
+    async fn forget_in_ledger(&self, name: &str, id: &EventId) -> Result<(), OperationError> {
+        let route = self.find(name)?.route;
+        let ledger = &self.state.ledger;
+        let identity = EventIdentity::from_operator(&route.envelope.id, id)
+            .ok_or(OperationError::NoSuchEvent)?;
+        match ledger.forget(ledger.keys(name, identity)).await? {
+            ForgetResult::Forgotten => Ok(()),
+            ForgetResult::InFlight => Err(OperationError::InFlight),
+            ForgetResult::Unknown => Err(OperationError::NoSuchEvent),
+        }
     }
 }
 
-/// The deliveries that a filter takes, as they stood when they were looked up.
+/// The deliveries that a filter selected.
 #[derive(Default)]
-struct Chosen {
+struct Matches {
     matched: usize,
-    /// Those whose payload is kept, the oldest first.
+    /// Deliveries whose payload is kept, the oldest first, each with its state when it was found.
     redeliverable: Vec<(DeliveryId, DeliveryState)>,
 }
 
-impl Chosen {
-    async fn of(store: &Store, filter: &DeliveryFilter) -> Result<Self, StoreError> {
-        let states = filter
-            .state
-            .map_or(vec![DeliveryState::Failed, DeliveryState::Dead], |state| {
-                vec![state]
-            });
-        let mut chosen = Self::default();
+impl Matches {
+    async fn find(store: &Store, filter: &DeliveryFilter) -> Result<Self, StoreError> {
+        let states = match filter.state {
+            Some(state) => vec![state],
+            None => vec![DeliveryState::Failed, DeliveryState::Dead],
+        };
+        let mut matches = Self::default();
         for state in states {
             let filter = DeliveryFilter {
                 state: Some(state),
@@ -209,10 +201,10 @@ impl Chosen {
                 let page = store
                     .matching_deliveries(filter.clone(), after, PAGE)
                     .await?;
-                chosen.matched += page.len();
-                chosen.redeliverable.extend(
+                matches.matched += page.len();
+                matches.redeliverable.extend(
                     page.iter()
-                        .filter(|(_, kept)| *kept)
+                        .filter(|(_, payload_kept)| *payload_kept)
                         .map(|(id, _)| (*id, state)),
                 );
                 match page.last() {
@@ -221,72 +213,67 @@ impl Chosen {
                 }
             }
         }
-        chosen.redeliverable.sort_unstable_by_key(|(id, _)| *id);
-        Ok(chosen)
+        matches.redeliverable.sort_unstable_by_key(|(id, _)| *id);
+        Ok(matches)
     }
 
-    /// Whether all of them would be due within [`LONGEST`].
-    fn check(&self, pace: Option<Pace>) -> Result<(), Refused> {
+    /// Checks that all are due within [`LONGEST`].
+    fn check_pace(&self, pace: Option<Pace>) -> Result<(), OperationError> {
         let last = u32::try_from(self.redeliverable.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let too_slow = pace.is_some_and(|pace| pace.after(last) > LONGEST);
-        if too_slow {
-            Err(Refused::PaceTooSlow)
+        if pace.is_some_and(|pace| pace.offset(last) > LONGEST) {
+            Err(OperationError::PaceTooSlow)
         } else {
             Ok(())
         }
     }
 
-    /// With those refused that can't be redelivered, whatever becomes of the others.
-    fn counted(&self) -> Recovered {
-        let mut recovered = Recovered {
+    /// Begins a report, which refuses the deliveries without a payload.
+    fn report(&self) -> RedeliveryReport {
+        let mut report = RedeliveryReport {
             matched: self.matched,
-            ..Recovered::default()
+            ..RedeliveryReport::default()
         };
-        recovered.refuse(
-            Refused::PayloadNotKept,
+        report.refuse(
+            OperationError::PayloadNotKept,
             self.matched - self.redeliverable.len(),
         );
-        recovered
+        report
     }
 }
 
-/// Redelivers what was chosen. The pace counts from now on, and is in when each is due: it needs nobody to keep it.
+/// Makes all matches due, at a pace that counts from now. The due times are stored, so the pace
+/// outlives a restart.
 async fn redeliver_all(
     queue: &Queue,
     store: &Store,
-    chosen: Chosen,
+    matches: Matches,
     pace: Option<Pace>,
-) -> Result<Recovered, StoreError> {
-    let mut recovered = chosen.counted();
+) -> Result<RedeliveryReport, StoreError> {
+    let mut report = matches.report();
     let now = store.now_due();
-    let wanted = (0..)
-        .zip(chosen.redeliverable)
-        .map(|(number, (id, state))| {
-            let due = now.after(pace.map_or(Duration::ZERO, |pace| pace.after(number)));
-            Redelivery {
-                id,
-                expected_state: Some(state),
-                due,
-            }
-        });
-    let wanted: Vec<_> = wanted.collect();
-    for together in wanted.chunks(TOGETHER) {
-        let became = queue.redeliver(together).await?;
-        for (wanted, became) in together.iter().zip(became) {
-            match became {
-                // Another of these may have had the same body, and with it the same name.
+    let redeliveries: Vec<_> = (0..)
+        .zip(matches.redeliverable)
+        .map(|(index, (id, state))| Redelivery {
+            id,
+            expected_state: Some(state),
+            due: now.after(pace.map_or(Duration::ZERO, |pace| pace.offset(index))),
+        })
+        .collect();
+    for batch in redeliveries.chunks(BATCH) {
+        let results = queue.redeliver(batch).await?;
+        for (redelivery, result) in batch.iter().zip(results) {
+            match result {
+                // Another of this batch may hold the claim: events with the same body share it.
                 RedeliveryResult::InFlight => {
-                    queue
-                        .redeliver(&[*wanted])
-                        .await?
-                        .into_iter()
-                        .for_each(|became| recovered.count(&became));
+                    for result in queue.redeliver(&[*redelivery]).await? {
+                        report.count(&result);
+                    }
                 }
-                became => recovered.count(&became),
+                result => report.count(&result),
             }
         }
     }
-    Ok(recovered)
+    Ok(report)
 }
 
 #[cfg(test)]
@@ -294,66 +281,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pace_is_above_nothing_and_bounded() {
-        for number in [0.0, -1.0, 10_000.1, f64::NAN, f64::INFINITY] {
-            assert_eq!(Pace::per_second(number), None, "{number}");
-        }
-        for number in [f64::MIN_POSITIVE, 0.5, 10_000.0] {
-            assert_eq!(Pace::per_second(number), Some(Pace(number)));
-        }
-    }
-
-    #[test]
-    fn at_a_pace_each_is_due_as_much_after_the_one_before_and_never_beyond_all_time() {
-        let two = Pace(2.0);
-        assert_eq!(
-            [0, 1, 2, 7].map(|before| two.after(before).as_millis()),
-            [0, 500, 1_000, 3_500]
-        );
-        assert_eq!(Pace(f64::MIN_POSITIVE).after(1), Duration::MAX);
-    }
-
-    #[test]
-    fn a_pace_that_would_take_more_than_three_days_is_refused() {
-        let some = |count: i64| Chosen {
+    fn pace_over_three_days_is_refused() {
+        let matches = |count: i64| Matches {
             matched: 0,
             redeliverable: (0..count)
-                .map(|number| (DeliveryId(number), DeliveryState::Dead))
+                .map(|id| (DeliveryId(id), DeliveryState::Dead))
                 .collect(),
         };
         assert_eq!(
-            some(400).check(Pace::per_second(1e-300)),
-            Err(Refused::PaceTooSlow)
+            matches(400).check_pace(Pace::new(1e-300)),
+            Err(OperationError::PaceTooSlow)
         );
-        assert_eq!(some(1).check(Pace::per_second(1e-300)), Ok(()));
-        assert_eq!(some(1_000).check(Pace::per_second(0.01)), Ok(()));
-        assert_eq!(some(1_000).check(None), Ok(()));
+        assert_eq!(matches(1).check_pace(Pace::new(1e-300)), Ok(()));
+        assert_eq!(matches(1_000).check_pace(Pace::new(0.01)), Ok(()));
+        assert_eq!(matches(1_000).check_pace(None), Ok(()));
     }
 
     #[test]
-    fn what_is_refused_is_counted_by_its_reason() {
-        let chosen = Chosen {
+    fn report_counts_refusals_by_reason() {
+        let matches = Matches {
             matched: 3,
             redeliverable: vec![(DeliveryId(1), DeliveryState::Dead)],
         };
-        let mut recovered = chosen.counted();
-        for became in [
+        let mut report = matches.report();
+        for result in [
             RedeliveryResult::NoPayload,
             RedeliveryResult::InFlight,
             RedeliveryResult::Queued("a".into()),
         ] {
-            recovered.count(&became);
+            report.count(&result);
         }
-        let refused = vec![(Refused::PayloadNotKept, 3), (Refused::InFlight, 1)];
         assert_eq!(
-            recovered,
-            Recovered {
+            report,
+            RedeliveryReport {
                 dry_run: false,
                 matched: 3,
                 accepted: 1,
-                refused
+                refused: vec![
+                    (OperationError::PayloadNotKept, 3),
+                    (OperationError::InFlight, 1)
+                ],
             }
         );
-        assert_eq!(Chosen::default().counted(), Recovered::default());
+        assert_eq!(Matches::default().report(), RedeliveryReport::default());
     }
 }

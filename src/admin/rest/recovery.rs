@@ -1,4 +1,4 @@
-//! Many deliveries delivered again, and events forgotten.
+//! Recovery after an outage: bulk redelivery, and forgetting events.
 
 use std::sync::Arc;
 
@@ -13,13 +13,18 @@ use utoipa::openapi::{Object, ObjectBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Body, RouteName, Shared, filter, json, parse};
-use crate::admin::auth::Operator;
-use crate::admin::operations::{Operations, Pace, Recovered, Recovery};
-use crate::admin::problem::Problem;
-use crate::admin::shape::{Done, Redelivered, webhook_id};
-use crate::event::{EventId, TEXT_BYTES_MAX};
-use crate::store;
+use super::extract::{RouteName, Shared};
+use crate::admin::audit::Operator;
+use crate::admin::error::ApiError;
+use crate::admin::http::{Body, json, parse, parse_or_default};
+use crate::admin::operations::Operations;
+use crate::admin::operations::recovery::RedeliveryReport;
+use crate::admin::parameters::{state, time};
+use crate::admin::query::{self, DeliverySelection, RedeliveryQuery};
+use crate::admin::shape::deliveries::Redelivered;
+use crate::admin::shape::gateway::Done;
+use crate::event::TEXT_BYTES_MAX;
+use crate::store::DeliveryState;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
@@ -28,91 +33,87 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
         .routes(routes!(forget))
 }
 
-/// Which deliveries to redeliver, and how. Beside `dry_run` and `per_second`, at least one is given.
+/// Deliveries to redeliver. At least one member besides `dry_run` and `per_second` is given.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = MatchingDeliveries)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-pub(in crate::admin) struct Matching {
-    /// Of one webhook, which may be gone.
+struct RedeliveryBody {
+    /// The webhook, which may be removed by now.
     #[schema(pattern = "^wh_")]
-    pub webhook_id: Option<String>,
-    /// Where they stand; `failed` and `dead` if not said.
-    #[schema(value_type = Option<store::DeliveryState>)]
-    pub status: Option<String>,
-    /// The event's type, as a whole.
-    pub event_type: Option<String>,
-    /// The event's ID, as a whole.
-    pub event_id: Option<String>,
-    /// Whose event was received then or later.
+    webhook_id: Option<String>,
+    /// The status of the deliveries; `failed` and `dead` if not given.
+    #[schema(value_type = Option<DeliveryState>)]
+    status: Option<String>,
+    /// The exact event type.
+    event_type: Option<String>,
+    /// The exact event ID.
+    event_id: Option<String>,
+    /// The earliest time at which the event was received.
     #[schema(format = DateTime)]
-    pub since: Option<String>,
-    /// Whose event was received earlier; it is later than `since`.
+    since: Option<String>,
+    /// The time before which the event was received; later than `since`.
     #[schema(format = DateTime)]
-    pub until: Option<String>,
-    /// Only tells how many there are.
+    until: Option<String>,
+    /// Counts the deliveries and changes nothing.
     #[serde(default)]
     #[schema(default = false)]
-    pub dry_run: bool,
-    /// So many are due each second; without it, all at once.
+    dry_run: bool,
+    /// The number of events that become due per second; without it, all are due at once.
     #[schema(exclusive_minimum = 0, maximum = 10_000)]
-    pub per_second: Option<f64>,
+    per_second: Option<f64>,
 }
 
-impl Matching {
-    /// Held to the rules that a list's parameters are held to. It has to say something of which ones.
-    pub(in crate::admin) fn check(self) -> Result<Recovery, Problem> {
-        let pairs = [
-            ("webhook_id", self.webhook_id),
-            ("status", self.status),
-            ("event_type", self.event_type),
-            ("event_id", self.event_id),
-            ("since", self.since),
-            ("until", self.until),
-        ];
-        let pairs: Vec<_> = pairs
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect();
-        if pairs.is_empty() {
-            return Err(Problem::InvalidBody(
-                "Say which deliveries: give at least one of `webhook_id`, `status`, `event_type`, `event_id`, `since` and \
-                 `until`."
-                    .into(),
-            ));
-        }
-        let filter = filter(pairs, true).map_err(|problem| match problem {
-            Problem::InvalidParameter(detail) => Problem::InvalidBody(detail),
-            other => other,
-        })?;
-        let paced = |number| {
-            let wrong = || {
-                format!(
-                    "`per_second` must be a number above 0, {} at the most.",
-                    Pace::MAX
-                )
-            };
-            Pace::per_second(number).ok_or_else(|| Problem::InvalidBody(wrong()))
-        };
-        Ok(Recovery {
-            filter,
-            pace: self.per_second.map(paced).transpose()?,
-            dry_run: self.dry_run,
+impl RedeliveryBody {
+    fn into_query(self) -> Result<RedeliveryQuery, ApiError> {
+        let (per_second, dry_run) = (self.per_second, self.dry_run);
+        let selection = self.into_selection().map_err(ApiError::in_body)?;
+        RedeliveryQuery::new(selection, per_second, dry_run)
+    }
+
+    fn into_selection(self) -> Result<DeliverySelection, ApiError> {
+        let route = self.webhook_id.as_deref().map(query::route_name);
+        Ok(DeliverySelection {
+            route: route.transpose()?.map(Into::into),
+            state: self.status.as_deref().map(state).transpose()?,
+            event_type: self.event_type,
+            event_id: self.event_id,
+            since: optional_time("since", self.since.as_deref())?,
+            until: optional_time("until", self.until.as_deref())?,
         })
     }
 }
 
-/// Has all events tried again that match, the oldest first. It goes on though whoever asked hangs up.
+fn optional_time(name: &str, text: Option<&str>) -> Result<Option<jiff::Timestamp>, ApiError> {
+    text.map(|text| time(name, text)).transpose()
+}
+
+/// Redelivers all matching events, the oldest first. The redelivery continues if the client
+/// disconnects.
 #[utoipa::path(
     post,
     path = "/deliveries/redeliver",
     tag = "deliveries",
-    request_body = Matching,
+    request_body = RedeliveryBody,
     responses(
-        (status = 200, description = "A dry run: nothing was done.", body = Redelivered),
-        (status = 202, description = "Those that were accepted are stored for another try.", body = Redelivered),
-        (status = 404, description = "`unknown_webhook`: there is none of this ID, nor any delivery of one."),
-        (status = 409, description = "`redelivery_under_way`: one such call at a time."),
-        (status = 422, description = "`pace_too_slow`: the last would be due in more than three days."),
+        (status = 200, description = "A dry run: nothing was changed.", body = Redelivered),
+        (
+            status = 202,
+            description = "The accepted deliveries are stored for another attempt.",
+            body = Redelivered,
+        ),
+        (
+            status = 404,
+            description = "`unknown_webhook`: there is no webhook of this ID, nor any delivery \
+                           of one.",
+        ),
+        (
+            status = 409,
+            description = "`redelivery_under_way`: another bulk redelivery is running.",
+        ),
+        (
+            status = 422,
+            description = "`pace_too_slow`: the last would be due in more than three days.",
+        ),
         (status = 503),
     )
 )]
@@ -120,48 +121,51 @@ async fn redeliver_matching(
     State(operations): Shared,
     operator: Operator,
     body: Body,
-) -> Result<Response, Problem> {
-    let body = body.map_err(|_| Problem::BodyTooLarge)?;
-    let matching = if body.is_empty() {
-        Matching::default()
-    } else {
-        parse(Ok(body))?
-    };
-    Ok(told(
-        operations
-            .redeliver_matching(operator, matching.check()?)
-            .await?,
+) -> Result<Response, ApiError> {
+    let query = parse_or_default::<RedeliveryBody>(body)?.into_query()?;
+    Ok(redelivered(
+        operations.redeliver_matching(operator, query).await?,
     ))
 }
 
-/// From when on to redeliver, and how.
+/// The period to recover, and the pace.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = DeliveriesSince)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-struct Recover {
-    /// Those whose event was received then or later.
+struct RecoveryBody {
+    /// The earliest time at which the event was received.
     #[schema(format = DateTime)]
     since: String,
-    /// So many are due each second; without it, all at once.
+    /// The number of events that become due per second; without it, all are due at once.
     #[schema(exclusive_minimum = 0, maximum = 10_000)]
     per_second: Option<f64>,
-    /// Only tells how many there are.
+    /// Counts the deliveries and changes nothing.
     #[serde(default)]
     #[schema(default = false)]
     dry_run: bool,
 }
 
-/// Has all of a webhook's events tried again that failed or are dead and were received at `since` or later.
+/// Redelivers a webhook's failed and dead deliveries whose event was received at `since` or later.
 #[utoipa::path(
     post,
     path = "/webhooks/{id}/recover",
     tag = "webhooks",
-    request_body = Recover,
+    request_body = RecoveryBody,
     responses(
-        (status = 200, description = "A dry run: nothing was done.", body = Redelivered),
-        (status = 202, description = "Those that were accepted are stored for another try.", body = Redelivered),
-        (status = 409, description = "`redelivery_under_way`: one such call at a time."),
-        (status = 422, description = "`pace_too_slow`: the last would be due in more than three days."),
+        (status = 200, description = "A dry run: nothing was changed.", body = Redelivered),
+        (
+            status = 202,
+            description = "The accepted deliveries are stored for another attempt.",
+            body = Redelivered,
+        ),
+        (
+            status = 409,
+            description = "`redelivery_under_way`: another bulk redelivery is running.",
+        ),
+        (
+            status = 422,
+            description = "`pace_too_slow`: the last would be due in more than three days.",
+        ),
         (status = 503),
     )
 )]
@@ -170,62 +174,67 @@ async fn recover(
     operator: Operator,
     RouteName(route): RouteName,
     body: Body,
-) -> Result<Response, Problem> {
-    let Recover {
+) -> Result<Response, ApiError> {
+    let RecoveryBody {
         since,
         per_second,
         dry_run,
     } = parse(body)?;
-    let (webhook_id, since) = (Some(webhook_id(&route)), Some(since));
-    let matching = Matching {
-        webhook_id,
-        since,
-        dry_run,
-        per_second,
-        ..Matching::default()
+    let selection = DeliverySelection {
+        route: Some(route),
+        since: Some(time("since", &since).map_err(ApiError::in_body)?),
+        ..DeliverySelection::default()
     };
-    Ok(told(operations.recover(operator, matching.check()?).await?))
+    let query = RedeliveryQuery::new(selection, per_second, dry_run)?;
+    Ok(redelivered(operations.recover(operator, query).await?))
 }
 
-fn told(recovered: Recovered) -> Response {
-    let status = if recovered.dry_run {
+fn redelivered(report: RedeliveryReport) -> Response {
+    let status = if report.dry_run {
         StatusCode::OK
     } else {
         StatusCode::ACCEPTED
     };
-    json(status, &Redelivered::from(recovered))
+    json(status, &Redelivered::from(report))
 }
 
 /// The event to forget.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = EventToForget)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-struct Forget {
-    #[schema(schema_with = given_id)]
+struct ForgetBody {
+    #[schema(schema_with = event_id_schema)]
     event_id: Box<RawValue>,
 }
 
-fn given_id() -> Object {
-    let text_or_number = SchemaType::from_iter([Type::String, Type::Integer]);
-    let id = ObjectBuilder::new()
-        .schema_type(text_or_number)
+fn event_id_schema() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Integer]))
         .min_length(Some(1))
-        .max_length(Some(TEXT_BYTES_MAX));
-    let id = id.pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
-    let rules = "As the event has it: `1` and `\"1\"` are two. A text is at most 255 bytes long, an integer 40.";
-    id.description(Some(rules)).build()
+        .max_length(Some(TEXT_BYTES_MAX))
+        .pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"))
+        .description(Some(
+            "The ID in the type that the event has it in: `1` and `\"1\"` differ. A string is at \
+             most 255 bytes long, an integer 40 digits.",
+        ))
+        .build()
 }
 
-/// Lets an event pass again, as if none of its ID had come before. What is stored of it is delivered all the same.
+/// Removes an event ID from the ledger, so that the event is accepted again. Its stored deliveries
+/// are kept.
 #[utoipa::path(
     post,
     path = "/webhooks/{id}/forget",
     tag = "webhooks",
-    request_body = Forget,
+    request_body = ForgetBody,
     responses(
         (status = 200, body = Done),
-        (status = 404, description = "Or `unknown_event`: the ledger does not know it on this route, so it passes."),
-        (status = 409, description = "`in_flight`: a copy is being handed over now."),
+        (
+            status = 404,
+            description = "Or `unknown_event`: the ledger does not hold this ID for the route, \
+                           so the event is accepted anyway.",
+        ),
+        (status = 409, description = "`in_flight`: a copy is being delivered now."),
         (status = 503),
     )
 )]
@@ -234,41 +243,39 @@ async fn forget(
     operator: Operator,
     RouteName(route): RouteName,
     body: Body,
-) -> Result<Response, Problem> {
-    let Forget { event_id } = parse(body)?;
+) -> Result<Response, ApiError> {
+    let ForgetBody { event_id } = parse(body)?;
     operations
-        .forget(operator, &route, checked_id(&event_id)?)
+        .forget(operator, &route, query::event_id(&event_id)?)
         .await?;
     Ok(json(StatusCode::OK, &Done { success: true }))
-}
-
-/// An event's ID as it was given.
-pub(in crate::admin) fn checked_id(event_id: &RawValue) -> Result<EventId, Problem> {
-    EventId::from_json(event_id)
-        .map_err(|error| Problem::InvalidBody(format!("`event_id` is no event's ID: {error}.")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::operations::Refused;
-    use crate::store::{DeliveryFilter, DeliveryState};
+    use crate::admin::error::OperationError;
+    use crate::admin::query::Pace;
+    use crate::store::DeliveryFilter;
 
-    fn check(body: &str) -> Result<Recovery, Problem> {
-        serde_json::from_str::<Matching>(body)
-            .map_err(|error| Problem::InvalidBody(error.to_string()))?
-            .check()
+    fn query(body: &str) -> Result<RedeliveryQuery, ApiError> {
+        serde_json::from_str::<RedeliveryBody>(body)
+            .map_err(|error| ApiError::InvalidBody(error.to_string()))?
+            .into_query()
     }
 
     #[test]
-    fn what_is_asked_for_becomes_a_filter_and_a_pace() {
-        let body = r#"{"webhook_id":"wh_a","status":"dead","since":"2026-06-01T12:00:00Z","per_second":0.5,"dry_run":true}"#;
-        let recovery = check(body).unwrap_or_else(|problem| panic!("{problem:?}"));
+    fn redelivery_body_becomes_a_filter_and_a_pace() {
+        let body = r#"{
+            "webhook_id": "wh_a", "status": "dead", "since": "2026-06-01T12:00:00Z",
+            "per_second": 0.5, "dry_run": true
+        }"#;
+        let dry_run = query(body).unwrap();
         assert_eq!(
             (
-                recovery.filter.route.as_deref(),
-                recovery.filter.state,
-                recovery.filter.since
+                dry_run.filter.route.as_deref(),
+                dry_run.filter.state,
+                dry_run.filter.since
             ),
             (
                 Some("a"),
@@ -276,12 +283,8 @@ mod tests {
                 "2026-06-01T12:00:00Z".parse().ok()
             )
         );
-        assert_eq!(
-            (recovery.pace, recovery.dry_run),
-            (Pace::per_second(0.5), true)
-        );
-        let plain =
-            check(r#"{"event_id":"evt_1"}"#).unwrap_or_else(|problem| panic!("{problem:?}"));
+        assert_eq!((dry_run.pace, dry_run.dry_run), (Pace::new(0.5), true));
+        let plain = query(r#"{"event_id":"evt_1"}"#).unwrap();
         assert_eq!(
             plain.filter,
             DeliveryFilter {
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_named() {
+    fn invalid_members_are_named() {
         let cases = [
             ("{}", "at least one of"),
             (r#"{"dry_run":true,"per_second":1}"#, "at least one of"),
@@ -311,27 +314,16 @@ mod tests {
             (r#"{"status":"dead","limit":5}"#, "`limit`"),
         ];
         for (body, named) in cases {
-            match check(body) {
-                Err(Problem::InvalidBody(detail)) => {
-                    assert!(detail.contains(named), "{body}: {detail}")
+            match query(body) {
+                Err(ApiError::InvalidBody(detail)) => {
+                    assert!(detail.contains(named), "{body}: {detail}");
                 }
                 other => panic!("{body}: {:?}", other.err()),
             }
         }
         assert!(matches!(
-            check(r#"{"webhook_id":"a"}"#),
-            Err(Problem::Refused(Refused::NoSuchWebhook))
+            query(r#"{"webhook_id":"a"}"#),
+            Err(ApiError::Operation(OperationError::NoSuchWebhook))
         ));
-    }
-
-    #[test]
-    fn a_text_and_a_number_are_two_ids_and_nothing_else_is_one() {
-        let id = |text: &str| checked_id(&RawValue::from_string(text.into()).unwrap());
-        assert_eq!(id(r#""1""#), Ok(EventId::Text("1".into())));
-        assert_eq!(id("1"), Ok(EventId::Integer("1".into())));
-        assert_eq!(id(r#""\u0065vt""#), Ok(EventId::Text("evt".into())));
-        for wrong in ["null", "true", "1.0", "-0", "[]", r#""""#, r#""a\n""#] {
-            assert!(matches!(id(wrong), Err(Problem::InvalidBody(_))), "{wrong}");
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Requests that were turned away.
+//! Rejected requests.
 
 use std::sync::Arc;
 
@@ -8,11 +8,13 @@ use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::deliveries::{Limit, filter};
-use super::{Pairs, Parameters, RouteName, Shared, json, pairs, unknown_parameter};
+use super::deliveries::Limit;
+use super::extract::{Parameters, RouteName, Shared, pairs};
+use crate::admin::error::ApiError;
+use crate::admin::http::json;
 use crate::admin::operations::Operations;
-use crate::admin::problem::Problem;
-use crate::admin::shape::Rejections;
+use crate::admin::parameters::sole_limit;
+use crate::admin::shape::rejections::Rejections;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
@@ -20,17 +22,23 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
         .routes(routes!(rejections_of_webhook))
 }
 
-/// The last requests that were turned away, by all webhooks and by none.
-#[utoipa::path(get, path = "/rejections", tag = "rejections", params(Limit), responses((status = 200, body = Rejections)))]
+/// Lists the last rejected requests of all webhooks, and those that matched none.
+#[utoipa::path(
+    get,
+    path = "/rejections",
+    tag = "rejections",
+    params(Limit),
+    responses((status = 200, body = Rejections))
+)]
 async fn rejections(
     State(operations): Shared,
     parameters: Parameters,
-) -> Result<Response, Problem> {
-    let turned = operations.turned_away(None, limit(pairs(parameters)?)?)?;
-    Ok(json(StatusCode::OK, &Rejections::from(turned)))
+) -> Result<Response, ApiError> {
+    let rejected = operations.rejections(None, sole_limit(pairs(parameters)?)?)?;
+    Ok(json(StatusCode::OK, &Rejections::from(rejected)))
 }
 
-/// The last requests that a webhook has turned away.
+/// Lists the last rejected requests of a webhook.
 #[utoipa::path(
     get,
     path = "/webhooks/{id}/rejections",
@@ -42,15 +50,7 @@ async fn rejections_of_webhook(
     State(operations): Shared,
     RouteName(route): RouteName,
     parameters: Parameters,
-) -> Result<Response, Problem> {
-    let turned = operations.turned_away(Some(&route), limit(pairs(parameters)?)?)?;
-    Ok(json(StatusCode::OK, &Rejections::from(turned)))
-}
-
-/// How many a list that takes nothing else is to hold.
-fn limit(pairs: Pairs) -> Result<usize, Problem> {
-    match pairs.iter().find(|(name, _)| name != "limit") {
-        Some((name, _)) => Err(unknown_parameter(name)),
-        None => Ok(filter(pairs, false)?.limit),
-    }
+) -> Result<Response, ApiError> {
+    let rejected = operations.rejections(Some(&route), sole_limit(pairs(parameters)?)?)?;
+    Ok(json(StatusCode::OK, &Rejections::from(rejected)))
 }

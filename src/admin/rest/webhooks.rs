@@ -1,153 +1,171 @@
-//! Webhooks: the routes that are served, and those among them that are made here.
+//! Webhooks: all active routes, and those among them that are made over the API.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Deserialize;
-use serde_json::Value;
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Body, RouteName, Shared, json, parse};
-use crate::admin::auth::Operator;
+use super::extract::{RouteName, Shared};
+use crate::admin::audit::Operator;
+use crate::admin::error::ApiError;
+use crate::admin::http::{Body, json, parse, parse_or_default};
 use crate::admin::operations::Operations;
-use crate::admin::problem::Problem;
-use crate::admin::shape::{Done, OneWebhook, TestResult, Webhook, Webhooks};
+use crate::admin::query::TestEvent;
+use crate::admin::shape::gateway::Done;
+use crate::admin::shape::webhooks::{LongStats, OneWebhook, TestResult, Webhook, Webhooks};
 use crate::webhooks::{NewWebhook, WebhookChange};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
-        .routes(routes!(webhooks, make))
-        .routes(routes!(webhook, change, remove))
+        .routes(routes!(list, create))
+        .routes(routes!(show, update, delete))
         .routes(routes!(test))
         .routes(routes!(pause))
         .routes(routes!(resume))
 }
 
-/// All routes that are served.
-#[utoipa::path(get, path = "/webhooks", tag = "webhooks", responses((status = 200, body = Webhooks), (status = 503)))]
-async fn webhooks(State(operations): Shared) -> Result<Response, Problem> {
-    let webhooks: Vec<_> = operations
-        .routes()
-        .await?
-        .into_iter()
-        .map(Into::into)
-        .collect();
+fn one(status: StatusCode, webhook: Webhook<LongStats>) -> Response {
+    json(
+        status,
+        &OneWebhook {
+            success: true,
+            webhook,
+        },
+    )
+}
+
+/// Lists all active routes.
+#[utoipa::path(
+    get,
+    path = "/webhooks",
+    tag = "webhooks",
+    operation_id = "webhooks",
+    responses((status = 200, body = Webhooks), (status = 503))
+)]
+async fn list(State(operations): Shared) -> Result<Response, ApiError> {
+    let routes = operations.routes().await?;
     Ok(json(
         StatusCode::OK,
         &Webhooks {
             success: true,
-            total: webhooks.len(),
-            webhooks,
+            total: routes.len(),
+            webhooks: routes.into_iter().map(Into::into).collect(),
         },
     ))
 }
 
-/// One route, of the file or made over the API.
-#[utoipa::path(get, path = "/webhooks/{id}", tag = "webhooks", responses((status = 200, body = OneWebhook), (status = 503)))]
-async fn webhook(
+/// Shows one route, defined in the file or over the API.
+#[utoipa::path(
+    get,
+    path = "/webhooks/{id}",
+    tag = "webhooks",
+    operation_id = "webhook",
+    responses((status = 200, body = OneWebhook), (status = 503))
+)]
+async fn show(
     State(operations): Shared,
     RouteName(route): RouteName,
-) -> Result<Response, Problem> {
-    let webhook = operations.route(&route).await?.into();
-    Ok(json(
-        StatusCode::OK,
-        &OneWebhook {
-            success: true,
-            webhook,
-        },
-    ))
+) -> Result<Response, ApiError> {
+    Ok(one(StatusCode::OK, operations.route(&route).await?.into()))
 }
 
-/// Makes a webhook. It is stored and served before this is answered; its secret is in the answer, this once.
+/// Creates a webhook. It is stored and active before the response is sent; the response shows its
+/// secret, this once.
 #[utoipa::path(
     post,
     path = "/webhooks",
     tag = "webhooks",
+    operation_id = "make",
     request_body = NewWebhook,
     responses(
         (status = 201, body = OneWebhook),
         (status = 409, description = "`taken`: another route has this path."),
-        (status = 422, description = "`invalid_webhook`: told as for the configuration's file."),
+        (
+            status = 422,
+            description = "`invalid_webhook`: the detail lists problems as for the \
+                           configuration file.",
+        ),
         (status = 503),
     )
 )]
-async fn make(
+async fn create(
     State(operations): Shared,
     operator: Operator,
     body: Body,
-) -> Result<Response, Problem> {
-    let (standing, definition) = operations.make(operator, parse(body)?).await?;
-    // The only time that it is shown.
+) -> Result<Response, ApiError> {
+    let (route, definition) = operations.create_webhook(operator, parse(body)?).await?;
+    // The only response that shows the secret.
     let webhook = Webhook {
         secret: definition.secret().to_owned(),
-        ..standing.into()
+        ..route.into()
     };
-    Ok(json(
-        StatusCode::CREATED,
-        &OneWebhook {
-            success: true,
-            webhook,
-        },
-    ))
+    Ok(one(StatusCode::CREATED, webhook))
 }
 
-/// Changes what is given of a webhook; what is not stays.
+/// Changes the given members of a webhook; the others stay.
 #[utoipa::path(
     put,
     path = "/webhooks/{id}",
     tag = "webhooks",
+    operation_id = "change",
     request_body = WebhookChange,
     responses(
         (status = 200, body = OneWebhook),
-        (status = 409, description = "`in_file`: it is changed there; or `taken`: another route has this path."),
-        (status = 422, description = "`invalid_webhook`: told as for the configuration's file."),
+        (
+            status = 409,
+            description = "`in_file`: the webhook is defined in the file, and changed there; or \
+                           `taken`: another route has this path.",
+        ),
+        (
+            status = 422,
+            description = "`invalid_webhook`: the detail lists problems as for the \
+                           configuration file.",
+        ),
         (status = 503),
     )
 )]
-async fn change(
+async fn update(
     State(operations): Shared,
     operator: Operator,
     RouteName(route): RouteName,
     body: Body,
-) -> Result<Response, Problem> {
-    let webhook = operations
-        .change(operator, &route, parse(body)?)
-        .await?
-        .into();
-    Ok(json(
-        StatusCode::OK,
-        &OneWebhook {
-            success: true,
-            webhook,
-        },
-    ))
+) -> Result<Response, ApiError> {
+    let route = operations
+        .update_webhook(operator, &route, parse(body)?)
+        .await?;
+    Ok(one(StatusCode::OK, route.into()))
 }
 
-/// Removes a webhook that was made over the API. Its stored events wait until one of its name is back.
+/// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
+/// same name exists again.
 #[utoipa::path(
     delete,
     path = "/webhooks/{id}",
     tag = "webhooks",
+    operation_id = "remove",
     responses(
         (status = 200, body = Done),
-        (status = 409, description = "`in_file`: it is removed there."),
+        (
+            status = 409,
+            description = "`in_file`: the webhook is defined in the file, and removed there.",
+        ),
         (status = 503),
     )
 )]
-async fn remove(
+async fn delete(
     State(operations): Shared,
     operator: Operator,
     RouteName(route): RouteName,
-) -> Result<Response, Problem> {
-    operations.remove(operator, &route).await?;
+) -> Result<Response, ApiError> {
+    operations.delete_webhook(operator, &route).await?;
     Ok(json(StatusCode::OK, &Done { success: true }))
 }
 
-/// Lets a route's stored events wait, through restarts too. Also for routes of the file.
+/// Pauses the delivery of a route's stored events, through restarts too. Routes of the file can be
+/// paused as well.
 #[utoipa::path(
     post,
     path = "/webhooks/{id}/pause",
@@ -158,11 +176,11 @@ async fn pause(
     operations: Shared,
     operator: Operator,
     route: RouteName,
-) -> Result<Response, Problem> {
-    paused(operations, operator, route, true).await
+) -> Result<Response, ApiError> {
+    set_paused(operations, operator, route, true).await
 }
 
-/// Has them delivered again.
+/// Resumes the delivery of a route's stored events.
 #[utoipa::path(
     post,
     path = "/webhooks/{id}/resume",
@@ -173,55 +191,44 @@ async fn resume(
     operations: Shared,
     operator: Operator,
     route: RouteName,
-) -> Result<Response, Problem> {
-    paused(operations, operator, route, false).await
+) -> Result<Response, ApiError> {
+    set_paused(operations, operator, route, false).await
 }
 
-async fn paused(
+async fn set_paused(
     State(operations): Shared,
     operator: Operator,
     RouteName(route): RouteName,
     paused: bool,
-) -> Result<Response, Problem> {
-    let webhook = operations.pause(operator, &route, paused).await?.into();
-    Ok(json(
-        StatusCode::OK,
-        &OneWebhook {
-            success: true,
-            webhook,
-        },
-    ))
+) -> Result<Response, ApiError> {
+    let route = operations.set_paused(operator, &route, paused).await?;
+    Ok(one(StatusCode::OK, route.into()))
 }
 
-/// A test event.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = TestEvent)]
-#[serde(default, deny_unknown_fields, expecting = "an object")]
-pub(in crate::admin) struct Test {
-    pub event_type: String,
-    pub custom_data: Value,
-}
-
-impl Default for Test {
-    fn default() -> Self {
-        Self {
-            event_type: "webhook.test".into(),
-            custom_data: serde_json::json!({ "test": true }),
-        }
-    }
-}
-
-/// Sends an event through the gateway's own front door, signed with the route's secret. An empty body is as `{}`.
+/// Sends a test event through the gateway, signed with the route's secret. An empty body is the
+/// same as `{}`.
 #[utoipa::path(
     post,
     path = "/webhooks/{id}/test",
     tag = "webhooks",
-    request_body = Test,
+    request_body = TestEvent,
     responses(
-        (status = 200, description = "It was answered, as `status` and `outcome` say.", body = TestResult),
-        (status = 409, description = "`cannot_sign` or `cannot_make_event`: the route's scheme does not allow it."),
-        (status = 422, description = "`not_in_header`: the route's event type stands in one, and this one can't."),
-        (status = 502, description = "`no_answer`: the gateway's own listener gave none."),
+        (
+            status = 200,
+            description = "The gateway responded as `status` and `outcome` say.",
+            body = TestResult,
+        ),
+        (
+            status = 409,
+            description = "`cannot_sign` or `cannot_make_event`: the route's scheme does not \
+                           allow it.",
+        ),
+        (
+            status = 422,
+            description = "`not_in_header`: the route reads the event type from a header, which \
+                           cannot hold this one.",
+        ),
+        (status = 502, description = "`no_answer`: the gateway did not respond."),
         (status = 503),
     )
 )]
@@ -230,15 +237,8 @@ async fn test(
     operator: Operator,
     RouteName(route): RouteName,
     body: Body,
-) -> Result<Response, Problem> {
-    let body = body.map_err(|_| Problem::BodyTooLarge)?;
-    let test = if body.is_empty() {
-        Test::default()
-    } else {
-        parse(Ok(body))?
-    };
-    let tested = operations
-        .test(operator, &route, &test.event_type, test.custom_data)
-        .await?;
-    Ok(json(StatusCode::OK, &TestResult::from(tested)))
+) -> Result<Response, ApiError> {
+    let event: TestEvent = parse_or_default(body)?;
+    let outcome = operations.send_test_event(operator, &route, event).await?;
+    Ok(json(StatusCode::OK, &TestResult::from(outcome)))
 }

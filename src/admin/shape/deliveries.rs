@@ -1,4 +1,4 @@
-//! Deliveries, and what became of the wish to redeliver many, as JSON.
+//! Deliveries and bulk redeliveries, as JSON.
 
 use async_graphql::SimpleObject;
 use jiff::Timestamp;
@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::{Header, headers, webhook_id};
-use crate::admin::operations::{Page, Recovered, Refused};
+use super::headers::{self, Header};
+use crate::admin::operations::recovery::RedeliveryReport;
+use crate::admin::query::DeliveryPage;
+use crate::admin::webhook_id::webhook_id;
 use crate::store::{DeliveryRecord, DeliveryState};
 
-/// All attempts for one event.
+/// The delivery of one event, with all its attempts.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Delivery<Attempts> {
     pub id: String,
@@ -18,109 +20,115 @@ pub struct Delivery<Attempts> {
     pub event_type: String,
     pub event_id: String,
     pub received_at: Timestamp,
-    /// When the last attempt began.
+    /// The time at which the last attempt began.
     pub delivered_at: Option<Timestamp>,
     #[schema(value_type = DeliveryState)]
     pub status: String,
-    /// The last attempt's.
+    /// The upstream's status in the last attempt.
     pub response_status: Option<u16>,
+    /// The duration of the last attempt, in milliseconds.
     pub response_time_ms: Option<u64>,
     pub error: Option<String>,
-    /// In a list how many there were, as the provider's documents have it; with a single delivery the attempts themselves.
+    /// The number of attempts in a list, as in the provider's documentation; the attempts
+    /// themselves with a single delivery.
     pub attempts: Attempts,
     pub attempt_count: u32,
-    /// Why it is a dead letter.
+    /// The reason why the event is a dead letter.
     pub reason: Option<String>,
     pub next_attempt_in_seconds: Option<u64>,
-    /// Whether the upstream may have processed it although nothing says so.
+    /// Set if the upstream may have processed the event although no attempt succeeded.
     pub possible_duplicate: bool,
-    /// Whether it can be delivered again.
+    /// Set if the event can be delivered again.
     pub payload_kept: bool,
-    /// The name of the secret that verified it. Unknown of what an earlier version took.
+    /// The name of the secret that verified the event; `null` if an earlier version stored it.
     pub verified_with: Option<String>,
-    /// Made by the gateway itself, as an operator asked.
+    /// Set for a test event.
     #[serde(default)]
     #[schema(required)]
     pub test: bool,
-    /// As they are handed over, with a single delivery, where they are kept.
+    /// The delivered headers, where they are kept; only with a single delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub headers: Option<Vec<Header>>,
-    /// The body as it came: a number keeps all its digits.
+    /// The body as received: numbers keep all their digits.
     #[schema(value_type = serde_json::Value)]
     pub event_data: Option<Box<RawValue>>,
 }
 
+/// One attempt at delivering an event.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct Attempt {
     pub number: u32,
     pub at: Timestamp,
-    /// What the upstream answered with.
+    /// The upstream's status.
     pub status: Option<u16>,
     pub duration_ms: u64,
-    /// Why there was no answer.
+    /// The reason why there was no response.
     pub error: Option<String>,
 }
 
+/// A page of deliveries, the newest first.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Deliveries {
     pub success: bool,
     pub deliveries: Vec<Delivery<u32>>,
-    /// How many there are on all pages; `null` when they are more than are counted.
+    /// The number of deliveries on all pages; `null` when there are more than 10,000.
     pub total: Option<usize>,
     pub has_more: bool,
-    /// To be given as `cursor`, for the ones before.
+    /// The `cursor` of the next page.
     pub next_cursor: Option<String>,
 }
 
+/// A single delivery.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct OneDelivery {
     pub success: bool,
     pub delivery: Delivery<Vec<Attempt>>,
 }
 
-/// What became of the wish to redeliver all that match.
+/// The outcome of a bulk redelivery.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct Redelivered {
     pub success: bool,
-    /// Nothing was done: `accepted` and `refused` tell of what could be.
+    /// Set if nothing was changed; `accepted` and `refused` then say what would be.
     pub dry_run: bool,
     pub matched: usize,
     pub accepted: usize,
     pub refused: Vec<RefusedCount>,
 }
 
-/// Why some were not accepted: a problem's code, and how many they are.
+/// The number of deliveries that were not accepted for one reason.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct RefusedCount {
+    /// The code of the error that a single redelivery would be answered with.
     pub code: String,
     pub count: usize,
 }
 
 impl Delivery<u32> {
-    /// As in a list.
-    pub fn listed(view: DeliveryRecord) -> Self {
+    /// Converts a delivery for a list: without headers, and with the number of its attempts.
+    pub fn listed(record: DeliveryRecord) -> Self {
         Self {
             headers: None,
-            ..Self::of(view, |tried, _| tried)
+            ..Self::new(record, |tried, _| tried)
         }
     }
 }
 
 impl Delivery<Vec<Attempt>> {
-    /// With its attempts.
-    pub fn whole(view: DeliveryRecord) -> Self {
-        Self::of(view, |_, attempts| attempts)
+    /// Converts a single delivery, with its attempts.
+    pub fn whole(record: DeliveryRecord) -> Self {
+        Self::new(record, |_, attempts| attempts)
     }
 }
 
 impl<Attempts> Delivery<Attempts> {
-    fn of(view: DeliveryRecord, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
-        let last = view.attempts.last().cloned();
-        let unrecorded = view
+    fn new(record: DeliveryRecord, shown: impl FnOnce(u32, Vec<Attempt>) -> Attempts) -> Self {
+        let last = record.attempts.last().cloned();
+        let unrecorded = record
             .attempt_count
-            .saturating_sub(u32::try_from(view.attempts.len()).unwrap_or(u32::MAX));
-        let attempts = (1..).zip(view.attempts).map(|(number, attempt)| Attempt {
+            .saturating_sub(u32::try_from(record.attempts.len()).unwrap_or(u32::MAX));
+        let attempts = (1..).zip(record.attempts).map(|(number, attempt)| Attempt {
             number: unrecorded.saturating_add(number),
             at: attempt.at,
             status: attempt.status,
@@ -128,36 +136,36 @@ impl<Attempts> Delivery<Attempts> {
             error: attempt.error,
         });
         Self {
-            id: view.id.to_string(),
-            webhook_id: webhook_id(&view.route),
-            event_type: view.event_type,
-            event_id: view.event_id,
-            received_at: view.received_at,
+            id: record.id.to_string(),
+            webhook_id: webhook_id(&record.route),
+            event_type: record.event_type,
+            event_id: record.event_id,
+            received_at: record.received_at,
             delivered_at: last.as_ref().map(|last| last.at),
-            status: view.state.as_str().into(),
+            status: record.state.as_str().into(),
             response_status: last.as_ref().and_then(|last| last.status),
             response_time_ms: last.as_ref().map(|last| last.ms),
             error: last.and_then(|last| last.error),
-            attempts: shown(view.attempt_count, attempts.collect()),
-            attempt_count: view.attempt_count,
-            reason: view.reason,
-            next_attempt_in_seconds: view
+            attempts: shown(record.attempt_count, attempts.collect()),
+            attempt_count: record.attempt_count,
+            reason: record.reason,
+            next_attempt_in_seconds: record
                 .due_in
                 .map(|due_in| due_in.as_secs() + u64::from(due_in.subsec_nanos() > 0)),
-            possible_duplicate: view.possibly_delivered,
-            payload_kept: view.payload_kept,
-            verified_with: view.secret,
-            test: view.is_test,
-            headers: view.head.map(|head| headers::shown(&head)),
-            event_data: view
+            possible_duplicate: record.possibly_delivered,
+            payload_kept: record.payload_kept,
+            verified_with: record.secret,
+            test: record.is_test,
+            headers: record.head.map(|head| headers::masked(&head)),
+            event_data: record
                 .body
                 .and_then(|body| serde_json::from_slice(&body).ok()),
         }
     }
 }
 
-impl From<Page> for Deliveries {
-    fn from(page: Page) -> Self {
+impl From<DeliveryPage> for Deliveries {
+    fn from(page: DeliveryPage) -> Self {
         let next_cursor = page.next.map(|next| next.to_string());
         let deliveries = page.deliveries.into_iter().map(Delivery::listed).collect();
         Self {
@@ -170,24 +178,26 @@ impl From<Page> for Deliveries {
     }
 }
 
-impl From<Recovered> for Redelivered {
-    fn from(recovered: Recovered) -> Self {
-        let Recovered {
+impl From<RedeliveryReport> for Redelivered {
+    fn from(report: RedeliveryReport) -> Self {
+        let RedeliveryReport {
             dry_run,
             matched,
             accepted,
             refused,
-        } = recovered;
-        let coded = |(refused, count): (Refused, usize)| RefusedCount {
-            code: refused.code().into(),
-            count,
-        };
+        } = report;
         Self {
             success: true,
             dry_run,
             matched,
             accepted,
-            refused: refused.into_iter().map(coded).collect(),
+            refused: refused
+                .into_iter()
+                .map(|(error, count)| RefusedCount {
+                    code: error.code().into(),
+                    count,
+                })
+                .collect(),
         }
     }
 }
@@ -199,7 +209,7 @@ mod tests {
     use super::*;
     use crate::store::{AttemptRecord, DeliveryId, DeliveryState};
 
-    fn view(body: &'static [u8]) -> DeliveryRecord {
+    fn record(body: &'static [u8]) -> DeliveryRecord {
         let at = "2026-06-01T00:00:00Z".parse().unwrap();
         DeliveryRecord {
             id: DeliveryId(7),
@@ -227,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn attempts_are_numbered_after_those_that_left_no_record() {
-        let delivery = Delivery::whole(view(b"{}"));
+    fn attempts_are_numbered_after_unrecorded_ones() {
+        let delivery = Delivery::whole(record(b"{}"));
         assert_eq!(
             delivery
                 .attempts
@@ -244,13 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_reads_what_the_api_writes() {
-        let text = serde_json::to_string(&Delivery::whole(view(b"{\"n\": 1.10}"))).unwrap();
+    fn delivery_survives_a_round_trip() {
+        let text = serde_json::to_string(&Delivery::whole(record(b"{\"n\": 1.10}"))).unwrap();
         let read: Delivery<Vec<Attempt>> = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), text);
-        let text = serde_json::to_string(&Delivery::listed(view(b"not JSON"))).unwrap();
+        let text = serde_json::to_string(&Delivery::listed(record(b"not JSON"))).unwrap();
         let read: Delivery<u32> = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), text);
-        assert!(Delivery::listed(view(b"not JSON")).event_data.is_none());
+        assert!(Delivery::listed(record(b"not JSON")).event_data.is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Headers of an event, as an operator sees them: those that may prove something are named and not shown.
+//! An event's headers as shown to operators. Values that may authenticate a request are masked.
 
 use async_graphql::SimpleObject;
 use serde::{Deserialize, Serialize};
@@ -6,35 +6,36 @@ use utoipa::ToSchema;
 
 use crate::delivery::{MASK, OutboundRequest};
 
-/// A header as it is handed over.
+/// A delivered header.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct Header {
-    /// In the sender's spelling.
+    /// The name as the sender wrote it.
     pub name: String,
-    /// `***` where it may prove something: a signature, a token, a cookie.
+    /// The value; `***` if it may authenticate a request: a signature, a token, a cookie.
     pub value: String,
 }
 
-/// What the name of a header has in it whose value is nobody's business.
+/// Words in the names of headers whose values are masked.
 const PRIVATE: [&str; 16] = [
     "auth", "cookie", "cred", "csrf", "digest", "hash", "hmac", "key", "mac", "pass", "pin",
     "secret", "session", "sig", "token", "verif",
 ];
 
-/// Named as if they were private, and not.
+/// Headers that have such a word in their name and are shown nevertheless.
 const PUBLIC: [&str; 1] = ["idempotency-key"];
 
-/// The headers of a stored head.
-pub(super) fn shown(head: &[u8]) -> Vec<Header> {
-    let show = |(name, value): (String, String)| {
-        let value = if is_private(&name) {
-            MASK.into()
-        } else {
-            value
-        };
-        Header { name, value }
-    };
-    OutboundRequest::stored_headers(head).map(show).collect()
+/// Returns the headers of a stored head.
+pub(super) fn masked(head: &[u8]) -> Vec<Header> {
+    OutboundRequest::stored_headers(head)
+        .map(|(name, value)| Header {
+            value: if is_private(&name) {
+                MASK.into()
+            } else {
+                value
+            },
+            name,
+        })
+        .collect()
 }
 
 fn is_private(name: &str) -> bool {
@@ -47,12 +48,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_prove_something_is_not_shown() {
-        let head =
-            b"POST / HTTP/1.1\r\nX-VPN-Signature: sha256=ab\r\nAuthorization: Basic eDp5\r\nX-Gitlab-Token: t\r\n\
-                     X-Shopify-Hmac-Sha256: h\r\nIdempotency-Key: evt_1\r\nUser-Agent: a: b\r\n";
-        let shown = shown(head);
-        let shown: Vec<_> = shown
+    fn authenticating_headers_are_masked() {
+        let head = b"POST / HTTP/1.1\r\nX-VPN-Signature: sha256=ab\r\n\
+            Authorization: Basic eDp5\r\nX-Gitlab-Token: t\r\nX-Shopify-Hmac-Sha256: h\r\n\
+            Idempotency-Key: evt_1\r\nUser-Agent: a: b\r\n";
+        let headers = masked(head);
+        let shown: Vec<_> = headers
             .iter()
             .map(|header| (&*header.name, &*header.value))
             .collect();

@@ -1,4 +1,4 @@
-//! Requests that were turned away, as JSON. No body, no signature, and of the headers one.
+//! Rejected requests, as JSON: without body and signature, and with one header only.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,51 +7,52 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::webhook_id;
-use crate::activity;
-use crate::admin::operations::{Turned, TurnedAway};
+use crate::activity::RejectionCount;
+use crate::admin::operations::rejections::{RejectedRequest, RejectionList};
+use crate::admin::webhook_id::webhook_id;
 use crate::outcome::Code;
 
+/// The last rejected requests.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejections {
     pub success: bool,
-    /// The newest first.
+    /// The rejected requests, the newest first.
     pub rejections: Vec<Rejection>,
-    /// How many are known.
+    /// The number of rejected requests that are remembered.
     pub total: usize,
     pub has_more: bool,
 }
 
-/// A request that was turned away.
+/// A rejected request.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejection {
     pub at: Timestamp,
-    /// `null` where no route was matched, as is `route`.
+    /// `null`, as `route` is, if the request matched no route.
     pub webhook_id: Option<String>,
     pub route: Option<String>,
     #[schema(value_type = Code)]
     pub outcome: String,
-    /// More than the outcome says.
+    /// The reason within the outcome.
     pub reason: Option<String>,
     pub status: u16,
-    /// Empty, as is `path`, where the head could not be read.
+    /// Empty, as `path` is, if the head could not be read.
     pub method: String,
-    /// Without the query.
+    /// The path without the query.
     pub path: String,
     #[schema(value_type = Option<String>)]
     pub peer: Option<IpAddr>,
-    /// As many as were read.
+    /// The number of bytes of the body that were read.
     pub body_bytes: Option<usize>,
     pub trace_id: Option<String>,
     pub user_agent: Option<String>,
-    /// How many like it came after it and are not listed.
+    /// The number of similar requests after it that are not listed.
     pub left_out: u64,
 }
 
-/// How many of one kind were turned away.
+/// The number of requests that were rejected for one reason.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Rejected {
-    /// `null` where no route was matched, as is `route`.
+    /// `null`, as `route` is, if the request matched no route.
     pub webhook_id: Option<String>,
     pub route: Option<String>,
     #[schema(value_type = Code)]
@@ -62,7 +63,7 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    /// As in `invalid_signature/mismatch`.
+    /// Returns outcome and reason, as in `invalid_signature/mismatch`.
     pub fn name(&self) -> String {
         match &self.reason {
             Some(reason) => format!("{}/{reason}", self.outcome),
@@ -71,13 +72,13 @@ impl Rejected {
     }
 }
 
-impl From<TurnedAway> for Rejection {
-    fn from(turned: TurnedAway) -> Self {
-        let TurnedAway {
+impl From<RejectedRequest> for Rejection {
+    fn from(rejected: RejectedRequest) -> Self {
+        let RejectedRequest {
             route,
             rejection,
             left_out,
-        } = turned;
+        } = rejected;
         Self {
             at: rejection.at,
             webhook_id: route.as_deref().map(webhook_id),
@@ -96,32 +97,31 @@ impl From<TurnedAway> for Rejection {
     }
 }
 
-impl From<Turned> for Rejections {
-    fn from(turned: Turned) -> Self {
-        let has_more = turned.total > turned.away.len();
-        let rejections = turned.away.into_iter().map(Into::into).collect();
+impl From<RejectionList> for Rejections {
+    fn from(list: RejectionList) -> Self {
         Self {
             success: true,
-            rejections,
-            total: turned.total,
-            has_more,
+            has_more: list.total > list.requests.len(),
+            rejections: list.requests.into_iter().map(Into::into).collect(),
+            total: list.total,
         }
     }
 }
 
-/// Those of one route stand together.
-pub(super) fn by_route(
-    rejected: Vec<(Option<Arc<str>>, Vec<activity::RejectionCount>)>,
-) -> Vec<Rejected> {
-    let of_route = |(route, kinds): (Option<Arc<str>>, Vec<activity::RejectionCount>)| {
-        kinds.into_iter().map(move |rejected| Rejected {
-            webhook_id: route.as_deref().map(webhook_id),
-            route: route.as_deref().map(Into::into),
-            outcome: rejected.kind.code.as_str().into(),
-            reason: rejected.kind.reason.map(Into::into),
-            count: rejected.count,
-            last_at: rejected.last_at,
-        })
-    };
-    rejected.into_iter().flat_map(of_route).collect()
+/// Flattens counts by route into one list, in the order of the routes.
+pub(super) fn by_route(rejected: Vec<(Option<Arc<str>>, Vec<RejectionCount>)>) -> Vec<Rejected> {
+    let mut list = Vec::new();
+    for (route, counts) in rejected {
+        for rejected in counts {
+            list.push(Rejected {
+                webhook_id: route.as_deref().map(webhook_id),
+                route: route.as_deref().map(Into::into),
+                outcome: rejected.kind.code.as_str().into(),
+                reason: rejected.kind.reason.map(Into::into),
+                count: rejected.count,
+                last_at: rejected.last_at,
+            });
+        }
+    }
+    list
 }

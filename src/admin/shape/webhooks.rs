@@ -1,98 +1,104 @@
-//! Webhooks, and what is known of each, as JSON.
+//! Webhooks with their statistics, as JSON.
 
 use async_graphql::SimpleObject;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{closed, webhook_id};
-use crate::admin::operations::{Standing, Tested};
+use super::names;
+use crate::admin::operations::routes::RouteSummary;
+use crate::admin::operations::test_event::TestOutcome;
+use crate::admin::webhook_id::webhook_id;
 use crate::outcome::Code;
 use crate::route::DeliveryMode;
 use crate::store::RouteDeliveryStats;
 
-/// Shown in place of any secret, whatever it looks like.
+/// The value shown in place of any secret.
 const MASKED: &str = "whsec_***masked***";
 
+/// A route, defined in the file or over the API.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Webhook<Stats> {
     pub id: String,
-    /// The upstream's.
+    /// The upstream's URL.
     pub url: String,
-    /// Patterns of event types; `*` takes all.
+    /// Patterns of event types; `*` accepts all.
     pub events: Vec<String>,
-    #[schema(schema_with = closed::activity)]
+    #[schema(schema_with = names::activity_schema)]
     pub status: String,
-    /// Masked, but in the answer that made the webhook.
+    /// The secret in the answer that created the webhook; otherwise a mask.
     pub secret: String,
     pub created_at: Option<Timestamp>,
-    /// When a delivery ended last.
+    /// The time at which a delivery last ended.
     pub last_delivery: Option<Timestamp>,
     pub delivery_stats: Stats,
-    // From here on ours.
+    // The members from here on are not in the VPN Enterprise API's documentation.
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub host: Option<String>,
-    /// Where the provider is to send events to.
+    /// The path that the provider sends events to.
     pub path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub provider: Option<String>,
     #[schema(value_type = DeliveryMode)]
     pub delivery: String,
-    #[schema(schema_with = closed::source)]
+    #[schema(schema_with = names::source_schema)]
     pub source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub description: Option<String>,
-    pub queue: Stored,
-    /// How often an event should come.
+    pub queue: QueueStats,
+    /// The longest time between two verified requests that the route expects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub expect_every_seconds: Option<f64>,
-    /// Whether none has come for longer.
+    /// Set when no request was verified for longer than that.
     #[serde(default)]
     #[schema(required)]
     pub silent: bool,
 }
 
-/// Deliveries that have ended, in short.
+/// Statistics of deliveries that have ended, in a list of webhooks.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "DeliveryStats")]
 pub struct ShortStats {
     pub successful: u64,
-    /// Dead letters among them.
+    /// The number of failed deliveries, dead letters included.
     pub failed: u64,
+    /// The number of deliveries whose event arrived in the last 30 days.
     pub last_30_days: u64,
 }
 
-/// Deliveries that have ended, with a single webhook.
+/// Statistics of deliveries that have ended, with a single webhook.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct LongStats {
     pub total_deliveries: u64,
     pub successful_deliveries: u64,
-    /// Dead letters among them.
+    /// The number of failed deliveries, dead letters included.
     pub failed_deliveries: u64,
     pub last_successful_delivery: Option<Timestamp>,
     pub last_failed_delivery: Option<Timestamp>,
-    /// Of the attempts that succeeded.
+    /// The average duration of the attempts that succeeded, in milliseconds.
     pub average_response_time_ms: Option<u64>,
 }
 
-/// Events that are stored.
+/// The stored events of a route.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "Queue")]
-pub struct Stored {
+#[schema(as = Stored)]
+pub struct QueueStats {
     pub pending: u64,
     pub dead: u64,
     pub oldest_pending_at: Option<Timestamp>,
-    /// They wait until an operator says otherwise.
+    /// Set while an operator has paused the queue.
     #[serde(default)]
     #[schema(required)]
     pub paused: bool,
 }
 
+/// All active routes.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Webhooks {
     pub success: bool,
@@ -100,19 +106,20 @@ pub struct Webhooks {
     pub total: usize,
 }
 
+/// A single route.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct OneWebhook {
     pub success: bool,
     pub webhook: Webhook<LongStats>,
 }
 
-/// What became of a test event.
+/// The gateway's response to a test event.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub struct TestResult {
-    /// Whether it was handed over, or stored to be.
+    /// Set if the event was delivered, or stored for delivery.
     pub success: bool,
     pub status: u16,
-    /// As `Hookstile-Outcome` has it.
+    /// The outcome, as in the header `Hookstile-Outcome`.
     #[schema(value_type = Code)]
     pub outcome: String,
     pub event_id: String,
@@ -121,15 +128,15 @@ pub struct TestResult {
 }
 
 impl<Stats> Webhook<Stats> {
-    fn of(standing: Standing, stats: impl FnOnce(&RouteDeliveryStats) -> Stats) -> Self {
-        let Standing {
+    fn new(summary: RouteSummary, shape: impl FnOnce(&RouteDeliveryStats) -> Stats) -> Self {
+        let RouteSummary {
             route,
-            record,
+            stats,
             oldest_waiting,
             paused,
             expect_every,
             silent,
-        } = standing;
+        } = summary;
         let events = if route.events.is_empty() {
             vec!["*".into()]
         } else {
@@ -142,30 +149,30 @@ impl<Stats> Webhook<Stats> {
             status: if route.active { "active" } else { "inactive" }.into(),
             secret: MASKED.into(),
             created_at: route
-                .made_from
+                .definition
                 .as_ref()
-                .map(|made| made.created_at)
-                .or(record.created_at),
-            last_delivery: record.last_success.max(record.last_failure),
-            delivery_stats: stats(&record),
+                .map(|definition| definition.created_at)
+                .or(stats.created_at),
+            last_delivery: stats.last_success.max(stats.last_failure),
+            delivery_stats: shape(&stats),
             name: route.name.to_string(),
             host: route.host.map(Into::into),
             path: route.path.into(),
             provider: route.provider.map(Into::into),
-            delivery: route.handover.as_str().into(),
-            source: if route.made_from.is_some() {
+            delivery: route.delivery_mode.as_str().into(),
+            source: if route.definition.is_some() {
                 "api"
             } else {
                 "file"
             }
             .into(),
             description: route
-                .made_from
+                .definition
                 .as_ref()
-                .map(|made| made.description.clone()),
-            queue: Stored {
-                pending: record.pending,
-                dead: record.dead,
+                .map(|definition| definition.description.clone()),
+            queue: QueueStats {
+                pending: stats.pending,
+                dead: stats.dead,
                 oldest_pending_at: oldest_waiting,
                 paused,
             },
@@ -179,38 +186,38 @@ fn strings(texts: Vec<Box<str>>) -> Vec<String> {
     texts.into_iter().map(Into::into).collect()
 }
 
-impl From<Standing> for Webhook<ShortStats> {
-    fn from(standing: Standing) -> Self {
-        Self::of(standing, |record| ShortStats {
-            successful: record.successful,
-            failed: record.failed,
-            last_30_days: record.recent,
+impl From<RouteSummary> for Webhook<ShortStats> {
+    fn from(summary: RouteSummary) -> Self {
+        Self::new(summary, |stats| ShortStats {
+            successful: stats.successful,
+            failed: stats.failed,
+            last_30_days: stats.recent,
         })
     }
 }
 
-impl From<Standing> for Webhook<LongStats> {
-    fn from(standing: Standing) -> Self {
-        Self::of(standing, |record| LongStats {
-            total_deliveries: record.successful + record.failed,
-            successful_deliveries: record.successful,
-            failed_deliveries: record.failed,
-            last_successful_delivery: record.last_success,
-            last_failed_delivery: record.last_failure,
-            average_response_time_ms: record.total_ms.checked_div(record.successful),
+impl From<RouteSummary> for Webhook<LongStats> {
+    fn from(summary: RouteSummary) -> Self {
+        Self::new(summary, |stats| LongStats {
+            total_deliveries: stats.successful + stats.failed,
+            successful_deliveries: stats.successful,
+            failed_deliveries: stats.failed,
+            last_successful_delivery: stats.last_success,
+            last_failed_delivery: stats.last_failure,
+            average_response_time_ms: stats.total_ms.checked_div(stats.successful),
         })
     }
 }
 
-impl From<Tested> for TestResult {
-    fn from(tested: Tested) -> Self {
+impl From<TestOutcome> for TestResult {
+    fn from(test: TestOutcome) -> Self {
         Self {
-            success: ["delivered", "queued"].contains(&tested.outcome.as_str()),
-            status: tested.status,
-            outcome: tested.outcome,
-            event_id: tested.event_id,
-            event_type: tested.event_type,
-            duration_ms: tested.duration.as_millis().try_into().unwrap_or(u64::MAX),
+            success: ["delivered", "queued"].contains(&test.outcome.as_str()),
+            status: test.status,
+            outcome: test.outcome,
+            event_id: test.event_id,
+            event_type: test.event_type,
+            duration_ms: test.duration.as_millis().try_into().unwrap_or(u64::MAX),
         }
     }
 }

@@ -66,7 +66,7 @@ fn parse_pace(text: &str) -> Result<f64, String> {
     let number = text
         .parse()
         .ok()
-        .filter(|number| Pace::per_second(*number).is_some());
+        .filter(|number| Pace::new(*number).is_some());
     number.ok_or_else(|| format!("expected a number above 0, at most {}", Pace::MAX))
 }
 

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_locked_folder_is_refused_with_its_holder() {
+    fn locked_folder_is_refused_with_its_holder() {
         let folder = tempfile::tempdir().unwrap();
         let first = FolderLock::acquire(folder.path()).ok().unwrap();
         match FolderLock::acquire(folder.path()) {

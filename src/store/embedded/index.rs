@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_takes_twelve_bytes() {
+    fn entry_takes_twelve_bytes() {
         assert_eq!(size_of::<Entry>(), 12);
     }
 

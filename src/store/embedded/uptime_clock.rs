@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_step_counts_for_at_most_a_minute() {
+    fn long_step_counts_for_at_most_a_minute() {
         let (clock, manual) = Clock::manual();
         let time = UptimeClock::resume(Uptime(0), Duration::ZERO, clock);
         manual.advance(Duration::from_secs(10 * 24 * 3600));

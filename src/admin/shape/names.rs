@@ -1,4 +1,4 @@
-//! The closed sets of names in the API's JSON, for its document.
+//! The enumerations in the API's JSON, for its OpenAPI document.
 
 use serde_json::Value;
 use utoipa::openapi::schema::Type;
@@ -9,15 +9,15 @@ use crate::outcome::Code;
 use crate::route::DeliveryMode;
 use crate::store::DeliveryState;
 
-pub(super) fn activity() -> Object {
+pub(super) fn activity_schema() -> Object {
     one_of(["active", "inactive"])
-        .description(Some("Whether events are taken."))
+        .description(Some("`active` if events are accepted."))
         .build()
 }
 
-pub(super) fn source() -> Object {
+pub(super) fn source_schema() -> Object {
     one_of(["api", "file"])
-        .description(Some("Where the webhook is defined, and is changed."))
+        .description(Some("The place where the webhook is defined and changed."))
         .build()
 }
 
@@ -30,7 +30,7 @@ impl ToSchema for Code {
 impl PartialSchema for Code {
     fn schema() -> RefOr<Schema> {
         one_of(Self::ALL.map(Self::as_str))
-            .description(Some("What became of a request."))
+            .description(Some("The outcome of a request."))
             .into()
     }
 }
@@ -44,18 +44,22 @@ impl ToSchema for DeliveryState {
 impl PartialSchema for DeliveryState {
     fn schema() -> RefOr<Schema> {
         one_of(Self::ALL.map(Self::as_str))
-            .description(Some("Where a delivery stands."))
+            .description(Some("The status of a delivery."))
             .into()
     }
 }
 
-impl ToSchema for DeliveryMode {}
+impl ToSchema for DeliveryMode {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "Handover".into()
+    }
+}
 
 impl PartialSchema for DeliveryMode {
     fn schema() -> RefOr<Schema> {
         let all = [Self::Proxy, Self::Queue, Self::Spill].map(Self::as_str);
         one_of(all)
-            .description(Some("How a verified event gets to the upstream."))
+            .description(Some("The way in which a verified event is delivered."))
             .into()
     }
 }

@@ -1,0 +1,54 @@
+//! Rejected requests.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::Operations;
+use crate::activity::Rejection;
+use crate::admin::error::OperationError;
+
+/// Rejected requests, the newest first.
+pub struct RejectionList {
+    pub requests: Vec<RejectedRequest>,
+    /// The number of rejected requests that are remembered.
+    pub total: usize,
+}
+
+/// A rejected request.
+pub struct RejectedRequest {
+    /// `None` when the request matched no route.
+    pub route: Option<Arc<str>>,
+    pub rejection: Arc<Rejection>,
+    /// The number of similar requests after it that are not listed.
+    pub left_out: u64,
+}
+
+impl Operations {
+    /// Returns the last rejected requests of one route; or of all routes, and those that matched
+    /// none.
+    pub fn rejections(
+        &self,
+        route: Option<&str>,
+        limit: usize,
+    ) -> Result<RejectionList, OperationError> {
+        let activity = &self.state.activity;
+        let sources = match route {
+            Some(route) => vec![activity.route(route).ok_or(OperationError::NoSuchWebhook)?],
+            None => activity.all(),
+        };
+        let mut requests = Vec::new();
+        for source in sources {
+            for (rejection, left_out) in source.rejections.recent() {
+                requests.push(RejectedRequest {
+                    route: source.route.clone(),
+                    rejection,
+                    left_out,
+                });
+            }
+        }
+        requests.sort_by_key(|request| Reverse(request.rejection.at));
+        let total = requests.len();
+        requests.truncate(limit);
+        Ok(RejectionList { requests, total })
+    }
+}

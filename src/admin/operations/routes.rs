@@ -1,0 +1,115 @@
+//! Routes with their definition and the history of their deliveries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Operations;
+use crate::activity::IdleSender;
+use crate::admin::error::OperationError;
+use crate::route::DeliveryMode;
+use crate::store::{RouteDeliveryStats, StoreError};
+use crate::webhooks::{ActiveRoute, Definition};
+
+/// The definition of an active route.
+#[derive(Clone)]
+pub struct ServedRoute {
+    pub name: Arc<str>,
+    pub host: Option<Box<str>>,
+    pub path: Box<str>,
+    pub provider: Option<&'static str>,
+    /// The upstream's URL.
+    pub url: String,
+    /// Patterns of event types; an empty list accepts all.
+    pub events: Vec<Box<str>>,
+    pub delivery_mode: DeliveryMode,
+    pub active: bool,
+    /// The definition of a route that was made over the API; `None` for one in the file.
+    pub definition: Option<Arc<Definition>>,
+}
+
+/// A route with the statistics of its deliveries.
+pub struct RouteSummary {
+    pub route: ServedRoute,
+    pub stats: RouteDeliveryStats,
+    /// The arrival of the oldest event that waits in the queue.
+    pub oldest_waiting: Option<Timestamp>,
+    /// Set while an operator has paused the queue.
+    pub paused: bool,
+    /// The longest time between two verified requests that the route expects.
+    pub expect_every: Option<Duration>,
+    /// Set when the sender has been idle for longer than that.
+    pub silent: bool,
+}
+
+/// The days that the statistics of the last days cover, today included.
+const RECENT_DAYS: i64 = 30;
+const DAY_SECONDS: i64 = 86_400;
+
+impl From<&ActiveRoute> for ServedRoute {
+    fn from(ActiveRoute { route, made_from }: &ActiveRoute) -> Self {
+        Self {
+            name: Arc::clone(&route.name),
+            host: route.host.clone(),
+            path: route.path.clone(),
+            provider: route.provider,
+            url: route.upstream.url(),
+            events: route.events.patterns().map(Into::into).collect(),
+            delivery_mode: route.delivery_mode,
+            active: route.active,
+            definition: made_from.clone(),
+        }
+    }
+}
+
+impl Operations {
+    pub async fn routes(&self) -> Result<Vec<RouteSummary>, OperationError> {
+        let mut summaries = Vec::new();
+        for active in self.state.registry.active_routes().iter() {
+            summaries.push(self.summarize(active.into()).await?);
+        }
+        Ok(summaries)
+    }
+
+    pub async fn route(&self, name: &str) -> Result<RouteSummary, OperationError> {
+        self.summarize((&self.find(name)?).into()).await
+    }
+
+    /// Returns an active route without its statistics.
+    pub fn served_route(&self, name: &str) -> Option<ServedRoute> {
+        self.find(name).ok().map(|active| (&active).into())
+    }
+
+    /// Reads a route's statistics from the store.
+    pub(super) async fn summarize(
+        &self,
+        route: ServedRoute,
+    ) -> Result<RouteSummary, OperationError> {
+        let today = Timestamp::now().as_second().div_euclid(DAY_SECONDS);
+        let store = &self.state.store;
+        let stats = store
+            .route_stats(Arc::clone(&route.name), today - RECENT_DAYS + 1)
+            .await?;
+        let oldest_waiting = if stats.pending > 0 {
+            let (store, name) = (store.clone(), Arc::clone(&route.name));
+            let oldest = tokio::task::spawn_blocking(move || store.oldest_waiting(&name));
+            oldest.await.map_err(|_| StoreError::Unavailable)?
+        } else {
+            None
+        };
+        let paused = self.state.queue.is_paused(&route.name);
+        let activity = self.state.activity.route(&route.name);
+        let idle = activity
+            .as_ref()
+            .and_then(|activity| Some(&activity.sender.as_ref()?.idle));
+        Ok(RouteSummary {
+            route,
+            stats,
+            oldest_waiting,
+            paused,
+            expect_every: idle.and_then(IdleSender::expected_every),
+            silent: idle.is_some_and(|idle| idle.is_idle(Instant::now())),
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! The current status of routes. It is polled often, so it reads only one thing from the disk: the
+//! age of the oldest waiting event.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Operations;
+use super::routes::ServedRoute;
+use crate::activity::{MINUTES, MinuteBucket, RejectionCount, RequestCounts};
+use crate::admin::error::OperationError;
+use crate::admin::state::AdminState;
+use crate::store::StoreError;
+use crate::webhooks::ActiveRoute;
+
+/// The minutes that count as recent.
+const RECENT_MINUTES: usize = 5;
+
+/// The current status of a route.
+pub(in crate::admin) struct RouteStatus {
+    pub route: ServedRoute,
+    /// The last hour's minutes, the oldest first; the last one is still running.
+    pub hour: [MinuteBucket; MINUTES],
+    /// The rate over the last minute.
+    pub requests_per_second: f64,
+    pub pending: u64,
+    pub dead: u64,
+    /// The arrival of the oldest event that waits in the queue.
+    pub oldest_waiting: Option<Timestamp>,
+    pub paused: bool,
+    pub expect_every: Option<Duration>,
+    pub silent: bool,
+    /// The time of the last verified request since the start.
+    pub last_verified: Option<Timestamp>,
+    /// Rejections in the last hour, the most frequent first.
+    pub rejected: Vec<RejectionCount>,
+    pub secrets: Vec<SecretUse>,
+}
+
+/// The use of one of a route's secrets.
+pub(in crate::admin) struct SecretUse {
+    pub name: Arc<str>,
+    pub expires: Option<Timestamp>,
+    /// The number of requests that it has verified since the start.
+    pub verified: u64,
+}
+
+impl Operations {
+    /// Returns the current status of all routes, in their order.
+    pub async fn route_statuses(&self) -> Result<Vec<RouteStatus>, OperationError> {
+        let state = self.state.clone();
+        let statuses = tokio::task::spawn_blocking(move || {
+            let now = Instant::now();
+            let active = state.registry.active_routes();
+            active
+                .iter()
+                .filter_map(|active| RouteStatus::read(&state, active, now))
+                .collect()
+        });
+        Ok(statuses.await.map_err(|_| StoreError::Unavailable)?)
+    }
+
+    /// Returns the current status of one route.
+    pub async fn route_status(&self, name: &str) -> Result<RouteStatus, OperationError> {
+        let (state, active) = (self.state.clone(), self.find(name)?);
+        let status =
+            tokio::task::spawn_blocking(move || RouteStatus::read(&state, &active, Instant::now()));
+        status
+            .await
+            .map_err(|_| StoreError::Unavailable)?
+            .ok_or(OperationError::NoSuchWebhook)
+    }
+
+    /// Counts the requests of the last hour that matched no route.
+    pub fn unmatched_in_last_hour(&self) -> u64 {
+        let unmatched = self.state.activity.unmatched();
+        let rejected = unmatched.rejections.last_hour(Instant::now());
+        rejected.iter().map(|rejected| rejected.count).sum()
+    }
+}
+
+impl RouteStatus {
+    /// Reads a route's status. Blocks on the store.
+    fn read(state: &AdminState, active: &ActiveRoute, now: Instant) -> Option<Self> {
+        let name = &*active.route.name;
+        let activity = state.activity.route(name)?;
+        activity.sample(now);
+        let sender = activity.sender.as_ref()?;
+        let hour = sender.history.last_hour(now);
+        let metrics = sender.history.metrics();
+        let (pending, dead) = state.store.queue_counts(name);
+        let secrets = active
+            .route
+            .verifier
+            .secrets()
+            .map(|(name, expires)| SecretUse {
+                name: Arc::clone(name),
+                expires,
+                verified: metrics.verified_with(name),
+            });
+        Some(Self {
+            requests_per_second: rate(&hour, sender.history.elapsed_part_of_minute(now)),
+            hour,
+            pending,
+            dead,
+            oldest_waiting: if pending > 0 {
+                state.store.oldest_waiting(name)
+            } else {
+                None
+            },
+            paused: state.queue.is_paused(name),
+            expect_every: sender.idle.expected_every(),
+            silent: sender.idle.is_idle(now),
+            last_verified: metrics.last_verified(),
+            rejected: activity.rejections.last_hour(now),
+            secrets: secrets.collect(),
+            route: active.into(),
+        })
+    }
+
+    /// Sums up the requests of the last hour.
+    pub(in crate::admin) fn requests(&self) -> RequestCounts {
+        sum(&self.hour)
+    }
+
+    /// Sums up the last five minutes: requests, and delivery attempts that succeeded and failed.
+    pub(in crate::admin) fn recent(&self) -> (RequestCounts, u64, u64) {
+        let recent = &self.hour[MINUTES - RECENT_MINUTES..];
+        let succeeded = recent.iter().map(|minute| minute.attempts_succeeded).sum();
+        let failed = recent.iter().map(|minute| minute.attempts_failed).sum();
+        (sum(recent), succeeded, failed)
+    }
+}
+
+fn sum(minutes: &[MinuteBucket]) -> RequestCounts {
+    let mut all = RequestCounts::default();
+    for minute in minutes {
+        all += minute.requests;
+    }
+    all
+}
+
+/// Returns the requests per second over the last sixty seconds. The requests of the minute before
+/// the running one count in part, as if they had arrived evenly.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+fn rate(hour: &[MinuteBucket; MINUTES], part_of_minute: f64) -> f64 {
+    let [.., before, current] = hour;
+    let requests =
+        current.requests.total() as f64 + before.requests.total() as f64 * (1.0 - part_of_minute);
+    requests / 60.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate_includes_part_of_the_previous_minute() {
+        let mut hour = [MinuteBucket::default(); MINUTES];
+        hour[MINUTES - 2].requests.accepted = 120;
+        hour[MINUTES - 1].requests.rejected = 30;
+        assert!((rate(&hour, 0.25) - 2.0).abs() < 1e-9);
+        assert!((rate(&hour, 1.0) - 0.5).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,158 @@
+//! Test events: built for a route, signed with its secret, and sent to the gateway over an
+//! in-process connection as a sender would send them.
+
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderValue;
+use jiff::Timestamp;
+use pingora_core::protocols::http::v1::client::HttpSession;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use super::Operations;
+use crate::admin::audit::Operator;
+use crate::admin::error::OperationError;
+use crate::admin::query::TestEvent;
+use crate::delivery::{TEST_MARK, TestMarks};
+use crate::gateway::InProcessListener;
+use crate::providers::sample_for_envelope;
+use crate::route::Route;
+
+/// The time to wait for a response beyond the route's budget.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The `Host` of a test event for a route that accepts any.
+const HOST: &str = "127.0.0.1";
+
+/// The gateway's response to a test event.
+pub struct TestOutcome {
+    pub status: u16,
+    pub outcome: String,
+    pub event_id: String,
+    pub event_type: String,
+    pub duration: Duration,
+}
+
+/// A signed test event as an HTTP/1.1 request.
+struct TestRequest {
+    bytes: Vec<u8>,
+    event_id: String,
+}
+
+impl Operations {
+    /// Sends a test event to a route and returns the gateway's response.
+    pub async fn send_test_event(
+        &self,
+        operator: Operator,
+        name: &str,
+        event: TestEvent,
+    ) -> Result<TestOutcome, OperationError> {
+        let result = self.build_and_send(name, event).await;
+        operator.audited("test", name, result)
+    }
+
+    async fn build_and_send(
+        &self,
+        name: &str,
+        event: TestEvent,
+    ) -> Result<TestOutcome, OperationError> {
+        let route = self.find(name)?.route;
+        let event_type = event.event_type.clone();
+        let marks = TestMarks::new(self.state.store.hash_key());
+        let request = TestRequest::build(&route, &marks, event)?;
+        let start = Instant::now();
+        let sent = send(&self.state.in_process, &request.bytes);
+        let (status, outcome) = timeout(route.budget.total + GRACE, sent)
+            .await
+            .unwrap_or_else(|_| Err("no response within the route's budget".into()))
+            .map_err(OperationError::NoAnswer)?;
+        Ok(TestOutcome {
+            status,
+            outcome,
+            event_id: request.event_id,
+            event_type,
+            duration: start.elapsed(),
+        })
+    }
+}
+
+impl TestRequest {
+    fn build(route: &Route, marks: &TestMarks, event: TestEvent) -> Result<Self, OperationError> {
+        let now = Timestamp::now();
+        let event_id = format!("evt_test_{:016x}", fastrand::u64(..));
+        let sample = sample_for_envelope(
+            &route.envelope,
+            &|header| route.verifier.signs_header(header),
+            &event.event_type,
+            &event_id,
+            now,
+            event.custom_data,
+        )
+        .ok_or(OperationError::CannotBuildEvent)?;
+        let body = String::from_utf8(sample.body).map_err(|_| OperationError::CannotBuildEvent)?;
+        let (signature, body) = route
+            .verifier
+            .sign(&body, now, &event_id)
+            .ok_or(OperationError::CannotSign)?
+            .map_err(|_| OperationError::CannotBuildEvent)?;
+        for (_, value) in &sample.headers {
+            HeaderValue::from_str(value).map_err(|_| OperationError::NotInHeader)?;
+        }
+
+        let mark = marks.mark(body.as_bytes());
+        let (mark_name, length) = (TEST_MARK, body.len().to_string());
+        let common = [
+            ("Host", route.host.as_deref().unwrap_or(HOST)),
+            (
+                "User-Agent",
+                concat!("hookstile/", env!("CARGO_PKG_VERSION")),
+            ),
+            ("Accept", "*/*"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", &length),
+            (mark_name.as_str(), &mark),
+        ];
+        let fields = sample
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut text = format!("POST {} HTTP/1.1\r\n", route.path);
+        for (name, value) in common.into_iter().chain(signature.iter()).chain(fields) {
+            for part in [name, ": ", value, "\r\n"] {
+                text.push_str(part);
+            }
+        }
+        text.push_str("\r\n");
+        text.push_str(&body);
+        Ok(Self {
+            bytes: text.into_bytes(),
+            event_id,
+        })
+    }
+}
+
+/// Sends a request and returns the response's status and outcome.
+async fn send(listener: &InProcessListener, request: &[u8]) -> Result<(u16, String), String> {
+    // The buffer holds the whole request, so that writing it never waits for the gateway.
+    let mut stream = listener
+        .connect(request.len())
+        .ok_or("the gateway is stopping")?;
+    // The gateway may respond without reading the request to its end, so a failed write is no end.
+    let _ = stream.write_all(request).await;
+    let mut session = HttpSession::new(Box::new(stream));
+    session
+        .read_response()
+        .await
+        .map_err(|error| error.to_string())?;
+    let head = session.resp_header().ok_or("no response")?;
+    let outcome = head
+        .headers
+        .get("hookstile-outcome")
+        .and_then(|outcome| outcome.to_str().ok())
+        .ok_or("the response has no outcome")?
+        .to_owned();
+    let status = head.status.as_u16();
+    // Read to the end: the gateway logs a response that it can't write as a whole.
+    while let Ok(Some(_)) = session.read_body_bytes().await {}
+    Ok((status, outcome))
+}

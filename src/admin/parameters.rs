@@ -1,0 +1,160 @@
+//! Queries that arrive as text: in a query string, or in the members of a JSON body.
+
+use jiff::Timestamp;
+
+use super::error::ApiError;
+use super::query::{self, DeliverySelection, invalid};
+use crate::store::{DeliveryFilter, DeliveryState};
+
+/// The parameters of a query string, decoded.
+pub(super) type Pairs = Vec<(String, String)>;
+
+/// Parses the parameters of a list of deliveries. `webhook_id` is one only with `any_webhook`.
+pub(super) fn delivery_filter(pairs: Pairs, any_webhook: bool) -> Result<DeliveryFilter, ApiError> {
+    let mut selection = DeliverySelection::default();
+    let (mut limit, mut before, mut with_bodies) = (query::LIMIT_DEFAULT, None, true);
+    let mut parsed: Vec<String> = Vec::new();
+    for (name, value) in pairs {
+        match name.as_str() {
+            // A text that is no number fails as 0 does.
+            "limit" => limit = query::limit(value.parse().unwrap_or(0))?,
+            "cursor" => before = Some(query::cursor(&value)?),
+            "status" => selection.state = Some(state(&value)?),
+            "event_type" => selection.event_type = Some(value),
+            "event_id" => selection.event_id = Some(value),
+            "event_data" => {
+                with_bodies = value
+                    .parse()
+                    .map_err(|_| invalid("event_data", "true or false"))?;
+            }
+            "since" | "until" => {
+                let at = Some(time(&name, &value)?);
+                if name == "since" {
+                    selection.since = at;
+                } else {
+                    selection.until = at;
+                }
+            }
+            "webhook_id" if any_webhook => {
+                selection.route = Some(query::route_name(&value)?.to_owned());
+            }
+            _ => return Err(unknown(&name)),
+        }
+        if parsed.contains(&name) {
+            return Err(invalid(&name, "given once"));
+        }
+        parsed.push(name);
+    }
+    Ok(DeliveryFilter {
+        before,
+        limit,
+        with_bodies,
+        ..selection.into_filter()?
+    })
+}
+
+/// Parses the parameters of a list that takes a limit only.
+pub(super) fn sole_limit(pairs: Pairs) -> Result<usize, ApiError> {
+    match pairs.iter().find(|(name, _)| name != "limit") {
+        Some((name, _)) => Err(unknown(name)),
+        None => Ok(delivery_filter(pairs, false)?.limit),
+    }
+}
+
+/// Parses a delivery's `status`.
+pub(super) fn state(text: &str) -> Result<DeliveryState, ApiError> {
+    DeliveryState::parse(text)
+        .ok_or_else(|| invalid("status", "one of success, failed, pending and dead"))
+}
+
+/// Parses the time of the parameter `name`.
+pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, ApiError> {
+    text.parse().map_err(|_| {
+        invalid(
+            name,
+            "an RFC 3339 date and time, such as 2026-06-01T12:00:00Z",
+        )
+    })
+}
+
+fn unknown(name: &str) -> ApiError {
+    ApiError::InvalidParameter(format!("There is no parameter `{}`.", name.escape_debug()))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::Query;
+
+    use super::*;
+    use crate::store::DeliveryId;
+
+    fn parse(query: &str) -> Result<DeliveryFilter, String> {
+        let uri = format!("http://localhost/deliveries?{query}")
+            .parse()
+            .unwrap();
+        let Query(pairs) = Query::<Pairs>::try_from_uri(&uri).unwrap();
+        delivery_filter(pairs, true).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn parameters_become_a_filter() {
+        let filter = parse(
+            "limit=5&cursor=del_9&status=dead&event_type=user.created&event_id=evt%201&\
+             webhook_id=wh_a&event_data=false&since=2026-06-01T14:00:00%2B02:00&\
+             until=2026-06-01T12:00:00.5Z",
+        );
+        let expected = DeliveryFilter {
+            route: Some("a".into()),
+            state: Some(DeliveryState::Dead),
+            event_type: Some("user.created".into()),
+            event_id: Some("evt 1".into()),
+            since: Some("2026-06-01T12:00:00Z".parse().unwrap()),
+            until: Some("2026-06-01T12:00:00.5Z".parse().unwrap()),
+            before: Some(DeliveryId(9)),
+            limit: 5,
+            with_bodies: false,
+        };
+        assert_eq!(filter, Ok(expected));
+        assert_eq!(
+            parse(""),
+            Ok(DeliveryFilter {
+                limit: 20,
+                with_bodies: true,
+                ..DeliveryFilter::default()
+            })
+        );
+    }
+
+    #[test]
+    fn invalid_parameters_are_named() {
+        let cases = [
+            ("limit=0", "limit"),
+            ("limit=101", "limit"),
+            ("limit=ten", "limit"),
+            ("limit=5&limit=6", "limit"),
+            ("cursor=", "cursor"),
+            ("cursor=next", "cursor"),
+            ("status=Dead", "status"),
+            ("event_data=yes", "event_data"),
+            ("event_typ=user.created", "event_typ"),
+            ("since=2026-06-01", "since"),
+            ("until=2h", "until"),
+            (
+                "since=2026-06-01T12:00:00Z&until=2026-06-01T12:00:00Z",
+                "since",
+            ),
+        ];
+        for (query, named) in cases {
+            let error = parse(query).unwrap_err();
+            assert!(
+                error.contains("InvalidParameter") && error.contains(named),
+                "{query}: {error}"
+            );
+        }
+        assert!(
+            parse("webhook_id=billing")
+                .unwrap_err()
+                .contains("NoSuchWebhook")
+        );
+    }
+}
