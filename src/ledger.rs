@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher24};
 use tokio::time::timeout_at;
 
@@ -30,12 +32,14 @@ use claims::{Claims, LocalClaim};
 
 pub use recovery::{ForgetResult, Redelivery, RedeliveryResult};
 
-/// What a copy does that finds the first one still in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The treatment of a copy that arrives while the first one is still in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum InFlightPolicy {
-    /// Waits for the first one's end, inside its own budget.
+    /// The copy waits for the first one's result, within its own budget.
     Wait,
-    /// Is refused at once.
+    /// The copy is answered with 409 at once.
     Reject,
 }
 

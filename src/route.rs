@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use admission::{Admission, AdmissionError, ConcurrencyPermit, RateLimit};
 pub use filter::EventFilter;
@@ -72,14 +74,17 @@ impl Route {
     }
 }
 
-/// How a verified event gets to the upstream (contract §8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The way a verified event gets to the upstream (contract §8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum DeliveryMode {
-    /// Forwarded at once; the upstream's answer is passed back.
+    /// Forwarded at once; the sender gets the upstream's response.
     Proxy,
-    /// Stored, acknowledged, and delivered afterwards.
+    /// Stored, answered with `accept_status`, and delivered afterwards.
     Queue,
-    /// As `Proxy`, and as `Queue` when that fails.
+    /// Forwarded as with `proxy`; stored as with `queue` when the upstream cannot be reached,
+    /// responds with 5xx or 429, or the budget is nearly spent.
     Spill,
 }
 
@@ -129,12 +134,14 @@ impl Replay {
     pub const USUAL_WINDOW: Duration = Duration::from_secs(96 * 3600);
 }
 
-/// How a duplicate is answered. It is never forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The response to a duplicate of a completed event. A duplicate is never forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum OnDuplicate {
     /// 409.
     Reject,
-    /// 200, for providers that take a 4xx as a reason to try for days or to switch the endpoint off.
+    /// 200, for providers that retry for days or disable the endpoint after a 4xx.
     Acknowledge,
 }
 

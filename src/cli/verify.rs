@@ -152,7 +152,7 @@ fn judge(args: &Args) -> Result<Verdict, Unjudged> {
         scheme: &at_url(authentication.scheme),
         candidates: &candidates,
         envelope: &authentication.envelope,
-        asks: authentication.asks.as_ref(),
+        asks: authentication.challenge.as_ref(),
         others: &others,
         url: args.url.as_deref(),
         now: args.at.unwrap_or_else(Timestamp::now),
@@ -202,7 +202,7 @@ impl Args {
                 timestamp: None,
                 ..(preset.defaults.envelope)()
             },
-            asks: preset.handshake.challenge(),
+            challenge: preset.handshake.challenge(),
         })
     }
 }

@@ -6,18 +6,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::records::AttemptRecord;
 use super::uptime::Uptime;
 use crate::backoff::DeadLetterReason;
 use crate::signature::PayloadDigest;
 
-/// What an answer waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The point at which a write counts as done. As a key of the configuration it is `durability`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Durability {
-    /// Until the disk has it: survives the loss of power.
+    /// A response waits until the event is flushed to disk; it survives a power loss.
     Strict,
-    /// Until the system has it: survives the end of the process, not the loss of power.
+    /// A response waits until the operating system has the event; it survives a crash of the
+    /// process. A power loss may undo the last moment's writes: acknowledged events are lost, or
+    /// completed ones delivered twice.
     Relaxed,
 }
 
@@ -31,11 +37,17 @@ pub struct Retain {
     pub max_bytes: Option<u64>,
 }
 
-/// Which payloads are kept after the end. Those of queued events and of dead letters are kept in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The payloads that are kept beside the records of ended deliveries. Those of queued events and of
+/// dead letters are always kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Payloads {
+    /// No payload.
     None,
+    /// The payloads of deliveries that failed.
     Failed,
+    /// Every payload.
     All,
 }
 

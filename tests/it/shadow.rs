@@ -129,7 +129,7 @@ async fn a_shadow_route_is_never_started_without_a_warning() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(shadow(&upstream)).await;
     assert!(
-        gateway.output().contains("open to anybody"),
+        gateway.output().contains("open to anyone"),
         "{}",
         gateway.output()
     );
