@@ -185,6 +185,10 @@ const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the size fits into 32 bits"
+)]
 const fn usual_retained_size() -> ByteSize {
     match Retain::USUAL.max_bytes {
         Some(bytes) => ByteSize(bytes as usize),

@@ -466,6 +466,7 @@ pub(super) struct Reference {
 }
 
 /// The location of an event's ID, type and time in the request.
+#[expect(clippy::struct_field_names, reason = "`type` is a keyword")]
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Event {

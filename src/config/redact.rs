@@ -38,7 +38,7 @@ pub(super) fn mask_trees(documents: &[Rc<Node>]) -> Vec<Span> {
 fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
     match &node.value {
         Value::Scalar { text, .. } if sensitive || has_user_information(text) => {
-            masks.push(node.span)
+            masks.push(node.span);
         }
         Value::Null | Value::Scalar { .. } => {}
         Value::Sequence(items) => items.iter().for_each(|item| visit(item, sensitive, masks)),

@@ -234,14 +234,14 @@ fn mapping(schema: &Value) -> &Value {
 
 /// Returns the descriptions of the values of an enumeration: ``  `strict`: … ``.
 fn variants(schema: &Value) -> String {
-    let variants = schema["oneOf"].as_array().into_iter().flatten();
-    variants
-        .filter(|variant| variant["description"].is_string())
-        .map(|variant| {
+    let mut text = String::new();
+    for variant in schema["oneOf"].as_array().into_iter().flatten() {
+        if variant["description"].is_string() {
             let (value, meaning) = (plain(&variant["const"]), &variant["description"]);
-            format!(" `{value}`: {}", paragraph(meaning))
-        })
-        .collect()
+            let _ = write!(text, " `{value}`: {}", paragraph(meaning));
+        }
+    }
+    text
 }
 
 /// Returns a doc comment on one line, fit for a table's cell.

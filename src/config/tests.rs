@@ -854,7 +854,7 @@ fn fuzzing_findings_compile_or_give_a_report() {
         match check_text(&source) {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
             Err(report) => {
-                assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty())
+                assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty());
             }
         }
     }

@@ -184,7 +184,7 @@ impl Builder<'_> {
                 None => self.reject_alias(span, "this alias is inside the value of its anchor"),
             },
             Event::UnresolvedAlias(_) => {
-                self.reject_alias(span, "there is no anchor with this name above")
+                self.reject_alias(span, "there is no anchor with this name above");
             }
             _ => {}
         }
