@@ -1,11 +1,14 @@
-//! The configuration: from a YAML file to everything the gateway needs, or to a report of all that is wrong.
+//! The configuration: turns a YAML file into everything the gateway needs, or into a report of
+//! every problem in it.
 //!
-//! Owns the format. `tree` reads YAML, `de` brings it into `raw`'s types, `compile` makes sense of them; all three put
-//! what they find wrong into one [`Report`]. Nothing outside of this module sees a configuration key.
+//! Owns the format. `tree` parses YAML, `de` deserialises it into `raw`'s types, `compile` checks
+//! them and compiles the result; all three add their problems to one [`Report`]. `facts` has the
+//! default and the range of each key. Nothing outside of this module sees a configuration key.
 
 mod compile;
 mod de;
 mod diagnostics;
+mod facts;
 mod raw;
 mod redact;
 pub mod schema;
@@ -21,6 +24,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use diagnostics::{Report, Severity};
+pub use facts::DEFAULT_PROVIDER;
 
 use crate::event::EnvelopeSpec;
 use crate::gateway::Limits;
@@ -34,16 +38,16 @@ use crate::upstream::AllowedUpstream;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
 
-/// Everything that a configuration file says.
+/// A compiled configuration file.
 pub struct Config {
-    /// Where webhooks come in. At least one.
+    /// The listeners for webhooks. At least one.
     pub listen: Vec<Listen>,
     pub admin: Admin,
     pub store: store::Settings,
     pub limits: Limits,
     pub shutdown: Shutdown,
     pub log: log::Settings,
-    /// At least one; no two with the same name, or the same path and host.
+    /// The routes. At least one; no two have the same name, or the same path and host.
     pub routes: Vec<Route>,
 }
 
@@ -51,88 +55,90 @@ pub struct Config {
 pub struct Listen {
     pub address: SocketAddr,
     pub tls: Option<ListenTls>,
-    /// Whether trusted proxies, and nobody else, connect here and say whose connection they pass on.
+    /// True if only trusted proxies connect, with a PROXY protocol header that names the client.
     pub proxy_protocol: bool,
 }
 
-/// The TLS of a listener.
+/// The TLS settings of a listener.
 pub struct ListenTls {
     pub settings: tls::Settings,
-    /// The files of the certificates in `settings`, in their order and as the configuration names them.
+    /// The paths of the certificates in `settings`, in the same order, as the configuration has
+    /// them.
     pub certificates: Vec<Box<str>>,
-    /// All files that it was read from.
+    /// All files that the settings were read from.
     pub files: Vec<PathBuf>,
 }
 
 /// The admin listener.
 #[derive(Debug)]
 pub struct Admin {
-    /// A loopback address unless there is a token.
+    /// The address: a loopback address unless there is a token.
     pub address: SocketAddr,
-    /// May expire: then nobody gets in any more.
+    /// The token for everything. Once it has expired, no request is authorised by it.
     pub token: Option<NamedSecret>,
-    /// For those who may only look. Not without a `token`.
+    /// The token for reading. Present only with a `token`.
     pub read_token: Option<NamedSecret>,
-    /// Names that the listener is asked by, besides its own. In lower case.
+    /// The additional host names that requests may use, in lower case.
     pub hosts: Vec<Box<str>>,
-    /// What webhooks made over the API may name as their upstream; `None` is anything.
+    /// The upstreams that webhooks made over the API may use; `None` allows any.
     pub allowed_upstreams: Option<Vec<AllowedUpstream>>,
 }
 
-/// How the process stops.
+/// The delays of a graceful shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shutdown {
-    /// How long `/readyz` says 503 while requests are still taken.
+    /// The time in which `/readyz` says 503 while requests are still accepted.
     pub drain: Duration,
-    /// How long requests in flight may then go on.
+    /// The time that requests in flight then have to finish.
     pub grace: Duration,
 }
 
-/// Where a gateway is found: all that is needed to talk to it, or to look at what it left.
+/// The address of a gateway's admin listener and its store: enough to send it requests, or to read
+/// its store while it does not run.
 #[derive(Debug)]
 pub struct AdminEndpoint {
     pub admin: SocketAddr,
     pub token: Option<NamedSecret>,
-    /// The store's folder; `None` for a shared store.
+    /// The folder of the embedded store; `None` with a shared store.
     pub store: Option<PathBuf>,
 }
 
-/// How a route tells genuine requests from others: all that is needed to judge one that was captured.
+/// The part of a route that verifies requests: enough to verify one that was captured.
 #[derive(Debug)]
 pub struct Authentication {
     pub scheme: Scheme,
-    /// Those that have expired, too.
+    /// All secrets, also expired ones.
     pub secrets: Vec<NamedSecret>,
     pub envelope: EnvelopeSpec,
-    /// How the sender asks whether the endpoint is there, with a signed body.
-    pub asks: Option<Challenge>,
+    /// The sender's handshake, if it sends one with a signed body.
+    pub challenge: Option<Challenge>,
 }
 
-/// A configuration that can be used.
+/// A configuration without errors.
 pub struct Loaded {
     pub config: Config,
-    /// What the operator should know. Holds no errors, and may be empty.
+    /// The warnings. The report has no errors and may be empty.
     pub warnings: Report,
 }
 
-/// The biggest configuration file, in bytes. Room for some ten thousand routes.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+/// The largest configuration file, in bytes: room for some ten thousand routes.
+const FILE_BYTES_MAX: usize = 16 << 20;
 
-/// Reads and checks a configuration file. `env` looks an environment variable up; relative paths in the file start at
-/// its folder.
+/// Reads and checks a configuration file. `env` returns an environment variable; relative paths
+/// start from the file's folder.
 ///
 /// # Errors
-/// The [`Report`] holds everything that is wrong, and the warnings.
+/// Returns a [`Report`] with all errors and warnings.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
     let source = read(path)?;
     parse(path.display().to_string(), source, &sources(path, env))
 }
 
-/// As [`load`], but looks only at where the gateway is found: whoever asks that need not have the routes' secrets, nor,
-/// without `with_token`, the token.
+/// Loads only the keys by which a gateway is reached, as [`load`] does. The caller needs none of
+/// the routes' secrets, nor the token unless `with_token` is set.
 ///
 /// # Errors
-/// The [`Report`] holds what is wrong with that, or with the file as a whole.
+/// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
 pub fn admin_endpoint(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
@@ -148,13 +154,13 @@ pub fn admin_endpoint(
         &sources(path, env),
         compile,
     )
-    .map(|(found, _)| found)
+    .map(|(compiled, _)| compiled)
 }
 
-/// As [`load`], but looks only at where events are kept.
+/// Loads only the store's settings, as [`load`] does.
 ///
 /// # Errors
-/// The [`Report`] holds what is wrong with that, or with the file as a whole.
+/// Returns a [`Report`] of the problems in those keys, or in the file as a whole.
 pub fn store(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<store::Settings, Report> {
     let source = read(path)?;
     parse_for(
@@ -163,13 +169,14 @@ pub fn store(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<store:
         &sources(path, env),
         compile::store,
     )
-    .map(|(found, _)| found)
+    .map(|(compiled, _)| compiled)
 }
 
-/// As [`load`], but looks only at how the route of this name tells genuine requests.
+/// Loads only what verifies the requests of the route with this name, as [`load`] does.
 ///
 /// # Errors
-/// The [`Report`] holds what is wrong with that, or with the file as a whole; or that there is no such route.
+/// Returns a [`Report`] of the problems in those keys or in the file as a whole, or that there is
+/// no such route.
 pub fn authentication(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
@@ -185,7 +192,7 @@ pub fn authentication(
         &sources(path, env),
         compile,
     )
-    .map(|(found, _)| found)
+    .map(|(compiled, _)| compiled)
 }
 
 fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sources<'a> {
@@ -207,21 +214,22 @@ fn read(path: &Path) -> Result<String, Report> {
 fn read_text(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| format!("cannot read the configuration: {error}"))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err("the configuration is bigger than 16MiB".into());
+    if bytes.len() > FILE_BYTES_MAX {
+        let max = values::ByteSize(FILE_BYTES_MAX);
+        return Err(format!("the configuration is larger than {max}"));
     }
     String::from_utf8(bytes).map_err(|_| "the configuration is not UTF-8 text".into())
 }
 
-/// Checks a configuration whose text is known already. `file` is what the report calls it.
+/// Checks a configuration's text. The report names it `file`.
 fn parse(file: String, source: String, sources: &Sources<'_>) -> Result<Loaded, Report> {
     parse_for(file, source, sources, compile::compile)
         .map(|(config, warnings)| Loaded { config, warnings })
 }
 
-/// Checks a configuration for what `compile` wants of it. Beside that there is the report of all warnings.
+/// Parses a configuration's text and runs `compile` on it. Returns its result and the warnings.
 fn parse_for<T>(
     file: String,
     source: String,
@@ -231,25 +239,25 @@ fn parse_for<T>(
     let problems = Problems::default();
     let documents = tree::parse(&source, &problems);
     let masks = match &documents {
-        Some(documents) => redact::of_trees(documents),
-        None => redact::of_text(&source),
+        Some(documents) => redact::mask_trees(documents),
+        None => redact::mask_text(&source),
     };
     let root = documents.as_deref().and_then(<[_]>::first);
     let raw: Option<raw::File> = root.and_then(|root| de::from_tree(root, &problems));
-    let wanted = raw.and_then(|raw| compile(&raw, sources, &problems));
-    match wanted {
-        Some(wanted) if !problems.any_error() => {
-            Ok((wanted, problems.into_report(file, source, masks)))
+    let compiled = raw.and_then(|raw| compile(&raw, sources, &problems));
+    match compiled {
+        Some(compiled) if !problems.any_error() => {
+            Ok((compiled, problems.into_report(file, source, masks)))
         }
         _ => Err(problems.into_report(file, source, masks)),
     }
 }
 
-/// As [`load`], for a text that is no file's. `name` is what the report calls it; relative paths in it start at the
-/// current folder.
+/// Checks a configuration that is not in a file, as [`load`] does. The report calls it `name`;
+/// relative paths start from the current folder.
 ///
 /// # Errors
-/// As [`load`].
+/// Returns a [`Report`] with all errors and warnings.
 pub fn load_text(
     name: &str,
     text: String,
@@ -266,11 +274,12 @@ pub fn load_text(
     )
 }
 
-/// For fuzzing and benches: checks `source` as if it were a file, in an environment that has every variable and
-/// with no files around.
+/// Checks `source` for fuzzing and benches: as if it were a file, in an environment that has every
+/// variable and no files.
 #[doc(hidden)]
 pub fn check_text(source: &str) -> Result<Loaded, Report> {
-    // Hex, base64, and an Ed25519 public key (RFC 8032 §7.1, test 1): right for every scheme.
+    // The value is valid hex, base64 and an Ed25519 public key (RFC 8032 §7.1, test 1), so that it
+    // fits every scheme.
     let env = |_: &str| {
         Some("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a".to_owned())
     };

@@ -1,8 +1,8 @@
 //! The request that is sent to an upstream: a verified body with its headers.
 //!
-//! Owns the choice of the sender's headers that are forwarded and of the gateway's that are set
-//! (contract §8, RFC 9110 §7.6.1), the stored form of a request, and the head of an attempt as
-//! HTTP/1.1 writes it. Sending it and reading the response is `upstream`'s.
+//! Chooses the sender's headers that are forwarded and the gateway's that are set
+//! (docs/semantics.md, To the upstream; RFC 9110 §7.6.1). Knows the stored form of a request, and
+//! writes the head of an attempt for HTTP/1.1. `upstream` sends it and reads the response.
 
 mod test_mark;
 

@@ -7,6 +7,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::json::{Pointer, PointerValue, Text, find};
@@ -27,10 +29,15 @@ pub enum Handshake {
     Query(VerifyToken),
 }
 
-/// The side that answers a handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The side that answers a signed handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
 pub enum HandshakeResponder {
+    /// The gateway answers it.
+    #[serde(rename = "answer")]
     Gateway,
+    /// The upstream answers it, like an event. Only signed handshakes can be forwarded.
+    #[serde(rename = "forward")]
     Upstream,
 }
 

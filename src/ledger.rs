@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout_at;
 
 use crate::signature::PayloadDigest;
@@ -36,12 +38,14 @@ pub use identity::EventIdentity;
 pub use keys::EventKeys;
 pub use recovery::{ForgetResult, Redelivery, RedeliveryResult};
 
-/// The handling of a copy that arrives while the first one is still in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The treatment of a copy that arrives while the first one is still in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum InFlightPolicy {
-    /// The copy waits for the first one to end, within its own budget.
+    /// The copy waits for the first one's result, within its own budget.
     Wait,
-    /// The copy is rejected at once.
+    /// The copy is answered with 409 at once.
     Reject,
 }
 

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
@@ -28,12 +30,14 @@ pub struct Settings {
     pub level: LevelFilter,
 }
 
-/// The format of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The format of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Format {
     /// One JSON object per line.
     Json,
-    /// Plain text, for people.
+    /// Text for people.
     Pretty,
 }
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use admission::{Admission, AdmissionError, ConcurrencyPermit, RateLimit};
 pub use filter::EventFilter;
@@ -72,14 +74,17 @@ impl Route {
     }
 }
 
-/// The way in which a verified event is delivered to the upstream (contract §8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The way a verified event gets to the upstream (docs/semantics.md, Delivery).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum DeliveryMode {
-    /// The event is forwarded at once, and the sender receives the upstream's response.
+    /// Forwarded at once; the sender gets the upstream's response.
     Proxy,
-    /// The event is stored, acknowledged, and delivered afterwards.
+    /// Stored, answered with `accept_status`, and delivered afterwards.
     Queue,
-    /// `Proxy` first, and `Queue` if that fails.
+    /// Forwarded as with `proxy`; stored as with `queue` when the upstream cannot be reached,
+    /// responds with 5xx or 429, or the budget is nearly spent.
     Spill,
 }
 
@@ -94,7 +99,7 @@ impl DeliveryMode {
     }
 }
 
-/// The time for which a provider waits for a response (contract §7).
+/// The time for which a provider waits for a response (docs/semantics.md, Budget).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// The whole time, counted from the first byte of the request's head.
@@ -116,8 +121,8 @@ impl Budget {
     }
 }
 
-/// Replay protection: how long event IDs are remembered, and how duplicates are answered (contract
-/// §6).
+/// Replay protection: how long event IDs are remembered, and how duplicates are answered
+/// (docs/semantics.md, Ledger).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replay {
     /// The time for which a completed ID is remembered.
@@ -131,13 +136,14 @@ impl Replay {
     pub const USUAL_WINDOW: Duration = Duration::from_secs(96 * 3600);
 }
 
-/// The response to a duplicate, which is never forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The response to a duplicate of a completed event. A duplicate is never forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum OnDuplicate {
     /// The response is 409.
     Reject,
-    /// The response is 200, for providers that react to a 4xx by retrying for days or by switching
-    /// the endpoint off.
+    /// 200, for providers that retry for days or disable the endpoint after a 4xx.
     Acknowledge,
 }
 

@@ -1,7 +1,8 @@
-//! Webhooks made over the API: routes that are defined in the store, and served beside those of the file.
+//! Webhooks made over the API: routes that are defined in the store and active beside those of the
+//! file.
 //!
-//! Owns what is served: the file's routes and these, of which none may take the place of another. A change is in the
-//! store before it is served, and served before it is answered.
+//! Owns the active routes, of which no two may collide: those of the file and those of the store. A
+//! change is stored before it becomes active, and active before it is answered.
 
 mod definition;
 mod schema;
@@ -18,29 +19,31 @@ use crate::upstream::{AllowedUpstream, check_url};
 pub use definition::{Definition, NewWebhook, WebhookChange};
 pub use schema::{Schemas, schemas};
 
-/// How often other gateways' operators may come first.
-const PUT_TRIES: u32 = 5;
+/// The number of attempts to store a webhook while operators at other gateways change webhooks,
+/// too.
+const PUT_ATTEMPTS: u32 = 5;
 
-/// A route as it is served, and what it was made from where that was not the file.
+/// An active route.
 #[derive(Clone)]
 pub struct ActiveRoute {
     pub route: Arc<Route>,
+    /// The definition of a webhook made over the API; `None` for a route of the file.
     pub made_from: Option<Arc<Definition>>,
 }
 
-/// Why a webhook is not made, changed or removed.
+/// The reason that a webhook is not created, changed or removed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookError {
     #[error("There is no such webhook.")]
     Unknown,
-    #[error("This webhook is in the configuration's file, and is changed there.")]
+    #[error("This webhook is in the configuration file and can only be changed there.")]
     InFile,
     #[error("Another route has this {0}.")]
     Taken(&'static str),
-    /// Each a sentence.
+    /// The problems of the definition, each a sentence.
     #[error("{}", .0.join(" "))]
     Invalid(Vec<String>),
-    #[error("The store can't be asked: {0}.")]
+    #[error("The store is not available: {0}.")]
     Store(#[from] StoreError),
 }
 
@@ -50,87 +53,91 @@ pub trait RoutePublisher: Send + Sync {
     fn publish(&self, routes: Vec<Arc<Route>>);
 }
 
-/// All routes that are served, and the one way to change them.
+/// The active routes, and the only way to change them.
 pub struct Registry {
     publisher: Box<dyn RoutePublisher>,
     store: Store,
     allowed: Option<Vec<AllowedUpstream>>,
     state: Mutex<State>,
-    served: watch::Sender<Arc<[ActiveRoute]>>,
+    active: watch::Sender<Arc<[ActiveRoute]>>,
 }
 
 struct State {
     file: Vec<Arc<Route>>,
-    made: BTreeMap<Arc<str>, Made>,
-    /// Stored ones that can't be served: another version's, or of a provider that is no more. They can be removed.
-    broken: BTreeSet<Arc<str>>,
-    /// What operators had said when those were read.
+    stored: StoredWebhooks,
+}
+
+/// The webhooks in the store.
+struct StoredWebhooks {
+    valid: BTreeMap<Arc<str>, Webhook>,
+    /// The names of those that cannot be used: another version made them, or their provider is
+    /// gone. They can be removed.
+    invalid: BTreeSet<Arc<str>>,
+    /// The revision of the operators' changes at which the store was read.
     revision: Revision,
 }
 
-struct Made {
+struct Webhook {
     definition: Arc<Definition>,
     route: Arc<Route>,
 }
 
 impl Registry {
-    /// Serves the file's routes and those in the store. `allowed` bounds what webhooks made over the API may name as their
-    /// upstream.
+    /// Activates the routes of the file and those in the store. Webhooks made over the API may only
+    /// use the upstreams in `allowed`; `None` allows any.
     ///
     /// # Errors
-    /// When the store can't be read.
+    /// Returns the store's error if the webhooks cannot be read.
     pub async fn start(
         publisher: Box<dyn RoutePublisher>,
         store: Store,
         file: Vec<Route>,
         allowed: Option<Vec<AllowedUpstream>>,
     ) -> Result<Self, StoreError> {
-        let (made, broken, revision) = stored(&store).await?;
         let state = State {
             file: file.into_iter().map(Arc::new).collect(),
-            made,
-            broken,
-            revision,
+            stored: StoredWebhooks::read(&store).await?,
         };
-        let served = watch::Sender::new(Arc::from([]));
         let registry = Self {
             publisher,
             store,
             allowed,
             state: Mutex::new(state),
-            served,
+            active: watch::Sender::new(Arc::from([])),
         };
-        registry.serve(&*registry.state.lock().await);
+        registry.activate(&*registry.state.lock().await);
         Ok(registry)
     }
 
-    /// Serves what is stored by now: another gateway may have been told of webhooks.
+    /// Reads the store again and activates its webhooks: another gateway may have changed them.
     ///
     /// # Errors
-    /// When the store can't be read. What was served before still is.
+    /// Returns the store's error if the webhooks cannot be read. The active routes stay as they
+    /// are.
     pub async fn reload_stored(&self) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
-        (state.made, state.broken, state.revision) = stored(&self.store).await?;
-        self.serve(&state);
+        state.stored = StoredWebhooks::read(&self.store).await?;
+        self.activate(&state);
         Ok(())
     }
 
-    /// What is served now.
+    /// Returns the active routes.
     pub fn active_routes(&self) -> Arc<[ActiveRoute]> {
-        self.served.borrow().clone()
+        self.active.borrow().clone()
     }
 
-    /// Takes the routes of a newly read file over. They go before those made over the API.
+    /// Replaces the routes of the file. They have precedence over those made over the API.
     pub async fn replace_file(&self, routes: Vec<Route>) {
         let mut state = self.state.lock().await;
         state.file = routes.into_iter().map(Arc::new).collect();
-        self.serve(&state);
+        self.activate(&state);
     }
 
-    /// Makes a webhook.
+    /// Creates a webhook.
     ///
     /// # Errors
-    /// When it can't be served, or not be kept.
+    /// Returns an error if the definition is invalid, collides with another route, or cannot be
+    /// stored. The webhook does not exist then.
     pub async fn create(&self, new: NewWebhook) -> Result<ActiveRoute, WebhookError> {
         let (name, definition) = new.define().map_err(WebhookError::Invalid)?;
         let mut state = self.state.lock().await;
@@ -138,10 +145,11 @@ impl Registry {
             .await
     }
 
-    /// Changes what is given of a webhook.
+    /// Changes the given keys of a webhook.
     ///
     /// # Errors
-    /// As [`Registry::make`].
+    /// Returns an error if there is no such webhook, the result is invalid, collides with another
+    /// route, or cannot be stored. The webhook stays as it was then.
     pub async fn update(
         &self,
         name: &str,
@@ -152,43 +160,46 @@ impl Registry {
             return Err(WebhookError::Invalid(problems));
         }
         let mut state = self.state.lock().await;
-        let changed = |state: &State| Ok(state.find(name)?.definition.changed(change.clone()));
-        self.put(&mut state, name.into(), changed).await
+        self.put(&mut state, name.into(), |state| {
+            Ok(state.find(name)?.definition.changed(change.clone()))
+        })
+        .await
     }
 
-    /// Removes a webhook. Events of it that are stored wait until one of its name is back.
+    /// Removes a webhook. Its queued events wait until there is a webhook with this name again.
     ///
     /// # Errors
-    /// When there is none, or the store does not forget it.
+    /// Returns an error if there is no such webhook, or the store cannot remove it.
     pub async fn delete(&self, name: &str) -> Result<(), WebhookError> {
         let mut state = self.state.lock().await;
-        if !state.broken.contains(name) {
+        if !state.stored.invalid.contains(name) {
             state.find(name)?;
         }
         self.store.remove_webhook(name.into()).await?;
-        state.made.remove(name);
-        state.broken.remove(name);
-        self.serve(&state);
+        state.stored.valid.remove(name);
+        state.stored.invalid.remove(name);
+        self.activate(&state);
         Ok(())
     }
 
-    /// Keeps and serves what `define` makes of what there is, which it is asked for again when that has changed meanwhile.
+    /// Stores and activates the definition that `define` makes of the state. If another gateway
+    /// changed the store meanwhile, reads the store and calls `define` again.
     async fn put(
         &self,
         state: &mut State,
         name: Arc<str>,
         define: impl Fn(&State) -> Result<Definition, WebhookError>,
     ) -> Result<ActiveRoute, WebhookError> {
-        for _ in 0..PUT_TRIES {
-            if let Some(served) = self.try_put(state, &name, define(state)?).await? {
-                return Ok(served);
+        for _ in 0..PUT_ATTEMPTS {
+            if let Some(active) = self.try_put(state, &name, define(state)?).await? {
+                return Ok(active);
             }
-            // Another gateway was told something.
-            (state.made, state.broken, state.revision) = stored(&self.store).await?;
+            state.stored = StoredWebhooks::read(&self.store).await?;
         }
         Err(WebhookError::Store(StoreError::Unavailable))
     }
 
+    /// Stores and activates a webhook. Returns `None` if the store has changed since it was read.
     async fn try_put(
         &self,
         state: &mut State,
@@ -204,29 +215,33 @@ impl Registry {
         }
         let put = self
             .store
-            .put_webhook(Arc::clone(name), definition.to_stored(), state.revision)
+            .put_webhook(
+                Arc::clone(name),
+                definition.to_stored(),
+                state.stored.revision,
+            )
             .await?;
         let Some(revision) = put else { return Ok(None) };
-        state.revision = revision;
+        state.stored.revision = revision;
         let (definition, route) = (Arc::new(definition), Arc::new(route));
-        let served = ActiveRoute {
+        let active = ActiveRoute {
             route: Arc::clone(&route),
             made_from: Some(Arc::clone(&definition)),
         };
         tracing::info!(
             webhook = &**name,
             upstream = definition.url,
-            "a webhook has an upstream"
+            "webhook stored"
         );
-        state
-            .made
-            .insert(Arc::clone(name), Made { definition, route });
-        self.serve(state);
-        Ok(Some(served))
+        let webhook = Webhook { definition, route };
+        state.stored.valid.insert(Arc::clone(name), webhook);
+        self.activate(state);
+        Ok(Some(active))
     }
 
-    fn serve(&self, state: &State) {
-        let mut served: Vec<_> = state
+    /// Makes all routes active that do not collide with one of the file.
+    fn activate(&self, state: &State) {
+        let mut active: Vec<_> = state
             .file
             .iter()
             .map(|route| ActiveRoute {
@@ -234,103 +249,101 @@ impl Registry {
                 made_from: None,
             })
             .collect();
-        for (name, made) in &state.made {
-            if let Some(taken) = state.file_has(name, &made.route) {
+        for (name, webhook) in &state.stored.valid {
+            if let Some(taken) = state.collision_with_file(name, &webhook.route) {
                 tracing::error!(
                     webhook = &**name,
-                    "not served: a route of the file has its {taken}"
+                    "webhook not active: a route of the file has the same {taken}"
                 );
                 continue;
             }
-            let made_from = Some(Arc::clone(&made.definition));
-            served.push(ActiveRoute {
-                route: Arc::clone(&made.route),
-                made_from,
+            active.push(ActiveRoute {
+                route: Arc::clone(&webhook.route),
+                made_from: Some(Arc::clone(&webhook.definition)),
             });
         }
         self.publisher.publish(
-            served
+            active
                 .iter()
-                .map(|served| Arc::clone(&served.route))
+                .map(|active| Arc::clone(&active.route))
                 .collect(),
         );
-        self.served.send_replace(served.into());
+        self.active.send_replace(active.into());
     }
 }
 
-/// What the store has: those that can be served, and those that can't.
-async fn stored(
-    store: &Store,
-) -> Result<(BTreeMap<Arc<str>, Made>, BTreeSet<Arc<str>>, Revision), StoreError> {
-    let (mut made, mut broken) = (BTreeMap::new(), BTreeSet::new());
-    let (revision, webhooks) = store.webhooks().await?;
-    for (name, stored) in webhooks {
-        match Definition::from_stored(&stored)
-            .map(|definition| (definition.compile(&name), definition))
-        {
-            Some((Ok(route), definition)) => {
-                let made_from = Made {
-                    definition: Arc::new(definition),
-                    route: Arc::new(route),
-                };
-                made.insert(name.into(), made_from);
-            }
-            Some((Err(problems), _)) => {
+impl StoredWebhooks {
+    /// Reads all webhooks from the store, and logs those that cannot be used.
+    async fn read(store: &Store) -> Result<Self, StoreError> {
+        let (revision, webhooks) = store.webhooks().await?;
+        let (mut valid, mut invalid) = (BTreeMap::new(), BTreeSet::new());
+        for (name, stored) in webhooks {
+            let Some(definition) = Definition::from_stored(&stored) else {
                 tracing::error!(
                     webhook = name,
-                    problems = problems.join(" "),
-                    "a stored webhook can't be served"
+                    "a stored webhook cannot be read; it is kept"
                 );
-                broken.insert(name.into());
-            }
-            None => {
-                tracing::error!(
-                    webhook = name,
-                    "a stored webhook can't be read; it was left as it is"
-                );
-                broken.insert(name.into());
+                invalid.insert(name.into());
+                continue;
+            };
+            match definition.compile(&name) {
+                Ok(route) => {
+                    let webhook = Webhook {
+                        definition: Arc::new(definition),
+                        route: Arc::new(route),
+                    };
+                    valid.insert(name.into(), webhook);
+                }
+                Err(problems) => {
+                    tracing::error!(
+                        webhook = name,
+                        problems = problems.join(" "),
+                        "a stored webhook is not valid; it is kept, but not active"
+                    );
+                    invalid.insert(name.into());
+                }
             }
         }
+        Ok(Self {
+            valid,
+            invalid,
+            revision,
+        })
     }
-    Ok((made, broken, revision))
 }
 
 impl State {
-    fn find(&self, name: &str) -> Result<&Made, WebhookError> {
+    fn find(&self, name: &str) -> Result<&Webhook, WebhookError> {
         if self.file.iter().any(|route| *route.name == *name) {
             return Err(WebhookError::InFile);
         }
-        self.made.get(name).ok_or(WebhookError::Unknown)
+        self.stored.valid.get(name).ok_or(WebhookError::Unknown)
     }
 
-    /// What another route has already.
+    /// Returns which of the route's properties another route has already.
     fn collision(&self, name: &str, route: &Route) -> Option<&'static str> {
-        let others = self
-            .made
-            .iter()
-            .filter(|(other, _)| ***other != *name)
-            .map(|(_, made)| &made.route);
-        self.file_has(name, route).or_else(|| {
+        let mut others = self.stored.valid.iter();
+        self.collision_with_file(name, route).or_else(|| {
             others
-                .filter(|other| meets(other, route))
-                .map(|_| "path")
-                .next()
+                .any(|(other, webhook)| **other != *name && overlaps(&webhook.route, route))
+                .then_some("path")
         })
     }
 
-    fn file_has(&self, name: &str, route: &Route) -> Option<&'static str> {
+    fn collision_with_file(&self, name: &str, route: &Route) -> Option<&'static str> {
         self.file.iter().find_map(|other| {
             if *other.name == *name {
                 Some("name")
             } else {
-                meets(other, route).then_some("path")
+                overlaps(other, route).then_some("path")
             }
         })
     }
 }
 
-/// Whether a request for the one could reach the other. A route for any host would be shadowed by one that names it.
-fn meets(one: &Route, other: &Route) -> bool {
+/// Returns whether a request could match both routes: one with a host would shadow one for any
+/// host.
+fn overlaps(one: &Route, other: &Route) -> bool {
     let hosts = one.host.is_none() || other.host.is_none() || one.host == other.host;
     one.path == other.path && hosts
 }

@@ -152,7 +152,7 @@ fn verify(args: &Args) -> Result<Verdict, VerifyError> {
         scheme: &args.with_url(authentication.scheme),
         candidates: &candidates,
         envelope: &authentication.envelope,
-        handshake: authentication.asks.as_ref(),
+        handshake: authentication.challenge.as_ref(),
         others: &others,
         url: args.url.as_deref(),
         now: args.at.unwrap_or_else(Timestamp::now),
@@ -210,7 +210,7 @@ impl Args {
                 timestamp: None,
                 ..(preset.defaults.envelope)()
             },
-            asks: preset.handshake.challenge(),
+            challenge: preset.handshake.challenge(),
         })
     }
 }

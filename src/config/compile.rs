@@ -1,10 +1,11 @@
-//! From what was written (`raw`) to what the program works with, with every problem found on the way.
+//! Turns the configuration as written (`raw`) into the values that the program works with, and
+//! reports every problem on the way.
 //!
-//! Owns the process-wide settings and the checks between routes; a route's own keys are in `compile/`. Stops at
-//! nothing: what is wrong is reported and the rest is checked all the same.
+//! Owns the process-wide settings and the checks between routes; a route's own keys are in
+//! `compile/`. A problem never stops the check: it is reported and the rest is checked as well.
 
 mod admin;
-mod handover;
+mod delivery;
 mod listen;
 mod route;
 mod secrets;
@@ -16,7 +17,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
+use super::facts::{self, Amount, Quantity, Range};
 use super::raw;
 use super::tree::Span;
 use super::{AdminEndpoint, Authentication, Config, Listen, Shutdown, values};
@@ -34,24 +35,20 @@ use crate::store;
 use route::Identity;
 use secrets::Fingerprint;
 
-/// What a configuration depends on besides its own text.
+/// The inputs of a configuration besides its own text.
 pub(super) struct Sources<'a> {
-    /// Relative paths start here.
+    /// The folder that relative paths start from.
     pub folder: &'a Path,
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub now: Timestamp,
 }
 
-/// Files that the configuration names are read up to here; a device or a wrong path must not fill the memory.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The largest file that the configuration may name, in bytes. A device or a wrong path must not
+/// fill the memory.
+const FILE_BYTES_MAX: usize = 1 << 20;
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const DEFAULT_MAX_IDS: usize = 50_000_000;
-/// The write-ahead log alone may take some MiB; a number that lacks its unit ends here too.
-const STORE_BYTES_MIN: usize = 16 << 20;
-
-/// `None` when there is no configuration without the parts that are wrong; `problems` may hold errors in any case.
+/// Compiles the whole configuration. `None` if a part without which there is none is wrong;
+/// `problems` may hold errors in any case.
 pub(super) fn compile(
     file: &raw::File,
     sources: &Sources<'_>,
@@ -102,7 +99,7 @@ pub(super) fn compile(
     })
 }
 
-/// As [`compile`], for where the gateway is found and nothing else.
+/// Compiles the admin endpoint and the store's folder alone, as [`compile`] does.
 pub(super) fn admin_endpoint(
     file: &raw::File,
     sources: &Sources<'_>,
@@ -128,7 +125,7 @@ pub(super) fn admin_endpoint(
         admin: admin
             .address
             .value()
-            .map_or(admin::DEFAULT_ADDRESS, |address| address.0),
+            .map_or(facts::ADMIN_ADDRESS.default, |address| address.0),
         token,
         store: store
             .postgres
@@ -137,7 +134,7 @@ pub(super) fn admin_endpoint(
     })
 }
 
-/// As [`compile`], for where events are kept and nothing else.
+/// Compiles the store's settings alone, as [`compile`] does.
 pub(super) fn store(
     file: &raw::File,
     sources: &Sources<'_>,
@@ -151,7 +148,7 @@ pub(super) fn store(
     .store(&file.store)
 }
 
-/// As [`compile`], for how the route of this name tells genuine requests and nothing else.
+/// Compiles the authentication of the route with this name alone, as [`compile`] does.
 pub(super) fn authentication(
     file: &raw::File,
     sources: &Sources<'_>,
@@ -173,13 +170,13 @@ pub(super) fn authentication(
     let Some(index) = names.iter().position(|name| *name == Some(route)) else {
         let known: Vec<_> = names.into_iter().flatten().collect();
         let error = Diagnostic::error(None, format!("no route has the name `{route}`"));
-        compiler.report(error.help(format!("those that there are: {}", known.join(", "))));
+        compiler.report(error.help(format!("the routes are: {}", known.join(", "))));
         return None;
     };
     compiler.authentication(&layered[index])
 }
 
-/// The routes as written, over `defaults`; over `absent` where there are none.
+/// Returns the routes as written, over `defaults`, or over `absent` where there are none.
 fn layered<'f>(file: &'f raw::File, absent: &'f raw::Route) -> Vec<route::Layered<'f>> {
     let defaults = file.defaults.value().unwrap_or(absent);
     let routes = file
@@ -192,7 +189,7 @@ fn layered<'f>(file: &'f raw::File, absent: &'f raw::Route) -> Vec<route::Layere
         .map(|own| route::Layered {
             own: &own.value,
             defaults,
-            place: own.span,
+            span: own.span,
         })
         .collect()
 }
@@ -200,7 +197,7 @@ fn layered<'f>(file: &'f raw::File, absent: &'f raw::Route) -> Vec<route::Layere
 struct Compiler<'a> {
     sources: &'a Sources<'a>,
     problems: &'a Problems,
-    /// Where each secret was first seen.
+    /// The route and the location in which each secret occurs first.
     fingerprints: RefCell<HashMap<Fingerprint, (usize, Span)>>,
 }
 
@@ -208,30 +205,11 @@ impl Compiler<'_> {
     fn store(&self, field: &Field<raw::Store>) -> Option<store::Settings> {
         let absent = raw::Store::default();
         let store = field.value().unwrap_or(&absent);
-        let durability = match store.durability.given() {
-            Some(given) if given.value == raw::Durability::Relaxed => {
-                let warning = Diagnostic::warning(
-                    given.span,
-                    "a loss of power may undo the last moment's answers",
-                );
-                self.report(warning.help(
-                    "events and completed IDs of that moment may be forgotten: lost, or forwarded twice; `strict` \
-                     waits for the disk",
-                ));
-                store::Durability::Relaxed
-            }
-            _ => store::Durability::Strict,
-        };
-        let max_ids = self.within(&store.max_ids, 1000..=1_000_000_000, "1000 to 1000000000");
-        let max_bytes = self.size(
-            &store.max_size,
-            STORE_BYTES_MIN..=usize::MAX,
-            "at least 16MiB",
-        );
-        let (max_ids, max_bytes) = (
-            max_ids.unwrap_or(DEFAULT_MAX_IDS),
-            max_bytes.map(|bytes| bytes as u64),
-        );
+        let durability = self.durability(&store.durability);
+        let max_ids = self.amount(&store.max_ids, facts::MAX_IDS);
+        let max_bytes = self
+            .in_range(&store.max_size, facts::STORE_SIZE)
+            .map(|size| size.0 as u64);
         let Some(postgres) = store.postgres.given() else {
             let folder = self.store_folder(&store.path);
             let settings = store::EmbeddedSettings {
@@ -245,15 +223,15 @@ impl Compiler<'_> {
         if let Some(path) = store.path.given() {
             let error = Diagnostic::error(
                 path.span,
-                "a store is in a folder or in PostgreSQL, not in both",
+                "a store is a folder or a PostgreSQL database, not both",
             );
             self.report(
                 error
-                    .also(postgres.span, "the other one")
-                    .help("leave one of them out"),
+                    .also(postgres.span, "the database is set here")
+                    .help("remove one of the two"),
             );
         }
-        let url = self.required(&postgres.value.url, postgres.span, "shared store", "url")?;
+        let url = self.required(&postgres.value.url, postgres.span, "database", "url")?;
         let secret = self.token(url)?;
         let text =
             std::str::from_utf8(secret.secret.expose()).map_err(|_| "it is not UTF-8".to_owned());
@@ -267,25 +245,46 @@ impl Compiler<'_> {
             Err(problem) => {
                 let error = Diagnostic::error(
                     url.span,
-                    format!("this URL of a database cannot be used: {problem}"),
+                    format!("this database URL cannot be used: {problem}"),
                 );
-                self.report(error.help("as in `postgres://user:password@host:5432/database`"));
+                self.report(
+                    error.help("for example `postgres://user:password@host:5432/database`"),
+                );
                 None
             }
         }
     }
 
+    /// Returns the durability. Warns that `relaxed` may lose events.
+    fn durability(&self, field: &Field<store::Durability>) -> store::Durability {
+        let Some(given) = field.given() else {
+            return facts::DURABILITY.default;
+        };
+        if given.value == store::Durability::Relaxed {
+            let warning = Diagnostic::warning(
+                given.span,
+                "a power loss may undo the last moment's responses",
+            );
+            self.report(warning.help(
+                "events and completed IDs of that moment may be forgotten: lost, or delivered \
+                 twice; `strict` waits for the disk",
+            ));
+        }
+        given.value
+    }
+
     fn store_folder(&self, field: &Field<String>) -> PathBuf {
-        let path = field.value().map_or("hookstile-data", String::as_str);
+        let default = facts::STORE_PATH.default.trim_start_matches("./");
+        let path = field.value().map_or(default, String::as_str);
         let span = field.given().map(|path| path.span);
         let folder = self.sources.folder.join(path);
         if path.is_empty() {
-            let error = Diagnostic::error(span, "an empty path is no folder");
-            self.report(error.help("leave `path` out for `hookstile-data`, beside this file"));
+            let error = Diagnostic::error(span, "the store's path is empty");
+            self.report(error.help(format!("remove `path` to use `{default}` beside this file")));
         } else if folder.metadata().is_ok_and(|found| !found.is_dir()) {
             let error = Diagnostic::error(span, format!("`{}` is not a folder", folder.display()));
             self.report(
-                error.help("the store is a folder of its own; it is made when it is missing"),
+                error.help("name a folder for the store alone; it is created if it does not exist"),
             );
         }
         folder
@@ -298,29 +297,17 @@ impl Compiler<'_> {
     ) -> Limits {
         let absent = raw::Limits::default();
         let limits = field.value().unwrap_or(&absent);
+        let in_flight = self.amount(&limits.body_bytes_in_flight, facts::BODY_BYTES_IN_FLIGHT);
         Limits {
-            connections: self
-                .within(&limits.connections, 1..=1_000_000, "1 to 1000000")
-                .unwrap_or(10_000),
-            connections_per_address: self
-                .within(
-                    &limits.connections_per_address,
-                    1..=1_000_000,
-                    "1 to 1000000",
-                )
-                .unwrap_or(1_000),
-            header_bytes: self
-                .size(&limits.header_bytes, 1 << 10..=1 << 20, "1KiB to 1MiB")
-                .unwrap_or(32 << 10),
-            body_bytes_in_flight: self
-                .size(
-                    &limits.body_bytes_in_flight,
-                    1..=usize::MAX,
-                    "at least 1 byte",
-                )
-                .unwrap_or(256 << 20),
-            header_timeout: self.duration(&limits.header_timeout).unwrap_or(SECOND * 5),
-            idle_timeout: self.duration(&limits.idle_timeout).unwrap_or(SECOND * 60),
+            connections: self.amount(&limits.connections, facts::CONNECTIONS),
+            connections_per_address: self.amount(
+                &limits.connections_per_address,
+                facts::CONNECTIONS_PER_ADDRESS,
+            ),
+            header_bytes: self.amount(&limits.header_bytes, facts::HEADER_BYTES).0,
+            body_bytes_in_flight: in_flight.0,
+            header_timeout: self.amount(&limits.header_timeout, facts::HEADER_TIMEOUT).0,
+            idle_timeout: self.amount(&limits.idle_timeout, facts::IDLE_TIMEOUT).0,
             trusted_proxies: networks(proxies),
         }
     }
@@ -328,16 +315,9 @@ impl Compiler<'_> {
     fn shutdown(&self, field: &Field<raw::Shutdown>) -> Shutdown {
         let absent = raw::Shutdown::default();
         let shutdown = field.value().unwrap_or(&absent);
-        let upto_an_hour = |field| {
-            self.within(
-                field,
-                values::Duration(Duration::ZERO)..=values::Duration(HOUR),
-                "at most 1h",
-            )
-        };
         Shutdown {
-            drain: upto_an_hour(&shutdown.drain).map_or(SECOND * 5, |drain| drain.0),
-            grace: upto_an_hour(&shutdown.grace).map_or(SECOND * 15, |grace| grace.0),
+            drain: self.amount(&shutdown.drain, facts::DRAIN).0,
+            grace: self.amount(&shutdown.grace, facts::GRACE).0,
         }
     }
 
@@ -354,8 +334,8 @@ impl Compiler<'_> {
             empty => {
                 let span = empty.given().map(|list| list.span);
                 self.report(
-                    Diagnostic::error(span, "there is no route").help(
-                        "four lines make one: `routes: [{path, provider, secrets, upstream}]`",
+                    Diagnostic::error(span, "the configuration has no routes").help(
+                        "a route needs four keys: `routes: [{path, provider, secrets, upstream}]`",
                     ),
                 );
                 return None;
@@ -372,7 +352,8 @@ impl Compiler<'_> {
         Some(routes)
     }
 
-    /// Names, hosts and paths of all routes. No two routes share a name, or a host and a path.
+    /// Returns the names, hosts and paths of all routes. Reports routes that share a name, or a
+    /// host and a path.
     fn identities(&self, routes: &[route::Layered<'_>]) -> Vec<Identity> {
         let mut identities: Vec<_> = routes.iter().map(|raw| self.identity(raw)).collect();
         let mut by_address: HashMap<(Option<String>, String), Span> = HashMap::new();
@@ -387,7 +368,7 @@ impl Compiler<'_> {
                                 path.span,
                                 "another route has the same path and host",
                             )
-                            .also(first, "the first one"),
+                            .also(first, "the first route"),
                         );
                     }
                     None => drop(by_address.insert(address, path.span)),
@@ -398,7 +379,7 @@ impl Compiler<'_> {
                     Some(&first) => {
                         self.report(
                             Diagnostic::error(name.span, "another route has the same name")
-                                .also(first, "the first one"),
+                                .also(first, "the first route"),
                         );
                     }
                     None => drop(by_name.insert(name.value.clone(), name.span)),
@@ -406,12 +387,12 @@ impl Compiler<'_> {
             }
         }
         for identity in &mut identities {
-            self.name_by_path(identity, &mut by_name);
+            self.derive_name(identity, &mut by_name);
         }
         identities
     }
 
-    /// Process-wide times that are at odds with what routes promise to their senders.
+    /// Warns about process-wide times that conflict with the budget of a route.
     fn compare_with_budgets(
         &self,
         file: &raw::File,
@@ -431,11 +412,14 @@ impl Compiler<'_> {
             self.report(
                 Diagnostic::warning(
                     given.span,
-                    format!("`header_timeout` is longer than the shortest time a route has, {shortest:?}"),
+                    format!(
+                        "`header_timeout` is longer than the shortest budget less its margin, \
+                         {shortest:?}"
+                    ),
                 )
                 .help(
-                    "it applies before the route is known: a head that takes longer than its route's budget is \
-                     still waited for, and its sender answered too late",
+                    "it applies before the route is known: a request whose head takes longer than \
+                     its route's budget is answered too late",
                 ),
             );
         }
@@ -449,75 +433,65 @@ impl Compiler<'_> {
             self.report(
                 Diagnostic::warning(
                     given.span,
-                    format!("`shutdown.grace` is shorter than the longest budget of a route, {longest:?}"),
+                    format!("`shutdown.grace` is shorter than the longest budget, {longest:?}"),
                 )
-                .help("a stop may cut off requests that had time left"),
+                .help("a shutdown may cut off requests that still have time left"),
             );
         }
     }
 
-    /// `field`'s value. Reports that `thing` at `place` lacks `key` when it is not there.
+    /// Returns the value of `field`. If it is absent, reports that `thing` at `span` has no `key`.
     fn required<'f, T>(
         &self,
         field: &'f Field<T>,
-        place: Span,
+        span: Span,
         thing: &str,
         key: &str,
     ) -> Option<&'f Located<T>> {
         if field.is_absent() {
             self.report(Diagnostic::error(
-                place,
+                span,
                 format!("this {thing} has no `{key}`"),
             ));
         }
         field.given()
     }
 
-    fn within<T: PartialOrd + Copy>(
-        &self,
-        field: &Field<T>,
-        range: RangeInclusive<T>,
-        wanted: &str,
-    ) -> Option<T> {
+    /// Returns the value of `field`, or else the default. Reports a value that is out of range.
+    fn amount<T: Quantity>(&self, field: &Field<T>, amount: Amount<T>) -> T {
+        self.in_range(field, amount.range).unwrap_or(amount.default)
+    }
+
+    /// Returns the value of `field`. Reports one that is out of range.
+    fn in_range<T: Quantity>(&self, field: &Field<T>, range: Range<T>) -> Option<T> {
         let given = field.given()?;
-        if range.contains(&given.value) {
+        if range.contains(given.value) {
             return Some(given.value);
         }
         self.report(
             Diagnostic::error(given.span, "this value is out of range")
-                .label(format!("expected {wanted}")),
+                .label(format!("expected {range}")),
         );
         None
     }
 
-    /// More than nothing, and at most an hour.
-    fn duration(&self, field: &Field<values::Duration>) -> Option<Duration> {
-        let range = values::Duration(Duration::from_nanos(1))..=values::Duration(HOUR);
-        self.within(field, range, "more than 0s and at most 1h")
-            .map(|duration| duration.0)
-    }
-
-    fn size(
+    /// Returns the duration in `field`, as [`Compiler::in_range`] does.
+    fn duration(
         &self,
-        field: &Field<values::ByteSize>,
-        range: RangeInclusive<usize>,
-        wanted: &str,
-    ) -> Option<usize> {
-        let (least, most) = range.into_inner();
-        self.within(
-            field,
-            values::ByteSize(least)..=values::ByteSize(most),
-            wanted,
-        )
-        .map(|size| size.0)
+        field: &Field<values::Duration>,
+        range: Range<values::Duration>,
+    ) -> Option<Duration> {
+        self.in_range(field, range).map(|duration| duration.0)
     }
 
-    /// The content of a file that the configuration names.
+    /// Returns the content of a file that the configuration names.
     fn read(&self, path: &Located<String>) -> Option<Vec<u8>> {
         let at: PathBuf = self.sources.folder.join(&path.value);
         let mut content = Vec::new();
-        let read = File::open(&at)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content));
+        let read = File::open(&at).and_then(|file| {
+            file.take(FILE_BYTES_MAX as u64 + 1)
+                .read_to_end(&mut content)
+        });
         match read {
             Err(error) => {
                 self.report(Diagnostic::error(
@@ -526,10 +500,11 @@ impl Compiler<'_> {
                 ));
                 None
             }
-            Ok(_) if content.len() as u64 > FILE_BYTES_MAX => {
+            Ok(_) if content.len() > FILE_BYTES_MAX => {
+                let max = values::ByteSize(FILE_BYTES_MAX);
                 self.report(Diagnostic::error(
                     path.span,
-                    format!("`{}` is bigger than 1MiB", at.display()),
+                    format!("`{}` is larger than {max}", at.display()),
                 ));
                 None
             }
@@ -553,17 +528,17 @@ fn networks(field: &Field<Vec<Field<values::Network>>>) -> Vec<ipnet::IpNet> {
 }
 
 fn log_settings(field: &Field<raw::Log>) -> log::Settings {
-    let log = field.value();
-    let format = match log.and_then(|log| log.format.value()) {
-        None | Some(raw::LogFormat::Json) => log::Format::Json,
-        Some(raw::LogFormat::Pretty) => log::Format::Pretty,
+    let absent = raw::Log::default();
+    let log = field.value().unwrap_or(&absent);
+    let level = match log.level.value().unwrap_or(&facts::LOG_LEVEL.default) {
+        raw::LogLevel::Error => LevelFilter::ERROR,
+        raw::LogLevel::Warn => LevelFilter::WARN,
+        raw::LogLevel::Info => LevelFilter::INFO,
+        raw::LogLevel::Debug => LevelFilter::DEBUG,
+        raw::LogLevel::Trace => LevelFilter::TRACE,
     };
-    let level = match log.and_then(|log| log.level.value()) {
-        Some(raw::LogLevel::Error) => LevelFilter::ERROR,
-        Some(raw::LogLevel::Warn) => LevelFilter::WARN,
-        None | Some(raw::LogLevel::Info) => LevelFilter::INFO,
-        Some(raw::LogLevel::Debug) => LevelFilter::DEBUG,
-        Some(raw::LogLevel::Trace) => LevelFilter::TRACE,
-    };
-    log::Settings { format, level }
+    log::Settings {
+        format: facts::LOG_FORMAT.value_of(&log.format),
+        level,
+    }
 }

@@ -1,8 +1,9 @@
-//! From the tree to `raw`'s types, by way of serde, without stopping at the first error.
+//! Deserialises the tree into `raw`'s types with serde, without stopping at the first error.
 //!
-//! A type of `raw` wraps what may be wrong on its own into [`Field`]. Where a value does not fit, that is noted with
-//! its place and the [`Field`] is [`Field::Wrong`]; unknown keys are noted and skipped. Owns the messages about types
-//! and keys. Does not know a single key of the format.
+//! A type of `raw` wraps each value that may be wrong on its own in a [`Field`]. If a value does
+//! not fit, the problem is reported with its location and the [`Field`] is [`Field::Wrong`];
+//! unknown keys are reported and skipped. Owns the messages about types and keys. Knows no key of
+//! the format.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,25 +15,25 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializ
 use super::diagnostics::{Diagnostic, Problems};
 use super::tree::{Entry, Node, Span, Value};
 
-/// What became of a key of a mapping, or of an item of a list.
+/// The value of a key of a mapping, or of an item of a list.
 #[derive(Default)]
 pub(super) enum Field<T> {
-    /// The key is not there.
+    /// The key is absent.
     #[default]
     Absent,
-    /// The value does not fit. This was reported.
+    /// The value does not fit. This has been reported.
     Wrong,
     Given(Located<T>),
 }
 
-/// A value with its place in the file.
+/// A value with its location in the file.
 #[derive(Clone, Copy)]
 pub(super) struct Located<T> {
     pub value: T,
     pub span: Span,
 }
 
-/// The pairs of a mapping whose keys are the user's own, in the order of the file.
+/// The entries of a mapping whose keys the user chooses, in the order of the file.
 pub(super) struct Pairs<T>(pub Vec<(Located<String>, Field<T>)>);
 
 impl<T> Field<T> {
@@ -51,26 +52,28 @@ impl<T> Field<T> {
         matches!(self, Self::Absent)
     }
 
-    /// `self`, or `fallback` where the key is not there.
+    /// Returns `self`, or `fallback` if the key is absent.
     pub fn or<'a>(&'a self, fallback: &'a Self) -> &'a Self {
         if self.is_absent() { fallback } else { self }
     }
 }
 
-/// Reads `root` as a `T`. `None` when `root` as a whole does not fit, which is in `problems` then.
+/// Deserialises `root` as a `T`. Returns `None` and reports it if `root` as a whole does not fit.
 pub(super) fn from_tree<T: for<'de> Deserialize<'de>>(
     root: &Rc<Node>,
     problems: &Problems,
 ) -> Option<T> {
-    let root = At {
+    let root = NodeDeserializer {
         node: root,
         span: root.span,
         problems,
     };
-    T::deserialize(root).map_err(|error| root.note(error)).ok()
+    T::deserialize(root)
+        .map_err(|error| root.report(error))
+        .ok()
 }
 
-/// The known word nearest to one that is not known, if any is near enough to have been meant.
+/// Returns the known word nearest to an unknown one, if one is near enough to be meant.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let (distance, best) = known
         .iter()
@@ -84,13 +87,14 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= best.len().max(word.len()) / 3).then_some(best)
 }
 
-/// A type asks [`At`] for itself together with its place under this name.
+/// The name under which a type asks [`NodeDeserializer`] for a value together with its location.
 const LOCATED: &str = "$hookstile::located";
 
-/// A type that is a mapping, but may be written as the one value of the key that follows this prefix.
+/// The prefix of the name of a mapping that may be written as the value of one key. The key
+/// follows.
 const SHORTHAND: &str = "$hookstile::shorthand::";
 
-/// The name under which [`At`] takes text for a mapping with this one key.
+/// Makes the name under which [`NodeDeserializer`] accepts text for a mapping with this one key.
 macro_rules! shorthand {
     ($key:literal) => {
         concat!("$hookstile::shorthand::", $key)
@@ -98,10 +102,10 @@ macro_rules! shorthand {
 }
 pub(super) use shorthand;
 
-/// A list, which may be written as what is in it when that is one.
+/// A list. A list of one item may be written as that item.
 pub(super) struct OneOrMore<T>(pub Vec<Field<T>>);
 
-/// A type asks [`At`] under this name to take what is no list for one that holds it.
+/// The name under which a type asks [`NodeDeserializer`] to accept a single item for a list.
 const ONE_OR_MORE: &str = "$hookstile::one_or_more";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
@@ -135,7 +139,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
             type Value = Field<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value and its place")
+                f.write_str("a value and its location")
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut parts: A) -> Result<Field<T>, A::Error> {
@@ -181,16 +185,16 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
     }
 }
 
-/// A node on its way into a type.
+/// A deserializer of one node.
 #[derive(Clone, Copy)]
-struct At<'a> {
+struct NodeDeserializer<'a> {
     node: &'a Rc<Node>,
-    /// Where to point: the node, or its key when the node takes no room.
+    /// The location for messages: the node's, or its key's if the node is empty.
     span: Span,
     problems: &'a Problems,
 }
 
-impl<'a> At<'a> {
+impl<'a> NodeDeserializer<'a> {
     fn child(self, node: &'a Rc<Node>, key: Option<&Node>) -> Self {
         let span = match key {
             Some(key) if node.span.start == node.span.end => key.span,
@@ -203,8 +207,8 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Reports what the value's own type said against it.
-    fn note(self, error: Mismatch) {
+    /// Reports that the value does not fit.
+    fn report(self, error: Mismatch) {
         let Mismatch { message, label } = error;
         let diagnostic = Diagnostic::error(self.span, message);
         self.problems.push(match label {
@@ -266,19 +270,19 @@ impl<'a> At<'a> {
         }
     }
 
-    fn refuse_unknown(self, key: &Node, word: &str, fields: &[&str]) {
+    fn report_unknown_key(self, key: &Node, word: &str, fields: &[&str]) {
         let diagnostic = match nearest(word, fields) {
             _ if word == "<<" => Diagnostic::error(key.span, "merge keys (`<<`) are not supported")
-                .help("what all routes have in common goes into `defaults:`"),
+                .help("put keys that all routes share into `defaults`"),
             Some(near) => {
                 Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()))
                     .label(format!("did you mean `{near}`?"))
             }
-            // In a secret's reference, a word unlike all keys may be the secret itself.
+            // In a reference to a secret, a word unlike any key may be the secret itself.
             None if fields.contains(&"env") => Diagnostic::error(key.span, "unknown key")
-                .help(format!("known here: {}", listed(fields))),
+                .help(format!("the keys are: {}", listed(fields))),
             None => Diagnostic::error(key.span, format!("unknown key `{}`", word.escape_debug()))
-                .help(format!("known here: {}", listed(fields))),
+                .help(format!("the keys are: {}", listed(fields))),
         };
         self.problems.push(diagnostic);
     }
@@ -292,7 +296,7 @@ fn listed(words: &[&str]) -> String {
         .join(", ")
 }
 
-/// Why a value does not fit. Its place is added by whoever asked for the value.
+/// The reason that a value does not fit. The caller adds the location.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 struct Mismatch {
@@ -301,7 +305,7 @@ struct Mismatch {
 }
 
 impl de::Error for Mismatch {
-    /// The first line says what is wrong, the second, where there is one, what to write.
+    /// Splits the text: its first line says what is wrong, an optional second one what to write.
     fn custom<T: fmt::Display>(message: T) -> Self {
         let text = message.to_string();
         match text.split_once('\n') {
@@ -325,7 +329,7 @@ macro_rules! deserialize_numbers {
     };
 }
 
-impl<'de> Deserializer<'de> for At<'_> {
+impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     type Error = Mismatch;
 
     deserialize_numbers!(
@@ -349,7 +353,8 @@ impl<'de> Deserializer<'de> for At<'_> {
         }
     }
 
-    /// Text is taken as it stands in the file: `name: 007` is the three characters, and `on` is no truth value.
+    /// Returns text as it is in the file: `name: 007` is three characters, and `on` is not a
+    /// boolean.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match self.node.text() {
             Some(text) => visitor.visit_str(text),
@@ -411,7 +416,7 @@ impl<'de> Deserializer<'de> for At<'_> {
             None => format!("expected {one_of}"),
         };
         Err(Mismatch {
-            message: "this is none of the possible values".into(),
+            message: "this is not one of the possible values".into(),
             label: Some(label),
         })
     }
@@ -422,14 +427,17 @@ impl<'de> Deserializer<'de> for At<'_> {
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
         if name == LOCATED {
-            return visitor.visit_seq(WithPlace { at: self, given: 0 });
+            return visitor.visit_seq(WithLocation {
+                node: self,
+                next: 0,
+            });
         }
         if name == ONE_OR_MORE && !matches!(self.node.value, Value::Sequence(_)) {
             let list = Node {
                 span: self.node.span,
                 value: Value::Sequence(vec![Rc::clone(self.node)]),
             };
-            return visitor.visit_newtype_struct(At {
+            return visitor.visit_newtype_struct(NodeDeserializer {
                 node: &Rc::new(list),
                 ..self
             });
@@ -447,13 +455,13 @@ impl<'de> Deserializer<'de> for At<'_> {
                 let entry = Entry {
                     key,
                     value: Rc::clone(self.node),
-                    refused: false,
+                    rejected: false,
                 };
                 let mapping = Rc::new(Node {
                     span,
                     value: Value::Mapping(vec![entry]),
                 });
-                visitor.visit_newtype_struct(At {
+                visitor.visit_newtype_struct(NodeDeserializer {
                     node: &mapping,
                     ..self
                 })
@@ -470,7 +478,8 @@ impl<'de> Deserializer<'de> for At<'_> {
         visitor.visit_unit()
     }
 
-    /// Nothing in the format is of any type whatsoever; serde's own types fall back to this.
+    /// Deserialises any type. No key of the format needs this, but serde's own types fall back to
+    /// it.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
         match &self.node.value {
             Value::Null => Err(self.expected("a value")),
@@ -485,30 +494,31 @@ impl<'de> Deserializer<'de> for At<'_> {
     }
 }
 
-/// What [`Field`] reads: the place, and the value unless it is wrong.
-struct WithPlace<'a> {
-    at: At<'a>,
-    given: usize,
+/// The sequence that [`Field`] reads: the location's start and end, and the value unless it is
+/// wrong.
+struct WithLocation<'a> {
+    node: NodeDeserializer<'a>,
+    next: usize,
 }
 
-impl<'de> de::SeqAccess<'de> for WithPlace<'_> {
+impl<'de> de::SeqAccess<'de> for WithLocation<'_> {
     type Error = Mismatch;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Mismatch> {
-        self.given += 1;
-        match self.given {
+        self.next += 1;
+        match self.next {
             1 => seed
-                .deserialize(self.at.span.start.into_deserializer())
+                .deserialize(self.node.span.start.into_deserializer())
                 .map(Some),
             2 => seed
-                .deserialize(self.at.span.end.into_deserializer())
+                .deserialize(self.node.span.end.into_deserializer())
                 .map(Some),
             _ => Ok(seed
-                .deserialize(self.at)
-                .map_err(|error| self.at.note(error))
+                .deserialize(self.node)
+                .map_err(|error| self.node.report(error))
                 .ok()),
         }
     }
@@ -516,7 +526,7 @@ impl<'de> de::SeqAccess<'de> for WithPlace<'_> {
 
 struct Items<'a> {
     items: std::slice::Iter<'a, Rc<Node>>,
-    list: At<'a>,
+    list: NodeDeserializer<'a>,
 }
 
 impl<'de> de::SeqAccess<'de> for Items<'_> {
@@ -535,10 +545,10 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
 
 struct Entries<'a> {
     rest: std::slice::Iter<'a, Entry>,
-    /// The keys there are; `None` when they are the user's own.
+    /// The keys of the format; `None` if the user chooses the keys.
     known: Option<&'static [&'static str]>,
     next: Option<&'a Entry>,
-    mapping: At<'a>,
+    mapping: NodeDeserializer<'a>,
 }
 
 impl<'de> de::MapAccess<'de> for Entries<'_> {
@@ -549,13 +559,13 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
         seed: S,
     ) -> Result<Option<S::Value>, Mismatch> {
         for entry in self.rest.by_ref() {
-            let Some(word) = entry.key.text().filter(|_| !entry.refused) else {
+            let Some(word) = entry.key.text().filter(|_| !entry.rejected) else {
                 continue;
             };
             if let Some(fields) = self.known
                 && !fields.contains(&word)
             {
-                self.mapping.refuse_unknown(&entry.key, word, fields);
+                self.mapping.report_unknown_key(&entry.key, word, fields);
                 continue;
             }
             self.next = Some(entry);
@@ -574,7 +584,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
     }
 }
 
-/// In the schema a [`Field`] is what it holds.
+/// Describes a [`Field`] as the value in it.
 impl<T: JsonSchema> JsonSchema for Field<T> {
     fn inline_schema() -> bool {
         T::inline_schema()

@@ -1,7 +1,8 @@
-//! What is wrong with a configuration, and how it is shown: rustc-like text for people, JSON lines for scripts.
+//! The problems of a configuration and their presentation: text in rustc's style for people, JSON
+//! lines for scripts.
 //!
-//! Owns collecting, ordering and rendering. Does not decide what is wrong (that is `tree`, `de` and `compile`) nor
-//! which parts of the file are nobody's business (that is `redact`).
+//! Owns collecting, ordering and rendering. `tree`, `de` and `compile` find the problems; `redact`
+//! chooses the parts of the file that are not shown.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -13,32 +14,32 @@ use serde_json::json;
 
 use super::tree::Span;
 
-/// How bad it is.
+/// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {
-    /// The configuration is not used.
+    /// The configuration cannot be used.
     Error,
-    /// The configuration is used, and the operator should know something.
+    /// The configuration can be used, but the operator should know of the problem.
     Warning,
 }
 
-/// Everything there is to say about one configuration file, in the order of the file.
+/// All problems of one configuration file, in the order of the file.
 ///
-/// Neither rendering nor `Debug` shows a secret.
+/// Neither the rendered text nor `Debug` shows a secret.
 pub struct Report {
     file: String,
     source: String,
     line_starts: Vec<usize>,
-    /// Bytes of `source` that are shown as `***`; in order, and not overlapping.
+    /// The bytes of `source` that are shown as `***`, in order and not overlapping.
     masks: Vec<Span>,
     diagnostics: Vec<Diagnostic>,
 }
 
-/// One problem: where, what, and what to do.
+/// One problem: where it is, what is wrong, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Diagnostic {
     severity: Severity,
-    /// `None` when the whole file is meant.
+    /// The location; `None` for the whole file.
     span: Option<Span>,
     message: String,
     label: Option<String>,
@@ -66,26 +67,26 @@ impl Diagnostic {
         }
     }
 
-    /// Stands beside the caret.
+    /// Sets the text beside the caret.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    /// A second place that has to do with it.
+    /// Sets a second location that belongs to the problem.
     pub fn also(mut self, span: Span, label: &'static str) -> Self {
         self.also = Some((span, label));
         self
     }
 
-    /// What to do.
+    /// Sets the advice on how to fix the problem.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 }
 
-/// Where problems are put as they are found. Shared by everything that looks at one file.
+/// The problems of one file as they are found. All stages share it.
 #[derive(Default)]
 pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
 
@@ -104,9 +105,9 @@ impl Problems {
     pub fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
         let mut diagnostics = self.0.into_inner();
         diagnostics.sort_by_key(|diagnostic| diagnostic.span);
-        // A problem of a value in `defaults:` is found once a route, and told once.
-        let mut told = HashSet::new();
-        diagnostics.retain(|diagnostic| told.insert(diagnostic.clone()));
+        // A problem in `defaults` is found once per route, but reported once.
+        let mut reported = HashSet::new();
+        diagnostics.retain(|diagnostic| reported.insert(diagnostic.clone()));
         let line_starts = std::iter::once(0)
             .chain(source.match_indices('\n').map(|(newline, _)| newline + 1))
             .collect();
@@ -125,7 +126,7 @@ impl Report {
         self.diagnostics.is_empty()
     }
 
-    /// How many problems of this severity there are.
+    /// Returns the number of problems of this severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.diagnostics
             .iter()
@@ -133,7 +134,8 @@ impl Report {
             .count()
     }
 
-    /// Every problem with its place in the file, `colour`ed for a terminal or not.
+    /// Renders all problems with their locations in the file, with `colour` for a terminal or
+    /// without.
     pub fn to_text(&self, colour: bool) -> String {
         let renderer = if colour {
             Renderer::styled()
@@ -148,40 +150,41 @@ impl Report {
         text
     }
 
-    /// Each error in one line, as [`Report::summaries`] has it.
+    /// Returns each error as one line, in the form of [`Report::summaries`].
     pub fn errors(&self) -> impl Iterator<Item = String> {
-        self.summaries_of(|severity| severity == Severity::Error)
-    }
-
-    /// Each problem as one line for a log: `file:line:column: message`.
-    pub fn summaries(&self) -> impl Iterator<Item = String> {
-        self.summaries_of(|_| true)
-    }
-
-    fn summaries_of(&self, wanted: impl Fn(Severity) -> bool) -> impl Iterator<Item = String> {
         self.diagnostics
             .iter()
-            .filter(move |diagnostic| wanted(diagnostic.severity))
-            .map(|diagnostic| {
-                let place = match diagnostic.span.map(|span| self.position(span.start)) {
-                    Some((line, column)) => format!("{}:{line}:{column}", self.file),
-                    None => self.file.clone(),
-                };
-                let hints: Vec<_> = diagnostic
-                    .label
-                    .iter()
-                    .chain(&diagnostic.help)
-                    .map(String::as_str)
-                    .collect();
-                match hints[..] {
-                    [] => format!("{place}: {}", diagnostic.message),
-                    _ => format!("{place}: {} ({})", diagnostic.message, hints.join("; ")),
-                }
-            })
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .map(|diagnostic| self.summary(diagnostic))
     }
 
-    /// One JSON object a line: `severity`, `file`, `message`, and where known `line`, `column` (both from 1, columns
-    /// in characters), `label` (beside the caret), `help`, and `also` with the `line`, `column` and `message` of a second place.
+    /// Returns each problem as one line for a log: `file:line:column: message`.
+    pub fn summaries(&self) -> impl Iterator<Item = String> {
+        self.diagnostics
+            .iter()
+            .map(|diagnostic| self.summary(diagnostic))
+    }
+
+    fn summary(&self, diagnostic: &Diagnostic) -> String {
+        let location = match diagnostic.span.map(|span| self.position(span.start)) {
+            Some((line, column)) => format!("{}:{line}:{column}", self.file),
+            None => self.file.clone(),
+        };
+        let hints: Vec<_> = diagnostic
+            .label
+            .iter()
+            .chain(&diagnostic.help)
+            .map(String::as_str)
+            .collect();
+        match hints[..] {
+            [] => format!("{location}: {}", diagnostic.message),
+            _ => format!("{location}: {} ({})", diagnostic.message, hints.join("; ")),
+        }
+    }
+
+    /// Renders one JSON object per line: `severity`, `file` and `message`, and if known `line` and
+    /// `column` (both from 1, columns in characters), `label` (the text beside the caret), `help`,
+    /// and `also` with the `line`, `column` and `message` of a second location.
     pub fn to_json_lines(&self) -> String {
         self.diagnostics
             .iter()
@@ -239,16 +242,20 @@ impl Report {
         }
         let text = renderer.render(&[group]);
         match shown_column {
-            // What stands behind a masked secret has moved in the snippet, but not in the file.
+            // Text behind a masked secret has moved in the snippet, but not in the file.
             Some(((line, column), shown)) if shown != column => {
-                let place = |column| format!("{}:{line}:{column}", self.file);
-                text.replacen(&place(shown), &place(column), 1)
+                let file = &self.file;
+                text.replacen(
+                    &format!("{file}:{line}:{shown}"),
+                    &format!("{file}:{line}:{column}"),
+                    1,
+                )
             }
             _ => text,
         }
     }
 
-    /// The lines around `span`, and the column of `span` there.
+    /// Returns the lines around `span`, and the column of `span` in them.
     fn snippet<'a>(
         &'a self,
         span: Span,
@@ -263,7 +270,7 @@ impl Report {
             None => (span.start, span.end),
         };
         let window = self.line_around(first).start..self.line_around(last).end;
-        let shown = Masked::of(&self.source, window.clone(), &self.masks);
+        let shown = Masked::new(&self.source, window.clone(), &self.masks);
         let range = shown.range(span);
         let line_start = shown.text[..range.start]
             .rfind('\n')
@@ -281,7 +288,7 @@ impl Report {
         (snippet.annotation(primary).annotations(secondary), column)
     }
 
-    /// Line and column of a byte, both from 1, the column in characters.
+    /// Returns the line and the column of a byte, both from 1, the column in characters.
     fn position(&self, at: usize) -> (usize, usize) {
         let line = self
             .line_starts
@@ -294,7 +301,7 @@ impl Report {
         (line, before.chars().count() + 1)
     }
 
-    /// `span`, cut at the end of its first line: a whole route under one caret line would hide what is meant.
+    /// Cuts `span` at the end of its first line: carets under a whole route would hide its start.
     fn on_one_line(&self, span: Span) -> Span {
         let start = span.start.min(self.source.len());
         let end = span
@@ -303,7 +310,7 @@ impl Report {
         Span { start, end }
     }
 
-    /// The line that `at` is in, without its end.
+    /// Returns the line that contains `at`, without the line break.
     fn line_around(&self, at: usize) -> Range<usize> {
         let (before, after) = self
             .source
@@ -336,16 +343,16 @@ impl std::error::Error for Report {}
 
 const MASK: &str = "***";
 
-/// A part of the file as it is shown, and where its bytes have gone.
+/// A part of the file with its masks, and the mapping from the bytes of the file to it.
 struct Masked {
     text: String,
-    /// Ranges of the file with the ranges of `text` that stand for them, in order.
+    /// The masked ranges of the file, each with the range of `text` that replaces it, in order.
     replaced: Vec<(Range<usize>, Range<usize>)>,
     start: usize,
 }
 
 impl Masked {
-    fn of(source: &str, window: Range<usize>, masks: &[Span]) -> Self {
+    fn new(source: &str, window: Range<usize>, masks: &[Span]) -> Self {
         let mut shown = Self {
             text: String::new(),
             replaced: Vec::new(),
@@ -360,7 +367,7 @@ impl Masked {
             shown.text += source.get(at..from).unwrap_or_default();
             let masked_from = shown.text.len();
             shown.text += MASK;
-            // The lines below keep their numbers.
+            // Line breaks are kept, so that the lines below keep their numbers.
             shown
                 .text
                 .extend(source.get(from..to).unwrap_or_default().matches('\n'));
@@ -374,11 +381,12 @@ impl Masked {
     }
 
     fn range(&self, span: Span) -> Range<usize> {
-        let (start, end) = (self.place(span.start, false), self.place(span.end, true));
+        let (start, end) = (self.offset(span.start, false), self.offset(span.end, true));
         start..end.max(start)
     }
 
-    fn place(&self, at: usize, is_end: bool) -> usize {
+    /// Returns the offset in `text` of a byte of the file.
+    fn offset(&self, at: usize, is_end: bool) -> usize {
         let Some((from, to)) = self
             .replaced
             .iter()

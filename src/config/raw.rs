@@ -1,208 +1,222 @@
-//! The configuration as it is written: one type a mapping, one field a key.
+//! The configuration as it is written: one type per mapping, one field per key.
 //!
-//! Parsing, the JSON Schema and `docs/configuration.md` all come from here; the doc comments are the reference's
-//! text. Nothing is checked here beyond types: what the values mean is `compile`'s business.
+//! Parsing, the JSON Schema and `docs/configuration.md` all come from these types. A doc comment is
+//! the reference's text and an editor's hover text: it says what the key does, and its default in
+//! words where that follows from something else. Values stand in `facts`. Only types are checked
+//! here; `compile` checks the meaning.
 
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::de::{Field, OneOrMore, Pairs, shorthand};
+use super::facts;
 use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
+use crate::handshake::HandshakeResponder;
+use crate::ledger::InFlightPolicy;
+use crate::log;
 use crate::providers::PRESETS;
+use crate::route::{DeliveryMode, OnDuplicate};
+use crate::signature::{Algorithm, Encoding, KeyEncoding, TimeUnit};
+use crate::store::{Durability, Payloads};
 
-/// One YAML document, all keys in `snake_case`. Four lines are enough: a route's `path`, `provider`, `secrets` and
-/// `upstream`. Unknown and repeated keys are errors.
+/// One YAML document with keys in `snake_case`. Four lines are enough: a route's `path`,
+/// `provider`, `secrets` and `upstream`. An unknown or repeated key is an error.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "hookstile configuration", extend("required" = ["routes"]))]
 pub(super) struct File {
-    /// Where webhooks come in.
-    #[schemars(extend("default" = [{"address": "127.0.0.1:8080"}]), length(min = 1))]
+    /// The listeners that receive webhooks.
+    #[schemars(
+        extend("default" = [{"address": facts::LISTEN_ADDRESS}]),
+        length(min = 1)
+    )]
     pub listen: Field<Vec<Field<Listen>>>,
-    /// The listener for health checks, metrics and operators.
+    /// The listener for health checks, metrics, the admin API and the dashboard.
     pub admin: Field<Admin>,
-    /// Where event IDs, queued events and the records of deliveries are kept. Counts from the next start.
+    /// The storage of event IDs, queued events and delivery records. A change takes effect after a
+    /// restart.
     pub store: Field<Store>,
-    /// Bounds for the whole process.
+    /// Limits for the whole process.
     pub limits: Field<Limits>,
-    /// Proxies in front of the gateway that are believed about the sender's address: their `X-Forwarded-For`, and where a
-    /// listener has `proxy_protocol`, its header.
+    /// The proxies in front of the gateway. The gateway accepts client addresses from these only:
+    /// in `X-Forwarded-For`, and in the PROXY protocol header of a listener with `proxy_protocol`.
     #[schemars(extend("default" = []))]
     pub trusted_proxies: Field<Vec<Field<Network>>>,
-    /// What a stop (SIGTERM) takes its time for.
+    /// Graceful shutdown: how long the process takes to stop after SIGTERM.
     pub shutdown: Field<Shutdown>,
-    /// The log, on standard error.
+    /// The log, which goes to standard error.
     pub log: Field<Log>,
-    /// Any keys of a route, for all routes. A route's own key takes the place of the one here as a whole; the two are
-    /// never merged.
+    /// Defaults for all routes: any key of a route. A key that a route sets replaces the default as
+    /// a whole; mappings and lists are not merged.
     pub defaults: Field<Route>,
-    /// The routes. Requests for anything else are answered with 404.
+    /// The routes. A request that matches none is answered with 404.
     #[schemars(length(min = 1))]
     pub routes: Field<Vec<Field<Route>>>,
 }
 
-/// A listener for webhooks, HTTP/1.1 and HTTP/2. Where it is, and whether with TLS or the PROXY protocol, counts from the
-/// next start; its files are read again when they change, and at each reload.
+/// A listener for webhooks over HTTP/1.1 and HTTP/2. A change of its address, or of whether it uses
+/// TLS or the PROXY protocol, takes effect after a restart. Its certificate files are read again
+/// when they change and on every reload.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["address"]))]
 pub(super) struct Listen {
-    /// Port 0 lets the system choose one.
+    /// The address to listen on. With port 0 the system chooses a free port.
     pub address: Field<Address>,
-    /// The certificate that senders are shown, or a list of several: each sender is shown the one with the name that it asks
-    /// for (SNI), or else the first. TLS 1.2 and 1.3. Default: no TLS.
+    /// The server certificate, or a list of several. With several, a sender gets the one for the
+    /// name that it asks for (SNI), or else the first. TLS 1.2 and 1.3. Default: no TLS.
     #[schemars(schema_with = "one_or_more::<Certificate>")]
     pub tls: Field<OneOrMore<Certificate>>,
-    /// A PEM file, relative to this file's folder, with the certificates that may sign the senders' own. A sender that shows
-    /// none of these is not let in. Needs `tls`. Default: senders show no certificate.
+    /// Mutual TLS: a PEM file with the CA certificates that sign the senders' client certificates,
+    /// relative to this file's folder. A sender without such a certificate cannot connect. Needs
+    /// `tls`. Default: no client certificates.
     pub client_ca: Field<String>,
-    /// `true` behind a layer-4 load balancer (an AWS NLB, for example) that begins each connection with a header of the
-    /// PROXY protocol, version 2: the address in it is the sender's, for `allow_from`, limits, logs and `X-Forwarded-For`.
-    /// Only `trusted_proxies` may connect, and must send the header within `limits.header_timeout`; other connections are
-    /// closed without an answer. Needs `trusted_proxies`.
-    #[schemars(extend("default" = false))]
+    /// Set this to `true` behind a layer-4 load balancer, such as an AWS NLB, that sends a PROXY
+    /// protocol header (version 2) at the start of each connection. The address in the header is
+    /// then the client address for `allow_from`, limits, logs and `X-Forwarded-For`. Only
+    /// `trusted_proxies` may connect, and they must send the header within `limits.header_timeout`;
+    /// any other connection is closed without a response. Needs `trusted_proxies`.
+    #[schemars(transform = facts::PROXY_PROTOCOL.schema())]
     pub proxy_protocol: Field<bool>,
 }
 
-/// A certificate with its key, in PEM files that are named relative to this file's folder.
+/// A certificate and its private key, in PEM files. Both paths are relative to this file's folder.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["certificate", "key"]))]
 pub(super) struct Certificate {
-    /// The certificate, and after it those that lead to one that senders know (a `fullchain.pem`).
+    /// The certificate, followed by the intermediate certificates (a `fullchain.pem`).
     pub certificate: Field<String>,
-    /// Its private key, without a passphrase: RSA, ECDSA or Ed25519.
+    /// The certificate's private key, without a passphrase: RSA, ECDSA or Ed25519.
     pub key: Field<String>,
 }
 
-/// The admin listener.
+/// The admin listener: health checks, metrics, the admin API and the dashboard.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
-    /// An address that is not the machine's own (loopback) needs a `token`.
-    #[schemars(extend("default" = "127.0.0.1:9180"))]
+    /// The address to listen on. An address that other machines can reach (not loopback) needs a
+    /// `token`.
+    #[schemars(transform = facts::ADMIN_ADDRESS.schema())]
     pub address: Field<Address>,
-    /// Asked for by everything but `/healthz`, `/readyz` and `/metrics`. Default: no token.
+    /// The token that a request must carry, except for `/healthz`, `/readyz` and `/metrics`.
+    /// Default: no token.
     pub token: Field<Reference>,
-    /// For those who may look and change nothing. Needs a `token`. Default: none.
+    /// A second token that may read everything and change nothing. Needs a `token`. Default: none.
     pub read_token: Field<Reference>,
-    /// Further names that the listener is asked by, as a proxy in front of it has them: `ops.example.com`. Default: the
-    /// machine's own name, its addresses and `localhost` alone.
+    /// Additional host names that requests may use, such as the name of a proxy in front:
+    /// `ops.example.com`. Default: only the machine's own name, its addresses and `localhost`.
     #[schemars(length(min = 1))]
     pub hosts: Field<Vec<Field<String>>>,
-    /// What webhooks made over the API may name as their upstream: URLs, as in `http://127.0.0.1:3000/hooks` (that path
-    /// and what is below it) or `https://*.internal.example.com`. Default: any, but for link-local addresses and those at
-    /// which clouds keep a machine's credentials, which are never allowed.
+    /// The upstreams that webhooks made over the API may use: URLs such as
+    /// `http://127.0.0.1:3000/hooks` (that path and everything below it) or
+    /// `https://*.internal.example.com`. Default: any. Link-local addresses, and the addresses at
+    /// which cloud providers serve a machine's credentials, are never allowed.
     #[schemars(length(min = 1))]
     pub allowed_upstreams: Field<Vec<Field<String>>>,
 }
 
-/// Where event IDs, queued events and the records of deliveries are kept: a folder that one gateway at a time uses.
+/// The storage of event IDs, queued events and delivery records: a folder, or a PostgreSQL
+/// database.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
-    /// A folder, relative to this file's. It is made when it is missing.
-    #[schemars(extend("default" = "./hookstile-data"), length(min = 1))]
+    /// The folder of the embedded store, relative to this file's folder. Only one gateway can use
+    /// it at a time. It is created if it does not exist.
+    #[schemars(transform = facts::STORE_PATH.schema(), length(min = 1))]
     pub path: Field<String>,
-    /// What an answer waits for. `strict`: until the disk has it; it survives a loss of power. `relaxed`: until the
-    /// operating system has it; after a loss of power the last moment's acknowledged events and completed IDs may be
-    /// forgotten, so that events are lost or forwarded twice.
-    #[schemars(extend("default" = "strict"))]
+    /// The guarantee behind a response: what must be safe before the sender gets it. With
+    /// `postgres`, `relaxed` sets `synchronous_commit=off`.
+    #[schemars(transform = facts::DURABILITY.schema())]
     pub durability: Field<Durability>,
-    /// Event IDs that are remembered at once, 1,000 to 1,000,000,000, at about 25 bytes of memory each. Above it new
-    /// events are answered with 503; none is forgotten early.
-    #[schemars(extend("default" = 50_000_000), range(min = 1000, max = 1_000_000_000))]
+    /// The maximum number of remembered event IDs. Each takes about 25 bytes of memory. Above the
+    /// limit, new events are answered with 503; no ID is forgotten early. With `postgres`, the
+    /// server's statistics are the count.
+    #[schemars(transform = facts::MAX_IDS.schema())]
     pub max_ids: Field<usize>,
-    /// Bytes on disk, at least 16MiB. Above it new events are answered with 503; nothing is forgotten early. Default:
-    /// no bound but the disk's.
+    /// The maximum disk space. Above it, new events are answered with 503; nothing is deleted
+    /// early. With `postgres`, the server's statistics are the size. Default: no limit but the
+    /// disk.
+    #[schemars(transform = facts::STORE_SIZE.schema())]
     pub max_size: Field<ByteSize>,
-    /// Instead of `path`: a PostgreSQL database that several gateways share. `durability: relaxed` then is
-    /// `synchronous_commit=off`; `max_ids` and `max_size` are held to the server's own statistics.
+    /// A PostgreSQL database that several gateways share. Replaces `path`.
     pub postgres: Field<Postgres>,
 }
 
-/// The database that several gateways share: one ledger, one queue. Tables are made in its schema `hookstile`.
+/// The database that several gateways share: one ledger and one queue. The gateway creates its
+/// tables in the schema `hookstile`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["url"]))]
 pub(super) struct Postgres {
-    /// A reference to the URL, as libpq writes it: `postgres://user:password@host:5432/database`, several hosts with commas
-    /// between them. TLS and the server's name are checked unless it is on this machine; `sslmode=disable` says otherwise.
+    /// A reference to the connection URL in libpq's form:
+    /// `postgres://user:password@host:5432/database`. Separate several hosts with commas. TLS is
+    /// required and the server's name is verified, unless the server is on this machine;
+    /// `sslmode=disable` turns TLS off.
     pub url: Field<Reference>,
 }
 
-#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum Durability {
-    Strict,
-    Relaxed,
-}
-
-/// Bounds for the whole process. Memory is bounded by them, whatever is sent.
+/// Limits for the whole process. They bound its memory, whatever senders do.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Limits {
-    /// Connections from senders at once, 1 to 1,000,000.
-    #[schemars(extend("default" = 10000), range(min = 1, max = 1_000_000))]
+    /// The maximum number of open connections from senders.
+    #[schemars(transform = facts::CONNECTIONS.schema())]
     pub connections: Field<usize>,
-    /// Connections from one address at once (with IPv6 from one /64), 1 to 1,000,000. `trusted_proxies` are not bound by it:
-    /// name a proxy there whose connections are many senders'.
-    #[schemars(extend("default" = 1000), range(min = 1, max = 1_000_000))]
+    /// The maximum number of open connections from one client address (with IPv6, from one /64
+    /// network). `trusted_proxies` are exempt: list a proxy there if it carries connections of many
+    /// senders.
+    #[schemars(transform = facts::CONNECTIONS_PER_ADDRESS.schema())]
     pub connections_per_address: Field<usize>,
-    /// The longest head of a request, 1KiB to 1MiB. A longer one is answered with 431.
-    #[schemars(extend("default" = "32KiB"))]
+    /// The largest request head. A larger one is answered with 431.
+    #[schemars(transform = facts::HEADER_BYTES.schema())]
     pub header_bytes: Field<ByteSize>,
-    /// Bodies in memory at once, all routes together, as far as they have come, and the heads of HTTP/2 requests; not less
-    /// than any route's `max_body`. Above it: 503.
-    #[schemars(extend("default" = "256MiB"))]
+    /// The maximum memory for request bodies, over all routes and as far as they have arrived,
+    /// plus the heads of HTTP/2 requests. Above it, requests are answered with 503. Must not be
+    /// less than any route's `max_body`.
+    #[schemars(transform = facts::BODY_BYTES_IN_FLIGHT.schema())]
     pub body_bytes_in_flight: Field<ByteSize>,
-    /// How long a head may take to arrive. Not 0, at most 1h. Default: 5s, or the shortest budget of a route, its margin
-    /// taken off, where that is shorter.
-    #[schemars(extend("default" = "5s"))]
+    /// The time a request head may take to arrive. If this key is not set and a route's `budget`
+    /// less its `budget_margin` is shorter, the shortest of those applies.
+    #[schemars(transform = facts::HEADER_TIMEOUT.schema())]
     pub header_timeout: Field<Duration>,
-    /// How long a connection is kept open between two requests. Not 0, at most 1h.
-    #[schemars(extend("default" = "60s"))]
+    /// The time a connection stays open between two requests.
+    #[schemars(transform = facts::IDLE_TIMEOUT.schema())]
     pub idle_timeout: Field<Duration>,
 }
 
-/// How the process stops.
+/// Graceful shutdown after SIGTERM: first `drain`, then `grace`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Shutdown {
-    /// How long `/readyz` says 503 while requests are still taken, so that a load balancer notices. At most 1h.
-    #[schemars(extend("default" = "5s"))]
+    /// The time in which `/readyz` says 503 and requests are still accepted, so that a load
+    /// balancer notices.
+    #[schemars(transform = facts::DRAIN.schema())]
     pub drain: Field<Duration>,
-    /// How long requests in flight may then go on. At most 1h. Default: 15s, or the longest budget of a route where that
-    /// is longer.
-    #[schemars(extend("default" = "15s"))]
+    /// The time that requests in flight then have to finish. If this key is not set and a route has
+    /// a longer `budget`, the longest budget applies.
+    #[schemars(transform = facts::GRACE.schema())]
     pub grace: Field<Duration>,
 }
 
-/// The log.
+/// The log, which goes to standard error.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Log {
-    /// `json`: one object a line. `pretty`: for people.
-    #[schemars(extend("default" = "json"))]
-    pub format: Field<LogFormat>,
-    /// The least severe level that is written.
-    #[schemars(extend("default" = "info"))]
+    /// The format of log lines.
+    #[schemars(transform = facts::LOG_FORMAT.schema())]
+    pub format: Field<log::Format>,
+    /// The least severe level that is logged.
+    #[schemars(transform = facts::LOG_LEVEL.schema())]
     pub level: Field<LogLevel>,
 }
 
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum LogFormat {
-    Json,
-    Pretty,
-}
-
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
+/// A level of the log. It is not tracing's own type because that is not deserialised from text and
+/// has a level `off`, which the format does not.
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub(super) enum LogLevel {
@@ -213,99 +227,113 @@ pub(super) enum LogLevel {
     Trace,
 }
 
-/// One path with its provider's scheme, its secrets, its rules and its upstream. `path`, `secrets` and `upstream` must
-/// be given, here or in `defaults`.
+/// A route: one path, the provider that sends to it, the secrets, the upstream and the rules.
+/// `path`, `secrets` and `upstream` are required, here or in `defaults`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Route {
-    /// The route's name in metrics, logs and the ledger: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique. A route that is
-    /// renamed does not know the event IDs it has seen. Default: from the path, `/webhooks/vpn-enterprise` being
-    /// `webhooks-vpn-enterprise`.
-    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
+    /// The route's unique name in metrics, logs and the ledger. A renamed route no longer knows the
+    /// event IDs that it has seen. Default: derived from the path; `/webhooks/vpn-enterprise`
+    /// becomes `webhooks-vpn-enterprise`.
+    #[schemars(transform = facts::NAME.schema())]
     pub name: Field<String>,
-    /// The `Host` that requests must name, without a port. Default: any. A route that names a host goes before one
-    /// with the same path that does not.
+    /// The `Host` that requests must name, without a port. If two routes have the same path, one
+    /// with a matching host has precedence over one without a host. Default: any host.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub host: Field<String>,
-    /// Compared byte for byte with the request's path; nothing is decoded or normalised.
+    /// The request path. It is compared byte for byte, without decoding or normalisation.
     #[schemars(regex(pattern = r"^/[!-~]*$"))]
     pub path: Field<String>,
-    /// The methods that are taken. Others are answered with 405.
-    #[schemars(extend("default" = ["POST"]), length(min = 1))]
+    /// The accepted methods. A request with another is answered with 405.
+    #[schemars(transform = facts::METHODS.schema(), length(min = 1))]
     pub methods: Field<Vec<Field<Method>>>,
-    /// The preset for who sends: the signature's scheme and the defaults of `event`, `budget`, `max_body` and
-    /// `replay.on_duplicate`. Not together with `signature`.
-    #[schemars(transform = provider_names, extend("default" = "vpn-enterprise"))]
+    /// The provider that sends to this route. Its preset sets the signature scheme and the defaults
+    /// of `event`, `budget`, `max_body` and `replay.on_duplicate`. Cannot be combined with
+    /// `signature`.
+    #[schemars(transform = provider_names, transform = facts::PROVIDER.schema())]
     pub provider: Field<String>,
-    /// A scheme of your own in the place of a `provider`.
+    /// A custom signature scheme, for a sender without a preset. Replaces `provider`.
     pub signature: Field<Signature>,
-    /// The secrets that senders may sign with. Each is tried, so that one can take another's place without a gap.
+    /// The secrets that senders may sign with. Each is tried, so that a secret can be rotated
+    /// without rejecting an event.
     #[schemars(length(min = 1))]
     pub secrets: Field<Vec<Field<Reference>>>,
-    /// Where the event's ID, type and time stand. Default: the provider's.
+    /// The location of the event's ID, type and time in the request. Default: the provider's.
     pub event: Field<Event>,
-    /// The event types that are handed over; `*` stands for any characters. Others are answered with 200 and dropped.
-    /// Default: all.
+    /// The event types to deliver; `*` matches any characters. Others are answered with 200 and
+    /// dropped. Default: all.
     #[schemars(length(min = 1))]
     pub events: Field<Vec<Field<String>>>,
-    /// The application that gets what is genuine: a URL, or a mapping with more about it.
+    /// The application that receives verified events: a URL, or a mapping with more settings.
     pub upstream: Field<Upstream>,
-    /// Headers to set on every request to the upstream, over what the sender sent.
+    /// Headers to set on every request to the upstream. They replace headers of the same name from
+    /// the sender.
     pub headers: Field<Pairs<String>>,
-    /// Whether the query string of the request is appended to the upstream's path.
-    #[schemars(extend("default" = false))]
+    /// Set this to `true` to append the query string of the request to the upstream's URL.
+    #[schemars(transform = facts::FORWARD_QUERY.schema())]
     pub forward_query: Field<bool>,
-    /// How events are handed over. `proxy`: now, and the upstream's answer is passed back. `queue`: stored, answered
-    /// with `accept_status`, and delivered afterwards. `spill`: as `proxy`, and as `queue` when the upstream cannot be
-    /// reached, answers 5xx or 429, or the budget is nearly spent.
-    #[schemars(extend("default" = "proxy"))]
-    pub delivery: Field<Delivery>,
-    /// What an event is answered with that was stored (`queue`, `spill`).
-    #[schemars(extend("enum" = [202, 200], "default" = 202))]
+    /// The way events are delivered: immediately, from the queue, or both.
+    #[schemars(transform = facts::DELIVERY.schema())]
+    pub delivery: Field<DeliveryMode>,
+    /// The status of the response once an event is stored (`delivery: queue` or `spill`).
+    #[schemars(transform = facts::ACCEPT_STATUS.schema())]
     pub accept_status: Field<u16>,
-    /// How long one attempt at a stored event may take. Not 0, at most 1h. Default: `budget`.
+    /// The time one attempt to deliver a stored event may take. Default: the route's `budget`.
+    #[schemars(transform = facts::ATTEMPT_TIMEOUT.schema())]
     pub attempt_timeout: Field<Duration>,
-    /// How long the sender waits for an answer, counted from the first byte of the request. Not 0, at most 1h.
-    /// Default: the provider's, else 10s.
-    #[schemars(extend("default" = "10s"))]
+    /// The time the sender waits for a response, counted from the first byte of the request. A
+    /// provider's preset may set another default.
+    #[schemars(transform = facts::BUDGET.schema())]
     pub budget: Field<Duration>,
-    /// The part of the budget that is kept back, so that the answer is written in time. Less than `budget`.
-    #[schemars(extend("default" = "500ms"))]
+    /// The part of the budget that is kept in reserve, so that the response is written in time.
+    /// Must be less than `budget`.
+    #[schemars(transform = facts::BUDGET_MARGIN.schema())]
     pub budget_margin: Field<Duration>,
-    /// The biggest body, 1 byte to 1GiB; to 256MiB where bodies are stored, which is with `queue`, `spill` or
-    /// `retain.payloads: all`. A bigger one is answered with 413. Default: the provider's, else 1MiB.
-    #[schemars(extend("default" = "1MiB"))]
+    /// The largest request body. A larger one is answered with 413. A provider's preset may set
+    /// another default.
+    #[schemars(transform = facts::MAX_BODY.schema(), transform = facts::describe_stored_body)]
     pub max_body: Field<ByteSize>,
-    /// What replays meet.
+    /// Replay protection: how long event IDs are remembered, and how duplicates are answered.
     pub replay: Field<Replay>,
-    /// How stored events are tried again. With `delivery: proxy` these are only those that are redelivered on request.
+    /// The retry schedule of stored events. With `delivery: proxy` it applies only to events that
+    /// an operator redelivers.
     pub retry: Field<Retry>,
-    /// Attempts in flight to the upstream at once, 1 to 1,000,000. Above it, requests get 503, or are stored with
-    /// `spill`. Attempts at stored events are among them: as many, or 32 where this is not given.
-    #[schemars(extend("default" = 1024), range(min = 1, max = 1_000_000))]
+    /// The maximum number of concurrent requests to the upstream. Above it, requests are answered
+    /// with 503, or stored with `delivery: spill`.
+    #[schemars(
+        transform = facts::CONCURRENCY.schema(),
+        transform = facts::describe_queue_concurrency
+    )]
     pub concurrency: Field<usize>,
-    /// Requests a second. Above it: 429. Default: no bound.
+    /// The maximum number of requests per second. Above it, requests are answered with 429.
+    /// Default: no limit.
     pub rate_limit: Field<RateLimit>,
-    /// Networks that senders may come from. Others are answered with 403. Default: any.
+    /// The networks that senders may connect from. Requests from other addresses are answered with
+    /// 403. Default: any.
     #[schemars(length(min = 1))]
     pub allow_from: Field<Vec<Field<Network>>>,
-    /// What becomes of the provider's handshakes. Default: the gateway answers them.
+    /// The treatment of the provider's handshake. Default: the gateway answers it.
     pub challenge: Field<Challenge>,
-    /// The URL that the provider sends to, for those that sign it (Square).
+    /// The public URL of this route, exactly as it was entered at the provider. Required if the
+    /// provider signs the URL (Square).
     pub public_url: Field<String>,
-    /// Whether a bad signature stops a request. `false` is for trying the gateway out in front of an application that
-    /// checks signatures itself: what does not verify is forwarded all the same, marked with `Hookstile-Verified: false`,
-    /// past the ledger and the store, and counted.
-    #[schemars(extend("default" = true))]
+    /// Set this to `false` to forward requests with a bad signature instead of rejecting them. They
+    /// are marked with `Hookstile-Verified: false`, bypass the ledger and the store, and are
+    /// counted. Use it to try the gateway in front of an application that checks signatures itself.
+    #[schemars(transform = facts::ENFORCE.schema())]
     pub enforce: Field<bool>,
-    /// What is kept of deliveries that have ended.
+    /// The retention of records and payloads of ended deliveries.
     pub retain: Field<Retain>,
-    /// How often a genuine event comes at the least, while all is well. When none was verified for longer, nor the gateway
-    /// started since, `hookstile_route_silent` is 1, and the log and `hookstile status` say so. Not 0. Default: not watched.
+    /// The longest normal pause between two verified events. If none arrives for longer, and the
+    /// gateway has run for that long, `hookstile_route_silent` is 1 and the log and `hookstile
+    /// status` report it. Default: not monitored.
+    #[schemars(transform = facts::TIME_SPAN.schema())]
     pub expect_every: Field<Duration>,
 }
 
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
+/// A method that a route can accept. It is not `http`'s own type because that takes any token as a
+/// method.
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[schemars(inline)]
 pub(super) enum Method {
@@ -316,74 +344,79 @@ pub(super) enum Method {
     Delete,
 }
 
-/// A signature scheme of a sender that has no preset. Where the signature stands is said by `header`, by `field`, or by
-/// both: then the header goes before, where it is there.
+/// A custom signature scheme, for a sender without a preset. The signature is in a `header`, in a
+/// `field` of the body, or in either: then the header has precedence if the request has it.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("anyOf" = [{"required": ["header"]}, {"required": ["field"]}]))]
 pub(super) struct Signature {
-    /// The header that carries the signature. It must be there exactly once.
+    /// The header that carries the signature. A request must have it exactly once.
     pub header: Field<String>,
-    /// A JSON pointer (RFC 6901) to the member of the body that holds the signature. The member, and the comma that
-    /// joined it, is cut out byte for byte; what is left is `{body}`.
+    /// A JSON pointer (RFC 6901) to the member of the body that holds the signature. The member,
+    /// and the comma that joins it to the others, is cut out byte for byte; the rest is `{body}`.
     #[schemars(regex(pattern = "^/"))]
     pub field: Field<String>,
-    /// `json`: what is left of the body when `field` is cut out is signed without the white space between its tokens.
-    /// Default: byte for byte.
+    /// The form in which the rest of the body is signed once `field` is cut out. `json`: without
+    /// white space between tokens. Default: byte for byte.
     pub canonical: Field<Canonical>,
-    /// With `ed25519` the secrets are public keys of 32 bytes.
-    #[schemars(extend("default" = "hmac-sha256"))]
+    /// The signature algorithm.
+    #[schemars(transform = facts::ALGORITHM.schema())]
     pub algorithm: Field<Algorithm>,
-    /// The signature's text form.
-    #[schemars(extend("default" = "hex"))]
+    /// The text form of the signature.
+    #[schemars(transform = facts::ENCODING.schema())]
     pub encoding: Field<Encoding>,
-    /// Taken off the signature where it stands there, as in `sha256=`.
-    #[schemars(extend("default" = ""))]
+    /// A prefix to remove from the signature if it is there, such as `sha256=`.
+    #[schemars(transform = facts::NO_PREFIX.schema())]
     pub prefix: Field<String>,
-    /// The header holds fields, as in `t=1700000000,v1=5257…`. Default: it is the signature.
+    /// The fields of the header, if it holds several, such as `t=1700000000,v1=5257…`. Default: the
+    /// whole header is the signature.
     pub fields: Field<SignatureFields>,
-    /// What is signed: text with `{body}` once, and `{timestamp}` (as it was sent), `{id}` (the event ID's header, as it
-    /// was sent) and `{url}` (the route's `public_url`) where they belong.
-    #[schemars(extend("default" = "{body}"))]
+    /// The signed content: a template with `{body}` exactly once. It may also have `{timestamp}`
+    /// and `{id}` (the event ID's header), both as they were sent, and `{url}` (the route's
+    /// `public_url`).
+    #[schemars(transform = facts::SIGNED.schema())]
     pub signed: Field<String>,
-    /// The signed time. Default: none, or the field that `fields.timestamp` names.
+    /// The signed timestamp. Default: the field that `fields.timestamp` names, or none.
     pub timestamp: Field<SignatureTimestamp>,
-    /// What a secret's text stands for: itself, or key bytes.
-    #[schemars(extend("default" = "utf8"))]
-    pub secret_encoding: Field<SecretEncoding>,
-    /// Taken off a secret's text before it is decoded, where it stands there, as in `whsec_`.
-    #[schemars(extend("default" = ""))]
+    /// The way a secret's text becomes key bytes.
+    #[schemars(transform = facts::SECRET_ENCODING.schema())]
+    pub secret_encoding: Field<KeyEncoding>,
+    /// A prefix to remove from a secret before it is decoded, if it is there, such as `whsec_`.
+    #[schemars(transform = facts::NO_PREFIX.schema())]
     pub strip_prefix: Field<String>,
 }
 
-/// How a header with fields is read.
+/// The fields of a signature header.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["signature"]))]
 pub(super) struct SignatureFields {
-    /// The name of the field that holds a signature. It may be there several times, of which 16 are looked at.
+    /// The name of the field that holds a signature. The header may have several such fields; the
+    /// first 16 are tried.
     pub signature: Field<String>,
-    /// The name of the field that holds the signed time, as `timestamp.unit` says. Default: none.
+    /// The name of the field that holds the signed timestamp, in the format of `timestamp.unit`.
+    /// Default: none.
     pub timestamp: Field<String>,
-    /// One character between fields.
-    #[schemars(extend("default" = ","), length(min = 1, max = 1))]
+    /// The character between two fields.
+    #[schemars(transform = facts::SEPARATOR.schema(), length(min = 1, max = 1))]
     pub separator: Field<String>,
-    /// One character between a field's name and its value.
-    #[schemars(extend("default" = "="), length(min = 1, max = 1))]
+    /// The character between a field's name and its value.
+    #[schemars(transform = facts::ASSIGN.schema(), length(min = 1, max = 1))]
     pub assign: Field<String>,
 }
 
-/// The signed time.
+/// The signed timestamp.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SignatureTimestamp {
-    /// The header that holds it. It must be there exactly once. Not together with `fields.timestamp`.
+    /// The header that holds the timestamp. A request must have it exactly once. Cannot be combined
+    /// with `fields.timestamp`.
     pub header: Field<String>,
-    /// Unix seconds, Unix milliseconds, or RFC 3339.
-    #[schemars(extend("default" = "s"))]
+    /// The format of the timestamp.
+    #[schemars(transform = facts::TIME_UNIT.schema())]
     pub unit: Field<TimeUnit>,
-    /// How far from now it may be, into the past and into the future. Not 0, at most 1h.
-    #[schemars(extend("default" = "5m"))]
+    /// The accepted difference from the current time, in the past and in the future.
+    #[schemars(transform = facts::TOLERANCE.schema())]
     pub tolerance: Field<Duration>,
 }
 
@@ -394,147 +427,107 @@ pub(super) enum Canonical {
     Json,
 }
 
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub(super) enum TimeUnit {
-    #[serde(rename = "s")]
-    Seconds,
-    #[serde(rename = "ms")]
-    Milliseconds,
-    #[serde(rename = "rfc3339")]
-    Rfc3339,
-}
-
-#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub(super) enum Algorithm {
-    #[serde(rename = "hmac-sha256")]
-    HmacSha256,
-    #[serde(rename = "hmac-sha1")]
-    HmacSha1,
-    #[serde(rename = "hmac-sha512")]
-    HmacSha512,
-    #[serde(rename = "ed25519")]
-    Ed25519,
-}
-
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum Encoding {
-    Hex,
-    Base64,
-}
-
-#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum SecretEncoding {
-    Utf8,
-    Base64,
-    Hex,
-}
-
-/// What becomes of a provider's handshake, the request by which it asks whether an endpoint is there; a plain text is
-/// the `mode`.
+/// The treatment of a provider's handshake: the request with which it checks that an endpoint
+/// exists before it sends events. Text is the `mode`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
-#[schemars(transform = or_a_mode)]
+#[schemars(transform = or_mode)]
 pub(super) struct Challenge {
-    /// `answer`: the gateway answers it. `forward`: the upstream does, as it would an event; only handshakes that are
-    /// signed can be forwarded.
-    #[schemars(extend("default" = "answer"))]
-    pub mode: Field<ChallengeMode>,
-    /// The token that proves a handshake that is not signed (Meta's `hub.verify_token`). Default: such handshakes are
-    /// refused.
+    /// The side that answers the handshake.
+    #[schemars(transform = facts::CHALLENGE_MODE.schema())]
+    pub mode: Field<HandshakeResponder>,
+    /// The token that authenticates an unsigned handshake (Meta's `hub.verify_token`). Default:
+    /// unsigned handshakes are rejected.
     pub verify_token: Field<Reference>,
 }
 
-#[derive(Clone, Copy, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum ChallengeMode {
-    Answer,
-    Forward,
-}
-
-/// Where a secret is: exactly one of `env`, `file` and `value`.
+/// A reference to a secret: exactly one of `env`, `file` and `value`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("oneOf" = [{"required": ["env"]}, {"required": ["file"]}, {"required": ["value"]}]))]
+#[schemars(extend("oneOf" = [
+    {"required": ["env"]}, {"required": ["file"]}, {"required": ["value"]}
+]))]
 pub(super) struct Reference {
-    /// An environment variable.
+    /// The name of the environment variable that holds the secret.
     #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub env: Field<String>,
-    /// A file, relative to this file's folder. One newline at its end is dropped.
+    /// The file that holds the secret, relative to this file's folder. One newline at its end is
+    /// removed.
     pub file: Field<String>,
-    /// The secret itself. It works, and `hookstile check` warns: who reads the file has it.
+    /// The secret itself. It works, but `hookstile check` warns: anyone who can read this file has
+    /// the secret.
     pub value: Field<Literal>,
-    /// Shown in metrics and logs, so that a rotation can be finished: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique in its
-    /// route. Default: the variable's or the file's name, or `secret-N`.
-    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
+    /// The secret's name in metrics and logs, which show when a rotation is complete. Unique within
+    /// its route. Default: the name of the variable or file, or `secret-N`.
+    #[schemars(transform = facts::NAME.schema())]
     pub name: Field<String>,
-    /// From this moment on it is no longer accepted. Default: never.
+    /// The time from which the secret is no longer accepted. Default: never.
     pub expires: Field<Moment>,
 }
 
-/// Where an event's ID, type and time stand.
+/// The location of an event's ID, type and time in the request.
+#[expect(clippy::struct_field_names, reason = "`type` is a keyword")]
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Event {
-    /// The event ID, by which replays are known. A header is not signed: the ledger then also goes by the body.
-    /// Default: the provider's, else `/id`.
+    /// The event ID, by which duplicates are recognised. If a header holds it and is not signed,
+    /// the ledger uses the body's digest as well. Default: the provider's, or `/id`.
     pub id: Field<EventId>,
-    /// Default: the provider's, else `/type`.
+    /// The event type. Default: the provider's, or `/type`.
     #[serde(rename = "type")]
-    pub kind: Field<EventSource>,
-    /// RFC 3339, or Unix time in seconds or milliseconds. Default: the provider's, else none.
+    pub event_type: Field<EventSource>,
+    /// The time of the event: RFC 3339, or Unix time in seconds or milliseconds. Default: the
+    /// provider's, or none.
     pub timestamp: Field<EventSource>,
-    /// Events whose time is further away, before or after, are refused. Needs `timestamp`. Default: not checked, since
-    /// providers send old events again for days.
+    /// The largest accepted difference between the event's time and now, in the past or the future.
+    /// Events further away are rejected. Needs `timestamp`. Default: not checked, because providers
+    /// retry old events for days.
+    #[schemars(transform = facts::TIME_SPAN.schema())]
     pub max_age: Field<Duration>,
 }
 
-/// Exactly one of the keys; a plain text is the `pointer`.
+/// The location of the event ID: exactly one of the keys. Text is the `pointer`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
-#[schemars(transform = or_a_pointer)]
+#[schemars(transform = or_pointer)]
 pub(super) struct EventId {
     /// A JSON pointer (RFC 6901) into the signed body.
     pub pointer: Field<String>,
-    /// A header.
+    /// The name of a header.
     pub header: Field<String>,
-    /// `true` for senders without IDs: the same body is the same event.
+    /// Set this to `true` for a sender without event IDs: the same body is then the same event.
     #[schemars(extend("const" = true))]
     pub body_digest: Field<bool>,
 }
 
-/// Exactly one of the keys; a plain text is the `pointer`.
+/// The location of the event's type or time: exactly one of the keys. Text is the `pointer`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
-#[schemars(transform = or_a_pointer)]
+#[schemars(transform = or_pointer)]
 pub(super) struct EventSource {
     /// A JSON pointer (RFC 6901) into the signed body.
     pub pointer: Field<String>,
-    /// A header.
+    /// The name of a header.
     pub header: Field<String>,
 }
 
-/// The application behind the gateway; a plain text is the `url`.
+/// The application behind the gateway. Text is the `url`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
-#[schemars(transform = or_a_url, extend("required" = ["url"]))]
+#[schemars(transform = or_url, extend("required" = ["url"]))]
 pub(super) struct Upstream {
-    /// `http://` or `https://`, without user information or fragment. `https` is always verified.
+    /// The URL: `http://` or `https://`, without user information or fragment. The certificate of
+    /// an `https` upstream is always verified.
     pub url: Field<String>,
-    /// A PEM file, relative to this file's folder, with the certificates that may sign the upstream's. Default: the
-    /// system's.
+    /// A PEM file with the CA certificates for the upstream's certificate, relative to this file's
+    /// folder. Default: the system's CA certificates.
     pub ca: Field<String>,
-    /// The longest a connect, TLS included, may take. Not 0, at most 1h. Default: what is left of the budget.
+    /// The time that connecting may take, TLS handshake included. Default: the rest of the budget.
+    #[schemars(transform = facts::CONNECT_TIMEOUT.schema())]
     pub connect_timeout: Field<Duration>,
 }
 
-/// Lets a list of one be written as what is in it.
+/// Lets a list of one item be written as that item.
 fn one_or_more<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let one = generator.subschema_for::<T>();
     schemars::json_schema!({"anyOf": [{"type": "array", "items": one, "minItems": 1}, one]})
@@ -545,21 +538,21 @@ fn provider_names(schema: &mut Schema) {
     schema.insert("enum".into(), names.into());
 }
 
-fn or_a_pointer(schema: &mut Schema) {
+fn or_pointer(schema: &mut Schema) {
     schema.insert("minProperties".into(), 1.into());
     schema.insert("maxProperties".into(), 1.into());
     or_text(schema, "^/");
 }
 
-fn or_a_url(schema: &mut Schema) {
+fn or_url(schema: &mut Schema) {
     or_text(schema, "^https?://");
 }
 
-fn or_a_mode(schema: &mut Schema) {
+fn or_mode(schema: &mut Schema) {
     or_text(schema, "^(answer|forward)$");
 }
 
-/// Lets text that matches `pattern` stand for the mapping that `schema` describes.
+/// Lets text that matches `pattern` replace the mapping that `schema` describes.
 fn or_text(schema: &mut Schema, pattern: &str) {
     let mapping = std::mem::take(schema);
     *schema = schemars::json_schema!({"anyOf": [{"type": "string", "pattern": pattern}, mapping]});
@@ -579,8 +572,12 @@ macro_rules! may_be_text {
                         f.write_str("text or a mapping")
                     }
 
-                    fn visit_newtype_struct<D: Deserializer<'de>>(self, mapping: D) -> Result<$type, D::Error> {
-                        // serde's derive, not this implementation: that is what `remote = "Self"` is for.
+                    fn visit_newtype_struct<D: Deserializer<'de>>(
+                        self,
+                        mapping: D,
+                    ) -> Result<$type, D::Error> {
+                        // This calls serde's derived function, not this one: `remote = "Self"`
+                        // makes the derive define it as an inherent function.
                         $type::deserialize(mapping)
                     }
                 }
@@ -593,108 +590,74 @@ macro_rules! may_be_text {
 
 may_be_text!(Challenge: "mode", EventId: "pointer", EventSource: "pointer", Upstream: "url");
 
-/// How events are handed over.
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum Delivery {
-    Proxy,
-    Queue,
-    Spill,
-}
-
-/// What replays meet.
+/// Replay protection: how long event IDs are remembered, and how duplicates are answered.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Replay {
-    /// How long a completed event ID is remembered. Not less than the time for which the provider sends an event again
-    /// (VPN Enterprise: 72h); not less than `retry.horizon` either, or a copy of an event that is still queued may be
-    /// taken for a new one.
-    #[schemars(extend("default" = "96h"))]
+    /// The time for which the ID of a completed event is remembered. Must not be shorter than the
+    /// time for which the provider retries an event (VPN Enterprise: 72h). Should not be shorter
+    /// than `retry.horizon`, or a copy of an event that is still queued may count as a new event.
+    #[schemars(transform = facts::WINDOW.schema())]
     pub window: Field<Duration>,
-    /// The answer to an event that was completed before: `reject` is 409, `acknowledge` is 200. Default: the
-    /// provider's, else `reject`.
-    #[schemars(extend("default" = "reject"))]
+    /// The response to a duplicate of a completed event. A provider's preset may set another
+    /// default.
+    #[schemars(transform = facts::ON_DUPLICATE.schema())]
     pub on_duplicate: Field<OnDuplicate>,
-    /// What a copy does while the first one is under way: `wait` for its end, or be answered with 409 at once
-    /// (`reject`).
-    #[schemars(extend("default" = "wait"))]
-    pub in_flight: Field<InFlight>,
+    /// The treatment of a copy that arrives while the first one is still in flight.
+    #[schemars(transform = facts::IN_FLIGHT.schema())]
+    pub in_flight: Field<InFlightPolicy>,
 }
 
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum OnDuplicate {
-    Reject,
-    Acknowledge,
-}
-
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum InFlight {
-    Wait,
-    Reject,
-}
-
-/// How stored events are tried again: after a random part of a pause that grows with each attempt. The upstream's
-/// `Retry-After` goes before it.
+/// The retry schedule of stored events: exponential backoff with full jitter. The pause before an
+/// attempt is a random part of a limit that grows with each attempt. A `Retry-After` from the
+/// upstream has precedence.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retry {
-    /// The longest pause before the second attempt. Not 0. Default: 5s, or `max_interval` or `horizon` where that is
-    /// shorter.
-    #[schemars(extend("default" = "5s"))]
+    /// The longest pause before the second attempt. If this key is not set and `max_interval` or
+    /// `horizon` is shorter, the shortest of those applies.
+    #[schemars(transform = facts::RETRY_INITIAL.schema())]
     pub initial: Field<Duration>,
-    /// What the pause grows by with each attempt, 1 to 10.
-    #[schemars(extend("default" = 2), range(min = 1, max = 10))]
+    /// The factor by which the longest pause grows with each attempt.
+    #[schemars(transform = facts::RETRY_FACTOR.schema())]
     pub factor: Field<f64>,
-    /// The longest pause of all, `Retry-After` included. Not less than `initial`. Default: 1h, or `initial` where that
-    /// is longer.
-    #[schemars(extend("default" = "1h"))]
+    /// The longest pause between any two attempts; it also limits `Retry-After`. Must not be
+    /// shorter than `initial`. If this key is not set and `initial` is longer, `initial` applies.
+    #[schemars(transform = facts::RETRY_MAX_INTERVAL.schema())]
     pub max_interval: Field<Duration>,
-    /// How long an event is tried, counted from its arrival, before it becomes a dead letter. Not less than `initial`.
-    #[schemars(extend("default" = "72h"))]
+    /// The time after an event's arrival at which it is no longer retried and becomes a dead
+    /// letter. Must not be shorter than `initial`.
+    #[schemars(transform = facts::RETRY_HORIZON.schema())]
     pub horizon: Field<Duration>,
 }
 
-/// Requests a second.
+/// The maximum number of requests per second, as a token bucket.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["per_second"]))]
 pub(super) struct RateLimit {
-    /// The steady rate. Not 0.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    /// The sustained rate.
+    #[schemars(transform = facts::RATE.schema())]
     pub per_second: Field<u32>,
-    /// Requests that may come at once. Not 0. Default: `per_second`.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    /// The number of requests that may arrive at once. Default: `per_second`.
+    #[schemars(transform = facts::RATE.schema())]
     pub burst: Field<u32>,
 }
 
-/// What is kept of deliveries that have ended, for people to look at. Queued events and dead letters are always kept,
-/// payload and all: none of this applies to them.
+/// The retention of records and payloads of ended deliveries, for inspection. Queued events and
+/// dead letters are always kept with their payloads.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retain {
-    /// Which payloads are kept beside the record: none, those of deliveries that failed, or all.
-    #[schemars(extend("default" = "failed"))]
+    /// The payloads that are kept beside the records.
+    #[schemars(transform = facts::RETAIN_PAYLOADS.schema())]
     pub payloads: Field<Payloads>,
-    /// How long a record is kept, its payload with it. Not 0.
+    /// The time for which a record and its payload are kept.
     #[serde(rename = "for")]
-    #[schemars(extend("default" = "7d"))]
+    #[schemars(transform = facts::RETAIN_FOR.schema())]
     pub keep: Field<Duration>,
-    /// Records of a route and their payloads, at least 1MiB; above it the oldest go first. Queued events and dead
-    /// letters don't count and never go.
-    #[schemars(extend("default" = "1GiB"))]
+    /// The maximum space for the route's records and payloads. Above it, the oldest are deleted
+    /// first. Queued events and dead letters do not count and are never deleted.
+    #[schemars(transform = facts::RETAIN_SIZE.schema())]
     pub max_size: Field<ByteSize>,
-}
-
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub(super) enum Payloads {
-    None,
-    Failed,
-    All,
 }

@@ -1,16 +1,16 @@
-//! Which parts of a configuration file are never shown, not even to whoever wrote them: output ends up in CI logs.
+//! The parts of a configuration file that no output shows, because output ends up in CI logs.
 //!
-//! Owns the choice of bytes. Rendering them as `***` is up to `diagnostics`.
+//! Owns the choice of bytes. `diagnostics` renders them as `***`.
 
 use std::rc::Rc;
 
 use super::de::nearest;
 use super::tree::{Node, Span, Value};
 
-/// Keys of a secret's reference whose values only say where the secret is.
+/// The keys of a reference whose values only say where the secret is.
 const REFERENCE: [&str; 4] = ["env", "file", "name", "expires"];
 
-/// What a key is called that has a secret below it, in this format and in what people write by mistake.
+/// The words in keys that have a secret below them, in this format and in common mistakes.
 const SENSITIVE: [&str; 8] = [
     "secret",
     "token",
@@ -22,8 +22,8 @@ const SENSITIVE: [&str; 8] = [
     "credential",
 ];
 
-/// The masks for a file that was parsed: in order, and not overlapping.
-pub(super) fn of_trees(documents: &[Rc<Node>]) -> Vec<Span> {
+/// Returns the masks for a file that was parsed, in order and not overlapping.
+pub(super) fn mask_trees(documents: &[Rc<Node>]) -> Vec<Span> {
     let mut masks = Vec::new();
     for root in documents {
         visit(root, false, &mut masks);
@@ -33,17 +33,19 @@ pub(super) fn of_trees(documents: &[Rc<Node>]) -> Vec<Span> {
     masks
 }
 
-/// Below a sensitive key all text is masked, save in a reference the text that says where the secret is.
+/// Masks all text below a sensitive key, except the text of a reference that says where the secret
+/// is.
 fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
     match &node.value {
         Value::Scalar { text, .. } if sensitive || has_user_information(text) => {
-            masks.push(node.span)
+            masks.push(node.span);
         }
         Value::Null | Value::Scalar { .. } => {}
         Value::Sequence(items) => items.iter().for_each(|item| visit(item, sensitive, masks)),
         Value::Mapping(entries) => {
             for entry in entries {
-                // What stands under no key at all may have slipped out of any place.
+                // A value whose key is not text may have been moved from anywhere by a typing
+                // mistake.
                 let Some(key) = entry.key.text() else {
                     visit(&entry.key, true, masks);
                     visit(&entry.value, true, masks);
@@ -53,20 +55,15 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
                     && matches!(entry.value.value, Value::Null)
                     && nearest(key, &REFERENCE).is_none()
                 {
-                    // `{whsec_…}`: the secret itself, taken for a key.
+                    // In `{whsec_…}` the secret itself is parsed as a key.
                     masks.push(entry.key.span);
                 }
-                let says_where = sensitive && REFERENCE.contains(&key);
-                let names_a_variable = key != "env" || entry.value.text().is_none_or(is_variable);
-                visit(
-                    &entry.value,
-                    if says_where {
-                        !names_a_variable
-                    } else {
-                        sensitive || is_sensitive(key)
-                    },
-                    masks,
-                );
+                let is_sensitive = if sensitive && REFERENCE.contains(&key) {
+                    key == "env" && !entry.value.text().is_none_or(is_variable)
+                } else {
+                    sensitive || is_sensitive(key)
+                };
+                visit(&entry.value, is_sensitive, masks);
             }
         }
     }
@@ -77,25 +74,28 @@ fn is_sensitive(key: &str) -> bool {
     SENSITIVE.iter().any(|word| key.contains(word))
 }
 
-/// Whether `text` can be the name of an environment variable, and does not look like a secret in its place.
+/// Returns whether `text` can be the name of an environment variable and does not look like a
+/// secret.
 pub(super) fn is_variable(text: &str) -> bool {
-    let shaped = !text.is_empty()
+    let is_word = !text.is_empty()
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    shaped && !text.starts_with(|first: char| first.is_ascii_digit()) && !text.starts_with("whsec_")
+    is_word
+        && !text.starts_with(|first: char| first.is_ascii_digit())
+        && !text.starts_with("whsec_")
 }
 
-/// `https://user:password@host/`
+/// Returns whether `text` may be a URL with user information: `https://user:password@host/`.
 fn has_user_information(text: &str) -> bool {
     text.split_once("://")
         .is_some_and(|(_, rest)| rest.contains('@'))
 }
 
-/// The masks for a file that could not be parsed. Line by line, and rather too many than too few: from a line that
-/// names something sensitive, and from all that is indented below it, everything but the first key is masked; that too
-/// where it is none of a secret's reference.
-pub(super) fn of_text(source: &str) -> Vec<Span> {
+/// Returns the masks for a file that could not be parsed. It works line by line and prefers to mask
+/// too much: on a line with a sensitive word, and on all lines indented below it, everything is
+/// masked but a first key that is sensitive itself or belongs to a reference.
+pub(super) fn mask_text(source: &str) -> Vec<Span> {
     let mut masks = Vec::new();
     let mut above: Option<usize> = None;
     let mut start = 0;
@@ -129,7 +129,8 @@ pub(super) fn of_text(source: &str) -> Vec<Span> {
     masks
 }
 
-/// Whether a line's beginning looks like a key of the format, and not like the rest of a secret.
+/// Returns whether the start of a line looks like a key of the format, and not like part of a
+/// secret.
 fn is_word(key: &str) -> bool {
     let key = key.strip_prefix("- ").unwrap_or(key);
     !key.is_empty()

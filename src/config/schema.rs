@@ -1,24 +1,62 @@
-//! The format as a JSON Schema, and as a reference for people that is made from the schema.
+//! The format as a JSON Schema, and as a reference for people that is generated from the schema.
 //!
-//! Owns both texts' form; what they say comes from the doc comments in `raw` and `values`. The committed copies,
-//! `config/hookstile.schema.json` and `docs/configuration.md`, are held to these by tests.
+//! Owns the form of both; the content comes from the doc comments in `raw` and `values`, and from
+//! `facts`. Tests compare the committed copies, `config/hookstile.schema.json` and
+//! `docs/configuration.md`, with what is generated here.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::raw;
+use super::{facts, raw};
 
-/// The JSON Schema (draft 2020-12) of the configuration, as indented JSON.
+/// Returns the JSON Schema (draft 2020-12) of the configuration, as indented JSON.
 pub fn json_schema() -> String {
-    format!("{:#}\n", schema())
+    let mut schema = schema();
+    describe_facts(&mut schema);
+    format!("{schema:#}\n")
 }
 
 fn schema() -> Value {
     schemars::schema_for!(raw::File).to_value()
 }
 
-/// The reference in `docs/configuration.md`.
+/// Adds the defaults and accepted values of all keys to their descriptions: editors show the
+/// description of a key, but not its other keywords.
+fn describe_facts(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if let Some(Value::Object(properties)) = object.get_mut("properties") {
+                properties.values_mut().for_each(describe_property);
+            }
+            object.values_mut().for_each(describe_facts);
+        }
+        Value::Array(items) => items.iter_mut().for_each(describe_facts),
+        _ => {}
+    }
+}
+
+fn describe_property(property: &mut Value) {
+    let Value::Object(property) = property else {
+        return;
+    };
+    let default = property
+        .get("default")
+        .map(|default| format!("Default: `{}`.", plain(default)));
+    let accepted = property.remove(facts::ACCEPTED);
+    let accepted = accepted
+        .as_ref()
+        .and_then(Value::as_str)
+        .map(|accepted| format!("Accepted: {accepted}."));
+    let facts: Vec<_> = default.into_iter().chain(accepted).collect();
+    if let (Some(Value::String(description)), false) =
+        (property.get_mut("description"), facts.is_empty())
+    {
+        *description = format!("{description}\n\n{}", facts.join(" "));
+    }
+}
+
+/// Returns the reference in `docs/configuration.md`.
 pub fn reference() -> String {
     let schema = schema();
     let mut reference = Reference {
@@ -38,23 +76,24 @@ pub fn reference() -> String {
 }
 
 const INTRODUCTION: &str = "\
-<!-- Generated from the doc comments in src/config/raw.rs; do not edit.
-     To make it anew: HOOKSTILE_REGENERATE=1 cargo test --lib config -->
+<!-- Generated from src/config/raw.rs and src/config/facts.rs; do not edit.
+     To regenerate: HOOKSTILE_REGENERATE=1 cargo test --lib config -->
 
 # Configuration
 
-A YAML file, by default `hookstile.yaml`. `hookstile init` writes one to start from, `hookstile check --config FILE` says
-all that is wrong with one, and `hookstile schema` prints the JSON Schema for editors. Complete examples:
-[`config/minimal.yaml`](../config/minimal.yaml), [`config/hookstile.yaml`](../config/hookstile.yaml).
+The configuration is a YAML file, by default `hookstile.yaml`. `hookstile init` writes one to start
+from, `hookstile check --config FILE` reports every problem in one, and `hookstile schema` prints
+the JSON Schema for editors. Complete examples are [`config/minimal.yaml`](../config/minimal.yaml)
+and [`config/hookstile.yaml`](../config/hookstile.yaml).
 
-Text is taken as it stands: `on` and `007` are no truth value and no number where text is expected. A key without a
-value, or with `null`, is an error, as is an unknown or a repeated one. Anchors and aliases work; tags, merge keys and
-several documents in a file are refused.
+Where text is expected, a value is text: `on` is not converted to a boolean, nor `007` to a number.
+A key without a value, or with `null`, is an error; so is an unknown or a repeated key. Anchors and
+aliases work. Tags, merge keys and several documents in one file are errors.
 ";
 
 struct Reference<'a> {
     definitions: &'a Value,
-    /// Mappings met so far: the path of their first use and their names in `definitions`.
+    /// The mappings found so far: the path of their first use and their names in `definitions`.
     sections: Vec<(String, String)>,
     text: String,
 }
@@ -70,7 +109,7 @@ impl Reference<'_> {
         if path == "routes[]" {
             self.text += "\n`defaults` takes the same keys.\n";
         }
-        self.text += "\n| key | value | default | |\n| --- | --- | --- | --- |\n";
+        self.text += "\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n";
         let none = Map::new();
         for (key, property) in mapping["properties"].as_object().unwrap_or(&none) {
             let inner = if path.is_empty() {
@@ -78,7 +117,10 @@ impl Reference<'_> {
             } else {
                 format!("{path}.{key}")
             };
-            let kind = self.kind(property, &inner);
+            let mut form = self.form(property, &inner);
+            if let Some(accepted) = property[facts::ACCEPTED].as_str() {
+                let _ = write!(form, ", {accepted}");
+            }
             let default = property
                 .get("default")
                 .map(|value| format!("`{}`", plain(value)))
@@ -89,14 +131,16 @@ impl Reference<'_> {
             let default = if required { "required".into() } else { default };
             let _ = writeln!(
                 self.text,
-                "| `{key}` | {kind} | {default} | {} |",
-                paragraph(&property["description"])
+                "| `{key}` | {form} | {default} | {}{} |",
+                paragraph(&property["description"]),
+                variants(property)
             );
         }
     }
 
-    /// What a value looks like, in few words. Remembers mappings for a section of their own.
-    fn kind(&mut self, schema: &Value, path: &str) -> String {
+    /// Returns the form of a value in a few words. Remembers mappings, which get their own
+    /// sections.
+    fn form(&mut self, schema: &Value, path: &str) -> String {
         if let Some(name) = schema["$ref"]
             .as_str()
             .and_then(|target| target.strip_prefix("#/$defs/"))
@@ -111,12 +155,12 @@ impl Reference<'_> {
                 .join(", ");
         }
         if let Some([list, one]) = schema["anyOf"].as_array().map(Vec::as_slice) {
-            return format!("{} or {}", self.kind(one, path), self.kind(list, path));
+            return format!("{} or {}", self.form(one, path), self.form(list, path));
         }
         if let Some(variants) = schema["oneOf"].as_array() {
             return variants
                 .iter()
-                .map(|variant| self.kind(variant, path))
+                .map(|variant| self.form(variant, path))
                 .collect::<Vec<_>>()
                 .join(", ");
         }
@@ -126,11 +170,11 @@ impl Reference<'_> {
         match schema["type"].as_str() {
             Some("array") => format!(
                 "list of: {}",
-                self.kind(&schema["items"], &format!("{path}[]"))
+                self.form(&schema["items"], &format!("{path}[]"))
             ),
             Some("object") => format!(
                 "names and values: {}",
-                self.kind(&schema["additionalProperties"], path)
+                self.form(&schema["additionalProperties"], path)
             ),
             Some("string") => "text".into(),
             Some("boolean") => "`true`, `false`".into(),
@@ -166,7 +210,7 @@ impl Reference<'_> {
     }
 
     fn value_types(&mut self) {
-        self.text += "\n## Values\n\n| kind | form |\n| --- | --- |\n";
+        self.text += "\n## Values\n\n| value | form |\n| --- | --- |\n";
         for (name, schema) in self.definitions.as_object().into_iter().flatten() {
             if mapping(schema)["properties"].is_null() {
                 let _ = writeln!(
@@ -180,7 +224,7 @@ impl Reference<'_> {
     }
 }
 
-/// The mapping in a schema that may also be text.
+/// Returns the mapping in a schema that may also be text.
 fn mapping(schema: &Value) -> &Value {
     let forms = schema["anyOf"].as_array().and_then(|forms| forms.last());
     forms
@@ -188,7 +232,19 @@ fn mapping(schema: &Value) -> &Value {
         .unwrap_or(schema)
 }
 
-/// A doc comment on one line, fit for a table's cell.
+/// Returns the descriptions of the values of an enumeration: ``  `strict`: … ``.
+fn variants(schema: &Value) -> String {
+    let mut text = String::new();
+    for variant in schema["oneOf"].as_array().into_iter().flatten() {
+        if variant["description"].is_string() {
+            let (value, meaning) = (plain(&variant["const"]), &variant["description"]);
+            let _ = write!(text, " `{value}`: {}", paragraph(meaning));
+        }
+    }
+    text
+}
+
+/// Returns a doc comment on one line, fit for a table's cell.
 fn paragraph(description: &Value) -> String {
     description
         .as_str()
@@ -197,7 +253,7 @@ fn paragraph(description: &Value) -> String {
         .replace('|', "\\|")
 }
 
-/// A value as it is written in YAML.
+/// Returns a value as it is written in YAML.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() => "\"\"".into(),
@@ -217,7 +273,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// `ByteSize` → `byte size`.
+/// Splits a type's name into words: `ByteSize` becomes `byte size`.
 fn words(name: &str) -> String {
     let mut words = String::new();
     for c in name.chars() {

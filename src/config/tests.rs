@@ -1,7 +1,9 @@
-//! What a configuration means, what is said about a broken one, and that the committed copies are current.
+//! Tests of what a configuration means, of the reports on broken ones, and that the committed
+//! copies are current.
 //!
 //! `cases/NAME.yaml` is a configuration and `cases/NAME.txt` the report on it, word for word.
-//! `HOOKSTILE_REGENERATE=1 cargo test --lib config` writes the reports, the schema and the reference anew.
+//! `HOOKSTILE_REGENERATE=1 cargo test --lib config` rewrites the reports, the schema and the
+//! reference.
 
 use std::fs;
 use std::path::PathBuf;
@@ -70,10 +72,11 @@ fn config(source: &str) -> Config {
         .config
 }
 
-/// One route with `keys` besides those that it must have.
+/// Returns a configuration with one route that has `keys` besides the required ones.
 fn with_keys(keys: &str) -> String {
     format!(
-        "routes: [{{path: /hook, secrets: [{{env: WEBHOOK_SECRET}}], upstream: \"http://127.0.0.1:3000/\", {keys}}}]"
+        "routes: [{{path: /hook, secrets: [{{env: WEBHOOK_SECRET}}], \
+         upstream: \"http://127.0.0.1:3000/\", {keys}}}]"
     )
 }
 
@@ -81,7 +84,7 @@ fn route(keys: &str) -> crate::route::Route {
     config(&with_keys(keys)).routes.remove(0)
 }
 
-/// Compares with a committed file, or writes it when asked to.
+/// Compares with a committed file, or writes it if `HOOKSTILE_REGENERATE` is set.
 fn assert_current(path: &Path, now: &str) {
     if std::env::var_os("HOOKSTILE_REGENERATE").is_some() {
         fs::write(path, now).unwrap();
@@ -89,13 +92,14 @@ fn assert_current(path: &Path, now: &str) {
     let committed = fs::read_to_string(path).unwrap_or_default();
     assert!(
         committed == now,
-        "{} is not current; `HOOKSTILE_REGENERATE=1 cargo test --lib config` writes it anew. Now:\n{now}",
+        "{} is not current; `HOOKSTILE_REGENERATE=1 cargo test --lib config` rewrites it. \
+         Now:\n{now}",
         path.display()
     );
 }
 
 #[test]
-fn reports_read_as_they_are_written_down() {
+fn reports_match_the_committed_cases() {
     let mut names: Vec<_> = fs::read_dir(cases())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -120,7 +124,7 @@ fn reports_read_as_they_are_written_down() {
 }
 
 #[test]
-fn json_lines_say_what_the_text_says() {
+fn json_lines_have_every_problem() {
     let report = parse_text("routes:\n  - {path: /ä, name: a, nam: b}\n")
         .err()
         .unwrap();
@@ -147,7 +151,7 @@ fn json_lines_say_what_the_text_says() {
 }
 
 #[test]
-fn four_lines_are_enough() {
+fn minimal_configuration_is_valid() {
     let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     assert_eq!(
@@ -175,7 +179,7 @@ fn four_lines_are_enough() {
 }
 
 #[test]
-fn the_example_is_valid_without_warnings() {
+fn example_has_no_warnings() {
     let loaded = parse_text(EXAMPLE).unwrap_or_else(|report| panic!("{report}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let billing = &loaded.config.routes[0];
@@ -186,7 +190,7 @@ fn the_example_is_valid_without_warnings() {
     assert_eq!(&*last.name, "webhooks-own-system");
 }
 
-/// The example with the keys that are commented out because they need a file.
+/// Returns the example with the keys that are commented out because they need a file.
 fn whole_example() -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) || key.starts_with("  ") => {
@@ -198,7 +202,7 @@ fn whole_example() -> String {
 }
 
 #[test]
-fn what_the_example_leaves_out_is_valid_too() {
+fn example_with_commented_keys_has_no_warnings() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("old.key"), "canary-old\n").unwrap();
     for file in ["ca.pem", "tls.crt", "tls.key"] {
@@ -216,7 +220,7 @@ fn what_the_example_leaves_out_is_valid_too() {
 }
 
 #[test]
-fn the_example_has_every_key() {
+fn example_has_every_key() {
     fn keys(schema: &Json, found: &mut Vec<String>) {
         match schema {
             Json::Object(object) => {
@@ -235,11 +239,10 @@ fn the_example_has_every_key() {
         &mut all,
     );
     assert!(all.len() > 60, "{all:?}");
-    // Text is short for a mapping with this one key.
+    // The example writes a pointer as text, without its key.
     for key in all.iter().filter(|key| *key != "pointer") {
-        let said = [format!("{key}:"), format!("{{{key}:")];
         assert!(
-            said.iter().any(|said| EXAMPLE.contains(said)),
+            EXAMPLE.contains(&format!("{key}:")),
             "`{key}` is not in config/hookstile.yaml"
         );
     }
@@ -261,7 +264,7 @@ fn to_json(node: &tree::Node) -> Json {
 }
 
 #[test]
-fn the_schema_is_current_and_takes_the_examples() {
+fn schema_is_current_and_accepts_the_examples() {
     let schema = schema::json_schema();
     assert_current(&root().join("config/hookstile.schema.json"), &schema);
     let schema: Json = serde_json::from_str(&schema).unwrap();
@@ -288,11 +291,11 @@ fn the_schema_is_current_and_takes_the_examples() {
 }
 
 #[test]
-fn the_reference_is_current() {
+fn reference_is_current() {
     assert_current(&root().join("docs/configuration.md"), &schema::reference());
 }
 
-/// The keys of a mapping of the schema that have a default, with it, as YAML.
+/// Returns the keys of a mapping of the schema with their defaults, as YAML.
 fn documented_defaults(schema: &Json, mapping: &str) -> String {
     let properties = schema["$defs"][mapping]["properties"].as_object().unwrap();
     let with_default = properties
@@ -306,11 +309,12 @@ fn documented_defaults(schema: &Json, mapping: &str) -> String {
 }
 
 #[test]
-fn the_documented_defaults_are_the_real_ones() {
+fn documented_defaults_are_the_actual_ones() {
     let schema: Json = serde_json::from_str(&schema::json_schema()).unwrap();
     let defaults = |mapping| documented_defaults(&schema, mapping);
     let spelled_out = format!(
-        "{MINIMAL}    replay: {}\n    retry: {}\n    retain: {}\nstore: {}\ndefaults: {}\nlisten: {}\nadmin: {}\nlimits: {}\nshutdown: {}\nlog: {}\n",
+        "{MINIMAL}    replay: {}\n    retry: {}\n    retain: {}\nstore: {}\ndefaults: {}\n\
+         listen: {}\nadmin: {}\nlimits: {}\nshutdown: {}\nlog: {}\n",
         defaults("Replay"),
         defaults("Retry"),
         defaults("Retain"),
@@ -357,10 +361,59 @@ fn the_documented_defaults_are_the_real_ones() {
 }
 
 #[test]
-fn a_routes_own_key_takes_the_place_of_the_default_as_a_whole() {
+fn example_has_the_default_limits() {
+    let instance = to_json(&tree::parse(EXAMPLE, &Problems::default()).unwrap()[0]);
+    let schema: Json = serde_json::from_str(&schema::json_schema()).unwrap();
+    for (key, mapping) in [
+        ("limits", "Limits"),
+        ("shutdown", "Shutdown"),
+        ("log", "Log"),
+    ] {
+        let defaults: Json = serde_json::from_str(&documented_defaults(&schema, mapping)).unwrap();
+        assert_eq!(instance[key], defaults, "{key}");
+    }
+}
+
+#[test]
+fn out_of_range_values_are_reported_with_the_range() {
+    for (keys, range) in [
+        ("concurrency: 0", "1 to 1,000,000"),
+        ("max_body: 2GiB", "1B to 1GiB"),
+        ("attempt_timeout: 0s", "more than 0s, at most 1h"),
+        ("expect_every: 0s", "at least 1ms"),
+        ("accept_status: 204", "202 or 200"),
+    ] {
+        let report = parse_text(&with_keys(keys)).err().unwrap().to_string();
+        assert!(report.contains(&format!("expected {range}")), "{report}");
+    }
+}
+
+#[test]
+fn durations_are_written_in_the_usual_unit() {
+    for (milliseconds, text) in [
+        (0, "0s"),
+        (1, "1ms"),
+        (500, "500ms"),
+        (60_000, "60s"),
+        (300_000, "5m"),
+        (3_600_000, "1h"),
+        (72 * 3_600_000, "72h"),
+        (7 * 24 * 3_600_000, "7d"),
+        (72 * 3_600_000 + 300_000, "72h5m"),
+    ] {
+        assert_eq!(
+            values::Duration::from_millis(milliseconds).to_string(),
+            text
+        );
+    }
+}
+
+#[test]
+fn route_key_replaces_the_default_as_a_whole() {
     let config = config(
-        "defaults:\n  budget: 3s\n  replay: {window: 200h, on_duplicate: acknowledge}\n  secrets: [{env: WEBHOOK_SECRET}]\n  \
-         upstream: http://127.0.0.1:3000/\nroutes:\n  - path: /a\n  - {path: /b, replay: {in_flight: reject}}\n",
+        "defaults:\n  budget: 3s\n  replay: {window: 200h, on_duplicate: acknowledge}\n  \
+         secrets: [{env: WEBHOOK_SECRET}]\n  upstream: http://127.0.0.1:3000/\n\
+         routes:\n  - path: /a\n  - {path: /b, replay: {in_flight: reject}}\n",
     );
     let [a, b] = &config.routes[..] else {
         panic!("two routes")
@@ -377,10 +430,11 @@ fn a_routes_own_key_takes_the_place_of_the_default_as_a_whole() {
 }
 
 #[test]
-fn names_come_from_paths_and_hosts_and_stay_when_a_route_is_added_below() {
+fn route_names_are_derived_from_path_and_host() {
     let config = config(
-        "defaults: {secrets: [{env: WEBHOOK_SECRET}], upstream: \"http://127.0.0.1:3000/\"}\nroutes:\n  \
-         - {path: /Webhooks/VPN_x, host: A.example.com}\n  - {path: /Webhooks/VPN_x, host: b.example.com}\n  - {path: /}\n  \
+        "defaults: {secrets: [{env: WEBHOOK_SECRET}], upstream: \"http://127.0.0.1:3000/\"}\n\
+         routes:\n  - {path: /Webhooks/VPN_x, host: A.example.com}\n  \
+         - {path: /Webhooks/VPN_x, host: b.example.com}\n  - {path: /}\n  \
          - {path: /c, name: Own.Name}\n",
     );
     let names: Vec<_> = config.routes.iter().map(|route| &*route.name).collect();
@@ -397,7 +451,7 @@ fn names_come_from_paths_and_hosts_and_stay_when_a_route_is_added_below() {
 }
 
 #[test]
-fn an_id_that_is_not_signed_makes_the_ledger_go_by_the_body_too() {
+fn unsigned_event_id_needs_the_body_digest() {
     use crate::event::{IdSource, Source};
     let now = Timestamp::from_second(NOW).unwrap();
     let body = "{}";
@@ -434,12 +488,13 @@ fn an_id_that_is_not_signed_makes_the_ledger_go_by_the_body_too() {
 }
 
 #[test]
-fn secrets_come_from_variables_files_and_literals_with_a_newline_less() {
+fn secrets_are_read_from_variables_files_and_literals() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("unix.key"), "canary-file\n").unwrap();
     fs::write(folder.path().join("dos.key"), "canary-file-2\r\n").unwrap();
-    let source = "routes: [{path: /hook, upstream: \"http://127.0.0.1:3000/\", secrets: [{env: WEBHOOK_SECRET}, \
-                  {file: unix.key}, {file: dos.key, name: two}, {value: canary-literal}]}]";
+    let source = "routes: [{path: /hook, upstream: \"http://127.0.0.1:3000/\", \
+                  secrets: [{env: WEBHOOK_SECRET}, {file: unix.key}, {file: dos.key, name: two}, \
+                  {value: canary-literal}]}]";
     let loaded = parse_in(folder.path(), source).unwrap_or_else(|report| panic!("{report}"));
     let verifier = &loaded.config.routes[0].verifier;
     let names: Vec<_> = verifier.secret_names().map(ToString::to_string).collect();
@@ -462,7 +517,7 @@ fn secrets_come_from_variables_files_and_literals_with_a_newline_less() {
 }
 
 #[test]
-fn durations_and_sizes_have_units() {
+fn durations_and_sizes_need_units() {
     let seconds = |text: &str| {
         route(&format!("budget: {text}, budget_margin: 1ms"))
             .budget
@@ -530,14 +585,14 @@ fn durations_and_sizes_have_units() {
 }
 
 #[test]
-fn stored_events_are_tried_for_three_days_and_an_attempt_may_take_the_budget() {
+fn queue_keys_have_their_documented_defaults() {
     let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
-    for (delivery, handover) in [
+    for (delivery, mode) in [
         ("queue", DeliveryMode::Queue),
         ("spill", DeliveryMode::Spill),
     ] {
         let route = route(&format!("delivery: {delivery}, budget: 4s"));
-        assert_eq!(route.delivery_mode, handover);
+        assert_eq!(route.delivery_mode, mode);
         assert_eq!(route.accept_status, StatusCode::ACCEPTED);
         let retry = Backoff {
             initial: second * 5,
@@ -564,7 +619,7 @@ fn stored_events_are_tried_for_three_days_and_an_attempt_may_take_the_budget() {
 }
 
 #[test]
-fn the_defaults_of_retry_give_way_to_what_is_written() {
+fn retry_defaults_adjust_to_given_keys() {
     let pauses = |retry: &str| {
         let Backoff {
             initial,
@@ -580,7 +635,7 @@ fn the_defaults_of_retry_give_way_to_what_is_written() {
 }
 
 #[test]
-fn concurrency_is_for_attempts_too_with_a_default_of_its_own() {
+fn concurrency_has_its_own_default_for_the_queue() {
     assert_eq!(route("delivery: queue").queue_concurrency, 32);
     assert_eq!(
         route("delivery: queue, concurrency: 500").queue_concurrency,
@@ -591,7 +646,7 @@ fn concurrency_is_for_attempts_too_with_a_default_of_its_own() {
 }
 
 #[test]
-fn a_week_of_records_is_kept_and_a_gibibyte_at_the_most() {
+fn retention_keeps_a_week_and_one_gibibyte_by_default() {
     let day = Duration::from_secs(86_400);
     let retain = |keys: &str| route(keys).retain;
     let usual = Retain {
@@ -619,7 +674,7 @@ fn a_week_of_records_is_kept_and_a_gibibyte_at_the_most() {
 }
 
 #[test]
-fn bodies_that_are_stored_may_have_256_mib() {
+fn stored_bodies_are_limited_to_256_mib() {
     let source = |keys: &str| with_keys(keys) + "\nlimits: {body_bytes_in_flight: 1GiB}\n";
     for keys in [
         "delivery: queue",
@@ -639,7 +694,7 @@ fn bodies_that_are_stored_may_have_256_mib() {
 }
 
 #[test]
-fn what_is_only_for_queues_may_stand_in_the_defaults_of_a_route_without_one() {
+fn defaults_may_have_queue_keys_without_a_warning() {
     let keys = "defaults: {accept_status: 200, attempt_timeout: 3s, retry: {initial: 1s}}\n";
     let loaded =
         parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report}"));
@@ -654,7 +709,7 @@ fn embedded(settings: &Settings) -> &EmbeddedSettings {
 }
 
 #[test]
-fn the_store_stands_beside_the_configuration() {
+fn store_path_is_relative_to_the_configuration() {
     let store = |keys: &str| embedded(&config(&format!("{MINIMAL}{keys}")).store).clone();
     let usual = store("");
     assert_eq!(usual.folder, Path::new("src/config/cases/hookstile-data"));
@@ -677,7 +732,7 @@ fn the_store_stands_beside_the_configuration() {
 }
 
 #[test]
-fn a_file_in_the_place_of_the_default_store_is_told() {
+fn default_store_path_must_not_be_a_file() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("hookstile-data"), "").unwrap();
     let report = parse_in(folder.path(), MINIMAL).err().unwrap();
@@ -688,7 +743,7 @@ fn a_file_in_the_place_of_the_default_store_is_told() {
 }
 
 #[test]
-fn paths_that_no_request_can_have_are_refused() {
+fn impossible_paths_are_rejected() {
     for path in [
         "",
         "hook",
@@ -714,10 +769,10 @@ fn paths_that_no_request_can_have_are_refused() {
 }
 
 #[test]
-fn anchors_may_be_used_and_what_they_refer_to_is_masked_as_well() {
+fn anchored_secrets_are_masked() {
     let config = config(
-        "defaults: {upstream: \"http://127.0.0.1:3000/\"}\nroutes:\n  - {path: /a, secrets: &all [{env: WEBHOOK_SECRET}]}\n  \
-         - {path: /b, secrets: *all}\n",
+        "defaults: {upstream: \"http://127.0.0.1:3000/\"}\nroutes:\n  \
+         - {path: /a, secrets: &all [{env: WEBHOOK_SECRET}]}\n  - {path: /b, secrets: *all}\n",
     );
     assert_eq!(config.routes.len(), 2);
     let report = parse_text("x: &x canary\nroutes: [{secrets: [{value: *x}]}]\n")
@@ -727,7 +782,7 @@ fn anchors_may_be_used_and_what_they_refer_to_is_masked_as_well() {
 }
 
 #[test]
-fn what_is_refused_as_a_whole_is_masked_as_well() {
+fn rejected_values_are_masked() {
     for source in [
         "routes: [{secrets: [{value: canary, value: canary}]}]",
         "routes: []\n--- {secrets: [canary]}",
@@ -748,7 +803,7 @@ fn what_is_refused_as_a_whole_is_masked_as_well() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_report_too() {
+fn unreadable_file_gives_a_report() {
     let report = load(Path::new("/nonexistent/hookstile.yaml"), &env)
         .err()
         .unwrap();
@@ -777,7 +832,7 @@ fn a_file_that_cannot_be_read_is_a_report_too() {
     );
 }
 
-/// The example with literal secrets, so that a leak would show.
+/// Returns the example with literal secrets, so that a leak would be visible.
 fn full_of_canaries() -> String {
     EXAMPLE
         .replace("{env: HOOKSTILE_ADMIN_TOKEN}", "{value: canary-token}")
@@ -793,13 +848,13 @@ fn full_of_canaries() -> String {
 }
 
 #[test]
-fn whatever_fuzzing_found_is_a_configuration_or_has_a_report() {
+fn fuzzing_findings_compile_or_give_a_report() {
     for source in crate::corpus::files("found/config").into_values() {
         let source = String::from_utf8(source).unwrap();
         match check_text(&source) {
             Ok(loaded) => assert!(!loaded.config.routes.is_empty()),
             Err(report) => {
-                assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty())
+                assert!(!report.to_text(false).is_empty() && !report.to_json_lines().is_empty());
             }
         }
     }
@@ -809,16 +864,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn no_text_makes_it_panic(source in "\\PC*") {
+    fn arbitrary_text_does_not_panic(source in "\\PC*") {
         let _ = check_text(&source);
     }
 
     #[test]
-    fn no_sequence_of_yaml_tokens_makes_it_panic(
+    fn yaml_tokens_do_not_panic(
         tokens in prop::collection::vec(prop::sample::select(vec![
-            "routes", "path", "secrets", "env", "value", "upstream", "defaults", "event", "id", ": ", ":", "- ", "\n", "\n  ",
-            "\n    ", "{", "}", "[", "]", ", ", "&a ", "*a", "<<", "|", ">", "\"", "'", "#", "!t ", "---\n", "...", "\t", "null",
-            "~", "/x", "10s", "é", "\u{feff}", "\r\n", "%YAML 1.2\n", "? ",
+            "routes", "path", "secrets", "env", "value", "upstream", "defaults", "event", "id",
+            ": ", ":", "- ", "\n", "\n  ", "\n    ", "{", "}", "[", "]", ", ", "&a ", "*a", "<<",
+            "|", ">", "\"", "'", "#", "!t ", "---\n", "...", "\t", "null", "~", "/x", "10s", "é",
+            "\u{feff}", "\r\n", "%YAML 1.2\n", "? ",
         ]), 0..60)
     ) {
         let source = tokens.concat();
@@ -827,14 +883,14 @@ proptest! {
         }
     }
 
-    /// One slip of the hand anywhere in a file with literal secrets shows none of them.
+    /// A single typing mistake anywhere in a file with literal secrets shows none of them.
     #[test]
-    fn no_slip_shows_a_secret(at in any::<prop::sample::Index>(), slip in 0..6) {
+    fn typing_mistakes_show_no_secret(at in any::<prop::sample::Index>(), mistake in 0..6) {
         let mut source = full_of_canaries();
-        let places: Vec<_> = source.char_indices().map(|(at, _)| at).collect();
-        let at = *at.get(&places);
+        let offsets: Vec<_> = source.char_indices().map(|(at, _)| at).collect();
+        let at = *at.get(&offsets);
         let line_end = source[at..].find('\n').map_or(source.len(), |newline| at + newline);
-        match slip {
+        match mistake {
             0 => drop(source.remove(at)),
             1 => source.insert(at, ':'),
             2 => source.insert(at, '"'),
@@ -846,13 +902,14 @@ proptest! {
             Ok(loaded) => loaded.warnings,
             Err(report) => report,
         };
-        let shown = format!("{}{}{}{report:?}", report.to_text(false), report.to_text(true), report.to_json_lines());
+        let (plain, coloured) = (report.to_text(false), report.to_text(true));
+        let shown = format!("{plain}{coloured}{}{report:?}", report.to_json_lines());
         prop_assert!(!shown.contains("canary"), "{}", shown);
     }
 }
 
 #[test]
-fn where_a_gateway_is_can_be_known_without_its_secrets() {
+fn admin_endpoint_needs_no_route_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hookstile.yaml");
     let admin = "admin: {address: 192.0.2.7:9180, token: {env: ADMIN_TOKEN}}";

@@ -1,7 +1,7 @@
-//! The YAML text as a tree of nodes that know where they stand.
+//! The YAML text as a tree of nodes with their locations.
 //!
-//! Owns syntax: repeated keys, anchors, tags and more than one document are dealt with here. Knows nothing of which
-//! keys exist (that is `raw`) nor of types beyond "text, list, mapping, nothing" (that is `de`).
+//! Owns syntax: repeated keys, anchors, tags and more than one document are handled here. Knows
+//! neither the keys of the format (`raw`) nor any type but text, list, mapping and null (`de`).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,12 +14,12 @@ use super::diagnostics::{Diagnostic, Problems};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(super) struct Span {
     pub start: usize,
-    /// Exclusive.
+    /// The end, exclusive.
     pub end: usize,
 }
 
 impl Span {
-    fn of(span: granit_parser::Span) -> Self {
+    fn from_parser(span: granit_parser::Span) -> Self {
         let range = span.byte_range().unwrap_or_default();
         Self {
             start: range.start,
@@ -28,18 +28,19 @@ impl Span {
     }
 }
 
-/// A value. Shared, since every alias of an anchor is the same node. Not `Debug`: it may hold a literal secret.
+/// A value. It is shared because every alias of an anchor is the same node. It does not implement
+/// `Debug` because it may contain a literal secret.
 pub(super) struct Node {
     pub span: Span,
     pub value: Value,
 }
 
 pub(super) enum Value {
-    /// Nothing, `~` or `null`.
+    /// An empty value, `~` or `null`.
     Null,
     Scalar {
         text: Box<str>,
-        /// Without quotes, so that `true` and `5` may be more than text.
+        /// True without quotes: then `true` and `5` may be more than text.
         plain: bool,
     },
     Sequence(Vec<Rc<Node>>),
@@ -49,12 +50,13 @@ pub(super) enum Value {
 pub(super) struct Entry {
     pub key: Rc<Node>,
     pub value: Rc<Node>,
-    /// Its key was there already, or is no text. This was reported, and the entry means nothing.
-    pub refused: bool,
+    /// True if the key is repeated or is not text. This has been reported, and the entry is
+    /// ignored.
+    pub rejected: bool,
 }
 
 impl Node {
-    /// The text of a scalar.
+    /// Returns the text of a scalar.
     pub fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } => Some(text),
@@ -63,8 +65,7 @@ impl Node {
     }
 }
 
-/// Reads a YAML document; more than one is an error. What is wrong goes to `problems`; `None` means that there is no
-/// tree to go on with.
+/// Parses a YAML document; more than one is an error. Returns `None` if the text is not YAML.
 pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> {
     let options =
         granit_parser::options! { emit_unresolved_aliases: true, disallow_directives: true };
@@ -77,14 +78,16 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
     };
     for next in Parser::new_from_str_with_options(source, options) {
         match next {
-            Ok((event, span)) => builder.take(event, span),
+            Ok((event, span)) => builder.handle(event, span),
             Err(error) => {
                 let at = error.marker().byte_offset().unwrap_or(source.len());
                 let span = Span { start: at, end: at };
-                problems.push(
-                    Diagnostic::error(span, format!("this is not valid YAML: {}", error.kind()))
-                        .help("nothing else was checked; what is wrong may begin on a line above, with a quote or bracket left open"),
-                );
+                let error =
+                    Diagnostic::error(span, format!("this is not valid YAML: {}", error.kind()));
+                problems.push(error.help(
+                    "nothing else was checked; the cause may be on a line above, such as an open \
+                     quote or bracket",
+                ));
                 return None;
             }
         }
@@ -92,23 +95,24 @@ pub(super) fn parse(source: &str, problems: &Problems) -> Option<Vec<Rc<Node>>> 
     if builder.documents.is_empty() {
         problems.push(
             Diagnostic::error(None, "the file is empty")
-                .help("`hookstile init` writes one to start from"),
+                .help("`hookstile init` writes a configuration to start from"),
         );
     }
     Some(builder.documents)
 }
 
-/// Puts the parser's events together. A stack and not recursion: the depth is the file's to choose.
+/// Builds the tree from the parser's events. It has a stack and no recursion because the file
+/// determines the depth.
 struct Builder<'a> {
     source: &'a str,
     open: Vec<Open>,
-    /// By the parser's number for the anchor.
+    /// The anchored nodes by the parser's number for the anchor.
     anchors: HashMap<usize, Rc<Node>>,
     documents: Vec<Rc<Node>>,
     problems: &'a Problems,
 }
 
-/// A list or mapping whose end has not come yet.
+/// A list or mapping whose end has not been parsed yet.
 struct Open {
     start: Span,
     anchor: usize,
@@ -119,24 +123,25 @@ enum Content {
     Sequence(Vec<Rc<Node>>),
     Mapping {
         entries: Vec<Entry>,
-        /// The key whose value comes next.
+        /// The key of the next value.
         key: Option<Rc<Node>>,
-        first_seen: HashMap<Box<str>, Span>,
+        first_keys: HashMap<Box<str>, Span>,
     },
 }
 
 impl Builder<'_> {
-    fn take(&mut self, event: Event<'_>, at: granit_parser::Span) {
-        let span = Span::of(at);
+    fn handle(&mut self, event: Event<'_>, at: granit_parser::Span) {
+        let span = Span::from_parser(at);
         match event {
             Event::DocumentStart(..) if self.documents.len() == 1 => {
                 self.problems.push(
-                    Diagnostic::error(span, "a second YAML document begins here").help("keep one"),
+                    Diagnostic::error(span, "a second YAML document begins here")
+                        .help("keep only one document"),
                 );
             }
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_tag(tag.is_some(), at);
-                // A block scalar reaches to the next token.
+                self.report_tag(tag.is_some(), at);
+                // The parser ends a block scalar at the next token.
                 let written = self.source.get(span.start..span.end).unwrap_or_default();
                 let span = Span {
                     end: span.start + written.trim_end().len(),
@@ -153,7 +158,7 @@ impl Builder<'_> {
                 self.add(Node { span, value }, anchor);
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.refuse_tag(tag.is_some(), at);
+                self.report_tag(tag.is_some(), at);
                 self.open.push(Open {
                     start: span,
                     anchor,
@@ -161,11 +166,11 @@ impl Builder<'_> {
                 });
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.refuse_tag(tag.is_some(), at);
+                self.report_tag(tag.is_some(), at);
                 let content = Content::Mapping {
                     entries: Vec::new(),
                     key: None,
-                    first_seen: HashMap::new(),
+                    first_keys: HashMap::new(),
                 };
                 self.open.push(Open {
                     start: span,
@@ -176,10 +181,10 @@ impl Builder<'_> {
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
             Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
                 Some(node) => self.attach(node),
-                None => self.refuse_alias(span, "this alias stands inside of what it refers to"),
+                None => self.reject_alias(span, "this alias is inside the value of its anchor"),
             },
             Event::UnresolvedAlias(_) => {
-                self.refuse_alias(span, "no anchor of this name stands above")
+                self.reject_alias(span, "there is no anchor with this name above");
             }
             _ => {}
         }
@@ -206,7 +211,8 @@ impl Builder<'_> {
                 (Value::Mapping(entries), last)
             }
         };
-        // A block ends where the next begins; its last child says better where it stands.
+        // The parser ends a block where the next one begins, so the end of the last child is
+        // better.
         let end = if end.end > end.start {
             end.end
         } else {
@@ -242,31 +248,32 @@ impl Builder<'_> {
             Content::Mapping {
                 entries,
                 key,
-                first_seen,
+                first_keys,
             } => match key.take() {
                 None => *key = Some(node),
                 Some(key) => {
-                    let refused = !is_fresh(&key, first_seen, self.problems);
+                    let rejected = !check_key(&key, first_keys, self.problems);
                     entries.push(Entry {
                         key,
                         value: node,
-                        refused,
+                        rejected,
                     });
                 }
             },
         }
     }
 
-    fn refuse_tag(&self, tagged: bool, at: granit_parser::Span) {
+    fn report_tag(&self, tagged: bool, at: granit_parser::Span) {
         if tagged {
-            let span = at.tag_span().map_or(Span::of(at), Span::of);
+            let span = at.tag_span().unwrap_or(at);
             self.problems.push(
-                Diagnostic::error(span, "a YAML tag means nothing here").help("leave it out"),
+                Diagnostic::error(Span::from_parser(span), "YAML tags are not supported")
+                    .help("remove the tag"),
             );
         }
     }
 
-    fn refuse_alias(&mut self, span: Span, message: &'static str) {
+    fn reject_alias(&mut self, span: Span, message: &'static str) {
         self.problems.push(Diagnostic::error(span, message));
         self.attach(Rc::new(Node {
             span,
@@ -278,25 +285,25 @@ impl Builder<'_> {
     }
 }
 
-/// Whether `key` is text, and the first of its name. The first of two counts, though the file is refused anyway.
-fn is_fresh(key: &Node, first_seen: &mut HashMap<Box<str>, Span>, problems: &Problems) -> bool {
+/// Returns whether `key` is text and the first with this name, and reports one that is not.
+fn check_key(key: &Node, first_keys: &mut HashMap<Box<str>, Span>, problems: &Problems) -> bool {
     let Some(text) = key.text() else {
-        problems.push(Diagnostic::error(key.span, "a key must be a word"));
+        problems.push(Diagnostic::error(key.span, "a key must be text"));
         return false;
     };
-    if let Some(&first) = first_seen.get(text) {
+    if let Some(&first) = first_keys.get(text) {
         let error = Diagnostic::error(
             key.span,
-            format!("`{}` is given twice", text.escape_debug()),
+            format!("the key `{}` is repeated", text.escape_debug()),
         );
         problems.push(
             error
-                .label("here again")
-                .also(first, "first given here")
-                .help("keep one of them"),
+                .label("repeated here")
+                .also(first, "first used here")
+                .help("keep one of the two"),
         );
         return false;
     }
-    first_seen.insert(text.into(), key.span);
+    first_keys.insert(text.into(), key.span);
     true
 }

@@ -1,6 +1,7 @@
 //! The scalar types of the configuration: durations, sizes, addresses.
 //!
-//! Owns their text forms and the JSON Schema of those. Limits that depend on the key are checked in `compile`.
+//! Owns their text forms and the JSON Schema of those. The range of a single key is a fact
+//! (`facts`).
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -12,17 +13,33 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
-/// A time span: a number and a unit, `ms`, `s`, `m`, `h` or `d`, as in `500ms`, `1.5h`, `7d`. At most 3650d.
+/// A time span: a number and a unit, `ms`, `s`, `m`, `h` or `d`, as in `500ms`, `1.5h`, `7d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) struct Duration(pub time::Duration);
 
-/// As it is written, but for fractions of a second.
+/// The units of a duration in milliseconds. Each is used from the first count on and below the
+/// second, as people do: `72h` and not `3d`, but `7d`; `60s`, but `5m`.
+const UNITS: [(u128, &str, std::ops::Range<u128>); 5] = [
+    (86_400_000, "d", 7..u128::MAX),
+    (3_600_000, "h", 1..u128::MAX),
+    (60_000, "m", 2..1000),
+    (1000, "s", 0..1000),
+    (1, "ms", 1..1000),
+];
+
+/// Writes the duration in the form of the file where one unit is enough, else with several:
+/// `72h5m`.
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let friendly = format!(
-            "{:#}",
-            SignedDuration::from_secs(self.0.as_secs().try_into().unwrap_or(i64::MAX))
-        );
+        let milliseconds = self.0.as_millis();
+        for (unit, name, counts) in UNITS {
+            let count = milliseconds / unit;
+            if milliseconds.is_multiple_of(unit) && counts.contains(&count) {
+                return write!(f, "{count}{name}");
+            }
+        }
+        let milliseconds = milliseconds.try_into().unwrap_or(i64::MAX);
+        let friendly = format!("{:#}", SignedDuration::from_millis(milliseconds));
         f.write_str(&friendly.replace(' ', ""))
     }
 }
@@ -30,6 +47,18 @@ impl fmt::Display for Duration {
 /// A number of bytes: whole, with or without a unit (`B`, `KB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) struct ByteSize(pub usize);
+
+/// Writes the size in the largest unit in which it is whole.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+            if self.0 >= unit && self.0.is_multiple_of(unit) {
+                return write!(f, "{}{name}", self.0 / unit);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
 
 /// An IP address and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,32 +68,41 @@ pub(super) struct Address(pub SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Network(pub IpNet);
 
-/// A moment in time (RFC 3339).
+/// A point in time (RFC 3339).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment(pub jiff::Timestamp);
 
-/// Text that nobody may see: a secret that stands in the file itself.
+/// Text that is never shown: a secret that is written in the file itself.
 pub(super) struct Literal(pub Zeroizing<String>);
 
-/// The longest time span the format knows, so that no sum of two of them overflows a clock.
+/// The longest time span of the format, so that no sum of two of them overflows a clock.
 const LONGEST: time::Duration = time::Duration::from_secs(3650 * 86_400);
 
-/// The largest size the format knows.
+/// The largest size of the format, in bytes.
 const BIGGEST: u64 = 1 << 40;
 
-/// Why a text is not a value.
-enum Refusal {
-    /// It has not the form of one.
+/// The reason that a text is not a value.
+enum ValueError {
+    /// The text does not have the form of one.
     Form,
-    /// It has, and still won't do: what is wrong, and what to write.
+    /// The form is right, but the value is not accepted. The first line says what is wrong, the
+    /// second what to write.
     Value(&'static str),
 }
 
 impl Duration {
-    fn parse(text: &str) -> Result<Self, Refusal> {
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(time::Duration::from_millis(milliseconds))
+    }
+
+    pub const fn times(self, factor: u32) -> Self {
+        Self(self.0.saturating_mul(factor))
+    }
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let unit_at = text
             .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or(Refusal::Form)?;
+            .ok_or(ValueError::Form)?;
         let (number, unit) = text.split_at(unit_at);
         let seconds = match unit {
             "ms" => 0.001,
@@ -72,23 +110,29 @@ impl Duration {
             "m" => 60.0,
             "h" => 3600.0,
             "d" => 86_400.0,
-            _ => return Err(Refusal::Form),
+            _ => return Err(ValueError::Form),
         };
         let decimal = number.starts_with(|c: char| c.is_ascii_digit()) && !number.ends_with('.');
         let number: f64 = number
             .parse()
             .ok()
             .filter(|_| decimal)
-            .ok_or(Refusal::Form)?;
+            .ok_or(ValueError::Form)?;
         match time::Duration::try_from_secs_f64(number * seconds) {
             Ok(duration) if duration <= LONGEST => Ok(Self(duration)),
-            _ => Err(Refusal::Value("this duration is too long\nat most `3650d`")),
+            _ => Err(ValueError::Value(
+                "this duration is too long\nat most `3650d`",
+            )),
         }
     }
 }
 
 impl ByteSize {
-    fn parse(text: &str) -> Result<Self, Refusal> {
+    pub const fn times(self, factor: usize) -> Self {
+        Self(self.0.saturating_mul(factor))
+    }
+
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let unit_at = text
             .find(|c: char| !c.is_ascii_digit())
             .unwrap_or(text.len());
@@ -101,10 +145,10 @@ impl ByteSize {
             "KiB" => 1 << 10,
             "MiB" => 1 << 20,
             "GiB" => 1 << 30,
-            _ => return Err(Refusal::Form),
+            _ => return Err(ValueError::Form),
         };
         if number.is_empty() {
-            return Err(Refusal::Form);
+            return Err(ValueError::Form);
         }
         let size = number
             .parse()
@@ -113,26 +157,26 @@ impl ByteSize {
             .filter(|&size| size <= BIGGEST);
         let size = size.and_then(|size| usize::try_from(size).ok());
         size.map(Self)
-            .ok_or(Refusal::Value("this size is too big\nat most `1024GiB`"))
+            .ok_or(ValueError::Value("this size is too big\nat most `1024GiB`"))
     }
 }
 
 impl Address {
-    fn parse(text: &str) -> Result<Self, Refusal> {
-        text.parse().map(Self).map_err(|_| Refusal::Form)
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        text.parse().map(Self).map_err(|_| ValueError::Form)
     }
 }
 
 impl Network {
-    fn parse(text: &str) -> Result<Self, Refusal> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let address = text.parse::<IpAddr>().map(IpNet::from);
         match address
             .or_else(|_| text.parse())
-            .map_err(|_| Refusal::Form)?
+            .map_err(|_| ValueError::Form)?
         {
-            // Peers' addresses are compared in their IPv4 form.
-            IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => Err(Refusal::Value(
-                "no sender matches an IPv4-mapped network\nwrite the IPv4 network itself",
+            // Client addresses are compared in their IPv4 form.
+            IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => Err(ValueError::Value(
+                "an IPv4-mapped network matches no sender\nwrite the IPv4 network itself",
             )),
             network => Ok(Self(network)),
         }
@@ -140,23 +184,23 @@ impl Network {
 }
 
 impl Moment {
-    fn parse(text: &str) -> Result<Self, Refusal> {
-        text.parse().map(Self).map_err(|_| Refusal::Form)
+    fn parse(text: &str) -> Result<Self, ValueError> {
+        text.parse().map(Self).map_err(|_| ValueError::Form)
     }
 }
 
 impl Literal {
-    /// Never refuses, so that no message has a reason to quote it.
+    /// Accepts any text, so that no message has a reason to quote it.
     #[expect(
         clippy::unnecessary_wraps,
         reason = "the other types' parsers can fail"
     )]
-    fn parse(text: &str) -> Result<Self, Refusal> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         Ok(Self(Zeroizing::new(text.into())))
     }
 }
 
-/// Deserialises from text, with a noun and the possible forms for messages, and describes itself in the schema.
+/// Implements `Deserialize` from text, with a noun and the form for messages, and `JsonSchema`.
 macro_rules! text_values {
     ($($type:ident: $noun:literal, $forms:literal, $schema:tt;)*) => {
         $(
@@ -172,9 +216,11 @@ macro_rules! text_values {
                         }
 
                         fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
-                            $type::parse(text).map_err(|refusal| match refusal {
-                                Refusal::Form => E::custom(concat!("this is not ", $noun, "\nexpected ", $forms)),
-                                Refusal::Value(message) => E::custom(message),
+                            $type::parse(text).map_err(|error| match error {
+                                ValueError::Form => {
+                                    E::custom(concat!("this is not ", $noun, "\nexpected ", $forms))
+                                }
+                                ValueError::Value(message) => E::custom(message),
                             })
                         }
                     }
@@ -197,25 +243,27 @@ macro_rules! text_values {
 }
 
 text_values! {
-    Duration: "a duration", "a number and a unit: `500ms`, `10s`, `4m`, `96h`, `7d`", {
-        "description": "A number and a unit, `ms`, `s`, `m`, `h` or `d`: `500ms`, `1.5h`, `7d`. At most `3650d`.",
+    Duration: "a duration", "a number and a unit: `500ms`, `10s`, `4m`, `96h` or `7d`", {
+        "description": "A number and a unit (`ms`, `s`, `m`, `h` or `d`): `500ms`, `1.5h`, `7d`. \
+            At most `3650d`.",
         "type": "string",
         "pattern": "^[0-9]+(\\.[0-9]+)?(ms|s|m|h|d)$"
     };
-    ByteSize: "a size", "a whole number of bytes, or one with a unit: `64KiB`, `1MiB`", {
-        "description": "A whole number of bytes, or one with a unit, `B`, `KB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`: `64KiB`. \
-            At most `1024GiB`.",
+    ByteSize: "a size", "a whole number of bytes, or one with a unit: `64KiB` or `1MiB`", {
+        "description": "A whole number of bytes, or one with a unit (`B`, `KB`, `MB`, `GB`, `KiB`, \
+            `MiB` or `GiB`): `65536`, `64KiB`. At most `1024GiB`.",
         "type": ["string", "integer"],
         "pattern": "^[0-9]+(B|[KMG]i?B)?$",
         "minimum": 0
     };
-    Address: "an address", "an IP address and a port: `127.0.0.1:8080`, `[::1]:8080`", {
+    Address: "an address", "an IP address and a port: `127.0.0.1:8080` or `[::1]:8080`", {
         "description": "An IP address and a port: `127.0.0.1:8080`, `[::1]:8080`.",
         "type": "string",
         "pattern": "^([0-9.]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$"
     };
-    Network: "a network", "CIDR notation or an IP address: `203.0.113.0/24`, `2001:db8::/32`", {
-        "description": "A network in CIDR notation or an IP address: `203.0.113.0/24`, `2001:db8::/32`.",
+    Network: "a network", "CIDR notation or an IP address: `203.0.113.0/24` or `2001:db8::/32`", {
+        "description": "A network in CIDR notation, or an IP address: `203.0.113.0/24`, \
+            `2001:db8::/32`.",
         "type": "string",
         "pattern": "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"
     };
@@ -224,5 +272,9 @@ text_values! {
         "type": "string",
         "format": "date-time"
     };
-    Literal: "text", "text", {"description": "Any text but the empty one.", "type": "string", "minLength": 1};
+    Literal: "text", "text", {
+        "description": "Any text that is not empty.",
+        "type": "string",
+        "minLength": 1
+    };
 }

@@ -1,4 +1,4 @@
-//! The contract's claims about the envelope, one test each, and agreement with `serde_json` on
+//! The rules of docs/semantics.md, Event envelope, one test each, and agreement with `serde_json` on
 //! everything else.
 
 use std::{collections::HashSet, hash::Hasher, time::Duration};

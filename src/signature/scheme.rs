@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::content::Content;
 use super::header::Header;
@@ -66,13 +68,21 @@ pub struct SignatureFormat {
     pub key: KeyFormat,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The algorithm of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
 pub enum Algorithm {
-    /// RFC 2104 over SHA-1. Not broken as a MAC; for providers that offer nothing else.
-    HmacSha1,
+    /// HMAC (RFC 2104) with SHA-256.
+    #[serde(rename = "hmac-sha256")]
     HmacSha256,
+    /// HMAC with SHA-1. Not broken as a MAC; for providers that offer nothing else.
+    #[serde(rename = "hmac-sha1")]
+    HmacSha1,
+    /// HMAC with SHA-512.
+    #[serde(rename = "hmac-sha512")]
     HmacSha512,
-    /// RFC 8032, without prehashing.
+    /// Ed25519 (RFC 8032) without prehashing. The secrets are public keys of 32 bytes.
+    #[serde(rename = "ed25519")]
     Ed25519,
 }
 
@@ -99,9 +109,11 @@ impl Algorithm {
 }
 
 /// The text form of a signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Encoding {
-    /// Two digits a byte, in either case.
+    /// Two digits per byte, in upper or lower case.
     Hex,
     /// The standard alphabet with padding (RFC 4648 §4).
     Base64,
@@ -117,14 +129,16 @@ pub struct KeyFormat {
     pub encoding: KeyEncoding,
 }
 
-/// The encoding of a secret's text after its prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The way a secret's text, without its prefix, becomes key bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum KeyEncoding {
-    /// The text's own bytes.
+    /// The text itself is the key.
     Utf8,
-    /// The standard alphabet, padded or not.
+    /// Base64 with the standard alphabet, padded or not.
     Base64,
-    /// Digits in either case.
+    /// Hex digits in upper or lower case.
     Hex,
 }
 
@@ -154,14 +168,18 @@ pub enum TimestampLocation {
     Field(Box<str>),
 }
 
-/// The format of a time: digits only, except RFC 3339.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The format of a timestamp. The first two are digits only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
 pub enum TimeUnit {
-    /// Unix seconds.
+    /// Unix time in seconds.
+    #[serde(rename = "s")]
     Seconds,
-    /// Unix milliseconds.
+    /// Unix time in milliseconds.
+    #[serde(rename = "ms")]
     Milliseconds,
-    /// RFC 3339.
+    /// An RFC 3339 timestamp.
+    #[serde(rename = "rfc3339")]
     Rfc3339,
 }
 

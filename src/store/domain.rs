@@ -6,19 +6,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::records::AttemptRecord;
 use super::uptime::Uptime;
 use crate::backoff::DeadLetterReason;
 use crate::signature::PayloadDigest;
 
-/// The event that a response waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The point at which a write counts as done. As a key of the configuration it is `durability`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Durability {
-    /// The disk has flushed the write: it survives a power loss.
+    /// A response waits until the event is flushed to disk; it survives a power loss.
     Strict,
-    /// The operating system has the write: it survives the end of the process, but not a power
-    /// loss.
+    /// A response waits until the operating system has the event; it survives a crash of the
+    /// process. A power loss may undo the last moment's writes: acknowledged events are lost, or
+    /// completed ones delivered twice.
     Relaxed,
 }
 
@@ -34,12 +39,17 @@ pub struct Retain {
     pub max_bytes: Option<u64>,
 }
 
-/// The payloads that are kept after a delivery has ended. Those of queued events and of dead
-/// letters are always kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The payloads that are kept beside the records of ended deliveries. Those of queued events and of
+/// dead letters are always kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Payloads {
+    /// No payload.
     None,
+    /// The payloads of deliveries that failed.
     Failed,
+    /// Every payload.
     All,
 }
 

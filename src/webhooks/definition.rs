@@ -1,4 +1,5 @@
-//! What an operator says of a webhook, and how that becomes a route: through the configuration's own rules.
+//! The definition of a webhook made over the API, and its compilation to a route by the
+//! configuration's own rules.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,20 +16,21 @@ use zeroize::Zeroizing;
 use crate::config;
 use crate::route::Route;
 
-/// Bytes of a secret that is made here.
+/// The length of a generated secret in bytes.
 const SECRET_BYTES: usize = 32;
 
-/// Digits of a name that is made here: 64 bits.
+/// The length of a generated name in hex digits: 64 bits.
 const NAME_DIGITS: usize = 16;
 
+/// The longest description in bytes.
 const DESCRIPTION_MAX: usize = 1024;
 
-/// A webhook's definition, as it is stored. Not to be printed: the secret is in it.
+/// The definition of a webhook as it is stored. It must not be printed, because it has the secret.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Definition {
-    /// The upstream's.
+    /// The URL of the upstream.
     pub url: String,
-    /// Patterns of event types; none take all.
+    /// The patterns of the event types to deliver. An empty list matches all.
     pub events: Vec<String>,
     pub description: String,
     pub active: bool,
@@ -36,12 +38,12 @@ pub struct Definition {
     pub provider: String,
     secret: Zeroizing<String>,
     pub headers: BTreeMap<String, String>,
-    /// Other keys of a route, as the configuration has them.
+    /// Other keys of a route, in the form of the configuration.
     pub more: Map<String, Value>,
     pub created_at: Timestamp,
 }
 
-/// A webhook to be made. It needs a `url`.
+/// A webhook to create. It needs a `url`.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = NewWebhook)]
 #[serde(expecting = "an object")]
@@ -50,38 +52,40 @@ pub struct NewWebhook {
     pub given: WebhookChange,
 }
 
-/// What is given of a webhook; what is not stays as it is, or is what it usually is.
+/// Keys of a webhook. A key that is not set keeps its value, or gets its default in a new webhook.
 #[derive(Clone, Default, Deserialize, ToSchema)]
 #[schema(as = WebhookChange)]
 #[serde(expecting = "an object")]
 pub struct WebhookChange {
-    /// The upstream's.
+    /// The URL of the upstream.
     #[schema(pattern = "^https?://")]
     pub url: Option<String>,
-    /// Patterns of event types; none, or `*`, take all.
+    /// The patterns of the event types to deliver; `*` matches any characters. An empty list
+    /// matches all, as `*` does.
     pub events: Option<Vec<String>>,
-    /// At most 1,024 bytes.
+    /// A description, at most 1,024 bytes.
     #[schema(max_length = 1024)]
     pub description: Option<String>,
-    /// A new one is, if not said otherwise.
+    /// The state of the webhook. Default: active.
     pub active: Option<bool>,
-    /// `/webhooks/ID` if not given.
+    /// The request path. Default: `/webhooks/ID`.
     #[schema(pattern = "^/[!-~]*$")]
     pub path: Option<String>,
-    /// A preset's name, as the configuration has them; `vpn-enterprise` if not given.
+    /// The name of the provider's preset, as in the configuration. Default: `vpn-enterprise`.
     pub provider: Option<String>,
-    /// Made if not given.
+    /// The secret that the sender signs with. Default: a generated one.
     #[schema(value_type = Option<String>, write_only, min_length = 1)]
     pub secret: Option<Zeroizing<String>>,
-    /// Added to what is handed over: names with values.
+    /// Headers to set on every request to the upstream: names with values.
     pub headers: Option<BTreeMap<String, String>>,
-    /// Any of [`MORE`].
+    /// Other keys of a route, from [`MORE`].
     #[serde(flatten)]
     #[schema(ignore)]
     pub more: Map<String, Value>,
 }
 
-/// Keys of a route that may be set over the API. None of them reads a file or a variable, or opens the route.
+/// The other keys of a route that can be set over the API. None of them reads a file or a variable,
+/// or weakens the route's verification.
 pub(super) const MORE: [&str; 17] = [
     "host",
     "event",
@@ -103,15 +107,15 @@ pub(super) const MORE: [&str; 17] = [
 ];
 
 impl WebhookChange {
-    /// What is wrong with it by itself.
+    /// Returns the problems that do not depend on other keys or routes.
     pub fn problems(&self) -> Vec<String> {
         let unknown = self.more.keys().filter(|key| !MORE.contains(&key.as_str()));
         let mut problems: Vec<_> = unknown
             .map(|key| {
                 format!(
-                    "`{}` can't be set over the API; known: {}.",
+                    "`{}` cannot be set over the API; the keys are: {}.",
                     key.escape_debug(),
-                    known().join(", ")
+                    known_keys().join(", ")
                 )
             })
             .collect();
@@ -121,29 +125,31 @@ impl WebhookChange {
             .is_some_and(|text| text.len() > DESCRIPTION_MAX)
         {
             problems.push(format!(
-                "`description` is at most {DESCRIPTION_MAX} bytes long."
+                "`description` must be at most {DESCRIPTION_MAX} bytes long."
             ));
         }
-        problems.extend(texts_that_are_none(&self.more));
+        problems.extend(check_texts(&self.more));
         problems
     }
 }
 
-/// Keys, also within others, whose value is any text. YAML takes a number for one, and JSON does not.
+/// The keys, at any depth, whose value is any text. YAML accepts a number for it, but JSON must
+/// not.
 const TEXTS: [&str; 4] = ["header", "host", "pointer", "public_url"];
 
-fn texts_that_are_none(keys: &Map<String, Value>) -> Vec<String> {
+/// Returns a problem for each of these keys whose value is not text.
+fn check_texts(keys: &Map<String, Value>) -> Vec<String> {
     let problems = keys.iter().flat_map(|(key, value)| match value {
         Value::Bool(_) | Value::Number(_) if TEXTS.contains(&key.as_str()) => {
-            vec![format!("`{key}` must be a text.")]
+            vec![format!("`{key}` must be text.")]
         }
-        Value::Object(keys) => texts_that_are_none(keys),
+        Value::Object(keys) => check_texts(keys),
         _ => Vec::new(),
     });
     problems.collect()
 }
 
-fn known() -> Vec<&'static str> {
+fn known_keys() -> Vec<&'static str> {
     let own = [
         "url",
         "events",
@@ -158,10 +164,10 @@ fn known() -> Vec<&'static str> {
 }
 
 impl NewWebhook {
-    /// Gives it a name, and a secret if it has none.
+    /// Makes a definition: generates the name, and the secret if none is set.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns the problems, each a sentence.
     pub(super) fn define(self) -> Result<(String, Definition), Vec<String>> {
         let mut problems = self.given.problems();
         let WebhookChange {
@@ -176,12 +182,11 @@ impl NewWebhook {
             more,
         } = self.given;
         if url.is_none() {
-            problems.push("`url` is missing: where events are to be delivered.".into());
+            problems.push("`url` is missing: the URL that events are delivered to.".into());
         }
-        let random =
-            random().ok_or_else(|| vec!["The system has no random bytes to give.".to_owned()])?;
+        let random = random().ok_or_else(|| vec!["The system has no random bytes.".to_owned()])?;
         let name = hex::encode(&random[SECRET_BYTES..]);
-        let provider = provider.unwrap_or_else(|| "vpn-enterprise".into());
+        let provider = provider.unwrap_or_else(|| config::DEFAULT_PROVIDER.into());
         let definition = Definition {
             url: url.unwrap_or_default(),
             events: events.unwrap_or_default(),
@@ -218,11 +223,12 @@ impl Definition {
         serde_json::to_string(self).expect("maps with names, and text")
     }
 
-    /// The secret, to be shown once to whoever made the webhook.
+    /// Returns the secret. It is shown only once: to the operator who created the webhook.
     pub fn secret(&self) -> &str {
         &self.secret
     }
 
+    /// Returns the definition with the keys of `change` applied.
     pub(super) fn changed(&self, change: WebhookChange) -> Self {
         let WebhookChange {
             url,
@@ -248,13 +254,13 @@ impl Definition {
         kept
     }
 
-    /// The route that it describes.
+    /// Compiles the definition to a route.
     ///
     /// # Errors
-    /// What is wrong, each in a sentence; no secret is in it.
+    /// Returns the problems, each a sentence. They do not contain the secret.
     pub(super) fn compile(&self, name: &str) -> Result<Route, Vec<String>> {
         let mut route = self.more.clone();
-        // No patterns, or all of them, take every type.
+        // Without `events` the route delivers every type.
         if !self.events.is_empty() && self.events != ["*"] {
             route.insert("events".into(), json!(self.events));
         }
@@ -268,7 +274,7 @@ impl Definition {
         if let Value::Object(fixed) = fixed {
             route.extend(fixed);
         }
-        // JSON is YAML, almost: the configuration's rules are these, too.
+        // JSON is almost YAML, so the configuration's own parser and rules apply.
         let text = as_yaml(&json!({ "routes": [route] }).to_string());
         let loaded = config::load_text("webhook", text, &|_| None);
         let loaded = loaded.map_err(|report| report.errors().collect::<Vec<_>>())?;
@@ -277,7 +283,7 @@ impl Definition {
             .routes
             .into_iter()
             .next()
-            .ok_or_else(|| vec!["There is no route.".to_owned()])?;
+            .ok_or_else(|| vec!["The definition has no route.".to_owned()])?;
         route.active = self.active;
         if let Some(upstream) = Arc::get_mut(&mut route.upstream) {
             upstream.forbid_internal_addresses();
@@ -286,7 +292,7 @@ impl Definition {
     }
 }
 
-/// JSON may have characters in its texts as they are that YAML wants escaped (YAML 1.2 §5.1).
+/// Escapes the characters that JSON allows in its texts and YAML does not (YAML 1.2 §5.1).
 fn as_yaml(json: &str) -> String {
     let mut yaml = String::with_capacity(json.len());
     for character in json.chars() {
@@ -314,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_enough_and_the_rest_is_made() {
+    fn webhook_needs_only_a_url() {
         let (name, definition) = new(json!({"url": "http://127.0.0.1:3000/x"}))
             .define()
             .unwrap();
@@ -332,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_given_stays() {
+    fn change_keeps_keys_that_are_not_set() {
         let (_, before) = new(json!({"url": "http://127.0.0.1/x", "secret": "s1", "budget": "3s"}))
             .define()
             .unwrap();
@@ -351,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_read_files_or_open_the_route_cannot_be_set() {
+    fn api_rejects_keys_that_read_files_or_open_the_route() {
         for key in [
             "secrets",
             "enforce",
@@ -371,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_no_text() {
+    fn text_keys_reject_numbers() {
         for keys in [
             json!({"host": false}),
             json!({"public_url": 1}),
@@ -384,14 +390,14 @@ mod tests {
                 .extend(keys.as_object().unwrap().clone());
             let problems = new(document).define().err().unwrap();
             assert!(
-                problems[0].ends_with("must be a text."),
+                problems[0].ends_with("must be text."),
                 "{keys}: {problems:?}"
             );
         }
     }
 
     #[test]
-    fn a_text_may_have_any_character_in_it() {
+    fn text_may_contain_any_character() {
         let some = |character: &char| {
             u32::from(*character) < 0x3000 || u32::from(*character) & 0xff > 0xf0
         };
@@ -403,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_as_for_a_file_and_without_the_secret() {
+    fn problems_do_not_contain_the_secret() {
         let document =
             json!({"url": "ftp://x/", "secret": "canary\nx", "budget": "0s", "events": [""]});
         let (name, definition) = new(document).define().unwrap();

@@ -1,19 +1,21 @@
-//! What a route's other keys may be when they are set over the API, as JSON Schema: the configuration's own.
+//! The JSON Schemas of the other keys of a route that can be set over the API, from the
+//! configuration's.
 
 use serde_json::{Map, Value};
 
 use super::definition::MORE;
 use crate::config::schema::json_schema;
 
-/// Schemas by name. They refer to each other as `#/$defs/NAME`.
+/// JSON Schemas by name. They refer to each other as `#/$defs/NAME`.
 pub struct Schemas {
-    /// By key.
+    /// The schemas of the keys.
     pub keys: Map<String, Value>,
-    /// What those refer to.
+    /// The schemas that those refer to.
     pub named: Map<String, Value>,
 }
 
-/// The schemas of all keys that may be set. Without their defaults: what is not given of a webhook stays as it is.
+/// Returns the schemas of all keys that can be set, without their defaults: a key that is not set
+/// keeps its value.
 pub fn schemas() -> Schemas {
     let schema: Value = serde_json::from_str(&json_schema()).expect("written as JSON just now");
     let key = |key: &str| {

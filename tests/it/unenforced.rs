@@ -131,7 +131,7 @@ async fn unenforced_route_always_warns_at_start() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(unenforced_route(&upstream)).await;
     assert!(
-        gateway.output().contains("open to anybody"),
+        gateway.output().contains("open to anyone"),
         "{}",
         gateway.output()
     );

@@ -1,17 +1,13 @@
-//! The admin listener: where it is, who may use it, and what may be made over it.
-
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+//! The admin listener: its address, its tokens, its names, and the upstreams that webhooks made
+//! over the API may use.
 
 use super::Compiler;
 use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
-use crate::config::{Admin, Listen, raw};
+use crate::config::{Admin, Listen, facts, raw};
 use crate::signature::NamedSecret;
 use crate::upstream::AllowedUpstream;
-
-pub(super) const DEFAULT_ADDRESS: SocketAddr =
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
 impl Compiler<'_> {
     pub(super) fn admin(&self, field: &Field<raw::Admin>, listen: &[Listen]) -> Option<Admin> {
@@ -20,21 +16,21 @@ impl Compiler<'_> {
         let address = admin
             .address
             .value()
-            .map_or(DEFAULT_ADDRESS, |address| address.0);
+            .map_or(facts::ADMIN_ADDRESS.default, |address| address.0);
         if let Some(given) = admin.address.given() {
             if !address.ip().to_canonical().is_loopback() && admin.token.is_absent() {
                 self.report(
                     Diagnostic::error(
                         given.span,
-                        "an admin listener that others can reach needs a token",
+                        "an admin listener that other machines can reach needs a token",
                     )
                     .help("add `token: {env: HOOKSTILE_ADMIN_TOKEN}`, or listen on 127.0.0.1"),
                 );
             }
             if address.port() != 0 && listen.iter().any(|listen| listen.address == address) {
                 self.report(
-                    Diagnostic::error(given.span, "webhooks come in at this address already")
-                        .help("give each its own port"),
+                    Diagnostic::error(given.span, "a listener for webhooks has the same address")
+                        .help("give each listener its own port"),
                 );
             }
         }
@@ -66,12 +62,14 @@ impl Compiler<'_> {
         let digest = read_token.map(|read| read.secret.digest());
         match token {
             None => {
-                let error = Diagnostic::error(span, "a token for looking, and none for changing");
-                self.report(error.help("without `token` anybody may do anything; add it"));
+                let error = Diagnostic::error(span, "`read_token` needs a `token`");
+                self.report(
+                    error.help("add `token`; without it, no token is needed to change anything"),
+                );
             }
             Some(token) if digest.is_some_and(|digest| digest.matches(token.secret.expose())) => {
-                let error = Diagnostic::error(span, "the same as `token`");
-                self.report(error.help("whoever has it may do anything; make another one"));
+                let error = Diagnostic::error(span, "`read_token` is the same as `token`");
+                self.report(error.help("use another one; this one may change everything"));
             }
             Some(_) => {}
         }
@@ -82,9 +80,9 @@ impl Compiler<'_> {
             return Vec::new();
         };
         if list.value.is_empty() {
-            let error = Diagnostic::error(list.span, "an empty list adds no name");
+            let error = Diagnostic::error(list.span, "an empty list adds no host");
             self.report(
-                error.help("leave `hosts` out to go by the machine's own name and addresses"),
+                error.help("remove `hosts` to accept the machine's own name and addresses only"),
             );
         }
         list.value
@@ -99,29 +97,31 @@ impl Compiler<'_> {
         let list = field.given()?;
         if list.value.is_empty() {
             let error = Diagnostic::error(list.span, "an empty list would allow no upstream");
-            self.report(error.help("leave `allowed_upstreams` out to allow any"));
+            self.report(error.help("remove `allowed_upstreams` to allow any"));
         }
-        let parse = |text: &Located<String>| {
-            let refuse = |error| {
-                self.report(
-                    Diagnostic::error(text.span, "this is no such URL").label(format!("{error}")),
-                )
-            };
-            text.value.parse().map_err(refuse).ok()
-        };
+        let allowed = list.value.iter().filter_map(Field::given);
         Some(
-            list.value
-                .iter()
-                .filter_map(Field::given)
-                .filter_map(parse)
+            allowed
+                .filter_map(|url| self.allowed_upstream(url))
                 .collect(),
         )
     }
 
-    /// `Some(None)` where there is none.
+    fn allowed_upstream(&self, url: &Located<String>) -> Option<AllowedUpstream> {
+        match url.value.parse() {
+            Ok(allowed) => Some(allowed),
+            Err(error) => {
+                let problem = Diagnostic::error(url.span, "this is not an upstream's URL");
+                self.report(problem.label(format!("{error}")));
+                None
+            }
+        }
+    }
+
+    /// Returns the token, `Some(None)` if the key is absent, or `None` if it is wrong.
     #[expect(
         clippy::option_option,
-        reason = "wrong and absent are not the same: the one is no configuration"
+        reason = "a wrong token is not an absent one: there is no configuration with it"
     )]
     pub(super) fn admin_token(&self, field: &Field<raw::Reference>) -> Option<Option<NamedSecret>> {
         match field {

@@ -1,6 +1,6 @@
-//! Listeners for webhooks: where they are, and what they show to those who connect.
+//! Listeners for webhooks: their addresses, their certificates and the PROXY protocol.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use rustls_pki_types::CertificateDer;
@@ -11,10 +11,8 @@ use crate::config::de::{Field, Located, OneOrMore};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values::Network;
-use crate::config::{Listen, ListenTls, raw};
+use crate::config::{Listen, ListenTls, facts, raw};
 use crate::tls::{self, Certificate, Chain, KeyError};
-
-const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 impl Compiler<'_> {
     pub(super) fn listen(
@@ -24,18 +22,20 @@ impl Compiler<'_> {
     ) -> Vec<Listen> {
         let Some(list) = field.given() else {
             return vec![Listen {
-                address: DEFAULT_LISTEN,
+                address: facts::LISTEN_ADDRESS,
                 tls: None,
-                proxy_protocol: false,
+                proxy_protocol: facts::PROXY_PROTOCOL.default,
             }];
         };
         if list.value.is_empty() {
             self.report(
-                Diagnostic::error(list.span, "there is no listener")
-                    .help("leave `listen` out for the default, 127.0.0.1:8080"),
+                Diagnostic::error(list.span, "the configuration has no listeners").help(format!(
+                    "remove `listen` to use the default, {}",
+                    facts::LISTEN_ADDRESS
+                )),
             );
         }
-        let mut seen: Vec<Located<SocketAddr>> = Vec::new();
+        let mut addresses: Vec<Located<SocketAddr>> = Vec::new();
         let mut listeners = Vec::new();
         for listen in list.value.iter().filter_map(Field::given) {
             let tls = self.listen_tls(&listen.value);
@@ -46,18 +46,18 @@ impl Compiler<'_> {
                 continue;
             };
             let (address, span) = (address.value.0, address.span);
-            match seen
+            match addresses
                 .iter()
                 .find(|other| other.value == address && address.port() != 0)
             {
                 Some(first) => {
                     self.report(
                         Diagnostic::error(span, "two listeners have the same address")
-                            .also(first.span, "the first one"),
+                            .also(first.span, "the first listener"),
                     );
                 }
                 None => {
-                    seen.push(Located {
+                    addresses.push(Located {
                         value: address,
                         span,
                     });
@@ -73,22 +73,17 @@ impl Compiler<'_> {
     }
 
     fn proxy_protocol(&self, listen: &raw::Listen, proxies: &Field<Vec<Field<Network>>>) -> bool {
-        let Some(given) = listen.proxy_protocol.given().filter(|given| given.value) else {
-            return false;
-        };
-        let nobody = proxies
+        let enabled = facts::PROXY_PROTOCOL.value_of(&listen.proxy_protocol);
+        let no_proxies = proxies
             .given()
             .map_or(proxies.is_absent(), |list| list.value.is_empty());
-        if nobody {
-            let error = Diagnostic::error(
-                given.span,
-                "nobody is trusted to say whose connection it is",
-            );
+        if let (true, true, Some(given)) = (enabled, no_proxies, listen.proxy_protocol.given()) {
+            let error = Diagnostic::error(given.span, "`proxy_protocol` needs `trusted_proxies`");
             self.report(error.help(
-                "name the load balancer's addresses in `trusted_proxies`, or leave this out",
+                "add the load balancer's addresses to `trusted_proxies`, or remove this key",
             ));
         }
-        true
+        enabled
     }
 
     fn listen_tls(&self, listen: &raw::Listen) -> Option<ListenTls> {
@@ -98,8 +93,8 @@ impl Compiler<'_> {
             .map(|path| (path.span, self.client_ca(path)));
         let Some(pairs) = listen.tls.given() else {
             if let (true, Some((span, _))) = (listen.tls.is_absent(), &client_ca) {
-                let error = Diagnostic::error(*span, "without TLS no sender shows a certificate");
-                self.report(error.help("add `tls: {certificate, key}`, or leave `client_ca` out"));
+                let error = Diagnostic::error(*span, "`client_ca` needs `tls`");
+                self.report(error.help("add `tls: {certificate, key}`, or remove `client_ca`"));
             }
             return None;
         };
@@ -109,38 +104,37 @@ impl Compiler<'_> {
             Some((_, ca)) => Some(ca?),
         };
         let (paths, certificates): (Vec<_>, Vec<_>) = certificates.into_iter().unzip();
-        let place = listen
+        let span = listen
             .client_ca
             .given()
             .map_or(pairs.span, |path| path.span);
-        let refuse =
-            |error: tls::SettingsError| self.report(Diagnostic::error(place, error.to_string()));
+        let settings = tls::Settings::new(certificates, ca)
+            .map_err(|error| self.report(Diagnostic::error(span, error.to_string())))
+            .ok()?;
         Some(ListenTls {
-            settings: tls::Settings::new(certificates, ca).map_err(refuse).ok()?,
+            settings,
             certificates: paths,
-            files: self.files_of(listen),
+            files: self.tls_files(listen),
         })
     }
 
     fn client_ca(&self, path: &Located<String>) -> Option<Vec<CertificateDer<'static>>> {
-        let refuse =
-            |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
-        tls::certificates(&self.read(path)?).map_err(refuse).ok()
+        tls::certificates(&self.read(path)?)
+            .map_err(|error| self.report_file(path, error))
+            .ok()
     }
 
-    /// All certificates with their files, or none when one of them is wrong.
+    /// Returns all certificates with their paths, or `None` if one of them is wrong.
     fn certificates(
         &self,
         pairs: &Located<OneOrMore<raw::Certificate>>,
     ) -> Option<Vec<(Box<str>, Certificate)>> {
         let list = &pairs.value.0;
         if list.is_empty() {
-            let error = Diagnostic::error(pairs.span, "there is no certificate to show");
-            self.report(
-                error.help(
-                    "add one, as in `{certificate: tls.crt, key: tls.key}`, or leave `tls` out",
-                ),
-            );
+            let error = Diagnostic::error(pairs.span, "`tls` has no certificate");
+            self.report(error.help(
+                "add one, for example `{certificate: tls.crt, key: tls.key}`, or remove `tls`",
+            ));
             return None;
         }
         let certificates: Vec<_> = list
@@ -154,16 +148,17 @@ impl Compiler<'_> {
         let certificates: Vec<_> = certificates.into_iter().collect::<Option<_>>()?;
         for (at, (span, _, certificate)) in certificates.iter().enumerate().skip(1) {
             let earlier = &certificates[..at];
-            let is_shown = |name| {
-                !earlier
+            if certificate.names.iter().all(|name| {
+                earlier
                     .iter()
                     .any(|(_, _, other)| other.names.contains(name))
-            };
-            if !certificate.names.iter().any(is_shown) {
-                let warning = Diagnostic::warning(*span, "no sender is shown this certificate");
-                self.report(warning.help(
-                    "those before it are for its DNS names, or it is for none; leave it out",
-                ));
+            }) {
+                let warning = Diagnostic::warning(*span, "this certificate is never used");
+                self.report(
+                    warning.help(
+                        "earlier certificates cover its DNS names, or it has none; remove it",
+                    ),
+                );
             }
         }
         Some(
@@ -178,48 +173,56 @@ impl Compiler<'_> {
         &self,
         pair: &Located<raw::Certificate>,
     ) -> Option<(Span, Box<str>, Certificate)> {
-        let path = self.required(&pair.value.certificate, pair.span, "pair", "certificate");
-        let key_path = self.required(&pair.value.key, pair.span, "pair", "key");
+        let path = self.required(&pair.value.certificate, pair.span, "entry", "certificate");
+        let key_path = self.required(&pair.value.key, pair.span, "entry", "key");
         let (path, key_path) = (path?, key_path?);
         let (chain, key) = (self.chain(path), self.read(key_path).map(Zeroizing::new));
-        let refuse = |error: KeyError| {
-            let problem = Diagnostic::error(key_path.span, format!("this file {error}"));
-            self.report(match error {
-                KeyError::OfAnother => problem.also(path.span, "this one's is wanted"),
-                KeyError::Encrypted => {
-                    problem.help("write it without one, where the gateway alone may read it")
-                }
-                _ => problem,
-            });
-        };
-        let certificate = chain?.with_key(&key?).map_err(refuse).ok()?;
-        Some((path.span, path.value.as_str().into(), certificate))
+        match chain?.with_key(&key?) {
+            Ok(certificate) => Some((path.span, path.value.as_str().into(), certificate)),
+            Err(error) => {
+                let problem = Diagnostic::error(key_path.span, format!("this file {error}"));
+                self.report(match error {
+                    KeyError::OfAnother => {
+                        problem.also(path.span, "the key of this certificate is needed")
+                    }
+                    KeyError::Encrypted => problem
+                        .help("store it without a passphrase, readable only by the gateway's user"),
+                    _ => problem,
+                });
+                None
+            }
+        }
     }
 
     fn chain(&self, path: &Located<String>) -> Option<Chain> {
-        let refuse =
-            |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
-        let chain = Chain::from_pem(&self.read(path)?).map_err(refuse).ok()?;
-        // A renewal that is late must not keep the gateway from starting, or from a reload.
+        let chain = Chain::from_pem(&self.read(path)?)
+            .map_err(|error| self.report_file(path, error))
+            .ok()?;
+        // A late renewal must not keep the gateway from a start or a reload.
         if chain.not_after <= self.sources.now {
             let warning = Diagnostic::warning(
                 path.span,
                 format!("this certificate expired at {}", chain.not_after),
             );
-            self.report(warning.help("senders that check it don't connect any more; renew it"));
+            self.report(warning.help("senders that verify it cannot connect; renew it"));
         } else if chain.not_before > self.sources.now {
             let warning = Diagnostic::warning(
                 path.span,
-                format!("this certificate counts from {}", chain.not_before),
+                format!("this certificate is not valid before {}", chain.not_before),
             );
             self.report(
-                warning.help("until then senders that check it don't connect; is the clock right?"),
+                warning.help("until then, senders that verify it cannot connect; check the clock"),
             );
         }
         Some(chain)
     }
 
-    fn files_of(&self, listen: &raw::Listen) -> Vec<PathBuf> {
+    /// Reports what is wrong with a file's content; `error` completes the sentence.
+    pub(super) fn report_file(&self, path: &Located<String>, error: impl std::fmt::Display) {
+        self.report(Diagnostic::error(path.span, format!("this file {error}")));
+    }
+
+    fn tls_files(&self, listen: &raw::Listen) -> Vec<PathBuf> {
         let pairs = listen
             .tls
             .value()

@@ -1,4 +1,4 @@
-//! One route: who may send, what is taken, and how it is answered.
+//! One route: its name and path, its rules, and what it takes from `defaults` and the provider.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -7,17 +7,16 @@ use std::time::Duration;
 use http::Method;
 
 use super::sender::{Sender, needs_body_digest};
-use super::{Compiler, HOUR, SECOND, networks};
+use super::{Compiler, networks};
 use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::values;
-use crate::config::{Authentication, Listen, raw};
+use crate::config::{Authentication, Listen, facts, raw};
 use crate::gateway::Limits;
 use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
-use crate::ledger::InFlightPolicy;
 use crate::providers::{PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
-use crate::route::{Admission, Budget, EventFilter, OnDuplicate, RateLimit, Replay, Route};
+use crate::route::{Admission, Budget, EventFilter, RateLimit, Replay, Route};
 use crate::signature::{Unenforced, Verifier};
 use crate::upstream::Upstream;
 
@@ -25,26 +24,22 @@ use crate::upstream::Upstream;
 pub(super) struct Layered<'a> {
     pub own: &'a raw::Route,
     pub defaults: &'a raw::Route,
-    pub place: Span,
+    pub span: Span,
 }
 
-/// What tells a route from the others. `None` where it is wrong or not known yet.
+/// The keys that identify a route. A key is `None` if it is wrong or not known yet.
 pub(super) struct Identity {
     pub name: Option<Located<String>>,
     pub host: Option<String>,
     pub path: Option<Located<String>>,
 }
 
-/// Also the shortest window that is right for a sender of whom nothing is known.
-const USUAL_RETRY_HORIZON: Duration = HOUR.saturating_mul(72);
-const DEFAULT_MARGIN: Duration = Duration::from_millis(500);
-const DEFAULT_CONCURRENCY: usize = 1024;
-/// Attempts have no sender that waits, and a receiver that comes back should not get its whole backlog at once.
-const DEFAULT_QUEUE_CONCURRENCY: usize = 32;
-const NAME_MAX: usize = 64;
+/// The time for which many senders retry: the shortest safe window for a sender that is not known.
+const USUAL_RETRY_HORIZON: Duration = Duration::from_secs(72 * 3600);
+const HOUR: u64 = 3600;
 
 impl<'a> Layered<'a> {
-    /// The route's own key, or else that of `defaults`.
+    /// Returns the route's own key, or else that of `defaults`.
     pub(super) fn get<T>(&self, key: impl Fn(&'a raw::Route) -> &'a Field<T>) -> &'a Field<T> {
         key(self.own).or(key(self.defaults))
     }
@@ -52,7 +47,7 @@ impl<'a> Layered<'a> {
 
 impl Compiler<'_> {
     pub(super) fn identity(&self, raw: &Layered<'_>) -> Identity {
-        let path = self.required(raw.get(|route| &route.path), raw.place, "route", "path");
+        let path = self.required(raw.get(|route| &route.path), raw.span, "route", "path");
         let host = raw.get(|route| &route.host).given();
         Identity {
             name: self.name(raw.get(|route| &route.name)),
@@ -61,23 +56,22 @@ impl Compiler<'_> {
         }
     }
 
-    /// A label-safe name that the user gave.
+    /// Returns a name that the user chose, safe as a metric's label.
     pub(super) fn name(&self, field: &Field<String>) -> Option<Located<String>> {
         let given = field.given()?;
-        let fit = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if (1..=NAME_MAX).contains(&given.value.len()) && given.value.chars().all(fit) {
+        let text = &given.value;
+        if (1..=facts::NAME_MAX).contains(&text.len()) && text.chars().all(is_name_character) {
             return Some(given.clone());
         }
-        let error = Diagnostic::error(given.span, "this cannot be a name");
-        self.report(error.label("expected 1 to 64 of `A-Z a-z 0-9 . _ -`"));
+        let error = Diagnostic::error(given.span, "this is not a valid name");
+        self.report(error.label(format!("expected {}", facts::NAME.words)));
         None
     }
 
     pub(super) fn host(&self, host: &Located<String>) -> Option<String> {
         let text = &host.value;
-        let fit = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if !text.is_empty()
-            && text.chars().all(fit)
+            && text.chars().all(is_name_character)
             && !text.starts_with('.')
             && !text.ends_with('.')
         {
@@ -85,21 +79,22 @@ impl Compiler<'_> {
         }
         let label = match text {
             text if text.contains('*') => {
-                "wildcards are not supported; a route without `host` takes any"
+                "wildcards are not supported; a route without `host` accepts any"
             }
             text if text.contains(':') => "expected a name without scheme and port",
             text if !text.is_ascii() => "expected the ASCII form of the name (`xn--…`)",
-            _ => "expected a name, as in `hooks.example.com`",
+            _ => "expected a name: `hooks.example.com`",
         };
-        self.report(Diagnostic::error(host.span, "this is not a host").label(label));
+        self.report(Diagnostic::error(host.span, "this is not a host name").label(label));
         None
     }
 
-    /// Paths are compared byte for byte, so one that no request can have is an error.
+    /// Returns whether a request can have this path, and reports one that it cannot: paths are
+    /// compared byte for byte.
     fn is_path(&self, path: &Located<String>) -> bool {
         let text = path.value.as_str();
         let label = if !text.starts_with('/') {
-            "a path begins with `/`"
+            "a path starts with `/`"
         } else if text.contains(['?', '#']) {
             "a path has no query (`?…`) and no fragment (`#…`)"
         } else if text.contains("//") {
@@ -107,16 +102,17 @@ impl Compiler<'_> {
         } else if text.split('/').any(|segment| matches!(segment, "." | "..")) {
             "a path has no dot segments (`.`, `..`)"
         } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            "a path has visible ASCII characters only; others are percent-encoded (`%20`)"
+            "a path has only visible ASCII characters; others are percent-encoded (`%20`)"
         } else {
             return true;
         };
-        self.report(Diagnostic::error(path.span, "no request has this path").label(label));
+        self.report(Diagnostic::error(path.span, "no request can have this path").label(label));
         false
     }
 
-    /// Names a route by its path where it has no name; by its host too where the path alone is taken.
-    pub(super) fn name_by_path(
+    /// Derives the name of a route without one from its path, or from its host and path if the name
+    /// of the path is taken.
+    pub(super) fn derive_name(
         &self,
         identity: &mut Identity,
         taken: &mut std::collections::HashMap<String, Span>,
@@ -136,9 +132,9 @@ impl Compiler<'_> {
         else {
             let error = Diagnostic::error(
                 path.span,
-                "the name that follows from this path is another route's already",
+                "the name derived from this path is already another route's",
             );
-            self.report(error.help("give this route a `name`"));
+            self.report(error.help("set the `name` of this route"));
             return;
         };
         taken.insert(name.clone(), path.span);
@@ -148,7 +144,7 @@ impl Compiler<'_> {
         });
     }
 
-    /// `None` when something that a route cannot do without is wrong.
+    /// Compiles a route. `None` if a key without which there is no route is wrong.
     pub(super) fn route(
         &self,
         index: usize,
@@ -158,47 +154,45 @@ impl Compiler<'_> {
         limits: &Limits,
     ) -> Option<Route> {
         let sender = self.sender(raw);
-        let habits = sender
+        let defaults = sender
             .as_ref()
-            .map_or(&UNKNOWN_SENDER, |sender| sender.habits);
+            .map_or(&UNKNOWN_SENDER, |sender| sender.defaults);
         let scheme = sender.as_ref().map(|sender| &sender.scheme);
-        let secrets = self.secrets(raw.get(|route| &route.secrets), raw.place, index, scheme);
-        let envelope = self.envelope(raw.get(|route| &route.event), habits, scheme);
+        let secrets = self.secrets(raw.get(|route| &route.secrets), raw.span, index, scheme);
+        let envelope = self.envelope(raw.get(|route| &route.event), defaults, scheme);
         if let Some(scheme) = scheme {
             let event = raw.get(|route| &route.event).given();
-            self.compare_with_signature(
-                &envelope,
-                scheme,
-                event.map_or(raw.place, |event| event.span),
-            );
+            let span = event.map_or(raw.span, |event| event.span);
+            self.compare_with_signature(&envelope, scheme, span);
         }
-        let target = self.target(raw.get(|route| &route.upstream), raw.place, listen);
+        let target = self.target(raw.get(|route| &route.upstream), raw.span, listen);
         let headers = self.headers(raw.get(|route| &route.headers), scheme);
         let methods = self.methods(raw.get(|route| &route.methods));
         let events = self.events(raw.get(|route| &route.events), sender.as_ref());
-        let concurrency = self.within(
+        let concurrency = self.in_range(
             raw.get(|route| &route.concurrency),
-            1..=1_000_000,
-            "1 to 1000000",
+            facts::CONCURRENCY.range,
         );
-        let admission = self.admission(raw, concurrency.unwrap_or(DEFAULT_CONCURRENCY));
-        let budget = self.budget(raw, habits);
-        let max_body = self.max_body(raw.get(|route| &route.max_body), habits, limits);
+        let admission = self.admission(raw, concurrency.unwrap_or(facts::CONCURRENCY.default));
+        let budget = self.budget(raw, defaults);
+        let max_body = self.max_body(raw.get(|route| &route.max_body), defaults, limits);
         let replay = self.replay(raw.get(|route| &route.replay), sender.as_ref());
-        let handover = self.handover(raw);
+        let delivery_mode = self.delivery_mode(raw);
         let accept_status = self.accept_status(raw.get(|route| &route.accept_status));
         let retry = self.retry(raw.get(|route| &route.retry));
-        self.compare_with_window(raw, handover, &retry, replay);
-        let attempt_timeout = self
-            .duration(raw.get(|route| &route.attempt_timeout))
-            .unwrap_or(budget.total);
+        self.compare_with_window(raw, delivery_mode, &retry, replay);
+        let attempt_timeout = self.duration(
+            raw.get(|route| &route.attempt_timeout),
+            facts::ATTEMPT_TIMEOUT,
+        );
         let retain = self.retain(raw.get(|route| &route.retain));
-        self.check_storable(raw, handover, retain);
-        let shadow = self.shadow(raw.get(|route| &route.enforce));
+        self.check_storable(raw, delivery_mode, retain);
+        let unenforced = self.unenforced(raw.get(|route| &route.enforce));
         let handshake = sender
             .as_ref()
             .map_or(Err(()), |sender| self.handshake(raw, sender));
-        let tell_sha256 = needs_body_digest(&envelope, scheme);
+        let expect_every = self.duration(raw.get(|route| &route.expect_every), facts::TIME_SPAN);
+        let with_body_digest = needs_body_digest(&envelope, scheme);
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
@@ -206,8 +200,8 @@ impl Compiler<'_> {
             provider: sender.as_ref()?.provider,
             methods,
             active: true,
-            verifier: Verifier::new(sender?.scheme, secrets?, tell_sha256),
-            unenforced: shadow,
+            verifier: Verifier::new(sender?.scheme, secrets?, with_body_digest),
+            unenforced,
             handshake: handshake.ok()?,
             envelope,
             events,
@@ -215,71 +209,70 @@ impl Compiler<'_> {
             budget,
             max_body,
             replay,
-            delivery_mode: handover,
+            delivery_mode,
             accept_status,
             retry,
-            attempt_timeout,
-            queue_concurrency: concurrency.unwrap_or(DEFAULT_QUEUE_CONCURRENCY),
+            attempt_timeout: attempt_timeout.unwrap_or(budget.total),
+            queue_concurrency: concurrency.unwrap_or(facts::QUEUE_CONCURRENCY),
             retain,
-            expect_every: self.positive(raw.get(|route| &route.expect_every)),
+            expect_every,
             upstream: Arc::new(Upstream::new(target?, headers)),
-            forward_query: raw
-                .get(|route| &route.forward_query)
-                .value()
-                .copied()
-                .unwrap_or(false),
+            forward_query: facts::FORWARD_QUERY.value_of(raw.get(|route| &route.forward_query)),
         })
     }
 
-    /// How the route tells genuine requests, without the rest of it.
+    /// Compiles the part of a route that verifies requests.
     pub(super) fn authentication(&self, raw: &Layered<'_>) -> Option<Authentication> {
         let sender = self.sender(raw)?;
-        let secrets = self.named_secrets(raw.get(|route| &route.secrets), raw.place);
+        let secrets = self.named_secrets(raw.get(|route| &route.secrets), raw.span);
         let envelope = self.envelope(
             raw.get(|route| &route.event),
-            sender.habits,
+            sender.defaults,
             Some(&sender.scheme),
         );
         Some(Authentication {
             scheme: sender.scheme,
             secrets: secrets?,
             envelope,
-            asks: sender.asks.challenge(),
+            challenge: sender.handshake.challenge(),
         })
     }
 
-    /// The permission to pass on what did not verify, where an operator gives it.
-    fn shadow(&self, field: &Field<bool>) -> Option<Unenforced> {
-        let enforce = field.given().filter(|enforce| !enforce.value)?;
-        let warning = Diagnostic::warning(
-            enforce.span,
-            "this route is open to anybody: what does not verify is forwarded",
-        );
-        self.report(warning.label("marked with `Hookstile-Verified: false`").help(
-            "for trying the gateway out in front of an application that checks signatures itself; leave it out as soon \
-             as nothing fails any more",
-        ));
+    /// Returns the permission to forward requests that did not verify, if the operator gives it.
+    fn unenforced(&self, field: &Field<bool>) -> Option<Unenforced> {
+        if facts::ENFORCE.value_of(field) {
+            return None;
+        }
+        if let Some(given) = field.given() {
+            let warning = Diagnostic::warning(
+                given.span,
+                "this route is open to anyone: requests that fail verification are forwarded",
+            );
+            let warning = warning.label("marked with `Hookstile-Verified: false`");
+            self.report(warning.help(
+                "use this only to try the gateway in front of an application that checks \
+                 signatures itself; remove it as soon as verification no longer fails",
+            ));
+        }
         Some(Unenforced::new())
     }
 
-    /// What becomes of the provider's handshakes. `Err` when it is wrong.
+    /// Returns the treatment of the provider's handshake. `Err` if it is wrong.
     fn handshake(&self, raw: &Layered<'_>, sender: &Sender) -> Result<Option<Handshake>, ()> {
         let field = raw.get(|route| &route.challenge);
         let absent = raw::Challenge::default();
         let challenge = field.value().unwrap_or(&absent);
-        let forwards = challenge
-            .mode
-            .given()
-            .filter(|mode| mode.value == raw::ChallengeMode::Forward);
-        match sender.asks {
+        let responder = facts::CHALLENGE_MODE.value_of(&challenge.mode);
+        let is_forwarded = responder == HandshakeResponder::Upstream;
+        match sender.handshake {
             PresetHandshake::Never => {
                 let own = raw.own.challenge.given();
                 if let Some(own) =
-                    own.filter(|_| forwards.is_some() || !challenge.verify_token.is_absent())
+                    own.filter(|_| is_forwarded || !challenge.verify_token.is_absent())
                 {
                     self.report(Diagnostic::warning(
                         own.span,
-                        "this sender has no handshake that is known here",
+                        "`challenge` has no effect: this sender has no known handshake",
                     ));
                 }
                 Ok(None)
@@ -288,66 +281,65 @@ impl Compiler<'_> {
                 if let Some(token) = challenge.verify_token.given() {
                     let warning = Diagnostic::warning(
                         token.span,
-                        "this sender signs its handshake, and has no such token",
+                        "`verify_token` has no effect: this sender signs its handshake",
                     );
-                    self.report(warning.help("leave it out"));
+                    self.report(warning.help("remove it"));
                 }
-                let by = if forwards.is_some() {
-                    HandshakeResponder::Upstream
-                } else {
-                    HandshakeResponder::Gateway
-                };
-                Ok(Some(Handshake::Signed(question(), by)))
+                Ok(Some(Handshake::Signed(question(), responder)))
             }
             PresetHandshake::Query => {
-                if let Some(forward) = forwards {
+                if let (true, Some(mode)) = (is_forwarded, challenge.mode.given()) {
                     let error =
-                        Diagnostic::error(forward.span, "this provider's handshake is not signed");
+                        Diagnostic::error(mode.span, "this provider's handshake is not signed");
                     self.report(error.help(
-                        "nothing unverified reaches the upstream; give `challenge: {verify_token: …}`, and the gateway \
-                         answers it",
+                        "an unverified request cannot be forwarded; set \
+                         `challenge: {verify_token: …}`, and the gateway answers the handshake",
                     ));
                     return Err(());
                 }
-                match &challenge.verify_token {
-                    Field::Given(token) => {
-                        let token = self.token(token).ok_or(())?;
-                        Ok(Some(Handshake::Query(VerifyToken::new(&token))))
-                    }
-                    Field::Absent => {
-                        let span = field.given().map_or(raw.place, |given| given.span);
-                        let warning =
-                            Diagnostic::warning(span, "the provider's handshake will be refused");
-                        self.report(
-                            warning.help("give the token entered there: `challenge: {verify_token: {env: NAME}}`"),
-                        );
-                        Ok(None)
-                    }
-                    Field::Wrong => Err(()),
-                }
+                let span = field.given().map_or(raw.span, |given| given.span);
+                self.query_handshake(&challenge.verify_token, span)
             }
+        }
+    }
+
+    /// Returns the treatment of an unsigned handshake, which a token authenticates.
+    fn query_handshake(
+        &self,
+        verify_token: &Field<raw::Reference>,
+        span: Span,
+    ) -> Result<Option<Handshake>, ()> {
+        match verify_token {
+            Field::Given(token) => {
+                let token = self.token(token).ok_or(())?;
+                Ok(Some(Handshake::Query(VerifyToken::new(&token))))
+            }
+            Field::Absent => {
+                let warning =
+                    Diagnostic::warning(span, "the provider's handshake will be rejected");
+                self.report(warning.help(
+                    "set the token that was entered at the provider: \
+                     `challenge: {verify_token: {env: NAME}}`",
+                ));
+                Ok(None)
+            }
+            Field::Wrong => Err(()),
         }
     }
 
     fn methods(&self, field: &Field<Vec<Field<raw::Method>>>) -> Vec<Method> {
         let Some(list) = field.given() else {
-            return vec![Method::POST];
+            return facts::METHODS.default.map(Method::from).to_vec();
         };
         if list.value.is_empty() {
             self.report(
-                Diagnostic::error(list.span, "a route without methods takes nothing")
-                    .help("leave it out for POST"),
+                Diagnostic::error(list.span, "a route without methods accepts no request")
+                    .help("remove `methods` to accept POST"),
             );
         }
         let mut methods = Vec::new();
         for method in list.value.iter().filter_map(Field::value) {
-            let method = match method {
-                raw::Method::Post => Method::POST,
-                raw::Method::Put => Method::PUT,
-                raw::Method::Patch => Method::PATCH,
-                raw::Method::Get => Method::GET,
-                raw::Method::Delete => Method::DELETE,
-            };
+            let method = Method::from(*method);
             if !methods.contains(&method) {
                 methods.push(method);
             }
@@ -362,19 +354,16 @@ impl Compiler<'_> {
         if list.value.is_empty() {
             let error = Diagnostic::error(
                 list.span,
-                "a route without event types would drop everything",
+                "a route without event types would drop every event",
             );
-            self.report(error.help("leave `events` out to take all"));
+            self.report(error.help("remove `events` to deliver all"));
         }
         let patterns: Vec<_> = list.value.iter().filter_map(Field::given).collect();
         for pattern in &patterns {
             if pattern.value.is_empty() || pattern.value.chars().any(char::is_control) {
-                self.report(Diagnostic::error(
-                    pattern.span,
-                    "this cannot be an event type",
-                ));
+                self.report(Diagnostic::error(pattern.span, "this is not an event type"));
             } else if let Some(sender) = sender {
-                self.look_up(pattern, sender);
+                self.check_event_type(pattern, sender);
             }
         }
         EventFilter::new(
@@ -384,28 +373,28 @@ impl Compiler<'_> {
         )
     }
 
-    /// Warns about a pattern that takes none of the event types that the provider has.
-    fn look_up(&self, pattern: &Located<String>, sender: &Sender) {
-        let (known, Some(title)) = (sender.habits.event_types, sender.title) else {
+    /// Warns about a pattern that matches none of the provider's event types.
+    fn check_event_type(&self, pattern: &Located<String>, sender: &Sender) {
+        let (known, Some(title)) = (sender.defaults.event_types, sender.title) else {
             return;
         };
         let filter = EventFilter::new([pattern.value.as_str().into()]);
-        if known.is_empty() || known.iter().any(|kind| filter.accepts(kind)) {
+        if known.is_empty() || known.iter().any(|known| filter.accepts(known)) {
             return;
         }
         let warning = Diagnostic::warning(pattern.span, format!("{title} has no such event type"));
         let word = pattern.value.trim_end_matches(['*', '.']);
         self.report(match nearest_type(word, known) {
             Some(near) => warning.label(format!("did you mean `{near}`?")),
-            None => warning.help("the list is in `docs/providers.md`"),
+            None => warning.help("`docs/providers.md` lists the event types"),
         });
     }
 
     fn admission(&self, raw: &Layered<'_>, concurrency: usize) -> Admission {
         let allow_from = raw.get(|route| &route.allow_from);
         if let Some(empty) = allow_from.given().filter(|list| list.value.is_empty()) {
-            let error = Diagnostic::error(empty.span, "an empty list would let every address in");
-            self.report(error.help("leave `allow_from` out if that is meant"));
+            let error = Diagnostic::error(empty.span, "an empty list would allow every address");
+            self.report(error.help("remove `allow_from` to allow any"));
         }
         Admission::new(
             networks(allow_from),
@@ -416,44 +405,43 @@ impl Compiler<'_> {
 
     fn rate_limit(&self, field: &Field<raw::RateLimit>) -> Option<RateLimit> {
         let limit = field.given()?;
-        let rate = |field| {
-            self.within(field, 1..=1_000_000, "1 to 1000000")
-                .and_then(NonZeroU32::new)
-        };
-        let burst = rate(&limit.value.burst);
+        let burst = self.in_range(&limit.value.burst, facts::RATE);
         self.required(
             &limit.value.per_second,
             limit.span,
             "rate limit",
             "per_second",
         )?;
-        let per_second = rate(&limit.value.per_second)?;
+        let per_second = self.in_range(&limit.value.per_second, facts::RATE);
+        let per_second = per_second.and_then(NonZeroU32::new)?;
         Some(RateLimit {
             per_second,
-            burst: burst.unwrap_or(per_second),
+            burst: burst.and_then(NonZeroU32::new).unwrap_or(per_second),
         })
     }
 
-    fn budget(&self, raw: &Layered<'_>, habits: &SenderDefaults) -> Budget {
+    fn budget(&self, raw: &Layered<'_>, defaults: &SenderDefaults) -> Budget {
         let (total, margin) = (
             raw.get(|route| &route.budget),
             raw.get(|route| &route.budget_margin),
         );
         let budget = Budget {
-            total: self.duration(total).unwrap_or(habits.budget),
-            margin: self.duration(margin).unwrap_or(DEFAULT_MARGIN),
+            total: self
+                .duration(total, facts::BUDGET.range)
+                .unwrap_or(defaults.budget),
+            margin: self.amount(margin, facts::BUDGET_MARGIN).0,
         };
-        let place = margin
+        let span = margin
             .given()
             .map(|margin| margin.span)
             .or(total.given().map(|total| total.span));
-        if let Some(span) = place.filter(|_| budget.margin >= budget.total) {
+        if let Some(span) = span.filter(|_| budget.margin >= budget.total) {
             let Budget { total, margin } = budget;
             let error = Diagnostic::error(
                 span,
-                format!("the margin, {margin:?}, leaves nothing of the budget, {total:?}"),
+                format!("`budget_margin` ({margin:?}) is not less than `budget` ({total:?})"),
             );
-            self.report(error.help("`budget_margin` must be less than `budget`"));
+            self.report(error.help("lower `budget_margin`, or raise `budget`"));
         }
         budget
     }
@@ -461,25 +449,26 @@ impl Compiler<'_> {
     fn max_body(
         &self,
         field: &Field<values::ByteSize>,
-        habits: &SenderDefaults,
+        defaults: &SenderDefaults,
         limits: &Limits,
     ) -> usize {
         let size = match field {
-            Field::Absent => habits.max_body,
-            given => match self.size(given, 1..=1 << 30, "1 byte to 1GiB") {
-                Some(size) => size,
-                None => return habits.max_body,
+            Field::Absent => defaults.max_body,
+            given => match self.in_range(given, facts::MAX_BODY.range) {
+                Some(size) => size.0,
+                None => return defaults.max_body,
             },
         };
         if size > limits.body_bytes_in_flight {
             let span = field.given().map(|given| given.span);
             let error = Diagnostic::error(
                 span,
-                "a route's `max_body` is bigger than `limits.body_bytes_in_flight`",
+                "a route's `max_body` is larger than `limits.body_bytes_in_flight`",
             );
-            self.report(
-                error.help("such a body could never be taken; lower the one, or raise the other"),
-            );
+            self.report(error.help(
+                "such a body could never be accepted; lower `max_body`, or raise \
+                 `body_bytes_in_flight`",
+            ));
         }
         size
     }
@@ -487,28 +476,24 @@ impl Compiler<'_> {
     fn replay(&self, field: &Field<raw::Replay>, sender: Option<&Sender>) -> Replay {
         let absent = raw::Replay::default();
         let replay = field.value().unwrap_or(&absent);
-        let habits = sender.map_or(&UNKNOWN_SENDER, |sender| sender.habits);
+        let defaults = sender.map_or(&UNKNOWN_SENDER, |sender| sender.defaults);
         if let (Some(window), Some(sender)) = (replay.window.given(), sender) {
             self.check_window(window, sender);
         }
         Replay {
-            window: self
-                .positive(&replay.window)
-                .unwrap_or(Replay::USUAL_WINDOW),
-            on_duplicate: match replay.on_duplicate.value() {
-                None => habits.on_duplicate,
-                Some(raw::OnDuplicate::Reject) => OnDuplicate::Reject,
-                Some(raw::OnDuplicate::Acknowledge) => OnDuplicate::Acknowledge,
-            },
-            in_flight: match replay.in_flight.value() {
-                None | Some(raw::InFlight::Wait) => InFlightPolicy::Wait,
-                Some(raw::InFlight::Reject) => InFlightPolicy::Reject,
-            },
+            window: self.amount(&replay.window, facts::WINDOW).0,
+            on_duplicate: replay
+                .on_duplicate
+                .value()
+                .copied()
+                .unwrap_or(defaults.on_duplicate),
+            in_flight: facts::IN_FLIGHT.value_of(&replay.in_flight),
         }
     }
 
-    /// An ID that is forgotten while the provider may still send the event again lets that one through. So does one
-    /// that is forgotten while a signed time is still fresh.
+    /// Checks that an event ID is remembered for long enough. An ID that is forgotten while the
+    /// provider may still send the event, or while a signed timestamp is still accepted, lets a
+    /// copy through.
     fn check_window(&self, window: &Located<values::Duration>, sender: &Sender) {
         let tolerance = sender
             .scheme
@@ -520,81 +505,95 @@ impl Compiler<'_> {
             let shown = values::Duration(fresh);
             let error = Diagnostic::error(
                 window.span,
-                format!("a signed request may stay fresh for {shown}"),
+                format!("a signed request is accepted for up to {shown}"),
             );
-            self.report(
-                error
-                    .label("it could be replayed after this")
-                    .help("lower the `tolerance`, or leave this out"),
-            );
+            let error = error.label("it could be replayed after this window");
+            self.report(error.help(format!(
+                "lower `tolerance`, or remove this key to use {}",
+                facts::WINDOW.default
+            )));
             return;
         }
-        let horizon = sender.habits.retry_horizon.unwrap_or(USUAL_RETRY_HORIZON) + tolerance;
+        let retries = sender.defaults.retry_horizon;
+        let horizon = retries.unwrap_or(USUAL_RETRY_HORIZON) + tolerance;
         if window.value.0 >= horizon {
             return;
         }
         let shown = values::Duration(horizon);
-        self.report(
-            match sender
-                .title
-                .filter(|_| sender.habits.retry_horizon.is_some())
-            {
-                Some(title) => Diagnostic::error(
+        self.report(match sender.title.filter(|_| retries.is_some()) {
+            Some(title) => {
+                let hours = horizon.as_secs().div_ceil(HOUR);
+                let error = Diagnostic::error(
                     window.span,
                     format!("{title} may send an event again for up to {shown}"),
-                )
-                .label("an ID would be forgotten before that")
-                .help(format!("at least `{shown}`, or leave it out for `96h`")),
-                None => Diagnostic::warning(
+                );
+                let error = error.label("an ID would be forgotten before that");
+                error.help(format!(
+                    "use at least `{hours}h`, or remove this key to use {}",
+                    facts::WINDOW.default
+                ))
+            }
+            None => {
+                let warning = Diagnostic::warning(
                     window.span,
-                    format!("many senders send events again for up to {shown}"),
-                )
-                .label("an ID is forgotten before that")
-                .help("fine if this sender gives up earlier"),
-            },
-        );
-    }
-
-    /// More than nothing.
-    pub(super) fn positive(&self, field: &Field<values::Duration>) -> Option<Duration> {
-        let range = values::Duration(SECOND / 1000)..=values::Duration(Duration::MAX);
-        self.within(field, range, "more than 0s")
-            .map(|duration| duration.0)
+                    format!("many senders send an event again for up to {shown}"),
+                );
+                let warning = warning.label("an ID is forgotten before that");
+                warning.help("ignore this if the sender stops earlier")
+            }
+        });
     }
 }
 
-/// The known event type nearest to `word`, whole or by its first segments.
+impl From<raw::Method> for Method {
+    fn from(method: raw::Method) -> Self {
+        match method {
+            raw::Method::Post => Self::POST,
+            raw::Method::Put => Self::PUT,
+            raw::Method::Patch => Self::PATCH,
+            raw::Method::Get => Self::GET,
+            raw::Method::Delete => Self::DELETE,
+        }
+    }
+}
+
+fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
+}
+
+/// Returns the known event type nearest to `word`, as a whole or by its first segments.
 fn nearest_type(word: &str, known: &[&'static str]) -> Option<&'static str> {
     nearest(word, known).or_else(|| {
         let segments = word.split('.').count();
-        let heads: Vec<_> = known
+        let heads: Vec<String> = known
             .iter()
-            .map(|kind| kind.splitn(segments + 1, '.').take(segments))
+            .map(|known| {
+                let head: Vec<_> = known.split('.').take(segments).collect();
+                head.join(".")
+            })
             .collect();
-        let heads: Vec<_> = heads
-            .into_iter()
-            .map(|head| head.collect::<Vec<_>>().join("."))
-            .collect();
-        let words: Vec<_> = heads.iter().map(String::as_str).collect();
-        let near = nearest(word, &words)?;
-        known.iter().copied().find(|kind| kind.starts_with(near))
+        let heads: Vec<_> = heads.iter().map(String::as_str).collect();
+        let near = nearest(word, &heads)?;
+        known.iter().copied().find(|known| known.starts_with(near))
     })
 }
 
-/// `/webhooks/vpn-enterprise` → `webhooks-vpn-enterprise`.
+/// Turns a path into a name: `/webhooks/vpn-enterprise` becomes `webhooks-vpn-enterprise`.
 fn slug(path: &str) -> String {
-    let fit = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '_' {
-            c.to_ascii_lowercase()
-        } else {
-            '-'
-        }
-    };
-    let slug: String = path.chars().map(fit).collect();
+    let slug: String = path
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .collect();
     let slug = slug.trim_matches('-');
     if slug.is_empty() {
         "root".into()
     } else {
-        slug.chars().take(NAME_MAX).collect()
+        slug.chars().take(facts::NAME_MAX).collect()
     }
 }

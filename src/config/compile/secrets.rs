@@ -1,6 +1,7 @@
-//! Secrets and tokens: from a reference to key material.
+//! Secrets and tokens: reads a reference and turns it into key material.
 //!
-//! Owns every place where the configuration touches a secret's bytes. No message holds any of them.
+//! Owns all code of the configuration that handles a secret's bytes. No message contains any of
+//! them.
 
 use std::sync::Arc;
 
@@ -10,19 +11,21 @@ use zeroize::Zeroizing;
 use super::Compiler;
 use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
+use crate::config::facts;
 use crate::config::raw::Reference;
 use crate::config::redact::is_variable;
 use crate::config::tree::Span;
 use crate::secret::Secret;
 use crate::signature::{KeyError, NamedKey, NamedSecret, Scheme};
 
-/// Tells secrets apart without keeping them.
+/// A digest that distinguishes secrets without keeping them.
 pub(super) type Fingerprint = [u8; 32];
 
-/// A rotation has two; each one more costs every request one more hash of its body.
+/// The number of secrets above which a route is warned about. A rotation needs two, and each one
+/// more costs every request one more hash of its body.
 const SECRETS_MANY: usize = 3;
 
-/// Where a secret comes from.
+/// The origin of a secret.
 enum Origin<'a> {
     Variable(&'a Located<String>),
     File(&'a Located<String>),
@@ -30,22 +33,22 @@ enum Origin<'a> {
 }
 
 impl Compiler<'_> {
-    /// A route's secrets, as keys for its scheme. `place` is the route, `index` its number.
+    /// Returns a route's secrets as keys for its scheme. `span` is the route's, `index` its number.
     pub(super) fn secrets(
         &self,
         field: &Field<Vec<Field<Reference>>>,
-        place: Span,
+        span: Span,
         index: usize,
         scheme: Option<&Scheme>,
     ) -> Option<Vec<NamedKey>> {
-        let list = self.required(field, place, "route", "secrets")?;
+        let list = self.required(field, span, "route", "secrets")?;
         if list.value.is_empty() {
             self.report(
                 Diagnostic::error(
                     list.span,
-                    "a route without secrets would be open to anybody",
+                    "a route without secrets would accept requests from anyone",
                 )
-                .help("add a reference, such as `secrets: [{env: WEBHOOK_SECRET}]`"),
+                .help("add a reference, for example `secrets: [{env: WEBHOOK_SECRET}]`"),
             );
             return None;
         }
@@ -56,13 +59,13 @@ impl Compiler<'_> {
             let secret = reference.given().and_then(|reference| {
                 let secret = self.secret(reference, position)?;
                 let name = self.secret_name(reference, &secret.name, &mut names);
-                self.compare(&secret.secret, reference.span, index);
+                self.check_reuse(&secret.secret, reference.span, index);
                 self.key(&NamedSecret { name, ..secret }, scheme?, reference.span)
             });
             complete &= secret.is_some();
             secrets.extend(secret);
         }
-        self.mention_expired(list);
+        self.warn_of_expired(list);
         if !complete {
             return None;
         }
@@ -76,63 +79,74 @@ impl Compiler<'_> {
             ));
         }
         if secrets.len() > SECRETS_MANY {
-            self.report(Diagnostic::warning(list.span, format!("this route has {} secrets", secrets.len())).help(
-                "each one costs every request another hash of its body; drop those that no sender uses any more",
+            let warning = Diagnostic::warning(
+                list.span,
+                format!("this route has {} secrets", secrets.len()),
+            );
+            self.report(warning.help(
+                "each costs every request another hash of its body; remove those that no sender \
+                 uses any more",
             ));
         }
         Some(secrets)
     }
 
-    /// A route's secrets as they are written, whatever they may be for its scheme.
+    /// Returns a route's secrets as they are written, without making keys of them.
     pub(super) fn named_secrets(
         &self,
         field: &Field<Vec<Field<Reference>>>,
-        place: Span,
+        span: Span,
     ) -> Option<Vec<NamedSecret>> {
-        let list = self.required(field, place, "route", "secrets")?;
+        let list = self.required(field, span, "route", "secrets")?;
         let mut names = Vec::new();
-        let read = |(position, reference): (usize, &Field<Reference>)| {
+        let mut secrets = Vec::new();
+        for (position, reference) in list.value.iter().enumerate() {
             let reference = reference.given()?;
             let secret = self.secret(reference, position)?;
-            Some(NamedSecret {
+            secrets.push(NamedSecret {
                 name: self.secret_name(reference, &secret.name, &mut names),
                 ..secret
-            })
-        };
-        list.value.iter().enumerate().map(read).collect()
+            });
+        }
+        Some(secrets)
     }
 
     fn key(&self, secret: &NamedSecret, scheme: &Scheme, span: Span) -> Option<NamedKey> {
-        let refuse = |error: KeyError| {
-            let help = match error {
-                KeyError::NotBase64
-                | KeyError::NotHex
-                | KeyError::Empty
-                | KeyError::NotPublicKey
-                | KeyError::WeakPublicKey => {
-                    "copy it whole, as the sender shows it; a scheme of your own says with `secret_encoding` and \
-                     `strip_prefix` how it is written"
-                }
-                KeyError::PrivateKey | KeyError::NotPrivateKey => {
-                    "the sender shows the public key beside it"
-                }
-            };
-            self.report(Diagnostic::error(span, error.to_string()).help(help));
-        };
         if scheme.is_prefix_missing(&secret.secret) {
-            let [first, second] = [0, 1].map(|kind| &*scheme.formats[kind].key.prefix);
+            let [first, second] = [0, 1].map(|index| &*scheme.formats[index].key.prefix);
             let warning = Diagnostic::warning(
                 span,
-                format!("the secret begins neither with `{first}` nor with `{second}`"),
+                format!("the secret starts with neither `{first}` nor `{second}`"),
             );
-            self.report(warning.label(format!("taken for a `{first}`")).help(
-                "copy it whole, as the sender shows it: a public key in its place would let anybody sign who knows it",
+            let warning = warning.label(format!("it is used as a `{first}` secret"));
+            self.report(warning.help(
+                "copy all of it, as the sender shows it; if this is a public key, anyone who knows \
+                 it could sign",
             ));
         }
-        secret.for_scheme(scheme).map_err(refuse).ok()
+        match secret.for_scheme(scheme) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                let help = match error {
+                    KeyError::NotBase64
+                    | KeyError::NotHex
+                    | KeyError::Empty
+                    | KeyError::NotPublicKey
+                    | KeyError::WeakPublicKey => {
+                        "copy all of it, as the sender shows it; with a custom scheme, \
+                         `secret_encoding` and `strip_prefix` describe its form"
+                    }
+                    KeyError::PrivateKey | KeyError::NotPrivateKey => {
+                        "use the public key; the sender shows it beside the private key"
+                    }
+                };
+                self.report(Diagnostic::error(span, error.to_string()).help(help));
+                None
+            }
+        }
     }
 
-    fn mention_expired(&self, list: &Located<Vec<Field<Reference>>>) {
+    fn warn_of_expired(&self, list: &Located<Vec<Field<Reference>>>) {
         for reference in list.value.iter().filter_map(Field::value) {
             if let Some(end) = reference
                 .expires
@@ -140,12 +154,12 @@ impl Compiler<'_> {
                 .filter(|end| end.value.0 <= self.sources.now)
             {
                 let warning = Diagnostic::warning(end.span, "this secret has expired");
-                self.report(warning.help("it verifies nothing any more; take it out"));
+                self.report(warning.help("it no longer verifies any request; remove it"));
             }
         }
     }
 
-    /// The admin listener's token, a provider's verify token, or the URL of a database.
+    /// Returns an admin token, a provider's verify token, or the URL of a database.
     pub(super) fn token(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
         let token = self.secret(reference, 0)?;
         if token.expires.is_some_and(|end| end <= self.sources.now) {
@@ -154,7 +168,7 @@ impl Compiler<'_> {
         Some(token)
     }
 
-    /// The secret under its default name.
+    /// Returns the secret under its default name.
     fn secret(&self, reference: &Located<Reference>, position: usize) -> Option<NamedSecret> {
         let origin = self.origin(reference)?;
         let (bytes, at, default_name) = match &origin {
@@ -177,20 +191,21 @@ impl Compiler<'_> {
         let Ok(secret) = Secret::new(bytes) else {
             self.report(
                 Diagnostic::error(at, "the secret is empty")
-                    .help("anybody could sign with an empty secret"),
+                    .help("anyone could sign with an empty secret"),
             );
             return None;
         };
         if let Origin::Literal = origin {
             self.report(
-                Diagnostic::warning(at, "a secret stands in the configuration itself")
-                    .help("whoever reads this file has it; better `{env: NAME}` or `{file: PATH}`"),
+                Diagnostic::warning(at, "a secret is written in the configuration itself").help(
+                    "anyone who can read this file has it; use `{env: NAME}` or `{file: PATH}`",
+                ),
             );
         }
         if bytes.trim_ascii().len() < bytes.len() {
             self.report(
                 Diagnostic::warning(at, "the secret begins or ends with white space")
-                    .help("it is part of the key"),
+                    .help("the white space is part of the key; remove it if it is not meant"),
             );
         }
         let expires = reference.value.expires.value().map(|end| end.0);
@@ -205,19 +220,19 @@ impl Compiler<'_> {
         let Reference {
             env, file, value, ..
         } = &reference.value;
-        let given = [!env.is_absent(), !file.is_absent(), !value.is_absent()]
+        let count = [!env.is_absent(), !file.is_absent(), !value.is_absent()]
             .into_iter()
-            .filter(|&given| given)
+            .filter(|&present| present)
             .count();
-        if given != 1 {
-            let message = if given == 0 {
-                "this does not say where the secret is"
+        if count != 1 {
+            let message = if count == 0 {
+                "this reference names no secret"
             } else {
-                "this says more than once where the secret is"
+                "this reference names more than one secret"
             };
             self.report(
                 Diagnostic::error(reference.span, message)
-                    .help("give exactly one of `env`, `file` and `value`"),
+                    .help("set exactly one of `env`, `file` and `value`"),
             );
             return None;
         }
@@ -232,7 +247,7 @@ impl Compiler<'_> {
         if !is_variable(&name.value) {
             self.report(
                 Diagnostic::error(name.span, "this is not the name of an environment variable")
-                    .help("the name goes here, never the secret"),
+                    .help("write the variable's name here, never the secret"),
             );
             return None;
         }
@@ -242,40 +257,32 @@ impl Compiler<'_> {
                 name.span,
                 format!("the environment variable `{}` is not set", name.value),
             );
-            self.report(
-                error.help(
-                    "set it where the gateway is started, or refer to a file: `{file: PATH}`",
-                ),
-            );
+            self.report(error.help(
+                "set it in the gateway's environment, or use a file instead: `{file: PATH}`",
+            ));
         }
         value.map(|value| Zeroizing::new(value.into_bytes()))
     }
 
-    /// The name of a secret, unique in its route.
+    /// Returns the name of a secret, unique within its route.
     fn secret_name(
         &self,
         reference: &Located<Reference>,
         default: &str,
         names: &mut Vec<(Arc<str>, Span)>,
     ) -> Arc<str> {
-        let taken = |names: &[(Arc<str>, Span)], wanted: &str| {
-            names
-                .iter()
-                .find(|(name, _)| **name == *wanted)
-                .map(|(_, span)| *span)
-        };
         let name: Arc<str> = if let Some(given) = self.name(&reference.value.name) {
-            if let Some(first) = taken(names, &given.value) {
+            if let Some((_, first)) = names.iter().find(|(name, _)| **name == *given.value) {
                 let error =
                     Diagnostic::error(given.span, "another secret of this route has the same name");
-                self.report(error.also(first, "the first one"));
+                self.report(error.also(*first, "the first secret"));
             }
             given.value.into()
         } else {
             let copies = (2..).map(|copy| format!("{default}-{copy}"));
             let mut candidates = std::iter::once(default.to_string()).chain(copies);
             candidates
-                .find(|name| taken(names, name).is_none())
+                .find(|name| names.iter().all(|(taken, _)| **taken != **name))
                 .unwrap_or_default()
                 .into()
         };
@@ -283,41 +290,43 @@ impl Compiler<'_> {
         name
     }
 
-    /// Warns about a secret that is there twice: an event for one route would be genuine for the other too.
-    fn compare(&self, secret: &Secret, span: Span, route: usize) {
+    /// Warns about a secret that is used twice: an event for one route would verify on the other,
+    /// too.
+    fn check_reuse(&self, secret: &Secret, span: Span, route: usize) {
         let fingerprint = Sha256::digest(secret.expose()).into();
-        let mut seen = self.fingerprints.borrow_mut();
-        let &mut (other, first) = seen.entry(fingerprint).or_insert((route, span));
+        let mut fingerprints = self.fingerprints.borrow_mut();
+        let &mut (other, first) = fingerprints.entry(fingerprint).or_insert((route, span));
         if other == route && first == span {
             return;
         }
         let warning = if other == route {
-            Diagnostic::warning(span, "this secret is in the list twice")
-                .also(first, "the first one")
+            Diagnostic::warning(span, "this secret is listed twice").also(first, "the first entry")
         } else if first == span {
             Diagnostic::warning(span, "several routes have the same secret")
         } else {
             Diagnostic::warning(span, "another route has the same secret")
-                .also(first, "the first one")
+                .also(first, "the first route's")
         };
         let help = if other == route {
-            "one is enough"
+            "remove one of the two"
         } else {
-            "an event for the one is genuine for the other too, and can be replayed there"
+            "an event for one of the routes verifies on the other, and can be replayed there"
         };
         self.report(warning.help(help));
     }
 }
 
-/// The default name of a secret from a file, fit for a metric's label.
+/// Returns the default name of a secret from a file, safe as a metric's label.
 fn file_name(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let fit = |c: char| {
-        if c.is_ascii_alphanumeric() || "._-".contains(c) {
-            c
-        } else {
-            '-'
-        }
-    };
-    name.chars().take(64).map(fit).collect()
+    name.chars()
+        .take(facts::NAME_MAX)
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect()
 }

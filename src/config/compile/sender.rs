@@ -1,32 +1,32 @@
-//! Who sends to a route: the signature's scheme, and where the event's envelope stands.
+//! The sender of a route's events: the signature scheme, and the location of the event's ID, type
+//! and time.
 
 use super::Compiler;
 use super::route::Layered;
 use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw;
 use crate::config::tree::Span;
+use crate::config::{facts, raw};
 use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
 use crate::json::Pointer;
 use crate::providers::{self, PRESETS, PresetHandshake, SenderDefaults};
 use crate::signature::{Scheme, SignatureLocation};
 
-/// What a route gets when it says nothing about who sends.
-const DEFAULT_PROVIDER: &str = "vpn-enterprise";
-
 pub(super) struct Sender {
     pub scheme: Scheme,
-    pub habits: &'static SenderDefaults,
-    pub asks: PresetHandshake,
-    /// A known provider's name and title.
+    pub defaults: &'static SenderDefaults,
+    pub handshake: PresetHandshake,
+    /// The name of the preset; `None` for a custom scheme.
     pub provider: Option<&'static str>,
+    /// The provider's name in messages.
     pub title: Option<&'static str>,
 }
 
 impl Compiler<'_> {
-    /// A route's own `provider` or `signature`, else that of `defaults`. `None` when it is wrong.
+    /// Returns the sender: from the route's own `provider` or `signature`, or else from that of
+    /// `defaults`. `None` if it is wrong.
     pub(super) fn sender(&self, route: &Layered<'_>) -> Option<Sender> {
-        let (mut sender, place) = self.who_sends(route)?;
+        let (mut sender, span) = self.declared_sender(route)?;
         let public_url = route.get(|route| &route.public_url);
         let url = public_url.given().and_then(|url| self.public_url(url));
         if sender.scheme.signed.needs_url() {
@@ -34,11 +34,11 @@ impl Compiler<'_> {
                 Some(url) => sender.scheme.signed = sender.scheme.signed.with_url(url),
                 None if public_url.is_absent() => {
                     let error = Diagnostic::error(
-                        place,
-                        "the sender signs the URL that it sends to, which is not given",
+                        span,
+                        "this sender signs the URL that it sends to, and there is no `public_url`",
                     );
                     self.report(error.help(
-                        "add `public_url:` with the URL that was entered there, letter for letter",
+                        "add `public_url` with the URL exactly as it was entered at the sender",
                     ));
                     return None;
                 }
@@ -47,14 +47,14 @@ impl Compiler<'_> {
         } else if let (Some(own), Some(_)) = (route.own.public_url.given(), url) {
             self.report(Diagnostic::warning(
                 own.span,
-                "this sender does not sign the URL, so it makes no difference",
+                "this sender does not sign the URL, so `public_url` has no effect",
             ));
         }
         Some(sender)
     }
 
-    /// And where that is said.
-    fn who_sends(&self, route: &Layered<'_>) -> Option<(Sender, Span)> {
+    /// Returns the sender without `public_url`, and the location of the key that declares it.
+    fn declared_sender(&self, route: &Layered<'_>) -> Option<(Sender, Span)> {
         for layer in [route.own, route.defaults] {
             match (&layer.provider, &layer.signature) {
                 (Field::Absent, Field::Absent) => {}
@@ -74,20 +74,21 @@ impl Compiler<'_> {
                     );
                     self.report(
                         error
-                            .also(provider.span, "given here")
-                            .help("leave one of them out"),
+                            .also(provider.span, "the provider is set here")
+                            .help("remove one of the two"),
                     );
                     return None;
                 }
                 (Field::Wrong, _) | (_, Field::Wrong) => return None,
             }
         }
-        Some((known(providers::find(DEFAULT_PROVIDER)?), route.place))
+        let default = providers::find(facts::PROVIDER.default)?;
+        Some((preset_sender(default), route.span))
     }
 
     fn preset(&self, name: &Located<String>) -> Option<Sender> {
         if let Some(preset) = providers::find(&name.value) {
-            return Some(known(preset));
+            return Some(preset_sender(preset));
         }
         let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
         let error = Diagnostic::error(name.span, "unknown provider");
@@ -96,7 +97,7 @@ impl Compiler<'_> {
             None => error,
         };
         self.report(error.help(format!(
-            "known: {}; or describe the scheme with `signature:`",
+            "the providers are: {}; for any other, describe its scheme with `signature`",
             names.join(", ")
         )));
         None
@@ -110,87 +111,88 @@ impl Compiler<'_> {
         if whole && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Some(text);
         }
-        let error = Diagnostic::error(url.span, "this is not a URL that a sender can send to");
+        let error = Diagnostic::error(url.span, "this is not a public URL");
         self.report(
-            error.label(
-                "expected the whole of it, as in `https://hooks.example.com/webhooks/square`",
-            ),
+            error.label("expected a complete URL: `https://hooks.example.com/webhooks/square`"),
         );
         None
     }
 
-    /// Where the event's ID, type and time stand: what `event:` says, for the rest what the sender usually does.
+    /// Returns the location of the event's ID, type and time: from `event`, or else the sender's
+    /// default.
     pub(super) fn envelope(
         &self,
         field: &Field<raw::Event>,
-        habits: &SenderDefaults,
+        defaults: &SenderDefaults,
         scheme: Option<&Scheme>,
     ) -> EnvelopeSpec {
-        // A time that nobody asked for is no reason to refuse an event.
-        let usual = (habits.envelope)();
-        let Some(event) = field.given() else {
+        let default = (defaults.envelope)();
+        let Some(event) = field.value() else {
             return EnvelopeSpec {
+                // An event must not be rejected for a time that no key asks for.
                 timestamp: None,
-                ..usual
+                ..default
             };
         };
-        let source = |field: &Field<raw::EventSource>| {
-            field.given().and_then(|source| self.event_source(source))
+        self.warn_of_unsigned_type(&event.event_type, scheme);
+        let id = event.id.given().and_then(|id| self.event_id(id, scheme));
+        let event_type = self.event_source(&event.event_type);
+        EnvelopeSpec {
+            id: id.unwrap_or(default.id),
+            event_type: event_type.unwrap_or(default.event_type),
+            timestamp: self.event_time(event, default.timestamp),
+        }
+    }
+
+    /// Warns about an event type in a header that is not signed.
+    fn warn_of_unsigned_type(&self, field: &Field<raw::EventSource>, scheme: Option<&Scheme>) {
+        let Some(header) = field.value().and_then(|source| source.header.given()) else {
+            return;
         };
-        if let Some(header) = event
+        let is_signed = header
             .value
-            .kind
-            .value()
-            .and_then(|kind| kind.header.given())
-            && !header
-                .value
-                .parse()
-                .is_ok_and(|name| scheme.is_some_and(|scheme| scheme.signs_header(&name)))
-        {
+            .parse()
+            .is_ok_and(|name| scheme.is_some_and(|scheme| scheme.signs_header(&name)));
+        if !is_signed {
             let warning =
                 Diagnostic::warning(header.span, "the event type in a header is not signed");
-            self.report(warning.help(
-                "a replay can bring another type; take one from the body where there is one",
-            ));
-        }
-        let id = event
-            .value
-            .id
-            .given()
-            .and_then(|id| self.event_id(id, scheme));
-        let timestamp = source(&event.value.timestamp);
-        if let (Some(Source::Header(_)), Some(given)) = (&timestamp, event.value.timestamp.given())
-        {
-            let warning = Diagnostic::warning(given.span, "the time in a header is not signed");
             self.report(
-                warning
-                    .help("a replay can bring any time; take one from the body where there is one"),
+                warning.help("a replay can change it; use a member of the body if it has one"),
             );
         }
-        let max_age = self.positive(&event.value.max_age);
-        let timestamp = match timestamp {
+    }
+
+    /// Returns the location of the event's time and its `max_age`.
+    fn event_time(
+        &self,
+        event: &raw::Event,
+        default: Option<TimestampSpec>,
+    ) -> Option<TimestampSpec> {
+        let source = self.event_source(&event.timestamp);
+        if let (Some(Source::Header(_)), Some(given)) = (&source, event.timestamp.given()) {
+            let warning = Diagnostic::warning(given.span, "the time in a header is not signed");
+            self.report(
+                warning.help("a replay can change it; use a member of the body if it has one"),
+            );
+        }
+        let max_age = self.duration(&event.max_age, facts::TIME_SPAN);
+        let timestamp = match source {
             Some(source) => Some(TimestampSpec { source, max_age }),
-            None => max_age.and_then(|_| {
-                usual
-                    .timestamp
-                    .map(|usual| TimestampSpec { max_age, ..usual })
-            }),
+            None => max_age
+                .and(default)
+                .map(|default| TimestampSpec { max_age, ..default }),
         };
         if let (None, true, Some(given)) = (
             &timestamp,
-            event.value.timestamp.is_absent(),
-            event.value.max_age.given(),
+            event.timestamp.is_absent(),
+            event.max_age.given(),
         ) {
             self.report(
                 Diagnostic::error(given.span, "`max_age` needs a `timestamp`")
-                    .help("say where the event's time stands"),
+                    .help("add `timestamp` with the location of the event's time"),
             );
         }
-        EnvelopeSpec {
-            id: id.unwrap_or(usual.id),
-            event_type: source(&event.value.kind).unwrap_or(usual.event_type),
-            timestamp,
-        }
+        timestamp
     }
 
     fn event_id(&self, id: &Located<raw::EventId>, scheme: Option<&Scheme>) -> Option<IdSource> {
@@ -208,32 +210,30 @@ impl Compiler<'_> {
                 if !scheme.is_some_and(|scheme| scheme.signs_header(&header)) {
                     let warning =
                         Diagnostic::warning(name.span, "the event ID in a header is not signed");
-                    self.report(
-                        warning.help("a replay can bring another ID, so the ledger also goes by the body's digest"),
-                    );
+                    self.report(warning.help(
+                        "a replay can change it, so the ledger uses the body's digest as well",
+                    ));
                 }
                 Some(IdSource::Header(header))
             }
             (Field::Absent, Field::Absent, Field::Given(digest)) => {
                 if !digest.value {
-                    let error =
-                        Diagnostic::error(digest.span, "`body_digest` is `true` or not there");
-                    self.report(error.help("leave it out and say where the ID stands"));
+                    let error = Diagnostic::error(digest.span, "`body_digest` can only be `true`");
+                    self.report(error.help("remove it, and set `pointer` or `header` instead"));
                 }
                 digest.value.then_some(IdSource::BodyDigest)
             }
             (Field::Wrong, ..) | (_, Field::Wrong, _) | (.., Field::Wrong) => None,
             _ => {
-                let error = Diagnostic::error(id.span, "this does not say where the event ID is");
-                self.report(
-                    error.help("give exactly one of `pointer`, `header` and `body_digest`"),
-                );
+                let error = Diagnostic::error(id.span, "this is not one location of the event ID");
+                self.report(error.help("set exactly one of `pointer`, `header` and `body_digest`"));
                 None
             }
         }
     }
 
-    fn event_source(&self, source: &Located<raw::EventSource>) -> Option<Source> {
+    fn event_source(&self, field: &Field<raw::EventSource>) -> Option<Source> {
+        let source = field.given()?;
         let raw::EventSource { pointer, header } = &source.value;
         match (pointer, header) {
             (Field::Given(text), Field::Absent) => self.pointer(text).map(Source::Pointer),
@@ -242,60 +242,66 @@ impl Compiler<'_> {
             }
             (Field::Wrong, _) | (_, Field::Wrong) => None,
             _ => {
-                let error = Diagnostic::error(source.span, "this does not say where to look");
-                self.report(error.help("give either `pointer` or `header`"));
+                let error = Diagnostic::error(source.span, "this is not one location");
+                self.report(error.help("set either `pointer` or `header`"));
                 None
             }
         }
     }
 
-    /// Nothing of the event may be read from its signature: there are several ways to write that.
+    /// Reports an ID, type or time that is read from the signature: a signature can be written in
+    /// several ways.
     pub(super) fn compare_with_signature(
         &self,
         envelope: &EnvelopeSpec,
         scheme: &Scheme,
-        place: Span,
+        span: Span,
     ) {
-        let signatures = scheme.locations.iter().filter_map(|found| match found {
-            SignatureLocation::Body(in_body) => Some(&in_body.pointer),
-            SignatureLocation::Header(_) | SignatureLocation::Fields(_) => None,
-        });
+        let signatures = scheme
+            .locations
+            .iter()
+            .filter_map(|location| match location {
+                SignatureLocation::Body(in_body) => Some(&in_body.pointer),
+                SignatureLocation::Header(_) | SignatureLocation::Fields(_) => None,
+            });
         for signature in signatures {
             if envelope
                 .pointers()
                 .any(|pointer| pointer.is_at_or_below(signature))
             {
                 let error = Diagnostic::error(
-                    place,
+                    span,
                     format!("`event` reads `{signature}`, which is the signature"),
                 );
-                self.report(error.help("it is not signed itself; take another member"));
+                self.report(error.help("the signature is not signed; use another member"));
             }
         }
     }
 
     pub(super) fn pointer(&self, text: &Located<String>) -> Option<Pointer> {
-        let refuse = |error| {
-            self.report(
-                Diagnostic::error(text.span, "this is not a JSON pointer")
-                    .label(format!("{error}")),
-            )
-        };
-        text.value.parse().map_err(refuse).ok()
+        match text.value.parse() {
+            Ok(pointer) => Some(pointer),
+            Err(error) => {
+                let problem = Diagnostic::error(text.span, "this is not a JSON pointer");
+                self.report(problem.label(format!("{error}")));
+                None
+            }
+        }
     }
 }
 
-fn known(preset: &'static providers::Preset) -> Sender {
+fn preset_sender(preset: &'static providers::Preset) -> Sender {
     Sender {
         scheme: (preset.scheme)(),
-        habits: &preset.defaults,
-        asks: preset.handshake,
+        defaults: &preset.defaults,
+        handshake: preset.handshake,
         provider: Some(preset.name),
         title: Some(preset.title),
     }
 }
 
-/// Without an ID in the signed bytes the ledger goes by the body's digest, too.
+/// Returns whether the ledger needs the body's digest, too: if the event ID is not in the signed
+/// bytes.
 pub(super) fn needs_body_digest(envelope: &EnvelopeSpec, scheme: Option<&Scheme>) -> bool {
     match &envelope.id {
         IdSource::Pointer(_) => false,

@@ -1,83 +1,80 @@
-//! A signature scheme of the user's own: from `signature:` to the value that presets make too.
-
-use std::time::Duration;
+//! A custom signature scheme: turns `signature` into the same kind of value that a preset makes.
 
 use super::Compiler;
 use super::sender::Sender;
 use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw;
 use crate::config::tree::Span;
-use crate::config::values;
+use crate::config::{facts, raw};
 use crate::json::Pointer;
 use crate::providers::{PresetHandshake, UNKNOWN_SENDER};
 use crate::signature::{
-    Algorithm, BodySignature, Content, ContentError, Encoding, Header, HeaderFields, KeyEncoding,
-    KeyFormat, Scheme, SignatureFormat, SignatureLocation, SignedTime, TimeUnit, TimestampLocation,
+    BodySignature, Content, ContentError, Header, HeaderFields, KeyFormat, Scheme, SignatureFormat,
+    SignatureLocation, SignedTime, TimestampLocation,
 };
 
 impl Compiler<'_> {
-    /// `event` may hold the header that `{id}` stands for.
+    /// Compiles a custom scheme. `event` may name the header that `{id}` stands for.
     pub(super) fn custom(
         &self,
         signature: &Located<raw::Signature>,
         event: &Field<raw::Event>,
     ) -> Option<Sender> {
         let raw = &signature.value;
-        let places = self.places(raw, signature.span);
+        let locations = self.signature_locations(raw, signature.span);
         let signed = self.content(&raw.signed, event);
         let time = self.signed_time(raw);
-        let kind = self.kind(raw);
-        let (places, signed, time) = (places?, signed?, time?);
-        self.compare_time(raw, &signed, time.as_ref());
+        let format = self.signature_format(raw);
+        let (locations, signed, time) = (locations?, signed?, time?);
+        self.check_time_is_signed(raw, &signed, time.as_ref());
         let scheme = Scheme {
-            locations: places,
-            formats: vec![kind?],
+            locations,
+            formats: vec![format?],
             signed,
             time,
         };
         Some(Sender {
             scheme,
-            habits: &UNKNOWN_SENDER,
-            asks: PresetHandshake::Never,
+            defaults: &UNKNOWN_SENDER,
+            handshake: PresetHandshake::Never,
             provider: None,
             title: None,
         })
     }
 
-    fn places(&self, raw: &raw::Signature, span: Span) -> Option<Vec<SignatureLocation>> {
+    fn signature_locations(
+        &self,
+        raw: &raw::Signature,
+        span: Span,
+    ) -> Option<Vec<SignatureLocation>> {
         if raw.header.is_absent() && raw.field.is_absent() {
-            let error = Diagnostic::error(span, "this does not say where the signature stands");
-            self.report(error.help("give the `header`, or the body's `field`, that holds it"));
+            let error = Diagnostic::error(span, "the location of the signature is missing");
+            self.report(error.help("set `header`, or `field` if the body holds the signature"));
             return None;
         }
-        let mut places = Vec::new();
+        let mut locations = Vec::new();
         if let Some(header) = raw.header.given() {
             let header = self.header(header)?;
-            places.push(match raw.fields.given() {
+            locations.push(match raw.fields.given() {
                 Some(fields) => SignatureLocation::Fields(self.fields(fields, header)?),
                 None => SignatureLocation::Header(header),
             });
         } else if let Some(fields) = raw.fields.given() {
-            let error = Diagnostic::error(
-                fields.span,
-                "`fields` says how a header is read, and there is no `header`",
-            );
-            self.report(error.help("add `header`, or leave `fields` out"));
+            let error = Diagnostic::error(fields.span, "`fields` needs a `header`");
+            self.report(error.help("add `header`, or remove `fields`"));
         }
         if let Some(field) = raw.field.given() {
-            places.push(SignatureLocation::Body(BodySignature {
+            locations.push(SignatureLocation::Body(BodySignature {
                 pointer: self.member(field)?,
                 compact: raw.canonical.value().is_some(),
             }));
         } else if let Some(canonical) = raw.canonical.given() {
-            let error =
-                Diagnostic::error(canonical.span, "`canonical` is for a signature in the body");
+            let error = Diagnostic::error(canonical.span, "`canonical` needs a `field`");
             self.report(error.help(
-                "add `field`, or leave `canonical` out: what is in a header is of the raw body",
+                "add `field`, or remove `canonical`: a signature in a header covers the raw body",
             ));
         }
-        Some(places)
+        Some(locations)
     }
 
     fn header(&self, name: &Located<String>) -> Option<Header> {
@@ -94,18 +91,16 @@ impl Compiler<'_> {
         self.required(
             &fields.value.signature,
             fields.span,
-            "header with fields",
+            "mapping of `fields`",
             "signature",
         )?;
-        let separator = self.punctuation(&fields.value.separator, ',')?;
-        let assign = self.punctuation(&fields.value.assign, '=')?;
+        let separator = self.punctuation(&fields.value.separator, facts::SEPARATOR.default)?;
+        let assign = self.punctuation(&fields.value.assign, facts::ASSIGN.default)?;
         if separator == assign {
             let error = Diagnostic::error(fields.span, "`separator` and `assign` are the same");
-            self.report(
-                error.help(
-                    "one stands between fields, the other between a field's name and its value",
-                ),
-            );
+            self.report(error.help(
+                "`separator` is between two fields, `assign` between a field's name and its value",
+            ));
             return None;
         }
         Some(HeaderFields {
@@ -115,16 +110,16 @@ impl Compiler<'_> {
         })
     }
 
-    fn punctuation(&self, field: &Field<String>, usual: char) -> Option<char> {
+    fn punctuation(&self, field: &Field<String>, default: char) -> Option<char> {
         let Some(given) = field.given() else {
-            return Some(usual);
+            return Some(default);
         };
         let mut chars = given.value.chars();
         match (chars.next(), chars.next()) {
             (Some(char), None) if char == ' ' || char.is_ascii_punctuation() => Some(char),
             _ => {
                 let error = Diagnostic::error(given.span, "this is not one punctuation character");
-                self.report(error.label("expected one such as `,`, `;` or a space"));
+                self.report(error.label("expected one character, such as `,`, `;` or a space"));
                 None
             }
         }
@@ -132,16 +127,15 @@ impl Compiler<'_> {
 
     fn member(&self, field: &Located<String>) -> Option<Pointer> {
         let pointer = self.pointer(field)?;
-        let escaped = |char: char| char.is_control() || matches!(char, '"' | '\\');
         let problem = match pointer.name() {
-            None => "the whole body cannot be its signature",
-            Some(name) if name.contains(escaped) => {
-                "JSON escapes this name, and a signature's name must not be"
+            None => "the whole body cannot be the signature",
+            Some(name) if name.contains(is_escaped_in_json) => {
+                "the name of the member that holds the signature cannot need escapes in JSON"
             }
             Some(_) => return Some(pointer),
         };
         let error = Diagnostic::error(field.span, problem);
-        self.report(error.label("expected a member of it, as in `/signature`"));
+        self.report(error.label("expected a member of the body: `/signature`"));
         None
     }
 
@@ -154,20 +148,19 @@ impl Compiler<'_> {
             .and_then(|event| event.id.value())
             .and_then(|id| id.header.given());
         let id = id.and_then(|id| self.header(id));
-        let refuse = |error: ContentError| {
-            let error = Diagnostic::error(text.span, "this does not describe what is signed")
-                .label(error.to_string());
-            self.report(error.help("for example `{body}`, or `{timestamp}.{body}`"));
-        };
         Content::parse(&text.value, id.as_ref())
-            .map_err(refuse)
+            .map_err(|error: ContentError| {
+                let problem = Diagnostic::error(text.span, "this is not a valid template");
+                let problem = problem.label(error.to_string());
+                self.report(problem.help("for example `{body}`, or `{timestamp}.{body}`"));
+            })
             .ok()
     }
 
-    /// `Some(None)` where there is none.
+    /// Returns the signed time, `Some(None)` if the scheme has none, or `None` if it is wrong.
     #[expect(
         clippy::option_option,
-        reason = "wrong and absent are not the same: the one is no configuration"
+        reason = "a wrong time is not an absent one: there is no configuration with it"
     )]
     fn signed_time(&self, raw: &raw::Signature) -> Option<Option<SignedTime>> {
         let absent = raw::SignatureTimestamp::default();
@@ -179,25 +172,25 @@ impl Compiler<'_> {
         if let (Some(field), Some(in_body)) = (field, raw.field.given()) {
             let error = Diagnostic::error(
                 field.span,
-                "a signature in the body has no fields beside it",
+                "`fields.timestamp` cannot be combined with a signature in the body",
             );
             self.report(
                 error
-                    .also(in_body.span, "in the body")
-                    .help("say with `timestamp.header` where the time stands"),
+                    .also(in_body.span, "the signature is in the body")
+                    .help("set `timestamp.header` instead"),
             );
             return None;
         }
-        let place = match (field, time.header.given()) {
+        let location = match (field, time.header.given()) {
             (Some(field), Some(header)) => {
                 let error = Diagnostic::error(
                     header.span,
-                    "the time stands in a field or in a header, not in both",
+                    "the timestamp is in a field or in a header, not in both",
                 );
                 self.report(
                     error
-                        .also(field.span, "the field")
-                        .help("leave one of them out"),
+                        .also(field.span, "the field is set here")
+                        .help("remove one of the two"),
                 );
                 return None;
             }
@@ -206,32 +199,29 @@ impl Compiler<'_> {
             (None, None) => {
                 if let Some(given) = raw.timestamp.given() {
                     let error =
-                        Diagnostic::error(given.span, "this does not say where the time stands");
-                    self.report(error.help("give its `header`, or `fields.timestamp`"));
+                        Diagnostic::error(given.span, "the location of the timestamp is missing");
+                    self.report(error.help("set `timestamp.header` or `fields.timestamp`"));
                     return None;
                 }
                 return Some(None);
             }
         };
-        let unit = match time.unit.value() {
-            None | Some(raw::TimeUnit::Seconds) => TimeUnit::Seconds,
-            Some(raw::TimeUnit::Milliseconds) => TimeUnit::Milliseconds,
-            Some(raw::TimeUnit::Rfc3339) => TimeUnit::Rfc3339,
-        };
-        let range = values::Duration(Duration::from_millis(1))
-            ..=values::Duration(SignedTime::TOLERANCE_MAX);
-        let tolerance = self.within(&time.tolerance, range, "more than 0s, at most 1h");
-        let tolerance = tolerance.map_or(SignedTime::USUAL_TOLERANCE, |tolerance| tolerance.0);
         Some(Some(SignedTime {
-            location: place,
-            unit,
-            tolerance,
+            location,
+            unit: facts::TIME_UNIT.value_of(&time.unit),
+            tolerance: self.amount(&time.tolerance, facts::TOLERANCE).0,
         }))
     }
 
-    fn compare_time(&self, raw: &raw::Signature, signed: &Content, time: Option<&SignedTime>) {
-        let of_time = raw.timestamp.given().map(|time| time.span);
-        let of_field = raw
+    /// Reports a template with a timestamp that has no location, and warns of the reverse.
+    fn check_time_is_signed(
+        &self,
+        raw: &raw::Signature,
+        signed: &Content,
+        time: Option<&SignedTime>,
+    ) {
+        let time_span = raw.timestamp.given().map(|time| time.span);
+        let field_span = raw
             .fields
             .value()
             .and_then(|fields| fields.timestamp.given())
@@ -240,62 +230,55 @@ impl Compiler<'_> {
             .signed
             .given()
             .map(|signed| signed.span)
-            .or(of_field)
-            .or(of_time);
+            .or(field_span)
+            .or(time_span);
         match (signed.has_timestamp(), time) {
             (true, None) => {
-                let error = Diagnostic::error(
-                    span,
-                    "`{timestamp}` is signed, and nothing says where it stands",
-                );
+                let error =
+                    Diagnostic::error(span, "`{timestamp}` is signed, but its location is missing");
                 self.report(error.help("add `timestamp: {header: NAME}`, or `fields.timestamp`"));
             }
             (false, Some(_)) => {
-                let warning =
-                    Diagnostic::warning(span, "the time is not signed, so it proves nothing");
-                self.report(
-                    warning.help("where the sender signs it, put `{timestamp}` into `signed`"),
+                let warning = Diagnostic::warning(
+                    span,
+                    "the timestamp is not signed, so anyone can change it",
                 );
+                self.report(warning.help("if the sender signs it, add `{timestamp}` to `signed`"));
             }
             _ => {}
         }
     }
 
-    fn kind(&self, raw: &raw::Signature) -> Option<SignatureFormat> {
+    fn signature_format(&self, raw: &raw::Signature) -> Option<SignatureFormat> {
         let field = raw
             .fields
             .value()
             .and_then(|fields| fields.signature.given());
         if let Some(empty) = field.filter(|field| field.value.is_empty()) {
-            self.report(Diagnostic::error(empty.span, "a field has a name"));
+            self.report(Diagnostic::error(
+                empty.span,
+                "the name of the field is empty",
+            ));
             return None;
         }
-        let text = |field: &Field<String>| field.value().map_or("", String::as_str).into();
-        let algorithm = match raw.algorithm.value() {
-            None | Some(raw::Algorithm::HmacSha256) => Algorithm::HmacSha256,
-            Some(raw::Algorithm::HmacSha1) => Algorithm::HmacSha1,
-            Some(raw::Algorithm::HmacSha512) => Algorithm::HmacSha512,
-            Some(raw::Algorithm::Ed25519) => Algorithm::Ed25519,
-        };
-        let encoding = match raw.encoding.value() {
-            None | Some(raw::Encoding::Hex) => Encoding::Hex,
-            Some(raw::Encoding::Base64) => Encoding::Base64,
-        };
-        let key_encoding = match raw.secret_encoding.value() {
-            None | Some(raw::SecretEncoding::Utf8) => KeyEncoding::Utf8,
-            Some(raw::SecretEncoding::Base64) => KeyEncoding::Base64,
-            Some(raw::SecretEncoding::Hex) => KeyEncoding::Hex,
-        };
         Some(SignatureFormat {
-            algorithm,
-            encodings: vec![encoding],
+            algorithm: facts::ALGORITHM.value_of(&raw.algorithm),
+            encodings: vec![facts::ENCODING.value_of(&raw.encoding)],
             field: field.map_or("", |field| &field.value).into(),
-            prefix: text(&raw.prefix),
+            prefix: text_or(&raw.prefix, facts::NO_PREFIX.default),
             key: KeyFormat {
-                prefix: text(&raw.strip_prefix),
+                prefix: text_or(&raw.strip_prefix, facts::NO_PREFIX.default),
                 private_prefix: "".into(),
-                encoding: key_encoding,
+                encoding: facts::SECRET_ENCODING.value_of(&raw.secret_encoding),
             },
         })
     }
+}
+
+fn text_or(field: &Field<String>, default: &str) -> Box<str> {
+    field.value().map_or(default, String::as_str).into()
+}
+
+fn is_escaped_in_json(char: char) -> bool {
+    char.is_control() || matches!(char, '"' | '\\')
 }

@@ -1,4 +1,4 @@
-//! A route's upstream and the headers that are set on the way to it.
+//! A route's upstream, and the headers that the gateway sets on requests to it.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,10 @@ use http::{HeaderName, HeaderValue};
 
 use super::Compiler;
 use crate::config::Listen;
-use crate::config::de::{Field, Pairs};
+use crate::config::de::{Field, Located, Pairs};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw;
 use crate::config::tree::Span;
+use crate::config::{facts, raw};
 use crate::delivery::{is_framing, is_hookstile_header};
 use crate::signature::Scheme;
 use crate::upstream::{Target, TrustedCa};
@@ -18,44 +18,43 @@ impl Compiler<'_> {
     pub(super) fn target(
         &self,
         field: &Field<raw::Upstream>,
-        place: Span,
+        span: Span,
         listen: &[Listen],
     ) -> Option<Target> {
-        let upstream = self.required(field, place, "route", "upstream")?;
-        let timeout = self.duration(&upstream.value.connect_timeout);
+        let upstream = self.required(field, span, "route", "upstream")?;
+        let timeout = self.duration(&upstream.value.connect_timeout, facts::CONNECT_TIMEOUT);
         let ca = match upstream.value.ca.given() {
             None => None,
-            Some(path) => Some(self.read(path).and_then(|pem| {
-                let refuse =
-                    |error| self.report(Diagnostic::error(path.span, format!("this file {error}")));
-                TrustedCa::from_pem(&pem).map_err(refuse).ok()
-            })?),
+            Some(path) => Some(self.trusted_ca(path)?),
         };
         let url = self.required(&upstream.value.url, upstream.span, "upstream", "url")?;
-        let refuse = |error| {
-            self.report(
-                Diagnostic::error(url.span, "this is not an upstream's URL")
-                    .label(format!("{error}")),
-            )
-        };
-        let target = Target::parse(&url.value, timeout).map_err(refuse).ok()?;
+        let target = Target::parse(&url.value, timeout)
+            .map_err(|error| {
+                let problem = Diagnostic::error(url.span, "this is not an upstream's URL");
+                self.report(problem.label(format!("{error}")));
+            })
+            .ok()?;
         if let (false, Some(ca)) = (target.tls, upstream.value.ca.given()) {
-            let warning =
-                Diagnostic::warning(ca.span, "without TLS there is no certificate to check");
-            self.report(
-                warning.help("write `https://` in the upstream's `url`, or leave `ca` out"),
-            );
+            let warning = Diagnostic::warning(ca.span, "`ca` has no effect without TLS");
+            self.report(warning.help("use `https://` in the upstream's `url`, or remove `ca`"));
         }
-        if listen.iter().any(|listen| leads_to(&target, listen)) {
-            let warning = Diagnostic::warning(url.span, "this is where the gateway itself listens");
+        if listen.iter().any(|listen| reaches(&target, listen)) {
+            let warning = Diagnostic::warning(url.span, "this is the gateway's own address");
             self.report(
-                warning.help("events would go round in circles; name the application's own port"),
+                warning.help("events would loop through the gateway; use the application's port"),
             );
         }
         Some(Target { ca, ..target })
     }
 
-    /// Headers for the upstream. `signature` is the one that the receiver may want to check again.
+    fn trusted_ca(&self, path: &Located<String>) -> Option<TrustedCa> {
+        TrustedCa::from_pem(&self.read(path)?)
+            .map_err(|error| self.report_file(path, error))
+            .ok()
+    }
+
+    /// Returns the headers to set on requests to the upstream. Headers of the signature `scheme`
+    /// are reserved: the upstream may verify the signature again.
     pub(super) fn headers(
         &self,
         field: &Field<Pairs<String>>,
@@ -76,7 +75,7 @@ impl Compiler<'_> {
             } else if headers.iter().any(|(other, _)| *other == header) {
                 let error = Diagnostic::error(name.span, "this header is set twice");
                 self.report(
-                    error.help("the case of letters makes no difference in a header's name"),
+                    error.help("header names are not case-sensitive; remove one of the two"),
                 );
             } else {
                 headers.extend(value.map(|value| (header, value)));
@@ -88,8 +87,8 @@ impl Compiler<'_> {
     pub(super) fn header_name(&self, name: &str, span: Span) -> Option<HeaderName> {
         let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
         if parsed.is_none() {
-            let error = Diagnostic::error(span, "this is not a header's name");
-            self.report(error.label("expected letters, digits and `-`, as in `X-Api-Key`"));
+            let error = Diagnostic::error(span, "this is not a header name");
+            self.report(error.label("expected letters, digits and `-`: `X-Api-Key`"));
         }
         parsed
     }
@@ -99,7 +98,7 @@ impl Compiler<'_> {
             value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && value.trim() == value;
         let parsed = HeaderValue::from_str(value).ok().filter(|_| visible);
         if parsed.is_none() {
-            let error = Diagnostic::error(span, "this cannot be a header's value");
+            let error = Diagnostic::error(span, "this is not a header value");
             self.report(error.label("expected visible ASCII characters on one line"));
         }
         parsed
@@ -108,18 +107,19 @@ impl Compiler<'_> {
 
 fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str> {
     if is_framing(header) {
-        Some("the gateway sets it, or drops it, itself")
+        Some("the gateway sets or removes it itself")
     } else if is_hookstile_header(header) {
-        Some("`Hookstile-…` headers are the gateway's own")
+        Some("`Hookstile-…` headers are reserved for the gateway")
     } else if scheme.is_some_and(|scheme| scheme.reads_header(header)) {
-        Some("the receiver gets the sender's signature as it is")
+        Some("the upstream gets the sender's signature unchanged")
     } else {
         None
     }
 }
 
-/// Whether a connect to `target` would end at `listen`. Names other than `localhost` are not resolved.
-fn leads_to(target: &Target, listen: &Listen) -> bool {
+/// Returns whether a connection to `target` would reach `listen`. Names other than `localhost` are
+/// not resolved.
+fn reaches(target: &Target, listen: &Listen) -> bool {
     let loopback = &*target.host == "localhost";
     let address: Option<IpAddr> = target.host.parse().ok();
     let own = listen.address.ip();
