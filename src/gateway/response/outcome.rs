@@ -34,6 +34,9 @@ pub(in crate::gateway) enum Outcome {
 
 /// The reason why a request ended early: it is not delivered, or the delivery failed without a
 /// response of the upstream.
+///
+/// [`Code::is_rejection`] is narrower: it selects the codes that any sender can cause at will,
+/// whose log lines are sampled.
 #[derive(Debug)]
 pub(in crate::gateway) enum Rejection {
     Duplicate(OnDuplicate),
