@@ -9,6 +9,8 @@
 //!
 //! The profiles stay in `target/instructions`, for `callgrind_annotate --inclusive=yes`.
 
+#![allow(unreachable_pub, reason = "a benchmark has no public interface")]
+
 #[path = "setup/gateway.rs"]
 mod gateway;
 #[path = "setup/ledger.rs"]
@@ -54,16 +56,16 @@ const CASES: [Case; 10] = [
     ("ledger/new_event", new_events),
     ("ledger/replay", replays),
     ("request/proxy/1KiB", |events| {
-        requests(events, KIB, "proxy", Sent::Genuine)
+        requests(events, KIB, "proxy", Sent::Genuine);
     }),
     ("request/proxy/16KiB", |events| {
-        requests(events, 16 * KIB, "proxy", Sent::Genuine)
+        requests(events, 16 * KIB, "proxy", Sent::Genuine);
     }),
     ("request/queue/1KiB", |events| {
-        requests(events, KIB, "queue", Sent::Genuine)
+        requests(events, KIB, "queue", Sent::Genuine);
     }),
     ("request/refused/1KiB", |events| {
-        requests(events, KIB, "proxy", Sent::Forged)
+        requests(events, KIB, "proxy", Sent::Forged);
     }),
 ];
 

@@ -1,6 +1,8 @@
 //! The cost in the ledger of a new event (claim, complete) and of a replay (claim), one after the
 //! other, without disk flushes. `benches/store.rs` measures flushes and concurrency.
 
+#![allow(unreachable_pub, reason = "a benchmark has no public interface")]
+
 #[path = "setup/ledger.rs"]
 mod setup;
 

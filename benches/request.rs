@@ -5,6 +5,8 @@
 //! cost. Compare rows of one run only: absolute figures depend on the machine. `benches/compare`
 //! measures throughput and CPU time.
 
+#![allow(unreachable_pub, reason = "a benchmark has no public interface")]
+
 #[path = "setup/gateway.rs"]
 mod setup;
 

@@ -50,10 +50,10 @@ fn verify(c: &mut Criterion) {
         };
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new("one_secret", size), |b| {
-            b.iter(|| check(&one))
+            b.iter(|| check(&one));
         });
         group.bench_function(BenchmarkId::new("two_secrets", size), |b| {
-            b.iter(|| check(&two))
+            b.iter(|| check(&two));
         });
         let keyed = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).expect("any length");
         group.bench_function(BenchmarkId::new("bare_hmac", size), |b| {

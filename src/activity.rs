@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::RouteMetrics;
 
-pub use idle_sender::IdleSender;
-pub use rejections::{Rejection, RejectionCount, RejectionHistory, RejectionKind};
-pub use request_history::{MINUTES, MinuteBucket, RequestCounts, RequestHistory};
+pub(crate) use idle_sender::IdleSender;
+pub(crate) use rejections::{Rejection, RejectionCount, RejectionHistory, RejectionKind};
+pub(crate) use request_history::{MINUTES, MinuteBucket, RequestCounts, RequestHistory};
 
 /// The activity of all active routes, and of the requests that match no route.
 pub struct Activity {

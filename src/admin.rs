@@ -23,7 +23,7 @@ mod parameters;
 mod query;
 mod reload;
 mod rest;
-pub mod shape;
+pub(crate) mod shape;
 mod state;
 mod webhook_id;
 
@@ -39,10 +39,10 @@ use tokio::net::TcpListener;
 use auth::Authenticator;
 use operations::Operations;
 
-pub use auth::Access;
-pub use query::{DeliveryPage, Pace};
-pub use reload::{ReloadError, ReloadHandle, ReloadRequest, Reloaded};
-pub use state::AdminState;
+pub(crate) use auth::Access;
+pub(crate) use query::{DeliveryPage, Pace};
+pub(crate) use reload::{ReloadError, ReloadHandle, ReloadRequest, Reloaded};
+pub(crate) use state::AdminState;
 
 /// The runtime's threads: while one renders a long page, the other answers health checks.
 const THREADS: usize = 2;
@@ -51,7 +51,7 @@ const THREADS: usize = 2;
 ///
 /// # Errors
 /// When the thread or its runtime can't be started.
-pub fn start(
+pub(crate) fn start(
     listener: std::net::TcpListener,
     state: AdminState,
     access: Access<'_>,
@@ -76,7 +76,7 @@ pub fn start(
 }
 
 /// Returns an address at which this machine reaches a listener that is bound to `address`.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -52,7 +52,7 @@ pub enum DeadLetterReason {
 
 /// Attempts that a permanent rejection needs before the event is dead-lettered. An upstream that is
 /// being deployed may respond with 404 for a while.
-pub const PERMANENT_ATTEMPTS: u32 = 3;
+pub(crate) const PERMANENT_ATTEMPTS: u32 = 3;
 
 impl DeadLetterReason {
     pub const ALL: [Self; 3] = [Self::Rejected, Self::Expired, Self::Unreadable];

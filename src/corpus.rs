@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Returns the contents of the files in a folder of the corpus, by file name.
-pub fn files(folder: &str) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn files(folder: &str) -> BTreeMap<String, Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/corpus")
         .join(folder);

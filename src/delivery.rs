@@ -17,7 +17,7 @@ use pingora_http::{HeaderNameVariant, RequestHeader};
 
 use crate::signature::{Unverified, Verified};
 
-pub use test_mark::{HEADER as TEST_MARK, TestMarks};
+pub(crate) use test_mark::{HEADER as TEST_MARK, TestMarks};
 
 /// A request that is ready to be sent to an upstream, as often as necessary. It is made from a
 /// [`Verified`] body, from the stored form of such a request, or from an [`Unverified`] body, which
@@ -96,7 +96,7 @@ const POSSIBLE_DUPLICATE: &str = "Hookstile-Possible-Duplicate";
 const PER_ATTEMPT: [&str; 2] = [ATTEMPT, POSSIBLE_DUPLICATE];
 
 /// The text that replaces the value of a private header.
-pub const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -406,7 +406,7 @@ fn is_named(line: &[u8], name: &str) -> bool {
 }
 
 /// Returns the headers that `Connection` limits to this connection (RFC 9110 §7.6.1).
-pub fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
+pub(crate) fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
     let values = headers.get_all(header::CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
@@ -414,13 +414,13 @@ pub fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderNa
 
 /// Returns whether a header is about a connection or the framing of a message. Such headers are set
 /// by the gateway.
-pub fn is_framing(name: &HeaderName) -> bool {
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
     FRAMING.contains(name)
 }
 
 /// Returns whether a sender's header could be taken for one of the gateway's. `_` counts as `-`:
 /// CGI-like receivers fold them.
-pub fn is_hookstile_header(name: &HeaderName) -> bool {
+pub(crate) fn is_hookstile_header(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     name.get(..9).is_some_and(|start| start == b"hookstile")
         && matches!(name.get(9), Some(b'-' | b'_'))

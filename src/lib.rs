@@ -23,16 +23,16 @@
 
 #![forbid(unsafe_code)]
 
-pub mod activity;
-pub mod admin;
+mod activity;
+mod admin;
 pub mod app;
-pub mod backoff;
+mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
 #[cfg(test)]
 mod corpus;
-pub mod delivery;
+mod delivery;
 pub mod event;
 pub mod explain;
 pub mod gateway;
@@ -41,14 +41,14 @@ pub mod json;
 pub mod ledger;
 pub mod log;
 pub mod metrics;
-pub mod outcome;
+mod outcome;
 pub mod providers;
 pub mod proxy_protocol;
-pub mod queue;
-pub mod route;
+mod queue;
+mod route;
 pub mod secret;
 pub mod signature;
 pub mod store;
-pub mod tls;
-pub mod upstream;
-pub mod webhooks;
+mod tls;
+mod upstream;
+mod webhooks;

@@ -638,6 +638,7 @@ impl QueueMetrics {
 }
 
 impl MetricFamilies {
+    #[expect(clippy::too_many_lines, reason = "one entry for each metric")]
     fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter =
             |name, help, labels: &[&str]| register(registry, counters(name, help, labels)?);

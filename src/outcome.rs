@@ -26,7 +26,6 @@ pub enum Code {
     UpstreamUnreachable,
     Overloaded,
     StoreUnavailable,
-    Draining,
     BudgetExceeded,
 }
 
@@ -48,7 +47,7 @@ pub enum Disposition {
 
 impl Code {
     /// Every code, at the index of its own discriminant.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 23] = [
         Self::Delivered,
         Self::UpstreamRejected,
         Self::Queued,
@@ -71,7 +70,6 @@ impl Code {
         Self::UpstreamUnreachable,
         Self::Overloaded,
         Self::StoreUnavailable,
-        Self::Draining,
         Self::BudgetExceeded,
     ];
 
@@ -102,8 +100,7 @@ impl Code {
             | Self::BudgetExceeded
             | Self::Inactive
             | Self::Overloaded
-            | Self::StoreUnavailable
-            | Self::Draining => Disposition::Failed,
+            | Self::StoreUnavailable => Disposition::Failed,
             Self::Duplicate | Self::InFlight | Self::PayloadMismatch => Disposition::Duplicate,
             Self::Ignored | Self::Challenge => Disposition::Skipped,
             Self::InvalidSignature
@@ -144,7 +141,6 @@ impl Code {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::Overloaded => "overloaded",
             Self::StoreUnavailable => "store_unavailable",
-            Self::Draining => "draining",
             Self::BudgetExceeded => "budget_exceeded",
         }
     }

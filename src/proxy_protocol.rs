@@ -3,7 +3,7 @@
 //!
 //! Parses bytes into an address and knows no socket. Source: section 2.2 of
 //! <https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt>. Ignores the additions (TLVs) and
-//! the CRC32c checksum among them: the protocol leaves both to the receiver, and TCP has a checksum.
+//! the `CRC32c` checksum among them: the protocol leaves both to the receiver, and TCP has a checksum.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -26,7 +26,7 @@ use crate::store::{self, Store, StoreError};
 use crate::upstream::Client;
 
 /// The dispatcher of stored events.
-pub struct Queue {
+pub(crate) struct Queue {
     ledger: Arc<Ledger>,
     client: Arc<Client>,
     clock: Clock,
@@ -69,7 +69,7 @@ struct WorkerRoute {
 }
 
 impl Queue {
-    pub fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
         let phase = watch::Sender::new(Phase::Waiting);
         Arc::new(Self {
             ledger,
@@ -85,7 +85,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn load_paused(&self) -> Result<(), StoreError> {
+    pub(crate) async fn load_paused(&self) -> Result<(), StoreError> {
         let paused: HashSet<Arc<str>> = self
             .store()
             .paused_routes()
@@ -109,7 +109,7 @@ impl Queue {
     ///
     /// # Errors
     /// When the change may not be stored. It has no effect then.
-    pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+    pub(crate) async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         self.store().set_paused(Arc::clone(&route), paused).await?;
         let mut routes = self.routes();
         if let Some(queue) = routes.by_route.get(&route) {
@@ -124,17 +124,17 @@ impl Queue {
     }
 
     /// Returns whether an operator paused the route.
-    pub fn is_paused(&self, route: &str) -> bool {
+    pub(crate) fn is_paused(&self, route: &str) -> bool {
         self.routes().paused.contains(route)
     }
 
     /// Starts the delivery. Call this once it is certain that the process keeps running.
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         self.phase.send_replace(Phase::Running);
     }
 
     /// Replaces the routes to deliver for. Events of other routes wait until their route is back.
-    pub fn update_routes<'a>(
+    pub(crate) fn update_routes<'a>(
         &self,
         routes: impl Iterator<Item = (&'a Arc<Route>, &'a QueueMetrics)>,
     ) {
@@ -174,7 +174,7 @@ impl Queue {
     ///
     /// # Errors
     /// When they may not be stored.
-    pub async fn redeliver(
+    pub(crate) async fn redeliver(
         &self,
         requested: &[Redelivery],
     ) -> Result<Vec<RedeliveryResult>, StoreError> {
@@ -187,7 +187,7 @@ impl Queue {
     }
 
     /// Sets the gauges of all routes. Blocks while it queries the store.
-    pub fn update_gauges(&self) {
+    pub(crate) fn update_gauges(&self) {
         let queues: Vec<_> = self
             .routes()
             .by_route
@@ -217,7 +217,7 @@ impl Queue {
 
     /// Begins no more attempts, and waits for those in flight for `grace` at most. Returns whether
     /// all have ended.
-    pub async fn stop(&self, grace: Duration) -> bool {
+    pub(crate) async fn stop(&self, grace: Duration) -> bool {
         self.phase.send_replace(Phase::Stopping);
         let mut workers = std::mem::take(&mut self.routes().workers);
         let all_ended = async { while workers.join_next().await.is_some() {} };

@@ -14,8 +14,8 @@ use http::{HeaderName, Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use admission::{Admission, AdmissionError, ConcurrencyPermit, RateLimit};
-pub use filter::EventFilter;
+pub(crate) use admission::{Admission, AdmissionError, RateLimit};
+pub(crate) use filter::EventFilter;
 
 use crate::backoff::Backoff;
 use crate::event::EnvelopeSpec;
@@ -141,9 +141,9 @@ impl Replay {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum OnDuplicate {
-    /// The response is 409.
+    /// Responds with 409.
     Reject,
-    /// 200, for providers that retry for days or disable the endpoint after a 4xx.
+    /// Responds with 200, for providers that retry for days or disable the endpoint after a 4xx.
     Acknowledge,
 }
 

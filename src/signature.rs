@@ -418,7 +418,7 @@ pub struct Unenforced(());
 
 impl Unenforced {
     /// Makes the permission. The operator has configured it, and was warned.
-    pub const fn new() -> Self {
+    pub const fn configured() -> Self {
         Self(())
     }
 }

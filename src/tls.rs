@@ -19,7 +19,7 @@ use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
-pub use certificate::{Certificate, Chain, KeyError, PemError, certificates};
+pub(crate) use certificate::{Certificate, Chain, KeyError, PemError, certificates};
 
 /// The ALPN protocols, most preferred first (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];

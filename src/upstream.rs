@@ -25,9 +25,9 @@ use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout_at;
 
-pub use allowed::{AllowedUpstream, PatternError, check_url};
-pub use target::{Target, UrlError};
-pub use trust::TrustedCa;
+pub(crate) use allowed::{AllowedUpstream, check_url};
+pub(crate) use target::Target;
+pub(crate) use trust::TrustedCa;
 
 use crate::backoff::AttemptFailure;
 use crate::delivery::OutboundRequest;

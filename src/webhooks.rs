@@ -16,8 +16,8 @@ use crate::route::Route;
 use crate::store::{Revision, Store, StoreError};
 use crate::upstream::{AllowedUpstream, check_url};
 
-pub use definition::{Definition, NewWebhook, WebhookChange};
-pub use schema::{Schemas, schemas};
+pub(crate) use definition::{Definition, NewWebhook, WebhookChange};
+pub(crate) use schema::{Schemas, schemas};
 
 /// The number of attempts to store a webhook while operators at other gateways change webhooks,
 /// too.
@@ -25,7 +25,7 @@ const PUT_ATTEMPTS: u32 = 5;
 
 /// An active route.
 #[derive(Clone)]
-pub struct ActiveRoute {
+pub(crate) struct ActiveRoute {
     pub route: Arc<Route>,
     /// The definition of a webhook made over the API; `None` for a route of the file.
     pub made_from: Option<Arc<Definition>>,
@@ -33,7 +33,7 @@ pub struct ActiveRoute {
 
 /// The reason that a webhook is not created, changed or removed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WebhookError {
+pub(crate) enum WebhookError {
     #[error("There is no such webhook.")]
     Unknown,
     #[error("This webhook is in the configuration file and can only be changed there.")]
@@ -49,12 +49,12 @@ pub enum WebhookError {
 
 /// The receiver of the routes that are served from now on. When `publish` returns, every component
 /// uses them.
-pub trait RoutePublisher: Send + Sync {
+pub(crate) trait RoutePublisher: Send + Sync {
     fn publish(&self, routes: Vec<Arc<Route>>);
 }
 
 /// The active routes, and the only way to change them.
-pub struct Registry {
+pub(crate) struct Registry {
     publisher: Box<dyn RoutePublisher>,
     store: Store,
     allowed: Option<Vec<AllowedUpstream>>,
@@ -88,7 +88,7 @@ impl Registry {
     ///
     /// # Errors
     /// Returns the store's error if the webhooks cannot be read.
-    pub async fn start(
+    pub(crate) async fn start(
         publisher: Box<dyn RoutePublisher>,
         store: Store,
         file: Vec<Route>,
@@ -114,7 +114,7 @@ impl Registry {
     /// # Errors
     /// Returns the store's error if the webhooks cannot be read. The active routes stay as they
     /// are.
-    pub async fn reload_stored(&self) -> Result<(), StoreError> {
+    pub(crate) async fn reload_stored(&self) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         state.stored = StoredWebhooks::read(&self.store).await?;
         self.activate(&state);
@@ -122,12 +122,12 @@ impl Registry {
     }
 
     /// Returns the active routes.
-    pub fn active_routes(&self) -> Arc<[ActiveRoute]> {
+    pub(crate) fn active_routes(&self) -> Arc<[ActiveRoute]> {
         self.active.borrow().clone()
     }
 
     /// Replaces the routes of the file. They have precedence over those made over the API.
-    pub async fn replace_file(&self, routes: Vec<Route>) {
+    pub(crate) async fn replace_file(&self, routes: Vec<Route>) {
         let mut state = self.state.lock().await;
         state.file = routes.into_iter().map(Arc::new).collect();
         self.activate(&state);
@@ -138,7 +138,7 @@ impl Registry {
     /// # Errors
     /// Returns an error if the definition is invalid, collides with another route, or cannot be
     /// stored. The webhook does not exist then.
-    pub async fn create(&self, new: NewWebhook) -> Result<ActiveRoute, WebhookError> {
+    pub(crate) async fn create(&self, new: NewWebhook) -> Result<ActiveRoute, WebhookError> {
         let (name, definition) = new.define().map_err(WebhookError::Invalid)?;
         let mut state = self.state.lock().await;
         self.put(&mut state, name.into(), |_| Ok(definition.clone()))
@@ -150,7 +150,7 @@ impl Registry {
     /// # Errors
     /// Returns an error if there is no such webhook, the result is invalid, collides with another
     /// route, or cannot be stored. The webhook stays as it was then.
-    pub async fn update(
+    pub(crate) async fn update(
         &self,
         name: &str,
         change: WebhookChange,
@@ -170,7 +170,7 @@ impl Registry {
     ///
     /// # Errors
     /// Returns an error if there is no such webhook, or the store cannot remove it.
-    pub async fn delete(&self, name: &str) -> Result<(), WebhookError> {
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), WebhookError> {
         let mut state = self.state.lock().await;
         if !state.stored.invalid.contains(name) {
             state.find(name)?;

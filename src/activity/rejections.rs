@@ -91,7 +91,7 @@ const KEPT_MAX: usize = 100;
 /// last one that was kept.
 const KEPT_PER_SECOND: u32 = 10;
 /// The longest path that is kept, in bytes.
-pub const PATH_MAX: usize = 256;
+pub(super) const PATH_MAX: usize = 256;
 /// The longest method that is kept, in bytes.
 const METHOD_MAX: usize = 16;
 /// The longest user agent that is kept, in bytes.

@@ -11,7 +11,7 @@ use crate::metrics::{RouteCounters, RouteMetrics};
 use crate::outcome::{Code, Disposition};
 
 /// The number of minutes that are kept, including the current one.
-pub const MINUTES: usize = 60;
+pub(crate) const MINUTES: usize = 60;
 const MINUTE_SECONDS: u64 = 60;
 
 /// The request history of a route.

@@ -29,7 +29,7 @@ pub(super) use session::DURATION as SESSION_DURATION;
 
 /// The tokens and names of the listener. Without a token, any caller is an operator.
 #[derive(Debug, Clone, Copy)]
-pub struct Access<'a> {
+pub(crate) struct Access<'a> {
     pub token: Option<&'a NamedSecret>,
     /// The token of callers who may only read.
     pub read_token: Option<&'a NamedSecret>,

@@ -31,7 +31,7 @@ pub(super) enum ApiError {
 
 /// The reason why an operation was not carried out.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OperationError {
+pub(crate) enum OperationError {
     #[error("There is no webhook of this ID, nor any delivery of one.")]
     NoSuchWebhook,
     #[error("There is no such delivery; records are kept as long as the route's `retain` says.")]

@@ -1,13 +1,13 @@
 //! Everything that an operator can see and do, independent of the API that requests it.
 
-pub mod deliveries;
-pub mod gateway;
-pub mod recovery;
-pub mod rejections;
-pub mod routes;
-pub mod status;
-pub mod test_event;
-pub mod webhooks;
+pub(super) mod deliveries;
+pub(super) mod gateway;
+pub(super) mod recovery;
+pub(super) mod rejections;
+pub(super) mod routes;
+pub(super) mod status;
+pub(super) mod test_event;
+pub(super) mod webhooks;
 
 use tokio::sync::Mutex;
 
@@ -24,7 +24,7 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    pub fn new(state: AdminState) -> Self {
+    pub(super) fn new(state: AdminState) -> Self {
         Self {
             state,
             redelivery: Mutex::default(),

@@ -35,7 +35,7 @@ pub(super) struct DeliverySelection {
 }
 
 /// A page of deliveries, the newest first.
-pub struct DeliveryPage {
+pub(crate) struct DeliveryPage {
     pub deliveries: Vec<DeliveryRecord>,
     /// The number of deliveries on all pages; `None` when there are more than the store counts.
     pub total: Option<usize>,
@@ -56,7 +56,7 @@ pub(super) struct RedeliveryQuery {
 
 /// A number of events per second: above 0, and at most [`Pace::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace(f64);
+pub(crate) struct Pace(f64);
 
 /// A test event.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -99,7 +99,7 @@ impl DeliverySelection {
 
 impl DeliveryPage {
     /// Builds a page of up to `limit` deliveries. `found` holds one more if there is a next page.
-    pub fn new(mut found: Vec<DeliveryRecord>, limit: usize, total: Option<usize>) -> Self {
+    pub(crate) fn new(mut found: Vec<DeliveryRecord>, limit: usize, total: Option<usize>) -> Self {
         let has_more = found.len() > limit;
         found.truncate(limit);
         Self {
@@ -146,10 +146,10 @@ impl RedeliveryQuery {
 }
 
 impl Pace {
-    pub const MAX: f64 = 10_000.0;
+    pub(crate) const MAX: f64 = 10_000.0;
 
     /// Returns `None` for a number that is out of range.
-    pub fn new(per_second: f64) -> Option<Self> {
+    pub(crate) fn new(per_second: f64) -> Option<Self> {
         (per_second > 0.0 && per_second <= Self::MAX).then_some(Self(per_second))
     }
 

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// A configuration that was accepted.
 #[derive(Debug)]
-pub struct Reloaded {
+pub(crate) struct Reloaded {
     /// The number of its routes.
     pub routes: usize,
     /// Warnings for the operator, each on one line.
@@ -14,7 +14,7 @@ pub struct Reloaded {
 
 /// The reason why nothing was changed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReloadError {
+pub(crate) enum ReloadError {
     /// The problems of the configuration, each on one line.
     #[error("The configuration is invalid; the previous one stays active.")]
     Invalid(Vec<String>),
@@ -23,15 +23,15 @@ pub enum ReloadError {
 }
 
 /// The reply channel of a requested reload. Dropping it replies [`ReloadError::Stopping`].
-pub type ReloadRequest = oneshot::Sender<Result<Reloaded, ReloadError>>;
+pub(crate) type ReloadRequest = oneshot::Sender<Result<Reloaded, ReloadError>>;
 
 /// Requests reloads, one at a time.
 #[derive(Clone)]
-pub struct ReloadHandle(mpsc::Sender<ReloadRequest>);
+pub(crate) struct ReloadHandle(mpsc::Sender<ReloadRequest>);
 
 impl ReloadHandle {
     /// Creates a handle and the receiver of its requests.
-    pub fn new() -> (Self, mpsc::Receiver<ReloadRequest>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<ReloadRequest>) {
         let (sender, receiver) = mpsc::channel(1);
         (Self(sender), receiver)
     }

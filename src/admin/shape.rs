@@ -2,18 +2,17 @@
 //!
 //! Names and structure are those of the VPN Enterprise API's documentation, with further members.
 
-pub mod deliveries;
-pub mod gateway;
-pub mod headers;
+pub(crate) mod deliveries;
+pub(crate) mod gateway;
+pub(crate) mod headers;
 mod names;
-pub mod problem;
-pub mod rejections;
-pub mod webhooks;
+pub(crate) mod problem;
+pub(crate) mod rejections;
+pub(crate) mod webhooks;
 
-pub use super::webhook_id::{route_of, webhook_id};
-pub use deliveries::{Attempt, Deliveries, Delivery, OneDelivery, Redelivered, RefusedCount};
-pub use gateway::{Done, Reloaded, Status};
-pub use headers::Header;
-pub use problem::Problem;
-pub use rejections::{Rejected, Rejection, Rejections};
-pub use webhooks::{LongStats, OneWebhook, QueueStats, ShortStats, TestResult, Webhook, Webhooks};
+pub(crate) use super::webhook_id::{route_of, webhook_id};
+pub(crate) use deliveries::{Attempt, Deliveries, Delivery, OneDelivery, Redelivered};
+pub(crate) use gateway::{Done, Reloaded, Status};
+pub(crate) use problem::Problem;
+pub(crate) use rejections::Rejected;
+pub(crate) use webhooks::{LongStats, Webhook};

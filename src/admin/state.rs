@@ -15,7 +15,7 @@ use crate::webhooks::Registry;
 
 /// The handles that the admin listener works with.
 #[derive(Clone)]
-pub struct AdminState {
+pub(crate) struct AdminState {
     pub metrics: Arc<Metrics>,
     pub store: Store,
     pub ledger: Arc<Ledger>,

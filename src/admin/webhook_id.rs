@@ -4,11 +4,11 @@
 const PREFIX: &str = "wh_";
 
 /// Returns the ID of a route's webhook.
-pub fn webhook_id(route: &str) -> String {
+pub(crate) fn webhook_id(route: &str) -> String {
     format!("{PREFIX}{route}")
 }
 
 /// Returns the route that a webhook's ID names.
-pub fn route_of(webhook_id: &str) -> Option<&str> {
+pub(crate) fn route_of(webhook_id: &str) -> Option<&str> {
     webhook_id.strip_prefix(PREFIX)
 }

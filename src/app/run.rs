@@ -90,14 +90,14 @@ impl App {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Ended {
         supervisor::ready(&self.data, self.admin);
-        match self.serve(&mut signals, &mut files, env).await {
+        match self.wait_for_end(&mut signals, &mut files, env).await {
             Leave::Stop(drain) => self.stop_unless_interrupted(drain, &mut signals).await,
             Leave::Upgrade => self.upgrade_unless_stopped(&mut signals).await,
         }
     }
 
     /// Reloads and does the chores until a signal stops or upgrades the gateway.
-    async fn serve(
+    async fn wait_for_end(
         &mut self,
         signals: &mut Signals,
         files: &mut reload::FileWatch,

@@ -21,8 +21,8 @@ use crate::secret::Secret;
 
 /// The arguments that select a gateway.
 #[derive(Debug, Clone, clap::Args)]
-pub struct GatewayArgs {
-    /// URL of the admin listener [default: from the configuration, else http://127.0.0.1:9180]
+pub(super) struct GatewayArgs {
+    /// URL of the admin listener [default: from the configuration, else port 9180 of this machine]
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     admin: Option<String>,
     /// Configuration file to read the admin listener's address and token from [default:

@@ -164,7 +164,7 @@ async fn handle(
     };
     let checkable = receiver.verifier.as_ref().zip(body.as_ref().ok());
     let verification = checkable.map(|(verifier, body)| verifier.verify(&head.headers, body, at));
-    let received = ReceivedRequest {
+    let shown = ReceivedRequest {
         at,
         peer,
         method: head.method.to_string(),
@@ -173,12 +173,12 @@ async fn handle(
         body,
         verification,
     };
-    receiver.print(&received);
+    receiver.print(&shown);
     drop(permit);
     if Some(receiver.printed.fetch_add(1, Ordering::SeqCst) + 1) == receiver.count {
         receiver.finished.send_replace(true);
     }
-    receiver.respond(&received)
+    receiver.respond(&shown)
 }
 
 impl Receiver {

@@ -98,9 +98,9 @@ async fn run_steps(args: &Args) -> Result<bool, String> {
     for step in steps {
         let before = receiver.counts();
         let response = sender.post(step.path, &step.signature, &step.body).await?;
-        let received = receiver.counts().since(&before);
-        let as_expected = matches_expectation(&step, &response, received);
-        table.row(&step, &response, received, as_expected);
+        let counts = receiver.counts().since(&before);
+        let as_expected = matches_expectation(&step, &response, counts);
+        table.row(&step, &response, counts, as_expected);
     }
     let all_as_expected = table.end();
     app.stop(Duration::ZERO).await;

@@ -15,7 +15,7 @@ use crate::store::DeliveryState;
 /// The location of a secret. Never the secret itself: every user of the machine can see arguments.
 #[derive(Debug, Clone, clap::Args)]
 #[group(required = true, multiple = false)]
-pub struct SecretArgs {
+pub(super) struct SecretArgs {
     /// Environment variable that holds the secret
     #[arg(long, value_name = "VAR")]
     pub secret_env: Option<String>,
@@ -26,7 +26,7 @@ pub struct SecretArgs {
 
 impl SecretArgs {
     /// Returns the name of the secret: its variable's, or its file's.
-    pub fn source_name(&self) -> String {
+    pub(super) fn source_name(&self) -> String {
         let file = self
             .secret_file
             .as_ref()
@@ -38,7 +38,7 @@ impl SecretArgs {
     ///
     /// # Errors
     /// If the secret cannot be read, or is empty. The message never holds its content.
-    pub fn read(&self) -> Result<Secret, String> {
+    pub(super) fn read(&self) -> Result<Secret, String> {
         let bytes = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
                 let value = std::env::var(name)
@@ -58,7 +58,7 @@ impl SecretArgs {
 
 /// The locations of any number of secrets; see [`SecretArgs`].
 #[derive(Debug, Clone, clap::Args)]
-pub struct SecretsArgs {
+pub(super) struct SecretsArgs {
     /// Environment variable that holds a secret to try; repeatable
     #[arg(long, value_name = "VAR")]
     pub secret_env: Vec<String>,
@@ -72,7 +72,7 @@ impl SecretsArgs {
     ///
     /// # Errors
     /// If a secret cannot be read, or is empty; see [`SecretArgs::read`].
-    pub fn read(&self) -> Result<Vec<(String, Secret)>, String> {
+    pub(super) fn read(&self) -> Result<Vec<(String, Secret)>, String> {
         let variables = self
             .secret_env
             .iter()
@@ -96,7 +96,7 @@ impl SecretsArgs {
 }
 
 /// Reads a body from a file, or from standard input.
-pub fn read_body(path: Option<&Path>) -> Result<Vec<u8>, String> {
+pub(super) fn read_body(path: Option<&Path>) -> Result<Vec<u8>, String> {
     let read = |path: Option<&Path>| -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         match path {
@@ -112,17 +112,17 @@ pub fn read_body(path: Option<&Path>) -> Result<Vec<u8>, String> {
 }
 
 /// Returns the clap parser for the name of a provider with a preset.
-pub fn provider_names() -> PossibleValuesParser {
+pub(super) fn provider_names() -> PossibleValuesParser {
     PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.name))
 }
 
 /// Returns the clap parser for the status of a delivery.
-pub fn delivery_status() -> PossibleValuesParser {
+pub(super) fn delivery_status() -> PossibleValuesParser {
     PossibleValuesParser::new(DeliveryState::ALL.map(DeliveryState::as_str))
 }
 
 /// Parses a duration above 0, such as `30s` or `1m 30s`.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = text
         .parse::<SignedDuration>()
         .ok()
@@ -133,7 +133,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a time: RFC 3339, or Unix seconds.
-pub fn timestamp(text: &str) -> Result<Timestamp, String> {
+pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
     let seconds = text
         .parse()
         .ok()
@@ -145,7 +145,7 @@ pub fn timestamp(text: &str) -> Result<Timestamp, String> {
 
 /// Parses a time: RFC 3339, or an age such as `2h`, `7d` or `1d 12h ago`. A day has 24 hours, a
 /// week 7 days.
-pub fn timestamp_or_ago(text: &str) -> Result<Timestamp, String> {
+pub(super) fn timestamp_or_ago(text: &str) -> Result<Timestamp, String> {
     let ago = || {
         let span: Span = text.parse().ok()?;
         let ago = span
@@ -161,7 +161,7 @@ pub fn timestamp_or_ago(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Generates a unique event ID.
-pub fn new_id() -> String {
+pub(super) fn new_id() -> String {
     format!("msg_{:032x}", fastrand::u128(..))
 }
 

@@ -37,23 +37,23 @@ pub(super) struct Located<T> {
 pub(super) struct Pairs<T>(pub Vec<(Located<String>, Field<T>)>);
 
 impl<T> Field<T> {
-    pub fn given(&self) -> Option<&Located<T>> {
+    pub(super) fn given(&self) -> Option<&Located<T>> {
         match self {
             Self::Given(located) => Some(located),
             Self::Absent | Self::Wrong => None,
         }
     }
 
-    pub fn value(&self) -> Option<&T> {
+    pub(super) fn value(&self) -> Option<&T> {
         self.given().map(|located| &located.value)
     }
 
-    pub fn is_absent(&self) -> bool {
+    pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 
     /// Returns `self`, or `fallback` if the key is absent.
-    pub fn or<'a>(&'a self, fallback: &'a Self) -> &'a Self {
+    pub(super) fn or<'a>(&'a self, fallback: &'a Self) -> &'a Self {
         if self.is_absent() { fallback } else { self }
     }
 }

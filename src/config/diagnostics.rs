@@ -48,11 +48,11 @@ pub(super) struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub fn error(span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
+    pub(super) fn error(span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, span.into(), message.into())
     }
 
-    pub fn warning(span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
+    pub(super) fn warning(span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, span.into(), message.into())
     }
 
@@ -68,19 +68,19 @@ impl Diagnostic {
     }
 
     /// Sets the text beside the caret.
-    pub fn label(mut self, label: impl Into<String>) -> Self {
+    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
     /// Sets a second location that belongs to the problem.
-    pub fn also(mut self, span: Span, label: &'static str) -> Self {
+    pub(super) fn also(mut self, span: Span, label: &'static str) -> Self {
         self.also = Some((span, label));
         self
     }
 
     /// Sets the advice on how to fix the problem.
-    pub fn help(mut self, help: impl Into<String>) -> Self {
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -91,18 +91,18 @@ impl Diagnostic {
 pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
 
 impl Problems {
-    pub fn push(&self, diagnostic: Diagnostic) {
+    pub(super) fn push(&self, diagnostic: Diagnostic) {
         self.0.borrow_mut().push(diagnostic);
     }
 
-    pub fn any_error(&self) -> bool {
+    pub(super) fn any_error(&self) -> bool {
         self.0
             .borrow()
             .iter()
             .any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
-    pub fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
+    pub(super) fn into_report(self, file: String, source: String, masks: Vec<Span>) -> Report {
         let mut diagnostics = self.0.into_inner();
         diagnostics.sort_by_key(|diagnostic| diagnostic.span);
         // A problem in `defaults` is found once per route, but reported once.

@@ -227,12 +227,12 @@ impl<T: Copy> Range<T> {
 }
 
 impl<T: Quantity> Range<T> {
-    pub fn contains(&self, value: T) -> bool {
+    pub(super) fn contains(&self, value: T) -> bool {
         (self.min, self.max).contains(&value)
     }
 
     /// Returns a transform that puts the range into a key's schema.
-    pub fn schema(self) -> impl FnMut(&mut Schema) {
+    pub(super) fn schema(self) -> impl FnMut(&mut Schema) {
         move |schema| {
             // JSON Schema compares numbers only, not texts such as `5s`.
             for (keyword, bound) in [("minimum", self.min), ("maximum", self.max)] {
@@ -264,7 +264,7 @@ impl<T: Quantity> fmt::Display for Range<T> {
 
 impl<T: Quantity> Amount<T> {
     /// Returns a transform that puts the default and the range into a key's schema.
-    pub fn schema(self) -> impl FnMut(&mut Schema) {
+    pub(super) fn schema(self) -> impl FnMut(&mut Schema) {
         move |schema| {
             self.range.schema()(schema);
             schema.insert("default".into(), self.default.to_json());
@@ -280,14 +280,14 @@ impl<T> Choice<T> {
 
 impl<T: Copy> Choice<T> {
     /// Returns the value of `field`, or else the default.
-    pub fn value_of(self, field: &Field<T>) -> T {
+    pub(super) fn value_of(self, field: &Field<T>) -> T {
         field.value().copied().unwrap_or(self.default)
     }
 }
 
 impl<T: Serialize> Choice<T> {
     /// Returns a transform that puts the default into a key's schema.
-    pub fn schema(self) -> impl FnMut(&mut Schema) {
+    pub(super) fn schema(self) -> impl FnMut(&mut Schema) {
         move |schema| {
             let default = serde_json::to_value(&self.default).unwrap_or_default();
             schema.insert("default".into(), default);
@@ -296,12 +296,12 @@ impl<T: Serialize> Choice<T> {
 }
 
 impl<const N: usize> Statuses<N> {
-    pub fn contains(self, status: u16) -> bool {
+    pub(super) fn contains(self, status: u16) -> bool {
         self.0.contains(&status)
     }
 
     /// Returns a transform that puts the statuses and the default into a key's schema.
-    pub fn schema(self) -> impl FnMut(&mut Schema) {
+    pub(super) fn schema(self) -> impl FnMut(&mut Schema) {
         move |schema| {
             schema.insert("enum".into(), self.0.to_vec().into());
             schema.insert("default".into(), self.0.first().copied().into());
@@ -318,7 +318,7 @@ impl<const N: usize> fmt::Display for Statuses<N> {
 
 impl TextForm {
     /// Returns a transform that puts the form into a key's schema.
-    pub fn schema(self) -> impl FnMut(&mut Schema) {
+    pub(super) fn schema(self) -> impl FnMut(&mut Schema) {
         move |schema| {
             schema.insert("pattern".into(), self.pattern.into());
             schema.insert(ACCEPTED.into(), self.words.into());

@@ -57,7 +57,7 @@ pub(super) struct Entry {
 
 impl Node {
     /// Returns the text of a scalar.
-    pub fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } => Some(text),
             _ => None,

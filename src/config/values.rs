@@ -91,11 +91,11 @@ enum ValueError {
 }
 
 impl Duration {
-    pub const fn from_millis(milliseconds: u64) -> Self {
+    pub(super) const fn from_millis(milliseconds: u64) -> Self {
         Self(time::Duration::from_millis(milliseconds))
     }
 
-    pub const fn times(self, factor: u32) -> Self {
+    pub(super) const fn times(self, factor: u32) -> Self {
         Self(self.0.saturating_mul(factor))
     }
 
@@ -128,7 +128,7 @@ impl Duration {
 }
 
 impl ByteSize {
-    pub const fn times(self, factor: usize) -> Self {
+    pub(super) const fn times(self, factor: usize) -> Self {
         Self(self.0.saturating_mul(factor))
     }
 

@@ -8,14 +8,14 @@ use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 
 /// The header that a test event carries to the gateway. It is not forwarded.
-pub const HEADER: HeaderName = HeaderName::from_static("hookstile-test-mark");
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("hookstile-test-mark");
 
 /// The key of one store, for making and verifying marks.
-pub struct TestMarks(Hmac<Sha256>);
+pub(crate) struct TestMarks(Hmac<Sha256>);
 
 impl TestMarks {
     /// Derives the key for marks from the store's own `key`.
-    pub fn new(key: [u8; 16]) -> Self {
+    pub(crate) fn new(key: [u8; 16]) -> Self {
         let mut mac = Hmac::new_from_slice(&key)
             .unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
         mac.update(b"test event:");
@@ -23,13 +23,13 @@ impl TestMarks {
     }
 
     /// Returns the header's value for a test event with this body.
-    pub fn mark(&self, body: &[u8]) -> String {
+    pub(crate) fn mark(&self, body: &[u8]) -> String {
         let mac = self.0.clone().chain_update(body);
         hex::encode(mac.finalize().into_bytes())
     }
 
     /// Returns whether these headers hold the mark of a test event with this body.
-    pub fn verify(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+    pub(crate) fn verify(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         let Some(mark) = headers
             .get(HEADER)
             .and_then(|value| hex::decode(value).ok())

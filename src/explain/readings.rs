@@ -65,7 +65,7 @@ impl<'a> Readings<'a> {
                 }
             }
             Some(SignatureLocation::Fields(fields)) => {
-                push_fields(scheme, headers, fields, &mut texts)
+                push_fields(scheme, headers, fields, &mut texts);
             }
             Some(SignatureLocation::Body(in_body)) => {
                 let body = std::str::from_utf8(&case.request.body).ok();

@@ -145,13 +145,14 @@ fn with(failing: FailingRequest, candidates: Vec<Candidate>) -> FailingRequest {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn secret_cases() -> Vec<FailingRequest> {
     let github = presets::github();
     let standard = presets::standard_webhooks();
     let key = |encoding| other(&github, |scheme| scheme.formats[0].key.encoding = encoding);
     let stripped = |encoding| {
         other(&key(encoding), |scheme| {
-            scheme.formats[0].key.prefix = "whsec_".into()
+            scheme.formats[0].key.prefix = "whsec_".into();
         })
     };
     let expired = |mut candidate: Candidate| {
@@ -332,7 +333,7 @@ fn signature_cases() -> Vec<FailingRequest> {
         ),
         failing(
             &other(&linear, |scheme| {
-                scheme.formats[0].encodings = vec![Encoding::Base64]
+                scheme.formats[0].encodings = vec![Encoding::Base64];
             }),
             bearing(&hex),
             &[(ChangeKind::Signature, "read as hex")],
@@ -355,6 +356,7 @@ fn signature_cases() -> Vec<FailingRequest> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn content_cases() -> Vec<FailingRequest> {
     let (github, slack, stripe, square) = (
         presets::github(),
@@ -365,7 +367,7 @@ fn content_cases() -> Vec<FailingRequest> {
     let content = |scheme: &Scheme, text: &str| {
         let id = Header::from_static("X-Request-Id");
         other(scheme, |scheme| {
-            scheme.signed = Content::parse(text, Some(&id)).unwrap()
+            scheme.signed = Content::parse(text, Some(&id)).unwrap();
         })
     };
     let clocked = |scheme: &Scheme| other(scheme, |scheme| scheme.time = presets::slack().time);
@@ -481,6 +483,7 @@ fn content_cases() -> Vec<FailingRequest> {
     all
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn body_cases() -> Vec<FailingRequest> {
     let github = presets::github();
     let arrived = |signed_body: &str, arrived: &[u8]| Request {

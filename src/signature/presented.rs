@@ -84,10 +84,10 @@ impl<'a> Presented<'a> {
                 match part {
                     Part::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
                     Part::Timestamp => {
-                        bytes.extend_from_slice(time.map_or("", |(text, _)| text).as_bytes())
+                        bytes.extend_from_slice(time.map_or("", |(text, _)| text).as_bytes());
                     }
                     Part::Id(header) => {
-                        bytes.extend_from_slice(single_value(headers, header)?.as_bytes())
+                        bytes.extend_from_slice(single_value(headers, header)?.as_bytes());
                     }
                     // No signature can be checked without the URL.
                     Part::Url => return Err(SignatureError::Missing),

@@ -49,7 +49,7 @@ use super::{
     LISTED_BODY_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, Requeue,
     RequeueResult, Retain, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };
-pub use attempt_journal::JournalEntry;
+pub(super) use attempt_journal::JournalEntry;
 pub use offline::OfflineStore;
 
 /// The settings of an embedded store.
@@ -143,7 +143,7 @@ fn lock_folder(folder: &Path) -> Result<FolderLock, OpenError> {
 
 /// A handle to the store. Clones share one store, which is closed when the last one is dropped.
 #[derive(Clone)]
-pub struct Store {
+pub(super) struct Store {
     inner: Arc<Inner>,
 }
 
@@ -198,7 +198,7 @@ impl Store {
     /// # Errors
     /// Fails when another process has the store open, or when the file cannot be read or is not a
     /// hookstile store.
-    pub fn open(
+    pub(super) fn open(
         settings: Settings,
         clock: Clock,
         metrics: StoreMetrics,
@@ -232,7 +232,7 @@ impl Store {
     }
 
     /// Returns the random key of the ledger's hashes. It never changes during the life of a store.
-    pub fn hash_key(&self) -> [u8; 16] {
+    pub(super) fn hash_key(&self) -> [u8; 16] {
         self.inner.shared.hash_key
     }
 
@@ -240,7 +240,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails while it cannot.
-    pub fn check_open(&self) -> Result<(), StoreError> {
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
         self.inner.shared.check_open()
     }
 
@@ -248,12 +248,16 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store is full or not available.
-    pub fn check_room(&self) -> Result<(), StoreError> {
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
         self.inner.shared.check_room()
     }
 
     /// Returns what is known of the event. No lease is needed, because no other gateway exists.
-    pub async fn claim(&self, key: EventKey, _: ClaimTerms) -> Result<ClaimResult, StoreError> {
+    pub(super) async fn claim(
+        &self,
+        key: EventKey,
+        _: ClaimTerms,
+    ) -> Result<ClaimResult, StoreError> {
         let shared = &self.inner.shared;
         let rows = shared.candidate_rows(key)?;
         if rows.is_empty() {
@@ -274,7 +278,10 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
+    pub(super) async fn find_rows(
+        &self,
+        key: EventKey,
+    ) -> Result<Vec<(EventKey, RowId)>, StoreError> {
         let shared = &self.inner.shared;
         let (rows, now) = (shared.candidate_rows(key)?, shared.uptime.now());
         self.read_within(&self.inner.operator_reads, move |reader| {
@@ -288,7 +295,10 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
-    pub async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
+    pub(super) async fn forget_event(
+        &self,
+        rows: Vec<(EventKey, RowId)>,
+    ) -> Result<(), StoreError> {
         self.write(|done| Job::ForgetEvent { rows, done }).await
     }
 
@@ -297,7 +307,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the journal cannot be written. Nothing may be sent then.
-    pub fn begin_attempt(
+    pub(super) fn begin_attempt(
         &self,
         key: EventKey,
         attempts: u32,
@@ -318,7 +328,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the journal cannot be written. Nothing may be sent then.
-    pub fn begin_queued_attempt(&self, id: DeliveryId) -> Result<JournalEntry, StoreError> {
+    pub(super) fn begin_queued_attempt(&self, id: DeliveryId) -> Result<JournalEntry, StoreError> {
         self.begin_journal_entry(InterruptedAttempt::Delivery(id))
     }
 
@@ -337,7 +347,10 @@ impl Store {
     /// Fails when the write is not certain to have succeeded. What applies then is
     /// `settlement.if_lost`, or, if the write did reach the disk, what is found when the store is
     /// read again.
-    pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
+    pub(super) async fn settle(
+        &self,
+        settlement: Settlement,
+    ) -> Result<Option<DeliveryId>, StoreError> {
         self.write(|done| Job::Settle(Box::new(settlement), done))
             .await
     }
@@ -346,7 +359,11 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
-    pub async fn put_webhook(&self, name: Arc<str>, definition: String) -> Result<(), StoreError> {
+    pub(super) async fn put_webhook(
+        &self,
+        name: Arc<str>,
+        definition: String,
+    ) -> Result<(), StoreError> {
         self.write(|done| Job::SetWebhook {
             name,
             definition: Some(definition.into()),
@@ -359,7 +376,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
-    pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
+    pub(super) async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
         self.write(|done| Job::SetWebhook {
             name,
             definition: None,
@@ -372,7 +389,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
+    pub(super) async fn webhooks(&self) -> Result<Vec<(String, String)>, StoreError> {
         self.read_within(&self.inner.operator_reads, read::Reader::webhooks)
             .await
     }
@@ -381,7 +398,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
-    pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+    pub(super) async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         self.write(|done| Job::SetPaused {
             route,
             paused,
@@ -394,20 +411,20 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
+    pub(super) async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
         self.read_within(&self.inner.operator_reads, read::Reader::paused_routes)
             .await
     }
 
     /// Returns the notifier of a route's queue. It is notified when an event is queued for this
     /// route, and after the store is reopened.
-    pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
+    pub(super) fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
         self.inner.shared.notifier(route)
     }
 
     /// Sets the routes that are active from now on. Returns without waiting; the previous routes
     /// apply until the writer has committed the change.
-    pub fn update_routes(&self, routes: Vec<StoreRoute>) {
+    pub(super) fn update_routes(&self, routes: Vec<StoreRoute>) {
         // The writer lives as long as this handle, unless the store was closed.
         let _ = self.inner.send(Job::UpdateRoutes(routes));
     }
@@ -417,7 +434,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn due_events(
+    pub(super) async fn due_events(
         &self,
         route: Arc<str>,
         in_flight: &[DeliveryId],
@@ -440,7 +457,10 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn load_event(&self, id: DeliveryId) -> Result<Option<QueuedEvent>, StoreError> {
+    pub(super) async fn load_event(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<QueuedEvent>, StoreError> {
         let now = self.inner.shared.uptime.now();
         self.read(move |reader| reader.load_event(id, now)).await
     }
@@ -449,7 +469,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the attempt is not certain to be recorded. The caller must then record it again.
-    pub async fn record_attempt(
+    pub(super) async fn record_attempt(
         &self,
         id: DeliveryId,
         number: u32,
@@ -471,7 +491,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn event_keys(
+    pub(super) async fn event_keys(
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
@@ -482,7 +502,7 @@ impl Store {
     }
 
     /// Returns the current time on the clock that due times are measured with.
-    pub fn now_due(&self) -> DueAt {
+    pub(super) fn now_due(&self) -> DueAt {
         DueAt(self.inner.shared.uptime.now_due())
     }
 
@@ -491,7 +511,10 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the write is not certain to have succeeded.
-    pub async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
+    pub(super) async fn requeue(
+        &self,
+        requeues: Vec<Requeue>,
+    ) -> Result<Vec<RequeueResult>, StoreError> {
         self.write(|done| Job::Requeue(requeues, done)).await
     }
 
@@ -499,7 +522,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn deliveries(
+    pub(super) async fn deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Vec<DeliveryRecord>, StoreError> {
@@ -515,7 +538,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn count_deliveries(
+    pub(super) async fn count_deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Option<usize>, StoreError> {
@@ -530,7 +553,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn matching_deliveries(
+    pub(super) async fn matching_deliveries(
         &self,
         filter: DeliveryFilter,
         after: DeliveryId,
@@ -546,7 +569,10 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
+    pub(super) async fn delivery(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<DeliveryRecord>, StoreError> {
         let now = self.inner.shared.uptime.now_due();
         self.read_within(&self.inner.operator_reads, move |reader| {
             reader.delivery(id, now)
@@ -559,7 +585,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the store cannot be read.
-    pub async fn route_stats(
+    pub(super) async fn route_stats(
         &self,
         route: Arc<str>,
         since_day: i64,
@@ -578,13 +604,13 @@ impl Store {
     }
 
     /// Returns the number of a route's pending events and of its dead letters.
-    pub fn queue_counts(&self, route: &str) -> (u64, u64) {
+    pub(super) fn queue_counts(&self, route: &str) -> (u64, u64) {
         let counts = self.inner.shared.counts(route);
         (counts.pending, counts.dead)
     }
 
     /// Returns the arrival time of a route's oldest pending event. Blocks for a query.
-    pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
+    pub(super) fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
         self.inner
             .shared
             .read(|reader| reader.oldest_waiting(route))
@@ -593,18 +619,18 @@ impl Store {
     }
 
     /// Returns the number of remembered event IDs.
-    pub fn remembered_ids(&self) -> usize {
+    pub(super) fn remembered_ids(&self) -> usize {
         self.inner.shared.index.len()
     }
 
     /// Returns the size of the store on disk, in bytes.
-    pub fn size_bytes(&self) -> u64 {
+    pub(super) fn size_bytes(&self) -> u64 {
         self.inner.shared.file_bytes()
     }
 
     /// Writes the outstanding jobs and closes the file. Every later call fails. `clean` states that
     /// no attempt is in progress whose outcome will be lost.
-    pub async fn close(&self, clean: bool) {
+    pub(super) async fn close(&self, clean: bool) {
         let (done, closed) = oneshot::channel();
         if self.inner.send(Job::Close { clean, done }).is_ok() {
             let _ = closed.await;
@@ -618,7 +644,7 @@ impl Store {
     }
 
     /// Advances the store uptime, as the upkeep thread does. For tests with a manual clock.
-    pub fn tick(&self) {
+    pub(super) fn tick(&self) {
         self.inner.shared.uptime.tick();
     }
 

@@ -43,7 +43,7 @@ use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
 use upkeep::RouteCounts;
 
-pub use claims::LeaseRow;
+pub(super) use claims::LeaseRow;
 pub use connect::Database;
 pub(super) use import::Import;
 
@@ -88,7 +88,7 @@ const RACE_TRIES: usize = 5;
 
 /// A handle to the store. Clones share one store.
 #[derive(Clone)]
-pub struct Store {
+pub(super) struct Store {
     inner: Arc<Inner>,
 }
 
@@ -206,7 +206,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails when the server cannot be reached or its tables cannot be used.
-    pub async fn open(settings: Settings, metrics: StoreMetrics) -> Result<Self, OpenError> {
+    pub(super) async fn open(settings: Settings, metrics: StoreMetrics) -> Result<Self, OpenError> {
         let server = settings.database.log_name();
         let relaxed = settings.durability == Durability::Relaxed;
         let pool = settings.database.pool(relaxed);
@@ -290,15 +290,15 @@ impl Store {
         })
     }
 
-    pub fn hash_key(&self) -> [u8; 16] {
+    pub(super) fn hash_key(&self) -> [u8; 16] {
         self.inner.hash_key
     }
 
-    pub fn check_open(&self) -> Result<(), StoreError> {
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
         self.shared().pool.check_available()
     }
 
-    pub fn check_room(&self) -> Result<(), StoreError> {
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
         self.check_open()?;
         let shared = self.shared();
         if self.inner.backlog.bytes.load(Ordering::Relaxed) > BACKLOG_MAX_BYTES {
@@ -311,7 +311,11 @@ impl Store {
         if full { Err(StoreError::Full) } else { Ok(()) }
     }
 
-    pub async fn claim(&self, key: EventKey, terms: ClaimTerms) -> Result<ClaimResult, StoreError> {
+    pub(super) async fn claim(
+        &self,
+        key: EventKey,
+        terms: ClaimTerms,
+    ) -> Result<ClaimResult, StoreError> {
         self.check_open()?;
         let (started, token) = (
             Instant::now(),
@@ -341,12 +345,15 @@ impl Store {
         Ok(ClaimResult::HeldElsewhere)
     }
 
-    pub async fn settle(&self, settlement: Settlement) -> Result<Option<DeliveryId>, StoreError> {
+    pub(super) async fn settle(
+        &self,
+        settlement: Settlement,
+    ) -> Result<Option<DeliveryId>, StoreError> {
         self.write(|done| write::Job::Settle(Box::new(settlement), done))
             .await
     }
 
-    pub async fn record_attempt(
+    pub(super) async fn record_attempt(
         &self,
         id: DeliveryId,
         number: u32,
@@ -363,11 +370,17 @@ impl Store {
         .await
     }
 
-    pub async fn requeue(&self, requeues: Vec<Requeue>) -> Result<Vec<RequeueResult>, StoreError> {
+    pub(super) async fn requeue(
+        &self,
+        requeues: Vec<Requeue>,
+    ) -> Result<Vec<RequeueResult>, StoreError> {
         self.write(|done| write::Job::Requeue(requeues, done)).await
     }
 
-    pub async fn find_rows(&self, key: EventKey) -> Result<Vec<(EventKey, RowId)>, StoreError> {
+    pub(super) async fn find_rows(
+        &self,
+        key: EventKey,
+    ) -> Result<Vec<(EventKey, RowId)>, StoreError> {
         let rows = self
             .query(on!(connection => query::event_rows(connection, key)))
             .await?;
@@ -377,7 +390,10 @@ impl Store {
             .collect())
     }
 
-    pub async fn forget_event(&self, rows: Vec<(EventKey, RowId)>) -> Result<(), StoreError> {
+    pub(super) async fn forget_event(
+        &self,
+        rows: Vec<(EventKey, RowId)>,
+    ) -> Result<(), StoreError> {
         let keys: Vec<_> = rows.iter().map(|(key, _)| claims::uuid(*key)).collect();
         let tokens: Vec<_> = rows.iter().map(|(_, place)| place.0).collect();
         let (keys, tokens) = (&keys, &tokens);
@@ -390,7 +406,7 @@ impl Store {
         .await
     }
 
-    pub async fn put_webhook(
+    pub(super) async fn put_webhook(
         &self,
         name: Arc<str>,
         definition: String,
@@ -409,7 +425,7 @@ impl Store {
         Ok(row.map(|row| Revision(row.get(0))))
     }
 
-    pub async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
+    pub(super) async fn remove_webhook(&self, name: Arc<str>) -> Result<(), StoreError> {
         let name = &name;
         let sql = "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
             DELETE FROM hookstile.webhooks WHERE name = $1";
@@ -417,12 +433,12 @@ impl Store {
             .await
     }
 
-    pub async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
+    pub(super) async fn webhooks(&self) -> Result<(Revision, Vec<(String, String)>), StoreError> {
         self.query(on!(connection => query::webhooks(connection)))
             .await
     }
 
-    pub async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
+    pub(super) async fn set_paused(&self, route: Arc<str>, paused: bool) -> Result<(), StoreError> {
         let route = &route;
         let sql = if paused {
             "WITH bumped AS (UPDATE hookstile.store SET revision = revision + 1)
@@ -435,17 +451,17 @@ impl Store {
             .await
     }
 
-    pub async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
+    pub(super) async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
         self.query(on!(connection => query::paused_routes(connection)))
             .await
     }
 
     /// Returns a counter that changes when any gateway changes webhooks or pauses.
-    pub fn revision(&self) -> watch::Receiver<i64> {
+    pub(super) fn revision(&self) -> watch::Receiver<i64> {
         self.shared().revision.subscribe()
     }
 
-    pub fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
+    pub(super) fn queue_notifier(&self, route: &Arc<str>) -> Arc<Notify> {
         Arc::clone(
             lock(&self.shared().notifiers)
                 .entry(Arc::clone(route))
@@ -453,7 +469,7 @@ impl Store {
         )
     }
 
-    pub fn update_routes(&self, routes: Vec<StoreRoute>) {
+    pub(super) fn update_routes(&self, routes: Vec<StoreRoute>) {
         let names: Vec<String> = routes.iter().map(|route| route.route.to_string()).collect();
         *lock(&self.shared().retains) = routes
             .into_iter()
@@ -479,7 +495,7 @@ impl Store {
         });
     }
 
-    pub async fn due_events(
+    pub(super) async fn due_events(
         &self,
         route: Arc<str>,
         in_flight: &[DeliveryId],
@@ -495,7 +511,7 @@ impl Store {
         .await
     }
 
-    pub async fn release_events(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
+    pub(super) async fn release_events(&self, ids: &[DeliveryId]) -> Result<(), StoreError> {
         let owner = self.shared().owner;
         self.run(
             "commit",
@@ -505,7 +521,7 @@ impl Store {
         .await
     }
 
-    pub async fn load_event(
+    pub(super) async fn load_event(
         &self,
         id: DeliveryId,
         attempt_timeout: Duration,
@@ -519,7 +535,7 @@ impl Store {
         .await
     }
 
-    pub async fn event_keys(
+    pub(super) async fn event_keys(
         &self,
         id: DeliveryId,
     ) -> Result<Option<(String, Vec<EventKey>)>, StoreError> {
@@ -527,12 +543,12 @@ impl Store {
             .await
     }
 
-    pub fn now_due(&self) -> DueAt {
+    pub(super) fn now_due(&self) -> DueAt {
         let (due_ms, polled_at) = *lock(&self.shared().now_due);
         DueAt(Uptime(due_ms.unsigned_abs()).after(polled_at.elapsed()))
     }
 
-    pub async fn deliveries(
+    pub(super) async fn deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Vec<DeliveryRecord>, StoreError> {
@@ -541,7 +557,7 @@ impl Store {
             .await
     }
 
-    pub async fn count_deliveries(
+    pub(super) async fn count_deliveries(
         &self,
         filter: DeliveryFilter,
     ) -> Result<Option<usize>, StoreError> {
@@ -550,7 +566,7 @@ impl Store {
             .await
     }
 
-    pub async fn matching_deliveries(
+    pub(super) async fn matching_deliveries(
         &self,
         filter: DeliveryFilter,
         after: DeliveryId,
@@ -561,12 +577,15 @@ impl Store {
             .await
     }
 
-    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<DeliveryRecord>, StoreError> {
+    pub(super) async fn delivery(
+        &self,
+        id: DeliveryId,
+    ) -> Result<Option<DeliveryRecord>, StoreError> {
         self.query(on!(connection => query::delivery(connection, id)))
             .await
     }
 
-    pub async fn route_stats(
+    pub(super) async fn route_stats(
         &self,
         route: Arc<str>,
         since_day: i64,
@@ -577,27 +596,27 @@ impl Store {
     }
 
     /// Returns the last polled numbers of a route's pending events and of its dead letters.
-    pub fn queue_counts(&self, route: &str) -> (u64, u64) {
+    pub(super) fn queue_counts(&self, route: &str) -> (u64, u64) {
         let counts = self.route_counts(route);
         (counts.pending, counts.dead)
     }
 
-    pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
+    pub(super) fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
         self.route_counts(route).oldest_waiting
     }
 
-    pub fn remembered_ids(&self) -> usize {
+    pub(super) fn remembered_ids(&self) -> usize {
         usize::try_from(self.shared().ids.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    pub fn size_bytes(&self) -> u64 {
+    pub(super) fn size_bytes(&self) -> u64 {
         self.shared().bytes.load(Ordering::Relaxed)
     }
 
     /// Writes the outstanding jobs, within the statement timeout, and closes the pool. Every later
     /// call fails. Attempts in progress keep their leases; when these lapse, another gateway takes
     /// over.
-    pub async fn close(&self) {
+    pub(super) async fn close(&self) {
         let started = Instant::now();
         while self.inner.backlog.jobs.load(Ordering::Acquire) > 0
             && started.elapsed() < pool::STATEMENT_TIMEOUT

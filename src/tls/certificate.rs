@@ -24,7 +24,7 @@ pub enum PemError {
 
 /// A reason why a file is not the key of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub(crate) enum KeyError {
     #[error("holds no PEM private key (`-----BEGIN PRIVATE KEY-----`)")]
     NoKey,
     #[error("holds a private key that needs a passphrase")]
@@ -44,7 +44,7 @@ pub enum KeyError {
 ///
 /// # Errors
 /// [`PemError`] when there is none, or one is broken.
-pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let der = certificate.map_err(|_| PemError::Malformed)?;
@@ -59,7 +59,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError
 }
 
 /// A certificate with the intermediates that lead to a root.
-pub struct Chain {
+pub(crate) struct Chain {
     certificates: Vec<CertificateDer<'static>>,
     names: Vec<Box<str>>,
     pub not_before: Timestamp,
@@ -71,7 +71,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`PemError`] when there is none, or one is broken.
-    pub fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
+    pub(crate) fn from_pem(pem: &[u8]) -> Result<Self, PemError> {
         let certificates = certificates(pem)?;
         let first = certificates.first().ok_or(PemError::NoCertificate)?;
         let (_, parsed) =
@@ -93,7 +93,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`KeyError`] when there is no key, or the key does not belong to this certificate.
-    pub fn with_key(self, pem: &[u8]) -> Result<Certificate, KeyError> {
+    pub(crate) fn with_key(self, pem: &[u8]) -> Result<Certificate, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
             pem::Error::NoItemsFound if pem.windows(ENCRYPTED.len()).any(|at| at == ENCRYPTED) => {
                 KeyError::Encrypted

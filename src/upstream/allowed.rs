@@ -80,7 +80,7 @@ fn normalize(host: &str) -> Box<str> {
 
 /// Returns the problem if `url` may not be an upstream. The addresses of a name are checked again
 /// whenever it is resolved.
-pub fn check_url(url: &str, allowed: Option<&[AllowedUpstream]>) -> Option<String> {
+pub(crate) fn check_url(url: &str, allowed: Option<&[AllowedUpstream]>) -> Option<String> {
     let target = match Target::parse(url, None) {
         Ok(target) => target,
         Err(error) => return Some(format!("`url`: {error}.")),

@@ -27,7 +27,7 @@ const DESCRIPTION_MAX: usize = 1024;
 
 /// The definition of a webhook as it is stored. It must not be printed, because it has the secret.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Definition {
+pub(crate) struct Definition {
     /// The URL of the upstream.
     pub url: String,
     /// The patterns of the event types to deliver. An empty list matches all.
@@ -47,7 +47,7 @@ pub struct Definition {
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = NewWebhook)]
 #[serde(expecting = "an object")]
-pub struct NewWebhook {
+pub(crate) struct NewWebhook {
     #[serde(flatten)]
     pub given: WebhookChange,
 }
@@ -56,7 +56,7 @@ pub struct NewWebhook {
 #[derive(Clone, Default, Deserialize, ToSchema)]
 #[schema(as = WebhookChange)]
 #[serde(expecting = "an object")]
-pub struct WebhookChange {
+pub(crate) struct WebhookChange {
     /// The URL of the upstream.
     #[schema(pattern = "^https?://")]
     pub url: Option<String>,
@@ -108,7 +108,7 @@ pub(super) const MORE: [&str; 17] = [
 
 impl WebhookChange {
     /// Returns the problems that do not depend on other keys or routes.
-    pub fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         let unknown = self.more.keys().filter(|key| !MORE.contains(&key.as_str()));
         let mut problems: Vec<_> = unknown
             .map(|key| {
@@ -224,7 +224,7 @@ impl Definition {
     }
 
     /// Returns the secret. It is shown only once: to the operator who created the webhook.
-    pub fn secret(&self) -> &str {
+    pub(crate) fn secret(&self) -> &str {
         &self.secret
     }
 

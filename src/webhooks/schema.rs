@@ -7,7 +7,7 @@ use super::definition::MORE;
 use crate::config::schema::json_schema;
 
 /// JSON Schemas by name. They refer to each other as `#/$defs/NAME`.
-pub struct Schemas {
+pub(crate) struct Schemas {
     /// The schemas of the keys.
     pub keys: Map<String, Value>,
     /// The schemas that those refer to.
@@ -16,7 +16,7 @@ pub struct Schemas {
 
 /// Returns the schemas of all keys that can be set, without their defaults: a key that is not set
 /// keeps its value.
-pub fn schemas() -> Schemas {
+pub(crate) fn schemas() -> Schemas {
     let schema: Value = serde_json::from_str(&json_schema()).expect("written as JSON just now");
     let key = |key: &str| {
         let mut schema = schema["$defs"]["Route"]["properties"][key].clone();

@@ -171,7 +171,7 @@ fn dashboard_expressions() -> Vec<String> {
                 for (key, value) in members {
                     match value {
                         Value::String(expression) if key == "expr" => {
-                            found.push(expression.clone())
+                            found.push(expression.clone());
                         }
                         value => collect(value, found),
                     }

@@ -13,6 +13,8 @@
 //! `HOOKSTILE_HOSTILE` the number of hostile requests (20,000; in CI 100,000), and
 //! `HOOKSTILE_SOAK_SECONDS` the duration of `soak`.
 
+#![allow(unreachable_pub, reason = "a test binary has no public interface")]
+
 mod harness;
 
 mod access; // the admin listener's tokens, host names and audit log

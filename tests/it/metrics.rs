@@ -128,7 +128,7 @@ async fn every_series_starts_at_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn histogram_buckets_match_the_contract() {
+async fn histogram_buckets_are_the_documented() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream)).await;
     let metrics = gateway.metrics().await;

@@ -40,6 +40,8 @@ pub(super) struct ProblemNotice {
 
 /// The time in seconds after which a waiting event is late.
 const LATE_SECONDS: i64 = 15 * 60;
+/// The time in seconds before its expiry from which a used secret is a problem.
+const EXPIRES_SOON_SECONDS: i64 = 24 * 60 * 60;
 /// Rejections in the last hour that make a problem, if they are also one in [`REJECTED_PART`] requests.
 const REJECTED_MIN: u64 = 5;
 const REJECTED_PART: u64 = 20;
@@ -49,111 +51,139 @@ const FAILED_PART: u64 = 10;
 
 /// Returns a route's problems.
 pub(super) fn route_problems(status: &RouteStatus, now: Timestamp) -> Vec<ProblemNotice> {
-    let mut problems = Vec::new();
-    let mut add = |severity, text: String, advice: &str| {
-        let route = Some(status.route.name.to_string());
-        problems.push(ProblemNotice {
+    let mut problems = Problems {
+        route: &status.route.name,
+        list: Vec::new(),
+    };
+    problems.add_delivery(status);
+    problems.add_senders(status);
+    problems.add_queue(status, now);
+    problems.add_secrets(status, now);
+    problems.list
+}
+
+/// The problems of one route as they are collected.
+struct Problems<'r> {
+    route: &'r str,
+    list: Vec<ProblemNotice>,
+}
+
+impl Problems<'_> {
+    fn add(&mut self, severity: Severity, text: String, advice: &str) {
+        self.list.push(ProblemNotice {
             severity,
-            route,
+            route: Some(self.route.to_owned()),
             text,
             advice: advice.into(),
         });
-    };
-    if status.dead > 0 {
-        let text = format!(
-            "{} {} dead-lettered",
-            words::count(status.dead),
-            plural(status.dead, "event was", "events were")
-        );
-        add(
-            Severity::Critical,
-            text,
-            "Check the upstream's responses, fix the cause, and redeliver the dead letters.",
-        );
     }
-    let (_, succeeded, failed) = status.recent();
-    if failed >= FAILED_MIN && failed * FAILED_PART >= succeeded + failed {
-        let text = format!(
-            "{} of {} attempts failed in the last 5\u{a0}minutes",
-            words::count(failed),
-            words::count(succeeded + failed)
-        );
-        add(
-            Severity::Critical,
-            text,
-            "Check whether the upstream is running. Failed deliveries show its responses.",
-        );
-    }
-    if let Some(kind) = status.rejected.first() {
-        let (rejected, all) = (total(&status.rejected), status.requests().total());
-        if rejected >= REJECTED_MIN && rejected * REJECTED_PART >= all {
-            let why = words::explain_rejection(kind.kind.code.as_str(), kind.kind.reason);
+
+    /// Adds dead letters and failed attempts.
+    fn add_delivery(&mut self, status: &RouteStatus) {
+        if status.dead > 0 {
             let text = format!(
-                "{} {} rejected in the last hour, most as {}",
-                words::count(rejected),
-                plural(rejected, "request was", "requests were"),
-                kind.kind
+                "{} {} dead-lettered",
+                words::count(status.dead),
+                plural(status.dead, "event was", "events were")
             );
-            add(Severity::Warning, text, why.advice);
-        }
-    }
-    if status.silent {
-        let every = status
-            .expect_every
-            .map_or_else(String::new, |every| words::span(every.as_secs()));
-        let text = format!("no event was verified for more than {every}");
-        add(
-            Severity::Warning,
-            text,
-            "Check at the provider whether it still sends to this endpoint.",
-        );
-    }
-    let late =
-        |oldest: &Timestamp| now.as_second().saturating_sub(oldest.as_second()) > LATE_SECONDS;
-    if let Some(oldest) = status.oldest_waiting.filter(late) {
-        let text = format!(
-            "the oldest waiting event arrived {}",
-            words::ago(oldest, now)
-        );
-        add(
-            Severity::Warning,
-            text,
-            "Check whether the upstream is running. The deliveries show its responses.",
-        );
-    }
-    if status.paused {
-        let text = format!("paused, {} waiting", words::count(status.pending));
-        add(
-            Severity::Notice,
-            text,
-            "Resume the queue when the upstream is ready.",
-        );
-    }
-    if !status.route.active {
-        add(
-            Severity::Notice,
-            "switched off".into(),
-            "Senders get 503 until the webhook is active again.",
-        );
-    }
-    for secret in &status.secrets {
-        let ends = secret
-            .expires
-            .filter(|end| *end > now && end.as_second() - now.as_second() < 86_400);
-        if let Some(end) = ends.filter(|_| secret.verified > 0) {
-            let left = words::span((end.as_second() - now.as_second()).unsigned_abs());
-            let text = format!(
-                "the secret `{}` is in use and expires in {left}",
-                secret.name
-            );
-            add(
-                Severity::Warning,
+            self.add(
+                Severity::Critical,
                 text,
-                "Finish the rotation at the provider, or move the secret's `expires`.",
+                "Check the upstream's responses, fix the cause, and redeliver the dead letters.",
+            );
+        }
+        let (_, succeeded, failed) = status.recent();
+        if failed >= FAILED_MIN && failed * FAILED_PART >= succeeded + failed {
+            let text = format!(
+                "{} of {} attempts failed in the last 5\u{a0}minutes",
+                words::count(failed),
+                words::count(succeeded + failed)
+            );
+            self.add(
+                Severity::Critical,
+                text,
+                "Check whether the upstream is running. Failed deliveries show its responses.",
             );
         }
     }
-    problems
+
+    /// Adds rejections, and a sender that sends nothing.
+    fn add_senders(&mut self, status: &RouteStatus) {
+        if let Some(group) = status.rejected.first() {
+            let (rejected, all) = (total(&status.rejected), status.requests().total());
+            if rejected >= REJECTED_MIN && rejected * REJECTED_PART >= all {
+                let kind = &group.kind;
+                let explanation = words::explain_rejection(kind.code.as_str(), kind.reason);
+                let text = format!(
+                    "{} {} rejected in the last hour, most as {kind}",
+                    words::count(rejected),
+                    plural(rejected, "request was", "requests were"),
+                );
+                self.add(Severity::Warning, text, explanation.advice);
+            }
+        }
+        if status.silent {
+            let every = status
+                .expect_every
+                .map_or_else(String::new, |every| words::span(every.as_secs()));
+            self.add(
+                Severity::Warning,
+                format!("no event was verified for more than {every}"),
+                "Check at the provider whether it still sends to this endpoint.",
+            );
+        }
+    }
+
+    /// Adds late events, a paused queue and an inactive webhook.
+    fn add_queue(&mut self, status: &RouteStatus, now: Timestamp) {
+        let late_since = now.as_second().saturating_sub(LATE_SECONDS);
+        if let Some(oldest) = status.oldest_waiting
+            && oldest.as_second() < late_since
+        {
+            self.add(
+                Severity::Warning,
+                format!(
+                    "the oldest waiting event arrived {}",
+                    words::ago(oldest, now)
+                ),
+                "Check whether the upstream is running. The deliveries show its responses.",
+            );
+        }
+        if status.paused {
+            self.add(
+                Severity::Notice,
+                format!("paused, {} waiting", words::count(status.pending)),
+                "Resume the queue when the upstream is ready.",
+            );
+        }
+        if !status.route.active {
+            self.add(
+                Severity::Notice,
+                "switched off".into(),
+                "Senders get 503 until the webhook is active again.",
+            );
+        }
+    }
+
+    /// Adds secrets that are in use and about to expire.
+    fn add_secrets(&mut self, status: &RouteStatus, now: Timestamp) {
+        for secret in status.secrets.iter().filter(|secret| secret.verified > 0) {
+            let Some(end) = secret.expires else { continue };
+            let seconds_left = end.as_second() - now.as_second();
+            if end > now && seconds_left < EXPIRES_SOON_SECONDS {
+                let text = format!(
+                    "the secret `{}` is in use and expires in {}",
+                    secret.name,
+                    words::span(seconds_left.unsigned_abs())
+                );
+                self.add(
+                    Severity::Warning,
+                    text,
+                    "Finish the rotation at the provider, or move the secret's `expires`.",
+                );
+            }
+        }
+    }
 }
 
 fn total(rejected: &[RejectionCount]) -> u64 {

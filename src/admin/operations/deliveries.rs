@@ -10,7 +10,10 @@ use crate::store::{DeliveryFilter, DeliveryId, DeliveryRecord};
 
 impl Operations {
     /// Returns up to `filter.limit` deliveries, those of removed routes included.
-    pub async fn deliveries(&self, filter: DeliveryFilter) -> Result<DeliveryPage, OperationError> {
+    pub(crate) async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+    ) -> Result<DeliveryPage, OperationError> {
         let (limit, store) = (filter.limit, &self.state.store);
         let total = store.count_deliveries(filter.clone()).await?;
         if total == Some(0) {
@@ -25,7 +28,7 @@ impl Operations {
         Ok(DeliveryPage::new(found, limit, total))
     }
 
-    pub async fn delivery(&self, id: DeliveryId) -> Result<DeliveryRecord, OperationError> {
+    pub(crate) async fn delivery(&self, id: DeliveryId) -> Result<DeliveryRecord, OperationError> {
         let mut delivery = self
             .state
             .store
@@ -41,7 +44,7 @@ impl Operations {
     }
 
     /// Makes a delivery due now. If its route was removed, it waits until the route is back.
-    pub async fn redeliver(
+    pub(crate) async fn redeliver(
         &self,
         operator: Operator,
         id: DeliveryId,

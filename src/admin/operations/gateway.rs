@@ -12,7 +12,7 @@ use crate::admin::reload::Reloaded;
 use crate::store::StoreError;
 
 /// The health of the gateway.
-pub struct Health {
+pub(crate) struct Health {
     /// The reason why no requests should be sent here, if there is one.
     pub not_ready: Option<String>,
     /// Set while the store is full and takes no new event.
@@ -22,7 +22,7 @@ pub struct Health {
 }
 
 /// The health of the gateway and the state of its routes.
-pub struct Overview {
+pub(crate) struct Overview {
     pub health: Health,
     /// Empty while the store can't be read.
     pub routes: Vec<RouteSummary>,
@@ -31,7 +31,7 @@ pub struct Overview {
 }
 
 impl Operations {
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         Health {
             not_ready: self.state.check_ready().err(),
             store_full: self.state.store.check_room() == Err(StoreError::Full),
@@ -41,7 +41,7 @@ impl Operations {
     }
 
     /// Returns an overview even while the store can't be read, when it is needed most.
-    pub async fn overview(&self) -> Overview {
+    pub(crate) async fn overview(&self) -> Overview {
         let (routes, unreadable) = match self.routes().await {
             Ok(routes) => (routes, None),
             Err(error) => (Vec::new(), Some(error.to_string())),
@@ -64,7 +64,7 @@ impl Operations {
     }
 
     /// Reloads the configuration, as SIGHUP does.
-    pub async fn reload(&self, operator: Operator) -> Result<Reloaded, OperationError> {
+    pub(crate) async fn reload(&self, operator: Operator) -> Result<Reloaded, OperationError> {
         let result = self.state.reloads.reload().await;
         operator.audited("reload", "", result.map_err(OperationError::from))
     }

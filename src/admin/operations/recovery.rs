@@ -15,7 +15,7 @@ use crate::store::{DeliveryFilter, DeliveryId, DeliveryState, Store, StoreError}
 
 /// The outcome of a bulk redelivery.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct RedeliveryReport {
+pub(crate) struct RedeliveryReport {
     pub dry_run: bool,
     pub matched: usize,
     /// The number of deliveries that are due again; in a dry run, of those that could be.
@@ -56,7 +56,7 @@ impl RedeliveryReport {
 
 impl Operations {
     /// Redelivers all matching deliveries, the oldest first.
-    pub async fn redeliver_matching(
+    pub(crate) async fn redeliver_matching(
         &self,
         operator: Operator,
         query: RedeliveryQuery,
@@ -67,7 +67,7 @@ impl Operations {
 
     /// Redelivers a webhook's deliveries after an outage, as
     /// [`redeliver_matching`](Self::redeliver_matching) does.
-    pub async fn recover(
+    pub(crate) async fn recover(
         &self,
         operator: Operator,
         query: RedeliveryQuery,
@@ -152,7 +152,7 @@ impl Operations {
 
     /// Removes an event ID from the ledger, so that the event is accepted again. Its stored
     /// deliveries are kept.
-    pub async fn forget(
+    pub(crate) async fn forget(
         &self,
         operator: Operator,
         name: &str,

@@ -8,14 +8,14 @@ use crate::activity::Rejection;
 use crate::admin::error::OperationError;
 
 /// Rejected requests, the newest first.
-pub struct RejectionList {
+pub(crate) struct RejectionList {
     pub requests: Vec<RejectedRequest>,
     /// The number of rejected requests that are remembered.
     pub total: usize,
 }
 
 /// A rejected request.
-pub struct RejectedRequest {
+pub(crate) struct RejectedRequest {
     /// `None` when the request matched no route.
     pub route: Option<Arc<str>>,
     pub rejection: Arc<Rejection>,
@@ -26,7 +26,7 @@ pub struct RejectedRequest {
 impl Operations {
     /// Returns the last rejected requests of one route; or of all routes, and those that matched
     /// none.
-    pub fn rejections(
+    pub(crate) fn rejections(
         &self,
         route: Option<&str>,
         limit: usize,

@@ -14,7 +14,7 @@ use crate::webhooks::{ActiveRoute, Definition};
 
 /// The definition of an active route.
 #[derive(Clone)]
-pub struct ServedRoute {
+pub(crate) struct ServedRoute {
     pub name: Arc<str>,
     pub host: Option<Box<str>>,
     pub path: Box<str>,
@@ -30,7 +30,7 @@ pub struct ServedRoute {
 }
 
 /// A route with the statistics of its deliveries.
-pub struct RouteSummary {
+pub(crate) struct RouteSummary {
     pub route: ServedRoute,
     pub stats: RouteDeliveryStats,
     /// The arrival of the oldest event that waits in the queue.
@@ -64,7 +64,7 @@ impl From<&ActiveRoute> for ServedRoute {
 }
 
 impl Operations {
-    pub async fn routes(&self) -> Result<Vec<RouteSummary>, OperationError> {
+    pub(crate) async fn routes(&self) -> Result<Vec<RouteSummary>, OperationError> {
         let mut summaries = Vec::new();
         for active in self.state.registry.active_routes().iter() {
             summaries.push(self.summarize(active.into()).await?);
@@ -72,12 +72,12 @@ impl Operations {
         Ok(summaries)
     }
 
-    pub async fn route(&self, name: &str) -> Result<RouteSummary, OperationError> {
+    pub(crate) async fn route(&self, name: &str) -> Result<RouteSummary, OperationError> {
         self.summarize((&self.find(name)?).into()).await
     }
 
     /// Returns an active route without its statistics.
-    pub fn served_route(&self, name: &str) -> Option<ServedRoute> {
+    pub(crate) fn served_route(&self, name: &str) -> Option<ServedRoute> {
         self.find(name).ok().map(|active| (&active).into())
     }
 

@@ -48,7 +48,7 @@ pub(in crate::admin) struct SecretUse {
 
 impl Operations {
     /// Returns the current status of all routes, in their order.
-    pub async fn route_statuses(&self) -> Result<Vec<RouteStatus>, OperationError> {
+    pub(crate) async fn route_statuses(&self) -> Result<Vec<RouteStatus>, OperationError> {
         let state = self.state.clone();
         let statuses = tokio::task::spawn_blocking(move || {
             let now = Instant::now();
@@ -62,7 +62,7 @@ impl Operations {
     }
 
     /// Returns the current status of one route.
-    pub async fn route_status(&self, name: &str) -> Result<RouteStatus, OperationError> {
+    pub(crate) async fn route_status(&self, name: &str) -> Result<RouteStatus, OperationError> {
         let (state, active) = (self.state.clone(), self.find(name)?);
         let status =
             tokio::task::spawn_blocking(move || RouteStatus::read(&state, &active, Instant::now()));
@@ -73,7 +73,7 @@ impl Operations {
     }
 
     /// Counts the requests of the last hour that matched no route.
-    pub fn unmatched_in_last_hour(&self) -> u64 {
+    pub(crate) fn unmatched_in_last_hour(&self) -> u64 {
         let unmatched = self.state.activity.unmatched();
         let rejected = unmatched.rejections.last_hour(Instant::now());
         rejected.iter().map(|rejected| rejected.count).sum()

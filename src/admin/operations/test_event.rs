@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const HOST: &str = "127.0.0.1";
 
 /// The gateway's response to a test event.
-pub struct TestOutcome {
+pub(crate) struct TestOutcome {
     pub status: u16,
     pub outcome: String,
     pub event_id: String,
@@ -41,7 +41,7 @@ struct TestRequest {
 
 impl Operations {
     /// Sends a test event to a route and returns the gateway's response.
-    pub async fn send_test_event(
+    pub(crate) async fn send_test_event(
         &self,
         operator: Operator,
         name: &str,

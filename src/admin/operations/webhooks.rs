@@ -11,7 +11,7 @@ use crate::webhooks::{Definition, NewWebhook, WebhookChange};
 impl Operations {
     /// Creates a webhook, which is active when this returns. The definition holds its secret,
     /// which is shown only this once.
-    pub async fn create_webhook(
+    pub(crate) async fn create_webhook(
         &self,
         operator: Operator,
         new: NewWebhook,
@@ -30,7 +30,7 @@ impl Operations {
         Ok((self.summarize((&active).into()).await?, definition))
     }
 
-    pub async fn update_webhook(
+    pub(crate) async fn update_webhook(
         &self,
         operator: Operator,
         name: &str,
@@ -42,7 +42,7 @@ impl Operations {
         self.summarize((&active).into()).await
     }
 
-    pub async fn delete_webhook(
+    pub(crate) async fn delete_webhook(
         &self,
         operator: Operator,
         name: &str,
@@ -56,7 +56,7 @@ impl Operations {
     }
 
     /// Pauses or resumes the delivery of a route's queued events.
-    pub async fn set_paused(
+    pub(crate) async fn set_paused(
         &self,
         operator: Operator,
         name: &str,

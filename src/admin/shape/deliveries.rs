@@ -14,7 +14,7 @@ use crate::store::{DeliveryRecord, DeliveryState};
 
 /// The delivery of one event, with all its attempts.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Delivery<Attempts> {
+pub(crate) struct Delivery<Attempts> {
     pub id: String,
     pub webhook_id: String,
     pub event_type: String,
@@ -57,7 +57,7 @@ pub struct Delivery<Attempts> {
 
 /// One attempt at delivering an event.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     pub number: u32,
     pub at: Timestamp,
     /// The upstream's status.
@@ -69,7 +69,7 @@ pub struct Attempt {
 
 /// A page of deliveries, the newest first.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Deliveries {
+pub(crate) struct Deliveries {
     pub success: bool,
     pub deliveries: Vec<Delivery<u32>>,
     /// The number of deliveries on all pages; `null` when there are more than 10,000.
@@ -81,14 +81,14 @@ pub struct Deliveries {
 
 /// A single delivery.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct OneDelivery {
+pub(crate) struct OneDelivery {
     pub success: bool,
     pub delivery: Delivery<Vec<Attempt>>,
 }
 
 /// The outcome of a bulk redelivery.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
-pub struct Redelivered {
+pub(crate) struct Redelivered {
     pub success: bool,
     /// Set if nothing was changed; `accepted` and `refused` then say what would be.
     pub dry_run: bool,
@@ -99,7 +99,7 @@ pub struct Redelivered {
 
 /// The number of deliveries that were not accepted for one reason.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
-pub struct RefusedCount {
+pub(crate) struct RefusedCount {
     /// The code of the error that a single redelivery would be answered with.
     pub code: String,
     pub count: usize,
@@ -107,7 +107,7 @@ pub struct RefusedCount {
 
 impl Delivery<u32> {
     /// Converts a delivery for a list: without headers, and with the number of its attempts.
-    pub fn listed(record: DeliveryRecord) -> Self {
+    pub(crate) fn listed(record: DeliveryRecord) -> Self {
         Self {
             headers: None,
             ..Self::new(record, |tried, _| tried)
@@ -117,7 +117,7 @@ impl Delivery<u32> {
 
 impl Delivery<Vec<Attempt>> {
     /// Converts a single delivery, with its attempts.
-    pub fn whole(record: DeliveryRecord) -> Self {
+    pub(crate) fn whole(record: DeliveryRecord) -> Self {
         Self::new(record, |_, attempts| attempts)
     }
 }

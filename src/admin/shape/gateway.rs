@@ -10,13 +10,13 @@ use crate::admin::reload;
 
 /// A success without a result to show.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Done {
+pub(crate) struct Done {
     pub success: bool,
 }
 
 /// The status of the gateway and its webhooks.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Status {
+pub(crate) struct Status {
     pub success: bool,
     pub version: String,
     pub ready: bool,
@@ -37,7 +37,7 @@ pub struct Status {
 
 /// A configuration that was accepted.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Reloaded {
+pub(crate) struct Reloaded {
     pub success: bool,
     pub routes: usize,
     /// Warnings, each on one line, with the place in the file.

@@ -8,7 +8,7 @@ use crate::delivery::{MASK, OutboundRequest};
 
 /// A delivered header.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
-pub struct Header {
+pub(crate) struct Header {
     /// The name as the sender wrote it.
     pub name: String,
     /// The value; `***` if it may authenticate a request: a signature, a token, a cookie.

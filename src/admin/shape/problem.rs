@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 /// An error response (RFC 9457).
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct Problem {
+pub(crate) struct Problem {
     #[serde(rename = "type")]
     pub type_uri: String,
     /// The status in words.

@@ -14,7 +14,7 @@ use crate::outcome::Code;
 
 /// The last rejected requests.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Rejections {
+pub(crate) struct Rejections {
     pub success: bool,
     /// The rejected requests, the newest first.
     pub rejections: Vec<Rejection>,
@@ -25,7 +25,7 @@ pub struct Rejections {
 
 /// A rejected request.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Rejection {
+pub(crate) struct Rejection {
     pub at: Timestamp,
     /// `null`, as `route` is, if the request matched no route.
     pub webhook_id: Option<String>,
@@ -51,7 +51,7 @@ pub struct Rejection {
 
 /// The number of requests that were rejected for one reason.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Rejected {
+pub(crate) struct Rejected {
     /// `null`, as `route` is, if the request matched no route.
     pub webhook_id: Option<String>,
     pub route: Option<String>,
@@ -64,7 +64,7 @@ pub struct Rejected {
 
 impl Rejected {
     /// Returns outcome and reason, as in `invalid_signature/mismatch`.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match &self.reason {
             Some(reason) => format!("{}/{reason}", self.outcome),
             None => self.outcome.clone(),

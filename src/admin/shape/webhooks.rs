@@ -18,7 +18,7 @@ const MASKED: &str = "whsec_***masked***";
 
 /// A route, defined in the file or over the API.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Webhook<Stats> {
+pub(crate) struct Webhook<Stats> {
     pub id: String,
     /// The upstream's URL.
     pub url: String,
@@ -63,7 +63,7 @@ pub struct Webhook<Stats> {
 /// Statistics of deliveries that have ended, in a list of webhooks.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "DeliveryStats")]
-pub struct ShortStats {
+pub(crate) struct ShortStats {
     pub successful: u64,
     /// The number of failed deliveries, dead letters included.
     pub failed: u64,
@@ -73,7 +73,7 @@ pub struct ShortStats {
 
 /// Statistics of deliveries that have ended, with a single webhook.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct LongStats {
+pub(crate) struct LongStats {
     pub total_deliveries: u64,
     pub successful_deliveries: u64,
     /// The number of failed deliveries, dead letters included.
@@ -88,7 +88,7 @@ pub struct LongStats {
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 #[graphql(name = "Queue")]
 #[schema(as = Stored)]
-pub struct QueueStats {
+pub(crate) struct QueueStats {
     pub pending: u64,
     pub dead: u64,
     pub oldest_pending_at: Option<Timestamp>,
@@ -100,7 +100,7 @@ pub struct QueueStats {
 
 /// All active routes.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Webhooks {
+pub(crate) struct Webhooks {
     pub success: bool,
     pub webhooks: Vec<Webhook<ShortStats>>,
     pub total: usize,
@@ -108,14 +108,14 @@ pub struct Webhooks {
 
 /// A single route.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct OneWebhook {
+pub(crate) struct OneWebhook {
     pub success: bool,
     pub webhook: Webhook<LongStats>,
 }
 
 /// The gateway's response to a test event.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
-pub struct TestResult {
+pub(crate) struct TestResult {
     /// Set if the event was delivered, or stored for delivery.
     pub success: bool,
     pub status: u16,

@@ -91,7 +91,7 @@ impl ReceivedRequest {
                 lines.extend(format_body(body).lines().map(|line| format!("  {line}")));
             }
             Err(StatusCode::REQUEST_TIMEOUT) => {
-                lines.push("the body did not arrive in time".into())
+                lines.push("the body did not arrive in time".into());
             }
             Err(_) => lines.push("the body is over 32 MiB, or the connection broke".into()),
         }

@@ -34,7 +34,8 @@ pub struct Args {
     /// Only deliveries with this status
     #[arg(long, value_name = "STATUS", value_parser = input::delivery_status())]
     status: Option<String>,
-    /// Start after this delivery (del_17 or 17; 0 for all kept) [default: only new deliveries]
+    /// Start after this delivery, by number or ID; 0 lists all that are kept [default: only new
+    /// deliveries]
     #[arg(long, value_name = "N")]
     since: Option<DeliveryId>,
     /// Print one JSON object per delivery, without the event

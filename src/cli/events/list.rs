@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
         }
         match next_cursor(&page)? {
             Some(before) if remaining > 0 => {
-                (filter.before, filter.limit) = (Some(before), remaining.min(PAGE_SIZE))
+                (filter.before, filter.limit) = (Some(before), remaining.min(PAGE_SIZE));
             }
             _ if args.json => break end_json(&page)?,
             _ if first && page.deliveries.is_empty() => {

@@ -40,7 +40,7 @@ pub(super) const SELECTION_ARGS: [&str; 6] = [
 
 impl Selection {
     /// Returns the conditions as a filter of the store.
-    pub fn filter(&self) -> DeliveryFilter {
+    pub(super) fn filter(&self) -> DeliveryFilter {
         DeliveryFilter {
             route: self.route.clone(),
             state: self.status.as_deref().and_then(DeliveryState::parse),

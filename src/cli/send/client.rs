@@ -120,7 +120,7 @@ impl Response {
                 );
             }
             None if self.body.len() > RESPONSE_BYTES_MAX => {
-                lines.push(format!("  (more than {RESPONSE_BYTES_MAX} bytes)"))
+                lines.push(format!("  (more than {RESPONSE_BYTES_MAX} bytes)"));
             }
             None => lines.push(format!("  ({} bytes)", self.body.len())),
         }

@@ -12,7 +12,7 @@ use crate::signature::{Scheme, SignatureLocation, SignedTime, TimestampLocation}
 
 /// A way to tamper with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Tamper {
+pub(super) enum Tamper {
     /// Change one byte of the body
     Body,
     /// Change one digit of the signature

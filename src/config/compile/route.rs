@@ -254,7 +254,7 @@ impl Compiler<'_> {
                  signatures itself; remove it as soon as verification no longer fails",
             ));
         }
-        Some(Unenforced::new())
+        Some(Unenforced::configured())
     }
 
     /// Returns the treatment of the provider's handshake. `Err` if it is wrong.

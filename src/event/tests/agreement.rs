@@ -21,7 +21,7 @@ const POINTERS: [[&str; 3]; 5] = [
 ];
 
 /// Panics if the envelope reads from `body` anything that the model does not read.
-pub fn check(body: &[u8]) {
+pub(super) fn check(body: &[u8]) {
     let model = serde_json::from_slice::<Tree>(body).ok();
     let alike = model.is_some() == serde_json::from_slice::<Value>(body).is_ok();
     assert!(

@@ -107,7 +107,7 @@ impl Style {
             Value::String(raw) => self.write_string(raw, to),
             Value::Array(values) => {
                 self.write_list('[', ']', values, level, to, |value, to| {
-                    self.write_value(value, level + 1, to)
+                    self.write_value(value, level + 1, to);
                 });
             }
             Value::Object(members) => {

@@ -32,7 +32,7 @@ const BODY_CHANGES: [fn(&str) -> String; 5] = [
 /// Checks one input. Its first byte selects the gateway's preset, the second the sender's, the
 /// third the secret, and the fourth the change of the body after signing. The captured request
 /// follows; the headers of the signature are added after its own.
-pub fn check(data: &[u8]) {
+pub(super) fn check(data: &[u8]) {
     let [gateways, senders, secret, spoilt, captured @ ..] = data else {
         return;
     };

@@ -7,7 +7,7 @@ use super::proxy_protocol::{BYTES_MAX, Progress, parse};
 
 /// Panics if parsing `bytes` at once and byte by byte differ, or if the parser reads beyond the
 /// header.
-pub fn check(bytes: &[u8]) {
+pub(super) fn check(bytes: &[u8]) {
     let mut begun = 0;
     let end = loop {
         let progress = parse(&bytes[..begun]);

@@ -44,7 +44,7 @@ fn other(number: usize) -> Scheme {
 
 /// Checks one input. The first byte selects the preset or another scheme. Then follow the values of
 /// the headers that the scheme reads, a line each, an empty line, and the body.
-pub fn check(data: &[u8]) {
+pub(super) fn check(data: &[u8]) {
     let Some((&choice, rest)) = data.split_first() else {
         return;
     };

@@ -46,7 +46,7 @@ pub(super) struct PreviousRun {
 
 /// The entry of an attempt in progress. If it is dropped without [`JournalEntry::clear`], the next
 /// run treats the attempt as one of unknown outcome.
-pub struct JournalEntry {
+pub(crate) struct JournalEntry {
     journal: Arc<AttemptJournal>,
     slot: u64,
 }

@@ -64,7 +64,7 @@ mod tests {
         let first = FolderLock::acquire(folder.path()).ok().unwrap();
         match FolderLock::acquire(folder.path()) {
             Err(LockError::InUse(holder)) => {
-                assert_eq!(holder, format!("process {}", std::process::id()))
+                assert_eq!(holder, format!("process {}", std::process::id()));
             }
             _ => panic!("locked twice"),
         }

@@ -199,12 +199,12 @@ impl Shared {
             None => schema::open(&self.file, self.settings.durability)
                 .map_err(CheckpointError::NotAttempted)?,
         };
-        let (pages, checkpointed) =
+        let (pages, done) =
             schema::wal_pages(&connection).map_err(CheckpointError::NotAttempted)?;
-        let progress = if pages - checkpointed >= min_pages {
+        let progress = if pages - done >= min_pages {
             schema::checkpoint_passive(&connection).map_err(CheckpointError::Failed)?
         } else {
-            (pages, checkpointed)
+            (pages, done)
         };
         *checkpointer = Some(connection);
         Ok(Some(progress))

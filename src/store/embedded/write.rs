@@ -401,8 +401,8 @@ fn apply(batch: &mut BatchWriter<'_>, job: &Job) -> rusqlite::Result<Reply> {
             Reply::Nothing
         }
         Job::Requeue(requeues, _) => {
-            let requeued = requeues.iter().map(|requeue| batch.requeue(requeue));
-            Reply::Requeued(requeued.collect::<rusqlite::Result<_>>()?)
+            let results = requeues.iter().map(|requeue| batch.requeue(requeue));
+            Reply::Requeued(results.collect::<rusqlite::Result<_>>()?)
         }
         Job::ForgetEvent { rows, .. } => {
             batch.forget_event(rows)?;

@@ -46,7 +46,7 @@ pub(super) enum ClaimReply {
 }
 
 /// A claim that exists in the database until it is settled or released.
-pub struct LeaseRow {
+pub(crate) struct LeaseRow {
     key: EventKey,
     token: i64,
     deadline: Instant,

@@ -13,7 +13,7 @@ const VERSION: i32 = 1;
 
 /// The advisory lock for creating and changing the tables. The number is arbitrary, but all
 /// versions must use the same one.
-const SCHEMA_LOCK: i64 = 0x686f_6f6b_6761_7465;
+const SCHEMA_LOCK: i64 = 0x686f_6f6b_7374_696c;
 
 const TABLES: &str = "
 CREATE SCHEMA IF NOT EXISTS hookstile;

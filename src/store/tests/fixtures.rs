@@ -99,7 +99,7 @@ pub(in crate::store) fn settlement(
     ];
     Settlement {
         names,
-        entry: entry,
+        entry,
         window: WINDOW,
         if_lost: AttemptHistory::default(),
         delivery,

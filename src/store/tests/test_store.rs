@@ -32,7 +32,7 @@ pub(in crate::store) struct TestFolder {
 pub(in crate::store) struct TestServer(Cluster);
 
 impl TestStore {
-    pub fn embedded() -> Self {
+    pub(crate) fn embedded() -> Self {
         Self {
             engine: Engine::Embedded(TestFolder::new()),
             metrics: Metrics::new().unwrap(),
@@ -40,7 +40,7 @@ impl TestStore {
     }
 
     /// Starts a shared store. Returns `None` where PostgreSQL is not installed.
-    pub fn shared() -> Option<Self> {
+    pub(crate) fn shared() -> Option<Self> {
         Some(Self {
             engine: Engine::Shared(TestServer::start()?),
             metrics: Metrics::new().unwrap(),
@@ -48,7 +48,7 @@ impl TestStore {
     }
 
     /// Opens the store; in PostgreSQL also as one more gateway.
-    pub async fn open(&self) -> Store {
+    pub(crate) async fn open(&self) -> Store {
         let (settings, clock) = match &self.engine {
             Engine::Embedded(files) => (Settings::Embedded(files.settings()), files.clock.clone()),
             Engine::Shared(server) => (
@@ -62,14 +62,14 @@ impl TestStore {
     }
 
     /// Closes the store and opens it again.
-    pub async fn reopen(&self, store: Store) -> Store {
+    pub(crate) async fn reopen(&self, store: Store) -> Store {
         store.close(true).await;
         drop(store);
         self.open().await
     }
 
     /// Advances the store uptime.
-    pub fn advance(&self, store: &Store, time: Duration) {
+    pub(crate) fn advance(&self, store: &Store, time: Duration) {
         match &self.engine {
             Engine::Embedded(files) => {
                 // Longer steps would not count in full.
@@ -91,7 +91,7 @@ impl TestStore {
     }
 
     /// Advances the time while the store is closed.
-    pub fn advance_while_closed(&self, time: Duration) {
+    pub(crate) fn advance_while_closed(&self, time: Duration) {
         match &self.engine {
             Engine::Embedded(files) => files.manual_clock.advance(time),
             Engine::Shared(server) => {
@@ -104,7 +104,7 @@ impl TestStore {
     }
 
     /// Deletes all data, while no store is open.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         match &self.engine {
             Engine::Embedded(files) => drop(std::fs::remove_dir_all(files.settings().folder)),
             Engine::Shared(server) => drop(server.sql("DROP SCHEMA IF EXISTS hookstile CASCADE")),
@@ -113,7 +113,7 @@ impl TestStore {
 }
 
 impl TestFolder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (clock, manual_clock) = Clock::manual();
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -122,7 +122,7 @@ impl TestFolder {
         }
     }
 
-    pub fn settings(&self) -> EmbeddedSettings {
+    pub(crate) fn settings(&self) -> EmbeddedSettings {
         let folder = self.folder.path().join("store");
         EmbeddedSettings {
             folder,
@@ -132,7 +132,7 @@ impl TestFolder {
         }
     }
 
-    pub fn try_open(&self, settings: EmbeddedSettings) -> Result<Store, OpenError> {
+    pub(crate) fn try_open(&self, settings: EmbeddedSettings) -> Result<Store, OpenError> {
         Store::embedded(
             settings,
             self.clock.clone(),
@@ -140,7 +140,7 @@ impl TestFolder {
         )
     }
 
-    pub fn open(&self) -> Store {
+    pub(crate) fn open(&self) -> Store {
         self.try_open(self.settings()).unwrap()
     }
 }
@@ -161,14 +161,14 @@ impl TestServer {
         Some(Self(cluster))
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!(
             "postgres:///postgres?user=hookstile&host={}",
             self.0.folder().display()
         )
     }
 
-    pub fn settings(&self) -> SharedSettings {
+    pub(crate) fn settings(&self) -> SharedSettings {
         let database = Database::parse(&self.url()).unwrap();
         SharedSettings {
             database,
@@ -180,7 +180,7 @@ impl TestServer {
 
     /// Runs SQL: the rows, one a line, their columns between `|`.
     #[track_caller]
-    pub fn sql(&self, sql: &str) -> String {
+    pub(crate) fn sql(&self, sql: &str) -> String {
         self.0.sql(&self.url(), sql)
     }
 }

@@ -13,14 +13,14 @@ use super::programs::{program, tool};
 const USER: &str = "postgres";
 
 /// A folder with an empty database. The server's superuser is `hookstile`, without a password.
-pub struct Cluster {
+pub(super) struct Cluster {
     programs: PathBuf,
     folder: TempDir,
 }
 
 impl Cluster {
     /// Creates an empty database; returns `None` without PostgreSQL.
-    pub fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let server = tool("PostgreSQL", installed(), "what is kept in PostgreSQL")?;
         let programs = server.parent().expect("a program in a folder").to_owned();
         let cluster = Self {
@@ -44,17 +44,17 @@ impl Cluster {
         Some(cluster)
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// Returns the command for a program of PostgreSQL.
-    pub fn program(&self, name: &str) -> Command {
+    pub(super) fn program(&self, name: &str) -> Command {
         Command::new(self.programs.join(name))
     }
 
     /// Returns the command for a program of PostgreSQL, in the folder, as a user other than root.
-    pub fn unprivileged(&self, name: &str) -> Command {
+    pub(super) fn unprivileged(&self, name: &str) -> Command {
         let program = self.programs.join(name);
         let mut command = Command::new(if is_root() {
             Path::new("setpriv")
@@ -76,7 +76,7 @@ impl Cluster {
 
     /// Runs SQL through psql and returns the rows, one on a line, with columns separated by `|`.
     #[track_caller]
-    pub fn sql(&self, url: &str, sql: &str) -> String {
+    pub(super) fn sql(&self, url: &str, sql: &str) -> String {
         stdout(
             self.program("psql")
                 .args(["-X", "-v", "ON_ERROR_STOP=1", "-Atqc", sql])
@@ -104,7 +104,7 @@ fn installed() -> Option<PathBuf> {
 }
 
 /// Gives a file or folder to the server's user.
-pub fn give_to_server_user(path: &Path) {
+pub(super) fn give_to_server_user(path: &Path) {
     if is_root() {
         let (user, group) = ids();
         chown(path, Some(user), Some(group)).expect("root may give a file away");
@@ -136,7 +136,7 @@ fn ids() -> (u32, u32) {
 
 /// Runs a command that must succeed and returns its output without the last line break.
 #[track_caller]
-pub fn stdout(command: &mut Command) -> String {
+pub(super) fn stdout(command: &mut Command) -> String {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));

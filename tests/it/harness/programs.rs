@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Returns the path of a tool, or prints what is skipped and returns `None`. With `CI=true` a
 /// missing tool fails the test.
-pub fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf> {
+pub(crate) fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf> {
     if found.is_none() {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true");
         assert!(
@@ -19,7 +19,7 @@ pub fn tool(what: &str, found: Option<PathBuf>, skipped: &str) -> Option<PathBuf
 }
 
 /// Looks a program up in an environment variable, then on the `PATH`.
-pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn program(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Some(PathBuf::from(path)).filter(|path| path.is_file());
     }

@@ -164,7 +164,7 @@ impl Request {
         }
         match self.framing {
             Framing::Length => {
-                head.extend(format!("Content-Length: {}\r\n", self.body.len()).bytes())
+                head.extend(format!("Content-Length: {}\r\n", self.body.len()).bytes());
             }
             Framing::Chunks(_) => head.extend(b"Transfer-Encoding: chunked\r\n"),
             Framing::None => {}

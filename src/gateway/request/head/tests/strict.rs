@@ -17,7 +17,7 @@ const HEADER_BYTES_MAX: usize = 64 * 1024;
 
 /// Returns whether the head is accepted. Panics if the strict reader rejects or reads otherwise
 /// what is accepted, head or body.
-pub fn check(sent: &[u8]) -> bool {
+pub(super) fn check(sent: &[u8]) -> bool {
     let mut session = ServerSession::new_http1(Box::new(Cursor::new(sent.to_vec())));
     session.set_read_timeout(None);
     if !matches!(at_once(session.read_request()), Ok(true)) {
