@@ -14,6 +14,10 @@
 //! `HOOKSTILE_SOAK_SECONDS` the duration of `soak`.
 
 #![allow(unreachable_pub, reason = "a test binary has no public interface")]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a black-box test tells one story from start to end"
+)]
 
 mod harness;
 

@@ -2,7 +2,7 @@
 //! history must keep. The rules are pure and know nothing of the gateway's implementation.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -257,22 +257,15 @@ impl History {
             }
         }
         lines.sort_by_key(|(at, _)| *at);
-        let start = lines.first().map(|(at, _)| *at);
-        format!(
-            "{id}\n{}",
-            lines
-                .iter()
-                .map(|(at, what): &(Instant, String)| {
-                    format!(
-                        "  {:>10.3} ms  {what}\n",
-                        start
-                            .map_or(Duration::ZERO, |start| *at - start)
-                            .as_secs_f64()
-                            * 1e3
-                    )
-                })
-                .collect::<String>()
-        )
+        let Some(start) = lines.first().map(|(at, _)| *at) else {
+            return id.to_string();
+        };
+        let mut text = format!("{id}\n");
+        for (at, what) in lines {
+            let milliseconds = (at - start).as_secs_f64() * 1e3;
+            let _ = writeln!(text, "  {milliseconds:>10.3} ms  {what}");
+        }
+        text
     }
 }
 
