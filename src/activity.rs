@@ -1,8 +1,8 @@
 //! The recent activity of each route beside its metrics: rejected requests, the time of the last
 //! verified event, and the requests of the last hour.
 //!
-//! Kept in memory, bounded, and across reloads for the routes that stay. A request writes only to
-//! the activity of its own route.
+//! The activity is kept in memory and is bounded. That of routes that stay survives a reload. A
+//! request writes only to the activity of its own route.
 
 mod idle_sender;
 mod rejections;
@@ -54,7 +54,7 @@ pub struct SenderActivity {
 }
 
 impl Activity {
-    /// Creates the activity of no routes yet. `now` is the start of the process.
+    /// Creates the activity without any routes. `now` is the start of the process.
     pub fn new(now: Instant) -> Arc<Self> {
         Arc::new(Self {
             routes: Mutex::default(),
@@ -128,7 +128,7 @@ impl Activity {
 }
 
 impl RouteActivity {
-    /// Samples this route like [`Activity::sample`].
+    /// Samples the counters of this route, as [`Activity::sample`] does for all.
     pub fn sample(&self, now: Instant) {
         let (Some(route), Some(sender)) = (&self.route, &self.sender) else {
             return;

@@ -1,14 +1,17 @@
 //! The ledger: which events were delivered, which are being delivered, and which may be delivered.
 //!
 //! ```text
-//! absent ──claim──▶ claimed ──complete──▶ completed (for the window)
-//!    ▲                 ├──release──▶ attempted: the next copy is delivered
-//!    └──window ends──  └──release as unknown──▶ attempted, possibly delivered: the next
+//! absent ──claim──▶ claimed ──complete──▶ completed: copies are duplicates
+//!                      ├──release──▶ attempted: the next copy is delivered
+//!                      └──release as unknown──▶ attempted, possibly delivered: the next
 //!                                               copy is delivered, marked as a possible duplicate
 //! ```
 //!
-//! Owns these states, and the order in which the copies of an event wait for each other. The
-//! `store` keeps the records. Only verified events reach this module.
+//! An event that was attempted is claimed like an absent one. When the window ends, the event is
+//! absent again.
+//!
+//! Owns these states, and makes the copies of an event wait for each other. The `store` keeps the
+//! records. Only verified events reach this module.
 
 mod claim;
 mod claim_table;
@@ -49,7 +52,7 @@ pub enum InFlightPolicy {
     Reject,
 }
 
-/// The terms on which an event is claimed.
+/// The options of [`Ledger::claim`].
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimOptions {
     /// The time for which the outcome will be remembered.
@@ -62,7 +65,7 @@ pub struct ClaimOptions {
     pub forwards: bool,
 }
 
-/// The time for which a claim outlives its deadline if its holder dies: longer than settling takes.
+/// The time by which a lease outlasts the deadline of its claim: longer than settling takes.
 const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
 /// The first pause before asking the store again for a claim that another gateway holds.
@@ -113,7 +116,8 @@ impl Ledger {
     /// Claims an event for delivery.
     ///
     /// # Errors
-    /// When the store cannot tell, or has no room for the outcome. Nothing may be forwarded then.
+    /// When the store cannot be queried, or has no room for the outcome. Nothing may be forwarded
+    /// then.
     pub async fn claim(
         self: &Arc<Self>,
         keys: EventKeys,
@@ -151,7 +155,7 @@ impl Ledger {
                 None => {}
             }
         }
-        // A full store still answers for a known event, and a retry takes no more room.
+        // A full store still accepts copies of a known event, because they take no more room.
         if is_new {
             self.store.check_room()?;
         }

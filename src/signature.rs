@@ -1,8 +1,10 @@
-//! Signature verification: turns a request's headers and its body, chunk by chunk, into [`Verified`].
+//! Signature verification: turns a request's headers and its body, chunk by chunk, into
+//! [`Verified`].
 //!
 //! A scheme is data ([`Scheme`]); a provider preset and a user's own `signature:` make the same
-//! value. Extracts, hashes and compares. Knows no Pingora, no clock (`now` is an argument) and no
-//! socket. Parses a body only if the signature is in it, and then only for the signature.
+//! value. Extracts, hashes and compares signatures. Knows no Pingora, no clock (`now` is an
+//! argument) and no socket. Parses a body only if the signature is in it, and then only for the
+//! signature.
 
 mod content;
 mod digest;
@@ -103,8 +105,8 @@ impl Verifier {
         }
     }
 
-    /// Iterates over the names of the route's secrets in the order of the configuration, expired ones
-    /// included.
+    /// Iterates over the names of the route's secrets in the order of the configuration, expired
+    /// ones included.
     pub fn secret_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.secrets().map(|(name, _)| name)
     }
@@ -121,8 +123,8 @@ impl Verifier {
         self.scheme.reads_header(name)
     }
 
-    /// Starts the verification of a request, before its body arrives. `now` decides which secrets have
-    /// expired and which signed times are stale.
+    /// Starts the verification of a request, before its body arrives. `now` decides which secrets
+    /// have expired and which signed times are stale.
     pub fn start(&self, headers: &HeaderMap, now: Timestamp) -> Verification<'_> {
         let presented = Presented::read(&self.scheme, headers);
         let macs = match &presented {
@@ -165,8 +167,8 @@ impl Verifier {
         }
     }
 
-    /// Returns the HMAC of `message` in hex, under the secret that verified `verified`: a proof to the
-    /// provider that this endpoint has its secret. `None` if secrets are public keys.
+    /// Returns the HMAC of `message` in hex, under the secret that verified `verified`: a proof to
+    /// the provider that this endpoint has its secret. Returns `None` if secrets are public keys.
     pub fn hmac_of(&self, verified: &Verified, message: &[u8]) -> Option<String> {
         let key = self
             .keys
@@ -177,8 +179,8 @@ impl Verifier {
     }
 
     /// Signs a test event's `body` as the sender would, with the first secret that has not expired.
-    /// Returns the headers to send, and the body. `None` if secrets are public keys, or all have
-    /// expired.
+    /// Returns the headers to send, and the body. Returns `None` if secrets are public keys, or all
+    /// have expired.
     pub fn sign(
         &self,
         body: &str,
@@ -274,12 +276,14 @@ impl Verification<'_> {
     /// length, in constant time.
     ///
     /// # Errors
-    /// The reason why the request is not authentic. The response to the sender must not depend on it.
+    /// The reason why the request is not authentic. The response to the sender must not depend on
+    /// it.
     pub fn finish(self) -> Result<Verified, SignatureError> {
         self.check().map_err(|unverified| unverified.failure)
     }
 
-    /// Like [`Verification::finish`], but returns a body that is not authentic, to be forwarded marked.
+    /// Ends the verification like [`Verification::finish`], but returns a body that is not
+    /// authentic as well, so that it can be forwarded with a mark.
     ///
     /// # Errors
     /// The unverified body with the reason.
@@ -335,7 +339,8 @@ impl Verification<'_> {
 }
 
 impl Verifier {
-    /// Finds the key that made one of `candidates`. `macs` were fed everything up to the body's end.
+    /// Finds the key that made one of `candidates`. `macs` were fed everything up to the end of the
+    /// body.
     fn find_key<'k>(
         &'k self,
         presented: &Presented<'_>,
@@ -391,7 +396,7 @@ impl Verifier {
         Ok((candidate, signed))
     }
 
-    /// Like [`Verifier::find_key`], for a signature from the body.
+    /// Finds the key like [`Verifier::find_key`], for a signature from the body.
     fn find_key_in_body(
         &self,
         presented: &Presented<'_>,
@@ -479,9 +484,10 @@ impl Verified {
 pub enum SignatureError {
     /// The signature, or another signed header, is missing.
     Missing,
-    /// The signature is repeated, has the wrong length or alphabet; or the signed time is malformed.
+    /// The signature is repeated or has the wrong length or alphabet, or the signed time is
+    /// malformed.
     Malformed,
-    /// The signature is well formed, but no active secret makes it.
+    /// The signature is well formed, but no active secret produces it.
     Mismatch,
     /// The signature is valid, but its signed time is further from now than the scheme allows.
     Stale,

@@ -1,8 +1,8 @@
 //! The facts of the format: the default, the range and the form of each key's value, in one place.
 //!
 //! The JSON Schema and the reference read them through the attributes in `raw`, the checks and
-//! their messages through `compile`. What a key means is said in `raw` alone. A default that
-//! follows from other keys has no fact; the key's doc comment describes it.
+//! their messages through `compile`. Only `raw` says what a key means. A default that follows from
+//! other keys has no fact; the key's doc comment describes it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -80,9 +80,9 @@ const KIB: ByteSize = ByteSize(1 << 10);
 const MIB: ByteSize = ByteSize(1 << 20);
 const GIB: ByteSize = ByteSize(1 << 30);
 
-/// A timeout. None may be longer than an hour: a value above it has the wrong unit.
+/// A timeout. A value of more than an hour most likely has the wrong unit.
 const TIMEOUT: Range<Duration> = Range::more_than(ZERO).at_most(HOUR);
-/// A delay of a stop, which may be left out.
+/// A delay of a stop. With 0 there is none.
 const STOP_DELAY: Range<Duration> = Range::at_least(ZERO).at_most(HOUR);
 /// A time span of any length. The clocks count it in milliseconds.
 pub(super) const TIME_SPAN: Range<Duration> = Range::at_least(MILLISECOND);
@@ -101,7 +101,8 @@ pub(super) const STORE_PATH: Choice<&str> = Choice::new("./hookstile-data");
 pub(super) const DURABILITY: Choice<Durability> = Choice::new(Durability::Strict);
 pub(super) const MAX_IDS: Amount<usize> =
     Range::at_least(1000).at_most(1_000_000_000).or(50_000_000);
-/// The write-ahead log alone may take some MiB. A number without its unit is below this, too.
+/// The write-ahead log alone may take some MiB. The lower bound also rejects a number whose unit
+/// was forgotten.
 pub(super) const STORE_SIZE: Range<ByteSize> = Range::at_least(MIB.times(16));
 
 // `limits`
@@ -165,7 +166,7 @@ pub(super) const RETRY_HORIZON: Amount<Duration> = TIME_SPAN.or(HOUR.times(72));
 // `routes[].retain`
 pub(super) const RETAIN_PAYLOADS: Choice<Payloads> = Choice::new(Retain::DEFAULT.payloads);
 pub(super) const RETAIN_FOR: Amount<Duration> = TIME_SPAN.or(Duration(Retain::DEFAULT.keep));
-/// Less would hold next to nothing. A number without its unit is below this, too.
+/// Less would hold next to nothing. The lower bound also rejects a number whose unit was forgotten.
 pub(super) const RETAIN_SIZE: Amount<ByteSize> = Range::at_least(MIB).or(usual_retained_size());
 
 // `routes[].signature`

@@ -2,8 +2,8 @@
 //!
 //! Parsing, the JSON Schema and `docs/configuration.md` all come from these types. A doc comment is
 //! the reference's text and an editor's hover text: it says what the key does, and its default in
-//! words where that follows from something else. Values stand in `facts`. Only types are checked
-//! here; `compile` checks the meaning.
+//! words where that follows from something else. Defaults and ranges are in `facts`. Only types are
+//! checked here; `compile` checks the meaning.
 
 use std::fmt;
 

@@ -33,10 +33,10 @@ use connection_limits::ConnectionPermit;
 use first_byte::{FirstByte, FirstByteStream};
 use protocol::Protocol;
 
-/// The longest that closing a connection may take.
+/// The longest time that closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest that writing [`OVERLOADED`] may take.
+/// The longest time that writing [`OVERLOADED`] may take.
 const OVERLOADED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The response to a connection over the limit, which is closed without reading a request.
@@ -49,7 +49,7 @@ pub struct Listener {
     pub gateway: Arc<Gateway>,
     /// The TLS settings; `None` where the listener has no TLS.
     pub tls: Option<Arc<tls::Listener>>,
-    /// Expects each connection to begin with a PROXY protocol header.
+    /// `true` if each connection must begin with a PROXY protocol header.
     pub proxy_protocol: bool,
 }
 
@@ -83,7 +83,7 @@ impl Listener {
         })
     }
 
-    /// Takes a connection through its steps until it is closed.
+    /// Runs a connection through its steps until it is closed.
     async fn handle(
         &self,
         mut stream: Stream,
@@ -124,8 +124,8 @@ impl Listener {
         }
     }
 
-    /// Answers a connection over the limit and closes it. With TLS it is closed without an answer,
-    /// which would take a handshake.
+    /// Answers a connection over the limit and closes it. With TLS it is closed without a response,
+    /// which would need a handshake first.
     async fn reject_overloaded(&self, mut stream: Stream) {
         self.gateway
             .metrics
@@ -147,8 +147,8 @@ impl Listener {
     }
 }
 
-/// An open connection with its permit. Each HTTP/2 stream holds on to it: a delivery goes on after
-/// the sender has disconnected, and a stop waits for it.
+/// An open connection with its permit. Each HTTP/2 stream shares it, so that a stop of the process
+/// waits for deliveries that go on after the sender has disconnected.
 struct Connection {
     gateway: Arc<Gateway>,
     permit: ConnectionPermit,
@@ -165,7 +165,8 @@ impl Connection {
         })
     }
 
-    /// Counts the connection for `client`. Returns `false` when `client` is at its limit.
+    /// Counts the connection for `client` instead of its peer. Returns `false` when `client` is at
+    /// its limit.
     #[must_use]
     fn reassign(&mut self, client: IpAddr) -> bool {
         self.gateway

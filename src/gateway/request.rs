@@ -1,8 +1,8 @@
 //! The request stage: one request as a straight line, from its checked head to its outcome.
 //!
-//! Owns the order of the steps and their deadlines. Each step is a file of its own. The line stays
-//! in the future of its connection and is never cancelled: Pingora does not end that future when a
-//! sender disconnects, and every deadline wraps a single step.
+//! Owns the order of the steps and their deadlines. Each step is a file of its own. The steps run
+//! in the future of their connection or HTTP/2 stream and are never cancelled: Pingora does not end
+//! that future when a sender disconnects, and every deadline wraps a single step.
 
 mod admit;
 pub(super) mod body_memory;
@@ -33,7 +33,7 @@ impl Gateway {
     pub(super) async fn handle(&self, exchange: Exchange<'_>, shutdown: &ShutdownWatch) -> bool {
         let _in_flight = InFlightGuard::new(&self.metrics.requests_in_flight);
         let routes = self.routes();
-        // Bound again: it borrows from the routes from here on.
+        // Rebound, because the exchange borrows from `routes` from here on.
         let mut exchange = exchange;
         let outcome = match self.process(&mut exchange, &routes).await {
             Ok(outcome) => outcome,
@@ -50,13 +50,14 @@ impl Gateway {
         written && reusable
     }
 
-    /// Answers a request whose head could not be read. The connection is to be closed then.
+    /// Answers a request whose head could not be read. The caller then closes the connection.
     pub(super) async fn reject(&self, mut exchange: Exchange<'_>, rejection: Rejection) {
         self.respond(&mut exchange, Outcome::Rejected(rejection))
             .await;
     }
 
-    /// Runs the steps in their order. A step that ends the line early returns a [`Rejection`].
+    /// Runs the steps in their order. A step that rejects the request returns a [`Rejection`]; one
+    /// that answers it early, such as a handshake, returns its outcome.
     async fn process<'s>(
         &self,
         exchange: &mut Exchange<'s>,

@@ -15,8 +15,8 @@ use crate::store::{
     LedgerEntry, Payload, Settlement, StoreError,
 };
 
-/// The right to deliver an event. Settle it: dropped unsettled, it counts as an attempt with an
-/// unknown outcome.
+/// The right to deliver an event. It must be settled: a claim that is dropped unsettled counts as
+/// an attempt with an unknown outcome.
 pub struct Claim {
     pub(super) ledger: Arc<Ledger>,
     pub(super) digest: PayloadDigest,
@@ -36,7 +36,7 @@ pub enum ClaimOutcome {
     Delivered,
     /// The event is to be stored, and counts as delivered once it is.
     Stored {
-        /// The failed attempt before it, if there was one.
+        /// The failed attempt before the event was stored, if there was one.
         after: Option<FailedAttempt>,
         /// The pause before its first attempt from the queue.
         due_after: Duration,
@@ -45,7 +45,7 @@ pub enum ClaimOutcome {
     Released(FailedAttempt),
 }
 
-/// A failed attempt, as far as the ledger distinguishes them.
+/// A failed attempt, as the ledger classifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedAttempt {
     /// The upstream rejected the event or was never reached.
@@ -78,24 +78,24 @@ impl Claim {
     /// killed before the claim is settled, the attempt counts as one with an unknown outcome.
     ///
     /// # Errors
-    /// When that cannot be recorded. Nothing may be sent then.
+    /// When the start cannot be recorded. Nothing may be sent then.
     pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
         let attempt = self.attempt();
         self.names
             .begin_attempt(&self.ledger.store, attempt, self.window)
     }
 
-    /// Releases the claim after all without an attempt, and restores the state before the claim.
+    /// Releases the claim without an attempt, and restores the state before the claim.
     pub fn release_untried(mut self) {
         self.names.clear_attempts();
         self.settled = true;
     }
 
     /// Records the outcome of the delivery, and waits for that until `deadline` at most. No copy of
-    /// the event is let through before it is recorded, even if that takes longer.
+    /// the event is delivered before it is recorded, even if that takes longer.
     ///
     /// # Errors
-    /// When the outcome may not be recorded. The sender must not see success then.
+    /// When the outcome may not have been recorded. The sender must not see success then.
     pub async fn settle(
         self,
         outcome: ClaimOutcome,

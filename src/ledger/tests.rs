@@ -515,7 +515,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Compares the ledger with the states of docs/semantics.md, Ledger, over any order of outcomes and waits.
+    /// Compares the ledger with the states of docs/semantics.md, Ledger, over any order of outcomes
+    /// and waits.
     #[test]
     fn ledger_agrees_with_its_state_machine(steps in prop::collection::vec(step(), 0..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

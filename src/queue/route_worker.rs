@@ -17,11 +17,12 @@ use crate::route::Route;
 use crate::store::{DeliveryId, Store, StoreError};
 use crate::upstream::Client;
 
-/// Payload bytes that a worker holds in memory at once, unless a single event is bigger.
+/// The limit of payload bytes that a worker holds in memory at once. A single larger event is
+/// attempted alone.
 const BYTES_IN_FLIGHT: usize = 16 << 20;
 
-/// The longest time that an event waits for the request of the previous one to be sent, before it
-/// overtakes.
+/// The longest time that an event waits for the request of the previous one to be sent. After that,
+/// it may overtake.
 const SENT_WITHIN: Duration = Duration::from_millis(100);
 /// The longest time that an event waits for the response to the previous one, while fewer events
 /// are due than may be attempted at once.
@@ -55,9 +56,9 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Waits until the next event may be sent without overtaking the previous one. That must be
-    /// sent and, as long as the worker keeps up with the events that are due, also answered. Both
-    /// waits are short, so that a slow upstream delays nothing.
+    /// Waits until the next event may be sent without overtaking the previous one. The previous
+    /// event must have been sent and, as long as the worker keeps up with the events that are due,
+    /// also answered. Both waits are short, so that a slow upstream delays nothing.
     async fn wait_for_latest(&mut self, keeps_up: bool) {
         let Some(mut latest) = self.latest.take() else {
             return;

@@ -1,10 +1,11 @@
 //! The digest in the ledger that tells two bodies of one event apart.
 
-/// A 96-bit digest of a verified body. It costs nothing, since it is the signature's own tag.
+/// A 96-bit digest of a verified body. Where an HMAC covers the body alone, it is the signature's
+/// own tag and costs nothing; otherwise it is the body's SHA-256.
 ///
-/// A tag depends on the secret too, so digests are comparable under one key only. Two digests under
-/// different keys do not contradict each other: a retry that is signed with the new secret during a
-/// rotation is not taken for another body.
+/// A tag depends on the secret too, so such digests are comparable under one key only. Two digests
+/// under different keys do not contradict each other: a retry that is signed with the new secret
+/// during a rotation is not taken for another body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PayloadDigest {
     keyed_by: u32,
@@ -26,8 +27,8 @@ impl PayloadDigest {
         }
     }
 
-    /// Returns the digest of an unknown body. It contradicts no other, save by a chance of one in four
-    /// billion.
+    /// Returns the digest of an unknown body. It contradicts no other, save by a chance of one in
+    /// four billion.
     pub fn unknown() -> Self {
         Self {
             keyed_by: u32::MAX,

@@ -62,7 +62,7 @@ const scenarios = {
     assert.equal(response.status(), 401);
     await page.fill('#token', 'wrong');
     await page.click('main button');
-    assert.match(await page.textContent('[role=alert]'), /not the token/);
+    assert.match(await page.textContent('[role=alert]'), /wrong or has expired/);
     await page.fill('#token', token);
     await page.click('main button');
     await page.waitForURL(`${base}/ui/events?status=dead`);
@@ -127,7 +127,7 @@ const scenarios = {
     page.verify();
   },
 
-  async reading() {
+  async readOnly() {
     const page = await open();
     for (const path of pages()) {
       await (path === '/' ? logIn(page) : page.goto(base + path));

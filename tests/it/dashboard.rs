@@ -153,7 +153,7 @@ async fn event_page_redelivers_its_event() {
 async fn read_token_sees_no_buttons() {
     let upstream = rejecting_upstream();
     let gateway = gateway_with_dead_letter(&upstream, Event::new("evt_1")).await;
-    assert_browser_succeeds(browse(&gateway, "reading", READ_TOKEN, json!({}))).await;
+    assert_browser_succeeds(browse(&gateway, "readOnly", READ_TOKEN, json!({}))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

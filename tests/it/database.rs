@@ -175,16 +175,13 @@ async fn database_probes_silent_gateways() {
     };
     let upstream = Upstream::ok();
     let [_gateway] = replicas(&Route::to(&upstream), &postgres).await;
-    let mut soonest = Vec::new();
-    eventually("the gateway is connected", async || {
-        soonest = keepalives(postgres.address().port());
+    // A session that is just being opened has not set its own yet.
+    eventually("every connection is probed within 10 s", async || {
+        let soonest = keepalives(postgres.address().port());
         !soonest.is_empty()
+            && soonest
+                .iter()
+                .all(|pause| *pause <= Duration::from_secs(10))
     })
     .await;
-    assert!(
-        soonest
-            .iter()
-            .all(|pause| *pause <= Duration::from_secs(10)),
-        "{soonest:?}"
-    );
 }

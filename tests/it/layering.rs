@@ -177,7 +177,7 @@ fn file_imports(src: &Path) -> FileImports {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             let imported = use_paths(code)
                 .into_iter()
-                .filter_map(|path| absolute(file, &path, |child| files.contains_key(child)))
+                .filter_map(|path| absolute(file, &path))
                 .filter_map(|mut path| {
                     while !path.is_empty() && !files.contains_key(&path) {
                         path.pop();
@@ -242,12 +242,9 @@ fn expand(prefix: &str, tree: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// Returns the segments of a path in `file` from the crate's root; `None` for another crate's.
-fn absolute(
-    file: &[String],
-    path: &str,
-    is_file: impl Fn(&Vec<String>) -> bool,
-) -> Option<Vec<String>> {
+/// Returns the segments of a path in `file` from the crate's root; `None` for another crate's, or a
+/// child's.
+fn absolute(file: &[String], path: &str) -> Option<Vec<String>> {
     let mut segments: Vec<_> = path.split("::").map(str::to_owned).collect();
     let mut base = file.to_vec();
     match segments[0].as_str() {
@@ -256,12 +253,8 @@ fn absolute(
         "super" => {
             base.pop();
         }
-        child => {
-            base.push(child.to_owned());
-            if !is_file(&base) {
-                return None;
-            }
-        }
+        // Another crate, or a child of this file, which is a part of it.
+        _ => return None,
     }
     segments.remove(0);
     while segments.first().is_some_and(|segment| segment == "super") {

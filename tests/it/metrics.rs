@@ -8,7 +8,7 @@ use crate::harness::process::Process;
 use crate::harness::programs::{program, tool};
 use crate::harness::*;
 
-const OUTCOMES: [&str; 20] = [
+const OUTCOMES: [&str; 19] = [
     "delivered",
     "upstream_rejected",
     "duplicate",
@@ -27,7 +27,6 @@ const OUTCOMES: [&str; 20] = [
     "rate_limited",
     "upstream_unreachable",
     "overloaded",
-    "draining",
     "budget_exceeded",
 ];
 

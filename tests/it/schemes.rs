@@ -472,7 +472,7 @@ async fn weak_public_key_is_rejected() {
             .env("WEBHOOK_SECRET", key);
         let (code, output) = Gateway::refuses(setup).await;
         assert!(
-            code == Some(78) && output.contains("anybody can sign"),
+            code == Some(78) && output.contains("anyone can sign"),
             "{key}: {output}"
         );
     }

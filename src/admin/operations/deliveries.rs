@@ -28,6 +28,7 @@ impl Operations {
         Ok(DeliveryPage::new(found, limit, total))
     }
 
+    /// Returns a delivery, with the values of private headers masked.
     pub(crate) async fn delivery(&self, id: DeliveryId) -> Result<DeliveryRecord, OperationError> {
         let mut delivery = self
             .state

@@ -22,8 +22,8 @@ use crate::route::{DeliveryMode, Route};
 use crate::store::{AttemptRecord, DeliveryState, EventMetadata, PAYLOAD_MAX, Payload, StoreError};
 use crate::upstream::AttemptEnd;
 
-/// The time of a `spill` route that is kept back for storing the event when the upstream has not
-/// answered: at most this, and at most a quarter of the whole.
+/// The last part of a `spill` route's time, reserved for storing the event if the upstream has not
+/// answered. It is never more than a quarter of the whole time.
 const SPILL_RESERVE: Duration = Duration::from_millis(500);
 
 /// The outcome of a claim whose event is stored without an attempt: due at once.
@@ -32,12 +32,12 @@ const STORED_UNATTEMPTED: ClaimOutcome = ClaimOutcome::Stored {
     due_after: Duration::ZERO,
 };
 
-/// An event that this request holds the claim for.
+/// An event whose claim this request holds.
 struct ClaimedEvent {
     claim: Claim,
     request: OutboundRequest,
     metadata: Arc<EventMetadata>,
-    /// The time until which settling the claim is waited for.
+    /// The time until which the request waits for its claim to be settled.
     settle_deadline: Instant,
 }
 
@@ -67,7 +67,7 @@ impl Gateway {
             .await
     }
 
-    /// Makes an attempt, ending by `deadline`, and settles the claim by its end.
+    /// Makes an attempt that ends by `deadline`, and settles the claim with its outcome.
     async fn forward_claimed(
         &self,
         exchange: &mut Exchange<'_>,
@@ -105,7 +105,7 @@ impl Gateway {
             return self.store(route, claimed, outcome, record).await;
         }
         let settled = self.settle(route, claimed, outcome, record).await;
-        // After a failed attempt the response is the same whether or not this was written.
+        // After a failed attempt the response is the same, whether or not the outcome was written.
         if outcome == ClaimOutcome::Delivered {
             settled?;
         }
@@ -127,8 +127,8 @@ impl Gateway {
     /// Writes how the claim ended, with the record and the payload that the route retains.
     ///
     /// # Errors
-    /// When it is not certain that this was written. The sender must not see success then; its
-    /// retry finds out what was.
+    /// When it is not certain that the outcome was written. The sender must not see success then;
+    /// its retry is handled by what the store holds.
     async fn settle(
         &self,
         route: &Route,

@@ -69,7 +69,7 @@ pub(super) enum Job {
         ids: Vec<DeliveryId>,
         done: std::sync::mpsc::SyncSender<usize>,
     },
-    /// Writes the store uptime. The commit itself does it.
+    /// Causes a commit, which writes the store uptime.
     WriteTime,
     /// Checkpoints the rest of the write-ahead log, so that SQLite can restart it.
     Checkpoint,
@@ -114,7 +114,7 @@ const REOPEN_LAST: Duration = Duration::from_secs(1);
 const WRITE_TIME_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The limit of settlements that could not be written and are kept in memory until they can. Each
-/// was a request in flight. More than this only occur while the disk is gone for long, and are
+/// was a request in flight. More than this occur only during a long outage of the disk, and are
 /// dropped.
 const UNWRITTEN_MAX: usize = 100_000;
 
@@ -124,6 +124,8 @@ pub(super) struct Writer {
     pub(super) connection: Option<Connection>,
     pub(super) cursor: Cursor,
     pub(super) time_written: Uptime,
+    /// The histories of settlements that could not be written, and of interrupted attempts, each
+    /// with its window. They are written when the file has been read again.
     pub(super) unwritten: HashMap<EventKey, (AttemptHistory, Duration)>,
     /// Released when the writer ends and the file is closed.
     pub(super) _lock: FolderLock,

@@ -20,7 +20,7 @@ pub(super) enum Job {
     Release(Release),
 }
 
-/// A claim to release. The backlog entry delays closing the store until it is released.
+/// A claim to release. The backlog entry delays closing the store until the claim is released.
 pub(super) struct Release {
     key: EventKey,
     token: i64,
@@ -30,6 +30,7 @@ pub(super) struct Release {
 /// A request to claim an event.
 pub(super) struct Claim {
     pub key: EventKey,
+    /// The number that identifies the claim in its row.
     pub token: i64,
     pub terms: ClaimTerms,
     /// The time of the request, at which the lease starts.
@@ -90,11 +91,11 @@ impl ClaimQueue {
     }
 }
 
-/// Acquires claims. A lapsed claim counts as an attempt of unknown outcome if its holder forwards.
-/// A claim that finds its own token was made by a try whose reply was lost. A row that another
-/// gateway visibly holds is not inserted: the conflict alone would wait for the transaction that
-/// changes the row, and would write. Rows are looked up one by one, which no early plan can turn
-/// into a scan.
+/// Acquires claims. A lapsed claim is taken over; it counts as an attempt of unknown outcome if its
+/// holder forwards. A row that already has the request's own token was written by an earlier run of
+/// this statement, whose reply was lost. The statement inserts no row that another gateway visibly
+/// holds: the conflict alone would wait for the transaction that changes the row, and would write.
+/// It looks rows up one by one, so that a plan made while the table was small never becomes a scan.
 const CLAIM: &str = "
 WITH clock AS MATERIALIZED (SELECT now FROM hookstile.clock),
 requested AS (SELECT *
