@@ -84,7 +84,8 @@ pub enum DeliveryMode {
     /// Stored, answered with `accept_status`, and delivered afterwards.
     Queue,
     /// Forwarded as with `proxy`; stored as with `queue` when the upstream cannot be reached,
-    /// responds with 5xx or 429, or the budget is nearly spent.
+    /// responds with 5xx or 429, has not responded when the budget is nearly spent, or is at the
+    /// limit of `concurrency`.
     Spill,
 }
 

@@ -349,16 +349,16 @@ impl Verifier {
         body: &[u8],
         now: Timestamp,
     ) -> Option<(&'k PreparedKey, Tag)> {
-        let of_kind = |kind| {
+        let tags_in = |format| {
             candidates
                 .iter()
-                .filter(move |candidate| candidate.format == kind)
-                .map(|found| &found.tag)
+                .filter(move |candidate| candidate.format == format)
+                .map(|candidate| &candidate.tag)
         };
         let mut matched = None;
         for (key, mut mac) in macs {
             mac.update(&presented.after);
-            let found = mac.find_in(of_kind(key.named.key.format));
+            let found = mac.find_in(tags_in(key.named.key.format));
             matched = matched.or(found.map(|tag| (key, tag)));
         }
         let mut message = None;
@@ -366,7 +366,7 @@ impl Verifier {
             let Material::Ed25519(public) = &key.named.key.material else {
                 continue;
             };
-            for tag in of_kind(key.named.key.format) {
+            for tag in tags_in(key.named.key.format) {
                 let message = message
                     .get_or_insert_with(|| [&presented.before, body, &presented.after].concat());
                 if matched.is_none() && tag.verifies(public, message) {

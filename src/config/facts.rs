@@ -343,8 +343,8 @@ pub(super) fn describe_queue_concurrency(schema: &mut Schema) {
     describe(
         schema,
         &format!(
-            "Deliveries of stored events count, too; they have the same limit, or \
-             {QUEUE_CONCURRENCY} where this key is not set."
+            "Deliveries of stored events count towards it. If this key is not set, at most \
+             {QUEUE_CONCURRENCY} of them run at once."
         ),
     );
 }

@@ -133,13 +133,13 @@ pub(super) struct Store {
     #[schemars(transform = facts::DURABILITY.schema())]
     pub durability: Field<Durability>,
     /// The maximum number of remembered event IDs. Each takes about 25 bytes of memory. Above the
-    /// limit, new events are answered with 503; no ID is forgotten early. With `postgres`, the
-    /// server's statistics are the count.
+    /// limit, new events are answered with 503; no ID is forgotten early. With `postgres`, the count
+    /// is an estimate from the server's statistics.
     #[schemars(transform = facts::MAX_IDS.schema())]
     pub max_ids: Field<usize>,
     /// The maximum disk space. Above it, new events are answered with 503; nothing is deleted
-    /// early. With `postgres`, the server's statistics are the size. Default: no limit but the
-    /// disk.
+    /// early. With `postgres`, the limit is for the stored data, not for the disk space of the
+    /// tables. Default: no limit but the disk.
     #[schemars(transform = facts::STORE_SIZE.schema())]
     pub max_size: Field<ByteSize>,
     /// A PostgreSQL database that several gateways share. Replaces `path`.

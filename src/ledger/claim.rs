@@ -131,24 +131,25 @@ impl Claim {
             ClaimOutcome::Delivered => (
                 DeliveryState::Success,
                 self.completed(),
-                self.earlier.and_then(FailedAttempt::Refused),
+                // Counts the successful attempt, which leaves no doubt about its outcome.
+                self.earlier.with_attempt(FailedAttempt::Refused),
                 Duration::ZERO,
             ),
             ClaimOutcome::Stored { after, due_after } => (
                 DeliveryState::Pending,
                 self.completed(),
-                after.map_or(self.earlier, |attempt| self.earlier.and_then(attempt)),
+                after.map_or(self.earlier, |attempt| self.earlier.with_attempt(attempt)),
                 due_after,
             ),
             ClaimOutcome::Released(attempt) => (
                 DeliveryState::Failed,
-                LedgerEntry::Attempted(self.earlier.and_then(attempt)),
-                self.earlier.and_then(attempt),
+                LedgerEntry::Attempted(self.earlier.with_attempt(attempt)),
+                self.earlier.with_attempt(attempt),
                 Duration::ZERO,
             ),
         };
         let if_lost = if outcome == ClaimOutcome::Delivered {
-            self.earlier.and_then(FailedAttempt::Unknown)
+            self.earlier.with_attempt(FailedAttempt::Unknown)
         } else {
             history
         };
@@ -178,7 +179,8 @@ impl Claim {
 }
 
 impl AttemptHistory {
-    fn and_then(self, attempt: FailedAttempt) -> Self {
+    /// Returns the history with one more attempt.
+    fn with_attempt(self, attempt: FailedAttempt) -> Self {
         Self {
             attempts: self.attempts.saturating_add(1),
             possibly_delivered: self.possibly_delivered || attempt == FailedAttempt::Unknown,
@@ -192,7 +194,7 @@ impl Drop for Claim {
             return;
         }
         self.ledger.abandoned.fetch_add(1, Ordering::Relaxed);
-        let history = self.earlier.and_then(FailedAttempt::Unknown);
+        let history = self.earlier.with_attempt(FailedAttempt::Unknown);
         let settlement = Settlement {
             names: self.names.rows(),
             entry: LedgerEntry::Attempted(history),

@@ -119,21 +119,6 @@ fn wycheproof_vectors_verify() {
 }
 
 #[test]
-fn prefix_is_optional_and_hex_ignores_case() {
-    let (key, body, tag) = RFC_4231[1];
-    for value in [
-        tag.to_owned(),
-        tag.to_uppercase(),
-        format!("sha256={}", tag.to_uppercase()),
-    ] {
-        assert!(
-            verify(&verifier(key), &headers(value.as_bytes()), body).is_ok(),
-            "{value}"
-        );
-    }
-}
-
-#[test]
 fn malformed_signature_is_rejected() {
     let (key, body, tag) = RFC_4231[1];
     let malformed = [
@@ -166,75 +151,6 @@ fn empty_signature_is_missing() {
             SignatureError::Missing
         );
     }
-}
-
-#[test]
-fn repeated_header_is_rejected() {
-    let (key, body, tag) = RFC_4231[1];
-    let mut twice = headers(tag.as_bytes());
-    twice.append("x-vpn-signature", HeaderValue::from_str(tag).unwrap());
-    assert_eq!(
-        verify(&verifier(key), &twice, body).unwrap_err(),
-        SignatureError::Malformed
-    );
-}
-
-#[test]
-fn any_changed_bit_is_a_mismatch() {
-    let (key, body, tag) = RFC_4231[1];
-    for bit in 0..body.len() * 8 {
-        let mut tampered = body.to_vec();
-        tampered[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(
-            verify(&verifier(key), &headers(tag.as_bytes()), &tampered).unwrap_err(),
-            SignatureError::Mismatch
-        );
-    }
-    let tag = hex::decode(tag).unwrap();
-    for bit in 0..tag.len() * 8 {
-        let mut tampered = tag.clone();
-        tampered[bit / 8] ^= 1 << (bit % 8);
-        let header = headers(hex::encode(tampered).as_bytes());
-        assert_eq!(
-            verify(&verifier(key), &header, body).unwrap_err(),
-            SignatureError::Mismatch
-        );
-    }
-}
-
-#[test]
-fn matching_secret_is_named() {
-    let scheme = presets::vpn_enterprise();
-    let keys = vec![key(&scheme, "current", b"new"), key(&scheme, "old", b"old")];
-    let verifier = Verifier::new(scheme, keys, false);
-    for (key, name) in [("new", "current"), ("old", "old")] {
-        assert_eq!(
-            &**verify(
-                &verifier,
-                &headers(signed(key, b"body").as_bytes()),
-                b"body"
-            )
-            .unwrap()
-            .secret(),
-            name
-        );
-    }
-}
-
-#[test]
-fn expired_secret_verifies_nothing() {
-    let end = Timestamp::from_second(1_000).unwrap();
-    let mut expiring = key(&presets::vpn_enterprise(), "old", b"old");
-    expiring.expires = Some(end);
-    let verifier = Verifier::new(presets::vpn_enterprise(), vec![expiring], false);
-    let header = headers(signed("old", b"").as_bytes());
-    let at = |second| {
-        verifier
-            .start(&header, Timestamp::from_second(second).unwrap())
-            .finish()
-    };
-    assert!(at(999).is_ok());
-    assert_eq!(at(1_000).unwrap_err(), SignatureError::Mismatch);
 }
 
 #[test]

@@ -281,23 +281,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pace_over_three_days_is_refused() {
-        let matches = |count: i64| Matches {
-            matched: 0,
-            redeliverable: (0..count)
-                .map(|id| (DeliveryId(id), DeliveryState::Dead))
-                .collect(),
-        };
-        assert_eq!(
-            matches(400).check_pace(Pace::new(1e-300)),
-            Err(OperationError::PaceTooSlow)
-        );
-        assert_eq!(matches(1).check_pace(Pace::new(1e-300)), Ok(()));
-        assert_eq!(matches(1_000).check_pace(Pace::new(0.01)), Ok(()));
-        assert_eq!(matches(1_000).check_pace(None), Ok(()));
-    }
-
-    #[test]
     fn report_counts_refusals_by_reason() {
         let matches = Matches {
             matched: 3,

@@ -168,23 +168,6 @@ mod tests {
     }
 
     #[test]
-    fn unused_secret_is_reported_once() {
-        let (mut rotation, route) = (SecretRotation::default(), "billing".into());
-        let mut check = |hours, new, old| {
-            rotation.check_route(&route, &[secret("new", new), secret("old", old)], at(hours))
-        };
-        assert_eq!(check(0, 0, 5), []);
-        assert_eq!(check(1, 3, 6), []);
-        assert_eq!(check(24, 9, 6), []);
-        assert_eq!(check(25, 10, 6), unused("old"));
-        assert_eq!(check(26, 11, 6), []);
-        // The secret is used after all, and reported again a day after its last use.
-        assert_eq!(check(30, 12, 7), []);
-        assert_eq!(check(53, 13, 7), []);
-        assert_eq!(check(54, 14, 7), unused("old"));
-    }
-
-    #[test]
     fn never_used_secret_is_reported_only_behind_a_used_one() {
         let (mut rotation, route) = (SecretRotation::default(), "billing".into());
         let secrets = |used| [secret("next", 0), secret("current", used), secret("old", 0)];

@@ -28,7 +28,7 @@ pub(in crate::gateway) enum Outcome {
     Ignored,
     /// A handshake that the gateway answers.
     Challenge(HandshakeResponse),
-    /// The line ended early.
+    /// The request was rejected, or its delivery failed without a response.
     Rejected(Rejection),
 }
 

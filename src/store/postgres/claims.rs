@@ -82,12 +82,12 @@ impl Drop for LeaseRow {
 impl ClaimQueue {
     fn release(&self, key: EventKey, token: i64) {
         // If the claims task has ended, the lease lapses by itself.
-        let claim = Release {
+        let release = Release {
             key,
             token,
             _backlog_entry: BacklogEntry::new(&self.backlog, 0),
         };
-        let _ = self.jobs.send(Job::Release(claim));
+        let _ = self.jobs.send(Job::Release(release));
     }
 }
 
@@ -155,7 +155,7 @@ pub(super) async fn run_batch(pool: Arc<ConnectionPool>, batch: Vec<Job>) {
             // A caller that has stopped waiting would never release the claim.
             Job::Claim(claim) if claim.done.is_closed() => {}
             Job::Claim(claim) => claims.push(claim),
-            Job::Release(claim) => releases.push(claim),
+            Job::Release(release) => releases.push(release),
         }
     }
     if !releases.is_empty()
@@ -253,8 +253,8 @@ async fn acquire(
 }
 
 async fn release(connection: &PooledConnection, releases: &[Release]) -> Result<(), QueryError> {
-    let keys: Vec<_> = releases.iter().map(|claim| uuid(claim.key)).collect();
-    let tokens: Vec<_> = releases.iter().map(|claim| claim.token).collect();
+    let keys: Vec<_> = releases.iter().map(|release| uuid(release.key)).collect();
+    let tokens: Vec<_> = releases.iter().map(|release| release.token).collect();
     connection
         .execute_cached(RELEASE, &[&keys, &tokens])
         .await
