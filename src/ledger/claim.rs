@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
-use super::Ledger;
 use super::claimed_names::ClaimedNames;
+use super::{Ledger, failed_window};
 use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptHistory, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventMetadata,
@@ -82,7 +82,7 @@ impl Claim {
     pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
         let attempt = self.attempt();
         self.names
-            .begin_attempt(&self.ledger.store, attempt, self.window)
+            .begin_attempt(&self.ledger.store, attempt, failed_window(self.window))
     }
 
     /// Releases the claim after all without an attempt, and restores the state before the claim.
@@ -127,22 +127,25 @@ impl Claim {
     }
 
     fn settlement(&self, outcome: ClaimOutcome, report: DeliveryReport) -> Settlement {
-        let (state, entry, history, due_after) = match outcome {
+        let (state, entry, window, history, due_after) = match outcome {
             ClaimOutcome::Delivered => (
                 DeliveryState::Success,
                 self.completed(),
+                self.window,
                 self.earlier.and_then(FailedAttempt::Refused),
                 Duration::ZERO,
             ),
             ClaimOutcome::Stored { after, due_after } => (
                 DeliveryState::Pending,
                 self.completed(),
+                self.window,
                 after.map_or(self.earlier, |attempt| self.earlier.and_then(attempt)),
                 due_after,
             ),
             ClaimOutcome::Released(attempt) => (
                 DeliveryState::Failed,
                 LedgerEntry::Attempted(self.earlier.and_then(attempt)),
+                failed_window(self.window),
                 self.earlier.and_then(attempt),
                 Duration::ZERO,
             ),
@@ -164,7 +167,7 @@ impl Claim {
         Settlement {
             names: self.names.rows(),
             entry,
-            window: self.window,
+            window,
             if_lost,
             delivery: Some(delivery),
         }
@@ -196,7 +199,7 @@ impl Drop for Claim {
         let settlement = Settlement {
             names: self.names.rows(),
             entry: LedgerEntry::Attempted(history),
-            window: self.window,
+            window: failed_window(self.window),
             if_lost: history,
             delivery: None,
         };
