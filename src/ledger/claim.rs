@@ -113,8 +113,20 @@ impl Claim {
     async fn write(
         mut self,
         outcome: ClaimOutcome,
-        report: DeliveryReport,
+        mut report: DeliveryReport,
     ) -> Result<(), StoreError> {
+        // A payload that only operators read must not take the room of events. Many may have been
+        // in flight when this one was claimed.
+        if report.payload.is_some()
+            && !matches!(outcome, ClaimOutcome::Stored { .. })
+            && self
+                .ledger
+                .store
+                .check_room(Some(&report.event.route))
+                .is_err()
+        {
+            report.payload = None;
+        }
         let settlement = self.settlement(outcome, report);
         self.settled = true;
         self.names.mark_settled();
