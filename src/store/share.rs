@@ -111,8 +111,8 @@ mod tests {
         }
     }
 
-    fn holding(ids: u64) -> Option<Holding> {
-        Some(Holding { ids, bytes: 0 })
+    fn holding(ids: u64) -> Holding {
+        Holding { ids, bytes: 0 }
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
             (999, 5, Err(StoreError::ShareFull)),
             (1_000, 0, Err(StoreError::Full)),
         ] {
-            let room = of_ids(used, 1_000).check_room(|| holding(held));
+            let room = of_ids(used, 1_000).check_room(|| Some(holding(held)));
             assert_eq!(room, expected, "{held} of {used}");
         }
     }
@@ -156,7 +156,7 @@ mod tests {
     /// Lets a route take IDs until it is refused. Returns the number that it holds.
     fn fill(held: &mut [u64], route: usize, max: u64) -> u64 {
         while of_ids(held.iter().sum(), max)
-            .check_room(|| holding(held[route]))
+            .check_room(|| Some(holding(held[route])))
             .is_ok()
         {
             held[route] += 1;
@@ -170,7 +170,7 @@ mod tests {
         let mut held = [4_400, 0];
         fill(&mut held, 1, 10_000);
         let used = held.iter().sum();
-        let room = of_ids(used, 10_000).check_room(|| holding(held[0]));
+        let room = of_ids(used, 10_000).check_room(|| Some(holding(held[0])));
         assert_eq!((room, held[1] < 4_500), (Ok(()), true));
     }
 

@@ -307,7 +307,7 @@ impl Shared {
         self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         let _ = self
             .disk_free_bytes
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
                 Some(free.saturating_sub(bytes))
             });
     }
