@@ -65,6 +65,14 @@ pub struct ClaimOptions {
     pub forwards: bool,
 }
 
+/// Returns the time for which attempts without success are remembered, on a route that remembers
+/// completed events for `window`: half of it. They must outlive the pause before the sender's next
+/// retry, which renews them. A sender that doubles its pauses pauses for half of its horizon at
+/// most, and `window` is longer than the horizon.
+fn failed_window(window: Duration) -> Duration {
+    window / 2
+}
+
 /// The time by which a lease outlasts the deadline of its claim: longer than settling takes.
 const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
@@ -113,13 +121,14 @@ impl Ledger {
         EventKeys::new(&self.hash_key, route, identity)
     }
 
-    /// Claims an event for delivery.
+    /// Claims an event of a route for delivery.
     ///
     /// # Errors
-    /// When the store cannot be queried, or has no room for the outcome. Nothing may be forwarded
-    /// then.
+    /// When the store cannot be queried, or has no room for the outcome of the route's event. Nothing
+    /// may be forwarded then.
     pub async fn claim(
         self: &Arc<Self>,
+        route: &str,
         keys: EventKeys,
         digest: PayloadDigest,
         options: ClaimOptions,
@@ -157,7 +166,7 @@ impl Ledger {
         }
         // A full store still accepts copies of a known event, because they take no more room.
         if is_new {
-            self.store.check_room()?;
+            self.store.check_room(Some(route))?;
         }
         Ok(ClaimDecision::Claimed(Claim {
             ledger: Arc::clone(self),
@@ -184,7 +193,7 @@ impl Ledger {
                 .saturating_add(LEASE_MARGIN);
             let terms = ClaimTerms {
                 lease,
-                window: options.window,
+                window: failed_window(options.window),
                 forwards: options.forwards,
             };
             match self.store.claim(key, terms).await? {

@@ -10,6 +10,7 @@ mod embedded;
 mod migration;
 mod postgres;
 mod records;
+mod share;
 mod uptime;
 
 use std::sync::Arc;
@@ -56,6 +57,11 @@ pub enum StoreError {
     )]
     Full,
     #[error(
+        "the store is nearly full and the route holds its share of it; a route may hold four times \
+         as much as is free"
+    )]
+    ShareFull,
+    #[error(
         "the store is not available; it is being reopened, and an earlier log entry has the cause"
     )]
     Unavailable,
@@ -66,6 +72,7 @@ impl StoreError {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Full => "store_full",
+            Self::ShareFull => "store_share_full",
             Self::Unavailable => "store_closed",
         }
     }
@@ -160,12 +167,13 @@ impl Store {
         dispatch!(self, store => store.check_open())
     }
 
-    /// Checks that there is room for one more event. Called before an event is forwarded.
+    /// Checks that there is room for one more event of a route, or at all if `route` is `None`.
+    /// Called before an event is forwarded.
     ///
     /// # Errors
-    /// Fails when the store is full or not available.
-    pub fn check_room(&self) -> Result<(), StoreError> {
-        dispatch!(self, store => store.check_room())
+    /// Fails when the store is full or not available, or when the route holds its share of it.
+    pub fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
+        dispatch!(self, store => store.check_room(route))
     }
 
     /// Returns the ledger rows of an event, under this key and under its other key if it has one.

@@ -29,7 +29,10 @@ pub async fn claim(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) -> 
         deadline,
         forwards: true,
     };
-    ledger.claim(keys, digest, claiming).await.expect("room")
+    ledger
+        .claim("bench", keys, digest, claiming)
+        .await
+        .expect("room")
 }
 
 pub async fn complete(ledger: &Arc<Ledger>, digest: PayloadDigest, number: u64) {

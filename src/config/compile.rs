@@ -5,6 +5,7 @@
 //! `compile/`. A problem never stops the check: it is reported and the rest is checked as well.
 
 mod admin;
+mod capacity;
 mod delivery;
 mod listen;
 mod route;
@@ -32,6 +33,7 @@ use super::{AdminEndpoint, Authentication, Config, Listen, Shutdown, values};
 use crate::gateway::Limits;
 use crate::log;
 use crate::store;
+use capacity::RouteDemand;
 use route::Identity;
 use secrets::Fingerprint;
 
@@ -65,7 +67,7 @@ pub(super) fn compile(
     let mut limits = compiler.limits(&file.limits, &file.trusted_proxies);
     let mut shutdown = compiler.shutdown(&file.shutdown);
     let log = log_settings(&file.log);
-    let routes = compiler.routes(file, &listen, &limits, shutdown);
+    let routes = compiler.routes(file, &listen, store.as_ref(), &limits, shutdown);
     let budgets = || routes.iter().flatten().map(|route| route.budget);
     if file
         .limits
@@ -325,6 +327,7 @@ impl Compiler<'_> {
         &self,
         file: &raw::File,
         listen: &[Listen],
+        store: Option<&store::Settings>,
         limits: &Limits,
         shutdown: Shutdown,
     ) -> Option<Vec<crate::route::Route>> {
@@ -345,8 +348,16 @@ impl Compiler<'_> {
         let layered = layered(file, &absent);
         let identities = self.identities(&layered);
         let mut routes = Vec::with_capacity(layered.len());
+        let mut demands = Vec::new();
         for (index, (raw, identity)) in layered.iter().zip(identities).enumerate() {
-            routes.extend(self.route(index, raw, identity, listen, limits));
+            let Some(route) = self.route(index, raw, identity, listen, limits) else {
+                continue;
+            };
+            demands.extend(RouteDemand::new(raw, &route));
+            routes.push(route);
+        }
+        if let Some(store) = store {
+            self.compare_with_store(store, &demands, layered.len());
         }
         self.compare_with_budgets(file, limits, shutdown, &routes);
         Some(routes)

@@ -391,7 +391,7 @@ macro_rules! texts {
 texts!(Duration, ByteSize);
 
 /// Puts a comma before every third digit of a whole number. Leaves any other text as it is.
-fn grouped(digits: &str) -> String {
+pub(super) fn grouped(digits: &str) -> String {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return digits.into();
     }

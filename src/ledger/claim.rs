@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
-use super::Ledger;
 use super::claimed_names::ClaimedNames;
+use super::{Ledger, failed_window};
 use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptHistory, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventMetadata,
@@ -82,7 +82,7 @@ impl Claim {
     pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
         let attempt = self.attempt();
         self.names
-            .begin_attempt(&self.ledger.store, attempt, self.window)
+            .begin_attempt(&self.ledger.store, attempt, failed_window(self.window))
     }
 
     /// Releases the claim without an attempt, and restores the state before the claim.
@@ -113,8 +113,20 @@ impl Claim {
     async fn write(
         mut self,
         outcome: ClaimOutcome,
-        report: DeliveryReport,
+        mut report: DeliveryReport,
     ) -> Result<(), StoreError> {
+        // A payload that only operators read must not take the room of events. Many may have been
+        // in flight when this one was claimed.
+        if report.payload.is_some()
+            && !matches!(outcome, ClaimOutcome::Stored { .. })
+            && self
+                .ledger
+                .store
+                .check_room(Some(&report.event.route))
+                .is_err()
+        {
+            report.payload = None;
+        }
         let settlement = self.settlement(outcome, report);
         self.settled = true;
         self.names.mark_settled();
@@ -127,10 +139,11 @@ impl Claim {
     }
 
     fn settlement(&self, outcome: ClaimOutcome, report: DeliveryReport) -> Settlement {
-        let (state, entry, history, due_after) = match outcome {
+        let (state, entry, window, history, due_after) = match outcome {
             ClaimOutcome::Delivered => (
                 DeliveryState::Success,
                 self.completed(),
+                self.window,
                 // Counts the successful attempt, which leaves no doubt about its outcome.
                 self.earlier.with_attempt(FailedAttempt::Refused),
                 Duration::ZERO,
@@ -138,12 +151,14 @@ impl Claim {
             ClaimOutcome::Stored { after, due_after } => (
                 DeliveryState::Pending,
                 self.completed(),
+                self.window,
                 after.map_or(self.earlier, |attempt| self.earlier.with_attempt(attempt)),
                 due_after,
             ),
             ClaimOutcome::Released(attempt) => (
                 DeliveryState::Failed,
                 LedgerEntry::Attempted(self.earlier.with_attempt(attempt)),
+                failed_window(self.window),
                 self.earlier.with_attempt(attempt),
                 Duration::ZERO,
             ),
@@ -165,7 +180,7 @@ impl Claim {
         Settlement {
             names: self.names.rows(),
             entry,
-            window: self.window,
+            window,
             if_lost,
             delivery: Some(delivery),
         }
@@ -198,7 +213,7 @@ impl Drop for Claim {
         let settlement = Settlement {
             names: self.names.rows(),
             entry: LedgerEntry::Attempted(history),
-            window: self.window,
+            window: failed_window(self.window),
             if_lost: history,
             delivery: None,
         };

@@ -156,6 +156,7 @@ async fn claim_as(
     let deadline = Instant::now() + Duration::from_secs(30);
     ledger
         .claim(
+            "route",
             keys,
             digest(body),
             claiming(InFlightPolicy::Reject, deadline),
@@ -172,6 +173,7 @@ async fn wait_for(ledger: &Arc<Ledger>, event: &str) -> ClaimDecision {
     let deadline = Instant::now() + Duration::from_secs(30);
     ledger
         .claim(
+            "route",
             keys(ledger, event),
             digest("body"),
             claiming(InFlightPolicy::Wait, deadline),
@@ -216,6 +218,27 @@ async fn released_event_is_claimed_as_the_next_attempt() {
     claimed(claim(&ledger, "a").await).release().await;
     let second = claimed(claim(&ledger, "a").await);
     assert_eq!((second.attempt(), second.possible_duplicate()), (2, false));
+}
+
+#[tokio::test]
+async fn failed_attempts_are_remembered_for_half_the_window() {
+    let (clock, hand) = Clock::manual();
+    let ledger = ledger_at(&clock, 10);
+    let pause = (WINDOW / 2).saturating_sub(Duration::from_millis(1));
+    // Each retry renews the memory.
+    for attempt in 1..=3 {
+        let retry = claimed(claim(&ledger, "a").await);
+        assert_eq!(retry.attempt(), attempt);
+        retry.release_as_unknown().await;
+        hand.advance(pause);
+        ledger.store().tick();
+    }
+    hand.advance(Duration::from_millis(2));
+    let forgotten = claimed(claim(&ledger, "a").await);
+    assert_eq!(
+        (forgotten.attempt(), forgotten.possible_duplicate()),
+        (1, false)
+    );
 }
 
 #[tokio::test]
@@ -333,6 +356,7 @@ async fn copy_in_flight_is_rejected_or_waits() {
             name(
                 &ledger
                     .claim(
+                        "route",
                         keys(&ledger, "a"),
                         digest("body"),
                         claiming(InFlightPolicy::Wait, deadline),
@@ -547,7 +571,10 @@ proptest! {
                     _ => (0, false),
                 };
                 assert_eq!((claim.attempt(), claim.possible_duplicate()), (attempts + 1, unknown));
-                let until = now + WINDOW.as_secs();
+                let until = match step {
+                    Step::Complete => now + WINDOW.as_secs(),
+                    _ => now + WINDOW.as_secs() / 2,
+                };
                 model = match step {
                     Step::Complete => {
                         claim.complete().await;

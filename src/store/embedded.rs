@@ -23,6 +23,7 @@ mod schema;
 mod shared;
 mod upkeep;
 mod uptime_clock;
+mod usage;
 mod write;
 
 use std::fs::{DirBuilder, File};
@@ -244,12 +245,13 @@ impl Store {
         self.inner.shared.check_open()
     }
 
-    /// Checks that there is room for one more event. Called before an event is forwarded.
+    /// Checks that there is room for one more event of a route, or at all if `route` is `None`.
+    /// Called before an event is forwarded.
     ///
     /// # Errors
-    /// Fails when the store is full or not available.
-    pub(super) fn check_room(&self) -> Result<(), StoreError> {
-        self.inner.shared.check_room()
+    /// Fails when the store is full or not available, or when the route holds its share of it.
+    pub(super) fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
+        self.inner.shared.check_room(route)
     }
 
     /// Returns what is known of the event. No lease is needed, because no other gateway exists.

@@ -54,6 +54,7 @@ pub(super) struct IdRow {
     pub digest: Option<[u8; 16]>,
     pub delivery: Option<i64>,
     pub other: Option<[u8; 16]>,
+    pub route: Option<String>,
 }
 
 /// A delivery, with its payload if that is kept.

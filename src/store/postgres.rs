@@ -33,6 +33,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_postgres::types::ToSql;
 
+use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
     AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryFilter, DeliveryId,
@@ -114,6 +115,8 @@ struct Shared {
     /// The last polled time for due times, in milliseconds, and the moment of that poll.
     now_due: Mutex<(i64, Instant)>,
     route_counts: Mutex<HashMap<Box<str>, RouteCounts>>,
+    /// The numbers of IDs that each route holds, estimated while the store is nearly full.
+    route_ids: Mutex<HashMap<Box<str>, u64>>,
     notifiers: Mutex<HashMap<Arc<str>, Arc<Notify>>>,
     retains: Mutex<HashMap<Arc<str>, Retain>>,
     ids: AtomicU64,
@@ -196,6 +199,34 @@ impl Shared {
         );
     }
 
+    /// Returns the pools of the store. The disk is the server's, and unknown.
+    fn pools(&self, used_bytes: u64) -> Pools {
+        Pools {
+            ids: Pool {
+                used: self.ids.load(Ordering::Relaxed),
+                max: self.max_ids,
+            },
+            bytes: Pool {
+                used: used_bytes,
+                max: self.max_bytes.unwrap_or(u64::MAX),
+            },
+            disk: Pool {
+                used: 0,
+                max: u64::MAX,
+            },
+        }
+    }
+
+    /// Returns what a route holds, as last polled.
+    fn holding(&self, route: &str) -> Holding {
+        let ids = lock(&self.route_ids).get(route).copied().unwrap_or(0);
+        let counts = lock(&self.route_counts).get(route).copied();
+        Holding {
+            ids,
+            bytes: counts.map_or(0, |counts| counts.bytes) + ids.saturating_mul(ID_BYTES),
+        }
+    }
+
     fn retain(&self, route: &str) -> Option<Retain> {
         lock(&self.retains).get(route).copied()
     }
@@ -247,6 +278,7 @@ impl Store {
             revision: watch::Sender::new(0),
             now_due: Mutex::new((0, Instant::now())),
             route_counts: Mutex::default(),
+            route_ids: Mutex::default(),
             notifiers: Mutex::default(),
             retains: Mutex::default(),
             ids: AtomicU64::new(0),
@@ -298,17 +330,19 @@ impl Store {
         self.shared().pool.check_available()
     }
 
-    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+    pub(super) fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
         self.check_open()?;
         let shared = self.shared();
-        if self.inner.backlog.bytes.load(Ordering::Relaxed) > BACKLOG_MAX_BYTES {
+        let backlog = self.inner.backlog.bytes.load(Ordering::Relaxed);
+        if backlog > BACKLOG_MAX_BYTES {
             return Err(StoreError::Unavailable);
         }
-        let bytes_full = shared
-            .max_bytes
-            .is_some_and(|limit| shared.bytes_in_use.load(Ordering::Relaxed) >= limit);
-        let full = bytes_full || shared.ids.load(Ordering::Relaxed) >= shared.max_ids;
-        if full { Err(StoreError::Full) } else { Ok(()) }
+        let used = shared.bytes_in_use.load(Ordering::Relaxed) + backlog as u64;
+        shared.pools(used).check_room(|| {
+            route
+                .filter(|_| lock(&shared.retains).len() > 1)
+                .map(|route| shared.holding(route))
+        })
     }
 
     pub(super) async fn claim(

@@ -62,6 +62,9 @@ on_each_engine! {
     queueing_an_event_notifies_its_route
     repeated_attempt_counts_once_and_history_is_bounded
     concurrent_settlements_share_commits
+    growing_route_leaves_room_for_other_routes
+    large_payloads_of_a_route_leave_room_for_others
+    only_route_may_fill_the_store
 }
 
 async fn settled_events_survive_a_restart(test_store: &TestStore) {
@@ -706,6 +709,87 @@ async fn concurrent_settlements_share_commits(test_store: &TestStore) {
         commits < 250.0,
         "{commits} commits for 500 concurrent settlements"
     );
+}
+
+/// The active routes of these names.
+fn active(names: &[&str]) -> Vec<StoreRoute> {
+    names
+        .iter()
+        .map(|name| StoreRoute {
+            route: (*name).into(),
+            retain: RETAIN,
+            concurrency: 1,
+        })
+        .collect()
+}
+
+/// Settles an event of a route with a payload of `bytes`.
+async fn settle_on(store: &Store, key: u128, route: &str, entry: LedgerEntry, bytes: usize) {
+    let event = EventMetadata {
+        route: route.into(),
+        ..(*metadata(&key.to_string())).clone()
+    };
+    let change = DeliveryChange {
+        event: Arc::new(event),
+        payload: (bytes > 0).then(|| Payload {
+            head: Bytes::new(),
+            body: vec![b'x'; bytes].into(),
+        }),
+        ..delivery_change("", DeliveryState::Failed)
+    };
+    settle(store, key, entry, Some(change)).await;
+}
+
+/// Waits for what a store says of its room, which a shared store polls.
+async fn wait_for_room(store: &Store, route: &str, expected: Result<(), StoreError>) {
+    for _ in 0..1_000 {
+        if store.check_room(Some(route)) == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(store.check_room(Some(route)), expected, "{route}");
+}
+
+async fn growing_route_leaves_room_for_other_routes(test_store: &TestStore) {
+    let store = test_store.open().await;
+    store.update_routes(active(&["a", "b"]));
+    for key in 0..810 {
+        let entry = if key % 2 == 0 { tried(1) } else { completed(1) };
+        settle_on(&store, key, "a", entry, 0).await;
+    }
+    wait_for_room(&store, "a", Err(StoreError::ShareFull)).await;
+    assert_eq!(store.check_room(Some("b")), Ok(()));
+    assert_eq!(store.check_room(None), Ok(()));
+    // The holdings are known after a restart, too.
+    let store = test_store.reopen(store).await;
+    store.update_routes(active(&["a", "b"]));
+    wait_for_room(&store, "a", Err(StoreError::ShareFull)).await;
+    assert_eq!(store.check_room(Some("b")), Ok(()));
+    // A retry takes no more room.
+    settle_on(&store, 0, "a", completed(1), 0).await;
+    assert_eq!(store.check_room(Some("b")), Ok(()));
+}
+
+async fn large_payloads_of_a_route_leave_room_for_others(test_store: &TestStore) {
+    let store = test_store.open_with_max_bytes(16 << 20).await;
+    store.update_routes(active(&["a", "b"]));
+    for key in 0..15 {
+        settle_on(&store, key, "a", tried(1), 900_000).await;
+    }
+    wait_for_room(&store, "a", Err(StoreError::ShareFull)).await;
+    assert_eq!(store.check_room(Some("b")), Ok(()));
+}
+
+async fn only_route_may_fill_the_store(test_store: &TestStore) {
+    let store = test_store.open().await;
+    store.update_routes(active(&["a"]));
+    for key in 0..999 {
+        settle_on(&store, key, "a", completed(1), 0).await;
+    }
+    wait_for_room(&store, "a", Ok(())).await;
+    settle_on(&store, 999, "a", completed(1), 0).await;
+    wait_for_room(&store, "a", Err(StoreError::Full)).await;
 }
 
 /// Waits until the upkeep has deleted all records but these.

@@ -320,6 +320,66 @@ async fn full_store_answers_503_and_forgets_nothing() {
     assert_eq!(upstream.count(), 1000);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_route_leaves_room_for_the_others() {
+    let (upstream, broken) = (Upstream::ok(), Upstream::replying([Reply::status(500)]));
+    let failing = Route::to(&broken).named("failing");
+    for (store, route, size) in [
+        // Whether the events fail, are delivered or wait: they take room.
+        ("{max_ids: 1000}", failing.clone(), 500),
+        (
+            "{max_ids: 1000}",
+            Route::to(&upstream).named("failing"),
+            500,
+        ),
+        (
+            "{max_size: 16MiB}",
+            failing.clone().with("delivery", "queue"),
+            900_000,
+        ),
+        (
+            "{max_size: 16MiB}",
+            failing.clone().with("delivery", "spill"),
+            900_000,
+        ),
+        // The payloads of failed events are kept as far as there is room.
+        ("{max_size: 16MiB}", failing, 900_000),
+    ] {
+        let routes = [route, Route::to(&upstream).named("other")];
+        let mut gateway =
+            Gateway::start(Setup::new(routes).with("store", store).stopping_at_once()).await;
+        let event = |id: &str| Event::sized(id, size).post().at("/webhooks/failing");
+        let mut client = gateway.connect().await;
+        let mut sent = 0;
+        loop {
+            let id = format!("evt_{sent}");
+            let answer = client.send(event(&id)).await;
+            if answer.outcome() == "store_unavailable" {
+                break;
+            }
+            sent += 1;
+            assert!(sent < 1000, "{store}: one route has filled the store");
+        }
+        for end in ENDS {
+            gateway
+                .send(
+                    Event::new(&format!("evt_{end:?}"))
+                        .post()
+                        .at("/webhooks/other"),
+                )
+                .await
+                .assert(200, "delivered");
+            restart_after(&mut gateway, end).await;
+        }
+        let more = gateway.send(event("evt_more")).await;
+        more.assert_problem(503, "store_unavailable")
+            .assert_retry_after();
+        gateway
+            .wait_for_request_log(serde_json::json!({"reason": "store_share_full"}))
+            .await;
+    }
+}
+
 /// Starts the gateway under strace and warms it up; returns it with the number of syncs so far.
 async fn start_traced(strace: &Strace, setup: Setup, good: (u16, &str)) -> (Gateway, usize) {
     let gateway = Gateway::start(setup.launched_by(strace.launcher())).await;

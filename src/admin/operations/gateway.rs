@@ -34,7 +34,7 @@ impl Operations {
     pub(crate) fn health(&self) -> Health {
         Health {
             not_ready: self.state.check_ready().err(),
-            store_full: self.state.store.check_room() == Err(StoreError::Full),
+            store_full: self.state.store.check_room(None) == Err(StoreError::Full),
             event_ids: self.state.store.remembered_ids(),
             store_bytes: self.state.store.size_bytes(),
         }

@@ -32,7 +32,7 @@ impl Gateway {
         let identity = EventIdentity::new(&event.event, &event.verified);
         let keys = self.ledger.keys(&route.name, identity);
         let digest = event.verified.digest();
-        let (check, claim) = match self.ledger.claim(keys, digest, options).await {
+        let (check, claim) = match self.ledger.claim(&route.name, keys, digest, options).await {
             Ok(ClaimDecision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
             Ok(ClaimDecision::Duplicate) => (
                 LedgerCheck::Duplicate,

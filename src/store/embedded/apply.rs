@@ -53,11 +53,20 @@ pub(super) struct BatchWriter<'t> {
 /// The changes to the in-memory state that follow from a committed transaction.
 #[derive(Default)]
 pub(super) struct Effects {
-    removed: Vec<(EventKey, RowId)>,
-    added: Vec<(EventKey, RowId)>,
+    removed: Vec<LedgerChange>,
+    added: Vec<LedgerChange>,
+    /// The changes of the bytes that each route holds, in the order of the jobs.
+    byte_changes: Vec<(Arc<str>, i64)>,
     state_changes: Vec<(Arc<str>, Option<DeliveryState>, Option<DeliveryState>)>,
     /// The routes of events whose due time has changed.
     requeued: Vec<Arc<str>>,
+}
+
+/// A ledger row that was added or removed, with its route if that is known.
+struct LedgerChange {
+    key: EventKey,
+    row_id: RowId,
+    route: Option<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -162,7 +171,8 @@ impl<'t> BatchWriter<'t> {
             .map(|delivery| self.record_delivery(delivery, names))
             .transpose()?;
         for name in names.iter().flatten() {
-            self.write_entry(*name, *entry, *window, id)?;
+            let route = delivery.as_ref().map(|change| &change.event.route);
+            self.write_entry(*name, *entry, *window, id, route)?;
         }
         Ok(id)
     }
@@ -174,10 +184,17 @@ impl<'t> BatchWriter<'t> {
         entry: LedgerEntry,
         window: Duration,
         delivery: Option<DeliveryId>,
+        route: Option<&Arc<str>>,
     ) -> rusqlite::Result<()> {
-        if let Some(earlier) = name.earlier {
-            self.delete_row(name.key, earlier)?;
-        }
+        let earlier_route = match name.earlier {
+            Some(earlier) => self.delete_row(name.key, earlier)?,
+            None => None,
+        };
+        let route = route.cloned().or(earlier_route);
+        let route_id = route
+            .as_ref()
+            .map(|route| self.route_id(route))
+            .transpose()?;
         let ends = self.now.after(window);
         let bucket = RowId::first_of_bucket(ends);
         let number = self.cursor.next_row.entry(bucket).or_insert(0);
@@ -191,7 +208,7 @@ impl<'t> BatchWriter<'t> {
         };
         let mut insert = self
             .connection
-            .prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+            .prepare_cached("INSERT INTO ledger VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
         insert.execute(params![
             row_id.0,
             name.key.0.to_be_bytes(),
@@ -200,8 +217,13 @@ impl<'t> BatchWriter<'t> {
             tried.possibly_delivered,
             digest,
             delivery.map(|id| id.0),
+            route_id,
         ])?;
-        self.effects.added.push((name.key, row_id));
+        self.effects.added.push(LedgerChange {
+            key: name.key,
+            row_id,
+            route,
+        });
         Ok(())
     }
 
@@ -404,7 +426,13 @@ impl<'t> BatchWriter<'t> {
         for name in completing {
             // The digest is unknown, so any body with this ID is a duplicate from now on.
             let digest = crate::signature::PayloadDigest::unknown();
-            self.write_entry(*name, LedgerEntry::Completed { digest }, window, Some(id))?;
+            self.write_entry(
+                *name,
+                LedgerEntry::Completed { digest },
+                window,
+                Some(id),
+                Some(&stored.route),
+            )?;
         }
         self.count_change(&stored, DeliveryState::Pending, None, stored.payload_bytes);
         // This includes deliveries that were pending: the route worker may sleep past the new due
@@ -416,16 +444,30 @@ impl<'t> BatchWriter<'t> {
     /// Deletes an event's ledger rows, if they still exist.
     pub(super) fn forget_event(&mut self, rows: &[(EventKey, RowId)]) -> rusqlite::Result<()> {
         rows.iter()
-            .try_for_each(|&(key, row_id)| self.delete_row(key, row_id))
+            .try_for_each(|&(key, row_id)| self.delete_row(key, row_id).map(drop))
     }
 
-    fn delete_row(&mut self, key: EventKey, row_id: RowId) -> rusqlite::Result<()> {
+    /// Deletes a ledger row. Returns its route, if that is known.
+    fn delete_row(&mut self, key: EventKey, row_id: RowId) -> rusqlite::Result<Option<Arc<str>>> {
         let mut delete = self
             .connection
-            .prepare_cached("DELETE FROM ledger WHERE row_id = ?1 AND key = ?2")?;
-        delete.execute(params![row_id.0, key.0.to_be_bytes()])?;
-        self.effects.removed.push((key, row_id));
-        Ok(())
+            .prepare_cached("DELETE FROM ledger WHERE row_id = ?1 AND key = ?2 RETURNING route")?;
+        let route_id: Option<i64> = delete
+            .query_row(params![row_id.0, key.0.to_be_bytes()], |row| row.get(0))
+            .optional()?
+            .flatten();
+        let route = route_id.and_then(|id| {
+            let mut routes = self.cursor.routes.iter();
+            routes
+                .find(|(_, known)| **known == id)
+                .map(|(route, _)| Arc::clone(route))
+        });
+        self.effects.removed.push(LedgerChange {
+            key,
+            row_id,
+            route: route.clone(),
+        });
+        Ok(route)
     }
 
     /// Deletes up to `limit` ledger rows before `first`. Returns their number.
@@ -457,6 +499,9 @@ impl<'t> BatchWriter<'t> {
                 .entry(stored.route_id)
                 .or_default()
                 .kept_bytes -= RECORD_BYTES + stored.payload_bytes;
+            self.effects
+                .byte_changes
+                .push((stored.route, -(RECORD_BYTES + stored.payload_bytes)));
         }
         Ok(())
     }
@@ -551,6 +596,9 @@ impl<'t> BatchWriter<'t> {
         self.count_day(route_id, received_ms, change.state, 1, last_ms);
         self.update_route(route_id, change.state, kept_bytes(change.state, kept));
         self.effects
+            .byte_changes
+            .push((Arc::clone(route), RECORD_BYTES + kept));
+        self.effects
             .state_changes
             .push((Arc::clone(route), None, Some(change.state)));
     }
@@ -579,6 +627,9 @@ impl<'t> BatchWriter<'t> {
         );
         let growth = kept_bytes(to, kept) - kept_bytes(stored.state, stored.payload_bytes);
         self.update_route(stored.route_id, to, growth);
+        self.effects
+            .byte_changes
+            .push((Arc::clone(&stored.route), kept - stored.payload_bytes));
         self.effects
             .state_changes
             .push((Arc::clone(&stored.route), Some(stored.state), Some(to)));
@@ -618,12 +669,13 @@ impl<'t> BatchWriter<'t> {
 
 impl Effects {
     pub(super) fn apply(self, shared: &Shared) {
-        for (key, row_id) in self.removed {
-            shared.index.remove(key, row_id);
+        for row in &self.removed {
+            shared.index.remove(row.key, row.row_id);
         }
-        for (key, row_id) in self.added {
-            shared.index.insert(key, row_id);
+        for row in &self.added {
+            shared.index.insert(row.key, row.row_id);
         }
+        self.count_usage(shared);
         if self.state_changes.is_empty() {
             return;
         }
@@ -651,6 +703,29 @@ impl Effects {
         for route in routes_to_notify {
             shared.notify_route(&route);
         }
+    }
+}
+
+impl Effects {
+    /// Counts what the routes hold after the transaction.
+    fn count_usage(&self, shared: &Shared) {
+        let mut usage = shared.usage();
+        for row in &self.removed {
+            if let Some(route) = &row.route {
+                usage.remove_id(route, row.row_id);
+            }
+        }
+        for row in &self.added {
+            if let Some(route) = &row.route {
+                usage.add_ids(route, row.row_id, 1);
+            }
+        }
+        for (route, by) in &self.byte_changes {
+            usage.change_bytes(route, *by);
+        }
+        drop(usage);
+        let growth = self.byte_changes.iter().map(|(_, by)| *by).sum::<i64>();
+        shared.add_used_bytes(u64::try_from(growth).unwrap_or(0));
     }
 }
 

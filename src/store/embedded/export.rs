@@ -23,7 +23,8 @@ impl OfflineStore {
                 own.digest, own.delivery,
                 (SELECT other.key FROM ledger AS other
                  WHERE other.row_id IN (own.row_id - 1, own.row_id + 1)
-                 AND other.delivery = own.delivery)
+                 AND other.delivery = own.delivery),
+                (SELECT name FROM routes WHERE id = own.route)
             FROM ledger AS own WHERE own.row_id > ?1 AND own.ends_ms > ?2
             ORDER BY own.row_id LIMIT ?3";
         self.rows(sql, params![after, self.header.uptime.0, limit], |row| {
@@ -36,6 +37,7 @@ impl OfflineStore {
                 digest: row.get(5)?,
                 delivery: row.get(6)?,
                 other: row.get(7)?,
+                route: row.get(8)?,
             })
         })
     }

@@ -13,9 +13,11 @@ use super::attempt_journal::{AttemptJournal, InterruptedAttempt, PreviousRun};
 use super::folder_lock::FolderLock;
 use super::shared::{QueueCounts, Shared};
 use super::uptime_clock::UptimeClock;
-use super::write::Writer;
+use super::usage::Usage;
+use super::write::{Unwritten, Writer};
 use super::{
-    DeliveryId, EventKey, EventRow, LedgerEntry, OpenError, RowId, Settings, read, schema,
+    DeliveryId, EventKey, EventRow, LedgerEntry, OpenError, RECORD_BYTES, RowId, Settings, read,
+    schema,
 };
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
@@ -113,7 +115,12 @@ pub(super) fn open(
                 history: tried,
                 window,
             } => {
-                let _ = writer.unwritten.insert(key, (tried, window));
+                let unwritten = Unwritten {
+                    history: tried,
+                    window,
+                    route: None,
+                };
+                let _ = writer.unwritten.insert(key, unwritten);
             }
             InterruptedAttempt::Delivery(id) => suspects.interrupted.push(id),
         }
@@ -173,8 +180,11 @@ impl Writer {
         self.cursor = Cursor::default();
         let shared = Arc::clone(&self.shared);
         let now = shared.uptime.now();
+        self.cursor.routes = read_routes(&connection)?;
+        *shared.usage() = Usage::default();
         self.read_ledger(&connection, now)?;
         self.read_deliveries(&connection)?;
+        shared.set_used_bytes(read::used_bytes(&connection)?);
         let wall_ms = Timestamp::now().as_millisecond();
         // This write must succeed: a read-only store is of no use.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -185,7 +195,8 @@ impl Writer {
             shared.uptime.now_due(),
             wall_ms,
         );
-        for (&key, &(tried, window)) in &self.unwritten {
+        for (&key, unwritten) in &self.unwritten {
+            let tried = unwritten.history;
             let found = read::confirm(&transaction, key, &shared.index.find(key), now)?;
             let (earlier, found) = found.unzip();
             let tried = match found.map(|found| found.entry) {
@@ -197,8 +208,9 @@ impl Writer {
             batch.write_entry(
                 EventRow { key, earlier },
                 LedgerEntry::Attempted(tried),
-                window,
+                unwritten.window,
                 delivery,
+                unwritten.route.as_ref(),
             )?;
         }
         let effects = batch.finish()?;
@@ -217,7 +229,9 @@ impl Writer {
     fn read_ledger(&mut self, connection: &Connection, now: Uptime) -> rusqlite::Result<()> {
         let index = &self.shared.index;
         index.clear();
-        let mut select = connection.prepare("SELECT row_id, key, ends_ms, delivery FROM ledger")?;
+        let mut select =
+            connection.prepare("SELECT row_id, key, ends_ms, delivery, route FROM ledger")?;
+        let mut ids_by_route: HashMap<(i64, i64), u64> = HashMap::new();
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let row_id = RowId(row.get(0)?);
@@ -232,6 +246,15 @@ impl Writer {
             self.cursor.next_delivery = self.cursor.next_delivery.max(delivery + 1);
             if Uptime(row.get(2)?) > now {
                 index.insert(EventKey(u128::from_be_bytes(row.get(1)?)), row_id);
+                if let Some(route) = row.get::<_, Option<i64>>(4)? {
+                    *ids_by_route.entry((route, row_id.bucket())).or_default() += 1;
+                }
+            }
+        }
+        let mut usage = self.shared.usage();
+        for (route, id) in &self.cursor.routes {
+            for (&(_, bucket), &ids) in ids_by_route.iter().filter(|((route, _), _)| route == id) {
+                usage.add_ids(route, RowId(bucket << 32), ids);
             }
         }
         Ok(())
@@ -244,19 +267,27 @@ impl Writer {
             |row| row.get(0),
         )?;
         self.cursor.next_delivery = self.cursor.next_delivery.max(next);
-        self.cursor.routes = read_routes(connection)?;
+        let mut usage = self.shared.usage();
+        let mut kept = connection.prepare("SELECT name, kept_bytes FROM routes")?;
+        let mut rows = kept.query([])?;
+        while let Some(row) = rows.next()? {
+            usage.change_bytes(&row.get::<_, String>(0)?.into(), row.get(1)?);
+        }
         let mut select = connection.prepare(
-            "SELECT routes.name, state, count(*) FROM deliveries JOIN routes ON routes.id = route
+            "SELECT routes.name, state, count(*), sum(?1 + payload_bytes) FROM deliveries JOIN routes ON routes.id = route
              WHERE state <> 'success' AND state IN ('pending', 'dead') GROUP BY route, state",
         )?;
-        let mut rows = select.query([])?;
+        let mut rows = select.query([RECORD_BYTES])?;
         let mut all: HashMap<Arc<str>, QueueCounts> = HashMap::new();
         while let Some(row) = rows.next()? {
-            let counts = all.entry(row.get::<_, String>(0)?.into()).or_default();
+            let route: Arc<str> = row.get::<_, String>(0)?.into();
+            usage.change_bytes(&route, row.get(3)?);
+            let counts = all.entry(route).or_default();
             if let Some(count) = counts.for_state(read::read_state(row, 1)?) {
                 *count = row.get(2)?;
             }
         }
+        drop(usage);
         self.shared.with_counts(|counts| *counts = all);
         Ok(())
     }

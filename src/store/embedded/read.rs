@@ -383,11 +383,7 @@ impl Reader {
 
     /// Returns the size of the file's used pages, in bytes.
     pub(super) fn used_bytes(&self) -> rusqlite::Result<u64> {
-        let number = |pragma| {
-            self.0
-                .pragma_query_value(None, pragma, |row| row.get::<_, u64>(0))
-        };
-        Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
+        used_bytes(&self.0)
     }
 
     /// Returns the names of the routes that have records of ended deliveries.
@@ -438,6 +434,12 @@ impl Reader {
             .optional()?
             .unwrap_or(0))
     }
+}
+
+/// Returns the size of the file's used pages, in bytes.
+pub(super) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+    Ok((number("page_count")? - number("freelist_count")?) * number("page_size")?)
 }
 
 /// Returns the event's row, like [`Reader::confirm`], on any connection.

@@ -15,7 +15,7 @@ use crate::store::uptime::Uptime;
 
 /// `hook` in ASCII. Tools such as `file` identify the format by it.
 const APPLICATION_ID: i32 = 0x686f_6f6b;
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// The writer's page cache, in KiB: 8 MiB.
 const WRITER_CACHE_KIB: i32 = 8 * 1024;
@@ -37,10 +37,12 @@ CREATE TABLE routes (
     kept_bytes INTEGER NOT NULL DEFAULT 0
 );
 -- Event IDs. `row_id` is the hour in which the row expires (in uptime), shifted by 32 bits, plus a
--- number. A row with a digest is completed; one without had `attempts` failed attempts.
+-- number. A row with a digest is completed; one without had `attempts` failed attempts. `route` is
+-- NULL before version 3, and for an attempt that the end of the process interrupted.
 CREATE TABLE ledger (
     row_id INTEGER PRIMARY KEY, key BLOB NOT NULL, ends_ms INTEGER NOT NULL,
-    attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, digest BLOB, delivery INTEGER
+    attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, digest BLOB, delivery INTEGER,
+    route INTEGER
 );
 -- Deliveries: all attempts for one event on one route. `attempts` is a JSON array. `due_ms` and
 -- `queued_ms` are set while the delivery is pending, `ended_ms` once it has ended; `keys` are the
@@ -69,6 +71,9 @@ CREATE TABLE days (
 /// Upgrades version 1 to version 2.
 const UPGRADE_TO_VERSION_2: &str = "ALTER TABLE deliveries ADD COLUMN secret TEXT;
     ALTER TABLE deliveries ADD COLUMN test INTEGER NOT NULL DEFAULT 0";
+
+/// Upgrades version 2 to version 3.
+const UPGRADE_TO_VERSION_3: &str = "ALTER TABLE ledger ADD COLUMN route INTEGER";
 
 /// The tables of operator data. Created on opening if they do not exist.
 const OPERATOR_TABLES: &str = "
@@ -191,8 +196,8 @@ pub(super) fn read_or_create(
         let mut hash_key = [0; 16];
         getrandom::fill(&mut hash_key).map_err(OpenError::Random)?;
         create(connection, hash_key, wall_ms).map_err(database)?;
-    } else if version == 1 {
-        upgrade(connection).map_err(database)?;
+    } else if (1..VERSION).contains(&version) {
+        upgrade(connection, version).map_err(database)?;
     }
     let head = read_header(connection, file)?;
     connection
@@ -232,13 +237,17 @@ fn create(connection: &mut Connection, hash_key: [u8; 16], wall_ms: i64) -> rusq
     transaction.commit()
 }
 
-/// Upgrades the file from version 1. Another program's file with that version is left unchanged.
-fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Upgrades the file from an earlier version. Another program's file with that version is left
+/// unchanged.
+fn upgrade(connection: &mut Connection, version: i32) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if transaction.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0))?
         == APPLICATION_ID
     {
-        transaction.execute_batch(UPGRADE_TO_VERSION_2)?;
+        if version < 2 {
+            transaction.execute_batch(UPGRADE_TO_VERSION_2)?;
+        }
+        transaction.execute_batch(UPGRADE_TO_VERSION_3)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()

@@ -12,8 +12,10 @@ use super::attempt_journal::AttemptJournal;
 use super::index::Index;
 use super::read::Reader;
 use super::uptime_clock::UptimeClock;
+use super::usage::Usage;
 use super::{EventKey, RowId, Settings, StoreError, StoreRoute, schema};
 use crate::metrics::StoreMetrics;
+use crate::store::share::{Pool, Pools};
 
 pub(super) struct Shared {
     pub settings: Settings,
@@ -28,6 +30,10 @@ pub(super) struct Shared {
     close_count: AtomicU64,
     /// The size of the file's used pages, in bytes.
     used_bytes: AtomicU64,
+    /// The room that the disk and the file's free pages have, in bytes.
+    disk_free_bytes: AtomicU64,
+    /// What each route holds.
+    usage: Mutex<Usage>,
     /// The connections; `None` while the file is closed.
     connections: RwLock<Option<Connections>>,
     queue_counts: Mutex<HashMap<Arc<str>, QueueCounts>>,
@@ -85,6 +91,8 @@ impl Shared {
             open: AtomicBool::new(false),
             close_count: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
+            disk_free_bytes: AtomicU64::new(u64::MAX),
+            usage: Mutex::default(),
             connections: RwLock::new(None),
             queue_counts: Mutex::default(),
             notifiers: Mutex::default(),
@@ -115,20 +123,45 @@ impl Shared {
         }
     }
 
-    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+    pub(super) fn check_room(&self, route: Option<&str>) -> Result<(), StoreError> {
         self.check_open()?;
-        if self.backlog.load(Ordering::Relaxed) > BACKLOG_MAX_BYTES {
+        let backlog = self.backlog.load(Ordering::Relaxed);
+        if backlog > BACKLOG_MAX_BYTES {
             return Err(StoreError::Unavailable);
         }
-        let bytes_full = self
-            .settings
-            .max_bytes
-            .is_some_and(|limit| self.used_bytes.load(Ordering::Relaxed) >= limit);
-        if bytes_full || self.index.len() >= self.settings.max_ids {
-            Err(StoreError::Full)
-        } else {
-            Ok(())
-        }
+        // Jobs that wait for the writer are not yet in the file.
+        let used = self.used_bytes.load(Ordering::Relaxed) + backlog as u64;
+        let disk_free = self.disk_free_bytes.load(Ordering::Relaxed);
+        let pools = Pools {
+            ids: Pool {
+                used: self.index.len() as u64,
+                max: self.settings.max_ids as u64,
+            },
+            bytes: Pool {
+                used,
+                max: self.settings.max_bytes.unwrap_or(u64::MAX),
+            },
+            disk: Pool {
+                used,
+                max: used.saturating_add(disk_free.saturating_sub(backlog as u64)),
+            },
+        };
+        pools.check_room(|| {
+            let is_only_route = self
+                .routes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .len()
+                < 2;
+            route
+                .filter(|_| !is_only_route)
+                .map(|route| self.usage().holding(route))
+        })
+    }
+
+    /// Returns what each route holds, locked.
+    pub(super) fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the store for readers and notifies all route workers.
@@ -256,8 +289,27 @@ impl Shared {
         );
     }
 
+    /// Sets the size of the file's used pages, and measures the room that is left on the disk.
     pub(super) fn set_used_bytes(&self, bytes: u64) {
         self.used_bytes.store(bytes, Ordering::Relaxed);
+        // A disk that cannot be measured has no shares.
+        let disk_free = rustix::fs::statvfs(&self.settings.folder).map_or(u64::MAX, |disk| {
+            let file = std::fs::metadata(&self.file).map_or(0, |file| file.len());
+            disk.f_bavail
+                .saturating_mul(disk.f_frsize)
+                .saturating_add(file.saturating_sub(bytes))
+        });
+        self.disk_free_bytes.store(disk_free, Ordering::Relaxed);
+    }
+
+    /// Adds what a commit has stored to the used bytes, until they are read again.
+    pub(super) fn add_used_bytes(&self, bytes: u64) {
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let _ = self
+            .disk_free_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                Some(free.saturating_sub(bytes))
+            });
     }
 
     pub(super) fn set_routes(&self, routes: Vec<StoreRoute>) {

@@ -84,12 +84,12 @@ async fn full_store_refuses_and_forgets_nothing() {
             ..files.settings()
         })
         .unwrap();
-    assert_eq!(store.check_room(), Ok(()));
+    assert_eq!(store.check_room(None), Ok(()));
     store
         .settle(settlement(1, None, completed(1), None))
         .await
         .unwrap();
-    assert_eq!(store.check_room(), Err(StoreError::Full));
+    assert_eq!(store.check_room(None), Err(StoreError::Full));
     assert_eq!(ledger_entry(&store, 1).await, Some(completed(1)));
 }
 
@@ -143,7 +143,7 @@ async fn previous_version_is_upgraded_with_its_data() {
     let file = rusqlite::Connection::open(files.settings().folder.join("hookstile.db")).unwrap();
     file.execute_batch(
         "ALTER TABLE deliveries DROP COLUMN secret; ALTER TABLE deliveries DROP COLUMN test;
-         PRAGMA user_version = 1",
+         ALTER TABLE ledger DROP COLUMN route; PRAGMA user_version = 1",
     )
     .unwrap();
     drop(file);

@@ -62,6 +62,7 @@ impl Upkeep {
             return;
         }
         store.shared.index.forget_before(first);
+        store.shared.usage().forget_before(first);
         loop {
             let (done, rows) = sync_channel(1);
             if store

@@ -124,11 +124,19 @@ pub(super) struct Writer {
     pub(super) connection: Option<Connection>,
     pub(super) cursor: Cursor,
     pub(super) time_written: Uptime,
-    /// The histories of settlements that could not be written, and of interrupted attempts, each
-    /// with its window. They are written when the file has been read again.
-    pub(super) unwritten: HashMap<EventKey, (AttemptHistory, Duration)>,
+    /// The histories of settlements that could not be written, and of interrupted attempts. They are
+    /// written when the file has been read again.
+    pub(super) unwritten: HashMap<EventKey, Unwritten>,
     /// Released when the writer ends and the file is closed.
     pub(super) _lock: FolderLock,
+}
+
+/// The outcome of an event that could not be written.
+pub(super) struct Unwritten {
+    pub history: AttemptHistory,
+    pub window: Duration,
+    /// The event's route, if it is known.
+    pub route: Option<Arc<str>>,
 }
 
 /// The error of a commit after which the file was closed. The cause is already logged.
@@ -283,8 +291,15 @@ impl Writer {
         }
         for name in settlement.names.iter().flatten() {
             if self.unwritten.len() < UNWRITTEN_MAX {
-                self.unwritten
-                    .insert(name.key, (settlement.if_lost, settlement.window));
+                let unwritten = Unwritten {
+                    history: settlement.if_lost,
+                    window: settlement.window,
+                    route: settlement
+                        .delivery
+                        .as_ref()
+                        .map(|change| Arc::clone(&change.event.route)),
+                };
+                self.unwritten.insert(name.key, unwritten);
             }
         }
     }

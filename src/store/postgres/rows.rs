@@ -111,6 +111,7 @@ struct LedgerColumns {
     digests: Vec<Option<Uuid>>,
     deliveries: Vec<Option<i64>>,
     others: Vec<Option<Uuid>>,
+    routes: Vec<Option<String>>,
 }
 
 #[derive(Default)]
@@ -170,15 +171,16 @@ struct DayDelta {
 /// looked up and not found, unless the row is `forced`, which is passed as `forwards`.
 const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
     (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered,
-        digest, delivery, other)
-    SELECT key, token, NULL, forced, ends, ends, attempts, possibly, digest, delivery, other
+        digest, delivery, other, route)
+    SELECT key, token, NULL, forced, ends, ends, attempts, possibly, digest, delivery, other, route
     FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[], $6::boolean[],
-        $7::uuid[], $8::bigint[], $9::uuid[])
-        AS r (key, token, ends, forced, attempts, possibly, digest, delivery, other) ORDER BY key
+        $7::uuid[], $8::bigint[], $9::uuid[], $10::text[]) AS r
+        (key, token, ends, forced, attempts, possibly, digest, delivery, other, route) ORDER BY key
     ON CONFLICT (key) DO UPDATE SET token = excluded.token, lease_ends_ms = NULL, forwards = false,
         ends_ms = greatest(l.ends_ms, excluded.ends_ms), attempts = excluded.attempts,
         possibly_delivered = excluded.possibly_delivered, digest = excluded.digest,
-        delivery = excluded.delivery, other = coalesce(excluded.other, l.other)
+        delivery = excluded.delivery, other = coalesce(excluded.other, l.other),
+        route = coalesce(excluded.route, l.route)
     WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
     SELECT hookstile.check_all(count(*), cardinality($1)) FROM written";
 
@@ -259,14 +261,15 @@ impl Rows {
         }
     }
 
-    /// Adds a ledger row, which ends the claim on it.
+    /// Adds a ledger row, which ends the claim on it. `delivery` is the event's delivery and its
+    /// route.
     pub(super) fn write_entry(
         &mut self,
         name: EventRow,
         other: Option<EventKey>,
         entry: LedgerEntry,
         ends: i64,
-        delivery: Option<DeliveryId>,
+        delivery: Option<(DeliveryId, &str)>,
         forced: bool,
     ) {
         let (digest, tried) = match entry {
@@ -287,8 +290,11 @@ impl Rows {
             .possibly_delivered
             .push(tried.possibly_delivered);
         self.ledger.digests.push(digest);
-        self.ledger.deliveries.push(delivery.map(|id| id.0));
+        self.ledger.deliveries.push(delivery.map(|(id, _)| id.0));
         self.ledger.others.push(other.map(uuid));
+        self.ledger
+            .routes
+            .push(delivery.map(|(_, route)| route.to_owned()));
     }
 
     pub(super) fn insert(
@@ -461,6 +467,7 @@ impl Rows {
                     &rows.digests,
                     &rows.deliveries,
                     &rows.others,
+                    &rows.routes,
                 ],
             )
             .await

@@ -36,11 +36,13 @@ CREATE FUNCTION hookstile.check_all(written bigint, wanted bigint) RETURNS void 
         USING ERRCODE = 'serialization_failure'; END IF; END $$;
 -- Event IDs. While `lease_ends_ms` is set, the gateway that knows the `token` is delivering the
 -- event. A row with a digest is completed; one without had `attempts` failed attempts.
--- `ends_before_ms` is the expiry without the lease. `other` is the event's other key.
+-- `ends_before_ms` is the expiry without the lease. `other` is the event's other key. `route` is
+-- NULL until the row is settled.
 CREATE TABLE hookstile.ledger (
     key uuid PRIMARY KEY, token bigint NOT NULL, lease_ends_ms bigint, forwards boolean NOT NULL,
     ends_ms bigint NOT NULL, ends_before_ms bigint NOT NULL, attempts integer NOT NULL,
-    possibly_delivered boolean NOT NULL, digest uuid, delivery bigint, other uuid
+    possibly_delivered boolean NOT NULL, digest uuid, delivery bigint, other uuid,
+    route text
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_analyze_scale_factor = 0.02);
 CREATE INDEX ledger_ends ON hookstile.ledger (ends_ms);
@@ -121,6 +123,7 @@ pub(super) async fn read_or_create(client: &mut Client) -> Result<[u8; 16], Sche
     if !exists {
         create(&transaction).await?;
     }
+    add_ledger_route(&transaction).await?;
     let row = transaction
         .query_one("SELECT version, hash_key FROM hookstile.store", &[])
         .await?;
@@ -131,6 +134,20 @@ pub(super) async fn read_or_create(client: &mut Client) -> Result<[u8; 16], Sche
     let key: Uuid = row.get(1);
     transaction.commit().await?;
     Ok(*key.as_bytes())
+}
+
+/// Adds the ledger's `route` to tables that were created without it. Gateways of an earlier version
+/// do not write it, so it does not raise the version.
+async fn add_ledger_route(transaction: &Transaction<'_>) -> Result<(), SchemaError> {
+    let exists = "SELECT count(*) > 0 FROM pg_attribute WHERE attname = 'route'
+        AND attrelid = 'hookstile.ledger'::regclass";
+    if !transaction.query_one(exists, &[]).await?.get::<_, bool>(0) {
+        // The lock on the table is held for a moment: no row is rewritten.
+        transaction
+            .batch_execute("ALTER TABLE hookstile.ledger ADD COLUMN route text")
+            .await?;
+    }
+    Ok(())
 }
 
 async fn create(transaction: &Transaction<'_>) -> Result<(), SchemaError> {

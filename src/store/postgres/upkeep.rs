@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Shared;
 use super::claims::millis;
 use super::pool::{PooledConnection, QueryError, on, with_timeout};
 use super::query::timestamp;
+use super::{Shared, lock};
 use crate::store::{RECORD_BYTES, Retain};
 
 /// The poll interval. All gateways see a change within a second.
@@ -19,6 +20,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(400);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// The limit of rows that one statement deletes.
 const ROWS_PER_DELETE: i64 = 500;
+/// The number of IDs, about, from which those of each route are estimated.
+const SAMPLE_IDS: u64 = 50_000;
 /// The advisory lock with which one gateway sweeps at a time.
 const SWEEP_LOCK: i64 = 0x686f_6f6b_7377_6565;
 
@@ -27,6 +30,8 @@ const SWEEP_LOCK: i64 = 0x686f_6f6b_7377_6565;
 pub(super) struct RouteCounts {
     pub pending: u64,
     pub dead: u64,
+    /// The size of records and payloads, in bytes.
+    pub bytes: u64,
     pub oldest_waiting: Option<Timestamp>,
 }
 
@@ -125,9 +130,11 @@ async fn read_route_counts(
         SELECT route, pending, dead, CASE WHEN pending > 0 THEN (
             SELECT received_ms FROM hookstile.deliveries d
             WHERE d.route = c.route AND state = 'pending' AND state <> 'success'
-            ORDER BY id LIMIT 1) END
-        FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead
-            FROM hookstile.route_counts GROUP BY route) AS c WHERE pending <> 0 OR dead <> 0";
+            ORDER BY id LIMIT 1) END, bytes
+        FROM (SELECT route, sum(pending)::bigint AS pending, sum(dead)::bigint AS dead,
+                sum(kept_bytes + waiting_bytes)::bigint AS bytes
+            FROM hookstile.route_counts GROUP BY route) AS c
+        WHERE pending <> 0 OR dead <> 0 OR bytes <> 0";
     let rows = connection.query_cached(sql, &[]).await?;
     let mut all = HashMap::new();
     for row in rows {
@@ -140,6 +147,7 @@ async fn read_route_counts(
             RouteCounts {
                 pending: number(1)?,
                 dead: number(2)?,
+                bytes: number(4)?,
                 oldest_waiting: oldest,
             },
         );
@@ -189,6 +197,37 @@ async fn read_sizes(connection: &PooledConnection, shared: &Shared) -> Result<()
         )
     };
     shared.set_sizes(number(0)?, number(1)?, number(2)?);
+    if shared
+        .pools(shared.bytes_in_use.load(Ordering::Relaxed))
+        .has_pressure()
+    {
+        estimate_route_ids(connection, shared).await?;
+    }
+    Ok(())
+}
+
+/// Estimates the numbers of IDs of each route from some of the table's pages. A count of all rows
+/// would take seconds.
+async fn estimate_route_ids(
+    connection: &PooledConnection,
+    shared: &Shared,
+) -> Result<(), QueryError> {
+    let sql = "SELECT route, count(*) FROM hookstile.ledger TABLESAMPLE SYSTEM ($1) GROUP BY route";
+    let ids = shared.ids.load(Ordering::Relaxed);
+    #[expect(clippy::cast_precision_loss, reason = "a percentage for an estimate")]
+    let percent = (SAMPLE_IDS as f32 * 100.0 / ids.max(1) as f32).min(100.0);
+    let rows = connection.query_cached(sql, &[&percent]).await?;
+    let mut counts = Vec::new();
+    for row in rows {
+        let route: Option<&str> = row.try_get(0)?;
+        let count: i64 = row.try_get(1)?;
+        counts.push((route.map(Box::from), count.unsigned_abs()));
+    }
+    let sampled: u64 = counts.iter().map(|(_, count)| count).sum();
+    *lock(&shared.route_ids) = counts
+        .into_iter()
+        .filter_map(|(route, count)| Some((route?, count * ids / sampled.max(1))))
+        .collect();
     Ok(())
 }
 

@@ -284,6 +284,10 @@ impl WriteTransaction {
             .as_ref()
             .map(|change| self.record_delivery(change, names));
         let ends = self.rows.now.saturating_add(millis(settlement.window));
+        let route = settlement
+            .delivery
+            .as_ref()
+            .map(|change| &*change.event.route);
         for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
             let Some(name) = name else { continue };
             self.rows.write_entry(
@@ -291,7 +295,7 @@ impl WriteTransaction {
                 other.map(|other| other.key),
                 settlement.entry,
                 ends,
-                id,
+                id.zip(route),
                 delivered,
             );
         }
@@ -529,7 +533,7 @@ impl WriteTransaction {
                 digest: PayloadDigest::unknown(),
             };
             self.rows
-                .write_entry(*name, None, record, ends, Some(id), false);
+                .write_entry(*name, None, record, ends, Some((id, &before.route)), false);
         }
         self.rows.notify.push(Arc::clone(&before.route));
         RequeueResult::Queued(before.route)

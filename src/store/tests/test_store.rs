@@ -49,12 +49,30 @@ impl TestStore {
 
     /// Opens the store; in PostgreSQL also as one more gateway.
     pub(crate) async fn open(&self) -> Store {
+        self.open_with(None).await
+    }
+
+    /// Opens the store with a limit of its size.
+    pub(crate) async fn open_with_max_bytes(&self, max_bytes: u64) -> Store {
+        self.open_with(Some(max_bytes)).await
+    }
+
+    async fn open_with(&self, max_bytes: Option<u64>) -> Store {
         let (settings, clock) = match &self.engine {
-            Engine::Embedded(files) => (Settings::Embedded(files.settings()), files.clock.clone()),
-            Engine::Shared(server) => (
-                Settings::Shared(Box::new(server.settings())),
-                Clock::manual().0,
-            ),
+            Engine::Embedded(files) => {
+                let settings = EmbeddedSettings {
+                    max_bytes,
+                    ..files.settings()
+                };
+                (Settings::Embedded(settings), files.clock.clone())
+            }
+            Engine::Shared(server) => {
+                let settings = SharedSettings {
+                    max_bytes,
+                    ..server.settings()
+                };
+                (Settings::Shared(Box::new(settings)), Clock::manual().0)
+            }
         };
         Store::open(settings, clock, self.metrics.store().clone())
             .await
