@@ -92,7 +92,11 @@ impl<'s> Exchange<'s> {
         InboundRequest {
             head: self.session.req_header(),
             peer: self.peer,
+            from_trusted_proxy: self.forwarded.from_trusted_proxy,
             forwarded_for: self.forwarded.forwarded_for.as_deref(),
+            read_headers: self
+                .matched
+                .map_or(&[], |matched| &matched.route.read_headers),
             scheme: self.scheme,
             host: self.head.host.as_deref(),
             at: self.received_at,
