@@ -5,6 +5,7 @@
 
 mod admission;
 mod filter;
+mod unverified_limit;
 
 use std::collections::HashMap;
 use std::sync::Arc;

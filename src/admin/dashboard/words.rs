@@ -87,6 +87,11 @@ pub(super) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation
             "The request's head is larger than `limits.header_bytes`.",
             "Raise the limit if a proxy in front adds that many headers.",
         ),
+        ("rate_limited", Some("unverified")) => (
+            "More requests did not verify than the route's `unverified_rate_limit` allows for one \
+             address.",
+            "If the address is the provider's, check the secret: requests that verify always pass.",
+        ),
         ("rate_limited", _) => (
             "Requests arrived faster than the route's `rate_limit` allows.",
             "The provider retries later. Raise the limit if the upstream can take more.",

@@ -406,6 +406,7 @@ impl Compiler<'_> {
         Admission::new(
             networks(allow_from),
             self.rate_limit(raw.get(|route| &route.rate_limit)),
+            self.rate_limit(raw.get(|route| &route.unverified_rate_limit)),
             concurrency,
         )
     }

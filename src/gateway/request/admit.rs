@@ -14,8 +14,8 @@ use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
 
 impl Gateway {
-    /// Checks the method, the state of the route, the headers it reads, the sender's address and
-    /// the rate, in this order. Returns the outcome of a handshake that its query completes.
+    /// Checks the method, the state of the route, the headers it reads and the sender's address, in
+    /// this order. Returns the outcome of a handshake that its query completes.
     ///
     /// # Errors
     /// `method_not_allowed`, `inactive`, `malformed_request`, `forbidden_address`, `rate_limited`,
@@ -49,6 +49,9 @@ impl Gateway {
         );
         exchange.log_line.peer = Some(exchange.forwarded.client);
         route.admission.admit(exchange.forwarded.client)?;
+        if let Some(Err(Rejection::InvalidSignature(failure))) = &handshake {
+            exchange.count_unverified(matched, *failure)?;
+        }
         handshake.transpose()
     }
 }
