@@ -49,9 +49,9 @@ impl UnverifiedLimit {
         let client = counted_address(client.to_canonical());
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let full_at = buckets.find(client).unwrap_or(now).max(now);
-        let missing = full_at - now;
-        if missing > self.tolerance {
-            return Err(missing - self.tolerance);
+        let wait = full_at.duration_since(now).saturating_sub(self.tolerance);
+        if !wait.is_zero() {
+            return Err(wait);
         }
         buckets.insert(client, full_at + self.interval);
         Ok(())

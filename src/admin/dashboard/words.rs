@@ -87,13 +87,9 @@ pub(super) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation
             "The request's head is larger than `limits.header_bytes`.",
             "Raise the limit if a proxy in front adds that many headers.",
         ),
-        ("rate_limited", Some("unverified")) => (
-            "More requests did not verify than the route's `unverified_rate_limit` allows for one \
-             address.",
-            "If the address is the provider's, check the secret: requests that verify always pass.",
-        ),
         ("rate_limited", _) => (
-            "Requests arrived faster than the route's `rate_limit` allows.",
+            "More arrived than the route's `rate_limit` allows; or, if the reason is `unverified`, \
+             more that does not verify than its `unverified_rate_limit` allows for one address.",
             "The provider retries later. Raise the limit if the upstream can take more.",
         ),
         ("in_flight", _) => (
