@@ -82,6 +82,8 @@ pub struct Admin {
     pub hosts: Vec<Box<str>>,
     /// The upstreams that webhooks made over the API may use; `None` allows any.
     pub allowed_upstreams: Option<Vec<AllowedUpstream>>,
+    /// The most webhooks that may be made over the API.
+    pub max_webhooks: usize,
 }
 
 /// The delays of a graceful shutdown.

@@ -4,6 +4,7 @@
 //! (docs/semantics.md, To the upstream; RFC 9110 §7.6.1). Knows the stored form of a request, and
 //! writes the head of an attempt for HTTP/1.1. `upstream` sends it and reads the response.
 
+mod header_names;
 mod test_mark;
 
 use std::net::IpAddr;
@@ -17,6 +18,9 @@ use pingora_http::{HeaderNameVariant, RequestHeader};
 
 use crate::signature::{Unverified, Verified};
 
+use header_names::{Restriction, restriction};
+
+pub(crate) use header_names::{folds_to, folds_to_framing, is_framing, is_hookstile_header};
 pub(crate) use test_mark::{HEADER as TEST_MARK, TestMarks};
 
 /// A request that is ready to be sent to an upstream, as often as necessary. It is made from a
@@ -57,38 +61,18 @@ pub struct InboundRequest<'a> {
     pub head: &'a RequestHeader,
     /// The address of the connected peer.
     pub peer: IpAddr,
+    /// Set when the peer is a trusted proxy.
+    pub from_trusted_proxy: bool,
     /// The addresses before it, from the `X-Forwarded-For` of a trusted proxy.
     pub forwarded_for: Option<&'a str>,
+    /// The headers that the route reads. They are forwarded, unless the gateway sets them.
+    pub read_headers: &'a [HeaderName],
     /// `http` or `https`.
     pub scheme: &'a str,
     pub host: Option<&'a str>,
     /// The time of arrival.
     pub at: Timestamp,
 }
-
-/// Headers about a connection, or about the framing of a message.
-const FRAMING: [HeaderName; 13] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::HOST,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
-/// Headers that the gateway replaces with its own values.
-const REPLACED: [HeaderName; 3] = [
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-];
 
 const ATTEMPT: &str = "Hookstile-Attempt";
 const POSSIBLE_DUPLICATE: &str = "Hookstile-Possible-Duplicate";
@@ -261,7 +245,7 @@ impl OutboundRequest {
             for line in self.lines.iter() {
                 if !route_headers
                     .iter()
-                    .any(|(name, _)| is_named(line, name.as_str()))
+                    .any(|(name, _)| folds_to(line_name(line), name.as_str().as_bytes()))
                 {
                     head.0.extend_from_slice(line);
                 }
@@ -322,7 +306,7 @@ impl HeaderWriter {
         let copied = inbound.head.map(|spelled, value| {
             if let Some(name) = names
                 .next()
-                .filter(|name| is_forwarded(name) && !hop_by_hop.contains(name))
+                .filter(|name| inbound.forwards(name) && !is_any(name, &hop_by_hop))
             {
                 has_key |= *name == IDEMPOTENCY_KEY;
                 match spelled {
@@ -372,9 +356,28 @@ impl HeaderWriter {
     }
 }
 
-/// Returns whether a sender's header is forwarded.
-fn is_forwarded(name: &HeaderName) -> bool {
-    !(is_framing(name) || REPLACED.contains(name) || is_hookstile_header(name))
+impl InboundRequest<'_> {
+    /// Returns whether a sender's header is forwarded, if `Connection` does not name it.
+    fn forwards(&self, name: &HeaderName) -> bool {
+        match restriction(name) {
+            None => true,
+            Some(Restriction::Gateway) => false,
+            Some(Restriction::TrustedProxy) => {
+                self.from_trusted_proxy || self.read_headers.contains(name)
+            }
+            Some(Restriction::Lookalike) => self.read_headers.contains(name),
+        }
+    }
+}
+
+/// Returns whether a receiver could read a name as one of `names`.
+fn is_any(name: &HeaderName, names: &[HeaderName]) -> bool {
+    names.iter().any(|other| is_spelling_of(name, other))
+}
+
+/// Returns whether a receiver could read a name as the other one, or they are the same.
+pub(crate) fn is_spelling_of(name: &HeaderName, other: &HeaderName) -> bool {
+    folds_to(name.as_str().as_bytes(), other.as_str().as_bytes())
 }
 
 /// Parses a line, which includes its line end, into the header's name and value.
@@ -401,29 +404,11 @@ fn line_value(line: &[u8]) -> Option<&[u8]> {
         .strip_suffix(b"\r\n")
 }
 
-fn is_named(line: &[u8], name: &str) -> bool {
-    line_name(line).eq_ignore_ascii_case(name.as_bytes())
-}
-
 /// Returns the headers that `Connection` limits to this connection (RFC 9110 §7.6.1).
 pub(crate) fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
     let values = headers.get_all(header::CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-}
-
-/// Returns whether a header is about a connection or the framing of a message. Such headers are set
-/// by the gateway.
-pub(crate) fn is_framing(name: &HeaderName) -> bool {
-    FRAMING.contains(name)
-}
-
-/// Returns whether a sender's header could be taken for one of the gateway's. `_` counts as `-`:
-/// CGI-like receivers fold them.
-pub(crate) fn is_hookstile_header(name: &HeaderName) -> bool {
-    let name = name.as_str().as_bytes();
-    name.get(..9).is_some_and(|start| start == b"hookstile")
-        && matches!(name.get(9), Some(b'-' | b'_'))
 }
 
 fn to_milliseconds(at: Timestamp) -> Timestamp {
@@ -469,6 +454,14 @@ mod tests {
         sent: &[(&'static str, &str)],
         route_headers: &[(HeaderName, HeaderValue)],
     ) -> Vec<(String, String)> {
+        delivered_from(false, sent, route_headers)
+    }
+
+    fn delivered_from(
+        from_trusted_proxy: bool,
+        sent: &[(&'static str, &str)],
+        route_headers: &[(HeaderName, HeaderValue)],
+    ) -> Vec<(String, String)> {
         let mut head = RequestHeader::build("POST", b"/in?a=b", None).unwrap();
         for (name, value) in sent {
             head.append_header(*name, *value).unwrap();
@@ -482,7 +475,9 @@ mod tests {
         let inbound = InboundRequest {
             head: &head,
             peer: "203.0.113.9".parse().unwrap(),
+            from_trusted_proxy,
             forwarded_for: None,
+            read_headers: &[HeaderName::from_static("x-forwarded-event")],
             scheme: "http",
             host: Some("hooks.example.com"),
             at: Timestamp::UNIX_EPOCH,
@@ -563,6 +558,8 @@ mod tests {
             ("Hookstile-Event-Id", "spoofed"),
             ("hookstile_event_id", "spoofed"),
             ("HOOKSTILE-Verified", "true"),
+            ("Hookstile.Event.Id", "spoofed"),
+            ("Hookstile~Verified", "true"),
             ("Hookstilekeeper", "is somebody else"),
         ]);
         assert_eq!(values(&head, "hookstile-event-id"), ["evt_1"]);
@@ -586,17 +583,68 @@ mod tests {
     }
 
     #[test]
+    fn only_a_trusted_proxy_describes_the_original_request() {
+        let sent = [
+            ("Forwarded", "for=198.51.100.1"),
+            ("X-Real-IP", "198.51.100.1"),
+            ("X-Forwarded-Port", "443"),
+            ("Proxy", "http://198.51.100.1"),
+            ("X_Real_IP", "198.51.100.2"),
+            ("X.Forwarded.Port", "444"),
+            ("X_Forwarded_For", "198.51.100.2"),
+            ("Idempotency_Key", "spoofed"),
+        ];
+        let exact = &sent[..4];
+        for (name, _) in sent {
+            assert!(values(&delivered(&sent), name).is_empty(), "{name}");
+        }
+        let trusted = delivered_from(true, &sent, &[]);
+        for (name, value) in sent {
+            let passes = exact.contains(&(name, value));
+            assert_eq!(
+                values(&trusted, name),
+                &[value][..usize::from(passes)],
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn header_that_the_route_reads_is_forwarded() {
+        let head = delivered(&[("X-Forwarded-Event", "user.created")]);
+        assert_eq!(values(&head, "x-forwarded-event"), ["user.created"]);
+    }
+
+    #[test]
+    fn connection_removes_every_spelling() {
+        let head = delivered(&[("Connection", "X-Hop"), ("X_Hop", "1"), ("X.Hop", "2")]);
+        assert!(values(&head, "x_hop").is_empty() && values(&head, "x.hop").is_empty());
+    }
+
+    #[test]
     fn route_headers_replace_the_senders() {
-        let route_headers = [(
-            HeaderName::from_static("authorization"),
-            HeaderValue::from_static("Bearer ours"),
-        )];
+        let route_headers =
+            [("authorization", "Bearer ours"), ("x-tenant", "ours")].map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            });
         let sent = [
             ("Authorization", "theirs"),
             ("AUTHORIZATION", "theirs too"),
             ("X-App", "kept"),
+            ("X_Tenant", "theirs"),
+            ("x.tenant", "theirs"),
         ];
         let head = delivered_with(&sent, &route_headers);
+        let tenants = head
+            .iter()
+            .filter(|(name, _)| folds_to(name.as_bytes(), b"x-tenant"));
+        assert_eq!(
+            tenants.map(|(_, value)| value).collect::<Vec<_>>(),
+            ["ours"]
+        );
         assert_eq!(values(&head, "authorization"), ["Bearer ours"]);
         assert_eq!(values(&head, "x-app"), ["kept"]);
     }

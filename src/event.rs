@@ -148,15 +148,19 @@ pub enum EnvelopeError {
 }
 
 impl EnvelopeSpec {
-    /// Returns whether a part is read from this header.
-    #[must_use]
-    pub fn reads_header(&self, name: &HeaderName) -> bool {
+    /// Returns the headers that parts are read from.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let id = match &self.id {
+            IdSource::Header(name) => Some(name),
+            IdSource::Pointer(_) | IdSource::BodyDigest => None,
+        };
         let time = self.timestamp.as_ref().map(|spec| &spec.source);
-        matches!(&self.id, IdSource::Header(header) if header == name)
-            || [Some(&self.event_type), time]
-                .into_iter()
-                .flatten()
-                .any(|source| matches!(source, Source::Header(header) if header == name))
+        let sources = [Some(&self.event_type), time].into_iter().flatten();
+        id.into_iter()
+            .chain(sources.filter_map(|source| match source {
+                Source::Header(name) => Some(name),
+                Source::Pointer(_) => None,
+            }))
     }
 
     /// Returns the pointers of the parts that are read from the body.

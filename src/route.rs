@@ -5,6 +5,7 @@
 
 mod admission;
 mod filter;
+mod unverified_limit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub(crate) use admission::{Admission, AdmissionError, RateLimit};
 pub(crate) use filter::EventFilter;
 
 use crate::backoff::Backoff;
+use crate::delivery::is_spelling_of;
 use crate::event::EnvelopeSpec;
 use crate::handshake::Handshake;
 use crate::ledger::InFlightPolicy;
@@ -44,6 +46,8 @@ pub struct Route {
     /// The handling of the provider's handshakes. `None` if the provider has none.
     pub handshake: Option<Handshake>,
     pub envelope: EnvelopeSpec,
+    /// The headers that a part of the signature or the envelope is read from.
+    pub read_headers: Box<[HeaderName]>,
     pub events: EventFilter,
     pub admission: Admission,
     pub budget: Budget,
@@ -70,7 +74,15 @@ pub struct Route {
 impl Route {
     /// Returns whether a part of the signature or the envelope is read from this header.
     pub fn reads_header(&self, name: &HeaderName) -> bool {
-        self.verifier.reads_header(name) || self.envelope.reads_header(name)
+        self.read_headers.contains(name)
+    }
+
+    /// Returns whether a receiver could take this header for one that a part of the signature or
+    /// the envelope is read from, or it is one.
+    pub fn reads_spelling_of(&self, name: &HeaderName) -> bool {
+        self.read_headers
+            .iter()
+            .any(|read| is_spelling_of(name, read))
     }
 }
 

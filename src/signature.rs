@@ -267,6 +267,12 @@ impl Verification<'_> {
         self.payload.push(chunk);
     }
 
+    /// Returns the reason why this request cannot verify, whatever its body is; `None` if that
+    /// depends on the body.
+    pub fn failure(&self) -> Option<SignatureError> {
+        self.presented.as_ref().err().copied()
+    }
+
     /// Returns the number of body bytes so far.
     pub fn body_bytes(&self) -> usize {
         self.payload.len()

@@ -38,6 +38,10 @@ pub(crate) enum WebhookError {
     Unknown,
     #[error("This webhook is in the configuration file and can only be changed there.")]
     InFile,
+    #[error(
+        "There are {0} webhooks already, as many as `admin.max_webhooks` allows; remove one first."
+    )]
+    TooMany(usize),
     #[error("Another route has this {0}.")]
     Taken(&'static str),
     /// The problems of the definition, each a sentence.
@@ -53,11 +57,20 @@ pub(crate) trait RoutePublisher: Send + Sync {
     fn publish(&self, routes: Vec<Arc<Route>>);
 }
 
+/// The limits on webhooks made over the API.
+#[derive(Debug, Clone)]
+pub(crate) struct WebhookLimits {
+    /// The upstreams that they may use; `None` allows any.
+    pub allowed_upstreams: Option<Vec<AllowedUpstream>>,
+    /// The most webhooks that may exist.
+    pub count: usize,
+}
+
 /// The active routes, and the only way to change them.
 pub(crate) struct Registry {
     publisher: Box<dyn RoutePublisher>,
     store: Store,
-    allowed: Option<Vec<AllowedUpstream>>,
+    limits: WebhookLimits,
     state: Mutex<State>,
     active: watch::Sender<Arc<[ActiveRoute]>>,
 }
@@ -83,8 +96,8 @@ struct Webhook {
 }
 
 impl Registry {
-    /// Activates the routes of the file and those in the store. Webhooks made over the API may only
-    /// use the upstreams in `allowed`; `None` allows any.
+    /// Activates the routes of the file and those in the store. `limits` apply to changes over the
+    /// API.
     ///
     /// # Errors
     /// Returns the store's error if the webhooks cannot be read.
@@ -92,7 +105,7 @@ impl Registry {
         publisher: Box<dyn RoutePublisher>,
         store: Store,
         file: Vec<Route>,
-        allowed: Option<Vec<AllowedUpstream>>,
+        limits: WebhookLimits,
     ) -> Result<Self, StoreError> {
         let state = State {
             file: file.into_iter().map(Arc::new).collect(),
@@ -101,7 +114,7 @@ impl Registry {
         let registry = Self {
             publisher,
             store,
-            allowed,
+            limits,
             state: Mutex::new(state),
             active: watch::Sender::new(Arc::from([])),
         };
@@ -136,13 +149,19 @@ impl Registry {
     /// Creates a webhook.
     ///
     /// # Errors
-    /// Returns an error if the definition is invalid, collides with another route, or cannot be
-    /// stored. The webhook does not exist then.
+    /// Returns an error if there are too many webhooks, or if the definition is invalid, collides
+    /// with another route, or cannot be stored. The webhook does not exist then.
     pub(crate) async fn create(&self, new: NewWebhook) -> Result<ActiveRoute, WebhookError> {
         let (name, definition) = new.define().map_err(WebhookError::Invalid)?;
         let mut state = self.state.lock().await;
-        self.put(&mut state, name.into(), |_| Ok(definition.clone()))
-            .await
+        let most = self.limits.count;
+        self.put(&mut state, name.into(), |state| {
+            if state.stored.count() >= most {
+                return Err(WebhookError::TooMany(most));
+            }
+            Ok(definition.clone())
+        })
+        .await
     }
 
     /// Changes the given keys of a webhook.
@@ -206,7 +225,8 @@ impl Registry {
         name: &Arc<str>,
         definition: Definition,
     ) -> Result<Option<ActiveRoute>, WebhookError> {
-        if let Some(problem) = check_url(&definition.url, self.allowed.as_deref()) {
+        if let Some(problem) = check_url(&definition.url, self.limits.allowed_upstreams.as_deref())
+        {
             return Err(WebhookError::Invalid(vec![problem]));
         }
         let route = definition.compile(name).map_err(WebhookError::Invalid)?;
@@ -273,6 +293,10 @@ impl Registry {
 }
 
 impl StoredWebhooks {
+    fn count(&self) -> usize {
+        self.valid.len() + self.invalid.len()
+    }
+
     /// Reads all webhooks from the store, and logs those that cannot be used.
     async fn read(store: &Store) -> Result<Self, StoreError> {
         let (revision, webhooks) = store.webhooks().await?;

@@ -143,7 +143,9 @@ impl OperationError {
             | Self::RedeliveryRunning
             | Self::CannotSign
             | Self::CannotBuildEvent
-            | Self::Webhook(WebhookError::InFile | WebhookError::Taken(_)) => StatusCode::CONFLICT,
+            | Self::Webhook(
+                WebhookError::InFile | WebhookError::Taken(_) | WebhookError::TooMany(_),
+            ) => StatusCode::CONFLICT,
             Self::Webhook(WebhookError::Invalid(_))
             | Self::PaceTooSlow
             | Self::Reload(ReloadError::Invalid(_))
@@ -160,6 +162,7 @@ impl OperationError {
             Self::NoSuchWebhook | Self::Webhook(WebhookError::Unknown) => "unknown_webhook",
             Self::Webhook(WebhookError::InFile) => "in_file",
             Self::Webhook(WebhookError::Taken(_)) => "taken",
+            Self::Webhook(WebhookError::TooMany(_)) => "too_many_webhooks",
             Self::Webhook(WebhookError::Invalid(_)) => "invalid_webhook",
             Self::CannotSign => "cannot_sign",
             Self::CannotBuildEvent => "cannot_make_event",

@@ -23,8 +23,8 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::route::Route;
 use crate::store::{self, Store};
-use crate::upstream::{AllowedUpstream, Client};
-use crate::webhooks::Registry;
+use crate::upstream::Client;
+use crate::webhooks::{Registry, WebhookLimits};
 
 /// The pause before routes are read again that another gateway has changed.
 const FOLLOW_RETRY: Duration = Duration::from_millis(500);
@@ -57,8 +57,11 @@ impl App {
     /// something else.
     pub async fn start(config: Config, mut sockets: Sockets) -> Result<Self, Error> {
         let components = Components::new(config.store, config.limits).await?;
-        let allowed_upstreams = config.admin.allowed_upstreams.clone();
-        let registry = components.serve_routes(config.routes, allowed_upstreams);
+        let webhook_limits = WebhookLimits {
+            allowed_upstreams: config.admin.allowed_upstreams.clone(),
+            count: config.admin.max_webhooks,
+        };
+        let registry = components.serve_routes(config.routes, webhook_limits);
         let registry = registry.await.map_err(io::Error::other)?;
         let (draining, draining_changes) = watch::channel(false);
         let (stopping, stopping_changes) = watch::channel(false);
@@ -143,14 +146,14 @@ impl Components {
     async fn serve_routes(
         &self,
         routes: Vec<Route>,
-        allowed_upstreams: Option<Vec<AllowedUpstream>>,
+        limits: WebhookLimits,
     ) -> Result<Arc<Registry>, store::StoreError> {
         // Taken before anything is read, so that a change made meanwhile is read again.
         let revision = self.store.revision();
         self.queue.load_paused().await?;
         let publisher = Box::new(self.route_updater());
         let store = self.store.clone();
-        let registry = Registry::start(publisher, store, routes, allowed_upstreams);
+        let registry = Registry::start(publisher, store, routes, limits);
         let registry = Arc::new(registry.await?);
         self.metrics.config_loaded(Timestamp::now());
         if let Some(revision) = revision {

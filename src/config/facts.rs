@@ -93,6 +93,9 @@ const MANY: Range<usize> = Range::at_least(1).at_most(1_000_000);
 pub(super) const LISTEN_ADDRESS: SocketAddr = loopback(8080);
 pub(super) const PROXY_PROTOCOL: Choice<bool> = Choice::new(false);
 pub(super) const ADMIN_ADDRESS: Choice<SocketAddr> = Choice::new(loopback(9180));
+/// The default is more than an application has, and bounds what a token for the API can fill: a
+/// webhook is at most 64 KiB, and has its own metrics.
+pub(super) const MAX_WEBHOOKS: Amount<usize> = MANY.or(10_000);
 pub(super) const LOG_FORMAT: Choice<log::Format> = Choice::new(log::Format::Json);
 pub(super) const LOG_LEVEL: Choice<LogLevel> = Choice::new(LogLevel::Info);
 

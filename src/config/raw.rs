@@ -117,6 +117,10 @@ pub(super) struct Admin {
     /// which cloud providers serve a machine's credentials, are never allowed.
     #[schemars(length(min = 1))]
     pub allowed_upstreams: Field<Vec<Field<String>>>,
+    /// The maximum number of webhooks made over the API. At the limit, a new one is answered with
+    /// 409.
+    #[schemars(transform = facts::MAX_WEBHOOKS.schema())]
+    pub max_webhooks: Field<usize>,
 }
 
 /// The storage of event IDs, queued events and delivery records: a folder, or a PostgreSQL
@@ -244,7 +248,8 @@ pub(super) struct Route {
     /// The request path. It is compared byte for byte, without decoding or normalisation.
     #[schemars(regex(pattern = r"^/[!-~]*$"))]
     pub path: Field<String>,
-    /// The accepted methods. A request with another is answered with 405.
+    /// The accepted methods. A request with another is answered with 405. A GET with a body is
+    /// accepted only on a route that lists `GET`.
     #[schemars(transform = facts::METHODS.schema(), length(min = 1))]
     pub methods: Field<Vec<Field<Method>>>,
     /// The provider that sends to this route. Its preset sets the signature scheme and the defaults
@@ -266,8 +271,9 @@ pub(super) struct Route {
     pub events: Field<Vec<Field<String>>>,
     /// The application that receives verified events: a URL, or a mapping with more settings.
     pub upstream: Field<Upstream>,
-    /// Headers to set on every request to the upstream. They replace headers of the same name from
-    /// the sender.
+    /// Headers to set on every request to the upstream. They replace headers from the sender that a
+    /// receiver could read as the same: letter case is ignored, and every character outside letters
+    /// and digits counts as `-`.
     pub headers: Field<Pairs<String>>,
     /// Set this to `true` to append the query string of the request to the upstream's URL.
     #[schemars(transform = facts::FORWARD_QUERY.schema())]
@@ -305,9 +311,15 @@ pub(super) struct Route {
         transform = facts::describe_queue_concurrency
     )]
     pub concurrency: Field<usize>,
-    /// The maximum number of requests per second. Above it, requests are answered with 429.
-    /// Default: no limit.
+    /// The maximum number of requests per second to the upstream or the queue. Above it, requests
+    /// are answered with 429. Requests that do not verify, duplicates and events that the route
+    /// ignores do not count, so only the sender can use up this rate. Default: no limit.
     pub rate_limit: Field<RateLimit>,
+    /// The maximum number of requests per second that do not verify, from one client address (with
+    /// IPv6, from one /64 network). Above it, they are answered with 429 instead of 401 and, if
+    /// their signature is missing or malformed, without reading the body. Requests that verify
+    /// always pass. Default: no limit.
+    pub unverified_rate_limit: Field<RateLimit>,
     /// The networks that senders may connect from. Requests from other addresses are answered with
     /// 403. Default: any.
     #[schemars(length(min = 1))]

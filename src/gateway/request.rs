@@ -64,7 +64,7 @@ impl Gateway {
         routes: &'s RouteSnapshot,
     ) -> Result<Outcome, Rejection> {
         let matched = self.route(exchange, routes)?;
-        if let Some(outcome) = self.admit(exchange, matched)? {
+        if let Some(outcome) = self.admit(exchange, matched).await? {
             return Ok(outcome);
         }
         // Reserved until the outcome is known: a body is in memory until it has been delivered.

@@ -1,20 +1,26 @@
-//! Admission: the client addresses and the request rate that a route allows, checked on the head
-//! before a body byte is read; and the number of events that may be in flight at once.
+//! Admission: the client addresses that a route allows, checked on the head before a body byte is
+//! read; the rates of requests that verify and of those that do not; and the number of events that
+//! may be in flight at once.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A route's allow-list, rate limit and concurrency limit.
+use super::unverified_limit::UnverifiedLimit;
+
+/// A route's allow-list, rate limits and concurrency limit.
 pub struct Admission {
     allow_from: Vec<IpNet>,
+    /// The rate of requests to the upstream or the queue.
     rate: Option<DefaultDirectRateLimiter>,
+    /// The rate of requests that do not verify, for each client address.
+    unverified: Option<UnverifiedLimit>,
     in_flight: Arc<Semaphore>,
 }
 
@@ -38,13 +44,20 @@ pub enum AdmissionError {
     ForbiddenAddress,
     /// The rate limit is exceeded. A retry may succeed after `retry_after`.
     RateLimited { retry_after: Duration },
+    /// The limit on requests that do not verify is exceeded for the client's address.
+    UnverifiedRateLimited { retry_after: Duration },
     /// `concurrency` events are in flight already.
     TooManyAtOnce,
 }
 
 impl Admission {
     /// Creates the limits of a route. An empty `allow_from` admits every address.
-    pub fn new(allow_from: Vec<IpNet>, rate: Option<RateLimit>, concurrency: usize) -> Self {
+    pub fn new(
+        allow_from: Vec<IpNet>,
+        rate: Option<RateLimit>,
+        unverified: Option<RateLimit>,
+        concurrency: usize,
+    ) -> Self {
         Self {
             allow_from,
             rate: rate.map(|limit| {
@@ -52,14 +65,15 @@ impl Admission {
                     Quota::per_second(limit.per_second).allow_burst(limit.burst),
                 )
             }),
+            unverified: unverified.map(UnverifiedLimit::new),
             in_flight: Arc::new(Semaphore::new(concurrency)),
         }
     }
 
-    /// Admits a request from `client`.
+    /// Admits a request from `client`, by its address.
     ///
     /// # Errors
-    /// The first [`AdmissionError`] that applies: the address, then the rate.
+    /// [`AdmissionError::ForbiddenAddress`].
     pub fn admit(&self, client: IpAddr) -> Result<(), AdmissionError> {
         if !self.allow_from.is_empty()
             && !self
@@ -69,6 +83,15 @@ impl Admission {
         {
             return Err(AdmissionError::ForbiddenAddress);
         }
+        Ok(())
+    }
+
+    /// Counts a request that is about to be delivered or stored. Others are not counted: a client
+    /// without a secret, or with a copy of a delivered event, must not use up the senders' rate.
+    ///
+    /// # Errors
+    /// [`AdmissionError::RateLimited`].
+    pub fn count(&self) -> Result<(), AdmissionError> {
         if let Some(rate) = &self.rate
             && let Err(not_until) = rate.check()
         {
@@ -76,6 +99,19 @@ impl Admission {
             return Err(AdmissionError::RateLimited { retry_after });
         }
         Ok(())
+    }
+
+    /// Counts a request from `client` that does not verify.
+    ///
+    /// # Errors
+    /// [`AdmissionError::UnverifiedRateLimited`].
+    pub fn count_unverified(&self, client: IpAddr) -> Result<(), AdmissionError> {
+        match &self.unverified {
+            None => Ok(()),
+            Some(limit) => limit
+                .count(client, Instant::now())
+                .map_err(|retry_after| AdmissionError::UnverifiedRateLimited { retry_after }),
+        }
     }
 
     /// Waits for a permit for one more attempt in flight.
@@ -107,12 +143,12 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
 
     fn open(concurrency: usize) -> Admission {
-        Admission::new(Vec::new(), None, concurrency)
+        Admission::new(Vec::new(), None, None, concurrency)
     }
 
     #[test]
     fn allow_list_rejects_other_addresses_and_maps_ipv4() {
-        let admission = Admission::new(vec!["203.0.113.0/24".parse().unwrap()], None, 10);
+        let admission = Admission::new(vec!["203.0.113.0/24".parse().unwrap()], None, None, 10);
         assert!(admission.admit(CLIENT).is_ok());
         assert!(
             admission
@@ -134,10 +170,10 @@ mod tests {
             per_second: one,
             burst: one.saturating_add(1),
         };
-        let admission = Admission::new(Vec::new(), Some(rate), 10);
-        assert!(admission.admit(CLIENT).is_ok());
-        assert!(admission.admit(CLIENT).is_ok());
-        match admission.admit(CLIENT).unwrap_err() {
+        let admission = Admission::new(Vec::new(), Some(rate), None, 10);
+        assert!(admission.count().is_ok());
+        assert!(admission.count().is_ok());
+        match admission.count().unwrap_err() {
             AdmissionError::RateLimited { retry_after } => {
                 assert!(retry_after <= Duration::from_secs(1));
             }

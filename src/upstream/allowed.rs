@@ -38,7 +38,7 @@ impl std::str::FromStr for AllowedUpstream {
             .path_and_query
             .trim_end_matches('*')
             .trim_end_matches('/');
-        if target.host.contains('*') || path.contains(['*', '?']) {
+        if target.host.contains('*') || path.contains(['*', '?']) || !is_normal(path) {
             return Err(PatternError);
         }
         Ok(Self {
@@ -66,13 +66,38 @@ impl AllowedUpstream {
         let below = path
             .strip_prefix(&*self.path)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.tls == target.tls
-            && same_host
-            && self.port == target.port
-            && below
-            && !path.contains("..")
+        self.tls == target.tls && same_host && self.port == target.port && below && is_normal(path)
     }
 }
+
+/// Returns whether every receiver reads a path in the same way: it has no dot segment, and no `.`,
+/// `/`, `\\` or `%` that only decoding shows. A path with any of these could lead elsewhere.
+fn is_normal(path: &str) -> bool {
+    let is_plain = |escape: &str| {
+        let byte = escape
+            .get(..2)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        byte.is_some_and(|byte| !byte.is_ascii_control() && !br"./\%".contains(&byte))
+    };
+    // Some receivers cut parameters (`;a=b`) off a segment before they resolve it.
+    let is_dot_segment = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    !path.contains('\\')
+        && path.split('%').skip(1).all(is_plain)
+        && !path.split('/').any(is_dot_segment)
+}
+
+/// Names of clouds' metadata endpoints. Their addresses are forbidden as well, so this list only
+/// makes the mistake known when the webhook is made.
+const METADATA_NAMES: [&str; 8] = [
+    "instance-data",
+    "instance-data.ec2.internal",
+    "metadata",
+    "metadata.azure.internal",
+    "metadata.google.internal",
+    "metadata.oraclecloud.com",
+    "metadata.tencentyun.com",
+    "metadata.goog",
+];
 
 fn normalize(host: &str) -> Box<str> {
     host.trim_end_matches('.').to_ascii_lowercase().into()
@@ -90,7 +115,8 @@ pub(crate) fn check_url(url: &str, allowed: Option<&[AllowedUpstream]>) -> Optio
     let address = host.parse::<IpAddr>();
     // Resolvers read `0x7f.1` and `2130706433` as addresses; people do not.
     let disguised = address.is_err() && last.starts_with(|first: char| first.is_ascii_digit());
-    if address.is_ok_and(is_forbidden) || disguised || &*host == "metadata.google.internal" {
+    let forbidden = address.is_ok_and(is_forbidden) || METADATA_NAMES.contains(&&*host);
+    if forbidden || disguised {
         return Some(
             "`url` is a link-local address or a cloud's metadata address, which is never allowed."
                 .into(),
@@ -122,6 +148,7 @@ mod tests {
         for url in [
             "http://127.0.0.1:3000/hooks",
             "http://127.0.0.1:3000/hooks/a/b?c=d",
+            "http://127.0.0.1:3000/hooks/a..b/.well-known/%20c?d=/../e",
         ] {
             assert!(is_allowed(pattern, url), "{url}");
         }
@@ -131,6 +158,19 @@ mod tests {
             "http://127.0.0.1:3000/hooksters",
             "http://127.0.0.1:3000/",
             "http://127.0.0.1:3000/hooks/../admin",
+            "http://127.0.0.1:3000/hooks/./a",
+            "http://127.0.0.1:3000/hooks/..",
+            "http://127.0.0.1:3000/hooks/..;/admin",
+            "http://127.0.0.1:3000/hooks/%2e%2e/admin",
+            "http://127.0.0.1:3000/hooks/.%2E/admin",
+            "http://127.0.0.1:3000/hooks/%2e./admin",
+            "http://127.0.0.1:3000/hooks%2f..%2fadmin",
+            "http://127.0.0.1:3000/hooks/a%2Fb",
+            "http://127.0.0.1:3000/hooks/%252e%252e/admin",
+            "http://127.0.0.1:3000/hooks/..%5cadmin",
+            "http://127.0.0.1:3000/hooks/%00",
+            "http://127.0.0.1:3000/hooks/%2",
+            "http://127.0.0.1:3000/hooks/%+2e",
             "http://localhost:3000/hooks",
         ] {
             assert!(!is_allowed(pattern, url), "{url}");
@@ -161,6 +201,8 @@ mod tests {
             "ftp://x/",
             "https://*",
             "https://x/a*b",
+            "https://x/a/../b",
+            "https://x/a%2fb",
         ] {
             assert_eq!(text.parse::<AllowedUpstream>(), Err(PatternError), "{text}");
         }
@@ -179,6 +221,11 @@ mod tests {
             "http://169.254.43518/",
             "http://metadata.google.internal/",
             "http://METADATA.google.internal./",
+            "http://metadata/computeMetadata/v1/",
+            "http://[64:ff9b::a9fe:a9fe]/",
+            "http://[2002:a9fe:a9fe::1]/",
+            "http://[::169.254.169.254]/",
+            "http://0251.0376.0251.0376/",
             "http://user@127.0.0.1/",
             "file:///etc/passwd",
         ] {

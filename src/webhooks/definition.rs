@@ -86,7 +86,7 @@ pub(crate) struct WebhookChange {
 
 /// The other keys of a route that can be set over the API. None of them reads a file or a variable,
 /// or weakens the route's verification.
-pub(super) const MORE: [&str; 17] = [
+pub(super) const MORE: [&str; 18] = [
     "host",
     "event",
     "forward_query",
@@ -100,6 +100,7 @@ pub(super) const MORE: [&str; 17] = [
     "retry",
     "concurrency",
     "rate_limit",
+    "unverified_rate_limit",
     "allow_from",
     "public_url",
     "retain",

@@ -1,5 +1,5 @@
 //! Admission: rate limits, allow-lists, trusted proxies, and limits on concurrency, memory and
-//! connections. They apply before a body is read and before the upstream is contacted.
+//! connections. They apply before the upstream is contacted.
 
 use serde_json::json;
 
@@ -73,6 +73,141 @@ async fn rate_limit_is_per_route() {
             .await
             .assert(200, "delivered");
     }
+}
+
+/// Returns requests that cost a route's senders nothing, each by its name: unsigned and forged
+/// events, and copies of an event that was delivered.
+fn worthless_requests(delivered: &Event) -> [(&'static str, Request); 4] {
+    let event = Event::new("evt_forged");
+    [
+        ("unsigned", event.post().without("X-VPN-Signature")),
+        ("malformed", event.post().set("X-VPN-Signature", "sha256=0")),
+        ("forged", event.forged()),
+        ("copy", delivered.post()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flood_without_secret_costs_senders_no_rate() {
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream)
+        .with("rate_limit", "{per_second: 1, burst: 3}")
+        .with("events", "[user.*]");
+    let gateway = Gateway::start(route).await;
+    let delivered = Event::typed("evt_0", "user.created");
+    gateway
+        .send(delivered.clone())
+        .await
+        .assert(200, "delivered");
+    let mut http2 = gateway.connect_h2().await;
+    for _ in 0..20 {
+        for (kind, request) in worthless_requests(&delivered) {
+            let statuses = [
+                gateway.send(request.clone()).await.status,
+                http2.send(request).await.status,
+            ];
+            assert!(
+                statuses.iter().all(|status| [401, 409].contains(status)),
+                "{kind}"
+            );
+        }
+        gateway
+            .send(Event::typed("evt_ignored", "vpn.connected"))
+            .await
+            .assert(200, "ignored");
+    }
+    for id in ["evt_1", "evt_2"] {
+        gateway
+            .send(Event::typed(id, "user.created"))
+            .await
+            .assert(200, "delivered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rate_limit_counts_forwarded_unverified_requests() {
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream)
+        .with("enforce", "false")
+        .with("rate_limit", "{per_second: 1, burst: 3}");
+    let gateway = Gateway::start(route).await;
+    let mut limited = 0;
+    for number in 0..10 {
+        let response = gateway
+            .send(Event::new(&format!("evt_{number}")).forged())
+            .await;
+        limited += usize::from(response.outcome() == "rate_limited");
+    }
+    assert!(limited >= 1);
+    assert_eq!(upstream.count(), 10 - limited);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unverified_limit_spares_genuine_senders() {
+    let upstream = Upstream::ok();
+    let limit = "{per_second: 1, burst: 3}";
+    let route = Route::to(&upstream).with("unverified_rate_limit", limit);
+    let gateway = Gateway::start(route).await;
+    let mut flood = gateway.connect().await;
+    let mut outcomes = Vec::new();
+    for number in 0..30 {
+        let event = Event::new("evt_forged");
+        let request = match number % 3 {
+            0 => event.forged(),
+            1 => event.post().without("X-VPN-Signature"),
+            _ => event.post().set("X-VPN-Signature", "sha256=0"),
+        };
+        let response = flood.send(request).await;
+        if response.status == 429 {
+            response
+                .assert_problem(429, "rate_limited")
+                .assert_retry_after();
+        }
+        outcomes.push(response.outcome().to_owned());
+        // The genuine sender has the same address.
+        gateway
+            .send(Event::new(&format!("evt_{number}")))
+            .await
+            .assert(200, "delivered");
+    }
+    assert_eq!(outcomes[..3], ["invalid_signature"; 3]);
+    assert!(outcomes[3..].contains(&"rate_limited".to_owned()));
+    let mut other = Client::connect_from([127, 0, 0, 2].into(), gateway.public_address()).await;
+    other
+        .send(Event::new("evt_forged").forged())
+        .await
+        .assert(401, "invalid_signature");
+    gateway
+        .wait_for_request_log(json!({"outcome": "rate_limited", "reason": "unverified"}))
+        .await;
+    let metrics = gateway.metrics().await;
+    for (result, count) in [("mismatch", 11.0), ("missing", 10.0), ("malformed", 10.0)] {
+        metrics.assert_value("signature_checks_total", &[("result", result)], count);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unverified_limit_counts_the_forwarded_client() {
+    let upstream = Upstream::ok();
+    let limit = "{per_second: 1, burst: 2}";
+    let route = Route::to(&upstream).with("unverified_rate_limit", limit);
+    let gateway =
+        Gateway::start(Setup::from(route).with("trusted_proxies", "[127.0.0.1/32]")).await;
+    let from = |client: &str| {
+        let request = Event::new("evt_1").forged();
+        gateway.send(request.header("X-Forwarded-For", client))
+    };
+    let mut statuses = Vec::new();
+    for number in 0..20 {
+        // One IPv6 site has all addresses of its /64.
+        statuses.push(from(&format!("2001:db8::{number:x}")).await.status);
+    }
+    assert_eq!(statuses[..2], [401; 2]);
+    assert!(statuses.contains(&429), "{statuses:?}");
+    from("2001:db8:0:1::1")
+        .await
+        .assert(401, "invalid_signature");
+    from("203.0.113.7").await.assert(401, "invalid_signature");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -144,6 +144,103 @@ async fn spoofed_underscore_headers_are_dropped() {
     }
 }
 
+/// Headers that only a trusted proxy or the gateway may set.
+const DESCRIBE_CLIENT: [&str; 12] = [
+    "Forwarded",
+    "X-Real-IP",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Anything",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "True-Client-IP",
+    "Proxy",
+];
+
+/// Returns a genuine event with these headers in several spellings each, all saying `spoofed`.
+fn spoofing(id: &str, names: &[&str]) -> Request {
+    let mut request = Event::new(id).post();
+    for name in names {
+        for separator in ["-", "_", ".", "~"] {
+            request = request.header(&name.replace('-', separator), "spoofed");
+        }
+    }
+    request
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lookalike_headers_never_reach_the_upstream() {
+    let upstream = Upstream::ok();
+    let headers = "{X-Tenant: ours, X_Internal_Token: ours}";
+    let route = |name: &str| Route::to(&upstream).named(name).with("headers", headers);
+    let gateway = Gateway::start(Setup::new([
+        route("hooks"),
+        route("queued").with("delivery", "queue"),
+        route("trial").with("enforce", "false"),
+    ]))
+    .await;
+    let own = ["X-Tenant", "X-Internal-Token", "Hookstile-Event-Id"];
+    let mut http2 = gateway.connect_h2().await;
+    for (number, names) in [&DESCRIBE_CLIENT[..6], &DESCRIBE_CLIENT[6..], &own]
+        .into_iter()
+        .enumerate()
+    {
+        let request = |name: &str| {
+            let id = format!("evt_{name}_{number}");
+            spoofing(&id, names)
+                .header("Idempotency_Key", "spoofed")
+                .header("Keep.Alive", "spoofed")
+                .at(&format!("/webhooks/{name}"))
+        };
+        gateway
+            .send(request("hooks"))
+            .await
+            .assert(200, "delivered");
+        let unsigned = request("trial").without("X-VPN-Signature");
+        http2.send(unsigned).await.assert(200, "delivered");
+        gateway.send(request("queued")).await.assert(202, "queued");
+        upstream.wait_for_requests(3 * (number + 1)).await;
+    }
+    for received in upstream.requests() {
+        let head = String::from_utf8_lossy(&received.head).into_owned();
+        assert!(!head.contains("spoofed"), "{head}");
+        received.assert_header("X-Tenant", "ours");
+        received.assert_header("X-Forwarded-For", "127.0.0.1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trusted_proxy_describes_the_client_by_exact_names() {
+    let upstream = Upstream::ok();
+    let setup = Setup::from(Route::to(&upstream)).with("trusted_proxies", "[127.0.0.1/32]");
+    let gateway = Gateway::start(setup).await;
+    let passing = [
+        "Forwarded",
+        "X-Real-IP",
+        "X-Forwarded-Port",
+        "X-Original-URL",
+    ];
+    let mut request = Event::new("evt_1").post();
+    for name in passing {
+        request = request
+            .header(name, "the proxy's")
+            .header(&name.replace('-', "_"), "spoofed");
+    }
+    request = request
+        .without("Forwarded")
+        .header("Forwarded", "the proxy's")
+        .header("X_Forwarded_For", "spoofed");
+    gateway.send(request).await.assert(200, "delivered");
+    let received = upstream.last();
+    for name in passing {
+        received.assert_header(name, "the proxy's");
+    }
+    assert!(!String::from_utf8_lossy(&received.head).contains("spoofed"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hop_by_hop_headers_are_removed() {
     let upstream = Upstream::ok();

@@ -213,6 +213,27 @@ async fn meta_get_needs_token_and_events_are_posted() {
         .send(Request::new("GET", PATH))
         .await
         .assert(405, "method_not_allowed");
+    let query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token=meatyhamhock";
+    let empty = Request::new("GET", &format!("{PATH}?{query}"));
+    let full = Request::post(b"hidden")
+        .method("GET")
+        .at(&format!("{PATH}?{query}"));
+    let mut http2 = gateway.connect_h2().await;
+    http2.send(empty).await.assert(200, "challenge");
+    http2
+        .send(full.clone())
+        .await
+        .assert_problem(400, "malformed_request");
+    http2
+        .send(full.clone().without("Content-Length"))
+        .await
+        .assert_problem(400, "malformed_request");
+    for with_body in [full.clone(), full.chunked(2)] {
+        gateway
+            .send(with_body)
+            .await
+            .assert_problem(400, "malformed_request");
+    }
     upstream.assert_untouched();
     let body = br#"{"object":"whatsapp_business_account","entry":[{"id":"1"}]}"#;
     let event = Request::post(body).header("X-Hub-Signature-256", &sign(SECRET, body));

@@ -487,6 +487,14 @@ async fn connection_header_cannot_remove_signature() {
         ),
         ("names the host", raw().with("Connection: Host\r\n")),
         (
+            "names the signature's twin",
+            raw().with("Connection: X_VPN_Signature\r\n"),
+        ),
+        (
+            "names the length's twin",
+            raw().with("Connection: content.length\r\n"),
+        ),
+        (
             "names the type",
             raw().with("Connection: close, Content-Type\r\n"),
         ),
@@ -496,7 +504,7 @@ async fn connection_header_cannot_remove_signature() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lookalike_signature_header_is_rejected() {
-    // CGI-like receivers fold `_` into `-`.
+    // CGI-like receivers fold `_` into `-`, and some fold every other separator.
     let cases = vec![
         (
             "the twin alone",
@@ -510,7 +518,23 @@ async fn lookalike_signature_header_is_rejected() {
             raw().with("X_VPN_Signature: sha256=00\r\n"),
         ),
         ("half a twin", raw().with("x-vpn_signature: sha256=00\r\n")),
+        (
+            "the signature's dotted twin",
+            raw().with("X.VPN.Signature: sha256=00\r\n"),
+        ),
+        (
+            "the signature's twin with other separators",
+            raw().with("X~VPN!Signature: sha256=00\r\n"),
+        ),
         ("the length's twin", raw().with("Content_Length: 1\r\n")),
+        (
+            "the length's dotted twin",
+            raw().with("Content.Length: 1\r\n"),
+        ),
+        (
+            "the coding's dotted twin",
+            raw().with("Transfer.Encoding: chunked\r\n"),
+        ),
         (
             "the coding's twin",
             raw().with("Transfer_Encoding: chunked\r\n"),
@@ -654,6 +678,31 @@ async fn unexpected_body_is_not_a_request() {
         }
     }
     upstream.assert_untouched();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn get_with_body_needs_a_route_that_lists_get() {
+    let upstream = Upstream::ok();
+    let lists_get = Route::to(&upstream)
+        .named("get")
+        .with("methods", "[POST, GET]");
+    let gateway = Gateway::start(Setup::new([Route::to(&upstream), lists_get])).await;
+    let get = |id: &str| Event::new(id).post().method("GET");
+    let mut http2 = gateway.connect_h2().await;
+    for response in [
+        gateway.send(get("evt_1")).await,
+        http2.send(get("evt_1")).await,
+    ] {
+        response.assert_problem(405, "method_not_allowed");
+    }
+    upstream.assert_untouched();
+    for response in [
+        gateway.send(get("evt_2").at("/webhooks/get")).await,
+        http2.send(get("evt_3").at("/webhooks/get")).await,
+    ] {
+        response.assert(200, "delivered");
+    }
+    assert_eq!(upstream.last().method, "GET");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

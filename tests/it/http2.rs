@@ -290,7 +290,12 @@ async fn fields_unsafe_over_http_1_are_rejected() {
         ("a signed length", with("content-length", "+51")),
         ("a list of lengths", with("content-length", "51, 51")),
         ("the signature's twin", with("x_vpn_signature", "sha256=00")),
+        (
+            "the signature's dotted twin",
+            with("x.vpn.signature", "sha256=00"),
+        ),
         ("a coding's twin", with("transfer_encoding", "chunked")),
+        ("a length's dotted twin", with("content.length", "51")),
         (
             "a tunnel by protocol",
             Fields::new()

@@ -295,6 +295,11 @@ async fn upstream_must_be_on_configured_list() {
     for other in [
         url("/"),
         url("/hookster"),
+        url("/hooks/../admin"),
+        url("/hooks/%2e%2e/admin"),
+        url("/hooks/..%2fadmin"),
+        url("/hooks/%252e%252e/admin"),
+        url("/hooks/..;/admin"),
         json!({"url": "http://127.0.0.1:1/hooks/a"}),
     ] {
         assert_problem(
@@ -303,6 +308,62 @@ async fn upstream_must_be_on_configured_list() {
             "invalid_webhook",
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credential_endpoints_are_never_upstreams() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream)).await;
+    let made = create_webhook(&gateway, &json!({"url": upstream.url()})).await;
+    let change = format!("/webhooks/{}", made["id"].as_str().unwrap());
+    for host in [
+        "169.254.169.254",
+        "169.254.170.2",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "[fd00:ec2::23]",
+        "[::ffff:169.254.169.254]",
+        "[::169.254.169.254]",
+        "[2002:a9fe:a9fe::1]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2001:0:a9fe:a9fe::1]",
+        "[2001:db8::5efe:169.254.169.254]",
+        "2852039166",
+        "0xa9.0xfe.0xa9.0xfe",
+        "metadata.google.internal",
+    ] {
+        let document = json!({"url": format!("http://{host}/latest/meta-data")});
+        for (method, path) in [("POST", "/webhooks"), ("PUT", &*change)] {
+            let response = send_json(&gateway, method, path, &document).await;
+            assert_problem(&response, 422, "invalid_webhook");
+            assert!(response.text().contains("metadata"), "{host}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn number_of_webhooks_is_bounded() {
+    let upstream = Upstream::ok();
+    let admin = r#"{address: "127.0.0.1:0", max_webhooks: 2}"#;
+    let mut gateway = Gateway::start(Setup::from(Route::to(&upstream)).with("admin", admin)).await;
+    let document = json!({"url": upstream.url()});
+    let first = create_webhook(&gateway, &document).await;
+    create_webhook(&gateway, &document).await;
+    let path = format!("/webhooks/{}", first["id"].as_str().unwrap());
+    for _ in 0..2 {
+        let response = send_json(&gateway, "POST", "/webhooks", &document).await;
+        assert_problem(&response, 409, "too_many_webhooks");
+        let changed = send_json(&gateway, "PUT", &path, &json!({"description": "kept"})).await;
+        assert_eq!(changed.status, 200, "{}", changed.text());
+        gateway.kill().await;
+        gateway.restart().await;
+    }
+    let removed = send_json(&gateway, "DELETE", &path, &json!({})).await;
+    assert_eq!(removed.status, 200, "{}", removed.text());
+    create_webhook(&gateway, &document).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -88,7 +88,8 @@ pub(super) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation
             "Raise the limit if a proxy in front adds that many headers.",
         ),
         ("rate_limited", _) => (
-            "Requests arrived faster than the route's `rate_limit` allows.",
+            "More arrived than the route's `rate_limit` allows; or, if the reason is `unverified`, \
+             more that does not verify than its `unverified_rate_limit` allows for one address.",
             "The provider retries later. Raise the limit if the upstream can take more.",
         ),
         ("in_flight", _) => (

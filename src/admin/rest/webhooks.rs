@@ -82,7 +82,11 @@ async fn show(
     request_body = NewWebhook,
     responses(
         (status = 201, body = OneWebhook),
-        (status = 409, description = "`taken`: another route has this path."),
+        (
+            status = 409,
+            description = "`taken`: another route has this path.\n\n\
+                           `too_many_webhooks`: there are as many as `admin.max_webhooks` allows.",
+        ),
         (
             status = 422,
             description = "`invalid_webhook`: the detail lists problems as for the \

@@ -35,6 +35,7 @@ impl Compiler<'_> {
             }
         }
         let allowed_upstreams = self.allowed_upstreams(&admin.allowed_upstreams);
+        let max_webhooks = self.amount(&admin.max_webhooks, facts::MAX_WEBHOOKS);
         let hosts = self.admin_hosts(&admin.hosts);
         let (token, read_token) = (
             self.admin_token(&admin.token),
@@ -50,6 +51,7 @@ impl Compiler<'_> {
             read_token,
             hosts,
             allowed_upstreams,
+            max_webhooks,
         })
     }
 

@@ -193,6 +193,12 @@ impl Compiler<'_> {
             .map_or(Err(()), |sender| self.handshake(raw, sender));
         let expect_every = self.duration(raw.get(|route| &route.expect_every), facts::TIME_SPAN);
         let with_body_digest = needs_body_digest(&envelope, scheme);
+        let read_headers = scheme
+            .iter()
+            .flat_map(|scheme| scheme.headers().map(|header| &header.name))
+            .chain(envelope.headers())
+            .cloned()
+            .collect();
         Some(Route {
             name: identity.name?.value.into(),
             host: identity.host.map(Into::into),
@@ -204,6 +210,7 @@ impl Compiler<'_> {
             unenforced,
             handshake: handshake.ok()?,
             envelope,
+            read_headers,
             events,
             admission,
             budget,
@@ -399,6 +406,7 @@ impl Compiler<'_> {
         Admission::new(
             networks(allow_from),
             self.rate_limit(raw.get(|route| &route.rate_limit)),
+            self.rate_limit(raw.get(|route| &route.unverified_rate_limit)),
             concurrency,
         )
     }

@@ -10,7 +10,7 @@ use crate::config::de::{Field, Located, Pairs};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::{facts, raw};
-use crate::delivery::{is_framing, is_hookstile_header};
+use crate::delivery::{folds_to_framing, is_hookstile_header, is_spelling_of};
 use crate::signature::Scheme;
 use crate::upstream::{Target, TrustedCa};
 
@@ -106,11 +106,15 @@ impl Compiler<'_> {
 }
 
 fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str> {
-    if is_framing(header) {
+    if folds_to_framing(header) {
         Some("the gateway sets or removes it itself")
     } else if is_hookstile_header(header) {
         Some("`Hookstile-…` headers are reserved for the gateway")
-    } else if scheme.is_some_and(|scheme| scheme.reads_header(header)) {
+    } else if scheme.is_some_and(|scheme| {
+        scheme
+            .headers()
+            .any(|read| is_spelling_of(header, &read.name))
+    }) {
         Some("the upstream gets the sender's signature unchanged")
     } else {
         None

@@ -1,20 +1,26 @@
 //! Step 2: decides on the head alone whether a request may proceed.
 
 use super::client_address::Forwarded;
+use std::time::Instant;
+
+use http::Method;
+use tokio::time::timeout_at;
+
 use super::exchange::Exchange;
+use super::head::MalformedHead;
 use super::{handshake, head};
 use crate::gateway::Gateway;
 use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
 
 impl Gateway {
-    /// Checks the method, the state of the route, the headers it reads, the sender's address and
-    /// the rate, in this order. Returns the outcome of a handshake that its query completes.
+    /// Checks the method, the state of the route, the headers it reads and the sender's address, in
+    /// this order. Returns the outcome of a handshake that its query completes.
     ///
     /// # Errors
     /// `method_not_allowed`, `inactive`, `malformed_request`, `forbidden_address`, `rate_limited`,
     /// or `invalid_signature` for a handshake with the wrong token.
-    pub(super) fn admit(
+    pub(super) async fn admit(
         &self,
         exchange: &mut Exchange<'_>,
         matched: MatchedRoute<'_>,
@@ -25,9 +31,16 @@ impl Gateway {
         if handshake.is_none() && !route.methods.contains(&request.method) {
             return Err(Rejection::MethodNotAllowed(route.methods.clone()));
         }
+        if handshake.is_some()
+            && !route.methods.contains(&Method::GET)
+            && has_body(exchange, exchange.deadline(route)).await
+        {
+            return Err(Rejection::MalformedRequest(MalformedHead::Body));
+        }
         if !route.active {
             return Err(Rejection::Inactive);
         }
+        let request = exchange.session.req_header();
         head::check_route_headers(&request.headers, route)?;
         exchange.forwarded = Forwarded::from_headers(
             exchange.peer,
@@ -36,6 +49,26 @@ impl Gateway {
         );
         exchange.log_line.peer = Some(exchange.forwarded.client);
         route.admission.admit(exchange.forwarded.client)?;
+        if let Some(Err(Rejection::InvalidSignature(failure))) = &handshake {
+            exchange.count_unverified(matched, *failure)?;
+        }
         handshake.transpose()
+    }
+}
+
+/// Returns whether the request has a body, or might have one. Some recipients ignore the body of a
+/// GET and read it as the next request (RFC 9110 §9.3.1).
+async fn has_body(exchange: &mut Exchange<'_>, deadline: Instant) -> bool {
+    let Exchange { session, head, .. } = exchange;
+    if head.chunked || head.content_length.is_some_and(|length| length > 0) {
+        return true;
+    }
+    if !session.is_http2() || session.is_body_done() {
+        return false;
+    }
+    // Over HTTP/2 the end of the request may follow in an empty frame.
+    match timeout_at(deadline.into(), session.read_request_body()).await {
+        Ok(Ok(chunk)) => chunk.is_some_and(|chunk| !chunk.is_empty()),
+        Ok(Err(_)) | Err(_) => true,
     }
 }

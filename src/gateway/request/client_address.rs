@@ -14,6 +14,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) struct Forwarded {
     /// The client: the last hop that is not a trusted proxy.
     pub(super) client: IpAddr,
+    /// Set when the peer is a trusted proxy.
+    pub(super) from_trusted_proxy: bool,
     /// The `X-Forwarded-For` of a trusted peer, its lines joined.
     pub(super) forwarded_for: Option<String>,
 }
@@ -23,6 +25,7 @@ impl Forwarded {
     pub(super) fn direct(peer: IpAddr) -> Self {
         Self {
             client: peer.to_canonical(),
+            from_trusted_proxy: false,
             forwarded_for: None,
         }
     }
@@ -34,6 +37,7 @@ impl Forwarded {
         if !address::is_in(trusted, peer) {
             return forwarded;
         }
+        forwarded.from_trusted_proxy = true;
         // Lossily: an invalid byte in one line must not hide the trusted proxy's own entry.
         let lines: Vec<_> = headers
             .get_all(X_FORWARDED_FOR)

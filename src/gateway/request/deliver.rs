@@ -45,7 +45,8 @@ impl Gateway {
     /// Delivers a claimed event in the route's mode.
     ///
     /// # Errors
-    /// `overloaded`, `upstream_unreachable`, `budget_exceeded` or `store_unavailable`.
+    /// `rate_limited`, `overloaded`, `upstream_unreachable`, `budget_exceeded` or
+    /// `store_unavailable`.
     pub(super) async fn deliver(
         &self,
         exchange: &mut Exchange<'_>,
@@ -54,6 +55,12 @@ impl Gateway {
         event: VerifiedEvent,
     ) -> Result<Outcome, Rejection> {
         let route = matched.route;
+        // Counted for claimed events only: neither a client without a secret nor one that repeats a
+        // captured request can use up the route's rate.
+        if let Err(limited) = route.admission.count() {
+            claim.release_untried();
+            return Err(limited.into());
+        }
         let claimed = ClaimedEvent::new(exchange, route, claim, event);
         let deadline = exchange.deadline(route);
         let deadline = match route.delivery_mode {

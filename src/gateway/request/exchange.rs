@@ -11,9 +11,11 @@ use super::client_address::Forwarded;
 use super::head::Head;
 use crate::delivery::InboundRequest;
 use crate::gateway::address;
+use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
 use crate::log::RequestLine;
 use crate::route::Route;
+use crate::signature::SignatureError;
 
 /// The time in which the response to a request without a route must be written, counted from the
 /// first byte of its head.
@@ -38,6 +40,8 @@ pub(in crate::gateway) struct Exchange<'s> {
     pub(super) matched: Option<MatchedRoute<'s>>,
     /// The sender and the earlier hops; before admission, the peer and none.
     pub(super) forwarded: Forwarded,
+    /// Set when the request was counted as one that does not verify.
+    counted_unverified: bool,
     /// The log line, filled in as its fields become known.
     pub(super) log_line: RequestLine,
 }
@@ -74,6 +78,7 @@ impl<'s> Exchange<'s> {
             received_at,
             matched: None,
             forwarded: Forwarded::direct(peer),
+            counted_unverified: false,
             log_line: RequestLine {
                 peer: Some(peer),
                 ..RequestLine::default()
@@ -87,12 +92,41 @@ impl<'s> Exchange<'s> {
         self.log_line.route = Some(Arc::clone(&matched.route.name));
     }
 
+    /// Counts the request as one that does not verify, once.
+    ///
+    /// # Errors
+    /// `rate_limited`, if its address has sent too many. The check of its signature is counted too
+    /// then.
+    pub(super) fn count_unverified(
+        &mut self,
+        matched: MatchedRoute<'_>,
+        failure: SignatureError,
+    ) -> Result<(), Rejection> {
+        if std::mem::replace(&mut self.counted_unverified, true) {
+            return Ok(());
+        }
+        let counted = matched
+            .route
+            .admission
+            .count_unverified(self.forwarded.client);
+        counted.map_err(|limited| {
+            matched
+                .metrics
+                .count_signature_check(failure.into(), self.received_at);
+            limited.into()
+        })
+    }
+
     /// Returns the request as an outbound request is made from it.
     pub(super) fn inbound(&self) -> InboundRequest<'_> {
         InboundRequest {
             head: self.session.req_header(),
             peer: self.peer,
+            from_trusted_proxy: self.forwarded.from_trusted_proxy,
             forwarded_for: self.forwarded.forwarded_for.as_deref(),
+            read_headers: self
+                .matched
+                .map_or(&[], |matched| &matched.route.read_headers),
             scheme: self.scheme,
             host: self.head.host.as_deref(),
             at: self.received_at,

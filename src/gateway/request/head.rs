@@ -9,7 +9,7 @@ use http::{HeaderMap, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 
-use crate::delivery::named_by_connection;
+use crate::delivery::{folds_to, is_spelling_of, named_by_connection};
 use crate::route::Route;
 
 /// The most fields of a head: more than a sender and the proxies behind it add to a webhook.
@@ -49,6 +49,7 @@ pub enum MalformedHead {
     Expect,
     LineEnd,
     FieldName,
+    Body,
 }
 
 impl MalformedHead {
@@ -69,9 +70,10 @@ impl MalformedHead {
             Self::Expect => "the only supported expectation is 100-continue",
             Self::LineEnd => "lines must end in CR LF, and the first line must be the request line",
             Self::FieldName => {
-                "a header name differs only in `_` from one that frames or authenticates \
+                "a header name differs only in punctuation from one that frames or authenticates \
                  the request"
             }
+            Self::Body => "a GET request must not have a body here",
         }
     }
 
@@ -87,6 +89,7 @@ impl MalformedHead {
             Self::Expect => "expect",
             Self::LineEnd => "line_end",
             Self::FieldName => "field_name",
+            Self::Body => "body",
         }
     }
 }
@@ -200,14 +203,15 @@ fn is_content_length(line: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(NAME))
 }
 
-/// Rejects names that a receiver which folds `_` into `-`, as CGI does, would take for framing; and
-/// names with a quote, which are no tokens (RFC 9110 §5.6.2) but which h2 accepts.
+/// Rejects names that a receiver which folds them, as CGI does, would take for framing; and names
+/// with a quote, which are no tokens (RFC 9110 §5.6.2) but which h2 accepts.
 fn check_field_names(headers: &HeaderMap) -> Result<(), HeadError> {
-    const FRAMING: [&str; 2] = ["transfer_encoding", "content_length"];
-    if headers
-        .keys()
-        .any(|name| FRAMING.contains(&name.as_str()) || name.as_str().contains('"'))
-    {
+    const FRAMING: [&str; 2] = ["transfer-encoding", "content-length"];
+    if headers.keys().map(HeaderName::as_str).any(|name| {
+        let is_lookalike =
+            |framing: &&str| name != *framing && folds_to(name.as_bytes(), framing.as_bytes());
+        FRAMING.iter().any(is_lookalike) || name.contains('"')
+    }) {
         return reject(MalformedHead::FieldName);
     }
     Ok(())
@@ -245,7 +249,9 @@ const END_TO_END: [HeaderName; 10] = [
 ];
 
 fn check_connection(headers: &HeaderMap) -> Result<(), HeadError> {
-    if named_by_connection(headers).any(|name| END_TO_END.contains(&name)) {
+    if named_by_connection(headers)
+        .any(|name| END_TO_END.iter().any(|other| is_spelling_of(&name, other)))
+    {
         return reject(MalformedHead::Connection);
     }
     Ok(())
@@ -253,28 +259,21 @@ fn check_connection(headers: &HeaderMap) -> Result<(), HeadError> {
 
 /// Rejects a head in which `Connection` names a header that `route` reads, or in which another
 /// header could be mistaken for one. Those headers must reach the upstream, which may check them
-/// again and may fold `_` into `-`.
+/// again and may fold names.
 ///
 /// # Errors
 /// When the head is malformed for this route.
 pub(super) fn check_route_headers(headers: &HeaderMap, route: &Route) -> Result<(), HeadError> {
-    if named_by_connection(headers).any(|name| route.reads_header(&name)) {
+    if named_by_connection(headers).any(|name| route.reads_spelling_of(&name)) {
         return reject(MalformedHead::Connection);
     }
     if headers
         .keys()
-        .any(|name| !route.reads_header(name) && reads_folded(route, name))
+        .any(|name| route.reads_spelling_of(name) && !route.reads_header(name))
     {
         return reject(MalformedHead::FieldName);
     }
     Ok(())
-}
-
-/// Returns whether `name` has a `_`, and `route` reads the header that it is with `-` instead.
-fn reads_folded(route: &Route, name: &HeaderName) -> bool {
-    let folded = name.as_str().replace('_', "-");
-    folded != name.as_str()
-        && HeaderName::try_from(folded).is_ok_and(|folded| route.reads_header(&folded))
 }
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {

@@ -16,7 +16,8 @@ use crate::signature::Verification;
 /// Reads the whole body into a verification of the route.
 ///
 /// # Errors
-/// `body_too_large`, `body_timeout`, `overloaded` or `malformed_request`.
+/// `body_too_large`, `body_timeout`, `overloaded` or `malformed_request`; or `rate_limited` for a
+/// request that cannot verify.
 pub(super) async fn receive<'r>(
     exchange: &mut Exchange<'_>,
     matched: MatchedRoute<'r>,
@@ -30,6 +31,10 @@ pub(super) async fn receive<'r>(
     }
     let headers = &exchange.session.req_header().headers;
     let mut verification = route.verifier.start(headers, exchange.received_at);
+    if let Some(failure) = verification.failure() {
+        // Counted before the body is read, so that excess requests cost no more than their head.
+        exchange.count_unverified(matched, failure)?;
+    }
     let read = read_body(
         exchange.session,
         &exchange.head,

@@ -42,13 +42,14 @@ impl Gateway {
     /// Makes the one attempt at delivering a request without a claim.
     ///
     /// # Errors
-    /// `overloaded`, `upstream_unreachable` or `budget_exceeded`.
+    /// `rate_limited`, `overloaded`, `upstream_unreachable` or `budget_exceeded`.
     pub(super) async fn forward_unclaimed(
         &self,
         exchange: &mut Exchange<'_>,
         matched: MatchedRoute<'_>,
         request: &OutboundRequest,
     ) -> Result<Outcome, Rejection> {
+        matched.route.admission.count()?;
         let _permit = matched.route.admission.try_acquire()?;
         let deadline = exchange.deadline(matched.route);
         let attempt = self

@@ -33,7 +33,7 @@ impl Gateway {
     /// Checks the signature, then whether the body is a handshake or an event for the route.
     ///
     /// # Errors
-    /// `invalid_signature` or `invalid_event`.
+    /// `invalid_signature`, `rate_limited` or `invalid_event`.
     pub(super) fn verify(
         &self,
         exchange: &mut Exchange<'_>,
@@ -47,17 +47,21 @@ impl Gateway {
             Some(unenforced) => match verification.finish_unenforced(unenforced) {
                 Ok(verified) => Ok(verified),
                 Err(unverified) => {
-                    metrics.count_signature_check(failed_check(unverified.failure()), now);
+                    exchange.count_unverified(matched, unverified.failure())?;
+                    metrics.count_signature_check(unverified.failure().into(), now);
                     return Ok(super::unverified::check(exchange, route, &unverified));
                 }
             },
         };
-        let check = match &verified {
-            Ok(verified) => SignatureCheck::Ok(verified.secret()),
-            Err(error) => failed_check(*error),
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(failure) => {
+                exchange.count_unverified(matched, failure)?;
+                metrics.count_signature_check(failure.into(), now);
+                return Err(failure.into());
+            }
         };
-        metrics.count_signature_check(check, now);
-        let verified = verified?;
+        metrics.count_signature_check(SignatureCheck::Ok(verified.secret()), now);
         exchange.log_line.secret = Some(Arc::clone(verified.secret()));
         match handshake::find_in_body(route, &verified) {
             Some(SignedHandshake::Gateway(response)) => {
@@ -108,11 +112,13 @@ impl Gateway {
     }
 }
 
-fn failed_check(error: SignatureError) -> SignatureCheck<'static> {
-    match error {
-        SignatureError::Missing => SignatureCheck::Missing,
-        SignatureError::Malformed => SignatureCheck::Malformed,
-        SignatureError::Mismatch => SignatureCheck::Mismatch,
-        SignatureError::Stale => SignatureCheck::Stale,
+impl From<SignatureError> for SignatureCheck<'_> {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::Missing => Self::Missing,
+            SignatureError::Malformed => Self::Malformed,
+            SignatureError::Mismatch => Self::Mismatch,
+            SignatureError::Stale => Self::Stale,
+        }
     }
 }

@@ -56,6 +56,8 @@ pub(in crate::gateway) enum Rejection {
     HeadersTooLarge,
     /// The rate is exceeded for this long.
     RateLimited(Duration),
+    /// The rate of requests that do not verify is exceeded for this long.
+    UnverifiedRateLimited(Duration),
     UpstreamUnreachable,
     Overloaded,
     StoreUnavailable(StoreError),
@@ -153,7 +155,7 @@ impl Rejection {
             Self::BodyTimeout => Code::BodyTimeout,
             Self::BodyTooLarge => Code::BodyTooLarge,
             Self::HeadersTooLarge => Code::HeadersTooLarge,
-            Self::RateLimited(_) => Code::RateLimited,
+            Self::RateLimited(_) | Self::UnverifiedRateLimited(_) => Code::RateLimited,
             Self::UpstreamUnreachable => Code::UpstreamUnreachable,
             Self::Overloaded => Code::Overloaded,
             Self::StoreUnavailable(_) => Code::StoreUnavailable,
@@ -167,6 +169,7 @@ impl Rejection {
             Self::InvalidEvent(error) => Some(error.reason()),
             Self::MalformedRequest(malformed) => Some(malformed.label()),
             Self::StoreUnavailable(error) => Some(error.label()),
+            Self::UnverifiedRateLimited(_) => Some("unverified"),
             _ => None,
         }
     }
@@ -186,7 +189,7 @@ impl Rejection {
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) | Self::UnverifiedRateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
             Self::Inactive | Self::Overloaded | Self::StoreUnavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -216,7 +219,9 @@ impl Rejection {
             Self::BodyTimeout => "The request did not arrive in time.",
             Self::BodyTooLarge => "The body is larger than the endpoint accepts.",
             Self::HeadersTooLarge => "The header section is too large.",
-            Self::RateLimited(_) => "Too many requests; try again later.",
+            Self::RateLimited(_) | Self::UnverifiedRateLimited(_) => {
+                "Too many requests; try again later."
+            }
             Self::UpstreamUnreachable => {
                 "The receiver could not be reached, or the connection to it failed."
             }
@@ -232,7 +237,7 @@ impl Rejection {
         match self {
             Self::InFlight | Self::Overloaded | Self::StoreUnavailable(_) => Some(RETRY_AFTER),
             Self::Inactive => Some(RETRY_AFTER_INACTIVE),
-            Self::RateLimited(wait) => Some(*wait),
+            Self::RateLimited(wait) | Self::UnverifiedRateLimited(wait) => Some(*wait),
             _ => None,
         }
     }
@@ -261,6 +266,9 @@ impl From<AdmissionError> for Rejection {
         match error {
             AdmissionError::ForbiddenAddress => Self::ForbiddenAddress,
             AdmissionError::RateLimited { retry_after } => Self::RateLimited(retry_after),
+            AdmissionError::UnverifiedRateLimited { retry_after } => {
+                Self::UnverifiedRateLimited(retry_after)
+            }
             AdmissionError::TooManyAtOnce => Self::Overloaded,
         }
     }
