@@ -32,11 +32,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
 use tokio::net::TcpListener;
 
 use auth::Authenticator;
+use health::MetricsPage;
 use operations::Operations;
 
 pub(crate) use auth::Access;
@@ -63,7 +64,9 @@ pub(crate) fn start(
         .thread_name("admin")
         .enable_all()
         .build()?;
-    let router = router(state, Authenticator::new(access));
+    let authenticator = Arc::new(Authenticator::new(access));
+    let router = router(state, Arc::clone(&authenticator));
+    runtime.spawn(async move { authenticator.report_failed_logins().await });
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             match TcpListener::from_std(listener) {
@@ -85,10 +88,11 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn router(state: AdminState, authenticator: Authenticator) -> Router {
-    let open = Router::from(health::routes()).with_state(state.clone());
+fn router(state: AdminState, authenticator: Arc<Authenticator>) -> Router {
+    let open = Router::from(health::routes())
+        .layer(Extension(Arc::new(MetricsPage::default())))
+        .with_state(state.clone());
     let operations = Arc::new(Operations::new(state));
-    let authenticator = Arc::new(authenticator);
     let pages = dashboard::router(Arc::clone(&operations), Arc::clone(&authenticator));
     let api = rest::router(Arc::clone(&operations))
         .merge(openapi::router(Arc::clone(&operations)))

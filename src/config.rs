@@ -25,6 +25,7 @@ use jiff::Timestamp;
 
 pub use diagnostics::{Report, Severity};
 pub use facts::DEFAULT_PROVIDER;
+pub(crate) use redact::is_shown_variable;
 
 use crate::event::EnvelopeSpec;
 use crate::gateway::Limits;

@@ -1,13 +1,16 @@
 //! The log: one line for each request, and one for each event of the gateway itself.
 //!
-//! This module owns the two formats and the sampling of rejections. No line holds a body, a
-//! signature, a secret or an unescaped control character.
+//! This module owns the two formats and the sampling of lines that anybody can cause. No line holds
+//! a body, a signature, a secret, an unescaped control character, or a path of the machine that
+//! built the gateway.
 
 mod format;
+mod libraries;
 mod sampler;
 
 use std::io::{self, BufWriter, Stderr, Write};
 use std::net::IpAddr;
+use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +22,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-pub use sampler::LogSampler;
+pub(crate) use format::{is_unsafe, write_json_escape};
+pub use libraries::write_suppressed_library_counts;
+pub use sampler::{LogSampler, SampleLimits, Sampler};
 
 use crate::outcome::Code;
 
@@ -65,9 +70,25 @@ pub fn start(settings: Settings) -> Result<WorkerGuard, TryInitError> {
         .event_format(settings.format);
     tracing_subscriber::registry()
         .with(filter)
+        .with(libraries::LibraryLimit)
         .with(layer)
         .try_init()?;
+    std::panic::set_hook(Box::new(log_panic));
     Ok(guard)
+}
+
+/// Logs where a panic happened. The standard hook would break the log's format, and would write
+/// paths of the machine that built the gateway. The message is left out, because it may quote what
+/// was being processed.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(|location| {
+        let file = format::without_build_folders(location.file());
+        format!("{file}:{}", location.line())
+    });
+    tracing::error!(
+        location,
+        "the gateway panicked; this is a bug in the gateway"
+    );
 }
 
 /// Standard error, with a pause of [`FLUSH_PAUSE`] after each flush: the first line is written at

@@ -1,20 +1,28 @@
 //! Detection of an idle sender: a route that should receive events regularly has received none for
 //! too long. Otherwise an endpoint that a provider has switched off would look like a quiet day.
 //!
-//! A request only stores its time. The check runs when the activity is sampled.
+//! A request only stores its time. The check runs when the activity is sampled. Copies of one
+//! request do not count: anybody who captured it can send them, and would hide the idle sender.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 
-/// The last verified event of a route, and the time within which the next one is expected.
+/// The ignored events that are recognised when they come again: 4 KiB a route.
+const IGNORED_MAX: usize = 256;
+
+/// The last new event of a route, and the time within which the next one is expected.
 pub struct IdleSender {
     since: Instant,
     /// Milliseconds after `since`.
     last_seen_ms: AtomicU64,
     /// Milliseconds; 0 expects no events.
     expect_every_ms: AtomicU64,
+    /// The digests of the last ignored events, which are not in the ledger.
+    ignored: Mutex<VecDeque<[u8; 16]>>,
     /// `true` if the sender was idle at the last sample.
     idle: AtomicBool,
     gauge: IntGauge,
@@ -28,12 +36,31 @@ impl IdleSender {
             since,
             last_seen_ms,
             expect_every_ms,
+            ignored: Mutex::default(),
             idle: AtomicBool::new(false),
             gauge,
         }
     }
 
-    /// Stores the time of a verified event.
+    /// Stores the time of an ignored event, unless it is a copy of a recent one. `digest` stands for
+    /// its body.
+    pub fn ignored_event_seen(&self, digest: [u8; 16], now: Instant) {
+        if self.expected_every().is_none() {
+            return;
+        }
+        let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
+        if ignored.contains(&digest) {
+            return;
+        }
+        if ignored.len() >= IGNORED_MAX {
+            ignored.pop_front();
+        }
+        ignored.push_back(digest);
+        drop(ignored);
+        self.event_seen(now);
+    }
+
+    /// Stores the time of an event that the ledger has not known.
     pub fn event_seen(&self, now: Instant) {
         self.last_seen_ms
             .fetch_max(self.uptime_ms(now), Ordering::Relaxed);
@@ -49,7 +76,7 @@ impl IdleSender {
         (every > 0).then(|| Duration::from_millis(every))
     }
 
-    /// Returns whether the last verified event is longer ago than expected.
+    /// Returns whether the last new event is longer ago than expected.
     pub fn is_idle(&self, now: Instant) -> bool {
         let last_seen = Duration::from_millis(self.last_seen_ms.load(Ordering::Relaxed));
         let ago = Duration::from_millis(self.uptime_ms(now)).saturating_sub(last_seen);
@@ -87,7 +114,7 @@ impl Change {
             Self::BecameIdle => tracing::warn!(
                 route,
                 expect_every_seconds,
-                "no event was verified for longer than the route's expect_every; \
+                "no new event was verified for longer than the route's expect_every; \
                  check that the sender still sends, and signs with a secret of this route"
             ),
             Self::BecameActive => {
@@ -131,6 +158,17 @@ mod tests {
         sender.event_seen(start + HOUR * 9);
         assert_eq!(sample(HOUR * 9), (Some(Change::BecameActive), 0));
         assert_eq!(sample(HOUR * 10), (None, 0));
+    }
+
+    #[test]
+    fn copies_of_an_ignored_event_count_once() {
+        let (sender, start) = idle_sender(Some(HOUR));
+        let [one, other] = [[1; 16], [2; 16]];
+        sender.ignored_event_seen(one, start + HOUR);
+        sender.ignored_event_seen(one, start + HOUR * 2);
+        assert!(sender.is_idle(start + HOUR * 5 / 2));
+        sender.ignored_event_seen(other, start + HOUR * 2);
+        assert!(!sender.is_idle(start + HOUR * 5 / 2));
     }
 
     #[test]

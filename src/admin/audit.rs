@@ -54,6 +54,18 @@ impl Caller {
     /// Writes an audit line, as [`Operator::audited`] does, for an operation that needs no
     /// operator.
     pub(super) fn audit(self, operation: &'static str, subject: &str, outcome: &'static str) {
+        self.audit_sampled(operation, subject, outcome, 0);
+    }
+
+    /// Writes an audit line of a kind that is sampled. `suppressed` is the number of lines like it
+    /// that were left out before.
+    pub(super) fn audit_sampled(
+        self,
+        operation: &'static str,
+        subject: &str,
+        outcome: &'static str,
+        suppressed: u64,
+    ) {
         tracing::info!(
             target: AUDIT,
             operation,
@@ -61,6 +73,7 @@ impl Caller {
             outcome,
             by = self.method.as_str(),
             peer = self.peer.map(tracing::field::display),
+            suppressed = (suppressed > 0).then_some(suppressed),
             "audit"
         );
     }

@@ -4,10 +4,12 @@
 //! `Host` protects a listener without a token. A page can lead a browser here by a name of its own
 //! that resolves to a loopback address (DNS rebinding), but the browser then sends that name.
 
+mod failed_logins;
 mod session;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -20,8 +22,10 @@ use tokio::net::TcpStream;
 
 use super::audit::{AuthMethod, Caller, Operator, Role};
 use super::error::ApiError;
+use super::listen::Place;
 use crate::secret::SecretDigest;
 use crate::signature::NamedSecret;
+use failed_logins::FailedLogins;
 use session::Sessions;
 
 /// The duration of a login, unless its token expires earlier.
@@ -44,6 +48,7 @@ pub(super) struct Authenticator {
     /// The names of the machine and of the configuration.
     hosts: Vec<Box<str>>,
     sessions: Sessions,
+    failed_logins: FailedLogins,
 }
 
 struct Token {
@@ -94,7 +99,12 @@ pub(super) async fn guard(
     );
     let response = match authenticated {
         Ok(caller) => run_as(caller, request, next).await,
-        Err(error) => error.into_response(),
+        Err(error) => {
+            authenticator
+                .delay_wrong_token(&error, request.headers())
+                .await;
+            error.into_response()
+        }
     };
     private(response)
 }
@@ -102,6 +112,11 @@ pub(super) async fn guard(
 /// Runs an authenticated request. A change runs to its end and is audited even if the client
 /// disconnects.
 pub(super) async fn run_as(caller: Caller, mut request: Request, next: Next) -> Response {
+    if caller.method != AuthMethod::Open
+        && let Some(place) = request.extensions().get::<Arc<Place>>()
+    {
+        place.keep(Instant::now());
+    }
     request.extensions_mut().insert(caller);
     if request.method().is_safe() {
         return next.run(request).await;
@@ -154,6 +169,7 @@ impl Authenticator {
             tokens,
             hosts,
             sessions: Sessions::default(),
+            failed_logins: FailedLogins::default(),
         }
     }
 
@@ -225,6 +241,24 @@ impl Authenticator {
             token.role,
             token.expires.map_or(end, |expires| end.min(expires)),
         ))
+    }
+
+    /// Records a failed login of `caller` in the audit log, and delays its answer.
+    pub(super) async fn log_in_failed(&self, caller: Caller) {
+        self.failed_logins.audit(caller, Instant::now());
+        self.failed_logins.delay().await;
+    }
+
+    /// Delays the answer to a request with a wrong token.
+    pub(super) async fn delay_wrong_token(&self, error: &ApiError, headers: &HeaderMap) {
+        if *error == ApiError::Unauthorized && headers.contains_key(header::AUTHORIZATION) {
+            self.failed_logins.delay().await;
+        }
+    }
+
+    /// Logs, for as long as it is polled, how many lines of failed logins were suppressed.
+    pub(super) async fn report_failed_logins(&self) -> ! {
+        self.failed_logins.report_suppressed().await
     }
 
     /// Ends the session whose cookie the headers carry.

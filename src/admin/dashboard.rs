@@ -106,13 +106,19 @@ async fn guard(
         .get_all(header::ACCEPT)
         .iter()
         .any(takes_pages);
-    match authenticator.authenticate(
+    let authenticated = authenticator.authenticate(
         request.method(),
         request.uri(),
         request.headers(),
         addrs,
         Timestamp::now(),
-    ) {
+    );
+    if let Err(error) = &authenticated {
+        authenticator
+            .delay_wrong_token(error, request.headers())
+            .await;
+    }
+    match authenticated {
         Ok(caller) => auth::run_as(caller, request, next).await,
         Err(problem) if !is_browser => problem.into_response(),
         Err(ApiError::Unauthorized) => login::redirect_form(&request),

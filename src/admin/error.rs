@@ -26,6 +26,8 @@ pub(super) enum ApiError {
     InvalidBody(String),
     BodyTooLarge,
     BodyTimeout,
+    /// All places for connections are taken by others with a token.
+    Busy,
     Operation(OperationError),
 }
 
@@ -82,6 +84,7 @@ impl ApiError {
             Self::InvalidParameter(_) | Self::InvalidBody(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Operation(error) => error.status(),
         }
     }
@@ -99,6 +102,7 @@ impl ApiError {
             Self::InvalidBody(_) => "invalid_body",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
+            Self::Busy => "busy",
             Self::Operation(error) => error.code(),
         }
     }
@@ -118,6 +122,7 @@ impl ApiError {
             Self::InvalidParameter(detail) | Self::InvalidBody(detail) => detail,
             Self::BodyTooLarge => "The body is larger than 64 KiB.",
             Self::BodyTimeout => "The body did not arrive in time.",
+            Self::Busy => "Too many connections of clients with a token are open.",
             Self::Operation(error) => return Cow::Owned(error.to_string()),
         })
     }

@@ -1,10 +1,14 @@
 //! Liveness, readiness and metrics, for machines.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use axum::Extension;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -57,19 +61,69 @@ async fn readyz(State(state): State<AdminState>) -> (StatusCode, String) {
         (status = 500, description = "The metrics cannot be rendered.", body = String),
     )
 )]
-async fn metrics(State(state): State<AdminState>) -> Response {
-    let rendered = tokio::task::spawn_blocking(move || {
-        state.queue.update_gauges();
-        state.activity.sample(Instant::now());
-        state
-            .metrics
-            .render(state.store.remembered_ids(), state.store.size_bytes())
-    });
-    match rendered
-        .await
-        .unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string())))
-    {
+async fn metrics(
+    State(state): State<AdminState>,
+    Extension(page): Extension<Arc<MetricsPage>>,
+) -> Response {
+    match page.fresh(state).await {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The time between two renderings of the metrics under load. One takes milliseconds for many
+/// routes, and anybody can ask for it.
+const RENDER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The renderings that may follow each other without that pause, after a time without any: a
+/// person, a script and two Prometheus servers together need no more.
+const RENDER_BURST: u32 = 10;
+
+/// The metrics as they were last rendered, shared by all that ask at the same time.
+#[derive(Default)]
+pub(super) struct MetricsPage(Mutex<Option<Rendered>>);
+
+struct Rendered {
+    text: Bytes,
+    /// The time at which this rendering began.
+    at: Instant,
+    /// The time up to which renderings are paid for, each with [`RENDER_INTERVAL`].
+    paid_until: Instant,
+}
+
+impl MetricsPage {
+    /// Returns metrics that were rendered after this call. Calls that wait for a rendering share
+    /// the next one, so that no response is older than its request.
+    async fn fresh(&self, state: AdminState) -> Result<Bytes, prometheus::Error> {
+        let called = Instant::now();
+        let mut last = self.0.lock().await;
+        if let Some(rendered) = last.as_ref().filter(|rendered| called <= rendered.at) {
+            return Ok(rendered.text.clone());
+        }
+        let paid_until = last.as_ref().map(|rendered| rendered.paid_until);
+        if let Some(paid_until) = paid_until {
+            let due = paid_until.checked_sub(RENDER_INTERVAL * (RENDER_BURST - 1));
+            if let Some(due) = due {
+                tokio::time::sleep_until(due.into()).await;
+            }
+        }
+        let at = Instant::now();
+        let rendered = tokio::task::spawn_blocking(move || {
+            state.queue.update_gauges();
+            state.activity.sample(Instant::now());
+            state
+                .metrics
+                .render(state.store.remembered_ids(), state.store.size_bytes())
+        });
+        let text = rendered
+            .await
+            .unwrap_or_else(|error| Err(prometheus::Error::Msg(error.to_string())))?;
+        let text = Bytes::from(text);
+        *last = Some(Rendered {
+            text: text.clone(),
+            at,
+            paid_until: paid_until.map_or(at, |until| until.max(at)) + RENDER_INTERVAL,
+        });
+        Ok(text)
     }
 }

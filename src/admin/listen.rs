@@ -1,11 +1,17 @@
-//! Connections to the admin listener: limited in number, and closed when they send too slowly.
+//! Connections to the admin listener: limited in number and in time, and closed when they send or
+//! read too slowly.
 //!
 //! They share the process's file descriptors with senders, and most of what arrives here arrives
-//! before a token is checked.
+//! before a token is checked. Health checks get an answer under any number of them, because an
+//! orchestrator restarts a gateway that gives none.
+
+mod places;
+mod write_deadline;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -16,36 +22,40 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tower::ServiceExt as _;
 
 use super::auth::ConnectionAddrs;
 use super::error::ApiError;
 use super::http::BODY_BYTES_MAX;
+use places::{PlaceKind, Places};
+use write_deadline::WriteDeadline;
 
-/// The most connections at once: more than operators, their pages and Prometheus open.
-const CONNECTIONS_MAX: usize = 256;
+pub(super) use places::{Place, client_of};
 
 /// The time in which a head, and then a body, must arrive.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The time in which the client must accept some part of a response.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The time for the response in flight when a connection's time is over.
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The bytes of a connection that are read before they are parsed, and so the largest head.
+const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// The pause after a failed accept: most likely, the process is out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Accepts connections until the process ends.
 pub(super) async fn run(listener: TcpListener, router: Router) -> ! {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Places::default());
     loop {
-        // The semaphore is never closed. Further connections wait in the system's accept queue.
-        let permit = Arc::clone(&permits).acquire_owned().await;
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    let _permit = permit;
-                    serve_connection(stream, router).await;
-                });
+            Ok((stream, peer)) => {
+                let place = Arc::new(places.assign(peer.ip(), Instant::now()));
+                tokio::spawn(serve_connection(stream, place, router.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin listener: accept failed");
@@ -55,30 +65,49 @@ pub(super) async fn run(listener: TcpListener, router: Router) -> ! {
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router) {
+async fn serve_connection(stream: TcpStream, place: Arc<Place>, router: Router) {
     let Some(addrs) = ConnectionAddrs::from_stream(&stream) else {
         return;
     };
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(addrs));
-        let router = router.clone();
+        let extensions = request.extensions_mut();
+        extensions.insert(ConnectInfo(addrs));
+        extensions.insert(Arc::clone(&place));
+        let (router, kind) = (router.clone(), place.kind());
         async move {
+            if kind == PlaceKind::Health && !matches!(request.uri().path(), "/healthz" | "/readyz")
+            {
+                return Ok::<Response, Infallible>(ApiError::Busy.into_response());
+            }
             let request = match read_body(request).await {
                 Ok(request) => request,
-                Err(error) => return Ok::<Response, Infallible>(error.into_response()),
+                Err(error) => return Ok(error.into_response()),
             };
             router.oneshot(request).await
         }
     });
+    let stream = TokioIo::new(WriteDeadline::new(stream, WRITE_TIMEOUT));
     let mut connection = http1::Builder::new();
     connection
         .timer(TokioTimer::new())
-        .header_read_timeout(READ_TIMEOUT);
-    // An error is the client's: it broke the protocol or hung up.
-    let _ = connection
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .header_read_timeout(READ_TIMEOUT)
+        .max_buf_size(READ_BUFFER_BYTES_MAX)
+        .keep_alive(place.kind() == PlaceKind::Any);
+    let mut connection = pin!(connection.serve_connection(stream, service));
+    // An error of a connection is the client's: it broke the protocol or hung up.
+    while let Some(end) = place.end().filter(|end| Instant::now() < *end) {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = place.displaced() => return,
+            () = sleep_until(end.into()) => {}
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = timeout(LAST_RESPONSE_TIMEOUT, connection.as_mut()) => {}
+        () = place.displaced() => {}
+    }
 }
 
 /// Reads a request's body into memory.

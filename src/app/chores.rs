@@ -5,12 +5,12 @@ mod secret_rotation;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::activity::Activity;
 use crate::clock::Clock;
 use crate::gateway::Gateway;
-use crate::log::LogSampler;
+use crate::log::{self, LogSampler};
 use secret_rotation::{SecretRotation, SecretUse};
 
 /// The components that the chores look after.
@@ -44,6 +44,7 @@ impl Chores {
     /// Does all chores once.
     pub(super) fn run(&mut self) {
         self.log_sampler.write_suppressed_counts(self.clock.now());
+        log::write_suppressed_library_counts(Instant::now());
         self.log_rotation_hints();
         self.activity.sample(self.clock.now());
     }

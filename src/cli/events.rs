@@ -10,6 +10,7 @@ pub(super) mod show;
 use std::process::ExitCode;
 
 use super::admin::{self, AdminClient, CommandError, GatewayArgs};
+use super::terminal;
 use crate::admin::DeliveryPage;
 use crate::admin::shape::{Deliveries, Delivery, OneDelivery, Problem, webhook_id};
 use crate::store::{DeliveryFilter, DeliveryId, OfflineStore, OpenError};
@@ -182,5 +183,5 @@ pub(super) fn next_cursor(page: &Deliveries) -> Result<Option<DeliveryId>, Comma
 pub(super) fn one_line(document: &impl serde::Serialize) -> Result<String, CommandError> {
     let text =
         serde_json::to_string(document).map_err(|error| CommandError::Failed(error.to_string()))?;
-    Ok(text.replace(['\n', '\r'], " "))
+    Ok(terminal::escape_json(&text))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
+use crate::config;
 use crate::providers::PRESETS;
 use crate::secret::Secret;
 use crate::store::DeliveryState;
@@ -41,8 +42,7 @@ impl SecretArgs {
     pub(super) fn read(&self) -> Result<Secret, String> {
         let bytes = match (&self.secret_env, &self.secret_file) {
             (Some(name), _) => {
-                let value = std::env::var(name)
-                    .map_err(|_| format!("{name} is not set, or is not UTF-8"))?;
+                let value = std::env::var(name).map_err(|_| unset(name))?;
                 value.into_bytes()
             }
             (None, Some(path)) => {
@@ -53,6 +53,17 @@ impl SecretArgs {
             (None, None) => return Err("give --secret-env or --secret-file".into()),
         };
         Secret::new(bytes).map_err(|error| format!("{}: {error}", self.source_name()))
+    }
+}
+
+/// Describes a variable that cannot be read. Its name is shown only if it cannot be the secret.
+fn unset(name: &str) -> String {
+    if config::is_shown_variable(name) {
+        format!("{name} is not set, or is not UTF-8")
+    } else {
+        "the environment variable that --secret-env names is not set, or is not UTF-8; \
+         it takes the variable's name, never the secret"
+            .into()
     }
 }
 

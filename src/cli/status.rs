@@ -49,7 +49,7 @@ fn show(args: &Args) -> Result<ExitCode, CommandError> {
         };
         let text = serde_json::to_string(&document)
             .map_err(|error| CommandError::Failed(error.to_string()))?;
-        terminal::print(&text)?;
+        terminal::print(&terminal::escape_json(&text))?;
     }
     let status = result?;
     if !args.json {

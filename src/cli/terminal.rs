@@ -1,7 +1,6 @@
 //! Prints lines and columns, with everything escaped that a terminal would interpret.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
@@ -10,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::FAILED;
+use crate::log::{is_unsafe, write_json_escape};
 
 /// Returns whether to write colours: on a terminal, unless `NO_COLOR` is set (no-color.org).
 pub(super) fn supports_colour(stream: &impl IsTerminal) -> bool {
@@ -40,14 +40,16 @@ pub(super) fn finish(output: Result<String, String>) -> ExitCode {
     }
 }
 
-/// Prints a message to standard error, ignoring errors.
-pub(super) fn print_message(line: &str) {
+/// Prints a message to standard error, ignoring errors. It may quote text from outside.
+pub(super) fn print_message(message: &str) {
+    let line = visible(message, true);
     let _ = writeln!(io::stderr().lock(), "hookstile: {line}");
 }
 
-/// Escapes the control characters of text from outside; with `lines`, keeps line feeds and tabs.
+/// Escapes the control characters of text from outside, the marks that change its direction, and
+/// invisible characters; with `lines`, keeps line feeds and tabs.
 pub(super) fn visible(text: &str, lines: bool) -> Cow<'_, str> {
-    let harmless = |c: char| !c.is_control() || (lines && matches!(c, '\n' | '\t'));
+    let harmless = |c: char| !is_unsafe(c) || (lines && matches!(c, '\n' | '\t'));
     if text.chars().all(harmless) {
         return Cow::Borrowed(text);
     }
@@ -62,15 +64,22 @@ pub(super) fn visible(text: &str, lines: bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Writes a JSON document on one line, with control characters escaped. They occur only in strings,
-/// where an escape means the same.
+/// Writes a JSON document on one line, with the characters escaped that [`visible`] escapes. They
+/// occur only in strings, where an escape means the same.
 pub(super) fn json_line(document: &Value) -> String {
-    let mut line = String::new();
-    for c in document.to_string().chars() {
-        if c.is_control() {
-            let _ = write!(line, "\\u{:04x}", u32::from(c));
-        } else {
-            line.push(c);
+    escape_json(&document.to_string())
+}
+
+/// Escapes the unsafe characters of compact JSON. Line breaks between its parts become spaces.
+pub(super) fn escape_json(json: &str) -> String {
+    let mut line = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' | '\r' | '\t' => line.push(' '),
+            c if is_unsafe(c) => {
+                let _ = write_json_escape(&mut line, c);
+            }
+            c => line.push(c),
         }
     }
     line
@@ -136,6 +145,33 @@ mod tests {
             "a\\u{1b}[2Jb\\nc\\u{9b}1m"
         );
         assert_eq!(visible("{\n\t\"a\": 1}\r", true), "{\n\t\"a\": 1}\\r");
+    }
+
+    #[test]
+    fn visible_escapes_direction_and_invisible_marks() {
+        for c in [
+            '\u{61c}',
+            '\u{200b}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{feff}',
+            '\u{ad}',
+            '\u{fe0f}',
+            '\u{e0041}',
+            '\u{e01ef}',
+        ] {
+            let shown = visible(&format!("a{c}b"), true).into_owned();
+            assert_eq!(shown, format!("a{}b", c.escape_unicode()));
+            let document = Value::from(format!("a{c}b"));
+            let line = json_line(&document);
+            assert!(line.is_ascii(), "{line:?}");
+            assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), document);
+        }
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
                 }
             );
             let shown = if args.json {
-                format!("{}\n", to_json(&verdict))
+                format!("{}\n", terminal::json_line(&to_json(&verdict)))
             } else {
                 to_text(&verdict)
             };

@@ -234,7 +234,7 @@ impl Compiler<'_> {
             );
         }
         let url = self.required(&postgres.value.url, postgres.span, "database", "url")?;
-        let secret = self.token(url)?;
+        let secret = self.sole_secret(url)?;
         let text =
             std::str::from_utf8(secret.secret.expose()).map_err(|_| "it is not UTF-8".to_owned());
         match text.and_then(store::Database::parse) {

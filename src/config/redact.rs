@@ -58,10 +58,12 @@ fn visit(node: &Node, sensitive: bool, masks: &mut Vec<Span>) {
                     // In `{whsec_…}` the secret itself is parsed as a key.
                     masks.push(entry.key.span);
                 }
-                let is_sensitive = if sensitive && REFERENCE.contains(&key) {
-                    key == "env" && !entry.value.text().is_none_or(is_variable)
-                } else {
-                    sensitive || is_sensitive(key)
+                let is_sensitive = match (key, entry.value.text()) {
+                    // Everywhere: a reference may stand below a key that is not sensitive.
+                    ("env", Some(name)) => !is_shown_variable(name),
+                    ("file", Some(path)) if has_secret_prefix(path) => true,
+                    _ if sensitive && REFERENCE.contains(&key) => false,
+                    _ => sensitive || is_sensitive(key),
                 };
                 visit(&entry.value, is_sensitive, masks);
             }
@@ -74,6 +76,27 @@ fn is_sensitive(key: &str) -> bool {
     SENSITIVE.iter().any(|word| key.contains(word))
 }
 
+/// Returns whether `text` is marked as a secret, as Standard Webhooks does it.
+pub(super) fn has_secret_prefix(text: &str) -> bool {
+    text.starts_with("whsec_")
+}
+
+/// Returns whether `text` may be shown as the name of an environment variable. Many secrets are
+/// words of letters and digits too, so only the usual form is shown: words in upper case, with
+/// digits at their ends at most.
+pub(crate) fn is_shown_variable(text: &str) -> bool {
+    let is_usual = |part: &str| {
+        let letters = part.trim_end_matches(|c: char| c.is_ascii_digit());
+        let digits = part.len() - letters.len();
+        part.len() <= 4
+            || (letters.len() <= 20 && digits <= 8 && !letters.bytes().any(|b| b.is_ascii_digit()))
+    };
+    text.len() <= 64
+        && is_variable(text)
+        && !text.bytes().any(|byte| byte.is_ascii_lowercase())
+        && text.split('_').all(is_usual)
+}
+
 /// Returns whether `text` can be the name of an environment variable and does not look like a
 /// secret.
 pub(super) fn is_variable(text: &str) -> bool {
@@ -81,9 +104,7 @@ pub(super) fn is_variable(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    is_word
-        && !text.starts_with(|first: char| first.is_ascii_digit())
-        && !text.starts_with("whsec_")
+    is_word && !text.starts_with(|first: char| first.is_ascii_digit()) && !has_secret_prefix(text)
 }
 
 /// Returns whether `text` may be a URL with user information: `https://user:password@host/`.
@@ -103,7 +124,7 @@ pub(super) fn mask_text(source: &str) -> Vec<Span> {
         let text = line.trim_end();
         let indent = text.len() - text.trim_start().len();
         let key = text[indent..].split_once(':').map(|(key, _)| key);
-        if is_sensitive(text) || has_user_information(text) {
+        if is_sensitive(text) || has_user_information(text) || text.contains("env:") {
             above = Some(above.map_or(indent, |above| above.min(indent)));
         } else if above.is_some_and(|above| indent <= above) && key.is_some_and(is_word) {
             above = None;

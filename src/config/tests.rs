@@ -38,14 +38,14 @@ fn cases() -> PathBuf {
 
 fn env(name: &str) -> Option<String> {
     match name {
-        "WEBHOOK_SECRET" => Some("canary-webhook".into()),
-        "OTHER_SECRET" => Some("canary-other".into()),
+        "WEBHOOK_SECRET" => Some("canary-webhook-secret".into()),
+        "OTHER_SECRET" => Some("canary-other-secret".into()),
         "OWN_SYSTEM_SECRET" => Some("whsec_Y2FuYXJ5LW93bg==".into()),
-        "META_APP_SECRET" => Some("canary-meta".into()),
-        "META_VERIFY_TOKEN" => Some("canary-verify".into()),
-        "SQUARE_SIGNATURE_KEY" => Some("canary-square".into()),
-        "INSIDE_SECRET" => Some("canary-inside".into()),
-        "HOOKSTILE_ADMIN_TOKEN" => Some("canary-token".into()),
+        "META_APP_SECRET" => Some("canary-meta-secret".into()),
+        "META_VERIFY_TOKEN" => Some("canary-verify-token".into()),
+        "SQUARE_SIGNATURE_KEY" => Some("canary-square-secret".into()),
+        "INSIDE_SECRET" => Some("canary-inside-secret".into()),
+        "HOOKSTILE_ADMIN_TOKEN" => Some("canary-admin-token".into()),
         "HOOKSTILE_READ_TOKEN" => Some("canary-read-token".into()),
         "EMPTY" => Some(String::new()),
         "PADDED" => Some("canary-padded\n".into()),
@@ -204,7 +204,7 @@ fn whole_example() -> String {
 #[test]
 fn example_with_commented_keys_has_no_warnings() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("old.key"), "canary-old\n").unwrap();
+    fs::write(folder.path().join("old.key"), "canary-old-secret\n").unwrap();
     for file in ["ca.pem", "tls.crt", "tls.key"] {
         fs::copy(cases().join(file), folder.path().join(file)).unwrap();
     }
@@ -462,7 +462,7 @@ fn unsigned_event_id_needs_the_body_digest() {
         ("event: {type: /x}", false),
     ] {
         let route = route(event);
-        let secret = crate::secret::Secret::new("canary-webhook").unwrap();
+        let secret = crate::secret::Secret::new("canary-webhook-secret").unwrap();
         let signed = crate::signature::presets::vpn_enterprise()
             .sign(&secret, body.as_bytes(), now, None)
             .unwrap();
@@ -501,7 +501,7 @@ fn secrets_are_read_from_variables_files_and_literals() {
     assert_eq!(names, ["WEBHOOK_SECRET", "unix.key", "two", "secret-4"]);
     let now = Timestamp::from_second(NOW).unwrap();
     for secret in [
-        "canary-webhook",
+        "canary-webhook-secret",
         "canary-file",
         "canary-file-2",
         "canary-literal",
@@ -790,6 +790,7 @@ fn rejected_values_are_masked() {
         "routes: []\nsecret: canary",
         "routes: [{vpn_secret: canary}]",
         "routes: [{secrets: [{env: whsec_canary}]}]",
+        "routes: [{secrets: [{file: whsec_canary}]}]",
         "routes: [{secrets: whsec_canary}]",
         "routes: [{secrets: {whsec_canary}}]",
         "routes: [{secrets: [{whsec_canary}]}]",
@@ -798,6 +799,71 @@ fn rejected_values_are_masked() {
         assert!(
             !report.to_string().contains("canary") && !report.to_json_lines().contains("canary"),
             "{report}"
+        );
+    }
+}
+
+#[test]
+fn secret_in_place_of_a_variable_is_never_shown() {
+    let places = [
+        "routes: [{path: /a, upstream: \"http://127.0.0.1:1/\", secrets: [{env: SECRET}]}]",
+        "routes: []\nadmin: {token: {env: SECRET}, read_token: {env: SECRET}}",
+        "routes: []\nstore: {postgres: {url: {env: SECRET}}}",
+        "routes: [{challenge: {verify_token: {env: SECRET}}}]",
+        "routes: [{env: SECRET}]",
+        "routes: [\n  {env: SECRET",
+    ];
+    let secrets = [
+        "whsec_MfKQ9r8GKYqrTwjU",
+        "sk_live_51H8xQ2eZvKYlo2C",
+        "0123456789abcdef0123456789abcdef",
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "correcthorsebatterystaple",
+        "correct_horse_battery",
+        "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        "A1B2C3D4E5F6A7B8",
+        "hunter2",
+        "p4ss-w0rd",
+    ];
+    for (place, secret) in places
+        .iter()
+        .flat_map(|place| secrets.map(|secret| (place, secret)))
+    {
+        let source = place.replace("SECRET", secret);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hookstile.yaml");
+        fs::write(&path, &source).unwrap();
+        let report = load(&path, &|_| None).err().unwrap();
+        let shown = format!("{report}{report:?}{}", report.to_json_lines());
+        assert!(!shown.contains(secret), "{source}: {shown}");
+    }
+    for name in [
+        "WEBHOOK_SECRET",
+        "GITHUB_SECRET_2",
+        "S3_KEY",
+        "STRIPE_2026",
+        "K8S_TOKEN_20261101",
+    ] {
+        assert!(redact::is_shown_variable(name), "{name}");
+    }
+}
+
+#[test]
+fn short_secrets_are_warned_about() {
+    let source = "admin: {token: {env: TOKEN}}\nroutes: [{path: /a, upstream: \
+                  \"http://127.0.0.1:1/\", secrets: [{env: SECRET}]}]\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hookstile.yaml");
+    fs::write(&path, source).unwrap();
+    for (length, warnings) in [(1, 2), (15, 2), (16, 0)] {
+        let env = |name: &str| Some(name[..1].repeat(length));
+        let report = load(&path, &env).unwrap_or_else(|report| panic!("{report}"));
+        let shown = report.warnings.to_string();
+        assert_eq!(
+            shown.matches("shorter than 16").count(),
+            warnings,
+            "{shown}"
         );
     }
 }

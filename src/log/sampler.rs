@@ -1,28 +1,113 @@
-//! Samples the log lines of rejections: a flood of them must not fill the disk, and must still be
-//! visible.
+//! Samples the log lines that anybody can cause: a flood of them must not fill the disk, and must
+//! still be visible.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines per second for one route and reason. Further lines are counted, and the next line that is
-/// written carries their number.
-const LINES_PER_SECOND: u32 = 10;
-
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// The route, if any, and the reason of a rejection.
-type SampleKey = (Option<Arc<str>>, &'static str);
+/// The limits of a [`Sampler`].
+#[derive(Debug, Clone, Copy)]
+pub struct SampleLimits {
+    /// Lines per second for one key. Further lines are counted, and the next line that is written
+    /// carries their number.
+    pub lines_per_second: u32,
+    /// The most keys at once. All further ones share one more window.
+    pub keys: usize,
+}
 
-/// The number of lines written in the current second, for each route and reason: a bounded set.
-#[derive(Debug, Default)]
-pub struct LogSampler(Mutex<HashMap<SampleKey, Window>>);
+/// The number of lines written in the current second, for each key: a bounded set.
+#[derive(Debug)]
+pub struct Sampler<K> {
+    limits: SampleLimits,
+    windows: Mutex<HashMap<Option<K>, Window>>,
+}
 
 #[derive(Debug)]
 struct Window {
     since: Instant,
     lines: u32,
     suppressed: u64,
+}
+
+impl<K: Eq + Hash> Sampler<K> {
+    pub fn new(limits: SampleLimits) -> Self {
+        Self {
+            limits,
+            windows: Mutex::default(),
+        }
+    }
+
+    /// Decides whether to write a line at `now`. If so, returns how many lines before it were
+    /// suppressed.
+    pub fn admit(&self, key: K, now: Instant) -> Option<u64> {
+        let mut windows = self.windows();
+        let mut key = Some(key);
+        if windows.len() >= self.limits.keys && !windows.contains_key(&key) {
+            windows.retain(|_, window| window.suppressed > 0 || !window.is_over(now));
+            if windows.len() >= self.limits.keys {
+                key = None;
+            }
+        }
+        let window = windows.entry(key).or_insert(Window {
+            since: now,
+            lines: 0,
+            suppressed: 0,
+        });
+        if window.is_over(now) {
+            *window = Window {
+                since: now,
+                lines: 0,
+                suppressed: window.suppressed,
+            };
+        }
+        if window.lines < self.limits.lines_per_second {
+            window.lines += 1;
+            return Some(std::mem::take(&mut window.suppressed));
+        }
+        window.suppressed += 1;
+        None
+    }
+
+    /// Passes the number of suppressed lines to `write`, for each key that had no line since, so
+    /// that no count is lost. The key is `None` for those that share a window.
+    pub fn report_suppressed(&self, now: Instant, mut write: impl FnMut(Option<&K>, u64)) {
+        self.windows().retain(|key, window| {
+            if !window.is_over(now) {
+                return true;
+            }
+            if window.suppressed > 0 {
+                write(key.as_ref(), window.suppressed);
+            }
+            false
+        });
+    }
+
+    fn windows(&self) -> MutexGuard<'_, HashMap<Option<K>, Window>> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Window {
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= WINDOW
+    }
+}
+
+/// The sampling of rejections. The keys are a route, if any, and the reason.
+#[derive(Debug)]
+pub struct LogSampler(Sampler<(Option<Arc<str>>, &'static str)>);
+
+impl Default for LogSampler {
+    fn default() -> Self {
+        Self(Sampler::new(SampleLimits {
+            lines_per_second: 10,
+            // The routes and reasons are a bounded set already.
+            keys: usize::MAX,
+        }))
+    }
 }
 
 impl LogSampler {
@@ -34,49 +119,17 @@ impl LogSampler {
         reason: &'static str,
         now: Instant,
     ) -> Option<u64> {
-        let mut windows = self.windows();
-        let window = windows.entry((route.cloned(), reason)).or_insert(Window {
-            since: now,
-            lines: 0,
-            suppressed: 0,
-        });
-        if now.duration_since(window.since) >= WINDOW {
-            *window = Window {
-                since: now,
-                lines: 0,
-                suppressed: window.suppressed,
-            };
-        }
-        if window.lines < LINES_PER_SECOND {
-            window.lines += 1;
-            return Some(std::mem::take(&mut window.suppressed));
-        }
-        window.suppressed += 1;
-        None
+        self.0.admit((route.cloned(), reason), now)
     }
 
-    /// Logs the number of suppressed lines for each route and reason that had no line since, so
-    /// that no count is lost.
+    /// Logs the number of suppressed lines for each route and reason that had no line since.
     pub fn write_suppressed_counts(&self, now: Instant) {
-        let mut windows = self.windows();
-        windows.retain(|(route, reason), window| {
-            if now.duration_since(window.since) < WINDOW {
-                return true;
-            }
-            if window.suppressed > 0 {
-                tracing::info!(
-                    route = route.as_deref(),
-                    reason,
-                    suppressed = window.suppressed,
-                    "rejection log lines suppressed"
-                );
-            }
-            false
+        self.0.report_suppressed(now, |key, suppressed| {
+            let (route, reason) = key.map_or((None, None), |(route, reason)| {
+                (route.as_deref(), Some(*reason))
+            });
+            tracing::info!(route, reason, suppressed, "rejection log lines suppressed");
         });
-    }
-
-    fn windows(&self) -> MutexGuard<'_, HashMap<SampleKey, Window>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,5 +166,22 @@ mod tests {
             sampler.admit(Some(&Arc::from("billing")), "unknown_route", now),
             Some(0)
         );
+    }
+
+    #[test]
+    fn keys_over_the_limit_share_a_window() {
+        let limits = SampleLimits {
+            lines_per_second: 1,
+            keys: 2,
+        };
+        let (sampler, now) = (Sampler::new(limits), Instant::now());
+        let written = (0..100).filter(|key| sampler.admit(*key, now).is_some());
+        assert_eq!(written.count(), 3);
+        let mut counts = Vec::new();
+        sampler.report_suppressed(now + WINDOW, |key, count| {
+            counts.push((key.copied(), count));
+        });
+        assert_eq!(counts, [(None, 97)]);
+        assert_eq!(sampler.admit(100, now + WINDOW), Some(0));
     }
 }

@@ -134,3 +134,51 @@ async fn reload_changes_limit_and_keeps_last_event_time() {
     gateway.rewrite(expecting("0s"));
     assert_eq!(gateway.admin_post("/reload", &json!({})).await.status, 422);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replays_do_not_hide_an_idle_sender() {
+    let upstream = Upstream::ok();
+    let failing = Upstream::replying([Reply::status(500)]);
+    let watched = |upstream: &Upstream| {
+        Route::to(upstream)
+            .with("expect_every", "2s")
+            .with("events", "[t, user.created]")
+    };
+    let gateway = Gateway::start(Setup::new([
+        watched(&upstream),
+        watched(&failing).named("failing"),
+        watched(&upstream).named("ignoring"),
+    ]))
+    .await;
+    let delivered = Event::typed("evt_1", "user.created");
+    let ignored = Event::typed("evt_2", "user.ignored");
+    for route in ["hooks", "failing", "ignoring"] {
+        eventually(format!("{route} is silent"), async || {
+            gateway.send(delivered.clone()).await;
+            let failed = delivered.post().at("/webhooks/failing");
+            gateway.send(failed).await.assert(500, "upstream_rejected");
+            let ignored = ignored.post().at("/webhooks/ignoring");
+            gateway.send(ignored).await.assert(200, "ignored");
+            let metrics = gateway.metrics().await;
+            metrics.find("route_silent", &[("route", route)]) == Some(1.0)
+        })
+        .await;
+    }
+    // A new event ends the silence, also one that is ignored or fails.
+    for (number, route) in ["vpn-enterprise", "failing", "ignoring"].iter().enumerate() {
+        let event = Event::typed(
+            &format!("evt_new_{number}"),
+            match *route {
+                "ignoring" => "user.ignored",
+                _ => "user.created",
+            },
+        );
+        gateway
+            .send(event.post().at(&format!("/webhooks/{route}")))
+            .await;
+    }
+    let metrics = gateway.metrics().await;
+    for route in ["hooks", "failing", "ignoring"] {
+        metrics.assert_value("route_silent", &[("route", route)], 0.0);
+    }
+}

@@ -326,3 +326,41 @@ async fn deliveries_are_always_logged() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn library_lines_are_bounded_and_hold_no_path() {
+    for format in ["json", "pretty"] {
+        let setup = Setup::from(Route::to(&Upstream::ok()))
+            .with("log", &format!("{{format: {format}, level: trace}}"))
+            .env("RUST_BACKTRACE", "1");
+        let gateway = Gateway::start(setup).await;
+        let start = std::time::Instant::now();
+        for number in 0..300 {
+            let mut client = gateway.connect().await;
+            client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+            match number % 3 {
+                0 => client.reset(),
+                1 => {
+                    client.write(&b"garbage!".repeat(20)).await;
+                    client.reset();
+                }
+                _ => drop(client),
+            }
+        }
+        eventually("the suppressed lines are counted", async || {
+            gateway.output().contains("library log lines suppressed")
+        })
+        .await;
+        let output = gateway.output();
+        let lines = output
+            .lines()
+            .filter(|line| line.contains("handshake"))
+            .count();
+        let most = 3 * (start.elapsed().as_secs() + 2);
+        let lines = u64::try_from(lines).expect("a small number");
+        assert!((1..=most).contains(&lines), "{lines} lines");
+        for text in [".cargo", "registry/src", "rustc/", ".rs"] {
+            assert!(!output.contains(text), "{text}: {output}");
+        }
+    }
+}

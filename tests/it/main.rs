@@ -22,6 +22,7 @@
 mod harness;
 
 mod access; // the admin listener's tokens, host names and audit log
+mod admin_listener; // the admin listener under hostile clients
 mod admission; // limits that apply before a body is read
 mod bodies; // bodies of every size and framing, and the size limit
 mod budget; // every request is answered in time, whatever is slow

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness;
-use crate::harness::command::{Run, documents, finish};
+use crate::harness::command::{Run, documents, finish, run_cli};
 use crate::harness::process::Process;
 use crate::harness::tls::Authority;
 use crate::harness::upstream::ClosedPort;
@@ -896,5 +896,126 @@ async fn every_command_has_a_manual_page() {
     for name in names {
         let page = page(&format!("hookstile-{name}.1"));
         assert!(page.contains("Examples:"), "{name} has examples");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_escapes_marks_that_a_reader_cannot_see() {
+    let marks = [
+        '\u{61c}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{200e}',
+        '\u{200f}',
+        '\u{202a}',
+        '\u{202e}',
+        '\u{2060}',
+        '\u{2066}',
+        '\u{2069}',
+        '\u{feff}',
+        '\u{ad}',
+        '\u{e0041}',
+    ];
+    let text: String = marks.iter().flat_map(|mark| ['x', *mark]).collect();
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(Route::to(&upstream).with("retain", "{payloads: all}")).await;
+    let event = Event::raw(
+        json!({"id": format!("evt_1{text}"), "type": format!("t{text}"), "data": text}).to_string(),
+    );
+    gateway.send(event.clone()).await.assert(200, "delivered");
+    let mut shown = Vec::new();
+    let list = run_cli(&gateway, "events list --json").await;
+    let id = list.json()["deliveries"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    shown.push(list.stdout);
+    for line in [
+        "events list".to_owned(),
+        format!("events show {id}"),
+        format!("events show {id} --json"),
+    ] {
+        let run = run_cli(&gateway, &line).await;
+        run.assert(0);
+        shown.push(run.stdout);
+    }
+    for arguments in [&["--count", "1"][..], &["--count", "1", "--json"]] {
+        let catch = Catch::start(arguments).await;
+        let mut client = Client::connect(catch.address).await;
+        client.send(event.post()).await;
+        shown.push(catch.wait_for_exit().await);
+    }
+    for output in shown {
+        assert!(
+            output.contains("202e") && !output.contains(&marks[..]),
+            "{output:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secret_in_place_of_a_variable_is_not_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("hookstile.yaml");
+    let config = file.to_str().expect("UTF-8");
+    for secret in [
+        "whsec_canary4711",
+        "canary4711canary4711",
+        "CANARY4711CANARY4711",
+        "canary",
+    ] {
+        let route =
+            Route::to_url("http://127.0.0.1:9/").with("secrets", &format!("[{{env: {secret}}}]"));
+        let admin = format!("{{token: {{env: {secret}}}}}");
+        std::fs::write(&file, Setup::from(route).with("admin", &admin).yaml()).expect("a file");
+        let arguments = [
+            &["check", "--config", config][..],
+            &["check", "--json", "--config", config],
+            &["run", "--config", config],
+            &[
+                "sign",
+                "--provider",
+                "github",
+                "--secret-env",
+                secret,
+                "--body",
+                config,
+            ],
+            &[
+                "verify",
+                "--provider",
+                "github",
+                "--secret-env",
+                secret,
+                "--body",
+                config,
+            ],
+        ];
+        for arguments in arguments {
+            let run = hookstile(arguments).await;
+            let output = format!("{}{}", run.stdout, run.stderr);
+            assert!(run.code != Some(0), "{arguments:?}: {output}");
+            assert!(!output.contains(secret), "{arguments:?}: {output}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_warns_of_short_secrets_and_succeeds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("hookstile.yaml");
+    let route = Route::to_url("http://127.0.0.1:9/").with("secrets", "[{file: secret}]");
+    let admin = "{token: {file: secret}}";
+    std::fs::write(&file, Setup::from(route).with("admin", admin).yaml()).expect("a file");
+    for (secret, warnings) in [("fifteen_letters", 2), ("sixteen__letters", 0)] {
+        std::fs::write(folder.path().join("secret"), secret).expect("a file");
+        let run = hookstile(&["check", "--config", file.to_str().expect("UTF-8")]).await;
+        let output = format!("{}{}", run.assert(0).stdout, run.stderr);
+        assert_eq!(
+            output.matches("shorter than 16").count(),
+            warnings,
+            "{output}"
+        );
+        assert!(!output.contains(secret), "{output}");
     }
 }

@@ -115,7 +115,7 @@ async fn log_in(
             StatusCode::SERVICE_UNAVAILABLE.into_response()
         }
         None => {
-            caller.audit("log_in", "", "unauthorized");
+            authenticator.log_in_failed(caller).await;
             form(StatusCode::UNAUTHORIZED, next, true)
         }
     }

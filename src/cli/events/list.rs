@@ -81,9 +81,9 @@ fn print_json(deliveries: &[Delivery<u32>], first: bool) -> Result<(), CommandEr
 }
 
 fn end_json(last: &Deliveries) -> Result<(), CommandError> {
-    let rest =
-        json!({"total": last.total, "has_more": last.has_more, "next_cursor": last.next_cursor})
-            .to_string();
+    let rest = terminal::json_line(
+        &json!({"total": last.total, "has_more": last.has_more, "next_cursor": last.next_cursor}),
+    );
     Ok(terminal::print(&format!(
         "],{}",
         rest.trim_start_matches('{')

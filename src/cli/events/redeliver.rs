@@ -152,9 +152,9 @@ fn redeliver_each(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandE
     }
     let success = accepted.len() == args.ids.len();
     let printed = if args.json {
-        terminal::print(
-            &json!({"success": success, "accepted": accepted, "refused": refused}).to_string(),
-        )
+        terminal::print(&terminal::json_line(
+            &json!({"success": success, "accepted": accepted, "refused": refused}),
+        ))
     } else {
         Ok(())
     };

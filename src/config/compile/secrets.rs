@@ -13,7 +13,7 @@ use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::facts;
 use crate::config::raw::Reference;
-use crate::config::redact::is_variable;
+use crate::config::redact::{has_secret_prefix, is_shown_variable, is_variable};
 use crate::config::tree::Span;
 use crate::secret::Secret;
 use crate::signature::{KeyError, NamedKey, NamedSecret, Scheme};
@@ -24,6 +24,9 @@ pub(super) type Fingerprint = [u8; 32];
 /// The number of secrets above which a route is warned about. A rotation needs two, and each one
 /// more costs every request one more hash of its body.
 const SECRETS_MANY: usize = 3;
+
+/// The number of characters below which a secret is warned about.
+const SECRET_CHARACTERS_MIN: usize = 16;
 
 /// The origin of a secret.
 enum Origin<'a> {
@@ -59,6 +62,7 @@ impl Compiler<'_> {
             let secret = reference.given().and_then(|reference| {
                 let secret = self.secret(reference, position)?;
                 let name = self.secret_name(reference, &secret.name, &mut names);
+                self.warn_of_short(&secret.secret, reference.span);
                 self.check_reuse(&secret.secret, reference.span, index);
                 self.key(&NamedSecret { name, ..secret }, scheme?, reference.span)
             });
@@ -103,6 +107,7 @@ impl Compiler<'_> {
         for (position, reference) in list.value.iter().enumerate() {
             let reference = reference.given()?;
             let secret = self.secret(reference, position)?;
+            self.warn_of_short(&secret.secret, reference.span);
             secrets.push(NamedSecret {
                 name: self.secret_name(reference, &secret.name, &mut names),
                 ..secret
@@ -159,8 +164,29 @@ impl Compiler<'_> {
         }
     }
 
-    /// Returns an admin token, a provider's verify token, or the URL of a database.
+    /// Returns an admin token or a provider's verify token.
     pub(super) fn token(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
+        let token = self.sole_secret(reference)?;
+        self.warn_of_short(&token.secret, reference.span);
+        Some(token)
+    }
+
+    /// Warns about a secret that can be guessed.
+    fn warn_of_short(&self, secret: &Secret, span: Span) {
+        let text = String::from_utf8_lossy(secret.expose().trim_ascii());
+        if text.chars().count() < SECRET_CHARACTERS_MIN {
+            let warning = Diagnostic::warning(
+                span,
+                format!("this secret is shorter than {SECRET_CHARACTERS_MIN} characters"),
+            );
+            self.report(warning.help(
+                "it can be guessed; generate a long one, for example with `openssl rand -hex 32`",
+            ));
+        }
+    }
+
+    /// Returns a token, or the URL of a database.
+    pub(super) fn sole_secret(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
         let token = self.secret(reference, 0)?;
         if token.expires.is_some_and(|end| end <= self.sources.now) {
             self.report(Diagnostic::error(reference.span, "this token has expired"));
@@ -173,6 +199,16 @@ impl Compiler<'_> {
         let origin = self.origin(reference)?;
         let (bytes, at, default_name) = match &origin {
             Origin::Variable(name) => (self.variable(name)?, name.span, name.value.clone()),
+            Origin::File(path)
+                if has_secret_prefix(&path.value)
+                    && !self.sources.folder.join(&path.value).exists() =>
+            {
+                self.report(
+                    Diagnostic::error(path.span, "this is not the path of a file")
+                        .help("write the file's path here, never the secret"),
+                );
+                return None;
+            }
             Origin::File(path) => (
                 Zeroizing::new(self.read(path)?),
                 path.span,
@@ -253,13 +289,19 @@ impl Compiler<'_> {
         }
         let value = (self.sources.env)(&name.value);
         if value.is_none() {
-            let error = Diagnostic::error(
-                name.span,
-                format!("the environment variable `{}` is not set", name.value),
-            );
-            self.report(error.help(
-                "set it in the gateway's environment, or use a file instead: `{file: PATH}`",
-            ));
+            let (message, help) = if is_shown_variable(&name.value) {
+                (
+                    format!("the environment variable `{}` is not set", name.value),
+                    "set it in the gateway's environment, or use a file instead: `{file: PATH}`",
+                )
+            } else {
+                (
+                    "the environment variable that is named here is not set".into(),
+                    "write the variable's name here, never the secret; the name is not shown, \
+                     because it may be the secret",
+                )
+            };
+            self.report(Diagnostic::error(name.span, message).help(help));
         }
         value.map(|value| Zeroizing::new(value.into_bytes()))
     }

@@ -49,6 +49,13 @@ impl Gateway {
             }
         };
         matched.metrics.count_ledger_check(check);
+        // Neither a copy nor a retry shows that the sender is alive: anybody may have captured it.
+        if let (Ok(claim), Some(sender)) = (&claim, &matched.activity.sender)
+            && claim.attempt() == 1
+            && !event.label.is_test
+        {
+            sender.idle.event_seen(self.clock.now());
+        }
         claim
     }
 }

@@ -87,9 +87,6 @@ impl Gateway {
         let MatchedRoute {
             route, activity, ..
         } = matched;
-        if let Some(sender) = &activity.sender {
-            sender.idle.event_seen(self.clock.now());
-        }
         let headers = &exchange.session.req_header().headers;
         let event = route.envelope.parse(verified.body(), headers)?;
         let label = EventLabel {
@@ -102,6 +99,12 @@ impl Gateway {
         exchange.log_line.event_type = Some(Arc::clone(&label.event_type));
         route.envelope.check_fresh(&event, exchange.received_at)?;
         if !route.events.accepts(&event.event_type) {
+            if let Some(sender) = &activity.sender
+                && !label.is_test
+            {
+                let digest = verified.digest().to_bytes();
+                sender.idle.ignored_event_seen(digest, self.clock.now());
+            }
             return Ok(Checked::Answered(Outcome::Ignored));
         }
         Ok(Checked::Event(VerifiedEvent {
