@@ -3,6 +3,7 @@
 //! Owns start and stop. Nothing here is part of handling a request.
 
 mod chores;
+mod descriptors;
 mod listen;
 mod reload;
 mod run;
@@ -21,7 +22,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::admin::ReloadRequest;
 use crate::config::{self, Config};
@@ -32,6 +32,7 @@ use crate::store::{OpenError, Store};
 use crate::webhooks::Registry;
 use chores::Chores;
 
+pub use descriptors::OpenFiles;
 pub use run::run;
 pub use sockets::Sockets;
 
@@ -138,7 +139,8 @@ impl App {
         while self.reloads.try_recv().is_ok() {}
     }
 
-    /// Closes the listeners, waits for the requests and attempts in flight, and closes the store.
+    /// Closes the listeners, waits for the verified requests and the attempts in flight, and closes
+    /// the store.
     /// `attempts_ended` is false when attempts were cut off before.
     async fn finish(self, attempts_ended: bool) -> Sockets {
         self.stopping.send_replace(true);
@@ -146,11 +148,9 @@ impl App {
             let _ = listener.await;
         }
         let grace = self.shutdown.grace;
-        let (requests, queue_ended) = tokio::join!(
-            timeout(grace, self.gateway.all_connections_closed()),
-            self.queue.stop(grace)
-        );
-        let all_ended = requests.is_ok() && queue_ended && attempts_ended;
+        let (requests_ended, queue_ended) =
+            tokio::join!(self.gateway.finish_requests(grace), self.queue.stop(grace));
+        let all_ended = requests_ended && queue_ended && attempts_ended;
         // A request that was cut off may have reached its upstream: the next start must know.
         self.store.close(all_ended).await;
         if all_ended {

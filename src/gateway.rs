@@ -10,11 +10,13 @@ mod listener;
 mod request;
 mod response;
 mod route_snapshot;
+mod verified_requests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::activity::Activity;
 use crate::clock::Clock;
@@ -24,7 +26,9 @@ use crate::log::LogSampler;
 use crate::metrics::Metrics;
 use crate::upstream::Client;
 use listener::connection_limits::ConnectionLimits;
+use listener::wait::LAST_REQUEST_WAIT;
 use request::body_memory::BodyMemory;
+use verified_requests::VerifiedRequests;
 
 pub use limits::Limits;
 pub use listener::Listener;
@@ -46,6 +50,7 @@ pub struct Gateway {
     limits: Limits,
     connection_limits: ConnectionLimits,
     body_memory: BodyMemory,
+    verified_requests: VerifiedRequests,
 }
 
 /// The components that a [`Gateway`] shares with the rest of the process.
@@ -82,6 +87,7 @@ impl Gateway {
                 limits.body_bytes_in_flight,
                 metrics.body_bytes_in_flight.clone(),
             ),
+            verified_requests: VerifiedRequests::default(),
             ledger,
             client,
             metrics,
@@ -108,8 +114,24 @@ impl Gateway {
         self.limits.header_timeout
     }
 
-    /// Waits until no connection is open. Call it once the listeners are closed.
-    pub async fn all_connections_closed(&self) {
-        self.connection_limits.all_released().await;
+    /// Waits for the requests in flight, and returns whether all that count have ended. Call it
+    /// once the listeners are closed and the connections have been notified.
+    ///
+    /// Unverified requests have half a second to be complete and verified. Verified ones, and those
+    /// that a route forwards unverified, have `grace`. No other request or connection is waited
+    /// for, because anyone could hold it open.
+    pub async fn finish_requests(&self, grace: Duration) -> bool {
+        let end = Instant::now() + grace;
+        let all_closed = self.connection_limits.all_released();
+        if timeout(LAST_REQUEST_WAIT.min(grace), all_closed)
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        self.verified_requests.close();
+        timeout_at(end, self.verified_requests.none_left())
+            .await
+            .is_ok()
     }
 }

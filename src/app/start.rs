@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::chores::Chores;
 use super::update_routes::RouteUpdater;
-use super::{App, Error, Sockets, listen, tls};
+use super::{App, Error, OpenFiles, Sockets, listen, tls};
 use crate::activity::Activity;
 use crate::admin::{self, ReloadHandle};
 use crate::clock::Clock;
@@ -56,7 +56,13 @@ impl App {
     /// When the store cannot be opened, an address cannot be listened on, or the system refuses
     /// something else.
     pub async fn start(config: Config, mut sockets: Sockets) -> Result<Self, Error> {
-        let components = Components::new(config.store, config.limits).await?;
+        let open_files = OpenFiles::raise_limit();
+        let mut limits = config.limits;
+        if let Some(shortage) = open_files.shortage(limits.connections) {
+            tracing::warn!("{shortage}; {}", shortage.help());
+            limits.connections = shortage.connections();
+        }
+        let components = Components::new(config.store, limits).await?;
         let webhook_limits = WebhookLimits {
             allowed_upstreams: config.admin.allowed_upstreams.clone(),
             count: config.admin.max_webhooks,
@@ -77,7 +83,7 @@ impl App {
             stopping_changes.clone(),
         );
         let data = config.listen.into_iter().zip(opened);
-        let data = components.open_data_listeners(data, &stopping_changes)?;
+        let data = components.open_data_listeners(data, open_files, &stopping_changes)?;
         let state = admin::AdminState {
             metrics: Arc::clone(&components.metrics),
             store: components.store.clone(),
@@ -186,6 +192,7 @@ impl Components {
     fn open_data_listeners(
         &self,
         sockets: impl Iterator<Item = (config::Listen, (SocketAddr, TcpListener))>,
+        open_files: OpenFiles,
         stopping: &watch::Receiver<bool>,
     ) -> io::Result<DataListeners> {
         let mut listeners = DataListeners {
@@ -204,7 +211,7 @@ impl Components {
                 tls,
                 proxy_protocol,
             };
-            let task = listen::start(socket, listener, stopping.clone())?;
+            let task = listen::start(socket, listener, open_files, stopping.clone())?;
             tracing::info!(
                 listener = "data",
                 %address,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::terminal;
+use crate::app::OpenFiles;
 use crate::config::{self, Report, Severity};
 
 /// `EX_CONFIG` of sysexits.h: the configuration is invalid.
@@ -31,7 +32,14 @@ pub struct Args {
 pub fn run(args: &Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     match config::load(&args.config, &env) {
-        Ok(loaded) => {
+        Ok(mut loaded) => {
+            // The service may run with another limit than this shell, so this is a warning.
+            let connections = loaded.config.limits.connections;
+            if let Some(shortage) = OpenFiles::attainable().shortage(connections) {
+                loaded
+                    .warnings
+                    .add_warning(shortage.to_string(), shortage.help());
+            }
             print(&loaded.warnings, args.json);
             if !args.json {
                 let routes = loaded.config.routes.len();

@@ -126,6 +126,12 @@ impl Report {
         self.diagnostics.is_empty()
     }
 
+    /// Adds a warning about the configuration as a whole, found outside of it.
+    pub fn add_warning(&mut self, message: impl Into<String>, help: impl Into<String>) {
+        let warning = Diagnostic::warning(None, message).help(help);
+        self.diagnostics.push(warning);
+    }
+
     /// Returns the number of problems of this severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.diagnostics

@@ -167,7 +167,9 @@ pub(super) struct Postgres {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Limits {
-    /// The maximum number of open connections from senders.
+    /// The maximum number of open connections from senders. Lowered, with a warning, where the
+    /// process may have too few open files: an eighth of those, at least 256, are kept for
+    /// upstreams, the store and the admin listener.
     #[schemars(transform = facts::CONNECTIONS.schema())]
     pub connections: Field<usize>,
     /// The maximum number of open connections from one client address (with IPv6, from one /64
@@ -197,10 +199,10 @@ pub(super) struct Limits {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Shutdown {
     /// The time in which `/readyz` says 503 and requests are still accepted, so that a load
-    /// balancer notices.
+    /// balancer notices. Requests that are not verified half a second later are cut off.
     #[schemars(transform = facts::DRAIN.schema())]
     pub drain: Field<Duration>,
-    /// The time that requests in flight then have to finish. If this key is not set and a route has
+    /// The time that verified requests in flight then have to finish. If this key is not set and a route has
     /// a longer `budget`, the longest budget applies.
     #[schemars(transform = facts::GRACE.schema())]
     pub grace: Field<Duration>,

@@ -12,7 +12,7 @@ pub(super) mod in_process;
 mod protocol;
 mod proxy_header;
 mod tls_accept;
-mod wait;
+pub(super) mod wait;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -63,6 +63,12 @@ impl Listener {
         let digest = stream.get_socket_digest();
         let peer = address::ip_of(digest.as_ref().and_then(|digest| digest.peer_addr()));
         self.accept_stream(Box::new(stream), peer, shutdown);
+    }
+
+    /// Answers a connection that was just accepted with 503 and closes it, in a task of its own.
+    pub fn refuse(self: &Arc<Self>, stream: l4::Stream) {
+        let listener = Arc::clone(self);
+        tokio::spawn(async move { listener.reject_overloaded(Box::new(stream)).await });
     }
 
     /// Handles a new connection from `peer` in a task of its own, or rejects it at the limits. The

@@ -2,7 +2,8 @@
 //!
 //! Owns the order of the steps and their deadlines. Each step is a file of its own. The steps run
 //! in the future of their connection or HTTP/2 stream and are never cancelled: Pingora does not end
-//! that future when a sender disconnects, and every deadline wraps a single step.
+//! that future when a sender disconnects, and every deadline wraps a single step. Only the end of
+//! the process cuts off a request, and a stop waits for those that have passed verification.
 
 mod admit;
 pub(super) mod body_memory;
@@ -43,7 +44,7 @@ impl Gateway {
         if !reusable {
             exchange.session.set_keepalive(None);
         }
-        let written = self.respond(&mut exchange, outcome).await;
+        let written = self.respond(&mut exchange, outcome, shutdown).await;
         if written && !reusable {
             drain::linger(exchange.session).await;
         }
@@ -51,8 +52,13 @@ impl Gateway {
     }
 
     /// Answers a request whose head could not be read. The caller then closes the connection.
-    pub(super) async fn reject(&self, mut exchange: Exchange<'_>, rejection: Rejection) {
-        self.respond(&mut exchange, Outcome::Rejected(rejection))
+    pub(super) async fn reject(
+        &self,
+        mut exchange: Exchange<'_>,
+        rejection: Rejection,
+        shutdown: &ShutdownWatch,
+    ) {
+        self.respond(&mut exchange, Outcome::Rejected(rejection), shutdown)
             .await;
     }
 
@@ -70,7 +76,9 @@ impl Gateway {
         // Reserved until the outcome is known: a body is in memory until it has been delivered.
         let mut memory = self.body_memory.reservation();
         let verification = receive::receive(exchange, matched, &mut memory).await?;
-        let event = match self.verify(exchange, matched, verification)? {
+        let checked = self.verify(exchange, matched, verification)?;
+        exchange.counted.count()?;
+        let event = match checked {
             Checked::Event(event) => event,
             Checked::Unclaimed(request) => {
                 return self.forward_unclaimed(exchange, matched, &request).await;

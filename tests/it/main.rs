@@ -32,6 +32,7 @@ mod dashboard; // the dashboard in a real browser
 mod database; // connecting to PostgreSQL at the start
 mod delivery; // the request at the upstream, and the connections to it
 mod deploy; // alerts, Grafana dashboard, manifests, supervisor notifications
+mod descriptors; // open files: raised, reserved, and run out of
 mod durable; // completed events outlive the process
 mod envelope; // ambiguous events are rejected
 mod explain; // `hookstile verify` explains a bad request

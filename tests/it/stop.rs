@@ -134,3 +134,90 @@ async fn sigint_stops_gateway() {
     gateway.signal("INT");
     assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_waits_for_verified_requests_only() {
+    let gate = Gate::shut();
+    let upstream = Upstream::deciding({
+        let gate = gate.clone();
+        move |_, number| match number {
+            0 => Reply::full(200, "", b"ok"),
+            _ => Reply::ok().after(&gate),
+        }
+    });
+    let setup = Setup::from(Route::to(&upstream).with("budget", "1h"));
+    let setup = setup
+        .with("limits", "{header_timeout: 1h, idle_timeout: 1h}")
+        .with("shutdown", "{drain: 0s, grace: 1h}");
+    let mut gateway = Gateway::start(setup).await;
+    let _lingering = Lingering::connect(&gateway).await;
+    upstream.wait_for_requests(1).await;
+    let mut verified = gateway.connect().await;
+    verified
+        .write(&Event::new("evt_verified").post().bytes())
+        .await;
+    upstream.wait_for_requests(2).await;
+    let mut over_http2 = gateway.connect_h2().await;
+    let over_http2 = tokio::spawn(async move { over_http2.send(Event::new("evt_http2")).await });
+    upstream.wait_for_requests(3).await;
+    gateway.signal("TERM");
+    // The silent connection and the three over HTTP/2 are closed meanwhile; the two verified
+    // requests keep theirs.
+    gateway
+        .wait_for_metric("connections", &[], Lingering::CONNECTIONS + 2.0 - 4.0)
+        .await;
+    assert!(!gateway.is_gone(), "verified requests are in flight");
+    gate.open();
+    verified.read_response().await.assert(200, "delivered");
+    let response = over_http2.await.expect("a response");
+    response.assert(200, "delivered");
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
+    assert!(
+        !gateway.output().contains("still in flight"),
+        "{}",
+        gateway.output()
+    );
+    gateway.restart().await;
+    let opened = gateway
+        .lines()
+        .into_iter()
+        .find(|line| line.get("clean").is_some())
+        .expect("a line about the store");
+    assert_eq!(opened["clean"], true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_verified_too_late_gets_503_from_stop() {
+    let gate = Gate::shut();
+    let upstream = Upstream::replying([Reply::ok().after(&gate)]);
+    let setup = Setup::from(Route::to(&upstream).with("budget", "1h"));
+    let gateway = Gateway::start(setup.with("shutdown", "{drain: 0s, grace: 1h}")).await;
+    let mut verified = gateway.connect().await;
+    verified
+        .write(&Event::new("evt_verified").post().bytes())
+        .await;
+    upstream.wait_for_requests(1).await;
+    let late = Event::new("evt_late").post().bytes();
+    let mut slow = gateway.connect().await;
+    slow.write(&late[..late.len() - 1]).await;
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 2.0)
+        .await;
+    let mut idle = gateway.connect().await;
+    idle.send(Request::new("GET", "/"))
+        .await
+        .assert(404, "unknown_route");
+    gateway.signal("TERM");
+    // Idle connections are closed half a second after the stop has begun; so is the admission.
+    idle.wait_for_close().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    slow.write(&late[late.len() - 1..]).await;
+    slow.read_response()
+        .await
+        .assert_problem(503, "overloaded")
+        .assert_retry_after();
+    gate.open();
+    verified.read_response().await.assert(200, "delivered");
+    assert_eq!(gateway.wait_for_exit().await.code(), Some(0));
+    assert_eq!(upstream.event_ids(), ["evt_verified"]);
+}

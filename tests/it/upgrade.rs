@@ -234,6 +234,39 @@ async fn new_process_answers_http2_and_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_idle_or_unverified_sender_holds_upgrade() {
+    let upstream = Upstream::replying([Reply::full(200, "", b"ok")]);
+    let setup = Setup::from(Route::to(&upstream).with("budget", "1h"));
+    let setup = setup
+        .with("limits", "{header_timeout: 1h, idle_timeout: 1h}")
+        .with("shutdown", "{grace: 1h}");
+    let installed = Installed::start(setup).await;
+    let (gateway, starts) = (&installed.gateway, starts(&installed.gateway));
+    let _lingering = Lingering::connect(gateway).await;
+    gateway
+        .wait_for_metric("connections", &[], Lingering::CONNECTIONS)
+        .await;
+    upstream.wait_for_requests(1).await;
+    gateway.signal("USR2");
+    eventually("the old process stops accepting", async || {
+        gateway.output().contains("upgrading: waiting")
+    })
+    .await;
+    let began = Instant::now();
+    installed.wait_until_serving(starts).await;
+    eprintln!("the new process serves after {:?}", began.elapsed());
+    assert!(
+        !gateway.output().contains("still in flight"),
+        "the store is closed cleanly: {}",
+        gateway.output()
+    );
+    gateway
+        .send(Event::new("evt_deaf"))
+        .await
+        .assert(409, "duplicate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_finish_before_upgrade_completes() {
     let gate = Gate::shut();
     let upstream = Upstream::replying([Reply::ok().after(&gate), Reply::ok()]);

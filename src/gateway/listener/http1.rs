@@ -22,28 +22,30 @@ impl Gateway {
         &self,
         mut stream: Stream,
         first_byte: FirstByte,
-        mut shutdown: ShutdownWatch,
+        shutdown: ShutdownWatch,
     ) {
         let is_tls = stream.get_ssl_digest().is_some();
         loop {
             let mut session = new_session(stream);
-            let read = read_head(&mut session, &first_byte, &self.limits, &mut shutdown).await;
+            let read = read_head(&mut session, &first_byte, &self.limits, &shutdown).await;
             let Some(began) = first_byte.get() else {
                 return;
             };
             let received_at = self.clock.wall();
+            let counted = self.verified_requests.request(None);
             match read {
                 ReadHead::Complete => first_byte.head_complete(),
                 ReadHead::Nothing => return,
                 ReadHead::Rejected(rejection) => {
                     session.set_keepalive(None);
-                    let exchange = Exchange::without_head(&mut session, began, received_at, is_tls);
-                    self.reject(exchange, rejection).await;
+                    let exchange =
+                        Exchange::without_head(&mut session, &counted, began, received_at, is_tls);
+                    self.reject(exchange, rejection, &shutdown).await;
                     return close(session).await;
                 }
             }
             // Boxed: most connections are idle most of the time and need no room for a request.
-            let exchange = Exchange::new(&mut session, began, received_at, is_tls);
+            let exchange = Exchange::new(&mut session, &counted, began, received_at, is_tls);
             if !Box::pin(self.handle(exchange, &shutdown)).await {
                 return close(session).await;
             }
@@ -80,7 +82,7 @@ async fn read_head(
     session: &mut ServerSession,
     first_byte: &FirstByte,
     limits: &Limits,
-    shutdown: &mut ShutdownWatch,
+    shutdown: &ShutdownWatch,
 ) -> ReadHead {
     tokio::select! {
         biased;
@@ -100,7 +102,7 @@ async fn read_head(
 async fn head_timeout(
     first_byte: &FirstByte,
     limits: &Limits,
-    shutdown: &mut ShutdownWatch,
+    shutdown: &ShutdownWatch,
 ) -> ReadHead {
     let received: Instant = tokio::select! {
         received = first_byte.received() => received,

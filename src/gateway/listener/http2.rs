@@ -1,7 +1,7 @@
 //! The requests of an HTTP/2 connection, stream by stream on Pingora's session.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -11,8 +11,10 @@ use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 
 use super::Connection;
+use super::wait::shutdown_wait;
 use crate::gateway::Limits;
 use crate::gateway::request::exchange::Exchange;
+use crate::gateway::verified_requests::VerifiedRequests;
 
 /// The most streams that a connection may have open (RFC 9113 §5.1.2 recommends at least 100).
 const STREAMS_MAX: u32 = 100;
@@ -20,13 +22,23 @@ const STREAMS_MAX: u32 = 100;
 /// The most streams that may break the protocol before their connection is closed.
 const FAULTY_STREAMS_MAX: usize = 32;
 
+/// The time that a stop leaves the connection to send a response that is complete: h2 writes it in
+/// another task and does not report its end.
+const FLUSH_WAIT: Duration = Duration::from_millis(100);
+
 /// A connection as Pingora serves it over HTTP/2.
 struct Http2 {
     options: HttpServerOptions,
     connection: Connection,
+    /// The verified requests of this connection.
+    verified_requests: VerifiedRequests,
 }
 
 /// Lets Pingora accept the streams of a connection, each of which it gives to `process_new_http`.
+///
+/// During a stop, Pingora waits for a PONG that many clients never send: those that do not read
+/// while they are idle, and those that are gone. So the connection is dropped once no verified
+/// request of it is in flight. Its other streams fail then.
 pub(super) async fn serve_connection(
     connection: Connection,
     stream: Stream,
@@ -35,8 +47,20 @@ pub(super) async fn serve_connection(
     let http2 = Arc::new(Http2 {
         options: server_options(&connection.gateway.limits),
         connection,
+        verified_requests: VerifiedRequests::default(),
     });
-    ServerApp::process_new(&http2, stream, shutdown).await;
+    tokio::select! {
+        _ = ServerApp::process_new(&http2, stream, shutdown) => {}
+        () = http2.stop_wait(shutdown) => {}
+    }
+}
+
+impl Http2 {
+    /// Waits until a stop no longer waits for this connection.
+    async fn stop_wait(&self, shutdown: &ShutdownWatch) {
+        shutdown_wait(shutdown).await;
+        self.verified_requests.none_left().await;
+    }
 }
 
 #[async_trait]
@@ -51,9 +75,15 @@ impl HttpServerApp for Http2 {
         let digest = session.digest();
         let is_tls = digest.is_some_and(|digest| digest.ssl_digest.is_some());
         let received_at = gateway.clock.wall();
-        let exchange = Exchange::new(&mut session, first_byte, received_at, is_tls);
+        let counted = gateway
+            .verified_requests
+            .request(Some(&self.verified_requests));
+        let exchange = Exchange::new(&mut session, &counted, first_byte, received_at, is_tls);
         gateway.handle(exchange, shutdown).await;
         let _ = session.finish().await;
+        if counted.is_counted() && *shutdown.borrow() {
+            tokio::time::sleep(FLUSH_WAIT).await;
+        }
         None
     }
 

@@ -45,10 +45,9 @@ impl Listener {
             let reason = "the peer is not a trusted proxy";
             return self.reject_proxy_header(ProxyHeader::Untrusted, peer, reason);
         }
-        let mut shutdown = shutdown.clone();
         let read = tokio::select! {
             read = timeout_at(deadline, read_header(stream)) => read,
-            () = shutdown_wait(&mut shutdown) => return None,
+            () = shutdown_wait(shutdown) => return None,
         };
         let source = match read {
             Ok(Ok(source)) => source,

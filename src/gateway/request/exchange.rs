@@ -13,6 +13,7 @@ use crate::delivery::InboundRequest;
 use crate::gateway::address;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::gateway::verified_requests::CountedRequest;
 use crate::log::RequestLine;
 use crate::route::Route;
 use crate::signature::SignatureError;
@@ -25,6 +26,8 @@ const UNROUTED_BUDGET: Duration = Duration::from_secs(10);
 /// however it ends.
 pub(in crate::gateway) struct Exchange<'s> {
     pub(super) session: &'s mut ServerSession,
+    /// The request as a stop counts it: once it is verified, the stop waits for its end.
+    pub(super) counted: &'s CountedRequest<'s>,
     /// The time of the head's first byte, from which the budget counts.
     pub(super) first_byte: Instant,
     /// The address that is connected to the gateway, or that its PROXY protocol header names.
@@ -50,19 +53,21 @@ impl<'s> Exchange<'s> {
     /// Begins the exchange for a head that `session` has read.
     pub(in crate::gateway) fn new(
         session: &'s mut ServerSession,
+        counted: &'s CountedRequest<'s>,
         first_byte: Instant,
         received_at: Timestamp,
         is_tls: bool,
     ) -> Self {
         Self {
             has_head: true,
-            ..Self::without_head(session, first_byte, received_at, is_tls)
+            ..Self::without_head(session, counted, first_byte, received_at, is_tls)
         }
     }
 
     /// Begins the exchange for a head that could not be read.
     pub(in crate::gateway) fn without_head(
         session: &'s mut ServerSession,
+        counted: &'s CountedRequest<'s>,
         first_byte: Instant,
         received_at: Timestamp,
         is_tls: bool,
@@ -70,6 +75,7 @@ impl<'s> Exchange<'s> {
         let peer = address::ip_of(session.client_addr());
         Self {
             session,
+            counted,
             first_byte,
             peer,
             scheme: if is_tls { "https" } else { "http" },

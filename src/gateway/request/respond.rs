@@ -3,16 +3,24 @@
 use std::time::Instant;
 
 use http::{HeaderValue, StatusCode};
+use pingora_core::server::ShutdownWatch;
 
 use super::exchange::Exchange;
 use crate::activity::{self, RejectionKind};
 use crate::gateway::Gateway;
+use crate::gateway::listener::wait::shutdown_wait;
 use crate::gateway::response::{Outcome, Response};
 use crate::outcome::Code;
 
 impl Gateway {
-    /// Counts, writes and logs the response. Returns whether it was written completely.
-    pub(super) async fn respond(&self, exchange: &mut Exchange<'_>, outcome: Outcome) -> bool {
+    /// Counts, writes and logs the response. Returns whether it was written completely. A sender
+    /// that does not read has half a second during a stop, which waits for verified requests.
+    pub(super) async fn respond(
+        &self,
+        exchange: &mut Exchange<'_>,
+        outcome: Outcome,
+        shutdown: &ShutdownWatch,
+    ) -> bool {
         let (code, reason) = (outcome.code(), outcome.reason());
         let response = Response::new(outcome, exchange.log_line.event_id.as_deref());
         let status = response
@@ -29,7 +37,11 @@ impl Gateway {
         let written = match response {
             Ok(response) => {
                 let deadline = exchange.response_deadline();
-                response.write(exchange.session, deadline).await
+                tokio::select! {
+                    biased;
+                    written = response.write(exchange.session, deadline) => written,
+                    () = shutdown_wait(shutdown) => false,
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "response could not be built");

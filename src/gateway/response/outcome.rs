@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use crate::event::EnvelopeError;
 use crate::gateway::request::body_memory::BodyMemoryExhausted;
 use crate::gateway::request::head::{HeadError, MalformedHead};
+use crate::gateway::verified_requests::Stopping;
 use crate::handshake::HandshakeResponse;
 use crate::outcome::Code;
 use crate::route::{AdmissionError, OnDuplicate};
@@ -276,6 +277,12 @@ impl From<AdmissionError> for Rejection {
 
 impl From<BodyMemoryExhausted> for Rejection {
     fn from(_: BodyMemoryExhausted) -> Self {
+        Self::Overloaded
+    }
+}
+
+impl From<Stopping> for Rejection {
+    fn from(_: Stopping) -> Self {
         Self::Overloaded
     }
 }
