@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::chores::Chores;
 use super::update_routes::RouteUpdater;
-use super::{App, Error, Sockets, listen, tls};
+use super::{App, Error, Sockets, listen, memory, tls};
 use crate::activity::Activity;
 use crate::admin::{self, ReloadHandle};
 use crate::clock::Clock;
@@ -53,9 +53,10 @@ impl App {
     /// listeners accept.
     ///
     /// # Errors
-    /// When the store cannot be opened, an address cannot be listened on, or the system refuses
+    /// When the memory does not suffice, the store cannot be opened, an address cannot be listened on, or the system refuses
     /// something else.
-    pub async fn start(config: Config, mut sockets: Sockets) -> Result<Self, Error> {
+    pub async fn start(mut config: Config, mut sockets: Sockets) -> Result<Self, Error> {
+        memory::fit_limits(&mut config)?;
         let components = Components::new(config.store, config.limits).await?;
         let allowed_upstreams = config.admin.allowed_upstreams.clone();
         let registry = components.serve_routes(config.routes, allowed_upstreams);

@@ -14,16 +14,21 @@ use super::Connection;
 use crate::gateway::Limits;
 use crate::gateway::request::exchange::Exchange;
 
-/// The most streams that a connection may have open (RFC 9113 §5.1.2 recommends at least 100).
-const STREAMS_MAX: u32 = 100;
-
 /// The most streams that may break the protocol before their connection is closed.
 const FAULTY_STREAMS_MAX: usize = 32;
 
 /// A connection as Pingora serves it over HTTP/2.
 struct Http2 {
     options: HttpServerOptions,
+    /// The most streams that the connection may have open.
+    streams_max: usize,
     connection: Connection,
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.connection.gateway.request_limits.http2_closed();
+    }
 }
 
 /// Lets Pingora accept the streams of a connection, each of which it gives to `process_new_http`.
@@ -34,6 +39,7 @@ pub(super) async fn serve_connection(
 ) {
     let http2 = Arc::new(Http2 {
         options: server_options(&connection.gateway.limits),
+        streams_max: connection.gateway.request_limits.http2_opened(),
         connection,
     });
     ServerApp::process_new(&http2, stream, shutdown).await;
@@ -51,8 +57,10 @@ impl HttpServerApp for Http2 {
         let digest = session.digest();
         let is_tls = digest.is_some_and(|digest| digest.ssl_digest.is_some());
         let received_at = gateway.clock.wall();
+        let memory = gateway.request_limits.begin_stream().await;
         let exchange = Exchange::new(&mut session, first_byte, received_at, is_tls);
-        gateway.handle(exchange, shutdown).await;
+        // Boxed: a stream that waits for its slot needs no room for the request yet.
+        Box::pin(gateway.handle(exchange, memory, shutdown)).await;
         let _ = session.finish().await;
         None
     }
@@ -65,7 +73,7 @@ impl HttpServerApp for Http2 {
         let header_bytes =
             u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
         let mut options = default_h2_options();
-        options.max_concurrent_streams(STREAMS_MAX);
+        options.max_concurrent_streams(u32::try_from(self.streams_max).unwrap_or(u32::MAX));
         // A head up to twice the limit is rejected and counted by the gateway; a larger one gets
         // the bare 431 of h2.
         options.max_header_list_size(header_bytes.saturating_mul(2));

@@ -12,6 +12,7 @@ use super::head::Head;
 use crate::delivery::InboundRequest;
 use crate::gateway::address;
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::limits::Holder;
 use crate::log::RequestLine;
 use crate::route::Route;
 
@@ -79,6 +80,11 @@ impl<'s> Exchange<'s> {
                 ..RequestLine::default()
             },
         }
+    }
+
+    /// Returns the client that the request counts for.
+    pub(super) fn holder(&self) -> Holder {
+        Holder::new(self.forwarded.client)
     }
 
     /// Records the route that the request was matched to.

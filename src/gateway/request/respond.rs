@@ -8,11 +8,17 @@ use super::exchange::Exchange;
 use crate::activity::{self, RejectionKind};
 use crate::gateway::Gateway;
 use crate::gateway::response::{Outcome, Response};
+use crate::limits::Reservation;
 use crate::outcome::Code;
 
 impl Gateway {
     /// Counts, writes and logs the response. Returns whether it was written completely.
-    pub(super) async fn respond(&self, exchange: &mut Exchange<'_>, outcome: Outcome) -> bool {
+    pub(super) async fn respond(
+        &self,
+        exchange: &mut Exchange<'_>,
+        memory: &mut Reservation<'_>,
+        outcome: Outcome,
+    ) -> bool {
         let (code, reason) = (outcome.code(), outcome.reason());
         let response = Response::new(outcome, exchange.log_line.event_id.as_deref());
         let status = response
@@ -28,8 +34,11 @@ impl Gateway {
         }
         let written = match response {
             Ok(response) => {
-                let deadline = exchange.response_deadline();
-                response.write(exchange.session, deadline).await
+                let (deadline, holder) = (exchange.response_deadline(), exchange.holder());
+                memory.answering(response.body_bytes());
+                // A displaced request has one try: its sender may not read the response.
+                let written = response.write(exchange.session, deadline);
+                memory.until_displaced(holder, written).await == Ok(true)
             }
             Err(error) => {
                 tracing::error!(%error, "response could not be built");
