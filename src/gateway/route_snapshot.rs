@@ -38,10 +38,10 @@ impl RouteSnapshot {
     ) -> Self {
         let shares = metrics.iter().map(|_| RouteShare::default()).collect();
         Self {
-            shares,
             table,
             metrics,
             activity,
+            shares,
         }
     }
 

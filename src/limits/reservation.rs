@@ -23,7 +23,7 @@ pub(crate) struct Exhausted;
 
 /// A request's relation to the list of those that wait for their sender.
 enum Listing {
-    /// It has not waited yet.
+    /// Not on the list, since it has not waited yet.
     Unlisted,
     Listed(Ticket),
     Displaced,

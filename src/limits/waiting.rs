@@ -26,7 +26,7 @@ pub(super) struct Slot<'a> {
     pub was_displaced: bool,
 }
 
-/// What a waiting request holds.
+/// The memory and the slot that a waiting request holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
     pub bytes: usize,
