@@ -5,6 +5,7 @@
 mod chores;
 mod descriptors;
 mod listen;
+mod memory;
 mod reload;
 mod run;
 mod sockets;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::admin::ReloadRequest;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
+use crate::limits::worst_case::TooLittleMemory;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{OpenError, Store};
@@ -51,6 +53,8 @@ pub enum Error {
     Store(#[from] OpenError),
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
+    #[error("cannot start: {0}; lower `limits`, or give the gateway more memory")]
+    Memory(#[from] TooLittleMemory),
     #[error("cannot export metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The new binary could not be started; everything has stopped by then.

@@ -22,12 +22,12 @@ use crate::activity::Activity;
 use crate::clock::Clock;
 use crate::delivery::TestMarks;
 use crate::ledger::Ledger;
+use crate::limits::RequestLimits;
 use crate::log::LogSampler;
 use crate::metrics::Metrics;
 use crate::upstream::Client;
 use listener::connection_limits::ConnectionLimits;
 use listener::wait::LAST_REQUEST_WAIT;
-use request::body_memory::BodyMemory;
 use verified_requests::VerifiedRequests;
 
 pub use limits::Limits;
@@ -49,8 +49,8 @@ pub struct Gateway {
     test_marks: TestMarks,
     limits: Limits,
     connection_limits: ConnectionLimits,
-    body_memory: BodyMemory,
     verified_requests: VerifiedRequests,
+    request_limits: RequestLimits,
 }
 
 /// The components that a [`Gateway`] shares with the rest of the process.
@@ -83,7 +83,7 @@ impl Gateway {
                 limits.connections_per_address,
                 limits.trusted_proxies.clone(),
             ),
-            body_memory: BodyMemory::new(
+            request_limits: RequestLimits::new(
                 limits.body_bytes_in_flight,
                 metrics.body_bytes_in_flight.clone(),
             ),

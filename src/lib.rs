@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! clock secret outcome backoff    shared by all other modules
+//! limits                          pure: what requests may hold in memory, displacement, shares
 //! metrics activity                Prometheus metrics; recent requests of each route, for operators
 //! json signature handshake event  pure: parse bytes, verify signatures, extract events
 //! explain                         pure: explain why verification failed, and what to change
@@ -39,6 +40,7 @@ pub mod gateway;
 pub mod handshake;
 pub mod json;
 pub mod ledger;
+mod limits;
 pub mod log;
 pub mod metrics;
 mod outcome;

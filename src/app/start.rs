@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::chores::Chores;
 use super::update_routes::RouteUpdater;
-use super::{App, Error, OpenFiles, Sockets, listen, tls};
+use super::{App, Error, OpenFiles, Sockets, listen, memory, tls};
 use crate::activity::Activity;
 use crate::admin::{self, ReloadHandle};
 use crate::clock::Clock;
@@ -53,16 +53,17 @@ impl App {
     /// listeners accept.
     ///
     /// # Errors
-    /// When the store cannot be opened, an address cannot be listened on, or the system refuses
+    /// When the memory does not suffice, the store cannot be opened, an address cannot be listened
+    /// on, or the system refuses
     /// something else.
-    pub async fn start(config: Config, mut sockets: Sockets) -> Result<Self, Error> {
+    pub async fn start(mut config: Config, mut sockets: Sockets) -> Result<Self, Error> {
         let open_files = OpenFiles::raise_limit();
-        let mut limits = config.limits;
-        if let Some(shortage) = open_files.shortage(limits.connections) {
+        if let Some(shortage) = open_files.shortage(config.limits.connections) {
             tracing::warn!("{shortage}; {}", shortage.help());
-            limits.connections = shortage.connections();
+            config.limits.connections = shortage.connections();
         }
-        let components = Components::new(config.store, limits).await?;
+        memory::fit_limits(&mut config)?;
+        let components = Components::new(config.store, config.limits).await?;
         let webhook_limits = WebhookLimits {
             allowed_upstreams: config.admin.allowed_upstreams.clone(),
             count: config.admin.max_webhooks,

@@ -181,8 +181,8 @@ pub(super) struct Limits {
     #[schemars(transform = facts::HEADER_BYTES.schema())]
     pub header_bytes: Field<ByteSize>,
     /// The maximum memory for request bodies, over all routes and as far as they have arrived,
-    /// plus the heads of HTTP/2 requests. Above it, requests are answered with 503. Must not be
-    /// less than any route's `max_body`.
+    /// plus the heads of HTTP/2 requests. Above it, the oldest unverified request of the client
+    /// that holds most is answered with 503. Must not be less than any route's `max_body`.
     #[schemars(transform = facts::BODY_BYTES_IN_FLIGHT.schema())]
     pub body_bytes_in_flight: Field<ByteSize>,
     /// The time a request head may take to arrive. If this key is not set and a route's `budget`

@@ -6,7 +6,6 @@
 //! the process cuts off a request, and a stop waits for those that have passed verification.
 
 mod admit;
-pub(super) mod body_memory;
 mod claim;
 mod client_address;
 mod deliver;
@@ -25,28 +24,46 @@ use pingora_core::server::ShutdownWatch;
 
 use super::response::{Outcome, Rejection};
 use super::{Gateway, RouteSnapshot};
+use crate::limits::Reservation;
 use crate::metrics::InFlightGuard;
 use exchange::Exchange;
 use verify::Checked;
 
 impl Gateway {
     /// Handles one request. Returns whether the connection can be kept.
-    pub(super) async fn handle(&self, exchange: Exchange<'_>, shutdown: &ShutdownWatch) -> bool {
+    pub(super) async fn handle(
+        &self,
+        exchange: Exchange<'_>,
+        mut memory: Reservation<'_>,
+        shutdown: &ShutdownWatch,
+    ) -> bool {
         let _in_flight = InFlightGuard::new(&self.metrics.requests_in_flight);
         let routes = self.routes();
         // Rebound, because the exchange borrows from `routes` from here on.
         let mut exchange = exchange;
-        let outcome = match self.process(&mut exchange, &routes).await {
+        let outcome = match self.process(&mut exchange, &mut memory, &routes).await {
             Ok(outcome) => outcome,
             Err(rejection) => Outcome::Rejected(rejection),
         };
-        let reusable = drain::for_reuse(&mut exchange, &outcome).await && !*shutdown.borrow();
+        let holder = exchange.holder();
+        let drained = drain::for_reuse(&mut exchange, &outcome);
+        let reusable =
+            memory.until_displaced(holder, drained).await == Ok(true) && !*shutdown.borrow();
         if !reusable {
             exchange.session.set_keepalive(None);
         }
-        let written = self.respond(&mut exchange, outcome, shutdown).await;
+        let written = self
+            .respond(&mut exchange, &mut memory, outcome, shutdown)
+            .await;
         if written && !reusable {
-            drain::linger(exchange.session).await;
+            if exchange.session.is_http2() {
+                let lingering = drain::linger(exchange.session);
+                let _ = memory.until_displaced(holder, lingering).await;
+            } else {
+                // The connection stays in any case, and has its own bounds.
+                drop(memory);
+                drain::linger(exchange.session).await;
+            }
         }
         written && reusable
     }
@@ -58,7 +75,9 @@ impl Gateway {
         rejection: Rejection,
         shutdown: &ShutdownWatch,
     ) {
-        self.respond(&mut exchange, Outcome::Rejected(rejection), shutdown)
+        let mut memory = self.request_limits.begin();
+        let outcome = Outcome::Rejected(rejection);
+        self.respond(&mut exchange, &mut memory, outcome, shutdown)
             .await;
     }
 
@@ -67,17 +86,23 @@ impl Gateway {
     async fn process<'s>(
         &self,
         exchange: &mut Exchange<'s>,
+        memory: &mut Reservation<'_>,
         routes: &'s RouteSnapshot,
     ) -> Result<Outcome, Rejection> {
         let matched = self.route(exchange, routes)?;
         if let Some(outcome) = self.admit(exchange, matched).await? {
             return Ok(outcome);
         }
-        // Reserved until the outcome is known: a body is in memory until it has been delivered.
-        let mut memory = self.body_memory.reservation();
-        let verification = receive::receive(exchange, matched, &mut memory).await?;
+        let verification = receive::receive(exchange, matched, memory).await?;
         let checked = self.verify(exchange, matched, verification)?;
         exchange.counted.count()?;
+        if let Checked::Answered(outcome) = checked {
+            return Ok(outcome);
+        }
+        // Held until the outcome is known: a body is in memory until it has been delivered.
+        let _verified = memory
+            .verified(matched.share)
+            .map_err(|_| Rejection::Overloaded)?;
         let event = match checked {
             Checked::Event(event) => event,
             Checked::Unclaimed(request) => {

@@ -74,6 +74,10 @@ impl Response {
         self.head.status
     }
 
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
     /// Passes an upstream's response on under `status`.
     fn from_upstream(upstream: UpstreamResponse, status: StatusCode) -> PingoraResult<Self> {
         let UpstreamResponse { mut head, body, .. } = upstream;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::activity::RouteActivity;
+use crate::limits::RouteShare;
 use crate::metrics::RouteMetrics;
 use crate::route::{Route, RouteTable};
 
@@ -14,6 +15,8 @@ pub struct RouteSnapshot {
     metrics: Vec<Arc<RouteMetrics>>,
     /// The activity of each route, in the order of the table.
     activity: Vec<Arc<RouteActivity>>,
+    /// The memory that verified requests of each route hold, in the order of the table.
+    shares: Vec<RouteShare>,
 }
 
 /// The route that a request was matched to, with what is recorded for it.
@@ -22,6 +25,7 @@ pub(super) struct MatchedRoute<'s> {
     pub route: &'s Route,
     pub metrics: &'s RouteMetrics,
     pub activity: &'s RouteActivity,
+    pub share: &'s RouteShare,
 }
 
 impl RouteSnapshot {
@@ -32,10 +36,12 @@ impl RouteSnapshot {
         metrics: Vec<Arc<RouteMetrics>>,
         activity: Vec<Arc<RouteActivity>>,
     ) -> Self {
+        let shares = metrics.iter().map(|_| RouteShare::default()).collect();
         Self {
             table,
             metrics,
             activity,
+            shares,
         }
     }
 
@@ -51,6 +57,7 @@ impl RouteSnapshot {
             route: &self.table.routes()[index],
             metrics: &self.metrics[index],
             activity: &self.activity[index],
+            share: &self.shares[index],
         })
     }
 }

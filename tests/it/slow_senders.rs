@@ -15,10 +15,10 @@ const HEADER_BYTES: u64 = 32 << 10;
 const BODIES: u64 = 4 << 20;
 
 /// The memory bound of docs/memory.md, without the memory for event IDs and queued events.
-fn memory_bound(connections: u32, streams: u32, header_bytes: u64, bodies: u64) -> u64 {
+fn memory_bound(connections: u32, header_bytes: u64, bodies: u64) -> u64 {
     (128 << 20)
         + u64::from(connections) * ((160 << 10) + 2 * header_bytes)
-        + u64::from(streams) * (32 << 10)
+        + (180 << 20)
         + 2 * bodies
 }
 
@@ -131,7 +131,7 @@ async fn slow_senders_do_not_block_others() {
         held >> 10,
         (held.saturating_sub(memory) / u64::from(connections)) >> 10,
     );
-    let bound = memory_bound(connections, 0, HEADER_BYTES, BODIES);
+    let bound = memory_bound(connections, HEADER_BYTES, BODIES);
     assert!(held < bound, "{held} bytes resident, the bound is {bound}");
     assert!(
         announced_held < 100_000.0,
@@ -224,51 +224,52 @@ async fn unread_response_is_cut_in_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http2_heads_count_as_bytes_in_flight() {
+async fn newcomer_displaces_unfinished_http2_heads() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("max_body", "16KiB");
     let gateway =
         Gateway::start(Setup::from(route).with("limits", "{body_bytes_in_flight: 64KiB}")).await;
     let bulky = |id: &str| Event::new(id).post().header("X-Large", &"x".repeat(20_000));
     let client = gateway.connect_h2().await;
-    let held: Vec<_> = (0..3)
-        .map(|number| {
-            let (mut client, request) = (client.clone(), bulky(&format!("evt_{number}")));
-            tokio::spawn(async move { client.send_unfinished(request).await })
-        })
-        .collect();
+    let mut held = JoinSet::new();
+    for number in 0..2 {
+        let (mut client, request) = (client.clone(), bulky(&format!("evt_{number}")));
+        held.spawn(async move { client.send_unfinished(request).await });
+    }
     gateway
-        .wait_for_metric_at_least("body_bytes_in_flight", &[], 60_000.0)
+        .wait_for_metric_at_least("body_bytes_in_flight", &[], 40_000.0)
         .await;
     let mut another = gateway.connect_h2().await;
     another
         .send(bulky("evt_late"))
         .await
+        .assert(200, "delivered");
+    held.join_next()
+        .await
+        .expect("a held request")
+        .expect("a response")
         .assert_problem(503, "overloaded")
         .assert_retry_after();
-    upstream.assert_untouched();
-    for sending in held {
-        sending.abort();
-    }
+    assert_eq!(upstream.event_ids(), ["evt_late"]);
+    held.abort_all();
+    while held.join_next().await.is_some() {}
     gateway
         .wait_for_metric("body_bytes_in_flight", &[], 0.0)
         .await;
-    another
-        .send(bulky("evt_late"))
-        .await
-        .assert(200, "delivered");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_follows_streams_not_announcements() {
+async fn http2_requests_are_bounded_in_all() {
     const CONNECTIONS: u32 = 20;
     const STREAMS: u32 = 100;
+    const UNVERIFIED: u32 = 1024;
     let upstream = Upstream::ok();
-    let limits = format!("{{header_bytes: {HEADER_BYTES}B, body_bytes_in_flight: {BODIES}B}}");
-    let gateway = Gateway::start(
-        Setup::from(Route::to(&upstream).with("budget", "30s")).with("limits", &limits),
-    )
-    .await;
+    let gateway = Gateway::start(Route::to(&upstream).with("budget", "30s")).await;
+    gateway
+        .send(Event::new("evt_before"))
+        .await
+        .assert(200, "delivered");
+    let before = gateway.resident_bytes();
     let mut held = JoinSet::new();
     for connection in 0..CONNECTIONS {
         let client = gateway.connect_h2().await;
@@ -282,25 +283,27 @@ async fn memory_follows_streams_not_announcements() {
             held.spawn(async move { client.send_unfinished(request).await });
         }
     }
-    let streams = CONNECTIONS * STREAMS;
+    // Every request that is over the limit displaces another one.
+    for _ in UNVERIFIED..CONNECTIONS * STREAMS {
+        held.join_next()
+            .await
+            .expect("a held request")
+            .expect("a response")
+            .assert_problem(503, "overloaded")
+            .assert_retry_after();
+    }
     gateway
-        .wait_for_metric_at_least("requests_in_flight", &[], f64::from(streams))
+        .wait_for_metric("requests_in_flight", &[], f64::from(UNVERIFIED))
         .await;
-    let resident = gateway.resident_bytes();
-    let bound = memory_bound(CONNECTIONS, streams, HEADER_BYTES, BODIES);
-    assert!(
-        resident < bound,
-        "{resident} bytes resident, the bound is {bound}"
-    );
-    let _ = writeln!(
-        std::io::stderr(),
-        "{streams} streams: resident {} KiB",
-        resident >> 10
-    );
-    gateway
-        .send(Event::new("evt_1"))
-        .await
-        .assert(200, "delivered");
+    let grown = gateway.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+    for number in 0..20 {
+        let event = Event::new(&format!("evt_{number}"));
+        gateway.send(event).await.assert(200, "delivered");
+    }
+    let mut another = gateway.connect_h2().await;
+    let event = Event::new("evt_http2");
+    another.send(event).await.assert(200, "delivered");
     held.abort_all();
     while held.join_next().await.is_some() {}
     gateway
@@ -309,4 +312,67 @@ async fn memory_follows_streams_not_announcements() {
     gateway
         .wait_for_metric("body_bytes_in_flight", &[], 0.0)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_bodies_cannot_fill_the_memory() {
+    let upstream = Upstream::ok();
+    let route = Route::to(&upstream).with("budget", "30s");
+    let gateway =
+        Gateway::start(Setup::from(route).with("limits", "{body_bytes_in_flight: 4MiB}")).await;
+    let mut held = Vec::new();
+    for number in 0..4 {
+        let bytes = Event::sized(&format!("evt_{number}"), 1 << 20)
+            .forged()
+            .bytes();
+        let mut client = gateway.connect().await;
+        client.write(&bytes[..bytes.len() - 1]).await;
+        held.push(client);
+    }
+    gateway
+        .wait_for_metric_at_least("body_bytes_in_flight", &[], 2_000_000.0)
+        .await;
+    for number in 0..50 {
+        let event = Event::sized(&format!("evt_small_{number}"), 4096);
+        gateway.send(event).await.assert(200, "delivered");
+    }
+    let large = Event::sized("evt_large", 1 << 20);
+    gateway.send(large).await.assert(200, "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_receiver_leaves_memory_to_other_routes() {
+    let gate = Gate::shut();
+    let slow = Upstream::replying([Reply::ok().after(&gate)]);
+    let upstream = Upstream::ok();
+    let routes = vec![
+        Route::to(&slow).with("budget", "30s"),
+        Route::to(&upstream).named("other").with("path", "/other"),
+    ];
+    let gateway =
+        Gateway::start(Setup::new(routes).with("limits", "{body_bytes_in_flight: 4MiB}")).await;
+    let mut sent = JoinSet::new();
+    for number in 0..8 {
+        let mut client = gateway.connect().await;
+        let event = Event::sized(&format!("evt_{number}"), 600_000);
+        sent.spawn(async move { client.send(event).await });
+    }
+    // The route has its share; the rest gets 503.
+    for _ in 0..6 {
+        sent.join_next()
+            .await
+            .expect("a request")
+            .expect("a response")
+            .assert_problem(503, "overloaded");
+    }
+    for number in 0..20 {
+        let size = if number % 2 == 0 { 600_000 } else { 2000 };
+        let event = Event::sized(&format!("evt_other_{number}"), size);
+        let request = event.post().at("/webhooks/other");
+        gateway.send(request).await.assert(200, "delivered");
+    }
+    gate.open();
+    while let Some(response) = sent.join_next().await {
+        response.expect("a response").assert(200, "delivered");
+    }
 }

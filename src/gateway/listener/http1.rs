@@ -46,7 +46,8 @@ impl Gateway {
             }
             // Boxed: most connections are idle most of the time and need no room for a request.
             let exchange = Exchange::new(&mut session, &counted, began, received_at, is_tls);
-            if !Box::pin(self.handle(exchange, &shutdown)).await {
+            let memory = self.request_limits.begin();
+            if !Box::pin(self.handle(exchange, memory, &shutdown)).await {
                 return close(session).await;
             }
             let Ok(Some(reusable)) = session.finish().await else {

@@ -16,9 +16,6 @@ use crate::gateway::Limits;
 use crate::gateway::request::exchange::Exchange;
 use crate::gateway::verified_requests::VerifiedRequests;
 
-/// The most streams that a connection may have open (RFC 9113 §5.1.2 recommends at least 100).
-const STREAMS_MAX: u32 = 100;
-
 /// The most streams that may break the protocol before their connection is closed.
 const FAULTY_STREAMS_MAX: usize = 32;
 
@@ -29,9 +26,17 @@ const FLUSH_WAIT: Duration = Duration::from_millis(100);
 /// A connection as Pingora serves it over HTTP/2.
 struct Http2 {
     options: HttpServerOptions,
+    /// The most streams that the connection may have open.
+    streams_max: usize,
     connection: Connection,
     /// The verified requests of this connection.
     verified_requests: VerifiedRequests,
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.connection.gateway.request_limits.http2_closed();
+    }
 }
 
 /// Lets Pingora accept the streams of a connection, each of which it gives to `process_new_http`.
@@ -46,6 +51,7 @@ pub(super) async fn serve_connection(
 ) {
     let http2 = Arc::new(Http2 {
         options: server_options(&connection.gateway.limits),
+        streams_max: connection.gateway.request_limits.http2_opened(),
         connection,
         verified_requests: VerifiedRequests::default(),
     });
@@ -75,11 +81,13 @@ impl HttpServerApp for Http2 {
         let digest = session.digest();
         let is_tls = digest.is_some_and(|digest| digest.ssl_digest.is_some());
         let received_at = gateway.clock.wall();
+        let memory = gateway.request_limits.begin_stream().await;
         let counted = gateway
             .verified_requests
             .request(Some(&self.verified_requests));
         let exchange = Exchange::new(&mut session, &counted, first_byte, received_at, is_tls);
-        gateway.handle(exchange, shutdown).await;
+        // Boxed: a stream that waits for its slot needs no room for the request yet.
+        Box::pin(gateway.handle(exchange, memory, shutdown)).await;
         let _ = session.finish().await;
         if counted.is_counted() && *shutdown.borrow() {
             tokio::time::sleep(FLUSH_WAIT).await;
@@ -95,7 +103,7 @@ impl HttpServerApp for Http2 {
         let header_bytes =
             u32::try_from(self.connection.gateway.limits.header_bytes).unwrap_or(u32::MAX);
         let mut options = default_h2_options();
-        options.max_concurrent_streams(STREAMS_MAX);
+        options.max_concurrent_streams(u32::try_from(self.streams_max).unwrap_or(u32::MAX));
         // A head up to twice the limit is rejected and counted by the gateway; a larger one gets
         // the bare 431 of h2.
         options.max_header_list_size(header_bytes.saturating_mul(2));

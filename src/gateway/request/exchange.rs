@@ -14,6 +14,7 @@ use crate::gateway::address;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
 use crate::gateway::verified_requests::CountedRequest;
+use crate::limits::Holder;
 use crate::log::RequestLine;
 use crate::route::Route;
 use crate::signature::SignatureError;
@@ -90,6 +91,11 @@ impl<'s> Exchange<'s> {
                 ..RequestLine::default()
             },
         }
+    }
+
+    /// Returns the client that the request counts for.
+    pub(super) fn holder(&self) -> Holder {
+        Holder::new(self.forwarded.client)
     }
 
     /// Records the route that the request was matched to.

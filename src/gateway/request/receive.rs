@@ -6,11 +6,11 @@ use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use tokio::time::timeout_at;
 
-use super::body_memory::BodyReservation;
 use super::exchange::Exchange;
 use super::head::{Head, MalformedHead};
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::limits::{self, Holder, Reservation};
 use crate::signature::Verification;
 
 /// Reads the whole body into a verification of the route.
@@ -21,13 +21,15 @@ use crate::signature::Verification;
 pub(super) async fn receive<'r>(
     exchange: &mut Exchange<'_>,
     matched: MatchedRoute<'r>,
-    memory: &mut BodyReservation<'_>,
+    memory: &mut Reservation<'_>,
 ) -> Result<Verification<'r>, Rejection> {
     let route = matched.route;
     let deadline = exchange.deadline(route);
+    let holder = exchange.holder();
     if exchange.session.is_http2() {
         // An HTTP/1.1 connection has one head at a time, an HTTP/2 connection up to a hundred.
-        memory.grow(exchange.head.bytes)?;
+        let headers = &exchange.session.req_header().headers;
+        memory.grow(limits::head_bytes(exchange.head.bytes, headers), holder)?;
     }
     let headers = &exchange.session.req_header().headers;
     let mut verification = route.verifier.start(headers, exchange.received_at);
@@ -41,7 +43,7 @@ pub(super) async fn receive<'r>(
         route.max_body,
         deadline,
         &mut verification,
-        memory,
+        (memory, holder),
     )
     .await;
     exchange.log_line.body_bytes = Some(verification.body_bytes());
@@ -56,7 +58,7 @@ async fn read_body(
     max: usize,
     deadline: Instant,
     verification: &mut Verification<'_>,
-    memory: &mut BodyReservation<'_>,
+    (memory, holder): (&mut Reservation<'_>, Holder),
 ) -> Result<(), Rejection> {
     if head
         .content_length
@@ -66,13 +68,15 @@ async fn read_body(
     }
     if head.expects_continue && !session.is_body_done() {
         // Bounded too: a sender that reads nothing would block the write for ever.
-        let written = timeout_at(deadline.into(), session.write_continue_response()).await;
+        let written = timeout_at(deadline.into(), session.write_continue_response());
+        let written = memory.until_displaced(holder, written).await?;
         written
             .map_err(|_| Rejection::BodyTimeout)?
             .map_err(|_| Rejection::MalformedRequest(MalformedHead::Unparsable))?;
     }
     loop {
-        let chunk = match timeout_at(deadline.into(), session.read_request_body()).await {
+        let read = timeout_at(deadline.into(), session.read_request_body());
+        let chunk = match memory.until_displaced(holder, read).await? {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) if *error.etype() == ErrorType::ReadTimedout => {
@@ -84,7 +88,7 @@ async fn read_body(
         if verification.body_bytes() + chunk.len() > max {
             return Err(Rejection::BodyTooLarge);
         }
-        memory.grow(chunk.len())?;
+        memory.grow(chunk.len(), holder)?;
         verification.update(chunk);
     }
 }

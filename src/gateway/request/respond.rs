@@ -10,6 +10,7 @@ use crate::activity::{self, RejectionKind};
 use crate::gateway::Gateway;
 use crate::gateway::listener::wait::shutdown_wait;
 use crate::gateway::response::{Outcome, Response};
+use crate::limits::Reservation;
 use crate::outcome::Code;
 
 impl Gateway {
@@ -18,6 +19,7 @@ impl Gateway {
     pub(super) async fn respond(
         &self,
         exchange: &mut Exchange<'_>,
+        memory: &mut Reservation<'_>,
         outcome: Outcome,
         shutdown: &ShutdownWatch,
     ) -> bool {
@@ -36,10 +38,13 @@ impl Gateway {
         }
         let written = match response {
             Ok(response) => {
-                let deadline = exchange.response_deadline();
+                let (deadline, holder) = (exchange.response_deadline(), exchange.holder());
+                memory.answering(response.body_bytes());
+                // A displaced request has one try: its sender may not read the response.
+                let written = response.write(exchange.session, deadline);
                 tokio::select! {
                     biased;
-                    written = response.write(exchange.session, deadline) => written,
+                    written = memory.until_displaced(holder, written) => written == Ok(true),
                     () = shutdown_wait(shutdown) => false,
                 }
             }

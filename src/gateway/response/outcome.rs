@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use crate::event::EnvelopeError;
-use crate::gateway::request::body_memory::BodyMemoryExhausted;
 use crate::gateway::request::head::{HeadError, MalformedHead};
 use crate::gateway::verified_requests::Stopping;
 use crate::handshake::HandshakeResponse;
+use crate::limits::Exhausted;
 use crate::outcome::Code;
 use crate::route::{AdmissionError, OnDuplicate};
 use crate::signature::SignatureError;
@@ -60,7 +60,10 @@ pub(in crate::gateway) enum Rejection {
     /// The rate of requests that do not verify is exceeded for this long.
     UnverifiedRateLimited(Duration),
     UpstreamUnreachable,
+    /// A limit of the route is reached.
     Overloaded,
+    /// The request was displaced by another sender's, or does not fit into the memory.
+    NoMemory,
     StoreUnavailable(StoreError),
     BudgetExceeded,
 }
@@ -103,6 +106,7 @@ impl Outcome {
             Self::Rejected(
                 Rejection::BodyTimeout
                     | Rejection::BodyTooLarge
+                    | Rejection::NoMemory
                     | Rejection::HeadersTooLarge
                     | Rejection::MalformedRequest(_)
             )
@@ -158,7 +162,7 @@ impl Rejection {
             Self::HeadersTooLarge => Code::HeadersTooLarge,
             Self::RateLimited(_) | Self::UnverifiedRateLimited(_) => Code::RateLimited,
             Self::UpstreamUnreachable => Code::UpstreamUnreachable,
-            Self::Overloaded => Code::Overloaded,
+            Self::Overloaded | Self::NoMemory => Code::Overloaded,
             Self::StoreUnavailable(_) => Code::StoreUnavailable,
             Self::BudgetExceeded => Code::BudgetExceeded,
         }
@@ -192,7 +196,7 @@ impl Rejection {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited(_) | Self::UnverifiedRateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
-            Self::Inactive | Self::Overloaded | Self::StoreUnavailable(_) => {
+            Self::Inactive | Self::Overloaded | Self::NoMemory | Self::StoreUnavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::BudgetExceeded => StatusCode::GATEWAY_TIMEOUT,
@@ -226,7 +230,7 @@ impl Rejection {
             Self::UpstreamUnreachable => {
                 "The receiver could not be reached, or the connection to it failed."
             }
-            Self::Overloaded => "The gateway is at its limit; try again later.",
+            Self::Overloaded | Self::NoMemory => "The gateway is at its limit; try again later.",
             Self::StoreUnavailable(_) => {
                 "The gateway cannot record the event now, so it was not forwarded."
             }
@@ -236,7 +240,9 @@ impl Rejection {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::InFlight | Self::Overloaded | Self::StoreUnavailable(_) => Some(RETRY_AFTER),
+            Self::InFlight | Self::Overloaded | Self::NoMemory | Self::StoreUnavailable(_) => {
+                Some(RETRY_AFTER)
+            }
             Self::Inactive => Some(RETRY_AFTER_INACTIVE),
             Self::RateLimited(wait) | Self::UnverifiedRateLimited(wait) => Some(*wait),
             _ => None,
@@ -275,9 +281,9 @@ impl From<AdmissionError> for Rejection {
     }
 }
 
-impl From<BodyMemoryExhausted> for Rejection {
-    fn from(_: BodyMemoryExhausted) -> Self {
-        Self::Overloaded
+impl From<Exhausted> for Rejection {
+    fn from(_: Exhausted) -> Self {
+        Self::NoMemory
     }
 }
 

@@ -1,0 +1,176 @@
+//! The limits on what requests hold in memory: totals, shares and reserves.
+//!
+//! A request passes three phases. *Unverified*, it holds its head and as much of its body as has
+//! arrived, and may be displaced by another sender's. *Verified*, it holds its body until it has
+//! been delivered, in a pool of its own, of which each route has a share. *Answering*, it holds its
+//! response until the sender has read it, and may be displaced again.
+//!
+//! Only requests that wait for their sender are listed: a request that arrives in one piece passes
+//! without taking a lock. This module knows nothing of sessions, and has no clock.
+//!
+//! The total of bodies, `limits.body_bytes_in_flight`, is split like this:
+//!
+//! | part | for |
+//! | --- | --- |
+//! | 1/8 | unverified small requests, of up to 64 KiB |
+//! | 1/8 | verified small requests |
+//! | 6/8 | large requests; verified ones take at most half of this, or 4/8 for the first of a route |
+//!
+//! A small verified request that finds its part full uses that of the large ones. A large request
+//! that is alone in its pool may take all that large ones have not taken of the total.
+
+mod holder;
+mod reservation;
+mod verified;
+mod waiting;
+pub(crate) mod worst_case;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::HeaderMap;
+use prometheus::IntGauge;
+
+pub(crate) use holder::Holder;
+pub(crate) use reservation::{Exhausted, Reservation};
+pub(crate) use verified::{RouteShare, VerifiedReservation};
+
+use verified::VerifiedPool;
+use waiting::WaitingPool;
+
+/// The most unverified or answering HTTP/2 requests. Each takes 16 to 20 KiB, and up to 16 KiB more
+/// for the frame that its first byte arrived in. Over HTTP/1.1 connections are the bound.
+pub(crate) const UNVERIFIED_STREAMS_MAX: usize = 1024;
+
+/// The most verified HTTP/2 requests in flight: four routes of the default concurrency.
+pub(crate) const VERIFIED_STREAMS_MAX: usize = 4096;
+
+/// The streams that are offered to all HTTP/2 connections together, as long as each has at least
+/// [`STREAMS_OFFERED_MIN`].
+const STREAMS_OFFERED: usize = 2048;
+
+/// The most streams that a connection may have open (RFC 9113 §5.1.2 recommends at least 100).
+const STREAMS_OFFERED_MAX: usize = 100;
+
+/// The least that a connection is offered, however many connections are open.
+const STREAMS_OFFERED_MIN: usize = 8;
+
+/// The size of a head, in bytes, from which on it is looked for shared values.
+const SHARED_HEAD_MIN: usize = 4096;
+
+/// The largest small request, in bytes. Nearly all events are smaller.
+const SMALL_MAX: usize = 64 * 1024;
+
+/// The limits on all requests in flight.
+pub(crate) struct RequestLimits {
+    waiting: WaitingPool,
+    verified: VerifiedPool,
+    bytes: Bytes,
+    /// Follows the bytes that are held.
+    gauge: IntGauge,
+    http2_connections: AtomicUsize,
+}
+
+/// The totals that `limits.body_bytes_in_flight` is split into.
+#[derive(Debug, Clone, Copy)]
+struct Bytes {
+    total: usize,
+    /// The largest request that counts as small.
+    small_max: usize,
+}
+
+/// The two sizes of requests, which have totals of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Small,
+    Large,
+}
+
+impl RequestLimits {
+    /// Creates the limits. `body_bytes` is the total of `limits.body_bytes_in_flight`; `gauge`
+    /// follows the bytes that are held.
+    pub(crate) fn new(body_bytes: usize, gauge: IntGauge) -> Self {
+        let bytes = Bytes {
+            total: body_bytes,
+            small_max: SMALL_MAX.min(body_bytes / 16),
+        };
+        Self {
+            waiting: WaitingPool::new(bytes, UNVERIFIED_STREAMS_MAX, gauge.clone()),
+            verified: VerifiedPool::new(bytes),
+            bytes,
+            gauge,
+            http2_connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// Counts a new HTTP/2 connection, until [`RequestLimits::http2_closed`]. Returns the streams
+    /// to offer to it: fewer when many are open.
+    pub(crate) fn http2_opened(&self) -> usize {
+        streams_offered(self.http2_connections.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub(crate) fn http2_closed(&self) {
+        self.http2_connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns the reservation of a new HTTP/1.1 request.
+    pub(crate) fn begin(&self) -> Reservation<'_> {
+        Reservation::new(self, false, None)
+    }
+
+    /// Returns the reservation of a new HTTP/2 request. If all slots are in use, displaces the
+    /// oldest unverified request of the largest holder, and waits until it has ended: the memory of
+    /// a request is counted until it is freed.
+    pub(crate) async fn begin_stream(&self) -> Reservation<'_> {
+        let slot = self.waiting.acquire_slot().await;
+        Reservation::new(self, true, Some(slot))
+    }
+}
+
+impl Bytes {
+    fn size_of(self, bytes: usize) -> Size {
+        if bytes <= self.small_max {
+            Size::Small
+        } else {
+            Size::Large
+        }
+    }
+
+    /// Returns the total of small requests of one pool.
+    fn small(self) -> usize {
+        self.total / 8
+    }
+
+    /// Returns the total of large requests of both pools.
+    fn large(self) -> usize {
+        self.total - 2 * self.small()
+    }
+}
+
+/// Returns the streams to offer to a new HTTP/2 connection while `open` are open, itself included.
+fn streams_offered(open: usize) -> usize {
+    (STREAMS_OFFERED / open.max(1)).clamp(STREAMS_OFFERED_MIN, STREAMS_OFFERED_MAX)
+}
+
+/// Returns the bytes of an HTTP/2 head in memory. Where fields share a value, as HPACK makes them,
+/// it is counted once. `decoded` is the size of all fields (RFC 9113 §6.5.2).
+pub(crate) fn head_bytes(decoded: usize, headers: &HeaderMap) -> usize {
+    if decoded <= SHARED_HEAD_MIN {
+        return decoded;
+    }
+    let mut values: Vec<_> = headers
+        .values()
+        .map(|value| (value.as_bytes().as_ptr(), value.len()))
+        .collect();
+    let all: usize = values.iter().map(|(_, length)| length).sum();
+    values.sort_unstable();
+    values.dedup_by_key(|(start, _)| *start);
+    let distinct: usize = values.iter().map(|(_, length)| length).sum();
+    decoded.saturating_sub(all) + distinct
+}
+
+fn to_gauge(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
