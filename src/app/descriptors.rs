@@ -67,8 +67,8 @@ impl OpenFiles {
         })
     }
 
-    /// Returns whether `descriptor` is one of the last. The system gives out the lowest free number,
-    /// so hardly any descriptor is left then.
+    /// Returns whether `descriptor` is one of the last. The system gives out the lowest free
+    /// number, so hardly any descriptor is left then.
     pub(super) fn is_last(self, descriptor: RawFd) -> bool {
         u64::try_from(descriptor).is_ok_and(|number| number >= self.0 - LAST.min(self.0 / 4))
     }
