@@ -25,7 +25,8 @@ const LAST: u64 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles(u64);
 
-/// More connections than the process may have open files for. Its text shows the arithmetic.
+/// A limit of connections above the open files that the process may have. Its text shows the
+/// arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
     configured: usize,
@@ -67,8 +68,8 @@ impl OpenFiles {
         })
     }
 
-    /// Returns whether `descriptor` is one of the last. The system gives out the lowest free number,
-    /// so hardly any descriptor is left then.
+    /// Returns whether `descriptor` is one of the last. The system gives out the lowest free
+    /// number, so hardly any descriptor is left then.
     pub(super) fn is_last(self, descriptor: RawFd) -> bool {
         u64::try_from(descriptor).is_ok_and(|number| number >= self.0 - LAST.min(self.0 / 4))
     }

@@ -202,8 +202,8 @@ pub(super) struct Shutdown {
     /// balancer notices. Requests that are not verified half a second later are cut off.
     #[schemars(transform = facts::DRAIN.schema())]
     pub drain: Field<Duration>,
-    /// The time that verified requests in flight then have to finish. If this key is not set and a route has
-    /// a longer `budget`, the longest budget applies.
+    /// The time that verified requests in flight then have to finish. If this key is not set and a
+    /// route has a longer `budget`, the longest budget applies.
     #[schemars(transform = facts::GRACE.schema())]
     pub grace: Field<Duration>,
 }

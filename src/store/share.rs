@@ -47,7 +47,7 @@ pub(super) struct Pools {
     pub disk: Pool,
 }
 
-/// What one route holds.
+/// The room that one route holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Holding {
     pub ids: u64,

@@ -140,9 +140,13 @@ async fn stop_waits_for_verified_requests_only() {
     let gate = Gate::shut();
     let upstream = Upstream::deciding({
         let gate = gate.clone();
-        move |_, number| match number {
-            0 => Reply::full(200, "", b"ok"),
-            _ => Reply::ok().after(&gate),
+        move |request, _| {
+            let is_deaf = request.body == Event::new("evt_deaf").body;
+            if is_deaf {
+                Reply::full(200, "", b"ok")
+            } else {
+                Reply::ok().after(&gate)
+            }
         }
     });
     let setup = Setup::from(Route::to(&upstream).with("budget", "1h"));

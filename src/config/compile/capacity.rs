@@ -19,7 +19,7 @@ const RECORD_BYTES: u64 = 122;
 /// The size of an event ID in memory, in bytes (docs/store.md).
 const ID_MEMORY_BYTES: u64 = 25;
 
-/// What a route with a `rate_limit` may store at its full rate.
+/// The storage that a route with a `rate_limit` may take at its full rate.
 pub(super) struct RouteDemand {
     /// The location of `per_second`.
     span: Span,

@@ -32,7 +32,7 @@ pub(super) struct Shared {
     used_bytes: AtomicU64,
     /// The room that the disk and the file's free pages have, in bytes.
     disk_free_bytes: AtomicU64,
-    /// What each route holds.
+    /// The room that each route holds.
     usage: Mutex<Usage>,
     /// The connections; `None` while the file is closed.
     connections: RwLock<Option<Connections>>,
