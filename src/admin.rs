@@ -4,7 +4,8 @@
 //! the data plane serves none of its paths. Imports point down this list only:
 //!
 //! * `rest`, `graphql`, `openapi` and `dashboard` map requests to operations.
-//! * `listen`, `auth` and `http` accept connections, authenticate callers, and read and write JSON.
+//! * `listen`, `auth` (with `peer_owner`) and `http` accept connections, authenticate callers, and
+//!   read and write JSON.
 //! * `shape` is the JSON of responses.
 //! * `operations` is everything that an operator can do.
 //! * `parameters`, `query`, `audit`, `state` and `error` are what all of these share.
@@ -20,6 +21,7 @@ mod listen;
 mod openapi;
 mod operations;
 mod parameters;
+mod peer_owner;
 mod query;
 mod reload;
 mod rest;
@@ -64,13 +66,14 @@ pub(crate) fn start(
         .thread_name("admin")
         .enable_all()
         .build()?;
+    let checks_owner = access.is_open();
     let authenticator = Arc::new(Authenticator::new(access));
     let router = router(state, Arc::clone(&authenticator));
     runtime.spawn(async move { authenticator.report_failed_logins().await });
     thread::Builder::new().name("admin".into()).spawn(move || {
         runtime.block_on(async {
             match TcpListener::from_std(listener) {
-                Ok(listener) => listen::run(listener, router).await,
+                Ok(listener) => listen::run(listener, router, checks_owner).await,
                 Err(error) => tracing::error!(%error, "admin listener failed to start"),
             }
         });

@@ -19,10 +19,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 
 use super::audit::{AuthMethod, Caller, Operator, Role};
 use super::error::ApiError;
 use super::listen::Place;
+use super::peer_owner;
 use crate::secret::SecretDigest;
 use crate::signature::NamedSecret;
 use failed_logins::FailedLogins;
@@ -31,7 +33,8 @@ use session::Sessions;
 /// The duration of a login, unless its token expires earlier.
 pub(super) use session::DURATION as SESSION_DURATION;
 
-/// The tokens and names of the listener. Without a token, any caller is an operator.
+/// The tokens and names of the listener. Without a token, the gateway's own user and root are
+/// operators.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Access<'a> {
     pub token: Option<&'a NamedSecret>,
@@ -39,6 +42,13 @@ pub(crate) struct Access<'a> {
     pub read_token: Option<&'a NamedSecret>,
     /// Names besides the machine's own, in lower case.
     pub hosts: &'a [Box<str>],
+}
+
+impl Access<'_> {
+    /// Returns whether no token is needed.
+    pub(super) const fn is_open(&self) -> bool {
+        self.token.is_none() && self.read_token.is_none()
+    }
 }
 
 /// Authenticates requests.
@@ -63,15 +73,26 @@ struct Token {
 pub(super) struct ConnectionAddrs {
     local: Option<IpAddr>,
     peer: IpAddr,
+    /// The connection belongs to a user that a listener without a token does not admit.
+    is_other_user: bool,
 }
 
 impl ConnectionAddrs {
+    /// Reads the addresses of a connection and, if `checks_owner`, looks up who owns its other end.
     /// Returns `None` when the peer has disconnected.
-    pub(super) fn from_stream(stream: &TcpStream) -> Option<Self> {
-        let local = stream.local_addr().ok();
+    pub(super) async fn from_stream(stream: &TcpStream, checks_owner: bool) -> Option<Self> {
+        let (local, peer) = (stream.local_addr().ok(), stream.peer_addr().ok()?);
+        let is_other_user = checks_owner
+            && match local {
+                Some(local) => !spawn_blocking(move || peer_owner::is_trusted(peer, local))
+                    .await
+                    .unwrap_or(false),
+                None => true,
+            };
         Some(Self {
             local: local.map(|address| address.ip()),
-            peer: stream.peer_addr().ok()?.ip(),
+            peer: peer.ip(),
+            is_other_user,
         })
     }
 
@@ -183,6 +204,9 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<Caller, ApiError> {
         let host = self.host(uri, headers, addrs)?;
+        if addrs.is_other_user {
+            return Err(ApiError::OtherUser);
+        }
         let caller = self
             .caller(headers, addrs, now)
             .ok_or(ApiError::Unauthorized)?;
@@ -445,6 +469,7 @@ mod tests {
         let addrs = ConnectionAddrs {
             local: Some("192.0.2.7".parse().unwrap()),
             peer: "192.0.2.9".parse().unwrap(),
+            is_other_user: false,
         };
         authenticator.authenticate(
             &method.parse().unwrap(),

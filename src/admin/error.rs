@@ -19,6 +19,8 @@ pub(super) enum ApiError {
     CrossOrigin,
     /// The caller may only read, and requested a change.
     ReadOnly,
+    /// Without a token: the connection is not one of the gateway's own user or of root.
+    OtherUser,
     UnsupportedMediaType,
     UnknownPath,
     MethodNotAllowed,
@@ -77,7 +79,7 @@ impl ApiError {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::CrossOrigin | Self::ReadOnly => StatusCode::FORBIDDEN,
+            Self::CrossOrigin | Self::ReadOnly | Self::OtherUser => StatusCode::FORBIDDEN,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -95,6 +97,7 @@ impl ApiError {
             Self::Misdirected => "misdirected",
             Self::CrossOrigin => "cross_origin",
             Self::ReadOnly => "read_only",
+            Self::OtherUser => "other_user",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnknownPath => "unknown_path",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -116,6 +119,10 @@ impl ApiError {
             }
             Self::CrossOrigin => "A page of another origin may not request this.",
             Self::ReadOnly => "This token may only read; a change needs the admin token.",
+            Self::OtherUser => {
+                "Without `admin.token`, only the gateway's own user and root may connect; set a token \
+                 for others."
+            }
             Self::UnsupportedMediaType => "A change needs `Content-Type: application/json`.",
             Self::UnknownPath => "There is nothing at this path.",
             Self::MethodNotAllowed => "This path does not take this method.",

@@ -48,14 +48,15 @@ const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// The pause after a failed accept: most likely, the process is out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the process ends.
-pub(super) async fn run(listener: TcpListener, router: Router) -> ! {
+/// Accepts connections until the process ends. `checks_owner` looks up to whom each belongs.
+pub(super) async fn run(listener: TcpListener, router: Router, checks_owner: bool) -> ! {
     let places = Arc::new(Places::default());
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let place = Arc::new(places.assign(peer.ip(), Instant::now()));
-                tokio::spawn(serve_connection(stream, place, router.clone()));
+                let router = router.clone();
+                tokio::spawn(serve_connection(stream, place, router, checks_owner));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin listener: accept failed");
@@ -65,8 +66,13 @@ pub(super) async fn run(listener: TcpListener, router: Router) -> ! {
     }
 }
 
-async fn serve_connection(stream: TcpStream, place: Arc<Place>, router: Router) {
-    let Some(addrs) = ConnectionAddrs::from_stream(&stream) else {
+async fn serve_connection(
+    stream: TcpStream,
+    place: Arc<Place>,
+    router: Router,
+    checks_owner: bool,
+) {
+    let Some(addrs) = ConnectionAddrs::from_stream(&stream, checks_owner).await else {
         return;
     };
     let service = service_fn(|request: hyper::Request<Incoming>| {

@@ -184,7 +184,11 @@ fn add_common(path: &str, item: &mut PathItem) {
 
 /// Returns the errors that any operation of this kind can be answered with.
 fn common_errors(operation: &Operation, changes: bool) -> Vec<ApiError> {
-    let mut errors = vec![ApiError::Unauthorized, ApiError::Misdirected];
+    let mut errors = vec![
+        ApiError::Unauthorized,
+        ApiError::OtherUser,
+        ApiError::Misdirected,
+    ];
     if changes {
         errors.extend([
             ApiError::CrossOrigin,

@@ -1,12 +1,16 @@
 //! The admin listener under clients that mean it harm: it goes on answering health checks and
 //! operators.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::harness::programs::{is_root, program, tool};
 use crate::harness::wait::eventually;
 use crate::harness::*;
 
@@ -178,4 +182,54 @@ async fn failed_logins_write_a_bounded_number_of_lines() {
         (1..=start.elapsed().as_secs() + 2).contains(&count) && count + suppressed <= 40,
         "{count} lines, {suppressed} suppressed"
     );
+}
+
+/// Sends one request as another user than the gateway's, and returns the whole response.
+fn send_as_other_user(setpriv: &Path, to: SocketAddr, request: &Request) -> String {
+    let script = format!(
+        "exec 3<>/dev/tcp/{}/{} && cat >&3 && timeout 5 cat <&3",
+        to.ip(),
+        to.port()
+    );
+    let mut child = Command::new(setpriv)
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["bash", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("setpriv starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(&request.bytes()).expect("bash reads");
+    drop(input);
+    let output = child.wait_with_output().expect("bash ends");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_token_other_users_get_403() {
+    let setpriv = program("HOOKSTILE_SETPRIV", "setpriv").filter(|_| is_root());
+    let what = "root, with setpriv,";
+    let Some(setpriv) = tool(what, setpriv, "other users on the admin listener") else {
+        return;
+    };
+    let open = Gateway::start(Route::to(&Upstream::ok())).await;
+    let ask = |gateway: &Gateway, path: &str| {
+        let request = get(path).header("Connection", "close");
+        send_as_other_user(&setpriv, gateway.admin_address(), &request)
+    };
+    for path in ["/", "/webhooks", "/openapi.json", "/graphql"] {
+        let response = ask(&open, path);
+        assert!(response.starts_with("HTTP/1.1 403 "), "{path}: {response}");
+        assert!(response.contains("other_user"), "{path}: {response}");
+        assert!(response.contains("admin.token"), "{path}: {response}");
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let response = ask(&open, path);
+        assert!(response.starts_with("HTTP/1.1 200 "), "{path}: {response}");
+    }
+    assert_eq!(open.admin_get("/webhooks").await.status, 200, "root");
+
+    let guarded = Gateway::start(guarded()).await;
+    let response = ask(&guarded, "/webhooks");
+    assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
 }

@@ -1,12 +1,12 @@
 //! The data folder of a test's own PostgreSQL, and the server's programs.
 
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::programs::{program, tool};
+use super::programs::{is_root, program, tool};
 
 /// The user that PostgreSQL's package creates. Root runs the server as this user, because
 /// PostgreSQL refuses to run as root.
@@ -109,10 +109,6 @@ pub(super) fn give_to_server_user(path: &Path) {
         let (user, group) = ids();
         chown(path, Some(user), Some(group)).expect("root may give a file away");
     }
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").expect("Linux").uid() == 0
 }
 
 /// Returns the user ID and group ID of [`USER`].

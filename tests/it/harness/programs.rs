@@ -1,6 +1,7 @@
 //! Programs of the machine that tests need.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 /// Returns the path of a tool, or prints what is skipped and returns `None`. With `CI=true` a
@@ -27,4 +28,9 @@ pub(crate) fn program(variable: &str, name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
+}
+
+/// Returns whether the tests run as root, and so may run programs as others.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").expect("Linux").uid() == 0
 }
