@@ -21,6 +21,7 @@
 
 mod holder;
 mod reservation;
+mod totals;
 mod verified;
 mod waiting;
 pub(crate) mod worst_case;
@@ -31,18 +32,13 @@ use http::HeaderMap;
 use prometheus::IntGauge;
 
 pub(crate) use holder::Holder;
-pub(crate) use reservation::{Exhausted, Reservation};
-pub(crate) use verified::{RouteShare, VerifiedReservation};
+pub(crate) use reservation::Reservation;
+pub(crate) use totals::Exhausted;
+pub(crate) use verified::RouteShare;
 
+use totals::{Bytes, UNVERIFIED_STREAMS_MAX};
 use verified::VerifiedPool;
 use waiting::WaitingPool;
-
-/// The most unverified or answering HTTP/2 requests. Each takes 16 to 20 KiB, and up to 16 KiB more
-/// for the frame that its first byte arrived in. Over HTTP/1.1 connections are the bound.
-pub(crate) const UNVERIFIED_STREAMS_MAX: usize = 1024;
-
-/// The most verified HTTP/2 requests in flight: four routes of the default concurrency.
-pub(crate) const VERIFIED_STREAMS_MAX: usize = 4096;
 
 /// The streams that are offered to all HTTP/2 connections together, as long as each has at least
 /// [`STREAMS_OFFERED_MIN`].
@@ -57,47 +53,23 @@ const STREAMS_OFFERED_MIN: usize = 8;
 /// The size of a head, in bytes, from which on it is looked for shared values.
 const SHARED_HEAD_MIN: usize = 4096;
 
-/// The largest small request, in bytes. Nearly all events are smaller.
-const SMALL_MAX: usize = 64 * 1024;
-
 /// The limits on all requests in flight.
 pub(crate) struct RequestLimits {
     waiting: WaitingPool,
     verified: VerifiedPool,
     bytes: Bytes,
-    /// Follows the bytes that are held.
-    gauge: IntGauge,
     http2_connections: AtomicUsize,
-}
-
-/// The totals that `limits.body_bytes_in_flight` is split into.
-#[derive(Debug, Clone, Copy)]
-struct Bytes {
-    total: usize,
-    /// The largest request that counts as small.
-    small_max: usize,
-}
-
-/// The two sizes of requests, which have totals of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Size {
-    Small,
-    Large,
 }
 
 impl RequestLimits {
     /// Creates the limits. `body_bytes` is the total of `limits.body_bytes_in_flight`; `gauge`
     /// follows the bytes that are held.
     pub(crate) fn new(body_bytes: usize, gauge: IntGauge) -> Self {
-        let bytes = Bytes {
-            total: body_bytes,
-            small_max: SMALL_MAX.min(body_bytes / 16),
-        };
+        let bytes = Bytes::new(body_bytes);
         Self {
             waiting: WaitingPool::new(bytes, UNVERIFIED_STREAMS_MAX, gauge.clone()),
-            verified: VerifiedPool::new(bytes),
+            verified: VerifiedPool::new(bytes, gauge),
             bytes,
-            gauge,
             http2_connections: AtomicUsize::new(0),
         }
     }
@@ -126,26 +98,6 @@ impl RequestLimits {
     }
 }
 
-impl Bytes {
-    fn size_of(self, bytes: usize) -> Size {
-        if bytes <= self.small_max {
-            Size::Small
-        } else {
-            Size::Large
-        }
-    }
-
-    /// Returns the total of small requests of one pool.
-    fn small(self) -> usize {
-        self.total / 8
-    }
-
-    /// Returns the total of large requests of both pools.
-    fn large(self) -> usize {
-        self.total - 2 * self.small()
-    }
-}
-
 /// Returns the streams to offer to a new HTTP/2 connection while `open` are open, itself included.
 fn streams_offered(open: usize) -> usize {
     (STREAMS_OFFERED / open.max(1)).clamp(STREAMS_OFFERED_MIN, STREAMS_OFFERED_MAX)
@@ -166,10 +118,6 @@ pub(crate) fn head_bytes(decoded: usize, headers: &HeaderMap) -> usize {
     values.dedup_by_key(|(start, _)| *start);
     let distinct: usize = values.iter().map(|(_, length)| length).sum();
     decoded.saturating_sub(all) + distinct
-}
-
-fn to_gauge(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -5,8 +5,11 @@ use std::mem;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
+use super::RequestLimits;
+use super::holder::Holder;
+use super::totals::{Exhausted, Size};
+use super::verified::{RouteShare, VerifiedReservation};
 use super::waiting::{Held, Slot, Ticket};
-use super::{Holder, RequestLimits, RouteShare, Size, VerifiedReservation};
 
 /// The part of [`RequestLimits`] that one request uses, released on drop.
 pub(crate) struct Reservation<'a> {
@@ -16,10 +19,6 @@ pub(crate) struct Reservation<'a> {
     bytes: usize,
     listing: Listing,
 }
-
-/// The error of a request that was displaced, or does not fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exhausted;
 
 /// A request's relation to the list of those that wait for their sender.
 enum Listing {
@@ -100,7 +99,7 @@ impl<'a> Reservation<'a> {
     {
         let bytes = self.bytes;
         self.release();
-        VerifiedReservation::new(self.limits, route, bytes, self.is_stream)
+        VerifiedReservation::new(&self.limits.verified, route, bytes, self.is_stream)
     }
 
     /// Replaces what the request holds by a response of `bytes`.

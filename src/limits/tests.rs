@@ -3,6 +3,7 @@ use std::time::Duration;
 use prometheus::IntGauge;
 
 use super::reservation::poll_once;
+use super::totals::to_gauge;
 use super::*;
 
 const MIB: usize = 1 << 20;
@@ -42,16 +43,16 @@ async fn newcomer_displaces_the_oldest_of_the_largest() {
     for reservation in &mut of_one {
         assert!(reservation.grow(MIB, holder(1)).is_ok());
     }
-    assert_eq!(limits.gauge.get(), 6 << 20);
+    assert_eq!(limits.verified.gauge.get(), 6 << 20);
     let mut newcomer = limits.begin();
     assert!(newcomer.grow(MIB, holder(3)).is_ok());
     wait_displaced(&mut of_one[0]).await;
     assert!(of_one[0].grow(1, holder(1)).is_err());
     assert!(is_waiting(&mut of_other, holder(2)).await);
     assert!(is_waiting(&mut of_one[1], holder(1)).await);
-    assert_eq!(limits.gauge.get(), 6 << 20);
+    assert_eq!(limits.verified.gauge.get(), 6 << 20);
     drop((of_one, of_other, newcomer));
-    assert_eq!(limits.gauge.get(), 0);
+    assert_eq!(limits.verified.gauge.get(), 0);
     assert!(limits.waiting.is_empty());
 }
 
@@ -143,9 +144,9 @@ fn verified_bytes_are_released() {
         let mut reservation = limits.begin();
         reservation.grow(bytes, holder(1)).unwrap();
         let verified = reservation.verified(&route).unwrap();
-        assert_eq!(limits.gauge.get(), to_gauge(bytes));
+        assert_eq!(limits.verified.gauge.get(), to_gauge(bytes));
         drop(verified);
-        assert_eq!(limits.gauge.get(), 0);
+        assert_eq!(limits.verified.gauge.get(), 0);
     }
     assert!(limits.waiting.is_empty());
 }

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Bytes, Exhausted, RequestLimits, Size, VERIFIED_STREAMS_MAX, to_gauge};
+use prometheus::IntGauge;
+
+use super::totals::{Bytes, Exhausted, Size, VERIFIED_STREAMS_MAX, to_gauge};
 
 /// A route may hold this many times what is free. So one route alone gets three quarters of a
 /// total, and there is always room for a route that holds less.
@@ -12,6 +14,8 @@ const SHARE_OF_FREE: usize = 3;
 pub(super) struct VerifiedPool {
     bytes: Bytes,
     used: RouteShare,
+    /// Follows the bytes that are held.
+    pub(super) gauge: IntGauge,
 }
 
 /// The part of the verified requests that are one route's.
@@ -24,7 +28,7 @@ pub(crate) struct RouteShare {
 
 /// The bytes of one verified request, released on drop.
 pub(crate) struct VerifiedReservation<'a> {
-    limits: &'a RequestLimits,
+    pool: &'a VerifiedPool,
     route: &'a RouteShare,
     bytes: usize,
     size: Size,
@@ -32,10 +36,11 @@ pub(crate) struct VerifiedReservation<'a> {
 }
 
 impl VerifiedPool {
-    pub(super) fn new(bytes: Bytes) -> Self {
+    pub(super) fn new(bytes: Bytes, gauge: IntGauge) -> Self {
         Self {
             bytes,
             used: RouteShare::default(),
+            gauge,
         }
     }
 
@@ -73,12 +78,11 @@ impl<'a> VerifiedReservation<'a> {
     /// # Errors
     /// When it does not fit into the total, or the route's share.
     pub(super) fn new(
-        limits: &'a RequestLimits,
+        pool: &'a VerifiedPool,
         route: &'a RouteShare,
         bytes: usize,
         is_stream: bool,
     ) -> Result<Self, Exhausted> {
-        let pool = &limits.verified;
         if is_stream && !pool.reserve_stream(route) {
             return Err(Exhausted);
         }
@@ -87,9 +91,9 @@ impl<'a> VerifiedReservation<'a> {
                 release(&pool.used.streams, &route.streams, 1);
             }
         })?;
-        limits.gauge.add(to_gauge(bytes));
+        pool.gauge.add(to_gauge(bytes));
         Ok(Self {
-            limits,
+            pool,
             route,
             bytes,
             size,
@@ -100,7 +104,7 @@ impl<'a> VerifiedReservation<'a> {
 
 impl Drop for VerifiedReservation<'_> {
     fn drop(&mut self) {
-        let used = &self.limits.verified.used;
+        let used = &self.pool.used;
         match self.size {
             Size::Small => release(&used.small, &self.route.small, self.bytes),
             Size::Large => release(&used.large, &self.route.large, self.bytes),
@@ -108,7 +112,7 @@ impl Drop for VerifiedReservation<'_> {
         if self.is_stream {
             release(&used.streams, &self.route.streams, 1);
         }
-        self.limits.gauge.sub(to_gauge(self.bytes));
+        self.pool.gauge.sub(to_gauge(self.bytes));
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus::IntGauge;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Bytes, Exhausted, Holder, Size, to_gauge};
+use super::holder::Holder;
+use super::totals::{Bytes, Exhausted, Size, to_gauge};
 
 /// The list of waiting requests, and the slots of HTTP/2 requests.
 pub(super) struct WaitingPool {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{UNVERIFIED_STREAMS_MAX, VERIFIED_STREAMS_MAX};
+use super::totals::{UNVERIFIED_STREAMS_MAX, VERIFIED_STREAMS_MAX};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
