@@ -47,11 +47,14 @@ fn in_table(address: SocketAddr) -> String {
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let (words, _) = octets.as_chunks::<4>();
-    let words: String = words
+    let words = words
         .iter()
-        .map(|word| format!("{:08X}", u32::from_ne_bytes(*word)))
-        .collect();
-    format!("{words}:{:04X}", address.port())
+        .map(|word| format!("{:08X}", u32::from_ne_bytes(*word)));
+    format!(
+        "{}:{:04X}",
+        words.collect::<Vec<_>>().concat(),
+        address.port()
+    )
 }
 
 /// Formats an address as that of a socket for IPv6 which is connected over IPv4.
