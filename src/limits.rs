@@ -5,8 +5,8 @@
 //! been delivered, in a pool of its own, of which each route has a share. *Answering*, it holds its
 //! response until the sender has read it, and may be displaced again.
 //!
-//! Only requests that wait for their sender are listed: a request that arrives in one piece passes
-//! without taking a lock. This module knows nothing of sessions, and has no clock.
+//! Large requests, and small ones that wait for their sender, are listed: a small request that
+//! arrives in one piece takes no lock. This module knows nothing of sessions, and has no clock.
 //!
 //! The total of bodies, `limits.body_bytes_in_flight`, is split like this:
 //!
@@ -16,8 +16,9 @@
 //! | 1/8 | verified small requests |
 //! | 6/8 | large requests; verified ones take at most half of this, or 4/8 for the first of a route |
 //!
-//! A small verified request that finds its part full uses that of the large ones. A large request
-//! that is alone in its pool may take all that large ones have not taken of the total.
+//! A small verified request whose part is full counts in the part of the large ones. An unverified
+//! large request that is the only one may use the whole total, less the bytes of verified large
+//! requests. A verified request that is the only one in its part always fits.
 
 mod holder;
 mod reservation;
@@ -50,7 +51,7 @@ const STREAMS_OFFERED_MAX: usize = 100;
 /// The least that a connection is offered, however many connections are open.
 const STREAMS_OFFERED_MIN: usize = 8;
 
-/// The size of a head, in bytes, from which on it is looked for shared values.
+/// The head size, in bytes, above which values that several fields share are counted only once.
 const SHARED_HEAD_MIN: usize = 4096;
 
 /// The limits on all requests in flight.

@@ -1,9 +1,9 @@
 //! Connections to the admin listener: limited in number and in time, and closed when they send or
 //! read too slowly.
 //!
-//! They share the process's file descriptors with senders, and most of what arrives here arrives
-//! before a token is checked. Health checks get an answer under any number of them, because an
-//! orchestrator restarts a gateway that gives none.
+//! They share the process's file descriptors with senders, and are open before a token is checked.
+//! Health checks are answered however many connections are open, because an orchestrator restarts a
+//! gateway that does not answer them.
 
 mod places;
 mod write_deadline;

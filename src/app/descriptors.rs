@@ -1,8 +1,8 @@
 //! The file descriptors of the process: how many there may be, and how many of them senders get.
 //!
-//! A connection is a descriptor, and so is one to an upstream, each file of the store and each
-//! connection to the admin listener. Connections from senders are bounded first, because anyone can
-//! open those.
+//! Each connection from a sender, to an upstream or to the admin listener uses a descriptor, and so
+//! does each file of the store. Connections from senders are limited first, because anyone can open
+//! them.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -25,8 +25,8 @@ const LAST: u64 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles(u64);
 
-/// A limit of connections above the open files that the process may have. Its text shows the
-/// arithmetic.
+/// A configured connection limit that needs more open files than the process may have. The
+/// displayed text shows the arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
     configured: usize,
@@ -55,7 +55,7 @@ impl OpenFiles {
         }
     }
 
-    /// Returns the limit that a start by this user from here would have.
+    /// Returns the limit that a gateway would have if this process started it: the hard limit.
     pub fn attainable() -> Self {
         Self::from_limit(getrlimit(Resource::Nofile).maximum)
     }

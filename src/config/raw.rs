@@ -185,8 +185,8 @@ pub(super) struct Limits {
     /// that holds most is answered with 503. Must not be less than any route's `max_body`.
     #[schemars(transform = facts::BODY_BYTES_IN_FLIGHT.schema())]
     pub body_bytes_in_flight: Field<ByteSize>,
-    /// The time a request head may take to arrive. If this key is not set and a route's `budget`
-    /// less its `budget_margin` is shorter, the shortest of those applies.
+    /// The time a request head may take to arrive. If this key is not set, it is at most the
+    /// shortest `budget` less `budget_margin` of any route.
     #[schemars(transform = facts::HEADER_TIMEOUT.schema())]
     pub header_timeout: Field<Duration>,
     /// The time a connection stays open between two requests.
@@ -198,8 +198,9 @@ pub(super) struct Limits {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Shutdown {
-    /// The time in which `/readyz` says 503 and requests are still accepted, so that a load
-    /// balancer notices. Requests that are not verified half a second later are cut off.
+    /// The time for which `/readyz` returns 503 while requests are still accepted, so that a load
+    /// balancer stops sending new ones. Requests that are not verified within half a second after
+    /// this time are cut off.
     #[schemars(transform = facts::DRAIN.schema())]
     pub drain: Field<Duration>,
     /// The time that verified requests in flight then have to finish. If this key is not set and a

@@ -65,14 +65,14 @@ impl Listener {
         self.accept_stream(Box::new(stream), peer, shutdown);
     }
 
-    /// Answers a connection that was just accepted with 503 and closes it, in a task of its own.
+    /// Rejects a new connection in a task of its own: closes it, after a 503 if it has no TLS.
     pub fn refuse(self: &Arc<Self>, stream: l4::Stream) {
         let listener = Arc::clone(self);
         tokio::spawn(async move { listener.reject_overloaded(Box::new(stream)).await });
     }
 
-    /// Handles a new connection from `peer` in a task of its own, or rejects it at the limits. The
-    /// connection holds its permit when this returns.
+    /// Handles a new connection from `peer` in a task of its own, or rejects it at the limits. A
+    /// connection that is not rejected holds its permit when this returns.
     fn accept_stream(
         self: &Arc<Self>,
         stream: Stream,

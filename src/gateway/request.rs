@@ -60,7 +60,8 @@ impl Gateway {
                 let lingering = drain::linger(exchange.session);
                 let _ = memory.until_displaced(holder, lingering).await;
             } else {
-                // The connection stays in any case, and has its own bounds.
+                // The connection limits bound HTTP/1.1 connections until they are closed, so the
+                // reservation can be released before the rest of the body is discarded.
                 drop(memory);
                 drain::linger(exchange.session).await;
             }

@@ -110,8 +110,8 @@ impl WaitingPool {
         }
     }
 
-    /// Lists a request. Displaces others, or itself, as far as it does not fit. `verified_large` is
-    /// the number of bytes that large verified requests hold.
+    /// Lists a request. If a total is then exceeded, displaces requests, possibly this one.
+    /// `verified_large` is the number of bytes that large verified requests hold.
     pub(super) fn list(&self, holder: Holder, held: Held, verified_large: usize) -> Ticket {
         let mut state = self.lock();
         let number = state.next_number;
@@ -131,7 +131,7 @@ impl WaitingPool {
     /// Changes the bytes that a listed request holds.
     ///
     /// # Errors
-    /// When the request was displaced, or is now because it does not fit.
+    /// Fails when the request was displaced before, or is displaced by this call.
     pub(super) fn update(
         &self,
         ticket: &Ticket,
@@ -161,7 +161,7 @@ impl WaitingPool {
         if self.free_slots.fetch_sub(1, Ordering::AcqRel) <= 0
             && let Some(passed_on) = self.join_newcomers()
         {
-            // The sender is in the queue until it sends.
+            // This cannot fail: the channel's other end stays in `newcomers` until it is used.
             let _ = passed_on.await;
         }
         Slot {
@@ -273,8 +273,8 @@ impl State {
         while self.used.large.used > self.large_total(verified_large) && self.displace(large) {}
     }
 
-    /// Returns the total of large requests. A request that is alone may take everything that is not
-    /// verified.
+    /// Returns the total of large waiting requests. The only one on the list may use all bytes that
+    /// large verified requests do not hold.
     fn large_total(&self, verified_large: usize) -> usize {
         let total = match self.used.large.requests.len() {
             0 | 1 => self.bytes.total,
@@ -283,7 +283,7 @@ impl State {
         total.saturating_sub(verified_large)
     }
 
-    /// Displaces as many requests as newcomers wait for slots.
+    /// Displaces requests until each waiting newcomer can expect the slot of a displaced one.
     fn make_slots(&mut self) {
         while self.newcomers.len() > self.releasing && self.displace(Total::Streams) {}
     }
@@ -298,7 +298,7 @@ impl State {
                 let share = shares.get(total);
                 Some((share.used, *share.requests.first()?))
             })
-            // Of equal holders, the one that has waited longest.
+            // If several holders have the largest share, the one whose oldest request came first.
             .max_by_key(|&(used, oldest)| (used, u64::MAX - oldest));
         let Some((_, oldest)) = oldest else {
             return false;

@@ -1,12 +1,13 @@
 //! The share of the store that one route may hold, so that no route fills it for the others.
 //!
 //! A route may hold four times as much as is free, for remembered IDs and for bytes alike. So
-//! shares bind only under pressure: while a fifth of the store is free, any route may take
-//! anything. Above that, the largest holder is refused first, some room stays free for every other
-//! route, and what is free again goes to those that hold less. Shared buffers in network switches
-//! are divided by this rule (Choudhury and Hahne, "Dynamic Queue Length Thresholds"). It needs no
-//! number of routes, and a busy route is not bound to an equal share: one that needs up to 44 % of
-//! the store (4/9) keeps it, however much one other route grows.
+//! shares bind only under pressure: while at least a fifth of the store is free, no route is bound
+//! by its share. When less is free, the largest holder is refused first, some room stays free for
+//! every other route, and room that is freed goes to routes that hold less. Shared buffers in
+//! network switches are divided by this rule (Choudhury and Hahne, "Dynamic Queue Length
+//! Thresholds"). The rule does not depend on the number of routes, and a busy route is not bound to
+//! an equal share: one that needs up to 44 % of the store (4/9) keeps it, however much one other
+//! route grows.
 //!
 //! Nothing that was acknowledged is dropped: shares only refuse new events.
 
@@ -42,8 +43,9 @@ impl Pool {
 pub(super) struct Pools {
     pub ids: Pool,
     pub bytes: Pool,
-    /// The disk, as far as the store uses it or could. It is shared among the routes like the other
-    /// pools. Only a failed write shows that it is full, because the file has free pages.
+    /// The disk space that the store uses or could still use. Routes share it like the other pools.
+    /// It is not checked for being full: the file may have free pages, so only a failed write shows
+    /// that no room is left.
     pub disk: Pool,
 }
 

@@ -49,7 +49,8 @@ impl Gateway {
             }
         };
         matched.metrics.count_ledger_check(check);
-        // Neither a copy nor a retry shows that the sender is alive: anybody may have captured it.
+        // A copy or a retry does not show that the sender is alive: an attacker may have captured
+        // the request and replayed it.
         if let (Ok(claim), Some(sender)) = (&claim, &matched.activity.sender)
             && claim.attempt() == 1
             && !event.label.is_test
