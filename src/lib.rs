@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! clock secret outcome backoff    shared by all other modules
+//! client_network                  pure: the client that limits count for
 //! limits                          pure: what requests may hold in memory, displacement, shares
 //! metrics activity                Prometheus metrics; recent requests of each route, for operators
 //! json signature handshake event  pure: parse bytes, verify signatures, extract events
@@ -29,6 +30,7 @@ mod admin;
 pub mod app;
 mod backoff;
 pub mod cli;
+mod client_network;
 pub mod clock;
 pub mod config;
 #[cfg(test)]

@@ -20,7 +20,6 @@
 //! large request that is the only one may use the whole total, less the bytes of verified large
 //! requests. A verified request that is the only one in its part always fits.
 
-mod holder;
 mod reservation;
 mod totals;
 mod verified;
@@ -32,7 +31,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::HeaderMap;
 use prometheus::IntGauge;
 
-pub(crate) use holder::Holder;
 pub(crate) use reservation::Reservation;
 pub(crate) use totals::Exhausted;
 pub(crate) use verified::RouteShare;

@@ -31,7 +31,7 @@ use super::http::BODY_BYTES_MAX;
 use places::{PlaceKind, Places};
 use write_deadline::WriteDeadline;
 
-pub(super) use places::{Place, client_of};
+pub(super) use places::Place;
 
 /// The time in which a head, and then a body, must arrive.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);

@@ -6,10 +6,10 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use super::RequestLimits;
-use super::holder::Holder;
 use super::totals::{Exhausted, Size};
 use super::verified::{RouteShare, VerifiedReservation};
 use super::waiting::{Held, Slot, Ticket};
+use crate::client_network::ClientNetwork;
 
 /// The part of [`RequestLimits`] that one request uses, released on drop.
 pub(crate) struct Reservation<'a> {
@@ -43,7 +43,7 @@ impl<'a> Reservation<'a> {
     ///
     /// # Errors
     /// When the request was displaced, or does not fit even alone.
-    pub(crate) fn grow(&mut self, bytes: usize, holder: Holder) -> Result<(), Exhausted> {
+    pub(crate) fn grow(&mut self, bytes: usize, holder: ClientNetwork) -> Result<(), Exhausted> {
         self.bytes += bytes;
         match &self.listing {
             // Small and not yet waited for: most requests end before they are listed.
@@ -64,7 +64,7 @@ impl<'a> Reservation<'a> {
     /// When the request is displaced meanwhile. The future may have made progress.
     pub(crate) async fn until_displaced<F: Future>(
         &mut self,
-        holder: Holder,
+        holder: ClientNetwork,
         future: F,
     ) -> Result<F::Output, Exhausted> {
         let mut future = pin!(future);
@@ -109,7 +109,7 @@ impl<'a> Reservation<'a> {
         let _ = self.update();
     }
 
-    fn list(&mut self, holder: Holder) {
+    fn list(&mut self, holder: ClientNetwork) {
         let held = Held {
             bytes: self.bytes,
             is_stream: self.is_stream,

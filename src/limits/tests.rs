@@ -5,6 +5,7 @@ use prometheus::IntGauge;
 use super::reservation::poll_once;
 use super::totals::to_gauge;
 use super::*;
+use crate::client_network::ClientNetwork;
 
 const MIB: usize = 1 << 20;
 const TOTAL: usize = 8 * MIB;
@@ -13,8 +14,8 @@ fn limits() -> RequestLimits {
     RequestLimits::new(TOTAL, IntGauge::new("test", "test").unwrap())
 }
 
-fn holder(number: u8) -> Holder {
-    Holder::new([192, 0, 2, number].into())
+fn holder(number: u8) -> ClientNetwork {
+    ClientNetwork::of_address([192, 0, 2, number].into())
 }
 
 /// Waits until the request is displaced.
@@ -26,7 +27,7 @@ async fn wait_displaced(reservation: &mut Reservation<'_>) {
 }
 
 /// Returns whether the request is still waiting.
-async fn is_waiting(reservation: &mut Reservation<'_>, by: Holder) -> bool {
+async fn is_waiting(reservation: &mut Reservation<'_>, by: ClientNetwork) -> bool {
     let pending = std::future::pending::<()>();
     let waiting = reservation.until_displaced(by, pending);
     tokio::time::timeout(Duration::from_millis(10), waiting)
@@ -112,7 +113,7 @@ async fn full_slots_go_to_newcomers_once_freed() {
 }
 
 /// Polls once, so that the request is listed.
-async fn is_waiting_now(reservation: &mut Reservation<'_>, by: Holder) -> bool {
+async fn is_waiting_now(reservation: &mut Reservation<'_>, by: ClientNetwork) -> bool {
     let pending = std::future::pending::<()>();
     let mut waiting = Box::pin(reservation.until_displaced(by, pending));
     poll_once(waiting.as_mut()).await.is_none()

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus::IntGauge;
 use tokio::sync::{Notify, oneshot};
 
-use super::holder::Holder;
 use super::totals::{Bytes, Exhausted, Size, to_gauge};
+use crate::client_network::ClientNetwork;
 
 /// The list of waiting requests, and the slots of HTTP/2 requests.
 pub(super) struct WaitingPool {
@@ -50,7 +50,7 @@ struct State {
     streams_max: usize,
     requests: HashMap<u64, Entry>,
     /// The holders that have a request on the list.
-    holders: HashMap<Holder, Shares>,
+    holders: HashMap<ClientNetwork, Shares>,
     used: Shares,
     /// Follows the bytes on the list.
     gauge: IntGauge,
@@ -64,7 +64,7 @@ struct State {
 }
 
 struct Entry {
-    holder: Holder,
+    holder: ClientNetwork,
     held: Held,
     displaced: Arc<Notify>,
 }
@@ -112,7 +112,7 @@ impl WaitingPool {
 
     /// Lists a request. If a total is then exceeded, displaces requests, possibly this one.
     /// `verified_large` is the number of bytes that large verified requests hold.
-    pub(super) fn list(&self, holder: Holder, held: Held, verified_large: usize) -> Ticket {
+    pub(super) fn list(&self, holder: ClientNetwork, held: Held, verified_large: usize) -> Ticket {
         let mut state = self.lock();
         let number = state.next_number;
         state.next_number += 1;

@@ -4,11 +4,12 @@
 //! is bounded: the addresses that were counted longest ago are forgotten first.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RateLimit;
+use crate::client_network::ClientNetwork;
 
 /// The most addresses that are remembered for one route: 10,000 take about 0.6 MiB. A client with
 /// more addresses than that is not limited by any of them.
@@ -27,8 +28,8 @@ pub(super) struct UnverifiedLimit {
 /// counted last. When it is full, it replaces `older`, whose addresses are forgotten.
 #[derive(Default)]
 struct Buckets {
-    recent: HashMap<IpAddr, Instant>,
-    older: HashMap<IpAddr, Instant>,
+    recent: HashMap<ClientNetwork, Instant>,
+    older: HashMap<ClientNetwork, Instant>,
 }
 
 impl UnverifiedLimit {
@@ -46,7 +47,7 @@ impl UnverifiedLimit {
     /// # Errors
     /// The time until the next one is within the limit, if this one is not.
     pub(super) fn count(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
-        let client = counted_address(client.to_canonical());
+        let client = ClientNetwork::of_address(client);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let full_at = buckets.find(client).unwrap_or(now).max(now);
         let wait = full_at.duration_since(now).saturating_sub(self.tolerance);
@@ -59,26 +60,16 @@ impl UnverifiedLimit {
 }
 
 impl Buckets {
-    fn find(&self, client: IpAddr) -> Option<Instant> {
+    fn find(&self, client: ClientNetwork) -> Option<Instant> {
         let bucket = self.recent.get(&client);
         bucket.or_else(|| self.older.get(&client)).copied()
     }
 
-    fn insert(&mut self, client: IpAddr, full_at: Instant) {
+    fn insert(&mut self, client: ClientNetwork, full_at: Instant) {
         if self.recent.len() >= ADDRESSES_MAX / 2 && !self.recent.contains_key(&client) {
             self.older = std::mem::take(&mut self.recent);
         }
         self.recent.insert(client, full_at);
-    }
-}
-
-/// Returns the address that requests are counted for: an IPv6 site has a whole /64 (RFC 6177).
-fn counted_address(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! Wrong tokens: a bounded number of audit lines, and answers that take their time.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
 use crate::admin::audit::Caller;
-use crate::admin::listen::client_of;
+use crate::client_network::ClientNetwork;
 use crate::log::{SampleLimits, Sampler};
 
 /// One line a second for an address: more than a person can cause. Beyond 16 addresses at once, all
@@ -28,7 +27,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The failed logins of a listener.
 pub(super) struct FailedLogins {
-    sampler: Sampler<Option<IpAddr>>,
+    sampler: Sampler<Option<ClientNetwork>>,
     delayed: Semaphore,
 }
 
@@ -44,7 +43,10 @@ impl Default for FailedLogins {
 impl FailedLogins {
     /// Writes a failed login to the audit log, unless its address has had its line this second.
     pub(super) fn audit(&self, caller: Caller, now: Instant) {
-        if let Some(suppressed) = self.sampler.admit(caller.peer.map(client_of), now) {
+        if let Some(suppressed) = self
+            .sampler
+            .admit(caller.peer.map(ClientNetwork::of_address), now)
+        {
             caller.audit_sampled("log_in", "", "unauthorized", suppressed);
         }
     }

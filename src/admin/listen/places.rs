@@ -5,11 +5,13 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use crate::client_network::ClientNetwork;
 
 /// The places for all requests: more than operators, their pages and Prometheus open.
 const PLACES: usize = 256;
@@ -38,7 +40,7 @@ struct Table {
 }
 
 struct Taken {
-    client: IpAddr,
+    client: ClientNetwork,
     kind: PlaceKind,
     since: Instant,
     /// The time of the last request with a token or a session.
@@ -65,7 +67,7 @@ pub(in crate::admin) struct Place {
 impl Places {
     /// Gives a place to a new connection from `peer`.
     pub(super) fn assign(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Place {
-        let client = client_of(peer);
+        let client = ClientNetwork::of_address(peer);
         let displaced = Arc::new(Notify::new());
         let mut table = self.table();
         let kind = table.make_room(client, now);
@@ -97,7 +99,7 @@ impl Places {
 impl Table {
     /// Returns the kind of place that is free for `client`, after displacing a connection if need
     /// be.
-    fn make_room(&mut self, client: IpAddr, now: Instant) -> PlaceKind {
+    fn make_room(&mut self, client: ClientNetwork, now: Instant) -> PlaceKind {
         let (mut total, mut by_client) = (0, HashMap::new());
         for taken in self.of_kind(PlaceKind::Any).map(|(_, taken)| taken) {
             total += 1;
@@ -180,14 +182,6 @@ impl Drop for Place {
     }
 }
 
-/// Returns the address that stands for a client: for IPv6 its /64, which one client has whole.
-pub(in crate::admin) fn client_of(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,12 +242,5 @@ mod tests {
         drop(health);
         drop(kept);
         assert_eq!(places.table().taken.len(), 1);
-    }
-
-    #[test]
-    fn client_of_ipv6_is_its_network() {
-        let [one, same, mapped] = ["2001:db8::1", "2001:db8::ffff:1", "::ffff:192.0.2.1"]
-            .map(|text| client_of(text.parse().unwrap()));
-        assert_eq!((one, mapped), (same, address(1)));
     }
 }

@@ -1,12 +1,13 @@
 //! Limits on open connections: a total, and a share for one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::client_network::ClientNetwork;
 use crate::gateway::address;
 
 /// The counters of open connections, in total and by address.
@@ -20,7 +21,7 @@ pub(in crate::gateway) struct ConnectionLimits {
 }
 
 /// The open connections of each address that has any; so no more entries than connections.
-type OpenByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
+type OpenByAddress = Arc<Mutex<HashMap<ClientNetwork, usize>>>;
 
 /// The right of one connection to be open, released on drop.
 pub(super) struct ConnectionPermit {
@@ -30,8 +31,8 @@ pub(super) struct ConnectionPermit {
 
 /// One of the connections that an address may have open, released on drop.
 struct AddressPermit {
-    /// The address it is counted for; `None` for an exempt one, which is not counted.
-    address: Option<IpAddr>,
+    /// The client it is counted for; `None` for an exempt one, which is not counted.
+    client: Option<ClientNetwork>,
     open_by_address: OpenByAddress,
 }
 
@@ -71,20 +72,20 @@ impl ConnectionLimits {
     fn try_acquire_for(&self, address: IpAddr) -> Option<AddressPermit> {
         if address::is_in(&self.exempt, address) {
             return Some(AddressPermit {
-                address: None,
+                client: None,
                 open_by_address: Arc::clone(&self.open_by_address),
             });
         }
-        let address = counted_address(address.to_canonical());
+        let client = ClientNetwork::of_address(address);
         let mut open_by_address = lock(&self.open_by_address);
-        let open = open_by_address.entry(address).or_default();
+        let open = open_by_address.entry(client).or_default();
         // An address without an entry is below the limit, which is at least 1: no entry stays at 0.
         if *open >= self.per_address {
             return None;
         }
         *open += 1;
         Some(AddressPermit {
-            address: Some(address),
+            client: Some(client),
             open_by_address: Arc::clone(&self.open_by_address),
         })
     }
@@ -99,31 +100,21 @@ impl ConnectionLimits {
 
 impl Drop for AddressPermit {
     fn drop(&mut self) {
-        let Some(address) = self.address else { return };
+        let Some(client) = self.client else { return };
         let mut open_by_address = lock(&self.open_by_address);
-        if let Some(open) = open_by_address.get_mut(&address) {
+        if let Some(open) = open_by_address.get_mut(&client) {
             *open -= 1;
             if *open == 0 {
-                open_by_address.remove(&address);
+                open_by_address.remove(&client);
             }
         }
     }
 }
 
-fn lock(open_by_address: &OpenByAddress) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+fn lock(open_by_address: &OpenByAddress) -> MutexGuard<'_, HashMap<ClientNetwork, usize>> {
     open_by_address
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns the address that connections are counted for: an IPv6 site has a whole /64 (RFC 6177).
-fn counted_address(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-    }
 }
 
 #[cfg(test)]

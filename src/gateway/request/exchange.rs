@@ -9,12 +9,12 @@ use pingora_core::protocols::http::ServerSession;
 
 use super::client_address::Forwarded;
 use super::head::Head;
+use crate::client_network::ClientNetwork;
 use crate::delivery::InboundRequest;
 use crate::gateway::address;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
 use crate::gateway::verified_requests::CountedRequest;
-use crate::limits::Holder;
 use crate::log::RequestLine;
 use crate::route::Route;
 use crate::signature::SignatureError;
@@ -94,8 +94,8 @@ impl<'s> Exchange<'s> {
     }
 
     /// Returns the client that the request counts for.
-    pub(super) fn holder(&self) -> Holder {
-        Holder::new(self.forwarded.client)
+    pub(super) fn holder(&self) -> ClientNetwork {
+        ClientNetwork::of_address(self.forwarded.client)
     }
 
     /// Records the route that the request was matched to.

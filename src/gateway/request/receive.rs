@@ -8,9 +8,10 @@ use tokio::time::timeout_at;
 
 use super::exchange::Exchange;
 use super::head::{Head, MalformedHead};
+use crate::client_network::ClientNetwork;
 use crate::gateway::response::Rejection;
 use crate::gateway::route_snapshot::MatchedRoute;
-use crate::limits::{self, Holder, Reservation};
+use crate::limits::{self, Reservation};
 use crate::signature::Verification;
 
 /// Reads the whole body into a verification of the route.
@@ -58,7 +59,7 @@ async fn read_body(
     max: usize,
     deadline: Instant,
     verification: &mut Verification<'_>,
-    (memory, holder): (&mut Reservation<'_>, Holder),
+    (memory, holder): (&mut Reservation<'_>, ClientNetwork),
 ) -> Result<(), Rejection> {
     if head
         .content_length
