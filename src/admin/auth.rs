@@ -111,23 +111,13 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let authenticated = authenticator.authenticate(
-        request.method(),
-        request.uri(),
-        request.headers(),
-        addrs,
-        Timestamp::now(),
-    );
-    let response = match authenticated {
+    let authenticated = authenticator
+        .authenticate_slowly(request.method(), request.uri(), request.headers(), addrs)
+        .await;
+    private(match authenticated {
         Ok(caller) => run_as(caller, request, next).await,
-        Err(error) => {
-            authenticator
-                .delay_wrong_token(&error, request.headers())
-                .await;
-            error.into_response()
-        }
-    };
-    private(response)
+        Err(error) => error.into_response(),
+    })
 }
 
 /// Runs an authenticated request. A change runs to its end and is audited even if the client
@@ -194,8 +184,25 @@ impl Authenticator {
         }
     }
 
+    /// Authenticates a request that arrives now, and delays the answer to a wrong token.
+    pub(super) async fn authenticate_slowly(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        addrs: ConnectionAddrs,
+    ) -> Result<Caller, ApiError> {
+        let authenticated = self.authenticate(method, uri, headers, addrs, Timestamp::now());
+        if matches!(authenticated, Err(ApiError::Unauthorized))
+            && headers.contains_key(header::AUTHORIZATION)
+        {
+            self.failed_logins.delay().await;
+        }
+        authenticated
+    }
+
     /// Authenticates a request and, for a change, checks its origin and content type.
-    pub(super) fn authenticate(
+    fn authenticate(
         &self,
         method: &Method,
         uri: &Uri,
@@ -271,13 +278,6 @@ impl Authenticator {
     pub(super) async fn log_in_failed(&self, caller: Caller) {
         self.failed_logins.audit(caller, Instant::now());
         self.failed_logins.delay().await;
-    }
-
-    /// Delays the answer to a request with a wrong token.
-    pub(super) async fn delay_wrong_token(&self, error: &ApiError, headers: &HeaderMap) {
-        if *error == ApiError::Unauthorized && headers.contains_key(header::AUTHORIZATION) {
-            self.failed_logins.delay().await;
-        }
     }
 
     /// Logs, for as long as it is polled, how many lines of failed logins were suppressed.

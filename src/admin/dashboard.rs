@@ -23,7 +23,6 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use jiff::Timestamp;
 
 use super::auth::{self, Authenticator, ConnectionAddrs};
 use super::error::ApiError;
@@ -106,18 +105,9 @@ async fn guard(
         .get_all(header::ACCEPT)
         .iter()
         .any(takes_pages);
-    let authenticated = authenticator.authenticate(
-        request.method(),
-        request.uri(),
-        request.headers(),
-        addrs,
-        Timestamp::now(),
-    );
-    if let Err(error) = &authenticated {
-        authenticator
-            .delay_wrong_token(error, request.headers())
-            .await;
-    }
+    let authenticated = authenticator
+        .authenticate_slowly(request.method(), request.uri(), request.headers(), addrs)
+        .await;
     match authenticated {
         Ok(caller) => auth::run_as(caller, request, next).await,
         Err(problem) if !is_browser => problem.into_response(),

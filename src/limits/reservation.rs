@@ -147,11 +147,11 @@ impl<'a> Reservation<'a> {
         self.bytes = 0;
         if let Listing::Listed(ticket) = mem::replace(&mut self.listing, Listing::Unlisted)
             && !self.limits.waiting.remove(&ticket)
+            && let Some(slot) = &mut self.slot
         {
-            self.set_displaced();
+            slot.was_displaced = true;
         }
         self.slot = None;
-        self.listing = Listing::Unlisted;
     }
 }
 
