@@ -48,7 +48,7 @@ const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// The pause after a failed accept: most likely, the process is out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the process ends. `checks_owner` looks up to whom each belongs.
+/// Accepts connections until the process ends. With `checks_owner`, looks up the user of each.
 pub(super) async fn run(listener: TcpListener, router: Router, checks_owner: bool) -> ! {
     let places = Arc::new(Places::default());
     loop {

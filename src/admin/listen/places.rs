@@ -1,4 +1,4 @@
-//! The places for connections: how many there are, for whom, and which connection loses its place.
+//! The places for connections: their number, the share of each client, and who loses a place.
 //!
 //! Pure bookkeeping. It refuses no newcomer: where places run out, the connection loses its place
 //! that has shown no token for the longest time.
