@@ -1,4 +1,4 @@
-.PHONY: demo test check deny fuzz fuzz-coverage bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
+.PHONY: demo test check deny fuzz fuzz-coverage cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
@@ -57,6 +57,11 @@ SOAK_SECONDS ?= 3600
 soak:
 	@scripts/install test
 	HOOKSTILE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release --test it -- --nocapture soak::
+
+# The faults that were reported in public, against the release binary.
+cases:
+	@scripts/install test
+	cargo test --locked --release --test it -- reported::
 
 bench:
 	@scripts/install build

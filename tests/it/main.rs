@@ -59,6 +59,7 @@ mod recovery; // redelivery of many events, and forgetting one
 mod rejections; // the list of rejected requests
 mod reload; // a new configuration applies completely or not at all
 mod replicas; // several gateways with one ledger and one queue
+mod reported; // faults that users of this field reported
 mod responses; // the table in docs/answers.md
 mod schemes; // custom schemes, signatures in the body, several signatures
 mod sdk; // the providers' own SDKs sign and verify

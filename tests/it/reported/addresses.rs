@@ -1,0 +1,1 @@
+//! Reports about names and addresses that fail.

@@ -1,0 +1,1 @@
+//! Reports about odd but honest HTTP.

@@ -1,0 +1,1 @@
+//! Reports about events whose ID the signature does not cover.

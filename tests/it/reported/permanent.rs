@@ -1,0 +1,1 @@
+//! Reports about failures that look permanent.

@@ -1,0 +1,1 @@
+//! Reports about the providers' documents, field by field.

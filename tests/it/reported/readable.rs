@@ -1,0 +1,1 @@
+//! Reports about odd but readable bodies.

@@ -1,0 +1,1 @@
+//! Reports about secret files, and certificates of upstreams.
