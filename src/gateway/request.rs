@@ -9,6 +9,7 @@ mod admit;
 mod claim;
 mod client_address;
 mod deliver;
+mod displaced;
 mod drain;
 pub(super) mod exchange;
 mod forward;
@@ -45,6 +46,7 @@ impl Gateway {
             Ok(outcome) => outcome,
             Err(rejection) => Outcome::Rejected(rejection),
         };
+        displaced::delay_response(&exchange, &outcome).await;
         let holder = exchange.holder();
         let drained = drain::for_reuse(&mut exchange, &outcome);
         let reusable =

@@ -10,8 +10,9 @@
 //! `psql` and `pg_isready` beside it).
 //!
 //! Other variables set the amount of work: `HOOKSTILE_SEED` is the seed of schemathesis (1),
-//! `HOOKSTILE_HOSTILE` the number of hostile requests (20,000; in CI 100,000), and
-//! `HOOKSTILE_SOAK_SECONDS` the duration of `soak`.
+//! `HOOKSTILE_HOSTILE` the number of hostile requests (20,000; in CI 100,000),
+//! `HOOKSTILE_ATTACK=full` makes the attacks take all that one address may, and
+//! `HOOKSTILE_SOAK_SECONDS` is the duration of `soak`.
 
 #![allow(unreachable_pub, reason = "a test binary has no public interface")]
 #![allow(
@@ -24,6 +25,7 @@ mod harness;
 mod access; // the admin listener's tokens, host names and audit log
 mod admin_listener; // the admin listener under hostile clients
 mod admission; // limits that apply before a body is read
+mod attack; // attacks on the whole gateway, beside genuine senders
 mod bodies; // bodies of every size and framing, and the size limit
 mod budget; // every request is answered in time, whatever is slow
 mod clock; // jumps of the wall clock

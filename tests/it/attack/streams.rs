@@ -1,0 +1,133 @@
+//! HTTP/2 streams and connections by the thousand.
+
+use super::genuine::Genuine;
+use super::{assert_grown_less_than, connections, two_routes};
+use crate::harness::frames::*;
+use crate::harness::*;
+
+const STREAMS: u32 = 100;
+
+/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 §6.5.2).
+const INITIAL_WINDOW_SIZE: u16 = 4;
+
+/// Returns the fields of a forged request with this content length and more fields.
+fn forged<'a>(length: &'a str, more: &[(&'a str, &'a str)]) -> Vec<u8> {
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", PATH),
+        (":authority", "hooks.test"),
+        ("x-vpn-signature", FORGED),
+        ("content-length", length),
+    ];
+    block(fields.into_iter().chain(more.iter().copied()))
+}
+
+const FORGED: &str = "sha256=0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Returns the frames of each stream, one after the other.
+fn on_each_stream(frames: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+    (0..STREAMS).flat_map(|n| frames(1 + 2 * n)).collect()
+}
+
+/// Holds as many connections as an address may have, each with these bytes written, while genuine
+/// senders go on.
+async fn assert_harmless(attack: &str, bytes: Vec<u8>) {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::start(two_routes(&upstream)).await;
+    let genuine = Genuine::start(&gateway).await;
+    let before = gateway.resident_bytes();
+    let mut held = Vec::new();
+    for _ in 0..connections() {
+        let mut connection = RawHttp2::connect(gateway.public_address()).await;
+        connection.write(&bytes).await;
+        held.push(connection);
+    }
+    genuine.assert_all_delivered(attack).await;
+    assert_grown_less_than(64, &gateway, before);
+    drop(held);
+    gateway
+        .wait_for_metric("requests_in_flight", &[], 0.0)
+        .await;
+    gateway
+        .wait_for_metric("body_bytes_in_flight", &[], 0.0)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_streams_take_little_memory() {
+    let head = forged("1000", &[]);
+    let frames = on_each_stream(|stream| {
+        [
+            frame(HEADERS, END_HEADERS, stream, &head),
+            frame(DATA, 0, stream, b"x"),
+        ]
+        .concat()
+    });
+    assert_harmless("unfinished streams", frames).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_responses_take_little_memory() {
+    let head = forged("1", &[]);
+    let frames = on_each_stream(|stream| {
+        [
+            frame(HEADERS, END_HEADERS, stream, &head),
+            frame(DATA, END_STREAM, stream, b"x"),
+        ]
+        .concat()
+    });
+    let bytes = [setting(INITIAL_WINDOW_SIZE, 0), frames].concat();
+    assert_harmless("unread responses", bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_heads_take_little_memory() {
+    let value = "a".repeat(15_000);
+    let head = forged("1000", &[("x-a", &value), ("x-b", &value)]);
+    let (first, rest) = head.split_at(16_000);
+    let frames = on_each_stream(|stream| {
+        [
+            frame(HEADERS, 0, stream, first),
+            frame(CONTINUATION, END_HEADERS, stream, rest),
+        ]
+        .concat()
+    });
+    assert_harmless("large heads", frames).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_header_blocks_take_little_memory() {
+    let head = forged("1000", &[("x-a", &"a".repeat(15_000))]);
+    let frames = frame(HEADERS, 0, 1, &head);
+    assert_harmless("unfinished header blocks", frames).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_byte_frames_take_little_memory() {
+    let head = forged("1000", &[]);
+    let frames = on_each_stream(|stream| {
+        let data = frame(DATA, 0, stream, b"x").repeat(300);
+        [frame(HEADERS, END_HEADERS, stream, &head), data].concat()
+    });
+    assert_harmless("frames of one byte", frames).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_streams_take_little_memory() {
+    let head = forged("1000", &[]);
+    let frames = on_each_stream(|stream| {
+        [
+            frame(HEADERS, END_HEADERS, stream, &head),
+            frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+        ]
+        .concat()
+    });
+    assert_harmless("reset streams", frames).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_pongs_take_little_memory() {
+    let bytes = frame(PING, 0, 0, &[7; 8]).repeat(3000);
+    assert_harmless("unread PONGs", bytes).await;
+}
