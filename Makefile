@@ -1,4 +1,4 @@
-.PHONY: demo test check deny fuzz fuzz-coverage cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
+.PHONY: demo test check deny fuzz fuzz-coverage attack cases bench instructions bench-compare bench-growth bench-replicas bench-tools soak install
 
 THIRD_PARTY := $(CURDIR)/target/third-party
 export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
@@ -57,6 +57,13 @@ SOAK_SECONDS ?= 3600
 soak:
 	@scripts/install test
 	HOOKSTILE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release --test it -- --nocapture soak::
+
+# Attacks on the release binary, with all that one address may take, and the hostile corpus. Run it after a change of the
+# listener, of Pingora or of h2.
+HOSTILE := attack head http2 slow_senders descriptors admin_listener admission access proxy_protocol log stop upgrade
+attack:
+	@scripts/install test
+	ulimit -n 8192 && HOOKSTILE_ATTACK=full cargo test --locked --release --test it -- $(HOSTILE:%=%::)
 
 # The faults that were reported in public, against the release binary.
 cases:

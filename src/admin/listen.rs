@@ -48,9 +48,13 @@ const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// The pause after a failed accept: most likely, the process is out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// The least time between two log lines about a failed accept.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Accepts connections until the process ends. With `checks_owner`, looks up the user of each.
 pub(super) async fn run(listener: TcpListener, router: Router, checks_owner: bool) -> ! {
     let places = Arc::new(Places::default());
+    let mut warned_at: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -59,7 +63,10 @@ pub(super) async fn run(listener: TcpListener, router: Router, checks_owner: boo
                 tokio::spawn(serve_connection(stream, place, router, checks_owner));
             }
             Err(error) => {
-                tracing::warn!(%error, "admin listener: accept failed");
+                if warned_at.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
+                    tracing::warn!(%error, "admin listener: accept failed");
+                    warned_at = Some(Instant::now());
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }

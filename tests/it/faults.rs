@@ -328,15 +328,45 @@ fn on_a_small_disk() -> Option<Launcher> {
     Some(Launcher::command(command))
 }
 
+/// Returns the launcher of [`on_a_small_disk`], or reports that the test is skipped.
+fn small_disk(purpose: &str) -> Option<Launcher> {
+    let launcher = on_a_small_disk();
+    let found = launcher.is_some().then(PathBuf::new);
+    tool("a mount namespace", found, purpose).and(launcher)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_route_cannot_fill_the_disk_for_others() {
+    let Some(launcher) = small_disk("a small disk that routes share") else {
+        return;
+    };
+    let upstream = Upstream::ok();
+    let routes = [
+        Route::to_url("http://127.0.0.1:1/")
+            .named("down")
+            .with("delivery", "queue"),
+        Route::to(&upstream),
+    ];
+    let gateway = Gateway::start(Setup::new(routes).launched_by(launcher)).await;
+    let mut refused = 0;
+    for number in 0..200 {
+        let event = Event::sized(&format!("evt_{number}"), 100_000);
+        let response = gateway.send(event.post().at("/webhooks/down")).await;
+        if response.status != 202 {
+            response.assert_problem(503, "store_unavailable");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "the route's share of 12 MiB is used up");
+    for number in 0..20 {
+        let event = Event::new(&format!("evt_other_{number}"));
+        gateway.send(event).await.assert(200, "delivered");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_answers_503_then_recovers() {
-    let disk = on_a_small_disk().map(|launcher| (PathBuf::new(), launcher));
-    let found = tool(
-        "a mount namespace",
-        disk.as_ref().map(|(path, _)| path.clone()),
-        "a disk that is really full",
-    );
-    let (Some(_), Some((_, launcher))) = (found, disk) else {
+    let Some(launcher) = small_disk("a disk that is really full") else {
         return;
     };
     let upstream = Upstream::ok();

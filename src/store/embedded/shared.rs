@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::attempt_journal::AttemptJournal;
 use super::index::Index;
 use super::read::Reader;
+use super::upkeep::CHECKPOINT_MIN_PAGES;
 use super::uptime_clock::UptimeClock;
 use super::usage::Usage;
 use super::{EventKey, RowId, Settings, StoreError, StoreRoute, schema};
@@ -44,6 +45,9 @@ pub(super) struct Shared {
     pub routes: Mutex<Vec<StoreRoute>>,
     pub journal: Arc<AttemptJournal>,
 }
+
+/// The room that the write-ahead log takes before it is checkpointed and starts again, in bytes.
+const LOG_BYTES: u64 = 4096 * CHECKPOINT_MIN_PAGES.unsigned_abs();
 
 /// The limit of jobs that wait for the writer, in bytes. Without it, a disk that hangs would fill
 /// the memory with jobs whose callers have long had an error.
@@ -292,12 +296,16 @@ impl Shared {
     /// Sets the size of the file's used pages, and measures the room that is left on the disk.
     pub(super) fn set_used_bytes(&self, bytes: u64) {
         self.used_bytes.store(bytes, Ordering::Relaxed);
+        let (file, log) = self.file_lengths();
         // A disk that cannot be measured has no shares.
         let disk_free = rustix::fs::statvfs(&self.settings.folder).map_or(u64::MAX, |disk| {
-            let file = std::fs::metadata(&self.file).map_or(0, |file| file.len());
             disk.f_bavail
                 .saturating_mul(disk.f_frsize)
-                .saturating_add(file.saturating_sub(bytes))
+                // Free pages of the file, or pages that are in the log only.
+                .saturating_add(file)
+                .saturating_sub(bytes)
+                // The log may grow before it is checkpointed.
+                .saturating_sub(LOG_BYTES.saturating_sub(log))
         });
         self.disk_free_bytes.store(disk_free, Ordering::Relaxed);
     }
@@ -308,7 +316,8 @@ impl Shared {
         let _ = self
             .disk_free_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
-                Some(free.saturating_sub(bytes))
+                // It is in the log now, and will be in the file.
+                Some(free.saturating_sub(2 * bytes))
             });
     }
 
@@ -318,9 +327,15 @@ impl Shared {
 
     /// Returns the size of the files, in bytes.
     pub(super) fn file_bytes(&self) -> u64 {
+        let (file, log) = self.file_lengths();
+        file + log
+    }
+
+    /// Returns the lengths of the database and of its write-ahead log, in bytes.
+    fn file_lengths(&self) -> (u64, u64) {
         let mut log = self.file.clone().into_os_string();
         log.push("-wal");
-        let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        size(&self.file) + size(log.as_ref())
+        let length = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        (length(&self.file), length(log.as_ref()))
     }
 }

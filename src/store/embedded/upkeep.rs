@@ -19,7 +19,7 @@ const WRITE_TIME_INTERVAL: Duration = Duration::from_secs(60);
 const ROWS_PER_DELETE: usize = 500;
 /// The number of 4 KiB pages from which on the log is checkpointed: 4 MiB. After a checkpoint the
 /// log restarts, which costs the next commit a second flush.
-const CHECKPOINT_MIN_PAGES: i64 = 1_024;
+pub(super) const CHECKPOINT_MIN_PAGES: i64 = 1_024;
 /// The length of the log, in pages, from which on the writer helps to checkpoint it: 64 MiB.
 const WAL_MAX_PAGES: i64 = 16_384;
 

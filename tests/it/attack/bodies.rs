@@ -25,7 +25,7 @@ async fn hold(to: SocketAddr, request: Vec<u8>) {
         if let Some(mut client) = Client::try_connect(to).await
             && client.write_some(unfinished).await
         {
-            client.wait_for_close().await;
+            client.rest().await;
         }
     }
 }
