@@ -284,7 +284,8 @@ pub(super) struct Route {
     /// The way events are delivered: immediately, from the queue, or both.
     #[schemars(transform = facts::DELIVERY.schema())]
     pub delivery: Field<DeliveryMode>,
-    /// The status of the response once an event is stored (`delivery: queue` or `spill`).
+    /// The status of the response once an event is stored (`delivery: queue` or `spill`). A
+    /// provider's preset may set another default: `orbvpn` has 200.
     #[schemars(transform = facts::ACCEPT_STATUS.schema())]
     pub accept_status: Field<u16>,
     /// The time one attempt to deliver a stored event may take. Default: the route's `budget`.

@@ -178,7 +178,7 @@ impl Compiler<'_> {
         let max_body = self.max_body(raw.get(|route| &route.max_body), defaults, limits);
         let replay = self.replay(raw.get(|route| &route.replay), sender.as_ref());
         let delivery_mode = self.delivery_mode(raw);
-        let accept_status = self.accept_status(raw.get(|route| &route.accept_status));
+        let accept_status = self.accept_status(raw.get(|route| &route.accept_status), defaults);
         let retry = self.retry(raw.get(|route| &route.retry));
         self.compare_with_window(raw, delivery_mode, &retry, replay);
         let attempt_timeout = self.duration(
