@@ -219,6 +219,7 @@ mod tests {
                 delivery_mode: DeliveryMode::Queue,
                 active: true,
                 definition: None,
+                updated_at: now(),
             },
             hour: [MinuteBucket::default(); MINUTES],
             requests_per_second: 0.0,

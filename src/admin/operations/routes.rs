@@ -27,6 +27,8 @@ pub(crate) struct ServedRoute {
     pub active: bool,
     /// The definition of a route that was made over the API; `None` for one in the file.
     pub definition: Option<Arc<Definition>>,
+    /// The last change of the definition, or the time at which the file was loaded.
+    pub updated_at: Timestamp,
 }
 
 /// A route with the statistics of its deliveries.
@@ -48,7 +50,12 @@ const RECENT_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 86_400;
 
 impl From<&ActiveRoute> for ServedRoute {
-    fn from(ActiveRoute { route, made_from }: &ActiveRoute) -> Self {
+    fn from(active: &ActiveRoute) -> Self {
+        let ActiveRoute {
+            route,
+            made_from,
+            updated_at,
+        } = active;
         Self {
             name: Arc::clone(&route.name),
             host: route.host.clone(),
@@ -59,6 +66,7 @@ impl From<&ActiveRoute> for ServedRoute {
             delivery_mode: route.delivery_mode,
             active: route.active,
             definition: made_from.clone(),
+            updated_at: *updated_at,
         }
     }
 }
