@@ -536,7 +536,8 @@ pub(super) struct Upstream {
     /// an `https` upstream is always verified.
     pub url: Field<String>,
     /// A PEM file with the CA certificates for the upstream's certificate, relative to this file's
-    /// folder. Default: the system's CA certificates.
+    /// folder. A self-signed certificate of the upstream itself may be among them. The file is
+    /// watched. Default: the system's CA certificates.
     pub ca: Field<String>,
     /// The time that connecting may take, TLS handshake included. Default: the rest of the budget.
     #[schemars(transform = facts::CONNECT_TIMEOUT.schema())]
