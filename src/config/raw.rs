@@ -468,7 +468,8 @@ pub(super) struct Reference {
     #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub env: Field<String>,
     /// The file that holds the secret, relative to this file's folder. One newline at its end is
-    /// removed.
+    /// removed. The file is watched, and a changed one is applied like a reload. While a route's
+    /// secret cannot be read, its last content stays in effect, or else the route is off line.
     pub file: Field<String>,
     /// The secret itself. It works, but `hookstile check` warns: anyone who can read this file has
     /// the secret.

@@ -25,6 +25,8 @@ pub(crate) struct ServedRoute {
     pub events: Vec<Box<str>>,
     pub delivery_mode: DeliveryMode,
     pub active: bool,
+    /// The reason why the route is off line.
+    pub off_line: Option<Box<str>>,
     /// The definition of a route that was made over the API; `None` for one in the file.
     pub definition: Option<Arc<Definition>>,
     /// The last change of the definition, or the time at which the file was loaded.
@@ -65,6 +67,7 @@ impl From<&ActiveRoute> for ServedRoute {
             events: route.events.patterns().map(Into::into).collect(),
             delivery_mode: route.delivery_mode,
             active: route.active,
+            off_line: route.off_line.clone(),
             definition: made_from.clone(),
             updated_at: *updated_at,
         }
