@@ -9,6 +9,7 @@ mod compile;
 mod de;
 mod diagnostics;
 mod facts;
+mod files;
 mod raw;
 mod redact;
 pub mod schema;
@@ -25,6 +26,7 @@ use jiff::Timestamp;
 
 pub use diagnostics::{Report, Severity};
 pub use facts::DEFAULT_PROVIDER;
+pub use files::{FileDigest, ReadFiles, SecretFiles};
 pub(crate) use redact::is_shown_variable;
 
 use crate::event::EnvelopeSpec;
@@ -38,6 +40,7 @@ use crate::tls;
 use crate::upstream::AllowedUpstream;
 use compile::Sources;
 use diagnostics::{Diagnostic, Problems};
+use files::UnreadableSecret;
 
 /// A compiled configuration file.
 pub struct Config {
@@ -50,6 +53,8 @@ pub struct Config {
     pub log: log::Settings,
     /// The routes. At least one; no two have the same name, or the same path and host.
     pub routes: Vec<Route>,
+    /// The files that all of this was read from.
+    pub files: ReadFiles,
 }
 
 /// A listener for webhooks.
@@ -66,8 +71,6 @@ pub struct ListenTls {
     /// The paths of the certificates in `settings`, in the same order, as the configuration has
     /// them.
     pub certificates: Vec<Box<str>>,
-    /// All files that the settings were read from.
-    pub files: Vec<PathBuf>,
 }
 
 /// The admin listener.
@@ -137,6 +140,24 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     parse(path.display().to_string(), source, &sources(path, env))
 }
 
+/// Loads a configuration that is to be served. As [`load`] does, but a secret whose file cannot be
+/// read refuses nothing: its content in `kept` stays in effect, or else its route is off line.
+///
+/// # Errors
+/// Returns a [`Report`] with all errors and warnings.
+pub fn load_to_serve(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    kept: &SecretFiles,
+) -> Result<Loaded, Report> {
+    let source = read(path)?;
+    let sources = Sources {
+        unreadable: UnreadableSecret::Tolerate(kept),
+        ..sources(path, env)
+    };
+    parse(path.display().to_string(), source, &sources)
+}
+
 /// Loads only the keys by which a gateway is reached, as [`load`] does. The caller needs none of
 /// the routes' secrets, nor the token unless `with_token` is set.
 ///
@@ -203,6 +224,7 @@ fn sources<'a>(path: &'a Path, env: &'a dyn Fn(&str) -> Option<String>) -> Sourc
         folder: path.parent().unwrap_or(Path::new("")),
         env,
         now: Timestamp::now(),
+        unreadable: UnreadableSecret::Refuse,
     }
 }
 
@@ -273,6 +295,7 @@ pub fn load_text(
             folder: Path::new(""),
             env,
             now: Timestamp::now(),
+            unreadable: UnreadableSecret::Refuse,
         },
     )
 }
@@ -290,6 +313,7 @@ pub fn check_text(source: &str) -> Result<Loaded, Report> {
         folder: Path::new("/nonexistent"),
         env: &env,
         now: Timestamp::UNIX_EPOCH,
+        unreadable: UnreadableSecret::Refuse,
     };
     parse("hookstile.yaml".into(), source.into(), &sources)
 }

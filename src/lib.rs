@@ -11,7 +11,7 @@
 //! json signature handshake event  pure: parse bytes, verify signatures, extract events
 //! explain                         pure: explain why verification failed, and what to change
 //! store ledger                    persist events and deliveries; claim event IDs
-//! tls                             server certificates, and the check of client certificates
+//! tls                             certificates of listeners, of their clients, and of upstreams
 //! proxy_protocol                  pure: parse the PROXY protocol header of a load balancer
 //! delivery upstream               build the outbound request; run one delivery attempt
 //! route                           one compiled route, with all that its requests need

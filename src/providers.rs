@@ -10,6 +10,8 @@ pub mod vpn_enterprise;
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 use crate::event::EnvelopeSpec;
 use crate::handshake::Challenge;
 use crate::route::OnDuplicate;
@@ -41,6 +43,8 @@ pub struct SenderDefaults {
     pub on_duplicate: OnDuplicate,
     /// Bytes of the largest body that it sends.
     pub max_body: usize,
+    /// The status that tells it that an event is stored: 202, or 200.
+    pub accept_status: StatusCode,
     /// The time over which it retries an event; `None` if unknown.
     pub retry_horizon: Option<Duration>,
     /// All its event types; empty if unknown.

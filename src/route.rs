@@ -38,8 +38,10 @@ pub struct Route {
     /// The preset that the scheme comes from, for people. `None` for a custom scheme.
     pub provider: Option<&'static str>,
     pub methods: Vec<Method>,
-    /// `false` if the route is switched off and accepts no requests.
+    /// `false` if the route is switched off, or off line, and accepts no requests.
     pub active: bool,
+    /// The reason why the route is off line: a secret that cannot be read.
+    pub off_line: Option<Box<str>>,
     pub verifier: Verifier,
     /// If set (`enforce: false`), requests that do not verify are forwarded, marked as unverified.
     pub unenforced: Option<Unenforced>,

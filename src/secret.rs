@@ -3,11 +3,15 @@
 //! This module owns the type that carries a secret through the program. It knows neither where a
 //! secret came from (`config` does) nor what it signs (`signature` does).
 
+mod text;
+
 use std::fmt;
 
 use hmac::digest::CtOutput;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
+
+pub use text::{Oddity, meant, oddities};
 
 /// A non-empty secret. Its bytes are wiped on drop, and no formatter prints them.
 pub struct Secret(Zeroizing<Vec<u8>>);

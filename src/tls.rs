@@ -1,9 +1,11 @@
-//! TLS for listeners: certificates, client certificates, and the handshake.
+//! TLS: certificates, client certificates and the handshake of listeners, and the certificates that
+//! are trusted for upstreams.
 //!
 //! Chooses a certificate by server name, and replaces all settings while connections are open.
 //! `config` reads the certificates; the gateway sets the deadline of a handshake.
 
 mod certificate;
+mod trusted;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
 pub(crate) use certificate::{Certificate, Chain, KeyError, PemError, certificates};
+pub(crate) use trusted::{NameProblem, TrustedCertificate};
 
 /// The ALPN protocols, most preferred first (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];

@@ -9,6 +9,7 @@ mod target;
 mod trust;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -267,23 +268,8 @@ impl Client {
             if sole && number > 0 {
                 tokio::time::sleep(RECONNECT_AFTER).await;
             }
-            let peer = Box::new(peer(&upstream.target, *address));
-            let connected = match pool {
-                Pool::Use => self.connector.get_stream(&*peer).await,
-                Pool::Avoid => self
-                    .connector
-                    .new_stream(&*peer)
-                    .await
-                    .map(|stream| (stream, false)),
-            };
-            match connected {
-                Ok((stream, reused)) => {
-                    return Ok(Connection {
-                        peer,
-                        stream,
-                        reused,
-                    });
-                }
+            match self.connect_to(&upstream.target, *address, pool).await {
+                Ok(connection) => return Ok(connection),
                 Err(error) => {
                     tracing::debug!(
                         upstream = %upstream.target.authority,
@@ -295,6 +281,46 @@ impl Client {
         }
         upstream.addresses.forget();
         Err(UpstreamError::Unreachable)
+    }
+
+    /// Connects to one address. Where a trusted certificate may be the upstream's own, the handshake
+    /// accepts any at first, and the connection is dropped unused unless it was that one. Then the
+    /// usual verification has the last word.
+    async fn connect_to(
+        &self,
+        target: &Target,
+        address: SocketAddr,
+        pool: Pool,
+    ) -> Result<Connection, Box<PingoraError>> {
+        let peer = peer(target, address);
+        if let Some(ca) = target.ca.as_ref().filter(|ca| ca.has_own()) {
+            let mut unverified = peer.clone();
+            // Pingora's pool keeps such connections apart from verified ones.
+            unverified.options.verify_cert = false;
+            let connection = self.connect_peer(unverified, pool).await?;
+            let shown = connection.stream.get_ssl_digest();
+            if shown.is_some_and(|shown| ca.is_own(&shown.cert_digest, Timestamp::now())) {
+                return Ok(connection);
+            }
+        }
+        self.connect_peer(peer, pool).await
+    }
+
+    async fn connect_peer(
+        &self,
+        peer: HttpPeer,
+        pool: Pool,
+    ) -> Result<Connection, Box<PingoraError>> {
+        let peer = Box::new(peer);
+        let (stream, reused) = match pool {
+            Pool::Use => self.connector.get_stream(&*peer).await?,
+            Pool::Avoid => (self.connector.new_stream(&*peer).await?, false),
+        };
+        Ok(Connection {
+            peer,
+            stream,
+            reused,
+        })
     }
 
     /// Sends a request and reads the response.
@@ -479,13 +505,13 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
     })
 }
 
-fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {
+fn peer(target: &Target, address: SocketAddr) -> HttpPeer {
     // Takes an address: Pingora would resolve a name on this thread, and panic if that fails.
     let mut peer = HttpPeer::new(address, target.tls, target.host.to_string());
     peer.options.connection_timeout = target.connect_timeout;
     peer.options.total_connection_timeout = target.connect_timeout;
     if let Some(ca) = &target.ca {
-        peer.options.ca = Some(ca.certificates());
+        peer.options.ca = Some(ca.authorities());
         peer.group_key = ca.fingerprint();
     }
     peer

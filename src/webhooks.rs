@@ -10,6 +10,7 @@ mod schema;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
 
 use crate::route::Route;
@@ -29,6 +30,9 @@ pub(crate) struct ActiveRoute {
     pub route: Arc<Route>,
     /// The definition of a webhook made over the API; `None` for a route of the file.
     pub made_from: Option<Arc<Definition>>,
+    /// The last change of the definition; for a route of the file, the time at which this process
+    /// last loaded the file.
+    pub updated_at: Timestamp,
 }
 
 /// The reason that a webhook is not created, changed or removed.
@@ -77,6 +81,8 @@ pub(crate) struct Registry {
 
 struct State {
     file: Vec<Arc<Route>>,
+    /// The time at which the file was last loaded.
+    file_loaded_at: Timestamp,
     stored: StoredWebhooks,
 }
 
@@ -109,6 +115,7 @@ impl Registry {
     ) -> Result<Self, StoreError> {
         let state = State {
             file: file.into_iter().map(Arc::new).collect(),
+            file_loaded_at: Timestamp::now(),
             stored: StoredWebhooks::read(&store).await?,
         };
         let registry = Self {
@@ -143,6 +150,7 @@ impl Registry {
     pub(crate) async fn replace_file(&self, routes: Vec<Route>) {
         let mut state = self.state.lock().await;
         state.file = routes.into_iter().map(Arc::new).collect();
+        state.file_loaded_at = Timestamp::now();
         self.activate(&state);
     }
 
@@ -246,6 +254,7 @@ impl Registry {
         let (definition, route) = (Arc::new(definition), Arc::new(route));
         let active = ActiveRoute {
             route: Arc::clone(&route),
+            updated_at: definition.updated_at(),
             made_from: Some(Arc::clone(&definition)),
         };
         tracing::info!(
@@ -267,6 +276,7 @@ impl Registry {
             .map(|route| ActiveRoute {
                 route: Arc::clone(route),
                 made_from: None,
+                updated_at: state.file_loaded_at,
             })
             .collect();
         for (name, webhook) in &state.stored.valid {
@@ -280,6 +290,7 @@ impl Registry {
             active.push(ActiveRoute {
                 route: Arc::clone(&webhook.route),
                 made_from: Some(Arc::clone(&webhook.definition)),
+                updated_at: webhook.definition.updated_at(),
             });
         }
         self.publisher.publish(

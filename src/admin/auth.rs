@@ -219,7 +219,9 @@ impl Authenticator {
             .ok_or(ApiError::Unauthorized)?;
         if !method.is_safe() {
             check_origin(headers, &host)?;
-            check_content_type(headers)?;
+            if !is_plain_delete(method, headers) {
+                check_content_type(headers)?;
+            }
         }
         Ok(caller)
     }
@@ -391,6 +393,23 @@ pub(super) fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), 
     } else {
         Err(ApiError::CrossOrigin)
     }
+}
+
+/// Returns whether a request is a `DELETE` without a body, from no browser. It needs no content
+/// type: a page of another origin cannot send a `DELETE` without a CORS preflight, and a browser
+/// adds one of these headers.
+fn is_plain_delete(method: &Method, headers: &HeaderMap) -> bool {
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers
+            .get_all(header::CONTENT_LENGTH)
+            .iter()
+            .any(|length| length != "0");
+    let of_browser =
+        |name: &HeaderName| *name == header::ORIGIN || name.as_str().starts_with("sec-fetch-");
+    method == Method::DELETE
+        && !has_body
+        && !headers.contains_key(header::CONTENT_TYPE)
+        && !headers.keys().any(of_browser)
 }
 
 /// Checks for JSON. A form can't send this type, so a page of another origin needs a CORS
@@ -648,6 +667,31 @@ mod tests {
             );
         }
         assert!(authenticator.log_in("other", now()).is_none());
+    }
+
+    #[test]
+    fn only_a_plain_delete_needs_no_content_type() {
+        let authenticator = open();
+        let send = |method: &str, headers: &[(&str, &str)]| {
+            let headers = [&[("host", "localhost:9180")], headers].concat();
+            check(&authenticator, method, "/x", &headers)
+        };
+        assert_eq!(send("DELETE", &[]), Ok(()));
+        assert_eq!(send("DELETE", &[("content-length", "0")]), Ok(()));
+        let refused = Err(ApiError::UnsupportedMediaType);
+        for header in [
+            ("content-length", "2"),
+            ("transfer-encoding", "chunked"),
+            ("content-type", "text/plain"),
+            ("origin", "http://localhost:9180"),
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-mode", "no-cors"),
+        ] {
+            assert_eq!(send("DELETE", &[header]), refused, "{header:?}");
+        }
+        for method in ["POST", "PUT", "PATCH"] {
+            assert_eq!(send(method, &[]), refused, "{method}");
+        }
     }
 
     #[test]

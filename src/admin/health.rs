@@ -1,5 +1,6 @@
 //! Liveness, readiness and metrics, for machines.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,13 +41,28 @@ async fn healthz() -> &'static str {
     path = "/readyz",
     tag = "health",
     responses(
-        (status = 200, description = "The gateway takes events.", body = String),
+        (
+            status = 200,
+            description = "The gateway takes events. The body names routes that are off line.",
+            body = String,
+        ),
         (status = 503, description = "It does not; the body says why.", body = String),
     )
 )]
 async fn readyz(State(state): State<AdminState>) -> (StatusCode, String) {
     match state.check_ready() {
-        Ok(()) => (StatusCode::OK, "ready\n".into()),
+        // The names only: anybody may ask.
+        Ok(()) => {
+            let mut body = "ready\n".to_owned();
+            for route in state.off_line_routes() {
+                // Writing to a string does not fail.
+                let _ = writeln!(
+                    body,
+                    "route `{route}` is off line: the file of a secret cannot be read"
+                );
+            }
+            (StatusCode::OK, body)
+        }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }

@@ -159,17 +159,17 @@ fn add_common(path: &str, item: &mut PathItem) {
         item.parameters = Some(vec![id.build().into()]);
         unknown = Some(ApiError::from(error));
     }
-    for (operation, changes) in [
-        (&mut item.get, false),
-        (&mut item.post, true),
-        (&mut item.put, true),
-        (&mut item.delete, true),
+    for (operation, changes, required) in [
+        (&mut item.get, false, Required::False),
+        (&mut item.post, true, Required::True),
+        (&mut item.put, true, Required::True),
+        (&mut item.delete, true, Required::False),
     ] {
         let Some(operation) = operation else { continue };
         operation.security = Some(vec![SecurityRequirement::new(TOKEN, [""; 0])]);
         let errors = common_errors(operation, changes);
         if changes && operation.request_body.is_none() {
-            add_ignored_body(operation);
+            add_ignored_body(operation, &required);
         }
         for error in errors.iter().chain(&unknown) {
             add_error(operation, error);
@@ -224,17 +224,21 @@ fn add_error(operation: &mut Operation, error: &ApiError) {
     }
 }
 
-/// Documents a body that is ignored. The content type is required, since a form can't send it.
-fn add_ignored_body(operation: &mut Operation) {
+/// Documents a body that is ignored. Where one is `required`, it is for the content type, which a
+/// form can't send.
+fn add_ignored_body(operation: &mut Operation, required: &Required) {
     let any = ContentBuilder::new().schema(Some(Schema::Object(Object::with_type(
         SchemaType::AnyValue,
     ))));
     let body = RequestBodyBuilder::new()
         .content("application/json", any.build())
-        .required(Some(Required::True));
-    let body = body.description(Some(
-        "Ignored, and may be empty; but the content type is required.",
-    ));
+        .required(Some(required.clone()));
+    let body = body.description(Some(match required {
+        Required::True => "Ignored, and may be empty; but the content type is required.",
+        Required::False => {
+            "Ignored. A request with a body, or from a browser, needs the content type."
+        }
+    }));
     operation.request_body = Some(body.build().into());
 }
 

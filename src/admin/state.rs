@@ -43,4 +43,15 @@ impl AdminState {
         }
         self.store.check_open().map_err(|error| error.to_string())
     }
+
+    /// Returns the names of the routes that are off line.
+    pub(super) fn off_line_routes(&self) -> Vec<Arc<str>> {
+        let routes = self.registry.active_routes();
+        let off_line = routes
+            .iter()
+            .filter(|active| active.route.off_line.is_some());
+        off_line
+            .map(|active| Arc::clone(&active.route.name))
+            .collect()
+    }
 }

@@ -1,5 +1,5 @@
-//! Reads the configuration again: on a signal, on request, and when its file or a certificate has
-//! changed.
+//! Reads the configuration again: on a signal, on request, and when its file or one that it names
+//! has changed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,53 +7,78 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
-use zeroize::Zeroizing;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{App, supervisor, tls};
+use super::{App, supervisor};
 use crate::admin::{ReloadError, Reloaded};
-use crate::config;
+use crate::config::{self, FileDigest, ReadFiles, SecretFiles};
 
 /// The time without a change after which a file is read: editors and orchestrators write in several
 /// steps.
 const QUIET_TIME: Duration = Duration::from_millis(200);
 
-/// The SHA-256 of a file's content, by which a change is noticed. The content itself is not kept:
-/// some files hold keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Content([u8; 32]);
+/// The time after which the files are compared without an event. Network file systems send none,
+/// nor does a folder that another one has replaced.
+const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
-impl Content {
-    /// Hashes a file. Returns `None` when it cannot be read.
-    pub(super) fn of_file(path: &Path) -> Option<Self> {
-        std::fs::read(path)
-            .ok()
-            .map(|content| Self(Sha256::digest(Zeroizing::new(content)).into()))
-    }
-}
-
-/// A watch on the configuration's file and the TLS files that it names. Watches their folders and
-/// not the files: files are replaced by renaming, and Kubernetes swaps a symbolic link beside them.
+/// A watch on the configuration's file and the files that it names: certificates, CAs and secrets.
+/// Watches their folders and not the files: files are replaced by renaming, and Kubernetes swaps a
+/// symbolic link beside them.
 pub(super) struct FileWatch {
-    path: PathBuf,
-    /// The content of the configuration's file when it was last loaded.
-    loaded: Option<Content>,
-    /// The files that the configuration names, each with its content when it was last loaded.
-    named: Vec<(PathBuf, Option<Content>)>,
+    /// The configuration's own file.
+    own: WatchedFile,
+    /// The files that the configuration names.
+    named: Vec<WatchedFile>,
+    /// The content of secrets' files, which stays in effect when one cannot be read any more.
+    secrets: SecretFiles,
     /// Set when a folder has changed and the files were not compared yet. Kept here because
     /// [`FileWatch::changed`] may be cancelled and called again.
     pending: bool,
+    /// The time at which the files are compared next without an event.
+    compare_at: Instant,
     events: mpsc::Receiver<()>,
     watcher: Option<RecommendedWatcher>,
-    /// The folders that are watched.
-    folders: HashSet<PathBuf>,
+}
+
+/// A file with its content when it was last loaded.
+struct WatchedFile {
+    path: PathBuf,
+    /// `None` if it could not be read.
+    loaded: Option<FileDigest>,
+    /// It was loaded, and cannot be read any more.
+    vanished: bool,
+}
+
+impl WatchedFile {
+    fn new(path: PathBuf, loaded: Option<FileDigest>) -> Self {
+        Self {
+            path,
+            loaded,
+            vanished: false,
+        }
+    }
+
+    /// Returns whether the content differs from what was loaded. A missing file counts as
+    /// unchanged, since it may be about to be replaced; that it is missing is logged once.
+    fn is_changed(&mut self) -> bool {
+        let now = FileDigest::of_file(&self.path);
+        let vanished = now.is_none() && self.loaded.is_some();
+        if vanished && !self.vanished {
+            tracing::warn!(
+                file = %self.path.display(),
+                "file cannot be read any more; what was read last stays in effect"
+            );
+        }
+        self.vanished = vanished;
+        now.is_some() && now != self.loaded
+    }
 }
 
 impl FileWatch {
-    /// Starts watching. `loaded` is the file's content from before it was loaded, and `named` are
-    /// the other files.
-    pub(super) fn new(path: &Path, loaded: Option<Content>, named: Vec<PathBuf>) -> Self {
+    /// Starts watching. `loaded` is the content of the file at `path` from before it was loaded,
+    /// and `files` are those that it names.
+    pub(super) fn new(path: &Path, loaded: Option<FileDigest>, files: ReadFiles) -> Self {
         let (sender, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| is_change(event.kind)) {
@@ -63,67 +88,77 @@ impl FileWatch {
         });
         let watcher = watcher.map_err(|error| warn_unwatched(path, &error)).ok();
         let mut watch = Self {
-            path: path.to_owned(),
-            loaded,
+            own: WatchedFile::new(path.to_owned(), loaded),
             named: Vec::new(),
+            secrets: SecretFiles::default(),
             // The files are compared once in any case: one may have changed between loading and
             // watching.
             pending: true,
+            compare_at: Instant::now() + COMPARE_EVERY,
             events,
             watcher,
-            folders: HashSet::new(),
         };
-        watch.watch_files(named);
+        watch.watch_files(files);
         watch
     }
 
     /// Returns the path of the configuration's own file.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.own.path
     }
 
-    /// Watches `named` besides the configuration's own file.
-    fn watch_files(&mut self, named: Vec<PathBuf>) {
-        self.named = named
+    /// Watches `files` besides the configuration's own file. Where a link leads to another folder,
+    /// that one is watched, too.
+    fn watch_files(&mut self, files: ReadFiles) {
+        self.secrets = files.secrets;
+        self.named = files
+            .named
             .into_iter()
-            .map(|path| (path.clone(), Content::of_file(&path)))
+            .map(|(path, loaded)| WatchedFile::new(path, loaded))
             .collect();
-        for path in std::iter::once(&self.path).chain(self.named.iter().map(|(path, _)| path)) {
-            let folder = match path.parent() {
-                Some(folder) if !folder.as_os_str().is_empty() => folder,
-                _ => Path::new("."),
-            };
-            let Some(watcher) = &mut self.watcher else {
-                return;
-            };
-            if self.folders.insert(folder.to_owned())
-                && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
-            {
-                warn_unwatched(path, &error);
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        // Each is watched again: one may have been removed and made again.
+        let mut folders = HashSet::new();
+        for WatchedFile { path, .. } in std::iter::once(&self.own).chain(&self.named) {
+            let resolved = path.canonicalize().ok();
+            for path in std::iter::once(path).chain(&resolved) {
+                let folder = match path.parent() {
+                    Some(folder) if !folder.as_os_str().is_empty() => folder,
+                    _ => Path::new("."),
+                };
+                if folders.insert(folder.to_owned())
+                    && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
+                {
+                    warn_unwatched(path, &error);
+                }
             }
         }
     }
 
-    /// Waits until a file's content differs from what was last loaded. A missing file counts as
-    /// unchanged: it may be about to be replaced.
+    /// Waits until a file's content differs from what was last loaded.
     pub(super) async fn changed(&mut self) {
         loop {
             if !self.pending {
-                if self.events.recv().await.is_none() {
-                    return std::future::pending().await;
+                match timeout_at(self.compare_at, self.events.recv()).await {
+                    Ok(Some(())) | Err(_) => {}
+                    // There is no watcher.
+                    Ok(None) => tokio::time::sleep_until(self.compare_at).await,
                 }
                 self.pending = true;
             }
-            tokio::time::sleep(QUIET_TIME).await;
+            sleep(QUIET_TIME).await;
             while self.events.try_recv().is_ok() {
-                tokio::time::sleep(QUIET_TIME).await;
+                sleep(QUIET_TIME).await;
             }
             self.pending = false;
-            let named = self.named.iter().map(|(path, loaded)| (path, *loaded));
-            let mut files = std::iter::once((&self.path, self.loaded)).chain(named);
-            if files.any(|(path, loaded)| {
-                Content::of_file(path).is_some_and(|content| Some(content) != loaded)
-            }) {
+            self.compare_at = Instant::now() + COMPARE_EVERY;
+            let mut changed = false;
+            for file in std::iter::once(&mut self.own).chain(&mut self.named) {
+                changed |= file.is_changed();
+            }
+            if changed {
                 return;
             }
         }
@@ -140,21 +175,17 @@ impl FileWatch {
     ) -> Result<Reloaded, ReloadError> {
         supervisor::reloading();
         // Hashed before they are loaded, so that a change made meanwhile is noticed.
-        self.loaded = Content::of_file(&self.path);
-        for (path, loaded) in &mut self.named {
-            *loaded = Content::of_file(path);
+        for file in std::iter::once(&mut self.own).chain(&mut self.named) {
+            file.loaded = FileDigest::of_file(&file.path).or(file.loaded);
         }
-        match config::load(&self.path, env) {
-            Ok(loaded) => {
+        match config::load_to_serve(&self.own.path, env, &self.secrets) {
+            Ok(mut loaded) => {
                 let warnings: Vec<_> = loaded.warnings.summaries().collect();
                 for warning in &warnings {
                     tracing::warn!("{warning}");
                 }
                 let routes = loaded.config.routes.len();
-                let named = tls::files(&loaded.config);
-                if !named.iter().eq(self.named.iter().map(|(path, _)| path)) {
-                    self.watch_files(named);
-                }
+                self.watch_files(std::mem::take(&mut loaded.config.files));
                 app.reload(loaded.config).await;
                 supervisor::ready(&app.data, app.admin);
                 Ok(Reloaded { routes, warnings })
@@ -183,6 +214,6 @@ fn warn_unwatched(path: &Path, error: &notify::Error) {
     tracing::warn!(
         file = %path.display(),
         %error,
-        "file cannot be watched; send SIGHUP after a change"
+        "file cannot be watched; it is compared every 30 s, and on SIGHUP"
     );
 }

@@ -9,8 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::chores::Chores;
-use super::{App, Error, Sockets, reload, supervisor, tls, upgrade};
-use crate::{config, log};
+use super::{App, Error, Sockets, reload, supervisor, upgrade};
+use crate::config::{self, FileDigest, SecretFiles};
+use crate::log;
 
 /// The reason to leave the main loop.
 enum Leave {
@@ -65,15 +66,17 @@ fn run_until_ended(path: &Path) -> Result<Ended, Error> {
         .build()?;
     // Before everything else: a signal without a handler would end the process.
     let signals = runtime.block_on(async { Signals::new() })?;
-    let content = reload::Content::of_file(path);
-    let loaded = config::load(path, &env).map_err(|report| Error::Config(Box::new(report)))?;
+    let content = FileDigest::of_file(path);
+    let mut loaded = config::load_to_serve(path, &env, &SecretFiles::default())
+        .map_err(|report| Error::Config(Box::new(report)))?;
     // A second call in one process keeps the settings of the first.
     let _log = log::start(loaded.config.log).ok();
     for warning in loaded.warnings.summaries() {
         tracing::warn!("{warning}");
     }
     let ended = runtime.block_on(async {
-        let files = reload::FileWatch::new(path, content, tls::files(&loaded.config));
+        let named = std::mem::take(&mut loaded.config.files);
+        let files = reload::FileWatch::new(path, content, named);
         let app = App::start(loaded.config, sockets).await?;
         Ok(app.run_until_signalled(signals, files, &env).await)
     });

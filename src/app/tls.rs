@@ -1,22 +1,11 @@
 //! The TLS settings of the open listeners, which a reload replaces.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Listen, ListenTls};
+use crate::config::{Listen, ListenTls};
 use crate::metrics::Metrics;
 use crate::tls::Listener;
-
-/// Returns the files that the TLS settings of the listeners are read from.
-pub(super) fn files(config: &Config) -> Vec<PathBuf> {
-    config
-        .listen
-        .iter()
-        .filter_map(|listen| listen.tls.as_ref())
-        .flat_map(|tls| tls.files.clone())
-        .collect()
-}
 
 /// Returns whether every listener for direct connections has TLS; or every listener, if all are
 /// behind a load balancer.

@@ -17,16 +17,17 @@ mod upstream;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
+use zeroize::Zeroizing;
 
 use super::de::{Field, Located};
 use super::diagnostics::{Diagnostic, Problems};
 use super::facts::{self, Amount, Quantity, Range};
+use super::files::{self, FileDigest, ReadFiles, UnreadableSecret};
 use super::raw;
 use super::tree::Span;
 use super::{AdminEndpoint, Authentication, Config, Listen, Shutdown, values};
@@ -43,6 +44,7 @@ pub(super) struct Sources<'a> {
     pub folder: &'a Path,
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub now: Timestamp,
+    pub unreadable: UnreadableSecret<'a>,
 }
 
 /// The largest file that the configuration may name, in bytes. A device or a wrong path must not
@@ -56,11 +58,7 @@ pub(super) fn compile(
     sources: &Sources<'_>,
     problems: &Problems,
 ) -> Option<Config> {
-    let compiler = Compiler {
-        sources,
-        problems,
-        fingerprints: RefCell::default(),
-    };
+    let compiler = Compiler::new(sources, problems);
     let listen = compiler.listen(&file.listen, &file.trusted_proxies);
     let admin = compiler.admin(&file.admin, &listen);
     let store = compiler.store(&file.store);
@@ -98,6 +96,7 @@ pub(super) fn compile(
         shutdown,
         log,
         routes: routes?,
+        files: compiler.files.take(),
     })
 }
 
@@ -108,11 +107,7 @@ pub(super) fn admin_endpoint(
     problems: &Problems,
     with_token: bool,
 ) -> Option<AdminEndpoint> {
-    let compiler = Compiler {
-        sources,
-        problems,
-        fingerprints: RefCell::default(),
-    };
+    let compiler = Compiler::new(sources, problems);
     let (no_admin, no_store) = (raw::Admin::default(), raw::Store::default());
     let (admin, store) = (
         file.admin.value().unwrap_or(&no_admin),
@@ -142,12 +137,7 @@ pub(super) fn store(
     sources: &Sources<'_>,
     problems: &Problems,
 ) -> Option<store::Settings> {
-    Compiler {
-        sources,
-        problems,
-        fingerprints: RefCell::default(),
-    }
-    .store(&file.store)
+    Compiler::new(sources, problems).store(&file.store)
 }
 
 /// Compiles the authentication of the route with this name alone, as [`compile`] does.
@@ -157,11 +147,7 @@ pub(super) fn authentication(
     problems: &Problems,
     route: &str,
 ) -> Option<Authentication> {
-    let compiler = Compiler {
-        sources,
-        problems,
-        fingerprints: RefCell::default(),
-    };
+    let compiler = Compiler::new(sources, problems);
     let absent = raw::Route::default();
     let layered = layered(file, &absent);
     let identities = compiler.identities(&layered);
@@ -201,6 +187,19 @@ struct Compiler<'a> {
     problems: &'a Problems,
     /// The route and the location in which each secret occurs first.
     fingerprints: RefCell<HashMap<Fingerprint, (usize, Span)>>,
+    /// The files that were read.
+    files: RefCell<ReadFiles>,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(sources: &'a Sources<'a>, problems: &'a Problems) -> Self {
+        Self {
+            sources,
+            problems,
+            fingerprints: RefCell::default(),
+            files: RefCell::default(),
+        }
+    }
 }
 
 impl Compiler<'_> {
@@ -496,31 +495,45 @@ impl Compiler<'_> {
     }
 
     /// Returns the content of a file that the configuration names.
-    fn read(&self, path: &Located<String>) -> Option<Vec<u8>> {
-        let at: PathBuf = self.sources.folder.join(&path.value);
-        let mut content = Vec::new();
+    fn read(&self, path: &Located<String>) -> Option<Zeroizing<Vec<u8>>> {
+        self.read_file(&path.value)
+            .map_err(|problem| self.report(Diagnostic::error(path.span, problem)))
+            .ok()
+    }
+
+    /// Reads a file that the configuration names, and records it as read.
+    ///
+    /// # Errors
+    /// The problem, for people.
+    fn read_file(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+        let at: PathBuf = self.sources.folder.join(path);
         let read = File::open(&at).and_then(|file| {
-            file.take(FILE_BYTES_MAX as u64 + 1)
-                .read_to_end(&mut content)
+            let is_readable_again = file.metadata()?.is_file();
+            let content = files::read_up_to(file, FILE_BYTES_MAX + 1)?;
+            Ok((content, is_readable_again))
         });
-        match read {
-            Err(error) => {
-                self.report(Diagnostic::error(
-                    path.span,
-                    format!("cannot read `{}`: {error}", at.display()),
-                ));
-                None
-            }
-            Ok(_) if content.len() > FILE_BYTES_MAX => {
+        let (content, digest) = match read {
+            Err(error) => (
+                Err(format!("cannot read `{}`: {error}", at.display())),
+                Some(None),
+            ),
+            Ok((content, is_readable_again)) if content.len() > FILE_BYTES_MAX => {
                 let max = values::ByteSize(FILE_BYTES_MAX);
-                self.report(Diagnostic::error(
-                    path.span,
-                    format!("`{}` is larger than {max}", at.display()),
-                ));
-                None
+                let digest = is_readable_again.then(|| FileDigest::of_file(&at));
+                (
+                    Err(format!("`{}` is larger than {max}", at.display())),
+                    digest,
+                )
             }
-            Ok(_) => Some(content),
+            Ok((content, is_readable_again)) => {
+                let digest = is_readable_again.then(|| Some(FileDigest::of_content(&content)));
+                (Ok(content), digest)
+            }
+        };
+        if let Some(digest) = digest {
+            self.files.borrow_mut().named.insert(at, digest);
         }
+        content
     }
 
     fn report(&self, diagnostic: Diagnostic) {

@@ -134,6 +134,7 @@ pub(super) const METHODS: Choice<[Method; 1]> = Choice::new([Method::Post]);
 pub(super) const PROVIDER: Choice<&str> = Choice::new(DEFAULT_PROVIDER);
 pub(super) const FORWARD_QUERY: Choice<bool> = Choice::new(false);
 pub(super) const DELIVERY: Choice<DeliveryMode> = Choice::new(DeliveryMode::Proxy);
+/// The default is that of a sender without a preset; presets have their own.
 pub(super) const ACCEPT_STATUS: Statuses<2> = Statuses([202, 200]);
 pub(super) const ATTEMPT_TIMEOUT: Range<Duration> = TIMEOUT;
 /// The default is that of a sender without a preset; presets have their own.

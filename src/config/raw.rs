@@ -284,7 +284,8 @@ pub(super) struct Route {
     /// The way events are delivered: immediately, from the queue, or both.
     #[schemars(transform = facts::DELIVERY.schema())]
     pub delivery: Field<DeliveryMode>,
-    /// The status of the response once an event is stored (`delivery: queue` or `spill`).
+    /// The status of the response once an event is stored (`delivery: queue` or `spill`). A
+    /// provider's preset may set another default: `orbvpn` has 200.
     #[schemars(transform = facts::ACCEPT_STATUS.schema())]
     pub accept_status: Field<u16>,
     /// The time one attempt to deliver a stored event may take. Default: the route's `budget`.
@@ -467,7 +468,8 @@ pub(super) struct Reference {
     #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub env: Field<String>,
     /// The file that holds the secret, relative to this file's folder. One newline at its end is
-    /// removed.
+    /// removed. The file is watched, and a changed one is applied like a reload. While a route's
+    /// secret cannot be read, its last content stays in effect, or else the route is off line.
     pub file: Field<String>,
     /// The secret itself. It works, but `hookstile check` warns: anyone who can read this file has
     /// the secret.
@@ -535,7 +537,8 @@ pub(super) struct Upstream {
     /// an `https` upstream is always verified.
     pub url: Field<String>,
     /// A PEM file with the CA certificates for the upstream's certificate, relative to this file's
-    /// folder. Default: the system's CA certificates.
+    /// folder. A self-signed certificate of the upstream itself may be among them. The file is
+    /// watched. Default: the system's CA certificates.
     pub ca: Field<String>,
     /// The time that connecting may take, TLS handshake included. Default: the rest of the budget.
     #[schemars(transform = facts::CONNECT_TIMEOUT.schema())]

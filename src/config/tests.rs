@@ -49,6 +49,9 @@ fn env(name: &str) -> Option<String> {
         "HOOKSTILE_READ_TOKEN" => Some("canary-read-token".into()),
         "EMPTY" => Some(String::new()),
         "PADDED" => Some("canary-padded\n".into()),
+        "MARKED" => Some("\u{feff}canary-marked-secret".into()),
+        "INVISIBLE" => Some("canary-\u{200b}invisible-secret".into()),
+        "WIDE" => Some("c\0a\0n\0a\0r\0y\0-\0w\0i\0d\0e\0".into()),
         _ => None,
     }
 }
@@ -58,6 +61,7 @@ fn parse_in(folder: &Path, source: &str) -> Result<Loaded, Report> {
         folder,
         env: &env,
         now: Timestamp::from_second(NOW).unwrap(),
+        unreadable: UnreadableSecret::Refuse,
     };
     parse("hookstile.yaml".into(), source.into(), &sources)
 }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use super::{Candidate, Case, Change, ChangeKind};
-use crate::secret::Secret;
+use crate::secret::{self, Oddity, Secret};
 use crate::signature::Scheme;
 
 /// A possible key, with the changes that it implies.
@@ -48,6 +48,22 @@ const TEXTS: &[SecretHypothesis] = &[
         transform: |text| changed(text, text.trim_ascii()),
         how: "without the white space around the secret",
         advice: "Remove the white space around the secret (write it with `printf %s`, not `echo`).",
+    },
+    SecretHypothesis {
+        transform: |text| meant(text, &[Oddity::Utf16]),
+        how: "with the secret read as UTF-16",
+        advice: "The secret was saved as UTF-16: save it as UTF-8 without a byte order mark.",
+    },
+    SecretHypothesis {
+        transform: |text| meant(text, &[Oddity::ByteOrderMark]),
+        how: "without the byte order mark before the secret",
+        advice: "Save the secret as UTF-8 without a byte order mark.",
+    },
+    SecretHypothesis {
+        transform: |text| meant(text, &[Oddity::Invisible]),
+        how: "without the invisible characters in the secret",
+        advice: "The secret has characters that show nothing, such as a zero-width or no-break \
+                 space: copy it again, as plain text.",
     },
     SecretHypothesis {
         transform: |text| changed(text, strip_quotes(text)),
@@ -166,6 +182,16 @@ impl Candidate {
 fn configured_key(scheme: &Scheme, text: &[u8]) -> Option<Key> {
     let secret = Secret::new(text).ok()?;
     scheme.key_bytes(&secret).ok()
+}
+
+/// Returns the text without all that is odd about it, if it has one of these oddities.
+fn meant(text: &[u8], any: &[Oddity]) -> Option<Key> {
+    let found = secret::oddities(text);
+    found
+        .iter()
+        .any(|oddity| any.contains(oddity))
+        .then(|| secret::meant(text))
+        .flatten()
 }
 
 fn changed(text: &[u8], other: &[u8]) -> Option<Key> {

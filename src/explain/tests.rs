@@ -183,6 +183,21 @@ fn secret_cases() -> Vec<FailingRequest> {
             &format!(" {OLD}\t"),
         ),
         given(
+            &[(ChangeKind::Secret, "byte order mark before")],
+            OLD,
+            &format!("\u{feff}{OLD}"),
+        ),
+        given(
+            &[(ChangeKind::Secret, "read as UTF-16")],
+            OLD,
+            &OLD.chars().flat_map(|c| [c, '\0']).collect::<String>(),
+        ),
+        given(
+            &[(ChangeKind::Secret, "invisible characters")],
+            OLD,
+            "canary\u{200b}-old-4711\u{a0}",
+        ),
+        given(
             &[(ChangeKind::Secret, "without the quotes")],
             OLD,
             &format!("\"{OLD}\""),

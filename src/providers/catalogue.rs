@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 
 use super::{Preset, PresetHandshake, SenderDefaults, orbvpn, vpn_enterprise};
 use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
@@ -22,6 +22,7 @@ pub const UNKNOWN_SENDER: SenderDefaults = SenderDefaults {
     budget: Duration::from_secs(10),
     on_duplicate: OnDuplicate::Reject,
     max_body: MIB,
+    accept_status: StatusCode::ACCEPTED,
     retry_horizon: None,
     event_types: &[],
 };
@@ -37,6 +38,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Reject,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: vpn_enterprise::EVENT_TYPES,
         },
@@ -53,6 +55,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(30),
             on_duplicate: OnDuplicate::Reject,
             max_body: MIB,
+            accept_status: StatusCode::OK,
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: orbvpn::EVENT_TYPES,
         },
@@ -60,7 +63,9 @@ pub const PRESETS: &[Preset] = &[
         example_type: "payment.completed",
         notes: "The signature is read from `X-Signature`, else from `X-Webhook-Signature`, else from \
                 the body's member `signature`; see [below](#a-signature-in-the-body). It may be hex, \
-                with or without `sha256=`, or base64, which OrbVPN's published server source sends.",
+                with or without `sha256=`, or base64, which OrbVPN's published server source sends. \
+                OrbVPN wants 200 for an event that was received, so a stored event (`queue`, \
+                `spill`) is answered with 200; `accept_status` may say 202.",
     },
     Preset {
         name: "github",
@@ -71,6 +76,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 25 * MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: &[],
         },
@@ -88,6 +94,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: &[],
         },
@@ -105,6 +112,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(15),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(Duration::from_secs(75 * 3600 + 35 * 60 + 5)),
             event_types: &[],
         },
@@ -122,6 +130,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(15),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(Duration::from_secs(27 * 3600 + 35 * 60 + 5)),
             event_types: &[],
         },
@@ -138,6 +147,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(MINUTE.saturating_mul(6)),
             event_types: &[],
         },
@@ -156,6 +166,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 5 * MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(HOUR.saturating_mul(4)),
             event_types: &[],
         },
@@ -173,6 +184,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 25 * MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: None,
             event_types: &[],
         },
@@ -189,6 +201,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(MINUTE.saturating_mul(7 * 60 + 1)),
             event_types: &[],
         },
@@ -206,6 +219,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 2 * MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: None,
             event_types: &[],
         },
@@ -222,6 +236,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(5),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 2 * MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(HOUR.saturating_mul(72)),
             event_types: &[],
         },
@@ -240,6 +255,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(HOUR.saturating_mul(24)),
             event_types: &[],
         },
@@ -257,6 +273,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(MINUTE.saturating_mul(85)),
             event_types: &[],
         },
@@ -273,6 +290,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(10),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: 3 * MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: None,
             event_types: &[],
         },
@@ -291,6 +309,7 @@ pub const PRESETS: &[Preset] = &[
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
+            accept_status: StatusCode::ACCEPTED,
             retry_horizon: Some(MINUTE.saturating_mul(10)),
             event_types: &[],
         },

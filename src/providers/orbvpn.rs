@@ -1,6 +1,6 @@
 //! The event types of `OrbVPN`.
 
-/// All event types. Sources: the provider's API documentation (`payment.completed` and four others),
+/// All event types. Sources: the provider's API documentation (`payment.completed` and five others),
 /// and the enumeration of event types in its published server source.
 pub const EVENT_TYPES: &[&str] = &[
     "auth.login.success",
@@ -45,6 +45,7 @@ pub const EVENT_TYPES: &[&str] = &[
     "payment.google.received",
     "payment.google.renewed",
     "payment.google.cancelled",
+    "device.activated",
     "device.connected",
     "device.disconnected",
     "device.blocked",

@@ -15,7 +15,7 @@ use super::provider;
 
 /// A reason why a file is not a list of certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PemError {
+pub(crate) enum PemError {
     #[error("holds no PEM certificate (`-----BEGIN CERTIFICATE-----`)")]
     NoCertificate,
     #[error("holds a certificate that cannot be parsed")]

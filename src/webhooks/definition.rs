@@ -41,6 +41,9 @@ pub(crate) struct Definition {
     /// Other keys of a route, in the form of the configuration.
     pub more: Map<String, Value>,
     pub created_at: Timestamp,
+    /// The time of the last change; `None` for one that was never changed since versions keep it.
+    #[serde(default)]
+    changed_at: Option<Timestamp>,
 }
 
 /// A webhook to create. It needs a `url`.
@@ -201,6 +204,7 @@ impl NewWebhook {
             headers: headers.unwrap_or_default(),
             more,
             created_at: Timestamp::now(),
+            changed_at: None,
         };
         if problems.is_empty() {
             Ok((name, definition))
@@ -229,6 +233,11 @@ impl Definition {
         &self.secret
     }
 
+    /// Returns the time of the last change, or else of the creation.
+    pub(crate) fn updated_at(&self) -> Timestamp {
+        self.changed_at.unwrap_or(self.created_at)
+    }
+
     /// Returns the definition with the keys of `change` applied.
     pub(super) fn changed(&self, change: WebhookChange) -> Self {
         let WebhookChange {
@@ -252,6 +261,7 @@ impl Definition {
         kept.secret = secret.unwrap_or(kept.secret);
         kept.headers = headers.unwrap_or(kept.headers);
         kept.more.extend(more);
+        kept.changed_at = Some(Timestamp::now());
         kept
     }
 

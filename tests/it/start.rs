@@ -18,10 +18,6 @@ async fn unusable_configuration_exits_78() {
             "HOOKSTILE_IT_UNSET",
             route().with("secrets", "[{env: HOOKSTILE_IT_UNSET}]"),
         ),
-        (
-            "no-such.key",
-            route().with("secrets", "[{file: no-such.key}]"),
-        ),
         ("upstream", route().without("upstream")),
         ("budget", route().with("bugdet", "10s")),
         ("window", route().with("replay", "{window: 5m}")),

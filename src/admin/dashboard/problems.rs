@@ -156,7 +156,13 @@ impl Problems<'_> {
                 "Resume the queue when the upstream is ready.",
             );
         }
-        if !status.route.active {
+        if let Some(reason) = &status.route.off_line {
+            self.add(
+                Severity::Critical,
+                format!("off line: {reason}"),
+                "Senders get 503 until the file is there; it is then read without a reload.",
+            );
+        } else if !status.route.active {
             self.add(
                 Severity::Notice,
                 "switched off".into(),
@@ -218,7 +224,9 @@ mod tests {
                 events: Vec::new(),
                 delivery_mode: DeliveryMode::Queue,
                 active: true,
+                off_line: None,
                 definition: None,
+                updated_at: now(),
             },
             hour: [MinuteBucket::default(); MINUTES],
             requests_per_second: 0.0,

@@ -23,6 +23,9 @@ pub(super) struct Webhook {
     /// `active` or `inactive`, as in REST.
     status: String,
     created_at: Option<Timestamp>,
+    /// The time of the last change; for a route of the file, the time at which the gateway last
+    /// loaded the file.
+    updated_at: Timestamp,
     /// The secret, in the response to the `configureWebhook` that created the webhook; otherwise
     /// `null`.
     secret: Option<String>,
@@ -53,6 +56,7 @@ impl From<RouteSummary> for Webhook {
             active,
             status: shape.status,
             created_at: shape.created_at,
+            updated_at: shape.updated_at,
             secret: None,
             name: shape.name,
             description: shape.description,

@@ -25,8 +25,12 @@ pub(crate) struct ServedRoute {
     pub events: Vec<Box<str>>,
     pub delivery_mode: DeliveryMode,
     pub active: bool,
+    /// The reason why the route is off line.
+    pub off_line: Option<Box<str>>,
     /// The definition of a route that was made over the API; `None` for one in the file.
     pub definition: Option<Arc<Definition>>,
+    /// The last change of the definition, or the time at which the file was loaded.
+    pub updated_at: Timestamp,
 }
 
 /// A route with the statistics of its deliveries.
@@ -48,7 +52,12 @@ const RECENT_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 86_400;
 
 impl From<&ActiveRoute> for ServedRoute {
-    fn from(ActiveRoute { route, made_from }: &ActiveRoute) -> Self {
+    fn from(active: &ActiveRoute) -> Self {
+        let ActiveRoute {
+            route,
+            made_from,
+            updated_at,
+        } = active;
         Self {
             name: Arc::clone(&route.name),
             host: route.host.clone(),
@@ -58,7 +67,9 @@ impl From<&ActiveRoute> for ServedRoute {
             events: route.events.patterns().map(Into::into).collect(),
             delivery_mode: route.delivery_mode,
             active: route.active,
+            off_line: route.off_line.clone(),
             definition: made_from.clone(),
+            updated_at: *updated_at,
         }
     }
 }

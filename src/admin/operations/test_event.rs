@@ -17,9 +17,13 @@ use crate::delivery::{TEST_MARK, TestMarks};
 use crate::gateway::InProcessListener;
 use crate::providers::sample_for_envelope;
 use crate::route::Route;
+use crate::store::{DeliveryFilter, DeliveryRecord};
 
 /// The time to wait for a response beyond the route's budget.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// The bytes of a response's body that are shown.
+const BODY_SHOWN_MAX: usize = 4096;
 
 /// The `Host` of a test event for a route that accepts any.
 const HOST: &str = "127.0.0.1";
@@ -31,6 +35,20 @@ pub(crate) struct TestOutcome {
     pub event_id: String,
     pub event_type: String,
     pub duration: Duration,
+    /// The start of the response's body, up to [`BODY_SHOWN_MAX`].
+    pub body: Vec<u8>,
+    /// The record of the delivery, if the event was tried or stored.
+    pub delivery: Option<DeliveryRecord>,
+}
+
+/// The gateway's answer to a test event.
+struct Answer {
+    status: u16,
+    outcome: String,
+    /// The name by which the ledger knows the event; `None` if the gateway did not read it.
+    ledger_name: Option<String>,
+    /// The start of the body.
+    body: Vec<u8>,
 }
 
 /// A signed test event as an HTTP/1.1 request.
@@ -62,16 +80,31 @@ impl Operations {
         let request = TestRequest::build(&route, &marks, event)?;
         let start = Instant::now();
         let sent = send(&self.state.in_process, &request.bytes);
-        let (status, outcome) = timeout(route.budget.total + GRACE, sent)
+        let Answer {
+            status,
+            outcome,
+            ledger_name,
+            body,
+        } = timeout(route.budget.total + GRACE, sent)
             .await
             .unwrap_or_else(|_| Err("no response within the route's budget".into()))
             .map_err(OperationError::NoAnswer)?;
+        let duration = start.elapsed();
+        let of_this_event = DeliveryFilter {
+            route: Some(route.name.to_string()),
+            event_id: Some(ledger_name.unwrap_or_else(|| request.event_id.clone())),
+            limit: 1,
+            ..DeliveryFilter::default()
+        };
+        let delivery = self.state.store.deliveries(of_this_event).await?.pop();
         Ok(TestOutcome {
             status,
             outcome,
             event_id: request.event_id,
             event_type,
-            duration: start.elapsed(),
+            duration,
+            body,
+            delivery,
         })
     }
 }
@@ -131,8 +164,8 @@ impl TestRequest {
     }
 }
 
-/// Sends a request and returns the response's status and outcome.
-async fn send(listener: &InProcessListener, request: &[u8]) -> Result<(u16, String), String> {
+/// Sends a request and returns the response.
+async fn send(listener: &InProcessListener, request: &[u8]) -> Result<Answer, String> {
     // The buffer holds the whole request, so that writing it never waits for the gateway.
     let mut stream = listener
         .connect(request.len())
@@ -145,14 +178,23 @@ async fn send(listener: &InProcessListener, request: &[u8]) -> Result<(u16, Stri
         .await
         .map_err(|error| error.to_string())?;
     let head = session.resp_header().ok_or("no response")?;
-    let outcome = head
-        .headers
-        .get("hookstile-outcome")
-        .and_then(|outcome| outcome.to_str().ok())
-        .ok_or("the response has no outcome")?
-        .to_owned();
+    let text = |name| {
+        let value = head.headers.get(name)?;
+        value.to_str().ok().map(str::to_owned)
+    };
+    let outcome = text("hookstile-outcome").ok_or("the response has no outcome")?;
+    let ledger_name = text("hookstile-event-id");
     let status = head.status.as_u16();
     // Read to the end: the gateway logs a response that it can't write as a whole.
-    while let Ok(Some(_)) = session.read_body_bytes().await {}
-    Ok((status, outcome))
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = session.read_body_bytes().await {
+        let shown = BODY_SHOWN_MAX.saturating_sub(body.len()).min(chunk.len());
+        body.extend_from_slice(&chunk[..shown]);
+    }
+    Ok(Answer {
+        status,
+        outcome,
+        ledger_name,
+        body,
+    })
 }

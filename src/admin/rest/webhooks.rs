@@ -14,8 +14,10 @@ use crate::admin::error::ApiError;
 use crate::admin::http::{Body, json, parse, parse_or_default};
 use crate::admin::operations::Operations;
 use crate::admin::query::TestEvent;
-use crate::admin::shape::gateway::Done;
-use crate::admin::shape::webhooks::{LongStats, OneWebhook, TestResult, Webhook, Webhooks};
+use crate::admin::shape::webhooks::{
+    LongStats, OneWebhook, RemovedWebhook, TestResult, Webhook, Webhooks,
+};
+use crate::admin::webhook_id::webhook_id;
 use crate::webhooks::{NewWebhook, WebhookChange};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
@@ -151,7 +153,7 @@ async fn update(
     tag = "webhooks",
     operation_id = "remove",
     responses(
-        (status = 200, body = Done),
+        (status = 200, body = RemovedWebhook),
         (
             status = 409,
             description = "`in_file`: the webhook is defined in the file, and removed there.",
@@ -165,7 +167,14 @@ async fn delete(
     RouteName(route): RouteName,
 ) -> Result<Response, ApiError> {
     operations.delete_webhook(operator, &route).await?;
-    Ok(json(StatusCode::OK, &Done { success: true }))
+    Ok(json(
+        StatusCode::OK,
+        &RemovedWebhook {
+            success: true,
+            message: "Webhook deleted successfully".into(),
+            webhook_id: webhook_id(&route),
+        },
+    ))
 }
 
 /// Pauses the delivery of a route's stored events, through restarts too. Routes of the file can be

@@ -11,7 +11,7 @@ use crate::admin::operations::test_event::TestOutcome;
 use crate::admin::webhook_id::webhook_id;
 use crate::outcome::Code;
 use crate::route::DeliveryMode;
-use crate::store::RouteDeliveryStats;
+use crate::store::{DeliveryState, RouteDeliveryStats};
 
 /// The value shown in place of any secret.
 const MASKED: &str = "whsec_***masked***";
@@ -29,6 +29,11 @@ pub(crate) struct Webhook<Stats> {
     /// The secret in the answer that created the webhook; otherwise a mask.
     pub secret: String,
     pub created_at: Option<Timestamp>,
+    /// The time of the last change; for a route of the file, the time at which the gateway last
+    /// loaded the file.
+    #[serde(default)]
+    #[schema(required)]
+    pub updated_at: Timestamp,
     /// The time at which a delivery last ended.
     pub last_delivery: Option<Timestamp>,
     pub delivery_stats: Stats,
@@ -113,6 +118,14 @@ pub(crate) struct OneWebhook {
     pub webhook: Webhook<LongStats>,
 }
 
+/// A webhook that was removed.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct RemovedWebhook {
+    pub success: bool,
+    pub message: String,
+    pub webhook_id: String,
+}
+
 /// The gateway's response to a test event.
 #[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
 pub(crate) struct TestResult {
@@ -125,6 +138,28 @@ pub(crate) struct TestResult {
     pub event_id: String,
     pub event_type: String,
     pub duration_ms: u64,
+    /// The delivery, as the VPN Enterprise API shows it; `null` if the event was refused, and so
+    /// neither tried nor stored.
+    #[serde(default)]
+    #[schema(required)]
+    pub test_delivery: Option<TestDelivery>,
+}
+
+/// The delivery of a test event.
+#[derive(Debug, Serialize, Deserialize, SimpleObject, ToSchema)]
+pub(crate) struct TestDelivery {
+    pub delivery_id: String,
+    #[schema(value_type = DeliveryState)]
+    pub status: String,
+    /// The upstream's status; `null` while the event waits in the queue, and without a response.
+    pub response_status: Option<u16>,
+    /// The duration of the attempt, in milliseconds.
+    pub response_time_ms: Option<u64>,
+    /// The first 4 KiB of the upstream's response; `null` while the event waits in the queue, and
+    /// without a response.
+    pub response_body: Option<String>,
+    /// The time at which the attempt began.
+    pub delivered_at: Option<Timestamp>,
 }
 
 impl<Stats> Webhook<Stats> {
@@ -153,6 +188,7 @@ impl<Stats> Webhook<Stats> {
                 .as_ref()
                 .map(|definition| definition.created_at)
                 .or(stats.created_at),
+            updated_at: route.updated_at,
             last_delivery: stats.last_success.max(stats.last_failure),
             delivery_stats: shape(&stats),
             name: route.name.to_string(),
@@ -218,6 +254,21 @@ impl From<TestOutcome> for TestResult {
             event_id: test.event_id,
             event_type: test.event_type,
             duration_ms: test.duration.as_millis().try_into().unwrap_or(u64::MAX),
+            test_delivery: test.delivery.map(|record| {
+                let last = record.attempts.last();
+                let response_status = last.and_then(|last| last.status);
+                TestDelivery {
+                    delivery_id: record.id.to_string(),
+                    status: record.state.as_str().into(),
+                    response_status,
+                    response_time_ms: last.map(|last| last.ms),
+                    // The response is the upstream's own if the sender got its status.
+                    response_body: response_status
+                        .filter(|status| *status == test.status)
+                        .map(|_| String::from_utf8_lossy(&test.body).into_owned()),
+                    delivered_at: last.map(|last| last.at),
+                }
+            }),
         }
     }
 }

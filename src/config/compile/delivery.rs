@@ -9,6 +9,7 @@ use crate::backoff::Backoff;
 use crate::config::de::Field;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::{facts, raw};
+use crate::providers::SenderDefaults;
 use crate::route::{DeliveryMode, Replay};
 use crate::store::{PAYLOAD_MAX, Payloads, Retain};
 
@@ -47,7 +48,11 @@ impl Compiler<'_> {
         mode
     }
 
-    pub(super) fn accept_status(&self, field: &Field<u16>) -> StatusCode {
+    pub(super) fn accept_status(
+        &self,
+        field: &Field<u16>,
+        defaults: &SenderDefaults,
+    ) -> StatusCode {
         let status = field.given().and_then(|given| {
             if facts::ACCEPT_STATUS.contains(given.value) {
                 return StatusCode::from_u16(given.value).ok();
@@ -56,7 +61,7 @@ impl Compiler<'_> {
             self.report(error.label(format!("expected {}", facts::ACCEPT_STATUS)));
             None
         });
-        status.unwrap_or(StatusCode::ACCEPTED)
+        status.unwrap_or(defaults.accept_status)
     }
 
     /// Returns the retry schedule. A default that conflicts with a given value is adjusted to it.

@@ -1,10 +1,8 @@
 //! Listeners for webhooks: their addresses, their certificates and the PROXY protocol.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use rustls_pki_types::CertificateDer;
-use zeroize::Zeroizing;
 
 use super::Compiler;
 use crate::config::de::{Field, Located, OneOrMore};
@@ -114,7 +112,6 @@ impl Compiler<'_> {
         Some(ListenTls {
             settings,
             certificates: paths,
-            files: self.tls_files(listen),
         })
     }
 
@@ -176,7 +173,7 @@ impl Compiler<'_> {
         let path = self.required(&pair.value.certificate, pair.span, "entry", "certificate");
         let key_path = self.required(&pair.value.key, pair.span, "entry", "key");
         let (path, key_path) = (path?, key_path?);
-        let (chain, key) = (self.chain(path), self.read(key_path).map(Zeroizing::new));
+        let (chain, key) = (self.chain(path), self.read(key_path));
         match chain?.with_key(&key?) {
             Ok(certificate) => Some((path.span, path.value.as_str().into(), certificate)),
             Err(error) => {
@@ -220,21 +217,5 @@ impl Compiler<'_> {
     /// Reports what is wrong with a file's content; `error` completes the sentence.
     pub(super) fn report_file(&self, path: &Located<String>, error: impl std::fmt::Display) {
         self.report(Diagnostic::error(path.span, format!("this file {error}")));
-    }
-
-    fn tls_files(&self, listen: &raw::Listen) -> Vec<PathBuf> {
-        let pairs = listen
-            .tls
-            .value()
-            .into_iter()
-            .flat_map(|pairs| &pairs.0)
-            .filter_map(Field::value);
-        let named = pairs
-            .flat_map(|pair| [&pair.certificate, &pair.key])
-            .chain([&listen.client_ca]);
-        named
-            .filter_map(Field::value)
-            .map(|path| self.sources.folder.join(path))
-            .collect()
     }
 }

@@ -158,7 +158,9 @@ impl Compiler<'_> {
             .as_ref()
             .map_or(&UNKNOWN_SENDER, |sender| sender.defaults);
         let scheme = sender.as_ref().map(|sender| &sender.scheme);
-        let secrets = self.secrets(raw.get(|route| &route.secrets), raw.span, index, scheme);
+        let mut unreadable = Vec::new();
+        let secrets = raw.get(|route| &route.secrets);
+        let secrets = self.secrets(secrets, raw.span, index, scheme, &mut unreadable);
         let envelope = self.envelope(raw.get(|route| &route.event), defaults, scheme);
         if let Some(scheme) = scheme {
             let event = raw.get(|route| &route.event).given();
@@ -178,7 +180,7 @@ impl Compiler<'_> {
         let max_body = self.max_body(raw.get(|route| &route.max_body), defaults, limits);
         let replay = self.replay(raw.get(|route| &route.replay), sender.as_ref());
         let delivery_mode = self.delivery_mode(raw);
-        let accept_status = self.accept_status(raw.get(|route| &route.accept_status));
+        let accept_status = self.accept_status(raw.get(|route| &route.accept_status), defaults);
         let retry = self.retry(raw.get(|route| &route.retry));
         self.compare_with_window(raw, delivery_mode, &retry, replay);
         let attempt_timeout = self.duration(
@@ -188,9 +190,9 @@ impl Compiler<'_> {
         let retain = self.retain(raw.get(|route| &route.retain));
         self.check_storable(raw, delivery_mode, retain);
         let unenforced = self.unenforced(raw.get(|route| &route.enforce));
-        let handshake = sender
-            .as_ref()
-            .map_or(Err(()), |sender| self.handshake(raw, sender));
+        let handshake = sender.as_ref().map_or(Err(()), |sender| {
+            self.handshake(raw, sender, &mut unreadable)
+        });
         let expect_every = self.duration(raw.get(|route| &route.expect_every), facts::TIME_SPAN);
         let with_body_digest = needs_body_digest(&envelope, scheme);
         let read_headers = scheme
@@ -205,7 +207,8 @@ impl Compiler<'_> {
             path: identity.path?.value.into(),
             provider: sender.as_ref()?.provider,
             methods,
-            active: true,
+            active: unreadable.is_empty(),
+            off_line: unreadable.into_iter().next().map(Into::into),
             verifier: Verifier::new(sender?.scheme, secrets?, with_body_digest),
             unenforced,
             handshake: handshake.ok()?,
@@ -264,8 +267,14 @@ impl Compiler<'_> {
         Some(Unenforced::configured())
     }
 
-    /// Returns the treatment of the provider's handshake. `Err` if it is wrong.
-    fn handshake(&self, raw: &Layered<'_>, sender: &Sender) -> Result<Option<Handshake>, ()> {
+    /// Returns the treatment of the provider's handshake. `Err` if it is wrong. Adds a token that
+    /// cannot be read to `unreadable`.
+    fn handshake(
+        &self,
+        raw: &Layered<'_>,
+        sender: &Sender,
+        unreadable: &mut Vec<String>,
+    ) -> Result<Option<Handshake>, ()> {
         let field = raw.get(|route| &route.challenge);
         let absent = raw::Challenge::default();
         let challenge = field.value().unwrap_or(&absent);
@@ -305,7 +314,7 @@ impl Compiler<'_> {
                     return Err(());
                 }
                 let span = field.given().map_or(raw.span, |given| given.span);
-                self.query_handshake(&challenge.verify_token, span)
+                self.query_handshake(&challenge.verify_token, span, unreadable)
             }
         }
     }
@@ -315,11 +324,12 @@ impl Compiler<'_> {
         &self,
         verify_token: &Field<raw::Reference>,
         span: Span,
+        unreadable: &mut Vec<String>,
     ) -> Result<Option<Handshake>, ()> {
         match verify_token {
             Field::Given(token) => {
-                let token = self.token(token).ok_or(())?;
-                Ok(Some(Handshake::Query(VerifyToken::new(&token))))
+                let token = self.verify_token(token, unreadable)?;
+                Ok(token.map(|token| Handshake::Query(VerifyToken::new(&token))))
             }
             Field::Absent => {
                 let warning =

@@ -12,10 +12,11 @@ use super::Compiler;
 use crate::config::de::{Field, Located};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::facts;
+use crate::config::files::UnreadableSecret;
 use crate::config::raw::Reference;
 use crate::config::redact::{has_secret_prefix, is_shown_variable, is_variable};
 use crate::config::tree::Span;
-use crate::secret::Secret;
+use crate::secret::{self, Oddity, Secret};
 use crate::signature::{KeyError, NamedKey, NamedSecret, Scheme};
 
 /// A digest that distinguishes secrets without keeping them.
@@ -28,6 +29,14 @@ const SECRETS_MANY: usize = 3;
 /// The number of characters below which a secret is warned about.
 const SECRET_CHARACTERS_MIN: usize = 16;
 
+/// The reason why there is no secret.
+pub(super) enum SecretError {
+    /// It is wrong, which is reported.
+    Wrong,
+    /// Its file cannot be read, which is not reported yet: the problem, and its place.
+    Unreadable(Span, String),
+}
+
 /// The origin of a secret.
 enum Origin<'a> {
     Variable(&'a Located<String>),
@@ -37,12 +46,14 @@ enum Origin<'a> {
 
 impl Compiler<'_> {
     /// Returns a route's secrets as keys for its scheme. `span` is the route's, `index` its number.
+    /// Adds those that cannot be read to `unreadable`.
     pub(super) fn secrets(
         &self,
         field: &Field<Vec<Field<Reference>>>,
         span: Span,
         index: usize,
         scheme: Option<&Scheme>,
+        unreadable: &mut Vec<String>,
     ) -> Option<Vec<NamedKey>> {
         let list = self.required(field, span, "route", "secrets")?;
         if list.value.is_empty() {
@@ -59,23 +70,33 @@ impl Compiler<'_> {
         let mut names: Vec<(Arc<str>, Span)> = Vec::new();
         let mut complete = true;
         for (position, reference) in list.value.iter().enumerate() {
-            let secret = reference.given().and_then(|reference| {
-                let secret = self.secret(reference, position)?;
-                let name = self.secret_name(reference, &secret.name, &mut names);
-                self.warn_of_short(&secret.secret, reference.span);
-                self.check_reuse(&secret.secret, reference.span, index);
-                self.key(&NamedSecret { name, ..secret }, scheme?, reference.span)
-            });
-            complete &= secret.is_some();
-            secrets.extend(secret);
+            let Some(reference) = reference.given() else {
+                complete = false;
+                continue;
+            };
+            let secret = match self.secret(reference, position) {
+                Ok(secret) => secret,
+                Err(error) => {
+                    complete &= self.tolerate(error, unreadable);
+                    continue;
+                }
+            };
+            let name = self.secret_name(reference, &secret.name, &mut names);
+            self.warn_of_short(&secret.secret, reference.span);
+            self.check_reuse(&secret.secret, reference.span, index);
+            let secret = NamedSecret { name, ..secret };
+            let key = scheme.and_then(|scheme| self.key(&secret, scheme, reference.span));
+            complete &= key.is_some();
+            secrets.extend(key);
         }
         self.warn_of_expired(list);
         if !complete {
             return None;
         }
-        if secrets
-            .iter()
-            .all(|secret| secret.expires.is_some_and(|end| end <= self.sources.now))
+        if unreadable.is_empty()
+            && secrets
+                .iter()
+                .all(|secret| secret.expires.is_some_and(|end| end <= self.sources.now))
         {
             self.report(Diagnostic::error(
                 list.span,
@@ -106,7 +127,8 @@ impl Compiler<'_> {
         let mut secrets = Vec::new();
         for (position, reference) in list.value.iter().enumerate() {
             let reference = reference.given()?;
-            let secret = self.secret(reference, position)?;
+            let secret = self.secret(reference, position);
+            let secret = secret.map_err(|error| self.report_secret(error)).ok()?;
             self.warn_of_short(&secret.secret, reference.span);
             secrets.push(NamedSecret {
                 name: self.secret_name(reference, &secret.name, &mut names),
@@ -164,11 +186,64 @@ impl Compiler<'_> {
         }
     }
 
-    /// Returns an admin token or a provider's verify token.
+    /// Returns an admin token.
     pub(super) fn token(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
         let token = self.sole_secret(reference)?;
         self.warn_of_short(&token.secret, reference.span);
         Some(token)
+    }
+
+    /// Returns a route's verify token, or `None` if it is wrong. Adds it to `unreadable` if it
+    /// cannot be read.
+    pub(super) fn verify_token(
+        &self,
+        reference: &Located<Reference>,
+        unreadable: &mut Vec<String>,
+    ) -> Result<Option<NamedSecret>, ()> {
+        match self.secret(reference, 0) {
+            Ok(token) => {
+                self.check_expired(&token, reference.span);
+                self.warn_of_short(&token.secret, reference.span);
+                Ok(Some(token))
+            }
+            Err(error) => {
+                if self.tolerate(error, unreadable) {
+                    Ok(None)
+                } else {
+                    Err(())
+                }
+            }
+        }
+    }
+
+    /// Reports a secret that takes its route off line, and adds it to `unreadable`. Returns `false`
+    /// if it refuses the configuration instead.
+    fn tolerate(&self, error: SecretError, unreadable: &mut Vec<String>) -> bool {
+        match (self.sources.unreadable, error) {
+            (UnreadableSecret::Tolerate(_), SecretError::Unreadable(span, problem)) => {
+                let warning = Diagnostic::warning(span, problem.clone());
+                self.report(warning.help("the route is off line until the file is there"));
+                unreadable.push(problem);
+                true
+            }
+            (_, error) => {
+                self.report_secret(error);
+                false
+            }
+        }
+    }
+
+    /// Reports a secret without which there is no configuration.
+    fn report_secret(&self, error: SecretError) {
+        if let SecretError::Unreadable(span, problem) = error {
+            self.report(Diagnostic::error(span, problem));
+        }
+    }
+
+    fn check_expired(&self, token: &NamedSecret, span: Span) {
+        if token.expires.is_some_and(|end| end <= self.sources.now) {
+            self.report(Diagnostic::error(span, "this token has expired"));
+        }
     }
 
     /// Warns about a secret that can be guessed.
@@ -187,18 +262,25 @@ impl Compiler<'_> {
 
     /// Returns a token, or the URL of a database.
     pub(super) fn sole_secret(&self, reference: &Located<Reference>) -> Option<NamedSecret> {
-        let token = self.secret(reference, 0)?;
-        if token.expires.is_some_and(|end| end <= self.sources.now) {
-            self.report(Diagnostic::error(reference.span, "this token has expired"));
-        }
+        let token = self.secret(reference, 0);
+        let token = token.map_err(|error| self.report_secret(error)).ok()?;
+        self.check_expired(&token, reference.span);
         Some(token)
     }
 
     /// Returns the secret under its default name.
-    fn secret(&self, reference: &Located<Reference>, position: usize) -> Option<NamedSecret> {
-        let origin = self.origin(reference)?;
+    fn secret(
+        &self,
+        reference: &Located<Reference>,
+        position: usize,
+    ) -> Result<NamedSecret, SecretError> {
+        let origin = self.origin(reference).ok_or(SecretError::Wrong)?;
         let (bytes, at, default_name) = match &origin {
-            Origin::Variable(name) => (self.variable(name)?, name.span, name.value.clone()),
+            Origin::Variable(name) => (
+                self.variable(name).ok_or(SecretError::Wrong)?,
+                name.span,
+                name.value.clone(),
+            ),
             Origin::File(path)
                 if has_secret_prefix(&path.value)
                     && !self.sources.folder.join(&path.value).exists() =>
@@ -207,15 +289,11 @@ impl Compiler<'_> {
                     Diagnostic::error(path.span, "this is not the path of a file")
                         .help("write the file's path here, never the secret"),
                 );
-                return None;
+                return Err(SecretError::Wrong);
             }
-            Origin::File(path) => (
-                Zeroizing::new(self.read(path)?),
-                path.span,
-                file_name(&path.value),
-            ),
+            Origin::File(path) => (self.secret_file(path)?, path.span, file_name(&path.value)),
             Origin::Literal => {
-                let literal = reference.value.value.given()?;
+                let literal = reference.value.value.given().ok_or(SecretError::Wrong)?;
                 let bytes = Zeroizing::new(literal.value.0.as_bytes().to_vec());
                 (bytes, literal.span, format!("secret-{}", position + 1))
             }
@@ -229,7 +307,7 @@ impl Compiler<'_> {
                 Diagnostic::error(at, "the secret is empty")
                     .help("anyone could sign with an empty secret"),
             );
-            return None;
+            return Err(SecretError::Wrong);
         };
         if let Origin::Literal = origin {
             self.report(
@@ -238,18 +316,36 @@ impl Compiler<'_> {
                 ),
             );
         }
-        if bytes.trim_ascii().len() < bytes.len() {
-            self.report(
-                Diagnostic::warning(at, "the secret begins or ends with white space")
-                    .help("the white space is part of the key; remove it if it is not meant"),
-            );
+        for oddity in secret::oddities(bytes) {
+            self.report(oddity_warning(oddity, at));
         }
         let expires = reference.value.expires.value().map(|end| end.0);
-        Some(NamedSecret {
+        Ok(NamedSecret {
             name: default_name.into(),
             secret,
             expires,
         })
+    }
+
+    /// Returns the content of a secret's file, or the last one if it cannot be read any more.
+    fn secret_file(&self, path: &Located<String>) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        let UnreadableSecret::Tolerate(kept) = self.sources.unreadable else {
+            let content = self.read_file(&path.value);
+            return content.map_err(|problem| SecretError::Unreadable(path.span, problem));
+        };
+        let at = self.sources.folder.join(&path.value);
+        let content = match (self.read_file(&path.value), kept.get(&at)) {
+            (Ok(content), _) => content,
+            (Err(problem), None) => return Err(SecretError::Unreadable(path.span, problem)),
+            (Err(problem), Some(last)) => {
+                let warning = Diagnostic::warning(path.span, problem);
+                self.report(warning.help("what was read last stays in effect"));
+                last.clone()
+            }
+        };
+        let mut files = self.files.borrow_mut();
+        files.secrets.insert(at, content.clone());
+        Ok(content)
     }
 
     fn origin<'r>(&self, reference: &'r Located<Reference>) -> Option<Origin<'r>> {
@@ -356,6 +452,31 @@ impl Compiler<'_> {
         };
         self.report(warning.help(help));
     }
+}
+
+/// Returns the warning about something in a secret that its author neither sees nor means.
+fn oddity_warning(oddity: Oddity, at: Span) -> Diagnostic {
+    let (message, help) = match oddity {
+        Oddity::Utf16 => (
+            "the secret is UTF-16 text",
+            "the key is every byte of it, zeros included; save it as UTF-8 without a byte order \
+             mark",
+        ),
+        Oddity::ByteOrderMark => (
+            "the secret begins with a byte order mark",
+            "the mark is part of the key; save the secret as UTF-8 without one",
+        ),
+        Oddity::Invisible => (
+            "the secret has invisible characters",
+            "for example a zero-width or no-break space, which is part of the key; copy the \
+             secret again, as plain text",
+        ),
+        Oddity::WhiteSpace => (
+            "the secret begins or ends with white space",
+            "the white space is part of the key; remove it if it is not meant",
+        ),
+    };
+    Diagnostic::warning(at, message).help(help)
 }
 
 /// Returns the default name of a secret from a file, safe as a metric's label.

@@ -12,6 +12,7 @@ use crate::config::tree::Span;
 use crate::config::{facts, raw};
 use crate::delivery::{folds_to_framing, is_hookstile_header, is_spelling_of};
 use crate::signature::Scheme;
+use crate::tls::{NameProblem, TrustedCertificate};
 use crate::upstream::{Target, TrustedCa};
 
 impl Compiler<'_> {
@@ -23,10 +24,6 @@ impl Compiler<'_> {
     ) -> Option<Target> {
         let upstream = self.required(field, span, "route", "upstream")?;
         let timeout = self.duration(&upstream.value.connect_timeout, facts::CONNECT_TIMEOUT);
-        let ca = match upstream.value.ca.given() {
-            None => None,
-            Some(path) => Some(self.trusted_ca(path)?),
-        };
         let url = self.required(&upstream.value.url, upstream.span, "upstream", "url")?;
         let target = Target::parse(&url.value, timeout)
             .map_err(|error| {
@@ -34,6 +31,10 @@ impl Compiler<'_> {
                 self.report(problem.label(format!("{error}")));
             })
             .ok()?;
+        let ca = match upstream.value.ca.given() {
+            None => None,
+            Some(path) => Some(self.trusted_ca(path, &target.host)?),
+        };
         if let (false, Some(ca)) = (target.tls, upstream.value.ca.given()) {
             let warning = Diagnostic::warning(ca.span, "`ca` has no effect without TLS");
             self.report(warning.help("use `https://` in the upstream's `url`, or remove `ca`"));
@@ -47,10 +48,90 @@ impl Compiler<'_> {
         Some(Target { ca, ..target })
     }
 
-    fn trusted_ca(&self, path: &Located<String>) -> Option<TrustedCa> {
-        TrustedCa::from_pem(&self.read(path)?)
+    fn trusted_ca(&self, path: &Located<String>, host: &str) -> Option<TrustedCa> {
+        let ca = TrustedCa::from_pem(&self.read(path)?, host)
             .map_err(|error| self.report_file(path, error))
-            .ok()
+            .ok()?;
+        for certificate in ca.certificates() {
+            self.warn_of_unusable(path, certificate, certificate.is_for_host(host));
+        }
+        let problems = ca.certificates().iter().map(|it| it.name_problem(host));
+        // One that fits is enough: a bundle may be for several hosts.
+        if let Some(problem) = problems
+            .collect::<Option<Vec<_>>>()
+            .and_then(|it| it.into_iter().next())
+        {
+            self.warn_of_name(path, host, &problem);
+        }
+        Some(ca)
+    }
+
+    /// Warns about a trusted certificate with which no connection can be verified. The validity of
+    /// a CA is not looked at, only that of the upstream's own.
+    fn warn_of_unusable(
+        &self,
+        path: &Located<String>,
+        certificate: &TrustedCertificate,
+        is_own: bool,
+    ) {
+        let TrustedCertificate {
+            not_before,
+            not_after,
+            unusable_key,
+            ..
+        } = certificate;
+        if is_own && *not_after <= self.sources.now {
+            let warning = Diagnostic::warning(
+                path.span,
+                format!("this file has a certificate that expired at {not_after}"),
+            );
+            self.report(
+                warning.help("an upstream that shows it is not trusted any more; replace it"),
+            );
+        } else if is_own && *not_before > self.sources.now {
+            let warning = Diagnostic::warning(
+                path.span,
+                format!("this file has a certificate that is not valid before {not_before}"),
+            );
+            self.report(
+                warning
+                    .help("until then, an upstream that shows it is not trusted; check the clock"),
+            );
+        }
+        if let Some(reason) = unusable_key {
+            let warning = Diagnostic::warning(
+                path.span,
+                format!("this file has a certificate that cannot be used: {reason}"),
+            );
+            self.report(
+                warning.help("use RSA with at least 2048 bits, ECDSA (P-256, P-384) or Ed25519"),
+            );
+        }
+    }
+
+    /// Warns that the certificates of a file can't make the upstream trusted.
+    fn warn_of_name(&self, path: &Located<String>, host: &str, problem: &NameProblem) {
+        let (message, help) = match problem {
+            NameProblem::CommonNameOnly => (
+                format!("this certificate has `{host}` only as its common name, which TLS ignores"),
+                "if the upstream shows this certificate itself, make it with a subject alternative \
+                 name: `openssl req -x509 … -addext subjectAltName=DNS:…`",
+            ),
+            NameProblem::OtherNames(names) => (
+                format!(
+                    "this certificate is for {}, and not for `{host}`",
+                    quoted(names)
+                ),
+                "the upstream must show a certificate for the host of its `url`, or one that a CA \
+                 in this file has signed",
+            ),
+            NameProblem::Nameless => (
+                "this certificate is for no name, and is no CA".to_owned(),
+                "the upstream must show a certificate for the host of its `url`, or one that a CA \
+                 in this file has signed",
+            ),
+        };
+        self.report(Diagnostic::warning(path.span, message).help(help));
     }
 
     /// Returns the headers to set on requests to the upstream. Headers of the signature `scheme`
@@ -103,6 +184,17 @@ impl Compiler<'_> {
         }
         parsed
     }
+}
+
+/// The number of a certificate's names that a message has.
+const NAMES_SHOWN: usize = 5;
+
+fn quoted(names: &[Box<str>]) -> String {
+    let shown = names
+        .iter()
+        .take(NAMES_SHOWN)
+        .map(|name| format!("`{name}`"));
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn reserved(header: &HeaderName, scheme: Option<&Scheme>) -> Option<&'static str> {

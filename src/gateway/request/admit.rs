@@ -14,11 +14,11 @@ use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
 
 impl Gateway {
-    /// Checks the method, the state of the route, the headers it reads and the sender's address, in
+    /// Checks the state of the route, the method, the headers it reads and the sender's address, in
     /// this order. Returns the outcome of a handshake that its query completes.
     ///
     /// # Errors
-    /// `method_not_allowed`, `inactive`, `malformed_request`, `forbidden_address`, `rate_limited`,
+    /// `inactive`, `method_not_allowed`, `malformed_request`, `forbidden_address`, `rate_limited`,
     /// or `invalid_signature` for a handshake with the wrong token.
     pub(super) async fn admit(
         &self,
@@ -27,6 +27,9 @@ impl Gateway {
     ) -> Result<Option<Outcome>, Rejection> {
         let route = matched.route;
         let request = exchange.session.req_header();
+        if !route.active {
+            return Err(Rejection::Inactive);
+        }
         let handshake = handshake::answer_query(route, request, exchange.received_at);
         if handshake.is_none() && !route.methods.contains(&request.method) {
             return Err(Rejection::MethodNotAllowed(route.methods.clone()));
@@ -36,9 +39,6 @@ impl Gateway {
             && has_body(exchange, exchange.deadline(route)).await
         {
             return Err(Rejection::MalformedRequest(MalformedHead::Body));
-        }
-        if !route.active {
-            return Err(Rejection::Inactive);
         }
         let request = exchange.session.req_header();
         head::check_route_headers(&request.headers, route)?;

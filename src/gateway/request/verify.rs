@@ -98,10 +98,9 @@ impl Gateway {
         exchange.log_line.event_id = Some(Arc::clone(&label.event_id));
         exchange.log_line.event_type = Some(Arc::clone(&label.event_type));
         route.envelope.check_fresh(&event, exchange.received_at)?;
-        if !route.events.accepts(&event.event_type) {
-            if let Some(sender) = &activity.sender
-                && !label.is_test
-            {
+        // An operator tests the route, whatever the type; a sender cannot make the mark.
+        if !label.is_test && !route.events.accepts(&event.event_type) {
+            if let Some(sender) = &activity.sender {
                 let digest = verified.digest().to_bytes();
                 sender.idle.ignored_event_seen(digest, self.clock.now());
             }

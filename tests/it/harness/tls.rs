@@ -54,12 +54,7 @@ impl Authority {
     /// Returns a server identity with a certificate of this authority for one DNS name or IP
     /// address.
     pub fn identity(&self, name: &str) -> Identity {
-        let issued = self.issue(name);
-        let config = builder(ServerConfig::builder_with_provider, DEFAULT_VERSIONS)
-            .with_no_client_auth()
-            .with_single_cert(vec![issued.der.into()], private_key(&issued.key))
-            .expect("a server configuration");
-        Identity(TlsAcceptor::from(Arc::new(config)))
+        self.issue(name).identity()
     }
 
     /// Issues a certificate for one DNS name or IP address, with its key.
@@ -96,6 +91,34 @@ pub struct Issued {
     pub certificate: String,
     pub der: Vec<u8>,
     pub key: String,
+}
+
+impl Issued {
+    /// Makes a certificate as `openssl req -x509` does: signed by its own key, and a CA.
+    pub fn self_signed(names: &[&str], common_name: &str) -> Self {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Self {
+            certificate: certificate.pem(),
+            der: certificate.der().to_vec(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// Returns the identity of a server that shows this certificate.
+    pub fn identity(&self) -> Identity {
+        let config = builder(ServerConfig::builder_with_provider, DEFAULT_VERSIONS)
+            .with_no_client_auth()
+            .with_single_cert(vec![self.der.clone().into()], private_key(&self.key))
+            .expect("a server configuration");
+        Identity(TlsAcceptor::from(Arc::new(config)))
+    }
 }
 
 /// The certificate and key of a TLS server.
