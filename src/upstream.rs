@@ -3,13 +3,19 @@
 //! Owns the connections and the three ends of an attempt: answered, never reached, or unknown.
 //! Their consequences for the ledger and the sender are decided by `gateway`.
 
+mod addresses;
 mod allowed;
-mod resolve;
+mod failing;
+mod forbidden;
+mod race;
+mod resolver;
 mod target;
 mod trust;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -23,7 +29,7 @@ use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 pub(crate) use allowed::{AllowedUpstream, check_url};
 pub(crate) use target::Target;
@@ -33,7 +39,9 @@ use crate::backoff::AttemptFailure;
 use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
-use resolve::Addresses;
+use addresses::Addresses;
+use race::race;
+use resolver::Resolver;
 
 /// The time for which an idle connection is kept in the pool. It is below the shortest time-out in
 /// common use (Node.js closes after 5 s), so that a pooled connection is seldom one that the
@@ -50,7 +58,7 @@ const INFORMATIONAL_MAX: usize = 16;
 /// The pause before a second try to connect to a sole address after the first one failed.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 
-/// The upstream of a route: its location, and its addresses as last resolved.
+/// The upstream of a route: its location and its addresses.
 pub struct Upstream {
     target: Target,
     /// The route's own headers, which replace the sender's.
@@ -58,9 +66,10 @@ pub struct Upstream {
     addresses: Addresses,
 }
 
-/// The connections to all upstreams.
+/// The connections to all upstreams, and the addresses of their names.
 pub struct Client {
     connector: TransportConnector,
+    resolver: Resolver,
 }
 
 /// The end of an attempt, with its duration.
@@ -183,14 +192,6 @@ impl Response {
     }
 }
 
-impl Default for Client {
-    fn default() -> Self {
-        Self {
-            connector: TransportConnector::new(None),
-        }
-    }
-}
-
 /// An attempt that is connected to its upstream and has sent nothing yet.
 pub struct Connected<'a> {
     client: &'a Client,
@@ -223,6 +224,15 @@ enum ExchangeError {
 }
 
 impl Client {
+    /// Creates a client that resolves names as the system does. `name_server` replaces the name
+    /// servers of `/etc/resolv.conf`.
+    pub fn new(name_server: Option<SocketAddr>) -> Self {
+        Self {
+            connector: TransportConnector::new(None),
+            resolver: Resolver::new(name_server),
+        }
+    }
+
     /// Connects to the upstream, by `deadline`. Nothing is sent yet, so a failure means that the
     /// attempt never reached it.
     ///
@@ -245,7 +255,10 @@ impl Client {
                 });
             }
             Ok(Err(failure)) => failure,
-            Err(_) => UpstreamError::TimedOut,
+            Err(_) => {
+                upstream.addresses.expire();
+                UpstreamError::TimedOut
+            }
         };
         Err(AttemptReport {
             end: AttemptEnd::NotReached(failure),
@@ -254,47 +267,97 @@ impl Client {
     }
 
     /// Opens a connection, pooled or new, to one of the upstream's addresses. A failed connect has
-    /// sent nothing, so the next address is tried, and a sole address once more.
+    /// sent nothing.
     async fn open(&self, upstream: &Upstream, pool: Pool) -> Result<Connection, UpstreamError> {
-        let addresses = upstream
-            .addresses
-            .get()
-            .await
-            .ok_or(UpstreamError::Unreachable)?;
-        let sole = addresses.len() == 1;
-        let twice = addresses.iter().chain(addresses.iter().filter(|_| sole));
-        for (number, address) in twice.enumerate() {
-            if sole && number > 0 {
-                tokio::time::sleep(RECONNECT_AFTER).await;
+        let fresh = upstream.addresses.fresh(&self.resolver);
+        if pool == Pool::Use
+            && let Some(addresses) = &fresh
+            && let Some(connection) = self.pooled(upstream, addresses).await
+        {
+            return Ok(connection);
+        }
+        // Boxed, because it is big and most requests need none of it.
+        let opening = Box::pin(self.open_new(upstream, fresh, pool));
+        let opened = match upstream.target.connect_timeout {
+            Some(limit) => timeout(limit, opening).await.ok().flatten(),
+            None => opening.await,
+        };
+        opened.ok_or_else(|| {
+            upstream.addresses.expire();
+            UpstreamError::Unreachable
+        })
+    }
+
+    /// Resolves the name unless its addresses are `fresh`, and connects. Several addresses race; a
+    /// sole one is tried twice.
+    async fn open_new(
+        &self,
+        upstream: &Upstream,
+        fresh: Option<Arc<[SocketAddr]>>,
+        pool: Pool,
+    ) -> Option<Connection> {
+        let addresses = match fresh {
+            Some(addresses) => addresses,
+            None => {
+                let resolved = upstream.addresses.resolve(&self.resolver).await.ok()?;
+                if pool == Pool::Use
+                    && let Some(connection) = self.pooled(upstream, &resolved).await
+                {
+                    return Some(connection);
+                }
+                resolved
             }
-            let peer = Box::new(peer(&upstream.target, *address));
-            let connected = match pool {
-                Pool::Use => self.connector.get_stream(&*peer).await,
-                Pool::Avoid => self
-                    .connector
-                    .new_stream(&*peer)
-                    .await
-                    .map(|stream| (stream, false)),
-            };
-            match connected {
-                Ok((stream, reused)) => {
-                    return Ok(Connection {
-                        peer,
-                        stream,
-                        reused,
-                    });
+        };
+        match (&*addresses, upstream.addresses.failing()) {
+            ([_, _, ..], Some(failing)) => {
+                let connect = |address| self.connect_to(upstream, address);
+                race(&addresses, failing, connect).await
+            }
+            (addresses, _) => {
+                let &address = addresses.first()?;
+                if let Some(connection) = self.connect_to(upstream, address).await {
+                    return Some(connection);
                 }
-                Err(error) => {
-                    tracing::debug!(
-                        upstream = %upstream.target.authority,
-                        %error,
-                        "connect to upstream failed"
-                    );
-                }
+                tokio::time::sleep(RECONNECT_AFTER).await;
+                self.connect_to(upstream, address).await
             }
         }
-        upstream.addresses.forget();
-        Err(UpstreamError::Unreachable)
+    }
+
+    /// Returns an idle connection to one of the addresses.
+    async fn pooled(&self, upstream: &Upstream, addresses: &[SocketAddr]) -> Option<Connection> {
+        for &address in addresses {
+            let peer = Box::new(peer(&upstream.target, address));
+            if let Some(stream) = self.connector.reused_stream(&*peer).await {
+                return Some(Connection {
+                    peer,
+                    stream,
+                    reused: true,
+                });
+            }
+        }
+        None
+    }
+
+    /// Makes a new connection, TLS included, to one address.
+    async fn connect_to(&self, upstream: &Upstream, address: SocketAddr) -> Option<Connection> {
+        let peer = Box::new(peer(&upstream.target, address));
+        match self.connector.new_stream(&*peer).await {
+            Ok(stream) => Some(Connection {
+                peer,
+                stream,
+                reused: false,
+            }),
+            Err(error) => {
+                tracing::debug!(
+                    upstream = %upstream.target.authority,
+                    %address,
+                    %error,
+                    "connect to upstream failed"
+                );
+                None
+            }
+        }
     }
 
     /// Sends a request and reads the response.
@@ -479,11 +542,9 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
     })
 }
 
-fn peer(target: &Target, address: std::net::SocketAddr) -> HttpPeer {
+fn peer(target: &Target, address: SocketAddr) -> HttpPeer {
     // Takes an address: Pingora would resolve a name on this thread, and panic if that fails.
     let mut peer = HttpPeer::new(address, target.tls, target.host.to_string());
-    peer.options.connection_timeout = target.connect_timeout;
-    peer.options.total_connection_timeout = target.connect_timeout;
     if let Some(ca) = &target.ca {
         peer.options.ca = Some(ca.certificates());
         peer.group_key = ca.fingerprint();

@@ -537,7 +537,8 @@ pub(super) struct Upstream {
     /// A PEM file with the CA certificates for the upstream's certificate, relative to this file's
     /// folder. Default: the system's CA certificates.
     pub ca: Field<String>,
-    /// The time that connecting may take, TLS handshake included. Default: the rest of the budget.
+    /// The time that connecting may take: the look-up of the name, all addresses that are tried, and
+    /// the TLS handshake. Default: the rest of the budget.
     #[schemars(transform = facts::CONNECT_TIMEOUT.schema())]
     pub connect_timeout: Field<Duration>,
 }
