@@ -55,6 +55,8 @@ pub enum Error {
     Io(#[from] io::Error),
     #[error("cannot start: {0}; lower `limits`, or give the gateway more memory")]
     Memory(#[from] TooLittleMemory),
+    #[error("HOOKSTILE_NAMESERVER: expected an address and a port, as in 127.0.0.53:53")]
+    NameServer,
     #[error("cannot export metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The new binary could not be started; everything has stopped by then.

@@ -3,14 +3,19 @@
 //! Owns the connections and the three ends of an attempt: answered, never reached, or unknown.
 //! Their consequences for the ledger and the sender are decided by `gateway`.
 
+mod addresses;
 mod allowed;
-mod resolve;
+mod failing;
+mod forbidden;
+mod race;
+mod resolver;
 mod target;
 mod trust;
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -24,7 +29,7 @@ use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 pub(crate) use allowed::{AllowedUpstream, check_url};
 pub(crate) use target::Target;
@@ -34,7 +39,9 @@ use crate::backoff::AttemptFailure;
 use crate::delivery::OutboundRequest;
 use crate::metrics::UpstreamResult;
 use crate::store::AttemptRecord;
-use resolve::Addresses;
+use addresses::Addresses;
+use race::race;
+use resolver::Resolver;
 
 /// The time for which an idle connection is kept in the pool. It is below the shortest time-out in
 /// common use (Node.js closes after 5 s), so that a pooled connection is seldom one that the
@@ -51,7 +58,7 @@ const INFORMATIONAL_MAX: usize = 16;
 /// The pause before a second try to connect to a sole address after the first one failed.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 
-/// The upstream of a route: its location, and its addresses as last resolved.
+/// The upstream of a route: its location and its addresses.
 pub struct Upstream {
     target: Target,
     /// The route's own headers, which replace the sender's.
@@ -59,9 +66,10 @@ pub struct Upstream {
     addresses: Addresses,
 }
 
-/// The connections to all upstreams.
+/// The connections to all upstreams, and the addresses of their names.
 pub struct Client {
     connector: TransportConnector,
+    resolver: Resolver,
 }
 
 /// The end of an attempt, with its duration.
@@ -184,14 +192,6 @@ impl Response {
     }
 }
 
-impl Default for Client {
-    fn default() -> Self {
-        Self {
-            connector: TransportConnector::new(None),
-        }
-    }
-}
-
 /// An attempt that is connected to its upstream and has sent nothing yet.
 pub struct Connected<'a> {
     client: &'a Client,
@@ -224,6 +224,15 @@ enum ExchangeError {
 }
 
 impl Client {
+    /// Creates a client that resolves names as the system does. `name_server` replaces the name
+    /// servers of `/etc/resolv.conf`.
+    pub fn new(name_server: Option<SocketAddr>) -> Self {
+        Self {
+            connector: TransportConnector::new(None),
+            resolver: Resolver::new(name_server),
+        }
+    }
+
     /// Connects to the upstream, by `deadline`. Nothing is sent yet, so a failure means that the
     /// attempt never reached it.
     ///
@@ -246,7 +255,10 @@ impl Client {
                 });
             }
             Ok(Err(failure)) => failure,
-            Err(_) => UpstreamError::TimedOut,
+            Err(_) => {
+                upstream.addresses.expire();
+                UpstreamError::TimedOut
+            }
         };
         Err(AttemptReport {
             end: AttemptEnd::NotReached(failure),
@@ -255,72 +267,126 @@ impl Client {
     }
 
     /// Opens a connection, pooled or new, to one of the upstream's addresses. A failed connect has
-    /// sent nothing, so the next address is tried, and a sole address once more.
+    /// sent nothing.
     async fn open(&self, upstream: &Upstream, pool: Pool) -> Result<Connection, UpstreamError> {
-        let addresses = upstream
-            .addresses
-            .get()
-            .await
-            .ok_or(UpstreamError::Unreachable)?;
-        let sole = addresses.len() == 1;
-        let twice = addresses.iter().chain(addresses.iter().filter(|_| sole));
-        for (number, address) in twice.enumerate() {
-            if sole && number > 0 {
-                tokio::time::sleep(RECONNECT_AFTER).await;
+        let fresh = upstream.addresses.fresh(&self.resolver);
+        if pool == Pool::Use
+            && let Some(addresses) = &fresh
+            && let Some(connection) = self.pooled(upstream, addresses).await
+        {
+            return Ok(connection);
+        }
+        // Boxed, because it is big and most requests need none of it.
+        let opening = Box::pin(self.open_new(upstream, fresh, pool));
+        let opened = match upstream.target.connect_timeout {
+            Some(limit) => timeout(limit, opening).await.ok().flatten(),
+            None => opening.await,
+        };
+        opened.ok_or_else(|| {
+            upstream.addresses.expire();
+            UpstreamError::Unreachable
+        })
+    }
+
+    /// Resolves the name unless its addresses are `fresh`, and connects. Several addresses race; a
+    /// sole one is tried twice.
+    async fn open_new(
+        &self,
+        upstream: &Upstream,
+        fresh: Option<Arc<[SocketAddr]>>,
+        pool: Pool,
+    ) -> Option<Connection> {
+        let addresses = match fresh {
+            Some(addresses) => addresses,
+            None => {
+                let resolved = upstream.addresses.resolve(&self.resolver).await.ok()?;
+                if pool == Pool::Use
+                    && let Some(connection) = self.pooled(upstream, &resolved).await
+                {
+                    return Some(connection);
+                }
+                resolved
             }
-            match self.connect_to(&upstream.target, *address, pool).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => {
-                    tracing::debug!(
-                        upstream = %upstream.target.authority,
-                        %error,
-                        "connect to upstream failed"
-                    );
+        };
+        match (&*addresses, upstream.addresses.failing()) {
+            ([_, _, ..], Some(failing)) => {
+                let connect = |address| self.connect_to(upstream, address);
+                race(&addresses, failing, connect).await
+            }
+            (addresses, _) => {
+                let &address = addresses.first()?;
+                if let Some(connection) = self.connect_to(upstream, address).await {
+                    return Some(connection);
+                }
+                tokio::time::sleep(RECONNECT_AFTER).await;
+                self.connect_to(upstream, address).await
+            }
+        }
+    }
+
+    /// Returns an idle connection to one of the addresses.
+    async fn pooled(&self, upstream: &Upstream, addresses: &[SocketAddr]) -> Option<Connection> {
+        for &address in addresses {
+            let verified = peer(&upstream.target, address);
+            for peer in own_peer(&upstream.target, &verified)
+                .into_iter()
+                .chain([verified])
+            {
+                let peer = Box::new(peer);
+                if let Some(stream) = self.connector.reused_stream(&*peer).await {
+                    return Some(Connection {
+                        peer,
+                        stream,
+                        reused: true,
+                    });
                 }
             }
         }
-        upstream.addresses.forget();
-        Err(UpstreamError::Unreachable)
+        None
     }
 
-    /// Connects to one address. Where a trusted certificate may be the upstream's own, the handshake
-    /// accepts any at first, and the connection is dropped unused unless it was that one. Then the
-    /// usual verification has the last word.
-    async fn connect_to(
-        &self,
-        target: &Target,
-        address: SocketAddr,
-        pool: Pool,
-    ) -> Result<Connection, Box<PingoraError>> {
-        let peer = peer(target, address);
-        if let Some(ca) = target.ca.as_ref().filter(|ca| ca.has_own()) {
-            let mut unverified = peer.clone();
-            // Pingora's pool keeps such connections apart from verified ones.
-            unverified.options.verify_cert = false;
-            let connection = self.connect_peer(unverified, pool).await?;
+    /// Makes a new connection, TLS included, to one address. Where a trusted certificate may be the
+    /// upstream's own, the handshake accepts any at first, and the connection is dropped unused
+    /// unless it was that one. Then the usual verification has the last word.
+    async fn connect_to(&self, upstream: &Upstream, address: SocketAddr) -> Option<Connection> {
+        let target = &upstream.target;
+        let verified = peer(target, address);
+        if let Some(own) = own_peer(target, &verified) {
+            let connection = self.connect_peer(target, address, own).await?;
             let shown = connection.stream.get_ssl_digest();
-            if shown.is_some_and(|shown| ca.is_own(&shown.cert_digest, Timestamp::now())) {
-                return Ok(connection);
+            let is_own = |ca: &TrustedCa| {
+                shown.is_some_and(|shown| ca.is_own(&shown.cert_digest, Timestamp::now()))
+            };
+            if target.ca.as_ref().is_some_and(is_own) {
+                return Some(connection);
             }
         }
-        self.connect_peer(peer, pool).await
+        self.connect_peer(target, address, verified).await
     }
 
     async fn connect_peer(
         &self,
+        target: &Target,
+        address: SocketAddr,
         peer: HttpPeer,
-        pool: Pool,
-    ) -> Result<Connection, Box<PingoraError>> {
+    ) -> Option<Connection> {
         let peer = Box::new(peer);
-        let (stream, reused) = match pool {
-            Pool::Use => self.connector.get_stream(&*peer).await?,
-            Pool::Avoid => (self.connector.new_stream(&*peer).await?, false),
-        };
-        Ok(Connection {
-            peer,
-            stream,
-            reused,
-        })
+        match self.connector.new_stream(&*peer).await {
+            Ok(stream) => Some(Connection {
+                peer,
+                stream,
+                reused: false,
+            }),
+            Err(error) => {
+                tracing::debug!(
+                    upstream = %target.authority,
+                    %address,
+                    %error,
+                    "connect to upstream failed"
+                );
+                None
+            }
+        }
     }
 
     /// Sends a request and reads the response.
@@ -508,13 +574,21 @@ async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeEr
 fn peer(target: &Target, address: SocketAddr) -> HttpPeer {
     // Takes an address: Pingora would resolve a name on this thread, and panic if that fails.
     let mut peer = HttpPeer::new(address, target.tls, target.host.to_string());
-    peer.options.connection_timeout = target.connect_timeout;
-    peer.options.total_connection_timeout = target.connect_timeout;
     if let Some(ca) = &target.ca {
         peer.options.ca = Some(ca.authorities());
         peer.group_key = ca.fingerprint();
     }
     peer
+}
+
+/// Returns the peer of a connection whose certificate is compared after the handshake, if one of
+/// the trusted certificates may be the upstream's own. Pingora's pool keeps such connections apart
+/// from verified ones.
+fn own_peer(target: &Target, verified: &HttpPeer) -> Option<HttpPeer> {
+    target.ca.as_ref().filter(|ca| ca.has_own())?;
+    let mut own = verified.clone();
+    own.options.verify_cert = false;
+    Some(own)
 }
 
 /// Parses `Retry-After`: seconds, or a date (RFC 9110 §10.2.3). A date in the past means no pause.

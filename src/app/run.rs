@@ -80,7 +80,7 @@ fn run_until_ended(path: &Path) -> Result<Ended, Error> {
         let app = App::start(loaded.config, sockets).await?;
         Ok(app.run_until_signalled(signals, files, &env).await)
     });
-    // The store is closed; name look-ups and reads for operators are not waited for.
+    // The store is closed; look-ups of names and reads for operators are not waited for.
     runtime.shutdown_background();
     ended
 }

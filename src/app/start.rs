@@ -41,6 +41,10 @@ struct Components {
     clock: Clock,
 }
 
+/// The environment variable with the name server's address and port. `resolv.conf` cannot hold a
+/// port.
+const NAME_SERVER_VARIABLE: &str = "HOOKSTILE_NAMESERVER";
+
 /// The listeners of the data plane, open.
 struct DataListeners {
     addresses: Vec<SocketAddr>,
@@ -118,13 +122,22 @@ impl App {
     }
 }
 
+/// Returns the name server that the environment names in place of the system's.
+fn name_server() -> Result<Option<SocketAddr>, Error> {
+    let Some(value) = std::env::var_os(NAME_SERVER_VARIABLE) else {
+        return Ok(None);
+    };
+    let address = value.to_str().and_then(|text| text.parse().ok());
+    address.map(Some).ok_or(Error::NameServer)
+}
+
 impl Components {
     async fn new(store: store::Settings, limits: Limits) -> Result<Self, Error> {
+        let client = Arc::new(Client::new(name_server()?));
         let metrics = Arc::new(Metrics::new()?);
         let clock = Clock::System;
         let store = Store::open(store, clock.clone(), metrics.store().clone()).await?;
         let ledger = Ledger::new(store.clone());
-        let client = Arc::new(Client::default());
         let queue = Queue::new(Arc::clone(&ledger), Arc::clone(&client), clock.clone());
         let activity = Activity::new(clock.now());
         let log_sampler = Arc::new(LogSampler::default());

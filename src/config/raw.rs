@@ -540,7 +540,8 @@ pub(super) struct Upstream {
     /// folder. A self-signed certificate of the upstream itself may be among them. The file is
     /// watched. Default: the system's CA certificates.
     pub ca: Field<String>,
-    /// The time that connecting may take, TLS handshake included. Default: the rest of the budget.
+    /// The time that connecting may take: the look-up of the name, all addresses that are tried, and
+    /// the TLS handshake. Default: the rest of the budget.
     #[schemars(transform = facts::CONNECT_TIMEOUT.schema())]
     pub connect_timeout: Field<Duration>,
 }

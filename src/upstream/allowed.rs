@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-use super::resolve::is_forbidden;
+use super::forbidden::is_forbidden;
 use super::target::Target;
 
 /// One entry of `admin.allowed_upstreams`, such as `http://127.0.0.1:3000/hooks/*` or

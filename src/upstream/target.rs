@@ -19,7 +19,8 @@ pub struct Target {
     /// The CA certificates that the upstream's certificate must be signed with. `None` trusts the
     /// system's.
     pub ca: Option<TrustedCa>,
-    /// The longest time that one connect, TLS included, may take. `None` leaves it to the budget.
+    /// The longest time from the look-up of the name to a connection, TLS included. `None` leaves it
+    /// to the budget.
     pub connect_timeout: Option<Duration>,
 }
 

@@ -4,6 +4,8 @@
 
 pub mod cluster;
 pub mod command;
+#[allow(dead_code, reason = "the resolver's unit tests use the rest")]
+pub mod dns;
 pub mod fleet;
 pub mod frames;
 pub mod gateway;
@@ -22,6 +24,7 @@ pub mod upstream;
 pub mod wait;
 pub mod wire;
 
+pub use dns::{Answer, NameServer};
 pub use fleet::Fleet;
 pub use gateway::{Gateway, Launcher, OLD_SECRET, PATH, Route, SECRET, Setup};
 pub use history::{Duplicate, History};

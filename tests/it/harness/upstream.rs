@@ -339,6 +339,12 @@ impl Upstream {
         Self::start(bind(), Script::Decided(Box::new(decide)), None)
     }
 
+    /// Replies `200 OK` to everything, on this address. Port 0 is any free one.
+    pub fn at(address: impl Into<SocketAddr>) -> Self {
+        let reply = Script::InTurn(vec![Reply::ok()]);
+        Self::start(bind_to(address.into()), reply, None)
+    }
+
     /// Replies in turn, behind TLS.
     pub fn tls(identity: Identity, replies: impl Into<Vec<Reply>>) -> Self {
         Self::start(bind(), Script::InTurn(replies.into()), Some(identity))
@@ -516,7 +522,11 @@ pub struct NeverAccepts {
 
 impl NeverAccepts {
     pub async fn new() -> Self {
-        let listener = bind().listen(0).expect("listen");
+        Self::at(([127, 0, 0, 1], 0)).await
+    }
+
+    pub async fn at(address: impl Into<SocketAddr>) -> Self {
+        let listener = bind_to(address.into()).listen(0).expect("listen");
         let address = listener.local_addr().expect("an address");
         let mut queued = Vec::new();
         // The kernel takes one more than the backlog. When a connect does not return, the backlog
@@ -561,13 +571,15 @@ impl NeverAccepts {
 }
 
 fn bind() -> TcpSocket {
+    bind_to(SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+fn bind_to(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket
         .set_reuseaddr(true)
         .expect("a port that is reserved but may still be listened on");
-    socket
-        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .expect("a free port");
+    socket.bind(address).expect("a free port");
     socket
 }
 
