@@ -474,7 +474,7 @@ pub(super) struct Probes {
     /// The response to a GET request.
     #[serde(rename = "GET")]
     pub get: Field<Probe>,
-    /// The response to an OPTIONS request (CloudEvents). It also lists the accepted methods in
+    /// The response to an OPTIONS request (Azure Event Grid). It also lists the accepted methods in
     /// `Allow`.
     #[serde(rename = "OPTIONS")]
     pub options: Field<Probe>,
