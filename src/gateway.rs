@@ -8,6 +8,7 @@ mod address;
 mod limits;
 mod listener;
 mod request;
+mod request_line;
 mod response;
 mod route_snapshot;
 mod verified_requests;
@@ -33,7 +34,8 @@ use verified_requests::VerifiedRequests;
 pub use limits::Limits;
 pub use listener::Listener;
 pub use listener::in_process::InProcessListener;
-pub use request::head::Head;
+pub use request::head::{Arrival, Head, Place};
+pub use request_line::RequestLine;
 pub use route_snapshot::RouteSnapshot;
 
 /// The state that all connections of the data plane share.

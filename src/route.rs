@@ -5,6 +5,7 @@
 
 mod admission;
 mod filter;
+mod probe;
 mod unverified_limit;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use admission::{Admission, AdmissionError, RateLimit};
 pub(crate) use filter::EventFilter;
+pub(crate) use probe::Probe;
 
 use crate::backoff::Backoff;
 use crate::delivery::is_spelling_of;
@@ -38,6 +40,8 @@ pub struct Route {
     /// The preset that the scheme comes from, for people. `None` for a custom scheme.
     pub provider: Option<&'static str>,
     pub methods: Vec<Method>,
+    /// The responses to probes, by methods that are not among `methods`.
+    pub probes: Vec<Arc<Probe>>,
     /// `false` if the route is switched off, or off line, and accepts no requests.
     pub active: bool,
     /// The reason why the route is off line: a secret that cannot be read.
@@ -57,6 +61,8 @@ pub struct Route {
     pub max_body: usize,
     pub replay: Replay,
     pub delivery_mode: DeliveryMode,
+    /// `true` if the gateway's own responses have no body.
+    pub empty_responses: bool,
     /// The status of the response to an event that was stored: 202 or 200.
     pub accept_status: StatusCode,
     /// The retry policy for stored events.
@@ -74,6 +80,17 @@ pub struct Route {
 }
 
 impl Route {
+    /// Returns the response to a provider's probe by this method, if the route answers it.
+    pub fn probe(&self, method: &Method) -> Option<&Arc<Probe>> {
+        self.probes.iter().find(|probe| probe.method == *method)
+    }
+
+    /// Returns the methods that the route answers.
+    pub fn allowed_methods(&self) -> Vec<Method> {
+        let probes = self.probes.iter().map(|probe| &probe.method);
+        self.methods.iter().chain(probes).cloned().collect()
+    }
+
     /// Returns whether a part of the signature or the envelope is read from this header.
     pub fn reads_header(&self, name: &HeaderName) -> bool {
         self.read_headers.contains(name)

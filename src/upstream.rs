@@ -11,14 +11,14 @@ mod race;
 mod resolver;
 mod target;
 mod trust;
+mod upload;
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
@@ -42,6 +42,7 @@ use crate::store::AttemptRecord;
 use addresses::Addresses;
 use race::race;
 use resolver::Resolver;
+use upload::Upload;
 
 /// The time for which an idle connection is kept in the pool. It is below the shortest time-out in
 /// common use (Node.js closes after 5 s), so that a pooled connection is seldom one that the
@@ -393,6 +394,10 @@ impl Client {
     ///
     /// Pingora's session only reads. For writing it would need the headers as a map, and it would
     /// flush the head before it takes the body.
+    ///
+    /// An upstream may answer before it has the whole request. Then the rest is written while the
+    /// response is read. A response other than 2xx ends the exchange at once, because that upstream
+    /// may never read the rest. After 2xx the rest is written first, because it may still.
     async fn send(
         &self,
         connection: Connection,
@@ -402,11 +407,10 @@ impl Client {
     ) -> Result<Response, ExchangeError> {
         let Connection {
             peer,
-            mut stream,
+            stream,
             reused,
         } = connection;
-        let written = write(&mut stream, &head, body).await;
-        drop(head);
+        let (stream, is_sent) = Upload::new(stream, head, body.clone()).run().await;
         on_sent();
         // An upstream may respond and close without having read the body, so a failed write does
         // not end the exchange.
@@ -423,7 +427,11 @@ impl Client {
             }
         }
         let response = read_response(&mut http).await?;
-        if written.is_ok() && !response.truncated {
+        if !is_sent {
+            if response.status().is_success() {
+                let _ = http.into_inner().flush().await;
+            }
+        } else if http.is_body_done() {
             http.respect_keepalive();
             if let Some(stream) = http.reuse().await {
                 self.connector
@@ -510,12 +518,6 @@ impl Connected<'_> {
     }
 }
 
-/// Writes head and body with one call if the connection supports that.
-async fn write(stream: &mut Stream, head: &[u8], body: &[u8]) -> io::Result<()> {
-    stream.write_all_buf(&mut head.chain(body)).await?;
-    stream.flush().await
-}
-
 /// Reads heads up to the first one that is not informational.
 async fn read_head(
     session: &mut HttpSession,
@@ -547,27 +549,37 @@ fn is_before_first_byte(error: &PingoraError) -> bool {
         .is_some_and(|context| context.as_str().ends_with("already read: 0"))
 }
 
+/// Reads the response behind its head. A 2xx counts only if it is whole, so its body is read to the
+/// end even if it is too large to be kept; any other status says enough.
 async fn read_response(session: &mut HttpSession) -> Result<Response, ExchangeError> {
     let head = Box::new(session.resp_header().ok_or(ExchangeError::Other)?.clone());
     let mut body = BytesMut::new();
-    while let Some(chunk) = session
-        .read_body_bytes()
-        .await
-        .map_err(|_| ExchangeError::Other)?
+    let mut truncated = false;
+    // Behind 101 there is no body but another protocol, which the gateway has not asked for.
+    while head.status != StatusCode::SWITCHING_PROTOCOLS
+        && let Some(chunk) = session
+            .read_body_ref()
+            .await
+            .map_err(|_| ExchangeError::Other)?
     {
-        if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
-            return Ok(Response {
-                head,
-                body: Bytes::new(),
-                truncated: true,
-            });
+        truncated |= body.len() + chunk.len() > RESPONSE_BYTES_MAX;
+        if !truncated {
+            body.extend_from_slice(chunk);
+        } else if head.status.is_success() {
+            body = BytesMut::new();
+        } else {
+            break;
         }
-        body.extend_from_slice(&chunk);
     }
+    let body = if truncated {
+        Bytes::new()
+    } else {
+        body.freeze()
+    };
     Ok(Response {
         head,
-        body: body.freeze(),
-        truncated: false,
+        body,
+        truncated,
     })
 }
 

@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use hookstile::gateway::Head;
+use hookstile::gateway::{Arrival, Head, Place, RequestLine};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../src/gateway/request/head/tests/strict.rs"]

@@ -8,6 +8,7 @@ mod admin;
 mod capacity;
 mod delivery;
 mod listen;
+mod probes;
 mod route;
 mod secrets;
 mod sender;

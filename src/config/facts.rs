@@ -136,6 +136,8 @@ pub(super) const FORWARD_QUERY: Choice<bool> = Choice::new(false);
 pub(super) const DELIVERY: Choice<DeliveryMode> = Choice::new(DeliveryMode::Proxy);
 /// The default is that of a sender without a preset; presets have their own.
 pub(super) const ACCEPT_STATUS: Statuses<2> = Statuses([202, 200]);
+pub(super) const EMPTY_RESPONSES: Choice<bool> = Choice::new(false);
+pub(super) const PROBE_STATUS: Statuses<2> = Statuses([200, 204]);
 pub(super) const ATTEMPT_TIMEOUT: Range<Duration> = TIMEOUT;
 /// The default is that of a sender without a preset; presets have their own.
 pub(super) const BUDGET: Amount<Duration> = TIMEOUT.or(Duration(UNKNOWN_SENDER.budget));

@@ -330,6 +330,14 @@ pub(super) struct Route {
     pub allow_from: Field<Vec<Field<Network>>>,
     /// The treatment of the provider's handshake. Default: the gateway answers it.
     pub challenge: Field<Challenge>,
+    /// The provider's probes that the gateway answers itself: requests without a body by which some
+    /// providers ask whether the endpoint exists. They are not signed, and never reach the upstream.
+    /// A method may not be in `methods` too. Default: none, so they are answered with 405.
+    pub probes: Field<Probes>,
+    /// Set this to `true` to leave out the body of the gateway's own responses, as Xero requires.
+    /// Responses of the upstream are passed back as they are.
+    #[schemars(transform = facts::EMPTY_RESPONSES.schema())]
+    pub empty_responses: Field<bool>,
     /// The public URL of this route, exactly as it was entered at the provider. Required if the
     /// provider signs the URL (Square).
     pub public_url: Field<String>,
@@ -457,6 +465,34 @@ pub(super) struct Challenge {
     pub verify_token: Field<Reference>,
 }
 
+/// The responses to a provider's probes, by method. Each has no body.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Probes {
+    /// The response to a HEAD request (Trello).
+    #[serde(rename = "HEAD")]
+    pub head: Field<Probe>,
+    /// The response to a GET request.
+    #[serde(rename = "GET")]
+    pub get: Field<Probe>,
+    /// The response to an OPTIONS request (Azure Event Grid). It also lists the accepted methods in
+    /// `Allow`.
+    #[serde(rename = "OPTIONS")]
+    pub options: Field<Probe>,
+}
+
+/// The response to a probe. A number is the `status`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
+#[schemars(transform = or_status)]
+pub(super) struct Probe {
+    /// The status.
+    #[schemars(transform = facts::PROBE_STATUS.schema())]
+    pub status: Field<u16>,
+    /// Headers of the response, such as `WebHook-Allowed-Origin`. Default: none.
+    pub headers: Field<Pairs<String>>,
+}
+
 /// A reference to a secret: exactly one of `env`, `file` and `value`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -571,6 +607,13 @@ fn or_mode(schema: &mut Schema) {
     or_text(schema, "^(answer|forward)$");
 }
 
+/// Lets the status alone replace the mapping that `schema` describes.
+fn or_status(schema: &mut Schema) {
+    let mapping = std::mem::take(schema);
+    let statuses = facts::PROBE_STATUS.0;
+    *schema = schemars::json_schema!({"anyOf": [{"enum": statuses}, mapping]});
+}
+
 /// Lets text that matches `pattern` replace the mapping that `schema` describes.
 fn or_text(schema: &mut Schema, pattern: &str) {
     let mapping = std::mem::take(schema);
@@ -607,7 +650,13 @@ macro_rules! may_be_text {
     };
 }
 
-may_be_text!(Challenge: "mode", EventId: "pointer", EventSource: "pointer", Upstream: "url");
+may_be_text!(
+    Challenge: "mode",
+    EventId: "pointer",
+    EventSource: "pointer",
+    Probe: "status",
+    Upstream: "url"
+);
 
 /// Replay protection: how long event IDs are remembered, and how duplicates are answered.
 #[derive(Default, Deserialize, JsonSchema)]

@@ -200,13 +200,14 @@ impl Reference<'_> {
         let anchor: String = first_use
             .chars()
             .filter(|c| c.is_alphanumeric() || "_-".contains(*c))
+            .flat_map(char::to_lowercase)
             .collect();
-        let or_text = if std::ptr::eq(mapping(schema), schema) {
-            ""
+        let short = if std::ptr::eq(mapping(schema), schema) {
+            String::new()
         } else {
-            "text or "
+            self.form(&schema["anyOf"][0], path) + " or "
         };
-        format!("{or_text}[mapping](#{anchor})")
+        format!("{short}[mapping](#{anchor})")
     }
 
     fn value_types(&mut self) {
@@ -224,7 +225,7 @@ impl Reference<'_> {
     }
 }
 
-/// Returns the mapping in a schema that may also be text.
+/// Returns the mapping in a schema that may also be a single value.
 fn mapping(schema: &Value) -> &Value {
     let forms = schema["anyOf"].as_array().and_then(|forms| forms.last());
     forms

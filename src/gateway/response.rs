@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 
 use crate::delivery::named_by_connection;
 use crate::handshake::HandshakeResponse;
+use crate::route::Probe;
 use crate::upstream::Response as UpstreamResponse;
 
 pub(super) use outcome::{Outcome, Rejection};
@@ -48,18 +49,24 @@ pub(super) struct Response {
 }
 
 impl Response {
-    /// Builds the response to a request. `event_id` is known for verified events only.
+    /// Builds the response to a request. `event_id` is known for verified events only. With
+    /// `is_empty`, a response of the gateway itself has no body.
     ///
     /// # Errors
     /// When a header of the upstream's response cannot be set.
-    pub(super) fn new(outcome: Outcome, event_id: Option<&str>) -> PingoraResult<Self> {
+    pub(super) fn new(
+        outcome: Outcome,
+        event_id: Option<&str>,
+        is_empty: bool,
+    ) -> PingoraResult<Self> {
         let (code, status) = (outcome.code(), outcome.status());
         let mut response = match outcome {
             Outcome::Delivered(upstream) | Outcome::UpstreamRejected(upstream) => {
                 Self::from_upstream(upstream, status)?
             }
             Outcome::Challenge(reply) => Self::from_handshake(reply)?,
-            outcome => Self::from_gateway(&outcome)?,
+            Outcome::Probed(probe, allowed) => Self::to_probe(&probe, &allowed)?,
+            outcome => Self::from_gateway(&outcome, is_empty)?,
         };
         response
             .head
@@ -112,27 +119,47 @@ impl Response {
         })
     }
 
+    /// Builds the response to a probe, which has no body.
+    fn to_probe(probe: &Probe, allowed: &[Method]) -> PingoraResult<Self> {
+        let mut head = ResponseHeader::build(probe.status, Some(8))?;
+        if probe.method == Method::OPTIONS {
+            head.insert_header("Allow", list(allowed))?;
+        }
+        for (name, value) in &probe.headers {
+            head.insert_header(name.clone(), value.clone())?;
+        }
+        if probe.status != StatusCode::NO_CONTENT {
+            head.insert_header("Content-Length", 0)?;
+        }
+        Ok(Self {
+            head: Box::new(head),
+            body: Bytes::new(),
+        })
+    }
+
     /// Builds a response of the gateway itself: JSON, or a problem document for an error.
-    fn from_gateway(outcome: &Outcome) -> PingoraResult<Self> {
+    fn from_gateway(outcome: &Outcome, is_empty: bool) -> PingoraResult<Self> {
         let status = outcome.status();
-        let (content_type, document) = if status.is_success() {
-            (
-                "application/json",
-                json!({ "outcome": outcome.code().as_str(), "detail": outcome.detail() }),
-            )
-        } else {
-            ("application/problem+json", problem(outcome, status))
-        };
-        let body = Bytes::from(document.to_string());
         let mut head = ResponseHeader::build(status, Some(8))?;
-        head.insert_header("Content-Type", content_type)?;
+        let mut body = Bytes::new();
+        if !is_empty {
+            let (content_type, document) = if status.is_success() {
+                (
+                    "application/json",
+                    json!({ "outcome": outcome.code().as_str(), "detail": outcome.detail() }),
+                )
+            } else {
+                ("application/problem+json", problem(outcome, status))
+            };
+            head.insert_header("Content-Type", content_type)?;
+            body = document.to_string().into();
+        }
         head.insert_header("Content-Length", body.len())?;
         if let Some(wait) = outcome.retry_after() {
             head.insert_header("Retry-After", whole_seconds(wait))?;
         }
         if let Outcome::Rejected(Rejection::MethodNotAllowed(methods)) = outcome {
-            let allowed: Vec<_> = methods.iter().map(Method::as_str).collect();
-            head.insert_header("Allow", allowed.join(", "))?;
+            head.insert_header("Allow", list(methods))?;
         }
         Ok(Self {
             head: Box::new(head),
@@ -143,12 +170,25 @@ impl Response {
     /// Writes the whole response by `deadline`. Returns `false` when that failed; the connection
     /// must be closed then.
     pub(super) async fn write(self, session: &mut ServerSession, deadline: Instant) -> bool {
+        // Over HTTP/1.1, Pingora leaves out the body of a response to HEAD itself.
+        let is_http2_head = session.is_http2() && session.req_header().method == Method::HEAD;
+        let body = if is_http2_head {
+            Bytes::new()
+        } else {
+            self.body
+        };
         let written = pin!(async {
             session.write_response_header(self.head).await?;
-            session.write_response_body(self.body, true).await
+            session.write_response_body(body, true).await
         });
         matches!(timeout_at(deadline.into(), written).await, Ok(Ok(())))
     }
+}
+
+/// Returns methods as `Allow` lists them.
+fn list(methods: &[Method]) -> String {
+    let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+    names.join(", ")
 }
 
 /// Returns the problem document (RFC 9457) of an outcome.

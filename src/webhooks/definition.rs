@@ -89,7 +89,7 @@ pub(crate) struct WebhookChange {
 
 /// The other keys of a route that can be set over the API. None of them reads a file or a variable,
 /// or weakens the route's verification.
-pub(super) const MORE: [&str; 18] = [
+pub(super) const MORE: [&str; 20] = [
     "host",
     "event",
     "forward_query",
@@ -105,6 +105,8 @@ pub(super) const MORE: [&str; 18] = [
     "rate_limit",
     "unverified_rate_limit",
     "allow_from",
+    "probes",
+    "empty_responses",
     "public_url",
     "retain",
     "expect_every",

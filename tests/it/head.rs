@@ -944,6 +944,9 @@ async fn upgrade_is_ignored() {
                 .contains(&(response.status, response.outcome())),
             "{response:?}"
         );
+        let following = client.read_response().await;
+        following.assert(404, "unknown_route");
+        following.assert_header("Connection", "close");
         client.wait_for_close().await;
         assert!(
             upstream
@@ -972,6 +975,9 @@ async fn following_request_is_never_forwarded() {
         let mut client = gateway.connect().await;
         let response = client.send_raw(&raw.bytes()).await.expect("an answer");
         response.assert(200, "delivered");
+        let following = client.read_response().await;
+        following.assert(401, "invalid_signature");
+        following.assert_header("Connection", "close");
         client.wait_for_close().await;
         assert_canonical(&upstream.last(), &event.body, "followed");
     }

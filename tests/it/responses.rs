@@ -332,7 +332,7 @@ async fn route_host_must_match() {
     let to = |id: &str, host: &str| Event::new(id).post().set("Host", host);
     for host in [
         "hooks.test",
-        "hooks.example.com.",
+        "hooks.example.com..",
         "hooks.example.com.evil.test",
         "evil.hooks.example.com",
         "127.0.0.1",

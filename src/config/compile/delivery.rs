@@ -53,15 +53,25 @@ impl Compiler<'_> {
         field: &Field<u16>,
         defaults: &SenderDefaults,
     ) -> StatusCode {
+        self.status(field, facts::ACCEPT_STATUS, defaults.accept_status)
+    }
+
+    /// Returns a status that must be one of a few, or else the default.
+    pub(super) fn status<const N: usize>(
+        &self,
+        field: &Field<u16>,
+        statuses: facts::Statuses<N>,
+        default: StatusCode,
+    ) -> StatusCode {
         let status = field.given().and_then(|given| {
-            if facts::ACCEPT_STATUS.contains(given.value) {
+            if statuses.contains(given.value) {
                 return StatusCode::from_u16(given.value).ok();
             }
             let error = Diagnostic::error(given.span, "this value is out of range");
-            self.report(error.label(format!("expected {}", facts::ACCEPT_STATUS)));
+            self.report(error.label(format!("expected {statuses}")));
             None
         });
-        status.unwrap_or(defaults.accept_status)
+        status.unwrap_or(default)
     }
 
     /// Returns the retry schedule. A default that conflicts with a given value is adjusted to it.

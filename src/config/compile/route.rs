@@ -170,6 +170,7 @@ impl Compiler<'_> {
         let target = self.target(raw.get(|route| &route.upstream), raw.span, listen);
         let headers = self.headers(raw.get(|route| &route.headers), scheme);
         let methods = self.methods(raw.get(|route| &route.methods));
+        let probes = self.probes(raw.get(|route| &route.probes), &methods);
         let events = self.events(raw.get(|route| &route.events), sender.as_ref());
         let concurrency = self.in_range(
             raw.get(|route| &route.concurrency),
@@ -207,6 +208,7 @@ impl Compiler<'_> {
             path: identity.path?.value.into(),
             provider: sender.as_ref()?.provider,
             methods,
+            probes,
             active: unreadable.is_empty(),
             off_line: unreadable.into_iter().next().map(Into::into),
             verifier: Verifier::new(sender?.scheme, secrets?, with_body_digest),
@@ -220,6 +222,8 @@ impl Compiler<'_> {
             max_body,
             replay,
             delivery_mode,
+            empty_responses: facts::EMPTY_RESPONSES
+                .value_of(raw.get(|route| &route.empty_responses)),
             accept_status,
             retry,
             attempt_timeout: attempt_timeout.unwrap_or(budget.total),

@@ -141,6 +141,15 @@ impl Compiler<'_> {
         field: &Field<Pairs<String>>,
         scheme: Option<&Scheme>,
     ) -> Vec<(HeaderName, HeaderValue)> {
+        self.header_pairs(field, |header| reserved(header, scheme))
+    }
+
+    /// Returns headers to set. `reserved` says why one cannot be set, if so.
+    pub(super) fn header_pairs(
+        &self,
+        field: &Field<Pairs<String>>,
+        reserved: impl Fn(&HeaderName) -> Option<&'static str>,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for (name, value) in field.value().into_iter().flat_map(|pairs| &pairs.0) {
             let value = value
@@ -149,7 +158,7 @@ impl Compiler<'_> {
             let Some(header) = self.header_name(&name.value, name.span) else {
                 continue;
             };
-            if let Some(reason) = reserved(&header, scheme) {
+            if let Some(reason) = reserved(&header) {
                 self.report(
                     Diagnostic::error(name.span, "this header cannot be set here").label(reason),
                 );

@@ -1,11 +1,12 @@
 //! A stream that records when a request's first byte arrives, the moment from which its budget
-//! counts, and that stops reading when a head exceeds its limit.
+//! counts, what its request line looks like, and that stops reading when a head exceeds its limit.
 //!
-//! Pingora has no hook for either (it accepts a head of 1 MiB), so the stream itself is wrapped.
+//! Pingora has no hook for these (it accepts a head of 1 MiB, and encodes what it can't read in a
+//! request line), so the stream itself is wrapped.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use std::{fmt, io};
@@ -20,17 +21,27 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::sync::Notify;
 
+use crate::gateway::request_line::RequestLine;
+
 /// The time of a request's first byte, and the bytes read for its head so far. Clones share both.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FirstByte(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    at: Mutex<Option<Instant>>,
+    start: Mutex<Start>,
     received: Notify,
     /// The bytes read for the head; [`HEAD_COMPLETE`] once it is complete.
     head_bytes: AtomicUsize,
     too_large: Notify,
+}
+
+/// The start of a request as it arrived.
+#[derive(Debug, Default)]
+struct Start {
+    /// The time of the first byte.
+    at: Option<Instant>,
+    line: RequestLine,
 }
 
 /// The value of [`State::head_bytes`] while the bytes read do not belong to a head.
@@ -39,7 +50,12 @@ const HEAD_COMPLETE: usize = usize::MAX;
 impl FirstByte {
     /// Returns when the first byte since the last [`FirstByte::rearm`] was read, if any was.
     pub(super) fn get(&self) -> Option<Instant> {
-        *self.0.at.lock().unwrap_or_else(PoisonError::into_inner)
+        self.start().at
+    }
+
+    /// Returns the request line as far as it was read.
+    pub(super) fn request_line(&self) -> RequestLine {
+        self.start().line
     }
 
     /// Waits for the first byte.
@@ -54,7 +70,7 @@ impl FirstByte {
 
     /// Treats the next byte as the first of another request.
     pub(super) fn rearm(&self) {
-        *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.start() = Start::default();
         self.0.head_bytes.store(0, Ordering::Relaxed);
     }
 
@@ -74,15 +90,27 @@ impl FirstByte {
         bytes > max && bytes != HEAD_COMPLETE
     }
 
-    fn record_read(&self, bytes: usize) {
-        if self.0.head_bytes.load(Ordering::Relaxed) != HEAD_COMPLETE {
-            self.0.head_bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Records bytes that were read. An empty line in front of a request line does not begin a
+    /// request: some senders end a body with one (RFC 9112 §2.2).
+    pub(super) fn record_read(&self, bytes: &[u8]) {
+        if self.0.head_bytes.load(Ordering::Relaxed) == HEAD_COMPLETE {
+            return;
         }
-        let mut at = self.0.at.lock().unwrap_or_else(PoisonError::into_inner);
-        if at.is_none() {
-            *at = Some(Instant::now());
-            self.0.received.notify_one();
+        self.0.head_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        let mut start = self.start();
+        if start.at.is_some() {
+            return start.line.read(bytes);
         }
+        let Some(begin) = bytes.iter().position(|byte| !b"\r\n".contains(byte)) else {
+            return;
+        };
+        start.line.read(&bytes[begin..]);
+        start.at = Some(Instant::now());
+        self.0.received.notify_one();
+    }
+
+    fn start(&self) -> MutexGuard<'_, Start> {
+        self.0.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,9 +163,8 @@ impl AsyncRead for FirstByteStream {
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        if polled.is_ready() && read > 0 {
-            self.first_byte.record_read(read);
+        if polled.is_ready() {
+            self.first_byte.record_read(&buf.filled()[before..]);
         }
         polled
     }
@@ -193,7 +220,7 @@ impl Peek for FirstByteStream {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.peeked.extend_from_slice(&buf[..read]);
-            self.first_byte.record_read(read);
+            self.first_byte.record_read(&buf[..read]);
         }
         buf.copy_from_slice(&self.peeked[..buf.len()]);
         Ok(true)
@@ -245,5 +272,38 @@ impl fmt::Debug for FirstByteStream {
         f.debug_struct("FirstByteStream")
             .field("id", &self.inner().id())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns whether the request line of these reads is plain, once a request has begun.
+    fn is_plain(reads: &[&[u8]]) -> Option<bool> {
+        let first_byte = FirstByte::default();
+        for read in reads {
+            first_byte.record_read(read);
+        }
+        first_byte
+            .get()
+            .map(|_| first_byte.request_line().is_plain())
+    }
+
+    #[test]
+    fn request_line_is_plain_however_it_arrives() {
+        let head = b"POST /w?x=%20 HTTP/1.1\r\nHost: a b\r\n\r\n{ }";
+        for cut in 0..head.len() {
+            let (start, rest) = head.split_at(cut);
+            assert_eq!(is_plain(&[start, rest]), Some(true), "{cut}");
+            assert_eq!(is_plain(&[b"\r", b"\n", start, rest]), Some(true));
+        }
+    }
+
+    #[test]
+    fn empty_line_begins_no_request() {
+        for reads in [&[&b"\r\n"[..]][..], &[b"\r", b"\n"], &[b""], &[]] {
+            assert_eq!(is_plain(reads), None);
+        }
     }
 }

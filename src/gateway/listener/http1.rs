@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::BytesMut;
 use pingora_core::ErrorType;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -12,7 +13,7 @@ use super::CLOSE_TIMEOUT;
 use super::first_byte::FirstByte;
 use super::wait::shutdown_wait;
 use crate::gateway::request::exchange::Exchange;
-use crate::gateway::request::head::MalformedHead;
+use crate::gateway::request::head::{Arrival, MalformedHead, Place};
 use crate::gateway::response::Rejection;
 use crate::gateway::{Gateway, Limits};
 
@@ -25,8 +26,10 @@ impl Gateway {
         shutdown: ShutdownWatch,
     ) {
         let is_tls = stream.get_ssl_digest().is_some();
+        let mut place = Place::First;
+        let mut read_ahead = None;
         loop {
-            let mut session = new_session(stream);
+            let mut session = new_session(stream, read_ahead);
             let read = read_head(&mut session, &first_byte, &self.limits, &shutdown).await;
             let Some(began) = first_byte.get() else {
                 return;
@@ -44,8 +47,14 @@ impl Gateway {
                     return close(session).await;
                 }
             }
+            let request_line = Some(first_byte.request_line());
+            let arrival = Arrival {
+                place,
+                request_line,
+            };
             // Boxed: most connections are idle most of the time and need no room for a request.
-            let exchange = Exchange::new(&mut session, &counted, began, received_at, is_tls);
+            let exchange =
+                Exchange::new(&mut session, &counted, began, received_at, is_tls, arrival);
             let memory = self.request_limits.begin();
             if !Box::pin(self.handle(exchange, memory, &shutdown)).await {
                 return close(session).await;
@@ -53,14 +62,31 @@ impl Gateway {
             let Ok(Some(reusable)) = session.finish().await else {
                 return;
             };
-            (stream, _) = reusable.into_parts();
+            let behind;
+            (stream, behind) = reusable.into_parts();
+            // Copied: a few bytes would keep a whole read buffer while the connection is idle.
+            read_ahead = behind.map(|bytes| BytesMut::from(&bytes[..]));
             first_byte.rearm();
+            if let Some(read_ahead) = &read_ahead {
+                first_byte.record_read(read_ahead);
+            }
+            place = match first_byte.get() {
+                Some(_) => Place::Pipelined,
+                None => Place::Kept,
+            };
         }
     }
 }
 
-fn new_session(stream: Stream) -> ServerSession {
+/// Begins a session for the next request, of which some bytes may have been read with the one
+/// before.
+fn new_session(stream: Stream, read_ahead: Option<BytesMut>) -> ServerSession {
     let mut session = ServerSession::new_http1(stream);
+    // Without this, Pingora would close the connection behind a response that says it is kept.
+    session.set_pipelining_enabled(true);
+    if let Some(read_ahead) = read_ahead {
+        session.set_pipelined_prefix(read_ahead);
+    }
     // The gateway decides whether a connection is kept; Pingora would give it up at the first
     // 100 (Continue).
     session.set_close_on_response_before_downstream_finish(false);

@@ -14,6 +14,7 @@ use super::Connection;
 use super::wait::shutdown_wait;
 use crate::gateway::Limits;
 use crate::gateway::request::exchange::Exchange;
+use crate::gateway::request::head::Arrival;
 use crate::gateway::verified_requests::VerifiedRequests;
 
 /// The most streams that may break the protocol before their connection is closed.
@@ -85,7 +86,14 @@ impl HttpServerApp for Http2 {
         let counted = gateway
             .verified_requests
             .request(Some(&self.verified_requests));
-        let exchange = Exchange::new(&mut session, &counted, first_byte, received_at, is_tls);
+        let exchange = Exchange::new(
+            &mut session,
+            &counted,
+            first_byte,
+            received_at,
+            is_tls,
+            Arrival::ALONE,
+        );
         // Boxed: a stream that waits for its slot needs no room for the request yet.
         Box::pin(gateway.handle(exchange, memory, shutdown)).await;
         let _ = session.finish().await;

@@ -3,7 +3,6 @@
 use super::client_address::Forwarded;
 use std::time::Instant;
 
-use http::Method;
 use tokio::time::timeout_at;
 
 use super::exchange::Exchange;
@@ -15,7 +14,7 @@ use crate::gateway::route_snapshot::MatchedRoute;
 
 impl Gateway {
     /// Checks the state of the route, the method, the headers it reads and the sender's address, in
-    /// this order. Returns the outcome of a handshake that its query completes.
+    /// this order. Returns the outcome of a probe, or of a handshake that its query completes.
     ///
     /// # Errors
     /// `inactive`, `method_not_allowed`, `malformed_request`, `forbidden_address`, `rate_limited`,
@@ -30,14 +29,15 @@ impl Gateway {
         if !route.active {
             return Err(Rejection::Inactive);
         }
-        let handshake = handshake::answer_query(route, request, exchange.received_at);
-        if handshake.is_none() && !route.methods.contains(&request.method) {
-            return Err(Rejection::MethodNotAllowed(route.methods.clone()));
+        let mut handshake = handshake::answer_query(route, request, exchange.received_at);
+        let accepts_body = route.methods.contains(&request.method);
+        if handshake.is_none() && !accepts_body {
+            let Some(probe) = route.probe(&request.method) else {
+                return Err(Rejection::MethodNotAllowed(route.allowed_methods()));
+            };
+            handshake = Some(Ok(Outcome::probed(probe, route)));
         }
-        if handshake.is_some()
-            && !route.methods.contains(&Method::GET)
-            && has_body(exchange, exchange.deadline(route)).await
-        {
+        if !accepts_body && has_body(exchange, exchange.deadline(route)).await {
             return Err(Rejection::MalformedRequest(MalformedHead::Body));
         }
         let request = exchange.session.req_header();
@@ -57,7 +57,7 @@ impl Gateway {
 }
 
 /// Returns whether the request has a body, or might have one. Some recipients ignore the body of a
-/// GET and read it as the next request (RFC 9110 §9.3.1).
+/// GET, HEAD or OPTIONS and read it as the next request (RFC 9110 §9.3.1).
 async fn has_body(exchange: &mut Exchange<'_>, deadline: Instant) -> bool {
     let Exchange { session, head, .. } = exchange;
     if head.chunked || head.content_length.is_some_and(|length| length > 0) {

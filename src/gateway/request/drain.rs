@@ -8,7 +8,7 @@ use pingora_core::protocols::http::ServerSession;
 use tokio::time::timeout;
 
 use super::exchange::Exchange;
-use super::head::Head;
+use super::head::{Head, Place};
 use crate::gateway::response::Outcome;
 
 /// The most bytes of an unwanted body that are read and discarded to keep the connection.
@@ -27,8 +27,13 @@ pub(super) async fn for_reuse(exchange: &mut Exchange<'_>, outcome: &Outcome) ->
     if outcome.closes_connection() {
         return false;
     }
-    let Exchange { session, head, .. } = exchange;
-    if outcome.code().is_rejection() && !is_safe_after_rejection(session, head) {
+    let Exchange {
+        session,
+        head,
+        arrival,
+        ..
+    } = exchange;
+    if outcome.code().is_rejection() && !is_safe_after_rejection(session, head, arrival.place) {
         return false;
     }
     if session.is_body_done() {
@@ -54,7 +59,12 @@ pub(super) async fn linger(session: &mut ServerSession) {
 
 /// Returns whether the end of an unverified body is beyond doubt, so that no part of it can be
 /// taken for another request.
-fn is_safe_after_rejection(session: &ServerSession, head: &Head) -> bool {
+fn is_safe_after_rejection(session: &ServerSession, head: &Head, place: Place) -> bool {
+    // What arrived together with the end of another request may be a part of that one for a proxy
+    // in front. Only a signature proves that it is not.
+    if place == Place::Pipelined {
+        return false;
+    }
     // Pingora takes a chunk without a size for the last one.
     if head.chunked {
         return false;

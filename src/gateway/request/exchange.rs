@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use pingora_core::protocols::http::ServerSession;
 
 use super::client_address::Forwarded;
-use super::head::Head;
+use super::head::{Arrival, Head};
 use crate::client_network::ClientNetwork;
 use crate::delivery::InboundRequest;
 use crate::gateway::address;
@@ -31,6 +31,7 @@ pub(in crate::gateway) struct Exchange<'s> {
     pub(super) counted: &'s CountedRequest<'s>,
     /// The time of the head's first byte, from which the budget counts.
     pub(super) first_byte: Instant,
+    pub(super) arrival: Arrival,
     /// The address that is connected to the gateway, or that its PROXY protocol header names.
     pub(super) peer: IpAddr,
     /// The scheme: `http` or `https`.
@@ -58,9 +59,11 @@ impl<'s> Exchange<'s> {
         first_byte: Instant,
         received_at: Timestamp,
         is_tls: bool,
+        arrival: Arrival,
     ) -> Self {
         Self {
             has_head: true,
+            arrival,
             ..Self::without_head(session, counted, first_byte, received_at, is_tls)
         }
     }
@@ -78,6 +81,7 @@ impl<'s> Exchange<'s> {
             session,
             counted,
             first_byte,
+            arrival: Arrival::ALONE,
             peer,
             scheme: if is_tls { "https" } else { "http" },
             has_head: false,

@@ -10,10 +10,38 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_http::RequestHeader;
 
 use crate::delivery::{folds_to, is_spelling_of, named_by_connection};
+use crate::gateway::request_line::RequestLine;
 use crate::route::Route;
 
 /// The most fields of a head: more than a sender and the proxies behind it add to a webhook.
 const FIELDS_MAX: usize = 100;
+
+/// The facts about a request's arrival that Pingora's session does not have.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub place: Place,
+    /// The request line; `None` over HTTP/2, and for a head that could not be read.
+    pub request_line: Option<RequestLine>,
+}
+
+/// The place of a request on its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The first of its connection, or one with an HTTP/2 stream of its own.
+    First,
+    /// A later one, sent after the response to the one before.
+    Kept,
+    /// A later one that arrived together with the end of the one before.
+    Pipelined,
+}
+
+impl Arrival {
+    /// The arrival of a request with an HTTP/2 stream of its own, or without a readable head.
+    pub const ALONE: Self = Self {
+        place: Place::First,
+        request_line: None,
+    };
+}
 
 /// The facts of a head that has passed its checks.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +101,7 @@ impl MalformedHead {
                 "a header name differs only in punctuation from one that frames or authenticates \
                  the request"
             }
-            Self::Body => "a GET request must not have a body here",
+            Self::Body => "a request with this method must not have a body here",
         }
     }
 
@@ -99,7 +127,11 @@ impl Head {
     ///
     /// # Errors
     /// When the head is larger than `header_bytes_max`, malformed or ambiguous.
-    pub fn check(session: &ServerSession, header_bytes_max: usize) -> Result<Self, HeadError> {
+    pub fn check(
+        session: &ServerSession,
+        header_bytes_max: usize,
+        arrival: Arrival,
+    ) -> Result<Self, HeadError> {
         let head = session.req_header();
         let raw = session
             .as_http1()
@@ -111,9 +143,12 @@ impl Head {
             return Err(HeadError::TooLarge);
         }
         match &raw {
-            Some(raw) => check_raw(raw, &head.headers)?,
+            Some(raw) => check_raw(without_empty_line(raw, arrival.place), &head.headers)?,
             None if is_sound_target(head.raw_path()) => {}
             None => return reject(MalformedHead::Target),
+        }
+        if arrival.request_line.is_some_and(|line| !line.is_plain()) {
+            return reject(MalformedHead::Target);
         }
         check_field_names(&head.headers)?;
         check_transfer_encoding(&head.headers)?;
@@ -138,6 +173,15 @@ fn size_of_fields(headers: &HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 32)
         .sum()
+}
+
+/// Returns a head without the empty line in front of it, which is ignored behind another request
+/// (RFC 9112 §2.2). A first request begins with its request line.
+fn without_empty_line(raw: &[u8], place: Place) -> &[u8] {
+    match place {
+        Place::First => raw,
+        Place::Kept | Place::Pipelined => raw.strip_prefix(b"\r\n").unwrap_or(raw),
+    }
 }
 
 /// Checks what only the raw bytes show: Pingora accepts a bare LF as CR LF and any form of target,
@@ -190,7 +234,7 @@ fn is_sound_target(target: &[u8]) -> bool {
     form && target
         .iter()
         .all(|&byte| byte.is_ascii_graphic() && byte != b'#')
-        && !target.windows(3).any(is_encoded_control)
+        && !(target.contains(&b'%') && target.windows(3).any(is_encoded_control))
 }
 
 fn is_encoded_control(text: &[u8]) -> bool {
@@ -323,8 +367,8 @@ fn host(head: &RequestHeader) -> Result<Option<Box<str>>, HeadError> {
     }
 }
 
-/// Returns the name in `name[:port]` or `[address][:port]`; `None` for any other text (RFC 3986
-/// §3.2).
+/// Returns the name in `name[:port]` or `[address][:port]`, without the dot that ends an absolute
+/// name; `None` for any other text (RFC 3986 §3.2).
 fn name_without_port(text: &str) -> Option<&str> {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -333,6 +377,7 @@ fn name_without_port(text: &str) -> Option<&str> {
         }
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
+    let name = name.strip_suffix('.').unwrap_or(name);
     let is_name = !name.is_empty()
         && name
             .bytes()
@@ -385,6 +430,10 @@ mod tests {
             ("[::1]:8080", Some("[::1]")),
             ("[::1]", Some("[::1]")),
             ("a:", Some("a")),
+            ("hooks.example.com.", Some("hooks.example.com")),
+            ("hooks.example.com.:8080", Some("hooks.example.com")),
+            (".", None),
+            (".:80", None),
             ("a:80a", None),
             ("a b", None),
             ("user@a", None),

@@ -24,7 +24,12 @@ impl Gateway {
         shutdown: &ShutdownWatch,
     ) -> bool {
         let (code, reason) = (outcome.code(), outcome.reason());
-        let response = Response::new(outcome, exchange.log_line.event_id.as_deref());
+        let is_sampled = outcome.is_at_will();
+        let is_empty = exchange
+            .matched
+            .is_some_and(|matched| matched.route.empty_responses);
+        let event_id = exchange.log_line.event_id.as_deref();
+        let response = Response::new(outcome, event_id, is_empty);
         let status = response
             .as_ref()
             .map_or(StatusCode::BAD_GATEWAY, Response::status);
@@ -55,7 +60,7 @@ impl Gateway {
         };
         let duration = exchange.first_byte.elapsed();
         requests.observe_duration(duration);
-        if let Some(suppressed) = self.sample_log_line(exchange, code, reason) {
+        if let Some(suppressed) = self.sample_log_line(exchange, code, reason, is_sampled) {
             exchange
                 .log_line
                 .write_line(code, reason, status.as_u16(), duration, suppressed);
@@ -64,14 +69,15 @@ impl Gateway {
     }
 
     /// Returns whether the request's log line is to be written: if so, the number of lines like it
-    /// that were suppressed before. Only rejections are sampled.
+    /// that were suppressed before.
     fn sample_log_line(
         &self,
         exchange: &Exchange<'_>,
         code: Code,
         reason: Option<&'static str>,
+        is_sampled: bool,
     ) -> Option<u64> {
-        if !code.is_rejection() {
+        if !is_sampled {
             return Some(0);
         }
         let kind = reason.unwrap_or(code.as_str());

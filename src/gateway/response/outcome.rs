@@ -1,6 +1,7 @@
 //! The closed set of outcomes, each with its code, status and detail.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -11,7 +12,7 @@ use crate::gateway::verified_requests::Stopping;
 use crate::handshake::HandshakeResponse;
 use crate::limits::Exhausted;
 use crate::outcome::Code;
-use crate::route::{AdmissionError, OnDuplicate};
+use crate::route::{AdmissionError, OnDuplicate, Probe, Route};
 use crate::signature::SignatureError;
 use crate::store::StoreError;
 use crate::upstream::{Response as UpstreamResponse, UpstreamError};
@@ -29,6 +30,8 @@ pub(in crate::gateway) enum Outcome {
     Ignored,
     /// A handshake that the gateway answers.
     Challenge(HandshakeResponse),
+    /// A provider's probe, and the methods that the route answers.
+    Probed(Arc<Probe>, Vec<Method>),
     /// The request was rejected, or its delivery failed without a response.
     Rejected(Rejection),
 }
@@ -75,6 +78,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 const RETRY_AFTER_INACTIVE: Duration = Duration::from_secs(60);
 
 impl Outcome {
+    /// Returns the outcome of a probe that `route` answers.
+    pub(in crate::gateway) fn probed(probe: &Arc<Probe>, route: &Route) -> Self {
+        Self::Probed(Arc::clone(probe), route.allowed_methods())
+    }
+
     /// Returns the code for metrics, logs and responses.
     pub(in crate::gateway) fn code(&self) -> Code {
         match self {
@@ -82,7 +90,7 @@ impl Outcome {
             Self::UpstreamRejected(_) => Code::UpstreamRejected,
             Self::Queued(_) => Code::Queued,
             Self::Ignored => Code::Ignored,
-            Self::Challenge(_) => Code::Challenge,
+            Self::Challenge(_) | Self::Probed(..) => Code::Challenge,
             Self::Rejected(rejection) => rejection.code(),
         }
     }
@@ -94,9 +102,15 @@ impl Outcome {
             Self::Delivered(response) | Self::UpstreamRejected(response) if response.truncated => {
                 Some("response_too_large")
             }
+            Self::Probed(..) => Some("probe"),
             Self::Rejected(rejection) => rejection.reason(),
             _ => None,
         }
+    }
+
+    /// Returns whether any sender can cause this outcome at will, so that its log lines are sampled.
+    pub(in crate::gateway) fn is_at_will(&self) -> bool {
+        matches!(self, Self::Probed(..)) || self.code().is_rejection()
     }
 
     /// Returns whether the connection must be closed because the rest of the request is unreadable.
@@ -120,6 +134,7 @@ impl Outcome {
             Self::Queued(status) => *status,
             Self::Ignored => StatusCode::OK,
             Self::Challenge(response) => response.status,
+            Self::Probed(probe, _) => probe.status,
             Self::Rejected(rejection) => rejection.status(),
         }
     }
@@ -131,7 +146,7 @@ impl Outcome {
             Self::UpstreamRejected(_) => "The receiver rejected the event.",
             Self::Queued(_) => "The event is stored and will be delivered.",
             Self::Ignored => "The endpoint does not accept events of this type.",
-            Self::Challenge(_) => "The endpoint exists.",
+            Self::Challenge(_) | Self::Probed(..) => "The endpoint exists.",
             Self::Rejected(rejection) => return rejection.detail(),
         })
     }

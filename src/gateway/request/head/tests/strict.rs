@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_core::protocols::http::ServerSession;
 
-use super::Head;
+use super::{Arrival, Head, Place, RequestLine};
 
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
@@ -23,7 +23,13 @@ pub(super) fn check(sent: &[u8]) -> bool {
     if !matches!(at_once(session.read_request()), Ok(true)) {
         return false;
     }
-    let Ok(head) = Head::check(&session, HEADER_BYTES_MAX) else {
+    let mut request_line = RequestLine::default();
+    request_line.read(sent);
+    let arrival = Arrival {
+        place: Place::First,
+        request_line: Some(request_line),
+    };
+    let Ok(head) = Head::check(&session, HEADER_BYTES_MAX, arrival) else {
         return false;
     };
     let strict = Request::read(sent).expect("a strict reader accepts the head");
@@ -111,7 +117,7 @@ impl<'a> Request<'a> {
         );
         let sound = is_token(method)
             && !target.is_empty()
-            && !target.iter().any(u8::is_ascii_control)
+            && target.iter().all(u8::is_ascii_graphic)
             && [b"HTTP/1.1", b"HTTP/1.0"].contains(&<&[u8; 8]>::try_from(version).ok()?);
         let mut headers = HeaderMap::new();
         for line in lines {
@@ -171,24 +177,25 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Returns the host in lower case, without the port. Only HTTP/1.0 may have no Host, and then
+    /// Returns the host in lower case, without the port and a dot at its end. Only HTTP/1.0 may have no Host, and then
     /// the absolute form gives none either.
     fn host(&self) -> Option<String> {
         let authority = self.only("host")?;
         let port = authority
             .rfind(':')
             .filter(|colon| !authority[*colon..].contains(']'));
-        Some(authority[..port.unwrap_or(authority.len())].to_ascii_lowercase())
+        let name = authority[..port.unwrap_or(authority.len())].to_ascii_lowercase();
+        Some(name.strip_suffix('.').map_or(name.clone(), Into::into))
     }
 }
 
-/// Percent-encodes the bytes that a target may not have, as Pingora does. That changes neither
+/// Percent-encodes the characters that a URL may not have, as Pingora does. That changes neither
 /// where the target ends nor what follows, so it is accepted.
 fn encoded(target: &[u8]) -> Vec<u8> {
     target
         .iter()
         .flat_map(|&byte| match byte {
-            b' ' | b'"' | b'<' | b'>' | 0x80.. => format!("%{byte:02X}").into_bytes(),
+            b'"' | b'<' | b'>' => format!("%{byte:02X}").into_bytes(),
             _ => vec![byte],
         })
         .collect()
