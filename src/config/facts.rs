@@ -166,6 +166,11 @@ pub(super) const RETRY_FACTOR: Amount<f64> = Range::at_least(1.0).at_most(10.0).
 pub(super) const RETRY_MAX_INTERVAL: Amount<Duration> = TIME_SPAN.or(HOUR);
 pub(super) const RETRY_HORIZON: Amount<Duration> = TIME_SPAN.or(HOUR.times(72));
 
+// `routes[].retry.permanent`
+pub(super) const PERMANENT_ATTEMPTS: Amount<u32> = Range::at_least(1).at_most(1000).or(3);
+/// With 0, the attempts alone decide.
+pub(super) const PERMANENT_AT_LEAST: Amount<Duration> = Range::at_least(ZERO).or(HOUR);
+
 // `routes[].retain`
 pub(super) const RETAIN_PAYLOADS: Choice<Payloads> = Choice::new(Retain::DEFAULT.payloads);
 pub(super) const RETAIN_FOR: Amount<Duration> = TIME_SPAN.or(Duration(Retain::DEFAULT.keep));

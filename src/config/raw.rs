@@ -644,6 +644,24 @@ pub(super) struct Retry {
     /// letter. Must not be shorter than `initial`.
     #[schemars(transform = facts::RETRY_HORIZON.schema())]
     pub horizon: Field<Duration>,
+    /// The treatment of 4xx responses, except 408, 409, 425 and 429.
+    pub permanent: Field<Permanent>,
+}
+
+/// The point at which a stored event that the upstream answers with a 4xx becomes a dead letter.
+/// After 413, 415 and 422 that is `attempts`. After any other 4xx it is both `attempts` and
+/// `at_least`, because an upstream that is being deployed may answer 404 for a while. 408, 409, 425
+/// and 429 are retried up to `horizon`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Permanent {
+    /// The number of attempts that an event gets at least.
+    #[schemars(transform = facts::PERMANENT_ATTEMPTS.schema())]
+    pub attempts: Field<u32>,
+    /// The time after an event's arrival for which it is retried at least. With more than
+    /// `horizon`, `horizon` decides.
+    #[schemars(transform = facts::PERMANENT_AT_LEAST.schema())]
+    pub at_least: Field<Duration>,
 }
 
 /// The maximum number of requests per second, as a token bucket.

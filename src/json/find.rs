@@ -39,7 +39,7 @@ struct Target<'a, 'p> {
 /// The targets whose path leads to the current value, one bit each.
 type ActiveTargets = u8;
 
-/// U+FEFF; the bytes EF BB BF.
+/// The byte order mark, U+FEFF: the bytes EF BB BF.
 pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Reads the whole text and returns the value at each pointer, eight at most. The text may begin
