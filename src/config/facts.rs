@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Number, Value};
 
 use super::de::Field;
-use super::raw::{LogLevel, Method};
+use super::raw::{AutomaticRedelivery, LogLevel, Method};
 use super::values::{ByteSize, Duration};
 use crate::handshake::HandshakeResponder;
 use crate::ledger::InFlightPolicy;
@@ -107,6 +107,10 @@ pub(super) const MAX_IDS: Amount<usize> =
 /// The write-ahead log alone may take some MiB. The lower bound also rejects a number whose unit
 /// was forgotten.
 pub(super) const STORE_SIZE: Range<ByteSize> = Range::at_least(MIB.times(16));
+
+// `dead_letters`
+pub(super) const REDELIVER_DEAD_LETTERS: Choice<AutomaticRedelivery> =
+    Choice::new(AutomaticRedelivery::Never);
 
 // `limits`
 pub(super) const CONNECTIONS: Amount<usize> = MANY.or(10_000);

@@ -644,6 +644,15 @@ fn retry_defaults_adjust_to_given_keys() {
 }
 
 #[test]
+fn dead_letters_wait_for_an_operator_by_default() {
+    let redelivers = |keys: &str| config(&format!("{MINIMAL}{keys}")).redeliver_dead_letters;
+    assert!(!redelivers(""));
+    assert!(!redelivers("dead_letters: {}\n"));
+    assert!(!redelivers("dead_letters: {redeliver: never}\n"));
+    assert!(redelivers("dead_letters: {redeliver: when_healthy}\n"));
+}
+
+#[test]
 fn concurrency_has_its_own_default_for_the_queue() {
     assert_eq!(route("delivery: queue").queue_concurrency, 32);
     assert_eq!(

@@ -33,7 +33,8 @@ pub(crate) struct Delivery<Attempts> {
     /// themselves with a single delivery.
     pub attempts: Attempts,
     pub attempt_count: u32,
-    /// The reason why the event is a dead letter.
+    /// The reason why the event is a dead letter; `automatic` while the gateway redelivers a dead
+    /// letter by itself.
     pub reason: Option<String>,
     pub next_attempt_in_seconds: Option<u64>,
     /// Set if the upstream may have processed the event although no attempt succeeded.

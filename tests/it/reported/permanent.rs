@@ -74,6 +74,44 @@ async fn refused_content_dead_letters_after_attempts_alone() {
     }
 }
 
+/// After a fault of the application, somebody had to redeliver thousands of dead letters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_are_redelivered_once_upstream_recovers() {
+    let upstream = Upstream::deciding(|request, attempt| {
+        match (request.header("Hookstile-Event-Id"), attempt) {
+            (Some("evt_poison"), _) | (Some("evt_1" | "evt_2"), ..=3) => Reply::status(422),
+            _ => Reply::ok(),
+        }
+    });
+    let setup = Setup::from(queued(&upstream, ""))
+        .with("dead_letters", "{redeliver: when_healthy}")
+        .stopping_at_once();
+    let gateway = Gateway::start(setup).await;
+    for id in ["evt_1", "evt_2", "evt_poison"] {
+        gateway.send(Event::new(id)).await.assert(202, "queued");
+    }
+    gateway
+        .wait_for_metric("queue_events", &[HOOKS, ("state", "dead")], 3.0)
+        .await;
+    assert_eq!(upstream.count(), 9);
+    gateway
+        .send(Event::new("evt_good"))
+        .await
+        .assert(202, "queued");
+    eventually("the dead letters are delivered", async || {
+        ["evt_1", "evt_2"]
+            .iter()
+            .all(|id| upstream.requests_for(id).len() == 4)
+    })
+    .await;
+    eventually("the poisonous event is a dead letter again", async || {
+        let list = gateway.api("/deliveries?status=dead").await;
+        list["total"] == 1 && list["deliveries"][0]["reason"] == "again"
+    })
+    .await;
+    assert_eq!(upstream.requests_for("evt_poison").len(), 4);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn temporary_4xx_is_no_permanent_failure() {
     let mut replies = [408, 409, 425, 429].repeat(3);
