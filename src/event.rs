@@ -3,8 +3,8 @@
 //!
 //! Owns what counts as an ID, a type and a timestamp, and when a body is ambiguous about them. An
 //! ambiguous body is refused: an ID that two receivers may read differently does not protect against
-//! replays. Everything else in a body may be what receivers disagree about. Does not own the clock (`now` is an argument), the event types that a route accepts, or
-//! the IDs that were used before.
+//! replays. Everything else in a body may be what receivers disagree about. Does not own the clock
+//! (`now` is an argument), the event types that a route accepts, or the IDs that were used before.
 
 use std::{borrow::Cow, hash::Hasher, time::Duration};
 
@@ -101,8 +101,8 @@ pub enum EnvelopeError {
     IdAmbiguous,
     #[error(
         "the event's ID is invalid; send a string of 1 to {TEXT_BYTES_MAX} bytes without control \
-         characters and unpaired surrogates (in a header: visible ASCII without commas) or an integer of at most \
-         {INTEGER_BYTES_MAX} characters"
+         characters and unpaired surrogates (in a header: visible ASCII without commas) or an \
+         integer of at most {INTEGER_BYTES_MAX} characters"
     )]
     IdMalformed,
     #[error(

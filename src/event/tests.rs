@@ -534,6 +534,25 @@ fn grammar_is_checked_at_any_depth() {
 }
 
 #[test]
+fn every_depth_is_left_as_it_was_entered() {
+    for depth in 0..600 {
+        for (within, is_json) in [("[]", true), ("{}", true), ("[1,{}]", true), ("[}", false)] {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            let behind = r#","x":[],"y":{}"#;
+            let body = format!(r#"{{"x":{open}{within}{close}{behind},"id":"a",{TYPED}}}"#);
+            let expected = if is_json {
+                Ok(text("a"))
+            } else {
+                Err(EnvelopeError::NotJson)
+            };
+            assert_eq!(parse(body).map(parsed_id), expected, "{depth} {within}");
+            let unclosed = format!(r#"{{"id":"a",{TYPED},"x":{open}{within}}}"#);
+            assert_eq!(parse(unclosed).is_ok(), is_json && depth == 0, "{depth}");
+        }
+    }
+}
+
+#[test]
 fn part_is_found_behind_the_longest_pointer() {
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer(&"/0".repeat(Pointer::MAX_STEPS))),

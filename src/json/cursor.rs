@@ -120,24 +120,28 @@ impl<'a> Cursor<'a> {
     pub(super) fn skip_value(&mut self, first: u8) -> Result<(), NotJson> {
         // A copy that nothing else can see stays in registers, which takes a third of the time.
         let mut cursor = self.clone();
-        cursor.skip_value_in_registers(first)?;
+        cursor.skip_value_in_registers::<false>(first)?;
         *self = cursor;
         Ok(())
     }
 
+    /// Consumes the rest of a value. With `DEEP`, levels that do not fit into a [`Nesting`] are
+    /// kept on the heap, one bit each: an eighth of the text's length at most. Otherwise that is
+    /// left to [`skip_deep_value`], because a vector in this loop costs every body a tenth.
     #[inline(always)]
-    fn skip_value_in_registers(&mut self, mut first: u8) -> Result<(), NotJson> {
-        let mut open = Nesting::default();
-        // The levels around `open`, one bit each, so a text needs an eighth of its length at most.
-        let mut outer = Vec::new();
+    fn skip_value_in_registers<const DEEP: bool>(&mut self, mut first: u8) -> Result<(), NotJson> {
+        let (mut open, mut outer) = (Nesting::default(), Vec::new());
         'value: loop {
             match first {
                 b'"' => {
                     self.skip_string()?;
                 }
+                b'{' | b'[' if !DEEP && open.depth == Nesting::LEVELS_MAX => {
+                    self.at = skip_deep_value(self.text, self.at, first)?;
+                }
                 b'{' | b'[' => {
-                    if open.depth == Nesting::LEVELS_MAX {
-                        push_levels(&mut outer, open.objects);
+                    if DEEP && open.depth == Nesting::LEVELS_MAX {
+                        outer.push(open.objects);
                         open = Nesting::default();
                     }
                     open.push(first);
@@ -146,25 +150,28 @@ impl<'a> Cursor<'a> {
                         continue 'value;
                     }
                     open.pop();
+                    if DEEP {
+                        open.refill(&mut outer);
+                    }
                 }
                 _ => self.skip_scalar(first)?,
             }
-            loop {
-                while open.depth > 0 {
-                    match self.next()? {
-                        b',' => {
-                            first = self.next_member(&open)?;
-                            continue 'value;
-                        }
-                        byte if byte == open.closing => open.pop(),
-                        _ => return Err(NotJson),
+            while open.depth > 0 {
+                match self.next()? {
+                    b',' => {
+                        first = self.next_member(&open)?;
+                        continue 'value;
                     }
+                    byte if byte == open.closing => {
+                        open.pop();
+                        if DEEP {
+                            open.refill(&mut outer);
+                        }
+                    }
+                    _ => return Err(NotJson),
                 }
-                let Some(objects) = outer.pop() else {
-                    return Ok(());
-                };
-                open = Nesting::full(objects);
             }
+            return Ok(());
         }
     }
 
@@ -259,8 +266,8 @@ impl<'a> Text<'a> {
         if self.escaped { None } else { Some(self.raw) }
     }
 
-    /// Iterates over the characters, escapes decoded. `None` is the escape of half a surrogate pair:
-    /// some receivers keep it, some replace it, and some refuse it.
+    /// Iterates over the characters, escapes decoded. `None` is the escape of half a surrogate
+    /// pair: some receivers keep it, some replace it, and some refuse it.
     pub(crate) fn chars(self) -> impl Iterator<Item = Option<char>> {
         let mut rest = self.raw;
         std::iter::from_fn(move || {
@@ -318,18 +325,33 @@ impl Nesting {
         self.set_closing();
     }
 
+    /// Goes on with the levels in `outer` when there are none left here.
+    fn refill(&mut self, outer: &mut Vec<u128>) {
+        if self.depth == 0
+            && let Some(objects) = outer.pop()
+        {
+            *self = Self::full(objects);
+        }
+    }
+
     #[inline(always)]
     fn set_closing(&mut self) {
         self.closing = if self.objects & 1 == 1 { b'}' } else { b']' };
     }
 }
 
-/// Keeps the levels around the innermost ones. A function of its own, so that the others stay in
-/// registers.
+/// Returns the end of the value inside [`Nesting::LEVELS_MAX`] others whose first byte, `first`, is
+/// before `at`.
 #[cold]
 #[inline(never)]
-fn push_levels(outer: &mut Vec<u128>, objects: u128) {
-    outer.push(objects);
+fn skip_deep_value(text: &str, at: usize, first: u8) -> Result<usize, NotJson> {
+    let mut cursor = Cursor {
+        text,
+        at,
+        specials: Specials::starting_at(at),
+    };
+    cursor.skip_value_in_registers::<true>(first)?;
+    Ok(cursor.at)
 }
 
 /// Returns the end of the white space at `at` (RFC 8259, section 2).

@@ -74,8 +74,8 @@ fn next_name(text: &str, end: usize) -> usize {
     }
 }
 
-/// Removes the white space between the tokens of `text`, which is JSON, and a byte order mark before
-/// them.
+/// Removes the white space between the tokens of `text`, which is JSON, and a byte order mark
+/// before them.
 pub(crate) fn compact(text: &str) -> String {
     let mut compact = String::with_capacity(text.len());
     let (mut in_string, mut escaped) = (false, false);

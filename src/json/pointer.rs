@@ -44,8 +44,8 @@ pub enum PointerError {
 }
 
 impl Pointer {
-    /// The most steps of a pointer. [`find`](super::find) keeps one bit a step, and calls itself once
-    /// a step.
+    /// The most steps of a pointer. [`find`](super::find) keeps one bit a step, and calls itself
+    /// once a step.
     pub const MAX_STEPS: usize = 127;
 
     pub(super) fn steps(&self) -> &[Step] {

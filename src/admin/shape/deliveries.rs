@@ -51,8 +51,8 @@ pub(crate) struct Delivery<Attempts> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub headers: Option<Vec<Header>>,
-    /// The body as received: numbers keep all their digits. `null` if the body is not JSON that every
-    /// client reads.
+    /// The body as received: numbers keep all their digits. `null` if the body is not JSON that
+    /// every client reads.
     #[schema(value_type = serde_json::Value)]
     pub event_data: Option<Box<RawValue>>,
 }

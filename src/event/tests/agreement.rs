@@ -121,8 +121,8 @@ enum Reading {
     Other,
 }
 
-/// Panics if the envelope reads from `body` anything that a receiver does not read, refuses what all
-/// receivers read alike, or differs from the simple implementation.
+/// Panics if the envelope reads from `body` anything that a receiver does not read, refuses what
+/// all receivers read alike, or differs from the simple implementation.
 pub(super) fn check(body: &[u8]) {
     let text = std::str::from_utf8(body);
     let is_deep = text.is_ok_and(|text| depth(text) > DEPTH_MAX);

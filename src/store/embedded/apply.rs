@@ -422,7 +422,8 @@ impl<'t> BatchWriter<'t> {
         }
         let mut update = self.connection.prepare_cached(
             "UPDATE deliveries SET state = 'pending', due_ms = ?2, queued_ms = ?3,
-             reason = iif(state = 'pending', reason, ?4), ended_ms = NULL, possibly_delivered = possibly_delivered OR state = 'success'
+             reason = iif(state = 'pending', reason, ?4), ended_ms = NULL,
+             possibly_delivered = possibly_delivered OR state = 'success'
              WHERE id = ?1",
         )?;
         // The delivery horizon counts from the due time.
