@@ -14,6 +14,16 @@ pub struct Backoff {
     pub max_interval: Duration,
     /// The time from an event's arrival after which it is no longer retried.
     pub horizon: Duration,
+    pub permanent: PermanentFailure,
+}
+
+/// The rule by which a permanent status makes an event a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PermanentFailure {
+    /// The attempts that an event gets at least.
+    pub attempts: u32,
+    /// The age that an event reaches at least, unless the status is about the event itself.
+    pub at_least: Duration,
 }
 
 /// The failure of an attempt, as far as the retry depends on it.
@@ -42,17 +52,13 @@ pub enum RetryDecision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum DeadLetterReason {
-    /// The upstream rejected the event for good: a 4xx other than the temporary ones.
+    /// The upstream rejected the event for good: see [`PermanentFailure`].
     Rejected,
     /// The retry horizon has passed.
     Expired,
     /// The stored event cannot be read: a defect of the disk or of this program.
     Unreadable,
 }
-
-/// Attempts that a permanent rejection needs before the event is dead-lettered. An upstream that is
-/// being deployed may respond with 404 for a while.
-pub(crate) const PERMANENT_ATTEMPTS: u32 = 3;
 
 impl DeadLetterReason {
     pub const ALL: [Self; 3] = [Self::Rejected, Self::Expired, Self::Unreadable];
@@ -81,8 +87,7 @@ impl Backoff {
         chance: f64,
     ) -> RetryDecision {
         if let AttemptFailure::Status { status, .. } = failed
-            && is_permanent(status)
-            && attempt >= PERMANENT_ATTEMPTS
+            && self.permanent.ends_retries(status, attempt, age)
         {
             return RetryDecision::DeadLetter(DeadLetterReason::Rejected);
         }
@@ -113,10 +118,22 @@ impl Backoff {
     }
 }
 
-/// Returns whether a retry of the same request cannot be expected to succeed. 408, 409, 425 and 429
-/// are temporary (RFC 9110 §15.5, RFC 8470 §5.2, RFC 6585 §4).
-const fn is_permanent(status: u16) -> bool {
-    matches!(status, 400..=499) && !matches!(status, 408 | 409 | 425 | 429)
+impl PermanentFailure {
+    /// Returns whether an event of this age gets no attempt after this one, which had `status`.
+    fn ends_retries(self, status: u16, attempt: u32, age: Duration) -> bool {
+        let is_old_enough = match status {
+            // The upstream has read the event and refuses its size, format or content (RFC 9110
+            // §15.5.14, §15.5.16, §15.5.21).
+            413 | 415 | 422 => true,
+            // Temporary (RFC 9110 §15.5.9, §15.5.10, RFC 8470 §5.2, RFC 6585 §4).
+            408 | 409 | 425 | 429 => return false,
+            // Also the response of an upstream, or of the proxy in front of it, that is being
+            // deployed or has the wrong credentials for a while.
+            400..=499 => age >= self.at_least,
+            _ => return false,
+        };
+        is_old_enough && attempt >= self.attempts
+    }
 }
 
 #[cfg(test)]
@@ -131,6 +148,10 @@ mod tests {
         factor: 2.0,
         max_interval: HOUR,
         horizon: Duration::from_secs(72 * 3600),
+        permanent: PermanentFailure {
+            attempts: 3,
+            at_least: HOUR,
+        },
     };
 
     const fn status(status: u16) -> AttemptFailure {
@@ -186,33 +207,42 @@ mod tests {
         );
     }
 
-    #[test]
-    fn permanent_rejection_dead_letters_on_third_attempt() {
-        for permanent in [400, 401, 403, 404, 410, 422] {
-            assert!(
-                matches!(
-                    POLICY.decide(2, status(permanent), Duration::ZERO, 0.5),
-                    RetryDecision::RetryAfter(_)
-                ),
-                "{permanent}"
-            );
-            assert_eq!(
-                POLICY.decide(3, status(permanent), Duration::ZERO, 0.5),
-                RetryDecision::DeadLetter(DeadLetterReason::Rejected),
-                "{permanent}"
-            );
+    /// Returns whether the event is retried after this attempt.
+    fn is_retried(attempt: u32, with: u16, age: Duration) -> bool {
+        match POLICY.decide(attempt, status(with), age, 0.5) {
+            RetryDecision::RetryAfter(_) => true,
+            RetryDecision::DeadLetter(reason) => {
+                assert_eq!(reason, DeadLetterReason::Rejected, "{with}");
+                false
+            }
         }
+    }
+
+    #[test]
+    fn refused_content_dead_letters_on_third_attempt() {
+        for refused in [413, 415, 422] {
+            assert!(is_retried(2, refused, HOUR * 2), "{refused}");
+            assert!(!is_retried(3, refused, Duration::ZERO), "{refused}");
+        }
+    }
+
+    #[test]
+    fn permanent_status_dead_letters_after_attempts_and_time() {
+        let almost = HOUR.saturating_sub(Duration::from_millis(1));
+        for permanent in [400, 401, 403, 404, 405, 410, 418, 451, 499] {
+            assert!(is_retried(2, permanent, HOUR * 2), "{permanent}");
+            assert!(is_retried(30, permanent, almost), "{permanent}");
+            assert!(!is_retried(3, permanent, HOUR), "{permanent}");
+        }
+    }
+
+    #[test]
+    fn temporary_failure_is_retried_up_to_the_horizon() {
         for temporary in [301, 408, 409, 425, 429, 500, 503] {
-            assert!(
-                matches!(
-                    POLICY.decide(30, status(temporary), Duration::ZERO, 0.5),
-                    RetryDecision::RetryAfter(_)
-                ),
-                "{temporary}"
-            );
+            assert!(is_retried(30, temporary, HOUR * 2), "{temporary}");
         }
         assert!(matches!(
-            POLICY.decide(30, AttemptFailure::NoResponse, Duration::ZERO, 0.5),
+            POLICY.decide(30, AttemptFailure::NoResponse, HOUR * 2, 0.5),
             RetryDecision::RetryAfter(_)
         ));
     }

@@ -48,6 +48,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     pub admin: Admin,
     pub store: store::Settings,
+    /// Redelivers dead letters once their upstream accepts events again.
+    pub redeliver_dead_letters: bool,
     pub limits: Limits,
     pub shutdown: Shutdown,
     pub log: log::Settings,

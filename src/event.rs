@@ -3,8 +3,8 @@
 //!
 //! Owns what counts as an ID, a type and a timestamp, and when a body is ambiguous about them. An
 //! ambiguous body is refused: an ID that two receivers may read differently does not protect against
-//! replays. Does not own the clock (`now` is an argument), the event types that a route accepts, or
-//! the IDs that were used before.
+//! replays. Everything else in a body may be what receivers disagree about. Does not own the clock
+//! (`now` is an argument), the event types that a route accepts, or the IDs that were used before.
 
 use std::{borrow::Cow, hash::Hasher, time::Duration};
 
@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use crate::json::{MAX_DEPTH, Pointer, PointerValue, Text, find};
+use crate::json::{Pointer, PointerValue, Text, find};
 
 #[cfg(test)]
 mod tests;
@@ -88,12 +88,7 @@ pub enum EventId {
 pub enum EnvelopeError {
     #[error("the body is not valid UTF-8; send JSON encoded as UTF-8")]
     InvalidUtf8,
-    #[error(
-        "the body is not one strict JSON text; send RFC 8259 JSON without a byte order mark and with \
-         nothing after it, nested at most {} deep, without unpaired surrogate escapes and numbers \
-         beyond 1e308",
-        MAX_DEPTH
-    )]
+    #[error("the body is not one JSON text; send RFC 8259 JSON with nothing after it")]
     NotJson,
     #[error(
         "the event has no ID where the route expects it; send one, or set the route's `event.id`"
@@ -106,8 +101,8 @@ pub enum EnvelopeError {
     IdAmbiguous,
     #[error(
         "the event's ID is invalid; send a string of 1 to {TEXT_BYTES_MAX} bytes without control \
-         characters (in a header: visible ASCII without commas) or an integer of at most \
-         {INTEGER_BYTES_MAX} characters"
+         characters and unpaired surrogates (in a header: visible ASCII without commas) or an \
+         integer of at most {INTEGER_BYTES_MAX} characters"
     )]
     IdMalformed,
     #[error(
@@ -122,7 +117,7 @@ pub enum EnvelopeError {
     TypeAmbiguous,
     #[error(
         "the event's type is invalid; send a string of 1 to {TEXT_BYTES_MAX} bytes without control \
-         characters (in a header: visible ASCII and spaces, without commas)"
+         characters and unpaired surrogates (in a header: visible ASCII and spaces, without commas)"
     )]
     TypeMalformed,
     #[error(
@@ -177,8 +172,9 @@ impl EnvelopeSpec {
     /// Parses the parts from `body`, which must be verified, and from `headers`, which no signature
     /// may cover.
     ///
-    /// If any part is in the body, the whole body must be one strict JSON text. Otherwise the body
-    /// is not read.
+    /// If any part is in the body, the whole body must be one JSON text; it may begin with a byte
+    /// order mark, and hold what receivers disagree about off the parts. Otherwise the body is not
+    /// read.
     ///
     /// # Errors
     ///
@@ -406,7 +402,11 @@ fn printable(text: Text<'_>) -> Option<Cow<'_, str>> {
     let text = match text.unescaped() {
         Some(plain) => Cow::Borrowed(plain),
         // One character more than fits, so that a longer text is detected.
-        None => Cow::Owned(text.chars().take(TEXT_BYTES_MAX + 1).collect()),
+        None => Cow::Owned(
+            text.chars()
+                .take(TEXT_BYTES_MAX + 1)
+                .collect::<Option<_>>()?,
+        ),
     };
     let fits = (1..=TEXT_BYTES_MAX).contains(&text.len());
     // Unicode's control characters (Cc) are C0, DEL and C1. Most texts are ASCII and pass the first

@@ -120,7 +120,7 @@ impl Challenge {
             .filter(|text| text.len() <= BODY_BYTES_MAX)?;
         let [marker, challenge] = find(text, [Some(&self.pointer), challenge]).ok()?;
         let is_handshake = match marker {
-            PointerValue::Text(text) => text.chars().eq(self.value.chars()),
+            PointerValue::Text(text) => text.chars().eq(self.value.chars().map(Some)),
             PointerValue::Number(digits) => digits == self.value,
             PointerValue::Nothing | PointerValue::Ambiguous | PointerValue::Other => false,
         };
@@ -132,7 +132,9 @@ fn parse_challenge(value: PointerValue<'_>) -> Option<String> {
     let PointerValue::Text(text) = value else {
         return None;
     };
-    let text: String = Text::chars(text).take(CHALLENGE_BYTES_MAX + 1).collect();
+    let text: String = Text::chars(text)
+        .take(CHALLENGE_BYTES_MAX + 1)
+        .collect::<Option<_>>()?;
     is_challenge(&text).then_some(text)
 }
 

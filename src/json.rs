@@ -1,4 +1,4 @@
-//! Strict JSON without a tree: the value at a pointer, and its position in the text.
+//! JSON without a tree: the value at a pointer, and its position in the text.
 //!
 //! Decides on grammar and ambiguity. `event` (the envelope), `signature` (signatures in the body)
 //! and `handshake` decide what the values mean.
@@ -10,7 +10,6 @@ mod layout;
 mod member;
 mod pointer;
 
-pub use cursor::MAX_DEPTH;
 pub(crate) use cursor::Text;
 pub(crate) use find::{PointerValue, find};
 pub(crate) use layout::pretty;

@@ -7,6 +7,7 @@
 //! over.
 
 mod attempt;
+mod automatic_redelivery;
 mod route_worker;
 
 use std::collections::{HashMap, HashSet};

@@ -347,6 +347,19 @@ impl Store {
         dispatch_async!(self, store => store.matching_deliveries(filter, after, limit))
     }
 
+    /// Returns up to `limit` dead letters of a route that may be redelivered automatically, oldest
+    /// first: those that have not been so before, and whose event can be read.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub async fn automatic_redeliveries(
+        &self,
+        route: Arc<str>,
+        limit: usize,
+    ) -> Result<Vec<DeliveryId>, StoreError> {
+        dispatch_async!(self, store => store.automatic_redeliveries(route, limit))
+    }
+
     /// Returns one delivery.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! Verified bodies from any bytes: the event parser must not panic, and must agree with a plain
-//! model on `serde_json`.
+//! Verified bodies from any bytes: the event parser must not panic, and must agree with models
+//! of how receivers read JSON.
 //!
 //! ```text
 //! cargo +nightly fuzz run envelope fuzz/corpus/envelope tests/corpus/envelope \

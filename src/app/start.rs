@@ -102,6 +102,9 @@ impl App {
         };
         let admin = start_admin(admin_socket, state, &config.admin)?;
         components.queue.start();
+        if config.redeliver_dead_letters {
+            tokio::spawn(Arc::clone(&components.queue).redeliver_dead_letters());
+        }
         Ok(Self {
             chores: components.chores(),
             gateway: components.gateway,

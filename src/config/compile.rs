@@ -93,11 +93,20 @@ pub(super) fn compile(
         listen,
         admin: admin?,
         store: store?,
+        redeliver_dead_letters: redelivers_dead_letters(&file.dead_letters),
         limits,
         shutdown,
         log,
         routes: routes?,
         files: compiler.files.take(),
+    })
+}
+
+/// Returns whether dead letters are redelivered without an operator.
+fn redelivers_dead_letters(field: &Field<raw::DeadLetters>) -> bool {
+    let given = field.value().map(|dead_letters| &dead_letters.redeliver);
+    given.is_some_and(|redeliver| {
+        facts::REDELIVER_DEAD_LETTERS.value_of(redeliver) == raw::AutomaticRedelivery::WhenHealthy
     })
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Number, Value};
 
 use super::de::Field;
-use super::raw::{LogLevel, Method};
+use super::raw::{AutomaticRedelivery, LogLevel, Method};
 use super::values::{ByteSize, Duration};
 use crate::handshake::HandshakeResponder;
 use crate::ledger::InFlightPolicy;
@@ -108,6 +108,10 @@ pub(super) const MAX_IDS: Amount<usize> =
 /// was forgotten.
 pub(super) const STORE_SIZE: Range<ByteSize> = Range::at_least(MIB.times(16));
 
+// `dead_letters`
+pub(super) const REDELIVER_DEAD_LETTERS: Choice<AutomaticRedelivery> =
+    Choice::new(AutomaticRedelivery::Never);
+
 // `limits`
 pub(super) const CONNECTIONS: Amount<usize> = MANY.or(10_000);
 pub(super) const CONNECTIONS_PER_ADDRESS: Amount<usize> = MANY.or(1000);
@@ -168,6 +172,11 @@ pub(super) const RETRY_INITIAL: Amount<Duration> = TIME_SPAN.or(SECOND.times(5))
 pub(super) const RETRY_FACTOR: Amount<f64> = Range::at_least(1.0).at_most(10.0).or(2.0);
 pub(super) const RETRY_MAX_INTERVAL: Amount<Duration> = TIME_SPAN.or(HOUR);
 pub(super) const RETRY_HORIZON: Amount<Duration> = TIME_SPAN.or(HOUR.times(72));
+
+// `routes[].retry.permanent`
+pub(super) const PERMANENT_ATTEMPTS: Amount<u32> = Range::at_least(1).at_most(1000).or(3);
+/// With 0, the attempts alone decide.
+pub(super) const PERMANENT_AT_LEAST: Amount<Duration> = Range::at_least(ZERO).or(HOUR);
 
 // `routes[].retain`
 pub(super) const RETAIN_PAYLOADS: Choice<Payloads> = Choice::new(Retain::DEFAULT.payloads);

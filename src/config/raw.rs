@@ -39,6 +39,8 @@ pub(super) struct File {
     /// The storage of event IDs, queued events and delivery records. A change takes effect after a
     /// restart.
     pub store: Field<Store>,
+    /// The treatment of dead letters. A change takes effect after a restart.
+    pub dead_letters: Field<DeadLetters>,
     /// Limits for the whole process.
     pub limits: Field<Limits>,
     /// The proxies in front of the gateway. The gateway accepts client addresses from these only:
@@ -232,6 +234,26 @@ pub(super) enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+/// The dead letters of all routes.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DeadLetters {
+    /// The redelivery of dead letters without an operator. With `when_healthy`, a dead letter is
+    /// redelivered once its route has delivered another event since. Each is redelivered so once:
+    /// one that becomes a dead letter again waits for an operator.
+    #[schemars(transform = facts::REDELIVER_DEAD_LETTERS.schema())]
+    pub redeliver: Field<AutomaticRedelivery>,
+}
+
+/// The condition for redelivering a dead letter automatically.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum AutomaticRedelivery {
+    Never,
+    WhenHealthy,
 }
 
 /// A route: one path, the provider that sends to it, the secrets, the upstream and the rules.
@@ -697,6 +719,24 @@ pub(super) struct Retry {
     /// letter. Must not be shorter than `initial`.
     #[schemars(transform = facts::RETRY_HORIZON.schema())]
     pub horizon: Field<Duration>,
+    /// The treatment of 4xx responses, except 408, 409, 425 and 429.
+    pub permanent: Field<Permanent>,
+}
+
+/// The point at which a stored event that the upstream answers with a 4xx becomes a dead letter.
+/// After 413, 415 and 422 that is `attempts`. After any other 4xx it is both `attempts` and
+/// `at_least`, because an upstream that is being deployed may answer 404 for a while. 408, 409, 425
+/// and 429 are retried up to `horizon`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Permanent {
+    /// The number of attempts that an event gets at least.
+    #[schemars(transform = facts::PERMANENT_ATTEMPTS.schema())]
+    pub attempts: Field<u32>,
+    /// The time after an event's arrival for which it is retried at least. With more than
+    /// `horizon`, `horizon` decides.
+    #[schemars(transform = facts::PERMANENT_AT_LEAST.schema())]
+    pub at_least: Field<Duration>,
 }
 
 /// The maximum number of requests per second, as a token bucket.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::*;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, PermanentFailure};
 use crate::ledger::InFlightPolicy;
 use crate::route::{DeliveryMode, OnDuplicate};
 use crate::store::{Durability, EmbeddedSettings, Payloads, Retain, Settings};
@@ -603,13 +603,18 @@ fn queue_keys_have_their_documented_defaults() {
             factor: 2.0,
             max_interval: hour,
             horizon: hour * 72,
+            permanent: PermanentFailure {
+                attempts: 3,
+                at_least: hour,
+            },
         };
         assert_eq!(route.retry, retry);
         assert_eq!(route.attempt_timeout, second * 4);
     }
     let written = route(
         "delivery: queue, accept_status: 200, attempt_timeout: 90s, \
-         retry: {initial: 250ms, factor: 1.5, max_interval: 2m, horizon: 96h}",
+         retry: {initial: 250ms, factor: 1.5, max_interval: 2m, horizon: 96h, \
+         permanent: {attempts: 5, at_least: 0s}}",
     );
     assert_eq!(written.accept_status, StatusCode::OK);
     assert_eq!(written.attempt_timeout, second * 90);
@@ -618,6 +623,10 @@ fn queue_keys_have_their_documented_defaults() {
         factor: 1.5,
         max_interval: second * 120,
         horizon: hour * 96,
+        permanent: PermanentFailure {
+            attempts: 5,
+            at_least: Duration::ZERO,
+        },
     };
     assert_eq!(written.retry, retry);
 }
@@ -636,6 +645,15 @@ fn retry_defaults_adjust_to_given_keys() {
     assert_eq!(pauses("{max_interval: 1s}"), [1, 1, 72 * 3600]);
     assert_eq!(pauses("{horizon: 2s}"), [2, 3600, 2]);
     assert_eq!(pauses("{initial: 2h}"), [7200, 7200, 72 * 3600]);
+}
+
+#[test]
+fn dead_letters_wait_for_an_operator_by_default() {
+    let redelivers = |keys: &str| config(&format!("{MINIMAL}{keys}")).redeliver_dead_letters;
+    assert!(!redelivers(""));
+    assert!(!redelivers("dead_letters: {}\n"));
+    assert!(!redelivers("dead_letters: {redeliver: never}\n"));
+    assert!(redelivers("dead_letters: {redeliver: when_healthy}\n"));
 }
 
 #[test]

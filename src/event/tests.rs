@@ -1,5 +1,5 @@
-//! The rules of docs/semantics.md, Event envelope, one test each, and agreement with `serde_json` on
-//! everything else.
+//! The rules of docs/semantics.md, Event envelope, one test each, and agreement with models of the
+//! receivers' readers on everything else.
 
 use std::{collections::HashSet, hash::Hasher, time::Duration};
 
@@ -245,7 +245,7 @@ fn duplicate_key_is_ambiguous() {
 #[test]
 fn key_twin_by_case_or_escape_is_ambiguous() {
     for twin in [
-        "ID", "Id", "iD", r"\u0069d", r"\u0049D", r"i\u0064", "\u{131}d",
+        "ID", "Id", "iD", r"\u0069d", r"\u0049D", r"i\u0064", "\u{131}d", "\u{130}d", r"\u0130D",
     ] {
         for body in [
             format!(r#"{{"id":"a",{TYPED},"{twin}":"b"}}"#),
@@ -276,6 +276,10 @@ fn key_twin_by_unicode_folding_is_ambiguous() {
     assert_eq!(
         parse(r#"{"message_id":1,"kind":"k","\u212AIND":"l"}"#),
         Err(EnvelopeError::TypeAmbiguous)
+    );
+    assert_eq!(
+        parse("{\"message_id\":1,\"me\u{df}age_id\":2,\"kind\":\"k\"}"),
+        Err(EnvelopeError::IdAmbiguous)
     );
 }
 
@@ -326,12 +330,15 @@ fn escaped_key_is_found() {
 }
 
 #[test]
-fn body_must_be_one_strict_json_text() {
+fn body_must_be_one_json_text() {
     let event = format!(r#"{{"id":"a",{TYPED}}}"#);
     for body in [
         String::new(),
         " ".into(),
-        format!("\u{feff}{event}"),
+        format!("\u{feff}\u{feff}{event}"),
+        format!(" \u{feff}{event}"),
+        format!("{event}\u{feff}"),
+        "\u{feff}".into(),
         format!("{event}{event}"),
         format!("{event},"),
         format!("{event}\0"),
@@ -369,16 +376,20 @@ fn malformed_scalars_are_rejected_off_the_path_too() {
         "--1",
         "0x1",
         "1_000",
-        "NaN",
-        "Infinity",
-        "-Infinity",
+        "nan",
+        "NAN",
+        "NaNs",
+        "-NaN",
+        "Inf",
+        "+Infinity",
+        "Infinity1",
+        "--Infinity",
         "nul",
         "nulll",
         "True",
         "tru",
         "fals",
-        "1e309",
-        "-1e309",
+        "1e309x",
         "undefined",
     ] {
         assert_eq!(
@@ -396,7 +407,12 @@ fn malformed_scalars_are_rejected_off_the_path_too() {
         "1e308",
         "1e-999",
         "0e999",
-        &"9".repeat(308),
+        "1e309",
+        "-1e999999999999999999999",
+        &"9".repeat(1_000),
+        "NaN",
+        "Infinity",
+        "-Infinity",
         "null",
         "true",
         "false",
@@ -409,30 +425,59 @@ fn malformed_scalars_are_rejected_off_the_path_too() {
 }
 
 #[test]
-fn unpaired_surrogate_is_rejected_everywhere() {
+fn number_that_is_not_finite_is_no_part() {
+    for value in ["NaN", "Infinity", "-Infinity", "1e309", "-1e309"] {
+        assert_eq!(id(value), Err(EnvelopeError::IdMalformed), "{value}");
+        assert_eq!(
+            time(value),
+            Err(EnvelopeError::TimestampMalformed),
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn byte_order_mark_is_skipped() {
+    assert_eq!(
+        parse(format!("\u{feff}{{\"id\":\"a\",{TYPED}}}")).map(parsed_id),
+        Ok(text("a"))
+    );
+    assert_eq!(id("\"\u{feff}a\""), Ok(text("\u{feff}a")));
+}
+
+#[test]
+fn unpaired_surrogate_refuses_only_the_part_it_is_in() {
     for half in [
         r"\ud83d",
         r"\ude00",
         r"\ud83dx",
         r"\ud83d\u0041",
+        r"\ud83d\n",
         r"\ude00\ud83d",
         r"\ud83d\ud83d\ude00",
     ] {
         assert_eq!(
             id(format!("\"{half}\"")),
-            Err(EnvelopeError::NotJson),
+            Err(EnvelopeError::IdMalformed),
             "{half}"
         );
         assert_eq!(
-            parse(format!(r#"{{"id":"a",{TYPED},"x":"{half}"}}"#)),
-            Err(EnvelopeError::NotJson),
+            event_type(format!("\"{half}\"")),
+            Err(EnvelopeError::TypeMalformed),
             "{half}"
         );
-        assert_eq!(
-            parse(format!(r#"{{"id":"a",{TYPED},"{half}":1}}"#)),
-            Err(EnvelopeError::NotJson),
-            "{half}"
-        );
+        assert!(time(&format!("\"{half}\"")).is_err(), "{half}");
+        for member in [
+            format!(r#""x":"{half}""#),
+            format!(r#""{half}":1"#),
+            format!(r#""id{half}":1"#),
+        ] {
+            assert_eq!(
+                parse(format!(r#"{{"id":"a",{TYPED},{member}}}"#)).map(parsed_id),
+                Ok(text("a")),
+                "{member}"
+            );
+        }
     }
 }
 
@@ -458,30 +503,75 @@ fn invalid_utf8_is_rejected_everywhere() {
 }
 
 #[test]
-fn nesting_is_bounded_on_and_off_the_path() {
-    // The event itself is one level.
-    let off = |depth| {
-        format!(
-            r#"{{"id":"a",{TYPED},"x":{}{}}}"#,
-            "[".repeat(depth),
-            "]".repeat(depth)
-        )
+fn nesting_off_the_path_has_no_bound() {
+    let nested = |depth: usize, open: &str, close: &str| {
+        let (open, close) = (open.repeat(depth), close.repeat(depth));
+        parse(format!(r#"{{"x":{open}0{close},"id":"a",{TYPED}}}"#)).map(parsed_id)
     };
-    assert!(parse(off(MAX_DEPTH - 1)).is_ok());
-    assert_eq!(parse(off(MAX_DEPTH)), Err(EnvelopeError::NotJson));
-    assert_eq!(parse(off(1_000_000)), Err(EnvelopeError::NotJson));
-    let on = |depth| {
-        let spec = EnvelopeSpec {
-            id: IdSource::Pointer(pointer(&"/0".repeat(127))),
-            ..spec()
-        };
-        spec.parse(
-            format!("{}{}", "[".repeat(depth), "]".repeat(depth)).as_bytes(),
-            &HeaderMap::new(),
-        )
+    for depth in [126, 127, 128, 129, 255, 256, 257, 258, 10_000, 1_000_000] {
+        for (open, close) in [("[", "]"), (r#"{"id":"#, "}"), (r#"[[],{"":"#, "},1]")] {
+            assert_eq!(nested(depth, open, close), Ok(text("a")), "{depth} {open}");
+        }
+    }
+}
+
+#[test]
+fn grammar_is_checked_at_any_depth() {
+    for depth in [126, 127, 128, 129, 256, 257, 100_000] {
+        let (open, close) = (r#"[{"a":"#.repeat(depth / 2), "}]".repeat(depth / 2));
+        let within = |text: &str| format!(r#"{{"id":"a",{TYPED},"x":{open}{text}{close}}}"#);
+        assert!(parse(within("[[],{}]")).is_ok(), "{depth}");
+        for text in ["", "]", "}", "[", "{", "[}", "{]", "[1,]", "{\"a\"}", "nul"] {
+            assert_eq!(
+                parse(within(text)),
+                Err(EnvelopeError::NotJson),
+                "{depth} {text}"
+            );
+        }
+        let mixed = within("0").replacen("}]}]", "]}}]", 1);
+        assert_eq!(parse(mixed), Err(EnvelopeError::NotJson), "{depth}");
+    }
+}
+
+#[test]
+fn every_depth_is_left_as_it_was_entered() {
+    for depth in 0..600 {
+        for (within, is_json) in [("[]", true), ("{}", true), ("[1,{}]", true), ("[}", false)] {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            let behind = r#","x":[],"y":{}"#;
+            let body = format!(r#"{{"x":{open}{within}{close}{behind},"id":"a",{TYPED}}}"#);
+            let expected = if is_json {
+                Ok(text("a"))
+            } else {
+                Err(EnvelopeError::NotJson)
+            };
+            assert_eq!(parse(body).map(parsed_id), expected, "{depth} {within}");
+            let unclosed = format!(r#"{{"id":"a",{TYPED},"x":{open}{within}}}"#);
+            assert_eq!(parse(unclosed).is_ok(), is_json && depth == 0, "{depth}");
+        }
+    }
+}
+
+#[test]
+fn part_is_found_behind_the_longest_pointer() {
+    let spec = EnvelopeSpec {
+        id: IdSource::Pointer(pointer(&"/0".repeat(Pointer::MAX_STEPS))),
+        event_type: Source::Header(HeaderName::from_static("x-type")),
+        timestamp: None,
     };
-    assert_eq!(on(127), Err(EnvelopeError::IdMissing));
-    assert_eq!(on(128), Err(EnvelopeError::NotJson));
+    let headers = HeaderMap::from_iter([(
+        HeaderName::from_static("x-type"),
+        HeaderValue::from_static("ping"),
+    )]);
+    let on = |depth, within: &str| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        spec.parse(format!("{open}{within}{close}").as_bytes(), &headers)
+            .map(parsed_id)
+    };
+    assert_eq!(on(Pointer::MAX_STEPS, "7"), Ok(integer("7")));
+    assert_eq!(on(Pointer::MAX_STEPS, ""), Err(EnvelopeError::IdMissing));
+    assert_eq!(on(128, "7"), Err(EnvelopeError::IdMalformed));
+    assert_eq!(on(100_000, "7"), Err(EnvelopeError::IdMalformed));
 }
 
 #[test]

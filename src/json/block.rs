@@ -28,6 +28,14 @@ pub(super) struct Specials {
 }
 
 impl Specials {
+    /// Begins at `start`, without the blocks before it.
+    pub(super) fn starting_at(start: usize) -> Self {
+        Self {
+            end: start,
+            bits: 0,
+        }
+    }
+
     /// Returns the index of the first special byte at or after `from`. Each call must pass the same
     /// `bytes`, and a `from` no smaller than the last.
     #[inline(always)]

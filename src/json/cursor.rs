@@ -1,9 +1,10 @@
-//! A strict reader of one JSON text (RFC 8259), token by token, that builds nothing.
+//! A reader of one JSON text (RFC 8259), token by token, that builds nothing.
 //!
-//! Accepts only what `serde_json` accepts, also in the parts that are skipped. This excludes what
-//! the RFC leaves open and receivers treat differently: nesting deeper than [`MAX_DEPTH`], escapes
-//! of unpaired surrogates, and numbers too large for a double. [`find`](super::find) knows what is
-//! searched for; this module does not.
+//! Checks the grammar everywhere, also in the parts that are skipped. Accepts what some receivers
+//! read and others do not: any depth of nesting, escapes of unpaired surrogates, numbers too large
+//! for a double, and `NaN`, `Infinity` and `-Infinity`, which Python writes. Such a value is no
+//! character or number, so nothing is read from it. [`find`](super::find) knows what is searched
+//! for; this module does not.
 
 #![expect(
     clippy::inline_always,
@@ -12,10 +13,7 @@
 
 use super::block::Specials;
 
-/// The levels of arrays and objects that a text may have; `serde_json`'s own limit.
-pub const MAX_DEPTH: usize = 127;
-
-/// The error of a text that is not strict JSON.
+/// The error of a text that is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotJson;
 
@@ -29,17 +27,18 @@ pub(super) struct Cursor<'a> {
     specials: Specials,
 }
 
-/// A string between its quotes. Its escapes are valid, and not yet decoded.
+/// A string between its quotes. Its escapes follow the grammar, and are not yet decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Text<'a> {
     raw: &'a str,
     escaped: bool,
 }
 
-/// The open arrays and objects. The innermost decides what may follow a value.
-#[derive(Debug)]
+/// The innermost open arrays and objects. The very innermost decides what may follow a value.
+#[derive(Debug, Default)]
 struct Nesting {
-    depth: usize,
+    /// The number of levels here, at most [`Nesting::LEVELS_MAX`].
+    depth: u32,
     /// One bit a level, the innermost lowest: 1 for an object, 0 for an array.
     objects: u128,
     /// The byte that closes the innermost level.
@@ -109,48 +108,66 @@ impl<'a> Cursor<'a> {
         Ok(Text { raw, escaped })
     }
 
-    /// Consumes the rest of a number whose first byte is consumed; returns the number as written.
+    /// Consumes the rest of a number whose first byte, a sign or a digit, is consumed; returns the
+    /// number as written, or `-Infinity`.
     pub(super) fn number(&mut self) -> Result<&'a str, NotJson> {
         let start = self.at - 1;
         self.skip_number()?;
         self.text.get(start..self.at).ok_or(NotJson)
     }
 
-    /// Consumes the rest of a value whose first byte, `first`, is consumed, inside `depth` open arrays
-    /// and objects.
-    pub(super) fn skip_value(&mut self, first: u8, depth: usize) -> Result<(), NotJson> {
+    /// Consumes the rest of a value whose first byte, `first`, is consumed.
+    pub(super) fn skip_value(&mut self, first: u8) -> Result<(), NotJson> {
         // A copy that nothing else can see stays in registers, which takes a third of the time.
         let mut cursor = self.clone();
-        cursor.skip_value_in_registers(first, depth)?;
+        cursor.skip_value_in_registers::<false>(first)?;
         *self = cursor;
         Ok(())
     }
 
+    /// Consumes the rest of a value. With `DEEP`, levels that do not fit into a [`Nesting`] are
+    /// kept on the heap, one bit each: an eighth of the text's length at most. Otherwise that is
+    /// left to [`skip_deep_value`], because a vector in this loop costs every body a tenth.
     #[inline(always)]
-    fn skip_value_in_registers(&mut self, mut first: u8, depth: usize) -> Result<(), NotJson> {
-        let mut open = Nesting::new(depth);
+    fn skip_value_in_registers<const DEEP: bool>(&mut self, mut first: u8) -> Result<(), NotJson> {
+        let (mut open, mut outer) = (Nesting::default(), Vec::new());
         'value: loop {
             match first {
                 b'"' => {
                     self.skip_string()?;
                 }
+                b'{' | b'[' if !DEEP && open.depth == Nesting::LEVELS_MAX => {
+                    self.at = skip_deep_value(self.text, self.at, first)?;
+                }
                 b'{' | b'[' => {
-                    open.push(first)?;
+                    if DEEP && open.depth == Nesting::LEVELS_MAX {
+                        outer.push(open.objects);
+                        open = Nesting::default();
+                    }
+                    open.push(first);
                     if !self.consume_if(open.closing) {
                         first = self.next_member(&open)?;
                         continue 'value;
                     }
                     open.pop();
+                    if DEEP {
+                        open.refill(&mut outer);
+                    }
                 }
                 _ => self.skip_scalar(first)?,
             }
-            while open.depth > depth {
+            while open.depth > 0 {
                 match self.next()? {
                     b',' => {
                         first = self.next_member(&open)?;
                         continue 'value;
                     }
-                    byte if byte == open.closing => open.pop(),
+                    byte if byte == open.closing => {
+                        open.pop();
+                        if DEEP {
+                            open.refill(&mut outer);
+                        }
+                    }
                     _ => return Err(NotJson),
                 }
             }
@@ -169,7 +186,8 @@ impl<'a> Cursor<'a> {
         self.next()
     }
 
-    /// Consumes the rest of a number, `true`, `false` or `null` whose first byte, `first`, is consumed.
+    /// Consumes the rest of a value that is no string, array or object, and whose first byte,
+    /// `first`, is consumed.
     #[inline(always)]
     pub(super) fn skip_scalar(&mut self, first: u8) -> Result<(), NotJson> {
         match first {
@@ -203,8 +221,10 @@ impl<'a> Cursor<'a> {
                     return Ok(escaped);
                 }
                 Some(b'\\') => {
-                    let (_, length) = bytes.get(self.at..).and_then(unescape).ok_or(NotJson)?;
-                    self.at += length;
+                    self.at += bytes
+                        .get(self.at..)
+                        .and_then(escape_length)
+                        .ok_or(NotJson)?;
                     escaped = true;
                 }
                 _ => return Err(NotJson),
@@ -214,7 +234,11 @@ impl<'a> Cursor<'a> {
 
     #[inline(always)]
     fn skip_number(&mut self) -> Result<(), NotJson> {
-        self.at = number_end(self.text.as_bytes(), self.at - 1).ok_or(NotJson)?;
+        let (bytes, start) = (self.text.as_bytes(), self.at - 1);
+        self.at = match number_end(bytes, start) {
+            Some(end) => end,
+            None => not_finite_end(bytes, start).ok_or(NotJson)?,
+        };
         Ok(())
     }
 
@@ -242,13 +266,14 @@ impl<'a> Text<'a> {
         if self.escaped { None } else { Some(self.raw) }
     }
 
-    /// Iterates over the characters, escapes decoded.
-    pub(crate) fn chars(self) -> impl Iterator<Item = char> {
+    /// Iterates over the characters, escapes decoded. `None` is the escape of half a surrogate
+    /// pair: some receivers keep it, some replace it, and some refuse it.
+    pub(crate) fn chars(self) -> impl Iterator<Item = Option<char>> {
         let mut rest = self.raw;
         std::iter::from_fn(move || {
             let (char, length) = match rest.chars().next()? {
                 '\\' if self.escaped => unescape(rest.as_bytes())?,
-                plain => (plain, plain.len_utf8()),
+                plain => (Some(plain), plain.len_utf8()),
             };
             rest = rest.get(length..)?;
             Some(char)
@@ -273,23 +298,24 @@ impl<'a> Text<'a> {
 }
 
 impl Nesting {
-    fn new(depth: usize) -> Self {
-        Self {
-            depth,
-            objects: 0,
+    const LEVELS_MAX: u32 = u128::BITS;
+
+    #[cold]
+    fn full(objects: u128) -> Self {
+        let mut full = Self {
+            depth: Self::LEVELS_MAX,
+            objects,
             closing: 0,
-        }
+        };
+        full.set_closing();
+        full
     }
 
     #[inline(always)]
-    fn push(&mut self, opening: u8) -> Result<(), NotJson> {
-        if self.depth >= MAX_DEPTH {
-            return Err(NotJson);
-        }
+    fn push(&mut self, opening: u8) {
         self.depth += 1;
         self.objects = self.objects << 1 | u128::from(opening == b'{');
         self.set_closing();
-        Ok(())
     }
 
     #[inline(always)]
@@ -299,10 +325,33 @@ impl Nesting {
         self.set_closing();
     }
 
+    /// Goes on with the levels in `outer` when there are none left here.
+    fn refill(&mut self, outer: &mut Vec<u128>) {
+        if self.depth == 0
+            && let Some(objects) = outer.pop()
+        {
+            *self = Self::full(objects);
+        }
+    }
+
     #[inline(always)]
     fn set_closing(&mut self) {
         self.closing = if self.objects & 1 == 1 { b'}' } else { b']' };
     }
+}
+
+/// Returns the end of the value inside [`Nesting::LEVELS_MAX`] others whose first byte, `first`, is
+/// before `at`.
+#[cold]
+#[inline(never)]
+fn skip_deep_value(text: &str, at: usize, first: u8) -> Result<usize, NotJson> {
+    let mut cursor = Cursor {
+        text,
+        at,
+        specials: Specials::starting_at(at),
+    };
+    cursor.skip_value_in_registers::<true>(first)?;
+    Ok(cursor.at)
 }
 
 /// Returns the end of the white space at `at` (RFC 8259, section 2).
@@ -313,8 +362,7 @@ fn white_space_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Returns the end of the number at `start` (RFC 8259, section 6); `None` if it is malformed, or
-/// larger than [`magnitude_is_safe`] allows.
+/// Returns the end of the number at `start` (RFC 8259, section 6); `None` if it is malformed.
 #[inline(always)]
 fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start + usize::from(bytes.get(start) == Some(&b'-'));
@@ -330,21 +378,14 @@ fn number_end(bytes: &[u8], start: usize) -> Option<usize> {
             return None;
         }
     }
-    let mut exponent_digits = 0;
     if let Some(b'e' | b'E') = bytes.get(at) {
         let exponent = at + 1 + usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
         at = digits_end(bytes, exponent);
-        exponent_digits = at - exponent;
-        if exponent_digits == 0 {
+        if at == exponent {
             return None;
         }
     }
-    let surely_safe = at - start <= 200 && exponent_digits <= 2;
-    if surely_safe || magnitude_is_safe(bytes.get(start..at)?) {
-        Some(at)
-    } else {
-        None
-    }
+    Some(at)
 }
 
 #[inline(always)]
@@ -355,18 +396,32 @@ fn digits_end(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Returns whether the number is at most 1e308, and so a finite double however a receiver rounds.
+/// Returns the end of the value at `start`, if it is one that Python's `json.dumps` writes for a
+/// float that is not a number.
 #[cold]
-fn magnitude_is_safe(number: &[u8]) -> bool {
-    let value = str::from_utf8(number)
-        .ok()
-        .and_then(|number| number.parse::<f64>().ok());
-    value.is_some_and(|value| value.abs() <= 1e308)
+fn not_finite_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let rest = bytes.get(start..)?;
+    ["NaN", "Infinity", "-Infinity"]
+        .into_iter()
+        .find(|word| rest.starts_with(word.as_bytes()))
+        .map(|word| start + word.len())
 }
 
-/// Decodes the escape at the start of `bytes` into a character and the escape's length in bytes
-/// (RFC 8259, section 7). Half a surrogate pair is no character.
-fn unescape(bytes: &[u8]) -> Option<(char, usize)> {
+/// Returns the length in bytes of the escape at the start of `bytes` (RFC 8259, section 7).
+fn escape_length(bytes: &[u8]) -> Option<usize> {
+    match bytes.get(1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(2),
+        b'u' => code_unit(bytes).map(|_| UNICODE_ESCAPE_BYTES),
+        _ => None,
+    }
+}
+
+/// The length of `\uXXXX`.
+const UNICODE_ESCAPE_BYTES: usize = 6;
+
+/// Decodes the escape at the start of `bytes` into a character and the escape's length in bytes.
+/// Half a surrogate pair is no character.
+fn unescape(bytes: &[u8]) -> Option<(Option<char>, usize)> {
     let char = match bytes.get(1)? {
         b'"' => '"',
         b'\\' => '\\',
@@ -379,21 +434,20 @@ fn unescape(bytes: &[u8]) -> Option<(char, usize)> {
         b'u' => return unescape_unicode(bytes),
         _ => return None,
     };
-    Some((char, 2))
+    Some((Some(char), 2))
 }
 
 /// Decodes `\uXXXX`, or two of them for a character outside the basic plane.
-fn unescape_unicode(bytes: &[u8]) -> Option<(char, usize)> {
+fn unescape_unicode(bytes: &[u8]) -> Option<(Option<char>, usize)> {
     let unit = code_unit(bytes)?;
-    if let Some(char) = char::from_u32(unit) {
-        return Some((char, 6));
-    }
-    let low = code_unit(bytes.get(6..)?)?;
-    if !(0xD800..0xDC00).contains(&unit) || !(0xDC00..0xE000).contains(&low) {
-        return None;
-    }
-    let char = char::from_u32(0x1_0000 + ((unit - 0xD800) << 10) + (low - 0xDC00))?;
-    Some((char, 12))
+    let next = bytes.get(UNICODE_ESCAPE_BYTES..).and_then(code_unit);
+    Some(match next {
+        Some(low) if (0xD800..0xDC00).contains(&unit) && (0xDC00..0xE000).contains(&low) => {
+            let char = char::from_u32(0x1_0000 + ((unit - 0xD800) << 10) + (low - 0xDC00));
+            (char, 2 * UNICODE_ESCAPE_BYTES)
+        }
+        _ => (char::from_u32(unit), UNICODE_ESCAPE_BYTES),
+    })
 }
 
 fn code_unit(bytes: &[u8]) -> Option<u32> {

@@ -6,7 +6,7 @@
 //! paths, and still checks its grammar.
 
 use super::{
-    cursor::{Cursor, MAX_DEPTH, NotJson, Text},
+    cursor::{Cursor, NotJson, Text},
     pointer::{KeyMatch, Pointer, Step},
 };
 
@@ -16,9 +16,9 @@ pub(crate) enum PointerValue<'a> {
     Nothing,
     Ambiguous,
     Text(Text<'a>),
-    /// The number as written.
+    /// The number as written. Also `-Infinity`.
     Number(&'a str),
-    /// An object, an array, `true`, `false` or `null`.
+    /// An object, an array, `true`, `false`, `null`, or a number that is not finite.
     Other,
 }
 
@@ -30,7 +30,7 @@ struct Walk<'a, 'p, const N: usize> {
 /// The state of following one pointer.
 struct Target<'a, 'p> {
     steps: &'p [Step],
-    /// One bit a level: the key was seen there. A path enters one container a level (a second would
+    /// One bit a step: the key was seen there. A path enters one container a level (a second would
     /// need the same key twice above it), so no bit is ever reset.
     seen: u128,
     found: PointerValue<'a>,
@@ -39,14 +39,19 @@ struct Target<'a, 'p> {
 /// The targets whose path leads to the current value, one bit each.
 type ActiveTargets = u8;
 
-/// Reads the whole text and returns the value at each pointer, eight at most.
+/// The byte order mark, U+FEFF: the bytes EF BB BF.
+pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Reads the whole text and returns the value at each pointer, eight at most. The text may begin
+/// with a byte order mark: .NET senders write it, and most receivers skip it (RFC 8259, section
+/// 8.1).
 pub(crate) fn find<'a, const N: usize>(
     text: &'a str,
     pointers: [Option<&Pointer>; N],
 ) -> Result<[PointerValue<'a>; N], NotJson> {
     const { assert!(N <= ActiveTargets::BITS as usize, "a pointer has one bit") };
     let mut walk = Walk {
-        cursor: Cursor::new(text),
+        cursor: Cursor::new(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)),
         targets: pointers.map(Target::new),
     };
     let first = walk.cursor.next()?;
@@ -59,10 +64,11 @@ pub(crate) fn find<'a, const N: usize>(
 }
 
 impl<const N: usize> Walk<'_, '_, N> {
-    /// Reads the value that starts with `first`, just consumed, `level` steps below the root.
+    /// Reads the value that starts with `first`, just consumed, `level` steps below the root. Calls
+    /// itself once a step of the longest pointer, however deep the text is.
     fn value(&mut self, first: u8, live: ActiveTargets, level: usize) -> Result<(), NotJson> {
         if live == 0 {
-            return self.cursor.skip_value(first, level);
+            return self.cursor.skip_value(first);
         }
         let found = match first {
             b'{' => {
@@ -89,9 +95,6 @@ impl<const N: usize> Walk<'_, '_, N> {
     }
 
     fn object(&mut self, live: ActiveTargets, level: usize) -> Result<(), NotJson> {
-        if level >= MAX_DEPTH {
-            return Err(NotJson);
-        }
         if self.cursor.consume_if(b'}') {
             return Ok(());
         }
@@ -109,9 +112,6 @@ impl<const N: usize> Walk<'_, '_, N> {
     }
 
     fn array(&mut self, live: ActiveTargets, level: usize) -> Result<(), NotJson> {
-        if level >= MAX_DEPTH {
-            return Err(NotJson);
-        }
         if self.cursor.consume_if(b']') {
             return Ok(());
         }

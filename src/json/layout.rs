@@ -1,13 +1,14 @@
 //! JSON laid out over lines, each token as sent: a repeated key stays, a number keeps its digits.
 
-use serde::de::IgnoredAny;
+use super::{compact, find};
 
-use super::{MAX_DEPTH, compact};
+/// The most levels of arrays and objects that are laid out. More lines would be mostly indentation.
+const DEPTH_MAX: usize = 127;
 
-/// Lays out `text` over indented lines. Returns `None` for text that is not JSON, or nested so
-/// deeply that the lines would be mostly indentation.
+/// Lays out `text` over indented lines. Returns `None` for text that is not JSON, or nested deeper
+/// than [`DEPTH_MAX`].
 pub(crate) fn pretty(text: &str) -> Option<String> {
-    serde_json::from_str::<IgnoredAny>(text).ok()?;
+    find(text, []).ok()?;
     let (mut lines, mut depth) = (String::with_capacity(text.len() * 2), 0);
     let (mut in_string, mut escaped) = (false, false);
     let compact = compact(text);
@@ -26,7 +27,7 @@ pub(crate) fn pretty(text: &str) -> Option<String> {
                     Some(closing) => lines.push(closing),
                     None => {
                         depth += 1;
-                        if depth > MAX_DEPTH {
+                        if depth > DEPTH_MAX {
                             return None;
                         }
                         break_line(&mut lines, depth);
@@ -96,8 +97,8 @@ mod tests {
         let nested = |depth: usize, within: &str| {
             format!("{}{within}{}", "[".repeat(depth), "]".repeat(depth))
         };
-        assert!(pretty(&nested(MAX_DEPTH, "1")).is_some());
-        assert_eq!(pretty(&nested(MAX_DEPTH + 1, "1")), None);
+        assert!(pretty(&nested(DEPTH_MAX, "1")).is_some());
+        assert_eq!(pretty(&nested(DEPTH_MAX + 1, "1")), None);
         let wide = nested(100, &vec!["[1]"; 20_000].join(","));
         assert!(
             pretty(&wide).is_none_or(|shown| shown.len() < 10 * wide.len()),

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::find::{PointerValue, find};
+use super::find::{BYTE_ORDER_MARK, PointerValue, find};
 use super::pointer::Pointer;
 
 /// A member of a JSON text whose value is a string.
@@ -20,7 +20,7 @@ pub(crate) struct Member<'a> {
 /// A reason why there is no member to cut out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemberError {
-    /// The text is strict JSON and has no such member.
+    /// The text is JSON and has no such member.
     Missing,
     /// The text is not JSON; or the member occurs twice (also if the names differ in case or escapes
     /// only), is not a string, or is written with escapes.
@@ -74,11 +74,12 @@ fn next_name(text: &str, end: usize) -> usize {
     }
 }
 
-/// Removes the white space between the tokens of `text`, which is strict JSON.
+/// Removes the white space between the tokens of `text`, which is JSON, and a byte order mark
+/// before them.
 pub(crate) fn compact(text: &str) -> String {
     let mut compact = String::with_capacity(text.len());
     let (mut in_string, mut escaped) = (false, false);
-    for char in text.chars() {
+    for char in text.trim_start_matches(BYTE_ORDER_MARK).chars() {
         if in_string {
             in_string = escaped || char != '"';
             escaped = !escaped && char == '\\';
@@ -139,6 +140,14 @@ mod tests {
             (
                 r#"{"a":"\",\"signature\":\"s\"","signature":"s"}"#,
                 r#"{"a":"\",\"signature\":\"s\""}"#,
+            ),
+            (
+                "\u{feff}{\"signature\":\"s\",\"a\":NaN}",
+                "\u{feff}{\"a\":NaN}",
+            ),
+            (
+                r#"{"a":"\ud83d","a":-Infinity,"signature":"s"}"#,
+                r#"{"a":"\ud83d","a":-Infinity}"#,
             ),
         ];
         for (text, expected) in cases {
@@ -205,5 +214,6 @@ mod tests {
     fn compact_keeps_white_space_in_strings() {
         let text = "{ \"a b\" : [ 1.0 , \"\\\" x\\\\\" , \"\\u0020\" ] }\n";
         assert_eq!(compact(text), r#"{"a b":[1.0,"\" x\\","\u0020"]}"#);
+        assert_eq!(compact("\u{feff} [\"\u{feff}\"]"), "[\"\u{feff}\"]");
     }
 }

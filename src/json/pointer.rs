@@ -44,8 +44,9 @@ pub enum PointerError {
 }
 
 impl Pointer {
-    /// The most steps of a pointer. A body may not be nested deeper, so a longer one finds nothing.
-    pub const MAX_STEPS: usize = super::cursor::MAX_DEPTH;
+    /// The most steps of a pointer. [`find`](super::find) keeps one bit a step, and calls itself
+    /// once a step.
+    pub const MAX_STEPS: usize = 127;
 
     pub(super) fn steps(&self) -> &[Step] {
         &self.0
@@ -110,7 +111,7 @@ impl Step {
             });
         }
         Ok(Self {
-            folded: key.chars().map(fold_case).collect(),
+            folded: key.chars().flat_map(fold_case).collect::<String>().into(),
             index: index(&key),
             key: key.into(),
         })
@@ -121,10 +122,18 @@ impl Step {
         if key.starts_unlike(&self.folded) {
             return KeyMatch::Other;
         }
-        if key.unescaped() == Some(&*self.key) || key.chars().eq(self.key.chars()) {
-            return KeyMatch::Same;
-        }
-        if key.chars().map(fold_case).eq(self.folded.chars()) {
+        let is_twin = match key.unescaped() {
+            Some(plain) if plain == &*self.key => return KeyMatch::Same,
+            Some(plain) if plain.is_ascii() => plain.eq_ignore_ascii_case(&self.folded),
+            _ if key.chars().eq(self.key.chars().map(Some)) => return KeyMatch::Same,
+            // Go reads half a surrogate pair as the replacement character.
+            _ => key
+                .chars()
+                .map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER))
+                .flat_map(fold_case)
+                .eq(self.folded.chars()),
+        };
+        if is_twin {
             KeyMatch::Twin
         } else {
             KeyMatch::Other
@@ -138,29 +147,23 @@ fn index(key: &str) -> Option<usize> {
     if canonical { key.parse().ok() } else { None }
 }
 
-/// Returns one representative for all characters that differ from `char` in case only.
+/// Returns the same characters for all that some receiver takes for `char` in another case.
 ///
-/// Follows Unicode simple case folding as Go's `encoding/json` applies it, where `ſ` (U+017F) is an
-/// `s` and the Kelvin sign (U+212A) a `k`. It is a little wider (`ı` is an `i`, as in Java's
-/// `equalsIgnoreCase`): one twin too many refuses a body that no provider sends, one too few lets
-/// two receivers read two IDs.
-fn fold_case(char: char) -> char {
-    if char.is_ascii() {
-        return char.to_ascii_lowercase();
-    }
-    let upper = single(char.to_uppercase()).unwrap_or(char);
-    single(upper.to_lowercase()).unwrap_or(upper)
-}
-
-/// Returns the only character of a mapping. Mappings to several (`ß` to `SS`) belong to full folding,
-/// which receivers do not apply to names.
-fn single(mut mapping: impl Iterator<Item = char>) -> Option<char> {
-    let first = mapping.next();
-    if mapping.next().is_some() {
-        None
-    } else {
-        first
-    }
+/// Such receivers fold the case of names as Go's `encoding/json` does, where `ſ` (U+017F) is an `s`
+/// and the Kelvin sign (U+212A) a `k`; compare them as Java's `equalsIgnoreCase` does, where `İ`
+/// (U+0130) and `ı` (U+0131) are an `i`; or convert them to upper or lower case first, where `ﬆ`
+/// (U+FB06) becomes `ST`. This is wider than any one of them: one twin too many refuses a body that
+/// no provider sends, one too few lets two receivers read two IDs.
+fn fold_case(char: char) -> impl Iterator<Item = char> {
+    let char = match char {
+        '\u{130}' | '\u{131}' => 'i',
+        other => other,
+    };
+    // Twice, because `ẞ` (U+1E9E) has no upper case and `ß` as its lower one, which becomes `SS`.
+    char.to_uppercase()
+        .flat_map(char::to_lowercase)
+        .flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase)
 }
 
 #[cfg(test)]
@@ -233,7 +236,7 @@ mod tests {
 
     #[test]
     fn key_in_another_case_is_a_twin() {
-        for key in ["ID", "Id", r"\u0049d", "\u{131}d"] {
+        for key in ["ID", "Id", r"\u0049d", "\u{131}d", "\u{130}d", r"\u0130D"] {
             assert_eq!(match_keys("id", key), KeyMatch::Twin, "{key}");
         }
         assert_eq!(match_keys("ids", "id\u{17f}"), KeyMatch::Twin);
@@ -241,6 +244,9 @@ mod tests {
         assert_eq!(match_keys("\u{212a}", "k"), KeyMatch::Twin);
         assert_eq!(match_keys("\u{3c3}", "\u{3c2}"), KeyMatch::Twin);
         assert_eq!(match_keys("stra\u{df}e", "STRA\u{1e9e}E"), KeyMatch::Twin);
+        assert_eq!(match_keys("stra\u{df}e", "STRASSE"), KeyMatch::Twin);
+        assert_eq!(match_keys("timestamp", "time\u{fb06}amp"), KeyMatch::Twin);
+        assert_eq!(match_keys("\u{fffd}", r"\ud800"), KeyMatch::Twin);
     }
 
     #[test]
@@ -254,9 +260,34 @@ mod tests {
             "id\u{200b}",
             r"id\u0000",
             "\u{456}d",
+            r"id\ud800",
+            r"\udc00id",
         ] {
             assert_eq!(match_keys("id", key), KeyMatch::Other, "{key}");
         }
-        assert_eq!(match_keys("ss", "\u{df}"), KeyMatch::Other);
+    }
+
+    #[test]
+    fn fold_is_the_same_for_every_case_of_a_character() {
+        let folded = |chars: &mut dyn Iterator<Item = char>| -> String {
+            chars.flat_map(fold_case).collect()
+        };
+        for char in '\0'..=char::MAX {
+            let all = folded(&mut [char].into_iter());
+            assert_eq!(
+                folded(&mut char.to_uppercase()),
+                all,
+                "{char:?} in upper case"
+            );
+            // The lower case of `İ` is an `i` and a combining dot, which no receiver takes for `i`.
+            if char != '\u{130}' {
+                assert_eq!(
+                    folded(&mut char.to_lowercase()),
+                    all,
+                    "{char:?} in lower case"
+                );
+            }
+            assert_eq!(folded(&mut all.chars()), all, "{char:?} folded twice");
+        }
     }
 }

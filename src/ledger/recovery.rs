@@ -19,6 +19,8 @@ pub struct Redelivery {
     /// The state that the delivery must still be in. `None` accepts any.
     pub expected_state: Option<DeliveryState>,
     pub due: DueAt,
+    /// The gateway does this itself, which it does once for an event.
+    pub automatic: bool,
 }
 
 /// The result of a request to forget an event.
@@ -53,6 +55,7 @@ impl Ledger {
             id,
             expected_state,
             due,
+            automatic,
         } in requested
         {
             let Some((route, keys)) = self.store.event_keys(id).await? else {
@@ -69,6 +72,7 @@ impl Ledger {
                 id,
                 expected_state,
                 due,
+                automatic,
                 completing,
                 window,
             });

@@ -474,6 +474,7 @@ async fn deliveries_that_share_a_body_are_requeued_one_by_one() {
             id: DeliveryId(number),
             expected_state: Some(DeliveryState::Failed),
             due,
+            automatic: false,
         });
     }
     let queued = || RedeliveryResult::Queued("route".into());

@@ -567,6 +567,20 @@ impl Store {
         .await
     }
 
+    /// Returns up to `limit` dead letters of a route that may be redelivered automatically, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be read.
+    pub(super) async fn automatic_redeliveries(
+        &self,
+        route: Arc<str>,
+        limit: usize,
+    ) -> Result<Vec<DeliveryId>, StoreError> {
+        self.read(move |reader| reader.automatic_redeliveries(&route, limit))
+            .await
+    }
+
     /// Returns one delivery.
     ///
     /// # Errors

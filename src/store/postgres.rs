@@ -611,6 +611,16 @@ impl Store {
             .await
     }
 
+    pub(super) async fn automatic_redeliveries(
+        &self,
+        route: Arc<str>,
+        limit: usize,
+    ) -> Result<Vec<DeliveryId>, StoreError> {
+        let route = &*route;
+        self.query(on!(connection => query::automatic_redeliveries(connection, route, limit)))
+            .await
+    }
+
     pub(super) async fn delivery(
         &self,
         id: DeliveryId,

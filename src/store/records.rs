@@ -67,7 +67,8 @@ pub struct DeliveryRecord {
     pub event_type: String,
     pub received_at: Timestamp,
     pub state: DeliveryState,
-    /// The reason why the delivery is a dead letter.
+    /// The reason why the delivery is a dead letter; `automatic` while the gateway redelivers a
+    /// dead letter by itself.
     pub reason: Option<String>,
     pub attempts: Vec<AttemptRecord>,
     /// The number of all attempts. `attempts` lacks those that were made before a record was kept.

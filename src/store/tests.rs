@@ -50,6 +50,7 @@ on_each_engine! {
     queued_events_are_due_in_order_until_delivered
     retry_waits_for_its_delay
     dead_letter_keeps_its_payload_and_can_be_requeued
+    dead_letter_is_redelivered_automatically_once
     requeue_keeps_its_due_time_over_a_restart
     requeue_skips_deliveries_in_another_state
     matching_deliveries_are_paged_oldest_first
@@ -274,6 +275,55 @@ async fn dead_letter_keeps_its_payload_and_can_be_requeued(test_store: &TestStor
             .unwrap(),
         [RequeueResult::Unknown]
     );
+}
+
+async fn dead_letter_is_redelivered_automatically_once(test_store: &TestStore) {
+    let store = test_store.open().await;
+    let id = queued(&store, 1, "a").await;
+    let unreadable = queued(&store, 2, "b").await;
+    let dead = AttemptOutcome::Dead(DeadLetterReason::Rejected);
+    let eligible = async || {
+        store
+            .automatic_redeliveries("billing".into(), 10)
+            .await
+            .unwrap()
+    };
+    let reason = async || store.delivery(id).await.unwrap().unwrap().reason;
+    let requeue = async |automatic| {
+        let requeue = Requeue {
+            automatic,
+            ..requeue_now(&store, id)
+        };
+        store.requeue(vec![requeue]).await.unwrap();
+    };
+    record_attempt(&store, id, 1, attempt(404), dead).await;
+    let lost = AttemptOutcome::Dead(DeadLetterReason::Unreadable);
+    record_attempt(&store, unreadable, 1, attempt(0), lost).await;
+    assert_eq!(eligible().await, [id]);
+
+    requeue(true).await;
+    assert_eq!(eligible().await, []);
+    let retry = AttemptOutcome::Retry {
+        after: Duration::ZERO,
+        possibly_delivered: false,
+    };
+    record_attempt(&store, id, 2, attempt(404), retry).await;
+    // An operator who is impatient does not change whose redelivery it is.
+    requeue(false).await;
+    assert_eq!(reason().await.as_deref(), Some("automatic"));
+    record_attempt(&store, id, 3, attempt(404), dead).await;
+    assert_eq!(reason().await.as_deref(), Some("again"));
+    assert_eq!(eligible().await, []);
+
+    requeue(false).await;
+    assert_eq!(reason().await, None);
+    record_attempt(&store, id, 4, attempt(404), dead).await;
+    assert_eq!(eligible().await, [id]);
+
+    requeue(true).await;
+    let delivered = AttemptOutcome::Delivered { keep_payload: true };
+    record_attempt(&store, id, 5, attempt(200), delivered).await;
+    assert_eq!(reason().await, None);
 }
 
 async fn requeue_keeps_its_due_time_over_a_restart(test_store: &TestStore) {

@@ -91,7 +91,7 @@ const scenarios = {
     const steps = await page.locator('.timeline li strong').allTextContents();
     assert.deepEqual(steps, data.steps);
     const timeline = await page.textContent('.timeline');
-    assert.ok(timeline.includes('with the secret current') && timeline.includes('the upstream answered 404'), timeline);
+    assert.ok(timeline.includes('with the secret current') && timeline.includes('the upstream answered 422'), timeline);
     const headers = await page.textContent('.headers');
     assert.ok(headers.includes('X-VPN-Signature') && !headers.includes('sha256='), headers);
     assert.ok((await page.textContent('pre')).includes(data.event));

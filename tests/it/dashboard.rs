@@ -19,9 +19,9 @@ const HOSTILE: &str = r#"<script>pwned=1</script><img src=x onerror="pwned=1">"#
 /// accepts everything.
 fn rejecting_upstream() -> Upstream {
     Upstream::replying([
-        Reply::status(404),
-        Reply::status(404),
-        Reply::status(404),
+        Reply::status(422),
+        Reply::status(422),
+        Reply::status(422),
         Reply::ok(),
     ])
 }

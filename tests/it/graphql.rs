@@ -431,9 +431,9 @@ async fn only_authorized_json_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_match_rest_and_redeliver() {
     let upstream = Upstream::replying([
-        Reply::status(404),
-        Reply::status(404),
-        Reply::status(404),
+        Reply::status(422),
+        Reply::status(422),
+        Reply::status(422),
         Reply::ok(),
     ]);
     let retry = "{initial: 1ms, max_interval: 10ms, horizon: 50ms}";

@@ -23,9 +23,9 @@ fn queue_to(upstream: &Upstream) -> Route {
 /// An upstream that rejects an event three times for good, which makes it a dead letter.
 fn rejecting_upstream() -> Upstream {
     Upstream::replying([
-        Reply::status(404),
-        Reply::status(404),
-        Reply::status(404),
+        Reply::status(422),
+        Reply::status(422),
+        Reply::status(422),
         Reply::ok(),
     ])
 }
@@ -257,7 +257,7 @@ async fn delivery_shows_event_and_attempts() {
     let delivery = get(&gateway, "/deliveries/del_1").await["delivery"].clone();
     let fixed = json!({
         "id": "del_1", "webhook_id": "wh_hooks", "event_type": "user.created", "event_id": "evt_1", "status": "dead",
-        "response_status": 404, "error": null, "reason": "rejected", "next_attempt_in_seconds": null,
+        "response_status": 422, "error": null, "reason": "rejected", "next_attempt_in_seconds": null,
         "possible_duplicate": false, "payload_kept": true, "attempt_count": 3,
         "verified_with": "current",
     });
@@ -279,7 +279,7 @@ async fn delivery_shows_event_and_attempts() {
     for attempt in log {
         assert_eq!(
             (&attempt["status"], &attempt["error"]),
-            (&json!(404), &json!(null))
+            (&json!(422), &json!(null))
         );
         assert!(attempt["duration_ms"].is_u64(), "{attempt}");
     }
@@ -568,7 +568,7 @@ async fn cli_reports_found_and_missing_deliveries() {
         "hooks",
         "user.created",
         "evt_1",
-        "404",
+        "422",
         "rejected",
     ] {
         assert!(list.stdout.contains(shown), "{shown} in {}", list.stdout);
@@ -684,7 +684,7 @@ async fn long_list_is_paged_into_one_document() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_are_redelivered_in_order() {
-    let upstream = Upstream::replying([vec![Reply::status(410); 9], vec![Reply::ok()]].concat());
+    let upstream = Upstream::replying([vec![Reply::status(422); 9], vec![Reply::ok()]].concat());
     let gateway = Gateway::start(queue_to(&upstream).with("concurrency", "1")).await;
     for number in 1..=3 {
         gateway
@@ -1050,7 +1050,7 @@ async fn tail_prints_each_delivery_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_filters_by_route_and_status() {
     let (gate, other) = (Gate::shut(), Upstream::ok());
-    let rejecting_upstream = Upstream::replying([Reply::status(410).after(&gate)]);
+    let rejecting_upstream = Upstream::replying([Reply::status(422).after(&gate)]);
     let queue = queue_to(&rejecting_upstream).with("retry", "{initial: 1ms, max_interval: 10ms}");
     let gateway = Gateway::start(Setup::new([queue, Route::to(&other).named("other")])).await;
     gateway

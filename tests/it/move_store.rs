@@ -38,7 +38,7 @@ async fn moved_store_keeps_everything() {
     };
     let upstream = Upstream::deciding(|request, _| {
         if request.header("Hookstile-Event-Id") == Some("evt_dead") {
-            Reply::status(410)
+            Reply::status(422)
         } else {
             Reply::ok()
         }

@@ -37,7 +37,7 @@ async fn send_to_admin(gateway: &Gateway, request: Request) -> Value {
 /// An upstream that accepts most events, rejects one for good, and is unavailable for another.
 fn upstream() -> Upstream {
     Upstream::deciding(|request, _| match request.header("Hookstile-Event-Id") {
-        Some("evt_dead") => Reply::status(410),
+        Some("evt_dead") => Reply::status(422),
         Some("evt_late" | "evt_failed") => Reply::status(503),
         _ => Reply::ok(),
     })

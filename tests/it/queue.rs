@@ -352,7 +352,7 @@ async fn retry_after_is_capped_at_longest_interval() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn third_permanent_failure_is_final() {
-    for status in [410, 404, 400, 422] {
+    for status in [413, 415, 422] {
         let upstream = Upstream::replying([Reply::status(status)]);
         let gateway = Gateway::start(queued(Route::to(&upstream))).await;
         gateway

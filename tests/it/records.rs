@@ -101,7 +101,7 @@ fn failing_by_event() -> Upstream {
         |request, attempt| match (request.header("Hookstile-Event-Id"), attempt) {
             (Some("evt_late"), 1) => Reply::status(503),
             (Some("evt_late"), 2) => Reply::status(429),
-            (Some("evt_dead"), 1..=3) => Reply::status(410),
+            (Some("evt_dead"), 1..=3) => Reply::status(422),
             _ => Reply::ok(),
         },
     )
@@ -152,7 +152,7 @@ async fn deliveries_match_provider_documentation() {
     let dead = delivery(&gateway, "evt_dead", "dead").await;
     assert_eq!(
         (&dead["response_status"], &dead["attempts"]),
-        (&json!(410), &json!(3)),
+        (&json!(422), &json!(3)),
         "{dead}"
     );
 }

@@ -189,7 +189,11 @@ fn last_step(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> 
             )
         }
         Standing::Dead => {
-            let reason = delivery.reason.as_deref().unwrap_or("unknown reason");
+            let reason = match delivery.reason.as_deref() {
+                Some("again") => "dead again after an automatic redelivery",
+                Some(reason) => reason,
+                None => "unknown reason",
+            };
             (
                 "bad",
                 "dead letter",

@@ -41,7 +41,8 @@ pub(super) struct Delivery {
     error: Option<String>,
     attempts: Vec<Attempt>,
     attempt_count: u32,
-    /// The reason why the event is a dead letter.
+    /// The reason why the event is a dead letter; `automatic` while the gateway redelivers a dead
+    /// letter by itself.
     reason: Option<String>,
     next_attempt_in_seconds: Option<u64>,
     /// Set if the upstream may have processed the event although no attempt succeeded.

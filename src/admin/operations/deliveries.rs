@@ -59,6 +59,7 @@ impl Operations {
             id,
             expected_state: None,
             due: self.state.store.now_due(),
+            automatic: false,
         };
         let result = self.state.queue.redeliver(&[redelivery]).await?.pop();
         match result.unwrap_or(RedeliveryResult::Unknown) {

@@ -257,6 +257,7 @@ async fn redeliver_all(
             id,
             expected_state: Some(state),
             due: now.after(pace.map_or(Duration::ZERO, |pace| pace.offset(index))),
+            automatic: false,
         })
         .collect();
     for batch in redeliveries.chunks(BATCH) {

@@ -33,7 +33,8 @@ pub(crate) struct Delivery<Attempts> {
     /// themselves with a single delivery.
     pub attempts: Attempts,
     pub attempt_count: u32,
-    /// The reason why the event is a dead letter.
+    /// The reason why the event is a dead letter; `automatic` while the gateway redelivers a dead
+    /// letter by itself.
     pub reason: Option<String>,
     pub next_attempt_in_seconds: Option<u64>,
     /// Set if the upstream may have processed the event although no attempt succeeded.
@@ -50,7 +51,8 @@ pub(crate) struct Delivery<Attempts> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub headers: Option<Vec<Header>>,
-    /// The body as received: numbers keep all their digits.
+    /// The body as received: numbers keep all their digits. `null` if the body is not JSON that
+    /// every client reads.
     #[schema(value_type = serde_json::Value)]
     pub event_data: Option<Box<RawValue>>,
 }
@@ -157,11 +159,18 @@ impl<Attempts> Delivery<Attempts> {
             verified_with: record.secret,
             test: record.is_test,
             headers: record.head.map(|head| headers::masked(&head)),
-            event_data: record
-                .body
-                .and_then(|body| serde_json::from_slice(&body).ok()),
+            event_data: record.body.and_then(|body| event_data(&body)),
         }
     }
+}
+
+/// Returns the body for a response in JSON, without a byte order mark. A body that some clients do
+/// not read (`NaN`, half a surrogate pair, deep nesting) would hide the rest of the response from
+/// them.
+fn event_data(body: &[u8]) -> Option<Box<RawValue>> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    serde_json::from_slice::<serde_json::Value>(body).ok()?;
+    serde_json::from_slice(body).ok()
 }
 
 impl From<DeliveryPage> for Deliveries {
@@ -261,6 +270,15 @@ mod tests {
         let text = serde_json::to_string(&Delivery::listed(record(b"not JSON"))).unwrap();
         let read: Delivery<u32> = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), text);
-        assert!(Delivery::listed(record(b"not JSON")).event_data.is_none());
+    }
+
+    #[test]
+    fn event_data_is_json_that_every_client_reads() {
+        let data = |body: &[u8]| event_data(body).map(|data| data.get().to_owned());
+        assert_eq!(data(b"\xef\xbb\xbf{\"n\": 1.10}").unwrap(), "{\"n\": 1.10}");
+        let deep = [b"[".repeat(1_000), b"]".repeat(1_000)].concat();
+        for body in [&b"not JSON"[..], b"[NaN]", br#"["\ud83d"]"#, &deep] {
+            assert_eq!(data(body), None);
+        }
     }
 }

@@ -5,7 +5,7 @@ use http::StatusCode;
 
 use super::Compiler;
 use super::route::Layered;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, PermanentFailure};
 use crate::config::de::Field;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::{facts, raw};
@@ -111,6 +111,18 @@ impl Compiler<'_> {
             factor,
             max_interval,
             horizon,
+            permanent: self.permanent(&retry.permanent),
+        }
+    }
+
+    fn permanent(&self, field: &Field<raw::Permanent>) -> PermanentFailure {
+        let absent = raw::Permanent::default();
+        let permanent = field.value().unwrap_or(&absent);
+        PermanentFailure {
+            attempts: self.amount(&permanent.attempts, facts::PERMANENT_ATTEMPTS),
+            at_least: self
+                .amount(&permanent.at_least, facts::PERMANENT_AT_LEAST)
+                .0,
         }
     }
 

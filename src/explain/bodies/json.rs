@@ -11,6 +11,9 @@ use crate::json::find;
 /// The largest text to parse, in bytes. The tree takes many times the memory of its text.
 const TEXT_BYTES_MAX: usize = 4 << 20;
 
+/// The most levels of arrays and objects to parse, because the parser calls itself for each.
+const DEPTH_MAX: usize = 127;
+
 /// A library's style of writing JSON.
 #[derive(Clone, Copy)]
 pub(super) struct Style {
@@ -90,12 +93,17 @@ impl Style {
         }
     }
 
-    /// Writes the body in this style; returns `None` if it is not JSON, or too long to parse.
+    /// Writes the body in this style; returns `None` if it is not JSON, or too long or too deep to
+    /// parse.
     pub(super) fn write(self, body: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(body)
             .ok()
             .filter(|text| text.len() <= TEXT_BYTES_MAX && is_valid(text))?;
-        let value = Reader { rest: text }.value()?;
+        let value = Reader {
+            rest: text,
+            depth: 0,
+        }
+        .value()?;
         let mut written = String::with_capacity(text.len());
         self.write_value(&value, 0, &mut written);
         Some(written.into_bytes())
@@ -198,9 +206,9 @@ fn unescaped(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns whether this is exactly one valid JSON text.
+/// Returns whether this is exactly one JSON text, without a byte order mark.
 pub(super) fn is_valid(text: &str) -> bool {
-    find(text, []).is_ok()
+    !text.starts_with('\u{feff}') && find(text, []).is_ok()
 }
 
 /// A JSON value with the original spelling of its scalars.
@@ -212,10 +220,11 @@ enum Value<'a> {
     Object(Vec<(&'a str, Value<'a>)>),
 }
 
-/// A parser for text that is known to be valid, and so nested at most [`crate::json::MAX_DEPTH`]
-/// deep.
+/// A parser for text that is known to be valid.
 struct Reader<'a> {
     rest: &'a str,
+    /// The number of open arrays and objects.
+    depth: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -255,16 +264,18 @@ impl<'a> Reader<'a> {
 
     fn items(&mut self, close: char, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         self.rest = &self.rest[1..];
-        if self.consume(close) {
-            return Some(());
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return None;
         }
-        loop {
+        let mut closed = self.consume(close);
+        while !closed {
             each(self)?;
-            if self.consume(close) {
-                return Some(());
-            }
-            self.consume(',').then_some(())?;
+            closed = self.consume(close);
+            (closed || self.consume(',')).then_some(())?;
         }
+        self.depth -= 1;
+        Some(())
     }
 
     fn string(&mut self) -> Option<&'a str> {
@@ -342,9 +353,20 @@ mod tests {
 
     #[test]
     fn invalid_json_is_not_written() {
-        for text in ["", "{", "{} x", "nul"] {
+        for text in ["", "{", "{} x", "nul", "\u{feff}{}"] {
             assert!(Style::compact().write(text.as_bytes()).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn deep_json_is_not_written() {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let written = |depth| Style::compact().write(nested(depth).as_bytes());
+        assert!(written(DEPTH_MAX).is_some());
+        assert_eq!(written(DEPTH_MAX + 1), None);
+        assert_eq!(written(1_000_000), None);
+        let wide = format!("[{}]", vec!["[]"; 1_000].join(","));
+        assert!(Style::compact().write(wide.as_bytes()).is_some());
     }
 
     proptest! {

@@ -80,7 +80,7 @@ These are refused with 401, since two receivers could read them differently:
 * the member twice, also under a name that differs in case only,
 * its name or value written with escapes,
 * a value that is not a string,
-* a body that is not one strict JSON text.
+* a body that is not one JSON text.
 
 The event reaches your application as sent, with the signature in it. If the header is present, only
 the header counts.

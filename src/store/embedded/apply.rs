@@ -12,6 +12,7 @@ use super::{
     EventKey, EventMetadata, EventRow, LedgerEntry, RECORD_BYTES, Requeue, RequeueResult, RowId,
     Settlement, StoreRoute,
 };
+use crate::store::domain::AUTOMATIC;
 use crate::store::uptime::Uptime;
 
 /// SQL that appends an attempt. A delivery keeps its first 10 attempts and its latest 90; all of
@@ -365,8 +366,11 @@ impl<'t> BatchWriter<'t> {
         };
         let ended = due.is_none().then_some(self.now.0);
         let mut update = self.connection.prepare_cached(concat!(
-            "UPDATE deliveries SET state = ?2, reason = ?3, tried = tried + 1, due_ms = ?4,
-                 ended_ms = ?5, possibly_delivered = possibly_delivered OR ?6,
+            // See `AUTOMATIC`.
+            "UPDATE deliveries SET state = ?2, tried = tried + 1, due_ms = ?4, ended_ms = ?5,
+                 reason = CASE WHEN reason IS NOT 'automatic' THEN ?3
+                     WHEN ?2 = 'pending' THEN reason WHEN ?2 = 'dead' THEN 'again' END,
+                 possibly_delivered = possibly_delivered OR ?6,
                  keys = iif(?2 = 'success', NULL, keys), attempts = ",
             attempts_with!("?7"),
             " WHERE id = ?1"
@@ -403,6 +407,7 @@ impl<'t> BatchWriter<'t> {
             id,
             expected_state,
             due,
+            automatic,
             ref completing,
             window,
         } = requeue;
@@ -416,13 +421,15 @@ impl<'t> BatchWriter<'t> {
             return Ok(RequeueResult::NoPayload);
         }
         let mut update = self.connection.prepare_cached(
-            "UPDATE deliveries SET state = 'pending', reason = NULL, due_ms = ?2, queued_ms = ?3,
-             ended_ms = NULL, possibly_delivered = possibly_delivered OR state = 'success'
+            "UPDATE deliveries SET state = 'pending', due_ms = ?2, queued_ms = ?3,
+             reason = iif(state = 'pending', reason, ?4), ended_ms = NULL,
+             possibly_delivered = possibly_delivered OR state = 'success'
              WHERE id = ?1",
         )?;
         // The delivery horizon counts from the due time.
         let queued = self.now.after(due.0.since(self.now_due));
-        update.execute(params![id.0, due.0.0, queued.0])?;
+        let reason = automatic.then_some(AUTOMATIC);
+        update.execute(params![id.0, due.0.0, queued.0, reason])?;
         for name in completing {
             // The digest is unknown, so any body with this ID is a duplicate from now on.
             let digest = crate::signature::PayloadDigest::unknown();

@@ -354,6 +354,21 @@ impl Reader {
         rows.collect()
     }
 
+    /// Returns up to `limit` dead letters of a route that may be redelivered automatically, oldest
+    /// first.
+    pub(super) fn automatic_redeliveries(
+        &self,
+        route: &str,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<DeliveryId>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT id FROM deliveries WHERE route = (SELECT id FROM routes WHERE name = ?1)
+             AND state = 'dead' AND reason IN ('rejected', 'expired') ORDER BY id LIMIT ?2",
+        )?;
+        let rows = select.query_map(params![route, limit], |row| row.get(0).map(DeliveryId))?;
+        rows.collect()
+    }
+
     pub(super) fn route_stats(
         &self,
         route: &str,

@@ -134,6 +134,23 @@ pub(super) async fn matching_deliveries(
         .collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
+pub(super) async fn automatic_redeliveries(
+    connection: &PooledConnection,
+    route: &str,
+    limit: usize,
+) -> Result<Vec<DeliveryId>, QueryError> {
+    let sql = "SELECT id FROM hookstile.deliveries WHERE route = $1 AND state = 'dead'
+        AND reason IN ('rejected', 'expired') ORDER BY id LIMIT $2";
+    let rows = connection
+        .query_cached(sql, &[&route, &to_i64(limit)])
+        .await?;
+    let parse = |row: &Row| row.try_get(0).map(DeliveryId);
+    Ok(rows
+        .iter()
+        .map(parse)
+        .collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
 pub(super) async fn delivery(
     connection: &PooledConnection,
     id: DeliveryId,

@@ -197,9 +197,12 @@ const INSERT_DELIVERIES: &str = "
             tried, possibly, due, queued, ended, keys, bytes)";
 
 /// Updates deliveries. A delivery keeps its first 10 attempts and its latest 90; all of them are
-/// counted.
+/// counted. For the reason, see [`AUTOMATIC`](crate::store::domain::AUTOMATIC).
 const UPDATE_DELIVERIES: &str = "
-    UPDATE hookstile.deliveries d SET state = r.state, reason = r.reason, tried = r.tried,
+    UPDATE hookstile.deliveries d SET state = r.state, tried = r.tried,
+        reason = CASE WHEN d.state <> 'pending' OR d.reason IS DISTINCT FROM 'automatic'
+            THEN r.reason WHEN r.state = 'pending' THEN d.reason
+            WHEN r.state = 'dead' THEN 'again' END,
         possibly_delivered = r.possibly, due_ms = r.due, queued_ms = r.queued, ended_ms = r.ended,
         keys = r.keys, payload_bytes = r.bytes,
         lease_owner = CASE WHEN r.keeps THEN d.lease_owner END,

@@ -13,6 +13,7 @@ use super::pool::{OnTimeout, PooledConnection, QueryError, on, with_timeout};
 use super::rows::{NewState, Rows, StoredDelivery};
 use super::{BacklogEntry, Shared};
 use crate::signature::PayloadDigest;
+use crate::store::domain::AUTOMATIC;
 use crate::store::{
     AttemptOutcome, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventKey, EventRow,
     LedgerEntry, Requeue, RequeueResult, RowId, Settlement, StoreError,
@@ -481,6 +482,7 @@ impl WriteTransaction {
             id,
             expected_state,
             due,
+            automatic,
             ref completing,
             window,
         } = requeue;
@@ -508,7 +510,7 @@ impl WriteTransaction {
         let due_ms = i64::try_from(due.0.0).unwrap_or(i64::MAX / 4);
         let new_state = NewState {
             state: DeliveryState::Pending,
-            reason: None,
+            reason: automatic.then_some(AUTOMATIC),
             tried: before.tried,
             possibly_delivered: before.possibly_delivered || before.state == DeliveryState::Success,
             due_ms: Some(due_ms),

@@ -194,6 +194,7 @@ pub(in crate::store) fn requeue_now(store: &Store, id: DeliveryId) -> Requeue {
         id,
         expected_state: None,
         due: store.now_due(),
+        automatic: false,
         completing: Vec::new(),
         window: WINDOW,
     }
