@@ -303,7 +303,7 @@ enum Then {
 }
 
 /// Starts an upstream that answers early. The receiver gets the size of each body that was read.
-async fn early(answer: &'static str, then: Then) -> (String, mpsc::UnboundedReceiver<usize>) {
+fn early(answer: &'static str, then: Then) -> (String, mpsc::UnboundedReceiver<usize>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     // So small that most of a request waits at the gateway.
     socket
@@ -316,7 +316,7 @@ async fn early(answer: &'static str, then: Then) -> (String, mpsc::UnboundedRece
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
     let (read, reads) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let mut held = Vec::new();
+        let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut bytes = Vec::new();
             let body = loop {
@@ -334,14 +334,14 @@ async fn early(answer: &'static str, then: Then) -> (String, mpsc::UnboundedRece
             stream.write_all(answer.as_bytes()).await.expect("written");
             match then {
                 Then::Close => {}
-                Then::Hold => held.push(stream),
+                Then::Hold => open.push(stream),
                 Then::Read => {
                     let mut rest = vec![0; length - body.len()];
                     // Slowly, so that the response is complete long before the request.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     let whole = stream.read_exact(&mut rest).await.is_ok();
                     let _ = read.send(if whole { length } else { 0 });
-                    held.push(stream);
+                    open.push(stream);
                 }
             }
         }
@@ -369,7 +369,7 @@ async fn early_refusal_is_passed_back() {
                 401,
             ),
         ] {
-            let (url, _reads) = early(answer, then).await;
+            let (url, _reads) = early(answer, then);
             let gateway = Gateway::start(early_route(&url)).await;
             let event = Event::sized("evt_1", BODY);
             let (response, took) = gateway.send_timed(event).await;
@@ -384,7 +384,7 @@ async fn early_refusal_is_passed_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn early_success_gets_the_whole_body() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
-    let (url, mut reads) = early(answer, Then::Read).await;
+    let (url, mut reads) = early(answer, Then::Read);
     let gateway = Gateway::start(early_route(&url)).await;
     let event = Event::sized("evt_1", BODY);
     gateway.send(event).await.assert(200, "delivered");
