@@ -8,7 +8,10 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::event::{EnvelopeError, EnvelopeSpec, Event, EventId, IdSource, Source, TimestampSpec};
+use super::event::{
+    EnvelopeError, EnvelopeSpec, Event, EventId, IdNames, IdSource, MissingParts, Source,
+    TimestampSpec,
+};
 
 /// Pointers to the ID, the type and the timestamp: usual, shared and nested ones, array elements
 /// and odd names.
@@ -31,7 +34,9 @@ pub(super) fn check(body: &[u8]) {
     for [id, event_type, at] in POINTERS {
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(id.parse().expect("a pointer")),
+            id_names: IdNames::Event,
             event_type: Source::Pointer(event_type.parse().expect("a pointer")),
+            missing: MissingParts::default(),
             timestamp: Some(TimestampSpec {
                 source: Source::Pointer(at.parse().expect("a pointer")),
                 max_age: None,
@@ -55,6 +60,7 @@ pub(super) fn check(body: &[u8]) {
             Some(tree) => check_parts(
                 outcome,
                 [id, event_type, at].map(|pointer| tree.at(pointer)),
+                matches!(tree, Tree::Array(items) if !items.is_empty()),
             ),
         }
     }
@@ -67,9 +73,23 @@ fn holds_a_key_of_serde_json(body: &[u8]) -> bool {
     body.windows(MARK.len()).any(|bytes| bytes == MARK)
 }
 
-fn check_parts(outcome: Result<Event, EnvelopeError>, [id, event_type, at]: [Found<'_>; 3]) {
-    let expected = check_id(&outcome, id)
-        .and_then(|()| check_event_type(&outcome, event_type))
+/// Checks the parts of an event. A batch may lack ID and type.
+fn check_parts(
+    outcome: Result<Event, EnvelopeError>,
+    [id, event_type, at]: [Found<'_>; 3],
+    may_be_batch: bool,
+) {
+    let unless_batch = |checked| match checked {
+        Err("id_missing" | "type_missing") if may_be_batch => {
+            if let Ok(event) = &outcome {
+                assert!(event.is_batch, "{event:?}");
+            }
+            Ok(())
+        }
+        checked => checked,
+    };
+    let expected = unless_batch(check_id(&outcome, id))
+        .and_then(|()| unless_batch(check_event_type(&outcome, event_type)))
         .and_then(|()| check_time(&outcome, at));
     match expected {
         Ok(()) => assert!(outcome.is_ok(), "{outcome:?}, but nothing is wrong"),

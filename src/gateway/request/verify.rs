@@ -89,16 +89,22 @@ impl Gateway {
         } = matched;
         let headers = &exchange.session.req_header().headers;
         let event = route.envelope.parse(verified.body(), headers)?;
+        let identity = EventIdentity::new(&route.identity, &event, &verified);
         let label = EventLabel {
             route: Arc::clone(&route.name),
-            event_id: EventIdentity::new(&event, &verified).name().into(),
+            event_id: identity
+                .name()
+                .unwrap_or_else(|| random_name().into())
+                .into(),
             event_type: (*event.event_type).into(),
             is_test: self.test_marks.verify(headers, verified.body()),
+            possible_replay: false,
+            is_identified: identity != EventIdentity::None,
         };
         exchange.log_line.event_id = Some(Arc::clone(&label.event_id));
         exchange.log_line.event_type = Some(Arc::clone(&label.event_type));
         route.envelope.check_fresh(&event, exchange.received_at)?;
-        if !route.events.accepts(&event.event_type) {
+        if !route.accepts(&event) {
             if let Some(sender) = &activity.sender
                 && !label.is_test
             {
@@ -113,6 +119,11 @@ impl Gateway {
             label,
         }))
     }
+}
+
+/// Makes a name for an event that nothing identifies, so that operators can refer to its delivery.
+fn random_name() -> String {
+    format!("random:{:032x}", fastrand::u128(..))
 }
 
 impl From<SignatureError> for SignatureCheck<'_> {
