@@ -10,7 +10,7 @@ use std::{fmt::Write as _, hint::black_box};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hmac::{Hmac, KeyInit, Mac};
-use hookstile::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
+use hookstile::event::{EnvelopeSpec, IdNames, IdSource, MissingParts, Source, TimestampSpec};
 use hookstile::json::Pointer;
 use http::HeaderMap;
 use sha2::Sha256;
@@ -50,7 +50,9 @@ fn envelope(criterion: &mut Criterion) {
         };
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(pointer("/id")),
+            id_names: IdNames::Event,
             event_type: Source::Pointer(pointer("/type")),
+            missing: MissingParts::default(),
             timestamp: timed.then_some(timestamp),
         };
         let mut group = criterion.benchmark_group(format!("envelope/{shape}"));

@@ -26,7 +26,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use bytes::Bytes;
-use hookstile::event::{EnvelopeSpec, IdSource, Source};
+use hookstile::event::{EnvelopeSpec, IdNames, IdSource, MissingParts, Source};
 use hookstile::ledger::{ClaimDecision, Ledger};
 use hookstile::log::{self, Format};
 use hookstile::secret::Secret;
@@ -217,7 +217,9 @@ fn envelope(events: u64, size: usize) {
     let pointer = |text: &str| text.parse().expect("a pointer");
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/id")),
+        id_names: IdNames::Event,
         event_type: Source::Pointer(pointer("/type")),
+        missing: MissingParts::default(),
         timestamp: None,
     };
     let body = gateway::event(1, size);

@@ -34,6 +34,7 @@ fn ledger(c: &mut Criterion) {
                 ClaimDecision::Claimed(claim) => claim.release_untried(),
                 ClaimDecision::Duplicate
                 | ClaimDecision::PayloadMismatch
+                | ClaimDecision::TooManyCopies
                 | ClaimDecision::InFlight => {}
             });
         });

@@ -23,7 +23,7 @@ use hookstile::signature::PayloadDigest;
 use hookstile::store::{
     AttemptHistory, AttemptRecord, ClaimResult, ClaimTerms, DeliveryChange, DeliveryState,
     Durability, EmbeddedSettings, EventKey, EventMetadata, EventRow, LedgerEntry, Payload,
-    Settlement, Store,
+    SettledRow, Settlement, Store,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -272,18 +272,19 @@ fn key(id: u64) -> EventKey {
 
 fn completed(id: u64, state: Option<DeliveryState>) -> Settlement {
     Settlement {
-        names: [
-            Some(EventRow {
+        key: Some(key(id)),
+        event: Some(SettledRow {
+            row: EventRow {
                 key: key(id),
                 earlier: None,
-            }),
-            None,
-        ],
-        entry: LedgerEntry::Completed {
-            digest: PayloadDigest::unknown(),
-        },
-        window: WINDOW,
-        if_lost: AttemptHistory::default(),
+            },
+            entry: LedgerEntry::Completed {
+                digest: PayloadDigest::unknown(),
+            },
+            window: WINDOW,
+            if_lost: AttemptHistory::default(),
+        }),
+        copies: None,
         delivery: state.map(|state| DeliveryChange {
             earlier: None,
             event: Arc::new(EventMetadata {

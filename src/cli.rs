@@ -11,6 +11,7 @@ pub mod events;
 pub mod init;
 pub mod man;
 pub mod move_store;
+pub mod rejections;
 pub mod reload;
 pub mod schema;
 pub mod send;
@@ -73,6 +74,8 @@ enum Command {
     Events(events::Command),
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    #[command(subcommand)]
+    Rejections(rejections::Command),
     Status(status::Args),
     Reload(reload::Args),
     MoveStore(move_store::Args),
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Events(command) => events::run(&command),
         Command::Deliveries(command) => deliveries::run(&command),
+        Command::Rejections(command) => rejections::run(&command),
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::MoveStore(args) => move_store::run(&args),

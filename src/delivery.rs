@@ -54,6 +54,10 @@ pub struct EventLabel {
     pub event_type: Arc<str>,
     /// `true` if the gateway itself made the event, at an operator's request.
     pub is_test: bool,
+    /// `true` if the event may be a replay of a captured request.
+    pub possible_replay: bool,
+    /// `false` if the ID is made up: it tells requests apart, not events.
+    pub is_identified: bool,
 }
 
 /// The request in which an event arrived.
@@ -98,7 +102,10 @@ impl OutboundRequest {
         if label.is_test {
             lines.set("Hookstile-Test", "true");
         }
-        if !has_key {
+        if label.possible_replay {
+            lines.set("Hookstile-Possible-Replay", "true");
+        }
+        if !has_key && label.is_identified {
             lines.set("Idempotency-Key", &label.event_id);
         }
         Self::from_lines(verified.body(), lines, inbound, forward_query)
@@ -471,6 +478,8 @@ mod tests {
             event_id: "evt_1".into(),
             event_type: "user.created".into(),
             is_test: false,
+            possible_replay: false,
+            is_identified: true,
         };
         let inbound = InboundRequest {
             head: &head,

@@ -10,15 +10,14 @@ use std::{borrow::Cow, hash::Hasher, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::json::{Pointer, PointerValue, Text, find};
 
 #[cfg(test)]
 mod tests;
-
-/// The number of parts: the ID, the type and the timestamp.
-const PARTS: usize = 3;
 
 /// The longest ID or type, in bytes of UTF-8 after unescaping.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -30,7 +29,11 @@ pub const INTEGER_BYTES_MAX: usize = 40;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvelopeSpec {
     pub id: IdSource,
+    /// The thing that the ID names.
+    pub id_names: IdNames,
     pub event_type: Source,
+    /// The treatment of a message that has no ID or no type.
+    pub missing: MissingParts,
     /// `None` if the route reads no timestamp. If set, an event without a timestamp is refused.
     pub timestamp: Option<TimestampSpec>,
 }
@@ -39,9 +42,60 @@ pub struct EnvelopeSpec {
 pub enum IdSource {
     Pointer(Pointer),
     Header(HeaderName),
+    /// Several pointers into the body. The parts are joined, and all of them must be there.
+    Joined(Box<[Pointer]>),
     /// For senders without IDs: the SHA-256 of the body identifies the event.
     BodyDigest,
+    /// Nothing identifies an event: every request is a new one.
+    Nothing,
 }
+
+/// The thing that an ID names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum IdNames {
+    /// The event: all copies of it have the ID, and no other event has it.
+    Event,
+    /// An object, such as a message or an order, that several events are about. Type and body then
+    /// belong to the event's identity.
+    Object,
+}
+
+/// The treatment of a message without an ID where the route expects one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum MissingId {
+    /// The message is rejected.
+    #[default]
+    Reject,
+    /// The message is identified by its body, as with `body_digest`.
+    BodyDigest,
+}
+
+/// The treatment of control messages: what a sender signs besides its events, without their ID or
+/// type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MissingParts {
+    pub id: MissingId,
+    /// The type of a message that has none where the route expects it. `None` rejects the message.
+    pub event_type: Option<FallbackType>,
+}
+
+/// The type of a message that has none where the route expects it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FallbackType {
+    Text(Box<str>),
+    /// The value of another member of the body.
+    Pointer(Pointer),
+}
+
+/// The type of a JSON array, if the route reads the type from a member of an object.
+pub const BATCH_TYPE: &str = "batch";
+
+/// The character between the parts of a joined ID.
+const JOINT: char = '|';
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -65,11 +119,14 @@ pub struct TimestampSpec {
 /// The parts that the envelope of a verified body holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `None` on a route with [`IdSource::BodyDigest`]. The ledger then
-    /// identifies the event by its body.
+    /// `None` for an event without an ID: see [`IdSource::BodyDigest`], [`IdSource::Nothing`] and
+    /// [`MissingId::BodyDigest`]. A batch has none either.
     pub id: Option<EventId>,
     /// The event type: 1 to [`TEXT_BYTES_MAX`] bytes without control characters.
     pub event_type: Box<str>,
+    /// `true` for a JSON array, if it is not empty, on a route that reads the ID or the type from
+    /// members of an object. It is one event, delivered whole.
+    pub is_batch: bool,
     pub timestamp: Option<Timestamp>,
 }
 
@@ -147,7 +204,10 @@ impl EnvelopeSpec {
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         let id = match &self.id {
             IdSource::Header(name) => Some(name),
-            IdSource::Pointer(_) | IdSource::BodyDigest => None,
+            IdSource::Pointer(_)
+            | IdSource::Joined(_)
+            | IdSource::BodyDigest
+            | IdSource::Nothing => None,
         };
         let time = self.timestamp.as_ref().map(|spec| &spec.source);
         let sources = [Some(&self.event_type), time].into_iter().flatten();
@@ -164,9 +224,14 @@ impl EnvelopeSpec {
             .timestamp
             .as_ref()
             .and_then(|spec| spec.source.pointer());
+        let joined = match &self.id {
+            IdSource::Joined(pointers) => &pointers[..],
+            _ => &[],
+        };
         [self.id.pointer(), self.event_type.pointer(), time]
             .into_iter()
             .flatten()
+            .chain(joined)
     }
 
     /// Parses the parts from `body`, which must be verified, and from `headers`, which no signature
@@ -191,16 +256,60 @@ impl EnvelopeSpec {
                 time.and_then(Source::pointer),
             ],
         )?;
+        let id = match &self.id {
+            IdSource::Pointer(_) => parse_id(id).map(Some),
+            IdSource::Header(name) => parse_id(find_id_in_headers(headers, name)).map(Some),
+            IdSource::Joined(pointers) => parse_joined_id(body, pointers).map(Some),
+            IdSource::BodyDigest | IdSource::Nothing => Ok(None),
+        };
+        let event_type = parse_event_type(self.event_type.select(event_type, headers));
+        let timestamp = time
+            .map(|source| parse_time(source.select(timestamp, headers)))
+            .transpose();
+        match (id, event_type) {
+            (Ok(id), Ok(event_type)) => Ok(Event {
+                id,
+                event_type,
+                is_batch: false,
+                timestamp: timestamp?,
+            }),
+            (id, event_type) => self.parse_incomplete(body, id, event_type, timestamp),
+        }
+    }
+
+    /// Completes an event that lacks its ID or its type, if it is a batch or the route accepts
+    /// control messages.
+    #[cold]
+    fn parse_incomplete(
+        &self,
+        body: &[u8],
+        id: Result<Option<EventId>, EnvelopeError>,
+        event_type: Result<Box<str>, EnvelopeError>,
+        timestamp: Result<Option<Timestamp>, EnvelopeError>,
+    ) -> Result<Event, EnvelopeError> {
+        let is_batch = is_batch(body);
+        let id = match id {
+            Err(EnvelopeError::IdMissing)
+                if is_batch || self.missing.id == MissingId::BodyDigest =>
+            {
+                None
+            }
+            id => id?,
+        };
+        let event_type = match (event_type, &self.missing.event_type) {
+            (Err(EnvelopeError::TypeMissing), _) if is_batch => BATCH_TYPE.into(),
+            (Err(EnvelopeError::TypeMissing), Some(FallbackType::Text(text))) => text.clone(),
+            (Err(EnvelopeError::TypeMissing), Some(FallbackType::Pointer(pointer))) => {
+                let [found] = find_in_body(body, [Some(pointer)])?;
+                parse_event_type(found)?
+            }
+            (event_type, _) => event_type?,
+        };
         Ok(Event {
-            id: match &self.id {
-                IdSource::Pointer(_) => Some(parse_id(id)?),
-                IdSource::Header(name) => Some(parse_id(find_id_in_headers(headers, name))?),
-                IdSource::BodyDigest => None,
-            },
-            event_type: parse_event_type(self.event_type.select(event_type, headers))?,
-            timestamp: time
-                .map(|source| parse_time(source.select(timestamp, headers)))
-                .transpose()?,
+            id,
+            event_type,
+            is_batch,
+            timestamp: timestamp?,
         })
     }
 
@@ -237,7 +346,7 @@ impl IdSource {
     fn pointer(&self) -> Option<&Pointer> {
         match self {
             Self::Pointer(pointer) => Some(pointer),
-            Self::Header(_) | Self::BodyDigest => None,
+            Self::Header(_) | Self::Joined(_) | Self::BodyDigest | Self::Nothing => None,
         }
     }
 }
@@ -316,12 +425,12 @@ impl EnvelopeError {
     }
 }
 
-fn find_in_body<'a>(
+fn find_in_body<'a, const N: usize>(
     body: &'a [u8],
-    pointers: [Option<&Pointer>; PARTS],
-) -> Result<[PointerValue<'a>; PARTS], EnvelopeError> {
+    pointers: [Option<&Pointer>; N],
+) -> Result<[PointerValue<'a>; N], EnvelopeError> {
     if pointers.iter().all(Option::is_none) {
-        return Ok([PointerValue::Nothing; PARTS]);
+        return Ok([PointerValue::Nothing; N]);
     }
     let text = simdutf8::basic::from_utf8(body).map_err(|_| EnvelopeError::InvalidUtf8)?;
     find(text, pointers).map_err(|_| EnvelopeError::NotJson)
@@ -373,6 +482,37 @@ fn parse_id(found: PointerValue<'_>) -> Result<EventId, EnvelopeError> {
         }
         PointerValue::Number(_) | PointerValue::Other => Err(EnvelopeError::IdMalformed),
     }
+}
+
+/// Parses the parts of a joined ID. A part that contains the joint is escaped, so that no two lists
+/// of parts give the same ID.
+fn parse_joined_id(body: &[u8], pointers: &[Pointer]) -> Result<EventId, EnvelopeError> {
+    let mut joined = String::new();
+    for pointer in pointers {
+        let [found] = find_in_body(body, [Some(pointer)])?;
+        let part = parse_id(found)?;
+        if !joined.is_empty() {
+            joined.push(JOINT);
+        }
+        for char in part.as_str().chars() {
+            if char == JOINT || char == '\\' {
+                joined.push('\\');
+            }
+            joined.push(char);
+        }
+    }
+    if joined.len() > TEXT_BYTES_MAX {
+        return Err(EnvelopeError::IdMalformed);
+    }
+    Ok(EventId::Text(joined.into()))
+}
+
+/// Returns whether a body that is JSON is an array that is not empty.
+fn is_batch(body: &[u8]) -> bool {
+    let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
+    text.trim_ascii_start()
+        .strip_prefix(b"[")
+        .is_some_and(|items| items.trim_ascii_start().first() != Some(&b']'))
 }
 
 fn parse_event_type(found: PointerValue<'_>) -> Result<Box<str>, EnvelopeError> {

@@ -16,6 +16,7 @@
 mod claim;
 mod claim_table;
 mod claimed_names;
+mod copies;
 mod identity;
 mod keys;
 mod recovery;
@@ -35,9 +36,13 @@ use crate::store::{
 };
 use claim_table::ClaimTable;
 use claimed_names::{ClaimedName, ClaimedNames};
+use copies::{BodyCopies, Minute};
+
+use claim::ClaimedCopies;
 
 pub use claim::{Claim, ClaimOutcome, DeliveryReport, FailedAttempt};
-pub use identity::EventIdentity;
+pub use copies::MARKED_COPIES_MAX;
+pub use identity::{EventIdentity, EventParts, IdentityRule, KnownBy, UnsignedPolicy};
 pub use keys::EventKeys;
 pub use recovery::{ForgetResult, Redelivery, RedeliveryResult};
 
@@ -102,6 +107,8 @@ pub enum ClaimDecision {
     Duplicate,
     /// An event with this ID was delivered before, with another body.
     PayloadMismatch,
+    /// The body was delivered before as other events, and as often as it may be.
+    TooManyCopies,
     /// Another copy is being delivered, and this one did not wait for its end or ran out of time.
     InFlight,
 }
@@ -133,39 +140,50 @@ impl Ledger {
         digest: PayloadDigest,
         options: ClaimOptions,
     ) -> Result<ClaimDecision, StoreError> {
-        let (mut earlier, mut delivery) = (AttemptHistory::default(), None);
         let mut names = ClaimedNames::default();
-        let mut is_new = true;
-        for key in keys.iter() {
-            let Some(local) = self
-                .claims
-                .claim(key, options.in_flight, options.deadline)
-                .await
-            else {
+        let mut copies = None;
+        let mut before_delivery = None;
+        // The body's key comes first, so that no two events wait for each other.
+        if let Some(key) = keys.copies {
+            let Some((held, known)) = self.claim_key(key, options).await? else {
                 return Ok(ClaimDecision::InFlight);
             };
-            let name = names.push(ClaimedName::new(key, local));
-            // Queried only now that the local claim is held: an earlier holder records its outcome
-            // before it releases the claim.
-            let claimed =
-                timeout_at(options.deadline.into(), self.claim_in_store(key, options)).await;
-            let Some((lease, known)) = claimed.unwrap_or(Err(StoreError::Unavailable))? else {
-                return Ok(ClaimDecision::InFlight);
-            };
-            name.set_lease(lease);
-            is_new &= known.is_none();
-            delivery = delivery.or(known.and_then(|known| known.delivery));
-            match known.map(|known| known.entry) {
-                Some(LedgerEntry::Completed { digest: first }) if first.contradicts(digest) => {
-                    return Ok(ClaimDecision::PayloadMismatch);
-                }
-                Some(LedgerEntry::Completed { .. }) => return Ok(ClaimDecision::Duplicate),
-                Some(LedgerEntry::Attempted(history)) => earlier = earlier.merge(history),
-                None => {}
+            names.copies = Some(held);
+            let now = Minute::new(self.store.now_due());
+            let read = BodyCopies::read(known, options.window, now);
+            if let BodyCopies::Undelivered(_) = read {
+                before_delivery = known;
             }
+            copies = Some((read, now));
+        }
+        let mut known_event = None;
+        if let Some(key) = keys.name {
+            let Some((held, known)) = self.claim_key(key, options).await? else {
+                return Ok(ClaimDecision::InFlight);
+            };
+            names.name = Some(held);
+            known_event = known;
+        }
+        let known = known_event.or(before_delivery);
+        let earlier = match known.map(|known| known.entry) {
+            // The key of a body, or of an event with its body, belongs to no other body.
+            Some(LedgerEntry::Completed { .. }) if copies.is_some() => {
+                return Ok(ClaimDecision::Duplicate);
+            }
+            Some(LedgerEntry::Completed { digest: first }) if first.contradicts(digest) => {
+                return Ok(ClaimDecision::PayloadMismatch);
+            }
+            Some(LedgerEntry::Completed { .. }) => return Ok(ClaimDecision::Duplicate),
+            Some(LedgerEntry::Attempted(history)) => history,
+            None => AttemptHistory::default(),
+        };
+        let copies =
+            copies.map(|(known, now)| ClaimedCopies::new(known, now, known_event.is_some()));
+        if copies.is_some_and(|copies| copies.is_over_limit()) {
+            return Ok(ClaimDecision::TooManyCopies);
         }
         // A full store still accepts copies of a known event, because they take no more room.
-        if is_new {
+        if known.is_none() {
             self.store.check_room(Some(route))?;
         }
         Ok(ClaimDecision::Claimed(Claim {
@@ -173,10 +191,35 @@ impl Ledger {
             digest,
             window: options.window,
             earlier,
-            delivery,
+            delivery: known.and_then(|known| known.delivery),
+            copies,
             settled: false,
             names,
         }))
+    }
+
+    /// Claims one key, on this gateway and in the store. Returns `None` if it is held.
+    async fn claim_key(
+        &self,
+        key: EventKey,
+        options: ClaimOptions,
+    ) -> Result<Option<(ClaimedName, Option<KnownEvent>)>, StoreError> {
+        let Some(local) = self
+            .claims
+            .claim(key, options.in_flight, options.deadline)
+            .await
+        else {
+            return Ok(None);
+        };
+        let mut name = ClaimedName::new(key, local);
+        // Queried only now that the local claim is held: an earlier holder records its outcome
+        // before it releases the claim.
+        let claimed = timeout_at(options.deadline.into(), self.claim_in_store(key, options)).await;
+        let Some((lease, known)) = claimed.unwrap_or(Err(StoreError::Unavailable))? else {
+            return Ok(None);
+        };
+        name.set_lease(lease);
+        Ok(Some((name, known)))
     }
 
     /// Claims one key in the store. Returns `None` if another gateway holds it.

@@ -67,6 +67,8 @@ pub enum LedgerCheck {
     Duplicate,
     InFlight,
     PayloadMismatch,
+    /// A new event whose body was delivered before as another one, or that nothing identifies.
+    PossibleReplay,
     Error,
 }
 
@@ -103,7 +105,14 @@ pub enum ProxyHeader {
 }
 
 const SIGNATURE_FAILURES: [&str; 4] = ["missing", "malformed", "mismatch", "stale"];
-const LEDGER_CHECKS: [&str; 5] = ["new", "duplicate", "in_flight", "payload_mismatch", "error"];
+const LEDGER_CHECKS: [&str; 6] = [
+    "new",
+    "duplicate",
+    "in_flight",
+    "payload_mismatch",
+    "possible_replay",
+    "error",
+];
 const UPSTREAM_RESULTS: [&str; 7] = [
     "2xx",
     "3xx",
@@ -695,7 +704,8 @@ impl MetricFamilies {
             )?,
             ledger_checks: counter(
                 "ledger_checks_total",
-                "Ledger checks by result.",
+                "Ledger checks by result. possible_replay is a new event whose body was delivered \
+                 as another one, or that nothing identifies.",
                 &["route", "result"],
             )?,
             upstream_requests: counter(

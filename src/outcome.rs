@@ -29,6 +29,9 @@ pub enum Code {
     BudgetExceeded,
 }
 
+/// The reason of a `duplicate` whose body came too often as other events.
+pub(crate) const TOO_MANY_COPIES: &str = "too_many_copies";
+
 /// The outcomes in five groups, for statistics over many requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
@@ -89,6 +92,16 @@ impl Code {
                 | Self::Challenge
                 | Self::StoreUnavailable
         )
+    }
+
+    /// Returns whether operators find the request among the rejections: it was rejected, or it was
+    /// verified and not delivered.
+    pub const fn is_listed(self) -> bool {
+        self.is_rejection()
+            || matches!(
+                self,
+                Self::Duplicate | Self::PayloadMismatch | Self::Ignored
+            )
     }
 
     /// Returns the group that this outcome belongs to.

@@ -22,9 +22,9 @@ pub(crate) use probe::Probe;
 
 use crate::backoff::Backoff;
 use crate::delivery::is_spelling_of;
-use crate::event::EnvelopeSpec;
+use crate::event::{EnvelopeSpec, Event};
 use crate::handshake::Handshake;
-use crate::ledger::InFlightPolicy;
+use crate::ledger::{IdentityRule, InFlightPolicy};
 use crate::signature::{Unenforced, Verifier};
 use crate::store::Retain;
 use crate::upstream::Upstream;
@@ -52,6 +52,8 @@ pub struct Route {
     /// The handling of the provider's handshakes. `None` if the provider has none.
     pub handshake: Option<Handshake>,
     pub envelope: EnvelopeSpec,
+    /// The parts that identify an event, by what the signature proves.
+    pub identity: IdentityRule,
     /// The headers that a part of the signature or the envelope is read from.
     pub read_headers: Box<[HeaderName]>,
     pub events: EventFilter,
@@ -89,6 +91,12 @@ impl Route {
     pub fn allowed_methods(&self) -> Vec<Method> {
         let probes = self.probes.iter().map(|probe| &probe.method);
         self.methods.iter().chain(probes).cloned().collect()
+    }
+
+    /// Returns whether events of this type are delivered. A batch may hold events of every type,
+    /// and is delivered whole.
+    pub fn accepts(&self, event: &Event) -> bool {
+        event.is_batch || self.events.accepts(&event.event_type)
     }
 
     /// Returns whether a part of the signature or the envelope is read from this header.

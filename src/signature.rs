@@ -76,6 +76,8 @@ pub struct Verifier {
     scheme: Scheme,
     keys: Vec<PreparedKey>,
     keeps_sha256: bool,
+    /// The signed bytes cover the signed time.
+    signs_time: bool,
     /// The signature's tag serves as the body's digest, so no other digest is needed.
     tag_is_digest: bool,
 }
@@ -97,10 +99,12 @@ impl Verifier {
             })
             .collect();
         let tag_is_digest = scheme.signs_body_only();
+        let signs_time = scheme.signed.has_timestamp();
         Self {
             scheme,
             keys,
             keeps_sha256: keep_sha256,
+            signs_time,
             tag_is_digest,
         }
     }
@@ -322,10 +326,10 @@ impl Verification<'_> {
             let matched = matched.ok_or(SignatureError::Mismatch)?;
             match (&verifier.scheme.time, presented.time) {
                 (Some(spec), Some(time)) if !spec.is_fresh(time, now) => Err(SignatureError::Stale),
-                _ => Ok(matched),
+                _ => Ok((matched, presented.time.filter(|_| verifier.signs_time))),
             }
         });
-        let (key, tag) = match matched {
+        let ((key, tag), signed_at) = match matched {
             Ok(matched) => matched,
             Err(failure) => return Err(Unverified { body, failure }),
         };
@@ -340,6 +344,7 @@ impl Verification<'_> {
             secret: Arc::clone(&key.named.name),
             digest,
             body_sha256,
+            signed_at,
         })
     }
 }
@@ -460,6 +465,7 @@ pub struct Verified {
     secret: Arc<str>,
     digest: PayloadDigest,
     body_sha256: Option<[u8; 32]>,
+    signed_at: Option<Timestamp>,
 }
 
 impl Verified {
@@ -476,6 +482,11 @@ impl Verified {
     /// Returns the digest that tells two bodies of one event apart.
     pub fn digest(&self) -> PayloadDigest {
         self.digest
+    }
+
+    /// Returns the time of the request, if the signature covers it. A replay cannot change it.
+    pub fn signed_at(&self) -> Option<Timestamp> {
+        self.signed_at
     }
 
     /// Returns the SHA-256 of the part of the body that the signature covers, if the route's

@@ -27,7 +27,7 @@ pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
     AttemptHistory, AttemptOutcome, ClaimTerms, DeliveryChange, DeliveryId, DeliveryState, DueAt,
     Durability, EventKey, EventMetadata, EventRow, KnownEvent, LedgerEntry, PAYLOAD_MAX, Payload,
-    Payloads, Requeue, RequeueResult, Retain, Revision, RowId, Settlement, StoreRoute,
+    Payloads, Requeue, RequeueResult, Retain, Revision, RowId, SettledRow, Settlement, StoreRoute,
 };
 pub use embedded::{OfflineStore, OpenError, Settings as EmbeddedSettings};
 pub use migration::{MoveError, MoveSummary, move_into_shared};
@@ -176,7 +176,7 @@ impl Store {
         dispatch!(self, store => store.check_room(route))
     }
 
-    /// Returns the ledger rows of an event, under this key and under its other key if it has one.
+    /// Returns the ledger rows of a key.
     ///
     /// # Errors
     /// Fails when the store cannot be read.
@@ -284,8 +284,9 @@ impl Store {
         dispatch_async!(self, store => store.record_attempt(id, number, attempt, next))
     }
 
-    /// Returns a delivery's route and, until the event is delivered, the ledger keys of the event;
-    /// `None` if there is no such delivery.
+    /// Returns a delivery's route and the ledger keys of the event: its own, then that of its body
+    /// if the ledger counts copies of it. Without such a body there is none once the event is
+    /// delivered. Returns `None` if there is no such delivery.
     ///
     /// # Errors
     /// Fails when the store cannot be read.

@@ -334,7 +334,9 @@ impl Client {
                 .chain([verified])
             {
                 let peer = Box::new(peer);
-                if let Some(stream) = self.connector.reused_stream(&*peer).await {
+                if let Some(stream) = self.connector.reused_stream(&*peer).await
+                    && (peer.verify_cert() || shows_own(&upstream.target, &stream))
+                {
                     return Some(Connection {
                         peer,
                         stream,
@@ -354,11 +356,7 @@ impl Client {
         let verified = peer(target, address);
         if let Some(own) = own_peer(target, &verified) {
             let connection = self.connect_peer(target, address, own).await?;
-            let shown = connection.stream.get_ssl_digest();
-            let is_own = |ca: &TrustedCa| {
-                shown.is_some_and(|shown| ca.is_own(&shown.cert_digest, Timestamp::now()))
-            };
-            if target.ca.as_ref().is_some_and(is_own) {
+            if shows_own(target, &connection.stream) {
                 return Some(connection);
             }
         }
@@ -591,6 +589,16 @@ fn peer(target: &Target, address: SocketAddr) -> HttpPeer {
         peer.group_key = ca.fingerprint();
     }
     peer
+}
+
+/// Returns whether the upstream has shown a certificate that is trusted as its own, and still valid.
+fn shows_own(target: &Target, stream: &Stream) -> bool {
+    let shown = stream.get_ssl_digest();
+    target
+        .ca
+        .as_ref()
+        .zip(shown)
+        .is_some_and(|(ca, shown)| ca.is_own(&shown.cert_digest, Timestamp::now()))
 }
 
 /// Returns the peer of a connection whose certificate is compared after the handshake, if one of

@@ -1,4 +1,5 @@
-//! The last rejected requests, and the number of rejections in the last hour.
+//! The last requests that were rejected or verified and not delivered, and the number of rejections
+//! in the last hour.
 //!
 //! Anyone can cause rejections, at any rate. So a rejection costs a short lock of its own route and
 //! a count. Only the first few per second and kind are kept, and one kind does not displace the
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::outcome::Code;
+use crate::outcome::{Code, TOO_MANY_COPIES};
 
 /// The code and the reason of a rejection. Both come from closed sets, so there are some dozens of
 /// kinds.
@@ -23,6 +24,14 @@ pub struct RejectionKind {
     pub reason: Option<&'static str>,
 }
 
+impl RejectionKind {
+    /// Returns whether requests of this kind count as rejected. Duplicates and ignored events are
+    /// normal, unless a body came too often.
+    fn counts(self) -> bool {
+        self.code.is_rejection() || self.reason == Some(TOO_MANY_COPIES)
+    }
+}
+
 impl fmt::Display for RejectionKind {
     /// Writes the kind as in `invalid_signature/mismatch`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,7 +40,8 @@ impl fmt::Display for RejectionKind {
     }
 }
 
-/// A rejected request. Holds no body, no query and only one header, so that it contains no secret.
+/// A request that was not delivered. Holds no body, no query and only one header, so that it contains
+/// no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     pub at: Timestamp,
@@ -45,6 +55,9 @@ pub struct Rejection {
     pub body_bytes: Option<usize>,
     pub trace_id: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
+    /// The ID and the type of the event, if the request was verified and has them.
+    pub event_id: Option<Arc<str>>,
+    pub event_type: Option<Arc<str>>,
 }
 
 /// The number of rejections of one kind in the last hour.
@@ -165,6 +178,7 @@ impl RejectionHistory {
             .state()
             .counts
             .iter()
+            .filter(|count| count.kind.counts())
             .map(|count| count.last_hour(minute))
             .filter(|kind| kind.count > 0)
             .collect();
@@ -291,6 +305,8 @@ mod tests {
             body_bytes: None,
             trace_id: None,
             user_agent: None,
+            event_id: None,
+            event_type: None,
         }
     }
 

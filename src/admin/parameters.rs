@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::error::ApiError;
 use super::query::{self, DeliverySelection, invalid};
+use crate::outcome::Code;
 use crate::store::{DeliveryFilter, DeliveryState};
 
 /// The parameters of a query string, decoded.
@@ -53,12 +54,28 @@ pub(super) fn delivery_filter(pairs: Pairs, any_webhook: bool) -> Result<Deliver
     })
 }
 
-/// Parses the parameters of a list that takes a limit only.
-pub(super) fn sole_limit(pairs: Pairs) -> Result<usize, ApiError> {
-    match pairs.iter().find(|(name, _)| name != "limit") {
-        Some((name, _)) => Err(unknown(name)),
-        None => Ok(delivery_filter(pairs, false)?.limit),
+/// Parses the parameters of a list of rejected requests: the limit and the outcome.
+pub(super) fn rejection_filter(pairs: Pairs) -> Result<(usize, Option<Code>), ApiError> {
+    let (outcomes, rest): (Pairs, Pairs) =
+        pairs.into_iter().partition(|(name, _)| name == "outcome");
+    if let Some((name, _)) = rest.iter().find(|(name, _)| name != "limit") {
+        return Err(unknown(name));
     }
+    let outcome = match &outcomes[..] {
+        [] => None,
+        [(_, text)] => Some(outcome(text)?),
+        _ => return Err(invalid("outcome", "given once")),
+    };
+    Ok((delivery_filter(rest, false)?.limit, outcome))
+}
+
+/// Parses the outcome of a request. Requests that were delivered are not listed, so theirs selects
+/// none.
+pub(super) fn outcome(text: &str) -> Result<Code, ApiError> {
+    Code::ALL
+        .into_iter()
+        .find(|code| code.as_str() == text)
+        .ok_or_else(|| invalid("outcome", "the outcome of a request, such as duplicate"))
 }
 
 /// Parses a delivery's `status`.

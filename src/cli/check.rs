@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use super::terminal;
 use crate::app::OpenFiles;
 use crate::config::{self, Report, Severity};
+use crate::ledger::KnownBy;
+use crate::route::{OnDuplicate, Route};
 
 /// `EX_CONFIG` of sysexits.h: the configuration is invalid.
 pub const BAD_CONFIGURATION: u8 = 78;
@@ -51,6 +53,11 @@ pub fn run(args: &Args) -> ExitCode {
                     plural(routes, "route"),
                     plural(warnings, "warning")
                 );
+                for route in &loaded.config.routes {
+                    if let Some(text) = acknowledged_unseen(route) {
+                        let _ = writeln!(std::io::stderr(), "route `{}`: {text}", route.name);
+                    }
+                }
             }
             ExitCode::SUCCESS
         }
@@ -85,6 +92,31 @@ pub(super) fn print(report: &Report, json: bool) {
         let text = report.to_text(terminal::supports_colour(&stderr));
         stderr.write_all(text.as_bytes())
     };
+}
+
+/// Returns a sentence about the verified events that a route answers with 200 and does not deliver.
+/// Returns `None` if there are none.
+fn acknowledged_unseen(route: &Route) -> Option<String> {
+    let mut kinds = Vec::new();
+    if route.replay.on_duplicate == OnDuplicate::Acknowledge {
+        match route.identity.events_are_known_by() {
+            KnownBy::Id => kinds.push("copies of a delivered event, and its ID with another body"),
+            KnownBy::Parts => {
+                kinds.push("copies of a delivered event: ID, type and body are equal");
+            }
+            KnownBy::Body => kinds.push("copies of a delivered event: the body is equal"),
+            KnownBy::Nothing => {}
+        }
+    }
+    if route.events.patterns().next().is_some() {
+        kinds.push("events of other types than `events` has");
+    }
+    (!kinds.is_empty()).then(|| {
+        format!(
+            "answers 200 and does not deliver {} (listed by `hookstile rejections list`)",
+            kinds.join("; ")
+        )
+    })
 }
 
 /// Formats a count with its noun, with an `s` unless the count is 1.

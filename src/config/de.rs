@@ -94,7 +94,8 @@ const LOCATED: &str = "$hookstile::located";
 /// follows.
 const SHORTHAND: &str = "$hookstile::shorthand::";
 
-/// Makes the name under which [`NodeDeserializer`] accepts text for a mapping with this one key.
+/// Makes the name under which [`NodeDeserializer`] accepts text, or a list, for a mapping with this
+/// one key.
 macro_rules! shorthand {
     ($key:literal) => {
         concat!("$hookstile::shorthand::", $key)
@@ -442,8 +443,9 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
                 ..self
             });
         }
-        match (name.strip_prefix(SHORTHAND), self.node.text()) {
-            (Some(key), Some(_)) => {
+        let is_mapping = matches!(self.node.value, Value::Mapping(_) | Value::Null);
+        match name.strip_prefix(SHORTHAND) {
+            Some(key) if !is_mapping => {
                 let span = self.node.span;
                 let key = Rc::new(Node {
                     span,

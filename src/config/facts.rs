@@ -15,8 +15,9 @@ use serde_json::{Number, Value};
 use super::de::Field;
 use super::raw::{AutomaticRedelivery, LogLevel, Method};
 use super::values::{ByteSize, Duration};
+use crate::event::{IdNames, MissingId};
 use crate::handshake::HandshakeResponder;
-use crate::ledger::InFlightPolicy;
+use crate::ledger::{InFlightPolicy, UnsignedPolicy};
 use crate::log;
 use crate::providers::UNKNOWN_SENDER;
 use crate::route::{DeliveryMode, OnDuplicate, Replay};
@@ -166,6 +167,12 @@ pub(super) const WINDOW: Amount<Duration> = TIME_SPAN.or(Duration(Replay::USUAL_
 /// The default is that of a sender without a preset; presets have their own.
 pub(super) const ON_DUPLICATE: Choice<OnDuplicate> = Choice::new(UNKNOWN_SENDER.on_duplicate);
 pub(super) const IN_FLIGHT: Choice<InFlightPolicy> = Choice::new(InFlightPolicy::Wait);
+pub(super) const UNSIGNED: Choice<UnsignedPolicy> = Choice::new(UnsignedPolicy::Deliver);
+
+// `routes[].event`
+/// The default is that of a sender without a preset; presets have their own.
+pub(super) const MISSING_ID: Choice<MissingId> = Choice::new(MissingId::Reject);
+pub(super) const ID_NAMES: Choice<IdNames> = Choice::new(IdNames::Event);
 
 // `routes[].retry`
 pub(super) const RETRY_INITIAL: Amount<Duration> = TIME_SPAN.or(SECOND.times(5));

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::de::{Field, OneOrMore, Pairs, shorthand};
 use super::facts;
 use super::values::{Address, ByteSize, Duration, Literal, Moment, Network};
+use crate::event::{IdNames, MissingId};
 use crate::handshake::HandshakeResponder;
-use crate::ledger::InFlightPolicy;
+use crate::ledger::{InFlightPolicy, UnsignedPolicy};
 use crate::log;
 use crate::providers::PRESETS;
 use crate::route::{DeliveryMode, OnDuplicate};
@@ -545,12 +546,19 @@ pub(super) struct Reference {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Event {
-    /// The event ID, by which duplicates are recognised. If a header holds it and is not signed,
-    /// the ledger uses the body's digest as well. Default: the provider's, or `/id`.
+    /// The event ID, by which duplicates are recognised. If a header holds it and is not signed, an
+    /// event is known by ID, type and body together. Default: the provider's, or `/id`.
     pub id: Field<EventId>,
     /// The event type. Default: the provider's, or `/type`.
     #[serde(rename = "type")]
     pub event_type: Field<EventSource>,
+    /// The treatment of a message without an ID, such as a sender's control message. The provider's
+    /// preset may set another default.
+    #[schemars(transform = facts::MISSING_ID.schema())]
+    pub missing_id: Field<MissingId>,
+    /// The event type of a message without a type. Default: the provider's, or none: such a message
+    /// is rejected.
+    pub default_type: Field<String>,
     /// The time of the event: RFC 3339, or Unix time in seconds or milliseconds. Default: the
     /// provider's, or none.
     pub timestamp: Field<EventSource>,
@@ -561,18 +569,29 @@ pub(super) struct Event {
     pub max_age: Field<Duration>,
 }
 
-/// The location of the event ID: exactly one of the keys. Text is the `pointer`.
+/// The location of the event ID: exactly one of `pointer`, `header`, `body_digest` and `none`.
+/// Text, or a list of texts, is the `pointer`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, remote = "Self")]
-#[schemars(transform = or_pointer)]
+#[schemars(transform = or_pointers)]
 pub(super) struct EventId {
-    /// A JSON pointer (RFC 6901) into the signed body.
-    pub pointer: Field<String>,
+    /// A JSON pointer (RFC 6901) into the signed body; or a list of them, whose values are joined.
+    #[schemars(schema_with = "one_or_more::<String>")]
+    pub pointer: Field<OneOrMore<String>>,
     /// The name of a header.
     pub header: Field<String>,
-    /// Set this to `true` for a sender without event IDs: the same body is then the same event.
+    /// Set this to `true` for a sender without event IDs: the same body is then the same event,
+    /// unless it has another signed time.
     #[schemars(extend("const" = true))]
     pub body_digest: Field<bool>,
+    /// Set this to `true` if the same body is no reason to take two requests for one event. Every
+    /// event is then delivered, also a replay, with `Hookstile-Possible-Replay: true`.
+    #[schemars(extend("const" = true))]
+    pub none: Field<bool>,
+    /// The thing that the ID names. An `object`, such as a message or an order, has several events:
+    /// then an event is known by ID, type and body together.
+    #[schemars(transform = facts::ID_NAMES.schema())]
+    pub names: Field<IdNames>,
 }
 
 /// The location of the event's type or time: exactly one of the keys. Text is the `pointer`.
@@ -619,6 +638,18 @@ fn or_pointer(schema: &mut Schema) {
     schema.insert("minProperties".into(), 1.into());
     schema.insert("maxProperties".into(), 1.into());
     or_text(schema, "^/");
+}
+
+fn or_pointers(schema: &mut Schema) {
+    schema.insert("minProperties".into(), 1.into());
+    schema.insert("maxProperties".into(), 2.into());
+    let mapping = std::mem::take(schema);
+    let pointer = serde_json::json!({"type": "string", "pattern": "^/"});
+    *schema = schemars::json_schema!({"anyOf": [
+        pointer,
+        {"type": "array", "items": pointer, "minItems": 1},
+        mapping,
+    ]});
 }
 
 fn or_url(schema: &mut Schema) {
@@ -696,6 +727,10 @@ pub(super) struct Replay {
     /// The treatment of a copy that arrives while the first one is still in flight.
     #[schemars(transform = facts::IN_FLIGHT.schema())]
     pub in_flight: Field<InFlightPolicy>,
+    /// The treatment of a body that was delivered before and comes again under another ID or type
+    /// that is not signed, or with a new signed time.
+    #[schemars(transform = facts::UNSIGNED.schema())]
+    pub unsigned: Field<UnsignedPolicy>,
 }
 
 /// The retry schedule of stored events: exponential backoff with full jitter. The pause before an

@@ -463,6 +463,10 @@ fn unsigned_event_id_needs_the_body_digest() {
         ("event: {id: /x}", false),
         ("event: {id: {header: X-Id}}", true),
         ("event: {id: {body_digest: true}}", true),
+        ("event: {id: [/x, /y]}", false),
+        ("event: {id: {pointer: /x, names: object}}", true),
+        ("event: {id: {none: true}}", false),
+        ("event: {missing_id: body_digest}", true),
         ("event: {type: /x}", false),
     ] {
         let route = route(event);
@@ -479,6 +483,25 @@ fn unsigned_event_id_needs_the_body_digest() {
         route("event: {id: {body_digest: true}}").envelope.id,
         IdSource::BodyDigest
     ));
+    let joined = |event: &str| match route(event).envelope.id {
+        IdSource::Joined(pointers) => pointers.len(),
+        IdSource::Pointer(_) => 1,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(joined("event: {id: [/x, /y]}"), 2);
+    assert_eq!(joined("event: {id: {pointer: [/x, /y]}}"), 2);
+    assert_eq!(joined("event: {id: [/x]}"), 1);
+    assert_eq!(joined("event: {id: {names: object}}"), 1);
+    for wrong in [
+        "event: {id: []}",
+        "event: {id: [x]}",
+        "event: {id: {none: false}}",
+        "event: {id: {none: true, pointer: /x}}",
+        "event: {type: [/x, /y]}",
+        "event: {default_type: \"\"}",
+    ] {
+        assert!(parse_text(&with_keys(wrong)).is_err(), "{wrong}");
+    }
     assert!(matches!(
         route("event: {type: {header: X-Type}}").envelope.event_type,
         Source::Header(_)

@@ -21,7 +21,9 @@ fn pointer(text: &str) -> Pointer {
 fn spec() -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Pointer(pointer("/id")),
+        id_names: IdNames::Event,
         event_type: Source::Pointer(pointer("/type")),
+        missing: MissingParts::default(),
         timestamp: None,
     }
 }
@@ -71,7 +73,9 @@ fn integer(digits: &str) -> EventId {
 fn parts_are_found_anywhere_in_the_body() {
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/events/1/id")),
+        id_names: IdNames::Event,
         event_type: Source::Pointer(pointer("/events/1/m~1n/type")),
+        missing: MissingParts::default(),
         timestamp: Some(TimestampSpec {
             source: Source::Pointer(pointer("/events/0")),
             max_age: None,
@@ -96,7 +100,9 @@ fn parts_are_found_anywhere_in_the_body() {
 fn id_may_be_the_whole_document() {
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer("")),
+        id_names: IdNames::Event,
         event_type: Source::Header(HeaderName::from_static("x-type")),
+        missing: MissingParts::default(),
         timestamp: None,
     };
     let headers = HeaderMap::from_iter([(
@@ -217,7 +223,6 @@ fn event_type_is_a_string() {
 fn error_names_the_missing_part() {
     assert_eq!(parse(r#"{"type":"a"}"#), Err(EnvelopeError::IdMissing));
     assert_eq!(parse(r#"{"id":"a"}"#), Err(EnvelopeError::TypeMissing));
-    assert_eq!(parse(r#"["id","type"]"#), Err(EnvelopeError::IdMissing));
     assert_eq!(parse(r#""id""#), Err(EnvelopeError::IdMissing));
     let timed = timed(Source::Pointer(pointer("/at")));
     assert_eq!(
@@ -261,7 +266,9 @@ fn key_twin_by_case_or_escape_is_ambiguous() {
 fn key_twin_by_unicode_folding_is_ambiguous() {
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/message_id")),
+        id_names: IdNames::Event,
         event_type: Source::Pointer(pointer("/kind")),
+        missing: MissingParts::default(),
         timestamp: None,
     };
     let parse = |body: &str| spec.parse(body.as_bytes(), &HeaderMap::new());
@@ -287,7 +294,9 @@ fn key_twin_by_unicode_folding_is_ambiguous() {
 fn ambiguity_counts_on_every_level_of_the_path() {
     let spec = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/event/id")),
+        id_names: IdNames::Event,
         event_type: Source::Pointer(pointer("/event/type")),
+        missing: MissingParts::default(),
         timestamp: None,
     };
     let parse = |body: &str| spec.parse(body.as_bytes(), &HeaderMap::new());
@@ -558,6 +567,7 @@ fn part_is_found_behind_the_longest_pointer() {
         id: IdSource::Pointer(pointer(&"/0".repeat(Pointer::MAX_STEPS))),
         event_type: Source::Header(HeaderName::from_static("x-type")),
         timestamp: None,
+        ..spec()
     };
     let headers = HeaderMap::from_iter([(
         HeaderName::from_static("x-type"),
@@ -566,12 +576,12 @@ fn part_is_found_behind_the_longest_pointer() {
     let on = |depth, within: &str| {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
         spec.parse(format!("{open}{within}{close}").as_bytes(), &headers)
-            .map(parsed_id)
     };
-    assert_eq!(on(Pointer::MAX_STEPS, "7"), Ok(integer("7")));
-    assert_eq!(on(Pointer::MAX_STEPS, ""), Err(EnvelopeError::IdMissing));
-    assert_eq!(on(128, "7"), Err(EnvelopeError::IdMalformed));
-    assert_eq!(on(100_000, "7"), Err(EnvelopeError::IdMalformed));
+    let id_at = |depth, within: &str| on(depth, within).map(parsed_id);
+    assert_eq!(id_at(Pointer::MAX_STEPS, "7"), Ok(integer("7")));
+    assert!(on(Pointer::MAX_STEPS, "").is_ok_and(|event| event.is_batch));
+    assert_eq!(id_at(128, "7"), Err(EnvelopeError::IdMalformed));
+    assert_eq!(id_at(100_000, "7"), Err(EnvelopeError::IdMalformed));
 }
 
 #[test]
@@ -579,7 +589,9 @@ fn body_without_parts_may_be_anything() {
     let name = HeaderName::from_static("x-event");
     let spec = EnvelopeSpec {
         id: IdSource::BodyDigest,
+        id_names: IdNames::Event,
         event_type: Source::Header(name.clone()),
+        missing: MissingParts::default(),
         timestamp: None,
     };
     let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("push"))]);
@@ -635,7 +647,9 @@ fn header_event_type_may_have_spaces() {
     let name = HeaderName::from_static("x-gitlab-event");
     let spec = EnvelopeSpec {
         id: IdSource::BodyDigest,
+        id_names: IdNames::Event,
         event_type: Source::Header(name.clone()),
+        missing: MissingParts::default(),
         timestamp: None,
     };
     let parse = |value: &'static str| {
@@ -877,4 +891,84 @@ fn fuzz_finding_is_read_as_the_model_reads_it() {
     for body in crate::corpus::files("found/envelope").values() {
         agreement::check(body);
     }
+}
+
+#[test]
+fn joined_ids_of_different_parts_differ() {
+    let spec = EnvelopeSpec {
+        id: IdSource::Joined([pointer("/a"), pointer("/b")].into()),
+        ..spec()
+    };
+    let parse = |a: &str, b: &str| {
+        let body = serde_json::json!({"a": a, "b": b, "type": "t"}).to_string();
+        spec.parse(body.as_bytes(), &HeaderMap::new())
+            .map(|event| event.id.expect("an ID").as_str().to_owned())
+    };
+    assert_eq!(parse("x", "y"), Ok("x|y".into()));
+    let parts = ["x", "x|", "|x", r"x\", r"\x", "|", r"\", r"\|"];
+    let pairs = parts.iter().flat_map(|a| parts.iter().map(move |b| (a, b)));
+    let ids: HashSet<_> = pairs.map(|(a, b)| parse(a, b).unwrap()).collect();
+    assert_eq!(ids.len(), parts.len() * parts.len());
+    assert_eq!(parse("", "y"), Err(EnvelopeError::IdMalformed));
+    let long = "x".repeat(TEXT_BYTES_MAX);
+    assert_eq!(parse(&long, "y"), Err(EnvelopeError::IdMalformed));
+}
+
+#[test]
+fn message_without_id_or_type_needs_a_rule() {
+    let with = |id, event_type| EnvelopeSpec {
+        missing: MissingParts { id, event_type },
+        ..spec()
+    };
+    let strict = with(MissingId::Reject, None);
+    let control = with(
+        MissingId::BodyDigest,
+        Some(FallbackType::Text("control".into())),
+    );
+    let elsewhere = with(
+        MissingId::BodyDigest,
+        Some(FallbackType::Pointer(pointer("/kind"))),
+    );
+    let parse = |spec: &EnvelopeSpec, body: &str| {
+        spec.parse(body.as_bytes(), &HeaderMap::new())
+            .map(|event| (event.id.is_some(), event.event_type.into_string()))
+    };
+    let body = r#"{"kind":"k"}"#;
+    assert_eq!(parse(&strict, body), Err(EnvelopeError::IdMissing));
+    assert_eq!(parse(&control, body), Ok((false, "control".into())));
+    assert_eq!(parse(&elsewhere, body), Ok((false, "k".into())));
+    assert_eq!(parse(&elsewhere, "{}"), Err(EnvelopeError::TypeMissing));
+    let known = r#"{"id":"a","type":"t"}"#;
+    assert_eq!(parse(&control, known), Ok((true, "t".into())));
+    for (body, error) in [
+        (r#"{"id":null,"type":"t"}"#, EnvelopeError::IdMalformed),
+        (
+            r#"{"id":"a","ID":"b","type":"t"}"#,
+            EnvelopeError::IdAmbiguous,
+        ),
+        (r#"{"id":"a","type":1}"#, EnvelopeError::TypeMalformed),
+    ] {
+        assert_eq!(parse(&control, body), Err(error), "{body}");
+    }
+}
+
+#[test]
+fn array_is_a_batch_unless_its_parts_are_found() {
+    let parse = |spec: &EnvelopeSpec, body: &str| spec.parse(body.as_bytes(), &HeaderMap::new());
+    let batch = parse(&spec(), " [{\"id\":\"a\",\"type\":\"t\"}]").unwrap();
+    assert_eq!(
+        (batch.id, &*batch.event_type, batch.is_batch),
+        (None, BATCH_TYPE, true)
+    );
+    for empty in ["[]", " [ ] "] {
+        assert_eq!(parse(&spec(), empty), Err(EnvelopeError::IdMissing));
+    }
+    assert_eq!(parse(&spec(), "[1"), Err(EnvelopeError::NotJson));
+    let first = EnvelopeSpec {
+        id: IdSource::Pointer(pointer("/0/id")),
+        event_type: Source::Pointer(pointer("/0/type")),
+        ..spec()
+    };
+    let event = parse(&first, r#"[{"id":"a","type":"t"}]"#).unwrap();
+    assert!(event.id.is_some() && !event.is_batch);
 }

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{IdSource, Source};
+use crate::event::{IdNames, IdSource, MissingParts, Source};
 use crate::json::Pointer;
 use crate::secret::Secret;
 use crate::signature::{
@@ -82,7 +82,9 @@ fn verify_with(
     let pointer = |text: &str| text.parse::<Pointer>().unwrap();
     let envelope = EnvelopeSpec {
         id: IdSource::Pointer(pointer("/id")),
+        id_names: IdNames::Event,
         event_type: Source::Pointer(pointer("/type")),
+        missing: MissingParts::default(),
         timestamp: None,
     };
     let others = [

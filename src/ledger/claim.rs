@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
-use super::claimed_names::ClaimedNames;
+use super::claimed_names::{ClaimedName, ClaimedNames};
+use super::copies::{BodyCopies, MARKED_COPIES_MAX, Minute};
 use super::{Ledger, failed_window};
 use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptHistory, AttemptRecord, DeliveryChange, DeliveryId, DeliveryState, EventMetadata,
-    LedgerEntry, Payload, Settlement, StoreError,
+    LedgerEntry, Payload, SettledRow, Settlement, StoreError,
 };
 
 /// The right to deliver an event. It must be settled: a claim that is dropped unsettled counts as
@@ -25,8 +26,21 @@ pub struct Claim {
     pub(super) earlier: AttemptHistory,
     /// The record of the earlier attempts.
     pub(super) delivery: Option<DeliveryId>,
+    /// The copies of the event's body, if the ledger counts them.
+    pub(super) copies: Option<ClaimedCopies>,
     pub(super) settled: bool,
     pub(super) names: ClaimedNames,
+}
+
+/// The copies of a claimed event's body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClaimedCopies {
+    /// The copies before this claim.
+    known: BodyCopies,
+    /// The time of this claim.
+    now: Minute,
+    /// The known copies include the claimed event.
+    own_is_counted: bool,
 }
 
 /// The outcome with which a claim is settled.
@@ -74,15 +88,31 @@ impl Claim {
         self.earlier.possibly_delivered
     }
 
+    /// Returns whether this may be a replay of a captured request: the body was delivered as
+    /// another event, or nothing identifies the event.
+    pub fn possible_replay(&self) -> bool {
+        match &self.copies {
+            Some(copies) => copies.others() > 0,
+            None => self.names.name.is_none(),
+        }
+    }
+
     /// Records that an attempt begins. Call it once, before the event is sent: if the process is
     /// killed before the claim is settled, the attempt counts as one with an unknown outcome.
     ///
     /// # Errors
     /// When the start cannot be recorded. Nothing may be sent then.
     pub fn begin_attempt(&mut self) -> Result<(), StoreError> {
-        let attempt = self.attempt();
-        self.names
-            .begin_attempt(&self.ledger.store, attempt, failed_window(self.window))
+        let (attempt, window) = (self.attempt(), failed_window(self.window));
+        let store = &self.ledger.store;
+        if let Some(name) = &mut self.names.name {
+            name.begin_attempt(store, attempt, window)?;
+        }
+        if let (Some(row), Some(copies)) = (&mut self.names.copies, &self.copies) {
+            let counted = copies.after(self.earlier, true).to_history();
+            row.begin_attempt(store, counted.attempts, self.window)?;
+        }
+        Ok(())
     }
 
     /// Releases the claim without an attempt, and restores the state before the claim.
@@ -129,7 +159,7 @@ impl Claim {
         }
         let settlement = self.settlement(outcome, report);
         self.settled = true;
-        self.names.mark_settled();
+        self.names.mark_settled(settlement.event.is_some());
         let written = self.ledger.store.settle(settlement).await;
         if written.is_ok() {
             self.names.clear_attempts();
@@ -177,18 +207,113 @@ impl Claim {
             payload: report.payload,
             due_after,
         };
-        Settlement {
-            names: self.names.rows(),
+        let is_delivered =
+            history.possibly_delivered || !matches!(outcome, ClaimOutcome::Released(_));
+        self.settlement_of(SettledHistory {
+            entry,
+            window,
+            history,
+            is_delivered,
+            if_lost,
+            delivery: Some(delivery),
+        })
+    }
+
+    /// Returns the rows to write: the event's, and that of its body if the ledger counts copies.
+    ///
+    /// Until a copy may have been delivered, the failed attempts at a body are in the body's row
+    /// alone. So a captured request takes one row, under however many IDs it comes.
+    fn settlement_of(&self, settled: SettledHistory) -> Settlement {
+        let SettledHistory {
+            entry,
+            window,
+            history,
+            is_delivered,
+            if_lost,
+            delivery,
+        } = settled;
+        let name = self.names.name.as_ref().map(ClaimedName::row);
+        let mut event = name.map(|row| SettledRow {
+            row,
             entry,
             window,
             if_lost,
-            delivery: Some(delivery),
+        });
+        let mut copies = None;
+        if let (Some(row), Some(claimed)) = (&self.names.copies, &self.copies) {
+            let after = claimed.after(history, is_delivered);
+            let window = match after {
+                BodyCopies::Undelivered(_) => {
+                    event = None;
+                    failed_window(self.window)
+                }
+                BodyCopies::Delivered(_) => self.window,
+            };
+            copies = Some(SettledRow {
+                row: row.row(),
+                entry: LedgerEntry::Attempted(after.to_history()),
+                window,
+                if_lost: claimed
+                    .after(if_lost, if_lost.possibly_delivered)
+                    .to_history(),
+            });
+        }
+        Settlement {
+            key: name.map(|name| name.key),
+            event,
+            copies,
+            delivery,
         }
     }
 
     fn completed(&self) -> LedgerEntry {
         LedgerEntry::Completed {
             digest: self.digest,
+        }
+    }
+}
+
+/// The end of a claim, before it is divided among the rows.
+struct SettledHistory {
+    entry: LedgerEntry,
+    window: Duration,
+    /// The attempts at the event so far.
+    history: AttemptHistory,
+    /// The event was delivered, may have been, or is stored.
+    is_delivered: bool,
+    if_lost: AttemptHistory,
+    delivery: Option<DeliveryChange>,
+}
+
+impl ClaimedCopies {
+    /// Combines what is known of a body with whether the ledger has a row of the claimed event.
+    pub(super) fn new(known: BodyCopies, now: Minute, own_is_known: bool) -> Self {
+        Self {
+            known,
+            now,
+            own_is_counted: own_is_known && known.delivered() > 0,
+        }
+    }
+
+    /// Returns the number of other events with this body that were delivered, or may have been.
+    fn others(&self) -> u32 {
+        self.known.delivered() - u32::from(self.own_is_counted)
+    }
+
+    /// Returns whether this event would be one copy too many.
+    pub(super) fn is_over_limit(&self) -> bool {
+        !self.own_is_counted && self.others() > MARKED_COPIES_MAX
+    }
+
+    /// Returns the copies after an attempt at this event. An attempt that is marked counts even if
+    /// it fails: the receiver has seen it.
+    fn after(&self, history: AttemptHistory, is_delivered: bool) -> BodyCopies {
+        if self.own_is_counted {
+            self.known
+        } else if is_delivered || self.others() > 0 {
+            self.known.with_copy(self.now)
+        } else {
+            BodyCopies::Undelivered(history)
         }
     }
 }
@@ -210,15 +335,16 @@ impl Drop for Claim {
         }
         self.ledger.abandoned.fetch_add(1, Ordering::Relaxed);
         let history = self.earlier.with_attempt(FailedAttempt::Unknown);
-        let settlement = Settlement {
-            names: self.names.rows(),
+        let settlement = self.settlement_of(SettledHistory {
             entry: LedgerEntry::Attempted(history),
             window: failed_window(self.window),
+            history,
+            is_delivered: true,
             if_lost: history,
             delivery: None,
-        };
+        });
         let store = self.ledger.store.clone();
-        self.names.mark_settled();
+        self.names.mark_settled(settlement.event.is_some());
         let mut names = std::mem::take(&mut self.names);
         // Only the next copy waits for this.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -1,4 +1,4 @@
-//! The names of a claimed event, with everything that protects them until the claim ends.
+//! The rows of a claimed event, with everything that protects them until the claim ends.
 
 use std::time::Duration;
 
@@ -7,9 +7,8 @@ use crate::store::{
     ClaimLease, EventKey, EventRow, LeaseDeadline, StartedAttempt, Store, StoreError,
 };
 
-/// One name of an event that this gateway claims: a key with its row in the store. Dropping it
-/// releases the store's claim before the local one, so that the next copy on this gateway finds the
-/// store's claim free.
+/// A key that this gateway claims, with its row in the store. Dropping it releases the store's
+/// claim before the local one, so that the next copy on this gateway finds the store's claim free.
 pub(super) struct ClaimedName {
     /// The key, and the row that earlier attempts left under it.
     row: EventRow,
@@ -41,7 +40,11 @@ impl ClaimedName {
         self.row
     }
 
-    fn begin_attempt(
+    /// Records in the store that attempt number `attempt` begins.
+    ///
+    /// # Errors
+    /// When that cannot be recorded. Nothing may be sent then.
+    pub(super) fn begin_attempt(
         &mut self,
         store: &Store,
         attempt: u32,
@@ -54,40 +57,25 @@ impl ClaimedName {
         self.started = Some(store.begin_attempt(self.row.key, until, attempt, window)?);
         Ok(())
     }
+
+    /// Marks the store's claim as settled, so that dropping it does not give it back.
+    fn mark_settled(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.mark_settled();
+        }
+    }
 }
 
-/// The one or two names of a claimed event.
+/// The rows of a claimed event: none if nothing identifies it.
 #[derive(Default)]
-pub(super) struct ClaimedNames([Option<ClaimedName>; 2]);
+pub(super) struct ClaimedNames {
+    /// The row of the event.
+    pub(super) name: Option<ClaimedName>,
+    /// The row of its body, where the ledger counts the body's copies.
+    pub(super) copies: Option<ClaimedName>,
+}
 
 impl ClaimedNames {
-    /// Adds a name. There is room for two.
-    pub(super) fn push(&mut self, name: ClaimedName) -> &mut ClaimedName {
-        let [first, second] = &mut self.0;
-        let free = if first.is_none() { first } else { second };
-        free.insert(name)
-    }
-
-    pub(super) fn rows(&self) -> [Option<EventRow>; 2] {
-        self.0
-            .each_ref()
-            .map(|name| name.as_ref().map(ClaimedName::row))
-    }
-
-    /// Records in the store that an attempt begins, under each name.
-    ///
-    /// # Errors
-    /// When that cannot be recorded. Nothing may be sent then.
-    pub(super) fn begin_attempt(
-        &mut self,
-        store: &Store,
-        attempt: u32,
-        window: Duration,
-    ) -> Result<(), StoreError> {
-        self.iter_mut()
-            .try_for_each(|name| name.begin_attempt(store, attempt, window))
-    }
-
     /// Clears the entries of attempts that have begun: their outcome is recorded.
     pub(super) fn clear_attempts(&mut self) {
         self.iter_mut()
@@ -95,20 +83,24 @@ impl ClaimedNames {
             .for_each(StartedAttempt::clear);
     }
 
-    /// Marks the store's claims as settled, so that dropping them does not give them back.
-    pub(super) fn mark_settled(&mut self) {
-        self.iter_mut()
-            .filter_map(|name| name.lease.take())
-            .for_each(ClaimLease::mark_settled);
+    /// Marks the store's claims as settled. Without `name_written`, the claim on the event's own
+    /// row is given back instead.
+    pub(super) fn mark_settled(&mut self, name_written: bool) {
+        if let Some(name) = self.name.as_mut().filter(|_| name_written) {
+            name.mark_settled();
+        }
+        if let Some(copies) = &mut self.copies {
+            copies.mark_settled();
+        }
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut ClaimedName> {
-        self.0.iter_mut().flatten()
+        self.name.iter_mut().chain(&mut self.copies)
     }
 }
 
 impl Drop for ClaimedNames {
-    /// Releases the store's claims on both names before the local claim on either.
+    /// Releases the store's claims on all rows before the local claim on any.
     fn drop(&mut self) {
         self.iter_mut().for_each(|name| drop(name.lease.take()));
     }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::claimed_names::ClaimedName;
+use super::copies::{BodyCopies, Minute};
 use super::{ClaimOptions, EventKeys, InFlightPolicy, LEASE_MARGIN, Ledger};
 use crate::store::{
     DeliveryId, DeliveryState, DueAt, EventKey, EventRow, KnownEvent, LedgerEntry, Requeue,
@@ -63,7 +64,8 @@ impl Ledger {
                 continue;
             };
             let window = window_of(&route);
-            let Some((completing, names)) = self.claim_for_redelivery(keys, window).await? else {
+            let key = EventKeys::from_stored(&keys).name;
+            let Some((completing, name)) = self.claim_for_redelivery(key, window).await? else {
                 results.push(Some(RedeliveryResult::InFlight));
                 continue;
             };
@@ -73,10 +75,10 @@ impl Ledger {
                 expected_state,
                 due,
                 automatic,
-                completing,
+                completing: completing.into_iter().collect(),
                 window,
             });
-            claimed.extend(names);
+            claimed.extend(name);
         }
         let store = self.store.clone();
         // In a task of its own: like any claim, it is settled even if the caller is gone.
@@ -95,30 +97,28 @@ impl Ledger {
             .collect())
     }
 
-    /// Claims all keys of a stored event. Returns the rows that the ledger does not have as
-    /// completed, and the claims. Returns `None` if a copy is being delivered.
+    /// Claims the key of a stored event. Returns its row unless the ledger has it as completed, and
+    /// the claim. Returns `None` if a copy is being delivered.
     async fn claim_for_redelivery(
         &self,
-        keys: Vec<EventKey>,
+        key: Option<EventKey>,
         window: Duration,
-    ) -> Result<Option<(Vec<EventRow>, Vec<ClaimedName>)>, StoreError> {
-        let (mut completing, mut names) = (Vec::new(), Vec::new());
-        for key in keys {
-            let Some((name, known)) = self.claim_for_operator(key, window).await? else {
-                return Ok(None);
-            };
-            if !matches!(
-                known,
-                Some(KnownEvent {
-                    entry: LedgerEntry::Completed { .. },
-                    ..
-                })
-            ) {
-                completing.push(name.row());
-            }
-            names.push(name);
-        }
-        Ok(Some((completing, names)))
+    ) -> Result<Option<(Option<EventRow>, Option<ClaimedName>)>, StoreError> {
+        let Some(key) = key else {
+            return Ok(Some((None, None)));
+        };
+        let Some((name, known)) = self.claim_for_operator(key, window).await? else {
+            return Ok(None);
+        };
+        let is_completed = matches!(
+            known,
+            Some(KnownEvent {
+                entry: LedgerEntry::Completed { .. },
+                ..
+            })
+        );
+        let row = Some(name.row()).filter(|_| !is_completed);
+        Ok(Some((row, Some(name))))
     }
 
     /// Claims a key, on this gateway and in the store. Returns `None` if a copy is being delivered.
@@ -145,31 +145,40 @@ impl Ledger {
         Ok(Some((name, known)))
     }
 
-    /// Forgets an event while no copy of it is being delivered, under the given keys and the other
-    /// one that it may have. A delivery of it that is stored stays stored.
+    /// Returns the keys of a delivery's event, as far as the store keeps them. Returns `None` if
+    /// there is no such delivery.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn keys_of(&self, id: DeliveryId) -> Result<Option<EventKeys>, StoreError> {
+        let found = self.store.event_keys(id).await?;
+        Ok(found.map(|(_, keys)| EventKeys::from_stored(&keys)))
+    }
+
+    /// Forgets an event while no copy of it is being delivered. Its body is forgotten too, unless
+    /// other events with the body were delivered. A stored delivery of the event stays stored.
     ///
     /// # Errors
     /// When the event may not be forgotten.
     pub async fn forget(&self, keys: EventKeys) -> Result<ForgetResult, StoreError> {
-        let (mut names, mut claimed) = (Vec::new(), Vec::new());
-        let mut unclaimed: Vec<_> = keys.iter().collect();
-        let mut rows = Vec::new();
-        // Rows are queried after each claim is held. They may name another key, which has to be
-        // claimed as well.
-        while let Some(key) = unclaimed.pop() {
+        let (mut names, mut rows) = (Vec::new(), Vec::new());
+        // Rows are queried after their claim is held.
+        if let Some(key) = keys.copies {
+            let Some((name, known)) = self.claim_for_operator(key, Duration::ZERO).await? else {
+                return Ok(ForgetResult::InFlight);
+            };
+            names.push(name);
+            let now = Minute::new(self.store.now_due());
+            if BodyCopies::read(known, Duration::MAX, now).delivered() <= 1 {
+                rows = self.store.find_rows(key).await?;
+            }
+        }
+        if let Some(key) = keys.name {
             let Some((name, _)) = self.claim_for_operator(key, Duration::ZERO).await? else {
                 return Ok(ForgetResult::InFlight);
             };
             names.push(name);
-            claimed.push(key);
             rows.extend(self.store.find_rows(key).await?);
-            unclaimed.extend(
-                rows.iter()
-                    .map(|(other, _)| *other)
-                    .filter(|other| !claimed.contains(other)),
-            );
-            unclaimed.sort_unstable();
-            unclaimed.dedup();
         }
         if rows.is_empty() {
             return Ok(ForgetResult::Unknown);

@@ -142,10 +142,25 @@ fn keys(ledger: &Arc<Ledger>, event: &str) -> EventKeys {
     ledger.keys("route", EventIdentity::Id(&id(event)))
 }
 
-/// Returns the keys of an event that its ID or its body identifies.
+/// Returns the keys of an event whose ID is not signed.
+fn unsigned_keys(
+    ledger: &Arc<Ledger>,
+    event: &str,
+    event_type: &str,
+    sha256: [u8; 32],
+) -> EventKeys {
+    let parts = EventParts {
+        id: Some(&id(event)),
+        event_type,
+        sha256,
+        signed_at: None,
+    };
+    ledger.keys("route", EventIdentity::Copy(parts))
+}
+
+/// Returns the keys of an event of one type whose ID is not signed.
 fn keys_with_body(ledger: &Arc<Ledger>, event: &str, sha256: [u8; 32]) -> EventKeys {
-    let id = &id(event);
-    ledger.keys("route", EventIdentity::IdOrBody { id, sha256 })
+    unsigned_keys(ledger, event, "t", sha256)
 }
 
 async fn claim_as(
@@ -194,6 +209,7 @@ fn name(decision: &ClaimDecision) -> &'static str {
         ClaimDecision::Claimed(_) => "claimed",
         ClaimDecision::Duplicate => "duplicate",
         ClaimDecision::PayloadMismatch => "mismatch",
+        ClaimDecision::TooManyCopies => "too many",
         ClaimDecision::InFlight => "in flight",
     }
 }
@@ -326,22 +342,135 @@ async fn keys_differ_by_route_and_by_id_type() {
 }
 
 #[tokio::test]
-async fn unsigned_id_does_not_make_a_captured_body_new() {
+async fn same_body_as_another_event_is_a_possible_replay() {
     let ledger = ledger();
-    let first = keys_with_body(&ledger, "delivery-1", [1; 32]);
-    claimed(claim_as(&ledger, first, "body").await.unwrap())
+    let events = [
+        (unsigned_keys(&ledger, "1", "t", [1; 32]), false),
+        (unsigned_keys(&ledger, "2", "t", [1; 32]), true),
+        (unsigned_keys(&ledger, "1", "u", [1; 32]), true),
+        // The ID of another body's event means nothing.
+        (unsigned_keys(&ledger, "1", "t", [2; 32]), false),
+    ];
+    for (keys, possible_replay) in events {
+        let claim = claimed(claim_as(&ledger, keys, "body").await.unwrap());
+        assert_eq!(
+            (claim.possible_replay(), claim.attempt()),
+            (possible_replay, 1)
+        );
+        claim.complete().await;
+    }
+    let ledger = ledger.reopened().await;
+    for (keys, _) in events {
+        let copy = claim_as(&ledger, keys, "body").await.unwrap();
+        assert_eq!(name(&copy), "duplicate");
+    }
+}
+
+#[tokio::test]
+async fn failed_copies_of_an_undelivered_body_take_one_row() {
+    let ledger = ledger();
+    for attempt in 1..=40 {
+        let keys = keys_with_body(&ledger, &attempt.to_string(), [1; 32]);
+        let claim = claimed(claim_as(&ledger, keys, "body").await.unwrap());
+        assert_eq!((claim.attempt(), claim.possible_replay()), (attempt, false));
+        claim.release().await;
+    }
+    assert_eq!(ledger.store().remembered_ids(), 1);
+    let keys = keys_with_body(&ledger, "41", [1; 32]);
+    claimed(claim_as(&ledger, keys, "body").await.unwrap())
         .complete()
         .await;
-    let same_body = keys_with_body(&ledger, "delivery-2", [1; 32]);
+    assert_eq!(ledger.store().remembered_ids(), 2);
+}
+
+#[tokio::test]
+async fn unknown_outcome_makes_other_copies_possible_replays() {
+    let ledger = ledger();
+    let (one, two) = (
+        keys_with_body(&ledger, "1", [1; 32]),
+        keys_with_body(&ledger, "2", [1; 32]),
+    );
+    claimed(claim_as(&ledger, one, "body").await.unwrap())
+        .release_as_unknown()
+        .await;
+    let other = claimed(claim_as(&ledger, two, "body").await.unwrap());
+    assert_eq!((other.possible_replay(), other.attempt()), (true, 1));
+    other.release_untried();
+    let retry = claimed(claim_as(&ledger, one, "body").await.unwrap());
     assert_eq!(
-        name(&claim_as(&ledger, same_body, "body").await.unwrap()),
+        (
+            retry.possible_replay(),
+            retry.possible_duplicate(),
+            retry.attempt()
+        ),
+        (false, true, 2)
+    );
+}
+
+#[tokio::test]
+async fn copies_of_a_body_are_limited_whether_or_not_they_succeed() {
+    let (clock, hand) = Clock::manual();
+    let ledger = ledger_at(&clock, 1_000);
+    let keys = |number: u32| keys_with_body(&ledger, &number.to_string(), [1; 32]);
+    for number in 0..=MARKED_COPIES_MAX {
+        let claim = claimed(claim_as(&ledger, keys(number), "body").await.unwrap());
+        assert_eq!(claim.possible_replay(), number > 0);
+        // The retries of a copy are not copies.
+        if number % 2 == 1 {
+            claim.release().await;
+            claimed(claim_as(&ledger, keys(number), "body").await.unwrap())
+                .complete()
+                .await;
+        } else {
+            claim.complete().await;
+        }
+    }
+    let next = keys(MARKED_COPIES_MAX + 1);
+    let decision = async || name(&claim_as(&ledger, next, "body").await.unwrap());
+    assert_eq!(decision().await, "too many");
+    assert_eq!(
+        name(&claim_as(&ledger, keys(3), "body").await.unwrap()),
         "duplicate"
     );
-    let same_id = keys_with_body(&ledger, "delivery-1", [2; 32]);
-    assert_ne!(
-        name(&claim_as(&ledger, same_id, "other").await.unwrap()),
-        "claimed"
+    let other = keys_with_body(&ledger, "0", [2; 32]);
+    claimed(claim_as(&ledger, other, "body").await.unwrap())
+        .complete()
+        .await;
+    for _ in 0..2 {
+        hand.advance(WINDOW / 2 + Duration::from_secs(1));
+        ledger.store().tick();
+    }
+    assert_eq!(decision().await, "claimed");
+}
+
+#[tokio::test]
+async fn interrupted_attempt_counts_as_a_copy() {
+    let ledger = ledger();
+    let keys = |ledger: &Arc<Ledger>, event| keys_with_body(ledger, event, [1; 32]);
+    let mut interrupted = claimed(claim_as(&ledger, keys(&ledger, "1"), "body").await.unwrap());
+    interrupted.begin_attempt().unwrap();
+    std::mem::forget(interrupted);
+    let ledger = ledger.reopened().await;
+    let other = claimed(claim_as(&ledger, keys(&ledger, "2"), "body").await.unwrap());
+    assert!(other.possible_replay());
+    other.release_untried();
+    let retry = claimed(claim_as(&ledger, keys(&ledger, "1"), "body").await.unwrap());
+    assert_eq!(
+        (retry.possible_replay(), retry.possible_duplicate()),
+        (false, true)
     );
+}
+
+#[tokio::test]
+async fn event_without_identity_is_always_new() {
+    let ledger = ledger();
+    let keys = ledger.keys("route", EventIdentity::None);
+    for _ in 0..3 {
+        let claim = claimed(claim_as(&ledger, keys, "body").await.unwrap());
+        assert!(claim.possible_replay());
+        claim.complete().await;
+    }
+    assert_eq!(ledger.store().remembered_ids(), 0);
 }
 
 #[tokio::test]
@@ -388,65 +517,51 @@ async fn forgotten_event_is_claimed_as_a_new_one() {
 }
 
 #[tokio::test]
-async fn event_in_flight_is_not_forgotten_by_either_key() {
+async fn event_is_not_forgotten_while_its_body_is_in_flight() {
     let ledger = ledger();
-    let by_id = keys(&ledger, "a");
     let keys = keys_with_body(&ledger, "a", [1; 32]);
     claimed(claim_as(&ledger, keys, "body").await.unwrap())
         .complete()
         .await;
-    let body_in_flight = ledger
-        .claims
-        .claim(keys.first, InFlightPolicy::Reject, Instant::now())
-        .await;
-    assert_eq!(ledger.forget(by_id).await, Ok(ForgetResult::InFlight));
-    drop(body_in_flight);
-    assert_eq!(
-        name(&claim_as(&ledger, keys, "body").await.unwrap()),
-        "duplicate"
-    );
-    let in_flight = claimed(claim(&ledger, "b").await);
-    let other = ledger.keys("route", EventIdentity::Id(&id("b")));
-    assert_eq!(ledger.forget(other).await, Ok(ForgetResult::InFlight));
-    in_flight.complete().await;
-    assert_eq!(ledger.forget(other).await, Ok(ForgetResult::Forgotten));
+    let other = keys_with_body(&ledger, "b", [1; 32]);
+    let in_flight = claimed(claim_as(&ledger, other, "body").await.unwrap());
+    assert_eq!(ledger.forget(keys).await, Ok(ForgetResult::InFlight));
+    in_flight.release_untried();
+    assert_eq!(ledger.forget(keys).await, Ok(ForgetResult::Forgotten));
 }
 
 #[tokio::test]
-async fn forgetting_removes_both_keys_and_no_others() {
+async fn body_is_forgotten_with_its_last_event() {
     let ledger = ledger();
-    let events = [("a", [1; 32]), ("b", [2; 32]), ("c", [3; 32])]
-        .map(|(id, body)| keys_with_body(&ledger, id, body));
-    for keys in events {
-        // Written twice, so that the rows have moved.
-        claimed(claim_as(&ledger, keys, "body").await.unwrap())
-            .release()
-            .await;
-        claimed(claim_as(&ledger, keys, "body").await.unwrap())
+    let keys = |event| keys_with_body(&ledger, event, [1; 32]);
+    for event in ["a", "b"] {
+        claimed(claim_as(&ledger, keys(event), "body").await.unwrap())
             .complete()
             .await;
     }
-    assert_eq!(
-        ledger.forget(keys(&ledger, "b")).await,
-        Ok(ForgetResult::Forgotten)
-    );
-    assert_eq!(ledger.store().remembered_ids(), 4);
-    let decision = |number: usize| claim_as(&ledger, events[number], "body");
-    assert_eq!(name(&decision(0).await.unwrap()), "duplicate");
-    assert_eq!(name(&decision(2).await.unwrap()), "duplicate");
-    let again = claimed(decision(1).await.unwrap());
-    assert_eq!(again.attempt(), 1);
-    again.complete().await;
-    assert_eq!(ledger.store().remembered_ids(), 6);
+    // As the store keeps them beside the delivery.
+    let stored = ledger.keys_of(DeliveryId(1)).await.unwrap().unwrap();
+    assert_eq!(ledger.forget(stored).await, Ok(ForgetResult::Forgotten));
+    assert_eq!(ledger.forget(keys("a")).await, Ok(ForgetResult::Unknown));
+    let again = claimed(claim_as(&ledger, keys("a"), "body").await.unwrap());
+    assert!(again.possible_replay(), "b was delivered");
+    again.release_untried();
+
+    let alone = keys_with_body(&ledger, "c", [3; 32]);
+    claimed(claim_as(&ledger, alone, "body").await.unwrap())
+        .complete()
+        .await;
+    assert_eq!(ledger.forget(alone).await, Ok(ForgetResult::Forgotten));
+    let again = claimed(claim_as(&ledger, alone, "body").await.unwrap());
+    assert!(!again.possible_replay());
 }
 
 #[tokio::test]
-async fn deliveries_that_share_a_body_are_requeued_one_by_one() {
+async fn deliveries_that_share_a_key_are_requeued_one_by_one() {
     let ledger = ledger();
     let mut requested = Vec::new();
     for (event, number) in [("a", 1), ("b", 2)] {
-        let keys = keys_with_body(&ledger, event, [1; 32]);
-        let claim = claimed(claim_as(&ledger, keys, "body").await.unwrap());
+        let claim = claimed(claim(&ledger, "shared").await);
         let subject = EventMetadata {
             event_id: event.into(),
             ..(*Claim::report().event).clone()

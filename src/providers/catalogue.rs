@@ -6,7 +6,9 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 use super::{Preset, PresetHandshake, SenderDefaults, orbvpn, vpn_enterprise};
-use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
+use crate::event::{
+    EnvelopeSpec, FallbackType, IdNames, IdSource, MissingId, MissingParts, Source, TimestampSpec,
+};
 use crate::handshake::{Challenge, ChallengeReply};
 use crate::json::Pointer;
 use crate::route::OnDuplicate;
@@ -143,7 +145,7 @@ pub const PRESETS: &[Preset] = &[
         title: "Slack",
         scheme: presets::slack,
         defaults: SenderDefaults {
-            envelope: || id_in_body("/event_id", "/event/type"),
+            envelope: slack_envelope,
             budget: Duration::from_secs(3),
             on_duplicate: OnDuplicate::Acknowledge,
             max_body: MIB,
@@ -323,7 +325,9 @@ pub const PRESETS: &[Preset] = &[
 fn id_in_body(id: &str, kind: &str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Pointer(pointer(id)),
+        id_names: IdNames::Event,
         event_type: Source::Pointer(pointer(kind)),
+        missing: MissingParts::default(),
         timestamp: None,
     }
 }
@@ -345,14 +349,19 @@ fn id_in_header(id: &'static str, kind: &'static str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Header(header(id)),
         event_type: Source::Header(header(kind)),
-        timestamp: None,
+        ..id_in_body("/id", "/type")
     }
 }
 
-/// Returns an envelope whose ID is in a signed header.
+/// Returns an envelope whose ID is in a signed header. Messages without a type (Supabase's auth
+/// hooks) are accepted, since their ID protects them from replays.
 fn id_in_signed_header(id: &'static str) -> EnvelopeSpec {
     EnvelopeSpec {
         id: IdSource::Header(header(id)),
+        missing: MissingParts {
+            event_type: Some(FallbackType::Text("untyped".into())),
+            ..MissingParts::default()
+        },
         ..id_in_body("/id", "/type")
     }
 }
@@ -369,6 +378,18 @@ fn gitlab_envelope() -> EnvelopeSpec {
     EnvelopeSpec {
         event_type: Source::Header(header("x-gitlab-event")),
         ..id_in_signed_header("webhook-id")
+    }
+}
+
+/// Returns Slack's envelope. Its `app_rate_limited` has no ID, and its type stands elsewhere.
+/// Source: docs.slack.dev, "Using the Events API", "Rate limiting".
+fn slack_envelope() -> EnvelopeSpec {
+    EnvelopeSpec {
+        missing: MissingParts {
+            id: MissingId::BodyDigest,
+            event_type: Some(FallbackType::Pointer(pointer("/type"))),
+        },
+        ..id_in_body("/event_id", "/event/type")
     }
 }
 

@@ -48,7 +48,12 @@ pub fn sample_for_envelope(
         IdSource::Pointer(pointer) => insert_at(&mut body, pointer, id)?,
         IdSource::Header(name) if is_signed(name) => {}
         IdSource::Header(name) => headers.push((name.clone(), id.to_owned())),
-        IdSource::BodyDigest => {}
+        IdSource::Joined(pointers) => {
+            for pointer in pointers {
+                insert_at(&mut body, pointer, id)?;
+            }
+        }
+        IdSource::BodyDigest | IdSource::Nothing => {}
     }
     let time = envelope
         .timestamp
@@ -65,7 +70,7 @@ pub fn sample_for_envelope(
     }
     // A member that the envelope reads takes precedence.
     body.as_object_mut()?.entry("data").or_insert(data);
-    if !matches!(envelope.id, IdSource::Pointer(_)) {
+    if !matches!(envelope.id, IdSource::Pointer(_) | IdSource::Joined(_)) {
         // An event without an ID in its body may be identified by the body, which must be unique.
         body.as_object_mut()?
             .entry("made_up")
@@ -159,10 +164,13 @@ mod tests {
             for kind in [preset.example_type, "another.type"] {
                 let event = received(preset, kind, "evt_1", at);
                 let id = match (preset.defaults.envelope)().id {
-                    IdSource::BodyDigest => None,
+                    IdSource::BodyDigest | IdSource::Nothing => None,
                     IdSource::Pointer(_) | IdSource::Header(_) => {
                         Some(EventId::Text("evt_1".into()))
                     }
+                    IdSource::Joined(pointers) => Some(EventId::Text(
+                        vec!["evt_1"; pointers.len()].join("|").into(),
+                    )),
                 };
                 assert_eq!(
                     (event.id, &*event.event_type),

@@ -149,14 +149,49 @@ impl AttemptHistory {
 /// The end of a claim. It is written as a whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Settlement {
-    pub names: [Option<EventRow>; 2],
+    /// The event's key. It is kept beside its delivery, for a redelivery. `None` if nothing
+    /// identifies the event.
+    pub key: Option<EventKey>,
+    /// The event's row.
+    pub event: Option<SettledRow>,
+    /// The row of the event's body, if the ledger counts the copies of the body. The key is then
+    /// kept as long as the delivery.
+    pub copies: Option<SettledRow>,
+    /// The change to the delivery record; `None` keeps no record.
+    pub delivery: Option<DeliveryChange>,
+}
+
+/// A ledger row to write.
+#[derive(Debug, Clone, Copy)]
+pub struct SettledRow {
+    pub row: EventRow,
     pub entry: LedgerEntry,
     /// The time for which `entry` is remembered.
     pub window: Duration,
     /// The history that applies if the settlement cannot be written.
     pub if_lost: AttemptHistory,
-    /// The change to the delivery record; `None` keeps no record.
-    pub delivery: Option<DeliveryChange>,
+}
+
+impl Settlement {
+    /// Iterates over the ledger rows to write.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &SettledRow> {
+        self.event.iter().chain(&self.copies)
+    }
+
+    /// Returns the event's keys as they are stored beside its delivery: the event's own first. They
+    /// are dropped when the event is delivered, unless there are two.
+    pub(super) fn keys_blob(&self) -> Option<Vec<u8>> {
+        let is_delivered = self
+            .delivery
+            .as_ref()
+            .is_some_and(|change| change.state == DeliveryState::Success);
+        let copies = self.copies.map(|copies| copies.row.key);
+        if is_delivered && copies.is_none() {
+            return None;
+        }
+        let keys = self.key.into_iter().chain(copies);
+        Some(keys.flat_map(|key| key.0.to_be_bytes()).collect())
+    }
 }
 
 /// A key of an event, with the row that it has from earlier attempts.
@@ -281,6 +316,11 @@ pub struct Requeue {
 pub struct DueAt(pub(super) Uptime);
 
 impl DueAt {
+    /// Returns the whole minutes of the store's time.
+    pub(crate) fn minutes(self) -> u64 {
+        self.0.0 / 60_000
+    }
+
     pub fn after(self, pause: Duration) -> Self {
         Self(self.0.after(pause))
     }

@@ -53,7 +53,6 @@ pub(super) struct IdRow {
     pub possibly_delivered: bool,
     pub digest: Option<[u8; 16]>,
     pub delivery: Option<i64>,
-    pub other: Option<[u8; 16]>,
     pub route: Option<String>,
 }
 

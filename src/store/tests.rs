@@ -954,10 +954,11 @@ async fn run_steps(steps: Vec<Step>, test_store: &TestStore) {
                 } else {
                     tried(number.into())
                 };
-                let settlement = Settlement {
-                    window: WINDOW,
-                    ..settlement(key, lease.row(), entry, None)
-                };
+                let mut settlement = settlement(key, lease.row(), entry, None);
+                settlement
+                    .event
+                    .iter_mut()
+                    .for_each(|event| event.window = WINDOW);
                 store.settle(settlement).await.unwrap();
                 lease.mark_settled();
                 model.insert(key, (entry, now + 95));

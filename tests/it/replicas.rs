@@ -65,6 +65,49 @@ async fn completed_event_is_duplicate_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_body_are_counted_across_replicas() {
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let statuses = [500, 200, 500].into_iter().map(Reply::status);
+    let upstream = Upstream::replying(statuses.chain([Reply::ok()]).collect::<Vec<_>>());
+    let route = Route::to(&upstream).with("event", "{id: {header: X-Delivery}, type: /type}");
+    let [mut one, two] = replicas(&route, &postgres).await;
+    let event = |id: &str| Event::new("whatever").post().header("X-Delivery", id);
+    one.send(event("0")).await.assert(500, "upstream_rejected");
+    two.send(event("0")).await.assert(200, "delivered");
+    upstream.last().assert_header("Hookstile-Attempt", "2");
+    upstream
+        .last()
+        .assert_no_header("Hookstile-Possible-Replay");
+    // A marked attempt that fails counts, and its retry does not count again.
+    one.send(event("1")).await.assert(500, "upstream_rejected");
+    two.send(event("1")).await.assert(200, "delivered");
+    upstream.last().assert_header("Hookstile-Attempt", "2");
+    for number in 2..=16 {
+        let replica = if number % 2 == 0 { &one } else { &two };
+        let id = number.to_string();
+        replica.send(event(&id)).await.assert(200, "delivered");
+        upstream
+            .last()
+            .assert_header("Hookstile-Possible-Replay", "true");
+    }
+    one.kill().await;
+    one.restart().await;
+    for replica in [&one, &two] {
+        replica
+            .send(event("17"))
+            .await
+            .assert_problem(409, "duplicate");
+        replica
+            .send(event("1"))
+            .await
+            .assert_problem(409, "duplicate");
+    }
+    assert_eq!(upstream.count(), 19);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copy_at_other_replica_waits_for_first() {
     let Some(postgres) = Postgres::start().await else {
         return;

@@ -241,7 +241,7 @@ async fn body_signature_covers_compact_json() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unsigned_header_id_cannot_bypass_ledger() {
+async fn unsigned_header_id_renews_body_only_with_mark() {
     let upstream = Upstream::ok();
     let gateway = Gateway::start(Route::to(&upstream).with("provider", "github")).await;
     let post = |delivery: &str, body: &[u8]| {
@@ -262,19 +262,24 @@ async fn unsigned_header_id_cannot_bypass_ledger() {
     gateway
         .send(post("two", b"{}"))
         .await
-        .assert(200, "duplicate");
+        .assert(200, "delivered");
+    upstream
+        .last()
+        .assert_header("Hookstile-Possible-Replay", "true");
     gateway
         .send(post("one", b"[]"))
-        .await
-        .assert(200, "payload_mismatch");
-    gateway
-        .send(post("two", b"[]"))
         .await
         .assert(200, "delivered");
     upstream
         .last()
+        .assert_no_header("Hookstile-Possible-Replay");
+    upstream
+        .last()
         .assert_header("Hookstile-Event-Type", "push");
-    assert_eq!(upstream.count(), 2);
+    for (id, body) in [("one", b"{}"), ("two", b"{}"), ("one", b"[]")] {
+        gateway.send(post(id, body)).await.assert(200, "duplicate");
+    }
+    assert_eq!(upstream.count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

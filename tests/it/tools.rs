@@ -877,7 +877,7 @@ async fn every_command_has_a_manual_page() {
         page("hookstile.1"),
         hookstile(&["man"]).await.assert(0).stdout
     );
-    let groups = ["help", "events", "deliveries"];
+    let groups = ["help", "events", "deliveries", "rejections"];
     let mut names: BTreeSet<_> = commands()
         .await
         .into_iter()
@@ -890,6 +890,7 @@ async fn every_command_has_a_manual_page() {
             "events-redeliver",
             "events-forget",
             "deliveries-tail",
+            "rejections-list",
         ]
         .map(str::to_owned),
     );

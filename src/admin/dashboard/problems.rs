@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::words;
 use crate::activity::RejectionCount;
 use crate::admin::operations::status::RouteStatus;
+use crate::outcome::TOO_MANY_COPIES;
 
 /// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +122,20 @@ impl Problems<'_> {
                 );
                 self.add(Severity::Warning, text, explanation.advice);
             }
+        }
+        let copies = status
+            .rejected
+            .iter()
+            .find(|group| group.kind.reason == Some(TOO_MANY_COPIES));
+        if let Some(copies) = copies {
+            let explanation =
+                words::explain_rejection(copies.kind.code.as_str(), copies.kind.reason);
+            let text = format!(
+                "{} {} of a delivered body rejected in the last hour",
+                words::count(copies.count),
+                plural(copies.count, "copy was", "copies were"),
+            );
+            self.add(Severity::Warning, text, explanation.advice);
         }
         if status.silent {
             let every = status

@@ -9,6 +9,7 @@ use super::words::{self, Explanation};
 use crate::activity::RejectionCount;
 use crate::admin::error::ApiError;
 use crate::admin::operations::rejections::RejectedRequest;
+use crate::admin::parameters;
 
 const LISTED: usize = 200;
 
@@ -42,6 +43,7 @@ pub(super) struct RejectedRow {
     pub peer: String,
     pub bytes: String,
     pub user_agent: String,
+    pub event_id: Option<String>,
     /// The number of later requests of the kind that were not kept.
     pub suppressed: u64,
     pub explanation: Explanation,
@@ -53,15 +55,20 @@ pub(super) async fn page(
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
-    let route = form_urlencoded::parse(query.as_bytes())
-        .find(|(name, _)| name == "route")
-        .map(|(_, value)| value);
-    let route = route
-        .filter(|route| !route.is_empty())
-        .map(std::borrow::Cow::into_owned);
-    let list = operations
-        .rejections(route.as_deref(), LISTED)
-        .map_err(ApiError::from);
+    let parameter = |wanted: &str| {
+        form_urlencoded::parse(query.as_bytes())
+            .find(|(name, value)| name == wanted && !value.is_empty())
+            .map(|(_, value)| value.into_owned())
+    };
+    let route = parameter("route");
+    let outcome = parameter("outcome")
+        .map(|text| parameters::outcome(&text))
+        .transpose();
+    let list = outcome.and_then(|outcome| {
+        operations
+            .rejections(route.as_deref(), outcome, LISTED)
+            .map_err(ApiError::from)
+    });
     respond(list.map(|list| {
         let rejected = list
             .requests
@@ -106,6 +113,7 @@ impl RejectedRow {
                 .body_bytes
                 .map_or_else(|| "–".into(), |bytes| words::count(bytes as u64)),
             user_agent: rejection.user_agent.as_deref().unwrap_or("–").into(),
+            event_id: rejection.event_id.as_deref().map(Into::into),
             suppressed: request.left_out,
             explanation: words::explain_rejection(
                 rejection.kind.code.as_str(),

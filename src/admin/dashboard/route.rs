@@ -71,7 +71,7 @@ impl Route {
             ..DeliveryFilter::default()
         };
         let deliveries = operations.deliveries(filter).await?.deliveries;
-        let rejected = operations.rejections(Some(name), LISTED)?.requests;
+        let rejected = operations.rejections(Some(name), None, LISTED)?.requests;
         Ok(Self {
             name: name.into(),
             id: webhook_id(name),

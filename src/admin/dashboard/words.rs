@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::outcome::TOO_MANY_COPIES;
+
 /// The explanation of a rejection for an operator.
 pub(super) struct Explanation {
     pub cause: &'static str,
@@ -9,8 +11,37 @@ pub(super) struct Explanation {
     pub advice: &'static str,
 }
 
+/// Explains why a verified event was not delivered. Returns `None` for rejections.
+fn explain_undelivered(code: &str, reason: Option<&str>) -> Option<Explanation> {
+    let (cause, advice) = match (code, reason) {
+        ("duplicate", Some(TOO_MANY_COPIES)) => (
+            "The body was delivered before under other IDs, types or signed times, and as often as it \
+             may be in the route's `replay.window`.",
+            "Somebody may replay a captured request; compare the senders' addresses. If the provider \
+             sends equal bodies that often, set `event: {id: {none: true}}`.",
+        ),
+        ("duplicate", _) => (
+            "The event was delivered before; the provider sent it again.",
+            "This is normal after a lost response. The first copy is under events.",
+        ),
+        ("payload_mismatch", _) => (
+            "An event with this ID was delivered before, with another body.",
+            "If the ID names an object that has several events, set `event: {id: {names: object}}`.",
+        ),
+        ("ignored", _) => (
+            "The route's `events` do not accept the event's type.",
+            "If the receiver needs this type, add it to `events`.",
+        ),
+        _ => return None,
+    };
+    Some(Explanation { cause, advice })
+}
+
 /// Explains a rejection by its code in `Hookstile-Outcome` and its reason in the log.
 pub(super) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation {
+    if let Some(explanation) = explain_undelivered(code, reason) {
+        return explanation;
+    }
     let (cause, advice) = match (code, reason) {
         ("invalid_signature", Some("missing")) => (
             "The request has no signature header, or not the field with the signature.",

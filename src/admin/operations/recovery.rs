@@ -166,13 +166,31 @@ impl Operations {
     async fn forget_in_ledger(&self, name: &str, id: &EventId) -> Result<(), OperationError> {
         let route = self.find(name)?.route;
         let ledger = &self.state.ledger;
-        let identity = EventIdentity::from_operator(&route.envelope.id, id)
-            .ok_or(OperationError::NoSuchEvent)?;
-        match ledger.forget(ledger.keys(name, identity)).await? {
-            ForgetResult::Forgotten => Ok(()),
-            ForgetResult::InFlight => Err(OperationError::InFlight),
-            ForgetResult::Unknown => Err(OperationError::NoSuchEvent),
+        let mut keys: Vec<_> = EventIdentity::from_operator(&route.identity, id)
+            .map(|identity| ledger.keys(name, identity))
+            .collect();
+        // The ID alone does not give the keys of an event that its body identifies as well.
+        let filter = DeliveryFilter {
+            route: Some(name.into()),
+            event_id: Some(id.as_str().into()),
+            ..DeliveryFilter::default()
+        };
+        let store = ledger.store();
+        for (delivery, _) in store
+            .matching_deliveries(filter, DeliveryId(0), PAGE)
+            .await?
+        {
+            keys.extend(ledger.keys_of(delivery).await?);
         }
+        let mut result = Err(OperationError::NoSuchEvent);
+        for keys in keys {
+            match ledger.forget(keys).await? {
+                ForgetResult::Forgotten => result = Ok(()),
+                ForgetResult::InFlight => return Err(OperationError::InFlight),
+                ForgetResult::Unknown => {}
+            }
+        }
+        result
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Operations;
 use crate::activity::Rejection;
 use crate::admin::error::OperationError;
+use crate::outcome::Code;
 
 /// Rejected requests, the newest first.
 pub(crate) struct RejectionList {
@@ -25,10 +26,11 @@ pub(crate) struct RejectedRequest {
 
 impl Operations {
     /// Returns the last rejected requests of one route; or of all routes, and those that matched
-    /// none.
+    /// none. `outcome` selects those with this outcome.
     pub(crate) fn rejections(
         &self,
         route: Option<&str>,
+        outcome: Option<Code>,
         limit: usize,
     ) -> Result<RejectionList, OperationError> {
         let activity = &self.state.activity;
@@ -39,6 +41,9 @@ impl Operations {
         let mut requests = Vec::new();
         for source in sources {
             for (rejection, left_out) in source.rejections.recent() {
+                if outcome.is_some_and(|outcome| outcome != rejection.kind.code) {
+                    continue;
+                }
                 requests.push(RejectedRequest {
                     route: source.route.clone(),
                     rejection,

@@ -12,7 +12,7 @@ use crate::admin::operations::rejections::{RejectedRequest, RejectionList};
 use crate::admin::webhook_id::webhook_id;
 use crate::outcome::Code;
 
-/// The last rejected requests.
+/// The last requests that were rejected, or verified and not delivered.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Rejections {
     pub success: bool,
@@ -23,7 +23,8 @@ pub(crate) struct Rejections {
     pub has_more: bool,
 }
 
-/// A rejected request.
+/// A request that was rejected, or verified and not delivered: a duplicate, another body with a
+/// known ID, or an event of a type that the route ignores.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Rejection {
     pub at: Timestamp,
@@ -45,6 +46,9 @@ pub(crate) struct Rejection {
     pub body_bytes: Option<usize>,
     pub trace_id: Option<String>,
     pub user_agent: Option<String>,
+    /// `null`, as `event_type` is, unless the request was verified and has an ID.
+    pub event_id: Option<String>,
+    pub event_type: Option<String>,
     /// The number of similar requests after it that are not listed.
     pub left_out: u64,
 }
@@ -92,6 +96,8 @@ impl From<RejectedRequest> for Rejection {
             body_bytes: rejection.body_bytes,
             trace_id: rejection.trace_id.as_deref().map(Into::into),
             user_agent: rejection.user_agent.as_deref().map(Into::into),
+            event_id: rejection.event_id.as_deref().map(Into::into),
+            event_type: rejection.event_type.as_deref().map(Into::into),
             left_out,
         }
     }

@@ -51,11 +51,13 @@ impl Tamper {
                 "{title} does not sign a time: there is none to tamper with"
             )),
             Self::Id => match (preset.defaults.envelope)().id {
-                IdSource::BodyDigest => Err(format!("{title}'s events have no ID to tamper with")),
+                IdSource::BodyDigest | IdSource::Nothing => {
+                    Err(format!("{title}'s events have no ID to tamper with"))
+                }
                 IdSource::Header(name) if !scheme.signs_header(&name) => Err(format!(
                     "{title} does not sign {name}: a request with another ID is still genuine"
                 )),
-                IdSource::Header(_) | IdSource::Pointer(_) => Ok(()),
+                IdSource::Header(_) | IdSource::Pointer(_) | IdSource::Joined(_) => Ok(()),
             },
             _ => Ok(()),
         }
@@ -109,9 +111,11 @@ impl Tamper {
                 IdSource::Header(name) => {
                     change_header(request, &name, |id| change_last(id, id.len()))?;
                 }
-                IdSource::Pointer(pointer) => {
+                IdSource::Pointer(_) | IdSource::Joined(_) => {
+                    let envelope = (preset.defaults.envelope)();
+                    let pointer = envelope.pointers().next().ok_or(NO_ID)?;
                     let text = std::str::from_utf8(&request.body).map_err(|_| NO_ID)?;
-                    let id = match find(text, [Some(&pointer)]) {
+                    let id = match find(text, [Some(pointer)]) {
                         Ok([PointerValue::Text(id)]) => id.unescaped().ok_or(NO_ID)?,
                         Ok([PointerValue::Number(id)]) => id,
                         _ => return Err(NO_ID.into()),
@@ -124,7 +128,7 @@ impl Tamper {
                         + start;
                     request.body[end] = other_byte(request.body[end]);
                 }
-                IdSource::BodyDigest => {}
+                IdSource::BodyDigest | IdSource::Nothing => {}
             },
         }
         Ok(())

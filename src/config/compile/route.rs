@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::sender::{Sender, needs_body_digest};
+use super::sender::Sender;
 use super::{Compiler, networks};
 use crate::config::de::{Field, Located, nearest};
 use crate::config::diagnostics::Diagnostic;
@@ -15,6 +15,7 @@ use crate::config::values;
 use crate::config::{Authentication, Listen, facts, raw};
 use crate::gateway::Limits;
 use crate::handshake::{Handshake, HandshakeResponder, VerifyToken};
+use crate::ledger::IdentityRule;
 use crate::providers::{PresetHandshake, SenderDefaults, UNKNOWN_SENDER};
 use crate::route::{Admission, Budget, EventFilter, RateLimit, Replay, Route};
 use crate::signature::{Unenforced, Verifier};
@@ -195,7 +196,14 @@ impl Compiler<'_> {
             self.handshake(raw, sender, &mut unreadable)
         });
         let expect_every = self.duration(raw.get(|route| &route.expect_every), facts::TIME_SPAN);
-        let with_body_digest = needs_body_digest(&envelope, scheme);
+        let unsigned = raw
+            .get(|route| &route.replay)
+            .value()
+            .map_or(facts::UNSIGNED.default, |replay| {
+                facts::UNSIGNED.value_of(&replay.unsigned)
+            });
+        let signs_header = |name: &_| scheme.is_some_and(|scheme| scheme.signs_header(name));
+        let identity_rule = IdentityRule::new(&envelope, signs_header, unsigned);
         let read_headers = scheme
             .iter()
             .flat_map(|scheme| scheme.headers().map(|header| &header.name))
@@ -211,10 +219,11 @@ impl Compiler<'_> {
             probes,
             active: unreadable.is_empty(),
             off_line: unreadable.into_iter().next().map(Into::into),
-            verifier: Verifier::new(sender?.scheme, secrets?, with_body_digest),
+            verifier: Verifier::new(sender?.scheme, secrets?, identity_rule.needs_body()),
             unenforced,
             handshake: handshake.ok()?,
             envelope,
+            identity: identity_rule,
             read_headers,
             events,
             admission,

@@ -3,11 +3,13 @@
 
 use super::Compiler;
 use super::route::Layered;
-use crate::config::de::{Field, Located, nearest};
+use crate::config::de::{Field, Located, OneOrMore, nearest};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::tree::Span;
 use crate::config::{facts, raw};
-use crate::event::{EnvelopeSpec, IdSource, Source, TimestampSpec};
+use crate::event::{
+    EnvelopeSpec, FallbackType, IdSource, MissingParts, Source, TEXT_BYTES_MAX, TimestampSpec,
+};
 use crate::json::Pointer;
 use crate::providers::{self, PRESETS, PresetHandshake, SenderDefaults};
 use crate::signature::{Scheme, SignatureLocation};
@@ -136,12 +138,43 @@ impl Compiler<'_> {
         };
         self.warn_of_unsigned_type(&event.event_type, scheme);
         let id = event.id.given().and_then(|id| self.event_id(id, scheme));
+        let id_names = event.id.value().and_then(|id| id.names.value()).copied();
         let event_type = self.event_source(&event.event_type);
+        // A preset's rules for control messages belong to its own ID and type.
+        let missing = MissingParts {
+            id: event.missing_id.value().copied().unwrap_or(match id {
+                None => default.missing.id,
+                Some(_) => facts::MISSING_ID.default,
+            }),
+            event_type: match self.default_type(&event.default_type) {
+                Some(text) => Some(FallbackType::Text(text)),
+                None if event_type.is_none() => default.missing.event_type,
+                None => None,
+            },
+        };
         EnvelopeSpec {
+            id_names: id_names.unwrap_or(match id {
+                None => default.id_names,
+                Some(_) => facts::ID_NAMES.default,
+            }),
             id: id.unwrap_or(default.id),
             event_type: event_type.unwrap_or(default.event_type),
+            missing,
             timestamp: self.event_time(event, default.timestamp),
         }
+    }
+
+    fn default_type(&self, field: &Field<String>) -> Option<Box<str>> {
+        let given = field.given()?;
+        let text = given.value.as_str();
+        if (1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
+            return Some(text.into());
+        }
+        let error = Diagnostic::error(given.span, "this is not an event type");
+        self.report(error.label(format!(
+            "expected 1 to {TEXT_BYTES_MAX} bytes without control characters"
+        )));
+        None
     }
 
     /// Warns about an event type in a header that is not signed.
@@ -200,36 +233,92 @@ impl Compiler<'_> {
             pointer,
             header,
             body_digest,
+            none,
+            names,
         } = &id.value;
-        match (pointer, header, body_digest) {
-            (Field::Given(text), Field::Absent, Field::Absent) => {
-                self.pointer(text).map(IdSource::Pointer)
+        let source = match (pointer, header, body_digest, none) {
+            (Field::Given(list), Field::Absent, Field::Absent, Field::Absent) => {
+                self.id_pointers(list)
             }
-            (Field::Absent, Field::Given(name), Field::Absent) => {
+            (Field::Absent, Field::Given(name), Field::Absent, Field::Absent) => {
                 let header = self.header_name(&name.value, name.span)?;
                 if !scheme.is_some_and(|scheme| scheme.signs_header(&header)) {
                     let warning =
                         Diagnostic::warning(name.span, "the event ID in a header is not signed");
                     self.report(warning.help(
-                        "a replay can change it, so the ledger uses the body's digest as well",
+                        "a replay can change it: an event is known by ID, type and body, and a body \
+                         that comes again under another ID is delivered with \
+                         `Hookstile-Possible-Replay: true`; `replay: {unsigned: reject}` stops it",
                     ));
                 }
                 Some(IdSource::Header(header))
             }
-            (Field::Absent, Field::Absent, Field::Given(digest)) => {
-                if !digest.value {
-                    let error = Diagnostic::error(digest.span, "`body_digest` can only be `true`");
-                    self.report(error.help("remove it, and set `pointer` or `header` instead"));
+            (Field::Absent, Field::Absent, Field::Given(digest), Field::Absent) => self
+                .only_true("body_digest", digest)
+                .then_some(IdSource::BodyDigest),
+            (Field::Absent, Field::Absent, Field::Absent, Field::Given(none)) => {
+                if self.only_true("none", none) {
+                    let warning =
+                        Diagnostic::warning(none.span, "this route has no protection from replays");
+                    self.report(
+                        warning.label(
+                            "every event is delivered, with `Hookstile-Possible-Replay: true`",
+                        ),
+                    );
                 }
-                digest.value.then_some(IdSource::BodyDigest)
+                none.value.then_some(IdSource::Nothing)
             }
-            (Field::Wrong, ..) | (_, Field::Wrong, _) | (.., Field::Wrong) => None,
-            _ => {
-                let error = Diagnostic::error(id.span, "this is not one location of the event ID");
-                self.report(error.help("set exactly one of `pointer`, `header` and `body_digest`"));
+            (Field::Wrong, ..)
+            | (_, Field::Wrong, ..)
+            | (_, _, Field::Wrong, _)
+            | (.., Field::Wrong) => None,
+            (Field::Absent, Field::Absent, Field::Absent, Field::Absent) if !names.is_absent() => {
                 None
             }
+            _ => {
+                let error = Diagnostic::error(id.span, "this is not one location of the event ID");
+                self.report(
+                    error.help("set exactly one of `pointer`, `header`, `body_digest` and `none`"),
+                );
+                None
+            }
+        };
+        if let (Some(names), Some(IdSource::BodyDigest | IdSource::Nothing)) =
+            (names.given(), &source)
+        {
+            self.report(Diagnostic::warning(
+                names.span,
+                "`names` has no effect: there is no ID",
+            ));
         }
+        source
+    }
+
+    fn id_pointers(&self, list: &Located<OneOrMore<String>>) -> Option<IdSource> {
+        let pointers: Vec<_> = list
+            .value
+            .0
+            .iter()
+            .filter_map(Field::given)
+            .map(|text| self.pointer(text))
+            .collect::<Option<_>>()?;
+        match <[Pointer; 1]>::try_from(pointers) {
+            Ok([pointer]) => Some(IdSource::Pointer(pointer)),
+            Err(pointers) if pointers.is_empty() => {
+                self.report(Diagnostic::error(list.span, "the list has no pointer"));
+                None
+            }
+            Err(pointers) => Some(IdSource::Joined(pointers.into())),
+        }
+    }
+
+    /// Returns the value of a key that can only be `true`, and reports `false`.
+    fn only_true(&self, key: &str, given: &Located<bool>) -> bool {
+        if !given.value {
+            let error = Diagnostic::error(given.span, format!("`{key}` can only be `true`"));
+            self.report(error.help("remove it, and set `pointer` or `header` instead"));
+        }
+        given.value
     }
 
     fn event_source(&self, field: &Field<raw::EventSource>) -> Option<Source> {
@@ -297,15 +386,5 @@ fn preset_sender(preset: &'static providers::Preset) -> Sender {
         handshake: preset.handshake,
         provider: Some(preset.name),
         title: Some(preset.title),
-    }
-}
-
-/// Returns whether the ledger needs the body's digest, too: if the event ID is not in the signed
-/// bytes.
-pub(super) fn needs_body_digest(envelope: &EnvelopeSpec, scheme: Option<&Scheme>) -> bool {
-    match &envelope.id {
-        IdSource::Pointer(_) => false,
-        IdSource::Header(header) => !scheme.is_some_and(|scheme| scheme.signs_header(header)),
-        IdSource::BodyDigest => true,
     }
 }

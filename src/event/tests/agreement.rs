@@ -6,7 +6,10 @@
 
 use serde_json::Value;
 
-use super::event::{EnvelopeError, EnvelopeSpec, Event, EventId, IdSource, Source, TimestampSpec};
+use super::event::{
+    EnvelopeError, EnvelopeSpec, Event, EventId, IdNames, IdSource, MissingParts, Source,
+    TimestampSpec,
+};
 
 /// Pointers to the ID, the type and the timestamp: usual, shared and nested ones, array elements
 /// and odd names.
@@ -137,7 +140,9 @@ pub(super) fn check(body: &[u8]) {
         let [id, event_type, at] = pointers;
         let spec = EnvelopeSpec {
             id: IdSource::Pointer(id.parse().expect("a pointer")),
+            id_names: IdNames::Event,
             event_type: Source::Pointer(event_type.parse().expect("a pointer")),
+            missing: MissingParts::default(),
             timestamp: Some(TimestampSpec {
                 source: Source::Pointer(at.parse().expect("a pointer")),
                 max_age: None,
@@ -149,7 +154,8 @@ pub(super) fn check(body: &[u8]) {
             None if text.is_err() => assert_eq!(outcome, Err(EnvelopeError::InvalidUtf8)),
             None => assert_eq!(outcome, Err(EnvelopeError::NotJson)),
             Some(model) => {
-                check_parts(&outcome, pointers.map(|pointer| model.tree.find(pointer)));
+                let found = pointers.map(|pointer| model.tree.find(pointer));
+                check_parts(&outcome, found, model.tree.is_filled_array());
                 check_readers(&outcome, model, pointers);
             }
         }
@@ -186,6 +192,8 @@ fn check_readers(outcome: &Result<Event, EnvelopeError>, model: &Model, pointers
         (reader.name, reads.then_some(parts))
     });
     let ambiguous = match outcome {
+        // No part of a batch identifies it.
+        Ok(event) if event.is_batch => return,
         Ok(event) => {
             let (_, python) = readings.next().expect("a reader");
             let python = python.expect("Python reads whatever is accepted");
@@ -228,9 +236,23 @@ fn expected_id(event: &Event) -> Reading {
     }
 }
 
-fn check_parts(outcome: &Result<Event, EnvelopeError>, [id, event_type, at]: [Found<'_>; 3]) {
-    let expected = check_id(id)
-        .and_then(|()| check_event_type(event_type))
+/// Checks the parts of an event. A batch may lack ID and type.
+fn check_parts(
+    outcome: &Result<Event, EnvelopeError>,
+    [id, event_type, at]: [Found<'_>; 3],
+    may_be_batch: bool,
+) {
+    let unless_batch = |checked| match checked {
+        Err("id_missing" | "type_missing") if may_be_batch => {
+            if let Ok(event) = outcome {
+                assert!(event.is_batch, "{event:?}");
+            }
+            Ok(())
+        }
+        checked => checked,
+    };
+    let expected = unless_batch(check_id(id))
+        .and_then(|()| unless_batch(check_event_type(event_type)))
         .and_then(|()| check_time(outcome, at));
     let reason = outcome.as_ref().map(drop).map_err(|error| error.reason());
     assert_eq!(reason, expected);
@@ -315,6 +337,10 @@ enum Found<'a> {
 }
 
 impl Tree {
+    fn is_filled_array(&self) -> bool {
+        matches!(self, Self::Array(items) if !items.is_empty())
+    }
+
     /// Finds the value at a pointer as the envelope does.
     fn find(&self, pointer: &str) -> Found<'_> {
         steps(pointer).fold(Found::Value(self), |found, step| match found {

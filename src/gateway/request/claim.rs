@@ -13,8 +13,8 @@ impl Gateway {
     /// Claims an event.
     ///
     /// # Errors
-    /// `duplicate`, `payload_mismatch` or `in_flight`; or `store_unavailable`, and then nothing may
-    /// be forwarded.
+    /// `duplicate` (also for too many copies of a body), `payload_mismatch` or `in_flight`; or
+    /// `store_unavailable`, and then nothing may be forwarded.
     pub(super) async fn claim(
         &self,
         exchange: &Exchange<'_>,
@@ -29,10 +29,13 @@ impl Gateway {
             deadline: exchange.deadline(route),
             forwards: route.delivery_mode != DeliveryMode::Queue,
         };
-        let identity = EventIdentity::new(&event.event, &event.verified);
+        let identity = EventIdentity::new(&route.identity, &event.event, &event.verified);
         let keys = self.ledger.keys(&route.name, identity);
         let digest = event.verified.digest();
         let (check, claim) = match self.ledger.claim(&route.name, keys, digest, options).await {
+            Ok(ClaimDecision::Claimed(claim)) if claim.possible_replay() => {
+                (LedgerCheck::PossibleReplay, Ok(claim))
+            }
             Ok(ClaimDecision::Claimed(claim)) => (LedgerCheck::New, Ok(claim)),
             Ok(ClaimDecision::Duplicate) => (
                 LedgerCheck::Duplicate,
@@ -42,6 +45,9 @@ impl Gateway {
                 LedgerCheck::PayloadMismatch,
                 Err(Rejection::PayloadMismatch(on_duplicate)),
             ),
+            Ok(ClaimDecision::TooManyCopies) => {
+                (LedgerCheck::Duplicate, Err(Rejection::TooManyCopies))
+            }
             Ok(ClaimDecision::InFlight) => (LedgerCheck::InFlight, Err(Rejection::InFlight)),
             Err(error) => {
                 self.metrics.store().count_error("claim");
@@ -53,6 +59,7 @@ impl Gateway {
         // the request and replayed it.
         if let (Ok(claim), Some(sender)) = (&claim, &matched.activity.sender)
             && claim.attempt() == 1
+            && (identity == EventIdentity::None || !claim.possible_replay())
             && !event.label.is_test
         {
             sender.idle.event_seen(self.clock.now());

@@ -165,8 +165,11 @@ impl Gateway {
 impl ClaimedEvent {
     fn new(exchange: &Exchange<'_>, route: &Route, claim: Claim, event: VerifiedEvent) -> Self {
         let VerifiedEvent {
-            verified, label, ..
+            verified,
+            mut label,
+            ..
         } = event;
+        label.possible_replay = claim.possible_replay();
         let inbound = exchange.inbound();
         let request = OutboundRequest::new(&verified, &label, &inbound, route.forward_query);
         let EventLabel {
@@ -174,6 +177,8 @@ impl ClaimedEvent {
             event_id,
             event_type,
             is_test,
+            possible_replay: _,
+            is_identified: _,
         } = label;
         let metadata = EventMetadata {
             route: route_name,

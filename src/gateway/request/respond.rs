@@ -38,7 +38,7 @@ impl Gateway {
             .map_or(&self.metrics.unmatched, |matched| &matched.metrics.requests);
         // Counted before the response leaves, so that its reader finds it counted.
         requests.count_response(code, status);
-        if code.is_rejection() {
+        if code.is_listed() {
             self.record_rejection(exchange, RejectionKind { code, reason }, status);
         }
         let written = match response {
@@ -85,7 +85,8 @@ impl Gateway {
         self.log_sampler.admit(route, kind, Instant::now())
     }
 
-    /// Records a rejected request in the activity of its route, or of requests without a route.
+    /// Records a request that was not delivered in the activity of its route, or of requests
+    /// without a route.
     fn record_rejection(&self, exchange: &Exchange<'_>, kind: RejectionKind, status: StatusCode) {
         let at = self.clock.wall();
         let activity = exchange
@@ -103,6 +104,8 @@ impl Gateway {
                 body_bytes: log_line.body_bytes,
                 trace_id: log_line.trace_id.clone(),
                 user_agent: None,
+                event_id: log_line.event_id.clone(),
+                event_type: log_line.event_type.clone(),
             };
             if !exchange.has_head {
                 return rejection;

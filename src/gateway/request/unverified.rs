@@ -27,7 +27,7 @@ pub(super) fn check(
     let event = route
         .envelope
         .parse(unverified.body(), &inbound.head.headers);
-    if event.is_ok_and(|event| !route.events.accepts(&event.event_type)) {
+    if event.is_ok_and(|event| !route.accepts(&event)) {
         return Checked::Answered(Outcome::Ignored);
     }
     Checked::Unclaimed(OutboundRequest::unverified(

@@ -89,17 +89,23 @@ impl Gateway {
         } = matched;
         let headers = &exchange.session.req_header().headers;
         let event = route.envelope.parse(verified.body(), headers)?;
+        let identity = EventIdentity::new(&route.identity, &event, &verified);
         let label = EventLabel {
             route: Arc::clone(&route.name),
-            event_id: EventIdentity::new(&event, &verified).name().into(),
+            event_id: identity
+                .name()
+                .unwrap_or_else(|| random_name().into())
+                .into(),
             event_type: (*event.event_type).into(),
             is_test: self.test_marks.verify(headers, verified.body()),
+            possible_replay: false,
+            is_identified: identity != EventIdentity::None,
         };
         exchange.log_line.event_id = Some(Arc::clone(&label.event_id));
         exchange.log_line.event_type = Some(Arc::clone(&label.event_type));
         route.envelope.check_fresh(&event, exchange.received_at)?;
         // An operator tests the route, whatever the type; a sender cannot make the mark.
-        if !label.is_test && !route.events.accepts(&event.event_type) {
+        if !label.is_test && !route.accepts(&event) {
             if let Some(sender) = &activity.sender {
                 let digest = verified.digest().to_bytes();
                 sender.idle.ignored_event_seen(digest, self.clock.now());
@@ -112,6 +118,11 @@ impl Gateway {
             label,
         }))
     }
+}
+
+/// Makes a name for an event that nothing identifies, so that operators can refer to its delivery.
+fn random_name() -> String {
+    format!("random:{:032x}", fastrand::u128(..))
 }
 
 impl From<SignatureError> for SignatureCheck<'_> {

@@ -11,7 +11,7 @@ use crate::gateway::request::head::{HeadError, MalformedHead};
 use crate::gateway::verified_requests::Stopping;
 use crate::handshake::HandshakeResponse;
 use crate::limits::Exhausted;
-use crate::outcome::Code;
+use crate::outcome::{Code, TOO_MANY_COPIES};
 use crate::route::{AdmissionError, OnDuplicate, Probe, Route};
 use crate::signature::SignatureError;
 use crate::store::StoreError;
@@ -45,6 +45,9 @@ pub(in crate::gateway) enum Outcome {
 pub(in crate::gateway) enum Rejection {
     Duplicate(OnDuplicate),
     PayloadMismatch(OnDuplicate),
+    /// The body was delivered as other events, as often as it may be in a window. Never
+    /// acknowledged: it may be an event that the receiver has not seen.
+    TooManyCopies,
     InFlight,
     InvalidSignature(SignatureError),
     InvalidEvent(EnvelopeError),
@@ -162,7 +165,7 @@ impl Outcome {
 impl Rejection {
     fn code(&self) -> Code {
         match self {
-            Self::Duplicate(_) => Code::Duplicate,
+            Self::Duplicate(_) | Self::TooManyCopies => Code::Duplicate,
             Self::PayloadMismatch(_) => Code::PayloadMismatch,
             Self::InFlight => Code::InFlight,
             Self::InvalidSignature(_) => Code::InvalidSignature,
@@ -190,6 +193,7 @@ impl Rejection {
             Self::MalformedRequest(malformed) => Some(malformed.label()),
             Self::StoreUnavailable(error) => Some(error.label()),
             Self::UnverifiedRateLimited(_) => Some("unverified"),
+            Self::TooManyCopies => Some(TOO_MANY_COPIES),
             _ => None,
         }
     }
@@ -198,6 +202,7 @@ impl Rejection {
         match self {
             Self::Duplicate(OnDuplicate::Reject)
             | Self::PayloadMismatch(OnDuplicate::Reject)
+            | Self::TooManyCopies
             | Self::InFlight => StatusCode::CONFLICT,
             Self::Duplicate(OnDuplicate::Acknowledge)
             | Self::PayloadMismatch(OnDuplicate::Acknowledge) => StatusCode::OK,
@@ -226,6 +231,10 @@ impl Rejection {
             }
             Self::PayloadMismatch(_) => {
                 "An event with this ID was delivered before, with another body; \
+                 it was not forwarded again."
+            }
+            Self::TooManyCopies => {
+                "This body was delivered before, as other events and as often as it may be; \
                  it was not forwarded again."
             }
             Self::InFlight => "The same event is being delivered now and did not end in time.",

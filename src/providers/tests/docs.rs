@@ -40,9 +40,10 @@ A signed time is checked when the event arrives. A stored event (`queue`, `spill
 hours later with its original headers. An application that verifies signatures itself must then
 ignore the signed time.
 
-`+ digest`: the ID is not signed, so the ledger also uses the body's digest; a replay under another
-ID is still a duplicate. *digest* alone: the provider sends no ID, and the same body is the same
-event.
+`+ type + digest`: the ID is not signed, so the ledger knows an event by ID, type and body; a replay
+under another ID is delivered with a mark, at most 16 times. *digest* alone: the provider sends no
+ID, and the same body with the same signed time is the same event.
+[Identity](semantics.md#identity) has all rules.
 
 ";
 
@@ -158,8 +159,14 @@ fn row(preset: &Preset) -> String {
     let id = match &envelope.id {
         IdSource::Pointer(pointer) => format!("`{pointer}`"),
         IdSource::Header(header) if scheme.signs_header(header) => format!("`{header}`, signed"),
-        IdSource::Header(header) => format!("`{header}` + digest"),
+        IdSource::Header(header) => format!("`{header}` + type + digest"),
+        IdSource::Joined(pointers) => pointers
+            .iter()
+            .map(|pointer| format!("`{pointer}`"))
+            .collect::<Vec<_>>()
+            .join(" + "),
         IdSource::BodyDigest => "digest".into(),
+        IdSource::Nothing => "none".into(),
     };
     let kind = match &envelope.event_type {
         Source::Pointer(pointer) => format!("`{pointer}`"),

@@ -160,20 +160,13 @@ impl<'t> BatchWriter<'t> {
         &mut self,
         settlement: &Settlement,
     ) -> rusqlite::Result<Option<DeliveryId>> {
-        let Settlement {
-            names,
-            entry,
-            window,
-            delivery,
-            ..
-        } = settlement;
+        let delivery = settlement.delivery.as_ref();
         let id = delivery
-            .as_ref()
-            .map(|delivery| self.record_delivery(delivery, names))
+            .map(|delivery| self.record_delivery(delivery, settlement.keys_blob().as_deref()))
             .transpose()?;
-        for name in names.iter().flatten() {
-            let route = delivery.as_ref().map(|change| &change.event.route);
-            self.write_entry(*name, *entry, *window, id, route)?;
+        for settled in settlement.rows() {
+            let route = delivery.map(|change| &change.event.route);
+            self.write_entry(settled.row, settled.entry, settled.window, id, route)?;
         }
         Ok(id)
     }
@@ -232,9 +225,8 @@ impl<'t> BatchWriter<'t> {
     fn record_delivery(
         &mut self,
         change: &DeliveryChange,
-        names: &[Option<EventRow>; 2],
+        keys: Option<&[u8]>,
     ) -> rusqlite::Result<DeliveryId> {
-        let keys = (change.state != DeliveryState::Success).then(|| keys_blob(names));
         let due = (change.state == DeliveryState::Pending)
             .then(|| self.now_due.after(change.due_after).0);
         let queued = due.map(|_| self.now.0);
@@ -371,7 +363,7 @@ impl<'t> BatchWriter<'t> {
                  reason = CASE WHEN reason IS NOT 'automatic' THEN ?3
                      WHEN ?2 = 'pending' THEN reason WHEN ?2 = 'dead' THEN 'again' END,
                  possibly_delivered = possibly_delivered OR ?6,
-                 keys = iif(?2 = 'success', NULL, keys), attempts = ",
+                 keys = iif(?2 = 'success' AND length(keys) <= 16, NULL, keys), attempts = ",
             attempts_with!("?7"),
             " WHERE id = ?1"
         ))?;
@@ -753,12 +745,4 @@ fn kept_bytes(state: DeliveryState, payload: i64) -> i64 {
         DeliveryState::Success | DeliveryState::Failed => RECORD_BYTES + payload,
         DeliveryState::Pending | DeliveryState::Dead => 0,
     }
-}
-
-fn keys_blob(names: &[Option<EventRow>; 2]) -> Vec<u8> {
-    names
-        .iter()
-        .flatten()
-        .flat_map(|name| name.key.0.to_be_bytes())
-        .collect()
 }

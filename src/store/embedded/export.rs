@@ -21,9 +21,6 @@ impl OfflineStore {
     pub(in crate::store) fn ids(&self, after: i64, limit: usize) -> Result<Vec<IdRow>, OpenError> {
         let sql = "SELECT own.row_id, own.key, own.ends_ms, own.attempts, own.possibly_delivered,
                 own.digest, own.delivery,
-                (SELECT other.key FROM ledger AS other
-                 WHERE other.row_id IN (own.row_id - 1, own.row_id + 1)
-                 AND other.delivery = own.delivery),
                 (SELECT name FROM routes WHERE id = own.route)
             FROM ledger AS own WHERE own.row_id > ?1 AND own.ends_ms > ?2
             ORDER BY own.row_id LIMIT ?3";
@@ -36,8 +33,7 @@ impl OfflineStore {
                 possibly_delivered: row.get(4)?,
                 digest: row.get(5)?,
                 delivery: row.get(6)?,
-                other: row.get(7)?,
-                route: row.get(8)?,
+                route: row.get(7)?,
             })
         })
     }

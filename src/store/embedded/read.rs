@@ -89,8 +89,7 @@ impl Reader {
         confirm(&self.0, key, candidates, now)
     }
 
-    /// Returns the event's rows among these, and the rows of its other key. One settlement writes
-    /// both, so the other key's row is adjacent and refers to the same delivery.
+    /// Returns those of these rows that are the key's.
     pub(super) fn event_rows(
         &self,
         key: EventKey,
@@ -98,24 +97,12 @@ impl Reader {
         now: Uptime,
     ) -> rusqlite::Result<Vec<(EventKey, RowId)>> {
         let mut select = self.0.prepare_cached(
-            "SELECT other.key, other.row_id FROM ledger AS own JOIN ledger AS other
-             ON other.row_id BETWEEN own.row_id - 1 AND own.row_id + 1
-             AND (other.row_id = own.row_id OR other.delivery = own.delivery)
-             WHERE own.row_id = ?1 AND own.key = ?2 AND own.ends_ms > ?3",
+            "SELECT 1 FROM ledger WHERE row_id = ?1 AND key = ?2 AND ends_ms > ?3",
         )?;
         let mut rows = Vec::new();
-        for row_id in candidates {
-            let found = select.query_map(params![row_id.0, key.0.to_be_bytes(), now.0], |row| {
-                Ok((
-                    EventKey(u128::from_be_bytes(row.get(0)?)),
-                    RowId(row.get(1)?),
-                ))
-            })?;
-            for row in found {
-                let row = row?;
-                if !rows.contains(&row) {
-                    rows.push(row);
-                }
+        for &row_id in candidates {
+            if select.exists(params![row_id.0, key.0.to_be_bytes(), now.0])? {
+                rows.push((key, row_id));
             }
         }
         Ok(rows)

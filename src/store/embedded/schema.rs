@@ -45,9 +45,10 @@ CREATE TABLE ledger (
     route INTEGER
 );
 -- Deliveries: all attempts for one event on one route. `attempts` is a JSON array. `due_ms` and
--- `queued_ms` are set while the delivery is pending, `ended_ms` once it has ended; `keys` are the
--- event's ledger keys, until it is delivered. `secret` is the name of the secret that verified the
--- event, NULL before version 2; `test` marks an event that the gateway made itself.
+-- `queued_ms` are set while the delivery is pending, `ended_ms` once it has ended. `keys` is the
+-- event's ledger key, until it is delivered; or its key and that of its body. `secret` is the name
+-- of the secret that verified the event, NULL before version 2; `test` marks an event that the
+-- gateway made itself.
 CREATE TABLE deliveries (
     id INTEGER PRIMARY KEY, route INTEGER NOT NULL, event_id TEXT NOT NULL,
     event_type TEXT NOT NULL, received_ms INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT,

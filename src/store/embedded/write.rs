@@ -286,20 +286,18 @@ impl Writer {
     }
 
     fn remember_unwritten(&mut self, settlement: &Settlement) {
-        if settlement.if_lost == AttemptHistory::default() {
-            return;
-        }
-        for name in settlement.names.iter().flatten() {
-            if self.unwritten.len() < UNWRITTEN_MAX {
+        for settled in settlement.rows() {
+            if settled.if_lost != AttemptHistory::default() && self.unwritten.len() < UNWRITTEN_MAX
+            {
                 let unwritten = Unwritten {
-                    history: settlement.if_lost,
-                    window: settlement.window,
+                    history: settled.if_lost,
+                    window: settled.window,
                     route: settlement
                         .delivery
                         .as_ref()
                         .map(|change| Arc::clone(&change.event.route)),
                 };
-                self.unwritten.insert(name.key, unwritten);
+                self.unwritten.insert(settled.row.key, unwritten);
             }
         }
     }

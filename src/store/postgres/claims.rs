@@ -121,8 +121,7 @@ claimed AS (
             THEN l.attempts + 1 ELSE l.attempts END,
         possibly_delivered = l.ends_ms > (SELECT now FROM clock) AND (l.possibly_delivered
             OR l.lease_ends_ms IS NOT NULL AND l.forwards AND l.token <> excluded.token),
-        delivery = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.delivery END,
-        other = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.other END
+        delivery = CASE WHEN l.ends_ms > (SELECT now FROM clock) THEN l.delivery END
     WHERE (l.digest IS NULL OR l.ends_ms <= (SELECT now FROM clock))
         AND (l.lease_ends_ms IS NULL OR l.lease_ends_ms <= (SELECT now FROM clock)
             OR l.token = excluded.token)

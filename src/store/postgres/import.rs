@@ -30,11 +30,11 @@ const STATE: &str =
 
 const IDS: &str = "INSERT INTO hookstile.ledger
     (key, token, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered, digest,
-        delivery, other, route)
-    SELECT key, 0, false, ends, ends, attempts, possibly, digest, delivery, other, route
+        delivery, route)
+    SELECT key, 0, false, ends, ends, attempts, possibly, digest, delivery, route
     FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::boolean[], $5::uuid[], $6::bigint[],
-        $7::uuid[], $8::text[])
-        AS r (key, ends, attempts, possibly, digest, delivery, other, route) ON CONFLICT DO NOTHING";
+        $7::text[])
+        AS r (key, ends, attempts, possibly, digest, delivery, route) ON CONFLICT DO NOTHING";
 
 const DELIVERIES: &str = "
     INSERT INTO hookstile.deliveries (id, route, event_id, event_type, received_ms, state, reason,
@@ -108,7 +108,6 @@ impl Import {
     pub(in crate::store) async fn insert_ids(&mut self, rows: &[IdRow]) -> Result<(), MoveError> {
         let keys = column(rows, |row| Uuid::from_bytes(row.key));
         let digests = column(rows, |row| row.digest.map(Uuid::from_bytes));
-        let others = column(rows, |row| row.other.map(Uuid::from_bytes));
         let routes = column(rows, |row| row.route.as_deref());
         let (ends, attempts) = (
             column(rows, |row| row.ends_ms),
@@ -127,7 +126,6 @@ impl Import {
                 &possibly,
                 &digests,
                 &deliveries,
-                &others,
                 &routes,
             ],
         )

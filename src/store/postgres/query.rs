@@ -183,15 +183,13 @@ pub(super) async fn event_keys(
     )))
 }
 
-/// Returns the ledger rows of an event, under this key and its other key. A claim without history
-/// does not count.
+/// Returns the ledger row of a key. A claim without history does not count.
 pub(super) async fn event_rows(
     connection: &PooledConnection,
     event: EventKey,
 ) -> Result<Vec<(EventKey, i64)>, QueryError> {
     let sql = "SELECT key, token FROM hookstile.ledger
-        WHERE key IN (SELECT $1 UNION SELECT other FROM hookstile.ledger WHERE key = $1)
-        AND ends_ms > (SELECT now FROM hookstile.clock)
+        WHERE key = $1 AND ends_ms > (SELECT now FROM hookstile.clock)
         AND (digest IS NOT NULL OR attempts > 0 OR delivery IS NOT NULL)";
     let rows = with_timeout(connection.query(sql, &[&uuid(event)])).await?;
     let parse = |row: &Row| Ok((key(row.try_get(0)?), row.try_get(1)?));

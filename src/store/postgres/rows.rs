@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::claims::uuid;
 use super::pool::PooledConnection;
 use crate::store::{
-    AttemptHistory, AttemptRecord, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow,
-    LedgerEntry, Payload, RECORD_BYTES, RowId,
+    AttemptHistory, AttemptRecord, DeliveryId, DeliveryState, EventMetadata, EventRow, LedgerEntry,
+    Payload, RECORD_BYTES, RowId,
 };
 
 const DAY_MS: i64 = 86_400_000;
@@ -110,7 +110,6 @@ struct LedgerColumns {
     possibly_delivered: Vec<bool>,
     digests: Vec<Option<Uuid>>,
     deliveries: Vec<Option<i64>>,
-    others: Vec<Option<Uuid>>,
     routes: Vec<Option<String>>,
 }
 
@@ -171,15 +170,15 @@ struct DayDelta {
 /// looked up and not found, unless the row is `forced`, which is passed as `forwards`.
 const WRITE_LEDGER: &str = "WITH written AS (INSERT INTO hookstile.ledger AS l
     (key, token, lease_ends_ms, forwards, ends_ms, ends_before_ms, attempts, possibly_delivered,
-        digest, delivery, other, route)
-    SELECT key, token, NULL, forced, ends, ends, attempts, possibly, digest, delivery, other, route
+        digest, delivery, route)
+    SELECT key, token, NULL, forced, ends, ends, attempts, possibly, digest, delivery, route
     FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::integer[], $6::boolean[],
-        $7::uuid[], $8::bigint[], $9::uuid[], $10::text[]) AS r
-        (key, token, ends, forced, attempts, possibly, digest, delivery, other, route) ORDER BY key
+        $7::uuid[], $8::bigint[], $9::text[]) AS r
+        (key, token, ends, forced, attempts, possibly, digest, delivery, route) ORDER BY key
     ON CONFLICT (key) DO UPDATE SET token = excluded.token, lease_ends_ms = NULL, forwards = false,
         ends_ms = greatest(l.ends_ms, excluded.ends_ms), attempts = excluded.attempts,
         possibly_delivered = excluded.possibly_delivered, digest = excluded.digest,
-        delivery = excluded.delivery, other = coalesce(excluded.other, l.other),
+        delivery = excluded.delivery,
         route = coalesce(excluded.route, l.route)
     WHERE l.token = excluded.token OR l.lease_ends_ms IS NULL OR excluded.forwards RETURNING key)
     SELECT hookstile.check_all(count(*), cardinality($1)) FROM written";
@@ -269,7 +268,6 @@ impl Rows {
     pub(super) fn write_entry(
         &mut self,
         name: EventRow,
-        other: Option<EventKey>,
         entry: LedgerEntry,
         ends: i64,
         delivery: Option<(DeliveryId, &str)>,
@@ -294,7 +292,6 @@ impl Rows {
             .push(tried.possibly_delivered);
         self.ledger.digests.push(digest);
         self.ledger.deliveries.push(delivery.map(|(id, _)| id.0));
-        self.ledger.others.push(other.map(uuid));
         self.ledger
             .routes
             .push(delivery.map(|(_, route)| route.to_owned()));
@@ -469,7 +466,6 @@ impl Rows {
                     &rows.possibly_delivered,
                     &rows.digests,
                     &rows.deliveries,
-                    &rows.others,
                     &rows.routes,
                 ],
             )

@@ -36,7 +36,7 @@ CREATE FUNCTION hookstile.check_all(written bigint, wanted bigint) RETURNS void 
         USING ERRCODE = 'serialization_failure'; END IF; END $$;
 -- Event IDs. While `lease_ends_ms` is set, the gateway that knows the `token` is delivering the
 -- event. A row with a digest is completed; one without had `attempts` failed attempts.
--- `ends_before_ms` is the expiry without the lease. `other` is the event's other key. `route` is
+-- `ends_before_ms` is the expiry without the lease. `other` is not used. `route` is
 -- NULL until the row is settled.
 CREATE TABLE hookstile.ledger (
     key uuid PRIMARY KEY, token bigint NOT NULL, lease_ends_ms bigint, forwards boolean NOT NULL,

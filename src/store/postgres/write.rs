@@ -164,7 +164,7 @@ async fn begin(
         match job {
             Job::Settle(settlement, _) => {
                 settlements += 1;
-                keys.extend(settlement.names.iter().flatten().map(|name| uuid(name.key)));
+                keys.extend(settlement.rows().map(|settled| uuid(settled.row.key)));
                 ids.extend(
                     settlement
                         .delivery
@@ -278,24 +278,20 @@ impl WriteTransaction {
             SettleCheck::ClaimLost => return Reply::ClaimLost,
             SettleCheck::Write => {}
         }
-        let names = &settlement.names;
         let delivered = was_delivered(settlement);
         let id = settlement
             .delivery
             .as_ref()
-            .map(|change| self.record_delivery(change, names));
-        let ends = self.rows.now.saturating_add(millis(settlement.window));
+            .map(|change| self.record_delivery(change, settlement.keys_blob()));
         let route = settlement
             .delivery
             .as_ref()
             .map(|change| &*change.event.route);
-        for (name, other) in [(names[0], names[1]), (names[1], names[0])] {
-            let Some(name) = name else { continue };
+        for settled in settlement.rows() {
             self.rows.write_entry(
-                name,
-                other.map(|other| other.key),
-                settlement.entry,
-                ends,
+                settled.row,
+                settled.entry,
+                self.rows.now.saturating_add(millis(settled.window)),
                 id.zip(route),
                 delivered,
             );
@@ -307,7 +303,7 @@ impl WriteTransaction {
     /// case.
     fn check_claim(&self, settlement: &Settlement) -> SettleCheck {
         let delivered = was_delivered(settlement);
-        for name in settlement.names.iter().flatten() {
+        for name in settlement.rows().map(|settled| &settled.row) {
             let Some(row) = self.ledger.get(&name.key) else {
                 continue;
             };
@@ -326,22 +322,11 @@ impl WriteTransaction {
     }
 
     /// Writes a delivery record: a new one, or an update of the earlier one.
-    fn record_delivery(
-        &mut self,
-        change: &DeliveryChange,
-        names: &[Option<EventRow>; 2],
-    ) -> DeliveryId {
+    fn record_delivery(&mut self, change: &DeliveryChange, keys: Option<Vec<u8>>) -> DeliveryId {
         let earlier = change
             .earlier
             .and_then(|id| Some((id, self.stored.get(&id)?.clone())));
         let earlier = earlier.filter(|(_, stored)| stored.belongs_to(&change.event));
-        let keys = (change.state != DeliveryState::Success).then(|| {
-            names
-                .iter()
-                .flatten()
-                .flat_map(|name| name.key.0.to_be_bytes())
-                .collect()
-        });
         let due = (change.state == DeliveryState::Pending)
             .then(|| self.rows.now_due.saturating_add(millis(change.due_after)));
         let kept = change
@@ -445,7 +430,7 @@ impl WriteTransaction {
             keys: before
                 .keys
                 .clone()
-                .filter(|_| state != DeliveryState::Success),
+                .filter(|keys| state != DeliveryState::Success || keys.len() > 16),
             payload_bytes: if drop_payload {
                 0
             } else {
@@ -535,7 +520,7 @@ impl WriteTransaction {
                 digest: PayloadDigest::unknown(),
             };
             self.rows
-                .write_entry(*name, None, record, ends, Some((id, &before.route)), false);
+                .write_entry(*name, record, ends, Some((id, &before.route)), false);
         }
         self.rows.notify.push(Arc::clone(&before.route));
         RequeueResult::Queued(before.route)
@@ -572,7 +557,7 @@ impl Job {
                     .delivery
                     .as_ref()
                     .and_then(|delivery| delivery.earlier);
-                let events = settlement.names.iter().flatten().map(event);
+                let events = settlement.rows().map(|settled| event(&settled.row));
                 events.chain(delivery.map(RowKey::Delivery)).collect()
             }
             Self::RecordAttempt { id, .. } => HashSet::from([RowKey::Delivery(*id)]),

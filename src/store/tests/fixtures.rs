@@ -10,7 +10,8 @@ use crate::signature::PayloadDigest;
 use crate::store::{
     AttemptHistory, AttemptOutcome, AttemptRecord, ClaimLease, ClaimResult, ClaimTerms,
     DeliveryChange, DeliveryId, DeliveryState, EventKey, EventMetadata, EventRow, KnownEvent,
-    LedgerEntry, Payload, Payloads, QueuedEvent, Requeue, Retain, RowId, Settlement, Store,
+    LedgerEntry, Payload, Payloads, QueuedEvent, Requeue, Retain, RowId, SettledRow, Settlement,
+    Store,
 };
 
 pub(in crate::store) const WINDOW: Duration = Duration::from_secs(96 * 3600);
@@ -90,18 +91,16 @@ pub(in crate::store) fn settlement(
     entry: LedgerEntry,
     delivery: Option<DeliveryChange>,
 ) -> Settlement {
-    let names = [
-        Some(EventRow {
-            key: EventKey(key),
-            earlier,
-        }),
-        None,
-    ];
+    let key = EventKey(key);
     Settlement {
-        names,
-        entry,
-        window: WINDOW,
-        if_lost: AttemptHistory::default(),
+        key: Some(key),
+        event: Some(SettledRow {
+            row: EventRow { key, earlier },
+            entry,
+            window: WINDOW,
+            if_lost: AttemptHistory::default(),
+        }),
+        copies: None,
         delivery,
     }
 }

@@ -11,7 +11,7 @@ const STREAMS: u32 = 100;
 /// as much for the heads while they are replaced; then some for the connections.
 const LARGE_HEADS_MIB: u64 = 192;
 
-/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 §6.5.2).
+/// `SETTINGS_INITIAL_WINDOW_SIZE` (RFC 9113 §6.5.2).
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// Returns the fields of a forged request with this content length and more fields.

@@ -1,0 +1,103 @@
+//! `hookstile rejections`: lists requests that were not delivered.
+
+use std::process::ExitCode;
+
+use super::admin::{CommandError, GatewayArgs};
+use super::terminal;
+use crate::admin::shape::rejections::{Rejection, Rejections};
+use crate::admin::shape::webhook_id;
+
+/// Inspect requests that were rejected, or verified and not delivered
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    List(ListArgs),
+}
+
+/// List rejected, duplicate and ignored requests, newest first
+///
+/// The last 100 requests of each route are kept in memory.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  hookstile rejections list --outcome duplicate --route billing
+  hookstile rejections list --json | jq '.rejections[].reason'")]
+pub struct ListArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+    /// Route of the requests [default: all, and requests without a route]
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// Outcome, such as duplicate or ignored [default: all]
+    #[arg(long, value_name = "OUTCOME")]
+    outcome: Option<String>,
+    /// Maximum number of requests
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u64).range(1..=100)
+    )]
+    limit: u64,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: &Command) -> ExitCode {
+    let result = match command {
+        Command::List(args) => list(args),
+    };
+    result.unwrap_or_else(CommandError::exit)
+}
+
+fn list(args: &ListArgs) -> Result<ExitCode, CommandError> {
+    let path = args.route.as_ref().map_or_else(
+        || "/rejections".to_owned(),
+        |route| format!("/webhooks/{}/rejections", webhook_id(route)),
+    );
+    let mut query = vec![("limit", args.limit.to_string())];
+    if let Some(outcome) = &args.outcome {
+        query.push(("outcome", outcome.clone()));
+    }
+    let page = args.gateway.admin()?.get::<Rejections>(&path, &query)?;
+    if args.json {
+        let text = serde_json::to_string(&page)
+            .map_err(|error| CommandError::Failed(error.to_string()))?;
+        terminal::print(&terminal::escape_json(&text))?;
+    } else if page.rejections.is_empty() {
+        terminal::print_message("no rejections");
+    } else {
+        let heading = [
+            "AT", "ROUTE", "STATUS", "OUTCOME", "TYPE", "EVENT", "PEER", "MORE",
+        ];
+        let mut rows = vec![heading.map(str::to_owned)];
+        rows.extend(page.rejections.iter().map(row));
+        for line in terminal::columns(&rows) {
+            terminal::print(&line)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(rejection: &Rejection) -> [String; 8] {
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    let outcome = match &rejection.reason {
+        Some(reason) => format!("{}/{reason}", rejection.outcome),
+        None => rejection.outcome.clone(),
+    };
+    let more = match rejection.left_out {
+        0 => String::new(),
+        count => format!("+{count}"),
+    };
+    [
+        terminal::time(Some(rejection.at)),
+        text(&rejection.route),
+        rejection.status.to_string(),
+        outcome,
+        text(&rejection.event_type),
+        text(&rejection.event_id),
+        rejection
+            .peer
+            .map_or_else(|| "-".into(), |peer| peer.to_string()),
+        more,
+    ]
+}
