@@ -155,11 +155,14 @@ async fn webhooks_list_routes_with_event_counts() {
         "secret": "whsec_***masked***", "delivery_stats": {"successful": 1, "failed": 1, "last_30_days": 2},
         "name": "hooks", "path": PATH, "provider": "vpn-enterprise", "delivery": "queue", "source": "file",
         "queue": {"pending": 0, "dead": 1, "oldest_pending_at": null, "paused": false}, "silent": false,
-        "created_at": webhook["created_at"], "last_delivery": webhook["last_delivery"],
+        "created_at": webhook["created_at"], "updated_at": webhook["updated_at"],
+        "last_delivery": webhook["last_delivery"],
     });
     assert_eq!(*webhook, expected);
     assert!(
-        webhook["created_at"].is_string() && webhook["last_delivery"].is_string(),
+        webhook["updated_at"].is_string()
+            && webhook["created_at"].is_string()
+            && webhook["last_delivery"].is_string(),
         "{webhook}"
     );
     let own = &list["webhooks"][1];

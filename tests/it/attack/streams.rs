@@ -59,7 +59,7 @@ async fn assert_harmless(attack: &str, bytes: Vec<u8>, mib: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unfinished_streams_take_little_memory() {
+async fn unfinished_streams_stay_small() {
     let head = forged("1000", &[]);
     let frames = on_each_stream(|stream| {
         [

@@ -41,7 +41,7 @@ fn threads(gateway: &Gateway) -> usize {
 /// Report: a resolver that does not answer for one name blocked the threads that all routes, the
 /// ledger and the queue shared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn name_that_hangs_stops_no_other_route() {
+async fn hanging_name_stops_no_other_route() {
     let (name_server, upstream) = (NameServer::start().await, Upstream::ok());
     name_server.set("slow.test.", Answer::Silence);
     name_server.set("app.test.", Answer::address(NEAR, 1));
@@ -273,7 +273,7 @@ async fn localhost_needs_no_name_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn name_server_without_a_port_is_refused() {
+async fn name_server_needs_a_port() {
     let upstream = Upstream::ok();
     let setup = Setup::from(Route::to(&upstream)).env("HOOKSTILE_NAMESERVER", "127.0.0.53");
     let (status, output) = Gateway::refuses(setup).await;

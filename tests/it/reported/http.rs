@@ -254,7 +254,7 @@ async fn fragment_never_reaches_the_upstream() {
 
 /// Report: an upstream that switches protocols left the sender waiting for the whole budget.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn switch_of_protocols_is_refused_at_once() {
+async fn protocol_switch_is_refused_at_once() {
     for reply in [
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",

@@ -220,7 +220,7 @@ async fn sender_without_identity_is_never_a_duplicate() {
 
 /// Report: one ID is unique only together with another member.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn joined_id_is_made_of_all_its_pointers() {
+async fn joined_id_uses_all_its_pointers() {
     let upstream = Upstream::ok();
     let route = Route::to(&upstream).with("event", "{id: [/shop, /id], type: /type}");
     let gateway = Gateway::start(route).await;

@@ -113,7 +113,7 @@ async fn dead_letters_are_redelivered_once_upstream_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn temporary_4xx_is_no_permanent_failure() {
+async fn temporary_4xx_is_not_permanent() {
     let mut replies = [408, 409, 425, 429].repeat(3);
     replies.push(200);
     let upstream = Upstream::replying(replies.into_iter().map(Reply::status).collect::<Vec<_>>());
