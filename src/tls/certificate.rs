@@ -76,7 +76,8 @@ impl Chain {
         let first = certificates.first().ok_or(PemError::NoCertificate)?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(first).map_err(|_| PemError::Malformed)?;
-        let (names, validity) = (names(&parsed)?, parsed.validity());
+        let names = alternative_names(&parsed, dns_name)?;
+        let validity = parsed.validity();
         let moment = |time: x509_parser::time::ASN1Time| {
             Timestamp::from_second(time.timestamp()).map_err(|_| PemError::Malformed)
         };
@@ -121,20 +122,30 @@ impl Chain {
 
 const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
-/// Returns the DNS names in a certificate's subject alternative names. Clients ignore the subject
-/// itself (RFC 9525).
-fn names(certificate: &X509Certificate<'_>) -> Result<Vec<Box<str>>, PemError> {
+/// Returns the subject alternative names of a certificate that `shown` has a text for. Clients
+/// ignore the subject itself (RFC 9525).
+///
+/// # Errors
+/// [`PemError::Malformed`].
+pub(super) fn alternative_names(
+    certificate: &X509Certificate<'_>,
+    shown: impl Fn(&GeneralName<'_>) -> Option<Box<str>>,
+) -> Result<Vec<Box<str>>, PemError> {
     let alternative = certificate
         .subject_alternative_name()
         .map_err(|_| PemError::Malformed)?;
     let names = alternative
         .into_iter()
         .flat_map(|names| &names.value.general_names);
-    let dns = |name: &GeneralName<'_>| match name {
+    Ok(names.filter_map(shown).collect())
+}
+
+/// Returns a DNS name in lower case, and nothing for other names.
+pub(super) fn dns_name(name: &GeneralName<'_>) -> Option<Box<str>> {
+    match name {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into_boxed_str()),
         _ => None,
-    };
-    Ok(names.filter_map(dns).collect())
+    }
 }
 
 /// A certificate with its key.

@@ -17,6 +17,7 @@ use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384};
 use x509_parser::public_key::PublicKey;
 
 use super::PemError;
+use super::certificate::{alternative_names, dns_name};
 
 /// The shortest RSA key that signatures are verified with, in bits.
 const RSA_BITS_MIN: usize = 2048;
@@ -70,7 +71,7 @@ impl TrustedCertificate {
             digest: Sha256::digest(der).into(),
             not_before: moment(parsed.validity().not_before)?,
             not_after: moment(parsed.validity().not_after)?,
-            names: names(&parsed)?,
+            names: alternative_names(&parsed, host_name)?,
             common_name: parsed
                 .subject()
                 .iter_common_name()
@@ -119,25 +120,15 @@ impl TrustedCertificate {
     }
 }
 
-/// Returns the DNS names and addresses in the subject alternative names.
-fn names(certificate: &X509Certificate<'_>) -> Result<Vec<Box<str>>, PemError> {
-    let alternative = certificate
-        .subject_alternative_name()
-        .map_err(|_| PemError::Malformed)?;
-    let names = alternative
-        .into_iter()
-        .flat_map(|names| &names.value.general_names);
-    let shown = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into_boxed_str()),
-        GeneralName::IPAddress(bytes) => {
-            let address = <[u8; 4]>::try_from(*bytes)
-                .map(IpAddr::from)
-                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
-            address.ok().map(|address| address.to_string().into())
-        }
-        _ => None,
+/// Returns a DNS name in lower case, or an address, and nothing for other names.
+fn host_name(name: &GeneralName<'_>) -> Option<Box<str>> {
+    let GeneralName::IPAddress(bytes) = name else {
+        return dns_name(name);
     };
-    Ok(names.filter_map(shown).collect())
+    let address = <[u8; 4]>::try_from(*bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+    address.ok().map(|address| address.to_string().into())
 }
 
 /// Returns why ring verifies no signature of this certificate's key.

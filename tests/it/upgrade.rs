@@ -64,7 +64,12 @@ impl Installed {
 /// file.
 fn install(program: &Path, target: &Path) {
     let fresh = target.with_extension("new");
-    std::fs::copy(program, &fresh).expect("a copy");
+    // By another process: a file that this one has open for writing, and so any process that a test
+    // is starting meanwhile, cannot be run.
+    let copied = std::process::Command::new("cp")
+        .args([program, &fresh])
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()), "a copy");
     std::fs::rename(fresh, target).expect("a rename");
 }
 

@@ -9,7 +9,15 @@ use std::path::Path;
 /// The exclusive lock on a store's folder. Dropping it releases the lock.
 pub(super) struct FolderLock {
     /// The lock belongs to the open file.
-    _file: File,
+    file: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that was forked meanwhile has the file open, too, until it
+        // runs another program.
+        let _ = self.file.unlock();
+    }
 }
 
 /// The reason why a folder cannot be locked.
@@ -38,7 +46,7 @@ impl FolderLock {
         file.set_len(0).map_err(LockError::Io)?;
         file.rewind().map_err(LockError::Io)?;
         write!(file, "process {}", std::process::id()).map_err(LockError::Io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
