@@ -1,6 +1,6 @@
-//! The requests that a stop waits for: those that have been verified, and unverified ones that
-//! their route forwards all the same. It owns their number, and the moment from which a stop admits
-//! no more of them.
+//! The requests that a stop waits for: those that have been verified, and unverified ones that an
+//! unenforced route forwards. It owns their number, and the moment from which a stop admits no more
+//! of them.
 //!
 //! Connections and unverified requests do not count. Anyone can hold one of those open.
 

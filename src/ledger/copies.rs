@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::store::{AttemptHistory, DueAt, KnownEvent, LedgerEntry};
 
 /// The number of copies of one body, besides the first, that are delivered in a window. More need a
-/// sender that repeats itself, or somebody who replays a captured request.
+/// sender that repeats itself, or a captured request that is replayed.
 pub const MARKED_COPIES_MAX: u32 = 16;
 
 /// The number of bits for the count, below those of the minute. Both fit into a positive `i32`,

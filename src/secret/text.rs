@@ -1,5 +1,5 @@
-//! What is odd about a secret's text: marks and characters that an editor or a web page added, that
-//! nobody sees, and that nevertheless belong to the key.
+//! Oddities of a secret's text: invisible marks and characters that an editor or a web page added.
+//! They belong to the key like any other character.
 
 use zeroize::Zeroizing;
 

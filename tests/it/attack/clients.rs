@@ -1,26 +1,7 @@
 //! Clients that connect and do nothing useful: half a head, half a TLS handshake, nothing at all.
 
-use super::genuine::Genuine;
-use super::{assert_grown_less_than, connections, two_routes};
-use crate::harness::tls::Authority;
+use super::{assert_grown_less_than, assert_harmless, hold_connections, two_routes_over_tls};
 use crate::harness::*;
-
-/// Connects as many clients as an address may have, which write `bytes` and no more, while genuine
-/// senders go on. The gateway's memory must grow by less than `mib`.
-async fn assert_harmless(attack: &str, bytes: &[u8], mib: u64) {
-    let upstream = Upstream::ok();
-    let gateway = Gateway::start(two_routes(&upstream)).await;
-    let genuine = Genuine::start(&gateway).await;
-    let before = gateway.resident_bytes();
-    let mut held = Vec::new();
-    for _ in 0..connections() {
-        let mut client = Client::connect(gateway.public_address()).await;
-        client.write(bytes).await;
-        held.push(client);
-    }
-    genuine.assert_all_delivered(attack).await;
-    assert_grown_less_than(mib, &gateway, before);
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_clients_disturb_nobody() {
@@ -53,15 +34,7 @@ async fn pipelined_requests_disturb_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_tls_handshakes_take_little_memory() {
     let upstream = Upstream::ok();
-    let issued = Authority::new().issue("hooks.test");
-    let setup = two_routes(&upstream)
-        .with(
-            "listen",
-            r#"[{address: "127.0.0.1:0", tls: {certificate: tls.crt, key: tls.key}}]"#,
-        )
-        .file("tls.crt", &issued.certificate)
-        .file("tls.key", &issued.key);
-    let gateway = Gateway::start(setup).await;
+    let gateway = Gateway::start(two_routes_over_tls(&upstream)).await;
     let before = gateway.resident_bytes();
     // A record of 16 KiB, of which all but the end arrives.
     let hello = [
@@ -69,12 +42,7 @@ async fn unfinished_tls_handshakes_take_little_memory() {
         &[0; 16_000],
     ]
     .concat();
-    let mut held = Vec::new();
-    for _ in 0..connections() {
-        let mut client = Client::connect(gateway.public_address()).await;
-        client.write_some(&hello).await;
-        held.push(client);
-    }
+    let _held = hold_connections(&gateway, &hello).await;
     assert_eq!(gateway.admin_get("/readyz").await.status, 200);
     assert_grown_less_than(128, &gateway, before);
 }

@@ -3,11 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{scaled, two_routes};
-use crate::harness::tls::Authority;
+use super::{scaled, two_routes, two_routes_over_tls};
+use crate::harness::frames::PREFACE;
 use crate::harness::*;
-
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The lines per second that failures of one kind may write (`gateway::LogSampler`).
 const LINES_PER_SECOND: u64 = 10;
@@ -85,10 +83,10 @@ async fn bad_requests_write_few_lines() {
         ),
         ("half a body", forged.bytes()[..250].to_vec(), Leave::Reset),
         ("no byte", Vec::new(), Leave::Reset),
-        ("HTTP/2 and nothing", H2_PREFACE.to_vec(), Leave::Reset),
+        ("HTTP/2 and nothing", PREFACE.to_vec(), Leave::Reset),
         (
             "HTTP/2 and garbage",
-            [H2_PREFACE, &[b'x'; 200]].concat(),
+            [PREFACE, &[b'x'; 200]].concat(),
             Leave::Close,
         ),
     ];
@@ -104,15 +102,7 @@ async fn bad_requests_write_few_lines() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_tls_handshakes_write_few_lines() {
     let upstream = Upstream::ok();
-    let issued = Authority::new().issue("hooks.test");
-    let setup = two_routes(&upstream)
-        .with(
-            "listen",
-            r#"[{address: "127.0.0.1:0", tls: {certificate: tls.crt, key: tls.key}}]"#,
-        )
-        .file("tls.crt", &issued.certificate)
-        .file("tls.key", &issued.key);
-    let gateway = Gateway::start(setup).await;
+    let gateway = Gateway::start(two_routes_over_tls(&upstream)).await;
     let floods = [
         ("cleartext", Event::new("evt").post().bytes(), Leave::Read),
         (
