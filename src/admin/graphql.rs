@@ -297,7 +297,7 @@ impl Mutation {
     }
 
     /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
-    /// same name exists again.
+    /// same name exists again, or until they are moved to another route.
     async fn delete_webhook(&self, context: &Context<'_>, id: ID) -> Nullable<bool> {
         field(async {
             operations(context)

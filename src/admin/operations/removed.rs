@@ -1,6 +1,7 @@
 //! Routes that are no longer configured: the events that wait for them, and moving these to another
 //! route.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -43,9 +44,18 @@ impl Operations {
     /// the most waiting ones first.
     pub(crate) async fn removed_routes(&self) -> Result<Vec<RemovedRoute>, OperationError> {
         let removed = self.state.store.removed_routes().await?;
+        if removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The store learns of a changed configuration a moment later.
+        let active = self.state.registry.active_routes();
+        let configured: HashSet<_> = active.iter().map(|active| &active.route.name).collect();
         let now = Timestamp::now();
         let routes = removed.into_iter();
-        Ok(routes.map(|route| RemovedRoute::new(route, now)).collect())
+        Ok(routes
+            .filter(|removed| !configured.contains(&removed.route))
+            .map(|removed| RemovedRoute::new(removed, now))
+            .collect())
     }
 
     /// Moves the waiting events and dead letters of a removed route to another route.

@@ -170,7 +170,7 @@ async fn update(
 }
 
 /// Removes a webhook that was made over the API. Its stored events wait until a webhook of the
-/// same name exists again.
+/// same name exists again, or until they are moved to another route.
 #[utoipa::path(
     delete,
     path = "/webhooks/{id}",
