@@ -13,6 +13,7 @@ pub mod man;
 pub mod move_store;
 pub mod rejections;
 pub mod reload;
+pub mod routes;
 pub mod schema;
 pub mod send;
 pub mod sign;
@@ -76,6 +77,8 @@ enum Command {
     Deliveries(deliveries::Command),
     #[command(subcommand)]
     Rejections(rejections::Command),
+    #[command(subcommand)]
+    Routes(routes::Command),
     Status(status::Args),
     Reload(reload::Args),
     MoveStore(move_store::Args),
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Events(command) => events::run(&command),
         Command::Deliveries(command) => deliveries::run(&command),
         Command::Rejections(command) => rejections::run(&command),
+        Command::Routes(command) => routes::run(&command),
         Command::Status(args) => status::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::MoveStore(args) => move_store::run(&args),

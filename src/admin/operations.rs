@@ -4,6 +4,7 @@ pub(super) mod deliveries;
 pub(super) mod gateway;
 pub(super) mod recovery;
 pub(super) mod rejections;
+pub(super) mod removed;
 pub(super) mod routes;
 pub(super) mod status;
 pub(super) mod test_event;

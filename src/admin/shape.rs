@@ -8,6 +8,7 @@ pub(crate) mod headers;
 mod names;
 pub(crate) mod problem;
 pub(crate) mod rejections;
+pub(crate) mod removed;
 pub(crate) mod webhooks;
 
 pub(crate) use super::webhook_id::{route_of, webhook_id};

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::admin::{CommandError, GatewayArgs};
 use super::{FAILED, terminal};
+use crate::admin::shape::removed::RemovedRoute;
 use crate::admin::shape::{self, LongStats, Rejected, Webhook};
 
 /// Show whether the gateway is ready, and each route's delivered, pending and rejected events
@@ -86,8 +87,14 @@ fn print(url: &str, status: &shape::Status) -> Result<(), CommandError> {
         .iter()
         .filter(|webhook| webhook.silent)
         .collect();
-    if !silent.is_empty() || !status.rejected_last_hour.is_empty() {
+    if !silent.is_empty()
+        || !status.rejected_last_hour.is_empty()
+        || !status.removed_routes.is_empty()
+    {
         terminal::print("")?;
+    }
+    for removed in &status.removed_routes {
+        terminal::print(&terminal::visible(&removed_route(removed), false))?;
     }
     for webhook in silent {
         let expected = webhook.expect_every_seconds.unwrap_or_default();
@@ -101,6 +108,22 @@ fn print(url: &str, status: &shape::Status) -> Result<(), CommandError> {
         print_rejected(&status.rejected_last_hour)?;
     }
     Ok(())
+}
+
+/// Describes a route that is no longer configured, and what to do.
+fn removed_route(removed: &RemovedRoute) -> String {
+    let RemovedRoute {
+        name,
+        pending,
+        dead,
+        oldest_pending_at: oldest,
+        ..
+    } = removed;
+    format!(
+        "{name}: REMOVED: no longer configured; {pending} waiting since {}, {dead} dead; configure \
+         it again, or `hookstile routes move {name} TO`",
+        terminal::time(*oldest)
+    )
 }
 
 fn print_routes(status: &shape::Status) -> Result<(), CommandError> {

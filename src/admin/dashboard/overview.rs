@@ -57,6 +57,8 @@ pub(super) async fn page(
     RawQuery(query): RawQuery,
 ) -> Response {
     let all = query.as_deref() == Some("all");
+    // While the store can't be read, the statuses say so.
+    let removed = operations.removed_routes().await.unwrap_or_default();
     respond(
         operations
             .route_statuses()
@@ -66,6 +68,8 @@ pub(super) async fn page(
                 let health = operations.health();
                 let unmatched = operations.unmatched_in_last_hour();
                 let mut problems = gateway_problems(&health, unmatched);
+                let removed = removed.iter();
+                problems.extend(removed.map(|route| problems::removed_route(route, page.now)));
                 let mut seen = Vec::with_capacity(statuses.len());
                 for status in &statuses {
                     let of_this_route = problems::route_problems(status, page.now);

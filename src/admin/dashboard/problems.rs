@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::words;
 use crate::activity::RejectionCount;
+use crate::admin::operations::removed::RemovedRoute;
 use crate::admin::operations::status::RouteStatus;
 use crate::outcome::TOO_MANY_COPIES;
 
@@ -61,6 +62,50 @@ pub(super) fn route_problems(status: &RouteStatus, now: Timestamp) -> Vec<Proble
     problems.add_queue(status, now);
     problems.add_secrets(status, now);
     problems.list
+}
+
+/// Returns the problem of a route that is no longer configured (`route_removed`).
+pub(super) fn removed_route(removed: &RemovedRoute, now: Timestamp) -> ProblemNotice {
+    let name = &removed.name;
+    if removed.pending == 0 {
+        let left = plural(removed.dead, "dead letter is", "dead letters are");
+        return ProblemNotice {
+            severity: Severity::Warning,
+            route: None,
+            text: format!(
+                "`{name}` is no longer configured, and {} {left} left",
+                words::count(removed.dead)
+            ),
+            advice: format!(
+                "Configure the route again, or move them: `hookstile routes move {name} TO`."
+            ),
+        };
+    }
+    let oldest = removed.oldest_waiting.map_or_else(String::new, |at| {
+        format!("; the oldest arrived {}", words::ago(at, now))
+    });
+    let text = format!(
+        "`{name}` is no longer configured, and {} {} for it{oldest}",
+        words::count(removed.pending),
+        plural(removed.pending, "event waits", "events wait"),
+    );
+    let horizon = removed.horizon_ends.map_or_else(String::new, |end| {
+        let seconds = end.as_second() - now.as_second();
+        let span = words::span(seconds.unsigned_abs());
+        if seconds > 0 {
+            format!(" `retry.horizon` ends in {span}; they wait all the same.")
+        } else {
+            format!(" `retry.horizon` ended {span} ago; they wait all the same.")
+        }
+    });
+    ProblemNotice {
+        severity: Severity::Critical,
+        route: None,
+        text,
+        advice: format!(
+            "Configure the route again, or move them: `hookstile routes move {name} TO`.{horizon}"
+        ),
+    }
 }
 
 /// The problems of one route as they are collected.
@@ -309,6 +354,36 @@ mod tests {
             "the secret `old` is in use and expires in 5\u{a0}h",
         ];
         assert_eq!(texts(&status), expected);
+    }
+
+    #[test]
+    fn removed_route_is_critical_while_events_wait() {
+        let at = |text: &str| Some(text.parse().unwrap());
+        let mut removed = RemovedRoute {
+            name: "old".into(),
+            pending: 3,
+            dead: 1,
+            oldest_waiting: at("2026-06-01T10:00:00Z"),
+            horizon_ends: at("2026-06-04T10:00:00Z"),
+        };
+        let problem = removed_route(&removed, now());
+        assert_eq!(problem.severity, Severity::Critical);
+        assert_eq!(
+            problem.text,
+            "`old` is no longer configured, and 3 events wait for it; the oldest arrived 2\u{a0}h ago"
+        );
+        assert_eq!(
+            problem.advice,
+            "Configure the route again, or move them: `hookstile routes move old TO`. \
+             `retry.horizon` ends in 2\u{a0}d; they wait all the same."
+        );
+        (removed.pending, removed.oldest_waiting) = (0, None);
+        let problem = removed_route(&removed, now());
+        assert_eq!(problem.severity, Severity::Warning);
+        assert_eq!(
+            problem.text,
+            "`old` is no longer configured, and 1 dead letter is left"
+        );
     }
 
     #[test]
