@@ -40,9 +40,26 @@ pub const UNREACHABLE: u8 = 69;
 /// `EX_NOPERM`: the admin listener requires another token.
 pub const NOT_AUTHORISED: u8 = 77;
 
+/// The version, and the commit and the target of the build, which `build.rs` sets. `-V` prints the
+/// version alone.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("HOOKSTILE_BUILD_COMMIT"),
+    ", ",
+    env!("HOOKSTILE_BUILD_TARGET"),
+    ")"
+);
+
 /// A reverse proxy that forwards only verified webhooks
 #[derive(Debug, Parser)]
-#[command(name = "hookstile", version, about, arg_required_else_help = true)]
+#[command(
+    name = "hookstile",
+    version,
+    long_version = LONG_VERSION,
+    about,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -896,10 +896,15 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, pr
 }
 
 fn register_build_info(registry: &Registry) -> Result<(), prometheus::Error> {
-    let help = "Always 1. The label is the running version.";
-    let build_info = IntGaugeVec::new(opts("build_info", help), &["version"])?;
+    let help = "Always 1. The labels are the running version, its commit and its target.";
+    let labels = ["version", "commit", "target"];
+    let build_info = IntGaugeVec::new(opts("build_info", help), &labels)?;
     register(registry, build_info)?
-        .with_label_values(&[env!("CARGO_PKG_VERSION")])
+        .with_label_values(&[
+            env!("CARGO_PKG_VERSION"),
+            env!("HOOKSTILE_BUILD_COMMIT"),
+            env!("HOOKSTILE_BUILD_TARGET"),
+        ])
         .set(1);
     Ok(())
 }

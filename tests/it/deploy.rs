@@ -27,7 +27,7 @@ const RULE_TESTS: &str = "deploy/prometheus/hookstile.rules.test.yml";
 const DASHBOARD: &str = "deploy/grafana/hookstile.json";
 /// The file that an autoscaler reads, and the adapter rule that exposes its metric.
 const AUTOSCALER: [&str; 2] = [
-    "deploy/kubernetes/replicas/horizontalpodautoscaler.yaml",
+    "deploy/helm/hookstile/templates/horizontalpodautoscaler.yaml",
     "deploy/prometheus/adapter.yml",
 ];
 
@@ -87,6 +87,7 @@ fn every_alert_has_severity_runbook_and_tests() {
                 .replace(' ', "-")
         })
         .collect();
+    let runbook = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/alerts.md#");
     let alerts = values(&rules, "alert");
     assert!(alerts.len() > 20, "{alerts:?}");
     for part in rules.split("- alert: ").skip(1) {
@@ -108,8 +109,8 @@ fn every_alert_has_severity_runbook_and_tests() {
             "{alert}: {severity}"
         );
         let _ = (has("summary"), has("description"));
-        let heading = has("runbook")
-            .strip_prefix("docs/alerts.md#")
+        let heading = has("runbook_url")
+            .strip_prefix(runbook)
             .expect("a heading of docs/alerts.md");
         assert!(
             headings.contains(heading),
