@@ -2,7 +2,7 @@
 //!
 //! Label values are names from the configuration or from closed sets, never from a request, so the
 //! configuration bounds the number of series. All series of a route exist, at 0, from the moment
-//! the route exists.
+//! the route exists, except for the causes of failed attempts.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use prometheus::{
 };
 
 use crate::backoff::DeadLetterReason;
+use crate::cause::Cause;
 use crate::outcome::Code;
 
 /// Buckets in seconds. Dense around the usual budget of 10 s, so that exceeding it shows.
@@ -200,7 +201,11 @@ pub struct QueueMetrics {
 /// The metrics of a route's delivery attempts, proxied and queued alike.
 #[derive(Clone)]
 struct UpstreamMetrics {
+    route: Arc<str>,
     requests: [IntCounter; UPSTREAM_RESULTS.len()],
+    /// The family of failures by cause. A cause has a series once it was counted: a route would
+    /// otherwise have 16 more, most of them for ever 0.
+    failures: IntCounterVec,
     duration: Histogram,
 }
 
@@ -257,6 +262,7 @@ struct MetricFamilies {
     route_silent: IntGaugeVec,
     ledger_checks: IntCounterVec,
     upstream_requests: IntCounterVec,
+    upstream_failures: IntCounterVec,
     upstream_duration: HistogramVec,
     queue_events: IntGaugeVec,
     queue_oldest_age: GaugeVec,
@@ -410,6 +416,8 @@ impl Metrics {
         }
         drop(names);
         let upstream = UpstreamMetrics {
+            route: Arc::clone(name),
+            failures: families.upstream_failures.clone(),
             requests: UPSTREAM_RESULTS.map(|result| {
                 families
                     .upstream_requests
@@ -468,6 +476,11 @@ impl Metrics {
             let _ = families.queue_attempts.remove_label_values(&[name, result]);
         }
         families.forget_queue(name);
+        for cause in Cause::ALL {
+            let _ = families
+                .upstream_failures
+                .remove_label_values(&[name, cause.as_str()]);
+        }
         for reason in DeadLetterReason::ALL {
             let _ = families
                 .queue_dead_lettered
@@ -686,23 +699,29 @@ impl RouteMetrics {
         self.ledger_checks[check as usize].inc();
     }
 
-    pub fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
-        self.upstream.record_attempt(result, seconds);
+    /// Records an attempt; `cause` is why it did not succeed.
+    pub fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
+        self.upstream.record_attempt(result, cause, seconds);
     }
 }
 
 impl UpstreamMetrics {
-    fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
+    fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
         self.requests[result as usize].inc();
         self.duration.observe(seconds);
+        if let Some(cause) = cause {
+            self.failures
+                .with_label_values(&[&*self.route, cause.as_str()])
+                .inc();
+        }
     }
 }
 
 impl QueueMetrics {
     /// Records an attempt to deliver a stored event, among the queue's and among all attempts.
-    pub fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
+    pub fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
         self.attempts[result as usize].inc();
-        self.upstream.record_attempt(result, seconds);
+        self.upstream.record_attempt(result, cause, seconds);
     }
 
     pub fn observe_delivery_delay(&self, seconds: f64) {
@@ -788,6 +807,12 @@ impl MetricFamilies {
                 "upstream_requests_total",
                 "Delivery attempts by result.",
                 &["route", "result"],
+            )?,
+            upstream_failures: counter(
+                "upstream_failures_total",
+                "Delivery attempts that did not succeed, by cause. A cause has a series from its \
+                 first count on.",
+                &["route", "cause"],
             )?,
             upstream_duration: histogram(
                 "upstream_duration_seconds",
@@ -996,7 +1021,8 @@ mod tests {
     #[test]
     fn reference_lists_every_metric() {
         let metrics = Metrics::new().unwrap();
-        let _route = billing(&metrics);
+        let route = billing(&metrics);
+        route.record_attempt(UpstreamResult::ConnectError, Some(Cause::Refused), 0.1);
         metrics.set_certificate_expiry("127.0.0.1:8443", "tls.crt", Timestamp::UNIX_EPOCH);
         metrics.set_removed_queues(&[removed("old", 1)]);
         let text = metrics.render(0, 0).unwrap();
@@ -1032,6 +1058,7 @@ mod tests {
         route
             .requests
             .count_response(Code::Delivered, StatusCode::IM_A_TEAPOT);
+        route.record_attempt(UpstreamResult::ConnectError, Some(Cause::Refused), 0.1);
         metrics.forget_route(&route);
         assert_eq!(series(&metrics).len(), before);
     }

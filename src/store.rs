@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
 use domain::RecordLimits;
-use records::COUNT_LIMIT;
+use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
@@ -36,7 +36,7 @@ pub use migration::{MoveError, MoveSummary, move_into_shared};
 pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
 pub use records::{
     AttemptRecord, DeliveryFilter, DeliveryRecord, DueEvent, DueEvents, LISTED_BODY_MAX,
-    QueuedEvent, RouteDeliveryStats,
+    QueuedEvent, RESPONSE_BODY_MAX, ResponseRecord, RouteDeliveryStats,
 };
 
 /// The limit of removed routes that are listed.

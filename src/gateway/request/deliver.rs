@@ -106,8 +106,10 @@ impl Gateway {
                 return Err(error.into());
             }
         };
-        let record = Some(attempt.to_record(started_at));
         let outcome = claim_outcome(route, claim.attempt(), &attempt.end, &self.clock);
+        let keeps_body = retains_payload(route, request, outcome);
+        let record = attempt.to_record(started_at, request, &route.upstream, keeps_body);
+        let record = Some(record);
         if let ClaimOutcome::Stored { .. } = outcome {
             return self.store(route, claimed, outcome, record).await;
         }
