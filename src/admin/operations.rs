@@ -1,5 +1,6 @@
 //! Everything that an operator can see and do, independent of the API that requests it.
 
+pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod gateway;
 pub(super) mod recovery;

@@ -46,6 +46,8 @@ pub(super) struct RejectedRow {
     pub event_id: Option<String>,
     /// The number of later requests of the kind that were not kept.
     pub suppressed: u64,
+    /// What the explainer found out about this request.
+    pub found: Option<String>,
     pub explanation: Explanation,
 }
 
@@ -115,6 +117,7 @@ impl RejectedRow {
             user_agent: rejection.user_agent.as_deref().unwrap_or("–").into(),
             event_id: rejection.event_id.as_deref().map(Into::into),
             suppressed: request.left_out,
+            found: request.explanation.as_deref().map(Into::into),
             explanation: words::explain_rejection(
                 rejection.kind.code.as_str(),
                 rejection.kind.reason,
