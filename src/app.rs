@@ -44,7 +44,7 @@ pub enum Error {
     /// The configuration is not valid; the report holds every problem.
     #[error("the configuration is not valid")]
     Config(Box<config::Report>),
-    #[error("cannot listen on {address}: {source}; is another process listening there?")]
+    #[error("cannot listen on {address}: {source}{}", listen_hint(source))]
     Listen {
         address: SocketAddr,
         source: io::Error,
@@ -62,6 +62,18 @@ pub enum Error {
     /// The new binary could not be started; everything has stopped by then.
     #[error("cannot start the new binary: {0}")]
     Upgrade(io::Error),
+}
+
+/// Returns what may be the reason why an address cannot be listened on.
+fn listen_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; is another process listening there?",
+        io::ErrorKind::PermissionDenied => {
+            "; a port below 1024 needs root, or CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
 }
 
 /// A running gateway with all its components.
