@@ -5,10 +5,12 @@ export HOOKSTILE_NODE ?= $(THIRD_PARTY)/bin/node
 export HOOKSTILE_NODE_MODULES ?= $(THIRD_PARTY)/node_modules
 export HOOKSTILE_PYTHON ?= $(THIRD_PARTY)/venv/bin/python
 
-# The main job, end to end, with nothing to configure.
+# The main job, with a dashboard and nothing to configure, until Ctrl-C. DEMO takes options: `make demo DEMO=--once`. It is
+# the same build as that of `make install`.
+DEMO ?=
 demo:
 	@scripts/install build
-	@cargo run --locked -- demo
+	@cargo run --release --locked -- demo $(DEMO)
 
 # All tests.
 test:

@@ -17,4 +17,4 @@ pub(crate) use deliveries::{Attempt, Deliveries, Delivery, OneDelivery, Redelive
 pub(crate) use gateway::{Done, Reloaded, Status};
 pub(crate) use problem::Problem;
 pub(crate) use rejections::Rejected;
-pub(crate) use webhooks::{LongStats, Webhook};
+pub(crate) use webhooks::{LongStats, Webhook, Webhooks};

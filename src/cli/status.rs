@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::admin::{CommandError, GatewayArgs};
+use super::admin::{AdminClient, CommandError, GatewayArgs};
 use super::{FAILED, terminal};
 use crate::admin::shape::removed::RemovedRoute;
 use crate::admin::shape::{self, LongStats, Rejected, Webhook};
@@ -35,11 +35,13 @@ struct StatusDocument<'a> {
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    show(args).unwrap_or_else(CommandError::exit)
+    match args.gateway.admin() {
+        Ok(admin) => show(args, &admin).unwrap_or_else(CommandError::exit),
+        Err(error) => error.exit_with(args.json),
+    }
 }
 
-fn show(args: &Args) -> Result<ExitCode, CommandError> {
-    let admin = args.gateway.admin()?;
+fn show(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
     let result = admin.get::<shape::Status>("/status", &[]);
     if args.json {
         let reachable = !matches!(result, Err(CommandError::Unreachable { .. }));

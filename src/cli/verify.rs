@@ -126,7 +126,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
             ExitCode::from(USAGE)
         }
         Err(VerifyError::Config(report)) => {
-            check::print(&report, false);
+            check::print(&report);
             ExitCode::from(BAD_CONFIGURATION)
         }
     }
@@ -304,6 +304,9 @@ impl Args {
                 ..(preset.defaults.envelope)()
             },
             challenge: preset.handshake.challenge(),
+            provider: Some(preset.name),
+            events: Vec::new(),
+            endpoint: Err("no route is given".into()),
         })
     }
 }

@@ -216,8 +216,7 @@ pub(super) struct Shutdown {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Log {
-    /// The format of log lines.
-    #[schemars(transform = facts::LOG_FORMAT.schema())]
+    /// The format of log lines. Default: `pretty` on a terminal, and else `json`.
     pub format: Field<log::Format>,
     /// The least severe level that is logged.
     #[schemars(transform = facts::LOG_LEVEL.schema())]

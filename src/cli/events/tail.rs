@@ -1,19 +1,15 @@
-//! `hookstile deliveries tail`.
+//! `hookstile events tail`: prints deliveries as they arrive.
 
-use std::convert::Infallible;
+mod tracker;
+
 use std::process::ExitCode;
-use std::thread;
-use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
-
-use super::tracker::{DeliveryTracker, Poll};
+use super::{AdminClient, CommandError, GatewayArgs, PAGE_SIZE, next_cursor, one_line, show};
 use crate::admin::shape::{Delivery, route_of};
-use crate::cli::admin::{AdminClient, CommandError, GatewayArgs};
-use crate::cli::events::{PAGE_SIZE, next_cursor, one_line, show};
+use crate::cli::follow::Followed;
 use crate::cli::{input, terminal};
 use crate::store::{DeliveryFilter, DeliveryId, DeliveryState};
+use tracker::{DeliveryTracker, Poll};
 
 /// Print deliveries as they arrive, until Ctrl-C
 ///
@@ -22,9 +18,9 @@ use crate::store::{DeliveryFilter, DeliveryId, DeliveryState};
 /// gateway is unreachable, the command waits for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  hookstile deliveries tail
-  hookstile deliveries tail --route billing --status dead
-  hookstile deliveries tail --since del_17 --json | jq -r .event_id")]
+  hookstile events tail
+  hookstile events tail --route billing --status dead
+  hookstile events tail --since del_17 --json | jq -r .event_id")]
 pub struct Args {
     #[command(flatten)]
     gateway: GatewayArgs,
@@ -40,10 +36,8 @@ pub struct Args {
     since: Option<DeliveryId>,
     /// Print one JSON object per delivery, without the event
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
-
-const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// The number of deliveries with the wanted status that each poll reads again: a delivery may reach
 /// that status long after it was received.
@@ -54,36 +48,17 @@ struct Tail {
     admin: AdminClient,
     filter: DeliveryFilter,
     tracker: DeliveryTracker,
-    /// The option to print the deliveries that the first poll finds.
-    print_first: bool,
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
-    let failed = |error: std::io::Error| CommandError::Failed(error.to_string());
-    let tail = Tail::new(args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
-    runtime.block_on(async {
-        let (mut interrupted, mut terminated) = (
-            signal(SignalKind::interrupt()).map_err(failed)?,
-            signal(SignalKind::terminate()).map_err(failed)?,
-        );
-        let (end, follower) = oneshot::channel();
-        // The thread may block on the gateway or on the output. A signal must not wait for it: it
-        // ends the process, and the thread with it.
-        thread::spawn(move || end.send(tail.follow()));
-        tokio::select! {
-            result = follower => match result {
-                Ok(Err(failure)) => Err(failure),
-                Err(_) => Err(CommandError::Failed("following stopped unexpectedly".into())),
-            },
-            _ = interrupted.recv() => Ok(ExitCode::SUCCESS),
-            _ = terminated.recv() => Ok(ExitCode::SUCCESS),
-        }
-    })
+    let mut tail = Tail::new(args)?;
+    Followed {
+        started: format!("following the deliveries of {}", tail.admin.url()),
+        poll: move || tail.poll(),
+        print_first: args.since.is_some(),
+    }
+    .run()
 }
 
 impl Tail {
@@ -104,35 +79,8 @@ impl Tail {
             admin: args.gateway.admin()?,
             filter,
             tracker,
-            print_first: args.since.is_some(),
             json: args.json,
         })
-    }
-
-    /// Polls until standard output is closed, or the gateway rejects the request.
-    fn follow(mut self) -> Result<Infallible, CommandError> {
-        let first = self.poll()?;
-        terminal::print_message(&format!("following the deliveries of {}", self.admin.url()));
-        if self.print_first {
-            print(&first)?;
-        }
-        let mut waiting = false;
-        loop {
-            thread::sleep(POLL_EVERY);
-            match self.poll() {
-                Ok(new) => {
-                    waiting = false;
-                    print(&new)?;
-                }
-                Err(failure @ (CommandError::Unreachable { .. } | CommandError::Failed(_))) => {
-                    if !waiting {
-                        terminal::print_message(&format!("{failure}; waiting for it"));
-                    }
-                    waiting = true;
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
     }
 
     /// Returns a line for each new delivery, the oldest first. Reads all pages with new deliveries
@@ -170,13 +118,6 @@ impl Tail {
 
 fn invalid_response() -> CommandError {
     CommandError::Failed("the response holds an invalid delivery ID".into())
-}
-
-fn print(lines: &[String]) -> Result<(), CommandError> {
-    lines
-        .iter()
-        .try_for_each(|line| terminal::print(line))
-        .map_err(CommandError::from)
 }
 
 /// Formats a delivery as a line. The columns have fixed widths that fit most values, because later
