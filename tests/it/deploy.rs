@@ -2,7 +2,8 @@
 //! manifests that name only existing things, and the notifications that a supervisor waits for.
 
 mod balancer; // HAProxy in front of several gateways
-mod manifests; // Kubernetes, compose, and the configurations they contain
+mod manifests;
+mod release; // workflows, and what repeats the version // Kubernetes, compose, and the configurations they contain
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
