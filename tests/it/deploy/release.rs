@@ -91,3 +91,25 @@ fn image_names_version_and_source() {
         assert!(read(path).contains("dockerfile: deploy/docker/Dockerfile"));
     }
 }
+
+#[test]
+fn version_names_commit_and_target() {
+    let version = |option| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hookstile"))
+            .arg(option)
+            .output();
+        String::from_utf8(output.expect("it runs").stdout).expect("UTF-8")
+    };
+    let short = format!("hookstile {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(version("-V"), format!("{short}\n"));
+    let long = version("--version");
+    let build = long.trim_end().strip_prefix(&format!("{short} (commit "));
+    let (commit, target) = build
+        .and_then(|build| build.strip_suffix(')')?.split_once(", "))
+        .unwrap_or_else(|| panic!("{long}"));
+    assert!(commit == "unknown" || commit.len() == 12, "{long}");
+    assert!(
+        target.ends_with("-linux-gnu") || target.ends_with("-linux-musl"),
+        "{long}"
+    );
+}
