@@ -19,6 +19,7 @@ fn main() {
 /// again after every commit.
 fn commit() -> String {
     let told = std::env::var("HOOKSTILE_COMMIT").ok();
+    let told = told.filter(|commit| !commit.is_empty());
     let commit = told.or_else(|| {
         let packaged = std::fs::read_to_string(Path::new(PACKAGED)).ok()?;
         let (_, rest) = packaged.split_once(r#""sha1":"#)?;

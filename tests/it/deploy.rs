@@ -2,7 +2,8 @@
 //! manifests that name only existing things, and the notifications that a supervisor waits for.
 
 mod balancer; // HAProxy in front of several gateways
-mod manifests; // Kubernetes, compose, and the configurations they contain
+mod manifests;
+mod release; // workflows, and what repeats the version // Kubernetes, compose, and the configurations they contain
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
@@ -439,7 +440,11 @@ async fn failed_start_does_not_notify_supervisor() {
             "NOTIFY_SOCKET",
             folder.path().join("notify").to_str().expect("UTF-8"),
         );
-    let (code, _) = Gateway::refuses(setup).await;
+    let (code, text) = Gateway::refuses(setup).await;
     assert_eq!(code, Some(1));
+    assert!(
+        text.contains("another process is listening there"),
+        "{text}"
+    );
     assert_eq!(supervisor.receive(), "");
 }

@@ -518,6 +518,7 @@ fn shipped_configurations_are_valid() {
     let mut all = vec![
         read("deploy/docker/hookstile.yaml"),
         read("deploy/systemd/hookstile.yaml"),
+        read("deploy/docker/one/hookstile/hookstile.yaml"),
         read(COMPOSE_CONFIGURATION),
     ];
     for values in VARIANTS {
@@ -590,6 +591,7 @@ fn stop_timeouts_cover_drain_and_grace() {
             "terminationGracePeriodSeconds:",
         ),
         (COMPOSE, "stop_grace_period:"),
+        ("deploy/docker/one/compose.yaml", "stop_grace_period:"),
     ] {
         let found = seconds(&read(path), key);
         assert!(
