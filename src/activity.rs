@@ -7,6 +7,7 @@
 mod idle_sender;
 mod rejections;
 mod request_history;
+mod streak;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ use crate::metrics::RouteMetrics;
 pub(crate) use idle_sender::IdleSender;
 pub(crate) use rejections::{Rejection, RejectionCount, RejectionHistory, RejectionKind};
 pub(crate) use request_history::{MINUTES, MinuteBucket, RequestCounts, RequestHistory};
+pub(crate) use streak::Incident;
 
 /// The activity of all active routes, and of the requests that match no route.
 pub struct Activity {

@@ -11,6 +11,7 @@ pub mod events;
 pub mod init;
 pub mod man;
 pub mod move_store;
+pub mod problems;
 pub mod rejections;
 pub mod reload;
 pub mod schema;
@@ -77,6 +78,7 @@ enum Command {
     #[command(subcommand)]
     Rejections(rejections::Command),
     Status(status::Args),
+    Problems(problems::Args),
     Reload(reload::Args),
     MoveStore(move_store::Args),
     Completions(completions::Args),
@@ -99,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Deliveries(command) => deliveries::run(&command),
         Command::Rejections(command) => rejections::run(&command),
         Command::Status(args) => status::run(&args),
+        Command::Problems(args) => problems::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::MoveStore(args) => move_store::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! clock secret outcome backoff    shared by all other modules
+//! problems                        pure: what is wrong with the gateway and its routes, worst first
 //! client_network                  pure: the client that limits count for
 //! limits                          pure: what requests may hold in memory, displacement, shares
 //! metrics activity                Prometheus metrics; recent requests of each route, for operators
@@ -46,6 +47,7 @@ mod limits;
 pub mod log;
 pub mod metrics;
 mod outcome;
+mod problems;
 pub mod providers;
 pub mod proxy_protocol;
 mod queue;

@@ -2,6 +2,7 @@
 
 pub(super) mod deliveries;
 pub(super) mod gateway;
+pub(super) mod problems;
 pub(super) mod recovery;
 pub(super) mod rejections;
 pub(super) mod routes;
@@ -9,10 +10,13 @@ pub(super) mod status;
 pub(super) mod test_event;
 pub(super) mod webhooks;
 
+use std::sync::Mutex as StdMutex;
+
 use tokio::sync::Mutex;
 
 use super::error::OperationError;
 use super::state::AdminState;
+use crate::problems::{Delays, ProblemTracker};
 use crate::store::DeliveryFilter;
 use crate::webhooks::ActiveRoute;
 
@@ -21,6 +25,8 @@ pub(super) struct Operations {
     state: AdminState,
     /// Held while a bulk redelivery runs.
     redelivery: Mutex<()>,
+    /// The problems that were there a short time ago.
+    tracker: StdMutex<ProblemTracker>,
 }
 
 impl Operations {
@@ -28,6 +34,7 @@ impl Operations {
         Self {
             state,
             redelivery: Mutex::default(),
+            tracker: StdMutex::new(ProblemTracker::new(Delays::default())),
         }
     }
 

@@ -6,6 +6,7 @@
 mod deliveries;
 mod extract;
 mod gateway;
+mod problems;
 mod recovery;
 mod rejections;
 mod webhooks;
@@ -23,6 +24,7 @@ use super::operations::Operations;
 pub(super) fn routes() -> OpenApiRouter<Arc<Operations>> {
     OpenApiRouter::default()
         .merge(gateway::routes())
+        .merge(problems::routes())
         .merge(webhooks::routes())
         .merge(deliveries::routes())
         .merge(recovery::routes())

@@ -7,6 +7,7 @@ pub(crate) mod gateway;
 pub(crate) mod headers;
 mod names;
 pub(crate) mod problem;
+pub(crate) mod problems;
 pub(crate) mod rejections;
 pub(crate) mod webhooks;
 

@@ -13,7 +13,7 @@ use super::chores::Chores;
 use super::update_routes::RouteUpdater;
 use super::{App, Error, OpenFiles, Sockets, listen, memory, tls};
 use crate::activity::Activity;
-use crate::admin::{self, ReloadHandle};
+use crate::admin::{self, ConfigurationOnDisk, ReloadHandle};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::gateway::{self, Gateway, InProcessListener, Limits, Listener};
@@ -89,6 +89,7 @@ impl App {
         );
         let data = config.listen.into_iter().zip(opened);
         let data = components.open_data_listeners(data, open_files, &stopping_changes)?;
+        let configuration = Arc::new(ConfigurationOnDisk::default());
         let state = admin::AdminState {
             metrics: Arc::clone(&components.metrics),
             store: components.store.clone(),
@@ -99,6 +100,7 @@ impl App {
             activity: Arc::clone(&components.activity),
             draining: draining_changes,
             reloads: reload_requests,
+            configuration: Arc::clone(&configuration),
         };
         let admin = start_admin(admin_socket, state, &config.admin)?;
         components.queue.start();
@@ -112,6 +114,7 @@ impl App {
             store: components.store,
             metrics: components.metrics,
             registry,
+            configuration,
             data: data.addresses,
             admin,
             tls_listeners: data.tls,

@@ -87,6 +87,7 @@ impl DeliveryAttempt {
             }
         };
         let record = report.to_record(at);
+        self.route.upstream.remember_failure(&record);
         let age = queued.age.saturating_add(report.duration);
         let (outcome, next) = self.decide(&report.end, number, age);
         self.metrics
@@ -184,20 +185,29 @@ impl DeliveryAttempt {
             store::AttemptOutcome::Dead(reason) => (None, Some(DeadLetterReason::as_str(reason))),
             store::AttemptOutcome::Delivered { .. } => (None, None),
         };
-        tracing::info!(
-            target: "hookstile::queue",
-            route = &*self.route.name,
-            delivery = %self.id,
-            event_id = &*queued.event_id,
-            event_type = &*queued.event_type,
-            attempt = number,
-            upstream_status = attempt.status,
-            error = attempt.error.as_deref(),
-            duration_ms = attempt.ms,
-            outcome,
-            reason,
-            retry_after_seconds = retry_after,
-            "attempt"
-        );
+        macro_rules! write {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "hookstile::queue",
+                    route = &*self.route.name,
+                    delivery = %self.id,
+                    event_id = &*queued.event_id,
+                    event_type = &*queued.event_type,
+                    attempt = number,
+                    upstream_status = attempt.status,
+                    error = attempt.error.as_deref(),
+                    duration_ms = attempt.ms,
+                    outcome,
+                    reason,
+                    retry_after_seconds = retry_after,
+                    "attempt"
+                )
+            };
+        }
+        if let store::AttemptOutcome::Dead(_) = next {
+            write!(warn);
+        } else {
+            write!(info);
+        }
     }
 }

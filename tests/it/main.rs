@@ -53,6 +53,7 @@ mod move_store; // moving an embedded store to PostgreSQL
 mod openapi; // the admin API against its own documents
 mod partition; // a stalled or disconnected gateway among several
 mod postgres; // the test harness's PostgreSQL and network link
+mod problems; // what is wrong, worst first, wherever it is shown
 mod proxy_protocol; // client addresses behind a layer-4 load balancer
 mod queue; // accepted now, delivered when the upstream is ready
 mod receivers; // the provider's documented receivers as upstreams

@@ -9,6 +9,7 @@ use crate::activity::RejectionCount;
 use crate::admin::audit::Operator;
 use crate::admin::error::OperationError;
 use crate::admin::reload::Reloaded;
+use crate::problems::Problem;
 use crate::store::StoreError;
 
 /// The health of the gateway.
@@ -28,6 +29,7 @@ pub(crate) struct Overview {
     pub routes: Vec<RouteSummary>,
     /// Rejections in the last hour by route; under `None` the requests that matched no route.
     pub rejected: Vec<(Option<Arc<str>>, Vec<RejectionCount>)>,
+    pub problems: Vec<Problem>,
 }
 
 impl Operations {
@@ -60,6 +62,7 @@ impl Operations {
             health,
             routes,
             rejected,
+            problems: self.problems().await.unwrap_or_default(),
         }
     }
 

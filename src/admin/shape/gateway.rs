@@ -1,8 +1,10 @@
 //! The gateway as a whole, as JSON.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::problems::{self, GatewayProblem};
 use super::rejections::{self, Rejected};
 use super::webhooks::{LongStats, Webhook};
 use crate::admin::operations::gateway::{Health, Overview};
@@ -33,6 +35,10 @@ pub(crate) struct Status {
     #[serde(default)]
     #[schema(required)]
     pub rejected_last_hour: Vec<Rejected>,
+    /// The problems, as `GET /problems` returns them.
+    #[serde(default)]
+    #[schema(required)]
+    pub problems: Vec<GatewayProblem>,
 }
 
 /// A configuration that was accepted.
@@ -72,6 +78,7 @@ impl From<Overview> for Status {
             store_bytes,
             rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
+            problems: problems::shapes(overview.problems, Timestamp::now()),
         }
     }
 }

@@ -106,7 +106,9 @@ impl Gateway {
                 return Err(error.into());
             }
         };
-        let record = Some(attempt.to_record(started_at));
+        let record = attempt.to_record(started_at);
+        route.upstream.remember_failure(&record);
+        let record = Some(record);
         let outcome = claim_outcome(route, claim.attempt(), &attempt.end, &self.clock);
         if let ClaimOutcome::Stored { .. } = outcome {
             return self.store(route, claimed, outcome, record).await;
