@@ -302,6 +302,9 @@ fn completed(id: u64, state: Option<DeliveryState>) -> Settlement {
                 ms: 12,
                 status: Some(200),
                 error: None,
+                cause: None,
+                address: None,
+                response: None,
             }),
             payload: (state == DeliveryState::Pending).then(|| Payload {
                 head: Bytes::from_static(&[b'h'; 500]),

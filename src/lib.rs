@@ -4,7 +4,8 @@
 //! above its own; ARCHITECTURE.md has the exact list, and a test checks it.
 //!
 //! ```text
-//! clock secret outcome backoff    shared by all other modules
+//! clock secret outcome cause      shared by all other modules
+//! backoff                         pure: when a failed delivery is retried
 //! problems                        pure: what is wrong with the gateway and its routes, worst first
 //! client_network                  pure: the client that limits count for
 //! limits                          pure: what requests may hold in memory, displacement, shares
@@ -30,6 +31,7 @@ mod activity;
 mod admin;
 pub mod app;
 mod backoff;
+pub mod cause;
 pub mod cli;
 mod client_network;
 pub mod clock;

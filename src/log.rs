@@ -9,7 +9,7 @@ mod libraries;
 mod sampler;
 
 use std::io::{self, BufWriter, Stderr, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(crate) use format::{is_unsafe, write_json_escape};
 pub use libraries::write_suppressed_library_counts;
 pub use sampler::{LogSampler, SampleLimits, Sampler};
 
+use crate::cause::Cause;
 use crate::outcome::Code;
 
 /// The `log` section of the configuration.
@@ -137,6 +138,10 @@ pub struct RequestLine {
     pub unverified: Option<&'static str>,
     pub upstream_status: Option<u16>,
     pub attempt: Option<u32>,
+    /// The cause for which the attempt did not succeed.
+    pub cause: Option<Cause>,
+    /// The address that the attempt tried, if it did not succeed.
+    pub address: Option<SocketAddr>,
     pub body_bytes: Option<usize>,
     pub peer: Option<IpAddr>,
     pub trace_id: Option<Box<str>>,
@@ -164,6 +169,8 @@ impl RequestLine {
             status,
             upstream_status = self.upstream_status,
             attempt = self.attempt,
+            cause = self.cause.map(Cause::as_str),
+            address = self.address.map(tracing::field::display),
             duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3,
             body_bytes = self.body_bytes,
             peer = self.peer.map(tracing::field::display),

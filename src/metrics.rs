@@ -17,6 +17,7 @@ use prometheus::{
 };
 
 use crate::backoff::DeadLetterReason;
+use crate::cause::Cause;
 use crate::outcome::Code;
 
 /// Buckets in seconds. Dense around the usual budget of 10 s, so that exceeding it shows.
@@ -199,7 +200,11 @@ pub struct QueueMetrics {
 /// The metrics of a route's delivery attempts, proxied and queued alike.
 #[derive(Clone)]
 struct UpstreamMetrics {
+    route: Arc<str>,
     requests: [IntCounter; UPSTREAM_RESULTS.len()],
+    /// The family of failures by cause. A cause has a series once it was counted: a route would
+    /// otherwise have 16 more, most of them for ever 0.
+    failures: IntCounterVec,
     duration: Histogram,
 }
 
@@ -233,6 +238,7 @@ struct MetricFamilies {
     route_silent: IntGaugeVec,
     ledger_checks: IntCounterVec,
     upstream_requests: IntCounterVec,
+    upstream_failures: IntCounterVec,
     upstream_duration: HistogramVec,
     queue_events: IntGaugeVec,
     queue_oldest_age: GaugeVec,
@@ -383,6 +389,8 @@ impl Metrics {
                 .with_label_values(&[&**name, result, secret])
         };
         let upstream = UpstreamMetrics {
+            route: Arc::clone(name),
+            failures: families.upstream_failures.clone(),
             requests: UPSTREAM_RESULTS.map(|result| {
                 families
                     .upstream_requests
@@ -438,6 +446,11 @@ impl Metrics {
                 .upstream_requests
                 .remove_label_values(&[name, result]);
             let _ = families.queue_attempts.remove_label_values(&[name, result]);
+        }
+        for cause in Cause::ALL {
+            let _ = families
+                .upstream_failures
+                .remove_label_values(&[name, cause.as_str()]);
         }
         for state in QUEUE_STATES {
             let _ = families.queue_events.remove_label_values(&[name, state]);
@@ -603,8 +616,9 @@ impl RouteMetrics {
         self.ledger_checks[check as usize].inc();
     }
 
-    pub fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
-        self.upstream.record_attempt(result, seconds);
+    /// Records an attempt; `cause` is why it did not succeed.
+    pub fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
+        self.upstream.record_attempt(result, cause, seconds);
     }
 }
 
@@ -623,9 +637,14 @@ fn buckets(histogram: &Histogram) -> Vec<u64> {
 }
 
 impl UpstreamMetrics {
-    fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
+    fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
         self.requests[result as usize].inc();
         self.duration.observe(seconds);
+        if let Some(cause) = cause {
+            self.failures
+                .with_label_values(&[&*self.route, cause.as_str()])
+                .inc();
+        }
     }
 }
 
@@ -634,9 +653,9 @@ impl QueueMetrics {
     pub const DELAY_BOUNDS: &[f64] = &DELAY_SECONDS;
 
     /// Records an attempt to deliver a stored event, among the queue's and among all attempts.
-    pub fn record_attempt(&self, result: UpstreamResult, seconds: f64) {
+    pub fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
         self.attempts[result as usize].inc();
-        self.upstream.record_attempt(result, seconds);
+        self.upstream.record_attempt(result, cause, seconds);
     }
 
     pub fn observe_delivery_delay(&self, seconds: f64) {
@@ -722,6 +741,12 @@ impl MetricFamilies {
                 "upstream_requests_total",
                 "Delivery attempts by result.",
                 &["route", "result"],
+            )?,
+            upstream_failures: counter(
+                "upstream_failures_total",
+                "Delivery attempts that did not succeed, by cause. A cause has a series from its \
+                 first count on.",
+                &["route", "cause"],
             )?,
             upstream_duration: histogram(
                 "upstream_duration_seconds",

@@ -16,6 +16,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::activity::{MINUTES, MinuteBucket, RejectionKind};
+use crate::cause::Cause;
 
 pub(crate) use tracker::{Delays, ProblemChange, ProblemTracker};
 
@@ -190,10 +191,11 @@ pub(crate) struct RejectedKind {
 /// An attempt that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LastFailure {
-    /// The status of the upstream's response.
+    pub cause: Cause,
+    /// The status of the upstream's response, if there was one.
     pub status: Option<u16>,
-    /// The reason why there was no response.
-    pub error: Option<String>,
+    /// The address that was tried, with its port.
+    pub address: Option<String>,
 }
 
 /// The share above which a problem of a route is critical, and the one from which it is a problem.

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::metrics::StoreMetrics;
-use records::COUNT_LIMIT;
+use records::{AttemptLog, COUNT_LIMIT, LISTED_BYTES_MAX};
 
 pub use claim_lease::{ClaimLease, ClaimResult, LeaseDeadline, StartedAttempt};
 pub use domain::{
@@ -34,7 +34,7 @@ pub use migration::{MoveError, MoveSummary, move_into_shared};
 pub use postgres::{Database, OpenError as SharedOpenError, Settings as SharedSettings};
 pub use records::{
     AttemptRecord, DeliveryFilter, DeliveryRecord, DueEvent, DueEvents, LISTED_BODY_MAX,
-    QueuedEvent, RouteDeliveryStats,
+    QueuedEvent, RESPONSE_BODY_MAX, ResponseRecord, RouteDeliveryStats,
 };
 
 /// Approximate bytes that a delivery's row and its index entries use besides the payload. Counted

@@ -313,8 +313,12 @@ mod tests {
         route.sample(60);
         route.count(Code::Duplicate, 2);
         route.count(Code::BudgetExceeded, 4);
-        route.metrics.record_attempt(UpstreamResult::Success, 0.1);
-        route.metrics.record_attempt(UpstreamResult::Timeout, 0.1);
+        route
+            .metrics
+            .record_attempt(UpstreamResult::Success, None, 0.1);
+        route
+            .metrics
+            .record_attempt(UpstreamResult::Timeout, None, 0.1);
         route.sample(125);
         let hour = route.history.last_hour(route.at(130));
         let first = RequestCounts {

@@ -297,31 +297,66 @@ pub(super) fn later(at: Timestamp, by: Duration) -> Option<Timestamp> {
 impl LastFailure {
     /// Says what the upstream at this URL does.
     fn phrase(&self, upstream: &str) -> String {
-        match (self.status, &self.error) {
-            (Some(status), _) => format!("{upstream} answers {status}"),
-            (None, Some(error)) => format!("{upstream}: {error}"),
-            (None, None) => format!("{upstream} fails"),
+        if let Some(status) = self.status {
+            return format!("{upstream} answers {status}");
+        }
+        let phrase = self.cause.sentence().replacen("the upstream", upstream, 1);
+        match &self.address {
+            Some(address) if !upstream.contains(&**address) => format!("{phrase} ({address})"),
+            _ => phrase,
         }
     }
 
     fn advice(&self) -> &'static str {
-        match self.status {
-            None => "Check whether the upstream runs and is reached at this address.",
-            Some(300..400) => "Redirects are not followed: enter the final URL as `upstream`.",
-            Some(401 | 403 | 407) => {
-                "The application wants credentials: set them in the route's `headers`."
+        match self.cause {
+            Cause::Status => self.status.map_or("", status_advice),
+            Cause::Refused => "Start the application, or correct the port in `upstream`.",
+            Cause::Unreachable | Cause::ConnectTimeout => {
+                "Check the address in `upstream`, the network and its firewalls on the way."
             }
-            Some(404 | 405 | 410) => {
-                "The application knows no such path or method: compare the path in `upstream`."
+            Cause::NoSuchHost => {
+                "Correct the name in `upstream`, or its record at the name server."
             }
-            Some(429 | 503) => {
-                "The application is overloaded or stopping: look at its log, or lower the route's \
-                 `concurrency`."
+            Cause::DnsTimeout => "Check this machine's name servers (`/etc/resolv.conf`).",
+            Cause::AddressNotAllowed => {
+                "Upstreams made over the API may not use this address: give another URL."
             }
-            Some(400..500) => {
-                "The application refuses these events: its responses are with the deliveries."
+            Cause::TlsExpired => {
+                "Renew the upstream's certificate; if it is new, check the clocks."
             }
-            Some(_) => "The application fails: look at its log.",
+            Cause::TlsWrongName => {
+                "Use the name that the certificate has in `upstream`, or renew the certificate for \
+                 this one."
+            }
+            Cause::TlsUntrusted => {
+                "Name the CA that signed its certificate: `upstream: {url, ca}`."
+            }
+            Cause::TlsHandshake => "Check whether the upstream speaks TLS 1.2 or 1.3 on this port.",
+            Cause::AuthFailed => "Check the credentials for the upstream.",
+            Cause::Reset => "The application ends its connections: look at its log.",
+            Cause::BrokenResponse => "Check whether an HTTP/1.1 server listens on this port.",
+            Cause::ResponseTimeout => {
+                "Make the application answer before it works, or use `delivery: queue` with a longer \
+                 `attempt_timeout`."
+            }
+            Cause::ResponseTooLarge => "Make the application answer with a smaller head.",
         }
+    }
+}
+
+/// Returns the action against responses of this status.
+fn status_advice(status: u16) -> &'static str {
+    match status {
+        300..400 => "Redirects are not followed: enter the final URL as `upstream`.",
+        401 | 403 | 407 => "The application wants credentials: set them in the route's `headers`.",
+        404 | 405 | 410 => {
+            "The application knows no such path or method: compare the path in `upstream`."
+        }
+        429 | 503 => {
+            "The application is overloaded or stopping: look at its log, or lower the route's \
+             `concurrency`."
+        }
+        400..500 => "The application refuses these events: its responses are with the deliveries.",
+        _ => "The application fails: its responses are with the deliveries, more is in its log.",
     }
 }

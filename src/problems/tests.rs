@@ -132,8 +132,9 @@ fn github() -> RouteFacts {
     RouteFacts {
         failing: Some(incident(at("2026-06-01T17:33:00Z"), 0)),
         last_failure: Some(LastFailure {
+            cause: Cause::Status,
             status: Some(502),
-            error: None,
+            address: None,
         }),
         ..route("github-ci", true)
             .accepted(12, 30)
@@ -150,8 +151,9 @@ fn billing() -> RouteFacts {
     RouteFacts {
         failing: Some(incident(at("2026-06-01T17:35:10Z"), 957)),
         last_failure: Some(LastFailure {
+            cause: Cause::Refused,
             status: None,
-            error: Some("could not connect".into()),
+            address: Some("127.0.0.1:18199".into()),
         }),
         pending: 221,
         dead: 82,
@@ -219,7 +221,7 @@ fn dead_upstream_is_one_line_with_what_waits() {
     let problem = only(billing());
     assert_eq!(
         problem.summary,
-        "http://127.0.0.1:18199: could not connect: all 957 attempts since 17:35 UTC failed; 221 \
+        "http://127.0.0.1:18199 refuses connections: all 957 attempts since 17:35 UTC failed; 221 \
          events wait, the oldest for 8 min; 82 events were dead-lettered; last success never; the \
          horizon of the oldest ends at 17:57 UTC"
     );

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::backoff::{AttemptFailure, DeadLetterReason, RetryDecision};
+use crate::cause::Cause;
 use crate::clock::Clock;
 use crate::delivery::OutboundRequest;
 use crate::metrics::QueueMetrics;
@@ -86,12 +87,16 @@ impl DeliveryAttempt {
                 (report, Some(started))
             }
         };
-        let record = report.to_record(at);
+        // The payload of an event that is not delivered is always kept.
+        let record = report.to_record(at, &request, &self.route.upstream, true);
         self.route.upstream.remember_failure(&record);
         let age = queued.age.saturating_add(report.duration);
         let (outcome, next) = self.decide(&report.end, number, age);
-        self.metrics
-            .record_attempt(report.metric_result(), report.duration.as_secs_f64());
+        self.metrics.record_attempt(
+            report.metric_result(),
+            report.cause,
+            report.duration.as_secs_f64(),
+        );
         self.log(&queued, number, &record, outcome, next);
         self.record(number, record, next).await;
         if let Some(started) = started {
@@ -115,6 +120,9 @@ impl DeliveryAttempt {
             ms: 0,
             status: None,
             error: Some(ERROR.into()),
+            cause: None,
+            address: None,
+            response: None,
         };
         let reason = DeadLetterReason::Unreadable;
         self.metrics.count_dead_letter(reason);
@@ -195,6 +203,8 @@ impl DeliveryAttempt {
                     event_type = &*queued.event_type,
                     attempt = number,
                     upstream_status = attempt.status,
+                    cause = attempt.cause.map(Cause::as_str),
+                    address = attempt.address.as_deref(),
                     error = attempt.error.as_deref(),
                     duration_ms = attempt.ms,
                     outcome,

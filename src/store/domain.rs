@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::records::AttemptRecord;
+use super::records::{AttemptLog, AttemptRecord};
 use super::uptime::Uptime;
 use crate::backoff::DeadLetterReason;
 use crate::signature::PayloadDigest;
@@ -215,6 +215,20 @@ pub struct DeliveryChange {
     pub payload: Option<Payload>,
     /// The delay until a pending delivery is due.
     pub due_after: Duration,
+}
+
+impl DeliveryChange {
+    /// Returns the attempts after this change; `before` are those that have a record.
+    pub(super) fn attempts_after(&self, before: &AttemptLog) -> AttemptLog {
+        let mut attempts = before.clone();
+        if let Some(attempt) = &self.attempt {
+            attempts.push(attempt.clone());
+        }
+        if self.payload.is_none() {
+            attempts.drop_bodies();
+        }
+        attempts
+    }
 }
 
 /// The event that a delivery belongs to.

@@ -44,11 +44,11 @@ use shared::Shared;
 use write::Job;
 
 use super::{
-    AttemptHistory, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease, ClaimResult,
-    ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState, DueAt,
-    DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow, KnownEvent,
-    LISTED_BODY_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, Requeue,
-    RequeueResult, Retain, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
+    AttemptHistory, AttemptLog, AttemptOutcome, AttemptRecord, COUNT_LIMIT, ClaimLease,
+    ClaimResult, ClaimTerms, DeliveryChange, DeliveryFilter, DeliveryId, DeliveryRecord,
+    DeliveryState, DueAt, DueEvent, DueEvents, Durability, EventKey, EventMetadata, EventRow,
+    KnownEvent, LISTED_BYTES_MAX, LeaseDeadline, LedgerEntry, Payload, QueuedEvent, RECORD_BYTES,
+    Requeue, RequeueResult, Retain, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
 };
 pub(super) use attempt_journal::JournalEntry;
 pub use offline::OfflineStore;

@@ -1,5 +1,7 @@
 //! The page of one delivery: its steps, and its headers and body if they are kept.
 
+use std::fmt::Write as _;
+
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -10,7 +12,7 @@ use super::words;
 use crate::admin::error::ApiError;
 use crate::admin::operations::Operations;
 use crate::admin::query::delivery_id;
-use crate::admin::shape::deliveries::{Attempt, Delivery};
+use crate::admin::shape::deliveries::{Attempt, AttemptResponse, Delivery};
 use crate::admin::shape::headers::Header;
 use crate::json;
 use crate::store::{DeliveryRecord, DeliveryState as Standing};
@@ -40,6 +42,13 @@ struct Step {
     at: String,
     title: String,
     detail: String,
+    /// The upstream's response, if it was not 2xx and its body is kept.
+    response: Option<KeptResponse>,
+}
+
+struct KeptResponse {
+    summary: String,
+    text: String,
 }
 
 struct Body {
@@ -97,6 +106,7 @@ fn steps(
         at: at.clone(),
         title: title.into(),
         detail,
+        response: None,
     };
     let secret = delivery.verified_with.as_ref();
     let mut steps = vec![
@@ -134,6 +144,7 @@ fn steps(
             detail: "the upstream may have processed an attempt whose response was lost; the next \
                      attempt is marked"
                 .into(),
+            response: None,
         });
     }
     steps
@@ -143,16 +154,23 @@ fn attempt(attempt: &Attempt) -> Step {
     let good = attempt
         .status
         .is_some_and(|status| (200..300).contains(&status));
-    let result = match (attempt.status, &attempt.error) {
+    let mut result = match (attempt.status, &attempt.error) {
         (Some(status), _) => format!("the upstream answered {status}"),
         (None, Some(error)) => error.clone(),
         (None, None) => "no response".into(),
     };
+    if let Some(cause) = attempt.cause.as_deref().filter(|cause| *cause != "status") {
+        let _ = write!(result, " (`{cause}`)");
+    }
+    if let Some(address) = &attempt.address {
+        let _ = write!(result, ", at `{address}`");
+    }
     Step {
         class: if good { "good" } else { "bad" },
         at: format_exact(&attempt.at),
         title: format!("attempt {}", attempt.number),
         detail: format!("{result}, after {}", format_duration(attempt.duration_ms)),
+        response: attempt.response.as_ref().and_then(KeptResponse::new),
     }
 }
 
@@ -206,6 +224,23 @@ fn last_step(delivery: &Delivery<Vec<Attempt>>, state: Standing, at: String) -> 
         at,
         title: title.into(),
         detail,
+        response: None,
+    }
+}
+
+impl KeptResponse {
+    /// Returns what is shown of a response; `None` if its body is empty or not kept.
+    fn new(response: &AttemptResponse) -> Option<Self> {
+        let text = response.body.clone().filter(|body| !body.is_empty())?;
+        let content_type = response
+            .content_type
+            .as_deref()
+            .unwrap_or("no content type");
+        let bytes = words::count(response.body_bytes);
+        Some(Self {
+            summary: format!("Response: {content_type}, {bytes} bytes"),
+            text,
+        })
     }
 }
 

@@ -118,9 +118,12 @@ fn facts(status: &RouteStatus) -> RouteFacts {
         minute_began: status.minute_began,
         failing: status.failing,
         rejecting: status.rejecting,
-        last_failure: status.last_failure.as_ref().map(|attempt| LastFailure {
-            status: attempt.status,
-            error: attempt.error.clone(),
+        last_failure: status.last_failure.as_ref().and_then(|attempt| {
+            Some(LastFailure {
+                cause: attempt.cause?,
+                status: attempt.status,
+                address: attempt.address.clone(),
+            })
         }),
         last_success: None,
         pending: status.pending,

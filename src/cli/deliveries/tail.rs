@@ -190,7 +190,7 @@ fn format_line(delivery: &Delivery<u32>) -> String {
         route_of(&delivery.webhook_id).unwrap_or(&delivery.webhook_id),
         delivery.event_type,
         delivery.event_id,
-        show::attempt_result(delivery.response_status, delivery.error.as_deref()),
+        show::last_result(delivery),
     );
     terminal::visible(&line, false).into_owned()
 }

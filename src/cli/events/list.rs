@@ -124,7 +124,7 @@ fn row(delivery: &Delivery<u32>) -> [String; 9] {
         delivery.event_id.clone(),
         terminal::time(Some(delivery.received_at)),
         delivery.attempt_count.to_string(),
-        super::show::attempt_result(delivery.response_status, delivery.error.as_deref()),
+        super::show::last_result(delivery),
         note,
     ]
 }

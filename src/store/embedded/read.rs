@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    AttemptHistory, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
-    DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BODY_MAX, LeaseDeadline, LedgerEntry,
-    Payload, QueuedEvent, RECORD_BYTES, RouteDeliveryStats, RowId, schema,
+    AttemptHistory, AttemptLog, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord,
+    DeliveryState, DueEvent, DueEvents, EventKey, KnownEvent, LISTED_BYTES_MAX, LeaseDeadline,
+    LedgerEntry, Payload, QueuedEvent, RECORD_BYTES, RouteDeliveryStats, RowId, schema,
 };
 use crate::signature::PayloadDigest;
 use crate::store::uptime::Uptime;
@@ -261,7 +261,7 @@ impl Reader {
         let rows = select.query_map(
             params![
                 if filter.with_bodies {
-                    LISTED_BODY_MAX
+                    LISTED_BYTES_MAX
                 } else {
                     0
                 },
@@ -506,7 +506,7 @@ fn read_delivery(row: &Row<'_>, now: Uptime) -> rusqlite::Result<DeliveryRecord>
         reason: row.get(6)?,
         attempt_count: row.get(7)?,
         possibly_delivered: row.get(8)?,
-        attempts: serde_json::from_str(&attempts).map_err(|error| conversion_error(9, error))?,
+        attempts: AttemptLog::parse(&attempts).into_records(),
         due_in: due.map(|due| Uptime(due).since(now)),
         payload_kept: row.get(11)?,
         secret: row.get(12)?,

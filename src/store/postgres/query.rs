@@ -10,8 +10,8 @@ use tokio_postgres::types::ToSql;
 use super::claims::{key, uuid};
 use super::pool::{PooledConnection, QueryError, with_timeout};
 use crate::store::{
-    AttemptRecord, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState,
-    EventKey, LISTED_BODY_MAX, Revision, RouteDeliveryStats,
+    AttemptLog, COUNT_LIMIT, DeliveryFilter, DeliveryId, DeliveryRecord, DeliveryState, EventKey,
+    LISTED_BYTES_MAX, Revision, RouteDeliveryStats,
 };
 
 const SELECT_DELIVERY: &str = "
@@ -83,7 +83,7 @@ pub(super) async fn deliveries(
         condition(filter)
     );
     let bytes = if filter.with_bodies {
-        to_i64(LISTED_BODY_MAX)
+        to_i64(LISTED_BYTES_MAX)
     } else {
         0
     };
@@ -273,7 +273,6 @@ pub(super) async fn paused_routes(
 }
 
 fn read_delivery(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {
-    let attempts: Vec<AttemptRecord> = serde_json::from_str(row.try_get(9)?).unwrap_or_default();
     let due: Option<i64> = row.try_get(10)?;
     Ok(DeliveryRecord {
         id: DeliveryId(row.try_get(0)?),
@@ -286,7 +285,7 @@ fn read_delivery(row: &Row) -> Result<DeliveryRecord, tokio_postgres::Error> {
         reason: row.try_get(6)?,
         attempt_count: row.try_get::<_, i32>(7)?.unsigned_abs(),
         possibly_delivered: row.try_get(8)?,
-        attempts,
+        attempts: AttemptLog::parse(row.try_get(9)?).into_records(),
         due_in: due.map(|due| Duration::from_millis(u64::try_from(due).unwrap_or(0))),
         payload_kept: row.try_get(11)?,
         secret: row.try_get(12)?,

@@ -52,6 +52,9 @@ pub(in crate::store) fn attempt(status: u16) -> AttemptRecord {
         ms: 12,
         status: Some(status),
         error: None,
+        cause: None,
+        address: None,
+        response: None,
     }
 }
 
