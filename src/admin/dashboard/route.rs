@@ -168,7 +168,18 @@ fn figures(
         ("accepted, last hour", words::count(requests.accepted)),
         (
             "success, last hour",
-            success_rate(requests.accepted, requests.failed),
+            success_rate(status.deliveries.delivered, status.deliveries.missed),
+        ),
+        (
+            "delivered, last hour",
+            words::count(status.deliveries.delivered),
+        ),
+        (
+            "time to delivery, p95",
+            status
+                .deliveries
+                .p95_seconds
+                .map_or_else(|| "–".into(), words::milliseconds),
         ),
         ("duplicates, last hour", words::count(requests.duplicate)),
         ("rejected, last hour", words::count(requests.rejected)),

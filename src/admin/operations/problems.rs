@@ -70,8 +70,11 @@ impl Operations {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .observe(&mut problems, now, wall);
-        for change in changes {
-            log(&change);
+        for change in &changes {
+            log(change);
+        }
+        if let Some(announcer) = &self.announcer {
+            announcer.announce(&self.state.store, &changes, now).await;
         }
         Ok(ProblemReport { problems, statuses })
     }
