@@ -51,8 +51,14 @@ impl Announcer {
         }
     }
 
-    /// Notifies of what has begun and ended.
-    pub(super) async fn announce(&self, store: &Store, changes: &[ProblemChange], now: Instant) {
+    /// Notifies of what has begun and ended. `present` are the problems that are there now.
+    pub(super) async fn announce(
+        &self,
+        store: &Store,
+        changes: &[ProblemChange],
+        present: &[Problem],
+        now: Instant,
+    ) {
         let mut state = self.state.lock().await;
         for change in changes {
             match change {
@@ -66,13 +72,14 @@ impl Announcer {
             return;
         }
         state.refreshed = Some(now);
-        for (key, open) in &state.open {
-            if open.own.is_none() {
-                let announced = store.announce_problem(key, &open.document).await;
-                // Notified now by another gateway that has died before it sent anything.
-                if let Ok(ProblemAnnouncement::First(id)) = announced {
-                    self.send(NotificationKind::Began, id, &open.document);
-                }
+        for key in present.iter().map(key) {
+            let Some(open) = state.open.get(&key).filter(|open| open.own.is_none()) else {
+                continue;
+            };
+            let announced = store.announce_problem(&key, &open.document).await;
+            // Its end was notified: for some time, no gateway could say that it goes on.
+            if let Ok(ProblemAnnouncement::First(id)) = announced {
+                self.send(NotificationKind::Began, id, &open.document);
             }
         }
         for (id, document) in store
