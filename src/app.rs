@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::ReloadRequest;
+use crate::admin::{ConfigurationOnDisk, ReloadRequest};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::limits::worst_case::TooLittleMemory;
@@ -84,6 +84,8 @@ pub struct App {
     store: Store,
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
+    /// The state of the file that the configuration comes from.
+    configuration: Arc<ConfigurationOnDisk>,
     chores: Chores,
     /// The addresses that senders connect to, with the ports that the system chose.
     pub data: Vec<SocketAddr>,
@@ -113,6 +115,7 @@ impl App {
         self.tls_listeners.replace_settings(config.listen);
         self.registry.replace_file(config.routes).await;
         self.metrics.config_loaded(Timestamp::now());
+        self.configuration.accept();
         tracing::info!(
             routes,
             "routes and certificates reloaded; other changes take effect after a restart"

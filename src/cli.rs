@@ -14,6 +14,7 @@ pub mod events;
 pub mod init;
 pub mod man;
 pub mod move_store;
+pub mod problems;
 pub mod rejections;
 pub mod reload;
 pub mod routes;
@@ -107,6 +108,7 @@ enum Command {
     #[command(subcommand)]
     Routes(routes::Command),
     Status(status::Args),
+    Problems(problems::Args),
     Reload(reload::Args),
     MoveStore(move_store::Args),
     Completions(completions::Args),
@@ -150,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Rejections(command) => rejections::run(&command),
         Command::Routes(command) => routes::run(&command),
         Command::Status(args) => status::run(&args),
+        Command::Problems(args) => problems::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::MoveStore(args) => move_store::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),

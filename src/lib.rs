@@ -6,6 +6,7 @@
 //! ```text
 //! clock secret outcome cause      shared by all other modules
 //! backoff                         pure: when a failed delivery is retried
+//! problems                        pure: what is wrong with the gateway and its routes, worst first
 //! client_network                  pure: the client that limits count for
 //! limits                          pure: what requests may hold in memory, displacement, shares
 //! metrics activity                Prometheus metrics; recent requests of each route, for operators
@@ -17,6 +18,7 @@
 //! delivery upstream               build the outbound request; run one delivery attempt
 //! route                           one compiled route, with all that its requests need
 //! queue                           deliver stored events to their upstreams
+//! notifications                   tell an endpoint of the operator's when a problem begins and ends
 //! log gateway                     the data plane: handle one request from head to response
 //! providers config                compile YAML to routes, and report every problem at once
 //! webhooks                        routes made over the API
@@ -47,7 +49,9 @@ pub mod ledger;
 mod limits;
 pub mod log;
 pub mod metrics;
+mod notifications;
 mod outcome;
+mod problems;
 pub mod providers;
 pub mod proxy_protocol;
 mod queue;

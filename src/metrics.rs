@@ -303,8 +303,13 @@ pub struct RouteCounters {
     pub attempts_succeeded: u64,
     pub attempts_failed: u64,
     /// Requests by duration: each up to its bound in [`RouteMetrics::DURATION_BOUNDS`], and above
-    /// the bound before it.
+    /// the bound before it. The last ones are above every bound.
     pub durations: Vec<u64>,
+    /// Delivered stored events by the time from their arrival, in the same way: see
+    /// [`QueueMetrics::DELAY_BOUNDS`].
+    pub delays: Vec<u64>,
+    /// Stored events that became dead letters.
+    pub dead_lettered: u64,
 }
 
 /// A guard that increments a gauge while it lives.
@@ -631,25 +636,13 @@ impl RouteMetrics {
     /// Returns the current values of the counters.
     pub fn sample(&self) -> RouteCounters {
         let [succeeded, failed @ ..] = &self.upstream.requests;
-        let mut below = 0;
-        let apart = |bucket: &prometheus::proto::Bucket| {
-            let within = bucket.cumulative_count() - below;
-            below = bucket.cumulative_count();
-            within
-        };
         RouteCounters {
             requests: std::array::from_fn(|code| self.requests.requests[code].get()),
             attempts_succeeded: succeeded.get(),
             attempts_failed: failed.iter().map(IntCounter::get).sum(),
-            durations: self
-                .requests
-                .duration
-                .metric()
-                .get_histogram()
-                .get_bucket()
-                .iter()
-                .map(apart)
-                .collect(),
+            durations: buckets(&self.requests.duration),
+            delays: buckets(&self.queue.delivery_delay),
+            dead_lettered: self.queue.dead_lettered.iter().map(IntCounter::get).sum(),
         }
     }
 
@@ -705,6 +698,20 @@ impl RouteMetrics {
     }
 }
 
+/// Returns the number of values in each bucket, and above the last one.
+fn buckets(histogram: &Histogram) -> Vec<u64> {
+    let metric = histogram.metric();
+    let histogram = metric.get_histogram();
+    let mut below = 0;
+    let mut counts = Vec::with_capacity(histogram.get_bucket().len() + 1);
+    for bucket in histogram.get_bucket() {
+        counts.push(bucket.cumulative_count() - below);
+        below = bucket.cumulative_count();
+    }
+    counts.push(histogram.get_sample_count().saturating_sub(below));
+    counts
+}
+
 impl UpstreamMetrics {
     fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
         self.requests[result as usize].inc();
@@ -718,6 +725,9 @@ impl UpstreamMetrics {
 }
 
 impl QueueMetrics {
+    /// The upper bounds of the buckets of delivery delays, in seconds.
+    pub const DELAY_BOUNDS: &[f64] = &DELAY_SECONDS;
+
     /// Records an attempt to deliver a stored event, among the queue's and among all attempts.
     pub fn record_attempt(&self, result: UpstreamResult, cause: Option<Cause>, seconds: f64) {
         self.attempts[result as usize].inc();

@@ -17,7 +17,7 @@ mod upload;
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -69,6 +69,8 @@ pub struct Upstream {
     /// The route's own headers, which replace the sender's.
     headers: Vec<(HeaderName, HeaderValue)>,
     addresses: Addresses,
+    /// The last attempt that did not succeed, for operators.
+    last_failure: Mutex<Option<AttemptRecord>>,
 }
 
 /// The connections to all upstreams, and the addresses of their names.
@@ -182,7 +184,30 @@ impl Upstream {
             addresses: Addresses::new(&target),
             target,
             headers,
+            last_failure: Mutex::default(),
         }
+    }
+
+    /// Remembers an attempt for operators, unless it succeeded.
+    pub fn remember_failure(&self, attempt: &AttemptRecord) {
+        if attempt.cause.is_some() {
+            let failure = AttemptRecord {
+                response: None,
+                ..attempt.clone()
+            };
+            *self.locked_failure() = Some(failure);
+        }
+    }
+
+    /// Returns the last attempt that did not succeed since the upstream was configured.
+    pub fn last_failure(&self) -> Option<AttemptRecord> {
+        self.locked_failure().clone()
+    }
+
+    fn locked_failure(&self) -> MutexGuard<'_, Option<AttemptRecord>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forbids connections to link-local addresses and to the metadata addresses of clouds, even if

@@ -13,7 +13,7 @@ mod page;
 mod problems;
 mod rejections;
 mod route;
-mod words;
+pub(super) mod words;
 
 use std::sync::Arc;
 

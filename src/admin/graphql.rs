@@ -29,6 +29,7 @@ use super::http::{BODY_BYTES_MAX, Body, json, parse};
 use super::operations::Operations;
 use super::query::{self, DeliverySelection, RedeliveryQuery, TestEvent};
 use super::shape::deliveries::Redelivered;
+use super::shape::problems::{GatewayProblem, Problems};
 use super::shape::removed::{MovedEvents, RemovedRoute};
 use super::shape::webhooks::TestResult;
 use crate::store::DeliveryFilter;
@@ -235,6 +236,16 @@ impl Query {
             };
             let page = operations(context).deliveries(filter).await;
             Ok(page.map_err(failed)?.into())
+        })
+        .await
+    }
+
+    /// Lists the problems of the gateway and its routes, the worst first.
+    #[graphql(complexity = "LIST_COST + child_complexity")]
+    async fn problems(&self, context: &Context<'_>) -> Nullable<Vec<GatewayProblem>> {
+        field(async {
+            let problems = operations(context).problems().await.map_err(failed)?;
+            Ok(Problems::new(problems, Timestamp::now()).problems)
         })
         .await
     }

@@ -8,6 +8,7 @@ pub(crate) mod gateway;
 pub(crate) mod headers;
 mod names;
 pub(crate) mod problem;
+pub(crate) mod problems;
 pub(crate) mod rejections;
 pub(crate) mod removed;
 pub(crate) mod webhooks;

@@ -129,7 +129,7 @@ impl App {
                         "not upgraded: the new binary would not start; this process goes on"
                     ),
                 },
-                () = files.changed() => {
+                () = files.changed(&self.configuration) => {
                     let _ = files.reload(self, env).await;
                 }
                 Some(request) = self.reloads.recv() => {

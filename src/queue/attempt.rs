@@ -93,6 +93,7 @@ impl DeliveryAttempt {
         };
         // The payload of an event that is not delivered is always kept.
         let record = report.to_record(at, &request, &self.route.upstream, true);
+        self.route.upstream.remember_failure(&record);
         let age = queued.age.saturating_add(report.duration);
         let (outcome, next) = self.decide(&report.end, number, age);
         self.metrics.record_attempt(
@@ -196,22 +197,31 @@ impl DeliveryAttempt {
             store::AttemptOutcome::Dead(reason) => (None, Some(DeadLetterReason::as_str(reason))),
             store::AttemptOutcome::Delivered { .. } => (None, None),
         };
-        tracing::info!(
-            target: "hookstile::queue",
-            route = &*self.route.name,
-            delivery = %self.id,
-            event_id = &*queued.event_id,
-            event_type = &*queued.event_type,
-            attempt = number,
-            upstream_status = attempt.status,
-            cause = attempt.cause.map(Cause::as_str),
-            address = attempt.address.as_deref(),
-            error = attempt.error.as_deref(),
-            duration_ms = attempt.ms,
-            outcome,
-            reason,
-            retry_after_seconds = retry_after,
-            "attempt"
-        );
+        macro_rules! write {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "hookstile::queue",
+                    route = &*self.route.name,
+                    delivery = %self.id,
+                    event_id = &*queued.event_id,
+                    event_type = &*queued.event_type,
+                    attempt = number,
+                    upstream_status = attempt.status,
+                    cause = attempt.cause.map(Cause::as_str),
+                    address = attempt.address.as_deref(),
+                    error = attempt.error.as_deref(),
+                    duration_ms = attempt.ms,
+                    outcome,
+                    reason,
+                    retry_after_seconds = retry_after,
+                    "attempt"
+                )
+            };
+        }
+        if let store::AttemptOutcome::Dead(_) = next {
+            write!(warn);
+        } else {
+            write!(info);
+        }
     }
 }

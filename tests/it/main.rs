@@ -54,9 +54,11 @@ mod ledger; // each event once, and none lost to a failed delivery
 mod log; // one line for each request, without secrets
 mod metrics; // a fixed set of series, counted correctly
 mod move_store; // moving an embedded store to PostgreSQL
+mod notifications; // an endpoint hears of problems
 mod openapi; // the admin API against its own documents
 mod partition; // a stalled or disconnected gateway among several
 mod postgres; // the test harness's PostgreSQL and network link
+mod problems; // what is wrong, worst first, wherever it is shown
 mod proxy_protocol; // client addresses behind a layer-4 load balancer
 mod queue; // accepted now, delivered when the upstream is ready
 mod receivers; // the provider's documented receivers as upstreams

@@ -9,7 +9,7 @@ use super::chart::{self, Bars, Curve};
 use super::events::{self, Entry};
 use super::overview::success_rate;
 use super::page::{Page, Shared, format_exact, respond};
-use super::problems::{self, ProblemNotice};
+use super::problems::ProblemNotice;
 use super::rejections::{self, RejectedRow, RejectionGroup};
 use super::words;
 use crate::admin::error::{ApiError, OperationError};
@@ -64,7 +64,12 @@ pub(super) async fn page(
 impl Route {
     async fn load(operations: &Operations, page: Page, name: &str) -> Result<Self, OperationError> {
         let summary = operations.route(name).await?;
-        let status = operations.route_status(name).await?;
+        let report = operations.problem_report().await?;
+        let of_route = |status: &RouteStatus| *status.route.name == *name;
+        let status = report.statuses.into_iter().find(of_route);
+        let status = status.ok_or(OperationError::NoSuchWebhook)?;
+        let problems = report.problems.iter();
+        let problems = problems.filter(|problem| problem.route.as_deref() == Some(name));
         let filter = DeliveryFilter {
             route: Some(name.into()),
             limit: LISTED,
@@ -76,7 +81,9 @@ impl Route {
             name: name.into(),
             id: webhook_id(name),
             facts: facts(&summary, &page),
-            problems: problems::route_problems(&status, page.now),
+            problems: problems
+                .map(|problem| ProblemNotice::new(problem, page.now))
+                .collect(),
             requests: chart::requests(&status.hour, page.now),
             attempts: chart::attempts(&status.hour, page.now),
             p95: chart::p95(&status.hour),
@@ -161,7 +168,18 @@ fn figures(
         ("accepted, last hour", words::count(requests.accepted)),
         (
             "success, last hour",
-            success_rate(requests.accepted, requests.failed),
+            success_rate(status.deliveries.delivered, status.deliveries.missed),
+        ),
+        (
+            "delivered, last hour",
+            words::count(status.deliveries.delivered),
+        ),
+        (
+            "time to delivery, p95",
+            status
+                .deliveries
+                .p95_seconds
+                .map_or_else(|| "–".into(), words::milliseconds),
         ),
         ("duplicates, last hour", words::count(requests.duplicate)),
         ("rejected, last hour", words::count(requests.rejected)),

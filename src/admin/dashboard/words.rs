@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::outcome::TOO_MANY_COPIES;
 
 /// The explanation of a rejection for an operator.
-pub(super) struct Explanation {
+pub(in crate::admin) struct Explanation {
     pub cause: &'static str,
     /// The action that an operator should take.
     pub advice: &'static str,
@@ -38,7 +38,7 @@ fn explain_undelivered(code: &str, reason: Option<&str>) -> Option<Explanation> 
 }
 
 /// Explains a rejection by its code in `Hookstile-Outcome` and its reason in the log.
-pub(super) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation {
+pub(in crate::admin) fn explain_rejection(code: &str, reason: Option<&str>) -> Explanation {
     if let Some(explanation) = explain_undelivered(code, reason) {
         return explanation;
     }

@@ -10,6 +10,7 @@ use crate::activity::RejectionCount;
 use crate::admin::audit::Operator;
 use crate::admin::error::OperationError;
 use crate::admin::reload::Reloaded;
+use crate::problems::Problem;
 use crate::store::StoreError;
 
 /// The health of the gateway.
@@ -32,6 +33,7 @@ pub(crate) struct Overview {
     /// The routes that are no longer configured and have stored events; empty while the store can't
     /// be read.
     pub removed: Vec<RemovedRoute>,
+    pub problems: Vec<Problem>,
 }
 
 impl Operations {
@@ -65,6 +67,7 @@ impl Operations {
             routes,
             rejected,
             removed: self.removed_routes().await.unwrap_or_default(),
+            problems: self.problems().await.unwrap_or_default(),
         }
     }
 

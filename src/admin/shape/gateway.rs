@@ -1,8 +1,10 @@
 //! The gateway as a whole, as JSON.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::problems::{self, GatewayProblem};
 use super::rejections::{self, Rejected};
 use super::removed::RemovedRoute;
 use super::webhooks::{LongStats, Webhook};
@@ -38,6 +40,10 @@ pub(crate) struct Status {
     #[serde(default)]
     #[schema(required)]
     pub removed_routes: Vec<RemovedRoute>,
+    /// The problems, as `GET /problems` returns them.
+    #[serde(default)]
+    #[schema(required)]
+    pub problems: Vec<GatewayProblem>,
 }
 
 /// A configuration that was accepted.
@@ -78,6 +84,7 @@ impl From<Overview> for Status {
             rejected_last_hour: rejections::by_route(overview.rejected),
             webhooks: overview.routes.into_iter().map(Into::into).collect(),
             removed_routes: overview.removed.into_iter().map(Into::into).collect(),
+            problems: problems::shapes(overview.problems, Timestamp::now()),
         }
     }
 }

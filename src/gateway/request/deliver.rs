@@ -109,6 +109,7 @@ impl Gateway {
         let outcome = claim_outcome(route, claim.attempt(), &attempt.end, &self.clock);
         let keeps_body = retains_payload(route, request, outcome);
         let record = attempt.to_record(started_at, request, &route.upstream, keeps_body);
+        route.upstream.remember_failure(&record);
         let record = Some(record);
         if let ClaimOutcome::Stored { .. } = outcome {
             return self.store(route, claimed, outcome, record).await;

@@ -97,6 +97,10 @@ CREATE TABLE hookstile.route_settings (route text PRIMARY KEY, keep_ms bigint NO
 -- last seen.
 CREATE TABLE hookstile.gateways (owner bigint PRIMARY KEY, seen_ms bigint NOT NULL,
     routes text[] NOT NULL) WITH (fillfactor = 50);
+-- The problems that gateways notify somebody of. `seen_at` is when any gateway saw one last.
+CREATE TABLE hookstile.problems (
+    key text PRIMARY KEY, id text NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text),
+    document text NOT NULL, seen_at timestamptz NOT NULL);
 ";
 
 /// The reason why the tables cannot be used.
