@@ -10,6 +10,7 @@ use super::{
     ProblemCode, RouteFacts, Severity, WINDOW_MIN, Window, began, words,
 };
 use crate::activity::MinuteBucket;
+use crate::cause::Cause;
 
 /// Returns the problem of a route's deliveries, if there is one.
 pub(super) fn problem(route: &RouteFacts, now: Timestamp) -> Option<Problem> {
