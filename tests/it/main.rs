@@ -52,6 +52,7 @@ mod metrics; // a fixed set of series, counted correctly
 mod move_store; // moving an embedded store to PostgreSQL
 mod openapi; // the admin API against its own documents
 mod partition; // a stalled or disconnected gateway among several
+mod pause; // a paused route in each delivery mode
 mod postgres; // the test harness's PostgreSQL and network link
 mod problems; // what is wrong, worst first, wherever it is shown
 mod proxy_protocol; // client addresses behind a layer-4 load balancer

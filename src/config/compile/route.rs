@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::Method;
@@ -219,6 +220,7 @@ impl Compiler<'_> {
             probes,
             active: unreadable.is_empty(),
             off_line: unreadable.into_iter().next().map(Into::into),
+            paused: AtomicBool::new(false),
             verifier: Verifier::new(sender?.scheme, secrets?, identity_rule.needs_body()),
             unenforced,
             handshake: handshake.ok()?,
