@@ -2,6 +2,7 @@
 
 pub(super) mod deliveries;
 pub(super) mod gateway;
+pub(super) mod obstacle;
 pub(super) mod problems;
 pub(super) mod recovery;
 pub(super) mod rejections;
