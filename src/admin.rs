@@ -42,6 +42,8 @@ use auth::Authenticator;
 use health::MetricsPage;
 use operations::Operations;
 
+use crate::notifications;
+
 pub(crate) use auth::Access;
 pub(crate) use query::{DeliveryPage, Pace};
 pub(crate) use reload::{ConfigurationOnDisk, ReloadError, ReloadHandle, ReloadRequest, Reloaded};
@@ -58,6 +60,7 @@ pub(crate) fn start(
     listener: std::net::TcpListener,
     state: AdminState,
     access: Access<'_>,
+    notify: Option<notifications::Settings>,
 ) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
@@ -68,7 +71,11 @@ pub(crate) fn start(
         .build()?;
     let checks_owner = access.is_open();
     let authenticator = Arc::new(Authenticator::new(access));
-    let operations = Arc::new(Operations::new(state.clone()));
+    let operations = {
+        // The notifier's task runs on this runtime.
+        let _entered = runtime.enter();
+        Arc::new(Operations::new(state.clone(), notify))
+    };
     let router = router(state, Arc::clone(&operations), Arc::clone(&authenticator));
     runtime.spawn(async move { authenticator.report_failed_logins().await });
     runtime.spawn(async move { operations.follow_problems().await });

@@ -33,6 +33,7 @@ use crate::event::EnvelopeSpec;
 use crate::gateway::Limits;
 use crate::handshake::Challenge;
 use crate::log;
+use crate::notifications;
 use crate::route::Route;
 use crate::signature::{NamedSecret, Scheme};
 use crate::store;
@@ -48,6 +49,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     pub admin: Admin,
     pub store: store::Settings,
+    /// The endpoint that is notified of problems.
+    pub notify: Option<notifications::Settings>,
     /// Redelivers dead letters once their upstream accepts events again.
     pub redeliver_dead_letters: bool,
     pub limits: Limits,

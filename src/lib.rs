@@ -18,6 +18,7 @@
 //! delivery upstream               build the outbound request; run one delivery attempt
 //! route                           one compiled route, with all that its requests need
 //! queue                           deliver stored events to their upstreams
+//! notifications                   tell an endpoint of the operator's when a problem begins and ends
 //! log gateway                     the data plane: handle one request from head to response
 //! providers config                compile YAML to routes, and report every problem at once
 //! webhooks                        routes made over the API
@@ -48,6 +49,7 @@ pub mod ledger;
 mod limits;
 pub mod log;
 pub mod metrics;
+mod notifications;
 mod outcome;
 mod problems;
 pub mod providers;

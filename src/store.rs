@@ -48,6 +48,14 @@ pub enum Settings {
     Shared(Box<SharedSettings>),
 }
 
+/// The answer to a gateway that has seen a problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProblemAnnouncement {
+    /// No other gateway has entered it. The ID is that of the incident.
+    First(String),
+    Known,
+}
+
 /// The store cannot serve a request. The caller must not forward anything without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -495,6 +503,42 @@ impl Store {
         match &self.engine {
             Engine::Embedded(_) => None,
             Engine::Shared(store) => Some(store.revision()),
+        }
+    }
+
+    /// Returns whether several gateways may share the store.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.engine, Engine::Shared(_))
+    }
+
+    /// Enters that this gateway sees a problem. Of several gateways, the first one is told that it
+    /// is, and so must notify somebody. Without other gateways, every one is the first.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be written.
+    pub async fn announce_problem(
+        &self,
+        key: &str,
+        document: &str,
+    ) -> Result<ProblemAnnouncement, StoreError> {
+        match &self.engine {
+            Engine::Embedded(_) => Ok(ProblemAnnouncement::First(String::new())),
+            Engine::Shared(store) => Box::pin(store.announce_problem(key, document)).await,
+        }
+    }
+
+    /// Removes the problems that no gateway has seen for this long, and returns the ID and the
+    /// document of each. No other gateway gets them.
+    ///
+    /// # Errors
+    /// Fails when the store cannot be written.
+    pub async fn withdraw_problems(
+        &self,
+        unseen_for: Duration,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        match &self.engine {
+            Engine::Embedded(_) => Ok(Vec::new()),
+            Engine::Shared(store) => Box::pin(store.withdraw_problems(unseen_for)).await,
         }
     }
 

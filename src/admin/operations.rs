@@ -1,7 +1,9 @@
 //! Everything that an operator can see and do, independent of the API that requests it.
 
+mod announcements;
 pub(super) mod deliveries;
 pub(super) mod gateway;
+pub(super) mod numbers;
 pub(super) mod obstacle;
 pub(super) mod problems;
 pub(super) mod recovery;
@@ -17,9 +19,11 @@ use tokio::sync::Mutex;
 
 use super::error::OperationError;
 use super::state::AdminState;
-use crate::problems::{Delays, ProblemTracker};
+use crate::notifications;
+use crate::problems::ProblemTracker;
 use crate::store::DeliveryFilter;
 use crate::webhooks::ActiveRoute;
+use announcements::Announcer;
 
 /// The operations on a running gateway.
 pub(super) struct Operations {
@@ -28,14 +32,19 @@ pub(super) struct Operations {
     redelivery: Mutex<()>,
     /// The problems that were there a short time ago.
     tracker: StdMutex<ProblemTracker>,
+    /// `None` if nobody is notified of problems.
+    announcer: Option<Announcer>,
 }
 
 impl Operations {
-    pub(super) fn new(state: AdminState) -> Self {
+    /// Creates the operations. With `notify`, spawns the task that sends notifications.
+    pub(super) fn new(state: AdminState, notify: Option<notifications::Settings>) -> Self {
+        let delays = notify.as_ref().map(notifications::Settings::delays);
         Self {
+            announcer: notify.map(Announcer::new),
             state,
             redelivery: Mutex::default(),
-            tracker: StdMutex::new(ProblemTracker::new(Delays::default())),
+            tracker: StdMutex::new(ProblemTracker::new(delays.unwrap_or_default())),
         }
     }
 

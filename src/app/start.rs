@@ -20,6 +20,7 @@ use crate::gateway::{self, Gateway, InProcessListener, Limits, Listener};
 use crate::ledger::Ledger;
 use crate::log::LogSampler;
 use crate::metrics::Metrics;
+use crate::notifications;
 use crate::queue::Queue;
 use crate::route::Route;
 use crate::store::{self, Store};
@@ -102,7 +103,7 @@ impl App {
             reloads: reload_requests,
             configuration: Arc::clone(&configuration),
         };
-        let admin = start_admin(admin_socket, state, &config.admin)?;
+        let admin = start_admin(admin_socket, state, &config.admin, config.notify)?;
         components.queue.start();
         if config.redeliver_dead_letters {
             tokio::spawn(Arc::clone(&components.queue).redeliver_dead_letters());
@@ -250,13 +251,14 @@ fn start_admin(
     socket: TcpListener,
     state: admin::AdminState,
     config: &config::Admin,
+    notify: Option<notifications::Settings>,
 ) -> io::Result<SocketAddr> {
     let access = admin::Access {
         token: config.token.as_ref(),
         read_token: config.read_token.as_ref(),
         hosts: &config.hosts,
     };
-    let address = admin::start(socket, state, access)?;
+    let address = admin::start(socket, state, access, notify)?;
     tracing::info!(listener = "admin", %address, "listening");
     Ok(address)
 }

@@ -136,6 +136,7 @@ fn print_routes(status: &shape::Status) -> Result<(), CommandError> {
         "DELIVERY",
         "DELIVERED",
         "FAILED",
+        "SUCCESS",
         "PENDING",
         "DEAD",
         "OLDEST PENDING",
@@ -167,16 +168,25 @@ fn print_rejected(rejected: &[Rejected]) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn row(webhook: &Webhook<LongStats>) -> [String; 8] {
+fn row(webhook: &Webhook<LongStats>) -> [String; 9] {
     let (stats, queue) = (&webhook.delivery_stats, &webhook.queue);
     [
         webhook.name.clone(),
         webhook.delivery.clone(),
         stats.successful_deliveries.to_string(),
         stats.failed_deliveries.to_string(),
+        success(webhook.last_hour.success),
         queue.pending.to_string(),
         queue.dead.to_string(),
         terminal::time(queue.oldest_pending_at),
         terminal::time(stats.last_successful_delivery),
     ]
+}
+
+/// Formats the delivered share of the last hour, rounded down: 100 % is all of them.
+fn success(share: Option<f64>) -> String {
+    share.map_or_else(
+        || "-".into(),
+        |share| format!("{}%", (share * 1_000.0).floor() / 10.0),
+    )
 }

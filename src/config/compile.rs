@@ -8,6 +8,7 @@ mod admin;
 mod capacity;
 mod delivery;
 mod listen;
+mod notify;
 mod probes;
 mod route;
 mod secrets;
@@ -63,6 +64,7 @@ pub(super) fn compile(
     let listen = compiler.listen(&file.listen, &file.trusted_proxies);
     let admin = compiler.admin(&file.admin, &listen);
     let store = compiler.store(&file.store);
+    let notify = compiler.notify(&file.notify);
     let mut limits = compiler.limits(&file.limits, &file.trusted_proxies);
     let mut shutdown = compiler.shutdown(&file.shutdown);
     let log = log_settings(&file.log);
@@ -93,6 +95,7 @@ pub(super) fn compile(
         listen,
         admin: admin?,
         store: store?,
+        notify: notify?,
         redeliver_dead_letters: redelivers_dead_letters(&file.dead_letters),
         limits,
         shutdown,

@@ -113,6 +113,13 @@ pub(super) const STORE_SIZE: Range<ByteSize> = Range::at_least(MIB.times(16));
 pub(super) const REDELIVER_DEAD_LETTERS: Choice<AutomaticRedelivery> =
     Choice::new(AutomaticRedelivery::Never);
 
+// `notify`
+pub(super) const NOTIFY_BEGIN_AFTER: Amount<Duration> = TIMEOUT.or(SECOND.times(30));
+/// The lower bound is more than the time after which gateways tell each other of a problem.
+pub(super) const NOTIFY_END_AFTER: Amount<Duration> = Range::at_least(SECOND.times(10))
+    .at_most(HOUR)
+    .or(SECOND.times(120));
+
 // `limits`
 pub(super) const CONNECTIONS: Amount<usize> = MANY.or(10_000);
 pub(super) const CONNECTIONS_PER_ADDRESS: Amount<usize> = MANY.or(1000);

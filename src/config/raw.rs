@@ -42,6 +42,9 @@ pub(super) struct File {
     pub store: Field<Store>,
     /// The treatment of dead letters. A change takes effect after a restart.
     pub dead_letters: Field<DeadLetters>,
+    /// The endpoint that is notified when a problem begins and when it has ended. A change takes
+    /// effect after a restart. Default: nobody is notified.
+    pub notify: Field<Notify>,
     /// Limits for the whole process.
     pub limits: Field<Limits>,
     /// The proxies in front of the gateway. The gateway accepts client addresses from these only:
@@ -164,6 +167,25 @@ pub(super) struct Postgres {
     /// required and the server's name is verified, unless the server is on this machine;
     /// `sslmode=disable` turns TLS off.
     pub url: Field<Reference>,
+}
+
+/// The endpoint that is notified of problems, for those who have no Prometheus: it gets
+/// `hookstile.problem.began` and `hookstile.problem.ended`, signed by the Standard Webhooks scheme.
+/// Problems of severity `notice` are not sent. Of several gateways with one store, one sends.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url", "secret"]))]
+pub(super) struct Notify {
+    /// The URL that gets the notifications by POST. Anything but 2xx is retried for an hour.
+    pub url: Field<String>,
+    /// The secret that signs them: base64, with or without `whsec_` before it.
+    pub secret: Field<Reference>,
+    /// The time for which a problem must be there before it is sent.
+    #[schemars(transform = facts::NOTIFY_BEGIN_AFTER.schema())]
+    pub begin_after: Field<Duration>,
+    /// The time for which a problem must be gone before its end is sent.
+    #[schemars(transform = facts::NOTIFY_END_AFTER.schema())]
+    pub end_after: Field<Duration>,
 }
 
 /// Limits for the whole process. They bound its memory, whatever senders do.

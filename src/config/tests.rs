@@ -72,7 +72,7 @@ fn parse_text(source: &str) -> Result<Loaded, Report> {
 
 fn config(source: &str) -> Config {
     parse_text(source)
-        .unwrap_or_else(|report| panic!("{report}"))
+        .unwrap_or_else(|report| panic!("{report:?}"))
         .config
 }
 
@@ -156,7 +156,7 @@ fn json_lines_have_every_problem() {
 
 #[test]
 fn minimal_configuration_is_valid() {
-    let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
+    let loaded = parse_text(MINIMAL).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     assert_eq!(
         addresses(&loaded.config),
@@ -184,7 +184,7 @@ fn minimal_configuration_is_valid() {
 
 #[test]
 fn example_has_no_warnings() {
-    let loaded = parse_text(EXAMPLE).unwrap_or_else(|report| panic!("{report}"));
+    let loaded = parse_text(EXAMPLE).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let billing = &loaded.config.routes[0];
     assert_eq!(&*billing.name, "billing");
@@ -213,7 +213,7 @@ fn example_with_commented_keys_has_no_warnings() {
         fs::copy(cases().join(file), folder.path().join(file)).unwrap();
     }
     let loaded =
-        parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report}"));
+        parse_in(folder.path(), &whole_example()).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let names: Vec<_> = loaded.config.routes[0]
         .verifier
@@ -522,7 +522,7 @@ fn secrets_are_read_from_variables_files_and_literals() {
     let source = "routes: [{path: /hook, upstream: \"http://127.0.0.1:3000/\", \
                   secrets: [{env: WEBHOOK_SECRET}, {file: unix.key}, {file: dos.key, name: two}, \
                   {value: canary-literal}]}]";
-    let loaded = parse_in(folder.path(), source).unwrap_or_else(|report| panic!("{report}"));
+    let loaded = parse_in(folder.path(), source).unwrap_or_else(|report| panic!("{report:?}"));
     let verifier = &loaded.config.routes[0].verifier;
     let names: Vec<_> = verifier.secret_names().map(ToString::to_string).collect();
     assert_eq!(names, ["WEBHOOK_SECRET", "unix.key", "two", "secret-4"]);
@@ -742,7 +742,7 @@ fn stored_bodies_are_limited_to_256_mib() {
 fn defaults_may_have_queue_keys_without_a_warning() {
     let keys = "defaults: {accept_status: 200, attempt_timeout: 3s, retry: {initial: 1s}}\n";
     let loaded =
-        parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report}"));
+        parse_text(&format!("{MINIMAL}{keys}")).unwrap_or_else(|report| panic!("{report:?}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
 }
 
@@ -903,7 +903,7 @@ fn short_secrets_are_warned_about() {
     fs::write(&path, source).unwrap();
     for (length, warnings) in [(1, 2), (15, 2), (16, 0)] {
         let env = |name: &str| Some(name[..1].repeat(length));
-        let report = load(&path, &env).unwrap_or_else(|report| panic!("{report}"));
+        let report = load(&path, &env).unwrap_or_else(|report| panic!("{report:?}"));
         let shown = report.warnings.to_string();
         assert_eq!(
             shown.matches("shorter than 16").count(),
@@ -935,7 +935,7 @@ fn unreadable_file_gives_a_report() {
     fs::write(&path, MINIMAL).unwrap();
     assert_eq!(
         load(&path, &env)
-            .unwrap_or_else(|report| panic!("{report}"))
+            .unwrap_or_else(|report| panic!("{report:?}"))
             .config
             .routes
             .len(),
@@ -1044,4 +1044,30 @@ fn admin_endpoint_needs_no_route_secrets() {
         .unwrap()
         .unwrap();
     assert_eq!(token.secret.expose(), b"t");
+}
+
+#[test]
+fn notify_needs_an_endpoint_and_its_secret() {
+    let route = "routes: [{path: /a, provider: vpn-enterprise, secrets: [{env: S}], \
+                 upstream: \"http://127.0.0.1:3000\"}]\n";
+    let notify = |value: &str| {
+        super::check_text(&format!("notify: {value}\n{route}"))
+            .map_err(|report| report.summaries().collect::<Vec<_>>())
+    };
+    let local = notify("{url: \"http://127.0.0.1:9000/x\", secret: {env: N}}")
+        .unwrap_or_else(|report| panic!("{report:?}"));
+    let settings = local.config.notify.unwrap();
+    assert_eq!(settings.begin_after.as_secs(), 30);
+    assert_eq!(settings.end_after.as_secs(), 120);
+    assert_eq!(local.warnings.summaries().count(), 0);
+    let plain = notify("{url: \"http://alerts.example.com\", secret: {env: N}}").unwrap();
+    let warnings: Vec<_> = plain.warnings.summaries().collect();
+    assert!(warnings[0].contains("sent unencrypted"), "{warnings:?}");
+    for wrong in [
+        "{url: \"ftp://x\", secret: {env: N}}",
+        "{secret: {env: N}}",
+        "{url: \"https://alerts.example.com\"}",
+    ] {
+        assert!(notify(wrong).is_err(), "{wrong}");
+    }
 }

@@ -37,8 +37,9 @@ use super::share::{Holding, Pool, Pools};
 use super::uptime::Uptime;
 use super::{
     AttemptOutcome, AttemptRecord, ClaimResult, ClaimTerms, DeliveryFilter, DeliveryId,
-    DeliveryRecord, DueAt, DueEvents, Durability, EventKey, QueuedEvent, Requeue, RequeueResult,
-    Retain, Revision, RouteDeliveryStats, RowId, Settlement, StoreError, StoreRoute,
+    DeliveryRecord, DueAt, DueEvents, Durability, EventKey, ProblemAnnouncement, QueuedEvent,
+    Requeue, RequeueResult, Retain, Revision, RouteDeliveryStats, RowId, Settlement, StoreError,
+    StoreRoute,
 };
 use crate::metrics::StoreMetrics;
 use pool::{ConnectionPool, OnTimeout, PooledConnection, QueryError, on};
@@ -488,6 +489,41 @@ impl Store {
     pub(super) async fn paused_routes(&self) -> Result<Vec<String>, StoreError> {
         self.query(on!(connection => query::paused_routes(connection)))
             .await
+    }
+
+    pub(super) async fn announce_problem(
+        &self,
+        key: &str,
+        document: &str,
+    ) -> Result<ProblemAnnouncement, StoreError> {
+        // Of rows that are inserted, `xmax` is 0.
+        let sql = "
+            INSERT INTO hookstile.problems AS known (key, document, seen_at)
+            VALUES ($1, $2, clock_timestamp())
+            ON CONFLICT (key) DO UPDATE SET seen_at = excluded.seen_at
+            RETURNING id, known.xmax = 0";
+        let params: [&(dyn ToSql + Sync); 2] = [&key, &document];
+        let query = on!(connection => connection.query_one_cached(sql, &params));
+        let row = self.run("commit", OnTimeout::Fail, query).await?;
+        Ok(if row.get(1) {
+            ProblemAnnouncement::First(row.get(0))
+        } else {
+            ProblemAnnouncement::Known
+        })
+    }
+
+    pub(super) async fn withdraw_problems(
+        &self,
+        unseen_for: Duration,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let sql = "
+            DELETE FROM hookstile.problems
+            WHERE seen_at < clock_timestamp() - make_interval(secs => $1)
+            RETURNING id, document";
+        let params: [&(dyn ToSql + Sync); 1] = [&unseen_for.as_secs_f64()];
+        let query = on!(connection => connection.query_cached(sql, &params));
+        let rows = self.run("commit", OnTimeout::Fail, query).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Returns a counter that changes when any gateway changes webhooks or pauses.

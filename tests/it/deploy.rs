@@ -141,6 +141,39 @@ fn every_alert_has_severity_runbook_and_tests() {
     }
 }
 
+/// Each code of a problem has an alert that exists, or a reason for none.
+#[test]
+fn every_problem_has_an_alert_or_a_reason() {
+    let openapi: Value = serde_json::from_str(&read("docs/openapi.json")).expect("JSON");
+    let problem = &openapi["components"]["schemas"]["GatewayProblem"];
+    let codes = problem["properties"]["code"]["enum"]
+        .as_array()
+        .expect("the codes");
+    assert!(codes.len() > 10, "{codes:?}");
+    let (page, rules) = (read("docs/problems.md"), read(RULES));
+    let alerts = values(&rules, "alert");
+    for code in codes {
+        let code = code.as_str().expect("a text");
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{code}` |")))
+            .unwrap_or_else(|| panic!("docs/problems.md has no row for {code}"));
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next();
+        let cell = cell.expect("an alert");
+        if cell.starts_with("none: ") {
+            continue;
+        }
+        let named: Vec<_> = cell
+            .split(|character: char| !character.is_alphanumeric())
+            .filter(|word| word.starts_with("Hookstile"))
+            .collect();
+        assert!(!named.is_empty(), "{code} has no alert, and no reason");
+        for alert in named {
+            assert!(alerts.contains(&alert), "{code}: there is no {alert}");
+        }
+    }
+}
+
 /// Returns every `PromQL` expression of the rules, including block scalars.
 fn rule_expressions() -> Vec<String> {
     let rules = read(RULES);

@@ -50,6 +50,7 @@ mod ledger; // each event once, and none lost to a failed delivery
 mod log; // one line for each request, without secrets
 mod metrics; // a fixed set of series, counted correctly
 mod move_store; // moving an embedded store to PostgreSQL
+mod notifications; // an endpoint hears of problems
 mod openapi; // the admin API against its own documents
 mod partition; // a stalled or disconnected gateway among several
 mod pause; // a paused route in each delivery mode

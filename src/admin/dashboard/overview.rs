@@ -10,7 +10,6 @@ use super::chart::{self, Bars, Hour};
 use super::page::{Moment, Page, Shared, respond};
 use super::problems::ProblemNotice;
 use super::words;
-use crate::activity::MINUTES;
 use crate::admin::error::ApiError;
 use crate::admin::operations::problems::ProblemReport;
 use crate::admin::operations::status::RouteStatus;
@@ -135,10 +134,6 @@ impl Overview {
 impl Row {
     fn new(status: &RouteStatus, severity: Option<Severity>, spark: Bars, page: &Page) -> Self {
         let requests = status.requests();
-        let p95 = status.hour[MINUTES - 5..]
-            .iter()
-            .rev()
-            .find_map(|minute| minute.p95_seconds);
         Self {
             name: status.route.name.to_string(),
             provider: status.route.provider.unwrap_or("own scheme"),
@@ -146,8 +141,11 @@ impl Row {
             class: severity.map_or("", Severity::class),
             spark,
             rate: words::rate(status.requests_per_second),
-            success: success_rate(requests.accepted, requests.failed),
-            p95: p95.map_or_else(|| "–".into(), words::milliseconds),
+            success: success_rate(status.deliveries.delivered, status.deliveries.missed),
+            p95: status
+                .deliveries
+                .p95_seconds
+                .map_or_else(|| "–".into(), words::milliseconds),
             rejected: words::count(requests.rejected),
             duplicates: words::count(requests.duplicate),
             pending: words::count(status.pending),
@@ -158,9 +156,9 @@ impl Row {
     }
 }
 
-/// Formats the share of genuine, new events that were accepted, rounded down: 100 % is all of them.
-pub(super) fn success_rate(accepted: u64, failed: u64) -> String {
-    match (accepted * 1_000).checked_div(accepted + failed) {
+/// Formats the share of genuine, new events that were delivered, rounded down: 100 % is all of them.
+pub(super) fn success_rate(delivered: u64, missed: u64) -> String {
+    match (delivered * 1_000).checked_div(delivered + missed) {
         None => "–".into(),
         Some(1_000) => "100\u{a0}%".into(),
         Some(tenths) => format!("{}.{}\u{a0}%", tenths / 10, tenths % 10),

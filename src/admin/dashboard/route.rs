@@ -41,7 +41,11 @@ struct Route {
     pause_text: &'static str,
     tiles: Vec<Tile>,
     history: Vec<(&'static str, Option<Moment>)>,
+    /// The events that were delivered in the last hour, and in all.
+    delivered_lately: String,
     delivered: String,
+    /// The time within which nearly all of the last hour's events were delivered.
+    delivery_p95: Option<String>,
     facts: Vec<(&'static str, String)>,
     requests: Bars,
     attempts: Bars,
@@ -130,7 +134,9 @@ impl Route {
                 ("last success", moment(record.last_success)),
                 ("last failure", moment(record.last_failure)),
             ],
+            delivered_lately: words::count(status.deliveries.delivered),
             delivered: words::count(record.successful),
+            delivery_p95: status.deliveries.p95_seconds.map(words::milliseconds),
             facts: facts(&summary, &page),
             requests: hour.requests(None),
             attempts: hour.attempts(),
@@ -199,7 +205,7 @@ fn tiles(status: &RouteStatus, page: &Page) -> Vec<Tile> {
         },
         tile(
             "success, last hour",
-            success_rate(requests.accepted, requests.failed),
+            success_rate(status.deliveries.delivered, status.deliveries.missed),
             format!("/ui/events?webhook_id={name}&within=1h"),
         ),
         tile(

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
 use super::Operations;
 use super::status::RouteStatus;
@@ -22,7 +22,7 @@ use crate::store::StoreError;
 /// The time between two looks at the problems when nobody asks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The time within which the store says when a route's last delivery succeeded.
+/// The time within which the store says when the last deliveries of failing routes succeeded.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The time over which a provider retries if that is not known.
@@ -58,9 +58,10 @@ impl Operations {
         let statuses = self.route_statuses().await?;
         let (now, wall) = (Instant::now(), Timestamp::now());
         let mut routes = Vec::with_capacity(statuses.len());
+        let deadline = tokio::time::Instant::now() + STORE_TIMEOUT;
         for status in &statuses {
             routes.push(RouteFacts {
-                last_success: self.last_success(status).await,
+                last_success: self.last_success(status, deadline).await,
                 ..facts(status)
             });
         }
@@ -70,8 +71,13 @@ impl Operations {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .observe(&mut problems, now, wall);
-        for change in changes {
-            log(&change);
+        for change in &changes {
+            log(change);
+        }
+        if let Some(announcer) = &self.announcer {
+            announcer
+                .announce(&self.state.store, &changes, &problems, now)
+                .await;
         }
         Ok(ProblemReport { problems, statuses })
     }
@@ -91,14 +97,19 @@ impl Operations {
         }
     }
 
-    /// Returns when a route's last delivery succeeded, if its attempts fail and the store says it.
-    async fn last_success(&self, status: &RouteStatus) -> Option<Timestamp> {
+    /// Returns when a route's last delivery succeeded, if its attempts fail and the store says it
+    /// by `deadline`.
+    async fn last_success(
+        &self,
+        status: &RouteStatus,
+        deadline: tokio::time::Instant,
+    ) -> Option<Timestamp> {
         status.failing?;
         let stats = self
             .state
             .store
             .route_stats(status.route.name.clone(), i64::MAX);
-        timeout(STORE_TIMEOUT, stats).await.ok()?.ok()?.last_success
+        timeout_at(deadline, stats).await.ok()?.ok()?.last_success
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::Operations;
+use super::numbers::HourlyDeliveries;
 use super::routes::ServedRoute;
 use crate::activity::{
     Incident, MINUTES, MinuteBucket, RejectionCount, RejectionHistory, RequestCounts,
@@ -45,6 +46,7 @@ pub(in crate::admin) struct RouteStatus {
     pub rejected: Vec<RejectionCount>,
     /// The same for the last minutes that have some.
     pub rejected_lately: Vec<RejectionCount>,
+    pub deliveries: HourlyDeliveries,
     /// The time from a stored event's arrival after which it is not retried.
     pub retry_horizon: Duration,
     pub secrets: Vec<SecretUse>,
@@ -70,7 +72,13 @@ impl Operations {
                 .filter_map(|active| RouteStatus::read(&state, active, now))
                 .collect()
         });
-        Ok(statuses.await.map_err(|_| StoreError::Unavailable)?)
+        let mut statuses: Vec<RouteStatus> = statuses.await.map_err(|_| StoreError::Unavailable)?;
+        for status in &mut statuses {
+            let (route, oldest) = (&status.route, status.oldest_waiting);
+            let late = self.count_late(&route.name, oldest).await;
+            status.deliveries = HourlyDeliveries::new(route.delivery_mode, &status.hour, late);
+        }
+        Ok(statuses)
     }
 
     /// Counts the requests of the last hour that matched no route.
@@ -125,6 +133,7 @@ impl RouteStatus {
             rejected_lately: rejected_lately(&activity.rejections, now),
             retry_horizon: active.route.retry.horizon,
             minute_began: wall - sender.history.elapsed_of_minute(now),
+            deliveries: HourlyDeliveries::default(),
             failing: sender.history.failing_attempts(now).map(running),
             rejecting: sender.history.rejected_requests(now).map(running),
             last_failure: active.route.upstream.last_failure(),

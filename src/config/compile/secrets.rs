@@ -138,7 +138,12 @@ impl Compiler<'_> {
         Some(secrets)
     }
 
-    fn key(&self, secret: &NamedSecret, scheme: &Scheme, span: Span) -> Option<NamedKey> {
+    pub(super) fn key(
+        &self,
+        secret: &NamedSecret,
+        scheme: &Scheme,
+        span: Span,
+    ) -> Option<NamedKey> {
         if scheme.is_prefix_missing(&secret.secret) {
             let [first, second] = [0, 1].map(|index| &*scheme.formats[index].key.prefix);
             let warning = Diagnostic::warning(

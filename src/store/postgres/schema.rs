@@ -86,6 +86,15 @@ CREATE TABLE hookstile.webhooks (name text PRIMARY KEY, definition text NOT NULL
 CREATE TABLE hookstile.paused (route text PRIMARY KEY);
 ";
 
+/// The problems that gateways notify somebody of. Added to tables that were created without it;
+/// gateways of an earlier version do not use it, so it does not raise the version. `seen_at` is when
+/// any gateway saw the problem last.
+const PROBLEMS: &str = "
+CREATE TABLE IF NOT EXISTS hookstile.problems (
+    key text PRIMARY KEY, id text NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text),
+    document text NOT NULL, seen_at timestamptz NOT NULL
+)";
+
 /// The reason why the tables cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SchemaError {
@@ -124,6 +133,7 @@ pub(super) async fn read_or_create(client: &mut Client) -> Result<[u8; 16], Sche
         create(&transaction).await?;
     }
     add_ledger_route(&transaction).await?;
+    transaction.batch_execute(PROBLEMS).await?;
     let row = transaction
         .query_one("SELECT version, hash_key FROM hookstile.store", &[])
         .await?;
