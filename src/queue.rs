@@ -76,6 +76,18 @@ struct WorkerRoute {
     metrics: QueueMetrics,
 }
 
+impl RouteQueue {
+    /// Pauses or resumes the worker, and the route itself for the requests that it gets.
+    fn set_paused(&self, paused: bool) {
+        self.route.send_if_modified(|current| {
+            if let Some(route) = &current.route {
+                route.set_paused(paused);
+            }
+            std::mem::replace(&mut current.paused, paused) != paused
+        });
+    }
+}
+
 impl Queue {
     pub(crate) fn new(ledger: Arc<Ledger>, client: Arc<Client>, clock: Clock) -> Arc<Self> {
         let phase = watch::Sender::new(Phase::Waiting);
@@ -103,17 +115,14 @@ impl Queue {
             .collect();
         let mut routes = self.routes();
         for (name, queue) in &routes.by_route {
-            let now = paused.contains(name);
-            queue
-                .route
-                .send_if_modified(|current| std::mem::replace(&mut current.paused, now) != now);
+            queue.set_paused(paused.contains(name));
         }
         routes.paused = paused;
         Ok(())
     }
 
-    /// Pauses or resumes the delivery of a route's stored events. A pause survives restarts.
-    /// Attempts in flight are not affected.
+    /// Pauses or resumes a route: the delivery of its stored events, and what it does with
+    /// requests. A pause survives restarts. Attempts in flight are not affected.
     ///
     /// # Errors
     /// When the change may not be stored. It has no effect then.
@@ -121,7 +130,7 @@ impl Queue {
         self.store().set_paused(Arc::clone(&route), paused).await?;
         let mut routes = self.routes();
         if let Some(queue) = routes.by_route.get(&route) {
-            queue.route.send_modify(|current| current.paused = paused);
+            queue.set_paused(paused);
         }
         if paused {
             routes.paused.insert(route);
@@ -157,9 +166,11 @@ impl Queue {
                 horizon: route.retry.horizon,
                 concurrency: route.queue_concurrency,
             });
+            let paused = queues.paused.contains(&route.name);
+            route.set_paused(paused);
             let worker_route = WorkerRoute {
                 route: Some(Arc::clone(route)),
-                paused: queues.paused.contains(&route.name),
+                paused,
                 metrics: metrics.clone(),
             };
             if let Some(queue) = queues.by_route.get(&route.name) {

@@ -5,6 +5,7 @@ pub(super) mod captures;
 pub(super) mod deliveries;
 pub(super) mod gateway;
 pub(super) mod numbers;
+pub(super) mod obstacle;
 pub(super) mod problems;
 pub(super) mod recovery;
 pub(super) mod rejections;

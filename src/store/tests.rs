@@ -603,6 +603,22 @@ async fn deliveries_are_filtered_newest_first(test_store: &TestStore) {
         .await,
         ""
     );
+    let prefixed = |prefix: &str, from| DeliveryFilter {
+        event_id_prefix: Some(prefix.into()),
+        from,
+        ..all()
+    };
+    assert_eq!(find(prefixed("b", None)).await, "b");
+    assert_eq!(find(prefixed("", Some(DeliveryId(3)))).await, "dc");
+    assert_eq!(find(prefixed("%", None)).await, "");
+    assert_eq!(find(prefixed("b", Some(DeliveryId(3)))).await, "");
+    assert_eq!(
+        store
+            .count_deliveries(prefixed("", Some(DeliveryId(2))))
+            .await
+            .unwrap(),
+        Some(3)
+    );
 }
 
 async fn since_is_inclusive_and_until_exclusive(test_store: &TestStore) {

@@ -393,6 +393,15 @@ async fn delivery_list_rejects_invalid_parameters() {
         ("/deliveries?webhook_id=wh_other", vec!["evt_other"]),
         ("/deliveries?status=failed&event_data=false", vec!["evt_1"]),
         ("/deliveries?webhook_id=wh_hooks&status=dead", vec![]),
+        (
+            "/deliveries?search=evt_",
+            vec!["evt_other", "evt_2", "evt_1"],
+        ),
+        ("/deliveries?search=evt_o", vec!["evt_other"]),
+        ("/deliveries?search=evt_&status=failed", vec!["evt_1"]),
+        ("/deliveries?search=vt_1", vec![]),
+        ("/deliveries?search=del_2", vec!["evt_2"]),
+        ("/deliveries?search=del_2&webhook_id=wh_other", vec![]),
     ] {
         assert_eq!(ids(&get(&gateway, query).await), expected, "{query}");
     }

@@ -57,6 +57,7 @@ mod move_store; // moving an embedded store to PostgreSQL
 mod notifications; // an endpoint hears of problems
 mod openapi; // the admin API against its own documents
 mod partition; // a stalled or disconnected gateway among several
+mod pause; // a paused route in each delivery mode
 mod postgres; // the test harness's PostgreSQL and network link
 mod problems; // what is wrong, worst first, wherever it is shown
 mod proxy_protocol; // client addresses behind a layer-4 load balancer

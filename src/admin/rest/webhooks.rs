@@ -201,7 +201,8 @@ async fn delete(
     ))
 }
 
-/// Pauses the delivery of a route's stored events, through restarts too. Routes of the file can be
+/// Pauses a route, through restarts too: its stored events wait. A `proxy` route answers 503
+/// `inactive` with `Retry-After`, and a `spill` route stores every event. Routes of the file can be
 /// paused as well.
 #[utoipa::path(
     post,
@@ -217,7 +218,7 @@ async fn pause(
     set_paused(operations, operator, route, true).await
 }
 
-/// Resumes the delivery of a route's stored events.
+/// Resumes a paused route and the delivery of its stored events.
 #[utoipa::path(
     post,
     path = "/webhooks/{id}/resume",

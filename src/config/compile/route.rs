@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::Method;
@@ -227,6 +228,7 @@ impl Compiler<'_> {
             probes,
             active: unreadable.is_empty(),
             off_line: unreadable.into_iter().next().map(Into::into),
+            paused: AtomicBool::new(false),
             verifier: Verifier::new(sender?.scheme, keys, identity_rule.needs_body()),
             explainer: Explainer {
                 candidates: candidates.collect(),

@@ -12,6 +12,7 @@ use super::{handshake, head};
 use crate::gateway::Gateway;
 use crate::gateway::response::{Outcome, Rejection};
 use crate::gateway::route_snapshot::MatchedRoute;
+use crate::route::DeliveryMode;
 
 impl Gateway {
     /// Checks the state of the route, the method, the headers it reads and the sender's address, in
@@ -29,6 +30,9 @@ impl Gateway {
         let request = exchange.session.req_header();
         if !route.active {
             return Err(Rejection::Inactive);
+        }
+        if route.delivery_mode == DeliveryMode::Proxy && route.is_paused() {
+            return Err(Rejection::Paused);
         }
         let mut handshake = handshake::answer_query(route, request, exchange.received_at);
         let accepts_body = route.methods.contains(&request.method);

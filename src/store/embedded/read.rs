@@ -24,7 +24,8 @@ pub(super) struct Reader(Connection);
 impl DeliveryFilter {
     /// Returns the filter's SQL condition, written so that SQLite can use the indexes: by route
     /// alone, or by route and any state but success. The parameters are the route (2), the state
-    /// (3), the event's type (4) and ID (5), and the bounds of its arrival (6, 7).
+    /// (3), the event's type (4) and ID (5), the bounds of its arrival (6, 7), the beginning of its
+    /// ID (8), and the smallest delivery (9).
     fn condition(&self) -> String {
         let route = match self.route {
             Some(_) => "route = (SELECT id FROM routes WHERE name = ?2)",
@@ -35,10 +36,19 @@ impl DeliveryFilter {
             Some(_) => "state = ?3 AND state <> 'success'",
             None => "?3 IS NULL",
         };
+        let prefix = match self.event_id_prefix {
+            Some(_) => "substr(event_id, 1, length(?8)) = ?8",
+            None => "?8 IS NULL",
+        };
+        let from = match self.from {
+            Some(_) => "deliveries.id >= ?9",
+            None => "?9 IS NULL",
+        };
         format!(
             "{route} AND {state} AND (?4 IS NULL OR event_type = ?4)
              AND (?5 IS NULL OR event_id = ?5)
-             AND (?6 IS NULL OR received_ms >= ?6) AND (?7 IS NULL OR received_ms < ?7)"
+             AND (?6 IS NULL OR received_ms >= ?6) AND (?7 IS NULL OR received_ms < ?7)
+             AND {prefix} AND {from}"
         )
     }
 }
@@ -306,8 +316,8 @@ impl Reader {
         now: Uptime,
     ) -> rusqlite::Result<Vec<DeliveryRecord>> {
         let mut select = self.0.prepare_cached(&format!(
-            "{SELECT_DELIVERY} WHERE {} AND deliveries.id < ?8
-             ORDER BY deliveries.id DESC LIMIT ?9",
+            "{SELECT_DELIVERY} WHERE {} AND deliveries.id < ?10
+             ORDER BY deliveries.id DESC LIMIT ?11",
             filter.condition()
         ))?;
         let [since, until] = filter.time_bounds();
@@ -324,6 +334,8 @@ impl Reader {
                 filter.event_id,
                 since,
                 until,
+                filter.event_id_prefix,
+                filter.from.map(|from| from.0),
                 filter.before.map_or(i64::MAX, |before| before.0),
                 filter.limit,
             ],
@@ -338,7 +350,7 @@ impl Reader {
         filter: &DeliveryFilter,
     ) -> rusqlite::Result<Option<usize>> {
         let mut select = self.0.prepare_cached(&format!(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?8)",
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ?1 AND {} LIMIT ?10)",
             filter.condition()
         ))?;
         let (state, [since, until]) = (
@@ -354,6 +366,8 @@ impl Reader {
                 filter.event_id,
                 since,
                 until,
+                filter.event_id_prefix,
+                filter.from.map(|from| from.0),
                 COUNT_LIMIT + 1
             ],
             |row| row.get(0),
@@ -371,7 +385,7 @@ impl Reader {
     ) -> rusqlite::Result<Vec<(DeliveryId, bool)>> {
         let mut select = self.0.prepare_cached(&format!(
             "SELECT id, payload_bytes > 0 FROM deliveries WHERE id > ?1 AND {}
-             ORDER BY id LIMIT ?8",
+             ORDER BY id LIMIT ?10",
             filter.condition()
         ))?;
         let (state, [since, until]) = (
@@ -387,6 +401,8 @@ impl Reader {
                 filter.event_id,
                 since,
                 until,
+                filter.event_id_prefix,
+                filter.from.map(|from| from.0),
                 limit
             ],
             |row| Ok((DeliveryId(row.get(0)?), row.get(1)?)),
