@@ -77,7 +77,7 @@ async fn connection_failures_have_causes() {
     let (closed, full) = (ClosedPort::new(), NeverAccepts::new().await);
     let refusing = closed.address();
     // One address cannot be reached, the other refuses.
-    let nowhere = Ipv4Addr::new(255, 255, 255, 255);
+    let nowhere = Ipv4Addr::BROADCAST;
     let both = [IpAddr::from(nowhere), refusing.ip()];
     names.set(
         "both.test.",
