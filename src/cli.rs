@@ -39,7 +39,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::app;
 use crate::config;
-use config_file::ConfigArgs;
+use config_file::ConfigFileArgs;
 
 /// The exit code of a command that failed. Codes above 2 are those of sysexits.h.
 pub const FAILED: u8 = 1;
@@ -83,7 +83,7 @@ enum Command {
   hookstile run -c /etc/hookstile/hookstile.yaml", aliases = ["serve", "start"])]
     Run {
         #[command(flatten)]
-        config: ConfigArgs,
+        config: ConfigFileArgs,
     },
     #[command(alias = "validate")]
     Check(check::Args),

@@ -302,12 +302,12 @@ fn shown(path: &Path) -> String {
 fn read(path: &Path) -> Result<String, Report> {
     read_text(path).map_err(|error| {
         let problems = Problems::default();
-        problems.push(error);
+        problems.push(*error);
         problems.into_report(shown(path), String::new(), Vec::new())
     })
 }
 
-fn read_text(path: &Path) -> Result<String, Diagnostic> {
+fn read_text(path: &Path) -> Result<String, Box<Diagnostic>> {
     let bytes = if path == Path::new(STANDARD_INPUT) {
         read_bytes(io::stdin().lock())
     } else {
@@ -330,10 +330,10 @@ fn read_text(path: &Path) -> Result<String, Diagnostic> {
     if bytes.len() > FILE_BYTES_MAX {
         let max = values::ByteSize(FILE_BYTES_MAX);
         let problem = format!("the configuration is larger than {max}");
-        return Err(Diagnostic::error(None, problem));
+        return Err(Diagnostic::error(None, problem).into());
     }
     String::from_utf8(bytes)
-        .map_err(|_| Diagnostic::error(None, "the configuration is not UTF-8 text"))
+        .map_err(|_| Diagnostic::error(None, "the configuration is not UTF-8 text").into())
 }
 
 /// Reads at most one byte more than a configuration may have.

@@ -1,11 +1,10 @@
 //! `hookstile check`: reports every problem of a configuration, without starting the gateway.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::config_file::ConfigArgs;
+use super::config_file::ConfigFileArgs;
 use super::terminal;
 use crate::app::OpenFiles;
 use crate::config::{self, Config, Loaded, Report, Severity};
@@ -25,11 +24,8 @@ pub const BAD_CONFIGURATION: u8 = 78;
   hookstile check -c /etc/hookstile/hookstile.yaml
   hookstile check --without-secrets --json - < hookstile.yaml | jq -r '.problems[].message'")]
 pub struct Args {
-    /// File to check, or - for standard input; the same as --config
-    #[arg(value_name = "FILE", conflicts_with = "config")]
-    file: Option<PathBuf>,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     /// Read no secrets, tokens and TLS keys, and list them instead: for CI, or before systemd's
     /// credentials exist
     #[arg(long)]
@@ -41,7 +37,7 @@ pub struct Args {
 
 /// Checks a configuration with the environment variables of this process.
 pub(super) fn run(args: &Args) -> ExitCode {
-    let path = args.file.clone().unwrap_or_else(|| args.config.path());
+    let path = args.config.path();
     let loaded = if args.without_secrets {
         config::load_without_secrets(&path)
     } else {

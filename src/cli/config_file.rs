@@ -13,6 +13,16 @@ pub(super) struct ConfigArgs {
     pub config: Option<PathBuf>,
 }
 
+/// A configuration file that is the subject of a command. It can also be given without an option.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ConfigFileArgs {
+    /// The same as --config
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
 /// The variable that names the configuration file.
 const VARIABLE: &str = "HOOKSTILE_CONFIG";
 
@@ -35,6 +45,13 @@ impl ConfigArgs {
     /// Returns the file that is named: by the option, or by the environment.
     pub(super) fn named(&self) -> Option<PathBuf> {
         find(self.config.clone(), std::env::var_os(VARIABLE), &|_| false)
+    }
+}
+
+impl ConfigFileArgs {
+    /// Returns the file to read, as [`ConfigArgs::path`] does.
+    pub(super) fn path(&self) -> PathBuf {
+        self.file.clone().unwrap_or_else(|| self.config.path())
     }
 }
 

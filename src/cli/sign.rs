@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::admin::CommandError;
 use super::input;
-use super::signer::SignerArgs;
+use super::signer::{Signer, SignerArgs};
 use super::terminal;
 use crate::config::STANDARD_INPUT;
 use crate::signature::{SignError, Signed};
@@ -54,8 +54,9 @@ fn output(args: &Args) -> Result<String, CommandError> {
         let problem = "standard input cannot be both the secret and the body: give --body FILE";
         return Err(CommandError::Usage(problem.into()));
     }
-    let signer = args.signer.signer()?;
-    let (secret, mut scheme) = (signer.secret, signer.scheme);
+    let Signer {
+        secret, mut scheme, ..
+    } = args.signer.signer()?;
     let body = input::read_body(Some(&args.body)).map_err(CommandError::Failed)?;
     if args.in_body {
         let body = String::from_utf8(body)

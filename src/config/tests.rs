@@ -879,7 +879,7 @@ fn secret_in_place_of_a_variable_is_never_shown() {
         let path = folder.path().join("hookstile.yaml");
         fs::write(&path, &source).unwrap();
         let report = load(&path, &|_| None).err().unwrap();
-        let shown = format!("{report}{report:?}{}", report.to_json().to_string());
+        let shown = format!("{report}{report:?}{}", report.to_json());
         assert!(!shown.contains(secret), "{source}: {shown}");
     }
     for name in [

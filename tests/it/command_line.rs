@@ -88,6 +88,14 @@ async fn config_is_named_or_found() {
             run.stderr
         );
     }
+    for line in ["$H run none.yaml", "$H run -c none.yaml"] {
+        let run = shell(folder, line).await;
+        assert!(
+            run.assert(78).stderr.contains("none.yaml"),
+            "{}",
+            run.stderr
+        );
+    }
     shell(folder, "$H run -c - < option.yaml").await.assert(2);
     shell(folder, "$H check -c a b").await.assert(2);
 }

@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     if args.ids.is_empty() {
         redeliver_matching(args, &admin)
     } else {
-        redeliver_each(args, admin)
+        redeliver_each(args, &admin)
     }
 }
 
@@ -137,12 +137,12 @@ fn redeliver_matching(args: &Args, admin: &AdminClient) -> Result<ExitCode, Comm
     })
 }
 
-fn redeliver_each(args: &Args, admin: AdminClient) -> Result<ExitCode, CommandError> {
+fn redeliver_each(args: &Args, admin: &AdminClient) -> Result<ExitCode, CommandError> {
     let source = DeliverySource::Admin(admin.clone());
     let (mut accepted, mut refused) = (Vec::new(), Vec::new());
     let mut failure = None;
     for id in &args.ids {
-        match redeliver(&admin, &source, id, args.selection.route.as_deref()) {
+        match redeliver(admin, &source, id, args.selection.route.as_deref()) {
             Ok(()) => {
                 // A closed pipe must not keep the other deliveries from being redelivered.
                 if !args.json {
